@@ -1,0 +1,43 @@
+"""mlimages: from a word, a folder or a list of links to a deployed image classifier."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mlimages.errors import MlimagesError
+    from mlimages.labels import LabelFile
+    from mlimages.records import ImageProperty, ImageRef, Normalization, Prediction, Preprocessing
+
+__version__ = "1.0.0a1"
+
+_MODULE_OF = {
+    "ImageProperty": "records",
+    "ImageRef": "records",
+    "LabelFile": "labels",
+    "MlimagesError": "errors",
+    "Normalization": "records",
+    "Prediction": "records",
+    "Preprocessing": "records",
+}
+
+__all__ = [
+    "ImageProperty",
+    "ImageRef",
+    "LabelFile",
+    "MlimagesError",
+    "Normalization",
+    "Prediction",
+    "Preprocessing",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,74 @@
+"""The command line: one word a step; each word's body lies in `commands`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from mlimages import __version__
+from mlimages.commands import curate, deploy, gather, look, train
+from mlimages.errors import MlimagesError
+
+STEPS = ("gather", "curate", "train", "deploy", "look")
+
+
+class StepGroup(TyperGroup):
+    """Lists the commands by step, in the order of the road."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write one section per step."""
+        for step in STEPS:
+            named = [(name, command) for name, command in self.commands.items() if command.rich_help_panel == step]  # type: ignore[attr-defined]  # Typer sets it on commands and groups alike
+            with formatter.section(step):
+                formatter.write_dl([(name, command.get_short_help_str(limit=64)) for name, command in named])
+
+
+app = typer.Typer(
+    cls=StepGroup,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="From a word, a folder or a list of links to a deployed image classifier.",
+    epilog="See it all at work on your own machine, without a network: mlimages demo",
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"mlimages {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
+    verbose: bool = typer.Option(False, "--verbose", "-v", help="Log what happens to standard error."),
+) -> None:
+    logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(name)s: %(message)s")
+
+
+for room in (gather, curate, train, deploy, look):
+    room.register(app)
+
+
+def main() -> NoReturn:
+    """Run the command line: exit 0 done, 1 an error in one line, 2 usage, 130 interrupted."""
+    try:
+        app()
+    except MlimagesError as error:
+        print(f"mlimages: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("mlimages: interrupted; run the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    sys.exit(0)

@@ -1,0 +1,9 @@
+"""Commands of the step "deploy"."""
+
+from __future__ import annotations
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add this step's commands to the command line."""

@@ -1,0 +1,1 @@
+"""From the web to folders of verified pictures and a manifest."""

@@ -1,0 +1,1 @@
+"""Networks, freezing, training and export: the only place where torch is imported."""

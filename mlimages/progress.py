@@ -1,0 +1,51 @@
+"""Progress as an argument: the library reports, the command line shows it with tqdm."""
+
+from __future__ import annotations
+
+from typing import NoReturn, Protocol
+
+from tqdm import tqdm
+
+
+class Progress(Protocol):
+    """What a long job tells while it works."""
+
+    def start(self, what: str, total: int | None, unit: str) -> None:
+        """Begin a stage of `total` items (None: not known)."""
+
+    def advance(self, count: int = 1, **figures: object) -> None:
+        """Note `count` more items done, and figures to show beside them."""
+
+    def close(self) -> None:
+        """End the stage."""
+
+
+class NoProgress:
+    """Shows nothing."""
+
+    def start(self, what: str, total: int | None, unit: str) -> None: ...
+
+    def advance(self, count: int = 1, **figures: object) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class TqdmProgress:
+    """A bar on standard error."""
+
+    _bar: tqdm[NoReturn] | None = None
+
+    def start(self, what: str, total: int | None, unit: str) -> None:
+        self.close()
+        self._bar = tqdm(desc=what, total=total, unit=unit, dynamic_ncols=True)
+
+    def advance(self, count: int = 1, **figures: object) -> None:
+        if self._bar is not None:
+            if figures:
+                self._bar.set_postfix(figures, refresh=False)
+            self._bar.update(count)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None

@@ -1,0 +1,45 @@
+"""Fixtures that every room's tests share: real data, real servers, the command line."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder of real pictures and weights; skips without it."""
+    folder = os.environ.get("MLIMAGES_TEST_DATA")
+    if not folder:
+        pytest.skip("MLIMAGES_TEST_DATA is not set: no real pictures and weights to test with")
+    return Path(folder).resolve()
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLIMAGES_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+RunCli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def run_cli(tmp_path: Path) -> RunCli:
+    """Run `mlimages ARGS...` in a process of its own, in `tmp_path`, 80 columns wide."""
+
+    def run(*args: object, check: bool = True, timeout_s: float = 300, **env: str) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "mlimages", *map(str, args)],
+            cwd=tmp_path,
+            env={**os.environ, "COLUMNS": "80", **env},
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+        )
+        assert not check or done.returncode == 0, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    return run
