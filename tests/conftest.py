@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.browser import Browser, OpenPage, Page, as_url, chromium
 
 
 @pytest.fixture(scope="session")
@@ -43,3 +45,27 @@ def run_cli(tmp_path: Path) -> RunCli:
         return done
 
     return run
+
+
+@pytest.fixture(scope="session")
+def _browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    executable = chromium()
+    if executable is None:
+        pytest.skip("Chromium is not installed (Debian: apt-get install chromium): no page can be opened")
+    browser = Browser(executable, tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()
+
+
+@pytest.fixture
+def open_page(_browser: Browser) -> Iterator[OpenPage]:
+    """Open an address or a file in headless Chromium: `open_page(url_or_path, width=400, dark=True) -> Page`."""
+    pages: list[Page] = []
+
+    def open_(url_or_path: str | Path, *, width: int = 1400, height: int = 900, dark: bool = False) -> Page:
+        pages.append(Page(_browser, as_url(url_or_path), width=width, height=height, dark=dark))
+        return pages[-1]
+
+    yield open_
+    for page in pages:
+        page.close()
