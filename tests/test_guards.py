@@ -18,13 +18,14 @@ PACKAGE = Path(mlimages.__file__).parent
 ROOT = PACKAGE.parent
 HEAVY = ["PIL", "aiohttp", "numpy", "onnxruntime", "timm", "torch", "torchvision"]
 TORCH = {"torch", "torchvision", "timm"}
-TOOLS = {"errors", "records", "files", "progress", "intervals"}
+TOOLS = {"errors", "records", "files", "progress", "intervals", "scores"}
 MAY_IMPORT = {
     "errors": {"records"},
     "records": {"errors"},
     "files": {"errors"},
     "progress": set(),
     "intervals": set(),
+    "scores": {"intervals"},
     "labels": TOOLS,
     "images": TOOLS,
     "training": TOOLS | {"labels", "images"},
