@@ -1,0 +1,92 @@
+"""The whole road on real photographs and real pretrained weights, from links on a web server to predictions."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from mlimages import Predictor
+from mlimages.demo.site import Page, serving
+from tests.conftest import RunCli
+
+pytestmark = [pytest.mark.realdata, pytest.mark.train]
+
+
+def ants_and_bees(folder: Path) -> list[Page]:
+    return [
+        Page(f"/{folder.name}/{path.parent.name}/{path.name}", path.parent.name, path.read_bytes())
+        for path in sorted(folder.glob("*/*.jpg"))
+    ]
+
+
+def broken_among(pages: list[Page], *, seed: int) -> list[Page]:
+    """As many broken links of each kind as make a third of the list, shuffled in."""
+    rng = random.Random(seed)
+    each = len(pages) // 6
+    broken = [Page(f"/dead/{n}.jpg", rng.choice("ab"), b"", status=404) for n in range(each)]
+    broken += [Page(f"/moved/{n}.jpg", rng.choice("ab"), b"<!doctype html><p>Sign in") for n in range(each)]
+    broken += [Page(f"/cut/{n}.jpg", page.label, page.body[:-3000]) for n, page in enumerate(pages[:each])]
+    links = [*pages, *(Page(p.path, "ants" if p.label == "a" else "bees", p.body, p.status) for p in broken)]
+    rng.shuffle(links)
+    return links
+
+
+def rows(manifest: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in manifest.read_text().splitlines()]
+
+
+@pytest.fixture
+def gathered(test_data: Path, tmp_path: Path, run_cli: RunCli) -> Path:
+    """Folders `train` and `val` gathered over HTTP, with label files, in `tmp_path`."""
+    for part in ("train", "val"):
+        good = ants_and_bees(test_data / "hymenoptera_data" / part)
+        links = broken_among(good, seed=1)
+        with serving(links) as site:
+            listed = "".join(f"{page.label}\t{site}{page.path}\n" for page in links)
+            (tmp_path / f"{part}.tsv").write_text(listed)
+            run_cli("gather", "urls", f"{part}.tsv", "-o", part, "--allow-private")
+            kept = {row["url"] for row in rows(tmp_path / part / "manifest.jsonl") if row["status"] == "ok"}
+            assert kept == {f"{site}{page.path}" for page in good}
+        whole = sorted(path.read_bytes() for path in (tmp_path / part).glob("*/*.jpg"))
+        assert whole == sorted(page.body for page in good)
+        run_cli("label", part, "-o", f"{part}.txt")
+    return tmp_path
+
+
+@pytest.mark.parametrize("model", ["squeezenet1_0", "mobilenet_v2"])
+def test_ants_and_bees_from_links_to_predictions(gathered: Path, test_data: Path, run_cli: RunCli, model: str) -> None:
+    checked = json.loads(run_cli("check", "train.txt", "val.txt", "--json").stdout)
+    assert checked["checked"] == 244 + 153
+    run_cli("mean", "train.txt", "--size", "224", "-o", "mean.png")
+    assert (gathered / "mean.npy").exists()
+
+    weights = test_data / "weights" / f"{model}_torchvision.pth"
+    options = ["--model", model, "--weights", weights, "--freeze", "head", "--epochs", "10", "--seed", "0"]
+    trained = run_cli("finetune", "train.txt", "--val", "val.txt", *options, "-o", "run", "--json")
+    accuracy = json.loads(trained.stdout)["val_accuracy"]
+    assert accuracy >= 0.91
+
+    judged = json.loads(run_cli("evaluate", "run/model.onnx", "val.txt", "--json").stdout)
+    assert judged["count"] == 153
+    assert judged["accuracy"] == pytest.approx(accuracy, abs=1e-6)
+
+    ant, bee = (sorted((gathered / "val" / name).glob("*.jpg"))[1] for name in ("ants", "bees"))
+    lines = run_cli("predict", "run/model.onnx", ant, bee, "--json").stdout
+    from_python = Predictor(gathered / "run" / "model.onnx")([ant, bee])
+    assert [answer.class_name for answer in from_python] == ["ants", "bees"]
+    said = json.loads(lines)
+    for row, answer in zip(said, from_python, strict=True):
+        assert row["top"][0]["class_name"] == answer.class_name
+        assert row["top"][0]["probability"] == answer.probability
+
+
+@pytest.mark.parametrize(("model", "freeze"), [("alexnet", "conv5"), ("vgg11", "fc7")])
+def test_networks_without_weights_walk_the_same_road(gathered: Path, run_cli: RunCli, model: str, freeze: str) -> None:
+    few = [path for name in ("ants", "bees") for path in sorted((gathered / "train" / name).glob("*.jpg"))[:6]]
+    (gathered / "few.txt").write_text("".join(f"{path} {int('bees' in path.parts)}\n" for path in few))
+    (gathered / "few_class_def.txt").write_text("0 ants\n1 bees\n")
+    options = ["--model", model, "--weights", "none", "--freeze", freeze, "--epochs", "1", "--batch-size", "4"]
+    run_cli("finetune", "few.txt", *options, "-o", "run", "--seed", "0")
+    answer = run_cli("predict", "run/model.onnx", few[0], "--top", "1").stdout
+    assert "ants" in answer or "bees" in answer
