@@ -1,0 +1,160 @@
+"""Contact sheets: some pictures of each class as the network sees them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from mlimages.errors import ImageError, InputError
+from mlimages.files import replacing, write_text
+from mlimages.images import load_pixels
+from mlimages.records import Fault, ImageProperty, LabeledPath
+
+MAX_TILES = 600
+"""A sheet is to be looked at: where there are more pictures, each class shows fewer, then fewer classes are shown."""
+
+MAX_SIDE_PX = 160
+"""Larger tiles are drawn at this size in a PNG; an HTML page scales them itself."""
+
+_GAP_PX, _LINE_PX, _MARGIN_PX = 6, 18, 12
+_INK, _QUIET, _GROUND, _HOLE = (27, 31, 36), (89, 99, 110), (255, 255, 255), (232, 235, 238)
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One picture: uint8 `(H, W, C)` as the network sees it, or the fault that keeps it from being seen."""
+
+    caption: str
+    pixels: NDArray[np.uint8] | None
+    fault: Fault | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SheetRow:
+    """One class: how many pictures it has, and some of them."""
+
+    name: str
+    count: int
+    tiles: tuple[Tile, ...]
+
+
+def sheet_rows(
+    items: Iterable[LabeledPath], class_names: Sequence[str], *, prop: ImageProperty, per_class: int = 8, seed: int = 0
+) -> tuple[SheetRow, ...]:
+    """Choose `per_class` pictures of each class by chance and prepare them as for the network.
+
+    Raises:
+        InputError: there is no picture.
+    """
+    by_label: dict[int, list[Path]] = {}
+    for item in items:
+        by_label.setdefault(item.label, []).append(item.path)
+    if not by_label:
+        raise InputError("no picture to show: is the label file empty?")
+    labels = sorted(by_label)[:MAX_TILES]
+    per_class = min(per_class, max(1, MAX_TILES // len(labels)))
+    chance = random.Random(seed)
+    return tuple(
+        SheetRow(
+            name=class_names[label] if label < len(class_names) else str(label),
+            count=len(by_label[label]),
+            tiles=tuple(_tile(path, prop) for path in _some(by_label[label], per_class, chance)),
+        )
+        for label in labels
+    )
+
+
+def write_sheet(rows: Sequence[SheetRow], out: Path, *, title: str, note: str) -> None:
+    """Write a contact sheet as its suffix says: .png, or .html in one file.
+
+    Raises:
+        InputError: another suffix.
+    """
+    match out.suffix.lower():
+        case ".png":
+            with replacing(out) as part:
+                draw_sheet(rows, title=title, note=note).save(part, "PNG")
+        case ".html":
+            from mlimages.insight.pages import fill, picture_address
+
+            write_text(out, fill("sheet.html", rows=rows, title=title, note=note, address=picture_address))
+        case _:
+            raise InputError(f"{out}: a contact sheet is a .png or .html file")
+
+
+def draw_sheet(rows: Sequence[SheetRow], *, title: str, note: str) -> Image.Image:
+    """The sheet as one picture, a line of tiles a class."""
+    side = _tile_side(rows)
+    columns = max(len(row.tiles) for row in rows)
+    font, small = ImageFont.load_default(14), ImageFont.load_default(11)
+    width = 2 * _MARGIN_PX + max(columns * (side + _GAP_PX), 420)
+    row_height = side + 2 * _LINE_PX + _GAP_PX
+    sheet = Image.new("RGB", (width, 2 * _MARGIN_PX + 2 * _LINE_PX + len(rows) * row_height), _GROUND)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((_MARGIN_PX, _MARGIN_PX), _fit(title, font, width), _INK, font)
+    draw.text((_MARGIN_PX, _MARGIN_PX + _LINE_PX), _fit(note, small, width), _QUIET, small)
+    for number, row in enumerate(rows):
+        top = _MARGIN_PX + 2 * _LINE_PX + number * row_height + _GAP_PX
+        heading = f"{row.name}  ({row.count})" if row.count else row.name
+        draw.text((_MARGIN_PX, top), _fit(heading, font, width), _INK, font)
+        for column, tile in enumerate(row.tiles):
+            corner = (_MARGIN_PX + column * (side + _GAP_PX), top + _LINE_PX)
+            _draw_tile(sheet, draw, tile, corner=corner, side=side, font=small)
+    return sheet
+
+
+def _some(paths: list[Path], count: int, chance: random.Random) -> list[Path]:
+    return chance.sample(sorted(paths), min(count, len(paths)))
+
+
+def _tile(path: Path, prop: ImageProperty) -> Tile:
+    try:
+        return Tile(path.name, load_pixels(path, prop))
+    except ImageError as error:
+        return Tile(path.name, None, error.fault)
+
+
+def _seen(rows: Sequence[SheetRow]) -> Iterator[NDArray[np.uint8]]:
+    return (tile.pixels for row in rows for tile in row.tiles if tile.pixels is not None)
+
+
+def _tile_side(rows: Sequence[SheetRow]) -> int:
+    """Pictures of a few pixels are enlarged by a whole number, large ones are drawn at `MAX_SIDE_PX`."""
+    side = max((max(pixels.shape[:2]) for pixels in _seen(rows)), default=MAX_SIDE_PX)
+    return min(side * max(1, 96 // side), MAX_SIDE_PX)
+
+
+def _draw_tile(
+    sheet: Image.Image,
+    draw: ImageDraw.ImageDraw,
+    tile: Tile,
+    *,
+    corner: tuple[int, int],
+    side: int,
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+) -> None:
+    left, top = corner
+    if tile.pixels is None:
+        draw.rectangle((left, top, left + side - 1, top + side - 1), _HOLE)
+        draw.text((left + 4, top + side // 2), _fit(str(tile.fault), font, side - 4), _QUIET, font)
+    else:
+        height, width = tile.pixels.shape[:2]
+        scale = side / max(height, width)
+        picture = Image.fromarray(tile.pixels.squeeze(2) if tile.pixels.shape[2] == 1 else tile.pixels)
+        way = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BILINEAR
+        sheet.paste(picture.resize((max(1, round(width * scale)), max(1, round(height * scale))), way), corner)
+    draw.text((left, top + side + 1), _fit(tile.caption, font, side), _QUIET, font)
+
+
+def _fit(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """`text` cut so that it takes at most `width` pixels."""
+    text = "".join(char if char.isprintable() else "?" for char in text[:200])
+    while len(text) > 1 and font.getlength(text) > width:
+        text = text[:-2] + "…"
+    return text
