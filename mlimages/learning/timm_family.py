@@ -1,0 +1,67 @@
+"""Networks of timm, by `timm:NAME`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+from timm.data.config import resolve_model_data_config
+from timm.models._features_fx import get_notrace_functions, get_notrace_modules
+from torch import Tensor, nn
+
+from mlimages.errors import ModelError
+from mlimages.records import ImageProperty, Interpolation, Normalization, Preprocessing, Resize
+
+
+@dataclass(frozen=True, slots=True)
+class TimmFamily:
+    """A model of timm."""
+
+    timm_name: str
+
+    @property
+    def name(self) -> str:
+        return f"timm:{self.timm_name}"
+
+    def build(self, classes: int, image: ImageProperty) -> nn.Module:
+        return self._create(num_classes=classes)
+
+    def pretrained(self) -> dict[str, Tensor]:
+        try:
+            return self._create(pretrained=True).state_dict()
+        except ModelError:
+            raise
+        except Exception as error:  # the hub's client has many
+            wanted = timm.get_pretrained_cfg(self.timm_name)
+            where = getattr(wanted, "hf_hub_id", None) or getattr(wanted, "url", None) or self.timm_name
+            raise ModelError(
+                f"the weights {where} of {self.name} are not in the Hugging Face cache (HF_HOME) and could not be "
+                f"fetched ({type(error).__name__}): give a file with --weights PATH"
+            ) from error
+
+    def preprocessing(self, weights: str) -> Preprocessing:
+        expected: dict[str, Any] = resolve_model_data_config(self._create())
+        _, height, width = expected["input_size"]
+        size, side = (width, height), math.floor(width / expected["crop_pct"])
+        resize: Resize = "squash" if expected.get("crop_mode") == "squash" else "shorter"
+        interpolation: Interpolation = "bicubic" if expected["interpolation"] == "bicubic" else "bilinear"
+        image = ImageProperty(*size, shorter_px=max(side, *size), resize=resize, interpolation=interpolation)
+        return Preprocessing(image, Normalization(mean=tuple(expected["mean"]), std=tuple(expected["std"])))
+
+    def _create(self, **options: Any) -> nn.Module:
+        try:
+            network: nn.Module = timm.create_model(self.timm_name, **options)
+        except RuntimeError as error:
+            if "nknown model" not in str(error):
+                raise
+            raise ModelError(
+                f"timm {timm.__version__} knows no model {self.timm_name!r}: see timm.list_models()"
+            ) from None
+        return network
+
+
+def traced_whole() -> tuple[tuple[type[nn.Module], ...], tuple[Any, ...]]:
+    """Modules and functions that symbolic tracing must not look into."""
+    return tuple(get_notrace_modules()), tuple(get_notrace_functions())
