@@ -1,9 +1,132 @@
-"""Commands of the step "curate"."""
+"""Commands of the step "curate": a folder becomes a data set that can be trusted."""
 
 from __future__ import annotations
 
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 import typer
+
+from mlimages.errors import InputError
+
+if TYPE_CHECKING:
+    from mlimages.labels import LabelFile
+
+PARTS = {2: ("train", "val"), 3: ("train", "val", "test")}
 
 
 def register(app: typer.Typer) -> None:
     """Add this step's commands to the command line."""
+    for name, command in [("label", label)]:
+        app.command(name, rich_help_panel="curate")(command)
+
+
+def label(
+    source: Path = typer.Argument(..., metavar="FOLDER|LABELS", help="A folder of class folders, or a label file."),
+    out: Path = typer.Option(
+        None, "-o", "--out", help="Label file to write: .txt, .csv, .tsv, .jsonl [FOLDER/labels.txt]."
+    ),
+    split: str = typer.Option("", metavar="SHARES", help="Write train, val (and test) files: 0.8,0.2 or 0.8,0.1,0.1."),
+    seed: int = typer.Option(0, help="Seed of the split."),
+    group: str = typer.Option(
+        "", metavar="REGEX", help="Split: keep together what this finds in the paths [pictures that look the same]."
+    ),
+    leaf: bool = typer.Option(False, "--leaf", help="Each folder that holds pictures is a class, nested ones too."),
+    classes: Path = typer.Option(None, metavar="FILE", help="Class definition that fixes the numbers (0 cats ...)."),
+    number: int = typer.Option(None, "--label", metavar="N", min=0, help="All pictures of FOLDER are of class N."),
+    append: bool = typer.Option(False, "--append", help="Add to the label file; what it lists already stays as it is."),
+    drop: Path = typer.Option(None, metavar="FILE", help="Leave out the paths in the first column of this .tsv."),
+    as_folders: Path = typer.Option(None, metavar="DIR", help="Lay the pictures out as DIR/[train/]CLASS/ too."),
+    copy: bool = typer.Option(False, "--copy", help="With --as-folders: copies in place of links."),
+    as_json: bool = typer.Option(False, "--json", help="Print what was written as JSON."),
+) -> None:
+    """Make a label file from folders; split or convert one.
+
+    Each folder inside FOLDER is a class. The label file lists a picture a line, `path label`;
+    NAME_class_def.txt beside it names the classes. A label file in place of FOLDER is
+    converted to the form that the output's suffix names, or split.
+
+    Example: mlimages label data/cats -o cats.txt --split 0.8,0.2 --seed 1
+    """
+    from mlimages import labels
+
+    target = out or (source / "labels.txt" if source.is_dir() else source)
+    if not source.exists():
+        raise InputError(f"no folder or label file at {source}")
+    if not (out or split or as_folders or source.is_dir()):
+        raise InputError(f"{source} is a label file already: say -o FILE to convert it, or --split 0.8,0.2")
+    listed = _listed(source, leaf=leaf, classes=classes, number=number)
+    if drop:
+        listed = listed.without(labels.listed_paths(drop))
+    if append and target.exists():
+        listed = labels.append(labels.LabelFile(target), listed, by_number=number is not None)
+    parts = _parts(listed, target, split, seed=seed, group=group) if split else {"": (target, listed)}
+    written = []
+    for name, (path, part) in parts.items():
+        if out or split or source.is_dir():
+            part = part.write(path)
+            written.append(path)
+        if as_folders:
+            labels.lay_out(part, as_folders / name, copy=copy)
+    _tell_written(written, as_folders, as_json=as_json)
+
+
+def _listed(source: Path, *, leaf: bool, classes: Path | None, number: int | None) -> LabelFile:
+    from mlimages import labels
+
+    names = labels.read_class_names(classes) if classes else None
+    if not source.is_dir():
+        return labels.LabelFile(source, class_names=names)
+    if number is not None:
+        return labels.label_dir(source, number)
+    found = labels.label_dir_auto(source, leaf=leaf, class_names=names)
+    for what in found.left_out:
+        _say(f"left out: {what}")
+    return found.labels
+
+
+def _parts(listed: LabelFile, target: Path, split: str, *, seed: int, group: str) -> dict[str, tuple[Path, LabelFile]]:
+    from mlimages import labels
+
+    try:
+        shares = [float(share) for share in split.split(",")]
+        names = PARTS[len(shares)]
+    except (ValueError, KeyError) as error:
+        raise InputError(f"--split {split}: expected two or three shares that add up to 1, as 0.8,0.2") from error
+    groups = labels.groups_by_pattern((item.path for item in listed), group) if group else {}
+    parts = listed.split(shares, seed=seed, groups=groups)
+    return {
+        name: (target.with_name(f"{target.stem}_{name}{target.suffix}"), part)
+        for name, part in zip(names, parts, strict=True)
+    }
+
+
+def _tell_written(paths: list[Path], folder: Path | None, *, as_json: bool) -> None:
+    from mlimages.labels import LabelFile
+
+    files = []
+    for path in paths:
+        file = LabelFile(path)
+        names, counts = file.class_names, Counter(item.label for item in file)
+        classes = {name: counts[number] for number, name in enumerate(names)}
+        files.append({"path": str(path), "count": counts.total(), "classes": classes})
+    if as_json:
+        _print_json({"files": files, "folder": str(folder) if folder else None})
+        return
+    for told in files:
+        print(f"{told['path']}: {told['count']} pictures, {len(told['classes'])} classes")  # type: ignore[arg-type]
+    if folder:
+        print(f"{folder}: the same as folders")
+    if paths:
+        _say(f"next: mlimages check {' '.join(map(str, paths))}")
+
+
+def _print_json(values: dict[str, Any]) -> None:
+    print(json.dumps(values, ensure_ascii=False))
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)

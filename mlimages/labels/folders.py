@@ -1,0 +1,211 @@
+"""From folders to labels, and back: a folder per class."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+from mlimages.errors import InputError
+from mlimages.files import replacing
+from mlimages.labels.class_names import ClassNames, with_class
+from mlimages.labels.label_file import LabelFile
+from mlimages.records import LabeledPath
+
+ROOT = "ROOT"
+"""The class of pictures that lie in the folder itself."""
+
+PICTURE_SUFFIXES = frozenset({
+    ".apng", ".avif", ".avifs", ".blp", ".bmp", ".bw", ".cur", ".dcx", ".dds", ".dib", ".fit", ".fits", ".flc",
+    ".fli", ".ftc", ".ftu", ".gbr", ".gif", ".icb", ".icns", ".ico", ".im", ".iim", ".j2c", ".j2k", ".jfif", ".jp2",
+    ".jpc", ".jpe", ".jpeg", ".jpf", ".jpg", ".jpx", ".mpo", ".msp", ".pbm", ".pcd", ".pcx", ".pfm", ".pgm", ".png",
+    ".pnm", ".ppm", ".psd", ".pxr", ".qoi", ".ras", ".rgb", ".rgba", ".sgi", ".tga", ".tif", ".tiff", ".vda", ".vst",
+    ".webp", ".xbm", ".xpm",
+})  # fmt: skip
+"""File suffixes of the pictures that Pillow opens by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class FolderLabels:
+    """The pictures of a folder of class folders, and what was left out (`name: why`)."""
+
+    labels: LabelFile
+    left_out: tuple[str, ...]
+
+
+def label_dir(folder: str | Path, label: int) -> LabelFile:
+    """All pictures at and below `folder` as one class; hidden folders left out.
+
+    Raises:
+        InputError: no such folder.
+    """
+    root = _existing(Path(folder))
+    return LabelFile(
+        root / "labels.txt",
+        root,
+        items=lambda: (LabeledPath(path, label) for path in _pictures(root)),
+        class_names=with_class((), label, root.resolve().name),
+    )
+
+
+def label_dir_auto(folder: str | Path, *, leaf: bool = False, class_names: ClassNames | None = None) -> FolderLabels:
+    """A class per folder, sorted without regard to case; pictures in `folder` itself form the class ROOT, last.
+
+    Nothing is kept in memory: iterating the labels walks the folders.
+
+    Args:
+        folder: holds the class folders.
+        leaf: each folder that holds pictures is a class, named by its path (`animals/cats`);
+            else nested folders belong to the class folder they lie in.
+        class_names: numbers that are fixed already.
+
+    Raises:
+        InputError: no such folder, no picture in it, or a folder whose name is not among `class_names`.
+    """
+    root = _existing(Path(folder))
+    left_out: list[str] = []
+    folders = [path for path in (_walk(root) if leaf else _subfolders(root, left_out)) if path != root]
+    classes = {_class_name(path, root): path for path in folders if _has_pictures(path, deep=not leaf)}
+    if not leaf:
+        left_out += [f"{path.name}: no pictures" for path in folders if _class_name(path, root) not in classes]
+    if _has_pictures(root, deep=False):
+        classes.setdefault(ROOT, root)
+    names = class_names or tuple(classes)
+    _demand_known(classes, names, root)
+    left_out += _other_files(root)
+
+    def items() -> Iterator[LabeledPath]:
+        for name, path in classes.items():
+            label = names.index(name)
+            yield from (LabeledPath(found, label) for found in _pictures(path, deep=path != root and not leaf))
+
+    return FolderLabels(LabelFile(root / "labels.txt", root, items=items, class_names=names), tuple(left_out))
+
+
+def lay_out(labels: LabelFile, folder: str | Path, *, copy: bool = False) -> int:
+    """Lay the pictures out as `folder/CLASS/NAME`, as links to the originals or as copies; return the count.
+
+    Of pictures with the same name the later ones get `_2`, `_3` ...; what lies there already stays.
+    """
+    names = [name.replace("/", "_").replace("\\", "_").lstrip(".") or "_" for name in labels.class_names]
+    taken: Counter[tuple[int, str]] = Counter()
+    count = 0
+    for item in labels:
+        taken[item.label, item.path.name.casefold()] += 1
+        again = taken[item.label, item.path.name.casefold()]
+        name = item.path.name if again == 1 else f"{item.path.stem}_{again}{item.path.suffix}"
+        _place(item.path, Path(folder) / names[item.label] / name, copy=copy)
+        count += 1
+    return count
+
+
+def _place(picture: Path, target: Path, *, copy: bool) -> None:
+    if os.path.lexists(target):
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if copy:
+        with replacing(target) as part:
+            shutil.copyfile(picture, part)
+    else:
+        target.symlink_to(picture.resolve())
+
+
+def append(existing: LabelFile, added: LabelFile, *, by_number: bool) -> LabelFile:
+    """The pictures of both files, those of `added` that `existing` lists already left out.
+
+    Classes are united by name, or `by_number`: then only a class without a name takes that of `added`.
+    """
+    new = added.without(item.path for item in existing)
+    merged = existing.merge(new)
+    if not by_number:
+        return merged
+    names = existing.defined_class_names or ()
+    for number, name in enumerate(added.class_names):
+        names = with_class(names, number, name)
+    return LabelFile(existing.path, existing.img_root, items=lambda: chain(existing, new), class_names=names)
+
+
+def _existing(root: Path) -> Path:
+    if not root.is_dir():
+        raise InputError(f"no folder at {root}")
+    return root
+
+
+def _by_name(path: Path) -> tuple[str, str]:
+    return path.name.casefold(), path.name
+
+
+def _hidden(name: str) -> bool:
+    """Folders that are not a person's: .git, .ipynb_checkpoints, what macOS's zip adds, what `check` moved away."""
+    return name.startswith(".") or name == "__MACOSX" or name.endswith("_quarantine") or not _can_be_listed(name)
+
+
+def _subfolders(root: Path, left_out: list[str]) -> list[Path]:
+    folders = sorted((path for path in root.iterdir() if path.is_dir()), key=_by_name)
+    left_out += [
+        f"{path.name}: hidden, of a tool, or not a name that a label file can hold"
+        for path in folders
+        if _hidden(path.name)
+    ]
+    return [path for path in folders if not _hidden(path.name)]
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    """`root` and all folders below it, sorted; links to folders are not followed below the first level."""
+    for top, folders, _ in os.walk(root):
+        folders[:] = sorted((name for name in folders if not _hidden(name)), key=lambda name: (name.casefold(), name))
+        yield Path(top)
+
+
+def _pictures(root: Path, *, deep: bool = True) -> Iterator[Path]:
+    for folder in _walk(root) if deep else [root]:
+        files = (Path(entry.path) for entry in os.scandir(folder) if _is_picture(entry))
+        yield from sorted(files, key=_by_name)
+
+
+def _is_picture(entry: os.DirEntry[str]) -> bool:
+    return (
+        os.path.splitext(entry.name)[1].lower() in PICTURE_SUFFIXES  # noqa: PTH122  # a Path per entry is slow
+        and not entry.name.startswith(".")
+        and not entry.is_dir()
+        and _can_be_listed(entry.name)
+    )
+
+
+def _can_be_listed(name: str) -> bool:
+    """No line break, no backslash (read as a slash), valid UTF-8: else a label file could not hold it."""
+    return not any(char in "\n\r\\" or "\ud800" <= char <= "\udfff" for char in name)
+
+
+def _has_pictures(folder: Path, *, deep: bool) -> bool:
+    return next(_pictures(folder, deep=deep), None) is not None
+
+
+def _class_name(folder: Path, root: Path) -> str:
+    return " ".join(folder.relative_to(root).as_posix().split())
+
+
+def _demand_known(classes: Iterable[str], names: ClassNames, root: Path) -> None:
+    if not classes:
+        raise InputError(f"no pictures in {root}: expected a folder per class with pictures in it")
+    unknown = [name for name in classes if name not in names]
+    if unknown:
+        known = ", ".join(names[:10])
+        raise InputError(
+            f"{root / unknown[0]}: its name is not one of the {len(names)} classes ({known}): "
+            "rename the folder or add a line to the class definition"
+        )
+
+
+def _other_files(root: Path) -> list[str]:
+    """What lies among the pictures and is none, counted by suffix."""
+    others: Counter[str] = Counter()
+    for folder in _walk(root):
+        for entry in os.scandir(folder):
+            if folder != root and not entry.is_dir() and not _is_picture(entry):
+                others[os.path.splitext(entry.name)[1].lower() or "no suffix"] += 1  # noqa: PTH122
+    return [f"files that are no pictures: {count} {suffix}" for suffix, count in sorted(others.items())]

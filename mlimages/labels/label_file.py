@@ -1,0 +1,180 @@
+"""A label file as a stream of pictures and their class numbers."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlimages.errors import LabelFileError
+from mlimages.files import replacing
+from mlimages.labels.class_names import ClassNames, class_definition_path, read_class_names, write_class_names
+from mlimages.labels.formats import known_suffix, read_rows, write_rows
+from mlimages.labels.splitting import split
+from mlimages.records import ImageProperty, LabeledPath
+
+if TYPE_CHECKING:
+    from mlimages.training import TrainingData
+
+MAX_CLASSES = 1_000_000
+
+
+class LabelFile:
+    """A label file, read as a stream: iterating reads it anew; nothing is kept in memory.
+
+    `filter`, `shuffle`, `split` and `merge` return another LabelFile that stands for a file
+    not written yet; `write` writes it.
+
+    Args:
+        path: the label file (.txt, .csv, .tsv, .jsonl).
+        img_root: the folder that its paths are relative to; its own by default.
+        items: the pictures in place of the file's, called anew at each iteration.
+        class_names: the names in place of the class definition beside the file.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        img_root: str | Path | None = None,
+        *,
+        items: Callable[[], Iterable[LabeledPath]] | None = None,
+        class_names: ClassNames | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self.img_root = Path(img_root) if img_root is not None else self.path.parent
+        self._items = items or self._read
+        self._class_names = class_names
+
+    def __iter__(self) -> Iterator[LabeledPath]:
+        """Each picture in order.
+
+        Raises:
+            LabelFileError: the file is missing, or a line (path:line) is not `path label`.
+        """
+        return iter(self._items())
+
+    @property
+    def class_names(self) -> ClassNames:
+        """The names in the class definition beside the file; else those in its rows, sorted; else the numbers."""
+        if names := self.defined_class_names or self._names_in_rows():
+            return names
+        return tuple(str(label) for label in range(max((item.label for item in self), default=-1) + 1))
+
+    @property
+    def defined_class_names(self) -> ClassNames | None:
+        """The names given or in the class definition beside the file; nothing without one."""
+        definition = class_definition_path(self.path)
+        if self._class_names is None and definition.exists():
+            return read_class_names(definition)
+        return self._class_names
+
+    def filter(self, keep: Callable[[LabeledPath], bool]) -> LabelFile:
+        """The pictures for which `keep` is true, in order."""
+        return self._with(lambda: filter(keep, self))
+
+    def shuffle(self, seed: int) -> LabelFile:
+        """The pictures in an order that depends on `seed` alone."""
+        items = list(self)
+        random.Random(seed).shuffle(items)
+        return self._with(lambda: items)
+
+    def split(
+        self, shares: Sequence[float], *, seed: int, groups: Mapping[Path, object] | None = None
+    ) -> tuple[LabelFile, ...]:
+        """One LabelFile per share, each class in proportion; pictures of one group stay together.
+
+        Raises:
+            InputError: the shares are not positive or do not add up to 1.
+        """
+        parts = split(list(self), shares, seed=seed, root=self.img_root, groups=groups)
+        return tuple(self._with(lambda part=part: part) for part in parts)  # type: ignore[misc]  # the default binds it
+
+    def merge(self, *others: LabelFile) -> LabelFile:
+        """All pictures one after the other, classes united by name; by number where one file has no names."""
+        files = (self, *others)
+        known = [file.defined_class_names or () for file in files]
+        if not all(known):
+            longest = max(known, key=len)
+            return LabelFile(self.path, self.img_root, items=lambda: chain(*files), class_names=longest)
+        names = tuple(dict.fromkeys(chain(*known)))
+        return LabelFile(self.path, self.img_root, items=lambda: _renumbered(files, names), class_names=names)
+
+    def without(self, paths: Iterable[Path]) -> LabelFile:
+        """The pictures whose files are not among `paths`."""
+        dropped = {_place(path) for path in paths}
+        return self.filter(lambda item: _place(item.path) not in dropped)
+
+    def write(self, path: str | Path) -> LabelFile:
+        """Write the pictures and the class names to `path`, whole or not at all; return that file."""
+        write_label_file(Path(path), self, self.defined_class_names or ())
+        return LabelFile(path)
+
+    def to_training_data(self, prop: ImageProperty, **options: Any) -> TrainingData:
+        """The pictures as arrays; `options` as `TrainingData` takes them."""
+        from mlimages.training import TrainingData
+
+        return TrainingData(self, prop, **options)
+
+    def _with(self, items: Callable[[], Iterable[LabeledPath]]) -> LabelFile:
+        return LabelFile(self.path, self.img_root, items=items, class_names=self.defined_class_names)
+
+    def _names_in_rows(self) -> ClassNames:
+        """A table's labels where they are names, sorted; nothing where all are numbers."""
+        if self._items != self._read or known_suffix(self.path) == ".txt":
+            return ()
+        labels = {row.label for row in read_rows(self.path)}
+        names = sorted(labels, key=lambda name: (name.casefold(), name))
+        return () if all(map(_is_number, labels)) else tuple(names)
+
+    def _read(self) -> Iterator[LabeledPath]:
+        names = self.defined_class_names or self._names_in_rows()
+        numbers = {name: number for number, name in enumerate(names)}
+        for row in read_rows(self.path):
+            label = int(row.label) if _is_number(row.label) else numbers.get(row.label, -1)
+            if not 0 <= label < (len(names) or MAX_CLASSES):
+                raise LabelFileError(f"{self.path}:{row.number}: {_wanted(names)}, found {row.label[:80]!r}")
+            yield LabeledPath(self.img_root / row.path.replace("\\", "/"), label)
+
+
+def write_label_file(path: Path, items: Iterable[LabeledPath], class_names: Sequence[str] = ()) -> int:
+    """Write a label file and, with `class_names`, its class definition; return the count of pictures."""
+    folder = path.parent.absolute()
+    with replacing(path) as part, part.open("w", encoding="utf-8") as out:
+        count = write_rows(out, path, ((relative_name(item.path, folder), item.label) for item in items))
+    if class_names:
+        write_class_names(class_definition_path(path), class_names)
+    return count
+
+
+def relative_name(path: Path, folder: Path) -> str:
+    """A picture's path as a label file in `folder` writes it."""
+    return Path(os.path.relpath(path.absolute(), folder)).as_posix()
+
+
+def listed_paths(path: Path) -> Iterator[Path]:
+    """The pictures that a table lists in its path column (a label file, rejected.tsv, suspects.tsv)."""
+    return (path.parent / row.path.replace("\\", "/") for row in read_rows(path))
+
+
+def _place(path: Path) -> str:
+    return os.path.normpath(path.absolute())
+
+
+def _renumbered(files: Iterable[LabelFile], names: ClassNames) -> Iterator[LabeledPath]:
+    numbers = {name: number for number, name in enumerate(names)}
+    for file in files:
+        own = file.class_names
+        yield from (LabeledPath(item.path, numbers[own[item.label]]) for item in file)
+
+
+def _wanted(names: ClassNames) -> str:
+    if not names:
+        return "expected `path label`, the label a class number"
+    return f"expected a class number from 0 to {len(names) - 1} or a class name ({', '.join(names[:3])} ...)"
+
+
+def _is_number(label: str) -> bool:
+    return label.isascii() and label.isdigit() and len(label) <= 9 and int(label) < MAX_CLASSES
