@@ -6,7 +6,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mlimages.augmentation import augment
     from mlimages.errors import MlimagesError
+    from mlimages.gathering import Source, UrlList, gather, gather_async
     from mlimages.labels import LabelFile
     from mlimages.records import ImageProperty, ImageRef, Normalization, Prediction, Preprocessing
 
@@ -20,6 +22,11 @@ _MODULE_OF = {
     "Normalization": "records",
     "Prediction": "records",
     "Preprocessing": "records",
+    "Source": "gathering",
+    "UrlList": "gathering",
+    "augment": "augmentation",
+    "gather": "gathering",
+    "gather_async": "gathering",
 }
 
 __all__ = [
@@ -30,6 +37,11 @@ __all__ = [
     "Normalization",
     "Prediction",
     "Preprocessing",
+    "Source",
+    "UrlList",
+    "augment",
+    "gather",
+    "gather_async",
 ]
 
 

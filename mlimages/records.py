@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
@@ -26,13 +26,123 @@ class Fault(StrEnum):
     UNREADABLE = "unreadable"
 
 
+class Reason(StrEnum):
+    """Why one link gave no picture: the closed set that `gather` records."""
+
+    BAD_URL = "bad-url"
+    BAD_SCHEME = "bad-scheme"
+    PRIVATE_ADDRESS = "private-address"
+    UNKNOWN_HOST = "unknown-host"
+    REFUSED = "refused"
+    UNREACHABLE = "unreachable"
+    RESET = "reset"
+    TLS = "tls"
+    TIMEOUT = "timeout"
+    HOST_DOWN = "host-down"
+    BAD_HTTP = "bad-http"
+    REDIRECTS = "too-many-redirects"
+    BAD_REDIRECT = "bad-redirect"
+    FORBIDDEN = "forbidden"
+    NOT_FOUND = "not-found"
+    GONE = "gone"
+    THROTTLED = "throttled"
+    SERVER_ERROR = "server-error"
+    OTHER_STATUS = "other-status"
+    OPT_OUT = "opt-out"
+    EMPTY = "empty"
+    HTML = "html"
+    TEXT = "text"
+    NOT_AN_IMAGE = "not-an-image"
+    TRUNCATED = "truncated"
+    CORRUPT = "corrupt"
+    TOO_LARGE = "too-large"
+    TOO_MANY_PIXELS = "too-many-pixels"
+    TOO_SMALL = "too-small"
+    DECODER = "decoder"
+    PLACEHOLDER = "placeholder"
+
+
 @dataclass(frozen=True, slots=True)
 class ImageRef:
-    """One picture wanted: where it is, which class it is for, and what its provider says of it."""
+    """One picture wanted: where it is, which class it is for, and what its provider says of it.
+
+    Attributes:
+        label: the class, and its folder; `/` makes nested folders.
+        source: what the provider says (photographer, licence, wnid ...); it goes into the manifest.
+        name: the file name to store under, without suffix; by default the last part of the URL.
+        load: gives the bytes where `url` is only a name for them (a member of an archive).
+    """
 
     url: str
     label: str
     source: Mapping[str, Any] = field(default_factory=dict)
+    name: str = ""
+    load: Callable[[], Awaitable[bytes]] | None = field(default=None, repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class FetchResult:
+    """One finished link: a row of the manifest.
+
+    Attributes:
+        status: `ok` (a file lies at `path`), `duplicate` (of the file at `same_as`) or `failed` (see `reason`).
+        path: of the file, relative to the gathered folder, with `/`.
+        bytes, sha256: of the file as stored (of what would have been stored, where nothing was).
+        dhash: 64-bit difference hash as 16 hexadecimal digits.
+        width, height: as stored, in pixels; `orientation` is the EXIF value 1..8 (1: upright).
+        same_as: the path of the picture that this one equals, or nearly equals where `status` is `ok`.
+        attempts: requests made. elapsed_s: from the first request to the last byte, pauses included.
+        fetched_at: UTC, ISO 8601.
+    """
+
+    url: str
+    label: str
+    status: Literal["ok", "duplicate", "failed"]
+    reason: Reason | None = None
+    detail: str = ""
+    path: str | None = None
+    final_url: str | None = None
+    http_status: int | None = None
+    bytes: int | None = None
+    sha256: str | None = None
+    dhash: str | None = None
+    format: str | None = None
+    width: int | None = None
+    height: int | None = None
+    orientation: int | None = None
+    same_as: str | None = None
+    attempts: int = 0
+    elapsed_s: float = 0.0
+    fetched_at: str = ""
+    source: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class GatherSummary:
+    """What lies in a gathered folder after a run, and how long the run took.
+
+    Attributes:
+        ok, duplicate, failed: links by outcome, those of earlier runs into this folder included.
+        near_duplicate: how many of the `ok` look nearly like another.
+        fetched: links finished by this run.
+        reasons: failed links by reason, the commonest first. classes: good pictures by class.
+        hosts: the hosts with the most failed links, worst first. seconds: of this run.
+    """
+
+    out: Path
+    ok: int
+    duplicate: int
+    failed: int
+    near_duplicate: int
+    fetched: int
+    reasons: Mapping[str, int]
+    classes: Mapping[str, int]
+    hosts: Mapping[str, int]
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as `--json` prints them."""
+        return {**asdict(self), "out": str(self.out)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +250,16 @@ class ClassScore:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What the network says of one picture: classes by falling probability."""
+    """What the network says of one picture: classes by falling probability.
+
+    Attributes:
+        path: as it was given; empty for bytes and arrays.
+        known: whether the best probability reaches the threshold stored in the bundle, if any.
+    """
 
     path: str
     top: tuple[ClassScore, ...]
+    known: bool = True
 
     @property
     def class_name(self) -> str:

@@ -1,0 +1,229 @@
+"""The gathered folder: pictures under their final names, the manifest, and what is known of both."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import shutil
+from collections.abc import Collection, Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+from mlimages.errors import GatherError
+from mlimages.gathering.fetch import Fetched
+from mlimages.gathering.inspect import Facts, Rejection
+from mlimages.gathering.likeness import LikenessIndex
+from mlimages.gathering.manifest import NAME, ManifestWriter, manifests, read_rows, row_key
+from mlimages.gathering.names import safe_folder, safe_name, url_stem
+from mlimages.gathering.options import GatherOptions
+from mlimages.gathering.settling import PLACEHOLDER_LINKS, settle
+from mlimages.gathering.tally import Tally
+from mlimages.records import FetchResult, ImageRef, Reason
+
+HIDDEN = ".gather"
+"""Where unfinished pictures lie, inside the gathered folder; emptied at every start."""
+
+
+@dataclass(slots=True)
+class _Copies:
+    """Links that gave the same bytes: how many, and where these lie."""
+
+    count: int = 0
+    path: str | None = None
+    label: str = ""
+    is_gone: bool = False
+
+
+class Gathered:
+    """One gathered folder, open for adding; use as a context manager.
+
+    Raises:
+        GatherError: another run is at work in it, or it cannot be written.
+    """
+
+    def __init__(self, out: Path, options: GatherOptions) -> None:
+        self.out = out
+        self._options = options
+        shard = f"manifest-{options.shard[0]:05d}.jsonl" if options.shard else NAME
+        self._manifest = out / shard
+        self._hidden = out / HIDDEN / Path(shard).stem
+        self._numbers = itertools.count(1)
+        self.added = 0
+
+    def __enter__(self) -> Gathered:
+        try:
+            self._hidden.mkdir(parents=True, exist_ok=True)
+            self._lock = _locked(self._hidden.with_suffix(".lock"))
+            for leftover in self._hidden.iterdir():
+                leftover.unlink()
+        except OSError as error:
+            raise GatherError(f"{self.out} cannot be written: {error.strerror}") from error
+        self._read(self._options.retry_failed)
+        if not self._is_settled:
+            self._settle()
+            self._read(self._options.retry_failed)
+        self._writer = ManifestWriter(self._manifest)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.close()
+        self._lock.close()
+        shutil.rmtree(self._hidden, ignore_errors=True)
+
+    def claim(self, ref: ImageRef) -> bool:
+        """Take a link into work; False if it was finished or claimed before."""
+        key = row_key(ref.label, ref.url)
+        if key in self._done:
+            return False
+        self._done.add(key)
+        return True
+
+    def new_part(self) -> Path:
+        """A file name for a picture on its way."""
+        return self._hidden / f"{next(self._numbers)}.part"
+
+    def add(self, ref: ImageRef, fetched: Fetched, found: Facts | Rejection | None, part: Path) -> FetchResult:
+        """Record one finished link; a good picture takes its final name.
+
+        Raises:
+            GatherError: the folder cannot be written.
+        """
+        row = FetchResult(
+            url=ref.url,
+            label=ref.label,
+            final_url=fetched.final_url,
+            http_status=fetched.http_status,
+            attempts=fetched.attempts,
+            elapsed_s=fetched.elapsed_s,
+            fetched_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            source=ref.source,
+            **self._outcome(ref, fetched, found, part),
+        )
+        part.unlink(missing_ok=True)
+        self._writer.append(row)
+        self.added += 1
+        self._is_settled &= row_key(ref.label, ref.url) not in self._reopened
+        self._note(row)
+        if row.reason is Reason.PLACEHOLDER:
+            self._discard(row.sha256)
+        return row
+
+    def finish(self) -> None:
+        """Bring the manifest into its final form, a row per link, if this run left it otherwise."""
+        if not self._is_settled:
+            self._settle()
+
+    def _settle(self) -> None:
+        settle(self.out, self._paths(), self._manifest, keep_duplicates=self._options.keep_duplicates)
+        self._read(reopen=frozenset())
+
+    def _paths(self) -> list[Path]:
+        if self._options.shard:
+            return [self._manifest] if self._manifest.exists() else []
+        return manifests(self.out)
+
+    def _read(self, reopen: Collection[Reason]) -> None:
+        self._done: set[int] = set()
+        self._reopened: set[int] = set()
+        self._copies: dict[bytes, _Copies] = {}
+        self._likeness = LikenessIndex()
+        self.tally = Tally()
+        paths = self._paths()
+        self._is_settled = paths in ([], [self._manifest])
+        for row in read_rows(paths):
+            key = row_key(row.label, row.url)
+            self._is_settled &= key not in self._done
+            if row.reason in reopen or (row.path and not _is_there(self.out / row.path, row.bytes)):
+                self._reopened.add(key)
+            else:
+                self._note(row)
+        self._is_settled &= not any(copies.is_gone and copies.path for copies in self._copies.values())
+
+    def _note(self, row: FetchResult) -> None:
+        self._done.add(row_key(row.label, row.url))
+        self.tally.add(row)
+        if row.sha256 is None or (row.status == "failed" and row.reason is not Reason.PLACEHOLDER):
+            return
+        copies = self._copies.setdefault(bytes.fromhex(row.sha256), _Copies())
+        copies.count += 1
+        copies.is_gone |= row.reason is Reason.PLACEHOLDER
+        if row.path and row.dhash:
+            copies.path, copies.label = row.path, row.label
+            self._likeness.add(row.dhash, row.path)
+
+    def _outcome(self, ref: ImageRef, fetched: Fetched, found: Facts | Rejection | None, part: Path) -> dict[str, Any]:
+        if found is None:
+            return {"status": "failed", "reason": fetched.reason, "detail": fetched.detail}
+        values = asdict(found)
+        if isinstance(found, Rejection):
+            return {"status": "failed", **values}
+        suffix = values.pop("suffix")
+        copies = self._copies.get(bytes.fromhex(found.sha256), _Copies())
+        if copies.is_gone or (copies.count + 1 >= PLACEHOLDER_LINKS and not self._options.keep_duplicates):
+            detail = "the same bytes lie behind many links"
+            return {"status": "failed", "reason": Reason.PLACEHOLDER, "detail": detail, **values}
+        if copies.path and not self._options.keep_duplicates:
+            return {"status": "duplicate", "same_as": copies.path, **values}
+        like = self._likeness.find(found.dhash)
+        return {"status": "ok", "path": self._place(ref, found, part, suffix), "same_as": like, **values}
+
+    def _place(self, ref: ImageRef, facts: Facts, part: Path, suffix: str) -> str:
+        for path in self._free_paths(ref, suffix):
+            target = self.out / path
+            if target.exists() and not self._is_orphan(target, facts):
+                continue
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                part.replace(target)
+            except OSError as error:
+                raise GatherError(f"{target} cannot be written: {error.strerror}") from error
+            return path
+        raise AssertionError("there is always a next name")
+
+    def _free_paths(self, ref: ImageRef, suffix: str) -> Iterator[str]:
+        """The plain name first (in a shard, which others will be joined with, never), then with the link's number."""
+        stem = f"{safe_folder(ref.label)}/{safe_name(ref.name, default='') or url_stem(ref.url)}"
+        number = f"{row_key(ref.label, ref.url):016x}"
+        if not self._options.shard:
+            yield f"{stem}{suffix}"
+        yield f"{stem}-{number[:8]}{suffix}"
+        for count in itertools.count(2):
+            yield f"{stem}-{number}-{count}{suffix}"
+
+    def _is_orphan(self, target: Path, facts: Facts) -> bool:
+        """Whether an earlier run was stopped between placing this very picture and recording it."""
+        if bytes.fromhex(facts.sha256) in self._copies or not _is_there(target, facts.bytes):
+            return False
+        return hashlib.sha256(target.read_bytes()).hexdigest() == facts.sha256
+
+    def _discard(self, sha256: str | None) -> None:
+        """Remove the picture that turned out to be a host's for "gone"; its rows are mended when settling."""
+        copies = self._copies.get(bytes.fromhex(sha256 or ""))
+        if copies and copies.path:
+            (self.out / copies.path).unlink(missing_ok=True)
+            self.tally.classes[copies.label] -= 1
+            copies.path = None
+        self._is_settled &= copies is None or copies.count == 1
+
+
+def _is_there(path: Path, size: int | None) -> bool:
+    try:
+        return path.stat().st_size == size
+    except OSError:
+        return False
+
+
+def _locked(path: Path) -> IO[str]:
+    file = path.open("w")
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:  # Windows
+        pass
+    except OSError as error:
+        file.close()
+        raise GatherError(f"another gather is at work in {path.parent.parent}: wait for it, or stop it") from error
+    return file

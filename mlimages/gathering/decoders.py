@@ -1,0 +1,132 @@
+"""Decoding in processes of their own: one that hangs or dies costs the picture that it held."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import NoReturn
+
+from mlimages.errors import GatherError
+from mlimages.gathering.inspect import Checks, Facts, Rejection
+from mlimages.records import Reason
+
+DECODE_TIMEOUT_S = 30.0
+_BATCH = 8
+
+_Job = tuple[Path, "asyncio.Future[Facts | Rejection]"]
+
+
+class Decoders:
+    """Processes that inspect files; use as an async context manager.
+
+    Args:
+        checks: what a picture must satisfy.
+        count: how many processes.
+        timeout_s: for one picture.
+    """
+
+    def __init__(self, checks: Checks, count: int, *, timeout_s: float = DECODE_TIMEOUT_S) -> None:
+        self._checks = checks
+        self._count = count
+        self._timeout_s = timeout_s
+        self._jobs: asyncio.Queue[_Job] = asyncio.Queue()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Decoders:
+        self._tasks = [asyncio.create_task(self._run()) for _ in range(self._count)]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def inspect(self, path: Path) -> Facts | Rejection:
+        """Facts of the picture in the file at `path`, or why it is none.
+
+        Raises:
+            GatherError: no decoding process can be started.
+        """
+        future: asyncio.Future[Facts | Rejection] = asyncio.get_running_loop().create_future()
+        self._jobs.put_nowait((path, future))
+        return await future
+
+    async def _run(self) -> None:
+        batch: list[_Job] = []
+        while True:
+            try:
+                process = await self._start()
+            except GatherError as error:
+                await self._refuse(error)
+            try:
+                while True:
+                    if not batch:
+                        batch = [await self._jobs.get()]
+                        share = min(_BATCH - 1, self._jobs.qsize() // self._count)
+                        batch += [self._jobs.get_nowait() for _ in range(share)]
+                    if not await self._serve(process, batch):
+                        break
+            finally:
+                await _end(process)
+
+    async def _serve(self, process: asyncio.subprocess.Process, batch: list[_Job]) -> bool:
+        """Answer the jobs in `batch` and take them off it; False if the process must be replaced."""
+        assert process.stdin
+        assert process.stdout
+        process.stdin.write("".join(f"{json.dumps(str(path))}\n" for path, _ in batch).encode())
+        while batch:
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    line = await process.stdout.readline()
+            except TimeoutError:
+                _settle(batch.pop(0), Rejection(Reason.DECODER, f"decoding took more than {self._timeout_s:g} s"))
+                return False
+            if not line:
+                _settle(batch.pop(0), Rejection(Reason.DECODER, "the decoder died"))
+                return False
+            _settle(batch.pop(0), _parsed(line))
+        return True
+
+    async def _start(self) -> asyncio.subprocess.Process:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "mlimages.gathering.worker", json.dumps(asdict(self._checks))),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+        )
+        assert process.stdout
+        if await process.stdout.readline() != b"ready\n":
+            await _end(process)
+            raise GatherError("the decoding process does not start: try `python -m mlimages.gathering.worker '{}'`")
+        return process
+
+    async def _refuse(self, error: GatherError) -> NoReturn:
+        while True:
+            _, future = await self._jobs.get()
+            if not future.done():
+                future.set_exception(error)
+
+
+def _settle(job: _Job, answer: Facts | Rejection) -> None:
+    if not job[1].done():
+        job[1].set_result(answer)
+
+
+def _parsed(line: bytes) -> Facts | Rejection:
+    values = json.loads(line)
+    if "reason" in values:
+        return Rejection(**{**values, "reason": Reason(values["reason"])})
+    return Facts(**values)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        process.kill()
+    await process.wait()
+    if process.stdin:
+        process.stdin.close()

@@ -1,0 +1,138 @@
+"""The record of a gathered folder: manifest.jsonl, one line per finished link."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import fields
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from mlimages.errors import GatherError
+from mlimages.records import FetchResult, Reason
+
+VERSION = 1
+NAME = "manifest.jsonl"
+_FIELDS = tuple(field.name for field in fields(FetchResult))
+
+
+def manifests(folder: Path) -> list[Path]:
+    """Every manifest of the folder, in order: its own, and those of its shards."""
+    return sorted(folder.glob("manifest*.jsonl"))
+
+
+def read_manifest(folder: str | Path) -> Iterator[FetchResult]:
+    """Every row of a gathered folder's manifests, in order.
+
+    Raises:
+        GatherError: a row of a later version.
+    """
+    return read_rows(manifests(Path(folder)))
+
+
+def read_rows(paths: Iterable[Path]) -> Iterator[FetchResult]:
+    """The rows of these manifests in order; lines that are none (a crash tore them) are passed over."""
+    for path in paths:
+        with path.open("rb") as lines:
+            for line in lines:
+                row = parse_row(line)
+                if row:
+                    yield row
+
+
+def parse_row(line: bytes) -> FetchResult | None:
+    """One line of a manifest; None if it is no row.
+
+    Raises:
+        GatherError: a row of a later version.
+    """
+    try:
+        values = json.loads(line)
+        version = values.get("v")
+    except (ValueError, AttributeError, RecursionError):
+        return None
+    if isinstance(version, int) and version > VERSION:
+        raise GatherError(f"a manifest of version {version} was made by a later mlimages: update this one")
+    return _row(values)
+
+
+def _row(values: dict[str, Any]) -> FetchResult | None:
+    known = {name: values[name] for name in _FIELDS if name in values}
+    try:
+        if known.get("reason") is not None:
+            known["reason"] = Reason(known["reason"])
+        row = FetchResult(**known)
+    except (ValueError, TypeError):
+        return None
+    return row if _is_whole(row) else None
+
+
+def _is_whole(row: FetchResult) -> bool:
+    if not (isinstance(row.url, str) and isinstance(row.label, str)):
+        return False
+    if row.status == "failed":
+        return row.path is None
+    if not (isinstance(row.sha256, str) and isinstance(row.dhash, str) and isinstance(row.bytes, int)):
+        return False
+    if row.status == "duplicate":
+        return row.path is None
+    return row.status == "ok" and isinstance(row.path, str) and _is_inside(row.path)
+
+
+def _is_inside(path: str) -> bool:
+    pure = PurePosixPath(path)  # a manifest from elsewhere must not name files outside its folder
+    return not pure.is_absolute() and ".." not in pure.parts and "\\" not in path and "\0" not in path
+
+
+def dump_row(row: FetchResult) -> bytes:
+    """One line of a manifest."""
+    values = {"v": VERSION} | {name: getattr(row, name) for name in _FIELDS}
+    return json.dumps(values, default=str).encode() + b"\n"
+
+
+def row_key(label: str, url: str) -> int:
+    """64 bits that stand for one link of one class."""
+    text = f"{label}\n{url}".encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
+
+
+class ManifestWriter:
+    """Appends rows, each by one write; a torn last line of an earlier run is cut off."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("a+b", buffering=0)
+        _cut_torn_line(self._file)
+
+    def append(self, row: FetchResult) -> None:
+        """Record one finished link.
+
+        Raises:
+            GatherError: the disk is full.
+        """
+        try:
+            self._file.write(dump_row(row))
+        except OSError as error:
+            raise GatherError(f"{self._file.name} cannot be written: {error.strerror}") from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _cut_torn_line(file: Any) -> None:
+    """Truncate behind the last line end."""
+    end = file.seek(0, os.SEEK_END)
+    keep = end
+    while keep:
+        start = max(0, keep - 65536)
+        file.seek(start)
+        newline = file.read(keep - start).rfind(b"\n")
+        if newline >= 0:
+            keep = start + newline + 1
+            break
+        keep = start
+    if keep < end:
+        file.truncate(keep)

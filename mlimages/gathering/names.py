@@ -1,0 +1,45 @@
+"""Words from the web become names that every file system takes."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from urllib.parse import unquote, urlsplit
+
+MAX_BYTES = 120
+"""Of a name in UTF-8: file systems allow 255, and a suffix, a number and a temporary name must fit."""
+
+_FORBIDDEN = re.compile(r'[\x00-\x1f\x7f-\x9f<>:"/\\|?*\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]')
+_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
+
+
+def safe_name(text: str, *, default: str) -> str:
+    """One path component: no separator, control or direction character, nothing that Windows reserves."""
+    name = _FORBIDDEN.sub("_", unicodedata.normalize("NFC", text))
+    name = _shortened(name.strip().lstrip(".")).rstrip(" .").strip()
+    if _RESERVED.fullmatch(name):
+        name = f"_{name}"
+    return name or default
+
+
+def safe_folder(label: str) -> str:
+    """A label as a relative folder; `/` nests."""
+    parts = [safe_name(part, default="") for part in label.split("/")]
+    return "/".join(part for part in parts if part) or "images"
+
+
+def url_stem(url: str) -> str:
+    """The last part of a URL's path without its suffix, as a file name."""
+    try:
+        path = urlsplit(url).path
+    except ValueError:
+        path = ""
+    last = unquote(path.rstrip("/").rpartition("/")[2])
+    stem, dot, suffix = last.rpartition(".")
+    if not (dot and stem and re.fullmatch(r"[A-Za-z0-9]{1,5}", suffix)):
+        stem = last
+    return safe_name(stem, default="image")
+
+
+def _shortened(name: str) -> str:
+    return name.encode("utf-8", "ignore")[:MAX_BYTES].decode("utf-8", "ignore")

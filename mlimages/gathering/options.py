@@ -1,0 +1,91 @@
+"""How to gather: one frozen value that the rooms share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass, fields
+
+from mlimages.errors import InputError
+from mlimages.images import MAX_PIXELS
+from mlimages.records import Reason
+
+USER_AGENT = "mlimages/1.0 (gathers pictures for image classifiers; honours X-Robots-Tag: noai)"
+
+
+@dataclass(frozen=True, slots=True)
+class GatherOptions:
+    """What `gather` takes as keywords.
+
+    Attributes:
+        limit: good pictures per class; None takes every link.
+        parallel, per_host: requests at one time, in all and to one host.
+        timeout_s: for one whole request, redirects and body included. connect_timeout_s: until it is connected.
+        retries: further requests after one that may succeed later (429, 408, 5xx, time-outs, cut bodies).
+        max_bytes: of one decoded body. max_pixels: width x height, judged from the header.
+        min_size: the least shorter side, in pixels.
+        resize: store the shorter side at this many pixels, as an upright RGB JPEG; None keeps the original bytes.
+        keep_duplicates: keep every copy of the same bytes.
+        retry_failed: reasons whose failed links are tried again.
+        allow_private: connect to addresses that are not global, too.
+        ignore_opt_out: take pictures marked X-Robots-Tag: noai or noimageai, too.
+        proxy: an HTTP proxy's URL; by default the usual environment variables say.
+        shard: (i, n) takes the i-th of n parts, 1 <= i <= n, divided by a hash of the URL.
+        decoders: processes that decode.
+    """
+
+    limit: int | None = None
+    parallel: int = 64
+    per_host: int = 8
+    timeout_s: float = 15.0
+    connect_timeout_s: float = 10.0
+    retries: int = 2
+    max_bytes: int = 64 * 2**20
+    max_pixels: int = MAX_PIXELS
+    min_size: int = 1
+    resize: int | None = None
+    keep_duplicates: bool = False
+    retry_failed: Collection[Reason] = frozenset()
+    allow_private: bool = False
+    ignore_opt_out: bool = False
+    user_agent: str = USER_AGENT
+    proxy: str | None = None
+    shard: tuple[int, int] | None = None
+    decoders: int = 2
+
+    def __post_init__(self) -> None:
+        optional = {"limit", "resize"}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            least = 0 if field.name == "retries" else 1
+            if isinstance(value, int | float) and not isinstance(value, bool) and value < least:
+                raise InputError(f"{field.name} is {value}: it must be at least {least}"
+                                 f"{' or left out' if field.name in optional else ''}")  # fmt: skip
+        if self.shard and not 1 <= self.shard[0] <= self.shard[1]:
+            raise InputError(f"shard is {self.shard[0]}/{self.shard[1]}: the parts run from 1/N to N/N")
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """`2/8` as numbers.
+
+    Raises:
+        InputError: it is not I/N.
+    """
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match:
+        raise InputError(f"shard is {text!r}: expected I/N, such as 1/4")
+    return int(match[1]), int(match[2])
+
+
+def parse_reasons(text: str) -> frozenset[Reason]:
+    """`timeout,host-down` as reasons; `all` is every one.
+
+    Raises:
+        InputError: an unknown reason.
+    """
+    if text == "all":
+        return frozenset(Reason)
+    try:
+        return frozenset(Reason(name.strip()) for name in text.split(","))
+    except ValueError as error:
+        raise InputError(f"retry-failed: {error}; the reasons are {', '.join(Reason)}") from None

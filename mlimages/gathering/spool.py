@@ -1,0 +1,42 @@
+"""A body on its way to a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mlimages.errors import GatherError
+
+_MEMORY_BYTES = 256 * 1024
+
+
+class Spool:
+    """Keeps a small body in memory until it is complete, so that a failed link touches no disk.
+
+    Every method raises `GatherError` if the file cannot be written: a full disk ends the run.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._memory = bytearray()
+        self._mode = "wb"
+        self.total = 0
+
+    def write(self, data: bytes) -> None:
+        """Add `data`."""
+        self._memory += data
+        self.total += len(data)
+        if len(self._memory) > _MEMORY_BYTES:
+            self._flush()
+
+    def finish(self) -> None:
+        """Put what is still in memory into the file."""
+        self._flush()
+
+    def _flush(self) -> None:
+        try:
+            with self._path.open(self._mode, buffering=0) as file:
+                file.write(self._memory)
+        except OSError as error:
+            raise GatherError(f"{self._path.parent} cannot be written: {error.strerror}") from error
+        self._memory.clear()
+        self._mode = "ab"
