@@ -9,8 +9,10 @@ if TYPE_CHECKING:
     from mlimages.augmentation import augment
     from mlimages.errors import MlimagesError
     from mlimages.gathering import Source, UrlList, gather, gather_async
+    from mlimages.images import LabeledImage
     from mlimages.labels import LabelFile
     from mlimages.records import ImageProperty, ImageRef, Normalization, Prediction, Preprocessing
+    from mlimages.training import TrainingData
 
 __version__ = "1.0.0a1"
 
@@ -18,11 +20,13 @@ _MODULE_OF = {
     "ImageProperty": "records",
     "ImageRef": "records",
     "LabelFile": "labels",
+    "LabeledImage": "images",
     "MlimagesError": "errors",
     "Normalization": "records",
     "Prediction": "records",
     "Preprocessing": "records",
     "Source": "gathering",
+    "TrainingData": "training",
     "UrlList": "gathering",
     "augment": "augmentation",
     "gather": "gathering",
@@ -33,11 +37,13 @@ __all__ = [
     "ImageProperty",
     "ImageRef",
     "LabelFile",
+    "LabeledImage",
     "MlimagesError",
     "Normalization",
     "Prediction",
     "Preprocessing",
     "Source",
+    "TrainingData",
     "UrlList",
     "augment",
     "gather",

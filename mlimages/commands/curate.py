@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from mlimages.errors import InputError
+from mlimages.records import ImageProperty, Resize
 
 if TYPE_CHECKING:
     from mlimages.labels import LabelFile
@@ -20,8 +21,8 @@ PARTS = {2: ("train", "val"), 3: ("train", "val", "test")}
 
 def register(app: typer.Typer) -> None:
     """Add this step's commands to the command line."""
-    for name, command in [("label", label)]:
-        app.command(name, rich_help_panel="curate")(command)
+    app.command("label", rich_help_panel="curate")(label)
+    app.command("mean", rich_help_panel="curate")(mean)
 
 
 def label(
@@ -72,6 +73,39 @@ def label(
         if as_folders:
             labels.lay_out(part, as_folders / name, copy=copy)
     _tell_written(written, as_folders, as_json=as_json)
+
+
+def mean(
+    source: Path = typer.Argument(..., metavar="LABELS", help="A label file."),
+    size: int = typer.Option(224, min=1, metavar="N", help="Width and height in pixels."),
+    resize: Resize = typer.Option("shorter", help="How a picture gets that size; shorter: scaled, centre cropped."),
+    gray: bool = typer.Option(False, "--gray", help="One channel in place of three."),
+    out: Path = typer.Option(Path("mean.png"), "-o", "--out", help="Picture; .npy and .json are written beside it."),
+    as_json: bool = typer.Option(False, "--json", help="Print the figures as JSON."),
+) -> None:
+    """Compute the mean image and per-channel mean and std.
+
+    Pictures are prepared as in training. Writes a picture to look at, .npy (float32, channels x height x width,
+    0..255) to compute with, .json with the figures, and NAME_used_in_mean.txt beside the label file.
+
+    Example: mlimages mean train.txt --size 227 -o mean.png
+    """
+    from mlimages.labels import LabelFile
+    from mlimages.progress import TqdmProgress
+
+    prop = ImageProperty(size, resize=resize, gray_scale=gray)
+    made = LabelFile(source).to_training_data(prop).make_mean_image(out, progress=TqdmProgress())
+    figures = {"mean": made.channel_mean, "std": made.channel_std, "count": made.count, "broken": len(made.broken)}
+    if as_json:
+        _print_json({**figures, "path": str(out)})
+        return
+    print(f"{out}: mean of {made.count} pictures, {len(made.broken)} left out")
+    print("by channel: mean " + _figures(made.channel_mean) + ", std " + _figures(made.channel_std))
+    _say(f"next: mlimages finetune {source} --mean {out.with_suffix('.npy')}")
+
+
+def _figures(values: tuple[float, ...]) -> str:
+    return " ".join(f"{value:.1f}" for value in values)
 
 
 def _listed(source: Path, *, leaf: bool, classes: Path | None, number: int | None) -> LabelFile:

@@ -1,0 +1,155 @@
+"""Encoded bytes become an upright 8-bit RGB picture."""
+
+from __future__ import annotations
+
+import io
+import stat
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from mlimages.errors import ImageError
+from mlimages.records import Fault
+
+MAX_PIXELS = 89_478_485
+"""Default bound on width x height, judged from the header: Pillow's own (1 GiB at 12 bytes a pixel)."""
+
+MAX_BYTES = 1 << 30
+"""Bound on a picture file's size: what MAX_PIXELS take up uncompressed at 12 bytes a pixel."""
+
+WHITE = (255, 255, 255)
+
+_REFUSED_FORMATS = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"}
+"""Run a program to decode (Ghostscript) or are recognised but never decoded."""
+
+_DECODE_ERRORS = (OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError,
+                  AttributeError, OverflowError, MemoryError, struct.error, zlib.error)  # fmt: skip
+_IDENTIFY_ERRORS = (SyntaxError, IndexError, TypeError, struct.error)
+_ORIENTATION = 0x0112
+
+
+def open_image(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Open a picture and read its header; nothing is decoded yet.
+
+    Raises:
+        ImageError: missing, unreadable, empty, not-an-image or too-many-pixels.
+    """
+    data = source if isinstance(source, bytes) else read_bytes(source)
+    if not data:
+        raise ImageError(Fault.EMPTY, "the file has no bytes")
+    try:
+        image = _identify(data)
+    except _DECODE_ERRORS as error:
+        raise ImageError(Fault.CORRUPT, f"{type(error).__name__}: {error}") from error
+    if image is None:
+        raise ImageError(Fault.NOT_AN_IMAGE, f"begins with {data[:12]!r}")
+    width, height = image.size
+    if width * height > max_pixels:
+        raise ImageError(Fault.TOO_MANY_PIXELS, f"{width} x {height} is more than {max_pixels} pixels")
+    return image
+
+
+def _identify(data: bytes) -> Image.Image | None:
+    """The picture by the first format that knows its header, common formats first; None if none does.
+
+    Not `Image.open`: that warns of large pictures on the terminal, fails above twice that size whatever
+    `max_pixels` says, and hands EPS to Ghostscript.
+    """
+    for load_plugins in (Image.preinit, Image.init):
+        load_plugins()
+        for name in [name for name in Image.ID if name not in _REFUSED_FORMATS]:
+            factory, accepts = Image.OPEN[name]
+            try:
+                if accepts is None or accepts(data[:16]) is True:
+                    return factory(io.BytesIO(data), "")
+            except _IDENTIFY_ERRORS:
+                continue
+    return None
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file's bytes.
+
+    Raises:
+        ImageError: missing or unreadable (a dangling link, no permission, not a regular file, larger than MAX_BYTES).
+    """
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise ImageError(Fault.UNREADABLE, f"not a regular file ({path})")
+        if found.st_size > MAX_BYTES:
+            raise ImageError(Fault.UNREADABLE, f"{found.st_size} bytes are more than {MAX_BYTES} ({path})")
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        fault = Fault.UNREADABLE if path.is_symlink() else Fault.MISSING
+        raise ImageError(fault, f"no file at {path}") from error
+    except OSError as error:
+        raise ImageError(Fault.UNREADABLE, f"{error.strerror} ({path})") from error
+
+
+def decode(image: Image.Image) -> Image.Image:
+    """Decode an opened picture to its last byte (an animation's first frame).
+
+    Raises:
+        ImageError: truncated or corrupt.
+    """
+    try:
+        image.load()
+    except _DECODE_ERRORS as error:
+        text = str(error)
+        cut = "truncated" in text or "unrecognized data stream" in text or isinstance(error, EOFError)
+        fault = Fault.TRUNCATED if cut else Fault.CORRUPT
+        raise ImageError(fault, f"{type(error).__name__}: {text}") from error
+    return image
+
+
+def to_rgb(image: Image.Image, *, background: tuple[int, int, int] = WHITE) -> Image.Image:
+    """A decoded picture upright by its EXIF orientation and in 8-bit RGB.
+
+    16-bit grey is scaled (divided by 257), transparency is laid over `background`.
+    """
+    if orientation(image) != 1:
+        image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _to_eight_bits(image)
+    if is_transparent(image):
+        rgba = image.convert("RGBA")
+        flat = Image.new("RGB", rgba.size, background)
+        flat.paste(rgba, mask=rgba.getchannel("A"))
+        return flat
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 (upright) to 8; 1 where there is none or it cannot be read."""
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except _DECODE_ERRORS:
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def is_transparent(image: Image.Image) -> bool:
+    """Whether the picture has an alpha channel or a transparent colour."""
+    return image.has_transparency_data
+
+
+def _to_eight_bits(image: Image.Image) -> Image.Image:
+    deep = np.asarray(image, dtype=np.float32)  # (H, W)
+    eight = np.clip(np.rint(deep if image.mode == "F" else deep / 257.0), 0, 255).astype(np.uint8)
+    see_through = image.info.get("transparency")
+    if not isinstance(see_through, int):
+        return Image.fromarray(eight)
+    return Image.fromarray(np.dstack([eight, np.where(deep == see_through, 0, 255).astype(np.uint8)]))
+
+
+def load_rgb(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Open, decode and convert one picture: upright, 8-bit RGB, full size.
+
+    Raises:
+        ImageError: with the picture's `Fault`.
+    """
+    return to_rgb(decode(open_image(source, max_pixels=max_pixels)))
