@@ -75,8 +75,9 @@ def _gathering(make_source: Callable[..., Source]) -> Callable[..., None]:
         chosen = {name: values.pop(name) for name in common}
         _run(make_source(**values), **chosen)
 
-    del command.__wrapped__  # type: ignore[attr-defined]  # Typer would read the parameters of the inner function
-    command.__signature__ = own.replace(parameters=[*own.parameters.values(), *common.values()], return_annotation=None)
+    vars(command).pop("__wrapped__")  # Typer would read the inner function's parameters
+    parameters = [*own.parameters.values(), *common.values()]
+    vars(command)["__signature__"] = own.replace(parameters=parameters, return_annotation=None)
     return command
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import io
 from dataclasses import dataclass
@@ -73,16 +74,25 @@ def inspect_file(path: Path, checks: Checks) -> Facts | Rejection:
         path.write_bytes(stored)
         return _facts(stored, data, checks)
     except ImageError as error:
-        reason = _REASONS.get(error.fault, Reason.CORRUPT)
-        if reason is Reason.NOT_AN_IMAGE:
-            reason = _kind_of_text(data)
-        return Rejection(reason, error.detail, len(data), hashlib.sha256(data).hexdigest())
-    except _TooSmallError as error:
-        return Rejection(Reason.TOO_SMALL, str(error), len(data), hashlib.sha256(data).hexdigest())
+        reason, detail = _reason(error.fault, data), error.detail
+    except _UnwantedError as error:
+        reason, detail = error.reason, str(error)
+    return Rejection(reason, detail[:200], len(data), hashlib.sha256(data).hexdigest())
 
 
-class _TooSmallError(Exception):
-    """The picture's shorter side is under the least."""
+class _UnwantedError(Exception):
+    """A picture, but not one that is kept."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+def _reason(fault: Fault, data: bytes) -> Reason:
+    reason = _REASONS.get(fault, Reason.CORRUPT)
+    if reason is Reason.NOT_AN_IMAGE:
+        return _kind_of_text(data)
+    return Reason.TRUNCATED if reason is Reason.CORRUPT and _is_cut(data) else reason
 
 
 def _facts(stored: bytes, received: bytes, checks: Checks) -> Facts:
@@ -106,21 +116,21 @@ def _facts(stored: bytes, received: bytes, checks: Checks) -> Facts:
 def _open(data: bytes, checks: Checks) -> Image.Image:
     image = open_image(data, max_pixels=checks.max_pixels)
     if image.format not in SUFFIXES:
-        raise ImageError(Fault.NOT_AN_IMAGE, f"the format {image.format} is not gathered")
+        raise _UnwantedError(Reason.NOT_AN_IMAGE, f"the format {image.format} is not gathered")
     if min(image.size) < checks.min_size:
-        raise _TooSmallError(f"{image.width} x {image.height} pixels")
-    if _is_cut(data, image.format):
+        raise _UnwantedError(Reason.TOO_SMALL, f"{image.width} x {image.height} pixels")
+    if _is_cut(data):
         raise ImageError(Fault.TRUNCATED, "the end of the picture is missing")
     return image
 
 
-def _is_cut(data: bytes, image_format: str | None) -> bool:
+def _is_cut(data: bytes) -> bool:
     """Whether the mark that ends the file is absent: a decoder forgives that, a cut body must not be kept."""
-    if image_format in ("JPEG", "MPO"):
+    if data.startswith(b"\xff\xd8"):
         return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")  # end of image; start of scan
-    if image_format == "WEBP":
+    if data.startswith(b"RIFF"):
         return len(data) < 8 + int.from_bytes(data[4:8], "little")
-    return image_format == "PNG" and b"IEND" not in data[-65536:]
+    return data.startswith(b"\x89PNG") and b"IEND" not in data[-65536:]
 
 
 def _resized(data: bytes, checks: Checks) -> bytes:
@@ -158,7 +168,7 @@ def _kind_of_text(data: bytes) -> Reason:
     if head.startswith((b"<!doctype html", b"<html", b"<head", b"<body", b"<script")) or b"<html" in head:
         return Reason.HTML
     try:
-        text = data[:1024].decode("utf-8", "strict" if len(data) <= 1024 else "ignore")
+        text = codecs.getincrementaldecoder("utf-8")().decode(data[:1024])  # forgives a character cut at the end
     except UnicodeDecodeError:
         return Reason.NOT_AN_IMAGE
     return Reason.TEXT if all(char.isprintable() or char.isspace() for char in text) else Reason.NOT_AN_IMAGE

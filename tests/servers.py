@@ -1,0 +1,212 @@
+"""Real HTTP servers in threads, as well-mannered or as broken as a test wants."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import socket
+import socketserver
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from urllib.parse import parse_qs, urlsplit
+
+import numpy as np
+from PIL import Image
+
+
+@dataclass
+class Request:
+    """What a client asked for."""
+
+    path: str
+    query: dict[str, str]
+    headers: dict[str, str]
+
+
+Reply = Callable[["Connection", Request], None]
+
+
+@dataclass
+class Connection:
+    """The server's end of one connection; `send` never raises, and `pause` ends early when the server stops."""
+
+    sock: socket.socket
+    closing: threading.Event
+
+    def send(self, data: bytes) -> bool:
+        try:
+            self.sock.sendall(data)
+        except OSError:
+            return False
+        return True
+
+    def pause(self, seconds: float | None = None) -> bool:
+        return self.closing.wait(seconds)
+
+
+@dataclass
+class Site:
+    """A running server: `routes` answer by path, `requests` holds what was asked, in order."""
+
+    base: str
+    routes: dict[str, Reply] = field(default_factory=dict)
+    requests: list[Request] = field(default_factory=list)
+    fallback: Reply | None = None
+
+    def url(self, path: str) -> str:
+        return self.base + path
+
+    def asked(self, path: str) -> int:
+        return sum(request.path == path for request in self.requests)
+
+
+def answer(body: bytes = b"", status: int = 200, **headers: object) -> Reply:
+    """A complete answer; `Content_Type="text/html"` and the like give headers."""
+    lines = {"Content-Length": len(body)} | {name.replace("_", "-"): value for name, value in headers.items()}
+    head = f"HTTP/1.1 {status} Status\r\n" + "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+    return raw(head.encode() + b"\r\n" + body)
+
+
+def raw(data: bytes) -> Reply:
+    """These bytes, whatever they mean, and the end of the connection if the client should see one."""
+    return lambda connection, request: connection.send(data) and None
+
+
+def cut(data: bytes) -> Reply:
+    """These bytes, then the connection is closed."""
+
+    def reply(connection: Connection, request: Request) -> None:
+        connection.send(data)
+        raise ConnectionAbortedError
+
+    return reply
+
+
+def reset() -> Reply:
+    """The connection is reset before an answer."""
+
+    def reply(connection: Connection, request: Request) -> None:
+        connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        connection.sock.close()
+        raise ConnectionAbortedError
+
+    return reply
+
+
+def silence() -> Reply:
+    """No answer, ever."""
+
+    def reply(connection: Connection, request: Request) -> None:
+        connection.pause()
+        raise ConnectionAbortedError
+
+    return reply
+
+
+def drip(data: bytes, every_s: float = 0.2) -> Reply:
+    """A byte now and then."""
+
+    def reply(connection: Connection, request: Request) -> None:
+        connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(data))
+        for at in range(len(data)):
+            if connection.pause(every_s) or not connection.send(data[at : at + 1]):
+                raise ConnectionAbortedError
+
+    return reply
+
+
+def endless(head: bytes = b"") -> Reply:
+    """A body that does not stop."""
+
+    def reply(connection: Connection, request: Request) -> None:
+        connection.send(b"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\nConnection: close\r\n\r\n" + head)
+        while connection.send(b"\0" * 65536) and not connection.closing.is_set():
+            pass
+        raise ConnectionAbortedError
+
+    return reply
+
+
+def in_turn(*replies: Reply) -> Reply:
+    """The first reply to the first request, and so on; the last goes on."""
+    left = list(replies)
+    return lambda connection, request: (left.pop(0) if len(left) > 1 else left[0])(connection, request)
+
+
+@contextlib.contextmanager
+def serve(tls: ssl.SSLContext | None = None) -> Iterator[Site]:
+    """A server on a free loopback port."""
+    closing = threading.Event()
+
+    class Handler(socketserver.StreamRequestHandler):
+        def setup(self) -> None:
+            if tls:
+                self.request.settimeout(10)
+                self.request = tls.wrap_socket(self.request, server_side=True)
+            super().setup()
+
+        def handle(self) -> None:
+            connection = Connection(self.request, closing)
+            while not closing.is_set():
+                request = _read_request(self.rfile)
+                if request is None:
+                    return
+                site.requests.append(request)
+                reply = site.routes.get(request.path) or site.fallback or answer(b"none", 404)
+                reply(connection, request)
+
+        def finish(self) -> None:
+            with contextlib.suppress(OSError, ValueError):
+                super().finish()
+            self.request.close()
+
+    class Server(socketserver.ThreadingTCPServer):
+        allow_reuse_address = True
+        daemon_threads = True
+        request_queue_size = 256
+
+        def handle_error(self, *_: object) -> None:
+            pass  # the client went away, or the reply broke the connection: both are meant
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        site = Site(f"{'https' if tls else 'http'}://127.0.0.1:{server.server_address[1]}")
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        thread.start()
+        try:
+            yield site
+        finally:
+            closing.set()
+            server.shutdown()
+            thread.join()
+
+
+def _read_request(lines: io.BufferedIOBase) -> Request | None:
+    try:
+        first = lines.readline(65536).split()
+        headers = {}
+        while (line := lines.readline(65536)) not in (b"\r\n", b""):
+            name, _, value = line.decode("latin-1").partition(":")
+            headers[name.strip().lower()] = value.strip()
+    except OSError:
+        return None
+    if len(first) < 2:
+        return None
+    parts = urlsplit(first[1].decode("latin-1"))
+    return Request(parts.path, {name: values[0] for name, values in parse_qs(parts.query).items()}, headers)
+
+
+def closed_port() -> int:
+    """A loopback port at which nothing listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def photo(seed: int, size: tuple[int, int] = (96, 64), form: str = "JPEG", **options: object) -> bytes:
+    """A picture unlike that of any other seed."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (7, 9, 3), dtype=np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(out, form, **options)
+    return out.getvalue()
