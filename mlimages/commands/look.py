@@ -1,9 +1,111 @@
-"""Commands of the step "look"."""
+"""Commands of the step "look": see pictures as the network sees them, and the network itself."""
 
 from __future__ import annotations
 
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import typer
+
+from mlimages.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from mlimages.insight.layers import NetworkSummary
+    from mlimages.records import Resize
 
 
 def register(app: typer.Typer) -> None:
     """Add this step's commands to the command line."""
+    app.command("show", rich_help_panel="look")(show)
+    app.command("summary", rich_help_panel="look")(summary)
+
+
+def show(
+    source: Path = typer.Argument(
+        ..., metavar="LABELS|FOLDER|MEAN", help="A label file, a folder of class folders, or a mean (.npy or .png)."
+    ),
+    out: Path = typer.Option(None, "-o", "--out", help="The sheet: .png or .html [NAME_sheet.png beside the source]."),
+    per_class: int = typer.Option(8, min=1, help="Pictures of each class."),
+    size: int = typer.Option(224, min=1, help="Width and height in pixels as the network gets them."),
+    resize: str = typer.Option(
+        "shorter", metavar="WAY", help="How a picture comes to that size: shorter, crop, downscale, squash, letterbox."
+    ),
+    gray: bool = typer.Option(False, "--gray", help="One channel, as a network for grey pictures gets them."),
+    seed: int = typer.Option(0, help="Which pictures are chosen."),
+    as_json: bool = typer.Option(False, "--json", help="Print what was drawn as JSON."),
+) -> None:
+    """Draw a contact sheet as the network sees the pictures.
+
+    Some pictures of each class, chosen by chance with a seed, each resized and cropped as for
+    training: what the crop cuts away is not there, a broken picture shows its code.
+
+    Example: mlimages show labels.txt --size 227 --per-class 10 -o sheet.html
+    """
+    from mlimages.insight.sheet import draw_source
+    from mlimages.records import ImageProperty
+
+    prop = ImageProperty(size, resize=_resize(resize), gray_scale=gray)
+    target = out or source.with_name(f"{source.stem}_sheet.png")
+    rows = draw_source(source, target, prop=prop, per_class=per_class, seed=seed)
+    shown = {row.name: len(row.tiles) for row in rows}
+    broken = [tile.caption for row in rows for tile in row.tiles if tile.fault]
+    if as_json:
+        print(json.dumps({"sheet": str(target), "shown": shown, "broken": broken}, ensure_ascii=False))
+        return
+    print(target)
+    print(f"{sum(shown.values())} pictures of {len(shown)} classes, {len(broken)} of them broken", file=sys.stderr)
+    if source.is_dir():
+        print(f"next: mlimages label {source}", file=sys.stderr)
+    elif source.suffix.lower() not in (".npy", ".png"):
+        print(f"next: mlimages {'check' if broken else 'probe'} {source}", file=sys.stderr)
+
+
+def summary(
+    model: str = typer.Argument(
+        ..., metavar="MODEL|RUN|FILE.onnx", help="A network's name, a run folder, or an exported file."
+    ),
+    size: int = typer.Option(None, min=1, help="Width and height in pixels [what the network is made for]."),
+    gray: bool = typer.Option(None, "--gray/--color", help="Feed one channel or three [as the network is made for]."),
+    classes: int = typer.Option(1000, min=1, help="How many classes the last layer tells apart."),
+    freeze: str = typer.Option("none", metavar="LAYER", help="Freeze up to this layer, as `finetune --freeze`."),
+    as_json: bool = typer.Option(False, "--json", help="Print the table as JSON, every layer included."),
+) -> None:
+    """Show a network layer by layer, with the arithmetic.
+
+    For each layer: the shape of what it gives at this size, its parameters, whether they are frozen
+    or trained, its multiply-adds for one picture, and how its width comes about:
+    (N + 2P - F)/S + 1 for N pixels, P of padding on each side, a window of F, a stride of S.
+    A size that does not divide evenly is marked with "!".
+
+    Example: mlimages summary alexnet --size 227 --freeze conv5
+    """
+    from mlimages.insight.layers import lines_of
+
+    found = _summarize(model, size=size, gray=gray, classes=classes, freeze=freeze)
+    if as_json:
+        print(json.dumps(found.as_dict(), ensure_ascii=False))
+        return
+    print("\n".join(lines_of(found)))
+    if not Path(model).exists():
+        layer = f" --freeze {freeze}" if freeze != "none" else ""
+        print(f"next: mlimages finetune labels.txt --model {model}{layer} -o runs/first", file=sys.stderr)
+
+
+def _summarize(model: str, *, size: int | None, gray: bool | None, classes: int, freeze: str) -> NetworkSummary:
+    try:
+        from mlimages.learning.summary import summarize_model
+    except ImportError as error:
+        raise MissingExtraError("summary", "train") from error
+    return summarize_model(model, size=size, gray=gray, classes=classes, upto=freeze)
+
+
+def _resize(word: str) -> Resize:
+    from typing import get_args
+
+    from mlimages.records import Resize
+
+    if word not in get_args(Resize):
+        raise typer.BadParameter(f"{word!r} is not one of {', '.join(get_args(Resize))}", param_hint="--resize")
+    return word  # type: ignore[return-value]  # one of them

@@ -160,7 +160,7 @@ def _totals(summary: NetworkSummary) -> Iterator[str]:
         yield f"{outside:,} parameters belong to no layer (tokens, position embeddings and the like)"
     hidden = len(summary.layers) - sum(1 for _ in shown(summary.layers))
     if hidden:
-        yield f"{hidden} layers that keep shape and parameters (ReLU, dropout ...) are not shown: see --json"
+        yield f"{hidden} more layers keep the shape and hold no parameters (ReLU ...): see --json"
     yield from _uneven(summary.layers)
     yield from summary.notes
 

@@ -13,7 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from mlimages.errors import ImageError, InputError
 from mlimages.files import replacing, write_text
-from mlimages.images import load_pixels
+from mlimages.images import load_pixels, load_rgb
+from mlimages.labels import LabelFile, label_dir_auto
 from mlimages.records import Fault, ImageProperty, LabeledPath
 
 MAX_TILES = 600
@@ -42,6 +43,57 @@ class SheetRow:
     name: str
     count: int
     tiles: tuple[Tile, ...]
+
+
+def draw_source(
+    source: Path, out: Path, *, prop: ImageProperty, per_class: int = 8, seed: int = 0
+) -> tuple[SheetRow, ...]:
+    """Write the contact sheet of a label file, a folder of class folders or a mean, and return what is on it.
+
+    Args:
+        source: a mean is a `.npy`, float32 `(C, H, W)` in 0..255, or a `.png`; it is shown whole and by channel.
+        out: a .png or .html file.
+        prop: how each picture is prepared; a mean is shown as it is.
+
+    Raises:
+        InputError: nothing there to show, or another suffix.
+    """
+    if source.suffix.lower() in (".npy", ".png"):
+        rows = mean_rows(source)
+        write_sheet(rows, out, title=source.name, note="the mean image, and each of its channels")
+        return rows
+    labels = label_dir_auto(source).labels if source.is_dir() else LabelFile(source)
+    rows = sheet_rows(labels, labels.class_names, prop=prop, per_class=per_class, seed=seed)
+    count = sum(row.count for row in rows)
+    way = f"{prop.resize} to {prop.width} x {prop.height} px" + (", grey" if prop.gray_scale else "")
+    note = f"{count} pictures, {len(rows)} classes; up to {per_class} of each by chance (seed {seed}); {way}"
+    write_sheet(rows, out, title=source.name, note=note)
+    return rows
+
+
+def mean_rows(path: Path) -> tuple[SheetRow, ...]:
+    """A mean image whole, and each channel in grey with its figure."""
+    pixels = _mean_pixels(path)
+    tiles = [Tile("mean", pixels)]
+    names = "RGB" if pixels.shape[2] == 3 else ""
+    for channel, name in enumerate(names):
+        grey = pixels[:, :, channel : channel + 1]  # (H, W, 1)
+        tiles.append(Tile(f"{name}: {grey.mean():.1f}", grey))
+    return (SheetRow(path.stem, 0, tuple(tiles)),)
+
+
+def _mean_pixels(path: Path) -> NDArray[np.uint8]:
+    if path.suffix.lower() == ".png":
+        return np.asarray(load_rgb(path))
+    try:
+        with path.open("rb") as file:
+            mean: NDArray[np.float32] = np.lib.format.read_array(file, allow_pickle=False)
+    except (OSError, ValueError, MemoryError) as error:
+        raise InputError(f"{path}: not a mean image of `mlimages mean` ({error})") from error
+    if mean.ndim != 3 or mean.shape[0] not in (1, 3):
+        raise InputError(f"{path}: expected an array (channels, height, width), found {mean.shape}")
+    pixels: NDArray[np.uint8] = np.clip(np.rint(mean.transpose(1, 2, 0)), 0, 255).astype(np.uint8)  # (H, W, C)
+    return pixels
 
 
 def sheet_rows(
