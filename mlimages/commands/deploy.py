@@ -1,9 +1,104 @@
-"""Commands of the step "deploy"."""
+"""Commands of the step "deploy": a trained network becomes one file that answers everywhere."""
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import typer
+
+from mlimages.commands import predictions
+
+BUNDLE = typer.Argument(..., metavar="MODEL.onnx", help="A file that `mlimages export` or `finetune` made.")
 
 
 def register(app: typer.Typer) -> None:
     """Add this step's commands to the command line."""
+    for command in (export, predict, evaluate):
+        app.command(command.__name__, rich_help_panel="deploy")(command)
+
+
+def export(
+    run: Path = typer.Argument(..., metavar="RUN", help="A run folder of `mlimages finetune`."),
+    out: Path = typer.Option(None, "-o", "--out", help="File to write [RUN/model.onnx]."),
+    preprocessing: bool = typer.Option(
+        True, "--preprocessing/--no-preprocessing", help="Resize, crop and normalise inside the file."
+    ),
+    exact: bool = typer.Option(False, "--exact", help="Resize inside as Pillow does to the bit; slower."),
+    calibrate: bool = typer.Option(False, "--calibrate", help="Fit a temperature on the validation pictures."),
+    unknown: float = typer.Option(
+        0.0, min=0.0, max=1.0, metavar="SHARE", help='Answer "unknown" under what SHARE of them reach: 0.95.'
+    ),
+    as_json: bool = typer.Option(False, "--json", help="Print the file's metadata as JSON."),
+) -> None:
+    """Write a run as one .onnx file: pixels in, classes out.
+
+    The file holds the weights, the class names and the preparation of the pixels: it takes
+    uint8 RGB pictures of any size. It is refused unless ONNX Runtime answers every
+    validation picture as the trained network does.
+
+    Example: mlimages export runs/cats -o cats.onnx
+    """
+    from mlimages.learning.export import ExportOptions, export_run
+    from mlimages.progress import TqdmProgress
+
+    options = ExportOptions(include_preprocessing=preprocessing, exact=exact, calibrate=calibrate, known_share=unknown)
+    bundle = export_run(run, out or run / "model.onnx", options=options, progress=TqdmProgress())
+    print(bundle.to_json() if as_json else bundle.path)
+    parity = bundle.provenance.parity
+    print(f"{parity.count} validation pictures: the same answers as the network's", file=sys.stderr)
+    print(f"next: mlimages predict {bundle.path} PICTURE", file=sys.stderr)
+
+
+def predict(
+    bundle: Path = BUNDLE,
+    sources: list[str] = typer.Argument(
+        ..., metavar="PICTURE|FOLDER|-...", help="Pictures, folders of pictures, or - for one on standard input."
+    ),
+    top: int = typer.Option(3, min=1, help="How many classes to name."),
+    batch: int = typer.Option(16, min=1, help="Pictures that go through the network at a time."),
+    workers: int = typer.Option(None, min=1, help="Pictures worked on at once [all cores]."),
+    copy_to: Path = typer.Option(None, metavar="DIR", help="Copy each picture to DIR/CLASS/."),
+    as_json: bool = typer.Option(False, "--json", help="Print a JSON array, one picture a line."),
+    as_csv: bool = typer.Option(False, "--csv", help="Print CSV: path, fault, class_1, probability_1, ..."),
+) -> None:
+    """Name the class of pictures.
+
+    A picture that cannot be read is one line with its code and does not stop the rest.
+
+    Example: mlimages predict cats.onnx new/ --top 1 --csv
+    """
+    from mlimages.picture_files import copied, find_pictures
+    from mlimages.predictor import Predictor
+
+    if as_json and as_csv:
+        raise typer.BadParameter("--json or --csv, not both")
+    pictures = [sys.stdin.buffer.read()] if sources == ["-"] else find_pictures(map(Path, sources))
+    answers = Predictor(bundle, workers=workers).stream(pictures, top=top, batch=batch)
+    results: predictions.Results = (answer.result for answer in answers)
+    if copy_to:
+        results = copied(results, copy_to)
+    show = predictions.as_json if as_json else predictions.as_csv if as_csv else predictions.as_text
+    if not show(results, top=top):
+        raise typer.Exit(1)
+
+
+def evaluate(
+    bundle: Path = BUNDLE,
+    labels: Path = typer.Argument(..., metavar="LABELS", help="A label file with its class definition."),
+    as_json: bool = typer.Option(False, "--json", help="Print the figures as JSON."),
+) -> None:
+    """Measure how good and how fast a file is.
+
+    Class names are matched by name, never by order.
+
+    Example: mlimages evaluate cats.onnx data/cats/val.txt
+    """
+    from mlimages.evaluation import evaluate
+    from mlimages.labels import LabelFile
+    from mlimages.predictor import Predictor
+    from mlimages.progress import TqdmProgress
+
+    found = evaluate(Predictor(bundle), LabelFile(labels), progress=TqdmProgress())
+    print(found.to_json() if as_json else predictions.evaluation_text(found))
+    print(f"next: mlimages serve {bundle}", file=sys.stderr)

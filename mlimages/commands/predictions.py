@@ -1,0 +1,102 @@
+"""How predictions and their measurement are printed."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from mlimages.records import BrokenImage, Prediction
+
+if TYPE_CHECKING:
+    from mlimages.evaluation import Evaluation
+
+Results = Iterable[Prediction | BrokenImage]
+
+
+def as_text(results: Results, *, top: int) -> int:
+    """Print a line a picture; return how many were named."""
+    good = 0
+    for result in results:
+        good += isinstance(result, Prediction)
+        print(f"{result.path or '-'}: {_words(result)}")
+    return good
+
+
+def as_json(results: Results, *, top: int) -> int:
+    """Print one array, a picture a line; return how many were named."""
+    good = 0
+    before = "["
+    for result in results:
+        good += isinstance(result, Prediction)
+        print(before, json.dumps(values(result)), sep="\n", end="")
+        before = ","
+    print("[]" if before == "[" else "\n]")
+    return good
+
+
+def as_csv(results: Results, *, top: int) -> int:
+    """Print a header and a row a picture; return how many were named."""
+    good = 0
+    rows = csv.writer(sys.stdout, lineterminator="\n")
+    rows.writerow(["path", "fault", *(f"{what}_{n}" for n in range(1, top + 1) for what in ("class", "probability"))])
+    for result in results:
+        good += isinstance(result, Prediction)
+        rows.writerow([result.path, *_cells(result)])
+    return good
+
+
+def evaluation_text(found: Evaluation) -> str:
+    """Accuracy, a line a class, and the speed, for people."""
+    accuracy = found.accuracy
+    width = max(map(len, ("class", *found.class_names)))
+    lines = [
+        f"accuracy {_percent(accuracy.value)} ({_percent(accuracy.low)} to {_percent(accuracy.high)}) "
+        f"on {found.count} pictures; calibration error {found.calibration_error:.3f}",
+        f"{'class':{width}}  pictures  precision  recall     F1",
+    ]
+    lines += [
+        f"{one.name:{width}}  {one.count:8}  {_percent(one.precision.value):>9}  {_percent(one.recall.value):>6}"
+        f"  {_percent(one.f1.value):>6}"
+        for one in found.per_class
+    ]
+    if found.unknown:
+        lines.append(f'{found.unknown} pictures are answered "unknown"')
+    if found.broken:
+        lines.append(
+            f"{len(found.broken)} pictures could not be used: {found.broken[0].path} ({found.broken[0].fault})"
+        )
+    decode, network = found.decode_ms, found.network_ms
+    lines.append(
+        f"{found.images_per_s:.0f} pictures/s; ms a picture (half, 95 %): decode {decode.p50:.1f}, {decode.p95:.1f}; "
+        f"network {network.p50:.1f}, {network.p95:.1f}"
+    )
+    return "\n".join(lines)
+
+
+def _words(result: Prediction | BrokenImage) -> str:
+    if isinstance(result, BrokenImage):
+        return f"broken, {result.fault}: {result.detail}"
+    named = ", ".join(f"{score.class_name} {_percent(score.probability)}" for score in result.top)
+    return named if result.known else f"unknown (nearest: {named})"
+
+
+def values(result: Prediction | BrokenImage) -> dict[str, object]:
+    """One result as JSON has it."""
+    if isinstance(result, BrokenImage):
+        return asdict(result)
+    return {"path": result.path, "class_name": result.class_name if result.known else None, **asdict(result)}
+
+
+def _cells(result: Prediction | BrokenImage) -> list[object]:
+    if isinstance(result, BrokenImage):
+        return [result.fault]
+    pairs = [cell for score in result.top for cell in (score.class_name, f"{score.probability:.6f}")]
+    return ["" if result.known else "unknown", *pairs]
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:.1f} %"

@@ -1,0 +1,179 @@
+"""A trained network written as one .onnx file, with the preparation of its pixels before it."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from mlimages import images
+from mlimages.bundle import INPUT, LOGITS, PROBABILITIES, OnnxBundle, ParityProbe, Provenance
+from mlimages.learning.normalize import Normalize
+from mlimages.learning.prepare_graph import PIXELS, prepare_graph
+from mlimages.records import Preprocessing
+from mlimages.runtime import open_session
+
+EXTERNAL_DATA_BYTES = 1_900_000_000
+"""Weights beyond this lie in a second file, NAME.onnx.data: a protocol buffer holds less than 2 GiB."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedNetwork:
+    """What an exported file is made of.
+
+    Attributes:
+        network: normalised float32 `(N, C, H, W)` to logits `(N, classes)`; in eval mode, on the CPU.
+        mean_image: float32 `(C, H, W)` in 0..255, where the preprocessing names one.
+        model: the network's name.
+    """
+
+    network: nn.Module
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...]
+    model: str
+    mean_image: NDArray[np.float32] | None = None
+
+    def normalized(self, pixels: Sequence[NDArray[np.uint8]]) -> Tensor:
+        """The network's input, float32 `(N, C, H, W)`, of pictures prepared by `images.load_pixels`."""
+        normalize = Normalize(self.preprocessing.normalization, self.mean_image)
+        normalized: Tensor = normalize(torch.from_numpy(np.stack(pixels)))
+        return normalized
+
+    def logits(self, pixels: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """Logits `(N, classes)` of the same."""
+        with torch.inference_mode():
+            logits: NDArray[np.float32] = self.network(self.normalized(pixels)).float().numpy()
+        return logits
+
+
+class _Answering(nn.Module):
+    """Prepared pixels (or normalised numbers, where `normalize` is the identity) to logits and probabilities."""
+
+    def __init__(self, normalize: nn.Module, network: nn.Module, temperature: float) -> None:
+        super().__init__()
+        self.normalize, self.network, self.temperature = normalize, network, temperature
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.network(self.normalize(pixels))  # (N, classes)
+        return logits, torch.softmax(logits / self.temperature, dim=1)
+
+
+def export_network(
+    trained: TrainedNetwork,
+    out: Path,
+    *,
+    include_preprocessing: bool = True,
+    exact: bool = False,
+    temperature: float = 1.0,
+    unknown_below: float = 0.0,
+    provenance: Provenance | None = None,
+    data_name: str = "",
+) -> OnnxBundle:
+    """Write `out`; whether it answers as the network does is for `parity.check_parity` to say.
+
+    Args:
+        include_preprocessing: take uint8 pictures of any size; else the bare network, float32 `(N, C, H, W)`.
+        exact: resize inside by Pillow's own integer weights, to the bit.
+        data_name: of the file beside `out` that holds weights beyond 2 GB; `out`'s own with `.data` by default.
+    """
+    model = _as_onnx(trained, bare=not include_preprocessing, temperature=temperature)
+    if include_preprocessing:
+        _prepend_preparation(model, trained.preprocessing, exact=exact)
+    _save(model, out, data_name=data_name or f"{out.name}.data")
+    bundle = OnnxBundle(
+        path=out,
+        class_names=trained.class_names,
+        preprocessing=_without_folders(trained.preprocessing),
+        model=trained.model,
+        probe=_probe(trained, out if include_preprocessing else None),
+        includes_preprocessing=include_preprocessing,
+        exact_resize=exact,
+        temperature=temperature,
+        unknown_below=unknown_below,
+        provenance=replace(provenance or Provenance(), created=_now(), versions=_versions()),
+    )
+    bundle.write(out)
+    return bundle
+
+
+def _as_onnx(trained: TrainedNetwork, *, bare: bool, temperature: float) -> onnx.ModelProto:
+    normalize = Normalize(trained.preprocessing.normalization, trained.mean_image)
+    prop = trained.preprocessing.image
+    pixels = torch.zeros(2, prop.height, prop.width, prop.channels, dtype=torch.uint8)  # (2, h, w, C)
+    answering = _Answering(nn.Identity() if bare else normalize, trained.network, temperature).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch about itself
+        program = torch.onnx.export(
+            answering,
+            (normalize(pixels) if bare else pixels,),
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+            input_names=[INPUT if bare else PIXELS],
+            output_names=[LOGITS, PROBABILITIES],
+            dynamic_shapes=({0: torch.export.Dim("N")},),
+        )
+    assert program is not None  # it is without a path
+    return program.model_proto
+
+
+def _prepend_preparation(model: onnx.ModelProto, preprocessing: Preprocessing, *, exact: bool) -> None:
+    opset = next(entry.version for entry in model.opset_import if not entry.domain)
+    first = prepare_graph(preprocessing.image, opset=opset, ir_version=model.ir_version, exact=exact)
+    for dimension, meaning in zip(first.graph.input[0].type.tensor_type.shape.dim, _MEANINGS, strict=True):
+        dimension.denotation = meaning
+    first.graph.input[0].type.denotation = "IMAGE"
+    for parts in ("input", "node", "initializer"):  # in place: compose.merge_models copies the weights three times
+        before, after = getattr(first.graph, parts), getattr(model.graph, parts)
+        joined = [*before, *(part for part in after if part.name != PIXELS)]
+        del after[:]
+        after.extend(joined)
+
+
+_MEANINGS = ("DATA_BATCH", "DATA_FEATURE", "DATA_FEATURE", "DATA_CHANNEL")
+"""Of the input's dimensions (onnx/docs/DimensionDenotation.md)."""
+
+
+def _save(model: onnx.ModelProto, path: Path, *, data_name: str) -> None:
+    model.producer_name = "mlimages"
+    if model.ByteSize() > EXTERNAL_DATA_BYTES:
+        onnx.save_model(model, path, save_as_external_data=True, location=data_name)
+    else:
+        path.write_bytes(model.SerializeToString())
+
+
+def _probe(trained: TrainedNetwork, written: Path | None) -> ParityProbe:
+    """A small picture, with what the written file gives for it (the bare network: what the trained one gives)."""
+    noise = np.random.default_rng(0).integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    picture = Image.fromarray(noise).resize((48, 40), Image.Resampling.BICUBIC)
+    if written is None:
+        logits = trained.logits([images.prepare(picture, trained.preprocessing.image)])
+    else:
+        session = open_session(str(written), threads=1)
+        (logits,) = session.run([LOGITS], {INPUT: np.asarray(picture)[None]})
+    return ParityProbe(48, 40, picture.tobytes(), tuple(float(f"{logit:.9g}") for logit in logits[0]))
+
+
+def _without_folders(preprocessing: Preprocessing) -> Preprocessing:
+    """The mean image lies inside the file; where it lay on this machine is nobody's business."""
+    normalization = preprocessing.normalization
+    name = Path(normalization.mean_image).name if normalization.mean_image else ""
+    return replace(preprocessing, normalization=replace(normalization, mean_image=name))
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in ("mlimages", "onnx", "onnxruntime", "pillow", "torch")}
