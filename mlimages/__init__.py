@@ -7,45 +7,59 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mlimages.augmentation import augment
+    from mlimages.bundle import OnnxBundle
     from mlimages.errors import MlimagesError
+    from mlimages.evaluation import evaluate
     from mlimages.gathering import Source, UrlList, gather, gather_async
     from mlimages.images import LabeledImage
     from mlimages.labels import LabelFile
-    from mlimages.records import ImageProperty, ImageRef, Normalization, Prediction, Preprocessing
+    from mlimages.learning.export import export_run
+    from mlimages.predictor import Predictor
+    from mlimages.records import BrokenImage, ImageProperty, ImageRef, Normalization, Prediction, Preprocessing
     from mlimages.training import TrainingData
 
 __version__ = "1.0.0a1"
 
 _MODULE_OF = {
+    "BrokenImage": "records",
     "ImageProperty": "records",
     "ImageRef": "records",
     "LabelFile": "labels",
     "LabeledImage": "images",
     "MlimagesError": "errors",
     "Normalization": "records",
+    "OnnxBundle": "bundle",
     "Prediction": "records",
+    "Predictor": "predictor",
     "Preprocessing": "records",
     "Source": "gathering",
     "TrainingData": "training",
     "UrlList": "gathering",
     "augment": "augmentation",
+    "evaluate": "evaluation",
+    "export_run": "learning.export",
     "gather": "gathering",
     "gather_async": "gathering",
 }
 
 __all__ = [
+    "BrokenImage",
     "ImageProperty",
     "ImageRef",
     "LabelFile",
     "LabeledImage",
     "MlimagesError",
     "Normalization",
+    "OnnxBundle",
     "Prediction",
+    "Predictor",
     "Preprocessing",
     "Source",
     "TrainingData",
     "UrlList",
     "augment",
+    "evaluate",
+    "export_run",
     "gather",
     "gather_async",
 ]
