@@ -4,6 +4,7 @@ Protocol: https://chromedevtools.github.io/devtools-protocol/ ; messages are JSO
 """
 
 import base64
+import fcntl
 import json
 import os
 import select
@@ -33,12 +34,21 @@ OpenPage = Callable[..., "Page"]
 """`open_page(url_or_path, width=1400, height=900, dark=False) -> Page`, the fixture of conftest."""
 
 
+def _pipe() -> tuple[int, int]:
+    """A pipe whose ends are numbered from 10: 3 and 4 are to be free in the child."""
+    ends = os.pipe()
+    high = tuple(fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in ends)
+    for end in ends:
+        os.close(end)
+    return high[0], high[1]
+
+
 class Browser:
     """One Chromium process with an empty profile."""
 
     def __init__(self, executable: str, profile: Path) -> None:
-        commands_in, self._commands = os.pipe()
-        self._answers, answers_out = os.pipe()
+        commands_in, self._commands = _pipe()
+        self._answers, answers_out = _pipe()
         # Chromium reads commands from file descriptor 3 and answers on 4; bash puts ours there.
         line = f'exec "$@" 3<&{commands_in} 4>&{answers_out} {commands_in}<&- {answers_out}>&-'
         self._process = subprocess.Popen(
