@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +34,8 @@ def register(app: typer.Typer) -> None:
         "Broken links cost nothing but their row in the manifest; run the same command again to go on.",
         epilog="Example: mlimages gather urls links.txt -o data/mine",
     )
-    sub.command("urls")(_urls)
+    for name, command in {"urls": _urls, "imagenet": _imagenet, "openverse": _openverse, "pexels": _pexels}.items():
+        sub.command(name)(command)
     app.add_typer(sub, name="gather", rich_help_panel="gather")
 
 
@@ -66,23 +69,24 @@ def _common(
 
 
 def _gathering(make_source: Callable[..., Source]) -> Callable[..., None]:
-    """A command from a function that makes a source: its own parameters, then the common ones."""
+    """A command from a function that makes a source: its own parameters after the first, then the common ones."""
     common = inspect.signature(_common, eval_str=True).parameters
     own = inspect.signature(make_source, eval_str=True)
 
     @wraps(make_source)
     def command(**values: Any) -> None:
         chosen = {name: values.pop(name) for name in common}
-        _run(make_source(**values), **chosen)
+        _run(partial(make_source, **values), **chosen)
 
     vars(command).pop("__wrapped__")  # Typer would read the inner function's parameters
-    parameters = [*own.parameters.values(), *common.values()]
+    parameters = [*list(own.parameters.values())[1:], *common.values()]
     vars(command)["__signature__"] = own.replace(parameters=parameters, return_annotation=None)
     return command
 
 
 @_gathering
 def _urls(
+    network: Any,
     lists: list[Path] = typer.Argument(..., help="Lists: .txt, .csv, .tsv, .jsonl, .parquet; .gz of any; - for stdin."),
     url_col: str = typer.Option(None, help="The column of links, if it has an unusual name."),
     label_col: str = typer.Option(None, help="The column of classes, if it has an unusual name."),
@@ -100,25 +104,149 @@ def _urls(
     return UrlList(*lists, url_col=url_col, label_col=label_col)
 
 
-def _run(source: Source, *, out: Path, dry_run: bool, as_json: bool, quiet: bool, **chosen: Any) -> None:
-    from mlimages.gathering import gather
-    from mlimages.gathering.options import parse_reasons, parse_shard
+@_gathering
+def _imagenet(
+    network: Any,
+    words: list[str] = typer.Argument(..., help='WordNet ids or words: n02121808, "domestic cat".'),
+    subtree: bool = typer.Option(False, "--subtree", help="Every synset beneath it too, each in its own folder."),
+    archive: Path = typer.Option(None, help="Take the pictures from this tar or folder."),
+    url_list: Path = typer.Option(None, help="Lines WNID_NUMBER<TAB>URL, such as fall11_urls.txt (.gz, .tgz)."),
+    endpoint: str = typer.Option("https://image-net.org", metavar="URL", help="Another address of the same site."),
+) -> Any:
+    """Gather ImageNet's pictures by WordNet id or word.
 
-    options = {name: value for name, value in chosen.items() if value is not None}
-    options |= {f"{name}_s": options.pop(name) for name in ("timeout", "connect_timeout")}
-    if "shard" in options:
-        options["shard"] = parse_shard(options["shard"])
-    if "retry_failed" in options:
-        options["retry_failed"] = parse_reasons(options["retry_failed"])
+    The pictures come by the first way that works: --archive, the site's archive of the synset, the site's list of
+    links, --url-list. Folders are named by the synset's first word: domestic_cat/persian_cat.
+
+    Example: mlimages gather imagenet n02121808 --subtree --limit 200 -o data/cats
+    """
+    from mlimages.gathering import ImageNet
+
+    return ImageNet(
+        words,
+        with_subtree=subtree,
+        archive=archive,
+        url_list=url_list,
+        endpoint=endpoint,
+        network=network,
+        tell=_tell,
+    )
+
+
+@_gathering
+def _openverse(
+    network: Any,
+    queries: list[str] = typer.Argument(..., help="Words to search for, or CLASS=WORDS."),
+    licence: str = typer.Option("", metavar="NAME,...", help="Only these licences: by,by-sa,cc0,pdm ..."),
+    no_wait: bool = typer.Option(False, "--no-wait", help="Stop where it would wait; the same command goes on."),
+    endpoint: str = typer.Option("https://api.openverse.org", metavar="URL", help="Another address of the interface."),
+) -> Any:
+    """Gather openly licensed pictures by search word.
+
+    Openverse needs no key. Creator and licence of each picture are in OUT/manifest.jsonl and OUT/ATTRIBUTION.md.
+
+    Example: mlimages gather openverse cat dog --licence by,cc0 --limit 300 -o data/pets
+    """
+    from mlimages.gathering import Openverse
+
+    wait = None if no_wait else _count_down
+    return Openverse(queries, licences=licence, endpoint=endpoint, network=network, wait=wait)
+
+
+@_gathering
+def _pexels(
+    network: Any,
+    queries: list[str] = typer.Argument(..., help='Words to search for, or CLASS=WORDS ("lizard=lizard reptile").'),
+    i_have_permission: bool = typer.Option(False, "--i-have-permission", help="Pexels allowed you to do this."),
+    photo_size: str = typer.Option(
+        "medium", help="original, large2x, large, medium, small, portrait, landscape, tiny."
+    ),
+    orientation: str = typer.Option(None, help="landscape, portrait or square."),
+    size: str = typer.Option(None, help="The least size: large (24 MP), medium (12 MP) or small (4 MP)."),
+    color: str = typer.Option(None, help="A colour by name, or as a hexadecimal code."),
+    locale: str = typer.Option(None, help="The language of the words, such as de-DE."),
+    no_wait: bool = typer.Option(
+        False, "--no-wait", help="Stop where it would wait an hour; the same command goes on."
+    ),
+    endpoint: str = typer.Option("https://api.pexels.com/v1", metavar="URL", help="Another address of the interface."),
+) -> Any:
+    """Gather photographs from Pexels by search word.
+
+    The key is read from PEXELS_API_KEY (free: https://www.pexels.com/api/). Pexels' terms forbid data sets for machine
+    learning without its permission: ask for it, then say --i-have-permission. Photographers are named in
+    OUT/ATTRIBUTION.md.
+
+    Example: mlimages gather pexels cat dog --limit 300 -o data/pets --i-have-permission
+    """
+    from mlimages.gathering import Pexels
+
+    filters = {"orientation": orientation, "size": size, "color": color, "locale": locale}
+    return Pexels(
+        queries,
+        photo_size=photo_size,
+        filters={name: value for name, value in filters.items() if value},
+        i_have_permission=i_have_permission,
+        endpoint=endpoint,
+        network=network,
+        wait=None if no_wait else _count_down,
+    )
+
+
+def _run(
+    make_source: Callable[[Any], Source], *, out: Path, dry_run: bool, as_json: bool, quiet: bool, **chosen: Any
+) -> None:
+    from mlimages.gathering import GatherOptions, gather
+
+    options = _options(**chosen)
+    source = make_source(GatherOptions(**options))
+    if dry_run:
+        _print_plan(source, as_json=as_json)
+        return
     summary = gather(source, out, progress=NoProgress() if quiet else TqdmProgress(), **options)
     if as_json:
-        print(json.dumps(summary.to_dict()))
+        print(json.dumps(summary.to_dict(), ensure_ascii=False))
     elif not quiet:
         print("\n".join(_table(summary)))
     if not summary.ok:
         raise GatherError(f"nothing was gathered; {out}/manifest.jsonl says why, link by link")
     if not quiet:
         print(f"\nnext: mlimages label {out}", file=sys.stderr)
+
+
+def _options(
+    *, timeout: float, connect_timeout: float, retry_failed: str | None, shard: str | None, **others: Any
+) -> dict[str, Any]:
+    from mlimages.gathering.options import parse_reasons, parse_shard
+
+    options = {"timeout_s": timeout, "connect_timeout_s": connect_timeout, **others}
+    options["retry_failed"] = parse_reasons(retry_failed) if retry_failed else None
+    options["shard"] = parse_shard(shard) if shard else None
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _print_plan(source: Any, *, as_json: bool) -> None:
+    plan: dict[str, int | None] = asyncio.run(source.plan())
+    if as_json:
+        print(json.dumps({"classes": plan}, ensure_ascii=False))
+        return
+    for label, count in plan.items():
+        print(f"{label:<50} {'not known' if count is None else count:>9}")
+
+
+def _tell(text: str) -> None:
+    from tqdm import tqdm
+
+    tqdm.write(f"mlimages: {text}", file=sys.stderr)  # above the bar
+
+
+async def _count_down(seconds: float, why: str) -> None:
+    """Wait, with the time that is left on standard error."""
+    _tell(f"{why}; waiting {seconds / 60:.0f} minutes (Ctrl-C stops, the same command goes on)")
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        if sys.stderr.isatty():
+            print(f"\r  {int(left) // 60}:{int(left) % 60:02} left ", end="", file=sys.stderr, flush=True)
+        await asyncio.sleep(min(1.0, left))
 
 
 def _table(summary: GatherSummary) -> Iterator[str]:

@@ -6,14 +6,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mlimages.gathering.imagenet import ImageNet
     from mlimages.gathering.lists import read_list
     from mlimages.gathering.loop import gather, gather_async
     from mlimages.gathering.manifest import read_manifest
+    from mlimages.gathering.openverse import Openverse
     from mlimages.gathering.options import GatherOptions
+    from mlimages.gathering.pexels import Pexels
     from mlimages.gathering.sources import Source, UrlList
 
 _MODULE_OF = {
     "GatherOptions": "options",
+    "ImageNet": "imagenet",
+    "Openverse": "openverse",
+    "Pexels": "pexels",
     "Source": "sources",
     "UrlList": "sources",
     "gather": "loop",
@@ -22,7 +28,18 @@ _MODULE_OF = {
     "read_manifest": "manifest",
 }
 
-__all__ = ["GatherOptions", "Source", "UrlList", "gather", "gather_async", "read_list", "read_manifest"]
+__all__ = [
+    "GatherOptions",
+    "ImageNet",
+    "Openverse",
+    "Pexels",
+    "Source",
+    "UrlList",
+    "gather",
+    "gather_async",
+    "read_list",
+    "read_manifest",
+]
 
 
 def __getattr__(name: str) -> Any:  # lazy: the decoding processes import this package without aiohttp

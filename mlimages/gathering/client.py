@@ -12,7 +12,9 @@ from mlimages.gathering.address import public_socket
 from mlimages.gathering.options import GatherOptions
 
 
-def open_session(options: GatherOptions, *, decompress: bool = False) -> aiohttp.ClientSession:
+def open_session(
+    options: GatherOptions, *, decompress: bool = False, timeout: aiohttp.ClientTimeout | None = None
+) -> aiohttp.ClientSession:
     """A session as `options` say; bodies come as sent unless `decompress`."""
     from_environment = options.proxy is None and any(urllib.request.getproxies().get(s) for s in ("http", "https"))
     guarded = not (options.allow_private or options.proxy or from_environment)  # a proxy looks names up itself
@@ -25,7 +27,7 @@ def open_session(options: GatherOptions, *, decompress: bool = False) -> aiohttp
     )
     return aiohttp.ClientSession(
         connector=connector,
-        timeout=aiohttp.ClientTimeout(total=options.timeout_s, connect=options.connect_timeout_s),
+        timeout=timeout or aiohttp.ClientTimeout(total=options.timeout_s, connect=options.connect_timeout_s),
         headers={"User-Agent": options.user_agent, "Accept": "image/*,*/*;q=0.5"}
         | ({} if decompress else {"Accept-Encoding": "identity"}),
         auto_decompress=decompress,

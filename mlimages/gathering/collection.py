@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from mlimages.errors import GatherError
+from mlimages.gathering.attribution import write_attributions
 from mlimages.gathering.fetch import Fetched
 from mlimages.gathering.inspect import Facts, Rejection
 from mlimages.gathering.likeness import LikenessIndex
@@ -51,6 +52,7 @@ class Gathered:
         self._hidden = out / HIDDEN / Path(shard).stem
         self._numbers = itertools.count(1)
         self.added = 0
+        self.has_attributions = False
 
     def __enter__(self) -> Gathered:
         try:
@@ -114,6 +116,8 @@ class Gathered:
         """Bring the manifest into its final form, a row per link, if this run left it otherwise."""
         if not self._is_settled:
             self._settle()
+        if self.has_attributions:
+            write_attributions(self.out)
 
     def _settle(self) -> None:
         settle(self.out, self._paths(), self._manifest, keep_duplicates=self._options.keep_duplicates)
@@ -144,6 +148,7 @@ class Gathered:
     def _note(self, row: FetchResult) -> None:
         self._done.add(row_key(row.label, row.url))
         self.tally.add(row)
+        self.has_attributions |= "attribution" in row.source
         if row.sha256 is None or (row.status == "failed" and row.reason is not Reason.PLACEHOLDER):
             return
         copies = self._copies.setdefault(bytes.fromhex(row.sha256), _Copies())

@@ -119,7 +119,7 @@ class Fetcher:
     def _judge(self, response: aiohttp.ClientResponse, asked: URL) -> None:
         reason = reason_of_status(response.status)
         if reason:
-            raise _RefusalError(reason, f"HTTP {response.status}", _retry_after_s(response.headers.get("Retry-After")))
+            raise _RefusalError(reason, f"HTTP {response.status}", retry_after_s(response.headers.get("Retry-After")))
         if not self._options.ignore_opt_out and _opted_out(response.headers.getall("X-Robots-Tag", [])):
             raise _RefusalError(Reason.OPT_OUT, f"X-Robots-Tag: {response.headers['X-Robots-Tag'][:100]}")
         if response.history and any(word in response.url.name.lower() for word in _GONE_PICTURES):
@@ -168,8 +168,8 @@ def _inflater(encoding: str) -> Any:
             raise _RefusalError(Reason.BAD_HTTP, f"Content-Encoding: {other[:40]}")
 
 
-def _retry_after_s(value: str | None) -> float | None:
-    """Seconds or an HTTP date (RFC 9110, 10.2.3)."""
+def retry_after_s(value: str | None) -> float | None:
+    """Seconds from now, of a Retry-After that is a number or a date (RFC 9110, 10.2.3)."""
     if value is None:
         return None
     try:

@@ -8,6 +8,7 @@ import io
 import json
 import re
 import sys
+import tarfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -68,9 +69,14 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
         yield sys.stdin.buffer
         return
     try:
+        if path.suffix == ".tgz":
+            with tarfile.open(path, "r|gz") as archive:
+                member = next((info for info in archive if info.isreg()), None)
+                yield (member and archive.extractfile(member)) or io.BytesIO()
+            return
         with path.open("rb") as file:
             yield io.BufferedReader(gzip.GzipFile(fileobj=file)) if path.suffix == ".gz" else file
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
         raise InputError(f"{path} cannot be read to its end: {error}") from error
 
 

@@ -6,6 +6,7 @@ import asyncio
 import math
 import time
 from collections import Counter, deque
+from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -80,9 +81,10 @@ class _Run:
         for label in sorted(self._gathered.tally.classes):
             self._tell_if_full(label)
         self._progress.start("gather", await _length(source), "link")
+        refs = aiter(source)
         try:
             async with asyncio.TaskGroup() as self._group:
-                async for ref in source:
+                async for ref in refs:
                     self._offer(ref)
                     while self._working >= _AHEAD or self._waiting > most_parked:
                         self._moved.clear()
@@ -90,6 +92,8 @@ class _Run:
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
         finally:
+            if isinstance(refs, AsyncGenerator):
+                await refs.aclose()
             self._progress.close()
 
     def _offer(self, ref: ImageRef) -> None:

@@ -70,7 +70,7 @@ def _row(values: dict[str, Any]) -> FetchResult | None:
 
 
 def _is_whole(row: FetchResult) -> bool:
-    if not (isinstance(row.url, str) and isinstance(row.label, str)):
+    if not (isinstance(row.url, str) and isinstance(row.label, str) and isinstance(row.source, dict)):
         return False
     if row.status == "failed":
         return row.path is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Protocol
@@ -58,6 +59,13 @@ class UrlList:
         if any(list_suffix(path) == ".parquet" or path.suffix == ".gz" or not path.is_file() for path in self._paths):
             return None
         return await asyncio.to_thread(lambda: sum(map(count_lines, self._paths)))
+
+    async def plan(self) -> dict[str, int | None]:
+        """How many links there are by class."""
+        counts: Counter[str] = Counter()
+        async for ref in self:
+            counts[ref.label] += 1
+        return dict(counts)
 
 
 def _take(refs: Iterator[ImageRef], block: int) -> list[ImageRef]:
