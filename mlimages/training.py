@@ -145,7 +145,7 @@ def load_in_order(
     items: Iterable[LabeledPath], prop: ImageProperty, *, workers: int | None = None
 ) -> Iterator[tuple[LabeledPath, NDArray[np.uint8] | BrokenImage]]:
     """Each picture's pixels, uint8 `(H, W, C)`, in order, decoded ahead in threads; or why there are none."""
-    count = workers or len(os.sched_getaffinity(0))
+    count = workers or os.cpu_count() or 1
     pool = ThreadPoolExecutor(count, thread_name_prefix="decode")
     waiting: deque[tuple[LabeledPath, Future[NDArray[np.uint8] | BrokenImage]]] = deque()
     try:

@@ -22,6 +22,7 @@ PARTS = {2: ("train", "val"), 3: ("train", "val", "test")}
 def register(app: typer.Typer) -> None:
     """Add this step's commands to the command line."""
     app.command("label", rich_help_panel="curate")(label)
+    app.command("check", rich_help_panel="curate")(check)
     app.command("mean", rich_help_panel="curate")(mean)
 
 
@@ -73,6 +74,35 @@ def label(
         if as_folders:
             labels.lay_out(part, as_folders / name, copy=copy)
     _tell_written(written, as_folders, as_json=as_json)
+
+
+def check(
+    sources: list[Path] = typer.Argument(..., metavar="LABELS...", help="Label files; several to find leaks."),
+    strict: bool = typer.Option(False, "--strict", help="Exit 1 where there are errors."),
+    as_json: bool = typer.Option(False, "--json", help="Print counts and groups as JSON."),
+) -> None:
+    """Find broken, doubled, leaking and odd pictures.
+
+    Every picture is decoded once and what was found is remembered. Beside each label file come NAME_checked.txt
+    (without what is in error), NAME_rejected.tsv (path, label, code, detail) and NAME_warnings.tsv (kept, but look).
+
+    Example: mlimages check train.txt val.txt
+    """
+    from mlimages import validation
+    from mlimages.progress import TqdmProgress
+
+    report = validation.check(sources, progress=TqdmProgress())
+    written = validation.write_outcome(report)
+    if as_json:
+        _print_json(report.to_dict())
+    else:
+        print(f"{report.checked} pictures checked, {report.ok} ok")
+        for title, counts in (("errors (left out)", report.errors), ("warnings (kept)", report.warnings)):
+            print("\n".join([f"{title}: {sum(counts.values())}", *(f"  {n:>7}  {code}" for code, n in counts.items())]))
+    _say("written: " + ", ".join(str(path) for path in written))
+    _say(f"next: mlimages mean {written[0]} --size 224")
+    if strict and report.errors:
+        raise typer.Exit(1)
 
 
 def mean(

@@ -107,15 +107,15 @@ def decode(image: Image.Image) -> Image.Image:
 
 
 def to_rgb(image: Image.Image, *, background: tuple[int, int, int] = WHITE) -> Image.Image:
-    """A decoded picture upright by its EXIF orientation and in 8-bit RGB.
+    """A decoded picture upright by its EXIF orientation and in 8-bit RGB (see `flatten`)."""
+    return flatten(ImageOps.exif_transpose(image) if orientation(image) != 1 else image, background=background)
 
-    16-bit grey is scaled (divided by 257), transparency is laid over `background`.
-    """
-    if orientation(image) != 1:
-        image = ImageOps.exif_transpose(image)
+
+def flatten(image: Image.Image, *, background: tuple[int, int, int] = WHITE) -> Image.Image:
+    """A decoded picture in 8-bit RGB: 16-bit grey is scaled (divided by 257), transparency laid over `background`."""
     if image.mode.startswith("I") or image.mode == "F":
         image = _to_eight_bits(image)
-    if is_transparent(image):
+    if image.has_transparency_data:
         rgba = image.convert("RGBA")
         flat = Image.new("RGB", rgba.size, background)
         flat.paste(rgba, mask=rgba.getchannel("A"))
@@ -130,11 +130,6 @@ def orientation(image: Image.Image) -> int:
     except _DECODE_ERRORS:
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
-
-
-def is_transparent(image: Image.Image) -> bool:
-    """Whether the picture has an alpha channel or a transparent colour."""
-    return image.has_transparency_data
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:

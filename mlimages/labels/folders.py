@@ -123,7 +123,7 @@ def append(existing: LabelFile, added: LabelFile, *, by_number: bool) -> LabelFi
     merged = existing.merge(new)
     if not by_number:
         return merged
-    names = existing.defined_class_names or ()
+    names = existing.defined_class_names
     for number, name in enumerate(added.class_names):
         names = with_class(names, number, name)
     return LabelFile(existing.path, existing.img_root, items=lambda: chain(existing, new), class_names=names)

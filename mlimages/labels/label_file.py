@@ -64,12 +64,12 @@ class LabelFile:
         return tuple(str(label) for label in range(max((item.label for item in self), default=-1) + 1))
 
     @property
-    def defined_class_names(self) -> ClassNames | None:
+    def defined_class_names(self) -> ClassNames:
         """The names given or in the class definition beside the file; nothing without one."""
         definition = class_definition_path(self.path)
         if self._class_names is None and definition.exists():
             return read_class_names(definition)
-        return self._class_names
+        return self._class_names or ()
 
     def filter(self, keep: Callable[[LabeledPath], bool]) -> LabelFile:
         """The pictures for which `keep` is true, in order."""
@@ -95,7 +95,7 @@ class LabelFile:
     def merge(self, *others: LabelFile) -> LabelFile:
         """All pictures one after the other, classes united by name; by number where one file has no names."""
         files = (self, *others)
-        known = [file.defined_class_names or () for file in files]
+        known = [file.defined_class_names for file in files]
         if not all(known):
             longest = max(known, key=len)
             return LabelFile(self.path, self.img_root, items=lambda: chain(*files), class_names=longest)
@@ -109,7 +109,7 @@ class LabelFile:
 
     def write(self, path: str | Path) -> LabelFile:
         """Write the pictures and the class names to `path`, whole or not at all; return that file."""
-        write_label_file(Path(path), self, self.defined_class_names or ())
+        write_label_file(Path(path), self, self.defined_class_names)
         return LabelFile(path)
 
     def to_training_data(self, prop: ImageProperty, **options: Any) -> TrainingData:

@@ -1,0 +1,109 @@
+"""What may be wrong with a picture: one stable code each, and where the lines are drawn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from mlimages.images import MAX_PIXELS
+
+
+class Code(StrEnum):
+    """Errors first, in the order in which they are judged; then warnings."""
+
+    MISSING = "missing"
+    EMPTY = "empty"
+    NOT_AN_IMAGE = "not-an-image"
+    TRUNCATED = "truncated"
+    CORRUPT = "corrupt"
+    TOO_MANY_PIXELS = "too-many-pixels"
+    UNREADABLE = "unreadable"
+    TWO_LABELS = "same-picture-two-labels"
+    LEAK = "leak"
+
+    DUPLICATE = "duplicate"
+    NEAR_DUPLICATE = "near-duplicate"
+    WRONG_SUFFIX = "wrong-suffix"
+    ROTATED = "rotated"
+    CMYK = "cmyk"
+    SIXTEEN_BIT = "16-bit"
+    PALETTE = "palette"
+    TRANSPARENT = "transparent"
+    GREY = "grey"
+    ANIMATED = "animated"
+    TINY = "tiny"
+    ODD_SHAPE = "odd-shape"
+    BLANK = "blank"
+    DARK = "dark"
+    BRIGHT = "bright"
+    LOW_CONTRAST = "low-contrast"
+    BLURRED = "blurred"
+    GREY_BOTTOM = "grey-bottom"
+    PLACEHOLDER = "placeholder"
+    CROP_LOSS = "crop-loss"
+    CLASS_IMBALANCE = "class-imbalance"
+
+    @property
+    def is_error(self) -> bool:
+        """Errors are left out of NAME_checked.txt; warnings are kept and listed."""
+        return self in ERRORS
+
+
+ERRORS = frozenset(list(Code)[: list(Code).index(Code.DUPLICATE)])
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """Where the lines are drawn. Levels are 0..255 of luma.
+
+    Attributes:
+        max_pixels: too-many-pixels above this width x height.
+        min_side_px: tiny below this shorter side.
+        max_aspect: odd-shape above this longer / shorter side.
+        max_crop_loss: crop-loss where a centred square crop cuts away more than this share.
+        blank_spread: blank where the levels' 2nd and 98th percentile lie no farther apart.
+        contrast_spread: low-contrast likewise.
+        dark_level: dark where the 98th percentile lies below.
+        bright_level: bright where the 2nd percentile lies above.
+        blur: blurred where the sharpness (see `Facts.sharpness`) lies below.
+        placeholder_share: placeholder where the two most frequent levels cover at least this share of a picture that
+            is not blank; and where the same file turns up `placeholder_copies` times.
+        near_bits: near-duplicate where the perceptual hashes differ in at most so many of 64 bits ...
+        near_correlation: ... and the thumbnails correlate at least so much.
+        imbalance: class-imbalance where the largest class is more than so many times as large.
+    """
+
+    max_pixels: int = MAX_PIXELS
+    min_side_px: int = 32
+    max_aspect: float = 3.0
+    max_crop_loss: float = 0.5
+    blank_spread: int = 4
+    contrast_spread: int = 40
+    dark_level: int = 64
+    bright_level: int = 225
+    blur: float = 0.30
+    placeholder_share: float = 0.8
+    placeholder_copies: int = 5
+    near_bits: int = 16
+    near_correlation: float = 0.97
+    imbalance: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing said of one picture.
+
+    Attributes:
+        file: number of the label file among those given.
+        path: the picture; the label file itself where a whole class is meant.
+        label: its class number.
+        code: what it is.
+        detail: what was seen, for a person.
+    """
+
+    file: int
+    path: Path
+    label: int
+    code: Code
+    detail: str

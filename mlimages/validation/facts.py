@@ -1,0 +1,244 @@
+"""One picture, decoded once: everything that is ever judged of it."""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from mlimages.errors import ImageError
+from mlimages.images import decode, flatten, open_image, orientation
+from mlimages.records import Fault
+
+try:
+    import simplejpeg
+except ImportError:
+    simplejpeg = None
+
+VERSION = 1
+"""Of the facts: raised when their meaning changes, so that no cache of older ones is read."""
+
+WORK_PX = 128
+"""Figures are taken on the picture scaled down to a shorter side of at least so many pixels, below twice as many."""
+
+THUMB_PX = 16
+
+STRICT_JPEG = simplejpeg is not None
+"""Whether damage inside a JPEG is found that Pillow passes over (`pip install "mlimages[strict]"`)."""
+
+GREY_SPREAD = 6
+"""Channels that differ by no more are equal: what JPEG leaves of a grey picture, or of a flat area."""
+
+MID_GREY = 128
+TURNED_ON_SIDE = 5
+"""EXIF orientations from here on swap width and height."""
+
+_LAYOUT = struct.Struct("<8s8sIIB????BBBfBffffQ256s")
+_COSINES = np.cos(np.pi / 32 * np.outer(np.arange(8), np.arange(32) + 0.5)).astype(np.float32)  # (8, 32)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What one picture is.
+
+    Attributes:
+        format, mode: as Pillow names them, as stored.
+        width, height: in pixels, upright.
+        orientation: EXIF, 1 (upright) to 8.
+        deep: more than 8 bits a channel.
+        transparent: some pixel shows the background.
+        low, high: 2nd and 98th percentile of the luma levels, 0..255.
+        typical: median of the luma levels.
+        two_levels: share of the picture that the two most frequent luma levels cover.
+        flat_bottom: how much of the height, from the bottom, is one mid-grey; in percent.
+        sharpness: energy of neighbour differences over that of differences two apart: 0.25 for a smooth picture,
+            about 0.5 where edges are sharp, 1 for noise; whatever the contrast.
+        red, green, blue: mean levels, 0..255.
+        hash: 64-bit perceptual hash (DCT of a 32 x 32 thumbnail, upright).
+        thumb: 16 x 16 luma, row by row, upright.
+    """
+
+    format: str
+    mode: str
+    width: int
+    height: int
+    orientation: int
+    animated: bool
+    deep: bool
+    transparent: bool
+    grey: bool
+    low: int
+    high: int
+    typical: int
+    two_levels: float
+    flat_bottom: int
+    sharpness: float
+    red: float
+    green: float
+    blue: float
+    hash: int
+    thumb: bytes
+
+    def pack(self) -> bytes:
+        """As bytes for the cache."""
+        values = [getattr(self, name) for name in _NAMES]
+        return _LAYOUT.pack(values[0].encode()[:8], values[1].encode()[:8], *values[2:])
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> Facts:
+        """The inverse of `pack`."""
+        form, mode, *rest = _LAYOUT.unpack(packed)
+        return cls(form.rstrip(b"\0").decode(), mode.rstrip(b"\0").decode(), *rest)
+
+
+_NAMES = [field.name for field in fields(Facts)]
+
+
+def examine(data: bytes, *, max_pixels: int) -> Facts:
+    """Decode a picture to its last byte and measure it.
+
+    A JPEG is decoded at the smallest scale that suffices: every byte of it is read all the same.
+
+    Raises:
+        ImageError: with the picture's `Fault`.
+    """
+    image = open_image(data, max_pixels=max_pixels)
+    form, mode, size, turned, deep = image.format or "", image.mode, image.size, orientation(image), _is_deep(image)
+    animated = form not in ("JPEG", "MPO") and bool(getattr(image, "is_animated", False))
+    image = _decoded(image, data)
+    see_through = image.has_transparency_data and _shows_background(image)
+    small = _smaller(image)
+    luma, tiny = small.convert("L"), small.resize((32, 32), Image.Resampling.BOX)
+    thumb = _upright(np.asarray(tiny.convert("L"), dtype=np.float32), turned)  # (32, 32)
+    colours = np.asarray(tiny, dtype=np.int16).reshape(-1, 3)  # (32 x 32, 3)
+    red, green, blue = colours.mean(axis=0).tolist()
+    low, high, typical, two_levels = _levels(luma)
+    return Facts(
+        format=form,
+        mode=mode,
+        width=size[0] if turned < TURNED_ON_SIDE else size[1],
+        height=size[1] if turned < TURNED_ON_SIDE else size[0],
+        orientation=turned,
+        animated=animated,
+        deep=deep,
+        transparent=see_through,
+        grey=mode in ("1", "L", "LA") or mode[:1] in "IF" or _is_grey(colours),
+        low=low,
+        high=high,
+        typical=typical,
+        two_levels=two_levels,
+        flat_bottom=_flat_bottom(small),
+        sharpness=_sharpness(luma),
+        red=red,
+        green=green,
+        blue=blue,
+        hash=_perceptual_hash(thumb),
+        thumb=_halved(thumb),
+    )
+
+
+def _decoded(image: Image.Image, data: bytes) -> Image.Image:
+    if image.format != "JPEG":
+        return decode(image)
+    factor = _factor(image.size)
+    image.draft(None, (math.ceil(image.width / factor), math.ceil(image.height / factor)))
+    decode(image)
+    if STRICT_JPEG:
+        _demand_strictly_sound(data)
+    return image
+
+
+def _demand_strictly_sound(data: bytes) -> None:
+    """Raise where the JPEG library would only warn: Pillow passes over that."""
+    try:
+        simplejpeg.decode_jpeg(data, colorspace="GRAY", fastdct=True, min_height=1, min_width=1, strict=True)
+    except ValueError as error:
+        raise ImageError(Fault.CORRUPT, str(error)) from error
+
+
+def _factor(size: tuple[int, int]) -> int:
+    return max(1, min(size) // WORK_PX)
+
+
+def _smaller(image: Image.Image) -> Image.Image:
+    """RGB, not turned, its shorter side from WORK_PX to below twice that."""
+    factor = _factor(image.size)
+    early = factor > 1 and image.mode in ("RGB", "L") and not image.has_transparency_data
+    image = flatten(image.reduce(factor) if early else image)
+    return image if early or factor == 1 else image.reduce(factor)
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """More than 8 bits a channel: by the mode, a PNG's raw mode, or a TIFF's BitsPerSample."""
+    if image.mode[:1] in "IF":
+        return True
+    raw = str(image.tile[0].args) if image.tile else ""  # type: ignore[attr-defined]
+    return "16" in raw and image.format in ("PNG", "TIFF", "PPM", "JPEG2000")
+
+
+def _shows_background(image: Image.Image) -> bool:
+    lowest, _ = image.convert("RGBA").getchannel("A").getextrema()
+    return isinstance(lowest, int) and lowest < 255
+
+
+def _is_grey(colours: NDArray[np.int16]) -> bool:
+    spread = colours.max(axis=1) - colours.min(axis=1)
+    return bool(spread.max() <= GREY_SPREAD)
+
+
+def _levels(luma: Image.Image) -> tuple[int, int, int, float]:
+    """2nd, 98th and 50th percentile, and the share of the two most frequent levels."""
+    counts = np.asarray(luma.histogram())
+    pixels = luma.width * luma.height
+    low, typical, high = counts.cumsum().searchsorted((0.02 * pixels, 0.5 * pixels, 0.98 * pixels)).tolist()
+    return low, high, typical, float(np.partition(counts, -2)[-2:].sum()) / pixels
+
+
+def _sharpness(luma: Image.Image) -> float:
+    levels = np.asarray(luma).astype(np.float32)
+    near = _energy(levels[1:] - levels[:-1]) + _energy(levels[:, 1:] - levels[:, :-1])
+    far = _energy(levels[2:] - levels[:-2]) + _energy(levels[:, 2:] - levels[:, :-2])
+    return near / far if far else 1.0
+
+
+def _energy(differences: NDArray[np.float32]) -> float:
+    return float(np.vdot(differences, differences))
+
+
+def _flat_bottom(small: Image.Image) -> int:
+    """Percent of the height, from the bottom, whose rows are all one mid-grey: what decoders fill a cut JPEG with."""
+    if not _is_mid_grey(np.asarray(small.getpixel((0, small.height - 1)))):
+        return 0
+    rows = [_is_mid_grey(row) for row in np.asarray(small)[::-1]]
+    return 100 * (rows.index(False) if False in rows else len(rows)) // len(rows)
+
+
+def _is_mid_grey(levels: NDArray[np.uint8]) -> bool:
+    return int(levels.max()) <= MID_GREY + GREY_SPREAD and int(levels.min()) >= MID_GREY - GREY_SPREAD
+
+
+def _upright(thumb: NDArray[np.float32], turned: int) -> NDArray[np.float32]:
+    """Turn by EXIF orientation (Exif 2.32, tag 274)."""
+    if turned >= TURNED_ON_SIDE:
+        thumb = thumb.T
+    flip_rows, flip_columns = turned in (3, 4, 7, 8), turned in (2, 3, 6, 7)
+    return thumb[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1]
+
+
+def _perceptual_hash(thumb: NDArray[np.float32]) -> int:
+    """64 bits: which of the 8 x 8 lowest DCT coefficients lie above their median (pHash, Zauner 2010)."""
+    low = _COSINES @ thumb @ _COSINES.T  # (8, 8)
+    flat = low.ravel()
+    bits = flat > np.partition(flat, 31)[31]
+    return int.from_bytes(np.packbits(bits).tobytes(), "big")
+
+
+def _halved(thumb: NDArray[np.float32]) -> bytes:
+    """16 x 16 levels from 32 x 32, row by row."""
+    rows = thumb[0::2] + thumb[1::2]
+    halved: NDArray[np.uint8] = ((rows[:, 0::2] + rows[:, 1::2]) * 0.25 + 0.5).astype(np.uint8)
+    return halved.tobytes()

@@ -1,0 +1,119 @@
+"""The outcome of a check as a value, and the files that it leaves beside each label file."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlimages.files import replacing
+from mlimages.labels import LabelFile, relative_name, write_label_file
+from mlimages.validation.codes import Code, Finding, Thresholds
+
+
+@dataclass(frozen=True, slots=True)
+class Measures:
+    """Figures of the decoded pictures, in the order of the files, for plots.
+
+    Attributes:
+        label: class numbers `(N,)`.
+        size: width and height in pixels, upright `(N, 2)`.
+        level: median luma, 0..255 `(N,)`.
+        colour: mean red, green, blue, 0..255 `(N, 3)`.
+    """
+
+    label: NDArray[np.int32]
+    size: NDArray[np.int32]
+    level: NDArray[np.uint8]
+    colour: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one pass over label files found.
+
+    Attributes:
+        files: the label files, in the order given.
+        counts: pictures by (file, class number).
+        checked: pictures looked at.
+        ok: those without an error.
+        findings: all of them, by file and line.
+        duplicate_groups: pictures that are the same or nearly so; the first of a group comes first.
+        thresholds: where the lines were drawn.
+        seconds: how long it took.
+        measures: for plots.
+    """
+
+    files: tuple[LabelFile, ...]
+    counts: dict[tuple[int, int], int]
+    checked: int
+    ok: int
+    findings: tuple[Finding, ...]
+    duplicate_groups: tuple[tuple[Path, ...], ...]
+    thresholds: Thresholds
+    seconds: float
+    measures: Measures = field(repr=False)
+
+    @property
+    def errors(self) -> dict[str, int]:
+        """Count by code, of what is left out."""
+        return self._count(errors=True)
+
+    @property
+    def warnings(self) -> dict[str, int]:
+        """Count by code, of what is kept and listed."""
+        return self._count(errors=False)
+
+    def rejected(self, file: int = 0) -> set[Path]:
+        """The pictures of one label file that are left out."""
+        return {one.path for one in self.findings if one.file == file and one.code.is_error}
+
+    def kept(self, file: int = 0) -> LabelFile:
+        """One label file without what is left out."""
+        return self.files[file].without(self.rejected(file))
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "checked": self.checked,
+            "ok": self.ok,
+            "errors": self.errors,
+            "warnings": self.warnings,
+            "duplicate_groups": [[str(path) for path in group] for group in self.duplicate_groups],
+            "seconds": round(self.seconds, 3),
+            "files": [str(file.path) for file in self.files],
+            "thresholds": asdict(self.thresholds),
+        }
+
+    def _count(self, *, errors: bool) -> dict[str, int]:
+        counts = Counter(one.code for one in self.findings if one.code.is_error == errors)
+        return {code.value: counts[code] for code in Code if counts[code]}
+
+
+def write_outcome(report: Report) -> list[Path]:
+    """Write `NAME_checked.txt`, `NAME_rejected.tsv` and `NAME_warnings.tsv` beside each label file."""
+    written = []
+    for number, file in enumerate(report.files):
+        checked, rejected, warnings = (
+            file.path.with_name(f"{file.path.stem}_{end}") for end in ("checked.txt", "rejected.tsv", "warnings.tsv")
+        )
+        write_label_file(checked, report.kept(number), file.class_names)
+        found = [one for one in report.findings if one.file == number]
+        _write_table(rejected, (one for one in found if one.code.is_error))
+        _write_table(warnings, (one for one in found if not one.code.is_error))
+        written += [checked, rejected, warnings]
+    return written
+
+
+def _write_table(path: Path, findings: Iterable[Finding]) -> None:
+    folder = path.parent.absolute()
+    with replacing(path) as part, part.open("w", encoding="utf-8") as out:
+        out.write("path\tlabel\tcode\tdetail\n")
+        for one in findings:
+            detail = " ".join(one.detail.split())
+            out.write(f"{relative_name(one.path, folder)}\t{one.label}\t{one.code}\t{detail}\n")

@@ -1,0 +1,195 @@
+"""The pass itself: every picture once, then what the pictures have to do with each other."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from array import array
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from pathlib import Path
+
+import numpy as np
+
+from mlimages.errors import ImageError
+from mlimages.images import read_bytes
+from mlimages.labels import LabelFile
+from mlimages.progress import NoProgress, Progress
+from mlimages.records import LabeledPath
+from mlimages.validation.codes import Code, Finding, Thresholds
+from mlimages.validation.facts import Facts, examine
+from mlimages.validation.judging import Verdict, judge, judge_classes
+from mlimages.validation.outcome import Measures, Report
+from mlimages.validation.relations import Seen, described, relations
+from mlimages.validation.store import Examined, Stamp, Store
+
+BATCH = 256
+"""Pictures looked up and kept at a time: so many an interrupted check may do again."""
+
+CHUNK = 8
+"""Pictures handed to a thread at a time."""
+
+
+def check(
+    label_files: Sequence[LabelFile | str | Path],
+    *,
+    thresholds: Thresholds | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Look at every picture of the label files once; nothing about a picture raises.
+
+    What was found is kept in the cache folder by size, time and content: a later check, or one that goes on after an
+    interruption, decodes only what it has not seen.
+
+    Raises:
+        LabelFileError: a label file that cannot be read, or a line of it.
+    """
+    began = time.perf_counter()
+    lines = thresholds or Thresholds()
+    files = tuple(file if isinstance(file, LabelFile) else LabelFile(file) for file in label_files)
+    shown = progress or NoProgress()
+    shown.start("check", sum(1 for file in files for _ in file) if progress else None, " pictures")
+    seen, measuring = Seen(), _Measuring()
+    findings: list[tuple[int, Finding]] = []
+    for number, item, picture in _examined(files, lines, workers or os.cpu_count() or 1):
+        place = seen.add(number, item.label, picture, lines)
+        measuring.add(item.label, picture.facts)
+        for code, detail in _judged(item.path, picture, lines):
+            findings.append((place, Finding(number, item.path, item.label, code, detail)))
+        shown.advance()
+    shown.close()
+    families = seen.families(lines)
+    items = _looked_up(files, {place for family in families for place in family})
+    findings += _related(seen, families, items, lines)
+    findings.sort(key=lambda found: (found[0], _ORDER[found[1].code]))
+    counts = Counter(zip(seen.file, seen.label, strict=True))
+    return Report(
+        files=files,
+        counts=dict(counts),
+        checked=len(seen.digest),
+        ok=len(seen.digest) - len({place for place, one in findings if one.code.is_error}),
+        findings=(*(one for _, one in findings), *_class_findings(files, counts, lines)),
+        duplicate_groups=tuple(tuple(items[place].path for place in family) for family in families),
+        thresholds=lines,
+        seconds=time.perf_counter() - began,
+        measures=measuring.done(),
+    )
+
+
+def duplicate_groups(
+    paths: Iterable[Path], *, thresholds: Thresholds | None = None, progress: Progress | None = None
+) -> dict[Path, int]:
+    """The number of its group for each picture that is the same as another or nearly so, as `labels.split` takes it."""
+    listed = [LabeledPath(path, 0) for path in paths]
+    file = LabelFile("paths.txt", items=lambda: listed, class_names=("all",))
+    groups = check([file], thresholds=thresholds, progress=progress).duplicate_groups
+    return {path: number for number, group in enumerate(groups) for path in group}
+
+
+_ORDER = {code: number for number, code in enumerate(Code)}
+
+
+@dataclass(slots=True)
+class _Measuring:
+    label: array[int] = field(default_factory=lambda: array("i"))
+    size: array[int] = field(default_factory=lambda: array("i"))
+    level: array[int] = field(default_factory=lambda: array("B"))
+    colour: array[float] = field(default_factory=lambda: array("f"))
+
+    def add(self, label: int, facts: Facts | None) -> None:
+        if facts:
+            self.label.append(label)
+            self.size.extend((facts.width, facts.height))
+            self.level.append(facts.typical)
+            self.colour.extend((facts.red, facts.green, facts.blue))
+
+    def done(self) -> Measures:
+        return Measures(
+            np.array(self.label, np.int32),
+            np.array(self.size, np.int32).reshape(-1, 2),
+            np.array(self.level, np.uint8),
+            np.array(self.colour, np.float32).reshape(-1, 3),
+        )
+
+
+def _examined(
+    files: Iterable[LabelFile], lines: Thresholds, workers: int
+) -> Iterator[tuple[int, LabeledPath, Examined]]:
+    """Every picture of every file, in order."""
+    items = ((number, item) for number, file in enumerate(files) for item in file)
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="check")
+    with Store() as store:
+        try:
+            while batch := list(islice(items, BATCH)):
+                pictures = _batch([item.path for _, item in batch], store, lines, pool)
+                yield from ((number, item, found) for (number, item), found in zip(batch, pictures, strict=True))
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _batch(paths: Sequence[Path], store: Store, lines: Thresholds, pool: ThreadPoolExecutor) -> list[Examined]:
+    stamps = [_stamp(path) for path in paths]
+    known = store.find([stamp for stamp in stamps if stamp])
+    new = [place for place, stamp in enumerate(stamps) if not (stamp and stamp.path in known)]
+    chunks = [new[start : start + CHUNK] for start in range(0, len(new), CHUNK)]
+    looked = pool.map(lambda chunk: [_look(paths[place], store, lines) for place in chunk], chunks)
+    fresh = dict(zip(new, chain.from_iterable(looked), strict=True))
+    store.keep((stamp, fresh[place]) for place in new if (stamp := stamps[place]))
+    return [fresh[place] if place in fresh or not stamp else known[stamp.path] for place, stamp in enumerate(stamps)]
+
+
+def _stamp(path: Path) -> Stamp | None:
+    try:
+        found = os.stat(path)  # noqa: PTH116  # twice as fast, and done for every picture
+    except OSError:
+        return None
+    return Stamp(os.path.abspath(path), found.st_size, found.st_mtime_ns)  # noqa: PTH100  # likewise
+
+
+def _look(path: Path, store: Store, lines: Thresholds) -> Examined:
+    """One picture's facts or fault; decoded unless the same bytes were seen before."""
+    digest = b""
+    try:
+        data = read_bytes(path)
+        digest = hashlib.sha256(data).digest()[:16] if data else b""
+        known = store.find_content(digest) if digest else None
+        return known or Examined(digest, examine(data, max_pixels=lines.max_pixels))
+    except ImageError as error:
+        return Examined(digest, fault=error.fault, detail=error.detail)
+
+
+def _judged(path: Path, picture: Examined, lines: Thresholds) -> Iterable[Verdict]:
+    if picture.facts is not None:
+        return judge(path, picture.facts, lines)
+    return [(Code(picture.fault or ""), picture.detail)]
+
+
+def _looked_up(files: Iterable[LabelFile], places: Collection[int]) -> dict[int, LabeledPath]:
+    """The pictures at some places: the files are read once more, so that not all paths lie in memory."""
+    if not places:
+        return {}
+    return {place: item for place, item in enumerate(chain.from_iterable(files)) if place in places}
+
+
+def _related(
+    seen: Seen, families: Sequence[Sequence[int]], items: dict[int, LabeledPath], lines: Thresholds
+) -> Iterator[tuple[int, Finding]]:
+    for one in relations(seen, families, lines):
+        item = items[one.place]
+        detail = described(one, items, same=seen.digest[one.place] == seen.digest[one.other])
+        yield one.place, Finding(seen.file[one.place], item.path, item.label, one.code, detail)
+
+
+def _class_findings(
+    files: Sequence[LabelFile], counts: Counter[tuple[int, int]], lines: Thresholds
+) -> Iterator[Finding]:
+    for number, file in enumerate(files):
+        names = dict(enumerate(file.defined_class_names))
+        own = {label: count for (of, label), count in counts.items() if of == number}
+        for label, (code, detail) in judge_classes({**dict.fromkeys(names, 0), **own}, names, lines):
+            yield Finding(number, file.path, label, code, detail)
