@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 from PIL import Image
 
-from mlimages.errors import ImageError, InputError
+from mlimages.errors import InputError
 from mlimages.files import replacing
-from mlimages.images import load_pixels
 from mlimages.labels import ClassNames, LabelFile, write_label_file
 from mlimages.progress import NoProgress, Progress
 from mlimages.records import BrokenImage, ImageProperty, LabeledPath
+from mlimages.training import load_in_order
 
 Form = Literal["npz", "npy", "folder"]
 
@@ -88,7 +88,7 @@ def augment(
 
     As arrays: `x` uint8 `(N, H, W, C)` RGB, `y` int64 `(N,)`, `class_names` strings, in one .npz or as .npy files
     in the folder `out`; with a split `x_train`, `x_val` and so on. As a folder: `CLASS/*.png` with `labels.txt`,
-    or with a split `train/CLASS/*.png` with `train.txt`. It appears whole or not at all; memory holds one picture.
+    or with a split `train/CLASS/*.png` with `train.txt`. It appears whole or not at all; memory holds a few pictures.
 
     Raises:
         InputError: shares that do not add up to 1, a folder in the way, or no picture that can be read.
@@ -136,13 +136,11 @@ def see(pixels: NDArray[np.uint8], looks: Iterable[View]) -> Iterator[NDArray[np
 def _rows(
     part: LabelFile, image: ImageProperty, looks: Sequence[View], broken: list[BrokenImage], progress: Progress
 ) -> Iterator[_Row]:
-    for item in part:
-        try:
-            pixels = load_pixels(item.path, image)
-        except ImageError as error:
-            broken.append(BrokenImage(str(item.path), error.fault, error.detail))
+    for item, loaded in load_in_order(part, image):
+        if isinstance(loaded, BrokenImage):
+            broken.append(loaded)
         else:
-            yield from (_Row(item, look, seen) for look, seen in zip(looks, see(pixels, looks), strict=True))
+            yield from (_Row(item, look, seen) for look, seen in zip(looks, see(loaded, looks), strict=True))
         progress.advance(broken=len(broken))
 
 

@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "images": TOOLS,
     "training": TOOLS | {"labels", "images"},
     "validation": TOOLS | {"labels", "images"},
-    "augmentation": TOOLS | {"labels", "images"},
+    "augmentation": TOOLS | {"labels", "images", "training"},
     "report": TOOLS | {"labels", "images", "training", "validation"},
     "gathering": TOOLS | {"images"},
     "onnx_metadata": TOOLS,
