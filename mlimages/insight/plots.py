@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -42,6 +43,7 @@ _STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "legend.frameon": False,
     "savefig.bbox": "tight",
+    "text.parse_math": False,  # a class may be called $x$
     "svg.fonttype": "none",
     "svg.hashsalt": "mlimages",
 }
@@ -86,8 +88,8 @@ def confusion(counts: Confusion, names: Sequence[str]) -> Figure:
 
 def save_png(figure: Figure, path: Path) -> None:
     """Write a figure as PNG on white."""
-    with replacing(path) as part, mpl.rc_context(_STYLE):
-        figure.savefig(part, format="png", dpi=130, facecolor="white")
+    with replacing(path) as part:
+        _save(figure, part, format="png", dpi=130, facecolor="white")
 
 
 def svg(figure: Figure, *, label: str) -> str:
@@ -98,11 +100,16 @@ def svg(figure: Figure, *, label: str) -> str:
         label: what a screen reader says in its place.
     """
     out = io.StringIO()
-    with mpl.rc_context(_STYLE):
-        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    _save(figure, out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     drawing = out.getvalue().replace(INK, "currentColor")
     drawing = drawing[drawing.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1)
     return re.sub(r' (width|height)="[0-9.]+pt"', "", drawing, count=2)  # the page's width decides
+
+
+def _save(figure: Figure, out: Path | io.StringIO, **options: Any) -> None:
+    with mpl.rc_context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # class names in scripts that the font lacks
+        figure.savefig(out, **options)
 
 
 def _lines(axes: Axes, epochs: Sequence[Epoch], name: str) -> None:

@@ -1,0 +1,51 @@
+"""Run folders as `finetune` leaves them, made by hand: coloured pictures, chosen probabilities."""
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from mlimages.labels import write_label_file
+from mlimages.records import ImageProperty, LabeledPath, Normalization, Preprocessing
+
+NAMES = ("ants", "bees", "wasps")
+
+
+def make_run(
+    folder: Path, *, names: Sequence[str] = NAMES, per_class: int = 8, wrong: Sequence[int] = (), **settings: object
+) -> Path:
+    """A run over `per_class` pictures of each class; the validation pictures at `wrong` are named as the next class."""
+    preprocessing = Preprocessing(ImageProperty(24), Normalization(mean=(0.5,), std=(0.5,)))
+    pictures = folder.parent / "pictures"
+    items = [
+        LabeledPath(pictures / name / f"{n}.png", label) for label, name in enumerate(names) for n in range(per_class)
+    ]
+    chance = np.random.default_rng(0)
+    for item in items:
+        item.path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(chance.integers(0, 255, (24, 24, 3), dtype=np.uint8)).save(item.path)
+    folder.mkdir(parents=True)
+    asked = {"labels": str(folder.parent / "labels.txt"), "model": "lenet5", "freeze": "head", "seed": 0, **settings}
+    (folder / "config.json").write_text(
+        json.dumps({"version": 1, "config": asked, "preprocessing": asdict(preprocessing)})
+    )
+    (folder / "classes.txt").write_text("".join(f"{name}\n" for name in names))
+    for part in ("train.txt", "val.txt"):
+        write_label_file(folder / part, items, names)
+    (folder / "metrics.csv").write_text(
+        "epoch,lr,train_loss,train_accuracy,val_loss,val_accuracy,seconds\n"
+        "1,0.01,1.5,0.4,1.4,0.5,2.0\n2,0.01,0.9,0.7,1.0,0.75,2.0\n"
+    )
+    (folder / "result.json").write_text(json.dumps({"seconds": 4.0, "epochs": 2}))
+    with (folder / "val_predictions.csv").open("w", newline="") as out:
+        table = csv.writer(out)
+        table.writerow(["path", "label", *names])
+        for place, item in enumerate(items):
+            said = (item.label + (place in wrong)) % len(names)
+            row = [0.9 if guess == said else 0.1 / (len(names) - 1) for guess in range(len(names))]
+            table.writerow([f"../pictures/{item.path.parent.name}/{item.path.name}", item.label, *row])
+    return folder
