@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from mlimages.gathering import Source, UrlList, gather, gather_async
     from mlimages.images import LabeledImage
     from mlimages.labels import LabelFile
+    from mlimages.learning.config import FineTuneConfig
     from mlimages.learning.export import export_run
+    from mlimages.learning.finetune import fine_tune
+    from mlimages.learning.run import load_run
     from mlimages.predictor import Predictor
     from mlimages.records import BrokenImage, ImageProperty, ImageRef, Normalization, Prediction, Preprocessing
     from mlimages.training import TrainingData
@@ -22,6 +25,7 @@ __version__ = "1.0.0a1"
 
 _MODULE_OF = {
     "BrokenImage": "records",
+    "FineTuneConfig": "learning.config",
     "ImageProperty": "records",
     "ImageRef": "records",
     "LabelFile": "labels",
@@ -38,12 +42,15 @@ _MODULE_OF = {
     "augment": "augmentation",
     "evaluate": "evaluation",
     "export_run": "learning.export",
+    "fine_tune": "learning.finetune",
     "gather": "gathering",
     "gather_async": "gathering",
+    "load_run": "learning.run",
 }
 
 __all__ = [
     "BrokenImage",
+    "FineTuneConfig",
     "ImageProperty",
     "ImageRef",
     "LabelFile",
@@ -60,8 +67,10 @@ __all__ = [
     "augment",
     "evaluate",
     "export_run",
+    "fine_tune",
     "gather",
     "gather_async",
+    "load_run",
 ]
 
 

@@ -1,1 +1,54 @@
 """Networks, freezing, training and export: the only place where torch is imported."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from typing import TYPE_CHECKING, Any
+
+from mlimages.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from mlimages.learning.config import FineTuneConfig
+    from mlimages.learning.features import FrozenFeatures
+    from mlimages.learning.finetune import Callback, FineTuneResult, fine_tune
+    from mlimages.learning.freezing import FrozenPart, freeze
+    from mlimages.learning.models import Model, build_model
+    from mlimages.learning.run import TrainedRun, load_run
+
+if any(importlib.util.find_spec(name) is None for name in ("safetensors", "timm", "torch", "torchvision")):
+    raise MissingExtraError("training, or exporting what was trained,", "train")
+
+_MODULE_OF = {
+    "Callback": "finetune",
+    "FineTuneConfig": "config",
+    "FineTuneResult": "finetune",
+    "FrozenFeatures": "features",
+    "FrozenPart": "freezing",
+    "Model": "models",
+    "TrainedRun": "run",
+    "build_model": "models",
+    "fine_tune": "finetune",
+    "freeze": "freezing",
+    "load_run": "run",
+}
+
+__all__ = [
+    "Callback",
+    "FineTuneConfig",
+    "FineTuneResult",
+    "FrozenFeatures",
+    "FrozenPart",
+    "Model",
+    "TrainedRun",
+    "build_model",
+    "fine_tune",
+    "freeze",
+    "load_run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)

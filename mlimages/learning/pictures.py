@@ -1,0 +1,165 @@
+"""The pictures of a run: each decoded once before training, then read back as prepared pixels, in batches."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mlimages.errors import ImageError
+from mlimages.images import load_pixels, read_bytes
+from mlimages.learning.augment import Augment
+from mlimages.learning.store import RowStore
+from mlimages.progress import Progress
+from mlimages.records import BrokenImage, ImageProperty, LabeledPath
+
+logger = logging.getLogger(__name__)
+
+Pixels = NDArray[np.uint8]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+AHEAD = 64
+"""How many pictures are decoded before they are asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One picture that was decoded: where it lies, its class number, and the SHA-256 of its bytes."""
+
+    path: Path
+    label: int
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some pictures as the network sees them.
+
+    Attributes:
+        pixels: uint8 `(N, H, W, C)`.
+        labels: int64 `(N,)`.
+        places: where in the set they stand; a picture that turned bad is left out.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    places: tuple[int, ...]
+
+
+def workers() -> int:
+    """How many threads decode: one for each core that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def in_order(do: Callable[[Item], Result], items: Iterable[Item], *, ahead: int = AHEAD) -> Iterator[Result]:
+    """`map` on threads: results in order, at most `ahead` of them waiting."""
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(workers()) as pool:
+        for item in items:
+            waiting.append(pool.submit(do, item))
+            if len(waiting) >= ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def chunks(order: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    """`order` in parts of `size`; a single left over joins the part before, as batch norm cannot train on one."""
+    ends = [*range(size, len(order), size), len(order)]
+    if len(ends) > 1 and ends[-1] - ends[-2] == 1:
+        del ends[-2]
+    for start, end in itertools.pairwise([0, *ends]):
+        yield order[start:end]
+
+
+def decode_all(
+    items: Sequence[LabeledPath], image: ImageProperty, *, store: RowStore | None, progress: Progress
+) -> tuple[list[Picture], list[BrokenImage]]:
+    """Decode every picture once, keeping its prepared pixels in `store`; those that cannot be used are named."""
+
+    def look(item: LabeledPath) -> tuple[Picture | BrokenImage, Pixels | None]:
+        try:
+            data = read_bytes(item.path)
+            picture = Picture(item.path, item.label, hashlib.sha256(data).digest())
+            known = store is not None and picture.digest in store
+            return picture, None if known else load_pixels(data, image)
+        except ImageError as error:
+            return BrokenImage(str(item.path), error.fault, error.detail), None
+
+    good: dict[int, Picture] = {}
+    broken: list[BrokenImage] = []
+    progress.start("decode", len(items), "img")
+    for place, (seen, pixels) in enumerate(in_order(look, items)):
+        progress.advance()
+        if isinstance(seen, BrokenImage):
+            broken.append(seen)
+            continue
+        good[place] = seen
+        if store is not None and pixels is not None:
+            store.append([seen.digest], pixels[None])
+    progress.close()
+    if store is not None:
+        store.refresh()
+    return list(good.values()), broken
+
+
+class PictureSet:
+    """Decoded pictures in a fixed order, ready to be read in batches.
+
+    Args:
+        pictures: as `decode_all` found them.
+        image: the geometry.
+        store: their prepared pixels; None decodes each time.
+        augment: how a picture's views are made; None gives it as it is.
+    """
+
+    def __init__(
+        self,
+        pictures: Sequence[Picture],
+        image: ImageProperty,
+        *,
+        store: RowStore | None = None,
+        augment: Augment | None = None,
+    ) -> None:
+        self.pictures, self.image, self._store, self.augment = tuple(pictures), image, store, augment
+        self.labels = torch.tensor([picture.label for picture in pictures], dtype=torch.long)  # (N,)
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def batches(
+        self, order: Sequence[int], *, size: int, view: Callable[[int], int] = lambda place: 0
+    ) -> Iterator[Batch]:
+        """Batches of `size` pictures at the places `order`, each in its view; decoding runs ahead."""
+        seen = in_order(lambda place: self._view(place, view(place)), order, ahead=max(AHEAD, 2 * size))
+        for chunk in chunks(order, size):
+            found = [(place, pixels) for place in chunk if (pixels := next(seen)) is not None]
+            if found:
+                places = tuple(place for place, _ in found)
+                stacked = torch.from_numpy(np.stack([pixels for _, pixels in found]))  # (N, H, W, C)
+                yield Batch(stacked, self.labels[list(places)], places)
+
+    def _view(self, place: int, view: int) -> Pixels | None:
+        picture = self.pictures[place]
+        try:
+            if self._store is not None and picture.digest in self._store:
+                pixels: Pixels = self._store.rows([picture.digest])[0]
+            else:
+                pixels = load_pixels(picture.path, self.image)
+        except ImageError as error:
+            logger.warning("%s turned bad since it was checked and is left out: %s", picture.path, error)
+            return None
+        return self.augment.view(pixels, picture.digest, view) if self.augment and view else pixels

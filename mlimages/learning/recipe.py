@@ -1,0 +1,93 @@
+"""The numbers of training: where the head starts, which parameters move how fast, and when."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from mlimages.learning.config import FineTuneConfig
+from mlimages.learning.features import Feed
+from mlimages.learning.models import Model
+from mlimages.learning.pictures import PictureSet
+from mlimages.learning.ridge import fit_ridge
+
+EVALUATION_BATCH = 64
+
+SCRATCH_LR = {"adamw": 1e-3, "sgd": 1e-2}
+TUNING_LR = {"adamw": 1e-4, "sgd": 1e-3}
+
+WARM_UP = 0.1
+"""Share of the steps in which the rate rises."""
+
+
+def start_head(model: Model, feed: Feed, pictures: PictureSet, classes: int) -> float | None:
+    """Give the last layer the ridge solution on what reaches it; return its left-out accuracy (0..1).
+
+    None where the layer has no bias to hold the solution.
+    """
+    layer = model.network.get_submodule(model.head)
+    if not (isinstance(layer, nn.Linear | nn.Conv2d) and layer.bias is not None):
+        return None
+    features, _, labels = _pass(model, feed, pictures)
+    fit = fit_ridge(features.numpy(), labels.numpy(), classes)
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(fit.weight).view_as(layer.weight))
+        layer.bias.copy_(torch.from_numpy(fit.bias))
+        if isinstance(layer, nn.Conv2d):
+            # SqueezeNet ends in a ReLU, which must clip nothing; softmax does not see what all classes get alike.
+            _, lowest, _ = _pass(model, feed, pictures)
+            layer.bias += 2 * max(0.0, -lowest)
+    return fit.left_out_accuracy
+
+
+def _pass(model: Model, feed: Feed, pictures: PictureSet) -> tuple[Tensor, float, Tensor]:
+    """What reaches the last layer, averaged over positions `(N, D)`; the least that leaves it; the labels `(N,)`."""
+    reached: list[Tensor] = []
+    left: list[Tensor] = []
+    labels: list[Tensor] = []
+
+    def catch(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        x = inputs[0].float()
+        reached.append(x.mean(dim=(2, 3)) if x.ndim == 4 else x.flatten(1))  # (n, D)
+        left.append(output.min())
+
+    hook = model.network.get_submodule(model.head).register_forward_hook(catch)
+    model.network.eval()
+    with torch.no_grad():
+        for fed in feed.batches(pictures, range(len(pictures)), size=EVALUATION_BATCH):
+            feed.logits(fed.inputs)
+            labels.append(fed.labels)
+    hook.remove()
+    return torch.cat(reached).cpu(), float(torch.stack(left).min()), torch.cat(labels).cpu()
+
+
+def make_optimizer(network: nn.Module, config: FineTuneConfig, *, lr: float) -> torch.optim.Optimizer:
+    """The optimiser over what is not frozen."""
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(trained, lr, momentum=config.momentum, weight_decay=config.weight_decay)
+    return torch.optim.AdamW(trained, lr, weight_decay=config.weight_decay)
+
+
+def highest_lr(config: FineTuneConfig, *, pretrained: bool) -> float:
+    """The learning rate asked for, or one that suits what is trained."""
+    return config.lr or (TUNING_LR if pretrained else SCRATCH_LR)[config.optimizer]
+
+
+def share_of_lr(step: int, steps: int, *, warm_up: float) -> float:
+    """What of the highest rate is used at a step: a linear rise, then half a cosine down to a hundredth."""
+    rise = warm_up * steps
+    if step < rise:
+        return (step + 1) / (rise + 1)
+    done = (step - rise) / max(1.0, steps - rise)
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def class_weights(config: FineTuneConfig, labels: Tensor, classes: int) -> Tensor | None:
+    """Weights `(classes,)` by which the loss counts each class, with mean 1 over the pictures."""
+    if config.class_weights == "none":
+        return None
+    counts = torch.bincount(labels, minlength=classes).float()
+    return len(labels) / (classes * counts)

@@ -1,0 +1,89 @@
+"""Rows of numbers on disk by key: appended whole, read through a memory map, safe to share and to lose."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+KEY_BYTES = 32
+
+Rows = NDArray[Any]
+
+
+class RowStore:
+    """A folder of rows of one shape, each under a key of 32 bytes.
+
+    A writer appends to a pair of files of its own, first `X.rows`, then `X.keys`: processes need no lock, and what
+    a killed one leaves is whole up to its last complete key.
+
+    Args:
+        folder: made if absent.
+        shape: of one row.
+        dtype: of its numbers.
+    """
+
+    def __init__(self, folder: Path, shape: tuple[int, ...], dtype: DTypeLike) -> None:
+        self.folder, self.shape, self.dtype = folder, shape, np.dtype(dtype)
+        self.row_bytes = int(np.prod(shape)) * self.dtype.itemsize
+        self._own = folder / uuid4().hex
+        self._parts: dict[str, Rows] = {}
+        self._places: dict[bytes, tuple[str, int]] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+        os.utime(folder)  # the folders used longest ago make room first
+        self.refresh()
+
+    def refresh(self) -> None:
+        """See what was written since, by this process or another."""
+        for keys_file in sorted(self.folder.glob("*.keys")):
+            name, keys = keys_file.stem, keys_file.read_bytes()
+            known = len(self._parts.get(name, ()))
+            count = min(len(keys) // KEY_BYTES, keys_file.with_suffix(".rows").stat().st_size // self.row_bytes)
+            if count > known:
+                self._parts[name] = np.memmap(
+                    keys_file.with_suffix(".rows"), self.dtype, "r", shape=(count, *self.shape)
+                )
+                for row in range(known, count):
+                    self._places.setdefault(keys[row * KEY_BYTES : (row + 1) * KEY_BYTES], (name, row))
+
+    def append(self, keys: Sequence[bytes], rows: Rows) -> None:
+        """Write rows `(N, *shape)`; `refresh` makes them readable."""
+        with self._own.with_suffix(".rows").open("ab") as out:
+            out.write(np.ascontiguousarray(rows, self.dtype).data)
+        with self._own.with_suffix(".keys").open("ab") as out:
+            out.write(b"".join(keys))
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._places
+
+    def rows(self, keys: Sequence[bytes]) -> Rows:
+        """The rows of `keys`, in their order: `(N, *shape)`.
+
+        Raises:
+            KeyError: a key is not there.
+        """
+        places = [self._places[key] for key in keys]
+        if len({name for name, _ in places}) == 1:
+            gathered: Rows = self._parts[places[0][0]][[row for _, row in places]]
+            return gathered
+        out = np.empty((len(keys), *self.shape), self.dtype)
+        for place, (name, row) in enumerate(places):
+            out[place] = self._parts[name][row]
+        return out
+
+
+def make_room(root: Path, *, needed: int, budget: int, keep: Path) -> None:
+    """Remove the folders of `root` used longest ago until `needed` more bytes fit into `budget`; never `keep`."""
+    folders = sorted((f for f in root.iterdir() if f.is_dir()), key=lambda folder: folder.stat().st_mtime)
+    sizes = {folder: sum(file.stat().st_size for file in folder.iterdir()) for folder in folders}
+    total = sum(sizes.values()) + needed
+    for folder in folders:
+        if total > budget and folder != keep:
+            shutil.rmtree(folder, ignore_errors=True)
+            total -= sizes[folder]
