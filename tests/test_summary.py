@@ -1,12 +1,17 @@
 """What `summary` says of a network is what the network does."""
 
+import json
+
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
+from mlimages import cli
 from mlimages.errors import ModelError
 from mlimages.insight.layers import NetworkSummary, Window, lines_of
-from mlimages.learning.summary import summarize_network
+from mlimages.learning.summary import summarize_model, summarize_network
+from tests.conftest import RunCli
 
 
 @pytest.fixture
@@ -109,3 +114,59 @@ def test_summing_up_leaves_the_network_as_it_was(small_net: nn.Sequential) -> No
 def test_a_size_that_cannot_work_names_the_layer(small_net: nn.Sequential) -> None:
     with pytest.raises(ModelError, match=r"net cannot take 20 x 20 pixels: 5: "):
         summary_of(small_net, 20)
+
+
+def test_alexnet_as_published_at_227_pixels() -> None:
+    summary = summarize_model("alex", size=227, upto="conv5")
+    layers = {layer.name: layer for layer in summary.layers}
+    assert [layers[name].output[-1] for name in ("conv1", "pool1", "pool2", "pool5")] == [55, 27, 13, 6]
+    assert layers["conv1"].arithmetic == "(227 + 2*0 - 11)/4 + 1 = 55"
+    assert layers["fc6"].arithmetic == "256*6*6 = 9216 -> 4096"
+    assert [layers[name].state for name in ("conv5", "fc6")] == ["frozen", "trained"]
+    assert summary.parameters - summary.trained_parameters == sum(layers[f"conv{n}"].parameters for n in range(1, 6))
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "multiply_adds"),
+    # Parameters and "GFLOPS" as torchvision publishes them beside its weights.
+    [("alexnet", 61_100_840, 0.71), ("vgg11_bn", 132_868_840, 7.61), ("resnet18", 11_689_512, 1.81),
+     ("mobilenet_v2", 3_504_872, 0.30), ("vit_b_32", 88_224_232, 4.41), ("squeezenet1_0", 1_248_424, 0.82)],
+)  # fmt: skip
+def test_totals_are_those_that_torchvision_publishes(name: str, parameters: int, multiply_adds: float) -> None:
+    summary = summarize_model(name)
+    assert summary.parameters == parameters
+    assert summary.multiply_adds / 1e9 == pytest.approx(multiply_adds, abs=0.01)
+
+
+@pytest.mark.parametrize("name", ["timm:resnet10t", "timm:vit_tiny_patch16_224", "timm:convnext_atto", "mnist_cnn"])
+def test_any_name_that_finetune_takes_is_summed_up(name: str) -> None:
+    layers = summarize_model(name, classes=7).layers
+    assert layers[-1].output == (7,)
+
+
+def test_the_command_prints_a_table_of_80_columns(run_cli: RunCli) -> None:
+    done = run_cli("summary", "alex", "--size", 227, "--freeze", "conv5")
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    row = "conv1   conv     96x55x55  34.9K    105.4M frozen  (227 + 2*0 - 11)/4 + 1 = 55"
+    assert row in done.stdout
+    assert done.stderr == "next: mlimages finetune labels.txt --model alex --freeze conv5 -o runs/first\n"
+
+
+def test_the_command_gives_every_layer_as_json() -> None:
+    told = json.loads(CliRunner().invoke(cli.app, ["summary", "lenet5", "--json"]).stdout)
+    assert told["input"] == [1, 28, 28]
+    assert [layer["name"] for layer in told["layers"]][:3] == ["conv1", "relu1", "pool1"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["alex", "--size", "20"], "alex cannot take 20 x 20 pixels: layer pool2"),
+        (["nosuch"], "no network is called 'nosuch'"),
+        (["alex", "--freeze", "conv9"], "alex has no layer 'conv9'"),
+    ],
+    ids=["size", "name", "layer"],
+)
+def test_what_cannot_be_is_said(words: list[str], said: str) -> None:
+    with pytest.raises(ModelError, match=said):
+        CliRunner().invoke(cli.app, ["summary", *words], catch_exceptions=False)

@@ -14,6 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mlimages.errors import ModelError
 from mlimages.insight.layers import Layer, NetworkSummary, State, Window
+from mlimages.learning.freezing import freeze
+from mlimages.learning.models import build_model
 
 Shape = tuple[int, ...]
 
@@ -25,6 +27,22 @@ _KINDS = (
     ((nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm), "norm"),
     (nn.MultiheadAttention, "attention"),
 )
+
+
+def summarize_model(
+    name: str, *, size: int | None = None, gray: bool | None = None, classes: int = 1000, upto: str = "none"
+) -> NetworkSummary:
+    """The network that `finetune --model name --freeze upto` would train.
+
+    Raises:
+        ModelError: no such network or layer, or it cannot take this size.
+    """
+    model = build_model(name, classes=classes, weights="none", size=size, gray=gray)
+    freeze(model, upto)
+    image = model.preprocessing.image
+    names = {path: name for name, path in reversed([*model.layers.items()])}
+    title = f"{name}, frozen up to {upto}" if upto != "none" else name
+    return summarize_network(model.network, (image.channels, image.height, image.width), title=title, names=names)
 
 
 def summarize_network(
