@@ -87,8 +87,8 @@ def chunks(order: Sequence[int], size: int) -> Iterator[Sequence[int]]:
 
 def decode_all(
     items: Sequence[LabeledPath], image: ImageProperty, *, store: RowStore | None, progress: Progress
-) -> tuple[list[Picture], list[BrokenImage]]:
-    """Decode every picture once, keeping its prepared pixels in `store`; those that cannot be used are named."""
+) -> list[Picture | BrokenImage]:
+    """Decode every picture once, keeping its prepared pixels in `store`; what became of each, in order."""
 
     def look(item: LabeledPath) -> tuple[Picture | BrokenImage, Pixels | None]:
         try:
@@ -99,21 +99,17 @@ def decode_all(
         except ImageError as error:
             return BrokenImage(str(item.path), error.fault, error.detail), None
 
-    good: dict[int, Picture] = {}
-    broken: list[BrokenImage] = []
+    found: list[Picture | BrokenImage] = []
     progress.start("decode", len(items), "img")
-    for place, (seen, pixels) in enumerate(in_order(look, items)):
+    for seen, pixels in in_order(look, items):
         progress.advance()
-        if isinstance(seen, BrokenImage):
-            broken.append(seen)
-            continue
-        good[place] = seen
-        if store is not None and pixels is not None:
+        found.append(seen)
+        if store is not None and pixels is not None and isinstance(seen, Picture):
             store.append([seen.digest], pixels[None])
     progress.close()
     if store is not None:
         store.refresh()
-    return list(good.values()), broken
+    return found
 
 
 class PictureSet:

@@ -57,7 +57,7 @@ def inspect(
     names: ClassNames,
     image: ImageProperty,
     *,
-    split: Callable[[Sequence[Picture]], tuple[Sequence[Picture], Sequence[Picture]]],
+    split: Callable[[Sequence[Picture]], tuple[list[Picture], list[Picture]]],
     store: RowStore | None,
     progress: Progress,
 ) -> Data:
@@ -70,15 +70,15 @@ def inspect(
         InputError: a class has fewer than two pictures to train on, there is nothing to validate on, or a picture
             is in both sets.
     """
-    pictures, broken = decode_all([*train, *(val or [])], image, store=store, progress=progress)
+    found = decode_all([*train, *(val or [])], image, store=store, progress=progress)
+    broken = [each for each in found if isinstance(each, BrokenImage)]
     for each in broken:
         logger.warning("left out: %s (%s: %s)", each.path, each.fault, each.detail)
+    to_train, to_validate = (
+        [each for each in part if isinstance(each, Picture)] for part in (found[: len(train)], found[len(train) :])
+    )
     if val is None:
-        to_train, to_validate = split(pictures)
-    else:
-        paths = {item.path for item in val}
-        to_validate = [picture for picture in pictures if picture.path in paths]
-        to_train = [picture for picture in pictures if picture.path not in paths]
+        to_train, to_validate = split(to_train)
     data = Data(tuple(to_train), tuple(to_validate), tuple(broken))
     _demand_classes(data.train, names)
     if not data.val:
