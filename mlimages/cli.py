@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from mlimages import __version__
-from mlimages.commands import augment, curate, deploy, gather, insight, look, train
+from mlimages.commands import augment, curate, demo, deploy, gather, insight, look, train
 from mlimages.errors import MlimagesError
 
 STEPS = ("gather", "curate", "train", "deploy", "look")
@@ -54,7 +54,7 @@ def _options(
     logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(name)s: %(message)s")
 
 
-for room in (gather, curate, augment, insight, train, deploy, look):
+for room in (gather, curate, augment, insight, train, deploy, look, demo):
     room.register(app)
 
 
