@@ -1,0 +1,105 @@
+"""The examples do what their READMEs say: the commands run here are read from there."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+import mlimages
+from mlimages.demo.site import Page, digit_pages
+from tests.servers import answer, serve
+
+EXAMPLES = Path(mlimages.__file__).parent.parent / "examples"
+BIN = Path(sys.executable).parent
+
+Follow = Callable[..., str]
+NONE: Mapping[str, str] = {}
+
+
+def commands_in(readme: Path) -> list[str]:
+    """The lines behind `$` in a README's console blocks; a backslash joins lines."""
+    blocks = re.findall(r"```console\n(.*?)```", readme.read_text(), re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    return [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+
+
+@pytest.fixture
+def follow(tmp_path: Path) -> Follow:
+    """Run an example's commands in `tmp_path` and return what they print.
+
+    What begins with a key of `more` gets these arguments too; a key of `instead` gives way to its value.
+    """
+
+    def run(example: str, *, more: Mapping[str, str] = NONE, instead: Mapping[str, str] = NONE, **env: str) -> str:
+        said, unused = "", {*more, *instead}
+        for line in commands_in(EXAMPLES / example / "README.md"):
+            added = [text for start, text in more.items() if line.startswith(start)]
+            unused -= {text for text in unused if text in line}
+            for old, new in instead.items():
+                line = line.replace(old, new)
+            words = shlex.split(" ".join([line, *added]))
+            if words[0] == "python":
+                words[1] = str((EXAMPLES / example / words[1]).resolve())
+            done = subprocess.run(
+                [str(BIN / words[0]), *words[1:]],
+                cwd=tmp_path,
+                env={**os.environ, "COLUMNS": "80", "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg", **env},
+                capture_output=True,
+                text=True,
+                timeout=300,
+            )
+            assert done.returncode == 0, f"$ {shlex.join(words)}\n{done.stdout}\n{done.stderr}"
+            said += done.stdout
+        assert not unused, f"the README does not say {unused}"
+        return said
+
+    return run
+
+
+def some(pages: list[Page], *, each: int) -> list[Page]:
+    """The first `each` of every class and kind of page."""
+    seen: dict[tuple[str, str], int] = {}
+    kept = []
+    for page in pages:
+        kind = page.path.split("/")[1], page.label
+        seen[kind] = seen.get(kind, 0) + 1
+        if seen[kind] <= each:
+            kept.append(page)
+    return kept
+
+
+def test_every_example_has_a_readme_with_one_small_picture() -> None:
+    for readme in sorted(EXAMPLES.glob("*/README.md")):
+        (picture,) = re.findall(r"!\[.+?\]\((.+?)\)", readme.read_text())
+        assert (readme.parent / picture).stat().st_size < 60_000
+    assert {readme.parent for readme in EXAMPLES.glob("*/README.md")} == {path.parent for path in EXAMPLES.glob("*/*")}
+
+
+def test_own_source_gathers_what_a_catalogue_lists(tmp_path: Path, follow: Follow) -> None:
+    pages = some(digit_pages(seed=0), each=5)
+    with serve() as site:
+        entries = [{"image": site.url(page.path), "kind": page.label, "artist": "a pupil"} for page in pages]
+        site.routes["/catalogue.json"] = answer(json.dumps(entries).encode(), Content_Type="application/json")
+        site.routes |= {page.path: answer(page.body, page.status) for page in pages}
+        said = follow("own_source", more={"python": "--allow-private"}, instead={"https://museum.example": site.base})
+    whole = {(page.label, page.body) for page in pages if page.path.startswith(("/digits/", "/again/"))}
+    found = {label: int(count) for label, count in re.findall(r"(\d) +(\d+) pictures", said)}
+    assert found == Counter(label for label, _ in whole)
+    assert re.findall(r"(\S+) +\d+ links", said) == ["not-found", "placeholder", "html", "truncated"]
+    rows = [json.loads(line) for line in (tmp_path / "data/museum/manifest.jsonl").read_text().splitlines()]
+    assert {row["source"]["artist"] for row in rows} == {"a pupil"}
+    assert (tmp_path / "museum.png").exists()
+
+
+def test_batches_are_the_same_in_numpy_and_torch(tmp_path: Path, follow: Follow) -> None:
+    said = follow("batches", more={"python batches.py": "--epochs 1"})
+    numpy_loss, torch_loss = said.splitlines()[-1].split()[1:]
+    assert float(numpy_loss) == pytest.approx(float(torch_loss), abs=2e-5)
+    assert (tmp_path / "batches.png").read_bytes().startswith(b"\x89PNG")
