@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mlimages.learning.run import load_run
     from mlimages.predictor import Predictor
     from mlimages.records import BrokenImage, ImageProperty, ImageRef, Normalization, Prediction, Preprocessing
+    from mlimages.server import make_app
     from mlimages.training import TrainingData
 
 __version__ = "1.0.0a1"
@@ -46,6 +47,7 @@ _MODULE_OF = {
     "gather": "gathering",
     "gather_async": "gathering",
     "load_run": "learning.run",
+    "make_app": "server",
 }
 
 __all__ = [
@@ -71,6 +73,7 @@ __all__ = [
     "gather",
     "gather_async",
     "load_run",
+    "make_app",
 ]
 
 

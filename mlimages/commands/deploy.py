@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import typer
 
 from mlimages.commands import predictions
+from mlimages.errors import InputError
 
 BUNDLE = typer.Argument(..., metavar="MODEL.onnx", help="A file that `mlimages export` or `finetune` made.")
 
 
 def register(app: typer.Typer) -> None:
     """Add this step's commands to the command line."""
-    for command in (export, predict, evaluate):
+    for command in (export, predict, evaluate, serve):
         app.command(command.__name__, rich_help_panel="deploy")(command)
 
 
@@ -45,8 +47,8 @@ def export(
     options = ExportOptions(include_preprocessing=preprocessing, exact=exact, calibrate=calibrate, known_share=unknown)
     bundle = export_run(run, out or run / "model.onnx", options=options, progress=TqdmProgress())
     print(bundle.to_json() if as_json else bundle.path)
-    parity = bundle.provenance.parity
-    print(f"{parity.count} validation pictures: the same answers as the network's", file=sys.stderr)
+    if parity := bundle.provenance.parity:
+        print(f"{parity.count} validation pictures: the same answers as the network's", file=sys.stderr)
     print(f"next: mlimages predict {bundle.path} PICTURE", file=sys.stderr)
 
 
@@ -102,3 +104,33 @@ def evaluate(
     found = evaluate(Predictor(bundle), LabelFile(labels), progress=TqdmProgress())
     print(found.to_json() if as_json else predictions.evaluation_text(found))
     print(f"next: mlimages serve {bundle}", file=sys.stderr)
+
+
+def serve(
+    bundle: Path = BUNDLE,
+    host: str = typer.Option("127.0.0.1", help="Address to listen at; beyond this machine only with a token."),
+    port: int = typer.Option(8000, min=0, max=65535, help="Port; 0 for any that is free."),
+    token: bool = typer.Option(False, "--token", help="Ask for the token in MLIMAGES_TOKEN on this machine too."),
+    workers: int = typer.Option(None, min=1, help="Pictures worked on at once [all cores]."),
+) -> None:
+    """Serve a file over HTTP, with a page to try it.
+
+    POST a picture to /predict; /openapi.json says the rest, /metrics is for Prometheus, /v2 speaks the
+    Open Inference Protocol. Beyond this machine every request must bear the token that the environment
+    variable MLIMAGES_TOKEN holds. SIGTERM or Ctrl-C finishes what is in flight.
+
+    Example: mlimages serve cats.onnx --port 8080
+    """
+    from mlimages.predictor import Predictor
+    from mlimages.server import MAX_PIXELS, TOKEN_VARIABLE, ServerSettings, is_loopback, serve
+
+    secret = os.environ.get(TOKEN_VARIABLE, "") if token or not is_loopback(host) else ""
+    if token and not secret:
+        raise InputError(f"--token needs the environment variable {TOKEN_VARIABLE}")
+    predictor = Predictor(bundle, workers=workers, max_pixels=MAX_PIXELS)
+    serve(predictor, host=host, port=port, settings=ServerSettings(token=secret), started=_tell_started)
+
+
+def _tell_started(url: str) -> None:
+    print(url, flush=True)
+    print(f"next: open it, or curl -F file=@PICTURE {url}predict; Ctrl-C ends it", file=sys.stderr)

@@ -1,0 +1,53 @@
+"""Every error is JSON with a code: `{"error": {"code": ..., "message": ...}}`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+
+from aiohttp import web
+
+logger = logging.getLogger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class ProblemError(Exception):
+    """A request that cannot be answered; `code` is stable, `message` for people."""
+
+    def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message, self.headers = status, code, message, headers or {}
+
+    def response(self, **more: object) -> web.Response:
+        """As JSON, with `more` beside the error."""
+        body = {"error": {"code": self.code, "message": self.message}, **more}
+        return web.json_response(body, status=self.status, headers={"Server": "mlimages", **self.headers})
+
+
+def busy() -> ProblemError:
+    """The queue is full."""
+    return ProblemError(503, "busy", "too many pictures are waiting: try again in a second", {"Retry-After": "1"})
+
+
+def too_large(limit: int) -> ProblemError:
+    """The body is longer than allowed; what is left of it is not read."""
+    return ProblemError(413, "too-large", f"the request is longer than {limit} bytes", {"Connection": "close"})
+
+
+@web.middleware
+async def as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer every error as JSON; nothing of this machine is told."""
+    try:
+        return await handler(request)
+    except ProblemError as problem:
+        return problem.response()
+    except web.HTTPException as error:
+        code = (error.reason or "error").lower().replace(" ", "-")
+        headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
+        return ProblemError(error.status, code, f"{request.method} {request.path}: {error.reason}", headers).response()
+    except ConnectionError:
+        raise
+    except Exception:
+        logger.exception("%s %s", request.method, request.path)
+        return ProblemError(500, "internal", "the server failed at this request; its log says why").response()
