@@ -36,6 +36,72 @@ def fit_ridge(features: NDArray[np.floating], labels: NDArray[np.int64], classes
     One eigendecomposition of the smaller Gram matrix serves every penalty, and the left-out residual is
     residual / (1 - leverage) (Golub, Heath and Wahba, Generalized cross-validation, 1979).
     """
+    solved = _solve(features, labels, classes)
+    unit = solved.values.sum() / len(labels)
+    weight = solved.x.T @ (solved.vectors @ (solved.turned / (solved.values + solved.penalty * unit)[:, None]))
+    scale = _softmax_scale(solved.left_out, labels)
+    weight = scale * weight / solved.spread[:, None]  # (D, classes)
+    right = solved.left_out.argmax(axis=1) == labels
+    return RidgeHead(weight.T, scale * solved.base - solved.mean @ weight, solved.penalty, float(right.mean()))
+
+
+def out_of_fold(
+    features: NDArray[np.floating], labels: NDArray[np.int64], classes: int, fold: NDArray[np.int64]
+) -> Floats:
+    """Probabilities `(N, classes)` of each picture by a fit on all folds but its own.
+
+    The residuals of a fit without fold F are `(I - H_FF)^-1` times its residuals in the fit of all, H being the hat
+    matrix: leave-one-out for blocks (R. D. Cook and S. Weisberg, Residuals and Influence in Regression, 1982, section
+    2.2). Penalty and scale of the softmax are those that leave-one-out chose.
+
+    Args:
+        features: `(N, D)`.
+        labels: `(N,)`.
+        fold: `(N,)`, the number of each picture's fold.
+    """
+    solved = _solve(features, labels, classes)
+    shrink = _shrink(solved.values, solved.penalty * solved.values.sum() / len(labels))
+    residuals = solved.targets - solved.base - solved.vectors @ (shrink[:, None] * solved.turned)  # (N, classes)
+    scores = np.empty_like(residuals)
+    for number in np.unique(fold):
+        members = fold == number
+        own = solved.vectors[members]  # (F, K)
+        hat = (own * shrink) @ own.T + 1 / len(labels)  # (F, F), the bias included
+        scores[members] = solved.targets[members] - np.linalg.solve(np.eye(len(own)) - hat, residuals[members])
+    logits = _softmax_scale(scores, labels) * scores
+    raised = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(raised / raised.sum(axis=1, keepdims=True))
+
+
+def stratified_folds(labels: NDArray[np.int64], *, folds: int, seed: int) -> NDArray[np.int64]:
+    """A fold number for each picture, each class spread evenly over the folds: `(N,)`."""
+    chance = np.random.default_rng(seed)
+    fold = np.empty(len(labels), np.int64)
+    start = 0
+    for label in np.unique(labels):
+        members = chance.permutation(np.flatnonzero(labels == label))
+        fold[members] = (start + np.arange(len(members))) % folds
+        start += len(members)  # else the first folds would get all the remainders
+    return fold
+
+
+@dataclass(frozen=True, slots=True)
+class _Solved:
+    """The standardised features decomposed, and the penalty that leave-one-out chose."""
+
+    x: Floats
+    mean: Floats
+    spread: Floats
+    targets: Floats
+    base: Floats
+    values: Floats
+    vectors: Floats
+    turned: Floats
+    penalty: float
+    left_out: Floats
+
+
+def _solve(features: NDArray[np.floating], labels: NDArray[np.int64], classes: int) -> _Solved:
     x = np.asarray(features, np.float64)
     mean, spread = x.mean(axis=0), x.std(axis=0)
     spread[spread < 1e-6] = 1.0
@@ -47,12 +113,7 @@ def fit_ridge(features: NDArray[np.floating], labels: NDArray[np.int64], classes
     unit = values.sum() / len(x)
     scores = [_left_out(values, vectors, turned, targets, base, penalty * unit) for penalty in PENALTIES]
     best = int(np.argmin([np.square(score - targets).mean() for score in scores]))
-    penalty = PENALTIES[best] * unit
-    weight = x.T @ (vectors @ (turned / (values + penalty)[:, None]))  # (D, classes)
-    scale = _softmax_scale(scores[best], labels)
-    weight = scale * weight / spread[:, None]
-    right = scores[best].argmax(axis=1) == labels
-    return RidgeHead(weight.T, scale * base - mean @ weight, float(PENALTIES[best]), float(right.mean()))
+    return _Solved(x, mean, spread, targets, base, values, vectors, turned, float(PENALTIES[best]), scores[best])
 
 
 def _eigen(x: Floats) -> tuple[Floats, Floats]:
@@ -64,9 +125,14 @@ def _eigen(x: Floats) -> tuple[Floats, Floats]:
     return values, vectors if count <= width else (x @ vectors) / np.sqrt(values)
 
 
+def _shrink(values: Floats, penalty: float) -> Floats:
+    """What a penalty leaves of each direction `(K,)`."""
+    return values / (values + penalty)
+
+
 def _left_out(values: Floats, vectors: Floats, turned: Floats, targets: Floats, base: Floats, penalty: float) -> Floats:
     """What the fit without a picture says of it: `(N, classes)`."""
-    shrink = values / (values + penalty)  # (K,)
+    shrink = _shrink(values, penalty)
     fitted = base + vectors @ (shrink[:, None] * turned)
     leverage = 1 / len(targets) + np.square(vectors) @ shrink  # (N,)
     return targets - (targets - fitted) / np.maximum(1 - leverage, 1e-9)[:, None]
