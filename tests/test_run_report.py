@@ -10,7 +10,6 @@ from mlimages.errors import RunError
 from mlimages.insight.run_folder import read_run
 from mlimages.insight.run_report import draw_run
 from mlimages.insight.suspects import Suspect, write_suspects
-from mlimages.records import BrokenImage, Fault
 from tests.browser import OpenPage
 from tests.run_folders import NAMES, make_run
 
@@ -55,8 +54,8 @@ def test_the_page_reads_offline_narrow_wide_and_dark(run: Path, open_page: OpenP
 
 @pytest.mark.browser
 def test_the_page_says_what_the_run_did(run: Path, open_page: OpenPage) -> None:
-    broken = BrokenImage("pictures/wasps/9.png", Fault.TRUNCATED, "ends too early")
-    page = open_page(draw_run(run, left_out=[broken]))
+    (run / "left_out.tsv").write_text("path\tcode\tdetail\npictures/wasps/9.png\ttruncated\tends too early\n")
+    page = open_page(draw_run(run))
     text = page.evaluate(TEXT)
     assert "87.5 % right" in text
     assert "21 of 24 validation pictures; the 95 % interval is 69.0 to 95.7 %" in text

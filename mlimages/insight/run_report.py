@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from mlimages.insight.pages import fill, picture_address
 from mlimages.insight.run_folder import RunFolder, read_run
 from mlimages.insight.suspects import Suspect, read_suspects
 from mlimages.labels import LabelFile
-from mlimages.records import BrokenImage, ImageProperty
+from mlimages.records import ImageProperty
 from mlimages.scores import Confusion, class_scores
 
 SHOWN = 24
@@ -45,12 +46,11 @@ class Picture:
     share: float = 0.0
 
 
-def draw_run(path: Path, *, left_out: Sequence[BrokenImage] = ()) -> Path:
+def draw_run(path: Path) -> Path:
     """Write `curves.png`, `confusion.png` and `report.html` into a run folder; return the page.
 
     Args:
         path: a run folder; one that has not ended gives what there is.
-        left_out: the pictures that could not be used.
 
     Raises:
         RunError: it is not a run folder.
@@ -62,11 +62,11 @@ def draw_run(path: Path, *, left_out: Sequence[BrokenImage] = ()) -> Path:
     if run.said:
         plots.save_png(plots.confusion(run.confusion, run.class_names), path / "confusion.png")
     page = path / "report.html"
-    write_text(page, fill("run.html", **_values(run, left_out)))
+    write_text(page, fill("run.html", **_values(run)))
     return page
 
 
-def _values(run: RunFolder, left_out: Sequence[BrokenImage]) -> dict[str, Any]:
+def _values(run: RunFolder) -> dict[str, Any]:
     suspects = read_suspects(run.path / "suspects.tsv")
     return {
         "title": f"Run {run.path.resolve().name}",
@@ -76,14 +76,16 @@ def _values(run: RunFolder, left_out: Sequence[BrokenImage]) -> dict[str, Any]:
         "count": len(run.said.labels) if run.said else 0,
         "settings": list(_settings(run)),
         "counts": list(_counts(run)),
-        "left_out": left_out,
+        "left_out": _rows(run.path / "left_out.tsv"),
         "plots": list(_plots(run)),
         "classes": class_scores(run.confusion, run.class_names),
         "cells": _cells(run.confusion) if len(run.class_names) <= MOST_CELLS else [],
         "confused": _most_confused(run.confusion, run.class_names),
         "mistakes": list(_mistakes(run)),
-        "suspects": [_suspect(each, run.preprocessing.image) for each in suspects[:SHOWN]],
-        "suspect_count": len(suspects),
+        "suspects": None
+        if suspects is None
+        else [_suspect(each, run.preprocessing.image) for each in suspects[:SHOWN]],
+        "suspect_count": len(suspects or ()),
         "drop": run.path / "suspects.tsv",
         "labels": run.settings["labels"],
         "twins": None,
@@ -104,6 +106,13 @@ def _counts(run: RunFolder) -> Iterator[tuple[str, int, int]]:
     train, val = (Counter(item.label for item in LabelFile(run.path / name)) for name in ("train.txt", "val.txt"))
     for label, name in enumerate(run.class_names):
         yield name, train[label], val[label]
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
 
 
 def _plots(run: RunFolder) -> Iterator[str]:

@@ -81,10 +81,10 @@ def write_suspects(suspects: Iterable[Suspect], out: Path) -> None:
     write_text(out, text.getvalue())
 
 
-def read_suspects(path: Path) -> tuple[Suspect, ...]:
-    """What `write_suspects` wrote; nothing where there is no file."""
+def read_suspects(path: Path) -> tuple[Suspect, ...] | None:
+    """What `write_suspects` wrote; None where there is no file."""
     if not path.exists():
-        return ()
+        return None
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.reader(file, delimiter="\t"))[1:]
     return tuple(Suspect(path.parent / row[0], row[1], row[2], float(row[3])) for row in rows)

@@ -22,6 +22,7 @@ from mlimages.errors import RunError
 from mlimages.files import cache_dir, replacing, write_text
 from mlimages.intervals import wilson_interval
 from mlimages.labels.label_file import relative_name
+from mlimages.learning import account
 from mlimages.learning.augment import Augment
 from mlimages.learning.config import FineTuneConfig
 from mlimages.learning.devices import autocast, choose_device
@@ -32,7 +33,15 @@ from mlimages.learning.loop import Teacher, Validation, train_epoch, validate
 from mlimages.learning.normalize import Normalize
 from mlimages.learning.pictures import PictureSet, chunks
 from mlimages.learning.preparation import Setup, prepare
-from mlimages.learning.recipe import WARM_UP, class_weights, highest_lr, make_optimizer, share_of_lr, start_head
+from mlimages.learning.recipe import (
+    WARM_UP,
+    class_weights,
+    highest_lr,
+    make_optimizer,
+    reach_head,
+    share_of_lr,
+    start_head,
+)
 from mlimages.learning.run import (
     EpochFigures,
     Progressed,
@@ -124,7 +133,7 @@ def fine_tune(
 
     Args:
         config: all settings.
-        export: write `model.onnx` at the end.
+        export: at the end write `model.onnx`, the plots and the page.
         progress: told of pictures as they pass.
         callbacks: told of each epoch.
 
@@ -206,10 +215,14 @@ def _assemble(config: FineTuneConfig, files: RunFiles, setup: Setup, progress: P
 
 def _begin(job: Job) -> Progressed:
     """Where the first epoch starts: the closed-form head on a pretrained network, else what chance gave."""
+    account.name_left_out(job.files.folder, job.setup.data.broken)
     if not job.setup.model.pretrained:
         return Progressed({})
-    left_out = start_head(job.setup.model, job.feed, job.train, len(job.setup.class_names))
-    if left_out is None:
+    model, names = job.setup.model, job.setup.class_names
+    reached = reach_head(model, job.feed, job.train)
+    judged = [(job.train, reached), (job.val, reach_head(model, job.feed, job.val))]
+    account.name_suspects(job.files.folder, judged, names, seed=job.config.seed)
+    if start_head(model, job.feed, job.train, reached, len(names)) is None:
         return Progressed({})
     seen = validate(job.network, job.feed, job.val, functools.partial(autocast, _device(job.network))).seen
     logger.info("closed-form head: %.1f %% on %d validation pictures", 100 * seen.accuracy, seen.count)
@@ -368,6 +381,8 @@ def _finish(job: Job, progressed: Progressed, *, started: float, export: bool) -
         onnx=onnx,
     )
     write_text(files.result, json.dumps(result.to_dict(), indent=1) + "\n")
+    if export:
+        account.draw(files.folder)
     return result
 
 

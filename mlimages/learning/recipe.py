@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,24 @@ WARM_UP = 0.1
 """Share of the steps in which the rate rises."""
 
 
-def start_head(model: Model, feed: Feed, pictures: PictureSet, classes: int) -> float | None:
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """What reaches the last layer of a network, averaged over positions.
+
+    Attributes:
+        features: `(N, D)`.
+        labels: int64 `(N,)`.
+        places: where in their set the pictures stand.
+        lowest: the least that leaves the last layer.
+    """
+
+    features: Tensor
+    labels: Tensor
+    places: tuple[int, ...]
+    lowest: float
+
+
+def start_head(model: Model, feed: Feed, pictures: PictureSet, reached: Reached, classes: int) -> float | None:
     """Give the last layer the ridge solution on what reaches it; return its left-out accuracy (0..1).
 
     None where the layer has no bias to hold the solution.
@@ -30,23 +48,22 @@ def start_head(model: Model, feed: Feed, pictures: PictureSet, classes: int) -> 
     layer = model.network.get_submodule(model.head)
     if not (isinstance(layer, nn.Linear | nn.Conv2d) and layer.bias is not None):
         return None
-    features, _, labels = _pass(model, feed, pictures)
-    fit = fit_ridge(features.numpy(), labels.numpy(), classes)
+    fit = fit_ridge(reached.features.numpy(), reached.labels.numpy(), classes)
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(fit.weight).view_as(layer.weight))
         layer.bias.copy_(torch.from_numpy(fit.bias))
         if isinstance(layer, nn.Conv2d):
             # SqueezeNet ends in a ReLU, which must clip nothing; softmax does not see what all classes get alike.
-            _, lowest, _ = _pass(model, feed, pictures)
-            layer.bias += 2 * max(0.0, -lowest)
+            layer.bias += 2 * max(0.0, -reach_head(model, feed, pictures).lowest)
     return fit.left_out_accuracy
 
 
-def _pass(model: Model, feed: Feed, pictures: PictureSet) -> tuple[Tensor, float, Tensor]:
-    """What reaches the last layer, averaged over positions `(N, D)`; the least that leaves it; the labels `(N,)`."""
+def reach_head(model: Model, feed: Feed, pictures: PictureSet) -> Reached:
+    """Send the pictures as they are up to the last layer."""
     reached: list[Tensor] = []
     left: list[Tensor] = []
     labels: list[Tensor] = []
+    places: list[int] = []
 
     def catch(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         x = inputs[0].float()
@@ -59,8 +76,10 @@ def _pass(model: Model, feed: Feed, pictures: PictureSet) -> tuple[Tensor, float
         for fed in feed.batches(pictures, range(len(pictures)), size=EVALUATION_BATCH):
             feed.logits(fed.inputs)
             labels.append(fed.labels)
+            places += fed.places
     hook.remove()
-    return torch.cat(reached).cpu(), float(torch.stack(left).min()), torch.cat(labels).cpu()
+    lowest = float(torch.stack(left).min())
+    return Reached(torch.cat(reached).cpu(), torch.cat(labels).cpu(), tuple(places), lowest)
 
 
 def make_optimizer(network: nn.Module, config: FineTuneConfig, *, lr: float) -> torch.optim.Optimizer:
