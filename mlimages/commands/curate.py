@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -160,7 +161,15 @@ def _parts(listed: LabelFile, target: Path, split: str, *, seed: int, group: str
         names = PARTS[len(shares)]
     except (ValueError, KeyError) as error:
         raise InputError(f"--split {split}: expected two or three shares that add up to 1, as 0.8,0.2") from error
-    groups = labels.groups_by_pattern((item.path for item in listed), group) if group else {}
+    paths = (item.path for item in listed)
+    groups: Mapping[Path, object]
+    if group:
+        groups = labels.groups_by_pattern(paths, group)
+    else:
+        from mlimages import validation
+        from mlimages.progress import TqdmProgress
+
+        groups = validation.duplicate_groups(paths, progress=TqdmProgress())
     parts = listed.split(shares, seed=seed, groups=groups)
     return {
         name: (target.with_name(f"{target.stem}_{name}{target.suffix}"), part)

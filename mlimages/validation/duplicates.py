@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from mlimages.validation.facts import THUMB_PX
+SMALL = 4096
+"""Sets of up to so many pictures are compared all with all."""
 
-LEAF = 512
-"""Sets of so many pictures are compared all with all."""
+BLOCK = 2048
+"""Rows and columns compared at a time: bounds the memory."""
 
-COORDINATES = 16
-"""Low-frequency coordinates by which larger sets are parted."""
+Places = NDArray[np.intp]
 
 
 class Families:
@@ -45,66 +45,62 @@ class Families:
 
 
 def near_pairs(
-    thumbs: NDArray[np.uint8], hashes: NDArray[np.uint64], *, max_bits: int, min_correlation: float
+    thumbs: NDArray[np.uint8], hashes: NDArray[np.uint64], *, max_bits: int, least: NDArray[np.float32]
 ) -> Iterator[tuple[int, int]]:
-    """Pairs (i < j) whose thumbnails correlate and whose perceptual hashes agree; a pair may come twice.
-
-    Thumbnails as unit vectors correlate by at least r where they lie within sqrt(2 - 2 r) of each other, and so do
-    their projections. Sets are therefore halved along a coordinate with an overlap of that width: no pair is lost.
+    """Pairs whose perceptual hashes agree and whose thumbnails then correlate; a pair may come twice.
 
     Args:
         thumbs: luma `(N, 256)`.
         hashes: perceptual hashes `(N,)`.
         max_bits: most bits in which the hashes may differ.
-        min_correlation: least correlation.
+        least: correlation that each picture asks of another `(N,)`; of two the stricter holds.
     """
-    vectors = _Vectors(thumbs)
-    reach = float(np.sqrt(2 - 2 * min_correlation))
-    for leaf in _leaves(np.arange(len(thumbs)), vectors.coordinates, reach):
-        blocks = [leaf[start : start + LEAF] for start in range(0, len(leaf), LEAF)]
-        for number, rows in enumerate(blocks):
-            own = vectors[rows]
-            for columns in blocks[number:]:
-                close = own @ vectors[columns].T >= min_correlation
-                one, other = np.nonzero(np.triu(close, 1) if columns is rows else close)
-                alike = np.bitwise_count(hashes[rows[one]] ^ hashes[columns[other]]) <= max_bits
-                yield from zip(rows[one[alike]].tolist(), columns[other[alike]].tolist(), strict=True)
+    for rows, columns in _candidates(hashes, max_bits):
+        for one, other in _close(hashes, rows, columns, max_bits):
+            correlation = np.vecdot(_unit_vectors(thumbs[one]), _unit_vectors(thumbs[other]))
+            alike = correlation >= np.maximum(least[one], least[other])
+            yield from zip(one[alike].tolist(), other[alike].tolist(), strict=True)
 
 
-class _Vectors:
-    """Thumbnails as float32 unit vectors with mean 0, made where they are asked for: `(n, 256)`."""
+def _candidates(hashes: NDArray[np.uint64], max_bits: int) -> Iterator[tuple[Places, Places]]:
+    """Sets of places to compare with each other that together hold every pair within `max_bits`.
 
-    def __init__(self, thumbs: NDArray[np.uint8]) -> None:
-        self._thumbs = thumbs
-        steps = range(0, len(thumbs), 1 << 16)
-        parts = [self[np.arange(start, min(start + (1 << 16), len(thumbs)))] @ _low_frequencies() for start in steps]
-        self.coordinates = np.concatenate(parts) if parts else np.empty((0, COORDINATES), np.float32)
+    Hashes are cut into so many bands that two within `max_bits` differ by at most one bit in one of them
+    (multi-index hashing: Norouzi, Punjani and Fleet, CVPR 2012).
+    """
+    everything = np.arange(len(hashes))
+    if len(hashes) <= SMALL:
+        yield everything, everything
+        return
+    bands = max_bits // 2 + 1
+    edges = np.linspace(0, 64, bands + 1).astype(int)
+    for start, end in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
+        keys = (hashes >> np.uint64(start)) & np.uint64((1 << (end - start)) - 1)
+        order = np.argsort(keys, kind="stable")
+        distinct, begins = np.unique(keys[order], return_index=True)
+        buckets = dict(zip(distinct.tolist(), np.split(order, begins[1:]), strict=True))
+        for key, places in buckets.items():
+            yield places, places
+            flipped = (key ^ (1 << bit) for bit in range(end - start))
+            yield from ((places, buckets[near]) for near in flipped if near > key and near in buckets)
 
-    def __getitem__(self, places: NDArray[np.intp]) -> NDArray[np.float32]:
-        levels = self._thumbs[places].astype(np.float32)
-        levels -= levels.mean(axis=1, keepdims=True)
-        levels /= np.maximum(np.linalg.norm(levels, axis=1, keepdims=True), 1e-6)
-        return levels
+
+def _close(hashes: NDArray[np.uint64], rows: Places, columns: Places, max_bits: int) -> Iterator[tuple[Places, Places]]:
+    """Pairs of a row and a column whose hashes differ in at most `max_bits`, block by block."""
+    same = rows is columns
+    for top in range(0, len(rows), BLOCK):
+        for left in range(top if same else 0, len(columns), BLOCK):
+            own, others = rows[top : top + BLOCK], columns[left : left + BLOCK]
+            near = np.bitwise_count(hashes[own][:, None] ^ hashes[others]) <= max_bits
+            if same and top == left:
+                near = np.triu(near, 1)
+            one, other = np.nonzero(near)
+            yield own[one], others[other]
 
 
-def _low_frequencies() -> NDArray[np.float32]:
-    """An orthonormal basis `(256, COORDINATES)` of the lowest frequencies but the mean (2-D DCT-II)."""
-    k, x = np.arange(THUMB_PX), np.arange(THUMB_PX) + 0.5
-    cosines = np.cos(np.pi / THUMB_PX * np.outer(k, x)) * np.where(k == 0, 1, np.sqrt(2))[:, None] / np.sqrt(THUMB_PX)
-    order = sorted(((a, b) for a in k for b in k), key=lambda ab: (ab[0] + ab[1], ab[0]))[1 : COORDINATES + 1]
-    return np.stack([np.outer(cosines[a], cosines[b]).ravel() for a, b in order], axis=1).astype(np.float32)
-
-
-def _leaves(places: NDArray[np.intp], at: NDArray[np.float32], reach: float) -> Iterator[NDArray[np.intp]]:
-    """Small sets that together hold every pair within `reach`."""
-    if len(places) > LEAF:
-        own = at[places]
-        axis = int(np.argmax(own.std(axis=0)))
-        middle = np.median(own[:, axis])
-        left = places[own[:, axis] <= middle + reach / 2]
-        right = places[own[:, axis] >= middle - reach / 2]
-        if max(len(left), len(right)) < 0.95 * len(places):
-            yield from _leaves(left, at, reach)
-            yield from _leaves(right, at, reach)
-            return
-    yield places
+def _unit_vectors(thumbs: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Thumbnails as vectors of mean 0 and length 1: their products are correlations."""
+    levels = thumbs.astype(np.float32)
+    levels -= levels.mean(axis=1, keepdims=True)
+    levels /= np.maximum(np.linalg.norm(levels, axis=1, keepdims=True), 1e-6)
+    return levels

@@ -91,9 +91,9 @@ def _judge_levels(facts: Facts, lines: Thresholds) -> Iterator[Verdict]:
         return
     if facts.high < lines.dark_level:
         yield Code.DARK, seen
-    if facts.low > lines.bright_level:
+    elif facts.low > lines.bright_level:
         yield Code.BRIGHT, seen
-    if spread <= lines.contrast_spread:
+    elif spread <= lines.contrast_spread:
         yield Code.LOW_CONTRAST, seen
     if facts.sharpness < lines.blur:
         yield Code.BLURRED, f"sharpness {facts.sharpness:.2f} below {lines.blur:.2f}"

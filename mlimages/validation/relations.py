@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,6 +13,9 @@ from mlimages.records import LabeledPath
 from mlimages.validation.codes import Code, Thresholds
 from mlimages.validation.duplicates import Families, near_pairs
 from mlimages.validation.store import Examined
+
+PLAIN = 0.5
+"""Where two levels cover so much of a picture it is a drawing or a digit: those are alike without being the same."""
 
 
 @dataclass(slots=True)
@@ -29,6 +32,7 @@ class Seen:
     digest: list[bytes] = field(default_factory=list)
     _place: array[int] = field(default_factory=lambda: array("q"))
     _hash: array[int] = field(default_factory=lambda: array("Q"))
+    _least: array[float] = field(default_factory=lambda: array("f"))
     _thumbs: bytearray = field(default_factory=bytearray)
     _known: set[bytes] = field(default_factory=set)
 
@@ -43,6 +47,7 @@ class Seen:
             if facts.high - facts.low > lines.blank_spread:  # blank pictures are all alike
                 self._place.append(place)
                 self._hash.append(facts.hash)
+                self._least.append(lines.plain_correlation if facts.two_levels >= PLAIN else lines.near_correlation)
                 self._thumbs += facts.thumb
         return place
 
@@ -54,10 +59,10 @@ class Seen:
             if digest:
                 families.unite(first.setdefault(digest, place), place)
         pairs = near_pairs(
-            np.frombuffer(bytes(self._thumbs), dtype=np.uint8).reshape(-1, 256),
-            np.frombuffer(self._hash, dtype=np.uint64) if self._hash else np.empty(0, np.uint64),
+            np.array(self._thumbs, dtype=np.uint8).reshape(-1, 256),
+            np.array(self._hash, dtype=np.uint64),
             max_bits=lines.near_bits,
-            min_correlation=lines.near_correlation,
+            least=np.array(self._least, dtype=np.float32),
         )
         for one, other in pairs:
             families.unite(self._place[one], self._place[other])
@@ -78,24 +83,29 @@ def relations(seen: Seen, families: Sequence[Sequence[int]], lines: Thresholds) 
     sizes = Counter(seen.file)
     for family in families:
         yield from _leaks(seen, family, sizes)
-        exact: dict[bytes, list[int]] = {}
-        for place in family:
-            exact.setdefault(seen.digest[place], []).append(place)
-        for number, same in enumerate(exact.values()):
-            if number:
-                yield Relation(same[0], Code.NEAR_DUPLICATE, family[0])
+        for same in _grouped(family, seen.digest.__getitem__):
             yield from _same(seen, same, lines)
+        for within in _grouped(family, seen.file.__getitem__):
+            firsts = [same[0] for same in _grouped(within, seen.digest.__getitem__)]
+            yield from (Relation(place, Code.NEAR_DUPLICATE, firsts[0]) for place in firsts[1:])
+
+
+def _grouped(places: Iterable[int], key: Callable[[int], object]) -> list[list[int]]:
+    groups: dict[object, list[int]] = {}
+    for place in places:
+        groups.setdefault(key(place), []).append(place)
+    return list(groups.values())
 
 
 def _same(seen: Seen, same: Sequence[int], lines: Thresholds) -> Iterator[Relation]:
     """Codes of pictures whose bytes are equal."""
-    labels = {seen.label[place] for place in same}
-    if len(labels) > 1:
+    one, *others = [within[0] for within in _grouped(same, seen.label.__getitem__)]
+    if others:
         for place in same:
-            other = next(other for other in same if seen.label[other] != seen.label[place])
-            yield Relation(place, Code.TWO_LABELS, other)
+            yield Relation(place, Code.TWO_LABELS, one if seen.label[place] != seen.label[one] else others[0])
     else:
-        yield from (Relation(place, Code.DUPLICATE, same[0]) for place in same[1:])
+        for within in _grouped(same, seen.file.__getitem__):
+            yield from (Relation(place, Code.DUPLICATE, within[0]) for place in within[1:])
     if len(same) >= lines.placeholder_copies:
         yield from (Relation(place, Code.PLACEHOLDER, same[0]) for place in same)
 

@@ -82,8 +82,8 @@ class Store:
         return _examined(*rows[0]) if rows else None
 
     def keep(self, found: Iterable[tuple[Stamp, Examined]]) -> None:
-        """Remember; one transaction."""
-        rows = [(stamp, picture) for stamp, picture in found if picture.digest]
+        """Remember, in one transaction; but not what depends on the thresholds."""
+        rows = [(stamp, p) for stamp, p in found if p.digest and p.fault != Fault.TOO_MANY_PIXELS]
         try:
             with self._lock, self._db:
                 self._db.executemany(
