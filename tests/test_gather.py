@@ -20,7 +20,7 @@ from mlimages.gathering import GatherOptions, read_manifest
 from mlimages.gathering.address import is_public
 from mlimages.gathering.collection import Gathered
 from mlimages.gathering.decoders import Decoders
-from mlimages.gathering.inspect import Checks, Rejection
+from mlimages.gathering.facts import Checks, Rejection
 from mlimages.records import FetchResult, GatherSummary, Reason
 from tests.servers import (
     Site,

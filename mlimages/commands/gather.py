@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
+from typer.core import TyperCommand
 
 from mlimages.errors import GatherError
 from mlimages.progress import NoProgress, TqdmProgress
@@ -35,8 +36,18 @@ def register(app: typer.Typer) -> None:
         epilog="Example: mlimages gather urls links.txt -o data/mine",
     )
     for name, command in {"urls": _urls, "imagenet": _imagenet, "openverse": _openverse, "pexels": _pexels}.items():
-        sub.command(name)(command)
+        sub.command(name, cls=_Command)(command)
     app.add_typer(sub, name="gather", rich_help_panel="gather")
+
+
+class _Command(TyperCommand):
+    """A command whose `--retry-failed` may stand alone."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse as ever, with every reason where none is named."""
+        following = [*args[1:], "--"]
+        alone = (arg == "--retry-failed" and after.startswith("-") for arg, after in zip(args, following, strict=True))
+        return super().parse_args(ctx, [f"{arg}=all" if bare else arg for arg, bare in zip(args, alone, strict=True)])
 
 
 def _common(
@@ -53,9 +64,7 @@ def _common(
     min_size: int = typer.Option(1, help="The least shorter side, in pixels."),
     resize: int = typer.Option(None, help="Store the shorter side at so many pixels (upright RGB JPEG)."),
     keep_duplicates: bool = typer.Option(False, "--keep-duplicates", help="Keep every copy of the same bytes."),
-    retry_failed: str = typer.Option(
-        None, metavar="REASON,...", help="Try these failed links again ('all': every one)."
-    ),
+    retry_failed: str = typer.Option(None, metavar="[REASON,...]", help="Try failed links again: these, or every one."),
     allow_private: bool = typer.Option(False, "--allow-private", help="Connect to private and loopback addresses too."),
     ignore_opt_out: bool = typer.Option(False, "--ignore-opt-out", help="Take pictures marked X-Robots-Tag: noai too."),
     user_agent: str = typer.Option(None, help="What to call ourselves; by default mlimages and its version."),

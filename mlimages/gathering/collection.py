@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 import shutil
 from collections.abc import Collection, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
 from mlimages.errors import GatherError
 from mlimages.gathering.attribution import write_attributions
+from mlimages.gathering.facts import Facts, Rejection
 from mlimages.gathering.fetch import Fetched
-from mlimages.gathering.inspect import Facts, Rejection
 from mlimages.gathering.likeness import LikenessIndex
 from mlimages.gathering.manifest import NAME, ManifestWriter, manifests, read_rows, row_key
 from mlimages.gathering.names import safe_folder, safe_name, url_stem
@@ -83,7 +84,7 @@ class Gathered:
         return True
 
     def new_part(self) -> Path:
-        """A file name for a picture on its way."""
+        """A file for a picture on its way."""
         return self._hidden / f"{next(self._numbers)}.part"
 
     def add(self, ref: ImageRef, fetched: Fetched, found: Facts | Rejection | None, part: Path) -> FetchResult:
@@ -103,11 +104,13 @@ class Gathered:
             source=ref.source,
             **self._outcome(ref, fetched, found, part),
         )
-        part.unlink(missing_ok=True)
+        if found and not row.path:
+            part.unlink(missing_ok=True)
         self._writer.append(row)
         self.added += 1
-        self._is_settled &= row_key(ref.label, ref.url) not in self._reopened
-        self._note(row)
+        key = row_key(ref.label, ref.url)
+        self._is_settled &= key not in self._reopened
+        self._note(key, row)
         if row.reason is Reason.PLACEHOLDER:
             self._discard(row.sha256)
         return row
@@ -142,11 +145,11 @@ class Gathered:
             if row.reason in reopen or (row.path and not _is_there(self.out / row.path, row.bytes)):
                 self._reopened.add(key)
             else:
-                self._note(row)
+                self._note(key, row)
         self._is_settled &= not any(copies.is_gone and copies.path for copies in self._copies.values())
 
-    def _note(self, row: FetchResult) -> None:
-        self._done.add(row_key(row.label, row.url))
+    def _note(self, key: int, row: FetchResult) -> None:
+        self._done.add(key)
         self.tally.add(row)
         self.has_attributions |= "attribution" in row.source
         if row.sha256 is None or (row.status == "failed" and row.reason is not Reason.PLACEHOLDER):
@@ -161,7 +164,7 @@ class Gathered:
     def _outcome(self, ref: ImageRef, fetched: Fetched, found: Facts | Rejection | None, part: Path) -> dict[str, Any]:
         if found is None:
             return {"status": "failed", "reason": fetched.reason, "detail": fetched.detail}
-        values = asdict(found)
+        values = {name: getattr(found, name) for name in found.__slots__}
         if isinstance(found, Rejection):
             return {"status": "failed", **values}
         suffix = values.pop("suffix")
@@ -176,12 +179,11 @@ class Gathered:
 
     def _place(self, ref: ImageRef, facts: Facts, part: Path, suffix: str) -> str:
         for path in self._free_paths(ref, suffix):
-            target = self.out / path
-            if target.exists() and not self._is_orphan(target, facts):
+            target = f"{self.out}/{path}"  # strings: pathlib would cost more than the system calls
+            if os.path.exists(target) and not self._is_orphan(Path(target), facts):  # noqa: PTH110
                 continue
             try:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                part.replace(target)
+                _move(part, target)
             except OSError as error:
                 raise GatherError(f"{target} cannot be written: {error.strerror}") from error
             return path
@@ -211,6 +213,14 @@ class Gathered:
             self.tally.classes[copies.label] -= 1
             copies.path = None
         self._is_settled &= copies is None or copies.count == 1
+
+
+def _move(part: Path, target: str) -> None:
+    try:
+        os.replace(part, target)  # noqa: PTH105
+    except FileNotFoundError:
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
+        part.replace(target)
 
 
 def _is_there(path: Path, size: int | None) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from mlimages.errors import GatherError
-from mlimages.gathering.inspect import Checks, Facts, Rejection
+from mlimages.gathering.facts import Checks, Facts, Rejection
 from mlimages.records import Reason
 
 DECODE_TIMEOUT_S = 30.0

@@ -5,13 +5,13 @@ from __future__ import annotations
 import codecs
 import hashlib
 import io
-from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
 from mlimages.errors import ImageError
-from mlimages.images import MAX_PIXELS, decode, open_image, resized_size, to_rgb
+from mlimages.gathering.facts import Checks, Facts, Rejection
+from mlimages.images import decode, open_image, resized_size, to_rgb
 from mlimages.records import Fault, ImageProperty, Reason
 
 SUFFIXES = {
@@ -27,52 +27,21 @@ _REASONS = {
     Fault.TOO_MANY_PIXELS: Reason.TOO_MANY_PIXELS,
     Fault.NOT_AN_IMAGE: Reason.NOT_AN_IMAGE,
 }
-_ORIENTATION = 0x0112
+_ORIENTATION = 0x0112  # the EXIF tag
 _JPEG_QUALITY = 95
-
-
-@dataclass(frozen=True, slots=True)
-class Checks:
-    """What a picture must satisfy, and the shorter side at which it is stored (None: as it came)."""
-
-    max_pixels: int = MAX_PIXELS
-    min_size: int = 1
-    resize: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """A verified picture: what goes into its manifest row, and the suffix that its bytes ask for."""
-
-    bytes: int
-    sha256: str
-    dhash: str
-    format: str
-    width: int
-    height: int
-    orientation: int
-    suffix: str
-
-
-@dataclass(frozen=True, slots=True)
-class Rejection:
-    """Bytes that are no usable picture; `sha256` and `bytes` where they were read."""
-
-    reason: Reason
-    detail: str = ""
-    bytes: int | None = None
-    sha256: str | None = None
 
 
 def inspect_file(path: Path, checks: Checks) -> Facts | Rejection:
     """Decode the file to its last byte; with `checks.resize`, replace it by the resized picture."""
     data = path.read_bytes()
     try:
+        image = _open(data, checks)
         if checks.resize is None:
-            return _facts(data, data, checks)
-        stored = _resized(data, checks)
+            return _facts(data, image)
+        resized = _resized(image, checks.resize)
+        stored = _encoded(resized)
         path.write_bytes(stored)
-        return _facts(stored, data, checks)
+        return _described(stored, resized, resized.size, "JPEG")
     except ImageError as error:
         reason, detail = _reason(error.fault, data), error.detail
     except _UnwantedError as error:
@@ -95,20 +64,23 @@ def _reason(fault: Fault, data: bytes) -> Reason:
     return Reason.TRUNCATED if reason is Reason.CORRUPT and _is_cut(data) else reason
 
 
-def _facts(stored: bytes, received: bytes, checks: Checks) -> Facts:
-    image = _open(stored, checks if stored is received else Checks())
-    width, height = image.size
-    image_format = image.format or ""
-    image.draft("L", (width // 8, height // 8))  # JPEG alone: an eighth of the side still reads every byte
-    decode(image)
+def _facts(data: bytes, image: Image.Image) -> Facts:
+    size, image_format = image.size, image.format or ""
+    image.draft("L", (size[0] // 8, size[1] // 8))  # JPEG alone: an eighth of the side still reads every byte
+    return _described(data, decode(image), size, image_format)
+
+
+def _described(stored: bytes, image: Image.Image, size: tuple[int, int], image_format: str) -> Facts:
+    orientation = _orientation(image)
+    plain = orientation == 1 and image.mode in ("L", "RGB") and "transparency" not in image.info
     return Facts(
         bytes=len(stored),
         sha256=hashlib.sha256(stored).hexdigest(),
-        dhash=difference_hash(to_rgb(image)),
+        dhash=difference_hash(image if plain else to_rgb(image)),
         format=image_format,
-        width=width,
-        height=height,
-        orientation=_orientation(image),
+        width=size[0],
+        height=size[1],
+        orientation=orientation,
         suffix=SUFFIXES[image_format],
     )
 
@@ -127,21 +99,25 @@ def _open(data: bytes, checks: Checks) -> Image.Image:
 def _is_cut(data: bytes) -> bool:
     """Whether the mark that ends the file is absent: a decoder forgives that, a cut body must not be kept."""
     if data.startswith(b"\xff\xd8"):
-        return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")  # end of image; start of scan
+        return not data.endswith(b"\xff\xd9") and data.rfind(b"\xff\xd9") < data.rfind(
+            b"\xff\xda"
+        )  # end of image; start of scan
     if data.startswith(b"RIFF"):
         return len(data) < 8 + int.from_bytes(data[4:8], "little")
     return data.startswith(b"\x89PNG") and b"IEND" not in data[-65536:]
 
 
-def _resized(data: bytes, checks: Checks) -> bytes:
-    """The picture upright, 8-bit RGB, its shorter side at `checks.resize` pixels, as JPEG."""
-    assert checks.resize is not None
-    image = _open(data, checks)
-    image.draft(None, (2 * checks.resize, 2 * checks.resize))  # JPEG alone: at least twice the size wanted
+def _resized(image: Image.Image, shorter_px: int) -> Image.Image:
+    """The picture upright, 8-bit RGB, its shorter side at `shorter_px`."""
+    image.draft(None, (2 * shorter_px, 2 * shorter_px))  # JPEG alone: at least twice the size wanted
     upright = to_rgb(decode(image))
-    size = resized_size(*upright.size, ImageProperty(checks.resize))
+    size = resized_size(*upright.size, ImageProperty(shorter_px))
+    return upright.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
+
+
+def _encoded(image: Image.Image) -> bytes:
     out = io.BytesIO()
-    upright.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0).save(out, "JPEG", quality=_JPEG_QUALITY)
+    image.save(out, "JPEG", quality=_JPEG_QUALITY)
     return out.getvalue()
 
 

@@ -14,9 +14,9 @@ from typing import Any
 from mlimages.errors import MlimagesError
 from mlimages.gathering.collection import Gathered
 from mlimages.gathering.decoders import Decoders
+from mlimages.gathering.facts import Checks
 from mlimages.gathering.failures import reason_of_error
 from mlimages.gathering.fetch import Fetched, Fetcher
-from mlimages.gathering.inspect import Checks
 from mlimages.gathering.manifest import row_key
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.sources import Source

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import lru_cache
 from urllib.parse import unquote, urlsplit
 
 MAX_BYTES = 120
@@ -22,6 +23,7 @@ def safe_name(text: str, *, default: str) -> str:
     return name or default
 
 
+@lru_cache(maxsize=1024)
 def safe_folder(label: str) -> str:
     """A label as a relative folder; `/` nests."""
     parts = [safe_name(part, default="") for part in label.split("/")]

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, fields
 
 from mlimages.errors import InputError
-from mlimages.images import MAX_PIXELS
+from mlimages.gathering.facts import MAX_PIXELS
 from mlimages.records import Reason
 
 USER_AGENT = "mlimages/1.0 (gathers pictures for image classifiers; honours X-Robots-Tag: noai)"

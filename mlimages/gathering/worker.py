@@ -11,7 +11,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from mlimages.gathering.inspect import Checks, Rejection, inspect_file
+from mlimages.gathering.facts import Checks, Rejection
+from mlimages.gathering.inspect import inspect_file
 from mlimages.records import Reason
 
 _MEMORY_BYTES = 2 * 2**30
