@@ -136,18 +136,21 @@ class ImageNet:
 
     async def _from_site(self, wnid: str) -> AsyncIterator[ImageRef]:
         url = f"{self._endpoint}/data/winter21_whole/{wnid}.tar"
-        remote = RemoteTar(self._session, url)
         listing = cache_dir("imagenet") / f"{sha256(url.encode()).hexdigest()}.json"
         if listing.exists():  # read to its end before: only what is missing is asked for
             for values in json.loads(listing.read_text(encoding="utf-8")):
                 member = Member(**values)
-                yield _ref(f"{url}#{member.name}", member.name, partial(remote.read, member))
+                yield _ref(f"{url}#{member.name}", member.name, partial(self._read_part, url, member))
             return
         members = []
-        async for member, data in remote.members():
+        async for member, data in RemoteTar(self._session, url).members():
             members.append(asdict(member))
             yield _ref(f"{url}#{member.name}", member.name, partial(_given, data))
         write_text(listing, json.dumps(members))
+
+    async def _read_part(self, url: str, member: Member) -> bytes:
+        async with open_session(self._network) as session:  # the source may have ended, and its session with it
+            return await RemoteTar(session, url).read(member)
 
     async def _from_site_list(self, wnid: str) -> AsyncIterator[ImageRef]:
         url = f"{self._endpoint}/api/imagenet.synset.geturls"
