@@ -61,7 +61,7 @@ def prepare(config: FineTuneConfig, files: RunFiles, progress: Progress) -> Setu
         seed=config.seed,
     )
     image = model.preprocessing.image
-    pixels = _pixel_store(config, image)
+    pixels = pixel_store(image) if config.cache else None
     val = files.val if started else config.val
     data = preflight.inspect(
         list(LabelFile(files.train if started else config.labels)),
@@ -94,9 +94,8 @@ def _names(path: Path) -> ClassNames:
     return tuple(path.read_text(encoding="utf-8").splitlines())
 
 
-def _pixel_store(config: FineTuneConfig, image: ImageProperty) -> RowStore | None:
-    if not config.cache:
-        return None
+def pixel_store(image: ImageProperty) -> RowStore:
+    """The cache of pictures prepared in this way, shared by all runs."""
     name = hashlib.sha256(f"v1 {json.dumps(asdict(image), sort_keys=True)}".encode()).hexdigest()[:32]
     return RowStore(cache_dir("pixels") / name, (image.height, image.width, image.channels), np.uint8)
 
