@@ -16,6 +16,7 @@ from mlimages.records import ImageProperty, Resize
 
 if TYPE_CHECKING:
     from mlimages.labels import LabelFile
+    from mlimages.validation import Report
 
 PARTS = {2: ("train", "val"), 3: ("train", "val", "test")}
 
@@ -79,31 +80,56 @@ def label(
 
 def check(
     sources: list[Path] = typer.Argument(..., metavar="LABELS...", help="Label files; several to find leaks."),
+    page: Path = typer.Option(None, "--report", metavar="FILE.html", help="Write a page to look at, in one file."),
+    fix: bool = typer.Option(False, "--fix", help="Say which files would be moved or renamed; with --yes, do it."),
+    yes: bool = typer.Option(False, "--yes", help="With --fix: move broken files to NAME_quarantine, rename suffixes."),
     strict: bool = typer.Option(False, "--strict", help="Exit 1 where there are errors."),
+    threshold: list[str] = typer.Option(
+        [], "--threshold", metavar="NAME=VALUE", help="Draw a line elsewhere; see below. May be given several times."
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print counts and groups as JSON."),
 ) -> None:
     """Find broken, doubled, leaking and odd pictures.
 
-    Every picture is decoded once and what was found is remembered. Beside each label file come NAME_checked.txt
-    (without what is in error), NAME_rejected.tsv (path, label, code, detail) and NAME_warnings.tsv (kept, but look).
+    Every picture is decoded once; what was found is remembered, so that a second run decodes nothing. Beside each
+    label file come NAME_checked.txt (without the errors), NAME_rejected.tsv (path, label, code, detail) and
+    NAME_warnings.tsv (kept, but look). A picture that two files hold leaks: it stays in the smaller one.
 
-    Example: mlimages check train.txt val.txt
+    Thresholds: max_pixels 89478485, min_side_px 32, max_aspect 3.0, max_crop_loss 0.5, blank_spread 4,
+    contrast_spread 40, dark_level 64, bright_level 225, blur 0.3, placeholder_share 0.8, placeholder_copies 5,
+    near_bits 11, near_correlation 0.9, plain_correlation 0.99, imbalance 10.0.
+
+    Example: mlimages check train.txt val.txt --report check.html
     """
     from mlimages import validation
     from mlimages.progress import TqdmProgress
 
-    report = validation.check(sources, progress=TqdmProgress())
-    written = validation.write_outcome(report)
+    report = validation.check(sources, thresholds=validation.Thresholds.parse(threshold), progress=TqdmProgress())
+    if page:
+        from mlimages.report import write_report
+
+        write_report(report, page)
+    moves = validation.plan_moves(report) if fix else []
+    if yes:
+        validation.carry_out(moves)
+    written = validation.write_outcome(report, {move.source: move.target for move in moves} if yes else None)
     if as_json:
-        _print_json(report.to_dict())
+        moved = [{"from": str(move.source), "to": str(move.target), "code": move.code} for move in moves]
+        _print_json({**report.to_dict(), "moves": moved})
     else:
-        print(f"{report.checked} pictures checked, {report.ok} ok")
-        for title, counts in (("errors (left out)", report.errors), ("warnings (kept)", report.warnings)):
-            print("\n".join([f"{title}: {sum(counts.values())}", *(f"  {n:>7}  {code}" for code, n in counts.items())]))
-    _say("written: " + ", ".join(str(path) for path in written))
+        _tell_checked(report)
+        for move in moves:
+            print(f"{'moved' if yes else 'would move'} {move.source} to {move.target} ({move.code})")
+    _say("written: " + ", ".join(map(str, [*written, *([page] if page else [])])))
     _say(f"next: mlimages mean {written[0]} --size 224")
     if strict and report.errors:
         raise typer.Exit(1)
+
+
+def _tell_checked(report: Report) -> None:
+    print(f"{report.checked} pictures checked, {report.ok} ok, {report.seconds:.1f} s")
+    for title, counts in (("errors (left out)", report.errors), ("warnings (kept)", report.warnings)):
+        print("\n".join([f"{title}: {sum(counts.values())}", *(f"  {n:>7}  {code}" for code, n in counts.items())]))
 
 
 def mean(

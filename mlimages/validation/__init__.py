@@ -1,6 +1,7 @@
 """One pass over label files: what is broken, doubled, leaking or odd."""
 
 from mlimages.validation.codes import ERRORS, Code, Finding, Thresholds
+from mlimages.validation.mending import Move, carry_out, plan_moves
 from mlimages.validation.outcome import Measures, Report, write_outcome
 from mlimages.validation.survey import check, duplicate_groups
 
@@ -9,9 +10,12 @@ __all__ = [
     "Code",
     "Finding",
     "Measures",
+    "Move",
     "Report",
     "Thresholds",
+    "carry_out",
     "check",
     "duplicate_groups",
+    "plan_moves",
     "write_outcome",
 ]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
+from mlimages.errors import InputError
 from mlimages.images import MAX_PIXELS
 
 
@@ -90,6 +93,25 @@ class Thresholds:
     near_correlation: float = 0.90
     plain_correlation: float = 0.99
     imbalance: float = 10.0
+
+    @classmethod
+    def parse(cls, settings: Iterable[str]) -> Thresholds:
+        """Thresholds from `name=value` texts.
+
+        Raises:
+            InputError: an unknown name, or a value that is no number.
+        """
+        kinds: dict[str, type] = {name: type(value) for name, value in asdict(cls()).items()}
+        values: dict[str, Any] = {}
+        for setting in settings:
+            name, _, value = setting.partition("=")
+            if name not in kinds:
+                raise InputError(f"threshold {setting!r}: expected NAME=VALUE, NAME one of {', '.join(kinds)}")
+            try:
+                values[name] = kinds[name](value)
+            except ValueError as error:
+                raise InputError(f"threshold {setting!r}: {value!r} is no number") from error
+        return cls(**values)
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,13 +34,12 @@ def judge_classes(
             yield label, (Code.CLASS_IMBALANCE, seen)
 
 
-def right_suffix(path: Path, facts: Facts) -> str:
-    """The file's suffix where it fits its format, else the one that would."""
-    suffix = path.suffix.lower()
-    form = Image.registered_extensions().get(suffix, "")
-    if facts.format in (form, {"MPO": "JPEG"}.get(form, form)) or (facts.format, form) in _SAME_SUFFIX:
+def right_suffix(path: Path, form: str) -> str:
+    """The file's suffix where it fits the format (as Pillow names it), else the one that would."""
+    named = Image.registered_extensions().get(path.suffix.lower(), "")
+    if form == named or (form, named) in _SAME_SUFFIX:
         return path.suffix
-    return _SUFFIX_OF.get(facts.format, f".{facts.format.lower()}")
+    return _SUFFIX_OF.get(form, f".{form.lower()}")
 
 
 _SUFFIX_OF = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif", "JPEG2000": ".jp2"}
@@ -48,7 +47,7 @@ _SAME_SUFFIX = {("MPO", "JPEG"), ("DIB", "BMP"), ("CUR", "ICO")}
 
 
 def _judge_form(path: Path, facts: Facts) -> Iterator[Verdict]:
-    right = right_suffix(path, facts)
+    right = right_suffix(path, facts.format)
     if right != path.suffix:
         yield Code.WRONG_SUFFIX, f"{facts.format} in a {path.suffix or 'nameless'} file: rename to {right}"
     if facts.orientation != 1:

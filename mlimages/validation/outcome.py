@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from mlimages.files import replacing
 from mlimages.labels import LabelFile, relative_name, write_label_file
+from mlimages.records import LabeledPath
 from mlimages.validation.codes import Code, Finding, Thresholds
 
 
@@ -95,25 +96,30 @@ class Report:
         return {code.value: counts[code] for code in Code if counts[code]}
 
 
-def write_outcome(report: Report) -> list[Path]:
-    """Write `NAME_checked.txt`, `NAME_rejected.tsv` and `NAME_warnings.tsv` beside each label file."""
+def write_outcome(report: Report, renamed: Mapping[Path, Path] | None = None) -> list[Path]:
+    """Write `NAME_checked.txt`, `NAME_rejected.tsv` and `NAME_warnings.tsv` beside each label file.
+
+    Pictures that were `renamed` since are listed under their new names.
+    """
+    now = renamed or {}
     written = []
     for number, file in enumerate(report.files):
         checked, rejected, warnings = (
             file.path.with_name(f"{file.path.stem}_{end}") for end in ("checked.txt", "rejected.tsv", "warnings.tsv")
         )
-        write_label_file(checked, report.kept(number), file.class_names)
+        kept = (LabeledPath(now.get(item.path, item.path), item.label) for item in report.kept(number))
+        write_label_file(checked, kept, file.class_names)
         found = [one for one in report.findings if one.file == number]
-        _write_table(rejected, (one for one in found if one.code.is_error))
-        _write_table(warnings, (one for one in found if not one.code.is_error))
+        _write_table(rejected, now, (one for one in found if one.code.is_error))
+        _write_table(warnings, now, (one for one in found if not one.code.is_error))
         written += [checked, rejected, warnings]
     return written
 
 
-def _write_table(path: Path, findings: Iterable[Finding]) -> None:
+def _write_table(path: Path, now: Mapping[Path, Path], findings: Iterable[Finding]) -> None:
     folder = path.parent.absolute()
     with replacing(path) as part, part.open("w", encoding="utf-8") as out:
         out.write("path\tlabel\tcode\tdetail\n")
         for one in findings:
             detail = " ".join(one.detail.split())
-            out.write(f"{relative_name(one.path, folder)}\t{one.label}\t{one.code}\t{detail}\n")
+            out.write(f"{relative_name(now.get(one.path, one.path), folder)}\t{one.label}\t{one.code}\t{detail}\n")
