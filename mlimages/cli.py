@@ -51,7 +51,9 @@ def _options(
     version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
     verbose: bool = typer.Option(False, "--verbose", "-v", help="Log what happens to standard error."),
 ) -> None:
-    logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(name)s: %(message)s")
+    shown = logging.StreamHandler()
+    shown.setLevel(logging.INFO if verbose else logging.ERROR)
+    logging.basicConfig(handlers=[shown], format="%(name)s: %(message)s")
 
 
 for room in (gather, curate, augment, insight, train, deploy, look, demo):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import typer
@@ -25,6 +26,7 @@ def demo(
 
     Example: mlimages demo
     """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # LeNet is too small to share among threads: they would only wait
     try:
         from mlimages.demo.road import walk
     except ImportError as error:

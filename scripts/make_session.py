@@ -1,0 +1,24 @@
+"""Draw examples/session.svg, the README's picture: what `mlimages demo` printed, given on standard input.
+
+Usage: mlimages demo 2>/dev/null | python scripts/make_session.py
+"""
+
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+TARGET = Path(__file__).parents[1] / "examples" / "session.svg"
+
+
+def main() -> None:
+    with Path("/dev/null").open("w") as nowhere:
+        console = Console(record=True, width=80, file=nowhere)
+        for line in ["$ mlimages demo", *sys.stdin.read().splitlines()]:
+            console.print(Text(line, style="bold green" if line.startswith("$ ") else ""))
+    TARGET.write_text(console.export_svg(title="mlimages demo"))
+
+
+if __name__ == "__main__":
+    main()
