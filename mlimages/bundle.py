@@ -158,6 +158,8 @@ def _from_json(values: dict[str, Any]) -> dict[str, Any]:
     if len(probe["pixels"]) != probe["width"] * probe["height"] * 3:
         raise ValueError("the probe's picture has another size")
     values["probe"] = ParityProbe(**{**probe, "logits": tuple(probe["logits"])})
+    for key in ("accuracy", "calibration_error", "quantization"):
+        provenance[key] = None if provenance[key] is None else tuple(provenance[key])
     values["provenance"] = Provenance(**provenance)
     values["preprocessing"] = Preprocessing.from_dict(values["preprocessing"])
     values["class_names"] = tuple(map(str, values["class_names"]))
