@@ -10,10 +10,13 @@ from mlimages.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from mlimages.learning.config import FineTuneConfig
+    from mlimages.learning.export import export_trained
     from mlimages.learning.features import FrozenFeatures
     from mlimages.learning.finetune import Callback, FineTuneResult, fine_tune
     from mlimages.learning.freezing import FrozenPart, freeze
     from mlimages.learning.models import Model, build_model
+    from mlimages.learning.onnx_writer import TrainedNetwork
+    from mlimages.learning.probe import probe_cuts
     from mlimages.learning.run import TrainedRun, load_run
 
 if any(importlib.util.find_spec(name) is None for name in ("safetensors", "timm", "torch", "torchvision")):
@@ -26,11 +29,14 @@ _MODULE_OF = {
     "FrozenFeatures": "features",
     "FrozenPart": "freezing",
     "Model": "models",
+    "TrainedNetwork": "onnx_writer",
     "TrainedRun": "run",
     "build_model": "models",
+    "export_trained": "export",
     "fine_tune": "finetune",
     "freeze": "freezing",
     "load_run": "run",
+    "probe_cuts": "probe",
 }
 
 __all__ = [
@@ -40,11 +46,14 @@ __all__ = [
     "FrozenFeatures",
     "FrozenPart",
     "Model",
+    "TrainedNetwork",
     "TrainedRun",
     "build_model",
+    "export_trained",
     "fine_tune",
     "freeze",
     "load_run",
+    "probe_cuts",
 ]
 
 
