@@ -67,7 +67,9 @@ def main() -> NoReturn:
     except MlimagesError as error:
         print(f"mlimages: {error}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as end:
+        if isinstance(end, SystemExit) and end.code != 130:  # 130: some versions of Typer catch Ctrl-C themselves
+            raise
         print("mlimages: interrupted; run the same command again to go on", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:

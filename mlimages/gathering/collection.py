@@ -7,6 +7,7 @@ import itertools
 import os
 import shutil
 from collections.abc import Collection, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -58,16 +59,19 @@ class Gathered:
     def __enter__(self) -> Gathered:
         try:
             self._hidden.mkdir(parents=True, exist_ok=True)
-            self._lock = _locked(self._hidden.with_suffix(".lock"))
+            lock = _locked(self._hidden.with_suffix(".lock"))
             for leftover in self._hidden.iterdir():
                 leftover.unlink()
         except OSError as error:
             raise GatherError(f"{self.out} cannot be written: {error.strerror}") from error
-        self._read(self._options.retry_failed)
-        if not self._is_settled:
-            self._settle()
+        with ExitStack() as stack:
+            stack.enter_context(lock)
             self._read(self._options.retry_failed)
-        self._writer = ManifestWriter(self._manifest)
+            if not self._is_settled:
+                self._settle()
+                self._read(self._options.retry_failed)
+            self._writer = ManifestWriter(self._manifest)
+            self._lock = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:

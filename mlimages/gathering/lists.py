@@ -59,8 +59,11 @@ def list_suffix(path: Path) -> str:
 
 def count_lines(path: Path) -> int:
     """How many lines a file has."""
+    lines, block = 0, b"\n"
     with path.open("rb") as file:
-        return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
+        for block in iter(lambda: file.read(1 << 20), b""):
+            lines += block.count(b"\n")
+    return lines + (not block.endswith(b"\n"))
 
 
 @contextmanager

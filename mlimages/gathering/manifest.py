@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path, PurePosixPath
@@ -72,13 +73,16 @@ def _row(values: dict[str, Any]) -> FetchResult | None:
 def _is_whole(row: FetchResult) -> bool:
     if not (isinstance(row.url, str) and isinstance(row.label, str) and isinstance(row.source, dict)):
         return False
-    if row.status == "failed":
-        return row.path is None
-    if not (isinstance(row.sha256, str) and isinstance(row.dhash, str) and isinstance(row.bytes, int)):
+    if not _is_hexadecimal(row.sha256, 64) and (row.sha256 is not None or row.status != "failed"):
         return False
-    if row.status == "duplicate":
+    if row.status in ("failed", "duplicate"):
         return row.path is None
-    return row.status == "ok" and isinstance(row.path, str) and _is_inside(row.path)
+    known = _is_hexadecimal(row.dhash, 16) and isinstance(row.bytes, int)
+    return row.status == "ok" and known and isinstance(row.path, str) and _is_inside(row.path)
+
+
+def _is_hexadecimal(value: object, length: int) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{%d}" % length, value) is not None
 
 
 def _is_inside(path: str) -> bool:
