@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 from mlimages.intervals import wilson_interval
 
@@ -55,6 +57,15 @@ def accuracy(confusion: Confusion) -> Share:
 def class_scores(confusion: Confusion, names: Sequence[str]) -> tuple[ClassScores, ...]:
     """Precision, recall and F1 of each class, in the order of `names`."""
     return tuple(_scores_of(label, confusion, name) for label, name in enumerate(names))
+
+
+def sign_test(gained: int, lost: int) -> float:
+    """How often chance alone would part two equal classifiers as far, of `gained + lost` pictures that they name
+    differently: the two-sided p-value of McNemar's test in its exact form (Q. McNemar, Psychometrika 12, 1947).
+    """
+    n = gained + lost
+    tail = sum(math.comb(n, k) for k in range(min(gained, lost) + 1))
+    return min(1.0, float(Fraction(2 * tail, 2**n)))
 
 
 def _scores_of(label: int, confusion: Confusion, name: str) -> ClassScores:

@@ -170,3 +170,20 @@ def test_the_command_gives_every_layer_as_json() -> None:
 def test_what_cannot_be_is_said(words: list[str], said: str) -> None:
     with pytest.raises(ModelError, match=said):
         CliRunner().invoke(cli.app, ["summary", *words], catch_exceptions=False)
+
+
+def test_attention_that_uses_its_weights_by_itself_is_one_row() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts = nn.ModuleList([nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 8)])
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = x.flatten(2)
+            x = self.parts[0](x, x, x)[0]
+            return self.parts[1](x)
+
+    rows = summarize_network(nn.Sequential(Block()), (3, 2, 4)).layers
+    assert [(row.name, row.kind, row.parameters) for row in rows] == [
+        ("0.parts.0", "attention", 288), ("0.parts.1", "linear", 72),
+    ]  # fmt: skip

@@ -11,7 +11,55 @@ import typer
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
+    app.command("probe", rich_help_panel="train")(probe)
     app.command("compare", rich_help_panel="train")(compare)
+
+
+def probe(
+    labels: Path = typer.Argument(..., metavar="LABELS", help="Label file of the pictures to try."),
+    out: Path = typer.Option(None, "-o", "--out", metavar="PNG", help="The plot [NAME_probe.png beside LABELS]."),
+    model: str = typer.Option("alexnet", help="alexnet, vgg16, any torchvision name, timm:NAME."),
+    weights: str = typer.Option("default", metavar="default|none|PATH", help="Where the network's weights come from."),
+    size: int = typer.Option(None, min=1, metavar="N", help="Width and height fed to the network, in pixels."),
+    gray: bool = typer.Option(None, "--gray/--no-gray", help="Feed one channel."),
+    most: int = typer.Option(2000, min=10, help="Of more pictures, try so many, the same share of each class."),
+    seed: int = typer.Option(0, help="Of all chance: same seed, same machine, same result."),
+    as_json: bool = typer.Option(False, "--json", help="Print what was found as JSON."),
+) -> None:
+    """Find how many layers of a network to keep.
+
+    One pass of the pictures through the network collects what comes out at every layer; a ridge
+    classifier on each, judged by 10-fold cross-validation, says how well that layer tells your classes
+    apart. The recommended --freeze is the highest layer within noise of the best: least is left to
+    train. The learning curve says whether more pictures would help.
+
+    Example: mlimages probe labels.txt --model alexnet
+    """
+    from mlimages import learning  # says which part to install where it is missing
+    from mlimages.insight import plots
+    from mlimages.insight.probed import lines_of
+    from mlimages.labels import LabelFile
+    from mlimages.progress import TqdmProgress
+
+    target = out or labels.with_name(f"{labels.stem}_probe.png")
+    found = learning.probe_cuts(
+        LabelFile(labels),
+        model=model,
+        weights=weights,
+        size=size,
+        gray=gray,
+        most=most,
+        seed=seed,
+        progress=TqdmProgress(),
+    )
+    plots.save_png(plots.probe(found), target)
+    if as_json:
+        print(json.dumps({**found.as_dict(), "plot": str(target)}, ensure_ascii=False))
+        return
+    print("\n".join(lines_of(found)))
+    print(f"plot: {target}", file=sys.stderr)
+    chosen = f" --weights {weights}" if weights != "default" else ""
+    print(f"next: mlimages finetune {labels} --model {model}{chosen} --freeze {found.freeze}", file=sys.stderr)
 
 
 def compare(

@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from mlimages.errors import InputError, RunError
 from mlimages.insight.layers import human, table
 from mlimages.insight.run_folder import RunFolder, read_run
 from mlimages.intervals import Z_95
-from mlimages.scores import Share
+from mlimages.scores import Share, sign_test
 
 NOISE = 0.05
 """From this p-value on, two runs are within noise."""
@@ -94,8 +93,7 @@ def compare_runs(paths: Sequence[Path]) -> tuple[Compared, ...]:
 def paired(run: RunFolder, best: RunFolder) -> Paired | None:
     """McNemar's test, exact, on the pictures that both runs validated on; None where there are none.
 
-    Source: Q. McNemar, Psychometrika 12 (1947), as a sign test on the pictures that the two name differently; the
-    interval is Wald's for paired shares.
+    The interval is Wald's for paired shares.
     """
     mine, theirs = _right(run), _right(best)
     shared = mine.keys() & theirs.keys()
@@ -107,7 +105,7 @@ def paired(run: RunFolder, best: RunFolder) -> Paired | None:
     value = (gained - lost) / n
     half = Z_95 * math.sqrt(max(0.0, gained + lost - (gained - lost) ** 2 / n)) / n
     difference = Share(value, max(-1.0, value - half), min(1.0, value + half))
-    return Paired(n, gained, lost, difference, _sign_test(gained, lost))
+    return Paired(n, gained, lost, difference, sign_test(gained, lost))
 
 
 def lines_of(compared: Sequence[Compared]) -> Iterator[str]:
@@ -158,12 +156,6 @@ def _right(run: RunFolder) -> dict[tuple[str, str], bool]:
     keys = ((os.path.normpath(path.absolute()), run.class_names[label])
             for path, label in zip(run.said.paths, run.said.labels, strict=True))  # fmt: skip
     return dict(zip(keys, run.said.right.tolist(), strict=True))
-
-
-def _sign_test(gained: int, lost: int) -> float:
-    n, less = gained + lost, min(gained, lost)
-    tail = sum(math.comb(n, k) for k in range(less + 1))
-    return min(1.0, float(Fraction(2 * tail, 2**n)))
 
 
 def _differing(settings: Sequence[Any]) -> list[str]:

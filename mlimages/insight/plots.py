@@ -12,8 +12,9 @@ from typing import Any
 
 from mlimages.errors import MissingExtraError
 from mlimages.files import replacing
+from mlimages.insight.probed import Probed
 from mlimages.intervals import wilson_interval
-from mlimages.scores import Confusion
+from mlimages.scores import Confusion, Share
 
 try:
     import matplotlib as mpl
@@ -86,6 +87,23 @@ def confusion(counts: Confusion, names: Sequence[str]) -> Figure:
         return figure
 
 
+def probe(probed: Probed) -> Figure:
+    """Accuracy by cut, the recommended one filled, and by pictures per class; bars are 95 % intervals."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(4.5 + 0.28 * len(probed.cuts), 3.8), layout="constrained")
+        left, right = figure.subplots(1, 2, width_ratios=[max(4, len(probed.cuts)), 6])
+        names = [cut.name for cut in probed.cuts]
+        _points(left, range(len(names)), [cut.accuracy for cut in probed.cuts], filled=names.index(probed.freeze))
+        left.set_xticks(range(len(names)), names, rotation=60, rotation_mode="xtick", fontsize=8)
+        left.set_title(f"{probed.model}: accuracy (%) by cut")
+        _points(right, [point.per_class for point in probed.curve], [point.accuracy for point in probed.curve])
+        right.set_xscale("log", base=2)
+        right.set_xticks([point.per_class for point in probed.curve], [str(point.per_class) for point in probed.curve])
+        right.set_xlabel("pictures of each class")
+        right.set_title("would more pictures help?")
+        return figure
+
+
 def save_png(figure: Figure, path: Path) -> None:
     """Write a figure as PNG on white."""
     with replacing(path) as part:
@@ -121,6 +139,16 @@ def _lines(axes: Axes, epochs: Sequence[Epoch], name: str) -> None:
     axes.set_title(f"{name} (%)" if name == "accuracy" else name)
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _points(axes: Axes, x: Sequence[float], shares: Sequence[Share], *, filled: int | None = None) -> None:
+    y = [100 * each.value for each in shares]
+    spans = [[100 * (each.value - each.low) for each in shares], [100 * (each.high - each.value) for each in shares]]
+    axes.errorbar(
+        x, y, yerr=spans, color=VAL, marker="o", markerfacecolor="white" if filled is not None else VAL, capsize=2
+    )
+    if filled is not None:
+        axes.plot(x[filled], y[filled], "o", color=VAL, markersize=9, zorder=3)
 
 
 def _band(axes: Axes, epochs: Sequence[Epoch], val_count: int) -> None:

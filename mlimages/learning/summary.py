@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,7 +75,7 @@ def summarize_network(
     return NetworkSummary(
         title=title,
         input=size,
-        layers=tuple(trace.layer(path, flops.get(path, 0) // 4) for path in trace.passed),
+        layers=tuple(trace.layer(path, flops.get(path, 0) // 4) for path in trace.innermost()),
         parameters=sum(p.numel() for p in parameters),
         trained_parameters=sum(p.numel() for p in parameters if p.requires_grad),
         multiply_adds=counter.get_total_flops() // 4,  # two operations each, two pictures
@@ -102,13 +102,13 @@ class _Pass:
 
 
 class _Trace:
-    """Hooks on every innermost module; what passed each, in order of first use."""
+    """Hooks on every module; what passed each, in order of its first end."""
 
     def __init__(self, network: nn.Module, names: Mapping[str, str]) -> None:
         self.at = ""
         self.passed: dict[str, _Pass] = {}
         self._names = names
-        self._modules = dict(_innermost(network))
+        self._modules = dict(network.named_modules())
         self._map: Shape = ()  # the last shape that was still a picture
         self._handles = [
             handle
@@ -120,6 +120,11 @@ class _Trace:
     def close(self) -> None:
         for handle in self._handles:
             handle.remove()
+
+    def innermost(self) -> list[str]:
+        """The modules in which something happens: attention may use its parts' weights without calling them."""
+        holders = {path[:end] for path in self.passed for end, char in enumerate(path) if char == "."}
+        return [path for path in self.passed if path not in holders and path]
 
     def layer(self, path: str, multiply_adds: int) -> Layer:
         module, passed = self._modules[path], self.passed[path]
@@ -152,14 +157,6 @@ class _Trace:
                 self._map = made if len(made) == 3 else self._map
 
         return hook
-
-
-def _innermost(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The modules in which something happens, by path; attention counts as one."""
-    whole = tuple(f"{path}." for path, m in network.named_modules() if isinstance(m, nn.MultiheadAttention))
-    for path, module in network.named_modules():
-        if (f"{path}." in whole or not any(module.children())) and not path.startswith(whole or ("\0",)):
-            yield path, module
 
 
 def _kind(module: nn.Module) -> str:
