@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mlimages.learning.config import FineTuneConfig
     from mlimages.learning.export import export_run
     from mlimages.learning.finetune import fine_tune
+    from mlimages.learning.quantize import quantize
     from mlimages.learning.run import load_run
     from mlimages.predictor import Predictor
     from mlimages.records import BrokenImage, ImageProperty, ImageRef, Normalization, Prediction, Preprocessing
@@ -48,6 +49,7 @@ _MODULE_OF = {
     "gather_async": "gathering",
     "load_run": "learning.run",
     "make_app": "server",
+    "quantize": "learning.quantize",
 }
 
 __all__ = [
@@ -74,6 +76,7 @@ __all__ = [
     "gather_async",
     "load_run",
     "make_app",
+    "quantize",
 ]
 
 

@@ -14,6 +14,7 @@ from mlimages import scores
 from mlimages.calibration import expected_calibration_error
 from mlimages.errors import InputError
 from mlimages.labels import LabelFile
+from mlimages.matching import matched
 from mlimages.predictor import Answer, Predictor
 from mlimages.progress import NoProgress, Progress
 from mlimages.records import BrokenImage, LabeledPath, Prediction
@@ -93,13 +94,13 @@ def evaluate(predictor: Predictor, labels: LabelFile, *, progress: Progress | No
         InputError: the label file has a class that the bundle does not know, or no picture that can be used.
     """
     names = predictor.bundle.class_names
-    items = _numbered(labels, names)
+    items = matched(labels, predictor.bundle)
     begin = time.perf_counter()
-    answers = _answers(predictor, [item for item, _ in items], progress or NoProgress())
+    answers = _answers(predictor, items, progress or NoProgress())
     elapsed_s = time.perf_counter() - begin
     good = [
-        (answer.result, label, answer)
-        for answer, (_, label) in zip(answers, items, strict=True)
+        (answer.result, item.label, answer)
+        for answer, item in zip(answers, items, strict=True)
         if isinstance(answer.result, Prediction)
     ]
     if not good:
@@ -123,20 +124,6 @@ def evaluate(predictor: Predictor, labels: LabelFile, *, progress: Progress | No
 def _class_json(one: ClassScores) -> dict[str, object]:
     shares = {"precision": one.precision, "recall": one.recall, "f1": one.f1}
     return {"count": one.count, **{key: [share.value, share.low, share.high] for key, share in shares.items()}}
-
-
-def _numbered(labels: LabelFile, names: Sequence[str]) -> list[tuple[LabeledPath, int]]:
-    """Each picture with its class number in the bundle."""
-    given = labels.class_names
-    unknown = [name for name in given if name not in names]
-    if unknown:
-        raise InputError(
-            f"{labels.path} has the class {unknown[0]!r}, which the bundle does not know (it knows "
-            f"{', '.join(names[:5])}{' ...' if len(names) > 5 else ''}): classes are matched by their names, "
-            "which stand in NAME_class_def.txt beside the label file"
-        )
-    number = {label: names.index(name) for label, name in enumerate(given)}
-    return [(item, number[item.label]) for item in labels]
 
 
 def _answers(predictor: Predictor, items: Sequence[LabeledPath], progress: Progress) -> list[Answer]:

@@ -13,6 +13,7 @@ from mlimages.records import BrokenImage, Prediction
 
 if TYPE_CHECKING:
     from mlimages.evaluation import Evaluation
+    from mlimages.learning.quantize import Quantization
 
 Results = Iterable[Prediction | BrokenImage]
 
@@ -74,6 +75,18 @@ def evaluation_text(found: Evaluation) -> str:
         f"{found.images_per_s:.0f} pictures/s; ms a picture (half, 95 %): decode {decode.p50:.1f}, {decode.p95:.1f}; "
         f"network {network.p50:.1f}, {network.p95:.1f}"
     )
+    return "\n".join(lines)
+
+
+def quantization_text(found: Quantization) -> str:
+    """A line a trial, and what came of it, for people."""
+    lines = [f"{'form':20}  accuracy  pictures/s      MB"]
+    lines += [
+        f"{trial.name:20}  {_percent(trial.accuracy):>8}  {trial.images_per_s:10.1f}  {trial.size_bytes / 1e6:6.1f}"
+        for trial in found.trials
+    ]
+    lines.append(f"measured on {found.count} pictures and one core of this machine")
+    lines.append(f"written: {found.chosen.name}" if found.chosen else "none is faster within the drop: nothing written")
     return "\n".join(lines)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from mlimages import images
 from mlimages.bundle import INPUT, LOGITS, PROBABILITIES, OnnxBundle, ParityProbe, Provenance
 from mlimages.learning.normalize import Normalize
-from mlimages.learning.prepare_graph import PIXELS, prepare_graph
+from mlimages.learning.prepare_graph import PIXELS, PREFIX, prepare_graph
 from mlimages.records import Preprocessing
 from mlimages.runtime import open_session
 
@@ -88,7 +88,7 @@ def export_network(
     """
     model = _as_onnx(trained, bare=not include_preprocessing, temperature=temperature)
     if include_preprocessing:
-        _prepend_preparation(model, trained.preprocessing, exact=exact)
+        prepend_preparation(model, trained.preprocessing, exact=exact)
     _save(model, out, data_name=data_name or f"{out.name}.data")
     bundle = OnnxBundle(
         path=out,
@@ -127,7 +127,8 @@ def _as_onnx(trained: TrainedNetwork, *, bare: bool, temperature: float) -> onnx
     return program.model_proto
 
 
-def _prepend_preparation(model: onnx.ModelProto, preprocessing: Preprocessing, *, exact: bool) -> None:
+def prepend_preparation(model: onnx.ModelProto, preprocessing: Preprocessing, *, exact: bool) -> None:
+    """Put the preparation of pixels before a network that takes prepared ones, in place."""
     opset = next(entry.version for entry in model.opset_import if not entry.domain)
     first = prepare_graph(preprocessing.image, opset=opset, ir_version=model.ir_version, exact=exact)
     for dimension, meaning in zip(first.graph.input[0].type.tensor_type.shape.dim, _MEANINGS, strict=True):
@@ -138,6 +139,19 @@ def _prepend_preparation(model: onnx.ModelProto, preprocessing: Preprocessing, *
         joined = [*before, *(part for part in after if part.name != PIXELS)]
         del after[:]
         after.extend(joined)
+
+
+def strip_preparation(model: onnx.ModelProto, preprocessing: Preprocessing) -> onnx.ModelProto:
+    """The inverse, in place: the network from prepared pixels on."""
+    for parts in ("node", "initializer"):
+        field = getattr(model.graph, parts)
+        kept = [part for part in field if not part.name.startswith(PREFIX)]
+        del field[:]
+        field.extend(kept)
+    prop = preprocessing.image
+    shape: list[str | int | None] = ["N", prop.height, prop.width, prop.channels]
+    model.graph.input[0].CopyFrom(onnx.helper.make_tensor_value_info(PIXELS, onnx.TensorProto.UINT8, shape))
+    return model
 
 
 _MEANINGS = ("DATA_BATCH", "DATA_FEATURE", "DATA_FEATURE", "DATA_CHANNEL")
@@ -157,11 +171,28 @@ def _probe(trained: TrainedNetwork, written: Path | None) -> ParityProbe:
     noise = np.random.default_rng(0).integers(0, 256, (5, 6, 3), dtype=np.uint8)
     picture = Image.fromarray(noise).resize((48, 40), Image.Resampling.BICUBIC)
     if written is None:
-        logits = trained.logits([images.prepare(picture, trained.preprocessing.image)])
+        logits = trained.logits([images.prepare(picture, trained.preprocessing.image)])[0]
     else:
-        session = open_session(str(written), threads=1)
-        (logits,) = session.run([LOGITS], {INPUT: np.asarray(picture)[None]})
-    return ParityProbe(48, 40, picture.tobytes(), tuple(float(f"{logit:.9g}") for logit in logits[0]))
+        logits = _file_logits(written, np.asarray(picture))
+    return ParityProbe(48, 40, picture.tobytes(), _rounded(logits))
+
+
+def with_own_probe(bundle: OnnxBundle, *, tolerance: float) -> OnnxBundle:
+    """The bundle with the logits that its file gives now; for a file whose network was changed on purpose."""
+    probe = bundle.probe
+    picture = np.frombuffer(probe.pixels, np.uint8).reshape(probe.height, probe.width, 3)
+    logits = _rounded(_file_logits(bundle.path, picture))
+    return replace(bundle, probe=replace(probe, logits=logits, tolerance=tolerance))
+
+
+def _file_logits(path: Path, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
+    (logits,) = open_session(str(path), threads=1).run([LOGITS], {INPUT: picture[None]})
+    first: NDArray[np.float32] = logits[0]
+    return first
+
+
+def _rounded(logits: NDArray[np.float32]) -> tuple[float, ...]:
+    return tuple(float(f"{logit:.9g}") for logit in logits)
 
 
 def _without_folders(preprocessing: Preprocessing) -> Preprocessing:

@@ -16,6 +16,9 @@ from mlimages.records import ImageProperty
 PIXELS = "pixels"
 """Name of the graph's output, which is the network's input: uint8 `(N, h, w, C)`."""
 
+PREFIX = "prepare/"
+"""Begins the names of everything inside."""
+
 
 def prepare_graph(prop: ImageProperty, *, opset: int, ir_version: int, exact: bool = False) -> onnx.ModelProto:
     """uint8 `image` `(N, H, W, 3)` to uint8 `pixels` `(N, h, w, C)`.
@@ -65,7 +68,7 @@ def _prefix(graph: onnx.GraphProto) -> None:
     for node in graph.node:
         node.input[:] = map(_prefixed, node.input)
         node.output[:] = map(_prefixed, node.output)
-        node.name = f"prepare/{node.output[0]}"
+        node.name = f"{PREFIX}{node.output[0].removeprefix(PREFIX)}"
         for attribute in node.attribute:
             _prefix(attribute.g)
     for value in (*graph.initializer, *graph.output, *graph.value_info):
@@ -73,7 +76,7 @@ def _prefix(graph: onnx.GraphProto) -> None:
 
 
 def _prefixed(name: str) -> str:
-    return name if name in (INPUT, PIXELS, "") else f"prepare/{name}"
+    return name if name in (INPUT, PIXELS, "") else f"{PREFIX}{name}"
 
 
 # ITU-R 601-2 luma in Pillow's 16-bit fixed point (libImaging/Convert.c), before the resize as in images.prepare.
