@@ -1,11 +1,13 @@
 """The examples do what their READMEs say: the commands run here are read from there."""
 
+import io
 import json
 import os
 import re
 import shlex
 import subprocess
 import sys
+import tarfile
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import mlimages
+from mlimages import LabelFile
 from mlimages.demo.site import Page, digit_pages
 from tests.servers import answer, serve
 
@@ -103,3 +106,52 @@ def test_batches_are_the_same_in_numpy_and_torch(tmp_path: Path, follow: Follow)
     numpy_loss, torch_loss = said.splitlines()[-1].split()[1:]
     assert float(numpy_loss) == pytest.approx(float(torch_loss), abs=2e-5)
     assert (tmp_path / "batches.png").read_bytes().startswith(b"\x89PNG")
+
+
+def tar(pictures: Mapping[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for name, data in pictures.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return out.getvalue()
+
+
+@pytest.mark.train
+@pytest.mark.realdata
+def test_cats_from_imagenet_are_gathered_labelled_shown_learned_and_named(
+    tmp_path: Path, follow: Follow, test_data: Path
+) -> None:
+    cats = iter(sorted((test_data / "cifar10_jpeg/train/cat").iterdir()))
+    with serve() as site:
+        for wnid in ("n02121808", "n02123394", "n02123597"):  # domestic, Persian, Siamese
+            pictures = {f"{wnid}_{n}.JPEG": next(cats).read_bytes() for n in range(5)} | {f"{wnid}_9.JPEG": b"<html>"}
+            site.routes[f"/data/winter21_whole/{wnid}.tar"] = answer(tar(pictures))
+        said = follow(
+            "cats_imagenet",
+            more={"mlimages gather": f"--endpoint {site.base} --allow-private", "python": "--epochs 1"},
+        )
+    assert LabelFile(tmp_path / "cats_train.txt").class_names == (
+        "domestic_cat",
+        "domestic_cat/persian_cat",
+        "domestic_cat/siamese_cat",
+    )
+    assert "15 good" in said
+    assert "epoch 1: rate 0.0100, loss" in said
+    assert len(re.findall(r"siamese_cat/\S+: .*persian_cat \d", said)) == 5
+    for picture in ("cats_sheet.png", "mean.png", "cats.png"):
+        assert (tmp_path / picture).exists()
+
+
+@pytest.mark.train
+@pytest.mark.realdata
+def test_both_digit_networks_reach_97_percent_in_five_epochs(tmp_path: Path, follow: Follow, test_data: Path) -> None:
+    instead = {"python idx_to_pictures.py ": f"python idx_to_pictures.py {test_data}/mnist_t10k/"}
+    instead[" t10k-labels"] = f" {test_data}/mnist_t10k/t10k-labels"
+    said = follow("digits_mnist", more={"mlimages evaluate": "--json"}, instead=instead)
+    table = re.findall(r"^\S+ +\S+ +(\S+) .*= \S+", said, re.MULTILINE)
+    assert [output.split("x")[-1] for output in table] == ["26", "13", "11", "5", "800"]
+    accuracies = [json.loads(line)["accuracy"] for line in said.splitlines() if line.startswith("{")]
+    assert len(accuracies) == 2
+    assert min(accuracies) >= 0.97, accuracies
