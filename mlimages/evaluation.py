@@ -37,6 +37,7 @@ class Evaluation:
         class_names: of the bundle, by number; classes that the label file lacks included.
         mistakes: wrong predictions with their true class number, the most confident first.
         broken: pictures that could not be used; they are not counted.
+        loss: mean cross-entropy in nats; a probability under 1e-7 counts as 1e-7.
         calibration_error: expected calibration error, 0 (calibrated) to 1.
         unknown: pictures whose best probability is under the bundle's threshold.
         images_per_s: pictures per second on all workers together.
@@ -47,6 +48,7 @@ class Evaluation:
     confusion: Confusion
     mistakes: tuple[tuple[Prediction, int], ...]
     broken: tuple[BrokenImage, ...]
+    loss: float
     calibration_error: float
     unknown: int
     images_per_s: float
@@ -77,6 +79,7 @@ class Evaluation:
             "count": self.count,
             "per_class": {each.name: _class_json(each) for each in self.per_class},
             "confusion": self.confusion,
+            "loss": self.loss,
             "calibration_error": self.calibration_error,
             "unknown": self.unknown,
             "broken": [asdict(each) for each in self.broken],
@@ -113,6 +116,7 @@ def evaluate(predictor: Predictor, labels: LabelFile, *, progress: Progress | No
         confusion=scores.confusion_matrix(truth.tolist(), probabilities.argmax(axis=1).tolist(), len(names)),
         mistakes=tuple(sorted(wrong, key=lambda pair: (-pair[0].probability, pair[0].path))),
         broken=tuple(answer.result for answer in answers if isinstance(answer.result, BrokenImage)),
+        loss=-float(np.log(np.maximum(probabilities[np.arange(len(truth)), truth], 1e-7)).mean()),
         calibration_error=expected_calibration_error(probabilities, truth),
         unknown=sum(not result.known for result, _, _ in good),
         images_per_s=len(answers) / elapsed_s,

@@ -56,7 +56,8 @@ def evaluation_text(found: Evaluation) -> str:
     width = max(map(len, ("class", *found.class_names)))
     lines = [
         f"accuracy {_percent(accuracy.value)} ({_percent(accuracy.low)} to {_percent(accuracy.high)}) "
-        f"on {found.count} pictures; calibration error {found.calibration_error:.3f}",
+        f"on {found.count} pictures",
+        f"loss {found.loss:.3f}, calibration error {found.calibration_error:.3f}",
         f"{'class':{width}}  pictures  precision  recall     F1",
     ]
     lines += [
