@@ -143,9 +143,16 @@ def _lines(axes: Axes, epochs: Sequence[Epoch], name: str) -> None:
 
 def _points(axes: Axes, x: Sequence[float], shares: Sequence[Share], *, filled: int | None = None) -> None:
     y = [100 * each.value for each in shares]
-    spans = [[100 * (each.value - each.low) for each in shares], [100 * (each.high - each.value) for each in shares]]
+    below = [100 * max(0.0, each.value - each.low) for each in shares]  # 100 % lies a rounding above its interval
+    above = [100 * max(0.0, each.high - each.value) for each in shares]
     axes.errorbar(
-        x, y, yerr=spans, color=VAL, marker="o", markerfacecolor="white" if filled is not None else VAL, capsize=2
+        x,
+        y,
+        yerr=[below, above],
+        color=VAL,
+        marker="o",
+        markerfacecolor="white" if filled is not None else VAL,
+        capsize=2,
     )
     if filled is not None:
         axes.plot(x[filled], y[filled], "o", color=VAL, markersize=9, zorder=3)

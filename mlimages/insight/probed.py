@@ -89,9 +89,9 @@ def lines_of(probed: Probed) -> Iterator[str]:
         yield ""
     yield f"recommended: --freeze {probed.freeze} (<): the highest layer within noise of the best"
     if probed.gain is not None:
-        gain = f"the last doubling brought {100 * probed.gain.value:+.1f} points"
-        span = f"{100 * probed.gain.low:+.1f} to {100 * probed.gain.high:+.1f}"
-        yield f"more pictures: {'would help' if probed.more_would_help else 'would hardly help'}; {gain} ({span})"
+        gain, low, high = (f"{100 * part:+.1f}" for part in (probed.gain.value, probed.gain.low, probed.gain.high))
+        helps = "would help" if probed.more_would_help else "would hardly help"
+        yield f"more pictures {helps}: doubling them brought {gain} points ({low} to {high})"
 
 
 def _told(share: Share, *, mark: bool = False) -> tuple[str, str, str]:
