@@ -196,9 +196,9 @@ class Gathered:
     def _free_paths(self, ref: ImageRef, suffix: str) -> Iterator[str]:
         """The plain name first (in a shard, which others will be joined with, never), then with the link's number."""
         stem = f"{safe_folder(ref.label)}/{safe_name(ref.name, default='') or url_stem(ref.url)}"
-        number = f"{row_key(ref.label, ref.url):016x}"
         if not self._options.shard:
             yield f"{stem}{suffix}"
+        number = f"{row_key(ref.label, ref.url):016x}"
         yield f"{stem}-{number[:8]}{suffix}"
         for count in itertools.count(2):
             yield f"{stem}-{number}-{count}{suffix}"

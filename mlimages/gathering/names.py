@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from functools import lru_cache
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 MAX_BYTES = 120
 """Of a name in UTF-8: file systems allow 255, and a suffix, a number and a temporary name must fit."""
@@ -32,13 +32,10 @@ def safe_folder(label: str) -> str:
 
 def url_stem(url: str) -> str:
     """The last part of a URL's path without its suffix, as a file name."""
-    try:
-        path = urlsplit(url).path
-    except ValueError:
-        path = ""
-    last = unquote(path.rstrip("/").rpartition("/")[2])
+    path = url.partition("#")[0].partition("?")[0].rstrip("/").partition("://")[2]
+    last = unquote(path.rpartition("/")[2]) if "/" in path else ""
     stem, dot, suffix = last.rpartition(".")
-    if not (dot and stem and re.fullmatch(r"[A-Za-z0-9]{1,5}", suffix)):
+    if not (dot and stem and len(suffix) <= 5 and suffix.isalnum()):
         stem = last
     return safe_name(stem, default="image")
 
