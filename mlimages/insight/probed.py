@@ -90,8 +90,8 @@ def lines_of(probed: Probed) -> Iterator[str]:
     yield f"recommended: --freeze {probed.freeze} (<): the highest layer within noise of the best"
     if probed.gain is not None:
         gain, low, high = (f"{100 * part:+.1f}" for part in (probed.gain.value, probed.gain.low, probed.gain.high))
-        helps = "would help" if probed.more_would_help else "would hardly help"
-        yield f"more pictures {helps}: doubling them brought {gain} points ({low} to {high})"
+        helps = "help" if probed.more_would_help else "hardly help"
+        yield f"more pictures {helps}: a doubling brought {gain} points ({low} to {high})"
 
 
 def _told(share: Share, *, mark: bool = False) -> tuple[str, str, str]:
