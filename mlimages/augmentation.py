@@ -23,6 +23,7 @@ from mlimages.labels import ClassNames, LabelFile, write_label_file
 from mlimages.progress import NoProgress, Progress
 from mlimages.records import BrokenImage, ImageProperty, LabeledPath
 from mlimages.training import load_in_order
+from mlimages.validation import duplicate_groups
 
 Form = Literal["npz", "npy", "folder"]
 
@@ -81,10 +82,10 @@ def augment(
 ) -> AugmentSummary:
     """Write each picture, its rotations and their mirror images; a broken picture is left out and listed.
 
-    The split comes first, and only the first part is turned and mirrored: no copy of a picture of the other
-    parts is in it, and they stay as the network will meet pictures in use. It is the split that
-    `mlimages label --split` makes with the same seed. The pictures are shuffled by `seed`; the views of one lie
-    together, the plain one first.
+    The split comes first, and only the first part is turned and mirrored: no copy of a picture of the other parts
+    is in it, and they stay as the network will meet pictures in use. It is the split of `mlimages label --split` with
+    the same seed: pictures that look the same stay in one part. Each part is shuffled by `seed`; the views of one
+    picture lie together, the plain one first.
 
     As arrays: `x` uint8 `(N, H, W, C)` RGB, `y` int64 `(N,)`, `class_names` strings, in one .npz or as .npy files
     in the folder `out`; with a split `x_train`, `x_val` and so on. As a folder: `CLASS/*.png` with `labels.txt`,
@@ -96,10 +97,11 @@ def augment(
     names = PART_NAMES.get(len(split))
     if names is None:
         raise InputError(f"{len(split)} shares: expected 2 (train, val) or 3 (train, val, test)")
-    parts = labels.shuffle(seed).split(split, seed=seed)
+    progress, broken = progress or NoProgress(), list[BrokenImage]()
+    groups = duplicate_groups((item.path for item in labels), progress=progress) if len(split) > 1 else {}
+    parts = [part.shuffle(seed) for part in labels.split(split, seed=seed, groups=groups)]
     looks = [views(angles_deg, flip=flip), *[(View(),)] * (len(parts) - 1)]
     write = partial(_write_pictures if form == "folder" else _write_arrays, labels.class_names, image)
-    progress, broken = progress or NoProgress(), list[BrokenImage]()
     progress.start("augmenting", sum(1 for _ in labels), "picture")
     with _building(Path(out), form) as folder:
         rows = [_rows(part, image, seen, broken, progress) for part, seen in zip(parts, looks, strict=True)]

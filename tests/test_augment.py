@@ -100,6 +100,24 @@ def test_the_split_is_that_of_label_with_the_same_seed(labels: LabelFile, tmp_pa
     assert colours(arrays(tmp_path / "a.npz")["x_val"]) == listed
 
 
+def test_pictures_that_look_the_same_stay_in_one_part(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    lines = []
+    for number in range(8):
+        coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize((90, 90))
+        for quality in (95, 60, 30):
+            coarse.save(tmp_path / f"{number}_{quality}.jpg", quality=quality)
+            lines.append(f"{number}_{quality}.jpg 0\n")
+    (tmp_path / "labels.txt").write_text("".join(lines))
+    labels = LabelFile(tmp_path / "labels.txt")
+    augment(labels, tmp_path / "folder", image=ImageProperty(8), split=(0.5, 0.5), form="folder")
+    sides = [
+        {path.stem.split("_")[1] for path in (tmp_path / "folder" / part).rglob("*.png")} for part in ("train", "val")
+    ]
+    assert not sides[0] & sides[1]
+    assert len(sides[0]) == len(sides[1]) == 4
+
+
 def test_plain_rows_are_the_pixels_that_the_network_gets(labels: LabelFile, tmp_path: Path) -> None:
     size = ImageProperty(24, 16)
     augment(labels, tmp_path / "a.npz", image=size, angles_deg=[10], flip=True, seed=3)
@@ -200,6 +218,7 @@ def test_stopped_in_the_middle_it_leaves_nothing_under_the_name(
         while not re.search(r" [1-9]\d*/4000", seen):
             seen += child.stderr.read(1) or pytest.fail(f"ended: {seen}")
         child.send_signal(how)
+        child.communicate()
     left = [path.name for path in (tmp_path / "made").iterdir()]
     assert out not in left
     if how == signal.SIGINT:

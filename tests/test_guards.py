@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "images": TOOLS,
     "training": TOOLS | {"labels", "images"},
     "validation": TOOLS | {"labels", "images"},
-    "augmentation": TOOLS | {"labels", "images", "training"},
+    "augmentation": TOOLS | {"labels", "images", "training", "validation"},
     "report": TOOLS | {"labels", "images", "training", "validation"},
     "gathering": TOOLS | {"images"},
     "onnx_metadata": TOOLS,
@@ -41,6 +41,7 @@ MAY_IMPORT = {
     "matching": TOOLS | {"bundle", "labels"},
     "predictor": TOOLS | {"images", "bundle", "runtime"},
     "evaluation": TOOLS | {"bundle", "predictor", "labels", "matching", "calibration"},
+    "evaluation_report": TOOLS | {"images", "evaluation"},
     "server": TOOLS | {"images", "bundle", "predictor"},
     "insight": TOOLS | {"labels", "images", "training", "validation", "report"},
     "learning": TOOLS
