@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import io
 import os
+import signal
 import ssl
 import subprocess
 import sys
@@ -192,6 +193,19 @@ def test_global_addresses_are_known(address: str) -> None:
     assert is_public(address)
 
 
+def test_a_proxy_is_taken_from_the_option_or_the_environment(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.fallback = answer(photo(1))
+    options = {"allow_private": False, "keep_duplicates": True}
+    run(links(tmp_path, "http://example.invalid/a.jpg"), tmp_path / "out", proxy=site.base, **options)
+    monkeypatch.setenv("HTTP_PROXY", site.base)
+    source = links(tmp_path, "http://example.invalid/b.jpg", "http://10.1.1.1/c.jpg", "http://localhost/d.jpg")
+    summary = run(source, tmp_path / "out", **options)
+    assert [request.path for request in site.requests] == ["/a.jpg", "/b.jpg"]
+    assert (summary.ok, summary.reasons) == (2, {"private-address": 2})
+
+
 def test_opt_outs_are_for_those_whom_they_name_and_can_be_overruled(site: Site, tmp_path: Path) -> None:
     site.routes = {
         "/other": answer(photo(1), X_Robots_Tag="otherbot: noai"),
@@ -291,15 +305,21 @@ def test_resized_pictures_are_upright_rgb_with_the_shorter_side_as_asked(site: S
         assert (row.bytes, row.sha256) == (len(stored), hashlib.sha256(stored).hexdigest())
 
 
-def test_a_decoder_that_dies_or_hangs_costs_the_picture_that_it_held(tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", ["hangs", "dies"])
+def test_a_decoder_that_hangs_or_dies_costs_the_picture_that_it_held(tmp_path: Path, end: str) -> None:
     good = tmp_path / "good"
     good.write_bytes(photo(1))
     pipe = tmp_path / "never-ends"
     os.mkfifo(pipe)
 
     async def inspect_all() -> list[object]:
-        async with Decoders(Checks(), 1, timeout_s=1.0) as decoders:
-            return await asyncio.gather(*map(decoders.inspect, (good, pipe, good)))
+        async with Decoders(Checks(), 1, timeout_s=1.0 if end == "hangs" else 60.0) as decoders:
+            tasks = [asyncio.create_task(decoders.inspect(path)) for path in (good, pipe, good)]
+            await tasks[0]
+            if end == "dies":
+                for child in Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split():
+                    os.kill(int(child), signal.SIGKILL)
+            return await asyncio.gather(*tasks)
 
     first, stuck, last = asyncio.run(inspect_all())
     assert first == last

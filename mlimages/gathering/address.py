@@ -21,6 +21,14 @@ def is_public(address: str) -> bool:
     return ip.is_global and not ip.is_multicast
 
 
+def is_private_literal(host: str) -> bool:
+    """Whether a URL's host says by itself that it is not global: all that can be known before a proxy."""
+    try:
+        return not is_public(host)
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
 def _embedded(ip: IPv6Address) -> IPv4Address | None:
     if ip in _NAT64 or int(ip) >> 32 == 0:  # RFC 6052; IPv4-compatible (RFC 4291, 2.5.5.1)
         return IPv4Address(int(ip) & 0xFFFFFFFF)

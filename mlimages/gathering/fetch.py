@@ -16,6 +16,7 @@ import aiohttp
 from yarl import URL
 
 from mlimages.errors import GatherError
+from mlimages.gathering.address import is_private_literal
 from mlimages.gathering.client import open_session
 from mlimages.gathering.failures import CONNECTION, PASSING, reason_of_error, reason_of_status
 from mlimages.gathering.hosts import Host, Hosts
@@ -80,6 +81,8 @@ class Fetcher:
             url = parse_url(link)
         except _RefusalError as refusal:
             return Fetched(refusal.reason, refusal.detail)
+        if not self._options.allow_private and is_private_literal(url.raw_host or ""):
+            return Fetched(Reason.PRIVATE_ADDRESS, f"{url.raw_host} is not a global address")
         with self._hosts.use(f"{url.raw_host}:{url.port}") as host:
             return await self._fetch_patiently(url, host, part)
 

@@ -28,6 +28,7 @@ _AHEAD = 1024
 """Links in work or waiting at one time, so that one slow host does not hold up the others."""
 
 _LOOKUPS = 64
+"""Threads that look names up: a name server that does not answer holds one for long."""
 
 
 def gather(source: Source, out: str | Path, *, progress: Progress | None = None, **options: Any) -> GatherSummary:
@@ -40,7 +41,12 @@ def gather(source: Source, out: str | Path, *, progress: Progress | None = None,
         GatherError: the source cannot go on, or `out` cannot be written.
         InputError: an option or a list cannot be used.
     """
-    return asyncio.run(gather_async(source, out, progress=progress, **options))
+
+    async def run() -> GatherSummary:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_LOOKUPS, "lookup"))
+        return await gather_async(source, out, progress=progress, **options)
+
+    return asyncio.run(run())
 
 
 async def gather_async(
@@ -50,7 +56,6 @@ async def gather_async(
     chosen = GatherOptions(**options)
     started = time.monotonic()
     checks = Checks(max_pixels=chosen.max_pixels, min_size=chosen.min_size, resize=chosen.resize)
-    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_LOOKUPS, "lookup"))
     with Gathered(Path(out), chosen) as gathered:
         async with Fetcher(chosen) as fetcher, Decoders(checks, chosen.decoders) as decoders:
             await _Run(gathered, fetcher, decoders, chosen, progress or NoProgress()).run(source)
@@ -97,9 +102,8 @@ class _Run:
             self._progress.close()
 
     def _offer(self, ref: ImageRef) -> None:
-        if not _in_shard(ref.url, self._options.shard) or self._missing(ref.label) == 0:
-            return
-        if not self._gathered.claim(ref):
+        wanted = _in_shard(ref.url, self._options.shard) and self._missing(ref.label) > 0
+        if not (wanted and self._gathered.claim(ref)):
             self._progress.advance()
         elif self._in_work[ref.label] < self._missing(ref.label):
             self._start(ref)
