@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mlimages.bundle import OnnxBundle
 from tests.browser import Browser, OpenPage, Page, as_url, chromium
 
 
@@ -23,6 +24,14 @@ def test_data() -> Path:
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLIMAGES_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(scope="session")
+def cnn_bundle(tmp_path_factory: pytest.TempPathFactory) -> OnnxBundle:
+    """A small network with random weights, exported; six pictures lie beside it in `pictures/`."""
+    from tests.deploying import exported
+
+    return exported("cifar10_cnn", tmp_path_factory.mktemp("cnn"))
 
 
 RunCli = Callable[..., subprocess.CompletedProcess[str]]

@@ -39,8 +39,8 @@ def channels(prop: ImageProperty, normalization: Normalization | None = None, **
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> OnnxBundle:
-    return exported("cifar10_cnn", tmp_path_factory.mktemp("plain"))
+def plain(cnn_bundle: OnnxBundle) -> OnnxBundle:
+    return cnn_bundle
 
 
 @pytest.mark.parametrize(

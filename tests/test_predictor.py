@@ -20,8 +20,8 @@ pytestmark = pytest.mark.train
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> OnnxBundle:
-    return exported("cifar10_cnn", tmp_path_factory.mktemp("bundle"))
+def bundle(cnn_bundle: OnnxBundle) -> OnnxBundle:
+    return cnn_bundle
 
 
 @pytest.fixture(scope="module")

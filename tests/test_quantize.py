@@ -9,14 +9,14 @@ from mlimages.labels import LabelFile, write_label_file
 from mlimages.learning import quantize as module
 from mlimages.learning.quantize import Quantization, Trial, _best, quantize
 from mlimages.predictor import Predictor
-from tests.deploying import exported, pictures
+from tests.deploying import pictures
 
 pytestmark = pytest.mark.train
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> OnnxBundle:
-    return exported("cifar10_cnn", tmp_path_factory.mktemp("bundle"))
+def bundle(cnn_bundle: OnnxBundle) -> OnnxBundle:
+    return cnn_bundle
 
 
 @pytest.fixture

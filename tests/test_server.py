@@ -21,7 +21,7 @@ from mlimages.bundle import OnnxBundle
 from mlimages.predictor import Predictor
 from mlimages.records import Prediction
 from mlimages.server import ServerSettings, make_app
-from tests.deploying import exported, picture
+from tests.deploying import picture
 
 pytestmark = pytest.mark.train
 
@@ -77,8 +77,8 @@ def run_app(app: web.Application) -> Iterator[Served]:
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> OnnxBundle:
-    return exported("cifar10_cnn", tmp_path_factory.mktemp("bundle"))
+def bundle(cnn_bundle: OnnxBundle) -> OnnxBundle:
+    return cnn_bundle
 
 
 @pytest.fixture(scope="module")

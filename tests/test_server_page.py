@@ -16,8 +16,8 @@ pytestmark = [pytest.mark.browser, pytest.mark.train]
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> OnnxBundle:
-    return exported("cifar10_cnn", tmp_path_factory.mktemp("bundle"))
+def bundle(cnn_bundle: OnnxBundle) -> OnnxBundle:
+    return cnn_bundle
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,8 @@ def test_a_broken_picture_is_told_in_words_and_the_next_is_answered(
     page = open_page(url(server), width=400, height=900)
     choose(page, tmp_path / "broken.jpg", tmp_path / "good.png")
     wait_for(page, "document.querySelectorAll('figure').length === 2")
-    assert "cannot be used: not-an-image" in page.evaluate("document.querySelector('.bad').textContent")
+    said = page.evaluate("document.querySelector('.bad').textContent")
+    assert said == "Cannot be used: this is no picture that can be read (not-an-image)"
     wait_for(page, "document.querySelector('[role=status]').textContent.startsWith('good.png: class')")
 
 

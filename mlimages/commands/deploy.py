@@ -120,6 +120,7 @@ def predict(
 def evaluate(
     bundle: Path = BUNDLE,
     labels: Path = typer.Argument(..., metavar="LABELS", help="A label file with its class definition."),
+    report: Path = typer.Option(None, metavar="FILE.html", help="Write a page: each class, confusion, mistakes."),
     as_json: bool = typer.Option(False, "--json", help="Print the figures as JSON."),
 ) -> None:
     """Measure how good and how fast a file is.
@@ -129,11 +130,15 @@ def evaluate(
     Example: mlimages evaluate cats.onnx data/cats/val.txt
     """
     from mlimages.evaluation import evaluate
+    from mlimages.evaluation_report import report_html
+    from mlimages.files import write_text
     from mlimages.labels import LabelFile
     from mlimages.predictor import Predictor
     from mlimages.progress import TqdmProgress
 
     found = evaluate(Predictor(bundle), LabelFile(labels), progress=TqdmProgress())
+    if report:
+        write_text(report, report_html(found, f"{bundle.name} on {labels.name}"))
     print(found.to_json() if as_json else predictions.evaluation_text(found))
     print(f"next: mlimages serve {bundle}", file=sys.stderr)
 
