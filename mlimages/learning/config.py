@@ -88,6 +88,16 @@ class FineTuneConfig:
         if not 0 < self.val_share < 1:
             raise InputError(f"the share set aside for validation lies between 0 and 1, not {self.val_share}")
 
+    @property
+    def pixel_bytes(self) -> int:
+        """How much disk decoded pictures may take."""
+        return int(self.cache_gb * 1e9 / 2)
+
+    @property
+    def feature_bytes(self) -> int:
+        """How much disk the frozen part's outputs may take."""
+        return int(self.cache_gb * 1e9 / 2)
+
     def to_json(self) -> str:
         """The settings as text; paths absolute, so that a run can be resumed from any folder."""
         values = asdict(self)

@@ -8,17 +8,18 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mlimages.files import cache_dir
+from mlimages.learning.frozen_runtime import open_frozen
 from mlimages.learning.normalize import Normalize
 from mlimages.learning.pictures import PictureSet, chunks
 from mlimages.learning.splitting import Split, joined, parted
-from mlimages.learning.store import RowStore
+from mlimages.learning.store import RowStore, make_room
 from mlimages.progress import Progress
 from mlimages.records import Preprocessing
 
@@ -83,7 +84,9 @@ class PixelFeed:
             yield Fed((pixels,), batch.labels.to(self._device), batch.places)
 
     def logits(self, inputs: tuple[Tensor, ...]) -> Tensor:
-        logits: Tensor = self._network(self._normalize(inputs[0]))
+        # On a CPU one order of memory throughout: chance in dropout follows it, and cached features have this one.
+        order = torch.channels_last if self._device.type == "cuda" else torch.contiguous_format
+        logits: Tensor = self._network(self._normalize(inputs[0]).contiguous(memory_format=order))
         return logits
 
 
@@ -96,9 +99,9 @@ class FrozenFeatures:
     Args:
         split: the network in two halves.
         normalize: the network's first layer.
-        root: the folder of all such folders.
         digest: of the frozen weights.
         preprocessing: what makes the pixels.
+        budget: bytes of disk that all cached features may take.
         device: where to compute.
     """
 
@@ -107,35 +110,52 @@ class FrozenFeatures:
         split: Split,
         normalize: Normalize,
         *,
-        root: Path,
         digest: str,
         preprocessing: Preprocessing,
+        budget: int,
         device: torch.device,
     ) -> None:
         self._split, self._normalize, self._device = split, normalize, device
+        self._lower: Callable[[Tensor], tuple[Tensor, ...]] | None = None
         said = json.dumps(["v1", digest, split.shapes, asdict(preprocessing)], sort_keys=True)
         mean = normalize.mean.cpu().numpy().tobytes()  # a mean image is known by its numbers, not by its path
         name = hashlib.sha256(said.encode() + mean).hexdigest()[:32]
         width = sum(int(np.prod(shape)) for shape in split.shapes)
-        self.store = RowStore(root / name, (width,), np.float32)
+        self._root, self._budget = cache_dir("features"), budget
+        self.store = RowStore(self._root / name, (width,), np.float32)
 
-    def bytes_for(self, pictures: PictureSet, views: int) -> int:
-        """How much disk the features still missing would take."""
-        return len(self._missing(pictures, views)) * self.store.row_bytes
+    def fill(self, *wanted: tuple[PictureSet, int], progress: Progress) -> bool:
+        """Compute what is missing of each set's views 0 to N - 1; an interrupted one goes on where it was.
 
-    def fill(self, pictures: PictureSet, *, views: int, progress: Progress) -> None:
-        """Compute what is missing of views 0 to `views - 1`; an interrupted one goes on where it was."""
-        missing = self._missing(pictures, views)
-        if missing:
-            progress.start("frozen part", len(missing), "img")
-            for number in sorted({view for _, view in missing}):
-                places = [place for place, view in missing if view == number]
-                for batch in pictures.batches(places, size=CHUNK, view=functools.partial(_same, number)):
-                    keys = [self._key(pictures, place, number) for place in batch.places]
-                    self.store.append(keys, self._rows(batch.pixels))
-                    progress.advance(len(batch.places))
+        Returns False, and computes nothing, where they would take more disk than there is budget for.
+        """
+        total = sum(len(pictures) * views for pictures, views in wanted) * self.store.row_bytes
+        if total > self._budget:
+            logger.warning(
+                "the frozen part's outputs would take %.1f GB, more than half of --cache-gb: they are computed anew "
+                "in each epoch",
+                total / 1e9,
+            )
+            return False
+        missing = [(pictures, self._missing(pictures, views)) for pictures, views in wanted]
+        count = sum(len(places) for _, places in missing)
+        if count:
+            needed = count * self.store.row_bytes
+            make_room(self._root, needed=needed, budget=self._budget, keep=self.store.folder)
+            progress.start("frozen part", count, "img")
+            for pictures, places in missing:
+                self._compute(pictures, places, progress)
             progress.close()
             self.store.refresh()
+        return True
+
+    def _compute(self, pictures: PictureSet, missing: Sequence[tuple[int, int]], progress: Progress) -> None:
+        for number in sorted({view for _, view in missing}):
+            places = [place for place, view in missing if view == number]
+            for batch in pictures.batches(places, size=CHUNK, view=functools.partial(_same, number)):
+                keys = [self._key(pictures, place, number) for place in batch.places]
+                self.store.append(keys, self._rows(batch.pixels))
+                progress.advance(len(batch.places))
 
     def batches(self, pictures: PictureSet, order: Sequence[int], *, size: int, view: View = plain) -> Iterator[Fed]:
         for chunk in chunks(order, size):
@@ -151,7 +171,11 @@ class FrozenFeatures:
 
     def _rows(self, pixels: Tensor) -> np.ndarray:
         with torch.inference_mode():
-            return joined(self._split.lower(self._normalize(pixels.to(self._device)))).cpu().numpy()  # (N, D)
+            x = self._normalize(pixels.to(self._device))  # (N, C, H, W)
+            if self._lower is None:
+                faster = open_frozen(self._split.lower, x[:1]) if self._device.type == "cpu" else None
+                self._lower = faster or self._split.lower
+            return joined(self._lower(x)).cpu().numpy()  # (N, D)
 
     def _missing(self, pictures: PictureSet, views: int) -> list[tuple[int, int]]:
         wanted = ((place, view) for view in range(views) for place in range(len(pictures)))

@@ -8,22 +8,33 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from mlimages.errors import RunError
-from mlimages.files import cache_dir, replacing, write_text
+from mlimages.files import replacing, write_text
 from mlimages.intervals import wilson_interval
 from mlimages.labels.label_file import relative_name
 from mlimages.learning import account
 from mlimages.learning.augment import Augment
+from mlimages.learning.checkpoints import (
+    Progressed,
+    blended,
+    load_progress,
+    optimizer_tensors,
+    restore,
+    restore_optimizer,
+    save_network,
+    save_progress,
+    save_tensors,
+    trained_tensors,
+)
 from mlimages.learning.config import FineTuneConfig
 from mlimages.learning.devices import autocast, choose_device
 from mlimages.learning.export import export_run
@@ -42,15 +53,8 @@ from mlimages.learning.recipe import (
     share_of_lr,
     start_head,
 )
-from mlimages.learning.run import (
-    EpochFigures,
-    Progressed,
-    RunFiles,
-    load_progress,
-    save_network,
-    save_progress,
-    write_metrics,
-)
+from mlimages.learning.run import EpochFigures, RunFiles, write_metrics
+from mlimages.learning.run_log import logged_to
 from mlimages.learning.splitting import split
 from mlimages.progress import NoProgress, Progress
 from mlimages.records import BrokenImage
@@ -69,6 +73,8 @@ class FineTuneResult:
         probe_accuracy: of the closed-form head before the first epoch; None where the network starts at random.
         best_epoch: 0 is the closed-form head.
         epochs: trained.
+        tuned_share: of the way from the weights at the start to the tuned ones; below 1 where `interpolate` chose so.
+        frozen_digest: of the frozen weights, the same at start and end; empty where nothing is frozen.
         broken: pictures left out.
         seconds: since the run began, pauses aside.
         onnx: the exported file; None where none was asked for.
@@ -85,6 +91,8 @@ class FineTuneResult:
     probe_accuracy: float | None
     best_epoch: int
     epochs: int
+    tuned_share: float
+    frozen_digest: str
     broken: tuple[BrokenImage, ...]
     seconds: float
     onnx: Path | None
@@ -144,7 +152,7 @@ def fine_tune(
         ExportError: the ONNX file would answer otherwise than the network.
     """
     files, progress = RunFiles(config.out), progress or NoProgress()
-    with _logged(files), torch.random.fork_rng():
+    with logged_to(files.log), torch.random.fork_rng():
         started = time.monotonic()
         setup = prepare(config, files, progress)
         job = _assemble(config, files, setup, progress)
@@ -153,40 +161,13 @@ def fine_tune(
         return _finish(job, progressed, started=started, export=export)
 
 
-@contextmanager
-def _logged(files: RunFiles) -> Iterator[None]:
-    """Keep what is logged in the run's own file too."""
-    files.folder.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(files.log, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    room = logging.getLogger("mlimages")
-    level, onward = room.level, _Onward(room.getEffectiveLevel())
-    room.setLevel(min(logging.INFO, room.getEffectiveLevel()))
-    room.propagate = False
-    room.addHandler(handler)
-    room.addHandler(onward)
-    try:
-        yield
-    finally:
-        room.removeHandler(onward)
-        room.removeHandler(handler)
-        room.propagate = True
-        room.setLevel(level)
-        handler.close()
-
-
-class _Onward(logging.Handler):
-    """Hands the application what it would see without the run's own, more talkative log."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        logging.getLogger().callHandlers(record)
-
-
 def _assemble(config: FineTuneConfig, files: RunFiles, setup: Setup, progress: Progress) -> Job:
     """Freeze, cut, and choose what feeds the trainable part."""
     device = choose_device(config.device)
     model, image = setup.model, setup.preprocessing.image
     network = model.network.to(device)
+    if device.type == "cuda":
+        network.to(memory_format=torch.channels_last)
     normalize = Normalize(setup.preprocessing.normalization, setup.mean_image).to(device)
     frozen = freeze(model, config.freeze, regex=config.freeze_regex)
     digest = frozen.digest(network) if frozen.parameters else ""
@@ -196,20 +177,18 @@ def _assemble(config: FineTuneConfig, files: RunFiles, setup: Setup, progress: P
     val = PictureSet(setup.data.val, image, store=setup.pixels)
     fixed = 1 if augment is None else views.fixed_views if frozen.parameters else 0
     example = torch.zeros(2, max(image.channels, len(normalize.mean[0])), image.height, image.width, device=device)
-    halves = split(network, frozen, example) if config.cache else None
     feed: Feed = PixelFeed(network, normalize, device)
-    if halves is not None:
+    if config.cache and (halves := split(network, frozen, example)):
         features = FrozenFeatures(
             halves,
             normalize,
-            root=cache_dir("features"),
             digest=digest,
             preprocessing=setup.preprocessing,
+            budget=config.feature_bytes,
             device=device,
         )
-        features.fill(train, views=fixed, progress=progress)
-        features.fill(val, views=1, progress=progress)
-        feed = features
+        if features.fill((train, fixed), (val, 1), progress=progress):
+            feed = features
     return Job(config, files, setup, frozen, digest, feed, train, val, fixed)
 
 
@@ -227,7 +206,10 @@ def _begin(job: Job) -> Progressed:
     seen = validate(job.network, job.feed, job.val, functools.partial(autocast, _device(job.network))).seen
     logger.info("closed-form head: %.1f %% on %d validation pictures", 100 * seen.accuracy, seen.count)
     save_network(job.network, job.files.best)
-    return Progressed(_trained(job.network), best_score=(seen.accuracy, -seen.loss), probe_accuracy=seen.accuracy)
+    start = trained_tensors(job.network)
+    if job.config.interpolate:
+        save_tensors(start, job.files.start)
+    return Progressed(start, best_score=(seen.accuracy, -seen.loss), probe_accuracy=seen.accuracy)
 
 
 def _train(
@@ -248,14 +230,15 @@ def _train(
         smoothing=config.label_smoothing,
         autocast=precision,
     )
-    _restore(network, teacher.optimizer, before)
+    restore(network, before.tensors)
+    restore_optimizer(teacher.optimizer, before.tensors)
     now = before
     deadline = started - before.seconds + config.time_budget_s if config.time_budget_s else math.inf
+    progress.start("train", len(job.train) * (config.epochs - len(before.history)), "img")
     for epoch in range(len(before.history) + 1, config.epochs + 1):
         if _is_over(now, config, deadline):
             break
         clock = time.monotonic()
-        progress.start(f"epoch {epoch}/{config.epochs}", len(job.train), "img")
         seen = train_epoch(
             network,
             job.feed,
@@ -270,7 +253,6 @@ def _train(
             progress=progress,
         )
         checked = validate(network, job.feed, job.val, precision).seen
-        progress.close()
         figures = EpochFigures(
             epoch=epoch,
             lr=teacher.lr_at(epoch * steps - 1),
@@ -283,6 +265,7 @@ def _train(
         now = _keep(job, now, figures, teacher.optimizer, seconds=before.seconds + time.monotonic() - started)
         for callback in callbacks:
             callback.epoch_ended(figures)
+    progress.close()
     return now
 
 
@@ -291,7 +274,7 @@ def _is_over(now: Progressed, config: FineTuneConfig, deadline: float) -> bool:
     if config.early_stop and now.history and waited >= config.early_stop:
         logger.info("stopped: no better validation accuracy in %d epochs", waited)
         return True
-    if time.monotonic() > deadline:
+    if now.history and time.monotonic() > deadline:
         logger.info("stopped: the time budget is spent")
         return True
     return False
@@ -306,8 +289,8 @@ def _keep(
     save_network(job.network, job.files.last, also=job.files.best if better else None)
     now = Progressed(
         {
-            **_trained(job.network),
-            **_optimizer_tensors(optimizer),
+            **trained_tensors(job.network),
+            **optimizer_tensors(optimizer),
         },
         history=(*before.history, figures),
         best_epoch=figures.epoch if better else before.best_epoch,
@@ -321,46 +304,13 @@ def _keep(
     return now
 
 
-def _trained(network: nn.Module) -> dict[str, Tensor]:
-    """What training changes: unfrozen parameters, and all buffers (batch norm's statistics)."""
-    tensors = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
-    return {f"model.{name}": tensor.detach().cpu().clone() for name, tensor in (*tensors, *network.named_buffers())}
-
-
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    state = optimizer.state_dict()["state"]
-    return {
-        f"optimizer.{place}.{key}": torch.as_tensor(value).detach().cpu().clone()
-        for place, values in state.items()
-        for key, value in values.items()
-        if value is not None
-    }
-
-
-def _restore(network: nn.Module, optimizer: torch.optim.Optimizer, progressed: Progressed) -> None:
-    """Put network and optimiser where they stood."""
-    own = network.state_dict()
-    with torch.no_grad():
-        for name, tensor in progressed.tensors.items():
-            if name.startswith("model."):
-                own[name.removeprefix("model.")].copy_(tensor)
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in progressed.tensors.items():
-        if name.startswith("optimizer."):
-            _, place, key = name.split(".")
-            state.setdefault(int(place), {})[key] = tensor
-    if state:
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
 def _finish(job: Job, progressed: Progressed, *, started: float, export: bool) -> FineTuneResult:
     """Take the best epoch, see that the frozen part is untouched, and write what the run has to say."""
     network, config, files = job.network, job.config, job.files
-    network.load_state_dict(load_file(files.best))
     if job.digest and job.frozen.digest(network) != job.digest:
-        raise RunError(
-            f"{files.folder}: the frozen part changed while training; this must not happen, please report it"
-        )
+        raise RunError(f"{files.folder}: the frozen part changed while training; please report this")
+    network.load_state_dict(load_file(files.best))
+    share = _interpolate(job) if config.interpolate and files.start.exists() else 1.0
     checked = validate(network, job.feed, job.val, functools.partial(autocast, _device(network)))
     _write_predictions(job, checked)
     onnx = export_run(files.folder, files.onnx).path if export else None
@@ -376,6 +326,8 @@ def _finish(job: Job, progressed: Progressed, *, started: float, export: bool) -
         probe_accuracy=progressed.probe_accuracy,
         best_epoch=progressed.best_epoch,
         epochs=len(progressed.history),
+        tuned_share=share,
+        frozen_digest=job.digest,
         broken=job.setup.data.broken,
         seconds=round(progressed.seconds, 1),
         onnx=onnx,
@@ -384,6 +336,22 @@ def _finish(job: Job, progressed: Progressed, *, started: float, export: bool) -
     if export:
         account.draw(files.folder)
     return result
+
+
+def _interpolate(job: Job) -> float:
+    """Put the network at the best point between its start and its best epoch; return how far along it lies."""
+    network, start = job.network, load_file(job.files.start)
+    tuned = trained_tensors(network)
+    best_score, best_share = (-1.0, 0.0), 1.0
+    for share in (tenth / 10 for tenth in range(10, -1, -1)):
+        restore(network, blended(start, tuned, share))
+        seen = validate(network, job.feed, job.val, functools.partial(autocast, _device(network))).seen
+        if (seen.accuracy, -seen.loss) > best_score:
+            best_score, best_share = (seen.accuracy, -seen.loss), share
+    restore(network, blended(start, tuned, best_share))
+    save_network(network, job.files.best)
+    logger.info("%.0f %% of the way from the start to the tuned weights validates best", 100 * best_share)
+    return best_share
 
 
 def _write_predictions(job: Job, checked: Validation) -> None:

@@ -14,6 +14,7 @@ from mlimages.learning.pictures import Picture, decode_all
 from mlimages.learning.store import RowStore
 from mlimages.progress import Progress
 from mlimages.records import BrokenImage, ImageProperty, LabeledPath
+from mlimages.validation import duplicate_groups
 
 logger = logging.getLogger(__name__)
 
@@ -90,10 +91,10 @@ def inspect(
 def set_aside(
     pictures: Sequence[Picture], share: float, *, root: Path, seed: int
 ) -> tuple[list[Picture], list[Picture]]:
-    """Split pictures by class, those with the same bytes on one side: to train on, to validate on."""
+    """Split pictures by class, those that look the same on one side: to train on, to validate on."""
     by_path = {picture.path: picture for picture in pictures}
     items = [LabeledPath(picture.path, picture.label) for picture in pictures]
-    groups = {picture.path: picture.digest for picture in pictures}
+    groups = duplicate_groups(by_path)
     kept, aside = split(items, (1 - share, share), seed=seed, root=root, groups=groups)
     return [by_path[item.path] for item in kept], [by_path[item.path] for item in aside]
 

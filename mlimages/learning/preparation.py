@@ -20,7 +20,7 @@ from mlimages.learning.config import FineTuneConfig
 from mlimages.learning.models import Model, build_model
 from mlimages.learning.pictures import Picture, PictureSet
 from mlimages.learning.run import RunFiles, read_settings, write_settings
-from mlimages.learning.store import RowStore
+from mlimages.learning.store import RowStore, make_room
 from mlimages.progress import Progress
 from mlimages.records import ImageProperty, LabeledPath, Normalization, Preprocessing
 
@@ -61,11 +61,13 @@ def prepare(config: FineTuneConfig, files: RunFiles, progress: Progress) -> Setu
         seed=config.seed,
     )
     image = model.preprocessing.image
-    pixels = pixel_store(image) if config.cache else None
-    val = files.val if started else config.val
+    train = list(LabelFile(files.train if started else config.labels))
+    val_file = files.val if started else config.val
+    val = None if val_file is None else list(LabelFile(val_file))
+    pixels = _pixel_store_within(config, image, count=len(train) + len(val or []))
     data = preflight.inspect(
-        list(LabelFile(files.train if started else config.labels)),
-        None if val is None else list(LabelFile(val)),
+        train,
+        val,
         names,
         image,
         split=lambda found: preflight.set_aside(found, config.val_share, root=config.labels.parent, seed=config.seed),
@@ -98,6 +100,16 @@ def pixel_store(image: ImageProperty) -> RowStore:
     """The cache of pictures prepared in this way, shared by all runs."""
     name = hashlib.sha256(f"v1 {json.dumps(asdict(image), sort_keys=True)}".encode()).hexdigest()[:32]
     return RowStore(cache_dir("pixels") / name, (image.height, image.width, image.channels), np.uint8)
+
+
+def _pixel_store_within(config: FineTuneConfig, image: ImageProperty, *, count: int) -> RowStore | None:
+    """The cache of decoded pictures, if it may hold `count` of them."""
+    needed = count * image.height * image.width * image.channels
+    if not config.cache or needed > config.pixel_bytes:
+        return None
+    store = pixel_store(image)
+    make_room(store.folder.parent, needed=needed, budget=config.pixel_bytes, keep=store.folder)
+    return store
 
 
 def _write(

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -14,12 +12,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
 from mlimages.errors import RunError
-from mlimages.files import replacing, write_text
+from mlimages.files import write_text
 from mlimages.learning.config import FineTuneConfig
 from mlimages.learning.models import build_model
 from mlimages.records import Preprocessing
@@ -92,6 +88,11 @@ class RunFiles:
         return self.folder / "state.safetensors"
 
     @property
+    def start(self) -> Path:
+        """What trains, as it was before the first epoch; kept for interpolation."""
+        return self.folder / "start.safetensors"
+
+    @property
     def predictions(self) -> Path:
         """`path,label` and one probability per class for each validation picture."""
         return self.folder / "val_predictions.csv"
@@ -110,27 +111,6 @@ class RunFiles:
     def log(self) -> Path:
         """What happened, always."""
         return self.folder / "log.txt"
-
-
-@dataclass(frozen=True, slots=True)
-class Progressed:
-    """Where a run stands after an epoch.
-
-    Attributes:
-        tensors: `model.NAME` of what trains, `start.NAME` of it before, `optimizer.N.KEY`.
-        history: the epochs so far.
-        best_epoch: the one kept as best; 0 for the network before the first epoch.
-        best_score: its validation accuracy and negative loss.
-        probe_accuracy: the closed-form head's on the validation pictures, where there was one.
-        seconds: spent on training so far.
-    """
-
-    tensors: Mapping[str, Tensor]
-    history: tuple[EpochFigures, ...] = ()
-    best_epoch: int = 0
-    best_score: tuple[float, float] = (-1.0, 0.0)
-    probe_accuracy: float | None = None
-    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,52 +197,3 @@ def write_metrics(files: RunFiles, history: Sequence[EpochFigures]) -> None:
     for figures in history:
         table.writerow(round(value, 6) if isinstance(value, float) else value for value in asdict(figures).values())
     write_text(files.metrics, text.getvalue())
-
-
-def save_network(network: nn.Module, path: Path, *, also: Path | None = None) -> None:
-    """Write all weights under the library's own names; `also` becomes the same file under a second name."""
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    with replacing(path) as part:
-        save_file(state, part)
-    if also is not None:
-        with replacing(also) as part:
-            part.unlink()
-            try:
-                os.link(path, part)
-            except OSError:  # a file system without links
-                shutil.copyfile(path, part)
-
-
-def save_progress(files: RunFiles, progressed: Progressed) -> None:
-    """Write what resuming needs, whole or not at all."""
-    note = {
-        "version": VERSION,
-        "history": [asdict(figures) for figures in progressed.history],
-        "best_epoch": progressed.best_epoch,
-        "best_score": progressed.best_score,
-        "probe_accuracy": progressed.probe_accuracy,
-        "seconds": progressed.seconds,
-    }
-    with replacing(files.state) as part:
-        save_file(dict(progressed.tensors), part, metadata={"mlimages": json.dumps(note)})
-
-
-def load_progress(files: RunFiles) -> Progressed | None:
-    """Where the run stands; None before its first epoch has ended.
-
-    Raises:
-        RunError: the file is damaged.
-    """
-    if not files.state.exists():
-        return None
-    try:
-        with safe_open(files.state, framework="pt") as file:
-            note = json.loads(file.metadata()["mlimages"])
-        tensors = load_file(files.state)
-        history = tuple(EpochFigures(**figures) for figures in note["history"])
-        accuracy, loss = note["best_score"]
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise RunError(f"{files.state} is damaged ({error}): remove it to start this run anew") from error
-    return Progressed(
-        tensors, history, note["best_epoch"], (accuracy, loss), note["probe_accuracy"], seconds=note["seconds"]
-    )
