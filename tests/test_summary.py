@@ -1,6 +1,7 @@
 """What `summary` says of a network is what the network does."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,10 +9,14 @@ from torch import nn
 from typer.testing import CliRunner
 
 from mlimages import cli
-from mlimages.errors import ModelError
+from mlimages.errors import BundleError, ModelError
 from mlimages.insight.layers import NetworkSummary, Window, lines_of
-from mlimages.learning.summary import summarize_model, summarize_network
+from mlimages.insight.onnx_layers import summarize_onnx
+from mlimages.learning.onnx_writer import TrainedNetwork, export_network
+from mlimages.learning.summary import summarize_model, summarize_network, summarize_run
+from mlimages.records import ImageProperty, Normalization, Preprocessing
 from tests.conftest import RunCli
+from tests.run_folders import make_run
 
 
 @pytest.fixture
@@ -187,3 +192,45 @@ def test_attention_that_uses_its_weights_by_itself_is_one_row() -> None:
     assert [(row.name, row.kind, row.parameters) for row in rows] == [
         ("0.parts.0", "attention", 288), ("0.parts.1", "linear", 72),
     ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 5, stride=2), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8 * 49, 2))
+    path = tmp_path_factory.mktemp("onnx") / "net.onnx"
+    preprocessing = Preprocessing(ImageProperty(32), Normalization(mean=(0.5,) * 3, std=(0.5,) * 3))
+    export_network(TrainedNetwork(net.eval(), preprocessing, ("ants", "bees"), "net"), path)
+    return path
+
+
+@pytest.mark.train
+def test_an_exported_file_is_summed_up_with_what_it_says_of_itself(exported: Path, run_cli: RunCli) -> None:
+    told = json.loads(run_cli("summary", exported, "--json").stdout)
+    conv, pool, linear = told["layers"]
+    assert (told["input"], conv["output"], pool["output"], linear["output"]) == (
+        [3, 32, 32],
+        [8, 14, 14],
+        [8, 7, 7],
+        [2],
+    )
+    assert conv["arithmetic"] == "(32 + 2*0 - 5)/2 + 1 = 14.50"
+    assert (conv["even"], conv["parameters"], conv["multiply_adds"]) == (False, 608, 600 * 14 * 14)
+    assert linear["multiply_adds"] == 2 * 392
+    text = run_cli("summary", exported).stdout
+    assert "classes: ants, bees" in text
+    assert "shorter to 32 x 32 px, done in the graph" in text
+
+
+@pytest.mark.parametrize("content", [None, b"", b"GIF89a not a model"], ids=["missing", "empty", "picture"])
+def test_what_is_no_onnx_file_is_one_error(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "x.onnx").write_bytes(content)
+    with pytest.raises(BundleError, match=r"x\.onnx"):
+        summarize_onnx(tmp_path / "x.onnx")
+
+
+def test_a_run_folder_is_summed_up_as_it_was_frozen(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", freeze="conv2", model="lenet5")
+    states = {layer.name: layer.state for layer in summarize_run(run).layers if layer.state}
+    assert states == {"conv1": "frozen", "conv2": "frozen", "fc3": "trained", "fc4": "trained", "fc5": "trained"}

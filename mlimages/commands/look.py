@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from mlimages.errors import MissingExtraError
+from mlimages.records import ImageProperty, Resize
 
 if TYPE_CHECKING:
     from mlimages.insight.layers import NetworkSummary
-    from mlimages.records import Resize
 
 
 def register(app: typer.Typer) -> None:
@@ -29,9 +28,7 @@ def show(
     out: Path = typer.Option(None, "-o", "--out", help="The sheet: .png or .html [NAME_sheet.png beside the source]."),
     per_class: int = typer.Option(8, min=1, help="Pictures of each class."),
     size: int = typer.Option(224, min=1, help="Width and height in pixels as the network gets them."),
-    resize: str = typer.Option(
-        "shorter", metavar="WAY", help="How a picture comes to that size: shorter, crop, downscale, squash, letterbox."
-    ),
+    resize: Resize = typer.Option("shorter", help="How a picture gets that size."),
     gray: bool = typer.Option(False, "--gray", help="One channel, as a network for grey pictures gets them."),
     seed: int = typer.Option(0, help="Which pictures are chosen."),
     as_json: bool = typer.Option(False, "--json", help="Print what was drawn as JSON."),
@@ -44,9 +41,8 @@ def show(
     Example: mlimages show labels.txt --size 227 --per-class 10 -o sheet.html
     """
     from mlimages.insight.sheet import draw_source
-    from mlimages.records import ImageProperty
 
-    prop = ImageProperty(size, resize=_resize(resize), gray_scale=gray)
+    prop = ImageProperty(size, resize=resize, gray_scale=gray)
     target = out or source.with_name(f"{source.stem}_sheet.png")
     rows = draw_source(source, target, prop=prop, per_class=per_class, seed=seed)
     shown = {row.name: len(row.tiles) for row in rows}
@@ -67,7 +63,7 @@ def summary(
         ..., metavar="MODEL|RUN|FILE.onnx", help="A network's name, a run folder, or an exported file."
     ),
     size: int = typer.Option(None, min=1, help="Width and height in pixels [what the network is made for]."),
-    gray: bool = typer.Option(None, "--gray/--color", help="Feed one channel or three [as the network is made for]."),
+    gray: bool = typer.Option(None, "--gray/--no-gray", help="Feed one channel."),
     classes: int = typer.Option(1000, min=1, help="How many classes the last layer tells apart."),
     freeze: str = typer.Option("none", metavar="LAYER", help="Freeze up to this layer, as `finetune --freeze`."),
     as_json: bool = typer.Option(False, "--json", help="Print the table as JSON, every layer included."),
@@ -94,18 +90,12 @@ def summary(
 
 
 def _summarize(model: str, *, size: int | None, gray: bool | None, classes: int, freeze: str) -> NetworkSummary:
-    try:
-        from mlimages.learning.summary import summarize_model
-    except ImportError as error:
-        raise MissingExtraError("summary", "train") from error
-    return summarize_model(model, size=size, gray=gray, classes=classes, upto=freeze)
+    if model.endswith(".onnx"):
+        from mlimages.insight.onnx_layers import summarize_onnx
 
+        return summarize_onnx(Path(model))
+    from mlimages import learning
 
-def _resize(word: str) -> Resize:
-    from typing import get_args
-
-    from mlimages.records import Resize
-
-    if word not in get_args(Resize):
-        raise typer.BadParameter(f"{word!r} is not one of {', '.join(get_args(Resize))}", param_hint="--resize")
-    return word  # type: ignore[return-value]  # one of them
+    if Path(model).is_dir():
+        return learning.summarize_run(Path(model))
+    return learning.summarize_model(model, size=size, gray=gray, classes=classes, upto=freeze)

@@ -46,7 +46,7 @@ class NetworkSummary:
         title: what was summed up ("alex", a run, a file).
         input: `(C, H, W)`.
         layers: in the order in which a picture passes them.
-        parameters, trained_parameters: of the whole network; shared ones count once.
+        parameters, trained_parameters: of the whole network; shared ones count once. None: not known what trains.
         multiply_adds: of the whole network for one picture, those between the layers (attention) included.
         notes: what else is known of it, a line each.
     """
@@ -55,7 +55,7 @@ class NetworkSummary:
     input: tuple[int, int, int]
     layers: tuple[Layer, ...]
     parameters: int
-    trained_parameters: int
+    trained_parameters: int | None
     multiply_adds: int
     notes: tuple[str, ...] = ()
 
@@ -149,15 +149,16 @@ def _row(layer: Layer) -> tuple[str, ...]:
 
 
 def _totals(summary: NetworkSummary) -> Iterator[str]:
-    frozen = summary.parameters - summary.trained_parameters
-    yield f"parameters: {summary.parameters:,} = {summary.trained_parameters:,} trained + {frozen:,} frozen"
+    trained = summary.trained_parameters
+    parts = "" if trained is None else f" = {trained:,} trained + {summary.parameters - trained:,} frozen"
+    yield f"parameters: {summary.parameters:,}{parts}"
     yield f"memory: {human(4 * summary.parameters)}B as float32; {human(summary.multiply_adds)} multiply-adds a picture"
     between = summary.multiply_adds - sum(layer.multiply_adds for layer in summary.layers)
     if between > 0:
         yield f"of these, {human(between)} lie between the layers (attention and the like)"
     outside = summary.parameters - sum(layer.parameters for layer in summary.layers)
     if outside > 0:
-        yield f"{outside:,} parameters belong to no layer (tokens, position embeddings and the like)"
+        yield f"{outside:,} parameters belong to no layer (embeddings, constants and the like)"
     hidden = len(summary.layers) - sum(1 for _ in shown(summary.layers))
     if hidden:
         yield f"{hidden} more layers keep the shape and hold no parameters (ReLU ...): see --json"

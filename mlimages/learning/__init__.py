@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mlimages.learning.onnx_writer import TrainedNetwork
     from mlimages.learning.probe import probe_cuts
     from mlimages.learning.run import TrainedRun, load_run
+    from mlimages.learning.summary import summarize_model, summarize_network, summarize_run
 
 if any(importlib.util.find_spec(name) is None for name in ("safetensors", "timm", "torch", "torchvision")):
     raise MissingExtraError("training, or exporting what was trained,", "train")
@@ -37,6 +38,9 @@ _MODULE_OF = {
     "freeze": "freezing",
     "load_run": "run",
     "probe_cuts": "probe",
+    "summarize_model": "summary",
+    "summarize_network": "summary",
+    "summarize_run": "summary",
 }
 
 __all__ = [
@@ -54,6 +58,9 @@ __all__ = [
     "freeze",
     "load_run",
     "probe_cuts",
+    "summarize_model",
+    "summarize_network",
+    "summarize_run",
 ]
 
 

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mlimages.errors import ModelError
 from mlimages.insight.layers import Layer, NetworkSummary, State, Window
+from mlimages.insight.run_folder import read_run
 from mlimages.learning.freezing import freeze
 from mlimages.learning.models import build_model
 
@@ -29,19 +31,43 @@ _KINDS = (
 )
 
 
+def summarize_run(run: Path) -> NetworkSummary:
+    """The network of a run folder, at its size, frozen as it was.
+
+    Raises:
+        RunError: it is not a run folder.
+    """
+    told = read_run(run)
+    image, asked = told.preprocessing.image, told.settings
+    return summarize_model(
+        asked["model"],
+        size=image.width,
+        gray=image.gray_scale,
+        classes=len(told.class_names),
+        upto=asked["freeze"],
+        regex=asked.get("freeze_regex", ""),
+    )
+
+
 def summarize_model(
-    name: str, *, size: int | None = None, gray: bool | None = None, classes: int = 1000, upto: str = "none"
+    name: str,
+    *,
+    size: int | None = None,
+    gray: bool | None = None,
+    classes: int = 1000,
+    upto: str = "none",
+    regex: str = "",
 ) -> NetworkSummary:
-    """The network that `finetune --model name --freeze upto` would train.
+    """The network that `finetune --model name --freeze upto` (or `--freeze-regex`) would train.
 
     Raises:
         ModelError: no such network or layer, or it cannot take this size.
     """
     model = build_model(name, classes=classes, weights="none", size=size, gray=gray)
-    freeze(model, upto)
+    freeze(model, upto, regex=regex)
     image = model.preprocessing.image
     names = {path: name for name, path in reversed([*model.layers.items()])}
-    title = f"{name}, frozen up to {upto}" if upto != "none" else name
+    title = f"{name}, frozen: {regex or upto}" if regex or upto != "none" else name
     return summarize_network(model.network, (image.channels, image.height, image.width), title=title, names=names)
 
 
