@@ -56,22 +56,22 @@ class Decoders:
         return await future
 
     async def _run(self) -> None:
-        batch: list[_Job] = []
+        batch = await self._next_batch()  # a run that fetches nothing starts no process
         while True:
             try:
                 process = await self._start()
             except GatherError as error:
-                await self._refuse(error)
+                await self._refuse(batch, error)
             try:
-                while True:
-                    if not batch:
-                        batch = [await self._jobs.get()]
-                        share = min(_BATCH - 1, self._jobs.qsize() // self._count)
-                        batch += [self._jobs.get_nowait() for _ in range(share)]
-                    if not await self._serve(process, batch):
-                        break
+                while await self._serve(process, batch):
+                    batch = await self._next_batch()
             finally:
                 await _end(process)
+
+    async def _next_batch(self) -> list[_Job]:
+        first = await self._jobs.get()
+        share = min(_BATCH - 1, self._jobs.qsize() // self._count)
+        return [first, *(self._jobs.get_nowait() for _ in range(share))]
 
     async def _serve(self, process: asyncio.subprocess.Process, batch: list[_Job]) -> bool:
         """Answer the jobs in `batch` and take them off it; False if the process must be replaced."""
@@ -100,16 +100,21 @@ class Decoders:
             env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
         )
         assert process.stdout
-        if await process.stdout.readline() != b"ready\n":
+        try:
+            if await process.stdout.readline() == b"ready\n":
+                return process
+        except BaseException:
             await _end(process)
-            raise GatherError("the decoding process does not start: try `python -m mlimages.gathering.worker '{}'`")
-        return process
+            raise
+        await _end(process)
+        raise GatherError("the decoding process does not start: try `python -m mlimages.gathering.worker '{}'`")
 
-    async def _refuse(self, error: GatherError) -> NoReturn:
+    async def _refuse(self, batch: list[_Job], error: GatherError) -> NoReturn:
         while True:
-            _, future = await self._jobs.get()
-            if not future.done():
-                future.set_exception(error)
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(error)
+            batch = await self._next_batch()
 
 
 def _settle(job: _Job, answer: Facts | Rejection) -> None:
