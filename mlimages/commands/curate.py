@@ -137,6 +137,7 @@ def mean(
     size: int = typer.Option(224, min=1, metavar="N", help="Width and height in pixels."),
     resize: Resize = typer.Option("shorter", help="How a picture gets that size; shorter: scaled, centre cropped."),
     gray: bool = typer.Option(False, "--gray", help="One channel in place of three."),
+    per_class: bool = typer.Option(False, "--per-class", help="Draw each class's mean too: NAME_per_class.png."),
     out: Path = typer.Option(Path("mean.png"), "-o", "--out", help="Picture; .npy and .json are written beside it."),
     as_json: bool = typer.Option(False, "--json", help="Print the figures as JSON."),
 ) -> None:
@@ -149,9 +150,12 @@ def mean(
     """
     from mlimages.labels import LabelFile
     from mlimages.progress import TqdmProgress
+    from mlimages.training import draw_class_means
 
-    prop = ImageProperty(size, resize=resize, gray_scale=gray)
-    made = LabelFile(source).to_training_data(prop).make_mean_image(out, progress=TqdmProgress())
+    prop, labels = ImageProperty(size, resize=resize, gray_scale=gray), LabelFile(source)
+    made = labels.to_training_data(prop).make_mean_image(out, progress=TqdmProgress())
+    if per_class:
+        draw_class_means(labels, prop, out.with_name(f"{out.stem}_per_class.png"))
     figures = {"mean": made.channel_mean, "std": made.channel_std, "count": made.count, "broken": len(made.broken)}
     if as_json:
         _print_json({**figures, "path": str(out)})

@@ -132,11 +132,12 @@ class LabelFile:
     def _read(self) -> Iterator[LabeledPath]:
         names = self.defined_class_names or self._names_in_rows()
         numbers = {name: number for number, name in enumerate(names)}
+        root = str(self.img_root)
         for row in read_rows(self.path):
             label = int(row.label) if _is_number(row.label) else numbers.get(row.label, -1)
             if not 0 <= label < (len(names) or MAX_CLASSES):
                 raise LabelFileError(f"{self.path}:{row.number}: {_wanted(names)}, found {row.label[:80]!r}")
-            yield LabeledPath(self.img_root / row.path.replace("\\", "/"), label)
+            yield LabeledPath(Path(os.path.join(root, row.path.replace("\\", "/"))), label)  # noqa: PTH118  # half the time
 
 
 def write_label_file(path: Path, items: Iterable[LabeledPath], class_names: Sequence[str] = ()) -> int:

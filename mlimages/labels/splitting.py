@@ -36,10 +36,11 @@ def split(
     if not shares or min(shares) <= 0 or not math.isclose(sum(shares), 1, abs_tol=1e-6):
         raise InputError(f"shares {', '.join(map(str, shares))}: expected positive numbers that add up to 1")
     part_of = [0] * len(items)
+    lacking_in_all = [share * len(items) for share in shares]
     for units in _units_by_class(items, groups or {}):
         names = {id(unit): _chance(items[unit[0]].path, root, seed) for unit in units}
         units.sort(key=lambda unit: (-len(unit), names[id(unit)]))
-        _deal(units, shares, part_of)
+        _deal(units, shares, lacking_in_all, part_of)
     parts: list[list[LabeledPath]] = [[] for _ in shares]
     for item, part in zip(items, part_of, strict=True):
         parts[part].append(item)
@@ -76,12 +77,13 @@ def _chance(path: Path, root: Path | None, seed: int) -> bytes:
     return hashlib.sha256(f"{seed}:{name}".encode(errors="surrogateescape")).digest()
 
 
-def _deal(units: Sequence[Unit], shares: Sequence[float], part_of: list[int]) -> None:
-    """Give each unit to the part that lacks most."""
+def _deal(units: Sequence[Unit], shares: Sequence[float], lacking_in_all: list[float], part_of: list[int]) -> None:
+    """Give each unit to the part that lacks most of this class; of equals, to the one that lacks most of all."""
     count = sum(map(len, units))
     lacking = [share * count for share in shares]
     for unit in units:
-        part = max(range(len(shares)), key=lambda part: (round(lacking[part], 9), -part))
+        part = max(range(len(shares)), key=lambda part: (round(lacking[part], 9), lacking_in_all[part], -part))
         lacking[part] -= len(unit)
+        lacking_in_all[part] -= len(unit)
         for place in unit:
             part_of[place] = part

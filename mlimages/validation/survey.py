@@ -171,9 +171,8 @@ def _judged(path: Path, picture: Examined, lines: Thresholds) -> Iterable[Verdic
 
 def _looked_up(files: Iterable[LabelFile], places: Collection[int]) -> dict[int, LabeledPath]:
     """The pictures at some places: the files are read once more, so that not all paths lie in memory."""
-    if not places:
-        return {}
-    return {place: item for place, item in enumerate(chain.from_iterable(files)) if place in places}
+    items = islice(chain.from_iterable(files), max(places, default=-1) + 1)
+    return {place: item for place, item in enumerate(items) if place in places}
 
 
 def _related(

@@ -279,9 +279,9 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peers", default="", help="a Python with cleanvision and imagededup")
-    parser.add_argument("--tiny", action="store_true", help="100 pictures, one round")
+    parser.add_argument("--tiny", action="store_true", help="40 pictures, one round")
     options = parser.parse_args()
-    count, rounds = (100, 1) if options.tiny else (options.count, options.rounds)
+    count, rounds = (40, 1) if options.tiny else (options.count, options.rounds)
     names = [name for name in CONTESTANTS if options.peers or not name.startswith(("cleanvision", "imagededup"))]
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)

@@ -1,0 +1,186 @@
+"""The mean of a set of pictures: to look at, to compute with, and its figures."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from mlimages.errors import InputError
+from mlimages.files import cache_dir, replacing, write_text
+from mlimages.images import LabeledImage, load_rgb
+from mlimages.labels import LabelFile
+from mlimages.progress import NoProgress, Progress
+from mlimages.records import BrokenImage, Fault, ImageProperty, LabeledPath
+from mlimages.training.loading import load_in_order
+
+SHEET_PX, CAPTION_PX = 1200, 16
+"""Width of a sheet of class means, height of a line of text on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class MeanImage:
+    """The mean of a set of pictures, and the figures of its channels.
+
+    Attributes:
+        mean: float32 `(C, H, W)` in 0..255.
+        channel_mean, channel_std: over all pixels of all pictures, in 0..255, by channel.
+        count: how many pictures went in.
+        prop: how they were prepared.
+        broken: those that could not be used.
+    """
+
+    mean: NDArray[np.float32]
+    channel_mean: tuple[float, ...]
+    channel_std: tuple[float, ...]
+    count: int
+    prop: ImageProperty
+    broken: tuple[BrokenImage, ...] = ()
+
+    def write(self, path: Path) -> None:
+        """Write `.png` to look at, `.npy` to compute with and `.json` with the figures, beside each other."""
+        with replacing(path.with_suffix(".png")) as part:
+            LabeledImage.from_array(self.mean).image.save(part, "PNG")
+        with replacing(path.with_suffix(".npy")) as part, part.open("wb") as out:
+            np.save(out, self.mean, allow_pickle=False)
+        figures = {"v": 1, "mean": self.channel_mean, "std": self.channel_std, "count": self.count}
+        write_text(path.with_suffix(".json"), json.dumps({**figures, "image": asdict(self.prop)}, indent=2) + "\n")
+
+
+def compute_mean(
+    items: Iterable[LabeledPath],
+    prop: ImageProperty,
+    *,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> MeanImage:
+    """The mean of the pictures as the network sees them.
+
+    Sums are whole numbers, so that the result does not depend on the workers or on the order.
+
+    Raises:
+        InputError: no picture could be used.
+    """
+    sums = np.zeros((prop.height, prop.width, prop.channels), dtype=np.uint64)
+    histogram = np.zeros((prop.channels, 256), dtype=np.uint64)
+    broken: list[BrokenImage] = []
+    count = 0
+    shown = progress or NoProgress()
+    shown.start("mean", None, "pictures")
+    for _, loaded in load_in_order(items, prop, workers=workers):
+        shown.advance(1, broken=len(broken))
+        if isinstance(loaded, BrokenImage):
+            broken.append(loaded)
+            continue
+        sums += loaded
+        histogram += _histogram(loaded)
+        count += 1
+    shown.close()
+    if not count:
+        raise InputError(f"no mean: none of the {len(broken)} pictures could be used ({_first(broken)})")
+    mean = (sums / count).astype(np.float32).transpose(2, 0, 1)  # (C, H, W)
+    return MeanImage(np.ascontiguousarray(mean), *_moments(histogram), count, prop, tuple(broken))
+
+
+def compute_class_means(items: Iterable[LabeledPath], prop: ImageProperty) -> dict[int, NDArray[np.float32]]:
+    """The mean of each class that has a good picture: float32 `(C, H, W)` in 0..255, by class number."""
+    sums: dict[int, NDArray[np.uint32]] = {}
+    counts: Counter[int] = Counter()
+    for item, loaded in load_in_order(items, prop):
+        if not isinstance(loaded, BrokenImage):
+            sums.setdefault(item.label, np.zeros(loaded.shape, np.uint32))[...] += loaded
+            counts[item.label] += 1
+    return {label: (sums[label] / counts[label]).astype(np.float32).transpose(2, 0, 1) for label in sorted(sums)}
+
+
+def draw_class_means(labels: LabelFile, prop: ImageProperty, path: Path) -> None:
+    """Write each class's mean under its name, side by side in one picture."""
+    means = compute_class_means(labels, prop)
+    if not means:
+        raise InputError(f"no mean: none of the pictures of {labels.path} could be used")
+    names = labels.class_names
+    columns = max(1, SHEET_PX // prop.width)
+    rows = -(-len(means) // columns)
+    sheet = Image.new("RGB", (min(columns, len(means)) * prop.width, rows * (prop.height + CAPTION_PX)), "white")
+    for place, (label, mean) in enumerate(means.items()):
+        left, top = place % columns * prop.width, place // columns * (prop.height + CAPTION_PX)
+        sheet.paste(LabeledImage.from_array(mean).image, (left, top + CAPTION_PX))
+        ImageDraw.Draw(sheet).text((left + 2, top + 2), names[label][: prop.width // 7], fill="black")
+    with replacing(path) as part:
+        sheet.save(part, "PNG")
+
+
+def remembered_mean(labels: LabelFile, prop: ImageProperty, progress: Progress | None) -> MeanImage:
+    """The mean from the cache where no picture has changed since (size, time), else computed and kept."""
+    digest = hashlib.sha256(f"1 {prop}".encode())
+    for item in labels:
+        digest.update(f"{item.path.absolute()} {_stamp(item.path)}\n".encode(errors="surrogateescape"))
+    kept = cache_dir("means") / f"{digest.hexdigest()[:32]}.npz"
+    try:
+        with np.load(kept, allow_pickle=False) as values:
+            told = json.loads(str(values["told"]))
+            broken = tuple(BrokenImage(path, Fault(fault), detail) for path, fault, detail in told["broken"])
+            return MeanImage(values["mean"], tuple(told["mean"]), tuple(told["std"]), told["count"], prop, broken)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        made = compute_mean(labels, prop, progress=progress)
+    told = {"mean": made.channel_mean, "std": made.channel_std, "count": made.count,
+            "broken": [(one.path, one.fault, one.detail) for one in made.broken]}  # fmt: skip
+    with replacing(kept) as part, part.open("wb") as out:
+        np.savez(out, mean=made.mean, told=json.dumps(told))
+    return made
+
+
+def _stamp(path: Path) -> str:
+    try:
+        found = path.stat()
+    except OSError:
+        return "missing"
+    return f"{found.st_size} {found.st_mtime_ns}"
+
+
+def load_mean_image(path: str | Path) -> NDArray[np.float32]:
+    """A mean image from a `.npy` or a picture file: float32 `(C, H, W)` in 0..255.
+
+    Raises:
+        InputError: no such file, or not an array of three axes.
+        ImageError: a picture that cannot be decoded.
+    """
+    path = Path(path)
+    if path.suffix != ".npy":
+        return np.asarray(load_rgb(path), dtype=np.float32).transpose(2, 0, 1).copy()
+    try:
+        mean = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path}: not a mean image: {error}") from error
+    if mean.ndim != 3 or not np.issubdtype(mean.dtype, np.floating):
+        raise InputError(f"{path}: a mean image is float32 (C, H, W), this is {mean.dtype} {mean.shape}")
+    made: NDArray[np.float32] = mean.astype(np.float32)
+    return made
+
+
+def _histogram(pixels: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """Counts of each level by channel, `(C, 256)`: the exact sums of x and of x squared at a tenth of their cost."""
+    image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    counts: NDArray[np.uint64] = np.asarray(image.histogram(), dtype=np.uint64)
+    return counts.reshape(-1, 256)
+
+
+def _moments(histogram: NDArray[np.uint64]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation by channel."""
+    levels = np.arange(256, dtype=np.float64)
+    weights = histogram / histogram.sum(axis=1, keepdims=True)  # (C, 256)
+    mean = weights @ levels
+    spread = np.sqrt((weights * (levels - mean[:, None]) ** 2).sum(axis=1))
+    return tuple(mean.tolist()), tuple(spread.tolist())
+
+
+def _first(broken: list[BrokenImage]) -> str:
+    return f"first: {broken[0].path}: {broken[0].fault}" if broken else "the label file is empty"
