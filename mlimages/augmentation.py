@@ -98,12 +98,12 @@ def augment(
     if names is None:
         raise InputError(f"{len(split)} shares: expected 2 (train, val) or 3 (train, val, test)")
     progress, broken = progress or NoProgress(), list[BrokenImage]()
-    groups = duplicate_groups((item.path for item in labels), progress=progress) if len(split) > 1 else {}
-    parts = [part.shuffle(seed) for part in labels.split(split, seed=seed, groups=groups)]
-    looks = [views(angles_deg, flip=flip), *[(View(),)] * (len(parts) - 1)]
+    looks = [views(angles_deg, flip=flip), *[(View(),)] * (len(names) - 1)]
     write = partial(_write_pictures if form == "folder" else _write_arrays, labels.class_names, image)
-    progress.start("augmenting", sum(1 for _ in labels), "picture")
     with _building(Path(out), form) as folder:
+        groups = duplicate_groups((item.path for item in labels), progress=progress) if len(split) > 1 else {}
+        parts = [part.shuffle(seed) for part in labels.split(split, seed=seed, groups=groups)]
+        progress.start("augmenting", sum(1 for _ in labels), "picture")
         rows = [_rows(part, image, seen, broken, progress) for part, seen in zip(parts, looks, strict=True)]
         counts = [write(folder, name, part) for name, part in zip(names, rows, strict=True)]
         progress.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -86,11 +87,12 @@ def _angles(text: str) -> range:
 
 def _shares(text: str) -> list[float]:
     try:
-        return [float(share) for share in text.split(",")] if text else [1.0]
+        shares = [float(share) for share in text.split(",")] if text else [1.0]
     except ValueError:
-        raise typer.BadParameter(
-            f"{text}: expected shares that add up to 1, as 0.75,0.25", param_hint="--split"
-        ) from None
+        shares = []
+    if not math.isclose(sum(shares), 1, abs_tol=1e-6):
+        raise typer.BadParameter(f"{text}: expected shares that add up to 1, as 0.75,0.25", param_hint="--split")
+    return shares
 
 
 def _tell(summary: AugmentSummary, *, as_json: bool) -> None:
