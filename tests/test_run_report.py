@@ -92,6 +92,17 @@ def test_names_from_outside_stay_text(tmp_path: Path, open_page: OpenPage) -> No
     assert "$x_1$ \\frac" in page.evaluate(TEXT)
 
 
+@pytest.mark.browser
+def test_the_same_picture_in_two_classes_is_shown_side_by_side(run: Path, open_page: OpenPage) -> None:
+    pictures = run.parent / "pictures"
+    with Image.open(pictures / "ants/2.png") as original:
+        original.save(pictures / "wasps/5.png", compress_level=1)
+    page = open_page(draw_run(run))
+    shown = page.evaluate("[...document.querySelectorAll('.pairs figcaption')].map(c => c.innerText)")
+    assert shown == ["ants ants/2.png\nwasps wasps/5.png"]
+    assert page.evaluate("document.querySelectorAll('.pairs img').length") == 2
+
+
 def test_many_classes_get_no_table_of_cells(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", names=[f"class {n}" for n in range(45)], per_class=2, wrong=[4])
     page = draw_run(run).read_text()

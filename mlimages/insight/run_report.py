@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,17 @@ from mlimages.insight.suspects import Suspect, read_suspects
 from mlimages.labels import LabelFile
 from mlimages.records import ImageProperty
 from mlimages.scores import Confusion, class_scores
+from mlimages.validation import duplicate_groups
 
 SHOWN = 24
 """How many pictures a gallery holds."""
 
 MOST_CELLS = 30
 """With more classes the matrix is no table any more; confusion.png has it."""
+
+
+MOST_COMPARED = 20_000
+"""With more pictures, doubles are left to `mlimages check`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +75,7 @@ def _values(run: RunFolder) -> dict[str, Any]:
     suspects = read_suspects(run.path / "suspects.tsv")
     return {
         "title": f"Run {run.path.resolve().name}",
-        "subtitle": f"{run.settings['model']} on {len(run.class_names)} classes, frozen up to {run.settings['freeze']}",
+        "subtitle": f"{run.settings['model']} on {len(run.class_names)} classes, frozen: {run.settings['freeze']}",
         "accuracy": run.accuracy if run.said else None,
         "right": int(run.said.right.sum()) if run.said else 0,
         "count": len(run.said.labels) if run.said else 0,
@@ -87,8 +92,8 @@ def _values(run: RunFolder) -> dict[str, Any]:
         else [_suspect(each, run.preprocessing.image) for each in suspects[:SHOWN]],
         "suspect_count": len(suspects or ()),
         "drop": run.path / "suspects.tsv",
-        "labels": run.settings["labels"],
-        "twins": None,
+        "listed": [run.settings[name] for name in ("labels", "val") if run.settings.get(name)],
+        "twins": _twins(run),
     }
 
 
@@ -149,6 +154,28 @@ def _mistakes(run: RunFolder) -> Iterator[Picture]:
     for place in wrong[:SHOWN]:
         names = run.class_names[said.labels[place]], run.class_names[said.predicted[place]]
         yield _picture(said.paths[place], run.preprocessing.image, *names, share=float(sure[place]))
+
+
+def _twins(run: RunFolder) -> list[list[Picture]] | None:
+    """Groups of pictures that look the same and are of different classes; None where there are too many to look."""
+    items = [item for name in ("train.txt", "val.txt") for item in LabelFile(run.path / name)]
+    if len(items) > MOST_COMPARED:
+        return None
+    label_of = {item.path: item.label for item in items}
+    groups: dict[int, list[Path]] = {}
+    for path, number in duplicate_groups(label_of).items():
+        groups.setdefault(number, []).append(path)
+    image, names = run.preprocessing.image, run.class_names
+    return [
+        [_picture(path, image, names[label_of[path]]) for path in _one_each(sorted(paths), label_of)]
+        for _, paths in sorted(groups.items())
+        if len({label_of[path] for path in paths}) > 1
+    ][:SHOWN]
+
+
+def _one_each(paths: Sequence[Path], label_of: Mapping[Path, int]) -> list[Path]:
+    """The first picture of each class."""
+    return list({label_of[path]: path for path in reversed(paths)}.values())[::-1]
 
 
 def _suspect(suspect: Suspect, image: ImageProperty) -> Picture:
