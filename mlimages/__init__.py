@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mlimages.evaluation import evaluate
     from mlimages.gathering import Source, UrlList, gather, gather_async
     from mlimages.images import LabeledImage
-    from mlimages.labels import LabelFile
+    from mlimages.labels import LabelFile, label_dir_auto
     from mlimages.learning.config import FineTuneConfig
     from mlimages.learning.export import export_run
     from mlimages.learning.finetune import fine_tune
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mlimages.records import BrokenImage, ImageProperty, ImageRef, Normalization, Prediction, Preprocessing
     from mlimages.server import make_app
     from mlimages.training import TrainingData
+    from mlimages.validation import check
 
 __version__ = "1.0.0a1"
 
@@ -42,11 +43,13 @@ _MODULE_OF = {
     "TrainingData": "training",
     "UrlList": "gathering",
     "augment": "augmentation",
+    "check": "validation",
     "evaluate": "evaluation",
     "export_run": "learning.export",
     "fine_tune": "learning.finetune",
     "gather": "gathering",
     "gather_async": "gathering",
+    "label_dir_auto": "labels",
     "load_run": "learning.run",
     "make_app": "server",
     "quantize": "learning.quantize",
@@ -69,11 +72,13 @@ __all__ = [
     "TrainingData",
     "UrlList",
     "augment",
+    "check",
     "evaluate",
     "export_run",
     "fine_tune",
     "gather",
     "gather_async",
+    "label_dir_auto",
     "load_run",
     "make_app",
     "quantize",

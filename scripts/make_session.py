@@ -3,6 +3,7 @@
 Usage: mlimages demo 2>/dev/null | python scripts/make_session.py
 """
 
+import re
 import sys
 from pathlib import Path
 
@@ -17,7 +18,8 @@ def main() -> None:
         console = Console(record=True, width=80, file=nowhere)
         for line in ["$ mlimages demo", *sys.stdin.read().splitlines()]:
             console.print(Text(line, style="bold green" if line.startswith("$ ") else ""))
-    TARGET.write_text(console.export_svg(title="mlimages demo"))
+    svg = console.export_svg(title="mlimages demo")
+    TARGET.write_text(re.sub(r"@font-face \{.*?\}", "", svg, flags=re.DOTALL))  # nothing is fetched to show it
 
 
 if __name__ == "__main__":
