@@ -54,6 +54,7 @@ def _options(
     shown = logging.StreamHandler()
     shown.setLevel(logging.INFO if verbose else logging.ERROR)
     logging.basicConfig(handlers=[shown], format="%(name)s: %(message)s")
+    logging.captureWarnings(True)  # Pillow's remarks on odd files are for --verbose
 
 
 for room in (gather, curate, augment, insight, train, deploy, look, demo):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageFilter
 
-from mlimages.labels import LabelFile, split, write_label_file
+from mlimages.labels import LabelFile, listed_paths, split, write_label_file
 from mlimages.records import LabeledPath
 from mlimages.validation import Code, Report, Thresholds, check, duplicate_groups, write_outcome
 from mlimages.validation.duplicates import near_pairs
@@ -328,3 +328,23 @@ def test_real_photographs_show_no_false_pair_and_their_real_ones(test_data: Path
         ["17433282043_441b0a07f4_n.jpg", "22429946721_e17a12cb39_n.jpg"],
         ["7166567320_0a2beb6d42.jpg", "7166567320_0a2beb6d42_n.jpg"],
     ]
+
+
+def test_damage_that_pillow_passes_over_is_found_where_simplejpeg_is_installed(tmp_path: Path) -> None:
+    pytest.importorskip("simplejpeg", reason='needs pip install "mlimages[strict]"')
+    rot = random.Random(0)
+    pictures = {}
+    for n in range(20):
+        data = bytearray(jpeg(scene(n)))
+        at = rot.randrange(1000, len(data) - 1000)
+        data[at : at + 256] = rot.randbytes(256)
+        pictures[f"{n}.jpg"] = bytes(data)
+    report = check([listed(tmp_path, {**pictures, "sound.jpg": jpeg(scene(99))})])
+    assert sum(report.errors.values()) == 20
+    assert [item.path.name for item in report.kept()] == ["sound.jpg"]
+
+
+def test_names_with_tabs_keep_their_column(tmp_path: Path) -> None:
+    labels = listed(tmp_path, {"a\tb.jpg": b"no picture"})
+    write_outcome(check([labels]))
+    assert list(listed_paths(tmp_path / "labels_rejected.tsv")) == [tmp_path / "a\tb.jpg"]

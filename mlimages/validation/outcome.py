@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -118,8 +119,9 @@ def write_outcome(report: Report, renamed: Mapping[Path, Path] | None = None) ->
 
 def _write_table(path: Path, now: Mapping[Path, Path], findings: Iterable[Finding]) -> None:
     folder = path.parent.absolute()
-    with replacing(path) as part, part.open("w", encoding="utf-8") as out:
-        out.write("path\tlabel\tcode\tdetail\n")
+    with replacing(path) as part, part.open("w", encoding="utf-8", newline="") as out:
+        table = csv.writer(out, delimiter="\t", lineterminator="\n")
+        table.writerow(["path", "label", "code", "detail"])
         for one in findings:
-            detail = " ".join(one.detail.split())
-            out.write(f"{relative_name(now.get(one.path, one.path), folder)}\t{one.label}\t{one.code}\t{detail}\n")
+            name = relative_name(now.get(one.path, one.path), folder)
+            table.writerow([name, one.label, one.code, " ".join(one.detail.split())])
