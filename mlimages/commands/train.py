@@ -33,7 +33,9 @@ def finetune(
     freeze: str = typer.Option("head", help="Keep all up to this layer; head: train the last alone; none: train all."),
     freeze_regex: str = typer.Option("", metavar="REGEX", help="Keep the parameters with this in their names instead."),
     epochs: int = typer.Option(20, min=1, help="Passes over the pictures."),
-    augment: Literal["none", "flip", "light", "strong"] = typer.Option("none", help="Train on changed views too."),
+    augment: Literal["auto", "none", "flip", "light", "strong"] = typer.Option(
+        "auto", help="Train on changed views too; auto: light where pretrained layers learn."
+    ),
     rotate: float = typer.Option(0.0, min=0, max=180, metavar="DEG", help="Turn the views by up to DEG either way."),
     seed: int = typer.Option(0, help="Of all chance: same seed, same machine, same result."),
     size: int = typer.Option(None, min=1, metavar="N", help="Width and height fed to the network, in pixels."),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mlimages.errors import InputError
-from mlimages.learning.augment import Strength
+from mlimages.learning.augment import Wanted
 from mlimages.records import Resize
 
 Optimizer = Literal["adamw", "sgd"]
@@ -35,7 +35,8 @@ class FineTuneConfig:
         lr: highest learning rate; 0 chooses one by what is trained.
         optimizer, momentum, weight_decay, batch_size, label_smoothing: as the field means them.
         class_weights: `balanced` counts a class the more the rarer it is.
-        augment, rotate_deg: see `Augment`.
+        augment, rotate_deg: see `Augment`; `auto` is `light` where pretrained layers below the head learn too, else
+            `none`.
         early_stop: stop after so many epochs without a better validation accuracy; 0 never.
         time_budget_s: stop training after so many seconds; 0 never.
         interpolate: at the end choose, on the validation pictures, a mean of the weights at the start and the best.
@@ -68,7 +69,7 @@ class FineTuneConfig:
     batch_size: int = 32
     label_smoothing: float = 0.0
     class_weights: ClassWeights = "none"
-    augment: Strength = "none"
+    augment: Wanted = "auto"
     rotate_deg: float = 0.0
     early_stop: int = 0
     time_budget_s: float = 0.0

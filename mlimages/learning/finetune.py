@@ -41,6 +41,7 @@ from mlimages.learning.export import export_run
 from mlimages.learning.features import Feed, FrozenFeatures, PixelFeed
 from mlimages.learning.freezing import FrozenPart, freeze
 from mlimages.learning.loop import Teacher, Validation, train_epoch, validate
+from mlimages.learning.models import Model
 from mlimages.learning.normalize import Normalize
 from mlimages.learning.pictures import PictureSet, chunks
 from mlimages.learning.preparation import Setup, prepare
@@ -171,8 +172,11 @@ def _assemble(config: FineTuneConfig, files: RunFiles, setup: Setup, progress: P
     normalize = Normalize(setup.preprocessing.normalization, setup.mean_image).to(device)
     frozen = freeze(model, config.freeze, regex=config.freeze_regex)
     digest = frozen.digest(network) if frozen.parameters else ""
-    views = Augment(config.augment, config.rotate_deg, config.seed)
-    augment = views if config.augment != "none" or config.rotate_deg else None
+    strength = config.augment
+    if strength == "auto":
+        strength = "light" if model.pretrained and _learns_below_head(model) else "none"
+    views = Augment(strength, config.rotate_deg, config.seed)
+    augment = views if strength != "none" or config.rotate_deg else None
     train = PictureSet(setup.data.train, image, store=setup.pixels, augment=augment)
     val = PictureSet(setup.data.val, image, store=setup.pixels)
     fixed = 1 if augment is None else views.fixed_views if frozen.parameters else 0
@@ -190,6 +194,11 @@ def _assemble(config: FineTuneConfig, files: RunFiles, setup: Setup, progress: P
         if features.fill((train, fixed), (val, 1), progress=progress):
             feed = features
     return Job(config, files, setup, frozen, digest, feed, train, val, fixed)
+
+
+def _learns_below_head(model: Model) -> bool:
+    trained = (name for name, parameter in model.network.named_parameters() if parameter.requires_grad)
+    return any(not name.startswith(f"{model.head}.") for name in trained)
 
 
 def _begin(job: Job) -> Progressed:
@@ -220,7 +229,7 @@ def _train(
     precision = functools.partial(autocast, device)
     steps = len(list(chunks(range(len(job.train)), config.batch_size)))
     pretrained = job.setup.model.pretrained
-    lr = highest_lr(config, pretrained=pretrained)
+    lr = highest_lr(config, pretrained=pretrained, below_head=_learns_below_head(job.setup.model))
     warm_up = WARM_UP if pretrained else 0.0
     weights = class_weights(config, job.train.labels, len(job.setup.class_names))
     teacher = Teacher(

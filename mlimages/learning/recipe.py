@@ -17,7 +17,8 @@ from mlimages.learning.ridge import fit_ridge
 EVALUATION_BATCH = 64
 
 SCRATCH_LR = {"adamw": 1e-3, "sgd": 1e-2}
-TUNING_LR = {"adamw": 1e-4, "sgd": 1e-3}
+HEAD_LR = {"adamw": 1e-4, "sgd": 1e-3}
+TUNING_LR = {"adamw": 5e-4, "sgd": 5e-3}
 
 WARM_UP = 0.1
 """Share of the steps in which the rate rises."""
@@ -90,9 +91,9 @@ def make_optimizer(network: nn.Module, config: FineTuneConfig, *, lr: float) -> 
     return torch.optim.AdamW(trained, lr, weight_decay=config.weight_decay)
 
 
-def highest_lr(config: FineTuneConfig, *, pretrained: bool) -> float:
-    """The learning rate asked for, or one that suits what is trained."""
-    return config.lr or (TUNING_LR if pretrained else SCRATCH_LR)[config.optimizer]
+def highest_lr(config: FineTuneConfig, *, pretrained: bool, below_head: bool) -> float:
+    """The learning rate asked for, or one that suits what is trained; `below_head`: more than the last layer."""
+    return config.lr or (SCRATCH_LR if not pretrained else TUNING_LR if below_head else HEAD_LR)[config.optimizer]
 
 
 def share_of_lr(step: int, steps: int, *, warm_up: float) -> float:

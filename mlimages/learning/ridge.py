@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+MIN_SPREAD = 0.05
+"""A feature that hardly varies is not blown up: its spread counts as this share of the usual one at least."""
+
 SMOOTHING = 0.05
 """Share of each target spread over all classes: without it a few separable pictures call for boundless logits."""
 
@@ -107,7 +110,7 @@ class _Solved:
 def _solve(features: NDArray[np.floating], labels: NDArray[np.int64], classes: int) -> _Solved:
     x = np.asarray(features, np.float64)
     mean, spread = x.mean(axis=0), x.std(axis=0)
-    spread[spread < 1e-6] = 1.0
+    spread = np.maximum(spread, MIN_SPREAD * np.sqrt(np.square(spread).mean()) + 1e-12)
     x = (x - mean) / spread  # (N, D)
     targets = np.eye(classes)[labels]  # (N, classes)
     base = targets.mean(axis=0)  # (classes,)
