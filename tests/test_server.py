@@ -36,6 +36,11 @@ class Reply:
     def json(self) -> Any:
         return json.loads(self.body)
 
+    @property
+    def code(self) -> str:
+        told = self.json
+        return str(told["code"] if isinstance(told["error"], str) else told["error"]["code"])
+
 
 @dataclass(frozen=True, slots=True)
 class Served:
@@ -192,8 +197,8 @@ def test_every_error_is_json_with_a_code(
     server: Served, method: str, path: str, body: bytes | None, headers: dict[str, str], status: int, code: str
 ) -> None:
     reply = server.ask(method, path, body, **headers)
-    assert (reply.status, reply.json["error"]["code"]) == (status, code)
-    assert reply.json["error"]["message"]
+    assert (reply.status, reply.code) == (status, code)
+    assert len(str(reply.json["error"])) > len(code)
 
 
 def test_a_form_that_is_too_long_or_of_too_many_files_is_413(server: Served) -> None:
@@ -362,7 +367,8 @@ def test_the_inference_protocol_says_what_it_serves(server: Served) -> None:
 )
 def test_a_wrong_inference_request_is_400(server: Served, tensor: dict[str, Any]) -> None:
     reply = infer(server, **tensor)
-    assert (reply.status, reply.json["error"]["code"]) == (400, "bad-request")
+    assert (reply.status, reply.code) == (400, "bad-request")
+    assert isinstance(reply.json["error"], str)  # as the protocol wants it
 
 
 @pytest.mark.parametrize("body", [b"", b"null", b"[]", b"{", b"[" * 100_000, b'{"inputs": []}', b'{"inputs": 3}'])

@@ -1,4 +1,7 @@
-"""Every error is JSON with a code: `{"error": {"code": ..., "message": ...}}`."""
+"""Every error is JSON with a code: `{"error": {"code": ..., "message": ...}}`.
+
+Under `/v2` it is `{"error": MESSAGE, "code": ...}`: the Open Inference Protocol wants a string there.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +22,11 @@ class ProblemError(Exception):
         super().__init__(message)
         self.status, self.code, self.message, self.headers = status, code, message, headers or {}
 
-    def response(self, **more: object) -> web.Response:
-        """As JSON, with `more` beside the error."""
-        body = {"error": {"code": self.code, "message": self.message}, **more}
+    def response(self, path: str) -> web.Response:
+        """As JSON, in the form that the path's interface wants."""
+        body: dict[str, object] = {"error": {"code": self.code, "message": self.message}}
+        if path.startswith("/v2"):
+            body = {"error": self.message, "code": self.code}
         return web.json_response(body, status=self.status, headers={"Server": "mlimages", **self.headers})
 
 
@@ -41,13 +46,17 @@ async def as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
     except ProblemError as problem:
-        return problem.response()
+        return problem.response(request.path)
     except web.HTTPException as error:
         code = (error.reason or "error").lower().replace(" ", "-")
         headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
-        return ProblemError(error.status, code, f"{request.method} {request.path}: {error.reason}", headers).response()
+        return ProblemError(error.status, code, f"{request.method} {request.path}: {error.reason}", headers).response(
+            request.path
+        )
     except ConnectionError:
         raise
     except Exception:
         logger.exception("%s %s", request.method, request.path)
-        return ProblemError(500, "internal", "the server failed at this request; its log says why").response()
+        return ProblemError(500, "internal", "the server failed at this request; its log says why").response(
+            request.path
+        )
