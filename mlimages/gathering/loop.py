@@ -22,7 +22,7 @@ from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.sources import Source
 from mlimages.gathering.spool import Spool
 from mlimages.progress import NoProgress, Progress
-from mlimages.records import GatherSummary, ImageRef
+from mlimages.records import GatherSummary, ImageRef, Reason
 
 _AHEAD = 1024
 """Links in work or waiting at one time, so that one slow host does not hold up the others."""
@@ -125,17 +125,21 @@ class _Run:
         part = self._gathered.new_part()
         fetched = await (self._load(ref, part) if ref.load else self._fetcher.fetch(ref.url, part))
         found = None if fetched.reason else await self._decoders.inspect(part)
-        self._gathered.add(ref, fetched, found, part)
+        row = self._gathered.add(ref, fetched, found, part)
         self._in_work[ref.label] -= 1
         self._working -= 1
         self._tell_if_full(ref.label)
-        parked = self._parked.get(ref.label)
-        while parked and self._in_work[ref.label] < self._missing(ref.label):
-            self._waiting -= 1
-            self._start(parked.popleft())
+        for label in list(self._parked) if row.reason is Reason.PLACEHOLDER else [ref.label]:
+            self._start_parked(label)  # a placeholder may have cost another class a picture
         self._moved.set()
         status = self._gathered.tally.status
         self._progress.advance(1, good=status["ok"], broken=status["failed"], duplicate=status["duplicate"])
+
+    def _start_parked(self, label: str) -> None:
+        parked = self._parked.get(label)
+        while parked and self._in_work[label] < self._missing(label):
+            self._waiting -= 1
+            self._start(parked.popleft())
 
     async def _load(self, ref: ImageRef, part: Path) -> Fetched:
         assert ref.load

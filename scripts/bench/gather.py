@@ -16,6 +16,7 @@ import argparse
 import os
 import resource
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -185,6 +186,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", default="", help="contenders whose name has this")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nginx is stopped
     count, rounds = (40, 1) if options.tiny else (options.count, options.rounds)
     http, https = 18_080, 18_443
     with tempfile.TemporaryDirectory() as folder:
@@ -197,7 +199,11 @@ def main() -> None:
         for (scheme, path), port in zip(lists.items(), (http, https), strict=True):
             path.write_text("".join(f"{scheme}://localhost:{port}/{name.name}\n" for name in sorted(www.iterdir())))
         certificate = str(home / "cert.pem")
-        env = os.environ | {"SSL_CERT_FILE": certificate, "REQUESTS_CA_BUNDLE": certificate, "NO_ALBUMENTATIONS_UPDATE": "1"}
+        env = os.environ | {
+            "SSL_CERT_FILE": certificate,
+            "REQUESTS_CA_BUNDLE": certificate,
+            "NO_ALBUMENTATIONS_UPDATE": "1",
+        }
         env.pop("MLIMAGES_CACHE", None)
         nginx = start_nginx(home, http, https)
         found: dict[str, list[Outcome]] = {}
@@ -208,7 +214,9 @@ def main() -> None:
                         continue
                     shutil.rmtree(out, ignore_errors=True)
                     out.mkdir()
-                    found.setdefault(name, []).append(measure(command, home, out, count, env))
+                    outcome = measure(command, home, out, count, env)
+                    found.setdefault(name, []).append(outcome)
+                    print(f"{name}: {outcome}", file=sys.stderr)
         finally:
             nginx.terminate()
             nginx.wait()
