@@ -1,0 +1,224 @@
+#!/usr/bin/env python
+"""Serve one file with mlimages and with LitServe, under 1, 8 and 32 clients, beside the bare loop as the limit.
+
+    .venv/bin/python scripts/bench/serve.py MODEL.onnx PICTURES [--peers PYTHON] [--requests 400] [--rounds 3]
+    .venv/bin/python scripts/bench/serve.py --tiny MODEL.onnx PICTURES
+
+MODEL.onnx is a file that `mlimages export` made, PICTURES a folder. --peers names a Python in which litserve, python-multipart,
+onnxruntime and pillow are installed; without it LitServe is left out. All contestants decode with Pillow and run two
+sessions of one thread; they take turns, and medians are printed. CPU is user and system time per picture of the
+server and its children, start-up left out; memory is the peak resident set, summed over processes (shared pages
+counted for each).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import io
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import numpy as np
+from PIL import Image
+
+from mlimages import images
+from mlimages.bundle import OnnxBundle
+from mlimages.picture_files import find_pictures
+from mlimages.runtime import BundleSession
+
+WORKERS = 2
+
+LITSERVE = """
+import io, sys
+import litserve, numpy, onnxruntime
+from PIL import Image
+class Api(litserve.LitAPI):
+    def setup(self, device):
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        self.session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
+    def decode_request(self, request):
+        picture = Image.open(request["file"].file).convert("RGB")
+        width, height = picture.size
+        short = SHORTER / min(width, height)
+        picture = picture.resize((int(width * short), int(height * short)), Image.BILINEAR)
+        return numpy.asarray(picture)
+    def predict(self, pixels):
+        return self.session.run(["probabilities"], {"image": pixels[None]})[0][0]
+    def encode_response(self, output):
+        return {"probabilities": output.tolist()}
+if __name__ == "__main__":
+    server = litserve.LitServer(Api(), accelerator="cpu", workers_per_device=WORKERS)
+    server.run(port=int(sys.argv[2]), host="127.0.0.1", log_level="error", generate_client_file=False)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """One contestant under one load; latencies in ms."""
+
+    per_s: float
+    p50: float
+    p99: float
+    cpu_ms: float
+    peak_mb: float
+
+
+def bare_loop(bundle: OnnxBundle, pictures: list[bytes], requests: int) -> Figures:
+    session, prop = BundleSession(bundle), bundle.preprocessing.image
+
+    def one(n: int) -> float:
+        begin = time.perf_counter()
+        session.run([images.load_pixels(pictures[n % len(pictures)], prop)])
+        return time.perf_counter() - begin
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        list(pool.map(one, range(WORKERS * 4)))
+        begin, cpu = time.perf_counter(), time.process_time()
+        seconds = list(pool.map(one, range(requests)))
+        cpu, wall = time.process_time() - cpu, time.perf_counter() - begin
+    return figures(seconds, wall, cpu, 0.0)
+
+
+def figures(seconds: list[float], wall: float, cpu: float, peak_mb: float) -> Figures:
+    p50, p99 = np.percentile(np.array(seconds) * 1e3, (50, 99))
+    return Figures(len(seconds) / wall, float(p50), float(p99), cpu / len(seconds) * 1e3, peak_mb)
+
+
+async def load(url: str, pictures: list[bytes], *, clients: int, requests: int) -> list[float]:
+    """Latencies of `requests` posts by `clients` at once; any other answer than 200 ends the run."""
+    seconds: list[float] = []
+    numbers = iter(range(requests))
+
+    async def client(session: aiohttp.ClientSession) -> None:
+        for n in numbers:
+            form = aiohttp.FormData()
+            form.add_field("file", pictures[n % len(pictures)], filename="picture.jpg")
+            begin = time.perf_counter()
+            async with session.post(url, data=form) as answer:
+                await answer.read()
+                assert answer.status == 200, answer.status
+            seconds.append(time.perf_counter() - begin)
+
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        await asyncio.gather(*(client(session) for _ in range(clients)))
+    return seconds
+
+
+def family(pid: int) -> Iterator[int]:
+    """A process and all its children."""
+    yield pid
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            yield from family(int(child))
+
+
+def cpu_s(pid: int) -> float:
+    ticks = 0
+    for one in family(pid):
+        fields = Path(f"/proc/{one}/stat").read_text().rsplit(")", 1)[1].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def peak_mb(pid: int) -> float:
+    texts = (Path(f"/proc/{one}/status").read_text() for one in family(pid))
+    return sum(int(text.split("VmHWM:")[1].split()[0]) for text in texts if "VmHWM:" in text) / 1024
+
+
+@contextmanager
+def running(command: list[str], port: int) -> Iterator[int]:
+    """A server in a process of its own, once it listens."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        while process.poll() is None:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
+        yield process.pid
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def served(command: list[str], port: int, pictures: list[bytes], *, clients: int, requests: int) -> Figures:
+    url = f"http://127.0.0.1:{port}/predict"
+    with running(command, port) as pid:
+        asyncio.run(load(url, pictures, clients=WORKERS, requests=WORKERS * 4))
+        begin, cpu = time.perf_counter(), cpu_s(pid)
+        seconds = asyncio.run(load(url, pictures, clients=clients, requests=requests))
+        wall, cpu = time.perf_counter() - begin, cpu_s(pid) - cpu
+        return figures(seconds, wall, cpu, peak_mb(pid))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("pictures", type=Path)
+    parser.add_argument("--peers", default="")
+    parser.add_argument("--requests", type=int, default=400)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tiny", action="store_true")
+    asked = parser.parse_args()
+    requests, rounds, loads = (8, 1, (2,)) if asked.tiny else (asked.requests, asked.rounds, (1, 8, 32))
+    bundle = OnnxBundle.read(asked.model)
+    pictures = [jpeg(path) for path in list(find_pictures([asked.pictures]))[:64]]
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder, "peer.py")
+        shorter = str(bundle.preprocessing.image.shorter_px)
+        script.write_text(LITSERVE.replace("SHORTER", shorter).replace("WORKERS", str(WORKERS)))
+        found: dict[tuple[str, int], list[Figures]] = defaultdict(list)
+        for _ in range(rounds):
+            found["bare loop", WORKERS].append(bare_loop(bundle, pictures, requests))
+            for clients in loads:
+                for name, command in commands(asked.model, script, asked.peers):
+                    port = free_port()
+                    ready = [str(port) if word == "PORT" else word for word in command]
+                    found[name, clients].append(served(ready, port, pictures, clients=clients, requests=requests))
+    show(found)
+
+
+def commands(model: Path, script: Path, peers: str) -> Iterator[tuple[str, list[str]]]:
+    ours = ["-m", "mlimages", "serve", str(model), "--port", "PORT", "--workers", str(WORKERS)]
+    yield "mlimages", [sys.executable, *ours]
+    if peers:
+        yield "LitServe", [peers, str(script), str(model.resolve()), "PORT"]
+
+
+def jpeg(path: Path) -> bytes:
+    out = io.BytesIO()
+    Image.open(path).convert("RGB").save(out, "JPEG", quality=90)
+    return out.getvalue()
+
+
+def show(found: dict[tuple[str, int], list[Figures]]) -> None:
+    print(f"{'contestant':12} clients  requests/s  p50 ms  p99 ms  CPU ms/picture  peak MB")
+    for (name, clients), rounds in found.items():
+        values = [statistics.median(getattr(one, field) for one in rounds) for field in Figures.__slots__]
+        per_s, p50, p99, cpu_ms, peak = values
+        print(f"{name:12} {clients:7}  {per_s:10.1f}  {p50:6.1f}  {p99:6.1f}  {cpu_ms:14.2f}  {peak:7.0f}")
+
+
+if __name__ == "__main__":
+    main()
