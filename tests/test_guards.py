@@ -57,7 +57,7 @@ MAY_IMPORT = {
         "calibration",
         "insight",
     },
-    "demo": TOOLS | {"labels", "images", "training", "validation", "gathering", "learning", "predictor"},
+    "demo": TOOLS | {"bundle", "labels", "images", "training", "validation", "gathering", "learning", "predictor"},
     "commands": TOOLS,
     "cli": {"errors", "commands"},
 }
