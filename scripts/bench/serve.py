@@ -4,11 +4,11 @@
     .venv/bin/python scripts/bench/serve.py MODEL.onnx PICTURES [--peers PYTHON] [--requests 400] [--rounds 3]
     .venv/bin/python scripts/bench/serve.py --tiny MODEL.onnx PICTURES
 
-MODEL.onnx is a file that `mlimages export` made, PICTURES a folder. --peers names a Python in which litserve, python-multipart,
-onnxruntime and pillow are installed; without it LitServe is left out. All contestants decode with Pillow and run two
-sessions of one thread; they take turns, and medians are printed. CPU is user and system time per picture of the
-server and its children, start-up left out; memory is the peak resident set, summed over processes (shared pages
-counted for each).
+MODEL.onnx is a file that `mlimages export` made, PICTURES a folder. --peers names a Python in which litserve,
+python-multipart, onnxruntime and pillow are installed; without it LitServe is left out. All contestants decode with
+Pillow and run two sessions of one thread; they take turns, and medians are printed. CPU is user and system time per
+picture of the server and its children, start-up left out; memory is the peak resident set, summed over processes
+(shared pages counted for each).
 """
 
 from __future__ import annotations

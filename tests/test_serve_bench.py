@@ -1,0 +1,21 @@
+"""The benchmarks of the server still run."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mlimages.bundle import OnnxBundle
+
+pytestmark = pytest.mark.train
+SCRIPTS = Path(__file__).parents[1] / "scripts" / "bench"
+
+
+@pytest.mark.parametrize(("script", "said"), [("serve.py", "mlimages"), ("soak.py", "sound")])
+def test_the_quick_form_of_a_benchmark_runs(script: str, said: str, cnn_bundle: OnnxBundle) -> None:
+    folder = cnn_bundle.path.parent / "pictures"
+    command = [sys.executable, SCRIPTS / script, "--tiny", cnn_bundle.path, folder]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert said in done.stdout
