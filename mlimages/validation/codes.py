@@ -74,6 +74,7 @@ class Thresholds:
             is not blank; and where the same file turns up `placeholder_copies` times.
         near_bits: near-duplicate where the perceptual hashes differ in at most so many of 64 bits ...
         near_correlation: ... and the thumbnails correlate at least so much;
+        crop_correlation: or so much after one is laid over a part of the other;
         plain_correlation: where one is plain (a drawing, a digit: half of it of two levels), so much.
         imbalance: class-imbalance where the largest class is more than so many times as large.
     """
@@ -89,8 +90,9 @@ class Thresholds:
     blur: float = 0.30
     placeholder_share: float = 0.8
     placeholder_copies: int = 5
-    near_bits: int = 11
+    near_bits: int = 14
     near_correlation: float = 0.90
+    crop_correlation: float = 0.95
     plain_correlation: float = 0.99
     imbalance: float = 10.0
 

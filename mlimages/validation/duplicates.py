@@ -13,6 +13,14 @@ SMALL = 4096
 BLOCK = 2048
 """Rows and columns compared at a time: bounds the memory."""
 
+PAIRS = 256
+"""Pairs whose thumbnails are compared at a time."""
+
+WORTH_ALIGNING = 0.6
+"""Correlation of a crop of nine tenths with its whole; it is seldom less."""
+
+CROP_SIZES = (0.98, 0.96, 0.94, 0.92, 0.90, 0.88)
+
 Places = NDArray[np.intp]
 
 
@@ -45,21 +53,63 @@ class Families:
 
 
 def near_pairs(
-    thumbs: NDArray[np.uint8], hashes: NDArray[np.uint64], *, max_bits: int, least: NDArray[np.float32]
+    thumbs: NDArray[np.uint8], hashes: NDArray[np.uint64], *, max_bits: int, least: NDArray[np.float32], cropped: float
 ) -> Iterator[tuple[int, int]]:
     """Pairs whose perceptual hashes agree and whose thumbnails then correlate; a pair may come twice.
+
+    Thumbnails that do not correlate as they are may be one the crop of the other: they are laid over each other.
 
     Args:
         thumbs: luma `(N, 256)`.
         hashes: perceptual hashes `(N,)`.
         max_bits: most bits in which the hashes may differ.
         least: correlation that each picture asks of another `(N,)`; of two the stricter holds.
+        cropped: correlation asked where one is laid over the other; not of pictures that ask for more.
     """
     for rows, columns in _candidates(hashes, max_bits):
-        for one, other in _close(hashes, rows, columns, max_bits):
-            correlation = np.vecdot(_unit_vectors(thumbs[one]), _unit_vectors(thumbs[other]))
-            alike = correlation >= np.maximum(least[one], least[other])
-            yield from zip(one[alike].tolist(), other[alike].tolist(), strict=True)
+        for ones, others in _close(hashes, rows, columns, max_bits):
+            for start in range(0, len(ones), PAIRS):
+                one, other = ones[start : start + PAIRS], others[start : start + PAIRS]
+                alike = _alike(thumbs[one], thumbs[other], np.maximum(least[one], least[other]), cropped)
+                yield from zip(one[alike].tolist(), other[alike].tolist(), strict=True)
+
+
+def _alike(
+    one: NDArray[np.uint8], other: NDArray[np.uint8], least: NDArray[np.float32], cropped: float
+) -> NDArray[np.bool_]:
+    """Which of the pairs of thumbnails `(n, 256)` show the same."""
+    correlation = np.vecdot(_unit(one.astype(np.float32)), _unit(other.astype(np.float32)))
+    alike: NDArray[np.bool_] = correlation >= least
+    open_ = np.flatnonzero(~alike & (correlation >= WORTH_ALIGNING) & (least < cropped))
+    if len(open_):
+        a, b = one[open_].astype(np.float32), other[open_].astype(np.float32)
+        alike[open_] = np.maximum(_best_overlay(a, b), _best_overlay(b, a)) >= cropped
+    return alike
+
+
+def _best_overlay(whole: NDArray[np.float32], crop: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Best correlation of `crop` with some part of `whole`, both `(n, 256)`: `(n,)`."""
+    rows = _WINDOWS @ whole.reshape(-1, 1, 1, 16, 16)  # (n, sizes, offsets, 16, 16)
+    parts = rows[:, :, :, None] @ _WINDOWS.transpose(0, 1, 3, 2)[:, None]  # (n, sizes, offsets, offsets, 16, 16)
+    found = _unit(parts.reshape(*parts.shape[:4], 256).astype(np.float32)) @ _unit(crop)[:, None, None, :, None]
+    best: NDArray[np.float32] = found.reshape(len(whole), -1).max(axis=1)
+    return best
+
+
+def _windows() -> NDArray[np.float32]:
+    """Linear interpolation along one axis: parts of 0.98 to 0.88 of it, at its begin, middle and end."""
+    made = np.zeros((len(CROP_SIZES), 3, 16, 16), np.float32)
+    for number, size in enumerate(CROP_SIZES):
+        for place, free in enumerate((0.0, 0.5, 1.0)):
+            at = np.clip(size * (np.arange(16) + 0.5) + free * (1 - size) * 16 - 0.5, 0, 15)
+            below = np.minimum(at.astype(int), 14)
+            made[number, place, np.arange(16), below] = below + 1 - at
+            made[number, place, np.arange(16), below + 1] = at - below
+    return made
+
+
+_WINDOWS = _windows()
+"""`(sizes, offsets, 16, 16)`"""
 
 
 def _candidates(hashes: NDArray[np.uint64], max_bits: int) -> Iterator[tuple[Places, Places]]:
@@ -98,9 +148,8 @@ def _close(hashes: NDArray[np.uint64], rows: Places, columns: Places, max_bits: 
             yield own[one], others[other]
 
 
-def _unit_vectors(thumbs: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Thumbnails as vectors of mean 0 and length 1: their products are correlations."""
-    levels = thumbs.astype(np.float32)
-    levels -= levels.mean(axis=1, keepdims=True)
-    levels /= np.maximum(np.linalg.norm(levels, axis=1, keepdims=True), 1e-6)
-    return levels
+def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Vectors along the last axis with mean 0 and length 1: their products are correlations."""
+    centred = vectors - vectors.mean(axis=-1, keepdims=True)
+    unit: NDArray[np.float32] = centred / np.maximum(np.linalg.norm(centred, axis=-1, keepdims=True), 1e-6)
+    return unit

@@ -63,6 +63,7 @@ class Seen:
             np.array(self._hash, dtype=np.uint64),
             max_bits=lines.near_bits,
             least=np.array(self._least, dtype=np.float32),
+            cropped=lines.crop_correlation,
         )
         for one, other in pairs:
             families.unite(self._place[one], self._place[other])
