@@ -21,6 +21,7 @@ from mlimages.bundle import OnnxBundle
 from mlimages.predictor import Predictor
 from mlimages.records import Prediction
 from mlimages.server import ServerSettings, make_app
+from mlimages.server.service import SERVICE
 from tests.deploying import picture
 
 pytestmark = pytest.mark.train
@@ -230,6 +231,25 @@ def test_a_full_queue_is_503_with_retry_after(serve_with: Any) -> None:
     reply = served.ask("POST", "/predict", body, Content_Type=kind)
     assert (reply.status, reply.json["error"]["code"], reply.headers["Retry-After"]) == (503, "busy", "1")
     assert served.ask("POST", "/predict", encoded()).status == 200
+
+
+def test_pictures_that_wait_are_answered_in_batches_each_with_its_own_answer(
+    serve_with: Any, bundle: OnnxBundle
+) -> None:
+    sizes = []
+
+    class Counting(Predictor):
+        def answer(self, pictures: Any, **options: Any) -> Any:
+            sizes.append(len(pictures))
+            return super().answer(pictures, **options)
+
+    served = serve_with(ServerSettings(), Counting(bundle, workers=1))
+    served.app[SERVICE].engine.max_batch = 4
+    body, kind = form(*[(f"{n}.png", encoded(n)) for n in range(12)])
+    told = served.ask("POST", "/predict", body, Content_Type=kind).json["predictions"]
+    assert [(one["class_name"], one["probability"]) for one in told] == [best(bundle, encoded(n)) for n in range(12)]
+    assert sum(sizes) == 12
+    assert 1 < max(sizes) <= 4
 
 
 def test_a_request_that_drips_is_ended_in_time(serve_with: Any) -> None:

@@ -49,8 +49,8 @@ def export(
     options = ExportOptions(include_preprocessing=preprocessing, exact=exact, calibrate=calibrate, known_share=unknown)
     bundle = export_run(run, out or run / "model.onnx", options=options, progress=TqdmProgress())
     print(bundle.to_json() if as_json else bundle.path)
-    if parity := bundle.provenance.parity:
-        print(f"{parity.count} validation pictures: the same answers as the network's", file=sys.stderr)
+    for line in predictions.export_notes(bundle):
+        print(line, file=sys.stderr)
     print(f"next: mlimages predict {bundle.path} PICTURE", file=sys.stderr)
 
 

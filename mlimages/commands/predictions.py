@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from mlimages.records import BrokenImage, Prediction
 
 if TYPE_CHECKING:
+    from mlimages.bundle import OnnxBundle
     from mlimages.evaluation import Evaluation
     from mlimages.learning.quantize import Quantization
 
@@ -48,6 +49,24 @@ def as_csv(results: Results, *, top: int) -> int:
         good += isinstance(result, Prediction)
         rows.writerow([result.path, *_cells(result)])
     return good
+
+
+def export_notes(bundle: OnnxBundle) -> Iterator[str]:
+    """What a person should know of a new file."""
+    told = bundle.provenance
+    if told.parity:
+        ties = f", {told.parity.near_ties} near ties aside" if told.parity.near_ties else ""
+        yield f"{told.parity.count} validation pictures: the same answers as the network's{ties}"
+    if bundle.exact_resize:
+        yield "the resize inside is Pillow's to the bit"
+    if told.calibration_error:
+        before, after = told.calibration_error
+        yield f"temperature {bundle.temperature:.3f}: calibration error {before:.3f} before, {after:.3f} after"
+    if bundle.unknown_below:
+        yield f'under {_percent(bundle.unknown_below)} the answer is "unknown"'
+    data = bundle.path.with_name(f"{bundle.path.name}.data")
+    if data.exists():
+        yield f"more than 2 GB of weights: keep {data} beside it"
 
 
 def evaluation_text(found: Evaluation) -> str:
