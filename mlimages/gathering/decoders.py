@@ -6,16 +6,17 @@ import asyncio
 import json
 import os
 import sys
+from collections import deque
 from dataclasses import asdict
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from mlimages.errors import GatherError
 from mlimages.gathering.facts import Checks, Facts, Rejection
 from mlimages.records import Reason
 
 DECODE_TIMEOUT_S = 30.0
-_BATCH = 8
+_BATCH = 16
 
 _Job = tuple[Path, "asyncio.Future[Facts | Rejection]"]
 
@@ -34,6 +35,7 @@ class Decoders:
         self._count = count
         self._timeout_s = timeout_s
         self._jobs: asyncio.Queue[_Job] = asyncio.Queue()
+        self._alone: deque[_Job] = deque()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Decoders:
@@ -67,29 +69,34 @@ class Decoders:
                     batch = await self._next_batch()
             finally:
                 await _end(process)
+            batch = await self._next_batch()
 
     async def _next_batch(self) -> list[_Job]:
+        if self._alone:
+            return [self._alone.popleft()]
         first = await self._jobs.get()
         share = min(_BATCH - 1, self._jobs.qsize() // self._count)
         return [first, *(self._jobs.get_nowait() for _ in range(share))]
 
     async def _serve(self, process: asyncio.subprocess.Process, batch: list[_Job]) -> bool:
-        """Answer the jobs in `batch` and take them off it; False if the process must be replaced."""
+        """Answer the jobs in `batch`; False if the process must be replaced."""
         assert process.stdin
         assert process.stdout
-        process.stdin.write("".join(f"{json.dumps(str(path))}\n" for path, _ in batch).encode())
-        while batch:
-            try:
-                async with asyncio.timeout(self._timeout_s):
-                    line = await process.stdout.readline()
-            except TimeoutError:
-                _settle(batch.pop(0), Rejection(Reason.DECODER, f"decoding took more than {self._timeout_s:g} s"))
-                return False
-            if not line:
-                _settle(batch.pop(0), Rejection(Reason.DECODER, "the decoder died"))
-                return False
-            _settle(batch.pop(0), _parsed(line))
-        return True
+        process.stdin.write(json.dumps([str(path) for path, _ in batch]).encode() + b"\n")
+        line, trouble = b"", "the decoder died"
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                line = await process.stdout.readline()
+        except TimeoutError:
+            trouble = f"decoding took more than {self._timeout_s:g} s"
+        if line.endswith(b"\n"):
+            for job, values in zip(batch, json.loads(line), strict=True):
+                _settle(job, _parsed(values))
+        elif len(batch) > 1:  # whose fault it was is seen one by one
+            self._alone.extend(batch)
+        else:
+            _settle(batch[0], Rejection(Reason.DECODER, trouble))
+        return line.endswith(b"\n")
 
     async def _start(self) -> asyncio.subprocess.Process:
         process = await asyncio.create_subprocess_exec(
@@ -122,8 +129,7 @@ def _settle(job: _Job, answer: Facts | Rejection) -> None:
         job[1].set_result(answer)
 
 
-def _parsed(line: bytes) -> Facts | Rejection:
-    values = json.loads(line)
+def _parsed(values: dict[str, Any]) -> Facts | Rejection:
     if "reason" in values:
         return Rejection(**{**values, "reason": Reason(values["reason"])})
     return Facts(**values)

@@ -1,4 +1,4 @@
-"""One decoding process: a path a line comes in, a JSON line of facts goes out."""
+"""One decoding process: a JSON line of paths comes in, a JSON line of what was found goes out."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def main() -> None:
     out.write("ready\n")
     out.flush()
     for line in sys.stdin:
-        out.write(json.dumps(_answer(Path(json.loads(line)), checks)) + "\n")
+        out.write(json.dumps([_answer(Path(path), checks) for path in json.loads(line)]) + "\n")
         out.flush()
 
 
