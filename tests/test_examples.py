@@ -17,7 +17,7 @@ import pytest
 import mlimages
 from mlimages import LabelFile
 from mlimages.demo.site import Page, digit_pages
-from tests.servers import answer, serve
+from tests.servers import Connection, Request, Site, answer, serve
 
 EXAMPLES = Path(mlimages.__file__).parent.parent / "examples"
 BIN = Path(sys.executable).parent
@@ -150,8 +150,71 @@ def test_both_digit_networks_reach_97_percent_in_five_epochs(tmp_path: Path, fol
     instead = {"python idx_to_pictures.py ": f"python idx_to_pictures.py {test_data}/mnist_t10k/"}
     instead[" t10k-labels"] = f" {test_data}/mnist_t10k/t10k-labels"
     said = follow("digits_mnist", more={"mlimages evaluate": "--json"}, instead=instead)
-    table = re.findall(r"^\S+ +\S+ +(\S+) .*= \S+", said, re.MULTILINE)
+    table = re.findall(r"^(?:conv|pool|flatten)\S* +\S+ +(\S+)", said, re.MULTILINE)
     assert [output.split("x")[-1] for output in table] == ["26", "13", "11", "5", "800"]
     accuracies = [json.loads(line)["accuracy"] for line in said.splitlines() if line.startswith("{")]
     assert len(accuracies) == 2
     assert min(accuracies) >= 0.97, accuracies
+
+
+CREATURES = {"cat": "cat", "dog": "dog", "bird": "bird", "monkey": "deer", "fish": "ship", "lizard": "frog"}
+
+
+def serve_pexels(site: Site, folder: Path, *, key: str, each: int) -> None:
+    """Pexels' search over CIFAR-10's pictures, those of another class where it has no such creature."""
+
+    def search(connection: Connection, request: Request) -> None:
+        if request.headers.get("authorization") != key:
+            return answer(b"{}", 401)(connection, request)
+        photos = [
+            {"id": number, "url": "https://www.pexels.com/", "photographer": "A", "photographer_url": "", "alt": "",
+             "src": {"medium": site.url(f"/{request.query['query']}/{number}.jpg")}}
+            for number in range(each)
+        ]  # fmt: skip
+        return answer(json.dumps({"photos": photos, "total_results": each}).encode())(connection, request)
+
+    site.routes["/v1/search"] = search
+    for creature, kind in CREATURES.items():
+        for number, path in enumerate(sorted((folder / kind).iterdir())[:each]):
+            site.routes[f"/{creature}/{number}.jpg"] = answer(path.read_bytes())
+
+
+@pytest.mark.train
+@pytest.mark.realdata
+def test_creatures_are_learned_from_scratch_and_from_what_a_network_knows(
+    tmp_path: Path, follow: Follow, test_data: Path
+) -> None:
+    (tmp_path / "new").mkdir()
+    for creature, kind in CREATURES.items():
+        new = min((test_data / "cifar10_jpeg/test" / kind).iterdir())
+        (tmp_path / "new" / f"{creature}.jpg").write_bytes(new.read_bytes())
+    with serve() as site:
+        serve_pexels(site, test_data / "cifar10_jpeg/train", key="secret", each=8)
+        said = follow(
+            "creatures_pexels",
+            more={
+                "mlimages gather": f"--endpoint {site.base}/v1 --allow-private",
+                "mlimages augment": "--rotate -30:30:30",
+                "python scratch.py": "--epochs 1",
+                "mlimages finetune": f"--weights {test_data}/weights/mobilenet_v2_torchvision.pth --epochs 3",
+            },
+            PEXELS_API_KEY="secret",
+        )
+    assert "48 good" in said
+    losses = re.findall(r"^loss (\d\.\d+)", said, re.MULTILINE)
+    assert len(losses) == 2
+    told = re.findall(r"epoch 1: test loss (\S+), test accuracy (\S+)%", said)
+    assert losses[0] == told[0][0], "the exported file answers as the network that was trained on the arrays"
+    assert len(re.findall(r"^new/\w+\.jpg: \w+ \d", said, re.MULTILINE)) == 12
+
+
+@pytest.mark.train
+@pytest.mark.realdata
+def test_three_networks_are_compared_on_fruit(tmp_path: Path, follow: Follow, test_data: Path) -> None:
+    for folder in sorted((test_data / "flowers5_small/train").iterdir()):
+        (tmp_path / "data/fruit" / folder.name).mkdir(parents=True)
+        for picture in sorted(folder.iterdir())[:10]:
+            (tmp_path / "data/fruit" / folder.name / picture.name).symlink_to(picture)
+    said = follow("fruit", more={"mlimages finetune": "--epochs 1 --weights none"})
+    table = said[said.rindex("lenet5", 0, said.rindex("vgg11")) - 2000 :]
+    assert all(name in table for name in ("runs/lenet5", "runs/alexnet", "runs/vgg11")), said
