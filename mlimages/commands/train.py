@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -60,6 +61,7 @@ def finetune(
     cache: bool = typer.Option(True, "--cache/--no-cache", help="Keep decoded pictures and the frozen part's outputs."),
     cache_gb: float = typer.Option(10.0, min=0, help="How much disk for that."),
     device: Literal["auto", "cpu", "cuda", "mps"] = typer.Option("auto", help="Where to compute."),
+    tensorboard: bool = typer.Option(False, "--tensorboard", help="Write the figures by epoch for TensorBoard too."),
     as_json: bool = typer.Option(False, "--json", help="Print the closing figures as JSON."),
 ) -> None:
     """Fine-tune a network on a label file, lower layers frozen.
@@ -73,6 +75,7 @@ def finetune(
     from mlimages.learning.config import FineTuneConfig
     from mlimages.learning.finetune import fine_tune
     from mlimages.learning.run import read_config
+    from mlimages.learning.tensorboard import ScalarWriter
     from mlimages.progress import TqdmProgress
 
     if resume is not None:
@@ -113,7 +116,9 @@ def finetune(
             cache_gb=cache_gb,
             device=device,
         )
-    result = fine_tune(config, progress=TqdmProgress())
+    with ExitStack() as open_:
+        callbacks = [open_.enter_context(ScalarWriter(config.out))] if tensorboard else []
+        result = fine_tune(config, progress=TqdmProgress(), callbacks=callbacks)
     print(json.dumps(result.to_dict(), indent=1) if as_json else _table(result))
     print(f"next: mlimages predict {result.onnx or result.run / 'model.onnx'} PICTURE...", file=sys.stderr)
 
