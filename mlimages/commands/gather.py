@@ -16,7 +16,6 @@ import typer
 from typer.core import TyperCommand
 
 from mlimages.errors import GatherError
-from mlimages.progress import NoProgress, TqdmProgress
 from mlimages.records import GatherSummary
 
 if TYPE_CHECKING:
@@ -205,6 +204,7 @@ def _run(
     make_source: Callable[[Any], Source], *, out: Path, dry_run: bool, as_json: bool, quiet: bool, **chosen: Any
 ) -> None:
     from mlimages.gathering import GatherOptions, gather
+    from mlimages.progress import NoProgress, TqdmProgress
 
     options = _options(**chosen)
     source = make_source(GatherOptions(**options))
