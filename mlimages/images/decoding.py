@@ -60,10 +60,11 @@ def _identify(data: bytes) -> Image.Image | None:
     """
     for load_plugins in (Image.preinit, Image.init):
         load_plugins()
-        for name in [name for name in Image.ID if name not in _REFUSED_FORMATS]:
+        for name in Image.ID:
             factory, accepts = Image.OPEN[name]
             try:
-                if accepts is None or accepts(data[:16]) is True:
+                known = accepts is None or accepts(data[:16])  # a text says why a plugin cannot
+                if known and not isinstance(known, str) and name not in _REFUSED_FORMATS:
                     return factory(io.BytesIO(data), "")
             except _IDENTIFY_ERRORS:
                 continue
