@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 from mlimages.predictor import Answer, Predictor
 
-MAX_BATCH = 8
+MAX_BATCH = 4
+"""Beyond this little is gained, and memory grows."""
+
 _PAYS = 0.85
 """Batching must bring the network's time per picture below this share of a single picture's."""
 

@@ -1,4 +1,4 @@
-"""The benchmarks of the server still run."""
+"""The benchmarks of deployment still run."""
 
 import subprocess
 import sys
@@ -12,7 +12,9 @@ pytestmark = pytest.mark.train
 SCRIPTS = Path(__file__).parents[1] / "scripts" / "bench"
 
 
-@pytest.mark.parametrize(("script", "said"), [("serve.py", "mlimages"), ("soak.py", "sound")])
+@pytest.mark.parametrize(
+    ("script", "said"), [("predict.py", "first answer"), ("serve.py", "mlimages"), ("soak.py", "sound")]
+)
 def test_the_quick_form_of_a_benchmark_runs(script: str, said: str, cnn_bundle: OnnxBundle) -> None:
     folder = cnn_bundle.path.parent / "pictures"
     command = [sys.executable, SCRIPTS / script, "--tiny", cnn_bundle.path, folder]
