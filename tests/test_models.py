@@ -162,3 +162,10 @@ def test_gray_pictures_go_into_a_network_of_three_channels() -> None:
     model = build_model("squeezenet1_0", classes=2, weights="none", gray=True)
     assert model.preprocessing.image.channels == 1
     assert len(model.preprocessing.normalization.mean) == 3
+
+
+def test_alexnet_from_scratch_starts_with_a_signal_that_reaches_its_end() -> None:
+    pictures = torch.rand(8, 3, 227, 227, generator=torch.Generator().manual_seed(0)) - 0.5
+    with torch.inference_mode():
+        logits = build_model("alex", classes=3, weights="none").network(pictures)  # (N, 3)
+    assert logits.std(dim=0).mean() > 0.01, "torch's own start gives 0.00003: nothing is learned"

@@ -91,7 +91,7 @@ def _cifar10_cnn(classes: int, channels: int, size: int) -> Layers:
 
 def _alexnet_1(classes: int, channels: int, towers: int, norm: tuple[float, float]) -> Layers:
     alpha, k = norm
-    return [
+    layers: Layers = [
         ("conv1", nn.Conv2d(channels, 96, 11, stride=4)),
         ("relu1", nn.ReLU()),
         ("norm1", nn.LocalResponseNorm(5, alpha=alpha, beta=0.75, k=k)),
@@ -116,6 +116,12 @@ def _alexnet_1(classes: int, channels: int, towers: int, norm: tuple[float, floa
         ("drop7", nn.Dropout(0.5)),
         ("fc8", nn.Linear(4096, classes)),
     ]
+    for _, layer in layers:
+        # He et al. 2015: torch's own start shrinks the signal in each of eight layers until no gradient is left.
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]  # each has one
+    return layers
 
 
 def _alex(classes: int, channels: int, size: int) -> Layers:
