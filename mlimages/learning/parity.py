@@ -56,7 +56,7 @@ def network_answers(trained: TrainedNetwork, items: Iterable[LabeledPath], *, pr
     kept: list[LabeledPath] = []
     logits = [np.empty((0, len(trained.class_names)), np.float32)]
     readable = _readable(items, trained.preprocessing.image)
-    while chunk := list(islice(readable, 32)):
+    while chunk := list(islice(readable, 8)):
         kept += [item for item, _ in chunk]
         logits.append(trained.logits([pixels for _, pixels in chunk]))
         progress.advance(len(chunk))
