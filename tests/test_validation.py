@@ -297,9 +297,11 @@ def test_a_split_keeps_near_duplicates_on_one_side(tmp_path: Path) -> None:
     assert not {item.path.name.split("_")[0] for item in train} & {item.path.name.split("_")[0] for item in val}
 
 
-def near(hashes: Sequence[int], thumbs: np.ndarray, **options: int) -> set[tuple[int, int]]:
+def near(hashes: Sequence[int], thumbs: np.ndarray) -> set[tuple[int, int]]:
     least = np.full(len(hashes), 0.9, np.float32)
-    pairs = near_pairs(thumbs, np.array(hashes, np.uint64), max_bits=11, least=least, cropped=0.95)
+    pairs = near_pairs(
+        thumbs, np.array(hashes, np.uint64), max_bits=11, least=least, cropped=0.95, united=lambda one, other: False
+    )
     return {(min(pair), max(pair)) for pair in pairs}
 
 
@@ -317,6 +319,21 @@ def test_large_sets_lose_no_pair_though_not_all_are_compared(monkeypatch: pytest
     monkeypatch.setattr(duplicates, "SMALL", 10)
     monkeypatch.setattr(duplicates, "BLOCK", 7)
     assert near(hashes, thumbs) == everything == {(n, 500 + n) for n in range(100)}
+
+
+def test_a_long_series_of_frames_is_one_family_compared_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlimages.validation import duplicates
+    from mlimages.validation.facts import examine
+    from mlimages.validation.relations import Seen
+    from mlimages.validation.store import Examined
+
+    frame, seen, compared = examine(jpeg(scene(1)), max_pixels=10**6), Seen(), []
+    alike = duplicates._alike
+    monkeypatch.setattr(duplicates, "_alike", lambda *pair: compared.append(len(pair[0])) or alike(*pair))
+    for number in range(900):
+        seen.add(0, 0, Examined(number.to_bytes(16, "big"), frame), Thresholds())
+    assert seen.families(Thresholds()) == [list(range(900))]
+    assert sum(compared) < 2000
 
 
 @pytest.mark.realdata

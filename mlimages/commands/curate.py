@@ -85,7 +85,7 @@ def check(
     yes: bool = typer.Option(False, "--yes", help="With --fix: move broken files to NAME_quarantine, rename suffixes."),
     strict: bool = typer.Option(False, "--strict", help="Exit 1 where there are errors."),
     threshold: list[str] = typer.Option(
-        [], "--threshold", metavar="NAME=VALUE", help="Draw a line elsewhere; see below. May be given several times."
+        [], "--threshold", metavar="NAME=VALUE", help="Draw a line elsewhere (named above); may be given several times."
     ),
     as_json: bool = typer.Option(False, "--json", help="Print counts and groups as JSON."),
 ) -> None:

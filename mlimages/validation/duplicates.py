@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +53,13 @@ class Families:
 
 
 def near_pairs(
-    thumbs: NDArray[np.uint8], hashes: NDArray[np.uint64], *, max_bits: int, least: NDArray[np.float32], cropped: float
+    thumbs: NDArray[np.uint8],
+    hashes: NDArray[np.uint64],
+    *,
+    max_bits: int,
+    least: NDArray[np.float32],
+    cropped: float,
+    united: Callable[[int, int], bool],
 ) -> Iterator[tuple[int, int]]:
     """Pairs whose perceptual hashes agree and whose thumbnails then correlate; a pair may come twice.
 
@@ -65,11 +71,15 @@ def near_pairs(
         max_bits: most bits in which the hashes may differ.
         least: correlation that each picture asks of another `(N,)`; of two the stricter holds.
         cropped: correlation asked where one is laid over the other; not of pictures that ask for more.
+        united: whether the two are of one family already: such pairs are passed over, so that a long series of
+            frames costs no more than its length squared in look-ups.
     """
     for rows, columns in _candidates(hashes, max_bits):
         for ones, others in _close(hashes, rows, columns, max_bits):
             for start in range(0, len(ones), PAIRS):
                 one, other = ones[start : start + PAIRS], others[start : start + PAIRS]
+                news = [not united(a, b) for a, b in zip(one.tolist(), other.tolist(), strict=True)]
+                one, other = one[news], other[news]
                 alike = _alike(thumbs[one], thumbs[other], np.maximum(least[one], least[other]), cropped)
                 yield from zip(one[alike].tolist(), other[alike].tolist(), strict=True)
 

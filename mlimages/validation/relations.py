@@ -55,18 +55,20 @@ class Seen:
         """Places of pictures that are the same or nearly so, the first first."""
         families = Families(len(self.digest))
         first: dict[bytes, int] = {}
-        for place, digest in enumerate(self.digest):
+        for number, digest in enumerate(self.digest):
             if digest:
-                families.unite(first.setdefault(digest, place), place)
+                families.unite(first.setdefault(digest, number), number)
+        place = self._place
         pairs = near_pairs(
             np.array(self._thumbs, dtype=np.uint8).reshape(-1, 256),
             np.array(self._hash, dtype=np.uint64),
             max_bits=lines.near_bits,
             least=np.array(self._least, dtype=np.float32),
             cropped=lines.crop_correlation,
+            united=lambda one, other: families.root(place[one]) == families.root(place[other]),
         )
         for one, other in pairs:
-            families.unite(self._place[one], self._place[other])
+            families.unite(place[one], place[other])
         return families.sets()
 
 
