@@ -334,6 +334,7 @@ def test_two_runs_into_one_folder_at_once_are_refused(site: Site, tmp_path: Path
         Gathered(tmp_path / "out", GatherOptions()),
     ):
         pass
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["manifest.jsonl"], "nothing hidden is left"
 
 
 def test_shards_joined_in_one_folder_settle_without_a_request(site: Site, tmp_path: Path) -> None:

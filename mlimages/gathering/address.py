@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Any
 
@@ -47,6 +46,3 @@ def public_socket(addr_info: tuple[Any, ...]) -> socket.socket:
     if not is_public(address[0]):
         raise OSError(PRIVATE_ERRNO, f"{address[0]} is not a global address")
     return socket.socket(family, kind, protocol)
-
-
-SocketFactory = Callable[[tuple[Any, ...]], socket.socket]

@@ -7,11 +7,11 @@ import itertools
 import os
 import shutil
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from mlimages.errors import GatherError
 from mlimages.gathering.attribution import write_attributions
@@ -26,7 +26,7 @@ from mlimages.gathering.tally import Tally
 from mlimages.records import FetchResult, ImageRef, Reason
 
 HIDDEN = ".gather"
-"""Where unfinished pictures lie, inside the gathered folder; emptied at every start."""
+"""Where unfinished pictures lie, inside the gathered folder while a run is at work; emptied at every start."""
 
 
 @dataclass(slots=True)
@@ -57,27 +57,30 @@ class Gathered:
         self.has_attributions = False
 
     def __enter__(self) -> Gathered:
-        try:
-            self._hidden.mkdir(parents=True, exist_ok=True)
-            lock = _locked(self._hidden.with_suffix(".lock"))
-            for leftover in self._hidden.iterdir():
-                leftover.unlink()
-        except OSError as error:
-            raise GatherError(f"{self.out} cannot be written: {error.strerror}") from error
         with ExitStack() as stack:
-            stack.enter_context(lock)
+            try:
+                self._hidden.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(_locked(self._hidden))
+                for leftover in self._hidden.iterdir():
+                    leftover.unlink()
+            except OSError as error:
+                raise GatherError(f"{self.out} cannot be written: {error.strerror}") from error
+            stack.callback(self._tidy)
             self._read(self._options.retry_failed)
             if not self._is_settled:
                 self._settle()
                 self._read(self._options.retry_failed)
-            self._writer = ManifestWriter(self._manifest)
-            self._lock = stack.pop_all()
+            self._writer = stack.enter_context(closing(ManifestWriter(self._manifest)))
+            self._open = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._writer.close()
-        self._lock.close()
+        self._open.close()
+
+    def _tidy(self) -> None:
         shutil.rmtree(self._hidden, ignore_errors=True)
+        with suppress(OSError):  # another shard is at work beside this one
+            self._hidden.parent.rmdir()
 
     def claim(self, ref: ImageRef) -> bool:
         """Take a link into work; False if it was finished or claimed before."""
@@ -234,15 +237,21 @@ def _is_there(path: Path, size: int | None) -> bool:
         return False
 
 
-def _locked(path: Path) -> IO[str]:
-    file = path.open("w")
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the folder against a second run (where the system can: not on Windows)."""
     try:
         import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except ImportError:  # Windows
-        pass
+    except ImportError:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        file.close()
-        raise GatherError(f"another gather is at work in {path.parent.parent}: wait for it, or stop it") from error
-    return file
+        os.close(handle)
+        raise GatherError(f"another gather is at work in {folder.parents[1]}: wait for it, or stop it") from error
+    try:
+        yield
+    finally:
+        os.close(handle)

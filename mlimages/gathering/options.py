@@ -6,11 +6,12 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass, fields
 
+from mlimages import __version__
 from mlimages.errors import InputError
 from mlimages.gathering.facts import MAX_PIXELS
 from mlimages.records import Reason
 
-USER_AGENT = "mlimages/1.0 (gathers pictures for image classifiers; honours X-Robots-Tag: noai)"
+USER_AGENT = f"mlimages/{__version__} (gathers pictures for image classifiers; honours X-Robots-Tag: noai)"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -116,6 +117,12 @@ def start_nginx(home: Path, http: int, https: int) -> subprocess.Popen[bytes]:
     return process
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def tree_memory(pid: int) -> int:
     """Resident bytes of a process and its descendants."""
     children = Path(f"/proc/{pid}/task/{pid}/children")
@@ -188,7 +195,7 @@ def main() -> None:
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nginx is stopped
     count, rounds = (40, 1) if options.tiny else (options.count, options.rounds)
-    http, https = 18_080, 18_443
+    http, https = free_port(), free_port()
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         home.chmod(0o755)
