@@ -21,7 +21,8 @@ from mlimages.gathering import GatherOptions, read_manifest
 from mlimages.gathering.address import is_public
 from mlimages.gathering.collection import Gathered
 from mlimages.gathering.decoders import Decoders
-from mlimages.gathering.facts import Checks, Rejection
+from mlimages.gathering.facts import Checks, Facts, Rejection
+from mlimages.gathering.inspect import inspect_file
 from mlimages.records import FetchResult, GatherSummary, Reason
 from tests.servers import (
     Site,
@@ -277,6 +278,18 @@ def test_a_second_run_asks_for_nothing_that_is_there_and_for_what_is_new_or_lost
     assert (summary.ok, summary.failed, summary.fetched) == (4, 1, 3)
     rows(tmp_path / "out")
     assert len(pictures(tmp_path / "out")) == 4
+
+
+def test_pictures_of_every_shape_are_inspected(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    for size in ((1, 1), (5, 300), (300, 5), (8, 8), (1, 3000)):
+        path.write_bytes(photo(1, size))
+        found = inspect_file(path, Checks())
+        assert isinstance(found, Facts)
+        assert (found.width, found.height) == size
+    found = inspect_file(path, Checks(resize=256))
+    assert isinstance(found, Rejection)
+    assert (found.reason, found.detail) == (Reason.TOO_MANY_PIXELS, "256 x 768000 when resized")
 
 
 def test_resized_pictures_are_upright_rgb_with_the_shorter_side_as_asked(site: Site, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ _REASONS = {
 }
 _ORIENTATION = 0x0112  # the EXIF tag
 _JPEG_QUALITY = 95
+_JPEG_MOST_PX = 65_500  # of a side, in libjpeg
 
 
 def inspect_file(path: Path, checks: Checks) -> Facts | Rejection:
@@ -38,7 +39,7 @@ def inspect_file(path: Path, checks: Checks) -> Facts | Rejection:
         image = _open(data, checks)
         if checks.resize is None:
             return _facts(data, image)
-        resized = _resized(image, checks.resize)
+        resized = _resized(image, checks.resize, most_pixels=checks.max_pixels)
         stored = _encoded(resized)
         path.write_bytes(stored)
         return _described(stored, resized, resized.size, "JPEG")
@@ -66,7 +67,8 @@ def _reason(fault: Fault, data: bytes) -> Reason:
 
 def _facts(data: bytes, image: Image.Image) -> Facts:
     size, image_format = image.size, image.format or ""
-    image.draft("L", (size[0] // 8, size[1] // 8))  # JPEG alone: an eighth of the side still reads every byte
+    eighth = max(1, size[0] // 8), max(1, size[1] // 8)
+    image.draft("L", eighth)  # JPEG alone: an eighth of the side still reads every byte
     return _described(data, decode(image), size, image_format)
 
 
@@ -99,19 +101,20 @@ def _open(data: bytes, checks: Checks) -> Image.Image:
 def _is_cut(data: bytes) -> bool:
     """Whether the mark that ends the file is absent: a decoder forgives that, a cut body must not be kept."""
     if data.startswith(b"\xff\xd8"):
-        return not data.endswith(b"\xff\xd9") and data.rfind(b"\xff\xd9") < data.rfind(
-            b"\xff\xda"
-        )  # end of image; start of scan
+        end, scan = b"\xff\xd9", b"\xff\xda"
+        return not data.endswith(end) and data.rfind(end) < data.rfind(scan)
     if data.startswith(b"RIFF"):
         return len(data) < 8 + int.from_bytes(data[4:8], "little")
     return data.startswith(b"\x89PNG") and b"IEND" not in data[-65536:]
 
 
-def _resized(image: Image.Image, shorter_px: int) -> Image.Image:
+def _resized(image: Image.Image, shorter_px: int, *, most_pixels: int) -> Image.Image:
     """The picture upright, 8-bit RGB, its shorter side at `shorter_px`."""
     image.draft(None, (2 * shorter_px, 2 * shorter_px))  # JPEG alone: at least twice the size wanted
     upright = to_rgb(decode(image))
     size = resized_size(*upright.size, ImageProperty(shorter_px))
+    if size[0] * size[1] > most_pixels or max(size) > _JPEG_MOST_PX:
+        raise _UnwantedError(Reason.TOO_MANY_PIXELS, f"{size[0]} x {size[1]} when resized")
     return upright.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
 
 
