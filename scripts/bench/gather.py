@@ -66,7 +66,7 @@ ICRAWLER = """
 import logging, sys
 from icrawler.builtin import UrlListCrawler
 crawler = UrlListCrawler(downloader_threads=16, storage={"root_dir": sys.argv[2]}, log_level=logging.ERROR)
-crawler.crawl(sys.argv[1])
+crawler.crawl(sys.argv[1], max_num=10**9)
 """
 NGINX = """
 daemon off; worker_processes 1; pid {home}/pid; error_log {home}/error.log;
@@ -191,7 +191,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="few pictures, one round, no peers")
     parser.add_argument("--count", type=int, default=3000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", default="", help="contenders whose name has this")
+    parser.add_argument("--only", default="", help="contenders whose name has one of these: reduced,http: mlimages")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nginx is stopped
     count, rounds = (40, 1) if options.tiny else (options.count, options.rounds)
@@ -217,7 +217,7 @@ def main() -> None:
         try:
             for _ in range(rounds):
                 for name, command in contenders(None if options.tiny else options.peers, www, lists, out).items():
-                    if options.only not in name:
+                    if not any(word in name for word in options.only.split(",")):
                         continue
                     shutil.rmtree(out, ignore_errors=True)
                     out.mkdir()
