@@ -38,6 +38,7 @@ class Answered:
 @dataclass(frozen=True, slots=True)
 class _Job:
     picture: Encoded
+    top: int
     future: Future[Answered]
     since: float
 
@@ -64,8 +65,8 @@ class Engine:
         """Pictures in the queue."""
         return self._jobs.qsize()
 
-    def submit(self, pictures: Sequence[Encoded]) -> list[Future[Answered]]:
-        """Put pictures in the queue, all or none.
+    def submit(self, pictures: Sequence[Encoded], *, top: int) -> list[Future[Answered]]:
+        """Put pictures in the queue, all or none; an answer names at least `top` classes.
 
         Raises:
             BusyError: there is no room for them.
@@ -73,7 +74,7 @@ class Engine:
         if self.waiting + len(pictures) > self._queue_size:
             raise BusyError
         now = time.perf_counter()
-        jobs = [_Job(picture, Future(), now) for picture in pictures]
+        jobs = [_Job(picture, top, Future(), now) for picture in pictures]
         for job in jobs:
             self._jobs.put(job)
         return [job.future for job in jobs]
@@ -110,7 +111,7 @@ class Engine:
     def _answer(self, jobs: Sequence[_Job]) -> None:
         begin = time.perf_counter()
         try:
-            answers = self.predictor.answer([job.picture for job in jobs])
+            answers = self.predictor.answer([job.picture for job in jobs], top=max(job.top for job in jobs))
         except Exception as error:  # of one batch: the server goes on
             for job in jobs:
                 job.future.set_exception(error)

@@ -44,7 +44,7 @@ async def predict(request: web.Request) -> web.Response:
     top = _top(request, len(service.bundle.class_names))
     uploads = await read_uploads(request, service.settings)
     service.metrics.stage("read", time.perf_counter() - begin)
-    results = await service.answer([upload.data for upload in uploads])
+    results = await service.answer([upload.data for upload in uploads], top=top)
     predictions = [
         {"name": upload.name, **_values(result, top)} for upload, result in zip(uploads, results, strict=True)
     ]

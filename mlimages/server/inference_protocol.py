@@ -81,7 +81,8 @@ async def infer(request: web.Request) -> web.Response:
         raise ProblemError(400, "bad-request", f"not an inference request: {error}") from error
     if len(images) > service.settings.max_pictures:
         raise ProblemError(413, "too-many-pictures", f"send at most {service.settings.max_pictures} pictures at a time")
-    rows = [_row(result, len(service.bundle.class_names)) for result in await service.answer(list(images))]
+    classes = len(service.bundle.class_names)
+    rows = [_row(result, classes) for result in await service.answer(list(images), top=classes)]
     return _response(service, asked, np.stack(rows))
 
 

@@ -28,14 +28,14 @@ class Service:
         self.in_flight = 0
         self.stopping = False
 
-    async def answer(self, pictures: Sequence[Encoded]) -> list[Prediction | BrokenImage]:
-        """Wait for the answers of pictures.
+    async def answer(self, pictures: Sequence[Encoded], *, top: int) -> list[Prediction | BrokenImage]:
+        """Wait for the answers of pictures, with at least `top` classes.
 
         Raises:
             ProblemError: the queue is full.
         """
         try:
-            futures = self.engine.submit(pictures)
+            futures = self.engine.submit(pictures, top=top)
         except BusyError as error:
             raise busy() from error
         answered = await asyncio.gather(*map(asyncio.wrap_future, futures))
