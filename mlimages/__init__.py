@@ -12,12 +12,17 @@ if TYPE_CHECKING:
     from mlimages.evaluation import evaluate
     from mlimages.gathering import Source, UrlList, gather, gather_async
     from mlimages.images import LabeledImage
+    from mlimages.insight.compare import compare_runs
+    from mlimages.insight.run_report import draw_run
+    from mlimages.insight.sheet import draw_sheet
     from mlimages.labels import LabelFile, label_dir_auto
     from mlimages.learning.config import FineTuneConfig
     from mlimages.learning.export import export_run
     from mlimages.learning.finetune import fine_tune
+    from mlimages.learning.probe import probe_cuts
     from mlimages.learning.quantize import quantize
     from mlimages.learning.run import load_run
+    from mlimages.learning.summary import summarize_model
     from mlimages.predictor import Predictor
     from mlimages.records import BrokenImage, ImageProperty, ImageRef, Normalization, Prediction, Preprocessing
     from mlimages.server import make_app
@@ -44,6 +49,9 @@ _MODULE_OF = {
     "UrlList": "gathering",
     "augment": "augmentation",
     "check": "validation",
+    "compare_runs": "insight.compare",
+    "draw_run": "insight.run_report",
+    "draw_sheet": "insight.sheet",
     "evaluate": "evaluation",
     "export_run": "learning.export",
     "fine_tune": "learning.finetune",
@@ -52,7 +60,9 @@ _MODULE_OF = {
     "label_dir_auto": "labels",
     "load_run": "learning.run",
     "make_app": "server",
+    "probe_cuts": "learning.probe",
     "quantize": "learning.quantize",
+    "summarize_model": "learning.summary",
 }
 
 __all__ = [
@@ -73,6 +83,9 @@ __all__ = [
     "UrlList",
     "augment",
     "check",
+    "compare_runs",
+    "draw_run",
+    "draw_sheet",
     "evaluate",
     "export_run",
     "fine_tune",
@@ -81,7 +94,9 @@ __all__ = [
     "label_dir_auto",
     "load_run",
     "make_app",
+    "probe_cuts",
     "quantize",
+    "summarize_model",
 ]
 
 

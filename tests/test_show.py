@@ -9,7 +9,7 @@ from PIL import Image
 
 from mlimages.errors import InputError
 from mlimages.images import load_pixels
-from mlimages.insight.sheet import MAX_TILES, draw_source, mean_rows, sheet_rows
+from mlimages.insight.sheet import MAX_TILES, draw_sheet, mean_rows, sheet_rows
 from mlimages.records import Fault, ImageProperty, LabeledPath
 from tests.browser import OpenPage
 from tests.conftest import RunCli
@@ -61,7 +61,7 @@ def test_many_classes_stay_one_sheet(tmp_path: Path) -> None:
 
 
 def test_a_sheet_as_png_holds_each_class_in_a_line(folder: Path, tmp_path: Path) -> None:
-    draw_source(folder, tmp_path / "sheet.png", prop=PROP, per_class=2)
+    draw_sheet(folder, tmp_path / "sheet.png", prop=PROP, per_class=2)
     pixels = np.asarray(Image.open(tmp_path / "sheet.png"))  # (H, W, 3)
     lines = {name: np.argwhere((pixels == colour).all(axis=2))[:, 0] for name, colour in COLOURS.items()}
     assert lines["blue"].size == lines["red"].size == 2 * 96 * 96  # 32 px, enlarged threefold
@@ -90,7 +90,7 @@ def test_what_is_no_mean_is_one_clear_error(tmp_path: Path, content: bytes) -> N
 def test_a_sheet_as_a_page_reads_offline(folder: Path, open_page: OpenPage, width: int, dark: bool) -> None:
     out = folder.parent / "sheet.html"
     (folder / "red").rename(folder / "<b>red & co")
-    draw_source(folder, out, prop=PROP, per_class=6)
+    draw_sheet(folder, out, prop=PROP, per_class=6)
     page = open_page(out, width=width, dark=dark)
     assert page.console_errors == []
     assert page.requests == [page.url]

@@ -40,11 +40,11 @@ def show(
 
     Example: mlimages show labels.txt --size 227 --per-class 10 -o sheet.html
     """
-    from mlimages.insight.sheet import draw_source
+    from mlimages.insight.sheet import draw_sheet
 
     prop = ImageProperty(size, resize=resize, gray_scale=gray)
     target = out or source.with_name(f"{source.stem}_sheet.png")
-    rows = draw_source(source, target, prop=prop, per_class=per_class, seed=seed)
+    rows = draw_sheet(source, target, prop=prop, per_class=per_class, seed=seed)
     shown = {row.name: len(row.tiles) for row in rows}
     broken = [tile.caption for row in rows for tile in row.tiles if tile.fault]
     if as_json:

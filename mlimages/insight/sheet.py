@@ -45,7 +45,7 @@ class SheetRow:
     tiles: tuple[Tile, ...]
 
 
-def draw_source(
+def draw_sheet(
     source: Path, out: Path, *, prop: ImageProperty, per_class: int = 8, seed: int = 0
 ) -> tuple[SheetRow, ...]:
     """Write the contact sheet of a label file, a folder of class folders or a mean, and return what is on it.
@@ -131,7 +131,7 @@ def write_sheet(rows: Sequence[SheetRow], out: Path, *, title: str, note: str) -
     match out.suffix.lower():
         case ".png":
             with replacing(out) as part:
-                draw_sheet(rows, title=title, note=note).save(part, "PNG")
+                _drawn(rows, title=title, note=note).save(part, "PNG")
         case ".html":
             from mlimages.insight.pages import fill, picture_address
 
@@ -140,7 +140,7 @@ def write_sheet(rows: Sequence[SheetRow], out: Path, *, title: str, note: str) -
             raise InputError(f"{out}: a contact sheet is a .png or .html file")
 
 
-def draw_sheet(rows: Sequence[SheetRow], *, title: str, note: str) -> Image.Image:
+def _drawn(rows: Sequence[SheetRow], *, title: str, note: str) -> Image.Image:
     """The sheet as one picture, a line of tiles a class."""
     side = _tile_side(rows)
     columns = max(len(row.tiles) for row in rows)
