@@ -336,6 +336,12 @@ def test_openverse_pages_are_read_throttling_is_honoured_and_creators_are_named(
     assert {row.source["license"] for row in read_manifest(tmp_path / "out")} == {"by"}
 
 
+def test_a_request_that_a_provider_does_not_understand_ends_with_its_words(site: Site, tmp_path: Path) -> None:
+    site.routes["/v1/images/"] = answer(b'{"license": "no such licence"}', 400)
+    with pytest.raises(GatherError, match='HTTP 400: {"license": "no such licence"}'):
+        gather(Openverse(["cat"], licences="zero", endpoint=site.base), tmp_path / "out", **FAST)
+
+
 def test_a_source_of_ones_own_takes_a_few_lines(site: Site, tmp_path: Path) -> None:
     site.fallback = lambda connection, request: answer(photo(len(request.path)))(connection, request)
 

@@ -80,12 +80,12 @@ class SearchApi:
         if kept.exists():
             found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
             return found
-        answer = await self._ask(address)
+        answer = await self._ask(address, is_first=params.get("page") == "1")
         if answer is not None:
             write_text(kept, json.dumps(answer))
         return answer
 
-    async def _ask(self, address: str) -> dict[str, Any] | None:
+    async def _ask(self, address: str, *, is_first: bool) -> dict[str, Any] | None:
         detail = ""
         for attempt in range(_TRIES):
             await self._pace()
@@ -95,7 +95,9 @@ class SearchApi:
                     return body
                 case 401 | 403:
                     raise GatherError(f"{self._name} answers HTTP {status}: {self._refusal}")
-                case 400 | 404 | 410 | 422:
+                case 400 | 404 | 422 if is_first:
+                    raise GatherError(f"{self._name} answers HTTP {status}: {body}")
+                case 400 | 404 | 422:  # behind its last page
                     return None
                 case 429:
                     detail = "it answers 429, too many requests"
