@@ -338,7 +338,7 @@ def test_openverse_pages_are_read_throttling_is_honoured_and_creators_are_named(
 
 def test_a_request_that_a_provider_does_not_understand_ends_with_its_words(site: Site, tmp_path: Path) -> None:
     site.routes["/v1/images/"] = answer(b'{"license": "no such licence"}', 400)
-    with pytest.raises(GatherError, match='HTTP 400: {"license": "no such licence"}'):
+    with pytest.raises(GatherError, match=r'HTTP 400: \{"license": "no such licence"\}'):
         gather(Openverse(["cat"], licences="zero", endpoint=site.base), tmp_path / "out", **FAST)
 
 
