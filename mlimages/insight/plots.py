@@ -30,6 +30,9 @@ INK = "#010203"
 TRAIN, VAL = "#d9730d", "#2f80d0"
 """Two colours that tell apart on white, on black and without colour vision."""
 
+MOST_NAMED = 80
+"""With more classes their names would lie over each other: the axes show their numbers."""
+
 _STYLE: dict[Any, Any] = {
     "text.color": INK,
     "axes.edgecolor": INK,
@@ -74,10 +77,11 @@ def confusion(counts: Confusion, names: Sequence[str]) -> Figure:
         axes = figure.subplots()
         shares = [[count / max(1, sum(row)) for count in row] for row in counts]
         image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        axes.set_xticks(range(len(names)), names)
+        if len(names) <= MOST_NAMED:
+            axes.set_xticks(range(len(names)), names)
+            axes.set_yticks(range(len(names)), names)
         if len(names) > 3:
             axes.tick_params("x", rotation=45, rotation_mode="xtick")
-        axes.set_yticks(range(len(names)), names)
         axes.set_xlabel("predicted")
         axes.set_ylabel("true class")
         axes.spines[:].set_visible(False)

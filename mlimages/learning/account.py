@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from mlimages.records import BrokenImage
 logger = logging.getLogger(__name__)
 
 FOLDS = 10
+LARGEST_FOLD = 1000
+"""More folds rather than larger ones: the cost of one grows with the cube of its pictures."""
 
 
 def name_left_out(run: Path, broken: Sequence[BrokenImage]) -> None:
@@ -48,7 +51,8 @@ def name_suspects(
     paths = [pictures.pictures[place].path for pictures, reached in seen for place in reached.places]
     features = np.concatenate([reached.features.numpy() for _, reached in seen])  # (N, D)
     labels = np.concatenate([reached.labels.numpy() for _, reached in seen])  # (N,)
-    fold = stratified_folds(labels, folds=FOLDS, seed=seed)
+    folds = max(FOLDS, math.ceil(len(labels) / LARGEST_FOLD))
+    fold = stratified_folds(labels, folds=min(folds, len(labels)), seed=seed)
     probabilities = out_of_fold(features, labels, len(class_names), fold)  # (N, classes)
     suspects = find_suspects(paths, labels, probabilities, class_names)
     write_suspects(suspects, run / "suspects.tsv")
