@@ -56,7 +56,7 @@ def follow(tmp_path: Path) -> Follow:
                 env={**os.environ, "COLUMNS": "80", "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg", **env},
                 capture_output=True,
                 text=True,
-                timeout=300,
+                timeout=1200,
             )
             assert done.returncode == 0, f"$ {shlex.join(words)}\n{done.stdout}\n{done.stderr}"
             said += done.stdout
