@@ -300,7 +300,7 @@ def test_a_split_keeps_near_duplicates_on_one_side(tmp_path: Path) -> None:
 def near(hashes: Sequence[int], thumbs: np.ndarray) -> set[tuple[int, int]]:
     least = np.full(len(hashes), 0.9, np.float32)
     pairs = near_pairs(
-        thumbs, np.array(hashes, np.uint64), max_bits=11, least=least, cropped=0.95, united=lambda one, other: False
+        thumbs, np.array(hashes, np.uint64), max_bits=11, least=least, cropped=0.95, family=lambda number: number
     )
     return {(min(pair), max(pair)) for pair in pairs}
 

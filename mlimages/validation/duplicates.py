@@ -59,7 +59,7 @@ def near_pairs(
     max_bits: int,
     least: NDArray[np.float32],
     cropped: float,
-    united: Callable[[int, int], bool],
+    family: Callable[[int], int],
 ) -> Iterator[tuple[int, int]]:
     """Pairs whose perceptual hashes agree and whose thumbnails then correlate; a pair may come twice.
 
@@ -71,15 +71,15 @@ def near_pairs(
         max_bits: most bits in which the hashes may differ.
         least: correlation that each picture asks of another `(N,)`; of two the stricter holds.
         cropped: correlation asked where one is laid over the other; not of pictures that ask for more.
-        united: whether the two are of one family already: such pairs are passed over, so that a long series of
-            frames costs no more than its length squared in look-ups.
+        family: the family that a picture is of by now: pairs of one family are passed over, so that a long series of
+            frames is not compared all with all.
     """
     for rows, columns in _candidates(hashes, max_bits):
-        for ones, others in _close(hashes, rows, columns, max_bits):
+        for ones, others in _close(hashes, rows, columns, max_bits, family):
             for start in range(0, len(ones), PAIRS):
                 one, other = ones[start : start + PAIRS], others[start : start + PAIRS]
-                news = [not united(a, b) for a, b in zip(one.tolist(), other.tolist(), strict=True)]
-                one, other = one[news], other[news]
+                strange = [family(a) != family(b) for a, b in zip(one.tolist(), other.tolist(), strict=True)]
+                one, other = one[strange], other[strange]
                 alike = _alike(thumbs[one], thumbs[other], np.maximum(least[one], least[other]), cropped)
                 yield from zip(one[alike].tolist(), other[alike].tolist(), strict=True)
 
@@ -145,7 +145,9 @@ def _candidates(hashes: NDArray[np.uint64], max_bits: int) -> Iterator[tuple[Pla
             yield from ((places, buckets[near]) for near in flipped if near > key and near in buckets)
 
 
-def _close(hashes: NDArray[np.uint64], rows: Places, columns: Places, max_bits: int) -> Iterator[tuple[Places, Places]]:
+def _close(
+    hashes: NDArray[np.uint64], rows: Places, columns: Places, max_bits: int, family: Callable[[int], int]
+) -> Iterator[tuple[Places, Places]]:
     """Pairs of a row and a column whose hashes differ in at most `max_bits`, block by block."""
     same = rows is columns
     for top in range(0, len(rows), BLOCK):
@@ -154,6 +156,9 @@ def _close(hashes: NDArray[np.uint64], rows: Places, columns: Places, max_bits: 
             near = np.bitwise_count(hashes[own][:, None] ^ hashes[others]) <= max_bits
             if same and top == left:
                 near = np.triu(near, 1)
+            if np.count_nonzero(near) > PAIRS:
+                one_family, other_family = (np.array([family(n) for n in ns.tolist()]) for ns in (own, others))
+                near &= one_family[:, None] != other_family
             one, other = np.nonzero(near)
             yield own[one], others[other]
 

@@ -65,7 +65,7 @@ class Seen:
             max_bits=lines.near_bits,
             least=np.array(self._least, dtype=np.float32),
             cropped=lines.crop_correlation,
-            united=lambda one, other: families.root(place[one]) == families.root(place[other]),
+            family=lambda number: families.root(place[number]),
         )
         for one, other in pairs:
             families.unite(place[one], place[other])
