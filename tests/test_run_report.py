@@ -1,15 +1,19 @@
 """The page and the plots of a run, looked at in a browser."""
 
-import json
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from mlimages import insight
 from mlimages.errors import RunError
 from mlimages.insight.run_folder import read_run
 from mlimages.insight.run_report import draw_run
 from mlimages.insight.suspects import Suspect, write_suspects
+from mlimages.labels import label_dir_auto
+from mlimages.learning import FineTuneConfig, account, fine_tune
 from tests.browser import OpenPage
 from tests.run_folders import NAMES, make_run
 
@@ -141,5 +145,36 @@ def test_what_is_no_run_folder_is_said(tmp_path: Path) -> None:
 
 def test_the_figures_of_the_folder_are_read(run: Path) -> None:
     read = read_run(run)
-    assert (read.class_names, len(read.epochs), read.figures) == (NAMES, 2, json.loads('{"seconds": 4.0, "epochs": 2}'))
+    assert (read.class_names, len(read.epochs), read.figures) == (NAMES, 2, {"seconds": 4.0, "epochs": 2})
     assert read.accuracy.value == 21 / 24
+
+
+@pytest.mark.train
+def test_finetune_ends_with_plots_and_a_page_that_names_what_was_left_out(tmp_path: Path) -> None:
+    chance = np.random.default_rng(0)
+    for name, level in [("dark", 60), ("light", 190)]:
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for n in range(8):
+            pixels = np.clip(chance.normal(level, 20, (28, 28)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "pictures" / name / f"{n}.png")
+    (tmp_path / "pictures/dark/torn.png").write_bytes((tmp_path / "pictures/dark/0.png").read_bytes()[:99])
+    labels = label_dir_auto(tmp_path / "pictures").labels.write(tmp_path / "labels.txt")
+    config = FineTuneConfig(labels.path, tmp_path / "run", model="lenet5", weights="none", freeze="none", epochs=2)
+    run = fine_tune(config).run
+    page = (run / "report.html").read_text()
+    assert "torn.png: truncated" in page
+    assert "% right" in page
+    assert (run / "curves.png").exists()
+    assert (run / "confusion.png").exists()
+
+
+def test_without_the_extra_a_run_ends_all_the_same_and_says_so(
+    run: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for module in ("pages", "plots", "run_report"):
+        monkeypatch.delitem(sys.modules, f"mlimages.insight.{module}", raising=False)
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.delattr(insight, "run_report", raising=False)
+    assert account.draw(run) is None
+    assert 'pip install "mlimages[report]"' in caplog.text
