@@ -168,6 +168,14 @@ def test_sigterm_finishes_what_is_in_flight_and_takes_nothing_new(
     assert process.wait(30) == 0
 
 
+def test_a_port_that_is_taken_is_one_line(
+    serving: tuple[subprocess.Popen[str], int], model: Path, run_cli: RunCli
+) -> None:
+    done = run_cli("serve", model, "--port", serving[1], check=False)
+    assert done.returncode == 1
+    assert re.fullmatch(r"mlimages: cannot listen at 127.0.0.1 port \d+ .*--port\n", done.stderr)
+
+
 def test_ctrl_c_ends_the_server_in_silence(serving: tuple[subprocess.Popen[str], int]) -> None:
     process, port = serving
     assert status_of(port, "/healthz") == 200

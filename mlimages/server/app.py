@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 
 from aiohttp import web
 
+from mlimages.errors import InputError
 from mlimages.predictor import Predictor
 from mlimages.server import handlers, inference_protocol
 from mlimages.server.problems import Handler, ProblemError, as_json
@@ -45,7 +46,7 @@ def serve(
         started: called with the address once requests are taken.
 
     Raises:
-        InputError: `host` is beyond loopback and the settings hold no token.
+        InputError: `host` is beyond loopback and the settings hold no token, or the port is taken.
     """
     settings = settings or ServerSettings()
     check_exposure(host, settings.token)
@@ -57,7 +58,11 @@ async def _serve(app: web.Application, host: str, port: int, started: Callable[[
     runner = web.AppRunner(app, access_log=None, auto_decompress=False, handler_cancellation=True)
     await runner.setup()
     site = web.TCPSite(runner, host, port, backlog=1024)
-    await site.start()
+    try:
+        await site.start()
+    except OSError as error:
+        await runner.cleanup()
+        raise InputError(f"cannot listen at {host} port {port} ({error.strerror}): take another --port") from error
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     started(f"http://{f'[{host}]' if ':' in host else host}:{runner.addresses[0][1]}/")
