@@ -161,5 +161,7 @@ def test_the_command_line_trains_exports_and_goes_on(colours: Path, run_cli: Run
     assert set(keys.split()) <= said.keys()
     assert (colours.parent / said["onnx"]).exists()
     assert "mlimages predict run/model.onnx" in done.stderr
+    exported = (colours.parent / said["onnx"]).stat().st_mtime_ns
     again = run_cli("finetune", "--resume", "run", "--json")
+    assert (colours.parent / said["onnx"]).stat().st_mtime_ns == exported, "a finished run is not exported again"
     assert json.loads(again.stdout)["val_accuracy"] == said["val_accuracy"]

@@ -33,7 +33,7 @@ def killed_in(run: Path, labels: Path, *, after: int) -> None:
         f"fine_tune(FineTuneConfig(labels={str(labels)!r}, out={str(run)!r}, model='cifar10_cnn', weights='none',"
         f" freeze='none', epochs={EPOCHS}, seed=1, augment='light', batch_size=4), export=False)"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], env=os.environ)
+    process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "OMP_WAIT_POLICY": "passive"})
     deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline:
         if (run / "metrics.csv").exists() and len(rows_of(run)) >= after:

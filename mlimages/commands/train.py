@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -72,6 +73,8 @@ def finetune(
 
     Example: mlimages finetune cats.txt --model alexnet --freeze conv5 --epochs 20 -o runs/cats
     """
+    # Read when torch is loaded: threads that wait by spinning burn the cores that others on this machine need.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from mlimages.learning.config import FineTuneConfig
     from mlimages.learning.finetune import fine_tune
     from mlimages.learning.run import read_config

@@ -157,9 +157,9 @@ def fine_tune(
         started = time.monotonic()
         setup = prepare(config, files, progress)
         job = _assemble(config, files, setup, progress)
-        progressed = load_progress(files) or _begin(job)
-        progressed = _train(job, progressed, started=started, progress=progress, callbacks=callbacks)
-        return _finish(job, progressed, started=started, export=export)
+        before = load_progress(files) or _begin(job)
+        progressed = _train(job, before, started=started, progress=progress, callbacks=callbacks)
+        return _finish(job, progressed, export=export and not (progressed is before and files.onnx.exists()))
 
 
 def _assemble(config: FineTuneConfig, files: RunFiles, setup: Setup, progress: Progress) -> Job:
@@ -313,7 +313,7 @@ def _keep(
     return now
 
 
-def _finish(job: Job, progressed: Progressed, *, started: float, export: bool) -> FineTuneResult:
+def _finish(job: Job, progressed: Progressed, *, export: bool) -> FineTuneResult:
     """Take the best epoch, see that the frozen part is untouched, and write what the run has to say."""
     network, config, files = job.network, job.config, job.files
     if job.digest and job.frozen.digest(network) != job.digest:
@@ -322,7 +322,8 @@ def _finish(job: Job, progressed: Progressed, *, started: float, export: bool) -
     share = _interpolate(job) if config.interpolate and files.start.exists() else 1.0
     checked = validate(network, job.feed, job.val, functools.partial(autocast, _device(network)))
     _write_predictions(job, checked)
-    onnx = export_run(files.folder, files.onnx).path if export else None
+    if export:
+        export_run(files.folder, files.onnx)
     result = FineTuneResult(
         run=files.folder,
         model=config.model,
@@ -339,7 +340,7 @@ def _finish(job: Job, progressed: Progressed, *, started: float, export: bool) -
         frozen_digest=job.digest,
         broken=job.setup.data.broken,
         seconds=round(progressed.seconds, 1),
-        onnx=onnx,
+        onnx=files.onnx if files.onnx.exists() else None,
     )
     write_text(files.result, json.dumps(result.to_dict(), indent=1) + "\n")
     if export:
@@ -350,7 +351,9 @@ def _finish(job: Job, progressed: Progressed, *, started: float, export: bool) -
 def _interpolate(job: Job) -> float:
     """Put the network at the best point between its start and its best epoch; return how far along it lies."""
     network, start = job.network, load_file(job.files.start)
-    tuned = trained_tensors(network)
+    if not job.files.tuned.exists():  # else stopped while blending: `best` may no longer be what was tuned
+        save_tensors(trained_tensors(network), job.files.tuned)
+    tuned = load_file(job.files.tuned)
     best_score, best_share = (-1.0, 0.0), 1.0
     for share in (tenth / 10 for tenth in range(10, -1, -1)):
         restore(network, blended(start, tuned, share))

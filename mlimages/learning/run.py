@@ -93,6 +93,11 @@ class RunFiles:
         return self.folder / "start.safetensors"
 
     @property
+    def tuned(self) -> Path:
+        """What trains, as the best epoch left it; kept for interpolation."""
+        return self.folder / "tuned.safetensors"
+
+    @property
     def predictions(self) -> Path:
         """`path,label` and one probability per class for each validation picture."""
         return self.folder / "val_predictions.csv"
