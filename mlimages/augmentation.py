@@ -204,7 +204,7 @@ def _picture_name(number: int, row: _Row) -> str:
 
 def _class_folder(label: int, class_names: ClassNames) -> str:
     name = class_names[label] if label < len(class_names) else str(label)
-    return name.replace("/", "_").replace("\\", "_").lstrip(".") or str(label)
+    return name.replace("/", "_").replace("\\", "_").lstrip(".")[:60] or str(label)
 
 
 @contextmanager
