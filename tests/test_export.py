@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+import mlimages
 from mlimages import images
 from mlimages.bundle import OnnxBundle
 from mlimages.errors import ExportError, RunError
@@ -73,6 +74,11 @@ def test_the_file_is_valid_onnx_of_opset_18_or_later_with_its_weights_inside(pla
     assert {entry.domain: entry.version for entry in model.opset_import}[""] >= 18
     assert not any(onnx.external_data_helper.uses_external_data(tensor) for tensor in model.graph.initializer)
     assert model.graph.input[0].type.denotation == "IMAGE"
+
+
+def test_the_file_tells_nothing_of_the_machine_that_made_it(plain: OnnxBundle) -> None:
+    assert str(Path(mlimages.__file__).parent).encode() not in plain.path.read_bytes()
+    assert b"site-packages" not in plain.path.read_bytes()
 
 
 @pytest.mark.parametrize("resize", ["shorter", "crop", "downscale", "position", "squash", "letterbox"])

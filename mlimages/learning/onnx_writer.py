@@ -124,7 +124,10 @@ def _as_onnx(trained: TrainedNetwork, *, bare: bool, temperature: float) -> onnx
             dynamic_shapes=({0: torch.export.Dim("N")},),
         )
     assert program is not None  # it is without a path
-    return program.model_proto
+    model = program.model_proto
+    for node in (*model.graph.node, *(node for function in model.functions for node in function.node)):
+        node.ClearField("metadata_props")  # stack traces, with the paths of this machine
+    return model
 
 
 def prepend_preparation(model: onnx.ModelProto, preprocessing: Preprocessing, *, exact: bool) -> None:
