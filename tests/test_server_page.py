@@ -9,7 +9,7 @@ from mlimages.bundle import OnnxBundle
 from mlimages.predictor import Predictor
 from mlimages.server import ServerSettings, make_app
 from tests.browser import OpenPage, Page
-from tests.deploying import exported, picture
+from tests.deploying import picture
 from tests.test_server import Served, run_app
 
 pytestmark = [pytest.mark.browser, pytest.mark.train]
