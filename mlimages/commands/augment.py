@@ -7,14 +7,13 @@ import math
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import typer
 
 if TYPE_CHECKING:
     from mlimages.augmentation import AugmentSummary
 
-FORMS = ("npz", "npy", "folder")
 MOST_ANGLES = 360
 
 
@@ -31,7 +30,9 @@ def augment(
     flip: bool = typer.Option(False, "--flip", help="The mirror image of each, too."),
     split: str = typer.Option("", metavar="SHARES", help="Parts train, val (and test): 0.75,0.25; train is augmented."),
     seed: int = typer.Option(0, help="Seed of the split and of the order."),
-    form: str = typer.Option("", "--as", metavar="FORM", help="npz, npy or folder [npz for NAME.npz, else folder]."),
+    form: Literal["npz", "npy", "folder"] = typer.Option(
+        None, "--as", help="What to write [npz for NAME.npz, else folder]."
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print what was written as JSON."),
 ) -> None:
     """Turn and mirror pictures; write arrays or a folder.
@@ -46,9 +47,6 @@ def augment(
 
     Example: mlimages augment labels.txt -o cats.npz --size 100 --rotate -30:30:6 --flip --split 0.75,0.25
     """
-    chosen = form or ("npz" if out.suffix == ".npz" else "folder")
-    if chosen not in FORMS:
-        raise typer.BadParameter(f"{form!r}: expected {', '.join(FORMS)}", param_hint="--as")
     angles, shares = _angles(rotate), _shares(split)
 
     from mlimages.augmentation import augment as write
@@ -64,7 +62,7 @@ def augment(
         flip=flip,
         split=shares,
         seed=seed,
-        form=chosen,  # type: ignore[arg-type]  # one of FORMS
+        form=form or ("npz" if out.suffix == ".npz" else "folder"),
         progress=TqdmProgress(),
     )
     _tell(summary, as_json=as_json)
