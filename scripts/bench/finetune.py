@@ -1,0 +1,146 @@
+"""A frozen AlexNet's new head: PyTorch's transfer-learning tutorial beside mlimages, cold and with a warm cache.
+
+Each is a process of its own on the same random weights, pictures and split. Printed: CPU seconds and peak memory of
+whole processes, medians over interleaved rounds. The ONNX file is left out of all but the last row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+def tutorial(root: Path, epochs: int) -> None:
+    """The tutorial's loop, as published, with the last layer replaced and all else frozen."""
+    import torch
+    from torch import nn
+    from torchvision import datasets, models, transforms
+
+    norm = transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    chains = {
+        "train": [transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip(), transforms.ToTensor(), norm],
+        "val": [transforms.Resize(256), transforms.CenterCrop(224), transforms.ToTensor(), norm],
+    }
+    sets = {part: datasets.ImageFolder(root / part, transforms.Compose(chain)) for part, chain in chains.items()}
+    loaders = {part: torch.utils.data.DataLoader(data, 32, shuffle=True) for part, data in sets.items()}
+    model = models.alexnet(weights=None)
+    model.load_state_dict(torch.load(root / "alexnet.pth", weights_only=True))
+    for parameter in model.parameters():
+        parameter.requires_grad = False
+    model.classifier[6] = nn.Linear(4096, 2)
+    optimizer = torch.optim.SGD(model.classifier[6].parameters(), 0.001, momentum=0.9)
+    for _ in range(epochs):
+        for part, loader in loaders.items():
+            model.train(part == "train")
+            for inputs, labels in loader:
+                optimizer.zero_grad()
+                with torch.set_grad_enabled(part == "train"):
+                    loss = nn.functional.cross_entropy(model(inputs), labels)
+                    if part == "train":
+                        loss.backward()
+                        optimizer.step()
+
+
+def ours(root: Path, epochs: int, *, export: bool) -> None:
+    """The same by `fine_tune`."""
+    from mlimages.labels import label_dir_auto
+    from mlimages.learning import FineTuneConfig, fine_tune
+
+    for part in ("train", "val"):
+        label_dir_auto(root / part).labels.write(root / f"{part}.txt")
+    with tempfile.TemporaryDirectory() as out:
+        fine_tune(
+            FineTuneConfig(
+                labels=root / "train.txt",
+                val=root / "val.txt",
+                out=Path(out),
+                model="alexnet",
+                weights=str(root / "alexnet.pth"),
+                epochs=epochs,
+            ),
+            export=export,
+        )
+
+
+ROWS = {
+    "tutorial, frozen AlexNet": ("tutorial", False),
+    "mlimages, cold": ("ours", False),
+    "mlimages, warm cache": ("ours", False),
+    "mlimages, warm, ONNX file": ("ours", True),
+}
+
+
+def make_data(root: Path, count: int) -> None:
+    """JPEGs of 500 x 375, four fifths to train on, and an AlexNet with random weights."""
+    import torch
+    from torchvision import models
+
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        part = "val" if number % 5 == 4 else "train"
+        path = root / part / "ab"[number % 2] / f"{number:05}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        coarse = Image.fromarray(rng.integers(0, 255, (38, 50, 3), np.uint8))
+        coarse.resize((500, 375), Image.Resampling.BICUBIC).save(path, quality=92)
+    torch.save(models.alexnet(weights=None).state_dict(), root / "alexnet.pth")
+
+
+def measure(row: str, root: Path, epochs: int, cache: Path) -> tuple[float, float]:
+    """CPU seconds and peak MiB of one row's process."""
+    command = [sys.executable, __file__, "--row", row, "--root", str(root), "--epochs", str(epochs)]
+    env = {**os.environ, "MLIMAGES_CACHE": str(cache), "OMP_WAIT_POLICY": "passive"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    seconds, peak = json.loads(done.stdout.splitlines()[-1])
+    return seconds, peak
+
+
+def run_row(row: str, root: Path, epochs: int) -> None:
+    """Do one row in this process and print what it cost."""
+    kind, export = ROWS[row]
+    if kind == "tutorial":
+        tutorial(root, epochs)
+    else:
+        ours(root, epochs, export=export)
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    print(json.dumps([used.ru_utime + used.ru_stime, used.ru_maxrss / 1024]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tiny", action="store_true", help="20 pictures, 2 epochs, 1 round")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--row", help=argparse.SUPPRESS)
+    parser.add_argument("--root", type=Path, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.row:
+        run_row(asked.row, asked.root, asked.epochs)
+        return
+    rounds, count, epochs = (1, 20, 2) if asked.tiny else (asked.rounds, asked.count, asked.epochs)
+    costs: dict[str, list[tuple[float, float]]] = {row: [] for row in ROWS}
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        make_data(root, count)
+        for number in range(rounds):
+            for row, seen in costs.items():
+                seen.append(measure(row, root, epochs, root / f"cache{number}"))
+    print(f"{count} pictures of 500 x 375, {epochs} epochs, medians of {rounds}\n")
+    print(f"{'':<28}{'CPU s':>8}{'peak MiB':>10}")
+    for row, seen in costs.items():
+        seconds, peak = (statistics.median(values) for values in zip(*seen, strict=True))
+        print(f"{row:<28}{seconds:>8.1f}{peak:>10.0f}")
+
+
+if __name__ == "__main__":
+    main()
