@@ -5,11 +5,12 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,7 @@ def commands_in(readme: Path) -> list[str]:
 
 
 @pytest.fixture
-def follow(tmp_path: Path) -> Follow:
+def follow(tmp_path: Path) -> Iterator[Follow]:
     """Run an example's commands in `tmp_path` and return what they print.
 
     What begins with a key of `more` gets these arguments too; a key of `instead` gives way to its value.
@@ -63,7 +64,8 @@ def follow(tmp_path: Path) -> Follow:
         assert not unused, f"the README does not say {unused}"
         return said
 
-    return run
+    yield run
+    shutil.rmtree(tmp_path / "runs", ignore_errors=True)  # VGG alone is 2 GB of checkpoints
 
 
 def some(pages: list[Page], *, each: int) -> list[Page]:
