@@ -201,7 +201,7 @@ class Road:
         if seed == SEEDS[0]:
             self._command(
                 f"finetune {train.path.name} --val {val.path.name} --model lenet5 --weights {weights}"
-                f" --freeze {freeze} --epochs {epochs} --lr 0.001 --seed {seed} -o runs/{run}"
+                f" --freeze {freeze} --epochs {epochs} --lr 0.001 --augment none --seed {seed} -o runs/{run}"
             )
         config = FineTuneConfig(
             train.path,
@@ -212,6 +212,7 @@ class Road:
             freeze=freeze,
             epochs=epochs,
             lr=0.001,
+            augment="none",
             seed=seed,
         )
         return fine_tune(config, export=run == f"transfer-{SEEDS[0]}")

@@ -15,7 +15,11 @@ from mlimages.validation.duplicates import Families, near_pairs
 from mlimages.validation.store import Examined
 
 PLAIN = 0.5
-"""Where two levels cover so much of a picture it is a drawing or a digit: those are alike without being the same."""
+"""Where two levels cover so much of a picture it is a drawing: those are alike without being the same."""
+
+SMOOTH = 0.26
+"""Below this sharpness (see `Facts`) a picture has no detail: scikit-learn's 8 x 8 digits blown up have at most 0.258,
+of 1000 photographs of flowers blown up to 128 pixels none has less than 0.262."""
 
 
 @dataclass(slots=True)
@@ -47,7 +51,8 @@ class Seen:
             if facts.high - facts.low > lines.blank_spread:  # blank pictures are all alike
                 self._place.append(place)
                 self._hash.append(facts.hash)
-                self._least.append(lines.plain_correlation if facts.two_levels >= PLAIN else lines.near_correlation)
+                plain = facts.two_levels >= PLAIN or facts.sharpness < SMOOTH
+                self._least.append(lines.plain_correlation if plain else lines.near_correlation)
                 self._thumbs += facts.thumb
         return place
 
