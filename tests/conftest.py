@@ -1,6 +1,7 @@
 """Fixtures that every room's tests share: real data, real servers, the command line."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,6 +20,12 @@ def test_data() -> Path:
     if not folder:
         pytest.skip("MLIMAGES_TEST_DATA is not set: no real pictures and weights to test with")
     return Path(folder).resolve()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interrupts_arrive() -> None:
+    """A shell starts what runs in its background deaf to Ctrl-C, and children would inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
