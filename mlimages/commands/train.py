@@ -137,7 +137,7 @@ def _table(result: FineTuneResult) -> str:
         "left out": ", ".join(f"{each.path} ({each.fault})" for each in result.broken[:3]) + more,
         "classes": ", ".join(result.classes),
         "network": f"{result.model}, frozen: {result.freeze}",
-        "epochs": f"{result.epochs}, best {result.best_epoch or 'the closed-form head'}",
+        "epochs": f"{result.epochs}; kept: {result.best_epoch or 'the closed-form head'}, the best on these same pictures",
         "time": f"{result.seconds:.1f} s",
         "run": str(result.run),
         "onnx": str(result.onnx or ""),
