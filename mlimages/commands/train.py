@@ -130,6 +130,7 @@ def _table(result: FineTuneResult) -> str:
     low, high = result.val_interval
     more = f" and {len(result.broken) - 3} more, see {result.run / 'log.txt'}" if len(result.broken) > 3 else ""
     right = round(result.val_accuracy * result.val_images)
+    kept = result.best_epoch or "the closed-form head"
     rows = {
         "accuracy": f"{result.val_accuracy:.1%} ({right} of {result.val_images}; 95 % from {low:.1%} to {high:.1%})",
         "before": "" if result.probe_accuracy is None else f"{result.probe_accuracy:.1%} with the closed-form head",
@@ -137,7 +138,7 @@ def _table(result: FineTuneResult) -> str:
         "left out": ", ".join(f"{each.path} ({each.fault})" for each in result.broken[:3]) + more,
         "classes": ", ".join(result.classes),
         "network": f"{result.model}, frozen: {result.freeze}",
-        "epochs": f"{result.epochs}; kept: {result.best_epoch or 'the closed-form head'}, the best on these same pictures",
+        "epochs": f"{result.epochs}; kept: {kept}, the best on these same pictures",
         "time": f"{result.seconds:.1f} s",
         "run": str(result.run),
         "onnx": str(result.onnx or ""),
