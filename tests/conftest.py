@@ -63,7 +63,7 @@ def run_cli(tmp_path: Path) -> RunCli:
     return run
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def _browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     executable = chromium()
     if executable is None:
