@@ -73,7 +73,7 @@ def run_app(app: web.Application) -> Iterator[Served]:
         await stop.wait()
         await runner.cleanup()
 
-    thread = threading.Thread(target=lambda: loop.run_until_complete(main()))
+    thread = threading.Thread(target=lambda: loop.run_until_complete(main()), daemon=True)
     thread.start()
     started.wait(30)
     yield Served(app, ports[0])
