@@ -15,7 +15,7 @@ from mlimages.errors import InputError
 from mlimages.records import Resize
 
 if TYPE_CHECKING:
-    from mlimages.learning.finetune import FineTuneResult
+    from mlimages.learning.outcome import FineTuneResult
 
 UNITS_S = {"s": 1, "m": 60, "h": 3600}
 

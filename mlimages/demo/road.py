@@ -19,7 +19,8 @@ from mlimages.errors import InputError
 from mlimages.gathering import UrlList, gather
 from mlimages.labels import LabelFile, label_dir_auto
 from mlimages.learning.config import FineTuneConfig
-from mlimages.learning.finetune import FineTuneResult, fine_tune
+from mlimages.learning.finetune import fine_tune
+from mlimages.learning.outcome import FineTuneResult
 from mlimages.predictor import Predictor
 from mlimages.records import GatherSummary, ImageProperty, LabeledPath, Prediction
 from mlimages.validation import Report, check, duplicate_groups, write_outcome

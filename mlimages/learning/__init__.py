@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     from mlimages.learning.config import FineTuneConfig
     from mlimages.learning.export import export_trained
     from mlimages.learning.features import FrozenFeatures
-    from mlimages.learning.finetune import Callback, FineTuneResult, fine_tune
+    from mlimages.learning.finetune import Callback, fine_tune
     from mlimages.learning.freezing import FrozenPart, freeze
     from mlimages.learning.models import Model, build_model
     from mlimages.learning.onnx_writer import TrainedNetwork
+    from mlimages.learning.outcome import FineTuneResult
     from mlimages.learning.probe import probe_cuts
     from mlimages.learning.run import TrainedRun, load_run
     from mlimages.learning.summary import summarize_model, summarize_network, summarize_run
@@ -26,7 +27,7 @@ if any(importlib.util.find_spec(name) is None for name in ("safetensors", "timm"
 _MODULE_OF = {
     "Callback": "finetune",
     "FineTuneConfig": "config",
-    "FineTuneResult": "finetune",
+    "FineTuneResult": "outcome",
     "FrozenFeatures": "features",
     "FrozenPart": "freezing",
     "Model": "models",

@@ -57,6 +57,9 @@ class Teacher:
         weights: of the classes in the loss `(classes,)`; None counts them alike.
         smoothing: of the labels.
         autocast: the precision to compute in.
+        steps: of one epoch.
+        batch_size: pictures per step.
+        seed: of the order of the pictures and of dropout.
     """
 
     optimizer: torch.optim.Optimizer
@@ -64,6 +67,9 @@ class Teacher:
     weights: Tensor | None
     smoothing: float
     autocast: Autocast
+    steps: int
+    batch_size: int
+    seed: int
 
 
 def train_epoch(
@@ -73,10 +79,7 @@ def train_epoch(
     teacher: Teacher,
     *,
     epoch: int,
-    steps: int,
-    batch_size: int,
     views: int,
-    seed: int,
     deadline: float,
     progress: Progress,
 ) -> Seen:
@@ -84,16 +87,17 @@ def train_epoch(
 
     Args:
         epoch: counted from 1.
-        steps: of one epoch.
         views: how many fixed views there are; 0 makes a new one each time.
         deadline: stop early at this `time.monotonic()`.
     """
-    torch.manual_seed(seed * 1_000_003 + epoch)  # dropout: an epoch depends on nothing before it but the weights
-    order = np.random.default_rng([seed, epoch]).permutation(len(pictures)).tolist()
+    torch.manual_seed(
+        teacher.seed * 1_000_003 + epoch
+    )  # dropout: an epoch depends on nothing before it but the weights
+    order = np.random.default_rng([teacher.seed, epoch]).permutation(len(pictures)).tolist()
     network.train()
     loss_sum, right, count = 0.0, 0, 0
-    numbered = enumerate(feed.batches(pictures, order, size=batch_size, view=_view(epoch, views)), (epoch - 1) * steps)
-    for step, fed in numbered:
+    batches = feed.batches(pictures, order, size=teacher.batch_size, view=_view(epoch, views))
+    for step, fed in enumerate(batches, (epoch - 1) * teacher.steps):
         for group in teacher.optimizer.param_groups:
             group["lr"] = teacher.lr_at(step)
         with teacher.autocast():
