@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -53,12 +53,12 @@ class Job:
         return _learns_below_head(self.setup.model)
 
     def autocast(self) -> AbstractContextManager[object]:
-        """The precision to compute in."""
-        return autocast(self.device)
+        """The precision to train in: a last layer alone gains nothing by a lower one."""
+        return autocast(self.device) if self.below_head else nullcontext()
 
     def validate(self) -> Validation:
         """What the network says now of the validation pictures."""
-        return validate(self.network, self.feed, self.val, self.autocast)
+        return validate(self.network, self.feed, self.val)
 
 
 def assemble(config: FineTuneConfig, files: RunFiles, setup: Setup, progress: Progress) -> Job:

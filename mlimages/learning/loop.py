@@ -121,13 +121,13 @@ def _view(epoch: int, views: int) -> Callable[[int], int]:
     return lambda place: (epoch + place) % views if views else epoch + place
 
 
-def validate(network: nn.Module, feed: Feed, pictures: PictureSet, autocast: Autocast) -> Validation:
-    """What the network says of each picture as it is."""
+def validate(network: nn.Module, feed: Feed, pictures: PictureSet) -> Validation:
+    """What the network says of each picture as it is, in full precision as the exported file will."""
     network.eval()
     parts: list[Tensor] = []
     labels: list[Tensor] = []
     places: list[int] = []
-    with torch.inference_mode(), autocast():
+    with torch.inference_mode():
         for fed in feed.batches(pictures, range(len(pictures)), size=EVALUATION_BATCH):
             parts.append(feed.logits(fed.inputs).float().cpu())
             labels.append(fed.labels.cpu())
