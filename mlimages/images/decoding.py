@@ -117,9 +117,9 @@ def flatten(image: Image.Image, *, background: tuple[int, int, int] = WHITE) -> 
     if image.mode.startswith("I") or image.mode == "F":
         image = _to_eight_bits(image)
     if image.has_transparency_data:
-        rgba = image.convert("RGBA")
+        rgba = image if image.mode == "RGBA" else image.convert("RGBA")
         flat = Image.new("RGB", rgba.size, background)
-        flat.paste(rgba, mask=rgba.getchannel("A"))
+        flat.paste(rgba, mask=rgba)
         return flat
     return image if image.mode == "RGB" else image.convert("RGB")
 

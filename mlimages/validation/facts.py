@@ -18,7 +18,7 @@ try:
 except ImportError:
     simplejpeg = None
 
-VERSION = 1
+VERSION = 2
 """Of the facts: raised when their meaning changes, so that no cache of older ones is read."""
 
 WORK_PX = 128
@@ -29,14 +29,17 @@ THUMB_PX = 16
 STRICT_JPEG = simplejpeg is not None
 """Whether damage inside a JPEG is found that Pillow passes over (`pip install "mlimages[strict]"`)."""
 
-GREY_SPREAD = 6
-"""Channels that differ by no more are equal: what JPEG leaves of a grey picture, or of a flat area."""
+GREY_CHROMA = 2
+"""Cb and Cr that lie no farther from the middle are no colour: what JPEG leaves of a grey picture."""
+
+FLAT_SPREAD = 6
+"""Levels that differ by no more from MID_GREY are it: what JPEG leaves of a flat area."""
 
 MID_GREY = 128
 TURNED_ON_SIDE = 5
 """EXIF orientations from here on swap width and height."""
 
-_LAYOUT = struct.Struct("<8s8sIIB????BBBfBffffQ256s")
+_LAYOUT = struct.Struct("<8s8sIIB????BBBfBfBBBQ256s")
 _COSINES = np.cos(np.pi / 32 * np.outer(np.arange(8), np.arange(32) + 0.5)).astype(np.float32)  # (8, 32)
 
 
@@ -76,9 +79,9 @@ class Facts:
     two_levels: float
     flat_bottom: int
     sharpness: float
-    red: float
-    green: float
-    blue: float
+    red: int
+    green: int
+    blue: int
     hash: int
     thumb: bytes
 
@@ -100,7 +103,8 @@ _NAMES = [field.name for field in fields(Facts)]
 def examine(data: bytes, *, max_pixels: int) -> Facts:
     """Decode a picture to its last byte and measure it.
 
-    A JPEG is decoded at the smallest scale that suffices: every byte of it is read all the same.
+    A JPEG is decoded at the smallest scale that suffices: every byte of it is read all the same; strictly, where
+    simplejpeg is installed.
 
     Raises:
         ImageError: with the picture's `Fault`.
@@ -112,10 +116,9 @@ def examine(data: bytes, *, max_pixels: int) -> Facts:
     see_through = image.has_transparency_data and _shows_background(image)
     small = _smaller(image)
     luma = small.convert("L")
-    thumb = _upright(np.asarray(luma.resize((32, 32), Image.Resampling.BOX), dtype=np.float32), turned)  # (32, 32)
+    thumb = _upright(_thumbnail(luma), turned)  # (32, 32)
     sample = small.resize((32, 32), Image.Resampling.NEAREST)  # of the colours 1024 suffice
-    colours = np.asarray(sample).reshape(-1, 3).T.astype(np.int16)  # (3, 32 x 32)
-    red, green, blue = (colours.sum(axis=1) / 1024).tolist()
+    red, green, blue = sample.reduce(32).getpixel((0, 0))  # type: ignore[misc]  # RGB
     low, high, typical, two_levels = _levels(luma)
     return Facts(
         format=form,
@@ -126,7 +129,7 @@ def examine(data: bytes, *, max_pixels: int) -> Facts:
         animated=animated,
         deep=deep,
         transparent=see_through,
-        grey=mode in ("1", "L", "LA") or mode[:1] in "IF" or _is_grey(colours),
+        grey=mode in ("1", "L", "LA") or mode[:1] in "IF" or _is_grey(sample),
         low=low,
         high=high,
         typical=typical,
@@ -145,18 +148,14 @@ def _decoded(image: Image.Image, data: bytes) -> Image.Image:
     if image.format != "JPEG":
         return decode(image)
     factor = _factor(image.size)
-    image.draft(None, (image.width // factor, image.height // factor))
-    decode(image)
-    if STRICT_JPEG:
-        _demand_strictly_sound(data)
-    return image
-
-
-def _demand_strictly_sound(data: bytes) -> None:
-    """Raise where the JPEG library would only warn: Pillow passes over that."""
+    size = image.width // factor, image.height // factor
+    if not STRICT_JPEG:
+        image.draft(None, size)
+        return decode(image)
     try:
-        simplejpeg.decode_jpeg(data, colorspace="GRAY", fastdct=True, min_height=1, min_width=1, strict=True)
-    except ValueError as error:
+        return Image.fromarray(simplejpeg.decode_jpeg(data, min_width=size[0], min_height=size[1], strict=True))
+    except ValueError as error:  # the JPEG library would only warn, and Pillow passes over that
+        decode(image)
         raise ImageError(Fault.CORRUPT, str(error)) from error
 
 
@@ -181,15 +180,21 @@ def _is_deep(image: Image.Image) -> bool:
 
 
 def _shows_background(image: Image.Image) -> bool:
-    lowest, _ = image.convert("RGBA").getchannel("A").getextrema()
+    alpha = image if image.mode in ("RGBA", "LA", "PA") else image.convert("RGBA")
+    lowest, _ = alpha.getchannel("A").getextrema()
     return isinstance(lowest, int) and lowest < 255
 
 
-def _is_grey(colours: NDArray[np.int16]) -> bool:
-    """Whether the channels `(3, N)` are equal, but for what JPEG leaves."""
-    red, green, blue = colours
-    apart = max(np.abs(red - green).max(), np.abs(green - blue).max(), np.abs(red - blue).max())
-    return bool(apart <= GREY_SPREAD)
+def _thumbnail(luma: Image.Image) -> NDArray[np.float32]:
+    """`(32, 32)`; reduced first, which is faster than scaling at once."""
+    cells = max(1, luma.width // 32), max(1, luma.height // 32)
+    return np.asarray(luma.reduce(cells).resize((32, 32), Image.Resampling.BOX), dtype=np.float32)
+
+
+def _is_grey(sample: Image.Image) -> bool:
+    """Whether the channels are equal, but for what JPEG leaves."""
+    chroma = np.asarray(sample.convert("YCbCr"))[:, :, 1:]
+    return int(np.abs(chroma.astype(np.int16) - 128).max()) <= GREY_CHROMA
 
 
 def _levels(luma: Image.Image) -> tuple[int, int, int, float]:
@@ -201,11 +206,11 @@ def _levels(luma: Image.Image) -> tuple[int, int, int, float]:
 
 
 def _sharpness(luma: Image.Image) -> float:
-    levels = np.asarray(luma)
-    columns, rows = levels[:, ::3].astype(np.float32), levels[::3].astype(np.float32)  # a third of each is enough
-    down, right = columns[1:] - columns[:-1], rows[:, 1:] - rows[:, :-1]
-    near = _energy(down) + _energy(right)
-    far = _energy(down[1:] + down[:-1]) + _energy(right[:, 1:] + right[:, :-1])
+    step = 9 if luma.height >= WORK_PX else 3  # of a large picture a third is enough
+    threes = np.asarray(luma)[: luma.height // step * step].reshape(-1, step, luma.width)[:, :3].astype(np.float32)
+    down, right = threes[:, 1:] - threes[:, :-1], threes[:, :, 1:] - threes[:, :, :-1]
+    near = _energy(down) / 2 + _energy(right) / 3
+    far = _energy(threes[:, 2] - threes[:, 0]) + _energy(right[:, :, 1:] + right[:, :, :-1]) / 3
     return near / far if far else 1.0
 
 
@@ -222,7 +227,7 @@ def _flat_bottom(small: Image.Image) -> int:
 
 
 def _is_mid_grey(levels: NDArray[np.uint8]) -> bool:
-    return int(levels.max()) <= MID_GREY + GREY_SPREAD and int(levels.min()) >= MID_GREY - GREY_SPREAD
+    return int(levels.max()) <= MID_GREY + FLAT_SPREAD and int(levels.min()) >= MID_GREY - FLAT_SPREAD
 
 
 def _upright(thumb: NDArray[np.float32], turned: int) -> NDArray[np.float32]:
