@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from mlimages.errors import ModelError
 from mlimages.learning.models import build_model
 from mlimages.learning.weights import read_weights
+from tests.servers import cut, serve
 
 
 @pytest.mark.parametrize(
@@ -121,6 +122,21 @@ def test_default_weights_offline_say_which_file_was_wanted_and_where(
     assert "--weights PATH" in str(error.value)
 
 
+def test_timm_weights_out_of_reach_are_asked_for_once_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with serve() as hub:
+        hub.fallback = cut(b"")
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.base)
+        with pytest.raises(ModelError) as error:
+            build_model("timm:test_vit.r160_in1k", classes=2)
+    assert "test_vit.r160_in1k/model.safetensors" in str(error.value)
+    assert str(tmp_path) in str(error.value)
+    assert "--weights PATH" in str(error.value)
+    assert len(hub.requests) == 1
+
+
 def test_an_unknown_name_says_what_is_near() -> None:
     with pytest.raises(ModelError, match="resnet18"):
         build_model("resnet", classes=2)
@@ -132,6 +148,8 @@ def test_an_unknown_name_says_what_is_near() -> None:
         ("alex", 224, "fc6 is made for 9216 numbers and would get 6400; the nearest sizes that fit: 227"),
         ("lenet5", 8, r"conv2 is left with nothing: \(4 \+ 2\*0 - 5\)/1 \+ 1 = 0; the nearest sizes that fit: 12"),
         ("alexnet", 40, "the nearest sizes that fit: 63"),
+        ("alex", 20, "the nearest sizes that fit: 227"),
+        ("vit_b_16", 200, "the nearest sizes that fit: 224"),
     ],
 )
 def test_a_size_that_does_not_fit_names_the_layer_and_the_nearest_that_do(name: str, size: int, said: str) -> None:

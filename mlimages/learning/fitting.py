@@ -13,9 +13,15 @@ from mlimages.records import ImageProperty
 REACH = 256
 """How many pixels up and down a fitting size is looked for."""
 
+STRIDE = 8
+"""Sizes tried at first: a network that narrows so much or more takes sizes in bands as wide."""
 
-def check_size(build: Callable[[int], nn.Module], name: str, image: ImageProperty) -> None:
+
+def check_size(build: Callable[[int], nn.Module], name: str, image: ImageProperty, *, native: int) -> None:
     """Run shapes alone through the network that `build` makes for a size.
+
+    Args:
+        native: the size that the network was made for, named where no other is found.
 
     Raises:
         ModelError: some layer is left without a picture or gets another count than it is made for; the
@@ -29,11 +35,19 @@ def check_size(build: Callable[[int], nn.Module], name: str, image: ImagePropert
         why = misfit(network, image.height, image.width)
         if not why:
             return
-        lower = (size for size in range(image.width - 1, max(0, image.width - REACH), -1) if fits(build, size))
-        upper = (size for size in range(image.width + 1, image.width + REACH) if fits(build, size))
-        near = [str(size) for size in (next(lower, None), next(upper, None)) if size]
+        lower = _nearest(build, range(image.width - 1, max(0, image.width - REACH), -1))
+        upper = _nearest(build, range(image.width + 1, image.width + REACH))
+        near = [str(size) for size in (lower, upper) if size] or ([str(native)] if fits(build, native) else [])
     hint = f"the nearest sizes that fit: {' and '.join(near)}" if near else f"no size within {REACH} pixels fits"
     raise ModelError(f"{name} cannot take {image.width} x {image.height} pixels: {why}; {hint}")
+
+
+def _nearest(build: Callable[[int], nn.Module], sizes: range) -> int | None:
+    """The first of `sizes` that fits: in strides, then one by one in the last of them."""
+    for last in range(0, len(sizes), STRIDE):
+        if fits(build, sizes[last]):
+            return next(size for size in sizes[max(0, last - STRIDE + 1) :] if fits(build, size))
+    return None
 
 
 def fits(build: Callable[[int], nn.Module], size: int) -> bool:

@@ -68,7 +68,8 @@ def build_model(
     source = str(weights)
     preprocessing = family.preprocessing(source)
     image = _override(preprocessing.image, size=size, resize=resize, gray=gray)
-    check_size(lambda pixels: family.build(classes, _sized(image, pixels)), name, image)
+    native = preprocessing.image.width
+    check_size(lambda pixels: family.build(classes, _sized(image, pixels)), name, image, native=native)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = family.build(classes, image) if source == "none" else _filled(family, classes, image, source)

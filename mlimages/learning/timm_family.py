@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import timm
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError
 from timm.data.config import resolve_model_data_config
 from timm.models._features_fx import get_notrace_functions, get_notrace_modules
 from torch import Tensor, nn
 
 from mlimages.errors import ModelError
 from mlimages.records import ImageProperty, Interpolation, Normalization, Preprocessing, Resize
+
+FILE = "model.safetensors"
+"""What timm looks for first in a repository."""
+
+REACH_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +37,19 @@ class TimmFamily:
         return self._create(num_classes=classes)
 
     def pretrained(self) -> dict[str, Tensor]:
+        wanted = timm.get_pretrained_cfg(self.timm_name)
+        repository, file_name = getattr(wanted, "hf_hub_id", None), getattr(wanted, "hf_hub_filename", None) or FILE
         try:
+            if repository:
+                _demand_within_reach(repository, file_name)
             return self._create(pretrained=True).state_dict()
         except ModelError:
             raise
         except Exception as error:  # the hub's client has many
-            wanted = timm.get_pretrained_cfg(self.timm_name)
-            where = getattr(wanted, "hf_hub_id", None) or getattr(wanted, "url", None) or self.timm_name
+            where = f"{repository}/{file_name}" if repository else getattr(wanted, "url", None) or self.timm_name
             raise ModelError(
-                f"the weights {where} of {self.name} are not in the Hugging Face cache (HF_HOME) and could not be "
-                f"fetched ({type(error).__name__}): give a file with --weights PATH"
+                f"the weights {where} of {self.name} are not in {constants.HF_HUB_CACHE} and could not be fetched "
+                f"({type(error).__name__}): give a file with --weights PATH"
             ) from error
 
     def preprocessing(self, weights: str) -> Preprocessing:
@@ -54,12 +65,19 @@ class TimmFamily:
         try:
             network: nn.Module = timm.create_model(self.timm_name, **options)
         except RuntimeError as error:
-            if "nknown model" not in str(error):
+            if not any(said in str(error) for said in ("nknown model", "Invalid pretrained tag")):
                 raise
             raise ModelError(
                 f"timm {timm.__version__} knows no model {self.timm_name!r}: see timm.list_models()"
             ) from None
         return network
+
+
+def _demand_within_reach(repository: str, file_name: str) -> None:
+    """Ask once for a file that is not in the cache: offline, the hub's client would try again for a minute."""
+    if not isinstance(try_to_load_from_cache(repository, file_name), str):
+        with suppress(EntryNotFoundError):  # then timm knows an older name
+            get_hf_file_metadata(hf_hub_url(repository, file_name), timeout=REACH_S)
 
 
 def traced_whole() -> tuple[tuple[type[nn.Module], ...], tuple[Any, ...]]:
