@@ -1,7 +1,6 @@
 """The frozen part's outputs: computed once, kept, reused, and no different from those computed anew."""
 
 import os
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mlimages.files import cache_dir
-from mlimages.learning import FineTuneConfig, build_model, fine_tune, freeze, job
+from mlimages.learning import FineTuneConfig, build_model, fine_tune, freeze
 from mlimages.learning.frozen_runtime import open_frozen
 from mlimages.learning.ridge import PENALTIES, fit_ridge
 from mlimages.learning.run import load_run
@@ -67,10 +66,8 @@ def config_for(labels: Path, weights: Path, **options: object) -> FineTuneConfig
 def test_training_on_the_cache_gives_the_weights_of_training_without(
     colours: Path,  # noqa: F811
     pretrained: Path,
-    monkeypatch: pytest.MonkeyPatch,
     augment: str,
 ) -> None:
-    monkeypatch.setattr(job, "autocast", lambda device: nullcontext())  # half precision magnifies the last bit
     weights = []
     for cache in (True, False):
         out = colours.parent / f"cache-{cache}"

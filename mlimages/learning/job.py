@@ -53,8 +53,9 @@ class Job:
         return _learns_below_head(self.setup.model)
 
     def autocast(self) -> AbstractContextManager[object]:
-        """The precision to train in: a last layer alone gains nothing by a lower one."""
-        return autocast(self.device) if self.below_head else nullcontext()
+        """The precision to train in; on a CPU full beside a frozen part, whose cached outputs are in full precision."""
+        exact = self.device.type == "cpu" and self.frozen.parameters
+        return nullcontext() if exact else autocast(self.device)
 
     def validate(self) -> Validation:
         """What the network says now of the validation pictures."""

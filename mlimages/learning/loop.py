@@ -56,7 +56,7 @@ class Teacher:
         lr_at: the learning rate at a step counted over the whole run.
         weights: of the classes in the loss `(classes,)`; None counts them alike.
         smoothing: of the labels.
-        autocast: the precision to compute in.
+        autocast: the precision to train in.
         steps: of one epoch.
         batch_size: pictures per step.
         seed: of the order of the pictures and of dropout.
