@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import NoReturn, Protocol
 
 from tqdm import tqdm
@@ -37,7 +38,8 @@ class TqdmProgress:
 
     def start(self, what: str, total: int | None, unit: str) -> None:
         self.close()
-        self._bar = tqdm(desc=what, total=total, unit=unit, dynamic_ncols=True)
+        interval_s = 0.1 if sys.stderr.isatty() else 30  # a log needs a line now and then
+        self._bar = tqdm(desc=what, total=total, unit=unit, dynamic_ncols=True, mininterval=interval_s)
 
     def advance(self, count: int = 1, **figures: object) -> None:
         if self._bar is not None:
