@@ -300,7 +300,7 @@ def test_a_split_keeps_near_duplicates_on_one_side(tmp_path: Path) -> None:
 def near(hashes: Sequence[int], thumbs: np.ndarray) -> set[tuple[int, int]]:
     least = np.full(len(hashes), 0.9, np.float32)
     pairs = near_pairs(
-        thumbs, np.array(hashes, np.uint64), max_bits=11, least=least, cropped=0.95, family=lambda number: number
+        thumbs, np.array(hashes, np.uint64), max_bits=11, least=least, cropped=0.95, families=lambda numbers: numbers
     )
     return {(min(pair), max(pair)) for pair in pairs}
 
@@ -317,22 +317,25 @@ def test_large_sets_lose_no_pair_though_not_all_are_compared(monkeypatch: pytest
 
     everything = near(hashes, thumbs)
     monkeypatch.setattr(duplicates, "SMALL", 10)
-    monkeypatch.setattr(duplicates, "BLOCK", 7)
+    monkeypatch.setattr(duplicates, "AT_ONCE", 7)
     assert near(hashes, thumbs) == everything == {(n, 500 + n) for n in range(100)}
 
 
-def test_a_long_series_of_frames_is_one_family_compared_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_series_of_frames_is_one_family_compared_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlimages.validation import duplicates
-    from mlimages.validation.facts import examine
+    from mlimages.validation.facts import examine, facts_table
     from mlimages.validation.relations import Seen
-    from mlimages.validation.store import Examined
+    from mlimages.validation.store import Store
 
-    frame, seen, compared = examine(jpeg(scene(1)), max_pixels=10**6), Seen(), []
+    frame, compared = examine(jpeg(scene(1)), max_pixels=10**6).pack(), []
     alike = duplicates._alike
     monkeypatch.setattr(duplicates, "_alike", lambda *pair: compared.append(len(pair[0])) or alike(*pair))
-    for number in range(900):
-        seen.add(0, 0, Examined(number.to_bytes(16, "big"), frame), Thresholds())
-    assert seen.families(Thresholds()) == [list(range(900))]
+    digests = [number.to_bytes(32, "little") for number in range(1, 901)]
+    with Store() as store, (tmp_path / "spill").open("wb+") as spill:
+        seen = Seen(spill)
+        seen.add([0] * 900, [0] * 900, digests)
+        seen.compare(np.arange(900), facts_table([frame] * 900), Thresholds())
+        assert seen.families(Thresholds(), store) == [list(range(900))]
     assert sum(compared) < 2000
 
 

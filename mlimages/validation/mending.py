@@ -58,7 +58,7 @@ def _wanted(report: Report, one: Finding) -> Path | None:
         return labels.path.with_name(f"{labels.path.stem}_quarantine") / name
     if one.code == Code.WRONG_SUFFIX:
         try:
-            return one.path.with_suffix(right_suffix(one.path, open_image(one.path).format or ""))
+            return one.path.with_suffix(right_suffix(one.path.suffix, open_image(one.path).format or ""))
         except ImageError:
             return None
     return None

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import IO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mlimages.records import LabeledPath
 from mlimages.validation.codes import Code, Thresholds
-from mlimages.validation.duplicates import Families, near_pairs
-from mlimages.validation.store import Examined
+from mlimages.validation.duplicates import SMALL, Families, near_pairs
+from mlimages.validation.facts import THUMB_PX, FactsTable
+from mlimages.validation.judging import spread
+from mlimages.validation.store import Store
+
+DIGEST_BYTES = 16
+"""Kept of each SHA-256."""
 
 PLAIN = 0.5
 """Where two levels cover so much of a picture it is a drawing: those are alike without being the same."""
@@ -22,59 +30,84 @@ SMOOTH = 0.26
 of 1000 photographs of flowers blown up to 128 pixels none has less than 0.262."""
 
 
-@dataclass(slots=True)
 class Seen:
-    """What is kept in memory of each picture seen, some 350 bytes; its place is the order in which it came.
+    """What is kept in memory of each picture seen, some 50 bytes; its place is the order in which it came.
+
+    Args:
+        spill: an empty file for the thumbnails.
 
     Attributes:
         file, label: numbers by place.
-        digest: of the bytes, by place; empty where they could not be read or decoded.
     """
 
-    file: array[int] = field(default_factory=lambda: array("i"))
-    label: array[int] = field(default_factory=lambda: array("i"))
-    digest: list[bytes] = field(default_factory=list)
-    _place: array[int] = field(default_factory=lambda: array("q"))
-    _hash: array[int] = field(default_factory=lambda: array("Q"))
-    _least: array[float] = field(default_factory=lambda: array("f"))
-    _thumbs: bytearray = field(default_factory=bytearray)
-    _known: set[bytes] = field(default_factory=set)
+    def __init__(self, spill: IO[bytes]) -> None:
+        self.file, self.label = array("i"), array("i")
+        self._digests = bytearray()  # 16 bytes each; zeros where the picture could not be decoded
+        self._places, self._hashes, self._least = array("q"), array("Q"), array("f")  # of those to compare
+        self._thumbs = spill
 
-    def add(self, file: int, label: int, picture: Examined, lines: Thresholds) -> int:
-        """Note one picture; return its place."""
-        place, facts = len(self.digest), picture.facts
-        self.file.append(file)
-        self.label.append(label)
-        self.digest.append(picture.digest if facts else b"")
-        if facts and picture.digest not in self._known:
-            self._known.add(picture.digest)
-            if facts.high - facts.low > lines.blank_spread:  # blank pictures are all alike
-                self._place.append(place)
-                self._hash.append(facts.hash)
-                plain = facts.two_levels >= PLAIN or facts.sharpness < SMOOTH
-                self._least.append(lines.plain_correlation if plain else lines.near_correlation)
-                self._thumbs += facts.thumb
-        return place
+    def __len__(self) -> int:
+        return len(self.file)
 
-    def families(self, lines: Thresholds) -> list[list[int]]:
+    def digest(self, place: int) -> bytes:
+        """Of the picture's bytes; the same for all that could not be decoded."""
+        return bytes(self._digests[DIGEST_BYTES * place : DIGEST_BYTES * (place + 1)])
+
+    def add(self, file: Iterable[int], label: Iterable[int], digests: Iterable[bytes]) -> None:
+        """Note pictures: numbers of their files and classes, SHA-256 of their bytes (none where not decoded)."""
+        self.file.extend(file)
+        self.label.extend(label)
+        self._digests += b"".join(digest[:DIGEST_BYTES] or bytes(DIGEST_BYTES) for digest in digests)
+
+    def compare(self, places: NDArray[np.intp], facts: FactsTable, lines: Thresholds) -> None:
+        """Note what decoded pictures look like; blank ones are all alike and left out."""
+        places, facts = places[spread(facts) > lines.blank_spread], facts[spread(facts) > lines.blank_spread]
+        plain = (facts["two_levels"] >= PLAIN) | (facts["sharpness"] < SMOOTH)
+        least = np.where(plain, lines.plain_correlation, lines.near_correlation).astype(np.float32)
+        self._places.frombytes(places.astype(np.int64).tobytes())
+        self._hashes.frombytes(facts["hash"].tobytes())
+        self._least.frombytes(least.tobytes())
+        self._thumbs.write(facts["thumb"].tobytes())
+
+    def families(self, lines: Thresholds, store: Store) -> list[list[int]]:
         """Places of pictures that are the same or nearly so, the first first."""
-        families = Families(len(self.digest))
-        first: dict[bytes, int] = {}
-        for number, digest in enumerate(self.digest):
-            if digest:
-                families.unite(first.setdefault(digest, number), number)
-        place = self._place
+        families = Families(len(self))
+        for one, other in self._same_bytes():
+            families.unite(one, other)
+        key = self._key(lines)
+        known = store.find_links(key)
+        for one, other in self._near(families, lines) if known is None else known.tolist():
+            families.unite(one, other)
+        if known is None and len(self) > SMALL:
+            store.keep_links(key, families.links())
+        return families.sets()
+
+    def _same_bytes(self) -> Iterator[tuple[int, int]]:
+        halves = np.frombuffer(self._digests, np.uint64).reshape(-1, 2)
+        order = np.lexsort(halves.T)
+        before, after = order[:-1], order[1:]
+        same = (halves[before] == halves[after]).all(axis=1) & halves[after].any(axis=1)
+        return zip(before[same].tolist(), after[same].tolist(), strict=True)
+
+    def _near(self, families: Families, lines: Thresholds) -> Iterator[tuple[int, int]]:
+        places = np.array(self._places, dtype=np.intp)
+        if not len(places):
+            return
+        self._thumbs.flush()
         pairs = near_pairs(
-            np.array(self._thumbs, dtype=np.uint8).reshape(-1, 256),
-            np.array(self._hash, dtype=np.uint64),
+            np.memmap(self._thumbs, np.uint8, "r", shape=(len(places), THUMB_PX**2)),
+            np.array(self._hashes, dtype=np.uint64),
             max_bits=lines.near_bits,
             least=np.array(self._least, dtype=np.float32),
             cropped=lines.crop_correlation,
-            family=lambda number: families.root(place[number]),
+            families=lambda numbers: families.roots(places[numbers]),
         )
-        for one, other in pairs:
-            families.unite(place[one], place[other])
-        return families.sets()
+        yield from ((int(places[one]), int(places[other])) for one, other in pairs)
+
+    def _key(self, lines: Thresholds) -> bytes:
+        """What decides which pictures are nearly the same."""
+        asked = (lines.near_bits, lines.near_correlation, lines.crop_correlation, lines.plain_correlation)
+        return hashlib.sha256(f"{asked} {lines.blank_spread} ".encode() + self._digests).digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +124,10 @@ def relations(seen: Seen, families: Sequence[Sequence[int]], lines: Thresholds) 
     sizes = Counter(seen.file)
     for family in families:
         yield from _leaks(seen, family, sizes)
-        for same in _grouped(family, seen.digest.__getitem__):
+        for same in _grouped(family, seen.digest):
             yield from _same(seen, same, lines)
         for within in _grouped(family, seen.file.__getitem__):
-            firsts = [same[0] for same in _grouped(within, seen.digest.__getitem__)]
+            firsts = [same[0] for same in _grouped(within, seen.digest)]
             yield from (Relation(place, Code.NEAR_DUPLICATE, firsts[0]) for place in firsts[1:])
 
 

@@ -12,17 +12,21 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
+
 from mlimages.files import cache_dir
 from mlimages.records import Fault
-from mlimages.validation import facts
-from mlimages.validation.facts import Facts
+from mlimages.validation.duplicates import Links
+from mlimages.validation.facts import STRICT_JPEG, VERSION
 
 logger = logging.getLogger(__name__)
 
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, digest BLOB) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS pictures (digest BLOB PRIMARY KEY, fault TEXT, detail TEXT, facts BLOB) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS pictures (id INTEGER PRIMARY KEY, digest BLOB UNIQUE, fault TEXT, detail TEXT, facts BLOB);
+CREATE TABLE IF NOT EXISTS links (key BLOB PRIMARY KEY, found BLOB) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, picture INTEGER) WITHOUT ROWID;
 """
+"""Pictures lie in the order in which they came: files checked again in that order are read in one sweep."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +40,10 @@ class Stamp:
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """One picture's facts, or its fault; with a digest of its bytes (empty where they could not be read)."""
+    """One picture's facts, packed, or its fault; with the SHA-256 of its bytes (empty where they could not be read)."""
 
     digest: bytes
-    facts: Facts | None = None
+    facts: bytes | None = None
     fault: Fault | None = None
     detail: str = ""
 
@@ -49,8 +53,8 @@ class Store:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        strict = "-strict" if facts.STRICT_JPEG else ""
-        path = cache_dir("checks") / f"facts-{facts.VERSION}{strict}.sqlite"
+        strict = "-strict" if STRICT_JPEG else ""
+        path = cache_dir("checks") / f"facts-{VERSION}{strict}.sqlite"
         try:
             self._db = _connected(path)
         except sqlite3.Error as error:
@@ -66,34 +70,49 @@ class Store:
         self._db.close()
 
     def find(self, stamps: Sequence[Stamp]) -> dict[str, Examined]:
-        """What is known of files that have not changed since, by path."""
+        """What is known of files that have not changed since, by path; `find_content` sees that state until `keep`."""
         marks = ",".join("?" * len(stamps))
         query = (
-            "SELECT path, size, mtime_ns, digest, fault, detail, facts FROM files JOIN pictures USING (digest)"
+            "SELECT path, size, mtime_ns, digest, facts, fault, detail FROM files JOIN pictures ON picture = id"
             f" WHERE path IN ({marks})"
         )
+        if not self._db.in_transaction:
+            self._read("BEGIN", [])  # else each look-up locks the file anew, which takes longer than itself
         seen = {stamp.path: (stamp.size, stamp.mtime_ns) for stamp in stamps}
         rows = self._read(query, [stamp.path for stamp in stamps])
         return {path: _examined(*rest) for path, size, mtime_ns, *rest in rows if seen[path] == (size, mtime_ns)}
 
     def find_content(self, digest: bytes) -> Examined | None:
         """What is known of the same bytes, wherever they were seen; from any thread."""
-        rows = self._read("SELECT digest, fault, detail, facts FROM pictures WHERE digest = ?", [digest])
+        rows = self._read("SELECT digest, facts, fault, detail FROM pictures WHERE digest = ?", [digest])
         return _examined(*rows[0]) if rows else None
 
     def keep(self, found: Iterable[tuple[Stamp, Examined]]) -> None:
         """Remember, in one transaction; but not what depends on the thresholds."""
         rows = [(stamp, p) for stamp, p in found if p.digest and p.fault != Fault.TOO_MANY_PIXELS]
+        self._write(
+            "INSERT OR IGNORE INTO pictures (digest, fault, detail, facts) VALUES (?, ?, ?, ?)",
+            [(p.digest, p.fault, p.detail, p.facts) for _, p in rows],
+        )
+        self._write(
+            "INSERT OR REPLACE INTO files VALUES (?, ?, ?, (SELECT id FROM pictures WHERE digest = ?))",
+            [(stamp.path, stamp.size, stamp.mtime_ns, picture.digest) for stamp, picture in rows],
+        )
+
+    def find_links(self, key: bytes) -> Links | None:
+        """Which pictures of a set are the same or nearly so, where that set was compared before."""
+        rows = self._read("SELECT found FROM links WHERE key = ?", [key])
+        return np.frombuffer(rows[0][0], np.int64).reshape(-1, 2) if rows else None
+
+    def keep_links(self, key: bytes, found: Links) -> None:
+        """Remember for the same set."""
+        self._write("INSERT OR REPLACE INTO links VALUES (?, ?)", [(key, found.astype(np.int64).tobytes())])
+
+    def _write(self, query: str, rows: Sequence[tuple[object, ...]]) -> None:
         try:
             with self._lock, self._db:
-                self._db.executemany(
-                    "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)",
-                    [(stamp.path, stamp.size, stamp.mtime_ns, picture.digest) for stamp, picture in rows],
-                )
-                self._db.executemany(
-                    "INSERT OR REPLACE INTO pictures VALUES (?, ?, ?, ?)",
-                    [(p.digest, p.fault, p.detail, p.facts.pack() if p.facts else None) for _, p in rows],
-                )
+                self._db.commit()
+                self._db.executemany(query, rows)
         except sqlite3.Error as error:
             logger.warning("the cache of checks is not written: %s", error)
 
@@ -113,5 +132,5 @@ def _connected(path: Path | str) -> sqlite3.Connection:
     return db
 
 
-def _examined(digest: bytes, fault: str | None, detail: str, packed: bytes | None) -> Examined:
-    return Examined(digest, Facts.unpack(packed) if packed else None, Fault(fault) if fault else None, detail)
+def _examined(digest: bytes, facts: bytes | None, fault: str | None, detail: str) -> Examined:
+    return Examined(digest, facts, Fault(fault) if fault else None, detail)

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import numpy as np
 
@@ -21,8 +22,8 @@ from mlimages.labels import LabelFile
 from mlimages.progress import NoProgress, Progress
 from mlimages.records import LabeledPath
 from mlimages.validation.codes import Code, Finding, Thresholds
-from mlimages.validation.facts import Facts, examine
-from mlimages.validation.judging import Verdict, judge, judge_classes
+from mlimages.validation.facts import FactsTable, examine, facts_table
+from mlimages.validation.judging import judge, judge_classes
 from mlimages.validation.outcome import Measures, Report
 from mlimages.validation.relations import Seen, described, relations
 from mlimages.validation.store import Examined, Stamp, Store
@@ -54,16 +55,16 @@ def check(
     files = tuple(file if isinstance(file, LabelFile) else LabelFile(file) for file in label_files)
     shown = progress or NoProgress()
     shown.start("check", sum(1 for file in files for _ in file) if progress else None, " pictures")
-    seen, measuring = Seen(), _Measuring()
-    findings: list[tuple[int, Finding]] = []
-    for number, item, picture in _examined(files, lines, workers or os.cpu_count() or 1):
-        place = seen.add(number, item.label, picture, lines)
-        measuring.add(item.label, picture.facts)
-        for code, detail in _judged(item.path, picture, lines):
-            findings.append((place, Finding(number, item.path, item.label, code, detail)))
-        shown.advance()
+    measuring, findings = _Measuring(), list[tuple[int, Finding]]()
+    with Store() as store, TemporaryFile() as spill:
+        seen = Seen(spill)
+        for batch, pictures in _examined(files, lines, store, workers or os.cpu_count() or 1):
+            for row, code, detail in _noted(batch, pictures, seen, measuring, lines):
+                number, item = batch[row]
+                findings.append((len(seen) - len(batch) + row, Finding(number, item.path, item.label, code, detail)))
+            shown.advance(len(batch))
+        families = seen.families(lines, store)
     shown.close()
-    families = seen.families(lines)
     items = _looked_up(files, {place for family in families for place in family})
     findings += _related(seen, families, items, lines)
     findings.sort(key=lambda found: (found[0], _ORDER[found[1].code]))
@@ -71,8 +72,8 @@ def check(
     return Report(
         files=files,
         counts=dict(counts),
-        checked=len(seen.digest),
-        ok=len(seen.digest) - len({place for place, one in findings if one.code.is_error}),
+        checked=len(seen),
+        ok=len(seen) - len({place for place, one in findings if one.code.is_error}),
         findings=(*(one for _, one in findings), *_class_findings(files, counts, lines)),
         duplicate_groups=tuple(tuple(items[place].path for place in family) for family in families),
         thresholds=lines,
@@ -94,19 +95,23 @@ def duplicate_groups(
 _ORDER = {code: number for number, code in enumerate(Code)}
 
 
+Listed = tuple[int, LabeledPath]
+"""A picture, and the number of the file that lists it."""
+
+
 @dataclass(slots=True)
 class _Measuring:
     label: array[int] = field(default_factory=lambda: array("i"))
     size: array[int] = field(default_factory=lambda: array("i"))
     level: array[int] = field(default_factory=lambda: array("B"))
-    colour: array[float] = field(default_factory=lambda: array("f"))
+    colour: array[int] = field(default_factory=lambda: array("B"))
 
-    def add(self, label: int, facts: Facts | None) -> None:
-        if facts:
-            self.label.append(label)
-            self.size.extend((facts.width, facts.height))
-            self.level.append(facts.typical)
-            self.colour.extend((facts.red, facts.green, facts.blue))
+    def add(self, label: Iterable[int], facts: FactsTable) -> None:
+        self.label.extend(label)
+        for kept, names in (
+            (self.size, ("width", "height")), (self.level, ("typical",)), (self.colour, ("red", "green", "blue")),
+        ):  # fmt: skip
+            kept.frombytes(np.stack([facts[name] for name in names], axis=1).tobytes())
 
     def done(self) -> Measures:
         return Measures(
@@ -117,19 +122,35 @@ class _Measuring:
         )
 
 
+def _noted(
+    batch: Sequence[Listed], pictures: Sequence[Examined], seen: Seen, measuring: _Measuring, lines: Thresholds
+) -> Iterator[tuple[int, Code, str]]:
+    """Keep what is needed of some pictures; yield what is wrong with each by itself: row, code, what was seen."""
+    begin, rows = len(seen), [row for row, picture in enumerate(pictures) if picture.facts]
+    facts = facts_table(picture.facts or b"" for picture in pictures)
+    seen.add(
+        (number for number, _ in batch),
+        (item.label for _, item in batch),
+        (picture.digest if picture.facts else b"" for picture in pictures),
+    )
+    seen.compare(begin + np.array(rows, dtype=np.intp), facts, lines)
+    measuring.add((batch[row][1].label for row in rows), facts)
+    for place, code, detail in judge([batch[row][1].path for row in rows], facts, lines):
+        yield rows[place], code, detail
+    yield from ((row, Code(one.fault or ""), one.detail) for row, one in enumerate(pictures) if not one.facts)
+
+
 def _examined(
-    files: Iterable[LabelFile], lines: Thresholds, workers: int
-) -> Iterator[tuple[int, LabeledPath, Examined]]:
-    """Every picture of every file, in order."""
+    files: Iterable[LabelFile], lines: Thresholds, store: Store, workers: int
+) -> Iterator[tuple[list[Listed], list[Examined]]]:
+    """Every picture of every file, in order, some at a time."""
     items = ((number, item) for number, file in enumerate(files) for item in file)
     pool = ThreadPoolExecutor(workers, thread_name_prefix="check")
-    with Store() as store:
-        try:
-            while batch := list(islice(items, BATCH)):
-                pictures = _batch([item.path for _, item in batch], store, lines, pool)
-                yield from ((number, item, found) for (number, item), found in zip(batch, pictures, strict=True))
-        finally:
-            pool.shutdown(cancel_futures=True)
+    try:
+        while batch := list(islice(items, BATCH)):
+            yield batch, _batch([item.path for _, item in batch], store, lines, pool)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _batch(paths: Sequence[Path], store: Store, lines: Thresholds, pool: ThreadPoolExecutor) -> list[Examined]:
@@ -156,17 +177,11 @@ def _look(path: Path, store: Store, lines: Thresholds) -> Examined:
     digest = b""
     try:
         data = read_bytes(path)
-        digest = hashlib.sha256(data).digest()[:16] if data else b""
+        digest = hashlib.sha256(data).digest() if data else b""
         known = store.find_content(digest) if digest else None
-        return known or Examined(digest, examine(data, max_pixels=lines.max_pixels))
+        return known or Examined(digest, examine(data, max_pixels=lines.max_pixels).pack())
     except ImageError as error:
         return Examined(digest, fault=error.fault, detail=error.detail)
-
-
-def _judged(path: Path, picture: Examined, lines: Thresholds) -> Iterable[Verdict]:
-    if picture.facts is not None:
-        return judge(path, picture.facts, lines)
-    return [(Code(picture.fault or ""), picture.detail)]
 
 
 def _looked_up(files: Iterable[LabelFile], places: Collection[int]) -> dict[int, LabeledPath]:
@@ -180,7 +195,7 @@ def _related(
 ) -> Iterator[tuple[int, Finding]]:
     for one in relations(seen, families, lines):
         item = items[one.place]
-        detail = described(one, items, same=seen.digest[one.place] == seen.digest[one.other])
+        detail = described(one, items, same=seen.digest(one.place) == seen.digest(one.other))
         yield one.place, Finding(seen.file[one.place], item.path, item.label, one.code, detail)
 
 
@@ -190,5 +205,5 @@ def _class_findings(
     for number, file in enumerate(files):
         names = dict(enumerate(file.defined_class_names))
         own = {label: count for (of, label), count in counts.items() if of == number}
-        for label, (code, detail) in judge_classes({**dict.fromkeys(names, 0), **own}, names, lines):
+        for label, code, detail in judge_classes({**dict.fromkeys(names, 0), **own}, names, lines):
             yield Finding(number, file.path, label, code, detail)
