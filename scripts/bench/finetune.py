@@ -1,7 +1,8 @@
-"""A frozen AlexNet's new head: PyTorch's transfer-learning tutorial beside mlimages, cold and with a warm cache.
+"""AlexNet learns two classes: PyTorch's transfer-learning tutorial and fastai beside mlimages, cold and warm.
 
 Each is a process of its own on the same random weights, pictures and split. Printed: CPU seconds and peak memory of
-whole processes, medians over interleaved rounds. The ONNX file is left out of all but the last row.
+whole processes, medians over interleaved rounds. The ONNX file is left out of all but its own row. `--peers PYTHON`
+names the interpreter of an environment that holds fastai; without it that row is left out.
 """
 
 from __future__ import annotations
@@ -14,14 +15,20 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 
-def tutorial(root: Path, epochs: int) -> None:
-    """The tutorial's loop, as published, with the last layer replaced and all else frozen."""
+def start_up(root: Path, epochs: int) -> None:
+    """What every run of mlimages imports."""
+    import mlimages.learning.finetune  # noqa: F401
+
+
+def tutorial(root: Path, epochs: int, *, frozen: bool = True) -> None:
+    """The tutorial's loop, as published, with the last layer replaced and all else frozen (or not)."""
     import torch
     from torch import nn
     from torchvision import datasets, models, transforms
@@ -36,9 +43,10 @@ def tutorial(root: Path, epochs: int) -> None:
     model = models.alexnet(weights=None)
     model.load_state_dict(torch.load(root / "alexnet.pth", weights_only=True))
     for parameter in model.parameters():
-        parameter.requires_grad = False
+        parameter.requires_grad = not frozen
     model.classifier[6] = nn.Linear(4096, 2)
-    optimizer = torch.optim.SGD(model.classifier[6].parameters(), 0.001, momentum=0.9)
+    trained = model.classifier[6] if frozen else model
+    optimizer = torch.optim.SGD(trained.parameters(), 0.001, momentum=0.9)
     for _ in range(epochs):
         for part, loader in loaders.items():
             model.train(part == "train")
@@ -51,7 +59,31 @@ def tutorial(root: Path, epochs: int) -> None:
                         optimizer.step()
 
 
-def ours(root: Path, epochs: int, *, export: bool) -> None:
+def fastai(root: Path, epochs: int) -> None:
+    """fastai's `vision_learner` as its documentation says, on these weights, its body frozen."""
+    import torch
+    from fastai.vision import all as vision
+    from torchvision.models import alexnet
+
+    block = vision.DataBlock(
+        blocks=(vision.ImageBlock, vision.CategoryBlock),
+        get_items=vision.get_image_files,
+        splitter=vision.GrandparentSplitter("train", "val"),
+        get_y=vision.parent_label,
+        item_tfms=vision.Resize(256),
+        batch_tfms=[*vision.aug_transforms(size=224), vision.Normalize.from_stats(*vision.imagenet_stats)],
+    )
+    data = block.dataloaders(root, bs=32, num_workers=0)
+    learner = vision.vision_learner(data, alexnet, pretrained=False, normalize=False)
+    state = torch.load(root / "alexnet.pth", weights_only=True)
+    body = {name.removeprefix("features."): value for name, value in state.items() if name.startswith("features.")}
+    learner.model[0][0].load_state_dict(body)
+    learner.freeze()
+    with learner.no_bar(), learner.no_logging():
+        learner.fit_one_cycle(epochs)
+
+
+def ours(root: Path, epochs: int, *, freeze: str = "head", export: bool = False) -> None:
     """The same by `fine_tune`."""
     from mlimages.labels import label_dir_auto
     from mlimages.learning import FineTuneConfig, fine_tune
@@ -66,6 +98,7 @@ def ours(root: Path, epochs: int, *, export: bool) -> None:
                 out=Path(out),
                 model="alexnet",
                 weights=str(root / "alexnet.pth"),
+                freeze=freeze,
                 epochs=epochs,
             ),
             export=export,
@@ -73,10 +106,14 @@ def ours(root: Path, epochs: int, *, export: bool) -> None:
 
 
 ROWS = {
-    "tutorial, frozen AlexNet": ("tutorial", False),
-    "mlimages, cold": ("ours", False),
-    "mlimages, warm cache": ("ours", False),
-    "mlimages, warm, ONNX file": ("ours", True),
+    "mlimages, start-up alone": start_up,
+    "tutorial, frozen AlexNet": tutorial,
+    "fastai, frozen AlexNet": fastai,
+    "mlimages, cold": ours,
+    "mlimages, warm cache": ours,
+    "mlimages, warm, ONNX file": partial(ours, export=True),
+    "tutorial, nothing frozen": partial(tutorial, frozen=False),
+    "mlimages, nothing frozen": partial(ours, freeze="none"),
 }
 
 
@@ -95,9 +132,9 @@ def make_data(root: Path, count: int) -> None:
     torch.save(models.alexnet(weights=None).state_dict(), root / "alexnet.pth")
 
 
-def measure(row: str, root: Path, epochs: int, cache: Path) -> tuple[float, float]:
+def measure(row: str, root: Path, epochs: int, *, python: str, cache: Path) -> tuple[float, float]:
     """CPU seconds and peak MiB of one row's process."""
-    command = [sys.executable, __file__, "--row", row, "--root", str(root), "--epochs", str(epochs)]
+    command = [python, __file__, "--row", row, "--root", str(root), "--epochs", str(epochs)]
     env = {**os.environ, "MLIMAGES_CACHE": str(cache), "OMP_WAIT_POLICY": "passive"}
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
     seconds, peak = json.loads(done.stdout.splitlines()[-1])
@@ -106,11 +143,7 @@ def measure(row: str, root: Path, epochs: int, cache: Path) -> tuple[float, floa
 
 def run_row(row: str, root: Path, epochs: int) -> None:
     """Do one row in this process and print what it cost."""
-    kind, export = ROWS[row]
-    if kind == "tutorial":
-        tutorial(root, epochs)
-    else:
-        ours(root, epochs, export=export)
+    ROWS[row](root, epochs)
     used = resource.getrusage(resource.RUSAGE_SELF)
     print(json.dumps([used.ru_utime + used.ru_stime, used.ru_maxrss / 1024]))
 
@@ -121,6 +154,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--only", default="", metavar="TEXT", help="only rows with this in their names")
+    parser.add_argument("--peers", metavar="PYTHON", help="interpreter of an environment with fastai")
     parser.add_argument("--row", help=argparse.SUPPRESS)
     parser.add_argument("--root", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
@@ -128,13 +163,15 @@ def main() -> None:
         run_row(asked.row, asked.root, asked.epochs)
         return
     rounds, count, epochs = (1, 20, 2) if asked.tiny else (asked.rounds, asked.count, asked.epochs)
-    costs: dict[str, list[tuple[float, float]]] = {row: [] for row in ROWS}
+    rows = [row for row in ROWS if asked.only in row and (asked.peers or "fastai" not in row)]
+    costs: dict[str, list[tuple[float, float]]] = {row: [] for row in rows}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         make_data(root, count)
         for number in range(rounds):
             for row, seen in costs.items():
-                seen.append(measure(row, root, epochs, root / f"cache{number}"))
+                python = asked.peers if "fastai" in row else sys.executable
+                seen.append(measure(row, root, epochs, python=python, cache=root / f"cache{number}"))
     print(f"{count} pictures of 500 x 375, {epochs} epochs, medians of {rounds}\n")
     print(f"{'':<28}{'CPU s':>8}{'peak MiB':>10}")
     for row, seen in costs.items():
