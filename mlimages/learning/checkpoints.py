@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mlimages.errors import RunError
 from mlimages.files import replacing
+from mlimages.learning.devices import channels_last
 from mlimages.learning.run import VERSION, EpochFigures, RunFiles
 
 
@@ -97,18 +98,23 @@ def load_progress(files: RunFiles) -> Progressed | None:
 def trained_tensors(network: nn.Module) -> dict[str, Tensor]:
     """What training changes: unfrozen parameters, and all buffers (batch norm's statistics)."""
     tensors = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
-    return {f"model.{name}": tensor.detach().cpu().clone() for name, tensor in (*tensors, *network.named_buffers())}
+    return {f"model.{name}": _plain(tensor) for name, tensor in (*tensors, *network.named_buffers())}
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Momenta and the like, by the parameter's place."""
     state = optimizer.state_dict()["state"]
     return {
-        f"optimizer.{place}.{key}": torch.as_tensor(value).detach().cpu().clone()
+        f"optimizer.{place}.{key}": _plain(torch.as_tensor(value))
         for place, values in state.items()
         for key, value in values.items()
         if value is not None
     }
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """A copy as files take it."""
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
 def restore(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -126,7 +132,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):
             _, place, key = name.split(".")
-            state.setdefault(int(place), {})[key] = tensor
+            state.setdefault(int(place), {})[key] = channels_last(tensor)
     if state:
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 

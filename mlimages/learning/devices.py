@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+from torch import Tensor
 
 from mlimages.errors import InputError
 from mlimages.learning.config import Device
@@ -31,3 +32,11 @@ def autocast(device: torch.device) -> AbstractContextManager[object]:
     if device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
         return torch.autocast("cpu", torch.bfloat16)
     return nullcontext()
+
+
+def channels_last(tensor: Tensor) -> Tensor:
+    """Pictures and kernels `(N, C, H, W)` in the order of memory in which convolutions are fastest; others as they are.
+
+    One order throughout, as the chance in dropout follows it.
+    """
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mlimages.files import cache_dir
+from mlimages.learning.devices import channels_last
 from mlimages.learning.frozen_runtime import open_frozen
 from mlimages.learning.normalize import Normalize
 from mlimages.learning.pictures import PictureSet, chunks
@@ -84,9 +85,7 @@ class PixelFeed:
             yield Fed((pixels,), batch.labels.to(self._device), batch.places)
 
     def logits(self, inputs: tuple[Tensor, ...]) -> Tensor:
-        # On a CPU one order of memory throughout: chance in dropout follows it, and cached features have this one.
-        order = torch.channels_last if self._device.type == "cuda" else torch.contiguous_format
-        logits: Tensor = self._network(self._normalize(inputs[0]).contiguous(memory_format=order))
+        logits: Tensor = self._network(channels_last(self._normalize(inputs[0])))
         return logits
 
 
@@ -166,7 +165,7 @@ class FrozenFeatures:
                 yield Fed(parted(rows, self._split.shapes), pictures.labels[list(places)].to(self._device), places)
 
     def logits(self, inputs: tuple[Tensor, ...]) -> Tensor:
-        logits: Tensor = self._split.upper(*inputs)
+        logits: Tensor = self._split.upper(*map(channels_last, inputs))
         return logits
 
     def _rows(self, pixels: Tensor) -> np.ndarray:

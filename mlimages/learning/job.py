@@ -66,9 +66,7 @@ def assemble(config: FineTuneConfig, files: RunFiles, setup: Setup, progress: Pr
     """Freeze, cut, and choose what feeds the trainable part."""
     device = choose_device(config.device)
     model, image = setup.model, setup.preprocessing.image
-    network = model.network.to(device)
-    if device.type == "cuda":
-        network.to(memory_format=torch.channels_last)
+    network = model.network.to(device).to(memory_format=torch.channels_last)
     normalize = Normalize(setup.preprocessing.normalization, setup.mean_image).to(device)
     frozen = freeze(model, config.freeze, regex=config.freeze_regex)
     digest = frozen.digest(network) if frozen.parameters else ""
