@@ -11,7 +11,7 @@ from PIL import Image
 
 from mlimages.errors import ImageError
 from mlimages.gathering.facts import Checks, Facts, Rejection
-from mlimages.images import decode, open_image, resized_size, to_rgb
+from mlimages.images import decode, open_image, orientation, resized_size, to_rgb
 from mlimages.records import Fault, ImageProperty, Reason
 
 SUFFIXES = {
@@ -27,7 +27,6 @@ _REASONS = {
     Fault.TOO_MANY_PIXELS: Reason.TOO_MANY_PIXELS,
     Fault.NOT_AN_IMAGE: Reason.NOT_AN_IMAGE,
 }
-_ORIENTATION = 0x0112  # the EXIF tag
 _JPEG_QUALITY = 95
 _JPEG_MOST_PX = 65_500  # of a side, in libjpeg
 
@@ -73,8 +72,8 @@ def _facts(data: bytes, image: Image.Image) -> Facts:
 
 
 def _described(stored: bytes, image: Image.Image, size: tuple[int, int], image_format: str) -> Facts:
-    orientation = _orientation(image)
-    plain = orientation == 1 and image.mode in ("L", "RGB") and "transparency" not in image.info
+    turned = orientation(image)
+    plain = turned == 1 and image.mode in ("L", "RGB") and "transparency" not in image.info
     return Facts(
         bytes=len(stored),
         sha256=hashlib.sha256(stored).hexdigest(),
@@ -82,7 +81,7 @@ def _described(stored: bytes, image: Image.Image, size: tuple[int, int], image_f
         format=image_format,
         width=size[0],
         height=size[1],
-        orientation=orientation,
+        orientation=turned,
         suffix=SUFFIXES[image_format],
     )
 
@@ -115,18 +114,15 @@ def _resized(image: Image.Image, shorter_px: int, *, most_pixels: int) -> Image.
     size = resized_size(*upright.size, ImageProperty(shorter_px))
     if size[0] * size[1] > most_pixels or max(size) > _JPEG_MOST_PX:
         raise _UnwantedError(Reason.TOO_MANY_PIXELS, f"{size[0]} x {size[1]} when resized")
-    return upright.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
+    shrinks = size[0] < upright.width
+    averaging = Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR  # a third cheaper; OpenCV's INTER_AREA
+    return upright.resize(size, averaging, reducing_gap=2.0)
 
 
 def _encoded(image: Image.Image) -> bytes:
     out = io.BytesIO()
     image.save(out, "JPEG", quality=_JPEG_QUALITY)
     return out.getvalue()
-
-
-def _orientation(image: Image.Image) -> int:
-    value = image.getexif().get(_ORIENTATION, 1)
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def difference_hash(image: Image.Image) -> str:

@@ -6,12 +6,11 @@ import json
 import signal
 import sys
 import warnings
-from dataclasses import asdict
 from pathlib import Path
 
 from PIL import Image
 
-from mlimages.gathering.facts import Checks, Rejection
+from mlimages.gathering.facts import Checks, Facts, Rejection
 from mlimages.gathering.inspect import inspect_file
 from mlimages.records import Reason
 
@@ -35,9 +34,10 @@ def main() -> None:
 
 def _answer(path: Path, checks: Checks) -> dict[str, object]:
     try:
-        return asdict(inspect_file(path, checks))
+        found: Facts | Rejection = inspect_file(path, checks)
     except (Exception, RecursionError) as error:  # a decoder may raise anything; it costs this picture alone
-        return asdict(Rejection(Reason.DECODER, f"{type(error).__name__}: {error}"[:200]))
+        found = Rejection(Reason.DECODER, f"{type(error).__name__}: {error}"[:200])
+    return {name: getattr(found, name) for name in found.__slots__}
 
 
 def _bound_memory() -> None:

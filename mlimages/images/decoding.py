@@ -8,7 +8,6 @@ import struct
 import zlib
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, ImageOps
 
 from mlimages.errors import ImageError
@@ -115,7 +114,9 @@ def to_rgb(image: Image.Image, *, background: tuple[int, int, int] = WHITE) -> I
 def flatten(image: Image.Image, *, background: tuple[int, int, int] = WHITE) -> Image.Image:
     """A decoded picture in 8-bit RGB: 16-bit grey is scaled (divided by 257), transparency laid over `background`."""
     if image.mode.startswith("I") or image.mode == "F":
-        image = _to_eight_bits(image)
+        from mlimages.images.deep import to_eight_bits  # numpy: 70 ms that most decoding processes never need
+
+        image = to_eight_bits(image)
     if image.has_transparency_data:
         rgba = image if image.mode == "RGBA" else image.convert("RGBA")
         flat = Image.new("RGB", rgba.size, background)
@@ -131,15 +132,6 @@ def orientation(image: Image.Image) -> int:
     except _DECODE_ERRORS:
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
-
-
-def _to_eight_bits(image: Image.Image) -> Image.Image:
-    deep = np.asarray(image, dtype=np.float32)  # (H, W)
-    eight = np.clip(np.rint(deep if image.mode == "F" else deep / 257.0), 0, 255).astype(np.uint8)
-    see_through = image.info.get("transparency")
-    if not isinstance(see_through, int):
-        return Image.fromarray(eight)
-    return Image.fromarray(np.dstack([eight, np.where(deep == see_through, 0, 255).astype(np.uint8)]))
 
 
 def load_rgb(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:

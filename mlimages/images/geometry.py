@@ -10,6 +10,7 @@ from PIL import Image
 
 from mlimages.errors import ImageError
 from mlimages.images.decoding import MAX_PIXELS, decode, open_image, to_rgb
+from mlimages.images.sizes import centre_start, resized_size
 from mlimages.records import Fault, ImageProperty
 
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -42,30 +43,6 @@ def fit(image: Image.Image, prop: ImageProperty) -> Image.Image:
         ImageError: too-many-pixels, where a strip is so long that its scaled form would not fit in memory.
     """
     return _crop(_resize(image, prop), prop)
-
-
-def resized_size(width: int, height: int, prop: ImageProperty) -> tuple[int, int]:
-    """The size (width, height) to which a picture is scaled before the crop."""
-    match prop.resize:
-        case "shorter":
-            shorter = min(width, height)
-            return prop.shorter_px * width // shorter, prop.shorter_px * height // shorter
-        case "squash":
-            return prop.width, prop.height
-        case "letterbox":
-            scale = min(prop.width / width, prop.height / height)
-            return max(1, round(width * scale)), max(1, round(height * scale))
-        case "downscale":
-            while width // 2 >= prop.width and height // 2 >= prop.height:
-                width, height = width // 2, height // 2
-            return width, height
-        case _:
-            return width, height
-
-
-def centre_start(size: int, crop: int) -> int:
-    """Where a centred crop begins: torchvision's rounding; negative where the picture is smaller."""
-    return round((size - crop) / 2) if size >= crop else -((crop - size) // 2)
 
 
 def _resize(image: Image.Image, prop: ImageProperty) -> Image.Image:
