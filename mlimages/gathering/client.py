@@ -1,10 +1,8 @@
-"""HTTP sessions: one TLS context, honest headers, proxies, and no way to private addresses."""
+"""HTTP sessions: honest headers, proxies, and no way to private addresses (aiohttp's one TLS context serves all)."""
 
 from __future__ import annotations
 
-import ssl
 import urllib.request
-from functools import cache
 
 import aiohttp
 
@@ -20,7 +18,6 @@ def open_session(
     guarded = not (options.allow_private or options.proxy or from_environment)  # a proxy looks names up itself
     connector = aiohttp.TCPConnector(
         limit=0,
-        ssl=_tls(),
         ttl_dns_cache=300,
         resolver=aiohttp.ThreadedResolver(),
         socket_factory=public_socket if guarded else None,
@@ -35,10 +32,3 @@ def open_session(
         proxy=options.proxy,
         trust_env=from_environment,
     )
-
-
-@cache
-def _tls() -> ssl.SSLContext:
-    context = ssl.create_default_context()  # 30 ms: made once, not for each request
-    context.set_alpn_protocols(["http/1.1"])
-    return context

@@ -6,10 +6,10 @@ import hashlib
 import itertools
 import os
 import shutil
+import time
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,7 @@ class Gathered:
             http_status=fetched.http_status,
             attempts=fetched.attempts,
             elapsed_s=fetched.elapsed_s,
-            fetched_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            fetched_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             source=ref.source,
             **self._outcome(ref, fetched, found, part),
         )
@@ -198,7 +198,7 @@ class Gathered:
 
     def _free_paths(self, ref: ImageRef, suffix: str) -> Iterator[str]:
         """The plain name first (in a shard, which others will be joined with, never), then with the link's number."""
-        stem = f"{safe_folder(ref.label)}/{safe_name(ref.name, default='') or url_stem(ref.url)}"
+        stem = f"{safe_folder(ref.label)}/{(ref.name and safe_name(ref.name, default='')) or url_stem(ref.url)}"
         if not self._options.shard:
             yield f"{stem}{suffix}"
         number = f"{row_key(ref.label, ref.url):016x}"

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
+from operator import attrgetter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -16,6 +17,8 @@ from mlimages.records import FetchResult, Reason
 VERSION = 1
 NAME = "manifest.jsonl"
 _FIELDS = tuple(field.name for field in fields(FetchResult))
+_values = attrgetter(*_FIELDS)
+_encode = json.JSONEncoder(default=str).encode
 
 
 def manifests(folder: Path) -> list[Path]:
@@ -91,8 +94,8 @@ def _is_inside(path: str) -> bool:
 
 def dump_row(row: FetchResult) -> bytes:
     """One line of a manifest."""
-    values = {"v": VERSION} | {name: getattr(row, name) for name in _FIELDS}
-    return json.dumps(values, default=str).encode() + b"\n"
+    values = {"v": VERSION, **dict(zip(_FIELDS, _values(row), strict=True))}
+    return _encode(values).encode() + b"\n"
 
 
 def row_key(label: str, url: str) -> int:

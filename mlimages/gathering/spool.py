@@ -34,7 +34,7 @@ class Spool:
 
     def _flush(self) -> None:
         try:
-            with self._path.open(self._mode, buffering=0) as file:
+            with open(self._path, self._mode, buffering=0) as file:  # noqa: PTH123 - pathlib costs as much as the write
                 file.write(self._memory)
         except OSError as error:
             raise GatherError(f"{self._path.parent} cannot be written: {error.strerror}") from error

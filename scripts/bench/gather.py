@@ -211,7 +211,8 @@ def main() -> None:
             "REQUESTS_CA_BUNDLE": certificate,
             "NO_ALBUMENTATIONS_UPDATE": "1",
         }
-        env.pop("MLIMAGES_CACHE", None)
+        for name in ("MLIMAGES_CACHE", "PYTHONDONTWRITEBYTECODE"):  # our modules compiled once, as pip does the peers'
+            env.pop(name, None)
         nginx = start_nginx(home, http, https)
         found: dict[str, list[Outcome]] = {}
         try:
