@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import pty
 import random
 import signal
 import subprocess
@@ -122,6 +123,25 @@ def test_ctrl_c_ends_in_one_line_with_exit_130_and_the_next_run_goes_on(site: Si
     assert len(site.requests) == 4
 
 
+def test_ctrl_c_is_heard_while_the_list_is_typed_at_a_terminal(site: Site, tmp_path: Path) -> None:
+    site.fallback = answer(photo(1))
+    out, (keyboard, terminal) = tmp_path / "out", pty.openpty()
+    process = subprocess.Popen(command(out, Path("-")), stdin=terminal, stderr=subprocess.PIPE, text=True)
+    try:
+        os.write(keyboard, site.url("/a.jpg\n").encode())
+        while not list(read_manifest(out)):
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=20)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(keyboard)
+        os.close(terminal)
+    assert process.returncode == 130
+    assert errors.strip().splitlines()[-1] == "mlimages: interrupted; run the same command again to go on"
+
+
 def test_killed_at_any_moment_it_goes_on_with_nothing_twice_nothing_lost_and_no_half_file(
     site: Site, tmp_path: Path
 ) -> None:
@@ -210,7 +230,7 @@ def test_the_downloading_process_and_the_decoders_agree_on_the_most_pixels() -> 
 
 
 def test_downloading_loads_neither_pillow_nor_numpy_and_decoding_no_aiohttp() -> None:
-    for module, unwanted in (("loop", ["PIL", "numpy"]), ("worker", ["aiohttp", "torch"])):
+    for module, unwanted in (("loop", ["PIL", "numpy"]), ("worker", ["aiohttp", "numpy", "torch"])):
         code = f"import sys, mlimages.gathering.{module}; print([n for n in {unwanted!r} if n in sys.modules])"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert done.stdout.strip() == "[]"

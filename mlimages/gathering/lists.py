@@ -7,7 +7,6 @@ import gzip
 import io
 import json
 import re
-import sys
 import tarfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -69,7 +68,8 @@ def count_lines(path: Path) -> int:
 @contextmanager
 def _opened(path: Path) -> Iterator[IO[bytes]]:
     if path == STDIN:
-        yield sys.stdin.buffer
+        with open(0, "rb", closefd=False) as file:  # not sys.stdin: at exit Python would wait for who reads it
+            yield file
         return
     try:
         if path.suffix == ".tgz":

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Protocol
 
@@ -49,8 +51,7 @@ class UrlList:
     async def __aiter__(self) -> AsyncIterator[ImageRef]:
         for path in self._paths:
             refs = read_list(path, *self._columns)
-            block = 1 if path == STDIN else _BLOCK  # who writes into a pipe waits for each line to be taken
-            while found := await asyncio.to_thread(_take, refs, block):
+            while found := await (_typed(refs) if path == STDIN else asyncio.to_thread(_take, refs, _BLOCK)):
                 for ref in found:
                     yield ref
 
@@ -66,6 +67,20 @@ class UrlList:
         async for ref in self:
             counts[ref.label] += 1
         return dict(counts)
+
+
+async def _typed(refs: Iterator[ImageRef]) -> list[ImageRef]:
+    """The next link of standard input, read by a thread that Ctrl-C does not wait for: nobody may ever press Enter."""
+    found: Future[list[ImageRef]] = Future()
+
+    def read() -> None:
+        try:
+            found.set_result(_take(refs, 1))  # who writes into a pipe waits for each line to be taken
+        except BaseException as error:  # it is raised where the link is awaited
+            found.set_exception(error)
+
+    threading.Thread(target=read, daemon=True).start()
+    return await asyncio.wrap_future(found)
 
 
 def _take(refs: Iterator[ImageRef], block: int) -> list[ImageRef]:
