@@ -6,17 +6,21 @@ import gzip
 import io
 import itertools
 import json
+import sys
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from time import gmtime, strftime
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mlimages import ImageRef, UrlList, gather
+from mlimages.commands.gather import _count_down
 from mlimages.errors import GatherError, InputError
-from mlimages.gathering import ImageNet, Openverse, Pexels, read_list, read_manifest
+from mlimages.gathering import ImageNet, Openverse, Pexels, read_list, read_manifest, search_api
 from mlimages.gathering.names import MAX_BYTES, safe_folder, safe_name, url_stem
 from mlimages.gathering.wordnet import find_synset, subtree, synsets
 from tests.servers import Connection, Request, Site, answer, cut, photo, serve
@@ -217,6 +221,8 @@ def test_pictures_come_from_an_archive_at_hand(tmp_path: Path, form: str) -> Non
 class PexelsSite:
     """Pexels' search as its documentation describes it, with `total` photographs and a limit of requests."""
 
+    remaining, reset = 15_000, 1_900_000_000
+
     def __init__(self, site: Site, total: int, allowed: int = 1000) -> None:
         self.site, self.total, self.allowed = site, total, allowed
         site.routes["/v1/search"] = self.search
@@ -244,7 +250,7 @@ class PexelsSite:
         }  # fmt: skip
         if page * size < self.total:
             body["next_page"] = "another"
-        headers = {"X_Ratelimit_Remaining": 15_000, "X_Ratelimit_Reset": 1_900_000_000}
+        headers = {"X_Ratelimit_Remaining": self.remaining, "X_Ratelimit_Reset": self.reset}
         return answer(json.dumps(body).encode(), **headers)(connection, request)
 
 
@@ -290,6 +296,83 @@ def test_pexels_waits_the_hour_out_or_says_when_to_come_back(site: Site, tmp_pat
 
     assert gather(pexels(site, "cat", wait=wait), tmp_path / "out", **FAST).ok == 100
     assert waits == [pytest.approx(3600, abs=30)]
+
+
+class Clock:
+    """A clock that stands still but for what is asked of it, in place of the module `time`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1_800_000_000.0
+        self.waits: list[tuple[float, str]] = []
+        monkeypatch.setattr(
+            search_api, "time", SimpleNamespace(time=lambda: self.now, strftime=strftime, gmtime=gmtime)
+        )
+
+    async def wait(self, seconds: float, why: str) -> None:
+        self.waits.append((seconds, why))
+        self.now += seconds
+
+
+async def photographs(source: Pexels) -> int:
+    return sum([1 async for _ in source])
+
+
+def test_pexels_is_asked_200_times_an_hour_and_no_more_whatever_it_would_allow(
+    site: Site, pexels_key: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, served = Clock(monkeypatch), PexelsSite(site, total=250 * 80, allowed=250)
+    asked = []
+
+    def note(connection: Connection, request: Request) -> None:
+        clock.now += 1
+        asked.append(clock.now)
+        served.search(connection, request)
+
+    site.routes["/v1/search"] = note
+    assert asyncio.run(photographs(pexels(site, "cat", wait=clock.wait))) == served.total
+    assert len(asked) == 250
+    assert max(sum(start <= moment < start + 3600 for moment in asked) for start in asked) <= 200
+    assert clock.waits == [(pytest.approx(3400, abs=2), "Pexels: 200 requests an hour are allowed; waiting 57 minutes")]
+
+
+def test_pexels_pace_outlives_the_run_and_stops_where_waiting_is_not_wanted(
+    site: Site, tmp_path: Path, pexels_key: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, served = Clock(monkeypatch), PexelsSite(site, total=250 * 80, allowed=250)
+    for _ in range(2):
+        with pytest.raises(GatherError, match="run the same command again in 60 minutes to go on"):
+            asyncio.run(photographs(pexels(site, "cat", wait=None)))
+        assert len(site.requests) == 200, "what was answered is kept, and no more is asked for"
+    clock.now += 3600
+    assert asyncio.run(photographs(pexels(site, "cat", wait=None))) == served.total
+    assert len(site.requests) == 250
+
+
+def test_a_wait_is_told_and_counted_down_at_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    asyncio.run(_count_down(0.01, "Pexels: 200 requests an hour are allowed; waiting 57 minutes"))
+    told, *counted = sys.stderr.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert told == (
+        "mlimages: Pexels: 200 requests an hour are allowed; waiting 57 minutes "
+        "(Ctrl-C stops, the same command goes on)"
+    )
+    assert "0:00 left" in "".join(counted)
+
+
+def test_pexels_quota_of_the_month_is_known_from_its_headers(
+    site: Site, pexels_key: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, served = Clock(monkeypatch), PexelsSite(site, total=100)
+    served.remaining, served.reset = 0, int(clock.now) + 86_400
+    with pytest.raises(GatherError, match="quota of the month is spent: run the same command again from 2027-01-16 on"):
+        asyncio.run(photographs(pexels(site, "cat", wait=clock.wait)))
+    assert (len(site.requests), clock.waits) == (1, []), "nobody waits for a month"
+    clock.now = served.reset
+    assert asyncio.run(photographs(pexels(site, "cat"))) == 100
 
 
 @pytest.mark.parametrize(

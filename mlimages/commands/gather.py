@@ -250,12 +250,14 @@ def _tell(text: str) -> None:
 
 async def _count_down(seconds: float, why: str) -> None:
     """Wait, with the time that is left on standard error."""
-    _tell(f"{why}; waiting {seconds / 60:.0f} minutes (Ctrl-C stops, the same command goes on)")
+    _tell(f"{why} (Ctrl-C stops, the same command goes on)")
     until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0:
         if sys.stderr.isatty():
             print(f"\r  {int(left) // 60}:{int(left) % 60:02} left ", end="", file=sys.stderr, flush=True)
         await asyncio.sleep(min(1.0, left))
+    if sys.stderr.isatty():
+        print("\r" + " " * 14, end="\r", file=sys.stderr, flush=True)
 
 
 def _table(summary: GatherSummary) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
@@ -128,9 +129,10 @@ class SearchApi:
             await self._pause(self._until_free_s(), f"{self._per_hour} requests an hour are allowed")
 
     async def _pause(self, seconds: float, why: str) -> None:
+        long = f"{math.ceil(seconds)} s" if seconds < 120 else f"{math.ceil(seconds / 60)} minutes"
         if self._wait is None:
-            raise GatherError(f"{self._name}: {why}; run the same command again in {seconds / 60:.0f} minutes to go on")
-        await self._wait(seconds, f"{self._name}: {why}")
+            raise GatherError(f"{self._name}: {why}; run the same command again in {long} to go on")
+        await self._wait(seconds, f"{self._name}: {why}; waiting {long}")
 
     def _until_free_s(self) -> float:
         """Until the oldest request of this hour is an hour old; a minute where no hour is counted."""
