@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -17,8 +18,7 @@ from PIL import Image
 
 from mlimages import UrlList, gather
 from mlimages.errors import GatherError
-from mlimages.gathering import GatherOptions, read_manifest
-from mlimages.gathering.address import is_public
+from mlimages.gathering import GatherOptions, address, read_manifest
 from mlimages.gathering.collection import Gathered
 from mlimages.gathering.decoders import Decoders
 from mlimages.gathering.facts import Checks, Facts, Rejection
@@ -183,15 +183,35 @@ def test_private_addresses_are_refused_however_they_are_written(site: Site, tmp_
     assert not site.requests
 
 
-@pytest.mark.parametrize("address", ["10.1.2.3", "169.254.169.254", "100.64.0.1", "224.0.0.1", "fe80::1%eth0",
+def test_a_redirect_leads_to_no_private_address_whether_written_or_looked_up(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_global, look_up = address.is_public, socket.getaddrinfo
+    monkeypatch.setattr(address, "is_public", lambda ip: ip == "127.0.0.1" or is_global(ip))  # our server: the web
+    inner = {"inner.example": "127.0.0.2", "both.example": "10.0.0.1"}
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda host, *rest, **more: look_up(inner.get(host, host), *rest, **more)
+    )
+    site.routes = {"/good": answer(photo(1)), "/open": answer(b"", 302, Location="/good")}
+    for name, host in {"literal": "127.0.0.2", "mapped": "[::ffff:10.0.0.1]", "hexadecimal": "0x7f000002",
+                       "name": "inner.example", "other": "both.example"}.items():  # fmt: skip
+        site.routes[f"/{name}"] = answer(b"", 302, Location=f"http://{host}:{site.base.rpartition(':')[2]}/good")
+    paths = ["/open", "/literal", "/mapped", "/hexadecimal", "/name", "/other"]
+    run(links(tmp_path, *map(site.url, paths)), tmp_path / "out", allow_private=False)
+    found = rows(tmp_path / "out")
+    assert [found[site.url(path)].reason for path in paths] == [None] + [Reason.PRIVATE_ADDRESS] * 5
+    assert site.asked("/good") == 1
+
+
+@pytest.mark.parametrize("literal", ["10.1.2.3", "169.254.169.254", "100.64.0.1", "224.0.0.1", "fe80::1%eth0",
     "fc00::1", "64:ff9b::7f00:1", "2002:7f00:1::", "::127.0.0.1", "2001:db8::1"])  # fmt: skip
-def test_addresses_that_are_not_global_are_known(address: str) -> None:
-    assert not is_public(address)
+def test_addresses_that_are_not_global_are_known(literal: str) -> None:
+    assert not address.is_public(literal)
 
 
-@pytest.mark.parametrize("address", ["93.184.216.34", "2606:4700::1111", "64:ff9b::5db8:d822"])
-def test_global_addresses_are_known(address: str) -> None:
-    assert is_public(address)
+@pytest.mark.parametrize("literal", ["93.184.216.34", "2606:4700::1111", "64:ff9b::5db8:d822"])
+def test_global_addresses_are_known(literal: str) -> None:
+    assert address.is_public(literal)
 
 
 def test_a_proxy_is_taken_from_the_option_or_the_environment(
