@@ -16,7 +16,7 @@ from mlimages.gathering.facts import Checks, Facts, Rejection
 from mlimages.records import Reason
 
 DECODE_TIMEOUT_S = 30.0
-_BATCH = 16
+_BATCH = 32
 
 _Job = tuple[Path, "asyncio.Future[Facts | Rejection]"]
 
