@@ -263,6 +263,12 @@ def test_one_name_with_different_bytes_keeps_both_and_the_same_bytes_are_kept_on
     assert (kept.ok, kept.duplicate, len(pictures(tmp_path / "kept"))) == (4, 0, 4)
 
 
+def test_thumbnails_that_differ_do_not_look_alike(site: Site, tmp_path: Path) -> None:
+    site.routes = {f"/{n}.jpg": answer(photo(n, (32, 32))) for n in range(60)}
+    summary = run(links(tmp_path, *map(site.url, site.routes)), tmp_path / "out")
+    assert (summary.ok, summary.near_duplicate) == (60, 0)
+
+
 def test_the_same_bytes_behind_five_links_are_a_placeholder_and_none_is_kept(site: Site, tmp_path: Path) -> None:
     site.routes = {f"/{n}.jpg": answer(photo(0)) for n in range(7)} | {"/good.jpg": answer(photo(1))}
     source = links(tmp_path, *map(site.url, site.routes))

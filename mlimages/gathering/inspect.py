@@ -28,6 +28,7 @@ _REASONS = {
     Fault.TOO_MANY_PIXELS: Reason.TOO_MANY_PIXELS,
     Fault.NOT_AN_IMAGE: Reason.NOT_AN_IMAGE,
 }
+_HASHED_PX = 32  # of a side at least: of thumbnails at an eighth, four points a row, half looked alike
 _JPEG_QUALITY = 95
 _JPEG_MOST_PX = 65_500  # of a side, in libjpeg
 
@@ -67,8 +68,8 @@ def _reason(fault: Fault, data: bytes) -> Reason:
 
 def _facts(data: bytes, image: Image.Image) -> Facts:
     size, image_format = image.size, image.format or ""
-    eighth = max(1, size[0] // 8), max(1, size[1] // 8)
-    image.draft("L", eighth)  # JPEG alone: an eighth of the side still reads every byte
+    least = max(_HASHED_PX, size[0] // 8), max(_HASHED_PX, size[1] // 8)
+    image.draft("L", least)  # JPEG alone: an eighth of the side still reads every byte
     return _described(data, decode(image), size, image_format)
 
 
