@@ -12,7 +12,7 @@ from mlimages.errors import InputError
 from mlimages.images import load_pixels, to_network
 from mlimages.labels import LabelFile, write_label_file
 from mlimages.records import ImageProperty, LabeledPath, Normalization
-from mlimages.training import TrainingData, compute_class_means, compute_mean, draw_class_means, load_mean_image
+from mlimages.training import TrainingData, compute_mean, load_mean_image
 
 PROP = ImageProperty(16)
 IMAGENET = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -140,11 +140,10 @@ def test_a_mean_made_again_decodes_nothing_until_a_picture_changes(
 
 
 def test_each_class_has_its_mean_under_its_name(labels: LabelFile, tmp_path: Path) -> None:
-    means = compute_class_means(labels, PROP)
+    means = labels.to_training_data(PROP).make_mean_image(tmp_path / "mean.png", per_class=True).by_class
     even = [load_pixels(item.path, PROP) for item in good(labels) if item.label == 0]
     assert list(means) == [0, 1]
     assert np.allclose(means[0], np.mean(even, axis=0).transpose(2, 0, 1), atol=1e-3)
-    draw_class_means(labels, PROP, tmp_path / "sheet.png")
-    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
+    sheet = np.asarray(Image.open(tmp_path / "mean_per_class.png"))
     assert sheet.shape == (32, 32, 3)
     assert np.allclose(sheet[16:, :16], means[0].transpose(1, 2, 0), atol=0.51)

@@ -150,12 +150,9 @@ def mean(
     """
     from mlimages.labels import LabelFile
     from mlimages.progress import TqdmProgress
-    from mlimages.training import draw_class_means
 
     prop, labels = ImageProperty(size, resize=resize, gray_scale=gray), LabelFile(source)
-    made = labels.to_training_data(prop).make_mean_image(out, progress=TqdmProgress())
-    if per_class:
-        draw_class_means(labels, prop, out.with_name(f"{out.stem}_per_class.png"))
+    made = labels.to_training_data(prop).make_mean_image(out, per_class=per_class, progress=TqdmProgress())
     figures = {"mean": made.channel_mean, "std": made.channel_std, "count": made.count, "broken": len(made.broken)}
     if as_json:
         _print_json({**figures, "path": str(out)})

@@ -24,6 +24,7 @@ from mlimages.learning.augment import Augment
 from mlimages.learning.store import RowStore
 from mlimages.progress import Progress
 from mlimages.records import BrokenImage, ImageProperty, LabeledPath
+from mlimages.validation import sound_pictures
 
 logger = logging.getLogger(__name__)
 
@@ -88,9 +89,16 @@ def chunks(order: Sequence[int], size: int) -> Iterator[Sequence[int]]:
 def decode_all(
     items: Sequence[LabeledPath], image: ImageProperty, *, store: RowStore | None, progress: Progress
 ) -> list[Picture | BrokenImage]:
-    """Decode every picture once, keeping its prepared pixels in `store`; what became of each, in order."""
+    """Decode every picture once, keeping its prepared pixels in `store`; what became of each, in order.
+
+    What `check` has decoded, and `store` holds where there is one, is not read again.
+    """
+    sound = sound_pictures(item.path for item in items)
 
     def look(item: LabeledPath) -> tuple[Picture | BrokenImage, Pixels | None]:
+        digest = sound.get(item.path)
+        if digest and (store is None or digest in store):
+            return Picture(item.path, item.label, digest), None
         try:
             data = read_bytes(item.path)
             picture = Picture(item.path, item.label, hashlib.sha256(data).digest())

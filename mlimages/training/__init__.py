@@ -3,21 +3,15 @@
 from mlimages.training.loading import load_in_order
 from mlimages.training.mean_image import (
     MeanImage,
-    compute_class_means,
     compute_mean,
-    draw_class_means,
     load_mean_image,
-    remembered_mean,
 )
 from mlimages.training.training_data import TrainingData
 
 __all__ = [
     "MeanImage",
     "TrainingData",
-    "compute_class_means",
     "compute_mean",
-    "draw_class_means",
     "load_in_order",
     "load_mean_image",
-    "remembered_mean",
 ]

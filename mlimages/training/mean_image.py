@@ -6,9 +6,10 @@ import hashlib
 import json
 import zipfile
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,7 @@ class MeanImage:
         count: how many pictures went in.
         prop: how they were prepared.
         broken: those that could not be used.
+        by_class: the mean of each class that has a good picture, likewise, by class number; where asked for.
     """
 
     mean: NDArray[np.float32]
@@ -44,6 +46,7 @@ class MeanImage:
     count: int
     prop: ImageProperty
     broken: tuple[BrokenImage, ...] = ()
+    by_class: Mapping[int, NDArray[np.float32]] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
         """Write `.png` to look at, `.npy` to compute with and `.json` with the figures, beside each other."""
@@ -59,10 +62,11 @@ def compute_mean(
     items: Iterable[LabeledPath],
     prop: ImageProperty,
     *,
+    per_class: bool = False,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> MeanImage:
-    """The mean of the pictures as the network sees them.
+    """The mean of the pictures as the network sees them, and with `per_class` that of each class.
 
     Sums are whole numbers, so that the result does not depend on the workers or on the order.
 
@@ -71,11 +75,13 @@ def compute_mean(
     """
     sums = np.zeros((prop.height, prop.width, prop.channels), dtype=np.uint64)
     histogram = np.zeros((prop.channels, 256), dtype=np.uint64)
+    class_sums: dict[int, NDArray[np.uint32]] = {}
+    class_counts: Counter[int] = Counter()
     broken: list[BrokenImage] = []
     count = 0
     shown = progress or NoProgress()
     shown.start("mean", None, "pictures")
-    for _, loaded in load_in_order(items, prop, workers=workers):
+    for item, loaded in load_in_order(items, prop, workers=workers):
         shown.advance(1, broken=len(broken))
         if isinstance(loaded, BrokenImage):
             broken.append(loaded)
@@ -83,30 +89,24 @@ def compute_mean(
         sums += loaded
         histogram += _histogram(loaded)
         count += 1
+        if per_class:
+            class_sums.setdefault(item.label, np.zeros(loaded.shape, np.uint32))[...] += loaded
+            class_counts[item.label] += 1
     shown.close()
     if not count:
         raise InputError(f"no mean: none of the {len(broken)} pictures could be used ({_first(broken)})")
-    mean = (sums / count).astype(np.float32).transpose(2, 0, 1)  # (C, H, W)
-    return MeanImage(np.ascontiguousarray(mean), *_moments(histogram), count, prop, tuple(broken))
+    by_class = {label: _mean(class_sums[label], class_counts[label]) for label in sorted(class_sums)}
+    return MeanImage(_mean(sums, count), *_moments(histogram), count, prop, tuple(broken), by_class)
 
 
-def compute_class_means(items: Iterable[LabeledPath], prop: ImageProperty) -> dict[int, NDArray[np.float32]]:
-    """The mean of each class that has a good picture: float32 `(C, H, W)` in 0..255, by class number."""
-    sums: dict[int, NDArray[np.uint32]] = {}
-    counts: Counter[int] = Counter()
-    for item, loaded in load_in_order(items, prop):
-        if not isinstance(loaded, BrokenImage):
-            sums.setdefault(item.label, np.zeros(loaded.shape, np.uint32))[...] += loaded
-            counts[item.label] += 1
-    return {label: (sums[label] / counts[label]).astype(np.float32).transpose(2, 0, 1) for label in sorted(sums)}
+def _mean(sums: NDArray[Any], count: int) -> NDArray[np.float32]:
+    """float32 `(C, H, W)` from whole numbers `(H, W, C)`."""
+    return np.ascontiguousarray((sums / count).astype(np.float32).transpose(2, 0, 1))
 
 
-def draw_class_means(labels: LabelFile, prop: ImageProperty, path: Path) -> None:
+def draw_class_means(made: MeanImage, names: Sequence[str], path: Path) -> None:
     """Write each class's mean under its name, side by side in one picture."""
-    means = compute_class_means(labels, prop)
-    if not means:
-        raise InputError(f"no mean: none of the pictures of {labels.path} could be used")
-    names = labels.class_names
+    means, prop = made.by_class, made.prop
     columns = max(1, SHEET_PX // prop.width)
     rows = -(-len(means) // columns)
     sheet = Image.new("RGB", (min(columns, len(means)) * prop.width, rows * (prop.height + CAPTION_PX)), "white")
@@ -118,24 +118,31 @@ def draw_class_means(labels: LabelFile, prop: ImageProperty, path: Path) -> None
         sheet.save(part, "PNG")
 
 
-def remembered_mean(labels: LabelFile, prop: ImageProperty, progress: Progress | None) -> MeanImage:
+def remembered_mean(labels: LabelFile, prop: ImageProperty, *, per_class: bool, progress: Progress | None) -> MeanImage:
     """The mean from the cache where no picture has changed since (size, time), else computed and kept."""
-    digest = hashlib.sha256(f"1 {prop}".encode())
+    digest = hashlib.sha256(f"2 {prop} {per_class}".encode())
     for item in labels:
-        digest.update(f"{item.path.absolute()} {_stamp(item.path)}\n".encode(errors="surrogateescape"))
+        told = f"{item.path} {item.path.absolute()} {_stamp(item.path)} {item.label if per_class else ''}\n"
+        digest.update(told.encode(errors="surrogateescape"))
     kept = cache_dir("means") / f"{digest.hexdigest()[:32]}.npz"
     try:
-        with np.load(kept, allow_pickle=False) as values:
-            told = json.loads(str(values["told"]))
-            broken = tuple(BrokenImage(path, Fault(fault), detail) for path, fault, detail in told["broken"])
-            return MeanImage(values["mean"], tuple(told["mean"]), tuple(told["std"]), told["count"], prop, broken)
+        return _read_kept(kept, prop)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        made = compute_mean(labels, prop, progress=progress)
-    told = {"mean": made.channel_mean, "std": made.channel_std, "count": made.count,
-            "broken": [(one.path, one.fault, one.detail) for one in made.broken]}  # fmt: skip
+        made = compute_mean(labels, prop, per_class=per_class, progress=progress)
+    told = json.dumps({"mean": made.channel_mean, "std": made.channel_std, "count": made.count,
+            "broken": [(one.path, one.fault, one.detail) for one in made.broken]})  # fmt: skip
+    by_class = {str(label): mean for label, mean in made.by_class.items()}
     with replacing(kept) as part, part.open("wb") as out:
-        np.savez(out, mean=made.mean, told=json.dumps(told))
+        np.savez(out, mean=made.mean, told=told, **by_class)  # type: ignore[arg-type]  # numpy's stub
     return made
+
+
+def _read_kept(path: Path, prop: ImageProperty) -> MeanImage:
+    with np.load(path, allow_pickle=False) as values:
+        told = json.loads(str(values["told"]))
+        broken = tuple(BrokenImage(path, Fault(fault), detail) for path, fault, detail in told["broken"])
+        by_class = {int(name): values[name] for name in values.files if name.isdigit()}
+        return MeanImage(values["mean"], tuple(told["mean"]), tuple(told["std"]), told["count"], prop, broken, by_class)
 
 
 def _stamp(path: Path) -> str:

@@ -14,7 +14,7 @@ from mlimages.labels import LabelFile, write_label_file
 from mlimages.progress import Progress
 from mlimages.records import BrokenImage, ImageProperty, Normalization
 from mlimages.training.loading import load_in_order
-from mlimages.training.mean_image import MeanImage, load_mean_image, remembered_mean
+from mlimages.training.mean_image import MeanImage, draw_class_means, load_mean_image, remembered_mean
 
 logger = logging.getLogger(__name__)
 
@@ -48,16 +48,22 @@ class TrainingData:
             self.labels.shuffle(seed), self.prop, normalization=self.normalization, mean_image=self.mean_image
         )
 
-    def make_mean_image(self, path: str | Path, *, progress: Progress | None = None) -> MeanImage:
+    def make_mean_image(
+        self, path: str | Path, *, per_class: bool = False, progress: Progress | None = None
+    ) -> MeanImage:
         """Compute and write the mean (`.png`, `.npy`, `.json`); subtract it from now on.
 
-        The pictures that really went in are listed in `NAME_used_in_mean.txt` beside the label file.
+        With `per_class` each class's mean is drawn too: `NAME_per_class.png`. The pictures that really went in are
+        listed in `NAME_used_in_mean.txt` beside the label file.
 
         Raises:
             InputError: no picture could be used.
         """
-        made = remembered_mean(self.labels, self.prop, progress)
-        made.write(Path(path))
+        path = Path(path)
+        made = remembered_mean(self.labels, self.prop, per_class=per_class, progress=progress)
+        made.write(path)
+        if per_class:
+            draw_class_means(made, self.labels.class_names, path.with_name(f"{path.stem}_per_class.png"))
         source = self.labels.path
         broken = {item.path for item in made.broken}
         used = self.labels.filter(lambda item: str(item.path) not in broken)

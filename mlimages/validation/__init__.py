@@ -3,7 +3,7 @@
 from mlimages.validation.codes import ERRORS, Code, Finding, Thresholds
 from mlimages.validation.mending import Move, carry_out, plan_moves
 from mlimages.validation.outcome import Measures, Report, write_outcome
-from mlimages.validation.survey import check, duplicate_groups
+from mlimages.validation.survey import check, duplicate_groups, sound_pictures
 
 __all__ = [
     "ERRORS",
@@ -17,5 +17,6 @@ __all__ = [
     "check",
     "duplicate_groups",
     "plan_moves",
+    "sound_pictures",
     "write_outcome",
 ]
