@@ -276,6 +276,7 @@ def test_a_labeled_image_is_changed_step_by_step(tmp_path: Path) -> None:
     assert padded.shape == (3, 20, 20)
     assert padded[:, 5:].max() == 0
     assert image.to_array(color=False).shape == (1, 20, 20)
+    assert (image.crop_from_lefttop(2, 3, 20).to_array()[:, :2, :18] == padded[:, 3:5, 2:]).all()  # of its own size
 
 
 def test_a_labeled_image_converted_is_what_the_network_sees(tmp_path: Path) -> None:

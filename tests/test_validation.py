@@ -193,6 +193,18 @@ def test_the_same_bytes_are_a_duplicate_under_one_label_and_an_error_under_two(t
     assert [item.path.name for item in report.kept()] == ["b.jpg"]
 
 
+def test_little_digits_are_not_taken_for_each_other(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("sklearn.datasets", reason='needs pip install "mlimages[demo]"')
+    pictures = {}
+    for number, levels in enumerate(datasets.load_digits().images[:300]):
+        out = io.BytesIO()
+        Image.fromarray((levels * 255 / 16).astype(np.uint8)).resize((28, 28), Image.Resampling.BICUBIC).save(
+            out, "PNG"
+        )
+        pictures[f"{number}.png"] = out.getvalue()
+    assert check([listed(tmp_path, pictures)]).duplicate_groups == ()
+
+
 def test_a_picture_in_two_files_leaks_and_stays_in_the_smaller_one(tmp_path: Path) -> None:
     train = listed(tmp_path, {f"t{n}.jpg": jpeg(scene(n)) for n in range(6)}, name="train.txt")
     val = listed(tmp_path, {"v0.jpg": jpeg(scene(0)), "v1.jpg": jpeg(scene(1), quality=50)}, name="val.txt")

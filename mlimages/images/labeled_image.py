@@ -55,7 +55,8 @@ class LabeledImage:
 
     def crop_from_lefttop(self, left: int, top: int, width: int, height: int = 0) -> Self:
         """Crop `width` x `height` pixels at `left`, `top`; black where that lies outside."""
-        return self._prepared(ImageProperty(width, height, resize="position", position=(left, top)))
+        self._image = self.image.crop((left, top, left + width, top + (height or width)))
+        return self
 
     def crop_from_center(self, width: int, height: int = 0) -> Self:
         """Crop `width` x `height` pixels from the centre; black where the picture is smaller."""

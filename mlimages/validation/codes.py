@@ -75,8 +75,8 @@ class Thresholds:
         near_bits: near-duplicate where the perceptual hashes differ in at most so many of 64 bits ...
         near_correlation: ... and the thumbnails correlate at least so much;
         crop_correlation: or so much after one is laid over a part of the other;
-        plain_correlation: where one is plain (a drawing: half of it of two levels) or smooth (a small digit blown up),
-            so much, and no crop: pictures with little in them are alike without being the same.
+        plain_correlation: where one is tiny, plain (a drawing: half of it of two levels) or smooth (a small digit blown
+            up), so much, and no crop: pictures with little in them are alike without being the same.
         imbalance: class-imbalance where the largest class is more than so many times as large.
     """
 

@@ -62,7 +62,8 @@ class Seen:
     def compare(self, places: NDArray[np.intp], facts: FactsTable, lines: Thresholds) -> None:
         """Note what decoded pictures look like; blank ones are all alike and left out."""
         places, facts = places[spread(facts) > lines.blank_spread], facts[spread(facts) > lines.blank_spread]
-        plain = (facts["two_levels"] >= PLAIN) | (facts["sharpness"] < SMOOTH)
+        tiny = np.minimum(facts["width"], facts["height"]) < lines.min_side_px
+        plain = tiny | (facts["two_levels"] >= PLAIN) | (facts["sharpness"] < SMOOTH)
         least = np.where(plain, lines.plain_correlation, lines.near_correlation).astype(np.float32)
         self._places.frombytes(places.astype(np.int64).tobytes())
         self._hashes.frombytes(facts["hash"].tobytes())
