@@ -312,7 +312,12 @@ def test_a_split_keeps_near_duplicates_on_one_side(tmp_path: Path) -> None:
 def near(hashes: Sequence[int], thumbs: np.ndarray) -> set[tuple[int, int]]:
     least = np.full(len(hashes), 0.9, np.float32)
     pairs = near_pairs(
-        thumbs, np.array(hashes, np.uint64), max_bits=11, least=least, cropped=0.95, families=lambda numbers: numbers
+        thumbs.__getitem__,
+        np.array(hashes, np.uint64),
+        max_bits=11,
+        least=least,
+        cropped=0.95,
+        families=lambda numbers: numbers,
     )
     return {(min(pair), max(pair)) for pair in pairs}
 
@@ -333,6 +338,11 @@ def test_large_sets_lose_no_pair_though_not_all_are_compared(monkeypatch: pytest
     assert near(hashes, thumbs) == everything == {(n, 500 + n) for n in range(100)}
 
 
+def test_among_a_million_pictures_the_hash_must_agree_more_closely() -> None:
+    bits = {count: Thresholds().narrowed(count).near_bits for count in (0, 2000, 100_000, 200_000, 1_000_000)}
+    assert bits == {0: 14, 2000: 14, 100_000: 14, 200_000: 13, 1_000_000: 11}
+
+
 def test_a_long_series_of_frames_is_one_family_compared_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlimages.validation import duplicates
     from mlimages.validation.facts import examine, facts_table
@@ -343,7 +353,7 @@ def test_a_long_series_of_frames_is_one_family_compared_once(tmp_path: Path, mon
     alike = duplicates._alike
     monkeypatch.setattr(duplicates, "_alike", lambda *pair: compared.append(len(pair[0])) or alike(*pair))
     digests = [number.to_bytes(32, "little") for number in range(1, 901)]
-    with Store() as store, (tmp_path / "spill").open("wb+") as spill:
+    with Store() as store, (tmp_path / "spill").open("wb+", buffering=0) as spill:
         seen = Seen(spill)
         seen.add([0] * 900, [0] * 900, digests)
         seen.compare(np.arange(900), facts_table([frame] * 900), Thresholds())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,9 @@ class Code(StrEnum):
         return self in ERRORS
 
 
+MANY = 100_000
+"""Pictures; see `Thresholds.narrowed`."""
+
 ERRORS = frozenset(list(Code)[: list(Code).index(Code.DUPLICATE)])
 
 
@@ -72,7 +76,7 @@ class Thresholds:
         blur: blurred where the sharpness (see `Facts.sharpness`) lies below.
         placeholder_share: placeholder where the two most frequent levels cover at least this share of a picture that
             is not blank; and where the same file turns up `placeholder_copies` times.
-        near_bits: near-duplicate where the perceptual hashes differ in at most so many of 64 bits ...
+        near_bits: near-duplicate where the perceptual hashes differ in at most so many of 64 bits (see `narrowed`) ...
         near_correlation: ... and the thumbnails correlate at least so much;
         crop_correlation: or so much after one is laid over a part of the other;
         plain_correlation: where one is tiny, plain (a drawing: half of it of two levels) or smooth (a small digit blown
@@ -96,6 +100,15 @@ class Thresholds:
     crop_correlation: float = 0.95
     plain_correlation: float = 0.99
     imbalance: float = 10.0
+
+    def narrowed(self, count: int) -> Thresholds:
+        """As they are drawn among so many pictures: `near_bits` is 3 less for each tenfold above MANY.
+
+        Of pairs of unlike photographs 1e-4 lie within 14 bits, and a sixth of that for each two bits less: so chance
+        brings each picture no more pairs to compare than among MANY.
+        """
+        fewer = round(3 * math.log10(count / MANY)) if count > MANY else 0
+        return replace(self, near_bits=max(0, self.near_bits - fewer))
 
     @classmethod
     def parse(cls, settings: Iterable[str]) -> Thresholds:

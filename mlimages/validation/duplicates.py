@@ -16,8 +16,8 @@ AT_ONCE = 1 << 17
 PAIRS = 256
 """Pairs whose thumbnails are compared at a time."""
 
-WORTH_ALIGNING = 0.75
-"""Correlation of a crop with its whole: of 450 crops of photographs by 2 to 10 % none with less was found later."""
+WORTH_ALIGNING = 0.7
+"""Correlation of a crop with its whole as they lie: of 82 crops that laying over finds, 80 have as much."""
 
 CROP_SIZES = (0.98, 0.96, 0.94, 0.92, 0.90, 0.88)
 
@@ -68,7 +68,7 @@ class Families:
 
 
 def near_pairs(
-    thumbs: NDArray[np.uint8],
+    thumbs: Callable[[Places], NDArray[np.uint8]],
     hashes: NDArray[np.uint64],
     *,
     max_bits: int,
@@ -81,7 +81,7 @@ def near_pairs(
     Thumbnails that do not correlate as they are may be one the crop of the other: they are laid over each other.
 
     Args:
-        thumbs: luma `(N, 256)`.
+        thumbs: luma of the pictures at some places `(n, 256)`.
         hashes: perceptual hashes `(N,)`.
         max_bits: most bits in which the hashes may differ.
         least: correlation that each picture asks of another `(N,)`; of two the stricter holds.
@@ -96,7 +96,7 @@ def near_pairs(
             one, other = ones[start : start + PAIRS], others[start : start + PAIRS]
             strange = families(one) != families(other)
             one, other = one[strange], other[strange]
-            alike = _alike(thumbs[one], thumbs[other], np.maximum(least[one], least[other]), cropped)
+            alike = _alike(thumbs(one), thumbs(other), np.maximum(least[one], least[other]), cropped)
             yield from zip(one[alike].tolist(), other[alike].tolist(), strict=True)
 
 

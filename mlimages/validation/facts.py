@@ -26,7 +26,7 @@ VERSION = 3
 WORK_PX = 128
 """Figures are taken on the picture scaled down to a shorter side of at least so many pixels, below twice as many."""
 
-THUMB_PX = 16
+THUMB_BYTES = 16 * 16
 
 STRICT_JPEG = simplejpeg is not None
 """Whether damage inside a JPEG is found that Pillow passes over (`pip install "mlimages[strict]"`)."""

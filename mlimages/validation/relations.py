@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from mlimages.records import LabeledPath
 from mlimages.validation.codes import Code, Thresholds
-from mlimages.validation.duplicates import SMALL, Families, near_pairs
-from mlimages.validation.facts import THUMB_PX, FactsTable
+from mlimages.validation.duplicates import SMALL, Families, Places, near_pairs
+from mlimages.validation.facts import THUMB_BYTES, FactsTable
 from mlimages.validation.judging import spread
 from mlimages.validation.store import Store
 
@@ -34,7 +34,7 @@ class Seen:
     """What is kept in memory of each picture seen, some 50 bytes; its place is the order in which it came.
 
     Args:
-        spill: an empty file for the thumbnails.
+        spill: an empty file for the thumbnails; unbuffered, as they are read here and there.
 
     Attributes:
         file, label: numbers by place.
@@ -92,11 +92,8 @@ class Seen:
 
     def _near(self, families: Families, lines: Thresholds) -> Iterator[tuple[int, int]]:
         places = np.array(self._places, dtype=np.intp)
-        if not len(places):
-            return
-        self._thumbs.flush()
         pairs = near_pairs(
-            np.memmap(self._thumbs, np.uint8, "r", shape=(len(places), THUMB_PX**2)),
+            self._thumbs_at,
             np.array(self._hashes, dtype=np.uint64),
             max_bits=lines.near_bits,
             least=np.array(self._least, dtype=np.float32),
@@ -104,6 +101,13 @@ class Seen:
             families=lambda numbers: families.roots(places[numbers]),
         )
         yield from ((int(places[one]), int(places[other])) for one, other in pairs)
+
+    def _thumbs_at(self, places: Places) -> NDArray[np.uint8]:
+        rows = []
+        for place in places.tolist():
+            self._thumbs.seek(THUMB_BYTES * place)
+            rows.append(self._thumbs.read(THUMB_BYTES))
+        return np.frombuffer(b"".join(rows), np.uint8).reshape(-1, THUMB_BYTES)
 
     def _key(self, lines: Thresholds) -> bytes:
         """What decides which pictures are nearly the same."""

@@ -56,13 +56,14 @@ def check(
     shown = progress or NoProgress()
     shown.start("check", sum(1 for file in files for _ in file) if progress else None, " pictures")
     measuring, findings = _Measuring(), list[tuple[int, Finding]]()
-    with Store() as store, TemporaryFile() as spill:
+    with Store() as store, TemporaryFile(buffering=0) as spill:
         seen = Seen(spill)
         for batch, pictures in _examined(files, lines, store, workers or os.cpu_count() or 1):
             for row, code, detail in _noted(batch, pictures, seen, measuring, lines):
                 number, item = batch[row]
                 findings.append((len(seen) - len(batch) + row, Finding(number, item.path, item.label, code, detail)))
             shown.advance(len(batch))
+        lines = lines.narrowed(len(seen))
         families = seen.families(lines, store)
     shown.close()
     items = _looked_up(files, {place for family in families for place in family})
