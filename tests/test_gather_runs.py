@@ -80,6 +80,11 @@ def test_nothing_gathered_is_exit_1_and_a_finished_run_is_0_whatever_the_links_d
     assert done.stderr.strip().splitlines()[-1] == (
         "mlimages: nothing was gathered; out/manifest.jsonl says why, link by link"
     )
+    (tmp_path / "empty.txt").write_text("")
+    done = run_cli("gather", "urls", "empty.txt", "-o", "none", check=False)
+    assert (done.returncode, done.stderr.strip().splitlines()[-1]) == (
+        1, "mlimages: nothing was gathered; there was no link to follow",
+    )  # fmt: skip
 
 
 def test_failed_links_are_tried_again_when_asked_all_or_by_reason(site: Site, tmp_path: Path, run_cli: RunCli) -> None:

@@ -217,7 +217,8 @@ def _run(
     elif not quiet:
         print("\n".join(_table(summary)))
     if not summary.ok:
-        raise GatherError(f"nothing was gathered; {out}/manifest.jsonl says why, link by link")
+        why = f"{out}/manifest.jsonl says why, link by link" if summary.failed else "there was no link to follow"
+        raise GatherError(f"nothing was gathered; {why}")
     if not quiet:
         print(f"\nnext: mlimages label {out}", file=sys.stderr)
 
