@@ -419,6 +419,19 @@ def test_openverse_pages_are_read_throttling_is_honoured_and_creators_are_named(
     assert {row.source["license"] for row in read_manifest(tmp_path / "out")} == {"by"}
 
 
+@pytest.mark.parametrize(
+    "page",
+    ["{}", '{"photos": 7, "results": {}}', '{"photos": [1, {"src": [2]}, {}], "results": [1, {}], "page_count": "x"}'],
+)
+def test_a_provider_that_answers_otherwise_than_it_says_costs_no_more_than_its_pictures(
+    site: Site, tmp_path: Path, pexels_key: None, page: str
+) -> None:
+    site.fallback = answer(page.encode(), X_Ratelimit_Remaining="many", X_Ratelimit_Reset="soon")
+    for source in (pexels(site, "cat"), Openverse(["cat"], endpoint=site.base)):
+        summary = gather(source, tmp_path / "out", **FAST)
+        assert (summary.ok, summary.reasons.get("bad-url", 0)) == (0, summary.failed)
+
+
 def test_a_request_that_a_provider_does_not_understand_ends_with_its_words(site: Site, tmp_path: Path) -> None:
     site.routes["/v1/images/"] = answer(b'{"license": "no such licence"}', 400)
     with pytest.raises(GatherError, match=r'HTTP 400: \{"license": "no such licence"\}'):

@@ -8,7 +8,7 @@ from typing import Any
 
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.queries import parse_queries
-from mlimages.gathering.search_api import SearchApi, Wait, network_for, sleep
+from mlimages.gathering.search_api import SearchApi, Wait, network_for, objects, sleep
 from mlimages.records import ImageRef
 
 ENDPOINT = "https://api.openverse.org"
@@ -65,10 +65,11 @@ class Openverse:
             if label in self._full:
                 return
             page = await self._page(query, number)
-            for picture in page.get("results", []):
+            for picture in objects(page.get("results")):
                 if label not in self._full:
                     yield _ref(picture, label)
-            if number >= page.get("page_count", 0):
+            pages = page.get("page_count")
+            if not isinstance(pages, int) or number >= pages:
                 return
 
     async def _page(self, query: str, number: int) -> dict[str, Any]:

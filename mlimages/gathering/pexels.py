@@ -10,7 +10,7 @@ from typing import Any
 from mlimages.errors import GatherError, InputError
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.queries import parse_queries
-from mlimages.gathering.search_api import SearchApi, Wait, network_for, sleep
+from mlimages.gathering.search_api import SearchApi, Wait, network_for, objects, sleep
 from mlimages.records import ImageRef
 
 ENDPOINT = "https://api.pexels.com/v1"
@@ -93,7 +93,7 @@ class Pexels:
             if label in self._full:
                 return
             page = await self._page(query, number)
-            for photo in page.get("photos", []):
+            for photo in objects(page.get("photos")):
                 if label not in self._full:
                     yield self._ref(photo, label)
             if not page.get("next_page"):
@@ -111,4 +111,6 @@ class Pexels:
             "attribution": f"Photo by [{name}]({photo.get('photographer_url')}) on [Pexels]({page})",
             "permission": "stated by the user",
         }
-        return ImageRef(str(photo.get("src", {}).get(self._size, "")), label, source, name=f"pexels-{photo.get('id')}")
+        sizes = photo.get("src")
+        link = sizes.get(self._size) if isinstance(sizes, dict) else None
+        return ImageRef(str(link or ""), label, source, name=f"pexels-{photo.get('id')}")

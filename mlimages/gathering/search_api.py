@@ -8,6 +8,7 @@ import json
 import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode
@@ -159,9 +160,14 @@ class SearchApi:
             )
 
     def _remember_quota(self, headers: Mapping[str, str]) -> None:
-        if "X-Ratelimit-Remaining" in headers and "X-Ratelimit-Reset" in headers:
+        with suppress(KeyError, ValueError):  # absent, or no numbers
             quota = {"remaining": int(headers["X-Ratelimit-Remaining"]), "reset": int(headers["X-Ratelimit-Reset"])}
             write_text(self._folder / "quota.json", json.dumps(self._state() | quota))
+
+
+def objects(values: object) -> list[dict[str, Any]]:
+    """The JSON objects of what should be a list of them."""
+    return [value for value in values if isinstance(value, dict)] if isinstance(values, list) else []
 
 
 def network_for(endpoint: str, default: str, network: GatherOptions) -> GatherOptions:

@@ -8,6 +8,7 @@ Needs nginx and openssl (Debian: apt-get install nginx-light openssl). The peers
 icrawler; without it only mlimages and the two floors (bytes unchecked, pictures decoded from disk) are measured.
 CPU is user and system time of all processes of a contender, start-up included; "steady" is the rate of nginx's log
 between its 20th and 80th percentile; memory is the peak of the summed resident sets (shared pages counted twice).
+On ext4 a new file costs 0.15 ms more where others were deleted just before: TMPDIR=/dev/shm leaves the disk out.
 """
 
 from __future__ import annotations
