@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ _LOSSLESS_PX = 64
 """Up to this side a picture is embedded as PNG; larger ones as JPEG, a tenth of the size."""
 
 _templates = jinja2.Environment(
-    loader=jinja2.PackageLoader("mlimages.insight"),
+    loader=jinja2.FileSystemLoader([Path(__file__).parents[1] / room / "templates" for room in ("insight", "report")]),
     autoescape=True,
     trim_blocks=True,
     lstrip_blocks=True,

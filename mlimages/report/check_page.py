@@ -64,9 +64,8 @@ class ClassRow:
 
 def write_report(report: Report, path: Path) -> None:
     """Write the page: counts, plots, every code with its pictures, duplicate groups, mean image per class."""
-    templates = [Path(__file__).parent / "templates", Path(__file__).parents[1] / "insight" / "templates"]
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(templates),
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -80,7 +80,7 @@ def compute_mean(
     broken: list[BrokenImage] = []
     count = 0
     shown = progress or NoProgress()
-    shown.start("mean", None, "pictures")
+    shown.start("mean", None, " pictures")
     for item, loaded in load_in_order(items, prop, workers=workers):
         shown.advance(1, broken=len(broken))
         if isinstance(loaded, BrokenImage):
