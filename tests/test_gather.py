@@ -227,6 +227,13 @@ def test_a_proxy_is_taken_from_the_option_or_the_environment(
     assert (summary.ok, summary.reasons) == (2, {"private-address": 2})
 
 
+def test_a_redirect_to_a_private_address_is_not_asked_of_a_proxy(site: Site, tmp_path: Path) -> None:
+    site.routes = {"/away": answer(b"", 302, Location="http://10.0.0.1/secret")}
+    run(links(tmp_path, "http://example.invalid/away"), tmp_path / "out", proxy=site.base, allow_private=False)
+    assert [row.reason for row in rows(tmp_path / "out").values()] == [Reason.PRIVATE_ADDRESS]
+    assert [request.path for request in site.requests] == ["/away"]
+
+
 def test_opt_outs_are_for_those_whom_they_name_and_can_be_overruled(site: Site, tmp_path: Path) -> None:
     site.routes = {
         "/other": answer(photo(1), X_Robots_Tag="otherbot: noai"),

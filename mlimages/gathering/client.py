@@ -6,7 +6,7 @@ import urllib.request
 
 import aiohttp
 
-from mlimages.gathering.address import public_socket
+from mlimages.gathering.address import PRIVATE_ERRNO, is_private_literal, public_socket
 from mlimages.gathering.options import GatherOptions
 
 
@@ -15,12 +15,13 @@ def open_session(
 ) -> aiohttp.ClientSession:
     """A session as `options` say; bodies come as sent unless `decompress`."""
     from_environment = options.proxy is None and any(urllib.request.getproxies().get(s) for s in ("http", "https"))
-    guarded = not (options.allow_private or options.proxy or from_environment)  # a proxy looks names up itself
+    proxied = options.proxy is not None or from_environment  # it looks names up itself: only literals can be judged
+    guarded = not options.allow_private
     connector = aiohttp.TCPConnector(
         limit=0,
         ttl_dns_cache=300,
         resolver=aiohttp.ThreadedResolver(),
-        socket_factory=public_socket if guarded else None,
+        socket_factory=public_socket if guarded and not proxied else None,
     )
     return aiohttp.ClientSession(
         connector=connector,
@@ -31,4 +32,14 @@ def open_session(
         cookie_jar=aiohttp.DummyCookieJar(),
         proxy=options.proxy,
         trust_env=from_environment,
+        middlewares=(_refuse_private_literals,) if guarded and proxied else (),
     )
+
+
+async def _refuse_private_literals(
+    request: aiohttp.ClientRequest, go_on: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Asked before each request, those that follow a redirect too."""
+    if is_private_literal(request.url.raw_host or ""):
+        raise OSError(PRIVATE_ERRNO, f"{request.url.raw_host} is not a global address")
+    return await go_on(request)
