@@ -11,6 +11,7 @@ which cleanvision and imagededup are installed; without it they are left out.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import io
 import json
 import os
@@ -136,6 +137,13 @@ def sheet(_: Image.Image) -> Image.Image:
     return image
 
 
+def rotten(image: Image.Image) -> Encoded:
+    data = bytearray(encoded(image))
+    at = random.randrange(len(data) // 3, len(data) // 2)
+    data[at : at + 512] = random.randbytes(512)
+    return ".jpg", bytes(data)
+
+
 def turned() -> Image.Exif:
     tags = Image.Exif()
     tags[0x0112] = 6
@@ -183,6 +191,12 @@ FAULTS: dict[str, Callable[[Image.Image], Encoded]] = {
     "placeholder": lambda image: (".jpg", encoded(sheet(image))),
 }
 
+if importlib.util.find_spec("simplejpeg"):
+    FAULTS["corrupt"] = rotten  # without it a quarter passes for sound
+
+BROKEN = ("missing", "empty", "not-an-image", "truncated", "corrupt", "too-many-pixels")
+"""What the peers are spared: they stop there."""
+
 EDITS: list[Callable[[Image.Image], Encoded]] = [
     lambda image: (".jpg", encoded(image, quality=random.randrange(30, 80))),
     lambda image: (".webp", encoded(image, "WEBP", quality=60)),
@@ -226,8 +240,8 @@ def plant(root: Path, count: int) -> dict[str, set[str]]:
         write(f"sound-{number}", (".jpg", encoded(scene(rng))))
     random.shuffle(names)
     (root / "labels.txt").write_text("".join(f"pictures/{name} 0\n" for name in names))
-    broken = planted["empty"] | planted["not-an-image"] | planted["truncated"] | planted["too-many-pixels"]
-    readable = [str(folder / name) for name in names if name not in broken | planted["missing"]]
+    broken = set().union(*(planted[code] for code in BROKEN))
+    readable = [str(folder / name) for name in names if name not in broken]
     (root / "readable.json").write_text(json.dumps(readable))
     return planted
 
