@@ -97,7 +97,7 @@ def check(
 
     Thresholds: max_pixels 89478485, min_side_px 32, max_aspect 3.0, max_crop_loss 0.5, blank_spread 4,
     contrast_spread 40, dark_level 64, bright_level 225, blur 0.3, placeholder_share 0.8, placeholder_copies 5,
-    near_bits 14, near_correlation 0.9, crop_correlation 0.95, plain_correlation 0.99, imbalance 10.0.
+    near_bits 16, near_correlation 0.9, crop_correlation 0.95, plain_correlation 0.99, imbalance 10.0.
 
     Example: mlimages check train.txt val.txt --report check.html
     """

@@ -54,7 +54,7 @@ class Code(StrEnum):
         return self in ERRORS
 
 
-MANY = 100_000
+MANY = 20_000
 """Pictures; see `Thresholds.narrowed`."""
 
 ERRORS = frozenset(list(Code)[: list(Code).index(Code.DUPLICATE)])
@@ -95,7 +95,7 @@ class Thresholds:
     blur: float = 0.30
     placeholder_share: float = 0.8
     placeholder_copies: int = 5
-    near_bits: int = 14
+    near_bits: int = 16
     near_correlation: float = 0.90
     crop_correlation: float = 0.95
     plain_correlation: float = 0.99
@@ -104,8 +104,8 @@ class Thresholds:
     def narrowed(self, count: int) -> Thresholds:
         """As they are drawn among so many pictures: `near_bits` is 3 less for each tenfold above MANY.
 
-        Of pairs of unlike photographs 1e-4 lie within 14 bits, and a sixth of that for each two bits less: so chance
-        brings each picture no more pairs to compare than among MANY.
+        Of pairs of unlike photographs 4e-4 lie within 16 bits, and a quarter of that for each two bits less: so chance
+        hardly brings a picture more pairs to compare than among MANY.
         """
         fewer = round(3 * math.log10(count / MANY)) if count > MANY else 0
         return replace(self, near_bits=max(0, self.near_bits - fewer))

@@ -7,8 +7,11 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-SMALL = 4096
-"""Sets of up to so many pictures are compared all with all."""
+VERSION = 1
+"""Of the comparison: raised when its outcome changes, so that no earlier one is taken for it."""
+
+SMALL = 1 << 15
+"""Sets of up to so many pictures are compared all with all: that is faster than to look for the near ones."""
 
 AT_ONCE = 1 << 17
 """Pairs of hashes compared at a time: bounds the memory, and stays within the processor's cache."""
@@ -149,8 +152,8 @@ def _close(hashes: NDArray[np.uint64], max_bits: int) -> Iterator[tuple[Places, 
         step = max(1, AT_ONCE // max(1, len(hashes)))
         for top in range(0, len(hashes), step):
             near = np.bitwise_count(hashes[top : top + step, None] ^ hashes[top:]) <= max_bits
-            one, other = np.nonzero(np.triu(near, 1))
-            yield one + top, other + top
+            one, other = np.divmod(np.flatnonzero(near), len(hashes) - top)
+            yield one[one < other] + top, other[one < other] + top
         return
     bits = [(max_bits + 1 + band) // 4 - 1 for band in range(4)]  # they and 1 each add up to max_bits + 1
     for band in range(4):

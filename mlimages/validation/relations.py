@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mlimages.records import LabeledPath
 from mlimages.validation.codes import Code, Thresholds
-from mlimages.validation.duplicates import SMALL, Families, Places, near_pairs
+from mlimages.validation.duplicates import VERSION, Families, Places, near_pairs
 from mlimages.validation.facts import THUMB_BYTES, FactsTable
 from mlimages.validation.judging import spread
 from mlimages.validation.store import Store
@@ -79,7 +79,7 @@ class Seen:
         known = store.find_links(key)
         for one, other in self._near(families, lines) if known is None else known.tolist():
             families.unite(one, other)
-        if known is None and len(self) > SMALL:
+        if known is None:
             store.keep_links(key, families.links())
         return families.sets()
 
@@ -112,7 +112,7 @@ class Seen:
     def _key(self, lines: Thresholds) -> bytes:
         """What decides which pictures are nearly the same."""
         asked = (lines.near_bits, lines.near_correlation, lines.crop_correlation, lines.plain_correlation)
-        return hashlib.sha256(f"{asked} {lines.blank_spread} ".encode() + self._digests).digest()
+        return hashlib.sha256(f"{VERSION} {asked} {lines.blank_spread} ".encode() + self._digests).digest()
 
 
 @dataclass(frozen=True, slots=True)
