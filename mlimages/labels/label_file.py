@@ -105,7 +105,7 @@ class LabelFile:
     def without(self, paths: Iterable[Path]) -> LabelFile:
         """The pictures whose files are not among `paths`."""
         dropped = {_place(path) for path in paths}
-        return self.filter(lambda item: _place(item.path) not in dropped)
+        return self.filter(lambda item: _place(item.path) not in dropped) if dropped else self
 
     def write(self, path: str | Path) -> LabelFile:
         """Write the pictures and the class names to `path`, whole or not at all; return that file."""
@@ -142,7 +142,7 @@ class LabelFile:
 
 def write_label_file(path: Path, items: Iterable[LabeledPath], class_names: Sequence[str] = ()) -> int:
     """Write a label file and, with `class_names`, its class definition; return the count of pictures."""
-    folder = path.parent.absolute()
+    folder = path.parent
     with replacing(path) as part, part.open("w", encoding="utf-8") as out:
         count = write_rows(out, path, ((relative_name(item.path, folder), item.label) for item in items))
     if class_names:
@@ -152,7 +152,9 @@ def write_label_file(path: Path, items: Iterable[LabeledPath], class_names: Sequ
 
 def relative_name(path: Path, folder: Path) -> str:
     """A picture's path as a label file in `folder` writes it."""
-    return Path(os.path.relpath(path.absolute(), folder)).as_posix()
+    whole, below = _place(path), _place(folder) + os.sep
+    inside = whole.startswith(below)
+    return (whole[len(below) :] if inside else os.path.relpath(whole, folder)).replace(os.sep, "/")
 
 
 def listed_paths(path: Path) -> Iterator[Path]:
@@ -161,7 +163,7 @@ def listed_paths(path: Path) -> Iterator[Path]:
 
 
 def _place(path: Path) -> str:
-    return os.path.normpath(path.absolute())
+    return os.path.abspath(path)  # noqa: PTH100  # links stay links, and a quarter of the time
 
 
 def _renumbered(files: Iterable[LabelFile], names: ClassNames) -> Iterator[LabeledPath]:

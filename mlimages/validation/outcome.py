@@ -108,7 +108,9 @@ def write_outcome(report: Report, renamed: Mapping[Path, Path] | None = None) ->
         checked, rejected, warnings = (
             file.path.with_name(f"{file.path.stem}_{end}") for end in ("checked.txt", "rejected.tsv", "warnings.tsv")
         )
-        kept = (LabeledPath(now.get(item.path, item.path), item.label) for item in report.kept(number))
+        kept: Iterable[LabeledPath] = report.kept(number)
+        if now:
+            kept = (LabeledPath(now.get(item.path, item.path), item.label) for item in kept)
         write_label_file(checked, kept, file.class_names)
         found = [one for one in report.findings if one.file == number]
         _write_table(rejected, now, (one for one in found if one.code.is_error))
@@ -118,7 +120,7 @@ def write_outcome(report: Report, renamed: Mapping[Path, Path] | None = None) ->
 
 
 def _write_table(path: Path, now: Mapping[Path, Path], findings: Iterable[Finding]) -> None:
-    folder = path.parent.absolute()
+    folder = path.parent
     with replacing(path) as part, part.open("w", encoding="utf-8", newline="") as out:
         table = csv.writer(out, delimiter="\t", lineterminator="\n")
         table.writerow(["path", "label", "code", "detail"])

@@ -55,7 +55,7 @@ def work():
 from mlimages.validation import check, write_outcome
 check([labels])
 def work():
-    check([labels])
+    write_outcome(check([labels]))
 """,
     "decode + resize to 227": """
 from PIL import Image
