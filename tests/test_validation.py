@@ -338,6 +338,13 @@ def test_large_sets_lose_no_pair_though_not_all_are_compared(monkeypatch: pytest
     assert near(hashes, thumbs) == everything == {(n, 500 + n) for n in range(100)}
 
 
+def test_other_thresholds_are_not_answered_from_the_cache(tmp_path: Path) -> None:
+    whole = scene(1, width=60, height=40)
+    labels = listed(tmp_path, {"a.jpg": jpeg(whole), "b.jpg": jpeg(whole.crop((2, 1, 60, 40)))})
+    found = [len(check([labels], thresholds=Thresholds(min_side_px=px)).duplicate_groups) for px in (32, 64, 32)]
+    assert found == [1, 0, 1]
+
+
 def test_among_a_million_pictures_the_hash_must_agree_more_closely() -> None:
     bits = {count: Thresholds().narrowed(count).near_bits for count in (0, 20_000, 100_000, 1_000_000)}
     assert bits == {0: 16, 20_000: 16, 100_000: 14, 1_000_000: 11}

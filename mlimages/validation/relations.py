@@ -26,8 +26,8 @@ PLAIN = 0.5
 """Where two levels cover so much of a picture it is a drawing: those are alike without being the same."""
 
 SMOOTH = 0.26
-"""Below this sharpness (see `Facts`) a picture has no detail: scikit-learn's 8 x 8 digits blown up have at most 0.258,
-of 1000 photographs of flowers blown up to 128 pixels none has less than 0.262."""
+"""Below this sharpness (see `Facts`) a picture has no detail: so do all but one of scikit-learn's 1797 digits of 8 x 8
+blown up to 56 pixels, and of 1000 photographs of flowers blown up from 128 pixels to 160 13."""
 
 
 class Seen:
@@ -111,8 +111,10 @@ class Seen:
 
     def _key(self, lines: Thresholds) -> bytes:
         """What decides which pictures are nearly the same."""
-        asked = (lines.near_bits, lines.near_correlation, lines.crop_correlation, lines.plain_correlation)
-        return hashlib.sha256(f"{VERSION} {asked} {lines.blank_spread} ".encode() + self._digests).digest()
+        key = hashlib.sha256(f"{VERSION} {lines.near_bits} {lines.crop_correlation} ".encode())
+        for part in (self._digests, self._places, self._least):
+            key.update(part)
+        return key.digest()
 
 
 @dataclass(frozen=True, slots=True)
