@@ -43,7 +43,7 @@ MAY_IMPORT = {
     "evaluation": TOOLS | {"bundle", "predictor", "labels", "matching", "calibration"},
     "evaluation_report": TOOLS | {"images", "evaluation"},
     "server": TOOLS | {"images", "bundle", "predictor"},
-    "insight": TOOLS | {"labels", "images", "training", "validation", "report", "bundle"},
+    "insight": TOOLS | {"labels", "images", "training", "validation", "report", "bundle", "onnx_metadata", "runtime"},
     "learning": TOOLS
     | {
         "labels",

@@ -1,6 +1,7 @@
 """What `summary` says of a network is what the network does."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from mlimages import cli
+from mlimages.bundle import OnnxBundle
 from mlimages.errors import BundleError, ModelError
 from mlimages.insight.layers import NetworkSummary, Window, lines_of
 from mlimages.insight.onnx_layers import summarize_onnx
@@ -219,7 +221,18 @@ def test_an_exported_file_is_summed_up_with_what_it_says_of_itself(exported: Pat
     assert linear["multiply_adds"] == 2 * 392
     text = run_cli("summary", exported).stdout
     assert "classes: ants, bees" in text
-    assert "shorter to 32 x 32 px, done in the graph" in text
+    assert "shorter side to 32 px, centre 32 x 32 px, done in the graph" in text
+    assert "image uint8 (N, H, W, 3) -> logits float (N, 2), probabilities float (N, 2); opset" in text
+    assert "each logit within 0.5%; it does" in text
+    assert "for other tools: Image.BitmapPixelFormat" in text
+
+
+@pytest.mark.train
+def test_a_file_that_fails_its_probe_is_summed_up_with_that(exported: Path, tmp_path: Path) -> None:
+    bundle = OnnxBundle.read(exported)
+    wrong = replace(bundle.probe, logits=tuple(2 * logit for logit in bundle.probe.logits))
+    replace(bundle, path=tmp_path / "altered.onnx", probe=wrong).write(exported)
+    assert "FAILS" in summarize_onnx(tmp_path / "altered.onnx").notes[-1]
 
 
 @pytest.mark.parametrize("content", [None, b"", b"GIF89a not a model"], ids=["missing", "empty", "picture"])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlimages.bundle import OnnxBundle
 from mlimages.errors import BundleError, MissingExtraError
+from mlimages.insight.bundle_notes import bundle_notes
 from mlimages.insight.layers import Layer, NetworkSummary, Window
 
 try:
@@ -58,7 +58,7 @@ def summarize_onnx(path: Path) -> NetworkSummary:
         parameters=sum(math.prod(shape) for shape in graph.weights.values() if len(shape) > 0),
         trained_parameters=None,
         multiply_adds=sum(layer.multiply_adds for layer in layers),
-        notes=tuple(_notes(path)),
+        notes=(_interface(model), *bundle_notes(path)),
     )
 
 
@@ -138,29 +138,14 @@ def _change(given: Shape, made: Shape) -> str:
     return f"{given[-1]} -> {made[-1]}" if given and made and given[-1] != made[-1] else ""
 
 
-def _notes(path: Path) -> Iterator[str]:
-    try:
-        bundle = OnnxBundle.read(path)
-    except BundleError:
-        yield "no mlimages metadata: classes and preprocessing are not known"
-        return
-    image, told = bundle.preprocessing.image, bundle.provenance
-    yield f"network: {bundle.model}, {len(bundle.class_names)} classes: {', '.join(bundle.class_names[:8])}" + (
-        " ..." if len(bundle.class_names) > 8 else ""
-    )
-    way = f"{image.resize} to {image.width} x {image.height} px" + (", grey" if image.gray_scale else "")
-    yield f"pictures: {way}, " + ("done in the graph" if bundle.includes_preprocessing else "to be done before")
-    if told.accuracy:
-        value, low, high = (100 * part for part in told.accuracy)
-        yield f"accuracy: {value:.1f} % (95 %: {low:.1f}-{high:.1f}) on {told.split_sizes.get('val', '?')} pictures"
-    if told.parity:
-        yield f"parity: {told.parity.count} pictures compared, logits differ by {told.parity.worst:.1e} at most"
-    if bundle.temperature != 1 or bundle.unknown_below:
-        yield f"temperature: {bundle.temperature:.3g}; unknown below {bundle.unknown_below:.3g}"
-    for row in told.quantization:
-        yield "quantization: " + ", ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
-                                          for key, value in row.items())  # fmt: skip
-    if told.created:
-        yield f"made: {told.created}"
-    if told.weights_sha256:
-        yield f"weights: {told.weights_sha256[:23]}"
+def _interface(model: Any) -> str:
+    """What goes in and comes out, of which opset."""
+
+    def told(value: Any) -> str:
+        tensor = value.type.tensor_type
+        kind = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
+        return f"{value.name} {kind} ({', '.join(dim.dim_param or str(dim.dim_value) for dim in tensor.shape.dim)})"
+
+    opset = next((entry.version for entry in model.opset_import if not entry.domain), "?")
+    ends = (", ".join(map(told, values)) for values in (model.graph.input, model.graph.output))
+    return f"{' -> '.join(ends)}; opset {opset}"
