@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ from PIL import Image
 from mlimages.errors import InputError
 from mlimages.images import load_pixels
 from mlimages.insight.sheet import MAX_TILES, draw_sheet, mean_rows, sheet_rows
+from mlimages.labels import LabelFile
 from mlimages.records import Fault, ImageProperty, LabeledPath
+from mlimages.training import TrainingData
 from tests.browser import OpenPage
 from tests.conftest import RunCli
 
@@ -32,8 +35,13 @@ def items(folder: Path) -> list[LabeledPath]:
     return [LabeledPath(path, list(COLOURS).index(path.parent.name)) for path in folder.rglob("*.png")]
 
 
-def test_each_tile_is_what_the_network_sees(folder: Path) -> None:
-    rows = sheet_rows(items(folder), list(COLOURS), prop=PROP, per_class=6)
+def data_of(listed: list[LabeledPath], **options: Any) -> TrainingData:
+    return TrainingData(LabelFile("labels.txt", items=lambda: listed, class_names=tuple(COLOURS)), PROP, **options)
+
+
+@pytest.mark.parametrize("mean_image", [None, np.full((3, 32, 32), 90.4, np.float32)], ids=["plain", "mean subtracted"])
+def test_each_tile_is_the_networks_array_restored(folder: Path, mean_image: Any) -> None:
+    rows = sheet_rows(data_of(items(folder), mean_image=mean_image), per_class=6)
     assert [(row.name, row.count, len(row.tiles)) for row in rows] == [("blue", 5, 5), ("red", 6, 6)]
     for row in rows:
         for tile in row.tiles:
@@ -42,13 +50,13 @@ def test_each_tile_is_what_the_network_sees(folder: Path) -> None:
 
 
 def test_a_broken_picture_shows_its_code(folder: Path) -> None:
-    rows = sheet_rows(items(folder), list(COLOURS), prop=PROP, per_class=6)
+    rows = sheet_rows(data_of(items(folder)), per_class=6)
     assert [tile.fault for tile in rows[1].tiles if tile.fault] == [Fault.TRUNCATED]
 
 
 def test_the_seed_chooses_and_the_order_of_lines_does_not(folder: Path) -> None:
     def chosen(seed: int, listed: list[LabeledPath]) -> list[str]:
-        rows = sheet_rows(listed, list(COLOURS), prop=PROP, per_class=3, seed=seed)
+        rows = sheet_rows(data_of(listed), per_class=3, seed=seed)
         return [tile.caption for row in rows for tile in row.tiles]
 
     assert chosen(1, items(folder)) == chosen(1, items(folder)[::-1])
@@ -57,7 +65,7 @@ def test_the_seed_chooses_and_the_order_of_lines_does_not(folder: Path) -> None:
 
 def test_many_classes_stay_one_sheet(tmp_path: Path) -> None:
     listed = [LabeledPath(tmp_path / f"{n}.png", n) for n in range(2 * MAX_TILES)]
-    assert len(sheet_rows(listed, [], prop=PROP)) == MAX_TILES
+    assert len(sheet_rows(data_of(listed))) == MAX_TILES
 
 
 def test_a_sheet_as_png_holds_each_class_in_a_line(folder: Path, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +13,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from mlimages.errors import ImageError, InputError
 from mlimages.files import replacing, write_text
-from mlimages.images import load_pixels, load_rgb
+from mlimages.images import load_pixels, load_rgb, to_network
 from mlimages.labels import LabelFile, label_dir_auto
-from mlimages.records import Fault, ImageProperty, LabeledPath
+from mlimages.records import Fault, ImageProperty
+from mlimages.training import TrainingData
 
 MAX_TILES = 600
 """A sheet is to be looked at: where there are more pictures, each class shows fewer, then fewer classes are shown."""
@@ -63,7 +64,7 @@ def draw_sheet(
         write_sheet(rows, out, title=source.name, note="the mean image, and each of its channels")
         return rows
     labels = label_dir_auto(source).labels if source.is_dir() else LabelFile(source)
-    rows = sheet_rows(labels, labels.class_names, prop=prop, per_class=per_class, seed=seed)
+    rows = sheet_rows(TrainingData(labels, prop), per_class=per_class, seed=seed)
     count = sum(row.count for row in rows)
     way = f"{prop.resize} to {prop.width} x {prop.height} px" + (", grey" if prop.gray_scale else "")
     note = f"{count} pictures, {len(rows)} classes; up to {per_class} of each by chance (seed {seed}); {way}"
@@ -96,27 +97,25 @@ def _mean_pixels(path: Path) -> NDArray[np.uint8]:
     return pixels
 
 
-def sheet_rows(
-    items: Iterable[LabeledPath], class_names: Sequence[str], *, prop: ImageProperty, per_class: int = 8, seed: int = 0
-) -> tuple[SheetRow, ...]:
-    """Choose `per_class` pictures of each class by chance and prepare them as for the network.
+def sheet_rows(data: TrainingData, *, per_class: int = 8, seed: int = 0) -> tuple[SheetRow, ...]:
+    """Choose `per_class` pictures of each class by chance; each is shown as its array gives it back.
 
     Raises:
         InputError: there is no picture.
     """
     by_label: dict[int, list[Path]] = {}
-    for item in items:
+    for item in data.labels:
         by_label.setdefault(item.label, []).append(item.path)
     if not by_label:
         raise InputError("no picture to show: is the label file empty?")
     labels = sorted(by_label)[:MAX_TILES]
     per_class = min(per_class, max(1, MAX_TILES // len(labels)))
-    chance = random.Random(seed)
+    chance, class_names = random.Random(seed), data.labels.class_names
     return tuple(
         SheetRow(
             name=class_names[label] if label < len(class_names) else str(label),
             count=len(by_label[label]),
-            tiles=tuple(_tile(path, prop) for path in _some(by_label[label], per_class, chance)),
+            tiles=tuple(_tile(path, data) for path in _some(by_label[label], per_class, chance)),
         )
         for label in labels
     )
@@ -165,11 +164,13 @@ def _some(paths: list[Path], count: int, chance: random.Random) -> list[Path]:
     return chance.sample(sorted(paths), min(count, len(paths)))
 
 
-def _tile(path: Path, prop: ImageProperty) -> Tile:
+def _tile(path: Path, data: TrainingData) -> Tile:
     try:
-        return Tile(path.name, load_pixels(path, prop))
+        pixels = load_pixels(path, data.prop)
     except ImageError as error:
         return Tile(path.name, None, error.fault)
+    array = to_network(pixels[None], data.normalization, data.mean_image)[0]  # (C, H, W)
+    return Tile(path.name, np.atleast_3d(np.asarray(data.data_to_image(array).image)))
 
 
 def _seen(rows: Sequence[SheetRow]) -> Iterator[NDArray[np.uint8]]:
