@@ -46,7 +46,6 @@ class Predictor:
         bundle: an .onnx file that `mlimages export` or `finetune` made.
         workers: how many threads decode and compute at once; all cores by default.
         max_pixels: a picture of more (width x height) is broken, judged before it is decoded.
-        lean: give memory back after each batch, as a server should; large batches take longer.
 
     Raises:
         BundleError: the file cannot be used, or does not answer as its own probe says.
@@ -58,12 +57,11 @@ class Predictor:
         *,
         workers: int | None = None,
         max_pixels: int = images.MAX_PIXELS,
-        lean: bool = False,
     ) -> None:
         self.bundle = bundle if isinstance(bundle, OnnxBundle) else OnnxBundle.read(bundle)
         self.workers = workers or os.cpu_count() or 1
         self.max_pixels = max_pixels
-        self._session = BundleSession(self.bundle, lean=lean)
+        self._session = BundleSession(self.bundle)
 
     def __call__(self, pictures: Sequence[Picture], *, top: int | None = None) -> list[Prediction | BrokenImage]:
         """One result per picture, in order, with the `top` classes (all by default)."""

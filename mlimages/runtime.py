@@ -23,17 +23,16 @@ class BundleSession:
     Args:
         bundle: a file with its preprocessing inside.
         threads: for one answer; 1 where several answers are worked out at once.
-        lean: give memory back after each batch, which costs large batches time.
 
     Raises:
         BundleError: ONNX Runtime cannot run the file, or it does not answer as its own probe says.
     """
 
-    def __init__(self, bundle: OnnxBundle, *, threads: int = 1, lean: bool = False) -> None:
+    def __init__(self, bundle: OnnxBundle, *, threads: int = 1) -> None:
         if not bundle.includes_preprocessing:
             raise BundleError(f"{bundle.path} holds the bare network: export it again without --no-preprocessing")
         self.bundle = bundle
-        self._session = open_session(str(bundle.path), threads=threads, lean=lean)
+        self._session = open_session(str(bundle.path), threads=threads)
         self._check_probe()
 
     def run(self, pixels: Sequence[NDArray[np.uint8]]) -> Outputs:
@@ -60,7 +59,7 @@ class BundleSession:
                               f"and answers {probabilities.shape[1]}: export it again")  # fmt: skip
 
 
-def open_session(model: str | bytes, *, threads: int, lean: bool = False) -> Any:
+def open_session(model: str | bytes, *, threads: int) -> Any:
     """An ONNX Runtime session on the CPU, without spinning threads and without chatter.
 
     Raises:
@@ -70,7 +69,6 @@ def open_session(model: str | bytes, *, threads: int, lean: bool = False) -> Any
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.enable_cpu_mem_arena = not lean
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])

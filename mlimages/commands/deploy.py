@@ -164,7 +164,7 @@ def serve(
     secret = os.environ.get(TOKEN_VARIABLE, "") if token or not is_loopback(host) else ""
     if token and not secret:
         raise InputError(f"--token needs the environment variable {TOKEN_VARIABLE}")
-    predictor = Predictor(bundle, workers=workers, max_pixels=MAX_PIXELS, lean=True)
+    predictor = Predictor(bundle, workers=workers, max_pixels=MAX_PIXELS)
     serve(predictor, host=host, port=port, settings=ServerSettings(token=secret), started=_tell_started)
 
 
