@@ -44,10 +44,12 @@ def as_csv(results: Results, *, top: int) -> int:
     """Print a header and a row a picture; return how many were named."""
     good = 0
     rows = csv.writer(sys.stdout, lineterminator="\n")
-    rows.writerow(["path", "fault", *(f"{what}_{n}" for n in range(1, top + 1) for what in ("class", "probability"))])
+    head = ["path", "fault", *(f"{what}_{n}" for n in range(1, top + 1) for what in ("class", "probability"))]
+    rows.writerow(head)
     for result in results:
         good += isinstance(result, Prediction)
-        rows.writerow([result.path, *_cells(result)])
+        cells = [result.path, *_cells(result)]
+        rows.writerow([*cells, *[""] * (len(head) - len(cells))])
     return good
 
 
