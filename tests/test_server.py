@@ -391,6 +391,14 @@ def test_a_wrong_inference_request_is_400(server: Served, tensor: dict[str, Any]
     assert isinstance(reply.json["error"], str)  # as the protocol wants it
 
 
+def test_an_output_that_the_model_does_not_give_is_400(server: Served) -> None:
+    tensor = {"name": "image", "datatype": "UINT8", "shape": [1, 1, 1, 3], "data": [1, 2, 3]}
+    asked = {"inputs": [tensor], "outputs": [{"name": "features"}]}
+    reply = server.ask("POST", "/v2/models/model/infer", json.dumps(asked).encode())
+    assert (reply.status, reply.code) == (400, "bad-request")
+    assert "probabilities" in reply.json["error"]
+
+
 @pytest.mark.parametrize("body", [b"", b"null", b"[]", b"{", b"[" * 100_000, b'{"inputs": []}', b'{"inputs": 3}'])
 def test_what_is_no_inference_request_at_all_is_400(server: Served, body: bytes) -> None:
     assert server.ask("POST", "/v2/models/model/infer", body).status == 400

@@ -101,6 +101,8 @@ def _parse(body: bytes, header_length: str | None) -> tuple[dict[str, Any], NDAr
     shape = tuple(tensor["shape"])
     if tensor["name"] != INPUT or tensor["datatype"] != "UINT8":
         raise ValueError(f"the input is {INPUT!r} of datatype UINT8")
+    if any(output["name"] != PROBABILITIES for output in asked.get("outputs") or ()):
+        raise ValueError(f"the output is {PROBABILITIES!r}")
     if len(shape) != 4 or shape[3] != 3 or not all(isinstance(side, int) and side > 0 for side in shape):
         raise ValueError("the shape is (N, H, W, 3)")
     size = tensor.get("parameters", {}).get("binary_data_size")
