@@ -84,7 +84,7 @@ def _list(lines: Iterable[str]) -> str:
 
 
 def _with_interval(share: Share) -> str:
-    return f"{_percent(share.value)} ({share.low * 100:.0f} to {share.high * 100:.0f})"
+    return f"{_percent(share.value)} <small>{share.low * 100:.0f} to {share.high * 100:.0f}</small>"
 
 
 def _percent(share: float) -> str:
