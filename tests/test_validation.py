@@ -12,8 +12,8 @@ from PIL import Image, ImageEnhance, ImageFilter
 
 from mlimages.labels import LabelFile, listed_paths, split, write_label_file
 from mlimages.records import LabeledPath
-from mlimages.validation import Code, Report, Thresholds, check, duplicate_groups, write_outcome
-from mlimages.validation.duplicates import near_pairs
+from mlimages.validation import Code, Report, Thresholds, check, duplicate_groups, duplicates, write_outcome
+from mlimages.validation.duplicates import near_pairs, sketched
 
 
 def scene(seed: int, *, width: int = 300, height: int = 200) -> Image.Image:
@@ -314,6 +314,7 @@ def near(hashes: Sequence[int], thumbs: np.ndarray) -> set[tuple[int, int]]:
     pairs = near_pairs(
         thumbs.__getitem__,
         np.array(hashes, np.uint64),
+        sketches=sketched(thumbs),
         max_bits=11,
         least=least,
         cropped=0.95,
@@ -330,8 +331,6 @@ def test_large_sets_lose_no_pair_though_not_all_are_compared(monkeypatch: pytest
         hashes.append(hashes[n] ^ sum(1 << bit for bit in bits))
     thumbs = rng.integers(0, 256, (600, 256), dtype=np.uint8)
     thumbs[500:] = thumbs[:100]
-    from mlimages.validation import duplicates
-
     everything = near(hashes, thumbs)
     monkeypatch.setattr(duplicates, "SMALL", 10)
     monkeypatch.setattr(duplicates, "AT_ONCE", 7)
@@ -350,8 +349,19 @@ def test_among_a_million_pictures_the_hash_must_agree_more_closely() -> None:
     assert bits == {0: 16, 20_000: 16, 100_000: 14, 1_000_000: 11}
 
 
+def test_a_sketch_hides_no_pair_that_correlates() -> None:
+    rng = np.random.default_rng(0)
+    waves = rng.normal(size=(300, 256)).cumsum(axis=1)  # most of it slow, as in pictures
+    others = waves + rng.normal(size=(300, 256)) * rng.uniform(0, 8, (300, 1))
+    one, other = (
+        np.clip(128 + 4 * (x - x.mean(axis=1, keepdims=True)), 0, 255).astype(np.uint8) for x in (waves, others)
+    )
+    correlation = np.array([np.corrcoef(a, b)[0, 1] for a, b in zip(one, other, strict=True)], np.float32)
+    assert duplicates._may_correlate(sketched(one), sketched(other), correlation - 1e-5).all()
+    assert not duplicates._may_correlate(sketched(one), sketched(one[::-1]), np.full(300, 0.99, np.float32)).all()
+
+
 def test_a_long_series_of_frames_is_one_family_compared_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mlimages.validation import duplicates
     from mlimages.validation.facts import examine, facts_table
     from mlimages.validation.relations import Seen
     from mlimages.validation.store import Store

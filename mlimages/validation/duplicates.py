@@ -24,6 +24,9 @@ WORTH_ALIGNING = 0.7
 
 CROP_SIZES = (0.98, 0.96, 0.94, 0.92, 0.90, 0.88)
 
+SKETCH_BYTES = 35
+"""The 6 x 6 lowest frequencies of a thumbnail but the constant."""
+
 Places = NDArray[np.intp]
 
 Links = NDArray[np.intp]
@@ -74,6 +77,7 @@ def near_pairs(
     thumbs: Callable[[Places], NDArray[np.uint8]],
     hashes: NDArray[np.uint64],
     *,
+    sketches: NDArray[np.int8],
     max_bits: int,
     least: NDArray[np.float32],
     cropped: float,
@@ -86,6 +90,7 @@ def near_pairs(
     Args:
         thumbs: luma of the pictures at some places `(n, 256)`.
         hashes: perceptual hashes `(N,)`.
+        sketches: of the thumbnails (see `sketched`), which are looked at only where these allow it.
         max_bits: most bits in which the hashes may differ.
         least: correlation that each picture asks of another `(N,)`; of two the stricter holds.
         cropped: correlation asked where one is laid over the other; not of pictures that ask for more.
@@ -93,14 +98,31 @@ def near_pairs(
             of frames is not compared all with all.
     """
     for ones, others in _close(hashes, max_bits):
-        strange = families(ones) != families(others)
-        ones, others = ones[strange], others[strange]
+        asked = np.maximum(least[ones], least[others])
+        asked = np.where(asked < cropped, np.minimum(asked, WORTH_ALIGNING), asked)
+        open_ = (families(ones) != families(others)) & _may_correlate(sketches[ones], sketches[others], asked)
+        ones, others = ones[open_], others[open_]
         for start in range(0, len(ones), PAIRS):
             one, other = ones[start : start + PAIRS], others[start : start + PAIRS]
             strange = families(one) != families(other)
             one, other = one[strange], other[strange]
             alike = _alike(thumbs(one), thumbs(other), np.maximum(least[one], least[other]), cropped)
             yield from zip(one[alike].tolist(), other[alike].tolist(), strict=True)
+
+
+def sketched(thumbs: NDArray[np.uint8]) -> NDArray[np.int8]:
+    """Thumbnails `(N, 256)` in few figures `(N, SKETCH_BYTES)`: lowest frequencies at length 1, in steps of 1/127."""
+    sketches: NDArray[np.int8] = np.rint(127 * (_unit(thumbs.astype(np.float32)) @ _LOWEST)).astype(np.int8)
+    return sketches
+
+
+def _may_correlate(one: NDArray[np.int8], other: NDArray[np.int8], least: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """False where the thumbnails of two sketches cannot correlate so much: unit vectors lie sqrt(2 - 2 r) apart, and
+    what is projected lies no farther apart than before, but for the steps."""
+    apart = one.astype(np.int16) - other
+    steps = np.sqrt(np.vecdot(apart.astype(np.float32), apart.astype(np.float32)))
+    may: NDArray[np.bool_] = steps <= 127 * np.sqrt(np.maximum(2 - 2 * least, 0)) + np.sqrt(SKETCH_BYTES)
+    return may
 
 
 def _alike(
@@ -137,6 +159,15 @@ def _windows() -> NDArray[np.float32]:
     return made
 
 
+def _lowest() -> NDArray[np.float32]:
+    """The cosines that a sketch holds, each of length 1: `(256, SKETCH_BYTES)`."""
+    waves = np.cos(np.pi / 16 * np.outer(np.arange(6), np.arange(16) + 0.5))  # (6, 16)
+    flat = np.einsum("ur,vc->uvrc", waves, waves).reshape(36, 256)[1:]
+    lowest: NDArray[np.float32] = (flat / np.linalg.norm(flat, axis=1, keepdims=True)).T.astype(np.float32)
+    return lowest
+
+
+_LOWEST = _lowest()
 _WINDOWS = _windows()
 """`(sizes, offsets, 16, 16)`"""
 

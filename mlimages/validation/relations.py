@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mlimages.records import LabeledPath
 from mlimages.validation.codes import Code, Thresholds
-from mlimages.validation.duplicates import VERSION, Families, Places, near_pairs
+from mlimages.validation.duplicates import SKETCH_BYTES, VERSION, Families, Places, near_pairs, sketched
 from mlimages.validation.facts import THUMB_BYTES, FactsTable
 from mlimages.validation.judging import spread
 from mlimages.validation.store import Store
@@ -31,7 +31,7 @@ blown up to 56 pixels, and of 1000 photographs of flowers blown up from 128 pixe
 
 
 class Seen:
-    """What is kept in memory of each picture seen, some 50 bytes; its place is the order in which it came.
+    """What is kept in memory of each picture seen, some 80 bytes; its place is the order in which it came.
 
     Args:
         spill: an empty file for the thumbnails; unbuffered, as they are read here and there.
@@ -44,6 +44,7 @@ class Seen:
         self.file, self.label = array("i"), array("i")
         self._digests = bytearray()  # 16 bytes each; zeros where the picture could not be decoded
         self._places, self._hashes, self._least = array("q"), array("Q"), array("f")  # of those to compare
+        self._sketches = bytearray()
         self._thumbs = spill
 
     def __len__(self) -> int:
@@ -68,6 +69,7 @@ class Seen:
         self._places.frombytes(places.astype(np.int64).tobytes())
         self._hashes.frombytes(facts["hash"].tobytes())
         self._least.frombytes(least.tobytes())
+        self._sketches += sketched(facts["thumb"]).tobytes()
         self._thumbs.write(facts["thumb"].tobytes())
 
     def families(self, lines: Thresholds, store: Store) -> list[list[int]]:
@@ -95,6 +97,7 @@ class Seen:
         pairs = near_pairs(
             self._thumbs_at,
             np.array(self._hashes, dtype=np.uint64),
+            sketches=np.frombuffer(self._sketches, np.int8).reshape(-1, SKETCH_BYTES),
             max_bits=lines.near_bits,
             least=np.array(self._least, dtype=np.float32),
             cropped=lines.crop_correlation,
