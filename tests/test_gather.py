@@ -409,6 +409,44 @@ def test_shards_joined_in_one_folder_settle_without_a_request(site: Site, tmp_pa
     assert [path.name for path in (tmp_path / "joined").glob("manifest*")] == ["manifest.jsonl"]
 
 
+def test_a_run_without_a_shard_is_refused_while_a_shard_is_at_work_and_clears_up_after_one_that_was_killed(
+    site: Site, tmp_path: Path
+) -> None:
+    site.routes = {"/a.jpg": answer(photo(1))}
+    source = links(tmp_path, site.url("/a.jpg"))
+    with (
+        Gathered(tmp_path / "out", GatherOptions(shard=(1, 2))),
+        pytest.raises(GatherError, match="another gather is at work"),
+    ):
+        run(source, tmp_path / "out")
+    left = tmp_path / "out" / ".gather" / "manifest-00001" / "1.part"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half a picture")
+    assert run(source, tmp_path / "out").ok == 1
+    assert not (tmp_path / "out" / ".gather").exists()
+
+
+def test_a_link_that_a_shard_finished_later_is_as_the_shard_says(site: Site, tmp_path: Path) -> None:
+    source = links(tmp_path, site.url("/a.jpg"))
+    assert run(source, tmp_path / "out").failed == 1
+    site.routes = {"/a.jpg": answer(photo(1))}
+    run(source, tmp_path / "out", shard=(1, 1))
+    settled = run(source, tmp_path / "out")
+    assert (settled.ok, settled.failed, len(pictures(tmp_path / "out"))) == (1, 0, 1)
+
+
+@pytest.mark.parametrize("per_host", [1, 3, 8])
+def test_shards_share_the_links_of_a_host_and_its_limit(per_host: int) -> None:
+    shards = [GatherOptions(shard=(number, 5), per_host=per_host) for number in range(1, 6)]
+    urls = [f"http://host{host}/{n}.jpg" for host in range(20) for n in range(50)]
+    holders = {url: [shard for shard in shards if shard.has(url)] for url in urls}
+    assert all(len(found) == 1 for found in holders.values())
+    for host in range(20):
+        at_work = {found[0].shard: found[0] for url, found in holders.items() if f"//host{host}/" in url}
+        assert len(at_work) == min(per_host, 5)
+        assert sum(shard.own_per_host for shard in at_work.values()) <= per_host
+
+
 def test_tls_is_verified_and_one_context_serves_all(tmp_path: Path, certificate: tuple[Path, Path]) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*certificate)

@@ -18,12 +18,13 @@ PACKAGE = Path(mlimages.__file__).parent
 ROOT = PACKAGE.parent
 HEAVY = ["PIL", "aiohttp", "numpy", "onnxruntime", "timm", "torch", "torchvision"]
 TORCH = {"torch", "torchvision", "timm"}
-TOOLS = {"errors", "records", "files", "progress", "intervals", "scores"}
+TOOLS = {"errors", "records", "files", "progress", "intervals", "scores", "cluster"}
 MAY_IMPORT = {
     "errors": {"records"},
     "records": {"errors"},
     "files": {"errors"},
     "progress": set(),
+    "cluster": {"errors"},
     "intervals": set(),
     "scores": {"intervals"},
     "labels": TOOLS,

@@ -8,6 +8,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.core import TyperCommand
 
+from mlimages.commands.engines import ADDRESS, ENGINE, Engine, cluster_of
 from mlimages.errors import GatherError
 from mlimages.records import GatherSummary
 
 if TYPE_CHECKING:
+    from mlimages.cluster import Cluster
     from mlimages.gathering import Source
 
 _ROWS = 15
@@ -53,8 +56,8 @@ def _common(
     *,
     out: Path = typer.Option(..., "-o", "--out", help="Folder for the pictures and manifest.jsonl."),
     limit: int = typer.Option(None, help="Good pictures per class; it goes on until so many are there."),
-    parallel: int = typer.Option(64, help="Requests at one time."),
-    per_host: int = typer.Option(8, help="Requests at one time to one host."),
+    parallel: int = typer.Option(64, help="Requests at one time, by each shard or worker."),
+    per_host: int = typer.Option(8, help="Requests at one time to one host, by all shards and workers together."),
     timeout: float = typer.Option(15.0, help="Seconds for one whole request."),
     connect_timeout: float = typer.Option(10.0, help="Seconds until a host is connected."),
     retries: int = typer.Option(2, help="Further tries after a passing failure (time-out, 429, 5xx)."),
@@ -69,6 +72,8 @@ def _common(
     user_agent: str = typer.Option(None, help="What to call ourselves; by default mlimages and its version."),
     proxy: str = typer.Option(None, metavar="URL", help="HTTP proxy; by default as HTTP_PROXY and its like say."),
     shard: str = typer.Option(None, metavar="I/N", help="Take the I-th of N parts of the links."),
+    engine: Engine = ENGINE,
+    address: str = ADDRESS,
     dry_run: bool = typer.Option(False, "--dry-run", help="Show classes and counts, fetch nothing."),
     as_json: bool = typer.Option(False, "--json", help="Print the outcome as JSON."),
     quiet: bool = typer.Option(False, "--quiet", "-q", help="No progress bar and no table."),
@@ -201,9 +206,17 @@ def _pexels(
 
 
 def _run(
-    make_source: Callable[[Any], Source], *, out: Path, dry_run: bool, as_json: bool, quiet: bool, **chosen: Any
+    make_source: Callable[[Any], Source],
+    *,
+    out: Path,
+    engine: Engine,
+    address: str | None,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+    **chosen: Any,
 ) -> None:
-    from mlimages.gathering import GatherOptions, gather
+    from mlimages.gathering import GatherOptions
     from mlimages.progress import NoProgress, TqdmProgress
 
     options = _options(**chosen)
@@ -211,7 +224,8 @@ def _run(
     if dry_run:
         _print_plan(source, as_json=as_json)
         return
-    summary = gather(source, out, progress=NoProgress() if quiet else TqdmProgress(), **options)
+    progress = NoProgress() if quiet else TqdmProgress()
+    summary = _gathered(source, out, cluster_of(engine, address), progress=progress, **options)
     if as_json:
         print(json.dumps(summary.to_dict(), ensure_ascii=False))
     elif not quiet:
@@ -221,6 +235,19 @@ def _run(
         raise GatherError(f"nothing was gathered; {why}")
     if not quiet:
         print(f"\nnext: mlimages label {out}", file=sys.stderr)
+
+
+def _gathered(
+    source: Source, out: Path, opened: AbstractContextManager[Cluster] | None, **options: Any
+) -> GatherSummary:
+    if opened is None:
+        from mlimages.gathering import gather
+
+        return gather(source, out, **options)
+    from mlimages.gathering.ray_engine import gather_on
+
+    with opened as cluster:
+        return gather_on(cluster, source, out, **options)
 
 
 def _options(

@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from mlimages.gathering.attribution import write_attributions
 from mlimages.gathering.facts import Facts, Rejection
 from mlimages.gathering.fetch import Fetched
 from mlimages.gathering.likeness import LikenessIndex
-from mlimages.gathering.manifest import NAME, ManifestWriter, manifests, read_rows, row_key
+from mlimages.gathering.manifest import ManifestWriter, manifest_path, manifests, read_rows, row_key
 from mlimages.gathering.names import safe_folder, safe_name, url_stem
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.settling import PLACEHOLDER_LINKS, settle
@@ -49,9 +49,8 @@ class Gathered:
     def __init__(self, out: Path, options: GatherOptions) -> None:
         self.out = out
         self._options = options
-        shard = f"manifest-{options.shard[0]:05d}.jsonl" if options.shard else NAME
-        self._manifest = out / shard
-        self._hidden = out / HIDDEN / Path(shard).stem
+        self._manifest = manifest_path(out, options.shard)
+        self._hidden = out / HIDDEN / self._manifest.stem
         self._numbers = itertools.count(1)
         self.added = 0
         self.has_attributions = False
@@ -61,6 +60,8 @@ class Gathered:
             try:
                 self._hidden.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(_locked(self._hidden))
+                if not self._options.shard:
+                    _tidy_shards(self._hidden)
                 for leftover in self._hidden.iterdir():
                     leftover.unlink()
             except OSError as error:
@@ -118,6 +119,20 @@ class Gathered:
         key = row_key(ref.label, ref.url)
         self._is_settled &= key not in self._reopened
         self._note(key, row)
+        if row.reason is Reason.PLACEHOLDER:
+            self._discard(row.sha256)
+        return row
+
+    def adopt(self, row: FetchResult) -> FetchResult:
+        """Count a row that a shard recorded in its own manifest; as it will be once the shards are settled."""
+        copies = self._copies.get(bytes.fromhex(row.sha256 or ""), _Copies())
+        if row.status != "failed" and not self._options.keep_duplicates:
+            if copies.is_gone or copies.count + 1 >= PLACEHOLDER_LINKS:
+                row = replace(row, status="failed", reason=Reason.PLACEHOLDER, path=None)
+            elif copies.path:
+                row = replace(row, status="duplicate", path=None, same_as=copies.path)
+        self.added += 1
+        self._note(row_key(row.label, row.url), row)
         if row.reason is Reason.PLACEHOLDER:
             self._discard(row.sha256)
         return row
@@ -235,6 +250,14 @@ def _is_there(path: Path, size: int | None) -> bool:
         return path.stat().st_size == size
     except OSError:
         return False
+
+
+def _tidy_shards(own: Path) -> None:
+    """Remove what killed shards left unfinished; refuse where one is at work, since its manifest is about to go."""
+    for shard in own.parent.iterdir():
+        if shard != own:
+            with _locked(shard):
+                shutil.rmtree(shard)
 
 
 @contextmanager

@@ -61,7 +61,7 @@ class Fetcher:
 
     def __init__(self, options: GatherOptions) -> None:
         self._options = options
-        self._hosts = Hosts(options.per_host)
+        self._hosts = Hosts(options.own_per_host)
         self._slots = asyncio.Semaphore(options.parallel)
 
     async def __aenter__(self) -> Fetcher:

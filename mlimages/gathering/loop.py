@@ -6,10 +6,11 @@ import asyncio
 import math
 import time
 from collections import Counter, deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from mlimages.errors import MlimagesError
 from mlimages.gathering.collection import Gathered
@@ -17,17 +18,16 @@ from mlimages.gathering.decoders import Decoders
 from mlimages.gathering.facts import Checks
 from mlimages.gathering.failures import reason_of_error
 from mlimages.gathering.fetch import Fetched, Fetcher
-from mlimages.gathering.manifest import row_key
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.sources import Source
 from mlimages.gathering.spool import Spool
 from mlimages.progress import NoProgress, Progress
-from mlimages.records import GatherSummary, ImageRef, Reason
+from mlimages.records import FetchResult, GatherSummary, ImageRef, Reason
 
-_AHEAD = 1024
+AHEAD = 1024
 """Links in work or waiting at one time, so that one slow host does not hold up the others."""
 
-_LOOKUPS = 64
+LOOKUPS = 64
 """Threads that look names up: a name server that does not answer holds one for long."""
 
 
@@ -43,37 +43,55 @@ def gather(source: Source, out: str | Path, *, progress: Progress | None = None,
     """
 
     async def run() -> GatherSummary:
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_LOOKUPS, "lookup"))
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(LOOKUPS, "lookup"))
         return await gather_async(source, out, progress=progress, **options)
 
     return asyncio.run(run())
 
 
 async def gather_async(
-    source: Source, out: str | Path, *, progress: Progress | None = None, **options: Any
+    source: Source,
+    out: str | Path,
+    *,
+    progress: Progress | None = None,
+    tell: Callable[[FetchResult], None] | None = None,
+    **options: Any,
 ) -> GatherSummary:
-    """As `gather`, where an event loop runs already."""
+    """As `gather`, where an event loop runs already; `tell` is called with each new row of the manifest."""
     chosen = GatherOptions(**options)
     started = time.monotonic()
     checks = Checks(max_pixels=chosen.max_pixels, min_size=chosen.min_size, resize=chosen.resize)
     with Gathered(Path(out), chosen) as gathered:
         async with Fetcher(chosen) as fetcher, Decoders(checks, chosen.decoders) as decoders:
-            await _Run(gathered, fetcher, decoders, chosen, progress or NoProgress()).run(source)
+            hand = _Hand(gathered, fetcher, decoders, tell or (lambda row: None))
+            await Run(gathered, hand, chosen, progress or NoProgress()).run(source)
         gathered.finish()
         return gathered.tally.summary(Path(out), fetched=gathered.added, seconds=time.monotonic() - started)
 
 
-class _Run:
-    """One run: starts links while their class wants pictures, and records how each ended."""
+class Hand(Protocol):
+    """Does the work on one link."""
+
+    async def finish(self, ref: ImageRef) -> FetchResult:
+        """Fetch, inspect, keep and record; the row of how it ended."""
+
+
+class Run:
+    """One run: starts links while their class wants pictures.
+
+    Args:
+        gathered: knows what is done and what each class has.
+        ahead: links in work or waiting at one time.
+    """
 
     def __init__(
-        self, gathered: Gathered, fetcher: Fetcher, decoders: Decoders, options: GatherOptions, progress: Progress
+        self, gathered: Gathered, hand: Hand, options: GatherOptions, progress: Progress, *, ahead: int = AHEAD
     ) -> None:
         self._gathered = gathered
-        self._fetcher = fetcher
-        self._decoders = decoders
+        self._hand = hand
         self._options = options
         self._progress = progress
+        self._ahead = ahead
         self._in_work: Counter[str] = Counter()
         self._working = 0
         self._parked: dict[str, deque[ImageRef]] = {}
@@ -81,8 +99,9 @@ class _Run:
         self._moved = asyncio.Event()
 
     async def run(self, source: Source) -> None:
+        """Finish every link of `source` that is wanted and not done."""
         self._enough = getattr(source, "enough", lambda label: None)
-        most_parked = getattr(source, "lookahead", _AHEAD)
+        most_parked = getattr(source, "lookahead", self._ahead)
         for label in sorted(self._gathered.tally.classes):
             self._tell_if_full(label)
         self._progress.start("gather", await _length(source), "link")
@@ -91,7 +110,7 @@ class _Run:
             async with asyncio.TaskGroup() as self._group:
                 async for ref in refs:
                     self._offer(ref)
-                    while self._working >= _AHEAD or self._waiting > most_parked:
+                    while self._working >= self._ahead or self._waiting > most_parked:
                         self._moved.clear()
                         await self._moved.wait()
         except ExceptionGroup as errors:
@@ -102,7 +121,7 @@ class _Run:
             self._progress.close()
 
     def _offer(self, ref: ImageRef) -> None:
-        wanted = _in_shard(ref.url, self._options.shard) and self._missing(ref.label) > 0
+        wanted = self._options.has(ref.url) and self._missing(ref.label) > 0
         if not (wanted and self._gathered.claim(ref)):
             self._progress.advance()
         elif self._in_work[ref.label] < self._missing(ref.label):
@@ -122,10 +141,7 @@ class _Run:
         self._group.create_task(self._finish(ref))
 
     async def _finish(self, ref: ImageRef) -> None:
-        part = self._gathered.new_part()
-        fetched = await (self._load(ref, part) if ref.load else self._fetcher.fetch(ref.url, part))
-        found = None if fetched.reason else await self._decoders.inspect(part)
-        row = self._gathered.add(ref, fetched, found, part)
+        row = await self._hand.finish(ref)
         self._in_work[ref.label] -= 1
         self._working -= 1
         self._tell_if_full(ref.label)
@@ -141,27 +157,41 @@ class _Run:
             self._waiting -= 1
             self._start(parked.popleft())
 
-    async def _load(self, ref: ImageRef, part: Path) -> Fetched:
-        assert ref.load
-        spool = Spool(part)
-        try:
-            data = await ref.load()
-        except MlimagesError:
-            raise
-        except Exception as error:  # a source's own trouble with one picture costs that picture
-            return Fetched(reason_of_error(error), f"{type(error).__name__}: {error}"[:200], attempts=1)
-        spool.write(data)
-        spool.finish()
-        return Fetched(attempts=1)
-
     def _tell_if_full(self, label: str) -> None:
         if self._missing(label) == 0:
             self._waiting -= len(self._parked.pop(label, ()))
             self._enough(label)
 
 
-def _in_shard(url: str, shard: tuple[int, int] | None) -> bool:
-    return shard is None or row_key("", url) % shard[1] == shard[0] - 1
+@dataclass(frozen=True, slots=True)
+class _Hand:
+    """Works on links in this process."""
+
+    gathered: Gathered
+    fetcher: Fetcher
+    decoders: Decoders
+    tell: Callable[[FetchResult], None]
+
+    async def finish(self, ref: ImageRef) -> FetchResult:
+        part = self.gathered.new_part()
+        fetched = await (_load(ref.load, part) if ref.load else self.fetcher.fetch(ref.url, part))
+        found = None if fetched.reason else await self.decoders.inspect(part)
+        row = self.gathered.add(ref, fetched, found, part)
+        self.tell(row)
+        return row
+
+
+async def _load(load: Callable[[], Awaitable[bytes]], part: Path) -> Fetched:
+    spool = Spool(part)
+    try:
+        data = await load()
+    except MlimagesError:
+        raise
+    except Exception as error:  # a source's own trouble with one picture costs that picture
+        return Fetched(reason_of_error(error), f"{type(error).__name__}: {error}"[:200], attempts=1)
+    spool.write(data)
+    spool.finish()
+    return Fetched(attempts=1)
 
 
 async def _length(source: Source) -> int | None:

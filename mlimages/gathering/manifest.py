@@ -21,9 +21,14 @@ _values = attrgetter(*_FIELDS)
 _encode = json.JSONEncoder(default=str).encode
 
 
+def manifest_path(folder: Path, shard: tuple[int, int] | None) -> Path:
+    """The manifest of a run into `folder`, or of one shard of it."""
+    return folder / (f"manifest-{shard[0]:05d}.jsonl" if shard else NAME)
+
+
 def manifests(folder: Path) -> list[Path]:
-    """Every manifest of the folder, in order: its own, and those of its shards."""
-    return sorted(folder.glob("manifest*.jsonl"))
+    """Every manifest of the folder, in order: its own, and those of its shards, whose rows are later."""
+    return sorted(folder.glob("manifest*.jsonl"), key=lambda path: (path.name != NAME, path.name))
 
 
 def read_manifest(folder: str | Path) -> Iterator[FetchResult]:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, fields
 from mlimages import __version__
 from mlimages.errors import InputError
 from mlimages.gathering.facts import MAX_PIXELS
+from mlimages.gathering.manifest import row_key
+from mlimages.gathering.tally import host_of
 from mlimages.records import Reason
 
 USER_AGENT = f"mlimages/{__version__} (gathers pictures for image classifiers; honours X-Robots-Tag: noai)"
@@ -31,7 +33,8 @@ class GatherOptions:
         allow_private: connect to addresses that are not global, too.
         ignore_opt_out: take pictures marked X-Robots-Tag: noai or noimageai, too.
         proxy: an HTTP proxy's URL; by default the usual environment variables say.
-        shard: (i, n) takes the i-th of n parts, 1 <= i <= n, divided by a hash of the URL.
+        shard: (i, n) takes the i-th of n parts, 1 <= i <= n, divided by a hash of the URL; `per_host` then holds for
+            all of them together.
         decoders: processes that decode.
     """
 
@@ -64,6 +67,20 @@ class GatherOptions:
                                  f"{' or left out' if field.name in optional else ''}")  # fmt: skip
         if self.shard and not 1 <= self.shard[0] <= self.shard[1]:
             raise InputError(f"shard is {self.shard[0]}/{self.shard[1]}: the parts run from 1/N to N/N")
+
+    def has(self, url: str) -> bool:
+        """Whether a link is in the shard, if there is one."""
+        return self.shard is None or shard_of(url, self.shard[1], self.per_host) == self.shard[0]
+
+    @property
+    def own_per_host(self) -> int:
+        """Requests at one time to one host, by this shard."""
+        return self.per_host // min(self.shard[1], self.per_host) if self.shard else self.per_host
+
+
+def shard_of(url: str, shards: int, per_host: int) -> int:
+    """Which of so many shards, from 1, a link belongs to; a host's links go to no more than `per_host` of them."""
+    return (row_key("", host_of(url)) + row_key("", url) % min(shards, per_host)) % shards + 1
 
 
 def parse_shard(text: str) -> tuple[int, int]:

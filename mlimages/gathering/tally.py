@@ -31,7 +31,7 @@ class Tally:
             self._near += row.same_as is not None
         elif row.reason:
             self._reasons[row.reason.value] += 1
-            self._hosts[_host(row.url)] += 1
+            self._hosts[host_of(row.url)] += 1
             if len(self._hosts) > 2 * _HOSTS_COUNTED:
                 self._hosts = Counter(dict(self._hosts.most_common(_HOSTS_COUNTED)))
 
@@ -55,7 +55,8 @@ def _ranked(counts: Counter[str]) -> Mapping[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _host(url: str) -> str:
+def host_of(url: str) -> str:
+    """A link's host and port, for counting."""
     try:
         return urlsplit(url).netloc.rpartition("@")[2][:100] or "(none)"
     except ValueError:

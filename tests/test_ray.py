@@ -1,0 +1,208 @@
+"""Work divided among the processes of a local Ray of two CPUs: the same outcome, whoever dies."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mlimages import UrlList, gather
+from mlimages.cluster import Cluster, ray_cluster
+from mlimages.errors import GatherError, InputError
+from mlimages.gathering import read_manifest
+from mlimages.gathering.ray_engine import gather_on
+from mlimages.records import FetchResult, GatherSummary, ImageRef
+from tests.conftest import RunCli
+from tests.servers import Connection, Request, Site, answer, photo, serve
+
+ray = pytest.importorskip("ray")
+pytestmark = pytest.mark.ray
+FAST = {"allow_private": True, "timeout_s": 5.0, "retries": 0}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20)
+    with ray_cluster() as opened:
+        yield opened
+    ray.shutdown()
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with serve() as running:
+        yield running
+
+
+def links(folder: Path, *urls: str) -> UrlList:
+    path = folder / "cats.txt"
+    path.write_text("\n".join(urls))
+    return UrlList(path)
+
+
+def outcome(summary: GatherSummary) -> tuple[object, ...]:
+    return summary.ok, summary.duplicate, summary.reasons, summary.classes
+
+
+def kept(folder: Path) -> dict[str, tuple[str | None, bool]]:
+    """Each link's bytes, and whether it failed; checks that every row's picture is there, and no other file."""
+    rows = list(read_manifest(folder))
+    named = {row.path for row in rows if row.path}
+    assert named == {path.relative_to(folder).as_posix() for path in folder.rglob("*.jpg")}
+    assert [path.name for path in folder.iterdir() if path.is_file()] == ["manifest.jsonl"]
+    assert len({row.sha256 for row in rows if row.status == "ok"}) == len(named)
+    return {row.url: (row.sha256, row.status == "failed") for row in rows}
+
+
+def workers() -> list[int]:
+    """The processes of our workers in this test's own Ray."""
+
+    def parent(pid: int) -> int:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if (folder / "cmdline").read_bytes().startswith(b"ray::_Worker"):
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return [pid for pid in found if parent(parent(pid)) == os.getpid()]
+
+
+def test_a_worker_killed_in_mid_shard_is_replaced_and_the_outcome_is_that_of_a_single_run(
+    cluster: Cluster, site: Site, tmp_path: Path
+) -> None:
+    out, lock, recorded = tmp_path / "ray", threading.Lock(), list[FetchResult]()
+
+    def killing(connection: Connection, request: Request) -> None:
+        number = int(request.path[1:].partition(".")[0])
+        with lock:
+            while number > 100 and not recorded:
+                rows = list(read_manifest(out))
+                if len(rows) > 20:
+                    os.kill(workers()[0], signal.SIGKILL)
+                    recorded.extend(rows)
+        answer(photo(number // 2))(connection, request)
+
+    site.routes = {f"/gone/{n}": answer(photo(999)) for n in range(8)} | {"/html": answer(b"<html>")}
+    site.fallback = killing
+    source = links(tmp_path, *(site.url(f"/{n}.jpg") for n in range(200)), *map(site.url, site.routes))
+    divided = gather_on(cluster, source, out, **FAST)
+    asked = Counter(request.path for request in site.requests)
+    assert recorded
+    assert {asked[row.url.removeprefix(site.base)] for row in recorded} == {1}, "what was recorded is not asked again"
+    single = gather(source, tmp_path / "single", **FAST)
+    assert outcome(divided) == outcome(single)
+    assert kept(out) == kept(tmp_path / "single")
+
+
+def test_the_limit_holds_for_all_workers_together_and_a_finished_folder_asks_for_nothing(
+    cluster: Cluster, site: Site, tmp_path: Path
+) -> None:
+    site.fallback = lambda connection, request: answer(photo(int(request.path[1:])))(connection, request)
+    site.routes = {f"/{n}": answer(b"no", 404) for n in range(0, 40, 2)}
+    source = links(tmp_path, *(site.url(f"/{n}") for n in range(60)))
+    assert gather_on(cluster, source, tmp_path / "out", limit=15, **FAST).ok == 15
+    site.requests.clear()
+    assert gather_on(cluster, source, tmp_path / "out", limit=15, **FAST).ok == 15
+    assert not site.requests
+    more = gather_on(cluster, source, tmp_path / "out", **FAST)
+    assert (more.ok, more.failed) == (40, 20)
+    site.routes.clear()
+    again = gather_on(cluster, source, tmp_path / "out", retry_failed=["not-found"], **FAST)
+    assert (again.ok, again.failed) == (60, 0)
+
+
+@pytest.mark.parametrize("per_host", [1, 3])
+def test_a_host_sees_no_more_requests_at_one_time_than_it_would_from_one_process(
+    cluster: Cluster, site: Site, tmp_path: Path, per_host: int
+) -> None:
+    lock, now, most = threading.Lock(), Counter[str](), 0
+
+    def counting(connection: Connection, request: Request) -> None:
+        nonlocal most
+        with lock:
+            now["open"] += 1
+            most = max(most, now["open"])
+        connection.pause(0.02)
+        with lock:
+            now["open"] -= 1
+        answer(photo(int(request.path[1:])))(connection, request)
+
+    site.fallback = counting
+    source = links(tmp_path, *(site.url(f"/{n}") for n in range(40)))
+    assert gather_on(cluster, source, tmp_path / "out", per_host=per_host, **FAST).ok == 40
+    assert most <= per_host
+
+
+def test_ctrl_c_stops_every_worker_and_the_same_command_goes_on(
+    cluster: Cluster, site: Site, tmp_path: Path, run_cli: RunCli
+) -> None:
+    def hang_after_ten(connection: Connection, request: Request) -> None:
+        number = int(request.path[1:])
+        if number >= 10:
+            connection.pause()
+            raise ConnectionAbortedError
+        answer(photo(number))(connection, request)
+
+    site.fallback = hang_after_ten
+    links(tmp_path, *(site.url(f"/{n}") for n in range(14)))
+    words = ["gather", "urls", "cats.txt", "-o", "out", "--allow-private", "--engine", "ray"]
+    words += ["--address", ray.get_runtime_context().gcs_address]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlimages", *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    while len(list(read_manifest(tmp_path / "out"))) < 10:
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130, errors
+    assert errors.strip().splitlines()[-1] == "mlimages: interrupted; run the same command again to go on"
+    assert "Traceback" not in errors
+    site.fallback = lambda connection, request: answer(photo(int(request.path[1:])))(connection, request)
+    site.requests.clear()
+    done = run_cli(*words)
+    assert "14 good, 0 duplicates, 0 failed in out" in done.stdout
+    assert sorted(int(request.path[1:]) for request in site.requests) == [10, 11, 12, 13]
+
+
+def test_what_ends_a_worker_ends_the_run_in_its_words(cluster: Cluster, site: Site, tmp_path: Path) -> None:
+    site.fallback = answer(photo(1))
+    source = links(tmp_path, *(site.url(f"/{n}") for n in range(4)))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "cats").write_text("a file where the class's folder should be")
+    with pytest.raises(GatherError, match=r"cats/.* cannot be written: Not a directory$"):
+        gather_on(cluster, source, tmp_path / "out", **FAST)
+
+
+def test_pictures_out_of_an_archive_and_shards_by_hand_are_refused(cluster: Cluster, tmp_path: Path) -> None:
+    class Archive:
+        async def __aiter__(self):  # type: ignore[no-untyped-def]
+            async def load() -> bytes:
+                return b""
+
+            yield ImageRef("n1.tar#a.jpg", "cats", load=load)
+
+    with pytest.raises(InputError, match="comes out of an archive"):
+        gather_on(cluster, Archive(), tmp_path / "out")
+    with pytest.raises(InputError, match="leave out --shard"):
+        gather_on(cluster, Archive(), tmp_path / "out", shard=(1, 2))
+
+
+def test_without_ray_the_command_says_what_to_install_and_an_address_needs_it(run_cli: RunCli, tmp_path: Path) -> None:
+    (tmp_path / "ray.py").write_text("raise ImportError")
+    (tmp_path / "links.txt").write_text("http://127.0.0.1/a.jpg")
+    words = ["gather", "urls", "links.txt", "-o", "out"]
+    done = run_cli(*words, "--engine", "ray", check=False)
+    assert (done.returncode, done.stderr) == (
+        1,
+        'mlimages: the engine ray needs an optional part: pip install "mlimages[ray]"\n',
+    )
+    done = run_cli(*words, "--address", "auto", check=False)
+    assert (done.returncode, done.stderr) == (1, "mlimages: --address names a Ray cluster: say --engine ray too\n")
