@@ -18,13 +18,14 @@ PACKAGE = Path(mlimages.__file__).parent
 ROOT = PACKAGE.parent
 HEAVY = ["PIL", "aiohttp", "numpy", "onnxruntime", "timm", "torch", "torchvision"]
 TORCH = {"torch", "torchvision", "timm"}
-TOOLS = {"errors", "records", "files", "progress", "intervals", "scores", "cluster"}
+TOOLS = {"errors", "records", "files", "progress", "intervals", "scores", "pools", "cluster"}
 MAY_IMPORT = {
     "errors": {"records"},
     "records": {"errors"},
     "files": {"errors"},
     "progress": set(),
-    "cluster": {"errors"},
+    "pools": set(),
+    "cluster": {"errors", "pools"},
     "intervals": set(),
     "scores": {"intervals"},
     "labels": TOOLS,

@@ -1,5 +1,6 @@
 """Work divided among the processes of a local Ray of two CPUs: the same outcome, whoever dies."""
 
+import json
 import os
 import signal
 import subprocess
@@ -7,16 +8,20 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from mlimages import UrlList, gather
+from mlimages import ImageProperty, LabelFile, UrlList, check, gather, label_dir_auto
 from mlimages.cluster import Cluster, ray_cluster
 from mlimages.errors import GatherError, InputError
 from mlimages.gathering import read_manifest
 from mlimages.gathering.ray_engine import gather_on
+from mlimages.pools import Threads
 from mlimages.records import FetchResult, GatherSummary, ImageRef
+from mlimages.training import compute_mean
 from tests.conftest import RunCli
 from tests.servers import Connection, Request, Site, answer, photo, serve
 
@@ -206,3 +211,54 @@ def test_without_ray_the_command_says_what_to_install_and_an_address_needs_it(ru
     )
     done = run_cli(*words, "--address", "auto", check=False)
     assert (done.returncode, done.stderr) == (1, "mlimages: --address names a Ray cluster: say --engine ray too\n")
+
+
+def pictures(folder: Path, broken: int = 5) -> LabelFile:
+    """Two classes; one picture in each, a near copy across them, and some that cannot be decoded."""
+    for number in range(300):
+        path = folder / f"class{number // 10 % 2}" / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(photo(number // 3) if number >= broken else b"no picture")
+    labels = label_dir_auto(folder).labels.write(folder / "labels.txt")
+    with labels.path.open("a") as lines:
+        lines.write("class0/missing.jpg 0\n")
+    return labels
+
+
+def test_a_check_finds_the_same_whoever_looks_at_the_pictures(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = pictures(tmp_path)
+    divided = replace(check([labels], pool=cluster), seconds=0)
+    again = replace(check([labels], pool=cluster), seconds=0)
+    monkeypatch.setenv("MLIMAGES_CACHE", str(tmp_path / "empty"))
+    single = replace(check([labels], workers=1), seconds=0)
+    assert divided.warnings["duplicate"] > 100
+    assert divided.errors["same-picture-two-labels"] > 10
+    assert divided.to_dict() == again.to_dict() == single.to_dict()
+    assert divided.findings == again.findings == single.findings
+
+
+def test_the_mean_is_the_same_to_the_bit_for_any_partition(cluster: Cluster, tmp_path: Path) -> None:
+    labels, prop = pictures(tmp_path), ImageProperty(32)
+    single = compute_mean(labels, prop, workers=1)
+    for pool in (cluster, replace(cluster, at_once=7), Threads(3, at_once=1)):
+        divided = compute_mean(labels, prop, pool=pool)
+        assert np.array_equal(divided.mean, single.mean)
+        assert replace(divided, mean=single.mean) == single
+    assert (single.count, len(single.broken)) == (295, 6)
+
+
+def test_check_and_mean_run_on_a_cluster_from_the_command_line(
+    cluster: Cluster, tmp_path: Path, run_cli: RunCli
+) -> None:
+    pictures(tmp_path / "p")
+    where = ["--engine", "ray", "--address", ray.get_runtime_context().gcs_address]
+    checked = json.loads(run_cli("check", "p/labels.txt", "--json", *where).stdout)
+    assert (checked["checked"], checked["errors"]["not-an-image"], checked["errors"]["missing"]) == (301, 5, 1)
+    figures = json.loads(run_cli("mean", "p/labels.txt", "--size", "32", "--json", *where).stdout)
+    assert (figures["count"], figures["broken"]) == (295, 6)
+    done = run_cli("mean", "p/labels.txt", "--engine", "ray", "--address", "127.0.0.1:1", check=False)
+    assert done.returncode == 1
+    assert "no Ray cluster at 127.0.0.1:1" in done.stderr
+    assert "Traceback" not in done.stderr

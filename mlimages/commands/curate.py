@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from mlimages.commands.engines import ADDRESS, ENGINE, Engine, cluster_of
 from mlimages.errors import InputError
 from mlimages.records import ImageProperty, Resize
 
@@ -87,6 +88,8 @@ def check(
     threshold: list[str] = typer.Option(
         [], "--threshold", metavar="NAME=VALUE", help="Draw a line elsewhere (named above); may be given several times."
     ),
+    engine: Engine = ENGINE,
+    address: str = ADDRESS,
     as_json: bool = typer.Option(False, "--json", help="Print counts and groups as JSON."),
 ) -> None:
     """Find broken, doubled, leaking and odd pictures.
@@ -104,7 +107,9 @@ def check(
     from mlimages import validation
     from mlimages.progress import TqdmProgress
 
-    report = validation.check(sources, thresholds=validation.Thresholds.parse(threshold), progress=TqdmProgress())
+    lines = validation.Thresholds.parse(threshold)
+    with cluster_of(engine, address) as pool:
+        report = validation.check(sources, thresholds=lines, pool=pool, progress=TqdmProgress())
     if page:
         from mlimages.report import write_report
 
@@ -139,6 +144,8 @@ def mean(
     gray: bool = typer.Option(False, "--gray", help="One channel in place of three."),
     per_class: bool = typer.Option(False, "--per-class", help="Draw each class's mean too: NAME_per_class.png."),
     out: Path = typer.Option(Path("mean.png"), "-o", "--out", help="Picture; .npy and .json are written beside it."),
+    engine: Engine = ENGINE,
+    address: str = ADDRESS,
     as_json: bool = typer.Option(False, "--json", help="Print the figures as JSON."),
 ) -> None:
     """Compute the mean image and per-channel mean and std.
@@ -152,7 +159,9 @@ def mean(
     from mlimages.progress import TqdmProgress
 
     prop, labels = ImageProperty(size, resize=resize, gray_scale=gray), LabelFile(source)
-    made = labels.to_training_data(prop).make_mean_image(out, per_class=per_class, progress=TqdmProgress())
+    data = labels.to_training_data(prop)
+    with cluster_of(engine, address) as pool:
+        made = data.make_mean_image(out, per_class=per_class, pool=pool, progress=TqdmProgress())
     figures = {"mean": made.channel_mean, "std": made.channel_std, "count": made.count, "broken": len(made.broken)}
     if as_json:
         _print_json({**figures, "path": str(out)})

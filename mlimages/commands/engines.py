@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Literal
 
 import typer
@@ -17,8 +17,8 @@ ENGINE = typer.Option("local", help="ray: a worker per CPU, of this machine or o
 ADDRESS = typer.Option(None, metavar="HOST:PORT", help="With ray: this cluster; auto: the one this machine is in.")
 
 
-def cluster_of(engine: Engine, address: str | None) -> AbstractContextManager[Cluster] | None:
-    """The cluster, to be opened; None where the work is done here.
+def cluster_of(engine: Engine, address: str | None) -> AbstractContextManager[Cluster | None]:
+    """The cluster, to be entered; None where the work is done here.
 
     Raises:
         InputError: an address, and no engine that takes one.
@@ -30,4 +30,4 @@ def cluster_of(engine: Engine, address: str | None) -> AbstractContextManager[Cl
         return ray_cluster(address)
     if address:
         raise InputError("--address names a Ray cluster: say --engine ray too")
-    return None
+    return nullcontext()

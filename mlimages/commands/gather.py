@@ -8,7 +8,6 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
 from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -225,7 +224,8 @@ def _run(
         _print_plan(source, as_json=as_json)
         return
     progress = NoProgress() if quiet else TqdmProgress()
-    summary = _gathered(source, out, cluster_of(engine, address), progress=progress, **options)
+    with cluster_of(engine, address) as cluster:
+        summary = _gathered(source, out, cluster, progress=progress, **options)
     if as_json:
         print(json.dumps(summary.to_dict(), ensure_ascii=False))
     elif not quiet:
@@ -237,17 +237,14 @@ def _run(
         print(f"\nnext: mlimages label {out}", file=sys.stderr)
 
 
-def _gathered(
-    source: Source, out: Path, opened: AbstractContextManager[Cluster] | None, **options: Any
-) -> GatherSummary:
-    if opened is None:
-        from mlimages.gathering import gather
+def _gathered(source: Source, out: Path, cluster: Cluster | None, **options: Any) -> GatherSummary:
+    if cluster:
+        from mlimages.gathering.ray_engine import gather_on
 
-        return gather(source, out, **options)
-    from mlimages.gathering.ray_engine import gather_on
-
-    with opened as cluster:
         return gather_on(cluster, source, out, **options)
+    from mlimages.gathering import gather
+
+    return gather(source, out, **options)
 
 
 def _options(

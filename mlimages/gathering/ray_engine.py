@@ -56,7 +56,7 @@ async def _gather(
             async with asyncio.TaskGroup() as group:
                 for shard in hands.shards:
                     group.create_task(shard.serve())
-                await Run(gathered, hands, options, progress, ahead=AHEAD * cluster.cpus).run(source)
+                await Run(gathered, hands, options, progress, ahead=AHEAD * cluster.workers).run(source)
                 hands.close()
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
@@ -73,8 +73,8 @@ class _Hands:
         self._per_host = options.per_host
         common = replace(options, limit=None, retry_failed=frozenset(), decoders=1)
         self.shards = [
-            _Shard(cluster, gathered.out.absolute(), replace(common, shard=(number, cluster.cpus)))
-            for number in range(1, cluster.cpus + 1)
+            _Shard(cluster, gathered.out.absolute(), replace(common, shard=(number, cluster.workers)))
+            for number in range(1, cluster.workers + 1)
         ]
 
     async def finish(self, ref: ImageRef) -> FetchResult:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +22,10 @@ from mlimages.errors import InputError
 from mlimages.files import cache_dir, replacing, write_text
 from mlimages.images import LabeledImage, load_rgb
 from mlimages.labels import LabelFile
+from mlimages.pools import Pool, Threads
 from mlimages.progress import NoProgress, Progress
 from mlimages.records import BrokenImage, Fault, ImageProperty, LabeledPath
-from mlimages.training.loading import load_in_order
+from mlimages.training.loading import load_or_tell
 
 SHEET_PX, CAPTION_PX = 1200, 16
 """Width of a sheet of class means, height of a line of text on it."""
@@ -64,39 +68,43 @@ def compute_mean(
     *,
     per_class: bool = False,
     workers: int | None = None,
+    pool: Pool | None = None,
     progress: Progress | None = None,
 ) -> MeanImage:
     """The mean of the pictures as the network sees them, and with `per_class` that of each class.
 
     Sums are whole numbers, so that the result does not depend on the workers or on the order.
 
+    Args:
+        pool: who reads the pictures; by default `workers` threads (a core each).
+
     Raises:
         InputError: no picture could be used.
     """
-    sums = np.zeros((prop.height, prop.width, prop.channels), dtype=np.uint64)
+    shape = prop.height, prop.width, prop.channels
     histogram = np.zeros((prop.channels, 256), dtype=np.uint64)
-    class_sums: dict[int, NDArray[np.uint32]] = {}
-    class_counts: Counter[int] = Counter()
+    sums: dict[int, NDArray[Any]] = {}
+    counts: Counter[int] = Counter()
     broken: list[BrokenImage] = []
-    count = 0
     shown = progress or NoProgress()
     shown.start("mean", None, " pictures")
-    for item, loaded in load_in_order(items, prop, workers=workers):
-        shown.advance(1, broken=len(broken))
-        if isinstance(loaded, BrokenImage):
-            broken.append(loaded)
-            continue
-        sums += loaded
-        histogram += _histogram(loaded)
-        count += 1
-        if per_class:
-            class_sums.setdefault(item.label, np.zeros(loaded.shape, np.uint32))[...] += loaded
-            class_counts[item.label] += 1
+    pool = pool or Threads(workers or os.cpu_count() or 1)
+    for part in pool.map(partial(_summed, prop=prop, per_class=per_class), _lists(items, pool.at_once)):
+        broken += part.broken
+        shown.advance(part.counts.total() + len(part.broken), broken=len(broken))
+        histogram += part.histogram
+        counts += part.counts
+        for label, pixels in part.sums.items():
+            sums.setdefault(label, np.zeros(shape, np.uint32 if per_class else np.uint64))[...] += pixels
     shown.close()
-    if not count:
+    if not counts:
         raise InputError(f"no mean: none of the {len(broken)} pictures could be used ({_first(broken)})")
-    by_class = {label: _mean(class_sums[label], class_counts[label]) for label in sorted(class_sums)}
-    return MeanImage(_mean(sums, count), *_moments(histogram), count, prop, tuple(broken), by_class)
+    total = np.zeros(shape, np.uint64)
+    for some in sums.values():
+        total += some
+    by_class = {label: _mean(sums[label], counts[label]) for label in sorted(sums)} if per_class else {}
+    count = counts.total()
+    return MeanImage(_mean(total, count), *_moments(histogram), count, prop, tuple(broken), by_class)
 
 
 def _mean(sums: NDArray[Any], count: int) -> NDArray[np.float32]:
@@ -118,7 +126,9 @@ def draw_class_means(made: MeanImage, names: Sequence[str], path: Path) -> None:
         sheet.save(part, "PNG")
 
 
-def remembered_mean(labels: LabelFile, prop: ImageProperty, *, per_class: bool, progress: Progress | None) -> MeanImage:
+def remembered_mean(
+    labels: LabelFile, prop: ImageProperty, *, per_class: bool, pool: Pool | None, progress: Progress | None
+) -> MeanImage:
     """The mean from the cache where no picture has changed since (size, time), else computed and kept."""
     digest = hashlib.sha256(f"2 {prop} {per_class}".encode())
     for item in labels:
@@ -128,7 +138,7 @@ def remembered_mean(labels: LabelFile, prop: ImageProperty, *, per_class: bool, 
     try:
         return _read_kept(kept, prop)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        made = compute_mean(labels, prop, per_class=per_class, progress=progress)
+        made = compute_mean(labels, prop, per_class=per_class, pool=pool, progress=progress)
     told = json.dumps({"mean": made.channel_mean, "std": made.channel_std, "count": made.count,
             "broken": [(one.path, one.fault, one.detail) for one in made.broken]})  # fmt: skip
     by_class = {str(label): mean for label, mean in made.by_class.items()}
@@ -171,6 +181,37 @@ def load_mean_image(path: str | Path) -> NDArray[np.float32]:
         raise InputError(f"{path}: a mean image is float32 (C, H, W), this is {mean.dtype} {mean.shape}")
     made: NDArray[np.float32] = mean.astype(np.float32)
     return made
+
+
+@dataclass(frozen=True, slots=True)
+class _Summed:
+    """Some pictures: uint16 sums `(H, W, C)` and counts by class (or all as class 0), levels uint64 `(C, 256)`."""
+
+    sums: dict[int, NDArray[np.uint16]]
+    counts: Counter[int]
+    histogram: NDArray[np.uint64]
+    broken: list[BrokenImage]
+
+
+def _summed(items: Sequence[LabeledPath], prop: ImageProperty, per_class: bool) -> _Summed:
+    """At most 257 pictures, whose levels add up to 16 bits: little is to travel."""
+    found = _Summed({}, Counter(), np.zeros((prop.channels, 256), dtype=np.uint64), [])
+    for item in items:
+        loaded = load_or_tell(item.path, prop)
+        if isinstance(loaded, BrokenImage):
+            found.broken.append(loaded)
+            continue
+        label = item.label if per_class else 0
+        found.counts[label] += 1
+        found.sums.setdefault(label, np.zeros(loaded.shape, np.uint16))[...] += loaded
+        found.histogram[...] += _histogram(loaded)
+    return found
+
+
+def _lists(items: Iterable[LabeledPath], size: int) -> Iterator[list[LabeledPath]]:
+    waiting = iter(items)
+    while some := list(islice(waiting, size)):
+        yield some
 
 
 def _histogram(pixels: NDArray[np.uint8]) -> NDArray[np.uint64]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mlimages.images import LabeledImage, from_network, to_network
 from mlimages.labels import LabelFile, write_label_file
+from mlimages.pools import Pool
 from mlimages.progress import Progress
 from mlimages.records import BrokenImage, ImageProperty, Normalization
 from mlimages.training.loading import load_in_order
@@ -49,7 +50,7 @@ class TrainingData:
         )
 
     def make_mean_image(
-        self, path: str | Path, *, per_class: bool = False, progress: Progress | None = None
+        self, path: str | Path, *, per_class: bool = False, pool: Pool | None = None, progress: Progress | None = None
     ) -> MeanImage:
         """Compute and write the mean (`.png`, `.npy`, `.json`); subtract it from now on.
 
@@ -60,7 +61,7 @@ class TrainingData:
             InputError: no picture could be used.
         """
         path = Path(path)
-        made = remembered_mean(self.labels, self.prop, per_class=per_class, progress=progress)
+        made = remembered_mean(self.labels, self.prop, per_class=per_class, pool=pool, progress=progress)
         made.write(path)
         if per_class:
             draw_class_means(made, self.labels.class_names, path.with_name(f"{path.stem}_per_class.png"))

@@ -7,9 +7,9 @@ import os
 import time
 from array import array
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -19,6 +19,7 @@ import numpy as np
 from mlimages.errors import ImageError
 from mlimages.images import read_bytes
 from mlimages.labels import LabelFile
+from mlimages.pools import Pool, Threads
 from mlimages.progress import NoProgress, Progress
 from mlimages.records import LabeledPath
 from mlimages.validation.codes import Code, Finding, Thresholds
@@ -31,8 +32,11 @@ from mlimages.validation.store import Examined, Stamp, Store
 BATCH = 256
 """Pictures looked up and kept at a time: so many an interrupted check may do again."""
 
-CHUNK = 8
-"""Pictures handed to a thread at a time."""
+MOST = 16_384
+"""The most of them, however many workers there are: so many files SQLite finds in one question."""
+
+Find = Callable[[bytes], Examined | None]
+"""Looks up what is known of the same bytes."""
 
 
 def check(
@@ -40,12 +44,16 @@ def check(
     *,
     thresholds: Thresholds | None = None,
     workers: int | None = None,
+    pool: Pool | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Look at every picture of the label files once; nothing about a picture raises.
 
     What was found is kept in the cache folder by size, time and content: a later check, or one that goes on after an
     interruption, decodes only what it has not seen.
+
+    Args:
+        pool: who looks at the pictures; by default `workers` threads (a core each).
 
     Raises:
         LabelFileError: a label file that cannot be read, or a line of it.
@@ -58,7 +66,7 @@ def check(
     measuring, findings = _Measuring(), list[tuple[int, Finding]]()
     with Store() as store, TemporaryFile(buffering=0) as spill:
         seen = Seen(spill)
-        for batch, pictures in _examined(files, lines, store, workers or os.cpu_count() or 1):
+        for batch, pictures in _examined(files, lines, store, pool or Threads(workers or os.cpu_count() or 1)):
             for row, code, detail in _noted(batch, pictures, seen, measuring, lines):
                 number, item = batch[row]
                 findings.append((len(seen) - len(batch) + row, Finding(number, item.path, item.label, code, detail)))
@@ -154,24 +162,22 @@ def _noted(
 
 
 def _examined(
-    files: Iterable[LabelFile], lines: Thresholds, store: Store, workers: int
+    files: Iterable[LabelFile], lines: Thresholds, store: Store, pool: Pool
 ) -> Iterator[tuple[list[Listed], list[Examined]]]:
     """Every picture of every file, in order, some at a time."""
     items = ((number, item) for number, file in enumerate(files) for item in file)
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="check")
-    try:
-        while batch := list(islice(items, BATCH)):
-            yield batch, _batch([item.path for _, item in batch], store, lines, pool)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    while batch := list(islice(items, min(max(BATCH, 4 * pool.workers * pool.at_once), MOST))):
+        yield batch, _batch([item.path for _, item in batch], store, lines, pool)
 
 
-def _batch(paths: Sequence[Path], store: Store, lines: Thresholds, pool: ThreadPoolExecutor) -> list[Examined]:
+def _batch(paths: Sequence[Path], store: Store, lines: Thresholds, pool: Pool) -> list[Examined]:
     stamps = [_stamp(path) for path in paths]
     known = store.find([stamp for stamp in stamps if stamp])
     new = [place for place, stamp in enumerate(stamps) if not (stamp and stamp.path in known)]
-    chunks = [new[start : start + CHUNK] for start in range(0, len(new), CHUNK)]
-    looked = pool.map(lambda chunk: [_look(paths[place], store, lines) for place in chunk], chunks)
+    size = pool.at_once
+    chunks = ([paths[place] for place in new[start : start + size]] for start in range(0, len(new), size))
+    find = store.find_content if isinstance(pool, Threads) else None  # the store does not travel
+    looked = pool.map(partial(_look_at, lines=lines, find=find), chunks)
     fresh = dict(zip(new, chain.from_iterable(looked), strict=True))
     store.keep((stamp, fresh[place]) for place in new if (stamp := stamps[place]))
     return [fresh[place] if place in fresh or not stamp else known[stamp.path] for place, stamp in enumerate(stamps)]
@@ -185,13 +191,17 @@ def _stamp(path: Path) -> Stamp | None:
     return Stamp(os.path.abspath(path), found.st_size, found.st_mtime_ns)  # noqa: PTH100  # likewise
 
 
-def _look(path: Path, store: Store, lines: Thresholds) -> Examined:
+def _look_at(paths: Sequence[Path], lines: Thresholds, find: Find | None) -> list[Examined]:
+    return [_look(path, lines, find) for path in paths]
+
+
+def _look(path: Path, lines: Thresholds, find: Find | None) -> Examined:
     """One picture's facts or fault; decoded unless the same bytes were seen before."""
     digest = b""
     try:
         data = read_bytes(path)
         digest = hashlib.sha256(data).digest() if data else b""
-        known = store.find_content(digest) if digest else None
+        known = find(digest) if find and digest else None
         return known or Examined(digest, examine(data, max_pixels=lines.max_pixels).pack())
     except ImageError as error:
         return Examined(digest, fault=error.fault, detail=error.detail)

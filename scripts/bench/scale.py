@@ -1,0 +1,99 @@
+#!/usr/bin/env python
+"""Gather, check and average the same pictures in one process and by one and two Ray workers on this machine.
+
+    .venv/bin/python scripts/bench/scale.py [--count 2000] [--rounds 3] [--tiny]
+
+The links lead to a local nginx. Seconds are those of the work, without the start of Python and of Ray; the median of
+the rounds. Needs nginx and openssl, as gather.py does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from gather import free_port, make_pictures, start_nginx
+
+GATHER = """
+from mlimages import UrlList, gather
+from mlimages.gathering.ray_engine import gather_on
+options = dict(allow_private=True, per_host=64)
+source = UrlList(sys.argv[2])
+done = gather_on(cluster, source, out, **options) if cluster else gather(source, out, decoders=2, **options)
+count = done.ok
+"""
+CHECK = """
+from mlimages import check
+count = check([sys.argv[2]], workers=1, pool=cluster).checked
+"""
+MEAN = """
+from mlimages import ImageProperty, LabelFile
+from mlimages.training import compute_mean
+count = compute_mean(LabelFile(sys.argv[2]), ImageProperty(224), workers=1, pool=cluster).count
+"""
+AROUND = """
+import contextlib, json, sys, time
+workers, out = int(sys.argv[1]), sys.argv[3]
+cluster = None
+if workers:
+    import ray
+    from mlimages.cluster import Cluster
+    ray.init("local", num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level=40)
+    cluster = Cluster(workers)
+    list(cluster.map(abs, range(20 * workers)))  # its processes have started
+began = time.perf_counter()
+{body}
+print(json.dumps([time.perf_counter() - began, count]))
+"""
+
+
+def measure(body: str, workers: int, source: Path) -> tuple[float, int]:
+    with tempfile.TemporaryDirectory() as folder:
+        env = {**os.environ, "MLIMAGES_CACHE": f"{folder}/cache", "RAY_USAGE_STATS_ENABLED": "0"}
+        words = [sys.executable, "-c", AROUND.format(body=body), str(workers), str(source), f"{folder}/out"]
+        done = subprocess.run(words, env=env, stdout=subprocess.PIPE, text=True, check=True)
+        seconds, count = json.loads(done.stdout.splitlines()[-1])
+        manifest = Path(folder, "out", "manifest.jsonl")
+        return seconds, manifest.stat().st_size // count if manifest.exists() else 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=2000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tiny", action="store_true", help="a few pictures, one round: does it run?")
+    parser.add_argument("--jobs", default="gather,check,mean")
+    arguments = parser.parse_args()
+    count, rounds = (40, 1) if arguments.tiny else (arguments.count, arguments.rounds)
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        home.chmod(0o755)  # nginx gives up its rights
+        make_pictures(home / "www", count)
+        port = free_port()
+        nginx = start_nginx(home, port, free_port())
+        links, labels = home / "links.txt", home / "www" / "labels.txt"
+        links.write_text("".join(f"http://127.0.0.1:{port}/{n:05}.jpg\n" for n in range(count)))
+        labels.write_text("".join(f"{n:05}.jpg 0\n" for n in range(count)))
+        try:
+            for name, body, source in (("gather", GATHER, links), ("check", CHECK, labels), ("mean", MEAN, labels)):
+                if name not in arguments.jobs.split(","):
+                    continue
+                for workers in (0, 1, 2):
+                    runs = [measure(body, workers, source) for _ in range(rounds)]
+                    seconds = statistics.median(run[0] for run in runs)
+                    row = f", {runs[0][1]} bytes of manifest a picture" if runs[0][1] else ""
+                    who = f"{workers} Ray workers" if workers else "one process"
+                    print(f"{name:<7}{who:<15}{count / seconds:8.1f} pictures/s ({seconds:.2f} s){row}", flush=True)
+        finally:
+            nginx.terminate()
+            nginx.wait()
+
+
+if __name__ == "__main__":
+    main()
