@@ -1,22 +1,36 @@
-"""Files that are whole or not there, and the one folder of caches."""
+"""Files that are whole or not there, here or at an address; and the one folder of caches."""
 
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import platformdirs
+
+from mlimages.errors import InputError, MissingExtraError
+
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)
+"""Of two letters at least: one is a drive."""
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; what is written there takes its place at the end.
 
-    On an error the temporary file is removed and `path` stays as it was.
+    On an error the temporary file is removed and `path` stays as it was. An address is put as a whole object.
     """
+    if is_remote(path):
+        with tempfile.TemporaryDirectory() as folder:
+            part = Path(folder, path.name)
+            part.touch()
+            yield part
+            put(part, path)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name[:50]}.", suffix=".part", dir=path.parent)
     os.close(handle)
@@ -29,6 +43,59 @@ def replacing(path: Path) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def as_path(path: str | Path) -> Path:
+    """A local path or, of an fsspec address (`s3://bucket/name`), an object that is used like one.
+
+    `Path("s3://bucket/name")`, which has lost a slash, is understood as well.
+
+    Raises:
+        MissingExtraError: an address, and fsspec is not installed.
+        InputError: no such kind of address, or what it needs is not installed.
+    """
+    found = _ADDRESS.fullmatch(str(path)) if isinstance(path, str | Path) else None
+    if found is None:
+        return Path(path) if isinstance(path, str) else path
+    address = f"{found[1]}://{found[2]}"
+    try:
+        from upath import UPath
+    except ImportError as error:
+        raise MissingExtraError(address, "remote") from error
+    try:
+        made = UPath(address)
+        made.fs  # noqa: B018  # made here, where it can be told that a package is missing
+    except (ImportError, ValueError) as error:
+        raise InputError(f"{address}: {error}") from error
+    return cast(Path, made)
+
+
+def is_remote(path: Path) -> bool:
+    """Whether `as_path` made this of an address."""
+    return not isinstance(path, Path)
+
+
+def put(file: Path, address: Path) -> None:
+    """Store a file as the object at `address`, whole or not at all."""
+    address.fs.put_file(str(file), address.path)  # type: ignore[attr-defined]  # an address is no Path to mypy
+
+
+def relative_name(path: Path, folder: Path) -> str:
+    """How a file in `folder` names `path`; from or to an address in full, unless it lies below it."""
+    if is_remote(path) or is_remote(folder):
+        return path.absolute().as_posix().removeprefix(f"{folder.as_posix().rstrip('/')}/")
+    whole, below = os.path.abspath(path), os.path.abspath(folder) + os.sep  # noqa: PTH100  # a quarter of the time
+    name = whole[len(below) :] if whole.startswith(below) else os.path.relpath(whole, folder)
+    return name.replace(os.sep, "/")
+
+
+def named_path(name: str, folder: Path) -> Path:
+    """The inverse of `relative_name`."""
+    if "://" in name:
+        return as_path(name)
+    if is_remote(folder):
+        return Path(name) if name.startswith("/") else folder / name
+    return Path(os.path.join(folder, name))  # noqa: PTH118  # half the time
 
 
 def write_text(path: Path, text: str) -> None:

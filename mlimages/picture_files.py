@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import filecmp
 import os
 import re
-import shutil
 from collections.abc import Iterable, Iterator
 from itertools import count
 from pathlib import Path
 
+from mlimages.files import as_path, is_remote
 from mlimages.labels import PICTURE_SUFFIXES
 from mlimages.records import BrokenImage, Prediction
 
 
 def find_pictures(sources: Iterable[Path]) -> Iterator[Path]:
     """The sources themselves, and in place of a folder the pictures in it by suffix, sorted, nested ones too."""
-    for source in sources:
+    for source in map(as_path, sources):
         if not source.is_dir():
             yield source
+            continue
+        if is_remote(source):
+            found = sorted(source.rglob("*"), key=str)
+            yield from (path for path in found if path.suffix.lower() in PICTURE_SUFFIXES)
             continue
         for folder, inner, names in os.walk(source):
             inner[:] = sorted(name for name in inner if not name.startswith("."))
@@ -33,7 +36,7 @@ def copied(results: Iterable[Prediction | BrokenImage], folder: Path) -> Iterato
     """
     for result in results:
         if isinstance(result, Prediction) and result.path:
-            source = Path(result.path)
+            source = as_path(result.path)
             target = folder / (_folder_name(result.class_name) if result.known else "unknown")
             target.mkdir(parents=True, exist_ok=True)
             _copy_beside(source, target / source.name)
@@ -46,10 +49,11 @@ def _folder_name(class_name: str) -> str:
 
 
 def _copy_beside(source: Path, target: Path) -> None:
+    data = source.read_bytes()
     for number in count(2):
         if not target.exists():
-            shutil.copyfile(source, target)
+            target.write_bytes(data)
             return
-        if filecmp.cmp(source, target, shallow=False):
+        if target.read_bytes() == data:
             return
         target = target.with_name(f"{source.stem}-{number}{source.suffix}")

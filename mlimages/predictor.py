@@ -18,6 +18,7 @@ from PIL import Image
 from mlimages import images
 from mlimages.bundle import OnnxBundle
 from mlimages.errors import ImageError
+from mlimages.files import as_path
 from mlimages.records import BrokenImage, ClassScore, Prediction
 from mlimages.runtime import BundleSession
 
@@ -109,7 +110,7 @@ class Predictor:
             if isinstance(picture, np.ndarray):
                 pixels = images.prepare(Image.fromarray(picture).convert("RGB"), prop)
             else:
-                source = Path(picture) if isinstance(picture, str) else picture
+                source = as_path(picture) if isinstance(picture, str) else picture
                 pixels = images.load_pixels(source, prop, max_pixels=self.max_pixels)
         except ImageError as error:
             return BrokenImage(_name(picture), error.fault, error.detail), time.perf_counter() - begin
@@ -128,4 +129,4 @@ class Predictor:
 
 
 def _name(picture: Picture) -> str:
-    return str(picture) if isinstance(picture, str | Path) else ""
+    return "" if isinstance(picture, bytes | np.ndarray) else str(picture)

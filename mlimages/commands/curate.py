@@ -13,6 +13,7 @@ import typer
 
 from mlimages.commands.engines import ADDRESS, ENGINE, Engine, cluster_of
 from mlimages.errors import InputError
+from mlimages.files import as_path
 from mlimages.records import ImageProperty, Resize
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def label(
     """
     from mlimages import labels
 
+    source, out = as_path(source), out and as_path(out)
     target = out or (source / "labels.txt" if source.is_dir() else source)
     if not source.exists():
         raise InputError(f"no folder or label file at {source}")
@@ -158,6 +160,7 @@ def mean(
     from mlimages.labels import LabelFile
     from mlimages.progress import TqdmProgress
 
+    out = as_path(out)
     prop, labels = ImageProperty(size, resize=resize, gray_scale=gray), LabelFile(source)
     data = labels.to_training_data(prop)
     with cluster_of(engine, address) as pool:

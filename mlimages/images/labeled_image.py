@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from mlimages.files import as_path
 from mlimages.images.arrays import to_pixels
 from mlimages.images.decoding import load_rgb
 from mlimages.images.geometry import fit, prepare
@@ -24,7 +25,7 @@ class LabeledImage:
     """
 
     def __init__(self, path: str | Path = "", label: int = -1) -> None:
-        self.path = Path(path)
+        self.path = as_path(path)
         self.label = label
         self._image: Image.Image | None = None
 

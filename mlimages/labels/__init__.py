@@ -2,7 +2,7 @@
 
 from mlimages.labels.class_names import ClassNames, class_definition_path, read_class_names, write_class_names
 from mlimages.labels.folders import PICTURE_SUFFIXES, FolderLabels, append, label_dir, label_dir_auto, lay_out
-from mlimages.labels.label_file import LabelFile, listed_paths, relative_name, write_label_file
+from mlimages.labels.label_file import LabelFile, listed_paths, write_label_file
 from mlimages.labels.splitting import groups_by_pattern, split
 
 __all__ = [
@@ -18,7 +18,6 @@ __all__ = [
     "lay_out",
     "listed_paths",
     "read_class_names",
-    "relative_name",
     "split",
     "write_class_names",
     "write_label_file",

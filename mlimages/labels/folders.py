@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Protocol
 
 from mlimages.errors import InputError
-from mlimages.files import replacing
+from mlimages.files import as_path, is_remote, replacing
 from mlimages.labels.class_names import ClassNames, with_class
 from mlimages.labels.label_file import LabelFile
 from mlimages.records import LabeledPath
@@ -43,7 +43,7 @@ def label_dir(folder: str | Path, label: int) -> LabelFile:
     Raises:
         InputError: no such folder.
     """
-    root = _existing(Path(folder))
+    root = _existing(as_path(folder))
     return LabelFile(
         root / "labels.txt",
         root,
@@ -66,7 +66,7 @@ def label_dir_auto(folder: str | Path, *, leaf: bool = False, class_names: Class
     Raises:
         InputError: no such folder, no picture in it, or a folder whose name is not among `class_names`.
     """
-    root = _existing(Path(folder))
+    root = _existing(as_path(folder))
     left_out: list[str] = []
     folders = [path for path in (_walk(root) if leaf else _subfolders(root, left_out)) if path != root]
     classes = {_class_name(path, root): path for path in folders if _has_pictures(path, deep=not leaf)}
@@ -107,9 +107,9 @@ def _place(picture: Path, target: Path, *, copy: bool) -> None:
     if os.path.lexists(target):
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    if copy:
+    if copy or is_remote(picture):
         with replacing(target) as part:
-            shutil.copyfile(picture, part)
+            part.write_bytes(picture.read_bytes())
     else:
         target.symlink_to(picture.resolve())
 
@@ -145,7 +145,7 @@ def _hidden(name: str) -> bool:
 
 
 def _subfolders(root: Path, left_out: list[str]) -> list[Path]:
-    folders = sorted((path for path in root.iterdir() if path.is_dir()), key=_by_name)
+    folders = sorted((_path(entry, root) for entry in _scan(root) if entry.is_dir()), key=_by_name)
     left_out += [
         f"{path.name}: hidden, of a tool, or not a name that a label file can hold"
         for path in folders
@@ -156,6 +156,13 @@ def _subfolders(root: Path, left_out: list[str]) -> list[Path]:
 
 def _walk(root: Path) -> Iterator[Path]:
     """`root` and all folders below it, sorted; links to folders are not followed below the first level."""
+    if is_remote(root):
+        yield root
+        inner = sorted(
+            (entry.name for entry in _scan(root) if entry.is_dir() and not _hidden(entry.name)), key=str.casefold
+        )
+        yield from chain.from_iterable(_walk(root / name) for name in inner)
+        return
     for top, folders, _ in os.walk(root):
         folders[:] = sorted((name for name in folders if not _hidden(name)), key=lambda name: (name.casefold(), name))
         yield Path(top)
@@ -163,11 +170,44 @@ def _walk(root: Path) -> Iterator[Path]:
 
 def _pictures(root: Path, *, deep: bool = True) -> Iterator[Path]:
     for folder in _walk(root) if deep else [root]:
-        files = (Path(entry.path) for entry in os.scandir(folder) if _is_picture(entry))
+        files = (_path(entry, folder) for entry in _scan(folder) if _is_picture(entry))
         yield from sorted(files, key=_by_name)
 
 
-def _is_picture(entry: os.DirEntry[str]) -> bool:
+class _Entry(Protocol):
+    """As `os.DirEntry`."""
+
+    @property
+    def name(self) -> str: ...
+
+    def is_dir(self) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """An entry of a folder at an address."""
+
+    name: str
+    type: str
+
+    def is_dir(self) -> bool:
+        return self.type == "directory"
+
+
+def _scan(folder: Path) -> Iterator[_Entry]:
+    if not is_remote(folder):
+        yield from os.scandir(folder)
+        return
+    for found in folder.fs.ls(folder.path, detail=True):  # type: ignore[attr-defined]  # an address is no Path to mypy
+        if name := found["name"].removeprefix(folder.path).strip("/"):  # type: ignore[attr-defined]
+            yield _Listed(name, found["type"])
+
+
+def _path(entry: _Entry, folder: Path) -> Path:
+    return Path(entry.path) if isinstance(entry, os.DirEntry) else folder / entry.name
+
+
+def _is_picture(entry: _Entry) -> bool:
     return (
         os.path.splitext(entry.name)[1].lower() in PICTURE_SUFFIXES  # noqa: PTH122  # a Path per entry is slow
         and not entry.name.startswith(".")
@@ -205,7 +245,7 @@ def _other_files(root: Path) -> list[str]:
     """What lies among the pictures and is none, counted by suffix."""
     others: Counter[str] = Counter()
     for folder in _walk(root):
-        for entry in os.scandir(folder):
+        for entry in _scan(folder):
             if folder != root and not entry.is_dir() and not _is_picture(entry):
                 others[os.path.splitext(entry.name)[1].lower() or "no suffix"] += 1  # noqa: PTH122
     return [f"files that are no pictures: {count} {suffix}" for suffix, count in sorted(others.items())]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlimages.errors import LabelFileError
-from mlimages.files import replacing
+from mlimages.files import as_path, is_remote, named_path, relative_name, replacing
 from mlimages.labels.class_names import ClassNames, class_definition_path, read_class_names, write_class_names
 from mlimages.labels.formats import known_suffix, read_rows, write_rows
 from mlimages.labels.splitting import split
@@ -43,8 +43,8 @@ class LabelFile:
         items: Callable[[], Iterable[LabeledPath]] | None = None,
         class_names: ClassNames | None = None,
     ) -> None:
-        self.path = Path(path)
-        self.img_root = Path(img_root) if img_root is not None else self.path.parent
+        self.path = as_path(path)
+        self.img_root = as_path(img_root) if img_root is not None else self.path.parent
         self._items = items or self._read
         self._class_names = class_names
 
@@ -109,7 +109,7 @@ class LabelFile:
 
     def write(self, path: str | Path) -> LabelFile:
         """Write the pictures and the class names to `path`, whole or not at all; return that file."""
-        write_label_file(Path(path), self, self.defined_class_names)
+        write_label_file(as_path(path), self, self.defined_class_names)
         return LabelFile(path)
 
     def to_training_data(self, prop: ImageProperty, **options: Any) -> TrainingData:
@@ -132,12 +132,11 @@ class LabelFile:
     def _read(self) -> Iterator[LabeledPath]:
         names = self.defined_class_names or self._names_in_rows()
         numbers = {name: number for number, name in enumerate(names)}
-        root = str(self.img_root)
         for row in read_rows(self.path):
             label = int(row.label) if _is_number(row.label) else numbers.get(row.label, -1)
             if not 0 <= label < (len(names) or MAX_CLASSES):
                 raise LabelFileError(f"{self.path}:{row.number}: {_wanted(names)}, found {row.label[:80]!r}")
-            yield LabeledPath(Path(os.path.join(root, row.path.replace("\\", "/"))), label)  # noqa: PTH118  # half the time
+            yield LabeledPath(named_path(row.path.replace("\\", "/"), self.img_root), label)
 
 
 def write_label_file(path: Path, items: Iterable[LabeledPath], class_names: Sequence[str] = ()) -> int:
@@ -150,20 +149,13 @@ def write_label_file(path: Path, items: Iterable[LabeledPath], class_names: Sequ
     return count
 
 
-def relative_name(path: Path, folder: Path) -> str:
-    """A picture's path as a label file in `folder` writes it."""
-    whole, below = _place(path), _place(folder) + os.sep
-    inside = whole.startswith(below)
-    return (whole[len(below) :] if inside else os.path.relpath(whole, folder)).replace(os.sep, "/")
-
-
 def listed_paths(path: Path) -> Iterator[Path]:
     """The pictures that a table lists in its path column (a label file, rejected.tsv, suspects.tsv)."""
-    return (path.parent / row.path.replace("\\", "/") for row in read_rows(path))
+    return (named_path(row.path.replace("\\", "/"), path.parent) for row in read_rows(path))
 
 
 def _place(path: Path) -> str:
-    return os.path.abspath(path)  # noqa: PTH100  # links stay links, and a quarter of the time
+    return str(path) if is_remote(path) else os.path.abspath(path)  # noqa: PTH100  # links stay links, and a quarter of the time
 
 
 def _renumbered(files: Iterable[LabelFile], names: ClassNames) -> Iterator[LabeledPath]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from mlimages.errors import InputError
+from mlimages.files import relative_name
 from mlimages.records import LabeledPath
 
 Unit = list[int]
@@ -73,7 +73,7 @@ def _units_by_class(items: Sequence[LabeledPath], groups: Mapping[Path, object])
 
 
 def _chance(path: Path, root: Path | None, seed: int) -> bytes:
-    name = Path(os.path.relpath(path, root)).as_posix() if root is not None else path.as_posix()
+    name = relative_name(path, root) if root is not None else path.as_posix()
     return hashlib.sha256(f"{seed}:{name}".encode(errors="surrogateescape")).digest()
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mlimages.errors import InputError
+from mlimages.files import as_path, is_remote
 from mlimages.learning.augment import Wanted
 from mlimages.records import Resize
 
@@ -82,7 +83,11 @@ class FineTuneConfig:
     def __post_init__(self) -> None:
         for name in ("labels", "out", "val"):
             if (value := getattr(self, name)) is not None:
-                object.__setattr__(self, name, Path(value))
+                object.__setattr__(self, name, as_path(value))
+        if is_remote(self.out):
+            raise InputError(
+                f"{self.out}: a run's folder lies on this machine: only labels and pictures may be elsewhere"
+            )
         object.__setattr__(self, "weights", str(self.weights))
         if self.epochs < 1 or self.batch_size < 1:
             raise InputError("epochs and batch size count from 1")

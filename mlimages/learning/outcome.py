@@ -11,9 +11,8 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from mlimages.errors import RunError
-from mlimages.files import replacing, write_text
+from mlimages.files import relative_name, replacing, write_text
 from mlimages.intervals import wilson_interval
-from mlimages.labels.label_file import relative_name
 from mlimages.learning import account
 from mlimages.learning.checkpoints import (
     Progressed,

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from mlimages.errors import InputError
-from mlimages.files import cache_dir, replacing, write_text
+from mlimages.files import as_path, cache_dir, replacing, write_text
 from mlimages.images import LabeledImage, load_rgb
 from mlimages.labels import LabelFile
 from mlimages.pools import Pool, Threads
@@ -170,11 +170,12 @@ def load_mean_image(path: str | Path) -> NDArray[np.float32]:
         InputError: no such file, or not an array of three axes.
         ImageError: a picture that cannot be decoded.
     """
-    path = Path(path)
+    path = as_path(path)
     if path.suffix != ".npy":
         return np.asarray(load_rgb(path), dtype=np.float32).transpose(2, 0, 1).copy()
     try:
-        mean = np.load(path, allow_pickle=False)
+        with path.open("rb") as file:
+            mean = np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{path}: not a mean image: {error}") from error
     if mean.ndim != 3 or not np.issubdtype(mean.dtype, np.floating):

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mlimages.files import as_path
 from mlimages.images import LabeledImage, from_network, to_network
 from mlimages.labels import LabelFile, write_label_file
 from mlimages.pools import Pool
@@ -60,7 +61,7 @@ class TrainingData:
         Raises:
             InputError: no picture could be used.
         """
-        path = Path(path)
+        path = as_path(path)
         made = remembered_mean(self.labels, self.prop, per_class=per_class, pool=pool, progress=progress)
         made.write(path)
         if per_class:

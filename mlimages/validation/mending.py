@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlimages.errors import ImageError
+from mlimages.errors import ImageError, InputError
+from mlimages.files import is_remote
 from mlimages.images import open_image
 from mlimages.validation.codes import Code, Finding
 from mlimages.validation.judging import right_suffix
@@ -31,6 +32,8 @@ def plan_moves(report: Report) -> list[Move]:
 
     Nothing is overwritten: a target that is taken gets `_2`, `_3` ... No file is moved twice.
     """
+    if any(is_remote(one.path) for one in report.findings):
+        raise InputError("--fix moves files on this machine alone: take NAME_checked.txt, which leaves them out")
     taken: set[Path] = set()
     moves: dict[str, Move] = {}
     for one in report.findings:

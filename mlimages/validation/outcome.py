@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlimages.files import replacing
-from mlimages.labels import LabelFile, relative_name, write_label_file
+from mlimages.files import relative_name, replacing
+from mlimages.labels import LabelFile, write_label_file
 from mlimages.records import LabeledPath
 from mlimages.validation.codes import Code, Finding, Thresholds
 

@@ -17,6 +17,7 @@ from tempfile import TemporaryFile
 import numpy as np
 
 from mlimages.errors import ImageError
+from mlimages.files import is_remote
 from mlimages.images import read_bytes
 from mlimages.labels import LabelFile
 from mlimages.pools import Pool, Threads
@@ -184,6 +185,8 @@ def _batch(paths: Sequence[Path], store: Store, lines: Thresholds, pool: Pool) -
 
 
 def _stamp(path: Path) -> Stamp | None:
+    if is_remote(path):  # to ask for its size and time costs as much as to read it: known by its content alone
+        return None
     try:
         found = os.stat(path)  # noqa: PTH116  # twice as fast, and done for every picture
     except OSError:

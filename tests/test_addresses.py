@@ -1,0 +1,156 @@
+"""Label files and pictures at fsspec addresses: in memory, and in a bucket of a local S3 server."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlimages import FineTuneConfig, ImageProperty, LabelFile, TrainingData, check, label_dir_auto
+from mlimages.errors import InputError
+from mlimages.files import as_path, is_remote, named_path, relative_name
+from mlimages.labels import class_definition_path
+from mlimages.records import LabeledPath
+from mlimages.training import compute_mean, load_mean_image
+from mlimages.validation import write_outcome
+from tests.conftest import RunCli
+from tests.servers import photo
+
+fsspec = pytest.importorskip("fsspec")
+
+
+@pytest.fixture
+def memory() -> Iterator[str]:
+    files = fsspec.filesystem("memory")
+    for number in range(8):
+        files.pipe(f"/set/class{number % 2}/{number}.jpg", photo(number) if number else b"no picture")
+    yield "memory://set"
+    files.store.clear()
+    files.pseudo_dirs[:] = [""]
+
+
+def test_an_address_is_known_by_its_kind_and_survives_a_path() -> None:
+    for text in ("memory://a/b.txt", Path("memory://a/b.txt")):
+        assert is_remote(as_path(text))
+        assert as_path(text).as_posix() == "memory://a/b.txt"
+    for local in ("a/b", "/a/b", "c:/a", "C:\\a", "a:b", ".", "http"):
+        assert as_path(local) == Path(local)
+    with pytest.raises(InputError, match="Unsupported filesystem: 'nosuch'"):
+        as_path("nosuch://a")
+
+
+@pytest.mark.parametrize(
+    ("path", "folder", "name"),
+    [
+        ("/a/b/c.jpg", "/a", "b/c.jpg"),
+        ("/a/c.jpg", "/a/b", "../c.jpg"),
+        ("memory://a/b/c.jpg", "memory://a", "b/c.jpg"),
+        ("memory://a/c.jpg", "memory://a/b", "memory://a/c.jpg"),
+        ("memory://a/c.jpg", "/a", "memory://a/c.jpg"),
+        ("/a/c.jpg", "memory://a", "/a/c.jpg"),
+    ],
+)
+def test_a_label_file_names_what_lies_below_it_shortly_and_the_rest_in_full(path: str, folder: str, name: str) -> None:
+    assert relative_name(as_path(path), as_path(folder)) == name
+    found = named_path(name, as_path(folder))
+    assert os.path.normpath(found.as_posix()) == os.path.normpath(path)
+
+
+def test_a_folder_at_an_address_becomes_labels_a_check_and_a_mean_as_here(memory: str, tmp_path: Path) -> None:
+    for item in fsspec.filesystem("memory").find("/set"):
+        target = tmp_path / item.lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(fsspec.filesystem("memory").cat(item))
+    texts, means, reports = [], [], []
+    for root in (memory, str(tmp_path / "set")):
+        labels = label_dir_auto(root).labels.write(f"{root}/labels.txt")
+        texts.append([labels.path.read_text(), class_definition_path(labels.path).read_text()])
+        reports.append(check([labels]))
+        write_outcome(reports[-1])
+        texts.append([(labels.path.parent / f"labels_{end}").read_text() for end in ("checked.txt", "rejected.tsv")])
+        made = TrainingData(labels, ImageProperty(32)).make_mean_image(f"{root}/mean.png")
+        means.append(made.mean)
+        assert np.array_equal(load_mean_image(f"{root}/mean.npy"), made.mean)
+    assert texts[:2] == texts[2:]
+    assert [report.errors for report in reports] == [{"not-an-image": 1}] * 2
+    assert np.array_equal(*means)
+    train, val = LabelFile(f"{memory}/labels.txt").split((0.5, 0.5), seed=1)
+    here = LabelFile(tmp_path / "set" / "labels.txt").split((0.5, 0.5), seed=1)
+    assert [[item.path.name for item in part] for part in (train, val)] == [[i.path.name for i in p] for p in here]
+
+
+def test_a_label_file_here_names_pictures_elsewhere(memory: str, tmp_path: Path) -> None:
+    labels = label_dir_auto(memory).labels.write(tmp_path / "labels.txt")
+    assert (tmp_path / "labels.txt").read_text().splitlines()[1] == "memory://set/class0/2.jpg 0"
+    assert compute_mean(labels, ImageProperty(32)).count == 7
+    assert [item.path.as_posix() for item in labels.without([as_path(f"{memory}/class0/2.jpg")])][:2] == [
+        "memory://set/class0/0.jpg",
+        "memory://set/class0/4.jpg",
+    ]
+
+
+def test_a_missing_object_costs_that_picture(memory: str) -> None:
+    gone = LabeledPath(as_path("memory://set/class0/none.jpg"), 0)
+    labels = LabelFile(f"{memory}/labels.txt", items=lambda: [gone], class_names=("a",))
+    assert check([labels]).errors == {"missing": 1}
+
+
+def test_what_is_not_written_whole_is_not_written(memory: str) -> None:
+    labels = LabelFile(f"{memory}/new.txt", items=lambda: iter([LabeledPath(as_path(f"{memory}/a"), 0), None]))  # type: ignore[list-item]
+    with pytest.raises(AttributeError):
+        labels.write(f"{memory}/new.txt")
+    assert not fsspec.filesystem("memory").exists("/set/new.txt")
+
+
+def test_a_run_folder_elsewhere_and_moving_pictures_there_are_refused(memory: str) -> None:
+    with pytest.raises(InputError, match="a run's folder lies on this machine"):
+        FineTuneConfig(f"{memory}/labels.txt", "memory://run")
+    from mlimages.validation import plan_moves
+
+    with pytest.raises(InputError, match="on this machine alone"):
+        plan_moves(check([label_dir_auto(memory).labels]))
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[dict[str, str]]:
+    """The environment that leads to an empty bucket `bucket` of a local server."""
+    pytest.importorskip("moto")
+    pytest.importorskip("s3fs")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    words = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    env = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b",
+           "AWS_DEFAULT_REGION": "us-east-1"}  # fmt: skip
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr
+        try:
+            while "Running on" not in (line := server.stderr.readline()):
+                assert line, "the server does not start"
+            code = "import fsspec; fsspec.filesystem('s3').mkdir('bucket')"
+            subprocess.run([sys.executable, "-c", code], env={**os.environ, **env}, check=True)
+            yield env
+        finally:
+            server.terminate()
+
+
+def test_the_commands_work_in_a_bucket(bucket: dict[str, str], tmp_path: Path, run_cli: RunCli) -> None:
+    for number in range(8):
+        path = tmp_path / "set" / f"class{number % 2}" / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(photo(number) if number else b"no picture")
+    code = "import fsspec; fsspec.filesystem('s3').put('set', 'bucket', recursive=True)"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, **bucket}, check=True)
+    told = json.loads(run_cli("label", "s3://bucket/set", "--json", **bucket).stdout)
+    assert told["files"][0] == {"path": "s3://bucket/set/labels.txt", "count": 8, "classes": {"class0": 4, "class1": 4}}
+    told = json.loads(run_cli("check", "s3://bucket/set/labels.txt", "--json", **bucket).stdout)
+    assert (told["checked"], told["errors"]) == (8, {"not-an-image": 1})
+    words = ["mean", "s3://bucket/set/labels_checked.txt", "--size", "32", "-o", "s3://bucket/mean.png", "--json"]
+    assert json.loads(run_cli(*words, **bucket).stdout)["count"] == 7
+    done = run_cli("check", "s3://nobucket/labels.txt", check=False, **bucket)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
