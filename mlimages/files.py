@@ -7,6 +7,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import cast
 
@@ -64,10 +65,25 @@ def as_path(path: str | Path) -> Path:
         raise MissingExtraError(address, "remote") from error
     try:
         made = UPath(address)
-        made.fs  # noqa: B018  # made here, where it can be told that a package is missing
+        _demand_reach(f"{made.protocol}://{made.path.strip('/').partition('/')[0]}")
     except (ImportError, ValueError) as error:
         raise InputError(f"{address}: {error}") from error
     return cast(Path, made)
+
+
+@lru_cache(maxsize=1000)
+def _demand_reach(root: str) -> None:
+    """Raise at once what the address's own library would raise at each file (no credentials, no way there)."""
+    from upath import UPath
+
+    try:
+        UPath(root, "mlimages").exists()  # of a bucket itself s3fs tells nothing
+    except (ImportError, ValueError):
+        raise
+    except OSError:  # no right to look is not yet no right to read
+        return
+    except Exception as error:
+        raise InputError(f"{root} cannot be reached: {error}") from error
 
 
 def is_remote(path: Path) -> bool:

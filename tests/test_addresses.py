@@ -1,5 +1,6 @@
 """Label files and pictures at fsspec addresses: in memory, and in a bucket of a local S3 server."""
 
+import hashlib
 import json
 import os
 import socket
@@ -11,15 +12,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlimages import FineTuneConfig, ImageProperty, LabelFile, TrainingData, check, label_dir_auto
+from mlimages import (
+    FineTuneConfig,
+    ImageProperty,
+    LabelFile,
+    Predictor,
+    TrainingData,
+    UrlList,
+    check,
+    fine_tune,
+    gather,
+    label_dir_auto,
+)
 from mlimages.errors import InputError
-from mlimages.files import as_path, is_remote, named_path, relative_name
+from mlimages.files import as_path, cache_dir, is_remote, named_path, relative_name
 from mlimages.labels import class_definition_path
-from mlimages.records import LabeledPath
+from mlimages.picture_files import copied, find_pictures
+from mlimages.records import BrokenImage, LabeledPath
 from mlimages.training import compute_mean, load_mean_image
 from mlimages.validation import write_outcome
 from tests.conftest import RunCli
-from tests.servers import photo
+from tests.servers import answer, photo, serve
 
 fsspec = pytest.importorskip("fsspec")
 
@@ -154,3 +167,68 @@ def test_the_commands_work_in_a_bucket(bucket: dict[str, str], tmp_path: Path, r
     assert json.loads(run_cli(*words, **bucket).stdout)["count"] == 7
     done = run_cli("check", "s3://nobucket/labels.txt", check=False, **bucket)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+
+
+def test_pictures_are_gathered_into_an_address_and_the_same_command_goes_on_there(memory: str, tmp_path: Path) -> None:
+    files = fsspec.filesystem("memory")
+    with serve() as site:
+        site.routes = {f"/{n}.jpg": answer(photo(n // 2)) for n in range(10)} | {
+            f"/gone/{n}": answer(photo(99)) for n in range(4)
+        }
+        (tmp_path / "cats.txt").write_text("".join(site.url(f"{path}\n") for path in [*site.routes, "/none"]))
+        source = UrlList(tmp_path / "cats.txt")
+        options = {"allow_private": True, "retries": 0, "decoders": 1}
+        first = gather(source, "memory://out", **options)
+        assert (first.ok, first.duplicate, first.failed, str(first.out)) == (6, 8, 1, "memory://out")
+        rows = [json.loads(line) for line in files.cat("/out/manifest.jsonl").splitlines()]
+        assert {f"/out/{row['path']}" for row in rows if row["path"]} == set(files.find("/out")) - {
+            "/out/manifest.jsonl"
+        }
+        assert all(hashlib.sha256(files.cat(f"/out/{r['path']}")).hexdigest() == r["sha256"] for r in rows if r["path"])
+        site.requests.clear()
+        again = gather(source, "memory://out", **options)
+        assert (again.ok, again.fetched, site.requests) == (6, 0, [])
+        with (tmp_path / "cats.txt").open("a") as lines:
+            lines.write(site.url("/gone/4\n"))
+        site.routes["/gone/4"] = answer(photo(99))
+        last = gather(source, "memory://out", **options)
+        assert (last.ok, last.reasons["placeholder"], len(site.requests)) == (5, 5, 1)
+        assert len(files.find("/out")) == 6, "the picture for `gone` is removed there too"
+    assert not list(cache_dir("gathered").iterdir())
+
+
+def test_shards_gathered_into_one_address_are_settled_by_a_run_without_a_shard(memory: str, tmp_path: Path) -> None:
+    with serve() as site:
+        site.routes = {f"/{n}.jpg": answer(photo(n // 2)) for n in range(10)}
+        (tmp_path / "cats.txt").write_text("".join(site.url(f"{path}\n") for path in site.routes))
+        source = UrlList(tmp_path / "cats.txt")
+        options = {"allow_private": True, "retries": 0, "decoders": 1}
+        for shard in ((1, 2), (2, 2)):
+            gather(source, "memory://out", shard=shard, **options)
+        site.requests.clear()
+        settled = gather(source, "memory://out", **options)
+        assert (settled.ok, settled.duplicate, site.requests) == (5, 5, [])
+    assert [name for name in fsspec.filesystem("memory").find("/out") if "manifest" in name] == ["/out/manifest.jsonl"]
+
+
+def test_a_network_learns_from_pictures_at_an_address_and_answers_there(memory: str, tmp_path: Path) -> None:
+    labels = label_dir_auto(memory).labels.write(f"{memory}/labels.txt")
+    run = tmp_path / "run"
+    fine_tune(FineTuneConfig(labels.path, run, model="lenet5", weights="none", freeze="none", epochs=1, val_share=0.4))
+    assert sum(1 for part in ("train", "val") for _ in LabelFile(run / f"{part}.txt")) == 7
+    found = list(find_pictures([Path(memory)]))
+    assert len(found) == 8
+    answers = Predictor(run / "model.onnx")(found)
+    assert [answer.path for answer in answers] == [path.as_posix() for path in found]
+    assert sum(isinstance(answer, BrokenImage) for answer in answers) == 1
+    assert len(list(copied(answers, tmp_path / "sorted"))) == 8
+    assert len(list((tmp_path / "sorted").rglob("*.jpg"))) == 7
+
+
+def test_an_address_without_the_way_there_is_one_line(run_cli: RunCli) -> None:
+    env = {"AWS_EC2_METADATA_DISABLED": "true", "AWS_SHARED_CREDENTIALS_FILE": "none", "AWS_CONFIG_FILE": "none"}
+    done = run_cli("check", "s3://bucket/labels.txt", check=False, **env)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "mlimages: s3://bucket cannot be reached: Unable to locate credentials\n",
+    )

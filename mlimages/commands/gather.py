@@ -17,6 +17,7 @@ from typer.core import TyperCommand
 
 from mlimages.commands.engines import ADDRESS, ENGINE, Engine, cluster_of
 from mlimages.errors import GatherError
+from mlimages.files import as_path
 from mlimages.records import GatherSummary
 
 if TYPE_CHECKING:
@@ -218,7 +219,7 @@ def _run(
     from mlimages.gathering import GatherOptions
     from mlimages.progress import NoProgress, TqdmProgress
 
-    options = _options(**chosen)
+    options, out = _options(**chosen), as_path(out)
     source = make_source(GatherOptions(**options))
     if dry_run:
         _print_plan(source, as_json=as_json)

@@ -8,16 +8,18 @@ import time
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from mlimages.errors import MlimagesError
+from mlimages.files import as_path, is_remote
 from mlimages.gathering.collection import Gathered
 from mlimages.gathering.decoders import Decoders
 from mlimages.gathering.facts import Checks
 from mlimages.gathering.failures import reason_of_error
 from mlimages.gathering.fetch import Fetched, Fetcher
+from mlimages.gathering.mirror import mirrored
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.sources import Source
 from mlimages.gathering.spool import Spool
@@ -58,15 +60,18 @@ async def gather_async(
     **options: Any,
 ) -> GatherSummary:
     """As `gather`, where an event loop runs already; `tell` is called with each new row of the manifest."""
-    chosen = GatherOptions(**options)
+    chosen, out = GatherOptions(**options), as_path(out)
+    if is_remote(out):
+        with mirrored(out, chosen.shard) as folder:
+            return replace(await gather_async(source, folder, progress=progress, tell=tell, **options), out=out)
     started = time.monotonic()
     checks = Checks(max_pixels=chosen.max_pixels, min_size=chosen.min_size, resize=chosen.resize)
-    with Gathered(Path(out), chosen) as gathered:
+    with Gathered(out, chosen) as gathered:
         async with Fetcher(chosen) as fetcher, Decoders(checks, chosen.decoders) as decoders:
             hand = _Hand(gathered, fetcher, decoders, tell or (lambda row: None))
             await Run(gathered, hand, chosen, progress or NoProgress()).run(source)
         gathered.finish()
-        return gathered.tally.summary(Path(out), fetched=gathered.added, seconds=time.monotonic() - started)
+        return gathered.tally.summary(out, fetched=gathered.added, seconds=time.monotonic() - started)
 
 
 class Hand(Protocol):

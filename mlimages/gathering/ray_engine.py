@@ -17,6 +17,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from mlimages.cluster import Cluster
 from mlimages.errors import GatherError, InputError
+from mlimages.files import as_path, is_remote
 from mlimages.gathering.collection import Gathered
 from mlimages.gathering.loop import AHEAD, LOOKUPS, Run, gather_async
 from mlimages.gathering.manifest import manifest_path, read_rows, row_key
@@ -41,7 +42,10 @@ def gather_on(
         GatherError: as `gather`, or a shard's worker was lost again and again.
         InputError: as `gather`, or the source gives pictures that do not come from links.
     """
-    return asyncio.run(_gather(cluster, source, Path(out), progress or NoProgress(), GatherOptions(**options)))
+    folder = as_path(out)
+    if is_remote(folder):
+        raise InputError(f"{folder}: with --engine ray the pictures go into a folder that every machine reaches")
+    return asyncio.run(_gather(cluster, source, folder, progress or NoProgress(), GatherOptions(**options)))
 
 
 async def _gather(

@@ -11,6 +11,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from mlimages.errors import ImageError
+from mlimages.files import is_remote
 from mlimages.records import Fault
 
 MAX_PIXELS = 89_478_485
@@ -87,7 +88,11 @@ def read_bytes(path: Path) -> bytes:
         fault = Fault.UNREADABLE if path.is_symlink() else Fault.MISSING
         raise ImageError(fault, f"no file at {path}") from error
     except OSError as error:
-        raise ImageError(Fault.UNREADABLE, f"{error.strerror} ({path})") from error
+        raise ImageError(Fault.UNREADABLE, f"{error.strerror or error} ({path})") from error
+    except Exception as error:  # what an address's own library raises costs the picture, too
+        if not is_remote(path) or isinstance(error, ImageError):
+            raise
+        raise ImageError(Fault.UNREADABLE, f"{error} ({path})") from error
 
 
 def decode(image: Image.Image) -> Image.Image:

@@ -167,7 +167,8 @@ def _examined(
 ) -> Iterator[tuple[list[Listed], list[Examined]]]:
     """Every picture of every file, in order, some at a time."""
     items = ((number, item) for number, file in enumerate(files) for item in file)
-    while batch := list(islice(items, min(max(BATCH, 4 * pool.workers * pool.at_once), MOST))):
+    size = min(BATCH * max(1, pool.workers * pool.at_once // 64), MOST)  # several for each worker
+    while batch := list(islice(items, size)):
         yield batch, _batch([item.path for _, item in batch], store, lines, pool)
 
 
