@@ -26,6 +26,9 @@ from mlimages.gathering.sources import Source
 from mlimages.progress import NoProgress, Progress
 from mlimages.records import FetchResult, GatherSummary, ImageRef
 
+_TOGETHER_S = 0.05
+"""Rows of so long a time come in one message, of which each costs the driver a millisecond."""
+
 _LIVES = 5
 """How often one shard's worker may be lost before the run ends."""
 
@@ -178,9 +181,12 @@ class _Worker:
     async def gather(self) -> AsyncIterator[list[FetchResult]]:
         """The rows as they are recorded."""
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(LOOKUPS, "lookup"))
-        rows: asyncio.Queue[FetchResult | None] = asyncio.Queue()
-        job = asyncio.create_task(gather_async(self, self._out, tell=rows.put_nowait, **self._options))
-        job.add_done_callback(lambda _: rows.put_nowait(None))
-        while row := await rows.get():
-            yield [row]
+        rows: list[FetchResult] = []
+        job = asyncio.create_task(gather_async(self, self._out, tell=rows.append, **self._options))
+        while rows or not job.done():
+            await asyncio.wait([job], timeout=_TOGETHER_S)
+            told = rows.copy()
+            rows.clear()
+            if told:
+                yield told
         await job
