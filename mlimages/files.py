@@ -15,8 +15,8 @@ import platformdirs
 
 from mlimages.errors import InputError, MissingExtraError
 
-_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)
-"""Of two letters at least: one is a drive."""
+_ADDRESS = re.compile(r"(s3|gs|gcs|az|abfs|abfss|hdfs|oci|oss|memory):/+(.*)", re.DOTALL)
+"""Stores of objects alone: a label file from elsewhere must not make us ask a web server in the house."""
 
 
 @contextmanager
@@ -53,7 +53,7 @@ def as_path(path: str | Path) -> Path:
 
     Raises:
         MissingExtraError: an address, and fsspec is not installed.
-        InputError: no such kind of address, or what it needs is not installed.
+        InputError: what this kind of address needs is not installed, or it cannot be reached.
     """
     found = _ADDRESS.fullmatch(str(path)) if isinstance(path, str | Path) else None
     if found is None:
@@ -107,7 +107,7 @@ def relative_name(path: Path, folder: Path) -> str:
 
 def named_path(name: str, folder: Path) -> Path:
     """The inverse of `relative_name`."""
-    if "://" in name:
+    if "://" in name and _ADDRESS.match(name):
         return as_path(name)
     if is_remote(folder):
         return Path(name) if name.startswith("/") else folder / name

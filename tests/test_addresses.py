@@ -51,10 +51,11 @@ def test_an_address_is_known_by_its_kind_and_survives_a_path() -> None:
     for text in ("memory://a/b.txt", Path("memory://a/b.txt")):
         assert is_remote(as_path(text))
         assert as_path(text).as_posix() == "memory://a/b.txt"
-    for local in ("a/b", "/a/b", "c:/a", "C:\\a", "a:b", ".", "http"):
+    for local in ("a/b", "/a/b", "c:/a", "C:\\a", "a:b", ".", "http://127.0.0.1/a", "file:///a", "zip://a::s3://b"):
         assert as_path(local) == Path(local)
-    with pytest.raises(InputError, match="Unsupported filesystem: 'nosuch'"):
-        as_path("nosuch://a")
+    assert named_path("http://127.0.0.1/a.jpg", Path("/set")) == Path("/set/http:/127.0.0.1/a.jpg")
+    with pytest.raises(InputError, match=r"(?s)gs://a: .*gcsfs"):
+        as_path("gs://a")
 
 
 @pytest.mark.parametrize(
