@@ -17,7 +17,7 @@ import pytest
 from mlimages import ImageProperty, LabelFile, UrlList, check, gather, label_dir_auto
 from mlimages.cluster import Cluster, ray_cluster
 from mlimages.errors import GatherError, InputError
-from mlimages.gathering import read_manifest
+from mlimages.gathering import ray_engine, read_manifest
 from mlimages.gathering.ray_engine import gather_on
 from mlimages.pools import Threads
 from mlimages.records import FetchResult, GatherSummary, ImageRef
@@ -105,6 +105,23 @@ def test_a_worker_killed_in_mid_shard_is_replaced_and_the_outcome_is_that_of_a_s
     single = gather(source, tmp_path / "single", **FAST)
     assert outcome(divided) == outcome(single)
     assert kept(out) == kept(tmp_path / "single")
+
+
+def test_a_worker_that_dies_again_and_again_ends_the_run_and_the_next_one_goes_on(
+    cluster: Cluster, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killing(connection: Connection, request: Request) -> None:
+        for worker in workers():
+            os.kill(worker, signal.SIGKILL)
+        raise ConnectionAbortedError
+
+    monkeypatch.setattr(ray_engine, "_LIVES", 2)
+    site.fallback = killing
+    source = links(tmp_path, *(site.url(f"/{n}") for n in range(8)))
+    with pytest.raises(GatherError, match=r"manifest-0000.\.jsonl died 2 times: "):
+        gather_on(cluster, source, tmp_path / "out", **FAST)
+    site.fallback = lambda connection, request: answer(photo(int(request.path[1:])))(connection, request)
+    assert gather_on(cluster, source, tmp_path / "out", **FAST).ok == 8
 
 
 def test_the_limit_holds_for_all_workers_together_and_a_finished_folder_asks_for_nothing(

@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -129,17 +128,20 @@ class _Shard:
             GatherError: the worker's own, or it was lost too often.
         """
         try:
-            for _ in range(_LIVES):
-                with suppress(RayActorError):
+            for life in range(1, _LIVES + 1):
+                try:
                     async for rows in self._worker.gather.options(num_returns="streaming").remote():
                         self._note(await rows)
                     return
-                self._replace()
+                except RayActorError as error:
+                    if life == _LIVES:
+                        why = str(error).strip().splitlines()[-1]
+                        raise GatherError(f"the worker for {self._manifest} died {life} times: {why}") from error
+                    self._replace()
         except RayTaskError as error:
             raise error.cause from None
         finally:
             ray.kill(self._worker)
-        raise GatherError(f"the worker for {self._manifest} was lost {_LIVES} times: the same command goes on")
 
     def _send(self) -> None:
         refs, self._unsent = self._unsent, []
