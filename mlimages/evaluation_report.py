@@ -12,6 +12,7 @@ from string import Template
 
 from mlimages import images
 from mlimages.evaluation import Evaluation
+from mlimages.files import as_path
 from mlimages.records import Prediction
 from mlimages.scores import Share
 
@@ -66,7 +67,7 @@ def _figure(wrong: Prediction, name: str) -> str:
     said = f"{escape(wrong.class_name)} {_percent(wrong.probability)}, is {escape(name)}"
     path = escape(wrong.path)
     return (
-        f'<figure><img src="{_thumbnail(Path(wrong.path))}" alt="{path}">'
+        f'<figure><img src="{_thumbnail(as_path(wrong.path))}" alt="{path}">'
         f"<figcaption>{said}<br>{path}</figcaption></figure>"
     )
 

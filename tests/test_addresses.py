@@ -20,12 +20,15 @@ from mlimages import (
     TrainingData,
     UrlList,
     check,
+    evaluate,
     fine_tune,
     gather,
     label_dir_auto,
 )
 from mlimages.errors import InputError
+from mlimages.evaluation_report import report_html
 from mlimages.files import as_path, cache_dir, is_remote, named_path, relative_name
+from mlimages.insight.suspects import Suspect, read_suspects, write_suspects
 from mlimages.labels import class_definition_path
 from mlimages.picture_files import copied, find_pictures
 from mlimages.records import BrokenImage, LabeledPath
@@ -224,6 +227,12 @@ def test_a_network_learns_from_pictures_at_an_address_and_answers_there(memory: 
     assert sum(isinstance(answer, BrokenImage) for answer in answers) == 1
     assert len(list(copied(answers, tmp_path / "sorted"))) == 8
     assert len(list((tmp_path / "sorted").rglob("*.jpg"))) == 7
+    measured = evaluate(Predictor(run / "model.onnx"), LabelFile(labels.path))
+    assert (measured.count, len(measured.broken)) == (7, 1)
+    assert "data:image/jpeg" in report_html(measured, "")
+    suspects = (Suspect(found[0], "class0", "class1", 0.75),)
+    write_suspects(suspects, run / "suspects.tsv")
+    assert read_suspects(run / "suspects.tsv") == suspects
 
 
 def test_an_address_without_the_way_there_is_one_line(run_cli: RunCli) -> None:

@@ -32,6 +32,7 @@ FAST = {"allow_private": True, "timeout_s": 5.0, "retries": 0}
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20)
     with ray_cluster() as opened:
         yield opened

@@ -153,7 +153,7 @@ def _right(run: RunFolder) -> dict[tuple[str, str], bool]:
     """Whether each validation picture, known by its place and its class, is named rightly."""
     if run.said is None:
         return {}
-    keys = ((os.path.normpath(path.absolute()), run.class_names[label])
+    keys = ((os.path.normpath(str(path.absolute())), run.class_names[label])
             for path, label in zip(run.said.paths, run.said.labels, strict=True))  # fmt: skip
     return dict(zip(keys, run.said.right.tolist(), strict=True))
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlimages.errors import RunError
+from mlimages.files import named_path
 from mlimages.records import Preprocessing
 from mlimages.scores import Confusion, Share, accuracy, confusion_matrix
 
@@ -122,4 +123,4 @@ def _read_said(path: Path, classes: int) -> Said | None:
     labels = np.array([row[1] for row in rows], dtype=np.int64)  # (N,)
     if probabilities.shape[1] != classes or not 0 <= labels.min() <= labels.max() < classes:
         raise ValueError(f"{path.name} does not fit the {classes} classes of classes.txt")
-    return Said(tuple(path.parent / row[0] for row in rows), labels, probabilities)
+    return Said(tuple(named_path(row[0], path.parent) for row in rows), labels, probabilities)

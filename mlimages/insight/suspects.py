@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mlimages.files import write_text
+from mlimages.files import named_path, relative_name, write_text
 
 MOST = 0.1
 """The list holds at most this share of the pictures: a person is to look at each."""
@@ -76,8 +75,7 @@ def write_suspects(suspects: Iterable[Suspect], out: Path) -> None:
     table = csv.writer(text, delimiter="\t", lineterminator="\n")
     table.writerow(("path", "label", "likely_label", "confidence"))
     for each in suspects:
-        relative = Path(os.path.relpath(each.path.absolute(), out.parent.absolute())).as_posix()
-        table.writerow((relative, each.label, each.likely, f"{each.confidence:.4f}"))
+        table.writerow((relative_name(each.path, out.parent), each.label, each.likely, f"{each.confidence:.4f}"))
     write_text(out, text.getvalue())
 
 
@@ -87,4 +85,4 @@ def read_suspects(path: Path) -> tuple[Suspect, ...] | None:
         return None
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.reader(file, delimiter="\t"))[1:]
-    return tuple(Suspect(path.parent / row[0], row[1], row[2], float(row[3])) for row in rows)
+    return tuple(Suspect(named_path(row[0], path.parent), row[1], row[2], float(row[3])) for row in rows)
