@@ -40,6 +40,10 @@ def find_suspects(
     Confident learning's ranking by self-confidence, among the pictures that are more probably of another class
     (C. Northcutt, L. Jiang and I. Chuang, Confident Learning: Estimating Uncertainty in Dataset Labels, JAIR 2021).
 
+    How many of the wrong labels the list holds depends on the features. With 5 % of the labels flipped (mean of ten
+    seeds, MobileNetV2) it held 96 % of them on ants and bees, where the fit names 98 % of the pictures rightly, and
+    63 % on five kinds of flowers, where it names 65 %. Ranked by a fit on the true labels: 97 and 67 %.
+
     Args:
         paths, labels: `(N,)`.
         probabilities: `(N, classes)`, out of sample: of each picture by a fit that has not seen it.
