@@ -103,6 +103,21 @@ def test_a_broken_picture_is_named_and_left_out(colours: Path) -> None:
     assert result.train_images + result.val_images == 35
 
 
+def test_pictures_that_turn_bad_while_training_do_not_end_it(colours: Path) -> None:
+    config = config_for(colours, cache=False, batch_size=5)
+
+    class Spoil:
+        def epoch_ended(self, figures: EpochFigures) -> None:
+            if figures.epoch == 1:
+                for part in ("train", "val"):
+                    next(iter(LabelFile(config.out / f"{part}.txt"))).path.write_bytes(b"gone")
+
+    result = fine_tune(config, export=False, callbacks=[Spoil()])
+    assert (result.epochs, result.broken) == (3, ())
+    assert result.val_images == len(list(LabelFile(config.out / "val.txt"))) - 1
+    assert "turned bad" in (config.out / "log.txt").read_text()
+
+
 def one_picture_class(labels: Path) -> None:
     lines = [line for line in labels.read_text().splitlines() if "red" not in line]
     labels.write_text("\n".join([*lines, "set/red/00.png 2\n"]))

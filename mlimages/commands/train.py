@@ -119,9 +119,12 @@ def finetune(
             cache_gb=cache_gb,
             device=device,
         )
+    is_first = os.environ.get("RANK", "0") == "0"  # else one of torchrun's other processes
     with ExitStack() as open_:
-        callbacks = [open_.enter_context(ScalarWriter(config.out))] if tensorboard else []
+        callbacks = [open_.enter_context(ScalarWriter(config.out))] if tensorboard and is_first else []
         result = fine_tune(config, progress=TqdmProgress(), callbacks=callbacks)
+    if not is_first:
+        return
     print(json.dumps(result.to_dict(), indent=1) if as_json else _table(result))
     print(f"next: mlimages predict {result.onnx or result.run / 'model.onnx'} PICTURE...", file=sys.stderr)
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mlimages.files import cache_dir
+from mlimages.learning import ranks
 from mlimages.learning.devices import channels_last
 from mlimages.learning.frozen_runtime import open_frozen
 from mlimages.learning.normalize import Normalize
@@ -47,24 +48,53 @@ class Fed:
     """One batch for the trainable part.
 
     Attributes:
-        inputs: what `Feed.logits` takes.
+        inputs: what `Feed.logits` takes: a row a picture, or one row of zeros that stands in where there is none.
         labels: int64 `(N,)`.
         places: where in their set the pictures stand.
+        rows: where in the batch they stand that all processes share.
+        size: of that batch.
     """
 
     inputs: tuple[Tensor, ...]
     labels: Tensor
     places: tuple[int, ...]
+    rows: tuple[int, ...]
+    size: int
 
 
 class Feed(Protocol):
     """Gives batches, and carries them on to logits."""
 
     def batches(self, pictures: PictureSet, order: Sequence[int], *, size: int, view: View = plain) -> Iterator[Fed]:
-        """Batches of the pictures at the places `order`."""
+        """Of each batch of the pictures at the places `order`, what falls to this process."""
 
     def logits(self, inputs: tuple[Tensor, ...]) -> Tensor:
         """Logits `(N, classes)` of one batch's inputs."""
+
+
+def _fed(
+    inputs: tuple[Tensor, ...],
+    pictures: PictureSet,
+    places: tuple[int, ...],
+    chunk: Sequence[int],
+    device: torch.device,
+) -> Fed:
+    """What was found of a batch, sent to where it is computed."""
+    if device.type == "cuda":
+        inputs = tuple(tensor.pin_memory() for tensor in inputs)  # from there the GPU fetches it by itself
+    standing = {place: row for row, place in enumerate(chunk)}
+    return Fed(
+        tuple(tensor.to(device, non_blocking=True) for tensor in inputs),
+        pictures.labels[list(places)].to(device),
+        places,
+        tuple(standing[place] for place in places),
+        len(chunk),
+    )
+
+
+def _is_own(place: int) -> bool:
+    """Whether this process keeps the features of the picture at a place: a fixed share, whatever the batch."""
+    return place % ranks.count() == ranks.number()
 
 
 class PixelFeed:
@@ -80,9 +110,10 @@ class PixelFeed:
         self._network, self._normalize, self._device = network, normalize, device
 
     def batches(self, pictures: PictureSet, order: Sequence[int], *, size: int, view: View = plain) -> Iterator[Fed]:
-        for batch in pictures.batches(order, size=size, view=view):
-            pixels = batch.pixels.to(self._device, non_blocking=True)
-            yield Fed((pixels,), batch.labels.to(self._device), batch.places)
+        whole = chunks(order, size)
+        for chunk, batch in zip(whole, pictures.batches([*map(ranks.share, whole)], view=view), strict=True):
+            pixels = batch.pixels if batch.places else batch.pixels.new_zeros(1, *batch.pixels.shape[1:])
+            yield _fed((pixels,), pictures, batch.places, chunk, self._device)
 
     def logits(self, inputs: tuple[Tensor, ...]) -> Tensor:
         logits: Tensor = self._network(channels_last(self._normalize(inputs[0])))
@@ -151,18 +182,19 @@ class FrozenFeatures:
     def _compute(self, pictures: PictureSet, missing: Sequence[tuple[int, int]], progress: Progress) -> None:
         for number in sorted({view for _, view in missing}):
             places = [place for place, view in missing if view == number]
-            for batch in pictures.batches(places, size=CHUNK, view=functools.partial(_same, number)):
-                keys = [self._key(pictures, place, number) for place in batch.places]
-                self.store.append(keys, self._rows(batch.pixels))
-                progress.advance(len(batch.places))
+            for batch in pictures.batches(chunks(places, CHUNK), view=functools.partial(_same, number)):
+                if batch.places:
+                    keys = [self._key(pictures, place, number) for place in batch.places]
+                    self.store.append(keys, self._rows(batch.pixels))
+                    progress.advance(len(batch.places))
 
     def batches(self, pictures: PictureSet, order: Sequence[int], *, size: int, view: View = plain) -> Iterator[Fed]:
         for chunk in chunks(order, size):
-            keys = {place: self._key(pictures, place, view(place)) for place in chunk}
+            keys = {place: self._key(pictures, place, view(place)) for place in chunk if _is_own(place)}
             places = tuple(place for place, key in keys.items() if key in self.store)
-            if places:
-                rows = torch.from_numpy(self.store.rows([keys[place] for place in places])).to(self._device)  # (N, D)
-                yield Fed(parted(rows, self._split.shapes), pictures.labels[list(places)].to(self._device), places)
+            found = self.store.rows([keys[place] for place in places]) if places else np.zeros((1, *self.store.shape))
+            rows = torch.from_numpy(found.astype(np.float32, copy=False))  # (N, D)
+            yield _fed(parted(rows, self._split.shapes), pictures, places, chunk, self._device)
 
     def logits(self, inputs: tuple[Tensor, ...]) -> Tensor:
         logits: Tensor = self._split.upper(*map(channels_last, inputs))
@@ -177,7 +209,7 @@ class FrozenFeatures:
             return joined(self._lower(x)).cpu().numpy()  # (N, D)
 
     def _missing(self, pictures: PictureSet, views: int) -> list[tuple[int, int]]:
-        wanted = ((place, view) for view in range(views) for place in range(len(pictures)))
+        wanted = ((place, view) for view in range(views) for place in filter(_is_own, range(len(pictures))))
         seen: set[bytes] = set()
         missing = []
         for place, view in wanted:

@@ -6,11 +6,12 @@ import logging
 import math
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Protocol
 
 import torch
 
-from mlimages.learning import account
+from mlimages.learning import account, ranks
 from mlimages.learning.checkpoints import (
     Progressed,
     load_progress,
@@ -23,6 +24,7 @@ from mlimages.learning.checkpoints import (
     trained_tensors,
 )
 from mlimages.learning.config import FineTuneConfig
+from mlimages.learning.devices import choose_device
 from mlimages.learning.job import Job, assemble
 from mlimages.learning.loop import Teacher, train_epoch
 from mlimages.learning.outcome import FineTuneResult, finish
@@ -60,6 +62,12 @@ def fine_tune(
 ) -> FineTuneResult:
     """Train as `config` says, into the folder `config.out`; an interrupted run in that folder goes on.
 
+    In the processes that torchrun starts, all of which call it, the work is shared, and the first one alone writes,
+    shows progress and calls back.
+
+    The command sets OMP_WAIT_POLICY=passive, as waiting threads that spin burn cores that others need. Libraries read
+    it when they are loaded: in Python set it before the first import of torch.
+
     Args:
         config: all settings.
         export: at the end write `model.onnx`, the plots and the page.
@@ -69,36 +77,43 @@ def fine_tune(
     Raises:
         InputError: the pictures cannot be trained on.
         ModelError: the network cannot be built, or would have nothing to learn.
-        RunError: the folder holds a run with other settings.
+        RunError: the folder holds a run with other settings, or another process of the job is gone.
         ExportError: the ONNX file would answer otherwise than the network.
     """
-    files, progress = RunFiles(config.out), progress or NoProgress()
-    with logged_to(files.log), torch.random.fork_rng():
+    files, device = RunFiles(config.out), choose_device(config.device)
+    ranks.join(device)
+    with logged_to(files.log) if ranks.is_first() else nullcontext(), torch.random.fork_rng():
+        progress = progress if progress and ranks.is_first() else NoProgress()
         started = time.monotonic()
         setup = prepare(config, files, progress)
-        job = assemble(config, files, setup, progress)
-        before = load_progress(files) or _begin(job)
+        job = assemble(config, files, setup, device, progress)
+        before = load_progress(files)
+        ranks.demand_same("run folder and weights", (job.digest, before and before.history))
+        before = before or _begin(job)
         progressed = _train(job, before, started=started, progress=progress, callbacks=callbacks)
         return finish(job, progressed, export=export and not (progressed is before and files.onnx.exists()))
 
 
 def _begin(job: Job) -> Progressed:
     """Where the first epoch starts: the closed-form head on a pretrained network, else what chance gave."""
-    account.name_left_out(job.files.folder, job.setup.data.broken)
+    if ranks.is_first():
+        account.name_left_out(job.files.folder, job.setup.data.broken)
     if not job.setup.model.pretrained:
         return Progressed({})
     model, names = job.setup.model, job.setup.class_names
     reached = reach_head(model, job.feed, job.train)
     judged = [(job.train, reached), (job.val, reach_head(model, job.feed, job.val))]
-    account.name_suspects(job.files.folder, judged, names, seed=job.config.seed)
+    if ranks.is_first():
+        account.name_suspects(job.files.folder, judged, names, seed=job.config.seed)
     if start_head(model, job.feed, job.train, reached, len(names)) is None:
         return Progressed({})
     seen = job.validate().seen
     logger.info("closed-form head: %.1f %% on %d validation pictures", 100 * seen.accuracy, seen.count)
-    save_network(job.network, job.files.best)
     start = trained_tensors(job.network)
-    if job.config.interpolate:
-        save_tensors(start, job.files.start)
+    if ranks.is_first():
+        save_network(job.network, job.files.best)
+        if job.config.interpolate:
+            save_tensors(start, job.files.start)
     return Progressed(start, best_score=(seen.accuracy, -seen.loss), probe_accuracy=seen.accuracy)
 
 
@@ -109,11 +124,12 @@ def _train(
     teacher = _teacher(job)
     restore(network, before.tensors)
     restore_optimizer(teacher.optimizer, before.tensors)
+    ranks.take_from_first(network)
     now = before
     deadline = started - before.seconds + config.time_budget_s if config.time_budget_s else math.inf
     progress.start("train", len(job.train) * (config.epochs - len(before.history)), "img")
     for epoch in range(len(before.history) + 1, config.epochs + 1):
-        if _is_over(now, config, deadline):
+        if ranks.from_first(_is_over(now, config, deadline)):
             break
         clock = time.monotonic()
         seen = train_epoch(
@@ -137,7 +153,7 @@ def _train(
             seconds=time.monotonic() - clock,
         )
         now = _keep(job, now, figures, teacher.optimizer, seconds=before.seconds + time.monotonic() - started)
-        for callback in callbacks:
+        for callback in callbacks if ranks.is_first() else ():
             callback.epoch_ended(figures)
     progress.close()
     return now
@@ -178,7 +194,6 @@ def _keep(
     """Write the epoch's checkpoints, then the state that makes it done, then its line."""
     score = (figures.val_accuracy, -figures.val_loss)
     better = score > before.best_score
-    save_network(job.network, job.files.last, also=job.files.best if better else None)
     now = Progressed(
         {**trained_tensors(job.network), **optimizer_tensors(optimizer)},
         history=(*before.history, figures),
@@ -187,7 +202,9 @@ def _keep(
         probe_accuracy=before.probe_accuracy,
         seconds=seconds,
     )
-    save_progress(job.files, now)
-    write_metrics(job.files, now.history)
+    if ranks.is_first():
+        save_network(job.network, job.files.last, also=job.files.best if better else None)
+        save_progress(job.files, now)
+        write_metrics(job.files, now.history)
     logger.info("epoch %d: validation %.1f %%, loss %.4f", figures.epoch, 100 * figures.val_accuracy, figures.val_loss)
     return now

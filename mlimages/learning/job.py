@@ -10,7 +10,7 @@ from torch import nn
 
 from mlimages.learning.augment import Augment
 from mlimages.learning.config import FineTuneConfig
-from mlimages.learning.devices import autocast, choose_device
+from mlimages.learning.devices import autocast
 from mlimages.learning.features import Feed, FrozenFeatures, PixelFeed
 from mlimages.learning.freezing import FrozenPart, freeze
 from mlimages.learning.loop import Validation, validate
@@ -62,9 +62,8 @@ class Job:
         return validate(self.network, self.feed, self.val)
 
 
-def assemble(config: FineTuneConfig, files: RunFiles, setup: Setup, progress: Progress) -> Job:
+def assemble(config: FineTuneConfig, files: RunFiles, setup: Setup, device: torch.device, progress: Progress) -> Job:
     """Freeze, cut, and choose what feeds the trainable part."""
-    device = choose_device(config.device)
     model, image = setup.model, setup.preprocessing.image
     network = model.network.to(device).to(memory_format=torch.channels_last)
     normalize = Normalize(setup.preprocessing.normalization, setup.mean_image).to(device)

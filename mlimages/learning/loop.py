@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mlimages.learning.features import Feed
+from mlimages.learning import ranks
+from mlimages.learning.features import Fed, Feed
+from mlimages.learning.one_batch import OneBatch
 from mlimages.learning.pictures import PictureSet
 from mlimages.learning.recipe import EVALUATION_BATCH
 from mlimages.progress import Progress
@@ -31,6 +33,12 @@ class Seen:
     def accuracy(self) -> float:
         """Share of right answers, 0..1."""
         return self.right / max(1, self.count)
+
+    def with_more(self, more: Seen) -> Seen:
+        """These and others."""
+        count = self.count + more.count
+        loss = (self.loss * self.count + more.loss * more.count) / max(1, count)
+        return Seen(loss, self.right + more.right, count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,26 +103,41 @@ def train_epoch(
     )  # dropout: an epoch depends on nothing before it but the weights
     order = np.random.default_rng([teacher.seed, epoch]).permutation(len(pictures)).tolist()
     network.train()
-    loss_sum, right, count = 0.0, 0, 0
+    whole = Seen(0.0, 0, 0)
     batches = feed.batches(pictures, order, size=teacher.batch_size, view=_view(epoch, views))
     for step, fed in enumerate(batches, (epoch - 1) * teacher.steps):
         for group in teacher.optimizer.param_groups:
             group["lr"] = teacher.lr_at(step)
-        with teacher.autocast():
-            logits = feed.logits(fed.inputs)  # (n, classes)
-        loss = nn.functional.cross_entropy(
-            logits.float(), fed.labels, teacher.weights, label_smoothing=teacher.smoothing
-        )
-        teacher.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        teacher.optimizer.step()
-        loss_sum += loss.item() * len(fed.labels)
-        right += int((logits.argmax(1) == fed.labels).sum())
-        count += len(fed.labels)
-        progress.advance(len(fed.labels), loss=f"{loss_sum / count:.3f}", accuracy=f"{right / count:.1%}")
-        if time.monotonic() > deadline:
+        seen, late = _step(feed, fed, teacher, deadline)
+        whole = whole.with_more(seen)
+        progress.advance(seen.count, loss=f"{whole.loss:.3f}", accuracy=f"{whole.accuracy:.1%}")
+        if late:
             break
-    return Seen(loss_sum / max(1, count), right, count)
+    return whole
+
+
+def _step(feed: Feed, fed: Fed, teacher: Teacher, deadline: float) -> tuple[Seen, bool]:
+    """Step down the gradient of the mean loss over the batch of all processes; whether the deadline is past."""
+    in_part = ranks.count() > 1 or len(fed.places) < fed.size
+    with OneBatch(fed.rows, fed.size) if in_part else nullcontext(), teacher.autocast():
+        logits = feed.logits(fed.inputs)[: len(fed.places)]  # (n, classes)
+    loss = nn.functional.cross_entropy(
+        logits.float(), fed.labels, teacher.weights, label_smoothing=teacher.smoothing, reduction="sum"
+    )
+    teacher.optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    weight = len(fed.places) if teacher.weights is None else float(teacher.weights[fed.labels].sum())
+    right = int((logits.argmax(1) == fed.labels).sum())
+    sums = torch.tensor([weight, loss.item(), right, len(fed.places), time.monotonic() > deadline], device=loss.device)
+    trained = [parameter for group in teacher.optimizer.param_groups for parameter in group["params"]]
+    gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
+    ranks.add_up([*gradients, sums])
+    weight, loss_sum, right_ones, count, late = sums.tolist()
+    if count:  # else all of them turned bad
+        for gradient in gradients:
+            gradient /= weight
+        teacher.optimizer.step()
+    return Seen(loss_sum / max(weight, 1e-9), int(right_ones), int(count)), bool(late)
 
 
 def _view(epoch: int, views: int) -> Callable[[int], int]:
@@ -124,14 +147,14 @@ def _view(epoch: int, views: int) -> Callable[[int], int]:
 def validate(network: nn.Module, feed: Feed, pictures: PictureSet) -> Validation:
     """What the network says of each picture as it is, in full precision as the exported file will."""
     network.eval()
-    parts: list[Tensor] = []
-    labels: list[Tensor] = []
+    logits: list[Tensor] = []
     places: list[int] = []
     with torch.inference_mode():
         for fed in feed.batches(pictures, range(len(pictures)), size=EVALUATION_BATCH):
-            parts.append(feed.logits(fed.inputs).float().cpu())
-            labels.append(fed.labels.cpu())
+            logits.append(feed.logits(fed.inputs)[: len(fed.places)].float().cpu())
             places += fed.places
-    logits, truth = torch.cat(parts), torch.cat(labels)  # (N, classes), (N,)
-    seen = Seen(float(nn.functional.cross_entropy(logits, truth)), int((logits.argmax(1) == truth).sum()), len(truth))
-    return Validation(seen, logits.softmax(1), tuple(places))
+    rows = ranks.joined_rows({"logits": torch.cat(logits), "places": torch.tensor(places)})
+    truth = pictures.labels[rows["places"]]  # (N,)
+    right = int((rows["logits"].argmax(1) == truth).sum())
+    seen = Seen(float(nn.functional.cross_entropy(rows["logits"], truth)), right, len(truth))
+    return Validation(seen, rows["logits"].softmax(1), tuple(rows["places"].tolist()))

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from mlimages.errors import RunError
 from mlimages.files import relative_name, replacing, write_text
 from mlimages.intervals import wilson_interval
-from mlimages.learning import account
+from mlimages.learning import account, ranks
 from mlimages.learning.checkpoints import (
     Progressed,
     blended,
@@ -76,10 +76,12 @@ def finish(job: Job, progressed: Progressed, *, export: bool) -> FineTuneResult:
     network, config, files = job.network, job.config, job.files
     if job.digest and job.frozen.digest(network) != job.digest:
         raise RunError(f"{files.folder}: the frozen part changed while training; please report this")
-    network.load_state_dict(load_file(files.best))
+    if ranks.is_first():
+        network.load_state_dict(load_file(files.best))
+    ranks.take_from_first(network)
     share = _interpolate(job) if config.interpolate and files.start.exists() else 1.0
     checked = job.validate()
-    _write_predictions(job, checked)
+    export = export and ranks.is_first()
     if export:
         export_run(files.folder, files.onnx)
     result = FineTuneResult(
@@ -100,7 +102,9 @@ def finish(job: Job, progressed: Progressed, *, export: bool) -> FineTuneResult:
         seconds=round(progressed.seconds, 1),
         onnx=files.onnx if files.onnx.exists() else None,
     )
-    write_text(files.result, json.dumps(result.to_dict(), indent=1) + "\n")
+    if ranks.is_first():
+        _write_predictions(job, checked)
+        write_text(files.result, json.dumps(result.to_dict(), indent=1) + "\n")
     if export:
         account.draw(files.folder)
     return result
@@ -109,8 +113,9 @@ def finish(job: Job, progressed: Progressed, *, export: bool) -> FineTuneResult:
 def _interpolate(job: Job) -> float:
     """Put the network at the best point between its start and its best epoch; return how far along it lies."""
     network, start = job.network, load_file(job.files.start)
-    if not job.files.tuned.exists():  # else stopped while blending: `best` may no longer be what was tuned
+    if ranks.is_first() and not job.files.tuned.exists():  # else stopped while blending: `best` may be a blend
         save_tensors(trained_tensors(network), job.files.tuned)
+    ranks.wait()
     tuned = load_file(job.files.tuned)
     best_score, best_share = (-1.0, 0.0), 1.0
     for share in (tenth / 10 for tenth in range(10, -1, -1)):
@@ -119,7 +124,8 @@ def _interpolate(job: Job) -> float:
         if (seen.accuracy, -seen.loss) > best_score:
             best_score, best_share = (seen.accuracy, -seen.loss), share
     restore(network, blended(start, tuned, best_share))
-    save_network(network, job.files.best)
+    if ranks.is_first():
+        save_network(network, job.files.best)
     logger.info("%.0f %% of the way from the start to the tuned weights validates best", 100 * best_share)
     return best_share
 

@@ -61,8 +61,9 @@ class Batch:
 
 
 def workers() -> int:
-    """How many threads decode: one for each core that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """How many threads decode: one for each core that this process may use, beside those that torchrun started."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def in_order(do: Callable[[Item], Result], items: Iterable[Item], *, ahead: int = AHEAD) -> Iterator[Result]:
@@ -77,13 +78,12 @@ def in_order(do: Callable[[Item], Result], items: Iterable[Item], *, ahead: int 
             yield waiting.popleft().result()
 
 
-def chunks(order: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+def chunks(order: Sequence[int], size: int) -> list[Sequence[int]]:
     """`order` in parts of `size`; a single left over joins the part before, as batch norm cannot train on one."""
-    ends = [*range(size, len(order), size), len(order)]
+    ends = [*range(size, len(order), size), len(order)] if order else []
     if len(ends) > 1 and ends[-1] - ends[-2] == 1:
         del ends[-2]
-    for start, end in itertools.pairwise([0, *ends]):
-        yield order[start:end]
+    return [order[start:end] for start, end in itertools.pairwise([0, *ends])]
 
 
 def decode_all(
@@ -139,22 +139,22 @@ class PictureSet:
         augment: Augment | None = None,
     ) -> None:
         self.pictures, self.image, self._store, self.augment = tuple(pictures), image, store, augment
+        self._shape = (image.height, image.width, image.channels)
         self.labels = torch.tensor([picture.label for picture in pictures], dtype=torch.long)  # (N,)
 
     def __len__(self) -> int:
         return len(self.pictures)
 
     def batches(
-        self, order: Sequence[int], *, size: int, view: Callable[[int], int] = lambda place: 0
+        self, parts: Sequence[Sequence[int]], *, view: Callable[[int], int] = lambda place: 0
     ) -> Iterator[Batch]:
-        """Batches of `size` pictures at the places `order`, each in its view; decoding runs ahead."""
-        seen = in_order(lambda place: self._view(place, view(place)), order, ahead=max(AHEAD, 2 * size))
-        for chunk in chunks(order, size):
-            found = [(place, pixels) for place in chunk if (pixels := next(seen)) is not None]
-            if found:
-                places = tuple(place for place, _ in found)
-                stacked = torch.from_numpy(np.stack([pixels for _, pixels in found]))  # (N, H, W, C)
-                yield Batch(stacked, self.labels[list(places)], places)
+        """A batch of each part, the pictures at its places in their views; decoding runs ahead."""
+        ahead = max(AHEAD, 2 * max(map(len, parts), default=0))
+        seen = in_order(lambda place: self._view(place, view(place)), itertools.chain(*parts), ahead=ahead)
+        for part in parts:
+            found = {place: pixels for place in part if (pixels := next(seen)) is not None}
+            stacked = np.stack(list(found.values())) if found else np.zeros((0, *self._shape), np.uint8)
+            yield Batch(torch.from_numpy(stacked), self.labels[list(found)], tuple(found))
 
     def _view(self, place: int, view: int) -> Pixels | None:
         picture = self.pictures[place]

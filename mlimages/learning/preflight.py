@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mlimages.errors import InputError
 from mlimages.labels import ClassNames, LabelFile, split
+from mlimages.learning import ranks
 from mlimages.learning.pictures import Picture, decode_all
 from mlimages.learning.store import RowStore
 from mlimages.progress import Progress
@@ -71,7 +72,7 @@ def inspect(
         InputError: a class has fewer than two pictures to train on, there is nothing to validate on, or a picture
             is in both sets.
     """
-    found = decode_all([*train, *(val or [])], image, store=store, progress=progress)
+    found = _decode_shared([*train, *(val or [])], image, store=store, progress=progress)
     broken = [each for each in found if isinstance(each, BrokenImage)]
     for each in broken:
         logger.warning("left out: %s (%s: %s)", each.path, each.fault, each.detail)
@@ -88,15 +89,42 @@ def inspect(
     return data
 
 
+def _decode_shared(
+    items: Sequence[LabeledPath], image: ImageProperty, *, store: RowStore | None, progress: Progress
+) -> list[Picture | BrokenImage]:
+    """`decode_all`, each process its share; all hear of all."""
+    own = decode_all(ranks.share(items), image, store=store, progress=progress)
+    if ranks.count() == 1:
+        return own
+    said = ranks.exchanged([_facts(each) for each in own])
+    if store is not None:
+        store.refresh()
+    found: list[Picture | BrokenImage] = []
+    for place, item in enumerate(items):
+        digest, fault, detail = said[place % len(said)][place // len(said)]
+        good = Picture(item.path, item.label, bytes.fromhex(digest))
+        found.append(BrokenImage(str(item.path), fault, detail) if fault else good)
+    return found
+
+
+def _facts(found: Picture | BrokenImage) -> tuple[str, str, str]:
+    return (found.digest.hex(), "", "") if isinstance(found, Picture) else ("", found.fault, found.detail)
+
+
 def set_aside(
     pictures: Sequence[Picture], share: float, *, root: Path, seed: int
 ) -> tuple[list[Picture], list[Picture]]:
     """Split pictures by class, those that look the same on one side: to train on, to validate on."""
-    by_path = {picture.path: picture for picture in pictures}
+    kept, aside = ranks.from_first(_sides(pictures, share, root=root, seed=seed) if ranks.is_first() else None)
+    return [pictures[place] for place in kept], [pictures[place] for place in aside]
+
+
+def _sides(pictures: Sequence[Picture], share: float, *, root: Path, seed: int) -> list[list[int]]:
+    """The places of the pictures of each side."""
+    place_of = {picture.path: place for place, picture in enumerate(pictures)}
     items = [LabeledPath(picture.path, picture.label) for picture in pictures]
-    groups = duplicate_groups(by_path)
-    kept, aside = split(items, (1 - share, share), seed=seed, root=root, groups=groups)
-    return [by_path[item.path] for item in kept], [by_path[item.path] for item in aside]
+    sides = split(items, (1 - share, share), seed=seed, root=root, groups=duplicate_groups(place_of))
+    return [[place_of[item.path] for item in side] for side in sides]
 
 
 def _demand_classes(train: Iterable[Picture], names: ClassNames) -> None:

@@ -15,10 +15,10 @@ from mlimages.errors import InputError, RunError
 from mlimages.files import cache_dir, replacing, write_text
 from mlimages.images import load_rgb
 from mlimages.labels import ClassNames, LabelFile, write_label_file
-from mlimages.learning import preflight
+from mlimages.learning import preflight, ranks
 from mlimages.learning.config import FineTuneConfig
 from mlimages.learning.models import Model, build_model
-from mlimages.learning.pictures import Picture, PictureSet
+from mlimages.learning.pictures import Picture, PictureSet, chunks
 from mlimages.learning.run import RunFiles, read_settings, write_settings
 from mlimages.learning.store import RowStore, make_room
 from mlimages.progress import Progress
@@ -64,6 +64,7 @@ def prepare(config: FineTuneConfig, files: RunFiles, progress: Progress) -> Setu
     train = list(LabelFile(files.train if started else config.labels))
     val_file = files.val if started else config.val
     val = None if val_file is None else list(LabelFile(val_file))
+    ranks.demand_same("label files and run folder", (started, train, val))
     pixels = _pixel_store_within(config, image, count=len(train) + len(val or []))
     data = preflight.inspect(
         train,
@@ -74,8 +75,9 @@ def prepare(config: FineTuneConfig, files: RunFiles, progress: Progress) -> Setu
         store=pixels,
         progress=progress,
     )
-    if not started:
+    if not started and ranks.is_first():
         _write(config, files, model, names, data, pixels)
+    ranks.wait()
     preprocessing = Preprocessing.from_dict(read_settings(files)["preprocessing"])
     mean = np.load(files.mean_image, allow_pickle=False) if preprocessing.normalization.mean_image else None
     return Setup(model, preprocessing, mean, names, data, pixels)
@@ -159,7 +161,7 @@ def _normalization(
 def _channel_means(pictures: PictureSet) -> NDArray[np.float64]:
     """Mean of the prepared pixels, 0..255, by channel."""
     total, count = np.zeros(pictures.image.channels), 0
-    for batch in pictures.batches(range(len(pictures)), size=32):
+    for batch in pictures.batches(chunks(range(len(pictures)), 32)):
         total += batch.pixels.numpy().sum(axis=(0, 1, 2), dtype=np.float64)
         count += batch.pixels.numel() // pictures.image.channels
     return total / max(1, count)

@@ -24,7 +24,7 @@ from mlimages.learning.cuts import Cut, Tap, cuts_of
 from mlimages.learning.freezing import freeze
 from mlimages.learning.models import Model, build_model
 from mlimages.learning.normalize import Normalize
-from mlimages.learning.pictures import Picture, PictureSet, decode_all
+from mlimages.learning.pictures import Picture, PictureSet, chunks, decode_all
 from mlimages.learning.preparation import pixel_store
 from mlimages.learning.ridge import fit_ridge, out_of_fold, stratified_folds
 from mlimages.learning.store import RowStore
@@ -123,7 +123,7 @@ def _features(model: Model, cuts: tuple[Cut, ...], pictures: PictureSet, progres
     normalize = Normalize(model.preprocessing.normalization)
     progress.start("forward", len(missing), "img")
     with Tap(model.network, cuts) as tap, torch.inference_mode():
-        for batch in pictures.batches(missing, size=BATCH):
+        for batch in pictures.batches(chunks(missing, BATCH)):
             model.network(normalize(batch.pixels))
             store.append([pictures.pictures[place].digest for place in batch.places], tap.rows().numpy())
             progress.advance(len(batch.places))

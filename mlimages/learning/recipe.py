@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from mlimages.learning import ranks
 from mlimages.learning.config import FineTuneConfig
 from mlimages.learning.features import Feed
 from mlimages.learning.models import Model
@@ -69,18 +70,21 @@ def reach_head(model: Model, feed: Feed, pictures: PictureSet) -> Reached:
     def catch(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         x = inputs[0].float()
         reached.append(x.mean(dim=(2, 3)) if x.ndim == 4 else x.flatten(1))  # (n, D)
-        left.append(output.min())
+        left.append(output.flatten(1).amin(dim=1))
 
     hook = model.network.get_submodule(model.head).register_forward_hook(catch)
     model.network.eval()
     with torch.no_grad():
         for fed in feed.batches(pictures, range(len(pictures)), size=EVALUATION_BATCH):
+            own = len(fed.places)
             feed.logits(fed.inputs)
+            reached[-1], left[-1] = reached[-1][:own], left[-1][:own]
             labels.append(fed.labels)
             places += fed.places
     hook.remove()
-    lowest = float(torch.stack(left).min())
-    return Reached(torch.cat(reached).cpu(), torch.cat(labels).cpu(), tuple(places), lowest)
+    own_rows = {"features": torch.cat(reached), "labels": torch.cat(labels), "lowest": torch.cat(left)}
+    rows = ranks.joined_rows({"places": torch.tensor(places), **{name: each.cpu() for name, each in own_rows.items()}})
+    return Reached(rows["features"], rows["labels"], tuple(rows["places"].tolist()), float(rows["lowest"].min()))
 
 
 def make_optimizer(network: nn.Module, config: FineTuneConfig, *, lr: float) -> torch.optim.Optimizer:

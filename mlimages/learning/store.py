@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -80,10 +81,12 @@ class RowStore:
 
 def make_room(root: Path, *, needed: int, budget: int, keep: Path) -> None:
     """Remove the folders of `root` used longest ago until `needed` more bytes fit into `budget`; never `keep`."""
-    folders = sorted((f for f in root.iterdir() if f.is_dir()), key=lambda folder: folder.stat().st_mtime)
-    sizes = {folder: sum(file.stat().st_size for file in folder.iterdir()) for folder in folders}
-    total = sum(sizes.values()) + needed
-    for folder in folders:
+    used: dict[Path, tuple[float, int]] = {}
+    for folder in root.iterdir():
+        with suppress(FileNotFoundError):  # another process makes room too
+            used[folder] = (folder.stat().st_mtime, sum(file.stat().st_size for file in folder.iterdir()))
+    total = sum(size for _, size in used.values()) + needed
+    for folder in sorted(used, key=lambda folder: used[folder]):
         if total > budget and folder != keep:
             shutil.rmtree(folder, ignore_errors=True)
-            total -= sizes[folder]
+            total -= used[folder][1]
