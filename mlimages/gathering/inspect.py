@@ -117,8 +117,8 @@ def _resized(image: Image.Image, shorter_px: int, *, most_pixels: int) -> Image.
     if size[0] * size[1] > most_pixels or max(size) > _JPEG_MOST_PX:
         raise _UnwantedError(Reason.TOO_MANY_PIXELS, f"{size[0]} x {size[1]} when resized")
     shrinks = size[0] < upright.width
-    averaging = Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR  # a third cheaper; OpenCV's INTER_AREA
-    return upright.resize(size, averaging, reducing_gap=2.0)
+    resampling = Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR  # BOX: OpenCV's INTER_AREA, and cheap
+    return upright.resize(size, resampling, reducing_gap=2.0)
 
 
 def _encoded(image: Image.Image) -> bytes:
