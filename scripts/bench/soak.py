@@ -40,6 +40,7 @@ class Soak:
     host: str
     port: int
     pid: int
+    model: str
     good: list[bytes]
     right: list[tuple[str, float]]
     answers: Counter[str] = field(default_factory=Counter)
@@ -120,7 +121,7 @@ async def wrong_form(soak: Soak, session: aiohttp.ClientSession) -> str:
 
 async def wrong_inference(soak: Soak, session: aiohttp.ClientSession) -> str:
     body = soak.dice.choice([b"[" * 9999, b"{}", b'{"inputs":[{"shape":[1,99999,99999,3]}]}', soak.dice.randbytes(99)])
-    async with session.post("/v2/models/model/infer", data=body) as answer:
+    async with session.post(f"/v2/models/{soak.model}/infer", data=body) as answer:
         return str(answer.status)
 
 
@@ -186,7 +187,7 @@ def main() -> None:
         port = int(process.stdout.readline().rsplit(":", 1)[1].strip("/\n"))
         good = [path.read_bytes() for _, path in named]
         right = [(one.class_name, one.probability) for one, _ in named]
-        soak = Soak("127.0.0.1", port, process.pid, good, right)
+        soak = Soak("127.0.0.1", port, process.pid, asked.model.stem, good, right)
         well = asyncio.run(run(soak, 200 if asked.tiny else asked.requests))
         alive = process.poll() is None
         process.terminate()
