@@ -75,7 +75,7 @@ class Thresholds:
         bright_level: bright where the 2nd percentile lies above.
         blur: blurred where the sharpness (see `Facts.sharpness`) lies below.
         placeholder_share: placeholder where the two most frequent levels cover at least this share of a picture that
-            is not blank; and where the same file turns up `placeholder_copies` times.
+            is neither blank nor tiny; and where the same file turns up `placeholder_copies` times.
         near_bits: near-duplicate where the perceptual hashes differ in at most so many of 64 bits (see `narrowed`) ...
         near_correlation: ... and the thumbnails correlate at least so much;
         crop_correlation: or so much after one is laid over a part of the other;

@@ -100,6 +100,7 @@ def _shape(facts: FactsTable, lines: Thresholds) -> Iterator[Verdict]:
 
 def _levels(facts: FactsTable, lines: Thresholds) -> Iterator[Verdict]:
     low, high, sharpness, two_levels = facts["low"], facts["high"], facts["sharpness"], facts["two_levels"]
+    tiny = np.minimum(facts["width"], facts["height"]) < lines.min_side_px
 
     def seen(row: int) -> str:
         return f"levels {low[row]} to {high[row]}"
@@ -117,7 +118,7 @@ def _levels(facts: FactsTable, lines: Thresholds) -> Iterator[Verdict]:
     )
     yield (
         Code.PLACEHOLDER,
-        ~blank & (two_levels >= lines.placeholder_share),
+        ~blank & ~tiny & (two_levels >= lines.placeholder_share),
         lambda row: f"two levels cover {100 * two_levels[row]:.0f} %: a drawn sheet, no photograph",
     )
 

@@ -133,7 +133,8 @@ def pasted(image: Image.Image) -> Image.Image:
 
 def sheet(_: Image.Image) -> Image.Image:
     image = Image.new("RGB", (WIDTH, HEIGHT), (225, 225, 225))
-    image.paste((80, 80, 80), (random.randrange(200), 150, random.randrange(250, 500), 190))
+    left, right = next(BARS)
+    image.paste((80, 80, 80), (left, 150, right, 190))
     return image
 
 
@@ -159,6 +160,7 @@ def giant() -> bytes:
     return head[:12] + header + struct.pack(">I", zlib.crc32(header)) + head[33:]
 
 
+BARS = ((9 * step % 200, 250 + 53 * step % 240) for step in range(10_000))
 COLOURS = ((step % 256, 90 + step // 256, 40) for step in range(0, 40_000, 7))
 
 FAULTS: dict[str, Callable[[Image.Image], Encoded]] = {
