@@ -112,8 +112,8 @@ ROWS = {
     "mlimages, cold": ours,
     "mlimages, warm cache": ours,
     "mlimages, warm, ONNX file": partial(ours, export=True),
-    "tutorial, nothing frozen": partial(tutorial, frozen=False),
-    "mlimages, nothing frozen": partial(ours, freeze="none"),
+    "nothing frozen: tutorial": partial(tutorial, frozen=False),
+    "nothing frozen: mlimages": partial(ours, freeze="none"),
 }
 
 
