@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Literal
 
 import typer
@@ -17,8 +19,9 @@ ENGINE = typer.Option("local", help="ray: a worker per CPU, of this machine or o
 ADDRESS = typer.Option(None, metavar="HOST:PORT", help="With ray: this cluster; auto: the one this machine is in.")
 
 
-def cluster_of(engine: Engine, address: str | None) -> AbstractContextManager[Cluster | None]:
-    """The cluster, to be entered; None where the work is done here.
+@contextmanager
+def cluster_of(engine: Engine, address: str | None) -> Iterator[Cluster | None]:
+    """The cluster; None where the work is done here.
 
     Raises:
         InputError: an address, and no engine that takes one.
@@ -27,7 +30,9 @@ def cluster_of(engine: Engine, address: str | None) -> AbstractContextManager[Cl
     if engine == "ray":
         from mlimages.cluster import ray_cluster
 
-        return ray_cluster(address)
-    if address:
+        with redirect_stdout(sys.stderr), ray_cluster(address) as cluster:  # Ray prints what its workers die of
+            yield cluster
+    elif address:
         raise InputError("--address names a Ray cluster: say --engine ray too")
-    return nullcontext()
+    else:
+        yield None
