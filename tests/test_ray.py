@@ -128,18 +128,18 @@ def test_a_worker_that_dies_again_and_again_ends_the_run_and_the_next_one_goes_o
 def test_the_limit_holds_for_all_workers_together_and_a_finished_folder_asks_for_nothing(
     cluster: Cluster, site: Site, tmp_path: Path
 ) -> None:
-    site.fallback = lambda connection, request: answer(photo(int(request.path[1:])))(connection, request)
-    site.routes = {f"/{n}": answer(b"no", 404) for n in range(0, 40, 2)}
+    site.fallback = lambda connection, request: answer(photo(int(request.path[1:]) // 2))(connection, request)
+    site.routes = {f"/{n}": answer(b"no", 404) for n in range(0, 60, 3)}
     source = links(tmp_path, *(site.url(f"/{n}") for n in range(60)))
     assert gather_on(cluster, source, tmp_path / "out", limit=15, **FAST).ok == 15
     site.requests.clear()
     assert gather_on(cluster, source, tmp_path / "out", limit=15, **FAST).ok == 15
     assert not site.requests
     more = gather_on(cluster, source, tmp_path / "out", **FAST)
-    assert (more.ok, more.failed) == (40, 20)
+    assert (more.ok, more.duplicate, more.failed) == (30, 10, 20)
     site.routes.clear()
     again = gather_on(cluster, source, tmp_path / "out", retry_failed=["not-found"], **FAST)
-    assert (again.ok, again.failed) == (60, 0)
+    assert (again.ok, again.duplicate, again.failed) == (30, 30, 0)
 
 
 @pytest.mark.parametrize("per_host", [1, 3])
@@ -193,6 +193,26 @@ def test_ctrl_c_stops_every_worker_and_the_same_command_goes_on(
     done = run_cli(*words)
     assert "14 good, 0 duplicates, 0 failed in out" in done.stdout
     assert sorted(int(request.path[1:]) for request in site.requests) == [10, 11, 12, 13]
+
+
+def test_standard_output_holds_the_outcome_alone_whatever_ray_says(
+    cluster: Cluster, site: Site, tmp_path: Path, run_cli: RunCli
+) -> None:
+    lock, killed = threading.Lock(), list[int]()
+
+    def killing(connection: Connection, request: Request) -> None:
+        with lock:
+            if not killed:
+                killed.extend(workers())
+                os.kill(killed[0], signal.SIGKILL)
+        answer(photo(int(request.path[1:])))(connection, request)
+
+    site.fallback = killing
+    links(tmp_path, *(site.url(f"/{n}") for n in range(20)))
+    words = ["gather", "urls", "cats.txt", "-o", "out", "--allow-private", "--json", "--quiet", "--engine", "ray"]
+    done = run_cli(*words, "--address", ray.get_runtime_context().gcs_address)
+    assert killed
+    assert json.loads(done.stdout)["ok"] == 20
 
 
 def test_what_ends_a_worker_ends_the_run_in_its_words(cluster: Cluster, site: Site, tmp_path: Path) -> None:
