@@ -71,7 +71,8 @@ def ray_cluster(address: str | None = None) -> Iterator[Cluster]:
                 _demand_answer(address)
             ray.init(address or "local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, ValueError) as error:
-            raise InputError(f"no Ray cluster at {address}: start one with `ray start --head` ({error})") from error
+            advice = "`ray start --head` starts one; where it asks for a token, RAY_AUTH_TOKEN_PATH names its file"
+            raise InputError(f"no Ray cluster lets us in at {address}: {error}; {advice}") from error
     try:
         yield Cluster(int(ray.cluster_resources()["CPU"]))  # type: ignore[no-untyped-call]
     finally:

@@ -298,5 +298,5 @@ def test_check_and_mean_run_on_a_cluster_from_the_command_line(
     assert (figures["count"], figures["broken"]) == (295, 6)
     done = run_cli("mean", "p/labels.txt", "--engine", "ray", "--address", "127.0.0.1:1", check=False)
     assert done.returncode == 1
-    assert "no Ray cluster at 127.0.0.1:1" in done.stderr
+    assert "no Ray cluster lets us in at 127.0.0.1:1: " in done.stderr
     assert "Traceback" not in done.stderr
