@@ -35,10 +35,12 @@ def join(device: torch.device) -> None:
     """Join the job that torchrun has started, if it has, for good: gloo between CPUs, nccl between GPUs.
 
     Raises:
-        InputError: there are fewer GPUs than processes on this machine.
+        InputError: there are fewer GPUs than processes on this machine, or its GPU cannot share.
     """
     if dist.is_initialized() or not dist.is_torchelastic_launched():
         return
+    if device.type == "mps":
+        raise InputError("several processes cannot share work on mps: take --device cpu")
     if device.type == "cuda":
         place, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if place >= there:
