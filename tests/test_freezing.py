@@ -1,7 +1,10 @@
 """Frozen means frozen: by name, by order of execution, through training."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from mlimages.errors import ModelError
@@ -67,6 +70,18 @@ def test_frozen_batch_norm_and_dropout_stay_in_eval_whatever_is_called() -> None
     freeze(model, "none")
     model.network.train()
     assert all(norm.training for norm in norms.values())
+
+
+def test_a_pretrained_network_keeps_the_statistics_of_all_its_batch_norms(tmp_path: Path) -> None:
+    fresh = build_model("mobilenet_v2", classes=2, weights="none", size=32)
+    save_file(fresh.network.state_dict(), tmp_path / "w.safetensors")
+    model = build_model("mobilenet_v2", classes=2, weights=tmp_path / "w.safetensors", size=32)
+    freeze(model, "features.17")
+    model.network.train()
+    model.network(torch.rand(4, 3, 32, 32))
+    norm = model.network.get_submodule("features.18.1")
+    assert norm.weight.requires_grad
+    assert torch.equal(norm.running_mean, fresh.network.get_submodule("features.18.1").running_mean)
 
 
 def test_dropout_between_frozen_layers_is_off_and_above_them_on() -> None:

@@ -41,7 +41,8 @@ def freeze(model: Model, upto: str = "head", *, regex: str = "") -> FrozenPart:
     """Freeze everything up to and including the layer `upto`, in the order of execution.
 
     Frozen parameters take no gradient; frozen modules, batch norm and dropout among them, stay in eval mode even
-    after `.train()`. Freezing again replaces an earlier cut.
+    after `.train()`. So do all batch norms of a pretrained network: their scale and shift may learn, but the statistics
+    of a few hundred pictures are worse than those it came with. Freezing again replaces an earlier cut.
 
     Args:
         model: its network is changed in place.
@@ -61,7 +62,7 @@ def freeze(model: Model, upto: str = "head", *, regex: str = "") -> FrozenPart:
     modules = {path for path, module in network.named_modules() if path and _all_in(path, module, layers)}
     for path, module in network.named_modules():
         module.__dict__.pop("train", None)
-        if path in modules:
+        if path in modules or (model.pretrained and isinstance(module, nn.modules.batchnorm._BatchNorm)):
             module.eval()
             module.__dict__["train"] = functools.partial(_stay_in_eval, module)
     return FrozenPart(frozenset(parameters), frozenset(modules))

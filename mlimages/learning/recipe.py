@@ -19,7 +19,7 @@ EVALUATION_BATCH = 64
 
 SCRATCH_LR = {"adamw": 1e-3, "sgd": 1e-2}
 HEAD_LR = {"adamw": 1e-4, "sgd": 1e-3}
-TUNING_LR = {"adamw": 5e-4, "sgd": 5e-3}
+TUNING_LR = {"adamw": 7e-5, "sgd": 5e-3}
 
 WARM_UP = 0.1
 """Share of the steps in which the rate rises."""
