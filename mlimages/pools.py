@@ -35,15 +35,20 @@ class Pool(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Threads:
-    """Threads of this process."""
+    """Threads of this process.
+
+    Attributes:
+        ahead: items in work or done ahead of the one asked for, per worker.
+    """
 
     workers: int
     at_once: int = 8
+    ahead: int = AHEAD
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="worker")
         try:
-            for future in in_work(lambda item: pool.submit(function, item), items, AHEAD * self.workers):
+            for future in in_work(lambda item: pool.submit(function, item), items, self.ahead * self.workers):
                 yield future.result()
         finally:
             pool.shutdown(cancel_futures=True)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from mlimages import images
 from mlimages.bundle import OnnxBundle
 from mlimages.errors import ImageError
 from mlimages.files import as_path
+from mlimages.pools import Threads
 from mlimages.records import BrokenImage, ClassScore, Prediction
 from mlimages.runtime import BundleSession
 
@@ -76,17 +76,9 @@ class Predictor:
             batch: pictures that one worker decodes and computes at a time.
         """
         source = iter(pictures)
-        waiting: deque[Future[list[Answer]]] = deque()
-        pool = ThreadPoolExecutor(self.workers)
-        try:
-            while chunk := list(islice(source, batch)):
-                waiting.append(pool.submit(self.answer, chunk, top=top))
-                if len(waiting) > 2 * self.workers:
-                    yield from waiting.popleft().result()
-            while waiting:
-                yield from waiting.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        chunks = iter(lambda: list(islice(source, batch)), [])
+        for answers in Threads(self.workers, ahead=2).map(partial(self.answer, top=top), chunks):
+            yield from answers
 
     def answer(self, pictures: Sequence[Picture], *, top: int | None = None) -> list[Answer]:
         """Decode and compute one batch in the calling thread."""

@@ -6,12 +6,9 @@ import hashlib
 import itertools
 import logging
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +19,7 @@ from mlimages.errors import ImageError
 from mlimages.images import load_pixels, read_bytes
 from mlimages.learning.augment import Augment
 from mlimages.learning.store import RowStore
+from mlimages.pools import Threads
 from mlimages.progress import Progress
 from mlimages.records import BrokenImage, ImageProperty, LabeledPath
 from mlimages.validation import sound_pictures
@@ -29,11 +27,9 @@ from mlimages.validation import sound_pictures
 logger = logging.getLogger(__name__)
 
 Pixels = NDArray[np.uint8]
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
-AHEAD = 64
-"""How many pictures are decoded before they are asked for."""
+AHEAD = 32
+"""How many pictures each thread decodes before they are asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,18 +60,6 @@ def workers() -> int:
     """How many threads decode: one for each core that this process may use, beside those that torchrun started."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-
-
-def in_order(do: Callable[[Item], Result], items: Iterable[Item], *, ahead: int = AHEAD) -> Iterator[Result]:
-    """`map` on threads: results in order, at most `ahead` of them waiting."""
-    waiting: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(workers()) as pool:
-        for item in items:
-            waiting.append(pool.submit(do, item))
-            if len(waiting) >= ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 def chunks(order: Sequence[int], size: int) -> list[Sequence[int]]:
@@ -109,7 +93,7 @@ def decode_all(
 
     found: list[Picture | BrokenImage] = []
     progress.start("decode", len(items), "img")
-    for seen, pixels in in_order(look, items):
+    for seen, pixels in Threads(workers(), ahead=AHEAD).map(look, items):
         progress.advance()
         found.append(seen)
         if store is not None and pixels is not None and isinstance(seen, Picture):
@@ -149,8 +133,8 @@ class PictureSet:
         self, parts: Sequence[Sequence[int]], *, view: Callable[[int], int] = lambda place: 0
     ) -> Iterator[Batch]:
         """A batch of each part, the pictures at its places in their views; decoding runs ahead."""
-        ahead = max(AHEAD, 2 * max(map(len, parts), default=0))
-        seen = in_order(lambda place: self._view(place, view(place)), itertools.chain(*parts), ahead=ahead)
+        pool = Threads(workers(), ahead=max(AHEAD, *map(len, parts), 0))
+        seen = pool.map(lambda place: self._view(place, view(place)), itertools.chain(*parts))
         for part in parts:
             found = {place: pixels for place in part if (pixels := next(seen)) is not None}
             stacked = np.stack(list(found.values())) if found else np.zeros((0, *self._shape), np.uint8)
