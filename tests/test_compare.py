@@ -35,6 +35,11 @@ def test_runs_are_ordered_and_tested_against_the_best(runs: list[Path]) -> None:
     assert bad.against_best.difference.value == pytest.approx(-17 / 24)
 
 
+def test_a_rate_that_was_left_to_us_is_called_auto(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / str(lr), wrong=[0], model="alexnet", lr=lr) for lr in (0.0, 0.01)]
+    assert [each.settings for each in compare_runs(runs)] == [{"lr": "auto"}, {"lr": "0.01"}]
+
+
 def test_only_settings_that_differ_are_listed(runs: list[Path]) -> None:
     assert [each.settings for each in compare_runs(runs)] == [
         {"model": "resnet18"}, {"model": "alexnet"}, {"model": "lenet5"},

@@ -116,7 +116,7 @@ def test_the_command_draws_and_says_what_is_next(run_cli: RunCli, folder: Path) 
         "".join(f"pictures/{path.parent.name}/{path.name} {i % 2}\n" for i, path in enumerate(folder.rglob("*.png")))
     )
     done = run_cli("show", "labels.txt", "--per-class", 2, "--gray")
-    assert done.stdout == "labels_sheet.png\n"
+    assert done.stdout == "sheet.png\n"
     assert "next: mlimages" in done.stderr
     told = json.loads(run_cli("show", folder, "-o", "sheet.html", "--json").stdout)
     assert told == {"sheet": "sheet.html", "shown": {"blue": 5, "red": 6}, "broken": ["cut.png"]}

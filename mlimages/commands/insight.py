@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
 
 def probe(
     labels: Path = typer.Argument(..., metavar="LABELS", help="Label file of the pictures to try."),
-    out: Path = typer.Option(None, "-o", "--out", metavar="PNG", help="The plot [NAME_probe.png beside LABELS]."),
+    out: Path = typer.Option(Path("probe.png"), "-o", "--out", metavar="PNG", help="The plot."),
     model: str = typer.Option("alexnet", help="alexnet, vgg16, any torchvision name, timm:NAME."),
     weights: str = typer.Option("default", metavar="default|none|PATH", help="Where the network's weights come from."),
     size: int = typer.Option(None, min=1, metavar="N", help="Width and height fed to the network, in pixels."),
@@ -41,7 +41,6 @@ def probe(
     from mlimages.labels import LabelFile
     from mlimages.progress import TqdmProgress
 
-    target = out or labels.with_name(f"{labels.stem}_probe.png")
     found = learning.probe_cuts(
         LabelFile(labels),
         model=model,
@@ -52,12 +51,12 @@ def probe(
         seed=seed,
         progress=TqdmProgress(),
     )
-    plots.save_png(plots.probe(found), target)
+    plots.save_png(plots.probe(found), out)
     if as_json:
-        print(json.dumps({**found.as_dict(), "plot": str(target)}, ensure_ascii=False))
+        print(json.dumps({**found.as_dict(), "plot": str(out)}, ensure_ascii=False))
         return
     print("\n".join(lines_of(found)))
-    print(f"plot: {target}", file=sys.stderr)
+    print(f"plot: {out}", file=sys.stderr)
     chosen = f" --weights {weights}" if weights != "default" else ""
     print(f"next: mlimages finetune {labels} --model {model}{chosen} --freeze {found.freeze}", file=sys.stderr)
 

@@ -25,7 +25,7 @@ def show(
     source: Path = typer.Argument(
         ..., metavar="LABELS|FOLDER|MEAN", help="A label file, a folder of class folders, or a mean (.npy or .png)."
     ),
-    out: Path = typer.Option(None, "-o", "--out", help="The sheet: .png or .html [NAME_sheet.png beside the source]."),
+    out: Path = typer.Option(Path("sheet.png"), "-o", "--out", help="The sheet: .png or .html."),
     per_class: int = typer.Option(8, min=1, help="Pictures of each class."),
     size: int = typer.Option(224, min=1, help="Width and height in pixels as the network gets them."),
     resize: Resize = typer.Option("shorter", help="How a picture gets that size."),
@@ -43,18 +43,19 @@ def show(
     from mlimages.insight.sheet import draw_sheet
 
     prop = ImageProperty(size, resize=resize, gray_scale=gray)
-    target = out or source.with_name(f"{source.stem}_sheet.png")
-    rows = draw_sheet(source, target, prop=prop, per_class=per_class, seed=seed)
+    rows = draw_sheet(source, out, prop=prop, per_class=per_class, seed=seed)
     shown = {row.name: len(row.tiles) for row in rows}
     broken = [tile.caption for row in rows for tile in row.tiles if tile.fault]
     if as_json:
-        print(json.dumps({"sheet": str(target), "shown": shown, "broken": broken}, ensure_ascii=False))
+        print(json.dumps({"sheet": str(out), "shown": shown, "broken": broken}, ensure_ascii=False))
         return
-    print(target)
+    print(out)
+    if source.suffix.lower() in (".npy", ".png"):
+        return
     print(f"{sum(shown.values())} pictures of {len(shown)} classes, {len(broken)} of them broken", file=sys.stderr)
     if source.is_dir():
         print(f"next: mlimages label {source}", file=sys.stderr)
-    elif source.suffix.lower() not in (".npy", ".png"):
+    else:
         print(f"next: mlimages {'check' if broken else 'probe'} {source}", file=sys.stderr)
 
 

@@ -84,7 +84,7 @@ def compare_runs(paths: Sequence[Path]) -> tuple[Compared, ...]:
             against_best=paired(run, runs[0]) if run is not runs[0] else None,
             seconds=run.figures.get("seconds"),
             size_bytes=_size(run.path),
-            settings={name: _said(run.settings.get(name)) for name in differing},
+            settings={name: _said(name, run.settings.get(name)) for name in differing},
         )
         for run in runs
     )
@@ -160,12 +160,14 @@ def _right(run: RunFolder) -> dict[tuple[str, str], bool]:
 
 def _differing(settings: Sequence[Any]) -> list[str]:
     names = dict.fromkeys(name for each in settings for name in each if name != "out")
-    return [name for name in names if len({_said(each.get(name)) for each in settings}) > 1]
+    return [name for name in names if len({_said(name, each.get(name)) for each in settings}) > 1]
 
 
-def _said(value: Any) -> str:
+def _said(name: str, value: Any) -> str:
     if value in (None, "", []):
         return "-"
+    if name == "lr" and not value:
+        return "auto"
     return Path(value).name if isinstance(value, str) and os.sep in value else str(value)
 
 
