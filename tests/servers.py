@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import socket
 import socketserver
 import ssl
@@ -14,6 +15,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 from PIL import Image
+
+from mlimages.gathering import GatherOptions
 
 
 @dataclass
@@ -210,3 +213,9 @@ def photo(seed: int, size: tuple[int, int] = (96, 64), form: str = "JPEG", **opt
     out = io.BytesIO()
     Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(out, form, **options)
     return out.getvalue()
+
+
+def paths_in(site: Site, number: int, shards: int) -> Iterator[str]:
+    """Paths whose links fall to this one of so many shards."""
+    options = GatherOptions(shard=(number, shards))
+    return (path for n in itertools.count() if options.has(site.url(path := f"/{n}/x.jpg")))

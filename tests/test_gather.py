@@ -32,6 +32,7 @@ from tests.servers import (
     drip,
     endless,
     in_turn,
+    paths_in,
     photo,
     raw,
     reset,
@@ -393,9 +394,14 @@ def test_two_runs_into_one_folder_at_once_are_refused(site: Site, tmp_path: Path
 
 
 def test_shards_joined_in_one_folder_settle_without_a_request(site: Site, tmp_path: Path) -> None:
-    site.routes = {f"/{n}/x.jpg": answer(photo(n // 2)) for n in range(20)} | {
-        f"/gone/{n}": answer(photo(99)) for n in range(8)
+    paths = [paths_in(site, number, 3) for number in (1, 2, 3)]
+    gone = photo(99)
+    bytes_in = {
+        1: [photo(0), photo(1), gone, gone],
+        2: [photo(0), photo(0), photo(1, quality=60), gone, gone],
+        3: [photo(2), photo(0, quality=60), gone],
     }
+    site.routes = {next(paths[n - 1]): answer(body) for n, bodies in bytes_in.items() for body in bodies}
     source = links(tmp_path, *map(site.url, site.routes))
     whole = run(source, tmp_path / "whole")
     for shard in (1, 2, 3):
@@ -404,8 +410,11 @@ def test_shards_joined_in_one_folder_settle_without_a_request(site: Site, tmp_pa
     site.requests.clear()
     joined = run(source, tmp_path / "joined")
     assert not site.requests
-    assert (joined.ok, joined.duplicate, joined.reasons) == (whole.ok, whole.duplicate, whole.reasons)
-    assert len(pictures(tmp_path / "joined")) == len(pictures(tmp_path / "whole")) == 10
+    for one in (joined, whole):
+        assert (one.ok, one.duplicate, one.near_duplicate, one.reasons) == (5, 2, 2, {"placeholder": 5})
+    named = {row.same_as for row in rows(tmp_path / "joined").values()}
+    assert named - {None} <= set(pictures(tmp_path / "joined"))
+    assert len(pictures(tmp_path / "joined")) == len(pictures(tmp_path / "whole")) == 5
     assert [path.name for path in (tmp_path / "joined").glob("manifest*")] == ["manifest.jsonl"]
 
 

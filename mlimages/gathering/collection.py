@@ -145,6 +145,7 @@ class Gathered:
             write_attributions(self.out)
 
     def _settle(self) -> None:
+        self._likeness = LikenessIndex()  # makes room for the one of settling
         settle(self.out, self._paths(), self._manifest, keep_duplicates=self._options.keep_duplicates)
         self._read(reopen=frozenset())
 

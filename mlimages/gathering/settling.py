@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mlimages.files import replacing
+from mlimages.gathering.likeness import LikenessIndex
 from mlimages.gathering.manifest import dump_row, read_rows, row_key
 from mlimages.records import FetchResult, Reason
 
@@ -18,17 +19,21 @@ PLACEHOLDER_LINKS = 5
 def settle(folder: Path, manifests: list[Path], into: Path, *, keep_duplicates: bool) -> None:
     """Rewrite `manifests` as the one file `into`, and remove the pictures that its rows no longer name.
 
-    Of several rows for one link the last counts; the order is that in which links were finished.
+    Of several rows for one link the last counts; the order is that in which links were finished. Likeness is told
+    anew: a picture's nearest may lie in another manifest, or be removed.
     """
     last, copies, gone = _survey(manifests)
     if not keep_duplicates:
         gone |= {sha256 for sha256, count in copies.items() if count >= PLACEHOLDER_LINKS}
     kept: dict[str, str] = {}
+    likeness = LikenessIndex()
     dropped: set[str] = set()
     with replacing(into) as part, part.open("wb") as out:
         for row in _latest(read_rows(manifests), last, dropped):
             settled = _settled(row, gone, {} if keep_duplicates else kept)
-            if settled.path and settled.sha256:
+            if settled.path and settled.sha256 and settled.dhash:
+                settled = replace(settled, same_as=likeness.find(settled.dhash))
+                likeness.add(settled.dhash, settled.path)
                 kept.setdefault(settled.sha256, settled.path)
                 dropped.discard(settled.path)
             elif row.path:
@@ -73,6 +78,6 @@ def _settled(row: FetchResult, gone: set[str], kept: dict[str, str]) -> FetchRes
     if row.sha256 in gone:
         return replace(row, status="failed", reason=Reason.PLACEHOLDER, path=None, same_as=None)
     same = kept.get(row.sha256)
-    if row.status == "ok" and same not in (None, row.path):
-        return replace(row, status="duplicate", path=None, same_as=same)
-    return row
+    if same in (None, row.path):
+        return row
+    return replace(row, status="duplicate", path=None, same_as=same)
