@@ -32,10 +32,11 @@ def settle(folder: Path, manifests: list[Path], into: Path, *, keep_duplicates: 
         for row in _latest(read_rows(manifests), last, dropped):
             settled = _settled(row, gone, {} if keep_duplicates else kept)
             if settled.path and settled.sha256 and settled.dhash:
-                settled = replace(settled, same_as=likeness.find(settled.dhash))
+                like = likeness.find(settled.dhash)
                 likeness.add(settled.dhash, settled.path)
                 kept.setdefault(settled.sha256, settled.path)
                 dropped.discard(settled.path)
+                settled = replace(settled, same_as=like)
             elif row.path:
                 dropped.add(row.path)
             out.write(dump_row(settled))
