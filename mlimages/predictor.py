@@ -114,9 +114,9 @@ class Predictor:
 
     def prediction(self, path: str, row: NDArray[np.float32], *, top: int | None = None) -> Prediction:
         """One row of `probabilities` as classes by falling probability."""
-        order = np.argsort(-row, kind="stable")[:top]
+        order: list[int] = (-row).argsort(kind="stable")[:top].tolist()
         names = self.bundle.class_names
-        scores = tuple(ClassScore(names[label], int(label), float(row[label])) for label in order)
+        scores = tuple(ClassScore(names[label], label, float(row[label])) for label in order)
         return Prediction(path, scores, known=scores[0].probability >= self.bundle.unknown_below)
 
 

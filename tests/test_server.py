@@ -146,6 +146,53 @@ def test_a_form_with_several_files_is_answered_one_by_one_in_order(server: Serve
     assert len(first["top"]) == 1
 
 
+FILE = b'Content-Disposition: form-data; name="f"; filename='
+
+
+@pytest.mark.parametrize(
+    ("kind", "before", "headers", "after", "name"),
+    [
+        ('boundary="a b"', b"--a b\r\n", FILE + b'"a.png"', b"\r\n--a b--", "a.png"),
+        ("charset=utf-8; Boundary=x", b"hello\r\n--x\r\n", FILE + b'"a.png"', b"\r\n--x--\r\nbye", "a.png"),
+        ("boundary=x", b"--x \t\r\n", FILE.upper() + b"a.png\r\nContent-Type: image/png", b"\r\n--x--", "a.png"),
+        ("boundary=x", b"--x\r\n", FILE[:-1] + b"*=UTF-8''na%C3%AFve.png", b"\r\n--x--", "na\u00efve.png"),
+        ("boundary=x", b"--x\r\n", FILE + "\"l\u00e4ng;e\\\"r.png\"".encode(), b"\r\n--x--", 'l\u00e4ng;e"r.png'),
+        ("boundary=x", b'--x\r\nContent-Disposition: form-data; name="t"\r\n\r\n5\r\n--x\r\n', FILE + b'""',
+         b"\r\n--x--", ""),
+    ],
+    ids=["quoted boundary", "text around it", "other cases", "encoded name", "quoted name", "a field beside it"],
+)  # fmt: skip
+def test_a_form_is_read_however_a_client_may_write_it(
+    server: Served, kind: str, before: bytes, headers: bytes, after: bytes, name: str
+) -> None:
+    data = encoded() + b"no line begins with it: --x\r\n-x\r\n\r\n"
+    reply = server.ask(
+        "POST", "/predict", before + headers + b"\r\n\r\n" + data + after, Content_Type=f"multipart/form-data; {kind}"
+    )
+    assert reply.status == 200, reply.body
+    assert [one["name"] for one in reply.json["predictions"]] == [name]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"x",
+        b"--x",
+        b"--x--",
+        b"--x\r\n--x--",
+        b"--x\r\n" + FILE + b'"a.png"\r\n\r\ncut',
+        b"--x\r\n" + FILE + b'"a.png"\r\n--x--',
+        b"--x\r\n" + FILE + b'"' + b"a" * 5000 + b'"\r\n\r\nb\r\n--x--',
+        b"--x\r\nContent-Disposition: form-data\r\n\r\nno file\r\n--x--",
+        b"--x\r\n" + FILE[:-1] + b"*=a; filename*0=b\r\n\r\nb\r\n--x--",
+    ],
+)
+def test_a_form_that_is_cut_or_holds_no_file_is_400(server: Served, body: bytes) -> None:
+    reply = server.ask("POST", "/predict", body, Content_Type="multipart/form-data; boundary=x")
+    assert (reply.status, reply.code) == (400, "bad-request")
+
+
 def bomb() -> bytes:
     """A small PNG that says it has 900 megapixels."""
     data = encoded()
@@ -250,6 +297,33 @@ def test_pictures_that_wait_are_answered_in_batches_each_with_its_own_answer(
     assert [(one["class_name"], one["probability"]) for one in told] == [best(bundle, encoded(n)) for n in range(12)]
     assert sum(sizes) == 12
     assert 1 < max(sizes) <= 4
+
+
+def test_a_picture_whose_client_has_gone_is_not_worked_on(serve_with: Any, bundle: OnnxBundle) -> None:
+    begun, go_on, pictures = threading.Event(), threading.Event(), []
+
+    class Held(Predictor):
+        def answer(self, pictures_: Any, **options: Any) -> Any:
+            pictures.extend(pictures_)
+            begun.set()
+            go_on.wait(60)
+            return super().answer(pictures_, **options)
+
+    served = serve_with(ServerSettings(), Held(bundle, workers=1))
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", served.port)) as first:
+        first.sendall(head % len(encoded(1)) + encoded(1))
+        assert begun.wait(60)
+        with socket.create_connection(("127.0.0.1", served.port)) as second:
+            second.sendall(head % len(encoded(2)) + encoded(2))
+            while b"mlimages_queue_pictures 1\n" not in served.ask("GET", "/metrics").body:
+                pass
+        while b'status="499"} 1\n' not in served.ask("GET", "/metrics").body:
+            pass
+        go_on.set()
+        assert first.recv(64).startswith(b"HTTP/1.1 200")
+    assert served.ask("POST", "/predict", encoded(3)).status == 200
+    assert pictures == [encoded(1), encoded(3)]
 
 
 def test_a_request_that_drips_is_ended_in_time(serve_with: Any) -> None:

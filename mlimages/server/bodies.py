@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from email.message import Message
 
-from aiohttp import BodyPartReader, web
-from aiohttp.multipart import MultipartReader
+from aiohttp import web
 
 from mlimages.server.problems import ProblemError, too_large
 from mlimages.server.settings import ServerSettings
+
+_BOUNDARY = re.compile(r';\s*boundary=(?:"([^"]{1,70})"|([^\s";]{1,70}))', re.IGNORECASE)
+_MAX_HEADERS = 2048
+"""Of one part: a file name takes at most 765 bytes, and reading a hostile header takes the square of its length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,34 +47,47 @@ async def read_uploads(request: web.Request, settings: ServerSettings) -> list[U
     Raises:
         ProblemError: too long, too many, or not a form.
     """
-    # Not request.content_type: it parses each form's own boundary as an e-mail header, 0.4 ms a request.
-    if not request.headers.get("Content-Type", "").lower().startswith("multipart/"):
-        return [Upload("", await read_body(request, settings.max_body_bytes))]
-    if (request.content_length or 0) > settings.max_body_bytes:
-        raise too_large(settings.max_body_bytes)
+    # Neither request.content_type nor request.multipart(): those parse each form's boundary as an e-mail header and its
+    # parts line by line, together 0.4 ms a request.
+    content_type = request.headers.get("Content-Type", "")
+    body = await read_body(request, settings.max_body_bytes)
+    if not content_type.lower().startswith("multipart/"):
+        return [Upload("", body)]
+    boundary = _BOUNDARY.search(content_type)
+    if not boundary:
+        raise _bad_form("its Content-Type names no boundary")
     try:
-        uploads = await _read_form(await request.multipart(), settings)
-    except (ValueError, AssertionError, KeyError) as error:
-        raise ProblemError(400, "bad-request", "the multipart form cannot be read") from error
+        delimiter = b"\r\n--" + (boundary[1] or boundary[2]).encode()
+        uploads = list(_files(b"\r\n" + body, delimiter, settings.max_pictures))
+    except (ValueError, TypeError) as error:  # TypeError: Message's, of a name that is written in two ways at once
+        raise _bad_form("a boundary or a part's headers are missing") from error
     if not uploads:
-        raise ProblemError(400, "bad-request", "the form holds no file: send each picture as a file field")
+        raise _bad_form("it holds no file: send each picture as a file field")
     return uploads
 
 
-async def _read_form(form: MultipartReader, settings: ServerSettings) -> list[Upload]:
-    uploads: list[Upload] = []
-    left = settings.max_body_bytes
-    while (part := await form.next()) is not None:
-        if not isinstance(part, BodyPartReader):
-            raise ValueError("a form within a form")
-        data = bytearray()
-        while chunk := await part.read_chunk():
-            data += chunk
-            if len(data) > left:
-                raise too_large(settings.max_body_bytes)
-        left -= len(data)
-        if part.filename is not None:
-            uploads.append(Upload(part.filename, bytes(data)))
-        if len(uploads) > settings.max_pictures:
-            raise ProblemError(413, "too-many-pictures", f"send at most {settings.max_pictures} pictures at a time")
-    return uploads
+def _files(body: bytes, delimiter: bytes, most: int) -> Iterator[Upload]:
+    """The parts that bear a file name; every delimiter begins a line (RFC 2046, 5.1.1)."""
+    end = body.index(delimiter)
+    for _ in range(most + 1):
+        begin = end + len(delimiter)
+        if body.startswith(b"--", begin):
+            return
+        end = body.index(delimiter, begin)
+        headers_end = body.index(b"\r\n\r\n", begin, min(end + 2, begin + _MAX_HEADERS))
+        name = _file_name(body[begin:headers_end])
+        if name is not None:
+            yield Upload(name, body[headers_end + 4 : end])
+    raise ProblemError(413, "too-many-pictures", f"send at most {most} pictures at a time")
+
+
+def _file_name(headers: bytes) -> str | None:
+    part = Message()
+    for line in headers.decode("utf-8", "replace").split("\r\n"):
+        field, _, value = line.partition(":")
+        part[field] = value
+    return part.get_filename()
+
+
+def _bad_form(why: str) -> ProblemError:
+    return ProblemError(400, "bad-request", f"the multipart form cannot be read: {why}")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import queue
+import asyncio
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
+from queue import SimpleQueue
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +40,7 @@ class Answered:
 class _Job:
     picture: Encoded
     top: int
-    future: Future[Answered]
+    future: asyncio.Future[Answered]
     since: float
 
 
@@ -54,8 +55,11 @@ class Engine:
     def __init__(self, predictor: Predictor, *, queue_size: int) -> None:
         self.predictor = predictor
         self.max_batch = MAX_BATCH if batching_pays(predictor) else 1
-        self._jobs: queue.Queue[_Job | None] = queue.Queue()
         self._queue_size = queue_size
+        self._lock = threading.Lock()
+        self._waiting: deque[_Job] = deque()
+        self._idle: list[SimpleQueue[_Job | None]] = []  # what wakes each thread; the last to fall idle has warm caches
+        self._closing = False
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(predictor.workers)]
         for thread in self._threads:
             thread.start()
@@ -63,9 +67,9 @@ class Engine:
     @property
     def waiting(self) -> int:
         """Pictures in the queue."""
-        return self._jobs.qsize()
+        return len(self._waiting)
 
-    def submit(self, pictures: Sequence[Encoded], *, top: int) -> list[Future[Answered]]:
+    def submit(self, pictures: Sequence[Encoded], *, top: int) -> list[asyncio.Future[Answered]]:
         """Put pictures in the queue, all or none; an answer names at least `top` classes.
 
         Raises:
@@ -73,51 +77,67 @@ class Engine:
         """
         if self.waiting + len(pictures) > self._queue_size:
             raise BusyError
-        now = time.perf_counter()
-        jobs = [_Job(picture, top, Future(), now) for picture in pictures]
-        for job in jobs:
-            self._jobs.put(job)
+        loop, now = asyncio.get_running_loop(), time.perf_counter()
+        jobs = [_Job(picture, top, loop.create_future(), now) for picture in pictures]
+        with self._lock:
+            for job in jobs:
+                if self._idle:
+                    self._idle.pop().put(job)
+                else:
+                    self._waiting.append(job)
         return [job.future for job in jobs]
 
     def close(self) -> None:
         """Finish what waits, then end the threads."""
-        for _ in self._threads:
-            self._jobs.put(None)
+        with self._lock:
+            self._closing = True
+            for wake in self._idle:
+                wake.put(None)
         for thread in self._threads:
             thread.join()
 
     def _work(self) -> None:
-        while (first := self._jobs.get()) is not None:
-            jobs = [first, *self._drained()]
-            wanted = [job for job in jobs if job.future.set_running_or_notify_cancel()]
+        wake: SimpleQueue[_Job | None] = SimpleQueue()
+        while (first := self._next(wake)) is not None:
+            wanted = [job for job in (first, *self._drained()) if not job.future.cancelled()]
             if wanted:
                 self._answer(wanted)
 
+    def _next(self, wake: SimpleQueue[_Job | None]) -> _Job | None:
+        with self._lock:
+            if self._waiting:
+                return self._waiting.popleft()
+            if self._closing:
+                return None
+            self._idle.append(wake)
+        return wake.get()
+
     def _drained(self) -> list[_Job]:
         """What else waits, this thread's share of it, up to a batch."""
-        jobs: list[_Job] = []
-        share = min(self.max_batch - 1, self.waiting // len(self._threads))
-        for _ in range(share):
-            try:
-                job = self._jobs.get_nowait()
-            except queue.Empty:
-                break
-            if job is None:
-                self._jobs.put(None)
-                break
-            jobs.append(job)
-        return jobs
+        with self._lock:
+            share = min(self.max_batch - 1, len(self._waiting) // len(self._threads))
+            return [self._waiting.popleft() for _ in range(share)]
 
     def _answer(self, jobs: Sequence[_Job]) -> None:
         begin = time.perf_counter()
         try:
             answers = self.predictor.answer([job.picture for job in jobs], top=max(job.top for job in jobs))
+            outcomes: list[Answered | Exception] = [
+                Answered(answer, begin - job.since) for job, answer in zip(jobs, answers, strict=True)
+            ]
         except Exception as error:  # of one batch: the server goes on
-            for job in jobs:
-                job.future.set_exception(error)
-            return
-        for job, answer in zip(jobs, answers, strict=True):
-            job.future.set_result(Answered(answer, begin - job.since))
+            outcomes = [error] * len(jobs)
+        jobs[0].future.get_loop().call_soon_threadsafe(_settle, jobs, outcomes)
+
+
+def _settle(jobs: Sequence[_Job], outcomes: Sequence[Answered | Exception]) -> None:
+    for job, outcome in zip(jobs, outcomes, strict=True):
+        if job.future.done():  # the client has gone
+            continue
+        if isinstance(outcome, Exception):
+            job.future.set_exception(outcome)
+        else:
+            job.future.set_result(outcome)
 
 
 def batching_pays(predictor: Predictor) -> bool:

@@ -7,7 +7,6 @@ import hashlib
 import re
 import time
 from collections.abc import Iterable
-from dataclasses import asdict
 from functools import cache
 from importlib import resources
 
@@ -85,7 +84,10 @@ def _values(result: Prediction | BrokenImage, top: int) -> dict[str, object]:
         "class_name": result.class_name if result.known else None,
         "probability": result.probability,
         "known": result.known,
-        "top": [asdict(score) for score in result.top[:top]],
+        "top": [
+            {"class_name": score.class_name, "label": score.label, "probability": score.probability}
+            for score in result.top[:top]
+        ],
     }
 
 

@@ -38,7 +38,7 @@ class Service:
             futures = self.engine.submit(pictures, top=top)
         except BusyError as error:
             raise busy() from error
-        answered = await asyncio.gather(*map(asyncio.wrap_future, futures))
+        answered = await asyncio.gather(*futures)
         for each in answered:
             self._note(each)
         return [each.answer.result for each in answered]

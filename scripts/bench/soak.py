@@ -57,7 +57,7 @@ class Soak:
     async def ask_well(self, session: aiohttp.ClientSession) -> None:
         n = self.dice.randrange(len(self.good))
         while True:
-            async with session.post("/predict", data=self.good[n]) as answer:
+            async with session.post("/predict", data=self.dice.choice((bytes, as_form))(self.good[n])) as answer:
                 told = await answer.json()
             if answer.status != 503:  # told to come again, so it does
                 break
@@ -72,6 +72,12 @@ class Soak:
     def rss_mb(self) -> float:
         status = Path(f"/proc/{self.pid}/status").read_text()
         return int(status.split("VmRSS:")[1].split()[0]) / 1024
+
+
+def as_form(picture: bytes) -> aiohttp.FormData:
+    form = aiohttp.FormData()
+    form.add_field("file", picture, filename="picture.jpg")
+    return form
 
 
 async def post(session: aiohttp.ClientSession, data: bytes, **headers: str) -> str:
@@ -116,7 +122,10 @@ async def too_long(soak: Soak, session: aiohttp.ClientSession) -> str:
 
 
 async def wrong_form(soak: Soak, session: aiohttp.ClientSession) -> str:
-    return await post(session, soak.dice.randbytes(300), **{"Content-Type": "multipart/form-data; boundary=x"})
+    line, disposition = b"\r\n--x", b'\r\nContent-Disposition: form-data; filename="'
+    pieces = [line, disposition, b'"\r\n\r\n', soak.dice.randbytes(99), line + b"--", line * 99, soak.good[0]]
+    body = b"".join(soak.dice.choices(pieces, k=9))
+    return await post(session, body, **{"Content-Type": "multipart/form-data; boundary=x"})
 
 
 async def wrong_inference(soak: Soak, session: aiohttp.ClientSession) -> str:
