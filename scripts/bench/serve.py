@@ -6,15 +6,16 @@
 
 MODEL.onnx is a file that `mlimages export` made, PICTURES a folder. --peers names a Python in which litserve,
 python-multipart, onnxruntime and pillow are installed; without it LitServe is left out. All contestants decode with
-Pillow and run two sessions of one thread; they take turns, and medians are printed. CPU is user and system time per
-picture of the server and its children, start-up left out; memory is the peak resident set, summed over processes
-(shared pages counted for each).
+Pillow and compute in two threads or processes, one thread a picture; they take turns, and medians are printed. The
+limit is a loop of decoding and ONNX Runtime without a server: one thread for one client, two for more. The clients
+send requests made beforehand over plain sockets, so that they take little of the processors they share with the server:
+0.1 to 0.2 ms a request. CPU is user and system time per picture of the server and its children, start-up left out;
+memory is the peak resident set, summed over processes (shared pages counted for each).
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import io
 import os
 import signal
@@ -25,13 +26,13 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
-import aiohttp
 import numpy as np
 from PIL import Image
 
@@ -41,6 +42,8 @@ from mlimages.picture_files import find_pictures
 from mlimages.runtime import BundleSession
 
 WORKERS = 2
+
+HEAD = b"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\n"
 
 LITSERVE = """
 import io, sys
@@ -78,7 +81,7 @@ class Figures:
     peak_mb: float
 
 
-def bare_loop(bundle: OnnxBundle, pictures: list[bytes], requests: int) -> Figures:
+def bare_loop(bundle: OnnxBundle, pictures: list[bytes], *, threads: int, requests: int) -> Figures:
     session, prop = BundleSession(bundle), bundle.preprocessing.image
 
     def one(n: int) -> float:
@@ -86,8 +89,8 @@ def bare_loop(bundle: OnnxBundle, pictures: list[bytes], requests: int) -> Figur
         session.run([images.load_pixels(pictures[n % len(pictures)], prop)])
         return time.perf_counter() - begin
 
-    with ThreadPoolExecutor(WORKERS) as pool:
-        list(pool.map(one, range(WORKERS * 4)))
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(one, range(threads * 4)))
         begin, cpu = time.perf_counter(), time.process_time()
         seconds = list(pool.map(one, range(requests)))
         cpu, wall = time.process_time() - cpu, time.perf_counter() - begin
@@ -99,24 +102,41 @@ def figures(seconds: list[float], wall: float, cpu: float, peak_mb: float) -> Fi
     return Figures(len(seconds) / wall, float(p50), float(p99), cpu / len(seconds) * 1e3, peak_mb)
 
 
-async def load(url: str, pictures: list[bytes], *, clients: int, requests: int) -> list[float]:
+def as_raw(picture: bytes) -> bytes:
+    return HEAD % (b"image/jpeg", len(picture)) + picture
+
+
+def as_form(picture: bytes) -> bytes:
+    part = b'--edge\r\nContent-Disposition: form-data; name="file"; filename="picture.jpg"\r\n\r\n'
+    body = part + picture + b"\r\n--edge--\r\n"
+    return HEAD % (b"multipart/form-data; boundary=edge", len(body)) + body
+
+
+def load(port: int, messages: list[bytes], *, clients: int, requests: int) -> list[float]:
     """Latencies of `requests` posts by `clients` at once; any other answer than 200 ends the run."""
-    seconds: list[float] = []
     numbers = iter(range(requests))
 
-    async def client(session: aiohttp.ClientSession) -> None:
-        for n in numbers:
-            form = aiohttp.FormData()
-            form.add_field("file", pictures[n % len(pictures)], filename="picture.jpg")
-            begin = time.perf_counter()
-            async with session.post(url, data=form) as answer:
-                await answer.read()
-                assert answer.status == 200, answer.status
-            seconds.append(time.perf_counter() - begin)
+    def client(_: int) -> list[float]:
+        seconds = []
+        with socket.create_connection(("127.0.0.1", port)) as connection, connection.makefile("rb") as answer:
+            for n in numbers:
+                begin = time.perf_counter()
+                connection.sendall(messages[n % len(messages)])
+                read_answer(answer)
+                seconds.append(time.perf_counter() - begin)
+        return seconds
 
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        await asyncio.gather(*(client(session) for _ in range(clients)))
-    return seconds
+    with ThreadPoolExecutor(clients) as pool:
+        return [one for seconds in pool.map(client, range(clients)) for one in seconds]
+
+
+def read_answer(answer: BinaryIO) -> None:
+    status, length = answer.readline(), 0
+    assert b" 200 " in status, status
+    while (line := answer.readline().strip().lower()) != b"":
+        if line.startswith(b"content-length:"):
+            length = int(line.split(b":")[1])
+    answer.read(length)
 
 
 def family(pid: int) -> Iterator[int]:
@@ -162,12 +182,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def served(command: list[str], port: int, pictures: list[bytes], *, clients: int, requests: int) -> Figures:
-    url = f"http://127.0.0.1:{port}/predict"
-    with running(command, port) as pid:
-        asyncio.run(load(url, pictures, clients=WORKERS, requests=WORKERS * 4))
+def served(command: list[str], messages: list[bytes], *, clients: int, requests: int) -> Figures:
+    port = free_port()
+    with running([str(port) if word == "PORT" else word for word in command], port) as pid:
+        load(port, messages, clients=WORKERS, requests=WORKERS * 4)
         begin, cpu = time.perf_counter(), cpu_s(pid)
-        seconds = asyncio.run(load(url, pictures, clients=clients, requests=requests))
+        seconds = load(port, messages, clients=clients, requests=requests)
         wall, cpu = time.perf_counter() - begin, cpu_s(pid) - cpu
         return figures(seconds, wall, cpu, peak_mb(pid))
 
@@ -190,20 +210,21 @@ def main() -> None:
         script.write_text(LITSERVE.replace("SHORTER", shorter).replace("WORKERS", str(WORKERS)))
         found: dict[tuple[str, int], list[Figures]] = defaultdict(list)
         for _ in range(rounds):
-            found["bare loop", WORKERS].append(bare_loop(bundle, pictures, requests))
             for clients in loads:
-                for name, command in commands(asked.model, script, asked.peers):
-                    port = free_port()
-                    ready = [str(port) if word == "PORT" else word for word in command]
-                    found[name, clients].append(served(ready, port, pictures, clients=clients, requests=requests))
+                limit = bare_loop(bundle, pictures, threads=min(clients, WORKERS), requests=requests)
+                found["the limit", clients].append(limit)
+                for name, command, form in contestants(asked.model, script, asked.peers):
+                    messages = [form(picture) for picture in pictures]
+                    found[name, clients].append(served(command, messages, clients=clients, requests=requests))
     show(found)
 
 
-def commands(model: Path, script: Path, peers: str) -> Iterator[tuple[str, list[str]]]:
-    ours = ["-m", "mlimages", "serve", str(model), "--port", "PORT", "--workers", str(WORKERS)]
-    yield "mlimages", [sys.executable, *ours]
+def contestants(model: Path, script: Path, peers: str) -> Iterator[tuple[str, list[str], Callable[[bytes], bytes]]]:
+    ours = [sys.executable, "-m", "mlimages", "serve", str(model), "--port", "PORT", "--workers", str(WORKERS)]
+    yield "mlimages, raw", ours, as_raw
+    yield "mlimages, form", ours, as_form
     if peers:
-        yield "LitServe", [peers, str(script), str(model.resolve()), "PORT"]
+        yield "LitServe, form", [peers, str(script), str(model.resolve()), "PORT"], as_form
 
 
 def jpeg(path: Path) -> bytes:
@@ -213,11 +234,16 @@ def jpeg(path: Path) -> bytes:
 
 
 def show(found: dict[tuple[str, int], list[Figures]]) -> None:
-    print(f"{'contestant':12} clients  requests/s  p50 ms  p99 ms  CPU ms/picture  peak MB")
+    print(f"{'contestant':14} clients  requests/s  of limit  p50 ms  p99 ms  CPU ms/picture  peak MB")
     for (name, clients), rounds in found.items():
         values = [statistics.median(getattr(one, field) for one in rounds) for field in Figures.__slots__]
         per_s, p50, p99, cpu_ms, peak = values
-        print(f"{name:12} {clients:7}  {per_s:10.1f}  {p50:6.1f}  {p99:6.1f}  {cpu_ms:14.2f}  {peak:7.0f}")
+        share = statistics.median(
+            one.per_s / limit.per_s for one, limit in zip(rounds, found["the limit", clients], strict=True)
+        )
+        print(
+            f"{name:14} {clients:7}  {per_s:10.1f}  {share:8.1%}  {p50:6.1f}  {p99:6.1f}  {cpu_ms:14.2f}  {peak:7.0f}"
+        )
 
 
 if __name__ == "__main__":
