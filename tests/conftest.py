@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -39,6 +40,29 @@ def cnn_bundle(tmp_path_factory: pytest.TempPathFactory) -> OnnxBundle:
     from tests.deploying import exported
 
     return exported("cifar10_cnn", tmp_path_factory.mktemp("cnn"))
+
+
+@pytest.fixture(scope="session")
+def bucket() -> Iterator[dict[str, str]]:
+    """The environment that leads to an empty bucket `bucket` of a local server."""
+    pytest.importorskip("moto")
+    pytest.importorskip("s3fs")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    words = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    env = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b",
+           "AWS_DEFAULT_REGION": "us-east-1"}  # fmt: skip
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr
+        try:
+            while "Running on" not in (line := server.stderr.readline()):
+                assert line, "the server does not start"
+            code = "import fsspec; fsspec.filesystem('s3').mkdir('bucket')"
+            subprocess.run([sys.executable, "-c", code], env={**os.environ, **env}, check=True)
+            yield env
+        finally:
+            server.terminate()
 
 
 RunCli = Callable[..., subprocess.CompletedProcess[str]]

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -35,7 +34,7 @@ from mlimages.records import BrokenImage, LabeledPath
 from mlimages.training import compute_mean, load_mean_image
 from mlimages.validation import write_outcome
 from tests.conftest import RunCli
-from tests.servers import answer, photo, serve
+from tests.servers import Connection, Request, answer, paths_in, photo, serve
 
 fsspec = pytest.importorskip("fsspec")
 
@@ -133,29 +132,6 @@ def test_a_run_folder_elsewhere_and_moving_pictures_there_are_refused(memory: st
         plan_moves(check([label_dir_auto(memory).labels]))
 
 
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[dict[str, str]]:
-    """The environment that leads to an empty bucket `bucket` of a local server."""
-    pytest.importorskip("moto")
-    pytest.importorskip("s3fs")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    words = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    env = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b",
-           "AWS_DEFAULT_REGION": "us-east-1"}  # fmt: skip
-    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as server:
-        assert server.stderr
-        try:
-            while "Running on" not in (line := server.stderr.readline()):
-                assert line, "the server does not start"
-            code = "import fsspec; fsspec.filesystem('s3').mkdir('bucket')"
-            subprocess.run([sys.executable, "-c", code], env={**os.environ, **env}, check=True)
-            yield env
-        finally:
-            server.terminate()
-
-
 def test_the_commands_work_in_a_bucket(bucket: dict[str, str], tmp_path: Path, run_cli: RunCli) -> None:
     for number in range(8):
         path = tmp_path / "set" / f"class{number % 2}" / f"{number}.jpg"
@@ -213,6 +189,28 @@ def test_shards_gathered_into_one_address_are_settled_by_a_run_without_a_shard(m
         settled = gather(source, "memory://out", **options)
         assert (settled.ok, settled.duplicate, site.requests) == (5, 5, [])
     assert [name for name in fsspec.filesystem("memory").find("/out") if "manifest" in name] == ["/out/manifest.jsonl"]
+
+
+def test_two_shards_on_their_way_to_one_address_leave_each_other_alone(memory: str, tmp_path: Path) -> None:
+    with serve() as site:
+        first, second = paths_in(site, 1, 2), paths_in(site, 2, 2)
+        site.routes = {next(side): answer(photo(n)) for n in range(4) for side in (first, second)}
+        waiting = next(first)
+        links = tmp_path / "cats.txt"
+        links.write_text("".join(site.url(f"{path}\n") for path in [*site.routes, waiting]))
+        options = {"allow_private": True, "retries": 0, "decoders": 1}
+
+        def other_shard_first(connection: Connection, request: Request) -> None:
+            assert gather(UrlList(links), "memory://out", shard=(2, 2), **options).ok == 4
+            answer(photo(99))(connection, request)
+
+        site.routes[waiting] = other_shard_first
+        assert gather(UrlList(links), "memory://out", shard=(1, 2), timeout_s=60, **options).ok == 5
+    names = fsspec.filesystem("memory").find("/out")
+    assert sorted(name.rpartition("/")[2] for name in names if "manifest" in name) == [
+        "manifest-00001.jsonl", "manifest-00002.jsonl",
+    ]  # fmt: skip
+    assert (len(names), list(cache_dir("gathered").iterdir())) == (11, [])
 
 
 def test_a_network_learns_from_pictures_at_an_address_and_answers_there(memory: str, tmp_path: Path) -> None:

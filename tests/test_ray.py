@@ -1,14 +1,16 @@
 """Work divided among the processes of a local Ray of two CPUs: the same outcome, whoever dies."""
 
+import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,23 +22,45 @@ from mlimages.errors import GatherError, InputError
 from mlimages.gathering import ray_engine, read_manifest
 from mlimages.gathering.ray_engine import gather_on
 from mlimages.pools import Threads
+from mlimages.progress import NoProgress
 from mlimages.records import FetchResult, GatherSummary, ImageRef
 from mlimages.training import compute_mean
 from tests.conftest import RunCli
-from tests.servers import Connection, Request, Site, answer, photo, serve
+from tests.servers import Connection, Request, Site, answer, paths_in, photo, serve
 
 ray = pytest.importorskip("ray")
+fsspec = pytest.importorskip("fsspec")
 pytestmark = pytest.mark.ray
 FAST = {"allow_private": True, "timeout_s": 5.0, "retries": 0}
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20)
-    with ray_cluster() as opened:
-        yield opened
-    ray.shutdown()
+def workers_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("workers")
+
+
+@pytest.fixture(scope="module")
+def cluster(bucket: dict[str, str], workers_cache: Path) -> Iterator[Cluster]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**bucket, "RAY_USAGE_STATS_ENABLED": "0", "MLIMAGES_CACHE": str(workers_cache)}.items():
+            patch.setenv(name, value)
+        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20)
+        with ray_cluster() as opened:
+            yield opened
+        ray.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def _ends_in_time() -> Iterator[None]:
+    """A link whose row never comes would be waited for without end."""
+
+    def too_late(*_: object) -> None:
+        raise TimeoutError("the test hangs")
+
+    signal.signal(signal.SIGALRM, too_late)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
 
 
 @pytest.fixture
@@ -52,7 +76,7 @@ def links(folder: Path, *urls: str) -> UrlList:
 
 
 def outcome(summary: GatherSummary) -> tuple[object, ...]:
-    return summary.ok, summary.duplicate, summary.reasons, summary.classes
+    return summary.ok, summary.duplicate, summary.near_duplicate, summary.reasons, summary.classes
 
 
 def kept(folder: Path) -> dict[str, tuple[str | None, bool]]:
@@ -62,6 +86,7 @@ def kept(folder: Path) -> dict[str, tuple[str | None, bool]]:
     assert named == {path.relative_to(folder).as_posix() for path in folder.rglob("*.jpg")}
     assert [path.name for path in folder.iterdir() if path.is_file()] == ["manifest.jsonl"]
     assert len({row.sha256 for row in rows if row.status == "ok"}) == len(named)
+    assert {row.same_as for row in rows} - {None} <= named
     return {row.url: (row.sha256, row.status == "failed") for row in rows}
 
 
@@ -81,31 +106,127 @@ def workers() -> list[int]:
     return [pid for pid in found if parent(parent(pid)) == os.getpid()]
 
 
+def recorded_in(*folders: Path) -> list[FetchResult]:
+    return [row for folder in folders for row in read_manifest(folder)]
+
+
+def fetched(address: str, folder: Path) -> Path:
+    """What lies at an address, here."""
+    fsspec.filesystem("s3", use_listings_cache=False).get(address, str(folder), recursive=True)
+    return folder
+
+
+@pytest.mark.parametrize("where", ["a folder", "an address"])
 def test_a_worker_killed_in_mid_shard_is_replaced_and_the_outcome_is_that_of_a_single_run(
-    cluster: Cluster, site: Site, tmp_path: Path
+    cluster: Cluster, site: Site, tmp_path: Path, workers_cache: Path, where: str
 ) -> None:
-    out, lock, recorded = tmp_path / "ray", threading.Lock(), list[FetchResult]()
+    is_remote, out = where == "an address", tmp_path / "ray"
+    lock, recorded = threading.Lock(), list[FetchResult]()
 
     def killing(connection: Connection, request: Request) -> None:
         number = int(request.path[1:].partition(".")[0])
         with lock:
             while number > 100 and not recorded:
-                rows = list(read_manifest(out))
+                rows = recorded_in(*workers_cache.glob("gathered/*")) if is_remote else recorded_in(out)
                 if len(rows) > 20:
                     os.kill(workers()[0], signal.SIGKILL)
                     recorded.extend(rows)
-        answer(photo(number // 2))(connection, request)
+        answer(photo(number))(connection, request)
 
-    site.routes = {f"/gone/{n}": answer(photo(999)) for n in range(8)} | {"/html": answer(b"<html>")}
+    first, second = paths_in(site, 1, 2), paths_in(site, 2, 2)
+    copies = [photo(1000), photo(1001), photo(1001, quality=60), *[photo(999)] * 4]
+    site.routes = {next(side): answer(body) for body in copies for side in (first, second)}
+    site.routes |= {next(first): answer(photo(1002)), next(second): answer(photo(1002, quality=60))}
+    site.routes["/html"] = answer(b"<html>")
     site.fallback = killing
     source = links(tmp_path, *(site.url(f"/{n}.jpg") for n in range(200)), *map(site.url, site.routes))
-    divided = gather_on(cluster, source, out, **FAST)
+    divided = gather_on(cluster, source, "s3://bucket/ray" if is_remote else out, **FAST)
     asked = Counter(request.path for request in site.requests)
     assert recorded
     assert {asked[row.url.removeprefix(site.base)] for row in recorded} == {1}, "what was recorded is not asked again"
     single = gather(source, tmp_path / "single", **FAST)
+    assert single.reasons == {"html": 1, "placeholder": 8}
+    assert (single.duplicate, single.near_duplicate) == (3, 2)
     assert outcome(divided) == outcome(single)
-    assert kept(out) == kept(tmp_path / "single")
+    assert kept(fetched("bucket/ray", out) if is_remote else out) == kept(tmp_path / "single")
+
+
+class Told(NoProgress):
+    """Counts the links whose end the first process knows."""
+
+    count = 0
+
+    def advance(self, count: int = 1, **figures: object) -> None:
+        self.count += count
+
+
+@dataclass
+class Halting:
+    """Links, some of them only after the end of the others is known; without any further, a source that fails."""
+
+    first: list[ImageRef]
+    then: list[ImageRef]
+    told: Told = field(default_factory=Told)
+
+    async def __aiter__(self) -> AsyncIterator[ImageRef]:
+        for ref in self.first:
+            yield ref
+        while self.told.count < len(self.first):
+            await asyncio.sleep(0)
+        if not self.then:
+            raise GatherError("stopped")
+        for ref in self.then:
+            yield ref
+
+
+def test_what_an_interrupted_run_left_on_its_way_to_an_address_is_not_asked_for_again(
+    cluster: Cluster, site: Site
+) -> None:
+    site.fallback = lambda connection, request: answer(photo(int(request.path.split("/")[1])))(connection, request)
+    sides = paths_in(site, 1, 2), paths_in(site, 2, 2)
+    refs = [ImageRef(site.url(next(side)), "cats") for _ in range(4) for side in sides]
+    stopped = Halting(refs[:6], [])
+    with pytest.raises(GatherError, match="stopped"):
+        gather_on(cluster, stopped, "s3://bucket/left", progress=stopped.told, **FAST)
+    assert len(site.requests) == 6
+    again = Halting(refs[6:], refs[:6])  # a link to each worker: then what it told before is known
+    assert gather_on(cluster, again, "s3://bucket/left", progress=again.told, **FAST).ok == 8
+    assert len(site.requests) == 8
+
+
+def test_a_machine_lost_on_the_way_to_an_address_is_told_and_the_same_command_goes_on(
+    cluster: Cluster, site: Site, tmp_path: Path, workers_cache: Path
+) -> None:
+    told, killed = Told(), list[int]()
+
+    def losing(connection: Connection, request: Request) -> None:
+        if request.path == "/30" and not killed:
+            while not told.count:
+                pass
+            killed.extend(workers())
+            for worker in killed:
+                os.kill(worker, signal.SIGKILL)
+            shutil.rmtree(workers_cache / "gathered")
+        answer(photo(int(request.path[1:])))(connection, request)
+
+    site.fallback = losing
+    source = links(tmp_path, *(site.url(f"/{n}") for n in range(40)))
+    with pytest.raises(GatherError, match=r"links were lost with a machine on the way to s3://bucket/lost: the same"):
+        gather_on(cluster, source, "s3://bucket/lost", progress=told, **FAST)
+    again = gather_on(cluster, source, "s3://bucket/lost", **FAST)
+    assert (again.ok, again.duplicate) == (40, 0)
+    assert len(kept(fetched("bucket/lost", tmp_path / "lost"))) == 40
+    assert not list(workers_cache.glob("gathered/*"))
+
+
+def test_a_machine_that_does_not_see_the_folder_is_named_before_it_gathers(
+    cluster: Cluster, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    unseen = "/proc/self/cwd/out"  # the worker's own is another
+    with pytest.raises(GatherError, match=rf"{unseen}: the machine \S+ does not see this folder .* or an address"):
+        gather_on(cluster, links(tmp_path, site.url("/1")), unseen, **FAST)
+    assert not site.requests
 
 
 def test_a_worker_that_dies_again_and_again_ends_the_run_and_the_next_one_goes_on(

@@ -28,6 +28,9 @@ from mlimages.records import FetchResult, ImageRef, Reason
 HIDDEN = ".gather"
 """Where unfinished pictures lie, inside the gathered folder while a run is at work; emptied at every start."""
 
+_PARTING_S = 2.0
+"""How long a run that was killed may take to let go of the folder."""
+
 
 @dataclass(slots=True)
 class _Copies:
@@ -270,12 +273,17 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
         return
     handle = os.open(folder, os.O_RDONLY)
+    patient_until = time.monotonic() + _PARTING_S
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(handle)
-        raise GatherError(f"another gather is at work in {folder.parents[1]}: wait for it, or stop it") from error
-    try:
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if time.monotonic() > patient_until:
+                    text = f"another gather is at work in {folder.parents[1]}: wait for it, or stop it"
+                    raise GatherError(text) from error
+                time.sleep(0.05)
         yield
     finally:
         os.close(handle)

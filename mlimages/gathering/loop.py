@@ -8,12 +8,12 @@ import time
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from mlimages.errors import MlimagesError
-from mlimages.files import as_path, is_remote
+from mlimages.files import as_path
 from mlimages.gathering.collection import Gathered
 from mlimages.gathering.decoders import Decoders
 from mlimages.gathering.facts import Checks
@@ -61,12 +61,9 @@ async def gather_async(
 ) -> GatherSummary:
     """As `gather`, where an event loop runs already; `tell` is called with each new row of the manifest."""
     chosen, out = GatherOptions(**options), as_path(out)
-    if is_remote(out):
-        with mirrored(out, chosen.shard) as folder:
-            return replace(await gather_async(source, folder, progress=progress, tell=tell, **options), out=out)
     started = time.monotonic()
     checks = Checks(max_pixels=chosen.max_pixels, min_size=chosen.min_size, resize=chosen.resize)
-    with Gathered(out, chosen) as gathered:
+    with mirrored(out, chosen.shard) as folder, Gathered(folder, chosen) as gathered:
         async with Fetcher(chosen) as fetcher, Decoders(checks, chosen.decoders) as decoders:
             hand = _Hand(gathered, fetcher, decoders, tell or (lambda row: None))
             await Run(gathered, hand, chosen, progress or NoProgress()).run(source)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import socket
+import tempfile
 import time
 from collections.abc import AsyncIterator, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from mlimages.files import as_path, is_remote
 from mlimages.gathering.collection import Gathered
 from mlimages.gathering.loop import AHEAD, LOOKUPS, Run, gather_async
 from mlimages.gathering.manifest import manifest_path, read_rows, row_key
+from mlimages.gathering.mirror import looked_at, mirrored
 from mlimages.gathering.options import GatherOptions, shard_of
 from mlimages.gathering.sources import Source
 from mlimages.progress import NoProgress, Progress
@@ -27,6 +31,9 @@ from mlimages.records import FetchResult, GatherSummary, ImageRef
 
 _TOGETHER_S = 0.05
 """Rows of so long a time come in one message, of which each costs the driver a millisecond."""
+
+_AT_ONCE = 1000
+"""Rows of an earlier worker in one message."""
 
 _LIVES = 5
 """How often one shard's worker may be lost before the run ends."""
@@ -37,27 +44,37 @@ def gather_on(
 ) -> GatherSummary:
     """As `gather`, by a worker per CPU of the cluster, each with its own part of the links and its own manifest.
 
-    Every machine must reach the folder `out` under the same name. `limit` and `per_host` hold for all workers
-    together, `parallel` for each. At the end the manifests become one.
+    A folder must be one that every machine sees; on the way to an address each worker gathers in a folder of its own.
+    `limit` and `per_host` hold for all workers together, `parallel` for each. At the end the manifests become one.
 
     Raises:
-        GatherError: as `gather`, or a shard's worker was lost again and again.
+        GatherError: as `gather`; or a machine does not see the folder, or was lost with what it had gathered for an
+            address, or a shard's worker was lost again and again.
         InputError: as `gather`, or the source gives pictures that do not come from links.
     """
-    folder = as_path(out)
-    if is_remote(folder):
-        raise InputError(f"{folder}: with --engine ray the pictures go into a folder that every machine reaches")
-    return asyncio.run(_gather(cluster, source, folder, progress or NoProgress(), GatherOptions(**options)))
+    chosen, out = GatherOptions(**options), as_path(out)
+    if chosen.shard:
+        raise InputError("Ray cuts the links into shards itself: leave out --shard")
+    started = time.monotonic()
+    if is_remote(out):
+        with mirrored(out, None) as folder, Gathered(folder, chosen):
+            pass  # what other runs left, here or there, becomes one manifest before the workers write theirs
+    with looked_at(out) as folder, Gathered(folder, chosen) as gathered:
+        asyncio.run(_gather(cluster, source, gathered, out, chosen, progress or NoProgress()))
+    with mirrored(out, None) as folder, Gathered(folder, replace(chosen, retry_failed=frozenset())) as settled:
+        settled.finish()
+    lost = gathered.tally.status.total() - settled.tally.status.total()
+    if lost > 0:
+        raise GatherError(f"{lost} links were lost with a machine on the way to {out}: the same command goes on")
+    return settled.tally.summary(out, fetched=gathered.added, seconds=time.monotonic() - started)
 
 
 async def _gather(
-    cluster: Cluster, source: Source, out: Path, progress: Progress, options: GatherOptions
-) -> GatherSummary:
-    if options.shard:
-        raise InputError("Ray cuts the links into shards itself: leave out --shard")
-    started = time.monotonic()
-    with Gathered(out, options) as gathered:
-        hands = _Hands(cluster, gathered, options)
+    cluster: Cluster, source: Source, gathered: Gathered, out: Path, options: GatherOptions, progress: Progress
+) -> None:
+    with tempfile.NamedTemporaryFile(dir=gathered.new_part().parent) as mark:
+        home = _Home(str(out)) if is_remote(out) else _Home(str(out.absolute()), str(Path(mark.name).absolute()))
+        hands = _Hands(cluster, gathered, home, options)
         try:
             async with asyncio.TaskGroup() as group:
                 for shard in hands.shards:
@@ -66,20 +83,30 @@ async def _gather(
                 hands.close()
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
-    with Gathered(out, replace(options, retry_failed=frozenset())) as settled:
-        settled.finish()
-        return settled.tally.summary(out, fetched=gathered.added, seconds=time.monotonic() - started)
+
+
+@dataclass(frozen=True, slots=True)
+class _Home:
+    """Where the pictures go.
+
+    Attributes:
+        out: a folder or an address.
+        mark: a file that every machine sees which sees the folder.
+    """
+
+    out: str
+    mark: str | None = None
 
 
 class _Hands:
     """Hands each link to the worker of its shard."""
 
-    def __init__(self, cluster: Cluster, gathered: Gathered, options: GatherOptions) -> None:
+    def __init__(self, cluster: Cluster, gathered: Gathered, home: _Home, options: GatherOptions) -> None:
         self._gathered = gathered
         self._per_host = options.per_host
         common = replace(options, limit=None, retry_failed=frozenset(), decoders=1)
         self.shards = [
-            _Shard(cluster, gathered.out.absolute(), replace(common, shard=(number, cluster.workers)))
+            _Shard(cluster, gathered, home, replace(common, shard=(number, cluster.workers)))
             for number in range(1, cluster.workers + 1)
         ]
 
@@ -98,9 +125,10 @@ class _Hands:
 class _Shard:
     """One shard's worker, and the links that it has in hand; a worker that is lost is replaced."""
 
-    def __init__(self, cluster: Cluster, out: Path, options: GatherOptions) -> None:
-        self._start = partial(cluster.start, _Worker, out, options)
-        self._manifest = manifest_path(out, options.shard)
+    def __init__(self, cluster: Cluster, gathered: Gathered, home: _Home, options: GatherOptions) -> None:
+        self._start = partial(cluster.start, _Worker, home, options)
+        self._gathered = gathered
+        self._manifest = manifest_path(Path(home.out), options.shard)
         self._worker = self._start()
         self._in_hand: dict[int, tuple[ImageRef, asyncio.Future[FetchResult]]] = {}
         self._unsent: list[ImageRef] = []
@@ -152,12 +180,11 @@ class _Shard:
             _, future = self._in_hand.pop(row_key(row.label, row.url), (None, None))
             if future and not future.done():
                 future.set_result(row)
+            elif self._gathered.claim(ImageRef(row.url, row.label)):
+                self._gathered.adopt(row)  # an interrupted run's, on its way to an address
 
     def _replace(self) -> None:
-        """Go on from the lost worker's manifest."""
         self._worker = self._start()
-        if self._manifest.exists():
-            self._note(read_rows([self._manifest]))
         self._worker.give.remote([ref for ref, _ in self._in_hand.values()])
         if self._is_closed:
             self.close()
@@ -166,9 +193,9 @@ class _Shard:
 class _Worker:
     """The ordinary gather loop in a process of its own; the links are given to it as a source."""
 
-    def __init__(self, out: Path, options: GatherOptions) -> None:
-        self._out = out
-        self._options = {field.name: getattr(options, field.name) for field in fields(options)}
+    def __init__(self, home: _Home, options: GatherOptions) -> None:
+        self._home = home
+        self._options = options
         self._given: asyncio.Queue[list[ImageRef]] = asyncio.Queue()
 
     async def give(self, refs: list[ImageRef]) -> None:
@@ -181,14 +208,29 @@ class _Worker:
                 yield ref
 
     async def gather(self) -> AsyncIterator[list[FetchResult]]:
-        """The rows as they are recorded."""
+        """The rows: those that an earlier worker of this shard recorded, then the others as they are recorded.
+
+        Raises:
+            GatherError: as `gather_async`, or this machine does not see the folder.
+        """
+        if self._home.mark and not Path(self._home.mark).exists():
+            raise GatherError(
+                f"{self._home.out}: the machine {socket.gethostname()} does not see this folder of the first machine: "
+                "take one on a disk that all share, or an address (s3://...)"
+            )
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(LOOKUPS, "lookup"))
-        rows: list[FetchResult] = []
-        job = asyncio.create_task(gather_async(self, self._out, tell=rows.append, **self._options))
-        while rows or not job.done():
-            await asyncio.wait([job], timeout=_TOGETHER_S)
-            told = rows.copy()
-            rows.clear()
-            if told:
+        options = {field.name: getattr(self._options, field.name) for field in fields(self._options)}
+        with mirrored(as_path(self._home.out), self._options.shard) as folder:
+            own = manifest_path(folder, self._options.shard)
+            earlier = read_rows([own] if own.exists() else [])
+            while told := list(itertools.islice(earlier, _AT_ONCE)):
                 yield told
-        await job
+            rows: list[FetchResult] = []
+            job = asyncio.create_task(gather_async(self, folder, tell=rows.append, **options))
+            while rows or not job.done():
+                await asyncio.wait([job], timeout=_TOGETHER_S)
+                told = rows.copy()
+                rows.clear()
+                if told:
+                    yield told
+            await job
