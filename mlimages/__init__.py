@@ -16,13 +16,9 @@ if TYPE_CHECKING:
     from mlimages.insight.run_report import draw_run
     from mlimages.insight.sheet import draw_sheet
     from mlimages.labels import LabelFile, label_dir_auto
-    from mlimages.learning.config import FineTuneConfig
+    from mlimages.learning import FineTuneConfig, fine_tune, load_run, probe_cuts, summarize_model
     from mlimages.learning.export import export_run
-    from mlimages.learning.finetune import fine_tune
-    from mlimages.learning.probe import probe_cuts
     from mlimages.learning.quantize import quantize
-    from mlimages.learning.run import load_run
-    from mlimages.learning.summary import summarize_model
     from mlimages.predictor import Predictor
     from mlimages.records import BrokenImage, ImageProperty, ImageRef, Normalization, Prediction, Preprocessing
     from mlimages.server import make_app
@@ -33,7 +29,7 @@ __version__ = "1.0.0a1"
 
 _MODULE_OF = {
     "BrokenImage": "records",
-    "FineTuneConfig": "learning.config",
+    "FineTuneConfig": "learning",
     "ImageProperty": "records",
     "ImageRef": "records",
     "LabelFile": "labels",
@@ -54,15 +50,15 @@ _MODULE_OF = {
     "draw_sheet": "insight.sheet",
     "evaluate": "evaluation",
     "export_run": "learning.export",
-    "fine_tune": "learning.finetune",
+    "fine_tune": "learning",
     "gather": "gathering",
     "gather_async": "gathering",
     "label_dir_auto": "labels",
-    "load_run": "learning.run",
+    "load_run": "learning",
     "make_app": "server",
-    "probe_cuts": "learning.probe",
+    "probe_cuts": "learning",
     "quantize": "learning.quantize",
-    "summarize_model": "learning.summary",
+    "summarize_model": "learning",
 }
 
 __all__ = [

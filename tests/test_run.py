@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from mlimages.errors import RunError
 from mlimages.learning import fine_tune, load_run
+from mlimages.learning.checkpoints import save_network
 from mlimages.learning.run import read_config
 from tests.test_finetune import colours, config_for  # noqa: F401  # a fixture among them
 
@@ -110,3 +111,19 @@ def test_training_stops_early_and_within_its_time(colours: Path) -> None:  # noq
     assert stopped.epochs == stopped.best_epoch + 2 < 500
     timed = replace(config_for(colours, epochs=500, time_budget_s=0.001), out=colours.parent / "timed")
     assert fine_tune(timed, export=False).epochs == 1
+
+
+def test_safetensors_itself_reads_a_network_of_every_kind_of_numbers(tmp_path: Path) -> None:
+    network = torch.nn.Module()
+    network.register_buffer("flag", torch.tensor(True))
+    network.register_buffer("empty", torch.zeros(0, 3))
+    for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int8):
+        network.register_buffer(f"as_{str(dtype)[6:]}", torch.arange(-3, 4).to(dtype).reshape(7, 1))
+    network.register_buffer("across", torch.arange(24.0).reshape(1, 2, 3, 4).to(memory_format=torch.channels_last))
+    save_network(network, tmp_path / "a.safetensors", also=tmp_path / "b.safetensors")
+    for name in ("a", "b"):
+        found = load_file(tmp_path / f"{name}.safetensors")
+        assert set(found) == set(network.state_dict())
+        for key, tensor in network.state_dict().items():
+            assert found[key].dtype == tensor.dtype
+            assert torch.equal(found[key], tensor)

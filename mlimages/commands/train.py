@@ -75,8 +75,7 @@ def finetune(
     """
     # Read when torch is loaded: threads that wait by spinning burn the cores that others on this machine need.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    from mlimages.learning.config import FineTuneConfig
-    from mlimages.learning.finetune import fine_tune
+    from mlimages.learning import FineTuneConfig, fine_tune
     from mlimages.learning.run import read_config
     from mlimages.learning.tensorboard import ScalarWriter
     from mlimages.progress import TqdmProgress

@@ -18,8 +18,7 @@ from mlimages.demo.site import Page, digit_pages, serving
 from mlimages.errors import InputError
 from mlimages.gathering import UrlList, gather
 from mlimages.labels import LabelFile, label_dir_auto
-from mlimages.learning.config import FineTuneConfig
-from mlimages.learning.finetune import fine_tune
+from mlimages.learning import FineTuneConfig, fine_tune
 from mlimages.learning.outcome import FineTuneResult
 from mlimages.predictor import Predictor
 from mlimages.records import GatherSummary, ImageProperty, LabeledPath, Prediction

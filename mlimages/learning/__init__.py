@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import importlib.util
 from typing import TYPE_CHECKING, Any
@@ -68,4 +69,10 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    collects = gc.isenabled()
+    gc.disable()  # a fifth of the time to load torch goes into looking for garbage among what it makes and keeps
+    try:
+        return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    finally:
+        if collects:
+            gc.enable()

@@ -33,7 +33,7 @@ class FrozenPart:
         for name, tensor in sorted(network.state_dict().items()):
             if name in self.parameters or name.rpartition(".")[0] in self.modules:
                 digest.update(name.encode())
-                digest.update(tensor.detach().cpu().contiguous().view(-1).numpy().tobytes())
+                digest.update(tensor.detach().cpu().contiguous().view(-1).numpy())
         return f"sha256:{digest.hexdigest()}"
 
 

@@ -37,6 +37,6 @@ class Normalize(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Subtract the mean, divide by scale and std, reorder channels."""
-        x = pixels.permute(0, 3, 1, 2).to(self.mean.dtype)  # (N, C, H, W)
+        x = pixels.permute(0, 3, 1, 2).to(self.mean.dtype, memory_format=torch.contiguous_format)  # (N, C, H, W)
         x = (x - self.mean) / self.divisor  # (N, C, H, W)
         return x.flip(1) if self.bgr else x

@@ -92,12 +92,16 @@ def decode_all(
             return BrokenImage(str(item.path), error.fault, error.detail), None
 
     found: list[Picture | BrokenImage] = []
+    fresh: dict[bytes, Pixels] = {}
     progress.start("decode", len(items), "img")
-    for seen, pixels in Threads(workers(), ahead=AHEAD).map(look, items):
+    for number, (seen, pixels) in enumerate(Threads(workers(), ahead=AHEAD).map(look, items), start=1):
         progress.advance()
         found.append(seen)
-        if store is not None and pixels is not None and isinstance(seen, Picture):
-            store.append([seen.digest], pixels[None])
+        if pixels is not None and isinstance(seen, Picture):
+            fresh[seen.digest] = pixels
+        if store is not None and fresh and (len(fresh) == AHEAD or number == len(items)):
+            store.append(list(fresh), np.stack(list(fresh.values())))
+            fresh.clear()
     progress.close()
     if store is not None:
         store.refresh()

@@ -117,7 +117,12 @@ def _solve(features: NDArray[np.floating], labels: NDArray[np.int64], classes: i
     values, vectors = _eigen(x)  # (K,), (N, K)
     turned = vectors.T @ (targets - base)  # (K, classes)
     unit = values.sum() / len(x)
-    scores = [_left_out(values, vectors, turned, targets, base, penalty * unit) for penalty in PENALTIES]
+    shrinks = [_shrink(values, penalty * unit) for penalty in PENALTIES]
+    leverages = 1 / len(x) + np.square(vectors) @ np.stack(shrinks, axis=1)  # (N, penalties)
+    scores = [
+        targets - (targets - base - vectors @ (shrink[:, None] * turned)) / np.maximum(1 - leverage, 1e-9)[:, None]
+        for shrink, leverage in zip(shrinks, leverages.T, strict=True)
+    ]  # what the fit without a picture says of it: (N, classes)
     best = int(np.argmin([np.square(score - targets).mean() for score in scores]))
     return _Solved(x, mean, spread, targets, base, values, vectors, turned, float(PENALTIES[best]), scores[best])
 
@@ -134,14 +139,6 @@ def _eigen(x: Floats) -> tuple[Floats, Floats]:
 def _shrink(values: Floats, penalty: float) -> Floats:
     """What a penalty leaves of each direction `(K,)`."""
     return values / (values + penalty)
-
-
-def _left_out(values: Floats, vectors: Floats, turned: Floats, targets: Floats, base: Floats, penalty: float) -> Floats:
-    """What the fit without a picture says of it: `(N, classes)`."""
-    shrink = _shrink(values, penalty)
-    fitted = base + vectors @ (shrink[:, None] * turned)
-    leverage = 1 / len(targets) + np.square(vectors) @ shrink  # (N,)
-    return targets - (targets - fitted) / np.maximum(1 - leverage, 1e-9)[:, None]
 
 
 def _softmax_scale(scores: Floats, labels: NDArray[np.int64]) -> float:
