@@ -97,9 +97,11 @@ def decode_all(
     for number, (seen, pixels) in enumerate(Threads(workers(), ahead=AHEAD).map(look, items), start=1):
         progress.advance()
         found.append(seen)
+        if store is None:
+            continue
         if pixels is not None and isinstance(seen, Picture):
             fresh[seen.digest] = pixels
-        if store is not None and fresh and (len(fresh) == AHEAD or number == len(items)):
+        if fresh and (len(fresh) == AHEAD or number == len(items)):
             store.append(list(fresh), np.stack(list(fresh.values())))
             fresh.clear()
     progress.close()
