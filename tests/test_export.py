@@ -16,7 +16,7 @@ import mlimages
 from mlimages import images
 from mlimages.bundle import OnnxBundle
 from mlimages.errors import ExportError, RunError
-from mlimages.learning import onnx_writer
+from mlimages.learning import onnx_writer, parity
 from mlimages.learning.export import ExportOptions, export_run, export_trained
 from mlimages.learning.onnx_writer import TrainedNetwork
 from mlimages.learning.prepare_graph import prepare_graph
@@ -199,6 +199,21 @@ def test_weights_beyond_the_limit_lie_beside_the_file(tmp_path: Path, monkeypatc
     assert bundle.path.stat().st_size < 100_000
     session = ort.InferenceSession(bundle.path, providers=["CPUExecutionProvider"])
     assert session.run(None, {"image": np.asarray(picture(1))[None]})[0].shape == (1, 3)
+
+
+def test_weights_beside_the_file_are_replaced_with_it_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_writer, "EXTERNAL_DATA_BYTES", 10_000)
+    exported("lenet5", tmp_path, count=2)
+    before = (tmp_path / "model.onnx.data").read_bytes()
+    exported("lenet5", tmp_path, count=2)
+    assert (tmp_path / "model.onnx.data").read_bytes() == before
+    monkeypatch.setattr(parity, "TOLERANCE", -1.0)
+    with pytest.raises(ExportError, match="nothing was written"):
+        export_trained(trained("lenet5", seed=1), tmp_path / "model.onnx", validation=pictures(tmp_path / "p", 2))
+    assert (tmp_path / "model.onnx.data").read_bytes() == before
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_a_folder_that_is_no_run_is_one_clear_error(tmp_path: Path) -> None:

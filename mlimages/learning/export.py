@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlimages import calibration
 from mlimages.bundle import OnnxBundle, Provenance
-from mlimages.files import replacing
+from mlimages.files import is_remote, replacing
 from mlimages.intervals import wilson_interval
 from mlimages.labels import LabelFile
 from mlimages.learning.onnx_writer import TrainedNetwork, export_network
@@ -90,19 +91,24 @@ def export_trained(
             temperature=temperature,
             unknown_below=unknown_below,
             provenance=provenance,
-            data_name=f"{out.name}.data",
         )
         parity = check_parity(trained, written, answers, progress=progress)
         bundle = replace(written, provenance=replace(written.provenance, parity=parity))
         bundle.write(part)
         return bundle
 
-    with replacing(out) as part:
+    if not is_remote(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=None if is_remote(out) else out.parent, prefix=".export.") as folder:
+        part = Path(folder, out.name)
         try:
             bundle = write(exact=options.exact)
         except ResizeParityError as error:
             logger.info("%s: trying the exact resize", error)
             bundle = write(exact=True)
+        for made in sorted(part.parent.iterdir(), reverse=True):  # weights beyond 2 GB before the file that needs them
+            with replacing(out.with_name(made.name)) as whole:
+                made.replace(whole)
     return replace(bundle, path=out)
 
 

@@ -77,19 +77,17 @@ def export_network(
     temperature: float = 1.0,
     unknown_below: float = 0.0,
     provenance: Provenance | None = None,
-    data_name: str = "",
 ) -> OnnxBundle:
     """Write `out`; whether it answers as the network does is for `parity.check_parity` to say.
 
     Args:
         include_preprocessing: take uint8 pictures of any size; else the bare network, float32 `(N, C, H, W)`.
         exact: resize inside by Pillow's own integer weights, to the bit.
-        data_name: of the file beside `out` that holds weights beyond 2 GB; `out`'s own with `.data` by default.
     """
     model = _as_onnx(trained, bare=not include_preprocessing, temperature=temperature)
     if include_preprocessing:
         prepend_preparation(model, trained.preprocessing, exact=exact)
-    _save(model, out, data_name=data_name or f"{out.name}.data")
+    _save(model, out)
     bundle = OnnxBundle(
         path=out,
         class_names=trained.class_names,
@@ -161,10 +159,12 @@ _MEANINGS = ("DATA_BATCH", "DATA_FEATURE", "DATA_FEATURE", "DATA_CHANNEL")
 """Of the input's dimensions (onnx/docs/DimensionDenotation.md)."""
 
 
-def _save(model: onnx.ModelProto, path: Path, *, data_name: str) -> None:
+def _save(model: onnx.ModelProto, path: Path) -> None:
     model.producer_name = "mlimages"
     if model.ByteSize() > EXTERNAL_DATA_BYTES:
-        onnx.save_model(model, path, save_as_external_data=True, location=data_name)
+        data = path.with_name(f"{path.name}.data")
+        data.unlink(missing_ok=True)  # onnx would write behind what is there
+        onnx.save_model(model, path, save_as_external_data=True, location=data.name)
     else:
         path.write_bytes(model.SerializeToString())
 
