@@ -48,6 +48,13 @@ _ROW = np.dtype([
     ("two_levels", "<f4"), ("flat_bottom", "u1"), ("sharpness", "<f4"), ("red", "u1"), ("green", "u1"), ("blue", "u1"),
     ("hash", "<u8"), ("thumb", "u1", (256,)),
 ])  # fmt: skip
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
+"""By EXIF orientation (Exif 2.32, tag 274)."""
+
 _COSINES = np.cos(np.pi / 32 * np.outer(np.arange(8), np.arange(32) + 0.5)).astype(np.float32)  # (8, 32)
 
 
@@ -124,9 +131,10 @@ def examine(data: bytes, *, max_pixels: int) -> Facts:
     see_through = image.has_transparency_data and _shows_background(image)
     small = _smaller(image)
     luma = small.convert("L")
-    thumb = _upright(np.asarray(luma.resize((32, 32), Image.Resampling.BOX), dtype=np.float32), turned)  # (32, 32)
+    thumb = luma.resize((32, 32), Image.Resampling.BOX)
+    thumb = thumb.transpose(_UPRIGHT[turned]) if turned in _UPRIGHT else thumb
     sample = small.resize((32, 32), Image.Resampling.NEAREST)  # of the colours 1024 suffice
-    red, green, blue = sample.reduce(32).getpixel((0, 0))  # type: ignore[misc]  # RGB
+    red, green, blue, *_ = sample.reduce(32).getpixel((0, 0))  # type: ignore[misc]  # RGB
     low, high, typical, two_levels = _levels(luma)
     return Facts(
         format=form,
@@ -148,7 +156,7 @@ def examine(data: bytes, *, max_pixels: int) -> Facts:
         green=green,
         blue=blue,
         hash=_perceptual_hash(thumb),
-        thumb=_halved(thumb),
+        thumb=thumb.reduce(2).tobytes(),
     )
 
 
@@ -161,10 +169,11 @@ def _decoded(image: Image.Image, data: bytes) -> Image.Image:
         image.draft(None, size)
         return decode(image)
     try:
-        return Image.fromarray(simplejpeg.decode_jpeg(data, min_width=size[0], min_height=size[1], strict=True))
+        pixels = simplejpeg.decode_jpeg(data, "RGBX", min_width=size[0], min_height=size[1], strict=True)  # (H, W, 4)
     except ValueError as error:  # the JPEG library would only warn, and Pillow passes over that
         decode(image)
         raise ImageError(Fault.CORRUPT, str(error)) from error
+    return Image.frombuffer("RGBX", pixels.shape[1::-1], pixels, "raw", "RGBX", 0, 1)  # Pillow's layout: not copied
 
 
 def _factor(size: tuple[int, int]) -> int:
@@ -172,10 +181,11 @@ def _factor(size: tuple[int, int]) -> int:
 
 
 def _smaller(image: Image.Image) -> Image.Image:
-    """RGB, not turned, its shorter side from WORK_PX to below twice that."""
+    """RGB or RGBX, not turned, its shorter side from WORK_PX to below twice that."""
     factor = _factor(image.size)
-    early = factor > 1 and image.mode in ("RGB", "L") and not image.has_transparency_data
-    image = flatten(image.reduce(factor) if early else image)
+    early = factor > 1 and image.mode in ("RGB", "RGBX", "L") and not image.has_transparency_data
+    image = image.reduce(factor) if early else image
+    image = image if image.mode == "RGBX" else flatten(image)
     return image if early or factor == 1 else image.reduce(factor)
 
 
@@ -195,8 +205,8 @@ def _shows_background(image: Image.Image) -> bool:
 
 def _is_grey(sample: Image.Image) -> bool:
     """Whether the channels are equal, but for what JPEG leaves."""
-    chroma = np.asarray(sample.convert("YCbCr"))[:, :, 1:]
-    return int(np.abs(chroma.astype(np.int16) - 128).max()) <= GREY_CHROMA
+    ranges: Any = sample.convert("YCbCr").getextrema()
+    return all(low >= 128 - GREY_CHROMA and high <= 128 + GREY_CHROMA for low, high in ranges[1:])
 
 
 def _levels(luma: Image.Image) -> tuple[int, int, int, float]:
@@ -222,34 +232,17 @@ def _energy(differences: NDArray[np.float32]) -> float:
 
 def _flat_bottom(small: Image.Image) -> int:
     """Percent of the height, from the bottom, whose rows are all one mid-grey: what decoders fill a cut JPEG with."""
-    if not _is_mid_grey(np.asarray(small.getpixel((0, small.height - 1)))):
+    corner: Any = small.getpixel((0, small.height - 1))
+    if any(abs(level - MID_GREY) > FLAT_SPREAD for level in corner[:3]):  # as nearly always
         return 0
-    rows = [_is_mid_grey(row) for row in np.asarray(small)[::-1]]
-    return 100 * (rows.index(False) if False in rows else len(rows)) // len(rows)
+    apart = np.abs(np.asarray(small)[::-1, :, :3].astype(np.int16) - MID_GREY)  # (H, W, 3)
+    flat = (apart <= FLAT_SPREAD).all(axis=(1, 2))  # (H,), from the bottom
+    return 100 * int(flat.cumprod().sum()) // small.height
 
 
-def _is_mid_grey(levels: NDArray[np.uint8]) -> bool:
-    return int(levels.max()) <= MID_GREY + FLAT_SPREAD and int(levels.min()) >= MID_GREY - FLAT_SPREAD
-
-
-def _upright(thumb: NDArray[np.float32], turned: int) -> NDArray[np.float32]:
-    """Turn by EXIF orientation (Exif 2.32, tag 274)."""
-    if turned >= TURNED_ON_SIDE:
-        thumb = thumb.T
-    flip_rows, flip_columns = turned in (3, 4, 7, 8), turned in (2, 3, 6, 7)
-    return thumb[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1]
-
-
-def _perceptual_hash(thumb: NDArray[np.float32]) -> int:
+def _perceptual_hash(thumb: Image.Image) -> int:
     """64 bits: which of the 8 x 8 lowest DCT coefficients lie above their median (pHash, Zauner 2010)."""
-    low = _COSINES @ thumb @ _COSINES.T  # (8, 8)
+    low = _COSINES @ np.asarray(thumb, dtype=np.float32) @ _COSINES.T  # (8, 8)
     flat = low.ravel()
     bits = flat > np.partition(flat, 31)[31]
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
-
-
-def _halved(thumb: NDArray[np.float32]) -> bytes:
-    """16 x 16 levels from 32 x 32, row by row."""
-    rows = thumb[0::2] + thumb[1::2]
-    halved: NDArray[np.uint8] = ((rows[:, 0::2] + rows[:, 1::2]) * 0.25 + 0.5).astype(np.uint8)
-    return halved.tobytes()
