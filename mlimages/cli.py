@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+import time
 from typing import Any, NoReturn
 
 import typer
@@ -12,7 +14,7 @@ from typer.core import TyperGroup
 
 from mlimages import __version__
 from mlimages.commands import augment, curate, demo, deploy, gather, insight, look, train
-from mlimages.errors import MlimagesError
+from mlimages.errors import MlimagesError, RunError
 
 STEPS = ("gather", "curate", "train", "deploy", "look")
 
@@ -61,11 +63,19 @@ for room in (gather, curate, augment, insight, train, deploy, look, demo):
     room.register(app)
 
 
+def _leave_word_to_first() -> None:
+    """Of torchrun's processes the first of a machine most likely says the same, and its end is the end of all."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    time.sleep(10)
+
+
 def main() -> NoReturn:
     """Run the command line: exit 0 done, 1 an error in one line, 2 usage, 130 interrupted."""
     try:
         app()
     except MlimagesError as error:
+        if os.environ.get("LOCAL_RANK", "0") != "0" and not isinstance(error, RunError):
+            _leave_word_to_first()
         print(f"mlimages: {error}", file=sys.stderr)
         sys.exit(1)
     except (KeyboardInterrupt, SystemExit) as end:
