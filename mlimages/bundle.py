@@ -62,7 +62,8 @@ class Provenance:
         created: date and time, ISO 8601, UTC.
         weights_sha256, data_sha256: of the checkpoint, and of each label file by split name.
         split_sizes: pictures by split name.
-        accuracy: on the validation pictures: share, and its 95 % interval.
+        accuracy: on validation pictures: share, and its 95 % interval.
+        accuracy_count: how many pictures that is.
         calibration_error: expected calibration error (0..1) before and after the temperature was fitted.
         quantization: what was tried, a row each: name, accuracy, pictures per second, bytes.
         versions: of the packages that made the file.
@@ -73,6 +74,7 @@ class Provenance:
     data_sha256: Mapping[str, str] = field(default_factory=dict)
     split_sizes: Mapping[str, int] = field(default_factory=dict)
     accuracy: tuple[float, float, float] | None = None
+    accuracy_count: int = 0
     parity: Parity | None = None
     calibration_error: tuple[float, float] | None = None
     quantization: tuple[Mapping[str, str | float], ...] = ()

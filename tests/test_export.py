@@ -197,6 +197,7 @@ def test_weights_beyond_the_limit_lie_beside_the_file(tmp_path: Path, monkeypatc
     bundle = exported("lenet5", tmp_path, count=2)
     assert (tmp_path / "model.onnx.data").stat().st_size > 100_000
     assert bundle.path.stat().st_size < 100_000
+    assert (tmp_path / "model.onnx.data").stat().st_mode == bundle.path.stat().st_mode
     session = ort.InferenceSession(bundle.path, providers=["CPUExecutionProvider"])
     assert session.run(None, {"image": np.asarray(picture(1))[None]})[0].shape == (1, 3)
 

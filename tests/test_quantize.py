@@ -5,6 +5,7 @@ import pytest
 
 from mlimages.bundle import OnnxBundle
 from mlimages.errors import InputError
+from mlimages.insight.bundle_notes import bundle_notes
 from mlimages.labels import LabelFile, write_label_file
 from mlimages.learning import quantize as module
 from mlimages.learning.quantize import Quantization, Trial, _best, quantize
@@ -38,6 +39,9 @@ def test_the_winner_is_written_with_the_table_and_answers_nearly_as_before(
     assert [trial.name for trial in found.trials] == ["as it is", "int8", "int8, reduced range", "float16"]
     assert found.chosen is not None
     assert [row["name"] for row in written.provenance.quantization] == [trial.name for trial in found.trials]
+    told = "\n".join(bundle_notes(written.path))
+    assert f"on {found.count} pictures" in told
+    assert f"quantization: int8: accuracy {found.trials[1].accuracy:.1%}, " in told
     assert (written.class_names, written.preprocessing) == (bundle.class_names, bundle.preprocessing)
     assert written.path.stat().st_size < 0.6 * bundle.path.stat().st_size
     paths = [item.path for item in labels]

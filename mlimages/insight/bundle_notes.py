@@ -44,7 +44,7 @@ def _figures(bundle: OnnxBundle) -> Iterator[str]:
     told = bundle.provenance
     if told.accuracy:
         value, low, high = (100 * part for part in told.accuracy)
-        yield f"accuracy: {value:.1f} % (95 %: {low:.1f}-{high:.1f}) on {told.split_sizes.get('val', '?')} pictures"
+        yield f"accuracy: {value:.1f} % (95 %: {low:.1f}-{high:.1f}) on {told.accuracy_count} pictures"
     if told.parity:
         ties = f", {told.parity.near_ties} near ties aside" if told.parity.near_ties else ""
         yield f"parity: {told.parity.count} pictures compared{ties}, logits differ by {told.parity.worst:.1e} at most"
@@ -54,8 +54,8 @@ def _figures(bundle: OnnxBundle) -> Iterator[str]:
     if bundle.unknown_below:
         yield f"unknown: below {bundle.unknown_below:.3g}"
     for row in told.quantization:
-        yield "quantization: " + ", ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
-                                          for key, value in row.items())  # fmt: skip
+        accuracy, per_s, size = (float(row[key]) for key in ("accuracy", "images_per_s", "size_bytes"))
+        yield f"quantization: {row['name']}: accuracy {accuracy:.1%}, {per_s:.1f} pictures/s, {size / 1e6:.1f} MB"
 
 
 def _origin(bundle: OnnxBundle) -> Iterator[str]:

@@ -120,7 +120,8 @@ def _judge(answers: Answers, options: ExportOptions, provenance: Provenance) -> 
     unknown_below = calibration.threshold_keeping(options.known_share, mended) if options.known_share else 0.0
     right, count = int((plain.argmax(axis=1) == labels).sum()), len(labels)
     if count:
-        provenance = replace(provenance, accuracy=(right / count, *wilson_interval(right, count)))
+        accuracy = (right / count, *wilson_interval(right, count))
+        provenance = replace(provenance, accuracy=accuracy, accuracy_count=count)
     if options.calibrate:
         before, after = (calibration.expected_calibration_error(each, labels) for each in (plain, mended))
         provenance = replace(provenance, calibration_error=(before, after))

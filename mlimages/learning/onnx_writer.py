@@ -165,6 +165,7 @@ def _save(model: onnx.ModelProto, path: Path) -> None:
         data = path.with_name(f"{path.name}.data")
         data.unlink(missing_ok=True)  # onnx would write behind what is there
         onnx.save_model(model, path, save_as_external_data=True, location=data.name)
+        data.chmod(path.stat().st_mode)  # onnx lets its owner alone read it
     else:
         path.write_bytes(model.SerializeToString())
 

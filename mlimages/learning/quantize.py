@@ -104,6 +104,7 @@ def quantize(
                     bundle.provenance,
                     parity=None,
                     accuracy=(chosen.accuracy, *wilson_interval(round(chosen.accuracy * len(judged)), len(judged))),
+                    accuracy_count=len(judged),
                     quantization=tuple(asdict(trial) for trial in trials),
                 ),
             )

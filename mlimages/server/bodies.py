@@ -58,7 +58,7 @@ async def read_uploads(request: web.Request, settings: ServerSettings) -> list[U
         raise _bad_form("its Content-Type names no boundary")
     try:
         delimiter = b"\r\n--" + (boundary[1] or boundary[2]).encode()
-        uploads = list(_files(b"\r\n" + body, delimiter, settings.max_pictures))
+        uploads = list(_files(body, delimiter, settings.max_pictures))
     except (ValueError, TypeError) as error:  # TypeError: Message's, of a name that is written in two ways at once
         raise _bad_form("a boundary or a part's headers are missing") from error
     if not uploads:
@@ -68,7 +68,7 @@ async def read_uploads(request: web.Request, settings: ServerSettings) -> list[U
 
 def _files(body: bytes, delimiter: bytes, most: int) -> Iterator[Upload]:
     """The parts that bear a file name; every delimiter begins a line (RFC 2046, 5.1.1)."""
-    end = body.index(delimiter)
+    end = -2 if body.startswith(delimiter[2:]) else body.index(delimiter)
     for _ in range(most + 1):
         begin = end + len(delimiter)
         if body.startswith(b"--", begin):
