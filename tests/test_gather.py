@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageChops, ImageDraw, ImageStat
 
 from mlimages import UrlList, gather
 from mlimages.errors import GatherError
@@ -350,6 +350,26 @@ def test_resized_pictures_are_upright_rgb_with_the_shorter_side_as_asked(site: S
     for row in rows(tmp_path / "out").values():
         stored = (tmp_path / "out" / str(row.path)).read_bytes()
         assert (row.bytes, row.sha256) == (len(stored), hashlib.sha256(stored).hexdigest())
+
+
+@pytest.mark.parametrize("size", [(350, 240), (240, 350), (900, 700)])
+def test_a_jpeg_made_smaller_looks_as_if_resized_in_rgb(size: tuple[int, int], tmp_path: Path) -> None:
+    path, exif = tmp_path / "lines.jpg", Image.Exif()
+    exif[0x0112] = 6
+    lines = Image.open(io.BytesIO(photo(1, size)))
+    for start in range(0, 2 * max(size), max(size) // 20):
+        ImageDraw.Draw(lines).line((start, 0, 0, start), fill="white", width=max(size) // 100)
+    lines.save(path, quality=95, exif=exif)
+    with Image.open(path) as image:
+        turned = image.transpose(Image.Transpose.ROTATE_270)
+    assert isinstance(inspect_file(path, Checks(resize=160)), Facts)
+    as_rgb = io.BytesIO()
+    with Image.open(path) as stored:
+        turned.resize(stored.size, Image.Resampling.HAMMING).save(as_rgb, "JPEG", quality=95)
+        apart = ImageChops.difference(stored, Image.open(as_rgb))
+        brightness_apart = ImageChops.difference(stored.convert("L"), Image.open(as_rgb).convert("L"))
+    assert max(ImageStat.Stat(apart).mean) < 5  # of 255 levels
+    assert ImageStat.Stat(brightness_apart).mean[0] < 2.5
 
 
 def kill_who_reads(pipe: Path) -> None:

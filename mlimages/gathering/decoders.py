@@ -18,6 +18,13 @@ from mlimages.records import Reason
 DECODE_TIMEOUT_S = 30.0
 _BATCH = 32
 
+_KEPT_BYTES = str(32 * 2**20)  # glibc takes no more; else each picture's pixels come from the system page by page
+_ENVIRONMENT = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "MALLOC_MMAP_THRESHOLD_": _KEPT_BYTES,
+    "MALLOC_TRIM_THRESHOLD_": _KEPT_BYTES,
+}
+
 _Job = tuple[Path, "asyncio.Future[Facts | Rejection]"]
 
 
@@ -104,7 +111,7 @@ class Decoders:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+            env={**os.environ, **_ENVIRONMENT},
         )
         assert process.stdout
         try:

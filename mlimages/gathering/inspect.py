@@ -12,7 +12,7 @@ from PIL import Image
 
 from mlimages.errors import ImageError
 from mlimages.gathering.facts import Checks, Facts, Rejection
-from mlimages.images import decode, open_image, orientation, resized_size, to_rgb
+from mlimages.images import decode, flatten, open_image, orientation, resized_size, to_rgb, upright
 from mlimages.records import Fault, ImageProperty, Reason
 
 SUFFIXES = {
@@ -75,7 +75,7 @@ def _facts(data: bytes, image: Image.Image) -> Facts:
 
 def _described(stored: bytes, image: Image.Image, size: tuple[int, int], image_format: str) -> Facts:
     turned = orientation(image)
-    plain = turned == 1 and image.mode in ("L", "RGB") and "transparency" not in image.info
+    plain = turned == 1 and image.mode in ("L", "RGB", "YCbCr") and "transparency" not in image.info
     return Facts(
         bytes=len(stored),
         sha256=hashlib.sha256(stored).hexdigest(),
@@ -110,15 +110,26 @@ def _is_cut(data: bytes) -> bool:
 
 
 def _resized(image: Image.Image, shorter_px: int, *, most_pixels: int) -> Image.Image:
-    """The picture upright, 8-bit RGB, its shorter side at `shorter_px`."""
-    image.draft(None, (2 * shorter_px, 2 * shorter_px))  # JPEG alone: at least twice the size wanted
-    upright = to_rgb(decode(image))
-    size = resized_size(*upright.size, ImageProperty(shorter_px))
+    """The picture upright, its shorter side at `shorter_px`; in 8-bit RGB, or YCbCr where a JPEG is made smaller."""
+    shrinks = min(image.size) > shorter_px
+    as_stored = "YCbCr" if shrinks and "jfif" in image.info else None  # JFIF promises it: nothing to convert and back
+    image.draft(as_stored, (2 * shorter_px, 2 * shorter_px))  # JPEG alone: at least twice the size wanted
+    turned = upright(decode(image))
+    size = resized_size(*turned.size, ImageProperty(shorter_px))
     if size[0] * size[1] > most_pixels or max(size) > _JPEG_MOST_PX:
         raise _UnwantedError(Reason.TOO_MANY_PIXELS, f"{size[0]} x {size[1]} when resized")
-    shrinks = size[0] < upright.width
-    resampling = Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR  # BOX: OpenCV's INTER_AREA, and cheap
-    return upright.resize(size, resampling, reducing_gap=2.0)
+    if shrinks and turned.mode == "YCbCr":
+        return _shrunk(turned, size)
+    resampling = Image.Resampling.HAMMING if shrinks else Image.Resampling.BILINEAR
+    return flatten(turned).resize(size, resampling, reducing_gap=2.0)
+
+
+def _shrunk(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """A YCbCr picture made smaller, its colour coarsely: the JPEG to be holds it at half the resolution."""
+    factor = image.width // size[0]
+    coarse = (image.reduce(factor) if factor > 1 else image).resize(size, Image.Resampling.NEAREST)
+    bright = image.getchannel(0).resize(size, Image.Resampling.HAMMING)
+    return Image.merge("YCbCr", (bright, coarse.getchannel(1), coarse.getchannel(2)))
 
 
 def _encoded(image: Image.Image) -> bytes:

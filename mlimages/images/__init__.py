@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         orientation,
         read_bytes,
         to_rgb,
+        upright,
     )
     from mlimages.images.geometry import load_pixels, prepare
     from mlimages.images.labeled_image import LabeledImage
@@ -42,6 +43,7 @@ _MODULE_OF = {
     "to_network": "arrays",
     "to_pixels": "arrays",
     "to_rgb": "decoding",
+    "upright": "decoding",
 }
 
 __all__ = [
@@ -63,6 +65,7 @@ __all__ = [
     "to_network",
     "to_pixels",
     "to_rgb",
+    "upright",
 ]
 
 

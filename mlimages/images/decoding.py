@@ -113,7 +113,12 @@ def decode(image: Image.Image) -> Image.Image:
 
 def to_rgb(image: Image.Image, *, background: tuple[int, int, int] = WHITE) -> Image.Image:
     """A decoded picture upright by its EXIF orientation and in 8-bit RGB (see `flatten`)."""
-    return flatten(ImageOps.exif_transpose(image) if orientation(image) != 1 else image, background=background)
+    return flatten(upright(image), background=background)
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """A decoded picture turned as its EXIF orientation says."""
+    return ImageOps.exif_transpose(image) if orientation(image) != 1 else image
 
 
 def flatten(image: Image.Image, *, background: tuple[int, int, int] = WHITE) -> Image.Image:
