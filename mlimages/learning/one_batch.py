@@ -60,36 +60,64 @@ class OneBatch(TorchFunctionMode):
         momentum: float,
         eps: float,
     ) -> Tensor:
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        own, axes = wide[: len(self._rows)], [0, *range(2, x.ndim)]
-        numbers = own.new_tensor([own.numel() / x.shape[1]])
-        sums = _Sum.apply(torch.cat([own.sum(axes), numbers]))  # (C + 1,)
-        number = sums[-1].clamp(min=2)
-        mean = sums[:-1] / number  # (C,)
-        shape = (1, -1, *[1] * (x.ndim - 2))
-        var = _Sum.apply((own - mean.view(shape)).square().sum(axes)) / number  # (C,)
-        if running_mean is not None and running_var is not None:
-            with torch.no_grad():
+        with torch.no_grad():
+            own, axes = _wide(x)[: len(self._rows)], _all_but_channels(x)
+            sums = _sum(torch.cat([own.sum(axes), own.new_tensor([own.numel() / x.shape[1]])]))  # (C + 1,)
+            number = sums[-1].clamp(min=2)
+            mean = sums[:-1] / number  # (C,)
+            var = _sum((own - _to_channels(mean, x)).square_().sum(axes)) / number  # (C,)
+            if running_mean is not None and running_var is not None:
                 share = momentum if sums[-1] else 0.0  # all of them turned bad
                 running_mean.lerp_(mean, share)
                 running_var.lerp_(var * number / (number - 1), share)
-        normal: Tensor = (wide - mean.view(shape)) * (var + eps).rsqrt().view(shape)
-        if weight is not None and bias is not None:
-            normal = normal * weight.view(shape) + bias.view(shape)
-        return normal.to(x.dtype)
+        scale = (var + eps).rsqrt()
+        weight = torch.ones_like(mean) if weight is None else weight
+        bias = torch.zeros_like(mean) if bias is None else bias
+        normal: Tensor = _Normal.apply(x, weight, bias, mean, scale, number, len(self._rows))
+        return normal
 
 
-class _Sum(torch.autograd.Function):
-    """The sum over all processes; each one's gradient is the sum of theirs."""
+class _Normal(torch.autograd.Function):
+    """`(x - mean) * scale * weight + bias`, with the mean and scale of all processes' pictures.
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        total = x.clone()
-        ranks.add_up([total])
-        return total
+    Backward: Ioffe & Szegedy 2015, section 3. Operation by operation it took twice the time.
+    """
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        total = grad.clone()
-        ranks.add_up([total])
-        return total
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, scale: Tensor, number: Tensor, own: int
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight, mean, scale, number)
+        ctx.own = own
+        factor = scale * weight  # (C,)
+        shift = bias - mean * factor  # (C,)
+        return torch.addcmul(_to_channels(shift, x), _wide(x), _to_channels(factor, x)).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, scale, number = ctx.saved_tensors
+        wide, centred, axes = _wide(gradient), _wide(x) - _to_channels(mean, x), _all_but_channels(x)
+        own = torch.stack([wide.sum(axes), (wide * centred).sum(axes)])  # (2, C)
+        first, second = _sum(own.clone()) / number  # (C,) each
+        onward = centred.mul_(_to_channels(-second * scale.square(), x)).add_(wide).sub_(_to_channels(first, x))
+        onward.mul_(_to_channels(scale * weight, x))[ctx.own :] = 0  # the stand-in had no part in mean and scale
+        return onward.to(x.dtype), own[1] * scale, own[0], None, None, None, None
+
+
+def _sum(own: Tensor) -> Tensor:
+    """The sum over all processes, in the place of this one's."""
+    ranks.add_up([own])
+    return own
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _all_but_channels(x: Tensor) -> list[int]:
+    return [0, *range(2, x.ndim)]
+
+
+def _to_channels(values: Tensor, x: Tensor) -> Tensor:
+    """`(C,)` in a shape that meets the channels of `x`."""
+    return values.view(1, -1, *[1] * (x.ndim - 2))
