@@ -203,14 +203,14 @@ def _band(hashes: NDArray[np.uint64], band: int) -> NDArray[np.uint64]:
 
 def _close_in_band(hashes: NDArray[np.uint64], band: int, bits: int, max_bits: int) -> Iterator[tuple[Places, Places]]:
     """Pairs that differ by at most `bits` in one band, and by `max_bits` in all."""
-    keys = _band(hashes, band).astype(np.intp)
+    keys = _band(hashes, band).astype(np.uint16)
     order = np.argsort(keys, kind="stable")
     keys, hashes = keys[order], hashes[order]
     begins = np.searchsorted(keys, np.arange((1 << 16) + 1))
     for flipped in (mask for mask in range(1 << 16) if mask.bit_count() <= bits):
         own = np.flatnonzero(keys ^ flipped > keys) if flipped else np.arange(len(keys))
         first = begins[keys[own] ^ flipped] if flipped else own + 1
-        count = begins[(keys[own] ^ flipped) + 1] - first
+        count = begins[1:][keys[own] ^ flipped] - first
         ends = count.cumsum()
         start = 0
         while start < len(own):

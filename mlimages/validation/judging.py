@@ -119,7 +119,7 @@ def _levels(facts: FactsTable, lines: Thresholds) -> Iterator[Verdict]:
     yield (
         Code.PLACEHOLDER,
         ~blank & ~tiny & (two_levels >= lines.placeholder_share),
-        lambda row: f"two levels cover {100 * two_levels[row]:.0f} %: a drawn sheet, no photograph",
+        lambda row: f"two levels cover {100 * two_levels[row]:.0f} %: a drawn sheet, or a thing on a plain ground",
     )
 
 

@@ -93,13 +93,13 @@ class Seen:
         return zip(before[same].tolist(), after[same].tolist(), strict=True)
 
     def _near(self, families: Families, lines: Thresholds) -> Iterator[tuple[int, int]]:
-        places = np.array(self._places, dtype=np.intp)
+        places = np.frombuffer(self._places, np.intp)
         pairs = near_pairs(
             self._thumbs_at,
-            np.array(self._hashes, dtype=np.uint64),
+            np.frombuffer(self._hashes, np.uint64),
             sketches=np.frombuffer(self._sketches, np.int8).reshape(-1, SKETCH_BYTES),
             max_bits=lines.near_bits,
-            least=np.array(self._least, dtype=np.float32),
+            least=np.frombuffer(self._least, np.float32),
             cropped=lines.crop_correlation,
             families=lambda numbers: families.roots(places[numbers]),
         )
