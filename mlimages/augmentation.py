@@ -103,7 +103,7 @@ def augment(
     with _building(Path(out), form) as folder:
         groups = duplicate_groups((item.path for item in labels), progress=progress) if len(split) > 1 else {}
         parts = [part.shuffle(seed) for part in labels.split(split, seed=seed, groups=groups)]
-        progress.start("augmenting", sum(1 for _ in labels), "picture")
+        progress.start("augmenting", sum(1 for _ in labels), "pictures")
         rows = [_rows(part, image, seen, broken, progress) for part, seen in zip(parts, looks, strict=True)]
         counts = [write(folder, name, part) for name, part in zip(names, rows, strict=True)]
         progress.close()

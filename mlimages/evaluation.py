@@ -131,7 +131,7 @@ def _class_json(one: ClassScores) -> dict[str, object]:
 
 
 def _answers(predictor: Predictor, items: Sequence[LabeledPath], progress: Progress) -> list[Answer]:
-    progress.start("evaluate", len(items), "picture")
+    progress.start("evaluate", len(items), "pictures")
     answers = []
     for answer in predictor.stream(item.path for item in items):
         answers.append(answer)

@@ -39,7 +39,7 @@ class TqdmProgress:
     def start(self, what: str, total: int | None, unit: str) -> None:
         self.close()
         interval_s = 0.1 if sys.stderr.isatty() else 30  # a log needs a line now and then
-        self._bar = tqdm(desc=what, total=total, unit=unit, dynamic_ncols=True, mininterval=interval_s)
+        self._bar = tqdm(desc=what, total=total, unit=f" {unit}", dynamic_ncols=True, mininterval=interval_s)
 
     def advance(self, count: int = 1, **figures: object) -> None:
         if self._bar is not None:

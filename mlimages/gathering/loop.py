@@ -106,7 +106,7 @@ class Run:
         most_parked = getattr(source, "lookahead", self._ahead)
         for label in sorted(self._gathered.tally.classes):
             self._tell_if_full(label)
-        self._progress.start("gather", await _length(source), "link")
+        self._progress.start("gather", await _length(source), "links")
         refs = aiter(source)
         try:
             async with asyncio.TaskGroup() as self._group:

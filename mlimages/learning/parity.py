@@ -52,7 +52,7 @@ class Answers:
 
 def network_answers(trained: TrainedNetwork, items: Iterable[LabeledPath], *, progress: Progress) -> Answers:
     """Put every picture that can be read to the trained network."""
-    progress.start("network", None, "picture")
+    progress.start("network", None, "pictures")
     kept: list[LabeledPath] = []
     logits = [np.empty((0, len(trained.class_names)), np.float32)]
     readable = _readable(items, trained.preprocessing.image)
@@ -72,7 +72,7 @@ def check_parity(trained: TrainedNetwork, bundle: OnnxBundle, answers: Answers, 
         ExportError: the file differs; the worst picture is named.
     """
     compare = _compare_whole(trained, bundle) if bundle.includes_preprocessing else _compare_bare(trained, bundle)
-    progress.start("onnx", len(answers.items), "picture")
+    progress.start("onnx", len(answers.items), "pictures")
     compared: list[_Comparison] = []
     for item, want in zip(answers.items, answers.logits, strict=True):
         compared.append(compare(item.path, want))

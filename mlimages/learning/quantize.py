@@ -117,7 +117,7 @@ _Sample = tuple[int, NDArray[np.uint8]]
 
 
 def _samples(bundle: OnnxBundle, items: Sequence[LabeledPath], progress: Progress) -> list[_Sample]:
-    progress.start("decode", len(items), "picture")
+    progress.start("decode", len(items), "pictures")
     samples = []
     for item in items:
         with suppress(ImageError):
@@ -148,7 +148,7 @@ def _candidates(
     }
     if fp16:
         makers["float16"] = lambda target: _to_float16(network, target)
-    progress.start("quantize", len(makers), "form")
+    progress.start("quantize", len(makers), "forms")
     made = {}
     for name, make in makers.items():
         target = folder / f"{name}.onnx"
@@ -192,7 +192,7 @@ class _Pixels(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships
 
 def _measured(bundles: Mapping[str, OnnxBundle], judged: Sequence[_Sample], progress: Progress) -> tuple[Trial, ...]:
     sessions = {name: BundleSession(bundle) for name, bundle in bundles.items()}
-    progress.start("measure", len(sessions) * len(judged), "picture")
+    progress.start("measure", len(sessions) * len(judged), "pictures")
     accuracies = {}
     for name, session in sessions.items():
         right = 0

@@ -87,7 +87,7 @@ def compute_mean(
     counts: Counter[int] = Counter()
     broken: list[BrokenImage] = []
     shown = progress or NoProgress()
-    shown.start("mean", None, " pictures")
+    shown.start("mean", None, "pictures")
     pool = pool or Threads(workers or os.cpu_count() or 1)
     for part in pool.map(partial(_summed, prop=prop, per_class=per_class), _lists(items, pool.at_once)):
         broken += part.broken

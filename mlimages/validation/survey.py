@@ -63,7 +63,7 @@ def check(
     lines = thresholds or Thresholds()
     files = tuple(file if isinstance(file, LabelFile) else LabelFile(file) for file in label_files)
     shown = progress or NoProgress()
-    shown.start("check", sum(1 for file in files for _ in file) if progress else None, " pictures")
+    shown.start("check", sum(1 for file in files for _ in file) if progress else None, "pictures")
     measuring, findings = _Measuring(), list[tuple[int, Finding]]()
     with Store() as store, TemporaryFile(buffering=0) as spill:
         seen = Seen(spill)
