@@ -249,16 +249,18 @@ def test_a_worker_that_dies_again_and_again_ends_the_run_and_the_next_one_goes_o
 def test_the_limit_holds_for_all_workers_together_and_a_finished_folder_asks_for_nothing(
     cluster: Cluster, site: Site, tmp_path: Path
 ) -> None:
-    site.fallback = lambda connection, request: answer(photo(int(request.path[1:]) // 2))(connection, request)
-    site.routes = {f"/{n}": answer(b"no", 404) for n in range(0, 60, 3)}
-    source = links(tmp_path, *(site.url(f"/{n}") for n in range(60)))
+    sides = paths_in(site, 1, 2), paths_in(site, 2, 2)
+    paths = [next(sides[n % 2]) for n in range(60)]  # the two copies of each picture are in two shards
+    there = {path: answer(photo(n // 2)) for n, path in enumerate(paths)}
+    site.routes = there | {path: answer(b"no", 404) for path in paths[::3]}
+    source = links(tmp_path, *map(site.url, paths))
     assert gather_on(cluster, source, tmp_path / "out", limit=15, **FAST).ok == 15
     site.requests.clear()
     assert gather_on(cluster, source, tmp_path / "out", limit=15, **FAST).ok == 15
     assert not site.requests
     more = gather_on(cluster, source, tmp_path / "out", **FAST)
     assert (more.ok, more.duplicate, more.failed) == (30, 10, 20)
-    site.routes.clear()
+    site.routes = there
     again = gather_on(cluster, source, tmp_path / "out", retry_failed=["not-found"], **FAST)
     assert (again.ok, again.duplicate, again.failed) == (30, 30, 0)
 
