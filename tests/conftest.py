@@ -43,7 +43,7 @@ def cnn_bundle(tmp_path_factory: pytest.TempPathFactory) -> OnnxBundle:
 
 
 @pytest.fixture(scope="session")
-def bucket() -> Iterator[dict[str, str]]:
+def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment that leads to an empty bucket `bucket` of a local server."""
     pytest.importorskip("moto")
     pytest.importorskip("s3fs")
@@ -53,11 +53,11 @@ def bucket() -> Iterator[dict[str, str]]:
     words = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     env = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b",
            "AWS_DEFAULT_REGION": "us-east-1"}  # fmt: skip
-    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as server:
-        assert server.stderr
+    log = tmp_path_factory.mktemp("bucket") / "log"  # a pipe that nobody reads would fill up and stop the server
+    with log.open("w") as written, subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=written) as server:
         try:
-            while "Running on" not in (line := server.stderr.readline()):
-                assert line, "the server does not start"
+            while "Running on" not in log.read_text():
+                assert server.poll() is None, "the server does not start"
             code = "import fsspec; fsspec.filesystem('s3').mkdir('bucket')"
             subprocess.run([sys.executable, "-c", code], env={**os.environ, **env}, check=True)
             yield env
