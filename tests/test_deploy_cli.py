@@ -159,6 +159,8 @@ def test_sigterm_finishes_what_is_in_flight_and_takes_nothing_new(
         while not refused:
             try:
                 socket.create_connection(("127.0.0.1", port), timeout=60).close()
+            except ConnectionResetError:  # it stood in the door when that was closed
+                continue
             except ConnectionRefusedError:
                 refused = True
         connection.sendall(data)
