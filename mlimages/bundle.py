@@ -21,6 +21,11 @@ INPUT, LOGITS, PROBABILITIES = "image", "logits", "probabilities"
 """Names of the graph's input and outputs."""
 
 
+def data_path(path: Path) -> Path:
+    """The file beside an .onnx file that holds its weights, where they are more than 2 GB."""
+    return path.with_name(f"{path.name}.data")
+
+
 @dataclass(frozen=True, slots=True)
 class ParityProbe:
     """A small picture, and the logits that the file must give for it.

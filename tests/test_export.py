@@ -215,6 +215,9 @@ def test_weights_beside_the_file_are_replaced_with_it_or_not_at_all(
         export_trained(trained("lenet5", seed=1), tmp_path / "model.onnx", validation=pictures(tmp_path / "p", 2))
     assert (tmp_path / "model.onnx.data").read_bytes() == before
     assert not list(tmp_path.glob(".*"))
+    monkeypatch.undo()
+    exported("lenet5", tmp_path, count=2)
+    assert not (tmp_path / "model.onnx.data").exists(), "a small file needs none"
 
 
 def test_a_folder_that_is_no_run_is_one_clear_error(tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def test_safetensors_itself_reads_a_network_of_every_kind_of_numbers(tmp_path: P
     network = torch.nn.Module()
     network.register_buffer("flag", torch.tensor(True))
     network.register_buffer("empty", torch.zeros(0, 3))
-    for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int8):
+    for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16):
         network.register_buffer(f"as_{str(dtype)[6:]}", torch.arange(-3, 4).to(dtype).reshape(7, 1))
     network.register_buffer("across", torch.arange(24.0).reshape(1, 2, 3, 4).to(memory_format=torch.channels_last))
     save_network(network, tmp_path / "a.safetensors", also=tmp_path / "b.safetensors")

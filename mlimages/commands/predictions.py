@@ -55,6 +55,8 @@ def as_csv(results: Results, *, top: int) -> int:
 
 def export_notes(bundle: OnnxBundle) -> Iterator[str]:
     """What a person should know of a new file."""
+    from mlimages.bundle import data_path
+
     told = bundle.provenance
     if told.parity:
         ties = f", {told.parity.near_ties} near ties aside" if told.parity.near_ties else ""
@@ -66,8 +68,7 @@ def export_notes(bundle: OnnxBundle) -> Iterator[str]:
         yield f"temperature {bundle.temperature:.3f}: calibration error {before:.3f} before, {after:.3f} after"
     if bundle.unknown_below:
         yield f'under {_percent(bundle.unknown_below)} the answer is "unknown"'
-    data = bundle.path.with_name(f"{bundle.path.name}.data")
-    if data.exists():
+    if (data := data_path(bundle.path)).exists():
         yield f"more than 2 GB of weights: keep {data} beside it"
 
 

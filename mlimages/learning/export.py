@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlimages import calibration
-from mlimages.bundle import OnnxBundle, Provenance
+from mlimages.bundle import OnnxBundle, Provenance, data_path
 from mlimages.files import is_remote, replacing
 from mlimages.intervals import wilson_interval
 from mlimages.labels import LabelFile
@@ -106,9 +106,12 @@ def export_trained(
         except ResizeParityError as error:
             logger.info("%s: trying the exact resize", error)
             bundle = write(exact=True)
+        is_whole = not data_path(part).exists()
         for made in sorted(part.parent.iterdir(), reverse=True):  # weights beyond 2 GB before the file that needs them
             with replacing(out.with_name(made.name)) as whole:
                 made.replace(whole)
+        if is_whole:
+            data_path(out).unlink(missing_ok=True)  # of the file that was replaced
     return replace(bundle, path=out)
 
 

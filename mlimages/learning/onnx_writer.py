@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mlimages import images
-from mlimages.bundle import INPUT, LOGITS, PROBABILITIES, OnnxBundle, ParityProbe, Provenance
+from mlimages.bundle import INPUT, LOGITS, PROBABILITIES, OnnxBundle, ParityProbe, Provenance, data_path
 from mlimages.learning.normalize import Normalize
 from mlimages.learning.prepare_graph import PIXELS, PREFIX, prepare_graph
 from mlimages.records import Preprocessing
@@ -162,7 +162,7 @@ _MEANINGS = ("DATA_BATCH", "DATA_FEATURE", "DATA_FEATURE", "DATA_CHANNEL")
 def _save(model: onnx.ModelProto, path: Path) -> None:
     model.producer_name = "mlimages"
     if model.ByteSize() > EXTERNAL_DATA_BYTES:
-        data = path.with_name(f"{path.name}.data")
+        data = data_path(path)
         data.unlink(missing_ok=True)  # onnx would write behind what is there
         onnx.save_model(model, path, save_as_external_data=True, location=data.name)
         data.chmod(path.stat().st_mode)  # onnx lets its owner alone read it
