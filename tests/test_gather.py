@@ -1,16 +1,18 @@
 """Gathering from real servers that behave well, badly, and as the web does."""
 
 import asyncio
+import fcntl
 import gzip
 import hashlib
 import io
+import itertools
 import os
 import signal
 import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -412,6 +414,23 @@ def test_two_runs_into_one_folder_at_once_are_refused(site: Site, tmp_path: Path
     ):
         pass
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["manifest.jsonl"], "nothing hidden is left"
+
+
+def test_a_run_waits_for_one_that_is_about_to_end_and_takes_its_hidden_folder_along(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.routes = {"/a.jpg": answer(photo(1))}
+    ending = Gathered(tmp_path / "out", GatherOptions())
+    ending.__enter__()
+    asked = itertools.count(1)
+
+    def flock(handle: int, how: int, really: Callable[[int, int], None] = fcntl.flock) -> None:
+        if next(asked) == 2:  # the folder is open already
+            ending.__exit__(None, None, None)
+        really(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert run(links(tmp_path, site.url("/a.jpg")), tmp_path / "out").ok == 1
 
 
 def test_shards_joined_in_one_folder_settle_without_a_request(site: Site, tmp_path: Path) -> None:

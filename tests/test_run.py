@@ -1,6 +1,7 @@
 """A run that was stopped, however rudely, goes on as if it had not been."""
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -121,6 +122,13 @@ def test_safetensors_itself_reads_a_network_of_every_kind_of_numbers(tmp_path: P
         network.register_buffer(f"as_{str(dtype)[6:]}", torch.arange(-3, 4).to(dtype).reshape(7, 1))
     network.register_buffer("across", torch.arange(24.0).reshape(1, 2, 3, 4).to(memory_format=torch.channels_last))
     save_network(network, tmp_path / "a.safetensors", also=tmp_path / "b.safetensors")
+    with (tmp_path / "a.safetensors").open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        sizes = {name: tensor.element_size() for name, tensor in network.state_dict().items()}
+        assert file.tell() % 8 == 0
+    assert all(told["data_offsets"][0] % sizes[name] == 0 for name, told in header.items()), (
+        "each where its size allows"
+    )
     for name in ("a", "b"):
         found = load_file(tmp_path / f"{name}.safetensors")
         assert set(found) == set(network.state_dict())

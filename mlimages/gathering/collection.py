@@ -61,7 +61,6 @@ class Gathered:
     def __enter__(self) -> Gathered:
         with ExitStack() as stack:
             try:
-                self._hidden.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(_locked(self._hidden))
                 if not self._options.shard:
                     _tidy_shards(self._hidden)
@@ -267,23 +266,29 @@ def _tidy_shards(own: Path) -> None:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Hold the folder against a second run (where the system can: not on Windows)."""
+    folder.mkdir(parents=True, exist_ok=True)
     try:
         import fcntl
     except ImportError:
         yield
         return
-    handle = os.open(folder, os.O_RDONLY)
+
+    def lock() -> int | None:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(handle), folder.stat()):
+                return handle
+        os.close(handle)  # another run holds it, or has just taken it along as it went
+        return None
+
     patient_until = time.monotonic() + _PARTING_S
+    while (handle := lock()) is None:
+        if time.monotonic() > patient_until:
+            raise GatherError(f"another gather is at work in {folder.parents[1]}: wait for it, or stop it")
+        time.sleep(0.05)
     try:
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError as error:
-                if time.monotonic() > patient_until:
-                    text = f"another gather is at work in {folder.parents[1]}: wait for it, or stop it"
-                    raise GatherError(text) from error
-                time.sleep(0.05)
         yield
     finally:
         os.close(handle)
