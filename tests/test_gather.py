@@ -129,6 +129,7 @@ def test_every_misbehaviour_ends_as_one_row_with_its_reason_and_the_good_is_kept
         "http://": "bad-url",
         "http://[::1": "bad-url",
         "http://127.0.0.1:99999/x.jpg": "bad-url",
+        "http://a..b/x.jpg": "bad-url",
         "http://x/" + "y" * 10_000: "bad-url",
         "ftp://127.0.0.1/a.jpg": "bad-scheme",
         "file:///etc/passwd": "bad-scheme",

@@ -32,7 +32,7 @@ _ERRNOS = {
 _ERRORS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], Reason], ...] = (
     (aiohttp.TooManyRedirects, Reason.REDIRECTS),
     (aiohttp.RedirectClientError, Reason.BAD_REDIRECT),
-    (aiohttp.InvalidURL, Reason.BAD_URL),
+    ((aiohttp.InvalidURL, UnicodeError), Reason.BAD_URL),
     (aiohttp.NonHttpUrlClientError, Reason.BAD_SCHEME),
     ((aiohttp.ClientSSLError, ssl.SSLError), Reason.TLS),
     (aiohttp.ClientConnectorDNSError, Reason.UNKNOWN_HOST),
