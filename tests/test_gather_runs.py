@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -69,6 +70,17 @@ def test_a_run_tells_what_was_kept_what_failed_and_what_to_type_next(
     assert (found["ok"], found["failed"], found["duplicate"], found["fetched"]) == (2, 2, 0, 0)
     assert found["reasons"] == {"html": 1, "not-found": 1}
     assert {"seconds", "out"} <= set(found)
+
+
+def test_the_next_command_can_be_pasted_and_keeps_nested_classes_apart(
+    site: Site, tmp_path: Path, run_cli: RunCli
+) -> None:
+    site.routes = {"/a.jpg": answer(photo(1)), "/b.jpg": answer(photo(2))}
+    (tmp_path / "links.txt").write_text(f"cat\t{site.url('/a.jpg')}\ncat/persian\t{site.url('/b.jpg')}\n")
+    done = run_cli("gather", "urls", "links.txt", "-o", "my cats", "--allow-private")
+    _, command = done.stderr.strip().rsplit("next: mlimages ", 1)
+    assert command == "label 'my cats' --leaf"
+    assert "2 classes" in run_cli(*shlex.split(command)).stdout
 
 
 def test_nothing_gathered_is_exit_1_and_a_finished_run_is_0_whatever_the_links_did(

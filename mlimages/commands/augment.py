@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Literal
 
 import typer
 
+from mlimages.commands.saying import say_next
+
 if TYPE_CHECKING:
     from mlimages.augmentation import AugmentSummary
 
@@ -102,15 +104,18 @@ def _tell(summary: AugmentSummary, *, as_json: bool) -> None:
     for part in summary.parts:
         print(f"{part.name or 'all'}: {part.rows} rows from {part.pictures} pictures")
     print(f"{summary.out} written", file=sys.stderr)
-    print(f"next: {_next(summary)}", file=sys.stderr)
+    _say_next(summary)
 
 
-def _next(summary: AugmentSummary) -> str:
+def _say_next(summary: AugmentSummary) -> None:
     name, out = summary.parts[0].name, summary.out
     x, y = (f"{axis}_{name}" if name else axis for axis in "xy")
     if summary.form == "npz":
-        return f'in Python, data = numpy.load("{out}"); data["{x}"], data["{y}"], data["class_names"]'
-    if summary.form == "npy":
-        return f'in Python, numpy.load("{out / x}.npy", mmap_mode="r"), numpy.load("{out / y}.npy")'
-    validation = f" --val {out / 'val.txt'}" if name else ""
-    return f"mlimages finetune {out / (name or 'labels')}.txt{validation} -o runs/{out.name}"
+        text = f'data = numpy.load("{out}"); data["{x}"], data["{y}"], data["class_names"]'
+    elif summary.form == "npy":
+        text = f'numpy.load("{out / x}.npy", mmap_mode="r"), numpy.load("{out / y}.npy")'
+    else:
+        validation = ("--val", out / "val.txt") if name else ()
+        say_next("finetune", out / f"{name or 'labels'}.txt", *validation, "-o", f"runs/{out.name}")
+        return
+    print(f"next: in Python, {text}", file=sys.stderr)

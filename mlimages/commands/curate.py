@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from mlimages.commands.engines import ADDRESS, ENGINE, Engine, cluster_of
+from mlimages.commands.saying import say_next
 from mlimages.errors import InputError
 from mlimages.files import as_path
 from mlimages.records import ImageProperty, Resize
@@ -128,7 +129,7 @@ def check(
         for move in moves:
             print(f"{'moved' if yes else 'would move'} {move.source} to {move.target} ({move.code})")
     _say("written: " + ", ".join(map(str, [*written, *([page] if page else [])])))
-    _say(f"next: mlimages mean {written[0]} --size 224")
+    say_next("mean", written[0], "--size", 224)
     if strict and report.errors:
         raise typer.Exit(1)
 
@@ -171,7 +172,7 @@ def mean(
         return
     print(f"{out}: mean of {made.count} pictures, {len(made.broken)} left out")
     print("by channel: mean " + _figures(made.channel_mean) + ", std " + _figures(made.channel_std))
-    _say(f"next: mlimages finetune {source} --mean {out.with_suffix('.npy')}")
+    say_next("finetune", source, "--mean", out.with_suffix(".npy"))
 
 
 def _figures(values: tuple[float, ...]) -> str:
@@ -233,7 +234,7 @@ def _tell_written(paths: list[Path], folder: Path | None, *, as_json: bool) -> N
     if folder:
         print(f"{folder}: the same as folders")
     if paths:
-        _say(f"next: mlimages check {' '.join(map(str, paths))}")
+        say_next("check", *paths)
 
 
 def _print_json(values: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import typer
 
 from mlimages.commands import predictions
+from mlimages.commands.saying import say_next
 from mlimages.errors import InputError
 
 BUNDLE = typer.Argument(..., metavar="MODEL.onnx", help="A file that `mlimages export` or `finetune` made.")
@@ -51,7 +52,7 @@ def export(
     print(bundle.to_json() if as_json else bundle.path)
     for line in predictions.export_notes(bundle):
         print(line, file=sys.stderr)
-    print(f"next: mlimages predict {bundle.path} PICTURE", file=sys.stderr)
+    say_next("predict", bundle.path, "PICTURE")
 
 
 def quantize(
@@ -81,7 +82,7 @@ def quantize(
     )
     print(json.dumps(asdict(found)) if as_json else predictions.quantization_text(found))
     if found.chosen:
-        print(f"next: mlimages evaluate {target} {calibration}", file=sys.stderr)
+        say_next("evaluate", target, calibration)
 
 
 def predict(
@@ -140,7 +141,7 @@ def evaluate(
     if report:
         write_text(report, report_html(found, f"{bundle.name} on {labels.name}"))
     print(found.to_json() if as_json else predictions.evaluation_text(found))
-    print(f"next: mlimages serve {bundle}", file=sys.stderr)
+    say_next("serve", bundle)
 
 
 def serve(

@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperCommand
 
 from mlimages.commands.engines import ADDRESS, ENGINE, Engine, cluster_of
+from mlimages.commands.saying import say_next
 from mlimages.errors import GatherError
 from mlimages.files import as_path
 from mlimages.records import GatherSummary
@@ -235,7 +236,8 @@ def _run(
         why = f"{out}/manifest.jsonl says why, link by link" if summary.failed else "there was no link to follow"
         raise GatherError(f"nothing was gathered; {why}")
     if not quiet:
-        print(f"\nnext: mlimages label {out}", file=sys.stderr)
+        print(file=sys.stderr)
+        say_next("label", out, *(["--leaf"] if any("/" in label for label in summary.classes) else []))
 
 
 def _gathered(source: Source, out: Path, cluster: Cluster | None, **options: Any) -> GatherSummary:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import typer
 
+from mlimages.commands.saying import say_next
+
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
@@ -57,8 +59,8 @@ def probe(
         return
     print("\n".join(lines_of(found)))
     print(f"plot: {out}", file=sys.stderr)
-    chosen = f" --weights {weights}" if weights != "default" else ""
-    print(f"next: mlimages finetune {labels} --model {model}{chosen} --freeze {found.freeze}", file=sys.stderr)
+    chosen = ("--weights", weights) if weights != "default" else ()
+    say_next("finetune", labels, "--model", model, *chosen, "--freeze", found.freeze)
 
 
 def compare(
@@ -80,4 +82,4 @@ def compare(
         print(json.dumps([as_dict(each) for each in compared], ensure_ascii=False))
         return
     print("\n".join(lines_of(compared)))
-    print(f"next: mlimages evaluate {compared[0].run / 'model.onnx'} LABELS", file=sys.stderr)
+    say_next("evaluate", compared[0].run / "model.onnx", "LABELS")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from mlimages.commands.saying import say_next
 from mlimages.records import ImageProperty, Resize
 
 if TYPE_CHECKING:
@@ -54,9 +55,9 @@ def show(
         return
     print(f"{sum(shown.values())} pictures of {len(shown)} classes, {len(broken)} of them broken", file=sys.stderr)
     if source.is_dir():
-        print(f"next: mlimages label {source}", file=sys.stderr)
+        say_next("label", source)
     else:
-        print(f"next: mlimages {'check' if broken else 'probe'} {source}", file=sys.stderr)
+        say_next("check" if broken else "probe", source)
 
 
 def summary(
@@ -86,8 +87,8 @@ def summary(
         return
     print("\n".join(lines_of(found)))
     if not Path(model).exists():
-        layer = f" --freeze {freeze}" if freeze != "none" else ""
-        print(f"next: mlimages finetune labels.txt --model {model}{layer} -o runs/first", file=sys.stderr)
+        layer = ("--freeze", freeze) if freeze != "none" else ()
+        say_next("finetune", "labels.txt", "--model", model, *layer, "-o", "runs/first")
 
 
 def _summarize(model: str, *, size: int | None, gray: bool | None, classes: int, freeze: str) -> NetworkSummary:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import typer
 
+from mlimages.commands.saying import say_next
 from mlimages.errors import InputError
 from mlimages.records import Resize
 
@@ -125,7 +125,7 @@ def finetune(
     if not is_first:
         return
     print(json.dumps(result.to_dict(), indent=1) if as_json else _table(result))
-    print(f"next: mlimages predict {result.onnx or result.run / 'model.onnx'} PICTURE...", file=sys.stderr)
+    say_next("predict", result.onnx or result.run / "model.onnx", "PICTURE...")
 
 
 def _table(result: FineTuneResult) -> str:
