@@ -137,3 +137,21 @@ def test_the_bench_runs(tmp_path: Path) -> None:
     bench = Path(__file__).parents[1] / "scripts/bench/curate.py"
     done = subprocess.run([sys.executable, bench, "--tiny"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_what_opens_an_iphones_picture_is_named_where_it_is_not_installed_and_then_opens_it(
+    tmp_path: Path, run_cli: RunCli
+) -> None:
+    (tmp_path / "data/cat").mkdir(parents=True)
+    scene(1).save(tmp_path / "data/cat/IMG_1.HEIC", "HEIF")
+    bare = "import sys; sys.modules['pillow_heif'] = None; from mlimages.cli import main; main()"
+
+    def without(*words: str) -> str:
+        return subprocess.run([sys.executable, "-c", bare, *words], cwd=tmp_path, capture_output=True, text=True).stderr
+
+    advice = "mlimages[heic]"
+    assert advice in without("label", "data")
+    run_cli("label", "data")
+    without("check", "data/labels.txt")
+    assert advice in (tmp_path / "data/labels_rejected.tsv").read_text()
+    assert json.loads(run_cli("check", "data/labels.txt", "--json").stdout)["ok"] == 1

@@ -28,6 +28,7 @@ from mlimages.images import (
     resized_size,
     to_network,
 )
+from mlimages.labels import label_dir_auto
 from mlimages.learning.normalize import Normalize
 from mlimages.records import Fault, ImageProperty, Normalization
 
@@ -198,6 +199,15 @@ def test_a_strip_that_scaling_would_blow_up_is_refused() -> None:
         load_pixels(encoded(Image.new("RGB", (1, 30_000))), ImageProperty(224))
 
 
+def test_an_iphones_picture_is_opened(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    photo = Image.effect_mandelbrot((96, 64), (-2, -1, 1, 1), 100).convert("RGB")
+    (tmp_path / "cat/IMG_1.HEIC").write_bytes(encoded(photo, "HEIF", quality=95))
+    (item,) = label_dir_auto(tmp_path).labels
+    difference = np.abs(np.asarray(load_rgb(item.path), dtype=int) - np.asarray(photo))
+    assert difference.mean() < 4
+
+
 def test_postscript_is_no_picture() -> None:
     assert (
         fault_of(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n") == Fault.NOT_AN_IMAGE
@@ -208,7 +218,7 @@ def test_postscript_is_no_picture() -> None:
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_no_damage_to_a_file_raises_anything_but_an_image_error(data: st.DataObject) -> None:
-    form = data.draw(st.sampled_from(["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF"]))
+    form = data.draw(st.sampled_from(["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "HEIF"]))
     damaged = bytearray(encoded(noise(24, 24), form))
     for _ in range(data.draw(st.integers(1, 8))):
         damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))

@@ -6,6 +6,7 @@ import io
 import stat
 import struct
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 from PIL import Image, ImageOps
@@ -13,6 +14,11 @@ from PIL import Image, ImageOps
 from mlimages.errors import ImageError
 from mlimages.files import is_remote
 from mlimages.records import Fault
+
+with suppress(ImportError):  # an iPhone's pictures (`mlimages[heic]`)
+    import pillow_heif
+
+    pillow_heif.register_heif_opener(thumbnails=False)
 
 MAX_PIXELS = 89_478_485
 """Default bound on width x height, judged from the header: Pillow's own (1 GiB at 12 bytes a pixel)."""
@@ -45,7 +51,9 @@ def open_image(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> Image.I
     except _DECODE_ERRORS as error:
         raise ImageError(Fault.CORRUPT, f"{type(error).__name__}: {error}") from error
     if image is None:
-        raise ImageError(Fault.NOT_AN_IMAGE, f"begins with {data[:12]!r}")
+        lacks_plugin = data[4:11] == b"ftyphei" and "HEIF" not in Image.OPEN
+        advice = ' (`pip install "mlimages[heic]"` opens it)' if lacks_plugin else ""
+        raise ImageError(Fault.NOT_AN_IMAGE, f"begins with {data[:12]!r}{advice}")
     width, height = image.size
     if width * height > max_pixels:
         raise ImageError(Fault.TOO_MANY_PIXELS, f"{width} x {height} is more than {max_pixels} pixels")

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from typing import Protocol
@@ -19,14 +20,16 @@ from mlimages.records import LabeledPath
 ROOT = "ROOT"
 """The class of pictures that lie in the folder itself."""
 
+_HEIC = frozenset({".heic", ".heics", ".heif", ".heifs", ".hif"})
+
 PICTURE_SUFFIXES = frozenset({
     ".apng", ".avif", ".avifs", ".blp", ".bmp", ".bw", ".cur", ".dcx", ".dds", ".dib", ".fit", ".fits", ".flc",
     ".fli", ".ftc", ".ftu", ".gbr", ".gif", ".icb", ".icns", ".ico", ".im", ".iim", ".j2c", ".j2k", ".jfif", ".jp2",
     ".jpc", ".jpe", ".jpeg", ".jpf", ".jpg", ".jpx", ".mpo", ".msp", ".pbm", ".pcd", ".pcx", ".pfm", ".pgm", ".png",
     ".pnm", ".ppm", ".psd", ".pxr", ".qoi", ".ras", ".rgb", ".rgba", ".sgi", ".tga", ".tif", ".tiff", ".vda", ".vst",
     ".webp", ".xbm", ".xpm",
-})  # fmt: skip
-"""File suffixes of the pictures that Pillow opens by itself."""
+}) | (_HEIC if find_spec("pillow_heif") else frozenset())  # fmt: skip
+"""File suffixes of the pictures that Pillow opens: by itself, and with pillow-heif if that is installed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +234,8 @@ def _class_name(folder: Path, root: Path) -> str:
 
 def _demand_known(classes: Iterable[str], names: ClassNames, root: Path) -> None:
     if not classes:
-        raise InputError(f"no pictures in {root}: expected a folder per class with pictures in it")
+        found = "".join(f"; {text}" for text in _other_files(root))
+        raise InputError(f"no pictures in {root}: expected a folder per class with pictures in it{found}")
     unknown = [name for name in classes if name not in names]
     if unknown:
         known = ", ".join(names[:10])
@@ -248,4 +252,8 @@ def _other_files(root: Path) -> list[str]:
         for entry in _scan(folder):
             if folder != root and not entry.is_dir() and not _is_picture(entry):
                 others[os.path.splitext(entry.name)[1].lower() or "no suffix"] += 1  # noqa: PTH122
-    return [f"files that are no pictures: {count} {suffix}" for suffix, count in sorted(others.items())]
+    advice = dict.fromkeys(_HEIC, ' (`pip install "mlimages[heic]"` opens them)')
+    return [
+        f"files that are no pictures: {count} {suffix}{advice.get(suffix, '')}"
+        for suffix, count in sorted(others.items())
+    ]

@@ -88,8 +88,9 @@ class Store:
         return _examined(*rows[0]) if rows else None
 
     def keep(self, found: Iterable[tuple[Stamp, Examined]]) -> None:
-        """Remember, in one transaction; but not what depends on the thresholds."""
-        rows = [(stamp, p) for stamp, p in found if p.digest and p.fault != Fault.TOO_MANY_PIXELS]
+        """Remember, in one transaction; but not what another threshold or a further package would change."""
+        lasting = ((s, p) for s, p in found if p.fault != Fault.TOO_MANY_PIXELS and "pip install" not in p.detail)
+        rows = [(stamp, picture) for stamp, picture in lasting if picture.digest]
         self._write(
             "INSERT OR IGNORE INTO pictures (digest, fault, detail, facts) VALUES (?, ?, ?, ?)",
             [(p.digest, p.fault, p.detail, p.facts) for _, p in rows],
