@@ -13,7 +13,7 @@ BINS = 15
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
-def softmax(logits: NDArray[np.float32], temperature: float = 1.0) -> NDArray[np.float64]:
+def softmax(logits: NDArray[np.floating], temperature: float = 1.0) -> NDArray[np.float64]:
     """Probabilities `(N, classes)` of logits `(N, classes)`, each divided by `temperature`."""
     scaled = logits.astype(np.float64) / temperature
     odds = np.exp(scaled - scaled.max(axis=1, keepdims=True))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mlimages.learning.ridge import fit_ridge, out_of_fold, stratified_folds
+from mlimages.learning.ridge import fit_ridge, stratified_folds
 
 
 def blobs(count: int, width: int, classes: int = 3) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -17,9 +17,10 @@ def blobs(count: int, width: int, classes: int = 3) -> tuple[NDArray[np.float64]
 def test_out_of_fold_equals_fitting_without_the_fold(count: int, width: int) -> None:
     features, labels = blobs(count, width)
     fold = stratified_folds(labels, folds=5, seed=0)
-    said = out_of_fold(features, labels, 3, fold)
+    fit = fit_ridge(features, labels, 3)
+    said = fit.out_of_fold(fold)
     x = (features - features.mean(axis=0)) / features.std(axis=0)
-    penalty = fit_ridge(features, labels, 3).penalty * np.square(x).sum() / count
+    penalty = fit.penalty * np.square(x).sum() / count
     for number in range(5):
         kept = fold != number
         mean, base = x[kept].mean(axis=0), np.eye(3)[labels[kept]].mean(axis=0)
@@ -33,7 +34,7 @@ def test_out_of_fold_equals_fitting_without_the_fold(count: int, width: int) -> 
 
 def test_probabilities_add_up_and_are_calibrated_enough_to_rank() -> None:
     features, labels = blobs(300, 6)
-    said = out_of_fold(features, labels, 3, stratified_folds(labels, folds=5, seed=0))
+    said = fit_ridge(features, labels, 3).out_of_fold(stratified_folds(labels, folds=5, seed=0))
     assert said.sum(axis=1) == pytest.approx(1.0)
     sure = said.max(axis=1)
     right = said.argmax(axis=1) == labels
@@ -43,7 +44,7 @@ def test_probabilities_add_up_and_are_calibrated_enough_to_rank() -> None:
 def test_no_picture_is_judged_by_itself() -> None:
     features = np.random.default_rng(0).normal(size=(200, 300))
     labels = np.arange(200) % 2  # features know nothing of it: only memory could be right
-    said = out_of_fold(features, labels, 2, stratified_folds(labels, folds=5, seed=0))
+    said = fit_ridge(features, labels, 2).out_of_fold(stratified_folds(labels, folds=5, seed=0))
     assert 0.35 < (said.argmax(axis=1) == labels).mean() < 0.6
 
 

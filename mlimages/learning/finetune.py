@@ -39,6 +39,7 @@ from mlimages.learning.recipe import (
     share_of_lr,
     start_head,
 )
+from mlimages.learning.ridge import fit_ridge
 from mlimages.learning.run import EpochFigures, RunFiles, write_metrics
 from mlimages.learning.run_log import logged_to
 from mlimages.progress import NoProgress, Progress
@@ -102,10 +103,13 @@ def _begin(job: Job) -> Progressed:
         return Progressed({})
     model, names = job.setup.model, job.setup.class_names
     reached = reach_head(model, job.feed, job.train)
-    judged = [(job.train, reached), (job.val, reach_head(model, job.feed, job.val))]
+    judged = reach_head(model, job.feed, job.val)
+    fit = fit_ridge(reached.features.numpy(), reached.labels.numpy(), len(names))
     if ranks.is_first():
-        account.name_suspects(job.files.folder, judged, names, seed=job.config.seed)
-    if start_head(model, job.feed, job.train, reached, len(names)) is None:
+        account.name_suspects(
+            job.files.folder, fit, (job.train, reached), (job.val, judged), names, seed=job.config.seed
+        )
+    if not start_head(model, job.feed, job.train, fit.head()):
         return Progressed({})
     seen = job.validate().seen
     logger.info("closed-form head: %.1f %% on %d validation pictures", 100 * seen.accuracy, seen.count)

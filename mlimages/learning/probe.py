@@ -26,7 +26,7 @@ from mlimages.learning.models import Model, build_model
 from mlimages.learning.normalize import Normalize
 from mlimages.learning.pictures import Picture, PictureSet, chunks, decode_all
 from mlimages.learning.preparation import pixel_store
-from mlimages.learning.ridge import fit_ridge, out_of_fold, stratified_folds
+from mlimages.learning.ridge import fit_ridge, stratified_folds
 from mlimages.learning.store import RowStore
 from mlimages.progress import NoProgress, Progress
 from mlimages.records import LabeledPath
@@ -141,7 +141,7 @@ def _score(
 ) -> tuple[tuple[CutScore, ...], int]:
     """Each cut's score, and the place of the recommended one."""
     fold = stratified_folds(labels, folds=min(FOLDS, len(labels)), seed=seed)
-    right = [out_of_fold(part, labels, classes, fold).argmax(axis=1) == labels for part in parts]
+    right = [fit_ridge(part, labels, classes).out_of_fold(fold).argmax(axis=1) == labels for part in parts]
     best = max(right, key=lambda each: int(each.sum()))
     near = [sign_test(int((each & ~best).sum()), int((best & ~each).sum())) >= NOISE for each in right]
     scores = tuple(
@@ -163,8 +163,8 @@ def _learning_curve(
         aside = ranked >= steps[-1]
         for step in steps:
             taken = ranked < step
-            head = fit_ridge(features[taken], labels[taken], classes)
-            said = (features[aside] @ head.weight.T + head.bias).argmax(axis=1)
+            head = fit_ridge(features[taken], labels[taken], classes).head()
+            said = head.probabilities(features[aside]).argmax(axis=1)
             runs[step].append(float((said == labels[aside]).mean()))
     count = int((_ranked(labels, seed) >= steps[-1]).sum()) if steps else 0
     points = tuple(CurvePoint(step, share(round(float(np.mean(runs[step])) * count), count)) for step in steps)

@@ -13,7 +13,7 @@ from mlimages.learning.config import FineTuneConfig
 from mlimages.learning.features import Feed
 from mlimages.learning.models import Model
 from mlimages.learning.pictures import PictureSet
-from mlimages.learning.ridge import fit_ridge
+from mlimages.learning.ridge import RidgeHead
 
 EVALUATION_BATCH = 64
 
@@ -42,22 +42,18 @@ class Reached:
     lowest: float
 
 
-def start_head(model: Model, feed: Feed, pictures: PictureSet, reached: Reached, classes: int) -> float | None:
-    """Give the last layer the ridge solution on what reaches it; return its left-out accuracy (0..1).
-
-    None where the layer has no bias to hold the solution.
-    """
+def start_head(model: Model, feed: Feed, pictures: PictureSet, head: RidgeHead) -> bool:
+    """Give the last layer the ridge solution on what reaches it; False where it has no bias to hold that."""
     layer = model.network.get_submodule(model.head)
     if not (isinstance(layer, nn.Linear | nn.Conv2d) and layer.bias is not None):
-        return None
-    fit = fit_ridge(reached.features.numpy(), reached.labels.numpy(), classes)
+        return False
     with torch.no_grad():
-        layer.weight.copy_(torch.from_numpy(fit.weight).view_as(layer.weight))
-        layer.bias.copy_(torch.from_numpy(fit.bias))
+        layer.weight.copy_(torch.from_numpy(head.weight).view_as(layer.weight))
+        layer.bias.copy_(torch.from_numpy(head.bias))
         if isinstance(layer, nn.Conv2d):
             # SqueezeNet ends in a ReLU, which must clip nothing; softmax does not see what all classes get alike.
             layer.bias += 2 * max(0.0, -reach_head(model, feed, pictures).lowest)
-    return fit.left_out_accuracy
+    return True
 
 
 def reach_head(model: Model, feed: Feed, pictures: PictureSet) -> Reached:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mlimages.calibration import softmax
+
 MIN_SPREAD = 0.05
 """A feature that hardly varies is not blown up: its spread counts as this share of the usual one at least."""
 
@@ -26,57 +28,108 @@ class RidgeHead:
     Attributes:
         weight: float64 `(classes, D)`.
         bias: float64 `(classes,)`.
-        penalty: the multiple chosen.
-        left_out_accuracy: share of the pictures that were named rightly by the fit without them.
     """
 
     weight: Floats
     bias: Floats
+
+    def probabilities(self, features: NDArray[np.floating]) -> Floats:
+        """Of features `(N, D)`: `(N, classes)`."""
+        return softmax(features @ self.weight.T + self.bias)
+
+
+@dataclass(frozen=True, slots=True)
+class RidgeFit:
+    """The features decomposed once, for a head and for fits without some of the pictures.
+
+    Attributes:
+        x: the features, standardised by `mean` and `spread`: `(N, D)`.
+        targets: one-hot `(N, classes)`; their mean is `base` `(classes,)`.
+        vectors: left singular vectors of `x` `(N, K)`.
+        turned: the centred targets along them `(K, classes)`.
+        values: the variance along them, `penalized` with the penalty added `(K,)`.
+        penalty: the one of PENALTIES that leave-one-out chose.
+        scale: makes scores of logits, so that their softmax is calibrated left out.
+        left_out_accuracy: share of the pictures that were named rightly by the fit without them.
+    """
+
+    x: Floats
+    mean: Floats
+    spread: Floats
+    targets: Floats
+    base: Floats
+    vectors: Floats
+    turned: Floats
+    values: Floats
+    penalized: Floats
     penalty: float
+    scale: float
     left_out_accuracy: float
 
+    def head(self) -> RidgeHead:
+        """The classifier fitted on all pictures."""
+        weight = self.x.T @ (self.vectors @ (self.turned / self.penalized[:, None]))
+        weight = self.scale * weight / self.spread[:, None]  # (D, classes)
+        return RidgeHead(weight.T, self.scale * self.base - self.mean @ weight)
 
-def fit_ridge(features: NDArray[np.floating], labels: NDArray[np.int64], classes: int) -> RidgeHead:
-    """Fit features `(N, D)` to one-hot targets; scale the scores so that their softmax is calibrated left out.
+    def out_of_fold(self, fold: NDArray[np.int64]) -> Floats:
+        """Probabilities `(N, classes)` of each picture by a fit on all folds but its own.
+
+        The residuals of a fit without fold F are `(I - H_FF)^-1` times its residuals in the fit of all, H being the
+        hat matrix: leave-one-out for blocks (R. D. Cook and S. Weisberg, Residuals and Influence in Regression, 1982,
+        section 2.2). Penalty and scale of the softmax are those that leave-one-out chose.
+
+        Args:
+            fold: `(N,)`, the number of each picture's fold.
+        """
+        shrink = self.values / self.penalized
+        residuals = self.targets - self.base - self.vectors @ (shrink[:, None] * self.turned)  # (N, classes)
+        scores = np.empty_like(residuals)
+        for number in np.unique(fold):
+            members = fold == number
+            own = self.vectors[members]  # (F, K)
+            hat = (own * shrink) @ own.T + 1 / len(fold)  # (F, F), the bias included
+            scores[members] = self.targets[members] - np.linalg.solve(np.eye(len(own)) - hat, residuals[members])
+        return softmax(_softmax_scale(scores, self.targets.argmax(axis=1)) * scores)
+
+
+def fit_ridge(features: NDArray[np.floating], labels: NDArray[np.int64], classes: int) -> RidgeFit:
+    """Fit features `(N, D)` to one-hot targets.
 
     One eigendecomposition of the smaller Gram matrix serves every penalty, and the left-out residual is
     residual / (1 - leverage) (Golub, Heath and Wahba, Generalized cross-validation, 1979).
     """
-    solved = _solve(features, labels, classes)
-    unit = solved.values.sum() / len(labels)
-    weight = solved.x.T @ (solved.vectors @ (solved.turned / (solved.values + solved.penalty * unit)[:, None]))
-    scale = _softmax_scale(solved.left_out, labels)
-    weight = scale * weight / solved.spread[:, None]  # (D, classes)
-    right = solved.left_out.argmax(axis=1) == labels
-    return RidgeHead(weight.T, scale * solved.base - solved.mean @ weight, solved.penalty, float(right.mean()))
-
-
-def out_of_fold(
-    features: NDArray[np.floating], labels: NDArray[np.int64], classes: int, fold: NDArray[np.int64]
-) -> Floats:
-    """Probabilities `(N, classes)` of each picture by a fit on all folds but its own.
-
-    The residuals of a fit without fold F are `(I - H_FF)^-1` times its residuals in the fit of all, H being the hat
-    matrix: leave-one-out for blocks (R. D. Cook and S. Weisberg, Residuals and Influence in Regression, 1982, section
-    2.2). Penalty and scale of the softmax are those that leave-one-out chose.
-
-    Args:
-        features: `(N, D)`.
-        labels: `(N,)`.
-        fold: `(N,)`, the number of each picture's fold.
-    """
-    solved = _solve(features, labels, classes)
-    shrink = _shrink(solved.values, solved.penalty * solved.values.sum() / len(labels))
-    residuals = solved.targets - solved.base - solved.vectors @ (shrink[:, None] * solved.turned)  # (N, classes)
-    scores = np.empty_like(residuals)
-    for number in np.unique(fold):
-        members = fold == number
-        own = solved.vectors[members]  # (F, K)
-        hat = (own * shrink) @ own.T + 1 / len(labels)  # (F, F), the bias included
-        scores[members] = solved.targets[members] - np.linalg.solve(np.eye(len(own)) - hat, residuals[members])
-    logits = _softmax_scale(scores, labels) * scores
-    raised = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(raised / raised.sum(axis=1, keepdims=True))
+    x = np.array(features, np.float64)  # (N, D)
+    mean = x.mean(axis=0)
+    x -= mean
+    spread = np.sqrt(np.einsum("nd,nd->d", x, x) / len(x))
+    spread = np.maximum(spread, MIN_SPREAD * np.sqrt(np.square(spread).mean()) + 1e-12)
+    x /= spread
+    targets = np.eye(classes)[labels]  # (N, classes)
+    base = targets.mean(axis=0)  # (classes,)
+    values, vectors = _eigen(x)  # (K,), (N, K)
+    turned = vectors.T @ (targets - base)  # (K, classes)
+    penalized = values + PENALTIES[:, None] * values.sum() / len(x)  # (penalties, K)
+    leverages = 1 / len(x) + np.square(vectors) @ (values / penalized).T  # (N, penalties)
+    scores = [
+        targets - (targets - base - vectors @ (shrink[:, None] * turned)) / np.maximum(1 - leverage, 1e-9)[:, None]
+        for shrink, leverage in zip(values / penalized, leverages.T, strict=True)
+    ]  # what the fit without a picture says of it: (N, classes)
+    best = int(np.argmin([np.square(score - targets).mean() for score in scores]))
+    return RidgeFit(
+        x=x,
+        mean=mean,
+        spread=spread,
+        targets=targets,
+        base=base,
+        vectors=vectors,
+        turned=turned,
+        values=values,
+        penalized=penalized[best],
+        penalty=float(PENALTIES[best]),
+        scale=_softmax_scale(scores[best], labels),
+        left_out_accuracy=float((scores[best].argmax(axis=1) == labels).mean()),
+    )
 
 
 def stratified_folds(labels: NDArray[np.int64], *, folds: int, seed: int) -> NDArray[np.int64]:
@@ -91,42 +144,6 @@ def stratified_folds(labels: NDArray[np.int64], *, folds: int, seed: int) -> NDA
     return fold
 
 
-@dataclass(frozen=True, slots=True)
-class _Solved:
-    """The standardised features decomposed, and the penalty that leave-one-out chose."""
-
-    x: Floats
-    mean: Floats
-    spread: Floats
-    targets: Floats
-    base: Floats
-    values: Floats
-    vectors: Floats
-    turned: Floats
-    penalty: float
-    left_out: Floats
-
-
-def _solve(features: NDArray[np.floating], labels: NDArray[np.int64], classes: int) -> _Solved:
-    x = np.asarray(features, np.float64)
-    mean, spread = x.mean(axis=0), x.std(axis=0)
-    spread = np.maximum(spread, MIN_SPREAD * np.sqrt(np.square(spread).mean()) + 1e-12)
-    x = (x - mean) / spread  # (N, D)
-    targets = np.eye(classes)[labels]  # (N, classes)
-    base = targets.mean(axis=0)  # (classes,)
-    values, vectors = _eigen(x)  # (K,), (N, K)
-    turned = vectors.T @ (targets - base)  # (K, classes)
-    unit = values.sum() / len(x)
-    shrinks = [_shrink(values, penalty * unit) for penalty in PENALTIES]
-    leverages = 1 / len(x) + np.square(vectors) @ np.stack(shrinks, axis=1)  # (N, penalties)
-    scores = [
-        targets - (targets - base - vectors @ (shrink[:, None] * turned)) / np.maximum(1 - leverage, 1e-9)[:, None]
-        for shrink, leverage in zip(shrinks, leverages.T, strict=True)
-    ]  # what the fit without a picture says of it: (N, classes)
-    best = int(np.argmin([np.square(score - targets).mean() for score in scores]))
-    return _Solved(x, mean, spread, targets, base, values, vectors, turned, float(PENALTIES[best]), scores[best])
-
-
 def _eigen(x: Floats) -> tuple[Floats, Floats]:
     """Eigenvalues and left singular vectors of `x`, through its smaller Gram matrix."""
     count, width = x.shape
@@ -134,11 +151,6 @@ def _eigen(x: Floats) -> tuple[Floats, Floats]:
     kept = values > 1e-9 * values[-1]
     values, vectors = values[kept], vectors[:, kept]
     return values, vectors if count <= width else (x @ vectors) / np.sqrt(values)
-
-
-def _shrink(values: Floats, penalty: float) -> Floats:
-    """What a penalty leaves of each direction `(K,)`."""
-    return values / (values + penalty)
 
 
 def _softmax_scale(scores: Floats, labels: NDArray[np.int64]) -> float:
