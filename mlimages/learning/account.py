@@ -16,7 +16,7 @@ from mlimages.files import write_text
 from mlimages.insight.suspects import estimated_errors, find_suspects, write_suspects
 from mlimages.learning.pictures import PictureSet
 from mlimages.learning.recipe import Reached
-from mlimages.learning.ridge import RidgeFit, stratified_folds
+from mlimages.learning.ridge import fit_ridge, stratified_folds
 from mlimages.records import BrokenImage
 
 logger = logging.getLogger(__name__)
@@ -39,30 +39,25 @@ def name_left_out(run: Path, broken: Sequence[BrokenImage]) -> None:
 
 
 def name_suspects(
-    run: Path,
-    fit: RidgeFit,
-    train: tuple[PictureSet, Reached],
-    val: tuple[PictureSet, Reached],
-    class_names: Sequence[str],
-    *,
-    seed: int,
+    run: Path, seen: Sequence[tuple[PictureSet, Reached]], class_names: Sequence[str], *, seed: int
 ) -> None:
     """Write `suspects.tsv`: the pictures whose label those of the others contradict.
 
     Each is judged by a closed-form classifier fitted without it, on features that no label of this run has touched.
 
     Args:
-        fit: of what reached the last layer of the network before training, of `train`.
+        seen: each set of pictures and what reached the last layer of the network before training.
     """
-    paths = [pictures.pictures[place].path for pictures, reached in (train, val) for place in reached.places]
-    labels = [reached.labels.numpy() for _, reached in (train, val)]
-    folds = max(FOLDS, math.ceil(len(labels[0]) / LARGEST_FOLD))
-    fold = stratified_folds(labels[0], folds=min(folds, len(labels[0])), seed=seed)
-    probabilities = np.concatenate([fit.out_of_fold(fold), fit.head().probabilities(val[1].features.numpy())])
-    suspects = find_suspects(paths, np.concatenate(labels), probabilities, class_names)
+    paths = [pictures.pictures[place].path for pictures, reached in seen for place in reached.places]
+    features = np.concatenate([reached.features.numpy() for _, reached in seen])  # (N, D)
+    labels = np.concatenate([reached.labels.numpy() for _, reached in seen])  # (N,)
+    folds = max(FOLDS, math.ceil(len(labels) / LARGEST_FOLD))
+    fold = stratified_folds(labels, folds=min(folds, len(labels)), seed=seed)
+    probabilities = fit_ridge(features, labels, len(class_names)).out_of_fold(fold)  # (N, classes)
+    suspects = find_suspects(paths, labels, probabilities, class_names)
     write_suspects(suspects, run / "suspects.tsv")
     if suspects:
-        errors = estimated_errors(np.concatenate(labels), probabilities)
+        errors = estimated_errors(labels, probabilities)
         logger.info("labels in doubt: %d listed in suspects.tsv, about %d probably wrong", len(suspects), errors)
 
 

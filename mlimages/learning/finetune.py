@@ -103,13 +103,11 @@ def _begin(job: Job) -> Progressed:
         return Progressed({})
     model, names = job.setup.model, job.setup.class_names
     reached = reach_head(model, job.feed, job.train)
-    judged = reach_head(model, job.feed, job.val)
-    fit = fit_ridge(reached.features.numpy(), reached.labels.numpy(), len(names))
+    judged = [(job.train, reached), (job.val, reach_head(model, job.feed, job.val))]
     if ranks.is_first():
-        account.name_suspects(
-            job.files.folder, fit, (job.train, reached), (job.val, judged), names, seed=job.config.seed
-        )
-    if not start_head(model, job.feed, job.train, fit.head()):
+        account.name_suspects(job.files.folder, judged, names, seed=job.config.seed)
+    head = fit_ridge(reached.features.numpy(), reached.labels.numpy(), len(names)).head()
+    if not start_head(model, job.feed, job.train, head):
         return Progressed({})
     seen = job.validate().seen
     logger.info("closed-form head: %.1f %% on %d validation pictures", 100 * seen.accuracy, seen.count)
