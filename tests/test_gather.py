@@ -459,6 +459,25 @@ def test_shards_joined_in_one_folder_settle_without_a_request(site: Site, tmp_pa
     assert [path.name for path in (tmp_path / "joined").glob("manifest*")] == ["manifest.jsonl"]
 
 
+def test_a_shard_asks_for_nothing_that_any_manifest_of_its_folder_holds(site: Site, tmp_path: Path) -> None:
+    sides = paths_in(site, 1, 2), paths_in(site, 2, 2)
+    paths = [next(sides[n % 2]) for n in range(4)]
+    site.routes = {path: answer(photo(n)) for n, path in enumerate(paths[:3])}
+    source = links(tmp_path, *map(site.url, paths))
+    out = tmp_path / "out"
+    run(source, out)
+    site.requests.clear()
+    shards = [run(source, out, shard=(number, 2)) for number in (1, 2)]
+    assert not site.requests
+    assert [(shard.ok, shard.failed, shard.fetched) for shard in shards] == [(3, 1, 0)] * 2
+    site.routes[paths[3]] = answer(photo(3))
+    for _ in range(2):
+        for number in (1, 2):
+            last = run(source, out, shard=(number, 2), retry_failed={Reason.NOT_FOUND})
+    assert [request.path for request in site.requests] == [paths[3]], "the later manifest counts"
+    assert (last.ok, last.failed) == (4, 0)
+
+
 def test_a_run_without_a_shard_is_refused_while_a_shard_is_at_work_and_clears_up_after_one_that_was_killed(
     site: Site, tmp_path: Path
 ) -> None:
@@ -480,7 +499,7 @@ def test_a_link_that_a_shard_finished_later_is_as_the_shard_says(site: Site, tmp
     source = links(tmp_path, site.url("/a.jpg"))
     assert run(source, tmp_path / "out").failed == 1
     site.routes = {"/a.jpg": answer(photo(1))}
-    run(source, tmp_path / "out", shard=(1, 1))
+    run(source, tmp_path / "out", shard=(1, 1), retry_failed={Reason.NOT_FOUND})
     settled = run(source, tmp_path / "out")
     assert (settled.ok, settled.failed, len(pictures(tmp_path / "out"))) == (1, 0, 1)
 

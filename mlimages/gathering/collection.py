@@ -45,13 +45,17 @@ class _Copies:
 class Gathered:
     """One gathered folder, open for adding; use as a context manager.
 
+    Args:
+        asks_again: a shard takes links that other manifests of the folder hold, too: it is given those that are wanted.
+
     Raises:
         GatherError: another run is at work in it, or it cannot be written.
     """
 
-    def __init__(self, out: Path, options: GatherOptions) -> None:
+    def __init__(self, out: Path, options: GatherOptions, *, asks_again: bool = False) -> None:
         self.out = out
         self._options = options
+        self._asks_again = asks_again
         self._manifest = manifest_path(out, options.shard)
         self._hidden = out / HIDDEN / self._manifest.stem
         self._numbers = itertools.count(1)
@@ -167,11 +171,24 @@ class Gathered:
         for row in read_rows(paths):
             key = row_key(row.label, row.url)
             self._is_settled &= key not in self._done
-            if row.reason in reopen or (row.path and not _is_there(self.out / row.path, row.bytes)):
+            if self._is_open(row, reopen):
                 self._reopened.add(key)
             else:
                 self._note(key, row)
         self._is_settled &= not any(copies.is_gone and copies.path for copies in self._copies.values())
+        if self._options.shard and not self._asks_again:
+            self._read_others(reopen)
+
+    def _read_others(self, reopen: Collection[Reason]) -> None:
+        """Count what a shard finds done beside it; its pictures are compared once the shards are settled."""
+        for row in read_rows(path for path in reversed(manifests(self.out)) if path != self._manifest):
+            key = row_key(row.label, row.url)
+            if key not in self._done and not self._is_open(row, reopen):
+                self._done.add(key)
+                self.tally.add(row)
+
+    def _is_open(self, row: FetchResult, reopen: Collection[Reason]) -> bool:
+        return row.reason in reopen or bool(row.path and not _is_there(self.out / row.path, row.bytes))
 
     def _note(self, key: int, row: FetchResult) -> None:
         self._done.add(key)

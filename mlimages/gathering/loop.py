@@ -57,13 +57,19 @@ async def gather_async(
     *,
     progress: Progress | None = None,
     tell: Callable[[FetchResult], None] | None = None,
+    asks_again: bool = False,
     **options: Any,
 ) -> GatherSummary:
-    """As `gather`, where an event loop runs already; `tell` is called with each new row of the manifest."""
+    """As `gather`, where an event loop runs already.
+
+    Args:
+        tell: is called with each new row of the manifest.
+        asks_again: a shard takes links that other manifests of the folder hold, too.
+    """
     chosen, out = GatherOptions(**options), as_path(out)
     started = time.monotonic()
     checks = Checks(max_pixels=chosen.max_pixels, min_size=chosen.min_size, resize=chosen.resize)
-    with mirrored(out, chosen.shard) as folder, Gathered(folder, chosen) as gathered:
+    with mirrored(out, chosen.shard) as folder, Gathered(folder, chosen, asks_again=asks_again) as gathered:
         async with Fetcher(chosen) as fetcher, Decoders(checks, chosen.decoders) as decoders:
             hand = _Hand(gathered, fetcher, decoders, tell or (lambda row: None))
             await Run(gathered, hand, chosen, progress or NoProgress()).run(source)

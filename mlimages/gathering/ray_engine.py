@@ -226,7 +226,7 @@ class _Worker:
             while told := list(itertools.islice(earlier, _AT_ONCE)):
                 yield told
             rows: list[FetchResult] = []
-            job = asyncio.create_task(gather_async(self, folder, tell=rows.append, **options))
+            job = asyncio.create_task(gather_async(self, folder, tell=rows.append, asks_again=True, **options))
             while rows or not job.done():
                 await asyncio.wait([job], timeout=_TOGETHER_S)
                 told = rows.copy()
