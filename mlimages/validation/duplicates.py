@@ -112,7 +112,9 @@ def near_pairs(
 
 def sketched(thumbs: NDArray[np.uint8]) -> NDArray[np.int8]:
     """Thumbnails `(N, 256)` in few figures `(N, SKETCH_BYTES)`: lowest frequencies at length 1, in steps of 1/127."""
-    sketches: NDArray[np.int8] = np.rint(127 * (_unit(thumbs.astype(np.float32)) @ _LOWEST)).astype(np.int8)
+    squares = _unit(thumbs.astype(np.float32)).reshape(-1, 16, 16)
+    frequencies = (_WAVES @ squares @ _WAVES.T).reshape(-1, 36)[:, 1:]  # one by one: OpenBLAS's threads stay asleep
+    sketches: NDArray[np.int8] = np.rint(127 * frequencies).astype(np.int8)
     return sketches
 
 
@@ -159,15 +161,10 @@ def _windows() -> NDArray[np.float32]:
     return made
 
 
-def _lowest() -> NDArray[np.float32]:
-    """The cosines that a sketch holds, each of length 1: `(256, SKETCH_BYTES)`."""
-    waves = np.cos(np.pi / 16 * np.outer(np.arange(6), np.arange(16) + 0.5))  # (6, 16)
-    flat = np.einsum("ur,vc->uvrc", waves, waves).reshape(36, 256)[1:]
-    lowest: NDArray[np.float32] = (flat / np.linalg.norm(flat, axis=1, keepdims=True)).T.astype(np.float32)
-    return lowest
+_WAVES = np.cos(np.pi / 16 * np.outer(np.arange(6), np.arange(16) + 0.5)).astype(np.float32)
+_WAVES /= np.linalg.norm(_WAVES, axis=1, keepdims=True)
+"""The cosines that a sketch is made of, each of length 1: `(6, 16)`."""
 
-
-_LOWEST = _lowest()
 _WINDOWS = _windows()
 """`(sizes, offsets, 16, 16)`"""
 
