@@ -13,7 +13,7 @@ from PIL import Image, ImageEnhance, ImageFilter
 from mlimages.labels import LabelFile, listed_paths, split, write_label_file
 from mlimages.records import LabeledPath
 from mlimages.validation import Code, Report, Thresholds, check, duplicate_groups, duplicates, write_outcome
-from mlimages.validation.duplicates import near_pairs, sketched
+from mlimages.validation.duplicates import near_pairs, outlined
 
 
 def scene(seed: int, *, width: int = 300, height: int = 200) -> Image.Image:
@@ -314,7 +314,7 @@ def near(hashes: Sequence[int], thumbs: np.ndarray) -> set[tuple[int, int]]:
     pairs = near_pairs(
         thumbs.__getitem__,
         np.array(hashes, np.uint64),
-        sketches=sketched(thumbs),
+        sketches=outlined(thumbs)[1],
         max_bits=11,
         least=least,
         cropped=0.95,
@@ -357,8 +357,9 @@ def test_a_sketch_hides_no_pair_that_correlates() -> None:
         np.clip(128 + 4 * (x - x.mean(axis=1, keepdims=True)), 0, 255).astype(np.uint8) for x in (waves, others)
     )
     correlation = np.array([np.corrcoef(a, b)[0, 1] for a, b in zip(one, other, strict=True)], np.float32)
-    assert duplicates._may_correlate(sketched(one), sketched(other), correlation - 1e-5).all()
-    assert not duplicates._may_correlate(sketched(one), sketched(one[::-1]), np.full(300, 0.99, np.float32)).all()
+    (_, drawn), (_, redrawn) = outlined(one), outlined(other)
+    assert duplicates._may_correlate(drawn, redrawn, correlation - 1e-5).all()
+    assert not duplicates._may_correlate(drawn, drawn[::-1], np.full(300, 0.99, np.float32)).all()
 
 
 def test_a_long_series_of_frames_is_one_family_compared_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-VERSION = 1
+VERSION = 2
 """Of the comparison: raised when its outcome changes, so that no earlier one is taken for it."""
 
 SMALL = 1 << 15
@@ -90,7 +90,7 @@ def near_pairs(
     Args:
         thumbs: luma of the pictures at some places `(n, 256)`.
         hashes: perceptual hashes `(N,)`.
-        sketches: of the thumbnails (see `sketched`), which are looked at only where these allow it.
+        sketches: of the thumbnails (see `outlined`), which are looked at only where these allow it.
         max_bits: most bits in which the hashes may differ.
         least: correlation that each picture asks of another `(N,)`; of two the stricter holds.
         cropped: correlation asked where one is laid over the other; not of pictures that ask for more.
@@ -110,12 +110,19 @@ def near_pairs(
             yield from zip(one[alike].tolist(), other[alike].tolist(), strict=True)
 
 
-def sketched(thumbs: NDArray[np.uint8]) -> NDArray[np.int8]:
-    """Thumbnails `(N, 256)` in few figures `(N, SKETCH_BYTES)`: lowest frequencies at length 1, in steps of 1/127."""
-    squares = _unit(thumbs.astype(np.float32)).reshape(-1, 16, 16)
-    frequencies = (_WAVES @ squares @ _WAVES.T).reshape(-1, 36)[:, 1:]  # one by one: OpenBLAS's threads stay asleep
-    sketches: NDArray[np.int8] = np.rint(127 * frequencies).astype(np.int8)
-    return sketches
+def outlined(thumbs: NDArray[np.uint8]) -> tuple[NDArray[np.uint64], NDArray[np.int8]]:
+    """Of thumbnails `(N, 256)` the perceptual hashes `(N,)` and the sketches `(N, SKETCH_BYTES)`.
+
+    A hash tells which of the 8 x 8 lowest frequencies lie above their median (pHash, Zauner 2010); a sketch holds fewer
+    of them, at length 1 and in steps of 1/127.
+    """
+    squares = thumbs.reshape(-1, 16, 16).astype(np.float32)
+    waves = _WAVES @ squares @ _WAVES.T  # (N, 8, 8); one by one: a large product wakes all of OpenBLAS's threads
+    flat = waves.reshape(-1, 64)
+    bits = np.packbits(flat > np.partition(flat, 31)[:, 31:32], axis=1)  # (N, 8)
+    lengths = np.maximum(16 * thumbs.std(axis=1, keepdims=True, dtype=np.float32), 1e-6)
+    sketches: NDArray[np.int8] = np.rint(127 * waves[:, :6, :6].reshape(-1, 36)[:, 1:] / lengths).astype(np.int8)
+    return bits.view(np.uint64).ravel(), sketches
 
 
 def _may_correlate(one: NDArray[np.int8], other: NDArray[np.int8], least: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -161,9 +168,9 @@ def _windows() -> NDArray[np.float32]:
     return made
 
 
-_WAVES = np.cos(np.pi / 16 * np.outer(np.arange(6), np.arange(16) + 0.5)).astype(np.float32)
+_WAVES = np.cos(np.pi / 16 * np.outer(np.arange(8), np.arange(16) + 0.5)).astype(np.float32)
 _WAVES /= np.linalg.norm(_WAVES, axis=1, keepdims=True)
-"""The cosines that a sketch is made of, each of length 1: `(6, 16)`."""
+"""The lowest frequencies along an axis, each of length 1: `(8, 16)`."""
 
 _WINDOWS = _windows()
 """`(sizes, offsets, 16, 16)`"""

@@ -20,7 +20,7 @@ try:
 except ImportError:
     simplejpeg = None
 
-VERSION = 3
+VERSION = 4
 """Of the facts: raised when their meaning changes, so that no cache of older ones is read."""
 
 WORK_PX = 128
@@ -41,12 +41,12 @@ MID_GREY = 128
 TURNED_ON_SIDE = 5
 """EXIF orientations from here on swap width and height."""
 
-_LAYOUT = struct.Struct("<8s8sIIB????BBBfBfBBBQ256s")
+_LAYOUT = struct.Struct("<8s8sIIB????BBBfBfBBB256s")
 _ROW = np.dtype([
     ("format", "S8"), ("mode", "S8"), ("width", "<u4"), ("height", "<u4"), ("orientation", "u1"), ("animated", "?"),
     ("deep", "?"), ("transparent", "?"), ("grey", "?"), ("low", "u1"), ("high", "u1"), ("typical", "u1"),
     ("two_levels", "<f4"), ("flat_bottom", "u1"), ("sharpness", "<f4"), ("red", "u1"), ("green", "u1"), ("blue", "u1"),
-    ("hash", "<u8"), ("thumb", "u1", (256,)),
+    ("thumb", "u1", (256,)),
 ])  # fmt: skip
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -54,8 +54,6 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
 """By EXIF orientation (Exif 2.32, tag 274)."""
-
-_COSINES = np.cos(np.pi / 32 * np.outer(np.arange(8), np.arange(32) + 0.5)).astype(np.float32)  # (8, 32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +73,6 @@ class Facts:
         sharpness: energy of neighbour differences over that of differences two apart: 0.25 for a smooth picture,
             about 0.5 where edges are sharp, 1 for noise; whatever the contrast.
         red, green, blue: mean levels, 0..255.
-        hash: 64-bit perceptual hash (DCT of a 32 x 32 thumbnail, upright).
         thumb: 16 x 16 luma, row by row, upright.
     """
 
@@ -97,7 +94,6 @@ class Facts:
     red: int
     green: int
     blue: int
-    hash: int
     thumb: bytes
 
     def pack(self) -> bytes:
@@ -131,7 +127,7 @@ def examine(data: bytes, *, max_pixels: int) -> Facts:
     see_through = image.has_transparency_data and _shows_background(image)
     small = _smaller(image)
     luma = small.convert("L")
-    thumb = luma.resize((32, 32), Image.Resampling.BOX)
+    thumb = luma.resize((16, 16), Image.Resampling.BOX)
     thumb = thumb.transpose(_UPRIGHT[turned]) if turned in _UPRIGHT else thumb
     sample = small.resize((32, 32), Image.Resampling.NEAREST)  # of the colours 1024 suffice
     red, green, blue, *_ = sample.reduce(32).getpixel((0, 0))  # type: ignore[misc]  # RGB
@@ -155,8 +151,7 @@ def examine(data: bytes, *, max_pixels: int) -> Facts:
         red=red,
         green=green,
         blue=blue,
-        hash=_perceptual_hash(thumb),
-        thumb=thumb.reduce(2).tobytes(),
+        thumb=thumb.tobytes(),
     )
 
 
@@ -238,11 +233,3 @@ def _flat_bottom(small: Image.Image) -> int:
     apart = np.abs(np.asarray(small)[::-1, :, :3].astype(np.int16) - MID_GREY)  # (H, W, 3)
     flat = (apart <= FLAT_SPREAD).all(axis=(1, 2))  # (H,), from the bottom
     return 100 * int(flat.cumprod().sum()) // small.height
-
-
-def _perceptual_hash(thumb: Image.Image) -> int:
-    """64 bits: which of the 8 x 8 lowest DCT coefficients lie above their median (pHash, Zauner 2010)."""
-    low = _COSINES @ np.asarray(thumb, dtype=np.float32) @ _COSINES.T  # (8, 8)
-    flat = low.ravel()
-    bits = flat > np.partition(flat, 31)[31]
-    return int.from_bytes(np.packbits(bits).tobytes(), "big")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mlimages.records import LabeledPath
 from mlimages.validation.codes import Code, Thresholds
-from mlimages.validation.duplicates import SKETCH_BYTES, VERSION, Families, Places, near_pairs, sketched
+from mlimages.validation.duplicates import SKETCH_BYTES, VERSION, Families, Places, near_pairs, outlined
 from mlimages.validation.facts import THUMB_BYTES, FactsTable
 from mlimages.validation.judging import spread
 from mlimages.validation.store import Store
@@ -67,9 +67,10 @@ class Seen:
         plain = tiny | (facts["two_levels"] >= PLAIN) | (facts["sharpness"] < SMOOTH)
         least = np.where(plain, lines.plain_correlation, lines.near_correlation).astype(np.float32)
         self._places.frombytes(places.astype(np.int64).tobytes())
-        self._hashes.frombytes(facts["hash"].tobytes())
         self._least.frombytes(least.tobytes())
-        self._sketches += sketched(facts["thumb"]).tobytes()
+        hashes, sketches = outlined(facts["thumb"])
+        self._hashes.frombytes(hashes.tobytes())
+        self._sketches += sketches.tobytes()
         self._thumbs.write(facts["thumb"].tobytes())
 
     def families(self, lines: Thresholds, store: Store) -> list[list[int]]:
