@@ -1,7 +1,6 @@
 """A run that was stopped, however rudely, goes on as if it had not been."""
 
 import csv
-import json
 import os
 import signal
 import subprocess
@@ -16,8 +15,8 @@ from safetensors.torch import load_file
 
 from mlimages.errors import RunError
 from mlimages.learning import fine_tune, load_run
-from mlimages.learning.checkpoints import save_network
 from mlimages.learning.run import read_config
+from mlimages.learning.snapshots import Snapshots
 from tests.test_finetune import colours, config_for  # noqa: F401  # a fixture among them
 
 EPOCHS = 8
@@ -52,6 +51,7 @@ def test_a_run_killed_in_mid_epoch_and_resumed_ends_with_the_same_weights(colour
     killed_in(cut, colours, after=2)
     assert 2 <= len(rows_of(cut)) < EPOCHS
     fine_tune(read_config(cut), export=False)
+    assert not list(cut.glob(".*"))
     whole, resumed = (load_file(colours.parent / name / "last.safetensors") for name in ("whole", "cut"))
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
     assert rows_of(cut) == [str(epoch) for epoch in range(1, EPOCHS + 1)]
@@ -66,9 +66,9 @@ def test_a_run_stopped_between_any_two_files_goes_on_the_same(
     config = config_for(colours, epochs=3)
     fine_tune(replace(config, out=colours.parent / "whole"), export=False)
     wanted = load_file(colours.parent / "whole" / "best.safetensors")
-    for name in ("save_network", "save_progress", "write_metrics"):
+    for where, name in ((Snapshots, "save"), (finetune, "save_progress"), (finetune, "write_metrics")):
         run = colours.parent / name
-        real, calls = getattr(finetune, name), []
+        real, calls = getattr(where, name), []
 
         def stop(*args: object, real: object = real, calls: list[int] = calls, **options: object) -> None:
             real(*args, **options)  # type: ignore[operator]
@@ -77,7 +77,7 @@ def test_a_run_stopped_between_any_two_files_goes_on_the_same(
                 raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr(finetune, name, stop)
+            patch.setattr(where, name, stop)
             with pytest.raises(KeyboardInterrupt):
                 fine_tune(replace(config, out=run), export=False)
         fine_tune(read_config(run), export=False)
@@ -112,26 +112,3 @@ def test_training_stops_early_and_within_its_time(colours: Path) -> None:  # noq
     assert stopped.epochs == stopped.best_epoch + 2 < 500
     timed = replace(config_for(colours, epochs=500, time_budget_s=0.001), out=colours.parent / "timed")
     assert fine_tune(timed, export=False).epochs == 1
-
-
-def test_safetensors_itself_reads_a_network_of_every_kind_of_numbers(tmp_path: Path) -> None:
-    network = torch.nn.Module()
-    network.register_buffer("flag", torch.tensor(True))
-    network.register_buffer("empty", torch.zeros(0, 3))
-    for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16):
-        network.register_buffer(f"as_{str(dtype)[6:]}", torch.arange(-3, 4).to(dtype).reshape(7, 1))
-    network.register_buffer("across", torch.arange(24.0).reshape(1, 2, 3, 4).to(memory_format=torch.channels_last))
-    save_network(network, tmp_path / "a.safetensors", also=tmp_path / "b.safetensors")
-    with (tmp_path / "a.safetensors").open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        sizes = {name: tensor.element_size() for name, tensor in network.state_dict().items()}
-        assert file.tell() % 8 == 0
-    assert all(told["data_offsets"][0] % sizes[name] == 0 for name, told in header.items()), (
-        "each where its size allows"
-    )
-    for name in ("a", "b"):
-        found = load_file(tmp_path / f"{name}.safetensors")
-        assert set(found) == set(network.state_dict())
-        for key, tensor in network.state_dict().items():
-            assert found[key].dtype == tensor.dtype
-            assert torch.equal(found[key], tensor)

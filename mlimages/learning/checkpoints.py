@@ -1,11 +1,8 @@
-"""Checkpoints: the whole network for anyone to load, and the state from which a run goes on exactly."""
+"""The state from which a run goes on exactly."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import struct
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,19 +16,6 @@ from mlimages.errors import RunError
 from mlimages.files import replacing
 from mlimages.learning.devices import channels_last
 from mlimages.learning.run import VERSION, EpochFigures, RunFiles
-
-_DTYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,41 +37,6 @@ class Progressed:
     best_score: tuple[float, float] = (-1.0, 0.0)
     probe_accuracy: float | None = None
     seconds: float = 0.0
-
-
-def save_network(network: nn.Module, path: Path, *, also: Path | None = None) -> None:
-    """Write all weights under the library's own names; `also` becomes the same file under a second name."""
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    with replacing(path) as part:
-        _write_reserved(state, part)
-    if also is not None:
-        with replacing(also) as part:
-            part.unlink()
-            try:
-                os.link(path, part)
-            except OSError:  # a file system without links
-                shutil.copyfile(path, part)
-
-
-def _write_reserved(state: Mapping[str, Tensor], path: Path) -> None:
-    """Write a .safetensors file: length of the header, header, numbers (https://huggingface.co/docs/safetensors).
-
-    Unlike the library's own writer it has the disk's blocks reserved at once: otherwise ext4 looks for them when the
-    file takes another's place, which for a large network costs more in each epoch than the epoch itself.
-    """
-    header, end = {}, 0
-    tensors = sorted(state.items(), key=lambda item: -item[1].element_size())  # each stands where its size allows
-    for name, tensor in tensors:
-        start, end = end, end + tensor.nbytes
-        header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
-    said = json.dumps(header).encode()
-    said += b" " * (-len(said) % 8)
-    with path.open("wb") as out:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(out.fileno(), 0, 8 + len(said) + end)
-        out.write(struct.pack("<Q", len(said)) + said)
-        for _, tensor in tensors:
-            out.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
 
 
 def save_progress(files: RunFiles, progressed: Progressed) -> None:

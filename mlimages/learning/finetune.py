@@ -18,7 +18,6 @@ from mlimages.learning.checkpoints import (
     optimizer_tensors,
     restore,
     restore_optimizer,
-    save_network,
     save_progress,
     save_tensors,
     trained_tensors,
@@ -90,9 +89,10 @@ def fine_tune(
         job = assemble(config, files, setup, device, progress)
         before = load_progress(files)
         ranks.demand_same("run folder and weights", (job.digest, before and before.history))
-        before = before or _begin(job)
-        progressed = _train(job, before, started=started, progress=progress, callbacks=callbacks)
-        return finish(job, progressed, export=export and not (progressed is before and files.onnx.exists()))
+        with job.snapshots if ranks.is_first() else nullcontext():
+            before = before or _begin(job)
+            progressed = _train(job, before, started=started, progress=progress, callbacks=callbacks)
+            return finish(job, progressed, export=export and not (progressed is before and files.onnx.exists()))
 
 
 def _begin(job: Job) -> Progressed:
@@ -113,7 +113,7 @@ def _begin(job: Job) -> Progressed:
     logger.info("closed-form head: %.1f %% on %d validation pictures", 100 * seen.accuracy, seen.count)
     start = trained_tensors(job.network)
     if ranks.is_first():
-        save_network(job.network, job.files.best)
+        job.snapshots.save(job.files.best)
         if job.config.interpolate:
             save_tensors(start, job.files.start)
     return Progressed(start, best_score=(seen.accuracy, -seen.loss), probe_accuracy=seen.accuracy)
@@ -205,7 +205,7 @@ def _keep(
         seconds=seconds,
     )
     if ranks.is_first():
-        save_network(job.network, job.files.last, also=job.files.best if better else None)
+        job.snapshots.save(job.files.last, *([job.files.best] if better else []))
         save_progress(job.files, now)
         write_metrics(job.files, now.history)
     logger.info("epoch %d: validation %.1f %%, loss %.4f", figures.epoch, 100 * figures.val_accuracy, figures.val_loss)

@@ -19,6 +19,7 @@ from mlimages.learning.normalize import Normalize
 from mlimages.learning.pictures import PictureSet
 from mlimages.learning.preparation import Setup
 from mlimages.learning.run import RunFiles
+from mlimages.learning.snapshots import Snapshots
 from mlimages.learning.splitting import split
 from mlimages.progress import Progress
 
@@ -36,6 +37,7 @@ class Job:
     train: PictureSet
     val: PictureSet
     views: int
+    snapshots: Snapshots
 
     @property
     def network(self) -> nn.Module:
@@ -90,7 +92,8 @@ def assemble(config: FineTuneConfig, files: RunFiles, setup: Setup, device: torc
         )
         if features.fill((train, fixed), (val, 1), progress=progress):
             feed = features
-    return Job(config, files, setup, frozen, digest, feed, train, val, fixed)
+    snapshots = Snapshots(network, files.folder, constant=frozen.parameters)
+    return Job(config, files, setup, frozen, digest, feed, train, val, fixed, snapshots)
 
 
 def _learns_below_head(model: Model) -> bool:

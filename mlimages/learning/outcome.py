@@ -18,7 +18,6 @@ from mlimages.learning.checkpoints import (
     Progressed,
     blended,
     restore,
-    save_network,
     save_tensors,
     trained_tensors,
 )
@@ -125,7 +124,7 @@ def _interpolate(job: Job) -> float:
             best_score, best_share = (seen.accuracy, -seen.loss), share
     restore(network, blended(start, tuned, best_share))
     if ranks.is_first():
-        save_network(network, job.files.best)
+        job.snapshots.save(job.files.best)
     logger.info("%.0f %% of the way from the start to the tuned weights validates best", 100 * best_share)
     return best_share
 
