@@ -151,6 +151,12 @@ def test_transparency_lies_over_white_in_every_mode() -> None:
         assert loaded.getpixel((0, 0)) != clear, mode
 
 
+def test_transparency_lies_over_a_given_colour(tmp_path: Path) -> None:
+    Image.new("RGBA", (2, 1), (255, 0, 0, 51)).save(tmp_path / "a.png")
+    over_blue = LabeledImage(tmp_path / "a.png").load(background=(0, 0, 255)).image
+    assert over_blue.getpixel((1, 0)) == (51, 0, 204)
+
+
 def test_cmyk_palette_and_one_bit_become_rgb() -> None:
     red = Image.new("RGB", (8, 8), (255, 0, 0))
     assert load_rgb(encoded(red.convert("CMYK"), "TIFF")).getpixel((0, 0)) == (255, 0, 0)

@@ -131,6 +131,18 @@ def test_tables_are_read_with_or_without_header_and_with_names_or_numbers(tmp_pa
     assert labels.class_names in (("0", "1"), ("Cat", "dog"))
 
 
+def test_a_tables_class_names_outlive_its_conversion_and_its_split(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(
+        "path,label\n" + "".join(f"{n}.jpg,{'dog' if n % 2 else 'Cat'}\n" for n in range(8))
+    )
+    labels = LabelFile(tmp_path / "a.csv")
+    train, val = labels.split([0.5, 0.5], seed=1)
+    for part in (labels, labels.shuffle(1), train, val, labels.merge(labels)):
+        written = part.write(tmp_path / "b.txt")
+        assert written.class_names == part.class_names == ("Cat", "dog")
+    assert labels.merge(LabelFile("c.txt", items=list, class_names=("cow",))).class_names == ("Cat", "dog", "cow")
+
+
 @pytest.mark.parametrize(
     ("name", "text", "line", "expected"),
     [

@@ -152,10 +152,12 @@ def orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def load_rgb(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Open, decode and convert one picture: upright, 8-bit RGB, full size.
+def load_rgb(
+    source: Path | bytes, *, max_pixels: int = MAX_PIXELS, background: tuple[int, int, int] = WHITE
+) -> Image.Image:
+    """Open, decode and convert one picture: upright, 8-bit RGB, full size; what is transparent shows `background`.
 
     Raises:
         ImageError: with the picture's `Fault`.
     """
-    return to_rgb(decode(open_image(source, max_pixels=max_pixels)))
+    return to_rgb(decode(open_image(source, max_pixels=max_pixels)), background=background)

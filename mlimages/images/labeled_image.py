@@ -11,7 +11,7 @@ from PIL import Image
 
 from mlimages.files import as_path
 from mlimages.images.arrays import to_pixels
-from mlimages.images.decoding import load_rgb
+from mlimages.images.decoding import WHITE, load_rgb
 from mlimages.images.geometry import fit, prepare
 from mlimages.records import ImageProperty
 
@@ -36,13 +36,13 @@ class LabeledImage:
             self._image = load_rgb(self.path)
         return self._image
 
-    def load(self) -> Self:
-        """Read the file anew: upright by EXIF, 8-bit RGB, transparency over white, an animation's first frame.
+    def load(self, *, background: tuple[int, int, int] = WHITE) -> Self:
+        """Read the file anew: upright by EXIF, 8-bit RGB, laid over `background`, an animation's first frame.
 
         Raises:
             ImageError: with the picture's `Fault`.
         """
-        self._image = load_rgb(self.path)
+        self._image = load_rgb(self.path, background=background)
         return self
 
     def to_grayscale(self) -> Self:

@@ -58,18 +58,18 @@ class LabelFile:
 
     @property
     def class_names(self) -> ClassNames:
-        """The names in the class definition beside the file; else those in its rows, sorted; else the numbers."""
-        if names := self.defined_class_names or self._names_in_rows():
+        """The `defined_class_names`; without any the numbers."""
+        if names := self.defined_class_names:
             return names
         return tuple(str(label) for label in range(max((item.label for item in self), default=-1) + 1))
 
     @property
     def defined_class_names(self) -> ClassNames:
-        """The names given or in the class definition beside the file; nothing without one."""
+        """The names given, or in the class definition beside the file, or in its rows (sorted); nothing without any."""
+        if self._class_names is not None:
+            return self._class_names
         definition = class_definition_path(self.path)
-        if self._class_names is None and definition.exists():
-            return read_class_names(definition)
-        return self._class_names or ()
+        return read_class_names(definition) if definition.exists() else self._names_in_rows()
 
     def filter(self, keep: Callable[[LabeledPath], bool]) -> LabelFile:
         """The pictures for which `keep` is true, in order."""
@@ -130,7 +130,7 @@ class LabelFile:
         return () if all(map(_is_number, labels)) else tuple(names)
 
     def _read(self) -> Iterator[LabeledPath]:
-        names = self.defined_class_names or self._names_in_rows()
+        names = self.defined_class_names
         numbers = {name: number for number, name in enumerate(names)}
         for row in read_rows(self.path):
             label = int(row.label) if _is_number(row.label) else numbers.get(row.label, -1)
