@@ -40,7 +40,8 @@ def test_a_folder_is_labelled_checked_and_averaged(folders: Path, run_cli: RunCl
     assert "        1  near-duplicate\n" in checked.stdout
     assert checked.stderr.endswith("next: mlimages mean data/labels_checked.txt --size 224\n")
 
-    run_cli("mean", "data/labels_checked.txt", "--size", "24", "--per-class", "-o", "out/mean.png")
+    averaged = run_cli("mean", "data/labels_checked.txt", "--size", "24", "--per-class", "-o", "out/mean.png")
+    assert averaged.stderr.endswith("next: mlimages finetune data/labels_checked.txt --size 24 --mean out/mean.npy\n")
     assert np.load(folders / "out/mean.npy").shape == (3, 24, 24)
     assert json.loads((folders / "out/mean.json").read_text())["count"] == 13
     assert len((folders / "data/labels_checked_used_in_mean.txt").read_text().splitlines()) == 13

@@ -2,16 +2,21 @@
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from torch import nn
 
 from mlimages.errors import InputError
 from mlimages.images import load_pixels, to_network
 from mlimages.labels import LabelFile, write_label_file
-from mlimages.records import ImageProperty, LabeledPath, Normalization
+from mlimages.learning.onnx_writer import TrainedNetwork, export_network
+from mlimages.predictor import Predictor
+from mlimages.records import ImageProperty, LabeledPath, Normalization, Preprocessing
+from mlimages.runtime import BundleSession
 from mlimages.training import TrainingData, compute_mean, load_mean_image
 
 PROP = ImageProperty(16)
@@ -47,6 +52,22 @@ def test_batches_hold_every_good_picture_in_order_and_the_last_is_short(
     pixels = np.stack([load_pixels(item.path, PROP) for item in good(labels)])
     assert (np.concatenate([x for x, _ in batches]) == to_network(pixels, IMAGENET)).all()
     assert "3.png: not-an-image" in caplog.text
+
+
+@pytest.mark.parametrize("normalization", [IMAGENET, Normalization(scale=1.0, mean=(1.5, 2.5, 3.5), bgr=True)])
+@pytest.mark.parametrize("by_image", [False, True])
+def test_batches_are_bit_for_bit_what_an_exported_file_puts_to_its_network(
+    labels: LabelFile, tmp_path: Path, normalization: Normalization, by_image: bool
+) -> None:
+    mean_image = np.random.default_rng(1).uniform(0, 255, (3, 16, 16)).astype(np.float32) if by_image else None
+    data = labels.to_training_data(PROP, normalization=normalization, mean_image=mean_image)
+    told = replace(normalization, mean_image="mean.npy" if by_image else "")
+    names = tuple(str(number) for number in range(3 * 16 * 16))
+    through = TrainedNetwork(nn.Flatten(), Preprocessing(PROP, told), names, "none", mean_image)
+    predictor = Predictor(export_network(through, tmp_path / "model.onnx"))
+    decoded = [predictor.decode(item.path)[0] for item in good(labels)]
+    seen, _ = BundleSession(predictor.bundle).run(decoded)
+    assert (seen.reshape(-1, 3, 16, 16) == np.concatenate([x for x, _ in data.generate_batches(4)])).all()
 
 
 def test_a_consumer_may_stop_early(labels: LabelFile) -> None:

@@ -172,7 +172,8 @@ def mean(
         return
     print(f"{out}: mean of {made.count} pictures, {len(made.broken)} left out")
     print("by channel: mean " + _figures(made.channel_mean) + ", std " + _figures(made.channel_std))
-    say_next("finetune", source, "--mean", out.with_suffix(".npy"))
+    prepared = ["--size", size, *(["--resize", resize] if resize != "shorter" else []), *(["--gray"] if gray else [])]
+    say_next("finetune", source, *prepared, "--mean", out.with_suffix(".npy"))
 
 
 def _figures(values: tuple[float, ...]) -> str:
