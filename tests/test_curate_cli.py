@@ -74,7 +74,7 @@ def test_fix_asks_before_it_moves(folders: Path, run_cli: RunCli) -> None:
     assert (folders / "data/ants/cut.jpg").exists()
     run_cli("check", "data/labels.txt", "--fix", "--yes")
     assert (folders / "data/labels_quarantine/ants/cut.jpg").exists()
-    assert "labels_quarantine: hidden" in run_cli("label", "data").stderr
+    assert "folders hidden or of a tool: 1 labels_quarantine" in run_cli("label", "data").stderr
 
 
 def test_a_split_writes_its_parts_and_keeps_copies_together(folders: Path, run_cli: RunCli) -> None:

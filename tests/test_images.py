@@ -297,6 +297,8 @@ def test_a_labeled_image_is_changed_step_by_step(tmp_path: Path) -> None:
 
 def test_a_labeled_image_converted_is_what_the_network_sees(tmp_path: Path) -> None:
     noise(100, 60).save(tmp_path / "a.png")
+    noise(600, 500).save(tmp_path / "large.jpg")
     prop = ImageProperty(32, gray_scale=True)
-    array = LabeledImage(tmp_path / "a.png").convert(prop).to_array(color=False)
-    assert (array.transpose(1, 2, 0) == load_pixels(tmp_path / "a.png", prop)).all()
+    for path in (tmp_path / "a.png", tmp_path / "large.jpg"):
+        array = LabeledImage(path).convert(prop).to_array(color=False)
+        assert (array.transpose(1, 2, 0) == load_pixels(path, prop)).all()

@@ -50,12 +50,14 @@ def test_each_folder_is_a_class_sorted_without_regard_to_case_and_loose_pictures
 
 
 def test_what_is_left_out_is_said(animals: Path) -> None:
-    assert label_dir_auto(animals).left_out == (
-        ".git: hidden, of a tool, or not a name that a label file can hold",
-        "empty: no pictures",
-        "files that are no pictures: 1 .md",
-        "files that are no pictures: 1 .txt",
-    )
+    for leaf in (False, True):
+        assert label_dir_auto(touch(animals, "bee/.git/y.jpg"), leaf=leaf).left_out == (
+            "empty: no pictures",
+            "files that are no pictures: 1 .md",
+            "files that are no pictures: 1 .txt",
+            "folders hidden or of a tool: 2 .git",
+            "folders hidden or of a tool: 1 .ipynb_checkpoints",
+        )
 
 
 def test_with_leaf_each_folder_that_holds_pictures_is_a_class(animals: Path) -> None:
@@ -81,7 +83,9 @@ def test_every_suffix_that_pillow_decodes_by_itself_counts() -> None:
 
 def test_names_that_no_line_can_hold_are_left_out(tmp_path: Path) -> None:
     touch(tmp_path, "a/fine.jpg", "a/two\nlines.jpg", "a/back\\slash.jpg")
-    written = label_dir_auto(tmp_path).labels.write(tmp_path / "labels.txt")
+    found = label_dir_auto(touch(tmp_path, "b\nc/1.jpg"))
+    assert found.left_out == ("names that no label file can hold: 3",)
+    written = found.labels.write(tmp_path / "labels.txt")
     assert lines(written, tmp_path) == ["a/fine.jpg 0"]
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from mlimages.files import as_path
 from mlimages.images.arrays import to_pixels
 from mlimages.images.decoding import WHITE, load_rgb
-from mlimages.images.geometry import fit, prepare
+from mlimages.images.geometry import fit, load_pixels, prepare
 from mlimages.records import ImageProperty
 
 
@@ -64,8 +64,10 @@ class LabeledImage:
         return self._prepared(ImageProperty(width, height, resize="crop"))
 
     def convert(self, prop: ImageProperty) -> Self:
-        """The picture as the network sees it."""
-        self._image = _from_pixels(prepare(self.image.convert("RGB"), prop))
+        """The picture as the network sees it; bit for bit, if it was not loaded before (see `load_pixels`)."""
+        loaded = self._image is not None
+        pixels = prepare(self.image.convert("RGB"), prop) if loaded else load_pixels(self.path, prop)
+        self._image = _from_pixels(pixels)
         return self
 
     def to_array(self, *, color: bool = True, bgr: bool = False) -> NDArray[np.float32]:

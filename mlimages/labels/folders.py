@@ -70,23 +70,21 @@ def label_dir_auto(folder: str | Path, *, leaf: bool = False, class_names: Class
         InputError: no such folder, no picture in it, or a folder whose name is not among `class_names`.
     """
     root = _existing(as_path(folder))
-    left_out: list[str] = []
-    folders = [path for path in (_walk(root) if leaf else _subfolders(root, left_out)) if path != root]
+    folders = [path for path in (_walk(root) if leaf else _subfolders(root)) if path != root]
     classes = {_class_name(path, root): path for path in folders if _has_pictures(path, deep=not leaf)}
-    if not leaf:
-        left_out += [f"{path.name}: no pictures" for path in folders if _class_name(path, root) not in classes]
+    empty = [f"{_class_name(path, root)}: no pictures" for path in folders if not _has_pictures(path, deep=True)]
     if _has_pictures(root, deep=False):
         classes.setdefault(ROOT, root)
     names = class_names or tuple(classes)
     _demand_known(classes, names, root)
-    left_out += _other_files(root)
+    left_out = (*empty, *_others(root))
 
     def items() -> Iterator[LabeledPath]:
         for name, path in classes.items():
             label = names.index(name)
             yield from (LabeledPath(found, label) for found in _pictures(path, deep=path != root and not leaf))
 
-    return FolderLabels(LabelFile(root / "labels.txt", root, items=items, class_names=names), tuple(left_out))
+    return FolderLabels(LabelFile(root / "labels.txt", root, items=items, class_names=names), left_out)
 
 
 def lay_out(labels: LabelFile, folder: str | Path, *, copy: bool = False) -> int:
@@ -147,14 +145,9 @@ def _hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX" or name.endswith("_quarantine") or not _can_be_listed(name)
 
 
-def _subfolders(root: Path, left_out: list[str]) -> list[Path]:
-    folders = sorted((_path(entry, root) for entry in _scan(root) if entry.is_dir()), key=_by_name)
-    left_out += [
-        f"{path.name}: hidden, of a tool, or not a name that a label file can hold"
-        for path in folders
-        if _hidden(path.name)
-    ]
-    return [path for path in folders if not _hidden(path.name)]
+def _subfolders(root: Path) -> list[Path]:
+    folders = (_path(entry, root) for entry in _scan(root) if entry.is_dir() and not _hidden(entry.name))
+    return sorted(folders, key=_by_name)
 
 
 def _walk(root: Path) -> Iterator[Path]:
@@ -234,7 +227,7 @@ def _class_name(folder: Path, root: Path) -> str:
 
 def _demand_known(classes: Iterable[str], names: ClassNames, root: Path) -> None:
     if not classes:
-        found = "".join(f"; {text}" for text in _other_files(root))
+        found = "".join(f"; {text}" for text in _others(root))
         raise InputError(f"no pictures in {root}: expected a folder per class with pictures in it{found}")
     unknown = [name for name in classes if name not in names]
     if unknown:
@@ -245,15 +238,17 @@ def _demand_known(classes: Iterable[str], names: ClassNames, root: Path) -> None
         )
 
 
-def _other_files(root: Path) -> list[str]:
-    """What lies among the pictures and is none, counted by suffix."""
-    others: Counter[str] = Counter()
+def _others(root: Path) -> list[str]:
+    """What is passed over, counted: folders by name, files that are no pictures by suffix."""
+    others: Counter[tuple[str, str]] = Counter()
     for folder in _walk(root):
         for entry in _scan(folder):
-            if folder != root and not entry.is_dir() and not _is_picture(entry):
-                others[os.path.splitext(entry.name)[1].lower() or "no suffix"] += 1  # noqa: PTH122
+            if not _can_be_listed(entry.name):
+                others["names that no label file can hold", ""] += 1
+            elif entry.is_dir() and _hidden(entry.name):
+                others["folders hidden or of a tool", entry.name] += 1
+            elif folder != root and not entry.is_dir() and not _is_picture(entry):
+                suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122
+                others["files that are no pictures", suffix or "no suffix"] += 1
     advice = dict.fromkeys(_HEIC, ' (`pip install "mlimages[heic]"` opens them)')
-    return [
-        f"files that are no pictures: {count} {suffix}{advice.get(suffix, '')}"
-        for suffix, count in sorted(others.items())
-    ]
+    return [f"{kind}: {count} {what}{advice.get(what, '')}".strip() for (kind, what), count in sorted(others.items())]
