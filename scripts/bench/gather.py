@@ -2,6 +2,7 @@
 """Download the same pictures from a local nginx with mlimages and its peers, in turn, over HTTP and HTTPS.
 
     .venv/bin/python scripts/bench/gather.py --peers PEERS_VENV/bin/python
+    .venv/bin/python scripts/bench/gather.py --peers PEERS_VENV/bin/python --only decode,http:
     .venv/bin/python scripts/bench/gather.py --tiny
 
 Needs nginx and openssl (Debian: apt-get install nginx-light openssl). The peers' interpreter has img2dataset and
@@ -27,6 +28,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -196,6 +198,18 @@ def contenders(peers: str | None, www: Path, lists: dict[str, Path], out: Path) 
     return found
 
 
+def ratios(cpu_ms: dict[str, float]) -> Iterator[str]:
+    """What the goals speak of, where its parts were measured."""
+    for scheme in ("http", "https"):
+        ours, theirs = f"{scheme}: mlimages", f"{scheme}: img2dataset, 256"
+        floors = "decode, reduced", f"{scheme}: aiohttp, unchecked"
+        if {ours, *floors} <= cpu_ms.keys():
+            least = sum(cpu_ms[name] for name in floors)
+            yield f"{' + '.join(floors)}: {least:.3f} ms; mlimages {cpu_ms[ours] / least:.2f} times that"
+        if {resized := f"{ours} --resize 256", theirs} <= cpu_ms.keys():
+            yield f"{resized}: {cpu_ms[resized] / cpu_ms[theirs]:.2f} times {theirs}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", help="a Python with img2dataset and icrawler")
@@ -241,11 +255,11 @@ def main() -> None:
             nginx.wait()
     print(f"{count} JPEGs of 500 x 375, {size / 1000:.1f} kB each; medians of {rounds}")
     print(f"{'':32}{'CPU ms each':>12}{'each/s':>9}{'steady/s':>10}{'MiB':>7}{'files':>7}")
-    for name, runs in found.items():
-        cpu, rate, steady, memory, files = (
-            statistics.median(getattr(run, field) for run in runs) for field in Outcome.__slots__
-        )
-        print(f"{name:32}{cpu:12.2f}{rate:9.0f}{steady:10.0f}{memory:7.0f}{files:7.0f}")
+    medians = {name: Outcome(*(statistics.median(getattr(run, field) for run in runs) for field in Outcome.__slots__))
+               for name, runs in found.items()}  # fmt: skip
+    for name, run in medians.items():
+        print(f"{name:32}{run.cpu_ms:12.2f}{run.rate:9.0f}{run.steady:10.0f}{run.memory_mib:7.0f}{run.files:7.0f}")
+    print("\n".join(ratios({name: run.cpu_ms for name, run in medians.items()})))
 
 
 if __name__ == "__main__":
