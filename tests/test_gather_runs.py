@@ -20,7 +20,7 @@ from mlimages import UrlList, gather
 from mlimages.errors import GatherError
 from mlimages.gathering import read_manifest
 from mlimages.gathering.facts import MAX_PIXELS
-from mlimages.gathering.manifest import dump_row, parse_row
+from mlimages.gathering.manifest import KeySet, dump_row, parse_row
 from mlimages.images import MAX_PIXELS as MAX_PIXELS_DECODED
 from mlimages.records import FetchResult, Reason
 from tests.conftest import RunCli
@@ -214,6 +214,17 @@ HOSTILE = [
     {"v": 1, "url": "u", "label": "l", "status": "failed", "reason": "placeholder", "sha256": 5},
     [1], None, "text",
 ]  # fmt: skip
+
+
+@given(st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 20).map(lambda n: n << 40)))
+def test_the_small_set_of_keys_holds_what_was_added_once(keys: list[int]) -> None:
+    found, twice = KeySet(), []
+    for key in keys:
+        twice.append(key in found)
+        found.add(key)
+        found.add(key)
+    assert twice == [key in keys[:number] for number, key in enumerate(keys)]
+    assert sorted(key for bucket in found._buckets for key in bucket) == sorted(set(keys))
 
 
 @given(st.lists(st.one_of(st.binary(max_size=60), st.sampled_from([json.dumps(row).encode() for row in HOSTILE]))))

@@ -18,7 +18,7 @@ from mlimages.gathering.attribution import write_attributions
 from mlimages.gathering.facts import Facts, Rejection
 from mlimages.gathering.fetch import Fetched
 from mlimages.gathering.likeness import LikenessIndex
-from mlimages.gathering.manifest import ManifestWriter, manifest_path, manifests, read_rows, row_key
+from mlimages.gathering.manifest import KeySet, ManifestWriter, manifest_path, manifests, read_rows, row_key
 from mlimages.gathering.names import safe_folder, safe_name, url_stem
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.settling import PLACEHOLDER_LINKS, settle
@@ -161,8 +161,8 @@ class Gathered:
         return manifests(self.out)
 
     def _read(self, reopen: Collection[Reason]) -> None:
-        self._done: set[int] = set()
-        self._reopened: set[int] = set()
+        self._done = KeySet()
+        self._reopened = KeySet()
         self._copies: dict[bytes, _Copies] = {}
         self._likeness = LikenessIndex()
         self.tally = Tally()

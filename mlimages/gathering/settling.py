@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mlimages.files import replacing
 from mlimages.gathering.likeness import LikenessIndex
-from mlimages.gathering.manifest import dump_row, read_rows, row_key
+from mlimages.gathering.manifest import KeySet, dump_row, read_rows, row_key
 from mlimages.records import FetchResult, Reason
 
 PLACEHOLDER_LINKS = 5
@@ -49,7 +49,7 @@ def settle(folder: Path, manifests: list[Path], into: Path, *, keep_duplicates: 
 
 def _survey(manifests: list[Path]) -> tuple[dict[int, int], Counter[str], set[str]]:
     """The number of the last row of links that have several, how many links gave each sha256, and those known gone."""
-    seen: set[int] = set()
+    seen = KeySet()
     last: dict[int, int] = {}
     copies: Counter[str] = Counter()
     gone: set[str] = set()
