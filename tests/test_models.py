@@ -53,7 +53,8 @@ def save(state: dict[str, torch.Tensor], path: Path) -> Path:
         case ".npz":
             np.savez(path, **{name: tensor.numpy() for name, tensor in state.items()})
         case _:
-            torch.save({"epoch": 3, "state_dict": {f"module.{name}": value for name, value in state.items()}}, path)
+            whole = {"epoch": 3, "state_dict": {f"module.{name}": value for name, value in state.items()}}
+            torch.save(whole, path, _use_new_zipfile_serialization=path.suffix == ".pth")  # .pt as before torch 1.6
     return path
 
 

@@ -73,8 +73,9 @@ def finetune(
 
     Example: mlimages finetune cats.txt --model alexnet --freeze conv5 --epochs 20 -o runs/cats
     """
-    # Read when torch is loaded: threads that wait by spinning burn the cores that others on this machine need.
+    # Read when torch and numpy are loaded: threads that wait by spinning burn the cores that others need.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from mlimages.learning import FineTuneConfig, fine_tune
     from mlimages.learning.run import read_config
     from mlimages.learning.tensorboard import ScalarWriter

@@ -65,8 +65,8 @@ def fine_tune(
     In the processes that torchrun starts, all of which call it, the work is shared, and the first one alone writes,
     shows progress and calls back.
 
-    The command sets OMP_WAIT_POLICY=passive, as waiting threads that spin burn cores that others need. Libraries read
-    it when they are loaded: in Python set it before the first import of torch.
+    The command sets OMP_WAIT_POLICY=passive and OPENBLAS_NUM_THREADS=1, as waiting threads that spin burn cores that
+    others need. Libraries read it when they are loaded: in Python set it before the first import of numpy and torch.
 
     Args:
         config: all settings.

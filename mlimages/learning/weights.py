@@ -45,7 +45,7 @@ def read_weights(path: Path) -> State:
 
 def _read_torch(path: Path) -> State:
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # the restricted reader's own error comes from a module that is not for import
         raise ValueError("it is damaged or holds more than tensors, and no code of a file is ever run") from error
     for key in ("state_dict", "model", "model_state_dict"):

@@ -2,7 +2,7 @@
 
 Each is a process of its own on the same random weights, pictures and split. Printed: CPU seconds of whole processes and
 their workers and the peak memory of the process, medians over interleaved rounds. The ONNX file is left out of all but
-its own row. Ours sets OMP_WAIT_POLICY as the command does, the others run as they are published. `--peers PYTHON` names
+its own row. Ours has the environment that the command sets, the others as published. `--peers PYTHON` names
 the interpreter of an environment that holds fastai; without it that row is left out.
 """
 
@@ -121,6 +121,8 @@ def ours(root: Path, epochs: int, *, freeze: str = "head", export: bool = False)
         )
 
 
+AS_THE_COMMAND = {"OMP_WAIT_POLICY": "passive", "OPENBLAS_NUM_THREADS": "1"}
+
 ROWS = {
     "mlimages, start-up alone": start_up,
     "tutorial, as published": tutorial,
@@ -152,7 +154,7 @@ def make_data(root: Path, count: int) -> None:
 def measure(row: str, root: Path, epochs: int, *, python: str, cache: Path) -> tuple[float, float]:
     """CPU seconds and peak MiB of one row's process."""
     command = [python, __file__, "--row", row, "--root", str(root), "--epochs", str(epochs)]
-    env = {**os.environ, "MLIMAGES_CACHE": str(cache)} | ({"OMP_WAIT_POLICY": "passive"} if "mlimages" in row else {})
+    env = {**os.environ, "MLIMAGES_CACHE": str(cache)} | (AS_THE_COMMAND if "mlimages" in row else {})
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
     seconds, peak = json.loads(done.stdout.splitlines()[-1])
     return seconds, peak
