@@ -71,9 +71,15 @@ def _leave_word_to_first() -> None:
     time.sleep(10)
 
 
+def _leave_garbage() -> None:
+    """Spare Python its three looks through what ends with the process; torch's compiler would tell each thing left."""
+    if "torch" not in sys.modules:
+        gc.freeze()
+
+
 def main() -> NoReturn:
     """Run the command line: exit 0 done, 1 an error in one line, 2 usage, 130 interrupted."""
-    atexit.register(gc.freeze)  # what is left now ends with the process: Python would look through it three times
+    atexit.register(_leave_garbage)
     try:
         app()
     except MlimagesError as error:

@@ -3,6 +3,8 @@
 import csv
 import json
 import logging
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -163,6 +165,12 @@ def test_what_the_application_logs_stays_as_it_was(colours: Path, caplog: pytest
         fine_tune(config_for(colours, epochs=1), export=False)
     assert not [record for record in caplog.records if record.levelno < logging.WARNING]
     assert logging.getLogger("mlimages").handlers == []
+
+
+def test_a_command_that_loaded_torch_ends_without_a_word() -> None:
+    code = "import sys, torchvision; from mlimages.cli import main; sys.argv[1:] = ['--version']; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.train
