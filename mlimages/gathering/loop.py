@@ -157,7 +157,7 @@ class Run:
             self._start_parked(label)  # a placeholder may have cost another class a picture
         self._moved.set()
         status = self._gathered.tally.status
-        self._progress.advance(1, good=status["ok"], broken=status["failed"], duplicate=status["duplicate"])
+        self._progress.advance(1, good=status["ok"], bad=status["failed"], dup=status["duplicate"])  # in 80 columns
 
     def _start_parked(self, label: str) -> None:
         parked = self._parked.get(label)
