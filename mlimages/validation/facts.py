@@ -58,8 +58,8 @@ _UPRIGHT = {
 
 
 _TURN = threading.Lock()
-"""Of measuring: in so many small steps threads would hand Python's own lock to and fro, 25 system calls a picture in place
-of 3; 8 threads on two cores would take a tenth longer."""
+"""Of measuring: in so many small steps threads would hand Python's own lock to and fro, 25 system calls a picture in
+place of 3; 8 threads on two cores would take a tenth longer."""
 
 
 @dataclass(frozen=True, slots=True)
