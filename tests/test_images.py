@@ -21,6 +21,7 @@ from mlimages.errors import ImageError
 from mlimages.images import (
     LabeledImage,
     from_network,
+    load_all_plugins,
     load_pixels,
     load_rgb,
     open_image,
@@ -34,6 +35,7 @@ from mlimages.records import Fault, ImageProperty, Normalization
 
 
 def encoded(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
+    load_all_plugins()
     out = io.BytesIO()
     image.save(out, form, **options)
     return out.getvalue()

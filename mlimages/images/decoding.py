@@ -7,6 +7,7 @@ import stat
 import struct
 import zlib
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 from PIL import Image, ImageOps
@@ -14,11 +15,6 @@ from PIL import Image, ImageOps
 from mlimages.errors import ImageError
 from mlimages.files import is_remote
 from mlimages.records import Fault
-
-with suppress(ImportError):  # an iPhone's pictures (`mlimages[heic]`)
-    import pillow_heif
-
-    pillow_heif.register_heif_opener(thumbnails=False)
 
 MAX_PIXELS = 89_478_485
 """Default bound on width x height, judged from the header: Pillow's own (1 GiB at 12 bytes a pixel)."""
@@ -66,7 +62,7 @@ def _identify(data: bytes) -> Image.Image | None:
     Not `Image.open`: that warns of large pictures on the terminal, fails above twice that size whatever
     `max_pixels` says, and hands EPS to Ghostscript.
     """
-    for load_plugins in (Image.preinit, Image.init):
+    for load_plugins in (Image.preinit, load_all_plugins):
         load_plugins()
         for name in Image.ID:
             factory, accepts = Image.OPEN[name]
@@ -77,6 +73,16 @@ def _identify(data: bytes) -> Image.Image | None:
             except _IDENTIFY_ERRORS:
                 continue
     return None
+
+
+@cache
+def load_all_plugins() -> None:
+    """Have Pillow know every format it can, an iPhone's too where pillow-heif is installed (`mlimages[heic]`)."""
+    Image.init()
+    with suppress(ImportError):
+        from pillow_heif import register_heif_opener  # 17 ms that most runs never need
+
+        register_heif_opener(thumbnails=False)
 
 
 def read_bytes(path: Path) -> bytes:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from mlimages.images import load_all_plugins
 from mlimages.validation.codes import Code, Thresholds
 from mlimages.validation.facts import FactsTable
 
@@ -40,6 +41,8 @@ def judge_classes(
 @lru_cache(maxsize=1024)
 def right_suffix(suffix: str, form: str) -> str:
     """A file's suffix where it fits the format (as Pillow names it), else the one that would."""
+    if form == "HEIF":
+        load_all_plugins()  # its facts may come from the cache
     named = Image.registered_extensions().get(suffix.lower(), "")
     if form == named or (form, named) in _SAME_SUFFIX:
         return suffix
