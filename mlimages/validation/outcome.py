@@ -111,7 +111,8 @@ def write_outcome(report: Report, renamed: Mapping[Path, Path] | None = None) ->
         kept: Iterable[LabeledPath] = report.kept(number)
         if now:
             kept = (LabeledPath(now.get(item.path, item.path), item.label) for item in kept)
-        write_label_file(checked, kept, file.class_names)
+        count = 1 + max((label for of, label in report.counts if of == number), default=-1)
+        write_label_file(checked, kept, file.defined_class_names or tuple(map(str, range(count))))
         found = [one for one in report.findings if one.file == number]
         _write_table(rejected, now, (one for one in found if one.code.is_error))
         _write_table(warnings, now, (one for one in found if not one.code.is_error))
