@@ -295,3 +295,13 @@ def test_real_pictures_are_gathered_whole_and_strange_ones_end_with_a_reason(
     resized = gather(UrlList(tmp_path / "links.txt"), tmp_path / "small", resize=48, **slow)
     assert resized.failed == 3
     assert {min(row.width or 0, row.height or 0) for row in read_manifest(tmp_path / "small") if row.path} == {48}
+
+
+def test_a_disk_that_takes_half_a_picture_ends_the_run(tmp_path: Path) -> None:
+    code = (
+        "import resource, sys; from pathlib import Path; from mlimages.gathering.spool import Spool\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "spool = Spool(Path('a.part')); spool.write(bytes(1500)); spool.finish()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stderr.strip().splitlines()[-1].startswith("mlimages.errors.GatherError: . cannot be written: ")

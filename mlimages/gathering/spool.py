@@ -35,7 +35,9 @@ class Spool:
     def _flush(self) -> None:
         try:
             with open(self._path, self._mode, buffering=0) as file:  # noqa: PTH123 - pathlib costs as much as the write
-                file.write(self._memory)
+                written = 0
+                while written < len(self._memory):  # a disk that is almost full takes a part
+                    written += file.write(memoryview(self._memory)[written:])
         except OSError as error:
             raise GatherError(f"{self._path.parent} cannot be written: {error.strerror}") from error
         self._memory.clear()
