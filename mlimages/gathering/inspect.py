@@ -27,6 +27,7 @@ _REASONS = {
     Fault.CORRUPT: Reason.CORRUPT,
     Fault.TOO_MANY_PIXELS: Reason.TOO_MANY_PIXELS,
     Fault.NOT_AN_IMAGE: Reason.NOT_AN_IMAGE,
+    Fault.UNREADABLE: Reason.NOT_AN_IMAGE,
 }
 _HASHED_PX = 32  # of a side at least: of thumbnails at an eighth, four points a row, half looked alike
 _JPEG_QUALITY = 95

@@ -37,7 +37,8 @@ def open_image(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> Image.I
     """Open a picture and read its header; nothing is decoded yet.
 
     Raises:
-        ImageError: missing, unreadable, empty, not-an-image or too-many-pixels.
+        ImageError: missing, unreadable (a format that needs another package, too), empty, not-an-image or
+            too-many-pixels.
     """
     data = source if isinstance(source, bytes) else read_bytes(source)
     if not data:
@@ -47,9 +48,9 @@ def open_image(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> Image.I
     except _DECODE_ERRORS as error:
         raise ImageError(Fault.CORRUPT, f"{type(error).__name__}: {error}") from error
     if image is None:
-        lacks_plugin = data[4:11] == b"ftyphei" and "HEIF" not in Image.OPEN
-        advice = ' (`pip install "mlimages[heic]"` opens it)' if lacks_plugin else ""
-        raise ImageError(Fault.NOT_AN_IMAGE, f"begins with {data[:12]!r}{advice}")
+        if data[4:11] == b"ftyphei" and "HEIF" not in Image.OPEN:
+            raise ImageError(Fault.UNREADABLE, '`pip install "mlimages[heic]"` opens HEIC')
+        raise ImageError(Fault.NOT_AN_IMAGE, f"begins with {data[:12]!r}")
     width, height = image.size
     if width * height > max_pixels:
         raise ImageError(Fault.TOO_MANY_PIXELS, f"{width} x {height} is more than {max_pixels} pixels")

@@ -77,7 +77,8 @@ def finish(job: Job, progressed: Progressed, *, export: bool) -> FineTuneResult:
         raise RunError(f"{files.folder}: the frozen part changed while training; please report this")
     if ranks.is_first():
         best = load_file(files.best)  # a map of the file: what is frozen need not be read
-        network.load_state_dict({name: best[name] for name in best.keys() - job.frozen.parameters}, strict=False)
+        learnt = network.state_dict().keys() - job.frozen.parameters
+        network.load_state_dict({name: best[name] for name in learnt}, strict=False)
     ranks.take_from_first(network)
     share = _interpolate(job) if config.interpolate and files.start.exists() else 1.0
     checked = job.validate()

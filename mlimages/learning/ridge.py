@@ -49,8 +49,7 @@ class RidgeFit:
         turned: the centred targets along them `(K, classes)`.
         values: the variance along them, `penalized` with the penalty added `(K,)`.
         penalty: the one of PENALTIES that leave-one-out chose.
-        scale: makes scores of logits, so that their softmax is calibrated left out.
-        left_out_accuracy: share of the pictures that were named rightly by the fit without them.
+        left_out: what the fit without a picture says of it `(N, classes)`.
     """
 
     x: Floats
@@ -63,14 +62,14 @@ class RidgeFit:
     values: Floats
     penalized: Floats
     penalty: float
-    scale: float
-    left_out_accuracy: float
+    left_out: Floats
 
     def head(self) -> RidgeHead:
-        """The classifier fitted on all pictures."""
+        """The classifier fitted on all pictures; the softmax of its scores is calibrated left out."""
+        scale = _softmax_scale(self.left_out, self.targets.argmax(axis=1))
         weight = self.x.T @ (self.vectors @ (self.turned / self.penalized[:, None]))
-        weight = self.scale * weight / self.spread[:, None]  # (D, classes)
-        return RidgeHead(weight.T, self.scale * self.base - self.mean @ weight)
+        weight = scale * weight / self.spread[:, None]  # (D, classes)
+        return RidgeHead(weight.T, scale * self.base - self.mean @ weight)
 
     def out_of_fold(self, fold: NDArray[np.int64]) -> Floats:
         """Probabilities `(N, classes)` of each picture by a fit on all folds but its own.
@@ -114,7 +113,7 @@ def fit_ridge(features: NDArray[np.floating], labels: NDArray[np.int64], classes
     scores = [
         targets - (targets - base - vectors @ (shrink[:, None] * turned)) / np.maximum(1 - leverage, 1e-9)[:, None]
         for shrink, leverage in zip(values / penalized, leverages.T, strict=True)
-    ]  # what the fit without a picture says of it: (N, classes)
+    ]  # (N, classes) of each penalty
     best = int(np.argmin([np.square(score - targets).mean() for score in scores]))
     return RidgeFit(
         x=x,
@@ -127,8 +126,7 @@ def fit_ridge(features: NDArray[np.floating], labels: NDArray[np.int64], classes
         values=values,
         penalized=penalized[best],
         penalty=float(PENALTIES[best]),
-        scale=_softmax_scale(scores[best], labels),
-        left_out_accuracy=float((scores[best].argmax(axis=1) == labels).mean()),
+        left_out=scores[best],
     )
 
 

@@ -89,8 +89,8 @@ class Store:
 
     def keep(self, found: Iterable[tuple[Stamp, Examined]]) -> None:
         """Remember, in one transaction; but not what another threshold or a further package would change."""
-        lasting = ((s, p) for s, p in found if p.fault != Fault.TOO_MANY_PIXELS and "pip install" not in p.detail)
-        rows = [(stamp, picture) for stamp, picture in lasting if picture.digest]
+        passing = (Fault.TOO_MANY_PIXELS, Fault.UNREADABLE)
+        rows = [(stamp, p) for stamp, p in found if p.digest and p.fault not in passing]
         self._write(
             "INSERT OR IGNORE INTO pictures (digest, fault, detail, facts) VALUES (?, ?, ?, ?)",
             [(p.digest, p.fault, p.detail, p.facts) for _, p in rows],
