@@ -56,9 +56,15 @@ def _options(
     verbose: bool = typer.Option(False, "--verbose", "-v", help="Log what happens to standard error."),
 ) -> None:
     shown = logging.StreamHandler()
-    shown.setLevel(logging.INFO if verbose else logging.ERROR)
+    shown.setLevel(logging.INFO if verbose else logging.WARNING)
+    shown.addFilter(lambda record: verbose or _is_for_all(record))
     logging.basicConfig(handlers=[shown], format="%(name)s: %(message)s")
-    logging.captureWarnings(True)  # Pillow's remarks on odd files are for --verbose
+    logging.captureWarnings(True)
+
+
+def _is_for_all(record: logging.LogRecord) -> bool:
+    """What changes how a run goes; Pillow's remarks on odd files, and each picture left out, are for --verbose."""
+    return record.levelno >= logging.ERROR or record.name.startswith(("mlimages.learning", "mlimages.validation"))
 
 
 for room in (gather, curate, augment, insight, train, deploy, look, demo):

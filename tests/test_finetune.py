@@ -167,6 +167,18 @@ def test_what_the_application_logs_stays_as_it_was(colours: Path, caplog: pytest
     assert logging.getLogger("mlimages").handlers == []
 
 
+def test_at_the_terminal_stands_what_changes_a_run_and_not_each_picture_or_pillows_remarks(tmp_path: Path) -> None:
+    code = (
+        "import logging, warnings; from mlimages.cli import _options; from mlimages.learning.run_log import logged_to\n"
+        "from pathlib import Path; _options(False, False); warnings.warn('odd EXIF')\n"
+        "with logged_to(Path('log.txt')):\n"
+        "    logging.getLogger('mlimages.learning.features').warning('computed anew')\n"
+        "    logging.getLogger('mlimages.training.training_data').warning('left out a.jpg')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stderr == "mlimages.learning.features: computed anew\n"
+
+
 def test_a_command_that_loaded_torch_ends_without_a_word() -> None:
     code = "import sys, torchvision; from mlimages.cli import main; sys.argv[1:] = ['--version']; main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -184,6 +184,7 @@ def test_faults_have_their_codes(tmp_path: Path) -> None:
     assert fault_of(b"") == Fault.EMPTY
     assert fault_of(b"<!doctype html><title>404</title>") == Fault.NOT_AN_IMAGE
     assert fault_of(whole[: len(whole) // 2]) == Fault.TRUNCATED
+    assert fault_of(encoded(noise(64, 64), "JPEG", comment=bytes(4000))[:3000]) == Fault.TRUNCATED, "in the header"
     assert fault_of(encoded(noise(64, 64))[:-200]) == Fault.TRUNCATED
 
 

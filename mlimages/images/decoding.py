@@ -37,8 +37,8 @@ def open_image(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> Image.I
     """Open a picture and read its header; nothing is decoded yet.
 
     Raises:
-        ImageError: missing, unreadable (a format that needs another package, too), empty, not-an-image or
-            too-many-pixels.
+        ImageError: missing, unreadable (a format that needs another package, too), empty, not-an-image, truncated or
+            corrupt within the header, or too-many-pixels.
     """
     data = source if isinstance(source, bytes) else read_bytes(source)
     if not data:
@@ -46,7 +46,7 @@ def open_image(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> Image.I
     try:
         image = _identify(data)
     except _DECODE_ERRORS as error:
-        raise ImageError(Fault.CORRUPT, f"{type(error).__name__}: {error}") from error
+        raise _damage(error) from error
     if image is None:
         if data[4:11] == b"ftyphei" and "HEIF" not in Image.OPEN:
             raise ImageError(Fault.UNREADABLE, '`pip install "mlimages[heic]"` opens HEIC')
@@ -119,11 +119,14 @@ def decode(image: Image.Image) -> Image.Image:
     try:
         image.load()
     except _DECODE_ERRORS as error:
-        text = str(error)
-        cut = "truncated" in text or "unrecognized data stream" in text or isinstance(error, EOFError)
-        fault = Fault.TRUNCATED if cut else Fault.CORRUPT
-        raise ImageError(fault, f"{type(error).__name__}: {text}") from error
+        raise _damage(error) from error
     return image
+
+
+def _damage(error: Exception) -> ImageError:
+    text = str(error)
+    cut = "truncated" in text.lower() or "unrecognized data stream" in text or isinstance(error, EOFError)
+    return ImageError(Fault.TRUNCATED if cut else Fault.CORRUPT, f"{type(error).__name__}: {text}")
 
 
 def to_rgb(image: Image.Image, *, background: tuple[int, int, int] = WHITE) -> Image.Image:

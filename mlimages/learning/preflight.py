@@ -75,7 +75,7 @@ def inspect(
     found = _decode_shared([*train, *(val or [])], image, store=store, progress=progress)
     broken = [each for each in found if isinstance(each, BrokenImage)]
     for each in broken:
-        logger.warning("left out: %s (%s: %s)", each.path, each.fault, each.detail)
+        logger.info("left out: %s (%s: %s)", each.path, each.fault, each.detail)
     to_train, to_validate = (
         [each for each in part if isinstance(each, Picture)] for part in (found[: len(train)], found[len(train) :])
     )
