@@ -89,6 +89,8 @@ def fine_tune(
         job = assemble(config, files, setup, device, progress)
         before = load_progress(files)
         ranks.demand_same("run folder and weights", (job.digest, before and before.history))
+        if ranks.is_first():
+            files.tidy()
         with job.snapshots if ranks.is_first() else nullcontext():
             before = before or _begin(job)
             progressed = _train(job, before, started=started, progress=progress, callbacks=callbacks)

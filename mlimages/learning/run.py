@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -41,6 +42,13 @@ class RunFiles:
     """Where everything of a run lies."""
 
     folder: Path
+
+    def tidy(self) -> None:
+        """Remove the hidden files that a killed process left half written."""
+        for part in self.folder.glob(".*.part"):
+            part.unlink()
+        for made in self.folder.glob(".export.*"):
+            shutil.rmtree(made)
 
     @property
     def config(self) -> Path:

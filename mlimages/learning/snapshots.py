@@ -61,16 +61,11 @@ class Snapshots:
                 self._keep(path)
 
     def __enter__(self) -> Snapshots:
-        self._clear()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._clear()
-
-    def _clear(self) -> None:
-        """Remove the hidden files, those that a killed process left too."""
-        for part in self._folder.glob(".*.safetensors.*.part"):
-            part.unlink()
+        for spare in self._spares:
+            spare.unlink(missing_ok=True)
 
     def _write(self, part: Path) -> None:
         """Write a .safetensors file: length of the header, header, numbers (https://huggingface.co/docs/safetensors).
