@@ -7,6 +7,7 @@ import hashlib
 import io
 import itertools
 import os
+import random
 import signal
 import socket
 import ssl
@@ -25,6 +26,7 @@ from mlimages.gathering.collection import Gathered
 from mlimages.gathering.decoders import Decoders
 from mlimages.gathering.facts import Checks, Facts, Rejection
 from mlimages.gathering.inspect import inspect_file
+from mlimages.gathering.shrinking import shrink
 from mlimages.records import FetchResult, GatherSummary, Reason
 from tests.servers import (
     Site,
@@ -373,6 +375,15 @@ def test_a_jpeg_made_smaller_looks_as_if_resized_in_rgb(size: tuple[int, int], t
         brightness_apart = ImageChops.difference(stored.convert("L"), Image.open(as_rgb).convert("L"))
     assert max(ImageStat.Stat(apart).mean) < 5  # of 255 levels
     assert ImageStat.Stat(brightness_apart).mean[0] < 2.5
+
+
+@pytest.mark.parametrize("size", [(499, 374), (341, 256), (250, 188), (126, 374), (499, 95)])
+def test_shrinking_gives_what_pillows_filter_gives(size: tuple[int, int]) -> None:
+    noise = Image.frombytes("L", (500, 375), random.Random(0).randbytes(500 * 375))
+    white = Image.new("L", (500, 375), 255)
+    for channel in (noise, white):
+        apart = ImageChops.difference(shrink(channel, size), channel.resize(size, Image.Resampling.HAMMING))
+        assert apart.getextrema()[1] <= 2
 
 
 def kill_who_reads(pipe: Path) -> None:
