@@ -1,6 +1,5 @@
 """Gathering from real servers that behave well, badly, and as the web does."""
 
-import asyncio
 import fcntl
 import gzip
 import hashlib
@@ -8,7 +7,6 @@ import io
 import itertools
 import os
 import random
-import signal
 import socket
 import ssl
 import subprocess
@@ -23,7 +21,6 @@ from mlimages import UrlList, gather
 from mlimages.errors import GatherError
 from mlimages.gathering import GatherOptions, address, read_manifest
 from mlimages.gathering.collection import Gathered
-from mlimages.gathering.decoders import Decoders
 from mlimages.gathering.facts import Checks, Facts, Rejection
 from mlimages.gathering.inspect import inspect_file
 from mlimages.gathering.shrinking import shrink
@@ -384,38 +381,6 @@ def test_shrinking_gives_what_pillows_filter_gives(size: tuple[int, int]) -> Non
     for channel in (noise, white):
         apart = ImageChops.difference(shrink(channel, size), channel.resize(size, Image.Resampling.HAMMING))
         assert apart.getextrema()[1] <= 2
-
-
-def kill_who_reads(pipe: Path) -> None:
-    try:
-        writer = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
-    except OSError:  # no decoder holds it yet
-        return
-    for child in Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split():
-        if b"mlimages.gathering" in Path(f"/proc/{child}/cmdline").read_bytes():  # a server of other tests stays
-            os.kill(int(child), signal.SIGKILL)
-    os.close(writer)
-
-
-@pytest.mark.parametrize("end", ["hangs", "dies"])
-def test_a_decoder_that_hangs_or_dies_costs_the_picture_that_it_held(tmp_path: Path, end: str) -> None:
-    good = tmp_path / "good"
-    good.write_bytes(photo(1))
-    pipe = tmp_path / "never-ends"
-    os.mkfifo(pipe)
-
-    async def inspect_all() -> list[object]:
-        async with Decoders(Checks(), 1, timeout_s=1.0 if end == "hangs" else 60.0) as decoders:
-            found = asyncio.gather(*map(decoders.inspect, (good, pipe, good)))
-            while end == "dies" and not found.done():
-                kill_who_reads(pipe)
-                await asyncio.sleep(0.01)
-            return await found
-
-    first, stuck, last = asyncio.run(inspect_all())
-    assert first == last
-    assert isinstance(stuck, Rejection)
-    assert stuck.reason is Reason.DECODER
 
 
 def test_two_runs_into_one_folder_at_once_are_refused(site: Site, tmp_path: Path) -> None:

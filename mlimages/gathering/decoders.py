@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import sys
 from collections import deque
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
 from mlimages.errors import GatherError
 from mlimages.gathering.facts import Checks, Facts, Rejection
+from mlimages.gathering.nursery import DecodingProcess, Nursery
 from mlimages.records import Reason
 
 DECODE_TIMEOUT_S = 30.0
 _BATCH = 32
-
-_KEPT_BYTES = str(32 * 2**20)  # glibc takes no more; else each picture's pixels come from the system page by page
-_ENVIRONMENT = {
-    "OPENBLAS_NUM_THREADS": "1",
-    "MALLOC_MMAP_THRESHOLD_": _KEPT_BYTES,
-    "MALLOC_TRIM_THRESHOLD_": _KEPT_BYTES,
-}
 
 _Job = tuple[Path, "asyncio.Future[Facts | Rejection]"]
 
@@ -38,7 +29,7 @@ class Decoders:
     """
 
     def __init__(self, checks: Checks, count: int, *, timeout_s: float = DECODE_TIMEOUT_S) -> None:
-        self._checks = checks
+        self._nursery = Nursery(checks)
         self._count = count
         self._timeout_s = timeout_s
         self._jobs: asyncio.Queue[_Job] = asyncio.Queue()
@@ -53,6 +44,7 @@ class Decoders:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._nursery.close()
 
     async def inspect(self, path: Path) -> Facts | Rejection:
         """Facts of the picture in the file at `path`, or why it is none.
@@ -68,14 +60,14 @@ class Decoders:
         batch = await self._next_batch()  # a run that fetches nothing starts no process
         while True:
             try:
-                process = await self._start()
+                process = await self._nursery.start()
             except GatherError as error:
                 await self._refuse(batch, error)
             try:
                 while await self._serve(process, batch):
                     batch = await self._next_batch()
             finally:
-                await _end(process)
+                process.end()
             batch = await self._next_batch()
 
     async def _next_batch(self) -> list[_Job]:
@@ -85,17 +77,17 @@ class Decoders:
         share = min(_BATCH - 1, self._jobs.qsize() // self._count)
         return [first, *(self._jobs.get_nowait() for _ in range(share))]
 
-    async def _serve(self, process: asyncio.subprocess.Process, batch: list[_Job]) -> bool:
+    async def _serve(self, process: DecodingProcess, batch: list[_Job]) -> bool:
         """Answer the jobs in `batch`; False if the process must be replaced."""
-        assert process.stdin
-        assert process.stdout
-        process.stdin.write(json.dumps([str(path) for path, _ in batch]).encode() + b"\n")
+        process.jobs.write(json.dumps([str(path) for path, _ in batch]).encode() + b"\n")
         line, trouble = b"", "the decoder died"
         try:
             async with asyncio.timeout(self._timeout_s):
-                line = await process.stdout.readline()
+                line = await process.answers.readline()
         except TimeoutError:
             trouble = f"decoding took more than {self._timeout_s:g} s"
+        except ConnectionError:  # it died before it had read all
+            pass
         if line.endswith(b"\n"):
             for job, values in zip(batch, json.loads(line), strict=True):
                 _settle(job, _parsed(values))
@@ -104,24 +96,6 @@ class Decoders:
         else:
             _settle(batch[0], Rejection(Reason.DECODER, trouble))
         return line.endswith(b"\n")
-
-    async def _start(self) -> asyncio.subprocess.Process:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "mlimages.gathering.worker", json.dumps(asdict(self._checks))),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-            env={**os.environ, **_ENVIRONMENT},
-        )
-        assert process.stdout
-        try:
-            if await process.stdout.readline() == b"ready\n":
-                return process
-        except BaseException:
-            await _end(process)
-            raise
-        await _end(process)
-        raise GatherError("the decoding process does not start: try `python -m mlimages.gathering.worker '{}'`")
 
     async def _refuse(self, batch: list[_Job], error: GatherError) -> NoReturn:
         while True:
@@ -140,11 +114,3 @@ def _parsed(values: dict[str, Any]) -> Facts | Rejection:
     if "reason" in values:
         return Rejection(**{**values, "reason": Reason(values["reason"])})
     return Facts(**values)
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is None:
-        process.kill()
-    await process.wait()
-    if process.stdin:
-        process.stdin.close()
