@@ -83,8 +83,10 @@ def _demand_reach(root: str) -> None:
         raise InputError(f"{root} cannot be reached: {error}") from error
 
 
-def is_remote(path: Path) -> bool:
-    """Whether `as_path` made this of an address."""
+def is_remote(path: Path | str) -> bool:
+    """Whether this is an address, or `as_path` made it of one."""
+    if isinstance(path, str):
+        return "://" in path and bool(_ADDRESS.match(path))
     return not isinstance(path, Path)
 
 
@@ -93,10 +95,10 @@ def put(file: Path, address: Path) -> None:
     address.fs.put_file(str(file), address.path)  # type: ignore[attr-defined]  # an address is no Path to mypy
 
 
-def relative_name(path: Path, folder: Path) -> str:
+def relative_name(path: Path | str, folder: Path) -> str:
     """How a file in `folder` names `path`; from or to an address in full, unless it lies below it."""
     if is_remote(path) or is_remote(folder):
-        return path.absolute().as_posix().removeprefix(f"{folder.as_posix().rstrip('/')}/")
+        return as_path(path).absolute().as_posix().removeprefix(f"{folder.as_posix().rstrip('/')}/")
     whole, below = os.path.abspath(path), os.path.abspath(folder) + os.sep  # noqa: PTH100  # a quarter of the time
     name = whole[len(below) :] if whole.startswith(below) else os.path.relpath(whole, folder)
     return name.replace(os.sep, "/")
@@ -104,11 +106,12 @@ def relative_name(path: Path, folder: Path) -> str:
 
 def named_path(name: str, folder: Path) -> Path:
     """The inverse of `relative_name`."""
-    if "://" in name and _ADDRESS.match(name):
-        return as_path(name)
-    if is_remote(folder):
-        return Path(name) if name.startswith("/") else folder / name
-    return Path(os.path.join(folder, name))  # noqa: PTH118  # half the time
+    return as_path(full_name(name, str(folder)))
+
+
+def full_name(name: str, folder: str) -> str:
+    """`named_path` as text, which takes a tenth of its time."""
+    return name if is_remote(name) else os.path.join(folder, name)  # noqa: PTH118  # texts
 
 
 def write_text(path: Path, text: str) -> None:

@@ -135,6 +135,16 @@ def test_tables_are_read_with_or_without_header_and_with_names_or_numbers(tmp_pa
     assert labels.class_names in (("0", "1"), ("Cat", "dog"))
 
 
+def test_paths_as_text_are_those_of_the_pictures_whatever_the_file_stands_for(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text('sub/../a b.jpg 1\n" c.jpg" 1\n/elsewhere/d.jpg 0\nsub\\e.jpg 1\n')
+    (tmp_path / "a_class_def.txt").write_text("0 1\n1 0\n")  # names that look like numbers of others
+    labels = LabelFile(tmp_path / "a.txt")
+    assert [label for _, label in labels.named()] == [1, 1, 0, 1]
+    for stands_for in (labels, labels.without([tmp_path / "a b.jpg"]), labels.shuffle(0), labels.merge(labels)):
+        assert [LabeledPath(Path(name), label) for name, label in stands_for.named()] == list(stands_for)
+    assert len(list(labels.without([tmp_path / "a b.jpg"]))) == 3
+
+
 def test_a_tables_class_names_outlive_its_conversion_and_its_split(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(
         "path,label\n" + "".join(f"{n}.jpg,{'dog' if n % 2 else 'Cat'}\n" for n in range(8))

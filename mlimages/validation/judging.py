@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ MIN_FLAT_BOTTOM = 3
 """Percent of the height."""
 
 
-def judge(paths: Sequence[Path], facts: FactsTable, lines: Thresholds) -> Iterator[tuple[int, Code, str]]:
+def judge(paths: Sequence[str], facts: FactsTable, lines: Thresholds) -> Iterator[tuple[int, Code, str]]:
     """All codes of decoded pictures: row, code, what was seen."""
     for code, having, seen in (*_form(paths, facts), *_shape(facts, lines), *_levels(facts, lines)):
         yield from ((row, code, seen(row)) for row in np.flatnonzero(having).tolist())
@@ -53,9 +53,9 @@ _SUFFIX_OF = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif", "JPEG2000": ".jp2"}
 _SAME_SUFFIX = {("MPO", "JPEG"), ("DIB", "BMP"), ("CUR", "ICO")}
 
 
-def _form(paths: Sequence[Path], facts: FactsTable) -> Iterator[Verdict]:
+def _form(paths: Sequence[str], facts: FactsTable) -> Iterator[Verdict]:
     form, mode, orientation = facts["format"].astype("U8").tolist(), facts["mode"].astype("U8"), facts["orientation"]
-    suffix = [path.suffix for path in paths]
+    suffix = [os.path.splitext(path)[1] for path in paths]  # noqa: PTH122  # texts
     right = [right_suffix(*named) for named in zip(suffix, form, strict=True)]
     yield (
         Code.WRONG_SUFFIX,

@@ -17,7 +17,7 @@ from tempfile import TemporaryFile
 import numpy as np
 
 from mlimages.errors import ImageError
-from mlimages.files import is_remote
+from mlimages.files import as_path, is_remote
 from mlimages.images import read_bytes
 from mlimages.labels import LabelFile
 from mlimages.pools import Pool, Threads
@@ -63,14 +63,14 @@ def check(
     lines = thresholds or Thresholds()
     files = tuple(file if isinstance(file, LabelFile) else LabelFile(file) for file in label_files)
     shown = progress or NoProgress()
-    shown.start("check", sum(1 for file in files for _ in file) if progress else None, "pictures")
+    shown.start("check", sum(1 for file in files for _ in file.named()) if progress else None, "pictures")
     measuring, findings = _Measuring(), list[tuple[int, Finding]]()
     with Store() as store, TemporaryFile(buffering=0) as spill:
         seen = Seen(spill)
         for batch, pictures in _examined(files, lines, store, pool or Threads(workers or os.cpu_count() or 1)):
             for row, code, detail in _noted(batch, pictures, seen, measuring, lines):
-                number, item = batch[row]
-                findings.append((len(seen) - len(batch) + row, Finding(number, item.path, item.label, code, detail)))
+                number, name, label = batch[row]
+                findings.append((len(seen) - len(batch) + row, Finding(number, as_path(name), label, code, detail)))
             shown.advance(len(batch))
         lines = lines.narrowed(len(seen))
         families = seen.families(lines, store)
@@ -117,8 +117,8 @@ def sound_pictures(paths: Iterable[Path]) -> dict[Path, bytes]:
 _ORDER = {code: number for number, code in enumerate(Code)}
 
 
-Listed = tuple[int, LabeledPath]
-"""A picture, and the number of the file that lists it."""
+Listed = tuple[int, str, int]
+"""A picture: the number of the file that lists it, its path, its class number."""
 
 
 @dataclass(slots=True)
@@ -151,13 +151,13 @@ def _noted(
     begin, rows = len(seen), [row for row, picture in enumerate(pictures) if picture.facts]
     facts = facts_table(picture.facts or b"" for picture in pictures)
     seen.add(
-        (number for number, _ in batch),
-        (item.label for _, item in batch),
+        (number for number, _, _ in batch),
+        (label for _, _, label in batch),
         (picture.digest if picture.facts else b"" for picture in pictures),
     )
     seen.compare(begin + np.array(rows, dtype=np.intp), facts, lines)
-    measuring.add((batch[row][1].label for row in rows), facts)
-    for place, code, detail in judge([batch[row][1].path for row in rows], facts, lines):
+    measuring.add((batch[row][2] for row in rows), facts)
+    for place, code, detail in judge([batch[row][1] for row in rows], facts, lines):
         yield rows[place], code, detail
     yield from ((row, Code(one.fault or ""), one.detail) for row, one in enumerate(pictures) if not one.facts)
 
@@ -166,13 +166,13 @@ def _examined(
     files: Iterable[LabelFile], lines: Thresholds, store: Store, pool: Pool
 ) -> Iterator[tuple[list[Listed], list[Examined]]]:
     """Every picture of every file, in order, some at a time."""
-    items = ((number, item) for number, file in enumerate(files) for item in file)
+    items = ((number, name, label) for number, file in enumerate(files) for name, label in file.named())
     size = min(BATCH * max(1, pool.workers * pool.at_once // 64), MOST)  # several for each worker
     while batch := list(islice(items, size)):
-        yield batch, _batch([item.path for _, item in batch], store, lines, pool)
+        yield batch, _batch([name for _, name, _ in batch], store, lines, pool)
 
 
-def _batch(paths: Sequence[Path], store: Store, lines: Thresholds, pool: Pool) -> list[Examined]:
+def _batch(paths: Sequence[str], store: Store, lines: Thresholds, pool: Pool) -> list[Examined]:
     stamps = [_stamp(path) for path in paths]
     known = store.find([stamp for stamp in stamps if stamp])
     new = [place for place, stamp in enumerate(stamps) if not (stamp and stamp.path in known)]
@@ -185,7 +185,7 @@ def _batch(paths: Sequence[Path], store: Store, lines: Thresholds, pool: Pool) -
     return [fresh[place] if place in fresh or not stamp else known[stamp.path] for place, stamp in enumerate(stamps)]
 
 
-def _stamp(path: Path) -> Stamp | None:
+def _stamp(path: Path | str) -> Stamp | None:
     if is_remote(path):  # to ask for its size and time costs as much as to read it: known by its content alone
         return None
     try:
@@ -195,15 +195,15 @@ def _stamp(path: Path) -> Stamp | None:
     return Stamp(os.path.abspath(path), found.st_size, found.st_mtime_ns)  # noqa: PTH100  # likewise
 
 
-def _look_at(paths: Sequence[Path], lines: Thresholds, find: Find | None) -> list[Examined]:
+def _look_at(paths: Sequence[str], lines: Thresholds, find: Find | None) -> list[Examined]:
     return [_look(path, lines, find) for path in paths]
 
 
-def _look(path: Path, lines: Thresholds, find: Find | None) -> Examined:
+def _look(path: str, lines: Thresholds, find: Find | None) -> Examined:
     """One picture's facts or fault; decoded unless the same bytes were seen before."""
     digest = b""
     try:
-        data = read_bytes(path)
+        data = read_bytes(as_path(path))
         digest = hashlib.sha256(data).digest() if data else b""
         known = find(digest) if find and digest else None
         return known or Examined(digest, examine(data, max_pixels=lines.max_pixels).pack())
@@ -213,8 +213,8 @@ def _look(path: Path, lines: Thresholds, find: Find | None) -> Examined:
 
 def _looked_up(files: Iterable[LabelFile], places: Collection[int]) -> dict[int, LabeledPath]:
     """The pictures at some places: the files are read once more, so that not all paths lie in memory."""
-    items = islice(chain.from_iterable(files), max(places, default=-1) + 1)
-    return {place: item for place, item in enumerate(items) if place in places}
+    listed = islice(chain.from_iterable(file.named() for file in files), max(places, default=-1) + 1)
+    return {place: LabeledPath(as_path(name), label) for place, (name, label) in enumerate(listed) if place in places}
 
 
 def _related(
