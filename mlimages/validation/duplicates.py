@@ -13,10 +13,10 @@ VERSION = 2
 SMALL = 1 << 15
 """Sets of up to so many pictures are compared all with all: that is faster than to look for the near ones."""
 
-AT_ONCE = 1 << 17
+AT_ONCE = 1 << 16
 """Pairs of hashes compared at a time: bounds the memory, and stays within the processor's cache."""
 
-PAIRS = 256
+PAIRS = 64
 """Pairs whose thumbnails are compared at a time."""
 
 WORTH_ALIGNING = 0.7
@@ -24,8 +24,8 @@ WORTH_ALIGNING = 0.7
 
 CROP_SIZES = (0.98, 0.96, 0.94, 0.92, 0.90, 0.88)
 
-SKETCH_BYTES = 35
-"""The 6 x 6 lowest frequencies of a thumbnail but the constant."""
+SKETCH_BYTES = 24
+"""The 5 x 5 lowest frequencies of a thumbnail but the constant."""
 
 Places = NDArray[np.intp]
 
@@ -47,7 +47,7 @@ class Families:
             number = int(parent[number])
         return number
 
-    def roots(self, numbers: Places) -> Places:
+    def roots(self, numbers: NDArray[np.int32] | Places) -> Places:
         """The smallest number of each one's set."""
         found = self._parent[numbers]
         while np.any(found != (above := self._parent[found])):
@@ -121,7 +121,7 @@ def outlined(thumbs: NDArray[np.uint8]) -> tuple[NDArray[np.uint64], NDArray[np.
     flat = waves.reshape(-1, 64)
     bits = np.packbits(flat > np.partition(flat, 31)[:, 31:32], axis=1)  # (N, 8)
     lengths = np.maximum(16 * thumbs.std(axis=1, keepdims=True, dtype=np.float32), 1e-6)
-    sketches: NDArray[np.int8] = np.rint(127 * waves[:, :6, :6].reshape(-1, 36)[:, 1:] / lengths).astype(np.int8)
+    sketches: NDArray[np.int8] = np.rint(127 * waves[:, :5, :5].reshape(-1, 25)[:, 1:] / lengths).astype(np.int8)
     return bits.view(np.uint64).ravel(), sketches
 
 

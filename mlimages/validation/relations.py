@@ -31,7 +31,7 @@ blown up to 56 pixels, and of 1000 photographs of flowers blown up from 128 pixe
 
 
 class Seen:
-    """What is kept in memory of each picture seen, some 80 bytes; its place is the order in which it came.
+    """What is kept in memory of each picture seen, some 60 bytes; its place is the order in which it came.
 
     Args:
         spill: an empty file for the thumbnails; unbuffered, as they are read here and there.
@@ -43,7 +43,7 @@ class Seen:
     def __init__(self, spill: IO[bytes]) -> None:
         self.file, self.label = array("i"), array("i")
         self._digests = bytearray()  # 16 bytes each; zeros where the picture could not be decoded
-        self._places, self._hashes, self._least = array("q"), array("Q"), array("f")  # of those to compare
+        self._places, self._hashes, self._plain = array("i"), array("Q"), bytearray()  # of those to compare
         self._sketches = bytearray()
         self._thumbs = spill
 
@@ -53,6 +53,11 @@ class Seen:
     def digest(self, place: int) -> bytes:
         """Of the picture's bytes; the same for all that could not be decoded."""
         return bytes(self._digests[DIGEST_BYTES * place : DIGEST_BYTES * (place + 1)])
+
+    def decoded_labels(self) -> NDArray[np.int32]:
+        """Class numbers of the pictures that could be decoded."""
+        decoded = np.frombuffer(self._digests, np.uint64).reshape(-1, 2).any(axis=1)
+        return np.array(self.label, np.int32)[decoded]
 
     def add(self, file: Iterable[int], label: Iterable[int], digests: Iterable[bytes]) -> None:
         """Note pictures: numbers of their files and classes, SHA-256 of their bytes (none where not decoded)."""
@@ -65,9 +70,8 @@ class Seen:
         places, facts = places[spread(facts) > lines.blank_spread], facts[spread(facts) > lines.blank_spread]
         tiny = np.minimum(facts["width"], facts["height"]) < lines.min_side_px
         plain = tiny | (facts["two_levels"] >= PLAIN) | (facts["sharpness"] < SMOOTH)
-        least = np.where(plain, lines.plain_correlation, lines.near_correlation).astype(np.float32)
-        self._places.frombytes(places.astype(np.int64).tobytes())
-        self._least.frombytes(least.tobytes())
+        self._places.frombytes(places.astype(np.int32).tobytes())
+        self._plain += plain.tobytes()
         hashes, sketches = outlined(facts["thumb"])
         self._hashes.frombytes(hashes.tobytes())
         self._sketches += sketches.tobytes()
@@ -89,18 +93,21 @@ class Seen:
     def _same_bytes(self) -> Iterator[tuple[int, int]]:
         halves = np.frombuffer(self._digests, np.uint64).reshape(-1, 2)
         order = np.lexsort(halves.T)
-        before, after = order[:-1], order[1:]
+        last = halves[order, 1]
+        same = np.flatnonzero(last[:-1] == last[1:])
+        before, after = order[same], order[same + 1]
         same = (halves[before] == halves[after]).all(axis=1) & halves[after].any(axis=1)
         return zip(before[same].tolist(), after[same].tolist(), strict=True)
 
     def _near(self, families: Families, lines: Thresholds) -> Iterator[tuple[int, int]]:
-        places = np.frombuffer(self._places, np.intp)
+        places = np.frombuffer(self._places, np.int32)
+        plain = np.frombuffer(self._plain, np.bool_)
         pairs = near_pairs(
             self._thumbs_at,
             np.frombuffer(self._hashes, np.uint64),
             sketches=np.frombuffer(self._sketches, np.int8).reshape(-1, SKETCH_BYTES),
             max_bits=lines.near_bits,
-            least=np.frombuffer(self._least, np.float32),
+            least=np.where(plain, np.float32(lines.plain_correlation), np.float32(lines.near_correlation)),
             cropped=lines.crop_correlation,
             families=lambda numbers: families.roots(places[numbers]),
         )
@@ -115,8 +122,9 @@ class Seen:
 
     def _key(self, lines: Thresholds) -> bytes:
         """What decides which pictures are nearly the same."""
-        key = hashlib.sha256(f"{VERSION} {lines.near_bits} {lines.crop_correlation} ".encode())
-        for part in (self._digests, self._places, self._least):
+        drawn = lines.near_bits, lines.near_correlation, lines.plain_correlation, lines.crop_correlation
+        key = hashlib.sha256(f"{VERSION} {drawn} ".encode())
+        for part in (self._digests, self._places, self._plain):
             key.update(part)
         return key.digest()
 

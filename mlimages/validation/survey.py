@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mlimages.errors import ImageError
 from mlimages.files import as_path, is_remote
@@ -88,7 +89,7 @@ def check(
         duplicate_groups=tuple(tuple(items[place].path for place in family) for family in families),
         thresholds=lines,
         seconds=time.perf_counter() - began,
-        measures=measuring.done(),
+        measures=measuring.done(seen.decoded_labels()),
     )
 
 
@@ -123,21 +124,19 @@ Listed = tuple[int, str, int]
 
 @dataclass(slots=True)
 class _Measuring:
-    label: array[int] = field(default_factory=lambda: array("i"))
     size: array[int] = field(default_factory=lambda: array("i"))
     level: array[int] = field(default_factory=lambda: array("B"))
     colour: array[int] = field(default_factory=lambda: array("B"))
 
-    def add(self, label: Iterable[int], facts: FactsTable) -> None:
-        self.label.extend(label)
+    def add(self, facts: FactsTable) -> None:
         for kept, names in (
             (self.size, ("width", "height")), (self.level, ("typical",)), (self.colour, ("red", "green", "blue")),
         ):  # fmt: skip
             kept.frombytes(np.stack([facts[name] for name in names], axis=1).tobytes())
 
-    def done(self) -> Measures:
+    def done(self, label: NDArray[np.int32]) -> Measures:
         return Measures(
-            np.array(self.label, np.int32),
+            label,
             np.array(self.size, np.int32).reshape(-1, 2),
             np.array(self.level, np.uint8),
             np.array(self.colour, np.float32).reshape(-1, 3),
@@ -156,7 +155,7 @@ def _noted(
         (picture.digest if picture.facts else b"" for picture in pictures),
     )
     seen.compare(begin + np.array(rows, dtype=np.intp), facts, lines)
-    measuring.add((batch[row][2] for row in rows), facts)
+    measuring.add(facts)
     for place, code, detail in judge([batch[row][1] for row in rows], facts, lines):
         yield rows[place], code, detail
     yield from ((row, Code(one.fault or ""), one.detail) for row, one in enumerate(pictures) if not one.facts)
