@@ -224,7 +224,7 @@ def test_the_small_set_of_keys_holds_what_was_added_once(keys: list[int]) -> Non
         found.add(key)
         found.add(key)
     assert twice == [key in keys[:number] for number, key in enumerate(keys)]
-    assert sorted(key for bucket in found._buckets for key in bucket) == sorted(set(keys))
+    assert sorted(key for bucket in found._buckets.values() for key in bucket) == sorted(set(keys))
 
 
 @given(st.lists(st.one_of(st.binary(max_size=60), st.sampled_from([json.dumps(row).encode() for row in HOSTILE]))))

@@ -43,7 +43,9 @@ def inspect_file(path: Path, checks: Checks) -> Facts | Rejection:
             return _facts(data, image)
         resized = _resized(image, checks.resize, most_pixels=checks.max_pixels)
         stored = _encoded(resized)
-        path.write_bytes(stored)
+        with path.open("r+b") as file:  # over the bytes that came: cutting them off first costs .1 ms on ext4
+            file.write(stored)
+            file.truncate()
         return _described(stored, resized, resized.size, "JPEG")
     except ImageError as error:
         reason, detail = _reason(error.fault, data), error.detail
@@ -146,8 +148,9 @@ def difference_hash(image: Image.Image) -> str:
 
     Source: N. Krawetz, "Kind of Like That" (2013).
     """
-    grey = image.convert("L").resize((9, 8), Image.Resampling.BOX).tobytes()  # 72 bytes, row by row
-    brighter = bytearray(map(gt, grey, grey[1:]))
+    grey = image if image.mode == "L" else image.convert("L")
+    points = grey.resize((9, 8), Image.Resampling.BOX, reducing_gap=4.0).tobytes()  # 72 bytes, row by row
+    brighter = bytearray(map(gt, points, points[1:]))
     del brighter[8::9]  # a row's last point has no right neighbour
     return f"{int(brighter.hex()[1::2], 2):016x}"
 

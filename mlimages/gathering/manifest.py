@@ -115,14 +115,14 @@ class KeySet:
     """A set of row keys at some ten bytes each, of which a million are met; Python's own takes 70 and more."""
 
     def __init__(self) -> None:
-        self._buckets = [array("Q") for _ in range(_BUCKETS)]
+        self._buckets: dict[int, array[int]] = {}
 
     def __contains__(self, key: int) -> bool:
-        return key in self._buckets[key % _BUCKETS]
+        return key in self._buckets.get(key % _BUCKETS, ())
 
     def add(self, key: int) -> None:
         """Add a key, if it is not there."""
-        bucket = self._buckets[key % _BUCKETS]
+        bucket = self._buckets.setdefault(key % _BUCKETS, array("Q"))
         if key not in bucket:
             bucket.append(key)
 

@@ -29,6 +29,8 @@ def main() -> None:
     Image.MAX_IMAGE_PIXELS = checks.max_pixels
     _bound_memory()
     if "forks" in sys.argv[2:]:
+        if checks.resize:
+            import mlimages.gathering.shrinking  # noqa: F401 - numpy, once for all forks
         _fork_when_asked()
     out = sys.stdout
     out.write(f"ready {os.getpid()}\n")
