@@ -49,6 +49,14 @@ def test_a_folder_is_labelled_checked_and_averaged(folders: Path, run_cli: RunCl
     assert (folders / "out/mean_per_class.png").exists()
 
 
+def test_of_one_nothing_is_said_in_the_plural(tmp_path: Path, run_cli: RunCli) -> None:
+    (tmp_path / "data/ants").mkdir(parents=True)
+    (tmp_path / "data/ants/1.jpg").write_bytes(jpeg(scene(1)))
+    assert run_cli("label", "data").stdout == "data/labels.txt: 1 picture, 1 class\n"
+    assert "1 picture checked, 1 ok" in run_cli("check", "data/labels.txt").stdout
+    assert "mean of 1 picture, 0 left out" in run_cli("mean", "data/labels.txt").stdout
+
+
 def test_json_goes_to_standard_output_alone(folders: Path, run_cli: RunCli) -> None:
     written = json.loads(run_cli("label", "data", "--json").stdout)
     assert written["files"] == [{"path": "data/labels.txt", "count": 14, "classes": {"ants": 8, "bees": 6}}]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import typer
 
-from mlimages.commands.saying import say_next
+from mlimages.commands.saying import counted, say_next
 
 if TYPE_CHECKING:
     from mlimages.augmentation import AugmentSummary
@@ -102,7 +102,7 @@ def _tell(summary: AugmentSummary, *, as_json: bool) -> None:
         print(json.dumps(asdict(summary), default=str, ensure_ascii=False))
         return
     for part in summary.parts:
-        print(f"{part.name or 'all'}: {part.rows} rows from {part.pictures} pictures")
+        print(f"{part.name or 'all'}: {counted(part.rows, 'row')} from {counted(part.pictures, 'picture')}")
     print(f"{summary.out} written", file=sys.stderr)
     _say_next(summary)
 

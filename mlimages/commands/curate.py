@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from mlimages.commands.engines import ADDRESS, ENGINE, Engine, cluster_of
-from mlimages.commands.saying import say_next
+from mlimages.commands.saying import counted, say_next
 from mlimages.errors import InputError
 from mlimages.files import as_path
 from mlimages.records import ImageProperty, Resize
@@ -135,7 +135,7 @@ def check(
 
 
 def _tell_checked(report: Report) -> None:
-    print(f"{report.checked} pictures checked, {report.ok} ok, {report.seconds:.1f} s")
+    print(f"{counted(report.checked, 'picture')} checked, {report.ok} ok, {report.seconds:.1f} s")
     for title, counts in (("errors (left out)", report.errors), ("warnings (kept)", report.warnings)):
         print("\n".join([f"{title}: {sum(counts.values())}", *(f"  {n:>7}  {code}" for code, n in counts.items())]))
 
@@ -170,7 +170,7 @@ def mean(
     if as_json:
         _print_json({**figures, "path": str(out)})
         return
-    print(f"{out}: mean of {made.count} pictures, {len(made.broken)} left out")
+    print(f"{out}: mean of {counted(made.count, 'picture')}, {len(made.broken)} left out")
     print("by channel: mean " + _figures(made.channel_mean) + ", std " + _figures(made.channel_std))
     prepared = ["--size", size, *(["--resize", resize] if resize != "shorter" else []), *(["--gray"] if gray else [])]
     say_next("finetune", source, *prepared, "--mean", out.with_suffix(".npy"))
@@ -221,17 +221,18 @@ def _parts(listed: LabelFile, target: Path, split: str, *, seed: int, group: str
 def _tell_written(paths: list[Path], folder: Path | None, *, as_json: bool) -> None:
     from mlimages.labels import LabelFile
 
-    files = []
+    files, told = [], []
     for path in paths:
         file = LabelFile(path)
         names, counts = file.class_names, Counter(item.label for item in file)
         classes = {name: counts[number] for number, name in enumerate(names)}
         files.append({"path": str(path), "count": counts.total(), "classes": classes})
+        told.append(f"{path}: {counted(counts.total(), 'picture')}, {counted(len(classes), 'class')}")
     if as_json:
         _print_json({"files": files, "folder": str(folder) if folder else None})
         return
-    for told in files:
-        print(f"{told['path']}: {told['count']} pictures, {len(told['classes'])} classes")  # type: ignore[arg-type]
+    for line in told:
+        print(line)
     if folder:
         print(f"{folder}: the same as folders")
     if paths:

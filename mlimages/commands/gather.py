@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperCommand
 
 from mlimages.commands.engines import ADDRESS, ENGINE, Engine, cluster_of
-from mlimages.commands.saying import say_next
+from mlimages.commands.saying import counted, say_next
 from mlimages.errors import GatherError
 from mlimages.files import as_path
 from mlimages.records import GatherSummary
@@ -298,7 +298,8 @@ def _table(summary: GatherSummary) -> Iterator[str]:
     yield from _counts("failed links by reason", summary.reasons)
     yield from _counts("failed links by host", summary.hosts)
     near = f" ({summary.near_duplicate} look nearly like another)" if summary.near_duplicate else ""
-    yield f"{summary.ok} good{near}, {summary.duplicate} duplicates, {summary.failed} failed in {summary.out}"
+    again = counted(summary.duplicate, "duplicate")
+    yield f"{summary.ok} good{near}, {again}, {summary.failed} failed in {summary.out}"
 
 
 def _counts(title: str, counts: Mapping[str, int]) -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from mlimages.commands.saying import say_next
+from mlimages.commands.saying import counted, say_next
 from mlimages.records import ImageProperty, Resize
 
 if TYPE_CHECKING:
@@ -53,7 +53,8 @@ def show(
     print(out)
     if source.suffix.lower() in (".npy", ".png"):
         return
-    print(f"{sum(shown.values())} pictures of {len(shown)} classes, {len(broken)} of them broken", file=sys.stderr)
+    pictures, classes = counted(sum(shown.values()), "picture"), counted(len(shown), "class")
+    print(f"{pictures} of {classes}, {len(broken)} of them broken", file=sys.stderr)
     if source.is_dir():
         say_next("label", source)
     else:

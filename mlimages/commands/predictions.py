@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from mlimages.commands.saying import counted
 from mlimages.records import BrokenImage, Prediction
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def evaluation_text(found: Evaluation) -> str:
     width = max(map(len, ("class", *found.class_names)))
     lines = [
         f"accuracy {_percent(accuracy.value)} ({_percent(accuracy.low)} to {_percent(accuracy.high)}) "
-        f"on {found.count} pictures",
+        f"on {counted(found.count, 'picture')}",
         f"loss {found.loss:.3f}, calibration error {found.calibration_error:.3f}",
         f"{'class':{width}}  pictures  precision  recall     F1",
     ]
@@ -88,11 +89,10 @@ def evaluation_text(found: Evaluation) -> str:
         for one in found.per_class
     ]
     if found.unknown:
-        lines.append(f'{found.unknown} pictures are answered "unknown"')
+        lines.append(f'answered "unknown": {counted(found.unknown, "picture")}')
     if found.broken:
-        lines.append(
-            f"{len(found.broken)} pictures could not be used: {found.broken[0].path} ({found.broken[0].fault})"
-        )
+        first = found.broken[0]
+        lines.append(f"{counted(len(found.broken), 'picture')} could not be used: {first.path} ({first.fault})")
     decode, network = found.decode_ms, found.network_ms
     lines.append(
         f"{found.images_per_s:.0f} pictures/s; ms a picture (half, 95 %): decode {decode.p50:.1f}, {decode.p95:.1f}; "
@@ -108,7 +108,7 @@ def quantization_text(found: Quantization) -> str:
         f"{trial.name:20}  {_percent(trial.accuracy):>8}  {trial.images_per_s:10.1f}  {trial.size_bytes / 1e6:6.1f}"
         for trial in found.trials
     ]
-    lines.append(f"measured on {found.count} pictures and one core of this machine")
+    lines.append(f"measured on {counted(found.count, 'picture')} and one core of this machine")
     lines.append(f"written: {found.chosen.name}" if found.chosen else "none is faster within the drop: nothing written")
     return "\n".join(lines)
 

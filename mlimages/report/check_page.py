@@ -115,7 +115,8 @@ def _means(files: Iterable[LabelFile], names: Sequence[str]) -> Iterator[Tile]:
             made = compute_mean(islice(_of_class(files, label), MEAN_OF), MEAN)
         except InputError:  # no picture of this class can be decoded
             continue
-        yield Tile(_address(to_pixels(made.mean.transpose(1, 2, 0))), name, f"{made.count} pictures")
+        told = f"{made.count} pictures" if made.count > 1 else "1 picture"
+        yield Tile(_address(to_pixels(made.mean.transpose(1, 2, 0))), name, told)
 
 
 def _of_class(files: Iterable[LabelFile], label: int) -> Iterator[LabeledPath]:
