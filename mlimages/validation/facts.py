@@ -174,6 +174,7 @@ def _decoded(image: Image.Image, data: bytes) -> Image.Image:
     try:
         pixels = simplejpeg.decode_jpeg(data, "RGBX", min_width=size[0], min_height=size[1], strict=True)  # (H, W, 4)
     except ValueError as error:  # the JPEG library would only warn, and Pillow passes over that
+        image.draft(None, size)
         decode(image)
         raise ImageError(Fault.CORRUPT, str(error)) from error
     return Image.frombuffer("RGBX", pixels.shape[1::-1], pixels, "raw", "RGBX", 0, 1)  # Pillow's layout: not copied
