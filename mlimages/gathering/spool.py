@@ -17,15 +17,16 @@ class Spool:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._memory = bytearray()
+        self._chunks: list[bytes] = []
+        self._flushed = 0
         self._mode = "wb"
         self.total = 0
 
     def write(self, data: bytes) -> None:
         """Add `data`."""
-        self._memory += data
+        self._chunks.append(data)
         self.total += len(data)
-        if len(self._memory) > _MEMORY_BYTES:
+        if self.total - self._flushed > _MEMORY_BYTES:
             self._flush()
 
     def finish(self) -> None:
@@ -35,10 +36,11 @@ class Spool:
     def _flush(self) -> None:
         try:
             with open(self._path, self._mode, buffering=0) as file:  # noqa: PTH123 - pathlib costs as much as the write
-                written = 0
-                while written < len(self._memory):  # a disk that is almost full takes a part
-                    written += file.write(memoryview(self._memory)[written:])
+                left = memoryview(b"".join(self._chunks))  # most bodies come as one chunk, which is not copied
+                while left:  # a disk that is almost full takes a part
+                    left = left[file.write(left) :]
         except OSError as error:
             raise GatherError(f"{self._path.parent} cannot be written: {error.strerror}") from error
-        self._memory.clear()
+        self._chunks.clear()
+        self._flushed = self.total
         self._mode = "ab"
