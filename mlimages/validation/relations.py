@@ -167,7 +167,7 @@ def _same(seen: Seen, same: Sequence[int], lines: Thresholds) -> Iterator[Relati
         for within in _grouped(same, seen.file.__getitem__):
             yield from (Relation(place, Code.DUPLICATE, within[0]) for place in within[1:])
     if len(same) >= lines.placeholder_copies:
-        yield from (Relation(place, Code.PLACEHOLDER, same[0]) for place in same)
+        yield from (Relation(place, Code.PLACEHOLDER, same[0 if place != same[0] else -1]) for place in same)
 
 
 def _leaks(seen: Seen, family: Sequence[int], sizes: Mapping[int, int]) -> Iterator[Relation]:

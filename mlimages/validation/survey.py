@@ -65,27 +65,28 @@ def check(
     files = tuple(file if isinstance(file, LabelFile) else LabelFile(file) for file in label_files)
     shown = progress or NoProgress()
     shown.start("check", sum(1 for file in files for _ in file.named()) if progress else None, "pictures")
-    measuring, findings = _Measuring(), list[tuple[int, Finding]]()
+    measuring, findings = _Measuring(), dict[tuple[int, Code], Finding]()
     with Store() as store, TemporaryFile(buffering=0) as spill:
         seen = Seen(spill)
         for batch, pictures in _examined(files, lines, store, pool or Threads(workers or os.cpu_count() or 1)):
             for row, code, detail in _noted(batch, pictures, seen, measuring, lines):
                 number, name, label = batch[row]
-                findings.append((len(seen) - len(batch) + row, Finding(number, as_path(name), label, code, detail)))
+                place = len(seen) - len(batch) + row
+                findings[place, code] = Finding(number, as_path(name), label, code, detail)
             shown.advance(len(batch))
         lines = lines.narrowed(len(seen))
         families = seen.families(lines, store)
     shown.close()
     items = _looked_up(files, {place for family in families for place in family})
-    findings += _related(seen, families, items, lines)
-    findings.sort(key=lambda found: (found[0], _ORDER[found[1].code]))
+    findings |= _related(seen, families, items, lines)
+    in_order = sorted(findings, key=lambda found: (found[0], _ORDER[found[1]]))
     counts = Counter(zip(seen.file, seen.label, strict=True))
     return Report(
         files=files,
         counts=dict(counts),
         checked=len(seen),
-        ok=len(seen) - len({place for place, one in findings if one.code.is_error}),
-        findings=(*(one for _, one in findings), *_class_findings(files, counts, lines)),
+        ok=len(seen) - len({place for place, code in findings if code.is_error}),
+        findings=(*(findings[found] for found in in_order), *_class_findings(files, counts, lines)),
         duplicate_groups=tuple(tuple(items[place].path for place in family) for family in families),
         thresholds=lines,
         seconds=time.perf_counter() - began,
@@ -218,11 +219,11 @@ def _looked_up(files: Iterable[LabelFile], places: Collection[int]) -> dict[int,
 
 def _related(
     seen: Seen, families: Sequence[Sequence[int]], items: dict[int, LabeledPath], lines: Thresholds
-) -> Iterator[tuple[int, Finding]]:
+) -> Iterator[tuple[tuple[int, Code], Finding]]:
     for one in relations(seen, families, lines):
         item = items[one.place]
         detail = described(one, items, same=seen.digest(one.place) == seen.digest(one.other))
-        yield one.place, Finding(seen.file[one.place], item.path, item.label, one.code, detail)
+        yield (one.place, one.code), Finding(seen.file[one.place], item.path, item.label, one.code, detail)
 
 
 def _class_findings(
