@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageFilter
 
+from mlimages.errors import LabelFileError
 from mlimages.labels import LabelFile, listed_paths, split, write_label_file
 from mlimages.records import LabeledPath
-from mlimages.validation import Code, Report, Thresholds, check, duplicate_groups, duplicates, write_outcome
+from mlimages.validation import ERRORS, Code, Report, Thresholds, check, duplicate_groups, duplicates, write_outcome
 from mlimages.validation.duplicates import near_pairs, outlined
 
 
@@ -212,6 +213,26 @@ def test_a_picture_in_two_files_leaks_and_stays_in_the_smaller_one(tmp_path: Pat
     assert codes(report) == {"t0.jpg": {"leak"}, "t1.jpg": {"leak"}}
     assert report.errors == {"leak": 2}
     assert [len(list(report.kept(file))) for file in (0, 1)] == [4, 2]
+
+
+def test_findings_are_told_by_code_and_by_file_in_the_order_of_the_lines(tmp_path: Path) -> None:
+    dark = jpeg(levels(0, 30))
+    one = listed(tmp_path, {"a.jpg": dark, "b.jpg": b"", "c.jpg": jpeg(scene(2)), "d.jpg": b"text"}, name="one.txt")
+    two = listed(tmp_path, {"e.jpg": b"", "f.jpg": jpeg(scene(3).point(lambda level: level // 8))}, name="two.txt")
+    found = check([one, two], thresholds=Thresholds(blur=0)).findings
+    broken = [(0, "b.jpg", "empty"), (0, "d.jpg", "not-an-image"), (1, "e.jpg", "empty")]
+    assert [(each.file, each.path.name, each.code) for each in found.select(ERRORS)] == broken
+    assert [each.path.name for each in found.select({Code.DARK}, file=1)] == ["f.jpg"]
+    assert [each.path.name for each in found] == ["a.jpg", "b.jpg", "d.jpg", "e.jpg", "f.jpg"]
+    assert len(found) == 5
+
+
+def test_a_label_file_that_lost_lines_since_its_check_is_named(tmp_path: Path) -> None:
+    labels = listed(tmp_path, {"a.jpg": jpeg(scene(1)), "b.jpg": b""})
+    report = check([labels])
+    labels.write_text("a.jpg 0\n")
+    with pytest.raises(LabelFileError, match=r"labels\.txt: it was changed"):
+        list(report.findings)
 
 
 def test_a_file_that_turns_up_many_times_is_a_placeholder(tmp_path: Path) -> None:

@@ -96,8 +96,8 @@ def _class_rows(report: Report, names: Sequence[str]) -> list[ClassRow]:
 
 
 def _code_section(report: Report, code: Code) -> Section:
-    found = [one for one in report.findings if one.code == code]
-    return Section(code.value, len(found), tuple(_tile(one) for one in found[:PER_CODE]))
+    shown = islice(report.findings.select({code}), PER_CODE)
+    return Section(code.value, report.findings.counts()[code], tuple(map(_tile, shown)))
 
 
 def _tile(one: Finding) -> Tile:

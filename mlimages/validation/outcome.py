@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,7 +14,8 @@ from numpy.typing import NDArray
 from mlimages.files import relative_name, replacing
 from mlimages.labels import LabelFile, write_label_file
 from mlimages.records import LabeledPath
-from mlimages.validation.codes import Code, Finding, Thresholds
+from mlimages.validation.codes import ERRORS, Code, Finding, Thresholds
+from mlimages.validation.findings import Findings
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Report:
     counts: dict[tuple[int, int], int]
     checked: int
     ok: int
-    findings: tuple[Finding, ...]
+    findings: Findings
     duplicate_groups: tuple[tuple[Path, ...], ...]
     thresholds: Thresholds
     seconds: float
@@ -73,7 +73,7 @@ class Report:
 
     def rejected(self, file: int = 0) -> set[Path]:
         """The pictures of one label file that are left out."""
-        return {one.path for one in self.findings if one.file == file and one.code.is_error}
+        return {one.path for one in self.findings.select(ERRORS, file=file)}
 
     def kept(self, file: int = 0) -> LabelFile:
         """One label file without what is left out."""
@@ -93,8 +93,8 @@ class Report:
         }
 
     def _count(self, *, errors: bool) -> dict[str, int]:
-        counts = Counter(one.code for one in self.findings if one.code.is_error == errors)
-        return {code.value: counts[code] for code in Code if counts[code]}
+        counts = self.findings.counts()
+        return {code.value: counts[code] for code in Code if counts[code] and code.is_error == errors}
 
 
 def write_outcome(report: Report, renamed: Mapping[Path, Path] | None = None) -> list[Path]:
@@ -113,9 +113,8 @@ def write_outcome(report: Report, renamed: Mapping[Path, Path] | None = None) ->
             kept = (LabeledPath(now.get(item.path, item.path), item.label) for item in kept)
         count = 1 + max((label for of, label in report.counts if of == number), default=-1)
         write_label_file(checked, kept, file.defined_class_names or tuple(map(str, range(count))))
-        found = [one for one in report.findings if one.file == number]
-        _write_table(rejected, now, (one for one in found if one.code.is_error))
-        _write_table(warnings, now, (one for one in found if not one.code.is_error))
+        _write_table(rejected, now, report.findings.select(ERRORS, file=number))
+        _write_table(warnings, now, report.findings.select(set(Code) - ERRORS, file=number))
         written += [checked, rejected, warnings]
     return written
 

@@ -6,6 +6,7 @@ import hashlib
 import os
 import time
 from array import array
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from mlimages.progress import NoProgress, Progress
 from mlimages.records import LabeledPath
 from mlimages.validation.codes import Code, Finding, Thresholds
 from mlimages.validation.facts import FactsTable, examine, facts_table
+from mlimages.validation.findings import Notes
 from mlimages.validation.judging import judge, judge_classes
 from mlimages.validation.outcome import Measures, Report
 from mlimages.validation.relations import Seen, described, relations
@@ -65,28 +67,28 @@ def check(
     files = tuple(file if isinstance(file, LabelFile) else LabelFile(file) for file in label_files)
     shown = progress or NoProgress()
     shown.start("check", sum(1 for file in files for _ in file.named()) if progress else None, "pictures")
-    measuring, findings = _Measuring(), dict[tuple[int, Code], Finding]()
+    measuring, notes = _Measuring(), Notes()
     with Store() as store, TemporaryFile(buffering=0) as spill:
         seen = Seen(spill)
         for batch, pictures in _examined(files, lines, store, pool or Threads(workers or os.cpu_count() or 1)):
             for row, code, detail in _noted(batch, pictures, seen, measuring, lines):
-                number, name, label = batch[row]
-                place = len(seen) - len(batch) + row
-                findings[place, code] = Finding(number, as_path(name), label, code, detail)
+                notes.add(len(seen) - len(batch) + row, code, detail)
             shown.advance(len(batch))
         lines = lines.narrowed(len(seen))
         families = seen.families(lines, store)
     shown.close()
     items = _looked_up(files, {place for family in families for place in family})
-    findings |= _related(seen, families, items, lines)
-    in_order = sorted(findings, key=lambda found: (found[0], _ORDER[found[1]]))
+    for one in relations(seen, families, lines):
+        notes.add(one.place, one.code, described(one, items, same=seen.digest(one.place) == seen.digest(one.other)))
     counts = Counter(zip(seen.file, seen.label, strict=True))
+    begins = [bisect_left(seen.file, number) for number in range(len(files) + 1)]
+    findings = notes.done(files, begins, tuple(_class_findings(files, counts, lines)))
     return Report(
         files=files,
         counts=dict(counts),
         checked=len(seen),
-        ok=len(seen) - len({place for place, code in findings if code.is_error}),
-        findings=(*(findings[found] for found in in_order), *_class_findings(files, counts, lines)),
+        ok=len(seen) - findings.left_out(),
+        findings=findings,
         duplicate_groups=tuple(tuple(items[place].path for place in family) for family in families),
         thresholds=lines,
         seconds=time.perf_counter() - began,
@@ -114,9 +116,6 @@ def sound_pictures(paths: Iterable[Path]) -> dict[Path, bytes]:
             found = ((path, known.get(stamp.path)) for path, stamp in zip(batch, stamps, strict=True) if stamp)
             sound.update((path, picture.digest) for path, picture in found if picture and picture.facts)
     return sound
-
-
-_ORDER = {code: number for number, code in enumerate(Code)}
 
 
 Listed = tuple[int, str, int]
@@ -215,15 +214,6 @@ def _looked_up(files: Iterable[LabelFile], places: Collection[int]) -> dict[int,
     """The pictures at some places: the files are read once more, so that not all paths lie in memory."""
     listed = islice(chain.from_iterable(file.named() for file in files), max(places, default=-1) + 1)
     return {place: LabeledPath(as_path(name), label) for place, (name, label) in enumerate(listed) if place in places}
-
-
-def _related(
-    seen: Seen, families: Sequence[Sequence[int]], items: dict[int, LabeledPath], lines: Thresholds
-) -> Iterator[tuple[tuple[int, Code], Finding]]:
-    for one in relations(seen, families, lines):
-        item = items[one.place]
-        detail = described(one, items, same=seen.digest(one.place) == seen.digest(one.other))
-        yield (one.place, one.code), Finding(seen.file[one.place], item.path, item.label, one.code, detail)
 
 
 def _class_findings(

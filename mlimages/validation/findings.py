@@ -1,0 +1,107 @@
+"""What a check found, in columns: a fault may be that of a million pictures, and then nine bytes each must do."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlimages.errors import LabelFileError
+from mlimages.files import as_path
+from mlimages.labels import LabelFile
+from mlimages.validation.codes import ERRORS, Code, Finding
+
+_CODES = tuple(Code)
+_NUMBERS = {code: number for number, code in enumerate(_CODES)}
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """All findings, by file and line; iterating reads the pictures' paths from the label files once more.
+
+    Attributes:
+        files: the label files.
+        begins: the place of each file's first picture, and after the last one the count of all.
+        place: where each one's picture stands, counted through all files `(N,)`, ascending.
+        code, detail: numbers of `Code` and of `details` `(N,)`.
+        details: what was seen, each text once.
+        of_classes: those that mean whole classes.
+    """
+
+    files: Sequence[LabelFile]
+    begins: Sequence[int]
+    place: NDArray[np.int32]
+    code: NDArray[np.uint8]
+    detail: NDArray[np.int32]
+    details: Sequence[str]
+    of_classes: Sequence[Finding]
+
+    def __len__(self) -> int:
+        return len(self.place) + len(self.of_classes)
+
+    def __iter__(self) -> Iterator[Finding]:
+        return self.select()
+
+    def select(self, codes: Collection[Code] = _CODES, *, file: int | None = None) -> Iterator[Finding]:
+        """Those of some codes, of the label file with that number or of all.
+
+        Raises:
+            LabelFileError: a label file is gone, or holds fewer pictures than when it was checked.
+        """
+        wanted = np.flatnonzero(np.isin(self.code, [_NUMBERS[code] for code in codes]))
+        for number in range(len(self.files)) if file is None else (file,):
+            begin, end = np.searchsorted(self.place[wanted], self.begins[number : number + 2])
+            yield from self._read(number, wanted[begin:end])
+        yield from (one for one in self.of_classes if one.code in codes and file in (None, one.file))
+
+    def counts(self) -> Counter[Code]:
+        """How many there are of each code."""
+        numbers, counts = np.unique(self.code, return_counts=True)
+        of_pictures = {_CODES[number]: count for number, count in zip(numbers, counts.tolist(), strict=True)}
+        return Counter(one.code for one in self.of_classes) + Counter(of_pictures)
+
+    def left_out(self) -> int:
+        """How many pictures have an error."""
+        return len(np.unique(self.place[self.code < len(ERRORS)]))
+
+    def _read(self, file: int, rows: NDArray[np.intp]) -> Iterator[Finding]:
+        pictures, at, found = self.files[file].named(), self.begins[file] - 1, None
+        for row in rows.tolist():
+            place = int(self.place[row])
+            if place > at:
+                found, at = next(islice(pictures, place - at - 1, None), None), place
+            if found is None:
+                raise LabelFileError(f"{self.files[file].path}: it was changed while it was checked; check it again")
+            detail = self.details[self.detail[row]]
+            yield Finding(file, as_path(found[0]), found[1], _CODES[self.code[row]], detail)
+
+
+@dataclass(slots=True)
+class Notes:
+    """Findings as they come."""
+
+    _place: array[int] = field(default_factory=lambda: array("i"))
+    _code: array[int] = field(default_factory=lambda: array("B"))
+    _detail: array[int] = field(default_factory=lambda: array("i"))
+    _details: dict[str, int] = field(default_factory=dict)
+
+    def add(self, place: int, code: Code, detail: str) -> None:
+        """Note what the picture at a place has; once more, and the later detail counts."""
+        self._place.append(place)
+        self._code.append(_NUMBERS[code])
+        self._detail.append(self._details.setdefault(detail, len(self._details)))
+
+    def done(self, files: Sequence[LabelFile], begins: Sequence[int], of_classes: Sequence[Finding]) -> Findings:
+        """All of them in order."""
+        place, code = np.array(self._place, np.int32), np.array(self._code, np.uint8)
+        order = np.lexsort((code, place))
+        place, code = place[order], code[order]
+        last = np.ones(len(order), np.bool_)
+        last[:-1] = (place[1:] != place[:-1]) | (code[1:] != code[:-1])
+        detail = np.array(self._detail, np.int32)[order]
+        return Findings(files, begins, place[last], code[last], detail[last], tuple(self._details), of_classes)
