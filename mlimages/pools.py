@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol, TypeVar
 
 Item = TypeVar("Item")
@@ -13,10 +14,6 @@ Result = TypeVar("Result")
 
 AHEAD = 8
 """Items in work or done ahead of the one asked for, per worker."""
-
-_KEPT_BYTES = 4 * 2**20
-"""Once so large a block was freed, glibc keeps smaller ones for reuse (mallopt(3), M_MMAP_THRESHOLD): a picture takes 2
-pages from the system in place of 26, which is 4 % of a check's processor time."""
 
 
 class Pool(Protocol):
@@ -50,7 +47,7 @@ class Threads:
     ahead: int = AHEAD
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        bytes(_KEPT_BYTES)
+        _keep_freed_blocks()
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="worker")
         try:
             for future in in_work(lambda item: pool.submit(function, item), items, self.ahead * self.workers):
@@ -67,3 +64,13 @@ def in_work(start: Callable[[Item], Result], items: Iterable[Item], most: int) -
         if len(waiting) > most:
             yield waiting.popleft()
     yield from waiting
+
+
+@cache
+def _keep_freed_blocks() -> None:
+    """Free one block of 4 MB: from then on glibc keeps smaller ones for reuse (mallopt(3), M_MMAP_THRESHOLD).
+
+    A picture takes 2 pages from the system in place of 26, which is 4 % of a check's processor time. Once is enough: a
+    second block would be kept itself.
+    """
+    bytes(4 * 2**20)
