@@ -32,7 +32,7 @@ class Measures:
     label: NDArray[np.int32]
     size: NDArray[np.int32]
     level: NDArray[np.uint8]
-    colour: NDArray[np.float32]
+    colour: NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)

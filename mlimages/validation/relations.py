@@ -57,7 +57,7 @@ class Seen:
     def decoded_labels(self) -> NDArray[np.int32]:
         """Class numbers of the pictures that could be decoded."""
         decoded = np.frombuffer(self._digests, np.uint64).reshape(-1, 2).any(axis=1)
-        return np.array(self.label, np.int32)[decoded]
+        return np.frombuffer(self.label, np.int32)[decoded]
 
     def add(self, file: Iterable[int], label: Iterable[int], digests: Iterable[bytes]) -> None:
         """Note pictures: numbers of their files and classes, SHA-256 of their bytes (none where not decoded)."""

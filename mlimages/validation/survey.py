@@ -137,9 +137,9 @@ class _Measuring:
     def done(self, label: NDArray[np.int32]) -> Measures:
         return Measures(
             label,
-            np.array(self.size, np.int32).reshape(-1, 2),
-            np.array(self.level, np.uint8),
-            np.array(self.colour, np.float32).reshape(-1, 3),
+            np.frombuffer(self.size, np.int32).reshape(-1, 2),
+            np.frombuffer(self.level, np.uint8),
+            np.frombuffer(self.colour, np.uint8).reshape(-1, 3),
         )
 
 
