@@ -85,6 +85,28 @@ def test_decoding_goes_on_when_the_process_that_forks_the_decoders_is_killed_and
     assert descendants(os.getpid()) == before
 
 
+@pytest.mark.parametrize("system", ["that forks", "without fork"])
+def test_a_run_that_ends_before_its_decoder_is_ready_leaves_no_process(
+    tmp_path: Path, system: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if system == "without fork":
+        monkeypatch.delattr(os, "fork")
+    before = descendants(os.getpid())
+
+    async def begin_and_end() -> None:
+        async with asyncio.timeout(60), Decoders(Checks(), 1) as decoders:
+            asked = asyncio.create_task(decoders.inspect(tmp_path / "any"))
+            while not decoders._nursery._started:
+                await asyncio.sleep(0)
+            for _ in range(20):  # on to where it waits for the decoder, which takes a tenth of a second
+                await asyncio.sleep(0)
+            assert not asked.done()
+            asked.cancel()
+
+    asyncio.run(begin_and_end())
+    assert descendants(os.getpid()) == before
+
+
 def test_no_process_outlives_a_run_that_is_killed(tmp_path: Path) -> None:
     words = ["gather", "urls", "-", "-o", str(tmp_path / "out"), "--allow-private", "--quiet"]
     with serve() as site:

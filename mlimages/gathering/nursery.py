@@ -8,7 +8,7 @@ import os
 import socket
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -59,11 +59,10 @@ class Nursery:
         """
         try:
             answers, jobs = await (self._fork() if hasattr(os, "fork") else self._start_alone())
-            try:
+            with ExitStack() as unless_ready:
+                unless_ready.callback(jobs.close)
                 line = await answers.readuntil()
-            except BaseException:
-                jobs.close()
-                raise
+                unless_ready.pop_all()
         except (OSError, EOFError) as error:
             message = "the decoding process does not start: try `python -m mlimages.gathering.worker '{}'`"
             raise GatherError(message) from error

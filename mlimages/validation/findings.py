@@ -53,7 +53,7 @@ class Findings:
         Raises:
             LabelFileError: a label file is gone, or holds fewer pictures than when it was checked.
         """
-        wanted = np.flatnonzero(np.isin(self.code, [_NUMBERS[code] for code in codes]))
+        wanted = np.flatnonzero(np.array([code in codes for code in _CODES])[self.code])
         for number in range(len(self.files)) if file is None else (file,):
             begin, end = np.searchsorted(self.place[wanted], self.begins[number : number + 2])
             yield from self._read(number, wanted[begin:end])
