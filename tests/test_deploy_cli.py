@@ -168,7 +168,7 @@ def test_sigterm_finishes_what_is_in_flight_and_takes_nothing_new(
             reply = answer.read()
     assert reply.startswith(b"HTTP/1.1 200")
     assert b"class_name" in reply
-    assert process.wait(30) == 0
+    assert process.wait(120) == 0
 
 
 def test_a_port_that_is_taken_is_one_line(
@@ -183,7 +183,7 @@ def test_ctrl_c_ends_the_server_in_silence(serving: tuple[subprocess.Popen[str],
     process, port = serving
     assert status_of(port, "/healthz") == 200
     process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 0
+    assert process.wait(120) == 0
     assert process.stderr is not None
     assert "Traceback" not in process.stderr.read()
 

@@ -41,7 +41,7 @@ from tests.servers import (
     silence,
 )  # fmt: skip
 
-FAST = {"allow_private": True, "timeout_s": 1.5, "connect_timeout_s": 1.0, "retries": 0, "decoders": 1}
+FAST = {"allow_private": True, "timeout_s": 60.0, "connect_timeout_s": 60.0, "retries": 0, "decoders": 1}
 
 
 @pytest.fixture
@@ -138,7 +138,8 @@ def test_every_misbehaviour_ends_as_one_row_with_its_reason_and_the_good_is_kept
     }
     wanted = urls | elsewhere
     source = links(tmp_path, site.url("/good"), *wanted)
-    summary = run(source, tmp_path / "out", max_bytes=2_000_000, max_pixels=4_000_000, min_size=10, per_host=64)
+    limits = {"max_bytes": 2_000_000, "max_pixels": 4_000_000, "min_size": 10, "timeout_s": 5.0}
+    summary = run(source, tmp_path / "out", per_host=64, **limits)
     found = rows(tmp_path / "out")
     assert {url: found[url].reason for url in wanted} == wanted
     assert pictures(tmp_path / "out") == ["cats/good.jpg"]
@@ -168,9 +169,10 @@ def test_a_host_that_asks_for_more_patience_than_there_is_ends_the_wait(site: Si
 
 def test_a_thousand_links_on_a_host_that_never_answers_cost_a_few_requests(site: Site, tmp_path: Path) -> None:
     site.fallback = silence()
-    summary = run(links(tmp_path, *(site.url(f"/{n}.jpg") for n in range(1000))), tmp_path / "out", retries=2)
-    assert summary.reasons["timeout"] == len(site.requests) <= 16
-    assert summary.reasons["host-down"] == 1000 - len(site.requests)
+    source = links(tmp_path, *(site.url(f"/{n}.jpg") for n in range(1000)))
+    summary = run(source, tmp_path / "out", retries=2, timeout_s=3.0)
+    assert len(site.requests) <= summary.reasons["timeout"] <= 16  # fewer, had this process halted before it asked
+    assert summary.reasons["host-down"] == 1000 - summary.reasons["timeout"]
     site.fallback = answer(photo(1))
     again = run(links(tmp_path, site.url("/7.jpg"), site.url("/999.jpg")), tmp_path / "out",
                 retry_failed={Reason.HOST_DOWN})  # fmt: skip

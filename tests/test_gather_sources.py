@@ -25,7 +25,7 @@ from mlimages.gathering.names import MAX_BYTES, safe_folder, safe_name, url_stem
 from mlimages.gathering.wordnet import find_synset, subtree, synsets
 from tests.servers import Connection, Request, Site, answer, cut, photo, serve
 
-FAST = {"allow_private": True, "timeout_s": 5.0, "retries": 0, "decoders": 1}
+FAST = {"allow_private": True, "timeout_s": 60.0, "retries": 0, "decoders": 1}
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ from tests.servers import Connection, Request, Site, answer, paths_in, photo, se
 ray = pytest.importorskip("ray")
 fsspec = pytest.importorskip("fsspec")
 pytestmark = pytest.mark.ray
-FAST = {"allow_private": True, "timeout_s": 5.0, "retries": 0}
+FAST = {"allow_private": True, "timeout_s": 60.0, "retries": 0}
 
 
 @pytest.fixture(scope="module")
@@ -307,7 +307,7 @@ def test_ctrl_c_stops_every_worker_and_the_same_command_goes_on(
     while len(list(read_manifest(tmp_path / "out"))) < 10:
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
     assert errors.strip().splitlines()[-1] == "mlimages: interrupted; run the same command again to go on"
     assert "Traceback" not in errors

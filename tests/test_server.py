@@ -75,7 +75,7 @@ def run_app(app: web.Application) -> Iterator[Served]:
 
     thread = threading.Thread(target=lambda: loop.run_until_complete(main()), daemon=True)
     thread.start()
-    started.wait(30)
+    started.wait(120)
     yield Served(app, ports[0])
     loop.call_soon_threadsafe(stop.set)
     thread.join()
