@@ -3,6 +3,7 @@
 import io
 import os
 import random
+import tracemalloc
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -386,7 +387,8 @@ def test_a_sketch_hides_no_pair_that_correlates() -> None:
     assert not duplicates._may_correlate(drawn, drawn[::-1], np.full(300, 0.99, np.float32)).all()
 
 
-def test_a_long_series_of_frames_is_one_family_compared_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_series_of_frames_is_one_family_compared_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlimages.validation.columns import Columns
     from mlimages.validation.facts import examine, facts_table
     from mlimages.validation.relations import Seen
     from mlimages.validation.store import Store
@@ -395,12 +397,34 @@ def test_a_long_series_of_frames_is_one_family_compared_once(tmp_path: Path, mon
     alike = duplicates._alike
     monkeypatch.setattr(duplicates, "_alike", lambda *pair: compared.append(len(pair[0])) or alike(*pair))
     digests = [number.to_bytes(32, "little") for number in range(1, 901)]
-    with Store() as store, (tmp_path / "spill").open("wb+", buffering=0) as spill:
-        seen = Seen(spill)
-        seen.add([0] * 900, [0] * 900, digests)
+    with Store() as store, Columns() as columns:
+        seen = Seen(columns)
+        seen.add([(0, "", 0)] * 900, digests)
         seen.compare(np.arange(900), facts_table([frame] * 900), Thresholds())
         assert seen.families(Thresholds(), store) == [list(range(900))]
     assert sum(compared) < 2000
+
+
+def test_what_is_noted_of_pictures_takes_no_memory_as_they_pass() -> None:
+    from mlimages.validation.columns import Columns
+    from mlimages.validation.facts import examine, facts_table
+    from mlimages.validation.findings import Notes
+    from mlimages.validation.relations import Seen
+
+    facts = facts_table([examine(jpeg(scene(1)), max_pixels=10**6).pack()] * 250)
+    with Columns() as columns:
+        seen, notes = Seen(columns), Notes(columns)
+        tracemalloc.start()
+        for begin in range(0, 50_000, 250):
+            places = range(begin, begin + 250)
+            seen.add([(0, "a.jpg", 0)] * 250, (place.to_bytes(32, "little") for place in places))
+            seen.compare(np.array(places), facts, Thresholds())
+            for place in places:
+                notes.add(place, Code.BLURRED, "sharpness 0.20 below 0.30")
+        held, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert len(seen) == 50_000
+        assert held < 50_000  # a byte a picture
 
 
 @pytest.mark.realdata

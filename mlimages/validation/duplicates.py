@@ -13,8 +13,10 @@ VERSION = 2
 SMALL = 1 << 15
 """Sets of up to so many pictures are compared all with all: that is faster than to look for the near ones."""
 
-AT_ONCE = 1 << 16
-"""Pairs of hashes compared at a time: bounds the memory, and stays within the processor's cache."""
+AT_ONCE = 1 << 14
+"""Pairs of hashes compared at a time: bounds the memory, and stays within the processor's cache.
+
+Four times as many took 5 MB more among 100,000 pictures, for a quarter less time: under 1 % of a check."""
 
 PAIRS = 64
 """Pairs whose thumbnails are compared at a time."""
@@ -37,7 +39,7 @@ class Families:
     """Disjoint sets of the numbers 0..count-1 (union by the smaller root, with path halving)."""
 
     def __init__(self, count: int) -> None:
-        self._parent = np.arange(count)
+        self._parent = np.arange(count, dtype=np.int32)
 
     def root(self, number: int) -> int:
         """The smallest number of the set."""
@@ -47,7 +49,7 @@ class Families:
             number = int(parent[number])
         return number
 
-    def roots(self, numbers: NDArray[np.int32] | Places) -> Places:
+    def roots(self, numbers: NDArray[np.int32] | Places) -> NDArray[np.int32]:
         """The smallest number of each one's set."""
         found = self._parent[numbers]
         while np.any(found != (above := self._parent[found])):
@@ -81,7 +83,7 @@ def near_pairs(
     max_bits: int,
     least: NDArray[np.float32],
     cropped: float,
-    families: Callable[[Places], Places],
+    families: Callable[[Places], NDArray[np.int32]],
 ) -> Iterator[tuple[int, int]]:
     """Pairs whose perceptual hashes agree and whose thumbnails then correlate.
 
@@ -184,7 +186,7 @@ def _close(hashes: NDArray[np.uint64], max_bits: int) -> Iterator[tuple[Places, 
     CVPR 2012).
     """
     if len(hashes) <= SMALL:
-        step = max(1, AT_ONCE // max(1, len(hashes)))
+        step = max(4, AT_ONCE // max(1, len(hashes)))
         for top in range(0, len(hashes), step):
             near = np.bitwise_count(hashes[top : top + step, None] ^ hashes[top:]) <= max_bits
             one, other = np.divmod(np.flatnonzero(near), len(hashes) - top)
@@ -208,24 +210,32 @@ def _band(hashes: NDArray[np.uint64], band: int) -> NDArray[np.uint64]:
 def _close_in_band(hashes: NDArray[np.uint64], band: int, bits: int, max_bits: int) -> Iterator[tuple[Places, Places]]:
     """Pairs that differ by at most `bits` in one band, and by `max_bits` in all."""
     keys = _band(hashes, band).astype(np.uint16)
-    order = np.argsort(keys, kind="stable")
+    order = np.argsort(keys, kind="stable").astype(np.int32)
     keys, hashes = keys[order], hashes[order]
-    begins = np.searchsorted(keys, np.arange((1 << 16) + 1))
+    begins = np.searchsorted(keys, np.arange((1 << 16) + 1)).astype(np.int32)
     for flipped in (mask for mask in range(1 << 16) if mask.bit_count() <= bits):
-        own = np.flatnonzero(keys ^ flipped > keys) if flipped else np.arange(len(keys))
-        first = begins[keys[own] ^ flipped] if flipped else own + 1
-        count = begins[1:][keys[own] ^ flipped] - first
-        ends = count.cumsum()
-        start = 0
-        while start < len(own):
-            done = int(ends[start - 1]) if start else 0
-            end = max(start + 1, int(np.searchsorted(ends, done + AT_ONCE)))
-            some = count[start:end]
-            one = np.repeat(own[start:end], some)
-            other = np.arange(len(one)) + np.repeat(first[start:end] - (ends[start:end] - some - done), some)
-            near = np.flatnonzero(np.bitwise_count(hashes[one] ^ hashes[other]) <= max_bits)
-            yield order[one[near]], order[other[near]]
-            start = end
+        for top in range(0, len(keys), AT_ONCE):
+            own = keys[top : top + AT_ONCE]
+            asked = own ^ np.uint16(flipped)
+            ones = np.flatnonzero(asked > own) if flipped else np.arange(len(own))
+            first = begins[asked[ones]] if flipped else top + ones + 1
+            last = begins[1:][asked[ones]]
+            for one, other in _each_with_its_run(top + ones, first, last - first):
+                near = np.bitwise_count(hashes[one] ^ hashes[other]) <= max_bits
+                yield order[one[near]], order[other[near]]
+
+
+def _each_with_its_run(ones: Places, first: Places, count: Places) -> Iterator[tuple[Places, Places]]:
+    """Each number with the `count` numbers from its `first` on, about AT_ONCE pairs at a time."""
+    ends = count.cumsum()
+    start = 0
+    while start < len(ones):
+        done = int(ends[start - 1]) if start else 0
+        end = max(start + 1, int(np.searchsorted(ends, done + AT_ONCE)))
+        some = count[start:end]
+        one = np.repeat(ones[start:end], some)
+        yield one, np.arange(len(one)) + np.repeat(first[start:end] - (ends[start:end] - some - done), some)
+        start = end
 
 
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from array import array
+import struct
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
@@ -15,9 +15,11 @@ from mlimages.errors import LabelFileError
 from mlimages.files import as_path
 from mlimages.labels import LabelFile
 from mlimages.validation.codes import ERRORS, Code, Finding
+from mlimages.validation.columns import Columns
 
 _CODES = tuple(Code)
 _NUMBERS = {code: number for number, code in enumerate(_CODES)}
+_ROW = struct.Struct("=iBi")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ class Findings:
 
     def _read(self, file: int, rows: NDArray[np.intp]) -> Iterator[Finding]:
         pictures, at, found = self.files[file].named(), self.begins[file] - 1, None
-        for row in rows.tolist():
+        for row in rows:
             place = int(self.place[row])
             if place > at:
                 found, at = next(islice(pictures, place - at - 1, None), None), place
@@ -81,27 +83,22 @@ class Findings:
             yield Finding(file, as_path(found[0]), found[1], _CODES[self.code[row]], detail)
 
 
-@dataclass(slots=True)
 class Notes:
     """Findings as they come."""
 
-    _place: array[int] = field(default_factory=lambda: array("i"))
-    _code: array[int] = field(default_factory=lambda: array("B"))
-    _detail: array[int] = field(default_factory=lambda: array("i"))
-    _details: dict[str, int] = field(default_factory=dict)
+    def __init__(self, columns: Columns) -> None:
+        self._rows = columns.new([("place", "i4"), ("code", "u1"), ("detail", "i4")])
+        self._details: dict[str, int] = {}
 
     def add(self, place: int, code: Code, detail: str) -> None:
         """Note what the picture at a place has; once more, and the later detail counts."""
-        self._place.append(place)
-        self._code.append(_NUMBERS[code])
-        self._detail.append(self._details.setdefault(detail, len(self._details)))
+        self._rows.add(_ROW.pack(place, _NUMBERS[code], self._details.setdefault(detail, len(self._details))))
 
     def done(self, files: Sequence[LabelFile], begins: Sequence[int], of_classes: Sequence[Finding]) -> Findings:
         """All of them in order."""
-        place, code = np.array(self._place, np.int32), np.array(self._code, np.uint8)
-        order = np.lexsort((code, place))
-        place, code = place[order], code[order]
-        last = np.ones(len(order), np.bool_)
+        rows = self._rows.whole()
+        rows = rows[np.lexsort((rows["code"], rows["place"]))]
+        place, code = rows["place"], rows["code"]
+        last = np.ones(len(rows), np.bool_)
         last[:-1] = (place[1:] != place[:-1]) | (code[1:] != code[:-1])
-        detail = np.array(self._detail, np.int32)[order]
-        return Findings(files, begins, place[last], code[last], detail[last], tuple(self._details), of_classes)
+        return Findings(files, begins, place[last], code[last], rows["detail"][last], tuple(self._details), of_classes)

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from array import array
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlimages.records import LabeledPath
 from mlimages.validation.codes import Code, Thresholds
-from mlimages.validation.duplicates import SKETCH_BYTES, VERSION, Families, Places, near_pairs, outlined
+from mlimages.validation.columns import Columns
+from mlimages.validation.duplicates import SKETCH_BYTES, VERSION, Families, near_pairs, outlined
 from mlimages.validation.facts import THUMB_BYTES, FactsTable
 from mlimages.validation.judging import spread
 from mlimages.validation.store import Store
+
+Key = TypeVar("Key")
 
 DIGEST_BYTES = 16
 """Kept of each SHA-256."""
@@ -30,52 +33,51 @@ SMOOTH = 0.26
 blown up to 56 pixels, and of 1000 photographs of flowers blown up from 128 pixels to 160 13."""
 
 
-class Seen:
-    """What is kept in memory of each picture seen, some 60 bytes; its place is the order in which it came.
+Listed = tuple[int, str, int]
+"""A picture: the number of the file that lists it, its path, its class number."""
 
-    Args:
-        spill: an empty file for the thumbnails; unbuffered, as they are read here and there.
+
+class Seen:
+    """What is noted of each picture seen; its place is the order in which it came, file by file.
 
     Attributes:
-        file, label: numbers by place.
+        counts: pictures by (file, class number).
     """
 
-    def __init__(self, spill: IO[bytes]) -> None:
-        self.file, self.label = array("i"), array("i")
-        self._digests = bytearray()  # 16 bytes each; zeros where the picture could not be decoded
-        self._places, self._hashes, self._plain = array("i"), array("Q"), bytearray()  # of those to compare
-        self._sketches = bytearray()
-        self._thumbs = spill
+    def __init__(self, columns: Columns) -> None:
+        self.counts = Counter[tuple[int, int]]()
+        self._label = columns.new("i4")
+        self._digests = columns.new(("u8", 2))  # zeros where the picture could not be decoded
+        self._places, self._hashes, self._plain = columns.new("i4"), columns.new("u8"), columns.new("?")  # to compare
+        self._sketches, self._thumbs = columns.new(("i1", SKETCH_BYTES)), columns.new(("u1", THUMB_BYTES))
 
     def __len__(self) -> int:
-        return len(self.file)
+        return self.counts.total()
 
     def digest(self, place: int) -> bytes:
         """Of the picture's bytes; the same for all that could not be decoded."""
-        return bytes(self._digests[DIGEST_BYTES * place : DIGEST_BYTES * (place + 1)])
+        return self._digests.at([place]).tobytes()
 
-    def decoded_labels(self) -> NDArray[np.int32]:
-        """Class numbers of the pictures that could be decoded."""
-        decoded = np.frombuffer(self._digests, np.uint64).reshape(-1, 2).any(axis=1)
-        return np.frombuffer(self.label, np.int32)[decoded]
+    def label(self, place: int) -> int:
+        """Class number of the picture."""
+        return int(self._label.at([place])[0])
 
-    def add(self, file: Iterable[int], label: Iterable[int], digests: Iterable[bytes]) -> None:
-        """Note pictures: numbers of their files and classes, SHA-256 of their bytes (none where not decoded)."""
-        self.file.extend(file)
-        self.label.extend(label)
-        self._digests += b"".join(digest[:DIGEST_BYTES] or bytes(DIGEST_BYTES) for digest in digests)
+    def add(self, pictures: Sequence[Listed], digests: Iterable[bytes]) -> None:
+        """Note pictures, with the SHA-256 of their bytes (none where not decoded)."""
+        self.counts.update((file, label) for file, _, label in pictures)
+        self._label.add(np.array([label for _, _, label in pictures], np.int32))
+        self._digests.add(b"".join(digest[:DIGEST_BYTES] or bytes(DIGEST_BYTES) for digest in digests))
 
     def compare(self, places: NDArray[np.intp], facts: FactsTable, lines: Thresholds) -> None:
         """Note what decoded pictures look like; blank ones are all alike and left out."""
         places, facts = places[spread(facts) > lines.blank_spread], facts[spread(facts) > lines.blank_spread]
         tiny = np.minimum(facts["width"], facts["height"]) < lines.min_side_px
-        plain = tiny | (facts["two_levels"] >= PLAIN) | (facts["sharpness"] < SMOOTH)
-        self._places.frombytes(places.astype(np.int32).tobytes())
-        self._plain += plain.tobytes()
+        self._places.add(places.astype(np.int32))
+        self._plain.add(tiny | (facts["two_levels"] >= PLAIN) | (facts["sharpness"] < SMOOTH))
         hashes, sketches = outlined(facts["thumb"])
-        self._hashes.frombytes(hashes.tobytes())
-        self._sketches += sketches.tobytes()
-        self._thumbs.write(facts["thumb"].tobytes())
+        self._hashes.add(hashes)
+        self._sketches.add(sketches)
+        self._thumbs.add(facts["thumb"].tobytes())
 
     def families(self, lines: Thresholds, store: Store) -> list[list[int]]:
         """Places of pictures that are the same or nearly so, the first first."""
@@ -91,7 +93,7 @@ class Seen:
         return families.sets()
 
     def _same_bytes(self) -> Iterator[tuple[int, int]]:
-        halves = np.frombuffer(self._digests, np.uint64).reshape(-1, 2)
+        halves = self._digests.whole()
         order = np.lexsort(halves.T)
         last = halves[order, 1]
         same = np.flatnonzero(last[:-1] == last[1:])
@@ -100,12 +102,11 @@ class Seen:
         return zip(before[same].tolist(), after[same].tolist(), strict=True)
 
     def _near(self, families: Families, lines: Thresholds) -> Iterator[tuple[int, int]]:
-        places = np.frombuffer(self._places, np.int32)
-        plain = np.frombuffer(self._plain, np.bool_)
+        places, plain = self._places.whole(), self._plain.whole()
         pairs = near_pairs(
-            self._thumbs_at,
-            np.frombuffer(self._hashes, np.uint64),
-            sketches=np.frombuffer(self._sketches, np.int8).reshape(-1, SKETCH_BYTES),
+            lambda numbers: self._thumbs.at(numbers.tolist()),
+            self._hashes.whole(),
+            sketches=self._sketches.whole(),
             max_bits=lines.near_bits,
             least=np.where(plain, np.float32(lines.plain_correlation), np.float32(lines.near_correlation)),
             cropped=lines.crop_correlation,
@@ -113,19 +114,13 @@ class Seen:
         )
         yield from ((int(places[one]), int(places[other])) for one, other in pairs)
 
-    def _thumbs_at(self, places: Places) -> NDArray[np.uint8]:
-        rows = []
-        for place in places.tolist():
-            self._thumbs.seek(THUMB_BYTES * place)
-            rows.append(self._thumbs.read(THUMB_BYTES))
-        return np.frombuffer(b"".join(rows), np.uint8).reshape(-1, THUMB_BYTES)
-
     def _key(self, lines: Thresholds) -> bytes:
         """What decides which pictures are nearly the same."""
         drawn = lines.near_bits, lines.near_correlation, lines.plain_correlation, lines.crop_correlation
         key = hashlib.sha256(f"{VERSION} {drawn} ".encode())
-        for part in (self._digests, self._places, self._plain):
-            key.update(part)
+        for column in (self._digests, self._places, self._plain):
+            for piece in column.pieces():
+                key.update(piece)
         return key.digest()
 
 
@@ -138,46 +133,51 @@ class Relation:
     other: int
 
 
-def relations(seen: Seen, families: Sequence[Sequence[int]], lines: Thresholds) -> Iterator[Relation]:
-    """All codes that come from pictures being the same or nearly so."""
-    sizes = Counter(seen.file)
+def relations(
+    seen: Seen, families: Sequence[Sequence[int]], begins: Sequence[int], lines: Thresholds
+) -> Iterator[Relation]:
+    """All codes that come from pictures being the same or nearly so; `begins` as in `Findings`."""
+
+    def file_of(place: int) -> int:
+        return bisect_right(begins, place) - 1
+
     for family in families:
-        yield from _leaks(seen, family, sizes)
-        for same in _grouped(family, seen.digest):
-            yield from _same(seen, same, lines)
-        for within in _grouped(family, seen.file.__getitem__):
-            firsts = [same[0] for same in _grouped(within, seen.digest)]
+        by_file = _grouped(family, file_of)
+        yield from _leaks(by_file, begins)
+        for same in _grouped(family, seen.digest).values():
+            yield from _same(_grouped(same, seen.label), _grouped(same, file_of))
+            if len(same) >= lines.placeholder_copies:
+                yield from (Relation(place, Code.PLACEHOLDER, same[0 if place != same[0] else -1]) for place in same)
+        for within in by_file.values():
+            firsts = [same[0] for same in _grouped(within, seen.digest).values()]
             yield from (Relation(place, Code.NEAR_DUPLICATE, firsts[0]) for place in firsts[1:])
 
 
-def _grouped(places: Iterable[int], key: Callable[[int], object]) -> list[list[int]]:
-    groups: dict[object, list[int]] = {}
+def _grouped(places: Iterable[int], key: Callable[[int], Key]) -> dict[Key, list[int]]:
+    groups: dict[Key, list[int]] = {}
     for place in places:
         groups.setdefault(key(place), []).append(place)
-    return list(groups.values())
+    return groups
 
 
-def _same(seen: Seen, same: Sequence[int], lines: Thresholds) -> Iterator[Relation]:
+def _same(by_label: Mapping[int, Sequence[int]], by_file: Mapping[int, Sequence[int]]) -> Iterator[Relation]:
     """Codes of pictures whose bytes are equal."""
-    one, *others = [within[0] for within in _grouped(same, seen.label.__getitem__)]
+    first, *others = [places[0] for places in by_label.values()]
     if others:
-        for place in same:
-            yield Relation(place, Code.TWO_LABELS, one if seen.label[place] != seen.label[one] else others[0])
+        for places in by_label.values():
+            other = first if places[0] != first else others[0]
+            yield from (Relation(place, Code.TWO_LABELS, other) for place in places)
     else:
-        for within in _grouped(same, seen.file.__getitem__):
+        for within in by_file.values():
             yield from (Relation(place, Code.DUPLICATE, within[0]) for place in within[1:])
-    if len(same) >= lines.placeholder_copies:
-        yield from (Relation(place, Code.PLACEHOLDER, same[0 if place != same[0] else -1]) for place in same)
 
 
-def _leaks(seen: Seen, family: Sequence[int], sizes: Mapping[int, int]) -> Iterator[Relation]:
+def _leaks(by_file: Mapping[int, Sequence[int]], begins: Sequence[int]) -> Iterator[Relation]:
     """Pictures that another label file holds too: they stay in the smallest file, which is the one to judge by."""
-    files = {seen.file[place] for place in family}
-    if len(files) < 2:
-        return
-    home = min(files, key=lambda file: (sizes[file], -file))
-    kept = next(place for place in family if seen.file[place] == home)
-    yield from (Relation(place, Code.LEAK, kept) for place in family if seen.file[place] != home)
+    home = min(by_file, key=lambda file: (begins[file + 1] - begins[file], -file))
+    for file, places in by_file.items():
+        if file != home:
+            yield from (Relation(place, Code.LEAK, by_file[home][0]) for place in places)
 
 
 def described(relation: Relation, items: Mapping[int, LabeledPath], *, same: bool) -> str:

@@ -5,18 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from array import array
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain, islice
+from itertools import accumulate, chain, islice
 from pathlib import Path
-from tempfile import TemporaryFile
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mlimages.errors import ImageError
 from mlimages.files import as_path, is_remote
@@ -26,11 +21,12 @@ from mlimages.pools import Pool, Threads
 from mlimages.progress import NoProgress, Progress
 from mlimages.records import LabeledPath
 from mlimages.validation.codes import Code, Finding, Thresholds
+from mlimages.validation.columns import Columns
 from mlimages.validation.facts import FactsTable, examine, facts_table
 from mlimages.validation.findings import Notes
 from mlimages.validation.judging import judge, judge_classes
 from mlimages.validation.outcome import Measures, Report
-from mlimages.validation.relations import Seen, described, relations
+from mlimages.validation.relations import Listed, Seen, described, relations
 from mlimages.validation.store import Examined, Stamp, Store
 
 BATCH = 256
@@ -38,6 +34,8 @@ BATCH = 256
 
 MOST = 16_384
 """The most of them, however many workers there are: so many files SQLite finds in one question."""
+
+_MEASURED = np.dtype([("label", "i4"), ("size", "i4", 2), ("level", "u1"), ("colour", "u1", 3)])
 
 Find = Callable[[bytes], Examined | None]
 """Looks up what is known of the same bytes."""
@@ -67,32 +65,32 @@ def check(
     files = tuple(file if isinstance(file, LabelFile) else LabelFile(file) for file in label_files)
     shown = progress or NoProgress()
     shown.start("check", sum(1 for file in files for _ in file.named()) if progress else None, "pictures")
-    measuring, notes = _Measuring(), Notes()
-    with Store() as store, TemporaryFile(buffering=0) as spill:
-        seen = Seen(spill)
+    with Store() as store, Columns() as columns:
+        seen, measuring, notes = Seen(columns), _Measuring(columns), Notes(columns)
         for batch, pictures in _examined(files, lines, store, pool or Threads(workers or os.cpu_count() or 1)):
-            for row, code, detail in _noted(batch, pictures, seen, measuring, lines):
-                notes.add(len(seen) - len(batch) + row, code, detail)
+            for place, code, detail in _noted(batch, pictures, seen, measuring, lines):
+                notes.add(place, code, detail)
             shown.advance(len(batch))
         lines = lines.narrowed(len(seen))
         families = seen.families(lines, store)
-    shown.close()
-    items = _looked_up(files, {place for family in families for place in family})
-    for one in relations(seen, families, lines):
-        notes.add(one.place, one.code, described(one, items, same=seen.digest(one.place) == seen.digest(one.other)))
-    counts = Counter(zip(seen.file, seen.label, strict=True))
-    begins = [bisect_left(seen.file, number) for number in range(len(files) + 1)]
-    findings = notes.done(files, begins, tuple(_class_findings(files, counts, lines)))
+        shown.close()
+        sizes = (sum(count for (of, _), count in seen.counts.items() if of == number) for number in range(len(files)))
+        begins = list(accumulate(sizes, initial=0))
+        items = _looked_up(files, {place for family in families for place in family})
+        for one in relations(seen, families, begins, lines):
+            notes.add(one.place, one.code, described(one, items, same=seen.digest(one.place) == seen.digest(one.other)))
+        findings = notes.done(files, begins, tuple(_class_findings(files, seen.counts, lines)))
+        measures = measuring.done()
     return Report(
         files=files,
-        counts=dict(counts),
+        counts=dict(seen.counts),
         checked=len(seen),
         ok=len(seen) - findings.left_out(),
         findings=findings,
         duplicate_groups=tuple(tuple(items[place].path for place in family) for family in families),
         thresholds=lines,
         seconds=time.perf_counter() - began,
-        measures=measuring.done(seen.decoded_labels()),
+        measures=measures,
     )
 
 
@@ -118,47 +116,34 @@ def sound_pictures(paths: Iterable[Path]) -> dict[Path, bytes]:
     return sound
 
 
-Listed = tuple[int, str, int]
-"""A picture: the number of the file that lists it, its path, its class number."""
-
-
-@dataclass(slots=True)
 class _Measuring:
-    size: array[int] = field(default_factory=lambda: array("i"))
-    level: array[int] = field(default_factory=lambda: array("B"))
-    colour: array[int] = field(default_factory=lambda: array("B"))
+    def __init__(self, columns: Columns) -> None:
+        self._rows = columns.new(_MEASURED)
 
-    def add(self, facts: FactsTable) -> None:
-        for kept, names in (
-            (self.size, ("width", "height")), (self.level, ("typical",)), (self.colour, ("red", "green", "blue")),
-        ):  # fmt: skip
-            kept.frombytes(np.stack([facts[name] for name in names], axis=1).tobytes())
+    def add(self, label: Sequence[int], facts: FactsTable) -> None:
+        rows = np.empty(len(facts), _MEASURED)
+        rows["label"], rows["level"] = label, facts["typical"]
+        rows["size"] = np.stack([facts["width"], facts["height"]], axis=1)
+        rows["colour"] = np.stack([facts["red"], facts["green"], facts["blue"]], axis=1)
+        self._rows.add(rows)
 
-    def done(self, label: NDArray[np.int32]) -> Measures:
-        return Measures(
-            label,
-            np.frombuffer(self.size, np.int32).reshape(-1, 2),
-            np.frombuffer(self.level, np.uint8),
-            np.frombuffer(self.colour, np.uint8).reshape(-1, 3),
-        )
+    def done(self) -> Measures:
+        rows = self._rows.whole()
+        return Measures(rows["label"], rows["size"], rows["level"], rows["colour"])
 
 
 def _noted(
     batch: Sequence[Listed], pictures: Sequence[Examined], seen: Seen, measuring: _Measuring, lines: Thresholds
 ) -> Iterator[tuple[int, Code, str]]:
-    """Keep what is needed of some pictures; yield what is wrong with each by itself: row, code, what was seen."""
+    """Keep what is needed of some pictures; yield what is wrong with each by itself: place, code, what was seen."""
     begin, rows = len(seen), [row for row, picture in enumerate(pictures) if picture.facts]
     facts = facts_table(picture.facts or b"" for picture in pictures)
-    seen.add(
-        (number for number, _, _ in batch),
-        (label for _, _, label in batch),
-        (picture.digest if picture.facts else b"" for picture in pictures),
-    )
+    seen.add(batch, (picture.digest if picture.facts else b"" for picture in pictures))
     seen.compare(begin + np.array(rows, dtype=np.intp), facts, lines)
-    measuring.add(facts)
-    for place, code, detail in judge([batch[row][1] for row in rows], facts, lines):
-        yield rows[place], code, detail
-    yield from ((row, Code(one.fault or ""), one.detail) for row, one in enumerate(pictures) if not one.facts)
+    measuring.add([batch[row][2] for row in rows], facts)
+    for row, code, detail in judge([batch[row][1] for row in rows], facts, lines):
+        yield begin + rows[row], code, detail
+    yield from ((begin + row, Code(one.fault or ""), one.detail) for row, one in enumerate(pictures) if not one.facts)
 
 
 def _examined(
