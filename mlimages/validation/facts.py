@@ -5,9 +5,8 @@ from __future__ import annotations
 import struct
 from bisect import bisect_left
 from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,8 +63,7 @@ _UPRIGHT = {
 """By EXIF orientation (Exif 2.32, tag 274)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(NamedTuple):
     """What one picture is.
 
     Attributes:
@@ -106,8 +104,7 @@ class Facts:
 
     def pack(self) -> bytes:
         """As bytes, for the cache and for `facts_table`."""
-        values = [getattr(self, name) for name in _ROW.names or ()]
-        return _LAYOUT.pack(values[0].encode()[:8], values[1].encode()[:8], *values[2:])
+        return _LAYOUT.pack(self.format.encode()[:8], self.mode.encode()[:8], *self[2:])
 
 
 FactsTable = NDArray[Any]
@@ -220,8 +217,9 @@ def _levels(luma: Image.Image) -> tuple[int, int, int, float]:
     counts, pixels = luma.histogram(), luma.width * luma.height
     below = list(accumulate(counts))  # not numpy: between decodings each of its calls takes some 5 us
     low, typical, high = (bisect_left(below, share * pixels) for share in (0.02, 0.5, 0.98))
-    counts.sort()
-    return low, high, typical, (counts[-1] + counts[-2]) / pixels
+    most = max(counts)
+    counts.remove(most)
+    return low, high, typical, (most + max(counts)) / pixels
 
 
 def _sharpness(luma: Image.Image) -> float:
