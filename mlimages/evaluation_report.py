@@ -15,6 +15,7 @@ from mlimages.evaluation import Evaluation
 from mlimages.files import as_path
 from mlimages.records import Prediction
 from mlimages.scores import Share
+from mlimages.wording import counted
 
 SHOWN = 24
 """Mistakes in the gallery, at most."""
@@ -25,7 +26,7 @@ def report_html(found: Evaluation, title: str) -> str:
     template = Template(resources.files("mlimages").joinpath("evaluation_report.html").read_text(encoding="utf-8"))
     accuracy, decode, network = found.accuracy, found.decode_ms, found.network_ms
     summary = (
-        f"95 % interval {_percent(accuracy.low)} to {_percent(accuracy.high)}, on {found.count} pictures. "
+        f"95 % interval {_percent(accuracy.low)} to {_percent(accuracy.high)}, on {counted(found.count, 'picture')}. "
         f"Calibration error {found.calibration_error:.3f}. {found.unknown} answered “unknown”. "
         f"{found.images_per_s:.0f} pictures per second; "
         f"one takes {decode.p50:.1f} ms to decode (95 %: {decode.p95:.1f}) "

@@ -18,12 +18,13 @@ PACKAGE = Path(mlimages.__file__).parent
 ROOT = PACKAGE.parent
 HEAVY = ["PIL", "aiohttp", "numpy", "onnxruntime", "timm", "torch", "torchvision"]
 TORCH = {"torch", "torchvision", "timm"}
-TOOLS = {"errors", "records", "files", "progress", "intervals", "scores", "pools", "cluster"}
+TOOLS = {"errors", "records", "files", "progress", "wording", "intervals", "scores", "pools", "cluster"}
 MAY_IMPORT = {
     "errors": {"records"},
     "records": {"errors"},
     "files": {"errors"},
     "progress": set(),
+    "wording": set(),
     "pools": set(),
     "cluster": {"errors", "pools"},
     "intervals": set(),

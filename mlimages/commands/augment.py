@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Literal
 
 import typer
 
-from mlimages.commands.saying import counted, say_next
+from mlimages.commands.saying import say_next
+from mlimages.wording import counted
 
 if TYPE_CHECKING:
     from mlimages.augmentation import AugmentSummary

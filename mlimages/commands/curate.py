@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from mlimages.commands.engines import ADDRESS, ENGINE, Engine, cluster_of
-from mlimages.commands.saying import counted, say_next
+from mlimages.commands.saying import say_next
 from mlimages.errors import InputError
 from mlimages.files import as_path
 from mlimages.records import ImageProperty, Resize
+from mlimages.wording import counted
 
 if TYPE_CHECKING:
     from mlimages.labels import LabelFile

@@ -17,10 +17,11 @@ import typer
 from typer.core import TyperCommand
 
 from mlimages.commands.engines import ADDRESS, ENGINE, Engine, cluster_of
-from mlimages.commands.saying import counted, say_next
+from mlimages.commands.saying import say_next
 from mlimages.errors import GatherError
 from mlimages.files import as_path
 from mlimages.records import GatherSummary
+from mlimages.wording import counted
 
 if TYPE_CHECKING:
     from mlimages.cluster import Cluster

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from mlimages.commands.saying import counted, say_next
+from mlimages.commands.saying import say_next
 from mlimages.records import ImageProperty, Resize
+from mlimages.wording import counted
 
 if TYPE_CHECKING:
     from mlimages.insight.layers import NetworkSummary

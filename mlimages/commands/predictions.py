@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from mlimages.commands.saying import counted
 from mlimages.records import BrokenImage, Prediction
+from mlimages.wording import counted
 
 if TYPE_CHECKING:
     from mlimages.bundle import OnnxBundle

@@ -1,14 +1,9 @@
-"""What every command says alike."""
+"""What every command says at its end."""
 
 from __future__ import annotations
 
 import shlex
 import sys
-
-
-def counted(count: int, noun: str) -> str:
-    """How many: "1 class", "2 classes"."""
-    return f"{count} {noun if count == 1 else noun + ('es' if noun.endswith('s') else 's')}"
 
 
 def say_next(*words: object) -> None:

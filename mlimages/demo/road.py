@@ -23,6 +23,7 @@ from mlimages.learning.outcome import FineTuneResult
 from mlimages.predictor import Predictor
 from mlimages.records import GatherSummary, ImageProperty, LabeledPath, Prediction
 from mlimages.validation import Report, check, duplicate_groups, write_outcome
+from mlimages.wording import counted
 
 SEEDS = range(5)
 PER_CLASS = 10
@@ -119,7 +120,7 @@ class Road:
             ("gathered", f"{sum(summary.ok for summary in gathered)} pictures of 10 digits"),
             ("duplicates", f"{sum(summary.duplicate for summary in gathered)} left out"),
             ("broken links", _listed(reasons)),
-            ("rejected", f"{sum(report.checked - report.ok for report in checked)} pictures by check"),
+            ("rejected", f"{counted(sum(report.checked - report.ok for report in checked), 'picture')} by check"),
             *((arm.name, str(arm)) for arm in arms),
             ("ONNX file", _agreement(run)),
             ("predicted", f"{right} of {asked} right"),
@@ -140,7 +141,8 @@ class Road:
         links.write_text("".join(f"{page.label}\t{site}{page.path}\n" for page in pages))
         self._command(f"gather urls {links.name} -o {name} --allow-private")
         summary = gather(UrlList(links), self._out / name, allow_private=True)
-        self._tell(f"{summary.ok} pictures, {summary.duplicate} duplicates; failed: {_listed(summary.reasons)}")
+        kept = f"{counted(summary.ok, 'picture')}, {counted(summary.duplicate, 'duplicate')}"
+        self._tell(f"{kept}; failed: {_listed(summary.reasons)}")
         return summary
 
     def _label(self) -> list[LabelFile]:

@@ -9,6 +9,7 @@ from mlimages.bundle import OnnxBundle
 from mlimages.errors import BundleError
 from mlimages.onnx_metadata import read_metadata
 from mlimages.runtime import BundleSession
+from mlimages.wording import counted
 
 
 def bundle_notes(path: Path) -> Iterator[str]:
@@ -44,10 +45,11 @@ def _figures(bundle: OnnxBundle) -> Iterator[str]:
     told = bundle.provenance
     if told.accuracy:
         value, low, high = (100 * part for part in told.accuracy)
-        yield f"accuracy: {value:.1f} % (95 %: {low:.1f}-{high:.1f}) on {told.accuracy_count} pictures"
+        yield f"accuracy: {value:.1f} % (95 %: {low:.1f}-{high:.1f}) on {counted(told.accuracy_count, 'picture')}"
     if told.parity:
         ties = f", {told.parity.near_ties} near ties aside" if told.parity.near_ties else ""
-        yield f"parity: {told.parity.count} pictures compared{ties}, logits differ by {told.parity.worst:.1e} at most"
+        asked = counted(told.parity.count, "picture")
+        yield f"parity: {asked} compared{ties}, logits differ by {told.parity.worst:.1e} at most"
     if told.calibration_error:
         before, after = told.calibration_error
         yield f"temperature: {bundle.temperature:.3g}; calibration error {before:.3f} before, {after:.3f} after"
@@ -62,7 +64,7 @@ def _origin(bundle: OnnxBundle) -> Iterator[str]:
     told = bundle.provenance
     if told.split_sizes:
         yield "data: " + ", ".join(
-            f"{name} {size} pictures (sha256 {told.data_sha256.get(name, '?')[:16]})"
+            f"{name} {counted(size, 'picture')} (sha256 {told.data_sha256.get(name, '?')[:16]})"
             for name, size in told.split_sizes.items()
         )
     if told.weights_sha256:

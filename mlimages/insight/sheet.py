@@ -17,6 +17,7 @@ from mlimages.images import load_pixels, load_rgb, to_network
 from mlimages.labels import LabelFile, label_dir_auto
 from mlimages.records import Fault, ImageProperty
 from mlimages.training import TrainingData
+from mlimages.wording import counted
 
 MAX_TILES = 600
 """A sheet is to be looked at: where there are more pictures, each class shows fewer, then fewer classes are shown."""
@@ -65,9 +66,9 @@ def draw_sheet(
         return rows
     labels = label_dir_auto(source).labels if source.is_dir() else LabelFile(source)
     rows = sheet_rows(TrainingData(labels, prop), per_class=per_class, seed=seed)
-    count = sum(row.count for row in rows)
+    shown = f"{counted(sum(row.count for row in rows), 'picture')}, {counted(len(rows), 'class')}"
     way = f"{prop.resize} to {prop.width} x {prop.height} px" + (", grey" if prop.gray_scale else "")
-    note = f"{count} pictures, {len(rows)} classes; up to {per_class} of each by chance (seed {seed}); {way}"
+    note = f"{shown}; up to {per_class} of each by chance (seed {seed}); {way}"
     write_sheet(rows, out, title=source.name, note=note)
     return rows
 

@@ -21,6 +21,7 @@ from mlimages.records import ImageProperty, LabeledPath
 from mlimages.report.plots import overview
 from mlimages.training import compute_mean
 from mlimages.validation import Code, Finding, Report
+from mlimages.wording import counted
 
 try:
     import jinja2
@@ -115,8 +116,7 @@ def _means(files: Iterable[LabelFile], names: Sequence[str]) -> Iterator[Tile]:
             made = compute_mean(islice(_of_class(files, label), MEAN_OF), MEAN)
         except InputError:  # no picture of this class can be decoded
             continue
-        told = f"{made.count} pictures" if made.count > 1 else "1 picture"
-        yield Tile(_address(to_pixels(made.mean.transpose(1, 2, 0))), name, told)
+        yield Tile(_address(to_pixels(made.mean.transpose(1, 2, 0))), name, counted(made.count, "picture"))
 
 
 def _of_class(files: Iterable[LabelFile], label: int) -> Iterator[LabeledPath]:
