@@ -101,4 +101,8 @@ def main() -> NoReturn:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"mlimages: {where}{error.strerror or error}", file=sys.stderr)
+        sys.exit(1)
     sys.exit(0)

@@ -39,6 +39,10 @@ def replacing(path: Path) -> Iterator[Path]:
         part.touch(exist_ok=False)
         yield part
         part.replace(path)
+    except OSError as error:
+        if error.errno and str(error.filename) in ("None", str(part)):  # a full disk does not say where
+            error.filename = str(path)
+        raise
     finally:
         part.unlink(missing_ok=True)
 

@@ -1,6 +1,7 @@
 """`label`, `check` and `mean` as a person types them."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import asdict
@@ -55,6 +56,30 @@ def test_of_one_nothing_is_said_in_the_plural(tmp_path: Path, run_cli: RunCli) -
     assert run_cli("label", "data").stdout == "data/labels.txt: 1 picture, 1 class\n"
     assert "1 picture checked, 1 ok" in run_cli("check", "data/labels.txt").stdout
     assert "mean of 1 picture, 0 left out" in run_cli("mean", "data/labels.txt").stdout
+
+
+def test_what_cannot_be_written_is_said_in_a_line_with_its_place(folders: Path, run_cli: RunCli) -> None:
+    (folders / "file").touch()
+    ended = run_cli("label", "data", "-o", "file/labels.txt", check=False)
+    assert (ended.returncode, ended.stderr.splitlines()[-1]) == (1, "mlimages: file: File exists")
+
+
+@pytest.mark.parametrize(("command", "where"), [("label data -o out.txt", "out.txt"), ("check data.txt", "{temp}")])
+def test_a_full_disk_is_named(folders: Path, command: str, where: str) -> None:
+    items = "".join(f"data/ants/{n}.jpg 0\n" for n in range(1, 12, 2))
+    (folders / "data.txt").write_text(items)
+    code = (
+        "import resource, sys\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"  # as a disk without room: what is longer fails
+        "from mlimages.cli import main\n"
+        f"sys.argv[1:] = {command.split()}\n"
+        "main()\n"
+    )
+    env = {**os.environ, "TMPDIR": str(folders)}
+    ended = subprocess.run([sys.executable, "-c", code], cwd=folders, env=env, capture_output=True, text=True)
+    assert ended.stderr.endswith(f"mlimages: {where.format(temp=folders)}: File too large\n")
+    assert ended.returncode == 1
+    assert not list(folders.glob(".*"))
 
 
 def test_json_goes_to_standard_output_alone(folders: Path, run_cli: RunCli) -> None:

@@ -388,7 +388,7 @@ def test_a_sketch_hides_no_pair_that_correlates() -> None:
 
 
 def test_a_long_series_of_frames_is_one_family_compared_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mlimages.validation.columns import Columns
+    from mlimages.validation.columns import columns_on_disk
     from mlimages.validation.facts import examine, facts_table
     from mlimages.validation.relations import Seen
     from mlimages.validation.store import Store
@@ -397,8 +397,8 @@ def test_a_long_series_of_frames_is_one_family_compared_once(monkeypatch: pytest
     alike = duplicates._alike
     monkeypatch.setattr(duplicates, "_alike", lambda *pair: compared.append(len(pair[0])) or alike(*pair))
     digests = [number.to_bytes(32, "little") for number in range(1, 901)]
-    with Store() as store, Columns() as columns:
-        seen = Seen(columns)
+    with Store() as store, columns_on_disk() as new_column:
+        seen = Seen(new_column)
         seen.add([(0, "", 0)] * 900, digests)
         seen.compare(np.arange(900), facts_table([frame] * 900), Thresholds())
         assert seen.families(Thresholds(), store) == [list(range(900))]
@@ -406,14 +406,14 @@ def test_a_long_series_of_frames_is_one_family_compared_once(monkeypatch: pytest
 
 
 def test_what_is_noted_of_pictures_takes_no_memory_as_they_pass() -> None:
-    from mlimages.validation.columns import Columns
+    from mlimages.validation.columns import columns_on_disk
     from mlimages.validation.facts import examine, facts_table
     from mlimages.validation.findings import Notes
     from mlimages.validation.relations import Seen
 
     facts = facts_table([examine(jpeg(scene(1)), max_pixels=10**6).pack()] * 250)
-    with Columns() as columns:
-        seen, notes = Seen(columns), Notes(columns)
+    with columns_on_disk() as new_column:
+        seen, notes = Seen(new_column), Notes(new_column)
         tracemalloc.start()
         for begin in range(0, 50_000, 250):
             places = range(begin, begin + 250)

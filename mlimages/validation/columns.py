@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
-from tempfile import TemporaryFile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from tempfile import TemporaryFile, gettempdir
 from typing import IO, Any
 
 import numpy as np
@@ -49,18 +49,20 @@ class Column:
             yield piece
 
 
-class Columns:
-    """Makes columns; use as a context manager: its end is theirs."""
+NewColumn = Callable[[DTypeLike], Column]
+"""Makes one, empty, for rows of some kind."""
 
-    def __init__(self) -> None:
-        self._files = ExitStack()
 
-    def __enter__(self) -> Columns:
-        return self
+@contextmanager
+def columns_on_disk() -> Iterator[NewColumn]:
+    """Columns in temporary files, which are gone at the end.
 
-    def __exit__(self, *_: object) -> None:
-        self._files.close()
-
-    def new(self, kind: DTypeLike) -> Column:
-        """One more, empty."""
-        return Column(self._files.enter_context(TemporaryFile()), kind)
+    Raises:
+        OSError: with the folder's name, where its disk is full.
+    """
+    try:
+        with ExitStack() as files:
+            yield lambda kind: Column(files.enter_context(TemporaryFile()), kind)
+    except OSError as error:
+        error.filename = error.filename or gettempdir()
+        raise

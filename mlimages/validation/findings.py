@@ -15,7 +15,7 @@ from mlimages.errors import LabelFileError
 from mlimages.files import as_path
 from mlimages.labels import LabelFile
 from mlimages.validation.codes import ERRORS, Code, Finding
-from mlimages.validation.columns import Columns
+from mlimages.validation.columns import NewColumn
 
 _CODES = tuple(Code)
 _NUMBERS = {code: number for number, code in enumerate(_CODES)}
@@ -86,8 +86,8 @@ class Findings:
 class Notes:
     """Findings as they come."""
 
-    def __init__(self, columns: Columns) -> None:
-        self._rows = columns.new([("place", "i4"), ("code", "u1"), ("detail", "i4")])
+    def __init__(self, new_column: NewColumn) -> None:
+        self._rows = new_column([("place", "i4"), ("code", "u1"), ("detail", "i4")])
         self._details: dict[str, int] = {}
 
     def add(self, place: int, code: Code, detail: str) -> None:

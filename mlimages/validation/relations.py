@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mlimages.records import LabeledPath
 from mlimages.validation.codes import Code, Thresholds
-from mlimages.validation.columns import Columns
+from mlimages.validation.columns import NewColumn
 from mlimages.validation.duplicates import SKETCH_BYTES, VERSION, Families, near_pairs, outlined
 from mlimages.validation.facts import THUMB_BYTES, FactsTable
 from mlimages.validation.judging import spread
@@ -44,12 +44,12 @@ class Seen:
         counts: pictures by (file, class number).
     """
 
-    def __init__(self, columns: Columns) -> None:
+    def __init__(self, new_column: NewColumn) -> None:
         self.counts = Counter[tuple[int, int]]()
-        self._label = columns.new("i4")
-        self._digests = columns.new(("u8", 2))  # zeros where the picture could not be decoded
-        self._places, self._hashes, self._plain = columns.new("i4"), columns.new("u8"), columns.new("?")  # to compare
-        self._sketches, self._thumbs = columns.new(("i1", SKETCH_BYTES)), columns.new(("u1", THUMB_BYTES))
+        self._label = new_column("i4")
+        self._digests = new_column(("u8", 2))  # zeros where the picture could not be decoded
+        self._places, self._hashes, self._plain = new_column("i4"), new_column("u8"), new_column("?")  # to compare
+        self._sketches, self._thumbs = new_column(("i1", SKETCH_BYTES)), new_column(("u1", THUMB_BYTES))
 
     def __len__(self) -> int:
         return self.counts.total()

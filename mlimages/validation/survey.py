@@ -21,7 +21,7 @@ from mlimages.pools import Pool, Threads
 from mlimages.progress import NoProgress, Progress
 from mlimages.records import LabeledPath
 from mlimages.validation.codes import Code, Finding, Thresholds
-from mlimages.validation.columns import Columns
+from mlimages.validation.columns import NewColumn, columns_on_disk
 from mlimages.validation.facts import FactsTable, examine, facts_table
 from mlimages.validation.findings import Notes
 from mlimages.validation.judging import judge, judge_classes
@@ -65,8 +65,8 @@ def check(
     files = tuple(file if isinstance(file, LabelFile) else LabelFile(file) for file in label_files)
     shown = progress or NoProgress()
     shown.start("check", sum(1 for file in files for _ in file.named()) if progress else None, "pictures")
-    with Store() as store, Columns() as columns:
-        seen, measuring, notes = Seen(columns), _Measuring(columns), Notes(columns)
+    with Store() as store, columns_on_disk() as new_column:
+        seen, measuring, notes = Seen(new_column), _Measuring(new_column), Notes(new_column)
         for batch, pictures in _examined(files, lines, store, pool or Threads(workers or os.cpu_count() or 1)):
             for place, code, detail in _noted(batch, pictures, seen, measuring, lines):
                 notes.add(place, code, detail)
@@ -117,8 +117,8 @@ def sound_pictures(paths: Iterable[Path]) -> dict[Path, bytes]:
 
 
 class _Measuring:
-    def __init__(self, columns: Columns) -> None:
-        self._rows = columns.new(_MEASURED)
+    def __init__(self, new_column: NewColumn) -> None:
+        self._rows = new_column(_MEASURED)
 
     def add(self, label: Sequence[int], facts: FactsTable) -> None:
         rows = np.empty(len(facts), _MEASURED)
