@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict
@@ -139,6 +140,30 @@ def test_a_class_is_appended_by_its_number(folders: Path, run_cli: RunCli) -> No
     assert len((folders / "all.txt").read_text().splitlines()) == 14
 
 
+def test_links_in_a_circle_and_what_may_not_be_read_cost_themselves_alone(folders: Path) -> None:
+    for name in ("loop", "loop.jpg"):
+        (folders / "data/ants" / name).symlink_to(name)
+    locked = folders / "data/locked"
+    locked.mkdir(mode=0)
+    unseen = folders / "data/bees/0.jpg"
+    unseen.chmod(0)
+    as_others: list[str] = []
+    if os.access(locked, os.R_OK):  # as root may, but for this
+        if not shutil.which("setpriv"):
+            pytest.skip("there is no setpriv to give up root's right to read everything")
+        as_others = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [*as_others, sys.executable, "-m", "mlimages", *words]
+        return subprocess.run(command, cwd=folders, capture_output=True, text=True, check=True)
+
+    labelled = run("label", "data")
+    assert labelled.stdout == "data/labels.txt: 15 pictures, 2 classes\n"
+    assert "left out: files that are no pictures: 1 no suffix\n" in labelled.stderr
+    assert "left out: folders without permission: 1 locked\n" in labelled.stderr
+    assert "        2  unreadable\n" in run("check", "data/labels.txt").stdout
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -148,6 +173,8 @@ def test_a_class_is_appended_by_its_number(folders: Path, run_cli: RunCli) -> No
         (["label", "data", "--split", "0.5,0.5", "--group", "("], "'(' is not a regular expression"),
         (["label", "data", "-o", "a.xls"], "a label file ends in one of .txt, .csv, .tsv, .jsonl"),
         (["label", "data", "--classes", "none.txt"], "none.txt: No such file or directory"),
+        (["check", "data"], "data is a folder: make a label file of it with `mlimages label data`"),
+        (["mean", "."], ". is a folder: make a label file of it with `mlimages label .`"),
         (["check", "none.txt"], "no label file at none.txt: make one with `mlimages label FOLDER`"),
         (["check", "data", "--threshold", "x=1"], "threshold 'x=1': expected NAME=VALUE"),
         (["check", "data", "--threshold", "blur=much"], "'much' is no number"),

@@ -14,7 +14,7 @@ ClassNames = tuple[str, ...]
 
 def class_definition_path(label_file: Path) -> Path:
     """Where a label file's class names lie: `NAME_class_def.txt` beside it."""
-    return label_file.with_name(f"{label_file.stem}_class_def.txt")
+    return label_file.parent / f"{label_file.stem}_class_def.txt"
 
 
 def read_class_names(path: Path) -> ClassNames:

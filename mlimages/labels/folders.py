@@ -146,7 +146,7 @@ def _hidden(name: str) -> bool:
 
 
 def _subfolders(root: Path) -> list[Path]:
-    folders = (_path(entry, root) for entry in _scan(root) if entry.is_dir() and not _hidden(entry.name))
+    folders = (_path(entry, root) for entry in _scan(root) if _is_folder(entry) and not _hidden(entry.name))
     return sorted(folders, key=_by_name)
 
 
@@ -155,7 +155,7 @@ def _walk(root: Path) -> Iterator[Path]:
     if is_remote(root):
         yield root
         inner = sorted(
-            (entry.name for entry in _scan(root) if entry.is_dir() and not _hidden(entry.name)), key=str.casefold
+            (entry.name for entry in _scan(root) if _is_folder(entry) and not _hidden(entry.name)), key=str.casefold
         )
         yield from chain.from_iterable(_walk(root / name) for name in inner)
         return
@@ -199,6 +199,13 @@ def _scan(folder: Path) -> Iterator[_Entry]:
             yield _Listed(name, found["type"])
 
 
+def _is_folder(entry: _Entry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle, or into a folder without permission
+        return False
+
+
 def _path(entry: _Entry, folder: Path) -> Path:
     return Path(entry.path) if isinstance(entry, os.DirEntry) else folder / entry.name
 
@@ -207,7 +214,7 @@ def _is_picture(entry: _Entry) -> bool:
     return (
         os.path.splitext(entry.name)[1].lower() in PICTURE_SUFFIXES  # noqa: PTH122  # a Path per entry is slow
         and not entry.name.startswith(".")
-        and not entry.is_dir()
+        and not _is_folder(entry)
         and _can_be_listed(entry.name)
     )
 
@@ -245,9 +252,12 @@ def _others(root: Path) -> list[str]:
         for entry in _scan(folder):
             if not _can_be_listed(entry.name):
                 others["names that no label file can hold", ""] += 1
-            elif entry.is_dir() and _hidden(entry.name):
-                others["folders hidden or of a tool", entry.name] += 1
-            elif folder != root and not entry.is_dir() and not _is_picture(entry):
+            elif _is_folder(entry):
+                if _hidden(entry.name):
+                    others["folders hidden or of a tool", entry.name] += 1
+                elif not (is_remote(folder) or os.access(_path(entry, folder), os.R_OK | os.X_OK)):
+                    others["folders without permission", entry.name] += 1
+            elif folder != root and not _is_picture(entry):
                 suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122
                 others["files that are no pictures", suffix or "no suffix"] += 1
     advice = dict.fromkeys(_HEIC, ' (`pip install "mlimages[heic]"` opens them)')

@@ -70,6 +70,8 @@ def known_suffix(path: Path) -> str:
     """
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
+        if path.is_dir():
+            raise LabelFileError(f"{path} is a folder: make a label file of it with `mlimages label {path}`")
         raise LabelFileError(f"{path}: a label file ends in one of {', '.join(SUFFIXES)}")
     return suffix
 
