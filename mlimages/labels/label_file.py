@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import chain, compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,6 +119,12 @@ class LabelFile:
             return self
         left = self._with(None)
         left._named = lambda: (named for named in self.named() if _place(named[0]) not in dropped)
+        return left
+
+    def where(self, wanted: Iterable[object]) -> LabelFile:
+        """The pictures at the places at which `wanted` is true; none beyond its end."""
+        left = self._with(None)
+        left._named = lambda: compress(self.named(), wanted)
         return left
 
     def write(self, path: str | Path) -> LabelFile:

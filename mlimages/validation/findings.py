@@ -67,9 +67,13 @@ class Findings:
         of_pictures = {_CODES[number]: count for number, count in zip(numbers, counts.tolist(), strict=True)}
         return Counter(one.code for one in self.of_classes) + Counter(of_pictures)
 
-    def left_out(self) -> int:
-        """How many pictures have an error."""
-        return len(np.unique(self.place[self.code < len(ERRORS)]))
+    def left_out(self, file: int) -> NDArray[np.bool_]:
+        """Which pictures of the label file with that number have an error `(n,)`, by line."""
+        begin, end = self.begins[file : file + 2]
+        places = self.place[self.code < len(ERRORS)]
+        found = np.zeros(end - begin, np.bool_)
+        found[places[(begin <= places) & (places < end)] - begin] = True
+        return found
 
     def _read(self, file: int, rows: NDArray[np.intp]) -> Iterator[Finding]:
         pictures, at, found = self.files[file].named(), self.begins[file] - 1, None

@@ -71,13 +71,9 @@ class Report:
         """Count by code, of what is kept and listed."""
         return self._count(errors=False)
 
-    def rejected(self, file: int = 0) -> set[Path]:
-        """The pictures of one label file that are left out."""
-        return {one.path for one in self.findings.select(ERRORS, file=file)}
-
     def kept(self, file: int = 0) -> LabelFile:
         """One label file without what is left out."""
-        return self.files[file].without(self.rejected(file))
+        return self.files[file].where(~self.findings.left_out(file))
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
