@@ -48,7 +48,7 @@ def test_a_decoder_that_hangs_or_dies_costs_the_picture_that_it_held(
     before = descendants(os.getpid())
 
     async def inspect_all() -> list[object]:
-        async with Decoders(Checks(), 1, timeout_s=3.0 if end == "hangs" else 60.0) as decoders:
+        async with Decoders(Checks(), 1, timeout_s=2.0 if end == "hangs" else 60.0) as decoders:
             found = asyncio.gather(*map(decoders.inspect, (good, pipe, good)))
             while end == "dies" and not found.done():
                 kill_who_reads(pipe)
