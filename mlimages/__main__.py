@@ -1,6 +1,6 @@
 """`python -m mlimages`."""
 
-from mlimages.cli import main
+from mlimages.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Build mlimages/data/wordnet_nouns.tsv.xz from WordNet 3.0's noun file: run by hand, once.
+"""Build mlimages/gathering/data/wordnet_nouns.tsv.xz from WordNet 3.0's noun file: run by hand, once.
 
     apt-get install wordnet-base && .venv/bin/python scripts/make_wordnet.py
 
@@ -15,7 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 
 NOUNS = Path("/usr/share/wordnet/data.noun")
-TARGET = Path(__file__).parents[1] / "mlimages/data/wordnet_nouns.tsv.xz"
+TARGET = Path(__file__).parents[1] / "mlimages/gathering/data/wordnet_nouns.tsv.xz"
 
 
 def imagenet_ids() -> set[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mlimages.bundle import OnnxBundle
+from mlimages.inference import OnnxBundle
 from tests.browser import Browser, OpenPage, Page, as_url, chromium
 
 

@@ -5,11 +5,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mlimages.bundle import OnnxBundle
-from mlimages.learning.export import ExportOptions, export_trained
-from mlimages.learning.models import build_model
-from mlimages.learning.onnx_writer import TrainedNetwork
-from mlimages.records import LabeledPath
+from mlimages.core import LabeledPath
+from mlimages.export import ExportOptions, TrainedNetwork, export_trained
+from mlimages.inference import OnnxBundle
+from mlimages.networks import build_model
 
 
 def picture(seed: int, width: int = 90, height: int = 70) -> Image.Image:

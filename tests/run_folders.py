@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from mlimages.core import ImageProperty, LabeledPath, Normalization, Preprocessing
 from mlimages.labels import write_label_file
-from mlimages.records import ImageProperty, LabeledPath, Normalization, Preprocessing
 
 NAMES = ("ants", "bees", "wasps")
 

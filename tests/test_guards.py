@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 import mlimages
-from mlimages import cli
+from mlimages.cli import main as cli
 
 PACKAGE = Path(mlimages.__file__).parent
 ROOT = PACKAGE.parent

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from mlimages import ImageProperty, LabelFile, Normalization, Preprocessing, TrainingData
-from mlimages.learning import TrainedNetwork, build_model, export_trained
+from mlimages.export import TrainedNetwork, export_trained
+from mlimages.networks import build_model
 
 
 def main() -> None:

@@ -12,7 +12,8 @@ from PIL import Image
 from torch.nn.functional import cross_entropy
 
 from mlimages import ImageProperty, LabelFile, Normalization, Preprocessing
-from mlimages.learning import TrainedNetwork, build_model, export_trained
+from mlimages.export import TrainedNetwork, export_trained
+from mlimages.networks import build_model
 
 
 def to_tensor(pixels: np.ndarray) -> torch.Tensor:

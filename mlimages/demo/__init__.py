@@ -1,1 +1,5 @@
-"""The whole road on real handwritten digits, without a network: what `mlimages demo` shows."""
+"""The whole way on handwritten digits, offline."""
+
+from lazy_loader import attach_stub
+
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -13,17 +13,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlimages.bundle import OnnxBundle
+from mlimages.checks import Report, check, duplicate_groups, write_outcome
+from mlimages.core import GatherSummary, ImageProperty, InputError, LabeledPath, Prediction, counted
 from mlimages.demo.site import Page, digit_pages, serving
-from mlimages.errors import InputError
 from mlimages.gathering import UrlList, gather
+from mlimages.inference import OnnxBundle, Predictor
 from mlimages.labels import LabelFile, label_dir_auto
-from mlimages.learning import FineTuneConfig, fine_tune
-from mlimages.learning.outcome import FineTuneResult
-from mlimages.predictor import Predictor
-from mlimages.records import GatherSummary, ImageProperty, LabeledPath, Prediction
-from mlimages.validation import Report, check, duplicate_groups, write_outcome
-from mlimages.wording import counted
+from mlimages.training import FineTuneConfig, FineTuneResult, fine_tune
 
 SEEDS = range(5)
 PER_CLASS = 10

@@ -7,11 +7,10 @@ from collections.abc import Collection
 from dataclasses import dataclass, fields
 
 from mlimages import __version__
-from mlimages.errors import InputError
-from mlimages.gathering.facts import MAX_PIXELS
-from mlimages.gathering.manifest import row_key
-from mlimages.gathering.tally import host_of
-from mlimages.records import Reason
+from mlimages.core import InputError, Reason
+from mlimages.gathering.download.image_facts import MAX_PIXELS
+from mlimages.gathering.store.manifest import row_key
+from mlimages.gathering.store.tally import host_of
 
 USER_AGENT = f"mlimages/{__version__} (gathers pictures for image classifiers; honours X-Robots-Tag: noai)"
 

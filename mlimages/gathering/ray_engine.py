@@ -17,17 +17,24 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from mlimages.cluster import Cluster
-from mlimages.errors import GatherError, InputError
-from mlimages.files import as_path, is_remote
-from mlimages.gathering.collection import Gathered
-from mlimages.gathering.loop import AHEAD, LOOKUPS, Run, gather_async
-from mlimages.gathering.manifest import manifest_path, read_rows, row_key
-from mlimages.gathering.mirror import looked_at, mirrored
+from mlimages.core import (
+    Cluster,
+    FetchResult,
+    GatherError,
+    GatherSummary,
+    ImageRef,
+    InputError,
+    NoProgress,
+    Progress,
+    as_path,
+    is_remote,
+)
 from mlimages.gathering.options import GatherOptions, shard_of
-from mlimages.gathering.sources import Source
-from mlimages.progress import NoProgress, Progress
-from mlimages.records import FetchResult, GatherSummary, ImageRef
+from mlimages.gathering.run import AHEAD, LOOKUPS, Run, gather_async
+from mlimages.gathering.sources.source import Source
+from mlimages.gathering.store.gather_folder import Gathered
+from mlimages.gathering.store.manifest import manifest_path, read_rows, row_key
+from mlimages.gathering.store.remote_folder import looked_at, mirrored
 
 _TOGETHER_S = 0.05
 """Rows of so long a time come in one message, of which each costs the driver a millisecond."""

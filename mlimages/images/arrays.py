@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlimages.records import Normalization
+from mlimages.core import Normalization
 
 
 def to_network(

@@ -12,9 +12,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from mlimages.errors import ImageError
-from mlimages.files import is_remote
-from mlimages.records import Fault
+from mlimages.core import Fault, ImageError, is_remote
 
 MAX_PIXELS = 89_478_485
 """Default bound on width x height, judged from the header: Pillow's own (1 GiB at 12 bytes a pixel)."""

@@ -8,10 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mlimages.errors import ImageError
+from mlimages.core import Fault, ImageError, ImageProperty
 from mlimages.images.decoding import MAX_PIXELS, decode, open_image, to_rgb
 from mlimages.images.sizes import centre_start, resized_size
-from mlimages.records import Fault, ImageProperty
 
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 

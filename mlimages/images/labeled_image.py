@@ -9,11 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mlimages.files import as_path
+from mlimages.core import ImageProperty, as_path
 from mlimages.images.arrays import to_pixels
 from mlimages.images.decoding import WHITE, load_rgb
 from mlimages.images.geometry import fit, load_pixels, prepare
-from mlimages.records import ImageProperty
 
 
 class LabeledImage:

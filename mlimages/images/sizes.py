@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mlimages.records import ImageProperty
+from mlimages.core import ImageProperty
 
 
 def resized_size(width: int, height: int, prop: ImageProperty) -> tuple[int, int]:

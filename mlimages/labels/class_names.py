@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlimages.errors import LabelFileError
-from mlimages.files import write_text
+from mlimages.core import LabelFileError, write_text
 
 ClassNames = tuple[str, ...]
 """Class names by number: `names[label]`."""

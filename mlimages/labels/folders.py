@@ -11,11 +11,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
-from mlimages.errors import InputError
-from mlimages.files import as_path, is_remote, replacing
+from mlimages.core import InputError, LabeledPath, as_path, is_remote, replacing
 from mlimages.labels.class_names import ClassNames, with_class
 from mlimages.labels.label_file import LabelFile
-from mlimages.records import LabeledPath
 
 ROOT = "ROOT"
 """The class of pictures that lie in the folder itself."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from mlimages.errors import LabelFileError
+from mlimages.core import LabelFileError
 
 PATH_COLUMNS = ("path", "file_name", "filename", "file", "image")
 LABEL_COLUMNS = ("label", "class", "category", "class_name")

@@ -9,15 +9,23 @@ from itertools import chain, compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlimages.errors import LabelFileError
-from mlimages.files import as_path, full_name, is_remote, named_path, relative_name, replacing
+from mlimages.core import (
+    ImageProperty,
+    LabeledPath,
+    LabelFileError,
+    as_path,
+    full_name,
+    is_remote,
+    named_path,
+    relative_name,
+    replacing,
+)
 from mlimages.labels.class_names import ClassNames, class_definition_path, read_class_names, write_class_names
 from mlimages.labels.formats import known_suffix, read_rows, write_rows
 from mlimages.labels.splitting import split
-from mlimages.records import ImageProperty, LabeledPath
 
 if TYPE_CHECKING:
-    from mlimages.training import TrainingData
+    from mlimages.dataset import TrainingData
 
 MAX_CLASSES = 1_000_000
 
@@ -134,7 +142,7 @@ class LabelFile:
 
     def to_training_data(self, prop: ImageProperty, **options: Any) -> TrainingData:
         """The pictures as arrays; `options` as `TrainingData` takes them."""
-        from mlimages.training import TrainingData
+        from mlimages.dataset import TrainingData
 
         return TrainingData(self, prop, **options)
 

@@ -9,9 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from mlimages.errors import InputError
-from mlimages.files import relative_name
-from mlimages.records import LabeledPath
+from mlimages.core import InputError, LabeledPath, relative_name
 
 Unit = list[int]
 """Places in the list of pictures that must not be parted."""

@@ -1,17 +1,5 @@
-"""A label file as arrays: mean image, batches, and arrays back to images."""
+"""Fine-tune: feature cache, closed-form head, training loop, checkpoints, probe."""
 
-from mlimages.training.loading import load_in_order
-from mlimages.training.mean_image import (
-    MeanImage,
-    compute_mean,
-    load_mean_image,
-)
-from mlimages.training.training_data import TrainingData
+from lazy_loader import attach_stub
 
-__all__ = [
-    "MeanImage",
-    "TrainingData",
-    "compute_mean",
-    "load_in_order",
-    "load_mean_image",
-]
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -266,7 +266,7 @@ def run(name: str, root: Path, python: str) -> dict[str, float] | None:
 def tell_recall(root: Path, planted: dict[str, set[str]]) -> bool:
     """Print what was planted and found; true where all was found, and no pair that was not planted."""
     os.environ["MLIMAGES_CACHE"] = str(root / "cache")
-    from mlimages.validation import check
+    from mlimages.checks import check
 
     report = check([root / "labels.txt"])
     found: dict[str, set[str]] = defaultdict(set)

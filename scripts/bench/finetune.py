@@ -25,7 +25,7 @@ from PIL import Image
 
 def start_up(root: Path, epochs: int) -> None:
     """What every run of mlimages imports."""
-    from mlimages.learning import fine_tune  # noqa: F401
+    from mlimages.training import fine_tune  # noqa: F401
 
 
 def tutorial(root: Path, epochs: int, *, frozen: bool = True, batch_size: int = 4, workers: int = 4) -> None:
@@ -102,7 +102,7 @@ def fastai(root: Path, epochs: int) -> None:
 def ours(root: Path, epochs: int, *, freeze: str = "head", export: bool = False) -> None:
     """The same by `fine_tune`."""
     from mlimages.labels import label_dir_auto
-    from mlimages.learning import FineTuneConfig, fine_tune
+    from mlimages.training import FineTuneConfig, fine_tune
 
     for part in ("train", "val"):
         label_dir_auto(root / part).labels.write(root / f"{part}.txt")

@@ -22,10 +22,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from mlimages import images
-from mlimages.bundle import OnnxBundle
-from mlimages.picture_files import find_pictures
-from mlimages.predictor import Predictor
-from mlimages.runtime import BundleSession
+from mlimages.images import find_pictures
+from mlimages.inference import BundleSession, OnnxBundle, Predictor
 
 BATCH = 16
 Times = tuple[float, float]

@@ -37,9 +37,8 @@ import numpy as np
 from PIL import Image
 
 from mlimages import images
-from mlimages.bundle import OnnxBundle
-from mlimages.picture_files import find_pictures
-from mlimages.runtime import BundleSession
+from mlimages.images import find_pictures
+from mlimages.inference import BundleSession, OnnxBundle
 
 WORKERS = 2
 

@@ -25,9 +25,9 @@ from pathlib import Path
 
 import aiohttp
 
-from mlimages.picture_files import find_pictures
-from mlimages.predictor import Predictor
-from mlimages.records import Prediction
+from mlimages.core import Prediction
+from mlimages.images import find_pictures
+from mlimages.inference import Predictor
 
 CLIENTS = 16
 GROWTH = 1.10

@@ -1,0 +1,33 @@
+from .checks import check as check
+from .core import BrokenImage as BrokenImage
+from .core import ImageProperty as ImageProperty
+from .core import ImageRef as ImageRef
+from .core import MlimagesError as MlimagesError
+from .core import Normalization as Normalization
+from .core import Prediction as Prediction
+from .core import Preprocessing as Preprocessing
+from .dataset import TrainingData as TrainingData
+from .dataset import augment as augment
+from .export import export_run as export_run
+from .export import quantize as quantize
+from .gathering import Source as Source
+from .gathering import UrlList as UrlList
+from .gathering import gather as gather
+from .gathering import gather_async as gather_async
+from .images import LabeledImage as LabeledImage
+from .inference import OnnxBundle as OnnxBundle
+from .inference import Predictor as Predictor
+from .inference import evaluate as evaluate
+from .labels import LabelFile as LabelFile
+from .labels import label_dir_auto as label_dir_auto
+from .networks import summarize_model as summarize_model
+from .reports import compare_runs as compare_runs
+from .reports import draw_run as draw_run
+from .reports import draw_sheet as draw_sheet
+from .serving import make_app as make_app
+from .training import FineTuneConfig as FineTuneConfig
+from .training import fine_tune as fine_tune
+from .training import load_run as load_run
+from .training import probe_cuts as probe_cuts
+
+__version__: str

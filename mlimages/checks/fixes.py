@@ -1,0 +1,74 @@
+"""Files that a check would move: broken ones into quarantine, wrongly named ones to their right name."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlimages.checks.codes import Code, Finding
+from mlimages.checks.result import Report
+from mlimages.checks.rules import right_suffix
+from mlimages.core import ImageError, InputError, is_remote
+from mlimages.images import open_image
+
+BROKEN = {Code.EMPTY, Code.NOT_AN_IMAGE, Code.TRUNCATED, Code.CORRUPT, Code.TOO_MANY_PIXELS}
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One file to move, and why."""
+
+    source: Path
+    target: Path
+    code: Code
+
+
+def plan_moves(report: Report) -> list[Move]:
+    """What would be moved: broken files to `NAME_quarantine` beside the label file, wrong suffixes to the right one.
+
+    Nothing is overwritten: a target that is taken gets `_2`, `_3` ... No file is moved twice.
+    """
+    if any(is_remote(one.path) for one in report.findings):
+        raise InputError("--fix moves files on this machine alone: take NAME_checked.txt, which leaves them out")
+    taken: set[Path] = set()
+    moves: dict[str, Move] = {}
+    for one in report.findings:
+        place = os.path.abspath(one.path)  # noqa: PTH100  # links stay links
+        if place in moves or not (wanted := _wanted(report, one)):
+            continue
+        target = next(path for path in _numbered(wanted) if path not in taken and not os.path.lexists(path))
+        taken.add(target)
+        moves[place] = Move(one.path, target, one.code)
+    return list(moves.values())
+
+
+def carry_out(moves: list[Move]) -> None:
+    """Move the files; nothing is deleted."""
+    for move in moves:
+        move.target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(move.source, move.target)
+
+
+def _wanted(report: Report, one: Finding) -> Path | None:
+    if one.code in BROKEN:
+        labels = report.files[one.file]
+        inside = one.path.is_relative_to(labels.img_root)
+        name = one.path.relative_to(labels.img_root) if inside else Path(one.path.name)
+        return labels.path.with_name(f"{labels.path.stem}_quarantine") / name
+    if one.code == Code.WRONG_SUFFIX:
+        try:
+            return one.path.with_suffix(right_suffix(one.path.suffix, open_image(one.path).format or ""))
+        except ImageError:
+            return None
+    return None
+
+
+def _numbered(path: Path) -> Iterator[Path]:
+    yield path
+    number = 2
+    while True:
+        yield path.with_stem(f"{path.stem}_{number}")
+        number += 1

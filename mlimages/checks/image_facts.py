@@ -1,0 +1,248 @@
+"""One picture, decoded once: everything that is ever judged of it."""
+
+from __future__ import annotations
+
+import struct
+from bisect import bisect_left
+from collections.abc import Iterable
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from mlimages.core import Fault, ImageError
+from mlimages.images import decode, flatten, open_image, orientation
+
+try:
+    import simplejpeg
+except ImportError:
+    simplejpeg = None
+
+VERSION = 5
+"""Of the facts: raised when their meaning changes, so that no cache of older ones is read."""
+
+WORK_PX = 128
+"""Figures are taken on the picture scaled down to a shorter side of at least so many pixels, below twice as many."""
+
+THUMB_BYTES = 16 * 16
+
+STRICT_JPEG = simplejpeg is not None
+"""Whether damage inside a JPEG is found that Pillow passes over (`pip install "mlimages[strict]"`)."""
+
+GREY_CHROMA = 2
+"""Cb and Cr that lie no farther from the middle are no colour: what JPEG leaves of a grey picture."""
+
+COLOURED = 9
+"""Where the means of red, green and blue lie farther apart, some Cb or Cr lies beyond GREY_CHROMA (JFIF 1.02)."""
+
+ONE_THREAD = 10_000
+"""Longer vectors OpenBLAS multiplies in all its threads, which then wait for more and burn what the others need."""
+
+FLAT_SPREAD = 6
+"""Levels that differ by no more from MID_GREY are it: what JPEG leaves of a flat area."""
+
+MID_GREY = 128
+TURNED_ON_SIDE = 5
+"""EXIF orientations from here on swap width and height."""
+
+_LAYOUT = struct.Struct("<8s8sIIB????BBBfBfBBB256s")
+_ROW = np.dtype([
+    ("format", "S8"), ("mode", "S8"), ("width", "<u4"), ("height", "<u4"), ("orientation", "u1"), ("animated", "?"),
+    ("deep", "?"), ("transparent", "?"), ("grey", "?"), ("low", "u1"), ("high", "u1"), ("typical", "u1"),
+    ("two_levels", "<f4"), ("flat_bottom", "u1"), ("sharpness", "<f4"), ("red", "u1"), ("green", "u1"), ("blue", "u1"),
+    ("thumb", "u1", (256,)),
+])  # fmt: skip
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
+"""By EXIF orientation (Exif 2.32, tag 274)."""
+
+
+class Facts(NamedTuple):
+    """What one picture is.
+
+    Attributes:
+        format, mode: as Pillow names them, as stored.
+        width, height: in pixels, upright.
+        orientation: EXIF, 1 (upright) to 8.
+        deep: more than 8 bits a channel.
+        transparent: some pixel shows the background.
+        low, high: 2nd and 98th percentile of the luma levels, 0..255.
+        typical: median of the luma levels.
+        two_levels: share of the picture that the two most frequent luma levels cover.
+        flat_bottom: how much of the height, from the bottom, is one mid-grey; in percent.
+        sharpness: energy of neighbour differences over that of differences two apart: 0.25 for a smooth picture,
+            about 0.5 where edges are sharp, 1 for noise; whatever the contrast.
+        red, green, blue: mean levels, 0..255.
+        thumb: 16 x 16 luma, row by row, upright.
+    """
+
+    format: str
+    mode: str
+    width: int
+    height: int
+    orientation: int
+    animated: bool
+    deep: bool
+    transparent: bool
+    grey: bool
+    low: int
+    high: int
+    typical: int
+    two_levels: float
+    flat_bottom: int
+    sharpness: float
+    red: int
+    green: int
+    blue: int
+    thumb: bytes
+
+    def pack(self) -> bytes:
+        """As bytes, for the cache and for `facts_table`."""
+        return _LAYOUT.pack(self.format.encode()[:8], self.mode.encode()[:8], *self[2:])
+
+
+FactsTable = NDArray[Any]
+"""Facts of many pictures, a column each under the attributes' names: `table["width"]` is `(N,)`."""
+
+
+def facts_table(packed: Iterable[bytes]) -> FactsTable:
+    """Packed facts as columns."""
+    return np.frombuffer(b"".join(packed), dtype=_ROW)
+
+
+def examine(data: bytes, *, max_pixels: int) -> Facts:
+    """Decode a picture to its last byte and measure it.
+
+    A JPEG is decoded at the smallest scale that suffices: every byte of it is read all the same; strictly, where
+    simplejpeg is installed.
+
+    Raises:
+        ImageError: with the picture's `Fault`.
+    """
+    image = open_image(data, max_pixels=max_pixels)
+    form, mode, size, turned, deep = image.format or "", image.mode, image.size, orientation(image), _is_deep(image)
+    animated = form not in ("JPEG", "MPO") and bool(getattr(image, "is_animated", False))
+    image = _decoded(image, data)
+    see_through = image.has_transparency_data and _shows_background(image)
+    small = _smaller(image)
+    luma = small.convert("L")
+    thumb = luma.resize((16, 16), Image.Resampling.BOX)
+    thumb = thumb.transpose(_UPRIGHT[turned]) if turned in _UPRIGHT else thumb
+    sample = small.resize((32, 32), Image.Resampling.NEAREST)  # of the colours 1024 suffice
+    red, green, blue, *_ = sample.reduce(32).getpixel((0, 0))  # type: ignore[misc]  # RGB
+    low, high, typical, two_levels = _levels(luma)
+    return Facts(
+        format=form,
+        mode=mode,
+        width=size[0] if turned < TURNED_ON_SIDE else size[1],
+        height=size[1] if turned < TURNED_ON_SIDE else size[0],
+        orientation=turned,
+        animated=animated,
+        deep=deep,
+        transparent=see_through,
+        grey=mode in ("1", "L", "LA") or mode[:1] in "IF" or _is_grey(sample, (red, green, blue)),
+        low=low,
+        high=high,
+        typical=typical,
+        two_levels=two_levels,
+        flat_bottom=_flat_bottom(small),
+        sharpness=_sharpness(luma),
+        red=red,
+        green=green,
+        blue=blue,
+        thumb=thumb.tobytes(),
+    )
+
+
+def _decoded(image: Image.Image, data: bytes) -> Image.Image:
+    if image.format != "JPEG":
+        return decode(image)
+    factor = _factor(image.size)
+    size = image.width // factor, image.height // factor
+    if not STRICT_JPEG:
+        image.draft(None, size)
+        return decode(image)
+    try:
+        pixels = simplejpeg.decode_jpeg(data, "RGBX", min_width=size[0], min_height=size[1], strict=True)  # (H, W, 4)
+    except ValueError as error:  # the JPEG library would only warn, and Pillow passes over that
+        image.draft(None, size)
+        decode(image)
+        raise ImageError(Fault.CORRUPT, str(error)) from error
+    return Image.frombuffer("RGBX", pixels.shape[1::-1], pixels, "raw", "RGBX", 0, 1)  # Pillow's layout: not copied
+
+
+def _factor(size: tuple[int, int]) -> int:
+    return max(1, min(size) // WORK_PX)
+
+
+def _smaller(image: Image.Image) -> Image.Image:
+    """RGB or RGBX, not turned, its shorter side from WORK_PX to below twice that."""
+    factor = _factor(image.size)
+    early = factor > 1 and image.mode in ("RGB", "RGBX", "L") and not image.has_transparency_data
+    image = image.reduce(factor) if early else image
+    image = image if image.mode == "RGBX" else flatten(image)
+    return image if early or factor == 1 else image.reduce(factor)
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """More than 8 bits a channel: by the mode, a PNG's raw mode, or a TIFF's BitsPerSample."""
+    if image.mode[:1] in "IF":
+        return True
+    raw = str(image.tile[0].args) if image.tile else ""  # type: ignore[attr-defined]
+    return "16" in raw and image.format in ("PNG", "TIFF", "PPM", "JPEG2000")
+
+
+def _shows_background(image: Image.Image) -> bool:
+    alpha = image if image.mode in ("RGBA", "LA", "PA") else image.convert("RGBA")
+    lowest, _ = alpha.getchannel("A").getextrema()
+    return isinstance(lowest, int) and lowest < 255
+
+
+def _is_grey(sample: Image.Image, means: tuple[int, ...]) -> bool:
+    """Whether the channels are equal, but for what JPEG leaves."""
+    if max(means) - min(means) > COLOURED:
+        return False
+    ranges: Any = sample.convert("YCbCr").getextrema()
+    return all(low >= 128 - GREY_CHROMA and high <= 128 + GREY_CHROMA for low, high in ranges[1:])
+
+
+def _levels(luma: Image.Image) -> tuple[int, int, int, float]:
+    """2nd, 98th and 50th percentile, and the share of the two most frequent levels."""
+    counts, pixels = luma.histogram(), luma.width * luma.height
+    below = list(accumulate(counts))  # not numpy: between decodings each of its calls takes some 5 us
+    low, typical, high = (bisect_left(below, share * pixels) for share in (0.02, 0.5, 0.98))
+    most = max(counts)
+    counts.remove(most)
+    return low, high, typical, (most + max(counts)) / pixels
+
+
+def _sharpness(luma: Image.Image) -> float:
+    width, height = luma.size
+    step = 18 if height >= WORK_PX else 3  # of a large picture a sixth is enough
+    step = max(step, min(height, 3 * width * height // ONE_THREAD + 1))
+    rows = np.frombuffer(luma.tobytes(), np.uint8).reshape(height, width)
+    threes = rows[: height // step * step].reshape(-1, step, width)[:, :3].astype(np.float32)
+    down, right = threes[:, 1:] - threes[:, :-1], threes[:, :, 1:] - threes[:, :, :-1]
+    near = _energy(down) / 2 + _energy(right) / 3
+    far = _energy(threes[:, 2] - threes[:, 0]) + _energy(threes[:, :, 2:] - threes[:, :, :-2]) / 3
+    return near / far if far else 1.0
+
+
+def _energy(differences: NDArray[np.float32]) -> float:
+    flat = differences.ravel()
+    return float(flat @ flat)
+
+
+def _flat_bottom(small: Image.Image) -> int:
+    """Percent of the height, from the bottom, whose rows are all one mid-grey: what decoders fill a cut JPEG with."""
+    corner: Any = small.getpixel((0, small.height - 1))
+    if any(abs(level - MID_GREY) > FLAT_SPREAD for level in corner[:3]):  # as nearly always
+        return 0
+    apart = np.abs(np.asarray(small)[::-1, :, :3].astype(np.int16) - MID_GREY)  # (H, W, 3)
+    flat = (apart <= FLAT_SPREAD).all(axis=(1, 2))  # (H,), from the bottom
+    return 100 * int(flat.cumprod().sum()) // small.height

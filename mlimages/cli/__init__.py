@@ -1,0 +1,1 @@
+"""The command line: a body parses, calls one function and prints."""

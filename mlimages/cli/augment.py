@@ -1,0 +1,121 @@
+"""The command `augment` of the step "curate"."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import typer
+
+from mlimages.cli.hints import say_next
+from mlimages.core import counted
+
+if TYPE_CHECKING:
+    from mlimages.dataset import AugmentSummary
+
+MOST_ANGLES = 360
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command("augment", rich_help_panel="curate")(augment)
+
+
+def augment(
+    labels: Path = typer.Argument(..., metavar="LABELS", help="The label file of the pictures."),
+    out: Path = typer.Option(..., "-o", "--out", help="What to write: NAME.npz, or a new folder."),
+    size: int = typer.Option(..., min=1, metavar="PX", help="Width and height: shorter side scaled, centre cropped."),
+    rotate: str = typer.Option("", metavar="FROM:TO:STEP", help="Degrees, TO left out: -30:30:6 is -30, -24 ... 24."),
+    flip: bool = typer.Option(False, "--flip", help="The mirror image of each, too."),
+    split: str = typer.Option("", metavar="SHARES", help="Parts train, val (and test): 0.75,0.25; train is augmented."),
+    seed: int = typer.Option(0, help="Seed of the split and of the order."),
+    form: Literal["npz", "npy", "folder"] = typer.Option(
+        None, "--as", help="What to write [npz for NAME.npz, else folder]."
+    ),
+    as_json: bool = typer.Option(False, "--json", help="Print what was written as JSON."),
+) -> None:
+    """Turn and mirror pictures; write arrays or a folder.
+
+    Each picture is written as it is, turned by each angle, and mirrored. With --split
+    the pictures are parted first and only the first part, train, is augmented, so that
+    no copy of a picture in val or test is in it.
+
+    npz: x_train (uint8, N x PX x PX x 3), y_train (int64), x_val, y_val and class_names
+    in one file for numpy.load; without --split x and y. npy: the same as files in a
+    folder. folder: pictures, with a label file for each part.
+
+    Example: mlimages augment labels.txt -o cats.npz --size 100 --rotate -30:30:6 --flip --split 0.75,0.25
+    """
+    angles, shares = _angles(rotate), _shares(split)
+
+    from mlimages.core import ImageProperty, TqdmProgress
+    from mlimages.dataset import augment as write
+    from mlimages.labels import LabelFile
+
+    summary = write(
+        LabelFile(labels),
+        out,
+        image=ImageProperty(size),
+        angles_deg=angles,
+        flip=flip,
+        split=shares,
+        seed=seed,
+        form=form or ("npz" if out.suffix == ".npz" else "folder"),
+        progress=TqdmProgress(),
+    )
+    _tell(summary, as_json=as_json)
+
+
+def _angles(text: str) -> range:
+    if not text:
+        return range(0)
+    try:
+        angles = range(*map(int, text.split(":")))
+    except (ValueError, TypeError):
+        angles = range(0)
+    if text.count(":") != 2 or not 0 < len(angles) <= MOST_ANGLES:
+        raise typer.BadParameter(
+            f"{text}: expected FROM:TO:STEP in whole degrees, at most {MOST_ANGLES} steps, as -30:30:6",
+            param_hint="--rotate",
+        )
+    return angles
+
+
+def _shares(text: str) -> list[float]:
+    try:
+        shares = [float(share) for share in text.split(",")] if text else [1.0]
+    except ValueError:
+        shares = []
+    if not math.isclose(sum(shares), 1, abs_tol=1e-6):
+        raise typer.BadParameter(f"{text}: expected shares that add up to 1, as 0.75,0.25", param_hint="--split")
+    return shares
+
+
+def _tell(summary: AugmentSummary, *, as_json: bool) -> None:
+    for broken in summary.broken:
+        print(f"left out: {broken.path}: {broken.fault}: {broken.detail}", file=sys.stderr)
+    if as_json:
+        print(json.dumps(asdict(summary), default=str, ensure_ascii=False))
+        return
+    for part in summary.parts:
+        print(f"{part.name or 'all'}: {counted(part.rows, 'row')} from {counted(part.pictures, 'picture')}")
+    print(f"{summary.out} written", file=sys.stderr)
+    _say_next(summary)
+
+
+def _say_next(summary: AugmentSummary) -> None:
+    name, out = summary.parts[0].name, summary.out
+    x, y = (f"{axis}_{name}" if name else axis for axis in "xy")
+    if summary.form == "npz":
+        text = f'data = numpy.load("{out}"); data["{x}"], data["{y}"], data["class_names"]'
+    elif summary.form == "npy":
+        text = f'numpy.load("{out / x}.npy", mmap_mode="r"), numpy.load("{out / y}.npy")'
+    else:
+        validation = ("--val", out / "val.txt") if name else ()
+        say_next("finetune", out / f"{name or 'labels'}.txt", *validation, "-o", f"runs/{out.name}")
+        return
+    print(f"next: in Python, {text}", file=sys.stderr)

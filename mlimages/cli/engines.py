@@ -1,0 +1,38 @@
+"""Where a command's work is done: here, or by the workers of a cluster."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from typing import TYPE_CHECKING, Literal
+
+import typer
+
+from mlimages.core import InputError
+
+if TYPE_CHECKING:
+    from mlimages.core import Cluster
+
+Engine = Literal["local", "ray"]
+ENGINE = typer.Option("local", help="ray: a worker per CPU, of this machine or of a cluster.")
+ADDRESS = typer.Option(None, metavar="HOST:PORT", help="With ray: this cluster; auto: the one this machine is in.")
+
+
+@contextmanager
+def cluster_of(engine: Engine, address: str | None) -> Iterator[Cluster | None]:
+    """The cluster; None where the work is done here.
+
+    Raises:
+        InputError: an address, and no engine that takes one.
+        MissingExtraError: Ray is not installed.
+    """
+    if engine == "ray":
+        from mlimages.core import ray_cluster
+
+        with redirect_stdout(sys.stderr), ray_cluster(address) as cluster:  # Ray prints what its workers die of
+            yield cluster
+    elif address:
+        raise InputError("--address names a Ray cluster: say --engine ray too")
+    else:
+        yield None

@@ -1,0 +1,110 @@
+"""The command line: one word a step; each word's body lies in `commands`."""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import logging
+import os
+import signal
+import sys
+import time
+from typing import Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from mlimages import __version__
+from mlimages.cli import augment, curate, demo, deploy, gather, inspect, probe_compare, train
+from mlimages.core import MlimagesError, RunError
+
+STEPS = ("gather", "curate", "train", "deploy", "look")
+
+
+class StepGroup(TyperGroup):
+    """Lists the commands by step, in the order of the road."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write one section per step."""
+        for step in STEPS:
+            named = [(name, command) for name, command in self.commands.items() if command.rich_help_panel == step]  # type: ignore[attr-defined]  # Typer sets it on commands and groups alike
+            with formatter.section(step):
+                formatter.write_dl([(name, command.get_short_help_str(limit=64)) for name, command in named])
+
+
+app = typer.Typer(
+    cls=StepGroup,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="From a word, a folder or a list of links to a deployed image classifier.",
+    epilog="See it all at work on your own machine, without a network: mlimages demo",
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"mlimages {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
+    verbose: bool = typer.Option(False, "--verbose", "-v", help="Log what happens to standard error."),
+) -> None:
+    shown = logging.StreamHandler()
+    shown.setLevel(logging.INFO if verbose else logging.WARNING)
+    shown.addFilter(lambda record: verbose or _is_for_all(record))
+    logging.basicConfig(handlers=[shown], format="%(name)s: %(message)s")
+    logging.captureWarnings(True)
+
+
+def _is_for_all(record: logging.LogRecord) -> bool:
+    """What changes how a run goes; Pillow's remarks on odd files, and each picture left out, are for --verbose."""
+    return record.levelno >= logging.ERROR or record.name.startswith(
+        ("mlimages.networks", "mlimages.training", "mlimages.export", "mlimages.checks")
+    )
+
+
+for room in (gather, curate, augment, probe_compare, train, deploy, inspect, demo):
+    room.register(app)
+
+
+def _leave_word_to_first() -> None:
+    """Of torchrun's processes the first of a machine most likely says the same, and its end is the end of all."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    time.sleep(10)
+
+
+def _leave_garbage() -> None:
+    """Spare Python its three looks through what ends with the process; torch's compiler would tell each thing left."""
+    if "torch" not in sys.modules:
+        gc.freeze()
+
+
+def main() -> NoReturn:
+    """Run the command line: exit 0 done, 1 an error in one line, 2 usage, 130 interrupted."""
+    atexit.register(_leave_garbage)
+    try:
+        app()
+    except MlimagesError as error:
+        if os.environ.get("LOCAL_RANK", "0") != "0" and not isinstance(error, RunError):
+            _leave_word_to_first()
+        print(f"mlimages: {error}", file=sys.stderr)
+        sys.exit(1)
+    except (KeyboardInterrupt, SystemExit) as end:
+        if isinstance(end, SystemExit) and end.code != 130:  # 130: some versions of Typer catch Ctrl-C themselves
+            raise
+        print("mlimages: interrupted; run the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"mlimages: {where}{error.strerror or error}", file=sys.stderr)
+        sys.exit(1)
+    sys.exit(0)

@@ -1,1 +1,0 @@
-"""The words of the command line, a file a step; each body imports, calls one function, prints."""

@@ -1,0 +1,74 @@
+"""Errors that end a whole run; what goes wrong with one item is a value in `records`.
+
+MlimagesError
+├── InputError          a file, folder or value that was given cannot be used
+│   ├── LabelFileError  a line of a label file or class definition (path:line)
+│   └── ImageError      one picture; carries a `Fault` code
+├── GatherError         a source cannot go on (key refused, quota spent, no such interface)
+├── ModelError          unknown network, weights that do not fit, a size it cannot take
+├── RunError            a run folder that cannot be resumed or read
+├── ExportError         the ONNX file would not answer as the network does
+├── BundleError         an .onnx file that is not one of ours, or was altered
+└── MissingExtraError   an optional part is not installed; says which `pip install`
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlimages.core.types import Fault
+
+
+class MlimagesError(Exception):
+    """Base of every error that mlimages raises on purpose; its text is fit to show."""
+
+
+class InputError(MlimagesError):
+    """A file, folder or value that was given cannot be used."""
+
+
+class LabelFileError(InputError):
+    """A line of a label file or class definition cannot be understood."""
+
+
+class ImageError(InputError):
+    """One picture cannot be used; `fault` is its stable code, `detail` what was seen."""
+
+    def __init__(self, fault: Fault, detail: str) -> None:
+        super().__init__(f"{fault}: {detail}")
+        self.fault = fault
+        self.detail = detail
+
+
+class GatherError(MlimagesError):
+    """A source cannot go on."""
+
+
+class ModelError(MlimagesError):
+    """A network is unknown, its weights do not fit, or it cannot take the input size."""
+
+
+class RunError(MlimagesError):
+    """A run folder cannot be read or resumed."""
+
+
+class ExportError(MlimagesError):
+    """The ONNX file would not answer as the trained network does."""
+
+
+class BundleError(MlimagesError):
+    """An .onnx file is not a mlimages bundle, or does not answer as its own probe says."""
+
+
+class MissingExtraError(MlimagesError):
+    """An optional part is not installed.
+
+    Args:
+        what: what was asked for, as the subject of a sentence ("finetune").
+        extra: the extra's name as in `pip install "mlimages[extra]"`.
+    """
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f'{what} needs an optional part: pip install "mlimages[{extra}]"')
+        self.extra = extra

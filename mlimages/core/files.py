@@ -1,0 +1,132 @@
+"""Files that are whole or not there, here or at an address; and the one folder of caches."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import cast
+
+import platformdirs
+
+from mlimages.core.errors import InputError, MissingExtraError
+
+_ADDRESS = re.compile(r"(s3|gs|gcs|az|abfs|abfss|hdfs|oci|oss|memory):/+(.*)", re.DOTALL)
+"""Stores of objects alone: a label file from elsewhere must not make us ask a web server in the house."""
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; what is written there takes its place at the end.
+
+    On an error the temporary file is removed and `path` stays as it was. An address is put as a whole object.
+    """
+    if is_remote(path):
+        with tempfile.TemporaryDirectory() as folder:
+            part = Path(folder, path.name)
+            part.touch()
+            yield part
+            put(part, path)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name[:50]}.{secrets.token_hex(8)}.part")
+    try:
+        part.touch(exist_ok=False)
+        yield part
+        part.replace(path)
+    except OSError as error:
+        if error.errno and str(error.filename) in ("None", str(part)):  # a full disk does not say where
+            error.filename = str(path)
+        raise
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def as_path(path: str | Path) -> Path:
+    """A local path or, of an fsspec address (`s3://bucket/name`), an object that is used like one.
+
+    `Path("s3://bucket/name")`, which has lost a slash, is understood as well.
+
+    Raises:
+        MissingExtraError: an address, and fsspec is not installed.
+        InputError: what this kind of address needs is not installed, or it cannot be reached.
+    """
+    found = _ADDRESS.fullmatch(str(path)) if isinstance(path, str | Path) else None
+    if found is None:
+        return Path(path) if isinstance(path, str) else path
+    address = f"{found[1]}://{found[2]}"
+    try:
+        from upath import UPath
+    except ImportError as error:
+        raise MissingExtraError(address, "remote") from error
+    try:
+        made = UPath(address)
+        _demand_reach(f"{made.protocol}://{made.path.strip('/').partition('/')[0]}")
+    except (ImportError, ValueError) as error:
+        raise InputError(f"{address}: {error}") from error
+    return cast(Path, made)
+
+
+@lru_cache(maxsize=1000)
+def _demand_reach(root: str) -> None:
+    """Raise at once what the address's own library would raise at each file (no credentials, no way there)."""
+    from upath import UPath
+
+    try:
+        UPath(root, "mlimages").exists()  # of a bucket itself s3fs tells nothing
+    except (ImportError, ValueError):
+        raise
+    except OSError:  # no right to look is not yet no right to read
+        return
+    except Exception as error:
+        raise InputError(f"{root} cannot be reached: {error}") from error
+
+
+def is_remote(path: Path | str) -> bool:
+    """Whether this is an address, or `as_path` made it of one."""
+    if isinstance(path, str):
+        return "://" in path and bool(_ADDRESS.match(path))
+    return not isinstance(path, Path)
+
+
+def put(file: Path, address: Path) -> None:
+    """Store a file as the object at `address`, whole or not at all."""
+    address.fs.put_file(str(file), address.path)  # type: ignore[attr-defined]  # an address is no Path to mypy
+
+
+def relative_name(path: Path | str, folder: Path) -> str:
+    """How a file in `folder` names `path`; from or to an address in full, unless it lies below it."""
+    if is_remote(path) or is_remote(folder):
+        return as_path(path).absolute().as_posix().removeprefix(f"{folder.as_posix().rstrip('/')}/")
+    whole, below = os.path.abspath(path), os.path.abspath(folder) + os.sep  # noqa: PTH100  # a quarter of the time
+    name = whole[len(below) :] if whole.startswith(below) else os.path.relpath(whole, folder)
+    return name.replace(os.sep, "/")
+
+
+def named_path(name: str, folder: Path) -> Path:
+    """The inverse of `relative_name`."""
+    return as_path(full_name(name, str(folder)))
+
+
+def full_name(name: str, folder: str) -> str:
+    """`named_path` as text, which takes a tenth of its time."""
+    return name if is_remote(name) else os.path.join(folder, name)  # noqa: PTH118  # texts
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 `text` to `path`, whole or not at all."""
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def cache_dir(room: str) -> Path:
+    """The folder of one room's cache (`MLIMAGES_CACHE`, else the user's cache folder); made if absent."""
+    root = os.environ.get("MLIMAGES_CACHE") or platformdirs.user_cache_dir("mlimages")
+    folder = Path(root) / room
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

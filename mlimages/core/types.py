@@ -1,0 +1,272 @@
+"""Frozen values that travel between the rooms."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal
+
+from mlimages.core.errors import InputError
+
+Resize = Literal["shorter", "crop", "downscale", "position", "squash", "letterbox"]
+Interpolation = Literal["bilinear", "bicubic"]
+
+
+class Fault(StrEnum):
+    """Why one picture cannot be used; the same codes in `check`, `predict`, `serve` and training."""
+
+    MISSING = "missing"
+    EMPTY = "empty"
+    NOT_AN_IMAGE = "not-an-image"
+    TRUNCATED = "truncated"
+    CORRUPT = "corrupt"
+    TOO_MANY_PIXELS = "too-many-pixels"
+    UNREADABLE = "unreadable"
+
+
+class Reason(StrEnum):
+    """Why one link gave no picture: the closed set that `gather` records."""
+
+    BAD_URL = "bad-url"
+    BAD_SCHEME = "bad-scheme"
+    PRIVATE_ADDRESS = "private-address"
+    UNKNOWN_HOST = "unknown-host"
+    REFUSED = "refused"
+    UNREACHABLE = "unreachable"
+    RESET = "reset"
+    TLS = "tls"
+    TIMEOUT = "timeout"
+    HOST_DOWN = "host-down"
+    BAD_HTTP = "bad-http"
+    REDIRECTS = "too-many-redirects"
+    BAD_REDIRECT = "bad-redirect"
+    FORBIDDEN = "forbidden"
+    NOT_FOUND = "not-found"
+    GONE = "gone"
+    THROTTLED = "throttled"
+    SERVER_ERROR = "server-error"
+    OTHER_STATUS = "other-status"
+    OPT_OUT = "opt-out"
+    EMPTY = "empty"
+    HTML = "html"
+    TEXT = "text"
+    NOT_AN_IMAGE = "not-an-image"
+    TRUNCATED = "truncated"
+    CORRUPT = "corrupt"
+    TOO_LARGE = "too-large"
+    TOO_MANY_PIXELS = "too-many-pixels"
+    TOO_SMALL = "too-small"
+    DECODER = "decoder"
+    PLACEHOLDER = "placeholder"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRef:
+    """One picture wanted: where it is, which class it is for, and what its provider says of it.
+
+    Attributes:
+        label: the class, and its folder; `/` makes nested folders.
+        source: what the provider says (photographer, licence, wnid ...); it goes into the manifest.
+        name: the file name to store under, without suffix; by default the last part of the URL.
+        load: gives the bytes where `url` is only a name for them (a member of an archive).
+    """
+
+    url: str
+    label: str
+    source: Mapping[str, Any] = field(default_factory=dict)
+    name: str = ""
+    load: Callable[[], Awaitable[bytes]] | None = field(default=None, repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class FetchResult:
+    """One finished link: a row of the manifest.
+
+    Attributes:
+        status: `ok` (a file lies at `path`), `duplicate` (of the file at `same_as`) or `failed` (see `reason`).
+        path: of the file, relative to the gathered folder, with `/`.
+        bytes, sha256: of the file as stored (of what would have been stored, where nothing was).
+        dhash: 64-bit difference hash as 16 hexadecimal digits.
+        width, height: as stored, in pixels; `orientation` is the EXIF value 1..8 (1: upright).
+        same_as: the path of the picture that this one equals, or nearly equals where `status` is `ok`.
+        attempts: requests made. elapsed_s: from the first request to the last byte, pauses included.
+        fetched_at: UTC, ISO 8601.
+    """
+
+    url: str
+    label: str
+    status: Literal["ok", "duplicate", "failed"]
+    reason: Reason | None = None
+    detail: str = ""
+    path: str | None = None
+    final_url: str | None = None
+    http_status: int | None = None
+    bytes: int | None = None
+    sha256: str | None = None
+    dhash: str | None = None
+    format: str | None = None
+    width: int | None = None
+    height: int | None = None
+    orientation: int | None = None
+    same_as: str | None = None
+    attempts: int = 0
+    elapsed_s: float = 0.0
+    fetched_at: str = ""
+    source: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class GatherSummary:
+    """What lies in a gathered folder after a run, and how long the run took.
+
+    Attributes:
+        ok, duplicate, failed: links by outcome, those of earlier runs into this folder included.
+        near_duplicate: how many of the `ok` look nearly like another.
+        fetched: links finished by this run.
+        reasons: failed links by reason, the commonest first. classes: good pictures by class.
+        hosts: the hosts with the most failed links, worst first. seconds: of this run.
+    """
+
+    out: Path
+    ok: int
+    duplicate: int
+    failed: int
+    near_duplicate: int
+    fetched: int
+    reasons: Mapping[str, int]
+    classes: Mapping[str, int]
+    hosts: Mapping[str, int]
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as `--json` prints them."""
+        return {**asdict(self), "out": str(self.out)}
+
+
+@dataclass(frozen=True, slots=True)
+class LabeledPath:
+    """One line of a label file: a picture's path and its class number."""
+
+    path: Path
+    label: int
+
+
+@dataclass(frozen=True, slots=True)
+class ImageProperty:
+    """The geometry of a picture as the network sees it.
+
+    Attributes:
+        width, height: of the result, in pixels; height 0 means the same as width.
+        resize: `shorter` scales the shorter side to `shorter_px` and crops the centre
+            (torchvision's Resize + CenterCrop; it must hold the crop); `crop` crops the centre; `downscale` halves
+            while both sides stay large enough, then crops the centre; `position` crops
+            at `position`; `squash` ignores the aspect; `letterbox` fits the whole picture in.
+            Where a crop is larger than the picture, the rest is black.
+        shorter_px: for `shorter`; 0 means the larger of width and height.
+        position: left, top of the crop for `position`, in pixels.
+        gray_scale: one channel (ITU-R 601-2 luma) in place of three.
+    """
+
+    width: int
+    height: int = 0
+    resize: Resize = "shorter"
+    shorter_px: int = 0
+    position: tuple[int, int] = (0, 0)
+    interpolation: Interpolation = "bilinear"
+    gray_scale: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.height:
+            object.__setattr__(self, "height", self.width)
+        if not self.shorter_px:
+            object.__setattr__(self, "shorter_px", max(self.width, self.height))
+        if self.shorter_px < max(self.width, self.height):
+            raise InputError(
+                f"a shorter side of {self.shorter_px} px cannot hold a crop of {self.width} x {self.height}: "
+                "take a larger shorter_px or a smaller crop"
+            )
+
+    @property
+    def channels(self) -> int:
+        """1 for grey, 3 for colour."""
+        return 1 if self.gray_scale else 3
+
+
+@dataclass(frozen=True, slots=True)
+class Normalization:
+    """From uint8 pixels to the network's numbers: `(pixels / scale - mean) / std`, by channel.
+
+    Attributes:
+        scale: what a pixel is divided by (255 gives 0..1).
+        mean, std: one figure per channel, in units of `pixels / scale`, in the order RGB.
+        mean_image: path of a float32 `(C, H, W)` .npy in 0..255, subtracted before
+            dividing by `scale`; then `mean` is not used.
+        bgr: the network's channel order is blue, green, red (Caffe).
+    """
+
+    scale: float = 255.0
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    mean_image: str = ""
+    bgr: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """All that happens between an upright RGB picture and the network's input."""
+
+    image: ImageProperty
+    normalization: Normalization
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
+        """The inverse of `dataclasses.asdict`, for JSON on disk (tuples come back as lists)."""
+        image, normalization = dict(values["image"]), dict(values["normalization"])
+        image["position"] = tuple(image["position"])
+        normalization["mean"] = tuple(normalization["mean"])
+        normalization["std"] = tuple(normalization["std"])
+        return cls(ImageProperty(**image), Normalization(**normalization))
+
+
+@dataclass(frozen=True, slots=True)
+class BrokenImage:
+    """One picture that could not be used, with its code and what was seen."""
+
+    path: str
+    fault: Fault
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClassScore:
+    """One class and its probability (0..1)."""
+
+    class_name: str
+    label: int
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the network says of one picture: classes by falling probability.
+
+    Attributes:
+        path: as it was given; empty for bytes and arrays.
+        known: whether the best probability reaches the threshold stored in the bundle, if any.
+    """
+
+    path: str
+    top: tuple[ClassScore, ...]
+    known: bool = True
+
+    @property
+    def class_name(self) -> str:
+        """The most probable class."""
+        return self.top[0].class_name
+
+    @property
+    def probability(self) -> float:
+        """The most probable class's probability (0..1)."""
+        return self.top[0].probability

@@ -1,0 +1,1 @@
+from .road import walk as walk

@@ -1,0 +1,13 @@
+from .options import GatherOptions as GatherOptions
+from .options import parse_reasons as parse_reasons
+from .options import parse_shard as parse_shard
+from .ray_engine import gather_on as gather_on
+from .run import gather as gather
+from .run import gather_async as gather_async
+from .sources.imagenet import ImageNet as ImageNet
+from .sources.lists import read_list as read_list
+from .sources.openverse import Openverse as Openverse
+from .sources.pexels import Pexels as Pexels
+from .sources.source import Source as Source
+from .sources.source import UrlList as UrlList
+from .store.manifest import read_manifest as read_manifest

@@ -1,0 +1,45 @@
+"""HTTP sessions: honest headers, proxies, and no way to private addresses (aiohttp's one TLS context serves all)."""
+
+from __future__ import annotations
+
+import urllib.request
+
+import aiohttp
+
+from mlimages.gathering.download.address_guard import PRIVATE_ERRNO, is_private_literal, public_socket
+from mlimages.gathering.options import GatherOptions
+
+
+def open_session(
+    options: GatherOptions, *, decompress: bool = False, timeout: aiohttp.ClientTimeout | None = None
+) -> aiohttp.ClientSession:
+    """A session as `options` say; bodies come as sent unless `decompress`."""
+    from_environment = options.proxy is None and any(urllib.request.getproxies().get(s) for s in ("http", "https"))
+    proxied = options.proxy is not None or from_environment  # it looks names up itself: only literals can be judged
+    guarded = not options.allow_private
+    connector = aiohttp.TCPConnector(
+        limit=0,
+        ttl_dns_cache=300,
+        resolver=aiohttp.ThreadedResolver(),
+        socket_factory=public_socket if guarded and not proxied else None,
+    )
+    return aiohttp.ClientSession(
+        connector=connector,
+        timeout=timeout or aiohttp.ClientTimeout(total=options.timeout_s, connect=options.connect_timeout_s),
+        headers={"User-Agent": options.user_agent, "Accept": "image/*,*/*;q=0.5"}
+        | ({} if decompress else {"Accept-Encoding": "identity"}),
+        auto_decompress=decompress,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        proxy=options.proxy,
+        trust_env=from_environment,
+        middlewares=(_refuse_private_literals,) if guarded and proxied else (),
+    )
+
+
+async def _refuse_private_literals(
+    request: aiohttp.ClientRequest, go_on: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Asked before each request, those that follow a redirect too."""
+    if is_private_literal(request.url.raw_host or ""):
+        raise OSError(PRIVATE_ERRNO, f"{request.url.raw_host} is not a global address")
+    return await go_on(request)

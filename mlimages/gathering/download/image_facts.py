@@ -1,0 +1,43 @@
+"""What is asked of a picture, and what is found: values between the run and its decoding processes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mlimages.core import Reason
+
+MAX_PIXELS = 89_478_485
+"""The default of `images.open_image`, which the run itself need not import."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checks:
+    """What a picture must satisfy, and the shorter side at which it is stored (None: as it came)."""
+
+    max_pixels: int = MAX_PIXELS
+    min_size: int = 1
+    resize: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """A verified picture: what goes into its manifest row, and the suffix that its bytes ask for."""
+
+    bytes: int
+    sha256: str
+    dhash: str
+    format: str
+    width: int
+    height: int
+    orientation: int
+    suffix: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """Bytes that are no usable picture; `sha256` and `bytes` where they were read."""
+
+    reason: Reason
+    detail: str = ""
+    bytes: int | None = None
+    sha256: str | None = None

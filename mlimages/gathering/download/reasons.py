@@ -1,0 +1,62 @@
+"""What went wrong with one request, as a reason of the closed set."""
+
+from __future__ import annotations
+
+import errno
+import ssl
+import zlib
+
+import aiohttp
+
+from mlimages.core import Reason
+from mlimages.gathering.download.address_guard import PRIVATE_ERRNO
+
+CONNECTION = {Reason.REFUSED, Reason.UNREACHABLE, Reason.UNKNOWN_HOST, Reason.TLS, Reason.RESET, Reason.TIMEOUT}
+"""Reasons that speak of the host more than of the link."""
+
+PASSING = {Reason.TIMEOUT, Reason.RESET, Reason.TRUNCATED, Reason.THROTTLED, Reason.SERVER_ERROR}
+"""Reasons that may be gone a little later."""
+
+_STATUSES = {
+    401: Reason.FORBIDDEN, 403: Reason.FORBIDDEN, 404: Reason.NOT_FOUND, 408: Reason.TIMEOUT, 410: Reason.GONE,
+    429: Reason.THROTTLED, 451: Reason.FORBIDDEN,
+}  # fmt: skip
+_ERRNOS = {
+    PRIVATE_ERRNO: Reason.PRIVATE_ADDRESS,
+    errno.ECONNREFUSED: Reason.REFUSED,
+    errno.ECONNRESET: Reason.RESET,
+    errno.ECONNABORTED: Reason.RESET,
+    errno.EPIPE: Reason.RESET,
+    errno.ETIMEDOUT: Reason.TIMEOUT,
+}
+_ERRORS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], Reason], ...] = (
+    (aiohttp.TooManyRedirects, Reason.REDIRECTS),
+    (aiohttp.RedirectClientError, Reason.BAD_REDIRECT),
+    ((aiohttp.InvalidURL, UnicodeError), Reason.BAD_URL),
+    (aiohttp.NonHttpUrlClientError, Reason.BAD_SCHEME),
+    ((aiohttp.ClientSSLError, ssl.SSLError), Reason.TLS),
+    (aiohttp.ClientConnectorDNSError, Reason.UNKNOWN_HOST),
+    (TimeoutError, Reason.TIMEOUT),
+    (aiohttp.ServerDisconnectedError, Reason.RESET),
+    (aiohttp.ClientPayloadError, Reason.TRUNCATED),
+    (aiohttp.ClientConnectorError, Reason.UNREACHABLE),
+    (aiohttp.ClientOSError, Reason.RESET),
+    (zlib.error, Reason.CORRUPT),
+)
+
+
+def reason_of_status(status: int) -> Reason | None:
+    """None for 200; a 3xx that was not followed leads nowhere."""
+    if status == 200:
+        return None
+    if 300 <= status < 400:
+        return Reason.BAD_REDIRECT
+    return Reason.SERVER_ERROR if status >= 500 else _STATUSES.get(status, Reason.OTHER_STATUS)
+
+
+def reason_of_error(error: Exception) -> Reason:
+    """The reason behind what aiohttp raised; an answer that cannot be understood is `bad-http`."""
+    os_error = getattr(error, "os_error", error)
+    if isinstance(os_error, OSError) and os_error.errno in _ERRNOS:
+        return _ERRNOS[os_error.errno]
+    return next((reason for kind, reason in _ERRORS if isinstance(error, kind)), Reason.BAD_HTTP)

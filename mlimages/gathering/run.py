@@ -1,0 +1,205 @@
+"""The gather loop: references in, pictures and rows out."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import Counter, deque
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from mlimages.core import FetchResult, GatherSummary, ImageRef, MlimagesError, NoProgress, Progress, Reason, as_path
+from mlimages.gathering.download.body_file import Spool
+from mlimages.gathering.download.decoders import Decoders
+from mlimages.gathering.download.fetch import Fetched, Fetcher
+from mlimages.gathering.download.image_facts import Checks
+from mlimages.gathering.download.reasons import reason_of_error
+from mlimages.gathering.options import GatherOptions
+from mlimages.gathering.sources.source import Source
+from mlimages.gathering.store.gather_folder import Gathered
+from mlimages.gathering.store.remote_folder import mirrored
+
+AHEAD = 1024
+"""Links in work or waiting at one time, so that one slow host does not hold up the others."""
+
+LOOKUPS = 64
+"""Threads that look names up: a name server that does not answer holds one for long."""
+
+
+def gather(source: Source, out: str | Path, *, progress: Progress | None = None, **options: Any) -> GatherSummary:
+    """Fetch, verify and store every picture that `source` names; `options` are the fields of `GatherOptions`.
+
+    Broken links cost themselves alone and are recorded with their reason in `out/manifest.jsonl`. Running it again
+    goes on where it stopped.
+
+    Raises:
+        GatherError: the source cannot go on, or `out` cannot be written.
+        InputError: an option or a list cannot be used.
+    """
+
+    async def run() -> GatherSummary:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(LOOKUPS, "lookup"))
+        return await gather_async(source, out, progress=progress, **options)
+
+    return asyncio.run(run())
+
+
+async def gather_async(
+    source: Source,
+    out: str | Path,
+    *,
+    progress: Progress | None = None,
+    tell: Callable[[FetchResult], None] | None = None,
+    asks_again: bool = False,
+    **options: Any,
+) -> GatherSummary:
+    """As `gather`, where an event loop runs already.
+
+    Args:
+        tell: is called with each new row of the manifest.
+        asks_again: a shard takes links that other manifests of the folder hold, too.
+    """
+    chosen, out = GatherOptions(**options), as_path(out)
+    started = time.monotonic()
+    checks = Checks(max_pixels=chosen.max_pixels, min_size=chosen.min_size, resize=chosen.resize)
+    with mirrored(out, chosen.shard) as folder, Gathered(folder, chosen, asks_again=asks_again) as gathered:
+        async with Fetcher(chosen) as fetcher, Decoders(checks, chosen.decoders) as decoders:
+            hand = _Hand(gathered, fetcher, decoders, tell or (lambda row: None))
+            await Run(gathered, hand, chosen, progress or NoProgress()).run(source)
+        gathered.finish()
+        return gathered.tally.summary(out, fetched=gathered.added, seconds=time.monotonic() - started)
+
+
+class Hand(Protocol):
+    """Does the work on one link."""
+
+    async def finish(self, ref: ImageRef) -> FetchResult:
+        """Fetch, inspect, keep and record; the row of how it ended."""
+
+
+class Run:
+    """One run: starts links while their class wants pictures.
+
+    Args:
+        gathered: knows what is done and what each class has.
+        ahead: links in work or waiting at one time.
+    """
+
+    def __init__(
+        self, gathered: Gathered, hand: Hand, options: GatherOptions, progress: Progress, *, ahead: int = AHEAD
+    ) -> None:
+        self._gathered = gathered
+        self._hand = hand
+        self._options = options
+        self._progress = progress
+        self._ahead = ahead
+        self._in_work: Counter[str] = Counter()
+        self._working = 0
+        self._parked: dict[str, deque[ImageRef]] = {}
+        self._waiting = 0
+        self._moved = asyncio.Event()
+
+    async def run(self, source: Source) -> None:
+        """Finish every link of `source` that is wanted and not done."""
+        self._enough = getattr(source, "enough", lambda label: None)
+        most_parked = getattr(source, "lookahead", self._ahead)
+        for label in sorted(self._gathered.tally.classes):
+            self._tell_if_full(label)
+        self._progress.start("gather", await _length(source), "links")
+        refs = aiter(source)
+        try:
+            async with asyncio.TaskGroup() as self._group:
+                async for ref in refs:
+                    self._offer(ref)
+                    while self._working >= self._ahead or self._waiting > most_parked:
+                        self._moved.clear()
+                        await self._moved.wait()
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        finally:
+            if isinstance(refs, AsyncGenerator):
+                await refs.aclose()
+            self._progress.close()
+
+    def _offer(self, ref: ImageRef) -> None:
+        wanted = self._options.has(ref.url) and self._missing(ref.label) > 0
+        if not (wanted and self._gathered.claim(ref)):
+            self._progress.advance()
+        elif self._in_work[ref.label] < self._missing(ref.label):
+            self._start(ref)
+        else:
+            self._parked.setdefault(ref.label, deque()).append(ref)
+            self._waiting += 1
+
+    def _missing(self, label: str) -> float:
+        """How many good pictures the class lacks."""
+        limit = self._options.limit
+        return max(0, limit - self._gathered.tally.classes[label]) if limit is not None else math.inf
+
+    def _start(self, ref: ImageRef) -> None:
+        self._in_work[ref.label] += 1
+        self._working += 1
+        self._group.create_task(self._finish(ref))
+
+    async def _finish(self, ref: ImageRef) -> None:
+        row = await self._hand.finish(ref)
+        self._in_work[ref.label] -= 1
+        self._working -= 1
+        self._tell_if_full(ref.label)
+        for label in list(self._parked) if row.reason is Reason.PLACEHOLDER else [ref.label]:
+            self._start_parked(label)  # a placeholder may have cost another class a picture
+        self._moved.set()
+        status = self._gathered.tally.status
+        self._progress.advance(1, good=status["ok"], bad=status["failed"], dup=status["duplicate"])  # in 80 columns
+
+    def _start_parked(self, label: str) -> None:
+        parked = self._parked.get(label)
+        while parked and self._in_work[label] < self._missing(label):
+            self._waiting -= 1
+            self._start(parked.popleft())
+
+    def _tell_if_full(self, label: str) -> None:
+        if self._missing(label) == 0:
+            self._waiting -= len(self._parked.pop(label, ()))
+            self._enough(label)
+
+
+@dataclass(frozen=True, slots=True)
+class _Hand:
+    """Works on links in this process."""
+
+    gathered: Gathered
+    fetcher: Fetcher
+    decoders: Decoders
+    tell: Callable[[FetchResult], None]
+
+    async def finish(self, ref: ImageRef) -> FetchResult:
+        part = self.gathered.new_part()
+        fetched = await (_load(ref.load, part) if ref.load else self.fetcher.fetch(ref.url, part))
+        found = None if fetched.reason else await self.decoders.inspect(part)
+        row = self.gathered.add(ref, fetched, found, part)
+        self.tell(row)
+        return row
+
+
+async def _load(load: Callable[[], Awaitable[bytes]], part: Path) -> Fetched:
+    spool = Spool(part)
+    try:
+        data = await load()
+    except MlimagesError:
+        raise
+    except Exception as error:  # a source's own trouble with one picture costs that picture
+        return Fetched(reason_of_error(error), f"{type(error).__name__}: {error}"[:200], attempts=1)
+    spool.write(data)
+    spool.finish()
+    return Fetched(attempts=1)
+
+
+async def _length(source: Source) -> int | None:
+    """How many links the source has, where it can tell."""
+    length = getattr(source, "length", None)
+    return await length() if length else None

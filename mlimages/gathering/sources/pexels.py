@@ -1,0 +1,115 @@
+"""Pictures by search word from Pexels."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+from mlimages.core import GatherError, ImageRef, InputError
+from mlimages.gathering.options import GatherOptions
+from mlimages.gathering.sources.queries import parse_queries
+from mlimages.gathering.sources.search_api import SearchApi, Wait, network_for, objects, sleep
+
+ENDPOINT = "https://api.pexels.com/v1"
+SIZES = ("original", "large2x", "large", "medium", "small", "portrait", "landscape", "tiny")
+_PER_PAGE = 80
+_PER_HOUR = 200
+_TERMS = (
+    "Pexels' terms forbid building data sets for machine learning through its API without its permission "
+    "(https://www.pexels.com/api/documentation/#guidelines): ask for it, then say --i-have-permission"
+)
+_NO_KEY = "no key for Pexels: get one at https://www.pexels.com/api/ and set PEXELS_API_KEY"
+
+
+class Pexels:
+    """A source of Pexels' photographs; the key is read from PEXELS_API_KEY.
+
+    Args:
+        queries: search words; `label=words` names the class otherwise.
+        photo_size: which of the sizes offered, see `SIZES`.
+        filters: `orientation`, `size`, `color`, `locale`, as Pexels understands them.
+        i_have_permission: Pexels allowed the use; it is noted with every picture.
+        wait: see `SearchApi`.
+
+    Raises:
+        GatherError: no key, or no permission.
+    """
+
+    lookahead = 0
+
+    def __init__(
+        self,
+        queries: Sequence[str],
+        *,
+        photo_size: str = "medium",
+        filters: Mapping[str, str] | None = None,
+        i_have_permission: bool = False,
+        endpoint: str = ENDPOINT,
+        network: GatherOptions | None = None,
+        wait: Wait | None = sleep,
+    ) -> None:
+        key = os.environ.get("PEXELS_API_KEY", "").strip()
+        if not i_have_permission:
+            raise GatherError(_TERMS)
+        if not key:
+            raise GatherError(_NO_KEY)
+        if photo_size not in SIZES:
+            raise InputError(f"photo size is {photo_size!r}: expected one of {', '.join(SIZES)}")
+        self._classes = parse_queries(queries)
+        self._size = photo_size
+        self._filters = filters or {}
+        self._url = f"{endpoint.rstrip('/')}/search"
+        network = network_for(endpoint, ENDPOINT, network or GatherOptions())
+        self._api = SearchApi(
+            "Pexels",
+            network=network,
+            headers={"Authorization": key},
+            refusal="the key in PEXELS_API_KEY is wrong; get one at https://www.pexels.com/api/",
+            per_hour=_PER_HOUR,
+            wait=wait,
+        )
+        self._full: set[str] = set()
+
+    def enough(self, label: str) -> None:
+        """Ask for no more pages of this class."""
+        self._full.add(label)
+
+    async def plan(self) -> dict[str, int | None]:
+        """How many photographs there are by class."""
+        async with self._api:
+            return {label: (await self._page(query, 1)).get("total_results") for label, query in self._classes.items()}
+
+    async def __aiter__(self) -> AsyncIterator[ImageRef]:
+        async with self._api:
+            for label, query in self._classes.items():
+                async for ref in self._photos(label, query):
+                    yield ref
+
+    async def _photos(self, label: str, query: str) -> AsyncIterator[ImageRef]:
+        for number in itertools.count(1):
+            if label in self._full:
+                return
+            page = await self._page(query, number)
+            for photo in objects(page.get("photos")):
+                if label not in self._full:
+                    yield self._ref(photo, label)
+            if not page.get("next_page"):
+                return
+
+    async def _page(self, query: str, number: int) -> dict[str, Any]:
+        params = {"query": query, "page": str(number), "per_page": str(_PER_PAGE), **self._filters}
+        return await self._api.get(self._url, params) or {}
+
+    def _ref(self, photo: Mapping[str, Any], label: str) -> ImageRef:
+        name, page = str(photo.get("photographer") or "unknown"), str(photo.get("url") or "https://www.pexels.com")
+        source = {
+            "provider": "Pexels",
+            **{name: photo.get(name) for name in ("id", "photographer", "photographer_url", "url", "alt")},
+            "attribution": f"Photo by [{name}]({photo.get('photographer_url')}) on [Pexels]({page})",
+            "permission": "stated by the user",
+        }
+        sizes = photo.get("src")
+        link = sizes.get(self._size) if isinstance(sizes, dict) else None
+        return ImageRef(str(link or ""), label, source, name=f"pexels-{photo.get('id')}")

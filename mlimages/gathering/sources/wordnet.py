@@ -1,0 +1,84 @@
+"""ImageNet's part of WordNet: which synsets there are, and which lie beneath which. It is in the package, offline."""
+
+from __future__ import annotations
+
+import lzma
+import re
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+from mlimages.core import InputError
+
+_WNID = re.compile(r"n\d{8}")
+
+
+@dataclass(frozen=True, slots=True)
+class Synset:
+    """One meaning: its id, the ids of the broader ones, its words (the first names it) and its definition."""
+
+    wnid: str
+    parents: tuple[str, ...]
+    lemmas: tuple[str, ...]
+    definition: str
+
+    @property
+    def folder(self) -> str:
+        """The first word as a folder's name."""
+        return self.lemmas[0].lower().replace("/", "_")
+
+
+@cache
+def synsets() -> dict[str, Synset]:
+    """Every synset by its id, in WordNet's order."""
+    packed = (files("mlimages.gathering") / "data/wordnet_nouns.tsv.xz").read_bytes()
+    rows = (line.split("\t") for line in lzma.decompress(packed).decode().splitlines())
+    return {
+        wnid: Synset(wnid, tuple(filter(None, parents.split(","))), tuple(lemmas.split(",")), definition)
+        for wnid, parents, lemmas, definition in rows
+    }
+
+
+@cache
+def _children() -> dict[str, list[str]]:
+    children: dict[str, list[str]] = {}
+    for synset in synsets().values():
+        for parent in synset.parents:
+            children.setdefault(parent, []).append(synset.wnid)
+    return children
+
+
+def find_synset(text: str) -> Synset:
+    """The synset with this id, or with this word if it is the only one.
+
+    Raises:
+        InputError: there is none, or several, which the message lists with their definitions.
+    """
+    if _WNID.fullmatch(text):
+        if text not in synsets():
+            raise InputError(f"{text} is no synset of ImageNet")
+        return synsets()[text]
+    word = "_".join(text.lower().split())
+    found = [synset for synset in synsets().values() if word in map(str.lower, synset.lemmas)]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise InputError(f"no synset of ImageNet has the word {text!r}: try another word, or an id such as n02121808")
+    lines = "".join(f"\n  {s.wnid}  {', '.join(s.lemmas).replace('_', ' ')}: {s.definition}" for s in found)
+    raise InputError(f"{text!r} has several meanings; take one by its id:{lines}")
+
+
+def subtree(root: Synset) -> dict[str, str]:
+    """The synset and all beneath it: folder by id, each in its parent's; a synset with several parents once."""
+    folders = {root.wnid: root.folder}
+    taken = {root.folder}
+    waiting = [root.wnid]
+    for wnid in waiting:
+        for child in sorted(_children().get(wnid, [])):
+            if child in folders:
+                continue
+            folder = f"{folders[wnid]}/{synsets()[child].folder}"
+            folders[child] = folder if folder not in taken else f"{folder}_{child}"
+            taken.add(folders[child])
+            waiting.append(child)
+    return folders

@@ -1,0 +1,63 @@
+"""Counting what became of the links."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from mlimages.core import FetchResult, GatherSummary
+
+_WORST = 10
+_HOSTS_COUNTED = 10_000
+
+
+class Tally:
+    """Counts rows by outcome, class, reason and host."""
+
+    def __init__(self) -> None:
+        self.status: Counter[str] = Counter()
+        self.classes: Counter[str] = Counter()
+        self._reasons: Counter[str] = Counter()
+        self._hosts: Counter[str] = Counter()
+        self._near = 0
+
+    def add(self, row: FetchResult) -> None:
+        """Count one row."""
+        self.status[row.status] += 1
+        if row.status == "ok":
+            self.classes[row.label] += 1
+            self._near += row.same_as is not None
+        elif row.reason:
+            self._reasons[row.reason.value] += 1
+            self._hosts[host_of(row.url)] += 1
+            if len(self._hosts) > 2 * _HOSTS_COUNTED:
+                self._hosts = Counter(dict(self._hosts.most_common(_HOSTS_COUNTED)))
+
+    def summary(self, out: Path, *, fetched: int, seconds: float) -> GatherSummary:
+        """The counts as a value."""
+        return GatherSummary(
+            out=out,
+            ok=self.status["ok"],
+            duplicate=self.status["duplicate"],
+            failed=self.status["failed"],
+            near_duplicate=self._near,
+            fetched=fetched,
+            reasons=_ranked(self._reasons),
+            classes=dict(sorted(self.classes.items())),
+            hosts=dict(list(_ranked(self._hosts).items())[:_WORST]),
+            seconds=round(seconds, 2),
+        )
+
+
+def _ranked(counts: Counter[str]) -> Mapping[str, int]:
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def host_of(url: str) -> str:
+    """A link's host and port, for counting."""
+    try:
+        return urlsplit(url).netloc.rpartition("@")[2][:100] or "(none)"
+    except ValueError:
+        return "(none)"

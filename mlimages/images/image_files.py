@@ -1,0 +1,58 @@
+"""Picture files on their way into prediction, and out of it into a folder per class."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from itertools import count
+from pathlib import Path
+
+from mlimages.core import BrokenImage, Prediction, as_path, is_remote
+from mlimages.labels import PICTURE_SUFFIXES
+
+
+def find_pictures(sources: Iterable[Path]) -> Iterator[Path]:
+    """The sources themselves, and in place of a folder the pictures in it by suffix, sorted, nested ones too."""
+    for source in map(as_path, sources):
+        if not source.is_dir():
+            yield source
+            continue
+        if is_remote(source):
+            found = sorted(source.rglob("*"), key=str)
+            yield from (path for path in found if path.suffix.lower() in PICTURE_SUFFIXES)
+            continue
+        for folder, inner, names in os.walk(source):
+            inner[:] = sorted(name for name in inner if not name.startswith("."))
+            paths = (Path(folder, name) for name in sorted(names) if not name.startswith("."))
+            yield from (path for path in paths if path.suffix.lower() in PICTURE_SUFFIXES)
+
+
+def copied(results: Iterable[Prediction | BrokenImage], folder: Path) -> Iterator[Prediction | BrokenImage]:
+    """Pass results on, each named picture copied to `folder/CLASS/` (unknown ones to `folder/unknown/`).
+
+    A name that is taken there gets a number; the same bytes are not copied again.
+    """
+    for result in results:
+        if isinstance(result, Prediction) and result.path:
+            source = as_path(result.path)
+            target = folder / (_folder_name(result.class_name) if result.known else "unknown")
+            target.mkdir(parents=True, exist_ok=True)
+            _copy_beside(source, target / source.name)
+        yield result
+
+
+def _folder_name(class_name: str) -> str:
+    """A name from a bundle, which may come from anywhere, as one plain folder."""
+    return re.sub(r"[^\w .+-]", "_", class_name).strip(". ") or "_"
+
+
+def _copy_beside(source: Path, target: Path) -> None:
+    data = source.read_bytes()
+    for number in count(2):
+        if not target.exists():
+            target.write_bytes(data)
+            return
+        if target.read_bytes() == data:
+            return
+        target = target.with_name(f"{source.stem}-{number}{source.suffix}")

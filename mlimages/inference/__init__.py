@@ -1,0 +1,5 @@
+"""Predictions, evaluation and calibration with ONNX Runtime; no torch."""
+
+from lazy_loader import attach_stub
+
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -1,0 +1,24 @@
+"""A label file's classes found in a bundle: by name, never by order."""
+
+from __future__ import annotations
+
+from mlimages.core import InputError, LabeledPath
+from mlimages.inference.bundle import OnnxBundle
+from mlimages.labels import LabelFile
+
+
+def matched(labels: LabelFile, bundle: OnnxBundle) -> list[LabeledPath]:
+    """Every picture with its class number in the bundle.
+
+    Raises:
+        InputError: the label file has a class that the bundle does not know.
+    """
+    names, given = bundle.class_names, labels.class_names
+    unknown = [name for name in given if name not in names]
+    if unknown:
+        raise InputError(
+            f"{labels.path} has the class {unknown[0]!r}, which {bundle.path} does not know (it knows "
+            f"{', '.join(names[:5])}{' ...' if len(names) > 5 else ''}): classes are matched by their names, "
+            "which stand in NAME_class_def.txt beside the label file"
+        )
+    return [LabeledPath(item.path, names.index(given[item.label])) for item in labels]

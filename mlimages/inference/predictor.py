@@ -1,0 +1,121 @@
+"""A bundle answers pictures: the very pixels of training, through ONNX Runtime, on every core."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from mlimages import images
+from mlimages.core import BrokenImage, ClassScore, ImageError, Prediction, Threads, as_path
+from mlimages.inference.bundle import OnnxBundle
+from mlimages.inference.session import BundleSession
+
+Picture = Path | str | bytes | NDArray[np.uint8]
+"""A path, an encoded picture, or pixels: uint8 RGB `(H, W, 3)` or grey `(H, W)`, upright."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of one picture, and how long it took.
+
+    Attributes:
+        decode_s: seconds from bytes to prepared pixels.
+        network_s: its part of the seconds that its batch took.
+    """
+
+    result: Prediction | BrokenImage
+    decode_s: float
+    network_s: float = 0.0
+
+
+class Predictor:
+    """Names the class of pictures; thread-safe.
+
+    Args:
+        bundle: an .onnx file that `mlimages export` or `finetune` made.
+        workers: how many threads decode and compute at once; all cores by default.
+        max_pixels: a picture of more (width x height) is broken, judged before it is decoded.
+
+    Raises:
+        BundleError: the file cannot be used, or does not answer as its own probe says.
+    """
+
+    def __init__(
+        self,
+        bundle: str | Path | OnnxBundle,
+        *,
+        workers: int | None = None,
+        max_pixels: int = images.MAX_PIXELS,
+    ) -> None:
+        self.bundle = bundle if isinstance(bundle, OnnxBundle) else OnnxBundle.read(bundle)
+        self.workers = workers or os.cpu_count() or 1
+        self.max_pixels = max_pixels
+        self._session = BundleSession(self.bundle)
+
+    def __call__(self, pictures: Sequence[Picture], *, top: int | None = None) -> list[Prediction | BrokenImage]:
+        """One result per picture, in order, with the `top` classes (all by default)."""
+        batch = max(1, min(16, -(-len(pictures) // self.workers)))
+        return [answer.result for answer in self.stream(pictures, top=top, batch=batch)]
+
+    def stream(self, pictures: Iterable[Picture], *, top: int | None = None, batch: int = 16) -> Iterator[Answer]:
+        """Answers in order, while the pictures come; memory stays bounded.
+
+        Args:
+            batch: pictures that one worker decodes and computes at a time.
+        """
+        source = iter(pictures)
+        chunks = iter(lambda: list(islice(source, batch)), [])
+        for answers in Threads(self.workers, ahead=2).map(partial(self.answer, top=top), chunks):
+            yield from answers
+
+    def answer(self, pictures: Sequence[Picture], *, top: int | None = None) -> list[Answer]:
+        """Decode and compute one batch in the calling thread."""
+        decoded = [self.decode(picture) for picture in pictures]
+        good = [pixels for pixels, _ in decoded if not isinstance(pixels, BrokenImage)]
+        begin = time.perf_counter()
+        rows = iter(self.probabilities(good) if good else ())
+        network_s = (time.perf_counter() - begin) / max(1, len(good))
+        return [
+            Answer(pixels, decode_s)
+            if isinstance(pixels, BrokenImage)
+            else Answer(self.prediction(_name(picture), next(rows), top=top), decode_s, network_s)
+            for picture, (pixels, decode_s) in zip(pictures, decoded, strict=True)
+        ]
+
+    def decode(self, picture: Picture) -> tuple[NDArray[np.uint8] | BrokenImage, float]:
+        """Prepared pixels `(h, w, C)` or what is wrong with the picture; and the seconds it took."""
+        begin = time.perf_counter()
+        prop = self.bundle.preprocessing.image
+        try:
+            if isinstance(picture, np.ndarray):
+                pixels = images.prepare(Image.fromarray(picture).convert("RGB"), prop)
+            else:
+                source = as_path(picture) if isinstance(picture, str) else picture
+                pixels = images.load_pixels(source, prop, max_pixels=self.max_pixels)
+        except ImageError as error:
+            return BrokenImage(_name(picture), error.fault, error.detail), time.perf_counter() - begin
+        return pixels, time.perf_counter() - begin
+
+    def probabilities(self, pixels: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """Probabilities `(N, classes)` of pictures that `decode` prepared, in one batch."""
+        return self._session.run(pixels)[1]
+
+    def prediction(self, path: str, row: NDArray[np.float32], *, top: int | None = None) -> Prediction:
+        """One row of `probabilities` as classes by falling probability."""
+        order: list[int] = (-row).argsort(kind="stable")[:top].tolist()
+        names = self.bundle.class_names
+        scores = tuple(ClassScore(names[label], label, float(row[label])) for label in order)
+        return Prediction(path, scores, known=scores[0].probability >= self.bundle.unknown_below)
+
+
+def _name(picture: Picture) -> str:
+    return "" if isinstance(picture, bytes | np.ndarray) else str(picture)

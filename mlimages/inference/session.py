@@ -1,0 +1,104 @@
+"""A bundle opened in ONNX Runtime: the one place where prepared pixels are put to an exported file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from mlimages.core import BundleError, ImageProperty
+from mlimages.inference.bundle import INPUT, LOGITS, PROBABILITIES, OnnxBundle
+
+Outputs = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""Logits and probabilities, each `(N, classes)`."""
+
+
+class BundleSession:
+    """A bundle's network, ready to answer; thread-safe.
+
+    Args:
+        bundle: a file with its preprocessing inside.
+        threads: for one answer; 1 where several answers are worked out at once.
+
+    Raises:
+        BundleError: ONNX Runtime cannot run the file, or it does not answer as its own probe says.
+    """
+
+    def __init__(self, bundle: OnnxBundle, *, threads: int = 1) -> None:
+        if not bundle.includes_preprocessing:
+            raise BundleError(f"{bundle.path} holds the bare network: export it again without --no-preprocessing")
+        self.bundle = bundle
+        self._session = open_session(str(bundle.path), threads=threads)
+        self._check_probe()
+
+    def run(self, pixels: Sequence[NDArray[np.uint8]]) -> Outputs:
+        """Answer pictures prepared by `images.load_pixels`, each `(h, w, C)`, in one batch."""
+        return self.run_raw(at_fixed_point(pixels, self.bundle.preprocessing.image))
+
+    def run_raw(self, images: NDArray[np.uint8]) -> Outputs:
+        """Answer upright RGB pictures `(N, H, W, 3)` of any size; the graph itself prepares them."""
+        logits, probabilities = self._session.run([LOGITS, PROBABILITIES], {INPUT: images})
+        return logits, probabilities
+
+    def _check_probe(self) -> None:
+        probe = self.bundle.probe
+        image = np.frombuffer(probe.pixels, np.uint8).reshape(1, probe.height, probe.width, 3)
+        try:
+            logits, probabilities = self.run_raw(image)
+        except Exception as error:  # ONNX Runtime's errors share no base but Exception
+            raise BundleError(f"{self.bundle.path} cannot be run: {_first_line(error)}") from error
+        want = np.array([probe.logits], np.float32)  # (1, classes)
+        if logits.shape != want.shape or relative_difference(logits, want)[0] > probe.tolerance:
+            raise BundleError(f"{self.bundle.path} does not answer as its own probe says: export it again")
+        if probabilities.shape[1] != len(self.bundle.class_names):
+            raise BundleError(f"{self.bundle.path} names {len(self.bundle.class_names)} classes "
+                              f"and answers {probabilities.shape[1]}: export it again")  # fmt: skip
+
+
+def open_session(model: str | bytes, *, threads: int) -> Any:
+    """An ONNX Runtime session on the CPU, without spinning threads and without chatter.
+
+    Raises:
+        BundleError: ONNX Runtime cannot load it.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's errors share no base but Exception
+        what = model if isinstance(model, str) else "the network"
+        raise BundleError(f"{what} cannot be loaded: {_first_line(error)}") from error
+
+
+def at_fixed_point(pixels: Sequence[NDArray[np.uint8]], prop: ImageProperty) -> NDArray[np.uint8]:
+    """Prepared pixels `(h, w, C)`, framed so that a graph's own preparation gives them back: `(N, H, W, 3)`.
+
+    `shorter` leaves a square of its own size alone and crops the centre; the others leave a picture of the prepared
+    size alone. Grey is repeated over three channels: its luma is itself.
+    """
+    top = left = 0
+    height, width = prop.height, prop.width
+    if prop.resize == "shorter":
+        top, left = round((prop.shorter_px - height) / 2), round((prop.shorter_px - width) / 2)
+        height = width = prop.shorter_px
+    frame = np.zeros((len(pixels), height, width, 3), np.uint8)
+    for n, one in enumerate(pixels):
+        frame[n, top : top + prop.height, left : left + prop.width] = one
+    return frame
+
+
+def relative_difference(logits: NDArray[np.float32], want: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Each picture's greatest difference of a logit, relative to its largest: `(N,)` from two `(N, classes)`."""
+    largest = np.maximum(np.abs(want).max(axis=1), 1e-6)
+    difference: NDArray[np.float32] = np.nan_to_num(np.abs(logits - want).max(axis=1) / largest, nan=np.inf)
+    return difference
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,153 @@
+"""Small networks of our own, layer by layer, for pictures that no pretrained network is made for."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from mlimages.core import ImageProperty, Normalization, Preprocessing
+
+Layers = list[tuple[str, nn.Module]]
+
+
+@dataclass(frozen=True, slots=True)
+class Net:
+    """How one network is built and what it is fed.
+
+    Attributes:
+        layers: `(classes, channels, size)` to named layers; `size` is the picture's width and height in pixels.
+        preprocessing: what it was made for.
+    """
+
+    layers: Callable[[int, int, int], Layers]
+    preprocessing: Preprocessing
+
+    def build(self, *, classes: int, channels: int, size: int) -> nn.Module:
+        """The network with fresh weights, giving logits `(N, classes)`; a size too small for it still builds."""
+        return nn.Sequential(OrderedDict(self.layers(classes, channels, size)))
+
+
+def _lenet5(classes: int, channels: int, size: int) -> Layers:
+    # LeCun et al., Gradient-based learning applied to document recognition, 1998; today with ReLU and max pooling.
+    side = max((size // 2 - 4) // 2, 1)
+    return [
+        ("conv1", nn.Conv2d(channels, 6, 5, padding=2)),
+        ("relu1", nn.ReLU()),
+        ("pool1", nn.MaxPool2d(2)),
+        ("conv2", nn.Conv2d(6, 16, 5)),
+        ("relu2", nn.ReLU()),
+        ("pool2", nn.MaxPool2d(2)),
+        ("flatten", nn.Flatten()),
+        ("fc3", nn.Linear(16 * side * side, 120)),
+        ("relu3", nn.ReLU()),
+        ("fc4", nn.Linear(120, 84)),
+        ("relu4", nn.ReLU()),
+        ("fc5", nn.Linear(84, classes)),
+    ]
+
+
+def _mnist_cnn(classes: int, channels: int, size: int) -> Layers:
+    side = max(((size - 2) // 2 - 2) // 2, 1)  # 28 -> 26 -> 13 -> 11 -> 5
+    return [
+        ("conv1", nn.Conv2d(channels, 64, 3)),
+        ("relu1", nn.ReLU()),
+        ("pool1", nn.MaxPool2d(2)),
+        ("conv2", nn.Conv2d(64, 32, 3)),
+        ("relu2", nn.ReLU()),
+        ("pool2", nn.MaxPool2d(2)),
+        ("flatten", nn.Flatten()),
+        ("fc3", nn.Linear(32 * side * side, 128)),
+        ("relu3", nn.ReLU()),
+        ("fc4", nn.Linear(128, classes)),
+    ]
+
+
+def _cifar10_cnn(classes: int, channels: int, size: int) -> Layers:
+    # Keras' cifar10_cnn.py: each block's first convolution keeps the size, its second does not.
+    side = max(((size - 2) // 2 - 2) // 2, 1)  # 32 -> 30 -> 15 -> 13 -> 6
+    return [
+        ("conv1", nn.Conv2d(channels, 32, 3, padding=1)),
+        ("relu1", nn.ReLU()),
+        ("conv2", nn.Conv2d(32, 32, 3)),
+        ("relu2", nn.ReLU()),
+        ("pool2", nn.MaxPool2d(2)),
+        ("drop2", nn.Dropout(0.25)),
+        ("conv3", nn.Conv2d(32, 64, 3, padding=1)),
+        ("relu3", nn.ReLU()),
+        ("conv4", nn.Conv2d(64, 64, 3)),
+        ("relu4", nn.ReLU()),
+        ("pool4", nn.MaxPool2d(2)),
+        ("drop4", nn.Dropout(0.25)),
+        ("flatten", nn.Flatten()),
+        ("fc5", nn.Linear(64 * side * side, 512)),
+        ("relu5", nn.ReLU()),
+        ("drop5", nn.Dropout(0.5)),
+        ("fc6", nn.Linear(512, classes)),
+    ]
+
+
+def _alexnet_1(classes: int, channels: int, towers: int, norm: tuple[float, float]) -> Layers:
+    alpha, k = norm
+    layers: Layers = [
+        ("conv1", nn.Conv2d(channels, 96, 11, stride=4)),
+        ("relu1", nn.ReLU()),
+        ("norm1", nn.LocalResponseNorm(5, alpha=alpha, beta=0.75, k=k)),
+        ("pool1", nn.MaxPool2d(3, 2)),
+        ("conv2", nn.Conv2d(96, 256, 5, padding=2, groups=towers)),
+        ("relu2", nn.ReLU()),
+        ("norm2", nn.LocalResponseNorm(5, alpha=alpha, beta=0.75, k=k)),
+        ("pool2", nn.MaxPool2d(3, 2)),
+        ("conv3", nn.Conv2d(256, 384, 3, padding=1)),
+        ("relu3", nn.ReLU()),
+        ("conv4", nn.Conv2d(384, 384, 3, padding=1, groups=towers)),
+        ("relu4", nn.ReLU()),
+        ("conv5", nn.Conv2d(384, 256, 3, padding=1, groups=towers)),
+        ("relu5", nn.ReLU()),
+        ("pool5", nn.MaxPool2d(3, 2)),
+        ("flatten", nn.Flatten()),
+        ("fc6", nn.Linear(256 * 6 * 6, 4096)),
+        ("relu6", nn.ReLU()),
+        ("drop6", nn.Dropout(0.5)),
+        ("fc7", nn.Linear(4096, 4096)),
+        ("relu7", nn.ReLU()),
+        ("drop7", nn.Dropout(0.5)),
+        ("fc8", nn.Linear(4096, classes)),
+    ]
+    for _, layer in layers:
+        # He et al. 2015: torch's own start shrinks the signal in each of eight layers until no gradient is left.
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]  # each has one
+    return layers
+
+
+def _alex(classes: int, channels: int, size: int) -> Layers:
+    # Krizhevsky et al. 2012: alpha 1e-4 multiplies the sum over 5 maps (torch divides it by 5), k 2.
+    return _alexnet_1(classes, channels, towers=1, norm=(5e-4, 2.0))
+
+
+def _alex_grouped(classes: int, channels: int, size: int) -> Layers:
+    # Caffe's bvlc_alexnet: alpha 1e-4 is divided by 5 as in torch, k 1; two towers are two channel groups.
+    return _alexnet_1(classes, channels, towers=2, norm=(1e-4, 1.0))
+
+
+def _takes(size: int, *, shorter: int = 0, gray: bool = False, normalization: Normalization) -> Preprocessing:
+    return Preprocessing(ImageProperty(size, shorter_px=shorter, gray_scale=gray), normalization)
+
+
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_CAFFE_MEAN = (122.67891434, 116.66876762, 104.00698793)  # ilsvrc_2012_mean.npy by channel, as RGB
+
+NETS = {
+    "alex": Net(_alex, _takes(227, shorter=256, normalization=Normalization(mean=_IMAGENET_MEAN))),
+    "alex-grouped": Net(
+        _alex_grouped, _takes(227, shorter=256, normalization=Normalization(scale=1.0, mean=_CAFFE_MEAN, bgr=True))
+    ),
+    "cifar10_cnn": Net(_cifar10_cnn, _takes(32, normalization=Normalization())),
+    "lenet5": Net(_lenet5, _takes(28, gray=True, normalization=Normalization())),
+    "mnist_cnn": Net(_mnist_cnn, _takes(28, gray=True, normalization=Normalization())),
+}
+"""Our own networks by name."""

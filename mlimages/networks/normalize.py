@@ -1,0 +1,42 @@
+"""The first layer of every network: prepared pixels become its numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mlimages.core import Normalization
+
+
+class Normalize(nn.Module):
+    """uint8 pixels `(N, H, W, C)` as `images.load_pixels` gives them to float32 `(N, C, H, W)`.
+
+    The same module stands before the network in training and inside the exported file.
+
+    Args:
+        normalization: the figures; see there for the formula.
+        mean_image: float32 `(C, H, W)` in 0..255, where `normalization.mean_image` names one.
+    """
+
+    mean: Tensor
+    divisor: Tensor
+
+    def __init__(self, normalization: Normalization, mean_image: NDArray[np.float32] | None = None) -> None:
+        super().__init__()
+        scale = normalization.scale
+        if mean_image is not None:
+            mean = torch.from_numpy(mean_image)[None]  # (1, C, H, W)
+        else:
+            mean = scale * torch.tensor(normalization.mean, dtype=torch.float32).view(1, -1, 1, 1)  # (1, C, 1, 1)
+        divisor = scale * torch.tensor(normalization.std, dtype=torch.float32).view(1, -1, 1, 1)  # (1, C, 1, 1)
+        self.bgr = normalization.bgr
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("divisor", divisor, persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Subtract the mean, divide by scale and std, reorder channels."""
+        x = pixels.permute(0, 3, 1, 2).to(self.mean.dtype, memory_format=torch.contiguous_format)  # (N, C, H, W)
+        x = (x - self.mean) / self.divisor  # (N, C, H, W)
+        return x.flip(1) if self.bgr else x

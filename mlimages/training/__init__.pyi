@@ -1,0 +1,12 @@
+from .config import Device as Device
+from .config import FineTuneConfig as FineTuneConfig
+from .features import FrozenFeatures as FrozenFeatures
+from .finetune import Callback as Callback
+from .finetune import fine_tune as fine_tune
+from .finish import FineTuneResult as FineTuneResult
+from .probing import probe_cuts as probe_cuts
+from .run import RunFiles as RunFiles
+from .run import TrainedRun as TrainedRun
+from .run import load_run as load_run
+from .run import read_config as read_config
+from .tensorboard import ScalarWriter as ScalarWriter

@@ -1,0 +1,131 @@
+"""How a run ends: the best epoch taken, its predictions, its figures and its .onnx file written."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+from mlimages.core import BrokenImage, RunError, relative_name, replacing, wilson_interval, write_text
+from mlimages.export import export_run
+from mlimages.training import distributed, run_notes
+from mlimages.training.build import Job
+from mlimages.training.checkpoints import Progressed, blended, restore, save_tensors, trained_tensors
+from mlimages.training.loop import Validation
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class FineTuneResult:
+    """How a run ended; accuracies in 0..1.
+
+    Attributes:
+        run: the run folder.
+        val_accuracy: of the best epoch, on the validation pictures that also chose it.
+        val_interval: its 95 % interval.
+        probe_accuracy: of the closed-form head before the first epoch; None where the network starts at random.
+        best_epoch: 0 is the closed-form head.
+        epochs: trained.
+        tuned_share: of the way from the weights at the start to the tuned ones; below 1 where `interpolate` chose so.
+        frozen_digest: of the frozen weights, the same at start and end; empty where nothing is frozen.
+        broken: pictures left out.
+        seconds: since the run began, pauses aside.
+        onnx: the exported file; None where none was asked for.
+    """
+
+    run: Path
+    model: str
+    freeze: str
+    classes: tuple[str, ...]
+    train_images: int
+    val_images: int
+    val_accuracy: float
+    val_interval: tuple[float, float]
+    probe_accuracy: float | None
+    best_epoch: int
+    epochs: int
+    tuned_share: float
+    frozen_digest: str
+    broken: tuple[BrokenImage, ...]
+    seconds: float
+    onnx: Path | None
+
+    def to_dict(self) -> dict[str, object]:
+        """The figures as JSON takes them."""
+        paths = {"run": str(self.run), "onnx": None if self.onnx is None else str(self.onnx)}
+        return {**asdict(self), **paths}
+
+
+def finish(job: Job, progressed: Progressed, *, export: bool) -> FineTuneResult:
+    """Take the best epoch, see that the frozen part is untouched, and write what the run has to say."""
+    network, config, files = job.network, job.config, job.files
+    if job.digest and job.frozen.digest(network) != job.digest:
+        raise RunError(f"{files.folder}: the frozen part changed while training; please report this")
+    if distributed.is_first():
+        best = load_file(files.best)  # a map of the file: what is frozen need not be read
+        learnt = network.state_dict().keys() - job.frozen.parameters
+        network.load_state_dict({name: best[name] for name in learnt}, strict=False)
+    distributed.take_from_first(network)
+    share = _interpolate(job) if config.interpolate and files.start.exists() else 1.0
+    checked = job.validate()
+    export = export and distributed.is_first()
+    if export:
+        export_run(files.folder, files.onnx)
+    result = FineTuneResult(
+        run=files.folder,
+        model=config.model,
+        freeze=config.freeze_regex or config.freeze,
+        classes=job.setup.class_names,
+        train_images=len(job.train),
+        val_images=checked.seen.count,
+        val_accuracy=checked.seen.accuracy,
+        val_interval=wilson_interval(checked.seen.right, checked.seen.count),
+        probe_accuracy=progressed.probe_accuracy,
+        best_epoch=progressed.best_epoch,
+        epochs=len(progressed.history),
+        tuned_share=share,
+        frozen_digest=job.digest,
+        broken=job.setup.data.broken,
+        seconds=round(progressed.seconds, 1),
+        onnx=files.onnx if files.onnx.exists() else None,
+    )
+    if distributed.is_first():
+        _write_predictions(job, checked)
+        write_text(files.result, json.dumps(result.to_dict(), indent=1) + "\n")
+    if export:
+        run_notes.draw(files.folder)
+    return result
+
+
+def _interpolate(job: Job) -> float:
+    """Put the network at the best point between its start and its best epoch; return how far along it lies."""
+    network, start = job.network, load_file(job.files.start)
+    if distributed.is_first() and not job.files.tuned.exists():  # else stopped while blending: `best` may be a blend
+        save_tensors(trained_tensors(network), job.files.tuned)
+    distributed.wait()
+    tuned = load_file(job.files.tuned)
+    best_score, best_share = (-1.0, 0.0), 1.0
+    for share in (tenth / 10 for tenth in range(10, -1, -1)):
+        restore(network, blended(start, tuned, share))
+        seen = job.validate().seen
+        if (seen.accuracy, -seen.loss) > best_score:
+            best_score, best_share = (seen.accuracy, -seen.loss), share
+    restore(network, blended(start, tuned, best_share))
+    if distributed.is_first():
+        job.snapshots.save(job.files.best)
+    logger.info("%.0f %% of the way from the start to the tuned weights validates best", 100 * best_share)
+    return best_share
+
+
+def _write_predictions(job: Job, checked: Validation) -> None:
+    with replacing(job.files.predictions) as part, part.open("w", newline="", encoding="utf-8") as out:
+        table = csv.writer(out, lineterminator="\n")
+        table.writerow(["path", "label", *job.setup.class_names])
+        for place, row in zip(checked.places, checked.probabilities.tolist(), strict=True):
+            picture = job.val.pictures[place]
+            table.writerow([relative_name(picture.path, job.files.folder.absolute()), picture.label, *row])

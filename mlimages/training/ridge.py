@@ -1,0 +1,164 @@
+"""A closed-form linear classifier: ridge regression whose penalty is chosen by exact leave-one-out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlimages.inference import softmax
+
+MIN_SPREAD = 0.05
+"""A feature that hardly varies is not blown up: its spread counts as this share of the usual one at least."""
+
+SMOOTHING = 0.05
+"""Share of each target spread over all classes: without it a few separable pictures call for boundless logits."""
+
+Floats = NDArray[np.float64]
+
+PENALTIES = np.logspace(-4, 3, 30)
+"""Tried penalties, as multiples of the mean variance that a feature direction carries."""
+
+
+@dataclass(frozen=True, slots=True)
+class RidgeHead:
+    """`logits = features @ weight.T + bias`.
+
+    Attributes:
+        weight: float64 `(classes, D)`.
+        bias: float64 `(classes,)`.
+    """
+
+    weight: Floats
+    bias: Floats
+
+    def probabilities(self, features: NDArray[np.floating]) -> Floats:
+        """Of features `(N, D)`: `(N, classes)`."""
+        return softmax(features @ self.weight.T + self.bias)
+
+
+@dataclass(frozen=True, slots=True)
+class RidgeFit:
+    """The features decomposed once, for a head and for fits without some of the pictures.
+
+    Attributes:
+        x: the features, standardised by `mean` and `spread`: `(N, D)`.
+        targets: one-hot `(N, classes)`; their mean is `base` `(classes,)`.
+        vectors: left singular vectors of `x` `(N, K)`.
+        turned: the centred targets along them `(K, classes)`.
+        values: the variance along them, `penalized` with the penalty added `(K,)`.
+        penalty: the one of PENALTIES that leave-one-out chose.
+        left_out: what the fit without a picture says of it `(N, classes)`.
+    """
+
+    x: Floats
+    mean: Floats
+    spread: Floats
+    targets: Floats
+    base: Floats
+    vectors: Floats
+    turned: Floats
+    values: Floats
+    penalized: Floats
+    penalty: float
+    left_out: Floats
+
+    def head(self) -> RidgeHead:
+        """The classifier fitted on all pictures; the softmax of its scores is calibrated left out."""
+        scale = _softmax_scale(self.left_out, self.targets.argmax(axis=1))
+        weight = self.x.T @ (self.vectors @ (self.turned / self.penalized[:, None]))
+        weight = scale * weight / self.spread[:, None]  # (D, classes)
+        return RidgeHead(weight.T, scale * self.base - self.mean @ weight)
+
+    def out_of_fold(self, fold: NDArray[np.int64]) -> Floats:
+        """Probabilities `(N, classes)` of each picture by a fit on all folds but its own.
+
+        The residuals of a fit without fold F are `(I - H_FF)^-1` times its residuals in the fit of all, H being the
+        hat matrix: leave-one-out for blocks (R. D. Cook and S. Weisberg, Residuals and Influence in Regression, 1982,
+        section 2.2). Penalty and scale of the softmax are those that leave-one-out chose.
+
+        Args:
+            fold: `(N,)`, the number of each picture's fold.
+        """
+        shrink = self.values / self.penalized
+        residuals = self.targets - self.base - self.vectors @ (shrink[:, None] * self.turned)  # (N, classes)
+        scores = np.empty_like(residuals)
+        for number in np.unique(fold):
+            members = fold == number
+            own = self.vectors[members]  # (F, K)
+            hat = (own * shrink) @ own.T + 1 / len(fold)  # (F, F), the bias included
+            scores[members] = self.targets[members] - np.linalg.solve(np.eye(len(own)) - hat, residuals[members])
+        return softmax(_softmax_scale(scores, self.targets.argmax(axis=1)) * scores)
+
+
+def fit_ridge(features: NDArray[np.floating], labels: NDArray[np.int64], classes: int) -> RidgeFit:
+    """Fit features `(N, D)` to one-hot targets.
+
+    One eigendecomposition of the smaller Gram matrix serves every penalty, and the left-out residual is
+    residual / (1 - leverage) (Golub, Heath and Wahba, Generalized cross-validation, 1979).
+    """
+    x = np.array(features, np.float64)  # (N, D)
+    mean = x.mean(axis=0)
+    x -= mean
+    spread = np.sqrt(np.einsum("nd,nd->d", x, x) / len(x))
+    spread = np.maximum(spread, MIN_SPREAD * np.sqrt(np.square(spread).mean()) + 1e-12)
+    x /= spread
+    targets = np.eye(classes)[labels]  # (N, classes)
+    base = targets.mean(axis=0)  # (classes,)
+    values, vectors = _eigen(x)  # (K,), (N, K)
+    turned = vectors.T @ (targets - base)  # (K, classes)
+    penalized = values + PENALTIES[:, None] * values.sum() / len(x)  # (penalties, K)
+    leverages = 1 / len(x) + np.square(vectors) @ (values / penalized).T  # (N, penalties)
+    scores = [
+        targets - (targets - base - vectors @ (shrink[:, None] * turned)) / np.maximum(1 - leverage, 1e-9)[:, None]
+        for shrink, leverage in zip(values / penalized, leverages.T, strict=True)
+    ]  # (N, classes) of each penalty
+    best = int(np.argmin([np.square(score - targets).mean() for score in scores]))
+    return RidgeFit(
+        x=x,
+        mean=mean,
+        spread=spread,
+        targets=targets,
+        base=base,
+        vectors=vectors,
+        turned=turned,
+        values=values,
+        penalized=penalized[best],
+        penalty=float(PENALTIES[best]),
+        left_out=scores[best],
+    )
+
+
+def stratified_folds(labels: NDArray[np.int64], *, folds: int, seed: int) -> NDArray[np.int64]:
+    """A fold number for each picture, each class spread evenly over the folds: `(N,)`."""
+    chance = np.random.default_rng(seed)
+    fold = np.empty(len(labels), np.int64)
+    start = 0
+    for label in np.unique(labels):
+        members = chance.permutation(np.flatnonzero(labels == label))
+        fold[members] = (start + np.arange(len(members))) % folds
+        start += len(members)  # else the first folds would get all the remainders
+    return fold
+
+
+def _eigen(x: Floats) -> tuple[Floats, Floats]:
+    """Eigenvalues and left singular vectors of `x`, through its smaller Gram matrix."""
+    count, width = x.shape
+    values, vectors = np.linalg.eigh(x @ x.T if count <= width else x.T @ x)
+    kept = values > 1e-9 * values[-1]
+    values, vectors = values[kept], vectors[:, kept]
+    return values, vectors if count <= width else (x @ vectors) / np.sqrt(values)
+
+
+def _softmax_scale(scores: Floats, labels: NDArray[np.int64]) -> float:
+    """The factor under which the softmax of `scores` gives the labels the highest likelihood."""
+
+    def loss(scale: float) -> float:
+        logits = scale * scores
+        top = logits.max(axis=1)
+        total = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
+        right = logits[np.arange(len(labels)), labels]
+        return float((total - (1 - SMOOTHING) * right - SMOOTHING * logits.mean(axis=1)).mean())
+
+    return float(min(np.logspace(-0.5, 2, 60), key=loss))

@@ -1,0 +1,223 @@
+"""`label`, `check` and `mean` as a person types them."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlimages.checks import Thresholds
+from mlimages.cli import curate
+from mlimages.images import load_all_plugins
+from tests.checks.test_validation import jpeg, scene
+from tests.conftest import RunCli
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    """Two classes of six pictures, one of them cut, one doubled at lower quality; an empty class."""
+    for n in range(12):
+        path = tmp_path / "data" / ("ants" if n % 2 else "bees") / f"{n}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(jpeg(scene(n, width=90, height=60)))
+    (tmp_path / "data/ants/cut.jpg").write_bytes(jpeg(scene(50))[:700])
+    (tmp_path / "data/ants/1 again.jpg").write_bytes(jpeg(scene(1, width=90, height=60), quality=60))
+    (tmp_path / "data/empty").mkdir()
+    return tmp_path
+
+
+def test_a_folder_is_labelled_checked_and_averaged(folders: Path, run_cli: RunCli) -> None:
+    labelled = run_cli("label", "data")
+    assert labelled.stdout == "data/labels.txt: 14 pictures, 2 classes\n"
+    assert labelled.stderr == "left out: empty: no pictures\nnext: mlimages check data/labels.txt\n"
+    assert (folders / "data/labels_class_def.txt").read_text() == "0 ants\n1 bees\n"
+
+    checked = run_cli("check", "data/labels.txt")
+    assert "14 pictures checked, 13 ok" in checked.stdout
+    assert "        1  truncated\n" in checked.stdout
+    assert "        1  near-duplicate\n" in checked.stdout
+    assert checked.stderr.endswith("next: mlimages mean data/labels_checked.txt --size 224\n")
+
+    averaged = run_cli("mean", "data/labels_checked.txt", "--size", "24", "--per-class", "-o", "out/mean.png")
+    assert averaged.stderr.endswith("next: mlimages finetune data/labels_checked.txt --size 24 --mean out/mean.npy\n")
+    assert np.load(folders / "out/mean.npy").shape == (3, 24, 24)
+    assert json.loads((folders / "out/mean.json").read_text())["count"] == 13
+    assert len((folders / "data/labels_checked_used_in_mean.txt").read_text().splitlines()) == 13
+    assert (folders / "out/mean_per_class.png").exists()
+
+
+def test_of_one_nothing_is_said_in_the_plural(tmp_path: Path, run_cli: RunCli) -> None:
+    (tmp_path / "data/ants").mkdir(parents=True)
+    (tmp_path / "data/ants/1.jpg").write_bytes(jpeg(scene(1)))
+    assert run_cli("label", "data").stdout == "data/labels.txt: 1 picture, 1 class\n"
+    assert "1 picture checked, 1 ok" in run_cli("check", "data/labels.txt").stdout
+    assert "mean of 1 picture, 0 left out" in run_cli("mean", "data/labels.txt").stdout
+
+
+def test_what_cannot_be_written_is_said_in_a_line_with_its_place(folders: Path, run_cli: RunCli) -> None:
+    (folders / "file").touch()
+    ended = run_cli("label", "data", "-o", "file/labels.txt", check=False)
+    assert (ended.returncode, ended.stderr.splitlines()[-1]) == (1, "mlimages: file: File exists")
+
+
+@pytest.mark.parametrize(("command", "where"), [("label data -o out.txt", "out.txt"), ("check data.txt", "{temp}")])
+def test_a_full_disk_is_named(folders: Path, command: str, where: str) -> None:
+    items = "".join(f"data/ants/{n}.jpg 0\n" for n in range(1, 12, 2))
+    (folders / "data.txt").write_text(items)
+    code = (
+        "import resource, sys\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"  # as a disk without room: what is longer fails
+        "from mlimages.cli.main import main\n"
+        f"sys.argv[1:] = {command.split()}\n"
+        "main()\n"
+    )
+    env = {**os.environ, "TMPDIR": str(folders)}
+    ended = subprocess.run([sys.executable, "-c", code], cwd=folders, env=env, capture_output=True, text=True)
+    assert ended.stderr.endswith(f"mlimages: {where.format(temp=folders)}: File too large\n")
+    assert ended.returncode == 1
+    assert not list(folders.glob(".*"))
+
+
+def test_json_goes_to_standard_output_alone(folders: Path, run_cli: RunCli) -> None:
+    written = json.loads(run_cli("label", "data", "--json").stdout)
+    assert written["files"] == [{"path": "data/labels.txt", "count": 14, "classes": {"ants": 8, "bees": 6}}]
+    checked = json.loads(run_cli("check", "data/labels.txt", "--json", "--fix").stdout)
+    assert {key: checked[key] for key in ("checked", "ok", "errors", "warnings")} == {
+        "checked": 14, "ok": 13, "errors": {"truncated": 1}, "warnings": {"near-duplicate": 1},
+    }  # fmt: skip
+    assert checked["duplicate_groups"] == [["data/ants/1 again.jpg", "data/ants/1.jpg"]]
+    assert checked["seconds"] > 0
+    assert checked["moves"][0]["to"] == "data/labels_quarantine/ants/cut.jpg"
+    assert json.loads(run_cli("mean", "data/labels.txt", "--json").stdout)["broken"] == 1
+
+
+def test_strict_fails_on_errors_and_only_then(folders: Path, run_cli: RunCli) -> None:
+    run_cli("label", "data")
+    assert run_cli("check", "data/labels.txt", "--strict", check=False).returncode == 1
+    assert run_cli("check", "data/labels_checked.txt", "--strict").returncode == 0
+
+
+def test_fix_asks_before_it_moves(folders: Path, run_cli: RunCli) -> None:
+    run_cli("label", "data")
+    told = run_cli("check", "data/labels.txt", "--fix").stdout
+    assert "would move data/ants/cut.jpg to data/labels_quarantine/ants/cut.jpg (truncated)" in told
+    assert (folders / "data/ants/cut.jpg").exists()
+    run_cli("check", "data/labels.txt", "--fix", "--yes")
+    assert (folders / "data/labels_quarantine/ants/cut.jpg").exists()
+    assert "folders hidden or of a tool: 1 labels_quarantine" in run_cli("label", "data").stderr
+
+
+def test_a_split_writes_its_parts_and_keeps_copies_together(folders: Path, run_cli: RunCli) -> None:
+    done = run_cli("label", "data", "-o", "set.csv", "--split", "0.6,0.2,0.2", "--seed", "3")
+    parts = {name: (folders / f"set_{name}.csv").read_text() for name in ("train", "val", "test")}
+    assert done.stdout.splitlines()[0].startswith("set_train.csv: ")
+    assert sum(text.count(".jpg") for text in parts.values()) == 14
+    assert [("1.jpg" in text, "1 again.jpg" in text) for text in parts.values()].count((True, True)) == 1
+    again = run_cli("label", "data", "-o", "again.csv", "--split", "0.6,0.2,0.2", "--seed", "3")
+    assert again.stdout == done.stdout.replace("set_", "again_")
+
+
+def test_a_label_file_is_converted_split_laid_out_and_cleaned(folders: Path, run_cli: RunCli) -> None:
+    run_cli("label", "data")
+    run_cli("check", "data/labels.txt")
+    run_cli("label", "data/labels.txt", "--drop", "data/labels_rejected.tsv", "-o", "clean.jsonl")
+    assert (folders / "clean.jsonl").read_text().count('"path": "data/') == 13
+    split = ("--split", "0.5,0.5", "--group", r"(ants|bees)")
+    run_cli("label", "clean.jsonl", *split, "--as-folders", "laid", "--copy")
+    assert {path.name for path in (folders / "laid").iterdir()} == {"train", "val"}
+    assert len(list((folders / "laid").rglob("*.jpg"))) == 13
+
+
+def test_a_class_is_appended_by_its_number(folders: Path, run_cli: RunCli) -> None:
+    run_cli("label", "data/ants", "--label", "0", "-o", "all.txt")
+    run_cli("label", "data/bees", "--label", "1", "--append", "-o", "all.txt")
+    assert (folders / "all_class_def.txt").read_text() == "0 ants\n1 bees\n"
+    assert len((folders / "all.txt").read_text().splitlines()) == 14
+
+
+def test_links_in_a_circle_and_what_may_not_be_read_cost_themselves_alone(folders: Path) -> None:
+    for name in ("loop", "loop.jpg"):
+        (folders / "data/ants" / name).symlink_to(name)
+    locked = folders / "data/locked"
+    locked.mkdir(mode=0)
+    unseen = folders / "data/bees/0.jpg"
+    unseen.chmod(0)
+    as_others: list[str] = []
+    if os.access(locked, os.R_OK):  # as root may, but for this
+        if not shutil.which("setpriv"):
+            pytest.skip("there is no setpriv to give up root's right to read everything")
+        as_others = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [*as_others, sys.executable, "-m", "mlimages", *words]
+        return subprocess.run(command, cwd=folders, capture_output=True, text=True, check=True)
+
+    labelled = run("label", "data")
+    assert labelled.stdout == "data/labels.txt: 15 pictures, 2 classes\n"
+    assert "left out: files that are no pictures: 1 no suffix\n" in labelled.stderr
+    assert "left out: folders without permission: 1 locked\n" in labelled.stderr
+    assert "        2  unreadable\n" in run("check", "data/labels.txt").stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["label", "nowhere"], "no folder or label file at nowhere"),
+        (["label", "data", "--split", "0.8,0.3"], "expected positive numbers that add up to 1"),
+        (["label", "data", "--split", "most"], "--split most: expected two or three shares"),
+        (["label", "data", "--split", "0.5,0.5", "--group", "("], "'(' is not a regular expression"),
+        (["label", "data", "-o", "a.xls"], "a label file ends in one of .txt, .csv, .tsv, .jsonl"),
+        (["label", "data", "--classes", "none.txt"], "none.txt: No such file or directory"),
+        (["check", "data"], "data is a folder: make a label file of it with `mlimages label data`"),
+        (["mean", "."], ". is a folder: make a label file of it with `mlimages label .`"),
+        (["check", "none.txt"], "no label file at none.txt: make one with `mlimages label FOLDER`"),
+        (["check", "data", "--threshold", "x=1"], "threshold 'x=1': expected NAME=VALUE"),
+        (["check", "data", "--threshold", "blur=much"], "'much' is no number"),
+        (["mean", "none.txt"], "no label file at none.txt"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(folders: Path, run_cli: RunCli, words: list[str], said: str) -> None:
+    done = run_cli(*words, check=False)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("mlimages: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_the_help_of_check_names_every_threshold_with_its_value() -> None:
+    told = " ".join((curate.check.__doc__ or "").split())
+    for name, value in asdict(Thresholds()).items():
+        assert f"{name} {value}" in told
+
+
+def test_the_bench_runs(tmp_path: Path) -> None:
+    bench = Path(__file__).parents[2] / "scripts/bench/curate.py"
+    done = subprocess.run([sys.executable, bench, "--tiny"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_what_opens_an_iphones_picture_is_named_where_it_is_not_installed_and_then_opens_it(
+    tmp_path: Path, run_cli: RunCli
+) -> None:
+    (tmp_path / "data/cat").mkdir(parents=True)
+    load_all_plugins()
+    scene(1).save(tmp_path / "data/cat/IMG_1.HEIC", "HEIF")
+    bare = "import sys; sys.modules['pillow_heif'] = None; from mlimages.cli.main import main; main()"
+
+    def without(*words: str) -> str:
+        return subprocess.run([sys.executable, "-c", bare, *words], cwd=tmp_path, capture_output=True, text=True).stderr
+
+    advice = "mlimages[heic]"
+    assert advice in without("label", "data")
+    run_cli("label", "data")
+    without("check", "data/labels.txt")
+    assert advice in (tmp_path / "data/labels_rejected.tsv").read_text()
+    without("check", "data/labels.txt", "--fix", "--yes")  # moves what is broken, which this is not
+    for _ in range(2):  # the second time from the cache
+        found = json.loads(run_cli("check", "data/labels.txt", "--json").stdout)
+        assert (found["ok"], found["warnings"].get("wrong-suffix", 0)) == (1, 0)

@@ -1,0 +1,202 @@
+"""The words of deployment, as a person types them."""
+
+import csv
+import http.client
+import io
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from mlimages.core import LabeledPath, Prediction
+from mlimages.inference import OnnxBundle, Predictor
+from mlimages.labels import write_label_file
+from tests.conftest import RunCli
+from tests.deploying import picture, pictures
+
+pytestmark = pytest.mark.train
+
+
+@pytest.fixture
+def model(cnn_bundle: OnnxBundle) -> Path:
+    return cnn_bundle.path
+
+
+@pytest.fixture
+def items(tmp_path: Path) -> list[LabeledPath]:
+    return pictures(tmp_path / "p", 4)
+
+
+def test_predict_names_pictures_a_line_each(model: Path, items: list[LabeledPath], run_cli: RunCli) -> None:
+    (want,) = Predictor(model)([items[1].path], top=2)
+    assert isinstance(want, Prediction)
+    done = run_cli("predict", model, "p/01.png", "--top", "2")
+    named = ", ".join(f"{score.class_name} {score.probability * 100:.1f} %" for score in want.top)
+    assert done.stdout == f"p/01.png: {named}\n"
+
+
+def test_predict_gives_the_same_numbers_from_python_and_from_the_command_line(
+    model: Path, items: list[LabeledPath], run_cli: RunCli
+) -> None:
+    told = json.loads(run_cli("predict", model, "p", "--json").stdout)
+    results = Predictor(model)([item.path for item in items])
+    assert [[(s["class_name"], s["probability"]) for s in one["top"]] for one in told] == [
+        [(score.class_name, score.probability) for score in result.top]  # type: ignore[union-attr]
+        for result in results
+    ]
+
+
+def test_a_broken_picture_is_one_line_with_its_code_and_stops_nothing(
+    model: Path, items: list[LabeledPath], run_cli: RunCli
+) -> None:
+    items[1].path.write_text("no picture")
+    done = run_cli("predict", model, "p", "none.jpg")
+    lines = done.stdout.splitlines()
+    assert len(lines) == 5
+    assert lines[1].startswith("p/01.png: broken, not-an-image")
+    assert lines[4].startswith("none.jpg: broken, missing")
+    assert run_cli("predict", model, "none.jpg", check=False).returncode == 1
+
+
+def test_predict_writes_csv_that_a_table_program_reads(model: Path, items: list[LabeledPath], run_cli: RunCli) -> None:
+    items[2].path.write_text("no picture")
+    rows = list(csv.DictReader(io.StringIO(run_cli("predict", model, "p", "--csv", "--top", "1").stdout)))
+    assert [row["path"] for row in rows] == [f"p/{n:02}.png" for n in range(4)]
+    assert [row["fault"] for row in rows] == ["", "", "not-an-image", ""]
+    assert set(rows[0]) == {"path", "fault", "class_1", "probability_1"}
+    assert (rows[2]["class_1"], rows[2]["probability_1"]) == ("", "")
+
+
+def test_predict_takes_a_picture_on_standard_input(model: Path, items: list[LabeledPath]) -> None:
+    data = items[0].path.read_bytes()
+    done = subprocess.run([sys.executable, "-m", "mlimages", "predict", model, "-"], input=data, capture_output=True)
+    assert re.fullmatch(r"-: class\d [\d.]+ %, .*\n", done.stdout.decode())
+
+
+def test_predict_copies_pictures_into_a_folder_per_class(
+    model: Path, items: list[LabeledPath], run_cli: RunCli, tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    picture(9).save(tmp_path / "other" / "00.png")
+    sources = ("p", "other/00.png")
+    for _ in range(2):
+        run_cli("predict", model, *sources, "--copy-to", "sorted")
+    copied = sorted(path.read_bytes() for path in (tmp_path / "sorted").rglob("*.png"))
+    given = sorted(path.read_bytes() for path in [*(tmp_path / "p").iterdir(), tmp_path / "other" / "00.png"])
+    assert copied == given
+    said = {result.class_name for result in Predictor(model)([item.path for item in items])}  # type: ignore[union-attr]
+    assert said <= {path.name for path in (tmp_path / "sorted").iterdir()}
+
+
+def test_evaluate_prints_a_table_or_json_and_writes_a_page(
+    model: Path, items: list[LabeledPath], run_cli: RunCli, tmp_path: Path
+) -> None:
+    write_label_file(tmp_path / "val.txt", items, ("class0", "class1", "class2"))
+    done = run_cli("evaluate", model, "val.txt", "--report", "r.html")
+    assert re.match(r"accuracy [\d.]+ % \([\d.]+ % to [\d.]+ %\) on 4 pictures", done.stdout)
+    assert max(map(len, done.stdout.splitlines())) <= 100
+    assert "next: mlimages serve" in done.stderr
+    assert (tmp_path / "r.html").read_text().startswith("<!doctype html>")
+    assert json.loads(run_cli("evaluate", model, "val.txt", "--json").stdout)["count"] == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["predict", "none.onnx", "p"], "no file at none.onnx"),
+        (["predict", "p/00.png", "p"], "p/00.png is not an ONNX file"),
+        (["evaluate", "MODEL", "none.txt"], "none.txt"),
+        (["export", "p"], "not a run folder"),
+        (["serve", "MODEL", "--host", "0.0.0.0", "--port", "0"], "MLIMAGES_TOKEN"),
+        (["serve", "MODEL", "--token", "--port", "0"], "MLIMAGES_TOKEN"),
+    ],
+)
+def test_what_goes_wrong_is_one_line(
+    model: Path, items: list[LabeledPath], run_cli: RunCli, words: list[str], said: str
+) -> None:
+    done = run_cli(*[str(model) if word == "MODEL" else word for word in words], check=False)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert re.fullmatch(f"mlimages: .*{re.escape(said)}.*\n", done.stderr)
+
+
+def status_of(port: int, path: str, **headers: str) -> int:
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+        connection.request("GET", path, headers=headers)
+        return connection.getresponse().status
+
+
+@pytest.fixture
+def serving(model: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    command = [sys.executable, "-m", "mlimages", "serve", str(model), "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    yield process, int(process.stdout.readline().rsplit(":", 1)[1].strip("/\n"))
+    process.kill()
+    process.communicate()
+
+
+def test_sigterm_finishes_what_is_in_flight_and_takes_nothing_new(
+    serving: tuple[subprocess.Popen[str], int], items: list[LabeledPath]
+) -> None:
+    process, port = serving
+    data = items[0].path.read_bytes()
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+        head = b"POST /predict HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(data)
+        connection.sendall(head)
+        assert connection.recv(64).startswith(b"HTTP/1.1 100")  # the request is in flight now
+        process.send_signal(signal.SIGTERM)
+        refused = False
+        while not refused:
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=60).close()
+            except ConnectionResetError:  # it stood in the door when that was closed
+                continue
+            except ConnectionRefusedError:
+                refused = True
+        connection.sendall(data)
+        with connection.makefile("rb") as answer:
+            reply = answer.read()
+    assert reply.startswith(b"HTTP/1.1 200")
+    assert b"class_name" in reply
+    assert process.wait(120) == 0
+
+
+def test_a_port_that_is_taken_is_one_line(
+    serving: tuple[subprocess.Popen[str], int], model: Path, run_cli: RunCli
+) -> None:
+    done = run_cli("serve", model, "--port", serving[1], check=False)
+    assert done.returncode == 1
+    assert re.fullmatch(r"mlimages: cannot listen at 127.0.0.1 port \d+ .*--port\n", done.stderr)
+
+
+def test_ctrl_c_ends_the_server_in_silence(serving: tuple[subprocess.Popen[str], int]) -> None:
+    process, port = serving
+    assert status_of(port, "/healthz") == 200
+    process.send_signal(signal.SIGINT)
+    assert process.wait(120) == 0
+    assert process.stderr is not None
+    assert "Traceback" not in process.stderr.read()
+
+
+def test_beyond_this_machine_the_token_from_the_environment_is_asked(model: Path) -> None:
+    command = [sys.executable, "-m", "mlimages", "serve", str(model), "--port", "0", "--token"]
+    env = {**os.environ, "MLIMAGES_TOKEN": "s3cret"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+    try:
+        assert process.stdout is not None
+        port = int(process.stdout.readline().rsplit(":", 1)[1].strip("/\n"))
+        for headers, status in (({}, 401), ({"Authorization": "Bearer s3cret"}, 200)):
+            assert status_of(port, "/metrics", **headers) == status
+    finally:
+        process.kill()
+        told = "".join(process.communicate())
+    assert "s3cret" not in told

@@ -1,0 +1,240 @@
+"""Label files and pictures at fsspec addresses: in memory, and in a bucket of a local S3 server."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlimages import (
+    FineTuneConfig,
+    ImageProperty,
+    LabelFile,
+    Predictor,
+    TrainingData,
+    UrlList,
+    check,
+    evaluate,
+    fine_tune,
+    gather,
+    label_dir_auto,
+)
+from mlimages.checks import write_outcome
+from mlimages.core import BrokenImage, InputError, LabeledPath, as_path, cache_dir, is_remote, named_path, relative_name
+from mlimages.dataset import compute_mean, load_mean_image
+from mlimages.images import copied, find_pictures
+from mlimages.labels import class_definition_path
+from mlimages.reports import report_html, write_suspects
+from mlimages.reports.suspects import Suspect, read_suspects
+from tests.conftest import RunCli
+from tests.servers import Connection, Request, answer, paths_in, photo, serve
+
+fsspec = pytest.importorskip("fsspec")
+
+
+@pytest.fixture
+def memory() -> Iterator[str]:
+    files = fsspec.filesystem("memory")
+    for number in range(8):
+        files.pipe(f"/set/class{number % 2}/{number}.jpg", photo(number) if number else b"no picture")
+    yield "memory://set"
+    files.store.clear()
+    files.pseudo_dirs[:] = [""]
+
+
+def test_an_address_is_known_by_its_kind_and_survives_a_path() -> None:
+    for text in ("memory://a/b.txt", Path("memory://a/b.txt")):
+        assert is_remote(as_path(text))
+        assert as_path(text).as_posix() == "memory://a/b.txt"
+    for local in ("a/b", "/a/b", "c:/a", "C:\\a", "a:b", ".", "http://127.0.0.1/a", "file:///a", "zip://a::s3://b"):
+        assert as_path(local) == Path(local)
+    assert named_path("http://127.0.0.1/a.jpg", Path("/set")) == Path("/set/http:/127.0.0.1/a.jpg")
+    with pytest.raises(InputError, match=r"(?s)gs://a: .*gcsfs"):
+        as_path("gs://a")
+
+
+@pytest.mark.parametrize(
+    ("path", "folder", "name"),
+    [
+        ("/a/b/c.jpg", "/a", "b/c.jpg"),
+        ("/a/c.jpg", "/a/b", "../c.jpg"),
+        ("memory://a/b/c.jpg", "memory://a", "b/c.jpg"),
+        ("memory://a/c.jpg", "memory://a/b", "memory://a/c.jpg"),
+        ("memory://a/c.jpg", "/a", "memory://a/c.jpg"),
+        ("/a/c.jpg", "memory://a", "/a/c.jpg"),
+    ],
+)
+def test_a_label_file_names_what_lies_below_it_shortly_and_the_rest_in_full(path: str, folder: str, name: str) -> None:
+    assert relative_name(as_path(path), as_path(folder)) == name
+    found = named_path(name, as_path(folder))
+    assert os.path.normpath(found.as_posix()) == os.path.normpath(path)
+
+
+def test_a_folder_at_an_address_becomes_labels_a_check_and_a_mean_as_here(memory: str, tmp_path: Path) -> None:
+    for item in fsspec.filesystem("memory").find("/set"):
+        target = tmp_path / item.lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(fsspec.filesystem("memory").cat(item))
+    texts, means, reports = [], [], []
+    for root in (memory, str(tmp_path / "set")):
+        labels = label_dir_auto(root).labels.write(f"{root}/labels.txt")
+        texts.append([labels.path.read_text(), class_definition_path(labels.path).read_text()])
+        reports.append(check([labels]))
+        write_outcome(reports[-1])
+        texts.append([(labels.path.parent / f"labels_{end}").read_text() for end in ("checked.txt", "rejected.tsv")])
+        made = TrainingData(labels, ImageProperty(32)).make_mean_image(f"{root}/mean.png")
+        means.append(made.mean)
+        assert np.array_equal(load_mean_image(f"{root}/mean.npy"), made.mean)
+    assert texts[:2] == texts[2:]
+    assert [report.errors for report in reports] == [{"not-an-image": 1}] * 2
+    assert np.array_equal(*means)
+    train, val = LabelFile(f"{memory}/labels.txt").split((0.5, 0.5), seed=1)
+    here = LabelFile(tmp_path / "set" / "labels.txt").split((0.5, 0.5), seed=1)
+    assert [[item.path.name for item in part] for part in (train, val)] == [[i.path.name for i in p] for p in here]
+
+
+def test_a_label_file_here_names_pictures_elsewhere(memory: str, tmp_path: Path) -> None:
+    labels = label_dir_auto(memory).labels.write(tmp_path / "labels.txt")
+    assert (tmp_path / "labels.txt").read_text().splitlines()[1] == "memory://set/class0/2.jpg 0"
+    assert compute_mean(labels, ImageProperty(32)).count == 7
+    assert [item.path.as_posix() for item in labels.without([as_path(f"{memory}/class0/2.jpg")])][:2] == [
+        "memory://set/class0/0.jpg",
+        "memory://set/class0/4.jpg",
+    ]
+
+
+def test_a_missing_object_costs_that_picture(memory: str) -> None:
+    gone = LabeledPath(as_path("memory://set/class0/none.jpg"), 0)
+    labels = LabelFile(f"{memory}/labels.txt", items=lambda: [gone], class_names=("a",))
+    assert check([labels]).errors == {"missing": 1}
+
+
+def test_what_is_not_written_whole_is_not_written(memory: str) -> None:
+    labels = LabelFile(f"{memory}/new.txt", items=lambda: iter([LabeledPath(as_path(f"{memory}/a"), 0), None]))  # type: ignore[list-item]
+    with pytest.raises(AttributeError):
+        labels.write(f"{memory}/new.txt")
+    assert not fsspec.filesystem("memory").exists("/set/new.txt")
+
+
+def test_a_run_folder_elsewhere_and_moving_pictures_there_are_refused(memory: str) -> None:
+    with pytest.raises(InputError, match="a run's folder lies on this machine"):
+        FineTuneConfig(f"{memory}/labels.txt", "memory://run")
+    from mlimages.checks import plan_moves
+
+    with pytest.raises(InputError, match="on this machine alone"):
+        plan_moves(check([label_dir_auto(memory).labels]))
+
+
+def test_the_commands_work_in_a_bucket(bucket: dict[str, str], tmp_path: Path, run_cli: RunCli) -> None:
+    for number in range(8):
+        path = tmp_path / "set" / f"class{number % 2}" / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(photo(number) if number else b"no picture")
+    code = "import fsspec; fsspec.filesystem('s3').put('set', 'bucket', recursive=True)"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, **bucket}, check=True)
+    told = json.loads(run_cli("label", "s3://bucket/set", "--json", **bucket).stdout)
+    assert told["files"][0] == {"path": "s3://bucket/set/labels.txt", "count": 8, "classes": {"class0": 4, "class1": 4}}
+    told = json.loads(run_cli("check", "s3://bucket/set/labels.txt", "--json", **bucket).stdout)
+    assert (told["checked"], told["errors"]) == (8, {"not-an-image": 1})
+    words = ["mean", "s3://bucket/set/labels_checked.txt", "--size", "32", "-o", "s3://bucket/mean.png", "--json"]
+    assert json.loads(run_cli(*words, **bucket).stdout)["count"] == 7
+    done = run_cli("check", "s3://nobucket/labels.txt", check=False, **bucket)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+
+
+def test_pictures_are_gathered_into_an_address_and_the_same_command_goes_on_there(memory: str, tmp_path: Path) -> None:
+    files = fsspec.filesystem("memory")
+    with serve() as site:
+        site.routes = {f"/{n}.jpg": answer(photo(n // 2)) for n in range(10)} | {
+            f"/gone/{n}": answer(photo(99)) for n in range(4)
+        }
+        (tmp_path / "cats.txt").write_text("".join(site.url(f"{path}\n") for path in [*site.routes, "/none"]))
+        source = UrlList(tmp_path / "cats.txt")
+        options = {"allow_private": True, "retries": 0, "decoders": 1}
+        first = gather(source, "memory://out", **options)
+        assert (first.ok, first.duplicate, first.failed, str(first.out)) == (6, 8, 1, "memory://out")
+        rows = [json.loads(line) for line in files.cat("/out/manifest.jsonl").splitlines()]
+        assert {f"/out/{row['path']}" for row in rows if row["path"]} == set(files.find("/out")) - {
+            "/out/manifest.jsonl"
+        }
+        assert all(hashlib.sha256(files.cat(f"/out/{r['path']}")).hexdigest() == r["sha256"] for r in rows if r["path"])
+        site.requests.clear()
+        again = gather(source, "memory://out", **options)
+        assert (again.ok, again.fetched, site.requests) == (6, 0, [])
+        with (tmp_path / "cats.txt").open("a") as lines:
+            lines.write(site.url("/gone/4\n"))
+        site.routes["/gone/4"] = answer(photo(99))
+        last = gather(source, "memory://out", **options)
+        assert (last.ok, last.reasons["placeholder"], len(site.requests)) == (5, 5, 1)
+        assert len(files.find("/out")) == 6, "the picture for `gone` is removed there too"
+    assert not list(cache_dir("gathered").iterdir())
+
+
+def test_shards_gathered_into_one_address_are_settled_by_a_run_without_a_shard(memory: str, tmp_path: Path) -> None:
+    with serve() as site:
+        site.routes = {f"/{n}.jpg": answer(photo(n // 2)) for n in range(10)}
+        (tmp_path / "cats.txt").write_text("".join(site.url(f"{path}\n") for path in site.routes))
+        source = UrlList(tmp_path / "cats.txt")
+        options = {"allow_private": True, "retries": 0, "decoders": 1}
+        for shard in ((1, 2), (2, 2)):
+            gather(source, "memory://out", shard=shard, **options)
+        site.requests.clear()
+        settled = gather(source, "memory://out", **options)
+        assert (settled.ok, settled.duplicate, site.requests) == (5, 5, [])
+    assert [name for name in fsspec.filesystem("memory").find("/out") if "manifest" in name] == ["/out/manifest.jsonl"]
+
+
+def test_two_shards_on_their_way_to_one_address_leave_each_other_alone(memory: str, tmp_path: Path) -> None:
+    with serve() as site:
+        first, second = paths_in(site, 1, 2), paths_in(site, 2, 2)
+        site.routes = {next(side): answer(photo(n)) for n in range(4) for side in (first, second)}
+        waiting = next(first)
+        links = tmp_path / "cats.txt"
+        links.write_text("".join(site.url(f"{path}\n") for path in [*site.routes, waiting]))
+        options = {"allow_private": True, "retries": 0, "decoders": 1}
+
+        def other_shard_first(connection: Connection, request: Request) -> None:
+            assert gather(UrlList(links), "memory://out", shard=(2, 2), **options).ok == 4
+            answer(photo(99))(connection, request)
+
+        site.routes[waiting] = other_shard_first
+        assert gather(UrlList(links), "memory://out", shard=(1, 2), timeout_s=60, **options).ok == 5
+    names = fsspec.filesystem("memory").find("/out")
+    assert sorted(name.rpartition("/")[2] for name in names if "manifest" in name) == [
+        "manifest-00001.jsonl", "manifest-00002.jsonl",
+    ]  # fmt: skip
+    assert (len(names), list(cache_dir("gathered").iterdir())) == (11, [])
+
+
+def test_a_network_learns_from_pictures_at_an_address_and_answers_there(memory: str, tmp_path: Path) -> None:
+    labels = label_dir_auto(memory).labels.write(f"{memory}/labels.txt")
+    run = tmp_path / "run"
+    fine_tune(FineTuneConfig(labels.path, run, model="lenet5", weights="none", freeze="none", epochs=1, val_share=0.4))
+    assert sum(1 for part in ("train", "val") for _ in LabelFile(run / f"{part}.txt")) == 7
+    found = list(find_pictures([Path(memory)]))
+    assert len(found) == 8
+    answers = Predictor(run / "model.onnx")(found)
+    assert [answer.path for answer in answers] == [path.as_posix() for path in found]
+    assert sum(isinstance(answer, BrokenImage) for answer in answers) == 1
+    assert len(list(copied(answers, tmp_path / "sorted"))) == 8
+    assert len(list((tmp_path / "sorted").rglob("*.jpg"))) == 7
+    measured = evaluate(Predictor(run / "model.onnx"), LabelFile(labels.path))
+    assert (measured.count, len(measured.broken)) == (7, 1)
+    assert "data:image/jpeg" in report_html(measured, "")
+    suspects = (Suspect(found[0], "class0", "class1", 0.75),)
+    write_suspects(suspects, run / "suspects.tsv")
+    assert read_suspects(run / "suspects.tsv") == suspects
+
+
+def test_an_address_without_the_way_there_is_one_line(run_cli: RunCli) -> None:
+    env = {"AWS_EC2_METADATA_DISABLED": "true", "AWS_SHARED_CREDENTIALS_FILE": "none", "AWS_CONFIG_FILE": "none"}
+    done = run_cli("check", "s3://bucket/labels.txt", check=False, **env)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "mlimages: s3://bucket cannot be reached: Unable to locate credentials\n",
+    )

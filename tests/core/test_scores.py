@@ -1,0 +1,34 @@
+import pytest
+
+from mlimages.core import accuracy, class_scores, confusion_matrix, wilson_interval
+
+LABELS = [0, 0, 0, 0, 1, 1, 1, 2]
+PREDICTED = [0, 0, 1, 0, 1, 1, 0, 1]
+
+
+def test_pairs_are_counted_by_label_then_prediction() -> None:
+    assert confusion_matrix(LABELS, PREDICTED, 3) == ((3, 1, 0), (1, 2, 0), (0, 1, 0))
+
+
+def test_scores_equal_scikit_learns() -> None:
+    sklearn_metrics = pytest.importorskip("sklearn.metrics")
+    confusion = confusion_matrix(LABELS, PREDICTED, 3)
+    scores = class_scores(confusion, ["a", "b", "c"])
+    expected = sklearn_metrics.precision_recall_fscore_support(LABELS, PREDICTED, zero_division=0)
+    for index, field in enumerate(("precision", "recall", "f1")):
+        assert [getattr(score, field).value for score in scores] == pytest.approx(list(expected[index]))
+    assert [score.count for score in scores] == list(expected[3])
+    assert accuracy(confusion).value == pytest.approx(sklearn_metrics.accuracy_score(LABELS, PREDICTED))
+
+
+def test_every_share_lies_within_its_interval() -> None:
+    for score in class_scores(confusion_matrix(LABELS, PREDICTED, 3), ["a", "b", "c"]):
+        for share in (score.precision, score.recall, score.f1):
+            assert 0 <= share.low <= share.value <= share.high <= 1
+    first = class_scores(((3, 1, 0), (1, 2, 0), (0, 1, 0)), ["a", "b", "c"])[0]
+    assert (first.recall.low, first.recall.high) == wilson_interval(3, 4)
+
+
+def test_a_class_without_pictures_says_that_nothing_is_known() -> None:
+    empty = class_scores(((1, 0), (0, 0)), ["a", "b"])[1]
+    assert (empty.recall.value, empty.recall.low, empty.recall.high) == (0.0, 0.0, 1.0)

@@ -1,0 +1,267 @@
+"""`mlimages augment`: pictures turned and mirrored, as arrays or as a folder."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mlimages import ImageProperty, LabelFile, augment
+from mlimages.core import InputError
+from mlimages.dataset.augmentation import Form, View, see, views
+from mlimages.images import load_pixels
+from tests.conftest import RunCli
+
+PEXELS = ["--size", "20", "--rotate", "-30:30:6", "--flip", "--split", "0.75,0.25", "--seed", "1"]
+
+
+def colour_of(number: int) -> tuple[int, int, int]:
+    return number * 5, 255 - number * 3, 100
+
+
+@pytest.fixture
+def labels(tmp_path: Path) -> LabelFile:
+    """Twelve cats and eight dogs, each picture one colour of its own."""
+    lines = []
+    for number in range(20):
+        path = tmp_path / "pictures" / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (40, 30), colour_of(number)).save(path)
+        lines.append(f"pictures/{number}.png {int(number >= 12)}\n")
+    (tmp_path / "labels.txt").write_text("".join(lines))
+    (tmp_path / "labels_class_def.txt").write_text("0 cats\n1 dogs\n")
+    return LabelFile(tmp_path / "labels.txt")
+
+
+def add_broken(labels: LabelFile, *, count: int = 2) -> None:
+    for number in range(count):
+        (labels.img_root / f"broken{number}.png").write_bytes(b"<!doctype html>")
+        with labels.path.open("a") as out:
+            out.write(f"broken{number}.png 0\n")
+
+
+def arrays(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path, allow_pickle=False) as file:
+        return dict(file)
+
+
+def colours(x: np.ndarray) -> set[tuple[int, ...]]:
+    return {tuple(int(value) for value in row[10, 10]) for row in x}
+
+
+def test_a_picture_is_seen_plain_then_at_every_angle_each_with_its_mirror_image() -> None:
+    looks = views(range(-30, 30, 6), flip=True)
+    assert len(looks) == 20
+    assert looks[:3] == (View(0, False), View(0, True), View(-30, False))
+    assert {look.angle_deg for look in looks} == {-30, -24, -18, -12, -6, 0, 6, 12, 18, 24}
+    assert views([10], flip=False) == (View(0), View(10))
+
+
+def test_turning_is_counter_clockwise_and_mirroring_left_to_right() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+    plain, turned, mirrored = see(pixels, [View(), View(90), View(0, True)])
+    assert np.array_equal(plain, pixels)
+    assert np.array_equal(turned, np.rot90(pixels))
+    assert np.array_equal(mirrored, pixels[:, ::-1])
+
+
+@pytest.mark.parametrize("shape", [(20, 30, 3), (31, 20, 1), (1, 1, 3)])
+def test_turning_bares_no_corner_whatever_the_shape(shape: tuple[int, int, int]) -> None:
+    white = np.full(shape, 255, dtype=np.uint8)
+    for seen in see(white, views([45, 7.5], flip=True)):
+        assert seen.shape == shape
+        assert (seen == 255).all()
+
+
+def test_no_copy_of_a_held_out_picture_is_in_the_training_part(
+    labels: LabelFile, tmp_path: Path, run_cli: RunCli
+) -> None:
+    run_cli("augment", "labels.txt", "-o", "a.npz", *PEXELS)
+    found = arrays(tmp_path / "a.npz")
+    assert found["x_train"].shape == (15 * 20, 20, 20, 3)
+    assert found["x_val"].shape == (5, 20, 20, 3)
+    assert [part.dtype for part in (found["x_train"], found["y_train"])] == [np.uint8, np.int64]
+    assert np.bincount(found["y_val"]).tolist() == [3, 2]
+    assert found["class_names"].tolist() == ["cats", "dogs"]
+    train, val = colours(found["x_train"]), colours(found["x_val"])
+    assert not train & val
+    assert train | val == {colour_of(number) for number in range(20)}
+
+
+def test_the_split_is_that_of_label_with_the_same_seed(labels: LabelFile, tmp_path: Path, run_cli: RunCli) -> None:
+    run_cli("augment", "labels.txt", "-o", "a.npz", *PEXELS)
+    run_cli("label", "labels.txt", "-o", "l.txt", "--split", "0.75,0.25", "--seed", "1")
+    listed = {colour_of(int(item.path.stem)) for item in LabelFile(tmp_path / "l_val.txt")}
+    assert colours(arrays(tmp_path / "a.npz")["x_val"]) == listed
+
+
+def test_pictures_that_look_the_same_stay_in_one_part(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    lines = []
+    for number in range(8):
+        coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize((90, 90))
+        for quality in (95, 60, 30):
+            coarse.save(tmp_path / f"{number}_{quality}.jpg", quality=quality)
+            lines.append(f"{number}_{quality}.jpg 0\n")
+    (tmp_path / "labels.txt").write_text("".join(lines))
+    labels = LabelFile(tmp_path / "labels.txt")
+    augment(labels, tmp_path / "folder", image=ImageProperty(8), split=(0.5, 0.5), form="folder")
+    sides = [
+        {path.stem.split("_")[1] for path in (tmp_path / "folder" / part).rglob("*.png")} for part in ("train", "val")
+    ]
+    assert not sides[0] & sides[1]
+    assert len(sides[0]) == len(sides[1]) == 4
+
+
+def test_plain_rows_are_the_pixels_that_the_network_gets(labels: LabelFile, tmp_path: Path) -> None:
+    size = ImageProperty(24, 16)
+    augment(labels, tmp_path / "a.npz", image=size, angles_deg=[10], flip=True, seed=3)
+    found = arrays(tmp_path / "a.npz")
+    for row, label, item in zip(found["x"][::4], found["y"][::4], labels.shuffle(3), strict=True):
+        assert np.array_equal(row, load_pixels(item.path, size))
+        assert label == item.label
+
+
+def test_the_classes_are_mixed_and_the_same_seed_gives_the_same_bytes(labels: LabelFile, tmp_path: Path) -> None:
+    for name, seed in (("a.npz", 1), ("again.npz", 1), ("other.npz", 2)):
+        augment(labels, tmp_path / name, image=ImageProperty(8), seed=seed)
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "again.npz").read_bytes()
+    assert (tmp_path / "a.npz").read_bytes() != (tmp_path / "other.npz").read_bytes()
+    y = arrays(tmp_path / "a.npz")["y"]
+    assert (np.diff(y) < 0).any(), "sorted by class"
+
+
+def test_a_broken_picture_costs_only_itself_and_is_listed(labels: LabelFile, tmp_path: Path, run_cli: RunCli) -> None:
+    add_broken(labels)
+    done = run_cli("augment", "labels.txt", "-o", "a.npz", "--size", "8", "--flip", "--json")
+    told = json.loads(done.stdout)
+    assert [part["rows"] for part in told["parts"]] == [40]
+    assert [row["fault"] for row in told["broken"]] == ["not-an-image"] * 2
+    assert "broken0.png: not-an-image" in done.stderr
+    found = arrays(tmp_path / "a.npz")
+    assert len(found["x"]) == len(found["y"]) == 40
+
+
+def test_the_npy_files_hold_what_the_npz_holds_and_can_be_mapped(labels: LabelFile, tmp_path: Path) -> None:
+    for name, form in (("a.npz", "npz"), ("folder", "npy")):
+        augment(labels, tmp_path / name, image=ImageProperty(8), split=(0.5, 0.25, 0.25), form=form)  # type: ignore[arg-type]
+    found = arrays(tmp_path / "a.npz")
+    assert {f"{name}.npy" for name in found} == {path.name for path in (tmp_path / "folder").iterdir()}
+    assert set(found) == {"class_names", *(f"{axis}_{part}" for axis in "xy" for part in ("train", "val", "test"))}
+    for name, values in found.items():
+        mapped = np.load(tmp_path / "folder" / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        assert np.array_equal(mapped, values)
+
+
+def test_a_folder_of_pictures_holds_the_same_pixels_with_label_files(
+    labels: LabelFile, tmp_path: Path, run_cli: RunCli
+) -> None:
+    for out in ("a.npz", "folder"):
+        run_cli("augment", "labels.txt", "-o", out, *PEXELS)
+    found = arrays(tmp_path / "a.npz")
+    for part in ("train", "val"):
+        listed = LabelFile(tmp_path / "folder" / f"{part}.txt")
+        assert listed.class_names == ("cats", "dogs")
+        items = list(listed)
+        assert [item.label for item in items] == found[f"y_{part}"].tolist()
+        for item, row in zip(items, found[f"x_{part}"], strict=True):
+            assert item.path.parent == tmp_path / "folder" / part / listed.class_names[item.label]
+            assert np.array_equal(np.asarray(Image.open(item.path)), row)
+
+
+def test_a_class_name_cannot_lead_out_of_the_folder(labels: LabelFile, tmp_path: Path) -> None:
+    (tmp_path / "labels_class_def.txt").write_text("0 ../../../away\n1 ..\n")
+    augment(labels, tmp_path / "deep" / "folder", image=ImageProperty(8), form="folder")
+    written = [path for path in tmp_path.rglob("*.png") if path.parent != tmp_path / "pictures"]
+    assert len(written) == 20
+    assert all(path.is_relative_to(tmp_path / "deep" / "folder" / "pictures") for path in written)
+
+
+@pytest.mark.parametrize("form", ["npz", "npy", "folder"])
+def test_where_nothing_can_be_read_what_was_there_stays(labels: LabelFile, tmp_path: Path, form: Form) -> None:
+    for path in tmp_path.rglob("*.png"):
+        path.write_bytes(b"")
+    out = tmp_path / "made" / "a.npz"
+    out.parent.mkdir()
+    if form == "npz":
+        out.write_text("as it was")
+    with pytest.raises(InputError, match="not one picture"):
+        augment(labels, out, image=ImageProperty(8), form=form)
+    assert [path.name for path in out.parent.iterdir()] == (["a.npz"] if form == "npz" else [])
+    assert form != "npz" or out.read_text() == "as it was"
+
+
+def test_a_folder_in_the_way_is_left_alone(labels: LabelFile, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    for form in ("npz", "npy", "folder"):
+        with pytest.raises(InputError, match="in the way"):
+            augment(labels, tmp_path / "full", image=ImageProperty(8), form=form)  # type: ignore[arg-type]
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize("out", ["a.npz", "folder"])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_stopped_in_the_middle_it_leaves_nothing_under_the_name(
+    labels: LabelFile, tmp_path: Path, how: signal.Signals, out: str
+) -> None:
+    labels.path.write_text(labels.path.read_text() * 200)
+    command = [sys.executable, "-m", "mlimages", "augment", "labels.txt", "-o", f"made/{out}", "--size", "300"]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL) as child:
+        while not any(path.is_file() for path in tmp_path.glob("made/.*/**/*")):
+            assert child.poll() is None
+        child.send_signal(how)
+    left = [path.name for path in (tmp_path / "made").iterdir()]
+    assert out not in left
+    if how == signal.SIGINT:
+        assert child.returncode == 130
+        assert left == []
+
+
+PEAK = """
+import resource, sys
+from mlimages import ImageProperty, LabelFile, augment
+augment(LabelFile(sys.argv[1]), sys.argv[2], image=ImageProperty(200), angles_deg=range(-30, 30, 6), flip=True)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+def test_memory_stays_flat_however_many_pictures_there_are(labels: LabelFile, tmp_path: Path) -> None:
+    whole = labels.path.read_text().splitlines(keepends=True)
+    peaks_mib = []
+    for times in (1, 4):
+        labels.path.write_text("".join(whole * times))
+        command = [sys.executable, "-c", PEAK, labels.path, tmp_path / "a.npz"]
+        peaks_mib.append(int(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+    assert (tmp_path / "a.npz").stat().st_size > 180 << 20
+    assert peaks_mib[1] - peaks_mib[0] < 20, f"{peaks_mib} MiB for 46 and 183 MiB of arrays"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--rotate", "30"],
+        ["--rotate", "0:9:0"],
+        ["--rotate", "0:9999:1"],
+        ["--as", "zip"],
+        ["--split", "half"],
+        ["--split", "0.5,0.2"],
+    ],
+    ids=" ".join,
+)
+def test_an_option_that_makes_no_sense_is_a_usage_error(labels: LabelFile, run_cli: RunCli, wrong: list[str]) -> None:
+    done = run_cli("augment", "labels.txt", "-o", "a.npz", "--size", "8", *wrong, check=False)
+    assert done.returncode == 2
+    assert wrong[0] in done.stderr
+
+
+@pytest.mark.parametrize("shares", [(0.5, 0.2), (0.25,) * 4, (1.5, -0.5)])
+def test_shares_that_make_no_parts_are_an_error_before_any_work(
+    labels: LabelFile, tmp_path: Path, shares: tuple[float, ...]
+) -> None:
+    with pytest.raises(InputError, match="shares"):
+        augment(labels, tmp_path / "a.npz", image=ImageProperty(8), split=shares)

@@ -1,0 +1,169 @@
+"""A label file becomes arrays in order, whole, and the same as the network's own."""
+
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from torch import nn
+
+from mlimages.core import ImageProperty, InputError, LabeledPath, Normalization, Preprocessing
+from mlimages.dataset import TrainingData, compute_mean, load_mean_image
+from mlimages.export import TrainedNetwork
+from mlimages.export.onnx_writer import export_network
+from mlimages.images import load_pixels, to_network
+from mlimages.inference import BundleSession, Predictor
+from mlimages.labels import LabelFile, write_label_file
+
+PROP = ImageProperty(16)
+IMAGENET = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+
+@pytest.fixture
+def labels(tmp_path: Path) -> LabelFile:
+    """Ten pictures of two classes, the fourth of them broken."""
+    rng = np.random.default_rng(0)
+    items = [LabeledPath(tmp_path / f"{n}.png", n % 2) for n in range(10)]
+    for item in items:
+        Image.fromarray(rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(item.path)
+    items[3].path.write_bytes(b"broken")
+    write_label_file(tmp_path / "labels.txt", items, ["even", "odd"])
+    return LabelFile(tmp_path / "labels.txt")
+
+
+def good(labels: LabelFile) -> list[LabeledPath]:
+    return [item for item in labels if item.path.name != "3.png"]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_batches_hold_every_good_picture_in_order_and_the_last_is_short(
+    labels: LabelFile, workers: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = labels.to_training_data(PROP, normalization=IMAGENET)
+    with caplog.at_level(logging.WARNING):
+        batches = list(data.generate_batches(4, workers=workers))
+    assert [x.shape for x, _ in batches] == [(4, 3, 16, 16), (4, 3, 16, 16), (1, 3, 16, 16)]
+    assert {(x.dtype, y.dtype) for x, y in batches} == {(np.dtype(np.float32), np.dtype(np.int64))}
+    assert np.concatenate([y for _, y in batches]).tolist() == [item.label for item in good(labels)]
+    pixels = np.stack([load_pixels(item.path, PROP) for item in good(labels)])
+    assert (np.concatenate([x for x, _ in batches]) == to_network(pixels, IMAGENET)).all()
+    assert "3.png: not-an-image" in caplog.text
+
+
+@pytest.mark.parametrize("normalization", [IMAGENET, Normalization(scale=1.0, mean=(1.5, 2.5, 3.5), bgr=True)])
+@pytest.mark.parametrize("by_image", [False, True])
+def test_batches_are_bit_for_bit_what_an_exported_file_puts_to_its_network(
+    labels: LabelFile, tmp_path: Path, normalization: Normalization, by_image: bool
+) -> None:
+    mean_image = np.random.default_rng(1).uniform(0, 255, (3, 16, 16)).astype(np.float32) if by_image else None
+    data = labels.to_training_data(PROP, normalization=normalization, mean_image=mean_image)
+    told = replace(normalization, mean_image="mean.npy" if by_image else "")
+    names = tuple(str(number) for number in range(3 * 16 * 16))
+    through = TrainedNetwork(nn.Flatten(), Preprocessing(PROP, told), names, "none", mean_image)
+    predictor = Predictor(export_network(through, tmp_path / "model.onnx"))
+    decoded = [predictor.decode(item.path)[0] for item in good(labels)]
+    seen, _ = BundleSession(predictor.bundle).run(decoded)
+    assert (seen.reshape(-1, 3, 16, 16) == np.concatenate([x for x, _ in data.generate_batches(4)])).all()
+
+
+def test_a_consumer_may_stop_early(labels: LabelFile) -> None:
+    batches = labels.to_training_data(PROP).generate_batches(2, workers=2)
+    next(batches)
+    batches.close()  # type: ignore[attr-defined]
+
+
+def test_single_pictures_are_generated_too_and_shuffled_by_seed(labels: LabelFile) -> None:
+    data = labels.to_training_data(PROP)
+    assert [label for _, label in data.generate()] == [item.label for item in good(labels)]
+    first, again = ([x.sum() for x, _ in data.shuffle(1).generate()] for _ in range(2))
+    assert first == again
+    assert first != [x.sum() for x, _ in data.generate()]
+
+
+@pytest.mark.parametrize("normalization", [IMAGENET, Normalization(scale=1.0, bgr=True)])
+def test_an_array_goes_back_to_the_picture_that_the_network_saw(
+    labels: LabelFile, tmp_path: Path, normalization: Normalization
+) -> None:
+    for mean_image in (None, np.random.default_rng(1).uniform(0, 255, (3, 16, 16)).astype(np.float32)):
+        data = TrainingData(labels, PROP, normalization=normalization, mean_image=mean_image)
+        array, label = next(iter(data.generate()))
+        image = data.data_to_image(array, label)
+        assert image.label == label
+        assert (np.asarray(image.image) == load_pixels(tmp_path / "0.png", PROP)).all()
+
+
+def test_the_mean_is_written_to_look_at_and_to_compute_with(labels: LabelFile, tmp_path: Path) -> None:
+    data = labels.to_training_data(PROP)
+    made = data.make_mean_image(tmp_path / "mean.png")
+    pixels = np.stack([load_pixels(item.path, PROP) for item in good(labels)]).astype(np.float64)
+    assert np.load(tmp_path / "mean.npy").dtype == np.float32
+    assert np.allclose(np.load(tmp_path / "mean.npy"), pixels.mean(axis=0).transpose(2, 0, 1), atol=1e-4)
+    assert np.allclose(np.asarray(Image.open(tmp_path / "mean.png")), pixels.mean(axis=0), atol=0.51)
+    told = json.loads((tmp_path / "mean.json").read_text())
+    assert np.allclose(told["mean"], pixels.mean(axis=(0, 1, 2)))
+    assert np.allclose(told["std"], pixels.std(axis=(0, 1, 2)))
+    assert told["count"] == made.count == 9
+    assert [broken.fault for broken in made.broken] == ["not-an-image"]
+    used = list(LabelFile(tmp_path / "labels_used_in_mean.txt"))
+    assert used == good(labels)
+    assert abs(np.concatenate([x for x, _ in data.generate_batches(4)]).mean(axis=0)).max() < 1e-6
+
+
+def test_the_mean_does_not_depend_on_workers_or_order(labels: LabelFile) -> None:
+    means = [compute_mean(labels.shuffle(seed), PROP, workers=seed + 1) for seed in range(3)]
+    assert all((mean.mean == means[0].mean).all() and mean.channel_std == means[0].channel_std for mean in means)
+
+
+def test_a_grey_mean_has_one_channel(labels: LabelFile) -> None:
+    assert compute_mean(labels, ImageProperty(16, gray_scale=True)).mean.shape == (1, 16, 16)
+
+
+def test_a_mean_of_nothing_is_an_error_that_names_the_first_picture(labels: LabelFile) -> None:
+    with pytest.raises(InputError, match=r"none of the 1 pictures could be used \(first: .*3.png: not-an-image"):
+        compute_mean(labels.filter(lambda item: item.path.name == "3.png"), PROP)
+
+
+def test_a_mean_image_is_read_from_npy_or_png_and_nothing_else(labels: LabelFile, tmp_path: Path) -> None:
+    made = labels.to_training_data(PROP).make_mean_image(tmp_path / "mean.png")
+    assert (load_mean_image(tmp_path / "mean.npy") == made.mean).all()
+    assert np.allclose(load_mean_image(tmp_path / "mean.png"), made.mean, atol=0.51)
+    np.save(tmp_path / "flat.npy", np.zeros(3, np.float32))
+    np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)
+    for name in ("flat.npy", "objects.npy", "none.npy"):
+        with pytest.raises(InputError, match=name):
+            load_mean_image(tmp_path / name)
+
+
+def test_a_mean_made_again_decodes_nothing_until_a_picture_changes(
+    labels: LabelFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlimages.dataset import loading
+
+    seen: list[Path] = []
+
+    def counting(path: Path, prop: ImageProperty) -> object:
+        seen.append(path)
+        return load_pixels(path, prop)
+
+    first = labels.to_training_data(PROP).make_mean_image(tmp_path / "mean.png")
+    monkeypatch.setattr(loading, "load_pixels", counting)
+    again = labels.to_training_data(PROP).make_mean_image(tmp_path / "again.png")
+    assert seen == []
+    assert (tmp_path / "again.npy").read_bytes() == (tmp_path / "mean.npy").read_bytes()
+    assert (again.channel_mean, again.count, again.broken) == (first.channel_mean, first.count, first.broken)
+    Image.new("RGB", (9, 9)).save(tmp_path / "3.png")
+    assert labels.to_training_data(PROP).make_mean_image(tmp_path / "mean.png").count == 10
+    assert len(seen) == 10
+
+
+def test_each_class_has_its_mean_under_its_name(labels: LabelFile, tmp_path: Path) -> None:
+    means = labels.to_training_data(PROP).make_mean_image(tmp_path / "mean.png", per_class=True).by_class
+    even = [load_pixels(item.path, PROP) for item in good(labels) if item.label == 0]
+    assert list(means) == [0, 1]
+    assert np.allclose(means[0], np.mean(even, axis=0).transpose(2, 0, 1), atol=1e-3)
+    sheet = np.asarray(Image.open(tmp_path / "mean_per_class.png"))
+    assert sheet.shape == (32, 32, 3)
+    assert np.allclose(sheet[16:, :16], means[0].transpose(1, 2, 0), atol=0.51)

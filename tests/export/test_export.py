@@ -1,0 +1,230 @@
+"""A network becomes a file that answers as it does, or no file."""
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import mlimages
+from mlimages import images
+from mlimages.core import ExportError, ImageProperty, Normalization, Preprocessing, RunError
+from mlimages.export import ExportOptions, TrainedNetwork, export_run, export_trained, onnx_writer, parity
+from mlimages.export.preprocessing_graph import prepare_graph
+from mlimages.inference import OnnxBundle, open_session
+from tests.deploying import exported, picture, pictures, trained
+
+pytestmark = pytest.mark.train
+
+
+class Channels(nn.Module):
+    """Logits straight from the pixels: the mean of each channel."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean(dim=(2, 3))
+
+
+def channels(prop: ImageProperty, normalization: Normalization | None = None, **options: object) -> TrainedNetwork:
+    preprocessing = Preprocessing(prop, normalization or Normalization(255.0, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)))
+    return TrainedNetwork(Channels(), preprocessing, ("red", "green", "blue")[: prop.channels], "channels", **options)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def plain(cnn_bundle: OnnxBundle) -> OnnxBundle:
+    return cnn_bundle
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["lenet5", "squeezenet1_1", "timm:test_vit.r160_in1k", "timm:test_convnext.r160_in1k",
+     "timm:test_efficientnet.r160_in1k"],
+)  # fmt: skip
+def test_networks_of_every_kind_answer_in_onnx_as_in_torch(name: str, tmp_path: Path) -> None:
+    bundle = exported(name, tmp_path, count=3)
+    assert bundle.provenance.parity is not None
+    assert bundle.provenance.parity.count == 3
+    assert bundle.provenance.parity.worst < 5e-2
+
+
+def test_the_file_takes_pictures_of_any_size_in_batches_and_gives_logits_and_probabilities(plain: OnnxBundle) -> None:
+    session = ort.InferenceSession(plain.path, providers=["CPUExecutionProvider"])
+    (taken,) = session.get_inputs()
+    assert (taken.name, taken.type, taken.shape[3]) == ("image", "tensor(uint8)", 3)
+    for count, size in ((1, (33, 47)), (3, (200, 20)), (5, (32, 32))):
+        batch = np.stack([np.asarray(picture(n, *size)) for n in range(count)])
+        logits, probabilities = session.run(["logits", "probabilities"], {"image": batch})
+        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+        np.testing.assert_allclose(probabilities, odds / odds.sum(axis=1, keepdims=True), rtol=1e-5)
+        assert logits.shape == (count, 3)
+
+
+def test_the_file_is_valid_onnx_of_opset_18_or_later_with_its_weights_inside(plain: OnnxBundle) -> None:
+    model = onnx.load(plain.path, load_external_data=False)
+    onnx.checker.check_model(model, full_check=True)
+    assert {entry.domain: entry.version for entry in model.opset_import}[""] >= 18
+    assert not any(onnx.external_data_helper.uses_external_data(tensor) for tensor in model.graph.initializer)
+    assert model.graph.input[0].type.denotation == "IMAGE"
+
+
+def test_the_file_tells_nothing_of_the_machine_that_made_it(plain: OnnxBundle) -> None:
+    assert str(Path(mlimages.__file__).parent).encode() not in plain.path.read_bytes()
+    assert b"site-packages" not in plain.path.read_bytes()
+
+
+@pytest.mark.parametrize("resize", ["shorter", "crop", "downscale", "position", "squash", "letterbox"])
+def test_raw_pixels_give_what_prepared_pixels_give_in_every_manner_of_resizing(resize: str, tmp_path: Path) -> None:
+    network = channels(ImageProperty(40, 30, resize=resize, interpolation="bicubic"))  # type: ignore[arg-type]
+    export_trained(network, tmp_path / "a.onnx", validation=pictures(tmp_path / "p", 4))
+    session = ort.InferenceSession(tmp_path / "a.onnx", providers=["CPUExecutionProvider"])
+    whole = picture(9, 120, 75)
+    (got,) = session.run(["logits"], {"image": np.asarray(whole)[None]})
+    want = network.logits([images.prepare(whole, network.preprocessing.image)])
+    np.testing.assert_allclose(got, want, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "normalization",
+    [Normalization(1.0, (104.0, 117.0, 123.0), (1.0, 1.0, 1.0), bgr=True), Normalization(255.0, (0.0,), (1.0,))],
+    ids=["caffe", "one figure"],
+)
+def test_every_normalisation_travels_inside(normalization: Normalization, tmp_path: Path) -> None:
+    network = channels(ImageProperty(16), normalization)
+    bundle = export_trained(network, tmp_path / "a.onnx", validation=pictures(tmp_path / "p", 3))
+    assert bundle.provenance.parity is not None
+    assert bundle.provenance.parity.worst < 1e-2
+
+
+def test_a_mean_image_travels_inside_and_its_place_on_this_machine_does_not(tmp_path: Path) -> None:
+    mean = np.random.default_rng(0).uniform(0, 255, (3, 16, 16)).astype(np.float32)
+    normalization = Normalization(255.0, mean_image=str(tmp_path / "secret" / "mean.npy"))
+    network = channels(ImageProperty(16), normalization, mean_image=mean)
+    bundle = export_trained(network, tmp_path / "a.onnx", validation=pictures(tmp_path / "p", 3))
+    assert bundle.preprocessing.normalization.mean_image == "mean.npy"
+    assert b"secret" not in bundle.path.read_bytes()
+
+
+def test_without_preprocessing_it_is_the_bare_network(tmp_path: Path) -> None:
+    network = trained("lenet5")
+    options = ExportOptions(include_preprocessing=False)
+    bundle = export_trained(network, tmp_path / "a.onnx", validation=pictures(tmp_path / "p", 3), options=options)
+    session = ort.InferenceSession(bundle.path, providers=["CPUExecutionProvider"])
+    (taken,) = session.get_inputs()
+    assert (taken.type, taken.shape[1:]) == ("tensor(float)", [1, 28, 28])
+    pixels = [images.prepare(picture(1), network.preprocessing.image)]
+    (logits,) = session.run(["logits"], {taken.name: network.normalized(pixels).numpy()})
+    np.testing.assert_allclose(logits, network.logits(pixels), rtol=1e-3, atol=1e-5)
+
+
+class Strayed(TrainedNetwork):
+    """Says of some pixels what the exported network will not say."""
+
+    __slots__ = ()
+
+    def logits(self, pixels: object) -> np.ndarray:  # type: ignore[type-arg]
+        answers = TrainedNetwork.logits(self, pixels)  # type: ignore[arg-type]
+        return np.where(answers == answers.max(axis=1, keepdims=True), answers - 9, answers)
+
+
+def test_a_file_that_answers_otherwise_is_refused_and_the_old_one_stays(tmp_path: Path) -> None:
+    right = trained("lenet5")
+    wrong = Strayed(right.network, right.preprocessing, right.class_names, right.model)
+    (tmp_path / "a.onnx").write_text("the old one")
+    with pytest.raises(ExportError, match=r"worst is .*\d\d\.png: the network says class\d, the file class\d"):
+        export_trained(wrong, tmp_path / "a.onnx", validation=pictures(tmp_path / "p", 5))
+    assert (tmp_path / "a.onnx").read_text() == "the old one"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.onnx", "p"]
+
+
+class Hair(nn.Module):
+    """Two classes that a single level in a single pixel tells apart."""
+
+    def __init__(self, want: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("want", want)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        off = (x - self.want).abs().amax(dim=(1, 2, 3))
+        return torch.stack([torch.ones_like(off), 2 * (off > 0.5).float()], dim=1)
+
+
+def test_where_one_level_makes_the_difference_the_exact_resize_is_taken(tmp_path: Path) -> None:
+    item, prop = pictures(tmp_path / "p", 1)[0], ImageProperty(40, resize="squash")
+    fast = open_session(prepare_graph(prop, opset=20, ir_version=10).SerializeToString(), threads=1)
+    for seed in itertools.count():  # until the fast resize is off somewhere
+        pixels = images.prepare(picture(seed, 97, 83), prop)
+        if (fast.run(None, {"image": np.asarray(picture(seed, 97, 83))[None]})[0][0] != pixels).any():
+            break
+    picture(seed, 97, 83).save(item.path)
+    want = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float()
+    network = TrainedNetwork(Hair(want), Preprocessing(prop, Normalization(1.0)), ("same", "other"), "hair")
+    bundle = export_trained(network, tmp_path / "a.onnx", validation=[item])
+    session = ort.InferenceSession(bundle.path, providers=["CPUExecutionProvider"])
+    (logits,) = session.run(["logits"], {"image": np.asarray(Image.open(item.path))[None]})
+    assert bundle.exact_resize
+    assert logits.argmax() == 0
+
+
+def test_the_temperature_calibrates_and_leaves_every_answer_as_it_was(tmp_path: Path) -> None:
+    items = pictures(tmp_path / "p", 12)
+    network = trained("cifar10_cnn")
+    plain = export_trained(network, tmp_path / "a.onnx", validation=items)
+    options = ExportOptions(calibrate=True, known_share=0.75)
+    mended = export_trained(network, tmp_path / "b.onnx", validation=items, options=options)
+    assert plain.temperature == 1.0
+    assert mended.temperature != 1.0
+    assert mended.provenance.calibration_error is not None
+    image = {"image": np.asarray(picture(3))[None]}
+    sessions = [ort.InferenceSession(one.path, providers=["CPUExecutionProvider"]) for one in (plain, mended)]
+    (logits, before), (same, after) = (session.run(["logits", "probabilities"], image) for session in sessions)
+    np.testing.assert_allclose(logits, same, rtol=1e-5)
+    assert before.argmax() == after.argmax()
+    odds = np.exp((logits - logits.max()) / mended.temperature)
+    np.testing.assert_allclose(after, odds / odds.sum(), rtol=1e-4)
+
+
+def test_weights_beyond_the_limit_lie_beside_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_writer, "EXTERNAL_DATA_BYTES", 10_000)
+    bundle = exported("lenet5", tmp_path, count=2)
+    assert (tmp_path / "model.onnx.data").stat().st_size > 100_000
+    assert bundle.path.stat().st_size < 100_000
+    assert (tmp_path / "model.onnx.data").stat().st_mode == bundle.path.stat().st_mode
+    session = ort.InferenceSession(bundle.path, providers=["CPUExecutionProvider"])
+    assert session.run(None, {"image": np.asarray(picture(1))[None]})[0].shape == (1, 3)
+
+
+def test_weights_beside_the_file_are_replaced_with_it_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_writer, "EXTERNAL_DATA_BYTES", 10_000)
+    exported("lenet5", tmp_path, count=2)
+    before = (tmp_path / "model.onnx.data").read_bytes()
+    exported("lenet5", tmp_path, count=2)
+    assert (tmp_path / "model.onnx.data").read_bytes() == before
+    monkeypatch.setattr(parity, "TOLERANCE", -1.0)
+    with pytest.raises(ExportError, match="nothing was written"):
+        export_trained(trained("lenet5", seed=1), tmp_path / "model.onnx", validation=pictures(tmp_path / "p", 2))
+    assert (tmp_path / "model.onnx.data").read_bytes() == before
+    assert not list(tmp_path.glob(".*"))
+    monkeypatch.undo()
+    exported("lenet5", tmp_path, count=2)
+    assert not (tmp_path / "model.onnx.data").exists(), "a small file needs none"
+
+
+def test_a_folder_that_is_no_run_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="not a run folder"):
+        export_run(tmp_path, tmp_path / "a.onnx")
+
+
+def test_a_bundle_says_where_it_comes_from(plain: OnnxBundle) -> None:
+    told = json.loads(plain.to_json())
+    assert told["v"] == 1
+    assert told["class_names"] == ["class0", "class1", "class2"]
+    assert {"mlimages", "onnxruntime", "torch"} <= set(told["provenance"]["versions"])
+    assert told["provenance"]["created"].startswith("20")
+    assert len(told["provenance"]["accuracy"]) == 3

@@ -1,0 +1,527 @@
+"""Gathering from real servers that behave well, badly, and as the web does."""
+
+import fcntl
+import gzip
+import hashlib
+import io
+import itertools
+import os
+import random
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageChops, ImageDraw, ImageStat
+
+from mlimages import UrlList, gather
+from mlimages.core import FetchResult, GatherError, GatherSummary, Reason
+from mlimages.gathering import GatherOptions, read_manifest
+from mlimages.gathering.download import address_guard
+from mlimages.gathering.download.downscale import shrink
+from mlimages.gathering.download.image_facts import Checks, Facts, Rejection
+from mlimages.gathering.download.inspect import inspect_file
+from mlimages.gathering.store.gather_folder import Gathered
+from tests.servers import (
+    Site,
+    answer,
+    closed_port,
+    cut,
+    drip,
+    endless,
+    in_turn,
+    paths_in,
+    photo,
+    raw,
+    reset,
+    serve,
+    silence,
+)  # fmt: skip
+
+FAST = {"allow_private": True, "timeout_s": 60.0, "connect_timeout_s": 60.0, "retries": 0, "decoders": 1}
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with serve() as running:
+        yield running
+
+
+def links(tmp_path: Path, *lines: str, name: str = "cats.txt") -> UrlList:
+    path = tmp_path / name
+    path.write_text("".join(f"{line}\n" for line in lines))
+    return UrlList(path)
+
+
+def rows(out: Path) -> dict[str, FetchResult]:
+    found = list(read_manifest(out))
+    by_url = {row.url: row for row in found}
+    assert len(by_url) == len(found), "a link has more than one row"
+    return by_url
+
+
+def pictures(out: Path) -> list[str]:
+    return sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file() and p.parent.name != ".gather"
+                  and not p.name.startswith("manifest"))  # fmt: skip
+
+
+def run(source: object, out: Path, **options: object) -> GatherSummary:
+    return gather(source, out, **{**FAST, **options})  # type: ignore[arg-type]
+
+
+PHOTO = photo(1)
+MISBEHAVIOURS = {
+    "html": (answer(b"<!DOCTYPE html><html>gone</html>", Content_Type="image/jpeg"), "html"),
+    "nothing": (answer(b""), "empty"),
+    "text": (answer(b"no such picture"), "text"),
+    "noise": (answer(bytes(range(128, 256)) * 9), "not-an-image"),
+    "404": (answer(b"no", 404), "not-found"),
+    "403": (answer(b"no", 403), "forbidden"),
+    "410": (answer(b"no", 410), "gone"),
+    "418": (answer(b"no", 418), "other-status"),
+    "204": (answer(b"", 204), "other-status"),
+    "429": (answer(b"no", 429), "throttled"),
+    "500": (answer(b"no", 500), "server-error"),
+    "503": (answer(b"no", 503), "server-error"),
+    "reset": (reset(), "reset"),
+    "silence": (silence(), "timeout"),
+    "drip": (drip(PHOTO), "timeout"),
+    "closes": (cut(b""), "reset"),
+    "cut-by-length": (cut(b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n" + PHOTO), "truncated"),
+    "cut-by-chunk": (cut(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n400\r\n" + PHOTO[:1000]), "truncated"),
+    "cut-inside": (answer(PHOTO[:-20]), "truncated"),
+    "cut-last-bytes": (answer(PHOTO[:-2]), "truncated"),
+    "cut-png": (answer(photo(1, form="PNG")[:-12]), "truncated"),
+    "cut-webp": (answer(photo(1, form="WEBP")[:-3]), "truncated"),
+    "endless": (endless(PHOTO), "too-large"),
+    "declared-huge": (raw(b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n"), "too-large"),
+    "gzip-bomb": (answer(gzip.compress(b"\0" * 50_000_000), Content_Encoding="gzip"), "too-large"),
+    "brotli": (answer(PHOTO, Content_Encoding="br"), "bad-http"),
+    "not-gzip": (answer(PHOTO, Content_Encoding="gzip"), "corrupt"),
+    "cut-gzip": (answer(gzip.compress(PHOTO)[:-9], Content_Encoding="gzip"), "truncated"),
+    "many-pixels": (answer(photo(1, (2100, 2000), "PNG", compress_level=1)), "too-many-pixels"),
+    "tiny": (answer(photo(1, (20, 9))), "too-small"),
+    "eps": (answer(photo(1, form="EPS")), "text"),
+    "loop": (answer(b"", 302, Location="/loop"), "too-many-redirects"),
+    "to-file": (answer(b"", 302, Location="file:///etc/passwd"), "bad-redirect"),
+    "to-ftp": (answer(b"", 302, Location="ftp://127.0.0.1/x"), "bad-redirect"),
+    "to-nothing": (answer(b"", 302), "bad-redirect"),
+    "to-empty": (answer(b"", 302, Location=""), "bad-redirect"),
+    "to-gone": (answer(b"", 302, Location="/photo_unavailable.png"), "placeholder"),
+    "no-http": (raw(b"SSH-2.0-OpenSSH_9.2\r\n\r\n"), "bad-http"),
+    "long-header": (raw(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\n\r\n"), "bad-http"),
+    "noai": (answer(PHOTO, X_Robots_Tag="noindex, noai"), "opt-out"),
+    "noimageai": (answer(PHOTO, X_Robots_Tag="mlimages: noimageai"), "opt-out"),
+}  # fmt: skip
+"""What a server does, and the reason that its link must end with."""
+
+
+def test_every_misbehaviour_ends_as_one_row_with_its_reason_and_the_good_is_kept(site: Site, tmp_path: Path) -> None:
+    site.routes = {f"/{name}": reply for name, (reply, _) in MISBEHAVIOURS.items()}
+    site.routes |= {"/good": answer(photo(2)), "/photo_unavailable.png": answer(photo(3))}
+    urls = {site.url(f"/{name}"): reason for name, (_, reason) in MISBEHAVIOURS.items()}
+    elsewhere = {
+        "no link at all": "bad-url",
+        "http://": "bad-url",
+        "http://[::1": "bad-url",
+        "http://127.0.0.1:99999/x.jpg": "bad-url",
+        "http://a..b/x.jpg": "bad-url",
+        "http://x/" + "y" * 10_000: "bad-url",
+        "ftp://127.0.0.1/a.jpg": "bad-scheme",
+        "file:///etc/passwd": "bad-scheme",
+        "data:image/png;base64,AAAA": "bad-scheme",
+        "http://no-such-host.invalid/a.jpg": "unknown-host",
+        f"http://127.0.0.1:{closed_port()}/a.jpg": "refused",
+    }
+    wanted = urls | elsewhere
+    source = links(tmp_path, site.url("/good"), *wanted)
+    limits = {"max_bytes": 2_000_000, "max_pixels": 4_000_000, "min_size": 10, "timeout_s": 5.0}
+    summary = run(source, tmp_path / "out", per_host=64, **limits)
+    found = rows(tmp_path / "out")
+    assert {url: found[url].reason for url in wanted} == wanted
+    assert pictures(tmp_path / "out") == ["cats/good.jpg"]
+    assert (summary.ok, summary.failed) == (1, len(wanted))
+    assert sum(summary.reasons.values()) == summary.failed
+
+
+def test_passing_failures_are_asked_for_again_and_lasting_ones_are_not(site: Site, tmp_path: Path) -> None:
+    site.routes = {
+        "/busy": in_turn(answer(b"", 503), answer(b"", 429, Retry_After="0"), answer(photo(1))),
+        "/cut": in_turn(cut(b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\nabc"), answer(photo(2))),
+        "/never": answer(b"", 500),
+    }
+    urls = [site.url(path) for path in ("/busy", "/cut", "/never", "/absent")]
+    run(links(tmp_path, *urls), tmp_path / "out", retries=2)
+    found = rows(tmp_path / "out")
+    assert [found[url].status for url in urls] == ["ok", "ok", "failed", "failed"]
+    assert [found[url].attempts for url in urls] == [3, 2, 3, 1]
+
+
+def test_a_host_that_asks_for_more_patience_than_there_is_ends_the_wait(site: Site, tmp_path: Path) -> None:
+    site.fallback = answer(b"", 429, Retry_After="9999")
+    summary = run(links(tmp_path, *(site.url(f"/{n}") for n in range(30))), tmp_path / "out", retries=2, per_host=2)
+    assert summary.reasons == {"host-down": 28, "throttled": 2}
+    assert len(site.requests) == 2
+
+
+def test_a_thousand_links_on_a_host_that_never_answers_cost_a_few_requests(site: Site, tmp_path: Path) -> None:
+    site.fallback = silence()
+    source = links(tmp_path, *(site.url(f"/{n}.jpg") for n in range(1000)))
+    summary = run(source, tmp_path / "out", retries=2, timeout_s=3.0)
+    assert len(site.requests) <= summary.reasons["timeout"] <= 16  # fewer, had this process halted before it asked
+    assert summary.reasons["host-down"] == 1000 - summary.reasons["timeout"]
+    site.fallback = answer(photo(1))
+    again = run(links(tmp_path, site.url("/7.jpg"), site.url("/999.jpg")), tmp_path / "out",
+                retry_failed={Reason.HOST_DOWN})  # fmt: skip
+    assert (again.ok, again.failed, again.fetched) == (1, 999, 1)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0x7f000001", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0"])
+def test_private_addresses_are_refused_however_they_are_written(site: Site, tmp_path: Path, host: str) -> None:
+    site.fallback = answer(photo(1))
+    url = site.url("/a.jpg").replace("127.0.0.1", host)
+    run(links(tmp_path, url), tmp_path / "out", allow_private=False)
+    assert rows(tmp_path / "out")[url].reason is Reason.PRIVATE_ADDRESS
+    assert not site.requests
+
+
+def test_a_redirect_leads_to_no_private_address_whether_written_or_looked_up(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_global, look_up = address_guard.is_public, socket.getaddrinfo
+    monkeypatch.setattr(
+        address_guard, "is_public", lambda ip: ip == "127.0.0.1" or is_global(ip)
+    )  # our server: the web
+    inner = {"inner.example": "127.0.0.2", "both.example": "10.0.0.1"}
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda host, *rest, **more: look_up(inner.get(host, host), *rest, **more)
+    )
+    site.routes = {"/good": answer(photo(1)), "/open": answer(b"", 302, Location="/good")}
+    for name, host in {"literal": "127.0.0.2", "mapped": "[::ffff:10.0.0.1]", "hexadecimal": "0x7f000002",
+                       "name": "inner.example", "other": "both.example"}.items():  # fmt: skip
+        site.routes[f"/{name}"] = answer(b"", 302, Location=f"http://{host}:{site.base.rpartition(':')[2]}/good")
+    paths = ["/open", "/literal", "/mapped", "/hexadecimal", "/name", "/other"]
+    run(links(tmp_path, *map(site.url, paths)), tmp_path / "out", allow_private=False)
+    found = rows(tmp_path / "out")
+    assert [found[site.url(path)].reason for path in paths] == [None] + [Reason.PRIVATE_ADDRESS] * 5
+    assert site.asked("/good") == 1
+
+
+@pytest.mark.parametrize("literal", ["10.1.2.3", "169.254.169.254", "100.64.0.1", "224.0.0.1", "fe80::1%eth0",
+    "fc00::1", "64:ff9b::7f00:1", "2002:7f00:1::", "::127.0.0.1", "2001:db8::1"])  # fmt: skip
+def test_addresses_that_are_not_global_are_known(literal: str) -> None:
+    assert not address_guard.is_public(literal)
+
+
+@pytest.mark.parametrize("literal", ["93.184.216.34", "2606:4700::1111", "64:ff9b::5db8:d822"])
+def test_global_addresses_are_known(literal: str) -> None:
+    assert address_guard.is_public(literal)
+
+
+def test_a_proxy_is_taken_from_the_option_or_the_environment(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.fallback = answer(photo(1))
+    options = {"allow_private": False, "keep_duplicates": True}
+    run(links(tmp_path, "http://example.invalid/a.jpg"), tmp_path / "out", proxy=site.base, **options)
+    monkeypatch.setenv("HTTP_PROXY", site.base)
+    source = links(tmp_path, "http://example.invalid/b.jpg", "http://10.1.1.1/c.jpg", "http://localhost/d.jpg")
+    summary = run(source, tmp_path / "out", **options)
+    assert [request.path for request in site.requests] == ["/a.jpg", "/b.jpg"]
+    assert (summary.ok, summary.reasons) == (2, {"private-address": 2})
+
+
+def test_a_redirect_to_a_private_address_is_not_asked_of_a_proxy(site: Site, tmp_path: Path) -> None:
+    site.routes = {"/away": answer(b"", 302, Location="http://10.0.0.1/secret")}
+    run(links(tmp_path, "http://example.invalid/away"), tmp_path / "out", proxy=site.base, allow_private=False)
+    assert [row.reason for row in rows(tmp_path / "out").values()] == [Reason.PRIVATE_ADDRESS]
+    assert [request.path for request in site.requests] == ["/away"]
+
+
+def test_opt_outs_are_for_those_whom_they_name_and_can_be_overruled(site: Site, tmp_path: Path) -> None:
+    site.routes = {
+        "/other": answer(photo(1), X_Robots_Tag="otherbot: noai"),
+        "/us": answer(photo(2), X_Robots_Tag="noai"),
+    }
+    source = links(tmp_path, site.url("/other"), site.url("/us"))
+    assert run(source, tmp_path / "out").reasons == {"opt-out": 1}
+    assert run(source, tmp_path / "all", ignore_opt_out=True).ok == 2
+
+
+def test_the_bytes_decide_suffix_and_type_and_names_are_made_safe(site: Site, tmp_path: Path) -> None:
+    png = photo(1, form="PNG")
+    site.routes = {"/wrong.jpg": answer(png, Content_Type="text/html"), "/..%2F..%2Fetc": answer(photo(2)),
+                   "/": answer(photo(3)), "/img.php": answer(photo(4)), "/CON.jpg": answer(photo(5))}  # fmt: skip
+    urls = [site.url(path) for path in ("/wrong.jpg", "/..%2F..%2Fetc", "/", "/img.php?id=4&x=.jpg", "/CON.jpg")]
+    run(links(tmp_path, *urls), tmp_path / "out")
+    assert pictures(tmp_path / "out") == [
+        "cats/_.._etc.jpg", "cats/_CON.jpg", "cats/image.jpg", "cats/img.jpg", "cats/wrong.png",
+    ]  # fmt: skip
+    assert (tmp_path / "out/cats/wrong.png").read_bytes() == png
+
+
+def test_one_name_with_different_bytes_keeps_both_and_the_same_bytes_are_kept_once(site: Site, tmp_path: Path) -> None:
+    site.routes = {"/a/x.jpg": answer(photo(1)), "/b/x.jpg": answer(photo(2)), "/c/y.jpg": answer(photo(1)),
+                   "/d/near.jpg": answer(photo(1, quality=60))}  # fmt: skip
+    urls = [site.url(path) for path in site.routes]
+    summary = run(links(tmp_path, *urls), tmp_path / "out", parallel=1)
+    found = rows(tmp_path / "out")
+    assert [found[url].status for url in urls] == ["ok", "ok", "duplicate", "ok"]
+    assert found[urls[2]].same_as == found[urls[3]].same_as == "cats/x.jpg"
+    assert (summary.ok, summary.duplicate, summary.near_duplicate) == (3, 1, 1)
+    assert len(pictures(tmp_path / "out")) == 3
+    kept = run(links(tmp_path, *urls), tmp_path / "kept", keep_duplicates=True, parallel=1)
+    assert (kept.ok, kept.duplicate, len(pictures(tmp_path / "kept"))) == (4, 0, 4)
+
+
+def test_thumbnails_that_differ_do_not_look_alike(site: Site, tmp_path: Path) -> None:
+    site.routes = {f"/{n}.jpg": answer(photo(n, (32, 32))) for n in range(60)}
+    summary = run(links(tmp_path, *map(site.url, site.routes)), tmp_path / "out")
+    assert (summary.ok, summary.near_duplicate) == (60, 0)
+
+
+def test_the_same_bytes_behind_five_links_are_a_placeholder_and_none_is_kept(site: Site, tmp_path: Path) -> None:
+    site.routes = {f"/{n}.jpg": answer(photo(0)) for n in range(7)} | {"/good.jpg": answer(photo(1))}
+    source = links(tmp_path, *map(site.url, site.routes))
+    summary = run(source, tmp_path / "out")
+    assert (summary.ok, summary.duplicate, summary.reasons) == (1, 0, {"placeholder": 7})
+    assert pictures(tmp_path / "out") == ["cats/good.jpg"]
+    assert {row.reason for url, row in rows(tmp_path / "out").items() if "good" not in url} == {Reason.PLACEHOLDER}
+    more = run(links(tmp_path, site.url("/6.jpg?again"), name="more.txt"), tmp_path / "out")
+    assert more.reasons == {"placeholder": 8}
+
+
+def test_a_limit_counts_good_pictures_per_class_and_no_more_are_fetched(site: Site, tmp_path: Path) -> None:
+    site.routes = {f"/{n}.jpg": answer(photo(n)) for n in range(0, 40, 2)}
+    lines = [f"{label}\t{site.url(f'/{n}.jpg')}?{label}" for n in range(40) for label in ("a", "b")]
+    summary = run(links(tmp_path, *lines), tmp_path / "out", limit=5, keep_duplicates=True)
+    assert summary.classes == {"a": 5, "b": 5}
+    assert len(site.requests) <= 2 * 10 + 2
+    before = len(site.requests)
+    assert run(links(tmp_path, *lines), tmp_path / "out", limit=5, keep_duplicates=True).ok == 10
+    assert len(site.requests) == before
+    assert run(links(tmp_path, *lines), tmp_path / "out", limit=7, keep_duplicates=True).classes == {"a": 7, "b": 7}
+
+
+def test_a_second_run_asks_for_nothing_that_is_there_and_for_what_is_new_or_lost(site: Site, tmp_path: Path) -> None:
+    site.routes = {f"/{n}.jpg": answer(photo(n)) for n in range(4)}
+    urls = [site.url(path) for path in site.routes]
+    run(links(tmp_path, *urls[:3], site.url("/gone.jpg")), tmp_path / "out")
+    (tmp_path / "out/cats/0.jpg").unlink()
+    (tmp_path / "out/cats/1.jpg").write_bytes(b"")
+    site.requests.clear()
+    summary = run(links(tmp_path, *urls, site.url("/gone.jpg")), tmp_path / "out")
+    assert sorted(request.path for request in site.requests) == ["/0.jpg", "/1.jpg", "/3.jpg"]
+    assert (summary.ok, summary.failed, summary.fetched) == (4, 1, 3)
+    rows(tmp_path / "out")
+    assert len(pictures(tmp_path / "out")) == 4
+
+
+def test_pictures_of_every_shape_are_inspected(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    for size in ((1, 1), (5, 300), (300, 5), (8, 8), (1, 3000)):
+        path.write_bytes(photo(1, size))
+        found = inspect_file(path, Checks())
+        assert isinstance(found, Facts)
+        assert (found.width, found.height) == size
+    found = inspect_file(path, Checks(resize=256))
+    assert isinstance(found, Rejection)
+    assert (found.reason, found.detail) == (Reason.TOO_MANY_PIXELS, "256 x 768000 when resized")
+
+
+def test_resized_pictures_are_upright_rgb_with_the_shorter_side_as_asked(site: Site, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    transparent = io.BytesIO()
+    Image.new("RGBA", (90, 60), (255, 0, 0, 0)).save(transparent, "PNG")
+    cmyk, deep = io.BytesIO(), io.BytesIO()
+    Image.new("CMYK", (90, 60), (0, 255, 255, 0)).save(cmyk, "JPEG")
+    Image.new("I;16", (90, 60), 128 * 257).save(deep, "PNG")
+    site.routes = {"/turned.jpg": answer(photo(1, (400, 200), exif=exif)), "/glass.png": answer(transparent.getvalue()),
+                   "/cmyk.jpg": answer(cmyk.getvalue()), "/deep.png": answer(deep.getvalue())}  # fmt: skip
+    run(links(tmp_path, *map(site.url, site.routes)), tmp_path / "out", resize=40)
+    opened = {
+        path: Image.open(io.BytesIO((tmp_path / "out" / path).read_bytes())) for path in pictures(tmp_path / "out")
+    }
+    assert {path: (image.mode, image.size) for path, image in opened.items()} == {
+        "cats/cmyk.jpg": ("RGB", (60, 40)), "cats/deep.jpg": ("RGB", (60, 40)),
+        "cats/glass.jpg": ("RGB", (60, 40)), "cats/turned.jpg": ("RGB", (40, 80)),
+    }  # fmt: skip
+    colours = {"cats/cmyk.jpg": (255, 0, 0), "cats/deep.jpg": (128,) * 3, "cats/glass.jpg": (255,) * 3}
+    for path, colour in colours.items():
+        assert opened[path].getpixel((30, 20)) == pytest.approx(colour, abs=4)
+    for row in rows(tmp_path / "out").values():
+        stored = (tmp_path / "out" / str(row.path)).read_bytes()
+        assert (row.bytes, row.sha256) == (len(stored), hashlib.sha256(stored).hexdigest())
+
+
+@pytest.mark.parametrize("size", [(350, 240), (240, 350), (900, 700)])
+def test_a_jpeg_made_smaller_looks_as_if_resized_in_rgb(size: tuple[int, int], tmp_path: Path) -> None:
+    path, exif = tmp_path / "lines.jpg", Image.Exif()
+    exif[0x0112] = 6
+    lines = Image.open(io.BytesIO(photo(1, size)))
+    for start in range(0, 2 * max(size), max(size) // 20):
+        ImageDraw.Draw(lines).line((start, 0, 0, start), fill="white", width=max(size) // 100)
+    lines.save(path, quality=95, exif=exif)
+    with Image.open(path) as image:
+        turned = image.transpose(Image.Transpose.ROTATE_270)
+    assert isinstance(inspect_file(path, Checks(resize=160)), Facts)
+    as_rgb = io.BytesIO()
+    with Image.open(path) as stored:
+        turned.resize(stored.size, Image.Resampling.HAMMING).save(as_rgb, "JPEG", quality=95)
+        apart = ImageChops.difference(stored, Image.open(as_rgb))
+        brightness_apart = ImageChops.difference(stored.convert("L"), Image.open(as_rgb).convert("L"))
+    assert max(ImageStat.Stat(apart).mean) < 5  # of 255 levels
+    assert ImageStat.Stat(brightness_apart).mean[0] < 2.5
+
+
+@pytest.mark.parametrize("size", [(499, 374), (341, 256), (250, 188), (126, 374), (499, 95)])
+def test_shrinking_gives_what_pillows_filter_gives(size: tuple[int, int]) -> None:
+    noise = Image.frombytes("L", (500, 375), random.Random(0).randbytes(500 * 375))
+    white = Image.new("L", (500, 375), 255)
+    for channel in (noise, white):
+        apart = ImageChops.difference(shrink(channel, size), channel.resize(size, Image.Resampling.HAMMING))
+        assert apart.getextrema()[1] <= 2
+
+
+def test_two_runs_into_one_folder_at_once_are_refused(site: Site, tmp_path: Path) -> None:
+    with (
+        Gathered(tmp_path / "out", GatherOptions()),
+        pytest.raises(GatherError, match="another gather is at work"),
+        Gathered(tmp_path / "out", GatherOptions()),
+    ):
+        pass
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["manifest.jsonl"], "nothing hidden is left"
+
+
+def test_a_run_waits_for_one_that_is_about_to_end_and_takes_its_hidden_folder_along(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.routes = {"/a.jpg": answer(photo(1))}
+    ending = Gathered(tmp_path / "out", GatherOptions())
+    ending.__enter__()
+    asked = itertools.count(1)
+
+    def flock(handle: int, how: int, really: Callable[[int, int], None] = fcntl.flock) -> None:
+        if next(asked) == 2:  # the folder is open already
+            ending.__exit__(None, None, None)
+        really(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert run(links(tmp_path, site.url("/a.jpg")), tmp_path / "out").ok == 1
+
+
+def test_shards_joined_in_one_folder_settle_without_a_request(site: Site, tmp_path: Path) -> None:
+    paths = [paths_in(site, number, 3) for number in (1, 2, 3)]
+    gone = photo(99)
+    bytes_in = {
+        1: [photo(0), photo(1), gone, gone],
+        2: [photo(0), photo(0), photo(1, quality=60), gone, gone],
+        3: [photo(2), photo(0, quality=60), gone],
+    }
+    site.routes = {next(paths[n - 1]): answer(body) for n, bodies in bytes_in.items() for body in bodies}
+    source = links(tmp_path, *map(site.url, site.routes))
+    whole = run(source, tmp_path / "whole")
+    for shard in (1, 2, 3):
+        run(source, tmp_path / f"part{shard}", shard=(shard, 3))
+        subprocess.run(["cp", "-r", f"{tmp_path}/part{shard}/.", tmp_path / "joined"], check=True)
+    site.requests.clear()
+    joined = run(source, tmp_path / "joined")
+    assert not site.requests
+    for one in (joined, whole):
+        assert (one.ok, one.duplicate, one.near_duplicate, one.reasons) == (5, 2, 2, {"placeholder": 5})
+    named = {row.same_as for row in rows(tmp_path / "joined").values()}
+    assert named - {None} <= set(pictures(tmp_path / "joined"))
+    assert len(pictures(tmp_path / "joined")) == len(pictures(tmp_path / "whole")) == 5
+    assert [path.name for path in (tmp_path / "joined").glob("manifest*")] == ["manifest.jsonl"]
+
+
+def test_a_shard_asks_for_nothing_that_any_manifest_of_its_folder_holds(site: Site, tmp_path: Path) -> None:
+    sides = paths_in(site, 1, 2), paths_in(site, 2, 2)
+    paths = [next(sides[n % 2]) for n in range(4)]
+    site.routes = {path: answer(photo(n)) for n, path in enumerate(paths[:3])}
+    source = links(tmp_path, *map(site.url, paths))
+    out = tmp_path / "out"
+    run(source, out)
+    site.requests.clear()
+    shards = [run(source, out, shard=(number, 2)) for number in (1, 2)]
+    assert not site.requests
+    assert [(shard.ok, shard.failed, shard.fetched) for shard in shards] == [(3, 1, 0)] * 2
+    site.routes[paths[3]] = answer(photo(3))
+    for _ in range(2):
+        for number in (1, 2):
+            last = run(source, out, shard=(number, 2), retry_failed={Reason.NOT_FOUND})
+    assert [request.path for request in site.requests] == [paths[3]], "the later manifest counts"
+    assert (last.ok, last.failed) == (4, 0)
+
+
+def test_a_run_without_a_shard_is_refused_while_a_shard_is_at_work_and_clears_up_after_one_that_was_killed(
+    site: Site, tmp_path: Path
+) -> None:
+    site.routes = {"/a.jpg": answer(photo(1))}
+    source = links(tmp_path, site.url("/a.jpg"))
+    with (
+        Gathered(tmp_path / "out", GatherOptions(shard=(1, 2))),
+        pytest.raises(GatherError, match="another gather is at work"),
+    ):
+        run(source, tmp_path / "out")
+    left = tmp_path / "out" / ".gather" / "manifest-00001" / "1.part"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half a picture")
+    assert run(source, tmp_path / "out").ok == 1
+    assert not (tmp_path / "out" / ".gather").exists()
+
+
+def test_a_link_that_a_shard_finished_later_is_as_the_shard_says(site: Site, tmp_path: Path) -> None:
+    source = links(tmp_path, site.url("/a.jpg"))
+    assert run(source, tmp_path / "out").failed == 1
+    site.routes = {"/a.jpg": answer(photo(1))}
+    run(source, tmp_path / "out", shard=(1, 1), retry_failed={Reason.NOT_FOUND})
+    settled = run(source, tmp_path / "out")
+    assert (settled.ok, settled.failed, len(pictures(tmp_path / "out"))) == (1, 0, 1)
+
+
+@pytest.mark.parametrize("per_host", [1, 3, 8])
+def test_shards_share_the_links_of_a_host_and_its_limit(per_host: int) -> None:
+    shards = [GatherOptions(shard=(number, 5), per_host=per_host) for number in range(1, 6)]
+    urls = [f"http://host{host}/{n}.jpg" for host in range(20) for n in range(50)]
+    holders = {url: [shard for shard in shards if shard.has(url)] for url in urls}
+    assert all(len(found) == 1 for found in holders.values())
+    for host in range(20):
+        at_work = {found[0].shard: found[0] for url, found in holders.items() if f"//host{host}/" in url}
+        assert len(at_work) == min(per_host, 5)
+        assert sum(shard.own_per_host for shard in at_work.values()) <= per_host
+
+
+def test_tls_is_verified_and_one_context_serves_all(tmp_path: Path, certificate: tuple[Path, Path]) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    with serve(context) as site:
+        site.fallback = answer(photo(1))
+        url = site.url("/a.jpg").replace("127.0.0.1", "localhost")
+        code = (
+            "import sys; from mlimages import gather, UrlList;"
+            "print(gather(UrlList(sys.argv[1]), sys.argv[2], allow_private=True, retries=0).reasons)"
+        )
+        links(tmp_path, url)
+        for trusted, expected in (("", "{'tls': 1}"), (str(certificate[0]), "{}")):
+            env = {**os.environ, "SSL_CERT_FILE": trusted} if trusted else os.environ
+            arguments = [sys.executable, "-c", code, tmp_path / "cats.txt", tmp_path / f"out{bool(trusted)}"]
+            done = subprocess.run(arguments, capture_output=True, text=True, env=env)
+            assert done.stdout.strip() == expected, done.stderr
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate for localhost and its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    paths = folder / "cert.pem", folder / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-out", paths[0], "-keyout", paths[1]],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return paths

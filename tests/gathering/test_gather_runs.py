@@ -1,0 +1,305 @@
+"""Whole runs from the command line: interrupted, killed, resumed, and what they print."""
+
+import contextlib
+import json
+import os
+import pty
+import random
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mlimages import UrlList, gather
+from mlimages.core import FetchResult, GatherError, Reason
+from mlimages.gathering import read_manifest
+from mlimages.gathering.download.image_facts import MAX_PIXELS
+from mlimages.gathering.store.manifest import KeySet, dump_row, parse_row
+from mlimages.images import MAX_PIXELS as MAX_PIXELS_DECODED
+from tests.conftest import RunCli
+from tests.servers import Connection, Request, Site, answer, closed_port, photo, serve
+
+FAST = {"allow_private": True, "timeout_s": 60.0, "retries": 0, "decoders": 1}
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with serve() as running:
+        yield running
+
+
+def command(out: Path, *lists: Path) -> list[str]:
+    return [sys.executable, "-m", "mlimages", "gather", "urls", *map(str, lists), "-o", str(out), "--allow-private"]
+
+
+def test_a_run_tells_what_was_kept_what_failed_and_what_to_type_next(
+    site: Site, tmp_path: Path, run_cli: RunCli
+) -> None:
+    site.routes = {"/a.jpg": answer(photo(1)), "/b.jpg": answer(photo(2)), "/c": answer(b"<html>")}
+    (tmp_path / "links.tsv").write_text(
+        "label\turl\n"
+        + "".join(f"{label}\t{site.url(path)}\n" for label, path in zip("xyxx", [*site.routes, "/d"], strict=True))
+    )
+    done = run_cli("gather", "urls", "links.tsv", "-o", "out", "--allow-private", "--retries", "0")
+    host = site.base.removeprefix("http://")
+    assert done.stdout.splitlines() == [
+        "good pictures by class",
+        f"  {'x':<48}        1",
+        f"  {'y':<48}        1",
+        "",
+        "failed links by reason",
+        f"  {'html':<48}        1",
+        f"  {'not-found':<48}        1",
+        "",
+        "failed links by host",
+        f"  {host:<48}        2",
+        "",
+        "2 good, 0 duplicates, 2 failed in out",
+    ]
+    assert done.stderr.strip().endswith("next: mlimages label out")
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    found = json.loads(run_cli("gather", "urls", "links.tsv", "-o", "out", "--json", "--quiet").stdout)
+    assert found["classes"] == {"x": 1, "y": 1}
+    assert (found["ok"], found["failed"], found["duplicate"], found["fetched"]) == (2, 2, 0, 0)
+    assert found["reasons"] == {"html": 1, "not-found": 1}
+    assert {"seconds", "out"} <= set(found)
+
+
+def test_the_next_command_can_be_pasted_and_keeps_nested_classes_apart(
+    site: Site, tmp_path: Path, run_cli: RunCli
+) -> None:
+    site.routes = {"/a.jpg": answer(photo(1)), "/b.jpg": answer(photo(2))}
+    (tmp_path / "links.txt").write_text(f"cat\t{site.url('/a.jpg')}\ncat/persian\t{site.url('/b.jpg')}\n")
+    done = run_cli("gather", "urls", "links.txt", "-o", "my cats", "--allow-private")
+    _, command = done.stderr.strip().rsplit("next: mlimages ", 1)
+    assert command == "label 'my cats' --leaf"
+    assert "2 classes" in run_cli(*shlex.split(command)).stdout
+
+
+def test_nothing_gathered_is_exit_1_and_a_finished_run_is_0_whatever_the_links_did(
+    site: Site, tmp_path: Path, run_cli: RunCli
+) -> None:
+    (tmp_path / "dead.txt").write_text(f"http://127.0.0.1:{closed_port()}/a.jpg\n")
+    done = run_cli("gather", "urls", "dead.txt", "-o", "out", "--allow-private", check=False)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1] == (
+        "mlimages: nothing was gathered; out/manifest.jsonl says why, link by link"
+    )
+    (tmp_path / "empty.txt").write_text("")
+    done = run_cli("gather", "urls", "empty.txt", "-o", "none", check=False)
+    assert (done.returncode, done.stderr.strip().splitlines()[-1]) == (
+        1, "mlimages: nothing was gathered; there was no link to follow",
+    )  # fmt: skip
+
+
+def test_failed_links_are_tried_again_when_asked_all_or_by_reason(site: Site, tmp_path: Path, run_cli: RunCli) -> None:
+    site.routes = {"/good.jpg": answer(photo(9))}
+    (tmp_path / "links.txt").write_text("".join(site.url(f"/{name}\n") for name in ("good.jpg", "a.jpg", "b.jpg")))
+    words = ["gather", "urls", "links.txt", "-o", "out", "--allow-private", "--json", "--quiet"]
+    assert json.loads(run_cli(*words).stdout)["failed"] == 2
+    site.routes |= {"/a.jpg": answer(photo(1)), "/b.jpg": answer(photo(2))}
+    assert json.loads(run_cli(*words, "--retry-failed", "timeout,host-down").stdout)["failed"] == 2
+    found = json.loads(run_cli(*words, "--retry-failed").stdout)
+    assert (found["ok"], found["failed"], found["reasons"]) == (3, 0, {})
+    assert len(list(read_manifest(tmp_path / "out"))) == 3
+
+
+def test_ctrl_c_ends_in_one_line_with_exit_130_and_the_next_run_goes_on(site: Site, tmp_path: Path) -> None:
+    started = []
+
+    def hang_after_five(connection: Connection, request: Request) -> None:
+        number = int(request.path[1:].partition(".")[0])
+        if number < 5:
+            answer(photo(number))(connection, request)
+        else:
+            started.append(number)
+            connection.pause()
+            raise ConnectionAbortedError
+
+    site.fallback = hang_after_five
+    links, out = tmp_path / "links.txt", tmp_path / "out"
+    links.write_text("".join(site.url(f"/{n}.jpg\n") for n in range(9)))
+    process = subprocess.Popen(command(out, links), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    while len(started) < 4 or len(list(read_manifest(out))) < 5:
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert errors.strip().splitlines()[-1] == "mlimages: interrupted; run the same command again to go on"
+    assert "Traceback" not in errors
+    site.fallback = lambda connection, request: answer(photo(int(request.path[1:-4])))(connection, request)
+    site.requests.clear()
+    assert gather(UrlList(links), out, **FAST).ok == 9
+    assert len(site.requests) == 4
+
+
+def test_ctrl_c_is_heard_while_the_list_is_typed_at_a_terminal(site: Site, tmp_path: Path) -> None:
+    site.fallback = answer(photo(1))
+    out, (keyboard, terminal) = tmp_path / "out", pty.openpty()
+    process = subprocess.Popen(command(out, Path("-")), stdin=terminal, stderr=subprocess.PIPE, text=True)
+    try:
+        os.write(keyboard, site.url("/a.jpg\n").encode())
+        while not list(read_manifest(out)):
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(keyboard)
+        os.close(terminal)
+    assert process.returncode == 130
+    assert errors.strip().splitlines()[-1] == "mlimages: interrupted; run the same command again to go on"
+
+
+def test_killed_at_any_moment_it_goes_on_with_nothing_twice_nothing_lost_and_no_half_file(
+    site: Site, tmp_path: Path
+) -> None:
+    pictures = {f"/{n}.jpg": photo(n) for n in range(120)}
+    site.routes = {path: answer(data) for path, data in pictures.items()}
+    links, out = tmp_path / "links.txt", tmp_path / "out"
+    links.write_text("".join(site.url(f"{path}\n") for path in pictures))
+    chance = random.Random(7)
+    manifest, kills = out / "manifest.jsonl", 0
+    while True:
+        process = subprocess.Popen([*command(out, links), "--quiet", "--per-host", "4"], stdout=subprocess.DEVNULL)
+        recorded = manifest.stat().st_size if manifest.exists() else 0
+        enough = recorded + chance.randrange(1, 30_000)
+        while process.poll() is None and (not manifest.exists() or manifest.stat().st_size < enough):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.002)
+        if process.poll() is not None:
+            break
+        process.kill()
+        process.wait()
+        kills += 1
+        for path in (out / "links").glob("*"):
+            assert path.read_bytes() == pictures[f"/{path.name}"], "a half file"
+    assert process.returncode == 0
+    assert kills >= 2
+    rows = list(read_manifest(out))
+    assert sorted(row.url for row in rows) == sorted(map(site.url, pictures))
+    assert {row.status for row in rows} == {"ok"}
+    assert sorted(path.name for path in (out / "links").iterdir()) == sorted(path[1:] for path in pictures)
+
+
+def test_a_torn_last_line_is_ignored_and_its_link_fetched_again(site: Site, tmp_path: Path) -> None:
+    site.routes = {f"/{n}.jpg": answer(photo(n)) for n in range(3)}
+    links, out = tmp_path / "links.txt", tmp_path / "out"
+    links.write_text("".join(site.url(f"{path}\n") for path in site.routes))
+    gather(UrlList(links), out, **FAST)
+    manifest = out / "manifest.jsonl"
+    manifest.write_bytes(manifest.read_bytes()[:-40])
+    site.requests.clear()
+    assert gather(UrlList(links), out, **FAST).ok == 3
+    assert len(site.requests) == 1
+    assert [json.loads(line)["v"] for line in manifest.read_text().splitlines()] == [1, 1, 1]
+    assert len(list((out / "links").iterdir())) == 3
+
+
+HOSTILE = [
+    {"v": 1, "url": "u", "label": "l", "status": "ok", "path": "../../../etc/passwd", "sha256": "00" * 32},
+    {"v": 1, "url": "u", "label": "l", "status": "ok", "path": "/etc/passwd", "bytes": 1, "dhash": "0" * 16},
+    {"v": 1, "url": "u", "label": "l", "status": "duplicate", "sha256": "no hexadecimal", "bytes": 1, "dhash": "x"},
+    {"v": 1, "url": ["u"], "label": "l", "status": "failed"},
+    {"v": 1, "url": "u", "label": "l", "status": "failed", "reason": "no such reason"},
+    {"v": 1, "url": "u", "label": "l", "status": "failed", "source": 7},
+    {"v": 1, "url": "u", "label": "l", "status": "failed", "reason": "placeholder", "sha256": 5},
+    [1], None, "text",
+]  # fmt: skip
+
+
+@given(st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 20).map(lambda n: n << 40)))
+def test_the_small_set_of_keys_holds_what_was_added_once(keys: list[int]) -> None:
+    found, twice = KeySet(), []
+    for key in keys:
+        twice.append(key in found)
+        found.add(key)
+        found.add(key)
+    assert twice == [key in keys[:number] for number, key in enumerate(keys)]
+    assert sorted(key for bucket in found._buckets.values() for key in bucket) == sorted(set(keys))
+
+
+@given(st.lists(st.one_of(st.binary(max_size=60), st.sampled_from([json.dumps(row).encode() for row in HOSTILE]))))
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_manifest_of_noise_is_read_as_far_as_it_makes_sense(tmp_path: Path, lines: list[bytes]) -> None:
+    outside = tmp_path / "keep.txt"
+    outside.write_text("mine")
+    out = tmp_path / "out"
+    out.mkdir(exist_ok=True)
+    (out / "manifest.jsonl").write_bytes(b"\n".join(lines))
+    (out / "manifest-00002.jsonl").write_bytes(b"\n".join(reversed(lines)))
+    (tmp_path / "none.txt").write_text("")
+    gather(UrlList(tmp_path / "none.txt"), out, **FAST)
+    assert outside.read_text() == "mine"
+
+
+def test_a_manifest_of_a_later_version_is_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "manifest.jsonl").write_text('{"v": 2, "url": "u"}\n')
+    (tmp_path / "none.txt").write_text("")
+    with pytest.raises(GatherError, match="version 2"):
+        gather(UrlList(tmp_path / "none.txt"), tmp_path, **FAST)
+
+
+def test_a_row_survives_writing_and_reading() -> None:
+    row = FetchResult("http://x/ü", "l", "failed", Reason.TIMEOUT, detail="\ud800", source={"a": [1, None]})
+    assert parse_row(dump_row(row)) == row
+
+
+def test_the_downloading_process_and_the_decoders_agree_on_the_most_pixels() -> None:
+    assert MAX_PIXELS == MAX_PIXELS_DECODED
+
+
+def test_downloading_loads_neither_pillow_nor_numpy_and_decoding_no_aiohttp() -> None:
+    for module, unwanted in (("loop", ["PIL", "numpy"]), ("worker", ["aiohttp", "numpy", "torch"])):
+        code = f"import sys, mlimages.gathering.{module}; print([n for n in {unwanted!r} if n in sys.modules])"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == "[]"
+
+
+def test_the_bench_runs(tmp_path: Path) -> None:
+    if not Path("/usr/sbin/nginx").exists():
+        pytest.skip("nginx is not installed")
+    script = Path(__file__).parents[2] / "scripts/bench/gather.py"
+    done = subprocess.run([sys.executable, script, "--tiny"], capture_output=True, text=True, env={**os.environ})
+    assert done.returncode == 0, done.stderr
+    assert "https: mlimages --resize 256" in done.stdout
+
+
+@pytest.mark.realdata
+def test_real_pictures_are_gathered_whole_and_strange_ones_end_with_a_reason(
+    site: Site, test_data: Path, tmp_path: Path
+) -> None:
+    files = sorted([*(test_data / "weird").iterdir(), *(test_data / "hymenoptera_data/val/ants").iterdir()])
+    site.routes = {f"/{path.name}": answer(path.read_bytes()) for path in files if path.is_file()}
+    (tmp_path / "links.txt").write_text("".join(site.url(f"{path}\n") for path in site.routes))
+    summary = gather(UrlList(tmp_path / "links.txt"), tmp_path / "out", **FAST)
+    by_url = {row.url: row for row in read_manifest(tmp_path / "out")}
+    assert by_url[site.url("/broken.png")].reason is Reason.NOT_AN_IMAGE
+    assert {by_url[site.url(f"/{name}")].reason for name in ("truncated_image.png", "truncated_jpeg.jpg")} == {
+        Reason.TRUNCATED
+    }
+    assert summary.failed == 3
+    for path in files:
+        row = by_url.get(site.url(f"/{path.name}"))
+        if row and row.path:
+            assert (tmp_path / "out" / row.path).read_bytes() == path.read_bytes()
+    resized = gather(UrlList(tmp_path / "links.txt"), tmp_path / "small", resize=48, **FAST)
+    assert resized.failed == 3
+    assert {min(row.width or 0, row.height or 0) for row in read_manifest(tmp_path / "small") if row.path} == {48}
+
+
+def test_a_disk_that_takes_half_a_picture_ends_the_run(tmp_path: Path) -> None:
+    code = (
+        "import resource, sys; from pathlib import Path; from mlimages.gathering.download.body_file import Spool\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "spool = Spool(Path('a.part')); spool.write(bytes(1500)); spool.finish()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stderr.strip().splitlines()[-1].startswith("mlimages.core.errors.GatherError: . cannot be written: ")

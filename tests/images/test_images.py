@@ -1,0 +1,306 @@
+"""Every kind of picture becomes the pixels that it means, and hostile ones a code."""
+
+import contextlib
+import io
+import os
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torchvision.transforms import functional as tv
+
+from mlimages.core import Fault, ImageError, ImageProperty, Normalization
+from mlimages.images import (
+    LabeledImage,
+    from_network,
+    load_all_plugins,
+    load_pixels,
+    load_rgb,
+    open_image,
+    prepare,
+    resized_size,
+    to_network,
+)
+from mlimages.labels import label_dir_auto
+from mlimages.networks import Normalize
+
+
+def encoded(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
+    load_all_plugins()
+    out = io.BytesIO()
+    image.save(out, form, **options)
+    return out.getvalue()
+
+
+def noise(width: int, height: int, *, seed: int = 0) -> Image.Image:
+    rng = np.random.default_rng(seed)
+    return Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def png_of_size(width: int, height: int) -> bytes:
+    """A PNG whose header promises a size that its few bytes do not hold."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def fault_of(source: Path | bytes) -> Fault:
+    with pytest.raises(ImageError) as error:
+        load_rgb(source)
+    return error.value.fault
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    width=st.integers(1, 400), height=st.integers(1, 400), shorter=st.integers(8, 64), crop=st.integers(1, 64),
+    bicubic=st.booleans(),
+)  # fmt: skip
+def test_shorter_is_torchvisions_resize_and_centre_crop(
+    width: int, height: int, shorter: int, crop: int, bicubic: bool
+) -> None:
+    image = noise(width, height, seed=width * height)
+    crop = min(crop, shorter)
+    prop = ImageProperty(crop, shorter_px=shorter, interpolation="bicubic" if bicubic else "bilinear")
+    mode = tv.InterpolationMode.BICUBIC if bicubic else tv.InterpolationMode.BILINEAR
+    theirs = tv.center_crop(tv.resize(image, [shorter], interpolation=mode), [crop, crop])
+    assert (prepare(image, prop) == np.asarray(theirs)).all()
+
+
+@given(width=st.integers(1, 60), height=st.integers(1, 60), crop_w=st.integers(1, 60), crop_h=st.integers(1, 60))
+def test_crop_is_torchvisions_centre_crop_padded_with_black(width: int, height: int, crop_w: int, crop_h: int) -> None:
+    image = noise(width, height)
+    ours = prepare(image, ImageProperty(crop_w, crop_h, resize="crop"))
+    assert (ours == np.asarray(tv.center_crop(image, [crop_h, crop_w]))).all()
+
+
+def test_the_other_ways_to_a_size_do_what_their_names_say() -> None:
+    image = noise(100, 50)
+    pixels = np.asarray(image)
+    assert resized_size(100, 50, ImageProperty(20, resize="downscale")) == (50, 25)
+    assert resized_size(100, 50, ImageProperty(20, resize="letterbox")) == (20, 10)
+    letterbox = prepare(image, ImageProperty(20, resize="letterbox"))
+    assert letterbox[:5].max() == letterbox[15:].max() == 0 < letterbox[5:15].min()
+    assert (prepare(image, ImageProperty(8, 6, resize="position", position=(3, 4))) == pixels[4:10, 3:11]).all()
+    beyond = prepare(image, ImageProperty(8, 6, resize="position", position=(96, 48)))
+    assert (beyond[:2, :4] == pixels[48:, 96:]).all()
+    assert beyond[2:].max() == beyond[:, 4:].max() == 0
+    squashed = prepare(image, ImageProperty(7, 9, resize="squash"))
+    assert (squashed == np.asarray(image.resize((7, 9), Image.Resampling.BILINEAR))).all()
+    grey = prepare(image, ImageProperty(10, gray_scale=True))
+    assert grey.shape == (10, 10, 1)
+
+
+def test_a_huge_photograph_is_decoded_small_and_close_to_the_full_decode(test_data: Path) -> None:
+    source = next((test_data / "imagenet_samples").glob("*tench*"))
+    huge = encoded(Image.open(source).convert("RGB").resize((3000, 2000), Image.Resampling.BICUBIC), "JPEG", quality=90)
+    prop = ImageProperty(224)
+    small, full = load_pixels(huge, prop).astype(int), prepare(load_rgb(huge), prop).astype(int)
+    assert abs(small - full).max() <= 12
+    assert abs(small - full).mean() < 1
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_are_turned_upright(orientation: int) -> None:
+    upright = Image.new("RGB", (24, 16), "red")
+    upright.paste("blue", (0, 0, 8, 8))
+    stored = upright
+    if orientation > 1:
+        inverse = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
+                   4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90,
+                   7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_270}  # fmt: skip
+        stored = upright.transpose(inverse[orientation])
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    assert (np.asarray(load_rgb(encoded(stored, exif=exif))) == np.asarray(upright)).all()
+
+
+def test_sixteen_bits_are_scaled_not_cut() -> None:
+    deep = Image.fromarray(np.array([[0, 257, 32896, 65535]], dtype=np.uint16))
+    for form in ("PNG", "TIFF"):
+        assert np.asarray(load_rgb(encoded(deep, form)))[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_transparency_lies_over_white_in_every_mode() -> None:
+    clear = (255, 255, 255)
+    rgba = Image.new("RGBA", (2, 1), (255, 0, 0, 255))
+    rgba.putpixel((1, 0), (0, 0, 0, 0))
+    palette = rgba.convert("RGB").convert("P", palette=Image.Palette.ADAPTIVE)
+    grey = Image.fromarray(np.array([[10, 200]], dtype=np.uint8))
+    deep = Image.fromarray(np.array([[257, 51400]], dtype=np.uint16))
+    cases = {
+        "RGBA": encoded(rgba),
+        "LA": encoded(rgba.convert("LA")),
+        "P": encoded(palette, transparency=palette.getpixel((1, 0))),
+        "RGB": encoded(rgba.convert("RGB"), transparency=(0, 0, 0)),
+        "L": encoded(grey, transparency=200),
+        "I;16": encoded(deep, transparency=51400),
+    }
+    for mode, data in cases.items():
+        loaded = load_rgb(data)
+        assert loaded.getpixel((1, 0)) == clear, mode
+        assert loaded.getpixel((0, 0)) != clear, mode
+
+
+def test_transparency_lies_over_a_given_colour(tmp_path: Path) -> None:
+    Image.new("RGBA", (2, 1), (255, 0, 0, 51)).save(tmp_path / "a.png")
+    over_blue = LabeledImage(tmp_path / "a.png").load(background=(0, 0, 255)).image
+    assert over_blue.getpixel((1, 0)) == (51, 0, 204)
+
+
+def test_cmyk_palette_and_one_bit_become_rgb() -> None:
+    red = Image.new("RGB", (8, 8), (255, 0, 0))
+    assert load_rgb(encoded(red.convert("CMYK"), "TIFF")).getpixel((0, 0)) == (255, 0, 0)
+    assert load_rgb(encoded(red.convert("P", palette=Image.Palette.ADAPTIVE))).getpixel((0, 0)) == (255, 0, 0)
+    assert load_rgb(encoded(Image.new("1", (8, 8), 1))).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_of_an_animation_the_first_frame_counts() -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "green", "blue")]
+    for form in ("GIF", "WEBP"):
+        data = encoded(frames[0], form, save_all=True, append_images=frames[1:], lossless=True)
+        assert load_rgb(data).getpixel((4, 4)) == (255, 0, 0)
+
+
+def test_faults_have_their_codes(tmp_path: Path) -> None:
+    whole = encoded(noise(64, 64), "JPEG")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "dangling.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    assert fault_of(tmp_path / "none.jpg") == Fault.MISSING
+    assert fault_of(tmp_path / "dangling.jpg") == Fault.UNREADABLE
+    assert fault_of(tmp_path / "pipe.jpg") == Fault.UNREADABLE
+    assert fault_of(tmp_path) == Fault.UNREADABLE
+    assert fault_of(b"") == Fault.EMPTY
+    assert fault_of(b"<!doctype html><title>404</title>") == Fault.NOT_AN_IMAGE
+    assert fault_of(whole[: len(whole) // 2]) == Fault.TRUNCATED
+    assert fault_of(encoded(noise(64, 64), "JPEG", comment=bytes(4000))[:3000]) == Fault.TRUNCATED, "in the header"
+    assert fault_of(encoded(noise(64, 64))[:-200]) == Fault.TRUNCATED
+
+
+@pytest.mark.parametrize("size", [(10_000, 10_000), (20_000, 20_000), (100_000, 100_000)])
+def test_a_picture_too_large_is_refused_from_its_header_and_nothing_is_printed(size: tuple[int, int]) -> None:
+    code = (
+        "import sys; from mlimages.images.decoding import open_image\n"
+        "try: open_image(sys.stdin.buffer.read())\nexcept Exception as error: print(error.fault)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], input=png_of_size(*size), capture_output=True, check=True)
+    assert done.stdout.strip() == b"too-many-pixels"
+    assert done.stderr == b""
+
+
+def test_a_larger_bound_is_heeded() -> None:
+    assert open_image(png_of_size(20_000, 20_000), max_pixels=10**9).size == (20_000, 20_000)
+
+
+def test_a_strip_that_scaling_would_blow_up_is_refused() -> None:
+    with pytest.raises(ImageError, match=r"too-many-pixels: 1 x 30000 scaled to 224 x 6720000"):
+        load_pixels(encoded(Image.new("RGB", (1, 30_000))), ImageProperty(224))
+
+
+def test_an_iphones_picture_is_opened(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    photo = Image.effect_mandelbrot((96, 64), (-2, -1, 1, 1), 100).convert("RGB")
+    (tmp_path / "cat/IMG_1.HEIC").write_bytes(encoded(photo, "HEIF", quality=95))
+    (item,) = label_dir_auto(tmp_path).labels
+    difference = np.abs(np.asarray(load_rgb(item.path), dtype=int) - np.asarray(photo))
+    assert difference.mean() < 4
+
+
+def test_postscript_is_no_picture() -> None:
+    assert (
+        fault_of(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n") == Fault.NOT_AN_IMAGE
+    )
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow warns of broken EXIF
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_no_damage_to_a_file_raises_anything_but_an_image_error(data: st.DataObject) -> None:
+    form = data.draw(st.sampled_from(["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "HEIF"]))
+    damaged = bytearray(encoded(noise(24, 24), form))
+    for _ in range(data.draw(st.integers(1, 8))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.integers(0, len(damaged)))
+    with contextlib.suppress(ImageError):
+        load_pixels(bytes(damaged[:cut]), ImageProperty(16), max_pixels=1_000_000)
+
+
+@pytest.mark.realdata
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_strange_pictures_load_or_have_a_code(test_data: Path) -> None:
+    found = {}
+    for path in sorted((test_data / "weird").iterdir()):
+        try:
+            found[path.name] = str(load_rgb(path).size)
+        except ImageError as error:
+            found[path.name] = error.fault
+    faults = {name: fault for name, fault in found.items() if fault in set(Fault)}
+    assert faults == {
+        "broken.png": Fault.NOT_AN_IMAGE, "truncated_image.png": Fault.TRUNCATED, "truncated_jpeg.jpg": Fault.TRUNCATED,
+    }  # fmt: skip
+    assert np.asarray(load_rgb(test_data / "weird/i_trns.png")).max() == 255
+
+
+NORMALIZATIONS = [
+    Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
+    Normalization(scale=1.0, mean=(123.68, 116.779, 103.939), std=(1.0,), bgr=True),
+    Normalization(scale=127.5, mean=(1.0, 1.0, 1.0)),
+]
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize("with_mean_image", [False, True])
+def test_arrays_equal_the_networks_own_normalisation_bit_for_bit(
+    normalization: Normalization, with_mean_image: bool
+) -> None:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (2, 9, 7, 3), dtype=np.uint8)
+    mean_image = rng.uniform(0, 255, (3, 9, 7)).astype(np.float32) if with_mean_image else None
+    theirs = Normalize(normalization, mean_image)(torch.from_numpy(pixels)).numpy()
+    ours = to_network(pixels, normalization, mean_image)
+    assert (ours == theirs).all()
+    assert (from_network(ours, normalization, mean_image) == pixels).all()
+
+
+def test_a_picture_goes_to_an_array_and_back_unchanged() -> None:
+    image = LabeledImage.from_array(np.asarray(noise(5, 4), dtype=np.float32).transpose(2, 0, 1), 3)
+    assert image.label == 3
+    assert image.to_array().shape == (3, 4, 5)
+    assert (LabeledImage.from_array(image.to_array(bgr=True), bgr=True).to_array() == image.to_array()).all()
+
+
+def test_values_out_of_range_are_clipped_and_rounded_never_wrapped() -> None:
+    array = np.array([-5, 0.4, 0.6, 254.6, 300, np.nan], dtype=np.float32).reshape(1, 1, 6)
+    assert LabeledImage.from_array(array).to_array(color=False).ravel().tolist() == [0, 0, 1, 255, 255, 0]
+
+
+def test_a_labeled_image_is_changed_step_by_step(tmp_path: Path) -> None:
+    noise(100, 60).save(tmp_path / "a.png")
+    image = LabeledImage(tmp_path / "a.png", 1).load()
+    assert image.crop_from_center(80, 50).image.size == (80, 50)
+    assert image.downscale(20, 10).image.size == (20, 10)
+    assert image.crop_from_lefttop(10, 5, 20).image.size == (20, 20)
+    padded = image.to_grayscale().to_array()
+    assert padded.shape == (3, 20, 20)
+    assert padded[:, 5:].max() == 0
+    assert image.to_array(color=False).shape == (1, 20, 20)
+    assert (image.crop_from_lefttop(2, 3, 20).to_array()[:, :2, :18] == padded[:, 3:5, 2:]).all()  # of its own size
+
+
+def test_a_labeled_image_converted_is_what_the_network_sees(tmp_path: Path) -> None:
+    noise(100, 60).save(tmp_path / "a.png")
+    noise(600, 500).save(tmp_path / "large.jpg")
+    prop = ImageProperty(32, gray_scale=True)
+    for path in (tmp_path / "a.png", tmp_path / "large.jpg"):
+        array = LabeledImage(path).convert(prop).to_array(color=False)
+        assert (array.transpose(1, 2, 0) == load_pixels(path, prop)).all()

@@ -1,0 +1,125 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+import pytest
+
+from mlimages.core import BundleError, ImageProperty, Normalization, Preprocessing
+from mlimages.inference import OnnxBundle, Parity, ParityProbe, Provenance, read_metadata
+
+
+def tiny_model(path: Path, **metadata: str) -> Path:
+    """A valid ONNX file that hands a vector on."""
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    out = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "tiny", [value], [out])
+    model = onnx.helper.make_model(graph)
+    onnx.helper.set_model_props(model, metadata)
+    onnx.save(model, path)
+    return path
+
+
+def bundle_at(path: Path) -> OnnxBundle:
+    return OnnxBundle(
+        path=path,
+        class_names=("ants", "bees & wasps", "Käfer"),
+        preprocessing=Preprocessing(
+            ImageProperty(5, 4, resize="position", position=(1, 2)), Normalization(1, (9.0,), (1.0,))
+        ),
+        model="lenet5",
+        probe=ParityProbe(2, 1, bytes(range(6)), (0.5, -1.25, 3e-9)),
+        temperature=1.5,
+        unknown_below=0.25,
+        provenance=Provenance(
+            weights_sha256="ab", split_sizes={"val": 3}, accuracy=(0.9, 0.8, 1.0), parity=Parity(3, 1, 1e-5)
+        ),
+    )
+
+
+def test_what_a_bundle_says_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+    bundle = bundle_at(tmp_path / "a.onnx")
+    bundle.write(tiny_model(tmp_path / "plain.onnx"))
+    read = OnnxBundle.read(tmp_path / "a.onnx")
+    assert json.loads(read.to_json()) == json.loads(bundle.to_json())
+    assert (read.class_names, read.preprocessing, read.probe) == (
+        bundle.class_names,
+        bundle.preprocessing,
+        bundle.probe,
+    )
+    assert read.provenance.parity == Parity(3, 1, 1e-5)
+
+
+def test_writing_metadata_twice_keeps_the_network_and_one_entry_a_key(tmp_path: Path) -> None:
+    path = tiny_model(tmp_path / "a.onnx", stranger="stays not")
+    for temperature in (1.0, 2.0):
+        replace(bundle_at(path), temperature=temperature).write(path)
+    model = onnx.load(path)
+    onnx.checker.check_model(model)
+    assert [node.op_type for node in model.graph.node] == ["Identity"]
+    keys = [entry.key for entry in model.metadata_props]
+    assert sorted(keys) == sorted(set(keys))
+    assert "stranger" not in keys
+    assert OnnxBundle.read(path).temperature == 2.0
+
+
+def test_other_tools_find_their_keys(tmp_path: Path) -> None:
+    bundle_at(tmp_path / "a.onnx").write(tiny_model(tmp_path / "plain.onnx"))
+    metadata = {entry.key: entry.value for entry in onnx.load(tmp_path / "a.onnx").metadata_props}
+    assert metadata == read_metadata(tmp_path / "a.onnx")
+    assert metadata["names"] == "{0: 'ants', 1: 'bees & wasps', 2: 'Käfer'}"
+    assert metadata["imgsz"] == "[4, 5]"
+    assert metadata["task"] == "classify"
+    assert metadata["Image.BitmapPixelFormat"] == "Rgb8"
+
+
+def damaged(path: Path, how: str) -> Path:
+    whole = bundle_at(path)
+    whole.write(tiny_model(path))
+    data = path.read_bytes()
+    if how == "cut":
+        path.write_bytes(data[:-20])
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "not onnx":
+        path.write_bytes(b"\xff\xd8\xff\xe0 a picture")
+    elif how == "endless integer":
+        path.write_bytes(b"\xff" * 64)
+    elif how == "stranger's":
+        tiny_model(path, names="{}")
+    elif how == "other version":
+        path.write_bytes(data.replace(b'"v": 1', b'"v": 9'))
+    elif how == "not json":
+        path.write_bytes(data.replace(b'"class_names": ', b'"class_names"  '))
+    elif how == "a field short":
+        path.write_bytes(data.replace(b'"class_names": ', b'"class_nemes": '))
+    elif how == "another probe":
+        path.write_bytes(data.replace(b'"height": 1', b'"height": 3'))
+    return path
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "cut",
+        "empty",
+        "not onnx",
+        "endless integer",
+        "stranger's",
+        "other version",
+        "not json",
+        "a field short",
+        "another probe",
+    ],
+)
+def test_a_file_that_is_no_bundle_is_one_clear_error(tmp_path: Path, how: str) -> None:
+    path = damaged(tmp_path / "a.onnx", how)
+    with pytest.raises(BundleError, match=r"a\.onnx"):
+        OnnxBundle.read(path)
+
+
+def test_a_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="mlimages export"):
+        OnnxBundle.read(tmp_path / "none.onnx")
+    with pytest.raises(BundleError, match="cannot be read"):
+        OnnxBundle.read(tmp_path)

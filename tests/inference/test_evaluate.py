@@ -1,0 +1,117 @@
+"""Measuring a bundle on a label file."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mlimages.core import InputError, LabeledPath
+from mlimages.inference import OnnxBundle, Predictor, evaluate
+from mlimages.labels import LabelFile, write_label_file
+from mlimages.reports import report_html
+from tests.browser import OpenPage
+from tests.deploying import pictures
+
+pytestmark = pytest.mark.train
+NAMES = ("class0", "class1", "class2")
+
+
+@pytest.fixture
+def items(tmp_path: Path) -> list[LabeledPath]:
+    return pictures(tmp_path / "p", 12)
+
+
+def labels(folder: Path, items: list[LabeledPath], names: tuple[str, ...] = NAMES) -> LabelFile:
+    write_label_file(folder / "val.txt", items, names)
+    return LabelFile(folder / "val.txt")
+
+
+def test_right_and_wrong_answers_are_counted_as_predict_gives_them(
+    cnn_bundle: OnnxBundle, items: list[LabeledPath], tmp_path: Path
+) -> None:
+    predictor = Predictor(cnn_bundle)
+    said = [result.top[0].label for result in predictor([item.path for item in items])]  # type: ignore[union-attr]
+    right = sum(guess == item.label for guess, item in zip(said, items, strict=True))
+    found = evaluate(predictor, labels(tmp_path, items))
+    assert (found.count, found.accuracy.value) == (12, right / 12)
+    assert found.accuracy.low < found.accuracy.value < found.accuracy.high
+    assert len(found.mistakes) == 12 - right
+    for label, row in enumerate(found.confusion):
+        assert list(row) == [
+            sum(item.label == label and guess == each for guess, item in zip(said, items, strict=True))
+            for each in range(3)
+        ]
+
+
+def test_classes_are_matched_by_name_whatever_their_order(
+    cnn_bundle: OnnxBundle, items: list[LabeledPath], tmp_path: Path
+) -> None:
+    turned = [replace(item, label=(item.label + 1) % 3) for item in items]
+    (tmp_path / "turned").mkdir()
+    predictor = Predictor(cnn_bundle)
+    plain = evaluate(predictor, labels(tmp_path, items))
+    other = evaluate(predictor, labels(tmp_path / "turned", turned, ("class2", "class0", "class1")))
+    assert plain.confusion == other.confusion
+
+
+def test_a_class_that_the_bundle_does_not_know_is_an_error(
+    cnn_bundle: OnnxBundle, items: list[LabeledPath], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=r"'dogs'.*does not know.*class0, class1, class2"):
+        evaluate(Predictor(cnn_bundle), labels(tmp_path, items, ("class0", "class1", "dogs")))
+
+
+def test_a_label_file_with_some_of_the_classes_is_enough(
+    cnn_bundle: OnnxBundle, items: list[LabeledPath], tmp_path: Path
+) -> None:
+    some = [item for item in items if item.label < 2]
+    found = evaluate(Predictor(cnn_bundle), labels(tmp_path, some, ("class0", "class1")))
+    assert (found.count, sum(found.confusion[2])) == (8, 0)
+
+
+def test_broken_pictures_are_listed_and_not_counted(
+    cnn_bundle: OnnxBundle, items: list[LabeledPath], tmp_path: Path
+) -> None:
+    items[3].path.write_text("no picture")
+    items[5].path.unlink()
+    found = evaluate(Predictor(cnn_bundle), labels(tmp_path, items))
+    assert found.count == 10
+    assert [broken.fault for broken in found.broken] == ["not-an-image", "missing"]
+
+
+def test_a_label_file_without_a_usable_picture_is_an_error(cnn_bundle: OnnxBundle, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no picture that can be used"):
+        evaluate(Predictor(cnn_bundle), labels(tmp_path, [LabeledPath(tmp_path / "none.png", 0)]))
+
+
+def test_the_figures_for_programs_have_stable_keys(
+    cnn_bundle: OnnxBundle, items: list[LabeledPath], tmp_path: Path
+) -> None:
+    told = json.loads(evaluate(Predictor(cnn_bundle), labels(tmp_path, items)).to_json())
+    assert {"accuracy", "interval", "count", "per_class", "images_per_s", "calibration_error"} <= set(told)
+    assert set(told["per_class"]) == set(NAMES)
+    assert set(told["per_class"]["class0"]) == {"count", "precision", "recall", "f1"}
+    assert told["interval"][0] < told["accuracy"] < told["interval"][1]
+    assert 0 < told["decode_ms"]["p50"] <= told["decode_ms"]["p95"]
+    assert 0 < told["network_ms"]["p50"] <= told["network_ms"]["p95"]
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("width", "dark"), [(400, True), (1400, False)])
+def test_the_report_opens_offline_and_escapes_what_it_shows(
+    cnn_bundle: OnnxBundle, items: list[LabeledPath], tmp_path: Path, open_page: OpenPage, width: int, dark: bool
+) -> None:
+    items[0].path.write_text("no picture")
+    found = evaluate(Predictor(cnn_bundle), labels(tmp_path, items))
+    hostile = replace(found, class_names=("<script>alert(1)</script>", "class1", "class2"))
+    (tmp_path / "report.html").write_text(report_html(hostile, "a <b>title</b>"))
+    page = open_page(tmp_path / "report.html", width=width, height=900, dark=dark)
+    assert page.evaluate("document.querySelectorAll('figure').length") == len(found.mistakes)
+    assert page.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
+    assert page.evaluate("document.querySelectorAll('script').length") == 0
+    assert page.evaluate("document.title") == "a <b>title</b>"
+    assert len(page.requests) == 1
+    assert not page.scrolls_sideways
+    assert page.evaluate("(box => box.scrollWidth <= box.clientWidth)(document.querySelector('.wide'))")
+    assert not page.console_errors

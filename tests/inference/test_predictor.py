@@ -1,0 +1,153 @@
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mlimages import images
+from mlimages.core import BrokenImage, BundleError, Fault, Prediction
+from mlimages.export import ExportOptions
+from mlimages.inference import OnnxBundle, Predictor
+from tests.deploying import exported, picture, trained
+
+pytestmark = pytest.mark.train
+
+
+@pytest.fixture(scope="module")
+def bundle(cnn_bundle: OnnxBundle) -> OnnxBundle:
+    return cnn_bundle
+
+
+@pytest.fixture(scope="module")
+def files(bundle: OnnxBundle) -> list[Path]:
+    return sorted((bundle.path.parent / "pictures").iterdir())
+
+
+def probabilities(result: Prediction | BrokenImage) -> list[float]:
+    assert isinstance(result, Prediction)
+    return [score.probability for score in sorted(result.top, key=lambda score: score.label)]
+
+
+def test_a_prediction_is_what_the_trained_network_says_of_the_training_pixels(
+    bundle: OnnxBundle, files: list[Path]
+) -> None:
+    network = trained("cifar10_cnn")
+    pixels = [images.load_pixels(path, network.preprocessing.image) for path in files]
+    logits = network.logits(pixels).astype(np.float64)
+    want = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    got = [probabilities(result) for result in Predictor(bundle)(files)]
+    np.testing.assert_allclose(got, want, rtol=1e-4)
+
+
+def test_paths_bytes_and_arrays_of_one_picture_give_one_answer(bundle: OnnxBundle, files: list[Path]) -> None:
+    path = files[0]
+    kinds = [path, str(path), path.read_bytes(), np.asarray(Image.open(path))]
+    results = Predictor(bundle)(kinds)
+    assert len({tuple(probabilities(result)) for result in results}) == 1
+    assert [result.path for result in results] == [str(path), str(path), "", ""]
+
+
+def test_classes_come_by_falling_probability_and_top_cuts_them(bundle: OnnxBundle, files: list[Path]) -> None:
+    (whole,), (cut,) = Predictor(bundle)(files[:1]), Predictor(bundle)(files[:1], top=2)
+    assert isinstance(whole, Prediction)
+    assert isinstance(cut, Prediction)
+    assert sorted((score.probability for score in whole.top), reverse=True) == [s.probability for s in whole.top]
+    assert cut.top == whole.top[:2]
+    assert (whole.class_name, whole.probability) == (whole.top[0].class_name, whole.top[0].probability)
+
+
+def test_broken_pictures_are_values_among_the_good_in_their_order(
+    bundle: OnnxBundle, files: list[Path], tmp_path: Path
+) -> None:
+    cut = tmp_path / "cut.jpg"
+    picture(0).save(cut)
+    cut.write_bytes(cut.read_bytes()[:-400])
+    mixed = [files[0], cut, files[1], tmp_path / "none.png", b"", b"<html>", files[2]]
+    results = Predictor(bundle)(mixed)
+    faults = [result.fault if isinstance(result, BrokenImage) else None for result in results]
+    assert faults == [None, Fault.TRUNCATED, None, Fault.MISSING, Fault.EMPTY, Fault.NOT_AN_IMAGE, None]
+    assert [result for result in results if isinstance(result, Prediction)] == Predictor(bundle)(files[:3])
+
+
+def test_a_picture_of_too_many_pixels_is_broken_before_it_is_decoded(bundle: OnnxBundle, files: list[Path]) -> None:
+    (result,) = Predictor(bundle, max_pixels=100)(files[:1])
+    assert isinstance(result, BrokenImage)
+    assert result.fault is Fault.TOO_MANY_PIXELS
+
+
+def test_one_predictor_answers_many_threads_rightly(bundle: OnnxBundle, files: list[Path]) -> None:
+    predictor = Predictor(bundle, workers=2)
+    want = predictor(files)
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(predictor, [files] * 24)) == [want] * 24
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5, 64])
+def test_a_stream_answers_in_order_whatever_the_batch(bundle: OnnxBundle, files: list[Path], batch: int) -> None:
+    want = [str(path) for path in files * 3]
+    got = [answer.result.path for answer in Predictor(bundle, workers=3).stream(iter(files * 3), batch=batch)]
+    assert got == want
+
+
+def test_a_stream_reads_no_further_ahead_than_it_must(bundle: OnnxBundle, files: list[Path]) -> None:
+    taken = []
+
+    def endless() -> object:
+        while True:
+            taken.append(1)
+            yield files[0]
+
+    stream = Predictor(bundle, workers=2).stream(endless(), batch=2)  # type: ignore[arg-type]
+    next(stream)
+    stream.close()  # type: ignore[attr-defined]
+    assert len(taken) <= 2 * (2 * 2 + 1)
+
+
+def test_a_grey_network_answers_colour_pictures_as_it_was_trained(tmp_path: Path) -> None:
+    bundle, network = exported("lenet5", tmp_path), trained("lenet5")
+    paths = sorted((tmp_path / "pictures").iterdir())
+    pixels = [images.load_pixels(path, network.preprocessing.image) for path in paths]
+    want = network.logits(pixels).argmax(axis=1)
+    assert [result.top[0].label for result in Predictor(bundle)(paths)] == want.tolist()  # type: ignore[union-attr]
+
+
+def test_no_pictures_give_no_results(bundle: OnnxBundle) -> None:
+    assert Predictor(bundle)([]) == []
+
+
+def test_a_best_probability_under_the_threshold_is_not_known(bundle: OnnxBundle, files: list[Path]) -> None:
+    strict = replace(bundle, unknown_below=0.999)
+    assert not any(result.known for result in Predictor(strict)(files))  # type: ignore[union-attr]
+    assert all(result.known for result in Predictor(bundle)(files))  # type: ignore[union-attr]
+
+
+def test_a_file_whose_weights_were_altered_is_refused_by_its_own_probe(bundle: OnnxBundle, tmp_path: Path) -> None:
+    import onnx
+
+    model = onnx.load(bundle.path)
+    weights = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    values = onnx.numpy_helper.to_array(weights) * 1.1
+    weights.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float32), weights.name))
+    onnx.save(model, tmp_path / "altered.onnx")
+    with pytest.raises(BundleError, match=r"altered\.onnx does not answer as its own probe says"):
+        Predictor(tmp_path / "altered.onnx")
+
+
+def test_a_bare_network_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    bare = exported("cifar10_cnn", tmp_path, options=ExportOptions(include_preprocessing=False))
+    with pytest.raises(BundleError, match="--no-preprocessing"):
+        Predictor(bare)
+
+
+def test_prediction_and_its_command_work_where_torch_is_not_installed(bundle: OnnxBundle, files: list[Path]) -> None:
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(['torch', 'torchvision', 'timm', 'onnx', 'matplotlib']))\n"
+        "sys.argv = ['mlimages', 'predict', *sys.argv[1:]]\nfrom mlimages.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code, bundle.path, files[0]], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "class" in done.stdout

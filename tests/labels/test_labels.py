@@ -1,0 +1,283 @@
+"""Label files: folders become lines, lines become parts, and nothing is lost on the way."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from mlimages.core import InputError, LabeledPath, LabelFileError
+from mlimages.labels import (
+    PICTURE_SUFFIXES,
+    LabelFile,
+    append,
+    groups_by_pattern,
+    label_dir,
+    label_dir_auto,
+    lay_out,
+    read_class_names,
+    split,
+    write_label_file,
+)
+
+
+def touch(root: Path, *names: str) -> Path:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"picture")
+    return root
+
+
+def lines(labels: LabelFile, root: Path) -> list[str]:
+    return [f"{item.path.relative_to(root).as_posix()} {item.label}" for item in labels]
+
+
+@pytest.fixture
+def animals(tmp_path: Path) -> Path:
+    names = ("Zebra/1.jpg", "ant/b.PNG", "ant/nested/A.jpeg", "bee/3.webp", "loose.gif", "bee/notes.txt")
+    return touch(tmp_path / "animals", *names, "empty/readme.md", ".git/x.jpg", "ant/.ipynb_checkpoints/b.png")
+
+
+def test_each_folder_is_a_class_sorted_without_regard_to_case_and_loose_pictures_come_last(animals: Path) -> None:
+    found = label_dir_auto(animals)
+    assert found.labels.class_names == ("ant", "bee", "Zebra", "ROOT")
+    assert lines(found.labels, animals) == [
+        "ant/b.PNG 0", "ant/nested/A.jpeg 0", "bee/3.webp 1", "Zebra/1.jpg 2", "loose.gif 3",
+    ]  # fmt: skip
+
+
+def test_what_is_left_out_is_said(animals: Path) -> None:
+    for leaf in (False, True):
+        assert label_dir_auto(touch(animals, "bee/.git/y.jpg"), leaf=leaf).left_out == (
+            "empty: no pictures",
+            "files that are no pictures: 1 .md",
+            "files that are no pictures: 1 .txt",
+            "folders hidden or of a tool: 2 .git",
+            "folders hidden or of a tool: 1 .ipynb_checkpoints",
+        )
+
+
+def test_with_leaf_each_folder_that_holds_pictures_is_a_class(animals: Path) -> None:
+    labels = label_dir_auto(animals, leaf=True).labels
+    assert labels.class_names == ("ant", "ant/nested", "bee", "Zebra", "ROOT")
+    assert "ant/nested/A.jpeg 1" in lines(labels, animals)
+
+
+def test_given_class_names_fix_the_numbers_and_an_unknown_folder_is_an_error(animals: Path) -> None:
+    labels = label_dir_auto(animals, class_names=("ROOT", "bee", "ant", "Zebra")).labels
+    assert "ant/b.PNG 2" in lines(labels, animals)
+    with pytest.raises(InputError, match="Zebra: its name is not one of the 3 classes"):
+        label_dir_auto(animals, class_names=("ant", "bee", "ROOT"))
+
+
+def test_every_suffix_that_pillow_decodes_by_itself_counts() -> None:
+    Image.init()
+    stubs = {"BUFR", "GRIB", "HDF5", "MPEG"}  # recognised, never decoded
+    outside = {"EPS", "WMF"}  # need Ghostscript or Windows
+    suffixes = {s for s, form in Image.registered_extensions().items() if form in Image.OPEN.keys() - stubs - outside}
+    assert suffixes <= PICTURE_SUFFIXES
+
+
+def test_names_that_no_line_can_hold_are_left_out(tmp_path: Path) -> None:
+    touch(tmp_path, "a/fine.jpg", "a/two\nlines.jpg", "a/back\\slash.jpg")
+    found = label_dir_auto(touch(tmp_path, "b\nc/1.jpg"))
+    assert found.left_out == ("names that no label file can hold: 3",)
+    written = found.labels.write(tmp_path / "labels.txt")
+    assert lines(written, tmp_path) == ["a/fine.jpg 0"]
+
+
+def test_an_empty_folder_is_an_error_that_says_what_was_expected(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="expected a folder per class"):
+        label_dir_auto(tmp_path)
+    with pytest.raises(InputError, match="no folder at"):
+        label_dir_auto(tmp_path / "nowhere")
+
+
+NAMES = st.text(st.characters(exclude_characters="\n\r\\/\0", exclude_categories=["Cs"]), min_size=1).filter(
+    lambda name: name not in (".", "..")
+)
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".csv", ".tsv", ".jsonl"])
+@given(names=st.lists(NAMES, max_size=5))
+def test_what_is_written_is_read_back(tmp_path_factory: pytest.TempPathFactory, suffix: str, names: list[str]) -> None:
+    folder = tmp_path_factory.mktemp("labels")
+    items = [LabeledPath(folder / name, number % 2) for number, name in enumerate(names)]
+    write_label_file(folder / f"labels{suffix}", items, ["cats", "dogs"])
+    assert list(LabelFile(folder / f"labels{suffix}")) == items
+
+
+def test_a_text_file_from_elsewhere_is_understood(tmp_path: Path) -> None:
+    text = '\ufeffa b.jpg 0\r\n\r\n"c d.jpg" 1  \r\ne.jpg\t2\r\n  sub\\f g.jpg   1 \r\n'
+    (tmp_path / "labels.txt").write_bytes(text.encode())
+    read = lines(LabelFile(tmp_path / "labels.txt"), tmp_path)
+    assert read == ["a b.jpg 0", "c d.jpg 1", "e.jpg 2", "sub/f g.jpg 1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", "a.jpg,1\nb.jpg,0\n"),
+        ("b.csv", "label,width,path\n1,20,a.jpg\n0,30,b.jpg\n"),
+        ("c.tsv", "path\tlabel\na.jpg\t1\n\nb.jpg\t0\n"),
+        ("metadata.csv", "file_name,label\na.jpg,dog\nb.jpg,Cat\n"),
+        ("metadata.jsonl", '{"file_name": "a.jpg", "label": "dog"}\n{"file_name": "b.jpg", "label": "Cat"}\n'),
+        ("d.jsonl", '{"path": "a.jpg", "label": 1}\n{"path": "b.jpg", "label": 0}\n'),
+    ],
+)
+def test_tables_are_read_with_or_without_header_and_with_names_or_numbers(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    labels = LabelFile(tmp_path / name)
+    assert lines(labels, tmp_path) == ["a.jpg 1", "b.jpg 0"]
+    assert labels.class_names in (("0", "1"), ("Cat", "dog"))
+
+
+def test_paths_as_text_are_those_of_the_pictures_whatever_the_file_stands_for(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text('sub/../a b.jpg 1\n" c.jpg" 1\n/elsewhere/d.jpg 0\nsub\\e.jpg 1\n')
+    (tmp_path / "a_class_def.txt").write_text("0 1\n1 0\n")  # names that look like numbers of others
+    labels = LabelFile(tmp_path / "a.txt")
+    assert [label for _, label in labels.named()] == [1, 1, 0, 1]
+    for stands_for in (labels, labels.without([tmp_path / "a b.jpg"]), labels.shuffle(0), labels.merge(labels)):
+        assert [LabeledPath(Path(name), label) for name, label in stands_for.named()] == list(stands_for)
+    assert len(list(labels.without([tmp_path / "a b.jpg"]))) == 3
+    assert list(labels.where([0, 1, 1])) == list(labels)[1:3]
+
+
+def test_a_tables_class_names_outlive_its_conversion_and_its_split(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(
+        "path,label\n" + "".join(f"{n}.jpg,{'dog' if n % 2 else 'Cat'}\n" for n in range(8))
+    )
+    labels = LabelFile(tmp_path / "a.csv")
+    train, val = labels.split([0.5, 0.5], seed=1)
+    for part in (labels, labels.shuffle(1), train, val, labels.merge(labels)):
+        written = part.write(tmp_path / "b.txt")
+        assert written.class_names == part.class_names == ("Cat", "dog")
+    assert labels.merge(LabelFile("c.txt", items=list, class_names=("cow",))).class_names == ("Cat", "dog", "cow")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "line", "expected"),
+    [
+        ("a.txt", "a.jpg 0\nb.jpg\n", 2, "expected `path label`"),
+        ("a.txt", "a.jpg cat\n", 1, "the label a class number"),
+        ("a.txt", "a.jpg ²\n", 1, "the label a class number"),
+        ("a.txt", f"a.jpg {'9' * 5000}\n", 1, "the label a class number"),
+        ("a.csv", "path,label\na.jpg\n", 2, "expected a path and a label"),
+        ("a.csv", "path,size\na.jpg,4\n", 1, "a column named label"),
+        ("a.jsonl", '{"path": "a.jpg", "label": 0}\n{"path"', 2, 'expected {"path"'),
+        ("a.jsonl", "[" * 100_000, 1, 'expected {"path"'),
+    ],
+)
+def test_a_bad_line_is_named_with_what_was_expected(
+    tmp_path: Path, name: str, text: str, line: int, expected: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(LabelFileError) as error:
+        list(LabelFile(tmp_path / name))
+    assert f"{name}:{line}: " in str(error.value)
+    assert expected in str(error.value)
+
+
+def test_a_label_beyond_the_class_definition_is_a_bad_line(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a.jpg 2\n")
+    (tmp_path / "a_class_def.txt").write_text("0 cats\n1 dogs\n")
+    with pytest.raises(LabelFileError, match=r"a.txt:1: expected a class number from 0 to 1 .*found '2'"):
+        list(LabelFile(tmp_path / "a.txt"))
+
+
+def test_a_file_that_is_not_utf_8_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("schön.jpg 0\n".encode("latin-1"))
+    with pytest.raises(LabelFileError, match="not UTF-8 at byte 3: save it as UTF-8"):
+        list(LabelFile(tmp_path / "a.txt"))
+
+
+def test_class_definitions_must_count_from_zero(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("0 a cat\n2 dog\n")
+    with pytest.raises(LabelFileError, match=r"names.txt:2: expected `1 NAME`"):
+        read_class_names(tmp_path / "names.txt")
+
+
+def many(count: int = 200, classes: int = 2) -> list[LabeledPath]:
+    return [LabeledPath(Path(f"c{n % classes}/{n}.jpg"), n % classes) for n in range(count)]
+
+
+def test_a_split_is_stratified_whole_and_the_same_for_the_same_seed() -> None:
+    parts = split(many(), [0.8, 0.1, 0.1], seed=1)
+    assert [[sum(item.label == label for item in part) for label in (0, 1)] for part in parts] == [
+        [80, 80],
+        [10, 10],
+        [10, 10],
+    ]
+    assert sorted((item for part in parts for item in part), key=str) == sorted(many(), key=str)
+    assert parts == split(many(), [0.8, 0.1, 0.1], seed=1)
+    assert parts != split(many(), [0.8, 0.1, 0.1], seed=2)
+
+
+def test_a_split_is_the_same_on_every_machine() -> None:
+    _, val = split(many(20), [0.8, 0.2], seed=0)
+    assert [item.path.as_posix() for item in val] == ["c0/10.jpg", "c0/14.jpg", "c1/15.jpg", "c1/19.jpg"]
+
+
+def test_a_split_does_not_depend_on_where_the_folder_lies_nor_on_the_order_of_lines(tmp_path: Path) -> None:
+    there = [LabeledPath(tmp_path / item.path, item.label) for item in reversed(many())]
+    here_val, there_val = (
+        split(many(), [0.8, 0.2], seed=3, root=Path())[1],
+        split(there, [0.8, 0.2], seed=3, root=tmp_path)[1],
+    )
+    assert {item.path for item in here_val} == {item.path.relative_to(tmp_path) for item in there_val}
+
+
+def test_pictures_of_one_group_stay_on_one_side() -> None:
+    groups = groups_by_pattern((item.path for item in many()), r"/(\d)\d*\.jpg")
+    train, val = split(many(), [0.7, 0.3], seed=0, groups=groups)
+    assert not {groups[item.path] for item in train} & {groups[item.path] for item in val}
+    assert 40 <= len(val) <= 80
+
+
+@pytest.mark.parametrize("shares", [[], [0.5, 0.6], [1.2, -0.2]])
+def test_shares_that_do_not_add_up_are_refused(shares: list[float]) -> None:
+    with pytest.raises(InputError, match="add up to 1"):
+        split(many(), shares, seed=0)
+
+
+def test_label_files_filter_shuffle_split_and_merge_as_values(tmp_path: Path) -> None:
+    write_label_file(tmp_path / "a.txt", [LabeledPath(tmp_path / f"{n}.jpg", n % 2) for n in range(10)], ["ant", "bee"])
+    write_label_file(tmp_path / "b.txt", [LabeledPath(tmp_path / "b.jpg", 0)], ["bee"])
+    labels = LabelFile(tmp_path / "a.txt")
+    assert [item.label for item in labels.filter(lambda item: item.label == 1)] == [1] * 5
+    assert list(labels.shuffle(1)) != list(labels)
+    assert set(labels.shuffle(1)) == set(labels)
+    assert [len(list(part)) for part in labels.split([0.8, 0.2], seed=0)] == [8, 2]
+    merged = labels.merge(LabelFile(tmp_path / "b.txt")).write(tmp_path / "both.jsonl")
+    assert merged.class_names == ("ant", "bee")
+    assert lines(merged, tmp_path)[-1] == "b.jpg 1"
+
+
+def test_appending_a_class_by_number_names_it_and_lists_no_picture_twice(tmp_path: Path) -> None:
+    touch(tmp_path, "cats/1.jpg", "dogs/2.jpg", "more/3.jpg")
+    first = label_dir(tmp_path / "cats", 0).write(tmp_path / "labels.txt")
+    for folder, number in [("dogs", 1), ("more", 1), ("more", 1)]:
+        append(first, label_dir(tmp_path / folder, number), by_number=True).write(first.path)
+    assert lines(first, tmp_path) == ["cats/1.jpg 0", "dogs/2.jpg 1", "more/3.jpg 1"]
+    assert first.class_names == ("cats", "dogs")
+
+
+def test_a_data_set_is_laid_out_as_folders_and_labelled_again(animals: Path, tmp_path: Path) -> None:
+    labels = label_dir_auto(animals).labels
+    for _again in range(2):
+        lay_out(labels, tmp_path / "out")
+    again = label_dir_auto(tmp_path / "out").labels
+    assert len(list(again)) == len(list(labels)) == 5
+    assert (tmp_path / "out/bee/3.webp").resolve() == animals / "bee/3.webp"
+    lay_out(labels, tmp_path / "copied", copy=True)
+    assert (tmp_path / "copied/bee/3.webp").read_bytes() == b"picture"
+
+
+def test_pictures_of_the_same_name_do_not_hide_each_other_nor_leave_the_folder(tmp_path: Path) -> None:
+    touch(tmp_path, "x/1.jpg", "y/1.jpg")
+    items = [LabeledPath(tmp_path / "x/1.jpg", 0), LabeledPath(tmp_path / "y/1.jpg", 0)]
+    lay_out(LabelFile(tmp_path / "l.txt", items=lambda: items, class_names=("../../up",)), tmp_path / "out")
+    laid = sorted(path.relative_to(tmp_path).as_posix() for path in (tmp_path / "out").rglob("*.jpg"))
+    assert laid == ["out/_.._up/1.jpg", "out/_.._up/1_2.jpg"]

@@ -1,0 +1,127 @@
+"""Frozen means frozen: by name, by order of execution, through training."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from mlimages.core import ModelError
+from mlimages.networks import Model, build_model, freeze, joined, parted, split
+
+
+def frozen_names(model: Model) -> list[str]:
+    return [name for name, parameter in model.network.named_parameters() if not parameter.requires_grad]
+
+
+def test_a_well_known_name_freezes_up_to_and_including_that_layer() -> None:
+    model = build_model("alexnet", classes=2, weights="none", size=63)
+    freeze(model, "conv5")
+    assert frozen_names(model) == [f"features.{n}.{what}" for n in (0, 3, 6, 8, 10) for what in ("weight", "bias")]
+    freeze(model, "fc7")
+    assert len(frozen_names(model)) == 14
+
+
+def test_head_leaves_the_last_layer_alone_and_none_leaves_all() -> None:
+    model = build_model("lenet5", classes=2, weights="none")
+    freeze(model)
+    assert [n for n, p in model.network.named_parameters() if p.requires_grad] == ["fc5.weight", "fc5.bias"]
+    freeze(model, "none")
+    assert frozen_names(model) == []
+
+
+def test_a_pattern_freezes_the_parameters_that_it_finds() -> None:
+    model = build_model("lenet5", classes=2, weights="none")
+    freeze(model, regex=r"^conv1|fc4\.weight")
+    assert frozen_names(model) == ["conv1.weight", "conv1.bias", "fc4.weight"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"upto": "conv9"}, "no layer 'conv9'"),
+        ({"upto": "fc5"}, "nothing of lenet5 is left to train"),
+        ({"regex": "nowhere"}, "no parameter's name matches"),
+        ({"regex": "("}, "not a regular expression"),
+    ],
+)
+def test_a_cut_that_cannot_be_made_says_what_can(options: dict[str, str], said: str) -> None:
+    with pytest.raises(ModelError, match=said):
+        freeze(build_model("lenet5", classes=2, weights="none"), **options)
+
+
+def test_frozen_batch_norm_and_dropout_stay_in_eval_whatever_is_called() -> None:
+    model = build_model("mobilenet_v2", classes=2, weights="none", size=32)
+    part = freeze(model, "features.17")
+    before = part.digest(model.network)
+    optimizer = torch.optim.SGD([p for p in model.network.parameters() if p.requires_grad], 0.1)
+    model.network.train()
+    for seed in range(2):
+        torch.manual_seed(seed)
+        loss = model.network(torch.rand(4, 3, 32, 32)).square().mean()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    assert part.digest(model.network) == before
+    norms = {path: m for path, m in model.network.named_modules() if isinstance(m, nn.BatchNorm2d)}
+    assert [path for path, norm in norms.items() if norm.training] == ["features.18.1"]
+    freeze(model, "none")
+    model.network.train()
+    assert all(norm.training for norm in norms.values())
+
+
+def test_a_pretrained_network_keeps_the_statistics_of_all_its_batch_norms(tmp_path: Path) -> None:
+    fresh = build_model("mobilenet_v2", classes=2, weights="none", size=32)
+    save_file(fresh.network.state_dict(), tmp_path / "w.safetensors")
+    model = build_model("mobilenet_v2", classes=2, weights=tmp_path / "w.safetensors", size=32)
+    freeze(model, "features.17")
+    model.network.train()
+    model.network(torch.rand(4, 3, 32, 32))
+    norm = model.network.get_submodule("features.18.1")
+    assert norm.weight.requires_grad
+    assert torch.equal(norm.running_mean, fresh.network.get_submodule("features.18.1").running_mean)
+
+
+def test_dropout_between_frozen_layers_is_off_and_above_them_on() -> None:
+    model = build_model("cifar10_cnn", classes=2, weights="none")
+    freeze(model, "conv3")
+    model.network.train()
+    assert {name: m.training for name, m in model.network.named_children() if isinstance(m, nn.Dropout)} == {
+        "drop2": False,
+        "drop4": True,
+        "drop5": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "upto", "shapes"),
+    [
+        ("squeezenet1_0", "features.7", ((256, 27, 27),)),
+        ("cifar10_cnn", "conv2", ((32, 15, 15),)),
+        ("mobilenet_v3_small", "head", ((1024,),)),
+        ("resnet18", "layer3", ((256, 14, 14),)),
+        ("timm:vit_tiny_patch16_224", "blocks.8", ((197, 192),)),
+        ("timm:convnext_atto", "stages.2", ((160, 14, 14),)),
+    ],
+)
+def test_the_two_halves_together_are_the_network(name: str, upto: str, shapes: tuple[tuple[int, ...], ...]) -> None:
+    model = build_model(name, classes=3, weights="none")
+    image = model.preprocessing.image
+    x = torch.rand(2, image.channels, image.height, image.width)
+    halves = split(model.network, freeze(model, upto), x)
+    assert halves is not None
+    assert halves.shapes == shapes
+    with torch.no_grad():
+        rows = joined(halves.lower(x))
+        again = halves.upper(*parted(rows, halves.shapes))
+        assert torch.equal(again, model.network(x))
+    trained = {id(p) for p in halves.upper.parameters() if p.requires_grad}
+    assert trained == {id(p) for p in model.network.parameters() if p.requires_grad}
+
+
+def test_what_learns_or_acts_by_chance_is_never_below_the_cut() -> None:
+    model = build_model("resnet18", classes=3, weights="none", size=64)
+    part = freeze(model, regex=r"^(conv1|layer1)")  # the first batch norm learns: nothing behind it is fixed
+    halves = split(model.network, part, torch.rand(2, 3, 64, 64))
+    assert halves is not None
+    assert halves.shapes == ((64, 32, 32),)

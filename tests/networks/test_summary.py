@@ -1,0 +1,249 @@
+"""What `summary` says of a network is what the network does."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+from mlimages.cli import main as cli
+from mlimages.core import BundleError, ImageProperty, ModelError, Normalization, Preprocessing
+from mlimages.export import TrainedNetwork
+from mlimages.export.onnx_writer import export_network
+from mlimages.inference import OnnxBundle
+from mlimages.networks import summarize_model, summarize_network, summarize_run
+from mlimages.reports import NetworkSummary, Window, summarize_onnx
+from mlimages.reports.layers import lines_of
+from tests.conftest import RunCli
+from tests.run_folders import make_run
+
+
+@pytest.fixture
+def small_net() -> nn.Sequential:
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 11, stride=4),
+        nn.ReLU(),
+        nn.MaxPool2d(3, stride=2),
+        nn.Conv2d(8, 4, 3, padding=2, dilation=2),
+        nn.Flatten(),
+        nn.Linear(4 * 27 * 27, 5),
+    )
+    net[0].requires_grad_(False)
+    return net
+
+
+def summary_of(net: nn.Module, size: int = 227) -> NetworkSummary:
+    return summarize_network(net, (3, size, size), title="net")
+
+
+def test_each_row_holds_shape_parameters_state_and_multiply_adds(small_net: nn.Sequential) -> None:
+    conv, relu, pool, dilated, flatten, linear = summary_of(small_net).layers
+    assert (conv.name, conv.kind, conv.output, conv.state) == ("0", "conv", (8, 55, 55), "frozen")
+    assert (conv.parameters, conv.multiply_adds) == (8 * 3 * 11 * 11 + 8, 8 * 3 * 11 * 11 * 55 * 55)
+    assert (relu.parameters, relu.state, relu.arithmetic) == (0, "", "")
+    assert (pool.output, dilated.output, flatten.output) == ((8, 27, 27), (4, 27, 27), (2916,))
+    assert (dilated.state, linear.multiply_adds) == ("trained", 2916 * 5)
+
+
+def test_the_arithmetic_behind_each_width_is_shown(small_net: nn.Sequential) -> None:
+    shown = {layer.name: layer.arithmetic for layer in summary_of(small_net).layers}
+    assert shown["0"] == "(227 + 2*0 - 11)/4 + 1 = 55"
+    assert shown["2"] == "(55 + 2*0 - 3)/2 + 1 = 27"
+    assert shown["3"] == "(27 + 2*2 - 5)/1 + 1 = 27"
+    assert shown["4"] == "4*27*27 = 2916"
+    assert shown["5"] == "4*27*27 = 2916 -> 5"
+
+
+def test_a_size_that_does_not_divide_evenly_is_marked() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 11, stride=4))
+    summary = summary_of(net, 230)
+    assert (summary.layers[0].even, summary.layers[0].lost_px) == (False, 3)
+    text = "\n".join(lines_of(summary))
+    assert "(230 + 2*0 - 11)/4 + 1 = 55.75 !" in text
+    assert "lost at the edge: 0 3" in text
+    assert all(layer.even for layer in summary_of(net, 227).layers)
+
+
+@pytest.mark.parametrize("n", range(7, 40))
+@pytest.mark.parametrize(
+    ("size", "stride", "padding", "ceil"), [(3, 2, 0, False), (3, 2, 0, True), (2, 2, 1, True), (7, 4, 3, False)]
+)
+def test_the_formula_is_torchs_own(n: int, size: int, stride: int, padding: int, ceil: bool) -> None:
+    pool = nn.MaxPool2d(size, stride, padding=padding, ceil_mode=ceil)
+    made = pool(torch.zeros(1, 1, n, n)).shape[-1]
+    layer = summarize_network(nn.Sequential(pool), (1, n, n)).layers[0]
+    assert layer.output == (1, made, made)
+    expected = Window(size, stride, padding, ceil).arithmetic(n)
+    assert layer.arithmetic in (expected, f"{n} -> {made}")  # torch drops a last window that holds padding alone
+
+
+def test_lost_columns_are_those_that_change_nothing() -> None:
+    conv = nn.Conv2d(1, 1, 5, stride=3, padding=1)
+    lost = summarize_network(nn.Sequential(conv), (1, 14, 14)).layers[0].lost_px
+    picture = torch.rand(1, 1, 14, 14)
+    changed = picture.clone()
+    changed[..., 14 - lost :] = 9.0
+    assert lost > 0
+    assert torch.equal(conv(picture), conv(changed))
+    changed[..., 14 - lost - 1] = 9.0
+    assert not torch.equal(conv(picture), conv(changed))
+
+
+def test_totals_count_shared_parameters_once_and_work_between_layers_too() -> None:
+    class Attends(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Linear(8, 8, bias=False)
+            self.again = self.first
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.again(self.first(x.flatten(2)))  # (N, 3, 8)
+            return nn.functional.scaled_dot_product_attention(y, y, y)
+
+    summary = summarize_network(Attends(), (3, 2, 4))
+    assert summary.parameters == 64
+    assert summary.multiply_adds == 2 * 3 * 64 + 2 * 3 * 3 * 8
+    assert any("between the layers" in line for line in lines_of(summary))
+
+
+def test_summing_up_leaves_the_network_as_it_was(small_net: nn.Sequential) -> None:
+    small_net.train()
+    before = {name: value.clone() for name, value in small_net.state_dict().items()}
+    summary_of(small_net)
+    assert small_net.training
+    assert all(torch.equal(before[name], value) for name, value in small_net.state_dict().items())
+    assert not any(module._forward_hooks for module in small_net.modules())
+
+
+def test_a_size_that_cannot_work_names_the_layer(small_net: nn.Sequential) -> None:
+    with pytest.raises(ModelError, match=r"net cannot take 20 x 20 pixels: 5: "):
+        summary_of(small_net, 20)
+
+
+def test_alexnet_as_published_at_227_pixels() -> None:
+    summary = summarize_model("alex", size=227, upto="conv5")
+    layers = {layer.name: layer for layer in summary.layers}
+    assert [layers[name].output[-1] for name in ("conv1", "pool1", "pool2", "pool5")] == [55, 27, 13, 6]
+    assert layers["conv1"].arithmetic == "(227 + 2*0 - 11)/4 + 1 = 55"
+    assert layers["fc6"].arithmetic == "256*6*6 = 9216 -> 4096"
+    assert [layers[name].state for name in ("conv5", "fc6")] == ["frozen", "trained"]
+    assert summary.parameters - summary.trained_parameters == sum(layers[f"conv{n}"].parameters for n in range(1, 6))
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "multiply_adds"),
+    # Parameters and "GFLOPS" as torchvision publishes them beside its weights.
+    [("alexnet", 61_100_840, 0.71), ("vgg11_bn", 132_868_840, 7.61), ("resnet18", 11_689_512, 1.81),
+     ("mobilenet_v2", 3_504_872, 0.30), ("vit_b_32", 88_224_232, 4.41), ("squeezenet1_0", 1_248_424, 0.82)],
+)  # fmt: skip
+def test_totals_are_those_that_torchvision_publishes(name: str, parameters: int, multiply_adds: float) -> None:
+    summary = summarize_model(name)
+    assert summary.parameters == parameters
+    assert summary.multiply_adds / 1e9 == pytest.approx(multiply_adds, abs=0.01)
+
+
+@pytest.mark.parametrize("name", ["timm:resnet10t", "timm:vit_tiny_patch16_224", "timm:convnext_atto", "mnist_cnn"])
+def test_any_name_that_finetune_takes_is_summed_up(name: str) -> None:
+    layers = summarize_model(name, classes=7).layers
+    assert layers[-1].output == (7,)
+
+
+def test_the_command_prints_a_table_of_80_columns(run_cli: RunCli) -> None:
+    done = run_cli("summary", "alex", "--size", 227, "--freeze", "conv5")
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    row = "conv1   conv     96x55x55  34.9K    105.4M frozen  (227 + 2*0 - 11)/4 + 1 = 55"
+    assert row in done.stdout
+    assert done.stderr == "next: mlimages finetune labels.txt --model alex --freeze conv5 -o runs/first\n"
+
+
+def test_the_command_gives_every_layer_as_json() -> None:
+    told = json.loads(CliRunner().invoke(cli.app, ["summary", "lenet5", "--json"]).stdout)
+    assert told["input"] == [1, 28, 28]
+    assert [layer["name"] for layer in told["layers"]][:3] == ["conv1", "relu1", "pool1"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["alex", "--size", "20"], "alex cannot take 20 x 20 pixels: layer pool2"),
+        (["nosuch"], "no network is called 'nosuch'"),
+        (["alex", "--freeze", "conv9"], "alex has no layer 'conv9'"),
+    ],
+    ids=["size", "name", "layer"],
+)
+def test_what_cannot_be_is_said(words: list[str], said: str) -> None:
+    with pytest.raises(ModelError, match=said):
+        CliRunner().invoke(cli.app, ["summary", *words], catch_exceptions=False)
+
+
+def test_attention_that_uses_its_weights_by_itself_is_one_row() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts = nn.ModuleList([nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 8)])
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = x.flatten(2)
+            x = self.parts[0](x, x, x)[0]
+            return self.parts[1](x)
+
+    rows = summarize_network(nn.Sequential(Block()), (3, 2, 4)).layers
+    assert [(row.name, row.kind, row.parameters) for row in rows] == [
+        ("0.parts.0", "attention", 288), ("0.parts.1", "linear", 72),
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 5, stride=2), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8 * 49, 2))
+    path = tmp_path_factory.mktemp("onnx") / "net.onnx"
+    preprocessing = Preprocessing(ImageProperty(32), Normalization(mean=(0.5,) * 3, std=(0.5,) * 3))
+    export_network(TrainedNetwork(net.eval(), preprocessing, ("ants", "bees"), "net"), path)
+    return path
+
+
+@pytest.mark.train
+def test_an_exported_file_is_summed_up_with_what_it_says_of_itself(exported: Path, run_cli: RunCli) -> None:
+    told = json.loads(run_cli("summary", exported, "--json").stdout)
+    conv, pool, linear = told["layers"]
+    assert (told["input"], conv["output"], pool["output"], linear["output"]) == (
+        [3, 32, 32],
+        [8, 14, 14],
+        [8, 7, 7],
+        [2],
+    )
+    assert conv["arithmetic"] == "(32 + 2*0 - 5)/2 + 1 = 14.50"
+    assert (conv["even"], conv["parameters"], conv["multiply_adds"]) == (False, 608, 600 * 14 * 14)
+    assert linear["multiply_adds"] == 2 * 392
+    text = run_cli("summary", exported).stdout
+    assert "classes: ants, bees" in text
+    assert "shorter side to 32 px, centre 32 x 32 px, done in the graph" in text
+    assert "image uint8 (N, H, W, 3) -> logits float (N, 2), probabilities float (N, 2); opset" in text
+    assert "each logit within 0.5%; it does" in text
+    assert "for other tools: Image.BitmapPixelFormat" in text
+
+
+@pytest.mark.train
+def test_a_file_that_fails_its_probe_is_summed_up_with_that(exported: Path, tmp_path: Path) -> None:
+    bundle = OnnxBundle.read(exported)
+    wrong = replace(bundle.probe, logits=tuple(2 * logit for logit in bundle.probe.logits))
+    replace(bundle, path=tmp_path / "altered.onnx", probe=wrong).write(exported)
+    assert "FAILS" in summarize_onnx(tmp_path / "altered.onnx").notes[-1]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"GIF89a not a model"], ids=["missing", "empty", "picture"])
+def test_what_is_no_onnx_file_is_one_error(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "x.onnx").write_bytes(content)
+    with pytest.raises(BundleError, match=r"x\.onnx"):
+        summarize_onnx(tmp_path / "x.onnx")
+
+
+def test_a_run_folder_is_summed_up_as_it_was_frozen(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", freeze="conv2", model="lenet5")
+    states = {layer.name: layer.state for layer in summarize_run(run).layers if layer.state}
+    assert states == {"conv1": "frozen", "conv2": "frozen", "fc3": "trained", "fc4": "trained", "fc5": "trained"}

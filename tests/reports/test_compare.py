@@ -1,0 +1,85 @@
+"""Runs side by side: what differs, and whether it is more than noise."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from mlimages.core import InputError, RunError
+from mlimages.reports import compare_runs
+from mlimages.reports.comparison import lines_of
+from tests.conftest import RunCli
+from tests.run_folders import make_run
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[Path]:
+    good = make_run(tmp_path / "runs/good", wrong=[0], model="resnet18", lr=0.01)
+    near = make_run(tmp_path / "runs/near", wrong=[1, 2, 3], model="alexnet", lr=0.01)
+    bad = make_run(tmp_path / "runs/bad", wrong=list(range(2, 20)), model="lenet5", lr=0.01)
+    (good / "model.onnx").write_bytes(bytes(2000))
+    return [bad, near, good]
+
+
+def test_runs_are_ordered_and_tested_against_the_best(runs: list[Path]) -> None:
+    good, near, bad = compare_runs(runs)
+    assert [each.run.name for each in (good, near, bad)] == ["good", "near", "bad"]
+    assert good.against_best is None
+    assert near.against_best is not None
+    assert (near.against_best.shared, near.against_best.gained, near.against_best.lost) == (24, 1, 3)
+    assert near.against_best.p_value == pytest.approx(2 * (1 + 4) / 16)
+    assert near.against_best.within_noise
+    assert bad.against_best is not None
+    assert bad.against_best.p_value == pytest.approx(2 * sum(math.comb(19, k) for k in (0, 1)) / 2**19)
+    assert not bad.against_best.within_noise
+    assert bad.against_best.difference.value == pytest.approx(-17 / 24)
+
+
+def test_a_rate_that_was_left_to_us_is_called_auto(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / str(lr), wrong=[0], model="alexnet", lr=lr) for lr in (0.0, 0.01)]
+    assert [each.settings for each in compare_runs(runs)] == [{"lr": "auto"}, {"lr": "0.01"}]
+
+
+def test_only_settings_that_differ_are_listed(runs: list[Path]) -> None:
+    assert [each.settings for each in compare_runs(runs)] == [
+        {"model": "resnet18"}, {"model": "alexnet"}, {"model": "lenet5"},
+    ]  # fmt: skip
+
+
+def test_pictures_of_one_run_alone_are_not_compared(runs: list[Path]) -> None:
+    predictions = runs[1] / "val_predictions.csv"
+    predictions.write_text("".join(predictions.read_text().splitlines(keepends=True)[:13]))
+    assert [each.against_best.shared for each in compare_runs(runs) if each.against_best] == [12, 24]
+    predictions.write_text(predictions.read_text().replace("pictures/", "others/"))
+    assert "no picture in common" in "\n".join(lines_of(compare_runs(runs)))
+
+
+def test_a_run_from_elsewhere_is_known_by_where_its_pictures_lie(
+    runs: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(runs[0].parent)
+    assert compare_runs([Path("bad"), runs[2]])[1].against_best == compare_runs(runs)[2].against_best
+
+
+def test_one_run_or_one_that_has_not_ended_is_refused(runs: list[Path]) -> None:
+    with pytest.raises(InputError, match="at least two"):
+        compare_runs([runs[0], runs[0]])
+    (runs[0] / "val_predictions.csv").unlink()
+    with pytest.raises(RunError, match="has not ended"):
+        compare_runs(runs)
+
+
+def test_the_command_prints_both_tables(run_cli: RunCli, runs: list[Path]) -> None:
+    done = run_cli("compare", "runs/bad", "runs/near", "runs/good")
+    lines = done.stdout.splitlines()
+    assert lines[1].split() == ["runs/good", "95.8", "79.8-99.3", "24", "4s", "2.0KB", "best"]
+    assert lines[2].endswith("-8.3, within noise (p 0.62)")
+    assert lines[3].endswith("-70.8, worse (p 7.6e-05)")
+    assert [line.split() for line in lines[5:]] == [
+        ["setting", "good", "near", "bad"],
+        ["model", "resnet18", "alexnet", "lenet5"],
+    ]
+    assert max(map(len, lines)) <= 80
+    told = json.loads(run_cli("compare", *runs, "--json").stdout)
+    assert [each["against_best"] and each["against_best"]["within_noise"] for each in told] == [None, True, False]

@@ -1,0 +1,179 @@
+"""The page and the plots of a run, looked at in a browser."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mlimages import reports as insight
+from mlimages.core import RunError
+from mlimages.labels import label_dir_auto
+from mlimages.reports import draw_run, read_run, write_suspects
+from mlimages.reports.suspects import Suspect
+from mlimages.training import FineTuneConfig, fine_tune, run_notes
+from tests.browser import OpenPage
+from tests.run_folders import NAMES, make_run
+
+TEXT = "document.body.innerText"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    folder = make_run(tmp_path / "first", wrong=[0, 1, 9])
+    suspects = [Suspect(tmp_path / "pictures/ants/3.png", "ants", "bees", 0.97)]
+    write_suspects(suspects, folder / "suspects.tsv")
+    return folder
+
+
+def test_plots_and_page_are_drawn_from_the_folder(run: Path) -> None:
+    assert draw_run(run) == run / "report.html"
+    for name in ("curves.png", "confusion.png"):
+        with Image.open(run / name) as picture:
+            assert min(picture.size) > 300
+
+
+def test_the_same_run_gives_the_same_page(run: Path) -> None:
+    assert draw_run(run).read_bytes() == draw_run(run).read_bytes()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [400, 1400])
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_the_page_reads_offline_narrow_wide_and_dark(run: Path, open_page: OpenPage, width: int, dark: bool) -> None:
+    page = open_page(draw_run(run), width=width, dark=dark)
+    assert page.console_errors == []
+    assert page.requests == [page.url]
+    assert not page.scrolls_sideways
+    assert page.evaluate("[...document.images].every(image => image.naturalWidth == 24 && image.alt)")
+    # the ink of drawings and text differs from the ground by far, in both modes
+    ink, ground = (page.evaluate(f"getComputedStyle({where}).{what}") for where, what in
+                   [("document.querySelector('svg text')", "fill"), ("document.body", "backgroundColor")])  # fmt: skip
+    light = [sum(map(int, colour[4:-1].split(","))) / 3 for colour in (ink, ground)]
+    assert abs(light[0] - light[1]) > 150
+    assert (light[1] < 100) == dark
+
+
+@pytest.mark.browser
+def test_the_page_says_what_the_run_did(run: Path, open_page: OpenPage) -> None:
+    (run / "left_out.tsv").write_text("path\tcode\tdetail\npictures/wasps/9.png\ttruncated\tends too early\n")
+    page = open_page(draw_run(run))
+    text = page.evaluate(TEXT)
+    assert "87.5 % right" in text
+    assert "21 of 24 validation pictures; the 95 % interval is 69.0 to 95.7 %" in text
+    assert "pictures/wasps/9.png: truncated" in text
+    assert "ants taken for bees: 2 of 8" in text
+    assert "ants, or is it bees? (97 %)" in text
+    assert "mlimages label --drop" in text
+    captions = page.evaluate("[...document.querySelectorAll('figcaption')].map(c => c.innerText.split('\\n')[0])")
+    assert captions[:3] == ["ants, taken for bees (90 %)"] * 2 + ["bees, taken for wasps (90 %)"]
+    rows = page.evaluate(
+        "[...document.querySelectorAll('.cells tbody tr')].map(r => [...r.cells].map(c => c.innerText.split('\\n')[0]))"
+    )
+    assert rows == [["ants", "6", "2", ""], ["bees", "", "7", "1"], ["wasps", "", "", "8"]]
+
+
+@pytest.mark.browser
+def test_every_part_can_be_reached_without_a_mouse_or_eyes(run: Path, open_page: OpenPage) -> None:
+    page = open_page(draw_run(run))
+    assert page.evaluate("document.documentElement.lang") == "en"
+    assert page.evaluate("document.querySelectorAll('h1').length") == 1
+    assert page.evaluate("[...document.querySelectorAll('svg')].every(s => s.getAttribute('aria-label').length > 20)")
+    assert page.evaluate("[...document.querySelectorAll('.scrolls')].every(s => s.tabIndex == 0)")
+    assert page.evaluate("[...document.querySelectorAll('th')].every(t => t.scope)")
+
+
+@pytest.mark.browser
+def test_names_from_outside_stay_text(tmp_path: Path, open_page: OpenPage) -> None:
+    names = ("<script>document.title='taken'</script>", "b & c", "$x_1$ \\frac", "猫")
+    run = make_run(tmp_path / "run", names=[name.replace("/", "∕") for name in names], wrong=[0])
+    page = open_page(draw_run(run))
+    assert page.evaluate("document.title") == "Run run"
+    assert page.console_errors == []
+    assert "b & c" in page.evaluate(TEXT)
+    assert "$x_1$ \\frac" in page.evaluate(TEXT)
+
+
+@pytest.mark.browser
+def test_the_same_picture_in_two_classes_is_shown_side_by_side(run: Path, open_page: OpenPage) -> None:
+    pictures = run.parent / "pictures"
+    with Image.open(pictures / "ants/2.png") as original:
+        original.save(pictures / "wasps/5.png", compress_level=1)
+    page = open_page(draw_run(run))
+    shown = page.evaluate("[...document.querySelectorAll('.pairs figcaption')].map(c => c.innerText)")
+    assert shown == ["ants ants/2.png\nwasps wasps/5.png"]
+    assert page.evaluate("document.querySelectorAll('.pairs img').length") == 2
+
+
+def test_many_classes_get_no_table_of_cells(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", names=[f"class {n}" for n in range(45)], per_class=2, wrong=[4])
+    page = draw_run(run).read_text()
+    assert 'class="cells"' not in page
+    assert "class 2 taken for class 3: 1 of 2" in page
+
+
+def test_a_picture_that_is_gone_costs_its_tile_alone(run: Path) -> None:
+    (run.parent / "pictures/ants/0.png").unlink()
+    assert draw_run(run).read_text().count("cannot be read any more") == 1
+
+
+def test_a_run_that_has_not_ended_shows_what_there_is(run: Path) -> None:
+    for name in ("val_predictions.csv", "result.json", "suspects.tsv"):
+        (run / name).unlink()
+    assert "has not ended" in draw_run(run).read_text()
+    (run / "metrics.csv").unlink()
+    assert "has not ended" in draw_run(run).read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("config.json", "{"), ("config.json", "[]"), ("classes.txt", "one\n"), ("metrics.csv", "epoch\nx\n"),
+     ("val_predictions.csv", "path,label,a,b,c\np,7,1,0,0\n"), ("val_predictions.csv", "path,label\np\n")],
+)  # fmt: skip
+def test_a_damaged_folder_is_one_error(run: Path, name: str, content: str) -> None:
+    (run / name).write_text(content)
+    with pytest.raises(RunError, match="cannot be read as a run folder"):
+        read_run(run)
+
+
+def test_what_is_no_run_folder_is_said(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="is not a run folder"):
+        read_run(tmp_path)
+
+
+def test_the_figures_of_the_folder_are_read(run: Path) -> None:
+    read = read_run(run)
+    assert (read.class_names, len(read.epochs), read.figures) == (NAMES, 2, {"seconds": 4.0, "epochs": 2})
+    assert read.accuracy.value == 21 / 24
+
+
+@pytest.mark.train
+def test_finetune_ends_with_plots_and_a_page_that_names_what_was_left_out(tmp_path: Path) -> None:
+    chance = np.random.default_rng(0)
+    for name, level in [("dark", 60), ("light", 190)]:
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for n in range(8):
+            pixels = np.clip(chance.normal(level, 20, (28, 28)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "pictures" / name / f"{n}.png")
+    (tmp_path / "pictures/dark/torn.png").write_bytes((tmp_path / "pictures/dark/0.png").read_bytes()[:99])
+    labels = label_dir_auto(tmp_path / "pictures").labels.write(tmp_path / "labels.txt")
+    config = FineTuneConfig(labels.path, tmp_path / "run", model="lenet5", weights="none", freeze="none", epochs=2)
+    run = fine_tune(config).run
+    page = (run / "report.html").read_text()
+    assert "torn.png: truncated" in page
+    assert "% right" in page
+    assert (run / "curves.png").exists()
+    assert (run / "confusion.png").exists()
+
+
+def test_without_the_extra_a_run_ends_all_the_same_and_says_so(
+    run: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for module in ("pages", "plots", "run_report"):
+        monkeypatch.delitem(sys.modules, f"mlimages.reports.{module}", raising=False)
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.delattr(insight, "run_report", raising=False)
+    assert run_notes.draw(run) is None
+    assert 'pip install "mlimages[report]"' in caplog.text

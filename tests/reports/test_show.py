@@ -1,0 +1,129 @@
+"""Contact sheets show what the network sees."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mlimages.core import Fault, ImageProperty, InputError, LabeledPath
+from mlimages.dataset import TrainingData
+from mlimages.images import load_pixels
+from mlimages.labels import LabelFile
+from mlimages.reports import draw_sheet
+from mlimages.reports.contact_sheet import MAX_TILES, mean_rows, sheet_rows
+from tests.browser import OpenPage
+from tests.conftest import RunCli
+
+COLOURS = {"blue": (20, 60, 200), "red": (200, 40, 20)}
+PROP = ImageProperty(32)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, colour in COLOURS.items():
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for number in range(5):
+            Image.new("RGB", (40 + number, 32), colour).save(tmp_path / "pictures" / name / f"{number}.png")
+    (tmp_path / "pictures/red/cut.png").write_bytes((tmp_path / "pictures/red/0.png").read_bytes()[:-30])
+    return tmp_path / "pictures"
+
+
+def items(folder: Path) -> list[LabeledPath]:
+    return [LabeledPath(path, list(COLOURS).index(path.parent.name)) for path in folder.rglob("*.png")]
+
+
+def data_of(listed: list[LabeledPath], **options: Any) -> TrainingData:
+    return TrainingData(LabelFile("labels.txt", items=lambda: listed, class_names=tuple(COLOURS)), PROP, **options)
+
+
+@pytest.mark.parametrize("mean_image", [None, np.full((3, 32, 32), 90.4, np.float32)], ids=["plain", "mean subtracted"])
+def test_each_tile_is_the_networks_array_restored(folder: Path, mean_image: Any) -> None:
+    rows = sheet_rows(data_of(items(folder), mean_image=mean_image), per_class=6)
+    assert [(row.name, row.count, len(row.tiles)) for row in rows] == [("blue", 5, 5), ("red", 6, 6)]
+    for row in rows:
+        for tile in row.tiles:
+            if tile.fault is None:
+                assert np.array_equal(tile.pixels, load_pixels(folder / row.name / tile.caption, PROP))
+
+
+def test_a_broken_picture_shows_its_code(folder: Path) -> None:
+    rows = sheet_rows(data_of(items(folder)), per_class=6)
+    assert [tile.fault for tile in rows[1].tiles if tile.fault] == [Fault.TRUNCATED]
+
+
+def test_the_seed_chooses_and_the_order_of_lines_does_not(folder: Path) -> None:
+    def chosen(seed: int, listed: list[LabeledPath]) -> list[str]:
+        rows = sheet_rows(data_of(listed), per_class=3, seed=seed)
+        return [tile.caption for row in rows for tile in row.tiles]
+
+    assert chosen(1, items(folder)) == chosen(1, items(folder)[::-1])
+    assert len({tuple(chosen(seed, items(folder))) for seed in range(6)}) > 1
+
+
+def test_many_classes_stay_one_sheet(tmp_path: Path) -> None:
+    listed = [LabeledPath(tmp_path / f"{n}.png", n) for n in range(2 * MAX_TILES)]
+    assert len(sheet_rows(data_of(listed))) == MAX_TILES
+
+
+def test_a_sheet_as_png_holds_each_class_in_a_line(folder: Path, tmp_path: Path) -> None:
+    draw_sheet(folder, tmp_path / "sheet.png", prop=PROP, per_class=2)
+    pixels = np.asarray(Image.open(tmp_path / "sheet.png"))  # (H, W, 3)
+    lines = {name: np.argwhere((pixels == colour).all(axis=2))[:, 0] for name, colour in COLOURS.items()}
+    assert lines["blue"].size == lines["red"].size == 2 * 96 * 96  # 32 px, enlarged threefold
+    assert lines["blue"].max() < lines["red"].min()
+
+
+def test_a_mean_is_shown_whole_and_by_channel(tmp_path: Path) -> None:
+    mean = np.stack([np.full((8, 8), value, np.float32) for value in (10.4, 99.6, 300.0)])
+    np.save(tmp_path / "mean.npy", mean)
+    tiles = mean_rows(tmp_path / "mean.npy")[0].tiles
+    assert [tile.caption for tile in tiles] == ["mean", "R: 10.0", "G: 100.0", "B: 255.0"]
+    assert tiles[0].pixels is not None
+    assert tiles[0].pixels[0, 0].tolist() == [10, 100, 255]
+
+
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY garbage", b"PK\x03\x04"], ids=["empty", "torn", "zip"])
+def test_what_is_no_mean_is_one_clear_error(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "mean.npy").write_bytes(content)
+    with pytest.raises(InputError, match=r"mean\.npy: not a mean image"):
+        mean_rows(tmp_path / "mean.npy")
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [400, 1400])
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_a_sheet_as_a_page_reads_offline(folder: Path, open_page: OpenPage, width: int, dark: bool) -> None:
+    out = folder.parent / "sheet.html"
+    (folder / "red").rename(folder / "<b>red & co")
+    draw_sheet(folder, out, prop=PROP, per_class=6)
+    page = open_page(out, width=width, dark=dark)
+    assert page.console_errors == []
+    assert page.requests == [page.url]
+    assert not page.scrolls_sideways
+    assert page.evaluate("[...document.images].every(image => image.naturalWidth == 32 && image.alt)")
+    assert page.evaluate("[...document.querySelectorAll('h2')].map(h => h.firstChild.data.trim())") == [
+        "<b>red & co",
+        "blue",
+    ]
+
+
+def test_the_command_draws_and_says_what_is_next(run_cli: RunCli, folder: Path) -> None:
+    labels = folder.parent / "labels.txt"
+    labels.write_text(
+        "".join(f"pictures/{path.parent.name}/{path.name} {i % 2}\n" for i, path in enumerate(folder.rglob("*.png")))
+    )
+    done = run_cli("show", "labels.txt", "--per-class", 2, "--gray")
+    assert done.stdout == "sheet.png\n"
+    assert "next: mlimages" in done.stderr
+    told = json.loads(run_cli("show", folder, "-o", "sheet.html", "--json").stdout)
+    assert told == {"sheet": "sheet.html", "shown": {"blue": 5, "red": 6}, "broken": ["cut.png"]}
+
+
+def test_another_suffix_or_an_unknown_way_is_refused(run_cli: RunCli, folder: Path) -> None:
+    done = run_cli("show", folder, "-o", "sheet.gif", check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "mlimages: sheet.gif: a contact sheet is a .png or .html file\n"
+    assert run_cli("show", folder, "--resize", "stretch", check=False).returncode == 2

@@ -1,0 +1,88 @@
+"""Labels that are probably wrong are found, and the list can be acted on."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mlimages.core import LabeledPath
+from mlimages.labels import LabelFile, label_dir_auto, write_label_file
+from mlimages.reports import estimated_errors, find_suspects, write_suspects
+from mlimages.reports.suspects import Suspect, read_suspects
+from mlimages.training import FineTuneConfig, fine_tune
+from tests.conftest import RunCli
+
+NAMES = ("ants", "bees", "wasps")
+PATHS = tuple(Path(f"{number}.png") for number in range(40))
+
+
+def test_the_most_doubtful_come_first_and_a_tenth_is_the_most() -> None:
+    labels = np.arange(40) % 3
+    probabilities = np.full((40, 3), 0.1)
+    probabilities[np.arange(40), labels] = 0.8
+    for place, own in [(3, 0.30), (7, 0.05), (11, 0.20), (20, 0.25), (31, 0.35)]:
+        probabilities[place] = (1 - own) * 0.1
+        probabilities[place, (labels[place] + 1) % 3] = (1 - own) * 0.9
+        probabilities[place, labels[place]] = own
+    suspects = find_suspects(PATHS, labels, probabilities, NAMES)
+    assert [suspect.path.stem for suspect in suspects] == ["7", "11", "20", "3"]
+    assert suspects[0] == Suspect(PATHS[7], "bees", "wasps", 0.95)
+
+
+def test_a_picture_named_as_labelled_is_no_suspect_however_unsure() -> None:
+    labels = np.zeros(40, np.int64)
+    probabilities = np.tile([0.4, 0.3, 0.3], (40, 1))
+    assert find_suspects(PATHS, labels, probabilities, NAMES) == ()
+
+
+def test_the_count_is_that_of_the_confident_joint() -> None:
+    # The worked example of Northcutt et al.: a class's threshold is its pictures' mean probability.
+    labels = np.array([0, 0, 0, 1, 1, 1])
+    own = np.array([0.9, 0.8, 0.1, 0.7, 0.6, 0.5])
+    probabilities = np.stack([np.where(labels == 0, own, 1 - own), np.where(labels == 0, 1 - own, own)], axis=1)
+    # thresholds 0.6 and 0.6: the third picture is of class 1 with 0.9; the last reaches neither
+    assert estimated_errors(labels, probabilities) == 1
+
+
+def test_the_list_survives_names_with_tabs_and_spaces(tmp_path: Path) -> None:
+    suspects = (Suspect(tmp_path / "a b/ünï\tx.png", "ants", "black bees", 0.9731),)
+    write_suspects(suspects, tmp_path / "run/suspects.tsv")
+    found = read_suspects(tmp_path / "run/suspects.tsv")
+    assert found is not None
+    assert [each.path.resolve() for each in found] == [suspects[0].path]
+    assert (found[0].label, found[0].likely, found[0].confidence) == ("ants", "black bees", 0.9731)
+    assert read_suspects(tmp_path / "nothing.tsv") is None
+
+
+def test_label_drops_what_the_list_holds(tmp_path: Path, run_cli: RunCli) -> None:
+    items = [LabeledPath(tmp_path / f"pictures/{n} {n}.png", n % 2) for n in range(4)]
+    for item in items:
+        item.path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8)).save(item.path)
+    write_label_file(tmp_path / "labels.txt", items, ["ants", "bees"])
+    write_suspects([Suspect(items[2].path, "ants", "bees", 0.9)], tmp_path / "runs/first/suspects.tsv")
+    run_cli("label", "--drop", "runs/first/suspects.tsv", "labels.txt", "-o", "cleaner.txt")
+    assert [item.path.name for item in LabelFile(tmp_path / "cleaner.txt")] == ["0 0.png", "1 1.png", "3 3.png"]
+
+
+@pytest.mark.realdata
+@pytest.mark.train
+def test_flipped_labels_are_found_among_the_first_tenth(tmp_path: Path, test_data: Path) -> None:
+    items = [item for item in label_dir_auto(test_data / "hymenoptera_data/train").labels if item.path.suffix == ".jpg"]
+    shares = []
+    for seed in range(3):
+        flipped = set(np.random.default_rng(seed).choice(len(items), round(0.05 * len(items)), replace=False).tolist())
+        wrong = [LabeledPath(item.path, item.label ^ (n in flipped)) for n, item in enumerate(items)]
+        write_label_file(tmp_path / f"labels{seed}.txt", wrong, ["ants", "bees"])
+        run = fine_tune(
+            FineTuneConfig(
+                tmp_path / f"labels{seed}.txt", tmp_path / f"run{seed}", model="mobilenet_v2", epochs=1,
+                weights=str(test_data / "weights/mobilenet_v2_torchvision.pth"),
+            ),
+            export=False,
+        ).run  # fmt: skip
+        listed = read_suspects(run / "suspects.tsv") or ()
+        first = {suspect.path.resolve() for suspect in listed[: round(0.1 * len(items))]}
+        shares.append(sum(items[n].path.resolve() in first for n in flipped) / len(flipped))
+    assert min(shares) >= 0.8, shares

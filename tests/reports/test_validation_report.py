@@ -1,0 +1,75 @@
+"""A check to look at: one page that opens offline, on a phone and in the dark; and files moved, never deleted."""
+
+from pathlib import Path
+
+import pytest
+
+from mlimages.checks import Report, carry_out, check, plan_moves, write_outcome
+from mlimages.core import LabeledPath
+from mlimages.labels import LabelFile, write_label_file
+from mlimages.reports import write_report
+from tests.browser import OpenPage
+from tests.checks.test_validation import jpeg, listed, scene, sheet
+
+HOSTILE = "<script>alert(1)</script>"
+
+
+@pytest.fixture
+def report(tmp_path: Path) -> Report:
+    """Two files with something of each kind: broken, doubled, leaking, odd, under hostile names."""
+    pictures = {f"t{n}.jpg": jpeg(scene(n, width=120, height=80)) for n in range(8)}
+    odd = {"cut.jpg": jpeg(scene(8))[:900], "grey.jpg": jpeg(scene(9).convert("L")), "sheet.jpg": jpeg(sheet())}
+    again = {"t0 again.jpg": jpeg(scene(0, width=120, height=80), quality=50), f"{'x' * 60}.png": jpeg(scene(10))}
+    train = listed(tmp_path, pictures | odd | again, name="train.txt")
+    val = listed(tmp_path, {"v.jpg": jpeg(scene(1, width=120, height=80))}, name="val.txt")
+    (tmp_path / "train_class_def.txt").write_text(f"0 {HOSTILE}\n1 rare\n")
+    return check([train, val])
+
+
+def test_the_page_shows_every_code_with_its_pictures_and_escapes_what_it_is_given(
+    report: Report, tmp_path: Path
+) -> None:
+    write_report(report, tmp_path / "check.html")
+    page = (tmp_path / "check.html").read_text()
+    for code in (*report.errors, *report.warnings):
+        assert f'id="{code}"' in page
+    assert page.count("data:image/jpeg") >= 8
+    assert HOSTILE not in page
+    assert "near_bits" in page
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("width", "dark"), [(1400, False), (400, True)])
+def test_the_page_reads_at_any_width_without_asking_the_web(
+    report: Report, tmp_path: Path, open_page: OpenPage, width: int, dark: bool
+) -> None:
+    write_report(report, tmp_path / "check.html")
+    page = open_page(tmp_path / "check.html", width=width, dark=dark)
+    assert page.console_errors == []
+    assert page.requests == [page.url]
+    assert not page.scrolls_sideways
+    assert page.evaluate("[...document.images].every(image => image.alt && image.naturalWidth)")  # those below, too
+
+
+def test_a_report_of_nothing_but_missing_pictures_is_still_a_page(tmp_path: Path) -> None:
+    write_label_file(tmp_path / "l.txt", [LabeledPath(tmp_path / "none.jpg", 0)], ["a"])
+    write_report(check([tmp_path / "l.txt"]), tmp_path / "check.html")
+    assert 'id="missing"' in (tmp_path / "check.html").read_text()
+
+
+def test_files_are_moved_to_quarantine_or_their_right_name_and_none_is_lost(report: Report, tmp_path: Path) -> None:
+    before = sorted(path.read_bytes() for path in tmp_path.glob("*.[jp][pn]g"))
+    (tmp_path / f"{'x' * 60}.jpg").write_bytes(b"in the way")
+    moves = plan_moves(report)
+    assert [(move.source.name, move.target.relative_to(tmp_path).as_posix(), move.code) for move in moves] == [
+        ("cut.jpg", "train_quarantine/cut.jpg", "truncated"),
+        (f"{'x' * 60}.png", f"{'x' * 60}_2.jpg", "wrong-suffix"),
+    ]
+    assert (tmp_path / "cut.jpg").exists()
+    carry_out(moves)
+    write_outcome(report, {move.source: move.target for move in moves})
+    after = [path.read_bytes() for path in tmp_path.rglob("*.[jp][pn]g")]
+    assert sorted(data for data in after if data != b"in the way") == before
+    kept = LabelFile(tmp_path / "train_checked.txt")
+    assert check([kept]).errors == {}
+    assert f"{'x' * 60}_2.jpg" in {item.path.name for item in kept}

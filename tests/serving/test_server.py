@@ -1,0 +1,485 @@
+"""The service, over real sockets."""
+
+import asyncio
+import gzip
+import http.client
+import io
+import json
+import re
+import socket
+import threading
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+from aiohttp import web
+
+from mlimages.core import Prediction
+from mlimages.inference import OnnxBundle, Predictor
+from mlimages.serving import ServerSettings, make_app
+from mlimages.serving.service import SERVICE
+from tests.deploying import picture
+
+pytestmark = pytest.mark.train
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def code(self) -> str:
+        told = self.json
+        return str(told["code"] if isinstance(told["error"], str) else told["error"]["code"])
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """An application that runs in a thread."""
+
+    app: web.Application
+    port: int
+
+    def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Reply:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request(method, path, body=body, headers=sent)
+        answer = connection.getresponse()
+        reply = Reply(answer.status, answer.headers, answer.read())
+        connection.close()
+        return reply
+
+
+def run_app(app: web.Application) -> Iterator[Served]:
+    loop, started, stop = asyncio.new_event_loop(), threading.Event(), asyncio.Event()
+    ports = []
+
+    async def main() -> None:
+        runner = web.AppRunner(app, auto_decompress=False, handler_cancellation=True)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        ports.append(runner.addresses[0][1])
+        started.set()
+        await stop.wait()
+        await runner.cleanup()
+
+    thread = threading.Thread(target=lambda: loop.run_until_complete(main()), daemon=True)
+    thread.start()
+    started.wait(120)
+    yield Served(app, ports[0])
+    loop.call_soon_threadsafe(stop.set)
+    thread.join()
+    loop.close()
+
+
+@pytest.fixture(scope="module")
+def bundle(cnn_bundle: OnnxBundle) -> OnnxBundle:
+    return cnn_bundle
+
+
+@pytest.fixture(scope="module")
+def server(bundle: OnnxBundle) -> Iterator[Served]:
+    settings = ServerSettings(max_body_bytes=1 << 20, max_pictures=8)
+    yield from run_app(make_app(Predictor(bundle, workers=2, max_pixels=1_000_000), settings))
+
+
+@pytest.fixture
+def serve_with(bundle: OnnxBundle) -> Iterator[Any]:
+    running: list[Iterator[Served]] = []
+
+    def start(settings: ServerSettings, predictor: Predictor | None = None) -> Served:
+        running.append(run_app(make_app(predictor or Predictor(bundle, workers=1), settings)))
+        return next(running[-1])
+
+    yield start
+    for one in running:
+        next(one, None)
+
+
+def encoded(seed: int = 0, form: str = "PNG", **options: Any) -> bytes:
+    out = io.BytesIO()
+    picture(seed).save(out, form, **options)
+    return out.getvalue()
+
+
+def form(*files: tuple[str, bytes], field: str = "file") -> tuple[bytes, str]:
+    parts = b"".join(
+        b'--edge\r\nContent-Disposition: form-data; name="%b"; filename="%b"\r\n\r\n%b\r\n'
+        % (field.encode(), name.encode(), data)
+        for name, data in files
+    )
+    return parts + b"--edge--\r\n", "multipart/form-data; boundary=edge"
+
+
+def best(bundle: OnnxBundle, data: bytes) -> tuple[str, float]:
+    (result,) = Predictor(bundle)([data])
+    assert isinstance(result, Prediction)
+    return result.class_name, pytest.approx(result.probability, rel=1e-5)
+
+
+def test_a_raw_picture_is_answered_as_predict_answers_it(server: Served, bundle: OnnxBundle) -> None:
+    reply = server.ask("POST", "/predict", encoded(3))
+    (one,) = reply.json["predictions"]
+    assert reply.status == 200
+    assert (one["class_name"], one["probability"]) == best(bundle, encoded(3))
+    assert sum(score["probability"] for score in one["top"]) == pytest.approx(1)
+
+
+def test_a_form_with_several_files_is_answered_one_by_one_in_order(server: Served, bundle: OnnxBundle) -> None:
+    body, kind = form(("a.png", encoded(1)), ("broken.jpg", b"no picture"), ("b.jpg", encoded(2, "JPEG")))
+    reply = server.ask("POST", "/predict?top=1", body, Content_Type=kind)
+    first, second, third = reply.json["predictions"]
+    assert reply.status == 200
+    assert (first["name"], first["class_name"], first["probability"]) == ("a.png", *best(bundle, encoded(1)))
+    assert (second["name"], second["error"]["code"]) == ("broken.jpg", "not-an-image")
+    assert (third["class_name"], third["probability"]) == best(bundle, encoded(2, "JPEG"))
+    assert len(first["top"]) == 1
+
+
+FILE = b'Content-Disposition: form-data; name="f"; filename='
+
+
+@pytest.mark.parametrize(
+    ("kind", "before", "headers", "after", "name"),
+    [
+        ('boundary="a b"', b"--a b\r\n", FILE + b'"a.png"', b"\r\n--a b--", "a.png"),
+        ("charset=utf-8; Boundary=x", b"hello\r\n--x\r\n", FILE + b'"a.png"', b"\r\n--x--\r\nbye", "a.png"),
+        ("boundary=x", b"--x \t\r\n", FILE.upper() + b"a.png\r\nContent-Type: image/png", b"\r\n--x--", "a.png"),
+        ("boundary=x", b"--x\r\n", FILE[:-1] + b"*=UTF-8''na%C3%AFve.png", b"\r\n--x--", "na\u00efve.png"),
+        ("boundary=x", b"--x\r\n", FILE + "\"l\u00e4ng;e\\\"r.png\"".encode(), b"\r\n--x--", 'l\u00e4ng;e"r.png'),
+        ("boundary=x", b'--x\r\nContent-Disposition: form-data; name="t"\r\n\r\n5\r\n--x\r\n', FILE + b'""',
+         b"\r\n--x--", ""),
+    ],
+    ids=["quoted boundary", "text around it", "other cases", "encoded name", "quoted name", "a field beside it"],
+)  # fmt: skip
+def test_a_form_is_read_however_a_client_may_write_it(
+    server: Served, kind: str, before: bytes, headers: bytes, after: bytes, name: str
+) -> None:
+    data = encoded() + b"no line begins with it: --x\r\n-x\r\n\r\n"
+    reply = server.ask(
+        "POST", "/predict", before + headers + b"\r\n\r\n" + data + after, Content_Type=f"multipart/form-data; {kind}"
+    )
+    assert reply.status == 200, reply.body
+    assert [one["name"] for one in reply.json["predictions"]] == [name]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"x",
+        b"--x",
+        b"--x--",
+        b"--x\r\n--x--",
+        b"--x\r\n" + FILE + b'"a.png"\r\n\r\ncut',
+        b"--x\r\n" + FILE + b'"a.png"\r\n--x--',
+        b"--x\r\n" + FILE + b'"' + b"a" * 5000 + b'"\r\n\r\nb\r\n--x--',
+        b"--x\r\nContent-Disposition: form-data\r\n\r\nno file\r\n--x--",
+        b"--x\r\n" + FILE[:-1] + b"*=a; filename*0=b\r\n\r\nb\r\n--x--",
+    ],
+)
+def test_a_form_that_is_cut_or_holds_no_file_is_400(server: Served, body: bytes) -> None:
+    reply = server.ask("POST", "/predict", body, Content_Type="multipart/form-data; boundary=x")
+    assert (reply.status, reply.code) == (400, "bad-request")
+
+
+def bomb() -> bytes:
+    """A small PNG that says it has 900 megapixels."""
+    data = encoded()
+    header = b"IHDR" + (30_000).to_bytes(4) * 2 + data[24:29]
+    return data[:12] + header + zlib.crc32(header).to_bytes(4) + data[33:]
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"", "empty"),
+        (b"\x00" * 500, "not-an-image"),
+        (b"<html><body>no picture</body></html>", "not-an-image"),
+        (encoded(0, "JPEG")[:-300], "truncated"),
+        (bomb(), "too-many-pixels"),
+        (gzip.compress(encoded()), "not-an-image"),
+    ],
+    ids=["empty", "zeros", "html", "cut", "bomb", "gzip"],
+)
+def test_a_picture_that_cannot_be_used_is_422_with_the_code_that_check_uses(
+    server: Served, body: bytes, code: str
+) -> None:
+    reply = server.ask("POST", "/predict", body)
+    assert (reply.status, reply.json["error"]["code"]) == (422, code)
+    assert "/" not in reply.json["error"]["message"]
+
+
+def test_a_compressed_body_is_not_unpacked(server: Served) -> None:
+    reply = server.ask("POST", "/predict", gzip.compress(b"\0" * 50_000_000), Content_Encoding="gzip")
+    assert (reply.status, reply.json["error"]["code"]) == (422, "not-an-image")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "headers", "status", "code"),
+    [
+        ("GET", "/nothing", None, {}, 404, "not-found"),
+        ("GET", "/predict", None, {}, 405, "method-not-allowed"),
+        ("DELETE", "/", None, {}, 405, "method-not-allowed"),
+        ("POST", "/predict?top=0", b"x", {}, 400, "bad-request"),
+        ("POST", "/predict?top=many", b"x", {}, 400, "bad-request"),
+        ("POST", "/predict?top=99999999999999999999", b"x", {}, 400, "bad-request"),
+        ("POST", "/predict", b"\0" * (1 << 20 | 1), {}, 413, "too-large"),
+        ("POST", "/predict", b"--x--", {"Content_Type": "multipart/form-data"}, 400, "bad-request"),
+        ("POST", "/predict", b"nothing", {"Content_Type": "multipart/form-data; boundary=x"}, 400, "bad-request"),
+        ("POST", "/predict", b"--x--\r\n", {"Content_Type": "multipart/form-data; boundary=x"}, 400, "bad-request"),
+        ("POST", "/v2/models/other/infer", b"{}", {}, 404, "not-found"),
+    ],
+)
+def test_every_error_is_json_with_a_code(
+    server: Served, method: str, path: str, body: bytes | None, headers: dict[str, str], status: int, code: str
+) -> None:
+    reply = server.ask(method, path, body, **headers)
+    assert (reply.status, reply.code) == (status, code)
+    assert len(str(reply.json["error"])) > len(code)
+
+
+def test_a_form_that_is_too_long_or_of_too_many_files_is_413(server: Served) -> None:
+    body, kind = form(*[(f"{n}.png", encoded()) for n in range(9)])
+    assert server.ask("POST", "/predict", body, Content_Type=kind).json["error"]["code"] == "too-many-pictures"
+    body, kind = form(("long.png", b"\0" * (1 << 20)))
+    assert server.ask("POST", "/predict", body, Content_Type=kind).json["error"]["code"] == "too-large"
+
+
+def test_a_body_without_a_length_is_bounded_as_it_comes(server: Served) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        chunk = b"10000\r\n" + b"\0" * 0x10000 + b"\r\n"
+        for _ in range(17):
+            connection.sendall(chunk)
+        assert connection.recv(64).startswith(b"HTTP/1.1 413")
+
+
+def test_no_other_site_may_read_an_answer(server: Served) -> None:
+    reply = server.ask("POST", "/predict", encoded(), Origin="https://elsewhere.example")
+    assert not [name for name in reply.headers if name.lower().startswith("access-control")]
+    preflight = server.ask("OPTIONS", "/predict", Origin="https://elsewhere.example")
+    assert preflight.status == 405
+
+
+def test_a_full_queue_is_503_with_retry_after(serve_with: Any) -> None:
+    served = serve_with(ServerSettings(queue_size=2))
+    body, kind = form(*[(f"{n}.png", encoded()) for n in range(3)])
+    reply = served.ask("POST", "/predict", body, Content_Type=kind)
+    assert (reply.status, reply.json["error"]["code"], reply.headers["Retry-After"]) == (503, "busy", "1")
+    assert served.ask("POST", "/predict", encoded()).status == 200
+
+
+def test_pictures_that_wait_are_answered_in_batches_each_with_its_own_answer(
+    serve_with: Any, bundle: OnnxBundle
+) -> None:
+    sizes = []
+
+    class Counting(Predictor):
+        def answer(self, pictures: Any, **options: Any) -> Any:
+            sizes.append(len(pictures))
+            return super().answer(pictures, **options)
+
+    served = serve_with(ServerSettings(), Counting(bundle, workers=1))
+    served.app[SERVICE].engine.max_batch = 4
+    body, kind = form(*[(f"{n}.png", encoded(n)) for n in range(12)])
+    told = served.ask("POST", "/predict", body, Content_Type=kind).json["predictions"]
+    assert [(one["class_name"], one["probability"]) for one in told] == [best(bundle, encoded(n)) for n in range(12)]
+    assert sum(sizes) == 12
+    assert 1 < max(sizes) <= 4
+
+
+def test_a_picture_whose_client_has_gone_is_not_worked_on(serve_with: Any, bundle: OnnxBundle) -> None:
+    begun, go_on, pictures = threading.Event(), threading.Event(), []
+
+    class Held(Predictor):
+        def answer(self, pictures_: Any, **options: Any) -> Any:
+            pictures.extend(pictures_)
+            begun.set()
+            go_on.wait(60)
+            return super().answer(pictures_, **options)
+
+    served = serve_with(ServerSettings(), Held(bundle, workers=1))
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", served.port)) as first:
+        first.sendall(head % len(encoded(1)) + encoded(1))
+        assert begun.wait(60)
+        with socket.create_connection(("127.0.0.1", served.port)) as second:
+            second.sendall(head % len(encoded(2)) + encoded(2))
+            while b"mlimages_queue_pictures 1\n" not in served.ask("GET", "/metrics").body:
+                pass
+        while b'status="499"} 1\n' not in served.ask("GET", "/metrics").body:
+            pass
+        go_on.set()
+        assert first.recv(64).startswith(b"HTTP/1.1 200")
+    assert served.ask("POST", "/predict", encoded(3)).status == 200
+    assert pictures == [encoded(1), encoded(3)]
+
+
+def test_a_request_that_drips_is_ended_in_time(serve_with: Any) -> None:
+    served = serve_with(ServerSettings(timeout_s=0.2))
+    with socket.create_connection(("127.0.0.1", served.port), timeout=60) as connection:
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nabc")
+        reply = connection.recv(4096)
+    assert reply.startswith(b"HTTP/1.1 408")
+    assert b'"timeout"' in reply
+
+
+def test_with_a_token_pictures_and_classes_are_for_its_bearers_alone(serve_with: Any) -> None:
+    served = serve_with(ServerSettings(token="s3cret"))
+    for path in ("/", "/healthz", "/openapi.json", "/v2/health/ready"):
+        assert served.ask("GET", path).status == 200
+    for given in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Bearer "}):
+        reply = served.ask("POST", "/predict", encoded(), **given)
+        assert (reply.status, reply.json["error"]["code"]) == (401, "unauthorized")
+        assert served.ask("GET", "/metrics", **given).status == 401
+        assert served.ask("GET", "/v2/models/model", **given).status == 401
+    assert served.ask("POST", "/predict", encoded(), Authorization="Bearer s3cret").status == 200
+
+
+def test_a_failure_inside_is_500_that_tells_nothing_and_the_next_request_is_answered(
+    serve_with: Any, bundle: OnnxBundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Failing(Predictor):
+        failed = False
+
+        def answer(self, *args: Any, **options: Any) -> Any:
+            if not self.failed:
+                self.failed = True
+                raise RuntimeError("/home/someone/secret")
+            return super().answer(*args, **options)
+
+    served = serve_with(ServerSettings(), Failing(bundle, workers=1))
+    reply = served.ask("POST", "/predict", encoded())
+    assert (reply.status, reply.json["error"]["code"]) == (500, "internal")
+    assert b"secret" not in reply.body
+    assert "/home/someone/secret" in caplog.text
+    assert served.ask("POST", "/predict", encoded()).status == 200
+
+
+def test_what_is_under_the_threshold_is_not_known(serve_with: Any, bundle: OnnxBundle) -> None:
+    served = serve_with(ServerSettings(), Predictor(replace(bundle, unknown_below=0.999), workers=1))
+    (one,) = served.ask("POST", "/predict", encoded()).json["predictions"]
+    assert (one["known"], one["class_name"]) == (False, None)
+
+
+def test_metrics_count_requests_pictures_and_stages(serve_with: Any) -> None:
+    served = serve_with(ServerSettings())
+    served.ask("POST", "/predict", encoded())
+    served.ask("POST", "/predict", b"junk")
+    served.ask("GET", "/nothing")
+    reply = served.ask("GET", "/metrics")
+    lines = reply.body.decode().splitlines()
+    assert reply.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    assert 'mlimages_requests_total{route="/predict",status="200"} 1' in lines
+    assert 'mlimages_requests_total{route="/predict",status="422"} 1' in lines
+    assert 'mlimages_requests_total{route="unknown",status="404"} 1' in lines
+    assert 'mlimages_pictures_total{result="ok"} 1' in lines
+    assert 'mlimages_pictures_total{result="not-an-image"} 1' in lines
+    assert 'mlimages_stage_seconds_count{stage="network"} 2' in lines
+    assert all(re.fullmatch(r"# (HELP|TYPE) \S+ .+|[a-z_]+(\{[^}]*\})? \S+", line) for line in lines)
+
+
+def test_the_openapi_document_names_every_route(server: Served) -> None:
+    paths = server.ask("GET", "/openapi.json").json["paths"]
+    served = {route.resource.canonical for route in server.app.router.routes() if route.resource}
+    assert set(paths) == served - {"/", "/openapi.json"}
+
+
+def infer(server: Served, **tensor: Any) -> Reply:
+    asked = {"id": "7", "inputs": [{"name": "image", "datatype": "UINT8", **tensor}]}
+    return server.ask("POST", "/v2/models/model/infer", json.dumps(asked).encode())
+
+
+def test_the_inference_protocol_answers_pixels_as_predict_answers_the_picture(
+    server: Served, bundle: OnnxBundle
+) -> None:
+    pixels = np.asarray(picture(4))
+    (want,) = Predictor(bundle)([encoded(4)])
+    assert isinstance(want, Prediction)
+    reply = infer(server, shape=[1, *pixels.shape], data=pixels.tolist())
+    (output,) = reply.json["outputs"]
+    assert (reply.json["id"], output["name"], output["shape"]) == ("7", "probabilities", [1, 3])
+    by_label = {score.label: score.probability for score in want.top}
+    assert output["data"] == pytest.approx([by_label[label] for label in range(3)], rel=1e-5)
+
+
+def test_the_inference_protocol_takes_and_gives_binary_tensors(server: Served) -> None:
+    pixels = np.stack([np.asarray(picture(5)), np.asarray(picture(6))])
+    tensor = {"name": "image", "datatype": "UINT8", "shape": list(pixels.shape)}
+    size = {"parameters": {"binary_data_size": pixels.nbytes}}
+    header = json.dumps({"inputs": [{**tensor, **size}], "parameters": {"binary_data_output": True}}).encode()
+    reply = server.ask(
+        "POST",
+        "/v2/models/model/infer",
+        header + pixels.tobytes(),
+        Inference_Header_Content_Length=str(len(header)),
+    )
+    length = int(reply.headers["Inference-Header-Content-Length"])
+    got = np.frombuffer(reply.body[length:], "<f4").reshape(2, 3)
+    plain = infer(server, shape=list(pixels.shape), data=pixels.ravel().tolist())
+    np.testing.assert_allclose(got.ravel(), plain.json["outputs"][0]["data"], rtol=1e-5)
+
+
+def test_the_inference_protocol_says_what_it_serves(server: Served) -> None:
+    assert server.ask("GET", "/v2").json["name"] == "mlimages"
+    assert server.ask("GET", "/v2/health/live").status == 200
+    assert server.ask("GET", "/v2/health/ready").status == 200
+    assert server.ask("GET", "/v2/models/model/ready").status == 200
+    described = server.ask("GET", "/v2/models/model").json
+    assert described["inputs"] == [{"name": "image", "datatype": "UINT8", "shape": [-1, -1, -1, 3]}]
+    assert described["outputs"] == [{"name": "probabilities", "datatype": "FP32", "shape": [-1, 3]}]
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        {"shape": [1, 2, 2, 3], "data": [1] * 11},
+        {"shape": [1, 2, 2, 3], "data": [256] * 12},
+        {"shape": [1, 2, 2, 3], "data": [0.5] * 12},
+        {"shape": [1, 2, 2, 3], "data": [[1], [2, 3]]},
+        {"shape": [1, 2, 2, 3], "data": "text"},
+        {"shape": [0, 2, 2, 3], "data": []},
+        {"shape": [-1, 2, 2, 3], "data": []},
+        {"shape": [2, 2, 3], "data": [1] * 12},
+        {"shape": [1, 10**9, 10**9, 3], "data": [1]},
+        {"shape": [1, 2, 2, 3], "parameters": {"binary_data_size": 12}},
+        {"shape": [1, 2, 2, 3], "parameters": {"binary_data_size": -1}},
+        {"shape": [1, 2, 2, 3]},
+        {},
+    ],
+)
+def test_a_wrong_inference_request_is_400(server: Served, tensor: dict[str, Any]) -> None:
+    reply = infer(server, **tensor)
+    assert (reply.status, reply.code) == (400, "bad-request")
+    assert isinstance(reply.json["error"], str)  # as the protocol wants it
+
+
+def test_an_output_that_the_model_does_not_give_is_400(server: Served) -> None:
+    tensor = {"name": "image", "datatype": "UINT8", "shape": [1, 1, 1, 3], "data": [1, 2, 3]}
+    asked = {"inputs": [tensor], "outputs": [{"name": "features"}]}
+    reply = server.ask("POST", "/v2/models/model/infer", json.dumps(asked).encode())
+    assert (reply.status, reply.code) == (400, "bad-request")
+    assert "probabilities" in reply.json["error"]
+
+
+@pytest.mark.parametrize("body", [b"", b"null", b"[]", b"{", b"[" * 100_000, b'{"inputs": []}', b'{"inputs": 3}'])
+def test_what_is_no_inference_request_at_all_is_400(server: Served, body: bytes) -> None:
+    assert server.ask("POST", "/v2/models/model/infer", body).status == 400
+
+
+def test_a_dropped_connection_costs_nobody_else_an_answer(server: Served, bundle: OnnxBundle) -> None:
+    for _ in range(20):
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n\r\nabc")
+    (one,) = server.ask("POST", "/predict", encoded(3)).json["predictions"]
+    assert (one["class_name"], one["probability"]) == best(bundle, encoded(3))

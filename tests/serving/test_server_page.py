@@ -1,0 +1,134 @@
+"""The page at `/`, in a real browser."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mlimages.inference import OnnxBundle, Predictor
+from mlimages.serving import ServerSettings, make_app
+from tests.browser import OpenPage, Page
+from tests.deploying import picture
+from tests.serving.test_server import Served, run_app
+
+pytestmark = [pytest.mark.browser, pytest.mark.train]
+
+
+@pytest.fixture(scope="module")
+def bundle(cnn_bundle: OnnxBundle) -> OnnxBundle:
+    return cnn_bundle
+
+
+@pytest.fixture(scope="module")
+def server(bundle: OnnxBundle) -> Iterator[Served]:
+    yield from run_app(make_app(Predictor(bundle, workers=1)))
+
+
+def url(server: Served) -> str:
+    return f"http://127.0.0.1:{server.port}/"
+
+
+def choose(page: Page, *paths: Path, field: str = "file") -> None:
+    """Put files into the page's input, as the file dialogue does."""
+    root = page.send("DOM.getDocument")["root"]["nodeId"]
+    node = page.send("DOM.querySelector", nodeId=root, selector=f"#{field}")["nodeId"]
+    page.send("DOM.setFileInputFiles", nodeId=node, files=[str(path) for path in paths])
+
+
+def wait_for(page: Page, condition: str) -> None:
+    """Until a JavaScript expression is true in the page."""
+    page.evaluate(
+        f"""new Promise((done, fail) => {{
+          const look = () => ({condition}) ? done(true) : setTimeout(look, 20);
+          setTimeout(() => fail(new Error("waited for: " + {condition!r})), 30000);
+          look();
+        }})"""
+    )
+
+
+def drop(page: Page, kind: str, *, event: str = "drop") -> None:
+    """Drop or paste a picture of one colour, drawn in the page itself."""
+    transfer = "dataTransfer" if event == "drop" else "clipboardData"
+    page.evaluate(
+        f"""new Promise(done => {{
+          const canvas = Object.assign(document.createElement("canvas"), {{width: 40, height: 30}});
+          canvas.getContext("2d").fillRect(0, 0, 20, 30);
+          canvas.toBlob(blob => {{
+            const data = new DataTransfer();
+            data.items.add(new File([blob], "{kind}.png", {{type: "image/png"}}));
+            const event = "{event}" === "drop" ? new DragEvent("drop", {{dataTransfer: data, cancelable: true}})
+              : new ClipboardEvent("paste", {{clipboardData: data}});
+            document.dispatchEvent(event);
+            done(event.{transfer}.files.length);
+          }});
+        }})"""
+    )
+
+
+@pytest.mark.parametrize(("width", "dark"), [(400, False), (400, True), (1400, False)])
+def test_a_chosen_picture_is_answered_with_its_classes_as_bars(
+    server: Served, bundle: OnnxBundle, open_page: OpenPage, tmp_path: Path, width: int, dark: bool
+) -> None:
+    picture(3).save(tmp_path / "photograph.png")
+    (want,) = Predictor(bundle)([tmp_path / "photograph.png"])
+    page = open_page(url(server), width=width, height=900, dark=dark)
+    choose(page, tmp_path / "photograph.png")
+    wait_for(page, "document.querySelectorAll('li').length === 3")
+    rows = page.evaluate("[...document.querySelectorAll('li')].map(row => row.innerText.split('\\n').slice(0, 2))")
+    assert rows == [[score.class_name, f"{score.probability * 100:.1f} %"] for score in want.top]  # type: ignore[union-attr]
+    assert page.evaluate("document.querySelector('[role=status]').textContent").startswith("photograph.png: class")
+    assert not page.scrolls_sideways
+    assert not page.console_errors
+    assert set(page.requests) == {url(server), url(server) + "predict"}
+
+
+def test_dropped_and_pasted_pictures_are_answered(server: Served, open_page: OpenPage) -> None:
+    page = open_page(url(server), width=800, height=900)
+    drop(page, "dropped")
+    wait_for(page, "document.querySelectorAll('figure').length === 1")
+    drop(page, "pasted", event="paste")
+    wait_for(page, "document.querySelectorAll('figure').length === 2")
+    names = page.evaluate("[...document.querySelectorAll('h2')].map(name => name.textContent)")
+    assert names == ["pasted.png", "dropped.png"]
+    assert not page.console_errors
+
+
+def test_a_broken_picture_is_told_in_words_and_the_next_is_answered(
+    server: Served, open_page: OpenPage, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.jpg").write_text("<script>alert(1)</script>")
+    picture(1).save(tmp_path / "good.png")
+    page = open_page(url(server), width=400, height=900)
+    choose(page, tmp_path / "broken.jpg", tmp_path / "good.png")
+    wait_for(page, "document.querySelectorAll('figure').length === 2")
+    said = page.evaluate("document.querySelector('.bad').textContent")
+    assert said == "Cannot be used: this is no picture that can be read (not-an-image)"
+    wait_for(page, "document.querySelector('[role=status]').textContent.startsWith('good.png: class')")
+
+
+def test_every_control_can_be_reached_by_keyboard_and_has_a_name(server: Served, open_page: OpenPage) -> None:
+    page = open_page(url(server), width=400, height=900)
+    reached = []
+    for _ in range(2):
+        for kind in ("keyDown", "keyUp"):
+            page.send("Input.dispatchKeyEvent", type=kind, key="Tab", code="Tab", windowsVirtualKeyCode=9)
+        reached.append(page.evaluate("document.activeElement.id"))
+    assert reached == ["file", "camera"]
+    names = page.evaluate(
+        "['file', 'camera', 'token'].map(id => document.getElementById(id).labels[0].innerText.trim())"
+    )
+    assert all(names)
+    heights = page.evaluate("[...document.querySelectorAll('label.button')].map(each => each.offsetHeight)")
+    assert min(heights) >= 44
+
+
+def test_the_page_asks_for_the_token_and_then_answers(bundle: OnnxBundle, open_page: OpenPage, tmp_path: Path) -> None:
+    picture(2).save(tmp_path / "a.png")
+    running = run_app(make_app(Predictor(bundle, workers=1), ServerSettings(token="s3cret")))
+    page = open_page(url(next(running)), width=400, height=900)
+    choose(page, tmp_path / "a.png")
+    wait_for(page, "!document.getElementById('ask').hidden")
+    page.evaluate("document.getElementById('token').value = 's3cret'; document.querySelector('#ask button').click()")
+    wait_for(page, "document.querySelectorAll('li').length === 3")
+    assert page.evaluate("document.getElementById('ask').hidden")
+    next(running, None)

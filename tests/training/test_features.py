@@ -1,0 +1,169 @@
+"""The frozen part's outputs: computed once, kept, reused, and no different from those computed anew."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from mlimages.core import cache_dir
+from mlimages.networks import build_model, freeze, split
+from mlimages.training import FineTuneConfig, fine_tune, load_run
+from mlimages.training.frozen_runtime import open_frozen
+from mlimages.training.ridge import PENALTIES, fit_ridge
+from mlimages.training.row_store import RowStore, make_room
+from tests.training.test_finetune import colours  # noqa: F401  # a fixture
+
+KEYS = [bytes([n]) * 32 for n in range(6)]
+
+
+def test_rows_are_read_back_in_any_order_from_several_writers(tmp_path: Path) -> None:
+    rows = np.arange(24, dtype=np.float32).reshape(6, 4)
+    for part in (slice(0, 2), slice(2, 6)):
+        RowStore(tmp_path, (4,), np.float32).append(KEYS[part], rows[part])
+    store = RowStore(tmp_path, (4,), np.float32)
+    assert np.array_equal(store.rows(KEYS[::-1]), rows[::-1])
+    assert b"x" * 32 not in store
+
+
+@pytest.mark.parametrize(("suffix", "cut"), [(".rows", 7), (".keys", 5)])
+def test_what_a_killed_writer_left_half_written_is_not_there(tmp_path: Path, suffix: str, cut: int) -> None:
+    RowStore(tmp_path, (4,), np.float32).append(KEYS, np.ones((6, 4), np.float32))
+    (file,) = tmp_path.glob(f"*{suffix}")
+    file.write_bytes(file.read_bytes()[:-cut])
+    store = RowStore(tmp_path, (4,), np.float32)
+    assert [key in store for key in KEYS] == [True] * 5 + [False]
+
+
+def test_the_folders_used_longest_ago_make_room(tmp_path: Path) -> None:
+    for name in ("first", "second", "third"):
+        RowStore(tmp_path / name, (100,), np.uint8).append(KEYS[:1], np.ones((1, 100), np.uint8))
+    stamps = {"first": 1_000, "second": 3_000, "third": 2_000}
+    for name, stamp in stamps.items():
+        os.utime(tmp_path / name, (stamp, stamp))
+    make_room(tmp_path, needed=100, budget=380, keep=tmp_path / "first")
+    assert {folder.name for folder in tmp_path.iterdir()} == {"first", "second"}
+
+
+@pytest.fixture
+def pretrained(tmp_path: Path) -> Path:
+    save_file(
+        build_model("cifar10_cnn", classes=10, weights="none", seed=9).network.state_dict(), tmp_path / "w.safetensors"
+    )
+    return tmp_path / "w.safetensors"
+
+
+def config_for(labels: Path, weights: Path, **options: object) -> FineTuneConfig:
+    settings = {"model": "cifar10_cnn", "weights": str(weights), "freeze": "conv4", "epochs": 3, **options}
+    return FineTuneConfig(labels=labels, out=labels.parent / "run", **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("augment", ["none", "light"])
+def test_training_on_the_cache_gives_the_weights_of_training_without(
+    colours: Path,  # noqa: F811
+    pretrained: Path,
+    augment: str,
+) -> None:
+    weights = []
+    for cache in (True, False):
+        out = colours.parent / f"cache-{cache}"
+        config = config_for(colours, pretrained, augment=augment, optimizer="sgd", lr=0.001, cache=cache)
+        fine_tune(replace(config, out=out), export=False)
+        weights.append(load_file(out / "last.safetensors"))
+    start = load_file(pretrained)
+    for name, cached in weights[0].items():
+        assert torch.allclose(cached, weights[1][name], atol=1e-4 * float(cached.abs().max()), rtol=1e-4), (
+            name,
+            (cached - weights[1][name]).abs().max(),
+            cached.abs().max(),
+        )
+        if name.startswith("conv"):
+            assert torch.equal(cached, start[name])
+    assert not torch.allclose(weights[0]["fc5.weight"], start["fc5.weight"], atol=1e-5)
+
+
+def test_a_second_run_computes_nothing_again(colours: Path, pretrained: Path) -> None:  # noqa: F811
+    class Stages:
+        seen: list[str]
+
+        def start(self, what: str, total: int | None, unit: str) -> None:
+            self.seen.append(what)
+
+        def advance(self, count: int = 1, **figures: object) -> None: ...
+
+        def close(self) -> None: ...
+
+    for number, stages in enumerate((["decode", "frozen part", "train"], ["decode", "train"])):
+        progress = Stages()
+        progress.seen = []
+        out = colours.parent / f"run{number}"
+        fine_tune(replace(config_for(colours, pretrained), out=out), export=False, progress=progress)
+        assert [stage for stage in progress.seen if stage in ("decode", "frozen part", "train")] == stages
+
+
+def test_a_cache_beyond_its_budget_says_so_and_trains_all_the_same(colours: Path, pretrained: Path) -> None:  # noqa: F811
+    result = fine_tune(config_for(colours, pretrained, cache_gb=1e-4), export=False)
+    assert result.epochs == 3
+    assert "computed anew" in (result.run / "log.txt").read_text()
+    assert not list(cache_dir("features").glob("*/*.rows"))
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "squeezenet1_1", "resnet18", "alex-grouped"])
+def test_onnx_runtime_gives_what_the_frozen_part_gives(name: str) -> None:
+    model = build_model(name, classes=2, weights="none")
+    image = model.preprocessing.image
+    x = torch.rand(2, 3, image.height, image.width)
+    halves = split(model.network, freeze(model), x)
+    assert halves is not None
+    run = open_frozen(halves.lower, x[:1])
+    assert run is not None
+    with torch.inference_mode():
+        for got, want in zip(run(x), halves.lower(x), strict=True):
+            assert torch.allclose(got, want, atol=1e-5)
+
+
+def test_a_frozen_part_that_cannot_be_written_for_onnx_runtime_runs_eagerly() -> None:
+    model = build_model("timm:vit_tiny_patch16_224", classes=2, weights="none")
+    halves = split(model.network, freeze(model), torch.rand(2, 3, 224, 224))
+    assert halves is not None
+    assert open_frozen(halves.lower, torch.rand(1, 3, 224, 224)) is None
+
+
+@pytest.mark.parametrize("width", [5, 60])
+def test_leaving_one_out_in_closed_form_is_leaving_it_out(width: int) -> None:
+    rng = np.random.default_rng(0)
+    labels = np.arange(40) % 3
+    features = rng.normal(size=(40, width)) + labels[:, None] * 0.5
+    fit = fit_ridge(features, labels, 3)
+    x = (features - features.mean(0)) / features.std(0)
+    targets = np.eye(3)[labels]
+    unit = np.square(x).sum() / len(x)
+
+    def left_out(place: int) -> int:
+        keep = np.arange(40) != place
+        mean, base = x[keep].mean(0), targets[keep].mean(0)
+        gram = (x[keep] - mean).T @ (x[keep] - mean) + fit.penalty * unit * np.eye(width)
+        weight = np.linalg.solve(gram, (x[keep] - mean).T @ (targets[keep] - base))
+        return int((base + (x[place] - mean) @ weight).argmax())
+
+    assert fit.penalty in PENALTIES
+    said = fit.left_out.argmax(axis=1)
+    assert said.tolist() == [left_out(n) for n in range(40)]
+    assert (fit.head().probabilities(features).argmax(1) == labels).mean() >= (said == labels).mean()
+
+
+def test_the_chosen_point_between_start_and_tuned_is_what_the_run_keeps(
+    colours: Path,  # noqa: F811
+    pretrained: Path,
+) -> None:
+    plain = fine_tune(config_for(colours, pretrained, lr=0.01), export=False)
+    out = colours.parent / "between"
+    result = fine_tune(replace(config_for(colours, pretrained, lr=0.01, interpolate=True), out=out), export=False)
+    assert result.val_accuracy >= max(plain.val_accuracy, result.probe_accuracy or 0.0)
+    start, tuned = load_file(out / "start.safetensors")["model.fc6.weight"], load_file(plain.run / "best.safetensors")
+    kept = load_file(out / "best.safetensors")["fc6.weight"]
+    assert torch.allclose(kept, start.lerp(tuned["fc6.weight"], result.tuned_share))
+    assert load_run(out).figures["tuned_share"] == result.tuned_share

@@ -1,0 +1,204 @@
+"""Fine-tuning from label file to run folder, in Python and from the command line."""
+
+import csv
+import json
+import logging
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from mlimages.core import InputError, RunError
+from mlimages.labels import LabelFile
+from mlimages.networks import build_model
+from mlimages.training import FineTuneConfig, fine_tune, load_run
+from mlimages.training.run import EpochFigures
+from tests.conftest import RunCli
+
+COLOURS = {"blue": (40, 60, 200), "green": (50, 190, 70), "red": (210, 50, 40)}
+
+
+def draw(path: Path, colour: tuple[int, int, int], *, seed: int, size: tuple[int, int] = (40, 36)) -> None:
+    """A noisy picture of one colour."""
+    noise = np.random.default_rng(seed).normal(0, 40, (size[1], size[0], 3))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.clip(noise + colour, 0, 255).astype(np.uint8)).save(path)
+
+
+@pytest.fixture
+def colours(tmp_path: Path) -> Path:
+    """A label file of 3 classes with 12 pictures each."""
+    lines = []
+    for label, (name, colour) in enumerate(COLOURS.items()):
+        for number in range(12):
+            path = tmp_path / "set" / name / f"{number:02}.png"
+            draw(path, colour, seed=100 * label + number)
+            lines.append(f"{path.relative_to(tmp_path)} {label}\n")
+    (tmp_path / "labels.txt").write_text("".join(lines))
+    (tmp_path / "labels_class_def.txt").write_text("0 blue\n1 green\n2 red\n")
+    return tmp_path / "labels.txt"
+
+
+def config_for(labels: Path, **options: object) -> FineTuneConfig:
+    settings = {"model": "cifar10_cnn", "weights": "none", "freeze": "none", "epochs": 3, "seed": 1, **options}
+    return FineTuneConfig(labels=labels, out=labels.parent / "run", **settings)  # type: ignore[arg-type]
+
+
+def test_a_run_leaves_all_that_its_folder_promises(colours: Path) -> None:
+    seen: list[EpochFigures] = []
+
+    class Note:
+        def epoch_ended(self, figures: EpochFigures) -> None:
+            seen.append(figures)
+
+    result = fine_tune(config_for(colours, epochs=6), export=False, callbacks=[Note()])
+    run = result.run
+    assert (run / "classes.txt").read_text() == "blue\ngreen\nred\n"
+    with (run / "metrics.csv").open() as lines:
+        rows = list(csv.DictReader(lines))
+    assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4, 5, 6] == [figures.epoch for figures in seen]
+    train, val = LabelFile(run / "train.txt"), LabelFile(run / "val.txt")
+    assert train.class_names == val.class_names == ("blue", "green", "red")
+    assert {item.path.resolve() for item in [*train, *val]} == set((colours.parent / "set").resolve().rglob("*.png"))
+    assert (result.train_images, result.val_images) == (len(list(train)), len(list(val)))
+    assert json.loads((run / "result.json").read_text())["val_accuracy"] == result.val_accuracy
+    assert "epoch 6" in (run / "log.txt").read_text()
+
+
+def test_the_best_checkpoint_read_back_says_what_the_run_says_it_said(colours: Path) -> None:
+    result = fine_tune(config_for(colours), export=False)
+    loaded = load_run(result.run)
+    assert not loaded.network.training
+    assert loaded.figures["val_accuracy"] == result.val_accuracy
+    plain = build_model("cifar10_cnn", classes=3, weights=result.run / "best.safetensors").network
+    from mlimages.images import load_pixels
+    from mlimages.networks import Normalize
+
+    with (result.run / "val_predictions.csv").open() as lines:
+        rows = list(csv.DictReader(lines))
+    pixels = [load_pixels(result.run / row["path"], loaded.preprocessing.image) for row in rows]
+    x = Normalize(loaded.preprocessing.normalization)(torch.from_numpy(np.stack(pixels)))
+    said = torch.tensor([[float(row[name]) for name in COLOURS] for row in rows])
+    assert torch.allclose(loaded.network(x).softmax(1), said, atol=1e-6)
+    assert torch.equal(plain(x), loaded.network(x))
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(colours: Path) -> None:
+    config = config_for(colours, epochs=2, augment="light")
+    weights = []
+    for number, seed in enumerate((1, 1, 2)):
+        fine_tune(replace(config, seed=seed, out=colours.parent / f"run{number}"), export=False)
+        weights.append(load_file(colours.parent / f"run{number}" / "last.safetensors"))
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert not torch.equal(weights[0]["fc6.weight"], weights[2]["fc6.weight"])
+
+
+def test_a_broken_picture_is_named_and_left_out(colours: Path) -> None:
+    (colours.parent / "set" / "red" / "03.png").write_bytes(b"<!doctype html>")
+    result = fine_tune(config_for(colours, epochs=1), export=False)
+    assert [(Path(each.path).name, each.fault) for each in result.broken] == [("03.png", "not-an-image")]
+    assert result.train_images + result.val_images == 35
+
+
+def test_pictures_that_turn_bad_while_training_do_not_end_it(colours: Path) -> None:
+    config = config_for(colours, cache=False, batch_size=5)
+
+    class Spoil:
+        def epoch_ended(self, figures: EpochFigures) -> None:
+            if figures.epoch == 1:
+                for part in ("train", "val"):
+                    next(iter(LabelFile(config.out / f"{part}.txt"))).path.write_bytes(b"gone")
+
+    result = fine_tune(config, export=False, callbacks=[Spoil()])
+    assert (result.epochs, result.broken) == (3, ())
+    assert result.val_images == len(list(LabelFile(config.out / "val.txt"))) - 1
+    assert "turned bad" in (config.out / "log.txt").read_text()
+
+
+def one_picture_class(labels: Path) -> None:
+    lines = [line for line in labels.read_text().splitlines() if "red" not in line]
+    labels.write_text("\n".join([*lines, "set/red/00.png 2\n"]))
+
+
+def number_without_a_name(labels: Path) -> None:
+    (labels.parent / "labels_class_def.txt").write_text("0 blue\n1 green\n")
+
+
+def same_picture_in_both(labels: Path) -> None:
+    (labels.parent / "val.txt").write_text("set/red/00.png 2\nset/blue/00.png 0\n")
+
+
+def nothing_to_validate_on(labels: Path) -> None:
+    (labels.parent / "val.txt").write_text("missing.png 0\n")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (one_picture_class, "class 'red' has 1 good picture"),
+        (number_without_a_name, "expected a class number from 0 to 1"),
+        (same_picture_in_both, "2 pictures to train on and to validate on are the same"),
+        (nothing_to_validate_on, "no picture is left to validate on"),
+    ],
+)
+def test_what_cannot_be_trained_on_is_refused_with_what_to_do(colours: Path, spoil: object, said: str) -> None:
+    spoil(colours)  # type: ignore[operator]
+    val = colours.parent / "val.txt"
+    with pytest.raises(InputError, match=said):
+        fine_tune(config_for(colours, val=val if val.exists() else None), export=False)
+    assert not (colours.parent / "run" / "config.json").exists()
+
+
+def test_a_folder_with_another_run_in_it_is_not_written_over(colours: Path) -> None:
+    fine_tune(config_for(colours, epochs=1), export=False)
+    with pytest.raises(RunError, match="batch_size 32 there, 8 now"):
+        fine_tune(config_for(colours, epochs=1, batch_size=8), export=False)
+
+
+def test_what_the_application_logs_stays_as_it_was(colours: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        fine_tune(config_for(colours, epochs=1), export=False)
+    assert not [record for record in caplog.records if record.levelno < logging.WARNING]
+    assert logging.getLogger("mlimages").handlers == []
+
+
+def test_at_the_terminal_stands_what_changes_a_run_and_not_each_picture_or_pillows_remarks(tmp_path: Path) -> None:
+    code = (
+        "import logging, warnings; from mlimages.cli.main import _options\n"
+        "from mlimages.training.run_log import logged_to\n"
+        "from pathlib import Path; _options(False, False); warnings.warn('odd EXIF')\n"
+        "with logged_to(Path('log.txt')):\n"
+        "    logging.getLogger('mlimages.training.features').warning('computed anew')\n"
+        "    logging.getLogger('mlimages.dataset.training_data').warning('left out a.jpg')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stderr == "mlimages.training.features: computed anew\n"
+
+
+def test_a_command_that_loaded_torch_ends_without_a_word() -> None:
+    code = "import sys, torchvision; from mlimages.cli.main import main; sys.argv[1:] = ['--version']; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.train
+def test_the_command_line_trains_exports_and_goes_on(colours: Path, run_cli: RunCli) -> None:
+    command = ["finetune", "labels.txt", "--model", "cifar10_cnn", "--weights", "none", "--freeze", "none"]
+    done = run_cli(*command, "--epochs", "2", "-o", "run", "--json")
+    said = json.loads(done.stdout)
+    keys = (
+        "run model freeze classes train_images val_images val_accuracy val_interval probe_accuracy epochs seconds onnx"
+    )
+    assert set(keys.split()) <= said.keys()
+    assert (colours.parent / said["onnx"]).exists()
+    assert "mlimages predict run/model.onnx" in done.stderr
+    exported = (colours.parent / said["onnx"]).stat().st_mtime_ns
+    again = run_cli("finetune", "--resume", "run", "--json")
+    assert (colours.parent / said["onnx"]).stat().st_mtime_ns == exported, "a finished run is not exported again"
+    assert json.loads(again.stdout)["val_accuracy"] == said["val_accuracy"]

@@ -1,0 +1,97 @@
+"""What --mean, --std, --scale, --bgr and --gray make of a picture, in training and in the ONNX file."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from mlimages.images import load_pixels
+from mlimages.inference import Predictor
+from mlimages.labels import LabelFile
+from mlimages.networks import Normalize, build_model
+from mlimages.training import TrainedRun, fine_tune, load_run
+from tests.conftest import RunCli
+from tests.training.test_finetune import colours, config_for  # noqa: F401  # a fixture
+
+Numbers = NDArray[np.float64]
+MEAN = np.random.default_rng(5).integers(0, 256, (32, 32, 3), np.uint8)
+
+
+def training_mean(run: Path) -> Numbers:
+    pixels = [load_pixels(item.path, load_run(run).preprocessing.image) for item in LabelFile(run / "train.txt")]
+    return np.mean(pixels, axis=(0, 1, 2))
+
+
+FORMULAS: dict[str, tuple[dict[str, object], Callable[[Numbers, Path], Numbers]]] = {
+    "as the network says": ({}, lambda x, run: x / 255),
+    "mean image as numbers": ({"mean": "mean.npy"}, lambda x, run: (x - MEAN) / 255),
+    "mean image as a picture": ({"mean": "mean.png"}, lambda x, run: (x - MEAN) / 255),
+    "mean by channel": ({"mean": "channel"}, lambda x, run: (x - training_mean(run)) / 255),
+    "no mean": ({"mean": "none"}, lambda x, run: x / 255),
+    "std by channel": ({"std": (0.2, 0.3, 0.4)}, lambda x, run: x / 255 / [0.2, 0.3, 0.4]),
+    "one std": ({"std": (0.5,)}, lambda x, run: x / 255 / 0.5),
+    "scale": ({"scale": 16.0}, lambda x, run: x / 16),
+    "blue first": ({"bgr": True}, lambda x, run: x[..., ::-1] / 255),
+    "gray": ({"gray": True}, lambda x, run: x / 255),
+    "all": (
+        {"mean": "channel", "std": (0.2, 0.3, 0.4), "scale": 127.5, "bgr": True},
+        lambda x, run: ((x - training_mean(run)) / 127.5 / [0.2, 0.3, 0.4])[..., ::-1],
+    ),
+}
+
+
+@pytest.mark.parametrize(("options", "formula"), FORMULAS.values(), ids=FORMULAS)
+def test_each_option_makes_the_numbers_that_it_promises(
+    colours: Path,  # noqa: F811
+    options: dict[str, object],
+    formula: Callable[[Numbers, Path], Numbers],
+) -> None:
+    write_mean(colours.parent)
+    if str(options.get("mean", "")).startswith("mean."):
+        options = {**options, "mean": str(colours.parent / str(options["mean"]))}
+    run = fine_tune(config_for(colours, epochs=1, **options), export=False).run
+    assert_answers(load_run(run), run, formula)
+
+
+def test_the_command_line_hands_them_on_and_the_onnx_file_keeps_them(
+    colours: Path,  # noqa: F811
+    run_cli: RunCli,
+) -> None:
+    write_mean(colours.parent)
+    options = ["--mean", "mean.npy", "--std", "0.2,0.3,0.4", "--scale", "127.5", "--bgr"]
+    run_cli("finetune", "labels.txt", "-o", "run", "--model", "cifar10_cnn", "--weights", "none", "--freeze", "none",
+            "--epochs", "1", *options)  # fmt: skip
+    run = colours.parent / "run"
+    said = assert_answers(load_run(run), run, lambda x, run: ((x - MEAN) / 127.5 / [0.2, 0.3, 0.4])[..., ::-1])
+    predictor = Predictor(run / "model.onnx")
+    served = predictor.probabilities([predictor.decode(path)[0] for path in said])
+    assert np.allclose(served, [*said.values()], atol=1e-4)
+
+
+def write_mean(folder: Path) -> None:
+    np.save(folder / "mean.npy", MEAN.transpose(2, 0, 1).astype(np.float32))
+    Image.fromarray(MEAN).save(folder / "mean.png")
+
+
+def assert_answers(
+    loaded: TrainedRun, run: Path, formula: Callable[[Numbers, Path], Numbers]
+) -> dict[Path, list[float]]:
+    """The run's own predictions are those of its network on the numbers that `formula` gives for (N, H, W, C)."""
+    image = loaded.preprocessing.image
+    with (run / "val_predictions.csv").open() as lines:
+        rows = list(csv.DictReader(lines))
+    paths = [run / row["path"] for row in rows]
+    said = [[float(row[name]) for name in loaded.class_names] for row in rows]
+    pixels = np.stack([load_pixels(path, image) for path in paths])  # (N, H, W, C)
+    wanted = torch.from_numpy(formula(pixels.astype(np.float64), run).transpose(0, 3, 1, 2).copy()).float()
+    assert torch.allclose(
+        Normalize(loaded.preprocessing.normalization, loaded.mean_image)(torch.from_numpy(pixels)), wanted, atol=1e-4
+    )
+    network = build_model("cifar10_cnn", classes=3, weights=run / "best.safetensors", gray=image.gray_scale).network
+    assert torch.allclose(network(wanted).softmax(1), torch.tensor(said), atol=1e-4)
+    return dict(zip(paths, said, strict=True))

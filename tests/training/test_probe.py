@@ -1,0 +1,127 @@
+"""A probe finds where a network tells classes apart, at the price of one forward pass."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from typer.testing import CliRunner
+
+from mlimages.cli import main as cli
+from mlimages.core import InputError, Share, cache_dir
+from mlimages.labels import LabelFile, label_dir_auto
+from mlimages.networks import Tap, build_model, cuts_of
+from mlimages.reports import CutScore, Probed
+from mlimages.reports.probe_result import lines_of
+from mlimages.training import probe_cuts
+
+
+def names_of(model: str) -> list[str]:
+    return [cut.name for cut in cuts_of(build_model(model, classes=3, weights="none"))]
+
+
+@pytest.mark.parametrize(
+    ("model", "cuts"),
+    [
+        ("alexnet", ["conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7"]),
+        ("lenet5", ["conv1", "conv2", "fc3", "fc4"]),
+        ("resnet18", ["conv1", "layer1", "layer2", "layer3", "layer4"]),
+        ("mobilenet_v2", [f"features.{number}" for number in range(19)]),
+        ("timm:vit_tiny_patch16_224", ["patch_embed", *(f"blocks.{number}" for number in range(12))]),
+    ],
+)  # fmt: skip
+def test_the_cuts_are_the_layers_that_people_name(model: str, cuts: list[str]) -> None:
+    assert names_of(model) == cuts
+
+
+def test_a_cut_gives_what_the_next_layer_takes_in_averaged_over_positions() -> None:
+    model = build_model("lenet5", classes=3, weights="none")
+    cuts = cuts_of(model)
+    x = torch.rand(4, 1, 28, 28)
+    with Tap(model.network, cuts) as tap, torch.no_grad():
+        model.network(x)
+        rows = tap.rows()
+        first = nn.Sequential(*list(model.network.children())[:3])(x)  # conv1, relu, pool
+    assert rows.shape == (4, sum(cut.width for cut in cuts))
+    assert torch.allclose(rows[:, :6], first.mean(dim=(2, 3)))
+    assert not any(module._forward_pre_hooks for module in model.network.modules())
+
+
+@pytest.fixture
+def stripes(tmp_path: Path) -> LabelFile:
+    """Three classes of the same mean colour: only texture tells them apart."""
+    chance = np.random.default_rng(0)
+    for number, (name, period) in enumerate([("fine", 2), ("middle", 4), ("wide", 8)]):
+        for n in range(14):
+            columns = (np.arange(28) + chance.integers(period)) // (period // 2) % 2
+            pixels = np.clip(np.tile(columns * 160 + 40, (28, 1)) + chance.normal(0, 25, (28, 28)), 0, 255)
+            path = tmp_path / "pictures" / name / f"{number}-{n}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.astype(np.uint8)).save(path)
+    return label_dir_auto(tmp_path / "pictures").labels.write(tmp_path / "labels.txt")
+
+
+def test_texture_is_seen_by_random_convolutions_and_more_pictures_do_not_hurt(stripes: LabelFile) -> None:
+    found = probe_cuts(stripes, model="lenet5", weights="none")
+    assert (found.images, found.classes, found.broken) == (42, 3, 0)
+    assert max(cut.accuracy.value for cut in found.cuts) > 0.8
+    assert [point.per_class for point in found.curve] == [5, 10]
+    assert found.curve[0].accuracy.value <= found.curve[1].accuracy.value + 0.1
+
+
+def test_the_same_seed_finds_the_same_and_a_second_probe_computes_nothing(stripes: LabelFile) -> None:
+    def cached() -> dict[Path, int]:
+        return {path: path.stat().st_size for path in cache_dir("probe").rglob("*.rows")}
+
+    first = probe_cuts(stripes, model="lenet5", weights="none", seed=3)
+    before = cached()
+    assert probe_cuts(stripes, model="lenet5", weights="none", seed=3) == first
+    assert cached() == before != {}
+
+
+def test_broken_pictures_and_copies_count_once_or_not_at_all(stripes: LabelFile) -> None:
+    root = stripes.path.parent
+    original = root / "pictures/fine/0-0.png"
+    (root / "pictures/wide/broken.png").write_bytes(original.read_bytes()[:40])
+    (root / "pictures/fine/copy.png").write_bytes(original.read_bytes())
+    found = probe_cuts(label_dir_auto(root / "pictures").labels, model="lenet5", weights="none")
+    assert (found.images, found.broken) == (42, 1)
+
+
+def test_of_many_pictures_the_same_share_of_each_class_is_tried(stripes: LabelFile) -> None:
+    assert probe_cuts(stripes, model="lenet5", weights="none", most=21).images == 21
+
+
+def test_too_few_pictures_are_one_clear_error(stripes: LabelFile) -> None:
+    one = stripes.filter(lambda item: item.label > 0 or item.path.name == "0-0.png")
+    with pytest.raises(InputError, match="found 1 good pictures of 'fine'"):
+        probe_cuts(one, model="lenet5", weights="none")
+
+
+def test_what_is_within_noise_of_the_best_is_frozen_as_high_as_can_be() -> None:
+    share = Share(0.9, 0.8, 0.95)
+    cuts = (CutScore("conv1", 8, share, False), CutScore("conv2", 8, share, True))
+    gains = {0.02: True, -0.01: False}
+    for low, helps in gains.items():
+        probed = Probed("net", 50, 2, 0, cuts, "conv2", (), Share(0.03, low, 0.05))
+        assert probed.more_would_help is helps
+    text = "\n".join(lines_of(probed))
+    assert "recommended: --freeze conv2" in text
+    assert "more pictures hardly help" in text
+
+
+def test_the_command_prints_tables_and_draws_a_plot(
+    stripes: LabelFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["probe", str(stripes.path), "--model", "lenet5", "--weights", "none"]
+    done = CliRunner().invoke(cli.app, words, catch_exceptions=False)
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert done.stdout.count("#") > 50
+    told = json.loads(CliRunner().invoke(cli.app, [*words, "--json"], catch_exceptions=False).stdout)
+    assert f"--model lenet5 --weights none --freeze {told['freeze']}" in done.stderr
+    with Image.open(tmp_path / "probe.png") as plot:
+        assert min(plot.size) > 300
