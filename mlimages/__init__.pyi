@@ -8,7 +8,6 @@ from .core import Prediction as Prediction
 from .core import Preprocessing as Preprocessing
 from .dataset import TrainingData as TrainingData
 from .dataset import augment as augment
-from .export import export_run as export_run
 from .export import quantize as quantize
 from .gathering import Source as Source
 from .gathering import UrlList as UrlList
@@ -26,6 +25,7 @@ from .reports import draw_run as draw_run
 from .reports import draw_sheet as draw_sheet
 from .serving import make_app as make_app
 from .training import FineTuneConfig as FineTuneConfig
+from .training import export_run as export_run
 from .training import fine_tune as fine_tune
 from .training import load_run as load_run
 from .training import probe_cuts as probe_cuts

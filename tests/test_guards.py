@@ -1,4 +1,4 @@
-"""What must stay true of the house, whoever builds on it."""
+"""What must stay true of the packages, whoever builds on them."""
 
 import ast
 import importlib
@@ -17,75 +17,10 @@ from mlimages.cli import main as cli
 PACKAGE = Path(mlimages.__file__).parent
 ROOT = PACKAGE.parent
 HEAVY = ["PIL", "aiohttp", "numpy", "onnxruntime", "timm", "torch", "torchvision"]
-TORCH = {"torch", "torchvision", "timm"}
-TOOLS = {"errors", "records", "files", "progress", "wording", "intervals", "scores", "pools", "cluster"}
-MAY_IMPORT = {
-    "errors": {"records"},
-    "records": {"errors"},
-    "files": {"errors"},
-    "progress": set(),
-    "wording": set(),
-    "pools": set(),
-    "cluster": {"errors", "pools"},
-    "intervals": set(),
-    "scores": {"intervals"},
-    "labels": TOOLS,
-    "images": TOOLS,
-    "training": TOOLS | {"labels", "images"},
-    "validation": TOOLS | {"labels", "images"},
-    "augmentation": TOOLS | {"labels", "images", "training", "validation"},
-    "report": TOOLS | {"labels", "images", "training", "validation"},
-    "gathering": TOOLS | {"images"},
-    "onnx_metadata": TOOLS,
-    "bundle": TOOLS | {"onnx_metadata"},
-    "calibration": set(),
-    "runtime": TOOLS | {"bundle"},
-    "picture_files": TOOLS | {"labels"},
-    "matching": TOOLS | {"bundle", "labels"},
-    "predictor": TOOLS | {"images", "bundle", "runtime"},
-    "evaluation": TOOLS | {"bundle", "predictor", "labels", "matching", "calibration"},
-    "evaluation_report": TOOLS | {"images", "evaluation"},
-    "server": TOOLS | {"images", "bundle", "predictor"},
-    "insight": TOOLS | {"labels", "images", "training", "validation", "report", "bundle", "onnx_metadata", "runtime"},
-    "learning": TOOLS
-    | {
-        "labels",
-        "images",
-        "training",
-        "validation",
-        "report",
-        "bundle",
-        "matching",
-        "runtime",
-        "calibration",
-        "insight",
-    },
-    "demo": TOOLS | {"bundle", "labels", "images", "training", "validation", "gathering", "learning", "predictor"},
-    "commands": TOOLS,
-    "cli": {"errors", "commands"},
-}
 
 
 def modules() -> list[Path]:
     return sorted(PACKAGE.rglob("*.py"))
-
-
-def room_of(module: Path) -> str:
-    first = module.relative_to(PACKAGE).parts[0]
-    return first.removesuffix(".py")
-
-
-def imported(module: Path, *, lazy: bool) -> Iterator[str]:
-    """Absolute names imported when the module is (not under TYPE_CHECKING); with `lazy`, inside functions too."""
-    tree = ast.parse(module.read_text())
-    nodes = ast.walk(tree) if lazy else iter(tree.body)
-    for node in nodes:
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module == "mlimages":
-            yield from (f"mlimages.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
 
 
 def command_lines() -> list[list[str]]:
@@ -109,29 +44,37 @@ def test_the_command_line_starts_without_heavy_imports() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_prediction_serving_and_curation_import_where_torch_is_not_installed() -> None:
-    rooms = "predictor, server, images, labels, training, validation, gathering"
-    names = ", ".join(f"mlimages.{room}" for room in rooms.split(", "))
-    code = f"import sys; sys.modules.update(dict.fromkeys({sorted(TORCH)!r})); import {names}"
+def test_all_but_networks_training_and_export_import_where_torch_is_not_installed() -> None:
+    packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")} - {"networks", "training", "export", "demo"}
+    code = (
+        "import importlib, pkgutil, sys; sys.modules.update(dict.fromkeys(['torch', 'torchvision', 'timm']))\n"
+        f"for name in {sorted(packages)!r}:\n"
+        "    package = importlib.import_module(f'mlimages.{name}')\n"
+        "    for found in pkgutil.walk_packages(package.__path__, package.__name__ + '.'):\n"
+        "        importlib.import_module(found.name)\n"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("module", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_go_one_way(module: Path) -> None:
-    room = room_of(module)
-    if room in ("__init__", "__main__"):
-        return
-    rooms = {name.split(".")[1] for name in imported(module, lazy=False) if name.startswith("mlimages.")}
-    rooms -= {room, "__version__"}
-    assert rooms <= MAY_IMPORT[room], f"{room} may not import {sorted(rooms - MAY_IMPORT[room])}"
+@pytest.mark.parametrize("stub", sorted(PACKAGE.rglob("*.pyi")), ids=lambda path: path.parent.name)
+def test_a_package_exports_names_of_its_own_modules_alone(stub: Path) -> None:
+    package = ".".join(stub.parent.relative_to(ROOT).parts)
+    for node in ast.parse(stub.read_text()).body:
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 1
+            for alias in node.names:
+                assert alias.name == alias.asname
+                assert getattr(importlib.import_module(package), alias.name) is getattr(
+                    importlib.import_module(f"{package}.{node.module}"), alias.name
+                )
 
 
-@pytest.mark.parametrize("module", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_torch_is_imported_in_learning_alone(module: Path) -> None:
-    if room_of(module) == "learning":
-        return
-    assert not TORCH & {name.split(".")[0] for name in imported(module, lazy=True)}
+def test_no_exported_name_is_a_module_of_its_package() -> None:
+    for stub in PACKAGE.rglob("*.pyi"):
+        exported = {alias.name for node in ast.parse(stub.read_text()).body if isinstance(node, ast.ImportFrom)
+                    for alias in node.names}  # fmt: skip
+        assert not exported & {path.stem for path in stub.parent.iterdir()}, stub
 
 
 def test_nothing_on_disk_can_run_code() -> None:
@@ -146,27 +89,6 @@ def test_nothing_on_disk_can_run_code() -> None:
             assert "weights_only=True" in call, f"{path}: {call}"
         for call in re.findall(r"np\.load\(.*?\)", text, re.DOTALL):
             assert "allow_pickle=False" in call, f"{path}: {call}"
-
-
-def test_the_public_names_are_sorted_complete_and_there() -> None:
-    assert mlimages.__all__ == sorted(mlimages.__all__)
-    assert set(mlimages.__all__) == set(mlimages._MODULE_OF)
-    tree = ast.parse((PACKAGE / "__init__.py").read_text())
-    twins = {
-        (alias.name, node.module.removeprefix("mlimages."))
-        for block in tree.body
-        if isinstance(block, ast.If)
-        for node in block.body
-        if isinstance(node, ast.ImportFrom) and node.module
-        for alias in node.names
-    }
-    assert twins == set(mlimages._MODULE_OF.items())
-    for name in mlimages.__all__:
-        assert getattr(mlimages, name).__name__ == name
-
-
-def test_no_public_name_hides_a_module() -> None:
-    assert not set(mlimages.__all__) & {path.stem for path in PACKAGE.iterdir()}
 
 
 def test_the_list_of_commands_fits_one_screen() -> None:

@@ -9,8 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from mlimages.core import InputError
-from mlimages.images import MAX_PIXELS
+from mlimages.core import MAX_PIXELS, InputError
 
 
 class Code(StrEnum):

@@ -157,11 +157,12 @@ def mean(
     Example: mlimages mean train.txt --size 227 -o mean.png
     """
     from mlimages.core import TqdmProgress
+    from mlimages.dataset import TrainingData
     from mlimages.labels import LabelFile
 
     out = as_path(out)
     prop, labels = ImageProperty(size, resize=resize, gray_scale=gray), LabelFile(source)
-    data = labels.to_training_data(prop)
+    data = TrainingData(labels, prop)
     with cluster_of(engine, address) as pool:
         made = data.make_mean_image(out, per_class=per_class, pool=pool, progress=TqdmProgress())
     figures = {"mean": made.channel_mean, "std": made.channel_std, "count": made.count, "broken": len(made.broken)}

@@ -45,7 +45,8 @@ def export(
     Example: mlimages export runs/cats -o cats.onnx
     """
     from mlimages.core import TqdmProgress
-    from mlimages.export import ExportOptions, export_run
+    from mlimages.export import ExportOptions
+    from mlimages.training import export_run
 
     options = ExportOptions(include_preprocessing=preprocessing, exact=exact, calibrate=calibrate, known_share=unknown)
     bundle = export_run(run, out or run / "model.onnx", options=options, progress=TqdmProgress())

@@ -13,7 +13,7 @@ from mlimages.cli.hints import say_next
 from mlimages.core import ImageProperty, Resize, counted
 
 if TYPE_CHECKING:
-    from mlimages.reports import NetworkSummary
+    from mlimages.core import NetworkSummary
 
 
 def register(app: typer.Typer) -> None:
@@ -97,8 +97,10 @@ def _summarize(model: str, *, size: int | None, gray: bool | None, classes: int,
         from mlimages.reports import summarize_onnx
 
         return summarize_onnx(Path(model))
-    from mlimages import training as learning
-
     if Path(model).is_dir():
-        return learning.summarize_run(Path(model))
-    return learning.summarize_model(model, size=size, gray=gray, classes=classes, upto=freeze)
+        from mlimages.training import summarize_run
+
+        return summarize_run(Path(model))
+    from mlimages.networks import summarize_model
+
+    return summarize_model(model, size=size, gray=gray, classes=classes, upto=freeze)

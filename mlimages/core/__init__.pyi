@@ -1,3 +1,6 @@
+from .codes import MAX_PIXELS as MAX_PIXELS
+from .codes import Fault as Fault
+from .codes import Reason as Reason
 from .errors import BundleError as BundleError
 from .errors import ExportError as ExportError
 from .errors import GatherError as GatherError
@@ -19,14 +22,18 @@ from .files import replacing as replacing
 from .files import write_text as write_text
 from .intervals import Z_95 as Z_95
 from .intervals import wilson_interval as wilson_interval
+from .layers import Layer as Layer
+from .layers import NetworkSummary as NetworkSummary
+from .layers import State as State
+from .layers import Window as Window
 from .parallel import Pool as Pool
 from .parallel import Threads as Threads
 from .plural import counted as counted
 from .progress import NoProgress as NoProgress
 from .progress import Progress as Progress
 from .progress import TqdmProgress as TqdmProgress
-from .ray_cluster import Cluster as Cluster
-from .ray_cluster import ray_cluster as ray_cluster
+from .cluster import Cluster as Cluster
+from .cluster import ray_cluster as ray_cluster
 from .scores import ClassScores as ClassScores
 from .scores import Confusion as Confusion
 from .scores import Share as Share
@@ -37,7 +44,6 @@ from .scores import share as share
 from .scores import sign_test as sign_test
 from .types import BrokenImage as BrokenImage
 from .types import ClassScore as ClassScore
-from .types import Fault as Fault
 from .types import FetchResult as FetchResult
 from .types import GatherSummary as GatherSummary
 from .types import ImageProperty as ImageProperty
@@ -47,5 +53,4 @@ from .types import LabeledPath as LabeledPath
 from .types import Normalization as Normalization
 from .types import Prediction as Prediction
 from .types import Preprocessing as Preprocessing
-from .types import Reason as Reason
 from .types import Resize as Resize

@@ -1,4 +1,4 @@
-"""Errors that end a whole run; what goes wrong with one item is a value in `records`.
+"""Errors that end a whole run; what goes wrong with one item is a value with a code of `core.codes`.
 
 MlimagesError
 ├── InputError          a file, folder or value that was given cannot be used
@@ -14,10 +14,7 @@ MlimagesError
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from mlimages.core.types import Fault
+from mlimages.core.codes import Fault
 
 
 class MlimagesError(Exception):

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from mlimages.checks import Report, check, duplicate_groups, write_outcome
 from mlimages.core import GatherSummary, ImageProperty, InputError, LabeledPath, Prediction, counted
+from mlimages.dataset import TrainingData
 from mlimages.demo.site import Page, digit_pages, serving
 from mlimages.gathering import UrlList, gather
 from mlimages.inference import OnnxBundle, Predictor
@@ -162,7 +163,7 @@ class Road:
 
     def _mean(self, train: LabelFile) -> None:
         self._command(f"mean {train.path.name} --size 28 --gray -o mean.png")
-        train.to_training_data(ImageProperty(28, gray_scale=True)).make_mean_image(self._out / "mean.png")
+        TrainingData(train, ImageProperty(28, gray_scale=True)).make_mean_image(self._out / "mean.png")
         self._tell("mean.png to look at, mean.npy to compute with")
 
     def _learn_old(self, train: LabelFile, val: LabelFile) -> None:

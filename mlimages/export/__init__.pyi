@@ -1,5 +1,4 @@
 from .exporter import ExportOptions as ExportOptions
-from .exporter import export_run as export_run
 from .exporter import export_trained as export_trained
 from .onnx_writer import TrainedNetwork as TrainedNetwork
 from .quantization import Quantization as Quantization

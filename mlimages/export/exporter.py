@@ -1,8 +1,7 @@
-"""A run becomes one .onnx file, refused unless ONNX Runtime answers as the trained network does."""
+"""A network becomes one .onnx file, refused unless ONNX Runtime answers as the trained network does."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import tempfile
 from collections.abc import Iterable
@@ -13,8 +12,6 @@ from mlimages.core import LabeledPath, NoProgress, Progress, is_remote, replacin
 from mlimages.export.onnx_writer import TrainedNetwork, export_network
 from mlimages.export.parity import Answers, ResizeParityError, check_parity, network_answers
 from mlimages.inference import OnnxBundle, Provenance, calibration, data_path
-from mlimages.labels import LabelFile
-from mlimages.training import RunFiles, load_run
 
 logger = logging.getLogger(__name__)
 
@@ -34,30 +31,6 @@ class ExportOptions:
     exact: bool = False
     calibrate: bool = False
     known_share: float = 0.0
-
-
-def export_run(
-    run: Path, out: Path, *, options: ExportOptions | None = None, progress: Progress | None = None
-) -> OnnxBundle:
-    """Write a run's best network to `out`, with where it comes from.
-
-    Raises:
-        RunError: `run` is not a run folder.
-        ExportError: the file does not answer as the network does; the worst picture is named and nothing is written.
-    """
-    files, loaded = RunFiles(run), load_run(run)
-    trained = TrainedNetwork(
-        loaded.network, loaded.preprocessing, loaded.class_names, loaded.config.model, loaded.mean_image
-    )
-    splits = {name: path for name, path in (("train", files.train), ("val", files.val)) if path.exists()}
-    provenance = Provenance(
-        weights_sha256=_sha256(files.best),
-        data_sha256={name: _sha256(path) for name, path in splits.items()},
-        split_sizes={name: sum(1 for _ in LabelFile(path)) for name, path in splits.items()},
-    )
-    return export_trained(
-        trained, out, validation=LabelFile(files.val), options=options, provenance=provenance, progress=progress
-    )
 
 
 def export_trained(
@@ -125,8 +98,3 @@ def _judge(answers: Answers, options: ExportOptions, provenance: Provenance) -> 
         before, after = (calibration.expected_calibration_error(each, labels) for each in (plain, mended))
         provenance = replace(provenance, calibration_error=(before, after))
     return temperature, unknown_below, provenance
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

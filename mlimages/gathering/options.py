@@ -1,16 +1,13 @@
-"""How to gather: one frozen value that the rooms share."""
+"""How to gather: one frozen value that all its modules share."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 from dataclasses import dataclass, fields
 
 from mlimages import __version__
-from mlimages.core import InputError, Reason
-from mlimages.gathering.download.image_facts import MAX_PIXELS
-from mlimages.gathering.store.manifest import row_key
-from mlimages.gathering.store.tally import host_of
+from mlimages.core import MAX_PIXELS, InputError, Reason
+from mlimages.gathering.links import shard_of
 
 USER_AGENT = f"mlimages/{__version__} (gathers pictures for image classifiers; honours X-Robots-Tag: noai)"
 
@@ -75,23 +72,6 @@ class GatherOptions:
     def own_per_host(self) -> int:
         """Requests at one time to one host, by this shard."""
         return self.per_host // min(self.shard[1], self.per_host) if self.shard else self.per_host
-
-
-def shard_of(url: str, shards: int, per_host: int) -> int:
-    """Which of so many shards, from 1, a link belongs to; a host's links go to no more than `per_host` of them."""
-    return (row_key("", host_of(url)) + row_key("", url) % min(shards, per_host)) % shards + 1
-
-
-def parse_shard(text: str) -> tuple[int, int]:
-    """`2/8` as numbers.
-
-    Raises:
-        InputError: it is not I/N.
-    """
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
-    if not match:
-        raise InputError(f"shard is {text!r}: expected I/N, such as 1/4")
-    return int(match[1]), int(match[2])
 
 
 def parse_reasons(text: str) -> frozenset[Reason]:

@@ -29,11 +29,12 @@ from mlimages.core import (
     as_path,
     is_remote,
 )
-from mlimages.gathering.options import GatherOptions, shard_of
+from mlimages.gathering.links import row_key, shard_of
+from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.run import AHEAD, LOOKUPS, Run, gather_async
 from mlimages.gathering.sources.source import Source
 from mlimages.gathering.store.gather_folder import Gathered
-from mlimages.gathering.store.manifest import manifest_path, read_rows, row_key
+from mlimages.gathering.store.manifest import manifest_path, read_rows
 from mlimages.gathering.store.remote_folder import looked_at, mirrored
 
 _TOGETHER_S = 0.05

@@ -2,7 +2,6 @@ from .arrays import from_network as from_network
 from .arrays import to_network as to_network
 from .arrays import to_pixels as to_pixels
 from .decoding import MAX_BYTES as MAX_BYTES
-from .decoding import MAX_PIXELS as MAX_PIXELS
 from .decoding import WHITE as WHITE
 from .decoding import decode as decode
 from .decoding import flatten as flatten

@@ -12,10 +12,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from mlimages.core import Fault, ImageError, is_remote
-
-MAX_PIXELS = 89_478_485
-"""Default bound on width x height, judged from the header: Pillow's own (1 GiB at 12 bytes a pixel)."""
+from mlimages.core import MAX_PIXELS, Fault, ImageError, is_remote
 
 MAX_BYTES = 1 << 30
 """Bound on a picture file's size: what MAX_PIXELS take up uncompressed at 12 bytes a pixel."""

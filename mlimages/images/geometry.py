@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mlimages.core import Fault, ImageError, ImageProperty
-from mlimages.images.decoding import MAX_PIXELS, decode, open_image, to_rgb
+from mlimages.core import MAX_PIXELS, Fault, ImageError, ImageProperty
+from mlimages.images.decoding import decode, open_image, to_rgb
 from mlimages.images.sizes import centre_start, resized_size
 
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mlimages import images
-from mlimages.core import BrokenImage, ClassScore, ImageError, Prediction, Threads, as_path
+from mlimages.core import MAX_PIXELS, BrokenImage, ClassScore, ImageError, Prediction, Threads, as_path
 from mlimages.inference.bundle import OnnxBundle
 from mlimages.inference.session import BundleSession
 
@@ -54,7 +54,7 @@ class Predictor:
         bundle: str | Path | OnnxBundle,
         *,
         workers: int | None = None,
-        max_pixels: int = images.MAX_PIXELS,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         self.bundle = bundle if isinstance(bundle, OnnxBundle) else OnnxBundle.read(bundle)
         self.workers = workers or os.cpu_count() or 1

@@ -7,10 +7,8 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, compress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from mlimages.core import (
-    ImageProperty,
     LabeledPath,
     LabelFileError,
     as_path,
@@ -23,9 +21,6 @@ from mlimages.core import (
 from mlimages.labels.class_names import ClassNames, class_definition_path, read_class_names, write_class_names
 from mlimages.labels.formats import known_suffix, read_rows, write_rows
 from mlimages.labels.splitting import split
-
-if TYPE_CHECKING:
-    from mlimages.dataset import TrainingData
 
 MAX_CLASSES = 1_000_000
 
@@ -139,12 +134,6 @@ class LabelFile:
         """Write the pictures and the class names to `path`, whole or not at all; return that file."""
         write_label_file(as_path(path), self, self.defined_class_names)
         return LabelFile(path)
-
-    def to_training_data(self, prop: ImageProperty, **options: Any) -> TrainingData:
-        """The pictures as arrays; `options` as `TrainingData` takes them."""
-        from mlimages.dataset import TrainingData
-
-        return TrainingData(self, prop, **options)
 
     def _with(self, items: Callable[[], Iterable[LabeledPath]] | None) -> LabelFile:
         return LabelFile(self.path, self.img_root, items=items, class_names=self.defined_class_names)

@@ -1,6 +1,7 @@
 from .cuts import Cut as Cut
 from .cuts import Tap as Tap
 from .cuts import cuts_of as cuts_of
+from .devices import Device as Device
 from .devices import autocast as autocast
 from .devices import channels_last as channels_last
 from .devices import choose_device as choose_device
@@ -15,5 +16,4 @@ from .split_network import parted as parted
 from .split_network import split as split
 from .summary import summarize_model as summarize_model
 from .summary import summarize_network as summarize_network
-from .summary import summarize_run as summarize_run
 from .tracing import is_chance as is_chance

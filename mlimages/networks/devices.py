@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from mlimages.core import InputError
-from mlimages.training import Device
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
 
 
 def choose_device(wanted: Device) -> torch.device:

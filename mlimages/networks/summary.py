@@ -6,17 +6,15 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mlimages.core import ModelError
+from mlimages.core import Layer, ModelError, NetworkSummary, State, Window
 from mlimages.networks.freezing import freeze
 from mlimages.networks.models import build_model
-from mlimages.reports import Layer, NetworkSummary, State, Window, read_run
 
 Shape = tuple[int, ...]
 
@@ -28,24 +26,6 @@ _KINDS = (
     ((nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm), "norm"),
     (nn.MultiheadAttention, "attention"),
 )
-
-
-def summarize_run(run: Path) -> NetworkSummary:
-    """The network of a run folder, at its size, frozen as it was.
-
-    Raises:
-        RunError: it is not a run folder.
-    """
-    told = read_run(run)
-    image, asked = told.preprocessing.image, told.settings
-    return summarize_model(
-        asked["model"],
-        size=image.width,
-        gray=image.gray_scale,
-        classes=len(told.class_names),
-        upto=asked["freeze"],
-        regex=asked.get("freeze_regex", ""),
-    )
 
 
 def summarize_model(

@@ -4,10 +4,6 @@ from .comparison import compare_runs as compare_runs
 from .comparison import comparison_lines as comparison_lines
 from .contact_sheet import draw_sheet as draw_sheet
 from .evaluation_page import report_html as report_html
-from .layers import Layer as Layer
-from .layers import NetworkSummary as NetworkSummary
-from .layers import State as State
-from .layers import Window as Window
 from .layers import layer_lines as layer_lines
 from .onnx_layers import summarize_onnx as summarize_onnx
 from .probe_result import CurvePoint as CurvePoint

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlimages.core import BundleError, MissingExtraError
+from mlimages.core import BundleError, Layer, MissingExtraError, NetworkSummary, Window
 from mlimages.reports.bundle_summary import bundle_notes
-from mlimages.reports.layers import Layer, NetworkSummary, Window
 
 try:
     import onnx

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mlimages.core import InputError, Resize, as_path, is_remote
+from mlimages.networks import Device
 from mlimages.training.views import Wanted
 
 Optimizer = Literal["adamw", "sgd"]
 ClassWeights = Literal["none", "balanced"]
-Device = Literal["auto", "cpu", "cuda", "mps"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,11 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from mlimages.core import BrokenImage, RunError, relative_name, replacing, wilson_interval, write_text
-from mlimages.export import export_run
 from mlimages.training import distributed, run_notes
 from mlimages.training.build import Job
 from mlimages.training.checkpoints import Progressed, blended, restore, save_tensors, trained_tensors
 from mlimages.training.loop import Validation
+from mlimages.training.run import export_run
 
 logger = logging.getLogger(__name__)
 

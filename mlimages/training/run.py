@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import shutil
@@ -15,8 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from mlimages.core import Preprocessing, RunError, write_text
-from mlimages.networks import build_model
+from mlimages.core import NetworkSummary, Preprocessing, Progress, RunError, write_text
+from mlimages.export import ExportOptions, TrainedNetwork, export_trained
+from mlimages.inference import OnnxBundle, Provenance
+from mlimages.labels import LabelFile
+from mlimages.networks import build_model, summarize_model
+from mlimages.reports import read_run
 from mlimages.training.config import FineTuneConfig
 
 VERSION = 1
@@ -170,6 +175,48 @@ def load_run(run: Path, checkpoint: str = "best") -> TrainedRun:
     return TrainedRun(model.network, preprocessing, mean, names, config, files.val, figures)
 
 
+def summarize_run(run: Path) -> NetworkSummary:
+    """The network of a run folder, at its size, frozen as it was.
+
+    Raises:
+        RunError: it is not a run folder.
+    """
+    folder = read_run(run)
+    image, settings = folder.preprocessing.image, folder.settings
+    return summarize_model(
+        settings["model"],
+        size=image.width,
+        gray=image.gray_scale,
+        classes=len(folder.class_names),
+        upto=settings["freeze"],
+        regex=settings.get("freeze_regex", ""),
+    )
+
+
+def export_run(
+    run: Path, out: Path, *, options: ExportOptions | None = None, progress: Progress | None = None
+) -> OnnxBundle:
+    """Write a run's best network to `out`, with where it comes from.
+
+    Raises:
+        RunError: `run` is not a run folder.
+        ExportError: the file does not answer as the network does; the worst picture is named and nothing is written.
+    """
+    files, loaded = RunFiles(run), load_run(run)
+    trained = TrainedNetwork(
+        loaded.network, loaded.preprocessing, loaded.class_names, loaded.config.model, loaded.mean_image
+    )
+    splits = {name: path for name, path in (("train", files.train), ("val", files.val)) if path.exists()}
+    provenance = Provenance(
+        weights_sha256=_sha256(files.best),
+        data_sha256={name: _sha256(path) for name, path in splits.items()},
+        split_sizes={name: sum(1 for _ in LabelFile(path)) for name, path in splits.items()},
+    )
+    return export_trained(
+        trained, out, validation=LabelFile(files.val), options=options, provenance=provenance, progress=progress
+    )
+
+
 def read_config(run: Path) -> FineTuneConfig:
     """The settings that a run was begun with, to go on with it in the folder where it lies now.
 
@@ -208,3 +255,8 @@ def write_metrics(files: RunFiles, history: Sequence[EpochFigures]) -> None:
     for figures in history:
         table.writerow(round(value, 6) if isinstance(value, float) else value for value in asdict(figures).values())
     write_text(files.metrics, text.getvalue())
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -42,7 +42,7 @@ def good(labels: LabelFile) -> list[LabeledPath]:
 def test_batches_hold_every_good_picture_in_order_and_the_last_is_short(
     labels: LabelFile, workers: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    data = labels.to_training_data(PROP, normalization=IMAGENET)
+    data = TrainingData(labels, PROP, normalization=IMAGENET)
     with caplog.at_level(logging.WARNING):
         batches = list(data.generate_batches(4, workers=workers))
     assert [x.shape for x, _ in batches] == [(4, 3, 16, 16), (4, 3, 16, 16), (1, 3, 16, 16)]
@@ -59,7 +59,7 @@ def test_batches_are_bit_for_bit_what_an_exported_file_puts_to_its_network(
     labels: LabelFile, tmp_path: Path, normalization: Normalization, by_image: bool
 ) -> None:
     mean_image = np.random.default_rng(1).uniform(0, 255, (3, 16, 16)).astype(np.float32) if by_image else None
-    data = labels.to_training_data(PROP, normalization=normalization, mean_image=mean_image)
+    data = TrainingData(labels, PROP, normalization=normalization, mean_image=mean_image)
     told = replace(normalization, mean_image="mean.npy" if by_image else "")
     names = tuple(str(number) for number in range(3 * 16 * 16))
     through = TrainedNetwork(nn.Flatten(), Preprocessing(PROP, told), names, "none", mean_image)
@@ -70,13 +70,13 @@ def test_batches_are_bit_for_bit_what_an_exported_file_puts_to_its_network(
 
 
 def test_a_consumer_may_stop_early(labels: LabelFile) -> None:
-    batches = labels.to_training_data(PROP).generate_batches(2, workers=2)
+    batches = TrainingData(labels, PROP).generate_batches(2, workers=2)
     next(batches)
     batches.close()  # type: ignore[attr-defined]
 
 
 def test_single_pictures_are_generated_too_and_shuffled_by_seed(labels: LabelFile) -> None:
-    data = labels.to_training_data(PROP)
+    data = TrainingData(labels, PROP)
     assert [label for _, label in data.generate()] == [item.label for item in good(labels)]
     first, again = ([x.sum() for x, _ in data.shuffle(1).generate()] for _ in range(2))
     assert first == again
@@ -96,7 +96,7 @@ def test_an_array_goes_back_to_the_picture_that_the_network_saw(
 
 
 def test_the_mean_is_written_to_look_at_and_to_compute_with(labels: LabelFile, tmp_path: Path) -> None:
-    data = labels.to_training_data(PROP)
+    data = TrainingData(labels, PROP)
     made = data.make_mean_image(tmp_path / "mean.png")
     pixels = np.stack([load_pixels(item.path, PROP) for item in good(labels)]).astype(np.float64)
     assert np.load(tmp_path / "mean.npy").dtype == np.float32
@@ -127,7 +127,7 @@ def test_a_mean_of_nothing_is_an_error_that_names_the_first_picture(labels: Labe
 
 
 def test_a_mean_image_is_read_from_npy_or_png_and_nothing_else(labels: LabelFile, tmp_path: Path) -> None:
-    made = labels.to_training_data(PROP).make_mean_image(tmp_path / "mean.png")
+    made = TrainingData(labels, PROP).make_mean_image(tmp_path / "mean.png")
     assert (load_mean_image(tmp_path / "mean.npy") == made.mean).all()
     assert np.allclose(load_mean_image(tmp_path / "mean.png"), made.mean, atol=0.51)
     np.save(tmp_path / "flat.npy", np.zeros(3, np.float32))
@@ -148,19 +148,19 @@ def test_a_mean_made_again_decodes_nothing_until_a_picture_changes(
         seen.append(path)
         return load_pixels(path, prop)
 
-    first = labels.to_training_data(PROP).make_mean_image(tmp_path / "mean.png")
+    first = TrainingData(labels, PROP).make_mean_image(tmp_path / "mean.png")
     monkeypatch.setattr(loading, "load_pixels", counting)
-    again = labels.to_training_data(PROP).make_mean_image(tmp_path / "again.png")
+    again = TrainingData(labels, PROP).make_mean_image(tmp_path / "again.png")
     assert seen == []
     assert (tmp_path / "again.npy").read_bytes() == (tmp_path / "mean.npy").read_bytes()
     assert (again.channel_mean, again.count, again.broken) == (first.channel_mean, first.count, first.broken)
     Image.new("RGB", (9, 9)).save(tmp_path / "3.png")
-    assert labels.to_training_data(PROP).make_mean_image(tmp_path / "mean.png").count == 10
+    assert TrainingData(labels, PROP).make_mean_image(tmp_path / "mean.png").count == 10
     assert len(seen) == 10
 
 
 def test_each_class_has_its_mean_under_its_name(labels: LabelFile, tmp_path: Path) -> None:
-    means = labels.to_training_data(PROP).make_mean_image(tmp_path / "mean.png", per_class=True).by_class
+    means = TrainingData(labels, PROP).make_mean_image(tmp_path / "mean.png", per_class=True).by_class
     even = [load_pixels(item.path, PROP) for item in good(labels) if item.label == 0]
     assert list(means) == [0, 1]
     assert np.allclose(means[0], np.mean(even, axis=0).transpose(2, 0, 1), atol=1e-3)

@@ -15,9 +15,10 @@ from torch import nn
 import mlimages
 from mlimages import images
 from mlimages.core import ExportError, ImageProperty, Normalization, Preprocessing, RunError
-from mlimages.export import ExportOptions, TrainedNetwork, export_run, export_trained, onnx_writer, parity
+from mlimages.export import ExportOptions, TrainedNetwork, export_trained, onnx_writer, parity
 from mlimages.export.preprocessing_graph import prepare_graph
 from mlimages.inference import OnnxBundle, open_session
+from mlimages.training import export_run
 from tests.deploying import exported, picture, pictures, trained
 
 pytestmark = pytest.mark.train

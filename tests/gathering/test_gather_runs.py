@@ -17,9 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mlimages import UrlList, gather
-from mlimages.core import FetchResult, GatherError, Reason
+from mlimages.core import MAX_PIXELS, FetchResult, GatherError, Reason
 from mlimages.gathering import read_manifest
-from mlimages.gathering.download.image_facts import MAX_PIXELS
 from mlimages.gathering.store.manifest import KeySet, dump_row, parse_row
 from mlimages.images import MAX_PIXELS as MAX_PIXELS_DECODED
 from tests.conftest import RunCli

@@ -10,13 +10,14 @@ from torch import nn
 from typer.testing import CliRunner
 
 from mlimages.cli import main as cli
-from mlimages.core import BundleError, ImageProperty, ModelError, Normalization, Preprocessing
+from mlimages.core import BundleError, ImageProperty, ModelError, NetworkSummary, Normalization, Preprocessing, Window
 from mlimages.export import TrainedNetwork
 from mlimages.export.onnx_writer import export_network
 from mlimages.inference import OnnxBundle
-from mlimages.networks import summarize_model, summarize_network, summarize_run
-from mlimages.reports import NetworkSummary, Window, summarize_onnx
+from mlimages.networks import summarize_model, summarize_network
+from mlimages.reports import summarize_onnx
 from mlimages.reports.layers import lines_of
+from mlimages.training import summarize_run
 from tests.conftest import RunCli
 from tests.run_folders import make_run
 

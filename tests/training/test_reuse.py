@@ -7,6 +7,7 @@ import pytest
 
 from mlimages.checks import check, duplicate_groups
 from mlimages.core import ImageProperty, NoProgress
+from mlimages.dataset import TrainingData
 from mlimages.labels import LabelFile
 from mlimages.training import preflight
 from mlimages.training.preparation import pixel_store
@@ -57,9 +58,9 @@ def test_a_split_after_a_check_reads_no_picture(labels: LabelFile, tmp_path: Pat
 
 
 def test_a_second_mean_reads_no_picture_nor_does_that_of_each_class(labels: LabelFile, tmp_path: Path) -> None:
-    first = labels.to_training_data(PROP).make_mean_image(tmp_path / "mean.png", per_class=True)
+    first = TrainingData(labels, PROP).make_mean_image(tmp_path / "mean.png", per_class=True)
     erase(labels)
-    again = labels.to_training_data(PROP).make_mean_image(tmp_path / "mean.png", per_class=True)
+    again = TrainingData(labels, PROP).make_mean_image(tmp_path / "mean.png", per_class=True)
     assert (again.mean == first.mean).all()
     assert (again.count, [one.fault for one in again.broken]) == (12, ["truncated"])
     assert {label: mean.tolist() for label, mean in again.by_class.items()} == {

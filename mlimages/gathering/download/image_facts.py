@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mlimages.core import Reason
-
-MAX_PIXELS = 89_478_485
-"""The default of `images.open_image`, which the run itself need not import."""
+from mlimages.core import MAX_PIXELS, Reason
 
 
 @dataclass(frozen=True, slots=True)

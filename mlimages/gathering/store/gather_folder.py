@@ -16,10 +16,11 @@ from typing import Any
 from mlimages.core import FetchResult, GatherError, ImageRef, Reason
 from mlimages.gathering.download.fetch import Fetched
 from mlimages.gathering.download.image_facts import Facts, Rejection
+from mlimages.gathering.links import row_key
 from mlimages.gathering.options import GatherOptions
-from mlimages.gathering.sources.attribution import write_attributions
+from mlimages.gathering.store.attribution import write_attributions
 from mlimages.gathering.store.file_names import safe_folder, safe_name, url_stem
-from mlimages.gathering.store.manifest import KeySet, ManifestWriter, manifest_path, manifests, read_rows, row_key
+from mlimages.gathering.store.manifest import KeySet, ManifestWriter, manifest_path, manifests, read_rows
 from mlimages.gathering.store.merge_manifests import PLACEHOLDER_LINKS, settle
 from mlimages.gathering.store.near_duplicates import LikenessIndex
 from mlimages.gathering.store.tally import Tally

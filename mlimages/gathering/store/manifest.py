@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from array import array
@@ -102,12 +101,6 @@ def dump_row(row: FetchResult) -> bytes:
     """One line of a manifest."""
     values = {"v": VERSION, **dict(zip(_FIELDS, _values(row), strict=True))}
     return _encode(values).encode() + b"\n"
-
-
-def row_key(label: str, url: str) -> int:
-    """64 bits that stand for one link of one class."""
-    text = f"{label}\n{url}".encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
 
 
 class KeySet:

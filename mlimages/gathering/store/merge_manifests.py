@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from mlimages.core import FetchResult, Reason, replacing
-from mlimages.gathering.store.manifest import KeySet, dump_row, read_rows, row_key
+from mlimages.gathering.links import row_key
+from mlimages.gathering.store.manifest import KeySet, dump_row, read_rows
 from mlimages.gathering.store.near_duplicates import LikenessIndex
 
 PLACEHOLDER_LINKS = 5

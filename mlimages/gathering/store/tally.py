@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from mlimages.core import FetchResult, GatherSummary
+from mlimages.gathering.links import host_of
 
 _WORST = 10
 _HOSTS_COUNTED = 10_000
@@ -53,11 +53,3 @@ class Tally:
 
 def _ranked(counts: Counter[str]) -> Mapping[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-
-
-def host_of(url: str) -> str:
-    """A link's host and port, for counting."""
-    try:
-        return urlsplit(url).netloc.rpartition("@")[2][:100] or "(none)"
-    except ValueError:
-        return "(none)"

@@ -1,0 +1,56 @@
+"""Closed sets of codes: why an image cannot be used, and why a link gave none."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+MAX_PIXELS = 89_478_485
+"""Width x height beyond which an image is not decoded; Pillow's own default."""
+
+
+class Fault(StrEnum):
+    """Why one picture cannot be used; the same codes in `check`, `predict`, `serve` and training."""
+
+    MISSING = "missing"
+    EMPTY = "empty"
+    NOT_AN_IMAGE = "not-an-image"
+    TRUNCATED = "truncated"
+    CORRUPT = "corrupt"
+    TOO_MANY_PIXELS = "too-many-pixels"
+    UNREADABLE = "unreadable"
+
+
+class Reason(StrEnum):
+    """Why one link gave no picture: the closed set that `gather` records."""
+
+    BAD_URL = "bad-url"
+    BAD_SCHEME = "bad-scheme"
+    PRIVATE_ADDRESS = "private-address"
+    UNKNOWN_HOST = "unknown-host"
+    REFUSED = "refused"
+    UNREACHABLE = "unreachable"
+    RESET = "reset"
+    TLS = "tls"
+    TIMEOUT = "timeout"
+    HOST_DOWN = "host-down"
+    BAD_HTTP = "bad-http"
+    REDIRECTS = "too-many-redirects"
+    BAD_REDIRECT = "bad-redirect"
+    FORBIDDEN = "forbidden"
+    NOT_FOUND = "not-found"
+    GONE = "gone"
+    THROTTLED = "throttled"
+    SERVER_ERROR = "server-error"
+    OTHER_STATUS = "other-status"
+    OPT_OUT = "opt-out"
+    EMPTY = "empty"
+    HTML = "html"
+    TEXT = "text"
+    NOT_AN_IMAGE = "not-an-image"
+    TRUNCATED = "truncated"
+    CORRUPT = "corrupt"
+    TOO_LARGE = "too-large"
+    TOO_MANY_PIXELS = "too-many-pixels"
+    TOO_SMALL = "too-small"
+    DECODER = "decoder"
+    PLACEHOLDER = "placeholder"
