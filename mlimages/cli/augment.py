@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import typer
 
 from mlimages.cli.hints import say_next
+from mlimages.cli.options import GroupedCommand
 from mlimages.core import counted
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ MOST_ANGLES = 360
 
 def register(app: typer.Typer) -> None:
     """Add the command to the command line."""
-    app.command("augment", rich_help_panel="curate")(augment)
+    app.command("augment", cls=GroupedCommand, rich_help_panel="curate")(augment)
 
 
 def augment(

@@ -13,6 +13,7 @@ import typer
 
 from mlimages.cli.engines import ADDRESS, ENGINE, Engine, cluster_of
 from mlimages.cli.hints import say_next
+from mlimages.cli.options import GroupedCommand
 from mlimages.core import ImageProperty, InputError, Resize, as_path, counted
 
 if TYPE_CHECKING:
@@ -24,9 +25,9 @@ PARTS = {2: ("train", "val"), 3: ("train", "val", "test")}
 
 def register(app: typer.Typer) -> None:
     """Add this step's commands to the command line."""
-    app.command("label", rich_help_panel="curate")(label)
-    app.command("check", rich_help_panel="curate")(check)
-    app.command("mean", rich_help_panel="curate")(mean)
+    app.command("label", cls=GroupedCommand, rich_help_panel="curate")(label)
+    app.command("check", cls=GroupedCommand, rich_help_panel="curate")(check)
+    app.command("mean", cls=GroupedCommand, rich_help_panel="curate")(mean)
 
 
 def label(

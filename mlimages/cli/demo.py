@@ -7,12 +7,13 @@ from pathlib import Path
 
 import typer
 
+from mlimages.cli.options import GroupedCommand
 from mlimages.core import MissingExtraError
 
 
 def register(app: typer.Typer) -> None:
     """Add this command to the command line."""
-    app.command("demo", rich_help_panel="look")(demo)
+    app.command("demo", cls=GroupedCommand, rich_help_panel="look")(demo)
 
 
 def demo(

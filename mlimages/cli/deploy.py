@@ -12,6 +12,7 @@ import typer
 
 from mlimages.cli import predictions
 from mlimages.cli.hints import say_next
+from mlimages.cli.options import GroupedCommand
 from mlimages.core import InputError
 
 BUNDLE = typer.Argument(..., metavar="MODEL.onnx", help="A file that `mlimages export` or `finetune` made.")
@@ -20,7 +21,7 @@ BUNDLE = typer.Argument(..., metavar="MODEL.onnx", help="A file that `mlimages e
 def register(app: typer.Typer) -> None:
     """Add this step's commands to the command line."""
     for command in (export, quantize, predict, evaluate, serve):
-        app.command(command.__name__, rich_help_panel="deploy")(command)
+        app.command(command.__name__, cls=GroupedCommand, rich_help_panel="deploy")(command)
 
 
 def export(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import inspect
 import json
 import sys
@@ -14,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from typer.core import TyperCommand
 
 from mlimages.cli.engines import ADDRESS, ENGINE, Engine, cluster_of
 from mlimages.cli.hints import say_next
+from mlimages.cli.options import GroupedCommand
+from mlimages.cli.process import collect_garbage_rarely
 from mlimages.core import GatherError, GatherSummary, as_path, counted
 
 if TYPE_CHECKING:
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from mlimages.gathering import Source
 
 _ROWS = 15
-_GARBAGE_LOOK = 10_000
-"""New objects until the collector looks for garbage: at its default of 700 it went through the thousand links in work
-over and over, for a tenth of this process's time."""
 
 
 def register(app: typer.Typer) -> None:
@@ -45,7 +42,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(sub, name="gather", rich_help_panel="gather")
 
 
-class _Command(TyperCommand):
+class _Command(GroupedCommand):
     """A command whose `--retry-failed` may stand alone."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -219,7 +216,7 @@ def _run(
     quiet: bool,
     **chosen: Any,
 ) -> None:
-    gc.set_threshold(_GARBAGE_LOOK)
+    collect_garbage_rarely()
     from mlimages.core import NoProgress, TqdmProgress
     from mlimages.gathering import GatherOptions
 

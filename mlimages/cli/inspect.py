@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from mlimages.cli.hints import say_next
+from mlimages.cli.options import GroupedCommand
 from mlimages.core import ImageProperty, Resize, counted
 
 if TYPE_CHECKING:
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add this step's commands to the command line."""
-    app.command("show", rich_help_panel="look")(show)
-    app.command("summary", rich_help_panel="look")(summary)
+    app.command("show", cls=GroupedCommand, rich_help_panel="look")(show)
+    app.command("summary", cls=GroupedCommand, rich_help_panel="look")(summary)
 
 
 def show(

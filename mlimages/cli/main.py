@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
-import gc
 import logging
 import os
 import signal
@@ -16,6 +14,7 @@ from typer.core import TyperGroup
 
 from mlimages import __version__
 from mlimages.cli import augment, curate, demo, deploy, gather, inspect, probe_compare, train
+from mlimages.cli.process import skip_collection_at_exit
 from mlimages.core import MlimagesError, RunError
 
 STEPS = ("gather", "curate", "train", "deploy", "look")
@@ -79,15 +78,9 @@ def _leave_word_to_first() -> None:
     time.sleep(10)
 
 
-def _leave_garbage() -> None:
-    """Spare Python its three looks through what ends with the process; torch's compiler would tell each thing left."""
-    if "torch" not in sys.modules:
-        gc.freeze()
-
-
 def main() -> NoReturn:
     """Run the command line: exit 0 done, 1 an error in one line, 2 usage, 130 interrupted."""
-    atexit.register(_leave_garbage)
+    skip_collection_at_exit()
     try:
         app()
     except MlimagesError as error:

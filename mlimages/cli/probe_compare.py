@@ -9,12 +9,13 @@ from pathlib import Path
 import typer
 
 from mlimages.cli.hints import say_next
+from mlimages.cli.options import GroupedCommand
 
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
-    app.command("probe", rich_help_panel="train")(probe)
-    app.command("compare", rich_help_panel="train")(compare)
+    app.command("probe", cls=GroupedCommand, rich_help_panel="train")(probe)
+    app.command("compare", cls=GroupedCommand, rich_help_panel="train")(compare)
 
 
 def probe(

@@ -1,3 +1,5 @@
+from .cluster import Cluster as Cluster
+from .cluster import ray_cluster as ray_cluster
 from .codes import MAX_PIXELS as MAX_PIXELS
 from .codes import Fault as Fault
 from .codes import Reason as Reason
@@ -26,14 +28,17 @@ from .layers import Layer as Layer
 from .layers import NetworkSummary as NetworkSummary
 from .layers import State as State
 from .layers import Window as Window
+from .options import Option as Option
+from .options import OptionField as OptionField
+from .options import check_options as check_options
+from .options import documented as documented
+from .options import option_fields as option_fields
 from .parallel import Pool as Pool
 from .parallel import Threads as Threads
 from .plural import counted as counted
 from .progress import NoProgress as NoProgress
 from .progress import Progress as Progress
 from .progress import TqdmProgress as TqdmProgress
-from .cluster import Cluster as Cluster
-from .cluster import ray_cluster as ray_cluster
 from .scores import ClassScores as ClassScores
 from .scores import Confusion as Confusion
 from .scores import Share as Share
@@ -44,6 +49,7 @@ from .scores import share as share
 from .scores import sign_test as sign_test
 from .types import BrokenImage as BrokenImage
 from .types import ClassScore as ClassScore
+from .types import Device as Device
 from .types import FetchResult as FetchResult
 from .types import GatherSummary as GatherSummary
 from .types import ImageProperty as ImageProperty

@@ -12,6 +12,7 @@ from mlimages.core.errors import InputError
 
 Resize = Literal["shorter", "crop", "downscale", "position", "squash", "letterbox"]
 Interpolation = Literal["bilinear", "bicubic"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
 
 
 @dataclass(frozen=True, slots=True)

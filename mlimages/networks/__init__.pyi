@@ -1,7 +1,6 @@
 from .cuts import Cut as Cut
 from .cuts import Tap as Tap
 from .cuts import cuts_of as cuts_of
-from .devices import Device as Device
 from .devices import autocast as autocast
 from .devices import channels_last as channels_last
 from .devices import choose_device as choose_device

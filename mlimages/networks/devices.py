@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from mlimages.core import InputError
-
-Device = Literal["auto", "cpu", "cuda", "mps"]
+from mlimages.core import Device, InputError
 
 
 def choose_device(wanted: Device) -> torch.device:

@@ -3,80 +3,178 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from mlimages.core import InputError, Resize, as_path, is_remote
-from mlimages.networks import Device
-from mlimages.training.views import Wanted
+from mlimages.core import Device, InputError, Option, Resize, as_path, check_options, documented, is_remote
 
 Optimizer = Literal["adamw", "sgd"]
 ClassWeights = Literal["none", "balanced"]
+Augmentation = Literal["auto", "none", "flip", "light", "strong"]
+
+_UNITS_S = {"s": 1, "m": 60, "h": 3600}
 
 
+def parse_numbers(text: str) -> tuple[float, ...]:
+    """Numbers separated by commas, such as `0.229,0.224,0.225`.
+
+    Raises:
+        InputError: a part is not a number.
+    """
+    return tuple(_number(part) for part in text.split(",") if part)
+
+
+def parse_learning_rate(text: str) -> float:
+    """A learning rate; `auto` is 0.
+
+    Raises:
+        InputError: it is not a number above 0.
+    """
+    if text == "auto":
+        return 0.0
+    value = _number(text)
+    if not 0 < value < math.inf:
+        raise InputError(f"a learning rate must be above 0, not {text}; auto picks one")
+    return value
+
+
+def parse_duration(text: str) -> float:
+    """Seconds from `90`, `90s`, `10m` or `2h`.
+
+    Raises:
+        InputError: it is not such a duration.
+    """
+    unit = text[-1:] if text[-1:] in _UNITS_S else ""
+    return _number(text.removesuffix(unit)) * _UNITS_S.get(unit, 1)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"{text!r} is not a number") from None
+
+
+@documented
 @dataclass(frozen=True, slots=True)
 class FineTuneConfig:
-    """What is trained on what, and how.
+    """Settings of a fine-tuning run, as they are kept in the run folder's `config.json`."""
 
-    Attributes:
-        labels: label file to train on.
-        out: the run folder.
-        val: label file to validate on; without one, `val_share` of `labels` is set aside by `seed`.
-        val_share: see `val`; near-duplicates stay on one side.
-        model, weights: as `build_model` takes them.
-        freeze, freeze_regex: as `freeze` takes them.
-        size, resize, gray: how a picture comes to the network, where not as its weights expect.
-        mean: a `.npy` or `.png` mean image, `channel` (the training pictures' mean by channel) or `none`.
-        std, scale, bgr: see `Normalization`, where not as the weights expect.
-        epochs: passes over the training pictures.
-        lr: highest learning rate; 0 chooses one by what is trained.
-        optimizer, momentum, weight_decay, batch_size, label_smoothing: as the field means them.
-        class_weights: `balanced` counts a class the more the rarer it is.
-        augment, rotate_deg: see `Augment`; `auto` is `light` where pretrained layers below the head learn too, else
-            `none`.
-        early_stop: stop after so many epochs without a better validation accuracy; 0 never.
-        time_budget_s: stop training after so many seconds; 0 never.
-        interpolate: at the end choose, on the validation pictures, a mean of the weights at the start and the best.
-        seed: of all chance.
-        cache: keep decoded pictures and the frozen part's outputs on disk.
-        cache_gb: how much disk, in 1e9 bytes.
-        device: `auto` takes a GPU where there is one.
-    """
-
-    labels: Path
-    out: Path
-    val: Path | None = None
-    val_share: float = 0.2
-    model: str = "alexnet"
-    weights: str = "default"
-    freeze: str = "head"
-    freeze_regex: str = ""
-    size: int | None = None
-    resize: Resize | None = None
-    gray: bool | None = None
-    mean: str = ""
-    std: tuple[float, ...] = ()
-    scale: float = 0.0
-    bgr: bool | None = None
-    epochs: int = 20
-    lr: float = 0.0
-    optimizer: Optimizer = "adamw"
-    momentum: float = 0.9
-    weight_decay: float = 0.01
-    batch_size: int = 32
-    label_smoothing: float = 0.0
-    class_weights: ClassWeights = "none"
-    augment: Wanted = "auto"
-    rotate_deg: float = 0.0
-    early_stop: int = 0
-    time_budget_s: float = 0.0
-    interpolate: bool = False
-    seed: int = 0
-    cache: bool = True
-    cache_gb: float = 10.0
-    device: Device = "auto"
+    labels: Annotated[Path, Option("Label file to train on.", metavar="LABELS")]
+    out: Annotated[Path, Option("Run folder.", "Output", ("-o", "--out"), metavar="RUN", default_text="runs/LABELS")]
+    val: Annotated[Path | None, Option("Label file to validate on.", "Data", default_text="a fifth of LABELS")] = None
+    val_share: Annotated[float, Option("Share of LABELS set aside for validation.", is_internal=True)] = 0.2
+    seed: Annotated[int, Option("Random seed.", "Data")] = 0
+    augment: Annotated[
+        Augmentation,
+        Option("Data augmentation. auto: light where pretrained layers below the head are trained, else none.", "Data"),
+    ] = "auto"
+    rotate_deg: Annotated[
+        float,
+        Option("Augment with rotations of up to DEG degrees.", "Data", ("--rotate",), "DEG", 0, 180, is_rare=True),
+    ] = 0.0
+    size: Annotated[
+        int | None, Option("Input width and height in pixels.", "Data", min=1, default_text="the network's own")
+    ] = None
+    resize: Annotated[
+        Resize | None, Option("How an image is resized.", "Data", default_text="as the weights expect", is_rare=True)
+    ] = None
+    mean: Annotated[
+        str,
+        Option(
+            "Mean to subtract: a mean image (.npy, .png), channel (the training set's mean by channel) or none.",
+            "Data",
+            metavar="FILE|channel|none",
+            default_text="as the weights expect",
+            is_rare=True,
+        ),
+    ] = ""
+    std: Annotated[
+        tuple[float, ...],
+        Option(
+            "Standard deviation to divide by, after --scale; one number or one per channel.",
+            "Data",
+            metavar="X[,Y,Z]",
+            parse=parse_numbers,
+            default_text="as the weights expect",
+            is_rare=True,
+        ),
+    ] = ()
+    scale: Annotated[
+        float,
+        Option("Divide pixels (0 to 255) by this.", "Data", min=0, default_text="as the weights expect", is_rare=True),
+    ] = 0.0
+    gray: Annotated[bool | None, Option("Use one grey channel.", "Data", ("--gray/--no-gray",), is_rare=True)] = None
+    bgr: Annotated[
+        bool | None,
+        Option("Use the channel order BGR, as Caffe's networks expect.", "Data", ("--bgr/--no-bgr",), is_rare=True),
+    ] = None
+    model: Annotated[
+        str, Option("Network: alexnet, vgg16, any torchvision name, timm:NAME, lenet5 ...", "Model", metavar="NAME")
+    ] = "alexnet"
+    weights: Annotated[str, Option("Pretrained weights.", "Model", metavar="default|none|FILE")] = "default"
+    freeze: Annotated[
+        str,
+        Option(
+            "Freeze every layer up to and including this one; head trains only the classifier, none trains everything.",
+            "Model",
+            metavar="LAYER|head|none",
+        ),
+    ] = "head"
+    freeze_regex: Annotated[
+        str, Option("Freeze the parameters whose names match.", "Model", metavar="REGEX", is_rare=True)
+    ] = ""
+    epochs: Annotated[int, Option("Number of epochs.", "Optimization", min=1)] = 20
+    batch_size: Annotated[int, Option("Batch size.", "Optimization", min=1)] = 32
+    lr: Annotated[
+        float,
+        Option(
+            "Peak learning rate; auto picks one.",
+            "Optimization",
+            metavar="auto|X",
+            parse=parse_learning_rate,
+            default_text="auto",
+        ),
+    ] = 0.0
+    optimizer: Annotated[Optimizer, Option("Optimizer.", "Optimization", is_rare=True)] = "adamw"
+    momentum: Annotated[float, Option("Momentum of --optimizer sgd.", "Optimization", min=0, max=1, is_rare=True)] = 0.9
+    weight_decay: Annotated[float, Option("Weight decay.", "Optimization", min=0, is_rare=True)] = 0.01
+    label_smoothing: Annotated[float, Option("Label smoothing.", "Optimization", min=0, max=1, is_rare=True)] = 0.0
+    class_weights: Annotated[
+        ClassWeights,
+        Option("Class weights of the loss; balanced: inversely proportional to class frequency.", "Optimization",
+               is_rare=True),
+    ] = "none"  # fmt: skip
+    early_stop: Annotated[
+        int,
+        Option("Stop after N epochs without better validation accuracy; 0: never.", "Optimization", min=0,
+               is_rare=True),
+    ] = 0  # fmt: skip
+    time_budget_s: Annotated[
+        float,
+        Option(
+            "Stop training after this time (s, m, h).",
+            "Optimization",
+            ("--time-budget",),
+            "10m",
+            parse=parse_duration,
+            is_rare=True,
+        ),
+    ] = 0.0
+    interpolate: Annotated[
+        bool, Option("Try averages of the weights before and after training.", "Optimization", is_rare=True)
+    ] = False
+    device: Annotated[Device, Option("Device.", "Optimization", is_rare=True)] = "auto"
+    cache: Annotated[
+        bool,
+        Option("Cache decoded images and frozen features on disk.", "Cache", ("--cache/--no-cache",), is_rare=True),
+    ] = True
+    cache_gb: Annotated[
+        float, Option("Size of the cache in gigabytes.", "Cache", metavar="GB", min=0, is_rare=True)
+    ] = 10.0
 
     def __post_init__(self) -> None:
         for name in ("labels", "out", "val"):
@@ -84,22 +182,21 @@ class FineTuneConfig:
                 object.__setattr__(self, name, as_path(value))
         if is_remote(self.out):
             raise InputError(
-                f"{self.out}: a run's folder lies on this machine: only labels and pictures may be elsewhere"
+                f"{self.out}: a run folder must be on this machine; only label files and images may be at an address"
             )
         object.__setattr__(self, "weights", str(self.weights))
-        if self.epochs < 1 or self.batch_size < 1:
-            raise InputError("epochs and batch size count from 1")
+        check_options(self)
         if not 0 < self.val_share < 1:
             raise InputError(f"the share set aside for validation lies between 0 and 1, not {self.val_share}")
 
     @property
     def pixel_bytes(self) -> int:
-        """How much disk decoded pictures may take."""
+        """Bytes of disk for decoded images."""
         return int(self.cache_gb * 1e9 / 2)
 
     @property
     def feature_bytes(self) -> int:
-        """How much disk the frozen part's outputs may take."""
+        """Bytes of disk for frozen features."""
         return int(self.cache_gb * 1e9 / 2)
 
     def to_json(self) -> str:

@@ -12,7 +12,6 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as change
 
 Strength = Literal["none", "flip", "light", "strong"]
-Wanted = Literal["auto", "none", "flip", "light", "strong"]
 
 FIXED_VIEWS = {"none": 4, "flip": 2, "light": 6, "strong": 10}
 """How many views of a picture pass through the frozen part, the unchanged one among them."""

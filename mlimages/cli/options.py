@@ -1,0 +1,123 @@
+"""The options of a command, made from the fields of an options dataclass; help in groups."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import typer
+from typer.core import TyperCommand
+
+from mlimages.core import InputError, Option, OptionField, option_fields
+
+GENERAL = "Options"
+_LAST = ["Output", GENERAL]
+_ALL = "mlimages.help_all"
+_METAVARS = {int: "N", float: "X", str: "TEXT", Path: "FILE"}
+
+
+class GroupedCommand(TyperCommand):
+    """A command whose help lists its options by group, the rare ones only with `--help-all`."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """One section for the arguments, then one for each group of options."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            if _is_rare(param) and not ctx.meta.get(_ALL):
+                continue
+            title, record = _row(param, ctx)
+            sections.setdefault(title, []).append(record)
+        for title in sorted(sections, key=lambda title: _LAST.index(title) if title in _LAST else -1):
+            with formatter.section(title):
+                formatter.write_dl(sections[title], col_max=24)
+
+
+def _row(param: Any, ctx: Any) -> tuple[str, tuple[str, str]]:
+    """The section of a parameter, and its line there."""
+    if param.param_type_name == "argument":
+        return "Arguments", (param.metavar or param.name.upper(), param.help or "")
+    if not param.metavar and not param.is_flag:
+        param.metavar = _metavar(param.type_descriptor.annotation)
+    return _group(param), param.get_help_record(ctx)
+
+
+def _metavar(kind: Any) -> str:
+    return "|".join(map(str, get_args(kind))) if get_origin(kind) is Literal else _METAVARS.get(kind, "VALUE")
+
+
+def _print_all(ctx: typer.Context, wanted: bool) -> None:
+    if wanted:
+        ctx.meta[_ALL] = True
+        print(ctx.get_help())
+        raise typer.Exit
+
+
+HELP_ALL = typer.Option(False, "--help-all", is_eager=True, callback=_print_all, help="Show every option and exit.")
+
+
+def _group(param: Any) -> str:
+    return (getattr(param, "rich_help_panel", None) or GENERAL).removeprefix("rare:")
+
+
+def _is_rare(param: Any) -> bool:
+    return str(getattr(param, "rich_help_panel", None) or "").startswith("rare:")
+
+
+def takes_options(
+    cls: type, *, arguments: tuple[str, ...] = ()
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorator of a command body: its first parameter receives the values of the fields of `cls`, as a dict.
+
+    The command line gets one option for each field, `arguments` becoming positional, and then the body's own.
+    """
+
+    def decorate(body: Callable[..., None]) -> Callable[..., None]:
+        own = inspect.signature(body, eval_str=True)
+        taken = [field for field in option_fields(cls) if not field.option.is_internal]
+        made = [_parameter(field, is_argument=field.name in arguments) for field in taken]
+
+        def command(help_all: bool, **values: Any) -> None:
+            given = {field.name: values.pop(field.name) for field in taken}
+            defaults = {field.name: None if field.default is MISSING else field.default for field in taken}
+            body({name: defaults[name] if value is None else value for name, value in given.items()}, **values)
+
+        command.__name__, command.__doc__ = body.__name__, body.__doc__
+        bodys = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in list(own.parameters.values())[1:]]
+        every = inspect.Parameter("help_all", inspect.Parameter.KEYWORD_ONLY, default=HELP_ALL, annotation=bool)
+        parameters = [*made, *bodys, every]
+        vars(command)["__signature__"] = own.replace(parameters=parameters, return_annotation=None)
+        return command
+
+    return decorate
+
+
+def _parameter(field: OptionField, *, is_argument: bool) -> inspect.Parameter:
+    option, kind = field.option, field.type
+    default = None if field.default is MISSING else field.default
+    if option.parse:
+        kind, default = str, None
+    given: dict[str, Any] = {"help": option.help}
+    if kind is not bool:
+        given["metavar"] = option.metavar or _metavar(kind)
+    if is_argument:
+        info = typer.Argument(default, show_default=False, **given)
+    else:
+        given["rich_help_panel"] = f"{'rare:' if option.is_rare else ''}{option.group}"
+        given["show_default"] = option.default_text or not (default is None or default == "" or kind is bool)
+        flags = option.flags or ((f"--{field.name.replace('_', '-')}",) if kind is bool and default is False else ())
+        if option.parse:
+            given["parser"] = partial(_parsed, option, field)
+        info = typer.Option(default, *flags, **given)
+    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=info, annotation=kind)
+
+
+def _parsed(option: Option, field: OptionField, text: str) -> Any:
+    assert option.parse is not None
+    try:
+        return option.parse(text)
+    except InputError as error:
+        raise typer.BadParameter(str(error)) from None

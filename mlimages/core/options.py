@@ -1,0 +1,93 @@
+"""An option is defined once: the field of a frozen dataclass carries its type, default, bounds and help.
+
+The command line, the validation of values and the docstring follow from it.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from mlimages.core.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """What the field of an options class says of itself, in `Annotated[TYPE, Option(...)]`.
+
+    Attributes:
+        help: what it does, one sentence.
+        group: heading under which `--help` lists it.
+        flags: names on the command line, where they are not made from the field's name; `()` keeps that one.
+        metavar: placeholder of the value in `--help`.
+        min, max: inclusive bounds of a number.
+        parse: turns the text of the command line into the value; raises InputError.
+        default_text: shown as the default where the value itself would say little.
+        is_rare: listed by `--help-all` alone.
+        is_internal: not on the command line.
+    """
+
+    help: str
+    group: str = "Options"
+    flags: tuple[str, ...] = ()
+    metavar: str = ""
+    min: float | None = None
+    max: float | None = None
+    parse: Callable[[str], Any] | None = None
+    default_text: str = ""
+    is_rare: bool = False
+    is_internal: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OptionField:
+    """A field of an options class, resolved: its name, its type without `| None`, its default and its `Option`."""
+
+    name: str
+    type: Any
+    default: Any
+    option: Option
+
+
+def option_fields(cls: type) -> Iterator[OptionField]:
+    """The options of an options class, in order."""
+    hints = get_type_hints(cls, include_extras=True)
+    for field in fields(cls):
+        annotated = hints[field.name]
+        option = next(each for each in annotated.__metadata__ if isinstance(each, Option))
+        kinds = [kind for kind in get_args(annotated.__origin__) if kind is not type(None)]
+        is_optional = (
+            len(kinds) < len(get_args(annotated.__origin__)) and get_origin(annotated.__origin__) is not Literal
+        )
+        kind = kinds[0] if is_optional and len(kinds) == 1 else annotated.__origin__
+        yield OptionField(field.name, kind, field.default, option)
+
+
+def check_options(options: Any) -> None:
+    """Check the values of an options dataclass against the bounds and choices of its fields.
+
+    Raises:
+        InputError: a number lies outside its bounds, or a value is not one of the choices.
+    """
+    for field in option_fields(type(options)):
+        value = getattr(options, field.name)
+        if value is None or value == field.default:
+            continue
+        if get_origin(field.type) is Literal and value not in get_args(field.type):
+            raise InputError(f"{field.name} is {value!r}: it must be one of {', '.join(get_args(field.type))}")
+        low, high = field.option.min, field.option.max
+        if (low is not None and not value >= low) or (high is not None and not value <= high):
+            bounds = (
+                f"at least {low}" if high is None else f"at most {high}" if low is None else f"from {low} to {high}"
+            )
+            raise InputError(f"{field.name} is {value}: it must be {bounds}")
+
+
+def documented(cls: type) -> type:
+    """Class decorator: append the help of the fields to the docstring, as `Attributes:`."""
+    lines = [f"{field.name}: {field.option.help}" for field in option_fields(cls)]
+    wrapped = [textwrap.fill(line, 116, initial_indent=" " * 8, subsequent_indent=" " * 12) for line in lines]
+    cls.__doc__ = f"{(cls.__doc__ or '').rstrip()}\n\n    Attributes:\n" + "\n".join(wrapped) + "\n    "
+    return cls

@@ -1,0 +1,62 @@
+"""The command line of an options class: defaults, names and help are those of its fields."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from mlimages.cli.options import GroupedCommand, takes_options
+from mlimages.core import option_fields
+from mlimages.training import FineTuneConfig
+
+OPTIONS = [field for field in option_fields(FineTuneConfig) if not field.option.is_internal]
+
+
+@pytest.fixture
+def values() -> dict[str, Any]:
+    return {}
+
+
+@pytest.fixture
+def app(values: dict[str, Any]) -> typer.Typer:
+    made = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
+
+    @takes_options(FineTuneConfig, arguments=("labels",))
+    def run(settings: dict[str, Any], extra: bool = typer.Option(False, "--extra", help="Extra.")) -> None:
+        values.update(settings, extra=extra)
+
+    made.command(cls=GroupedCommand)(run)
+    return made
+
+
+def test_without_options_the_command_gives_the_defaults_of_the_fields(app: typer.Typer, values: dict[str, Any]) -> None:
+    assert CliRunner().invoke(app, ["labels.txt"]).exit_code == 0
+    assert values == {
+        **{field.name: field.default for field in OPTIONS},
+        "labels": Path("labels.txt"), "out": None, "extra": False,
+    }  # fmt: skip
+
+
+def test_text_is_parsed_by_the_field_and_refused_as_a_usage_error(app: typer.Typer, values: dict[str, Any]) -> None:
+    done = CliRunner().invoke(app, ["a.txt", "--lr", "0.1", "--time-budget", "10m", "--std", "0.5,0.25"])
+    assert done.exit_code == 0, done.output
+    assert (values["lr"], values["time_budget_s"], values["std"]) == (0.1, 600.0, (0.5, 0.25))
+    for option, text in (("--lr", "-1"), ("--lr", "nan"), ("--time-budget", "soon"), ("--std", "1,x")):
+        assert CliRunner().invoke(app, ["a.txt", option, text]).exit_code == 2
+
+
+def test_help_shows_the_common_options_and_help_all_every_one(app: typer.Typer) -> None:
+    short = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "80"}).output
+    full = CliRunner().invoke(app, ["--help-all"], env={"COLUMNS": "80"}).output
+    for field in OPTIONS:
+        flag = next((name for name in field.option.flags if name.startswith("--")), f"--{field.name.replace('_', '-')}")
+        flag = flag.split("/")[0]
+        if field.name == "labels":
+            continue
+        assert flag in full
+        assert (f"{flag} " in short) != field.option.is_rare, flag
+    assert max(map(len, full.splitlines())) <= 80
+    headings = [line.rstrip(":") for line in full.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert headings == ["Arguments", "Data", "Model", "Optimization", "Cache", "Output", "Options"]
