@@ -5,6 +5,7 @@ import importlib
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 
 import mlimages
 from mlimages.cli import main as cli
+from mlimages.core import install_hint
 
 PACKAGE = Path(mlimages.__file__).parent
 ROOT = PACKAGE.parent
@@ -21,6 +23,18 @@ HEAVY = ["PIL", "aiohttp", "numpy", "onnxruntime", "timm", "torch", "torchvision
 
 def modules() -> list[Path]:
     return sorted(PACKAGE.rglob("*.py"))
+
+
+def package_of(module: Path) -> str:
+    return module.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def third_party(module: Path) -> set[str]:
+    """The top-level names of what a module imports, lazily too, beyond the standard library."""
+    names = [node for node in ast.walk(ast.parse(module.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)]
+    found = {alias.name for node in names if isinstance(node, ast.Import) for alias in node.names}
+    found |= {node.module for node in names if isinstance(node, ast.ImportFrom) and node.module}
+    return {name.split(".")[0] for name in found} - sys.stdlib_module_names
 
 
 def command_lines() -> list[list[str]]:
@@ -89,6 +103,76 @@ def test_nothing_on_disk_can_run_code() -> None:
             assert "weights_only=True" in call, f"{path}: {call}"
         for call in re.findall(r"np\.load\(.*?\)", text, re.DOTALL):
             assert "allow_pickle=False" in call, f"{path}: {call}"
+
+
+BINARY = {".png", ".pyc", ".xz"}
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+NAMELESS_INSTALL = re.compile(r"""pip install\b[^\n`]*?[\s"']mlimages(?!-)(?:\[[^\]\n]*\])?+(?!>=1)""")
+"""An install line by which pip may take PyPI's mlimages 0.5, another program."""
+
+
+def texts() -> Iterator[Path]:
+    """What a person reads or copies from: the documentation, the examples, the scripts and the package."""
+    yield from ROOT.glob("*.md")
+    for folder in ("docs", "examples", "scripts", "mlimages"):
+        yield from (path for path in (ROOT / folder).rglob("*") if path.is_file() and path.suffix not in BINARY)
+
+
+@pytest.mark.parametrize(
+    ("line", "is_refused"),
+    [
+        ("$ pip install mlimages", True),
+        ('$ pip install "mlimages[train]"', True),
+        ("python -m pip install -U mlimages[ray]   # a cluster", True),
+        ('pip install torch "mlimages[train]"', True),
+        ('pip install "mlimages>=0.5"', True),
+        (install_hint("train"), False),
+        ('pip install ".[train]"', False),
+        ('pip install "mlimages-1.0.0-py3-none-any.whl[train]"', False),
+        ("pip install s3fs; `mlimages check` reads there", False),
+    ],
+)
+def test_an_install_line_that_may_bring_another_program_is_recognized(line: str, is_refused: bool) -> None:
+    assert bool(NAMELESS_INSTALL.search(line)) == is_refused
+
+
+def test_no_install_line_may_bring_pypis_other_mlimages() -> None:
+    found = {str(path.relative_to(ROOT)): NAMELESS_INSTALL.findall(path.read_text()) for path in texts()}
+    assert len(found) > 100
+    assert not {path: lines for path, lines in found.items() if lines}
+    assert "<" not in PROJECT["requires-python"], "with an upper bound, a later Python's pip goes back to 0.5"
+
+
+@pytest.mark.parametrize("module", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_install_hints_have_one_source_and_name_extras_that_exist(module: Path) -> None:
+    nodes = list(ast.walk(ast.parse(module.read_text())))
+    strings = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    if module.name != "errors.py":
+        assert not [text for text in strings if "pip install" in text or "mlimages[" in text]
+    calls = [node for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+    hints = [call.args[-1] for call in calls if call.func.id in ("install_hint", "MissingExtraError")]  # type: ignore[attr-defined]
+    extras = {hint.value for hint in hints if isinstance(hint, ast.Constant)}
+    assert extras <= set(PROJECT["optional-dependencies"])
+
+
+def test_the_extra_train_holds_all_that_training_and_the_demo_import() -> None:
+    def names(requirements: list[str]) -> set[str]:
+        return {re.split(r"[\[>=]", requirement)[0] for requirement in requirements}
+
+    extras = PROJECT["optional-dependencies"]
+    installed = names([*PROJECT["dependencies"], *extras["train"], *extras["report"]])
+    distribution = {"PIL": "pillow", "sklearn": "scikit-learn", "huggingface_hub": "huggingface-hub"}
+    for module in modules():
+        if package_of(module) in ("networks", "training", "export", "demo", "reports"):
+            assert {distribution.get(name, name) for name in third_party(module)} <= installed | {"mlimages"}, module
+
+
+def test_the_version_is_written_once_and_the_documents_follow() -> None:
+    assert PROJECT["dynamic"] == ["version"]
+    assert f"mlimages-{mlimages.__version__}-py3-none-any.whl" in (ROOT / "README.md").read_text()
+    newest = re.search(r"^## \[(.+)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest
+    assert newest[1] == mlimages.__version__
 
 
 def test_the_list_of_commands_fits_one_screen() -> None:

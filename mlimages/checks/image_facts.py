@@ -29,7 +29,7 @@ WORK_PX = 128
 THUMB_BYTES = 16 * 16
 
 STRICT_JPEG = simplejpeg is not None
-"""Whether damage inside a JPEG is found that Pillow passes over (`pip install "mlimages[strict]"`)."""
+"""Whether damage inside a JPEG is found that Pillow passes over (the extra `strict`)."""
 
 GREY_CHROMA = 2
 """Cb and Cr that lie no farther from the middle are no colour: what JPEG leaves of a grey picture."""

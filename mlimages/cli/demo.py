@@ -31,5 +31,5 @@ def demo(
     try:
         from mlimages.demo import walk
     except ImportError as error:
-        raise MissingExtraError("demo", "demo") from error
+        raise MissingExtraError("demo", "train") from error
     walk(out, say=lambda text: print(text, flush=True))

@@ -13,6 +13,7 @@ from .errors import MissingExtraError as MissingExtraError
 from .errors import MlimagesError as MlimagesError
 from .errors import ModelError as ModelError
 from .errors import RunError as RunError
+from .errors import install_hint as install_hint
 from .files import as_path as as_path
 from .files import cache_dir as cache_dir
 from .files import full_name as full_name

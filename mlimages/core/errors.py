@@ -9,7 +9,7 @@ MlimagesError
 ├── RunError            a run folder that cannot be resumed or read
 ├── ExportError         the ONNX file would not answer as the network does
 ├── BundleError         an .onnx file that is not one of ours, or was altered
-└── MissingExtraError   an optional part is not installed; says which `pip install`
+└── MissingExtraError   an optional part is not installed; says how to install it
 """
 
 from __future__ import annotations
@@ -58,14 +58,25 @@ class BundleError(MlimagesError):
     """An .onnx file is not a mlimages bundle, or does not answer as its own probe says."""
 
 
+def install_hint(extra: str) -> str:
+    """The command that installs an extra beside the mlimages that is installed.
+
+    PyPI's mlimages 0.5 is another program: without `>=1`, pip would install it wherever it finds no other version.
+
+    >>> install_hint("train")
+    'pip install "mlimages[train]>=1"'
+    """
+    return f'pip install "mlimages[{extra}]>=1"'
+
+
 class MissingExtraError(MlimagesError):
     """An optional part is not installed.
 
     Args:
         what: what was asked for, as the subject of a sentence ("finetune").
-        extra: the extra's name as in `pip install "mlimages[extra]"`.
+        extra: the extra's name, as in `install_hint`.
     """
 
     def __init__(self, what: str, extra: str) -> None:
-        super().__init__(f'{what} needs an optional part: pip install "mlimages[{extra}]"')
+        super().__init__(f"{what} needs an optional part: {install_hint(extra)}")
         self.extra = extra

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from mlimages.core import MAX_PIXELS, Fault, ImageError, is_remote
+from mlimages.core import MAX_PIXELS, Fault, ImageError, install_hint, is_remote
 
 MAX_BYTES = 1 << 30
 """Bound on a picture file's size: what MAX_PIXELS take up uncompressed at 12 bytes a pixel."""
@@ -44,7 +44,7 @@ def open_image(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> Image.I
         raise _damage(error) from error
     if image is None:
         if data[4:11] == b"ftyphei" and "HEIF" not in Image.OPEN:
-            raise ImageError(Fault.UNREADABLE, '`pip install "mlimages[heic]"` opens HEIC')
+            raise ImageError(Fault.UNREADABLE, f"`{install_hint('heic')}` opens HEIC")
         raise ImageError(Fault.NOT_AN_IMAGE, f"begins with {data[:12]!r}")
     width, height = image.size
     if width * height > max_pixels:
@@ -73,7 +73,7 @@ def _identify(data: bytes) -> Image.Image | None:
 
 @cache
 def load_all_plugins() -> None:
-    """Have Pillow know every format it can, an iPhone's too where pillow-heif is installed (`mlimages[heic]`)."""
+    """Have Pillow know every format it can, an iPhone's too where pillow-heif is installed (the extra `heic`)."""
     Image.init()
     with suppress(ImportError):
         from pillow_heif import register_heif_opener  # 17 ms that most runs never need

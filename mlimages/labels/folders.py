@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
-from mlimages.core import InputError, LabeledPath, as_path, is_remote, replacing
+from mlimages.core import InputError, LabeledPath, as_path, install_hint, is_remote, replacing
 from mlimages.labels.class_names import ClassNames, with_class
 from mlimages.labels.label_file import LabelFile
 
@@ -258,5 +258,5 @@ def _others(root: Path) -> list[str]:
             elif folder != root and not _is_picture(entry):
                 suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122
                 others["files that are no pictures", suffix or "no suffix"] += 1
-    advice = dict.fromkeys(_HEIC, ' (`pip install "mlimages[heic]"` opens them)')
+    advice = dict.fromkeys(_HEIC, f" (`{install_hint('heic')}` opens them)")
     return [f"{kind}: {count} {what}{advice.get(what, '')}".strip() for (kind, what), count in sorted(others.items())]

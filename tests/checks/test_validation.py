@@ -195,7 +195,7 @@ def test_the_same_bytes_are_a_duplicate_under_one_label_and_an_error_under_two(t
 
 
 def test_little_digits_are_not_taken_for_each_other(tmp_path: Path) -> None:
-    datasets = pytest.importorskip("sklearn.datasets", reason='needs pip install "mlimages[demo]"')
+    datasets = pytest.importorskip("sklearn.datasets", reason="needs scikit-learn")
     pictures = {}
     for number, levels in enumerate(datasets.load_digits().images[:300]):
         out = io.BytesIO()
@@ -440,7 +440,7 @@ def test_real_photographs_show_no_false_pair_and_their_real_ones(test_data: Path
 
 
 def test_damage_that_pillow_passes_over_is_found_where_simplejpeg_is_installed(tmp_path: Path) -> None:
-    pytest.importorskip("simplejpeg", reason='needs pip install "mlimages[strict]"')
+    pytest.importorskip("simplejpeg", reason="needs simplejpeg")
     rot = random.Random(0)
     pictures = {}
     for n in range(20):

@@ -373,7 +373,7 @@ def test_without_ray_the_command_says_what_to_install_and_an_address_needs_it(ru
     done = run_cli(*words, "--engine", "ray", check=False)
     assert (done.returncode, done.stderr) == (
         1,
-        'mlimages: the engine ray needs an optional part: pip install "mlimages[ray]"\n',
+        'mlimages: the engine ray needs an optional part: pip install "mlimages[ray]>=1"\n',
     )
     done = run_cli(*words, "--address", "auto", check=False)
     assert (done.returncode, done.stderr) == (1, "mlimages: --address names a Ray cluster: say --engine ray too\n")

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from mlimages import reports as insight
-from mlimages.core import RunError
+from mlimages.core import RunError, install_hint
 from mlimages.labels import label_dir_auto
 from mlimages.reports import draw_run, read_run, write_suspects
 from mlimages.reports.suspects import Suspect
@@ -176,4 +176,4 @@ def test_without_the_extra_a_run_ends_all_the_same_and_says_so(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.delattr(insight, "run_report", raising=False)
     assert run_notes.draw(run) is None
-    assert 'pip install "mlimages[report]"' in caplog.text
+    assert install_hint("report") in caplog.text
