@@ -109,12 +109,12 @@ def check(
     from mlimages import checks as validation
     from mlimages.core import TqdmProgress
 
+    if page:  # before the pictures are decoded: the extra that the page needs may be missing
+        from mlimages.reports import write_report
     lines = validation.Thresholds.parse(threshold)
     with cluster_of(engine, address) as pool:
         report = validation.check(sources, thresholds=lines, pool=pool, progress=TqdmProgress())
     if page:
-        from mlimages.reports import write_report
-
         write_report(report, page)
     moves = validation.plan_moves(report) if fix else []
     if yes:

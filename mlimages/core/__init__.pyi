@@ -10,6 +10,7 @@ from .errors import ImageError as ImageError
 from .errors import InputError as InputError
 from .errors import LabelFileError as LabelFileError
 from .errors import MissingExtraError as MissingExtraError
+from .errors import MissingNameError as MissingNameError
 from .errors import MlimagesError as MlimagesError
 from .errors import ModelError as ModelError
 from .errors import RunError as RunError

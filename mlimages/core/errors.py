@@ -9,7 +9,8 @@ MlimagesError
 ├── RunError            a run folder that cannot be resumed or read
 ├── ExportError         the ONNX file would not answer as the network does
 ├── BundleError         an .onnx file that is not one of ours, or was altered
-└── MissingExtraError   an optional part is not installed; says how to install it
+├── MissingExtraError   an optional part is not installed (an ImportError, too); says how to install it
+└── MissingNameError    the same, asked for as an attribute: `mlimages.fine_tune` (an AttributeError, too)
 """
 
 from __future__ import annotations
@@ -69,8 +70,8 @@ def install_hint(extra: str) -> str:
     return f'pip install "mlimages[{extra}]>=1"'
 
 
-class MissingExtraError(MlimagesError):
-    """An optional part is not installed.
+class MissingExtraError(MlimagesError, ImportError):
+    """An optional part is not installed; an ImportError as well, so that `try: import` works as everywhere.
 
     Args:
         what: what was asked for, as the subject of a sentence ("finetune").
@@ -80,3 +81,7 @@ class MissingExtraError(MlimagesError):
     def __init__(self, what: str, extra: str) -> None:
         super().__init__(f"{what} needs an optional part: {install_hint(extra)}")
         self.extra = extra
+
+
+class MissingNameError(MlimagesError, AttributeError):
+    """`mlimages.NAME` of an optional part that is not installed: `hasattr(mlimages, "NAME")` is False."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -56,7 +57,9 @@ def draw_sheet(
 
     Raises:
         InputError: nothing there to show, or another suffix.
+        MissingExtraError: a .html file, and what makes it is not installed.
     """
+    _check_form(out)
     if source.suffix.lower() in (".npy", ".png"):
         rows = mean_rows(source)
         write_sheet(rows, out, title=source.name, note="the mean image, and each of its channels")
@@ -119,22 +122,23 @@ def sheet_rows(data: TrainingData, *, per_class: int = 8, seed: int = 0) -> tupl
     )
 
 
+def _check_form(out: Path) -> None:
+    """Raise now what `write_sheet` would raise when all pictures are decoded."""
+    if out.suffix.lower() == ".html":
+        importlib.import_module("mlimages.reports.pages")
+    elif out.suffix.lower() != ".png":
+        raise InputError(f"{out}: a contact sheet is a .png or .html file")
+
+
 def write_sheet(rows: Sequence[SheetRow], out: Path, *, title: str, note: str) -> None:
-    """Write a contact sheet as its suffix says: .png, or .html in one file.
+    """Write a contact sheet as its suffix says: .png, or .html in one file."""
+    if out.suffix.lower() == ".html":
+        from mlimages.reports.pages import fill, picture_address
 
-    Raises:
-        InputError: another suffix.
-    """
-    match out.suffix.lower():
-        case ".png":
-            with replacing(out) as part:
-                _drawn(rows, title=title, note=note).save(part, "PNG")
-        case ".html":
-            from mlimages.reports.pages import fill, picture_address
-
-            write_text(out, fill("sheet.html", rows=rows, title=title, note=note, address=picture_address))
-        case _:
-            raise InputError(f"{out}: a contact sheet is a .png or .html file")
+        write_text(out, fill("sheet.html", rows=rows, title=title, note=note, address=picture_address))
+    else:
+        with replacing(out) as part:
+            _drawn(rows, title=title, note=note).save(part, "PNG")
 
 
 def _drawn(rows: Sequence[SheetRow], *, title: str, note: str) -> Image.Image:

@@ -18,7 +18,7 @@ from mlimages.core import ImageRef, InputError, cache_dir, write_text
 from mlimages.gathering.download.client import open_session
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.sources.archives import Member, RemoteTar, read_member, tar_members
-from mlimages.gathering.sources.lists import read_list
+from mlimages.gathering.sources.lists import read_list, require_reader
 from mlimages.gathering.sources.search_api import network_for
 from mlimages.gathering.sources.wordnet import find_synset, subtree
 
@@ -66,6 +66,8 @@ class ImageNet:
         for path in (archive, url_list):
             if path and not path.exists():
                 raise InputError(f"nothing at {path}")
+        if url_list:
+            require_reader(url_list)
         self._archive = archive
         self._url_list = url_list
         self._endpoint = endpoint.rstrip("/")

@@ -11,6 +11,7 @@ import tarfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,7 +31,9 @@ def read_list(path: Path, url_col: str | None = None, label_col: str | None = No
 
     Raises:
         InputError: it cannot be read, or has no column of links.
+        MissingExtraError: see `require_reader`.
     """
+    require_reader(path)
     default = "images" if path == STDIN else path.name.split(".")[0] or "images"
     columns = (url_col, label_col)
     suffix = list_suffix(path)
@@ -48,6 +51,12 @@ def read_list(path: Path, url_col: str | None = None, label_col: str | None = No
                 yield from _from_objects(lines, columns, default)
             case _:
                 yield from _from_text(lines, default)
+
+
+def require_reader(path: Path) -> None:
+    """Raise MissingExtraError if this is a Parquet file and pyarrow is not installed."""
+    if list_suffix(path) == ".parquet" and find_spec("pyarrow") is None:
+        raise MissingExtraError(f"reading {path}", "parquet")
 
 
 def list_suffix(path: Path) -> str:
@@ -183,10 +192,8 @@ def _first(values: Mapping[str, Any], names: Sequence[str]) -> str:
 
 
 def _parquet_rows(path: Path, columns: Columns) -> Iterator[Sequence[str]]:
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError as error:
-        raise MissingExtraError(f"reading {path}", "parquet") from error
+    from pyarrow import ArrowException, parquet
+
     try:
         with parquet.ParquetFile(path) as table:
             names = table.schema_arrow.names

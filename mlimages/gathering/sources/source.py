@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from mlimages.core import ImageRef, InputError
-from mlimages.gathering.sources.lists import STDIN, count_lines, list_suffix, read_list
+from mlimages.gathering.sources.lists import STDIN, count_lines, list_suffix, read_list, require_reader
 
 _BLOCK = 1000
 
@@ -38,6 +38,7 @@ class UrlList:
 
     Raises:
         InputError: a file is missing, or has no column of links.
+        MissingExtraError: a file is Parquet, and what reads it is not installed.
     """
 
     def __init__(self, *paths: str | Path, url_col: str | None = None, label_col: str | None = None) -> None:
@@ -46,6 +47,7 @@ class UrlList:
         for path in self._paths:
             if path != STDIN and not path.exists():
                 raise InputError(f"no list of links at {path}")
+            require_reader(path)
 
     async def __aiter__(self) -> AsyncIterator[ImageRef]:
         for path in self._paths:

@@ -1,0 +1,87 @@
+"""What works without an extra, and what says which one to install, before any work."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mlimages.core import install_hint
+
+
+def run_without(modules: str, code: str, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run Python code in a process that cannot import `modules`, named with spaces between them."""
+    masked = f"import sys; sys.modules.update(dict.fromkeys({modules.split()!r}))\n{code}"
+    return subprocess.run([sys.executable, "-c", masked, *words], cwd=folder, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("modules", "words", "extra"),
+    [
+        ("matplotlib", "check none.txt --report page.html", "report"),
+        ("jinja2", "check none.txt --report page.html", "report"),
+        ("jinja2", "show none.txt -o sheet.html", "report"),
+        ("torch", "probe none.txt", "train"),
+        ("matplotlib", "probe none.txt", "report"),
+        ("timm", "finetune none.txt", "train"),
+        ("onnx", "finetune none.txt", "train"),
+        ("onnxscript", "export none", "train"),
+        ("torchvision", "summary alexnet", "train"),
+        ("onnx", "summary none.onnx", "train"),
+        ("torch", "quantize none.onnx --calibration none.txt", "train"),
+        ("sklearn", "demo", "train"),
+        ("tensorboard", "finetune none.txt --tensorboard", "tensorboard"),
+        ("ray", "check none.txt --engine ray", "ray"),
+        ("upath", "label s3://bucket/folder", "remote"),
+        ("pyarrow", "gather urls empty.parquet -o photos", "parquet"),
+        ("pyarrow", "gather imagenet n02121808 --url-list empty.parquet -o photos", "parquet"),
+    ],
+)
+def test_a_command_names_the_missing_extra_before_it_reads_or_writes(
+    tmp_path: Path, modules: str, words: str, extra: str
+) -> None:
+    (tmp_path / "empty.parquet").touch()
+    done = run_without(modules, "from mlimages.cli.main import main; main()", tmp_path, *words.split())
+    assert done.returncode == 1, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("mlimages: ")
+    assert line.endswith(f"needs an optional part: {install_hint(extra)}")
+    assert [path.name for path in tmp_path.iterdir()] == ["empty.parquet"]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from mlimages import fine_tune",
+        "from mlimages import check, fine_tune",
+        "from mlimages import learning",
+        "import mlimages.training",
+        "import mlimages\nmlimages.fine_tune(None)",
+        "import mlimages\ntry: mlimages.fine_tune(None)\nexcept mlimages.MlimagesError as error: sys.exit(str(error))",
+        "try: from mlimages import fine_tune\nexcept ImportError as error: sys.exit(str(error))",
+    ],
+)
+def test_python_code_that_needs_a_missing_extra_ends_with_the_way_to_install_it(tmp_path: Path, code: str) -> None:
+    done = run_without("torch torchvision timm", code, tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.rstrip().endswith(f"needs an optional part: {install_hint('train')}")
+
+
+def test_without_torch_the_package_can_be_asked_listed_and_imported_whole(tmp_path: Path) -> None:
+    code = """
+import pydoc
+import mlimages
+assert not hasattr(mlimages, "fine_tune")
+assert hasattr(mlimages, "check")
+from mlimages import *
+assert callable(check)
+assert "fine_tune" not in globals()
+text = pydoc.render_doc(mlimages, renderer=pydoc.plaintext)
+assert "class LabelFile" in text
+assert "fine_tune(" not in text
+print(*sorted(set(dir(mlimages)) - set(mlimages.__all__)))
+"""
+    done = run_without("torch torchvision timm", code, tmp_path)
+    assert done.returncode == 0, done.stderr
+    expected = "FineTuneConfig __version__ export_run fine_tune load_run probe_cuts quantize summarize_model"
+    assert done.stdout.strip() == expected
