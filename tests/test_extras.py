@@ -2,11 +2,14 @@
 
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
+import mlimages
 from mlimages.core import install_hint
+from tests.conftest import RunCli
 
 
 def run_without(modules: str, code: str, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -85,3 +88,13 @@ print(*sorted(set(dir(mlimages)) - set(mlimages.__all__)))
     assert done.returncode == 0, done.stderr
     expected = "FineTuneConfig __version__ export_run fine_tune load_run probe_cuts quantize summarize_model"
     assert done.stdout.strip() == expected
+
+
+def test_version_tells_those_of_the_libraries_without_importing_them(run_cli: RunCli, tmp_path: Path) -> None:
+    assert run_cli("--version").stdout.splitlines() == [
+        f"mlimages {mlimages.__version__}",
+        *(f"{name} {metadata.version(name)}" for name in ("torch", "timm", "onnxruntime")),
+    ]
+    bare = "import importlib.metadata as m\ndef absent(name): raise m.PackageNotFoundError(name)\nm.version = absent\n"
+    done = run_without("torch timm onnxruntime", f"{bare}from mlimages.cli import main; main()", tmp_path, "--version")
+    assert done.stdout.splitlines()[1:] == ["torch not installed", "timm not installed", "onnxruntime not installed"]

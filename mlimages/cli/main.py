@@ -46,12 +46,30 @@ app = typer.Typer(
 def _print_version(wanted: bool) -> None:
     if wanted:
         print(f"mlimages {__version__}")
+        for name in ("torch", "timm", "onnxruntime"):
+            print(f"{name} {_installed_version(name)}")
         raise typer.Exit
+
+
+def _installed_version(distribution: str) -> str:
+    """Read from what pip wrote, since importing torch takes seconds."""
+    from importlib import metadata
+
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 @app.callback()
 def _options(
-    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
+    version: bool = typer.Option(
+        False,
+        "--version",
+        callback=_print_version,
+        is_eager=True,
+        help="Print the versions of mlimages, torch, timm and onnxruntime.",
+    ),
     verbose: bool = typer.Option(False, "--verbose", "-v", help="Log what happens to standard error."),
 ) -> None:
     shown = logging.StreamHandler()
