@@ -3,7 +3,6 @@ from .core import BrokenImage as BrokenImage
 from .core import ImageProperty as ImageProperty
 from .core import ImageRef as ImageRef
 from .core import MissingExtraError as MissingExtraError
-from .core import MissingNameError as MissingNameError
 from .core import MlimagesError as MlimagesError
 from .core import Normalization as Normalization
 from .core import Prediction as Prediction

@@ -57,8 +57,8 @@ def test_a_command_names_the_missing_extra_before_it_reads_or_writes(
     [
         "from mlimages import fine_tune",
         "from mlimages import check, fine_tune",
-        "from mlimages import learning",
-        "import mlimages.training",
+        "from mlimages.networks import build_model",
+        "from mlimages.training import fine_tune",
         "import mlimages\nmlimages.fine_tune(None)",
         "import mlimages\ntry: mlimages.fine_tune(None)\nexcept mlimages.MlimagesError as error: sys.exit(str(error))",
         "try: from mlimages import fine_tune\nexcept ImportError as error: sys.exit(str(error))",
@@ -86,7 +86,7 @@ print(*sorted(set(dir(mlimages)) - set(mlimages.__all__)))
 """
     done = run_without("torch torchvision timm", code, tmp_path)
     assert done.returncode == 0, done.stderr
-    expected = "FineTuneConfig __version__ export_run fine_tune load_run probe_cuts quantize summarize_model"
+    expected = "__version__ export_run fine_tune load_run probe_cuts quantize summarize_model"
     assert done.stdout.strip() == expected
 
 
@@ -96,5 +96,7 @@ def test_version_tells_those_of_the_libraries_without_importing_them(run_cli: Ru
         *(f"{name} {metadata.version(name)}" for name in ("torch", "timm", "onnxruntime")),
     ]
     bare = "import importlib.metadata as m\ndef absent(name): raise m.PackageNotFoundError(name)\nm.version = absent\n"
-    done = run_without("torch timm onnxruntime", f"{bare}from mlimages.cli import main; main()", tmp_path, "--version")
+    done = run_without(
+        "torch timm onnxruntime", f"{bare}from mlimages.cli.main import main; main()", tmp_path, "--version"
+    )
     assert done.stdout.splitlines()[1:] == ["torch not installed", "timm not installed", "onnxruntime not installed"]

@@ -30,6 +30,7 @@ from .layers import Layer as Layer
 from .layers import NetworkSummary as NetworkSummary
 from .layers import State as State
 from .layers import Window as Window
+from .lazy import require as require
 from .options import Option as Option
 from .options import OptionField as OptionField
 from .options import check_options as check_options

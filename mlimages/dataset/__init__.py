@@ -1,5 +1,5 @@
 """A label file as arrays: mean image, batches, augmentation, and arrays back to images."""
 
-from lazy_loader import attach_stub
+from mlimages.core.lazy import attach
 
-__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

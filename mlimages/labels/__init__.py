@@ -1,5 +1,5 @@
 """Label files: which image is of which class."""
 
-from lazy_loader import attach_stub
+from mlimages.core.lazy import attach
 
-__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

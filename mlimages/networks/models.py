@@ -10,11 +10,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from mlimages.core import ImageProperty, ModelError, Preprocessing, Resize
+from mlimages.core import ImageProperty, ModelError, Preprocessing, Resize, require
 from mlimages.networks.families import Family, OwnFamily, TorchvisionFamily, torchvision_names
 from mlimages.networks.input_size import check_size
 from mlimages.networks.nets import NETS
 from mlimages.networks.weights import fit_weights, read_weights
+
+require("training", "train", "onnx", "onnxscript", "safetensors", "timm")  # which are imported late
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,5 @@
 """The HTTP service and its page."""
 
-from lazy_loader import attach_stub
+from mlimages.core.lazy import attach
 
-__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

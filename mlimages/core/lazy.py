@@ -1,0 +1,40 @@
+"""The public names of a package, loaded on first use; each is written once, in the stub beside its `__init__`."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+from lazy_loader import attach_stub
+
+from mlimages.core.errors import MissingExtraError
+
+
+def attach(
+    package: str, file: str, *, extra: str = ""
+) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """`__getattr__`, `__dir__` and `__all__` of a package.
+
+    Args:
+        package: its `__name__`.
+        file: its `__file__`, beside which `__init__.pyi` lies.
+        extra: what installs the modules that some of its names need; without them these raise MissingExtraError.
+    """
+    load, names, exported = attach_stub(package, file)
+
+    def load_or_name_extra(name: str) -> Any:
+        try:
+            return load(name)
+        except ModuleNotFoundError as error:
+            if not extra or (error.name or "").startswith("mlimages"):
+                raise
+            raise MissingExtraError(package.removeprefix("mlimages."), extra) from error
+
+    return load_or_name_extra, names, exported
+
+
+def require(what: str, extra: str, *modules: str) -> None:
+    """Raise MissingExtraError, with `what` as its subject, unless all modules are installed; none is imported."""
+    if not all(map(importlib.util.find_spec, modules)):
+        raise MissingExtraError(what, extra)
