@@ -1,33 +1,39 @@
-"""The command `demo`: the whole road on handwritten digits."""
+"""The command `demo`: every step on handwritten digits."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import typer
 
 from mlimages.cli.options import GroupedCommand
+from mlimages.cli.process import use_one_thread
 from mlimages.core import MissingExtraError
 
 
 def register(app: typer.Typer) -> None:
     """Add this command to the command line."""
-    app.command("demo", cls=GroupedCommand, rich_help_panel="look")(demo)
+    app.command("demo", cls=GroupedCommand, rich_help_panel="inspect")(demo)
 
 
 def demo(
-    out: Path = typer.Option(Path("mlimages-demo"), "-o", "--out", help="Folder for all that is made, made anew."),
+    out: Path = typer.Option(
+        Path("mlimages-demo"),
+        "-o",
+        "--out",
+        metavar="FOLDER",
+        help="Output folder; one of an earlier demo is replaced.",
+    ),
 ) -> None:
-    """Walk the whole road on handwritten digits.
+    """Run every step on handwritten digits, offline.
 
-    No network and no key: a web site of real digits, some of its links broken, is served on this
-    machine, then gathered, labelled, checked and learned. Each command is shown before it
-    runs. Takes a minute or two; all that it makes stays in the folder to look at.
+    Serves a web site of real digits with some broken links on this machine, then gathers, labels and checks the
+    images and trains on them. Each command is shown before it runs. Takes one to two minutes; the results stay in the
+    output folder.
 
     Example: mlimages demo
     """
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # LeNet is too small to share among threads: they would only wait
+    use_one_thread()
     try:
         from mlimages.demo import walk
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Commands of the step "look": see pictures as the network sees them, and the network itself."""
+"""Commands of the step "inspect": images as the network sees them, and the network itself."""
 
 from __future__ import annotations
 
@@ -19,26 +19,25 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add this step's commands to the command line."""
-    app.command("show", cls=GroupedCommand, rich_help_panel="look")(show)
-    app.command("summary", cls=GroupedCommand, rich_help_panel="look")(summary)
+    app.command("show", cls=GroupedCommand, rich_help_panel="inspect")(show)
+    app.command("summary", cls=GroupedCommand, rich_help_panel="inspect")(summary)
 
 
 def show(
     source: Path = typer.Argument(
-        ..., metavar="LABELS|FOLDER|MEAN", help="A label file, a folder of class folders, or a mean (.npy or .png)."
+        ..., metavar="LABELS|FOLDER|MEAN", help="Label file, folder of class folders, or mean image (.npy, .png)."
     ),
-    out: Path = typer.Option(Path("sheet.png"), "-o", "--out", help="The sheet: .png or .html."),
-    per_class: int = typer.Option(8, min=1, help="Pictures of each class."),
-    size: int = typer.Option(224, min=1, help="Width and height in pixels as the network gets them."),
-    resize: Resize = typer.Option("shorter", help="How a picture gets that size."),
-    gray: bool = typer.Option(False, "--gray", help="One channel, as a network for grey pictures gets them."),
-    seed: int = typer.Option(0, help="Which pictures are chosen."),
-    as_json: bool = typer.Option(False, "--json", help="Print what was drawn as JSON."),
+    out: Path = typer.Option(Path("sheet.png"), "-o", "--out", help="Contact sheet to write: .png or .html."),
+    per_class: int = typer.Option(8, min=1, help="Images per class."),
+    size: int = typer.Option(224, min=1, help="Input width and height in pixels."),
+    resize: Resize = typer.Option("shorter", help="How an image is resized."),
+    gray: bool = typer.Option(False, "--gray", help="Use one grey channel."),
+    seed: int = typer.Option(0, help="Random seed of the selection."),
+    as_json: bool = typer.Option(False, "--json", help="Print a summary as JSON."),
 ) -> None:
-    """Draw a contact sheet as the network sees the pictures.
+    """Draw a contact sheet of images as the network sees them.
 
-    Some pictures of each class, chosen by chance with a seed, each resized and cropped as for
-    training: what the crop cuts away is not there, a broken picture shows its code.
+    A random sample of each class, resized and cropped as for training; a corrupt image shows its code.
 
     Example: mlimages show labels.txt --size 227 --per-class 10 -o sheet.html
     """
@@ -54,8 +53,8 @@ def show(
     print(out)
     if source.suffix.lower() in (".npy", ".png"):
         return
-    pictures, classes = counted(sum(shown.values()), "picture"), counted(len(shown), "class")
-    print(f"{pictures} of {classes}, {len(broken)} of them broken", file=sys.stderr)
+    images, classes = counted(sum(shown.values()), "image"), counted(len(shown), "class")
+    print(f"{images} of {classes}, {len(broken)} of them unreadable", file=sys.stderr)
     if source.is_dir():
         say_next("label", source)
     else:
@@ -64,20 +63,19 @@ def show(
 
 def summary(
     model: str = typer.Argument(
-        ..., metavar="MODEL|RUN|FILE.onnx", help="A network's name, a run folder, or an exported file."
+        ..., metavar="MODEL|RUN|FILE.onnx", help="Name of a network, run folder, or exported file."
     ),
-    size: int = typer.Option(None, min=1, help="Width and height in pixels [what the network is made for]."),
-    gray: bool = typer.Option(None, "--gray/--no-gray", help="Feed one channel."),
-    classes: int = typer.Option(1000, min=1, help="How many classes the last layer tells apart."),
-    freeze: str = typer.Option("none", metavar="LAYER", help="Freeze up to this layer, as `finetune --freeze`."),
-    as_json: bool = typer.Option(False, "--json", help="Print the table as JSON, every layer included."),
+    size: int = typer.Option(None, min=1, help="Input width and height in pixels [the network's own]."),
+    gray: bool = typer.Option(None, "--gray/--no-gray", help="Use one grey channel."),
+    classes: int = typer.Option(1000, min=1, help="Number of classes."),
+    freeze: str = typer.Option("none", metavar="LAYER", help="Freeze every layer up to and including this one."),
+    as_json: bool = typer.Option(False, "--json", help="Print the table as JSON, with every layer."),
 ) -> None:
-    """Show a network layer by layer, with the arithmetic.
+    """Show a network layer by layer, with output sizes.
 
-    For each layer: the shape of what it gives at this size, its parameters, whether they are frozen
-    or trained, its multiply-adds for one picture, and how its width comes about:
-    (N + 2P - F)/S + 1 for N pixels, P of padding on each side, a window of F, a stride of S.
-    A size that does not divide evenly is marked with "!".
+    For each layer: output shape, parameters, whether they are frozen or trained, multiply-adds per image, and the
+    arithmetic of its width: (N + 2P - F)/S + 1 for input width N, padding P, kernel size F and stride S. A width that
+    does not divide evenly is marked with "!".
 
     Example: mlimages summary alexnet --size 227 --freeze conv5
     """

@@ -1,4 +1,4 @@
-"""The command line: one word a step; each word's body lies in `commands`."""
+"""The command line: its commands, exit codes and logging."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from mlimages.cli import augment, curate, demo, deploy, gather, inspect, probe_c
 from mlimages.cli.process import skip_collection_at_exit
 from mlimages.core import MlimagesError, RunError
 
-STEPS = ("gather", "curate", "train", "deploy", "look")
+STEPS = ("gather", "curate", "train", "deploy", "inspect")
 
 
 class StepGroup(TyperGroup):
-    """Lists the commands by step, in the order of the road."""
+    """Lists the commands by step, in the order in which they are used."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write one section per step."""
@@ -39,7 +39,7 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="From a word, a folder or a list of links to a deployed image classifier.",
-    epilog="See it all at work on your own machine, without a network: mlimages demo",
+    epilog="Try it all offline: mlimages demo",
 )
 
 
@@ -70,7 +70,7 @@ def _options(
         is_eager=True,
         help="Print the versions of mlimages, torch, timm and onnxruntime.",
     ),
-    verbose: bool = typer.Option(False, "--verbose", "-v", help="Log what happens to standard error."),
+    verbose: bool = typer.Option(False, "--verbose", "-v", help="Log to standard error."),
 ) -> None:
     shown = logging.StreamHandler()
     shown.setLevel(logging.INFO if verbose else logging.WARNING)
@@ -86,8 +86,8 @@ def _is_for_all(record: logging.LogRecord) -> bool:
     )
 
 
-for room in (gather, curate, augment, probe_compare, train, deploy, inspect, demo):
-    room.register(app)
+for step in (gather, curate, augment, probe_compare, train, deploy, inspect, demo):
+    step.register(app)
 
 
 def _leave_word_to_first() -> None:

@@ -19,22 +19,23 @@ def register(app: typer.Typer) -> None:
 
 
 def probe(
-    labels: Path = typer.Argument(..., metavar="LABELS", help="Label file of the pictures to try."),
-    out: Path = typer.Option(Path("probe.png"), "-o", "--out", metavar="PNG", help="The plot."),
-    model: str = typer.Option("alexnet", help="alexnet, vgg16, any torchvision name, timm:NAME."),
-    weights: str = typer.Option("default", metavar="default|none|PATH", help="Where the network's weights come from."),
-    size: int = typer.Option(None, min=1, metavar="N", help="Width and height fed to the network, in pixels."),
-    gray: bool = typer.Option(None, "--gray/--no-gray", help="Feed one channel."),
-    most: int = typer.Option(2000, min=10, help="Of more pictures, try so many, the same share of each class."),
-    seed: int = typer.Option(0, help="Of all chance: same seed, same machine, same result."),
-    as_json: bool = typer.Option(False, "--json", help="Print what was found as JSON."),
+    labels: Path = typer.Argument(..., metavar="LABELS", help="Label file."),
+    out: Path = typer.Option(Path("probe.png"), "-o", "--out", metavar="PNG", help="Plot to write."),
+    model: str = typer.Option(
+        "alexnet", metavar="NAME", help="Network: alexnet, vgg16, any torchvision name, timm:NAME."
+    ),
+    weights: str = typer.Option("default", metavar="default|none|PATH", help="Pretrained weights."),
+    size: int = typer.Option(None, min=1, metavar="N", help="Input width and height in pixels."),
+    gray: bool = typer.Option(None, "--gray/--no-gray", help="Use one grey channel."),
+    most: int = typer.Option(2000, min=10, help="Use at most N images, sampled by class."),
+    seed: int = typer.Option(0, help="Random seed."),
+    as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
 ) -> None:
-    """Find how many layers of a network to keep.
+    """Find how many layers of a network to freeze.
 
-    One pass of the pictures through the network collects what comes out at every layer; a ridge
-    classifier on each, judged by 10-fold cross-validation, says how well that layer tells your classes
-    apart. The recommended --freeze is the highest layer within noise of the best: least is left to
-    train. The learning curve says whether more pictures would help.
+    The images pass through the network once; a ridge classifier on the output of each layer, scored by 10-fold
+    cross-validation, shows how well that layer separates your classes. The recommended --freeze is the highest layer
+    within noise of the best. The learning curve shows whether more images would help.
 
     Example: mlimages probe labels.txt --model alexnet
     """
@@ -68,11 +69,10 @@ def compare(
     runs: list[Path] = typer.Argument(..., metavar="RUN...", help="Two or more run folders of `finetune`."),
     as_json: bool = typer.Option(False, "--json", help="Print the comparison as JSON."),
 ) -> None:
-    """Compare runs: settings, accuracy, noise, time, size.
+    """Compare runs: settings, accuracy, significance, time, size.
 
-    The most accurate run comes first; each other one is tested against it on the validation pictures
-    that both have seen (McNemar's exact test). "Within noise" means that chance alone would part two
-    equal runs as far in more than 5 of 100 cases: then take the smaller or the faster one.
+    The most accurate run comes first; each other run is tested against it on the validation images that both share
+    (McNemar's exact test). "Within noise" means p > 0.05: prefer the smaller or the faster network then.
 
     Example: mlimages compare runs/alexnet runs/resnet18
     """

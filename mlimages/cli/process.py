@@ -21,6 +21,11 @@ def use_one_blas_thread() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
+def use_one_thread() -> None:
+    """Compute in one thread: for networks as small as LeNet, more threads only wait for each other."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
 def collect_garbage_rarely() -> None:
     """Raise the garbage collector's threshold, for commands that keep thousands of objects in flight."""
     gc.set_threshold(GARBAGE_THRESHOLD)
