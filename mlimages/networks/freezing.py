@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import functools
 import hashlib
-import re
 from dataclasses import dataclass
 
 from torch import nn
@@ -37,7 +36,7 @@ class FrozenPart:
         return f"sha256:{digest.hexdigest()}"
 
 
-def freeze(model: Model, upto: str = "head", *, regex: str = "") -> FrozenPart:
+def freeze(model: Model, upto: str = "head") -> FrozenPart:
     """Freeze everything up to and including the layer `upto`, in the order of execution.
 
     Frozen parameters take no gradient; frozen modules, batch norm and dropout among them, stay in eval mode even
@@ -47,16 +46,15 @@ def freeze(model: Model, upto: str = "head", *, regex: str = "") -> FrozenPart:
     Args:
         model: its network is changed in place.
         upto: a module path or well-known name; `head` freezes all but the last layer, `none` nothing.
-        regex: freeze instead the parameters in whose names this is found.
 
     Raises:
         ModelError: there is no such layer, or nothing would be left to train.
     """
     network = model.network
-    layers = _matching(network, regex) if regex else _up_to(model, upto)
+    layers = _up_to(model, upto)
     parameters = {name for name, _ in network.named_parameters() if _is_in(name, layers)}
     if all(name in parameters for name, _ in network.named_parameters()):
-        raise ModelError(f"with {regex or upto!r} frozen nothing of {model.name} is left to train: freeze less")
+        raise ModelError(f"with {upto!r} frozen nothing of {model.name} is left to train: freeze less")
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name not in parameters)
     modules = {path for path, module in network.named_modules() if path and _all_in(path, module, layers)}
@@ -93,23 +91,6 @@ def _order(network: nn.Module) -> list[str]:
         return executed(graph)
     lone = [name for name, _ in network.named_parameters(recurse=False)]
     return [*lone, *(path for path, module in network.named_modules() if path and not list(module.children()))]
-
-
-def _matching(network: nn.Module, regex: str) -> set[str]:
-    try:
-        found = re.compile(regex).search
-    except re.error as error:
-        raise ModelError(f"{regex!r} is not a regular expression: {error}") from error
-    names = {name for name, _ in network.named_parameters() if found(name)}
-    if not names:
-        first = [name for name, _ in network.named_parameters()][:3]
-        raise ModelError(f"no parameter's name matches {regex!r}: they look like {', '.join(first)}")
-    whole = {
-        path
-        for path, module in network.named_modules()
-        if (own := [f"{path}.{name}" for name, _ in module.named_parameters()]) and names.issuperset(own)
-    }
-    return names | whole
 
 
 def _is_in(name: str, layers: set[str]) -> bool:

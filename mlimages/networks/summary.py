@@ -35,18 +35,17 @@ def summarize_model(
     gray: bool | None = None,
     classes: int = 1000,
     upto: str = "none",
-    regex: str = "",
 ) -> NetworkSummary:
-    """The network that `finetune --model name --freeze upto` (or `--freeze-regex`) would train.
+    """The network that `finetune --model name --freeze upto` would train.
 
     Raises:
         ModelError: no such network or layer, or it cannot take this size.
     """
     model = build_model(name, classes=classes, weights="none", size=size, gray=gray)
-    freeze(model, upto, regex=regex)
+    freeze(model, upto)
     image = model.preprocessing.image
     names = {path: name for name, path in reversed([*model.layers.items()])}
-    title = f"{name}, frozen: {regex or upto}" if regex or upto != "none" else name
+    title = f"{name}, frozen: {upto}" if upto != "none" else name
     return summarize_network(model.network, (image.channels, image.height, image.width), title=title, names=names)
 
 

@@ -65,7 +65,7 @@ def assemble(config: FineTuneConfig, files: RunFiles, setup: Setup, device: torc
     model, image = setup.model, setup.preprocessing.image
     network = model.network.to(device).to(memory_format=torch.channels_last)
     normalize = Normalize(setup.preprocessing.normalization, setup.mean_image).to(device)
-    frozen = freeze(model, config.freeze, regex=config.freeze_regex)
+    frozen = freeze(model, config.freeze)
     digest = frozen.digest(network) if frozen.parameters else ""
     strength = config.augment
     if strength == "auto":

@@ -118,11 +118,3 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
             state.setdefault(int(place), {})[key] = channels_last(tensor)
     if state:
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def blended(start: Mapping[str, Tensor], tuned: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
-    """Tensors `share` of the way from `start` to `tuned`; counters are the tuned ones."""
-    return {
-        name: start[name].lerp(tensor, share) if tensor.is_floating_point() else tensor
-        for name, tensor in tuned.items()
-    }

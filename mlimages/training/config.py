@@ -124,9 +124,6 @@ class FineTuneConfig:
             metavar="LAYER|head|none",
         ),
     ] = "head"
-    freeze_regex: Annotated[
-        str, Option("Freeze the parameters whose names match.", "Model", metavar="REGEX", is_rare=True)
-    ] = ""
     epochs: Annotated[int, Option("Number of epochs.", "Optimization", min=1)] = 20
     batch_size: Annotated[int, Option("Batch size.", "Optimization", min=1)] = 32
     lr: Annotated[
@@ -164,9 +161,6 @@ class FineTuneConfig:
             is_rare=True,
         ),
     ] = 0.0
-    interpolate: Annotated[
-        bool, Option("Try averages of the weights before and after training.", "Optimization", is_rare=True)
-    ] = False
     device: Annotated[Device, Option("Device.", "Optimization", is_rare=True)] = "auto"
     cache: Annotated[
         bool,

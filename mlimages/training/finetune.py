@@ -22,7 +22,6 @@ from mlimages.training.checkpoints import (
     restore,
     restore_optimizer,
     save_progress,
-    save_tensors,
     trained_tensors,
 )
 from mlimages.training.config import FineTuneConfig
@@ -116,8 +115,6 @@ def _begin(job: Job) -> Progressed:
     start = trained_tensors(job.network)
     if distributed.is_first():
         job.snapshots.save(job.files.best)
-        if job.config.interpolate:
-            save_tensors(start, job.files.start)
     return Progressed(start, best_score=(seen.accuracy, -seen.loss), probe_accuracy=seen.accuracy)
 
 

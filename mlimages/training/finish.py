@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from mlimages.core import BrokenImage, RunError, relative_name, replacing, wilson_interval, write_text
 from mlimages.training import distributed, run_notes
 from mlimages.training.build import Job
-from mlimages.training.checkpoints import Progressed, blended, restore, save_tensors, trained_tensors
+from mlimages.training.checkpoints import Progressed
 from mlimages.training.loop import Validation
 from mlimages.training.run import export_run
 
@@ -31,7 +31,6 @@ class FineTuneResult:
         probe_accuracy: of the closed-form head before the first epoch; None where the network starts at random.
         best_epoch: 0 is the closed-form head.
         epochs: trained.
-        tuned_share: of the way from the weights at the start to the tuned ones; below 1 where `interpolate` chose so.
         frozen_digest: of the frozen weights, the same at start and end; empty where nothing is frozen.
         broken: pictures left out.
         seconds: since the run began, pauses aside.
@@ -49,7 +48,6 @@ class FineTuneResult:
     probe_accuracy: float | None
     best_epoch: int
     epochs: int
-    tuned_share: float
     frozen_digest: str
     broken: tuple[BrokenImage, ...]
     seconds: float
@@ -71,7 +69,6 @@ def finish(job: Job, progressed: Progressed, *, export: bool) -> FineTuneResult:
         learnt = network.state_dict().keys() - job.frozen.parameters
         network.load_state_dict({name: best[name] for name in learnt}, strict=False)
     distributed.take_from_first(network)
-    share = _interpolate(job) if config.interpolate and files.start.exists() else 1.0
     checked = job.validate()
     export = export and distributed.is_first()
     if export:
@@ -79,7 +76,7 @@ def finish(job: Job, progressed: Progressed, *, export: bool) -> FineTuneResult:
     result = FineTuneResult(
         run=files.folder,
         model=config.model,
-        freeze=config.freeze_regex or config.freeze,
+        freeze=config.freeze,
         classes=job.setup.class_names,
         train_images=len(job.train),
         val_images=checked.seen.count,
@@ -88,7 +85,6 @@ def finish(job: Job, progressed: Progressed, *, export: bool) -> FineTuneResult:
         probe_accuracy=progressed.probe_accuracy,
         best_epoch=progressed.best_epoch,
         epochs=len(progressed.history),
-        tuned_share=share,
         frozen_digest=job.digest,
         broken=job.setup.data.broken,
         seconds=round(progressed.seconds, 1),
@@ -100,26 +96,6 @@ def finish(job: Job, progressed: Progressed, *, export: bool) -> FineTuneResult:
     if export:
         run_notes.draw(files.folder)
     return result
-
-
-def _interpolate(job: Job) -> float:
-    """Put the network at the best point between its start and its best epoch; return how far along it lies."""
-    network, start = job.network, load_file(job.files.start)
-    if distributed.is_first() and not job.files.tuned.exists():  # else stopped while blending: `best` may be a blend
-        save_tensors(trained_tensors(network), job.files.tuned)
-    distributed.wait()
-    tuned = load_file(job.files.tuned)
-    best_score, best_share = (-1.0, 0.0), 1.0
-    for share in (tenth / 10 for tenth in range(10, -1, -1)):
-        restore(network, blended(start, tuned, share))
-        seen = job.validate().seen
-        if (seen.accuracy, -seen.loss) > best_score:
-            best_score, best_share = (seen.accuracy, -seen.loss), share
-    restore(network, blended(start, tuned, best_share))
-    if distributed.is_first():
-        job.snapshots.save(job.files.best)
-    logger.info("%.0f %% of the way from the start to the tuned weights validates best", 100 * best_share)
-    return best_share
 
 
 def _write_predictions(job: Job, checked: Validation) -> None:

@@ -99,16 +99,6 @@ class RunFiles:
         return self.folder / "state.safetensors"
 
     @property
-    def start(self) -> Path:
-        """What trains, as it was before the first epoch; kept for interpolation."""
-        return self.folder / "start.safetensors"
-
-    @property
-    def tuned(self) -> Path:
-        """What trains, as the best epoch left it; kept for interpolation."""
-        return self.folder / "tuned.safetensors"
-
-    @property
     def predictions(self) -> Path:
         """`path,label` and one probability per class for each validation picture."""
         return self.folder / "val_predictions.csv"
@@ -189,7 +179,6 @@ def summarize_run(run: Path) -> NetworkSummary:
         gray=image.gray_scale,
         classes=len(folder.class_names),
         upto=settings["freeze"],
-        regex=settings.get("freeze_regex", ""),
     )
 
 

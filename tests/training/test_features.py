@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from mlimages.core import cache_dir
 from mlimages.networks import build_model, freeze, split
-from mlimages.training import FineTuneConfig, fine_tune, load_run
+from mlimages.training import FineTuneConfig, fine_tune
 from mlimages.training.frozen_runtime import open_frozen
 from mlimages.training.ridge import PENALTIES, fit_ridge
 from mlimages.training.row_store import RowStore, make_room
@@ -153,17 +153,3 @@ def test_leaving_one_out_in_closed_form_is_leaving_it_out(width: int) -> None:
     said = fit.left_out.argmax(axis=1)
     assert said.tolist() == [left_out(n) for n in range(40)]
     assert (fit.head().probabilities(features).argmax(1) == labels).mean() >= (said == labels).mean()
-
-
-def test_the_chosen_point_between_start_and_tuned_is_what_the_run_keeps(
-    colours: Path,  # noqa: F811
-    pretrained: Path,
-) -> None:
-    plain = fine_tune(config_for(colours, pretrained, lr=0.01), export=False)
-    out = colours.parent / "between"
-    result = fine_tune(replace(config_for(colours, pretrained, lr=0.01, interpolate=True), out=out), export=False)
-    assert result.val_accuracy >= max(plain.val_accuracy, result.probe_accuracy or 0.0)
-    start, tuned = load_file(out / "start.safetensors")["model.fc6.weight"], load_file(plain.run / "best.safetensors")
-    kept = load_file(out / "best.safetensors")["fc6.weight"]
-    assert torch.allclose(kept, start.lerp(tuned["fc6.weight"], result.tuned_share))
-    assert load_run(out).figures["tuned_share"] == result.tuned_share
