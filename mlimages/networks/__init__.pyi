@@ -4,6 +4,7 @@ from .cuts import cuts_of as cuts_of
 from .devices import autocast as autocast
 from .devices import channels_last as channels_last
 from .devices import choose_device as choose_device
+from .devices import frozen_precision as frozen_precision
 from .freezing import FrozenPart as FrozenPart
 from .freezing import freeze as freeze
 from .models import Model as Model

@@ -33,6 +33,11 @@ def autocast(device: torch.device) -> AbstractContextManager[object]:
     return nullcontext()
 
 
+def frozen_precision(device: torch.device) -> str:
+    """How the frozen part is computed: `fp32`, or `tf32` where a GPU shortens the factors of convolutions."""
+    return "tf32" if device.type == "cuda" and torch.backends.cudnn.allow_tf32 else "fp32"
+
+
 def channels_last(tensor: Tensor) -> Tensor:
     """Pictures and kernels `(N, C, H, W)` in the order of memory in which convolutions are fastest; others as they are.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +23,10 @@ class Family(Protocol):
     @property
     def name(self) -> str:
         """As a person types it."""
+
+    @property
+    def library(self) -> str:
+        """The package whose code the network is, with its version: `torchvision 0.24.0`."""
 
     def build(self, classes: int, image: ImageProperty) -> nn.Module:
         """The network with random weights, on torch's current default device."""
@@ -44,6 +49,10 @@ class OwnFamily:
     net: Net
     name: str
 
+    @property
+    def library(self) -> str:
+        return with_version("mlimages")
+
     def build(self, classes: int, image: ImageProperty) -> nn.Module:
         return self.net.build(classes=classes, channels=image.channels, size=image.width)
 
@@ -59,6 +68,10 @@ class TorchvisionFamily:
     """A classifier of torchvision."""
 
     name: str
+
+    @property
+    def library(self) -> str:
+        return with_version("torchvision")
 
     def build(self, classes: int, image: ImageProperty) -> nn.Module:
         # GoogLeNet and Inception train with two more heads, which answer nothing afterwards.
@@ -88,6 +101,11 @@ class TorchvisionFamily:
         # `default` is the newest recipe; files from elsewhere mostly follow the first one (256 -> 224).
         known = torchvision_models.get_model_weights(self.name)
         return known.DEFAULT if wanted == "default" else next(iter(known))
+
+
+def with_version(package: str) -> str:
+    """An installed package and its version."""
+    return f"{package} {importlib.metadata.version(package)}"
 
 
 def torchvision_names() -> list[str]:

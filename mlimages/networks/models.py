@@ -25,6 +25,7 @@ class Model:
 
     Attributes:
         name: as `build_model` takes it.
+        library: the package whose code the network is, with its version.
         network: float32 `(N, C, H, W)`, as `Normalize` gives it, to logits `(N, classes)`; in eval mode.
         preprocessing: what the weights expect.
         head: module path of the last layer, the one that is made anew for other classes.
@@ -33,6 +34,7 @@ class Model:
     """
 
     name: str
+    library: str
     network: nn.Module
     preprocessing: Preprocessing
     head: str
@@ -76,6 +78,7 @@ def build_model(
         network = family.build(classes, image) if source == "none" else _filled(family, classes, image, source)
     return Model(
         name=name,
+        library=family.library,
         network=network.eval(),
         preprocessing=replace(preprocessing, image=image),
         head=head_of(network, classes),

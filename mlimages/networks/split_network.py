@@ -31,6 +31,11 @@ class Split:
     upper: fx.GraphModule
     shapes: tuple[tuple[int, ...], ...]
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the tensors at the cut, in the graph."""
+        return tuple(node.name for node in self.lower.graph.output_node().all_input_nodes)
+
 
 def split(network: nn.Module, frozen: FrozenPart, example: Tensor) -> Split | None:
     """Cut `network` as high as its frozen part alone decides; None where it cannot be cut.

@@ -32,6 +32,10 @@ class TimmFamily:
     def name(self) -> str:
         return f"timm:{self.timm_name}"
 
+    @property
+    def library(self) -> str:
+        return f"timm {timm.__version__}"
+
     def build(self, classes: int, image: ImageProperty) -> nn.Module:
         return self._create(num_classes=classes)
 

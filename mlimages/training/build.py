@@ -79,8 +79,9 @@ def assemble(config: FineTuneConfig, files: RunFiles, setup: Setup, device: torc
     feed: Feed = PixelFeed(network, normalize, device)
     if config.cache and (halves := split(network, frozen, example)):
         features = FrozenFeatures(
+            model,
             halves,
-            normalize,
+            normalize=normalize,
             digest=digest,
             preprocessing=setup.preprocessing,
             budget=config.feature_bytes,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mlimages.core import Preprocessing, Progress, cache_dir
-from mlimages.networks import Normalize, Split, channels_last, joined, parted
+from mlimages.networks import Model, Normalize, Split, channels_last, frozen_precision, joined, parted
 from mlimages.training import distributed
 from mlimages.training.frozen_runtime import open_frozen
 from mlimages.training.image_cache import PictureSet, chunks
@@ -116,14 +116,34 @@ class PixelFeed:
         return logits
 
 
+def features_key(
+    model: Model, normalize: Normalize, *, cut: object, digest: str, preprocessing: Preprocessing, precision: str
+) -> str:
+    """Name of the cache of one function from image bytes to features; nothing that decides the numbers is left out.
+
+    Weights alone do not name a function: networks of equal tensors pad, activate or skip in other ways.
+
+    Args:
+        model: of its name and its library's version.
+        normalize: of the mean image, which is known by its numbers and not by its path.
+        cut: where the features are taken, as JSON takes it.
+        digest: SHA-256 of the weights.
+        preprocessing: what makes the pixels.
+        precision: of the computation, as `frozen_precision` says it.
+    """
+    parts = ["v2", model.name, model.library, cut, digest, asdict(preprocessing), precision]
+    mean = normalize.mean.cpu().numpy().tobytes()
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode() + mean).hexdigest()[:32]
+
+
 class FrozenFeatures:
     """The frozen part's outputs, computed once per picture and view, kept on disk and reused by every run.
 
-    A row is kept under the picture's bytes and its view, in a folder for the preprocessing, the frozen weights
-    and the place of the cut.
+    A row is kept under the picture's bytes and its view, in the folder that `features_key` names.
 
     Args:
-        split: the network in two halves.
+        model: whose frozen part this is.
+        split: its network in two halves.
         normalize: the network's first layer.
         digest: of the frozen weights.
         preprocessing: what makes the pixels.
@@ -133,9 +153,10 @@ class FrozenFeatures:
 
     def __init__(
         self,
+        model: Model,
         split: Split,
-        normalize: Normalize,
         *,
+        normalize: Normalize,
         digest: str,
         preprocessing: Preprocessing,
         budget: int,
@@ -143,12 +164,17 @@ class FrozenFeatures:
     ) -> None:
         self._split, self._normalize, self._device = split, normalize, device
         self._lower: Callable[[Tensor], tuple[Tensor, ...]] | None = None
-        said = json.dumps(["v1", digest, split.shapes, asdict(preprocessing)], sort_keys=True)
-        mean = normalize.mean.cpu().numpy().tobytes()  # a mean image is known by its numbers, not by its path
-        name = hashlib.sha256(said.encode() + mean).hexdigest()[:32]
+        key = features_key(
+            model,
+            normalize,
+            cut=[split.outputs, split.shapes],
+            digest=digest,
+            preprocessing=preprocessing,
+            precision=frozen_precision(device),
+        )
         width = sum(int(np.prod(shape)) for shape in split.shapes)
         self._root, self._budget = cache_dir("features"), budget
-        self.store = RowStore(self._root / name, (width,), np.float32)
+        self.store = RowStore(self._root / key, (width,), np.float32)
 
     def fill(self, *wanted: tuple[PictureSet, int], progress: Progress) -> bool:
         """Compute what is missing of each set's views 0 to N - 1; an interrupted one goes on where it was.

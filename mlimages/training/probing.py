@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
 from collections import defaultdict
@@ -17,8 +15,9 @@ from numpy.typing import NDArray
 
 from mlimages.core import Z_95, InputError, LabeledPath, NoProgress, Progress, Share, cache_dir, share, sign_test
 from mlimages.labels import LabelFile
-from mlimages.networks import Cut, Model, Normalize, Tap, build_model, cuts_of, freeze
+from mlimages.networks import Cut, Model, Normalize, Tap, build_model, cuts_of, freeze, frozen_precision
 from mlimages.reports import CurvePoint, CutScore, Probed
+from mlimages.training.features import features_key
 from mlimages.training.image_cache import Picture, PictureSet, chunks, decode_all
 from mlimages.training.preparation import pixel_store
 from mlimages.training.ridge import fit_ridge, stratified_folds
@@ -106,13 +105,17 @@ def _demand_enough(pictures: Sequence[Picture], names: Sequence[str]) -> None:
 
 def _features(model: Model, cuts: tuple[Cut, ...], pictures: PictureSet, progress: Progress) -> Features:
     """The pooled features of all cuts side by side, `(N, D)`; computed once for a picture and a network."""
-    said = json.dumps(
-        ["v1", _digest(model), asdict(model.preprocessing), [asdict(cut) for cut in cuts]], sort_keys=True
-    )
-    folder = cache_dir("probe") / hashlib.sha256(said.encode()).hexdigest()[:32]
-    store = RowStore(folder, (sum(cut.width for cut in cuts),), np.float32)
-    missing = [place for place, picture in enumerate(pictures.pictures) if picture.digest not in store]
     normalize = Normalize(model.preprocessing.normalization)
+    key = features_key(
+        model,
+        normalize,
+        cut=[asdict(cut) for cut in cuts],
+        digest=freeze(model, "head").digest(model.network),
+        preprocessing=model.preprocessing,
+        precision=frozen_precision(torch.device("cpu")),
+    )
+    store = RowStore(cache_dir("probe") / key, (sum(cut.width for cut in cuts),), np.float32)
+    missing = [place for place, picture in enumerate(pictures.pictures) if picture.digest not in store]
     progress.start("forward", len(missing), "img")
     with Tap(model.network, cuts) as tap, torch.inference_mode():
         for batch in pictures.batches(chunks(missing, BATCH)):
@@ -122,10 +125,6 @@ def _features(model: Model, cuts: tuple[Cut, ...], pictures: PictureSet, progres
     progress.close()
     store.refresh()
     return store.rows([picture.digest for picture in pictures.pictures])
-
-
-def _digest(model: Model) -> str:
-    return freeze(model, "head").digest(model.network)
 
 
 def _score(

@@ -1,5 +1,6 @@
 """The frozen part's outputs: computed once, kept, reused, and no different from those computed anew."""
 
+import hashlib
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mlimages.core import cache_dir
-from mlimages.networks import build_model, freeze, split
-from mlimages.training import FineTuneConfig, fine_tune
+from mlimages.labels import LabelFile
+from mlimages.networks import Normalize, build_model, freeze, split
+from mlimages.training import FineTuneConfig, fine_tune, probe_cuts
+from mlimages.training.features import features_key
 from mlimages.training.frozen_runtime import open_frozen
 from mlimages.training.ridge import PENALTIES, fit_ridge
 from mlimages.training.row_store import RowStore, make_room
@@ -85,23 +88,91 @@ def test_training_on_the_cache_gives_the_weights_of_training_without(
     assert not torch.allclose(weights[0]["fc5.weight"], start["fc5.weight"], atol=1e-5)
 
 
+class Stages:
+    """A `Progress` that notes what was done."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def start(self, what: str, total: int | None, unit: str) -> None:
+        self.seen += [what] if total else []
+
+    def advance(self, count: int = 1, **figures: object) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def stages_of(config: FineTuneConfig) -> list[str]:
+    progress = Stages()
+    fine_tune(config, export=False, progress=progress)
+    return [stage for stage in progress.seen if stage in ("decode", "frozen part", "train")]
+
+
 def test_a_second_run_computes_nothing_again(colours: Path, pretrained: Path) -> None:  # noqa: F811
-    class Stages:
-        seen: list[str]
+    first, second = (replace(config_for(colours, pretrained), out=colours.parent / f"run{n}") for n in range(2))
+    assert stages_of(first) == ["decode", "frozen part", "train"]
+    assert stages_of(second) == ["decode", "train"]
 
-        def start(self, what: str, total: int | None, unit: str) -> None:
-            self.seen.append(what)
 
-        def advance(self, count: int = 1, **figures: object) -> None: ...
+TWINS = ("timm:efficientnet_b0", "timm:tf_efficientnet_b0")
+"""Networks of the same tensors, which pad in other ways."""
 
-        def close(self) -> None: ...
 
-    for number, stages in enumerate((["decode", "frozen part", "train"], ["decode", "train"])):
+@pytest.fixture
+def twin_weights(tmp_path: Path) -> Path:
+    state, other = (build_model(name, classes=3, weights="none").network.state_dict() for name in TWINS)
+    assert {name: tensor.shape for name, tensor in state.items()} == {name: t.shape for name, t in other.items()}
+    save_file(state, tmp_path / "twins.safetensors")
+    return tmp_path / "twins.safetensors"
+
+
+def test_two_networks_of_equal_tensors_do_not_share_features(colours: Path, twin_weights: Path) -> None:  # noqa: F811
+    rows = []
+    for name in TWINS:
+        config = config_for(colours, twin_weights, model=name, freeze="head", size=32, epochs=1)
+        assert "frozen part" in stages_of(replace(config, out=colours.parent / name.removeprefix("timm:")))
+        (store,) = set(cache_dir("features").iterdir()) - {folder for folder, _ in rows}
+        rows.append((store, RowStore(store, (1280,), np.float32)))
+    digests = [picture_digest(item.path) for item in LabelFile(colours)]
+    first, second = (store.rows(digests) for _, store in rows)
+    assert np.abs(first - second).max() > 1e-3 * np.abs(first).max()
+
+
+def test_a_probe_of_two_networks_of_equal_tensors_does_not_share_features(
+    colours: Path,  # noqa: F811
+    twin_weights: Path,
+) -> None:
+    for number, name in enumerate(TWINS, start=1):
         progress = Stages()
-        progress.seen = []
-        out = colours.parent / f"run{number}"
-        fine_tune(replace(config_for(colours, pretrained), out=out), export=False, progress=progress)
-        assert [stage for stage in progress.seen if stage in ("decode", "frozen part", "train")] == stages
+        probe_cuts(LabelFile(colours), model=name, weights=twin_weights, size=32, progress=progress)
+        assert "forward" in progress.seen
+        assert len(list(cache_dir("probe").iterdir())) == number
+
+
+def picture_digest(path: Path) -> bytes:
+    return hashlib.sha256(path.read_bytes()).digest()
+
+
+def test_whatever_decides_the_features_decides_the_name_of_their_cache() -> None:
+    model = build_model("lenet5", classes=3, weights="none")
+    normalization, image = model.preprocessing.normalization, model.preprocessing.image
+    same = {"cut": ["fc4", [84]], "digest": "sha256:0", "preprocessing": model.preprocessing, "precision": "fp32"}
+    normalize = Normalize(normalization)
+    others = [
+        features_key(replace(model, name="mnist_cnn"), normalize, **same),
+        features_key(replace(model, library="mlimages 0"), normalize, **same),
+        features_key(model, Normalize(normalization, np.ones((1, 28, 28), np.float32)), **same),
+        *(
+            features_key(model, normalize, **{**same, name: other})
+            for name, other in {
+                "cut": ["fc3", [84]],
+                "digest": "sha256:1",
+                "preprocessing": replace(model.preprocessing, image=replace(image, resize="squash")),
+                "precision": "bf16",
+            }.items()
+        ),
+    ]
+    assert len({features_key(model, normalize, **same), *others}) == 1 + len(others)
 
 
 def test_a_cache_beyond_its_budget_says_so_and_trains_all_the_same(colours: Path, pretrained: Path) -> None:  # noqa: F811
