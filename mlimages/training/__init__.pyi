@@ -1,3 +1,5 @@
+from .checkpoints import TrainedRun as TrainedRun
+from .checkpoints import load_run as load_run
 from .config import FineTuneConfig as FineTuneConfig
 from .features import FrozenFeatures as FrozenFeatures
 from .finetune import Callback as Callback
@@ -5,9 +7,7 @@ from .finetune import fine_tune as fine_tune
 from .finish import FineTuneResult as FineTuneResult
 from .probing import probe_cuts as probe_cuts
 from .run import RunFiles as RunFiles
-from .run import TrainedRun as TrainedRun
-from .run import export_run as export_run
-from .run import load_run as load_run
 from .run import read_config as read_config
-from .run import summarize_run as summarize_run
+from .run_export import export_run as export_run
+from .run_export import summarize_run as summarize_run
 from .tensorboard import ScalarWriter as ScalarWriter

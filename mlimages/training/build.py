@@ -10,7 +10,6 @@ from torch import nn
 
 from mlimages.core import Progress
 from mlimages.networks import FrozenPart, Model, Normalize, autocast, freeze, split
-from mlimages.training.checkpoint_writer import Snapshots
 from mlimages.training.config import FineTuneConfig
 from mlimages.training.features import Feed, FrozenFeatures, PixelFeed
 from mlimages.training.image_cache import PictureSet
@@ -33,7 +32,6 @@ class Job:
     train: PictureSet
     val: PictureSet
     views: int
-    snapshots: Snapshots
 
     @property
     def network(self) -> nn.Module:
@@ -89,8 +87,7 @@ def assemble(config: FineTuneConfig, files: RunFiles, setup: Setup, device: torc
         )
         if features.fill((train, fixed), (val, 1), progress=progress):
             feed = features
-    snapshots = Snapshots(network, files.folder, constant=frozen.parameters)
-    return Job(config, files, setup, frozen, digest, feed, train, val, fixed, snapshots)
+    return Job(config, files, setup, frozen, digest, feed, train, val, fixed)
 
 
 def _learns_below_head(model: Model) -> bool:

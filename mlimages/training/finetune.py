@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -16,12 +17,13 @@ from mlimages.networks import choose_device
 from mlimages.training import distributed, run_notes
 from mlimages.training.build import Job, assemble
 from mlimages.training.checkpoints import (
-    Progressed,
-    load_progress,
+    TrainingState,
+    load_state,
     optimizer_tensors,
     restore,
     restore_optimizer,
-    save_progress,
+    save_networks,
+    save_state,
     trained_tensors,
 )
 from mlimages.training.config import FineTuneConfig
@@ -43,6 +45,9 @@ from mlimages.training.schedule import (
 )
 
 logger = logging.getLogger(__name__)
+
+NETWORKS_EVERY_S = 600
+"""The whole networks are written at the end of training or of its interruption, and every so often before."""
 
 
 class Callback(Protocol):
@@ -86,22 +91,23 @@ def fine_tune(
         started = time.monotonic()
         setup = prepare(config, files, progress)
         job = assemble(config, files, setup, device, progress)
-        before = load_progress(files)
+        before = load_state(files)
         distributed.demand_same("run folder and weights", (job.digest, before and before.history))
         if distributed.is_first():
             files.tidy()
-        with job.snapshots if distributed.is_first() else nullcontext():
-            before = before or _begin(job)
-            progressed = _train(job, before, started=started, progress=progress, callbacks=callbacks)
-            return finish(job, progressed, export=export and not (progressed is before and files.onnx.exists()))
+            if before:
+                write_metrics(files, before.history)  # it may have been killed between the state and this
+        before = before or _begin(job)
+        state = _train(job, before, started=started, progress=progress, callbacks=callbacks)
+        return finish(job, state, export=export and not (state is before and files.onnx.exists()))
 
 
-def _begin(job: Job) -> Progressed:
+def _begin(job: Job) -> TrainingState:
     """Where the first epoch starts: the closed-form head on a pretrained network, else what chance gave."""
     if distributed.is_first():
         run_notes.name_left_out(job.files.folder, job.setup.data.broken)
     if not job.setup.model.pretrained:
-        return Progressed({})
+        return TrainingState(frozen_digest=job.digest)
     model, names = job.setup.model, job.setup.class_names
     reached = reach_head(model, job.feed, job.train)
     judged = [(job.train, reached), (job.val, reach_head(model, job.feed, job.val))]
@@ -109,55 +115,93 @@ def _begin(job: Job) -> Progressed:
         run_notes.name_suspects(job.files.folder, judged, names, seed=job.config.seed)
     head = fit_ridge(reached.features.numpy(), reached.labels.numpy(), len(names)).head()
     if not start_head(model, job.feed, job.train, head):
-        return Progressed({})
+        return TrainingState(frozen_digest=job.digest)
     seen = job.validate().seen
     logger.info("closed-form head: %.1f %% on %d validation pictures", 100 * seen.accuracy, seen.count)
     start = trained_tensors(job.network)
-    if distributed.is_first():
-        job.snapshots.save(job.files.best)
-    return Progressed(start, best_score=(seen.accuracy, -seen.loss), probe_accuracy=seen.accuracy)
+    return TrainingState(
+        trained=start,
+        best=start,
+        best_score=(seen.accuracy, -seen.loss),
+        probe_accuracy=seen.accuracy,
+        frozen_digest=job.digest,
+    )
 
 
 def _train(
-    job: Job, before: Progressed, *, started: float, progress: Progress, callbacks: Sequence[Callback]
-) -> Progressed:
-    config, network = job.config, job.network
+    job: Job, before: TrainingState, *, started: float, progress: Progress, callbacks: Sequence[Callback]
+) -> TrainingState:
+    """Train the epochs that are left; however it ends, the whole networks lie in the folder afterwards."""
+    config, state, network = job.config, before, job.network
     teacher = _teacher(job)
-    restore(network, before.tensors)
-    restore_optimizer(teacher.optimizer, before.tensors)
+    restore(network, state.trained)
+    restore_optimizer(teacher.optimizer, state.optimizer)
     distributed.take_from_first(network)
-    now = before
     deadline = started - before.seconds + config.time_budget_s if config.time_budget_s else math.inf
-    progress.start("train", len(job.train) * (config.epochs - len(before.history)), "img")
-    for epoch in range(len(before.history) + 1, config.epochs + 1):
-        if distributed.from_first(_is_over(now, config, deadline)):
-            break
-        clock = time.monotonic()
-        seen = train_epoch(
-            network,
-            job.feed,
-            job.train,
-            teacher,
-            epoch=epoch,
-            views=job.views,
-            deadline=deadline,
-            progress=progress,
-        )
-        checked = job.validate().seen
-        figures = EpochFigures(
-            epoch=epoch,
-            lr=teacher.lr_at(epoch * teacher.steps - 1),
-            train_loss=seen.loss,
-            train_accuracy=seen.accuracy,
-            val_loss=checked.loss,
-            val_accuracy=checked.accuracy,
-            seconds=time.monotonic() - clock,
-        )
-        now = _keep(job, now, figures, teacher.optimizer, seconds=before.seconds + time.monotonic() - started)
-        for callback in callbacks if distributed.is_first() else ():
-            callback.epoch_ended(figures)
+    written = time.monotonic()
+    progress.start("train", len(job.train) * (config.epochs - len(state.history)), "img")
+    try:
+        for epoch in range(len(state.history) + 1, config.epochs + 1):
+            if distributed.from_first(_is_over(state, config, deadline)):
+                break
+            figures = _epoch(job, teacher, epoch, deadline=deadline, progress=progress)
+            seconds = before.seconds + time.monotonic() - started
+            state = _after(job, state, figures, teacher.optimizer, seconds=seconds)
+            if distributed.is_first():
+                save_state(state, job.files)
+                write_metrics(job.files, state.history)
+                if time.monotonic() - written > NETWORKS_EVERY_S:
+                    save_networks(network, state, job.files)
+                    written = time.monotonic()
+                for callback in callbacks:
+                    callback.epoch_ended(figures)
+    finally:
+        if distributed.is_first() and state.history:
+            save_networks(network, state, job.files)
     progress.close()
-    return now
+    return state
+
+
+def _epoch(job: Job, teacher: Teacher, epoch: int, *, deadline: float, progress: Progress) -> EpochFigures:
+    clock = time.monotonic()
+    trained = train_epoch(
+        job.network,
+        job.feed,
+        job.train,
+        teacher,
+        epoch=epoch,
+        views=job.views,
+        deadline=deadline,
+        progress=progress,
+    )
+    validated = job.validate().seen
+    logger.info("epoch %d: validation %.1f %%, loss %.4f", epoch, 100 * validated.accuracy, validated.loss)
+    return EpochFigures(
+        epoch=epoch,
+        lr=teacher.lr_at(epoch * teacher.steps - 1),
+        train_loss=trained.loss,
+        train_accuracy=trained.accuracy,
+        val_loss=validated.loss,
+        val_accuracy=validated.accuracy,
+        seconds=time.monotonic() - clock,
+    )
+
+
+def _after(
+    job: Job, before: TrainingState, figures: EpochFigures, optimizer: torch.optim.Optimizer, *, seconds: float
+) -> TrainingState:
+    """The state after an epoch."""
+    state = replace(
+        before,
+        trained=trained_tensors(job.network),
+        optimizer=optimizer_tensors(optimizer),
+        history=(*before.history, figures),
+        seconds=seconds,
+    )
+    score = (figures.val_accuracy, -figures.val_loss)
+    if score <= before.best_score:
+        return state
+    return replace(state, best=state.trained, best_epoch=figures.epoch, best_score=score)
 
 
 def _teacher(job: Job) -> Teacher:
@@ -178,34 +222,12 @@ def _teacher(job: Job) -> Teacher:
     )
 
 
-def _is_over(now: Progressed, config: FineTuneConfig, deadline: float) -> bool:
-    waited = len(now.history) - now.best_epoch
-    if config.early_stop and now.history and waited >= config.early_stop:
+def _is_over(state: TrainingState, config: FineTuneConfig, deadline: float) -> bool:
+    waited = len(state.history) - state.best_epoch
+    if config.early_stop and state.history and waited >= config.early_stop:
         logger.info("stopped: no better validation accuracy in %d epochs", waited)
         return True
-    if now.history and time.monotonic() > deadline:
+    if state.history and time.monotonic() > deadline:
         logger.info("stopped: the time budget is spent")
         return True
     return False
-
-
-def _keep(
-    job: Job, before: Progressed, figures: EpochFigures, optimizer: torch.optim.Optimizer, *, seconds: float
-) -> Progressed:
-    """Write the epoch's checkpoints, then the state that makes it done, then its line."""
-    score = (figures.val_accuracy, -figures.val_loss)
-    better = score > before.best_score
-    now = Progressed(
-        {**trained_tensors(job.network), **optimizer_tensors(optimizer)},
-        history=(*before.history, figures),
-        best_epoch=figures.epoch if better else before.best_epoch,
-        best_score=score if better else before.best_score,
-        probe_accuracy=before.probe_accuracy,
-        seconds=seconds,
-    )
-    if distributed.is_first():
-        job.snapshots.save(job.files.last, *([job.files.best] if better else []))
-        save_progress(job.files, now)
-        write_metrics(job.files, now.history)
-    logger.info("epoch %d: validation %.1f %%, loss %.4f", figures.epoch, 100 * figures.val_accuracy, figures.val_loss)
-    return now

@@ -8,14 +8,12 @@ import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from safetensors.torch import load_file
-
 from mlimages.core import BrokenImage, RunError, relative_name, replacing, wilson_interval, write_text
 from mlimages.training import distributed, run_notes
 from mlimages.training.build import Job
-from mlimages.training.checkpoints import Progressed
+from mlimages.training.checkpoints import TrainingState, restore
 from mlimages.training.loop import Validation
-from mlimages.training.run import export_run
+from mlimages.training.run_export import export_run
 
 logger = logging.getLogger(__name__)
 
@@ -59,15 +57,12 @@ class FineTuneResult:
         return {**asdict(self), **paths}
 
 
-def finish(job: Job, progressed: Progressed, *, export: bool) -> FineTuneResult:
+def finish(job: Job, state: TrainingState, *, export: bool) -> FineTuneResult:
     """Take the best epoch, see that the frozen part is untouched, and write what the run has to say."""
     network, config, files = job.network, job.config, job.files
     if job.digest and job.frozen.digest(network) != job.digest:
         raise RunError(f"{files.folder}: the frozen part changed while training; please report this")
-    if distributed.is_first():
-        best = load_file(files.best)  # a map of the file: what is frozen need not be read
-        learnt = network.state_dict().keys() - job.frozen.parameters
-        network.load_state_dict({name: best[name] for name in learnt}, strict=False)
+    restore(network, state.best)
     distributed.take_from_first(network)
     checked = job.validate()
     export = export and distributed.is_first()
@@ -82,12 +77,12 @@ def finish(job: Job, progressed: Progressed, *, export: bool) -> FineTuneResult:
         val_images=checked.seen.count,
         val_accuracy=checked.seen.accuracy,
         val_interval=wilson_interval(checked.seen.right, checked.seen.count),
-        probe_accuracy=progressed.probe_accuracy,
-        best_epoch=progressed.best_epoch,
-        epochs=len(progressed.history),
+        probe_accuracy=state.probe_accuracy,
+        best_epoch=state.best_epoch,
+        epochs=len(state.history),
         frozen_digest=job.digest,
         broken=job.setup.data.broken,
-        seconds=round(progressed.seconds, 1),
+        seconds=round(state.seconds, 1),
         onnx=files.onnx if files.onnx.exists() else None,
     )
     if distributed.is_first():

@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from torch import nn
-
-from mlimages.core import NetworkSummary, Preprocessing, Progress, RunError, write_text
-from mlimages.export import ExportOptions, TrainedNetwork, export_trained
-from mlimages.inference import OnnxBundle, Provenance
-from mlimages.labels import LabelFile
-from mlimages.networks import build_model, summarize_model
-from mlimages.reports import read_run
+from mlimages.core import Preprocessing, RunError, write_text
 from mlimages.training.config import FineTuneConfig
 
 VERSION = 1
@@ -95,7 +85,7 @@ class RunFiles:
 
     @property
     def state(self) -> Path:
-        """What resuming needs beside: trained tensors, optimiser, history."""
+        """What resuming needs: trained tensors after the last and the best epoch, optimizer, history."""
         return self.folder / "state.safetensors"
 
     @property
@@ -117,93 +107,6 @@ class RunFiles:
     def log(self) -> Path:
         """What happened, always."""
         return self.folder / "log.txt"
-
-
-@dataclass(frozen=True, slots=True)
-class TrainedRun:
-    """A run read back.
-
-    Attributes:
-        network: with its checkpoint's weights, in eval mode; normalised pixels to logits.
-        preprocessing: the only one to use with it.
-        mean_image: float32 `(C, H, W)` in 0..255, where the preprocessing names one.
-        class_names: in the order of the logits.
-        config: the settings.
-        val: label file of the validation pictures.
-        figures: the closing figures, as `finetune --json` prints them; empty until the run has ended.
-    """
-
-    network: nn.Module
-    preprocessing: Preprocessing
-    mean_image: NDArray[np.float32] | None
-    class_names: tuple[str, ...]
-    config: FineTuneConfig
-    val: Path
-    figures: Mapping[str, Any] = field(default_factory=dict)
-
-
-def load_run(run: Path, checkpoint: str = "best") -> TrainedRun:
-    """Read a run folder, with the network as it was at a checkpoint (`best` or `last`).
-
-    Raises:
-        RunError: it is not a run folder, or its files do not belong together.
-    """
-    files = RunFiles(Path(run))
-    settings = read_settings(files)
-    config, preprocessing = (
-        FineTuneConfig.from_dict(settings["config"]),
-        Preprocessing.from_dict(settings["preprocessing"]),
-    )
-    names = tuple(files.classes.read_text(encoding="utf-8").splitlines())
-    path = files.folder / f"{checkpoint}.safetensors"
-    if not path.exists():
-        raise RunError(f"{run} has no {path.name} yet: go on with `mlimages finetune --resume {run}`")
-    image = preprocessing.image
-    model = build_model(config.model, classes=len(names), weights=path, size=image.width, gray=image.gray_scale)
-    mean = np.load(files.mean_image, allow_pickle=False) if preprocessing.normalization.mean_image else None
-    figures = json.loads(files.result.read_text(encoding="utf-8")) if files.result.exists() else {}
-    return TrainedRun(model.network, preprocessing, mean, names, config, files.val, figures)
-
-
-def summarize_run(run: Path) -> NetworkSummary:
-    """The network of a run folder, at its size, frozen as it was.
-
-    Raises:
-        RunError: it is not a run folder.
-    """
-    folder = read_run(run)
-    image, settings = folder.preprocessing.image, folder.settings
-    return summarize_model(
-        settings["model"],
-        size=image.width,
-        gray=image.gray_scale,
-        classes=len(folder.class_names),
-        upto=settings["freeze"],
-    )
-
-
-def export_run(
-    run: Path, out: Path, *, options: ExportOptions | None = None, progress: Progress | None = None
-) -> OnnxBundle:
-    """Write a run's best network to `out`, with where it comes from.
-
-    Raises:
-        RunError: `run` is not a run folder.
-        ExportError: the file does not answer as the network does; the worst picture is named and nothing is written.
-    """
-    files, loaded = RunFiles(run), load_run(run)
-    trained = TrainedNetwork(
-        loaded.network, loaded.preprocessing, loaded.class_names, loaded.config.model, loaded.mean_image
-    )
-    splits = {name: path for name, path in (("train", files.train), ("val", files.val)) if path.exists()}
-    provenance = Provenance(
-        weights_sha256=_sha256(files.best),
-        data_sha256={name: _sha256(path) for name, path in splits.items()},
-        split_sizes={name: sum(1 for _ in LabelFile(path)) for name, path in splits.items()},
-    )
-    return export_trained(
-        trained, out, validation=LabelFile(files.val), options=options, provenance=provenance, progress=progress
-    )
 
 
 def read_config(run: Path) -> FineTuneConfig:
@@ -244,8 +147,3 @@ def write_metrics(files: RunFiles, history: Sequence[EpochFigures]) -> None:
     for figures in history:
         table.writerow(round(value, 6) if isinstance(value, float) else value for value in asdict(figures).values())
     write_text(files.metrics, text.getvalue())
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -10,12 +10,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import timm
 import torch
-from safetensors.torch import load_file
+import torchvision
+from safetensors.torch import load_file, save_file
+from torch import nn
 
 from mlimages.core import RunError
-from mlimages.training import fine_tune, load_run, read_config
-from mlimages.training.checkpoint_writer import Snapshots
+from mlimages.networks import build_model
+from mlimages.training import RunFiles, fine_tune, finetune, load_run, read_config
+from mlimages.training.checkpoints import TrainingState, load_state, restore, save_networks, trained_tensors
+from mlimages.training.run import EpochFigures
 from tests.training.test_finetune import colours, config_for  # noqa: F401  # a fixture among them
 
 EPOCHS = 8
@@ -53,38 +58,155 @@ def test_a_run_killed_in_mid_epoch_and_resumed_ends_with_the_same_weights(colour
     (cut / ".export.abc/model.onnx").touch()
     fine_tune(read_config(cut), export=False)
     assert not list(cut.glob(".*"))
-    whole, resumed = (load_file(colours.parent / name / "last.safetensors") for name in ("whole", "cut"))
-    assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
+    assert_same(colours.parent / "whole", cut)
     assert rows_of(cut) == [str(epoch) for epoch in range(1, EPOCHS + 1)]
 
 
-def test_a_run_stopped_between_any_two_files_goes_on_the_same(
+def assert_same(one: Path, other: Path) -> None:
+    """The networks of two runs are the same, to the bit."""
+    for name in ("best.safetensors", "last.safetensors"):
+        expected, found = load_file(one / name), load_file(other / name)
+        assert expected.keys() == found.keys()
+        assert all(torch.equal(tensor, found[key]) for key, tensor in expected.items()), name
+
+
+class Killed(BaseException):
+    """What a test raises where a process would be killed: nothing is written on the way out."""
+
+
+class StopsAfter:
+    """A callback that interrupts a run."""
+
+    def __init__(self, epoch: int) -> None:
+        self._epoch = epoch
+
+    def epoch_ended(self, figures: EpochFigures) -> None:
+        if figures.epoch == self._epoch:
+            raise KeyboardInterrupt
+
+
+def kill_at(patch: pytest.MonkeyPatch, name: str, *, call: int, before: bool) -> None:
+    """Have the process die at a call of a function of `finetune`, before or after what it does."""
+    real, calls = getattr(finetune, name), []
+
+    def stop(*args: object) -> None:
+        calls.append(1)
+        if len(calls) < call or not before:
+            real(*args)
+        if len(calls) >= call:
+            patch.setattr(finetune, "save_networks", lambda *args: None)
+            raise Killed
+
+    patch.setattr(finetune, name, stop)
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize(("name", "call"), [("save_state", 2), ("write_metrics", 2), ("write_metrics", 3)])
+def test_a_run_killed_around_any_write_goes_on_the_same(
+    colours: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    call: int,
+    before: bool,
+) -> None:
+    config = config_for(colours, epochs=3)
+    whole, cut = (replace(config, out=colours.parent / out) for out in ("whole", "cut"))
+    fine_tune(whole, export=False)
+    with monkeypatch.context() as patch:
+        kill_at(patch, name, call=call, before=before)
+        with pytest.raises(Killed):
+            fine_tune(cut, export=False)
+    assert not (cut.out / "best.safetensors").exists()
+    fine_tune(read_config(cut.out), export=False)
+    assert_same(whole.out, cut.out)
+    assert rows_of(cut.out) == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize("killed", [True, False])
+@pytest.mark.parametrize("better", [True, False])
+def test_both_networks_of_a_run_that_was_stopped_can_be_read(
+    colours: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    killed: bool,
+    better: bool,
+) -> None:
+    """Its best epoch is its last, or, at this learning rate, the closed-form head before it; one file is older."""
+    weights = build_model("cifar10_cnn", classes=10, weights="none", seed=9).network.state_dict()
+    save_file(weights, tmp_path / "w.safetensors")
+    options = {"weights": str(tmp_path / "w.safetensors"), "freeze": "conv4", "lr": 1e-4 if better else 10.0}
+    config = replace(config_for(colours, epochs=2, **options), out=tmp_path / "stopped")
+    whole = replace(config, out=tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):  # the same schedule, stopped after its first epoch: what is to be found
+        fine_tune(whole, export=False, callbacks=[StopsAfter(1)])
+    with monkeypatch.context() as patch:
+        if killed:
+            kill_at(patch, "write_metrics", call=1, before=False)
+        with pytest.raises(Killed if killed else KeyboardInterrupt):
+            fine_tune(config, export=False, callbacks=[StopsAfter(1)])
+    assert (config.out / "best.safetensors").exists() is not killed
+    for checkpoint in ("best", "last"):
+        expected = load_file(whole.out / f"{checkpoint}.safetensors")
+        for older in (None, tmp_path / "w.safetensors"):
+            if older and killed:
+                other_head = {name: tensor[:3].clone() for name, tensor in load_file(older).items() if "fc6" in name}
+                save_file({**load_file(older), **other_head}, config.out / f"{checkpoint}.safetensors")
+            run = load_run(config.out, checkpoint)
+            found = run.network.state_dict()
+            assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
+            assert run.weights.name == ("state.safetensors" if killed else f"{checkpoint}.safetensors")
+
+
+def test_whole_networks_are_written_every_ten_minutes_at_least(
     colours: Path,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from mlimages.training import finetune
+    config = config_for(colours, epochs=2)
+    monkeypatch.setattr(finetune, "NETWORKS_EVERY_S", 0)
+    kill_at(monkeypatch, "save_state", call=2, before=True)
+    with pytest.raises(Killed):
+        fine_tune(config, export=False)
+    plain = build_model("cifar10_cnn", classes=3, weights=config.out / "last.safetensors").network
+    assert all(torch.equal(tensor, plain.state_dict()[name]) for name, tensor in load_state_tensors(config.out).items())
 
-    config = config_for(colours, epochs=3)
-    fine_tune(replace(config, out=colours.parent / "whole"), export=False)
-    wanted = load_file(colours.parent / "whole" / "best.safetensors")
-    for where, name in ((Snapshots, "save"), (finetune, "save_progress"), (finetune, "write_metrics")):
-        run = colours.parent / name
-        real, calls = getattr(where, name), []
 
-        def stop(*args: object, real: object = real, calls: list[int] = calls, **options: object) -> None:
-            real(*args, **options)  # type: ignore[operator]
-            calls.append(1)
-            if len(calls) == 2:
-                raise KeyboardInterrupt
+def load_state_tensors(run: Path) -> dict[str, torch.Tensor]:
+    state = load_state(RunFiles(run))
+    assert state is not None
+    return dict(state.trained)
 
-        with monkeypatch.context() as patch:
-            patch.setattr(where, name, stop)
-            with pytest.raises(KeyboardInterrupt):
-                fine_tune(replace(config, out=run), export=False)
-        fine_tune(read_config(run), export=False)
-        resumed = load_file(run / "best.safetensors")
-        assert all(torch.equal(tensor, resumed[key]) for key, tensor in wanted.items()), name
-        assert rows_of(run) == ["1", "2", "3"]
+
+def test_networks_with_tied_weights_and_every_kind_of_numbers_are_saved_whole(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3), nn.Conv2d(3, 4, 2).to(memory_format=torch.channels_last))
+    network[1].weight = network[0].weight
+    network.register_buffer("flag", torch.tensor(True))
+    network.register_buffer("empty", torch.zeros(0, 3))
+    network.register_buffer("not_saved", torch.ones(2), persistent=False)
+    for dtype in (torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.uint8):
+        network.register_buffer(f"as_{str(dtype)[6:]}", torch.arange(7).to(dtype).reshape(7, 1))
+    state = TrainingState(trained=trained_tensors(network), best=trained_tensors(network))
+    save_networks(network, state, RunFiles(tmp_path))
+    restore(network, state.trained)
+    for path in (tmp_path / "best.safetensors", tmp_path / "last.safetensors"):
+        found = load_file(path)
+        assert found.keys() == network.state_dict().keys()
+        assert all(torch.equal(found[name], tensor) for name, tensor in network.state_dict().items())
+        assert all(found[name].dtype == tensor.dtype for name, tensor in network.state_dict().items())
+
+
+@pytest.mark.train
+@pytest.mark.parametrize("model", ["squeezenet1_1", "timm:test_resnet"])
+def test_best_and_last_load_in_the_library_that_made_the_network(
+    colours: Path,  # noqa: F811
+    model: str,
+) -> None:
+    config = config_for(colours, model=model, size=64, epochs=1)
+    fine_tune(config, export=False)
+    for name in ("best.safetensors", "last.safetensors"):
+        if model.startswith("timm:"):
+            timm.create_model(model.removeprefix("timm:"), num_classes=3, checkpoint_path=str(config.out / name))
+        else:
+            torchvision.models.get_model(model, num_classes=3).load_state_dict(load_file(config.out / name))
 
 
 def test_a_run_moved_elsewhere_is_gone_on_with_where_it_lies(colours: Path) -> None:  # noqa: F811
