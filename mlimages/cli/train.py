@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ from mlimages.training import FineTuneConfig
 if TYPE_CHECKING:
     from mlimages.training import FineTuneResult
 
+BESIDE_RESUME = ("resume", "epochs", "tensorboard", "as_json", "help_all")
+
 
 def register(app: typer.Typer) -> None:
     """Add this step's commands to the command line."""
@@ -28,8 +31,9 @@ def register(app: typer.Typer) -> None:
 @takes_options(FineTuneConfig, arguments=("labels",))
 def finetune(
     settings: dict[str, Any],
+    ctx: typer.Context,
     resume: Path = typer.Option(
-        None, metavar="RUN", help="Resume an interrupted run; no other option is needed.", rich_help_panel="Output"
+        None, metavar="RUN", help="Resume a run; with --epochs N, train it further.", rich_help_panel="Output"
     ),
     tensorboard: bool = typer.Option(
         False, "--tensorboard", help="Write TensorBoard logs.", rich_help_panel="rare:Output"
@@ -49,7 +53,10 @@ def finetune(
     from mlimages.training import ScalarWriter, fine_tune, read_config
 
     if resume is not None:
+        _demand_no_settings(ctx, resume)
         config = read_config(resume)
+        if _is_given(ctx, "epochs"):
+            config = replace(config, epochs=settings["epochs"])
     elif settings["labels"] is None:
         raise InputError("give a label file to train on (`mlimages label FOLDER` makes one), or --resume RUN")
     else:
@@ -62,6 +69,21 @@ def finetune(
         return
     print(json.dumps(result.to_dict(), indent=1) if as_json else _table(result))
     say_next("predict", result.onnx or result.run / "model.onnx", "IMAGE...")
+
+
+def _demand_no_settings(ctx: typer.Context, run: Path) -> None:
+    """Raise InputError if an option that the run folder decides is given together with --resume."""
+    settings = [param for param in ctx.command.params if param.name and param.name not in BESIDE_RESUME]
+    given = [max(param.opts, key=len) for param in settings if _is_given(ctx, str(param.name))]
+    if given:
+        raise InputError(
+            f"--resume continues {run} with its own settings: leave out {', '.join(given)}; only --epochs may change"
+        )
+
+
+def _is_given(ctx: typer.Context, name: str) -> bool:
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _table(result: FineTuneResult) -> str:

@@ -5,6 +5,7 @@ The command line, the validation of values and the docstring follow from it.
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
@@ -78,7 +79,8 @@ def check_options(options: Any) -> None:
         if get_origin(field.type) is Literal and value not in get_args(field.type):
             raise InputError(f"{field.name} is {value!r}: it must be one of {', '.join(get_args(field.type))}")
         low, high = field.option.min, field.option.max
-        if (low is not None and not value >= low) or (high is not None and not value <= high):
+        outside = (low is not None and not low <= value < math.inf) or (high is not None and not value <= high)
+        if outside:
             bounds = (
                 f"at least {low}" if high is None else f"at most {high}" if low is None else f"from {low} to {high}"
             )

@@ -100,10 +100,16 @@ def fit_weights(network: nn.Module, state: State, *, head: str, source: str) -> 
     said = [_listed("missing", missing), _listed("unexpected", unexpected), _listed("of another shape", misshaped)]
     if any(said):
         raise ModelError(f"{source} does not fit this network: " + "; ".join(filter(None, said)))
+    if broken := [name for name in wanted if name in state and _has_nan(state[name])]:
+        raise ModelError(f"{source} is damaged: " + _listed("NaN in", broken))
     counters = {name for name in expected if name.endswith("num_batches_tracked")} - state.keys()
     state |= {name: torch.zeros((), dtype=torch.long) for name in counters}  # files older than torch 0.4.1 have none
     network.load_state_dict(state, strict=False, assign=True)
     return not other_head
+
+
+def _has_nan(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.numel() > 0 and bool(tensor.min().isnan())  # NaN is the least
 
 
 def _listed(what: str, names: list[str]) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mlimages.core import Progress
-from mlimages.networks import FrozenPart, Model, Normalize, autocast, freeze, split
+from mlimages.networks import FrozenPart, Model, Normalize, autocast, split
 from mlimages.training.config import FineTuneConfig
 from mlimages.training.features import Feed, FrozenFeatures, PixelFeed
 from mlimages.training.image_cache import PictureSet
@@ -26,7 +26,6 @@ class Job:
     config: FineTuneConfig
     files: RunFiles
     setup: Setup
-    frozen: FrozenPart
     digest: str
     feed: Feed
     train: PictureSet
@@ -37,6 +36,11 @@ class Job:
     def network(self) -> nn.Module:
         """The whole network."""
         return self.setup.model.network
+
+    @property
+    def frozen(self) -> FrozenPart:
+        """What of it does not learn."""
+        return self.setup.frozen
 
     @property
     def device(self) -> torch.device:
@@ -63,7 +67,7 @@ def assemble(config: FineTuneConfig, files: RunFiles, setup: Setup, device: torc
     model, image = setup.model, setup.preprocessing.image
     network = model.network.to(device).to(memory_format=torch.channels_last)
     normalize = Normalize(setup.preprocessing.normalization, setup.mean_image).to(device)
-    frozen = freeze(model, config.freeze)
+    frozen = setup.frozen
     digest = frozen.digest(network) if frozen.parameters else ""
     strength = config.augment
     if strength == "auto":
@@ -87,7 +91,7 @@ def assemble(config: FineTuneConfig, files: RunFiles, setup: Setup, device: torc
         )
         if features.fill((train, fixed), (val, 1), progress=progress):
             feed = features
-    return Job(config, files, setup, frozen, digest, feed, train, val, fixed)
+    return Job(config, files, setup, digest, feed, train, val, fixed)
 
 
 def _learns_below_head(model: Model) -> bool:

@@ -131,6 +131,7 @@ class FineTuneConfig:
         Option(
             "Peak learning rate; auto picks one.",
             "Optimization",
+            min=0,
             metavar="auto|X",
             parse=parse_learning_rate,
             default_text="auto",
@@ -180,8 +181,15 @@ class FineTuneConfig:
             )
         object.__setattr__(self, "weights", str(self.weights))
         check_options(self)
+        if len(self.std) not in (0, 1, 3) or not all(0 < value < math.inf for value in self.std):
+            raise InputError(f"std is {', '.join(map(str, self.std))}: it must be one or three numbers above 0")
         if not 0 < self.val_share < 1:
-            raise InputError(f"the share set aside for validation lies between 0 and 1, not {self.val_share}")
+            raise InputError(f"val_share is {self.val_share}: it must lie between 0 and 1")
+
+    @property
+    def mean_file(self) -> Path | None:
+        """The mean image, where `mean` names one."""
+        return None if self.mean in ("", "none", "channel") else Path(self.mean)
 
     @property
     def pixel_bytes(self) -> int:
@@ -200,6 +208,8 @@ class FineTuneConfig:
             values[name] = str(values[name].absolute()) if values[name] is not None else None
         if self.weights not in ("default", "none"):
             values["weights"] = str(Path(self.weights).absolute())
+        if self.mean_file:
+            values["mean"] = str(self.mean_file.absolute())
         return json.dumps(values)
 
     @classmethod

@@ -12,9 +12,9 @@ from typing import Protocol
 
 import torch
 
-from mlimages.core import NoProgress, Progress
+from mlimages.core import NoProgress, Progress, RunError
 from mlimages.networks import choose_device
-from mlimages.training import distributed, run_notes
+from mlimages.training import distributed
 from mlimages.training.build import Job, assemble
 from mlimages.training.checkpoints import (
     TrainingState,
@@ -27,13 +27,12 @@ from mlimages.training.checkpoints import (
     trained_tensors,
 )
 from mlimages.training.config import FineTuneConfig
-from mlimages.training.finish import FineTuneResult, finish
+from mlimages.training.finish import FineTuneResult, finish, finished_result, write_doubtful_labels, write_left_out
 from mlimages.training.image_cache import chunks
 from mlimages.training.loop import Teacher, train_epoch
-from mlimages.training.preparation import prepare
+from mlimages.training.preparation import plan, prepare
 from mlimages.training.ridge import fit_ridge
-from mlimages.training.run import EpochFigures, RunFiles, write_metrics
-from mlimages.training.run_log import logged_to
+from mlimages.training.run import EpochFigures, RunFiles, check_folder, write_log, write_metrics
 from mlimages.training.schedule import (
     WARM_UP,
     class_weights,
@@ -86,33 +85,50 @@ def fine_tune(
     """
     files, device = RunFiles(config.out), choose_device(config.device)
     distributed.join(device)
-    with logged_to(files.log) if distributed.is_first() else nullcontext(), torch.random.fork_rng():
+    if distributed.from_first(check_folder(config, files)):
+        return finished_result(files, export=export)
+    planned = plan(config, files)
+    state = load_state(files)
+    with write_log(files.log) if distributed.is_first() else nullcontext(), torch.random.fork_rng():
         progress = progress if progress and distributed.is_first() else NoProgress()
         started = time.monotonic()
-        setup = prepare(config, files, progress)
+        setup = prepare(config, files, planned, progress)
         job = assemble(config, files, setup, device, progress)
-        before = load_state(files)
-        distributed.demand_same("run folder and weights", (job.digest, before and before.history))
-        if distributed.is_first():
-            files.tidy()
-            if before:
-                write_metrics(files, before.history)  # it may have been killed between the state and this
-        before = before or _begin(job)
-        state = _train(job, before, started=started, progress=progress, callbacks=callbacks)
-        return finish(job, state, export=export and not (state is before and files.onnx.exists()))
+        distributed.demand_same("run folder and weights", (job.digest, state and state.history))
+        state = _begin(job) if state is None else _resume(job, state)
+        state = _train(job, state, started=started, progress=progress, callbacks=callbacks)
+        return finish(job, state, export=export)
+
+
+def _resume(job: Job, state: TrainingState) -> TrainingState:
+    """Go on after the last epoch that ended.
+
+    Raises:
+        RunError: the frozen part is not the one that the run began with.
+    """
+    if state.frozen_digest != job.digest:
+        raise RunError(
+            f"{job.files.folder}: the weights {job.config.weights!r} are not those that this run began with: "
+            "put them back, or start another run with -o"
+        )
+    if distributed.is_first():
+        job.files.tidy()
+        write_metrics(job.files, state.history)  # it may have been killed between the state and this
+    return state
 
 
 def _begin(job: Job) -> TrainingState:
     """Where the first epoch starts: the closed-form head on a pretrained network, else what chance gave."""
     if distributed.is_first():
-        run_notes.name_left_out(job.files.folder, job.setup.data.broken)
+        job.files.tidy()
+        write_left_out(job.files.folder, job.setup.data.broken)
     if not job.setup.model.pretrained:
         return TrainingState(frozen_digest=job.digest)
     model, names = job.setup.model, job.setup.class_names
     reached = reach_head(model, job.feed, job.train)
     judged = [(job.train, reached), (job.val, reach_head(model, job.feed, job.val))]
     if distributed.is_first():
-        run_notes.name_suspects(job.files.folder, judged, names, seed=job.config.seed)
+        write_doubtful_labels(job.files.folder, judged, names, seed=job.config.seed)
     head = fit_ridge(reached.features.numpy(), reached.labels.numpy(), len(names)).head()
     if not start_head(model, job.feed, job.train, head):
         return TrainingState(frozen_digest=job.digest)
@@ -175,6 +191,11 @@ def _epoch(job: Job, teacher: Teacher, epoch: int, *, deadline: float, progress:
         progress=progress,
     )
     validated = job.validate().seen
+    if not (math.isfinite(trained.loss) and math.isfinite(validated.loss)):
+        lr = _peak_lr(job)
+        raise RunError(
+            f"the loss is not finite in epoch {epoch}, at a peak learning rate of {lr:g}: try --lr {lr / 10:g}"
+        )
     logger.info("epoch %d: validation %.1f %%, loss %.4f", epoch, 100 * validated.accuracy, validated.loss)
     return EpochFigures(
         epoch=epoch,
@@ -205,9 +226,8 @@ def _after(
 
 
 def _teacher(job: Job) -> Teacher:
-    config, pretrained = job.config, job.setup.model.pretrained
-    lr = highest_lr(config, pretrained=pretrained, below_head=job.below_head)
-    warm_up = WARM_UP if pretrained else 0.0
+    config, lr = job.config, _peak_lr(job)
+    warm_up = WARM_UP if job.setup.model.pretrained else 0.0
     weights = class_weights(config, job.train.labels, len(job.setup.class_names))
     steps = len(list(chunks(range(len(job.train)), config.batch_size)))
     return Teacher(
@@ -220,6 +240,10 @@ def _teacher(job: Job) -> Teacher:
         batch_size=config.batch_size,
         seed=config.seed,
     )
+
+
+def _peak_lr(job: Job) -> float:
+    return highest_lr(job.config, pretrained=job.setup.model.pretrained, below_head=job.below_head)
 
 
 def _is_over(state: TrainingState, config: FineTuneConfig, deadline: float) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -111,7 +112,7 @@ def train_epoch(
         seen, late = _step(feed, fed, teacher, deadline)
         whole = whole.with_more(seen)
         progress.advance(seen.count, loss=f"{whole.loss:.3f}", accuracy=f"{whole.accuracy:.1%}")
-        if late:
+        if late or not math.isfinite(whole.loss):
             break
     return whole
 

@@ -80,7 +80,7 @@ def inspect(
     if val is None:
         to_train, to_validate = split(to_train)
     data = Data(tuple(to_train), tuple(to_validate), tuple(broken))
-    _demand_classes(data.train, names)
+    demand_classes(data.train, names)
     if not data.val:
         raise InputError("no picture is left to validate on: give more pictures, or another --val")
     _demand_apart(data)
@@ -127,7 +127,8 @@ def _sides(pictures: Sequence[Picture], share: float, *, root: Path, seed: int) 
     return [[place_of[item.path] for item in side] for side in sides]
 
 
-def _demand_classes(train: Iterable[Picture], names: ClassNames) -> None:
+def demand_classes(train: Iterable[Picture | LabeledPath], names: ClassNames) -> None:
+    """Raise InputError where a class has fewer than two images to train on."""
     counts = Counter(picture.label for picture in train)
     for label, name in enumerate(names):
         if counts[label] < 2:

@@ -1,4 +1,4 @@
-"""A run is set up: from its settings, or from the folder that an interrupted one left."""
+"""What a run needs before training: all that can be checked without an image first, then the images."""
 
 from __future__ import annotations
 
@@ -18,14 +18,13 @@ from mlimages.core import (
     Normalization,
     Preprocessing,
     Progress,
-    RunError,
     cache_dir,
     replacing,
     write_text,
 )
 from mlimages.images import load_rgb
 from mlimages.labels import ClassNames, LabelFile, write_label_file
-from mlimages.networks import Model, build_model
+from mlimages.networks import FrozenPart, Model, build_model, freeze
 from mlimages.training import distributed, preflight
 from mlimages.training.config import FineTuneConfig
 from mlimages.training.image_cache import Picture, PictureSet, chunks
@@ -36,10 +35,34 @@ MeanImage = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class Setup:
-    """What a run works on; `pixels` keeps the decoded pictures."""
+class Plan:
+    """A run that only its images can still stop.
+
+    Attributes:
+        model: the network, frozen already.
+        frozen: what of it does not learn.
+        class_names: in the order of the logits.
+        train: the label file's lines.
+        val: those of the other one; None where some of `train` are to be set aside.
+        mean_image: float32 `(C, H, W)` in 0..255, where one was given.
+        resumed: whether an epoch has ended before.
+    """
 
     model: Model
+    frozen: FrozenPart
+    class_names: ClassNames
+    train: Sequence[LabeledPath]
+    val: Sequence[LabeledPath] | None
+    mean_image: MeanImage | None
+    resumed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a run works on; `pixels` keeps the decoded images."""
+
+    model: Model
+    frozen: FrozenPart
     preprocessing: Preprocessing
     mean_image: MeanImage | None
     class_names: ClassNames
@@ -47,18 +70,20 @@ class Setup:
     pixels: RowStore | None
 
 
-def prepare(config: FineTuneConfig, files: RunFiles, progress: Progress) -> Setup:
-    """Build the network and look at every picture; write the run folder, or go on with the one that is there.
+def plan(config: FineTuneConfig, files: RunFiles) -> Plan:
+    """Read the label files, build the network and freeze it; decode no image and write nothing.
 
     Raises:
-        RunError: the folder is of a run with other settings.
-        InputError: the pictures cannot be trained on.
-        ModelError: the network cannot be built.
+        InputError: a label file, the mean image or another setting cannot be used.
+        ModelError: the network cannot be built or frozen so.
     """
-    started = files.config.exists()
-    if started:
-        _demand_same(config, files)
-    names = _names(files.classes) if started else preflight.class_names(config.labels, config.val)
+    resumed = files.state.exists()
+    names = _names(files.classes) if resumed else preflight.class_names(config.labels, config.val)
+    train = list(LabelFile(files.train if resumed else config.labels))
+    val_file = files.val if resumed else config.val
+    val = None if val_file is None else list(LabelFile(val_file))
+    distributed.demand_same("label files and run folder", (resumed, train, val))
+    preflight.demand_classes(train, names)
     model = build_model(
         config.model,
         classes=len(names),
@@ -68,38 +93,38 @@ def prepare(config: FineTuneConfig, files: RunFiles, progress: Progress) -> Setu
         gray=config.gray,
         seed=config.seed,
     )
+    frozen = freeze(model, config.freeze)
+    mean = None if resumed else _given_mean(config, model.preprocessing)
+    return Plan(model, frozen, names, train, val, mean, resumed)
+
+
+def prepare(config: FineTuneConfig, files: RunFiles, planned: Plan, progress: Progress) -> Setup:
+    """Look at every image and split them; write the run folder, or go on with the one that is there.
+
+    Raises:
+        InputError: the images cannot be trained on.
+    """
+    model, names = planned.model, planned.class_names
     image = model.preprocessing.image
-    train = list(LabelFile(files.train if started else config.labels))
-    val_file = files.val if started else config.val
-    val = None if val_file is None else list(LabelFile(val_file))
-    distributed.demand_same("label files and run folder", (started, train, val))
-    pixels = _pixel_store_within(config, image, count=len(train) + len(val or []))
+    pixels = _pixel_store_within(config, image, count=len(planned.train) + len(planned.val or []))
     data = preflight.inspect(
-        train,
-        val,
+        planned.train,
+        planned.val,
         names,
         image,
         split=lambda found: preflight.set_aside(found, config.val_share, root=config.labels.parent, seed=config.seed),
         store=pixels,
         progress=progress,
     )
-    if not started and distributed.is_first():
-        _write(config, files, model, names, data, pixels)
+    if distributed.is_first():
+        if planned.resumed:
+            _write_epochs(config, files)
+        else:
+            _write(config, files, planned, data, pixels)
     distributed.wait()
     preprocessing = Preprocessing.from_dict(read_settings(files)["preprocessing"])
     mean = np.load(files.mean_image, allow_pickle=False) if preprocessing.normalization.mean_image else None
-    return Setup(model, preprocessing, mean, names, data, pixels)
-
-
-def _demand_same(config: FineTuneConfig, files: RunFiles) -> None:
-    before, now = read_settings(files)["config"], json.loads(config.to_json())
-    other = sorted(name for name in now if name != "out" and before.get(name) != now[name])
-    if other:
-        said = ", ".join(f"{name} {before.get(name)!r} there, {now[name]!r} now" for name in other[:3])
-        raise RunError(
-            f"{files.folder} holds a run with other settings ({said}): go on with it by "
-            f"`mlimages finetune --resume {files.folder}`, or give another -o"
-        )
+    return Setup(model, planned.frozen, preprocessing, mean, names, data, pixels)
 
 
 def _names(path: Path) -> ClassNames:
@@ -122,29 +147,45 @@ def _pixel_store_within(config: FineTuneConfig, image: ImageProperty, *, count: 
     return store
 
 
+def _write_epochs(config: FineTuneConfig, files: RunFiles) -> None:
+    """Note that a run is given more epochs: it has not ended any more."""
+    settings = read_settings(files)
+    if settings["config"]["epochs"] != config.epochs:
+        files.result.unlink(missing_ok=True)
+        write_settings(files, config, Preprocessing.from_dict(settings["preprocessing"]))
+
+
 def _write(
-    config: FineTuneConfig,
-    files: RunFiles,
-    model: Model,
-    names: ClassNames,
-    data: preflight.Data,
-    pixels: RowStore | None,
+    config: FineTuneConfig, files: RunFiles, planned: Plan, data: preflight.Data, pixels: RowStore | None
 ) -> None:
-    """The run folder as it stands before training; config.json comes last and makes it one."""
-    normalization, mean = _normalization(config, model.preprocessing, data.train, pixels)
+    """The run folder as it is before training; config.json comes first, and says whose the others are."""
+    expected, mean = planned.model.preprocessing, planned.mean_image
+    normalization = _normalization(config, expected, data.train, pixels)
+    write_settings(files, config, Preprocessing(expected.image, normalization))
     if mean is not None:
         with replacing(files.mean_image) as part, part.open("wb") as out:
             np.save(out, mean, allow_pickle=False)
-    write_text(files.classes, "".join(f"{name}\n" for name in names))
+    write_text(files.classes, "".join(f"{name}\n" for name in planned.class_names))
     for path, pictures in ((files.train, data.train), (files.val, data.val)):
-        write_label_file(path, [LabeledPath(picture.path, picture.label) for picture in pictures], names)
-    write_settings(files, config, Preprocessing(model.preprocessing.image, normalization))
+        write_label_file(path, [LabeledPath(picture.path, picture.label) for picture in pictures], planned.class_names)
+
+
+def _given_mean(config: FineTuneConfig, expected: Preprocessing) -> MeanImage | None:
+    """The mean image that the settings name; what they say of std fits the network.
+
+    Raises:
+        InputError: it does not, or the mean image cannot be used.
+    """
+    channels = max(expected.image.channels, len(expected.normalization.mean))
+    if len(config.std) not in (0, 1, channels):
+        raise InputError(f"std has {len(config.std)} numbers, the network takes {channels} channel: give one number")
+    return _mean_image(config.mean_file, expected.image) if config.mean_file else None
 
 
 def _normalization(
     config: FineTuneConfig, expected: Preprocessing, train: Sequence[Picture], pixels: RowStore | None
-) -> tuple[Normalization, MeanImage | None]:
-    """The weights' own figures with what the settings override, and the mean image where one is given."""
+) -> Normalization:
+    """The weights' own figures with what the settings override."""
     image, base = expected.image, expected.normalization
     scale = config.scale or base.scale
     kept = replace(
@@ -156,14 +197,14 @@ def _normalization(
     )
     match config.mean:
         case "":
-            return kept, None
+            return kept
         case "none":
-            return replace(kept, mean=(0.0,) * len(base.mean)), None
+            return replace(kept, mean=(0.0,) * len(base.mean))
         case "channel":
             means = _channel_means(PictureSet(train, image, store=pixels))
-            return replace(kept, mean=tuple(float(mean) / scale for mean in means)), None
-        case path:
-            return replace(kept, mean_image="mean.npy"), _mean_image(Path(path), image)
+            return replace(kept, mean=tuple(float(mean) / scale for mean in means))
+        case _:
+            return replace(kept, mean_image="mean.npy")
 
 
 def _channel_means(pictures: PictureSet) -> NDArray[np.float64]:
@@ -195,4 +236,6 @@ def _mean_image(path: Path, image: ImageProperty) -> MeanImage:
             f"{path} is a mean image of {mean.shape}, the network takes {wanted} (C, H, W): "
             f"make one with `mlimages mean LABELS --size {image.width}`"
         )
+    if not np.isfinite(mean).all():
+        raise InputError(f"{path} is a mean image with NaN or infinite numbers: make it again")
     return np.ascontiguousarray(mean)

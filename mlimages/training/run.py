@@ -1,17 +1,19 @@
-"""The run folder: what a run was asked, what it saw, what it learnt, and where it stands."""
+"""The run folder: its files, settings, metrics and log."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mlimages.core import Preprocessing, RunError, write_text
+from mlimages.core import InputError, Preprocessing, RunError, write_text
 from mlimages.training.config import FineTuneConfig
 
 VERSION = 1
@@ -42,6 +44,12 @@ class RunFiles:
             part.unlink()
         for made in self.folder.glob(".export.*"):
             shutil.rmtree(made)
+
+    @property
+    def written(self) -> tuple[Path, ...]:
+        """What a run would write over."""
+        ends = (self.predictions, self.result, self.onnx)
+        return (self.metrics, self.classes, self.train, self.val, self.mean_image, self.best, self.last, *ends)
 
     @property
     def config(self) -> Path:
@@ -133,6 +141,37 @@ def read_settings(files: RunFiles) -> dict[str, Any]:
     return settings
 
 
+def check_folder(config: FineTuneConfig, files: RunFiles) -> bool:
+    """Whether the run of this folder has ended, as `config` asks for it; nothing is written.
+
+    Until its first epoch has ended, a run may be started again with other settings; later it may be given more epochs.
+
+    Raises:
+        InputError: the folder is a file, or holds files that no run wrote.
+        RunError: it holds a run with other settings.
+    """
+    if files.folder.exists() and not files.folder.is_dir():
+        raise InputError(f"{files.folder} is a file: give a folder with -o")
+    if not files.config.exists():
+        foreign = [path.name for path in files.written if path.exists()]
+        if foreign:
+            raise InputError(f"{files.folder} is not a run folder and holds {', '.join(foreign)}: give another -o")
+        return False
+    before, now = read_settings(files)["config"], json.loads(config.to_json())
+    if not files.state.exists() and not files.result.exists():
+        return False
+    other = sorted(name for name in now if name != "out" and before.get(name) != now[name])
+    if other == ["epochs"] and now["epochs"] > before["epochs"] and files.state.exists():
+        return False
+    if other:
+        differences = ", ".join(f"{name} {before.get(name)!r} there, {now[name]!r} now" for name in other[:3])
+        raise RunError(
+            f"{files.folder} holds a run with other settings ({differences}): go on with it by "
+            f"`mlimages finetune --resume {files.folder}`, or give another -o"
+        )
+    return files.result.exists()
+
+
 def write_settings(files: RunFiles, config: FineTuneConfig, preprocessing: Preprocessing) -> None:
     """Write `config.json`."""
     values = {"version": VERSION, "config": json.loads(config.to_json()), "preprocessing": asdict(preprocessing)}
@@ -147,3 +186,32 @@ def write_metrics(files: RunFiles, history: Sequence[EpochFigures]) -> None:
     for figures in history:
         table.writerow(round(value, 6) if isinstance(value, float) else value for value in asdict(figures).values())
     write_text(files.metrics, text.getvalue())
+
+
+@contextmanager
+def write_log(path: Path) -> Iterator[None]:
+    """Write what mlimages logs to the file `path` too, whatever the application shows."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root_logger = logging.getLogger("mlimages")
+    level, forward = root_logger.level, _Forward(root_logger.getEffectiveLevel())
+    root_logger.setLevel(min(logging.INFO, root_logger.getEffectiveLevel()))
+    root_logger.propagate = False
+    root_logger.addHandler(handler)
+    root_logger.addHandler(forward)
+    try:
+        yield
+    finally:
+        root_logger.removeHandler(forward)
+        root_logger.removeHandler(handler)
+        root_logger.propagate = True
+        root_logger.setLevel(level)
+        handler.close()
+
+
+class _Forward(logging.Handler):
+    """Passes on to the application what it would see without the run's log, which has more."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        logging.getLogger().callHandlers(record)

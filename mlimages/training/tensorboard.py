@@ -21,17 +21,20 @@ class ScalarWriter:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise MissingExtraError("--tensorboard", "tensorboard") from error
-        untyped: Any = SummaryWriter
-        self._writer = untyped(str(run / "tensorboard"))
+        self._make: Any = SummaryWriter
+        self._folder = run / "tensorboard"
+        self._writer: Any = None
 
     def __enter__(self) -> ScalarWriter:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._writer.close()
+        if self._writer:
+            self._writer.close()
 
     def epoch_ended(self, figures: EpochFigures) -> None:
         """Write one epoch, visible at once."""
+        self._writer = self._writer or self._make(str(self._folder))  # makes the folder: not before there is a run
         for name, value in asdict(figures).items():
             if name != "epoch":
                 part, _, what = name.rpartition("_")

@@ -1,7 +1,9 @@
 """A run that was stopped, however rudely, goes on as if it had not been."""
 
 import csv
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,6 +11,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -16,11 +19,12 @@ import torchvision
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from mlimages.core import RunError
+from mlimages.core import InputError, MlimagesError, RunError
 from mlimages.networks import build_model
-from mlimages.training import RunFiles, fine_tune, finetune, load_run, read_config
+from mlimages.training import RunFiles, fine_tune, finetune, load_run, preflight, read_config
 from mlimages.training.checkpoints import TrainingState, load_state, restore, save_networks, trained_tensors
 from mlimages.training.run import EpochFigures
+from tests.conftest import RunCli
 from tests.training.test_finetune import colours, config_for  # noqa: F401  # a fixture among them
 
 EPOCHS = 8
@@ -220,6 +224,7 @@ def test_a_run_moved_elsewhere_is_gone_on_with_where_it_lies(colours: Path) -> N
 def test_a_damaged_run_folder_is_one_clear_error(colours: Path, spoil: str) -> None:  # noqa: F811
     config = config_for(colours, epochs=1)
     fine_tune(config, export=False)
+    (config.out / "result.json").unlink()  # a run that has ended needs its state no more
     (config.out / spoil).write_bytes(b"\x00" * 64)
     with pytest.raises(RunError, match=spoil):
         fine_tune(config, export=False)
@@ -235,3 +240,132 @@ def test_training_stops_early_and_within_its_time(colours: Path) -> None:  # noq
     assert stopped.epochs == stopped.best_epoch + 2 < 500
     timed = replace(config_for(colours, epochs=500, time_budget_s=0.001), out=colours.parent / "timed")
     assert fine_tune(timed, export=False).epochs == 1
+
+
+REFUSED: dict[str, tuple[dict[str, object], str]] = {
+    "freeze": ({"freeze": "conv9"}, "no layer 'conv9'"),
+    "mean": ({"mean": "nowhere.npy"}, "nowhere.npy cannot be read as a mean image"),
+    "size of the mean": ({"mean": "small.npy"}, "is a mean image of"),
+    "NaN in the mean": ({"mean": "nan.npy"}, "NaN or infinite"),
+    "device": ({"device": "mps"}, "torch sees no mps device"),
+    "spelling of the device": ({"device": "gpu"}, "device is one of auto, cpu, cuda, mps, not 'gpu'"),
+    "optimizer": ({"optimizer": "adm"}, "optimizer is one of adamw, sgd, not 'adm'"),
+    "lr": ({"lr": -1.0}, "lr is at least 0, not -1.0"),
+    "lr of no number": ({"lr": float("nan")}, "lr is at least 0, not nan"),
+    "momentum": ({"momentum": 1.5}, "momentum is from 0 to 1, not 1.5"),
+    "two numbers in std": ({"std": (1.0, 2.0)}, "std is one or three numbers above 0, not 1.0, 2.0"),
+    "zeros in std": ({"std": (0.0, 0.0, 0.0)}, "std is one or three numbers above 0"),
+    "std of other channels": ({"model": "lenet5", "std": (1.0, 1.0, 1.0)}, "std has 3 numbers, the network takes 1"),
+    "weights": ({"weights": "nowhere.pth"}, "no weights at nowhere.pth"),
+    "NaN in weights": ({"weights": "nan.safetensors"}, "nan.safetensors is damaged: NaN in: conv2.weight"),
+    "model": ({"model": "cifar10"}, "no network is called 'cifar10'"),
+    "size": ({"size": 3}, "cannot take 3 x 3 pixels"),
+    "val": ({"val": Path("nowhere.txt")}, "nowhere.txt"),
+}
+
+
+@pytest.mark.parametrize(("options", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_needs_no_image_is_refused_before_one_is_read_and_leaves_nothing(
+    colours: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, object],
+    message: str,
+) -> None:
+    monkeypatch.chdir(colours.parent)
+    np.save("small.npy", np.zeros((3, 8, 8), np.float32))
+    np.save("nan.npy", np.full((3, 32, 32), np.nan, np.float32))
+    state = build_model("cifar10_cnn", classes=3, weights="none").network.state_dict()
+    state["conv2.weight"][0, 0, 0, 0] = torch.nan
+    save_file(state, "nan.safetensors")
+    monkeypatch.setattr(preflight, "inspect", None)
+    before = sorted(colours.parent.rglob("*"))
+    with pytest.raises(MlimagesError, match=re.escape(message)):
+        fine_tune(config_for(colours, **options))
+    assert sorted(colours.parent.rglob("*")) == before
+
+
+def test_a_folder_is_not_written_over_that_is_not_a_run(colours: Path) -> None:  # noqa: F811
+    for name in ("train.txt", "model.onnx"):
+        out = colours.parent / name.partition(".")[0]
+        out.mkdir()
+        (out / name).write_text("a person's own")
+        with pytest.raises(InputError, match=f"not a run folder and holds {name}: give another -o"):
+            fine_tune(replace(config_for(colours), out=out))
+        assert [path.name for path in out.iterdir()] == [name]
+    with pytest.raises(InputError, match="is a file"):
+        fine_tune(replace(config_for(colours), out=colours))
+
+
+def test_a_folder_without_an_epoch_that_ended_is_taken_by_a_corrected_command(
+    colours: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wrong = config_for(colours, epochs=2, seed=3, batch_size=5, mean="none")
+    with monkeypatch.context() as patch:
+        kill_at(patch, "save_state", call=1, before=True)
+        with pytest.raises(Killed):
+            fine_tune(wrong, export=False)
+    assert (wrong.out / "config.json").exists()
+    right = config_for(colours, epochs=2)
+    fine_tune(right, export=False)
+    fine_tune(replace(right, out=colours.parent / "whole"), export=False)
+    assert_same(colours.parent / "whole", right.out)
+    for name in ("train.txt", "val.txt", "left_out.tsv"):
+        assert (right.out / name).read_text() == (colours.parent / "whole" / name).read_text()
+
+
+def test_a_finished_run_started_again_says_so_and_does_nothing(
+    colours: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    config = config_for(colours, epochs=2)
+    first = fine_tune(config, export=False)
+    files = {path: path.stat().st_mtime_ns for path in config.out.rglob("*")}
+    monkeypatch.setattr(finetune, "plan", None)
+    assert fine_tune(config, export=False) == first
+    assert "is already finished" in caplog.text
+    assert {path: path.stat().st_mtime_ns for path in config.out.rglob("*")} == files
+
+
+def test_a_finished_run_is_given_more_epochs_and_goes_on(colours: Path) -> None:  # noqa: F811
+    config = config_for(colours, epochs=2)
+    first = fine_tune(config, export=False)
+    more = replace(read_config(config.out), epochs=4)
+    with pytest.raises(KeyboardInterrupt):
+        fine_tune(more, export=False, callbacks=[StopsAfter(3)])
+    assert not (config.out / "result.json").exists()
+    assert read_config(config.out).epochs == 4
+    last = fine_tune(read_config(config.out), export=False)
+    assert (first.epochs, last.epochs) == (2, 4)
+    assert rows_of(config.out) == ["1", "2", "3", "4"]
+    with pytest.raises(RunError, match="epochs 4 there, 3 now"):
+        fine_tune(replace(config, epochs=3), export=False)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_at_once_and_names_the_learning_rate(colours: Path) -> None:  # noqa: F811
+    config = config_for(colours, epochs=3, lr=1e30, optimizer="sgd", batch_size=4)
+    with pytest.raises(RunError, match=r"not finite in epoch 1, at a peak learning rate of 1e\+30: try --lr 1e\+29"):
+        fine_tune(config, export=False)
+    assert not (config.out / "best.safetensors").exists()
+
+
+def test_a_run_whose_weights_were_changed_is_not_gone_on_with(colours: Path, tmp_path: Path) -> None:  # noqa: F811
+    config = config_for(colours, weights=str(tmp_path / "w.safetensors"), freeze="conv4", epochs=2)
+    for seed, error in ((1, KeyboardInterrupt), (2, RunError)):
+        state = build_model("cifar10_cnn", classes=10, weights="none", seed=seed).network.state_dict()
+        save_file(state, tmp_path / "w.safetensors")
+        with pytest.raises(error, match="not those that this run began with" if error is RunError else None):
+            fine_tune(config, export=False, callbacks=[StopsAfter(1)])
+
+
+@pytest.mark.train
+def test_beside_resume_the_command_takes_epochs_and_names_all_else(colours: Path, run_cli: RunCli) -> None:  # noqa: F811
+    fine_tune(config_for(colours, epochs=1))
+    refused = run_cli("finetune", "--resume", "run", "--lr", "0.1", "--freeze", "none", check=False)
+    assert refused.returncode == 1
+    assert "leave out --freeze, --lr (beside it may stand --epochs)" in refused.stderr
+    done = run_cli("finetune", "--resume", "run", "--epochs", "2", "--json")
+    assert json.loads(done.stdout)["epochs"] == 2
+    again = run_cli("finetune", "--resume", "run")
+    assert "run is already finished" in again.stderr
