@@ -80,7 +80,7 @@ def inspect(
     if val is None:
         to_train, to_validate = split(to_train)
     data = Data(tuple(to_train), tuple(to_validate), tuple(broken))
-    demand_classes(data.train, names)
+    demand_classes(data.train, names, kind="good ")
     if not data.val:
         raise InputError("no picture is left to validate on: give more pictures, or another --val")
     _demand_apart(data)
@@ -127,13 +127,13 @@ def _sides(pictures: Sequence[Picture], share: float, *, root: Path, seed: int) 
     return [[place_of[item.path] for item in side] for side in sides]
 
 
-def demand_classes(train: Iterable[Picture | LabeledPath], names: ClassNames) -> None:
-    """Raise InputError where a class has fewer than two images to train on."""
+def demand_classes(train: Iterable[Picture | LabeledPath], names: ClassNames, *, kind: str = "") -> None:
+    """Raise InputError where a class has fewer than two images (of a kind: "good ") to train on."""
     counts = Counter(picture.label for picture in train)
     for label, name in enumerate(names):
         if counts[label] < 2:
             raise InputError(
-                f"class {name!r} has {counts[label] or 'no'} good picture{'s' * (counts[label] != 1)} to train on and "
+                f"class {name!r} has {counts[label] or 'no'} {kind}picture{'s' * (counts[label] != 1)} to train on and "
                 "needs 2: gather more, or leave the class out"
             )
 

@@ -48,8 +48,11 @@ class RunFiles:
     @property
     def written(self) -> tuple[Path, ...]:
         """What a run would write over."""
+        data = (self.classes, self.train, self.val, self.mean_image)
+        training = (self.metrics, self.state, self.best, self.last)
         ends = (self.predictions, self.result, self.onnx)
-        return (self.metrics, self.classes, self.train, self.val, self.mean_image, self.best, self.last, *ends)
+        notes = ("left_out.tsv", "suspects.tsv", "curves.png", "confusion.png", "report.html")
+        return (*data, *training, *ends, *(self.folder / name for name in notes))
 
     @property
     def config(self) -> Path:

@@ -126,6 +126,11 @@ def one_picture_class(labels: Path) -> None:
     labels.write_text("\n".join([*lines, "set/red/00.png 2\n"]))
 
 
+def one_good_picture_class(labels: Path) -> None:
+    for number in range(1, 12):
+        (labels.parent / f"set/red/{number:02}.png").write_bytes(b"<!doctype html>")
+
+
 def number_without_a_name(labels: Path) -> None:
     (labels.parent / "labels_class_def.txt").write_text("0 blue\n1 green\n")
 
@@ -141,7 +146,8 @@ def nothing_to_validate_on(labels: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (one_picture_class, "class 'red' has 1 good picture"),
+        (one_picture_class, "class 'red' has 1 picture to train on and needs 2"),
+        (one_good_picture_class, "class 'red' has 1 good picture to train on and needs 2"),
         (number_without_a_name, "expected a class number from 0 to 1"),
         (same_picture_in_both, "2 pictures to train on and to validate on are the same"),
         (nothing_to_validate_on, "no picture is left to validate on"),

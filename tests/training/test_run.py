@@ -285,7 +285,7 @@ def test_what_needs_no_image_is_refused_before_one_is_read_and_leaves_nothing(
 
 
 def test_a_folder_is_not_written_over_that_is_not_a_run(colours: Path) -> None:  # noqa: F811
-    for name in ("train.txt", "model.onnx"):
+    for name in ("train.txt", "model.onnx", "report.html"):
         out = colours.parent / name.partition(".")[0]
         out.mkdir()
         (out / name).write_text("a person's own")
