@@ -29,9 +29,9 @@ from mlimages.training.build import Job
 from mlimages.training.checkpoints import TrainingState, restore
 from mlimages.training.image_cache import PictureSet
 from mlimages.training.loop import Validation
-from mlimages.training.run_export import export_run
 from mlimages.training.ridge import fit_ridge, stratified_folds
 from mlimages.training.run import RunFiles
+from mlimages.training.run_export import export_run
 from mlimages.training.schedule import Reached
 
 logger = logging.getLogger(__name__)

@@ -122,7 +122,7 @@ def test_what_is_not_written_whole_is_not_written(memory: str) -> None:
 
 
 def test_a_run_folder_elsewhere_and_moving_pictures_there_are_refused(memory: str) -> None:
-    with pytest.raises(InputError, match="a run's folder lies on this machine"):
+    with pytest.raises(InputError, match="a run folder must be on this machine"):
         FineTuneConfig(f"{memory}/labels.txt", "memory://run")
     from mlimages.checks import plan_moves
 

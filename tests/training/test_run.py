@@ -248,13 +248,13 @@ REFUSED: dict[str, tuple[dict[str, object], str]] = {
     "size of the mean": ({"mean": "small.npy"}, "is a mean image of"),
     "NaN in the mean": ({"mean": "nan.npy"}, "NaN or infinite"),
     "device": ({"device": "mps"}, "torch sees no mps device"),
-    "spelling of the device": ({"device": "gpu"}, "device is one of auto, cpu, cuda, mps, not 'gpu'"),
-    "optimizer": ({"optimizer": "adm"}, "optimizer is one of adamw, sgd, not 'adm'"),
-    "lr": ({"lr": -1.0}, "lr is at least 0, not -1.0"),
-    "lr of no number": ({"lr": float("nan")}, "lr is at least 0, not nan"),
-    "momentum": ({"momentum": 1.5}, "momentum is from 0 to 1, not 1.5"),
-    "two numbers in std": ({"std": (1.0, 2.0)}, "std is one or three numbers above 0, not 1.0, 2.0"),
-    "zeros in std": ({"std": (0.0, 0.0, 0.0)}, "std is one or three numbers above 0"),
+    "spelling of the device": ({"device": "gpu"}, "device is 'gpu': it must be one of auto, cpu, cuda, mps"),
+    "optimizer": ({"optimizer": "adm"}, "optimizer is 'adm': it must be one of adamw, sgd"),
+    "lr": ({"lr": -1.0}, "lr is -1.0: it must be at least 0"),
+    "lr of no number": ({"lr": float("nan")}, "lr is nan: it must be at least 0"),
+    "momentum": ({"momentum": 1.5}, "momentum is 1.5: it must be from 0 to 1"),
+    "two numbers in std": ({"std": (1.0, 2.0)}, "std is 1.0, 2.0: it must be one or three numbers above 0"),
+    "zeros in std": ({"std": (0.0, 0.0, 0.0)}, "std is 0.0, 0.0, 0.0: it must be one or three numbers above 0"),
     "std of other channels": ({"model": "lenet5", "std": (1.0, 1.0, 1.0)}, "std has 3 numbers, the network takes 1"),
     "weights": ({"weights": "nowhere.pth"}, "no weights at nowhere.pth"),
     "NaN in weights": ({"weights": "nan.safetensors"}, "nan.safetensors is damaged: NaN in: conv2.weight"),
@@ -364,7 +364,7 @@ def test_beside_resume_the_command_takes_epochs_and_names_all_else(colours: Path
     fine_tune(config_for(colours, epochs=1))
     refused = run_cli("finetune", "--resume", "run", "--lr", "0.1", "--freeze", "none", check=False)
     assert refused.returncode == 1
-    assert "leave out --freeze, --lr (beside it may stand --epochs)" in refused.stderr
+    assert "leave out --freeze, --lr; only --epochs may change" in refused.stderr
     done = run_cli("finetune", "--resume", "run", "--epochs", "2", "--json")
     assert json.loads(done.stdout)["epochs"] == 2
     again = run_cli("finetune", "--resume", "run")
