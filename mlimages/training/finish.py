@@ -101,7 +101,7 @@ def finished_result(files: RunFiles, *, export: bool) -> FineTuneResult:
     logger.warning("%s is already finished; more epochs: mlimages finetune --resume %s --epochs N", *[files.folder] * 2)
     if export and distributed.is_first() and not files.onnx.exists():
         export_run(files.folder, files.onnx)
-        _draw(files.folder)
+        draw(files.folder)
     try:
         return FineTuneResult.from_dict(json.loads(files.result.read_text(encoding="utf-8")), files)
     except (KeyError, TypeError, ValueError) as error:
@@ -140,7 +140,7 @@ def finish(job: Job, state: TrainingState, *, export: bool) -> FineTuneResult:
         _write_predictions(job, checked)
         write_text(files.result, json.dumps(result.to_dict(), indent=1) + "\n")
     if export:
-        _draw(files.folder)
+        draw(files.folder)
     return result
 
 
@@ -185,7 +185,7 @@ def write_doubtful_labels(
         logger.info("labels in doubt: %d listed in suspects.tsv, about %d probably wrong", len(suspects), errors)
 
 
-def _draw(run: Path) -> Path | None:
+def draw(run: Path) -> Path | None:
     """Draw curves.png, confusion.png and report.html; None, and a line in the log, where the extra is missing."""
     try:
         from mlimages.reports import draw_run

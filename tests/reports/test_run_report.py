@@ -12,7 +12,7 @@ from mlimages.core import RunError, install_hint
 from mlimages.labels import label_dir_auto
 from mlimages.reports import draw_run, read_run, write_suspects
 from mlimages.reports.suspects import Suspect
-from mlimages.training import FineTuneConfig, fine_tune, run_notes
+from mlimages.training import FineTuneConfig, fine_tune, finish
 from tests.browser import OpenPage
 from tests.run_folders import NAMES, make_run
 
@@ -175,5 +175,5 @@ def test_without_the_extra_a_run_ends_all_the_same_and_says_so(
     monkeypatch.setitem(sys.modules, "jinja2", None)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.delattr(insight, "run_report", raising=False)
-    assert run_notes.draw(run) is None
+    assert finish.draw(run) is None
     assert install_hint("report") in caplog.text
