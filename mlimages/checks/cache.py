@@ -14,27 +14,27 @@ from typing import Any, Self
 
 import numpy as np
 
-from mlimages.checks.image_facts import STRICT_JPEG, VERSION
+from mlimages.checks.image_facts import VERSION
 from mlimages.checks.near_duplicates import Links
 from mlimages.core import Fault, cache_dir
+from mlimages.images import STRICT_JPEG
 
 logger = logging.getLogger(__name__)
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS pictures (id INTEGER PRIMARY KEY, digest BLOB UNIQUE, fault TEXT, detail TEXT, facts BLOB);
 CREATE TABLE IF NOT EXISTS links (key BLOB PRIMARY KEY, found BLOB) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, picture INTEGER) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, stamp BLOB, picture INTEGER) WITHOUT ROWID;
 """
 """Pictures lie in the order in which they came: files checked again in that order are read in one sweep."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """A file as it was seen: absolute path, size in bytes, time of change in ns."""
+    """A file as it was seen: absolute path and `file_state`."""
 
     path: str
-    size: int
-    mtime_ns: int
+    state: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +72,14 @@ class Store:
         """What is known of files that have not changed since, by path; `find_content` sees that state until `keep`."""
         marks = ",".join("?" * len(stamps))
         query = (
-            "SELECT path, size, mtime_ns, digest, facts, fault, detail FROM files JOIN pictures ON picture = id"
+            "SELECT path, stamp, digest, facts, fault, detail FROM files JOIN pictures ON picture = id"
             f" WHERE path IN ({marks})"
         )
         if not self._db.in_transaction:
             self._read("BEGIN", [])  # else each look-up locks the file anew, which takes longer than itself
-        seen = {stamp.path: (stamp.size, stamp.mtime_ns) for stamp in stamps}
+        seen = {stamp.path: stamp.state for stamp in stamps}
         rows = self._read(query, [stamp.path for stamp in stamps])
-        return {path: _examined(*rest) for path, size, mtime_ns, *rest in rows if seen[path] == (size, mtime_ns)}
+        return {path: _examined(*rest) for path, state, *rest in rows if seen[path] == state}
 
     def find_content(self, digest: bytes) -> Examined | None:
         """What is known of the same bytes, wherever they were seen; from any thread."""
@@ -95,8 +95,8 @@ class Store:
             [(p.digest, p.fault, p.detail, p.facts) for _, p in rows],
         )
         self._write(
-            "INSERT OR REPLACE INTO files VALUES (?, ?, ?, (SELECT id FROM pictures WHERE digest = ?))",
-            [(stamp.path, stamp.size, stamp.mtime_ns, picture.digest) for stamp, picture in rows],
+            "INSERT OR REPLACE INTO files VALUES (?, ?, (SELECT id FROM pictures WHERE digest = ?))",
+            [(stamp.path, stamp.state, picture.digest) for stamp, picture in rows],
         )
 
     def find_links(self, key: bytes) -> Links | None:

@@ -35,6 +35,7 @@ class Code(StrEnum):
     TRANSPARENT = "transparent"
     GREY = "grey"
     ANIMATED = "animated"
+    IRREGULAR_JPEG = "irregular-jpeg"
     TINY = "tiny"
     ODD_SHAPE = "odd-shape"
     BLANK = "blank"

@@ -12,7 +12,7 @@ from mlimages.checks.codes import Code, Finding
 from mlimages.checks.result import Report
 from mlimages.checks.rules import right_suffix
 from mlimages.core import ImageError, InputError, is_remote
-from mlimages.images import open_image
+from mlimages.images import identify
 
 BROKEN = {Code.EMPTY, Code.NOT_AN_IMAGE, Code.TRUNCATED, Code.CORRUPT, Code.TOO_MANY_PIXELS}
 
@@ -60,7 +60,7 @@ def _wanted(report: Report, one: Finding) -> Path | None:
         return labels.path.with_name(f"{labels.path.stem}_quarantine") / name
     if one.code == Code.WRONG_SUFFIX:
         try:
-            return one.path.with_suffix(right_suffix(one.path.suffix, open_image(one.path).format or ""))
+            return one.path.with_suffix(right_suffix(one.path.suffix, identify(one.path).format))
         except ImageError:
             return None
     return None

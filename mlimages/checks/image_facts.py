@@ -12,24 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mlimages.core import Fault, ImageError
-from mlimages.images import decode, flatten, open_image, orientation
+from mlimages.images import UPRIGHT, DecodeOptions, ImageHeader, decode, raises_image_error
 
-try:
-    import simplejpeg
-except ImportError:
-    simplejpeg = None
-
-VERSION = 5
+VERSION = 6
 """Of the facts: raised when their meaning changes, so that no cache of older ones is read."""
 
 WORK_PX = 128
 """Figures are taken on the picture scaled down to a shorter side of at least so many pixels, below twice as many."""
 
 THUMB_BYTES = 16 * 16
-
-STRICT_JPEG = simplejpeg is not None
-"""Whether damage inside a JPEG is found that Pillow passes over (the extra `strict`)."""
 
 GREY_CHROMA = 2
 """Cb and Cr that lie no farther from the middle are no colour: what JPEG leaves of a grey picture."""
@@ -44,22 +35,14 @@ FLAT_SPREAD = 6
 """Levels that differ by no more from MID_GREY are it: what JPEG leaves of a flat area."""
 
 MID_GREY = 128
-TURNED_ON_SIDE = 5
-"""EXIF orientations from here on swap width and height."""
 
-_LAYOUT = struct.Struct("<8s8sIIB????BBBfBfBBB256s")
+_LAYOUT = struct.Struct("<8s8sIIB?????BBBfBfBBB256s")
 _ROW = np.dtype([
     ("format", "S8"), ("mode", "S8"), ("width", "<u4"), ("height", "<u4"), ("orientation", "u1"), ("animated", "?"),
-    ("deep", "?"), ("transparent", "?"), ("grey", "?"), ("low", "u1"), ("high", "u1"), ("typical", "u1"),
-    ("two_levels", "<f4"), ("flat_bottom", "u1"), ("sharpness", "<f4"), ("red", "u1"), ("green", "u1"), ("blue", "u1"),
-    ("thumb", "u1", (256,)),
+    ("deep", "?"), ("irregular", "?"), ("transparent", "?"), ("grey", "?"), ("low", "u1"), ("high", "u1"),
+    ("typical", "u1"), ("two_levels", "<f4"), ("flat_bottom", "u1"), ("sharpness", "<f4"), ("red", "u1"),
+    ("green", "u1"), ("blue", "u1"), ("thumb", "u1", (256,)),
 ])  # fmt: skip
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}  # fmt: skip
-"""By EXIF orientation (Exif 2.32, tag 274)."""
 
 
 class Facts(NamedTuple):
@@ -70,6 +53,7 @@ class Facts(NamedTuple):
         width, height: in pixels, upright.
         orientation: EXIF, 1 (upright) to 8.
         deep: more than 8 bits a channel.
+        irregular: a JPEG with padding or odd values in its header that leave the pixels whole.
         transparent: some pixel shows the background.
         low, high: 2nd and 98th percentile of the luma levels, 0..255.
         typical: median of the luma levels.
@@ -88,6 +72,7 @@ class Facts(NamedTuple):
     orientation: int
     animated: bool
     deep: bool
+    irregular: bool
     transparent: bool
     grey: bool
     low: int
@@ -115,36 +100,35 @@ def facts_table(packed: Iterable[bytes]) -> FactsTable:
     return np.frombuffer(b"".join(packed), dtype=_ROW)
 
 
+@raises_image_error
 def examine(data: bytes, *, max_pixels: int) -> Facts:
-    """Decode a picture to its last byte and measure it.
+    """Decode an image to its last byte and measure it.
 
     A JPEG is decoded at the smallest scale that suffices: every byte of it is read all the same; strictly, where
     simplejpeg is installed.
 
     Raises:
-        ImageError: with the picture's `Fault`.
+        ImageError: with the image's `Fault`.
     """
-    image = open_image(data, max_pixels=max_pixels)
-    form, mode, size, turned, deep = image.format or "", image.mode, image.size, orientation(image), _is_deep(image)
-    animated = form not in ("JPEG", "MPO") and bool(getattr(image, "is_animated", False))
-    image = _decoded(image, data)
-    see_through = image.has_transparency_data and _shows_background(image)
-    small = _smaller(image)
+    decoded = decode(data, max_pixels=max_pixels, options=_options)
+    small, mode = decoded.image, decoded.header.mode
     luma = small.convert("L")
     thumb = luma.resize((16, 16), Image.Resampling.BOX)
-    thumb = thumb.transpose(_UPRIGHT[turned]) if turned in _UPRIGHT else thumb
+    thumb = thumb if decoded.turn == 1 else thumb.transpose(UPRIGHT[decoded.turn])
     sample = small.resize((32, 32), Image.Resampling.NEAREST)  # of the colours 1024 suffice
     red, green, blue, *_ = sample.reduce(32).getpixel((0, 0))  # type: ignore[misc]  # RGB
     low, high, typical, two_levels = _levels(luma)
+    width, height = decoded.size
     return Facts(
-        format=form,
+        format=decoded.header.format,
         mode=mode,
-        width=size[0] if turned < TURNED_ON_SIDE else size[1],
-        height=size[1] if turned < TURNED_ON_SIDE else size[0],
-        orientation=turned,
-        animated=animated,
-        deep=deep,
-        transparent=see_through,
+        width=width,
+        height=height,
+        orientation=decoded.orientation,
+        animated=decoded.animated,
+        deep=decoded.header.deep,
+        irregular=decoded.irregular,
+        transparent=decoded.transparent,
         grey=mode in ("1", "L", "LA") or mode[:1] in "IF" or _is_grey(sample, (red, green, blue)),
         low=low,
         high=high,
@@ -159,48 +143,11 @@ def examine(data: bytes, *, max_pixels: int) -> Facts:
     )
 
 
-def _decoded(image: Image.Image, data: bytes) -> Image.Image:
-    if image.format != "JPEG":
-        return decode(image)
-    factor = _factor(image.size)
-    size = image.width // factor, image.height // factor
-    if not STRICT_JPEG:
-        image.draft(None, size)
-        return decode(image)
-    try:
-        pixels = simplejpeg.decode_jpeg(data, "RGBX", min_width=size[0], min_height=size[1], strict=True)  # (H, W, 4)
-    except ValueError as error:  # the JPEG library would only warn, and Pillow passes over that
-        image.draft(None, size)
-        decode(image)
-        raise ImageError(Fault.CORRUPT, str(error)) from error
-    return Image.frombuffer("RGBX", pixels.shape[1::-1], pixels, "raw", "RGBX", 0, 1)  # Pillow's layout: not copied
-
-
-def _factor(size: tuple[int, int]) -> int:
-    return max(1, min(size) // WORK_PX)
-
-
-def _smaller(image: Image.Image) -> Image.Image:
-    """RGB or RGBX, not turned, its shorter side from WORK_PX to below twice that."""
-    factor = _factor(image.size)
-    early = factor > 1 and image.mode in ("RGB", "RGBX", "L") and not image.has_transparency_data
-    image = image.reduce(factor) if early else image
-    image = image if image.mode == "RGBX" else flatten(image)
-    return image if early or factor == 1 else image.reduce(factor)
-
-
-def _is_deep(image: Image.Image) -> bool:
-    """More than 8 bits a channel: by the mode, a PNG's raw mode, or a TIFF's BitsPerSample."""
-    if image.mode[:1] in "IF":
-        return True
-    raw = str(image.tile[0].args) if image.tile else ""  # type: ignore[attr-defined]
-    return "16" in raw and image.format in ("PNG", "TIFF", "PPM", "JPEG2000")
-
-
-def _shows_background(image: Image.Image) -> bool:
-    alpha = image if image.mode in ("RGBA", "LA", "PA") else image.convert("RGBA")
-    lowest, _ = alpha.getchannel("A").getextrema()
-    return isinstance(lowest, int) and lowest < 255
+def _options(header: ImageHeader) -> DecodeOptions:
+    """Not turned: what decoders fill a cut JPEG with is at the stored bottom."""
+    width, height = header.size
+    factor = max(1, min(width, height) // WORK_PX)
+    return DecodeOptions(least=(width // factor, height // factor), reduce_to=WORK_PX, strict=True, upright=False)
 
 
 def _is_grey(sample: Image.Image, means: tuple[int, ...]) -> bool:

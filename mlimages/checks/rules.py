@@ -51,6 +51,11 @@ def right_suffix(suffix: str, form: str) -> str:
 
 _SUFFIX_OF = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif", "JPEG2000": ".jp2"}
 _SAME_SUFFIX = {("MPO", "JPEG"), ("DIB", "BMP"), ("CUR", "ICO")}
+_SCALED = {
+    "F": "0 to 1, 255 or 65535, the first that holds its values, becomes 0 to 255",
+    "I": "0 to 65535, or to the largest value above that, becomes 0 to 255",
+} | dict.fromkeys(("I;16", "I;16B", "I;16L"), "0 to 65535 becomes 0 to 255")
+"""What becomes of values of more than 8 bits (see `images.deep`), by mode."""
 
 
 def _form(paths: Sequence[str], facts: FactsTable) -> Iterator[Verdict]:
@@ -64,11 +69,16 @@ def _form(paths: Sequence[str], facts: FactsTable) -> Iterator[Verdict]:
     )
     yield Code.ROTATED, orientation != 1, lambda row: f"EXIF orientation {orientation[row]}"
     yield Code.CMYK, mode == "CMYK", lambda row: "four inks; converted to RGB without a colour profile"
-    yield Code.SIXTEEN_BIT, facts["deep"], lambda row: f"mode {mode[row]}: scaled to 8 bits"
+    yield Code.SIXTEEN_BIT, facts["deep"], lambda row: f"mode {mode[row]}: {_SCALED.get(mode[row], '8 bits are used')}"
     yield Code.PALETTE, mode == "P", lambda row: "at most 256 colours"
     yield Code.TRANSPARENT, facts["transparent"], lambda row: "laid over white"
     yield Code.GREY, facts["grey"], lambda row: f"mode {mode[row]}: no colour"
     yield Code.ANIMATED, facts["animated"], lambda row: "the first frame is used"
+    yield (
+        Code.IRREGULAR_JPEG,
+        facts["irregular"],
+        lambda row: "padding or odd values between its segments; the pixels are whole",
+    )
 
 
 def _shape(facts: FactsTable, lines: Thresholds) -> Iterator[Verdict]:

@@ -187,14 +187,6 @@ _CENTRE = """
     start_real = Where(has_room, start_even, start_up)
     start = Cast<to = 7>(start_real)"""
 
-# A picture of the crop's own size is left alone.
-_AT_POSITION = """
-    equal_sides = Equal(size, crop)
-    equal_count = Cast<to = 7>(equal_sides)
-    equal_both = ReduceMin<keepdims = 1>(equal_count)
-    elsewhere = Sub(one, equal_both)
-    start = Mul(position, elsewhere)"""
-
 _SLICE = """
     stop = Add(start, crop)
     pixels = Slice(resized, start, stop, axes)"""
@@ -216,7 +208,7 @@ _CUT = {
     "crop": _CENTRE + _PAD_AND_SLICE,
     "downscale": _CENTRE + _PAD_AND_SLICE,
     "letterbox": _CENTRE + _PAD_AND_SLICE,
-    "position": _AT_POSITION + _PAD_AND_SLICE,
+    "position": "start = Identity(position)" + _PAD_AND_SLICE,
     "squash": "pixels = Identity(resized)",
 }
 

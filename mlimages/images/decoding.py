@@ -1,74 +1,245 @@
-"""Encoded bytes become an upright 8-bit RGB picture."""
+"""Encoded bytes become 8-bit RGB pixels, or an `ImageError` with a code: the only place where they do.
+
+`decode` identifies the format, reads the header, decodes, flattens to 8-bit RGB and turns the image upright. Pillow's
+plugins raise whatever they like on odd files (RuntimeError, NotImplementedError, AssertionError, struct.error ...),
+some of them only when an attribute is asked for: no Pillow image that is not yet decoded leaves this module.
+"""
 
 from __future__ import annotations
 
 import io
-import stat
 import struct
-import zlib
+from collections.abc import Callable
 from contextlib import suppress
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, wraps
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
-from PIL import Image, ImageOps
+from PIL import Image
 
-from mlimages.core import MAX_PIXELS, Fault, ImageError, install_hint, is_remote
+from mlimages.core import MAX_PIXELS, Fault, ImageError, install_hint
+from mlimages.images.reading import read_bytes
 
-MAX_BYTES = 1 << 30
-"""Bound on a picture file's size: what MAX_PIXELS take up uncompressed at 12 bytes a pixel."""
+PIXELS_VERSION = 2
+"""Of the decoded pixels: raised when the same bytes give others, so that no cache of older ones is read."""
 
 WHITE = (255, 255, 255)
 
-_REFUSED_FORMATS = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"}
-"""Run a program to decode (Ghostscript) or are recognised but never decoded."""
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
+"""What turns an image upright, by EXIF orientation (Exif 2.32, tag 274)."""
 
-_DECODE_ERRORS = (OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError,
-                  AttributeError, OverflowError, MemoryError, struct.error, zlib.error)  # fmt: skip
-_IDENTIFY_ERRORS = (SyntaxError, IndexError, TypeError, struct.error)
 _ORIENTATION = 0x0112
+_SWAPS_SIDES = 5  # EXIF orientations from here on swap width and height
+
+_REFUSED_FORMATS = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG", "IPTC"}
+"""Run a program to decode (Ghostscript), are recognised but never decoded, or may hold one that does (IPTC)."""
+
+_UNKNOWN_FORMAT = (SyntaxError, IndexError, TypeError, struct.error)
+"""How a plugin says that these bytes are not its format (see `PIL.Image.open`)."""
+
+_HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
-def open_image(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Open a picture and read its header; nothing is decoded yet.
+@dataclass(frozen=True, slots=True)
+class ImageHeader:
+    """What the header of an encoded image says.
+
+    Attributes:
+        format, mode: as Pillow names them.
+        size: width and height in pixels.
+        deep: more than 8 bits a channel.
+    """
+
+    format: str
+    mode: str
+    size: tuple[int, int]
+    deep: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeOptions:
+    """How to decode one image.
+
+    Attributes:
+        least: a size (width, height) that suffices: a JPEG is decoded at the smallest scale of 1, 1/2, 1/4 and 1/8
+            that holds it.
+        mode: `L` or `YCbCr`, kept where the decoder gives it; else the pixels are RGB.
+        reduce_to: divide both sides (mean of as many pixels) while the shorter one stays at least so many pixels.
+        strict: find the damage in a JPEG that Pillow passes over, where simplejpeg is installed.
+        upright: turn the image as its orientation says.
+        background: what transparent pixels show.
+    """
+
+    least: tuple[int, int] | None = None
+    mode: str | None = None
+    reduce_to: int | None = None
+    strict: bool = False
+    upright: bool = True
+    background: tuple[int, int, int] = WHITE
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedImage:
+    """Pixels, and what the file said of them.
+
+    Attributes:
+        image: 8-bit RGB (RGBX of a strict decoder, or `DecodeOptions.mode`), at the scale that was asked for.
+        header: as the file had it.
+        size: width and height of the whole image, upright, in pixels.
+        orientation: EXIF orientation of the file, 1 (upright) to 8.
+        turn: the one that `image` still has where `upright` was not asked for, else 1.
+        animated: has further frames; the first is decoded.
+        transparent: some pixel shows the background.
+        irregular: a JPEG with padding or odd values in its header that leave the pixels whole (with `strict` alone).
+    """
+
+    image: Image.Image
+    header: ImageHeader
+    size: tuple[int, int]
+    orientation: int
+    turn: int
+    animated: bool
+    transparent: bool
+    irregular: bool
+
+
+def raises_image_error(function: Callable[P, T]) -> Callable[P, T]:
+    """Turn every exception of a function that works on one image into an `ImageError` with its code."""
+
+    @wraps(function)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return function(*args, **kwargs)
+        except ImageError:
+            raise
+        except Exception as error:  # see the top of this module
+            raise _image_error(error) from error
+
+    return guarded
+
+
+def _image_error(error: Exception) -> ImageError:
+    text = str(error) or type(error).__name__
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return ImageError(Fault.TOO_MANY_PIXELS, f"Pillow refuses it ({text})")
+    if isinstance(error, MemoryError):
+        return ImageError(Fault.UNREADABLE, "not enough memory to decode it")
+    if isinstance(error, NotImplementedError | ImportError) or text.endswith("not available"):
+        return ImageError(Fault.UNREADABLE, f"this Pillow cannot decode this variant of the format ({text})")
+    if "truncated" in text.lower() or "unrecognized data stream" in text or isinstance(error, EOFError):
+        return ImageError(Fault.TRUNCATED, f"the data ends too early ({text})")
+    return ImageError(Fault.CORRUPT, f"the data cannot be decoded ({text})")
+
+
+@raises_image_error
+def identify(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> ImageHeader:
+    """Read an image's header; nothing is decoded.
 
     Raises:
         ImageError: missing, unreadable (a format that needs another package, too), empty, not-an-image, truncated or
             corrupt within the header, or too-many-pixels.
     """
+    return _header(_opened(_bytes(source), max_pixels))
+
+
+@raises_image_error
+def decode(
+    source: Path | bytes,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    options: DecodeOptions | Callable[[ImageHeader], DecodeOptions] = DecodeOptions(),
+) -> DecodedImage:
+    """Decode an image to its last byte (an animation's first frame).
+
+    Args:
+        max_pixels: an image of more (width x height) is refused before it is decoded.
+        options: or what makes them of the header.
+
+    Raises:
+        ImageError: with the image's `Fault`, whatever exception the decoder raised.
+    """
+    data = _bytes(source)
+    file = _opened(data, max_pixels)
+    header = _header(file)
+    chosen = options(header) if callable(options) else options
+    stored = _orientation(getattr(file, "tag_v2", {}))  # Pillow turns a TIFF as it loads it and forgets this
+    image, irregular = _loaded(file, data, chosen)
+    size = header.size if file.format in ("JPEG", "MPO") else file.size  # those alone may be at a scale
+    _demand_pixels(size, max_pixels)  # an icon's header may lie about what is inside
+    turn = _exif_orientation(file)
+    image, transparent = _flattened(image, chosen)
+    if chosen.upright and turn != 1:
+        image = image.transpose(UPRIGHT[turn])
+    return DecodedImage(
+        image,
+        header,
+        size[::-1] if turn >= _SWAPS_SIDES else size,
+        orientation=max(stored, turn),
+        turn=1 if chosen.upright else turn,
+        animated=_is_animated(file),
+        transparent=transparent,
+        irregular=irregular,
+    )
+
+
+def load_rgb(
+    source: Path | bytes, *, max_pixels: int = MAX_PIXELS, background: tuple[int, int, int] = WHITE
+) -> Image.Image:
+    """Open, decode and convert one image: upright, 8-bit RGB, full size; what is transparent shows `background`.
+
+    Raises:
+        ImageError: with the image's `Fault`.
+    """
+    return decode(source, max_pixels=max_pixels, options=DecodeOptions(background=background)).image
+
+
+def _bytes(source: Path | bytes) -> bytes:
     data = source if isinstance(source, bytes) else read_bytes(source)
     if not data:
         raise ImageError(Fault.EMPTY, "the file has no bytes")
-    try:
-        image = _identify(data)
-    except _DECODE_ERRORS as error:
-        raise _damage(error) from error
-    if image is None:
-        if data[4:11] == b"ftyphei" and "HEIF" not in Image.OPEN:
-            raise ImageError(Fault.UNREADABLE, f"`{install_hint('heic')}` opens HEIC")
-        raise ImageError(Fault.NOT_AN_IMAGE, f"begins with {data[:12]!r}")
-    width, height = image.size
-    if width * height > max_pixels:
-        raise ImageError(Fault.TOO_MANY_PIXELS, f"{width} x {height} is more than {max_pixels} pixels")
-    return image
+    return data
 
 
-def _identify(data: bytes) -> Image.Image | None:
-    """The picture by the first format that knows its header, common formats first; None if none does.
+def _opened(data: bytes, max_pixels: int) -> Image.Image:
+    """The image by the first format that knows its header, common formats first.
 
-    Not `Image.open`: that warns of large pictures on the terminal, fails above twice that size whatever
+    Not `Image.open`: that warns of large images on the terminal, fails above twice that size whatever
     `max_pixels` says, and hands EPS to Ghostscript.
     """
+    missing = ""
     for load_plugins in (Image.preinit, load_all_plugins):
         load_plugins()
         for name in Image.ID:
             factory, accepts = Image.OPEN[name]
             try:
-                known = accepts is None or accepts(data[:16])  # a text says why a plugin cannot
-                if known and not isinstance(known, str) and name not in _REFUSED_FORMATS:
-                    return factory(io.BytesIO(data), "")
-            except _IDENTIFY_ERRORS:
+                known = accepts is None or accepts(data[:16])
+                if isinstance(known, str):  # says what this Pillow was built without
+                    missing = known
+                elif known and name not in _REFUSED_FORMATS:
+                    file = factory(io.BytesIO(data), "")
+                    _demand_pixels(file.size, max_pixels)
+                    return file
+            except _UNKNOWN_FORMAT:
                 continue
-    return None
+    raise _unknown_format(data, missing)
+
+
+def _unknown_format(data: bytes, missing: str) -> ImageError:
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS and "HEIF" not in Image.OPEN:
+        return ImageError(Fault.UNREADABLE, 'HEIC needs an optional package: `pip install "mlimages[heic]"`')
+    if missing:
+        return ImageError(Fault.UNREADABLE, f"this Pillow cannot decode the format ({missing})")
+    begin = data[:12]
+    seen = f'"{begin.decode()}"' if begin.isascii() and begin.decode().isprintable() else begin.hex(" ")
+    return ImageError(Fault.NOT_AN_IMAGE, f"begins with {seen}")
 
 
 @cache
@@ -81,88 +252,85 @@ def load_all_plugins() -> None:
         register_heif_opener(thumbnails=False)
 
 
-def read_bytes(path: Path) -> bytes:
-    """A file's bytes.
-
-    Raises:
-        ImageError: missing or unreadable (a dangling link, no permission, not a regular file, larger than MAX_BYTES).
-    """
-    try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):
-            raise ImageError(Fault.UNREADABLE, f"not a regular file ({path})")
-        if found.st_size > MAX_BYTES:
-            raise ImageError(Fault.UNREADABLE, f"{found.st_size} bytes are more than {MAX_BYTES} ({path})")
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        fault = Fault.UNREADABLE if path.is_symlink() else Fault.MISSING
-        raise ImageError(fault, f"no file at {path}") from error
-    except OSError as error:
-        raise ImageError(Fault.UNREADABLE, f"{error.strerror or error} ({path})") from error
-    except Exception as error:  # what an address's own library raises costs the picture, too
-        if not is_remote(path) or isinstance(error, ImageError):
-            raise
-        raise ImageError(Fault.UNREADABLE, f"{error} ({path})") from error
+def _demand_pixels(size: tuple[int, int], max_pixels: int) -> None:
+    width, height = size
+    if width * height > max_pixels:
+        raise ImageError(Fault.TOO_MANY_PIXELS, f"{width} x {height} is more than {max_pixels} pixels")
+    if width < 1 or height < 1:
+        raise ImageError(Fault.CORRUPT, f"{width} x {height} pixels")
 
 
-def decode(image: Image.Image) -> Image.Image:
-    """Decode an opened picture to its last byte (an animation's first frame).
-
-    Raises:
-        ImageError: truncated or corrupt.
-    """
-    try:
-        image.load()
-    except _DECODE_ERRORS as error:
-        raise _damage(error) from error
-    return image
+def _header(file: Image.Image) -> ImageHeader:
+    """Before decoding, which forgets the tiles: PNG and TIFF name their bits there."""
+    raw = str(file.tile[0].args) if getattr(file, "tile", None) else ""  # type: ignore[attr-defined]
+    deep = file.mode[:1] in "IF" or ("16" in raw and file.format in ("PNG", "TIFF", "PPM", "JPEG2000"))
+    return ImageHeader(file.format or "", file.mode, file.size, deep)
 
 
-def _damage(error: Exception) -> ImageError:
-    text = str(error)
-    cut = "truncated" in text.lower() or "unrecognized data stream" in text or isinstance(error, EOFError)
-    return ImageError(Fault.TRUNCATED if cut else Fault.CORRUPT, f"{type(error).__name__}: {text}")
+def _loaded(file: Image.Image, data: bytes, options: DecodeOptions) -> tuple[Image.Image, bool]:
+    """Decoded pixels, and whether the file is irregular."""
+    irregular, damage = False, ""
+    if options.strict and file.format == "JPEG":
+        from mlimages.images import strict_jpeg  # numpy: 70 ms that most decoding processes never need
+
+        try:
+            if strict_jpeg.STRICT_JPEG:
+                image, irregular = strict_jpeg.decode_strictly(data, options.least or file.size)
+                if image is not None:
+                    return image, irregular
+        except strict_jpeg.ScanError as error:
+            damage = str(error)
+    mode = None if options.mode == "YCbCr" and "jfif" not in file.info else options.mode  # JFIF promises YCbCr
+    if mode or options.least:
+        file.draft(mode, options.least)
+    file.load()
+    if damage:  # after what Pillow says by itself
+        raise ImageError(Fault.CORRUPT, damage)
+    return file, irregular
 
 
-def to_rgb(image: Image.Image, *, background: tuple[int, int, int] = WHITE) -> Image.Image:
-    """A decoded picture upright by its EXIF orientation and in 8-bit RGB (see `flatten`)."""
-    return flatten(upright(image), background=background)
+def _flattened(image: Image.Image, options: DecodeOptions) -> tuple[Image.Image, bool]:
+    """RGB pixels (or `options.mode`), reduced, and whether some show the background."""
+    if image.mode == "P" and image.palette is None:  # of an icon: `has_transparency_data` fails, `convert` does not
+        image = image.convert("RGBA")
+    clear = image.has_transparency_data
+    if image.mode == options.mode and not clear:
+        return image, False
+    factor = max(1, min(image.size) // options.reduce_to) if options.reduce_to else 1
+    early = factor > 1 and image.mode in ("RGB", "RGBX", "L") and not clear
+    image, transparent = _flat(image.reduce(factor) if early else image, options.background)
+    return image if early or factor == 1 else image.reduce(factor), transparent
 
 
-def upright(image: Image.Image) -> Image.Image:
-    """A decoded picture turned as its EXIF orientation says."""
-    return ImageOps.exif_transpose(image) if orientation(image) != 1 else image
-
-
-def flatten(image: Image.Image, *, background: tuple[int, int, int] = WHITE) -> Image.Image:
-    """A decoded picture in 8-bit RGB: 16-bit grey is scaled (divided by 257), transparency laid over `background`."""
+def _flat(image: Image.Image, background: tuple[int, int, int]) -> tuple[Image.Image, bool]:
     if image.mode.startswith("I") or image.mode == "F":
         from mlimages.images.deep import to_eight_bits  # numpy: 70 ms that most decoding processes never need
 
         image = to_eight_bits(image)
-    if image.has_transparency_data:
-        rgba = image if image.mode == "RGBA" else image.convert("RGBA")
-        flat = Image.new("RGB", rgba.size, background)
-        flat.paste(rgba, mask=rgba)
-        return flat
-    return image if image.mode == "RGB" else image.convert("RGB")
+    if not image.has_transparency_data:
+        return image if image.mode in ("RGB", "RGBX") else image.convert("RGB"), False
+    rgba = image if image.mode == "RGBA" else image.convert("RGBA")
+    flat = Image.new("RGB", rgba.size, background)
+    flat.paste(rgba, mask=rgba)
+    return flat, rgba.getchannel("A").getextrema()[0] != 255
 
 
-def orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 (upright) to 8; 1 where there is none or it cannot be read."""
+def _exif_orientation(file: Image.Image) -> int:
+    """Of a decoded file: before, a PNG would decode, and swallow the error, to look for EXIF behind its pixels."""
     try:
-        value = image.getexif().get(_ORIENTATION, 1)
-    except _DECODE_ERRORS:
+        return _orientation(file.getexif())
+    except Exception:  # odd EXIF is no fault of the pixels
         return 1
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def load_rgb(
-    source: Path | bytes, *, max_pixels: int = MAX_PIXELS, background: tuple[int, int, int] = WHITE
-) -> Image.Image:
-    """Open, decode and convert one picture: upright, 8-bit RGB, full size; what is transparent shows `background`.
+def _orientation(tags: object) -> int:
+    value = tags.get(_ORIENTATION, 1)  # type: ignore[attr-defined]
+    return int(value) if value in range(1, 9) else 1
 
-    Raises:
-        ImageError: with the picture's `Fault`.
-    """
-    return to_rgb(decode(open_image(source, max_pixels=max_pixels)), background=background)
+
+def _is_animated(file: Image.Image) -> bool:
+    """Asked for last: some plugins read on to find out, and raise there."""
+    try:
+        return file.format not in ("JPEG", "MPO") and bool(getattr(file, "is_animated", False))
+    except Exception:  # what follows the first frame is no fault of it
+        return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,67 +10,69 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mlimages.core import MAX_PIXELS, Fault, ImageError, ImageProperty
-from mlimages.images.decoding import decode, open_image, to_rgb
+from mlimages.images.decoding import DecodeOptions, ImageHeader, decode, raises_image_error
 from mlimages.images.sizes import centre_start, resized_size
 
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
+@raises_image_error
 def load_pixels(source: Path | bytes, prop: ImageProperty, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
-    """One picture as the network sees it: uint8 `(H, W, C)`, RGB or grey.
+    """One image as the network sees it: uint8 `(H, W, C)`, RGB or grey.
 
     A JPEG at least four times as large as it need be is decoded at a reduced scale (1/2, 1/4, 1/8) that leaves it at
     least twice as large.
 
     Raises:
-        ImageError: with the picture's `Fault`.
+        ImageError: with the image's `Fault`.
     """
-    image = open_image(source, max_pixels=max_pixels)
-    _draft(image, prop)
-    return prepare(to_rgb(decode(image)), prop)
+    decoded = decode(source, max_pixels=max_pixels, options=partial(_options, prop=prop))
+    return prepare(decoded.image, prop, size=decoded.size)
 
 
-def prepare(image: Image.Image, prop: ImageProperty) -> NDArray[np.uint8]:
-    """An upright RGB picture resized and cropped: uint8 `(H, W, C)`."""
-    pixels = np.asarray(fit(image.convert("L") if prop.gray_scale else image, prop))  # (H, W) or (H, W, 3)
+def prepare(image: Image.Image, prop: ImageProperty, *, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+    """An upright RGB image resized and cropped: uint8 `(H, W, C)`.
+
+    Args:
+        size: width and height of the whole image, where `image` was decoded at a reduced scale.
+    """
+    pixels = np.asarray(fit(image.convert("L") if prop.gray_scale else image, prop, size=size))  # (H, W) or (H, W, 3)
     return pixels if pixels.ndim == 3 else pixels[:, :, None]
 
 
-def fit(image: Image.Image, prop: ImageProperty) -> Image.Image:
-    """A picture resized and cropped as `prop` says; its channels stay as they are.
+def fit(image: Image.Image, prop: ImageProperty, *, size: tuple[int, int] | None = None) -> Image.Image:
+    """An image resized and cropped as `prop` says; its channels stay as they are.
 
     Raises:
         ImageError: too-many-pixels, where a strip is so long that its scaled form would not fit in memory.
     """
-    return _crop(_resize(image, prop), prop)
+    return _crop(_resize(image, prop, resized_size(*(size or image.size), prop)), prop)
 
 
-def _resize(image: Image.Image, prop: ImageProperty) -> Image.Image:
-    width, height = resized_size(*image.size, prop)
-    if (width, height) == image.size:
+def _resize(image: Image.Image, prop: ImageProperty, size: tuple[int, int]) -> Image.Image:
+    width, height = size
+    if size == image.size:
         return image
     if width * height > max(MAX_PIXELS, prop.width * prop.height):
         detail = f"{image.width} x {image.height} scaled to {width} x {height} is more than {MAX_PIXELS} pixels"
         raise ImageError(Fault.TOO_MANY_PIXELS, detail)
-    return image.resize((width, height), _RESAMPLING[prop.interpolation])
+    return image.resize(size, _RESAMPLING[prop.interpolation])
 
 
 def _crop(image: Image.Image, prop: ImageProperty) -> Image.Image:
     width, height = image.size
-    if (width, height) == (prop.width, prop.height):
-        return image
     if prop.resize == "position":
         left, top = prop.position
     else:
         left, top = centre_start(width, prop.width), centre_start(height, prop.height)
-    return image.crop((left, top, left + prop.width, top + prop.height))
+    box = left, top, left + prop.width, top + prop.height
+    return image if box == (0, 0, width, height) else image.crop(box)
 
 
-def _draft(image: Image.Image, prop: ImageProperty) -> None:
-    if image.format != "JPEG" or prop.resize not in ("shorter", "squash", "letterbox"):
-        return
-    width, height = image.size
+def _options(header: ImageHeader, prop: ImageProperty) -> DecodeOptions:
+    if prop.resize not in ("shorter", "squash", "letterbox"):
+        return DecodeOptions()
+    width, height = header.size
     shorter = prop.shorter_px if prop.resize == "shorter" else max(prop.width, prop.height)
     scale = 2 * shorter / min(width, height)
-    if scale <= 0.5:
-        image.draft(None, (int(width * scale) + 1, int(height * scale) + 1))
+    return DecodeOptions(least=(int(width * scale) + 1, int(height * scale) + 1) if scale <= 0.5 else None)

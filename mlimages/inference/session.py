@@ -79,17 +79,21 @@ def open_session(model: str | bytes, *, threads: int) -> Any:
 def at_fixed_point(pixels: Sequence[NDArray[np.uint8]], prop: ImageProperty) -> NDArray[np.uint8]:
     """Prepared pixels `(h, w, C)`, framed so that a graph's own preparation gives them back: `(N, H, W, 3)`.
 
-    `shorter` leaves a square of its own size alone and crops the centre; the others leave a picture of the prepared
-    size alone. Grey is repeated over three channels: its luma is itself.
+    `shorter` leaves a square of its own size alone and crops the centre, `position` crops there; the others leave a
+    picture of the prepared size alone. Grey is repeated over three channels: its luma is itself.
     """
     top = left = 0
     height, width = prop.height, prop.width
     if prop.resize == "shorter":
         top, left = round((prop.shorter_px - height) / 2), round((prop.shorter_px - width) / 2)
         height = width = prop.shorter_px
+    elif prop.resize == "position":
+        left, top = prop.position
+        height, width = max(1, height + top), max(1, width + left)
     frame = np.zeros((len(pixels), height, width, 3), np.uint8)
     for n, one in enumerate(pixels):
-        frame[n, top : top + prop.height, left : left + prop.width] = one
+        inside = one[max(0, -top) :, max(0, -left) :]
+        frame[n, max(0, top) :, max(0, left) :][: inside.shape[0], : inside.shape[1]] = inside
     return frame
 
 

@@ -11,9 +11,20 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageFilter
 
-from mlimages.checks import ERRORS, Code, Report, Thresholds, check, duplicate_groups, near_duplicates, write_outcome
+from mlimages.checks import (
+    ERRORS,
+    Code,
+    Report,
+    Thresholds,
+    check,
+    duplicate_groups,
+    near_duplicates,
+    sound_pictures,
+    write_outcome,
+)
 from mlimages.checks.near_duplicates import near_pairs, outlined
-from mlimages.core import LabeledPath, LabelFileError
+from mlimages.core import ImageError, LabeledPath, LabelFileError
+from mlimages.images import load_rgb
 from mlimages.labels import LabelFile, listed_paths, split, write_label_file
 
 
@@ -158,6 +169,35 @@ def test_each_oddity_has_its_code_and_is_kept(tmp_path: Path, code: Code) -> Non
     assert not code.is_error
 
 
+def test_a_turned_image_is_measured_upright_once_in_every_format(tmp_path: Path) -> None:
+    from mlimages.checks.image_facts import examine
+
+    upright, stored = scene(1), scene(1).transpose(Image.Transpose.ROTATE_90)
+    want = examine(encoded(upright, "PNG"), max_pixels=10**6)
+    for form in ("PNG", "TIFF", "WEBP"):
+        found = examine(
+            encoded(stored, form, exif=exif(6), **({"lossless": True} if form == "WEBP" else {})), max_pixels=10**6
+        )
+        assert (found.width, found.height, found.orientation) == (300, 200, 6), form
+        thumbs = np.frombuffer(found.thumb + want.thumb, np.uint8).reshape(2, -1).astype(int)
+        assert np.abs(thumbs[0] - thumbs[1]).max() <= 2, form
+
+
+def test_a_png_with_one_flipped_bit_is_refused_as_it_is_where_it_is_loaded(tmp_path: Path) -> None:
+    whole = encoded(scene(1, width=60, height=40), "PNG")
+    begin, end = whole.index(b"IDAT") + 6, whole.rindex(b"IEND") - 8
+    pictures = {}
+    for number, at in enumerate(range(begin, end, (end - begin) // 60)):
+        flipped = bytearray(whole)
+        flipped[at] ^= 1 << number % 8
+        pictures[f"{number}.png"] = bytes(flipped)
+    report = check([listed(tmp_path, pictures)])
+    assert sum(report.errors.values()) == len(pictures)
+    for data in pictures.values():
+        with pytest.raises(ImageError):
+            load_rgb(data)
+
+
 def test_an_opaque_alpha_channel_is_not_transparent(tmp_path: Path) -> None:
     assert of_one(tmp_path, encoded(scene(1).convert("RGBA"), "PNG"), "a.png") == set()
 
@@ -281,6 +321,27 @@ def test_a_second_check_decodes_nothing_and_says_the_same(tmp_path: Path, monkey
     (tmp_path / "2.jpg").write_bytes(jpeg(scene(99)))
     check([labels])
     assert len(seen) == 1
+
+
+def replaced_with_size_and_time_kept(path: Path, data: bytes) -> None:
+    """As `rsync -t` and `cp -p` do."""
+    before = path.stat()
+    assert len(data) == before.st_size
+    path.write_bytes(data)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_a_file_replaced_with_its_size_and_time_kept_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dark, bright = (encoded(Image.new("RGB", (80, 60), (level,) * 3), "BMP") for level in (20, 200))
+    labels = listed(tmp_path, {"a.bmp": dark, "b.bmp": dark})
+    assert check([labels]).measures.level.tolist() == [20, 20]
+    replaced_with_size_and_time_kept(tmp_path / "b.bmp", bright)
+    assert sound_pictures([tmp_path / "a.bmp", tmp_path / "b.bmp"]).keys() == {tmp_path / "a.bmp"}
+    assert check([labels]).measures.level.tolist() == [20, 200]
+    seen = decoded(monkeypatch)
+    (tmp_path / "a.bmp").chmod(0o600)  # another change time, the same bytes
+    assert check([labels]).measures.level.tolist() == [20, 200]
+    assert seen == []
 
 
 def test_an_interrupted_check_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -437,6 +498,50 @@ def test_real_photographs_show_no_false_pair_and_their_real_ones(test_data: Path
         ["17433282043_441b0a07f4_n.jpg", "22429946721_e17a12cb39_n.jpg"],
         ["7166567320_0a2beb6d42.jpg", "7166567320_0a2beb6d42_n.jpg"],
     ]
+
+
+def irregular(kind: str, data: bytes) -> bytes:
+    """A JPEG that breaks the standard outside its scan."""
+    end, table = data.rindex(b"\xff\xd9"), data.index(b"\xff\xdb")
+    match kind:
+        case "zeros before the end":
+            return data[:end] + bytes(100) + data[end:]
+        case "a run before the end":
+            return data[:end] + b"\x20" * 50 + data[end:]
+        case "bytes in the header":
+            return data[:table] + bytes(range(1, 60)) + data[table:]
+        case "bytes in both":
+            return data[:table] + bytes(3) + data[table:end] + bytes(200) + data[end:]
+        case "an unknown JFIF version":
+            return data[:11] + b"\x07" + data[12:]
+        case _:
+            return data + bytes(50)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["zeros before the end", "a run before the end", "bytes in the header", "bytes in both", "an unknown JFIF version"],
+)
+def test_a_jpeg_whose_pixels_are_whole_is_irregular_at_most(tmp_path: Path, kind: str) -> None:
+    pytest.importorskip("simplejpeg", reason='needs pip install "mlimages[strict]"')
+    whole = jpeg(scene(1), progressive=kind == "bytes in both")
+    data = irregular(kind, whole)
+    assert (np.asarray(load_rgb(data)) == np.asarray(load_rgb(whole))).all()
+    assert of_one(tmp_path, data) == {"irregular-jpeg"}
+    assert of_one(tmp_path, whole + bytes(50)) == set()
+
+
+def test_a_scan_that_ends_early_is_not_taken_for_padding(tmp_path: Path) -> None:
+    simplejpeg = pytest.importorskip("simplejpeg", reason='needs pip install "mlimages[strict]"')
+    rot, pictures = random.Random(1), {}
+    while len(pictures) < 20:
+        data = bytearray(jpeg(scene(1)))
+        data[rot.randrange(1000, len(data) - 2)] ^= 1 << rot.randrange(8)
+        try:
+            simplejpeg.decode_jpeg(bytes(data))
+        except ValueError:
+            pictures[f"{len(pictures)}.jpg"] = bytes(data)
+    assert sum(check([listed(tmp_path, pictures)]).errors.values()) == 20
 
 
 def test_damage_that_pillow_passes_over_is_found_where_simplejpeg_is_installed(tmp_path: Path) -> None:

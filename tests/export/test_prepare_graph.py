@@ -23,6 +23,7 @@ PROPS = {
     "crop": ImageProperty(96, 80, resize="crop"),
     "downscale": ImageProperty(96, 80, resize="downscale"),
     "position": ImageProperty(96, 80, resize="position", position=(11, 3)),
+    "position outside": ImageProperty(96, 80, resize="position", position=(-20, -7)),
     "squash": ImageProperty(96, 80, resize="squash"),
     "letterbox": ImageProperty(96, 80, resize="letterbox"),
 }

@@ -3,10 +3,8 @@
 import contextlib
 import io
 import os
-import struct
 import subprocess
 import sys
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -21,16 +19,17 @@ from mlimages.core import Fault, ImageError, ImageProperty, Normalization
 from mlimages.images import (
     LabeledImage,
     from_network,
+    identify,
     load_all_plugins,
     load_pixels,
     load_rgb,
-    open_image,
     prepare,
     resized_size,
     to_network,
 )
 from mlimages.labels import label_dir_auto
 from mlimages.networks import Normalize
+from tests.odd_images import odd_exif, png_of_size
 
 
 def encoded(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
@@ -43,16 +42,6 @@ def encoded(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
 def noise(width: int, height: int, *, seed: int = 0) -> Image.Image:
     rng = np.random.default_rng(seed)
     return Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
-
-
-def png_of_size(width: int, height: int) -> bytes:
-    """A PNG whose header promises a size that its few bytes do not hold."""
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
 def fault_of(source: Path | bytes) -> Fault:
@@ -95,6 +84,9 @@ def test_the_other_ways_to_a_size_do_what_their_names_say() -> None:
     beyond = prepare(image, ImageProperty(8, 6, resize="position", position=(96, 48)))
     assert (beyond[:2, :4] == pixels[48:, 96:]).all()
     assert beyond[2:].max() == beyond[:, 4:].max() == 0
+    exactly = prepare(image, ImageProperty(100, 50, resize="position", position=(3, 4)))
+    assert (exactly[:46, :97] == pixels[4:, 3:]).all()
+    assert exactly[46:].max() == exactly[:, 97:].max() == 0
     squashed = prepare(image, ImageProperty(7, 9, resize="squash"))
     assert (squashed == np.asarray(image.resize((7, 9), Image.Resampling.BILINEAR))).all()
     grey = prepare(image, ImageProperty(10, gray_scale=True))
@@ -110,8 +102,18 @@ def test_a_huge_photograph_is_decoded_small_and_close_to_the_full_decode(test_da
     assert abs(small - full).mean() < 1
 
 
+@pytest.mark.parametrize("size", [(1001, 603), (997, 1999), (641, 2399), (1283, 4001)])
+def test_an_image_decoded_small_gets_the_size_that_the_whole_one_would(size: tuple[int, int]) -> None:
+    white = encoded(Image.new("RGB", size, "white"), "JPEG")
+    for px in range(40, 60):
+        prop = ImageProperty(px, resize="letterbox")
+        seen = (load_pixels(white, prop) > 0).all(axis=2)  # (H, W)
+        assert (int(seen.any(axis=0).sum()), int(seen.any(axis=1).sum())) == resized_size(*size, prop), px
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF", "JPEG", "WEBP"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_pictures_are_turned_upright(orientation: int) -> None:
+def test_pictures_are_turned_upright(orientation: int, form: str) -> None:
     upright = Image.new("RGB", (24, 16), "red")
     upright.paste("blue", (0, 0, 8, 8))
     stored = upright
@@ -122,7 +124,36 @@ def test_pictures_are_turned_upright(orientation: int) -> None:
         stored = upright.transpose(inverse[orientation])
     exif = Image.Exif()
     exif[0x0112] = orientation
-    assert (np.asarray(load_rgb(encoded(stored, exif=exif))) == np.asarray(upright)).all()
+    options = {"quality": 95, "subsampling": 0} if form == "JPEG" else {"lossless": True} if form == "WEBP" else {}
+    loaded = np.asarray(load_rgb(encoded(stored, form, exif=exif, **options)), dtype=int)
+    assert np.abs(loaded - np.asarray(upright)).max() <= (4 if form == "JPEG" else 0)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+def test_odd_exif_costs_neither_the_image_nor_its_orientation(form: str) -> None:
+    assert load_rgb(encoded(noise(24, 16), form, exif=odd_exif())).size == (16, 24)
+
+
+@pytest.mark.parametrize(
+    ("values", "levels"),
+    [
+        ([0.0, 0.25, 1.0], [0, 64, 255]),
+        ([-0.1, 0.5, 1.1], [0, 128, 255]),
+        ([0.0, 64.0, 255.0], [0, 64, 255]),
+        ([0.0, 257.0, 65535.0], [0, 1, 255]),
+        ([0.0, 5e5, 2e6], [0, 64, 255]),
+        ([np.nan, np.inf, 1.0], [0, 255, 255]),
+    ],
+)
+def test_float_images_are_scaled_to_the_range_that_holds_their_values(values: list[float], levels: list[int]) -> None:
+    image = Image.fromarray(np.array([values], dtype=np.float32))
+    assert np.asarray(load_rgb(encoded(image, "TIFF")))[0, :, 0].tolist() == levels
+
+
+def test_whole_numbers_of_32_bits_are_scaled() -> None:
+    for largest, levels in ((65535, [0, 1, 255]), (257_000_000, [0, 0, 255])):
+        image = Image.fromarray(np.array([[0, 257, largest]], dtype=np.int32))
+        assert np.asarray(load_rgb(encoded(image, "TIFF")))[0, :, 0].tolist() == levels
 
 
 def test_sixteen_bits_are_scaled_not_cut() -> None:
@@ -190,8 +221,8 @@ def test_faults_have_their_codes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [(10_000, 10_000), (20_000, 20_000), (100_000, 100_000)])
 def test_a_picture_too_large_is_refused_from_its_header_and_nothing_is_printed(size: tuple[int, int]) -> None:
     code = (
-        "import sys; from mlimages.images.decoding import open_image\n"
-        "try: open_image(sys.stdin.buffer.read())\nexcept Exception as error: print(error.fault)"
+        "import sys; from mlimages.images.decoding import identify\n"
+        "try: identify(sys.stdin.buffer.read())\nexcept Exception as error: print(error.fault)"
     )
     done = subprocess.run([sys.executable, "-c", code], input=png_of_size(*size), capture_output=True, check=True)
     assert done.stdout.strip() == b"too-many-pixels"
@@ -199,7 +230,7 @@ def test_a_picture_too_large_is_refused_from_its_header_and_nothing_is_printed(s
 
 
 def test_a_larger_bound_is_heeded() -> None:
-    assert open_image(png_of_size(20_000, 20_000), max_pixels=10**9).size == (20_000, 20_000)
+    assert identify(png_of_size(20_000, 20_000), max_pixels=10**9).size == (20_000, 20_000)
 
 
 def test_a_strip_that_scaling_would_blow_up_is_refused() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import hashlib
 import io
+from functools import partial
 from operator import gt
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from PIL import Image
 
 from mlimages.core import Fault, ImageError, ImageProperty, Reason
 from mlimages.gathering.download.image_facts import Checks, Facts, Rejection
-from mlimages.images import decode, flatten, open_image, orientation, resized_size, to_rgb, upright
+from mlimages.images import DecodedImage, DecodeOptions, ImageHeader, decode, resized_size
 
 SUFFIXES = {
     "AVIF": ".avif", "BMP": ".bmp", "GIF": ".gif", "ICO": ".ico", "JPEG": ".jpg", "JPEG2000": ".jp2", "MPO": ".jpg",
@@ -37,27 +38,27 @@ def inspect_file(path: Path, checks: Checks) -> Facts | Rejection:
     """Decode the file to its last byte; with `checks.resize`, replace it by the resized picture."""
     data = path.read_bytes()
     try:
-        image = _open(data, checks)
+        decoded = decode(data, max_pixels=checks.max_pixels, options=partial(_options, data=data, checks=checks))
         if checks.resize is None:
-            return _facts(data, image)
-        resized = _resized(image, checks.resize, most_pixels=checks.max_pixels)
+            return _facts(data, decoded)
+        resized = _resized(decoded, checks.resize, most_pixels=checks.max_pixels)
         stored = _encoded(resized)
         with path.open("r+b") as file:  # over the bytes that came: cutting them off first costs .1 ms on ext4
             file.write(stored)
             file.truncate()
         return _described(stored, resized, resized.size, "JPEG")
+    except _UnwantedError as error:
+        reason, detail = error.reason, error.detail
     except ImageError as error:
         reason, detail = _reason(error.fault, data), error.detail
-    except _UnwantedError as error:
-        reason, detail = error.reason, str(error)
     return Rejection(reason, detail[:200], len(data), hashlib.sha256(data).hexdigest())
 
 
-class _UnwantedError(Exception):
+class _UnwantedError(ImageError):
     """A picture, but not one that is kept."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
-        super().__init__(detail)
+        super().__init__(Fault.UNREADABLE, detail)
         self.reason = reason
 
 
@@ -68,37 +69,38 @@ def _reason(fault: Fault, data: bytes) -> Reason:
     return Reason.TRUNCATED if reason is Reason.CORRUPT and _is_cut(data) else reason
 
 
-def _facts(data: bytes, image: Image.Image) -> Facts:
-    size, image_format = image.size, image.format or ""
-    least = max(_HASHED_PX, size[0] // 8), max(_HASHED_PX, size[1] // 8)
-    image.draft("L", least)  # JPEG alone: an eighth of the side still reads every byte
-    return _described(data, decode(image), size, image_format)
+def _options(header: ImageHeader, data: bytes, checks: Checks) -> DecodeOptions:
+    if header.format not in SUFFIXES:
+        raise _UnwantedError(Reason.NOT_AN_IMAGE, f"the format {header.format} is not gathered")
+    width, height = header.size
+    if min(header.size) < checks.min_size:
+        raise _UnwantedError(Reason.TOO_SMALL, f"{width} x {height} pixels")
+    if _is_cut(data):
+        raise ImageError(Fault.TRUNCATED, "the end of the picture is missing")
+    if checks.resize is None:  # an eighth of the side still reads every byte
+        return DecodeOptions(least=(max(_HASHED_PX, width // 8), max(_HASHED_PX, height // 8)), mode="L")
+    mode = "YCbCr" if min(header.size) > checks.resize else None  # where it shrinks: nothing to convert and back
+    return DecodeOptions(least=(2 * checks.resize, 2 * checks.resize), mode=mode)
 
 
-def _described(stored: bytes, image: Image.Image, size: tuple[int, int], image_format: str) -> Facts:
-    turned = orientation(image)
-    plain = turned == 1 and image.mode in ("L", "RGB", "YCbCr") and "transparency" not in image.info
+def _facts(data: bytes, decoded: DecodedImage) -> Facts:
+    size = decoded.size if decoded.orientation < 5 else decoded.size[::-1]  # as stored
+    return _described(data, decoded.image, size, decoded.header.format, orientation=decoded.orientation)
+
+
+def _described(
+    stored: bytes, image: Image.Image, size: tuple[int, int], image_format: str, *, orientation: int = 1
+) -> Facts:
     return Facts(
         bytes=len(stored),
         sha256=hashlib.sha256(stored).hexdigest(),
-        dhash=difference_hash(image if plain else to_rgb(image)),
+        dhash=difference_hash(image),
         format=image_format,
         width=size[0],
         height=size[1],
-        orientation=turned,
+        orientation=orientation,
         suffix=SUFFIXES[image_format],
     )
-
-
-def _open(data: bytes, checks: Checks) -> Image.Image:
-    image = open_image(data, max_pixels=checks.max_pixels)
-    if image.format not in SUFFIXES:
-        raise _UnwantedError(Reason.NOT_AN_IMAGE, f"the format {image.format} is not gathered")
-    if min(image.size) < checks.min_size:
-        raise _UnwantedError(Reason.TOO_SMALL, f"{image.width} x {image.height} pixels")
-    if _is_cut(data):
-        raise ImageError(Fault.TRUNCATED, "the end of the picture is missing")
-    return image
 
 
 def _is_cut(data: bytes) -> bool:
@@ -111,19 +113,16 @@ def _is_cut(data: bytes) -> bool:
     return data.startswith(b"\x89PNG") and b"IEND" not in data[-65536:]
 
 
-def _resized(image: Image.Image, shorter_px: int, *, most_pixels: int) -> Image.Image:
+def _resized(decoded: DecodedImage, shorter_px: int, *, most_pixels: int) -> Image.Image:
     """The picture upright, its shorter side at `shorter_px`; in 8-bit RGB, or YCbCr where a JPEG is made smaller."""
-    shrinks = min(image.size) > shorter_px
-    as_stored = "YCbCr" if shrinks and "jfif" in image.info else None  # JFIF promises it: nothing to convert and back
-    image.draft(as_stored, (2 * shorter_px, 2 * shorter_px))  # JPEG alone: at least twice the size wanted
-    turned = upright(decode(image))
-    size = resized_size(*turned.size, ImageProperty(shorter_px))
+    size = resized_size(*decoded.size, ImageProperty(shorter_px))
     if size[0] * size[1] > most_pixels or max(size) > _JPEG_MOST_PX:
         raise _UnwantedError(Reason.TOO_MANY_PIXELS, f"{size[0]} x {size[1]} when resized")
-    if shrinks and turned.mode == "YCbCr":
-        return _shrunk(turned, size)
+    if decoded.image.mode == "YCbCr":
+        return _shrunk(decoded.image, size)
+    shrinks = min(decoded.size) > shorter_px
     resampling = Image.Resampling.HAMMING if shrinks else Image.Resampling.BILINEAR
-    return flatten(turned).resize(size, resampling, reducing_gap=2.0)
+    return decoded.image.resize(size, resampling, reducing_gap=2.0)
 
 
 def _shrunk(image: Image.Image, size: tuple[int, int]) -> Image.Image:
