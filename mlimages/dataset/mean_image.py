@@ -30,11 +30,12 @@ from mlimages.core import (
     Threads,
     as_path,
     cache_dir,
+    file_state,
     replacing,
     write_text,
 )
 from mlimages.dataset.loading import load_or_tell
-from mlimages.images import LabeledImage, load_rgb
+from mlimages.images import PIXELS_VERSION, LabeledImage, load_rgb
 from mlimages.labels import LabelFile
 
 SHEET_PX, CAPTION_PX = 1200, 16
@@ -139,16 +140,22 @@ def draw_class_means(made: MeanImage, names: Sequence[str], path: Path) -> None:
 def remembered_mean(
     labels: LabelFile, prop: ImageProperty, *, per_class: bool, pool: Pool | None, progress: Progress | None
 ) -> MeanImage:
-    """The mean from the cache where no picture has changed since (size, time), else computed and kept."""
-    digest = hashlib.sha256(f"2 {prop} {per_class}".encode())
+    """The mean from the cache where no picture has changed since, else computed and kept.
+
+    Not kept where a picture cannot be read: a permission or a missing package is no property of it.
+    """
+    digest = hashlib.sha256(f"3 {PIXELS_VERSION} {prop} {per_class}".encode())
     for item in labels:
-        told = f"{item.path} {item.path.absolute()} {_stamp(item.path)} {item.label if per_class else ''}\n"
+        state = file_state(item.path) or b""
+        told = f"{item.path} {item.path.absolute()} {state.hex()} {item.label if per_class else ''}\n"
         digest.update(told.encode(errors="surrogateescape"))
     kept = cache_dir("means") / f"{digest.hexdigest()[:32]}.npz"
     try:
         return _read_kept(kept, prop)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         made = compute_mean(labels, prop, per_class=per_class, pool=pool, progress=progress)
+    if any(one.fault is Fault.UNREADABLE for one in made.broken):
+        return made
     told = json.dumps({"mean": made.channel_mean, "std": made.channel_std, "count": made.count,
             "broken": [(one.path, one.fault, one.detail) for one in made.broken]})  # fmt: skip
     by_class = {str(label): mean for label, mean in made.by_class.items()}
@@ -163,14 +170,6 @@ def _read_kept(path: Path, prop: ImageProperty) -> MeanImage:
         broken = tuple(BrokenImage(path, Fault(fault), detail) for path, fault, detail in told["broken"])
         by_class = {int(name): values[name] for name in values.files if name.isdigit()}
         return MeanImage(values["mean"], tuple(told["mean"]), tuple(told["std"]), told["count"], prop, broken, by_class)
-
-
-def _stamp(path: Path) -> str:
-    try:
-        found = path.stat()
-    except OSError:
-        return "missing"
-    return f"{found.st_size} {found.st_mtime_ns}"
 
 
 def load_mean_image(path: str | Path) -> NDArray[np.float32]:

@@ -234,7 +234,7 @@ def _opened(data: bytes, max_pixels: int) -> Image.Image:
 
 def _unknown_format(data: bytes, missing: str) -> ImageError:
     if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS and "HEIF" not in Image.OPEN:
-        return ImageError(Fault.UNREADABLE, 'HEIC needs an optional package: `pip install "mlimages[heic]"`')
+        return ImageError(Fault.UNREADABLE, f"HEIC needs an optional package: `{install_hint('heic')}`")
     if missing:
         return ImageError(Fault.UNREADABLE, f"this Pillow cannot decode the format ({missing})")
     begin = data[:12]

@@ -1,4 +1,4 @@
-"""JPEGs decoded by a library that reports the damage that Pillow passes over (`pip install "mlimages[strict]"`).
+"""JPEGs decoded by a library that reports the damage that Pillow passes over (the extra `strict`).
 
 libjpeg warns of all that is not as the standard says. Only some of that damages pixels:
 

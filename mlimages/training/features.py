@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mlimages.core import Preprocessing, Progress, cache_dir
 from mlimages.networks import Model, Normalize, Split, channels_last, frozen_precision, joined, parted
+from mlimages.images import PIXELS_VERSION
 from mlimages.training import distributed
 from mlimages.training.frozen_runtime import open_frozen
 from mlimages.training.image_cache import PictureSet, chunks
@@ -131,7 +132,7 @@ def features_key(
         preprocessing: what makes the pixels.
         precision: of the computation, as `frozen_precision` says it.
     """
-    parts = ["v2", model.name, model.library, cut, digest, asdict(preprocessing), precision]
+    parts = ["v2", PIXELS_VERSION, model.name, model.library, cut, digest, asdict(preprocessing), precision]
     mean = normalize.mean.cpu().numpy().tobytes()
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode() + mean).hexdigest()[:32]
 

@@ -22,7 +22,7 @@ from mlimages.core import (
     replacing,
     write_text,
 )
-from mlimages.images import load_rgb
+from mlimages.images import PIXELS_VERSION, load_rgb
 from mlimages.labels import ClassNames, LabelFile, write_label_file
 from mlimages.networks import FrozenPart, Model, build_model, freeze
 from mlimages.training import distributed, preflight
@@ -133,7 +133,7 @@ def _names(path: Path) -> ClassNames:
 
 def pixel_store(image: ImageProperty) -> RowStore:
     """The cache of pictures prepared in this way, shared by all runs."""
-    name = hashlib.sha256(f"v1 {json.dumps(asdict(image), sort_keys=True)}".encode()).hexdigest()[:32]
+    name = hashlib.sha256(f"v{PIXELS_VERSION} {json.dumps(asdict(image), sort_keys=True)}".encode()).hexdigest()[:32]
     return RowStore(cache_dir("pixels") / name, (image.height, image.width, image.channels), np.uint8)
 
 

@@ -1,15 +1,22 @@
 """What was decoded once is not decoded again: by the next check, split, mean and preflight."""
 
+import io
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from mlimages.checks import check, duplicate_groups
 from mlimages.core import ImageProperty, NoProgress
 from mlimages.dataset import TrainingData
+from mlimages.images import load_all_plugins
 from mlimages.labels import LabelFile
 from mlimages.training import preflight
+from mlimages.training.image_cache import Picture, decode_all
 from mlimages.training.preparation import pixel_store
 from mlimages.training.row_store import RowStore
 from tests.checks.test_validation import jpeg, scene
@@ -31,12 +38,35 @@ def labels(tmp_path: Path) -> LabelFile:
     return LabelFile(tmp_path / "labels.txt")
 
 
-def erase(labels: LabelFile) -> None:
-    """Leave each file its size and its time, and nothing of its picture."""
-    for item in labels:
-        seen = item.path.stat()
-        item.path.write_bytes(bytes(seen.st_size))
-        os.utime(item.path, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+_opened: list[str] | None = None
+
+
+def _note(event: str, args: tuple[object, ...]) -> None:
+    if event == "open" and _opened is not None:
+        _opened.append(str(args[0]))
+
+
+sys.addaudithook(_note)
+
+
+@contextmanager
+def images_opened(labels: LabelFile) -> Iterator[set[str]]:
+    """Collects the names of those images of the label file that Python opens meanwhile."""
+    global _opened
+    _opened, names = [], set[str]()
+    try:
+        yield names
+    finally:
+        names.update(item.path.name for item in labels if str(item.path) in _opened)
+        _opened = None
+
+
+def replace_in_place(path: Path, data: bytes) -> None:
+    """Keep the file's size and time, as `rsync --inplace -t` and `cp -p` do."""
+    before = path.stat()
+    path.write_bytes(data.ljust(before.st_size, b"\0"))
+    assert path.stat().st_size == before.st_size
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 def looked_at(labels: LabelFile, store: RowStore | None) -> preflight.Data:
@@ -50,8 +80,9 @@ def looked_at(labels: LabelFile, store: RowStore | None) -> preflight.Data:
 def test_a_split_after_a_check_reads_no_picture(labels: LabelFile, tmp_path: Path, run_cli: RunCli) -> None:
     groups = {tuple(sorted(path.name for path in group)) for group in check([labels]).duplicate_groups}
     assert groups == {("0.jpg", "again.jpg")}
-    erase(labels)
-    assert set(duplicate_groups(item.path for item in labels)) == {tmp_path / "0.jpg", tmp_path / "again.jpg"}
+    with images_opened(labels) as opened:
+        assert set(duplicate_groups(item.path for item in labels)) == {tmp_path / "0.jpg", tmp_path / "again.jpg"}
+    assert opened == set()
     run_cli("label", "labels.txt", "--split", "0.5,0.5")
     parts = [(tmp_path / f"labels_{part}.txt").read_text() for part in ("train", "val")]
     assert [("\n0.jpg " in f"\n{part}") == ("again.jpg" in part) for part in parts] == [True, True]
@@ -61,6 +92,10 @@ def test_a_second_mean_reads_no_picture_nor_does_that_of_each_class(labels: Labe
     first = TrainingData(labels, PROP).make_mean_image(tmp_path / "mean.png", per_class=True)
     erase(labels)
     again = TrainingData(labels, PROP).make_mean_image(tmp_path / "mean.png", per_class=True)
+    first = labels.to_training_data(PROP).make_mean_image(tmp_path / "mean.png", per_class=True)
+    with images_opened(labels) as opened:
+        again = labels.to_training_data(PROP).make_mean_image(tmp_path / "mean.png", per_class=True)
+    assert opened == set()
     assert (again.mean == first.mean).all()
     assert (again.count, [one.fault for one in again.broken]) == (12, ["truncated"])
     assert {label: mean.tolist() for label, mean in again.by_class.items()} == {
@@ -71,10 +106,50 @@ def test_a_second_mean_reads_no_picture_nor_does_that_of_each_class(labels: Labe
 def test_what_check_has_decoded_the_preflight_does_not_read_again(labels: LabelFile) -> None:
     check([labels])
     pixels = looked_at(labels, pixel_store(PROP))
-    erase(labels)
     for store in (None, pixel_store(PROP)):
-        again = looked_at(labels, store)
+        with images_opened(labels) as opened:
+            again = looked_at(labels, store)
+        assert opened == {"11.jpg"}  # it could not be decoded
         assert (again.train, again.val) == (pixels.train, pixels.val)
         assert [Path(one.path).name for one in again.broken] == ["11.jpg"]
-    os.utime(next(iter(labels)).path, (1, 1))
+    (first,) = [item.path for item in labels if item.path.name == "0.jpg"]
+    replace_in_place(first, b"")
     assert [Path(one.path).name for one in looked_at(labels, None).broken] == ["0.jpg", "11.jpg"]
+
+
+def test_a_file_replaced_with_its_size_and_time_kept_is_not_trained_on_as_it_was(tmp_path: Path) -> None:
+    for n in range(4):
+        Image.new("RGB", (40, 30), (20,) * 3).save(tmp_path / f"{n}.bmp")
+    (tmp_path / "labels.txt").write_text("".join(f"{n}.bmp {n % 2}\n" for n in range(4)))
+    (tmp_path / "labels_class_def.txt").write_text("0 even\n1 odd\n")
+    labels, store = LabelFile(tmp_path / "labels.txt"), pixel_store(PROP)
+    check([labels])
+
+    def levels() -> tuple[float, list[int]]:
+        found = decode_all(list(labels), PROP, store=store, progress=NoProgress())
+        digests = [each.digest for each in found if isinstance(each, Picture)]
+        mean = labels.to_training_data(PROP).make_mean_image(tmp_path / "mean.png").mean
+        return float(mean.mean()), [int(store.rows([digest]).max()) for digest in digests]
+
+    assert levels() == (20, [20] * 4)
+    bright = io.BytesIO()
+    Image.new("RGB", (40, 30), (220,) * 3).save(bright, "BMP")
+    replace_in_place(tmp_path / "2.bmp", bright.getvalue())
+    assert levels() == (70, [20, 20, 220, 20])
+
+
+def test_a_mean_does_not_remember_what_could_not_be_read(
+    labels: LabelFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_all_plugins()
+    out = io.BytesIO()
+    Image.new("RGB", (40, 30)).save(out, "HEIF")
+    (tmp_path / "0.jpg").write_bytes(out.getvalue())
+    with monkeypatch.context() as without_heic:
+        without_heic.delitem(Image.OPEN, "HEIF")
+        without_heic.setattr(Image, "ID", [name for name in Image.ID if name != "HEIF"])
+        first = labels.to_training_data(PROP).make_mean_image(tmp_path / "mean.png")
+    assert [one.fault for one in first.broken] == ["unreadable", "truncated"]
+    again = labels.to_training_data(PROP).make_mean_image(tmp_path / "mean.png")
+    assert [one.fault for one in again.broken] == ["truncated"]
+    assert again.count == first.count + 1
