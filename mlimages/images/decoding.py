@@ -129,7 +129,7 @@ def raises_image_error(function: Callable[P, T]) -> Callable[P, T]:
 def _image_error(error: Exception) -> ImageError:
     text = str(error) or type(error).__name__
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
-        return ImageError(Fault.TOO_MANY_PIXELS, f"Pillow refuses it ({text})")
+        return ImageError(Fault.TOO_MANY_PIXELS, "an image inside it has more pixels than Pillow decodes")
     if isinstance(error, MemoryError):
         return ImageError(Fault.UNREADABLE, "not enough memory to decode it")
     if isinstance(error, NotImplementedError | ImportError) or text.endswith("not available"):
@@ -214,7 +214,7 @@ def _opened(data: bytes, max_pixels: int) -> Image.Image:
     Not `Image.open`: that warns of large images on the terminal, fails above twice that size whatever
     `max_pixels` says, and hands EPS to Ghostscript.
     """
-    missing = ""
+    missing = claimed = ""
     for load_plugins in (Image.preinit, load_all_plugins):
         load_plugins()
         for name in Image.ID:
@@ -224,19 +224,22 @@ def _opened(data: bytes, max_pixels: int) -> Image.Image:
                 if isinstance(known, str):  # says what this Pillow was built without
                     missing = known
                 elif known and name not in _REFUSED_FORMATS:
+                    claimed = claimed or (name if accepts else "")
                     file = factory(io.BytesIO(data), "")
                     _demand_pixels(file.size, max_pixels)
                     return file
             except _UNKNOWN_FORMAT:
                 continue
-    raise _unknown_format(data, missing)
+    raise _unknown_format(data, missing, claimed)
 
 
-def _unknown_format(data: bytes, missing: str) -> ImageError:
+def _unknown_format(data: bytes, missing: str, claimed: str) -> ImageError:
     if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS and "HEIF" not in Image.OPEN:
         return ImageError(Fault.UNREADABLE, f"HEIC needs an optional package: `{install_hint('heic')}`")
     if missing:
         return ImageError(Fault.UNREADABLE, f"this Pillow cannot decode the format ({missing})")
+    if claimed:
+        return ImageError(Fault.NOT_AN_IMAGE, f"begins as {claimed} does, but has no header that can be read")
     begin = data[:12]
     seen = f'"{begin.decode()}"' if begin.isascii() and begin.decode().isprintable() else begin.hex(" ")
     return ImageError(Fault.NOT_AN_IMAGE, f"begins with {seen}")
