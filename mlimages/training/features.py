@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from mlimages.core import Preprocessing, Progress, cache_dir
-from mlimages.networks import Model, Normalize, Split, channels_last, frozen_precision, joined, parted
 from mlimages.images import PIXELS_VERSION
+from mlimages.networks import Model, Normalize, Split, channels_last, frozen_precision, joined, parted
 from mlimages.training import distributed
 from mlimages.training.frozen_runtime import open_frozen
 from mlimages.training.image_cache import PictureSet, chunks

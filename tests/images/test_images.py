@@ -29,7 +29,7 @@ from mlimages.images import (
 )
 from mlimages.labels import label_dir_auto
 from mlimages.networks import Normalize
-from tests.odd_images import odd_exif, png_of_size
+from tests.images.odd_images import odd_exif, png_of_size
 
 
 def encoded(image: Image.Image, form: str = "PNG", **options: object) -> bytes:

@@ -90,11 +90,8 @@ def test_a_split_after_a_check_reads_no_picture(labels: LabelFile, tmp_path: Pat
 
 def test_a_second_mean_reads_no_picture_nor_does_that_of_each_class(labels: LabelFile, tmp_path: Path) -> None:
     first = TrainingData(labels, PROP).make_mean_image(tmp_path / "mean.png", per_class=True)
-    erase(labels)
-    again = TrainingData(labels, PROP).make_mean_image(tmp_path / "mean.png", per_class=True)
-    first = labels.to_training_data(PROP).make_mean_image(tmp_path / "mean.png", per_class=True)
     with images_opened(labels) as opened:
-        again = labels.to_training_data(PROP).make_mean_image(tmp_path / "mean.png", per_class=True)
+        again = TrainingData(labels, PROP).make_mean_image(tmp_path / "mean.png", per_class=True)
     assert opened == set()
     assert (again.mean == first.mean).all()
     assert (again.count, [one.fault for one in again.broken]) == (12, ["truncated"])
@@ -128,7 +125,7 @@ def test_a_file_replaced_with_its_size_and_time_kept_is_not_trained_on_as_it_was
     def levels() -> tuple[float, list[int]]:
         found = decode_all(list(labels), PROP, store=store, progress=NoProgress())
         digests = [each.digest for each in found if isinstance(each, Picture)]
-        mean = labels.to_training_data(PROP).make_mean_image(tmp_path / "mean.png").mean
+        mean = TrainingData(labels, PROP).make_mean_image(tmp_path / "mean.png").mean
         return float(mean.mean()), [int(store.rows([digest]).max()) for digest in digests]
 
     assert levels() == (20, [20] * 4)
@@ -148,8 +145,8 @@ def test_a_mean_does_not_remember_what_could_not_be_read(
     with monkeypatch.context() as without_heic:
         without_heic.delitem(Image.OPEN, "HEIF")
         without_heic.setattr(Image, "ID", [name for name in Image.ID if name != "HEIF"])
-        first = labels.to_training_data(PROP).make_mean_image(tmp_path / "mean.png")
+        first = TrainingData(labels, PROP).make_mean_image(tmp_path / "mean.png")
     assert [one.fault for one in first.broken] == ["unreadable", "truncated"]
-    again = labels.to_training_data(PROP).make_mean_image(tmp_path / "mean.png")
+    again = TrainingData(labels, PROP).make_mean_image(tmp_path / "mean.png")
     assert [one.fault for one in again.broken] == ["truncated"]
     assert again.count == first.count + 1

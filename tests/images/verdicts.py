@@ -1,4 +1,6 @@
-"""What mlimages and Pillow say of the images in a folder, a JSON line each: `python -m tests.verdicts WHO FOLDER`.
+"""Verdicts of mlimages and Pillow on the images of a folder, a JSON line each.
+
+Run as `python -m tests.images.verdicts WHO FOLDER`.
 
 WHO is `pillow`, `examine` (of `check`), `load_pixels` or `labeled_image`. A process of its own for each: a decoder that
 hangs or crashes is found by the line that does not come, and no setting of one reaches another.
@@ -17,7 +19,7 @@ from PIL import Image, ImageOps
 
 from mlimages.core import ImageError, ImageProperty
 from mlimages.images import UPRIGHT, LabeledImage, identify, load_all_plugins, load_pixels
-from tests.odd_images import UNREADABLE
+from tests.images.odd_images import UNREADABLE
 
 MAX_PIXELS = 4_000_000
 PLAIN = ("1", "L", "RGB", "CMYK", "YCbCr")

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from mlimages.images import STRICT_JPEG
-from tests.odd_images import DAMAGE, every_format, made_by_hand
-from tests.verdicts import WHO
+from tests.images.odd_images import DAMAGE, every_format, made_by_hand
+from tests.images.verdicts import WHO
 
 CASES = int(os.environ.get("MLIMAGES_FUZZ_CASES", "400"))
 SEED = int(os.environ.get("MLIMAGES_FUZZ_SEED", "0"))
@@ -25,7 +25,7 @@ Verdicts = dict[str, tuple[str, list[int] | None, str]]
 def said_of(folder: Path, who: str) -> Verdicts:
     """The verdicts of one of them; a traceback, a crash or a hang names the image."""
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-    command = [sys.executable, "-m", "tests.verdicts", who, str(folder)]
+    command = [sys.executable, "-m", "tests.images.verdicts", who, str(folder)]
     limit = 60 + 0.5 * len(names) + PER_IMAGE_S
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
