@@ -1,4 +1,5 @@
 from .checks import check as check
+from .checks import split_labels as split_labels
 from .core import BrokenImage as BrokenImage
 from .core import ImageProperty as ImageProperty
 from .core import ImageRef as ImageRef

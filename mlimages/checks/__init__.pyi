@@ -6,6 +6,7 @@ from .findings import Findings as Findings
 from .fixes import Move as Move
 from .fixes import carry_out as carry_out
 from .fixes import plan_moves as plan_moves
+from .leak_free_split import split_labels as split_labels
 from .result import Measures as Measures
 from .result import Report as Report
 from .result import write_outcome as write_outcome

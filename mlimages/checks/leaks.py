@@ -58,6 +58,11 @@ class Seen:
         """Of the picture's bytes; the same for all that could not be decoded."""
         return self._digests.at([place]).tobytes()
 
+    def digests(self) -> NDArray[np.uint64]:
+        """Of all pictures' bytes, in order: `(N, 2)`, zeros where one could not be decoded."""
+        digests: NDArray[np.uint64] = self._digests.whole()
+        return digests
+
     def label(self, place: int) -> int:
         """Class number of the picture."""
         return int(self._label.at([place])[0])

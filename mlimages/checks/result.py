@@ -47,6 +47,8 @@ class Report:
         duplicate_groups: pictures that are the same or nearly so; the first of a group comes first.
         thresholds: where the lines were drawn.
         seconds: how long it took.
+        digests: first 16 bytes of each image's SHA-256 `(N, 2)`, in the order of the files; zeros where it could not
+            be decoded.
         measures: for plots.
     """
 
@@ -59,6 +61,7 @@ class Report:
     thresholds: Thresholds
     seconds: float
     measures: Measures = field(repr=False)
+    digests: NDArray[np.uint64] = field(repr=False)
 
     @property
     def errors(self) -> dict[str, int]:

@@ -76,7 +76,7 @@ def check(
         for one in relations(seen, families, begins, lines):
             notes.add(one.place, one.code, described(one, items, same=seen.digest(one.place) == seen.digest(one.other)))
         findings = notes.done(files, begins, tuple(_class_findings(files, seen.counts, lines)))
-        measures = measuring.done()
+        measures, digests = measuring.done(), seen.digests()
     return Report(
         files=files,
         counts=dict(seen.counts),
@@ -87,6 +87,7 @@ def check(
         thresholds=lines,
         seconds=time.perf_counter() - began,
         measures=measures,
+        digests=digests,
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -202,16 +201,13 @@ def _parts(listed: LabelFile, target: Path, split: str, *, seed: int, group: str
         names = PARTS[len(shares)]
     except (ValueError, KeyError) as error:
         raise InputError(f"--split {split}: expected two or three shares that add up to 1, as 0.8,0.2") from error
-    paths = (item.path for item in listed)
-    groups: Mapping[Path, object]
     if group:
-        groups = labels.groups_by_pattern(paths, group)
+        parts = listed.split(shares, seed=seed, groups=labels.groups_by_pattern((one.path for one in listed), group))
     else:
-        from mlimages import checks as validation
+        from mlimages.checks import split_labels
         from mlimages.core import TqdmProgress
 
-        groups = validation.duplicate_groups(paths, progress=TqdmProgress())
-    parts = listed.split(shares, seed=seed, groups=groups)
+        parts = split_labels(listed, shares, seed, progress=TqdmProgress())
     return {
         name: (target.with_name(f"{target.stem}_{name}{target.suffix}"), part)
         for name, part in zip(names, parts, strict=True)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 from PIL import Image
 
-from mlimages.checks import duplicate_groups
+from mlimages.checks import split_labels
 from mlimages.core import BrokenImage, ImageProperty, InputError, LabeledPath, NoProgress, Progress, replacing
 from mlimages.dataset.loading import load_in_order
 from mlimages.labels import ClassNames, LabelFile, write_label_file
@@ -98,8 +98,8 @@ def augment(
     looks = [views(angles_deg, flip=flip), *[(View(),)] * (len(names) - 1)]
     write = partial(_write_pictures if form == "folder" else _write_arrays, labels.class_names, image)
     with _building(Path(out), form) as folder:
-        groups = duplicate_groups((item.path for item in labels), progress=progress) if len(split) > 1 else {}
-        parts = [part.shuffle(seed) for part in labels.split(split, seed=seed, groups=groups)]
+        parts = split_labels(labels, split, seed, progress=progress) if len(split) > 1 else (labels,)
+        parts = tuple(part.shuffle(seed) for part in parts)
         progress.start("augmenting", sum(1 for _ in labels), "pictures")
         rows = [_rows(part, image, seen, broken, progress) for part, seen in zip(parts, looks, strict=True)]
         counts = [write(folder, name, part) for name, part in zip(names, rows, strict=True)]

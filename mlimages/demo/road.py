@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlimages.checks import Report, check, duplicate_groups, write_outcome
+from mlimages.checks import Report, check, split_labels, write_outcome
 from mlimages.core import GatherSummary, ImageProperty, InputError, LabeledPath, Prediction, counted
 from mlimages.dataset import TrainingData
 from mlimages.demo.site import Page, digit_pages, serving
@@ -146,7 +146,7 @@ class Road:
         """The old digits as train and val files, the new ones as one file."""
         self._command("label old -o old.txt --split 0.8,0.2 --seed 0")
         old = label_dir_auto(self._out / "old").labels
-        parts = old.split((0.8, 0.2), seed=0, groups=duplicate_groups([item.path for item in old]))
+        parts = split_labels(old, (0.8, 0.2), seed=0)
         files = [part.write(self._out / f"old_{side}.txt") for part, side in zip(parts, ("train", "val"), strict=True)]
         self._say("".join(f"  {_contents(file)}\n" for file in files))
         self._command("label new -o new.txt")

@@ -11,5 +11,6 @@ from .folders import lay_out as lay_out
 from .label_file import LabelFile as LabelFile
 from .label_file import listed_paths as listed_paths
 from .label_file import write_label_file as write_label_file
+from .splitting import demand_shares as demand_shares
 from .splitting import groups_by_pattern as groups_by_pattern
 from .splitting import split as split

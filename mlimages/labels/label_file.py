@@ -96,14 +96,27 @@ class LabelFile:
         return self._with(lambda: items)
 
     def split(
-        self, shares: Sequence[float], *, seed: int, groups: Mapping[Path, object] | None = None
+        self,
+        shares: Sequence[float],
+        *,
+        seed: int,
+        groups: Mapping[Path, object] | None = None,
+        contents: Mapping[Path, str] | None = None,
     ) -> tuple[LabelFile, ...]:
-        """One LabelFile per share, each class in proportion; pictures of one group stay together.
+        """One LabelFile per share, each class in proportion; images with the same value in `groups` stay together.
+
+        It knows no near-duplicates: `mlimages.checks.split_labels` finds them first, as all commands do.
+
+        Args:
+            contents: what identifies an image; else its path below the folder of its class.
 
         Raises:
             InputError: the shares are not positive or do not add up to 1.
         """
-        parts = split(list(self), shares, seed=seed, root=self.img_root, groups=groups)
+        names = self.defined_class_names
+        parts = split(
+            list(self), shares, seed=seed, root=self.img_root, class_names=names, groups=groups, contents=contents
+        )
         return tuple(self._with(lambda part=part: part) for part in parts)  # type: ignore[misc]  # the default binds it
 
     def merge(self, *others: LabelFile) -> LabelFile:

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlimages.checks import duplicate_groups
+from mlimages.checks import split_labels
 from mlimages.core import BrokenImage, ImageProperty, InputError, LabeledPath, Progress
-from mlimages.labels import ClassNames, LabelFile, split
+from mlimages.labels import ClassNames, LabelFile
 from mlimages.training import distributed
 from mlimages.training.image_cache import Picture, decode_all
 from mlimages.training.row_store import RowStore
@@ -78,6 +78,7 @@ def inspect(
         [each for each in part if isinstance(each, Picture)] for part in (found[: len(train)], found[len(train) :])
     )
     if val is None:
+        _demand_classes(to_train, names)
         to_train, to_validate = split(to_train)
     data = Data(tuple(to_train), tuple(to_validate), tuple(broken))
     demand_classes(data.train, names, kind="good ")
@@ -110,21 +111,15 @@ def _facts(found: Picture | BrokenImage) -> tuple[str, str, str]:
 
 
 def set_aside(
-    pictures: Sequence[Picture], share: float, *, root: Path, seed: int
+    images: Sequence[Picture], share: float, *, labels: Path, seed: int
 ) -> tuple[list[Picture], list[Picture]]:
-    """Split pictures by class, those that look the same on one side: to train on, to validate on."""
-    kept, aside = distributed.from_first(
-        _sides(pictures, share, root=root, seed=seed) if distributed.is_first() else None
-    )
-    return [pictures[place] for place in kept], [pictures[place] for place in aside]
+    """The images to train on and those to validate on: the split of the whole label file that `label --split` makes."""
+    val = set(distributed.from_first(_validation_set(labels, share, seed=seed) if distributed.is_first() else None))
+    return [one for one in images if str(one.path) not in val], [one for one in images if str(one.path) in val]
 
 
-def _sides(pictures: Sequence[Picture], share: float, *, root: Path, seed: int) -> list[list[int]]:
-    """The places of the pictures of each side."""
-    place_of = {picture.path: place for place, picture in enumerate(pictures)}
-    items = [LabeledPath(picture.path, picture.label) for picture in pictures]
-    sides = split(items, (1 - share, share), seed=seed, root=root, groups=duplicate_groups(place_of))
-    return [[place_of[item.path] for item in side] for side in sides]
+def _validation_set(labels: Path, share: float, *, seed: int) -> list[str]:
+    return [str(item.path) for item in split_labels(labels, (1 - share, share), seed)[1]]
 
 
 def demand_classes(train: Iterable[Picture | LabeledPath], names: ClassNames, *, kind: str = "") -> None:

@@ -112,7 +112,7 @@ def prepare(config: FineTuneConfig, files: RunFiles, planned: Plan, progress: Pr
         planned.val,
         names,
         image,
-        split=lambda found: preflight.set_aside(found, config.val_share, root=config.labels.parent, seed=config.seed),
+        split=lambda found: preflight.set_aside(found, config.val_share, labels=config.labels, seed=config.seed),
         store=pixels,
         progress=progress,
     )

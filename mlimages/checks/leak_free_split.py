@@ -1,0 +1,62 @@
+"""The split of a label file that every command makes: near-duplicates on one side, decided by what the images hold."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from mlimages.checks.run_checks import check
+from mlimages.core import ImageError, Pool, Progress, as_path
+from mlimages.images import read_bytes
+from mlimages.labels import LabelFile, demand_shares
+
+DIGITS = 32
+"""Hexadecimal digits of an image's SHA-256 that identify it."""
+
+
+def split_labels(
+    labels: LabelFile | str | Path,
+    shares: Sequence[float],
+    seed: int = 0,
+    *,
+    pool: Pool | None = None,
+    progress: Progress | None = None,
+) -> tuple[LabelFile, ...]:
+    """One LabelFile per share, each class in proportion, images that are the same or nearly so in one part.
+
+    What the images hold decides, together with the seed, not their paths or the order of the lines: `label --split`,
+    `augment --split` and the validation set that `finetune` sets aside are this split. An image that is added later
+    leaves nearly all others where they are. Each image is decoded once (a later check or split need not do it again);
+    one that cannot be decoded is split like the others.
+
+    Args:
+        labels: a label file.
+        shares: positive numbers that add up to 1.
+        pool: who looks at the images; by default threads.
+
+    Raises:
+        InputError: the shares are not positive or do not add up to 1.
+        LabelFileError: the label file cannot be read.
+
+    Example:
+        >>> train, val = split_labels("labels.txt", (0.8, 0.2), seed=0)  # doctest: +SKIP
+        >>> train.write("labels_train.txt")  # doctest: +SKIP
+    """
+    demand_shares(shares)
+    file = labels if isinstance(labels, LabelFile) else LabelFile(labels)
+    report = check([file], pool=pool, progress=progress)
+    groups = {path: number for number, group in enumerate(report.duplicate_groups) for path in group}
+    contents = {
+        as_path(name): digest.tobytes().hex() if digest.any() else _content(as_path(name))
+        for (name, _), digest in zip(file.named(), report.digests, strict=True)
+    }
+    return file.split(shares, seed=seed, groups=groups, contents=contents)
+
+
+def _content(path: Path) -> str:
+    """What identifies an image that cannot be decoded; nothing where it cannot even be read."""
+    try:
+        return hashlib.sha256(read_bytes(path)).hexdigest()[:DIGITS]
+    except ImageError:
+        return ""
