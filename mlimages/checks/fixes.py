@@ -5,25 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from mlimages.checks.codes import Code, Finding
-from mlimages.checks.result import Report
+from mlimages.checks.result import Move, Report
 from mlimages.checks.rules import right_suffix
 from mlimages.core import ImageError, InputError, is_remote
 from mlimages.images import identify
 
 BROKEN = {Code.EMPTY, Code.NOT_AN_IMAGE, Code.TRUNCATED, Code.CORRUPT, Code.TOO_MANY_PIXELS}
-
-
-@dataclass(frozen=True, slots=True)
-class Move:
-    """One file to move, and why."""
-
-    source: Path
-    target: Path
-    code: Code
 
 
 def plan_moves(report: Report) -> list[Move]:
@@ -36,7 +26,8 @@ def plan_moves(report: Report) -> list[Move]:
     taken: set[Path] = set()
     moves: dict[str, Move] = {}
     for one in report.findings:
-        place = os.path.abspath(one.path)  # noqa: PTH100  # links stay links
+        folder, name = os.path.split(os.path.abspath(one.path))  # noqa: PTH100
+        place = os.path.join(os.path.realpath(folder), name)  # noqa: PTH118  # a link to the file itself stays one
         if place in moves or not (wanted := _wanted(report, one)):
             continue
         target = next(path for path in _numbered(wanted) if path not in taken and not os.path.lexists(path))
@@ -55,8 +46,8 @@ def carry_out(moves: list[Move]) -> None:
 def _wanted(report: Report, one: Finding) -> Path | None:
     if one.code in BROKEN:
         labels = report.files[one.file]
-        inside = one.path.is_relative_to(labels.img_root)
-        name = one.path.relative_to(labels.img_root) if inside else Path(one.path.name)
+        place, root = (Path(os.path.abspath(path)) for path in (one.path, labels.img_root))  # noqa: PTH100  # as above
+        name = place.relative_to(root) if place.is_relative_to(root) else Path(place.name)
         return labels.path.with_name(f"{labels.path.stem}_quarantine") / name
     if one.code == Code.WRONG_SUFFIX:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,8 +14,17 @@ from numpy.typing import NDArray
 
 from mlimages.checks.codes import ERRORS, Code, Finding, Thresholds
 from mlimages.checks.findings import Findings
-from mlimages.core import LabeledPath, relative_name, replacing
-from mlimages.labels import LabelFile, write_label_file
+from mlimages.core import LabeledPath, relative_name, writing
+from mlimages.labels import LabelFile, write_own_label_file
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One file to move, and why."""
+
+    source: Path
+    target: Path
+    code: Code
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,33 +105,45 @@ class Report:
         return {code.value: counts[code] for code in Code if counts[code] and code.is_error == errors}
 
 
-def write_outcome(report: Report, renamed: Mapping[Path, Path] | None = None) -> list[Path]:
-    """Write `NAME_checked.txt`, `NAME_rejected.tsv` and `NAME_warnings.tsv` beside each label file.
+def outcome_paths(label_file: Path) -> tuple[Path, Path, Path]:
+    """`NAME_checked.txt`, `NAME_rejected.tsv` and `NAME_warnings.tsv` beside a label file."""
+    checked, rejected, warnings = (
+        label_file.with_name(f"{label_file.stem}_{end}") for end in ("checked.txt", "rejected.tsv", "warnings.tsv")
+    )
+    return checked, rejected, warnings
 
-    Pictures that were `renamed` since are listed under their new names.
+
+def write_outcome(report: Report, moved: Iterable[Move] = (), *, overwrite: bool = False) -> list[Path]:
+    """Write the `outcome_paths` of each label file; images that were `moved` are listed where they are now.
+
+    Raises:
+        InputError: one of them is there and mlimages did not write it, or it was changed; unless `overwrite`.
     """
-    now = renamed or {}
+    now = {os.path.realpath(move.source): move.target for move in moved}
     written = []
     for number, file in enumerate(report.files):
-        checked, rejected, warnings = (
-            file.path.with_name(f"{file.path.stem}_{end}") for end in ("checked.txt", "rejected.tsv", "warnings.tsv")
-        )
+        checked, rejected, warnings = outcome_paths(file.path)
         kept: Iterable[LabeledPath] = report.kept(number)
         if now:
-            kept = (LabeledPath(now.get(item.path, item.path), item.label) for item in kept)
+            kept = (LabeledPath(_where(item.path, now), item.label) for item in kept)
         count = 1 + max((label for of, label in report.counts if of == number), default=-1)
-        write_label_file(checked, kept, file.defined_class_names or tuple(map(str, range(count))))
-        _write_table(rejected, now, report.findings.select(ERRORS, file=number))
-        _write_table(warnings, now, report.findings.select(set(Code) - ERRORS, file=number))
+        names = file.defined_class_names or tuple(map(str, range(count)))
+        write_own_label_file(checked, kept, names, overwrite=overwrite)
+        for table, codes in ((rejected, ERRORS), (warnings, set(Code) - ERRORS)):
+            with writing(table, overwrite=overwrite) as part:
+                _write_table(part, table.parent, now, report.findings.select(codes, file=number))
         written += [checked, rejected, warnings]
     return written
 
 
-def _write_table(path: Path, now: Mapping[Path, Path], findings: Iterable[Finding]) -> None:
-    folder = path.parent
-    with replacing(path) as part, part.open("w", encoding="utf-8", newline="") as out:
+def _where(path: Path, now: Mapping[str, Path]) -> Path:
+    return now.get(os.path.realpath(path), path) if now else path
+
+
+def _write_table(part: Path, folder: Path, now: Mapping[str, Path], findings: Iterable[Finding]) -> None:
+    with part.open("w", encoding="utf-8", newline="") as out:
         table = csv.writer(out, delimiter="\t", lineterminator="\n")
         table.writerow(["path", "label", "code", "detail"])
         for one in findings:
-            name = relative_name(now.get(one.path, one.path), folder)
+            name = relative_name(_where(one.path, now), folder)
             table.writerow([name, one.label, one.code, " ".join(one.detail.split())])

@@ -37,6 +37,7 @@ def augment(
     form: Literal["npz", "npy", "folder"] = typer.Option(
         None, "--as", help="What to write [npz for NAME.npz, else folder]."
     ),
+    force: bool = typer.Option(False, "--force", help="Replace an .npz that is there."),
     as_json: bool = typer.Option(False, "--json", help="Print what was written as JSON."),
 ) -> None:
     """Turn and mirror pictures; write arrays or a folder.
@@ -66,6 +67,7 @@ def augment(
         split=shares,
         seed=seed,
         form=form or ("npz" if out.suffix == ".npz" else "folder"),
+        overwrite=force,
         progress=TqdmProgress(),
     )
     _tell(summary, as_json=as_json)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +14,13 @@ import typer
 from mlimages.cli.engines import ADDRESS, ENGINE, Engine, cluster_of
 from mlimages.cli.hints import say_next
 from mlimages.cli.options import GroupedCommand
-from mlimages.core import ImageProperty, InputError, Resize, as_path, counted
+from mlimages.core import ImageProperty, InputError, Resize, as_path, counted, demand_free, note_written
 
 if TYPE_CHECKING:
     from mlimages.checks import Report
     from mlimages.labels import LabelFile
 
+FORCE = typer.Option(False, "--force", help="Replace files that mlimages did not write, or that were changed since.")
 PARTS = {2: ("train", "val"), 3: ("train", "val", "test")}
 
 
@@ -46,6 +48,7 @@ def label(
     drop: Path = typer.Option(None, metavar="FILE", help="Leave out the paths in the first column of this .tsv."),
     as_folders: Path = typer.Option(None, metavar="DIR", help="Lay the pictures out as DIR/[train/]CLASS/ too."),
     copy: bool = typer.Option(False, "--copy", help="With --as-folders: copies in place of links."),
+    force: bool = FORCE,
     as_json: bool = typer.Option(False, "--json", help="Print what was written as JSON."),
 ) -> None:
     """Make a label file from folders; split or convert one.
@@ -66,17 +69,18 @@ def label(
         raise InputError(f"{source} is a label file already: say -o FILE to convert it, or --split 0.8,0.2")
     listed = _listed(source, leaf=leaf, classes=classes, number=number)
     if drop:
-        listed = listed.without(labels.listed_paths(drop))
+        listed = _dropped(listed, drop)
     if append and target.exists():
         listed = labels.append(labels.LabelFile(target), listed, by_number=number is not None)
-    parts = _parts(listed, target, split, seed=seed, group=group) if split else {"": (target, listed)}
-    written = []
-    for name, (path, part) in parts.items():
-        if out or split or source.is_dir():
-            part = part.write(path)
-            written.append(path)
-        if as_folders:
-            labels.lay_out(part, as_folders / name, copy=copy)
+        force = force or target.suffix == ".txt"  # all that stands there stays
+    names = _part_names(split) if split else ("",)
+    paths = [target.with_name(f"{target.stem}_{name}{target.suffix}") if name else target for name in names]
+    if writes := bool(out or split or source.is_dir()):
+        demand_free(chain.from_iterable((path, labels.class_definition_path(path)) for path in paths), overwrite=force)
+    parts = _parts(listed, split, seed=seed, group=group) if split else (listed,)
+    if as_folders:
+        labels.lay_out(dict(zip(names, parts, strict=True)), as_folders, copy=copy)
+    written = [part.write(path, overwrite=force).path for path, part in zip(paths, parts, strict=True) if writes]
     _tell_written(written, as_folders, as_json=as_json)
 
 
@@ -91,6 +95,7 @@ def check(
     ),
     engine: Engine = ENGINE,
     address: str = ADDRESS,
+    force: bool = FORCE,
     as_json: bool = typer.Option(False, "--json", help="Print counts and groups as JSON."),
 ) -> None:
     """Find broken, doubled, leaking and odd pictures.
@@ -111,14 +116,17 @@ def check(
     if page:  # before the pictures are decoded: the extra that the page needs may be missing
         from mlimages.reports import write_report
     lines = validation.Thresholds.parse(threshold)
+    pages = [page] if page else []
+    demand_free([*pages, *chain.from_iterable(map(validation.outcome_paths, sources))], overwrite=force)
     with cluster_of(engine, address) as pool:
         report = validation.check(sources, thresholds=lines, pool=pool, progress=TqdmProgress())
     if page:
         write_report(report, page)
+        note_written(pages)
     moves = validation.plan_moves(report) if fix else []
     if yes:
         validation.carry_out(moves)
-    written = validation.write_outcome(report, {move.source: move.target for move in moves} if yes else None)
+    written = validation.write_outcome(report, moves if yes else (), overwrite=force)
     if as_json:
         moved = [{"from": str(move.source), "to": str(move.target), "code": move.code} for move in moves]
         _print_json({**report.to_dict(), "moves": moved})
@@ -126,7 +134,7 @@ def check(
         _tell_checked(report)
         for move in moves:
             print(f"{'moved' if yes else 'would move'} {move.source} to {move.target} ({move.code})")
-    _say("written: " + ", ".join(map(str, [*written, *([page] if page else [])])))
+    _say("written: " + ", ".join(map(str, [*written, *pages])))
     say_next("mean", written[0], "--size", 224)
     if strict and report.errors:
         raise typer.Exit(1)
@@ -147,6 +155,7 @@ def mean(
     out: Path = typer.Option(Path("mean.png"), "-o", "--out", help="Picture; .npy and .json are written beside it."),
     engine: Engine = ENGINE,
     address: str = ADDRESS,
+    force: bool = FORCE,
     as_json: bool = typer.Option(False, "--json", help="Print the figures as JSON."),
 ) -> None:
     """Compute the mean image and per-channel mean and std.
@@ -163,8 +172,12 @@ def mean(
     out = as_path(out)
     prop, labels = ImageProperty(size, resize=resize, gray_scale=gray), LabelFile(source)
     data = TrainingData(labels, prop)
+    made_files = [out.with_suffix(suffix) for suffix in (".png", ".npy", ".json")]
+    made_files += [out.with_name(f"{out.stem}_per_class.png")] if per_class else []
+    demand_free(made_files, overwrite=force)
     with cluster_of(engine, address) as pool:
         made = data.make_mean_image(out, per_class=per_class, pool=pool, progress=TqdmProgress())
+    note_written(made_files)
     figures = {"mean": made.channel_mean, "std": made.channel_std, "count": made.count, "broken": len(made.broken)}
     if as_json:
         _print_json({**figures, "path": str(out)})
@@ -193,25 +206,43 @@ def _listed(source: Path, *, leaf: bool, classes: Path | None, number: int | Non
     return found.labels
 
 
-def _parts(listed: LabelFile, target: Path, split: str, *, seed: int, group: str) -> dict[str, tuple[Path, LabelFile]]:
+def _dropped(listed: LabelFile, drop: Path) -> LabelFile:
     from mlimages import labels
 
-    try:
-        shares = [float(share) for share in split.split(",")]
-        names = PARTS[len(shares)]
-    except (ValueError, KeyError) as error:
-        raise InputError(f"--split {split}: expected two or three shares that add up to 1, as 0.8,0.2") from error
-    if group:
-        parts = listed.split(shares, seed=seed, groups=labels.groups_by_pattern((one.path for one in listed), group))
-    else:
-        from mlimages.checks import split_labels
-        from mlimages.core import TqdmProgress
+    paths = list(labels.listed_paths(drop))
+    left = listed.without(paths)
+    gone = sum(1 for _ in listed.named()) - sum(1 for _ in left.named())
+    if paths and not gone:
+        raise InputError(f"{drop}: none of the {len(paths)} images that it lists is in {listed.path}")
+    _say(f"dropped: {counted(gone, 'image')} ({drop} lists {len(paths)})")
+    return left
 
-        parts = split_labels(listed, shares, seed, progress=TqdmProgress())
-    return {
-        name: (target.with_name(f"{target.stem}_{name}{target.suffix}"), part)
-        for name, part in zip(names, parts, strict=True)
-    }
+
+def _shares(split: str) -> list[float]:
+    try:
+        return [float(share) for share in split.split(",")]
+    except ValueError:
+        return []
+
+
+def _part_names(split: str) -> tuple[str, ...]:
+    try:
+        return PARTS[len(_shares(split))]
+    except KeyError as error:
+        raise InputError(f"--split {split}: expected two or three shares that add up to 1, as 0.8,0.2") from error
+
+
+def _parts(listed: LabelFile, split: str, *, seed: int, group: str) -> tuple[LabelFile, ...]:
+    from mlimages import labels
+
+    shares = _shares(split)
+    labels.demand_shares(shares)
+    if group:
+        return listed.split(shares, seed=seed, groups=labels.groups_by_pattern((one.path for one in listed), group))
+    from mlimages.checks import split_labels
+    from mlimages.core import TqdmProgress
+
+    return split_labels(listed, shares, seed, progress=TqdmProgress())
 
 
 def _tell_written(paths: list[Path], folder: Path | None, *, as_json: bool) -> None:

@@ -18,13 +18,16 @@ from .errors import install_hint as install_hint
 from .files import as_path as as_path
 from .files import cache_dir as cache_dir
 from .files import file_state as file_state
+from .files import demand_free as demand_free
 from .files import full_name as full_name
 from .files import is_remote as is_remote
 from .files import named_path as named_path
+from .files import note_written as note_written
 from .files import put as put
 from .files import relative_name as relative_name
 from .files import replacing as replacing
 from .files import write_text as write_text
+from .files import writing as writing
 from .intervals import Z_95 as Z_95
 from .intervals import wilson_interval as wilson_interval
 from .layers import Layer as Layer

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import secrets
 import struct
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -46,6 +47,74 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
     finally:
         part.unlink(missing_ok=True)
+
+
+WRITTEN = ".mlimages-written"
+"""In a folder: what we wrote there, as `sha256sum` lists files. A file that is not ours or not as we left it stays."""
+
+
+@contextmanager
+def writing(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """`replacing` for a file that a person may have made or changed: only what we wrote ourselves is replaced.
+
+    Raises:
+        InputError: as `demand_free`.
+    """
+    demand_free([path], overwrite=overwrite)
+    with replacing(path) as part:
+        yield part
+        _record(path, _sha256(part))  # before it takes its place: a file of ours without a record would be refused
+
+
+def demand_free(paths: Iterable[Path], *, overwrite: bool = False) -> None:
+    """See that nothing is lost if these files are written.
+
+    Raises:
+        InputError: one is there and was not written by us, or was changed since; unless `overwrite` says to replace it.
+    """
+    for path in paths if not overwrite else ():
+        if path.is_dir() or (path.exists() and f"{_sha256(path)}  {path.name}" not in _records(path.parent)):
+            raise InputError(
+                f"{path} is there, and mlimages did not write it or it was changed since: "
+                "move it away, choose another name with -o, or say --force to replace it"
+            )
+
+
+def note_written(paths: Iterable[Path]) -> None:
+    """Remember files just written as ours."""
+    for path in paths:
+        _record(path, _sha256(path))
+
+
+def written_names(folder: Path) -> set[str]:
+    """The names of the files that we wrote in a folder."""
+    return {line.partition("  ")[2] for line in _records(folder)}
+
+
+def _records(folder: Path) -> set[str]:
+    try:
+        return set((folder / WRITTEN).read_text(encoding="utf-8", errors="surrogateescape").splitlines())
+    except OSError:
+        return set()
+
+
+def _record(path: Path, digest: str) -> None:
+    """Earlier lines stay, so that two commands may write into one folder at a time."""
+    line, known = f"{digest}  {path.name}", _records(path.parent)
+    if line in known:
+        return
+    if is_remote(path):
+        write_text(path.parent / WRITTEN, "".join(f"{one}\n" for one in sorted({*known, line})))
+        return
+    with (path.parent / WRITTEN).open("a", encoding="utf-8", errors="surrogateescape") as out:
+        out.write(f"{line}\n")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        if is_remote(path):
+            return hashlib.sha256(file.read()).hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def as_path(path: str | Path) -> Path:
@@ -123,7 +192,8 @@ def relative_name(path: Path | str, folder: Path) -> str:
     if is_remote(path) or is_remote(folder):
         return as_path(path).absolute().as_posix().removeprefix(f"{folder.as_posix().rstrip('/')}/")
     whole, below = os.path.abspath(path), os.path.abspath(folder) + os.sep  # noqa: PTH100  # a quarter of the time
-    name = whole[len(below) :] if whole.startswith(below) else os.path.relpath(whole, folder)
+    # ".." leads out of the folder that a link leads to, not back along the link
+    name = whole[len(below) :] if whole.startswith(below) else os.path.relpath(whole, os.path.realpath(folder))
     return name.replace(os.sep, "/")
 
 

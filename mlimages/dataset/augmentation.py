@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import tempfile
 import zipfile
@@ -20,7 +21,7 @@ from PIL import Image
 from mlimages.checks import split_labels
 from mlimages.core import BrokenImage, ImageProperty, InputError, LabeledPath, NoProgress, Progress, replacing
 from mlimages.dataset.loading import load_in_order
-from mlimages.labels import ClassNames, LabelFile, write_label_file
+from mlimages.labels import ClassNames, LabelFile, folder_names, write_label_file
 
 Form = Literal["npz", "npy", "folder"]
 
@@ -75,6 +76,7 @@ def augment(
     split: Sequence[float] = (1.0,),
     seed: int = 0,
     form: Form = "npz",
+    overwrite: bool = False,
     progress: Progress | None = None,
 ) -> AugmentSummary:
     """Write each picture, its rotations and their mirror images; a broken picture is left out and listed.
@@ -89,7 +91,8 @@ def augment(
     or with a split `train/CLASS/*.png` with `train.txt`. It appears whole or not at all; memory holds a few pictures.
 
     Raises:
-        InputError: shares that do not add up to 1, a folder in the way, or no picture that can be read.
+        InputError: shares that do not add up to 1, something in the way (`overwrite` replaces an .npz), or no image
+            that can be read.
     """
     names = PART_NAMES.get(len(split))
     if names is None:
@@ -97,7 +100,7 @@ def augment(
     progress, broken = progress or NoProgress(), list[BrokenImage]()
     looks = [views(angles_deg, flip=flip), *[(View(),)] * (len(names) - 1)]
     write = partial(_write_pictures if form == "folder" else _write_arrays, labels.class_names, image)
-    with _building(Path(out), form) as folder:
+    with _building(Path(out), form, overwrite=overwrite) as folder:
         parts = split_labels(labels, split, seed, progress=progress) if len(split) > 1 else (labels,)
         parts = tuple(part.shuffle(seed) for part in parts)
         progress.start("augmenting", sum(1 for _ in labels), "pictures")
@@ -180,13 +183,13 @@ def _growing(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> Iterator[C
 
 
 def _write_pictures(class_names: ClassNames, _: ImageProperty, folder: Path, name: str, rows: Iterable[_Row]) -> int:
-    pictures = folder / (name or "pictures")
+    pictures, folders = folder / (name or "pictures"), folder_names(class_names, longest=60)
 
     def saved() -> Iterator[LabeledPath]:
         number = 0
         for row in rows:
             number += row.view == View()  # the plain view comes first
-            path = pictures / _class_folder(row.item.label, class_names) / _picture_name(number, row)
+            path = pictures / folders[row.item.label] / _picture_name(number, row)
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(row.pixels.squeeze(-1) if row.pixels.shape[2] == 1 else row.pixels).save(path)
             yield LabeledPath(path, row.item.label)
@@ -199,16 +202,13 @@ def _picture_name(number: int, row: _Row) -> str:
     return f"{number:06}_{row.item.path.stem[:40]}{turned}{'_mirrored' * row.view.mirrored}.png"
 
 
-def _class_folder(label: int, class_names: ClassNames) -> str:
-    name = class_names[label] if label < len(class_names) else str(label)
-    return name.replace("/", "_").replace("\\", "_").lstrip(".")[:60] or str(label)
-
-
 @contextmanager
-def _building(out: Path, form: Form) -> Iterator[Path]:
+def _building(out: Path, form: Form, *, overwrite: bool) -> Iterator[Path]:
     """Yield an empty folder; in the end it becomes `out`, or the members of the .npz `out`."""
-    if (out.is_dir() and (form == "npz" or any(out.iterdir()))) or (out.is_file() and form != "npz"):
-        raise InputError(f"{out} is in the way: move it or name another place with -o")
+    replaceable = form == "npz" and overwrite and out.is_file()
+    if os.path.lexists(out) and not replaceable and not (form != "npz" and out.is_dir() and not any(out.iterdir())):
+        force = ", or say --force to replace it" if form == "npz" and out.is_file() else ""
+        raise InputError(f"{out} is in the way: move it, name another place with -o{force}")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name[:50]}.", suffix=".part", dir=out.parent) as temporary:
         folder = Path(temporary) / "whole"

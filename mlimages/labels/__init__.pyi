@@ -5,12 +5,14 @@ from .class_names import write_class_names as write_class_names
 from .folders import PICTURE_SUFFIXES as PICTURE_SUFFIXES
 from .folders import FolderLabels as FolderLabels
 from .folders import append as append
+from .folders import folder_names as folder_names
 from .folders import label_dir as label_dir
 from .folders import label_dir_auto as label_dir_auto
 from .folders import lay_out as lay_out
 from .label_file import LabelFile as LabelFile
 from .label_file import listed_paths as listed_paths
 from .label_file import write_label_file as write_label_file
+from .label_file import write_own_label_file as write_own_label_file
 from .splitting import demand_shares as demand_shares
 from .splitting import groups_by_pattern as groups_by_pattern
 from .splitting import split as split

@@ -35,7 +35,12 @@ def read_class_names(path: Path) -> ClassNames:
 
 def write_class_names(path: Path, class_names: Sequence[str]) -> None:
     """Write `0 cats` lines."""
-    write_text(path, "".join(f"{number} {name}\n" for number, name in enumerate(class_names)))
+    write_text(path, class_lines(class_names))
+
+
+def class_lines(class_names: Sequence[str]) -> str:
+    """A class definition's text."""
+    return "".join(f"{number} {name}\n" for number, name in enumerate(class_names))
 
 
 def with_class(names: ClassNames, number: int, name: str) -> ClassNames:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
 from typing import Protocol
 
@@ -85,32 +86,79 @@ def label_dir_auto(folder: str | Path, *, leaf: bool = False, class_names: Class
     return FolderLabels(LabelFile(root / "labels.txt", root, items=items, class_names=names), left_out)
 
 
-def lay_out(labels: LabelFile, folder: str | Path, *, copy: bool = False) -> int:
-    """Lay the pictures out as `folder/CLASS/NAME`, as links to the originals or as copies; return the count.
+def lay_out(parts: LabelFile | Mapping[str, LabelFile], folder: str | Path, *, copy: bool = False) -> int:
+    """Lay the images out as `folder/CLASS/NAME`, as links to the originals or as copies; return the count.
 
-    Of pictures with the same name the later ones get `_2`, `_3` ...; what lies there already stays.
+    Of several `parts` by name each gets a folder: `folder/PART/CLASS/NAME`. Of images with the same name the later
+    ones get `_2`, `_3` ...; what lies there already from the same labels stays.
+
+    Raises:
+        InputError: `folder` holds other files.
     """
-    names = [name.replace("/", "_").replace("\\", "_").lstrip(".") or "_" for name in labels.class_names]
-    taken: Counter[tuple[int, str]] = Counter()
-    count = 0
+    named = {"": parts} if isinstance(parts, LabelFile) else parts
+    root = Path(folder)
+    targets = {target: item.path for name, part in named.items() for target, item in _laid_out(part, root / name)}
+    strangers = sorted(set(_files(root)) - set(targets)) if root.exists() else []
+    strangers += [target for target, source in targets.items() if not _may_place(source, target)]
+    if strangers:
+        raise InputError(
+            f"{root} holds {len(strangers)} files that are not of these labels ({strangers[0]}): name an empty folder"
+        )
+    for target, source in targets.items():
+        _place(source, target, copy=copy)
+    return len(targets)
+
+
+def folder_names(class_names: Sequence[str], *, longest: int = 120) -> tuple[str, ...]:
+    """A folder name for each class: without separators, cut at `longest` letters, and no two the same on any disk."""
+    taken: set[str] = set()
+    return tuple(
+        _free(name.replace("/", "_").replace("\\", "_").lstrip(".").rstrip(". ")[:longest] or "_", taken)
+        for name in class_names
+    )
+
+
+def _free(name: str, taken: set[str]) -> str:
+    """`name`, or with `_2`, `_3` ... the first that is not taken; it is then."""
+    stem, suffix = os.path.splitext(name)  # noqa: PTH122
+    for number in count(1):
+        found = name if number == 1 else f"{stem}_{number}{suffix}"
+        if (key := unicodedata.normalize("NFC", found).casefold()) not in taken:
+            taken.add(key)
+            return found
+    raise AssertionError
+
+
+def _laid_out(labels: LabelFile, folder: Path) -> Iterator[tuple[Path, LabeledPath]]:
+    names = folder_names(labels.class_names)
+    taken: dict[int, set[str]] = {}
     for item in labels:
-        taken[item.label, item.path.name.casefold()] += 1
-        again = taken[item.label, item.path.name.casefold()]
-        name = item.path.name if again == 1 else f"{item.path.stem}_{again}{item.path.suffix}"
-        _place(item.path, Path(folder) / names[item.label] / name, copy=copy)
-        count += 1
-    return count
+        yield folder / names[item.label] / _free(item.path.name, taken.setdefault(item.label, set())), item
 
 
-def _place(picture: Path, target: Path, *, copy: bool) -> None:
+def _files(folder: Path) -> Iterator[Path]:
+    for top, _, names in os.walk(folder):
+        yield from (Path(top, name) for name in names if not name.startswith("."))
+
+
+def _may_place(image: Path, target: Path) -> bool:
+    """Nothing there, or the same image."""
+    if not os.path.lexists(target):
+        return True
+    if target.is_symlink():
+        return os.path.realpath(target) == os.path.realpath(image)
+    return target.is_file() and target.read_bytes() == image.read_bytes()
+
+
+def _place(image: Path, target: Path, *, copy: bool) -> None:
     if os.path.lexists(target):
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    if copy or is_remote(picture):
+    if copy or is_remote(image):
         with replacing(target) as part:
-            part.write_bytes(picture.read_bytes())
+            part.write_bytes(image.read_bytes())
     else:
-        target.symlink_to(picture.resolve())
+        target.symlink_to(image.resolve())
 
 
 def append(existing: LabelFile, added: LabelFile, *, by_number: bool) -> LabelFile:

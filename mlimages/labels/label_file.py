@@ -12,13 +12,21 @@ from mlimages.core import (
     LabeledPath,
     LabelFileError,
     as_path,
+    demand_free,
     full_name,
     is_remote,
     named_path,
     relative_name,
     replacing,
+    writing,
 )
-from mlimages.labels.class_names import ClassNames, class_definition_path, read_class_names, write_class_names
+from mlimages.labels.class_names import (
+    ClassNames,
+    class_definition_path,
+    class_lines,
+    read_class_names,
+    write_class_names,
+)
 from mlimages.labels.formats import known_suffix, read_rows, write_rows
 from mlimages.labels.splitting import split
 
@@ -130,11 +138,12 @@ class LabelFile:
         return LabelFile(self.path, self.img_root, items=lambda: _renumbered(files, names), class_names=names)
 
     def without(self, paths: Iterable[Path]) -> LabelFile:
-        """The pictures whose files are not among `paths`."""
-        if not (dropped := {_place(path) for path in paths}):
+        """The images whose files are not among `paths`, whatever links lead to them."""
+        real = _RealPaths()
+        if not (dropped := {real[str(path)] for path in paths}):
             return self
         left = self._with(None)
-        left._named = lambda: (named for named in self.named() if _place(named[0]) not in dropped)
+        left._named = lambda: (named for named in self.named() if real[named[0]] not in dropped)
         return left
 
     def where(self, wanted: Iterable[object]) -> LabelFile:
@@ -143,9 +152,13 @@ class LabelFile:
         left._named = lambda: compress(self.named(), wanted)
         return left
 
-    def write(self, path: str | Path) -> LabelFile:
-        """Write the pictures and the class names to `path`, whole or not at all; return that file."""
-        write_label_file(as_path(path), self, self.defined_class_names)
+    def write(self, path: str | Path, *, overwrite: bool = False) -> LabelFile:
+        """Write the images and the class names to `path`, whole or not at all; return that file.
+
+        Raises:
+            InputError: a file is there that mlimages did not write, or that was changed since; unless `overwrite`.
+        """
+        write_own_label_file(as_path(path), self, self.defined_class_names, overwrite=overwrite)
         return LabelFile(path)
 
     def _with(self, items: Callable[[], Iterable[LabeledPath]] | None) -> LabelFile:
@@ -173,14 +186,36 @@ class LabelFile:
 
 
 def write_label_file(path: Path, items: Iterable[LabeledPath], class_names: Sequence[str] = ()) -> int:
-    """Write a label file and, with `class_names`, its class definition; return the count of pictures."""
-    folder = path.parent
-    named = items.named() if isinstance(items, LabelFile) else ((item.path, item.label) for item in items)
-    with replacing(path) as part, part.open("w", encoding="utf-8") as out:
-        count = write_rows(out, path, ((relative_name(name, folder), label) for name, label in named))
+    """Write a label file and, with `class_names`, its class definition, in a folder of ours; return the count."""
+    with replacing(path) as part:
+        count = _write_rows(part, path, items)
     if class_names:
         write_class_names(class_definition_path(path), class_names)
     return count
+
+
+def write_own_label_file(
+    path: Path, items: Iterable[LabeledPath], class_names: Sequence[str] = (), *, overwrite: bool = False
+) -> int:
+    """As `write_label_file`, in a folder of the person's: only what we wrote there is replaced.
+
+    Raises:
+        InputError: one of the two files is there and is not ours, or was changed; unless `overwrite`.
+    """
+    definition = class_definition_path(path)
+    demand_free([path, *([definition] if class_names else [])], overwrite=overwrite)
+    with writing(path, overwrite=overwrite) as part:
+        count = _write_rows(part, path, items)
+    if class_names:
+        with writing(definition, overwrite=overwrite) as part:
+            part.write_text(class_lines(class_names), encoding="utf-8")
+    return count
+
+
+def _write_rows(part: Path, path: Path, items: Iterable[LabeledPath]) -> int:
+    named = items.named() if isinstance(items, LabelFile) else ((item.path, item.label) for item in items)
+    with part.open("w", encoding="utf-8") as out:
+        return write_rows(out, path, ((relative_name(name, path.parent), label) for name, label in named))
 
 
 def listed_paths(path: Path) -> Iterator[Path]:
@@ -188,8 +223,19 @@ def listed_paths(path: Path) -> Iterator[Path]:
     return (named_path(row.path.replace("\\", "/"), path.parent) for row in read_rows(path))
 
 
-def _place(path: Path | str) -> str:
-    return str(path) if is_remote(path) else os.path.abspath(path)  # noqa: PTH100  # links stay links, and a quarter of the time
+class _RealPaths:
+    """Paths with all links to folders followed; each folder is asked for once."""
+
+    def __init__(self) -> None:
+        self._folders: dict[str, str] = {}
+
+    def __getitem__(self, path: str) -> str:
+        if is_remote(path):
+            return path
+        folder, name = os.path.split(path)
+        if folder not in self._folders:
+            self._folders[folder] = os.path.realpath(folder)
+        return os.path.join(self._folders[folder], name)  # noqa: PTH118  # texts
 
 
 def _renumbered(files: Iterable[LabelFile], names: ClassNames) -> Iterator[LabeledPath]:

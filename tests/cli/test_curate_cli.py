@@ -225,3 +225,81 @@ def test_what_opens_an_iphones_picture_is_named_where_it_is_not_installed_and_th
     for _ in range(2):  # the second time from the cache
         found = json.loads(run_cli("check", "data/labels.txt", "--json").stdout)
         assert (found["ok"], found["warnings"].get("wrong-suffix", 0)) == (1, 0)
+
+
+MADE = [
+    ("label data", "data/labels.txt"),
+    ("label data", "data/labels_class_def.txt"),
+    ("label data -o l.csv --split 0.5,0.5", "l_val.csv"),
+    ("check in.txt --report p.html", "in_checked.txt"),
+    ("check in.txt --report p.html", "in_rejected.tsv"),
+    ("check in.txt --report p.html", "p.html"),
+    ("mean in.txt --size 8", "mean.png"),
+    ("mean in.txt --size 8 --per-class", "mean_per_class.png"),
+    ("augment in.txt --size 8 -o a.npz", "a.npz"),
+]
+
+
+@pytest.mark.parametrize(("command", "file"), MADE, ids=[f"{command}: {file}" for command, file in MADE])
+def test_nobodys_work_is_overwritten(folders: Path, run_cli: RunCli, command: str, file: str) -> None:
+    (folders / "in.txt").write_text("".join(f"data/ants/{n}.jpg 0\n" for n in range(1, 12, 2)))
+    (folders / file).write_text("by hand\n")
+    refused = run_cli(*command.split(), check=False)
+    assert refused.returncode == 1
+    assert file in refused.stderr
+    assert "--force" in refused.stderr
+    assert (folders / file).read_text() == "by hand\n"
+    run_cli(*command.split(), "--force")
+    ours = (folders / file).read_bytes()
+    assert ours != b"by hand\n"
+    if command.startswith("augment"):
+        assert run_cli(*command.split(), check=False).returncode == 1
+    else:
+        run_cli(*command.split())  # what is still ours is replaced
+    (folders / file).write_bytes(ours + b"#")
+    assert run_cli(*command.split(), check=False).returncode == 1
+    assert (folders / file).read_bytes() == ours + b"#"
+
+
+def test_as_folders_goes_into_an_empty_folder_or_the_same_again(folders: Path, run_cli: RunCli) -> None:
+    run_cli("label", "data", "-o", "all.txt")
+    split = ("label", "all.txt", "--split", "0.5,0.5", "--as-folders", "laid")
+    run_cli(*split, "--seed", "1")
+    before = sorted((folders / "laid").rglob("*"))
+    run_cli(*split, "--seed", "1")
+    refused = run_cli(*split, "--seed", "2", check=False)
+    assert "laid holds" in refused.stderr
+    assert "name an empty folder" in refused.stderr
+    assert sorted((folders / "laid").rglob("*")) == before
+
+
+def test_drop_finds_images_by_their_real_path_and_says_how_many(folders: Path, run_cli: RunCli) -> None:
+    run_cli("label", "data", "-o", "all.txt")
+    (folders / "elsewhere").mkdir()
+    (folders / "elsewhere/link").symlink_to(folders / "data")
+    (folders / "elsewhere/drop.tsv").write_text("path\tlabel\nlink/ants/1.jpg\t0\nlink/ants/none.jpg\t0\n")
+    done = run_cli("label", "all.txt", "--drop", "elsewhere/drop.tsv", "-o", "less.txt")
+    assert "dropped: 1 image (elsewhere/drop.tsv lists 2)" in done.stderr
+    (folders / "drop.tsv").write_text("path\tlabel\nlink/ants/1.jpg\t0\n")
+    refused = run_cli("label", "all.txt", "--drop", "drop.tsv", "-o", "none.txt", check=False)
+    assert "drop.tsv: none of the 1 images that it lists is in all.txt" in refused.stderr
+
+
+def test_fix_moves_into_the_quarantine_alone_and_is_followed_in_every_label_file(
+    tmp_path: Path, run_cli: RunCli
+) -> None:
+    for name in ("away/cut.jpg", "away/png.jpg", "x/y/good.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(jpeg(scene(len(name))))
+    (tmp_path / "away/cut.jpg").write_bytes(jpeg(scene(3))[:500])
+    scene(4).save(tmp_path / "away/png.jpg", "PNG")
+    (tmp_path / "x/y/link").symlink_to(tmp_path / "away")
+    (tmp_path / "x/y/a.txt").write_text("../../away/cut.jpg 0\n../../away/png.jpg 0\ngood.jpg 0\n")
+    (tmp_path / "b.txt").write_text("x/y/link/cut.jpg 0\nx/y/link/png.jpg 0\n")
+    run_cli("check", "x/y/a.txt", "b.txt", "--fix", "--yes")
+    assert [path.name for path in (tmp_path / "x/y/a_quarantine").iterdir()] == ["cut.jpg"]
+    assert {path.name for path in (tmp_path / "away").iterdir()} == {"png.png"}
+    for table in ("x/y/a_checked.txt", "b_checked.txt", "x/y/a_rejected.tsv", "b_rejected.tsv", "b_warnings.tsv"):
+        for line in (tmp_path / table).read_text().splitlines():
+            name = line.split("\t")[0] if table.endswith("tsv") else line.rsplit(" ", 1)[0]
+            assert name == "path" or ((tmp_path / table).parent / name).exists() or "class" in line, (table, line)

@@ -190,7 +190,7 @@ def test_where_nothing_can_be_read_what_was_there_stays(labels: LabelFile, tmp_p
     if form == "npz":
         out.write_text("as it was")
     with pytest.raises(InputError, match="not one picture"):
-        augment(labels, out, image=ImageProperty(8), form=form)
+        augment(labels, out, image=ImageProperty(8), form=form, overwrite=True)
     assert [path.name for path in out.parent.iterdir()] == (["a.npz"] if form == "npz" else [])
     assert form != "npz" or out.read_text() == "as it was"
 
@@ -225,7 +225,8 @@ def test_stopped_in_the_middle_it_leaves_nothing_under_the_name(
 PEAK = """
 import resource, sys
 from mlimages import ImageProperty, LabelFile, augment
-augment(LabelFile(sys.argv[1]), sys.argv[2], image=ImageProperty(200), angles_deg=range(-30, 30, 6), flip=True)
+options = {"angles_deg": range(-30, 30, 6), "flip": True, "overwrite": True}
+augment(LabelFile(sys.argv[1]), sys.argv[2], image=ImageProperty(200), **options)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
 

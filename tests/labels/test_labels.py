@@ -1,5 +1,6 @@
 """Label files: folders become lines, lines become parts, and nothing is lost on the way."""
 
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from mlimages.labels import (
     PICTURE_SUFFIXES,
     LabelFile,
     append,
+    folder_names,
     groups_by_pattern,
     label_dir,
     label_dir_auto,
@@ -281,3 +283,46 @@ def test_pictures_of_the_same_name_do_not_hide_each_other_nor_leave_the_folder(t
     lay_out(LabelFile(tmp_path / "l.txt", items=lambda: items, class_names=("../../up",)), tmp_path / "out")
     laid = sorted(path.relative_to(tmp_path).as_posix() for path in (tmp_path / "out").rglob("*.jpg"))
     assert laid == ["out/_.._up/1.jpg", "out/_.._up/1_2.jpg"]
+
+
+@given(names=st.lists(st.text(min_size=1, max_size=6), max_size=12, unique=True), longest=st.integers(1, 8))
+def test_folder_names_are_never_the_same_on_any_disk(names: list[str], longest: int) -> None:
+    found = folder_names(names, longest=longest)
+    assert len({unicodedata.normalize("NFC", name).casefold() for name in found}) == len(names)
+    assert not any(set(name) & set("/\\") or name in (".", "..") for name in found)
+
+
+def test_made_up_names_hide_no_image_and_two_classes_share_no_folder(tmp_path: Path) -> None:
+    touch(tmp_path, "x/1.jpg", "y/1.jpg", "z/1_2.jpg", "u/1.JPG")
+    items = [LabeledPath(tmp_path / name, 0) for name in ("x/1.jpg", "y/1.jpg", "z/1_2.jpg")]
+    items.append(LabeledPath(tmp_path / "u/1.JPG", 1))
+    labels = LabelFile(tmp_path / "l.txt", items=lambda: items, class_names=("animals/cats", "animals_cats"))
+    for _again in range(2):
+        assert lay_out(labels, tmp_path / "out") == 4
+    laid = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*"))
+    assert laid == ["animals_cats/1.jpg", "animals_cats/1_2.jpg", "animals_cats/1_2_2.jpg", "animals_cats_2/1.JPG"]
+
+
+def test_a_label_file_in_a_linked_folder_leads_to_its_images(tmp_path: Path) -> None:
+    touch(tmp_path, "photos/cats/1.jpg", "real/far/below/own.jpg")
+    (tmp_path / "link").symlink_to(tmp_path / "real/far/below")
+    items = [LabeledPath(tmp_path / "photos/cats/1.jpg", 0), LabeledPath(tmp_path / "link/own.jpg", 0)]
+    written = LabelFile("l.txt", items=lambda: items, class_names=("cats",)).write(tmp_path / "link/l.txt")
+    assert all(item.path.exists() for item in written)
+    assert list(written.without([tmp_path / "real/far/below/own.jpg"])) == list(written)[:1]
+
+
+def test_a_label_file_is_replaced_only_as_long_as_it_is_ours(tmp_path: Path) -> None:
+    touch(tmp_path, "cats/1.jpg", "dogs/2.jpg")
+    for name in ("labels.txt", "labels_class_def.txt"):
+        label_dir_auto(tmp_path).labels.write(tmp_path / "labels.txt")
+        touch(tmp_path, f"cats/{name}.jpg")
+        label_dir_auto(tmp_path).labels.write(tmp_path / "labels.txt")  # ours, and out of date
+        edited = (tmp_path / name).read_text() + "by hand"
+        (tmp_path / name).write_text(edited)
+        before = (tmp_path / "labels.txt").read_text()
+        with pytest.raises(InputError, match=rf"{name} is there, and mlimages did not write it.*-o.*--force"):
+            label_dir_auto(touch(tmp_path, f"cats/more {name}.jpg")).labels.write(tmp_path / "labels.txt")
+        assert (tmp_path / name).read_text() == edited
+        assert (tmp_path / "labels.txt").read_text() == before
+        label_dir_auto(tmp_path).labels.write(tmp_path / "labels.txt", overwrite=True)

@@ -67,7 +67,7 @@ def test_files_are_moved_to_quarantine_or_their_right_name_and_none_is_lost(repo
     ]
     assert (tmp_path / "cut.jpg").exists()
     carry_out(moves)
-    write_outcome(report, {move.source: move.target for move in moves})
+    write_outcome(report, moves)
     after = [path.read_bytes() for path in tmp_path.rglob("*.[jp][pn]g")]
     assert sorted(data for data in after if data != b"in the way") == before
     kept = LabelFile(tmp_path / "train_checked.txt")
