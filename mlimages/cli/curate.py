@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from mlimages.labels import LabelFile
 
 FORCE = typer.Option(False, "--force", help="Replace files that mlimages did not write, or that were changed since.")
+SHOWN_CLASSES = 20
 PARTS = {2: ("train", "val"), 3: ("train", "val", "test")}
 
 
@@ -43,6 +45,9 @@ def label(
     ),
     leaf: bool = typer.Option(False, "--leaf", help="Each folder that holds pictures is a class, nested ones too."),
     classes: Path = typer.Option(None, metavar="FILE", help="Class definition that fixes the numbers (0 cats ...)."),
+    class_from: str = typer.Option(
+        "", "--class-from", metavar="REGEX", help="The class is what this finds in the path below FOLDER, not a folder."
+    ),
     number: int = typer.Option(None, "--label", metavar="N", min=0, help="All pictures of FOLDER are of class N."),
     append: bool = typer.Option(False, "--append", help="Add to the label file; what it lists already stays as it is."),
     drop: Path = typer.Option(None, metavar="FILE", help="Leave out the paths in the first column of this .tsv."),
@@ -67,17 +72,19 @@ def label(
         raise InputError(f"no folder or label file at {source}")
     if not (out or split or as_folders or source.is_dir()):
         raise InputError(f"{source} is a label file already: say -o FILE to convert it, or --split 0.8,0.2")
-    listed = _listed(source, leaf=leaf, classes=classes, number=number)
+    listed, folders = _listed(source, leaf=leaf, classes=classes, number=number, class_from=class_from)
+    if folders and (split or append):
+        raise InputError(f"{source} is split already ({', '.join(folders)}): leave out --split and --append")
     if drop:
-        listed = _dropped(listed, drop)
+        listed, folders = _dropped(listed, drop), {name: _dropped(part, drop) for name, part in folders.items()}
     if append and target.exists():
         listed = labels.append(labels.LabelFile(target), listed, by_number=number is not None)
         force = force or target.suffix == ".txt"  # all that stands there stays
-    names = _part_names(split) if split else ("",)
+    names = _part_names(split) if split else tuple(folders) or ("",)
     paths = [target.with_name(f"{target.stem}_{name}{target.suffix}") if name else target for name in names]
     if writes := bool(out or split or source.is_dir()):
         demand_free(chain.from_iterable((path, labels.class_definition_path(path)) for path in paths), overwrite=force)
-    parts = _parts(listed, split, seed=seed, group=group) if split else (listed,)
+    parts = _parts(listed, split, seed=seed, group=group) if split else tuple(folders.values()) or (listed,)
     if as_folders:
         labels.lay_out(dict(zip(names, parts, strict=True)), as_folders, copy=copy)
     written = [part.write(path, overwrite=force).path for path, part in zip(paths, parts, strict=True) if writes]
@@ -192,18 +199,23 @@ def _figures(values: tuple[float, ...]) -> str:
     return " ".join(f"{value:.1f}" for value in values)
 
 
-def _listed(source: Path, *, leaf: bool, classes: Path | None, number: int | None) -> LabelFile:
+def _listed(
+    source: Path, *, leaf: bool, classes: Path | None, number: int | None, class_from: str
+) -> tuple[LabelFile, Mapping[str, LabelFile]]:
+    """The images, and those of each part where the folder is split already."""
     from mlimages import labels
 
     names = labels.read_class_names(classes) if classes else None
     if not source.is_dir():
-        return labels.LabelFile(source, class_names=names)
+        return labels.LabelFile(source, class_names=names), {}
+    if class_from:
+        return labels.label_dir_by_pattern(source, class_from), {}
     if number is not None:
-        return labels.label_dir(source, number)
+        return labels.label_dir(source, number), {}
     found = labels.label_dir_auto(source, leaf=leaf, class_names=names)
     for what in found.left_out:
         _say(f"left out: {what}")
-    return found.labels
+    return found.labels, found.parts
 
 
 def _dropped(listed: LabelFile, drop: Path) -> LabelFile:
@@ -254,7 +266,13 @@ def _tell_written(paths: list[Path], folder: Path | None, *, as_json: bool) -> N
         names, counts = file.class_names, Counter(item.label for item in file)
         classes = {name: counts[number] for number, name in enumerate(names)}
         files.append({"path": str(path), "count": counts.total(), "classes": classes})
-        told.append(f"{path}: {counted(counts.total(), 'picture')}, {counted(len(classes), 'class')}")
+        shown = ", ".join(f"{name} {count}" for name, count in list(classes.items())[:SHOWN_CLASSES])
+        more = " ..." * (len(classes) > SHOWN_CLASSES)
+        told.append(f"{path}: {counted(counts.total(), 'image')}, {counted(len(classes), 'class')}: {shown}{more}")
+        if few := [name for name, count in classes.items() if count < 2]:
+            _say(f"{path}: no image or only one of {', '.join(few)}")
+        if len(classes) == 1:
+            _say(f"{path}: one class only: a classifier needs two")
     if as_json:
         _print_json({"files": files, "folder": str(folder) if folder else None})
         return

@@ -28,6 +28,7 @@ from .files import relative_name as relative_name
 from .files import replacing as replacing
 from .files import write_text as write_text
 from .files import writing as writing
+from .files import written_names as written_names
 from .intervals import Z_95 as Z_95
 from .intervals import wilson_interval as wilson_interval
 from .layers import Layer as Layer

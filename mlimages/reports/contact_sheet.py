@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from mlimages.core import Fault, ImageError, ImageProperty, InputError, counted, replacing, write_text
 from mlimages.dataset import TrainingData
 from mlimages.images import load_pixels, load_rgb, to_network
-from mlimages.labels import LabelFile, label_dir_auto
+from mlimages.labels import LabelFile, has_class_folders, label_dir, label_dir_auto
 
 MAX_TILES = 600
 """A sheet is to be looked at: where there are more pictures, each class shows fewer, then fewer classes are shown."""
@@ -64,7 +64,10 @@ def draw_sheet(
         rows = mean_rows(source)
         write_sheet(rows, out, title=source.name, note="the mean image, and each of its channels")
         return rows
-    labels = label_dir_auto(source).labels if source.is_dir() else LabelFile(source)
+    if not source.is_dir():
+        labels = LabelFile(source)
+    else:
+        labels = label_dir_auto(source).labels if has_class_folders(source) else label_dir(source, 0)
     rows = sheet_rows(TrainingData(labels, prop), per_class=per_class, seed=seed)
     shown = f"{counted(sum(row.count for row in rows), 'picture')}, {counted(len(rows), 'class')}"
     way = f"{prop.resize} to {prop.width} x {prop.height} px" + (", grey" if prop.gray_scale else "")

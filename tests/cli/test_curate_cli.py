@@ -35,8 +35,8 @@ def folders(tmp_path: Path) -> Path:
 
 def test_a_folder_is_labelled_checked_and_averaged(folders: Path, run_cli: RunCli) -> None:
     labelled = run_cli("label", "data")
-    assert labelled.stdout == "data/labels.txt: 14 pictures, 2 classes\n"
-    assert labelled.stderr == "left out: empty: no pictures\nnext: mlimages check data/labels.txt\n"
+    assert labelled.stdout == "data/labels.txt: 14 images, 2 classes: ants 8, bees 6\n"
+    assert labelled.stderr == "left out: empty: no images\nnext: mlimages check data/labels.txt\n"
     assert (folders / "data/labels_class_def.txt").read_text() == "0 ants\n1 bees\n"
 
     checked = run_cli("check", "data/labels.txt")
@@ -56,7 +56,7 @@ def test_a_folder_is_labelled_checked_and_averaged(folders: Path, run_cli: RunCl
 def test_of_one_nothing_is_said_in_the_plural(tmp_path: Path, run_cli: RunCli) -> None:
     (tmp_path / "data/ants").mkdir(parents=True)
     (tmp_path / "data/ants/1.jpg").write_bytes(jpeg(scene(1)))
-    assert run_cli("label", "data").stdout == "data/labels.txt: 1 picture, 1 class\n"
+    assert run_cli("label", "data").stdout == "data/labels.txt: 1 image, 1 class: ants 1\n"
     assert "1 picture checked, 1 ok" in run_cli("check", "data/labels.txt").stdout
     assert "mean of 1 picture, 0 left out" in run_cli("mean", "data/labels.txt").stdout
 
@@ -160,8 +160,8 @@ def test_links_in_a_circle_and_what_may_not_be_read_cost_themselves_alone(folder
         return subprocess.run(command, cwd=folders, capture_output=True, text=True, check=True)
 
     labelled = run("label", "data")
-    assert labelled.stdout == "data/labels.txt: 15 pictures, 2 classes\n"
-    assert "left out: files that are no pictures: 1 no suffix\n" in labelled.stderr
+    assert labelled.stdout == "data/labels.txt: 15 images, 2 classes: ants 9, bees 6\n"
+    assert "left out: files that are no images: 1 no suffix\n" in labelled.stderr
     assert "left out: folders without permission: 1 locked\n" in labelled.stderr
     assert "        2  unreadable\n" in run("check", "data/labels.txt").stdout
 

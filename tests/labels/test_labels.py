@@ -38,24 +38,24 @@ def lines(labels: LabelFile, root: Path) -> list[str]:
 
 @pytest.fixture
 def animals(tmp_path: Path) -> Path:
-    names = ("Zebra/1.jpg", "ant/b.PNG", "ant/nested/A.jpeg", "bee/3.webp", "loose.gif", "bee/notes.txt")
+    names = ("Zebra/1.jpg", "ant/b.PNG", "ant/nested/A.jpeg", "bee/3.webp", "bee/notes.txt", "ant/._b.png")
     return touch(tmp_path / "animals", *names, "empty/readme.md", ".git/x.jpg", "ant/.ipynb_checkpoints/b.png")
 
 
-def test_each_folder_is_a_class_sorted_without_regard_to_case_and_loose_pictures_come_last(animals: Path) -> None:
+def test_each_folder_is_a_class_sorted_without_regard_to_case(animals: Path) -> None:
     found = label_dir_auto(animals)
-    assert found.labels.class_names == ("ant", "bee", "Zebra", "ROOT")
+    assert found.labels.class_names == ("ant", "bee", "Zebra")
     assert lines(found.labels, animals) == [
-        "ant/b.PNG 0", "ant/nested/A.jpeg 0", "bee/3.webp 1", "Zebra/1.jpg 2", "loose.gif 3",
+        "ant/b.PNG 0", "ant/nested/A.jpeg 0", "bee/3.webp 1", "Zebra/1.jpg 2",
     ]  # fmt: skip
 
 
 def test_what_is_left_out_is_said(animals: Path) -> None:
     for leaf in (False, True):
         assert label_dir_auto(touch(animals, "bee/.git/y.jpg"), leaf=leaf).left_out == (
-            "empty: no pictures",
-            "files that are no pictures: 1 .md",
-            "files that are no pictures: 1 .txt",
+            "empty: no images",
+            "files that are no images: 1 .md",
+            "files that are no images: 1 .txt",
             "folders hidden or of a tool: 2 .git",
             "folders hidden or of a tool: 1 .ipynb_checkpoints",
         )
@@ -63,15 +63,15 @@ def test_what_is_left_out_is_said(animals: Path) -> None:
 
 def test_with_leaf_each_folder_that_holds_pictures_is_a_class(animals: Path) -> None:
     labels = label_dir_auto(animals, leaf=True).labels
-    assert labels.class_names == ("ant", "ant/nested", "bee", "Zebra", "ROOT")
+    assert labels.class_names == ("ant", "ant/nested", "bee", "Zebra")
     assert "ant/nested/A.jpeg 1" in lines(labels, animals)
 
 
 def test_given_class_names_fix_the_numbers_and_an_unknown_folder_is_an_error(animals: Path) -> None:
-    labels = label_dir_auto(animals, class_names=("ROOT", "bee", "ant", "Zebra")).labels
+    labels = label_dir_auto(animals, class_names=("cow", "bee", "ant", "Zebra")).labels
     assert "ant/b.PNG 2" in lines(labels, animals)
     with pytest.raises(InputError, match="Zebra: its name is not one of the 3 classes"):
-        label_dir_auto(animals, class_names=("ant", "bee", "ROOT"))
+        label_dir_auto(animals, class_names=("ant", "bee", "cow"))
 
 
 def test_every_suffix_that_pillow_decodes_by_itself_counts() -> None:
@@ -271,7 +271,7 @@ def test_a_data_set_is_laid_out_as_folders_and_labelled_again(animals: Path, tmp
     for _again in range(2):
         lay_out(labels, tmp_path / "out")
     again = label_dir_auto(tmp_path / "out").labels
-    assert len(list(again)) == len(list(labels)) == 5
+    assert len(list(again)) == len(list(labels)) == 4
     assert (tmp_path / "out/bee/3.webp").resolve() == animals / "bee/3.webp"
     lay_out(labels, tmp_path / "copied", copy=True)
     assert (tmp_path / "copied/bee/3.webp").read_bytes() == b"picture"

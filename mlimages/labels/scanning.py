@@ -1,0 +1,145 @@
+"""What lies in folders: images, folders of a person's, and what is passed over; here or at an address."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import chain
+from pathlib import Path
+from typing import Protocol
+
+from mlimages.core import is_remote, install_hint
+
+_HEIC = frozenset({".heic", ".heics", ".heif", ".heifs", ".hif"})
+
+PICTURE_SUFFIXES = frozenset({
+    ".apng", ".avif", ".avifs", ".blp", ".bmp", ".bw", ".cur", ".dcx", ".dds", ".dib", ".fit", ".fits", ".flc",
+    ".fli", ".ftc", ".ftu", ".gbr", ".gif", ".icb", ".icns", ".ico", ".im", ".iim", ".j2c", ".j2k", ".jfif", ".jp2",
+    ".jpc", ".jpe", ".jpeg", ".jpf", ".jpg", ".jpx", ".mpo", ".msp", ".pbm", ".pcd", ".pcx", ".pfm", ".pgm", ".png",
+    ".pnm", ".ppm", ".psd", ".pxr", ".qoi", ".ras", ".rgb", ".rgba", ".sgi", ".tga", ".tif", ".tiff", ".vda", ".vst",
+    ".webp", ".xbm", ".xpm",
+}) | (_HEIC if find_spec("pillow_heif") else frozenset())  # fmt: skip
+"""File suffixes of the pictures that Pillow opens: by itself, and with pillow-heif if that is installed."""
+
+
+_JUNK = frozenset({"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
+
+
+def natural_key(name: str) -> tuple[list[str | int], str]:
+    """Sorts 2 before 10, and a before B."""
+    pieces = re.split(r"([0-9]+)", name.casefold())  # text and digits in turn
+    return [int(piece) if place % 2 else piece for place, piece in enumerate(pieces)], name
+
+
+def _is_hidden(name: str) -> bool:
+    """Folders that are not a person's: .git, .ipynb_checkpoints, what macOS's zip adds, what `check` moved away."""
+    return name.startswith(".") or name in _JUNK or name.endswith("_quarantine") or not _can_be_listed(name)
+
+
+def subfolders(root: Path) -> list[Path]:
+    """The folders in a folder but those of tools, sorted naturally."""
+    folders = (_path(entry, root) for entry in _scan(root) if _is_folder(entry) and not _is_hidden(entry.name))
+    return sorted(folders, key=lambda path: natural_key(path.name))
+
+
+def walk(root: Path) -> Iterator[Path]:
+    """`root` and all folders below it, sorted; links to folders are not followed below the first level."""
+    if is_remote(root):
+        yield root
+        inner = sorted(
+            (entry.name for entry in _scan(root) if _is_folder(entry) and not _is_hidden(entry.name)), key=natural_key
+        )
+        yield from chain.from_iterable(walk(root / name) for name in inner)
+        return
+    for top, folders, _ in os.walk(root):
+        folders[:] = sorted((name for name in folders if not _is_hidden(name)), key=natural_key)
+        yield Path(top)
+
+
+def images_in(root: Path, *, deep: bool = True) -> Iterator[Path]:
+    """The images in a folder and, if `deep`, below it, by suffix, sorted naturally."""
+    for folder in walk(root) if deep else [root]:
+        files = (_path(entry, folder) for entry in _scan(folder) if _is_picture(entry))
+        yield from sorted(files, key=lambda path: natural_key(path.name))
+
+
+class _Entry(Protocol):
+    """As `os.DirEntry`."""
+
+    @property
+    def name(self) -> str: ...
+
+    def is_dir(self) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """An entry of a folder at an address."""
+
+    name: str
+    type: str
+
+    def is_dir(self) -> bool:
+        return self.type == "directory"
+
+
+def _scan(folder: Path) -> Iterator[_Entry]:
+    if not is_remote(folder):
+        yield from os.scandir(folder)
+        return
+    for found in folder.fs.ls(folder.path, detail=True):  # type: ignore[attr-defined]  # an address is no Path to mypy
+        if name := found["name"].removeprefix(folder.path).strip("/"):  # type: ignore[attr-defined]
+            yield _Listed(name, found["type"])
+
+
+def _is_folder(entry: _Entry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle, or into a folder without permission
+        return False
+
+
+def _path(entry: _Entry, folder: Path) -> Path:
+    return Path(entry.path) if isinstance(entry, os.DirEntry) else folder / entry.name
+
+
+def _is_picture(entry: _Entry) -> bool:
+    return (
+        os.path.splitext(entry.name)[1].lower() in PICTURE_SUFFIXES  # noqa: PTH122  # a Path per entry is slow
+        and not entry.name.startswith(".")
+        and not _is_folder(entry)
+        and _can_be_listed(entry.name)
+    )
+
+
+def _can_be_listed(name: str) -> bool:
+    """No line break, no backslash (read as a slash), valid UTF-8: else a label file could not hold it."""
+    return not any(char in "\n\r\\" or "\ud800" <= char <= "\udfff" for char in name)
+
+
+def has_images(folder: Path, *, deep: bool) -> bool:
+    """Whether there is one among `images_in`."""
+    return next(images_in(folder, deep=deep), None) is not None
+
+
+def passed_over(root: Path) -> list[str]:
+    """What is passed over, counted: folders by name, files that are no images by suffix."""
+    others: Counter[tuple[str, str]] = Counter()
+    for folder in walk(root):
+        for entry in _scan(folder):
+            if not _can_be_listed(entry.name):
+                others["names that no label file can hold", ""] += 1
+            elif _is_folder(entry):
+                if _is_hidden(entry.name):
+                    others["folders hidden or of a tool", entry.name] += 1
+                elif not (is_remote(folder) or os.access(_path(entry, folder), os.R_OK | os.X_OK)):
+                    others["folders without permission", entry.name] += 1
+            elif folder != root and not entry.name.startswith(".") and not _is_picture(entry):
+                suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122
+                others["files that are no images", suffix or "no suffix"] += 1
+    advice = dict.fromkeys(_HEIC, f" (`{install_hint('heic')}` opens them)")
+    return [f"{kind}: {count} {what}{advice.get(what, '')}".strip() for (kind, what), count in sorted(others.items())]
