@@ -174,7 +174,8 @@ class LabelFile:
 
     def _read(self) -> Iterator[tuple[str, int]]:
         names, root = self.defined_class_names, str(self.img_root)
-        numbers = {name: number for number, name in enumerate(names) if not _is_number(name)}
+        in_rows = self._class_names is None and not class_definition_path(self.path).exists()
+        numbers = {name: number for number, name in enumerate(names) if in_rows or not _is_number(name)}
         for row in read_rows(self.path):
             label = numbers.get(row.label)
             if label is None:

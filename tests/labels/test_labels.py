@@ -136,6 +136,14 @@ def test_tables_are_read_with_or_without_header_and_with_names_or_numbers(tmp_pa
     assert labels.class_names in (("0", "1"), ("Cat", "dog"))
 
 
+@pytest.mark.parametrize("found", [("1", "2", "other"), ("-1", "0", "1"), ("3", "cat", "10")])
+def test_numbers_among_the_names_of_a_table_are_names(tmp_path: Path, found: tuple[str, ...]) -> None:
+    (tmp_path / "a.csv").write_text("path,label\n" + "".join(f"{name}.jpg,{name}\n" for name in found))
+    labels = LabelFile(tmp_path / "a.csv")
+    for file in (labels, labels.write(tmp_path / "b.txt")):
+        assert [file.class_names[item.label] for item in file] == list(found)
+
+
 def test_paths_as_text_are_those_of_the_pictures_whatever_the_file_stands_for(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text('sub/../a b.jpg 1\n" c.jpg" 1\n/elsewhere/d.jpg 0\nsub\\e.jpg 1\n')
     (tmp_path / "a_class_def.txt").write_text("0 1\n1 0\n")  # names that look like numbers of others
