@@ -17,8 +17,8 @@ from .errors import RunError as RunError
 from .errors import install_hint as install_hint
 from .files import as_path as as_path
 from .files import cache_dir as cache_dir
-from .files import file_state as file_state
 from .files import demand_free as demand_free
+from .files import file_state as file_state
 from .files import full_name as full_name
 from .files import is_remote as is_remote
 from .files import named_path as named_path

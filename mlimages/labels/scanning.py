@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
-from mlimages.core import is_remote, install_hint
+from mlimages.core import install_hint, is_remote
 
 _HEIC = frozenset({".heic", ".heics", ".heif", ".heifs", ".hif"})
 

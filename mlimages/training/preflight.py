@@ -78,7 +78,7 @@ def inspect(
         [each for each in part if isinstance(each, Picture)] for part in (found[: len(train)], found[len(train) :])
     )
     if val is None:
-        _demand_classes(to_train, names)
+        demand_classes(to_train, names, kind="good ")
         to_train, to_validate = split(to_train)
     data = Data(tuple(to_train), tuple(to_validate), tuple(broken))
     demand_classes(data.train, names, kind="good ")
