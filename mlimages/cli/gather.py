@@ -67,6 +67,12 @@ def _common(
     resize: int = typer.Option(None, help="Store the shorter side at so many pixels (upright RGB JPEG)."),
     keep_duplicates: bool = typer.Option(False, "--keep-duplicates", help="Keep every copy of the same bytes."),
     retry_failed: str = typer.Option(None, metavar="[REASON,...]", help="Try failed links again: these, or every one."),
+    restore_deleted: bool = typer.Option(
+        False, "--restore-deleted", help="Download images again that were deleted from the folder."
+    ),
+    keep_deleted: bool = typer.Option(
+        False, "--keep-deleted", help="Leave deleted images deleted, however many are missing."
+    ),
     allow_private: bool = typer.Option(False, "--allow-private", help="Connect to private and loopback addresses too."),
     ignore_opt_out: bool = typer.Option(False, "--ignore-opt-out", help="Take pictures marked X-Robots-Tag: noai too."),
     user_agent: str = typer.Option(None, help="What to call ourselves; by default mlimages and its version."),
@@ -295,6 +301,10 @@ def _table(summary: GatherSummary) -> Iterator[str]:
     near = f" ({summary.near_duplicate} look nearly like another)" if summary.near_duplicate else ""
     again = counted(summary.duplicate, "duplicate")
     yield f"{summary.ok} good{near}, {again}, {summary.failed} failed in {summary.out}"
+    if summary.changed:
+        yield f"{counted(summary.changed, 'file')} changed since they were gathered: kept"
+    if summary.removed:
+        yield f"{counted(summary.removed, 'image')} deleted by hand: left so (--restore-deleted downloads them again)"
 
 
 def _counts(title: str, counts: Mapping[str, int]) -> Iterator[str]:

@@ -38,7 +38,10 @@ class FetchResult:
     """One finished link: a row of the manifest.
 
     Attributes:
-        status: `ok` (a file lies at `path`), `duplicate` (of the file at `same_as`) or `failed` (see `reason`).
+        status: `ok` (a file lies at `path`), `duplicate` (of the file at `same_as`), `placeholder` (a host's image for
+            "gone"; `path` is where one copy was put aside) or `failed` (see `reason`).
+        final: False where the same command asks again, since only the network, the host or this machine was at fault.
+        removed: `user` where somebody deleted the file at `path`; it is not downloaded again.
         path: of the file, relative to the gathered folder, with `/`.
         bytes, sha256: of the file as stored (of what would have been stored, where nothing was).
         dhash: 64-bit difference hash as 16 hexadecimal digits.
@@ -50,8 +53,10 @@ class FetchResult:
 
     url: str
     label: str
-    status: Literal["ok", "duplicate", "failed"]
+    status: Literal["ok", "duplicate", "placeholder", "failed"]
     reason: Reason | None = None
+    final: bool = True
+    removed: Literal["user"] | None = None
     detail: str = ""
     path: str | None = None
     final_url: str | None = None
@@ -77,6 +82,8 @@ class GatherSummary:
     Attributes:
         ok, duplicate, failed: links by outcome, those of earlier runs into this folder included.
         near_duplicate: how many of the `ok` look nearly like another.
+        changed: how many of the `ok` somebody changed since they were gathered; they are kept as they are.
+        removed: images that somebody deleted since they were gathered; they are not in `ok`.
         fetched: links finished by this run.
         reasons: failed links by reason, the commonest first. classes: good pictures by class.
         hosts: the hosts with the most failed links, worst first. seconds: of this run.
@@ -87,6 +94,8 @@ class GatherSummary:
     duplicate: int
     failed: int
     near_duplicate: int
+    changed: int
+    removed: int
     fetched: int
     reasons: Mapping[str, int]
     classes: Mapping[str, int]

@@ -26,6 +26,8 @@ class GatherOptions:
         resize: store the shorter side at this many pixels, as an upright RGB JPEG; None keeps the original bytes.
         keep_duplicates: keep every copy of the same bytes.
         retry_failed: reasons whose failed links are tried again.
+        restore_deleted: download images again that somebody deleted from the folder. keep_deleted: leave them deleted,
+            however many are missing.
         allow_private: connect to addresses that are not global, too.
         ignore_opt_out: take pictures marked X-Robots-Tag: noai or noimageai, too.
         proxy: an HTTP proxy's URL; by default the usual environment variables say.
@@ -46,6 +48,8 @@ class GatherOptions:
     resize: int | None = None
     keep_duplicates: bool = False
     retry_failed: Collection[Reason] = frozenset()
+    restore_deleted: bool = False
+    keep_deleted: bool = False
     allow_private: bool = False
     ignore_opt_out: bool = False
     user_agent: str = USER_AGENT
@@ -61,6 +65,8 @@ class GatherOptions:
             if isinstance(value, int | float) and not isinstance(value, bool) and value < least:
                 raise InputError(f"{field.name} is {value}: it must be at least {least}"
                                  f"{' or left out' if field.name in optional else ''}")  # fmt: skip
+        if self.restore_deleted and self.keep_deleted:
+            raise InputError("restore_deleted and keep_deleted exclude each other: choose one")
         if self.shard and not 1 <= self.shard[0] <= self.shard[1]:
             raise InputError(f"shard is {self.shard[0]}/{self.shard[1]}: the parts run from 1/N to N/N")
 

@@ -65,11 +65,12 @@ def gather_on(
         raise InputError("Ray cuts the links into shards itself: leave out --shard")
     started = time.monotonic()
     if is_remote(out):
-        with mirrored(out, None) as folder, Gathered(folder, chosen):
+        with mirrored(out, None) as folder, Gathered(folder, chosen, has_holes=True):
             pass  # what other runs left, here or there, becomes one manifest before the workers write theirs
-    with looked_at(out) as folder, Gathered(folder, chosen) as gathered:
+    with looked_at(out) as folder, Gathered(folder, chosen, has_holes=is_remote(out)) as gathered:
         asyncio.run(_gather(cluster, source, gathered, out, chosen, progress or NoProgress()))
-    with mirrored(out, None) as folder, Gathered(folder, replace(chosen, retry_failed=frozenset())) as settled:
+    nothing_again = replace(chosen, retry_failed=frozenset(), restore_deleted=False, keep_deleted=True)
+    with mirrored(out, None) as folder, Gathered(folder, nothing_again, has_holes=is_remote(out)) as settled:
         settled.finish()
     lost = gathered.tally.status.total() - settled.tally.status.total()
     if lost > 0:
@@ -112,7 +113,9 @@ class _Hands:
     def __init__(self, cluster: Cluster, gathered: Gathered, home: _Home, options: GatherOptions) -> None:
         self._gathered = gathered
         self._per_host = options.per_host
-        common = replace(options, limit=None, retry_failed=frozenset(), decoders=1)
+        common = replace(
+            options, limit=None, retry_failed=frozenset(), restore_deleted=False, keep_deleted=True, decoders=1
+        )
         self.shards = [
             _Shard(cluster, gathered, home, replace(common, shard=(number, cluster.workers)))
             for number in range(1, cluster.workers + 1)

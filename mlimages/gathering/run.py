@@ -12,7 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from mlimages.core import FetchResult, GatherSummary, ImageRef, MlimagesError, NoProgress, Progress, Reason, as_path
+from mlimages.core import (
+    FetchResult,
+    GatherSummary,
+    ImageRef,
+    MlimagesError,
+    NoProgress,
+    Progress,
+    Reason,
+    as_path,
+    is_remote,
+)
 from mlimages.gathering.download.body_file import Spool
 from mlimages.gathering.download.decoders import Decoders
 from mlimages.gathering.download.fetch import Fetched, Fetcher
@@ -66,7 +76,11 @@ async def gather_async(
     chosen, out = GatherOptions(**options), as_path(out)
     started = time.monotonic()
     checks = Checks(max_pixels=chosen.max_pixels, min_size=chosen.min_size, resize=chosen.resize)
-    with mirrored(out, chosen.shard) as folder, Gathered(folder, chosen, asks_again=asks_again) as gathered:
+    holes = is_remote(out)
+    with (
+        mirrored(out, chosen.shard) as folder,
+        Gathered(folder, chosen, asks_again=asks_again, has_holes=holes) as gathered,
+    ):
         async with Fetcher(chosen) as fetcher, Decoders(checks, chosen.decoders) as decoders:
             hand = _Hand(gathered, fetcher, decoders, tell or (lambda row: None))
             await Run(gathered, hand, chosen, progress or NoProgress()).run(source)

@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import io
 import itertools
+import json
 import os
 import random
 import socket
@@ -66,6 +67,13 @@ def rows(out: Path) -> dict[str, FetchResult]:
 def pictures(out: Path) -> list[str]:
     return sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file() and p.parent.name != ".gather"
                   and not p.name.startswith("manifest"))  # fmt: skip
+
+
+def unclosed(out: Path) -> None:
+    """Make the folder look as if its run had been killed at the end."""
+    *lines, closing = (out / "manifest.jsonl").read_bytes().splitlines(keepends=True)
+    assert json.loads(closing)["status"] == "closed"
+    (out / "manifest.jsonl").write_bytes(b"".join(lines))
 
 
 def run(source: object, out: Path, **options: object) -> GatherSummary:
@@ -288,8 +296,12 @@ def test_the_same_bytes_behind_five_links_are_a_placeholder_and_none_is_kept(sit
     source = links(tmp_path, *map(site.url, site.routes))
     summary = run(source, tmp_path / "out")
     assert (summary.ok, summary.duplicate, summary.reasons) == (1, 0, {"placeholder": 7})
-    assert pictures(tmp_path / "out") == ["cats/good.jpg"]
-    assert {row.reason for url, row in rows(tmp_path / "out").items() if "good" not in url} == {Reason.PLACEHOLDER}
+    aside, good = pictures(tmp_path / "out")
+    assert (aside.partition("/")[0], good) == (".placeholders", "cats/good.jpg")
+    assert (tmp_path / "out" / aside).read_bytes() == photo(0), "one copy is put aside, where no label file looks"
+    found = [row for url, row in rows(tmp_path / "out").items() if "good" not in url]
+    assert {(row.status, row.reason) for row in found} == {("placeholder", Reason.PLACEHOLDER)}
+    assert {row.path for row in found} == {aside, None}
     more = run(links(tmp_path, site.url("/6.jpg?again"), name="more.txt"), tmp_path / "out")
     assert more.reasons == {"placeholder": 8}
 
@@ -310,6 +322,7 @@ def test_a_second_run_asks_for_nothing_that_is_there_and_for_what_is_new_or_lost
     site.routes = {f"/{n}.jpg": answer(photo(n)) for n in range(4)}
     urls = [site.url(path) for path in site.routes]
     run(links(tmp_path, *urls[:3], site.url("/gone.jpg")), tmp_path / "out")
+    unclosed(tmp_path / "out")
     (tmp_path / "out/cats/0.jpg").unlink()
     (tmp_path / "out/cats/1.jpg").write_bytes(b"")
     site.requests.clear()
@@ -435,7 +448,8 @@ def test_shards_joined_in_one_folder_settle_without_a_request(site: Site, tmp_pa
         assert (one.ok, one.duplicate, one.near_duplicate, one.reasons) == (5, 2, 2, {"placeholder": 5})
     named = {row.same_as for row in rows(tmp_path / "joined").values()}
     assert named - {None} <= set(pictures(tmp_path / "joined"))
-    assert len(pictures(tmp_path / "joined")) == len(pictures(tmp_path / "whole")) == 5
+    assert len(pictures(tmp_path / "joined")) == len(pictures(tmp_path / "whole")) == 6
+    assert sum(path.startswith(".placeholders/") for path in pictures(tmp_path / "joined")) == 1
     assert [path.name for path in (tmp_path / "joined").glob("manifest*")] == ["manifest.jsonl"]
 
 

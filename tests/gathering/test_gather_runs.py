@@ -19,8 +19,7 @@ from hypothesis import strategies as st
 from mlimages import UrlList, gather
 from mlimages.core import MAX_PIXELS, FetchResult, GatherError, Reason
 from mlimages.gathering import read_manifest
-from mlimages.gathering.store.manifest import KeySet, dump_row, parse_row
-from mlimages.images import MAX_PIXELS as MAX_PIXELS_DECODED
+from mlimages.gathering.store.manifest import KeySet, dump_row, is_manifest, parse_row
 from tests.conftest import RunCli
 from tests.servers import Connection, Request, Site, answer, closed_port, photo, serve
 
@@ -194,11 +193,13 @@ def test_a_torn_last_line_is_ignored_and_its_link_fetched_again(site: Site, tmp_
     links.write_text("".join(site.url(f"{path}\n") for path in site.routes))
     gather(UrlList(links), out, **FAST)
     manifest = out / "manifest.jsonl"
-    manifest.write_bytes(manifest.read_bytes()[:-40])
+    lines = manifest.read_bytes().splitlines(keepends=True)
+    manifest.write_bytes(b"".join(lines[:-1])[:-40])
     site.requests.clear()
     assert gather(UrlList(links), out, **FAST).ok == 3
     assert len(site.requests) == 1
-    assert [json.loads(line)["v"] for line in manifest.read_text().splitlines()] == [1, 1, 1]
+    found = [json.loads(line) for line in manifest.read_text().splitlines()]
+    assert [(row["v"], row["status"]) for row in found] == [(1, "ok")] * 3 + [(1, "closed")]
     assert len(list((out / "links").iterdir())) == 3
 
 
@@ -232,10 +233,18 @@ def test_a_manifest_of_noise_is_read_as_far_as_it_makes_sense(tmp_path: Path, li
     outside.write_text("mine")
     out = tmp_path / "out"
     out.mkdir(exist_ok=True)
-    (out / "manifest.jsonl").write_bytes(b"\n".join(lines))
-    (out / "manifest-00002.jsonl").write_bytes(b"\n".join(reversed(lines)))
+    noise = b"\n".join(lines)
+    row = dump_row(FetchResult("u", "l", "failed", Reason.NOT_FOUND))
     (tmp_path / "none.txt").write_text("")
-    gather(UrlList(tmp_path / "none.txt"), out, **FAST)
+    for first in (row, b""):
+        (out / "manifest.jsonl").write_bytes(first + noise)
+        (out / "manifest-00002.jsonl").write_bytes(b"\n".join(reversed(lines)))
+        if is_manifest(out / "manifest.jsonl"):
+            gather(UrlList(tmp_path / "none.txt"), out, **FAST)
+        else:
+            with pytest.raises(GatherError, match="was not made by mlimages"):
+                gather(UrlList(tmp_path / "none.txt"), out, **FAST)
+            assert (out / "manifest.jsonl").read_bytes() == noise
     assert outside.read_text() == "mine"
 
 

@@ -15,5 +15,5 @@ def write_attributions(folder: Path) -> None:
     with replacing(folder / NAME) as part, part.open("w", encoding="utf-8") as out:
         out.write("# Where these pictures come from\n\n")
         for row in read_manifest(folder):
-            if row.status == "ok" and "attribution" in row.source:
+            if row.status == "ok" and not row.removed and "attribution" in row.source:
                 out.write(f"- {row.path}: {' '.join(str(row.source['attribution']).split())}\n")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import os
-import shutil
 import time
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,29 +15,40 @@ from mlimages.core import FetchResult, GatherError, ImageRef, Reason
 from mlimages.gathering.download.fetch import Fetched
 from mlimages.gathering.download.image_facts import Facts, Rejection
 from mlimages.gathering.links import row_key
+from mlimages.gathering.lock import work_folder
+from mlimages.gathering.missing import corrected_rows
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.store.attribution import write_attributions
 from mlimages.gathering.store.file_names import safe_folder, safe_name, url_stem
-from mlimages.gathering.store.manifest import KeySet, ManifestWriter, manifest_path, manifests, read_rows
+from mlimages.gathering.store.manifest import (
+    KeySet,
+    ManifestWriter,
+    manifest_path,
+    manifests,
+    read_closed_rows,
+    read_closing,
+    read_rows,
+)
 from mlimages.gathering.store.merge_manifests import PLACEHOLDER_LINKS, settle
 from mlimages.gathering.store.near_duplicates import LikenessIndex
 from mlimages.gathering.store.tally import Tally
-
-HIDDEN = ".gather"
-"""Where unfinished pictures lie, inside the gathered folder while a run is at work; emptied at every start."""
-
-_PARTING_S = 2.0
-"""How long a run that was killed may take to let go of the folder."""
+from mlimages.gathering.stored import StoredFiles
 
 
 @dataclass(slots=True)
 class _Copies:
-    """Links that gave the same bytes: how many, and where these lie."""
+    """Links that gave the same bytes: how many, how many of them are kept, and where the last of these lies."""
 
     count: int = 0
+    kept: int = 0
     path: str | None = None
     label: str = ""
     is_gone: bool = False
+
+    @property
+    def next_is_gone(self) -> bool:
+        """Whether a further link makes them a host's image for "gone"; copies that are kept on purpose are none."""
+        return self.is_gone or (self.count + 1 >= PLACEHOLDER_LINKS and self.kept < 2)
 
 
 class Gathered:
@@ -47,17 +56,19 @@ class Gathered:
 
     Args:
         asks_again: a shard takes links that other manifests of the folder hold, too: it is given those that are wanted.
+        has_holes: files that lie at an address are empty space of the same size in the folder.
 
     Raises:
-        GatherError: another run is at work in it, or it cannot be written.
+        GatherError: another run is at work in it, it cannot be written, or so many of its images are missing that they
+            may not have been deleted on purpose.
     """
 
-    def __init__(self, out: Path, options: GatherOptions, *, asks_again: bool = False) -> None:
+    def __init__(self, out: Path, options: GatherOptions, *, asks_again: bool = False, has_holes: bool = False) -> None:
         self.out = out
+        self._files = StoredFiles(out, has_holes=has_holes)
         self._options = options
         self._asks_again = asks_again
         self._manifest = manifest_path(out, options.shard)
-        self._hidden = out / HIDDEN / self._manifest.stem
         self._numbers = itertools.count(1)
         self.added = 0
         self.has_attributions = False
@@ -65,29 +76,43 @@ class Gathered:
     def __enter__(self) -> Gathered:
         with ExitStack() as stack:
             try:
-                stack.enter_context(_locked(self._hidden))
-                if not self._options.shard:
-                    _tidy_shards(self._hidden)
-                for leftover in self._hidden.iterdir():
-                    leftover.unlink()
+                alone = not self._options.shard
+                self._hidden = stack.enter_context(work_folder(self.out, self._manifest.stem, alone=alone))
             except OSError as error:
                 raise GatherError(f"{self.out} cannot be written: {error.strerror}") from error
-            stack.callback(self._tidy)
+            self._writer = ManifestWriter(self._manifest)
+            stack.callback(lambda: self._writer.close())
+            self._correct()
             self._read(self._options.retry_failed)
             if not self._is_settled:
                 self._settle()
                 self._read(self._options.retry_failed)
-            self._writer = stack.enter_context(closing(ManifestWriter(self._manifest)))
+            stack.callback(self._close_manifest)
             self._open = stack.pop_all()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._open.close()
+    def __exit__(self, *error: Any) -> None:
+        self._open.__exit__(*error)
 
-    def _tidy(self) -> None:
-        shutil.rmtree(self._hidden, ignore_errors=True)
-        with suppress(OSError):  # another shard is at work beside this one
-            self._hidden.parent.rmdir()
+    def _correct(self) -> None:
+        """Note in the manifest what somebody deleted or moved since the last run."""
+        choice = self._options
+        paths = self._paths() if self._asks_again else manifests(self.out)
+        was_closed = all(read_closing(path).is_whole for path in paths)
+        rows = corrected_rows(self.out, self._files, paths, keep=choice.keep_deleted, restore=choice.restore_deleted)
+        for row in list(rows):  # the manifest is read to its end before it grows
+            self._writer.append(row)
+        if was_closed:
+            self._close_manifest()
+
+    def _close_manifest(self) -> None:
+        """End the manifest by a closing line: images missing from here on were deleted by somebody."""
+        paths = [self._manifest]
+        if read_closing(self._manifest).is_whole:
+            return
+        rows = read_closed_rows(paths)
+        self._files.sync(row.path for row, is_closed in rows if row.path and not is_closed)
+        self._writer.append_closing(keep_duplicates=self._keeps_duplicates(paths))
 
     def claim(self, ref: ImageRef) -> bool:
         """Take a link into work; False if it was finished or claimed before."""
@@ -132,9 +157,9 @@ class Gathered:
     def adopt(self, row: FetchResult) -> FetchResult:
         """Count a row that a shard recorded in its own manifest; as it will be once the shards are settled."""
         copies = self._copies.get(bytes.fromhex(row.sha256 or ""), _Copies())
-        if row.status != "failed" and not self._options.keep_duplicates:
-            if copies.is_gone or copies.count + 1 >= PLACEHOLDER_LINKS:
-                row = replace(row, status="failed", reason=Reason.PLACEHOLDER, path=None)
+        if row.status in ("ok", "duplicate") and not self._options.keep_duplicates:
+            if copies.next_is_gone:
+                row = replace(row, status="placeholder", reason=Reason.PLACEHOLDER, path=None)
             elif copies.path:
                 row = replace(row, status="duplicate", path=None, same_as=copies.path)
         self.added += 1
@@ -145,6 +170,7 @@ class Gathered:
 
     def finish(self) -> None:
         """Bring the manifest into its final form, a row per link, if this run left it otherwise."""
+        self._close_manifest()
         if not self._is_settled:
             self._settle()
         if self.has_attributions:
@@ -152,8 +178,14 @@ class Gathered:
 
     def _settle(self) -> None:
         self._likeness = LikenessIndex()  # makes room for the one of settling
-        settle(self.out, self._paths(), self._manifest, keep_duplicates=self._options.keep_duplicates)
+        paths = self._paths()
+        settle(self._files, paths, self._manifest, keep_duplicates=self._keeps_duplicates(paths))
+        self._writer.close()
+        self._writer = ManifestWriter(self._manifest)
         self._read(reopen=frozenset())
+
+    def _keeps_duplicates(self, paths: list[Path]) -> bool:
+        return self._options.keep_duplicates or any(read_closing(path).keeps_duplicates for path in paths)
 
     def _paths(self) -> list[Path]:
         if self._options.shard:
@@ -171,10 +203,12 @@ class Gathered:
         for row in read_rows(paths):
             key = row_key(row.label, row.url)
             self._is_settled &= key not in self._done
-            if self._is_open(row, reopen):
+            size = self._size_of(row)
+            if self._is_open(row, size, reopen):
                 self._reopened.add(key)
             else:
                 self._note(key, row)
+                self.tally.changed += size not in (None, row.bytes)
         self._is_settled &= not any(copies.is_gone and copies.path for copies in self._copies.values())
         if self._options.shard and not self._asks_again:
             self._read_others(reopen)
@@ -183,37 +217,51 @@ class Gathered:
         """Count what a shard finds done beside it; its pictures are compared once the shards are settled."""
         for row in read_rows(path for path in reversed(manifests(self.out)) if path != self._manifest):
             key = row_key(row.label, row.url)
-            if key not in self._done and not self._is_open(row, reopen):
+            size = self._size_of(row)
+            if key not in self._done and not self._is_open(row, size, reopen):
                 self._done.add(key)
                 self.tally.add(row)
+                self.tally.changed += size not in (None, row.bytes)
 
-    def _is_open(self, row: FetchResult, reopen: Collection[Reason]) -> bool:
-        return row.reason in reopen or bool(row.path and not _is_there(self.out / row.path, row.bytes))
+    def _size_of(self, row: FetchResult) -> int | None:
+        """Bytes of the row's image; None where it should have none, or it is missing."""
+        return self._files.size(row.path) if row.status == "ok" and row.path and not row.removed else None
+
+    def _is_open(self, row: FetchResult, size: int | None, reopen: Collection[Reason]) -> bool:
+        """Whether a link is asked for again; `size` is that of its image, if there is one."""
+        if row.removed:
+            return self._options.restore_deleted
+        return size is None if row.status == "ok" else row.reason in reopen
 
     def _note(self, key: int, row: FetchResult) -> None:
         self._done.add(key)
         self.tally.add(row)
         self.has_attributions |= "attribution" in row.source
-        if row.sha256 is None or (row.status == "failed" and row.reason is not Reason.PLACEHOLDER):
+        if row.sha256 is None or row.status == "failed":
             return
         copies = self._copies.setdefault(bytes.fromhex(row.sha256), _Copies())
         copies.count += 1
         copies.is_gone |= row.reason is Reason.PLACEHOLDER
-        if row.path and row.dhash:
+        if row.status == "ok" and row.path and row.dhash:
+            if row.removed:  # further links to its bytes are duplicates all the same
+                copies.path = copies.path or row.path
+                return
             copies.path, copies.label = row.path, row.label
+            copies.kept += 1
             self._likeness.add(row.dhash, row.path)
 
     def _outcome(self, ref: ImageRef, fetched: Fetched, found: Facts | Rejection | None, part: Path) -> dict[str, Any]:
         if found is None:
-            return {"status": "failed", "reason": fetched.reason, "detail": fetched.detail}
+            status = "placeholder" if fetched.reason is Reason.PLACEHOLDER else "failed"
+            return {"status": status, "reason": fetched.reason, "detail": fetched.detail}
         values = {name: getattr(found, name) for name in found.__slots__}
         if isinstance(found, Rejection):
             return {"status": "failed", **values}
         suffix = values.pop("suffix")
         copies = self._copies.get(bytes.fromhex(found.sha256), _Copies())
-        if copies.is_gone or (copies.count + 1 >= PLACEHOLDER_LINKS and not self._options.keep_duplicates):
+        if copies.is_gone or (copies.next_is_gone and not self._options.keep_duplicates):
             detail = "the same bytes lie behind many links"
-            return {"status": "failed", "reason": Reason.PLACEHOLDER, "detail": detail, **values}
+            return {"status": "placeholder", "reason": Reason.PLACEHOLDER, "detail": detail, **values}
         if copies.path and not self._options.keep_duplicates:
             return {"status": "duplicate", "same_as": copies.path, **values}
         like = self._likeness.find(found.dhash)
@@ -222,8 +270,11 @@ class Gathered:
     def _place(self, ref: ImageRef, facts: Facts, part: Path, suffix: str) -> str:
         for path in self._free_paths(ref, suffix):
             target = f"{self.out}/{path}"  # strings: pathlib would cost more than the system calls
-            if os.path.exists(target) and not self._is_orphan(Path(target), facts):  # noqa: PTH110
-                continue
+            if os.path.lexists(target):
+                if not self._is_orphan(path, facts):
+                    continue
+                part.unlink()
+                return path
             try:
                 _move(part, target)
             except OSError as error:
@@ -241,17 +292,16 @@ class Gathered:
         for count in itertools.count(2):
             yield f"{stem}-{number}-{count}{suffix}"
 
-    def _is_orphan(self, target: Path, facts: Facts) -> bool:
+    def _is_orphan(self, path: str, facts: Facts) -> bool:
         """Whether an earlier run was stopped between placing this very picture and recording it."""
-        if bytes.fromhex(facts.sha256) in self._copies or not _is_there(target, facts.bytes):
+        if bytes.fromhex(facts.sha256) in self._copies or self._files.size(path) != facts.bytes:
             return False
-        return hashlib.sha256(target.read_bytes()).hexdigest() == facts.sha256
+        return self._files.sha256(path) == facts.sha256
 
     def _discard(self, sha256: str | None) -> None:
-        """Remove the picture that turned out to be a host's for "gone"; its rows are mended when settling."""
+        """Put the picture aside that turned out to be a host's for "gone"; its rows are mended when settling."""
         copies = self._copies.get(bytes.fromhex(sha256 or ""))
-        if copies and copies.path:
-            (self.out / copies.path).unlink(missing_ok=True)
+        if copies and copies.path and self._files.put_aside(copies.path, sha256 or ""):
             self.tally.classes[copies.label] -= 1
             copies.path = None
         self._is_settled &= copies is None or copies.count == 1
@@ -263,49 +313,3 @@ def _move(part: Path, target: str) -> None:
     except FileNotFoundError:
         Path(target).parent.mkdir(parents=True, exist_ok=True)
         part.replace(target)
-
-
-def _is_there(path: Path, size: int | None) -> bool:
-    try:
-        return path.stat().st_size == size
-    except OSError:
-        return False
-
-
-def _tidy_shards(own: Path) -> None:
-    """Remove what killed shards left unfinished; refuse where one is at work, since its manifest is about to go."""
-    for shard in own.parent.iterdir():
-        if shard != own:
-            with _locked(shard):
-                shutil.rmtree(shard)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder against a second run (where the system can: not on Windows)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-
-    def lock() -> int | None:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder, os.O_RDONLY)
-        with suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(handle), folder.stat()):
-                return handle
-        os.close(handle)  # another run holds it, or has just taken it along as it went
-        return None
-
-    patient_until = time.monotonic() + _PARTING_S
-    while (handle := lock()) is None:
-        if time.monotonic() > patient_until:
-            raise GatherError(f"another gather is at work in {folder.parents[1]}: wait for it, or stop it")
-        time.sleep(0.05)
-    try:
-        yield
-    finally:
-        os.close(handle)

@@ -1,12 +1,13 @@
-"""The record of a gathered folder: manifest.jsonl, one line per finished link."""
+"""The record of a gathered folder: manifest.jsonl, one line per finished link, and a closing line of each run."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from array import array
 from collections.abc import Iterable, Iterator
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from operator import attrgetter
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,16 +20,48 @@ _FIELDS = tuple(field.name for field in fields(FetchResult))
 _values = attrgetter(*_FIELDS)
 _BUCKETS = 1 << 14
 _encode = json.JSONEncoder(default=str).encode
+_OUR_NAMES = re.compile(r"manifest(-\d{5}(-of-\d{5})?|-[0-9a-f]{16})?\.jsonl")
+_FIRST_BYTES = b'{"v": '
+_CLOSED = b'"status": "closed"'
 
 
 def manifest_path(folder: Path, shard: tuple[int, int] | None) -> Path:
     """The manifest of a run into `folder`, or of one shard of it."""
-    return folder / (f"manifest-{shard[0]:05d}.jsonl" if shard else NAME)
+    return folder / (f"manifest-{shard[0]:05d}-of-{shard[1]:05d}.jsonl" if shard else NAME)
+
+
+def has_manifest_name(name: str) -> bool:
+    """Whether a file of this name may be a manifest of ours: one run's, a shard's, or an earlier version's."""
+    return _OUR_NAMES.fullmatch(name) is not None
 
 
 def manifests(folder: Path) -> list[Path]:
-    """Every manifest of the folder, in order: its own, and those of its shards, whose rows are later."""
-    return sorted(folder.glob("manifest*.jsonl"), key=lambda path: (path.name != NAME, path.name))
+    """Every manifest of the folder, in order: its own, and those of its shards, whose rows are later.
+
+    Other files that are named `manifest*.jsonl` belong to somebody else.
+
+    Raises:
+        GatherError: a row of a later version.
+    """
+    named = [path for path in folder.glob("manifest*.jsonl") if has_manifest_name(path.name)]
+    return sorted(filter(is_manifest, named), key=lambda path: (path.name != NAME, path.name))
+
+
+def is_manifest(path: Path) -> bool:
+    """Whether the first whole line of a file is a row of ours; what a crash left of a first line counts as one.
+
+    Raises:
+        GatherError: a row of a later version.
+    """
+    try:
+        with path.open("rb") as file:
+            first = file.readline()
+    except OSError:
+        return False
+    if not first.endswith(b"\n"):
+        return not first.strip(b"\0") or first.startswith(_FIRST_BYTES) or _FIRST_BYTES.startswith(first)
+    values = _values_of(first)
+    return isinstance(values.get("v"), int) and all(isinstance(values.get(key), str) for key in ("url", "status"))
 
 
 def read_manifest(folder: str | Path) -> Iterator[FetchResult]:
@@ -44,10 +77,7 @@ def read_rows(paths: Iterable[Path]) -> Iterator[FetchResult]:
     """The rows of these manifests in order; lines that are none (a crash tore them) are passed over."""
     for path in paths:
         with path.open("rb") as lines:
-            for line in lines:
-                row = parse_row(line)
-                if row:
-                    yield row
+            yield from filter(None, map(parse_row, lines))
 
 
 def parse_row(line: bytes) -> FetchResult | None:
@@ -56,14 +86,21 @@ def parse_row(line: bytes) -> FetchResult | None:
     Raises:
         GatherError: a row of a later version.
     """
+    return _row(_values_of(line))
+
+
+def _values_of(line: bytes) -> dict[str, Any]:
+    """The JSON object in a line; empty if there is none."""
     try:
         values = json.loads(line)
-        version = values.get("v")
-    except (ValueError, AttributeError, RecursionError):
-        return None
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(values, dict):
+        return {}
+    version = values.get("v")
     if isinstance(version, int) and version > VERSION:
         raise GatherError(f"a manifest of version {version} was made by a later mlimages: update this one")
-    return _row(values)
+    return values
 
 
 def _row(values: dict[str, Any]) -> FetchResult | None:
@@ -71,6 +108,8 @@ def _row(values: dict[str, Any]) -> FetchResult | None:
     try:
         if known.get("reason") is not None:
             known["reason"] = Reason(known["reason"])
+        if known.get("reason") is Reason.PLACEHOLDER:  # a failure, in manifests of earlier versions
+            known["status"] = "placeholder"
         row = FetchResult(**known)
     except (ValueError, TypeError):
         return None
@@ -80,12 +119,19 @@ def _row(values: dict[str, Any]) -> FetchResult | None:
 def _is_whole(row: FetchResult) -> bool:
     if not (isinstance(row.url, str) and isinstance(row.label, str) and isinstance(row.source, dict)):
         return False
-    if not _is_hexadecimal(row.sha256, 64) and (row.sha256 is not None or row.status != "failed"):
+    if not isinstance(row.final, bool) or row.removed not in (None, "user"):
         return False
-    if row.status in ("failed", "duplicate"):
-        return row.path is None
+    if not _is_hexadecimal(row.sha256, 64) and (row.sha256 is not None or row.status in ("ok", "duplicate")):
+        return False
+    if row.path is not None and not (isinstance(row.path, str) and _is_inside(row.path)):
+        return False
+    match row.status:
+        case "failed" | "duplicate":
+            return row.path is None
+        case "placeholder":
+            return row.path is None or row.sha256 is not None
     known = _is_hexadecimal(row.dhash, 16) and isinstance(row.bytes, int)
-    return row.status == "ok" and known and isinstance(row.path, str) and _is_inside(row.path)
+    return row.status == "ok" and known and row.path is not None
 
 
 def _is_hexadecimal(value: object, length: int) -> bool:
@@ -100,6 +146,50 @@ def _is_inside(path: str) -> bool:
 def dump_row(row: FetchResult) -> bytes:
     """One line of a manifest."""
     values = {"v": VERSION, **dict(zip(_FIELDS, _values(row), strict=True))}
+    return _encode(values).encode() + b"\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """How far a manifest is closed.
+
+    Attributes:
+        lines: up to its last closing line; the files of rows among them were on the disk when it was written.
+        is_whole: no line follows. keeps_duplicates: a run was to keep every copy of the same bytes.
+    """
+
+    lines: int
+    is_whole: bool
+    keeps_duplicates: bool
+
+
+def read_closing(path: Path) -> Closing:
+    """How far the manifest at `path` is closed."""
+    number = closed = 0
+    keeps_duplicates = False
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if _CLOSED in line:
+                closed = number
+                keeps_duplicates |= _values_of(line).get("keep_duplicates") is True
+    return Closing(closed, closed == number, keeps_duplicates)
+
+
+def read_closed_rows(paths: Iterable[Path]) -> Iterator[tuple[FetchResult, bool]]:
+    """As `read_rows`, each with whether a closing line follows it."""
+    for path in paths:
+        closed = read_closing(path).lines
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                row = parse_row(line)
+                if row:
+                    yield row, number < closed
+
+
+def dump_closing(*, keep_duplicates: bool) -> bytes:
+    """The closing line of a run."""
+    nothing = dict.fromkeys(_FIELDS)  # whoever reads the lines into a table finds every column
+    values = {"v": VERSION, **nothing, "url": "", "label": "", "status": "closed", "keep_duplicates": keep_duplicates}
     return _encode(values).encode() + b"\n"
 
 
@@ -124,6 +214,8 @@ class ManifestWriter:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not is_manifest(path):
+            raise GatherError(f"{path} was not made by mlimages: move it away, or choose another folder")
         self._file = path.open("a+b", buffering=0)
         _cut_torn_line(self._file)
 
@@ -133,8 +225,20 @@ class ManifestWriter:
         Raises:
             GatherError: the disk is full.
         """
+        self._write(dump_row(row))
+
+    def append_closing(self, *, keep_duplicates: bool) -> None:
+        """Record that the files of all rows so far are on the disk.
+
+        Raises:
+            GatherError: the disk is full.
+        """
+        self._write(dump_closing(keep_duplicates=keep_duplicates))
+        os.fsync(self._file.fileno())
+
+    def _write(self, line: bytes) -> None:
         try:
-            self._file.write(dump_row(row))
+            self._file.write(line)
         except OSError as error:
             raise GatherError(f"{self._file.name} cannot be written: {error.strerror}") from error
 

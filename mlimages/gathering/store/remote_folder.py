@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mlimages.core import GatherError, cache_dir, is_remote, put
-from mlimages.gathering.store.manifest import manifest_path, manifests, read_rows
+from mlimages.gathering.store.manifest import has_manifest_name, manifest_path, manifests, read_rows
+from mlimages.gathering.stored import QUARANTINE, aside_path
 
 _AT_ONCE = 16
 """Objects put at one time."""
@@ -21,8 +22,8 @@ _AT_ONCE = 16
 def mirrored(out: Path, shard: tuple[int, int] | None) -> Iterator[Path]:
     """`out` itself or, of an address, a folder with its manifests whose new pictures and manifests are put there.
 
-    Each shard has a folder of its own, in the cache. A picture that lies at the address already is a hole of the same
-    size here. An interrupted run's folder stays, and the next run goes on with it.
+    Each shard has a folder of its own, in the cache. A file that lies at the address already is a hole of the same
+    size here, so that its name is taken. An interrupted run's folder stays, and the next run goes on with it.
 
     Raises:
         GatherError: the address cannot be read or written.
@@ -32,11 +33,14 @@ def mirrored(out: Path, shard: tuple[int, int] | None) -> Iterator[Path]:
         return
     folder = cache_dir("gathered") / hashlib.sha256(repr((str(out), shard)).encode()).hexdigest()[:32]
     folder.mkdir(exist_ok=True)
-    there = _pull(out, folder, own="manifest*.jsonl" if shard is None else manifest_path(folder, shard).name)
+    there = _pull(out, folder, shard)
     held = _files(folder)
+    hashes = {row.path: row.sha256 for row in read_rows(manifests(folder)) if row.path in held}
     yield folder
     try:
-        _push(out, folder, there, gone=held.keys() - _files(folder).keys())
+        _push(out, folder, there)
+        gone = (held.keys() - _files(folder).keys()) & there.keys()
+        _remove(out, folder, {name: hashes.get(name) for name in gone})
     except Exception as error:
         text = f"{out} cannot be written: {error}; the pictures wait in {folder}, the same command goes on"
         raise GatherError(text) from error
@@ -54,38 +58,52 @@ def looked_at(out: Path) -> Iterator[Path]:
         yield out
         return
     with tempfile.TemporaryDirectory(dir=cache_dir("gathered")) as folder:
-        _pull(out, Path(folder), own="manifest*.jsonl")
+        _pull(out, Path(folder), None)
         yield Path(folder)
 
 
-def _pull(address: Path, folder: Path, *, own: str) -> Mapping[str, int]:
+def _pull(address: Path, folder: Path, shard: tuple[int, int] | None) -> Mapping[str, int]:
     """Fetch the manifests, if there are none yet, and leave holes; what lies at the address, and its size."""
     try:
         there = _sizes(address)
         if not manifests(folder):
             for name in there:
-                if Path(name).match(own) and "/" not in name:
+                if has_manifest_name(name) if shard is None else name == manifest_path(folder, shard).name:
                     (folder / name).write_bytes((address / name).read_bytes())
     except Exception as error:  # whatever the address's own library raises
         raise GatherError(f"{address} cannot be read: {error}") from error
-    for row in read_rows(manifests(folder)):
-        if row.path and there.get(row.path) == row.bytes and not (folder / row.path).exists():
-            (folder / row.path).parent.mkdir(parents=True, exist_ok=True)
-            with (folder / row.path).open("wb") as hole:
-                hole.truncate(row.bytes)
+    own = (row.path or "" for row in read_rows(manifests(folder)))  # in a shard: others' names bear other numbers
+    for name in own if shard else there:
+        if name in there and "/" in name and ".." not in name.split("/") and not (folder / name).exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            with (folder / name).open("wb") as hole:
+                hole.truncate(there[name])
     return there
 
 
-def _push(address: Path, folder: Path, there: Mapping[str, int], *, gone: set[str]) -> None:
+def _push(address: Path, folder: Path, there: Mapping[str, int]) -> None:
     files = _files(folder)
-    pictures = [name for name, size in files.items() if "/" in name and there.get(name) != size]
+    new = [name for name, size in files.items() if "/" in name and there.get(name) != size]
+    pictures = [name for name in new if not name.startswith(QUARANTINE) or (folder / name).read_bytes().strip(b"\0")]
     with ThreadPoolExecutor(_AT_ONCE, "put") as pool:
         for _ in pool.map(lambda name: put(folder / name, address / name), pictures):
             pass
     for name in files:
         if "/" not in name:
             put(folder / name, address / name)
-    for name in gone & there.keys():
+
+
+def _remove(address: Path, folder: Path, hashes: Mapping[str, str | None]) -> None:
+    """Remove what went from the folder, if its bytes are its row's; what was put aside here is put aside there."""
+    for name, sha256 in hashes.items():
+        if "/" in name:
+            data = (address / name).read_bytes()
+            if hashlib.sha256(data).hexdigest() != sha256:
+                continue
+            aside = aside_path(name, sha256)
+            if (folder / aside).exists():
+                (address / aside).parent.mkdir(parents=True, exist_ok=True)
+                (address / aside).write_bytes(data)
         (address / name).unlink()
 
 

@@ -22,9 +22,14 @@ class Tally:
         self._reasons: Counter[str] = Counter()
         self._hosts: Counter[str] = Counter()
         self._near = 0
+        self._removed = 0
+        self.changed = 0
 
     def add(self, row: FetchResult) -> None:
         """Count one row."""
+        if row.removed:
+            self._removed += 1
+            return
         self.status[row.status] += 1
         if row.status == "ok":
             self.classes[row.label] += 1
@@ -41,8 +46,10 @@ class Tally:
             out=out,
             ok=self.status["ok"],
             duplicate=self.status["duplicate"],
-            failed=self.status["failed"],
+            failed=self.status["failed"] + self.status["placeholder"],
             near_duplicate=self._near,
+            changed=self.changed,
+            removed=self._removed,
             fetched=fetched,
             reasons=_ranked(self._reasons),
             classes=dict(sorted(self.classes.items())),

@@ -1,0 +1,327 @@
+"""What a person has in a gathered folder stays: edited, deleted, moved and linked files, lists and manifests."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+
+from mlimages import UrlList, gather
+from mlimages.core import FetchResult, GatherError, GatherSummary, InputError, Reason
+from mlimages.gathering import GatherOptions, read_manifest
+from mlimages.gathering.missing import demand_few
+from mlimages.gathering.store.manifest import dump_row, is_manifest, manifests
+from mlimages.gathering.stored import StoredFiles
+from tests.conftest import RunCli
+from tests.gathering.test_gather import unclosed
+from tests.servers import Site, answer, photo, serve
+
+FAST = {"allow_private": True, "timeout_s": 60.0, "retries": 0, "decoders": 1}
+DEAD = answer(b"no", 404)
+MANY = 24
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with serve() as running:
+        running.routes = {f"/{n}.jpg": answer(photo(n)) for n in range(MANY)}
+        yield running
+
+
+@pytest.fixture
+def links(site: Site, tmp_path: Path) -> UrlList:
+    (tmp_path / "cats.txt").write_text("".join(site.url(f"{path}\n") for path in site.routes))
+    return UrlList(tmp_path / "cats.txt")
+
+
+def run(source: UrlList, out: Path, **options: object) -> GatherSummary:
+    return gather(source, out, **{**FAST, **options})  # type: ignore[arg-type]
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    """Every file but the manifests."""
+    return {
+        path.relative_to(out).as_posix(): path.read_bytes()
+        for path in sorted(out.rglob("*"))
+        if path.is_file() and not path.name.startswith("manifest")
+    }
+
+
+def edit(out: Path) -> None:
+    (out / "cats/3.jpg").write_bytes(photo(3, (24, 16)))
+
+
+def edit_to_the_same_size(out: Path) -> None:
+    path = out / "cats/3.jpg"
+    path.write_bytes(bytes(reversed(path.read_bytes())))
+
+
+def empty(out: Path) -> None:
+    (out / "cats/3.jpg").write_bytes(b"")
+
+
+def delete(out: Path) -> None:
+    (out / "cats/3.jpg").unlink()
+    (out / "cats/5.jpg").unlink()
+
+
+def move(out: Path) -> None:
+    (out / "dogs/more").mkdir(parents=True)
+    for number in range(1, 10):
+        (out / f"cats/{number}.jpg").rename(out / f"dogs/more/my-{number}.jpg")
+
+
+def rename_the_class(out: Path) -> None:
+    (out / "cats").rename(out / "lions")
+
+
+def add_files(out: Path) -> None:
+    (out / "cats/mine.jpg").write_bytes(photo(999))
+    (out / "cats/copy of 3.jpg").write_bytes((out / "cats/3.jpg").read_bytes())
+    (out / ".placeholders").mkdir()
+    (out / ".placeholders/note.txt").write_text("mine")
+
+
+TOUCHES = [edit, edit_to_the_same_size, empty, delete, move, rename_the_class, add_files]
+
+
+@pytest.mark.parametrize("touch", TOUCHES)
+@pytest.mark.parametrize(
+    ("again", "server"),
+    [("plain", "dead"), ("plain", "alive"), ("retry-failed", "changed"), ("shard", "dead"), ("joined", "alive")],
+)
+def test_the_same_command_leaves_everything_as_the_person_left_it(
+    site: Site, links: UrlList, tmp_path: Path, touch: Callable[[Path], None], again: str, server: str
+) -> None:
+    out = tmp_path / "out"
+    site.routes["/0.jpg"] = DEAD
+    assert run(links, out).ok == MANY - 1
+    if again == "joined":
+        (out / "manifest.jsonl").rename(out / "manifest-00001-of-00001.jsonl")
+    shift = 500 if server == "changed" else 0
+    site.routes = {p: DEAD if server == "dead" else answer(photo(int(p[1:-4]) + shift)) for p in site.routes}
+    touch(out)
+    before = contents(out)
+    options = {"retry-failed": {"retry_failed": set(Reason)}, "shard": {"shard": (1, 1)}}.get(again, {})
+    for _ in range(2):
+        summary = run(links, out, **options)
+        after = contents(out)
+        assert {path: after.get(path) for path in before} == before
+    new = int(again == "retry-failed")
+    assert len(after) == len(before) + new, "only the link that had failed may give an image"
+    removed = 2 if touch is delete else 0
+    assert (summary.ok, summary.removed) == (MANY - 1 + new - removed, removed)
+    assert summary.changed == (touch in (edit, empty))
+
+
+def test_deleted_images_stay_deleted_until_they_are_asked_for_or_put_back(
+    site: Site, links: UrlList, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    run(links, out)
+    delete(out)
+    site.requests.clear()
+    assert (run(links, out).ok, run(links, out).removed) == (MANY - 2, 2)
+    (out / "cats/5.jpg").write_bytes(photo(5))
+    back = run(links, out)
+    assert (back.ok, back.removed) == (MANY - 1, 1)
+    assert not site.requests
+    site.routes["/copy.jpg"] = answer(photo(3))
+    (tmp_path / "more.txt").write_text(site.url("/copy.jpg"))
+    assert run(UrlList(tmp_path / "more.txt"), out).duplicate == 1, "nor does it come back by another link"
+    restored = run(links, out, restore_deleted=True)
+    assert (restored.ok, restored.removed, restored.fetched) == (MANY, 0, 1)
+    assert (out / "cats/3.jpg").read_bytes() == photo(3)
+
+
+def test_images_that_a_killed_run_may_have_lost_are_asked_for_again(site: Site, links: UrlList, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(links, out)
+    unclosed(out)
+    delete(out)
+    empty(out)
+    again = run(links, out)
+    assert (again.ok, again.removed, again.fetched) == (MANY, 0, 2)
+    assert contents(out) == {f"cats/{n}.jpg": photo(n) for n in range(MANY)}
+
+
+def test_where_much_is_missing_the_run_stops_and_both_ways_to_go_on_are_named(
+    site: Site, links: UrlList, tmp_path: Path, run_cli: RunCli
+) -> None:
+    out = tmp_path / "out"
+    run(links, out)
+    for number in range(4):
+        (out / f"cats/{number}.jpg").unlink()
+    manifest = (out / "manifest.jsonl").read_bytes()
+    words = ["gather", "urls", "cats.txt", "-o", "out", "--allow-private"]
+    done = run_cli(*words, check=False)
+    assert done.returncode == 1
+    assert "4 gathered images missing: 4 of 24 in cats. Is the disk mounted" in done.stderr
+    assert "--keep-deleted" in done.stderr
+    assert "--restore-deleted" in done.stderr
+    assert (out / "manifest.jsonl").read_bytes() == manifest
+    shutil.copytree(out, tmp_path / "copy")
+    done = run_cli(*words, "--keep-deleted")
+    assert done.stdout.splitlines()[-1] == "4 images deleted by hand: left so (--restore-deleted downloads them again)"
+    assert json.loads(run_cli(*words, "--json", "--quiet").stdout)["removed"] == 4
+    assert run(links, tmp_path / "copy", restore_deleted=True).ok == MANY
+    shutil.rmtree(out / "cats")
+    with pytest.raises(GatherError, match="20 of 20 in cats"):
+        run(links, out)
+    with pytest.raises(InputError, match="choose one"):
+        GatherOptions(restore_deleted=True, keep_deleted=True)
+
+
+@pytest.mark.parametrize(
+    ("deleted", "total", "stops"),
+    [(0, 5, False), (1, 1, True), (1, 2, False), (2, 2, True), (2, 5, True), (1, 10, False), (2, 10, True),
+     (2, 20, False), (3, 20, True), (100, 1000, False), (101, 1000, True)],
+)  # fmt: skip
+def test_a_whole_folder_or_more_than_a_tenth_is_much(deleted: int, total: int, stops: bool) -> None:
+    with pytest.raises(GatherError, match=f"{deleted} of {total} in cats") if stops else nullcontext():
+        demand_few({"cats": deleted} if deleted else {}, {"cats": total, "dogs": 7})
+
+
+ROW = dump_row(FetchResult("http://x/a.jpg", "cats", "failed", Reason.NOT_FOUND))
+NAMES = {
+    "manifest.jsonl": True,
+    "manifest-00001.jsonl": True,
+    "manifest-00001-of-00008.jsonl": True,
+    "manifest-0123456789abcdef.jsonl": True,
+    "manifest-links.jsonl": False,
+    "manifest-before.jsonl": False,
+    "manifest (copy).jsonl": False,
+    "manifest-1.jsonl": False,
+    "manifest-00001 (1).jsonl": False,
+    "manifest2.jsonl": False,
+    "manifest-00001-of-8.jsonl": False,
+}
+
+
+@pytest.mark.parametrize(("name", "ours"), NAMES.items())
+def test_a_manifest_is_ours_by_its_name_and_others_are_neither_read_nor_removed(
+    name: str, ours: bool, links: UrlList, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    run(links, out)
+    (out / name).write_bytes(ROW)
+    assert (out / name in manifests(out)) == ours
+    summary = run(links, out)
+    assert (summary.ok, summary.failed) == (MANY, int(ours))
+    if not ours:
+        assert (out / name).read_bytes() == ROW
+
+
+@pytest.mark.parametrize(
+    ("text", "ours"),
+    [(ROW, True), (b"", True), (ROW[:30], True), (b'{"v"', True), (b"\0" * 40, True), (ROW + b"noise\n", True),
+     (b'{"url": "http://x/a.jpg", "label": "cats"}\n', False), (b"\n" + ROW, False), (b"[1]\n", False),
+     (b'{"v": "1", "url": "u", "status": "ok"}\n', False), (b"http://x/a.jpg\n", False), (b"http://x/a.jpg", False),
+     (b'{"v": 1, "url": "u"}\n', False)],
+)  # fmt: skip
+def test_a_manifest_is_ours_by_its_first_whole_line_too(
+    text: bytes, ours: bool, links: UrlList, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    shard, own = out / "manifest-00001.jsonl", out / "manifest.jsonl"
+    shard.write_bytes(text)
+    assert is_manifest(shard) == ours
+    run(links, out)
+    assert shard.exists() != ours
+    own.write_bytes(text)
+    if not ours:
+        with pytest.raises(GatherError, match=r"manifest\.jsonl was not made by mlimages: move it away"):
+            run(links, out)
+        assert own.read_bytes() == text
+
+
+def test_a_list_of_ones_own_in_the_folder_is_read_and_stays(site: Site, tmp_path: Path) -> None:
+    own = tmp_path / "manifest-links.jsonl"
+    text = "".join(json.dumps({"url": site.url(path), "label": "cats"}) + "\n" for path in site.routes)
+    own.write_text(text)
+    for _ in range(2):
+        assert run(UrlList(own), tmp_path).ok == MANY
+    assert own.read_text() == text
+
+
+@pytest.mark.parametrize("again", [{}, {"retry_failed": set(Reason)}])
+def test_copies_that_were_kept_stay_without_the_option_too(
+    site: Site, tmp_path: Path, again: dict[str, object]
+) -> None:
+    site.routes = {f"/{n}.jpg": answer(photo(n // 6)) for n in range(12)} | {"/dead.jpg": DEAD}
+    (tmp_path / "cats.txt").write_text("".join(site.url(f"{path}\n") for path in site.routes))
+    links, out = UrlList(tmp_path / "cats.txt"), tmp_path / "out"
+    run(links, out, keep_duplicates=True)
+    before = contents(out)
+    assert len(before) == 12
+    assert run(links, out, **again).ok == 12
+    site.routes["/another.jpg"] = answer(photo(0))
+    (tmp_path / "more.txt").write_text(site.url("/another.jpg"))
+    more = run(UrlList(tmp_path / "more.txt"), out, **again)
+    assert (more.ok, more.duplicate, more.reasons.get("placeholder")) == (12, 1, None)
+    assert contents(out) == before
+    for shard in ((1, 2), (2, 2)):
+        run(links, tmp_path / "shards", keep_duplicates=True, shard=shard)
+    assert run(links, tmp_path / "shards").ok == 12
+
+
+def test_nothing_is_removed_through_a_symbolic_link(site: Site, links: UrlList, tmp_path: Path) -> None:
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    out.mkdir()
+    (out / "cats").symlink_to(elsewhere)
+    site.routes |= {f"/same/{n}.jpg": answer(photo(99)) for n in range(7)}
+    (tmp_path / "cats.txt").write_text("".join(site.url(f"{path}\n") for path in site.routes))
+    for _ in range(2):
+        run(UrlList(tmp_path / "cats.txt"), out)
+        assert photo(99) in contents(elsewhere).values(), "a host's image for `gone` would have been put aside"
+    (out / ".gather").symlink_to(elsewhere)
+    with pytest.raises(GatherError, match=r"\.gather is a symbolic link"):
+        run(links, out)
+    assert len(contents(elsewhere)) == MANY + 1
+
+
+def test_only_a_file_with_the_bytes_of_its_row_is_removed_or_put_aside(tmp_path: Path) -> None:
+    files, sha256 = StoredFiles(tmp_path), hashlib.sha256(b"ours").hexdigest()
+    (tmp_path / "real").mkdir()
+    (tmp_path / "linked").symlink_to("real")
+    for name in ("real/a.jpg", "real/b.jpg", "real/c.jpg"):
+        (tmp_path / name).write_bytes(b"ours")
+    (tmp_path / "real/edited.jpg").write_bytes(b"mine")
+    (tmp_path / "real/link.jpg").symlink_to("a.jpg")
+    for path in ("linked/a.jpg", "real/link.jpg", "real/edited.jpg", "real/none.jpg"):
+        files.remove(path, sha256)
+        assert files.put_aside(path, sha256) is None
+    assert {path.name for path in (tmp_path / "real").iterdir()} == {
+        "a.jpg",
+        "b.jpg",
+        "c.jpg",
+        "edited.jpg",
+        "link.jpg",
+    }
+    files.remove("real/a.jpg", sha256)
+    assert files.put_aside("real/b.jpg", sha256) == f".placeholders/{sha256[:16]}.jpg"
+    assert files.put_aside("real/c.jpg", sha256) == f".placeholders/{sha256[:16]}.jpg"
+    assert sorted(path.name for path in (tmp_path / "real").iterdir()) == ["edited.jpg", "link.jpg"]
+
+
+def test_an_image_put_aside_by_a_run_that_was_killed_was_not_deleted_by_anybody(site: Site, tmp_path: Path) -> None:
+    site.routes = {f"/{n}.jpg": answer(photo(min(n, 4))) for n in range(9)}
+    (tmp_path / "cats.txt").write_text("".join(site.url(f"{path}\n") for path in site.routes))
+    out = tmp_path / "out"
+    assert run(UrlList(tmp_path / "cats.txt"), out, limit=5, parallel=1).ok == 5
+    (row,) = (row for row in read_manifest(out) if row.path == "cats/4.jpg")
+    assert StoredFiles(out).put_aside("cats/4.jpg", row.sha256 or "")
+    again = run(UrlList(tmp_path / "cats.txt"), out, parallel=1)
+    assert (again.ok, again.removed, again.reasons) == (4, 0, {"placeholder": 5})
+
+
+def test_a_manifest_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    row = {"v": 1, "url": "u", "label": "l", "status": "failed", "reason": "placeholder", "sha256": "0" * 64}
+    (tmp_path / "manifest.jsonl").write_text(f"{json.dumps(row)}\n")
+    (found,) = read_manifest(tmp_path)
+    assert (found.status, found.final, found.removed) == ("placeholder", True, None)
