@@ -321,7 +321,10 @@ def test_an_image_put_aside_by_a_run_that_was_killed_was_not_deleted_by_anybody(
 
 
 def test_a_manifest_of_an_earlier_version_is_read(tmp_path: Path) -> None:
-    row = {"v": 1, "url": "u", "label": "l", "status": "failed", "reason": "placeholder", "sha256": "0" * 64}
-    (tmp_path / "manifest.jsonl").write_text(f"{json.dumps(row)}\n")
-    (found,) = read_manifest(tmp_path)
-    assert (found.status, found.final, found.removed) == ("placeholder", True, None)
+    reasons = ["placeholder", "host-down", "timeout", "truncated", "not-found"]
+    row = {"v": 1, "url": "u", "label": "l", "status": "failed", "sha256": "0" * 64}
+    lines = (json.dumps({**row, "reason": reason}) for reason in reasons)
+    (tmp_path / "manifest.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    assert [(row.status, row.final) for row in read_manifest(tmp_path)] == [
+        ("placeholder", True), ("failed", False), ("failed", False), ("failed", True), ("failed", True),
+    ]  # fmt: skip

@@ -58,7 +58,7 @@ def _common(
     limit: int = typer.Option(None, help="Good pictures per class; it goes on until so many are there."),
     parallel: int = typer.Option(64, help="Requests at one time, by each shard or worker."),
     per_host: int = typer.Option(8, help="Requests at one time to one host, by all shards and workers together."),
-    timeout: float = typer.Option(15.0, help="Seconds for one whole request."),
+    timeout: float = typer.Option(15.0, help="Seconds without progress: no byte, or less than 1 KB/s."),
     connect_timeout: float = typer.Option(10.0, help="Seconds until a host is connected."),
     retries: int = typer.Option(2, help="Further tries after a passing failure (time-out, 429, 5xx)."),
     max_bytes: int = typer.Option(64 * 2**20, help="The longest body, in bytes."),
@@ -67,6 +67,7 @@ def _common(
     resize: int = typer.Option(None, help="Store the shorter side at so many pixels (upright RGB JPEG)."),
     keep_duplicates: bool = typer.Option(False, "--keep-duplicates", help="Keep every copy of the same bytes."),
     retry_failed: str = typer.Option(None, metavar="[REASON,...]", help="Try failed links again: these, or every one."),
+    no_retry: bool = typer.Option(False, "--no-retry", help="Leave links that are still open from earlier runs."),
     restore_deleted: bool = typer.Option(
         False, "--restore-deleted", help="Download images again that were deleted from the folder."
     ),
@@ -301,6 +302,9 @@ def _table(summary: GatherSummary) -> Iterator[str]:
     near = f" ({summary.near_duplicate} look nearly like another)" if summary.near_duplicate else ""
     again = counted(summary.duplicate, "duplicate")
     yield f"{summary.ok} good{near}, {again}, {summary.failed} failed in {summary.out}"
+    if summary.open:
+        are_open = "1 link is" if summary.open == 1 else f"{summary.open:,} links are"
+        yield f"{are_open} still open: run the same command again"
     if summary.changed:
         yield f"{counted(summary.changed, 'file')} changed since they were gathered: kept"
     if summary.removed:

@@ -33,6 +33,7 @@ class Reason(StrEnum):
     TLS = "tls"
     TIMEOUT = "timeout"
     HOST_DOWN = "host-down"
+    PROXY = "proxy"
     BAD_HTTP = "bad-http"
     REDIRECTS = "too-many-redirects"
     BAD_REDIRECT = "bad-redirect"

@@ -84,6 +84,7 @@ class GatherSummary:
         near_duplicate: how many of the `ok` look nearly like another.
         changed: how many of the `ok` somebody changed since they were gathered; they are kept as they are.
         removed: images that somebody deleted since they were gathered; they are not in `ok`.
+        open: how many of the `failed` the same command asks for again, since only the network or the host was at fault.
         fetched: links finished by this run.
         reasons: failed links by reason, the commonest first. classes: good pictures by class.
         hosts: the hosts with the most failed links, worst first. seconds: of this run.
@@ -96,6 +97,7 @@ class GatherSummary:
     near_duplicate: int
     changed: int
     removed: int
+    open: int
     fetched: int
     reasons: Mapping[str, int]
     classes: Mapping[str, int]

@@ -19,13 +19,15 @@ class GatherOptions:
     Attributes:
         limit: good pictures per class; None takes every link.
         parallel, per_host: requests at one time, in all and to one host.
-        timeout_s: for one whole request, redirects and body included. connect_timeout_s: until it is connected.
+        timeout_s: without progress: until the first byte, between two, or at less than 1 KB/s.
+            connect_timeout_s: until it is connected.
         retries: further requests after one that may succeed later (429, 408, 5xx, time-outs, cut bodies).
         max_bytes: of one decoded body. max_pixels: width x height, judged from the header.
         min_size: the least shorter side, in pixels.
         resize: store the shorter side at this many pixels, as an upright RGB JPEG; None keeps the original bytes.
         keep_duplicates: keep every copy of the same bytes.
-        retry_failed: reasons whose failed links are tried again.
+        no_retry: leave the links of earlier runs for which only the network or the host was at fault.
+        retry_failed: reasons whose failed links are tried again, final or not.
         restore_deleted: download images again that somebody deleted from the folder. keep_deleted: leave them deleted,
             however many are missing.
         allow_private: connect to addresses that are not global, too.
@@ -47,6 +49,7 @@ class GatherOptions:
     min_size: int = 1
     resize: int | None = None
     keep_duplicates: bool = False
+    no_retry: bool = False
     retry_failed: Collection[Reason] = frozenset()
     restore_deleted: bool = False
     keep_deleted: bool = False

@@ -69,7 +69,7 @@ def gather_on(
             pass  # what other runs left, here or there, becomes one manifest before the workers write theirs
     with looked_at(out) as folder, Gathered(folder, chosen, has_holes=is_remote(out)) as gathered:
         asyncio.run(_gather(cluster, source, gathered, out, chosen, progress or NoProgress()))
-    nothing_again = replace(chosen, retry_failed=frozenset(), restore_deleted=False, keep_deleted=True)
+    nothing_again = replace(chosen, retry_failed=frozenset(), no_retry=True, restore_deleted=False, keep_deleted=True)
     with mirrored(out, None) as folder, Gathered(folder, nothing_again, has_holes=is_remote(out)) as settled:
         settled.finish()
     lost = gathered.tally.status.total() - settled.tally.status.total()
@@ -114,7 +114,13 @@ class _Hands:
         self._gathered = gathered
         self._per_host = options.per_host
         common = replace(
-            options, limit=None, retry_failed=frozenset(), restore_deleted=False, keep_deleted=True, decoders=1
+            options,
+            limit=None,
+            retry_failed=frozenset(),
+            no_retry=True,
+            restore_deleted=False,
+            keep_deleted=True,
+            decoders=1,
         )
         self.shards = [
             _Shard(cluster, gathered, home, replace(common, shard=(number, cluster.workers)))

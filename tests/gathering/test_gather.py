@@ -25,8 +25,12 @@ from mlimages.gathering.download import address_guard
 from mlimages.gathering.download.downscale import shrink
 from mlimages.gathering.download.image_facts import Checks, Facts, Rejection
 from mlimages.gathering.download.inspect import inspect_file
+from mlimages.gathering.pace import Pace
 from mlimages.gathering.store.gather_folder import Gathered
 from tests.servers import (
+    Connection,
+    Reply,
+    Request,
     Site,
     answer,
     closed_port,
@@ -155,6 +159,99 @@ def test_every_misbehaviour_ends_as_one_row_with_its_reason_and_the_good_is_kept
     assert sum(summary.reasons.values()) == summary.failed
 
 
+OPEN = {"timeout", "reset", "refused", "unknown-host", "throttled", "server-error", "proxy", "private-address", "tls",
+        "host-down", "unreachable"}  # fmt: skip
+"""Reasons that are no answer of the item itself."""
+
+
+def test_only_an_answer_of_the_item_itself_is_final(site: Site, tmp_path: Path) -> None:
+    slow = {"silence", "drip", "endless", "gzip-bomb"}
+    kinds = {f"/{name}": (reply, reason) for name, (reply, reason) in MISBEHAVIOURS.items() if name not in slow}
+    kinds["/407"] = (answer(b"no", 407), "proxy")
+    site.routes = {path: reply for path, (reply, _) in kinds.items()} | {"/photo_unavailable.png": answer(photo(3))}
+    cut_on_its_way = {"/cut-by-length", "/cut-by-chunk", "/cut-gzip"}
+    is_open = {path for path, (_, reason) in kinds.items() if reason in OPEN} | cut_on_its_way
+    elsewhere = ["http://no-such-host.invalid/a.jpg", f"http://127.0.0.1:{closed_port()}/a.jpg", "ftp://x/a.jpg"]
+    source = links(tmp_path, *map(site.url, kinds), *elsewhere)
+    limits = {"max_pixels": 4_000_000, "min_size": 10, "per_host": 64}
+    first = run(source, tmp_path / "out", **limits)
+    found = rows(tmp_path / "out")
+    assert {path for path in kinds if not found[site.url(path)].final} == is_open
+    assert [found[url].final for url in elsewhere] == [False, False, True]
+    assert first.open == len(is_open) + 2
+    site.requests.clear()
+    left = run(source, tmp_path / "out", no_retry=True, **limits)
+    assert (left.open, left.failed, left.fetched, site.requests) == (first.open, first.failed, 0, [])
+    site.routes = {path: answer(photo(number)) for number, path in enumerate(kinds)}
+    again = run(source, tmp_path / "out", **limits)
+    assert {request.path for request in site.requests} == is_open
+    assert (again.ok, again.open) == (len(is_open), 2)
+
+
+def test_a_forgotten_allow_private_and_a_wrong_proxy_spend_no_link(site: Site, tmp_path: Path) -> None:
+    site.fallback = lambda connection, request: answer(photo(int(request.path[1:-4])))(connection, request)
+    source = links(tmp_path, *(site.url(f"/{n}.jpg") for n in range(20)))
+    assert run(source, tmp_path / "out", allow_private=False).open == 20
+    wrong = run(source, tmp_path / "out", proxy=f"http://127.0.0.1:{closed_port()}")
+    assert (wrong.open, set(wrong.reasons)) == (20, {"proxy", "host-down"})
+    assert run(source, tmp_path / "out").ok == 20
+
+
+def test_links_that_are_open_but_not_in_this_list_still_count(site: Site, tmp_path: Path) -> None:
+    site.fallback = answer(b"", 500)
+    run(links(tmp_path, site.url("/a.jpg"), site.url("/b.jpg")), tmp_path / "out")
+    site.fallback = answer(photo(1))
+    summary = run(links(tmp_path, site.url("/a.jpg")), tmp_path / "out")
+    assert (summary.ok, summary.open, summary.failed) == (1, 1, 1)
+
+
+def in_pieces(head: bytes, pieces: list[bytes], every_s: float) -> Reply:
+    """A head, then the pieces with pauses."""
+
+    def reply(connection: Connection, request: Request) -> None:
+        connection.send(head)
+        for piece in pieces:
+            if connection.pause(every_s) or not connection.send(piece):
+                raise ConnectionAbortedError
+
+    return reply
+
+
+def test_a_time_out_means_no_progress_and_a_slow_line_is_none(site: Site, tmp_path: Path) -> None:
+    body = photo(1, (700, 500))
+    pieces = [body[at : at + len(body) // 8 + 1] for at in range(0, len(body), len(body) // 8 + 1)]
+    length = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n" % len(body)
+    site.routes = {
+        "/slow": in_pieces(length + b"\r\n", pieces, 0.5),
+        "/drip": drip(body, 0.05),
+        "/head": in_pieces(length, [b"X"] * 10_000, 0.05),
+    }
+    source = links(tmp_path, *map(site.url, site.routes))
+    summary = run(source, tmp_path / "out", timeout_s=2.0, connect_timeout_s=2.0)
+    found = rows(tmp_path / "out")
+    assert found[site.url("/slow")].elapsed_s > 2.0
+    assert [found[site.url(path)].reason for path in site.routes] == [None, Reason.TIMEOUT, Reason.TIMEOUT]
+    assert (summary.open, summary.seconds < 30) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("arrivals", "stalled_at"),
+    [
+        ([(1, 1), (14, 10), (15, 11)], 15),  # a byte now and then
+        ([(1, 9000), (15, 15_360), (29, 15_361), (30, 15_362)], 30),  # good at first, then a drip
+        ([(15, 15_359)], 15),
+        ([(15, 15_360), (30, 30_720), (45, 46_080)], None),  # just fast enough, for as long as it takes
+        ([(14.9, 1)], None),
+    ],
+)
+def test_progress_is_a_kilobyte_a_second_over_each_time_out(
+    arrivals: list[tuple[float, int]], stalled_at: float | None
+) -> None:
+    pace = Pace(15.0, 0.0)
+    stalled = [moment for moment, total in arrivals if pace.is_stalled(moment, total)]
+    assert stalled == ([] if stalled_at is None else [stalled_at])
+
+
 def test_passing_failures_are_asked_for_again_and_lasting_ones_are_not(site: Site, tmp_path: Path) -> None:
     site.routes = {
         "/busy": in_turn(answer(b"", 503), answer(b"", 429, Retry_After="0"), answer(photo(1))),
@@ -182,9 +279,8 @@ def test_a_thousand_links_on_a_host_that_never_answers_cost_a_few_requests(site:
     assert len(site.requests) <= summary.reasons["timeout"] <= 16  # fewer, had this process halted before it asked
     assert summary.reasons["host-down"] == 1000 - summary.reasons["timeout"]
     site.fallback = answer(photo(1))
-    again = run(links(tmp_path, site.url("/7.jpg"), site.url("/999.jpg")), tmp_path / "out",
-                retry_failed={Reason.HOST_DOWN})  # fmt: skip
-    assert (again.ok, again.failed, again.fetched) == (1, 999, 1)
+    again = run(links(tmp_path, site.url("/7.jpg"), site.url("/999.jpg")), tmp_path / "out")
+    assert (again.ok, again.duplicate, again.failed, again.fetched) == (1, 1, 998, 2)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0x7f000001", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0"])

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mlimages import UrlList, gather
-from mlimages.core import MAX_PIXELS, FetchResult, GatherError, Reason
+from mlimages.core import FetchResult, GatherError, Reason
 from mlimages.gathering import read_manifest
 from mlimages.gathering.store.manifest import KeySet, dump_row, is_manifest, parse_row
 from tests.conftest import RunCli
@@ -94,6 +94,24 @@ def test_nothing_gathered_is_exit_1_and_a_finished_run_is_0_whatever_the_links_d
     assert (done.returncode, done.stderr.strip().splitlines()[-1]) == (
         1, "mlimages: nothing was gathered; there was no link to follow",
     )  # fmt: skip
+
+
+def test_links_that_are_still_open_are_counted_and_the_same_command_asks_again(
+    site: Site, tmp_path: Path, run_cli: RunCli
+) -> None:
+    site.routes = {"/good.jpg": answer(photo(0))} | {f"/{n}.jpg": answer(b"", 503) for n in range(3)}
+    (tmp_path / "links.txt").write_text("".join(site.url(f"{path}\n") for path in [*site.routes, "/gone.jpg"]))
+    words = ["gather", "urls", "links.txt", "-o", "out", "--allow-private", "--retries", "0"]
+    assert run_cli(*words).stdout.splitlines()[-2:] == [
+        "1 good, 0 duplicates, 4 failed in out",
+        "3 links are still open: run the same command again",
+    ]
+    found = json.loads(run_cli(*words, "--json", "--quiet", "--no-retry").stdout)
+    assert (found["open"], found["failed"], found["fetched"]) == (3, 4, 0)
+    site.routes |= {f"/{n}.jpg": answer(photo(n + 1)) for n in range(2)}
+    assert run_cli(*words).stdout.splitlines()[-1] == "1 link is still open: run the same command again"
+    site.routes["/2.jpg"] = answer(photo(9))
+    assert run_cli(*words).stdout.splitlines()[-1] == "4 good, 0 duplicates, 1 failed in out"
 
 
 def test_failed_links_are_tried_again_when_asked_all_or_by_reason(site: Site, tmp_path: Path, run_cli: RunCli) -> None:
@@ -258,10 +276,6 @@ def test_a_manifest_of_a_later_version_is_not_touched(tmp_path: Path) -> None:
 def test_a_row_survives_writing_and_reading() -> None:
     row = FetchResult("http://x/ü", "l", "failed", Reason.TIMEOUT, detail="\ud800", source={"a": [1, None]})
     assert parse_row(dump_row(row)) == row
-
-
-def test_the_downloading_process_and_the_decoders_agree_on_the_most_pixels() -> None:
-    assert MAX_PIXELS == MAX_PIXELS_DECODED
 
 
 def test_downloading_loads_neither_pillow_nor_numpy_and_decoding_no_aiohttp() -> None:

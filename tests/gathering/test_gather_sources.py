@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from mlimages import ImageRef, UrlList, gather
 from mlimages.cli.gather import _count_down
-from mlimages.core import GatherError, InputError
+from mlimages.core import GatherError, GatherSummary, InputError
 from mlimages.gathering import ImageNet, Openverse, Pexels, read_list, read_manifest
 from mlimages.gathering.sources import search_api
 from mlimages.gathering.sources.wordnet import find_synset, subtree, synsets
@@ -162,8 +162,9 @@ def test_a_synsets_archive_is_streamed_resumed_and_not_asked_for_again(site: Sit
     told: list[str] = []
     out = tmp_path / "out"
 
-    def run() -> object:
-        return gather(ImageNet(["n02121808"], endpoint=site.base, tell=told.append), out, **FAST)
+    def run(**options: object) -> GatherSummary:
+        source = ImageNet(["n02121808"], endpoint=site.base, tell=told.append)
+        return gather(source, out, **FAST, **options)  # type: ignore[arg-type]
 
     summary = run()
     assert (summary.ok, summary.reasons) == (6, {"text": 1})
@@ -172,7 +173,7 @@ def test_a_synsets_archive_is_streamed_resumed_and_not_asked_for_again(site: Sit
     run()
     assert len(site.requests) == 2
     (out / "domestic_cat/n02121808_3.jpg").unlink()
-    assert run().ok == 6
+    assert run(restore_deleted=True).ok == 6
     assert len(site.requests) == 3, "only the missing member is asked for"
     assert told[0].startswith("ImageNet's pictures are for non-commercial research")
 

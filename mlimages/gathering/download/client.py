@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import urllib.request
 
 import aiohttp
+from aiohttp import ClientTimeout
 
 from mlimages.gathering.download.address_guard import PRIVATE_ERRNO, is_private_literal, public_socket
 from mlimages.gathering.options import GatherOptions
 
 
 def open_session(
-    options: GatherOptions, *, decompress: bool = False, timeout: aiohttp.ClientTimeout | None = None
+    options: GatherOptions, *, decompress: bool = False, timeout: ClientTimeout | None = None
 ) -> aiohttp.ClientSession:
-    """A session as `options` say; bodies come as sent unless `decompress`."""
+    """A session as `options` say; bodies come as sent unless `decompress`.
+
+    By default a time-out means no progress: it limits connecting, each answer's headers, and the silence between two
+    pieces of a body, not a whole transfer.
+    """
     from_environment = options.proxy is None and any(urllib.request.getproxies().get(s) for s in ("http", "https"))
     proxied = options.proxy is not None or from_environment  # it looks names up itself: only literals can be judged
     guarded = not options.allow_private
@@ -25,15 +31,28 @@ def open_session(
     )
     return aiohttp.ClientSession(
         connector=connector,
-        timeout=timeout or aiohttp.ClientTimeout(total=options.timeout_s, connect=options.connect_timeout_s),
+        timeout=timeout or ClientTimeout(connect=options.connect_timeout_s, sock_read=options.timeout_s),
         headers={"User-Agent": options.user_agent, "Accept": "image/*,*/*;q=0.5"}
         | ({} if decompress else {"Accept-Encoding": "identity"}),
         auto_decompress=decompress,
         cookie_jar=aiohttp.DummyCookieJar(),
         proxy=options.proxy,
         trust_env=from_environment,
-        middlewares=(_refuse_private_literals,) if guarded and proxied else (),
+        middlewares=(
+            _answering_within(options.connect_timeout_s + options.timeout_s),
+            *((_refuse_private_literals,) if guarded and proxied else ()),
+        ),
     )
+
+
+def _answering_within(seconds: float) -> aiohttp.ClientMiddlewareType:
+    """Limits the time until an answer's headers are there: a server may send these byte by byte."""
+
+    async def limited(request: aiohttp.ClientRequest, go_on: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+        async with asyncio.timeout(seconds):
+            return await go_on(request)
+
+    return limited
 
 
 async def _refuse_private_literals(

@@ -22,6 +22,7 @@ from mlimages.gathering.download.client import open_session
 from mlimages.gathering.download.host_limits import Host, Hosts
 from mlimages.gathering.download.reasons import CONNECTION, PASSING, reason_of_error, reason_of_status
 from mlimages.gathering.options import GatherOptions
+from mlimages.gathering.pace import Pace
 
 _MAX_URL = 8192
 _MAX_REDIRECTS = 10
@@ -132,7 +133,11 @@ class Fetcher:
     async def _receive(self, response: aiohttp.ClientResponse, part: Path) -> None:
         spool, most = Spool(part), self._options.max_bytes
         inflate = _inflater(response.headers.get("Content-Encoding", ""))
+        pace, received = Pace(self._options.timeout_s, time.monotonic()), 0
         async for chunk in response.content.iter_any():
+            received += len(chunk)
+            if pace.is_stalled(time.monotonic(), received):
+                raise TimeoutError(f"less than 1 KB/s over {self._options.timeout_s:g} s")
             spool.write(inflate.decompress(chunk, most - spool.total + 1) if inflate else chunk)
             if spool.total > most:
                 raise _RefusalError(Reason.TOO_LARGE, f"more than {most} bytes")

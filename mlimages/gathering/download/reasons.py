@@ -10,16 +10,22 @@ import aiohttp
 
 from mlimages.core import Reason
 from mlimages.gathering.download.address_guard import PRIVATE_ERRNO
+from mlimages.gathering.store.manifest import OPEN_REASONS
 
-CONNECTION = {Reason.REFUSED, Reason.UNREACHABLE, Reason.UNKNOWN_HOST, Reason.TLS, Reason.RESET, Reason.TIMEOUT}
+CONNECTION = {
+    Reason.REFUSED, Reason.UNREACHABLE, Reason.UNKNOWN_HOST, Reason.TLS, Reason.RESET, Reason.TIMEOUT, Reason.PROXY,
+}  # fmt: skip
 """Reasons that speak of the host more than of the link."""
 
 PASSING = {Reason.TIMEOUT, Reason.RESET, Reason.TRUNCATED, Reason.THROTTLED, Reason.SERVER_ERROR}
 """Reasons that may be gone a little later."""
 
+NOT_ANSWERED = OPEN_REASONS | {Reason.TRUNCATED}
+"""Reasons for which a request is no answer of the item; a body that was cut on its way may come whole next time."""
+
 _STATUSES = {
-    401: Reason.FORBIDDEN, 403: Reason.FORBIDDEN, 404: Reason.NOT_FOUND, 408: Reason.TIMEOUT, 410: Reason.GONE,
-    429: Reason.THROTTLED, 451: Reason.FORBIDDEN,
+    401: Reason.FORBIDDEN, 403: Reason.FORBIDDEN, 404: Reason.NOT_FOUND, 407: Reason.PROXY,
+    408: Reason.TIMEOUT, 410: Reason.GONE, 429: Reason.THROTTLED, 451: Reason.FORBIDDEN,
 }  # fmt: skip
 _ERRNOS = {
     PRIVATE_ERRNO: Reason.PRIVATE_ADDRESS,
@@ -30,6 +36,7 @@ _ERRNOS = {
     errno.ETIMEDOUT: Reason.TIMEOUT,
 }
 _ERRORS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], Reason], ...] = (
+    (aiohttp.ClientHttpProxyError, Reason.PROXY),
     (aiohttp.TooManyRedirects, Reason.REDIRECTS),
     (aiohttp.RedirectClientError, Reason.BAD_REDIRECT),
     ((aiohttp.InvalidURL, UnicodeError), Reason.BAD_URL),
@@ -56,6 +63,8 @@ def reason_of_status(status: int) -> Reason | None:
 
 def reason_of_error(error: Exception) -> Reason:
     """The reason behind what aiohttp raised; an answer that cannot be understood is `bad-http`."""
+    if isinstance(error, aiohttp.ClientProxyConnectionError):
+        return Reason.PROXY
     os_error = getattr(error, "os_error", error)
     if isinstance(os_error, OSError) and os_error.errno in _ERRNOS:
         return _ERRNOS[os_error.errno]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 from mlimages.core import FetchResult, GatherError, ImageRef, Reason
 from mlimages.gathering.download.fetch import Fetched
 from mlimages.gathering.download.image_facts import Facts, Rejection
+from mlimages.gathering.download.reasons import NOT_ANSWERED
 from mlimages.gathering.links import row_key
 from mlimages.gathering.lock import work_folder
 from mlimages.gathering.missing import corrected_rows
@@ -83,10 +84,10 @@ class Gathered:
             self._writer = ManifestWriter(self._manifest)
             stack.callback(lambda: self._writer.close())
             self._correct()
-            self._read(self._options.retry_failed)
+            self._read(asks=True)
             if not self._is_settled:
                 self._settle()
-                self._read(self._options.retry_failed)
+                self._read(asks=True)
             stack.callback(self._close_manifest)
             self._open = stack.pop_all()
         return self
@@ -173,6 +174,8 @@ class Gathered:
         self._close_manifest()
         if not self._is_settled:
             self._settle()
+        elif self._has_reopened:
+            self._read(asks=False)  # not all of them were asked for again; they count as they are
         if self.has_attributions:
             write_attributions(self.out)
 
@@ -182,7 +185,7 @@ class Gathered:
         settle(self._files, paths, self._manifest, keep_duplicates=self._keeps_duplicates(paths))
         self._writer.close()
         self._writer = ManifestWriter(self._manifest)
-        self._read(reopen=frozenset())
+        self._read(asks=False)
 
     def _keeps_duplicates(self, paths: list[Path]) -> bool:
         return self._options.keep_duplicates or any(read_closing(path).keeps_duplicates for path in paths)
@@ -192,9 +195,11 @@ class Gathered:
             return [self._manifest] if self._manifest.exists() else []
         return manifests(self.out)
 
-    def _read(self, reopen: Collection[Reason]) -> None:
+    def _read(self, *, asks: bool) -> None:
+        """Learn what is done; where the run `asks`, links that are open are not."""
         self._done = KeySet()
         self._reopened = KeySet()
+        self._has_reopened = False
         self._copies: dict[bytes, _Copies] = {}
         self._likeness = LikenessIndex()
         self.tally = Tally()
@@ -204,21 +209,22 @@ class Gathered:
             key = row_key(row.label, row.url)
             self._is_settled &= key not in self._done
             size = self._size_of(row)
-            if self._is_open(row, size, reopen):
+            if self._is_open(row, size, asks=asks):
                 self._reopened.add(key)
+                self._has_reopened = True
             else:
                 self._note(key, row)
                 self.tally.changed += size not in (None, row.bytes)
         self._is_settled &= not any(copies.is_gone and copies.path for copies in self._copies.values())
         if self._options.shard and not self._asks_again:
-            self._read_others(reopen)
+            self._read_others(asks=asks)
 
-    def _read_others(self, reopen: Collection[Reason]) -> None:
+    def _read_others(self, *, asks: bool) -> None:
         """Count what a shard finds done beside it; its pictures are compared once the shards are settled."""
         for row in read_rows(path for path in reversed(manifests(self.out)) if path != self._manifest):
             key = row_key(row.label, row.url)
             size = self._size_of(row)
-            if key not in self._done and not self._is_open(row, size, reopen):
+            if key not in self._done and not self._is_open(row, size, asks=asks):
                 self._done.add(key)
                 self.tally.add(row)
                 self.tally.changed += size not in (None, row.bytes)
@@ -227,11 +233,13 @@ class Gathered:
         """Bytes of the row's image; None where it should have none, or it is missing."""
         return self._files.size(row.path) if row.status == "ok" and row.path and not row.removed else None
 
-    def _is_open(self, row: FetchResult, size: int | None, reopen: Collection[Reason]) -> bool:
+    def _is_open(self, row: FetchResult, size: int | None, *, asks: bool) -> bool:
         """Whether a link is asked for again; `size` is that of its image, if there is one."""
         if row.removed:
-            return self._options.restore_deleted
-        return size is None if row.status == "ok" else row.reason in reopen
+            return asks and self._options.restore_deleted
+        if row.status == "ok":
+            return size is None
+        return asks and (row.reason in self._options.retry_failed or not (row.final or self._options.no_retry))
 
     def _note(self, key: int, row: FetchResult) -> None:
         self._done.add(key)
@@ -253,7 +261,8 @@ class Gathered:
     def _outcome(self, ref: ImageRef, fetched: Fetched, found: Facts | Rejection | None, part: Path) -> dict[str, Any]:
         if found is None:
             status = "placeholder" if fetched.reason is Reason.PLACEHOLDER else "failed"
-            return {"status": status, "reason": fetched.reason, "detail": fetched.detail}
+            final = fetched.reason not in NOT_ANSWERED
+            return {"status": status, "reason": fetched.reason, "final": final, "detail": fetched.detail}
         values = {name: getattr(found, name) for name in found.__slots__}
         if isinstance(found, Rejection):
             return {"status": "failed", **values}

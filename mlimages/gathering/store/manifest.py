@@ -20,6 +20,12 @@ _FIELDS = tuple(field.name for field in fields(FetchResult))
 _values = attrgetter(*_FIELDS)
 _BUCKETS = 1 << 14
 _encode = json.JSONEncoder(default=str).encode
+OPEN_REASONS = frozenset({
+    Reason.PRIVATE_ADDRESS, Reason.UNKNOWN_HOST, Reason.REFUSED, Reason.UNREACHABLE, Reason.RESET, Reason.TLS,
+    Reason.TIMEOUT, Reason.HOST_DOWN, Reason.PROXY, Reason.THROTTLED, Reason.SERVER_ERROR,
+})  # fmt: skip
+"""Reasons that speak of the network, the host or this machine, not of the link: it is asked for again."""
+
 _OUR_NAMES = re.compile(r"manifest(-\d{5}(-of-\d{5})?|-[0-9a-f]{16})?\.jsonl")
 _FIRST_BYTES = b'{"v": '
 _CLOSED = b'"status": "closed"'
@@ -110,6 +116,7 @@ def _row(values: dict[str, Any]) -> FetchResult | None:
             known["reason"] = Reason(known["reason"])
         if known.get("reason") is Reason.PLACEHOLDER:  # a failure, in manifests of earlier versions
             known["status"] = "placeholder"
+        known.setdefault("final", known.get("reason") not in OPEN_REASONS)  # earlier versions did not say
         row = FetchResult(**known)
     except (ValueError, TypeError):
         return None

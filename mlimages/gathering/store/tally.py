@@ -23,6 +23,7 @@ class Tally:
         self._hosts: Counter[str] = Counter()
         self._near = 0
         self._removed = 0
+        self._open = 0
         self.changed = 0
 
     def add(self, row: FetchResult) -> None:
@@ -31,6 +32,7 @@ class Tally:
             self._removed += 1
             return
         self.status[row.status] += 1
+        self._open += not row.final
         if row.status == "ok":
             self.classes[row.label] += 1
             self._near += row.same_as is not None
@@ -50,6 +52,7 @@ class Tally:
             near_duplicate=self._near,
             changed=self.changed,
             removed=self._removed,
+            open=self._open,
             fetched=fetched,
             reasons=_ranked(self._reasons),
             classes=dict(sorted(self.classes.items())),
