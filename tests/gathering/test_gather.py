@@ -25,7 +25,7 @@ from mlimages.gathering.download import address_guard
 from mlimages.gathering.download.downscale import shrink
 from mlimages.gathering.download.image_facts import Checks, Facts, Rejection
 from mlimages.gathering.download.inspect import inspect_file
-from mlimages.gathering.pace import Pace
+from mlimages.gathering.download.pace import Pace
 from mlimages.gathering.store.gather_folder import Gathered
 from tests.servers import (
     Connection,

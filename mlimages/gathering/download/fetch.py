@@ -20,9 +20,9 @@ from mlimages.gathering.download.address_guard import is_private_literal
 from mlimages.gathering.download.body_file import Spool
 from mlimages.gathering.download.client import open_session
 from mlimages.gathering.download.host_limits import Host, Hosts
+from mlimages.gathering.download.pace import Pace
 from mlimages.gathering.download.reasons import CONNECTION, PASSING, reason_of_error, reason_of_status
 from mlimages.gathering.options import GatherOptions
-from mlimages.gathering.pace import Pace
 
 _MAX_URL = 8192
 _MAX_REDIRECTS = 10

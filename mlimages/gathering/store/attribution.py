@@ -1,19 +1,49 @@
-"""ATTRIBUTION.md: whose pictures these are."""
+"""ATTRIBUTION.md: who made these images."""
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 from mlimages.core import replacing
 from mlimages.gathering.store.manifest import read_manifest
 
-NAME = "ATTRIBUTION.md"
+STEM = "ATTRIBUTION"
 
 
 def write_attributions(folder: Path) -> None:
-    """List the pictures whose provider asks to be named, one a line, as the manifest has them."""
-    with replacing(folder / NAME) as part, part.open("w", encoding="utf-8") as out:
-        out.write("# Where these pictures come from\n\n")
-        for row in read_manifest(folder):
-            if row.status == "ok" and not row.removed and "attribution" in row.source:
-                out.write(f"- {row.path}: {' '.join(str(row.source['attribution']).split())}\n")
+    """List the images whose provider asks to be named, one a line, as the manifest has them.
+
+    The last line holds the hash of all others: a file that somebody changed stays, and the list goes into
+    ATTRIBUTION-2.md.
+    """
+    paths = (folder / (f"{STEM}.md" if count == 1 else f"{STEM}-{count}.md") for count in itertools.count(1))
+    path = next(path for path in paths if not path.exists() or _is_unchanged(path))
+    digest = hashlib.sha256()
+    with replacing(path) as part, part.open("wb") as out:
+        for line in _lines(folder):
+            digest.update(line)
+            out.write(line)
+        out.write(_last_line(digest.hexdigest()))
+
+
+def _lines(folder: Path) -> Iterator[bytes]:
+    yield b"# Where these images come from\n\n"
+    for row in read_manifest(folder):
+        if row.status == "ok" and not row.removed and "attribution" in row.source:
+            text = f"- {row.path}: {' '.join(str(row.source['attribution']).split())}\n"
+            yield text.encode("utf-8", "replace")
+
+
+def _last_line(sha256: str) -> bytes:
+    return f"\n<!-- written by mlimages, sha256 {sha256} -->\n".encode()
+
+
+def _is_unchanged(path: Path) -> bool:
+    if path.is_symlink() or not path.is_file():
+        return False
+    data = path.read_bytes()
+    length = len(_last_line("0" * 64))
+    return data[-length:] == _last_line(hashlib.sha256(data[:-length]).hexdigest())

@@ -16,24 +16,24 @@ from mlimages.gathering.download.fetch import Fetched
 from mlimages.gathering.download.image_facts import Facts, Rejection
 from mlimages.gathering.download.reasons import NOT_ANSWERED
 from mlimages.gathering.links import row_key
-from mlimages.gathering.lock import work_folder
-from mlimages.gathering.missing import corrected_rows
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.store.attribution import write_attributions
 from mlimages.gathering.store.file_names import safe_folder, safe_name, url_stem
+from mlimages.gathering.store.lock import work_folder
 from mlimages.gathering.store.manifest import (
     KeySet,
     ManifestWriter,
     manifest_path,
     manifests,
-    read_closed_rows,
     read_closing,
     read_rows,
+    read_rows_after,
 )
 from mlimages.gathering.store.merge_manifests import PLACEHOLDER_LINKS, settle
+from mlimages.gathering.store.missing import corrected_rows
 from mlimages.gathering.store.near_duplicates import LikenessIndex
+from mlimages.gathering.store.stored_files import StoredFiles
 from mlimages.gathering.store.tally import Tally
-from mlimages.gathering.stored import StoredFiles
 
 
 @dataclass(slots=True)
@@ -83,8 +83,10 @@ class Gathered:
                 raise GatherError(f"{self.out} cannot be written: {error.strerror}") from error
             self._writer = ManifestWriter(self._manifest)
             stack.callback(lambda: self._writer.close())
-            self._correct()
             self._read(asks=True)
+            if self._is_touched:
+                self._correct()
+                self._read(asks=True)
             if not self._is_settled:
                 self._settle()
                 self._read(asks=True)
@@ -108,12 +110,12 @@ class Gathered:
 
     def _close_manifest(self) -> None:
         """End the manifest by a closing line: images missing from here on were deleted by somebody."""
-        paths = [self._manifest]
-        if read_closing(self._manifest).is_whole:
+        closing = read_closing(self._manifest)
+        if closing.is_whole:
             return
-        rows = read_closed_rows(paths)
-        self._files.sync(row.path for row, is_closed in rows if row.path and not is_closed)
-        self._writer.append_closing(keep_duplicates=self._keeps_duplicates(paths))
+        self._files.sync(row.path for row in read_rows_after(self._manifest, closing.lines) if row.path)
+        keeps_duplicates = self._options.keep_duplicates or closing.keeps_duplicates
+        self._writer.append_closing(keep_duplicates=keeps_duplicates)
 
     def claim(self, ref: ImageRef) -> bool:
         """Take a link into work; False if it was finished or claimed before."""
@@ -182,13 +184,11 @@ class Gathered:
     def _settle(self) -> None:
         self._likeness = LikenessIndex()  # makes room for the one of settling
         paths = self._paths()
-        settle(self._files, paths, self._manifest, keep_duplicates=self._keeps_duplicates(paths))
+        keeps_duplicates = self._options.keep_duplicates or any(read_closing(path).keeps_duplicates for path in paths)
+        settle(self._files, paths, self._manifest, keep_duplicates=keeps_duplicates)
         self._writer.close()
         self._writer = ManifestWriter(self._manifest)
         self._read(asks=False)
-
-    def _keeps_duplicates(self, paths: list[Path]) -> bool:
-        return self._options.keep_duplicates or any(read_closing(path).keeps_duplicates for path in paths)
 
     def _paths(self) -> list[Path]:
         if self._options.shard:
@@ -200,6 +200,7 @@ class Gathered:
         self._done = KeySet()
         self._reopened = KeySet()
         self._has_reopened = False
+        self._is_touched = False
         self._copies: dict[bytes, _Copies] = {}
         self._likeness = LikenessIndex()
         self.tally = Tally()
@@ -231,7 +232,11 @@ class Gathered:
 
     def _size_of(self, row: FetchResult) -> int | None:
         """Bytes of the row's image; None where it should have none, or it is missing."""
-        return self._files.size(row.path) if row.status == "ok" and row.path and not row.removed else None
+        if row.status != "ok" or not row.path:
+            return None
+        size = self._files.size(row.path)
+        self._is_touched |= bool(row.removed) == (size is not None) or size == 0
+        return None if row.removed else size
 
     def _is_open(self, row: FetchResult, size: int | None, *, asks: bool) -> bool:
         """Whether a link is asked for again; `size` is that of its image, if there is one."""

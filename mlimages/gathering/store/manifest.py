@@ -8,6 +8,7 @@ import re
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
+from itertools import islice
 from operator import attrgetter
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -191,6 +192,12 @@ def read_closed_rows(paths: Iterable[Path]) -> Iterator[tuple[FetchResult, bool]
                 row = parse_row(line)
                 if row:
                     yield row, number < closed
+
+
+def read_rows_after(path: Path, lines: int) -> Iterator[FetchResult]:
+    """The rows of the manifest at `path` without its first `lines` lines."""
+    with path.open("rb") as file:
+        yield from filter(None, map(parse_row, islice(file, lines, None)))
 
 
 def dump_closing(*, keep_duplicates: bool) -> bytes:

@@ -12,7 +12,7 @@ from mlimages.core import FetchResult, Reason, replacing
 from mlimages.gathering.links import row_key
 from mlimages.gathering.store.manifest import KeySet, dump_closing, dump_row, read_closing, read_rows
 from mlimages.gathering.store.near_duplicates import LikenessIndex
-from mlimages.gathering.stored import StoredFiles
+from mlimages.gathering.store.stored_files import StoredFiles
 
 PLACEHOLDER_LINKS = 5
 """Links with the same bytes, from which on these are a host's picture for "gone"."""

@@ -8,11 +8,13 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 
 from mlimages.core import GatherError, cache_dir, is_remote, put
+from mlimages.gathering.sources.attribution import STEM
 from mlimages.gathering.store.manifest import has_manifest_name, manifest_path, manifests, read_rows
-from mlimages.gathering.stored import QUARANTINE, aside_path
+from mlimages.gathering.store.stored_files import QUARANTINE, aside_path
 
 _AT_ONCE = 16
 """Objects put at one time."""
@@ -68,7 +70,8 @@ def _pull(address: Path, folder: Path, shard: tuple[int, int] | None) -> Mapping
         there = _sizes(address)
         if not manifests(folder):
             for name in there:
-                if has_manifest_name(name) if shard is None else name == manifest_path(folder, shard).name:
+                is_own = has_manifest_name(name) if shard is None else name == manifest_path(folder, shard).name
+                if is_own or ("/" not in name and fnmatch(name, f"{STEM}*.md")):
                     (folder / name).write_bytes((address / name).read_bytes())
     except Exception as error:  # whatever the address's own library raises
         raise GatherError(f"{address} cannot be read: {error}") from error

@@ -5,9 +5,10 @@ Only a file whose bytes are those of its row is ever removed or moved, never thr
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
@@ -69,12 +70,14 @@ class StoredFiles:
 
     def sync(self, paths: Iterable[str]) -> None:
         """Wait until the files at `paths` and the names in their folders are on the disk."""
-        folders = {self._folder}
+        syncfs = getattr(ctypes.CDLL(None), "syncfs", None) if os.name == "posix" else None
+        folders = {str(self._folder)}
         for path in paths:
-            folders.add((self._folder / path).parent)
-            _sync(self._folder / path)
+            folders.add(f"{self._folder}/{path}".rpartition("/")[0])
+            if not syncfs:
+                _sync(f"{self._folder}/{path}", os.fsync)
         for folder in folders:
-            _sync(folder)
+            _sync(folder, syncfs or os.fsync)  # a call for each of 50,000 files took 130 us of CPU time an image
 
     def _read(self, path: str) -> bytes | None:
         if self._is_linked(path):
@@ -94,10 +97,10 @@ def aside_path(path: str, sha256: str) -> str:
     return f"{QUARANTINE}/{sha256[:16]}{PurePosixPath(path).suffix}"
 
 
-def _sync(path: Path) -> None:
+def _sync(path: str, sync: Callable[[int], object]) -> None:
     with suppress(OSError):  # deleted meanwhile, or a folder where the system does not sync these (Windows)
         handle = os.open(path, os.O_RDONLY)
         try:
-            os.fsync(handle)
+            sync(handle)
         finally:
             os.close(handle)

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from mlimages.core import FetchResult, GatherError, counted
 from mlimages.gathering.store.manifest import read_closed_rows, read_rows
 from mlimages.gathering.store.merge_manifests import CurrentRows
-from mlimages.gathering.stored import StoredFiles
+from mlimages.gathering.store.stored_files import StoredFiles
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,14 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from mlimages.gathering.sources.attribution import write_attributions
 
 from mlimages import UrlList, gather
 from mlimages.core import FetchResult, GatherError, GatherSummary, InputError, Reason
 from mlimages.gathering import GatherOptions, read_manifest
-from mlimages.gathering.missing import demand_few
 from mlimages.gathering.store.manifest import dump_row, is_manifest, manifests
-from mlimages.gathering.stored import StoredFiles
+from mlimages.gathering.store.missing import demand_few
+from mlimages.gathering.store.stored_files import StoredFiles
 from tests.conftest import RunCli
 from tests.gathering.test_gather import unclosed
 from tests.servers import Site, answer, photo, serve
@@ -318,6 +319,47 @@ def test_an_image_put_aside_by_a_run_that_was_killed_was_not_deleted_by_anybody(
     assert StoredFiles(out).put_aside("cats/4.jpg", row.sha256 or "")
     again = run(UrlList(tmp_path / "cats.txt"), out, parallel=1)
     assert (again.ok, again.removed, again.reasons) == (4, 0, {"placeholder": 5})
+
+
+def test_an_attribution_file_that_somebody_changed_stays(tmp_path: Path) -> None:
+    facts = {"sha256": "0" * 64, "dhash": "0" * 16, "bytes": 1}
+    row = FetchResult("u", "l", "ok", path="l/a.jpg", source={"attribution": "by Bo"}, **facts)  # type: ignore[arg-type]
+    (tmp_path / "manifest.jsonl").write_bytes(dump_row(row))
+    names = ["ATTRIBUTION.md", "ATTRIBUTION-2.md", "ATTRIBUTION-3.md"]
+    (tmp_path / names[0]).write_text("# Mine\n")
+    for _ in range(2):
+        write_attributions(tmp_path)
+    assert "- l/a.jpg: by Bo" in (tmp_path / names[1]).read_text()
+    with (tmp_path / names[1]).open("a") as file:
+        file.write("and by me")
+    write_attributions(tmp_path)
+    assert sorted(path.name for path in tmp_path.glob("ATTR*")) == sorted(names)
+    assert (tmp_path / names[0]).read_text() == "# Mine\n"
+    assert (tmp_path / names[1]).read_text().endswith("and by me")
+
+
+def test_a_persons_files_at_an_address_are_neither_replaced_nor_removed(site: Site, tmp_path: Path) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    pytest.importorskip("upath")
+    files = fsspec.filesystem("memory")
+    mine = {"/own/cats/3.jpg": b"mine", "/own/manifest-links.jsonl": b"mine", "/own/ATTRIBUTION.md": b"mine"}
+    for path, data in mine.items():
+        files.pipe(path, data)
+    (tmp_path / "cats.txt").write_text("".join(site.url(f"{path}\n") for path in site.routes))
+    try:
+        for _ in range(2):
+            assert run(UrlList(tmp_path / "cats.txt"), "memory://own").ok == MANY  # type: ignore[arg-type]
+        assert {path: files.cat(path) for path in mine} == mine
+        files.pipe("/own/cats/5.jpg", b"edited")
+        files.rm("/own/cats/6.jpg")
+        site.routes |= {f"/same/{n}.jpg": answer(photo(5)) for n in range(7)}
+        (tmp_path / "cats.txt").write_text("".join(site.url(f"{path}\n") for path in site.routes))
+        summary = run(UrlList(tmp_path / "cats.txt"), "memory://own")  # type: ignore[arg-type]
+        assert (summary.removed, files.exists("/own/cats/6.jpg")) == (1, False)
+        assert files.cat("/own/cats/5.jpg") == b"edited"
+        assert {path: files.cat(path) for path in mine} == mine
+    finally:
+        files.rm("/own", recursive=True)
 
 
 def test_a_manifest_of_an_earlier_version_is_read(tmp_path: Path) -> None:
