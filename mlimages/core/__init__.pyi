@@ -1,6 +1,7 @@
 from .cluster import Cluster as Cluster
 from .cluster import ray_cluster as ray_cluster
 from .codes import MAX_PIXELS as MAX_PIXELS
+from .codes import OPEN_REASONS as OPEN_REASONS
 from .codes import Fault as Fault
 from .codes import Reason as Reason
 from .errors import BundleError as BundleError

@@ -55,3 +55,10 @@ class Reason(StrEnum):
     TOO_SMALL = "too-small"
     DECODER = "decoder"
     PLACEHOLDER = "placeholder"
+
+
+OPEN_REASONS = frozenset({
+    Reason.PRIVATE_ADDRESS, Reason.UNKNOWN_HOST, Reason.REFUSED, Reason.UNREACHABLE, Reason.RESET, Reason.TLS,
+    Reason.TIMEOUT, Reason.HOST_DOWN, Reason.PROXY, Reason.THROTTLED, Reason.SERVER_ERROR,
+})  # fmt: skip
+"""Reasons that speak of the network, the host or this machine, not of the link: it is asked for again."""

@@ -8,9 +8,8 @@ import zlib
 
 import aiohttp
 
-from mlimages.core import Reason
+from mlimages.core import OPEN_REASONS, Reason
 from mlimages.gathering.download.address_guard import PRIVATE_ERRNO
-from mlimages.gathering.store.manifest import OPEN_REASONS
 
 CONNECTION = {
     Reason.REFUSED, Reason.UNREACHABLE, Reason.UNKNOWN_HOST, Reason.TLS, Reason.RESET, Reason.TIMEOUT, Reason.PROXY,

@@ -13,7 +13,7 @@ from operator import attrgetter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from mlimages.core import FetchResult, GatherError, Reason
+from mlimages.core import OPEN_REASONS, FetchResult, GatherError, Reason
 
 VERSION = 1
 NAME = "manifest.jsonl"
@@ -21,12 +21,6 @@ _FIELDS = tuple(field.name for field in fields(FetchResult))
 _values = attrgetter(*_FIELDS)
 _BUCKETS = 1 << 14
 _encode = json.JSONEncoder(default=str).encode
-OPEN_REASONS = frozenset({
-    Reason.PRIVATE_ADDRESS, Reason.UNKNOWN_HOST, Reason.REFUSED, Reason.UNREACHABLE, Reason.RESET, Reason.TLS,
-    Reason.TIMEOUT, Reason.HOST_DOWN, Reason.PROXY, Reason.THROTTLED, Reason.SERVER_ERROR,
-})  # fmt: skip
-"""Reasons that speak of the network, the host or this machine, not of the link: it is asked for again."""
-
 _OUR_NAMES = re.compile(r"manifest(-\d{5}(-of-\d{5})?|-[0-9a-f]{16})?\.jsonl")
 _FIRST_BYTES = b'{"v": '
 _CLOSED = b'"status": "closed"'

@@ -12,7 +12,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from mlimages.core import GatherError, cache_dir, is_remote, put
-from mlimages.gathering.sources.attribution import STEM
+from mlimages.gathering.store.attribution import STEM
 from mlimages.gathering.store.manifest import has_manifest_name, manifest_path, manifests, read_rows
 from mlimages.gathering.store.stored_files import QUARANTINE, aside_path
 
