@@ -28,14 +28,17 @@ def as_text(results: Results, *, top: int) -> int:
 
 
 def as_json(results: Results, *, top: int) -> int:
-    """Print one array, a picture a line; return how many were named."""
+    """Print one array, an image a line, closed whatever ends it; return how many were named."""
     good = 0
-    before = "["
-    for result in results:
-        good += isinstance(result, Prediction)
-        print(before, json.dumps(values(result)), sep="\n", end="")
-        before = ","
-    print("[]" if before == "[" else "\n]")
+    separator = "\n"
+    print("[", end="")
+    try:
+        for result in results:
+            good += isinstance(result, Prediction)
+            print(separator, json.dumps(values(result)), sep="", end="")
+            separator = ",\n"
+    finally:
+        print("\n]")
     return good
 
 

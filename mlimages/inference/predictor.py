@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mlimages import images
-from mlimages.core import MAX_PIXELS, BrokenImage, ClassScore, ImageError, Prediction, Threads, as_path
+from mlimages.core import MAX_PIXELS, BrokenImage, ClassScore, Fault, ImageError, Prediction, Threads, as_path
 from mlimages.inference.bundle import OnnxBundle
 from mlimages.inference.session import BundleSession
 
@@ -101,8 +101,8 @@ class Predictor:
             else:
                 source = as_path(picture) if isinstance(picture, str) else picture
                 pixels = images.load_pixels(source, prop, max_pixels=self.max_pixels)
-        except ImageError as error:
-            return BrokenImage(_name(picture), error.fault, error.detail), time.perf_counter() - begin
+        except Exception as error:  # decoders raise whatever they like; none of it may cost another image its answer
+            return _broken(_name(picture), error), time.perf_counter() - begin
         return pixels, time.perf_counter() - begin
 
     def probabilities(self, pixels: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
@@ -115,6 +115,12 @@ class Predictor:
         names = self.bundle.class_names
         scores = tuple(ClassScore(names[label], label, float(row[label])) for label in order)
         return Prediction(path, scores, known=scores[0].probability >= self.bundle.unknown_below)
+
+
+def _broken(path: str, error: Exception) -> BrokenImage:
+    if isinstance(error, ImageError):
+        return BrokenImage(path, error.fault, error.detail)
+    return BrokenImage(path, Fault.CORRUPT, f"the decoder failed ({type(error).__name__})")
 
 
 def _name(picture: Picture) -> str:

@@ -119,15 +119,19 @@ class Engine:
             return [self._waiting.popleft() for _ in range(share)]
 
     def _answer(self, jobs: Sequence[_Job]) -> None:
+        outcomes = self._outcomes(jobs)
+        jobs[0].future.get_loop().call_soon_threadsafe(_settle, jobs, outcomes)
+
+    def _outcomes(self, jobs: Sequence[_Job]) -> list[Answered | Exception]:
+        """One outcome per image; when a batch fails, each of its images is tried alone."""
         begin = time.perf_counter()
         try:
             answers = self.predictor.answer([job.picture for job in jobs], top=max(job.top for job in jobs))
-            outcomes: list[Answered | Exception] = [
-                Answered(answer, begin - job.since) for job, answer in zip(jobs, answers, strict=True)
-            ]
-        except Exception as error:  # of one batch: the server goes on
-            outcomes = [error] * len(jobs)
-        jobs[0].future.get_loop().call_soon_threadsafe(_settle, jobs, outcomes)
+        except Exception as error:
+            if len(jobs) == 1:
+                return [error]
+            return [outcome for job in jobs for outcome in self._outcomes([job])]
+        return [Answered(answer, begin - job.since) for job, answer in zip(jobs, answers, strict=True)]
 
 
 def _settle(jobs: Sequence[_Job], outcomes: Sequence[Answered | Exception]) -> None:

@@ -12,7 +12,7 @@ from importlib import resources
 
 from aiohttp import web
 
-from mlimages.core import BrokenImage, Prediction
+from mlimages.core import Prediction
 from mlimages.serving.bodies import read_uploads
 from mlimages.serving.openapi import document
 from mlimages.serving.problems import ProblemError
@@ -48,8 +48,8 @@ async def predict(request: web.Request) -> web.Response:
         {"name": upload.name, **_values(result, top)} for upload, result in zip(uploads, results, strict=True)
     ]
     first = results[0]
-    if isinstance(first, BrokenImage) and all(isinstance(result, BrokenImage) for result in results):
-        raise ProblemError(422, first.fault, first.detail)
+    if isinstance(first, ProblemError) and all(isinstance(result, ProblemError) for result in results):
+        raise first
     return web.json_response({"model": service.bundle.model, "predictions": predictions})
 
 
@@ -77,9 +77,9 @@ def _top(request: web.Request, classes: int) -> int:
     return int(text)
 
 
-def _values(result: Prediction | BrokenImage, top: int) -> dict[str, object]:
-    if isinstance(result, BrokenImage):
-        return {"error": {"code": result.fault, "message": result.detail}}
+def _values(result: Prediction | ProblemError, top: int) -> dict[str, object]:
+    if isinstance(result, ProblemError):
+        return {"error": {"code": result.code, "message": result.message}}
     return {
         "class_name": result.class_name if result.known else None,
         "probability": result.probability,

@@ -17,7 +17,7 @@ from aiohttp import web
 from numpy.typing import NDArray
 
 from mlimages import __version__
-from mlimages.core import BrokenImage, Prediction
+from mlimages.core import Prediction
 from mlimages.inference import INPUT, PROBABILITIES
 from mlimages.serving.bodies import read_body
 from mlimages.serving.problems import ProblemError
@@ -119,9 +119,9 @@ def _levels(data: object) -> NDArray[np.uint8]:
     return values.astype(np.uint8)
 
 
-def _row(result: Prediction | BrokenImage, classes: int) -> NDArray[np.float32]:
-    if isinstance(result, BrokenImage):
-        raise ProblemError(422, result.fault, result.detail)
+def _row(result: Prediction | ProblemError, classes: int) -> NDArray[np.float32]:
+    if isinstance(result, ProblemError):
+        raise result
     row = np.zeros(classes, np.float32)
     for score in result.top:
         row[score.label] = score.probability

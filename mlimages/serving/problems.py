@@ -30,6 +30,11 @@ class ProblemError(Exception):
         return web.json_response(body, status=self.status, headers={"Server": "mlimages", **self.headers})
 
 
+def internal() -> ProblemError:
+    """The server failed; only its log says why."""
+    return ProblemError(500, "internal", "the server failed at this request; its log says why")
+
+
 def busy() -> ProblemError:
     """The queue is full."""
     return ProblemError(503, "busy", "too many pictures are waiting: try again in a second", {"Retry-After": "1"})
@@ -57,6 +62,4 @@ async def as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
         raise
     except Exception:
         logger.exception("%s %s", request.method, request.path)
-        return ProblemError(500, "internal", "the server failed at this request; its log says why").response(
-            request.path
-        )
+        return internal().response(request.path)

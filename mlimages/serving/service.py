@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from collections.abc import Sequence
 
@@ -12,8 +13,10 @@ from mlimages.core import BrokenImage, Prediction
 from mlimages.inference import Predictor
 from mlimages.serving.engine import Answered, BusyError, Encoded, Engine
 from mlimages.serving.metrics import Metrics
-from mlimages.serving.problems import busy
+from mlimages.serving.problems import ProblemError, busy, internal
 from mlimages.serving.settings import ServerSettings
+
+logger = logging.getLogger(__name__)
 
 
 class Service:
@@ -28,8 +31,8 @@ class Service:
         self.in_flight = 0
         self.stopping = False
 
-    async def answer(self, pictures: Sequence[Encoded], *, top: int) -> list[Prediction | BrokenImage]:
-        """Wait for the answers of pictures, with at least `top` classes.
+    async def answer(self, pictures: Sequence[Encoded], *, top: int) -> list[Prediction | ProblemError]:
+        """One outcome per image, each prediction with at least `top` classes.
 
         Raises:
             ProblemError: the queue is full.
@@ -38,17 +41,23 @@ class Service:
             futures = self.engine.submit(pictures, top=top)
         except BusyError as error:
             raise busy() from error
-        answered = await asyncio.gather(*futures)
-        for each in answered:
-            self._note(each)
-        return [each.answer.result for each in answered]
+        outcomes = await asyncio.gather(*futures, return_exceptions=True)
+        results = [self._result(outcome) for outcome in outcomes]
+        for result in results:
+            self.metrics.picture(result.code if isinstance(result, ProblemError) else "ok")
+        return results
 
-    def _note(self, answered: Answered) -> None:
-        answer = answered.answer
-        self.metrics.picture(answer.result.fault if isinstance(answer.result, BrokenImage) else "ok")
-        self.metrics.stage("queue", answered.queue_s)
+    def _result(self, outcome: Answered | BaseException) -> Prediction | ProblemError:
+        if isinstance(outcome, BaseException):
+            logger.error("an image could not be answered", exc_info=outcome)
+            return internal()
+        answer = outcome.answer
+        self.metrics.stage("queue", outcome.queue_s)
         self.metrics.stage("decode", answer.decode_s)
         self.metrics.stage("network", answer.network_s)
+        if isinstance(answer.result, BrokenImage):
+            return ProblemError(422, answer.result.fault, answer.result.detail)
+        return answer.result
 
 
 SERVICE = web.AppKey("service", Service)

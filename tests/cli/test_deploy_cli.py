@@ -11,12 +11,13 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import pytest
 
-from mlimages.core import LabeledPath, Prediction
+from mlimages.cli import predictions
+from mlimages.core import BrokenImage, Fault, LabeledPath, Prediction
 from mlimages.inference import OnnxBundle, Predictor
 from mlimages.labels import write_label_file
 from tests.conftest import RunCli
@@ -73,6 +74,22 @@ def test_predict_writes_csv_that_a_table_program_reads(model: Path, items: list[
     assert [row["fault"] for row in rows] == ["", "", "not-an-image", ""]
     assert set(rows[0]) == {"path", "fault", "class_1", "probability_1"}
     assert (rows[2]["class_1"], rows[2]["probability_1"]) == ("", "")
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+@pytest.mark.parametrize("error", [None, RuntimeError, KeyboardInterrupt], ids=str)
+def test_the_json_array_is_closed_whatever_ends_it(
+    count: int, error: type[BaseException] | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def results() -> Iterator[BrokenImage]:
+        for _ in range(count):
+            yield BrokenImage("a.png", Fault.EMPTY, "the file has no bytes")
+        if error:
+            raise error
+
+    with pytest.raises(error) if error else nullcontext():
+        predictions.as_json(results(), top=1)
+    assert len(json.loads(capsys.readouterr().out)) == count
 
 
 def test_predict_takes_a_picture_on_standard_input(model: Path, items: list[LabeledPath]) -> None:

@@ -3,6 +3,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -71,6 +72,29 @@ def test_broken_pictures_are_values_among_the_good_in_their_order(
     faults = [result.fault if isinstance(result, BrokenImage) else None for result in results]
     assert faults == [None, Fault.TRUNCATED, None, Fault.MISSING, Fault.EMPTY, Fault.NOT_AN_IMAGE, None]
     assert [result for result in results if isinstance(result, Prediction)] == Predictor(bundle)(files[:3])
+
+
+DECODER_EXCEPTIONS = [
+    RuntimeError, NotImplementedError, AssertionError, RecursionError, MemoryError, SyntaxError, ZeroDivisionError,
+    Image.DecompressionBombError, UnicodeDecodeError("utf-8", b"", 0, 1, "odd"), StopIteration, Exception,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("error", DECODER_EXCEPTIONS, ids=str)
+def test_whatever_a_decoder_raises_is_the_outcome_of_that_image_alone(
+    bundle: OnnxBundle, files: list[Path], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    load = images.load_pixels
+
+    def failing(source: Path | bytes, *args: Any, **options: Any) -> Any:
+        if source == b"odd":
+            raise error
+        return load(source, *args, **options)
+
+    monkeypatch.setattr(images, "load_pixels", failing)
+    results = Predictor(bundle)([files[0], b"odd", files[1]])
+    assert [result.fault if isinstance(result, BrokenImage) else None for result in results] == [None, "corrupt", None]
+    assert [results[0], results[2]] == Predictor(bundle)(files[:2])
 
 
 def test_a_picture_of_too_many_pixels_is_broken_before_it_is_decoded(bundle: OnnxBundle, files: list[Path]) -> None:

@@ -10,6 +10,7 @@ import socket
 import threading
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 from aiohttp import web
 
+from mlimages import images
 from mlimages.core import Prediction
 from mlimages.inference import OnnxBundle, Predictor
 from mlimages.serving import ServerSettings, make_app
@@ -364,6 +366,58 @@ def test_a_failure_inside_is_500_that_tells_nothing_and_the_next_request_is_answ
     assert b"secret" not in reply.body
     assert "/home/someone/secret" in caplog.text
     assert served.ask("POST", "/predict", encoded()).status == 200
+
+
+class Hostile(Predictor):
+    """Fails with the whole batch, as ONNX Runtime does, if one of its images is `poison`."""
+
+    def answer(self, pictures: Any, **options: Any) -> Any:
+        if any(isinstance(picture, bytes) and picture == b"poison" for picture in pictures):
+            raise RuntimeError("/home/someone/secret")
+        return super().answer(pictures, **options)
+
+
+def test_an_image_that_fails_its_batch_costs_no_other_image_its_answer(
+    serve_with: Any, bundle: OnnxBundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    served = serve_with(ServerSettings(), Hostile(bundle, workers=1))
+    served.app[SERVICE].engine.max_batch = 4
+    files = [(f"{n}", b"poison" if n % 3 == 1 else encoded(n)) for n in range(12)]
+    body, kind = form(*files)
+    reply = served.ask("POST", "/predict", body, Content_Type=kind)
+    assert reply.status == 200
+    for (_, data), one in zip(files, reply.json["predictions"], strict=True):
+        if data == b"poison":
+            assert one["error"]["code"] == "internal"
+        else:
+            assert (one["class_name"], one["probability"]) == best(bundle, data)
+    assert b"secret" not in reply.body
+
+
+def test_honest_clients_beside_hostile_ones_are_all_answered(
+    serve_with: Any, bundle: OnnxBundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    load = images.load_pixels
+
+    def failing(source: Any, *args: Any, **options: Any) -> Any:
+        if source == b"odd":
+            raise NotImplementedError("odd")
+        return load(source, *args, **options)
+
+    monkeypatch.setattr(images, "load_pixels", failing)
+    served = serve_with(ServerSettings(), Hostile(bundle, workers=2))
+    served.app[SERVICE].engine.max_batch = 4
+    want = best(bundle, encoded(1))
+    sent = [(b"poison", 500), (b"odd", 422), (encoded(1), 200), (encoded(1), 200)] * 10
+    with ThreadPoolExecutor(8) as pool:
+        replies = list(pool.map(lambda each: served.ask("POST", "/predict", each[0]), sent))
+    assert [reply.status for reply in replies] == [status for _, status in sent]
+    assert all(
+        (one["class_name"], one["probability"]) == want
+        for reply in replies
+        if reply.status == 200
+        for one in reply.json["predictions"]
+    )
 
 
 def test_what_is_under_the_threshold_is_not_known(serve_with: Any, bundle: OnnxBundle) -> None:
