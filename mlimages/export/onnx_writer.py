@@ -198,7 +198,7 @@ def with_own_probe(bundle: OnnxBundle, *, tolerance: float) -> OnnxBundle:
 
 
 def _file_logits(path: Path, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
-    (logits,) = open_session(str(path), threads=1).run([LOGITS], {INPUT: picture[None]})
+    (logits,) = open_session(path, threads=1).run([LOGITS], {INPUT: picture[None]})
     first: NDArray[np.float32] = logits[0]
     return first
 

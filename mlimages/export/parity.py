@@ -122,7 +122,7 @@ def _compare_whole(trained: TrainedNetwork, bundle: OnnxBundle) -> _Compare:
 
 
 def _compare_bare(trained: TrainedNetwork, bundle: OnnxBundle) -> _Compare:
-    session, prop = open_session(str(bundle.path), threads=0), trained.preprocessing.image
+    session, prop = open_session(bundle.path, threads=0), trained.preprocessing.image
 
     def compare(path: Path, want: NDArray[np.float32]) -> _Comparison:
         numbers = trained.normalized([images.load_pixels(path, prop)]).numpy()  # (1, C, H, W)

@@ -10,9 +10,8 @@ from .bundle import data_path as data_path
 from .calibration import softmax as softmax
 from .evaluation import Evaluation as Evaluation
 from .evaluation import evaluate as evaluate
-from .onnx_metadata import read_metadata as read_metadata
+from .onnx_metadata import open_session as open_session
 from .predictor import Answer as Answer
 from .predictor import Predictor as Predictor
 from .session import BundleSession as BundleSession
-from .session import open_session as open_session
 from .session import relative_difference as relative_difference

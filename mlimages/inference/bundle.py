@@ -1,17 +1,18 @@
-"""One .onnx file that knows its classes: what its metadata says, read without loading the network."""
+"""One .onnx file that knows its classes: what its metadata says."""
 
 from __future__ import annotations
 
 import base64
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mlimages.core import BundleError, Preprocessing
-from mlimages.inference.onnx_metadata import read_metadata, write_metadata
+from mlimages.inference.onnx_metadata import open_session, read_metadata, write_metadata
 
 VERSION = 1
 """Of the JSON under the metadata key `mlimages`."""
@@ -114,14 +115,23 @@ class OnnxBundle:
     provenance: Provenance = Provenance()
 
     @classmethod
-    def read(cls, path: str | Path) -> OnnxBundle:
+    def read(cls, path: str | os.PathLike[str]) -> OnnxBundle:
         """What the file says of itself.
 
         Raises:
             BundleError: there is no such file, or it is no bundle of ours.
         """
         path = Path(path)
-        text = read_metadata(path).get("mlimages")
+        return cls.from_metadata(path, read_metadata(path, open_session(path, threads=1)))
+
+    @classmethod
+    def from_metadata(cls, path: Path, metadata: Mapping[str, str]) -> OnnxBundle:
+        """What the metadata of the file at `path` says.
+
+        Raises:
+            BundleError: it is no bundle of ours.
+        """
+        text = metadata.get("mlimages")
         if text is None:
             raise BundleError(f"{path} has no mlimages metadata: make one with `mlimages export RUN -o NAME.onnx`")
         try:

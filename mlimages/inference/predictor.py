@@ -51,15 +51,15 @@ class Predictor:
 
     def __init__(
         self,
-        bundle: str | Path | OnnxBundle,
+        bundle: str | os.PathLike[str] | OnnxBundle,
         *,
         workers: int | None = None,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
-        self.bundle = bundle if isinstance(bundle, OnnxBundle) else OnnxBundle.read(bundle)
+        self._session = BundleSession(bundle)
+        self.bundle = self._session.bundle
         self.workers = workers or os.cpu_count() or 1
         self.max_pixels = max_pixels
-        self._session = BundleSession(self.bundle)
 
     def __call__(self, pictures: Sequence[Picture], *, top: int | None = None) -> list[Prediction | BrokenImage]:
         """One result per picture, in order, with the `top` classes (all by default)."""

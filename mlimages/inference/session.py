@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from mlimages.core import BundleError, ImageProperty
 from mlimages.inference.bundle import INPUT, LOGITS, PROBABILITIES, OnnxBundle
+from mlimages.inference.onnx_metadata import open_session, read_metadata
 
 Outputs = tuple[NDArray[np.float32], NDArray[np.float32]]
 """Logits and probabilities, each `(N, classes)`."""
@@ -20,18 +21,21 @@ class BundleSession:
     """A bundle's network, ready to answer; thread-safe.
 
     Args:
-        bundle: a file with its preprocessing inside.
+        bundle: a file with its preprocessing inside, or its path.
         threads: for one answer; 1 where several answers are worked out at once.
 
     Raises:
         BundleError: ONNX Runtime cannot run the file, or it does not answer as its own probe says.
     """
 
-    def __init__(self, bundle: OnnxBundle, *, threads: int = 1) -> None:
-        if not bundle.includes_preprocessing:
-            raise BundleError(f"{bundle.path} holds the bare network: export it again without --no-preprocessing")
+    def __init__(self, bundle: str | os.PathLike[str] | OnnxBundle, *, threads: int = 1) -> None:
+        path = bundle.path if isinstance(bundle, OnnxBundle) else Path(bundle)
+        self._session = open_session(path, threads=threads)
+        if not isinstance(bundle, OnnxBundle):
+            bundle = OnnxBundle.from_metadata(path, read_metadata(path, self._session))
         self.bundle = bundle
-        self._session = open_session(str(bundle.path), threads=threads)
+        if not self.bundle.includes_preprocessing:
+            raise BundleError(f"{path} holds the bare network: export it again without --no-preprocessing")
         self._check_probe()
 
     def run(self, pixels: Sequence[NDArray[np.uint8]]) -> Outputs:
@@ -56,24 +60,6 @@ class BundleSession:
         if probabilities.shape[1] != len(self.bundle.class_names):
             raise BundleError(f"{self.bundle.path} names {len(self.bundle.class_names)} classes "
                               f"and answers {probabilities.shape[1]}: export it again")  # fmt: skip
-
-
-def open_session(model: str | bytes, *, threads: int) -> Any:
-    """An ONNX Runtime session on the CPU, without spinning threads and without chatter.
-
-    Raises:
-        BundleError: ONNX Runtime cannot load it.
-    """
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's errors share no base but Exception
-        what = model if isinstance(model, str) else "the network"
-        raise BundleError(f"{what} cannot be loaded: {_first_line(error)}") from error
 
 
 def at_fixed_point(pixels: Sequence[NDArray[np.uint8]], prop: ImageProperty) -> NDArray[np.uint8]:

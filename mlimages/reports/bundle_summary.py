@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from mlimages.core import BundleError, counted
-from mlimages.inference import BundleSession, OnnxBundle, read_metadata
+from mlimages.inference import BundleSession, OnnxBundle
 
 
-def bundle_notes(path: Path) -> Iterator[str]:
+def bundle_notes(path: Path, metadata: Mapping[str, str]) -> Iterator[str]:
     """Classes, pictures, figures, origin and parity probe of a file; the probe is run."""
     try:
-        bundle = OnnxBundle.read(path)
+        bundle = OnnxBundle.from_metadata(path, metadata)
     except BundleError:
         yield "no mlimages metadata: classes and preprocessing are not known"
         return
     yield from _network(bundle)
     yield from _figures(bundle)
     yield from _origin(bundle)
-    others = sorted(read_metadata(path).keys() - {"mlimages"})
+    others = sorted(metadata.keys() - {"mlimages"})
     yield f"for other tools: {', '.join(others)}"
     yield f"probe: {_probe(bundle)}"
 

@@ -42,6 +42,7 @@ def summarize_onnx(path: Path) -> NetworkSummary:
     try:
         model = onnx.load(path, load_external_data=False)
         model = onnx.shape_inference.infer_shapes(model)
+        metadata = {entry.key: entry.value for entry in model.metadata_props}
     except FileNotFoundError as error:
         raise BundleError(f"no file at {path}") from error
     except Exception as error:  # protobuf and onnx raise errors of many kinds on bytes that are no model
@@ -57,7 +58,7 @@ def summarize_onnx(path: Path) -> NetworkSummary:
         parameters=sum(math.prod(shape) for shape in graph.weights.values() if len(shape) > 0),
         trained_parameters=None,
         multiply_adds=sum(layer.multiply_adds for layer in layers),
-        notes=(_interface(model), *bundle_notes(path)),
+        notes=(_interface(model), *bundle_notes(path, metadata)),
     )
 
 

@@ -17,7 +17,7 @@ from mlimages import images
 from mlimages.core import ExportError, ImageProperty, Normalization, Preprocessing, RunError
 from mlimages.export import ExportOptions, TrainedNetwork, export_trained, onnx_writer, parity
 from mlimages.export.preprocessing_graph import prepare_graph
-from mlimages.inference import OnnxBundle, open_session
+from mlimages.inference import OnnxBundle
 from mlimages.training import export_run
 from tests.deploying import exported, picture, pictures, trained
 
@@ -156,7 +156,7 @@ class Hair(nn.Module):
 
 def test_where_one_level_makes_the_difference_the_exact_resize_is_taken(tmp_path: Path) -> None:
     item, prop = pictures(tmp_path / "p", 1)[0], ImageProperty(40, resize="squash")
-    fast = open_session(prepare_graph(prop, opset=20, ir_version=10).SerializeToString(), threads=1)
+    fast = ort.InferenceSession(prepare_graph(prop, opset=20, ir_version=10).SerializeToString())
     for seed in itertools.count():  # until the fast resize is off somewhere
         pixels = images.prepare(picture(seed, 97, 83), prop)
         if (fast.run(None, {"image": np.asarray(picture(seed, 97, 83))[None]})[0][0] != pixels).any():

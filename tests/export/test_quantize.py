@@ -7,7 +7,8 @@ from mlimages.core import InputError
 from mlimages.export import Quantization, quantize
 from mlimages.export import quantization as module
 from mlimages.export.quantization import Trial, _best
-from mlimages.inference import OnnxBundle, Predictor
+from mlimages.inference import OnnxBundle, Predictor, open_session
+from mlimages.inference.onnx_metadata import read_metadata
 from mlimages.labels import LabelFile, write_label_file
 from mlimages.reports.bundle_summary import bundle_notes
 from tests.deploying import pictures
@@ -39,7 +40,7 @@ def test_the_winner_is_written_with_the_table_and_answers_nearly_as_before(
     assert [trial.name for trial in found.trials] == ["as it is", "int8", "int8, reduced range", "float16"]
     assert found.chosen is not None
     assert [row["name"] for row in written.provenance.quantization] == [trial.name for trial in found.trials]
-    told = "\n".join(bundle_notes(written.path))
+    told = "\n".join(bundle_notes(written.path, read_metadata(written.path, open_session(written.path, threads=1))))
     assert f"on {found.count} pictures" in told
     assert f"quantization: int8: accuracy {found.trials[1].accuracy:.1%}, " in told
     assert (written.class_names, written.preprocessing) == (bundle.class_names, bundle.preprocessing)

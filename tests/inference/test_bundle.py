@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -6,7 +7,8 @@ import onnx
 import pytest
 
 from mlimages.core import BundleError, ImageProperty, Normalization, Preprocessing
-from mlimages.inference import OnnxBundle, Parity, ParityProbe, Provenance, read_metadata
+from mlimages.inference import OnnxBundle, Parity, ParityProbe, Provenance, open_session
+from mlimages.inference.onnx_metadata import read_metadata
 
 
 def tiny_model(path: Path, **metadata: str) -> Path:
@@ -65,8 +67,9 @@ def test_writing_metadata_twice_keeps_the_network_and_one_entry_a_key(tmp_path: 
 
 def test_other_tools_find_their_keys(tmp_path: Path) -> None:
     bundle_at(tmp_path / "a.onnx").write(tiny_model(tmp_path / "plain.onnx"))
-    metadata = {entry.key: entry.value for entry in onnx.load(tmp_path / "a.onnx").metadata_props}
-    assert metadata == read_metadata(tmp_path / "a.onnx")
+    path = tmp_path / "a.onnx"
+    metadata = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+    assert metadata == read_metadata(path, open_session(path, threads=1))
     assert metadata["names"] == "{0: 'ants', 1: 'bees & wasps', 2: 'Käfer'}"
     assert metadata["imgsz"] == "[4, 5]"
     assert metadata["task"] == "classify"
@@ -87,6 +90,15 @@ def damaged(path: Path, how: str) -> Path:
         path.write_bytes(b"\xff" * 64)
     elif how == "stranger's":
         tiny_model(path, names="{}")
+    elif how == "not UTF-8":
+        path.write_bytes(data.replace(b"classify", b"\xff" * 8))
+    elif how in ("newer ONNX", "unknown operator"):
+        model = onnx.load(path)
+        if how == "newer ONNX":
+            model.ir_version = 99
+        else:
+            model.graph.node[0].domain = "stranger"
+        onnx.save(model, path)
     elif how == "other version":
         path.write_bytes(data.replace(b'"v": 1', b'"v": 9'))
     elif how == "not json":
@@ -106,6 +118,9 @@ def damaged(path: Path, how: str) -> Path:
         "not onnx",
         "endless integer",
         "stranger's",
+        "not UTF-8",
+        "newer ONNX",
+        "unknown operator",
         "other version",
         "not json",
         "a field short",
@@ -114,8 +129,9 @@ def damaged(path: Path, how: str) -> Path:
 )
 def test_a_file_that_is_no_bundle_is_one_clear_error(tmp_path: Path, how: str) -> None:
     path = damaged(tmp_path / "a.onnx", how)
-    with pytest.raises(BundleError, match=r"a\.onnx"):
+    with pytest.raises(BundleError, match=r"a\.onnx") as caught:
         OnnxBundle.read(path)
+    assert not re.search(r"ONNXRuntimeError|\.cc:", str(caught.value))
 
 
 def test_a_missing_file_says_how_to_make_one(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from mlimages import images
 from mlimages.core import BrokenImage, BundleError, Fault, Prediction
 from mlimages.export import ExportOptions
-from mlimages.inference import OnnxBundle, Predictor
+from mlimages.inference import OnnxBundle, Predictor, onnx_metadata
 from tests.deploying import exported, picture, trained
 
 pytestmark = pytest.mark.train
@@ -159,6 +159,20 @@ def test_a_file_whose_weights_were_altered_is_refused_by_its_own_probe(bundle: O
     onnx.save(model, tmp_path / "altered.onnx")
     with pytest.raises(BundleError, match=r"altered\.onnx does not answer as its own probe says"):
         Predictor(tmp_path / "altered.onnx")
+
+
+def test_a_path_is_opened_once_for_what_it_says_and_for_its_answers(
+    bundle: OnnxBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+    session = onnx_metadata.ort.InferenceSession
+    monkeypatch.setattr(
+        onnx_metadata.ort,
+        "InferenceSession",
+        lambda path, *more, **options: opened.append(path) or session(path, *more, **options),
+    )
+    assert Predictor(bundle.path).bundle.to_json() == bundle.to_json()
+    assert opened == [str(bundle.path)]
 
 
 def test_a_bare_network_is_refused_with_what_to_do(tmp_path: Path) -> None:
