@@ -79,8 +79,8 @@ async def infer(request: web.Request) -> web.Response:
         asked, images = await asyncio.to_thread(_parse, body, request.headers.get(_HEADER_LENGTH))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
         raise ProblemError(400, "bad-request", f"not an inference request: {error}") from error
-    if len(images) > service.settings.max_pictures:
-        raise ProblemError(413, "too-many-pictures", f"send at most {service.settings.max_pictures} pictures at a time")
+    if len(images) > service.settings.max_images:
+        raise ProblemError(413, "too-many-images", f"send at most {service.settings.max_images} pictures at a time")
     classes = len(service.bundle.class_names)
     rows = [_row(result, classes) for result in await service.answer(list(images), top=classes)]
     return _response(service, asked, np.stack(rows))

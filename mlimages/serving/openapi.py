@@ -11,7 +11,7 @@ _ERROR_CODES = {
     "400": "Not a request that can be understood (bad-request).",
     "401": "The token is missing or wrong (unauthorized).",
     "408": "The request came too slowly (timeout).",
-    "413": "The request is too long or holds too many pictures (too-large, too-many-pictures).",
+    "413": "The request is too long or holds too many pictures (too-large, too-many-images).",
     "422": f"No picture could be used: {', '.join(sorted(Fault))}.",
     "503": "Too many pictures are waiting, or no answer came in time (busy, timeout): see Retry-After.",
 }

@@ -21,14 +21,14 @@ class ServerSettings:
     Attributes:
         token: what a request must bear (`Authorization: Bearer TOKEN`); empty for none.
         max_body_bytes: a longer request is refused (413).
-        max_pictures: in one request.
+        max_images: in one request.
         queue_size: pictures that may wait; more are refused (503, Retry-After).
         timeout_s: for one request from its first byte to its answer.
     """
 
     token: str = ""
     max_body_bytes: int = 16 << 20
-    max_pictures: int = 64
+    max_images: int = 64
     queue_size: int = 128
     timeout_s: float = 30.0
 

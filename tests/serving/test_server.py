@@ -1,6 +1,7 @@
 """The service, over real sockets."""
 
 import asyncio
+import contextlib
 import gzip
 import http.client
 import io
@@ -8,20 +9,26 @@ import json
 import re
 import socket
 import threading
+import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
+from hypothesis import strategies as st
 
 from mlimages import images
 from mlimages.core import Prediction
 from mlimages.inference import OnnxBundle, Predictor
 from mlimages.serving import ServerSettings, make_app
+from mlimages.serving.bodies import read_uploads
+from mlimages.serving.problems import ProblemError
 from mlimages.serving.service import SERVICE
 from tests.deploying import picture
 
@@ -90,7 +97,7 @@ def bundle(cnn_bundle: OnnxBundle) -> OnnxBundle:
 
 @pytest.fixture(scope="module")
 def server(bundle: OnnxBundle) -> Iterator[Served]:
-    settings = ServerSettings(max_body_bytes=1 << 20, max_pictures=8)
+    settings = ServerSettings(max_body_bytes=1 << 20, max_images=8)
     yield from run_app(make_app(Predictor(bundle, workers=2, max_pixels=1_000_000), settings))
 
 
@@ -186,12 +193,25 @@ def test_a_form_is_read_however_a_client_may_write_it(
         b"--x\r\n" + FILE + b'"a.png"\r\n--x--',
         b"--x\r\n" + FILE + b'"' + b"a" * 5000 + b'"\r\n\r\nb\r\n--x--',
         b"--x\r\nContent-Disposition: form-data\r\n\r\nno file\r\n--x--",
-        b"--x\r\n" + FILE[:-1] + b"*=a; filename*0=b\r\n\r\nb\r\n--x--",
+        b"\n" * 100_000 + b"--x\r\n" + FILE + b'"a.png"\r\n\r\nb\r\n--x--',
+        b"--x\r\n" + b"A: b\r\n" * 99 + FILE + b'"a.png"\r\n\r\nb\r\n--x--',
+        b"--x\r\nContent-Transfer-Encoding: base64\r\n" + FILE + b'"a.png"\r\n\r\nYQ==\r\n--x--',
+        b"--x\r\nContent-Type: multipart/mixed; boundary=y\r\n" + FILE + b'"a"\r\n\r\n--y\r\n\r\nb\r\n--y--\r\n--x--',
     ],
 )
 def test_a_form_that_is_cut_or_holds_no_file_is_400(server: Served, body: bytes) -> None:
     reply = server.ask("POST", "/predict", body, Content_Type="multipart/form-data; boundary=x")
     assert (reply.status, reply.code) == (400, "bad-request")
+
+
+class Payload:
+    """A request's body that has come whole."""
+
+    def __init__(self, body: bytes) -> None:
+        self.body = body
+
+    async def iter_any(self) -> AsyncIterator[bytes]:
+        yield self.body
 
 
 def bomb() -> bytes:
@@ -252,9 +272,51 @@ def test_every_error_is_json_with_a_code(
 
 def test_a_form_that_is_too_long_or_of_too_many_files_is_413(server: Served) -> None:
     body, kind = form(*[(f"{n}.png", encoded()) for n in range(9)])
-    assert server.ask("POST", "/predict", body, Content_Type=kind).json["error"]["code"] == "too-many-pictures"
+    assert server.ask("POST", "/predict", body, Content_Type=kind).json["error"]["code"] == "too-many-images"
     body, kind = form(("long.png", b"\0" * (1 << 20)))
     assert server.ask("POST", "/predict", body, Content_Type=kind).json["error"]["code"] == "too-large"
+
+
+def test_fields_beside_as_many_files_as_are_allowed_are_no_further_files(server: Served) -> None:
+    files, kind = form(*[(f"{n}.png", encoded(n)) for n in range(8)])
+    field = b'--edge\r\nContent-Disposition: form-data; name="note"\r\n\r\nhello\r\n'
+    end = b"--edge--\r\n"
+    for body in (field + files, files.removesuffix(end) + field * 3 + end):
+        reply = server.ask("POST", "/predict", body, Content_Type=kind)
+        assert (reply.status, len(reply.json["predictions"])) == (200, 8)
+    reply = server.ask("POST", "/predict", field * 17 + files, Content_Type=kind)
+    assert (reply.status, reply.code) == (413, "too-many-images")
+
+
+PIECES = [
+    b"--x\r\n", b"--x--", b"\r\n", b"\r\n\r\n", b"\n", FILE, b'"a.png"', b"filename*=", b"filename*0=", b"''", b"%41",
+    b"; ", b"=", b'"', b"\\", b"utf-8", b"\0", b"\xff", b"Content-Transfer-Encoding: base64", b"Content-Length: 3",
+    b"A: b", b"Content-Type: multipart/mixed; boundary=x", b"Content-Encoding: gzip", b'name="_charset_"', b"-" * 70,
+]  # fmt: skip
+
+
+@hypothesis.settings(max_examples=150, deadline=None)
+@hypothesis.given(st.lists(st.sampled_from(PIECES), max_size=40), st.sampled_from(["form-data", "mixed", "byteranges"]))
+def test_no_form_fails_the_server(parts: list[bytes], subtype: str) -> None:
+    headers = {"Content-Type": f"multipart/{subtype}; boundary=x"}
+    request = make_mocked_request("POST", "/predict", headers, payload=Payload(b"".join(parts)))
+    with contextlib.suppress(ProblemError):  # any other exception is a fault
+        asyncio.run(read_uploads(request, ServerSettings()))
+
+
+@pytest.mark.parametrize(
+    "repeated", [b";", b"\n", b'; a="', b"\\", b"filename*=''%41;", b"A: b\r\n", b"--x\r\n\r\n\r\n"]
+)
+@pytest.mark.parametrize("head", [b"", FILE, FILE + b'"'])
+def test_a_small_form_costs_little_time(head: bytes, repeated: bytes) -> None:
+    part = b"--x\r\n" + head + repeated * (1900 // len(repeated)) + b"\r\n\r\nb\r\n"
+    body = part * 4 + b"--x--"
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    request = make_mocked_request("POST", "/predict", headers, payload=Payload(body))
+    begin = time.process_time()
+    with contextlib.suppress(ProblemError):
+        asyncio.run(read_uploads(request, ServerSettings()))
+    assert time.process_time() - begin < 0.5
 
 
 def test_a_body_without_a_length_is_bounded_as_it_comes(server: Served) -> None:
