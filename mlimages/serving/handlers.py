@@ -11,6 +11,7 @@ from functools import cache
 from importlib import resources
 
 from aiohttp import web
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
 from mlimages.core import Prediction
 from mlimages.serving.bodies import read_uploads
@@ -60,9 +61,8 @@ async def healthz(request: web.Request) -> web.Response:
 
 async def metrics(request: web.Request) -> web.Response:
     """Prometheus' text."""
-    service = request.app[SERVICE]
-    text = service.metrics.text(waiting=service.engine.waiting)
-    return web.Response(body=text.encode(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+    text = request.app[SERVICE].metrics.text()
+    return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 
 
 async def openapi(request: web.Request) -> web.Response:

@@ -1,62 +1,52 @@
-"""Counts and latencies in Prometheus' text form (https://prometheus.io/docs/instrumenting/exposition_formats/)."""
+"""Counts and latencies for Prometheus."""
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 STAGES = ("read", "queue", "decode", "network", "total")
 
 
 class Metrics:
-    """What a server has done since it started; used by its event loop alone."""
+    """What one application has done since it started.
 
-    def __init__(self) -> None:
-        self._requests: Counter[tuple[str, int]] = Counter()
-        self._pictures: Counter[str] = Counter()
-        self._buckets = {stage: [0] * (len(BUCKETS_S) + 1) for stage in STAGES}
-        self._sums = dict.fromkeys(STAGES, 0.0)
+    Args:
+        waiting: the number of images that wait now.
+    """
+
+    def __init__(self, waiting: Callable[[], float]) -> None:
+        self._registry = CollectorRegistry()
+        self._requests = Counter(
+            "mlimages_requests", "Requests answered, by route and status.", ("route", "status"), registry=self._registry
+        )
+        self._images = Counter(
+            "mlimages_images",
+            "Images answered, by result: ok or the error's code.",
+            ("result",),
+            registry=self._registry,
+        )
+        queue = Gauge("mlimages_queue_images", "Images that wait.", registry=self._registry)
+        queue.set_function(waiting)
+        stages = Histogram(
+            "mlimages_stage_seconds", "Latency by stage.", ("stage",), registry=self._registry, buckets=BUCKETS_S
+        )
+        self._stages = {stage: stages.labels(stage) for stage in STAGES}
 
     def request(self, route: str, status: int) -> None:
-        """Note an answered request."""
-        self._requests[route, status] += 1
+        """Count an answered request."""
+        self._requests.labels(route, status).inc()
 
-    def picture(self, result: str) -> None:
-        """Note a picture: `ok` or its fault."""
-        self._pictures[result] += 1
+    def image(self, result: str) -> None:
+        """Count an image: `ok` or its error's code."""
+        self._images.labels(result).inc()
 
     def stage(self, stage: str, seconds: float) -> None:
-        """Note how long one stage took."""
-        self._buckets[stage][bisect_left(BUCKETS_S, seconds)] += 1
-        self._sums[stage] += seconds
+        """Add the duration of one stage."""
+        self._stages[stage].observe(seconds)
 
-    def text(self, *, waiting: int) -> str:
-        """Everything, as Prometheus reads it."""
-        return "".join(f"{line}\n" for line in self._lines(waiting))
-
-    def _lines(self, waiting: int) -> Iterator[str]:
-        yield "# HELP mlimages_requests_total Requests answered, by route and status."
-        yield "# TYPE mlimages_requests_total counter"
-        for (route, status), count in sorted(self._requests.items()):
-            yield f'mlimages_requests_total{{route="{route}",status="{status}"}} {count}'
-        yield "# HELP mlimages_pictures_total Pictures answered, by result: ok, or what was wrong."
-        yield "# TYPE mlimages_pictures_total counter"
-        for result, count in sorted(self._pictures.items()):
-            yield f'mlimages_pictures_total{{result="{result}"}} {count}'
-        yield "# HELP mlimages_queue_pictures Pictures that wait."
-        yield "# TYPE mlimages_queue_pictures gauge"
-        yield f"mlimages_queue_pictures {waiting}"
-        yield "# HELP mlimages_stage_seconds Latency by stage."
-        yield "# TYPE mlimages_stage_seconds histogram"
-        for stage in STAGES:
-            yield from self._histogram(stage)
-
-    def _histogram(self, stage: str) -> Iterator[str]:
-        below = 0
-        for bound, count in zip((*BUCKETS_S, "+Inf"), self._buckets[stage], strict=True):
-            below += count
-            yield f'mlimages_stage_seconds_bucket{{stage="{stage}",le="{bound}"}} {below}'
-        yield f'mlimages_stage_seconds_sum{{stage="{stage}"}} {self._sums[stage]}'
-        yield f'mlimages_stage_seconds_count{{stage="{stage}"}} {below}'
+    def text(self) -> bytes:
+        """Everything in Prometheus' text format, version 0.0.4."""
+        return generate_latest(self._registry)

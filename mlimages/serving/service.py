@@ -26,8 +26,8 @@ class Service:
         self.bundle = predictor.bundle
         self.name = re.sub(r"[^\w.-]", "_", predictor.bundle.path.stem)
         self.settings = settings
-        self.metrics = Metrics()
         self.engine = Engine(predictor, queue_size=settings.queue_size)
+        self.metrics = Metrics(lambda: self.engine.waiting)
         self.in_flight = 0
         self.stopping = False
 
@@ -44,7 +44,7 @@ class Service:
         outcomes = await asyncio.gather(*futures, return_exceptions=True)
         results = [self._result(outcome) for outcome in outcomes]
         for result in results:
-            self.metrics.picture(result.code if isinstance(result, ProblemError) else "ok")
+            self.metrics.image(result.code if isinstance(result, ProblemError) else "ok")
         return results
 
     def _result(self, outcome: Answered | BaseException) -> Prediction | ProblemError:

@@ -6,7 +6,6 @@ import gzip
 import http.client
 import io
 import json
-import re
 import socket
 import threading
 import time
@@ -22,6 +21,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
 
 from mlimages import images
 from mlimages.core import Prediction
@@ -379,9 +379,9 @@ def test_a_picture_whose_client_has_gone_is_not_worked_on(serve_with: Any, bundl
         assert begun.wait(60)
         with socket.create_connection(("127.0.0.1", served.port)) as second:
             second.sendall(head % len(encoded(2)) + encoded(2))
-            while b"mlimages_queue_pictures 1\n" not in served.ask("GET", "/metrics").body:
+            while b"mlimages_queue_images 1.0\n" not in served.ask("GET", "/metrics").body:
                 pass
-        while b'status="499"} 1\n' not in served.ask("GET", "/metrics").body:
+        while b'status="499"} 1.0\n' not in served.ask("GET", "/metrics").body:
             pass
         go_on.set()
         assert first.recv(64).startswith(b"HTTP/1.1 200")
@@ -488,21 +488,23 @@ def test_what_is_under_the_threshold_is_not_known(serve_with: Any, bundle: OnnxB
     assert (one["known"], one["class_name"]) == (False, None)
 
 
-def test_metrics_count_requests_pictures_and_stages(serve_with: Any) -> None:
-    served = serve_with(ServerSettings())
+def test_metrics_count_requests_images_and_stages(serve_with: Any) -> None:
+    served, other = serve_with(ServerSettings()), serve_with(ServerSettings())
     served.ask("POST", "/predict", encoded())
     served.ask("POST", "/predict", b"junk")
     served.ask("GET", "/nothing")
+    other.ask("POST", "/predict", b"")
     reply = served.ask("GET", "/metrics")
-    lines = reply.body.decode().splitlines()
     assert reply.headers["Content-Type"].startswith("text/plain; version=0.0.4")
-    assert 'mlimages_requests_total{route="/predict",status="200"} 1' in lines
-    assert 'mlimages_requests_total{route="/predict",status="422"} 1' in lines
-    assert 'mlimages_requests_total{route="unknown",status="404"} 1' in lines
-    assert 'mlimages_pictures_total{result="ok"} 1' in lines
-    assert 'mlimages_pictures_total{result="not-an-image"} 1' in lines
-    assert 'mlimages_stage_seconds_count{stage="network"} 2' in lines
-    assert all(re.fullmatch(r"# (HELP|TYPE) \S+ .+|[a-z_]+(\{[^}]*\})? \S+", line) for line in lines)
+    families = text_string_to_metric_families(reply.body.decode())
+    found = {(s.name, *s.labels.values()): s.value for family in families for s in family.samples}
+    assert found["mlimages_requests_total", "/predict", "200"] == 1
+    assert found["mlimages_requests_total", "/predict", "422"] == 1
+    assert found["mlimages_requests_total", "unknown", "404"] == 1
+    assert found["mlimages_images_total", "ok"] == 1
+    assert found["mlimages_images_total", "not-an-image"] == 1
+    assert found["mlimages_stage_seconds_count", "network"] == 2
+    assert ("mlimages_images_total", "empty") not in found, "each application counts for itself"
 
 
 def test_the_openapi_document_names_every_route(server: Served) -> None:
