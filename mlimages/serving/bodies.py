@@ -33,8 +33,10 @@ async def read_body(request: web.Request, limit: int) -> bytes:
     """The whole body.
 
     Raises:
-        ProblemError: it is longer than `limit` bytes.
+        ProblemError: it is longer than `limit` bytes, or compressed.
     """
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise ProblemError(415, "unsupported-media-type", "send the body without a Content-Encoding")
     if (request.content_length or 0) > limit:
         raise too_large(limit)
     body = bytearray()

@@ -7,15 +7,18 @@ import hashlib
 import re
 import time
 from collections.abc import Iterable
+from dataclasses import asdict
 from functools import cache
 from importlib import resources
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
+from pydantic import BaseModel
 
 from mlimages.core import Prediction
+from mlimages.serving import schemas
 from mlimages.serving.bodies import read_uploads
-from mlimages.serving.openapi import document
+from mlimages.serving.openapi import DEFAULT_TOP, document
 from mlimages.serving.problems import ProblemError
 from mlimages.serving.service import SERVICE
 
@@ -39,24 +42,25 @@ async def index(request: web.Request) -> web.Response:
 
 
 async def predict(request: web.Request) -> web.Response:
-    """Pictures, raw or in a form, to their classes."""
+    """Images, raw or in a form, to their classes."""
     service, begin = request.app[SERVICE], time.perf_counter()
     top = _top(request, len(service.bundle.class_names))
     uploads = await read_uploads(request, service.settings)
     service.metrics.stage("read", time.perf_counter() - begin)
     results = await service.answer([upload.data for upload in uploads], top=top)
-    predictions = [
-        {"name": upload.name, **_values(result, top)} for upload, result in zip(uploads, results, strict=True)
-    ]
     first = results[0]
     if isinstance(first, ProblemError) and all(isinstance(result, ProblemError) for result in results):
         raise first
-    return web.json_response({"model": service.bundle.model, "predictions": predictions})
+    answer = schemas.Predictions(
+        model=service.bundle.model,
+        predictions=[_result(upload.name, result, top) for upload, result in zip(uploads, results, strict=True)],
+    )
+    return _json(answer)
 
 
 async def healthz(request: web.Request) -> web.Response:
-    """That the server runs."""
-    return web.json_response({"status": "stopping" if request.app[SERVICE].stopping else "ok"})
+    """Whether the service takes requests."""
+    return _json(schemas.Health(status="stopping" if request.app[SERVICE].stopping else "ok"))
 
 
 async def metrics(request: web.Request) -> web.Response:
@@ -67,28 +71,30 @@ async def metrics(request: web.Request) -> web.Response:
 
 async def openapi(request: web.Request) -> web.Response:
     """This interface, for programs."""
-    return web.json_response(document())
+    return web.json_response(document(len(request.app[SERVICE].bundle.class_names)))
 
 
 def _top(request: web.Request, classes: int) -> int:
-    text = request.query.get("top", "5")
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= classes) and "top" in request.query:
+    text = request.query.get("top", str(min(DEFAULT_TOP, classes)))
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= classes):
         raise ProblemError(400, "bad-request", f"top must be a number from 1 to {classes}")
     return int(text)
 
 
-def _values(result: Prediction | ProblemError, top: int) -> dict[str, object]:
+def _result(name: str, result: Prediction | ProblemError, top: int) -> schemas.ImageResult:
     if isinstance(result, ProblemError):
-        return {"error": {"code": result.code, "message": result.message}}
-    return {
-        "class_name": result.class_name if result.known else None,
-        "probability": result.probability,
-        "known": result.known,
-        "top": [
-            {"class_name": score.class_name, "label": score.label, "probability": score.probability}
-            for score in result.top[:top]
-        ],
-    }
+        return schemas.ImageResult(name=name, error=schemas.Problem(code=result.code, message=result.message))
+    return schemas.ImageResult(
+        name=name,
+        class_name=result.class_name if result.known else None,
+        probability=result.probability,
+        known=result.known,
+        top=[schemas.Score(**asdict(score)) for score in result.top[:top]],
+    )
+
+
+def _json(answer: BaseModel) -> web.Response:
+    return web.Response(text=answer.model_dump_json(exclude_unset=True), content_type="application/json")
 
 
 @cache

@@ -1,119 +1,126 @@
-"""The interface as an OpenAPI 3.1 document (https://spec.openapis.org/oas/v3.1.0)."""
+"""The interface as an OpenAPI 3.1 document (https://spec.openapis.org/oas/v3.1.0), from the models in `schemas`."""
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
 
 from mlimages import __version__
 from mlimages.core import Fault
+from mlimages.serving import schemas
 
-_ERROR_CODES = {
+DEFAULT_TOP = 5
+"""Classes per image, where the request does not say and the model has as many."""
+
+_ERRORS = {
     "400": "Not a request that can be understood (bad-request).",
     "401": "The token is missing or wrong (unauthorized).",
     "408": "The request came too slowly (timeout).",
-    "413": "The request is too long or holds too many pictures (too-large, too-many-images).",
-    "422": f"No picture could be used: {', '.join(sorted(Fault))}.",
-    "503": "Too many pictures are waiting, or no answer came in time (busy, timeout): see Retry-After.",
+    "413": "The request is too long or holds too many images (too-large, too-many-images).",
+    "415": "The body is compressed (unsupported-media-type).",
+    "422": f"No image could be used: {', '.join(sorted(Fault))}.",
+    "500": "The server failed at this request (internal).",
+    "503": "Too many images are waiting, or no answer came in time (busy, timeout): see Retry-After.",
 }
 _BINARY = {"type": "string", "format": "binary"}
+_PATH = "#/components/schemas/{model}"
+_MODEL, _VERSION = "/v2/models/{name}", "/v2/models/{name}/versions/{version}"
 
 
-def document() -> dict[str, Any]:
-    """The whole document."""
+@cache
+def document(classes: int) -> dict[str, Any]:
+    """The whole document, for a model of so many classes."""
+    used = [value for value in vars(schemas).values() if isinstance(value, type) and issubclass(value, schemas.Model)]
+    _, definitions = models_json_schema([(model, "validation") for model in used], ref_template=_PATH)
     return {
         "openapi": "3.1.0",
-        "info": {"title": "mlimages", "version": __version__, "description": "Names the class of pictures."},
+        "info": {"title": "mlimages", "version": __version__, "description": "Classifies images."},
         "paths": {
-            "/predict": {"post": _predict()},
-            "/healthz": {"get": _get("Whether the server runs.", {"type": "object"})},
-            "/metrics": {"get": _get("Prometheus metrics.", {"type": "string"}, media="text/plain")},
-            "/v2": {"get": _get("Open Inference Protocol: the server.", {"type": "object"})},
-            "/v2/health/live": {"get": _get("Whether the server runs.", {"type": "object"})},
-            "/v2/health/ready": {"get": _get("Whether it takes requests.", {"type": "object"})},
-            "/v2/models/{name}": {"get": _model("What the model takes and gives.")},
-            "/v2/models/{name}/ready": {"get": _model("Whether the model takes requests.")},
-            "/v2/models/{name}/infer": {"post": _infer()},
+            "/predict": {"post": _predict(classes)},
+            "/healthz": {"get": _get("Whether the service takes requests.", schemas.Health)},
+            "/metrics": {"get": {"summary": "Prometheus metrics.", "responses": {"200": _metrics(), **_errors("401")}}},
+            "/v2": {"get": _get("Open Inference Protocol: the server.", schemas.ServerMetadata)},
+            "/v2/health/live": {"get": _get("Whether the server runs.", schemas.Live)},
+            "/v2/health/ready": {"get": _ready()},
+            **{path: {"get": _of_model(path, schemas.ModelMetadata)} for path in (_MODEL, _VERSION)},
+            **{f"{path}/ready": {"get": _of_model(path, schemas.ModelReady)} for path in (_MODEL, _VERSION)},
+            **{f"{path}/infer": {"post": _infer(path)} for path in (_MODEL, _VERSION)},
         },
         "components": {
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
-            "schemas": {"Error": _ERROR, "Prediction": _PREDICTION},
+            "schemas": definitions["$defs"],
         },
         "security": [{}, {"token": []}],
     }
 
 
-_ERROR = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["code", "message"],
-            "properties": {"code": {"type": "string"}, "message": {"type": "string"}},
-        }
-    },
-}
-_SCORE = {
-    "type": "object",
-    "properties": {
-        "class_name": {"type": "string"},
-        "label": {"type": "integer"},
-        "probability": {"type": "number", "minimum": 0, "maximum": 1},
-    },
-}
-_PREDICTION = {
-    "type": "object",
-    "description": "Either the classes, or the error of this one picture.",
-    "properties": {
-        "name": {"type": "string", "description": "The file name in the form; empty for a raw body."},
-        "class_name": {"type": ["string", "null"], "description": "The best class; null where it is not known."},
-        "probability": {"type": "number"},
-        "known": {"type": "boolean", "description": "Whether the best class reaches the stored threshold."},
-        "top": {"type": "array", "items": _SCORE},
-        "error": _ERROR["properties"]["error"],  # type: ignore[index]  # a plain dictionary
-    },
-}
-
-
-def _predict() -> dict[str, Any]:
-    top = {"name": "top", "in": "query", "schema": {"type": "integer", "minimum": 1, "default": 5}}
-    predictions = {"type": "array", "items": {"$ref": "#/components/schemas/Prediction"}}
+def _predict(classes: int) -> dict[str, Any]:
+    default = min(DEFAULT_TOP, classes)
+    top = {
+        "name": "top",
+        "in": "query",
+        "description": "How many classes to return.",
+        "schema": {"type": "integer", "minimum": 1, "maximum": classes, "default": default},
+    }
     form = {"type": "object", "properties": {"file": {"type": "array", "items": _BINARY}}}
     return {
-        "summary": "Name the class of one picture (raw body) or of several (a form with files).",
+        "summary": "Classify one image (raw body) or several (a form with files).",
         "parameters": [top],
         "requestBody": {
             "required": True,
             "content": {"image/*": {"schema": _BINARY}, "multipart/form-data": {"schema": form}},
         },
-        "responses": {
-            "200": _answer({"type": "object", "properties": {"predictions": predictions}}),
-            **_errors(),
-        },
+        "responses": {"200": _answer("Done.", schemas.Predictions), **_errors(*_ERRORS)},
     }
 
 
-def _infer() -> dict[str, Any]:
+def _infer(path: str) -> dict[str, Any]:
+    responses = {"200": _answer("Done.", schemas.InferResponse), **_errors(*_ERRORS, error=schemas.ProtocolError)}
     return {
-        **_model("Pixels, UINT8 (N, H, W, 3) RGB, to probabilities, FP32 (N, classes)."),
-        "requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}},
+        **_of_model(path, schemas.InferResponse),
+        "summary": "Pixels, UINT8 (N, H, W, 3) RGB, to probabilities, FP32 (N, classes).",
+        "requestBody": {"required": True, "content": {"application/json": {"schema": _ref(schemas.InferRequest)}}},
+        "responses": {**responses, "404": _no_model()},
     }
 
 
-def _model(summary: str) -> dict[str, Any]:
-    name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
-    not_found = {"404": _answer({"$ref": "#/components/schemas/Error"}, "There is no such model (not-found).")}
-    found = _get(summary, {"type": "object"})
-    return {**found, "parameters": [name], "responses": {**found["responses"], **not_found, **_errors()}}
+def _of_model(path: str, model: type[BaseModel]) -> dict[str, Any]:
+    names = [name for name in ("name", "version") if f"{{{name}}}" in path]
+    described = _get(str(model.__doc__), model)
+    return {
+        **described,
+        "parameters": [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names],
+        "responses": {**described["responses"], **_errors("401", error=schemas.ProtocolError), "404": _no_model()},
+    }
 
 
-def _get(summary: str, schema: dict[str, Any], *, media: str = "application/json") -> dict[str, Any]:
-    return {"summary": summary, "responses": {"200": _answer(schema, media=media)}}
+def _ready() -> dict[str, Any]:
+    found = _get("Whether the server takes requests.", schemas.Ready)
+    return {**found, "responses": {**found["responses"], "503": _answer("It is stopping.", schemas.Ready)}}
 
 
-def _answer(schema: dict[str, Any], description: str = "Done.", *, media: str = "application/json") -> dict[str, Any]:
-    return {"description": description, "content": {media: {"schema": schema}}}
+def _get(summary: str, model: type[BaseModel]) -> dict[str, Any]:
+    return {"summary": summary, "responses": {"200": _answer("Done.", model)}}
 
 
-def _errors() -> dict[str, Any]:
-    return {status: _answer({"$ref": "#/components/schemas/Error"}, text) for status, text in _ERROR_CODES.items()}
+def _metrics() -> dict[str, Any]:
+    return {"description": "Done.", "content": {"text/plain": {"schema": {"type": "string"}}}}
+
+
+def _no_model() -> dict[str, Any]:
+    return _answer("There is no such model (not-found).", schemas.ProtocolError)
+
+
+def _errors(*statuses: str, error: type[BaseModel] = schemas.Error) -> dict[str, Any]:
+    return {status: _answer(_ERRORS[status], error) for status in statuses}
+
+
+def _answer(description: str, model: type[BaseModel]) -> dict[str, Any]:
+    return {"description": description, "content": {"application/json": {"schema": _ref(model)}}}
+
+
+def _ref(model: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": _PATH.format(model=model.__name__)}

@@ -9,6 +9,9 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
+from pydantic import BaseModel
+
+from mlimages.serving import schemas
 
 logger = logging.getLogger(__name__)
 
@@ -24,10 +27,13 @@ class ProblemError(Exception):
 
     def response(self, path: str) -> web.Response:
         """As JSON, in the form that the path's interface wants."""
-        body: dict[str, object] = {"error": {"code": self.code, "message": self.message}}
+        body: BaseModel = schemas.Error(error=schemas.Problem(code=self.code, message=self.message))
         if path.startswith("/v2"):
-            body = {"error": self.message, "code": self.code}
-        return web.json_response(body, status=self.status, headers={"Server": "mlimages", **self.headers})
+            body = schemas.ProtocolError(error=self.message, code=self.code)
+        headers = {"Server": "mlimages", **self.headers}
+        return web.Response(
+            text=body.model_dump_json(), status=self.status, headers=headers, content_type="application/json"
+        )
 
 
 def internal() -> ProblemError:

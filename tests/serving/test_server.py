@@ -6,6 +6,7 @@ import gzip
 import http.client
 import io
 import json
+import re
 import socket
 import threading
 import time
@@ -22,11 +23,12 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
+from pydantic import BaseModel
 
 from mlimages import images
 from mlimages.core import Prediction
 from mlimages.inference import OnnxBundle, Predictor
-from mlimages.serving import ServerSettings, make_app
+from mlimages.serving import ServerSettings, make_app, schemas
 from mlimages.serving.bodies import read_uploads
 from mlimages.serving.problems import ProblemError
 from mlimages.serving.service import SERVICE
@@ -241,9 +243,10 @@ def test_a_picture_that_cannot_be_used_is_422_with_the_code_that_check_uses(
     assert "/" not in reply.json["error"]["message"]
 
 
-def test_a_compressed_body_is_not_unpacked(server: Served) -> None:
-    reply = server.ask("POST", "/predict", gzip.compress(b"\0" * 50_000_000), Content_Encoding="gzip")
-    assert (reply.status, reply.json["error"]["code"]) == (422, "not-an-image")
+@pytest.mark.parametrize("path", ["/predict", "/v2/models/model/infer"])
+def test_a_compressed_body_is_not_unpacked(server: Served, path: str) -> None:
+    reply = server.ask("POST", path, gzip.compress(b"\0" * 50_000_000), Content_Encoding="gzip")
+    assert (reply.status, reply.code) == (415, "unsupported-media-type")
 
 
 @pytest.mark.parametrize(
@@ -255,6 +258,10 @@ def test_a_compressed_body_is_not_unpacked(server: Served) -> None:
         ("POST", "/predict?top=0", b"x", {}, 400, "bad-request"),
         ("POST", "/predict?top=many", b"x", {}, 400, "bad-request"),
         ("POST", "/predict?top=99999999999999999999", b"x", {}, 400, "bad-request"),
+        ("POST", "/predict?top=" + "1" * 4400, b"x", {}, 400, "bad-request"),
+        ("POST", "/predict?top=4", b"x", {}, 400, "bad-request"),
+        ("POST", "/predict?top=", b"x", {}, 400, "bad-request"),
+        ("GET", "/v2/models/model/versions/2", None, {}, 404, "not-found"),
         ("POST", "/predict", b"\0" * (1 << 20 | 1), {}, 413, "too-large"),
         ("POST", "/predict", b"--x--", {"Content_Type": "multipart/form-data"}, 400, "bad-request"),
         ("POST", "/predict", b"nothing", {"Content_Type": "multipart/form-data; boundary=x"}, 400, "bad-request"),
@@ -513,6 +520,54 @@ def test_the_openapi_document_names_every_route(server: Served) -> None:
     assert set(paths) == served - {"/", "/openapi.json"}
 
 
+MODELS = {
+    ("get", "/healthz"): schemas.Health,
+    ("get", "/v2"): schemas.ServerMetadata,
+    ("get", "/v2/health/live"): schemas.Live,
+    ("get", "/v2/health/ready"): schemas.Ready,
+    ("get", "/v2/models/{name}"): schemas.ModelMetadata,
+    ("get", "/v2/models/{name}/versions/{version}"): schemas.ModelMetadata,
+    ("get", "/v2/models/{name}/ready"): schemas.ModelReady,
+    ("get", "/v2/models/{name}/versions/{version}/ready"): schemas.ModelReady,
+    ("post", "/predict"): schemas.Predictions,
+    ("post", "/v2/models/{name}/infer"): schemas.InferResponse,
+    ("post", "/v2/models/{name}/versions/{version}/infer"): schemas.InferResponse,
+}
+
+
+def undescribed(answer: Any, model: Any) -> set[str]:
+    """Keys of an answer, nested ones too, that its model does not have."""
+    if isinstance(answer, list):
+        return {key for one, part in zip(answer, model, strict=True) for key in undescribed(one, part)}
+    if not isinstance(answer, dict) or not isinstance(model, BaseModel):
+        return set()
+    known = {key for key in answer if key in type(model).model_fields}
+    return (set(answer) - known) | {key for name in known for key in undescribed(answer[name], getattr(model, name))}
+
+
+def test_every_answer_is_what_the_openapi_document_says(server: Served) -> None:
+    document = server.ask("GET", "/openapi.json").json
+    described = {(method, path) for path, methods in document["paths"].items() for method in methods}
+    assert described == {*MODELS, ("get", "/metrics")}
+    tensor = {"name": "image", "datatype": "UINT8", "shape": [1, 1, 1, 3], "data": [1, 2, 3]}
+    bodies = {True: json.dumps({"inputs": [tensor]}).encode(), False: encoded()}
+    for (method, path), model in MODELS.items():
+        body = bodies["infer" in path] if method == "post" else None
+        reply = server.ask(method.upper(), path.format(name="model", version="1"), body)
+        assert reply.status == 200, (path, reply.body)
+        assert not undescribed(reply.json, model.model_validate_json(reply.body)), path
+        said = document["paths"][path][method]["responses"]["200"]["content"]["application/json"]["schema"]
+        assert said == {"$ref": f"#/components/schemas/{model.__name__}"}
+    text = json.dumps(document)
+    assert set(re.findall(r"#/components/schemas/(\w+)", text)) <= set(document["components"]["schemas"])
+
+
+def test_the_default_of_top_in_the_openapi_document_is_the_servers(server: Served) -> None:
+    (top,) = server.ask("GET", "/openapi.json").json["paths"]["/predict"]["post"]["parameters"]
+    (one,) = server.ask("POST", "/predict", encoded()).json["predictions"]
+    assert top["schema"] == {"type": "integer", "minimum": 1, "maximum": 3, "default": len(one["top"])}
+
+
 def infer(server: Served, **tensor: Any) -> Reply:
     asked = {"id": "7", "inputs": [{"name": "image", "datatype": "UINT8", **tensor}]}
     return server.ask("POST", "/v2/models/model/infer", json.dumps(asked).encode())
@@ -546,6 +601,45 @@ def test_the_inference_protocol_takes_and_gives_binary_tensors(server: Served) -
     got = np.frombuffer(reply.body[length:], "<f4").reshape(2, 3)
     plain = infer(server, shape=list(pixels.shape), data=pixels.ravel().tolist())
     np.testing.assert_allclose(got.ravel(), plain.json["outputs"][0]["data"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("nothing", [{}, {"parameters": None}, {"parameters": {}}, {"parameters": {"other": 1}}])
+def test_parameters_that_say_nothing_are_taken_everywhere(server: Served, nothing: dict[str, Any]) -> None:
+    tensor = {"name": "image", "datatype": "UINT8", "shape": [1, 1, 1, 3], "data": [1, 2, 3], **nothing}
+    for outputs in ({}, {"outputs": None}, {"outputs": [{"name": "probabilities", **nothing}]}):
+        asked = {"inputs": [tensor], **outputs, **nothing}
+        reply = server.ask("POST", "/v2/models/model/versions/1/infer", json.dumps(asked).encode())
+        assert reply.status == 200, reply.body
+        assert "id" not in reply.json
+
+
+@pytest.mark.parametrize("count", [1, 2, 99])
+def test_the_inference_protocol_names_the_most_probable_classes(server: Served, bundle: OnnxBundle, count: int) -> None:
+    pixels = np.stack([np.asarray(picture(5)), np.asarray(picture(6))])
+    tensor = {"name": "image", "datatype": "UINT8", "shape": list(pixels.shape), "data": pixels.tolist()}
+    for binary in (False, True):
+        wanted = {"name": "probabilities", "parameters": {"classification": count, "binary_data": binary}}
+        asked = json.dumps({"inputs": [tensor], "outputs": [wanted]}).encode()
+        reply = server.ask("POST", "/v2/models/model/infer", asked)
+        length = int(reply.headers.get("Inference-Header-Content-Length", len(reply.body)))
+        (output,) = json.loads(reply.body[:length])["outputs"]
+        assert (output["datatype"], output["shape"]) == ("BYTES", [2, min(count, 3)])
+        texts = output["data"] if not binary else elements(reply.body[length:])
+        results = Predictor(bundle)(list(pixels), top=count)
+        for text, score in zip(texts, (score for result in results for score in result.top), strict=True):  # type: ignore[union-attr]
+            probability, label, name = text.split(":")
+            assert (int(label), name) == (score.label, score.class_name)
+            assert float(probability) == pytest.approx(score.probability, abs=1e-5)
+
+
+def elements(data: bytes) -> list[str]:
+    """A binary BYTES tensor."""
+    texts = []
+    while data:
+        end = 4 + int.from_bytes(data[:4], "little")
+        texts.append(data[4:end].decode())
+        data = data[end:]
+    return texts
 
 
 def test_the_inference_protocol_says_what_it_serves(server: Served) -> None:

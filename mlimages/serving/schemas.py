@@ -1,0 +1,187 @@
+"""The JSON that the service takes and gives: validation and the OpenAPI document follow from these models.
+
+Open Inference Protocol: https://github.com/kserve/open-inference-protocol, with Triton's binary tensors and
+classification, https://github.com/triton-inference-server/server/tree/main/docs/protocol. Tensors' values are not
+validated here, one by one, but by NumPy.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from mlimages.inference import INPUT, PROBABILITIES
+
+Side = Annotated[int, Field(gt=0, strict=True)]
+
+
+def _or_empty(value: Any) -> Any:
+    return {} if value is None else value
+
+
+class Model(BaseModel):
+    """Of requests, what is not known is ignored, as the protocol wants it."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+
+class Problem(Model):
+    """What is wrong; `code` is stable, `message` for people."""
+
+    code: str
+    message: str
+
+
+class Error(Model):
+    """The answer to a request that failed."""
+
+    error: Problem
+
+
+class ProtocolError(Model):
+    """The answer under /v2 to a request that failed; the protocol wants `error` to be a string."""
+
+    error: str
+    code: str
+
+
+class Score(Model):
+    """One class and its probability."""
+
+    class_name: str
+    label: int
+    probability: float = Field(description="0 to 1.")
+
+
+class ImageResult(Model):
+    """Either the classes of one image, or its error."""
+
+    name: str = Field(description="The file name in the form; empty for a raw body.")
+    class_name: str | None = Field(default=None, description="The most probable class; null where it is unknown.")
+    probability: float | None = Field(default=None, description="Of the most probable class.")
+    known: bool | None = Field(default=None, description="Whether that reaches the threshold in the file.")
+    top: list[Score] | None = None
+    error: Problem | None = None
+
+
+class Predictions(Model):
+    """One result per image, in the order of the request."""
+
+    model: str
+    predictions: list[ImageResult]
+
+
+class Health(Model):
+    """Whether the service takes requests."""
+
+    status: Literal["ok", "stopping"]
+
+
+class ServerMetadata(Model):
+    """The server."""
+
+    name: str
+    version: str
+    extensions: list[str]
+
+
+class Live(Model):
+    """Whether the server runs."""
+
+    live: bool
+
+
+class Ready(Model):
+    """Whether the server takes requests."""
+
+    ready: bool
+
+
+class ModelReady(Model):
+    """Whether the model takes requests."""
+
+    name: str
+    ready: bool
+
+
+class TensorMetadata(Model):
+    """Name, datatype and shape of an input or output; -1 is any size."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class ModelMetadata(Model):
+    """What the model takes and gives."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+
+
+class InputParameters(Model):
+    """How a tensor is sent."""
+
+    binary_data_size: int | None = Field(default=None, ge=0, strict=True)
+
+
+class RequestInput(Model):
+    """uint8 RGB pixels `(N, H, W, 3)`, as numbers or as bytes behind the JSON."""
+
+    name: Literal[INPUT]  # type: ignore[valid-type]  # mypy does not look through the constant
+    datatype: Literal["UINT8"]
+    shape: tuple[Side, Side, Side, Literal[3]]
+    parameters: Annotated[InputParameters, BeforeValidator(_or_empty)] = InputParameters()
+    data: Any = Field(default=None, description="Numbers from 0 to 255, flat or nested.")
+
+
+class OutputParameters(Model):
+    """How an output is wanted: as bytes, or as the most probable classes (`PROBABILITY:LABEL:NAME`)."""
+
+    binary_data: bool | None = None
+    classification: int = Field(default=0, ge=0, strict=True)
+
+
+class RequestOutput(Model):
+    """An output that is wanted."""
+
+    name: Literal[PROBABILITIES]  # type: ignore[valid-type]
+    parameters: Annotated[OutputParameters, BeforeValidator(_or_empty)] = OutputParameters()
+
+
+class RequestParameters(Model):
+    """How all outputs are wanted."""
+
+    binary_data_output: bool = False
+
+
+class InferRequest(Model):
+    """Images as pixels."""
+
+    id: str | None = Field(default=None, coerce_numbers_to_str=True)
+    inputs: Annotated[list[RequestInput], Field(min_length=1, max_length=1)]
+    outputs: Annotated[list[RequestOutput], Field(max_length=1), BeforeValidator(lambda value: value or [])] = []
+    parameters: Annotated[RequestParameters, BeforeValidator(_or_empty)] = RequestParameters()
+
+
+class ResponseOutput(Model):
+    """Probabilities `(N, classes)`, or classes `(N, count)`."""
+
+    name: str = PROBABILITIES
+    datatype: Literal["FP32", "BYTES"]
+    shape: list[int]
+    parameters: dict[str, int] | None = None
+    data: list[Any] | None = None
+
+
+class InferResponse(Model):
+    """The model's answer."""
+
+    id: str | None = None
+    model_name: str
+    model_version: str = "1"
+    outputs: list[ResponseOutput]
