@@ -202,6 +202,16 @@ class BrokenImage:
     fault: Fault
     detail: str
 
+    @property
+    def class_name(self) -> None:
+        """None: a loop over results may ask each of them."""
+        return
+
+    @property
+    def probability(self) -> None:
+        """None, as `class_name`."""
+        return
+
 
 @dataclass(frozen=True, slots=True)
 class ClassScore:

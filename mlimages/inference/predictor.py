@@ -19,8 +19,8 @@ from mlimages.core import MAX_PIXELS, BrokenImage, ClassScore, Fault, ImageError
 from mlimages.inference.bundle import OnnxBundle
 from mlimages.inference.session import BundleSession
 
-Picture = Path | str | bytes | NDArray[np.uint8]
-"""A path, an encoded picture, or pixels: uint8 RGB `(H, W, 3)` or grey `(H, W)`, upright."""
+ImageInput = str | os.PathLike[str] | bytes | NDArray[np.uint8] | Image.Image
+"""A path, an encoded image, a PIL image, or pixels: uint8 RGB `(H, W, 3)` or grey `(H, W)`, upright."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,23 +61,38 @@ class Predictor:
         self.workers = workers or os.cpu_count() or 1
         self.max_pixels = max_pixels
 
-    def __call__(self, pictures: Sequence[Picture], *, top: int | None = None) -> list[Prediction | BrokenImage]:
-        """One result per picture, in order, with the `top` classes (all by default)."""
-        batch = max(1, min(16, -(-len(pictures) // self.workers)))
-        return [answer.result for answer in self.stream(pictures, top=top, batch=batch)]
+    def __call__(
+        self, images: ImageInput | Iterable[ImageInput], *, top: int | None = None
+    ) -> list[Prediction | BrokenImage]:
+        """One result per image, in order, with the `top` classes (all by default); a single image is a list of one.
 
-    def stream(self, pictures: Iterable[Picture], *, top: int | None = None, batch: int = 16) -> Iterator[Answer]:
+        Raises:
+            TypeError: something is neither a path, bytes, a PIL image nor a uint8 array.
+            ValueError: an array's shape is neither (H, W) nor (H, W, 3), or `top` is less than 1.
+
+        Example:
+            >>> predictor = Predictor("model.onnx")  # doctest: +SKIP
+            >>> predictor(["a.jpg", "b.jpg"], top=1)[0].class_name  # doctest: +SKIP
+            'ants'
+        """
+        inputs = _as_list(images)
+        batch = max(1, min(16, -(-len(inputs) // self.workers)))
+        return [answer.result for answer in self.stream(inputs, top=top, batch=batch)]
+
+    def stream(self, pictures: Iterable[ImageInput], *, top: int | None = None, batch: int = 16) -> Iterator[Answer]:
         """Answers in order, while the pictures come; memory stays bounded.
 
         Args:
             batch: pictures that one worker decodes and computes at a time.
         """
-        source = iter(pictures)
+        if top is not None and top < 1:
+            raise ValueError(f"top is {top}: it is the number of classes to name, at least 1")
+        source = map(_checked, pictures)
         chunks = iter(lambda: list(islice(source, batch)), [])
         for answers in Threads(self.workers, ahead=2).map(partial(self.answer, top=top), chunks):
             yield from answers
 
-    def answer(self, pictures: Sequence[Picture], *, top: int | None = None) -> list[Answer]:
+    def answer(self, pictures: Sequence[ImageInput], *, top: int | None = None) -> list[Answer]:
         """Decode and compute one batch in the calling thread."""
         decoded = [self.decode(picture) for picture in pictures]
         good = [pixels for pixels, _ in decoded if not isinstance(pixels, BrokenImage)]
@@ -91,15 +106,17 @@ class Predictor:
             for picture, (pixels, decode_s) in zip(pictures, decoded, strict=True)
         ]
 
-    def decode(self, picture: Picture) -> tuple[NDArray[np.uint8] | BrokenImage, float]:
+    def decode(self, picture: ImageInput) -> tuple[NDArray[np.uint8] | BrokenImage, float]:
         """Prepared pixels `(h, w, C)` or what is wrong with the picture; and the seconds it took."""
         begin = time.perf_counter()
         prop = self.bundle.preprocessing.image
         try:
-            if isinstance(picture, np.ndarray):
+            if isinstance(picture, Image.Image):
+                pixels = images.prepare(images.to_rgb(images.decode(picture)), prop)
+            elif isinstance(picture, np.ndarray):
                 pixels = images.prepare(Image.fromarray(picture).convert("RGB"), prop)
             else:
-                source = as_path(picture) if isinstance(picture, str) else picture
+                source = picture if isinstance(picture, bytes | Path) else as_path(os.fspath(picture))
                 pixels = images.load_pixels(source, prop, max_pixels=self.max_pixels)
         except Exception as error:  # decoders raise whatever they like; none of it may cost another image its answer
             return _broken(_name(picture), error), time.perf_counter() - begin
@@ -117,11 +134,34 @@ class Predictor:
         return Prediction(path, scores, known=scores[0].probability >= self.bundle.unknown_below)
 
 
+def _as_list(images: ImageInput | Iterable[ImageInput]) -> list[ImageInput]:
+    """Several images as they are, one as a list of one; an array of four dimensions is several."""
+    if isinstance(images, str | bytes | os.PathLike | Image.Image):
+        return [images]
+    if isinstance(images, np.ndarray):
+        return list(images) if images.ndim == 4 else [images]
+    if not isinstance(images, Iterable):
+        raise TypeError(f"images are an image or an iterable of images, not {type(images).__name__}")
+    return list(images)
+
+
+def _checked(image: ImageInput) -> ImageInput:
+    if isinstance(image, str | bytes | os.PathLike | Image.Image):
+        return image
+    if not isinstance(image, np.ndarray):
+        raise TypeError(f"an image is a path, bytes, a PIL image or a uint8 array, not {type(image).__name__}")
+    if image.dtype != np.uint8:
+        raise TypeError(f"an image array is uint8 with values 0 to 255, not {image.dtype}: convert it first")
+    if image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)) or 0 in image.shape:
+        raise ValueError(f"an image array has the shape (H, W, 3) or (H, W), not {image.shape}")
+    return image
+
+
 def _broken(path: str, error: Exception) -> BrokenImage:
     if isinstance(error, ImageError):
         return BrokenImage(path, error.fault, error.detail)
     return BrokenImage(path, Fault.CORRUPT, f"the decoder failed ({type(error).__name__})")
 
 
-def _name(picture: Picture) -> str:
-    return "" if isinstance(picture, bytes | np.ndarray) else str(picture)
+def _name(picture: ImageInput) -> str:
+    return "" if isinstance(picture, bytes | np.ndarray | Image.Image) else str(picture)

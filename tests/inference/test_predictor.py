@@ -52,6 +52,51 @@ def test_paths_bytes_and_arrays_of_one_picture_give_one_answer(bundle: OnnxBundl
     assert [result.path for result in results] == [str(path), str(path), "", ""]
 
 
+def test_one_image_in_any_form_is_taken_as_a_list_of_one(bundle: OnnxBundle, files: list[Path]) -> None:
+    image = Image.open(files[0])
+    predictor = Predictor(bundle)
+    want = [probabilities(result) for result in predictor([files[0]])]
+    for one in (files[0], str(files[0]), files[0].read_bytes(), image, np.asarray(image), np.asarray(image)[None]):
+        assert [probabilities(result) for result in predictor(one)] == want
+    assert len(predictor(path for path in files[:2])) == 2
+
+
+ARRAY = np.zeros((8, 9, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("images", "error", "said"),
+    [
+        (ARRAY.astype(np.float32), TypeError, "uint8 with values 0 to 255, not float32"),
+        ([ARRAY.astype(np.int64)], TypeError, "not int64"),
+        (ARRAY.transpose(2, 0, 1), ValueError, r"not \(3, 8, 9\)"),
+        (np.zeros((8, 9, 4), np.uint8), ValueError, "shape"),
+        (np.zeros((0, 9, 3), np.uint8), ValueError, "shape"),
+        (np.zeros(9, np.uint8), ValueError, "shape"),
+        ([ARRAY, [1, 2]], TypeError, "not list"),
+        (None, TypeError, "not NoneType"),
+        (7, TypeError, "not int"),
+    ],
+)
+def test_what_is_no_image_is_an_error_with_a_sentence(
+    bundle: OnnxBundle, images: Any, error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        Predictor(bundle)(images)
+
+
+@pytest.mark.parametrize("top", [0, -1])
+def test_a_top_below_one_is_a_value_error(bundle: OnnxBundle, files: list[Path], top: int) -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        Predictor(bundle)(files, top=top)
+
+
+def test_every_result_has_a_class_name(bundle: OnnxBundle, files: list[Path]) -> None:
+    good, broken = Predictor(bundle)([files[0], b"no image"])
+    assert good.class_name
+    assert (broken.class_name, broken.probability) == (None, None)
+
+
 def test_classes_come_by_falling_probability_and_top_cuts_them(bundle: OnnxBundle, files: list[Path]) -> None:
     (whole,), (cut,) = Predictor(bundle)(files[:1]), Predictor(bundle)(files[:1], top=2)
     assert isinstance(whole, Prediction)
