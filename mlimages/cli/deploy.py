@@ -162,7 +162,7 @@ def serve(
     from mlimages.inference import Predictor
     from mlimages.serving import MAX_PIXELS, TOKEN_VARIABLE, ServerSettings, is_loopback, serve
 
-    secret = os.environ.get(TOKEN_VARIABLE, "") if token or not is_loopback(host) else ""
+    secret = os.environ.get(TOKEN_VARIABLE, "").strip() if token or not is_loopback(host) else ""
     if token and not secret:
         raise InputError(f"--token needs the environment variable {TOKEN_VARIABLE}")
     predictor = Predictor(bundle, workers=workers, max_pixels=MAX_PIXELS)

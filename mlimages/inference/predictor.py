@@ -42,7 +42,7 @@ class Predictor:
 
     Args:
         bundle: an .onnx file that `mlimages export` or `finetune` made.
-        workers: how many threads decode and compute at once; all cores by default.
+        workers: how many threads decode and compute at once; by default one per core that this process may use.
         max_pixels: a picture of more (width x height) is broken, judged before it is decoded.
 
     Raises:
@@ -58,7 +58,7 @@ class Predictor:
     ) -> None:
         self._session = BundleSession(bundle)
         self.bundle = self._session.bundle
-        self.workers = workers or os.cpu_count() or 1
+        self.workers = workers or _cores()
         self.max_pixels = max_pixels
 
     def __call__(
@@ -132,6 +132,11 @@ class Predictor:
         names = self.bundle.class_names
         scores = tuple(ClassScore(names[label], label, float(row[label])) for label in order)
         return Prediction(path, scores, known=scores[0].probability >= self.bundle.unknown_below)
+
+
+def _cores() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _as_list(images: ImageInput | Iterable[ImageInput]) -> list[ImageInput]:

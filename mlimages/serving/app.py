@@ -7,12 +7,14 @@ import hmac
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 
 from aiohttp import web
 
 from mlimages.core import InputError
 from mlimages.inference import Predictor
 from mlimages.serving import handlers, inference_protocol
+from mlimages.serving.connections import BACKLOG, Connections, max_connections
 from mlimages.serving.problems import Handler, ProblemError, as_json
 from mlimages.serving.service import SERVICE, Service
 from mlimages.serving.settings import ServerSettings, check_exposure
@@ -57,18 +59,24 @@ async def _serve(app: web.Application, host: str, port: int, started: Callable[[
     service, stop = app[SERVICE], asyncio.Event()
     runner = web.AppRunner(app, access_log=None, auto_decompress=False, handler_cancellation=True)
     await runner.setup()
-    site = web.TCPSite(runner, host, port, backlog=1024)
+    assert runner.server is not None
+    loop = asyncio.get_running_loop()
+    connections = Connections(runner.server, service, limit=max_connections())
+    service.request_ended = connections.touch
     try:
-        await site.start()
+        listening = await loop.create_server(connections, host, port, backlog=BACKLOG)
     except OSError as error:
         await runner.cleanup()
         raise InputError(f"cannot listen at {host} port {port} ({error.strerror}): take another --port") from error
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    started(f"http://{f'[{host}]' if ':' in host else host}:{runner.addresses[0][1]}/")
-    await stop.wait()
+        loop.add_signal_handler(number, stop.set)
+    started(f"http://{f'[{host}]' if ':' in host else host}:{listening.sockets[0].getsockname()[1]}/")
+    while not stop.is_set():
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), 1.0)
+        connections.close_idle()
     service.stopping = True
-    await site.stop()
+    listening.close()
     ends = time.monotonic() + service.settings.timeout_s
     while service.in_flight and time.monotonic() < ends:
         await asyncio.sleep(0.01)
@@ -86,7 +94,7 @@ async def _guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     service, begin = request.app[SERVICE], time.perf_counter()
     resource = request.match_info.route.resource
     status = 499  # nginx's: the client has gone
-    service.in_flight += 1
+    service.in_flight.add(request.protocol)
     try:
         response = await _answer(request, handler, service)
         status = response.status
@@ -98,7 +106,8 @@ async def _guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         status = error.status
         raise
     finally:
-        service.in_flight -= 1
+        service.in_flight.discard(request.protocol)
+        service.request_ended(request.protocol)
         service.metrics.request(resource.canonical if resource else "unknown", status)
         service.metrics.stage("total", time.perf_counter() - begin)
 
@@ -106,13 +115,7 @@ async def _guard(request: web.Request, handler: Handler) -> web.StreamResponse:
 async def _answer(request: web.Request, handler: Handler, service: Service) -> web.StreamResponse:
     if request.path not in OPEN_ROUTES:
         _check_token(request, service.settings.token)
-    try:
-        async with asyncio.timeout(service.settings.timeout_s):
-            response = await handler(request)
-    except TimeoutError as error:
-        if request.content.at_eof():
-            raise ProblemError(503, "timeout", "no answer in time: try again later", {"Retry-After": "5"}) from error
-        raise ProblemError(408, "timeout", "the request came too slowly", {"Connection": "close"}) from error
+    response = await handler(request)
     response.headers.update({"X-Content-Type-Options": "nosniff", "Server": "mlimages"})
     if service.stopping:
         response.force_close()
@@ -120,7 +123,10 @@ async def _answer(request: web.Request, handler: Handler, service: Service) -> w
 
 
 def _check_token(request: web.Request, token: str) -> None:
-    given = request.headers.get("Authorization", "").removeprefix("Bearer ")
-    if token and not hmac.compare_digest(given.encode(), token.encode()):
+    try:
+        given = request.headers.get("Authorization", "").removeprefix("Bearer ").encode()
+    except UnicodeEncodeError as error:
+        raise ProblemError(400, "bad-request", "the Authorization header is not UTF-8") from error
+    if token and not hmac.compare_digest(given, token.encode()):
         headers = {"WWW-Authenticate": "Bearer"}
         raise ProblemError(401, "unauthorized", "this server asks for its token: Authorization: Bearer TOKEN", headers)

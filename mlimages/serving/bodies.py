@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import warnings
 from dataclasses import dataclass
 from typing import cast
@@ -18,6 +19,9 @@ _MAX_HEADERS = 16
 """Of one part: browsers and HTTP libraries send at most four."""
 
 
+_STEP_BYTES = 1 << 14
+"""Must come within `timeout_s`: less, and a client that drips bytes could hold its connection for ever."""
+
 _PLAIN = ("binary", "8bit", "7bit")
 
 
@@ -29,21 +33,28 @@ class Upload:
     data: bytes
 
 
-async def read_body(request: web.Request, limit: int) -> bytes:
+async def read_body(request: web.Request, settings: ServerSettings) -> bytes:
     """The whole body.
 
     Raises:
-        ProblemError: it is longer than `limit` bytes, or compressed.
+        ProblemError: it is too long, comes too slowly, or is compressed.
     """
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise ProblemError(415, "unsupported-media-type", "send the body without a Content-Encoding")
-    if (request.content_length or 0) > limit:
-        raise too_large(limit)
-    body = bytearray()
-    async for chunk in request.content.iter_any():
-        body += chunk
-        if len(body) > limit:
-            raise too_large(limit)
+    if (request.content_length or 0) > settings.max_body_bytes:
+        raise too_large(settings.max_body_bytes)
+    loop, body, step = asyncio.get_running_loop(), bytearray(), _STEP_BYTES
+    try:
+        async with asyncio.timeout(settings.timeout_s) as time_out:
+            async for chunk in request.content.iter_any():
+                body += chunk
+                if len(body) > settings.max_body_bytes:
+                    raise too_large(settings.max_body_bytes)
+                if len(body) >= step:
+                    step = len(body) + _STEP_BYTES
+                    time_out.reschedule(loop.time() + settings.timeout_s)
+    except TimeoutError as error:
+        raise ProblemError(408, "timeout", "the request came too slowly", {"Connection": "close"}) from error
     return bytes(body)
 
 
@@ -53,7 +64,7 @@ async def read_uploads(request: web.Request, settings: ServerSettings) -> list[U
     Raises:
         ProblemError: too long, too many, or not a form.
     """
-    body = await read_body(request, settings.max_body_bytes)
+    body = await read_body(request, settings)
     if not request.headers.get("Content-Type", "").lower().startswith("multipart/"):
         return [Upload("", body)]
     try:

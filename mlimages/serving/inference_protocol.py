@@ -78,7 +78,7 @@ async def model_ready(request: web.Request) -> web.Response:
 async def infer(request: web.Request) -> web.Response:
     """Pixels, uint8 RGB `(N, H, W, 3)`, to probabilities `(N, classes)`."""
     service = _service(request)
-    body = await read_body(request, service.settings.max_body_bytes)
+    body = await read_body(request, service.settings)
     try:
         asked, images = await asyncio.to_thread(_parse, body, request.headers.get(_HEADER_LENGTH))
     except ValidationError as error:

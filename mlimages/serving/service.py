@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from aiohttp import web
 
@@ -20,7 +20,12 @@ logger = logging.getLogger(__name__)
 
 
 class Service:
-    """One bundle, served."""
+    """One bundle, served.
+
+    Attributes:
+        in_flight: the connections on which a request is being answered.
+        request_ended: called with a connection when its request has been answered.
+    """
 
     def __init__(self, predictor: Predictor, settings: ServerSettings) -> None:
         self.bundle = predictor.bundle
@@ -28,20 +33,25 @@ class Service:
         self.settings = settings
         self.engine = Engine(predictor, queue_size=settings.queue_size)
         self.metrics = Metrics(lambda: self.engine.waiting)
-        self.in_flight = 0
+        self.in_flight: set[object] = set()
+        self.request_ended: Callable[[object], None] = lambda connection: None
         self.stopping = False
 
     async def answer(self, pictures: Sequence[Encoded], *, top: int) -> list[Prediction | ProblemError]:
         """One outcome per image, each prediction with at least `top` classes.
 
         Raises:
-            ProblemError: the queue is full.
+            ProblemError: the queue is full, or there is no answer in time.
         """
         try:
             futures = self.engine.submit(pictures, top=top)
         except BusyError as error:
             raise busy() from error
-        outcomes = await asyncio.gather(*futures, return_exceptions=True)
+        try:
+            async with asyncio.timeout(self.settings.timeout_s):
+                outcomes = await asyncio.gather(*futures, return_exceptions=True)
+        except TimeoutError as error:
+            raise ProblemError(503, "timeout", "no answer in time: try again later", {"Retry-After": "5"}) from error
         results = [self._result(outcome) for outcome in outcomes]
         for result in results:
             self.metrics.image(result.code if isinstance(result, ProblemError) else "ok")

@@ -23,7 +23,8 @@ class ServerSettings:
         max_body_bytes: a longer request is refused (413).
         max_images: in one request.
         queue_size: pictures that may wait; more are refused (503, Retry-After).
-        timeout_s: for one request from its first byte to its answer.
+        timeout_s: for the next 16 KB of a request's body (408), and for its answer (503).
+        idle_timeout_s: for the headers of a connection's first or next request.
     """
 
     token: str = ""
@@ -31,6 +32,7 @@ class ServerSettings:
     max_images: int = 64
     queue_size: int = 128
     timeout_s: float = 30.0
+    idle_timeout_s: float = 20.0
 
 
 def is_loopback(host: str) -> bool:

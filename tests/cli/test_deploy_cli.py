@@ -204,9 +204,43 @@ def test_ctrl_c_ends_the_server_in_silence(serving: tuple[subprocess.Popen[str],
     assert "Traceback" not in process.stderr.read()
 
 
+SERVE_IN_A_LITTLE_ROOM = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))
+from mlimages.predictor import Predictor
+from mlimages.server import ServerSettings, serve
+settings = ServerSettings(idle_timeout_s=float(sys.argv[2]))
+serve(Predictor(sys.argv[1], workers=1), port=0, settings=settings, started=lambda url: print(url, flush=True))
+"""
+
+
+@pytest.mark.parametrize("idle_timeout_s", ["3", "1e9"], ids=["idle ones are closed", "beyond the limit is 503"])
+def test_idle_connections_shut_nobody_out_for_good(model: Path, tmp_path: Path, idle_timeout_s: str) -> None:
+    words = [sys.executable, "-c", SERVE_IN_A_LITTLE_ROOM, str(model), idle_timeout_s]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=log, text=True)
+    idle = []
+    try:
+        assert process.stdout is not None
+        port = int(process.stdout.readline().rsplit(":", 1)[1].strip("/\n"))
+        idle = [socket.create_connection(("127.0.0.1", port), timeout=60) for _ in range(250)]
+        if idle_timeout_s == "1e9":
+            assert status_of(port, "/healthz") == 503
+            assert idle[-1].recv(64).startswith(b"HTTP/1.1 503")
+        else:
+            assert {connection.recv(4096)[:12] for connection in idle} == {b"", b"HTTP/1.1 503"}
+            assert status_of(port, "/healthz") == 200
+    finally:
+        for connection in idle:
+            connection.close()
+        process.kill()
+        process.communicate()
+    assert (tmp_path / "log").read_text().count("\n") == 1
+
+
 def test_beyond_this_machine_the_token_from_the_environment_is_asked(model: Path) -> None:
     command = [sys.executable, "-m", "mlimages", "serve", str(model), "--port", "0", "--token"]
-    env = {**os.environ, "MLIMAGES_TOKEN": "s3cret"}
+    env = {**os.environ, "MLIMAGES_TOKEN": " s3cret\n"}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
     try:
         assert process.stdout is not None

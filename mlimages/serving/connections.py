@@ -1,0 +1,82 @@
+"""Open connections, fewer than the process may hold; those on which no request comes are closed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import time
+
+from aiohttp import web
+
+from mlimages.serving.service import Service
+
+logger = logging.getLogger(__name__)
+
+BACKLOG = 32
+"""Connections that asyncio accepts in one turn of its loop."""
+
+_RESERVED = 5 * BACKLOG
+"""Descriptors kept for files and for what is being refused: it is closed some turns of the loop after its accept."""
+
+_LOG_EVERY_S = 60.0
+
+
+def max_connections() -> int:
+    """How many connections the limit on descriptors leaves room for, at most 1,000."""
+    if sys.platform == "win32":
+        return 1000
+    import resource
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(16, min(1000, soft - _RESERVED)) if soft != resource.RLIM_INFINITY else 1000
+
+
+class Connections:
+    """Makes the protocol of each new connection, or refuses it.
+
+    Args:
+        server: aiohttp's, whose connections are counted.
+        service: knows which of them have a request in flight.
+    """
+
+    def __init__(self, server: web.Server, service: Service, *, limit: int) -> None:
+        self._server, self._service, self._limit = server, service, limit
+        self._touched: dict[object, float] = {}
+        self._logged = -_LOG_EVERY_S
+
+    def __call__(self) -> asyncio.Protocol:
+        if len(self._server.connections) >= self._limit:
+            self._log()
+            return _Refusal()
+        protocol = self._server()
+        self.touch(protocol)
+        return protocol
+
+    def touch(self, connection: object) -> None:
+        """Begin to wait for the headers of its next request."""
+        self._touched[connection] = time.monotonic()
+
+    def close_idle(self) -> None:
+        """Close what has waited too long for a request's headers, the first or the next."""
+        now = time.monotonic()
+        self._touched = {each: self._touched.get(each, now) for each in self._server.connections}
+        for connection in self._server.connections:
+            waited_s = now - self._touched[connection]
+            if connection not in self._service.in_flight and waited_s > self._service.settings.idle_timeout_s:
+                connection.force_close()
+
+    def _log(self) -> None:
+        now = time.monotonic()
+        if now - self._logged >= _LOG_EVERY_S:
+            self._logged = now
+            logger.warning("%d connections are open, the most that are taken: new ones are refused", self._limit)
+
+
+class _Refusal(asyncio.Protocol):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Close at once."""
+        assert isinstance(transport, asyncio.Transport)
+        transport.write(b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\n"
+                        b"Connection: close\r\n\r\n")  # fmt: skip
+        transport.close()
