@@ -8,6 +8,7 @@ from .decoding import DecodedImage as DecodedImage
 from .decoding import DecodeOptions as DecodeOptions
 from .decoding import ImageHeader as ImageHeader
 from .decoding import decode as decode
+from .decoding import from_pillow as from_pillow
 from .decoding import identify as identify
 from .decoding import load_all_plugins as load_all_plugins
 from .decoding import load_rgb as load_rgb

@@ -201,6 +201,19 @@ def load_rgb(
     return decode(source, max_pixels=max_pixels, options=DecodeOptions(background=background)).image
 
 
+@raises_image_error
+def from_pillow(image: Image.Image) -> Image.Image:
+    """Convert an image that Pillow has opened: upright, 8-bit RGB, white where it is transparent.
+
+    Raises:
+        ImageError: with the image's `Fault`.
+    """
+    image.load()
+    turn = _exif_orientation(image)
+    flat, _ = _flattened(image, DecodeOptions())
+    return flat if turn == 1 else flat.transpose(UPRIGHT[turn])
+
+
 def _bytes(source: Path | bytes) -> bytes:
     data = source if isinstance(source, bytes) else read_bytes(source)
     if not data:

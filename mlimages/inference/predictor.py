@@ -112,7 +112,7 @@ class Predictor:
         prop = self.bundle.preprocessing.image
         try:
             if isinstance(picture, Image.Image):
-                pixels = images.prepare(images.to_rgb(images.decode(picture)), prop)
+                pixels = images.prepare(images.from_pillow(picture), prop)
             elif isinstance(picture, np.ndarray):
                 pixels = images.prepare(Image.fromarray(picture).convert("RGB"), prop)
             else:
