@@ -1,3 +1,7 @@
+from .checks import CheckReport as CheckReport
+from .checks import Finding as Finding
+from .checks import Findings as Findings
+from .checks import Thresholds as Thresholds
 from .checks import check as check
 from .checks import split_labels as split_labels
 from .core import BrokenImage as BrokenImage

@@ -5,12 +5,12 @@ from .codes import Thresholds as Thresholds
 from .findings import Findings as Findings
 from .fixes import carry_out as carry_out
 from .fixes import plan_moves as plan_moves
+from .image_facts import FactsTable as FactsTable
 from .leak_free_split import split_labels as split_labels
-from .result import Measures as Measures
+from .result import CheckReport as CheckReport
 from .result import Move as Move
-from .result import Report as Report
 from .result import outcome_paths as outcome_paths
 from .result import write_outcome as write_outcome
 from .run_checks import check as check
+from .run_checks import decodable_images as decodable_images
 from .run_checks import duplicate_groups as duplicate_groups
-from .run_checks import sound_pictures as sound_pictures

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mlimages.checks.codes import Code, Finding
-from mlimages.checks.result import Move, Report
+from mlimages.checks.result import CheckReport, Move
 from mlimages.checks.rules import right_suffix
 from mlimages.core import ImageError, InputError, is_remote
 from mlimages.images import identify
@@ -16,7 +16,7 @@ from mlimages.images import identify
 BROKEN = {Code.EMPTY, Code.NOT_AN_IMAGE, Code.TRUNCATED, Code.CORRUPT, Code.TOO_MANY_PIXELS}
 
 
-def plan_moves(report: Report) -> list[Move]:
+def plan_moves(report: CheckReport) -> list[Move]:
     """What would be moved: broken files to `NAME_quarantine` beside the label file, wrong suffixes to the right one.
 
     Nothing is overwritten: a target that is taken gets `_2`, `_3` ... No file is moved twice.
@@ -43,7 +43,7 @@ def carry_out(moves: list[Move]) -> None:
         shutil.move(move.source, move.target)
 
 
-def _wanted(report: Report, one: Finding) -> Path | None:
+def _wanted(report: CheckReport, one: Finding) -> Path | None:
     if one.code in BROKEN:
         labels = report.files[one.file]
         place, root = (Path(os.path.abspath(path)) for path in (one.path, labels.img_root))  # noqa: PTH100  # as above

@@ -1,42 +1,48 @@
-"""Which pictures are the same, or nearly so, without comparing all with all."""
+"""Near-duplicates: which images look the same, mirrored and turned ones included.
+
+1. Each image has a perceptual hash; hashes that differ in few bits are candidates, in any of the eight orientations.
+2. Large sets are not compared pair by pair: hashes that are close agree in some band of their bits.
+3. Thumbnails of candidates must correlate, as they are or with one aligned with a part of the other.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product, starmap
+from math import comb
 
 import numpy as np
 from numpy.typing import NDArray
 
-VERSION = 2
-"""Of the comparison: raised when its outcome changes, so that no earlier one is taken for it."""
+VERSION = 3
+"""Raised when the result of a comparison changes, so that no cached one is used."""
 
-SMALL = 1 << 15
-"""Sets of up to so many pictures are compared all with all: that is faster than to look for the near ones."""
+LOOKUP_COST = 80
+"""Comparisons of two hashes that take as long as one look-up of a band (measured at 20,000 to 60,000 images)."""
 
 AT_ONCE = 1 << 14
-"""Pairs of hashes compared at a time: bounds the memory, and stays within the processor's cache.
+"""Pairs of hashes compared at a time: bounds the memory and stays within the processor's cache."""
 
-Four times as many took 5 MB more among 100,000 pictures, for a quarter less time: under 1 % of a check."""
+HASHED_AT_ONCE = 1 << 10
+"""Thumbnails hashed at a time."""
 
 PAIRS = 64
 """Pairs whose thumbnails are compared at a time."""
 
 WORTH_ALIGNING = 0.7
-"""Correlation of a crop with its whole as they lie: of 82 crops that laying over finds, 80 have as much."""
+"""Thumbnails are aligned only above this correlation: of 82 crops that aligning finds, 80 are above it."""
 
 CROP_SIZES = (0.98, 0.96, 0.94, 0.92, 0.90, 0.88)
 
-SKETCH_BYTES = 24
-"""The 5 x 5 lowest frequencies of a thumbnail but the constant."""
-
-Places = NDArray[np.intp]
+Indices = NDArray[np.intp]
 
 Links = NDArray[np.intp]
 """Pairs of numbers `(N, 2)`."""
 
 
-class Families:
-    """Disjoint sets of the numbers 0..count-1 (union by the smaller root, with path halving)."""
+class DisjointSets:
+    """Union-find over the numbers 0..count-1, with path halving; a set is known by its smallest number."""
 
     def __init__(self, count: int) -> None:
         self._parent = np.arange(count, dtype=np.int32)
@@ -49,20 +55,21 @@ class Families:
             number = int(parent[number])
         return number
 
-    def roots(self, numbers: NDArray[np.int32] | Places) -> NDArray[np.int32]:
+    def roots(self, numbers: NDArray[np.int32] | Indices) -> NDArray[np.int32]:
         """The smallest number of each one's set."""
         found = self._parent[numbers]
         while np.any(found != (above := self._parent[found])):
             found = above
         return found
 
-    def unite(self, one: int, other: int) -> None:
-        """Make one set of the two."""
-        one, other = self.root(one), self.root(other)
-        self._parent[max(one, other)] = min(one, other)
+    def unite(self, pairs: Iterable[Sequence[int]]) -> None:
+        """Merge the two sets of each pair."""
+        for one, other in pairs:
+            one, other = self.root(one), self.root(other)
+            self._parent[max(one, other)] = min(one, other)
 
     def links(self) -> Links:
-        """Pairs that make the same sets again."""
+        """Pairs from which `unite` makes the same sets."""
         numbers = np.flatnonzero(self._parent != np.arange(len(self._parent)))
         return np.stack([numbers, self._parent[numbers]], axis=1)
 
@@ -75,65 +82,94 @@ class Families:
         return [found[root] for root in sorted(found)]
 
 
+@dataclass(frozen=True, slots=True)
+class Orientation:
+    """One of the eight ways to turn and mirror an image: it is transposed first, then flipped."""
+
+    transposed: bool
+    upside_down: bool
+    mirrored: bool
+
+    @property
+    def is_original(self) -> bool:
+        """Whether it changes nothing."""
+        return not (self.transposed or self.upside_down or self.mirrored)
+
+    def of_thumbs(self, thumbs: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Thumbnails `(n, 256)` in this orientation."""
+        squares = thumbs.reshape(-1, 16, 16)
+        squares = squares.transpose(0, 2, 1) if self.transposed else squares
+        return squares[:, :: -1 if self.upside_down else 1, :: -1 if self.mirrored else 1].reshape(-1, 256)
+
+    def of_hashes(self, hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        """Perceptual hashes `(N,)` of images in this orientation: a flip changes the sign of odd frequencies."""
+        hashes = _transposed(hashes) if self.transposed else hashes
+        flipped = (_ODD_ROWS if self.upside_down else 0) ^ (_ODD_COLUMNS if self.mirrored else 0)
+        return hashes ^ np.uint64(flipped)
+
+
+ORIENTATIONS = tuple(starmap(Orientation, product((False, True), repeat=3)))
+
+_ODD_ROWS, _ODD_COLUMNS = 0xFF00FF00FF00FF00, 0xAAAAAAAAAAAAAAAA
+
+
+def _transposed(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Hashes with rows and columns of bits swapped: in squares of 1, 2 and 4 (Warren, Hacker's Delight, 7-3)."""
+    for distance, upper_right in ((7, 0x00AA00AA00AA00AA), (14, 0x0000CCCC0000CCCC), (28, 0x00000000F0F0F0F0)):
+        swapped = (hashes ^ (hashes >> np.uint64(distance))) & np.uint64(upper_right)
+        hashes = hashes ^ swapped ^ (swapped << np.uint64(distance))
+    return hashes
+
+
 def near_pairs(
-    thumbs: Callable[[Places], NDArray[np.uint8]],
+    thumbs: Callable[[Indices], NDArray[np.uint8]],
     hashes: NDArray[np.uint64],
     *,
-    sketches: NDArray[np.int8],
-    max_bits: int,
-    least: NDArray[np.float32],
+    near_bits: int,
+    turned_bits: int,
+    required: NDArray[np.float32],
     cropped: float,
-    families: Callable[[Places], NDArray[np.int32]],
+    group_of: Callable[[Indices], NDArray[np.int32]],
 ) -> Iterator[tuple[int, int]]:
-    """Pairs whose perceptual hashes agree and whose thumbnails then correlate.
+    """Pairs whose perceptual hashes agree in one of the eight orientations and whose thumbnails then correlate.
 
-    Thumbnails that do not correlate as they are may be one the crop of the other: they are laid over each other.
+    One image may be a crop of the other: thumbnails that do not correlate as they are, are aligned.
 
     Args:
-        thumbs: luma of the pictures at some places `(n, 256)`.
+        thumbs: luma of the images at some indices `(n, 256)`.
         hashes: perceptual hashes `(N,)`.
-        sketches: of the thumbnails (see `outlined`), which are looked at only where these allow it.
-        max_bits: most bits in which the hashes may differ.
-        least: correlation that each picture asks of another `(N,)`; of two the stricter holds.
-        cropped: correlation asked where one is laid over the other; not of pictures that ask for more.
-        families: the families that pictures are of by now: pairs of one family are passed over, so that a long series
-            of frames is not compared all with all.
+        near_bits: most bits in which the hashes of two images may differ.
+        turned_bits: the same where one is mirrored or turned.
+        required: correlation that each image requires of another `(N,)`; of two the higher holds.
+        cropped: correlation required after aligning; images that require more are not aligned.
+        group_of: the current group of some images: pairs within a group are skipped, so that a long series of frames is
+            not compared pair by pair.
     """
-    for ones, others in _close(hashes, max_bits):
-        asked = np.maximum(least[ones], least[others])
-        asked = np.where(asked < cropped, np.minimum(asked, WORTH_ALIGNING), asked)
-        open_ = (families(ones) != families(others)) & _may_correlate(sketches[ones], sketches[others], asked)
-        ones, others = ones[open_], others[open_]
-        for start in range(0, len(ones), PAIRS):
-            one, other = ones[start : start + PAIRS], others[start : start + PAIRS]
-            strange = families(one) != families(other)
-            one, other = one[strange], other[strange]
-            alike = _alike(thumbs(one), thumbs(other), np.maximum(least[one], least[other]), cropped)
-            yield from zip(one[alike].tolist(), other[alike].tolist(), strict=True)
+    for orientation in ORIENTATIONS:
+        max_bits = near_bits if orientation.is_original else turned_bits
+        for ones, others in _close(orientation.of_hashes(hashes), hashes, max_bits):
+            for start in range(0, len(ones), PAIRS):
+                one, other = ones[start : start + PAIRS], others[start : start + PAIRS]
+                apart = group_of(one) != group_of(other)
+                one, other = one[apart], other[apart]
+                least = np.maximum(required[one], required[other])
+                alike = _alike(orientation.of_thumbs(thumbs(one)), thumbs(other), least, cropped)
+                yield from zip(one[alike].tolist(), other[alike].tolist(), strict=True)
 
 
-def outlined(thumbs: NDArray[np.uint8]) -> tuple[NDArray[np.uint64], NDArray[np.int8]]:
-    """Of thumbnails `(N, 256)` the perceptual hashes `(N,)` and the sketches `(N, SKETCH_BYTES)`.
+def perceptual_hashes(thumbs: NDArray[np.uint8], indices: NDArray[np.int32]) -> NDArray[np.uint64]:
+    """Perceptual hashes of the thumbnails `(N, 256)` at some indices `(n,)`: `(n,)`.
 
-    A hash tells which of the 8 x 8 lowest frequencies lie above their median (pHash, Zauner 2010); a sketch holds fewer
-    of them, at length 1 and in steps of 1/127.
+    Each bit is the sign of one of the 8 x 8 lowest frequencies, row by row; pHash (Zauner 2010) compares them with
+    their median, which is nearly 0, but then a hash does not tell that of the mirrored image.
     """
-    squares = thumbs.reshape(-1, 16, 16).astype(np.float32)
-    waves = _WAVES @ squares @ _WAVES.T  # (N, 8, 8); one by one: a large product wakes all of OpenBLAS's threads
-    flat = waves.reshape(-1, 64)
-    bits = np.packbits(flat > np.partition(flat, 31)[:, 31:32], axis=1)  # (N, 8)
-    lengths = np.maximum(16 * thumbs.std(axis=1, keepdims=True, dtype=np.float32), 1e-6)
-    sketches: NDArray[np.int8] = np.rint(127 * waves[:, :5, :5].reshape(-1, 25)[:, 1:] / lengths).astype(np.int8)
-    return bits.view(np.uint64).ravel(), sketches
-
-
-def _may_correlate(one: NDArray[np.int8], other: NDArray[np.int8], least: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """False where the thumbnails of two sketches cannot correlate so much: unit vectors lie sqrt(2 - 2 r) apart, and
-    what is projected lies no farther apart than before, but for the steps."""
-    apart = one.astype(np.int16) - other
-    steps = np.sqrt(np.vecdot(apart.astype(np.float32), apart.astype(np.float32)))
-    may: NDArray[np.bool_] = steps <= 127 * np.sqrt(np.maximum(2 - 2 * least, 0)) + np.sqrt(SKETCH_BYTES)
-    return may
+    hashes = np.empty(len(indices), np.uint64)
+    for begin in range(0, len(indices), HASHED_AT_ONCE):
+        chunk = slice(begin, begin + HASHED_AT_ONCE)
+        squares = thumbs[indices[chunk]].reshape(-1, 16, 16).astype(np.float32)
+        waves = (_WAVES @ squares @ _WAVES.T).reshape(-1, 64)  # one large product would start all BLAS threads
+        hashes[chunk] = np.packbits(waves > 0, axis=1, bitorder="little").view("<u8").ravel()
+    return hashes
 
 
 def _alike(
@@ -178,54 +214,60 @@ _WINDOWS = _windows()
 """`(sizes, offsets, 16, 16)`"""
 
 
-def _close(hashes: NDArray[np.uint64], max_bits: int) -> Iterator[tuple[Places, Places]]:
-    """Every pair of places whose hashes differ in at most `max_bits`, once, some at a time.
+def _close(turned: NDArray[np.uint64], hashes: NDArray[np.uint64], max_bits: int) -> Iterator[tuple[Indices, Indices]]:
+    """Every pair one < other where `turned[one]` and `hashes[other]` differ in at most `max_bits`, once, in pieces.
 
     Hashes of large sets are cut into four bands: two that differ by `max_bits` in all differ by at most a quarter of
-    that in one of them, and only pictures whose bands do are compared (multi-index hashing: Norouzi, Punjani and Fleet,
+    that in one of them, and only images whose bands do are compared (multi-index hashing: Norouzi, Punjani and Fleet,
     CVPR 2012).
     """
-    if len(hashes) <= SMALL:
-        step = max(4, AT_ONCE // max(1, len(hashes)))
-        for top in range(0, len(hashes), step):
-            near = np.bitwise_count(hashes[top : top + step, None] ^ hashes[top:]) <= max_bits
-            one, other = np.divmod(np.flatnonzero(near), len(hashes) - top)
-            yield one[one < other] + top, other[one < other] + top
-        return
     bits = [(max_bits + 1 + band) // 4 - 1 for band in range(4)]  # they and 1 each add up to max_bits + 1
+    look_ups = sum(comb(16, flipped) for most in bits for flipped in range(most + 1))
+    if len(hashes) <= LOOKUP_COST * look_ups:
+        yield from _close_of_all(turned, hashes, max_bits)
+        return
     for band in range(4):
-        for one, other in _close_in_band(hashes, band, bits[band], max_bits):
-            apart = hashes[one] ^ hashes[other]
-            first = np.ones(len(one), dtype=bool)
-            for before in range(band):
-                first &= np.bitwise_count(_band(apart, before)) > bits[before]
-            yield one[first], other[first]
+        for one, other in _close_in_band(turned, hashes, band, bits[band]):
+            apart = turned[one] ^ hashes[other]
+            wanted = (one < other) & (np.bitwise_count(apart) <= max_bits)
+            for before in range(band):  # found in that band already
+                wanted &= np.bitwise_count(_band(apart, before)) > bits[before]
+            yield one[wanted], other[wanted]
 
 
-def _band(hashes: NDArray[np.uint64], band: int) -> NDArray[np.uint64]:
+def _close_of_all(
+    turned: NDArray[np.uint64], hashes: NDArray[np.uint64], max_bits: int
+) -> Iterator[tuple[Indices, Indices]]:
+    """As `_close`, pair by pair."""
+    step = max(4, AT_ONCE // max(1, len(hashes)))
+    for top in range(0, len(hashes), step):
+        near = np.bitwise_count(turned[top : top + step, None] ^ hashes[top:]) <= max_bits
+        one, other = np.divmod(np.flatnonzero(near), len(hashes) - top)
+        yield one[one < other] + top, other[one < other] + top
+
+
+def _band(hashes: NDArray[np.uint64], band: int) -> NDArray[np.uint16]:
     """16 of the 64 bits."""
-    return (hashes >> np.uint64(16 * band)) & np.uint64(0xFFFF)
+    return (hashes >> np.uint64(16 * band)).astype(np.uint16)
 
 
-def _close_in_band(hashes: NDArray[np.uint64], band: int, bits: int, max_bits: int) -> Iterator[tuple[Places, Places]]:
-    """Pairs that differ by at most `bits` in one band, and by `max_bits` in all."""
-    keys = _band(hashes, band).astype(np.uint16)
-    order = np.argsort(keys, kind="stable").astype(np.int32)
-    keys, hashes = keys[order], hashes[order]
-    begins = np.searchsorted(keys, np.arange((1 << 16) + 1)).astype(np.int32)
+def _close_in_band(
+    turned: NDArray[np.uint64], hashes: NDArray[np.uint64], band: int, bits: int
+) -> Iterator[tuple[Indices, Indices]]:
+    """Pairs that differ by at most `bits` in one band."""
+    asked, keys = _band(turned, band), _band(hashes, band)
+    ones, others = (np.argsort(values, kind="stable").astype(np.int32) for values in (asked, keys))
+    asked = asked[ones]  # sorted, so that memory accesses are close together
+    begins = np.searchsorted(keys[others], np.arange((1 << 16) + 1)).astype(np.int32)
     for flipped in (mask for mask in range(1 << 16) if mask.bit_count() <= bits):
-        for top in range(0, len(keys), AT_ONCE):
-            own = keys[top : top + AT_ONCE]
-            asked = own ^ np.uint16(flipped)
-            ones = np.flatnonzero(asked > own) if flipped else np.arange(len(own))
-            first = begins[asked[ones]] if flipped else top + ones + 1
-            last = begins[1:][asked[ones]]
-            for one, other in _each_with_its_run(top + ones, first, last - first):
-                near = np.bitwise_count(hashes[one] ^ hashes[other]) <= max_bits
-                yield order[one[near]], order[other[near]]
+        for top in range(0, len(asked), AT_ONCE):
+            wanted = asked[top : top + AT_ONCE] ^ np.uint16(flipped)
+            first, last = begins[wanted], begins[1:][wanted]
+            for one, other in _each_with_its_run(np.arange(top, top + len(wanted)), first, last - first):
+                yield ones[one].astype(np.intp), others[other].astype(np.intp)
 
 
-def _each_with_its_run(ones: Places, first: Places, count: Places) -> Iterator[tuple[Places, Places]]:
+def _each_with_its_run(ones: Indices, first: Indices, count: Indices) -> Iterator[tuple[Indices, Indices]]:
     """Each number with the `count` numbers from its `first` on, about AT_ONCE pairs at a time."""
     ends = count.cumsum()
     start = 0
@@ -240,6 +282,6 @@ def _each_with_its_run(ones: Places, first: Places, count: Places) -> Iterator[t
 
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """Vectors along the last axis with mean 0 and length 1: their products are correlations."""
-    centred = vectors - vectors.mean(axis=-1, keepdims=True)
-    unit: NDArray[np.float32] = centred / np.maximum(np.linalg.norm(centred, axis=-1, keepdims=True), 1e-6)
+    centered = vectors - vectors.mean(axis=-1, keepdims=True)
+    unit: NDArray[np.float32] = centered / np.maximum(np.linalg.norm(centered, axis=-1, keepdims=True), 1e-6)
     return unit

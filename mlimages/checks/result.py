@@ -1,4 +1,4 @@
-"""The outcome of a check as a value, and the files that it leaves beside each label file."""
+"""The result of a check as a value, and the files that it writes beside each label file."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from mlimages.checks.codes import ERRORS, Code, Finding, Thresholds
 from mlimages.checks.findings import Findings
+from mlimages.checks.image_facts import FactsTable
 from mlimages.core import LabeledPath, relative_name, writing
 from mlimages.labels import LabelFile, write_own_label_file
 
@@ -28,67 +29,59 @@ class Move:
 
 
 @dataclass(frozen=True, slots=True)
-class Measures:
-    """Figures of the decoded pictures, in the order of the files, for plots.
-
-    Attributes:
-        label: class numbers `(N,)`.
-        size: width and height in pixels, upright `(N, 2)`.
-        level: median luma, 0..255 `(N,)`.
-        colour: mean red, green, blue, 0..255 `(N, 3)`.
-    """
-
-    label: NDArray[np.int32]
-    size: NDArray[np.int32]
-    level: NDArray[np.uint8]
-    colour: NDArray[np.uint8]
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What one pass over label files found.
+class CheckReport:
+    """What `check` found.
 
     Attributes:
         files: the label files, in the order given.
-        counts: pictures by (file, class number).
-        checked: pictures looked at.
-        ok: those without an error.
+        class_names: the classes of all files.
+        counts: images by (index of the file, class name).
+        checked: number of images.
+        ok: number of images without an error.
         findings: all of them, by file and line.
-        duplicate_groups: pictures that are the same or nearly so; the first of a group comes first.
-        thresholds: where the lines were drawn.
-        seconds: how long it took.
-        digests: first 16 bytes of each image's SHA-256 `(N, 2)`, in the order of the files; zeros where it could not
-            be decoded.
-        measures: for plots.
+        duplicate_groups: images that are duplicates or near-duplicates; the first of a group comes first.
+        thresholds: the thresholds that were applied, after `Thresholds.for_count`.
+        seconds: duration of the check.
+        digests: first 16 bytes of each image's SHA-256 `(N, 2)` uint64, in the order of the files; zeros if not
+            decoded.
+        facts: figures of each image, in the order of the files, a column for each attribute of `Facts`; zeros where it
+            was not decoded `(N,)`.
     """
 
     files: tuple[LabelFile, ...]
-    counts: dict[tuple[int, int], int]
+    class_names: tuple[str, ...]
+    counts: Mapping[tuple[int, str], int]
     checked: int
     ok: int
     findings: Findings
     duplicate_groups: tuple[tuple[Path, ...], ...]
     thresholds: Thresholds
     seconds: float
-    measures: Measures = field(repr=False)
+    facts: FactsTable = field(repr=False)
     digests: NDArray[np.uint64] = field(repr=False)
+
+    def __repr__(self) -> str:
+        files = ", ".join(str(file.path) for file in self.files)
+        found = ", ".join(f"{count} {code}" for code, count in (self.errors | self.warnings).items())
+        return f"<CheckReport of {files}: {self.checked} images, {self.ok} ok{'; ' if found else ''}{found}>"
 
     @property
     def errors(self) -> dict[str, int]:
-        """Count by code, of what is left out."""
+        """Number of findings by code, errors only: these images are left out of `kept`."""
         return self._count(errors=True)
 
     @property
     def warnings(self) -> dict[str, int]:
-        """Count by code, of what is kept and listed."""
+        """Number of findings by code, warnings only: these images are kept."""
         return self._count(errors=False)
 
     def kept(self, file: int = 0) -> LabelFile:
-        """One label file without what is left out."""
-        return self.files[file].where(~self.findings.left_out(file))
+        """The label file with that index, without the images that have an error."""
+        images = slice(*self.findings.images.begins[file : file + 2])
+        return self.files[file].where(~self.findings.with_errors()[images])
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The report as JSON types."""
         return {
             "checked": self.checked,
             "ok": self.ok,
@@ -113,7 +106,7 @@ def outcome_paths(label_file: Path) -> tuple[Path, Path, Path]:
     return checked, rejected, warnings
 
 
-def write_outcome(report: Report, moved: Iterable[Move] = (), *, overwrite: bool = False) -> list[Path]:
+def write_outcome(report: CheckReport, moved: Iterable[Move] = (), *, overwrite: bool = False) -> list[Path]:
     """Write the `outcome_paths` of each label file; images that were `moved` are listed where they are now.
 
     Raises:
@@ -126,9 +119,7 @@ def write_outcome(report: Report, moved: Iterable[Move] = (), *, overwrite: bool
         kept: Iterable[LabeledPath] = report.kept(number)
         if now:
             kept = (LabeledPath(_where(item.path, now), item.label) for item in kept)
-        count = 1 + max((label for of, label in report.counts if of == number), default=-1)
-        names = file.defined_class_names or tuple(map(str, range(count)))
-        write_own_label_file(checked, kept, names, overwrite=overwrite)
+        write_own_label_file(checked, kept, file.class_names, overwrite=overwrite)
         for table, codes in ((rejected, ERRORS), (warnings, set(Code) - ERRORS)):
             with writing(table, overwrite=overwrite) as part:
                 _write_table(part, table.parent, now, report.findings.select(codes, file=number))

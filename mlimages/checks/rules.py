@@ -1,52 +1,89 @@
-"""From facts to codes: what is wrong with pictures, and with a class."""
+"""Rules: which codes follow from the facts of an image, and from the size of a class."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mlimages.checks.codes import Code, Thresholds
+from mlimages.checks.codes import CODES, Code, Finding, Thresholds
 from mlimages.checks.image_facts import FactsTable
+from mlimages.checks.image_table import FINDING_ROW, ImageTable
 from mlimages.images import load_all_plugins
 
-Verdict = tuple[Code, NDArray[np.bool_], Callable[[int], str]]
-"""A code, which rows have it, and what was seen in a row."""
+AT_ONCE = 1 << 12
+"""Images judged at a time: bounds the memory."""
 
 MIN_FLAT_BOTTOM = 3
 """Percent of the height."""
 
 
-def judge(paths: Sequence[str], facts: FactsTable, lines: Thresholds) -> Iterator[tuple[int, Code, str]]:
-    """All codes of decoded pictures: row, code, what was seen."""
-    for code, having, seen in (*_form(paths, facts), *_shape(facts, lines), *_levels(facts, lines)):
-        yield from ((row, code, seen(row)) for row in np.flatnonzero(having).tolist())
+Test = Callable[[FactsTable, Thresholds], NDArray[np.bool_]]
+"""Which of some images have a code, `(n,)`."""
 
 
-def judge_classes(
-    counts: Mapping[int, int], names: Mapping[int, str], lines: Thresholds
-) -> Iterator[tuple[int, Code, str]]:
-    """Classes that are small beside the largest: number, code, what was seen."""
-    largest = max(counts, key=lambda label: (counts[label], -label), default=0)
-    for label in sorted(counts):
-        if counts[label] * lines.imbalance < counts[largest]:
-            seen = f"{names.get(label, label)}: {counts[label]}, {names.get(largest, largest)}: {counts[largest]}"
-            yield label, Code.CLASS_IMBALANCE, seen
+class Rule(NamedTuple):
+    """A code that follows from an image's facts alone.
+
+    Attributes:
+        applies: which of some images have it.
+        describe: what was measured, given one image's facts.
+    """
+
+    applies: Test
+    describe: Callable[[Any, Thresholds], str]
+
+
+def judge(images: ImageTable, thresholds: Thresholds) -> NDArray[np.void]:
+    """Findings of single images, in rows of `FINDING_ROW`."""
+    found = [_rows(np.flatnonzero(images.file_code >= 0), images.file_code[images.file_code >= 0])]
+    for begin in range(0, len(images), AT_ONCE):
+        chunk = slice(begin, begin + AT_ONCE)
+        indices = begin + np.flatnonzero(images.facts["width"][chunk])
+        facts = images.facts[indices]
+        found += [_rows(indices[rule.applies(facts, thresholds)], CODES.index(code)) for code, rule in RULES.items()]
+    return np.concatenate(found)
+
+
+def describe(code: Code, facts: np.void, thresholds: Thresholds) -> str:
+    """What was measured of an image that has the code, for a person."""
+    return RULES[code].describe(facts, thresholds)
+
+
+def judge_classes(images: ImageTable, thresholds: Thresholds) -> Iterator[Finding]:
+    """Classes that are small beside the largest of the same label file."""
+    for number, file in enumerate(images.files):
+        begin, end = images.begins[number : number + 2]
+        counts = np.bincount(images.class_id[begin:end], minlength=len(images.class_names))[images.class_ids[number]]
+        largest = int(counts.argmax()) if len(counts) else 0
+        for label in np.flatnonzero(counts * thresholds.imbalance < counts.max(initial=0)).tolist():
+            if counts[label] or label < len(file.defined_class_names):
+                few, many = (images.class_names[images.class_ids[number][own]] for own in (label, largest))
+                detail = f"{few}: {counts[label]}, {many}: {counts[largest]}"
+                yield Finding(number, file.path, label, Code.CLASS_IMBALANCE, detail)
 
 
 @lru_cache(maxsize=1024)
 def right_suffix(suffix: str, form: str) -> str:
-    """A file's suffix where it fits the format (as Pillow names it), else the one that would."""
+    """The suffix if it fits the format (as Pillow names it), else the usual one of that format."""
     if form == "HEIF":
-        load_all_plugins()  # its facts may come from the cache
+        load_all_plugins()  # the facts may come from the cache, without a decoder loaded
     named = Image.registered_extensions().get(suffix.lower(), "")
     if form == named or (form, named) in _SAME_SUFFIX:
         return suffix
     return _SUFFIX_OF.get(form, f".{form.lower()}")
+
+
+def wrong_suffix(path: str, form: str) -> str:
+    """Describe a suffix that does not fit the format (as Pillow names it); empty if it fits."""
+    suffix = os.path.splitext(path)[1]  # noqa: PTH122  # a str
+    right = right_suffix(suffix, form)
+    return "" if right == suffix else f"{form} data, suffix {suffix or 'missing'}: rename to {right}"
 
 
 _SUFFIX_OF = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif", "JPEG2000": ".jp2"}
@@ -58,85 +95,97 @@ _SCALED = {
 """What becomes of values of more than 8 bits (see `images.deep`), by mode."""
 
 
-def _form(paths: Sequence[str], facts: FactsTable) -> Iterator[Verdict]:
-    form, mode, orientation = facts["format"].astype("U8").tolist(), facts["mode"].astype("U8"), facts["orientation"]
-    suffix = [os.path.splitext(path)[1] for path in paths]  # noqa: PTH122  # texts
-    right = [right_suffix(*named) for named in zip(suffix, form, strict=True)]
-    yield (
-        Code.WRONG_SUFFIX,
-        np.array([one != other for one, other in zip(suffix, right, strict=True)], dtype=bool),
-        lambda row: f"{form[row]} in a {suffix[row] or 'nameless'} file: rename to {right[row]}",
-    )
-    yield Code.ROTATED, orientation != 1, lambda row: f"EXIF orientation {orientation[row]}"
-    yield Code.CMYK, mode == "CMYK", lambda row: "four inks; converted to RGB without a colour profile"
-    yield Code.SIXTEEN_BIT, facts["deep"], lambda row: f"mode {mode[row]}: {_SCALED.get(mode[row], '8 bits are used')}"
-    yield Code.PALETTE, mode == "P", lambda row: "at most 256 colours"
-    yield Code.TRANSPARENT, facts["transparent"], lambda row: "laid over white"
-    yield Code.GREY, facts["grey"], lambda row: f"mode {mode[row]}: no colour"
-    yield Code.ANIMATED, facts["animated"], lambda row: "the first frame is used"
-    yield (
-        Code.IRREGULAR_JPEG,
-        facts["irregular"],
-        lambda row: "padding or odd values between its segments; the pixels are whole",
-    )
+def is_tiny(facts: FactsTable, thresholds: Thresholds) -> NDArray[np.bool_]:
+    """Which images have a short side."""
+    tiny: NDArray[np.bool_] = _sides(facts)[0] < thresholds.min_side_px
+    return tiny
 
 
-def _shape(facts: FactsTable, lines: Thresholds) -> Iterator[Verdict]:
-    width, height = facts["width"].astype(np.int64), facts["height"].astype(np.int64)
-    shorter, longer, bottom = np.minimum(width, height), np.maximum(width, height), facts["flat_bottom"]
-
-    def size(row: int) -> str:
-        return f"{width[row]} x {height[row]}"
-
-    yield (
-        Code.TOO_MANY_PIXELS,
-        width * height > lines.max_pixels,
-        lambda row: f"{size(row)} is more than {lines.max_pixels} pixels",
-    )
-    yield Code.TINY, shorter < lines.min_side_px, size
-    yield (
-        Code.ODD_SHAPE,
-        longer > lines.max_aspect * shorter,
-        lambda row: f"{size(row)}: 1 to {longer[row] / shorter[row]:.1f}",
-    )
-    yield (
-        Code.CROP_LOSS,
-        longer - shorter > lines.max_crop_loss * longer,
-        lambda row: f"{size(row)}: a square crop leaves {100 * shorter[row] // longer[row]} %",
-    )
-    yield (
-        Code.GREY_BOTTOM,
-        (bottom >= MIN_FLAT_BOTTOM) & (spread(facts) > lines.blank_spread),
-        lambda row: f"the lowest {bottom[row]} % are one grey: cut, then saved again",
-    )
-
-
-def _levels(facts: FactsTable, lines: Thresholds) -> Iterator[Verdict]:
-    low, high, sharpness, two_levels = facts["low"], facts["high"], facts["sharpness"], facts["two_levels"]
-    tiny = np.minimum(facts["width"], facts["height"]) < lines.min_side_px
-
-    def seen(row: int) -> str:
-        return f"levels {low[row]} to {high[row]}"
-
-    blank = spread(facts) <= lines.blank_spread
-    yield Code.BLANK, blank, seen
-    dark, bright = high < lines.dark_level, low > lines.bright_level
-    yield Code.DARK, ~blank & dark, seen
-    yield Code.BRIGHT, ~blank & ~dark & bright, seen
-    yield Code.LOW_CONTRAST, ~blank & ~dark & ~bright & (spread(facts) <= lines.contrast_spread), seen
-    yield (
-        Code.BLURRED,
-        ~blank & (sharpness < lines.blur),
-        lambda row: f"sharpness {sharpness[row]:.2f} below {lines.blur:.2f}",
-    )
-    yield (
-        Code.PLACEHOLDER,
-        ~blank & ~tiny & (two_levels >= lines.placeholder_share),
-        lambda row: f"two levels cover {100 * two_levels[row]:.0f} %: a drawn sheet, or a thing on a plain ground",
-    )
+def is_blank(facts: FactsTable, thresholds: Thresholds) -> NDArray[np.bool_]:
+    """Which images are of one level."""
+    blank: NDArray[np.bool_] = spread(facts) <= thresholds.blank_spread
+    return blank
 
 
 def spread(facts: FactsTable) -> NDArray[np.int16]:
-    """How far the levels' 2nd and 98th percentile lie apart."""
+    """Difference between the 2nd and 98th percentile of the levels."""
     apart: NDArray[np.int16] = facts["high"].astype(np.int16) - facts["low"]
     return apart
+
+
+def _rows(indices: NDArray[np.intp], code: NDArray[np.int8] | int) -> NDArray[np.void]:
+    rows = np.empty(len(indices), FINDING_ROW)
+    rows["index"], rows["code"], rows["other"] = indices, code, -1
+    return rows
+
+
+def _sides(facts: Any) -> tuple[Any, Any]:
+    """The shorter and the longer side, in pixels."""
+    return np.minimum(facts["width"], facts["height"]), np.maximum(facts["width"], facts["height"])
+
+
+def _size(facts: Any, _: Thresholds) -> str:
+    return f"{facts['width']} x {facts['height']}"
+
+
+def _mode(facts: Any) -> str:
+    return str(facts["mode"].decode())
+
+
+def _levels(facts: Any, _: Thresholds) -> str:
+    return f"levels {facts['low']} to {facts['high']}"
+
+
+def _too_many_pixels(facts: FactsTable, thresholds: Thresholds) -> NDArray[np.bool_]:
+    many: NDArray[np.bool_] = facts["width"].astype(np.int64) * facts["height"] > thresholds.max_pixels
+    return many
+
+
+def _has_low_contrast(facts: FactsTable, thresholds: Thresholds) -> NDArray[np.bool_]:
+    between: NDArray[np.bool_] = (facts["high"] >= thresholds.dark_level) & (facts["low"] <= thresholds.bright_level)
+    return between & (spread(facts) <= thresholds.contrast_spread)
+
+
+def _unless_blank(applies: Test) -> Test:
+    return lambda facts, thresholds: ~is_blank(facts, thresholds) & applies(facts, thresholds)
+
+
+RULES = {
+    Code.TOO_MANY_PIXELS: Rule(_too_many_pixels, lambda f, t: f"{_size(f, t)} is more than {t.max_pixels} pixels"),
+    Code.ROTATED: Rule(lambda f, t: f["orientation"] != 1, lambda f, t: f"EXIF orientation {f['orientation']}"),
+    Code.CMYK: Rule(lambda f, t: f["mode"] == b"CMYK", lambda f, t: "converted to RGB without a color profile"),
+    Code.SIXTEEN_BIT: Rule(lambda f, t: f["deep"], lambda f, t: f"mode {_mode(f)}: scaled to 8 bits"),
+    Code.PALETTE: Rule(lambda f, t: f["mode"] == b"P", lambda f, t: "at most 256 colors"),
+    Code.TRANSPARENT: Rule(lambda f, t: f["transparent"], lambda f, t: "composited onto white"),
+    Code.GREY: Rule(lambda f, t: f["grey"], lambda f, t: f"mode {_mode(f)}: no color"),
+    Code.ANIMATED: Rule(lambda f, t: f["animated"], lambda f, t: "the first frame is used"),
+    Code.IRREGULAR_JPEG: Rule(
+        lambda f, t: f["irregular"], lambda f, t: "padding or odd values between its segments; the pixels are intact"
+    ),
+    Code.TINY: Rule(is_tiny, _size),
+    Code.ODD_SHAPE: Rule(
+        lambda f, t: _sides(f)[1] > t.max_aspect * _sides(f)[0],
+        lambda f, t: f"{_size(f, t)}: 1 to {_sides(f)[1] / _sides(f)[0]:.1f}",
+    ),
+    Code.CROP_LOSS: Rule(
+        lambda f, t: _sides(f)[1] - _sides(f)[0] > t.max_crop_loss * _sides(f)[1],
+        lambda f, t: f"{_size(f, t)}: a square crop leaves {100 * int(_sides(f)[0]) // int(_sides(f)[1])} %",
+    ),
+    Code.GREY_BOTTOM: Rule(
+        _unless_blank(lambda f, t: f["flat_bottom"] >= MIN_FLAT_BOTTOM),
+        lambda f, t: f"the lowest {f['flat_bottom']} % are one gray level: truncated, then saved again",
+    ),
+    Code.BLANK: Rule(is_blank, _levels),
+    Code.DARK: Rule(_unless_blank(lambda f, t: f["high"] < t.dark_level), _levels),
+    Code.BRIGHT: Rule(_unless_blank(lambda f, t: f["low"] > t.bright_level), _levels),
+    Code.LOW_CONTRAST: Rule(_unless_blank(_has_low_contrast), _levels),
+    Code.BLURRED: Rule(
+        _unless_blank(lambda f, t: f["sharpness"] < t.blur),
+        lambda f, t: f"sharpness {f['sharpness']:.2f} below {t.blur:.2f}",
+    ),
+    Code.PLACEHOLDER: Rule(
+        _unless_blank(lambda f, t: ~is_tiny(f, t) & (f["two_levels"] >= t.placeholder_share)),
+        lambda f, t: f"two levels cover {100 * f['two_levels']:.0f} %: a drawing, or an object on a plain background",
+    ),
+}
+"""Every code that follows from facts alone; f: facts, t: thresholds."""

@@ -1,169 +1,158 @@
-"""The pass itself: every picture once, then what the pictures have to do with each other."""
+"""The check itself: every image is examined once, then all of them are compared."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import time
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from itertools import accumulate, chain, islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 
 from mlimages.checks.cache import Examined, Stamp, Store
-from mlimages.checks.codes import Code, Finding, Thresholds
-from mlimages.checks.columns import NewColumn, columns_on_disk
-from mlimages.checks.findings import Notes
-from mlimages.checks.image_facts import FactsTable, examine, facts_table
-from mlimages.checks.leaks import Listed, Seen, described, relations
-from mlimages.checks.result import Measures, Report
-from mlimages.checks.rules import judge, judge_classes
+from mlimages.checks.codes import Code, Thresholds
+from mlimages.checks.findings import Findings, merge_rows
+from mlimages.checks.image_facts import examine, facts_table
+from mlimages.checks.image_table import DIGEST_BYTES, ImageTable
+from mlimages.checks.leaks import find_groups, relate
+from mlimages.checks.result import CheckReport
+from mlimages.checks.rules import judge, judge_classes, wrong_suffix
 from mlimages.core import ImageError, LabeledPath, NoProgress, Pool, Progress, Threads, as_path, file_state, is_remote
 from mlimages.images import read_bytes
 from mlimages.labels import LabelFile
 
 BATCH = 256
-"""Pictures looked up and kept at a time: so many an interrupted check may do again."""
+"""Images looked up in the cache at a time; an interrupted check repeats at most as many."""
 
-MOST = 16_384
-"""The most of them, however many workers there are: so many files SQLite finds in one question."""
+MAX_BATCH = 16_384
+"""Upper bound with many workers: SQLite takes a limited number of parameters in one query."""
 
-_MEASURED = np.dtype([("label", "i4"), ("size", "i4", 2), ("level", "u1"), ("colour", "u1", 3)])
+LabelFiles = LabelFile | str | os.PathLike[str] | Iterable[LabelFile | str | os.PathLike[str]]
+"""One label file or several."""
 
 Find = Callable[[bytes], Examined | None]
 """Looks up what is known of the same bytes."""
 
 
 def check(
-    label_files: Sequence[LabelFile | str | Path],
+    label_files: LabelFiles,
     *,
     thresholds: Thresholds | None = None,
     workers: int | None = None,
     pool: Pool | None = None,
     progress: Progress | None = None,
-) -> Report:
-    """Look at every picture of the label files once; nothing about a picture raises.
+) -> CheckReport:
+    """Find corrupt, duplicate, leaked and unusual images; an image never raises.
 
-    What was found is kept in the cache folder by size, time and content: a later check, or one that goes on after an
-    interruption, decodes only what it has not seen.
+    Facts of each image are cached by size, time and content: a later check, or one that goes on after an interruption,
+    decodes only what is new.
 
     Args:
-        pool: who looks at the pictures; by default `workers` threads (a core each).
+        label_files: one label file or several; with several, images that two of them list are leaks.
+        thresholds: when an image gets a code.
+        workers: threads that examine images; by default one per core.
+        pool: examines the images in place of threads.
+        progress: shows how many images are examined.
 
     Raises:
         LabelFileError: a label file that cannot be read, or a line of it.
+
+    >>> report = check("train.txt")  # doctest: +SKIP
+    >>> report.errors, [finding.path for finding in report.findings.select({Code.LEAK})]  # doctest: +SKIP
     """
     began = time.perf_counter()
-    lines = thresholds or Thresholds()
-    files = tuple(file if isinstance(file, LabelFile) else LabelFile(file) for file in label_files)
-    shown = progress or NoProgress()
-    shown.start("check", sum(1 for file in files for _ in file.named()) if progress else None, "pictures")
-    with Store() as store, columns_on_disk() as new_column:
-        seen, measuring, notes = Seen(new_column), _Measuring(new_column), Notes(new_column)
-        for batch, pictures in _examined(files, lines, store, pool or Threads(workers or os.cpu_count() or 1)):
-            for place, code, detail in _noted(batch, pictures, seen, measuring, lines):
-                notes.add(place, code, detail)
-            shown.advance(len(batch))
-        lines = lines.narrowed(len(seen))
-        families = seen.families(lines, store)
-        shown.close()
-        sizes = (sum(count for (of, _), count in seen.counts.items() if of == number) for number in range(len(files)))
-        begins = list(accumulate(sizes, initial=0))
-        items = _looked_up(files, {place for family in families for place in family})
-        for one in relations(seen, families, begins, lines):
-            notes.add(one.place, one.code, described(one, items, same=seen.digest(one.place) == seen.digest(one.other)))
-        findings = notes.done(files, begins, tuple(_class_findings(files, seen.counts, lines)))
-        measures, digests = measuring.done(), seen.digests()
-    return Report(
-        files=files,
-        counts=dict(seen.counts),
-        checked=len(seen),
-        ok=len(seen) - sum(int(findings.left_out(number).sum()) for number in range(len(files))),
+    thresholds, progress = thresholds or Thresholds(), progress or NoProgress()
+    pool = pool or Threads(workers or os.cpu_count() or 1)
+    images = ImageTable.from_files(_opened(label_files))
+    with Store() as store:
+        _examine(images, thresholds, store, pool, progress)
+        thresholds = thresholds.for_count(len(images))
+        groups = find_groups(images, thresholds, store)
+    progress.close()
+    paths = images.paths(set(chain.from_iterable(groups)))
+    rows = merge_rows(relate(images, groups, thresholds), judge(images, thresholds))
+    findings = Findings(images, rows, paths, thresholds, tuple(judge_classes(images, thresholds)))
+    return CheckReport(
+        files=images.files,
+        class_names=images.class_names,
+        counts=images.counts(),
+        checked=len(images),
+        ok=len(images) - int(findings.with_errors().sum()),
         findings=findings,
-        duplicate_groups=tuple(tuple(items[place].path for place in family) for family in families),
-        thresholds=lines,
+        duplicate_groups=tuple(tuple(paths[index] for index in group) for group in groups),
+        thresholds=thresholds,
         seconds=time.perf_counter() - began,
-        measures=measures,
-        digests=digests,
+        facts=images.facts,
+        digests=images.digest,
     )
 
 
 def duplicate_groups(
     paths: Iterable[Path], *, thresholds: Thresholds | None = None, progress: Progress | None = None
 ) -> dict[Path, int]:
-    """The number of its group for each picture that is the same as another or nearly so, as `labels.split` takes it."""
+    """The number of its group for each image that is a duplicate or near-duplicate, as `labels.split` takes it."""
     listed = [LabeledPath(path, 0) for path in paths]
     file = LabelFile("paths.txt", items=lambda: listed, class_names=("all",))
     groups = check([file], thresholds=thresholds, progress=progress).duplicate_groups
     return {path: number for number, group in enumerate(groups) for path in group}
 
 
-def sound_pictures(paths: Iterable[Path]) -> dict[Path, bytes]:
-    """SHA-256 of those pictures that an earlier check could decode and that have not changed since; none is read."""
-    waiting, sound = iter(paths), dict[Path, bytes]()
+def decodable_images(paths: Iterable[Path]) -> dict[Path, bytes]:
+    """SHA-256 of the images that an earlier check decoded and that have not changed since; no image is read."""
+    waiting, decodable = iter(paths), dict[Path, bytes]()
     with Store() as store:
         while batch := list(islice(waiting, BATCH)):
             stamps = [_stamp(path) for path in batch]
             known = store.find([stamp for stamp in stamps if stamp])
             found = ((path, known.get(stamp.path)) for path, stamp in zip(batch, stamps, strict=True) if stamp)
-            sound.update((path, picture.digest) for path, picture in found if picture and picture.facts)
-    return sound
+            decodable.update((path, one.digest) for path, one in found if one and one.facts)
+    return decodable
 
 
-class _Measuring:
-    def __init__(self, new_column: NewColumn) -> None:
-        self._rows = new_column(_MEASURED)
-
-    def add(self, label: Sequence[int], facts: FactsTable) -> None:
-        rows = np.empty(len(facts), _MEASURED)
-        rows["label"], rows["level"] = label, facts["typical"]
-        rows["size"] = np.stack([facts["width"], facts["height"]], axis=1)
-        rows["colour"] = np.stack([facts["red"], facts["green"], facts["blue"]], axis=1)
-        self._rows.add(rows)
-
-    def done(self) -> Measures:
-        rows = self._rows.whole()
-        return Measures(rows["label"], rows["size"], rows["level"], rows["colour"])
+def _opened(files: LabelFiles) -> list[LabelFile]:
+    several = [files] if isinstance(files, (LabelFile, str, os.PathLike)) else files
+    return [file if isinstance(file, LabelFile) else LabelFile(os.fspath(file)) for file in several]
 
 
-def _noted(
-    batch: Sequence[Listed], pictures: Sequence[Examined], seen: Seen, measuring: _Measuring, lines: Thresholds
-) -> Iterator[tuple[int, Code, str]]:
-    """Keep what is needed of some pictures; yield what is wrong with each by itself: place, code, what was seen."""
-    begin, rows = len(seen), [row for row, picture in enumerate(pictures) if picture.facts]
-    facts = facts_table(picture.facts or b"" for picture in pictures)
-    seen.add(batch, (picture.digest if picture.facts else b"" for picture in pictures))
-    seen.compare(begin + np.array(rows, dtype=np.intp), facts, lines)
-    measuring.add([batch[row][2] for row in rows], facts)
-    for row, code, detail in judge([batch[row][1] for row in rows], facts, lines):
-        yield begin + rows[row], code, detail
-    yield from ((begin + row, Code(one.fault or ""), one.detail) for row, one in enumerate(pictures) if not one.facts)
+def _examine(images: ImageTable, thresholds: Thresholds, store: Store, pool: Pool, progress: Progress) -> None:
+    """Decode every image, or find it in the store, and fill the table."""
+    progress.start("check", len(images), "images")
+    listed = images.read_all()
+    size = min(BATCH * max(1, pool.workers * pool.at_once // 64), MAX_BATCH)  # several for each worker
+    while batch := list(islice(listed, size)):
+        paths = [path for _, path, _ in batch]
+        _record(images, batch[0][0], paths, _examine_batch(paths, store, thresholds, pool))
+        progress.advance(len(batch))
 
 
-def _examined(
-    files: Iterable[LabelFile], lines: Thresholds, store: Store, pool: Pool
-) -> Iterator[tuple[list[Listed], list[Examined]]]:
-    """Every picture of every file, in order, some at a time."""
-    items = ((number, name, label) for number, file in enumerate(files) for name, label in file.named())
-    size = min(BATCH * max(1, pool.workers * pool.at_once // 64), MOST)  # several for each worker
-    while batch := list(islice(items, size)):
-        yield batch, _batch([name for _, name, _ in batch], store, lines, pool)
+def _record(images: ImageTable, begin: int, paths: Sequence[str], examined: Sequence[Examined]) -> None:
+    decoded = [row for row, one in enumerate(examined) if one.facts]
+    if decoded:
+        indices = begin + np.array(decoded)
+        images.facts[indices] = facts_table(examined[row].facts or b"" for row in decoded)
+        digests = b"".join(examined[row].digest[:DIGEST_BYTES] for row in decoded)
+        images.digest[indices] = np.frombuffer(digests, np.uint64).reshape(-1, 2)
+    for index, (path, one) in enumerate(zip(paths, examined, strict=True), start=begin):
+        if one.fault:
+            images.note(index, Code(one.fault), one.detail)
+        elif detail := wrong_suffix(path, images.facts["format"][index].decode()):
+            images.note(index, Code.WRONG_SUFFIX, detail)
 
 
-def _batch(paths: Sequence[str], store: Store, lines: Thresholds, pool: Pool) -> list[Examined]:
+def _examine_batch(paths: Sequence[str], store: Store, thresholds: Thresholds, pool: Pool) -> list[Examined]:
     stamps = [_stamp(path) for path in paths]
     known = store.find([stamp for stamp in stamps if stamp])
-    new = [place for place, stamp in enumerate(stamps) if not (stamp and stamp.path in known)]
+    new = [row for row, stamp in enumerate(stamps) if not (stamp and stamp.path in known)]
     size = pool.at_once
-    chunks = ([paths[place] for place in new[start : start + size]] for start in range(0, len(new), size))
-    find = store.find_content if isinstance(pool, Threads) else None  # the store does not travel
-    looked = pool.map(partial(_look_at, lines=lines, find=find), chunks)
-    fresh = dict(zip(new, chain.from_iterable(looked), strict=True))
-    store.keep((stamp, fresh[place]) for place in new if (stamp := stamps[place]))
-    return [fresh[place] if place in fresh or not stamp else known[stamp.path] for place, stamp in enumerate(stamps)]
+    chunks = ([paths[row] for row in new[start : start + size]] for start in range(0, len(new), size))
+    find = store.find_content if isinstance(pool, Threads) else None  # processes elsewhere do not have the store
+    results = pool.map(partial(_examine_files, thresholds=thresholds, find=find), chunks)
+    fresh = dict(zip(new, chain.from_iterable(results), strict=True))
+    store.keep((stamp, fresh[row]) for row in new if (stamp := stamps[row]))
+    return [fresh[row] if row in fresh or not stamp else known[stamp.path] for row, stamp in enumerate(stamps)]
 
 
 def _stamp(path: Path | str) -> Stamp | None:
@@ -173,33 +162,17 @@ def _stamp(path: Path | str) -> Stamp | None:
     return Stamp(os.path.abspath(path), state) if state else None  # noqa: PTH100  # twice as fast, for every image
 
 
-def _look_at(paths: Sequence[str], lines: Thresholds, find: Find | None) -> list[Examined]:
-    return [_look(path, lines, find) for path in paths]
+def _examine_files(paths: Sequence[str], thresholds: Thresholds, find: Find | None) -> list[Examined]:
+    return [_examine_file(path, thresholds, find) for path in paths]
 
 
-def _look(path: str, lines: Thresholds, find: Find | None) -> Examined:
-    """One picture's facts or fault; decoded unless the same bytes were seen before."""
+def _examine_file(path: str, thresholds: Thresholds, find: Find | None) -> Examined:
+    """One image's facts or fault; decoded unless the store knows the same bytes."""
     digest = b""
     try:
         data = read_bytes(as_path(path))
         digest = hashlib.sha256(data).digest() if data else b""
         known = find(digest) if find and digest else None
-        return known or Examined(digest, examine(data, max_pixels=lines.max_pixels).pack())
+        return known or Examined(digest, examine(data, max_pixels=thresholds.max_pixels).pack())
     except ImageError as error:
         return Examined(digest, fault=error.fault, detail=error.detail)
-
-
-def _looked_up(files: Iterable[LabelFile], places: Collection[int]) -> dict[int, LabeledPath]:
-    """The pictures at some places: the files are read once more, so that not all paths lie in memory."""
-    listed = islice(chain.from_iterable(file.named() for file in files), max(places, default=-1) + 1)
-    return {place: LabeledPath(as_path(name), label) for place, (name, label) in enumerate(listed) if place in places}
-
-
-def _class_findings(
-    files: Sequence[LabelFile], counts: Counter[tuple[int, int]], lines: Thresholds
-) -> Iterator[Finding]:
-    for number, file in enumerate(files):
-        names = dict(enumerate(file.defined_class_names))
-        own = {label: count for (of, label), count in counts.items() if of == number}
-        for label, code, detail in judge_classes({**dict.fromkeys(names, 0), **own}, names, lines):
-            yield Finding(number, file.path, label, code, detail)

@@ -18,7 +18,7 @@ from mlimages.cli.options import GroupedCommand
 from mlimages.core import ImageProperty, InputError, Resize, as_path, counted, demand_free, note_written
 
 if TYPE_CHECKING:
-    from mlimages.checks import Report
+    from mlimages.checks import CheckReport
     from mlimages.labels import LabelFile
 
 FORCE = typer.Option(False, "--force", help="Replace files that mlimages did not write, or that were changed since.")
@@ -113,7 +113,8 @@ def check(
 
     Thresholds: max_pixels 89478485, min_side_px 32, max_aspect 3.0, max_crop_loss 0.5, blank_spread 4,
     contrast_spread 40, dark_level 64, bright_level 225, blur 0.3, placeholder_share 0.8, placeholder_copies 5,
-    near_bits 16, near_correlation 0.9, crop_correlation 0.95, plain_correlation 0.99, imbalance 10.0.
+    near_bits 16, turned_bits 12, near_correlation 0.9, crop_correlation 0.95, plain_correlation 0.99,
+    imbalance 10.0.
 
     Example: mlimages check train.txt val.txt --report check.html
     """
@@ -147,7 +148,7 @@ def check(
         raise typer.Exit(1)
 
 
-def _tell_checked(report: Report) -> None:
+def _tell_checked(report: CheckReport) -> None:
     print(f"{counted(report.checked, 'picture')} checked, {report.ok} ok, {report.seconds:.1f} s")
     for title, counts in (("errors (left out)", report.errors), ("warnings (kept)", report.warnings)):
         print("\n".join([f"{title}: {sum(counts.values())}", *(f"  {n:>7}  {code}" for code, n in counts.items())]))

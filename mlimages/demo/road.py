@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlimages.checks import Report, check, split_labels, write_outcome
+from mlimages.checks import CheckReport, check, split_labels, write_outcome
 from mlimages.core import GatherSummary, ImageProperty, InputError, LabeledPath, Prediction, counted
 from mlimages.dataset import TrainingData
 from mlimages.demo.site import Page, digit_pages, serving
@@ -154,7 +154,7 @@ class Road:
         self._tell(_contents(files[-1]))
         return files
 
-    def _check(self, *files: LabelFile) -> Report:
+    def _check(self, *files: LabelFile) -> CheckReport:
         self._command(f"check {' '.join(file.path.name for file in files)}")
         report = check(files)
         write_outcome(report)

@@ -1,4 +1,4 @@
-"""What a check found, to look at: one HTML file that opens offline."""
+"""The report of a check as one HTML file that opens offline."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mlimages.checks import Code, Finding, Report
+from mlimages.checks import CheckReport, Code, Finding
 from mlimages.core import ImageError, ImageProperty, InputError, LabeledPath, MissingExtraError, counted, write_text
 from mlimages.dataset import compute_mean
 from mlimages.images import load_pixels, to_pixels
@@ -28,7 +28,7 @@ except ImportError as error:
 PER_CODE = 24
 GROUPS, PER_GROUP = 60, 8
 MEAN_OF, MEAN_CLASSES = 100, 60
-"""What is shown of each: a page is to be looked at, and to stay small."""
+"""Upper bounds of what is shown, so that the page stays small."""
 
 THUMB = ImageProperty(112, resize="letterbox")
 MEAN = ImageProperty(96)
@@ -36,7 +36,7 @@ MEAN = ImageProperty(96)
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """A picture in the page: its `data:` address (empty where it cannot be shown) and what is said of it."""
+    """An image in the page: its `data:` address (empty if it cannot be shown) and the text below."""
 
     address: str
     caption: str
@@ -45,7 +45,7 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """Pictures under one heading, some of `count`."""
+    """Images under one heading, at most the first few of `count`."""
 
     title: str
     count: int
@@ -54,14 +54,14 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class ClassRow:
-    """A class and its count of pictures in each label file."""
+    """A class and its number of images in each label file."""
 
     name: str
     counts: tuple[int, ...]
 
 
-def write_report(report: Report, path: Path) -> None:
-    """Write the page: counts, plots, every code with its pictures, duplicate groups, mean image per class."""
+def write_report(report: CheckReport, path: Path) -> None:
+    """Write the page: counts, plots, every code with its images, duplicate groups, mean image per class."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -69,31 +69,28 @@ def write_report(report: Report, path: Path) -> None:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    names = max((file.class_names for file in report.files), key=len, default=())
     page = environment.get_template("check.html").render(
         title="check of " + ", ".join(file.path.name for file in report.files),
         report=report,
         files=[file.path.name for file in report.files],
-        classes=_class_rows(report, names),
-        drawing=overview(report.measures),
+        classes=_class_rows(report),
+        drawing=overview(report.facts),
         errors=[_code_section(report, code) for code in Code if code in report.errors],
         warnings=[_code_section(report, code) for code in Code if code in report.warnings],
         groups=[_group(group) for group in report.duplicate_groups[:GROUPS]],
-        means=list(_means(report.files, names)),
+        means=list(_means(report)),
         mean_of=MEAN_OF,
         thresholds=asdict(report.thresholds),
     )
     write_text(path, page)
 
 
-def _class_rows(report: Report, names: Sequence[str]) -> list[ClassRow]:
+def _class_rows(report: CheckReport) -> list[ClassRow]:
     files = range(len(report.files))
-    return [
-        ClassRow(name, tuple(report.counts.get((file, label), 0) for file in files)) for label, name in enumerate(names)
-    ]
+    return [ClassRow(name, tuple(report.counts.get((file, name), 0) for file in files)) for name in report.class_names]
 
 
-def _code_section(report: Report, code: Code) -> Section:
+def _code_section(report: CheckReport, code: Code) -> Section:
     shown = islice(report.findings.select({code}), PER_CODE)
     return Section(code.value, report.findings.counts()[code], tuple(map(_tile, shown)))
 
@@ -107,17 +104,19 @@ def _group(paths: Sequence[Path]) -> Section:
     return Section(paths[0].name, len(paths), tuple(Tile(_thumbnail(path), str(path)) for path in paths[:PER_GROUP]))
 
 
-def _means(files: Iterable[LabelFile], names: Sequence[str]) -> Iterator[Tile]:
-    for label, name in list(enumerate(names))[:MEAN_CLASSES]:
+def _means(report: CheckReport) -> Iterator[Tile]:
+    for name in report.class_names[:MEAN_CLASSES]:
         try:
-            made = compute_mean(islice(_of_class(files, label), MEAN_OF), MEAN)
-        except InputError:  # no picture of this class can be decoded
+            made = compute_mean(islice(_of_class(report.files, name), MEAN_OF), MEAN)
+        except InputError:  # no image of this class can be decoded
             continue
-        yield Tile(_address(to_pixels(made.mean.transpose(1, 2, 0))), name, counted(made.count, "picture"))
+        yield Tile(_address(to_pixels(made.mean.transpose(1, 2, 0))), name, counted(made.count, "image"))
 
 
-def _of_class(files: Iterable[LabelFile], label: int) -> Iterator[LabeledPath]:
-    return (item for file in files for item in file if item.label == label)
+def _of_class(files: Iterable[LabelFile], name: str) -> Iterator[LabeledPath]:
+    for file in files:
+        names = file.class_names
+        yield from (item for item in file if names[item.label] == name)
 
 
 def _thumbnail(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Drawings of a data set inside a page: they take the colour of the text around."""
+"""Plots of a dataset inside a page, in the page's text color."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import re
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from mlimages.checks import Measures
+from mlimages.checks import FactsTable
 from mlimages.core import MissingExtraError
 
 try:
@@ -19,7 +20,7 @@ except ImportError as error:
     raise MissingExtraError("check --report", "report") from error
 
 INK = "#010203"
-"""Text and axes; in the page it becomes the colour of the text around."""
+"""Text and axes; in the page it is replaced by the text color."""
 
 MAX_POINTS = 1000
 CHANNELS = {"red": "#d7433b", "green": "#3a9a4b", "blue": "#3b74d7"}
@@ -36,28 +37,29 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def overview(measures: Measures) -> str:
-    """Sizes, brightness and colours side by side, as an SVG element."""
+def overview(facts: FactsTable) -> str:
+    """Sizes, brightness and colors of the decoded images side by side, as an SVG element."""
+    decoded = facts["width"] > 0
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(12, 3.2), layout="constrained")
-        sizes, brightness, colours = figure.subplots(1, 3)
-        _sizes(sizes, measures)
-        brightness.hist(measures.level, bins=32, range=(0, 256), color="#7d8794")
-        brightness.set(title="brightness", xlabel="median level of a picture", ylabel="pictures")
-        for channel, (name, colour) in enumerate(CHANNELS.items()):
-            levels = measures.colour[:, channel]
-            colours.hist(levels, bins=32, range=(0, 256), histtype="step", label=name, color=colour, linewidth=1.5)
-        colours.set(title="colour", xlabel="mean level of a picture, by channel", ylabel="pictures")
-        colours.legend(labelcolor=INK)
+        sizes, brightness, colors = figure.subplots(1, 3)
+        _draw_sizes(sizes, facts["width"][decoded], facts["height"][decoded])
+        brightness.hist(facts["typical"][decoded], bins=32, range=(0, 256), color="#7d8794")
+        brightness.set(title="brightness", xlabel="median level of an image", ylabel="images")
+        for channel, color in CHANNELS.items():
+            levels = facts[channel][decoded]
+            colors.hist(levels, bins=32, range=(0, 256), histtype="step", label=channel, color=color, linewidth=1.5)
+        colors.set(title="color", xlabel="mean level of an image, by channel", ylabel="images")
+        colors.legend(labelcolor=INK)
         return _svg(figure)
 
 
-def _sizes(axes: Axes, measures: Measures) -> None:
-    """Width against height; of many pictures, a sample at even steps."""
-    size = measures.size[:: max(1, len(measures.size) // MAX_POINTS)]
-    axes.scatter(size[:, 0], size[:, 1], s=9, alpha=0.4, color="#7d8794", linewidths=0)
+def _draw_sizes(axes: Axes, width: NDArray[np.uint32], height: NDArray[np.uint32]) -> None:
+    """Width against height; of many images, a sample at even steps."""
+    step = max(1, len(width) // MAX_POINTS)
+    axes.scatter(width[::step], height[::step], s=9, alpha=0.4, color="#7d8794", linewidths=0)
     axes.set(title="sizes", xlabel="width (px)", ylabel="height (px)")
-    top = float(np.max(size)) * 1.05 if len(size) else 1.0
+    top = 1.05 * max(width.max(initial=0), height.max(initial=0), 1)
     axes.set(xlim=(0, top), ylim=(0, top), aspect="equal")
 
 
@@ -65,7 +67,5 @@ def _svg(figure: Figure) -> str:
     out = io.StringIO()
     figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
     drawing = out.getvalue()
-    drawing = re.sub(
-        r'width="[\d.]+pt" height="[\d.]+pt"', 'role="img" aria-label="sizes, brightness, colour"', drawing
-    )
+    drawing = re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', 'role="img" aria-label="sizes, brightness, color"', drawing)
     return drawing[drawing.index("<svg") :].replace(INK, "currentColor")

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mlimages.checks import sound_pictures
+from mlimages.checks import decodable_images
 from mlimages.core import BrokenImage, ImageError, ImageProperty, LabeledPath, Progress, Threads
 from mlimages.images import load_pixels, read_bytes
 from mlimages.training.row_store import RowStore
@@ -74,7 +74,7 @@ def decode_all(
 
     What `check` has decoded, and `store` holds where there is one, is not read again.
     """
-    sound = sound_pictures(item.path for item in items)
+    sound = decodable_images(item.path for item in items)
 
     def look(item: LabeledPath) -> tuple[Picture | BrokenImage, Pixels | None]:
         digest = sound.get(item.path)

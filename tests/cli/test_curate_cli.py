@@ -67,7 +67,9 @@ def test_what_cannot_be_written_is_said_in_a_line_with_its_place(folders: Path, 
     assert (ended.returncode, ended.stderr.splitlines()[-1]) == (1, "mlimages: file: File exists")
 
 
-@pytest.mark.parametrize(("command", "where"), [("label data -o out.txt", "out.txt"), ("check data.txt", "{temp}")])
+@pytest.mark.parametrize(
+    ("command", "where"), [("label data -o out.txt", "out.txt"), ("check data.txt", "data_checked.txt")]
+)
 def test_a_full_disk_is_named(folders: Path, command: str, where: str) -> None:
     items = "".join(f"data/ants/{n}.jpg 0\n" for n in range(1, 12, 2))
     (folders / "data.txt").write_text(items)
@@ -179,7 +181,7 @@ def test_links_in_a_circle_and_what_may_not_be_read_cost_themselves_alone(folder
         (["mean", "."], ". is a folder: make a label file of it with `mlimages label .`"),
         (["check", "none.txt"], "no label file at none.txt: make one with `mlimages label FOLDER`"),
         (["check", "data", "--threshold", "x=1"], "threshold 'x=1': expected NAME=VALUE"),
-        (["check", "data", "--threshold", "blur=much"], "'much' is no number"),
+        (["check", "data", "--threshold", "blur=much"], "'much' is not a number"),
         (["mean", "none.txt"], "no label file at none.txt"),
     ],
 )

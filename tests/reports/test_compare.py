@@ -8,7 +8,7 @@ import pytest
 
 from mlimages.core import InputError, RunError
 from mlimages.reports import compare_runs
-from mlimages.reports.comparison import lines_of
+from mlimages.reports.comparison import comparison_lines
 from tests.conftest import RunCli
 from tests.run_folders import make_run
 
@@ -52,7 +52,7 @@ def test_pictures_of_one_run_alone_are_not_compared(runs: list[Path]) -> None:
     predictions.write_text("".join(predictions.read_text().splitlines(keepends=True)[:13]))
     assert [each.against_best.shared for each in compare_runs(runs) if each.against_best] == [12, 24]
     predictions.write_text(predictions.read_text().replace("pictures/", "others/"))
-    assert "no picture in common" in "\n".join(lines_of(compare_runs(runs)))
+    assert "no picture in common" in "\n".join(comparison_lines(compare_runs(runs)))
 
 
 def test_a_run_from_elsewhere_is_known_by_where_its_pictures_lie(

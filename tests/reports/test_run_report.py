@@ -170,10 +170,11 @@ def test_finetune_ends_with_plots_and_a_page_that_names_what_was_left_out(tmp_pa
 def test_without_the_extra_a_run_ends_all_the_same_and_says_so(
     run: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for module in ("pages", "plots", "run_report"):
+    for module in ("pages", "plots", "run_page"):
         monkeypatch.delitem(sys.modules, f"mlimages.reports.{module}", raising=False)
     monkeypatch.setitem(sys.modules, "jinja2", None)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.delattr(insight, "run_report", raising=False)
+    for name in ("draw_run", "pages", "plots", "run_page"):
+        monkeypatch.delattr(insight, name, raising=False)
     assert finish.draw(run) is None
     assert install_hint("report") in caplog.text

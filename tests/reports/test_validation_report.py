@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mlimages.checks import Report, carry_out, check, plan_moves, write_outcome
+from mlimages.checks import CheckReport, carry_out, check, plan_moves, write_outcome
 from mlimages.core import LabeledPath
 from mlimages.labels import LabelFile, write_label_file
 from mlimages.reports import write_report
@@ -15,7 +15,7 @@ HOSTILE = "<script>alert(1)</script>"
 
 
 @pytest.fixture
-def report(tmp_path: Path) -> Report:
+def report(tmp_path: Path) -> CheckReport:
     """Two files with something of each kind: broken, doubled, leaking, odd, under hostile names."""
     pictures = {f"t{n}.jpg": jpeg(scene(n, width=120, height=80)) for n in range(8)}
     odd = {"cut.jpg": jpeg(scene(8))[:900], "grey.jpg": jpeg(scene(9).convert("L")), "sheet.jpg": jpeg(sheet())}
@@ -27,7 +27,7 @@ def report(tmp_path: Path) -> Report:
 
 
 def test_the_page_shows_every_code_with_its_pictures_and_escapes_what_it_is_given(
-    report: Report, tmp_path: Path
+    report: CheckReport, tmp_path: Path
 ) -> None:
     write_report(report, tmp_path / "check.html")
     page = (tmp_path / "check.html").read_text()
@@ -41,7 +41,7 @@ def test_the_page_shows_every_code_with_its_pictures_and_escapes_what_it_is_give
 @pytest.mark.browser
 @pytest.mark.parametrize(("width", "dark"), [(1400, False), (400, True)])
 def test_the_page_reads_at_any_width_without_asking_the_web(
-    report: Report, tmp_path: Path, open_page: OpenPage, width: int, dark: bool
+    report: CheckReport, tmp_path: Path, open_page: OpenPage, width: int, dark: bool
 ) -> None:
     write_report(report, tmp_path / "check.html")
     page = open_page(tmp_path / "check.html", width=width, dark=dark)
@@ -57,7 +57,9 @@ def test_a_report_of_nothing_but_missing_pictures_is_still_a_page(tmp_path: Path
     assert 'id="missing"' in (tmp_path / "check.html").read_text()
 
 
-def test_files_are_moved_to_quarantine_or_their_right_name_and_none_is_lost(report: Report, tmp_path: Path) -> None:
+def test_files_are_moved_to_quarantine_or_their_right_name_and_none_is_lost(
+    report: CheckReport, tmp_path: Path
+) -> None:
     before = sorted(path.read_bytes() for path in tmp_path.glob("*.[jp][pn]g"))
     (tmp_path / f"{'x' * 60}.jpg").write_bytes(b"in the way")
     moves = plan_moves(report)

@@ -1,0 +1,134 @@
+"""Table of all images of a check: one row per image, in the order of the label files."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate, chain
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlimages.checks.codes import CODES, Code
+from mlimages.checks.image_facts import FactsTable, facts_table
+from mlimages.core import LabelFileError, as_path
+from mlimages.labels import LabelFile
+
+DIGEST_BYTES = 16
+"""Kept of each SHA-256."""
+
+FINDING_ROW = np.dtype([("index", "i4"), ("code", "i1"), ("other", "i4")])
+"""A finding: index of its image, of its code in `CODES`, of the image that it is related to (-1: none)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageTable:
+    """The images of each label file are one range of rows; a row takes 329 bytes.
+
+    Attributes:
+        files: the label files.
+        begins: index of each file's first image, then the count of all images `(F + 1,)`.
+        class_names: the classes of all files, united by name; by number where one file has no names.
+        class_ids: for each file, index in `class_names` of each of its own class numbers.
+        class_id: class of each image, as index in `class_names` `(N,)`.
+        facts: `Facts` of each decoded image; zeros for the others `(N,)`.
+        digest: shortened SHA-256 of each decoded image's bytes; zeros for the others `(N, 2)`.
+        file_code: what is wrong with the file itself, as index in `CODES`; -1 if nothing is `(N,)`.
+        file_detail: the same as text `(N,)`.
+        texts: each such text once.
+    """
+
+    files: tuple[LabelFile, ...]
+    begins: tuple[int, ...]
+    class_names: tuple[str, ...]
+    class_ids: tuple[NDArray[np.intp], ...]
+    class_id: NDArray[np.int32]
+    facts: FactsTable
+    digest: NDArray[np.uint64]
+    file_code: NDArray[np.int8]
+    file_detail: NDArray[np.object_]
+    texts: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def from_files(cls, files: Sequence[LabelFile]) -> ImageTable:
+        """Read the classes of all images; no image is read yet.
+
+        Raises:
+            LabelFileError: a label file that cannot be read, or a line of it.
+        """
+        labels = [np.fromiter((label for _, label in file.named()), np.int32) for file in files]
+        own_names = _own_names(files, labels)
+        class_names = tuple(dict.fromkeys(chain(*own_names)))
+        index = {name: number for number, name in enumerate(class_names)}
+        class_ids = tuple(np.array([index[name] for name in names], np.intp) for names in own_names)
+        pairs = zip(class_ids, labels, strict=True)
+        class_id = np.concatenate([np.empty(0, np.int32), *(ids[own].astype(np.int32) for ids, own in pairs)])
+        count = len(class_id)
+        return cls(
+            files=tuple(files),
+            begins=tuple(accumulate(map(len, labels), initial=0)),
+            class_names=class_names,
+            class_ids=class_ids,
+            class_id=class_id,
+            facts=np.zeros(count, facts_table([]).dtype),
+            digest=np.zeros((count, 2), np.uint64),
+            file_code=np.full(count, -1, np.int8),
+            file_detail=np.full(count, "", np.object_),
+        )
+
+    def __len__(self) -> int:
+        return len(self.class_id)
+
+    @property
+    def decoded(self) -> NDArray[np.bool_]:
+        """Which images were decoded `(N,)`."""
+        decoded: NDArray[np.bool_] = self.facts["width"] > 0
+        return decoded
+
+    def read(self, file: int) -> Iterator[tuple[int, str, int]]:
+        """Index, path and class number (in that file) of each image of a label file, which is read again.
+
+        Raises:
+            LabelFileError: it was changed since.
+        """
+        rows = range(*self.begins[file : file + 2])
+        try:
+            for index, (path, label) in zip(rows, self.files[file].named(), strict=True):
+                yield index, path, label
+        except ValueError as error:
+            raise LabelFileError(
+                f"{self.files[file].path}: it was changed while it was checked; check it again"
+            ) from error
+
+    def read_all(self) -> Iterator[tuple[int, str, int]]:
+        """The same for all label files."""
+        return chain.from_iterable(map(self.read, range(len(self.files))))
+
+    def paths(self, indices: Collection[int]) -> dict[int, Path]:
+        """Paths of some images, by index."""
+        return {index: as_path(path) for index, path, _ in self.read_all() if index in indices} if indices else {}
+
+    def note(self, index: int, code: Code, detail: str) -> None:
+        """Keep what is wrong with an image's file."""
+        self.file_code[index] = CODES.index(code)
+        self.file_detail[index] = self.texts.setdefault(detail, detail)
+
+    def counts(self) -> Counter[tuple[int, str]]:
+        """Images by index of the label file and class name."""
+        return Counter({
+            (file, self.class_names[number]): int(count)
+            for file, (begin, end) in enumerate(zip(self.begins, self.begins[1:], strict=False))
+            for number, count in enumerate(np.bincount(self.class_id[begin:end]))
+            if count
+        })  # fmt: skip
+
+
+def _own_names(files: Sequence[LabelFile], labels: Sequence[NDArray[np.int32]]) -> list[tuple[str, ...]]:
+    """Names of each file's own class numbers."""
+    names = [file.defined_class_names for file in files]
+    if not all(names):
+        names = [max(names, key=len)] * len(files)
+    tops = (int(own.max(initial=-1)) for own in labels)
+    return [(*known, *map(str, range(len(known), top + 1))) for known, top in zip(names, tops, strict=True)]
