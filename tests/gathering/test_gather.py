@@ -1,5 +1,6 @@
 """Gathering from real servers that behave well, badly, and as the web does."""
 
+import errno
 import fcntl
 import gzip
 import hashlib
@@ -521,6 +522,18 @@ def test_a_run_waits_for_one_that_is_about_to_end_and_takes_its_hidden_folder_al
 
     monkeypatch.setattr(fcntl, "flock", flock)
     assert run(links(tmp_path, site.url("/a.jpg")), tmp_path / "out").ok == 1
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL])
+def test_a_file_system_without_locks_is_not_another_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def flock(handle: int, how: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with Gathered(tmp_path / "out", GatherOptions()), Gathered(tmp_path / "out", GatherOptions(shard=(1, 2))):
+        pass
 
 
 def test_shards_joined_in_one_folder_settle_without_a_request(site: Site, tmp_path: Path) -> None:

@@ -8,11 +8,11 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-from mlimages.gathering.sources.attribution import write_attributions
 
 from mlimages import UrlList, gather
 from mlimages.core import FetchResult, GatherError, GatherSummary, InputError, Reason
 from mlimages.gathering import GatherOptions, read_manifest
+from mlimages.gathering.store.attribution import write_attributions
 from mlimages.gathering.store.manifest import dump_row, is_manifest, manifests
 from mlimages.gathering.store.missing import demand_few
 from mlimages.gathering.store.stored_files import StoredFiles

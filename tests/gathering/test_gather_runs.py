@@ -279,7 +279,7 @@ def test_a_row_survives_writing_and_reading() -> None:
 
 
 def test_downloading_loads_neither_pillow_nor_numpy_and_decoding_no_aiohttp() -> None:
-    for module, unwanted in (("loop", ["PIL", "numpy"]), ("worker", ["aiohttp", "numpy", "torch"])):
+    for module, unwanted in (("run", ["PIL", "numpy"]), ("download.decoder_process", ["aiohttp", "numpy", "torch"])):
         code = f"import sys, mlimages.gathering.{module}; print([n for n in {unwanted!r} if n in sys.modules])"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert done.stdout.strip() == "[]"

@@ -56,7 +56,7 @@ def _remove_other_shards(own: Path) -> None:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder against a second run (where the system can: not on Windows)."""
+    """Hold the folder against a second run, where system and file system can (not Windows, not Lustre)."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         import fcntl
@@ -67,11 +67,17 @@ def _locked(folder: Path) -> Iterator[None]:
     def lock() -> int | None:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder, os.O_RDONLY)
-        with suppress(OSError):
+        try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            return None
+        except OSError:  # ENOLCK, ENOSYS, EOPNOTSUPP ...: nobody can hold a lock here
+            return handle
+        with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(handle), folder.stat()):
                 return handle
-        os.close(handle)  # another run holds it, or has just taken it along as it went
+        os.close(handle)  # the other run has just removed the folder
         return None
 
     patient_until = time.monotonic() + _PARTING_S
