@@ -7,13 +7,16 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import typer
 
 from mlimages.cli import predictions
 from mlimages.cli.hints import say_next
-from mlimages.cli.options import GroupedCommand
+from mlimages.cli.options import GroupedCommand, takes_options
+from mlimages.cli.process import log_server
 from mlimages.core import InputError
+from mlimages.serving import ServerSettings
 
 BUNDLE = typer.Argument(..., metavar="MODEL.onnx", help="A file that `mlimages export` or `finetune` made.")
 
@@ -144,31 +147,37 @@ def evaluate(
     say_next("serve", bundle)
 
 
+@takes_options(ServerSettings)
 def serve(
+    values: dict[str, Any],
     bundle: Path = BUNDLE,
-    host: str = typer.Option("127.0.0.1", help="Address to listen at; beyond this machine only with a token."),
-    port: int = typer.Option(8000, min=0, max=65535, help="Port; 0 for any that is free."),
-    token: bool = typer.Option(False, "--token", help="Ask for the token in MLIMAGES_TOKEN on this machine too."),
-    workers: int = typer.Option(None, min=1, help="Pictures worked on at once [all cores]."),
+    host: str = typer.Option("127.0.0.1", metavar="HOST", help="Address to listen at; beyond loopback with a token."),
+    port: int = typer.Option(8000, min=0, max=65535, metavar="N", help="Port; 0 for any that is free."),
+    token: bool = typer.Option(
+        False, "--token", help="Require the token in MLIMAGES_TOKEN on loopback too.", rich_help_panel="Access"
+    ),
+    workers: int = typer.Option(None, min=1, metavar="N", help="Images processed at once [all cores]."),
 ) -> None:
-    """Serve a file over HTTP, with a page to try it.
+    """Serve a model over HTTP, with a page to try it.
 
-    POST a picture to /predict; /openapi.json says the rest, /metrics is for Prometheus, /v2 speaks the
-    Open Inference Protocol. Beyond this machine every request must bear the token that the environment
-    variable MLIMAGES_TOKEN holds. SIGTERM or Ctrl-C finishes what is in flight.
+    POST an image to /predict; /openapi.json describes all routes, /metrics is for Prometheus, /v2 speaks the Open
+    Inference Protocol. Beyond loopback every request must carry the token in the environment variable MLIMAGES_TOKEN.
+    SIGHUP reloads the model's file; SIGTERM or Ctrl-C finishes what is in flight.
 
-    Example: mlimages serve cats.onnx --port 8080
+    Example: mlimages serve runs/cats --port 8080
     """
     from mlimages.inference import Predictor
-    from mlimages.serving import MAX_PIXELS, TOKEN_VARIABLE, ServerSettings, is_loopback, serve
+    from mlimages.serving import TOKEN_VARIABLE, is_loopback, serve
 
     secret = os.environ.get(TOKEN_VARIABLE, "").strip() if token or not is_loopback(host) else ""
     if token and not secret:
         raise InputError(f"--token needs the environment variable {TOKEN_VARIABLE}")
-    predictor = Predictor(bundle, workers=workers, max_pixels=MAX_PIXELS)
-    serve(predictor, host=host, port=port, settings=ServerSettings(token=secret), started=_tell_started)
+    settings = ServerSettings(**{**values, "token": secret})
+    log_server(settings.log_format)
+    predictor = Predictor(bundle, workers=workers, max_pixels=settings.max_pixels)
+    serve(predictor, host=host, port=port, settings=settings, started=_print_url)
 
 
-def _tell_started(url: str) -> None:
+def _print_url(url: str) -> None:
     print(url, flush=True)
-    print(f"next: open it, or curl -F file=@PICTURE {url}predict; Ctrl-C ends it", file=sys.stderr)
+    print(f"next: open it, or curl -F file=@IMAGE {url}predict; Ctrl-C stops it", file=sys.stderr)

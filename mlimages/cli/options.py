@@ -81,7 +81,7 @@ def takes_options(
         made = [_parameter(field, is_argument=field.name in arguments) for field in taken]
 
         def command(help_all: bool, **values: Any) -> None:
-            given = {field.name: values.pop(field.name) for field in taken}
+            given = {field.name: _gathered(values.pop(field.name)) for field in taken}
             defaults = {field.name: None if field.default is MISSING else field.default for field in taken}
             body({name: defaults[name] if value is None else value for name, value in given.items()}, **values)
 
@@ -100,6 +100,8 @@ def _parameter(field: OptionField, *, is_argument: bool) -> inspect.Parameter:
     default = None if field.default is MISSING else field.default
     if option.parse:
         kind, default = str, None
+    elif get_origin(kind) is tuple:  # an option that may be repeated
+        kind, default = list.__class_getitem__(get_args(kind)[0]), None
     given: dict[str, Any] = {"help": option.help}
     if kind is not bool:
         given["metavar"] = option.metavar or _metavar(kind)
@@ -113,6 +115,11 @@ def _parameter(field: OptionField, *, is_argument: bool) -> inspect.Parameter:
             given["parser"] = partial(_parsed, option, field)
         info = typer.Option(default, *flags, **given)
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=info, annotation=kind)
+
+
+def _gathered(value: Any) -> Any:
+    """The values of an option that may be repeated, as its field has them; None where it was not given."""
+    return (tuple(value) or None) if isinstance(value, list) else value
 
 
 def _parsed(option: Option, field: OptionField, text: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import logging
 import os
 import sys
 
@@ -29,6 +30,17 @@ def use_one_thread() -> None:
 def collect_garbage_rarely() -> None:
     """Raise the garbage collector's threshold, for commands that keep thousands of objects in flight."""
     gc.set_threshold(GARBAGE_THRESHOLD)
+
+
+def log_server(log_format: str) -> None:
+    """Write the server's log lines, its access log included, to standard error."""
+    from mlimages.serving import JsonFormatter
+
+    handler, logger = logging.StreamHandler(), logging.getLogger("mlimages.serving")
+    handler.setFormatter(JsonFormatter() if log_format == "json" else logging.Formatter("%(asctime)s %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
 
 
 def skip_collection_at_exit() -> None:

@@ -1,6 +1,6 @@
+from .access_log import JsonFormatter as JsonFormatter
 from .app import make_app as make_app
 from .app import serve as serve
-from .settings import MAX_PIXELS as MAX_PIXELS
 from .settings import TOKEN_VARIABLE as TOKEN_VARIABLE
 from .settings import ServerSettings as ServerSettings
 from .settings import is_loopback as is_loopback

@@ -1,9 +1,9 @@
-"""The application: routes, what stands before every one of them, and how it starts and ends."""
+"""The application: routes, what stands before every one of them, and how it starts, reloads and ends."""
 
 from __future__ import annotations
 
 import asyncio
-import hmac
+import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
@@ -12,21 +12,39 @@ from contextlib import suppress
 from aiohttp import web
 
 from mlimages.core import InputError
-from mlimages.inference import Predictor
+from mlimages.inference import OnnxBundle, Predictor
 from mlimages.serving import handlers, inference_protocol
+from mlimages.serving.access import allow_origins, check_access
+from mlimages.serving.access_log import log_request
 from mlimages.serving.connections import BACKLOG, Connections, max_connections
 from mlimages.serving.problems import Handler, ProblemError, as_json
 from mlimages.serving.service import SERVICE, Service
 from mlimages.serving.settings import ServerSettings, check_exposure
 
-OPEN_ROUTES = frozenset({"/", "/healthz", "/openapi.json", "/v2", "/v2/health/live", "/v2/health/ready"})
-"""Answered without a token: they tell nothing of the model's classes or use."""
+Model = Predictor | OnnxBundle | str | os.PathLike[str]
+"""What is served: a predictor, or the .onnx file or run folder of one."""
 
 
-def make_app(predictor: Predictor, settings: ServerSettings | None = None) -> web.Application:
-    """An application that answers for one bundle, to run by itself or as a part of another."""
-    app = web.Application(middlewares=[as_json, _guard])
-    app[SERVICE] = Service(predictor, settings or ServerSettings())
+def make_app(model: Model, settings: ServerSettings | None = None) -> web.Application:
+    """An application that answers for one model, to run by itself or as a part of another.
+
+    Args:
+        model: a path is opened with `settings.max_pixels`; a Predictor keeps its own limit.
+
+    Returns:
+        An aiohttp application with the routes of `/openapi.json`.
+
+    Raises:
+        BundleError: the file cannot be used.
+
+    Example:
+        >>> app = make_app("model.onnx")  # doctest: +SKIP
+        >>> aiohttp.web.run_app(app, port=8000)  # doctest: +SKIP
+    """
+    settings = settings or ServerSettings()
+    predictor = model if isinstance(model, Predictor) else Predictor(model, max_pixels=settings.max_pixels)
+    app = web.Application(middlewares=[allow_origins, as_json, _guard])
+    app[SERVICE] = Service(predictor, settings)
     app.cleanup_ctx.append(_closing)
     app.add_routes(handlers.routes())
     app.add_routes(inference_protocol.routes())
@@ -34,25 +52,27 @@ def make_app(predictor: Predictor, settings: ServerSettings | None = None) -> we
 
 
 def serve(
-    predictor: Predictor,
+    model: Model,
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
     settings: ServerSettings | None = None,
     started: Callable[[str], None] = lambda url: None,
 ) -> None:
-    """Serve until SIGTERM or Ctrl-C, then finish what is in flight.
+    """Serve until SIGTERM or Ctrl-C, then finish what is in flight; SIGHUP reloads the model's file.
 
     Args:
+        model: as `make_app` takes it.
         port: 0 for any that is free.
-        started: called with the address once requests are taken.
+        started: called with the server's URL once it accepts requests.
 
     Raises:
+        BundleError: the file cannot be used.
         InputError: `host` is beyond loopback and the settings hold no token, or the port is taken.
     """
     settings = settings or ServerSettings()
     check_exposure(host, settings.token)
-    asyncio.run(_serve(make_app(predictor, settings), host, port, started))
+    asyncio.run(_serve(make_app(model, settings), host, port, started))
 
 
 async def _serve(app: web.Application, host: str, port: int, started: Callable[[str], None]) -> None:
@@ -67,9 +87,10 @@ async def _serve(app: web.Application, host: str, port: int, started: Callable[[
         listening = await loop.create_server(connections, host, port, backlog=BACKLOG)
     except OSError as error:
         await runner.cleanup()
-        raise InputError(f"cannot listen at {host} port {port} ({error.strerror}): take another --port") from error
+        raise InputError(f"cannot listen at {host} port {port} ({error.strerror}): choose another --port") from error
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, service.start_reload)
     started(f"http://{f'[{host}]' if ':' in host else host}:{listening.sockets[0].getsockname()[1]}/")
     while not stop.is_set():
         with suppress(TimeoutError):
@@ -90,14 +111,14 @@ async def _closing(app: web.Application) -> AsyncIterator[None]:
 
 @web.middleware
 async def _guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Token, time limit and counting of every request."""
+    """Access, counting and logging of every request."""
     service, begin = request.app[SERVICE], time.perf_counter()
     resource = request.match_info.route.resource
-    status = 499  # nginx's: the client has gone
+    status, size_bytes = 499, 0  # nginx's status for a client that has gone
     service.in_flight.add(request.protocol)
     try:
         response = await _answer(request, handler, service)
-        status = response.status
+        status, size_bytes = response.status, response.content_length or 0
         return response
     except ProblemError as problem:
         status = problem.status
@@ -105,28 +126,23 @@ async def _guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     except web.HTTPException as error:
         status = error.status
         raise
+    except Exception:
+        status = 500
+        raise
     finally:
         service.in_flight.discard(request.protocol)
         service.request_ended(request.protocol)
+        duration_s = time.perf_counter() - begin
         service.metrics.request(resource.canonical if resource else "unknown", status)
-        service.metrics.stage("total", time.perf_counter() - begin)
+        service.metrics.stage("total", duration_s)
+        if service.settings.access_log:
+            log_request(request, status=status, size_bytes=size_bytes, duration_s=duration_s)
 
 
 async def _answer(request: web.Request, handler: Handler, service: Service) -> web.StreamResponse:
-    if request.path not in OPEN_ROUTES:
-        _check_token(request, service.settings.token)
+    check_access(request, service.settings)
     response = await handler(request)
     response.headers.update({"X-Content-Type-Options": "nosniff", "Server": "mlimages"})
     if service.stopping:
         response.force_close()
     return response
-
-
-def _check_token(request: web.Request, token: str) -> None:
-    try:
-        given = request.headers.get("Authorization", "").removeprefix("Bearer ").encode()
-    except UnicodeEncodeError as error:
-        raise ProblemError(400, "bad-request", "the Authorization header is not UTF-8") from error
-    if token and not hmac.compare_digest(given, token.encode()):
-        headers = {"WWW-Authenticate": "Bearer"}
-        raise ProblemError(401, "unauthorized", "this server asks for its token: Authorization: Bearer TOKEN", headers)

@@ -41,15 +41,15 @@ async def read_body(request: web.Request, settings: ServerSettings) -> bytes:
     """
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise ProblemError(415, "unsupported-media-type", "send the body without a Content-Encoding")
-    if (request.content_length or 0) > settings.max_body_bytes:
-        raise too_large(settings.max_body_bytes)
+    if (request.content_length or 0) > settings.max_bytes:
+        raise too_large(settings.max_bytes)
     loop, body, step = asyncio.get_running_loop(), bytearray(), _STEP_BYTES
     try:
         async with asyncio.timeout(settings.timeout_s) as time_out:
             async for chunk in request.content.iter_any():
                 body += chunk
-                if len(body) > settings.max_body_bytes:
-                    raise too_large(settings.max_body_bytes)
+                if len(body) > settings.max_bytes:
+                    raise too_large(settings.max_bytes)
                 if len(body) >= step:
                     step = len(body) + _STEP_BYTES
                     time_out.reschedule(loop.time() + settings.timeout_s)

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from functools import cache
 from importlib import resources
+from typing import Literal
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
@@ -17,6 +18,7 @@ from pydantic import BaseModel
 
 from mlimages.core import Prediction
 from mlimages.serving import schemas
+from mlimages.serving.access import has_token
 from mlimages.serving.bodies import read_uploads
 from mlimages.serving.openapi import DEFAULT_TOP, document
 from mlimages.serving.problems import ProblemError
@@ -44,23 +46,33 @@ async def index(request: web.Request) -> web.Response:
 async def predict(request: web.Request) -> web.Response:
     """Images, raw or in a form, to their classes."""
     service, begin = request.app[SERVICE], time.perf_counter()
-    top = _top(request, len(service.bundle.class_names))
     uploads = await read_uploads(request, service.settings)
+    bundle = service.bundle
+    top = _top(request, len(bundle.class_names))
     service.metrics.stage("read", time.perf_counter() - begin)
     results = await service.answer([upload.data for upload in uploads], top=top)
     first = results[0]
     if isinstance(first, ProblemError) and all(isinstance(result, ProblemError) for result in results):
         raise first
     answer = schemas.Predictions(
-        model=service.bundle.model,
+        model=bundle.model,
         predictions=[_result(upload.name, result, top) for upload, result in zip(uploads, results, strict=True)],
     )
     return _json(answer)
 
 
 async def healthz(request: web.Request) -> web.Response:
-    """Whether the service takes requests."""
-    return _json(schemas.Health(status="stopping" if request.app[SERVICE].stopping else "ok"))
+    """Whether the service takes requests; and, unless a token is missing, what it serves."""
+    service = request.app[SERVICE]
+    status: Literal["ok", "stopping"] = "stopping" if service.stopping else "ok"
+    if not has_token(request, service.settings.token):
+        return _json(schemas.Health(status=status))
+    bundle = service.bundle
+    return _json(
+        schemas.Health(
+            status=status, model=bundle.model, classes=list(bundle.class_names), threshold=bundle.unknown_below
+        )
+    )
 
 
 async def metrics(request: web.Request) -> web.Response:

@@ -87,9 +87,10 @@ async def infer(request: web.Request) -> web.Response:
         raise ProblemError(400, "bad-request", f"not an inference request: {error}") from error
     if len(images) > service.settings.max_images:
         raise ProblemError(413, "too-many-images", f"send at most {service.settings.max_images} images at a time")
-    classes = len(service.bundle.class_names)
+    bundle = service.bundle
+    classes = len(bundle.class_names)
     rows = [_row(result, classes) for result in await service.answer(list(images), top=classes)]
-    return _response(service, asked, np.stack(rows))
+    return _response(service.name, bundle.class_names, asked, np.stack(rows))
 
 
 def _service(request: web.Request) -> Service:
@@ -132,12 +133,14 @@ def _row(result: Prediction | ProblemError, classes: int) -> NDArray[np.float32]
     return row
 
 
-def _response(service: Service, asked: schemas.InferRequest, rows: NDArray[np.float32]) -> web.Response:
+def _response(
+    name: str, class_names: tuple[str, ...], asked: schemas.InferRequest, rows: NDArray[np.float32]
+) -> web.Response:
     wanted = asked.outputs[0].parameters if asked.outputs else schemas.OutputParameters()
     count = min(wanted.classification, rows.shape[1])
-    texts = [_classes(row, service.bundle.class_names, count) for row in rows] if count else []
+    texts = [_classes(row, class_names, count) for row in rows] if count else []
     output = schemas.ResponseOutput(datatype="BYTES" if count else "FP32", shape=[len(rows), count or rows.shape[1]])
-    answer = schemas.InferResponse(id=asked.id, model_name=service.name, model_version=VERSION, outputs=[output])
+    answer = schemas.InferResponse(id=asked.id, model_name=name, model_version=VERSION, outputs=[output])
     is_binary = asked.parameters.binary_data_output if wanted.binary_data is None else wanted.binary_data
     if not is_binary:
         output.data = [text for row in texts for text in row] if count else rows.ravel().tolist()

@@ -21,10 +21,13 @@ _ERRORS = {
     "408": "The request came too slowly (timeout).",
     "413": "The request is too long or holds too many images (too-large, too-many-images).",
     "415": "The body is compressed (unsupported-media-type).",
+    "421": "The Host header names another server (misdirected-request): see --allowed-host.",
     "422": f"No image could be used: {', '.join(sorted(Fault))}.",
     "500": "The server failed at this request (internal).",
     "503": "Too many images are waiting, or no answer came in time (busy, timeout): see Retry-After.",
 }
+_REFUSED = ("400", "401", "421")
+_PROTOCOL = schemas.ProtocolError
 _BINARY = {"type": "string", "format": "binary"}
 _PATH = "#/components/schemas/{model}"
 _MODEL, _VERSION = "/v2/models/{name}", "/v2/models/{name}/versions/{version}"
@@ -41,9 +44,11 @@ def document(classes: int) -> dict[str, Any]:
         "paths": {
             "/predict": {"post": _predict(classes)},
             "/healthz": {"get": _get("Whether the service takes requests.", schemas.Health)},
-            "/metrics": {"get": {"summary": "Prometheus metrics.", "responses": {"200": _metrics(), **_errors("401")}}},
-            "/v2": {"get": _get("Open Inference Protocol: the server.", schemas.ServerMetadata)},
-            "/v2/health/live": {"get": _get("Whether the server runs.", schemas.Live)},
+            "/metrics": {
+                "get": {"summary": "Prometheus metrics.", "responses": {"200": _metrics(), **_errors(*_REFUSED)}}
+            },
+            "/v2": {"get": _get("Open Inference Protocol: the server.", schemas.ServerMetadata, _PROTOCOL)},
+            "/v2/health/live": {"get": _get("Whether the server runs.", schemas.Live, _PROTOCOL)},
             "/v2/health/ready": {"get": _ready()},
             **{path: {"get": _of_model(path, schemas.ModelMetadata)} for path in (_MODEL, _VERSION)},
             **{f"{path}/ready": {"get": _of_model(path, schemas.ModelReady)} for path in (_MODEL, _VERSION)},
@@ -78,7 +83,7 @@ def _predict(classes: int) -> dict[str, Any]:
 
 
 def _infer(path: str) -> dict[str, Any]:
-    responses = {"200": _answer("Done.", schemas.InferResponse), **_errors(*_ERRORS, error=schemas.ProtocolError)}
+    responses = {"200": _answer("Done.", schemas.InferResponse), **_errors(*_ERRORS, error=_PROTOCOL)}
     return {
         **_of_model(path, schemas.InferResponse),
         "summary": "Pixels, UINT8 (N, H, W, 3) RGB, to probabilities, FP32 (N, classes).",
@@ -89,25 +94,26 @@ def _infer(path: str) -> dict[str, Any]:
 
 def _of_model(path: str, model: type[BaseModel]) -> dict[str, Any]:
     names = [name for name in ("name", "version") if f"{{{name}}}" in path]
-    described = _get(str(model.__doc__), model)
+    described = _get(str(model.__doc__), model, _PROTOCOL)
     return {
         **described,
         "parameters": [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names],
-        "responses": {**described["responses"], **_errors("401", error=schemas.ProtocolError), "404": _no_model()},
+        "responses": {**described["responses"], **_errors(*_REFUSED, error=_PROTOCOL), "404": _no_model()},
     }
 
 
 def _ready() -> dict[str, Any]:
-    found = _get("Whether the server takes requests.", schemas.Ready)
+    found = _get("Whether the server takes requests.", schemas.Ready, _PROTOCOL)
     return {**found, "responses": {**found["responses"], "503": _answer("It is stopping.", schemas.Ready)}}
 
 
-def _get(summary: str, model: type[BaseModel]) -> dict[str, Any]:
-    return {"summary": summary, "responses": {"200": _answer("Done.", model)}}
+def _get(summary: str, model: type[BaseModel], error: type[BaseModel] = schemas.Error) -> dict[str, Any]:
+    return {"summary": summary, "responses": {"200": _answer("Done.", model), **_errors("400", "421", error=error)}}
 
 
 def _metrics() -> dict[str, Any]:
-    return {"description": "Done.", "content": {"text/plain": {"schema": {"type": "string"}}}}
+    text = {"description": "Done.", "content": {"text/plain": {"schema": {"type": "string"}}}}
+    return {"summary": "Prometheus metrics.", "responses": {"200": text, **_errors(*_REFUSED)}}
 
 
 def _no_model() -> dict[str, Any]:

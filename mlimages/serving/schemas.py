@@ -73,9 +73,12 @@ class Predictions(Model):
 
 
 class Health(Model):
-    """Whether the service takes requests."""
+    """Whether the service takes requests; with the token, where the server has one, also what it serves."""
 
     status: Literal["ok", "stopping"]
+    model: str | None = Field(default=None, description="The network's name.")
+    classes: list[str] | None = Field(default=None, description="Class names, by label.")
+    threshold: float | None = Field(default=None, description="A probability below it is answered as unknown.")
 
 
 class ServerMetadata(Model):

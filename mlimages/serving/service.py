@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from aiohttp import web
 
 from mlimages.core import BrokenImage, Prediction
-from mlimages.inference import Predictor
+from mlimages.inference import OnnxBundle, Predictor
 from mlimages.serving.engine import Answered, BusyError, Encoded, Engine
 from mlimages.serving.metrics import Metrics
 from mlimages.serving.problems import ProblemError, busy, internal
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class Service:
-    """One bundle, served.
+    """One model, served.
 
     Attributes:
         in_flight: the connections on which a request is being answered.
@@ -28,7 +28,6 @@ class Service:
     """
 
     def __init__(self, predictor: Predictor, settings: ServerSettings) -> None:
-        self.bundle = predictor.bundle
         self.name = re.sub(r"[^\w.-]", "_", predictor.bundle.path.stem)
         self.settings = settings
         self.engine = Engine(predictor, queue_size=settings.queue_size)
@@ -36,15 +35,43 @@ class Service:
         self.in_flight: set[object] = set()
         self.request_ended: Callable[[object], None] = lambda connection: None
         self.stopping = False
+        self._reloading: asyncio.Task[None] | None = None
 
-    async def answer(self, pictures: Sequence[Encoded], *, top: int) -> list[Prediction | ProblemError]:
+    @property
+    def bundle(self) -> OnnxBundle:
+        """The model that answers now; a handler reads it once, since a reload replaces it."""
+        return self.engine.predictor.bundle
+
+    def start_reload(self) -> None:
+        """Open the model's file again, beside what is in flight; a reload that is under way goes on alone."""
+        if self._reloading is None or self._reloading.done():
+            self._reloading = asyncio.get_running_loop().create_task(self.reload())
+
+    async def reload(self) -> None:
+        """Answer further requests with the file as it is now; those in flight end with the model they began with.
+
+        A file that cannot be used changes nothing; the log says why.
+        """
+        old = self.engine
+        predictor = old.predictor
+        try:
+            self.engine = await asyncio.to_thread(_reopened, predictor, self.settings.queue_size)
+        except Exception as error:  # whatever is wrong with the new file, the old model goes on
+            logger.error("the model was not reloaded, the one in memory goes on: %s", error)
+            return
+        logger.info("reloaded %s", predictor.bundle.path)
+        await asyncio.to_thread(old.close)
+
+    async def answer(self, images: Sequence[Encoded], *, top: int) -> list[Prediction | ProblemError]:
         """One outcome per image, each prediction with at least `top` classes.
+
+        The images are put in the queue before the first `await`, so that the caller's `bundle` is the one that answers.
 
         Raises:
             ProblemError: the queue is full, or there is no answer in time.
         """
         try:
-            futures = self.engine.submit(pictures, top=top)
+            futures = self.engine.submit(images, top=top)
         except BusyError as error:
             raise busy() from error
         try:
@@ -68,6 +95,11 @@ class Service:
         if isinstance(answer.result, BrokenImage):
             return ProblemError(422, answer.result.fault, answer.result.detail)
         return answer.result
+
+
+def _reopened(predictor: Predictor, queue_size: int) -> Engine:
+    fresh = Predictor(predictor.bundle.path, workers=predictor.workers, max_pixels=predictor.max_pixels)
+    return Engine(fresh, queue_size=queue_size)
 
 
 SERVICE = web.AppKey("service", Service)

@@ -1,38 +1,89 @@
-"""What a server allows."""
+"""The settings of a server, each defined once: the command line and the validation follow from them."""
 
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
 
-from mlimages.core import InputError
+from mlimages.core import InputError, Option, check_options, documented
 
 TOKEN_VARIABLE = "MLIMAGES_TOKEN"
 """The environment variable that holds the token."""
 
-MAX_PIXELS = 50_000_000
-"""For the Predictor of a server: a picture of more (width x height) is refused before it is decoded (422)."""
+LogFormat = Literal["text", "json"]
 
 
-@dataclass(frozen=True, slots=True)
+@documented
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSettings:
-    """Limits of a server, and who may ask it.
+    """Limits of a server, who may send requests to it, and what it logs.
 
-    Attributes:
-        token: what a request must bear (`Authorization: Bearer TOKEN`); empty for none.
-        max_body_bytes: a longer request is refused (413).
-        max_images: in one request.
-        queue_size: pictures that may wait; more are refused (503, Retry-After).
-        timeout_s: for the next 16 KB of a request's body (408), and for its answer (503).
-        idle_timeout_s: for the headers of a connection's first or next request.
+    Example:
+        >>> ServerSettings(max_images=8, allowed_hosts=("images.example.org",)).max_images
+        8
     """
 
-    token: str = ""
-    max_body_bytes: int = 16 << 20
-    max_images: int = 64
-    queue_size: int = 128
-    timeout_s: float = 30.0
-    idle_timeout_s: float = 20.0
+    token: Annotated[str, Option("Token that a request must carry; empty for none.", is_internal=True)] = field(
+        default="", repr=False
+    )
+    allowed_hosts: Annotated[
+        tuple[str, ...],
+        Option(
+            "Answer requests to this host name too, beside localhost and IP addresses; * for any name.",
+            group="Access",
+            flags=("--allowed-host",),
+            metavar="NAME",
+        ),
+    ] = ()
+    cors_origins: Annotated[
+        tuple[str, ...],
+        Option(
+            "Let pages of this origin (https://example.org) read answers; * for any.",
+            group="Access",
+            flags=("--cors",),
+            metavar="ORIGIN",
+        ),
+    ] = ()
+    max_bytes: Annotated[int, Option("Longest request in bytes (413).", group="Limits", min=1)] = 16 << 20
+    max_pixels: Annotated[
+        int, Option("Most pixels (width x height) of an image, checked before decoding (422).", group="Limits", min=1)
+    ] = 50_000_000
+    max_images: Annotated[int, Option("Most images in one request (413).", group="Limits", min=1)] = 64
+    queue_size: Annotated[int, Option("Most images that wait (503, Retry-After).", group="Limits", min=1)] = 128
+    timeout_s: Annotated[
+        float,
+        Option(
+            "Seconds for the next 16 KB of a request (408) and for its answer (503).",
+            group="Limits",
+            flags=("--timeout",),
+            metavar="SECONDS",
+            min=0.1,
+        ),
+    ] = 30.0
+    idle_timeout_s: Annotated[
+        float,
+        Option(
+            "Seconds for the headers of a connection's first or next request.",
+            group="Limits",
+            flags=("--idle-timeout",),
+            metavar="SECONDS",
+            min=0.1,
+        ),
+    ] = 20.0
+    access_log: Annotated[bool, Option("Log each request to standard error.", group="Log")] = False
+    log_format: Annotated[LogFormat, Option("Format of log lines; json: one JSON object a line.", group="Log")] = "text"
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            InputError: a number lies outside its bounds, or an origin is not one.
+        """
+        check_options(self)
+        for origin in self.cors_origins:
+            if origin != "*" and (not origin.startswith(("http://", "https://")) or origin.count("/") != 2):
+                raise InputError(f"{origin!r} is not an origin: give scheme and host, such as https://example.org")
 
 
 def is_loopback(host: str) -> bool:

@@ -137,7 +137,7 @@ async def wrong_inference(soak: Soak, session: aiohttp.ClientSession) -> str:
 async def dropped(soak: Soak, session: aiohttp.ClientSession) -> str:
     data = soak.dice.choice(soak.good)
     _, writer = await asyncio.open_connection(soak.host, soak.port)
-    writer.write(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(data))
+    writer.write(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(data))
     writer.write(data[: soak.dice.randrange(len(data) + 1)])
     writer.close()
     return "gone"
@@ -145,7 +145,7 @@ async def dropped(soak: Soak, session: aiohttp.ClientSession) -> str:
 
 async def dripping(soak: Soak, session: aiohttp.ClientSession) -> str:
     _, writer = await asyncio.open_connection(soak.host, soak.port)
-    writer.write(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n")
+    writer.write(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n")
     for _ in range(5):
         writer.write(b"x")
         await asyncio.sleep(0.1)

@@ -167,7 +167,9 @@ def test_sigterm_finishes_what_is_in_flight_and_takes_nothing_new(
     process, port = serving
     data = items[0].path.read_bytes()
     with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
-        head = b"POST /predict HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(data)
+        head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(
+            data
+        )
         connection.sendall(head)
         assert connection.recv(64).startswith(b"HTTP/1.1 100")  # the request is in flight now
         process.send_signal(signal.SIGTERM)
@@ -207,8 +209,8 @@ def test_ctrl_c_ends_the_server_in_silence(serving: tuple[subprocess.Popen[str],
 SERVE_IN_A_LITTLE_ROOM = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))
-from mlimages.predictor import Predictor
-from mlimages.server import ServerSettings, serve
+from mlimages.inference import Predictor
+from mlimages.serving import ServerSettings, serve
 settings = ServerSettings(idle_timeout_s=float(sys.argv[2]))
 serve(Predictor(sys.argv[1], workers=1), port=0, settings=settings, started=lambda url: print(url, flush=True))
 """

@@ -99,7 +99,7 @@ def bundle(cnn_bundle: OnnxBundle) -> OnnxBundle:
 
 @pytest.fixture(scope="module")
 def server(bundle: OnnxBundle) -> Iterator[Served]:
-    settings = ServerSettings(max_body_bytes=1 << 20, max_images=8)
+    settings = ServerSettings(max_bytes=1 << 20, max_images=8)
     yield from run_app(make_app(Predictor(bundle, workers=2, max_pixels=1_000_000), settings))
 
 
@@ -328,7 +328,7 @@ def test_a_small_form_costs_little_time(head: bytes, repeated: bytes) -> None:
 
 def test_a_body_without_a_length_is_bounded_as_it_comes(server: Served) -> None:
     with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
-        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
         chunk = b"10000\r\n" + b"\0" * 0x10000 + b"\r\n"
         for _ in range(17):
             connection.sendall(chunk)
@@ -380,7 +380,7 @@ def test_a_picture_whose_client_has_gone_is_not_worked_on(serve_with: Any, bundl
             return super().answer(pictures_, **options)
 
     served = serve_with(ServerSettings(), Held(bundle, workers=1))
-    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+    head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
     with socket.create_connection(("127.0.0.1", served.port)) as first:
         first.sendall(head % len(encoded(1)) + encoded(1))
         assert begun.wait(60)
@@ -399,7 +399,7 @@ def test_a_picture_whose_client_has_gone_is_not_worked_on(serve_with: Any, bundl
 def test_a_request_that_drips_is_ended_in_time(serve_with: Any) -> None:
     served = serve_with(ServerSettings(timeout_s=0.2))
     with socket.create_connection(("127.0.0.1", served.port), timeout=60) as connection:
-        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nabc")
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nabc")
         reply = connection.recv(4096)
     assert reply.startswith(b"HTTP/1.1 408")
     assert b'"timeout"' in reply
@@ -410,7 +410,7 @@ def test_a_slow_upload_that_goes_on_is_answered(serve_with: Any) -> None:
     body = encoded() + bytes(150_000)
     begin = time.monotonic()
     with socket.create_connection(("127.0.0.1", served.port), timeout=60) as connection:
-        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body))
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body))
         connection.settimeout(0.15)
         for start in range(0, len(body) - 20_000, 20_000):
             connection.sendall(body[start : start + 20_000])
@@ -427,7 +427,7 @@ def test_a_slow_upload_that_goes_on_is_answered(serve_with: Any) -> None:
 def test_an_authorization_that_is_not_text_is_400(serve_with: Any, header: bytes) -> None:
     served = serve_with(ServerSettings(token="s3cret"))
     with socket.create_connection(("127.0.0.1", served.port), timeout=60) as connection:
-        connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nAuthorization: %b\r\n\r\n" % header)
+        connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nAuthorization: %b\r\n\r\n" % header)
         assert connection.recv(4096).startswith(b"HTTP/1.1 400")
 
 
@@ -718,6 +718,6 @@ def test_what_is_no_inference_request_at_all_is_400(server: Served, body: bytes)
 def test_a_dropped_connection_costs_nobody_else_an_answer(server: Served, bundle: OnnxBundle) -> None:
     for _ in range(20):
         with socket.create_connection(("127.0.0.1", server.port)) as connection:
-            connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n\r\nabc")
+            connection.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9000\r\n\r\nabc")
     (one,) = server.ask("POST", "/predict", encoded(3)).json["predictions"]
     assert (one["class_name"], one["probability"]) == best(bundle, encoded(3))

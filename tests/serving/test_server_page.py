@@ -79,7 +79,7 @@ def test_a_chosen_picture_is_answered_with_its_classes_as_bars(
     assert page.evaluate("document.querySelector('[role=status]').textContent").startswith("photograph.png: class")
     assert not page.scrolls_sideways
     assert not page.console_errors
-    assert set(page.requests) == {url(server), url(server) + "predict"}
+    assert set(page.requests) == {url(server), url(server) + "predict", url(server) + "healthz"}
 
 
 def test_dropped_and_pasted_pictures_are_answered(server: Served, open_page: OpenPage) -> None:
@@ -102,7 +102,7 @@ def test_a_broken_picture_is_told_in_words_and_the_next_is_answered(
     choose(page, tmp_path / "broken.jpg", tmp_path / "good.png")
     wait_for(page, "document.querySelectorAll('figure').length === 2")
     said = page.evaluate("document.querySelector('.bad').textContent")
-    assert said == "Cannot be used: this is no picture that can be read (not-an-image)"
+    assert said == "Cannot be used: this is not an image that can be read (not-an-image)"
     wait_for(page, "document.querySelector('[role=status]').textContent.startsWith('good.png: class')")
 
 
@@ -126,9 +126,11 @@ def test_the_page_asks_for_the_token_and_then_answers(bundle: OnnxBundle, open_p
     picture(2).save(tmp_path / "a.png")
     running = run_app(make_app(Predictor(bundle, workers=1), ServerSettings(token="s3cret")))
     page = open_page(url(next(running)), width=400, height=900)
+    assert page.evaluate("document.getElementById('model').hidden")
     choose(page, tmp_path / "a.png")
     wait_for(page, "!document.getElementById('ask').hidden")
     page.evaluate("document.getElementById('token').value = 's3cret'; document.querySelector('#ask button').click()")
     wait_for(page, "document.querySelectorAll('li').length === 3")
     assert page.evaluate("document.getElementById('ask').hidden")
+    wait_for(page, "document.getElementById('model').textContent.includes('class0, class1, class2')")
     next(running, None)

@@ -1,0 +1,89 @@
+"""Who may send requests: the Host header, the token, and pages of other origins."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from contextlib import suppress
+from urllib.parse import urlsplit
+
+from aiohttp import hdrs, web
+
+from mlimages.serving.problems import Handler, ProblemError
+from mlimages.serving.service import SERVICE
+from mlimages.serving.settings import ServerSettings
+
+OPEN_ROUTES = frozenset({"/", "/healthz", "/openapi.json", "/v2", "/v2/health/live", "/v2/health/ready"})
+"""Answered without a token: without one they name neither the model's classes nor its use."""
+
+_EXPOSED = "Inference-Header-Content-Length, Retry-After"
+_PREFLIGHT = {
+    "Access-Control-Allow-Methods": "GET, POST",
+    "Access-Control-Allow-Headers": "Authorization, Content-Type, Inference-Header-Content-Length",
+    "Access-Control-Max-Age": "600",
+}
+
+
+def check_access(request: web.Request, settings: ServerSettings) -> None:
+    """Raise ProblemError unless the request is for this server and carries its token, where one is needed."""
+    _check_host(request, settings.allowed_hosts)
+    if request.path not in OPEN_ROUTES and not has_token(request, settings.token):
+        headers = {"WWW-Authenticate": "Bearer"}
+        raise ProblemError(401, "unauthorized", "this server needs its token: Authorization: Bearer TOKEN", headers)
+
+
+def has_token(request: web.Request, token: str) -> bool:
+    """Whether the request carries the server's token; true where there is none.
+
+    Raises:
+        ProblemError: the Authorization header is not UTF-8.
+    """
+    try:
+        given = request.headers.get(hdrs.AUTHORIZATION, "").removeprefix("Bearer ").encode()
+    except UnicodeEncodeError as error:
+        raise ProblemError(400, "bad-request", "the Authorization header is not UTF-8") from error
+    return not token or hmac.compare_digest(given, token.encode())
+
+
+def _check_host(request: web.Request, allowed: tuple[str, ...]) -> None:
+    """Refuse names that are not this server's: one that a hostile page lets resolve to it (DNS rebinding).
+
+    An IP address cannot be resolved to another, and no browser resolves localhost to another machine.
+    """
+    header = request.headers.get(hdrs.HOST, "")
+    try:
+        name = (urlsplit(f"//{header}").hostname or "").rstrip(".")
+    except ValueError:
+        name = header
+    names = {"", "localhost", *(host.lower().rstrip(".") for host in allowed)}
+    if "*" in names or name in names or name.endswith(".localhost") or _is_address(name):
+        return
+    raise ProblemError(
+        421, "misdirected-request", f"this server does not answer to the host {name!r}: start it with --allowed-host"
+    )
+
+
+def _is_address(name: str) -> bool:
+    with suppress(ValueError):
+        ipaddress.ip_address(name)
+        return True
+    return False
+
+
+@web.middleware
+async def allow_origins(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Let pages of the origins in the settings read the answers, errors included."""
+    origins = request.app[SERVICE].settings.cors_origins
+    if not origins:
+        return await handler(request)
+    origin = request.headers.get(hdrs.ORIGIN, "")
+    is_allowed = bool(origin) and ("*" in origins or origin in origins)
+    if is_allowed and request.method == hdrs.METH_OPTIONS and "Access-Control-Request-Method" in request.headers:
+        response: web.StreamResponse = web.Response(status=204, headers=_PREFLIGHT)
+    else:
+        response = await handler(request)
+    response.headers[hdrs.VARY] = "Origin"
+    if is_allowed:
+        response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
+        response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = _EXPOSED
+    return response

@@ -1,0 +1,136 @@
+"""Who may send requests to the service, and what it tells and logs of them."""
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from mlimages.core import InputError
+from mlimages.inference import OnnxBundle, Predictor
+from mlimages.serving import JsonFormatter, ServerSettings, make_app
+from tests.serving.test_server import Served, encoded, run_app
+
+pytestmark = pytest.mark.train
+
+SITE = "https://shop.example"
+
+
+@pytest.fixture
+def serve_with(cnn_bundle: OnnxBundle) -> Iterator[Any]:
+    running: list[Iterator[Served]] = []
+
+    def start(bundle: OnnxBundle | None = None, **settings: Any) -> Served:
+        predictor = Predictor(bundle or cnn_bundle, workers=1)
+        running.append(run_app(make_app(predictor, ServerSettings(**settings))))
+        return next(running[-1])
+
+    yield start
+    for one in running:
+        next(one, None)
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost:8000", 200),
+        ("LOCALHOST.", 200),
+        ("app.localhost", 200),
+        ("127.0.0.1:8000", 200),
+        ("[::1]:8000", 200),
+        ("192.168.1.20", 200),
+        ("images.example.org", 200),
+        ("Images.Example.ORG:443", 200),
+        ("", 200),
+        ("attacker.example", 421),
+        ("127.0.0.1.attacker.example", 421),
+        ("localhost.attacker.example", 421),
+        ("images.example.org.attacker.example", 421),
+        ("a@localhost:1", 200),
+        ("[::1", 421),
+        ("[attacker.example]", 421),
+    ],
+)
+def test_a_name_that_is_not_the_servers_gets_no_answer(serve_with: Any, host: str, status: int) -> None:
+    served = serve_with(allowed_hosts=("images.example.org",))
+    for method, path in (("GET", "/"), ("GET", "/healthz"), ("POST", "/predict"), ("GET", "/v2/models/model")):
+        reply = served.ask(method, path, encoded() if method == "POST" else None, Host=host)
+        assert reply.status == status, path
+        if status == 421:
+            assert reply.code == "misdirected-request"
+
+
+def test_any_name_is_taken_where_the_settings_say_so(serve_with: Any) -> None:
+    assert serve_with(allowed_hosts=("*",)).ask("GET", "/healthz", Host="any.example").status == 200
+
+
+def test_pages_of_an_allowed_origin_may_read_answers_and_errors(serve_with: Any) -> None:
+    served = serve_with(cors_origins=(SITE,), token="s3cret")
+    preflight = served.ask(
+        "OPTIONS", "/predict", Origin=SITE, Access_Control_Request_Method="POST",
+        Access_Control_Request_Headers="authorization",
+    )  # fmt: skip
+    assert preflight.status == 204
+    assert "Authorization" in preflight.headers["Access-Control-Allow-Headers"]
+    for status, headers in ((401, {}), (200, {"Authorization": "Bearer s3cret"})):
+        reply = served.ask("POST", "/predict", encoded(), Origin=SITE, **headers)
+        assert (reply.status, reply.headers["Access-Control-Allow-Origin"]) == (status, SITE)
+        assert reply.headers["Vary"] == "Origin"
+    other = served.ask("POST", "/predict", encoded(), Origin="https://other.example", Authorization="Bearer s3cret")
+    assert other.status == 200
+    assert "Access-Control-Allow-Origin" not in other.headers
+
+
+@pytest.mark.parametrize("origin", ["shop.example", "https://shop.example/", "https://shop.example/page", "null"])
+def test_what_is_no_origin_is_refused_before_the_server_starts(origin: str) -> None:
+    with pytest.raises(InputError, match="not an origin"):
+        ServerSettings(cors_origins=(origin,))
+
+
+@pytest.mark.parametrize("name", ["max_bytes", "max_pixels", "max_images", "queue_size", "timeout_s", "idle_timeout_s"])
+def test_a_limit_of_nothing_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match=f"{name} is 0"):
+        ServerSettings(**{name: 0})
+
+
+def test_a_token_is_not_shown_by_repr() -> None:
+    assert "s3cret" not in repr(ServerSettings(token="s3cret"))
+
+
+def test_healthz_names_model_classes_and_threshold_to_those_who_may_know(
+    serve_with: Any, cnn_bundle: OnnxBundle
+) -> None:
+    served = serve_with(replace(cnn_bundle, unknown_below=0.25), token="s3cret")
+    assert served.ask("GET", "/healthz").json == {"status": "ok"}
+    assert served.ask("GET", "/healthz", Authorization="Bearer s3cret").json == {
+        "status": "ok",
+        "model": "cifar10_cnn",
+        "classes": ["class0", "class1", "class2"],
+        "threshold": 0.25,
+    }
+
+
+def test_the_access_log_has_a_line_for_each_request_as_text_and_as_json(
+    serve_with: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    served = serve_with(access_log=True)
+    with caplog.at_level(logging.INFO, "mlimages.serving"):
+        served.ask("POST", "/predict?secret=1", encoded())
+        served.ask("GET", "/a%0Ab")
+    good, bad = (record for record in caplog.records if record.name == "mlimages.serving.access_log")
+    assert good.getMessage().startswith("127.0.0.1 POST /predict")
+    assert "\n" not in bad.getMessage()
+    values = json.loads(JsonFormatter().format(good))
+    assert values["status"] == 200
+    assert values["path"] == "/predict"
+    assert values["bytes"] > 0
+    assert {"time", "level", "client", "method", "duration_ms"} <= set(values)
+    assert json.loads(JsonFormatter().format(bad))["status"] == 404
+
+
+def test_no_request_is_logged_unless_the_settings_say_so(serve_with: Any, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "mlimages.serving"):
+        serve_with().ask("GET", "/healthz")
+    assert not caplog.records
