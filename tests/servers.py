@@ -51,11 +51,15 @@ class Connection:
 
 @dataclass
 class Site:
-    """A running server: `routes` answer by path, `requests` holds what was asked, in order."""
+    """A running server: `routes` answer by path, `requests` holds what was asked, in order.
+
+    Requests for a site's rules (robots.txt, tdmrep.json) are held in `rule_requests`; `fallback` does not answer them.
+    """
 
     base: str
     routes: dict[str, Reply] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
+    rule_requests: list[Request] = field(default_factory=list)
     fallback: Reply | None = None
 
     def url(self, path: str) -> str:
@@ -156,8 +160,9 @@ def serve(tls: ssl.SSLContext | None = None) -> Iterator[Site]:
                 request = _read_request(self.rfile)
                 if request is None:
                     return
-                site.requests.append(request)
-                reply = site.routes.get(request.path) or site.fallback or answer(b"none", 404)
+                is_rule = request.path in ("/robots.txt", "/.well-known/tdmrep.json")
+                (site.rule_requests if is_rule else site.requests).append(request)
+                reply = site.routes.get(request.path) or (not is_rule and site.fallback) or answer(b"none", 404)
                 reply(connection, request)
 
         def finish(self) -> None:

@@ -24,6 +24,7 @@ class ImageRef:
         source: what the provider says (photographer, licence, wnid ...); it goes into the manifest.
         name: the file name to store under, without suffix; by default the last part of the URL.
         load: gives the bytes where `url` is only a name for them (a member of an archive).
+        is_interface: the link belongs to the provider's documented interface, for which robots.txt does not speak.
     """
 
     url: str
@@ -31,6 +32,7 @@ class ImageRef:
     source: Mapping[str, Any] = field(default_factory=dict)
     name: str = ""
     load: Callable[[], Awaitable[bytes]] | None = field(default=None, repr=False, compare=False)
+    is_interface: bool = False
 
 
 @dataclass(frozen=True, slots=True)

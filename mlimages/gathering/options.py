@@ -9,7 +9,7 @@ from mlimages import __version__
 from mlimages.core import MAX_PIXELS, InputError, Reason
 from mlimages.gathering.links import shard_of
 
-USER_AGENT = f"mlimages/{__version__} (gathers pictures for image classifiers; honours X-Robots-Tag: noai)"
+USER_AGENT = f"mlimages/{__version__} (gathers images for image classifiers; honours opt-outs)"
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,7 +75,12 @@ async def gather_async(
     """
     chosen, out = GatherOptions(**options), as_path(out)
     started = time.monotonic()
-    checks = Checks(max_pixels=chosen.max_pixels, min_size=chosen.min_size, resize=chosen.resize)
+    checks = Checks(
+        max_pixels=chosen.max_pixels,
+        min_size=chosen.min_size,
+        resize=chosen.resize,
+        ignore_opt_out=chosen.ignore_opt_out,
+    )
     holes = is_remote(out)
     with (
         mirrored(out, chosen.shard) as folder,
@@ -193,7 +198,9 @@ class _Hand:
 
     async def finish(self, ref: ImageRef) -> FetchResult:
         part = self.gathered.new_part()
-        fetched = await (_load(ref.load, part) if ref.load else self.fetcher.fetch(ref.url, part))
+        fetched = await (
+            _load(ref.load, part) if ref.load else self.fetcher.fetch(ref.url, part, asks_site=not ref.is_interface)
+        )
         found = None if fetched.reason else await self.decoders.inspect(part)
         row = self.gathered.add(ref, fetched, found, part)
         self.tell(row)

@@ -7,7 +7,6 @@ import email.utils
 import random
 import time
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,10 @@ from mlimages.gathering.download.address_guard import is_private_literal
 from mlimages.gathering.download.body_file import Spool
 from mlimages.gathering.download.client import open_session
 from mlimages.gathering.download.host_limits import Host, Hosts
+from mlimages.gathering.download.opt_outs import find_opt_out
 from mlimages.gathering.download.pace import Pace
 from mlimages.gathering.download.reasons import CONNECTION, PASSING, reason_of_error, reason_of_status
+from mlimages.gathering.download.robots import Sites, SiteUnreachableError
 from mlimages.gathering.options import GatherOptions
 
 _MAX_URL = 8192
@@ -66,13 +67,18 @@ class Fetcher:
 
     async def __aenter__(self) -> Fetcher:
         self._session = open_session(self._options)
+        self._sites = Sites(self._session, timeout_s=self._options.timeout_s)
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self._sites.close()
         await self._session.close()
 
-    async def fetch(self, link: str, part: Path) -> Fetched:
+    async def fetch(self, link: str, part: Path, *, asks_site: bool = True) -> Fetched:
         """Fetch `link` into the file `part`; what may succeed later is asked for again after a pause.
+
+        Args:
+            asks_site: obey the site's robots.txt and tdmrep.json; not meant for a provider's documented interface.
 
         Raises:
             GatherError: the file cannot be written.
@@ -84,9 +90,9 @@ class Fetcher:
         if not self._options.allow_private and is_private_literal(url.raw_host or ""):
             return Fetched(Reason.PRIVATE_ADDRESS, f"{url.raw_host} is not a global address")
         with self._hosts.use(f"{url.raw_host}:{url.port}") as host:
-            return await self._fetch_patiently(url, host, part)
+            return await self._fetch_patiently(url, host, part, asks_site=asks_site)
 
-    async def _fetch_patiently(self, url: URL, host: Host, part: Path) -> Fetched:
+    async def _fetch_patiently(self, url: URL, host: Host, part: Path, *, asks_site: bool) -> Fetched:
         last = Fetched(Reason.HOST_DOWN, "other links on this host failed in a row")
         started = 0.0
         for attempt in range(1, self._options.retries + 2):
@@ -95,7 +101,7 @@ class Fetcher:
                 if host.is_down:
                     return last
                 started = started or time.monotonic()
-                last = await self._request(url, part)
+                last = await self._request(url, part, asks_site=asks_site)
             last = replace(last, attempts=attempt, elapsed_s=round(time.monotonic() - started, 3))
             host.note(str(url), failed=last.reason in CONNECTION, retry_after_s=last.retry_after_s)
             if last.reason not in PASSING:
@@ -104,14 +110,18 @@ class Fetcher:
                 await asyncio.sleep(_BACKOFF_S * 2 ** (attempt - 1) * random.uniform(0.5, 1.0))
         return last
 
-    async def _request(self, url: URL, part: Path) -> Fetched:
+    async def _request(self, url: URL, part: Path, *, asks_site: bool) -> Fetched:
         answer = Fetched()
         try:
+            ignored = await self._heed_site(url) if asks_site else ""
             async with self._session.get(url, max_redirects=_MAX_REDIRECTS) as response:
                 answer = Fetched(final_url=str(response.url), http_status=response.status)
                 self._judge(response, url)
+                ignored = self._heed(find_opt_out(response.headers)) or ignored
+                if response.history and asks_site:
+                    ignored = await self._heed_site(response.url) or ignored
                 await self._receive(response, part)
-                return answer
+                return replace(answer, detail=ignored)
         except _RefusalError as refusal:
             return replace(answer, reason=refusal.reason, detail=refusal.detail, retry_after_s=refusal.retry_after_s)
         except GatherError:
@@ -119,12 +129,25 @@ class Fetcher:
         except Exception as error:  # whatever a server can provoke costs its own link
             return replace(answer, reason=reason_of_error(error), detail=f"{type(error).__name__}: {error}"[:200])
 
+    async def _heed_site(self, url: URL) -> str:
+        """As `_heed`, for what the site of `url` says as a whole."""
+        try:
+            return self._heed(await self._sites.find_opt_out(url))
+        except SiteUnreachableError as error:
+            if self._options.ignore_opt_out:
+                return ""
+            raise _RefusalError(error.reason, error.detail) from error
+
+    def _heed(self, opt_out: str | None) -> str:
+        """Refuse what somebody opted out of; where that is ignored on request, the note for the manifest."""
+        if opt_out and not self._options.ignore_opt_out:
+            raise _RefusalError(Reason.OPT_OUT, opt_out)
+        return f"ignored: {opt_out}" if opt_out else ""
+
     def _judge(self, response: aiohttp.ClientResponse, asked: URL) -> None:
         reason = reason_of_status(response.status)
         if reason:
             raise _RefusalError(reason, f"HTTP {response.status}", retry_after_s(response.headers.get("Retry-After")))
-        if not self._options.ignore_opt_out and _opted_out(response.headers.getall("X-Robots-Tag", [])):
-            raise _RefusalError(Reason.OPT_OUT, f"X-Robots-Tag: {response.headers['X-Robots-Tag'][:100]}")
         if response.history and any(word in response.url.name.lower() for word in _GONE_PICTURES):
             raise _RefusalError(Reason.PLACEHOLDER, f"redirected to {response.url}"[:200])
         if (response.content_length or 0) > self._options.max_bytes:
@@ -187,14 +210,3 @@ def retry_after_s(value: str | None) -> float | None:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
     except (ValueError, TypeError, OverflowError):
         return None
-
-
-def _opted_out(values: Sequence[str]) -> bool:
-    """Whether X-Robots-Tag forbids training; `agent: directive` speaks to that agent, and to those after it."""
-    for value in values:
-        agent, colon, directives = value.lower().rpartition(":")
-        if colon and agent.strip() != "mlimages":
-            continue
-        if {word.strip() for word in directives.split(",")} & {"noai", "noimageai"}:
-            return True
-    return False

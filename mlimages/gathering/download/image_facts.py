@@ -9,11 +9,16 @@ from mlimages.core import MAX_PIXELS, Reason
 
 @dataclass(frozen=True, slots=True)
 class Checks:
-    """What a picture must satisfy, and the shorter side at which it is stored (None: as it came)."""
+    """What an image must satisfy, and the shorter side at which it is stored (None: as it came).
+
+    Attributes:
+        ignore_opt_out: take an image although its XMP prohibits data mining.
+    """
 
     max_pixels: int = MAX_PIXELS
     min_size: int = 1
     resize: int | None = None
+    ignore_opt_out: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +33,7 @@ class Facts:
     height: int
     orientation: int
     suffix: str
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import hashlib
 import io
+from dataclasses import replace
 from functools import partial
 from operator import gt
 from pathlib import Path
@@ -13,6 +14,7 @@ from PIL import Image
 
 from mlimages.core import Fault, ImageError, ImageProperty, Reason
 from mlimages.gathering.download.image_facts import Checks, Facts, Rejection
+from mlimages.gathering.download.opt_outs import find_xmp_opt_out
 from mlimages.images import DecodedImage, DecodeOptions, ImageHeader, decode, resized_size
 
 SUFFIXES = {
@@ -37,6 +39,14 @@ _JPEG_MOST_PX = 65_500  # of a side, in libjpeg
 def inspect_file(path: Path, checks: Checks) -> Facts | Rejection:
     """Decode the file to its last byte; with `checks.resize`, replace it by the resized picture."""
     data = path.read_bytes()
+    opt_out = find_xmp_opt_out(data)
+    if opt_out and not checks.ignore_opt_out:
+        return Rejection(Reason.OPT_OUT, opt_out, len(data), hashlib.sha256(data).hexdigest())
+    facts = _inspect(path, data, checks)
+    return replace(facts, detail=f"ignored: {opt_out}") if opt_out and isinstance(facts, Facts) else facts
+
+
+def _inspect(path: Path, data: bytes, checks: Checks) -> Facts | Rejection:
     try:
         decoded = decode(data, max_pixels=checks.max_pixels, options=partial(_options, data=data, checks=checks))
         if checks.resize is None:

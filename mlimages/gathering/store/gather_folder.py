@@ -272,10 +272,11 @@ class Gathered:
         if isinstance(found, Rejection):
             return {"status": "failed", **values}
         suffix = values.pop("suffix")
+        values["detail"] = found.detail or fetched.detail
         copies = self._copies.get(bytes.fromhex(found.sha256), _Copies())
         if copies.is_gone or (copies.next_is_gone and not self._options.keep_duplicates):
-            detail = "the same bytes lie behind many links"
-            return {"status": "placeholder", "reason": Reason.PLACEHOLDER, "detail": detail, **values}
+            values["detail"] = "the same bytes lie behind many links"
+            return {"status": "placeholder", "reason": Reason.PLACEHOLDER, **values}
         if copies.path and not self._options.keep_duplicates:
             return {"status": "duplicate", "same_as": copies.path, **values}
         like = self._likeness.find(found.dhash)

@@ -1,0 +1,193 @@
+"""What a site forbids as a whole, in robots.txt and /.well-known/tdmrep.json, each asked for once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import aiohttp
+from yarl import URL
+
+from mlimages.core import OPEN_REASONS, Reason
+from mlimages.gathering.download.opt_outs import AGENT, forbids_training, parse_tdmrep, path_matches
+from mlimages.gathering.download.reasons import reason_of_error
+
+if TYPE_CHECKING:
+    from protego import Protego
+
+_USAGE = (("Content-Signal", "ai-train", "no"), ("Content-Usage", "train-ai", "n"))
+_FIELDS = {"allow", "disallow", *(title.lower() for title, _, _ in _USAGE)}
+_MAX_BYTES = 500 * 1024  # of a robots.txt (RFC 9309, 2.5)
+_MAX_REDIRECTS = 5
+_AGAIN_S = 1.0
+_REMEMBERED = 20_000
+
+
+class SiteUnreachableError(Exception):
+    """A site's robots.txt cannot be read, so that nothing else is asked of it for now (RFC 9309, 2.3.1.4)."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass(frozen=True, slots=True)
+class SiteRules:
+    """The rules of one site.
+
+    Attributes:
+        robots: parsed robots.txt; None where everything is allowed.
+        usage: for each field of robots.txt that speaks of training: patterns of paths, and whether each forbids it.
+        tdm: patterns of paths in order, and whether each is reserved.
+    """
+
+    robots: Protego | None = None
+    usage: Mapping[str, tuple[tuple[str, bool], ...]] = field(default_factory=dict)
+    tdm: tuple[tuple[str, bool], ...] = ()
+
+    def find_opt_out(self, url: URL) -> str | None:
+        """What forbids to fetch `url` or to train on it; None where nothing does."""
+        if self.robots and not self.robots.can_fetch(str(url), AGENT):
+            return "robots.txt: Disallow"
+        path = url.raw_path_qs
+        for name, rules in self.usage.items():
+            matching = [(len(pattern), forbids) for pattern, forbids in rules if path_matches(pattern, path)]
+            if max(matching, default=(0, False))[
+                1
+            ]:  # the longest pattern holds; among equal ones, the one that forbids
+                return f"robots.txt: {name}"
+        if next((is_reserved for pattern, is_reserved in self.tdm if path_matches(pattern, path)), False):
+            return "tdmrep.json: tdm-reservation"
+        return None
+
+
+def parse_site_rules(robots_txt: str, tdmrep: str = "") -> SiteRules:
+    """The rules of a site's two files; an empty text forbids nothing.
+
+    >>> rules = parse_site_rules("User-agent: *\\nContent-Signal: search=yes, ai-train=no")
+    >>> rules.find_opt_out(URL("https://example.org/a.jpg"))
+    'robots.txt: Content-Signal: ai-train=no'
+    """
+    lines = _our_lines(robots_txt)
+    robots = None
+    if any(name in ("allow", "disallow") for name, _ in lines):
+        from protego import Protego
+
+        robots = Protego.parse("\n".join(["User-agent: *", *(f"{name}: {value}" for name, value in lines)]))
+    usage = {
+        f"{title}: {key}={value}": tuple(_usage_rule(text, key, value) for name, text in lines if name == title.lower())
+        for title, key, value in _USAGE
+    }
+    return SiteRules(robots, {name: rules for name, rules in usage.items() if rules}, tuple(parse_tdmrep(tdmrep)))
+
+
+def _our_lines(robots_txt: str) -> list[tuple[str, str]]:
+    """Fields and values of the groups that name us, else of those for everybody (RFC 9309, 2.2.1).
+
+    What is said of training before the first group holds for everybody, too.
+    """
+    groups: dict[str, list[tuple[str, str]]] = {"*": []}
+    agents, is_naming, has_begun = {"*"}, False, False
+    for line in robots_txt.splitlines():
+        name, _, value = (part.strip() for part in line.partition("#")[0].partition(":"))
+        name = name.lower()
+        if name in ("user-agent", "useragent", "user agent"):
+            agents = (agents if is_naming else set()) | {value.lower().partition("/")[0]}
+            is_naming = has_begun = True
+            for agent in agents:
+                groups.setdefault(agent, [])
+        elif name in _FIELDS and (has_begun or name.startswith("content-")):
+            is_naming = False
+            for agent in agents:
+                groups[agent].append((name, value))
+    return groups.get(AGENT, groups["*"])
+
+
+def _usage_rule(text: str, key: str, value: str) -> tuple[str, bool]:
+    pattern, preferences = (*text.split(None, 1), "")[:2] if text.startswith("/") else ("/", text)
+    return pattern, forbids_training(preferences, key, value)
+
+
+class Sites:
+    """The rules of the sites that are in use; the longest unused are forgotten.
+
+    Args:
+        timeout_s: for each file as a whole.
+    """
+
+    def __init__(self, session: aiohttp.ClientSession, *, timeout_s: float) -> None:
+        self._session = session
+        self._timeout_s = timeout_s
+        self._rules: OrderedDict[URL, asyncio.Task[SiteRules]] = OrderedDict()
+        self._failed_at: dict[URL, float] = {}
+
+    async def find_opt_out(self, url: URL) -> str | None:
+        """What the site of `url` says against fetching it or training on it; None where it says nothing.
+
+        Raises:
+            SiteUnreachableError: its robots.txt was not answered.
+        """
+        origin = url.origin()
+        task = self._rules.get(origin)
+        if task is None or time.monotonic() - self._failed_at.get(origin, time.monotonic()) > _AGAIN_S:
+            self._failed_at.pop(origin, None)
+            task = self._rules[origin] = asyncio.create_task(self._load(origin))
+            self._forget()
+        self._rules.move_to_end(origin)
+        return (await asyncio.shield(task)).find_opt_out(url)
+
+    async def close(self) -> None:
+        """Cancel what is still asked for."""
+        for task in self._rules.values():
+            task.cancel()
+        await asyncio.gather(*self._rules.values(), return_exceptions=True)
+
+    def _forget(self) -> None:
+        while len(self._rules) > _REMEMBERED:
+            origin, task = self._rules.popitem(last=False)
+            self._failed_at.pop(origin, None)
+            task.cancel()
+
+    async def _load(self, origin: URL) -> SiteRules:
+        try:
+            robots_txt = await self._read(origin / "robots.txt")
+        except SiteUnreachableError:
+            self._failed_at[origin] = time.monotonic()
+            raise
+        try:
+            tdmrep = await self._read(origin / ".well-known/tdmrep.json")
+        except SiteUnreachableError:  # unlike robots.txt, it is optional
+            tdmrep = ""
+        return parse_site_rules(robots_txt, tdmrep)
+
+    async def _read(self, url: URL) -> str:
+        """The file's text; empty where the server says that there is none."""
+        try:
+            async with (
+                asyncio.timeout(self._timeout_s),
+                self._session.get(
+                    url, max_redirects=_MAX_REDIRECTS, headers={"Accept": "text/plain,application/json,*/*;q=0.5"}
+                ) as response,
+            ):
+                if response.status >= 500:
+                    raise SiteUnreachableError(Reason.SERVER_ERROR, f"{url.path}: HTTP {response.status}")
+                if response.status != 200:
+                    return ""
+                data = bytearray()
+                async for chunk in response.content.iter_any():
+                    data += chunk
+                    if len(data) >= _MAX_BYTES:
+                        break
+                return data[:_MAX_BYTES].decode("utf-8-sig", "replace")
+        except (aiohttp.TooManyRedirects, aiohttp.RedirectClientError):  # as if there were none (RFC 9309, 2.3.1.2)
+            return ""
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            reason, detail = reason_of_error(error), f"{url.path}: {type(error).__name__}: {error}"[:200]
+            of_link = reason is Reason.BAD_URL  # its host can have no name
+            is_known = of_link or reason in OPEN_REASONS
+            raise SiteUnreachableError(reason if is_known else Reason.UNREACHABLE, detail) from error
