@@ -15,8 +15,13 @@ if TYPE_CHECKING:
     from mlimages.core import Cluster
 
 Engine = Literal["local", "ray"]
-ENGINE = typer.Option("local", help="ray: a worker per CPU, of this machine or of a cluster.")
-ADDRESS = typer.Option(None, metavar="HOST:PORT", help="With ray: this cluster; auto: the one this machine is in.")
+ENGINE = typer.Option("local", help="ray: one worker per CPU, on this machine or a cluster.", rich_help_panel="Options")
+ADDRESS = typer.Option(
+    None,
+    metavar="HOST:PORT",
+    help="Ray cluster to use with --engine ray; auto: the one of this machine.",
+    rich_help_panel="Options",
+)
 
 
 @contextmanager
@@ -24,7 +29,7 @@ def cluster_of(engine: Engine, address: str | None) -> Iterator[Cluster | None]:
     """The cluster; None where the work is done here.
 
     Raises:
-        InputError: an address, and no engine that takes one.
+        InputError: an address without an engine that takes one.
         MissingExtraError: Ray is not installed.
     """
     if engine == "ray":
@@ -33,6 +38,6 @@ def cluster_of(engine: Engine, address: str | None) -> Iterator[Cluster | None]:
         with redirect_stdout(sys.stderr), ray_cluster(address) as cluster:  # Ray prints what its workers die of
             yield cluster
     elif address:
-        raise InputError("--address names a Ray cluster: say --engine ray too")
+        raise InputError("--address names a Ray cluster: add --engine ray")
     else:
         yield None

@@ -5,20 +5,23 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial, wraps
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
+from typer.core import TyperGroup
 
 from mlimages.cli.engines import ADDRESS, ENGINE, Engine, cluster_of
 from mlimages.cli.hints import say_next
-from mlimages.cli.options import GroupedCommand
+from mlimages.cli.options import GroupedCommand, takes_options
 from mlimages.cli.process import collect_garbage_rarely
 from mlimages.core import GatherError, GatherSummary, as_path, counted
+from mlimages.gathering import GatherOptions
 
 if TYPE_CHECKING:
     from mlimages.core import Cluster
@@ -30,16 +33,34 @@ _ROWS = 15
 def register(app: typer.Typer) -> None:
     """Add this step's commands to the command line."""
     sub = typer.Typer(
+        cls=_Gather,
         no_args_is_help=True,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
-        help="Download pictures into a folder per class, verified.\n\n"
-        "Broken links cost nothing but their row in the manifest; run the same command again to go on.",
+        help="Download images into one folder per class and verify each.\n\n"
+        "What became of each link is in the manifest; the same command again goes on where the last one stopped.",
         epilog="Example: mlimages gather urls links.txt -o data/mine",
     )
     for name, command in {"urls": _urls, "imagenet": _imagenet, "openverse": _openverse, "pexels": _pexels}.items():
         sub.command(name, cls=_Command)(command)
     app.add_typer(sub, name="gather", rich_help_panel="gather")
+
+
+class _Gather(TyperGroup):
+    """Says `gather urls` to who names a list or a link straight away."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command, or name the one that takes what was given in its place."""
+        first = args[0]
+        if first not in self.commands and ("://" in first or Path(first).suffix or Path(first).exists()):
+            links = (
+                f"echo {shlex.quote(first)} | mlimages gather urls -"
+                if "://" in first
+                else (f"mlimages gather urls {shlex.join(args)}")
+            )
+            out = "" if {"-o", "--out"} & set(args) and "://" not in first else " -o FOLDER"
+            ctx.fail(f"lists of links are taken by `gather urls`: {links}{out}")
+        return super().resolve_command(ctx, args)
 
 
 class _Command(GroupedCommand):
@@ -54,38 +75,18 @@ class _Command(GroupedCommand):
 
 def _common(
     *,
-    out: Path = typer.Option(..., "-o", "--out", help="Folder for the pictures and manifest.jsonl."),
-    limit: int = typer.Option(None, help="Good pictures per class; it goes on until so many are there."),
-    parallel: int = typer.Option(64, help="Requests at one time, by each shard or worker."),
-    per_host: int = typer.Option(8, help="Requests at one time to one host, by all shards and workers together."),
-    timeout: float = typer.Option(15.0, help="Seconds without progress: no byte, or less than 1 KB/s."),
-    connect_timeout: float = typer.Option(10.0, help="Seconds until a host is connected."),
-    retries: int = typer.Option(2, help="Further tries after a passing failure (time-out, 429, 5xx)."),
-    max_bytes: int = typer.Option(64 * 2**20, help="The longest body, in bytes."),
-    max_pixels: int = typer.Option(89_478_485, help="The most pixels, judged before decoding."),
-    min_size: int = typer.Option(1, help="The least shorter side, in pixels."),
-    resize: int = typer.Option(None, help="Store the shorter side at so many pixels (upright RGB JPEG)."),
-    keep_duplicates: bool = typer.Option(False, "--keep-duplicates", help="Keep every copy of the same bytes."),
-    retry_failed: str = typer.Option(None, metavar="[REASON,...]", help="Try failed links again: these, or every one."),
-    no_retry: bool = typer.Option(False, "--no-retry", help="Leave links that are still open from earlier runs."),
-    restore_deleted: bool = typer.Option(
-        False, "--restore-deleted", help="Download images again that were deleted from the folder."
+    out: Path = typer.Option(
+        ..., "-o", "--out", metavar="FOLDER", help="Folder for the images and manifest.jsonl.", rich_help_panel="Output"
     ),
-    keep_deleted: bool = typer.Option(
-        False, "--keep-deleted", help="Leave deleted images deleted, however many are missing."
-    ),
-    allow_private: bool = typer.Option(False, "--allow-private", help="Connect to private and loopback addresses too."),
-    ignore_opt_out: bool = typer.Option(False, "--ignore-opt-out", help="Take pictures marked X-Robots-Tag: noai too."),
-    user_agent: str = typer.Option(None, help="What to call ourselves; by default mlimages and its version."),
-    proxy: str = typer.Option(None, metavar="URL", help="HTTP proxy; by default as HTTP_PROXY and its like say."),
-    shard: str = typer.Option(None, metavar="I/N", help="Take the I-th of N parts of the links."),
     engine: Engine = ENGINE,
     address: str = ADDRESS,
-    dry_run: bool = typer.Option(False, "--dry-run", help="Show classes and counts, fetch nothing."),
-    as_json: bool = typer.Option(False, "--json", help="Print the outcome as JSON."),
-    quiet: bool = typer.Option(False, "--quiet", "-q", help="No progress bar and no table."),
+    dry_run: bool = typer.Option(
+        False, "--dry-run", help="Print the classes and their links; download nothing.", rich_help_panel="Output"
+    ),
+    as_json: bool = typer.Option(False, "--json", help="Print the results as JSON.", rich_help_panel="Output"),
+    quiet: bool = typer.Option(False, "--quiet", "-q", help="No progress bar and no table.", rich_help_panel="Output"),
 ) -> None:
-    """The options that every kind of gathering has."""
+    """The options of every gathering that are not those of `GatherOptions`."""
 
 
 def _gathering(make_source: Callable[..., Source]) -> Callable[..., None]:
@@ -93,28 +94,30 @@ def _gathering(make_source: Callable[..., Source]) -> Callable[..., None]:
     common = inspect.signature(_common, eval_str=True).parameters
     own = inspect.signature(make_source, eval_str=True)
 
-    @wraps(make_source)
-    def command(**values: Any) -> None:
+    def body(options: dict[str, Any], **values: Any) -> None:
         chosen = {name: values.pop(name) for name in common}
-        _run(partial(make_source, **values), **chosen)
+        _run(partial(make_source, **values), options, **chosen)
 
-    vars(command).pop("__wrapped__")  # Typer would read the inner function's parameters
-    parameters = [*list(own.parameters.values())[1:], *common.values()]
-    vars(command)["__signature__"] = own.replace(parameters=parameters, return_annotation=None)
-    return command
+    body.__name__, body.__doc__ = make_source.__name__, make_source.__doc__
+    vars(body)["__signature__"] = own.replace(parameters=[*own.parameters.values(), *common.values()])
+    return takes_options(GatherOptions)(body)
 
 
 @_gathering
 def _urls(
-    network: Any,
-    lists: list[Path] = typer.Argument(..., help="Lists: .txt, .csv, .tsv, .jsonl, .parquet; .gz of any; - for stdin."),
-    url_col: str = typer.Option(None, help="The column of links, if it has an unusual name."),
-    label_col: str = typer.Option(None, help="The column of classes, if it has an unusual name."),
+    network: GatherOptions,
+    lists: list[Path] = typer.Argument(
+        ..., metavar="LIST...", help="Lists: .txt, .csv, .tsv, .jsonl, .parquet; .gz of any; - for stdin."
+    ),
+    url_col: str = typer.Option(None, help="The column of links, if it has an unusual name.", rich_help_panel="Source"),
+    label_col: str = typer.Option(
+        None, help="The column of classes, if it has an unusual name.", rich_help_panel="Source"
+    ),
 ) -> Any:  # a Source: its module is not to be imported for the signature
-    """Download the pictures behind lists of links.
+    """Download the images behind lists of links.
 
     A list is text with a URL a line (or CLASS<TAB>URL), or a table with a column of links and perhaps one of classes.
-    Links without a class belong to a class named after their file. Each picture is decoded before it is kept, under
+    Links without a class belong to a class named after their file. Each image is decoded before it is kept, under
     OUT/CLASS/; what became of each link is in OUT/manifest.jsonl.
 
     Example: mlimages gather urls cats.txt dogs.txt -o data/pets
@@ -126,17 +129,25 @@ def _urls(
 
 @_gathering
 def _imagenet(
-    network: Any,
-    words: list[str] = typer.Argument(..., help='WordNet ids or words: n02121808, "domestic cat".'),
-    subtree: bool = typer.Option(False, "--subtree", help="Every synset beneath it too, each in its own folder."),
-    archive: Path = typer.Option(None, help="Take the pictures from this tar or folder."),
-    url_list: Path = typer.Option(None, help="Lines WNID_NUMBER<TAB>URL, such as fall11_urls.txt (.gz, .tgz)."),
-    endpoint: str = typer.Option("https://image-net.org", metavar="URL", help="Another address of the same site."),
+    network: GatherOptions,
+    words: list[str] = typer.Argument(
+        ..., metavar="SYNSET...", help='WordNet ids or words: n02121808, "domestic cat".'
+    ),
+    subtree: bool = typer.Option(
+        False, "--subtree", help="Include every synset below it, each in its own folder.", rich_help_panel="Source"
+    ),
+    archive: Path = typer.Option(None, help="Tar or folder to read the images from.", rich_help_panel="Source"),
+    url_list: Path = typer.Option(
+        None, help="Lines WNID_NUMBER<TAB>URL, such as fall11_urls.txt (.gz, .tgz).", rich_help_panel="Source"
+    ),
+    endpoint: str = typer.Option(
+        "https://image-net.org", metavar="URL", help="Address of the site.", rich_help_panel="rare:Source"
+    ),
 ) -> Any:
-    """Gather ImageNet's pictures by WordNet id or word.
+    """Download ImageNet's images by WordNet id or word.
 
-    The pictures come by the first way that works: --archive, the site's archive of the synset, the site's list of
-    links, --url-list. Folders are named by the synset's first word: domestic_cat/persian_cat.
+    The images come from the first of these that has them: --archive, the site's archive of the synset, the site's
+    list of links, --url-list. Folders are named by the synset's first word: domestic_cat/persian_cat.
 
     Example: mlimages gather imagenet n02121808 --subtree --limit 200 -o data/cats
     """
@@ -155,15 +166,24 @@ def _imagenet(
 
 @_gathering
 def _openverse(
-    network: Any,
-    queries: list[str] = typer.Argument(..., help="Words to search for, or CLASS=WORDS."),
-    licence: str = typer.Option("", metavar="NAME,...", help="Only these licences: by,by-sa,cc0,pdm ..."),
-    no_wait: bool = typer.Option(False, "--no-wait", help="Stop where it would wait; the same command goes on."),
-    endpoint: str = typer.Option("https://api.openverse.org", metavar="URL", help="Another address of the interface."),
+    network: GatherOptions,
+    queries: list[str] = typer.Argument(..., metavar="QUERY...", help="Words to search for, or CLASS=WORDS."),
+    licence: str = typer.Option(
+        "", metavar="NAME,...", help="Only these licences: by,by-sa,cc0,pdm ...", rich_help_panel="Source"
+    ),
+    no_wait: bool = typer.Option(
+        False,
+        "--no-wait",
+        help="Stop at the rate limit instead of waiting; the same command goes on.",
+        rich_help_panel="Source",
+    ),
+    endpoint: str = typer.Option(
+        "https://api.openverse.org", metavar="URL", help="Address of the API.", rich_help_panel="rare:Source"
+    ),
 ) -> Any:
-    """Gather openly licensed pictures by search word.
+    """Download openly licensed images by search word.
 
-    Openverse needs no key. Creator and licence of each picture are in OUT/manifest.jsonl and OUT/ATTRIBUTION.md.
+    Openverse needs no key. Creator and licence of each image are in OUT/manifest.jsonl and OUT/ATTRIBUTION.md.
 
     Example: mlimages gather openverse cat dog --licence by,cc0 --limit 300 -o data/pets
     """
@@ -175,25 +195,36 @@ def _openverse(
 
 @_gathering
 def _pexels(
-    network: Any,
-    queries: list[str] = typer.Argument(..., help='Words to search for, or CLASS=WORDS ("lizard=lizard reptile").'),
-    i_have_permission: bool = typer.Option(False, "--i-have-permission", help="Pexels allowed you to do this."),
+    network: GatherOptions,
+    queries: list[str] = typer.Argument(
+        ..., metavar="QUERY...", help='Words to search for, or CLASS=WORDS ("lizard=lizard reptile").'
+    ),
+    i_have_permission: bool = typer.Option(
+        False, "--i-have-permission", help="Confirm that Pexels allowed it.", rich_help_panel="Source"
+    ),
     photo_size: str = typer.Option(
-        "medium", help="original, large2x, large, medium, small, portrait, landscape, tiny."
+        "medium", help="original, large2x, large, medium, small, portrait, landscape, tiny.", rich_help_panel="Source"
     ),
-    orientation: str = typer.Option(None, help="landscape, portrait or square."),
-    size: str = typer.Option(None, help="The least size: large (24 MP), medium (12 MP) or small (4 MP)."),
-    color: str = typer.Option(None, help="A colour by name, or as a hexadecimal code."),
-    locale: str = typer.Option(None, help="The language of the words, such as de-DE."),
+    orientation: str = typer.Option(None, help="landscape, portrait or square.", rich_help_panel="Source"),
+    size: str = typer.Option(
+        None, help="Minimum size: large (24 MP), medium (12 MP) or small (4 MP).", rich_help_panel="Source"
+    ),
+    color: str = typer.Option(None, help="Colour, by name or as a hexadecimal code.", rich_help_panel="Source"),
+    locale: str = typer.Option(None, help="Language of the words, such as de-DE.", rich_help_panel="Source"),
     no_wait: bool = typer.Option(
-        False, "--no-wait", help="Stop where it would wait an hour; the same command goes on."
+        False,
+        "--no-wait",
+        help="Stop at the rate limit instead of waiting an hour; the same command goes on.",
+        rich_help_panel="Source",
     ),
-    endpoint: str = typer.Option("https://api.pexels.com/v1", metavar="URL", help="Another address of the interface."),
+    endpoint: str = typer.Option(
+        "https://api.pexels.com/v1", metavar="URL", help="Address of the API.", rich_help_panel="rare:Source"
+    ),
 ) -> Any:
-    """Gather photographs from Pexels by search word.
+    """Download photographs from Pexels by search word.
 
-    The key is read from PEXELS_API_KEY (free: https://www.pexels.com/api/). Pexels' terms forbid data sets for machine
-    learning without its permission: ask for it, then say --i-have-permission. Photographers are named in
+    The key is read from PEXELS_API_KEY (free: https://www.pexels.com/api/). Pexels' terms forbid datasets for machine
+    learning without its permission: ask for it, then give --i-have-permission. Photographers are named in
     OUT/ATTRIBUTION.md.
 
     Example: mlimages gather pexels cat dog --limit 300 -o data/pets --i-have-permission
@@ -213,7 +244,8 @@ def _pexels(
 
 
 def _run(
-    make_source: Callable[[Any], Source],
+    make_source: Callable[[GatherOptions], Source],
+    options: dict[str, Any],
     *,
     out: Path,
     engine: Engine,
@@ -221,13 +253,11 @@ def _run(
     dry_run: bool,
     as_json: bool,
     quiet: bool,
-    **chosen: Any,
 ) -> None:
     collect_garbage_rarely()
     from mlimages.core import NoProgress, TqdmProgress
-    from mlimages.gathering import GatherOptions
 
-    options, out = _options(**chosen), as_path(out)
+    out = as_path(out)
     source = make_source(GatherOptions(**options))
     if dry_run:
         _print_plan(source, as_json=as_json)
@@ -255,17 +285,6 @@ def _gathered(source: Source, out: Path, cluster: Cluster | None, **options: Any
     from mlimages.gathering import gather
 
     return gather(source, out, **options)
-
-
-def _options(
-    *, timeout: float, connect_timeout: float, retry_failed: str | None, shard: str | None, **others: Any
-) -> dict[str, Any]:
-    from mlimages.gathering import parse_reasons, parse_shard
-
-    options = {"timeout_s": timeout, "connect_timeout_s": connect_timeout, **others}
-    options["retry_failed"] = parse_reasons(retry_failed) if retry_failed else None
-    options["shard"] = parse_shard(shard) if shard else None
-    return {name: value for name, value in options.items() if value is not None}
 
 
 def _print_plan(source: Any, *, as_json: bool) -> None:

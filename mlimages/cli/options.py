@@ -15,7 +15,7 @@ from typer.core import TyperCommand
 from mlimages.core import InputError, Option, OptionField, option_fields
 
 GENERAL = "Options"
-_LAST = ["Output", GENERAL]
+_ORDER = {"Source": -1, "Output": 1, GENERAL: 2}
 _ALL = "mlimages.help_all"
 _METAVARS = {int: "N", float: "X", str: "TEXT", Path: "FILE"}
 
@@ -31,7 +31,7 @@ class GroupedCommand(TyperCommand):
                 continue
             title, record = _row(param, ctx)
             sections.setdefault(title, []).append(record)
-        for title in sorted(sections, key=lambda title: _LAST.index(title) if title in _LAST else -1):
+        for title in sorted(sections, key=lambda title: _ORDER.get(title, -2 if title == "Arguments" else 0)):
             with formatter.section(title):
                 formatter.write_dl(sections[title], col_max=24)
 

@@ -117,7 +117,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def as_path(path: str | Path) -> Path:
+def as_path(path: str | os.PathLike[str]) -> Path:
     """A local path or, of an fsspec address (`s3://bucket/name`), an object that is used like one.
 
     `Path("s3://bucket/name")`, which has lost a slash, is understood as well.
@@ -128,7 +128,7 @@ def as_path(path: str | Path) -> Path:
     """
     found = _ADDRESS.fullmatch(str(path)) if isinstance(path, str | Path) else None
     if found is None:
-        return Path(path) if isinstance(path, str) else path
+        return cast(Path, path) if hasattr(path, "open") else Path(path)
     address = f"{found[1]}://{found[2]}"
     try:
         from upath import UPath

@@ -1,6 +1,7 @@
-from .links import parse_shard as parse_shard
+from .options import GatherKeywords as GatherKeywords
 from .options import GatherOptions as GatherOptions
 from .options import parse_reasons as parse_reasons
+from .options import parse_shard as parse_shard
 from .ray_engine import gather_on as gather_on
 from .run import gather as gather
 from .run import gather_async as gather_async

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from urllib.parse import urlsplit
-
-from mlimages.core import InputError
 
 
 def host_of(url: str) -> str:
@@ -26,15 +23,3 @@ def row_key(label: str, url: str) -> int:
 def shard_of(url: str, shards: int, per_host: int) -> int:
     """Which of so many shards, from 1, a link belongs to; a host's links go to no more than `per_host` of them."""
     return (row_key("", host_of(url)) + row_key("", url) % min(shards, per_host)) % shards + 1
-
-
-def parse_shard(text: str) -> tuple[int, int]:
-    """`2/8` as numbers.
-
-    Raises:
-        InputError: it is not I/N.
-    """
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
-    if not match:
-        raise InputError(f"shard is {text!r}: expected I/N, such as 1/4")
-    return int(match[1]), int(match[2])

@@ -1,73 +1,153 @@
-"""How to gather: one frozen value that all its modules share."""
+"""The options of gathering, defined once: command line, checks of values and documentation follow from the fields."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from typing import Annotated, TypedDict
 
 from mlimages import __version__
-from mlimages.core import MAX_PIXELS, InputError, Reason
+from mlimages.core import MAX_PIXELS, InputError, Option, Reason, check_options, documented
 from mlimages.gathering.links import shard_of
 
 USER_AGENT = f"mlimages/{__version__} (gathers images for image classifiers; honours opt-outs)"
 
 
+def parse_shard(text: str) -> tuple[int, int]:
+    """Parse `2/8` as `(2, 8)`.
+
+    Raises:
+        InputError: the text is not I/N.
+
+    Example:
+        >>> parse_shard("2/8")
+        (2, 8)
+    """
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match:
+        raise InputError(f"shard is {text!r}: expected I/N, such as 1/4")
+    return int(match[1]), int(match[2])
+
+
+def parse_reasons(text: str) -> frozenset[Reason]:
+    """Parse `timeout,host-down` as reasons; `all` is every one.
+
+    Raises:
+        InputError: an unknown reason.
+
+    Example:
+        >>> sorted(parse_reasons("timeout,host-down"))
+        [<Reason.HOST_DOWN: 'host-down'>, <Reason.TIMEOUT: 'timeout'>]
+    """
+    if text == "all":
+        return frozenset(Reason)
+    try:
+        return frozenset(Reason(name.strip()) for name in text.split(","))
+    except ValueError as error:
+        raise InputError(f"retry-failed: {error}; the reasons are {', '.join(Reason)}") from None
+
+
+@documented
 @dataclass(frozen=True, slots=True)
 class GatherOptions:
-    """What `gather` takes as keywords.
+    """Options of `gather`, which takes them as keywords.
 
-    Attributes:
-        limit: good pictures per class; None takes every link.
-        parallel, per_host: requests at one time, in all and to one host.
-        timeout_s: without progress: until the first byte, between two, or at less than 1 KB/s.
-            connect_timeout_s: until it is connected.
-        retries: further requests after one that may succeed later (429, 408, 5xx, time-outs, cut bodies).
-        max_bytes: of one decoded body. max_pixels: width x height, judged from the header.
-        min_size: the least shorter side, in pixels.
-        resize: store the shorter side at this many pixels, as an upright RGB JPEG; None keeps the original bytes.
-        keep_duplicates: keep every copy of the same bytes.
-        no_retry: leave the links of earlier runs for which only the network or the host was at fault.
-        retry_failed: reasons whose failed links are tried again, final or not.
-        restore_deleted: download images again that somebody deleted from the folder. keep_deleted: leave them deleted,
-            however many are missing.
-        allow_private: connect to addresses that are not global, too.
-        ignore_opt_out: take pictures marked X-Robots-Tag: noai or noimageai, too.
-        proxy: an HTTP proxy's URL; by default the usual environment variables say.
-        shard: (i, n) takes the i-th of n parts, 1 <= i <= n, divided by a hash of the URL; `per_host` then holds for
-            all of them together.
-        decoders: processes that decode.
+    Example:
+        >>> GatherOptions(limit=300, resize=256).per_host
+        8
     """
 
-    limit: int | None = None
-    parallel: int = 64
-    per_host: int = 8
-    timeout_s: float = 15.0
-    connect_timeout_s: float = 10.0
-    retries: int = 2
-    max_bytes: int = 64 * 2**20
-    max_pixels: int = MAX_PIXELS
-    min_size: int = 1
-    resize: int | None = None
-    keep_duplicates: bool = False
-    no_retry: bool = False
-    retry_failed: Collection[Reason] = frozenset()
-    restore_deleted: bool = False
-    keep_deleted: bool = False
-    allow_private: bool = False
-    ignore_opt_out: bool = False
-    user_agent: str = USER_AGENT
-    proxy: str | None = None
-    shard: tuple[int, int] | None = None
-    decoders: int = 2
+    limit: Annotated[int | None, Option("Stop after this many images per class.", "Limits", min=1)] = None
+    shard: Annotated[
+        tuple[int, int] | None,
+        Option(
+            "Gather the I-th of N parts of the links, divided by a hash of the URL.",
+            "Limits",
+            metavar="I/N",
+            parse=parse_shard,
+            is_rare=True,
+        ),
+    ] = None
+    min_size: Annotated[
+        int, Option("Skip images whose shorter side is below this many pixels.", "Images", metavar="PIXELS", min=1)
+    ] = 1
+    resize: Annotated[
+        int | None,
+        Option(
+            "Store images as upright RGB JPEG with the shorter side at this many pixels.",
+            "Images",
+            metavar="PIXELS",
+            min=1,
+            default_text="the original bytes",
+        ),
+    ] = None
+    keep_duplicates: Annotated[bool, Option("Keep every copy of the same bytes.", "Images")] = False
+    max_bytes: Annotated[int, Option("Skip files of more bytes.", "Images", metavar="BYTES", min=1, is_rare=True)] = (
+        64 * 2**20
+    )
+    max_pixels: Annotated[
+        int,
+        Option(
+            "Skip images of more pixels (width x height); the header is read, nothing decoded.",
+            "Images",
+            metavar="PIXELS",
+            min=1,
+            is_rare=True,
+        ),
+    ] = MAX_PIXELS
+    restore_deleted: Annotated[
+        bool, Option("Download images again that were deleted from the folder.", "Images", is_rare=True)
+    ] = False
+    keep_deleted: Annotated[
+        bool, Option("Leave deleted images deleted, however many are missing.", "Images", is_rare=True)
+    ] = False
+    parallel: Annotated[int, Option("Number of concurrent requests of each process.", "Download", min=1)] = 64
+    per_host: Annotated[
+        int, Option("Number of concurrent requests to one host, all shards and workers together.", "Download", min=1)
+    ] = 8
+    timeout_s: Annotated[
+        float,
+        Option(
+            "Seconds without progress (no connection, no answer, less than 1 KB/s) before a request is given up.",
+            "Download",
+            ("--timeout",),
+            "SECONDS",
+            min=1,
+        ),
+    ] = 15.0
+    retries: Annotated[
+        int, Option("Retries after a passing failure (time-out, 429, 5xx).", "Download", min=0, is_rare=True)
+    ] = 2
+    retry_failed: Annotated[
+        Collection[Reason],
+        Option(
+            "Try failed links again: all of them, or those with these reasons.",
+            "Download",
+            metavar="[REASON,...]",
+            parse=parse_reasons,
+        ),
+    ] = frozenset()
+    no_retry: Annotated[
+        bool, Option("Leave links that are still open from earlier runs.", "Download", is_rare=True)
+    ] = False
+    allow_private: Annotated[
+        bool, Option("Connect to private and loopback addresses too.", "Download", is_rare=True)
+    ] = False
+    ignore_opt_out: Annotated[
+        bool, Option("Take images whose site or metadata opts out of machine learning too.", "Download", is_rare=True)
+    ] = False
+    user_agent: Annotated[
+        str, Option("User-Agent of the requests.", "Download", default_text="mlimages and its version", is_rare=True)
+    ] = USER_AGENT
+    proxy: Annotated[
+        str | None,
+        Option("HTTP proxy.", "Download", metavar="URL", default_text="HTTP_PROXY and HTTPS_PROXY", is_rare=True),
+    ] = None
+    decoders: Annotated[int, Option("Number of processes that decode images.", "Download", min=1, is_rare=True)] = 2
 
     def __post_init__(self) -> None:
-        optional = {"limit", "resize"}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            least = 0 if field.name == "retries" else 1
-            if isinstance(value, int | float) and not isinstance(value, bool) and value < least:
-                raise InputError(f"{field.name} is {value}: it must be at least {least}"
-                                 f"{' or left out' if field.name in optional else ''}")  # fmt: skip
+        check_options(self)
         if self.restore_deleted and self.keep_deleted:
             raise InputError("restore_deleted and keep_deleted exclude each other: choose one")
         if self.shard and not 1 <= self.shard[0] <= self.shard[1]:
@@ -83,15 +163,26 @@ class GatherOptions:
         return self.per_host // min(self.shard[1], self.per_host) if self.shard else self.per_host
 
 
-def parse_reasons(text: str) -> frozenset[Reason]:
-    """`timeout,host-down` as reasons; `all` is every one.
+class GatherKeywords(TypedDict, total=False):
+    """The fields of `GatherOptions`, as the keywords of `gather` for type checkers."""
 
-    Raises:
-        InputError: an unknown reason.
-    """
-    if text == "all":
-        return frozenset(Reason)
-    try:
-        return frozenset(Reason(name.strip()) for name in text.split(","))
-    except ValueError as error:
-        raise InputError(f"retry-failed: {error}; the reasons are {', '.join(Reason)}") from None
+    limit: int | None
+    shard: tuple[int, int] | None
+    min_size: int
+    resize: int | None
+    keep_duplicates: bool
+    max_bytes: int
+    max_pixels: int
+    restore_deleted: bool
+    keep_deleted: bool
+    parallel: int
+    per_host: int
+    timeout_s: float
+    retries: int
+    retry_failed: Collection[Reason]
+    no_retry: bool
+    allow_private: bool
+    ignore_opt_out: bool
+    user_agent: str
+    proxy: str | None
+    decoders: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import socket
 import tempfile
 import time
@@ -12,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
@@ -29,10 +30,11 @@ from mlimages.core import (
     as_path,
     is_remote,
 )
+from mlimages.gathering.event_loop import run_blocking
 from mlimages.gathering.links import row_key, shard_of
-from mlimages.gathering.options import GatherOptions
+from mlimages.gathering.options import GatherKeywords, GatherOptions
 from mlimages.gathering.run import AHEAD, LOOKUPS, Run, gather_async
-from mlimages.gathering.sources.source import Source
+from mlimages.gathering.sources.source import AnySource, Source, as_source
 from mlimages.gathering.store.gather_folder import Gathered
 from mlimages.gathering.store.manifest import manifest_path, read_rows
 from mlimages.gathering.store.remote_folder import looked_at, mirrored
@@ -48,7 +50,12 @@ _LIVES = 5
 
 
 def gather_on(
-    cluster: Cluster, source: Source, out: str | Path, *, progress: Progress | None = None, **options: Any
+    cluster: Cluster,
+    source: AnySource,
+    out: str | os.PathLike[str],
+    *,
+    progress: Progress | None = None,
+    **options: Unpack[GatherKeywords],
 ) -> GatherSummary:
     """As `gather`, by a worker per CPU of the cluster, each with its own part of the links and its own manifest.
 
@@ -60,7 +67,7 @@ def gather_on(
             address, or a shard's worker was lost again and again.
         InputError: as `gather`, or the source gives pictures that do not come from links.
     """
-    chosen, out = GatherOptions(**options), as_path(out)
+    links, chosen, out = as_source(source), GatherOptions(**options), as_path(out)
     if chosen.shard:
         raise InputError("Ray cuts the links into shards itself: leave out --shard")
     started = time.monotonic()
@@ -68,7 +75,7 @@ def gather_on(
         with mirrored(out, None) as folder, Gathered(folder, chosen, has_holes=True):
             pass  # what other runs left, here or there, becomes one manifest before the workers write theirs
     with looked_at(out) as folder, Gathered(folder, chosen, has_holes=is_remote(out)) as gathered:
-        asyncio.run(_gather(cluster, source, gathered, out, chosen, progress or NoProgress()))
+        run_blocking(_gather(cluster, links, gathered, out, chosen, progress or NoProgress()))
     nothing_again = replace(chosen, retry_failed=frozenset(), no_retry=True, restore_deleted=False, keep_deleted=True)
     with mirrored(out, None) as folder, Gathered(folder, nothing_again, has_holes=is_remote(out)) as settled:
         settled.finish()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import time
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol, Unpack
 
 from mlimages.core import (
     FetchResult,
@@ -28,8 +29,9 @@ from mlimages.gathering.download.decoders import Decoders
 from mlimages.gathering.download.fetch import Fetched, Fetcher
 from mlimages.gathering.download.image_facts import Checks
 from mlimages.gathering.download.reasons import reason_of_error
-from mlimages.gathering.options import GatherOptions
-from mlimages.gathering.sources.source import Source
+from mlimages.gathering.event_loop import run_blocking
+from mlimages.gathering.options import GatherKeywords, GatherOptions
+from mlimages.gathering.sources.source import AnySource, Source, as_source
 from mlimages.gathering.store.gather_folder import Gathered
 from mlimages.gathering.store.remote_folder import mirrored
 
@@ -40,32 +42,54 @@ LOOKUPS = 64
 """Threads that look names up: a name server that does not answer holds one for long."""
 
 
-def gather(source: Source, out: str | Path, *, progress: Progress | None = None, **options: Any) -> GatherSummary:
-    """Fetch, verify and store every picture that `source` names; `options` are the fields of `GatherOptions`.
+def gather(
+    source: AnySource,
+    out: str | os.PathLike[str],
+    *,
+    progress: Progress | None = None,
+    **options: Unpack[GatherKeywords],
+) -> GatherSummary:
+    """Download, verify and store every image that `source` names.
 
-    Broken links cost themselves alone and are recorded with their reason in `out/manifest.jsonl`. Running it again
-    goes on where it stopped.
+    A link that fails costs only itself: its reason goes into `out/manifest.jsonl`. The same call again goes on where
+    the last one stopped. In a notebook or another running event loop it works too; there `gather_async` does not
+    block the loop.
+
+    Args:
+        source: a list of links as a path, several of them, or a source such as `UrlList`, `Openverse`, `ImageNet`.
+        out: folder for the images, one subfolder per class.
+        options: the fields of `GatherOptions`.
 
     Raises:
         GatherError: the source cannot go on, or `out` cannot be written.
         InputError: an option or a list cannot be used.
+        TypeError: `source` is not a source.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> _ = (folder / "cats.txt").write_text("http://127.0.0.1:9/cat.jpg")
+        >>> summary = gather(folder / "cats.txt", folder / "images", limit=100)
+        >>> summary.ok, summary.reasons
+        (0, {'private-address': 1})
     """
 
     async def run() -> GatherSummary:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(LOOKUPS, "lookup"))
         return await gather_async(source, out, progress=progress, **options)
 
-    return asyncio.run(run())
+    return run_blocking(run())
 
 
 async def gather_async(
-    source: Source,
-    out: str | Path,
+    source: AnySource,
+    out: str | os.PathLike[str],
     *,
     progress: Progress | None = None,
     tell: Callable[[FetchResult], None] | None = None,
     asks_again: bool = False,
-    **options: Any,
+    **options: Unpack[GatherKeywords],
 ) -> GatherSummary:
     """As `gather`, where an event loop runs already.
 
@@ -73,7 +97,7 @@ async def gather_async(
         tell: is called with each new row of the manifest.
         asks_again: a shard takes links that other manifests of the folder hold, too.
     """
-    chosen, out = GatherOptions(**options), as_path(out)
+    links, chosen, out = as_source(source), GatherOptions(**options), as_path(out)
     started = time.monotonic()
     checks = Checks(
         max_pixels=chosen.max_pixels,
@@ -88,7 +112,7 @@ async def gather_async(
     ):
         async with Fetcher(chosen) as fetcher, Decoders(checks, chosen.decoders) as decoders:
             hand = _Hand(gathered, fetcher, decoders, tell or (lambda row: None))
-            await Run(gathered, hand, chosen, progress or NoProgress()).run(source)
+            await Run(gathered, hand, chosen, progress or NoProgress()).run(links)
         gathered.finish()
         return gathered.tally.summary(out, fetched=gathered.added, seconds=time.monotonic() - started)
 

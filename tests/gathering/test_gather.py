@@ -47,7 +47,7 @@ from tests.servers import (
     silence,
 )  # fmt: skip
 
-FAST = {"allow_private": True, "timeout_s": 60.0, "connect_timeout_s": 60.0, "retries": 0, "decoders": 1}
+FAST = {"allow_private": True, "timeout_s": 60.0, "retries": 0, "decoders": 1}
 
 
 @pytest.fixture
@@ -228,7 +228,7 @@ def test_a_time_out_means_no_progress_and_a_slow_line_is_none(site: Site, tmp_pa
         "/head": in_pieces(length, [b"X"] * 10_000, 0.05),
     }
     source = links(tmp_path, *map(site.url, site.routes))
-    summary = run(source, tmp_path / "out", timeout_s=2.0, connect_timeout_s=2.0)
+    summary = run(source, tmp_path / "out", timeout_s=2.0)
     found = rows(tmp_path / "out")
     assert found[site.url("/slow")].elapsed_s > 2.0
     assert [found[site.url(path)].reason for path in site.routes] == [None, Reason.TIMEOUT, Reason.TIMEOUT]

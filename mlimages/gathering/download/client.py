@@ -31,7 +31,7 @@ def open_session(
     )
     return aiohttp.ClientSession(
         connector=connector,
-        timeout=timeout or ClientTimeout(connect=options.connect_timeout_s, sock_read=options.timeout_s),
+        timeout=timeout or ClientTimeout(connect=options.timeout_s, sock_read=options.timeout_s),
         headers={"User-Agent": options.user_agent, "Accept": "image/*,*/*;q=0.5"}
         | ({} if decompress else {"Accept-Encoding": "identity"}),
         auto_decompress=decompress,
@@ -39,7 +39,7 @@ def open_session(
         proxy=options.proxy,
         trust_env=from_environment,
         middlewares=(
-            _answering_within(options.connect_timeout_s + options.timeout_s),
+            _answering_within(2 * options.timeout_s),
             *((_refuse_private_literals,) if guarded and proxied else ()),
         ),
     )

@@ -87,7 +87,7 @@ class ImageNet:
 
     async def __aiter__(self) -> AsyncIterator[ImageRef]:
         self._tell(_TERMS)
-        stream = aiohttp.ClientTimeout(sock_connect=self._network.connect_timeout_s, sock_read=self._network.timeout_s)
+        stream = aiohttp.ClientTimeout(sock_connect=self._network.timeout_s, sock_read=self._network.timeout_s)
         async with open_session(self._network, timeout=stream) as self._session:
             for wnid, folder in self._folders.items():
                 if folder not in self._full:

@@ -63,7 +63,7 @@ class SearchApi:
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> SearchApi:
-        limits = aiohttp.ClientTimeout(total=self._network.timeout_s, connect=self._network.connect_timeout_s)
+        limits = aiohttp.ClientTimeout(total=self._network.timeout_s, connect=self._network.timeout_s)
         self._session = open_session(self._network, decompress=True, timeout=limits)
         return self
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Protocol
@@ -27,6 +28,26 @@ class Source(Protocol):
     def __aiter__(self) -> AsyncIterator[ImageRef]: ...
 
 
+AnySource = Source | str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+"""What `gather` takes: a source, or one or several lists of links as paths."""
+
+
+def as_source(source: AnySource) -> Source:
+    """The source itself, or a `UrlList` of the paths.
+
+    Raises:
+        TypeError: it is neither.
+        InputError: there is no list of links at a path.
+    """
+    if isinstance(source, str | os.PathLike):
+        return UrlList(source)
+    if isinstance(source, Sequence) and all(isinstance(path, str | os.PathLike) for path in source):
+        return UrlList(*source)
+    if hasattr(source, "__aiter__") and not isinstance(source, type):
+        return source
+    raise TypeError(f"source is a {type(source).__name__}: give the path of a list of links, or a source (UrlList ...)")
+
+
 class UrlList:
     """Links in files: text, CSV, TSV, JSON lines or Parquet, by suffix, gzip of any; `-` is standard input as text.
 
@@ -41,7 +62,9 @@ class UrlList:
         MissingExtraError: a file is Parquet, and what reads it is not installed.
     """
 
-    def __init__(self, *paths: str | Path, url_col: str | None = None, label_col: str | None = None) -> None:
+    def __init__(
+        self, *paths: str | os.PathLike[str], url_col: str | None = None, label_col: str | None = None
+    ) -> None:
         self._paths = [Path(path) for path in paths]
         self._columns = (url_col, label_col)
         for path in self._paths:

@@ -1,0 +1,33 @@
+"""Run a coroutine to its end from ordinary code, in a notebook too."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+_T = TypeVar("_T")
+
+
+def run_blocking(job: Coroutine[Any, Any, _T]) -> _T:
+    """Return what `job` returns; where this thread has a running event loop, another thread runs it."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(job)
+    started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any] | None]] = Future()
+
+    async def cancellable() -> _T:
+        started.set_result((asyncio.get_running_loop(), asyncio.current_task()))
+        return await job
+
+    with ThreadPoolExecutor(1, "gather") as pool:
+        result = pool.submit(asyncio.run, cancellable())
+        try:
+            return result.result()
+        except KeyboardInterrupt:  # "interrupt the kernel": end as Ctrl-C does elsewhere, not when the list ends
+            loop, task = started.result()
+            if task:
+                loop.call_soon_threadsafe(task.cancel)
+            raise

@@ -1,0 +1,114 @@
+"""The options of gathering are defined once, and `gather` takes what people have at hand."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+import pytest
+from typer.testing import CliRunner
+
+from mlimages import UrlList, gather
+from mlimages.cli.main import app
+from mlimages.core import InputError, Reason, option_fields
+from mlimages.gathering import GatherKeywords, GatherOptions, parse_reasons, parse_shard
+from mlimages.gathering.event_loop import run_blocking
+from tests.servers import Site, answer, photo, serve
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with serve() as running:
+        running.fallback = answer(photo(1))
+        yield running
+
+
+def test_keywords_of_gather_are_the_fields_of_the_options() -> None:
+    annotated = get_type_hints(GatherOptions, include_extras=True)
+    assert get_type_hints(GatherKeywords) == {name: get_args(hint)[0] for name, hint in annotated.items()}
+
+
+@pytest.mark.parametrize("command", ["urls", "imagenet", "openverse", "pexels"])
+def test_every_option_is_one_of_every_command(command: str) -> None:
+    full = CliRunner().invoke(app, ["gather", command, "--help-all"], env={"COLUMNS": "80"}).output
+    short = CliRunner().invoke(app, ["gather", command, "--help"], env={"COLUMNS": "80"}).output
+    for field in option_fields(GatherOptions):
+        if not field.option.is_internal:
+            flag = field.option.flags[0] if field.option.flags else f"--{field.name.replace('_', '-')}"
+            assert f"{flag} " in full
+            assert (f"{flag} " in short) != field.option.is_rare, flag
+    assert max(map(len, full.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"limit": 0}, "limit is 0: it must be at least 1"),
+        ({"per_host": -1}, "per_host is -1"),
+        ({"timeout_s": float("nan")}, "timeout_s is nan"),
+        ({"retries": -1}, "retries is -1: it must be at least 0"),
+        ({"shard": (3, 2)}, "shard is 3/2: the parts run from 1/N to N/N"),
+        ({"restore_deleted": True, "keep_deleted": True}, "exclude each other"),
+    ],
+)
+def test_options_out_of_bounds_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        GatherOptions(**options)  # type: ignore[arg-type]
+
+
+def test_text_of_options_is_parsed() -> None:
+    assert parse_shard("2/8") == (2, 8)
+    assert parse_reasons("all") == frozenset(Reason)
+    for parse in (parse_shard, parse_reasons):
+        with pytest.raises(InputError):
+            parse("never")
+
+
+def test_gather_takes_a_list_by_its_path(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "cats.txt").write_text(site.url("/1.jpg"))
+    for number, source in enumerate((tmp_path / "cats.txt", str(tmp_path / "cats.txt"), [tmp_path / "cats.txt"])):
+        assert gather(source, str(tmp_path / f"out{number}"), allow_private=True).ok == 1
+    for wrong in (None, 3, [3], UrlList):
+        with pytest.raises(TypeError, match="give the path of a list of links, or a source"):
+            gather(wrong, tmp_path / "out")  # type: ignore[arg-type]
+
+
+def test_gather_works_where_an_event_loop_runs(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "cats.txt").write_text(site.url("/1.jpg"))
+
+    async def cell() -> int:
+        return gather(tmp_path / "cats.txt", tmp_path / "out", allow_private=True).ok
+
+    assert asyncio.run(cell()) == 1
+
+
+def test_an_interrupted_cell_ends_what_it_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    started, ended = threading.Event(), threading.Event()
+
+    async def job() -> None:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async def cell() -> None:
+        run_blocking(job())
+
+    def interrupted(future: object, timeout: float | None = None) -> None:
+        monkeypatch.undo()
+        started.wait(10)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("concurrent.futures.Future.result", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(cell())
+    assert ended.is_set()
+
+
+@pytest.mark.parametrize("first", ["links.csv", "https://example.com/cats.txt"])
+def test_a_list_in_place_of_a_command_is_answered_with_the_command(first: str) -> None:
+    done = CliRunner().invoke(app, ["gather", first])
+    assert done.exit_code == 2
+    assert "mlimages gather urls " in done.output
