@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
@@ -15,7 +17,7 @@ from typer.core import TyperGroup
 from mlimages import __version__
 from mlimages.cli import augment, curate, demo, deploy, gather, inspect, probe_compare, train
 from mlimages.cli.process import skip_collection_at_exit
-from mlimages.core import MlimagesError, RunError
+from mlimages.core import MlimagesError, PeerExitedError
 
 STEPS = ("gather", "curate", "train", "deploy", "inspect")
 
@@ -90,20 +92,33 @@ for step in (gather, curate, augment, probe_compare, train, deploy, inspect, dem
     step.register(app)
 
 
-def _leave_word_to_first() -> None:
-    """Of torchrun's processes the first of a machine most likely says the same, and its end is the end of all."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    time.sleep(10)
+def _exit_with_peers(signal_number: int, frame: object) -> NoReturn:
+    raise PeerExitedError("another training process exited, or the launcher was stopped (SIGTERM)")
+
+
+def _report_to_launcher(error: MlimagesError) -> None:
+    """In a process of torchrun: have its summary show the error, and leave it to the first process to print it.
+
+    Most errors end all processes alike; torchrun stops the others as soon as the first has exited.
+    """
+    if isinstance(error, PeerExitedError):
+        return
+    if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):  # torch.distributed.elastic.multiprocessing.errors
+        Path(path).write_text(json.dumps({"message": str(error), "timestamp": int(time.time())}))
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        time.sleep(10)
 
 
 def main() -> NoReturn:
     """Run the command line: exit 0 done, 1 an error in one line, 2 usage, 130 interrupted."""
     skip_collection_at_exit()
+    if "WORLD_SIZE" in os.environ:
+        signal.signal(signal.SIGTERM, _exit_with_peers)
     try:
         app()
     except MlimagesError as error:
-        if os.environ.get("LOCAL_RANK", "0") != "0" and not isinstance(error, RunError):
-            _leave_word_to_first()
+        _report_to_launcher(error)
         print(f"mlimages: {error}", file=sys.stderr)
         sys.exit(1)
     except (KeyboardInterrupt, SystemExit) as end:

@@ -14,6 +14,7 @@ from .errors import MissingExtraError as MissingExtraError
 from .errors import MissingNameError as MissingNameError
 from .errors import MlimagesError as MlimagesError
 from .errors import ModelError as ModelError
+from .errors import PeerExitedError as PeerExitedError
 from .errors import RunError as RunError
 from .errors import install_hint as install_hint
 from .files import as_path as as_path
@@ -22,6 +23,7 @@ from .files import demand_free as demand_free
 from .files import file_state as file_state
 from .files import full_name as full_name
 from .files import is_remote as is_remote
+from .files import locked as locked
 from .files import named_path as named_path
 from .files import note_written as note_written
 from .files import put as put

@@ -7,6 +7,7 @@ MlimagesError
 ├── GatherError         a source cannot go on (key refused, quota spent, no such interface)
 ├── ModelError          unknown network, weights that do not fit, a size it cannot take
 ├── RunError            a run folder that cannot be resumed or read
+│   └── PeerExitedError another process of a distributed run exited
 ├── ExportError         the ONNX file would not answer as the network does
 ├── BundleError         an .onnx file that is not one of ours, or was altered
 ├── MissingExtraError   an optional part is not installed (an ImportError, too); says how to install it
@@ -49,6 +50,20 @@ class ModelError(MlimagesError):
 
 class RunError(MlimagesError):
     """A run folder cannot be read or resumed."""
+
+
+class PeerExitedError(RunError):
+    """Another process of a distributed run exited; the run can be continued.
+
+    Args:
+        what: what happened, as the beginning of the sentence.
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what}: see its own message, then run the same command again, or `mlimages finetune --resume RUN`, "
+            "with any number of processes"
+        )
 
 
 class ExportError(MlimagesError):

@@ -8,15 +8,16 @@ import re
 import secrets
 import struct
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import cast
 
 import platformdirs
 
-from mlimages.core.errors import InputError, MissingExtraError
+from mlimages.core.errors import InputError, MissingExtraError, MlimagesError
 
 _ADDRESS = re.compile(r"(s3|gs|gcs|az|abfs|abfss|hdfs|oci|oss|memory):/+(.*)", re.DOTALL)
 """Stores of objects alone: a label file from elsewhere must not make us ask a web server in the house."""
@@ -211,6 +212,50 @@ def write_text(path: Path, text: str) -> None:
     """Write UTF-8 `text` to `path`, whole or not at all."""
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def locked(path: Path, in_use: MlimagesError, *, timeout_s: float = 2.0) -> Iterator[None]:
+    """Hold the lock file `path` against other processes; the system releases it when this process ends in any way.
+
+    On Windows, and on file systems that cannot lock, nothing is held. NFS locks files, not folders.
+
+    Args:
+        in_use: raised if another process holds it.
+        timeout_s: how long a process that was just killed may take to release it.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+
+    def acquire() -> int | None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            return None
+        except OSError:  # locks are not supported here
+            return handle
+        with suppress(OSError):
+            if os.path.samestat(os.fstat(handle), path.stat()):
+                return handle
+        os.close(handle)  # its last holder has just removed it
+        return None
+
+    deadline = time.monotonic() + timeout_s
+    while (handle := acquire()) is None:
+        if time.monotonic() > deadline:
+            raise in_use
+        time.sleep(0.05)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(handle)
 
 
 def cache_dir(room: str) -> Path:

@@ -12,6 +12,7 @@ from mlimages.core import Progress
 from mlimages.networks import FrozenPart, Model, Normalize, autocast, split
 from mlimages.training.config import FineTuneConfig
 from mlimages.training.features import Feed, FrozenFeatures, PixelFeed
+from mlimages.training.global_batch import sync_batch_norm
 from mlimages.training.image_cache import PictureSet
 from mlimages.training.loop import Validation, validate
 from mlimages.training.preparation import Setup
@@ -68,6 +69,7 @@ def assemble(config: FineTuneConfig, files: RunFiles, setup: Setup, device: torc
     network = model.network.to(device).to(memory_format=torch.channels_last)
     normalize = Normalize(setup.preprocessing.normalization, setup.mean_image).to(device)
     frozen = setup.frozen
+    sync_batch_norm(network, device, batch_size=config.batch_size)
     digest = frozen.digest(network) if frozen.parameters else ""
     strength = config.augment
     if strength == "auto":

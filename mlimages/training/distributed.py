@@ -1,156 +1,190 @@
-"""The processes of one job, as torchrun starts them; a process alone is the first of one, and waits for nobody."""
+"""The processes of a distributed run; every function also works in a process that trains alone."""
 
 from __future__ import annotations
 
 import atexit
 import hashlib
-import json
 import os
-import signal
-import threading
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import load, save
-from torch import Tensor, nn
+from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
-from mlimages.core import InputError, RunError
+from mlimages.core import InputError, PeerExitedError, RunError
 
 Item = TypeVar("Item")
 
-PATIENCE = timedelta(hours=2)
-"""How long the others wait for what one does alone (splitting a large set); one that ends ends the wait at once."""
+CONNECT_TIMEOUT = timedelta(minutes=10)
+"""How long processes wait at the start for one that has not started yet."""
 
-AFTERWARDS = (
-    "see what was said before this, then go on with the same command, or with `mlimages finetune --resume RUN`, "
-    "in any number of processes"
-)
+TIMEOUT = timedelta(hours=2)
+"""How long processes wait for one that works alone (splits a large dataset); if it exits, the wait ends at once."""
 
 
-def join(device: torch.device) -> None:
-    """Join the job that torchrun has started, if it has, for good: gloo between CPUs, nccl between GPUs.
+def init_process_group(device: torch.device) -> None:
+    """Join the processes that RANK and WORLD_SIZE name, if they are set: gloo on CPUs, nccl on GPUs.
+
+    torchrun and PyTorchJob set these variables together with MASTER_ADDR and MASTER_PORT; with srun and mpirun the user
+    does. The group lasts until the process ends: another one at the same address would find the first one's keys.
 
     Raises:
-        InputError: there are fewer GPUs than processes on this machine, or its GPU cannot share.
+        InputError: a variable is missing or wrong, there are fewer GPUs than processes on this machine, or the device
+            cannot be used by several processes.
+        RunError: the other processes cannot be reached.
     """
-    if dist.is_initialized() or not dist.is_torchelastic_launched():
+    if dist.is_initialized() or not _is_launched():
         return
     if device.type == "mps":
-        raise InputError("several processes cannot share work on mps: take --device cpu")
+        raise InputError("several processes cannot train on mps: use --device cpu")
     if device.type == "cuda":
-        place, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-        if place >= there:
-            raise InputError(f"torch sees {there} GPUs here: take --nproc-per-node {there}, or --device cpu")
-        torch.cuda.set_device(place)
-    with _talking():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _told_to_stop)
-    atexit.register(dist.destroy_process_group)  # not before: a second start would find the addresses of the first
+        torch.cuda.set_device(_local_gpu())
+    try:
+        store, own_rank, size = next(rendezvous("env://", timeout=CONNECT_TIMEOUT))
+        store.set_timeout(TIMEOUT)
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=own_rank, world_size=size, timeout=TIMEOUT)
+    except (RuntimeError, ValueError) as error:
+        address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise RunError(
+            f"cannot connect to the other training processes at {address}: {_first_sentence(error)}"
+        ) from error
+    atexit.register(dist.destroy_process_group)
 
 
-def count() -> int:
-    """How many processes there are."""
+def _is_launched() -> bool:
+    """Whether this is one of several processes that start together."""
+    if not {"RANK", "WORLD_SIZE"} <= os.environ.keys() or os.environ["WORLD_SIZE"] == "1":
+        return False
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise InputError(
+            f"RANK and WORLD_SIZE are set, but {' and '.join(missing)} not: set them to the host and a free port of "
+            "the process with rank 0, or unset RANK and WORLD_SIZE to train in one process"
+        )
+    return True
+
+
+def _local_gpu() -> int:
+    count = torch.cuda.device_count()
+    index = int(os.environ.get("LOCAL_RANK", int(os.environ["RANK"]) % count))
+    if index >= count:
+        raise InputError(f"torch finds {count} GPUs on this machine: use --nproc-per-node {count}, or --device cpu")
+    return index
+
+
+def world_size() -> int:
+    """Number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def number() -> int:
-    """Which of them this is, from 0."""
+def rank() -> int:
+    """Index of this process, 0 to `world_size() - 1`."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def is_first() -> bool:
-    """Whether this is the one that writes and speaks."""
-    return number() == 0
+def is_main_process() -> bool:
+    """Whether this is the process that writes files and shows progress."""
+    return rank() == 0
 
 
-def share(items: Sequence[Item]) -> Sequence[Item]:
-    """Every n-th of `items`, those that fall to this process."""
-    return items[number() :: count()]
+def shard(items: Sequence[Item]) -> Sequence[Item]:
+    """The items of this process: every `world_size()`-th one; none where there are more processes than items.
+
+    >>> shard(["a", "b", "c"])  # in a process that trains alone
+    ['a', 'b', 'c']
+    """
+    return items[rank() :: world_size()]
 
 
-def exchanged(value: Any) -> list[Any]:
-    """What each process says, anything that JSON takes, in their order."""
-    if count() == 1:
-        return [value]
-    return [json.loads(said) for said in _exchanged_bytes(json.dumps(value).encode())]
+def all_gather(value: Any) -> list[Any]:
+    """The values of all processes, by rank."""
+    values = [value] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(values, value)
+    return values
 
 
-def from_first(value: Any) -> Any:
-    """What the first process says."""
-    return exchanged(value if is_first() else None)[0]
+def broadcast(value: Any) -> Any:
+    """The value of the main process."""
+    values = [value]
+    if world_size() > 1:
+        dist.broadcast_object_list(values, src=0)
+    return values[0]
 
 
-def demand_same(what: str, seen: object) -> None:
-    """Make sure that what this process sees is what the others see.
+def broadcast_tensors(tensors: Iterable[Tensor]) -> None:
+    """Copy the tensors of the main process into those of every process."""
+    if world_size() > 1:
+        for tensor in tensors:
+            values = tensor.detach().contiguous()
+            dist.broadcast(values, src=0)
+            tensor.detach().copy_(values)
+
+
+def all_reduce(tensor: Tensor) -> Tensor:
+    """Replace the tensor by its sum over all processes, and return it."""
+    if world_size() > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def barrier() -> None:
+    """Wait until every process has arrived here."""
+    all_gather(None)
+
+
+def gather_rows(indices: Sequence[int], rows: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Rows that the processes computed of one dataset, together and in its order; a process may have none.
+
+    Args:
+        indices: position of each row in the dataset.
+        rows: tensors `(N, ...)`, N the number of `indices`.
+
+    Returns:
+        The indices of all processes, int64 `(M,)`, ascending; and the tensors `(M, ...)` in that order, on the CPU.
+
+    >>> indices, rows = gather_rows([2, 0], {"logits": torch.tensor([[2.0], [0.0]])})
+    >>> indices.tolist(), rows["logits"].tolist()
+    ([0, 2], [[0.0], [2.0]])
+    """
+    parts = all_gather((list(indices), {name: tensor.cpu() for name, tensor in rows.items()}))
+    joined = torch.tensor([index for part, _ in parts for index in part], dtype=torch.long)  # (M,)
+    order = joined.argsort()
+    return joined[order], {name: torch.cat([part[name] for _, part in parts])[order] for name in rows}
+
+
+def require_same(what: str, value: object) -> None:
+    """Check that all processes have the same value.
 
     Raises:
-        RunError: it is not.
+        RunError: they do not.
     """
-    digest = hashlib.sha256(repr(seen).encode()).hexdigest()
-    if len(set(exchanged(digest))) > 1:
-        raise RunError(f"the processes of this job each see another {what}: put it on a disk that all machines share")
-
-
-def wait() -> None:
-    """Until every process has come here."""
-    exchanged(None)
-
-
-def joined_rows(rows: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The rows of all processes, sorted by the tensor `places`, which says of each where it belongs."""
-    if count() == 1:
-        return rows
-    parts = [load(said) for said in _exchanged_bytes(save({name: each.contiguous() for name, each in rows.items()}))]
-    order = torch.cat([part["places"] for part in parts]).argsort()
-    return {name: torch.cat([part[name] for part in parts])[order] for name in rows}
-
-
-def add_up(tensors: Sequence[Tensor]) -> None:
-    """Put the sum over all processes in the place of each tensor."""
-    if count() == 1 or not tensors:
-        return
-    flat = torch.cat([tensor.detach().flatten() for tensor in tensors])
-    with _talking():
-        dist.all_reduce(flat)
-    with torch.no_grad():
-        parts = torch.split(flat, [tensor.numel() for tensor in tensors])
-        for tensor, part in zip(tensors, parts, strict=True):
-            tensor.copy_(part.view_as(tensor))
-
-
-def take_from_first(network: nn.Module) -> None:
-    """Give every process the weights and statistics of the first."""
-    if count() > 1:
-        with _talking(), torch.no_grad():
-            for tensor in network.state_dict().values():
-                whole = tensor.contiguous()
-                dist.broadcast(whole, 0)
-                tensor.copy_(whole)
-
-
-def _exchanged_bytes(own: bytes) -> list[bytes]:
-    sizes = [torch.zeros(1, dtype=torch.long) for _ in range(count())]
-    with _talking():
-        dist.all_gather(sizes, torch.tensor([len(own)]))
-        longest = int(max(sizes))
-        padded = torch.frombuffer(bytearray(own.ljust(max(1, longest), b"\0")), dtype=torch.uint8)
-        said = [torch.empty_like(padded) for _ in sizes]
-        dist.all_gather(said, padded)
-    return [each.numpy().tobytes()[: int(size)] for each, size in zip(said, sizes, strict=True)]
+    digest = hashlib.sha256(repr(value).encode()).hexdigest()
+    if len(set(all_gather(digest))) > 1:
+        raise RunError(f"the training processes do not find the same {what}: use a disk that all machines share")
 
 
 @contextmanager
-def _talking() -> Iterator[None]:
+def peer_exit_named() -> Iterator[None]:
+    """Turn what torch raises when another process has exited into one sentence.
+
+    Raises:
+        PeerExitedError: a process of the group exited, or did not answer within `TIMEOUT`.
+    """
     try:
         yield
-    except RuntimeError as error:  # all that torch.distributed raises
-        raise RunError(f"another process of this job is gone ({str(error).splitlines()[0]}): {AFTERWARDS}") from error
+    except RuntimeError as error:  # gloo's errors have no class of their own
+        if isinstance(error, dist.DistError) or "gloo" in str(error):
+            raise PeerExitedError(f"another training process exited ({_first_sentence(error)})") from error
+        raise
 
 
-def _told_to_stop(signal_number: int, frame: object) -> NoReturn:
-    raise RunError(f"torchrun stops this process, as one of the job's is gone: {AFTERWARDS}")
+def _first_sentence(error: Exception) -> str:
+    """The first sentence of an error of torch's, without the place in its source."""
+    return re.sub(r"^\[[^]]*\] ", "", str(error)).partition("\n")[0].partition(". ")[0]

@@ -91,7 +91,7 @@ def _fed(
 
 def _is_own(place: int) -> bool:
     """Whether this process keeps the features of the picture at a place: a fixed share, whatever the batch."""
-    return place % distributed.count() == distributed.number()
+    return place % distributed.world_size() == distributed.rank()
 
 
 class PixelFeed:
@@ -108,7 +108,7 @@ class PixelFeed:
 
     def batches(self, pictures: PictureSet, order: Sequence[int], *, size: int, view: View = plain) -> Iterator[Fed]:
         whole = chunks(order, size)
-        for chunk, batch in zip(whole, pictures.batches([*map(distributed.share, whole)], view=view), strict=True):
+        for chunk, batch in zip(whole, pictures.batches([*map(distributed.shard, whole)], view=view), strict=True):
             pixels = batch.pixels if batch.places else batch.pixels.new_zeros(1, *batch.pixels.shape[1:])
             yield _fed((pixels,), pictures, batch.places, chunk, self._device)
 

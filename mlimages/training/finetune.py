@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from typing import Protocol
 
@@ -29,18 +29,18 @@ from mlimages.training.checkpoints import (
 from mlimages.training.config import FineTuneConfig
 from mlimages.training.finish import FineTuneResult, finish, finished_result, write_doubtful_labels, write_left_out
 from mlimages.training.image_cache import chunks
-from mlimages.training.loop import Teacher, train_epoch
+from mlimages.training.loop import Trainer
 from mlimages.training.preparation import plan, prepare
 from mlimages.training.ridge import fit_ridge
 from mlimages.training.run import EpochFigures, RunFiles, check_folder, write_log, write_metrics
 from mlimages.training.schedule import (
-    WARM_UP,
+    WARMUP,
     class_weights,
-    highest_lr,
+    compute_head_inputs,
+    initialize_head,
+    lr_factor,
     make_optimizer,
-    reach_head,
-    share_of_lr,
-    start_head,
+    peak_lr,
 )
 
 logger = logging.getLogger(__name__)
@@ -65,8 +65,8 @@ def fine_tune(
 ) -> FineTuneResult:
     """Train as `config` says, into the folder `config.out`; an interrupted run in that folder goes on.
 
-    In the processes that torchrun starts, all of which call it, the work is shared, and the first one alone writes,
-    shows progress and calls back.
+    The processes that torchrun starts, all of which call it, share the work; the main process alone writes, shows
+    progress and calls the callbacks.
 
     The command sets OMP_WAIT_POLICY=passive and OPENBLAS_NUM_THREADS=1, as waiting threads that spin burn cores that
     others need. Libraries read it when they are loaded: in Python set it before the first import of numpy and torch.
@@ -80,24 +80,25 @@ def fine_tune(
     Raises:
         InputError: the pictures cannot be trained on.
         ModelError: the network cannot be built, or would have nothing to learn.
-        RunError: the folder holds a run with other settings, or another process of the job is gone.
+        RunError: the folder holds a run with other settings, is in use, or another training process exited.
         ExportError: the ONNX file would answer otherwise than the network.
     """
     files, device = RunFiles(config.out), choose_device(config.device)
-    distributed.join(device)
-    if distributed.from_first(check_folder(config, files)):
-        return finished_result(files, export=export)
-    planned = plan(config, files)
-    state = load_state(files)
-    with write_log(files.log) if distributed.is_first() else nullcontext(), torch.random.fork_rng():
-        progress = progress if progress and distributed.is_first() else NoProgress()
-        started = time.monotonic()
-        setup = prepare(config, files, planned, progress)
-        job = assemble(config, files, setup, device, progress)
-        distributed.demand_same("run folder and weights", (job.digest, state and state.history))
-        state = _begin(job) if state is None else _resume(job, state)
-        state = _train(job, state, started=started, progress=progress, callbacks=callbacks)
-        return finish(job, state, export=export)
+    distributed.init_process_group(device)
+    is_main = distributed.is_main_process()
+    progress = progress if progress and is_main else NoProgress()
+    with closing(progress), distributed.peer_exit_named(), torch.random.fork_rng():  # an error begins a new line
+        if distributed.broadcast(check_folder(config, files)):
+            return finished_result(files, export=export)
+        planned = plan(config, files)
+        with files.locked() if is_main else nullcontext(), write_log(files.log) if is_main else nullcontext():
+            started, state = time.monotonic(), load_state(files)
+            setup = prepare(config, files, planned, progress)
+            job = assemble(config, files, setup, device, progress)
+            distributed.require_same("run folder and weights", (job.digest, state and state.history))
+            state = _begin(job) if state is None else _resume(job, state)
+            state = _train(job, state, started=started, progress=progress, callbacks=callbacks)
+            return finish(job, state, export=export)
 
 
 def _resume(job: Job, state: TrainingState) -> TrainingState:
@@ -111,7 +112,7 @@ def _resume(job: Job, state: TrainingState) -> TrainingState:
             f"{job.files.folder}: the weights {job.config.weights!r} are not those that this run began with: "
             "put them back, or start another run with -o"
         )
-    if distributed.is_first():
+    if distributed.is_main_process():
         job.files.tidy()
         write_metrics(job.files, state.history)  # it may have been killed between the state and this
     return state
@@ -119,27 +120,27 @@ def _resume(job: Job, state: TrainingState) -> TrainingState:
 
 def _begin(job: Job) -> TrainingState:
     """Where the first epoch starts: the closed-form head on a pretrained network, else what chance gave."""
-    if distributed.is_first():
+    if distributed.is_main_process():
         job.files.tidy()
         write_left_out(job.files.folder, job.setup.data.broken)
     if not job.setup.model.pretrained:
         return TrainingState(frozen_digest=job.digest)
     model, names = job.setup.model, job.setup.class_names
-    reached = reach_head(model, job.feed, job.train)
-    judged = [(job.train, reached), (job.val, reach_head(model, job.feed, job.val))]
-    if distributed.is_first():
+    inputs = compute_head_inputs(model, job.feed, job.train)
+    judged = [(job.train, inputs), (job.val, compute_head_inputs(model, job.feed, job.val))]
+    if distributed.is_main_process():
         write_doubtful_labels(job.files.folder, judged, names, seed=job.config.seed)
-    head = fit_ridge(reached.features.numpy(), reached.labels.numpy(), len(names)).head()
-    if not start_head(model, job.feed, job.train, head):
+    head = fit_ridge(inputs.features.numpy(), inputs.labels.numpy(), len(names)).head()
+    if not initialize_head(model, job.feed, job.train, head):
         return TrainingState(frozen_digest=job.digest)
-    seen = job.validate().seen
-    logger.info("closed-form head: %.1f %% on %d validation pictures", 100 * seen.accuracy, seen.count)
+    metrics = job.validate().metrics
+    logger.info("closed-form head: %.1f %% on %d validation images", 100 * metrics.accuracy, metrics.count)
     start = trained_tensors(job.network)
     return TrainingState(
         trained=start,
         best=start,
-        best_score=(seen.accuracy, -seen.loss),
-        probe_accuracy=seen.accuracy,
+        best_score=(metrics.accuracy, -metrics.loss),
+        probe_accuracy=metrics.accuracy,
         frozen_digest=job.digest,
     )
 
@@ -149,21 +150,21 @@ def _train(
 ) -> TrainingState:
     """Train the epochs that are left; however it ends, the whole networks lie in the folder afterwards."""
     config, state, network = job.config, before, job.network
-    teacher = _teacher(job)
+    trainer = _trainer(job)
     restore(network, state.trained)
-    restore_optimizer(teacher.optimizer, state.optimizer)
-    distributed.take_from_first(network)
+    restore_optimizer(trainer.optimizer, state.optimizer)
+    distributed.broadcast_tensors(network.state_dict().values())
     deadline = started - before.seconds + config.time_budget_s if config.time_budget_s else math.inf
     written = time.monotonic()
     progress.start("train", len(job.train) * (config.epochs - len(state.history)), "img")
     try:
         for epoch in range(len(state.history) + 1, config.epochs + 1):
-            if distributed.from_first(_is_over(state, config, deadline)):
+            if distributed.broadcast(_is_over(state, config, deadline)):
                 break
-            figures = _epoch(job, teacher, epoch, deadline=deadline, progress=progress)
+            figures = _epoch(job, trainer, epoch, deadline=deadline, progress=progress)
             seconds = before.seconds + time.monotonic() - started
-            state = _after(job, state, figures, teacher.optimizer, seconds=seconds)
-            if distributed.is_first():
+            state = _after(job, state, figures, trainer.optimizer, seconds=seconds)
+            if distributed.is_main_process():
                 save_state(state, job.files)
                 write_metrics(job.files, state.history)
                 if time.monotonic() - written > NETWORKS_EVERY_S:
@@ -172,25 +173,15 @@ def _train(
                 for callback in callbacks:
                     callback.epoch_ended(figures)
     finally:
-        if distributed.is_first() and state.history:
+        if distributed.is_main_process() and state.history:
             save_networks(network, state, job.files)
-    progress.close()
     return state
 
 
-def _epoch(job: Job, teacher: Teacher, epoch: int, *, deadline: float, progress: Progress) -> EpochFigures:
+def _epoch(job: Job, trainer: Trainer, epoch: int, *, deadline: float, progress: Progress) -> EpochFigures:
     clock = time.monotonic()
-    trained = train_epoch(
-        job.network,
-        job.feed,
-        job.train,
-        teacher,
-        epoch=epoch,
-        views=job.views,
-        deadline=deadline,
-        progress=progress,
-    )
-    validated = job.validate().seen
+    trained = trainer.train_epoch(job.train, epoch=epoch, views=job.views, deadline=deadline, progress=progress)
+    validated = job.validate().metrics
     if not (math.isfinite(trained.loss) and math.isfinite(validated.loss)):
         lr = _peak_lr(job)
         raise RunError(
@@ -199,7 +190,7 @@ def _epoch(job: Job, teacher: Teacher, epoch: int, *, deadline: float, progress:
     logger.info("epoch %d: validation %.1f %%, loss %.4f", epoch, 100 * validated.accuracy, validated.loss)
     return EpochFigures(
         epoch=epoch,
-        lr=teacher.lr_at(epoch * teacher.steps - 1),
+        lr=trainer.lr_at(epoch * _steps(job) - 1),
         train_loss=trained.loss,
         train_accuracy=trained.accuracy,
         val_loss=validated.loss,
@@ -225,25 +216,30 @@ def _after(
     return replace(state, best=state.trained, best_epoch=figures.epoch, best_score=score)
 
 
-def _teacher(job: Job) -> Teacher:
-    config, lr = job.config, _peak_lr(job)
-    warm_up = WARM_UP if job.setup.model.pretrained else 0.0
+def _trainer(job: Job) -> Trainer:
+    config, lr, steps = job.config, _peak_lr(job), _steps(job)
+    warmup = WARMUP if job.setup.model.pretrained else 0.0
     weights = class_weights(config, job.train.labels, len(job.setup.class_names))
-    steps = len(list(chunks(range(len(job.train)), config.batch_size)))
-    return Teacher(
-        optimizer=make_optimizer(job.network, config, lr=lr),
-        lr_at=lambda step: lr * share_of_lr(step, steps * config.epochs, warm_up=warm_up),
-        weights=None if weights is None else weights.to(job.device),
-        smoothing=config.label_smoothing,
+    return Trainer(
+        job.network,
+        job.feed,
+        make_optimizer(job.network, config, lr=lr),
+        lr_at=lambda step: lr * lr_factor(step, steps * config.epochs, warmup=warmup),
+        class_weights=None if weights is None else weights.to(job.device),
+        label_smoothing=config.label_smoothing,
         autocast=job.autocast,
-        steps=steps,
         batch_size=config.batch_size,
         seed=config.seed,
     )
 
 
+def _steps(job: Job) -> int:
+    """Optimizer steps in an epoch."""
+    return len(chunks(range(len(job.train)), job.config.batch_size))
+
+
 def _peak_lr(job: Job) -> float:
-    return highest_lr(job.config, pretrained=job.setup.model.pretrained, below_head=job.below_head)
+    return peak_lr(job.config, pretrained=job.setup.model.pretrained, below_head=job.below_head)
 
 
 def _is_over(state: TrainingState, config: FineTuneConfig, deadline: float) -> bool:

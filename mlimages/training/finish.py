@@ -32,7 +32,7 @@ from mlimages.training.loop import Validation
 from mlimages.training.ridge import fit_ridge, stratified_folds
 from mlimages.training.run import RunFiles
 from mlimages.training.run_export import export_run
-from mlimages.training.schedule import Reached
+from mlimages.training.schedule import HeadInputs
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ def finished_result(files: RunFiles, *, export: bool) -> FineTuneResult:
         RunError: `result.json` is damaged.
     """
     logger.warning("%s is already finished; more epochs: mlimages finetune --resume %s --epochs N", *[files.folder] * 2)
-    if export and distributed.is_first() and not files.onnx.exists():
+    if export and distributed.is_main_process() and not files.onnx.exists():
         export_run(files.folder, files.onnx)
         draw(files.folder)
     try:
@@ -114,9 +114,9 @@ def finish(job: Job, state: TrainingState, *, export: bool) -> FineTuneResult:
     if job.digest and job.frozen.digest(network) != job.digest:
         raise RunError(f"{files.folder}: the frozen part changed while training; please report this")
     restore(network, state.best)
-    distributed.take_from_first(network)
+    distributed.broadcast_tensors(network.state_dict().values())
     checked = job.validate()
-    export = export and distributed.is_first()
+    export = export and distributed.is_main_process()
     if export:
         export_run(files.folder, files.onnx)
     result = FineTuneResult(
@@ -125,9 +125,9 @@ def finish(job: Job, state: TrainingState, *, export: bool) -> FineTuneResult:
         freeze=config.freeze,
         classes=job.setup.class_names,
         train_images=len(job.train),
-        val_images=checked.seen.count,
-        val_accuracy=checked.seen.accuracy,
-        val_interval=wilson_interval(checked.seen.right, checked.seen.count),
+        val_images=checked.metrics.count,
+        val_accuracy=checked.metrics.accuracy,
+        val_interval=wilson_interval(checked.metrics.correct, checked.metrics.count),
         probe_accuracy=state.probe_accuracy,
         best_epoch=state.best_epoch,
         epochs=len(state.history),
@@ -136,7 +136,7 @@ def finish(job: Job, state: TrainingState, *, export: bool) -> FineTuneResult:
         seconds=round(state.seconds, 1),
         onnx=files.onnx if files.onnx.exists() else None,
     )
-    if distributed.is_first():
+    if distributed.is_main_process():
         _write_predictions(job, checked)
         write_text(files.result, json.dumps(result.to_dict(), indent=1) + "\n")
     if export:
@@ -148,7 +148,7 @@ def _write_predictions(job: Job, checked: Validation) -> None:
     with replacing(job.files.predictions) as part, part.open("w", newline="", encoding="utf-8") as out:
         table = csv.writer(out, lineterminator="\n")
         table.writerow(["path", "label", *job.setup.class_names])
-        for place, row in zip(checked.places, checked.probabilities.tolist(), strict=True):
+        for place, row in zip(checked.indices, checked.probabilities.tolist(), strict=True):
             picture = job.val.pictures[place]
             table.writerow([relative_name(picture.path, job.files.folder.absolute()), picture.label, *row])
 
@@ -163,7 +163,7 @@ def write_left_out(run: Path, broken: Sequence[BrokenImage]) -> None:
 
 
 def write_doubtful_labels(
-    run: Path, seen: Sequence[tuple[PictureSet, Reached]], class_names: Sequence[str], *, seed: int
+    run: Path, seen: Sequence[tuple[PictureSet, HeadInputs]], class_names: Sequence[str], *, seed: int
 ) -> None:
     """Write `suspects.tsv`: the pictures whose label those of the others contradict.
 
@@ -172,7 +172,7 @@ def write_doubtful_labels(
     Args:
         seen: each set of pictures and what reached the last layer of the network before training.
     """
-    paths = [pictures.pictures[place].path for pictures, reached in seen for place in reached.places]
+    paths = [pictures.pictures[place].path for pictures, reached in seen for place in reached.indices]
     features = np.concatenate([reached.features.numpy() for _, reached in seen])  # (N, D)
     labels = np.concatenate([reached.labels.numpy() for _, reached in seen])  # (N,)
     folds = max(FOLDS, math.ceil(len(labels) / LARGEST_FOLD))

@@ -1,161 +1,188 @@
-"""One pass of training and one of validation."""
+"""One epoch of training and one of validation."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from mlimages.core import Progress
 from mlimages.training import distributed
 from mlimages.training.features import Fed, Feed
-from mlimages.training.global_batch import OneBatch
-from mlimages.training.image_cache import PictureSet
+from mlimages.training.global_batch import GlobalDropout, set_batch_norm_mode
+from mlimages.training.image_cache import PictureSet, chunks
 from mlimages.training.schedule import EVALUATION_BATCH
 
 Autocast = Callable[[], AbstractContextManager[object]]
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """Mean loss (nats), right answers, and pictures seen."""
+class Metrics:
+    """Mean loss per image (nats), number of correct predictions, number of images.
+
+    >>> Metrics(0.5, correct=3, count=4).accuracy
+    0.75
+    """
 
     loss: float
-    right: int
+    correct: int
     count: int
 
     @property
     def accuracy(self) -> float:
-        """Share of right answers, 0..1."""
-        return self.right / max(1, self.count)
+        """Share of correct predictions, 0..1."""
+        return self.correct / max(1, self.count)
 
-    def with_more(self, more: Seen) -> Seen:
-        """These and others."""
-        count = self.count + more.count
-        loss = (self.loss * self.count + more.loss * more.count) / max(1, count)
-        return Seen(loss, self.right + more.right, count)
+    def __add__(self, other: Metrics) -> Metrics:
+        """The metrics of both sets of images together."""
+        count = self.count + other.count
+        loss = (self.loss * self.count + other.loss * other.count) / max(1, count)
+        return Metrics(loss, self.correct + other.correct, count)
 
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """What the network says of the validation pictures.
+    """The network's predictions for the validation set.
 
     Attributes:
+        metrics: over all its images.
         probabilities: float32 `(N, classes)`.
-        places: which pictures these are; one that turned bad is missing.
+        indices: position of each row's image in the validation set; an image that can no longer be read is missing.
     """
 
-    seen: Seen
+    metrics: Metrics
     probabilities: Tensor
-    places: tuple[int, ...]
+    indices: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Teacher:
-    """What turns logits into steps.
+class Trainer:
+    """Trains the parameters that are not frozen.
 
-    Attributes:
-        optimizer: over what is not frozen.
-        lr_at: the learning rate at a step counted over the whole run.
-        weights: of the classes in the loss `(classes,)`; None counts them alike.
-        smoothing: of the labels.
-        autocast: the precision to train in.
-        steps: of one epoch.
-        batch_size: pictures per step.
-        seed: of the order of the pictures and of dropout.
-    """
-
-    optimizer: torch.optim.Optimizer
-    lr_at: Callable[[int], float]
-    weights: Tensor | None
-    smoothing: float
-    autocast: Autocast
-    steps: int
-    batch_size: int
-    seed: int
-
-
-def train_epoch(
-    network: nn.Module,
-    feed: Feed,
-    pictures: PictureSet,
-    teacher: Teacher,
-    *,
-    epoch: int,
-    views: int,
-    deadline: float,
-    progress: Progress,
-) -> Seen:
-    """Train on every picture once, in an order and in views that seed and epoch decide.
+    Several processes share each batch, and `DistributedDataParallel` averages their gradients: the batches, their order
+    and the weight of each image in the loss are those of one process.
 
     Args:
-        epoch: counted from 1.
-        views: how many fixed views there are; 0 makes a new one each time.
-        deadline: stop early at this `time.monotonic()`.
+        network: the whole network.
+        source: gives the batches and computes their logits.
+        optimizer: of the parameters that are not frozen.
+        lr_at: learning rate at a step, counted from 0 over the whole run.
+        class_weights: weight of each class in the loss, `(classes,)`; None weights them equally.
+        label_smoothing: 0..1.
+        autocast: precision of the forward pass.
+        batch_size: images per step, of all processes together.
+        seed: random seed of the order of the images and of dropout.
     """
-    torch.manual_seed(
-        teacher.seed * 1_000_003 + epoch
-    )  # dropout: an epoch depends on nothing before it but the weights
-    order = np.random.default_rng([teacher.seed, epoch]).permutation(len(pictures)).tolist()
-    network.train()
-    whole = Seen(0.0, 0, 0)
-    batches = feed.batches(pictures, order, size=teacher.batch_size, view=_view(epoch, views))
-    for step, fed in enumerate(batches, (epoch - 1) * teacher.steps):
-        for group in teacher.optimizer.param_groups:
-            group["lr"] = teacher.lr_at(step)
-        seen, late = _step(feed, fed, teacher, deadline)
-        whole = whole.with_more(seen)
-        progress.advance(seen.count, loss=f"{whole.loss:.3f}", accuracy=f"{whole.accuracy:.1%}")
-        if late or not math.isfinite(whole.loss):
-            break
-    return whole
+
+    def __init__(
+        self,
+        network: nn.Module,
+        source: Feed,
+        optimizer: torch.optim.Optimizer,
+        *,
+        lr_at: Callable[[int], float],
+        class_weights: Tensor | None,
+        label_smoothing: float,
+        autocast: Autocast,
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        self.optimizer, self.lr_at = optimizer, lr_at
+        self._network, self._source = network, source
+        self._loss = nn.CrossEntropyLoss(class_weights, label_smoothing=label_smoothing, reduction="sum")
+        self._autocast, self._batch_size, self._seed = autocast, batch_size, seed
+        self._forward: nn.Module = _Forward(source, [p for group in optimizer.param_groups for p in group["params"]])
+        if distributed.world_size() > 1:
+            # static_graph: a parameter that no image uses, as of an auxiliary head, is found in the first step
+            self._forward = DistributedDataParallel(self._forward, static_graph=True, gradient_as_bucket_view=True)
+
+    def train_epoch(
+        self, images: PictureSet, *, epoch: int, views: int, deadline: float, progress: Progress
+    ) -> Metrics:
+        """Train on every image once; seed and epoch decide the order and the augmented views.
+
+        Args:
+            epoch: counted from 1.
+            views: number of fixed views per image; 0 augments anew in each epoch.
+            deadline: stop after the step that passes this `time.monotonic()`.
+        """
+        torch.manual_seed(self._seed * 1_000_003 + epoch)  # dropout: a resumed run draws as one without a stop
+        order = np.random.default_rng([self._seed, epoch]).permutation(len(images)).tolist()
+        steps = len(chunks(order, self._batch_size))
+        self._network.train()
+        metrics = Metrics(0.0, 0, 0)
+        batches = self._source.batches(images, order, size=self._batch_size, view=_view(epoch, views))
+        for step, batch in enumerate(batches, (epoch - 1) * steps):
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.lr_at(step)
+            of_batch, is_late = self._step(batch, deadline)
+            metrics += of_batch
+            progress.advance(of_batch.count, loss=f"{metrics.loss:.3f}", accuracy=f"{metrics.accuracy:.1%}")
+            if is_late or not math.isfinite(metrics.loss):
+                break
+        distributed.broadcast_tensors(self._network.buffers())  # batch norm's running statistics
+        return metrics
+
+    def _step(self, batch: Fed, deadline: float) -> tuple[Metrics, bool]:
+        """Take one optimizer step; return the batch's metrics and whether the deadline has passed in any process.
+
+        Each loss is its sum times processes / weight of the whole batch, since the gradients are averaged; without an
+        image it is a zero that takes part in the average.
+        """
+        count = len(batch.places)
+        set_batch_norm_mode(self._network, images=count)
+        is_partial = distributed.world_size() > 1 or count < batch.size
+        with GlobalDropout(batch.rows, batch.size) if is_partial else nullcontext(), self._autocast():
+            logits = self._forward(*batch.inputs)[:count]  # (N, classes)
+        loss = self._loss(logits.float(), batch.labels)
+        weight = count if self._loss.weight is None else float(self._loss.weight[batch.labels].sum())
+        correct = int((logits.argmax(1) == batch.labels).sum())
+        is_late = time.monotonic() > deadline
+        totals = distributed.all_reduce(
+            torch.tensor([weight, loss.item(), correct, count, is_late], device=loss.device)
+        )
+        weight, loss_sum, correct, count, is_late = totals.tolist()
+        weight = max(weight, 1e-9)
+        self.optimizer.zero_grad(set_to_none=True)
+        (loss * (distributed.world_size() / weight)).backward()
+        if count:  # none where no image of the batch can be read any more
+            self.optimizer.step()
+        return Metrics(loss_sum / weight, int(correct), int(count)), bool(is_late)
 
 
-def _step(feed: Feed, fed: Fed, teacher: Teacher, deadline: float) -> tuple[Seen, bool]:
-    """Step down the gradient of the mean loss over the batch of all processes; whether the deadline is past."""
-    in_part = distributed.count() > 1 or len(fed.places) < fed.size
-    with OneBatch(fed.rows, fed.size) if in_part else nullcontext(), teacher.autocast():
-        logits = feed.logits(fed.inputs)[: len(fed.places)]  # (n, classes)
-    loss = nn.functional.cross_entropy(
-        logits.float(), fed.labels, teacher.weights, label_smoothing=teacher.smoothing, reduction="sum"
-    )
-    teacher.optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    weight = len(fed.places) if teacher.weights is None else float(teacher.weights[fed.labels].sum())
-    right = int((logits.argmax(1) == fed.labels).sum())
-    sums = torch.tensor([weight, loss.item(), right, len(fed.places), time.monotonic() > deadline], device=loss.device)
-    trained = [parameter for group in teacher.optimizer.param_groups for parameter in group["params"]]
-    gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
-    distributed.add_up([*gradients, sums])
-    weight, loss_sum, right_ones, count, late = sums.tolist()
-    if count:  # else all of them turned bad
-        for gradient in gradients:
-            gradient /= weight
-        teacher.optimizer.step()
-    return Seen(loss_sum / max(weight, 1e-9), int(right_ones), int(count)), bool(late)
+class _Forward(nn.Module):
+    """What `DistributedDataParallel` wraps: the parameters that train and the way from a batch to its logits."""
+
+    def __init__(self, source: Feed, parameters: Sequence[nn.Parameter]) -> None:
+        super().__init__()
+        self._source, self._parameters_trained = source, nn.ParameterList(parameters)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Logits `(N, classes)`."""
+        return self._source.logits(inputs)
 
 
 def _view(epoch: int, views: int) -> Callable[[int], int]:
-    return lambda place: (epoch + place) % views if views else epoch + place
+    return lambda index: (epoch + index) % views if views else epoch + index
 
 
-def validate(network: nn.Module, feed: Feed, pictures: PictureSet) -> Validation:
-    """What the network says of each picture as it is, in full precision as the exported file will."""
+def validate(network: nn.Module, source: Feed, images: PictureSet) -> Validation:
+    """Predict every image without augmentation, in float32 as the exported file does."""
     network.eval()
     logits: list[Tensor] = []
-    places: list[int] = []
+    indices: list[int] = []
     with torch.inference_mode():
-        for fed in feed.batches(pictures, range(len(pictures)), size=EVALUATION_BATCH):
-            logits.append(feed.logits(fed.inputs)[: len(fed.places)].float().cpu())
-            places += fed.places
-    rows = distributed.joined_rows({"logits": torch.cat(logits), "places": torch.tensor(places)})
-    truth = pictures.labels[rows["places"]]  # (N,)
-    right = int((rows["logits"].argmax(1) == truth).sum())
-    seen = Seen(float(nn.functional.cross_entropy(rows["logits"], truth)), right, len(truth))
-    return Validation(seen, rows["logits"].softmax(1), tuple(rows["places"].tolist()))
+        for batch in source.batches(images, range(len(images)), size=EVALUATION_BATCH):
+            logits.append(source.logits(batch.inputs)[: len(batch.places)].float())
+            indices += batch.places
+    found, rows = distributed.gather_rows(indices, {"logits": torch.cat(logits)})
+    labels = images.labels[found]  # (N,)
+    correct = int((rows["logits"].argmax(1) == labels).sum())
+    metrics = Metrics(float(nn.functional.cross_entropy(rows["logits"], labels)), correct, len(labels))
+    return Validation(metrics, rows["logits"].softmax(1), tuple(found.tolist()))

@@ -92,10 +92,10 @@ def _decode_shared(
     items: Sequence[LabeledPath], image: ImageProperty, *, store: RowStore | None, progress: Progress
 ) -> list[Picture | BrokenImage]:
     """`decode_all`, each process its share; all hear of all."""
-    own = decode_all(distributed.share(items), image, store=store, progress=progress)
-    if distributed.count() == 1:
+    own = decode_all(distributed.shard(items), image, store=store, progress=progress)
+    if distributed.world_size() == 1:
         return own
-    said = distributed.exchanged([_facts(each) for each in own])
+    said = distributed.all_gather([_facts(each) for each in own])
     if store is not None:
         store.refresh()
     found: list[Picture | BrokenImage] = []
@@ -114,7 +114,9 @@ def set_aside(
     images: Sequence[Picture], share: float, *, labels: Path, seed: int
 ) -> tuple[list[Picture], list[Picture]]:
     """The images to train on and those to validate on: the split of the whole label file that `label --split` makes."""
-    val = set(distributed.from_first(_validation_set(labels, share, seed=seed) if distributed.is_first() else None))
+    val = set(
+        distributed.broadcast(_validation_set(labels, share, seed=seed) if distributed.is_main_process() else None)
+    )
     return [one for one in images if str(one.path) not in val], [one for one in images if str(one.path) in val]
 
 

@@ -82,7 +82,7 @@ def plan(config: FineTuneConfig, files: RunFiles) -> Plan:
     train = list(LabelFile(files.train if resumed else config.labels))
     val_file = files.val if resumed else config.val
     val = None if val_file is None else list(LabelFile(val_file))
-    distributed.demand_same("label files and run folder", (resumed, train, val))
+    distributed.require_same("label files and run folder", (resumed, train, val))
     preflight.demand_classes(train, names)
     model = build_model(
         config.model,
@@ -116,12 +116,12 @@ def prepare(config: FineTuneConfig, files: RunFiles, planned: Plan, progress: Pr
         store=pixels,
         progress=progress,
     )
-    if distributed.is_first():
+    if distributed.is_main_process():
         if planned.resumed:
             _write_epochs(config, files)
         else:
             _write(config, files, planned, data, pixels)
-    distributed.wait()
+    distributed.barrier()
     preprocessing = Preprocessing.from_dict(read_settings(files)["preprocessing"])
     mean = np.load(files.mean_image, allow_pickle=False) if preprocessing.normalization.mean_image else None
     return Setup(model, planned.frozen, preprocessing, mean, names, data, pixels)

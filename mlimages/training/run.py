@@ -8,12 +8,12 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mlimages.core import InputError, Preprocessing, RunError, write_text
+from mlimages.core import InputError, Preprocessing, RunError, locked, write_text
 from mlimages.training.config import FineTuneConfig
 
 VERSION = 1
@@ -37,6 +37,18 @@ class RunFiles:
     """Where everything of a run lies."""
 
     folder: Path
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Hold the folder against a second run.
+
+        Raises:
+            RunError: on entering, if another process trains into it.
+        """
+        in_use = RunError(
+            f"another process is training in {self.folder}: wait for it, or use another -o. Processes that train "
+            "together are started by torchrun, or with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set"
+        )
+        return locked(self.folder / ".lock", in_use)
 
     def tidy(self) -> None:
         """Remove the hidden files that a killed process left half written."""

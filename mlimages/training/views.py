@@ -1,4 +1,4 @@
-"""Views of a picture: small changes that do not change its class, each decided by seed, picture and number."""
+"""Augmented views of an image: small changes that keep its class, decided by seed, image and view number."""
 
 from __future__ import annotations
 
@@ -9,49 +9,54 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as change
+from torchvision.transforms.v2 import functional as transforms
 
 Strength = Literal["none", "flip", "light", "strong"]
 
 FIXED_VIEWS = {"none": 4, "flip": 2, "light": 6, "strong": 10}
-"""How many views of a picture pass through the frozen part, the unchanged one among them."""
+"""Views of each image whose frozen features are computed, the unchanged image among them."""
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
-    """How far a view may go.
+class _Ranges:
+    """Limits of the random changes.
 
     Attributes:
-        area: least share of the picture that a crop keeps (1: no crop).
-        aspect: largest factor by which the crop is stretched.
-        light: how far brightness, contrast and saturation are scaled, either way.
-        degrees: of rotation, either way.
-        erase: largest side of a grey patch, as a share of the picture's.
+        min_area: smallest share of the image that a crop keeps, 0..1; 1 does not crop.
+        max_aspect: largest factor by which a crop's aspect ratio changes.
+        max_color: largest relative change of brightness, contrast and saturation.
+        max_degrees: largest rotation either way.
+        max_erased: largest side of the erased rectangle, as a share of the image's side.
     """
 
-    area: float = 1.0
-    aspect: float = 1.0
-    light: float = 0.0
-    degrees: float = 0.0
-    erase: float = 0.0
+    min_area: float = 1.0
+    max_aspect: float = 1.0
+    max_color: float = 0.0
+    max_degrees: float = 0.0
+    max_erased: float = 0.0
 
 
-_RECIPES = {
-    "none": Recipe(),
-    "flip": Recipe(),
-    "light": Recipe(area=0.6, aspect=1.15, light=0.2),
-    "strong": Recipe(area=0.35, aspect=1.33, light=0.4, degrees=15.0, erase=0.4),
+_RANGES = {
+    "none": _Ranges(),
+    "flip": _Ranges(),
+    "light": _Ranges(min_area=0.6, max_aspect=1.15, max_color=0.2),
+    "strong": _Ranges(min_area=0.35, max_aspect=1.33, max_color=0.4, max_degrees=15.0, max_erased=0.4),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Augment:
-    """Makes views; the same seed, picture and number give the same view on every machine and in every thread.
+    """Makes augmented views; seed, image and view number give the same view on every machine and in every thread.
 
     Attributes:
-        strength: `flip` mirrors; `light` also crops and lights a little; `strong` more so, with rotation and a patch.
-        rotate_deg: rotation by up to so many degrees either way, beside `strength`.
-        seed: of all chance.
+        strength: `flip` mirrors every other view; `light` also crops and changes colors a little; `strong` more so,
+            with rotation and a rectangle erased.
+        rotate_deg: largest rotation either way, beside what `strength` does.
+        seed: random seed.
+
+    >>> pixels = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    >>> Augment("flip", rotate_deg=0, seed=1).view(pixels, digest=bytes(32), number=1)[0].tolist()
+    [[3, 4, 5], [0, 1, 2]]
     """
 
     strength: Strength
@@ -60,60 +65,69 @@ class Augment:
 
     @property
     def name(self) -> str:
-        """What decides a view beside picture and number: a part of cache keys."""
+        """What decides a view beside image and number: part of the keys of the feature cache."""
         return f"v1 {self.strength} {self.rotate_deg:g} {self.seed}"
 
     @property
     def fixed_views(self) -> int:
-        """How many views pass through the frozen part."""
+        """Number of views of each image whose frozen features are computed."""
         return FIXED_VIEWS[self.strength]
 
     def view(self, pixels: NDArray[np.uint8], digest: bytes, number: int) -> NDArray[np.uint8]:
-        """View `number` of a prepared picture, uint8 `(H, W, C)`; 0 is the picture itself, odd ones are mirrored."""
+        """One view of a prepared image.
+
+        Args:
+            pixels: uint8 `(H, W, C)`.
+            digest: SHA-256 of the image's file.
+            number: 0 is the image itself; odd views are mirrored.
+
+        Returns:
+            uint8 `(H, W, C)`.
+        """
         if number == 0:
             return pixels
-        chance = np.random.default_rng([self.seed, number, int.from_bytes(digest[:16])])
-        recipe = _RECIPES[self.strength]
+        rng = np.random.default_rng([self.seed, number, int.from_bytes(digest[:16])])
+        ranges = _RANGES[self.strength]
         image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
         if number % 2 and self.strength != "none":
-            image = change.horizontal_flip(image)
-        image = _turned(image, max(recipe.degrees, self.rotate_deg), chance)
-        image = _cropped(image, recipe, chance)
-        out = np.array(_lit(image, recipe, chance), dtype=np.uint8)
-        return _erased(out.reshape(pixels.shape), recipe, chance)
+            image = transforms.horizontal_flip(image)
+        image = _rotate(image, max(ranges.max_degrees, self.rotate_deg), rng)
+        image = _crop(image, ranges, rng)
+        view = np.array(_change_color(image, ranges, rng), dtype=np.uint8)
+        return _erase(view.reshape(pixels.shape), ranges, rng)
 
 
-def _turned(image: Image.Image, degrees: float, chance: np.random.Generator) -> Image.Image:
-    if not degrees:
+def _rotate(image: Image.Image, max_degrees: float, rng: np.random.Generator) -> Image.Image:
+    if not max_degrees:
         return image
-    angle = chance.uniform(-degrees, degrees)
-    turned: Image.Image = change.rotate(image, angle, interpolation=InterpolationMode.BILINEAR)
-    return turned
+    angle = rng.uniform(-max_degrees, max_degrees)
+    rotated: Image.Image = transforms.rotate(image, angle, interpolation=InterpolationMode.BILINEAR)
+    return rotated
 
 
-def _cropped(image: Image.Image, recipe: Recipe, chance: np.random.Generator) -> Image.Image:
-    if recipe.area == 1.0:
+def _crop(image: Image.Image, ranges: _Ranges, rng: np.random.Generator) -> Image.Image:
+    if ranges.min_area == 1.0:
         return image
-    area, stretch = chance.uniform(recipe.area, 1.0), np.exp(chance.uniform(-1, 1) * np.log(recipe.aspect))
-    width = min(image.width, round(image.width * np.sqrt(area * stretch)))
-    height = min(image.height, round(image.height * np.sqrt(area / stretch)))
-    left, top = chance.integers(image.width - width + 1), chance.integers(image.height - height + 1)
+    area, aspect = rng.uniform(ranges.min_area, 1.0), np.exp(rng.uniform(-1, 1) * np.log(ranges.max_aspect))
+    width = min(image.width, round(image.width * np.sqrt(area * aspect)))
+    height = min(image.height, round(image.height * np.sqrt(area / aspect)))
+    left, top = rng.integers(image.width - width + 1), rng.integers(image.height - height + 1)
     size = [image.height, image.width]
-    cropped: Image.Image = change.resized_crop(image, int(top), int(left), height, width, size)
+    cropped: Image.Image = transforms.resized_crop(image, int(top), int(left), height, width, size)
     return cropped
 
 
-def _lit(image: Image.Image, recipe: Recipe, chance: np.random.Generator) -> Image.Image:
-    if recipe.light:
-        for adjust in (change.adjust_brightness, change.adjust_contrast, change.adjust_saturation):
-            image = adjust(image, 1 + chance.uniform(-recipe.light, recipe.light))
+def _change_color(image: Image.Image, ranges: _Ranges, rng: np.random.Generator) -> Image.Image:
+    if ranges.max_color:
+        for adjust in (transforms.adjust_brightness, transforms.adjust_contrast, transforms.adjust_saturation):
+            image = adjust(image, 1 + rng.uniform(-ranges.max_color, ranges.max_color))
     return image
 
 
-def _erased(pixels: NDArray[np.uint8], recipe: Recipe, chance: np.random.Generator) -> NDArray[np.uint8]:
-    if recipe.erase:
+def _erase(pixels: NDArray[np.uint8], ranges: _Ranges, rng: np.random.Generator) -> NDArray[np.uint8]:
+    if ranges.max_erased:
         height, width = pixels.shape[:2]
-        tall, wide = (round(side * chance.uniform(0, recipe.erase)) for side in (height, width))
-        top, left = chance.integers(height - tall + 1), chance.integers(width - wide + 1)
-        pixels[top : top + tall, left : left + wide] = 128
+        erased_height, erased_width = (round(side * rng.uniform(0, ranges.max_erased)) for side in (height, width))
+        top, left = rng.integers(height - erased_height + 1), rng.integers(width - erased_width + 1)
+        pixels[top : top + erased_height, left : left + erased_width] = 128
     return pixels

@@ -40,7 +40,7 @@ count = compute_mean(LabelFile(sys.argv[2]), ImageProperty(224), workers=1, pool
 """
 LEARN = """
 import json, os, sys, time
-from mlimages.learning import FineTuneConfig, fine_tune
+from mlimages.training import FineTuneConfig, fine_tune
 labels, out, freeze = sys.argv[1:]
 config = FineTuneConfig(labels, out, model="mobilenet_v3_small", weights="none", freeze=freeze, epochs=1, seed=1)
 began = time.perf_counter()

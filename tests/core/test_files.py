@@ -1,11 +1,15 @@
 """Files that are whole or not there."""
 
+import errno
+import fcntl
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from mlimages.core import replacing
+from mlimages.core import RunError, locked, replacing
 
 
 def test_a_write_that_is_interrupted_changes_nothing_and_leaves_nothing(tmp_path: Path) -> None:
@@ -30,3 +34,38 @@ def test_a_new_file_may_be_read_by_whom_the_system_says(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o640
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from mlimages.errors import RunError
+from mlimages.files import locked
+with locked(Path(sys.argv[1]), RunError("in use")):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_lock_is_released_when_its_process_is_killed(tmp_path: Path) -> None:
+    lock = tmp_path / "new" / ".lock"
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(lock)], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(RunError, match="in use"), locked(lock, RunError("in use"), timeout_s=0):
+            pass
+        holder.kill()
+    with locked(lock, RunError("in use")):
+        assert lock.exists()
+    assert not lock.exists()
+
+
+def test_a_file_system_that_cannot_lock_is_written_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsupported(handle: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    with locked(tmp_path / ".lock", RunError("in use")), locked(tmp_path / ".lock", RunError("in use")):
+        pass

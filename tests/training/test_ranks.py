@@ -1,48 +1,98 @@
-"""Several processes, started by torchrun, train as one does."""
+"""Several training processes, started by torchrun or by RANK and WORLD_SIZE, give the weights of one."""
 
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mlimages import label_dir_auto
-from mlimages.core import cache_dir
-from mlimages.networks import build_model
-from mlimages.training import FineTuneConfig, fine_tune, read_config
+from mlimages.core import InputError, RunError, cache_dir
+from mlimages.networks import build_model, freeze
+from mlimages.training import FineTuneConfig, RunFiles, distributed, fine_tune, read_config
+from mlimages.training.global_batch import sync_batch_norm
 from mlimages.training.row_store import KEY_BYTES
 from mlimages.training.run import EpochFigures
 from tests.training.test_finetune import colours, config_for  # noqa: F401  # a fixture among them
 
 pytestmark = pytest.mark.train
 
-# The whole of a step in full precision, so that only the order of sums differs.
-JOB = """
+# Forward passes in full precision, so that only the order of sums differs between runs.
+FULL_PRECISION = "torch.cpu._is_avx512_bf16_supported = torch.cpu._is_amx_tile_supported = lambda: False"
+JOB = f"""
 import json, os, torch
-from mlimages import label_dir_auto
-from mlimages.files import cache_dir
-from mlimages.learning import FineTuneConfig, fine_tune
-torch.cpu._is_avx512_bf16_supported = torch.cpu._is_amx_tile_supported = lambda: False
-with open(f"pid{os.environ['RANK']}", "w") as pid:
-    pid.write(str(os.getpid()))
+from mlimages.training import FineTuneConfig, fine_tune
+{FULL_PRECISION}
+rank = os.environ["RANK"]
 for line in open("configs.jsonl"):
-    fine_tune(FineTuneConfig.from_dict(json.loads(line.replace("RANK", os.environ["RANK"]))), export=False)
+    result = fine_tune(FineTuneConfig.from_dict(json.loads(line.replace("RANK", rank))), export=False)
+    with open(f"accuracies{{rank}}.txt", "a") as out:
+        print(result.val_accuracy, file=out)
+"""
+COMMAND = f"""
+import os, torch
+from mlimages.cli.main import main
+{FULL_PRECISION}
+with open(f"pid{{os.environ['RANK']}}", "w") as pid:
+    pid.write(str(os.getpid()))
+main()
+"""
+TRAINER = """
+import sys, torch
+from contextlib import nullcontext
+from torch import nn
+from mlimages.training import distributed
+from mlimages.training.features import Fed
+from mlimages.training.loop import Trainer
+from mlimages.training.image_cache import chunks
+from mlimages.core import NoProgress
+
+torch.manual_seed(0)
+images, labels = torch.randn(7, 3, 6, 6), torch.arange(7) % 2
+network = nn.ModuleDict({
+    "frozen": nn.Conv2d(3, 8, 3).requires_grad_(False), "kernel": nn.Conv2d(8, 8, 1), "dropout": nn.Dropout(0.5),
+    "unused": nn.Linear(8, 8), "head": nn.Linear(8, 2),
+}).to(memory_format=torch.channels_last)
+
+class Source:
+    def batches(self, images_, order, *, size, view):
+        for chunk in chunks(order, size):
+            own = [place for place in chunk if place % distributed.world_size() == distributed.rank()]
+            x = images[own] if own else torch.zeros(1, 3, 6, 6)
+            yield Fed((x,), labels[own], tuple(own), tuple(chunk.index(place) for place in own), len(chunk))
+
+    def logits(self, inputs):
+        x = network["kernel"](network["frozen"](inputs[0])).relu()
+        return network["head"](network["dropout"](x.mean((2, 3))))
+
+distributed.init_process_group(torch.device("cpu"))
+trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+trainer = Trainer(network, Source(), torch.optim.AdamW(trained, weight_decay=0.1), lr_at=lambda step: 0.01,
+                  class_weights=torch.tensor([0.5, 2.0]), label_smoothing=0.1,
+                  autocast=nullcontext, batch_size=2, seed=1)
+for epoch in (1, 2, 3):
+    metrics = trainer.train_epoch(images, epoch=epoch, views=1, deadline=float("inf"), progress=NoProgress())
+if distributed.is_main_process():
+    torch.save([metrics.loss, metrics.correct, metrics.count, dict(network.state_dict())], sys.argv[1])
 """
 CNN = {"model": "cifar10_cnn", "optimizer": "sgd"}
 KINDS: Mapping[str, Mapping[str, object]] = {
     "pixels": {**CNN, "weights": "none", "freeze": "none", "batch_size": 8},
     "features": {**CNN, "freeze": "conv4", "augment": "light", "class_weights": "balanced", "batch_size": 7},
-    "batch norm": {"model": "resnet18", "weights": "none", "size": 64, "freeze": "layer3", "lr": 1e-4, "epochs": 1},
-    "dropped branches": {
+    "frozen batch norm": {"model": "resnet18", "size": 64, "freeze": "layer3", "lr": 1e-4, "epochs": 1},
+    "stochastic depth": {
         "model": "efficientnet_b0",
-        "weights": "none",
         "size": 64,
         "freeze": "features.5",
         "lr": 1e-5,
@@ -50,6 +100,7 @@ KINDS: Mapping[str, Mapping[str, object]] = {
         "batch_size": 12,
     },
 }
+BATCH_NORM = {"model": "resnet18", "weights": "none", "size": 32, "freeze": "layer3", "epochs": 2, "batch_size": 10}
 
 
 @pytest.fixture(autouse=True)
@@ -60,10 +111,23 @@ def _full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def configs(colours: Path, tmp_path: Path) -> dict[str, FineTuneConfig]:  # noqa: F811
-    weights = tmp_path / "w.safetensors"
-    save_file(build_model("cifar10_cnn", classes=10, weights="none", seed=9).network.state_dict(), weights)
-    shared = {"weights": str(weights), "lr": 0.01, "optimizer": "sgd"}
-    return {kind: config_for(colours, **{**shared, **options}) for kind, options in KINDS.items()}
+    for model in {str(options["model"]) for options in KINDS.values()}:
+        network = build_model(model, classes=10, weights="none", seed=9).network.train()
+        for module in network.modules():
+            if isinstance(module, _BatchNorm):
+                module.momentum = 1.0
+        if model != "cifar10_cnn":
+            network(
+                2 * torch.randn(32, 3, 1, 1) + torch.randn(32, 3, 64, 64)
+            )  # else random weights give infinite losses
+        save_file(network.state_dict(), tmp_path / f"{model}.safetensors")
+    return {
+        kind: config_for(
+            colours,
+            **{"weights": tmp_path / f"{options['model']}.safetensors", "lr": 0.01, "optimizer": "sgd", **options},
+        )
+        for kind, options in KINDS.items()
+    }
 
 
 def torchrun(processes: int, configs: list[FineTuneConfig], folder: Path) -> subprocess.Popen[str]:
@@ -73,10 +137,14 @@ def torchrun(processes: int, configs: list[FineTuneConfig], folder: Path) -> sub
 
 
 def started(words: list[str], folder: Path) -> subprocess.Popen[str]:
+    return run_python(["-m", "torch.distributed.run", "--standalone", *words], folder)
+
+
+def run_python(words: list[str], folder: Path, **env: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", *words],
+        [sys.executable, *words],
         cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path), **env},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -95,10 +163,10 @@ def assert_same_weights(one: Path, other: Path, *, within: float = 1e-4) -> None
         assert worst <= within * float(tensor.float().abs().max()) + 1e-5, (name, worst)
 
 
-def assert_computed_once(room: str) -> None:
-    """What the processes keep on disk each has computed in equal part, and nothing twice."""
+def assert_computed_once(cache: str) -> None:
+    """Each process has computed an equal part of what is cached, and nothing was computed twice."""
     writers = []
-    for folder in cache_dir(room).iterdir():
+    for folder in cache_dir(cache).iterdir():
         written = [keys.read_bytes() for keys in folder.glob("*.keys")]
         keys = [part[at : at + KEY_BYTES] for part in written for at in range(0, len(part), KEY_BYTES)]
         assert len(keys) == len(set(keys))
@@ -119,14 +187,14 @@ class StopsAfter:
 
 
 def test_two_processes_give_the_weights_and_figures_of_one(configs: dict[str, FineTuneConfig], tmp_path: Path) -> None:
-    """Dropout, batch norm, dropped branches, a closed-form head, class weights, an uneven last batch, a resumed run."""
+    """With dropout, frozen batch norm, stochastic depth, class weights, an uneven last batch, a resumed run."""
     resumed = replace(configs["features"], out=tmp_path / "two" / "resumed")
     with pytest.raises(KeyboardInterrupt):
         fine_tune(resumed, export=False, callbacks=[StopsAfter(1)])
     runs = {kind: replace(config, out=tmp_path / "two" / kind) for kind, config in configs.items()}
     job = torchrun(2, [*runs.values(), resumed], tmp_path)
-    said, _ = job.communicate(timeout=240)
-    assert job.returncode == 0, said
+    output, _ = job.communicate(timeout=240)
+    assert job.returncode == 0, output
     assert_computed_once("pixels")
     assert_computed_once("features")
     for kind, config in configs.items():
@@ -135,23 +203,123 @@ def test_two_processes_give_the_weights_and_figures_of_one(configs: dict[str, Fi
         figures = json.loads((tmp_path / "two" / kind / "result.json").read_text())
         assert figures["val_accuracy"] == alone.val_accuracy
         assert (figures["train_images"], figures["val_images"]) == (alone.train_images, alone.val_images)
-        assert (tmp_path / "two" / kind / "log.txt").read_text().count("epoch 1: ") == 1, "the first alone writes"
+        assert (tmp_path / "two" / kind / "log.txt").read_text().count("epoch 1: ") == 1, "only the main process writes"
         assert (tmp_path / "two" / kind / "val.txt").read_text() == (alone.run / "val.txt").read_text()
     assert_same_weights(tmp_path / "one" / "features", resumed.out)
+
+
+def test_more_processes_than_images_to_train_and_to_validate_on(
+    configs: dict[str, FineTuneConfig], tmp_path: Path
+) -> None:
+    """Whatever is shared (decoding, features, head inputs, batches, validation), some processes have an empty share."""
+    (tmp_path / "few.txt").write_text(
+        "".join(f"set/{name}/0{n}.png {n % 2}\n" for name in ("red", "blue") for n in (0, 1))
+    )
+    (tmp_path / "val.txt").write_text("set/red/05.png 0\nset/green/06.png 1\n")
+    for name in ("few", "val"):
+        (tmp_path / f"{name}_class_def.txt").write_text("0 even\n1 odd\n")
+    few = {"labels": tmp_path / "few.txt", "val": tmp_path / "val.txt", "batch_size": 3}
+    cases = {kind: replace(configs[kind], **few) for kind in ("pixels", "features")}  # type: ignore[arg-type]
+    cases["no cache"] = replace(cases["features"], cache=False)
+    cases["batch norm"] = replace(config_for(tmp_path / "few.txt", **BATCH_NORM), val=few["val"])
+    job = torchrun(5, [replace(case, out=tmp_path / "five" / kind) for kind, case in cases.items()], tmp_path)
+    output, _ = job.communicate(timeout=240)
+    assert job.returncode == 0, output
+    assert len({(tmp_path / f"accuracies{rank}.txt").read_text() for rank in range(5)}) == 1, "all give the same result"
+    for kind, case in cases.items():
+        alone = fine_tune(replace(case, out=tmp_path / "one" / kind), export=False)
+        assert json.loads((tmp_path / "five" / kind / "result.json").read_text())["val_images"] == alone.val_images == 2
+        if kind != "batch norm":
+            assert_same_weights(alone.run, tmp_path / "five" / kind)
+    note = "batch norm: each process normalizes with the statistics of its own images, about 2 per step"
+    assert (tmp_path / "five" / "batch norm" / "log.txt").read_text().count(note) == 1
+
+
+def test_unused_and_frozen_parameters_and_batches_of_which_a_process_has_no_image(tmp_path: Path) -> None:
+    """Seven images in batches of two and three over three processes: each has no image of some batch."""
+    (tmp_path / "trainer.py").write_text(TRAINER)
+    jobs = [
+        run_python(["trainer.py", "one"], tmp_path),
+        started(["--nproc-per-node", "3", "trainer.py", "three"], tmp_path),
+    ]
+    for job in jobs:
+        output, _ = job.communicate(timeout=120)
+        assert job.returncode == 0, output
+        assert "Warning" not in output
+    (loss, *counts, weights), (other_loss, *other_counts, others) = (
+        torch.load(tmp_path / name) for name in ("one", "three")
+    )
+    assert counts == other_counts == [counts[0], 7]
+    assert loss == pytest.approx(other_loss, abs=1e-5)
+    for name, tensor in weights.items():
+        assert torch.allclose(tensor, others[name], atol=1e-6), name
+
+
+def test_processes_with_rank_and_world_size_set_train_together(
+    configs: dict[str, FineTuneConfig], tmp_path: Path
+) -> None:
+    """As srun, mpirun and PyTorchJob start them: no torchrun."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    config = replace(configs["pixels"], out=tmp_path / "two")
+    (tmp_path / "job.py").write_text(JOB)
+    (tmp_path / "configs.jsonl").write_text(f"{config.to_json()}\n")
+    address = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    jobs = [run_python(["job.py"], tmp_path, RANK=str(rank), **address) for rank in range(2)]
+    outputs = [job.communicate(timeout=120)[0] for job in jobs]
+    assert [job.returncode for job in jobs] == [0, 0], outputs
+    assert_same_weights(fine_tune(replace(config, out=tmp_path / "one"), export=False).run, config.out)
+    assert (config.out / "log.txt").read_text().count("epoch 1: ") == 1
+
+
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [
+        (
+            {"RANK": "0", "WORLD_SIZE": "2"},
+            "RANK and WORLD_SIZE are set, but MASTER_ADDR and MASTER_PORT not: set them",
+        ),
+        ({"RANK": "3", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}, "127.0.0.1:1: "),
+        ({"RANK": "one", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}, "127.0.0.1:1: "),
+    ],
+)
+def test_an_incomplete_or_wrong_environment_is_one_sentence(
+    env: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(distributed, "CONNECT_TIMEOUT", timedelta(seconds=2))
+    with pytest.raises((InputError, RunError), match=message):
+        distributed.init_process_group(torch.device("cpu"))
+
+
+def test_a_second_run_into_the_same_folder_is_refused(configs: dict[str, FineTuneConfig]) -> None:
+    config = configs["pixels"]
+    with RunFiles(config.out).locked(), pytest.raises(RunError, match=r"another process is training in .*run: wait"):
+        fine_tune(config, export=False)
+    fine_tune(config, export=False)
+    assert not (config.out / ".lock").exists()
 
 
 def test_a_process_that_dies_ends_the_job_and_one_alone_goes_on(
     configs: dict[str, FineTuneConfig], tmp_path: Path
 ) -> None:
     config = replace(configs["pixels"], epochs=12, batch_size=4, out=tmp_path / "two")
-    job = torchrun(2, [config], tmp_path)
+    (tmp_path / "command.py").write_text(COMMAND)
+    words = f"finetune {config.labels} -o {config.out} --model cifar10_cnn --weights none --freeze none --epochs 12"
+    options = f"--lr {config.lr} --optimizer sgd --batch-size 4 --seed {config.seed}"
+    job = started(["--nproc-per-node", "2", "command.py", *words.split(), *options.split()], tmp_path)
     while job.poll() is None and rows_of(config.out) < 2:
         pass
     os.kill(int((tmp_path / "pid1").read_text()), signal.SIGKILL)
-    said, _ = job.communicate(timeout=120)
+    output, _ = job.communicate(timeout=120)
     assert job.returncode != 0
-    assert "of the job's is gone" in said or "another process of this job is gone" in said, said
-    assert "mlimages finetune --resume" in said
+    lines = [line for line in output.splitlines() if line.startswith("mlimages: ")]
+    assert len(lines) == 1, output
+    assert lines[0].startswith("mlimages: another training process exited")
+    assert "mlimages finetune --resume" in lines[0]
+    assert output.count("Traceback") == 1, "torchrun's own"
     before = rows_of(config.out)
     assert 2 <= before < 12
     fine_tune(read_config(config.out), export=False)
@@ -164,15 +332,46 @@ def test_processes_that_see_different_label_files_say_so(configs: dict[str, Fine
     for number in range(2):
         (tmp_path / f"labels{number}.txt").write_text("".join(lines[number:]))
         (tmp_path / f"labels{number}_class_def.txt").write_text("0 blue\n1 green\n2 red\n")
-    said, _ = torchrun(2, [replace(configs["pixels"], labels=tmp_path / "labelsRANK.txt")], tmp_path).communicate()
-    assert "each see another label files and run folder: put it on a disk that all machines share" in said
+    config = replace(configs["pixels"], labels=tmp_path / "labelsRANK.txt")
+    output, _ = torchrun(2, [config], tmp_path).communicate(timeout=120)
+    assert "do not find the same label files and run folder: use a disk that all machines share" in output
 
 
-def test_what_ends_all_processes_alike_is_said_once(tmp_path: Path) -> None:
+def test_an_error_of_all_processes_is_printed_once_and_named_in_torchruns_summary(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / "set" / name).mkdir(parents=True)
-        (tmp_path / "set" / name / "1.jpg").write_bytes(b"no picture")
+        (tmp_path / "set" / name / "1.jpg").write_bytes(b"no image")
     labels = label_dir_auto(tmp_path / "set").labels.write(tmp_path / "labels.txt")
     words = ["--nproc-per-node", "2", "-m", "mlimages", "finetune", str(labels.path), "--model", "lenet5"]
-    said, _ = started([*words, "--weights", "none", "--freeze", "none", "-o", "run"], tmp_path).communicate()
-    assert said.count("mlimages: class 'a' has 1 picture to train on") == 1, said
+    output, _ = started([*words, "--weights", "none", "--freeze", "none", "-o", "run"], tmp_path).communicate()
+    message = "class 'a' has 1 picture to train on"
+    assert output.count(f"mlimages: {message}") == 1, output
+    assert message in output.partition("Root Cause")[2], output
+
+
+@pytest.mark.parametrize("name", ["resnet18", "timm:efficientnet_lite0"])
+def test_on_gpus_the_batch_norms_that_train_become_torchs_sync_batch_norm(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    model = build_model(name, classes=2, weights="none", size=64)
+    network, x = model.network, torch.rand(2, 3, 64, 64)
+    before, tensors = network(x), {key: value.clone() for key, value in network.state_dict().items()}
+    freeze(model, "layer3" if name == "resnet18" else "blocks.3")
+    sync_batch_norm(network, torch.device("cuda"), batch_size=2)
+    assert torch.allclose(network(x), before)
+    assert all(torch.equal(tensors[key], value) for key, value in network.state_dict().items())
+    network.train()
+    trains = {
+        isinstance(module, nn.SyncBatchNorm): module.training
+        for module in network.modules()
+        if isinstance(module, _BatchNorm)
+    }
+    assert trains == {True: True, False: False}
+
+
+def test_a_batch_too_small_for_batch_norm_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "world_size", lambda: 4)
+    network = build_model("resnet18", classes=2, weights="none", size=64).network
+    with pytest.raises(InputError, match="use --batch-size 8 or more"):
+        sync_batch_norm(network, torch.device("cpu"), batch_size=7)
