@@ -26,6 +26,7 @@ class Request:
     path: str
     query: dict[str, str]
     headers: dict[str, str]
+    target: str = ""
 
 
 Reply = Callable[["Connection", Request], None]
@@ -202,7 +203,12 @@ def _read_request(lines: io.BufferedIOBase) -> Request | None:
     if len(first) < 2:
         return None
     parts = urlsplit(first[1].decode("latin-1"))
-    return Request(parts.path, {name: values[0] for name, values in parse_qs(parts.query).items()}, headers)
+    return Request(
+        parts.path,
+        {name: values[0] for name, values in parse_qs(parts.query).items()},
+        headers,
+        first[1].decode("latin-1"),
+    )
 
 
 def closed_port() -> int:

@@ -95,10 +95,13 @@ async def _gather(
             async with asyncio.TaskGroup() as group:
                 for shard in hands.shards:
                     group.create_task(shard.serve())
-                await Run(gathered, hands, options, progress, ahead=AHEAD * cluster.workers).run(source)
+                run = Run(gathered, hands, options, progress, ahead=AHEAD * cluster.workers)
+                stopped = await run.run(source)
                 hands.close()
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
+        if stopped:
+            raise stopped
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,8 +112,10 @@ async def gather_async(
     ):
         async with Fetcher(chosen) as fetcher, Decoders(checks, chosen.decoders) as decoders:
             hand = _Hand(gathered, fetcher, decoders, tell or (lambda row: None))
-            await Run(gathered, hand, chosen, progress or NoProgress()).run(links)
+            stopped = await Run(gathered, hand, chosen, progress or NoProgress()).run(links)
         gathered.finish()
+        if stopped:
+            raise stopped
         return gathered.tally.summary(out, fetched=gathered.added, seconds=time.monotonic() - started)
 
 
@@ -146,8 +148,9 @@ class Run:
         self._waiting = 0
         self._moved = asyncio.Event()
 
-    async def run(self, source: Source) -> None:
-        """Finish every link of `source` that is wanted and not done."""
+    async def run(self, source: Source) -> Exception | None:
+        """Finish every link of `source` that is wanted and not done; return the error that ended the source early."""
+        stopped: Exception | None = None
         self._enough = getattr(source, "enough", lambda label: None)
         most_parked = getattr(source, "lookahead", self._ahead)
         for label in sorted(self._gathered.tally.classes):
@@ -156,17 +159,24 @@ class Run:
         refs = aiter(source)
         try:
             async with asyncio.TaskGroup() as self._group:
-                async for ref in refs:
-                    self._offer(ref)
-                    while self._working >= self._ahead or self._waiting > most_parked:
-                        self._moved.clear()
-                        await self._moved.wait()
+                try:
+                    async for ref in refs:
+                        await self._accept(ref, most_parked)
+                except Exception as error:  # the links that it named before are finished all the same
+                    stopped = error
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
         finally:
             if isinstance(refs, AsyncGenerator):
                 await refs.aclose()
             self._progress.close()
+        return stopped
+
+    async def _accept(self, ref: ImageRef, most_parked: int) -> None:
+        self._offer(ref)
+        while self._working >= self._ahead or self._waiting > most_parked:
+            self._moved.clear()
+            await self._moved.wait()
 
     def _offer(self, ref: ImageRef) -> None:
         wanted = self._options.has(ref.url) and self._missing(ref.label) > 0

@@ -8,7 +8,7 @@ import itertools
 import json
 import sys
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from time import gmtime, strftime
 from types import SimpleNamespace
@@ -21,6 +21,7 @@ from mlimages import ImageRef, UrlList, gather
 from mlimages.cli.gather import _count_down
 from mlimages.core import GatherError, GatherSummary, InputError
 from mlimages.gathering import ImageNet, Openverse, Pexels, read_list, read_manifest
+from mlimages.gathering.download.fetch import parse_url
 from mlimages.gathering.sources import search_api
 from mlimages.gathering.sources.wordnet import find_synset, subtree, synsets
 from mlimages.gathering.store.file_names import MAX_BYTES, safe_folder, safe_name, url_stem
@@ -459,3 +460,80 @@ def test_the_plan_says_classes_and_counts(site: Site, tmp_path: Path, pexels_key
     assert asyncio.run(lists.plan()) == {"a": 2, "b": 1}
     assert asyncio.run(pexels(site, "cat").plan()) == {"cat": 123}
     assert asyncio.run(ImageNet(["n02123394"]).plan()) == {"persian_cat": None}
+
+
+SIGNED = "/a%2Cb%3a/c.jpg?sig=a%2Fb%3D%3d&e=1+2&x=~*'(),;:@!$[1]"
+
+
+@pytest.mark.parametrize(
+    ("written", "sent"),
+    [
+        (SIGNED, SIGNED),
+        ("/a b.jpg", "/a%20b.jpg"),
+        ("/é.jpg?q=é#part", "/%C3%A9.jpg?q=%C3%A9"),
+        ("/100%.jpg", "/100%25.jpg"),
+        ("?a=b", "/?a=b"),
+        ("", "/"),
+    ],
+)
+def test_links_are_sent_as_they_were_written(written: str, sent: str) -> None:
+    assert parse_url(f"http://example.com{written}").raw_path_qs == sent
+
+
+def test_a_signed_link_survives_a_redirect(site: Site, tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def note(connection: Connection, request: Request) -> None:
+        asked.append(request.target)
+        answer(photo(1), Content_Encoding="none", X_Long="x" * 20_000)(connection, request)
+
+    site.routes["/first.jpg"] = answer(b"", 302, Location=SIGNED)
+    site.fallback = note
+    (tmp_path / "cats.txt").write_text(site.url("/first.jpg"))
+    assert gather(tmp_path / "cats.txt", tmp_path / "out", **FAST).ok == 1
+    assert SIGNED in asked
+
+
+@pytest.mark.parametrize("label", ["/".join("abcdefghi" * 5), "/".join(["x" * 200] * 45), "manifest.jsonl", "é/" * 600])
+def test_no_label_ends_a_run(site: Site, tmp_path: Path, label: str) -> None:
+    site.fallback = answer(photo(1))
+    (tmp_path / "list.txt").write_text(f"{label}\t{site.url('/1.jpg')}\n")
+    assert gather(tmp_path / "list.txt", tmp_path / "out", **FAST).ok == 1
+    assert gather(tmp_path / "list.txt", tmp_path / "out", **FAST).fetched == 0
+
+
+class Failing:
+    """A source that ends early."""
+
+    def __init__(self, *urls: str) -> None:
+        self.urls = urls
+
+    async def __aiter__(self) -> AsyncIterator[ImageRef]:
+        for url in self.urls:
+            yield ImageRef(url, "cats")
+        raise InputError("the rest cannot be read")
+
+
+def test_what_a_source_named_before_its_error_is_finished(site: Site, tmp_path: Path) -> None:
+    urls = [site.url(f"/{n}.jpg") for n in range(20)]
+    site.routes = {f"/{n}.jpg": answer(photo(n)) for n in range(20)}
+    with pytest.raises(InputError, match="the rest cannot be read"):
+        gather(Failing(*urls), tmp_path / "out", **FAST)
+    assert len(list((tmp_path / "out/cats").iterdir())) == 20
+
+
+def test_links_before_the_cut_of_a_compressed_list_are_gathered(site: Site, tmp_path: Path) -> None:
+    site.fallback = lambda connection, request: answer(photo(int(request.path[2:-4])))(connection, request)
+    lines = "".join(f"{site.url(f'/p{n}.jpg')}\n" for n in range(3000)).encode()
+    (tmp_path / "cats.txt.gz").write_bytes(gzip.compress(lines)[:-8])
+    with pytest.raises(InputError, match="cannot be read to its end"):
+        gather(tmp_path / "cats.txt.gz", tmp_path / "out", limit=5, **FAST)
+    assert len(list((tmp_path / "out/cats").iterdir())) == 5
+
+
+def test_a_part_of_an_archive_that_comes_in_pieces_is_whole(site: Site, tmp_path: Path) -> None:
+    pictures = {f"n02121808_{n}.JPEG": photo(n, (900, 900), quality=95) for n in range(2)}
+    site.routes = {"/data/winter21_whole/n02121808.tar": ranged(tar(pictures))}
+    for folder in ("one", "two"):
+        source = ImageNet(["n02121808"], endpoint=site.base)
+        assert gather(source, tmp_path / folder, **FAST).ok == 2

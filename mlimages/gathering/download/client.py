@@ -11,6 +11,9 @@ from aiohttp import ClientTimeout
 from mlimages.gathering.download.address_guard import PRIVATE_ERRNO, is_private_literal, public_socket
 from mlimages.gathering.options import GatherOptions
 
+_MAX_HEADER = 64 * 1024
+"""Bytes of one header; aiohttp's own bound of 8190 is below what browsers take."""
+
 
 def open_session(
     options: GatherOptions, *, decompress: bool = False, timeout: ClientTimeout | None = None
@@ -35,6 +38,9 @@ def open_session(
         headers={"User-Agent": options.user_agent, "Accept": "image/*,*/*;q=0.5"}
         | ({} if decompress else {"Accept-Encoding": "identity"}),
         auto_decompress=decompress,
+        max_field_size=_MAX_HEADER,
+        max_line_size=_MAX_HEADER,
+        requote_redirect_url=False,  # a signed link is valid only as it was written
         cookie_jar=aiohttp.DummyCookieJar(),
         proxy=options.proxy,
         trust_env=from_environment,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import random
+import re
 import time
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 from yarl import URL
@@ -28,6 +30,8 @@ from mlimages.gathering.options import GatherOptions
 _MAX_URL = 8192
 _MAX_REDIRECTS = 10
 _BACKOFF_S = 1.0
+_AUTHORITY = re.compile(r"^[^:]*://[^/?#]*")
+_STRAY_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _GONE_PICTURES = ("unavailable", "notfound", "not-found", "not_found", "noimage", "no-image", "no_image", "removed")
 
 
@@ -184,13 +188,21 @@ def parse_url(link: str) -> URL:
         raise _RefusalError(Reason.BAD_SCHEME, url.scheme[:40])
     if not host or not port:
         raise _RefusalError(Reason.BAD_URL, "no host" if len(link) <= _MAX_URL else "too long")
-    return url
+    return _as_written(url, link)
+
+
+def _as_written(url: URL, link: str) -> URL:
+    """`url` with path and query as `link` has them, as a signed link needs; what no request may hold is quoted."""
+    target = _AUTHORITY.sub("", link.strip()).partition("#")[0]
+    target = _STRAY_PERCENT.sub("%25", quote(target, safe="!#$%&'()*+,/:;=?@[]~", errors="replace"))
+    start = "" if target.startswith("/") else "/"
+    return URL(f"{url.scheme}://{url.raw_authority}{start}{target}", encoded=True)
 
 
 def _inflater(encoding: str) -> Any:
     """A decoder for a body that came compressed though we did not ask (zlib bounds what it gives)."""
     match encoding.strip().lower():
-        case "" | "identity":
+        case "" | "identity" | "none" | "utf-8":  # the last two are no encodings, but servers send them
             return None
         case "gzip" | "x-gzip" | "deflate":
             return zlib.decompressobj(wbits=47)  # gzip or zlib, by its header

@@ -52,8 +52,8 @@ _ERRORS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], Reason], ...
 
 
 def reason_of_status(status: int) -> Reason | None:
-    """None for 200; a 3xx that was not followed leads nowhere."""
-    if status == 200:
+    """None for 200 and 203 (a proxy changed something); a 3xx that was not followed leads nowhere."""
+    if status in (200, 203):
         return None
     if 300 <= status < 400:
         return Reason.BAD_REDIRECT

@@ -92,7 +92,7 @@ class RemoteTar:
             response.raise_for_status()
             if response.status != 206:
                 raise aiohttp.ClientPayloadError("the server does not serve parts of a file")
-            return await response.content.read(member.size)
+            return await response.content.readexactly(member.size)  # read(n) returns what has arrived
 
     async def _take(self, size: int) -> bytearray:
         while len(self._buffer) < size:

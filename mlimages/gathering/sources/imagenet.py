@@ -156,7 +156,12 @@ class ImageNet:
         url = f"{self._endpoint}/api/imagenet.synset.geturls"
         async with self._session.get(url, params={"wnid": wnid}) as response:
             response.raise_for_status()
-            text = (await response.content.read(_MOST_LIST_BYTES)).decode("utf-8", "replace")
+            data = bytearray()
+            async for chunk in response.content.iter_any():
+                data += chunk
+                if len(data) > _MOST_LIST_BYTES:
+                    raise InputError(f"more than {_MOST_LIST_BYTES} bytes")
+            text = data.decode("utf-8", "replace")
         for line in text.splitlines():
             if line.startswith(("http://", "https://")):
                 yield ImageRef(line.strip(), wnid)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import unicodedata
 from functools import lru_cache
@@ -11,6 +12,11 @@ MAX_BYTES = 120
 """Of a name in UTF-8: file systems allow 255, and a suffix, a number and a temporary name must fit."""
 
 _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f-\x9f<>:"/\\|?*\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]')
+MAX_DEPTH = 16
+MAX_FOLDER_BYTES = 1024
+"""Of a label's folder in UTF-8: paths may have 4096, the output folder's own included."""
+
+_OURS = re.compile(r"(manifest.*\.jsonl|metadata\.jsonl|attribution.*\.md)", re.IGNORECASE)
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
 
 
@@ -25,9 +31,19 @@ def safe_name(text: str, *, default: str) -> str:
 
 @lru_cache(maxsize=1024)
 def safe_folder(label: str) -> str:
-    """A label as a relative folder; `/` nests."""
-    parts = [safe_name(part, default="") for part in label.split("/")]
-    return "/".join(part for part in parts if part) or "images"
+    """A label as a relative folder; `/` nests.
+
+    A folder whose name a file of ours may have, and one too deep for file systems, gets another name.
+    """
+    parts = [part for part in (safe_name(part, default="") for part in label.split("/")) if part] or ["images"]
+    if _OURS.fullmatch(parts[0]):
+        parts[0] = f"_{parts[0]}"
+    kept = parts[:MAX_DEPTH]
+    while len("/".join(kept).encode()) > MAX_FOLDER_BYTES:
+        kept.pop()
+    if kept == parts:
+        return "/".join(parts)
+    return "/".join([*kept, hashlib.sha256(label.encode("utf-8", "surrogatepass")).hexdigest()[:16]])
 
 
 def url_stem(url: str) -> str:
