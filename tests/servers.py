@@ -27,6 +27,7 @@ class Request:
     query: dict[str, str]
     headers: dict[str, str]
     target: str = ""
+    body: bytes = b""
 
 
 Reply = Callable[["Connection", Request], None]
@@ -198,7 +199,8 @@ def _read_request(lines: io.BufferedIOBase) -> Request | None:
         while (line := lines.readline(65536)) not in (b"\r\n", b""):
             name, _, value = line.decode("latin-1").partition(":")
             headers[name.strip().lower()] = value.strip()
-    except OSError:
+        body = lines.read(int(headers.get("content-length", 0)))
+    except (OSError, ValueError):
         return None
     if len(first) < 2:
         return None
@@ -208,6 +210,7 @@ def _read_request(lines: io.BufferedIOBase) -> Request | None:
         {name: values[0] for name, values in parse_qs(parts.query).items()},
         headers,
         first[1].decode("latin-1"),
+        body,
     )
 
 

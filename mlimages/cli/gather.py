@@ -7,7 +7,6 @@ import inspect
 import json
 import shlex
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from mlimages.cli.engines import ADDRESS, ENGINE, Engine, cluster_of
+from mlimages.cli.gather_search import openverse, pexels, tell
 from mlimages.cli.hints import say_next
 from mlimages.cli.options import GroupedCommand, takes_options
 from mlimages.cli.process import collect_garbage_rarely
@@ -41,8 +41,8 @@ def register(app: typer.Typer) -> None:
         "What became of each link is in the manifest; the same command again goes on where the last one stopped.",
         epilog="Example: mlimages gather urls links.txt -o data/mine",
     )
-    for name, command in {"urls": _urls, "imagenet": _imagenet, "openverse": _openverse, "pexels": _pexels}.items():
-        sub.command(name, cls=_Command)(command)
+    for make_source in (urls, imagenet, openverse, pexels):
+        sub.command(make_source.__name__, cls=_Command)(_gathering(make_source))
     app.add_typer(sub, name="gather", rich_help_panel="gather")
 
 
@@ -103,8 +103,7 @@ def _gathering(make_source: Callable[..., Source]) -> Callable[..., None]:
     return takes_options(GatherOptions)(body)
 
 
-@_gathering
-def _urls(
+def urls(
     network: GatherOptions,
     lists: list[Path] = typer.Argument(
         ..., metavar="LIST...", help="Lists: .txt, .csv, .tsv, .jsonl, .parquet; .gz of any; - for stdin."
@@ -127,8 +126,7 @@ def _urls(
     return UrlList(*lists, url_col=url_col, label_col=label_col)
 
 
-@_gathering
-def _imagenet(
+def imagenet(
     network: GatherOptions,
     words: list[str] = typer.Argument(
         ..., metavar="SYNSET...", help='WordNet ids or words: n02121808, "domestic cat".'
@@ -160,86 +158,7 @@ def _imagenet(
         url_list=url_list,
         endpoint=endpoint,
         network=network,
-        tell=_tell,
-    )
-
-
-@_gathering
-def _openverse(
-    network: GatherOptions,
-    queries: list[str] = typer.Argument(..., metavar="QUERY...", help="Words to search for, or CLASS=WORDS."),
-    licence: str = typer.Option(
-        "", metavar="NAME,...", help="Only these licences: by,by-sa,cc0,pdm ...", rich_help_panel="Source"
-    ),
-    no_wait: bool = typer.Option(
-        False,
-        "--no-wait",
-        help="Stop at the rate limit instead of waiting; the same command goes on.",
-        rich_help_panel="Source",
-    ),
-    endpoint: str = typer.Option(
-        "https://api.openverse.org", metavar="URL", help="Address of the API.", rich_help_panel="rare:Source"
-    ),
-) -> Any:
-    """Download openly licensed images by search word.
-
-    Openverse needs no key. Creator and licence of each image are in OUT/manifest.jsonl and OUT/ATTRIBUTION.md.
-
-    Example: mlimages gather openverse cat dog --licence by,cc0 --limit 300 -o data/pets
-    """
-    from mlimages.gathering import Openverse
-
-    wait = None if no_wait else _count_down
-    return Openverse(queries, licences=licence, endpoint=endpoint, network=network, wait=wait)
-
-
-@_gathering
-def _pexels(
-    network: GatherOptions,
-    queries: list[str] = typer.Argument(
-        ..., metavar="QUERY...", help='Words to search for, or CLASS=WORDS ("lizard=lizard reptile").'
-    ),
-    i_have_permission: bool = typer.Option(
-        False, "--i-have-permission", help="Confirm that Pexels allowed it.", rich_help_panel="Source"
-    ),
-    photo_size: str = typer.Option(
-        "medium", help="original, large2x, large, medium, small, portrait, landscape, tiny.", rich_help_panel="Source"
-    ),
-    orientation: str = typer.Option(None, help="landscape, portrait or square.", rich_help_panel="Source"),
-    size: str = typer.Option(
-        None, help="Minimum size: large (24 MP), medium (12 MP) or small (4 MP).", rich_help_panel="Source"
-    ),
-    color: str = typer.Option(None, help="Colour, by name or as a hexadecimal code.", rich_help_panel="Source"),
-    locale: str = typer.Option(None, help="Language of the words, such as de-DE.", rich_help_panel="Source"),
-    no_wait: bool = typer.Option(
-        False,
-        "--no-wait",
-        help="Stop at the rate limit instead of waiting an hour; the same command goes on.",
-        rich_help_panel="Source",
-    ),
-    endpoint: str = typer.Option(
-        "https://api.pexels.com/v1", metavar="URL", help="Address of the API.", rich_help_panel="rare:Source"
-    ),
-) -> Any:
-    """Download photographs from Pexels by search word.
-
-    The key is read from PEXELS_API_KEY (free: https://www.pexels.com/api/). Pexels' terms forbid datasets for machine
-    learning without its permission: ask for it, then give --i-have-permission. Photographers are named in
-    OUT/ATTRIBUTION.md.
-
-    Example: mlimages gather pexels cat dog --limit 300 -o data/pets --i-have-permission
-    """
-    from mlimages.gathering import Pexels
-
-    filters = {"orientation": orientation, "size": size, "color": color, "locale": locale}
-    return Pexels(
-        queries,
-        photo_size=photo_size,
-        filters={name: value for name, value in filters.items() if value},
-        i_have_permission=i_have_permission,
-        endpoint=endpoint,
-        network=network,
-        wait=None if no_wait else _count_down,
+        tell=tell,
     )
 
 
@@ -294,24 +213,6 @@ def _print_plan(source: Any, *, as_json: bool) -> None:
         return
     for label, count in plan.items():
         print(f"{label:<50} {'not known' if count is None else count:>9}")
-
-
-def _tell(text: str) -> None:
-    from tqdm import tqdm
-
-    tqdm.write(f"mlimages: {text}", file=sys.stderr)  # above the bar
-
-
-async def _count_down(seconds: float, why: str) -> None:
-    """Wait, with the time that is left on standard error."""
-    _tell(f"{why} (Ctrl-C stops, the same command goes on)")
-    until = time.monotonic() + seconds
-    while (left := until - time.monotonic()) > 0:
-        if sys.stderr.isatty():
-            print(f"\r  {int(left) // 60}:{int(left) % 60:02} left ", end="", file=sys.stderr, flush=True)
-        await asyncio.sleep(min(1.0, left))
-    if sys.stderr.isatty():
-        print("\r" + " " * 14, end="\r", file=sys.stderr, flush=True)
 
 
 def _table(summary: GatherSummary) -> Iterator[str]:

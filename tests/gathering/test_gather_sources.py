@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mlimages import ImageRef, UrlList, gather
-from mlimages.cli.gather import _count_down
+from mlimages.cli.gather_search import count_down
 from mlimages.core import GatherError, GatherSummary, InputError
 from mlimages.gathering import ImageNet, Openverse, Pexels, read_list, read_manifest
 from mlimages.gathering.download.fetch import parse_url
@@ -357,7 +357,7 @@ def test_a_wait_is_told_and_counted_down_at_a_terminal(monkeypatch: pytest.Monke
             return True
 
     monkeypatch.setattr(sys, "stderr", Terminal())
-    asyncio.run(_count_down(0.01, "Pexels: 200 requests an hour are allowed; waiting 57 minutes"))
+    asyncio.run(count_down(0.01, "Pexels: 200 requests an hour are allowed; waiting 57 minutes"))
     told, *counted = sys.stderr.getvalue().splitlines()  # type: ignore[attr-defined]
     assert told == (
         "mlimages: Pexels: 200 requests an hour are allowed; waiting 57 minutes "

@@ -1,29 +1,45 @@
-"""Openly licensed pictures by search word from Openverse."""
+"""Openly licensed images by search word from Openverse."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Mapping, Sequence
+import os
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
-from mlimages.core import ImageRef
+from mlimages.core import ImageRef, InputError
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.sources.queries import parse_queries
 from mlimages.gathering.sources.search_api import SearchApi, Wait, network_for, objects, sleep
 
 ENDPOINT = "https://api.openverse.org"
-_PER_PAGE = 20  # the most without a key
+LICENSE_TYPES = ("commercial", "modification", "all", "all-cc")
+_PER_PAGE, _PER_PAGE_REGISTERED = 20, 50  # the most that it gives without and with a client id
+_REGISTRATION = "https://api.openverse.org/v1/#tag/auth/operation/register"
+_LIMITS = (
+    "Openverse gives at most 240 results per query without a client id (20 a page, 200 requests a day). A free one "
+    f"({_REGISTRATION}) in OPENVERSE_CLIENT_ID and OPENVERSE_CLIENT_SECRET gives larger pages and more requests, and "
+    "more results where Openverse approves it"
+)
+_REFUSAL = "it serves no more to clients without an id today; run the same command again later to go on"
+_REFUSAL_REGISTERED = "OPENVERSE_CLIENT_ID or OPENVERSE_CLIENT_SECRET is wrong, or the address is not yet verified"
 _KEPT = ("id", "title", "creator", "creator_url", "license", "license_version", "license_url", "foreign_landing_url",
          "provider", "source")  # fmt: skip
 
 
 class Openverse:
-    """A source of openly licensed pictures; no key is needed.
+    """Source of openly licensed images; OPENVERSE_CLIENT_ID and OPENVERSE_CLIENT_SECRET raise its limits.
 
     Args:
         queries: search words; `label=words` names the class otherwise.
         licences: such as `by,cc0`; empty takes every open one.
-        wait: see `SearchApi`.
+        filters: `license_type`, `source`, `extension`, as Openverse understands them.
+        thumbnails: download the thumbnails of Openverse (up to 600 pixels wide) instead of the originals.
+        tell: receives what to know before it starts.
+        wait, refresh: see `SearchApi`.
+
+    Raises:
+        InputError: an unknown licence type, or only one of the two variables is set.
     """
 
     lookahead = 0
@@ -33,16 +49,31 @@ class Openverse:
         queries: Sequence[str],
         *,
         licences: str = "",
+        filters: Mapping[str, str] | None = None,
+        thumbnails: bool = False,
         endpoint: str = ENDPOINT,
         network: GatherOptions | None = None,
+        tell: Callable[[str], None] = lambda text: None,
         wait: Wait | None = sleep,
+        refresh: bool = False,
     ) -> None:
         self._classes = parse_queries(queries)
-        self._params = {"license": licences} if licences else {}
-        self._url = f"{endpoint.rstrip('/')}/v1/images/"
-        network = network_for(endpoint, ENDPOINT, network or GatherOptions())
-        refusal = "it serves no more to callers without a key today; run the same command again later to go on"
-        self._api = SearchApi("Openverse", network=network, headers={}, refusal=refusal, wait=wait)
+        self._params = {"license": licences, **(filters or {})}
+        self._thumbnails = thumbnails
+        self._endpoint = endpoint.rstrip("/")
+        self._client = _client()
+        self._tell = tell
+        unknown = set((self._params.get("license_type") or "all").split(",")) - set(LICENSE_TYPES)
+        if unknown:
+            raise InputError(f"license type is {', '.join(unknown)!r}: expected one of {', '.join(LICENSE_TYPES)}")
+        self._api = SearchApi(
+            "Openverse",
+            network=network_for(endpoint, ENDPOINT, network or GatherOptions()),
+            refusal=_REFUSAL_REGISTERED if self._client else _REFUSAL,
+            wait=wait,
+            refresh=refresh,
+            authorize=self._authorize if self._client else None,
+        )
         self._full: set[str] = set()
 
     def enough(self, label: str) -> None:
@@ -50,38 +81,59 @@ class Openverse:
         self._full.add(label)
 
     async def plan(self) -> dict[str, int | None]:
-        """How many pictures there are by class."""
+        """The number of images by class."""
         async with self._api:
             return {label: (await self._page(query, 1)).get("result_count") for label, query in self._classes.items()}
 
     async def __aiter__(self) -> AsyncIterator[ImageRef]:
+        if not self._client:
+            self._tell(_LIMITS)
         async with self._api:
             for label, query in self._classes.items():
-                async for ref in self._pictures(label, query):
+                async for ref in self._images(label, query):
                     yield ref
 
-    async def _pictures(self, label: str, query: str) -> AsyncIterator[ImageRef]:
+    async def _images(self, label: str, query: str) -> AsyncIterator[ImageRef]:
         for number in itertools.count(1):
             if label in self._full:
                 return
             page = await self._page(query, number)
-            for picture in objects(page.get("results")):
+            for image in objects(page.get("results")):
                 if label not in self._full:
-                    yield _ref(picture, label)
+                    yield self._ref(image, label)
             pages = page.get("page_count")
             if not isinstance(pages, int) or number >= pages:
                 return
 
     async def _page(self, query: str, number: int) -> dict[str, Any]:
-        params = {"q": query, "page": str(number), "page_size": str(_PER_PAGE), **self._params}
-        return await self._api.get(self._url, params) or {}
+        size = _PER_PAGE_REGISTERED if self._client else _PER_PAGE
+        params = {"q": query, "page": str(number), "page_size": str(size), **self._params}
+        params = {name: value for name, value in params.items() if value}
+        return await self._api.get(f"{self._endpoint}/v1/images/", params, is_first=number == 1) or {}
+
+    async def _authorize(self) -> Mapping[str, str]:
+        """Exchange the client's id and secret for a token (OAuth 2, client credentials: RFC 6749, 4.4)."""
+        assert self._client
+        client_id, client_secret = self._client
+        form = {"grant_type": "client_credentials", "client_id": client_id, "client_secret": client_secret}
+        answer = await self._api.post(f"{self._endpoint}/v1/auth_tokens/token/", form)
+        return {"Authorization": f"Bearer {answer.get('access_token')}"}
+
+    def _ref(self, image: Mapping[str, Any], label: str) -> ImageRef:
+        licence = f"{image.get('license', '')} {image.get('license_version') or ''}".strip().upper()
+        attribution = (
+            f"[{image.get('title') or 'Untitled'}]({image.get('foreign_landing_url')}) by "
+            f"{image.get('creator') or 'unknown'}, [{licence}]({image.get('license_url')})"
+        )
+        source = {**{name: image.get(name) for name in _KEPT}, "attribution": attribution}
+        link = str(image.get("thumbnail" if self._thumbnails else "url") or "")
+        name = f"openverse-{image.get('id')}"
+        return ImageRef(link, label, source, name=name, is_interface=self._thumbnails)
 
 
-def _ref(picture: Mapping[str, Any], label: str) -> ImageRef:
-    licence = f"{picture.get('license', '')} {picture.get('license_version') or ''}".strip().upper()
-    attribution = (
-        f"[{picture.get('title') or 'Untitled'}]({picture.get('foreign_landing_url')}) by "
-        f"{picture.get('creator') or 'unknown'}, [{licence}]({picture.get('license_url')})"
-    )
-    source = {**{name: picture.get(name) for name in _KEPT}, "attribution": attribution}
-    return ImageRef(str(picture.get("url", "")), label, source, name=f"openverse-{picture.get('id')}")
+def _client() -> tuple[str, str] | None:
+    names = ("OPENVERSE_CLIENT_ID", "OPENVERSE_CLIENT_SECRET")
+    client_id, client_secret = (os.environ.get(name, "").strip() for name in names)
+    if bool(client_id) != bool(client_secret):
+        raise InputError(f"only one of {' and '.join(names)} is set: set both, or neither")
+    return (client_id, client_secret) if client_id else None

@@ -1,4 +1,4 @@
-"""Pictures by search word from Pexels."""
+"""Photographs by search word from Pexels."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from typing import Any
 from mlimages.core import GatherError, ImageRef, InputError
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.sources.queries import parse_queries
-from mlimages.gathering.sources.search_api import SearchApi, Wait, network_for, objects, sleep
+from mlimages.gathering.sources.search_api import RateLimit, SearchApi, Wait, network_for, objects, sleep
 
 ENDPOINT = "https://api.pexels.com/v1"
 SIZES = ("original", "large2x", "large", "medium", "small", "portrait", "landscape", "tiny")
 _PER_PAGE = 80
-_PER_HOUR = 200
+_RATE = RateLimit(200, 3600.0, "an hour")
 _TERMS = (
-    "Pexels' terms forbid building data sets for machine learning through its API without its permission "
-    "(https://www.pexels.com/api/documentation/#guidelines): ask for it, then say --i-have-permission"
+    "Pexels' terms forbid building datasets for machine learning through its API without its permission "
+    "(https://www.pexels.com/api/documentation/#guidelines): ask for it, then give --i-have-permission"
 )
 _NO_KEY = "no key for Pexels: get one at https://www.pexels.com/api/ and set PEXELS_API_KEY"
 
 
 class Pexels:
-    """A source of Pexels' photographs; the key is read from PEXELS_API_KEY.
+    """Source of photographs from Pexels; the key is read from PEXELS_API_KEY.
 
     Args:
         queries: search words; `label=words` names the class otherwise.
-        photo_size: which of the sizes offered, see `SIZES`.
+        photo_size: one of `SIZES`.
         filters: `orientation`, `size`, `color`, `locale`, as Pexels understands them.
-        i_have_permission: Pexels allowed the use; it is noted with every picture.
-        wait: see `SearchApi`.
+        i_have_permission: Pexels allowed the use; it is noted with every image.
+        wait, refresh: see `SearchApi`.
 
     Raises:
         GatherError: no key, or no permission.
@@ -49,6 +49,7 @@ class Pexels:
         endpoint: str = ENDPOINT,
         network: GatherOptions | None = None,
         wait: Wait | None = sleep,
+        refresh: bool = False,
     ) -> None:
         key = os.environ.get("PEXELS_API_KEY", "").strip()
         if not i_have_permission:
@@ -67,8 +68,9 @@ class Pexels:
             network=network,
             headers={"Authorization": key},
             refusal="the key in PEXELS_API_KEY is wrong; get one at https://www.pexels.com/api/",
-            per_hour=_PER_HOUR,
+            rates=(_RATE,),
             wait=wait,
+            refresh=refresh,
         )
         self._full: set[str] = set()
 
@@ -100,7 +102,7 @@ class Pexels:
 
     async def _page(self, query: str, number: int) -> dict[str, Any]:
         params = {"query": query, "page": str(number), "per_page": str(_PER_PAGE), **self._filters}
-        return await self._api.get(self._url, params) or {}
+        return await self._api.get(self._url, params, is_first=number == 1) or {}
 
     def _ref(self, photo: Mapping[str, Any], label: str) -> ImageRef:
         name, page = str(photo.get("photographer") or "unknown"), str(photo.get("url") or "https://www.pexels.com")

@@ -1,4 +1,4 @@
-"""Pages of a search interface: asked for once, paced, and waited for."""
+"""Pages of a provider's search API: cached for a day, within its rate limits, with retries."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -20,27 +21,45 @@ from mlimages.gathering.download.client import open_session
 from mlimages.gathering.download.fetch import retry_after_s
 from mlimages.gathering.options import GatherOptions
 
-_HOUR_S = 3600.0
 _TRIES = 5
+_FRESH_S = 86_400.0  # how long an answer in the cache is used
+_LAG_S = 5.0  # until MediaWiki is asked again whose replicas lag
 
 Wait = Callable[[float, str], Awaitable[None]]
 """Waits so many seconds, for the reason given."""
 
 
 async def sleep(seconds: float, why: str) -> None:
-    """Wait without a word."""
+    """Wait silently."""
     await asyncio.sleep(seconds)
 
 
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """Requests that a provider allows in any period of so many seconds; `period` names it in messages."""
+
+    requests: int
+    seconds: float
+    period: str
+
+    def wait_s(self, sent: Sequence[float], now: float) -> float:
+        """Seconds until another request is allowed, after those sent at these times (ascending)."""
+        if len(sent) < self.requests:
+            return 0.0
+        return max(0.0, sent[-self.requests] + self.seconds - now)
+
+
 class SearchApi:
-    """One provider's interface; answers are kept in the cache, so that a second run asks nothing again.
+    """One provider's search API; answers are cached for a day, so that a second run sends no request again.
 
     Args:
-        name: the provider's, for messages and the cache's folder.
+        name: the provider's, for messages and the cache folder.
         headers: sent with each request; never logged.
         refusal: what to do when it answers 401 or 403.
-        per_hour: requests that the provider allows in an hour; None: it says so itself.
+        rates: rate limits to keep by ourselves.
         wait: how to wait; None refuses to, with an error that says how long it would have been.
+        refresh: ask again for what is in the cache.
+        authorize: gives the headers of a client that is registered; called before the first request and after a 401.
     """
 
     def __init__(
@@ -48,17 +67,21 @@ class SearchApi:
         name: str,
         *,
         network: GatherOptions,
-        headers: Mapping[str, str],
         refusal: str,
-        per_hour: int | None = None,
+        headers: Mapping[str, str] | None = None,
+        rates: Sequence[RateLimit] = (),
         wait: Wait | None = sleep,
+        refresh: bool = False,
+        authorize: Callable[[], Awaitable[Mapping[str, str]]] | None = None,
     ) -> None:
         self._name = name
         self._network = network
-        self._headers = headers
+        self._headers = headers or {}
         self._refusal = refusal
-        self._per_hour = per_hour
+        self._rates = rates
         self._wait = wait
+        self._refresh = refresh
+        self._authorize = authorize
         self._folder = cache_dir(name.lower())
         self._session: aiohttp.ClientSession | None = None
 
@@ -71,30 +94,50 @@ class SearchApi:
         if self._session:
             await self._session.close()
 
-    async def get(self, url: str, params: Mapping[str, str]) -> dict[str, Any] | None:
-        """The answer's JSON object; None where the provider has no such page.
+    async def get(self, url: str, params: Mapping[str, str], *, is_first: bool = True) -> dict[str, Any] | None:
+        """The answer's JSON object; None where the provider has no such page, unless it `is_first` of its query.
 
         Raises:
             GatherError: refused, unreachable, or a wait that is not wanted.
         """
         address = f"{url}?{urlencode(sorted(params.items()))}"
-        kept = self._folder / f"{hashlib.sha256(address.encode()).hexdigest()}.json"
-        if kept.exists():
-            found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
-            return found
-        answer = await self._ask(address, is_first=params.get("page") == "1")
-        if answer is not None:
-            write_text(kept, json.dumps(answer))
+        cached = self._folder / f"{hashlib.sha256(address.encode()).hexdigest()}.json"
+        if not self._refresh and (answer := _read_cached(cached)) is not None:
+            return answer
+        answer = await self._ask(address, is_first=is_first)
+        if answer is not None and _has_items(answer):
+            write_text(cached, json.dumps({"fetched_at": time.time(), "answer": answer}))
         return answer
+
+    async def post(self, url: str, form: Mapping[str, str]) -> dict[str, Any]:
+        """The JSON object that answers a form, which is not cached.
+
+        Raises:
+            GatherError: refused or unreachable.
+        """
+        status, _, body = await self._request("POST", url, data=form)
+        if status == 200 and isinstance(body, dict):
+            return body
+        raise GatherError(f"{self._name} answers {f'HTTP {status}' if status else body}: {self._refusal}")
 
     async def _ask(self, address: str, *, is_first: bool) -> dict[str, Any] | None:
         detail = ""
+        may_authorize = self._authorize is not None
+        if self._authorize and not self._headers:
+            self._headers, may_authorize = await self._authorize(), False
         for attempt in range(_TRIES):
             await self._pace()
-            status, headers, body = await self._request(address)
+            status, headers, body = await self._request("GET", address, headers=self._headers)
             match status:
+                case 200 if isinstance(body, dict) and isinstance(body.get("error"), dict):  # MediaWiki
+                    detail = str(body["error"].get("info"))[:200]
+                    if body["error"].get("code") not in ("maxlag", "ratelimited"):
+                        raise GatherError(f"{self._name} answers: {detail}")
+                    await self._pause(retry_after_s(headers.get("Retry-After")) or _LAG_S, detail)
                 case 200 if isinstance(body, dict):
                     return body
+                case 401 if may_authorize and self._authorize:  # the token has expired
+                    self._headers, may_authorize = await self._authorize(), False
                 case 401 | 403:
                     raise GatherError(f"{self._name} answers HTTP {status}: {self._refusal}")
                 case 400 | 404 | 422 if is_first:
@@ -110,11 +153,11 @@ class SearchApi:
                     await self._pause(2.0**attempt, detail)
         raise GatherError(f"{self._name} does not answer ({detail}): run the same command again later to go on")
 
-    async def _request(self, address: str) -> tuple[int, Mapping[str, str], Any]:
+    async def _request(self, method: str, address: str, **options: Any) -> tuple[int, Mapping[str, str], Any]:
         assert self._session
         self._remember_request()
         try:
-            async with self._session.get(address, headers=self._headers) as response:
+            async with self._session.request(method, address, **options) as response:
                 text = await response.text()
                 self._remember_quota(response.headers)
                 return response.status, response.headers, json.loads(text) if response.status == 200 else text[:200]
@@ -126,8 +169,10 @@ class SearchApi:
         if state.get("remaining") == 0 and state.get("reset", 0) > time.time():
             until = time.strftime("%Y-%m-%d", time.gmtime(state["reset"]))
             raise GatherError(f"{self._name}'s quota of the month is spent: run the same command again from {until} on")
-        if self._per_hour and len(self._lately()) >= self._per_hour:
-            await self._pause(self._until_free_s(), f"{self._per_hour} requests an hour are allowed")
+        sent, now = self._sent(), time.time()
+        for rate in self._rates:
+            if (seconds := rate.wait_s(sent, now)) > 0:
+                await self._pause(seconds, f"{rate.requests} requests {rate.period} are allowed")
 
     async def _pause(self, seconds: float, why: str) -> None:
         long = f"{math.ceil(seconds)} s" if seconds < 120 else f"{math.ceil(seconds / 60)} minutes"
@@ -136,14 +181,17 @@ class SearchApi:
         await self._wait(seconds, f"{self._name}: {why}; waiting {long}")
 
     def _until_free_s(self) -> float:
-        """Until the oldest request of this hour is an hour old; a minute where no hour is counted."""
-        if not self._per_hour:
-            return 60.0
-        lately = self._lately()
-        return max(1.0, lately[0] + _HOUR_S - time.time()) if lately else _HOUR_S
+        """Seconds until the rate limits allow a request; if they do by our count, the longest period of theirs."""
+        sent, now = self._sent(), time.time()
+        periods = [rate.seconds for rate in self._rates]
+        return max((rate.wait_s(sent, now) for rate in self._rates), default=0.0) or (
+            max(1.0, sent[0] + max(periods) - now) if periods and sent else max(periods, default=60.0)
+        )
 
-    def _lately(self) -> list[float]:
-        return [moment for moment in self._state().get("requests", []) if moment > time.time() - _HOUR_S]
+    def _sent(self) -> list[float]:
+        """When the requests were sent that the rate limits still count, ascending."""
+        oldest = time.time() - max((rate.seconds for rate in self._rates), default=0.0)
+        return [moment for moment in self._state().get("requests", []) if moment > oldest]
 
     def _state(self) -> dict[str, Any]:
         try:
@@ -153,11 +201,10 @@ class SearchApi:
         return found
 
     def _remember_request(self) -> None:
-        if self._per_hour:
-            write_text(
-                self._folder / "quota.json",
-                json.dumps(self._state() | {"requests": [*self._lately(), time.time()][-self._per_hour :]}),
-            )
+        if self._rates:
+            most = max(rate.requests for rate in self._rates)
+            sent = [*self._sent(), time.time()][-most:]
+            write_text(self._folder / "quota.json", json.dumps(self._state() | {"requests": sent}))
 
     def _remember_quota(self, headers: Mapping[str, str]) -> None:
         with suppress(KeyError, ValueError):  # absent, or no numbers
@@ -165,11 +212,29 @@ class SearchApi:
             write_text(self._folder / "quota.json", json.dumps(self._state() | quota))
 
 
+def _read_cached(path: Path) -> dict[str, Any] | None:
+    """The answer in the cache, if it is there, fresh and whole."""
+    try:
+        entry = json.loads(path.read_text(encoding="utf-8"))
+        is_fresh = 0 <= time.time() - entry["fetched_at"] < _FRESH_S
+        answer = entry["answer"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return answer if is_fresh and isinstance(answer, dict) else None
+
+
+def _has_items(value: object) -> bool:
+    """Whether there is a list in a JSON value that is not empty: an empty answer may have been a passing trouble."""
+    if isinstance(value, dict):
+        return any(map(_has_items, value.values()))
+    return isinstance(value, list) and bool(value)
+
+
 def objects(values: object) -> list[dict[str, Any]]:
-    """The JSON objects of what should be a list of them."""
+    """The JSON objects in what should be a list of them."""
     return [value for value in values if isinstance(value, dict)] if isinstance(values, list) else []
 
 
 def network_for(endpoint: str, default: str, network: GatherOptions) -> GatherOptions:
-    """An address that the user typed may be private."""
+    """The network options for an endpoint; one that the user gave may have a private address."""
     return network if endpoint == default else replace(network, allow_private=True)

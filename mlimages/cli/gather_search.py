@@ -1,0 +1,138 @@
+"""Sources of `gather` that search: their own options, and the waiting at rate limits."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from typing import Any
+
+import typer
+
+from mlimages.gathering import GatherOptions
+
+_REFRESH = typer.Option(
+    False, "--refresh", help="Search again instead of using results of the last day.", rich_help_panel="Source"
+)
+
+
+def openverse(
+    network: GatherOptions,
+    queries: list[str] = typer.Argument(..., metavar="QUERY...", help="Words to search for, or CLASS=WORDS."),
+    licence: str = typer.Option(
+        "", metavar="NAME,...", help="Only these licences: by,by-sa,cc0,pdm ...", rich_help_panel="Source"
+    ),
+    license_type: str = typer.Option(
+        "", metavar="NAME,...", help="Only licences for these uses: commercial, modification.", rich_help_panel="Source"
+    ),
+    source: str = typer.Option(
+        "", metavar="NAME,...", help="Only from these collections: flickr, wikimedia ...", rich_help_panel="Source"
+    ),
+    extension: str = typer.Option(
+        "", metavar="NAME,...", help="Only these file types: jpg, png ...", rich_help_panel="Source"
+    ),
+    thumbnails: bool = typer.Option(
+        False, "--thumbnails", help="Download thumbnails (600 pixels wide).", rich_help_panel="Source"
+    ),
+    no_wait: bool = typer.Option(
+        False,
+        "--no-wait",
+        help="Stop at the rate limit instead of waiting; the same command goes on.",
+        rich_help_panel="Source",
+    ),
+    refresh: bool = _REFRESH,
+    endpoint: str = typer.Option(
+        "https://api.openverse.org", metavar="URL", help="Address of the API.", rich_help_panel="rare:Source"
+    ),
+) -> Any:
+    """Download openly licensed images by search word.
+
+    Openverse needs no key, and gives at most 240 results per query without one. OPENVERSE_CLIENT_ID and
+    OPENVERSE_CLIENT_SECRET (free: https://api.openverse.org/v1/) raise its limits. Creator and licence of each image
+    are in OUT/manifest.jsonl and OUT/ATTRIBUTION.md.
+
+    Example: mlimages gather openverse cat dog --licence by,cc0 --limit 300 -o data/pets
+    """
+    from mlimages.gathering import Openverse
+
+    return Openverse(
+        queries,
+        licences=licence,
+        filters={"license_type": license_type, "source": source, "extension": extension},
+        thumbnails=thumbnails,
+        endpoint=endpoint,
+        network=network,
+        tell=tell,
+        wait=None if no_wait else count_down,
+        refresh=refresh,
+    )
+
+
+def pexels(
+    network: GatherOptions,
+    queries: list[str] = typer.Argument(
+        ..., metavar="QUERY...", help='Words to search for, or CLASS=WORDS ("lizard=lizard reptile").'
+    ),
+    i_have_permission: bool = typer.Option(
+        False, "--i-have-permission", help="Confirm that Pexels allowed it.", rich_help_panel="Source"
+    ),
+    photo_size: str = typer.Option(
+        "medium", help="original, large2x, large, medium, small, portrait, landscape, tiny.", rich_help_panel="Source"
+    ),
+    orientation: str = typer.Option(None, help="landscape, portrait or square.", rich_help_panel="Source"),
+    size: str = typer.Option(
+        None, help="Minimum size: large (24 MP), medium (12 MP) or small (4 MP).", rich_help_panel="Source"
+    ),
+    color: str = typer.Option(None, help="Colour, by name or as a hexadecimal code.", rich_help_panel="Source"),
+    locale: str = typer.Option(None, help="Language of the words, such as de-DE.", rich_help_panel="Source"),
+    no_wait: bool = typer.Option(
+        False,
+        "--no-wait",
+        help="Stop at the rate limit instead of waiting an hour; the same command goes on.",
+        rich_help_panel="Source",
+    ),
+    refresh: bool = _REFRESH,
+    endpoint: str = typer.Option(
+        "https://api.pexels.com/v1", metavar="URL", help="Address of the API.", rich_help_panel="rare:Source"
+    ),
+) -> Any:
+    """Download photographs from Pexels by search word.
+
+    The key is read from PEXELS_API_KEY (free: https://www.pexels.com/api/). Pexels' terms forbid datasets for machine
+    learning without its permission: ask for it, then give --i-have-permission. Photographers are named in
+    OUT/ATTRIBUTION.md.
+
+    Example: mlimages gather pexels cat dog --limit 300 -o data/pets --i-have-permission
+    """
+    from mlimages.gathering import Pexels
+
+    filters = {"orientation": orientation, "size": size, "color": color, "locale": locale}
+    return Pexels(
+        queries,
+        photo_size=photo_size,
+        filters={name: value for name, value in filters.items() if value},
+        i_have_permission=i_have_permission,
+        endpoint=endpoint,
+        network=network,
+        wait=None if no_wait else count_down,
+        refresh=refresh,
+    )
+
+
+def tell(text: str) -> None:
+    """Print a message on standard error, above the progress bar."""
+    from tqdm import tqdm
+
+    tqdm.write(f"mlimages: {text}", file=sys.stderr)
+
+
+async def count_down(seconds: float, why: str) -> None:
+    """Wait, with the time that is left on standard error."""
+    tell(f"{why} (Ctrl-C stops, the same command goes on)")
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        if sys.stderr.isatty():
+            print(f"\r  {int(left) // 60}:{int(left) % 60:02} left ", end="", file=sys.stderr, flush=True)
+        await asyncio.sleep(min(1.0, left))
+    if sys.stderr.isatty():
+        print("\r" + " " * 14, end="\r", file=sys.stderr, flush=True)
