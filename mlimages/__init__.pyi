@@ -26,9 +26,14 @@ from .inference import evaluate as evaluate
 from .labels import LabelFile as LabelFile
 from .labels import label_dir_auto as label_dir_auto
 from .networks import summarize_model as summarize_model
+from .reports import ComparedRun as ComparedRun
+from .reports import ProbeResult as ProbeResult
+from .reports import RunFolder as RunFolder
+from .reports import SheetRow as SheetRow
 from .reports import compare_runs as compare_runs
 from .reports import draw_run as draw_run
 from .reports import draw_sheet as draw_sheet
+from .reports import read_run as read_run
 from .serving import make_app as make_app
 from .training import FineTuneConfig as FineTuneConfig
 from .training import export_run as export_run

@@ -146,6 +146,7 @@ class Finding:
         label: class number in that label file.
         code: what it is.
         detail: what was measured, or the related image, as text.
+        related: the other image of a duplicate or a leak.
     """
 
     file: int
@@ -153,3 +154,4 @@ class Finding:
     label: int
     code: Code
     detail: str
+    related: Path | None = None

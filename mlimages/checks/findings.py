@@ -76,7 +76,8 @@ class Findings:
         for row in rows:
             while index < row["index"]:
                 index, path, label = next(images)
-            yield Finding(file, as_path(path), label, CODES[row["code"]], self._detail(row))
+            related = self.related.get(int(row["other"]))
+            yield Finding(file, as_path(path), label, CODES[row["code"]], self._detail(row), related)
 
     def _detail(self, row: np.void) -> str:
         index, code, other = row["index"], row["code"], int(row["other"])

@@ -79,13 +79,13 @@ def summary(
 
     Example: mlimages summary alexnet --size 227 --freeze conv5
     """
-    from mlimages.reports import layer_lines as lines_of
+    from mlimages.reports import layer_lines
 
     found = _summarize(model, size=size, gray=gray, classes=classes, freeze=freeze)
     if as_json:
         print(json.dumps(found.as_dict(), ensure_ascii=False))
         return
-    print("\n".join(lines_of(found)))
+    print("\n".join(layer_lines(found)))
     if not Path(model).exists():
         layer = ("--freeze", freeze) if freeze != "none" else ()
         say_next("finetune", "labels.txt", "--model", model, *layer, "-o", "runs/first")

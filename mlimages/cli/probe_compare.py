@@ -1,4 +1,4 @@
-"""Commands of the step "train" that look before and after it: probe and compare."""
+"""Commands of the step "train" before and after training: probe and compare."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ def register(app: typer.Typer) -> None:
 def probe(
     labels: Path = typer.Argument(..., metavar="LABELS", help="Label file."),
     out: Path = typer.Option(Path("probe.png"), "-o", "--out", metavar="PNG", help="Plot to write."),
+    report: Path = typer.Option(None, metavar="FILE.html", help="Write a page: plots, accuracy of each layer."),
     model: str = typer.Option(
         "alexnet", metavar="NAME", help="Network: alexnet, vgg16, any torchvision name, timm:NAME."
     ),
@@ -40,10 +41,9 @@ def probe(
     Example: mlimages probe labels.txt --model alexnet
     """
     from mlimages import training as learning  # says which part to install where it is missing
-    from mlimages.core import TqdmProgress
+    from mlimages.core import TqdmProgress, write_text
     from mlimages.labels import LabelFile
-    from mlimages.reports import plots
-    from mlimages.reports import probe_lines as lines_of
+    from mlimages.reports import draw_probe, probe_html, probe_lines
 
     found = learning.probe_cuts(
         LabelFile(labels),
@@ -55,18 +55,21 @@ def probe(
         seed=seed,
         progress=TqdmProgress(),
     )
-    plots.save_png(plots.probe(found), out)
+    draw_probe(found, out)
+    if report:
+        write_text(report, probe_html(found))
     if as_json:
         print(json.dumps({**found.as_dict(), "plot": str(out)}, ensure_ascii=False))
         return
-    print("\n".join(lines_of(found)))
-    print(f"plot: {out}", file=sys.stderr)
-    chosen = ("--weights", weights) if weights != "default" else ()
-    say_next("finetune", labels, "--model", model, *chosen, "--freeze", found.freeze)
+    print("\n".join(probe_lines(found)))
+    print(f"plot: {out}" + (f", page: {report}" if report else ""), file=sys.stderr)
+    weights_option = ("--weights", weights) if weights != "default" else ()
+    say_next("finetune", labels, "--model", model, *weights_option, "--freeze", found.freeze)
 
 
 def compare(
     runs: list[Path] = typer.Argument(..., metavar="RUN...", help="Two or more run folders of `finetune`."),
+    report: Path = typer.Option(None, metavar="FILE.html", help="Write a page: accuracies, settings that differ."),
     as_json: bool = typer.Option(False, "--json", help="Print the comparison as JSON."),
 ) -> None:
     """Compare runs: settings, accuracy, significance, time, size.
@@ -76,12 +79,16 @@ def compare(
 
     Example: mlimages compare runs/alexnet runs/resnet18
     """
-    from mlimages.reports import as_dict, compare_runs
-    from mlimages.reports import comparison_lines as lines_of
+    from mlimages.core import write_text
+    from mlimages.reports import as_dict, compare_runs, comparison_lines
 
+    if report:  # before the runs are read: an extra may be missing
+        from mlimages.reports import comparison_html
     compared = compare_runs(runs)
+    if report:
+        write_text(report, comparison_html(compared))
     if as_json:
         print(json.dumps([as_dict(each) for each in compared], ensure_ascii=False))
         return
-    print("\n".join(lines_of(compared)))
+    print("\n".join(comparison_lines(compared)))
     say_next("evaluate", compared[0].run / "model.onnx", "LABELS")

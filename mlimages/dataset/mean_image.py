@@ -21,6 +21,7 @@ from PIL import Image, ImageDraw
 from mlimages.core import (
     BrokenImage,
     Fault,
+    ImageError,
     ImageProperty,
     InputError,
     LabeledPath,
@@ -172,25 +173,45 @@ def _read_kept(path: Path, prop: ImageProperty) -> MeanImage:
         return MeanImage(values["mean"], tuple(told["mean"]), tuple(told["std"]), told["count"], prop, broken, by_class)
 
 
-def load_mean_image(path: str | Path) -> NDArray[np.float32]:
-    """A mean image from a `.npy` or a picture file: float32 `(C, H, W)` in 0..255.
+def load_mean_image(path: str | os.PathLike[str], image: ImageProperty | None = None) -> NDArray[np.float32]:
+    """Read a mean image from a `.npy` or an image file: float32 `(C, H, W)` in 0..255.
+
+    Args:
+        path: as `mlimages mean` writes it.
+        image: what the network takes: an image file is read as grey or RGB accordingly, and the size must be this one.
 
     Raises:
-        InputError: no such file, or not an array of three axes.
-        ImageError: a picture that cannot be decoded.
+        InputError: no such file, an image that cannot be decoded, an array of another shape, NaN or infinite numbers.
     """
-    path = as_path(path)
-    if path.suffix != ".npy":
-        return np.asarray(load_rgb(path), dtype=np.float32).transpose(2, 0, 1).copy()
+    path = as_path(os.fspath(path))
+    mean = _read_array(path) if path.suffix.lower() == ".npy" else _read_image(path, image)
+    if mean.ndim != 3 or mean.shape[0] not in (1, 3) or mean.dtype.kind not in "fiu":
+        raise InputError(f"{path}: a mean image is float32 (C, H, W) with C 1 or 3, this is {mean.dtype} {mean.shape}")
+    if image is not None and mean.shape != (shape := (image.channels, image.height, image.width)):
+        raise InputError(
+            f"{path} is a mean image of {mean.shape}, the network takes {shape} (C, H, W): "
+            f"make one with `mlimages mean LABELS --size {image.width}`"
+        )
+    if not np.isfinite(mean).all():
+        raise InputError(f"{path} is a mean image with NaN or infinite numbers: make it again")
+    return np.ascontiguousarray(mean, np.float32)
+
+
+def _read_array(path: Path) -> NDArray[Any]:
     try:
         with path.open("rb") as file:
-            mean = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+            array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+            return array
+    except (OSError, ValueError, EOFError, MemoryError) as error:
         raise InputError(f"{path}: not a mean image: {error}") from error
-    if mean.ndim != 3 or not np.issubdtype(mean.dtype, np.floating):
-        raise InputError(f"{path}: a mean image is float32 (C, H, W), this is {mean.dtype} {mean.shape}")
-    made: NDArray[np.float32] = mean.astype(np.float32)
-    return made
+
+
+def _read_image(path: Path, image: ImageProperty | None) -> NDArray[Any]:
+    try:
+        pixels = load_rgb(path).convert("L" if image is not None and image.gray_scale else "RGB")
+    except ImageError as error:
+        raise InputError(f"{path}: not a mean image: {error}") from error
+    return np.atleast_3d(np.asarray(pixels, np.float32)).transpose(2, 0, 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,55 +1,35 @@
-"""The report of a check as one HTML file that opens offline."""
+"""The page of a check."""
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
-from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
-from mlimages.checks import CheckReport, Code, Finding
-from mlimages.core import ImageError, ImageProperty, InputError, LabeledPath, MissingExtraError, counted, write_text
+from mlimages.checks import CheckReport, Code, Finding, Thresholds
+from mlimages.core import ImageProperty, InputError, LabeledPath, as_path, counted, write_text
 from mlimages.dataset import compute_mean
-from mlimages.images import load_pixels, to_pixels
+from mlimages.images import to_pixels
 from mlimages.labels import LabelFile
-from mlimages.reports.check_plots import overview
+from mlimages.reports import plots
+from mlimages.reports.pages import MAX_TILES, GalleryTile, embed, image_address, render
 
-try:
-    import jinja2
-except ImportError as error:
-    raise MissingExtraError("check --report", "report") from error
+MAX_GROUPS, MAX_PER_GROUP = 60, 8
+MEAN_OF, MAX_MEANS = 100, 60
+"""Images in the mean of a class, and classes with a mean: the page stays small."""
 
-PER_CODE = 24
-GROUPS, PER_GROUP = 60, 8
-MEAN_OF, MEAN_CLASSES = 100, 60
-"""Upper bounds of what is shown, so that the page stays small."""
-
-THUMB = ImageProperty(112, resize="letterbox")
 MEAN = ImageProperty(96)
 
 
 @dataclass(frozen=True, slots=True)
-class Tile:
-    """An image in the page: its `data:` address (empty if it cannot be shown) and the text below."""
+class CodeFindings:
+    """The findings of one code, the first of them as tiles."""
 
-    address: str
-    caption: str
-    detail: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Section:
-    """Images under one heading, at most the first few of `count`."""
-
-    title: str
+    code: str
     count: int
-    tiles: tuple[Tile, ...]
+    of_images: bool
+    tiles: tuple[GalleryTile, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,29 +40,35 @@ class ClassRow:
     counts: tuple[int, ...]
 
 
-def write_report(report: CheckReport, path: Path) -> None:
-    """Write the page: counts, plots, every code with its images, duplicate groups, mean image per class."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    page = environment.get_template("check.html").render(
-        title="check of " + ", ".join(file.path.name for file in report.files),
+def write_report(report: CheckReport, path: str | os.PathLike[str]) -> None:
+    """Write the page: every code with its images, duplicate groups, classes, plots, mean image of each class.
+
+    Args:
+        report: what `check` returned.
+        path: the .html file to write.
+
+    Raises:
+        LabelFileError: a label file was changed since the check.
+    """
+    page = render(
+        "check.html",
+        title="Check of " + ", ".join(file.path.name for file in report.files),
         report=report,
         files=[file.path.name for file in report.files],
         classes=_class_rows(report),
-        drawing=overview(report.facts),
-        errors=[_code_section(report, code) for code in Code if code in report.errors],
-        warnings=[_code_section(report, code) for code in Code if code in report.warnings],
-        groups=[_group(group) for group in report.duplicate_groups[:GROUPS]],
+        drawings=plots.dataset_drawings(report.facts),
+        errors=_by_code(report, report.errors),
+        warnings=_by_code(report, report.warnings),
+        groups=[
+            [GalleryTile((embed(path),), (str(path),)) for path in group[:MAX_PER_GROUP]]
+            for group in report.duplicate_groups[:MAX_GROUPS]
+        ],
+        group_count=len(report.duplicate_groups),
         means=list(_means(report)),
         mean_of=MEAN_OF,
-        thresholds=asdict(report.thresholds),
+        thresholds=_changed_thresholds(report),
     )
-    write_text(path, page)
+    write_text(as_path(os.fspath(path)), page)
 
 
 def _class_rows(report: CheckReport) -> list[ClassRow]:
@@ -90,27 +76,32 @@ def _class_rows(report: CheckReport) -> list[ClassRow]:
     return [ClassRow(name, tuple(report.counts.get((file, name), 0) for file in files)) for name in report.class_names]
 
 
-def _code_section(report: CheckReport, code: Code) -> Section:
-    shown = islice(report.findings.select({code}), PER_CODE)
-    return Section(code.value, report.findings.counts()[code], tuple(map(_tile, shown)))
+def _by_code(report: CheckReport, counts: Mapping[str, int]) -> list[CodeFindings]:
+    return [
+        CodeFindings(
+            code,
+            count,
+            code != Code.CLASS_IMBALANCE,
+            tuple(map(_tile, islice(report.findings.select({Code(code)}), MAX_TILES))),
+        )
+        for code, count in counts.items()
+    ]
 
 
-def _tile(one: Finding) -> Tile:
-    of_class = one.code == Code.CLASS_IMBALANCE
-    return Tile("" if of_class else _thumbnail(one.path), one.path.name, one.detail)
+def _tile(one: Finding) -> GalleryTile:
+    images = () if one.code == Code.CLASS_IMBALANCE else tuple(embed(path) for path in (one.path, one.related) if path)
+    return GalleryTile(images, (one.path.name, one.detail))
 
 
-def _group(paths: Sequence[Path]) -> Section:
-    return Section(paths[0].name, len(paths), tuple(Tile(_thumbnail(path), str(path)) for path in paths[:PER_GROUP]))
-
-
-def _means(report: CheckReport) -> Iterator[Tile]:
-    for name in report.class_names[:MEAN_CLASSES]:
+def _means(report: CheckReport) -> Iterator[GalleryTile]:
+    for name in report.class_names[:MAX_MEANS]:
         try:
-            made = compute_mean(islice(_of_class(report.files, name), MEAN_OF), MEAN)
+            found = compute_mean(islice(_of_class(report.files, name), MEAN_OF), MEAN)
         except InputError:  # no image of this class can be decoded
             continue
-        yield Tile(_address(to_pixels(made.mean.transpose(1, 2, 0))), name, counted(made.count, "image"))
+        yield GalleryTile(
+            (image_address(to_pixels(found.mean.transpose(1, 2, 0))),), (name, counted(found.count, "image"))
+        )
 
 
 def _of_class(files: Iterable[LabelFile], name: str) -> Iterator[LabeledPath]:
@@ -119,14 +110,6 @@ def _of_class(files: Iterable[LabelFile], name: str) -> Iterator[LabeledPath]:
         yield from (item for item in file if names[item.label] == name)
 
 
-def _thumbnail(path: Path) -> str:
-    try:
-        return _address(load_pixels(path, THUMB))
-    except ImageError:
-        return ""
-
-
-def _address(pixels: NDArray[np.uint8]) -> str:
-    out = io.BytesIO()
-    Image.fromarray(pixels).save(out, "JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
+def _changed_thresholds(report: CheckReport) -> list[tuple[str, str]]:
+    defaults = asdict(Thresholds().for_count(report.checked))
+    return [(name, f"{value:g}") for name, value in asdict(report.thresholds).items() if value != defaults[name]]

@@ -1,31 +1,33 @@
-"""Runs side by side: what differs in them, and whether the difference is more than noise."""
+"""Compare runs: settings that differ, and whether the difference in accuracy is significant."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from mlimages.core import Z_95, InputError, RunError, Share, sign_test
-from mlimages.reports.layers import human, table
 from mlimages.reports.run_folder import RunFolder, read_run
+from mlimages.reports.tables import human, table
 
 NOISE = 0.05
 """From this p-value on, two runs are within noise."""
 
+AnyPath = str | os.PathLike[str]
+
 
 @dataclass(frozen=True, slots=True)
-class Paired:
-    """A run against the best one, on the validation pictures that both have seen.
+class PairedTest:
+    """A run tested against the best one, on the validation images that both share.
 
     Attributes:
-        shared: how many pictures both were asked.
-        gained, lost: pictures that this run alone, or the best alone, names rightly.
-        difference: of the accuracies, this one's minus the best's, and its 95 % interval (-1..1).
-        p_value: how often chance alone would part two equal runs as far; exact.
+        shared: number of images that both share.
+        gained, lost: number of images that only this run, or only the best, classifies correctly.
+        difference: of the accuracies, this run's minus the best's, and its 95 % interval (-1..1).
+        p_value: of McNemar's exact test, two-sided.
     """
 
     shared: int
@@ -36,20 +38,20 @@ class Paired:
 
     @property
     def within_noise(self) -> bool:
-        """Whether chance explains the difference."""
+        """Whether the difference is not significant: p is `NOISE` or more."""
         return self.p_value >= NOISE
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
-    """One run among others.
+class ComparedRun:
+    """One run of a comparison.
 
     Attributes:
         run: its folder as it was given.
-        accuracy: on all its validation pictures.
-        count: how many these are.
-        against_best: None for the best run itself, and where the two share no validation picture.
-        seconds: of the training; None where unknown.
+        accuracy: on all its validation images.
+        count: number of these images.
+        against_best: None for the best run itself, and where the two share no validation image.
+        seconds: duration of the training; None where unknown.
         size_bytes: of the exported file, else of the weights.
         settings: those that differ among the runs.
     """
@@ -57,43 +59,52 @@ class Compared:
     run: Path
     accuracy: Share
     count: int
-    against_best: Paired | None
+    against_best: PairedTest | None
     seconds: float | None
     size_bytes: int
     settings: dict[str, str]
 
 
-def compare_runs(paths: Sequence[Path]) -> tuple[Compared, ...]:
-    """Compare finished runs; the most accurate first.
+def compare_runs(runs: AnyPath | Iterable[AnyPath]) -> tuple[ComparedRun, ...]:
+    """Compare finished runs, the most accurate first.
+
+    Args:
+        runs: at least two run folders.
 
     Raises:
         InputError: fewer than two runs.
         RunError: one is not a run folder, or has not ended.
+
+    Example:
+        >>> best, other = compare_runs(["runs/alexnet", "runs/resnet18"])  # doctest: +SKIP
+        >>> other.against_best.within_noise  # doctest: +SKIP
+        True
     """
-    if len(set(paths)) < 2:
+    paths = dict.fromkeys(map(Path, [runs] if isinstance(runs, str | os.PathLike) else runs))
+    if len(paths) < 2:
         raise InputError("compare needs at least two run folders: mlimages compare runs/a runs/b")
-    runs = sorted((_finished(path) for path in dict.fromkeys(paths)), key=lambda run: -run.accuracy.value)
-    differing = _differing([run.settings for run in runs])
+    folders = sorted(map(_finished, paths), key=lambda run: -run.accuracy.value)
+    differing = _differing([run.settings for run in folders])
     return tuple(
-        Compared(
+        ComparedRun(
             run=run.path,
             accuracy=run.accuracy,
-            count=sum(map(sum, run.confusion)),
-            against_best=paired(run, runs[0]) if run is not runs[0] else None,
+            count=run.val_count,
+            against_best=paired_test(run, folders[0]) if run is not folders[0] else None,
             seconds=run.figures.get("seconds"),
             size_bytes=_size(run.path),
-            settings={name: _said(name, run.settings.get(name)) for name in differing},
+            settings={name: _setting_text(name, run.settings.get(name)) for name in differing},
         )
-        for run in runs
+        for run in folders
     )
 
 
-def paired(run: RunFolder, best: RunFolder) -> Paired | None:
-    """McNemar's test, exact, on the pictures that both runs validated on; None where there are none.
+def paired_test(run: RunFolder, best: RunFolder) -> PairedTest | None:
+    """McNemar's exact test on the validation images that both runs share; None where there are none.
 
-    The interval is Wald's for paired shares.
+    The interval is Wald's for paired proportions.
     """
-    mine, theirs = _right(run), _right(best)
+    mine, theirs = _correct(run), _correct(best)
     shared = mine.keys() & theirs.keys()
     if not shared:
         return None
@@ -103,11 +114,11 @@ def paired(run: RunFolder, best: RunFolder) -> Paired | None:
     value = (gained - lost) / n
     half = Z_95 * math.sqrt(max(0.0, gained + lost - (gained - lost) ** 2 / n)) / n
     difference = Share(value, max(-1.0, value - half), min(1.0, value + half))
-    return Paired(n, gained, lost, difference, sign_test(gained, lost))
+    return PairedTest(n, gained, lost, difference, sign_test(gained, lost))
 
 
-def comparison_lines(compared: Sequence[Compared]) -> Iterator[str]:
-    """Both tables, to be printed."""
+def comparison_lines(runs: Sequence[ComparedRun]) -> Iterator[str]:
+    """The tables of accuracies and of settings, as text for a terminal."""
     rows = [("run", "accuracy", "95 %", "of", "time", "size", "against the best")]
     rows += [
         (
@@ -117,23 +128,23 @@ def comparison_lines(compared: Sequence[Compared]) -> Iterator[str]:
             str(each.count),
             "" if each.seconds is None else f"{each.seconds:.0f}s",
             f"{human(each.size_bytes)}B",
-            _verdict(each) if place else "best",
+            verdict(each) if place else "best",
         )
-        for place, each in enumerate(compared)
+        for place, each in enumerate(runs)
     ]
     yield from table(rows, left=frozenset({0, 6}))
     yield ""
-    names = list(compared[0].settings)
+    names = list(runs[0].settings)
     if not names:
         yield "the settings are the same"
         return
-    cells = [("setting", *(each.run.name for each in compared))]
-    cells += [(name, *(each.settings[name] for each in compared)) for name in names]
-    yield from table(cells, left=frozenset(range(len(compared) + 1)))
+    cells = [("setting", *(each.run.name for each in runs))]
+    cells += [(name, *(each.settings[name] for each in runs)) for name in names]
+    yield from table(cells, left=frozenset(range(len(runs) + 1)))
 
 
-def as_dict(compared: Compared) -> dict[str, Any]:
-    """For JSON."""
+def as_dict(compared: ComparedRun) -> dict[str, Any]:
+    """A compared run as JSON types."""
     values = asdict(compared)
     against = compared.against_best
     noise = None if against is None else {**asdict(against), "within_noise": against.within_noise}
@@ -142,26 +153,26 @@ def as_dict(compared: Compared) -> dict[str, Any]:
 
 def _finished(path: Path) -> RunFolder:
     run = read_run(path)
-    if run.said is None:
+    if run.predictions is None:
         raise RunError(f"{path} has not ended yet: go on with `mlimages finetune --resume {path}`")
     return run
 
 
-def _right(run: RunFolder) -> dict[tuple[str, str], bool]:
-    """Whether each validation picture, known by its place and its class, is named rightly."""
-    if run.said is None:
+def _correct(run: RunFolder) -> dict[tuple[str, str], bool]:
+    """Whether each validation image, by its path and class, is classified correctly."""
+    if run.predictions is None:
         return {}
     keys = ((os.path.normpath(str(path.absolute())), run.class_names[label])
-            for path, label in zip(run.said.paths, run.said.labels, strict=True))  # fmt: skip
-    return dict(zip(keys, run.said.right.tolist(), strict=True))
+            for path, label in zip(run.predictions.paths, run.predictions.labels, strict=True))  # fmt: skip
+    return dict(zip(keys, run.predictions.correct.tolist(), strict=True))
 
 
 def _differing(settings: Sequence[Any]) -> list[str]:
     names = dict.fromkeys(name for each in settings for name in each if name != "out")
-    return [name for name in names if len({_said(name, each.get(name)) for each in settings}) > 1]
+    return [name for name in names if len({_setting_text(name, each.get(name)) for each in settings}) > 1]
 
 
-def _said(name: str, value: Any) -> str:
+def _setting_text(name: str, value: Any) -> str:
     if value in (None, "", []):
         return "-"
     if name == "lr" and not value:
@@ -174,9 +185,10 @@ def _size(run: Path) -> int:
     return next((file.stat().st_size for file in files if file.exists()), 0)
 
 
-def _verdict(each: Compared) -> str:
+def verdict(each: ComparedRun) -> str:
+    """How a run differs from the best, in points and p-value."""
     against = each.against_best
     if against is None:
-        return "no picture in common"
+        return "no image in common"
     noise = "within noise" if against.within_noise else "worse"
     return f"{100 * against.difference.value:+.1f}, {noise} (p {against.p_value:.2g})"

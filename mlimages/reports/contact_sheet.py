@@ -1,8 +1,9 @@
-"""Contact sheets: some pictures of each class as the network sees them."""
+"""Contact sheets: some images of each class as the network sees them."""
 
 from __future__ import annotations
 
 import importlib
+import os
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from mlimages.core import Fault, ImageError, ImageProperty, InputError, counted, replacing, write_text
-from mlimages.dataset import TrainingData
-from mlimages.images import load_pixels, load_rgb, to_network
+from mlimages.core import Fault, ImageError, ImageProperty, InputError, as_path, counted, replacing, write_text
+from mlimages.dataset import TrainingData, load_mean_image
+from mlimages.images import load_pixels, to_network, to_pixels
 from mlimages.labels import LabelFile, has_class_folders, label_dir, label_dir_auto
 
 MAX_TILES = 600
-"""A sheet is to be looked at: where there are more pictures, each class shows fewer, then fewer classes are shown."""
+"""Images on a sheet: of more, fewer are shown of each class, then fewer classes."""
 
 MAX_SIDE_PX = 160
 """Larger tiles are drawn at this size in a PNG; an HTML page scales them itself."""
@@ -29,7 +30,13 @@ _INK, _QUIET, _GROUND, _HOLE = (27, 31, 36), (89, 99, 110), (255, 255, 255), (23
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """One picture: uint8 `(H, W, C)` as the network sees it, or the fault that keeps it from being seen."""
+    """One image of a contact sheet.
+
+    Attributes:
+        caption: name of its file.
+        pixels: uint8 `(H, W, C)`, as the network sees it; None if it cannot be decoded.
+        fault: why it cannot be decoded.
+    """
 
     caption: str
     pixels: NDArray[np.uint8] | None
@@ -38,28 +45,50 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class SheetRow:
-    """One class: how many pictures it has, and some of them."""
+    """One class of a contact sheet.
+
+    Attributes:
+        name: of the class.
+        count: number of its images; 0 for a mean image.
+        tiles: some of its images.
+    """
 
     name: str
     count: int
     tiles: tuple[Tile, ...]
 
+    def __repr__(self) -> str:
+        return f"<SheetRow {self.name}: {counted(len(self.tiles), 'tile')} of {counted(self.count, 'image')}>"
+
 
 def draw_sheet(
-    source: Path, out: Path, *, prop: ImageProperty, per_class: int = 8, seed: int = 0
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    prop: ImageProperty,
+    per_class: int = 8,
+    seed: int = 0,
 ) -> tuple[SheetRow, ...]:
-    """Write the contact sheet of a label file, a folder of class folders or a mean, and return what is on it.
+    """Write the contact sheet of a label file, a folder of class folders or a mean image, and return its rows.
 
     Args:
-        source: a mean is a `.npy`, float32 `(C, H, W)` in 0..255, or a `.png`; it is shown whole and by channel.
+        source: a mean image is a `.npy`, float32 `(C, H, W)` in 0..255, or a `.png`; it is shown whole and by channel.
         out: a .png or .html file.
-        prop: how each picture is prepared; a mean is shown as it is.
+        prop: how each image is prepared; a mean image is shown as it is.
+        per_class: number of images of each class.
+        seed: of their random selection.
 
     Raises:
-        InputError: nothing there to show, or another suffix.
-        MissingExtraError: a .html file, and what makes it is not installed.
+        InputError: there is nothing to show, or `out` has another suffix.
+        MissingExtraError: a .html file, and jinja2 is not installed.
+
+    Example:
+        >>> from mlimages import ImageProperty
+        >>> draw_sheet("photos", "sheet.png", prop=ImageProperty(224), per_class=4)  # doctest: +SKIP
+        (<SheetRow cats: 4 tiles of 25 images>, <SheetRow dogs: 4 tiles of 31 images>)
     """
-    _check_form(out)
+    source, out = as_path(os.fspath(source)), as_path(os.fspath(out))
+    _check_suffix(out)
     if source.suffix.lower() in (".npy", ".png"):
         rows = mean_rows(source)
         write_sheet(rows, out, title=source.name, note="the mean image, and each of its channels")
@@ -69,16 +98,16 @@ def draw_sheet(
     else:
         labels = label_dir_auto(source).labels if has_class_folders(source) else label_dir(source, 0)
     rows = sheet_rows(TrainingData(labels, prop), per_class=per_class, seed=seed)
-    shown = f"{counted(sum(row.count for row in rows), 'picture')}, {counted(len(rows), 'class')}"
-    way = f"{prop.resize} to {prop.width} x {prop.height} px" + (", grey" if prop.gray_scale else "")
-    note = f"{shown}; up to {per_class} of each by chance (seed {seed}); {way}"
+    shown = f"{counted(sum(row.count for row in rows), 'image')}, {counted(len(rows), 'class')}"
+    resized = f"{prop.resize} to {prop.width} x {prop.height} px" + (", grey" if prop.gray_scale else "")
+    note = f"{shown}; a random sample of up to {per_class} of each (seed {seed}); {resized}"
     write_sheet(rows, out, title=source.name, note=note)
     return rows
 
 
 def mean_rows(path: Path) -> tuple[SheetRow, ...]:
-    """A mean image whole, and each channel in grey with its figure."""
-    pixels = _mean_pixels(path)
+    """A mean image whole, and each of its channels in grey with its mean."""
+    pixels = to_pixels(load_mean_image(path).transpose(1, 2, 0))  # (H, W, C)
     tiles = [Tile("mean", pixels)]
     names = "RGB" if pixels.shape[2] == 3 else ""
     for channel, name in enumerate(names):
@@ -87,46 +116,32 @@ def mean_rows(path: Path) -> tuple[SheetRow, ...]:
     return (SheetRow(path.stem, 0, tuple(tiles)),)
 
 
-def _mean_pixels(path: Path) -> NDArray[np.uint8]:
-    if path.suffix.lower() == ".png":
-        return np.asarray(load_rgb(path))
-    try:
-        with path.open("rb") as file:
-            mean: NDArray[np.float32] = np.lib.format.read_array(file, allow_pickle=False)
-    except (OSError, ValueError, MemoryError) as error:
-        raise InputError(f"{path}: not a mean image of `mlimages mean` ({error})") from error
-    if mean.ndim != 3 or mean.shape[0] not in (1, 3):
-        raise InputError(f"{path}: expected an array (channels, height, width), found {mean.shape}")
-    pixels: NDArray[np.uint8] = np.clip(np.rint(mean.transpose(1, 2, 0)), 0, 255).astype(np.uint8)  # (H, W, C)
-    return pixels
-
-
 def sheet_rows(data: TrainingData, *, per_class: int = 8, seed: int = 0) -> tuple[SheetRow, ...]:
-    """Choose `per_class` pictures of each class by chance; each is shown as its array gives it back.
+    """A random sample of `per_class` images of each class, each restored from the network's array.
 
     Raises:
-        InputError: there is no picture.
+        InputError: there is no image.
     """
     by_label: dict[int, list[Path]] = {}
     for item in data.labels:
         by_label.setdefault(item.label, []).append(item.path)
     if not by_label:
-        raise InputError("no picture to show: is the label file empty?")
+        raise InputError("no image to show: is the label file empty?")
     labels = sorted(by_label)[:MAX_TILES]
     per_class = min(per_class, max(1, MAX_TILES // len(labels)))
-    chance, class_names = random.Random(seed), data.labels.class_names
+    rng, class_names = random.Random(seed), data.labels.class_names
     return tuple(
         SheetRow(
             name=class_names[label] if label < len(class_names) else str(label),
             count=len(by_label[label]),
-            tiles=tuple(_tile(path, data) for path in _some(by_label[label], per_class, chance)),
+            tiles=tuple(_tile(path, data) for path in _sample(by_label[label], per_class, rng)),
         )
         for label in labels
     )
 
 
-def _check_form(out: Path) -> None:
-    """Raise now what `write_sheet` would raise when all pictures are decoded."""
+def _check_suffix(out: Path) -> None:
+    """Raise what `write_sheet` would raise, before any image is decoded."""
     if out.suffix.lower() == ".html":
         importlib.import_module("mlimages.reports.pages")
     elif out.suffix.lower() != ".png":
@@ -134,18 +149,28 @@ def _check_form(out: Path) -> None:
 
 
 def write_sheet(rows: Sequence[SheetRow], out: Path, *, title: str, note: str) -> None:
-    """Write a contact sheet as its suffix says: .png, or .html in one file."""
+    """Write a contact sheet in the format of the suffix: .png, or .html in one file."""
     if out.suffix.lower() == ".html":
-        from mlimages.reports.pages import fill, picture_address
+        from mlimages.reports.pages import render
 
-        write_text(out, fill("sheet.html", rows=rows, title=title, note=note, address=picture_address))
+        write_text(out, render("sheet.html", title=title, subtitle=note, rows=list(map(_page_row, rows))))
     else:
         with replacing(out) as part:
-            _drawn(rows, title=title, note=note).save(part, "PNG")
+            _draw_png(rows, title=title, note=note).save(part, "PNG")
 
 
-def _drawn(rows: Sequence[SheetRow], *, title: str, note: str) -> Image.Image:
-    """The sheet as one picture, a line of tiles a class."""
+def _page_row(row: SheetRow) -> dict[str, object]:
+    from mlimages.reports.pages import GalleryTile, image_address
+
+    tiles = [
+        GalleryTile(("" if tile.pixels is None else image_address(tile.pixels),), (tile.caption,), str(tile.fault))
+        for tile in row.tiles
+    ]
+    return {"name": row.name, "note": counted(row.count, "image") if row.count else "", "tiles": tiles}
+
+
+def _draw_png(rows: Sequence[SheetRow], *, title: str, note: str) -> Image.Image:
+    """The sheet as one image, a line of tiles for each class."""
     side = _tile_side(rows)
     columns = max(len(row.tiles) for row in rows)
     font, small = ImageFont.load_default(14), ImageFont.load_default(11)
@@ -165,8 +190,8 @@ def _drawn(rows: Sequence[SheetRow], *, title: str, note: str) -> Image.Image:
     return sheet
 
 
-def _some(paths: list[Path], count: int, chance: random.Random) -> list[Path]:
-    return chance.sample(sorted(paths), min(count, len(paths)))
+def _sample(paths: list[Path], count: int, rng: random.Random) -> list[Path]:
+    return rng.sample(sorted(paths), min(count, len(paths)))
 
 
 def _tile(path: Path, data: TrainingData) -> Tile:
@@ -178,13 +203,13 @@ def _tile(path: Path, data: TrainingData) -> Tile:
     return Tile(path.name, np.atleast_3d(np.asarray(data.data_to_image(array).image)))
 
 
-def _seen(rows: Sequence[SheetRow]) -> Iterator[NDArray[np.uint8]]:
+def _decoded(rows: Sequence[SheetRow]) -> Iterator[NDArray[np.uint8]]:
     return (tile.pixels for row in rows for tile in row.tiles if tile.pixels is not None)
 
 
 def _tile_side(rows: Sequence[SheetRow]) -> int:
-    """Pictures of a few pixels are enlarged by a whole number, large ones are drawn at `MAX_SIDE_PX`."""
-    side = max((max(pixels.shape[:2]) for pixels in _seen(rows)), default=MAX_SIDE_PX)
+    """Side of a tile in pixels: small images are enlarged by a whole number, large ones drawn at `MAX_SIDE_PX`."""
+    side = max((max(pixels.shape[:2]) for pixels in _decoded(rows)), default=MAX_SIDE_PX)
     return min(side * max(1, 96 // side), MAX_SIDE_PX)
 
 
@@ -204,14 +229,14 @@ def _draw_tile(
     else:
         height, width = tile.pixels.shape[:2]
         scale = side / max(height, width)
-        picture = Image.fromarray(tile.pixels.squeeze(2) if tile.pixels.shape[2] == 1 else tile.pixels)
-        way = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BILINEAR
-        sheet.paste(picture.resize((max(1, round(width * scale)), max(1, round(height * scale))), way), corner)
+        image = Image.fromarray(tile.pixels.squeeze(2) if tile.pixels.shape[2] == 1 else tile.pixels)
+        resampling = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BILINEAR
+        sheet.paste(image.resize((max(1, round(width * scale)), max(1, round(height * scale))), resampling), corner)
     draw.text((left, top + side + 1), _fit(tile.caption, font, side), _QUIET, font)
 
 
 def _fit(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """`text` cut so that it takes at most `width` pixels."""
+    """`text` shortened to at most `width` pixels."""
     text = "".join(char if char.isprintable() else "?" for char in text[:200])
     while len(text) > 1 and font.getlength(text) > width:
         text = text[:-2] + "…"

@@ -1,24 +1,102 @@
-"""Pages in one file each: templates filled in, pictures inside as `data:` addresses, nothing fetched."""
+"""HTML pages in one file each: templates, one stylesheet, images embedded as `data:` addresses; nothing is fetched."""
 
 from __future__ import annotations
 
 import base64
 import io
+import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mlimages.core import MissingExtraError
+from mlimages.core import Confusion, ImageError, ImageProperty, MissingExtraError, Share, counted
+from mlimages.images import load_pixels
 
 try:
     import jinja2
 except ImportError as error:
     raise MissingExtraError("a page (.html)", "report") from error
 
+MAX_TILES = 24
+"""Images in a gallery, at most."""
+
+MAX_MATRIX_CLASSES = 30
+"""With more classes a confusion matrix is no readable table any more."""
+
+THUMBNAIL = ImageProperty(160, resize="letterbox")
+
 _LOSSLESS_PX = 64
-"""Up to this side a picture is embedded as PNG; larger ones as JPEG, a tenth of the size."""
+"""Up to this side an image is embedded as PNG; larger ones as JPEG, a tenth of the size."""
+
+
+@dataclass(frozen=True, slots=True)
+class GalleryTile:
+    """One figure of a gallery.
+
+    Attributes:
+        images: `data:` addresses, side by side; empty for an image that cannot be decoded.
+        lines: the caption.
+        fault: shown in place of an image that cannot be decoded.
+    """
+
+    images: tuple[str, ...]
+    lines: tuple[str, ...]
+    fault: str = "cannot be read"
+
+
+def render(template: str, *, title: str, subtitle: str = "", **values: object) -> str:
+    """One page from a template; every value is escaped.
+
+    Args:
+        template: a file in `templates/` that extends `base.html`.
+        title, subtitle: of the page.
+        values: what the template names.
+    """
+    return _templates.get_template(template).render(title=title, subtitle=subtitle, **values)
+
+
+def embed(path: Path, image: ImageProperty = THUMBNAIL) -> str:
+    """The image file as a `data:` address; empty if it cannot be decoded."""
+    try:
+        return image_address(load_pixels(path, image))
+    except ImageError:
+        return ""
+
+
+def image_address(pixels: NDArray[np.uint8]) -> str:
+    """uint8 `(H, W, C)`, RGB or grey, as a `data:` address."""
+    out = io.BytesIO()
+    format_ = "PNG" if max(pixels.shape[:2]) <= _LOSSLESS_PX else "JPEG"
+    Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(out, format_, quality=85)
+    return f"data:image/{format_.lower()};base64,{base64.b64encode(out.getvalue()).decode()}"
+
+
+def matrix_cells(confusion: Confusion) -> list[list[tuple[int, float]]]:
+    """Count and share of the true class for each cell; empty where there are too many classes for a table."""
+    if len(confusion) > MAX_MATRIX_CLASSES:
+        return []
+    return [[(count, count / max(1, sum(row))) for count in row] for row in confusion]
+
+
+def percent(value: float, digits: int = 1) -> str:
+    """A share in 0..1 as text: "87.5 %"."""
+    return f"{100 * value:.{digits}f} %"
+
+
+def interval(share: Share) -> str:
+    """The 95 % interval of a share as text: "78 to 99 %"; with decimals where it is narrow."""
+    digits = 0 if share.high - share.low >= 0.02 else 1
+    return f"{100 * share.low:.{digits}f} to {100 * share.high:.{digits}f} %"
+
+
+def contents(body: str) -> list[tuple[str, str]]:
+    """Id and title, as HTML, of each section in a page's HTML, for its table of contents."""
+    headings = re.findall(r'<h2 id="([^"]+)">(.*?)(?:<small.*?)?</h2>', body, re.DOTALL)
+    return [(anchor, title.strip()) for anchor, title in headings]
+
 
 _templates = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
@@ -27,26 +105,5 @@ _templates = jinja2.Environment(
     lstrip_blocks=True,
     undefined=jinja2.StrictUndefined,
 )
-
-
-def fill(template: str, **values: object) -> str:
-    """The page made from one template; every value is escaped."""
-    return _templates.get_template(template).render(**values)
-
-
-def picture_address(pixels: NDArray[np.uint8]) -> str:
-    """uint8 `(H, W, C)`, RGB or grey, as a `data:` address."""
-    out = io.BytesIO()
-    format_ = "PNG" if max(pixels.shape[:2]) <= _LOSSLESS_PX else "JPEG"
-    to_picture(pixels).save(out, format_, quality=90)
-    return data_address(out.getvalue(), f"image/{format_.lower()}")
-
-
-def data_address(data: bytes, mime: str) -> str:
-    """Bytes as a `data:` address."""
-    return f"data:{mime};base64,{base64.b64encode(data).decode()}"
-
-
-def to_picture(pixels: NDArray[np.uint8]) -> Image.Image:
-    """uint8 `(H, W, C)`, RGB or grey, as a picture."""
-    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+_templates.globals["counted"] = counted
+_templates.filters |= {"percent": percent, "interval": interval, "contents": contents}

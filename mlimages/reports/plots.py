@@ -1,17 +1,22 @@
-"""Plots as files to look at and as drawings inside a page that follow its light or dark ground."""
+"""Plots as PNG files, and as SVG elements that follow the light or dark colours of the page around them."""
 
 from __future__ import annotations
 
 import io
+import os
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from mlimages.core import Confusion, MissingExtraError, Share, replacing, wilson_interval
-from mlimages.reports.probe_result import Probed
+import numpy as np
+
+from mlimages.checks import FactsTable
+from mlimages.core import Confusion, MissingExtraError, Share, counted, replacing, share
+from mlimages.reports.comparison import ComparedRun
+from mlimages.reports.probe_result import ProbeResult
 
 try:
     import matplotlib as mpl
@@ -21,21 +26,25 @@ try:
 except ImportError as error:
     raise MissingExtraError("a plot", "report") from error
 
-INK = "#010203"
+TEXT_COLOR = "#010203"
 """Text and axes; in a page it becomes the colour of the text around."""
 
-TRAIN, VAL = "#d9730d", "#2f80d0"
-"""Two colours that tell apart on white, on black and without colour vision."""
+TRAIN, VAL, NEUTRAL = "#d9730d", "#2f80d0", "#7d8794"
+"""Distinguishable on white, on black and without colour vision."""
 
-MOST_NAMED = 80
-"""With more classes their names would lie over each other: the axes show their numbers."""
+CHANNELS = {"red": "#d7433b", "green": "#3a9a4b", "blue": "#3b74d7"}
+
+MAX_POINTS = 1000
+"""Points of a scatter plot; of more images, a sample."""
+
+MAX_NAMED_CLASSES = 80
+"""With more classes their names would overlap: the axes show their numbers."""
+
+MAX_NAME = 24
+"""Letters of a class name on an axis."""
 
 _STYLE: dict[Any, Any] = {
-    "text.color": INK,
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
+    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), TEXT_COLOR),
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.titlelocation": "left",
@@ -43,6 +52,7 @@ _STYLE: dict[Any, Any] = {
     "font.size": 10,
     "font.family": "sans-serif",
     "legend.frameon": False,
+    "legend.labelcolor": TEXT_COLOR,
     "savefig.bbox": "tight",
     "text.parse_math": False,  # a class may be called $x$
     "svg.fonttype": "none",
@@ -52,21 +62,24 @@ _STYLE: dict[Any, Any] = {
 Epoch = Mapping[str, float]
 """One line of metrics.csv: epoch, train_loss, train_accuracy, val_loss, val_accuracy ..."""
 
+Draw = Callable[[Axes], None]
+"""Draws one plot: data, title, axis labels."""
 
-def curves(epochs: Sequence[Epoch], *, figures: Sequence[str] = ("loss", "accuracy"), val_count: int = 0) -> Figure:
-    """Loss and accuracy by epoch, train and validation; with `val_count`, its 95 % interval as a band."""
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(4.5 * len(figures), 3.4), layout="constrained")
-        for axes, name in zip(figure.subplots(1, len(figures), squeeze=False)[0], figures, strict=True):
-            _lines(axes, epochs, name)
-            if name == "accuracy" and val_count:
-                _band(axes, epochs, val_count)
-            if axes.get_legend_handles_labels()[0]:
-                axes.legend(labelcolor=INK)
-        return figure
+METRICS = {"loss": "cross-entropy loss", "accuracy": "accuracy (%)"}
 
 
-def confusion(counts: Confusion, names: Sequence[str]) -> Figure:
+def curves(epochs: Sequence[Epoch], *, metrics: Sequence[str] = tuple(METRICS), val_count: int = 0) -> Figure:
+    """Loss and accuracy by epoch, training and validation.
+
+    Args:
+        epochs: the lines of metrics.csv.
+        metrics: of "loss" and "accuracy", a plot each.
+        val_count: number of validation images, for the 95 % interval of each epoch's accuracy; 0 draws none.
+    """
+    return _side_by_side([lambda axes, name=name: _draw_curve(axes, epochs, name, val_count) for name in metrics])  # type: ignore[misc]
+
+
+def confusion_matrix(counts: Confusion, names: Sequence[str]) -> Figure:
     """Rows are the true classes, columns the predicted; counts in the cells, colour by the row's share."""
     size = min(2.5 + 0.55 * len(names), 24)
     with mpl.rc_context(_STYLE):
@@ -74,13 +87,12 @@ def confusion(counts: Confusion, names: Sequence[str]) -> Figure:
         axes = figure.subplots()
         shares = [[count / max(1, sum(row)) for count in row] for row in counts]
         image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        if len(names) <= MOST_NAMED:
-            axes.set_xticks(range(len(names)), names)
-            axes.set_yticks(range(len(names)), names)
-        if len(names) > 3:
+        if len(names) <= MAX_NAMED_CLASSES:
+            axes.set_xticks(range(len(names)), list(map(_short, names)))
+            axes.set_yticks(range(len(names)), list(map(_short, names)))
+        if len(names) > 3 or max(map(len, names), default=0) > 10:
             axes.tick_params("x", rotation=45, rotation_mode="xtick")
-        axes.set_xlabel("predicted")
-        axes.set_ylabel("true class")
+        axes.set(xlabel="predicted class", ylabel="true class")
         axes.spines[:].set_visible(False)
         figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8).outline.set_visible(False)
         if len(names) <= 40:
@@ -88,21 +100,42 @@ def confusion(counts: Confusion, names: Sequence[str]) -> Figure:
         return figure
 
 
-def probe(probed: Probed) -> Figure:
-    """Accuracy by cut, the recommended one filled, and by pictures per class; bars are 95 % intervals."""
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(4.5 + 0.28 * len(probed.cuts), 3.8), layout="constrained")
-        left, right = figure.subplots(1, 2, width_ratios=[max(4, len(probed.cuts)), 6])
-        names = [cut.name for cut in probed.cuts]
-        _points(left, range(len(names)), [cut.accuracy for cut in probed.cuts], filled=names.index(probed.freeze))
-        left.set_xticks(range(len(names)), names, rotation=60, rotation_mode="xtick", fontsize=8)
-        left.set_title(f"{probed.model}: accuracy (%) by cut")
-        _points(right, [point.per_class for point in probed.curve], [point.accuracy for point in probed.curve])
-        right.set_xscale("log", base=2)
-        right.set_xticks([point.per_class for point in probed.curve], [str(point.per_class) for point in probed.curve])
-        right.set_xlabel("pictures of each class")
-        right.set_title("would more pictures help?")
-        return figure
+def draw_probe(result: ProbeResult, path: str | os.PathLike[str]) -> None:
+    """Write a PNG of the accuracy by layer and by images per class, side by side."""
+    save_png(_side_by_side([draw for _, draw in _probe_plots(result)]), Path(path))
+
+
+def probe_drawings(result: ProbeResult) -> list[str]:
+    """Accuracy by layer and by images per class, as SVG elements."""
+    return [svg(_side_by_side([draw]), label=label) for label, draw in _probe_plots(result)]
+
+
+def dataset_drawings(facts: FactsTable) -> list[str]:
+    """Sizes, brightness and colours of the decoded images, as SVG elements; empty where none was decoded."""
+    facts = facts[facts["width"] > 0]
+    if not len(facts):
+        return []
+    plots: dict[str, Draw] = {
+        "width and height of the images": lambda axes: _draw_sizes(axes, facts),
+        "histogram of the images' brightness": lambda axes: _draw_brightness(axes, facts),
+        "histogram of the images' colours": lambda axes: _draw_colors(axes, facts),
+    }
+    return [svg(_side_by_side([draw]), label=label) for label, draw in plots.items()]
+
+
+def comparison_drawing(runs: Sequence[ComparedRun]) -> str:
+    """The accuracy of each run with its 95 % interval, the first on top, as an SVG element."""
+
+    def draw(axes: Axes) -> None:
+        places = range(len(runs))[::-1]
+        x, errors = _percent_and_errors([each.accuracy for each in runs])
+        axes.errorbar(x, places, xerr=errors, fmt="o", color=VAL, capsize=3)
+        axes.set_yticks(places, [_short(each.run.name) for each in runs])
+        axes.set(xlabel="validation accuracy (%), with its 95 % interval", ylim=(-0.5, len(runs) - 0.5))
+
+    best = runs[0]
+    label = f"accuracy of {counted(len(runs), 'run')}; the best is {best.run.name}: {best.accuracy.value:.1%}"
+    return svg(_side_by_side([draw], height=1.2 + 0.35 * len(runs)), label=label)
 
 
 def save_png(figure: Figure, path: Path) -> None:
@@ -112,15 +145,15 @@ def save_png(figure: Figure, path: Path) -> None:
 
 
 def svg(figure: Figure, *, label: str) -> str:
-    """A figure as an SVG element for a page: no ground, text as text, its ink that of the page.
+    """A figure as an SVG element for a page: transparent, text as text, in the page's text colour.
 
     Args:
         figure: drawn by one of the functions here.
-        label: what a screen reader says in its place.
+        label: its description for screen readers.
     """
     out = io.StringIO()
     _save(figure, out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    drawing = out.getvalue().replace(INK, "currentColor")
+    drawing = out.getvalue().replace(TEXT_COLOR, "currentColor")
     drawing = drawing[drawing.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1)
     return re.sub(r' (width|height)="[0-9.]+pt"', "", drawing, count=2)  # the page's width decides
 
@@ -131,48 +164,102 @@ def _save(figure: Figure, out: Path | io.StringIO, **options: Any) -> None:
         figure.savefig(out, **options)
 
 
-def _lines(axes: Axes, epochs: Sequence[Epoch], name: str) -> None:
+def _side_by_side(plots: Sequence[Draw], *, height: float = 3.6) -> Figure:
+    """One axes for each plot, its legend below it."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(4.8 * len(plots), height), layout="constrained")
+        for axes, draw in zip(figure.subplots(1, len(plots), squeeze=False)[0], plots, strict=True):
+            draw(axes)
+            handles, labels = axes.get_legend_handles_labels()
+            if handles:
+                axes.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=len(handles),
+                            columnspacing=1.2, handlelength=1.5, fontsize=9)  # fmt: skip
+        return figure
+
+
+def _draw_curve(axes: Axes, epochs: Sequence[Epoch], name: str, val_count: int) -> None:
     factor = 100 if name == "accuracy" else 1
-    for part, word, colour, way in (("train", "train", TRAIN, "--"), ("val", "validation", VAL, "-")):
+    for part, label, color, style in (("train", "training", TRAIN, "--"), ("val", "validation", VAL, "-")):
         points = [(row["epoch"], factor * row[f"{part}_{name}"]) for row in epochs if f"{part}_{name}" in row]
         if points:
-            axes.plot(*zip(*points, strict=True), way, color=colour, label=word, marker="o", markersize=3)
-    axes.set_title(f"{name} (%)" if name == "accuracy" else name)
-    axes.set_xlabel("epoch")
+            axes.plot(*zip(*points, strict=True), style, color=color, label=label, marker="o", markersize=3)
+    if name == "accuracy" and val_count:
+        _draw_intervals(axes, [row for row in epochs if "val_accuracy" in row], val_count)
+    axes.set(title=name, xlabel="epoch", ylabel=METRICS[name])
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _points(axes: Axes, x: Sequence[float], shares: Sequence[Share], *, filled: int | None = None) -> None:
-    y = [100 * each.value for each in shares]
-    below = [100 * max(0.0, each.value - each.low) for each in shares]  # 100 % lies a rounding above its interval
-    above = [100 * max(0.0, each.high - each.value) for each in shares]
-    axes.errorbar(
-        x,
-        y,
-        yerr=[below, above],
-        color=VAL,
-        marker="o",
-        markerfacecolor="white" if filled is not None else VAL,
-        capsize=2,
-    )
+def _draw_intervals(axes: Axes, epochs: Sequence[Epoch], val_count: int) -> None:
+    shares = [share(round(row["val_accuracy"] * val_count), val_count) for row in epochs]
+    y, errors = _percent_and_errors(shares)
+    axes.errorbar([row["epoch"] for row in epochs], y, yerr=errors, fmt="none", ecolor=VAL, elinewidth=3, alpha=0.3,
+                  label="95 % interval")  # fmt: skip
+
+
+def _probe_plots(result: ProbeResult) -> Iterator[tuple[str, Draw]]:
+    def by_layer(axes: Axes) -> None:
+        names = [cut.name for cut in result.cuts]
+        chosen = names.index(result.freeze)
+        _draw_points(axes, range(len(names)), [cut.accuracy for cut in result.cuts], filled=chosen)
+        axes.set_xticks(range(len(names)), list(map(_short, names)), rotation=60, rotation_mode="xtick", fontsize=8)
+        axes.set(title=f"{result.model}: by frozen layers", xlabel="last frozen layer", ylabel="accuracy (%)")
+
+    def by_images(axes: Axes) -> None:
+        counts = [point.per_class for point in result.curve]
+        _draw_points(axes, counts, [point.accuracy for point in result.curve])
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(counts, list(map(str, counts)))
+        axes.set(title=f"by number of images, up to {result.freeze}", xlabel="images per class", ylabel="accuracy (%)")
+
+    yield f"accuracy by layer; {result.freeze} is recommended", by_layer
+    if result.curve:
+        yield f"accuracy by images per class, up to {result.freeze}", by_images
+
+
+def _draw_sizes(axes: Axes, facts: FactsTable) -> None:
+    width, height = facts["width"], facts["height"]
+    step = max(1, len(width) // MAX_POINTS)
+    axes.scatter(width[::step], height[::step], s=9, alpha=0.4, color=NEUTRAL, linewidths=0)
+    top = 1.05 * max(width.max(), height.max())
+    axes.set(title="size", xlabel="width (px)", ylabel="height (px)", xlim=(0, top), ylim=(0, top))
+
+
+def _draw_brightness(axes: Axes, facts: FactsTable) -> None:
+    axes.hist(facts["typical"], bins=32, range=(0, 256), color=NEUTRAL)
+    axes.set(title="brightness", xlabel="median level of an image (0 to 255)", ylabel="images")
+
+
+def _draw_colors(axes: Axes, facts: FactsTable) -> None:
+    for channel, color in CHANNELS.items():
+        counts, edges = np.histogram(facts[channel], bins=32, range=(0, 256))
+        axes.stairs(counts, edges, label=channel, color=color, linewidth=1.5)
+    axes.set(title="colour", xlabel="mean level of an image (0 to 255)", ylabel="images")
+
+
+def _draw_points(axes: Axes, x: Sequence[float], shares: Sequence[Share], *, filled: int | None = None) -> None:
+    y, errors = _percent_and_errors(shares)
+    face = "none" if filled is not None else VAL
+    axes.errorbar(x, y, yerr=errors, color=VAL, marker="o", markerfacecolor=face, capsize=2)
     if filled is not None:
         axes.plot(x[filled], y[filled], "o", color=VAL, markersize=9, zorder=3)
 
 
-def _band(axes: Axes, epochs: Sequence[Epoch], val_count: int) -> None:
-    seen = [row for row in epochs if "val_accuracy" in row]
-    bands = [wilson_interval(round(row["val_accuracy"] * val_count), val_count) for row in seen]
-    low, high = ([100 * band[end] for band in bands] for end in (0, 1))
-    axes.fill_between(
-        [row["epoch"] for row in seen], low, high, color=VAL, alpha=0.15, linewidth=0, label="95 % interval"
-    )
+def _percent_and_errors(shares: Sequence[Share]) -> tuple[list[float], list[list[float]]]:
+    """Values in percent, and how far their intervals reach below and above."""
+    below = [100 * max(0.0, each.value - each.low) for each in shares]  # 100 % lies a rounding above its interval
+    above = [100 * max(0.0, each.high - each.value) for each in shares]
+    return [100 * each.value for each in shares], [below, above]
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= MAX_NAME else name[: MAX_NAME - 1] + "…"
 
 
 def _write_cells(axes: Axes, counts: Confusion, shares: Sequence[Sequence[float]]) -> None:
     for label, row in enumerate(counts):
-        for guess, count in enumerate(row):
+        for predicted, count in enumerate(row):
             if count:
-                share = shares[label][guess]
-                text = f"{count}\n{share:.0%}" if len(counts) <= 20 else str(count)
-                axes.text(guess, label, text, ha="center", va="center", fontsize=8 if len(counts) > 8 else 10,
-                          color="white" if share > 0.55 else "black")  # fmt: skip
+                part = shares[label][predicted]
+                text = f"{count}\n{100 * part:.0f} %" if len(counts) <= 20 else str(count)
+                axes.text(predicted, label, text, ha="center", va="center", fontsize=8 if len(counts) > 8 else 10,
+                          color="white" if part > 0.55 else "black")  # fmt: skip

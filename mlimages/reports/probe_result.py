@@ -1,4 +1,4 @@
-"""What a probe found: how well each cut tells the classes apart, and whether more pictures would help."""
+"""The result of a probe: accuracy by number of frozen layers, and whether more images would help."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mlimages.core import Share
-from mlimages.reports.layers import table
+from mlimages.core import Share, counted
+from mlimages.reports.tables import table
 
 BAR = 24
-"""How many characters 100 % is long."""
+"""Length of the bar of 100 %, in characters."""
 
-WORTH = 0.005
-"""A gain per doubling below this share is nothing to gather pictures for."""
+MIN_GAIN = 0.005
+"""A smaller gain in accuracy per doubling is not worth gathering images."""
 
 
 @dataclass(frozen=True, slots=True)
 class CutScore:
-    """One cut, everything up to it frozen.
+    """The score of one layer as the last frozen one.
 
     Attributes:
         name: as `--freeze` takes it.
-        width: how many numbers describe a picture there, pooled.
+        width: number of features of an image there, pooled.
         accuracy: of a ridge classifier on them, by cross-validation; with its 95 % interval.
-        within_noise: not worse than the best cut by more than chance explains (exact sign test, 5 %).
+        within_noise: not significantly worse than the best layer (exact sign test, 5 %).
     """
 
     name: str
@@ -35,24 +35,24 @@ class CutScore:
 
 @dataclass(frozen=True, slots=True)
 class CurvePoint:
-    """The accuracy with `per_class` pictures of each class, on pictures aside; with its 95 % interval."""
+    """Accuracy of a fit on `per_class` images of each class, on held-out images; with its 95 % interval."""
 
     per_class: int
     accuracy: Share
 
 
 @dataclass(frozen=True, slots=True)
-class Probed:
-    """All that a probe found.
+class ProbeResult:
+    """What `probe_cuts` found.
 
     Attributes:
-        model: the network's name.
-        images, classes: how many pictures of how many classes were used.
-        broken: pictures that could not be used.
-        cuts: from the input upwards.
-        freeze: the recommended cut: the highest that is within noise of the best, so that least is left to train.
-        curve: at that cut.
-        gain: what the last doubling of the pictures brought, with its 95 % interval (-1..1); None for one point.
+        model: name of the network.
+        images, classes: number of images and classes that were used.
+        broken: number of images that could not be read.
+        cuts: score of each layer, from the input upwards.
+        freeze: the recommended layer: the highest one within noise of the best, so that the least is left to train.
+        curve: accuracy by images per class, with that layer.
+        gain: change in accuracy by the last doubling of the images, with its 95 % interval (-1..1); None for one point.
     """
 
     model: str
@@ -66,35 +66,38 @@ class Probed:
 
     @property
     def more_would_help(self) -> bool:
-        """Whether the accuracy still rises with the pictures, by more than chance explains."""
-        return self.gain is not None and self.gain.low > 0 and self.gain.value >= WORTH
+        """Whether the accuracy still rises significantly with the number of images."""
+        return self.gain is not None and self.gain.low > 0 and self.gain.value >= MIN_GAIN
 
     def as_dict(self) -> Mapping[str, Any]:
-        """For JSON."""
+        """The result as JSON types."""
         return {**asdict(self), "more_would_help": self.more_would_help}
 
 
-def probe_lines(probed: Probed) -> Iterator[str]:
-    """Tables with bars, to be printed."""
-    yield f"{probed.model}: {probed.images} pictures of {probed.classes} classes, each judged by the others"
+def probe_lines(result: ProbeResult) -> Iterator[str]:
+    """Tables with bars, as text for a terminal."""
+    dataset = f"{counted(result.images, 'image')} of {counted(result.classes, 'class')}"
+    yield f"{result.model}: {dataset}, accuracy by cross-validation"
     yield ""
-    rows = [("--freeze", "numbers", "accuracy", "95 %", "")]
-    rows += [(cut.name, str(cut.width), *_told(cut.accuracy, mark=cut.name == probed.freeze)) for cut in probed.cuts]
+    rows = [("--freeze", "features", "accuracy", "95 %", "")]
+    rows += [
+        (cut.name, str(cut.width), *_share_cells(cut.accuracy, mark=cut.name == result.freeze)) for cut in result.cuts
+    ]
     yield from table(rows, left=frozenset({0, 4}))
     yield ""
-    if probed.curve:
+    if result.curve:
         points = [("per class", "accuracy", "95 %", "")]
-        points += [(str(point.per_class), *_told(point.accuracy)) for point in probed.curve]
+        points += [(str(point.per_class), *_share_cells(point.accuracy)) for point in result.curve]
         yield from table(points, left=frozenset({3}))
         yield ""
-    yield f"recommended: --freeze {probed.freeze} (<): the highest layer within noise of the best"
-    if probed.gain is not None:
-        gain, low, high = (f"{100 * part:+.1f}" for part in (probed.gain.value, probed.gain.low, probed.gain.high))
-        helps = "help" if probed.more_would_help else "hardly help"
-        yield f"more pictures {helps}: a doubling brought {gain} points ({low} to {high})"
+    yield f"recommended: --freeze {result.freeze} (<): the highest layer within noise of the best"
+    if result.gain is not None:
+        gain, low, high = (f"{100 * part:+.1f}" for part in (result.gain.value, result.gain.low, result.gain.high))
+        helps = "help" if result.more_would_help else "hardly help"
+        yield f"more images would {helps}: {gain} points by the last doubling ({low} to {high})"
 
 
-def _told(share: Share, *, mark: bool = False) -> tuple[str, str, str]:
+def _share_cells(share: Share, *, mark: bool = False) -> tuple[str, str, str]:
     bar = "#" * round(BAR * share.value)
     span = f"{100 * share.low:.1f}-{100 * share.high:.1f}"
     return f"{100 * share.value:.1f}", span, bar + (" <" if mark else "")

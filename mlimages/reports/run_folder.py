@@ -1,10 +1,11 @@
-"""A run folder read without torch: settings, epochs, what was said of each validation picture."""
+"""Read a run folder without torch: settings, epochs, predictions for the validation images."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,16 +14,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlimages.core import Confusion, Preprocessing, RunError, Share, accuracy, confusion_matrix, named_path
+from mlimages.core import Confusion, Preprocessing, RunError, Share, accuracy, confusion_matrix, counted, named_path
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """What the network says of the validation pictures.
+class Predictions:
+    """What a network predicts for the validation images.
 
     Attributes:
-        paths: where they lie.
-        labels: int64 `(N,)`.
+        paths: of the images.
+        labels: their class numbers, int64 `(N,)`.
         probabilities: float64 `(N, classes)`.
     """
 
@@ -30,58 +31,93 @@ class Said:
     labels: NDArray[np.int64]
     probabilities: NDArray[np.float64]
 
+    def __repr__(self) -> str:
+        return f"<Predictions: {int(self.correct.sum())} of {counted(len(self.paths), 'image')} correct>"
+
     @property
     def predicted(self) -> NDArray[np.int64]:
-        """The most probable class of each picture, `(N,)`."""
+        """The most probable class of each image, int64 `(N,)`."""
         return np.asarray(self.probabilities.argmax(axis=1))
 
     @property
-    def right(self) -> NDArray[np.bool_]:
-        """Whether that is the picture's label, `(N,)`."""
+    def correct(self) -> NDArray[np.bool_]:
+        """Whether that is the image's label, `(N,)`."""
         return np.asarray(self.predicted == self.labels)
 
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """A run as its folder tells it.
+    """A run folder of `finetune`.
 
     Attributes:
         path: the folder.
-        settings: what was asked, by name.
-        preprocessing: how its pictures are prepared.
+        settings: of the run, by name.
+        defaults: of the settings, at the time of the run; empty in runs of earlier versions.
+        preprocessing: of its images.
         class_names: in the order of the probabilities.
         epochs: the lines of metrics.csv.
-        said: of the validation pictures; None before the run has ended.
-        figures: the closing figures; empty before that.
+        predictions: for the validation images; None before the run has ended.
+        figures: those of result.json; empty before the run has ended.
+        left_out: rows of left_out.tsv: path, code and detail of each image that could not be read.
     """
 
     path: Path
     settings: Mapping[str, Any]
+    defaults: Mapping[str, Any]
     preprocessing: Preprocessing
     class_names: tuple[str, ...]
     epochs: tuple[Mapping[str, float], ...]
-    said: Said | None
+    predictions: Predictions | None
     figures: Mapping[str, Any] = field(default_factory=dict)
+    left_out: tuple[Mapping[str, str], ...] = ()
+
+    def __repr__(self) -> str:
+        accuracy = f"accuracy {self.accuracy.value:.1%}" if self.predictions else "not ended"
+        classes, epochs = counted(len(self.class_names), "class"), counted(len(self.epochs), "epoch")
+        return f"<RunFolder {self.path}: {self.settings.get('model')}, {classes}, {epochs}, {accuracy}>"
+
+    @property
+    def changed_settings(self) -> dict[str, Any]:
+        """The settings that differ from the defaults; where these are unknown, those that are not empty."""
+        return {
+            name: value
+            for name, value in self.settings.items()
+            if (value != self.defaults[name] if name in self.defaults else value not in (None, "", [], False, 0.0))
+        }
+
+    @property
+    def val_count(self) -> int:
+        """Number of validation images with a prediction."""
+        return len(self.predictions.labels) if self.predictions else 0
 
     @property
     def confusion(self) -> Confusion:
-        """Counts of true label and predicted label; without predictions all zero."""
-        if self.said is None:
+        """Counts by true label and predicted label, on the validation images; all 0 without predictions."""
+        if self.predictions is None:
             return confusion_matrix([], [], len(self.class_names))
-        return confusion_matrix(self.said.labels.tolist(), self.said.predicted.tolist(), len(self.class_names))
+        labels, predicted = self.predictions.labels.tolist(), self.predictions.predicted.tolist()
+        return confusion_matrix(labels, predicted, len(self.class_names))
 
     @property
     def accuracy(self) -> Share:
-        """On the validation pictures."""
+        """On the validation images."""
         return accuracy(self.confusion)
 
 
-def read_run(path: Path) -> RunFolder:
+def read_run(path: str | os.PathLike[str]) -> RunFolder:
     """Read what a run has written so far.
+
+    Args:
+        path: a run folder of `finetune`.
 
     Raises:
         RunError: it is not a run folder, or a file in it is damaged.
+
+    Example:
+        >>> read_run("runs/first").accuracy.value  # doctest: +SKIP
+        0.93
     """
+    path = Path(path)
     if not (path / "config.json").is_file():
         raise RunError(
             f"{path} is not a run folder: it has no config.json (`mlimages finetune ... -o {path}` makes one)"
@@ -92,13 +128,15 @@ def read_run(path: Path) -> RunFolder:
         return RunFolder(
             path=path,
             settings=config["config"],
+            defaults=config.get("defaults", {}),
             preprocessing=Preprocessing.from_dict(config["preprocessing"]),
             class_names=names,
             epochs=_read_epochs(path / "metrics.csv"),
-            said=_read_said(path / "val_predictions.csv", len(names)),
+            predictions=_read_predictions(path / "val_predictions.csv", len(names)),
             figures=json.loads(text) if (text := _text(path / "result.json")) else {},
+            left_out=tuple(_rows(path / "left_out.tsv", delimiter="\t")),
         )
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise RunError(f"{path} cannot be read as a run folder: {type(error).__name__}: {error}") from error
 
 
@@ -106,12 +144,15 @@ def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
+def _rows(path: Path, *, delimiter: str = ",") -> csv.DictReader[str]:
+    return csv.DictReader(io.StringIO(_text(path), newline=""), delimiter=delimiter)
+
+
 def _read_epochs(path: Path) -> tuple[dict[str, float], ...]:
-    rows = csv.DictReader(io.StringIO(_text(path), newline=""))
-    return tuple({name: float(value) for name, value in row.items() if value} for row in rows)
+    return tuple({name: float(value) for name, value in row.items() if value} for row in _rows(path))
 
 
-def _read_said(path: Path, classes: int) -> Said | None:
+def _read_predictions(path: Path, classes: int) -> Predictions | None:
     """`path,label` and a probability for each class; paths are relative to the run folder."""
     rows = list(csv.reader(io.StringIO(_text(path), newline="")))[1:]
     if not rows:
@@ -120,4 +161,4 @@ def _read_said(path: Path, classes: int) -> Said | None:
     labels = np.array([row[1] for row in rows], dtype=np.int64)  # (N,)
     if probabilities.shape[1] != classes or not 0 <= labels.min() <= labels.max() < classes:
         raise ValueError(f"{path.name} does not fit the {classes} classes of classes.txt")
-    return Said(tuple(named_path(row[0], path.parent) for row in rows), labels, probabilities)
+    return Predictions(tuple(named_path(row[0], path.parent) for row in rows), labels, probabilities)

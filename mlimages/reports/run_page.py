@@ -1,54 +1,28 @@
-"""The page of a run: what was asked, what it saw, how well it does, and where it goes wrong."""
+"""The plots and the page of a run."""
 
 from __future__ import annotations
 
-import csv
+import os
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from mlimages.checks import duplicate_groups
-from mlimages.core import Confusion, ImageError, ImageProperty, class_scores, write_text
-from mlimages.images import load_pixels
+from mlimages.core import Confusion, ImageProperty, class_scores, write_text
 from mlimages.labels import LabelFile
 from mlimages.reports import plots
-from mlimages.reports.pages import fill, picture_address
+from mlimages.reports.pages import MAX_TILES, GalleryTile, embed, matrix_cells, percent, render
 from mlimages.reports.run_folder import RunFolder, read_run
 from mlimages.reports.suspects import Suspect, read_suspects
 
-SHOWN = 24
-"""How many pictures a gallery holds."""
-
-MOST_CELLS = 30
-"""With more classes the matrix is no table any more; confusion.png has it."""
+MAX_COMPARED = 20_000
+"""With more images, duplicates are left to `mlimages check`."""
 
 
-MOST_COMPARED = 20_000
-"""With more pictures, doubles are left to `mlimages check`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """One picture of a gallery.
-
-    Attributes:
-        name: its folder and file.
-        address: a `data:` address, as the network sees it; empty where it cannot be read any more.
-        label: its class.
-        said: another class.
-        share: how sure that is, 0..1.
-    """
-
-    name: str
-    address: str
-    label: str
-    said: str = ""
-    share: float = 0.0
-
-
-def draw_run(path: Path) -> Path:
+def draw_run(path: str | os.PathLike[str]) -> Path:
     """Write `curves.png`, `confusion.png` and `report.html` into a run folder; return the page.
 
     Args:
@@ -56,15 +30,18 @@ def draw_run(path: Path) -> Path:
 
     Raises:
         RunError: it is not a run folder.
+
+    Example:
+        >>> draw_run("runs/first")  # doctest: +SKIP
+        PosixPath('runs/first/report.html')
     """
     run = read_run(path)
-    count = len(run.said.labels) if run.said else 0
     if run.epochs:
-        plots.save_png(plots.curves(run.epochs, val_count=count), path / "curves.png")
-    if run.said:
-        plots.save_png(plots.confusion(run.confusion, run.class_names), path / "confusion.png")
-    page = path / "report.html"
-    write_text(page, fill("run.html", **_values(run)))
+        plots.save_png(plots.curves(run.epochs, val_count=run.val_count), run.path / "curves.png")
+    if run.predictions:
+        plots.save_png(plots.confusion_matrix(run.confusion, run.class_names), run.path / "confusion.png")
+    page = run.path / "report.html"
+    write_text(page, render("run.html", **_values(run)))
     return page
 
 
@@ -72,34 +49,34 @@ def _values(run: RunFolder) -> dict[str, Any]:
     suspects = read_suspects(run.path / "suspects.tsv")
     return {
         "title": f"Run {run.path.resolve().name}",
-        "subtitle": f"{run.settings['model']} on {len(run.class_names)} classes, frozen: {run.settings['freeze']}",
-        "accuracy": run.accuracy if run.said else None,
-        "right": int(run.said.right.sum()) if run.said else 0,
-        "count": len(run.said.labels) if run.said else 0,
-        "settings": list(_settings(run)),
-        "counts": list(_counts(run)),
-        "left_out": _rows(run.path / "left_out.tsv"),
-        "plots": list(_plots(run)),
-        "classes": class_scores(run.confusion, run.class_names),
-        "cells": _cells(run.confusion) if len(run.class_names) <= MOST_CELLS else [],
-        "confused": _most_confused(run.confusion, run.class_names),
+        "subtitle": f"{run.settings['model']} on {len(run.class_names)} classes, freeze: {run.settings['freeze']}",
+        "accuracy": run.accuracy if run.predictions else None,
+        "correct": int(run.predictions.correct.sum()) if run.predictions else 0,
+        "count": run.val_count,
+        "best_epoch": run.figures.get("best_epoch"),
         "mistakes": list(_mistakes(run)),
-        "suspects": None
-        if suspects is None
-        else [_suspect(each, run.preprocessing.image) for each in suspects[:SHOWN]],
+        "suspects": None if suspects is None else [_suspect(each, run) for each in suspects[:MAX_TILES]],
         "suspect_count": len(suspects or ()),
-        "drop": run.path / "suspects.tsv",
-        "listed": [run.settings[name] for name in ("labels", "val") if run.settings.get(name)],
+        "drop": shlex.quote(str(run.path / "suspects.tsv")),
+        "listed": [shlex.quote(run.settings[name]) for name in ("labels", "val") if run.settings.get(name)],
         "twins": _twins(run),
+        "left_out": run.left_out,
+        "classes": class_scores(run.confusion, run.class_names),
+        "names": run.class_names,
+        "cells": matrix_cells(run.confusion),
+        "confused": _most_confused(run.confusion, run.class_names),
+        "drawings": list(_drawings(run)),
+        "counts": list(_counts(run)),
+        "settings": list(_settings(run)),
+        "known_defaults": bool(run.defaults),
     }
 
 
 def _settings(run: RunFolder) -> Iterator[tuple[str, str]]:
     image = run.preprocessing.image
-    yield "pictures", f"{image.width} x {image.height} px, {image.resize}{', grey' if image.gray_scale else ''}"
-    for name, value in run.settings.items():
-        if value not in (None, "", [], False, 0.0) or name == "seed":
-            yield name.replace("_", " "), ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    yield "images", f"{image.width} x {image.height} px, {image.resize}{', grey' if image.gray_scale else ''}"
+    for name, value in run.changed_settings.items():
+        yield name.replace("_", " "), ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     if "seconds" in run.figures:
         yield "time", f"{run.figures['seconds']:.0f} s"
 
@@ -110,78 +87,65 @@ def _counts(run: RunFolder) -> Iterator[tuple[str, int, int]]:
         yield name, train[label], val[label]
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
-    if not path.exists():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file, delimiter="\t"))
-
-
-def _plots(run: RunFolder) -> Iterator[str]:
+def _drawings(run: RunFolder) -> Iterator[str]:
     if run.epochs:
         last = run.epochs[-1]
-        for name in ("loss", "accuracy"):
-            said = (
-                f"{name} by epoch; at the last, train {last[f'train_{name}']:.3f}, validation {last[f'val_{name}']:.3f}"
-            )
-            count = len(run.said.labels) if run.said else 0
-            yield plots.svg(plots.curves(run.epochs, figures=[name], val_count=count), label=said)
-
-
-def _cells(confusion: Confusion) -> list[list[tuple[int, float]]]:
-    return [[(count, count / max(1, sum(row))) for count in row] for row in confusion]
+        for name in plots.METRICS:
+            train, val = last[f"train_{name}"], last[f"val_{name}"]
+            label = f"{name} by epoch; at the last, training {train:.3f}, validation {val:.3f}"
+            yield plots.svg(plots.curves(run.epochs, metrics=[name], val_count=run.val_count), label=label)
 
 
 def _most_confused(confusion: Confusion, names: Sequence[str]) -> list[tuple[str, str, int, int]]:
     pairs = [
-        (names[label], names[guess], count, sum(row))
+        (names[label], names[predicted], count, sum(row))
         for label, row in enumerate(confusion)
-        for guess, count in enumerate(row)
-        if count and guess != label
+        for predicted, count in enumerate(row)
+        if count and predicted != label
     ]
     return sorted(pairs, key=lambda pair: (-pair[2], pair))[:10]
 
 
-def _mistakes(run: RunFolder) -> Iterator[Picture]:
-    if run.said is None:
+def _mistakes(run: RunFolder) -> Iterator[GalleryTile]:
+    if run.predictions is None:
         return
-    said = run.said
-    sure = said.probabilities.max(axis=1)  # (N,)
-    wrong = [place for place in (-sure).argsort(kind="stable").tolist() if not said.right[place]]
-    for place in wrong[:SHOWN]:
-        names = run.class_names[said.labels[place]], run.class_names[said.predicted[place]]
-        yield _picture(said.paths[place], run.preprocessing.image, *names, share=float(sure[place]))
+    found = run.predictions
+    confidence = found.probabilities.max(axis=1)  # (N,)
+    wrong = [index for index in (-confidence).argsort(kind="stable").tolist() if not found.correct[index]]
+    for index in wrong[:MAX_TILES]:
+        label, predicted = run.class_names[found.labels[index]], run.class_names[found.predicted[index]]
+        text = f"{label}, predicted {predicted} ({percent(float(confidence[index]), 0)})"
+        yield _tile(found.paths[index], run.preprocessing.image, text)
 
 
-def _twins(run: RunFolder) -> list[list[Picture]] | None:
-    """Groups of pictures that look the same and are of different classes; None where there are too many to look."""
+def _suspect(suspect: Suspect, run: RunFolder) -> GalleryTile:
+    text = f"{suspect.label}, possibly {suspect.likely} ({percent(suspect.confidence, 0)})"
+    return _tile(suspect.path, run.preprocessing.image, text)
+
+
+def _tile(path: Path, image: ImageProperty, text: str) -> GalleryTile:
+    return GalleryTile((embed(path, image),), (text, f"{path.parent.name}/{path.name}"))
+
+
+def _twins(run: RunFolder) -> list[GalleryTile]:
+    """Groups of images that look the same and are of different classes; none where there are too many to compare."""
     items = [item for name in ("train.txt", "val.txt") for item in LabelFile(run.path / name)]
-    if len(items) > MOST_COMPARED:
-        return None
+    if len(items) > MAX_COMPARED:
+        return []
     label_of = {item.path: item.label for item in items}
     groups: dict[int, list[Path]] = {}
     for path, number in duplicate_groups(label_of).items():
         groups.setdefault(number, []).append(path)
-    image, names = run.preprocessing.image, run.class_names
+    candidates = (_one_each(sorted(paths), label_of) for _, paths in sorted(groups.items()))
     return [
-        [_picture(path, image, names[label_of[path]]) for path in _one_each(sorted(paths), label_of)]
-        for _, paths in sorted(groups.items())
-        if len({label_of[path] for path in paths}) > 1
-    ][:SHOWN]
+        GalleryTile(
+            tuple(embed(path, run.preprocessing.image) for path in paths),
+            tuple(f"{run.class_names[label_of[path]]} {path.parent.name}/{path.name}" for path in paths),
+        )
+        for paths in islice((paths for paths in candidates if len(paths) > 1), MAX_TILES)
+    ]
 
 
 def _one_each(paths: Sequence[Path], label_of: Mapping[Path, int]) -> list[Path]:
-    """The first picture of each class."""
+    """The first image of each class."""
     return list({label_of[path]: path for path in reversed(paths)}.values())[::-1]
-
-
-def _suspect(suspect: Suspect, image: ImageProperty) -> Picture:
-    return _picture(suspect.path, image, suspect.label, suspect.likely, share=suspect.confidence)
-
-
-def _picture(path: Path, image: ImageProperty, label: str, said: str = "", *, share: float = 0.0) -> Picture:
-    try:
-        address = picture_address(load_pixels(path, image))
-    except ImageError:
-        address = ""
-    return Picture(f"{path.parent.name}/{path.name}", address, label, said, share)

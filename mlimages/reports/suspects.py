@@ -1,4 +1,4 @@
-"""Pictures whose label is probably wrong, found from what a classifier says that never saw them."""
+"""Images whose label is probably wrong, by the predictions of a classifier that was fitted without them."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from numpy.typing import NDArray
 
 from mlimages.core import named_path, relative_name, write_text
 
-MOST = 0.1
-"""The list holds at most this share of the pictures: a person is to look at each."""
+MAX_SHARE = 0.1
+"""The list holds at most this share of the images: a person is to look at each."""
 
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """One picture whose label the others contradict.
+    """One image whose label the other images contradict.
 
     Attributes:
-        label, likely: class names: what it is labelled, and what it probably shows.
+        path: of the image.
+        label, likely: names of the class it is labelled as and of the most probable one.
         confidence: 1 - the probability of its own label, 0..1.
     """
 
@@ -35,42 +36,53 @@ class Suspect:
 def find_suspects(
     paths: Sequence[Path], labels: NDArray[np.int64], probabilities: NDArray[np.floating], class_names: Sequence[str]
 ) -> tuple[Suspect, ...]:
-    """The most doubtful labels, most doubtful first; at most a tenth of the pictures.
+    """The labels that are most probably wrong, the most probable first; at most a tenth of the images.
 
-    Confident learning's ranking by self-confidence, among the pictures that are more probably of another class
+    Confident learning's ranking by self-confidence, among the images that are more probably of another class
     (C. Northcutt, L. Jiang and I. Chuang, Confident Learning: Estimating Uncertainty in Dataset Labels, JAIR 2021).
 
     How many of the wrong labels the list holds depends on the features. With 5 % of the labels flipped (mean of ten
-    seeds, MobileNetV2) it held 96 % of them on ants and bees, where the fit names 98 % of the pictures rightly, and
-    63 % on five kinds of flowers, where it names 65 %. Ranked by a fit on the true labels: 97 and 67 %.
+    seeds, MobileNetV2) it held 96 % of them on ants and bees, where the classifier has an accuracy of 98 %, and 63 %
+    on five kinds of flowers, where it has 65 %. Ranked by a fit on the true labels: 97 and 67 %.
 
     Args:
-        paths, labels: `(N,)`.
-        probabilities: `(N, classes)`, out of sample: of each picture by a fit that has not seen it.
-        class_names: by number.
+        paths: of the images, N of them.
+        labels: class numbers, int64 `(N,)`.
+        probabilities: `(N, classes)`, out of sample: for each image by a classifier that was fitted without it.
+        class_names: by class number.
+
+    Example:
+        >>> probabilities = np.full((10, 2), [0.9, 0.1])
+        >>> paths = [Path(f"{number}.jpg") for number in range(10)]
+        >>> find_suspects(paths, np.array([0] * 9 + [1]), probabilities, ["cats", "dogs"])
+        (Suspect(path=...Path('9.jpg'), label='dogs', likely='cats', confidence=0.9),)
     """
     own = probabilities[np.arange(len(labels)), labels]  # (N,)
     likely = probabilities.argmax(axis=1)  # (N,)
-    order = [place for place in np.argsort(own, kind="stable").tolist() if likely[place] != labels[place]]
+    order = [index for index in np.argsort(own, kind="stable").tolist() if likely[index] != labels[index]]
     return tuple(
-        Suspect(paths[place], class_names[labels[place]], class_names[likely[place]], round(1 - float(own[place]), 4))
-        for place in order[: round(MOST * len(labels))]
+        Suspect(paths[index], class_names[labels[index]], class_names[likely[index]], round(1 - float(own[index]), 4))
+        for index in order[: round(MAX_SHARE * len(labels))]
     )
 
 
 def estimated_errors(labels: NDArray[np.int64], probabilities: NDArray[np.floating]) -> int:
-    """How many labels are probably wrong: what lies off the diagonal of the confident joint.
+    """Estimated number of wrong labels: the sum off the diagonal of the confident joint.
 
-    A picture counts for the class that it most probably is among those whose probability reaches that of the
-    average picture so labelled (Northcutt et al. 2021, equation 1).
+    An image counts for the most probable of the classes whose probability reaches the mean over the images that are
+    labelled so (Northcutt et al. 2021, equation 1).
+
+    Args:
+        labels: class numbers, int64 `(N,)`.
+        probabilities: `(N, classes)`, out of sample.
     """
     classes = probabilities.shape[1]
-    usual = [
+    thresholds = [
         probabilities[labels == label, label].mean() if (labels == label).any() else 2.0 for label in range(classes)
     ]
-    sure = np.where(probabilities >= usual, probabilities, -1.0)  # (N, classes)
-    counted = sure.max(axis=1) >= 0
-    return int((counted & (sure.argmax(axis=1) != labels)).sum())
+    confident = np.where(probabilities >= thresholds, probabilities, -1.0)  # (N, classes)
+    counts = confident.max(axis=1) >= 0
+    return int((counts & (confident.argmax(axis=1) != labels)).sum())
 
 
 def write_suspects(suspects: Iterable[Suspect], out: Path) -> None:
@@ -84,7 +96,7 @@ def write_suspects(suspects: Iterable[Suspect], out: Path) -> None:
 
 
 def read_suspects(path: Path) -> tuple[Suspect, ...] | None:
-    """What `write_suspects` wrote; None where there is no file."""
+    """Read what `write_suspects` has written; None where there is no file."""
     if not path.exists():
         return None
     with path.open(encoding="utf-8", newline="") as file:

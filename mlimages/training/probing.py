@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mlimages.core import Z_95, InputError, LabeledPath, NoProgress, Progress, Share, cache_dir, share, sign_test
 from mlimages.labels import LabelFile
 from mlimages.networks import Cut, Model, Normalize, Tap, build_model, cuts_of, freeze, frozen_precision
-from mlimages.reports import CurvePoint, CutScore, Probed
+from mlimages.reports import CurvePoint, CutScore, ProbeResult
 from mlimages.training.features import features_key
 from mlimages.training.image_cache import Picture, PictureSet, chunks, decode_all
 from mlimages.training.preparation import pixel_store
@@ -50,7 +50,7 @@ def probe_cuts(
     most: int = MOST,
     seed: int = 0,
     progress: Progress | None = None,
-) -> Probed:
+) -> ProbeResult:
     """Score every place where `model` can be cut, on pooled features of one forward pass.
 
     Args:
@@ -79,7 +79,7 @@ def probe_cuts(
     scores, best = _score(cuts, parts, truth, len(names), seed)
     curve, gain = _learning_curve(parts[best], truth, len(names), seed)
     broken = sum(not isinstance(each, Picture) for each in found)
-    return Probed(model, len(good), len(names), broken, scores, cuts[best].name, curve, gain)
+    return ProbeResult(model, len(good), len(names), broken, scores, cuts[best].name, curve, gain)
 
 
 def _some(labels: LabelFile, most: int, seed: int) -> list[LabeledPath]:

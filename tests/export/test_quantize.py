@@ -10,7 +10,7 @@ from mlimages.export.quantization import Trial, _best
 from mlimages.inference import OnnxBundle, Predictor, open_session
 from mlimages.inference.onnx_metadata import read_metadata
 from mlimages.labels import LabelFile, write_label_file
-from mlimages.reports.bundle_summary import bundle_notes
+from mlimages.reports import bundle_notes
 from tests.deploying import pictures
 
 pytestmark = pytest.mark.train

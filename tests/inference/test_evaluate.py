@@ -113,5 +113,5 @@ def test_the_report_opens_offline_and_escapes_what_it_shows(
     assert page.evaluate("document.title") == "a <b>title</b>"
     assert len(page.requests) == 1
     assert not page.scrolls_sideways
-    assert page.evaluate("(box => box.scrollWidth <= box.clientWidth)(document.querySelector('.wide'))")
+    assert page.evaluate("(box => box.scrollWidth <= box.clientWidth)(document.querySelector('.scrolls'))")
     assert not page.console_errors

@@ -15,8 +15,8 @@ from mlimages.export import TrainedNetwork
 from mlimages.export.onnx_writer import export_network
 from mlimages.inference import OnnxBundle
 from mlimages.networks import summarize_model, summarize_network
+from mlimages.reports import layer_lines as lines_of
 from mlimages.reports import summarize_onnx
-from mlimages.reports.layers import lines_of
 from mlimages.training import summarize_run
 from tests.conftest import RunCli
 from tests.run_folders import make_run

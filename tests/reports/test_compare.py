@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from mlimages.core import InputError, RunError
-from mlimages.reports import compare_runs
-from mlimages.reports.comparison import comparison_lines
+from mlimages.reports import compare_runs, comparison_lines
 from tests.conftest import RunCli
 from tests.run_folders import make_run
 
@@ -36,7 +35,7 @@ def test_runs_are_ordered_and_tested_against_the_best(runs: list[Path]) -> None:
     assert bad.against_best.difference.value == pytest.approx(-17 / 24)
 
 
-def test_a_rate_that_was_left_to_us_is_called_auto(tmp_path: Path) -> None:
+def test_an_automatic_learning_rate_is_called_auto(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / str(lr), wrong=[0], model="alexnet", lr=lr) for lr in (0.0, 0.01)]
     assert [each.settings for each in compare_runs(runs)] == [{"lr": "auto"}, {"lr": "0.01"}]
 
@@ -47,17 +46,15 @@ def test_only_settings_that_differ_are_listed(runs: list[Path]) -> None:
     ]  # fmt: skip
 
 
-def test_pictures_of_one_run_alone_are_not_compared(runs: list[Path]) -> None:
+def test_images_of_one_run_alone_are_not_compared(runs: list[Path]) -> None:
     predictions = runs[1] / "val_predictions.csv"
     predictions.write_text("".join(predictions.read_text().splitlines(keepends=True)[:13]))
     assert [each.against_best.shared for each in compare_runs(runs) if each.against_best] == [12, 24]
     predictions.write_text(predictions.read_text().replace("pictures/", "others/"))
-    assert "no picture in common" in "\n".join(comparison_lines(compare_runs(runs)))
+    assert "no image in common" in "\n".join(comparison_lines(compare_runs(runs)))
 
 
-def test_a_run_from_elsewhere_is_known_by_where_its_pictures_lie(
-    runs: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_relative_path_to_a_run_names_the_same_images(runs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(runs[0].parent)
     assert compare_runs([Path("bad"), runs[2]])[1].against_best == compare_runs(runs)[2].against_best
 
@@ -81,5 +78,5 @@ def test_the_command_prints_both_tables(run_cli: RunCli, runs: list[Path]) -> No
         ["model", "resnet18", "alexnet", "lenet5"],
     ]
     assert max(map(len, lines)) <= 80
-    told = json.loads(run_cli("compare", *runs, "--json").stdout)
-    assert [each["against_best"] and each["against_best"]["within_noise"] for each in told] == [None, True, False]
+    printed = json.loads(run_cli("compare", *runs, "--json").stdout)
+    assert [each["against_best"] and each["against_best"]["within_noise"] for each in printed] == [None, True, False]

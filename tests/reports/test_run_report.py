@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlimages import reports as insight
+from mlimages import reports
 from mlimages.core import RunError, install_hint
 from mlimages.labels import label_dir_auto
-from mlimages.reports import draw_run, read_run, write_suspects
-from mlimages.reports.suspects import Suspect
+from mlimages.reports import Suspect, draw_run, read_run, write_suspects
 from mlimages.training import FineTuneConfig, fine_tune, finish
 from tests.browser import OpenPage
 from tests.run_folders import NAMES, make_run
@@ -30,8 +29,8 @@ def run(tmp_path: Path) -> Path:
 def test_plots_and_page_are_drawn_from_the_folder(run: Path) -> None:
     assert draw_run(run) == run / "report.html"
     for name in ("curves.png", "confusion.png"):
-        with Image.open(run / name) as picture:
-            assert min(picture.size) > 300
+        with Image.open(run / name) as image:
+            assert min(image.size) > 300
 
 
 def test_the_same_run_gives_the_same_page(run: Path) -> None:
@@ -56,18 +55,18 @@ def test_the_page_reads_offline_narrow_wide_and_dark(run: Path, open_page: OpenP
 
 
 @pytest.mark.browser
-def test_the_page_says_what_the_run_did(run: Path, open_page: OpenPage) -> None:
+def test_the_page_shows_the_results_of_the_run(run: Path, open_page: OpenPage) -> None:
     (run / "left_out.tsv").write_text("path\tcode\tdetail\npictures/wasps/9.png\ttruncated\tends too early\n")
     page = open_page(draw_run(run))
     text = page.evaluate(TEXT)
-    assert "87.5 % right" in text
-    assert "21 of 24 validation pictures; the 95 % interval is 69.0 to 95.7 %" in text
+    assert "87.5 % accuracy" in text
+    assert "21 of 24 validation images classified correctly; 95 % interval 69 to 96 %." in text
     assert "pictures/wasps/9.png: truncated" in text
-    assert "ants taken for bees: 2 of 8" in text
-    assert "ants, or is it bees? (97 %)" in text
+    assert "ants predicted as bees: 2 of 8" in text
+    assert "ants, possibly bees (97 %)" in text
     assert "mlimages label --drop" in text
     captions = page.evaluate("[...document.querySelectorAll('figcaption')].map(c => c.innerText.split('\\n')[0])")
-    assert captions[:3] == ["ants, taken for bees (90 %)"] * 2 + ["bees, taken for wasps (90 %)"]
+    assert captions[:3] == ["ants, predicted bees (90 %)"] * 2 + ["bees, predicted wasps (90 %)"]
     rows = page.evaluate(
         "[...document.querySelectorAll('.cells tbody tr')].map(r => [...r.cells].map(c => c.innerText.split('\\n')[0]))"
     )
@@ -96,7 +95,7 @@ def test_names_from_outside_stay_text(tmp_path: Path, open_page: OpenPage) -> No
 
 
 @pytest.mark.browser
-def test_the_same_picture_in_two_classes_is_shown_side_by_side(run: Path, open_page: OpenPage) -> None:
+def test_the_same_image_in_two_classes_is_shown_side_by_side(run: Path, open_page: OpenPage) -> None:
     pictures = run.parent / "pictures"
     with Image.open(pictures / "ants/2.png") as original:
         original.save(pictures / "wasps/5.png", compress_level=1)
@@ -110,12 +109,12 @@ def test_many_classes_get_no_table_of_cells(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", names=[f"class {n}" for n in range(45)], per_class=2, wrong=[4])
     page = draw_run(run).read_text()
     assert 'class="cells"' not in page
-    assert "class 2 taken for class 3: 1 of 2" in page
+    assert "class 2 predicted as class 3: 1 of 2" in page
 
 
-def test_a_picture_that_is_gone_costs_its_tile_alone(run: Path) -> None:
+def test_an_image_that_is_gone_costs_its_tile_alone(run: Path) -> None:
     (run.parent / "pictures/ants/0.png").unlink()
-    assert draw_run(run).read_text().count("cannot be read any more") == 1
+    assert draw_run(run).read_text().count("cannot be read") == 1
 
 
 def test_a_run_that_has_not_ended_shows_what_there_is(run: Path) -> None:
@@ -137,7 +136,7 @@ def test_a_damaged_folder_is_one_error(run: Path, name: str, content: str) -> No
         read_run(run)
 
 
-def test_what_is_no_run_folder_is_said(tmp_path: Path) -> None:
+def test_another_folder_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="is not a run folder"):
         read_run(tmp_path)
 
@@ -150,11 +149,11 @@ def test_the_figures_of_the_folder_are_read(run: Path) -> None:
 
 @pytest.mark.train
 def test_finetune_ends_with_plots_and_a_page_that_names_what_was_left_out(tmp_path: Path) -> None:
-    chance = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     for name, level in [("dark", 60), ("light", 190)]:
         (tmp_path / "pictures" / name).mkdir(parents=True)
         for n in range(8):
-            pixels = np.clip(chance.normal(level, 20, (28, 28)), 0, 255).astype(np.uint8)
+            pixels = np.clip(rng.normal(level, 20, (28, 28)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(tmp_path / "pictures" / name / f"{n}.png")
     (tmp_path / "pictures/dark/torn.png").write_bytes((tmp_path / "pictures/dark/0.png").read_bytes()[:99])
     labels = label_dir_auto(tmp_path / "pictures").labels.write(tmp_path / "labels.txt")
@@ -162,7 +161,7 @@ def test_finetune_ends_with_plots_and_a_page_that_names_what_was_left_out(tmp_pa
     run = fine_tune(config).run
     page = (run / "report.html").read_text()
     assert "torn.png: truncated" in page
-    assert "% right" in page
+    assert "% accuracy" in page
     assert (run / "curves.png").exists()
     assert (run / "confusion.png").exists()
 
@@ -175,6 +174,6 @@ def test_without_the_extra_a_run_ends_all_the_same_and_says_so(
     monkeypatch.setitem(sys.modules, "jinja2", None)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     for name in ("draw_run", "pages", "plots", "run_page"):
-        monkeypatch.delattr(insight, name, raising=False)
+        monkeypatch.delattr(reports, name, raising=False)
     assert finish.draw(run) is None
     assert install_hint("report") in caplog.text

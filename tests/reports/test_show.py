@@ -1,4 +1,4 @@
-"""Contact sheets show what the network sees."""
+"""Contact sheets show images as the network sees them."""
 
 import json
 from pathlib import Path
@@ -49,7 +49,7 @@ def test_each_tile_is_the_networks_array_restored(folder: Path, mean_image: Any)
                 assert np.array_equal(tile.pixels, load_pixels(folder / row.name / tile.caption, PROP))
 
 
-def test_a_broken_picture_shows_its_code(folder: Path) -> None:
+def test_a_corrupt_image_shows_its_code(folder: Path) -> None:
     rows = sheet_rows(data_of(items(folder)), per_class=6)
     assert [tile.fault for tile in rows[1].tiles if tile.fault] == [Fault.TRUNCATED]
 
@@ -86,7 +86,7 @@ def test_a_mean_is_shown_whole_and_by_channel(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"\x93NUMPY garbage", b"PK\x03\x04"], ids=["empty", "torn", "zip"])
-def test_what_is_no_mean_is_one_clear_error(tmp_path: Path, content: bytes) -> None:
+def test_another_file_than_a_mean_image_is_one_clear_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "mean.npy").write_bytes(content)
     with pytest.raises(InputError, match=r"mean\.npy: not a mean image"):
         mean_rows(tmp_path / "mean.npy")

@@ -8,8 +8,7 @@ from PIL import Image
 
 from mlimages.core import LabeledPath
 from mlimages.labels import LabelFile, label_dir_auto, write_label_file
-from mlimages.reports import estimated_errors, find_suspects, write_suspects
-from mlimages.reports.suspects import Suspect, read_suspects
+from mlimages.reports import Suspect, estimated_errors, find_suspects, read_suspects, write_suspects
 from mlimages.training import FineTuneConfig, fine_tune
 from tests.conftest import RunCli
 
@@ -30,18 +29,18 @@ def test_the_most_doubtful_come_first_and_a_tenth_is_the_most() -> None:
     assert suspects[0] == Suspect(PATHS[7], "bees", "wasps", 0.95)
 
 
-def test_a_picture_named_as_labelled_is_no_suspect_however_unsure() -> None:
+def test_an_image_predicted_as_labelled_is_no_suspect_however_unsure() -> None:
     labels = np.zeros(40, np.int64)
     probabilities = np.tile([0.4, 0.3, 0.3], (40, 1))
     assert find_suspects(PATHS, labels, probabilities, NAMES) == ()
 
 
 def test_the_count_is_that_of_the_confident_joint() -> None:
-    # The worked example of Northcutt et al.: a class's threshold is its pictures' mean probability.
+    # The worked example of Northcutt et al.: a class's threshold is its images' mean probability.
     labels = np.array([0, 0, 0, 1, 1, 1])
     own = np.array([0.9, 0.8, 0.1, 0.7, 0.6, 0.5])
     probabilities = np.stack([np.where(labels == 0, own, 1 - own), np.where(labels == 0, 1 - own, own)], axis=1)
-    # thresholds 0.6 and 0.6: the third picture is of class 1 with 0.9; the last reaches neither
+    # thresholds 0.6 and 0.6: the third image is of class 1 with 0.9; the last reaches neither
     assert estimated_errors(labels, probabilities) == 1
 
 

@@ -1,4 +1,4 @@
-"""A check to look at: one page that opens offline, on a phone and in the dark; and files moved, never deleted."""
+"""The page of a check: it opens offline, at any width, light and dark; and files are moved, never deleted."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ HOSTILE = "<script>alert(1)</script>"
 
 @pytest.fixture
 def report(tmp_path: Path) -> CheckReport:
-    """Two files with something of each kind: broken, doubled, leaking, odd, under hostile names."""
+    """Two files with something of each kind: corrupt, duplicate, leaked, unusual, under hostile names."""
     pictures = {f"t{n}.jpg": jpeg(scene(n, width=120, height=80)) for n in range(8)}
     odd = {"cut.jpg": jpeg(scene(8))[:900], "grey.jpg": jpeg(scene(9).convert("L")), "sheet.jpg": jpeg(sheet())}
     again = {"t0 again.jpg": jpeg(scene(0, width=120, height=80), quality=50), f"{'x' * 60}.png": jpeg(scene(10))}
@@ -26,21 +26,18 @@ def report(tmp_path: Path) -> CheckReport:
     return check([train, val])
 
 
-def test_the_page_shows_every_code_with_its_pictures_and_escapes_what_it_is_given(
-    report: CheckReport, tmp_path: Path
-) -> None:
+def test_the_page_shows_every_code_with_its_images_and_escapes_names(report: CheckReport, tmp_path: Path) -> None:
     write_report(report, tmp_path / "check.html")
     page = (tmp_path / "check.html").read_text()
     for code in (*report.errors, *report.warnings):
         assert f'id="{code}"' in page
     assert page.count("data:image/jpeg") >= 8
     assert HOSTILE not in page
-    assert "near_bits" in page
 
 
 @pytest.mark.browser
 @pytest.mark.parametrize(("width", "dark"), [(1400, False), (400, True)])
-def test_the_page_reads_at_any_width_without_asking_the_web(
+def test_the_page_reads_at_any_width_without_the_network(
     report: CheckReport, tmp_path: Path, open_page: OpenPage, width: int, dark: bool
 ) -> None:
     write_report(report, tmp_path / "check.html")
@@ -51,7 +48,7 @@ def test_the_page_reads_at_any_width_without_asking_the_web(
     assert page.evaluate("[...document.images].every(image => image.alt && image.naturalWidth)")  # those below, too
 
 
-def test_a_report_of_nothing_but_missing_pictures_is_still_a_page(tmp_path: Path) -> None:
+def test_a_check_of_missing_images_only_is_still_a_page(tmp_path: Path) -> None:
     write_label_file(tmp_path / "l.txt", [LabeledPath(tmp_path / "none.jpg", 0)], ["a"])
     write_report(check([tmp_path / "l.txt"]), tmp_path / "check.html")
     assert 'id="missing"' in (tmp_path / "check.html").read_text()

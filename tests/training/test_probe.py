@@ -14,8 +14,8 @@ from mlimages.cli import main as cli
 from mlimages.core import InputError, Share, cache_dir
 from mlimages.labels import LabelFile, label_dir_auto
 from mlimages.networks import Tap, build_model, cuts_of
-from mlimages.reports import CutScore, Probed
-from mlimages.reports.probe_result import lines_of
+from mlimages.reports import CutScore, ProbeResult
+from mlimages.reports import probe_lines as lines_of
 from mlimages.training import probe_cuts
 
 
@@ -106,11 +106,11 @@ def test_what_is_within_noise_of_the_best_is_frozen_as_high_as_can_be() -> None:
     cuts = (CutScore("conv1", 8, share, False), CutScore("conv2", 8, share, True))
     gains = {0.02: True, -0.01: False}
     for low, helps in gains.items():
-        probed = Probed("net", 50, 2, 0, cuts, "conv2", (), Share(0.03, low, 0.05))
+        probed = ProbeResult("net", 50, 2, 0, cuts, "conv2", (), Share(0.03, low, 0.05))
         assert probed.more_would_help is helps
     text = "\n".join(lines_of(probed))
     assert "recommended: --freeze conv2" in text
-    assert "more pictures hardly help" in text
+    assert "more images would hardly help" in text
 
 
 def test_the_command_prints_tables_and_draws_a_plot(

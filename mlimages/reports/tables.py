@@ -1,4 +1,4 @@
-"""The table of a network's layers."""
+"""Text tables for a terminal; the table of a network's layers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from mlimages.core import Layer, NetworkSummary
 
 
 def table(rows: Sequence[Sequence[str]], *, left: frozenset[int] = frozenset({0})) -> Iterator[str]:
-    """Align the columns of `rows`; those in `left` to the left, the last one free."""
+    """The rows with aligned columns: those in `left` to the left, the others to the right.
+
+    Example:
+        >>> list(table([("cats", "12"), ("ants", "7")]))
+        ['cats 12', 'ants  7']
+    """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = [cell.ljust(width) if number in left else cell.rjust(width)
@@ -18,7 +23,7 @@ def table(rows: Sequence[Sequence[str]], *, left: frozenset[int] = frozenset({0}
 
 
 def layer_lines(summary: NetworkSummary) -> Iterator[str]:
-    """The table and its totals, to be printed."""
+    """The table of layers and its totals, as text for a terminal."""
     channels, height, width = summary.input
     yield f"{summary.title}: input {channels} x {height} x {width}"
     yield ""
@@ -35,7 +40,12 @@ def shown(layers: Iterable[Layer]) -> Iterator[Layer]:
 
 
 def human(count: float) -> str:
-    """A large number in five characters or so: 34.9K, 105.4M."""
+    """A large number in about five characters.
+
+    Example:
+        >>> human(34_900), human(105.4e6)
+        ('34.9K', '105.4M')
+    """
     for unit, factor in (("G", 1e9), ("M", 1e6), ("K", 1e3)):
         if count >= factor:
             return f"{count / factor:.1f}{unit}"
@@ -58,10 +68,10 @@ def _totals(summary: NetworkSummary) -> Iterator[str]:
     trained = summary.trained_parameters
     parts = "" if trained is None else f" = {trained:,} trained + {summary.parameters - trained:,} frozen"
     yield f"parameters: {summary.parameters:,}{parts}"
-    yield f"memory: {human(4 * summary.parameters)}B as float32; {human(summary.multiply_adds)} multiply-adds a picture"
+    yield f"memory: {human(4 * summary.parameters)}B as float32; {human(summary.multiply_adds)} multiply-adds per image"
     between = summary.multiply_adds - sum(layer.multiply_adds for layer in summary.layers)
     if between > 0:
-        yield f"of these, {human(between)} lie between the layers (attention and the like)"
+        yield f"of these, {human(between)} are between the layers (attention and the like)"
     outside = summary.parameters - sum(layer.parameters for layer in summary.layers)
     if outside > 0:
         yield f"{outside:,} parameters belong to no layer (embeddings, constants and the like)"

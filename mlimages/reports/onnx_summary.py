@@ -1,0 +1,237 @@
+"""Summary of an .onnx file: its layers and its metadata; without torch."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlimages.core import BundleError, Layer, MissingExtraError, NetworkSummary, Window, counted
+from mlimages.inference import BundleSession, OnnxBundle
+
+try:
+    import onnx
+except ImportError as error:
+    raise MissingExtraError("the layers of an .onnx file", "train") from error
+
+_KINDS = {
+    "Conv": "conv",
+    "ConvInteger": "conv",
+    "QLinearConv": "conv",
+    "Gemm": "linear",
+    "MatMul": "linear",
+    "MaxPool": "pool",
+    "AveragePool": "pool",
+    "GlobalAveragePool": "pool",
+    "BatchNormalization": "norm",
+    "LayerNormalization": "norm",
+    "LRN": "norm",
+}
+
+Shape = tuple[int, ...]
+
+
+def summarize_onnx(path: str | os.PathLike[str]) -> NetworkSummary:
+    """The layers that hold parameters or pool, and the metadata of an mlimages bundle as notes.
+
+    Raises:
+        BundleError: it is not an ONNX file.
+    """
+    path = Path(path)
+    try:
+        model = onnx.load(path, load_external_data=False)
+        model = onnx.shape_inference.infer_shapes(model)
+        metadata = {entry.key: entry.value for entry in model.metadata_props}
+    except FileNotFoundError as error:
+        raise BundleError(f"no file at {path}") from error
+    except Exception as error:  # protobuf and onnx raise errors of many kinds on bytes that are no model
+        raise BundleError(f"{path} is not an ONNX file ({str(error).splitlines()[0][:80]})") from error
+    if not model.graph.node:
+        raise BundleError(f"{path} holds no network")
+    graph = _Graph.of(model.graph)
+    layers = tuple(layer for node in model.graph.node if (layer := graph.layer(node)) is not None)
+    return NetworkSummary(
+        title=path.name,
+        input=graph.first_shape(model.graph),
+        layers=layers,
+        parameters=sum(math.prod(shape) for shape in graph.weights.values() if len(shape) > 0),
+        trained_parameters=None,
+        multiply_adds=sum(layer.multiply_adds for layer in layers),
+        notes=(_interface(model), *bundle_notes(path, metadata)),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Graph:
+    """Shapes by name, of activations (without the batch) and of weights.
+
+    `sources` maps a dequantized weight to the stored one.
+    """
+
+    shapes: Mapping[str, Shape]
+    weights: Mapping[str, Shape]
+    sources: Mapping[str, str]
+
+    @classmethod
+    def of(cls, graph: Any) -> _Graph:
+        shapes = {value.name: _dims(value) for value in (*graph.input, *graph.value_info, *graph.output)}
+        weights = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+        # int8 weights reach their layer through a DequantizeLinear
+        sources = {node.output[0]: node.input[0] for node in graph.node
+                   if node.op_type == "DequantizeLinear" and node.input[0] in weights}  # fmt: skip
+        return cls(shapes, weights, sources)
+
+    def layer(self, node: Any) -> Layer | None:
+        names = [self.sources.get(name, name) for name in node.input]
+        held = [name for name in names[1:] if name in self.weights]
+        output, given = self.shapes.get(node.output[0], ()), self.shapes.get(node.input[0], ())
+        if node.op_type not in _KINDS or not (held or _KINDS[node.op_type] == "pool"):
+            return None
+        window = _window(node, given, output)
+        return Layer(
+            name=_name(held[0] if held else node.name),
+            kind=_KINDS[node.op_type],
+            output=output,
+            parameters=sum(math.prod(self.weights[name]) for name in held),
+            state="",
+            multiply_adds=self._multiply_adds(node.op_type, held, output),
+            arithmetic=window.arithmetic(given[-1]) if window else _change(given, output),
+            even=window is None or window.width(given[-1]).denominator == 1,
+            lost_px=window.lost_px(given[-1]) if window else 0,
+        )
+
+    def first_shape(self, graph: Any) -> tuple[int, int, int]:
+        """`(C, H, W)` of the first convolution's input; zeros where it is not known."""
+        for node in graph.node:
+            if node.op_type in ("Conv", "QLinearConv") and len(given := self.shapes.get(node.input[0], ())) == 3:
+                return given[0], given[1], given[2]
+        return 0, 0, 0
+
+    def _multiply_adds(self, kind: str, held: list[str], output: Shape) -> int:
+        if _KINDS[kind] not in ("conv", "linear"):
+            return 0
+        weight = self.weights[held[0]]
+        positions = math.prod(output[1:]) if _KINDS[kind] == "conv" else math.prod(output[:-1])
+        return math.prod(weight) * positions
+
+
+def _dims(value: Any) -> Shape:
+    """The shape without the batch; an unknown length counts 0."""
+    return tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)[1:]
+
+
+def _name(text: str) -> str:
+    """network.features.0.weight_quantized -> features.0."""
+    parts = [part for part in text.split(".") if part != "network" and not part.startswith(("weight", "bias"))]
+    return ".".join(parts)
+
+
+def _window(node: Any, given: Shape, output: Shape) -> Window | None:
+    own = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
+    if "kernel_shape" not in own or len(given) != 3 or len(output) != 3:
+        return None
+    size = (own["kernel_shape"][-1] - 1) * own.get("dilations", [1])[-1] + 1
+    left, right = (own["pads"][1], own["pads"][3]) if len(own.get("pads", ())) == 4 else (0, 0)
+    window = Window(size, own.get("strides", [1])[-1], left, ceil=bool(own.get("ceil_mode", 0)))
+    return window if left == right and window.rounded_width(given[-1]) == output[-1] else None
+
+
+def _change(given: Shape, output: Shape) -> str:
+    return f"{given[-1]} -> {output[-1]}" if given and output and given[-1] != output[-1] else ""
+
+
+def _interface(model: Any) -> str:
+    """Inputs, outputs and opset."""
+
+    def describe(value: Any) -> str:
+        tensor = value.type.tensor_type
+        kind = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
+        return f"{value.name} {kind} ({', '.join(dim.dim_param or str(dim.dim_value) for dim in tensor.shape.dim)})"
+
+    opset = next((entry.version for entry in model.opset_import if not entry.domain), "?")
+    ends = (", ".join(map(describe, values)) for values in (model.graph.input, model.graph.output))
+    return f"{' -> '.join(ends)}; opset {opset}"
+
+
+def bundle_notes(path: Path, metadata: Mapping[str, str]) -> Iterator[str]:
+    """Classes, preprocessing, figures, origin and parity probe of an exported file; the probe is run.
+
+    Args:
+        path: the .onnx file.
+        metadata: its `metadata_props`.
+    """
+    try:
+        bundle = OnnxBundle.from_metadata(path, metadata)
+    except BundleError:
+        yield "no mlimages metadata: classes and preprocessing are not known"
+        return
+    yield from _network(bundle)
+    yield from _figures(bundle)
+    yield from _origin(bundle)
+    others = sorted(metadata.keys() - {"mlimages"})
+    yield f"for other tools: {', '.join(others)}"
+    yield f"probe: {_probe(bundle)}"
+
+
+def _network(bundle: OnnxBundle) -> Iterator[str]:
+    image, names = bundle.preprocessing.image, bundle.class_names
+    more = " ..." if len(names) > 8 else ""
+    yield f"network: {bundle.model}, {len(names)} classes: {', '.join(names[:8])}{more}"
+    size = f"{image.width} x {image.height} px" + (", grey" if image.gray_scale else "")
+    resize = f"shorter side to {image.shorter_px} px, centre" if image.resize == "shorter" else f"{image.resize} to"
+    exact = ", Pillow's resize to the bit" if bundle.exact_resize else ""
+    yield (
+        f"images: {resize} {size}, " + ("in the graph" if bundle.includes_preprocessing else "not in the graph") + exact
+    )
+
+
+def _figures(bundle: OnnxBundle) -> Iterator[str]:
+    provenance = bundle.provenance
+    if provenance.accuracy:
+        value, low, high = (100 * part for part in provenance.accuracy)
+        yield f"accuracy: {value:.1f} % (95 %: {low:.1f}-{high:.1f}) on {counted(provenance.accuracy_count, 'image')}"
+    if provenance.parity:
+        ties = f", {provenance.parity.near_ties} near-ties left out" if provenance.parity.near_ties else ""
+        compared = counted(provenance.parity.count, "image")
+        yield f"parity: {compared} compared{ties}, logits differ by {provenance.parity.worst:.1e} at most"
+    if provenance.calibration_error:
+        before, after = provenance.calibration_error
+        yield f"temperature: {bundle.temperature:.3g}; calibration error {before:.3f} before, {after:.3f} after"
+    if bundle.unknown_below:
+        yield f"unknown: below {bundle.unknown_below:.3g}"
+    for row in provenance.quantization:
+        accuracy, per_s, size = (float(row[key]) for key in ("accuracy", "images_per_s", "size_bytes"))
+        yield f"quantization: {row['name']}: accuracy {accuracy:.1%}, {per_s:.1f} images/s, {size / 1e6:.1f} MB"
+
+
+def _origin(bundle: OnnxBundle) -> Iterator[str]:
+    provenance = bundle.provenance
+    if provenance.split_sizes:
+        yield "data: " + ", ".join(
+            f"{name} {counted(size, 'image')} (sha256 {provenance.data_sha256.get(name, '?')[:16]})"
+            for name, size in provenance.split_sizes.items()
+        )
+    if provenance.weights_sha256:
+        yield f"weights: sha256 {provenance.weights_sha256[:16]}"
+    if provenance.created:
+        versions = ", ".join(f"{name} {version}" for name, version in provenance.versions.items())
+        yield f"created: {provenance.created}" + (f" with {versions}" if versions else "")
+
+
+def _probe(bundle: OnnxBundle) -> str:
+    probe = bundle.probe
+    best = max(range(len(probe.logits)), key=probe.logits.__getitem__)
+    wanted = (
+        f"an image of {probe.width} x {probe.height} px must give {bundle.class_names[best]} a logit of "
+        f"{probe.logits[best]:.3f}, each logit within {probe.tolerance:.1%}"
+    )
+    if not bundle.includes_preprocessing:
+        return f"{wanted}; not run on a bare network"
+    try:
+        BundleSession(bundle)
+    except BundleError as error:
+        return f"{wanted}; FAILS: {error}"
+    return f"{wanted}; it does"

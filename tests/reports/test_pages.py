@@ -1,0 +1,152 @@
+"""What holds for every page: one design, names escaped, nothing from the network, readable at any width."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mlimages.checks import check
+from mlimages.core import BrokenImage, ClassScore, Fault, ImageProperty, Prediction, Share
+from mlimages.inference import Evaluation
+from mlimages.inference.evaluation import Timing
+from mlimages.reports import (
+    CurvePoint,
+    CutScore,
+    ProbeResult,
+    compare_runs,
+    comparison_html,
+    draw_run,
+    draw_sheet,
+    probe_html,
+    report_html,
+    write_report,
+)
+from mlimages.reports.pages import interval
+from tests.browser import OpenPage
+from tests.run_folders import make_run
+
+HOSTILE = "<script>alert(1)<∕script>\"'&"
+NAMES = (HOSTILE, "bees", "a class with a rather long name")
+
+
+def run_page(folder: Path) -> Path:
+    return draw_run(make_run(folder / HOSTILE, names=NAMES, wrong=[0, 1, 9]))
+
+
+def compare_page(folder: Path) -> Path:
+    runs = [make_run(folder / name, names=NAMES, wrong=wrong, model=name)
+            for name, wrong in [(f"{HOSTILE}1", [0]), ("another_rather_long_name", [*range(2, 20)])]]  # fmt: skip
+    (folder / "compare.html").write_text(comparison_html(compare_runs(runs)))
+    return folder / "compare.html"
+
+
+def sheet_page(folder: Path) -> Path:
+    make_run(folder / "run", names=NAMES)
+    draw_sheet(folder / "pictures", folder / "sheet.html", prop=ImageProperty(24))
+    return folder / "sheet.html"
+
+
+def check_page(folder: Path) -> Path:
+    run = make_run(folder / "run", names=NAMES)
+    first, second = (folder / "pictures" / "bees" / f"{n}.png" for n in (0, 1))
+    second.write_bytes(first.read_bytes())
+    (folder / "pictures" / "bees" / "2.png").write_bytes(b"no image")
+    write_report(check([run / "train.txt", run / "val.txt"]), folder / "check.html")
+    return folder / "check.html"
+
+
+def evaluation_page(folder: Path) -> Path:
+    image = folder / f"{HOSTILE}.png"
+    Image.new("RGB", (80, 60), "orange").save(image)
+    wrong = Prediction(str(image), (ClassScore(NAMES[0], 0, 0.9),), known=True)
+    found = Evaluation(
+        class_names=NAMES,
+        confusion=((9, 1, 0), (0, 100, 0), (0, 0, 10)),
+        mistakes=((wrong, 1),),
+        broken=(BrokenImage(str(image), Fault.TRUNCATED, HOSTILE),),
+        loss=0.5,
+        calibration_error=0.1,
+        unknown=3,
+        images_per_s=100,
+        decode_ms=Timing(1, 2),
+        network_ms=Timing(3, 4),
+    )
+    (folder / "evaluation.html").write_text(report_html(found, HOSTILE))
+    return folder / "evaluation.html"
+
+
+def probe_page(folder: Path) -> Path:
+    accuracy = Share(0.9, 0.78, 0.99)
+    cuts = tuple(CutScore(name, 64, accuracy, within_noise=True) for name in ("conv1", HOSTILE))
+    curve = tuple(CurvePoint(count, accuracy) for count in (5, 10, 20))
+    found = ProbeResult(HOSTILE, 60, 3, 1, cuts, HOSTILE, curve, Share(0.02, 0.01, 0.03))
+    (folder / "probe.html").write_text(probe_html(found))
+    return folder / "probe.html"
+
+
+PAGES: list[Callable[[Path], Path]] = [run_page, compare_page, sheet_page, check_page, evaluation_page, probe_page]
+every_page = pytest.mark.parametrize("make", PAGES, ids=lambda make: make.__name__)
+
+
+@every_page
+def test_names_are_escaped_and_nothing_is_loaded_from_elsewhere(make: Callable[[Path], Path], tmp_path: Path) -> None:
+    page = make(tmp_path).read_text()
+    assert "<script" not in page
+    assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", page)
+    assert not re.findall(r"url\((?!#)|@import|<link(?! rel=\"icon\" href=\"data:,\")", page)
+
+
+@every_page
+def test_every_section_is_in_the_table_of_contents(make: Callable[[Path], Path], tmp_path: Path) -> None:
+    page = make(tmp_path).read_text()
+    contents = page[page.index("<nav") : page.index("</nav>")]
+    sections = re.findall(r'<h2 id="([^"]+)"', page)
+    assert re.findall(r'href="#([^"]+)"', contents) == sections
+    assert len(set(sections)) == len(sections) > 1
+
+
+@pytest.mark.browser
+@every_page
+@pytest.mark.parametrize(("width", "dark"), [(400, True), (1400, False)])
+def test_every_page_can_be_read_offline_at_any_width(
+    make: Callable[[Path], Path], tmp_path: Path, open_page: OpenPage, width: int, dark: bool
+) -> None:
+    page = open_page(make(tmp_path), width=width, dark=dark)
+    assert page.console_errors == []
+    assert page.requests == [page.url]
+    assert not page.scrolls_sideways
+    assert page.evaluate("[...document.images].every(image => image.naturalWidth && image.alt)")
+    whole = "table => table.parentElement.scrollWidth <= table.parentElement.clientWidth"
+    assert page.evaluate(f"[...document.querySelectorAll('table:not(.cells)')].every({whole})")
+    ground, text = (page.evaluate(f"getComputedStyle(document.body).{what}") for what in ("backgroundColor", "color"))
+    levels = [sum(map(int, color[4:-1].split(","))) / 3 for color in (ground, text)]
+    assert (levels[0] < 60 and levels[1] > 200) if dark else (levels[0] > 240 and levels[1] < 60)
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [
+        (Share(0.9, 0.78, 0.99), "78 to 99 %"),
+        (Share(0.999, 0.9962, 0.9998), "99.6 to 100.0 %"),
+        (Share(0, 0, 1), "0 to 100 %"),
+    ],
+)
+def test_an_interval_shows_whole_percents_unless_it_is_narrow(share: Share, text: str) -> None:
+    assert interval(share) == text
+
+
+def test_both_images_of_a_duplicate_are_shown(tmp_path: Path) -> None:
+    page = check_page(tmp_path).read_text()
+    section = page[page.index('id="duplicate"') :]
+    assert section[: section.index("</figure>")].count("<img") == 2
+
+
+def test_only_settings_that_differ_from_the_defaults_are_listed(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", lr=0.5, epochs=10)
+    config = (run / "config.json").read_text()
+    (run / "config.json").write_text(config[:-1] + ', "defaults": {"epochs": 10, "lr": 0.01}}')
+    settings = draw_run(run).read_text().partition('id="settings"')[2]
+    assert ">lr</th>" in settings
+    assert ">epochs</th>" not in settings
