@@ -145,8 +145,8 @@ def in_turn(*replies: Reply) -> Reply:
 
 
 @contextlib.contextmanager
-def serve(tls: ssl.SSLContext | None = None) -> Iterator[Site]:
-    """A server on a free loopback port."""
+def serve(tls: ssl.SSLContext | None = None, port: int = 0) -> Iterator[Site]:
+    """A server on a loopback port, by default a free one."""
     closing = threading.Event()
 
     class Handler(socketserver.StreamRequestHandler):
@@ -180,7 +180,7 @@ def serve(tls: ssl.SSLContext | None = None) -> Iterator[Site]:
         def handle_error(self, *_: object) -> None:
             pass  # the client went away, or the reply broke the connection: both are meant
 
-    with Server(("127.0.0.1", 0), Handler) as server:
+    with Server(("127.0.0.1", port), Handler) as server:
         site = Site(f"{'https' if tls else 'http'}://127.0.0.1:{server.server_address[1]}")
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()

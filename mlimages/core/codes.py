@@ -27,6 +27,7 @@ class Reason(StrEnum):
     BAD_SCHEME = "bad-scheme"
     PRIVATE_ADDRESS = "private-address"
     UNKNOWN_HOST = "unknown-host"
+    NAME_SERVER = "name-server"
     REFUSED = "refused"
     UNREACHABLE = "unreachable"
     RESET = "reset"
@@ -58,7 +59,7 @@ class Reason(StrEnum):
 
 
 OPEN_REASONS = frozenset({
-    Reason.PRIVATE_ADDRESS, Reason.UNKNOWN_HOST, Reason.REFUSED, Reason.UNREACHABLE, Reason.RESET, Reason.TLS,
-    Reason.TIMEOUT, Reason.HOST_DOWN, Reason.PROXY, Reason.THROTTLED, Reason.SERVER_ERROR,
+    Reason.PRIVATE_ADDRESS, Reason.UNKNOWN_HOST, Reason.NAME_SERVER, Reason.REFUSED, Reason.UNREACHABLE, Reason.RESET,
+    Reason.TLS, Reason.TIMEOUT, Reason.HOST_DOWN, Reason.PROXY, Reason.THROTTLED, Reason.SERVER_ERROR,
 })  # fmt: skip
 """Reasons that speak of the network, the host or this machine, not of the link: it is asked for again."""

@@ -117,8 +117,19 @@ class GatherOptions:
         ),
     ] = 15.0
     retries: Annotated[
-        int, Option("Retries after a passing failure (time-out, 429, 5xx).", "Download", min=0, is_rare=True)
+        int, Option("Retries after a passing failure of a link (time-out, 5xx).", "Download", min=0, is_rare=True)
     ] = 2
+    max_wait_s: Annotated[
+        float,
+        Option(
+            "Seconds to wait for hosts that do not answer when nothing else is left to do.",
+            "Download",
+            ("--max-wait",),
+            "SECONDS",
+            min=0,
+            is_rare=True,
+        ),
+    ] = 120.0
     retry_failed: Annotated[
         Collection[Reason],
         Option(
@@ -179,6 +190,7 @@ class GatherKeywords(TypedDict, total=False):
     per_host: int
     timeout_s: float
     retries: int
+    max_wait_s: float
     retry_failed: Collection[Reason]
     no_retry: bool
     allow_private: bool

@@ -120,6 +120,8 @@ class _Home:
 class _Hands:
     """Hands each link to the worker of its shard."""
 
+    waiting = 0
+
     def __init__(self, cluster: Cluster, gathered: Gathered, home: _Home, options: GatherOptions) -> None:
         self._gathered = gathered
         self._per_host = options.per_host

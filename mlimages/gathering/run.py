@@ -9,6 +9,7 @@ import time
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Unpack
@@ -37,6 +38,11 @@ from mlimages.gathering.store.remote_folder import mirrored
 
 AHEAD = 1024
 """Links in work or waiting at one time, so that one slow host does not hold up the others."""
+
+MOST_WAITING = 20_000
+"""Further links that wait for hosts which do not answer at present."""
+
+_LOOK_S = 0.2
 
 LOOKUPS = 64
 """Threads that look names up: a name server that does not answer holds one for long."""
@@ -122,6 +128,10 @@ async def gather_async(
 class Hand(Protocol):
     """Does the work on one link."""
 
+    @property
+    def waiting(self) -> int:
+        """How many links wait for hosts that do not answer at present."""
+
     async def finish(self, ref: ImageRef) -> FetchResult:
         """Fetch, inspect, keep and record; the row of how it ended."""
 
@@ -174,9 +184,15 @@ class Run:
 
     async def _accept(self, ref: ImageRef, most_parked: int) -> None:
         self._offer(ref)
-        while self._working >= self._ahead or self._waiting > most_parked:
+        while self._is_busy or self._waiting > most_parked:
             self._moved.clear()
-            await self._moved.wait()
+            with suppress(TimeoutError):  # links that begin to wait for their host say nothing
+                async with asyncio.timeout(_LOOK_S):
+                    await self._moved.wait()
+
+    @property
+    def _is_busy(self) -> bool:
+        return self._working >= self._ahead + min(self._hand.waiting, MOST_WAITING)
 
     def _offer(self, ref: ImageRef) -> None:
         wanted = self._options.has(ref.url) and self._missing(ref.label) > 0
@@ -229,6 +245,10 @@ class _Hand:
     fetcher: Fetcher
     decoders: Decoders
     tell: Callable[[FetchResult], None]
+
+    @property
+    def waiting(self) -> int:
+        return self.fetcher.waiting
 
     async def finish(self, ref: ImageRef) -> FetchResult:
         part = self.gathered.new_part()

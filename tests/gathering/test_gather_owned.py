@@ -20,7 +20,7 @@ from tests.conftest import RunCli
 from tests.gathering.test_gather import unclosed
 from tests.servers import Site, answer, photo, serve
 
-FAST = {"allow_private": True, "timeout_s": 60.0, "retries": 0, "decoders": 1}
+FAST = {"allow_private": True, "timeout_s": 60.0, "retries": 0, "max_wait_s": 0.0, "decoders": 1}
 DEAD = answer(b"no", 404)
 MANY = 24
 

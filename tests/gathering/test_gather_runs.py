@@ -23,7 +23,7 @@ from mlimages.gathering.store.manifest import KeySet, dump_row, is_manifest, par
 from tests.conftest import RunCli
 from tests.servers import Connection, Request, Site, answer, closed_port, photo, serve
 
-FAST = {"allow_private": True, "timeout_s": 60.0, "retries": 0, "decoders": 1}
+FAST = {"allow_private": True, "timeout_s": 60.0, "retries": 0, "max_wait_s": 0.0, "decoders": 1}
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_nothing_gathered_is_exit_1_and_a_finished_run_is_0_whatever_the_links_d
     site: Site, tmp_path: Path, run_cli: RunCli
 ) -> None:
     (tmp_path / "dead.txt").write_text(f"http://127.0.0.1:{closed_port()}/a.jpg\n")
-    done = run_cli("gather", "urls", "dead.txt", "-o", "out", "--allow-private", check=False)
+    done = run_cli("gather", "urls", "dead.txt", "-o", "out", "--allow-private", "--max-wait", "0", check=False)
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1] == (
         "mlimages: nothing was gathered; out/manifest.jsonl says why, link by link"
@@ -101,7 +101,7 @@ def test_links_that_are_still_open_are_counted_and_the_same_command_asks_again(
 ) -> None:
     site.routes = {"/good.jpg": answer(photo(0))} | {f"/{n}.jpg": answer(b"", 503) for n in range(3)}
     (tmp_path / "links.txt").write_text("".join(site.url(f"{path}\n") for path in [*site.routes, "/gone.jpg"]))
-    words = ["gather", "urls", "links.txt", "-o", "out", "--allow-private", "--retries", "0"]
+    words = ["gather", "urls", "links.txt", "-o", "out", "--allow-private", "--retries", "0", "--max-wait", "0"]
     assert run_cli(*words).stdout.splitlines()[-2:] == [
         "1 good, 0 duplicates, 4 failed in out",
         "3 links are still open: run the same command again",

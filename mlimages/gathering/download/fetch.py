@@ -11,7 +11,7 @@ import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urljoin
 
 import aiohttp
 from yarl import URL
@@ -32,7 +32,10 @@ _MAX_REDIRECTS = 10
 _BACKOFF_S = 1.0
 _AUTHORITY = re.compile(r"^[^:]*://[^/?#]*")
 _STRAY_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
-_GONE_PICTURES = ("unavailable", "notfound", "not-found", "not_found", "noimage", "no-image", "no_image", "removed")
+_REDIRECTS = (301, 302, 303, 307, 308)
+_THROTTLED = (429, 503)
+_MOST_UNAVAILABLE = 10
+"""Answers 503 to one link, after which they are not the throttling of its host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,8 @@ class Fetched:
     """How one link ended; `reason` is None if its body lies in the file.
 
     Attributes:
-        retry_after_s: what the server asked for. attempts: requests made. elapsed_s: pauses included.
+        retry_after_s: what the server asked for. location: where it redirects to. attempts: requests made.
+        elapsed_s: pauses included.
     """
 
     reason: Reason | None = None
@@ -48,6 +52,7 @@ class Fetched:
     final_url: str | None = None
     http_status: int | None = None
     retry_after_s: float | None = None
+    location: str | None = None
     attempts: int = 0
     elapsed_s: float = 0.0
 
@@ -66,7 +71,7 @@ class Fetcher:
 
     def __init__(self, options: GatherOptions) -> None:
         self._options = options
-        self._hosts = Hosts(options.own_per_host)
+        self._hosts = Hosts(options.own_per_host, options.max_wait_s)
         self._slots = asyncio.Semaphore(options.parallel)
 
     async def __aenter__(self) -> Fetcher:
@@ -78,6 +83,11 @@ class Fetcher:
         await self._sites.close()
         await self._session.close()
 
+    @property
+    def waiting(self) -> int:
+        """Links that wait for a host which does not answer at present."""
+        return self._hosts.waiting
+
     async def fetch(self, link: str, part: Path, *, asks_site: bool = True) -> Fetched:
         """Fetch `link` into the file `part`; what may succeed later is asked for again after a pause.
 
@@ -87,43 +97,60 @@ class Fetcher:
         Raises:
             GatherError: the file cannot be written.
         """
+        started, attempts, ignored = time.monotonic(), 0, ""
         try:
             url = parse_url(link)
+            for _ in range(_MAX_REDIRECTS + 1):
+                answer = await self._fetch_patiently(url, part, asks_site=asks_site)
+                attempts += answer.attempts
+                ignored = answer.detail or ignored
+                if answer.location is None:
+                    break
+                url = _redirected(url, answer.location)
+            else:
+                answer = replace(answer, reason=Reason.REDIRECTS, detail=f"more than {_MAX_REDIRECTS} redirects")
         except _RefusalError as refusal:
-            return Fetched(refusal.reason, refusal.detail)
+            answer = Fetched(refusal.reason, refusal.detail)
+        detail = answer.detail or ignored
+        return replace(answer, detail=detail, attempts=attempts, elapsed_s=round(time.monotonic() - started, 3))
+
+    async def _fetch_patiently(self, url: URL, part: Path, *, asks_site: bool) -> Fetched:
+        """One answer that is not expected to be better a little later, or the last of several."""
         if not self._options.allow_private and is_private_literal(url.raw_host or ""):
             return Fetched(Reason.PRIVATE_ADDRESS, f"{url.raw_host} is not a global address")
+        answer = Fetched(Reason.HOST_DOWN, "the host of this link does not answer")
+        attempts = own_failures = unavailable = 0
         with self._hosts.use(f"{url.raw_host}:{url.port}") as host:
-            return await self._fetch_patiently(url, host, part, asks_site=asks_site)
-
-    async def _fetch_patiently(self, url: URL, host: Host, part: Path, *, asks_site: bool) -> Fetched:
-        last = Fetched(Reason.HOST_DOWN, "other links on this host failed in a row")
-        started = 0.0
-        for attempt in range(1, self._options.retries + 2):
-            await host.wait()
-            async with host.slots, self._slots:
-                if host.is_down:
-                    return last
-                started = started or time.monotonic()
-                last = await self._request(url, part, asks_site=asks_site)
-            last = replace(last, attempts=attempt, elapsed_s=round(time.monotonic() - started, 3))
-            host.note(str(url), failed=last.reason in CONNECTION, retry_after_s=last.retry_after_s)
-            if last.reason not in PASSING:
-                break
-            if last.retry_after_s is None and attempt <= self._options.retries:
-                await asyncio.sleep(_BACKOFF_S * 2 ** (attempt - 1) * random.uniform(0.5, 1.0))
-        return last
+            while True:
+                async with host.slots:
+                    if not await host.has_turn():
+                        break
+                    async with self._slots:
+                        asked_at = time.monotonic()
+                        answer = await self._request(url, part, asks_site=asks_site)
+                attempts += 1
+                _note(host, str(url), answer, asked_at)
+                unavailable += answer.http_status == 503
+                if answer.reason not in PASSING or unavailable > _MOST_UNAVAILABLE:
+                    break
+                if host.state.is_parked and (answer.http_status in (None, 200, *_THROTTLED)):
+                    continue  # the host's fault, not the link's
+                own_failures += 1
+                if own_failures > self._options.retries:
+                    break
+                await asyncio.sleep(_BACKOFF_S * 2 ** (own_failures - 1) * random.uniform(0.5, 1.0))
+        return replace(answer, attempts=attempts)
 
     async def _request(self, url: URL, part: Path, *, asks_site: bool) -> Fetched:
         answer = Fetched()
         try:
             ignored = await self._heed_site(url) if asks_site else ""
-            async with self._session.get(url, max_redirects=_MAX_REDIRECTS) as response:
+            async with self._session.get(url, allow_redirects=False) as response:
                 answer = Fetched(final_url=str(response.url), http_status=response.status)
-                self._judge(response, url)
+                if response.status in _REDIRECTS and (location := response.headers.get("Location")):
+                    return replace(answer, detail=ignored, location=location)
+                self._judge(response)
                 ignored = self._heed(find_opt_out(response.headers)) or ignored
-                if response.history and asks_site:
-                    ignored = await self._heed_site(response.url) or ignored
                 await self._receive(response, part)
                 return replace(answer, detail=ignored)
         except _RefusalError as refusal:
@@ -148,12 +175,10 @@ class Fetcher:
             raise _RefusalError(Reason.OPT_OUT, opt_out)
         return f"ignored: {opt_out}" if opt_out else ""
 
-    def _judge(self, response: aiohttp.ClientResponse, asked: URL) -> None:
+    def _judge(self, response: aiohttp.ClientResponse) -> None:
         reason = reason_of_status(response.status)
         if reason:
             raise _RefusalError(reason, f"HTTP {response.status}", retry_after_s(response.headers.get("Retry-After")))
-        if response.history and any(word in response.url.name.lower() for word in _GONE_PICTURES):
-            raise _RefusalError(Reason.PLACEHOLDER, f"redirected to {response.url}"[:200])
         if (response.content_length or 0) > self._options.max_bytes:
             raise _RefusalError(Reason.TOO_LARGE, f"{response.content_length} bytes")
 
@@ -171,6 +196,32 @@ class Fetcher:
         if inflate and not inflate.eof:
             raise _RefusalError(Reason.TRUNCATED, "the compressed body ends too early")
         spool.finish()
+
+
+def _note(host: Host, link: str, answer: Fetched, asked_at: float) -> None:
+    """Tell the host's state how one request to it ended."""
+    if answer.http_status in _THROTTLED:
+        host.note_throttling(asked_at, answer.retry_after_s)
+    elif answer.reason in CONNECTION and answer.http_status in (None, 200):
+        host.note_failure(asked_at, link, answer.reason)
+    elif answer.reason is Reason.SERVER_ERROR and answer.http_status is None:  # its robots.txt
+        host.note_failure(asked_at, link, Reason.UNREACHABLE)
+    elif answer.reason and answer.http_status is None:  # it was not asked
+        host.note_nothing()
+    else:
+        host.note_answer(asked_at)
+
+
+def _redirected(url: URL, location: str) -> URL:
+    """Where a redirect leads.
+
+    Raises:
+        _RefusalError: bad-redirect.
+    """
+    try:
+        return parse_url(urljoin(str(url), location))
+    except (_RefusalError, ValueError) as error:
+        raise _RefusalError(Reason.BAD_REDIRECT, f"redirected to {location}"[:200]) from error
 
 
 def parse_url(link: str) -> URL:

@@ -1,78 +1,132 @@
-"""Manners towards each host, and when to give one up."""
+"""Hosts in use: how many requests one gets at a time, and when."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 
-FAILURES_UNTIL_DOWN = 5
-"""Links in a row that could not connect or timed out, after which a host's other links are not tried."""
-
-PATIENCE_S = 120.0
-"""What a host may make us wait in all (Retry-After) without serving anything in between."""
+from mlimages.core import Reason
+from mlimages.gathering.download.host_state import (
+    HostState,
+    after_answer,
+    after_failure,
+    after_request,
+    after_throttling,
+    seconds_until_request,
+)
 
 _REMEMBERED = 20_000
 
 
 class Host:
-    """One host and port: its slots, its failures in a row, and when it may be asked again."""
+    """One host and port: its slots, and the state that says when it may be asked."""
 
-    __slots__ = ("_failing", "_not_before", "_waited_s", "slots", "users")
+    __slots__ = ("_changed", "_hosts", "slots", "state", "users", "waiting")
 
-    def __init__(self, per_host: int) -> None:
+    def __init__(self, hosts: Hosts, per_host: int) -> None:
+        self._hosts = hosts
+        self._changed = asyncio.Event()
         self.slots = asyncio.Semaphore(per_host)
+        self.state = HostState()
         self.users = 0
-        self._failing: set[str] = set()
-        self._not_before = 0.0
-        self._waited_s = 0.0
+        self.waiting = 0
 
-    @property
-    def is_down(self) -> bool:
-        """Whether its other links are not worth trying."""
-        return len(self._failing) >= FAILURES_UNTIL_DOWN or self._waited_s > PATIENCE_S
+    async def has_turn(self) -> bool:
+        """Wait until a request may be sent; False where the host is given up."""
+        while (pause_s := seconds_until_request(self.state, time.monotonic(), self._hosts.deadline)) != 0:
+            if pause_s is None:
+                return False
+            self._changed.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(None if pause_s == math.inf else pause_s):
+                    await self._changed.wait()
+        self._become(after_request(self.state, time.monotonic()))
+        return True
 
-    async def wait(self) -> None:
-        """Until it may be asked again, as it said itself."""
-        while not self.is_down and (pause := self._not_before - time.monotonic()) > 0:
-            await asyncio.sleep(pause)
+    def note_answer(self, asked_at: float) -> None:
+        """It answered a request sent at `asked_at`."""
+        self._become(after_answer(self.state, time.monotonic(), asked_at=asked_at))
 
-    def note(self, url: str, *, failed: bool, retry_after_s: float | None) -> None:
-        """A link could not be reached, or was answered, perhaps with a wish to be left alone for some seconds."""
-        if failed:
-            self._failing.add(url)
-            return
-        self._failing.clear()
-        if retry_after_s is None:
-            self._waited_s = 0.0
-            return
-        until = time.monotonic() + retry_after_s
-        self._waited_s += max(0.0, until - max(self._not_before, time.monotonic()))
-        self._not_before = max(self._not_before, until)
+    def note_throttling(self, asked_at: float, retry_after_s: float | None) -> None:
+        """It answered 429 or 503 to a request sent at `asked_at`."""
+        now = time.monotonic()
+        self._become(after_throttling(self.state, now, asked_at=asked_at, retry_after_s=retry_after_s))
+
+    def note_failure(self, asked_at: float, link: str, reason: Reason) -> None:
+        """It did not answer a request sent at `asked_at`."""
+        now = time.monotonic()
+        self._become(after_failure(self.state, now, asked_at=asked_at, link=link, reason=reason))
+
+    def note_nothing(self) -> None:
+        """A request was not sent after all."""
+        self._become(replace(self.state, is_probing=False))
+
+    def wake(self) -> None:
+        """Let its links look again whether they may be asked for."""
+        self._changed.set()
+
+    def _become(self, state: HostState) -> None:
+        had_changed = state.is_parked != self.state.is_parked or state.is_given_up or not state.is_probing
+        self.state = state
+        self._hosts.count(self)
+        if had_changed:
+            self.wake()
 
 
 class Hosts:
-    """The hosts in use and those lately met; the longest unused are forgotten."""
+    """The hosts in use and those used lately; the longest unused are forgotten.
 
-    def __init__(self, per_host: int) -> None:
+    Args:
+        max_wait_s: how long to wait for parked hosts when all others are done.
+
+    Attributes:
+        waiting: links on hosts that are parked.
+        deadline: when their links end, in seconds of the monotonic clock; infinite while another host is in use.
+    """
+
+    def __init__(self, per_host: int, max_wait_s: float) -> None:
         self._per_host = per_host
+        self._max_wait_s = max_wait_s
         self._hosts: OrderedDict[str, Host] = OrderedDict()
+        self._running: set[Host] = set()
+        self._parked: set[Host] = set()
+        self.waiting = 0
+        self.deadline = math.inf
 
     @contextmanager
     def use(self, name: str) -> Iterator[Host]:
         """The host of one link, while the link is worked on."""
         host = self._hosts.get(name)
         if host is None:
-            host = self._hosts[name] = Host(self._per_host)
+            host = self._hosts[name] = Host(self, self._per_host)
             self._forget()
         self._hosts.move_to_end(name)
         host.users += 1
+        self.count(host)
         try:
             yield host
         finally:
             host.users -= 1
+            self.count(host)
+
+    def count(self, host: Host) -> None:
+        """Take note of a host's state and users."""
+        waiting = host.users if host.state.is_parked else 0
+        self.waiting += waiting - host.waiting
+        host.waiting = waiting
+        for hosts, holds in ((self._parked, waiting > 0), (self._running, host.users > waiting)):
+            (hosts.add if holds else hosts.discard)(host)
+        if self._running or not self._parked:
+            self.deadline = math.inf
+        elif self.deadline == math.inf:
+            self.deadline = time.monotonic() + self._max_wait_s
+            for parked in self._parked:
+                parked.wake()
 
     def _forget(self) -> None:
         while len(self._hosts) > _REMEMBERED:

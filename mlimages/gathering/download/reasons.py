@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import socket
 import ssl
 import zlib
 
@@ -12,11 +13,15 @@ from mlimages.core import OPEN_REASONS, Reason
 from mlimages.gathering.download.address_guard import PRIVATE_ERRNO
 
 CONNECTION = {
-    Reason.REFUSED, Reason.UNREACHABLE, Reason.UNKNOWN_HOST, Reason.TLS, Reason.RESET, Reason.TIMEOUT, Reason.PROXY,
+    Reason.REFUSED, Reason.UNREACHABLE, Reason.UNKNOWN_HOST, Reason.NAME_SERVER, Reason.TLS, Reason.RESET,
+    Reason.TIMEOUT, Reason.PROXY,
 }  # fmt: skip
 """Reasons that speak of the host more than of the link."""
 
-PASSING = {Reason.TIMEOUT, Reason.RESET, Reason.TRUNCATED, Reason.THROTTLED, Reason.SERVER_ERROR}
+PASSING = {
+    Reason.TIMEOUT, Reason.RESET, Reason.TRUNCATED, Reason.THROTTLED, Reason.SERVER_ERROR, Reason.REFUSED,
+    Reason.UNREACHABLE, Reason.NAME_SERVER, Reason.PROXY,
+}  # fmt: skip
 """Reasons that may be gone a little later."""
 
 NOT_ANSWERED = OPEN_REASONS | {Reason.TRUNCATED}
@@ -34,14 +39,12 @@ _ERRNOS = {
     errno.EPIPE: Reason.RESET,
     errno.ETIMEDOUT: Reason.TIMEOUT,
 }
+_NO_SUCH_NAME = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
 _ERRORS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], Reason], ...] = (
     (aiohttp.ClientHttpProxyError, Reason.PROXY),
-    (aiohttp.TooManyRedirects, Reason.REDIRECTS),
-    (aiohttp.RedirectClientError, Reason.BAD_REDIRECT),
     ((aiohttp.InvalidURL, UnicodeError), Reason.BAD_URL),
     (aiohttp.NonHttpUrlClientError, Reason.BAD_SCHEME),
     ((aiohttp.ClientSSLError, ssl.SSLError), Reason.TLS),
-    (aiohttp.ClientConnectorDNSError, Reason.UNKNOWN_HOST),
     (TimeoutError, Reason.TIMEOUT),
     (aiohttp.ServerDisconnectedError, Reason.RESET),
     (aiohttp.ClientPayloadError, Reason.TRUNCATED),
@@ -65,6 +68,8 @@ def reason_of_error(error: Exception) -> Reason:
     if isinstance(error, aiohttp.ClientProxyConnectionError):
         return Reason.PROXY
     os_error = getattr(error, "os_error", error)
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return Reason.UNKNOWN_HOST if error.errno in _NO_SUCH_NAME else Reason.NAME_SERVER
     if isinstance(os_error, OSError) and os_error.errno in _ERRNOS:
         return _ERRNOS[os_error.errno]
     return next((reason for kind, reason in _ERRORS if isinstance(error, kind)), Reason.BAD_HTTP)

@@ -1,0 +1,191 @@
+"""When a host is asked, parked, probed, slowed down and given up, with a clock of the test's own."""
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from mlimages.core import Reason
+from mlimages.gathering.download.host_state import (
+    FAILURES_UNTIL_PARKED,
+    MOST_PAUSE_S,
+    NEVER_ANSWERED_S,
+    HostState,
+    after_answer,
+    after_failure,
+    after_request,
+    after_throttling,
+    seconds_until_request,
+)
+
+ANSWERED = replace(HostState(), has_answered=True)
+
+
+def failed(state: HostState, now: float, reason: Reason, link: str = "a") -> HostState:
+    return after_failure(state, now, asked_at=now, link=link, reason=reason)
+
+
+def throttled(state: HostState, now: float, retry_after_s: float | None = None) -> HostState:
+    return after_throttling(state, now, asked_at=now, retry_after_s=retry_after_s)
+
+
+@pytest.mark.parametrize(
+    ("reason", "failures", "is_parked", "is_given_up"),
+    [
+        (Reason.REFUSED, 1, True, False),
+        (Reason.UNREACHABLE, 1, True, False),
+        (Reason.NAME_SERVER, 1, True, False),
+        (Reason.PROXY, 1, True, False),
+        (Reason.TIMEOUT, FAILURES_UNTIL_PARKED - 1, False, False),
+        (Reason.TIMEOUT, FAILURES_UNTIL_PARKED, True, False),
+        (Reason.RESET, FAILURES_UNTIL_PARKED, True, False),
+        (Reason.UNKNOWN_HOST, FAILURES_UNTIL_PARKED - 1, False, False),
+        (Reason.UNKNOWN_HOST, FAILURES_UNTIL_PARKED, False, True),
+        (Reason.TLS, FAILURES_UNTIL_PARKED, False, True),
+    ],
+)
+def test_failures_park_a_host_and_lasting_ones_end_it(
+    reason: Reason, failures: int, is_parked: bool, is_given_up: bool
+) -> None:
+    state = ANSWERED
+    for number in range(failures):
+        state = failed(state, 0.0, reason, f"link {number}")
+    assert (state.is_parked, state.is_given_up) == (is_parked, is_given_up)
+
+
+def test_one_link_that_fails_again_and_again_parks_no_host() -> None:
+    state = ANSWERED
+    for now in range(50):
+        state = failed(state, float(now), Reason.RESET, "the same link")
+    assert not state.is_parked
+
+
+def test_probes_come_at_growing_intervals_one_at_a_time_and_an_answer_resumes() -> None:
+    state, now, intervals = failed(ANSWERED, 0.0, Reason.REFUSED), 0.0, []
+    for _ in range(8):
+        pause_s = seconds_until_request(state, now, math.inf)
+        assert pause_s
+        intervals.append(pause_s)
+        now += pause_s
+        assert seconds_until_request(state, now, math.inf) == 0
+        state = after_request(state, now)
+        assert seconds_until_request(state, now, math.inf) == math.inf, "the others wait for the probe"
+        state = failed(state, now, Reason.REFUSED)
+    assert intervals == [1, 2, 4, 8, 16, MOST_PAUSE_S, MOST_PAUSE_S, MOST_PAUSE_S]
+    state = after_answer(after_request(state, now + 30), now + 31, asked_at=now + 30)
+    assert (state.is_parked, state.failing, seconds_until_request(state, now + 31, math.inf)) == (False, frozenset(), 0)
+
+
+def test_requests_that_were_on_their_way_when_a_host_was_parked_change_nothing() -> None:
+    parked = failed(ANSWERED, 5.0, Reason.REFUSED)
+    assert after_failure(parked, 6.0, asked_at=4.9, link="b", reason=Reason.REFUSED) == parked
+    slowed = throttled(after_answer(HostState(), 4.9, asked_at=4.8), 5.0)
+    assert after_throttling(slowed, 5.1, asked_at=4.9, retry_after_s=None) == slowed
+    asked = after_throttling(slowed, 5.1, asked_at=4.9, retry_after_s=60)
+    assert (asked.rate, asked.parked_until) == (slowed.rate, 65.1)
+    assert after_answer(parked, 6.0, asked_at=4.9).is_parked
+
+
+@pytest.mark.parametrize(("retry_after_s", "pause_s"), [(0, 1), (0.5, 1), (7, 7), (3600, 3600), (None, 0.25)])
+def test_retry_after_is_obeyed_and_none_and_zero_pause_too(retry_after_s: float | None, pause_s: float) -> None:
+    state = throttled(ANSWERED, 10.0, retry_after_s)
+    assert seconds_until_request(state, 10.0, math.inf) == pause_s
+
+
+@pytest.mark.parametrize(
+    ("state", "now", "deadline", "expected"),
+    [
+        (ANSWERED, 0.0, 0.0, 0.0),
+        (throttled(ANSWERED, 0.0, 3600), 0.0, math.inf, 3600),
+        (throttled(ANSWERED, 0.0, 3600), 0.0, 120.0, None),  # waiting until the deadline would be of no use
+        (throttled(ANSWERED, 0.0, 60), 0.0, 120.0, 60),
+        (throttled(ANSWERED, 0.0, 60), 70.0, 120.0, 0),
+        (throttled(ANSWERED, 0.0, 60), 121.0, 120.0, None),
+        (after_request(throttled(ANSWERED, 0.0, 60), 70.0), 80.0, 120.0, 40.0),
+        (after_request(throttled(ANSWERED, 0.0, 60), 70.0), 120.0, 120.0, None),
+        (replace(ANSWERED, is_given_up=True), 0.0, math.inf, None),
+        (replace(ANSWERED, rate=4.0, next_at=1.0), 0.75, math.inf, 0.25),
+    ],
+)
+def test_when_the_next_request_may_be_sent(
+    state: HostState, now: float, deadline: float, expected: float | None
+) -> None:
+    assert seconds_until_request(state, now, deadline) == expected
+
+
+@pytest.mark.parametrize(
+    ("start", "reason", "gives_up_at"),
+    [
+        (HostState(), Reason.REFUSED, NEVER_ANSWERED_S),
+        (HostState(), Reason.NAME_SERVER, math.inf),
+        (ANSWERED, Reason.REFUSED, math.inf),
+    ],
+)
+def test_a_host_that_never_answered_is_given_up_in_half_a_minute(
+    start: HostState, reason: Reason, gives_up_at: float
+) -> None:
+    state, now = failed(start, 0.0, reason), 0.0
+    for _ in range(12):
+        pause_s = seconds_until_request(state, now, math.inf)
+        if pause_s is None:
+            break
+        now += pause_s
+        state = failed(after_request(state, now), now, reason)
+    assert state.gives_up_at == gives_up_at
+    assert (now <= NEVER_ANSWERED_S) == (gives_up_at < math.inf)
+
+
+class Bucket:
+    """A server that admits so many requests a second, and `burst` at once."""
+
+    def __init__(self, rate: float, burst: float) -> None:
+        self.rate, self.burst, self.tokens, self.at = rate, burst, burst, 0.0
+
+    def admits(self, now: float) -> bool:
+        self.tokens = min(self.burst, self.tokens + self.rate * (now - self.at))
+        self.at = now
+        if self.tokens < 1:
+            return False
+        self.tokens -= 1
+        return True
+
+
+class Window:
+    """A server that admits so many requests in each second of its clock."""
+
+    def __init__(self, rate: float, burst: float) -> None:
+        self.rate, self.second, self.count = rate, -1, 0
+
+    def admits(self, now: float) -> bool:
+        if int(now) != self.second:
+            self.second, self.count = int(now), 0
+        self.count += 1
+        return self.count <= self.rate
+
+
+@pytest.mark.parametrize("latency_s", [0.002, 0.05, 0.3])
+@pytest.mark.parametrize("retry_after_s", [None, 0, 1])
+@pytest.mark.parametrize("burst", [1, 10, 100])
+@pytest.mark.parametrize("server", [Bucket, Window])
+def test_a_host_that_admits_ten_a_second_gets_about_ten_a_second(
+    server: type[Bucket], burst: float, retry_after_s: float | None, latency_s: float
+) -> None:
+    limits, state, now = server(10, burst), HostState(), 0.0
+    in_flight: list[tuple[float, float, bool]] = []
+    sent: list[float] = []
+    while now < 60:
+        while in_flight and in_flight[0][0] <= now:
+            _, asked_at, is_admitted = in_flight.pop(0)
+            if is_admitted:
+                state = after_answer(state, now, asked_at=asked_at)
+            else:
+                state = after_throttling(state, now, asked_at=asked_at, retry_after_s=retry_after_s)
+        while len(in_flight) < 8 and seconds_until_request(state, now, math.inf) == 0:
+            state = after_request(state, now)
+            sent.append(now)
+            in_flight.append((now + latency_s, now, limits.admits(now)))
+        pause_s = seconds_until_request(state, now, math.inf) if len(in_flight) < 8 else math.inf
+        assert pause_s is not None
+        now = min(now + pause_s, *(arrival for arrival, _, _ in in_flight)) if in_flight else now + pause_s
+    for start in (20, 40):
+        assert 8 <= sum(start <= moment < start + 20 for moment in sent) / 20 <= 11
