@@ -5,6 +5,7 @@ from .checks import Thresholds as Thresholds
 from .checks import check as check
 from .checks import split_labels as split_labels
 from .core import BrokenImage as BrokenImage
+from .core import BundleError as BundleError
 from .core import ImageProperty as ImageProperty
 from .core import ImageRef as ImageRef
 from .core import MissingExtraError as MissingExtraError
@@ -20,6 +21,7 @@ from .gathering import UrlList as UrlList
 from .gathering import gather as gather
 from .gathering import gather_async as gather_async
 from .images import LabeledImage as LabeledImage
+from .inference import Evaluation as Evaluation
 from .inference import OnnxBundle as OnnxBundle
 from .inference import Predictor as Predictor
 from .inference import evaluate as evaluate
@@ -34,6 +36,7 @@ from .reports import compare_runs as compare_runs
 from .reports import draw_run as draw_run
 from .reports import draw_sheet as draw_sheet
 from .reports import read_run as read_run
+from .serving import ServerSettings as ServerSettings
 from .serving import make_app as make_app
 from .training import FineTuneConfig as FineTuneConfig
 from .training import export_run as export_run

@@ -1,4 +1,4 @@
-"""Commands of the step "deploy": a trained network becomes one file that answers everywhere."""
+"""Commands of the step "deploy": export, quantize, predict, evaluate, serve."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mlimages.cli.process import log_server
 from mlimages.core import InputError
 from mlimages.serving import ServerSettings
 
-BUNDLE = typer.Argument(..., metavar="MODEL.onnx", help="A file that `mlimages export` or `finetune` made.")
+MODEL = typer.Argument(..., metavar="MODEL", help="An .onnx file of `mlimages export`, or a run folder.")
 
 
 def register(app: typer.Typer) -> None:
@@ -31,20 +31,25 @@ def export(
     run: Path = typer.Argument(..., metavar="RUN", help="A run folder of `mlimages finetune`."),
     out: Path = typer.Option(None, "-o", "--out", help="File to write [RUN/model.onnx]."),
     preprocessing: bool = typer.Option(
-        True, "--preprocessing/--no-preprocessing", help="Resize, crop and normalise inside the file."
+        True,
+        "--preprocessing/--no-preprocessing",
+        help="Resize, crop and normalise inside the file, or leave that to the caller.",
     ),
-    exact: bool = typer.Option(False, "--exact", help="Resize inside as Pillow does to the bit; slower."),
-    calibrate: bool = typer.Option(False, "--calibrate", help="Fit a temperature on the validation pictures."),
+    exact: bool = typer.Option(False, "--exact", help="Resize inside the file bit for bit as Pillow does; slower."),
+    calibrate: bool = typer.Option(False, "--calibrate", help="Fit a temperature on the validation images."),
     unknown: float = typer.Option(
-        0.0, min=0.0, max=1.0, metavar="SHARE", help='Answer "unknown" under what SHARE of them reach: 0.95.'
+        0.0,
+        min=0.0,
+        max=1.0,
+        metavar="SHARE",
+        help='Answer "unknown" below the probability that SHARE of the validation images reach; 0.95 is usual.',
     ),
     as_json: bool = typer.Option(False, "--json", help="Print the file's metadata as JSON."),
 ) -> None:
-    """Write a run as one .onnx file: pixels in, classes out.
+    """Export a run as one .onnx file with its preprocessing.
 
-    The file holds the weights, the class names and the preparation of the pixels: it takes
-    uint8 RGB pictures of any size. It is refused unless ONNX Runtime answers every
-    validation picture as the trained network does.
+    The file holds the weights, the class names and the preprocessing: it takes uint8 RGB images of any size. It is
+    written only if ONNX Runtime gives the trained network's predictions for every validation image.
 
     Example: mlimages export runs/cats -o cats.onnx
     """
@@ -57,22 +62,29 @@ def export(
     print(bundle.to_json() if as_json else bundle.path)
     for line in predictions.export_notes(bundle):
         print(line, file=sys.stderr)
-    say_next("predict", bundle.path, "PICTURE")
+    say_next("predict", bundle.path, "IMAGE...")
 
 
 def quantize(
-    bundle: Path = BUNDLE,
-    calibration: Path = typer.Option(..., "--calibration", metavar="LABELS", help="Pictures to try it on."),
+    model: Path = MODEL,
+    calibration: Path = typer.Option(
+        ...,
+        "--calibration",
+        metavar="LABELS",
+        help="Label file: half of its images calibrate, the others are measured.",
+    ),
     out: Path = typer.Option(None, "-o", "--out", help="File to write [MODEL-quantized.onnx]."),
-    max_drop: float = typer.Option(1.0, min=0.0, metavar="POINTS", help="Accuracy that may be lost, in points."),
-    fp16: bool = typer.Option(False, "--fp16", help="Try 16-bit floats too."),
-    as_json: bool = typer.Option(False, "--json", help="Print what was tried as JSON."),
+    max_drop: float = typer.Option(
+        1.0, min=0.0, metavar="POINTS", help="Accuracy that may be lost, in percentage points."
+    ),
+    fp16: bool = typer.Option(False, "--fp16", help="Try 16-bit floating point too."),
+    as_json: bool = typer.Option(False, "--json", help="Print the measurements as JSON."),
 ) -> None:
-    """Make a file smaller and faster, if it pays here.
+    """Quantize a model where that makes it faster on this machine.
 
-    Tries 8-bit integers with full and with reduced range, measures the accuracy and the speed of each on
-    this machine, and writes the fastest that loses no more than --max-drop; where none is faster it says
-    so and writes nothing. A hundred labelled pictures or more are best.
+    Tries 8-bit integers with full and with reduced range, measures accuracy and speed of each on this machine, and
+    writes the fastest that loses no more than --max-drop. If none is faster, nothing is written. Use at least a
+    hundred labelled images.
 
     Example: mlimages quantize cats.onnx --calibration data/cats/val.txt
     """
@@ -81,40 +93,39 @@ def quantize(
     from mlimages.inference import OnnxBundle
     from mlimages.labels import LabelFile
 
-    target = out or bundle.with_name(f"{bundle.stem}-quantized.onnx")
-    found = quantize(
-        OnnxBundle.read(bundle), LabelFile(calibration), target, max_drop=max_drop, fp16=fp16, progress=TqdmProgress()
-    )
+    bundle = OnnxBundle.read(model)
+    target = out or bundle.path.with_name(f"{bundle.path.stem}-quantized.onnx")
+    found = quantize(bundle, LabelFile(calibration), target, max_drop=max_drop, fp16=fp16, progress=TqdmProgress())
     print(json.dumps(asdict(found)) if as_json else predictions.quantization_text(found))
     if found.chosen:
         say_next("evaluate", target, calibration)
 
 
 def predict(
-    bundle: Path = BUNDLE,
+    model: Path = MODEL,
     sources: list[str] = typer.Argument(
-        ..., metavar="PICTURE|FOLDER|-...", help="Pictures, folders of pictures, or - for one on standard input."
+        ..., metavar="IMAGE...", help="Images, folders of images, or - for one on standard input."
     ),
-    top: int = typer.Option(3, min=1, help="How many classes to name."),
-    batch: int = typer.Option(16, min=1, help="Pictures that go through the network at a time."),
-    workers: int = typer.Option(None, min=1, help="Pictures worked on at once [all cores]."),
-    copy_to: Path = typer.Option(None, metavar="DIR", help="Copy each picture to DIR/CLASS/."),
-    as_json: bool = typer.Option(False, "--json", help="Print a JSON array, one picture a line."),
+    top: int = typer.Option(3, min=1, metavar="N", help="Number of classes to print."),
+    batch: int = typer.Option(16, min=1, metavar="N", help="Batch size."),
+    workers: int = typer.Option(None, min=1, metavar="N", help="Images processed at once [all cores]."),
+    copy_to: Path = typer.Option(None, metavar="DIR", help="Copy each image to DIR/CLASS/."),
+    as_json: bool = typer.Option(False, "--json", help="Print a JSON array, one image a line."),
     as_csv: bool = typer.Option(False, "--csv", help="Print CSV: path, fault, class_1, probability_1, ..."),
 ) -> None:
-    """Name the class of pictures.
+    """Predict the class of images.
 
-    A picture that cannot be read is one line with its code and does not stop the rest.
+    An image that cannot be read is one line with its error code; the others are still predicted.
 
     Example: mlimages predict cats.onnx new/ --top 1 --csv
     """
-    from mlimages.images import copied, find_pictures
-    from mlimages.inference import Predictor
+    from mlimages.images import copied
+    from mlimages.inference import Predictor, find_inputs
 
     if as_json and as_csv:
         raise typer.BadParameter("--json or --csv, not both")
-    pictures = [sys.stdin.buffer.read()] if sources == ["-"] else find_pictures(map(Path, sources))
-    answers = Predictor(bundle, workers=workers).stream(pictures, top=top, batch=batch)
+    images = [sys.stdin.buffer.read()] if sources == ["-"] else find_inputs(sources)
+    answers = Predictor(model, workers=workers).stream(images, top=top, batch=batch)
     results: predictions.Results = (answer.result for answer in answers)
     if copy_to:
         results = copied(results, copy_to)
@@ -124,14 +135,16 @@ def predict(
 
 
 def evaluate(
-    bundle: Path = BUNDLE,
+    model: Path = MODEL,
     labels: Path = typer.Argument(..., metavar="LABELS", help="A label file with its class definition."),
-    report: Path = typer.Option(None, metavar="FILE.html", help="Write a page: each class, confusion, mistakes."),
-    as_json: bool = typer.Option(False, "--json", help="Print the figures as JSON."),
+    report: Path = typer.Option(
+        None, metavar="FILE.html", help="Write an HTML page: scores of each class, confusion matrix, mistakes."
+    ),
+    as_json: bool = typer.Option(False, "--json", help="Print the results as JSON."),
 ) -> None:
-    """Measure how good and how fast a file is.
+    """Measure the accuracy and speed of a model on a label file.
 
-    Class names are matched by name, never by order.
+    Classes are matched by name, not by order.
 
     Example: mlimages evaluate cats.onnx data/cats/val.txt
     """
@@ -140,17 +153,17 @@ def evaluate(
     from mlimages.labels import LabelFile
     from mlimages.reports import report_html
 
-    found = evaluate(Predictor(bundle), LabelFile(labels), progress=TqdmProgress())
+    found = evaluate(Predictor(model), LabelFile(labels), progress=TqdmProgress())
     if report:
-        write_text(report, report_html(found, f"{bundle.name} on {labels.name}"))
+        write_text(report, report_html(found, f"{model.name} on {labels.name}"))
     print(found.to_json() if as_json else predictions.evaluation_text(found))
-    say_next("serve", bundle)
+    say_next("serve", model)
 
 
 @takes_options(ServerSettings)
 def serve(
     values: dict[str, Any],
-    bundle: Path = BUNDLE,
+    model: Path = MODEL,
     host: str = typer.Option("127.0.0.1", metavar="HOST", help="Address to listen at; beyond loopback with a token."),
     port: int = typer.Option(8000, min=0, max=65535, metavar="N", help="Port; 0 for any that is free."),
     token: bool = typer.Option(
@@ -174,7 +187,7 @@ def serve(
         raise InputError(f"--token needs the environment variable {TOKEN_VARIABLE}")
     settings = ServerSettings(**{**values, "token": secret})
     log_server(settings.log_format)
-    predictor = Predictor(bundle, workers=workers, max_pixels=settings.max_pixels)
+    predictor = Predictor(model, workers=workers, max_pixels=settings.max_pixels)
     serve(predictor, host=host, port=port, settings=settings, started=_print_url)
 
 

@@ -16,8 +16,8 @@ from typer.core import TyperGroup
 
 from mlimages import __version__
 from mlimages.cli import augment, curate, demo, deploy, gather, inspect, probe_compare, train
-from mlimages.cli.process import skip_collection_at_exit
-from mlimages.core import MlimagesError, PeerExitedError
+from mlimages.cli.process import escape_what_cannot_be_printed, skip_collection_at_exit
+from mlimages.core import MlimagesError, PeerExitedError, printable
 
 STEPS = ("gather", "curate", "train", "deploy", "inspect")
 
@@ -113,13 +113,14 @@ def _report_to_launcher(error: MlimagesError) -> None:
 def main() -> NoReturn:
     """Run the command line: exit 0 done, 1 an error in one line, 2 usage, 130 interrupted."""
     skip_collection_at_exit()
+    escape_what_cannot_be_printed()
     if "WORLD_SIZE" in os.environ:
         signal.signal(signal.SIGTERM, _exit_with_peers)
     try:
         app()
     except MlimagesError as error:
         _report_to_launcher(error)
-        print(f"mlimages: {error}", file=sys.stderr)
+        print(f"mlimages: {printable(str(error))}", file=sys.stderr)
         sys.exit(1)
     except (KeyboardInterrupt, SystemExit) as end:
         if isinstance(end, SystemExit) and end.code != 130:  # 130: some versions of Typer catch Ctrl-C themselves

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from mlimages.core import BrokenImage, Prediction, counted
+from mlimages.core import BrokenImage, Prediction, counted, printable
 
 if TYPE_CHECKING:
     from mlimages.export import Quantization
@@ -19,23 +19,23 @@ Results = Iterable[Prediction | BrokenImage]
 
 
 def as_text(results: Results, *, top: int) -> int:
-    """Print a line a picture; return how many were named."""
+    """Print one line per image; return how many have a prediction."""
     good = 0
     for result in results:
         good += isinstance(result, Prediction)
-        print(f"{result.path or '-'}: {_words(result)}")
+        print(printable(f"{result.path or '-'}: {_text(result)}"))
     return good
 
 
 def as_json(results: Results, *, top: int) -> int:
-    """Print one array, an image a line, closed whatever ends it; return how many were named."""
+    """Print one array, an image a line, closed whatever ends it; return how many have a prediction."""
     good = 0
     separator = "\n"
     print("[", end="")
     try:
         for result in results:
             good += isinstance(result, Prediction)
-            print(separator, json.dumps(values(result)), sep="", end="")
+            print(separator, _json(values(result)), sep="", end="")
             separator = ",\n"
     finally:
         print("\n]")
@@ -43,46 +43,46 @@ def as_json(results: Results, *, top: int) -> int:
 
 
 def as_csv(results: Results, *, top: int) -> int:
-    """Print a header and a row a picture; return how many were named."""
+    """Print a header and one row per image; return how many have a prediction."""
     good = 0
     rows = csv.writer(sys.stdout, lineterminator="\n")
     head = ["path", "fault", *(f"{what}_{n}" for n in range(1, top + 1) for what in ("class", "probability"))]
     rows.writerow(head)
     for result in results:
         good += isinstance(result, Prediction)
-        cells = [result.path, *_cells(result)]
+        cells = [_cell(result.path), *_cells(result)]
         rows.writerow([*cells, *[""] * (len(head) - len(cells))])
     return good
 
 
 def export_notes(bundle: OnnxBundle) -> Iterator[str]:
-    """What a person should know of a new file."""
+    """What a person should know about a new file."""
     from mlimages.inference import data_path
 
-    told = bundle.provenance
-    if told.parity:
-        ties = f", {told.parity.near_ties} near ties aside" if told.parity.near_ties else ""
-        yield f"{told.parity.count} validation pictures: the same answers as the network's{ties}"
+    provenance = bundle.provenance
+    if provenance.parity:
+        ties = f", {provenance.parity.near_ties} near ties excepted" if provenance.parity.near_ties else ""
+        yield f"{provenance.parity.count} validation images: same predictions as the trained network{ties}"
     if bundle.exact_resize:
-        yield "the resize inside is Pillow's to the bit"
-    if told.calibration_error:
-        before, after = told.calibration_error
+        yield "the resize inside the file is bit for bit Pillow's"
+    if provenance.calibration_error:
+        before, after = provenance.calibration_error
         yield f"temperature {bundle.temperature:.3f}: calibration error {before:.3f} before, {after:.3f} after"
     if bundle.unknown_below:
-        yield f'under {_percent(bundle.unknown_below)} the answer is "unknown"'
+        yield f'below {_percent(bundle.unknown_below)} the answer is "unknown"'
     if (data := data_path(bundle.path)).exists():
         yield f"more than 2 GB of weights: keep {data} beside it"
 
 
 def evaluation_text(found: Evaluation) -> str:
-    """Accuracy, a line a class, and the speed, for people."""
+    """Accuracy, a line per class, and the speed, for people."""
     accuracy = found.accuracy
     width = max(map(len, ("class", *found.class_names)))
     lines = [
         f"accuracy {_percent(accuracy.value)} ({_percent(accuracy.low)} to {_percent(accuracy.high)}) "
-        f"on {counted(found.count, 'picture')}",
+        f"on {counted(found.count, 'image')}",
         f"loss {found.loss:.3f}, calibration error {found.calibration_error:.3f}",
-        f"{'class':{width}}  pictures  precision  recall     F1",
+        f"{'class':{width}}    images  precision  recall     F1",
     ]
     lines += [
         f"{one.name:{width}}  {one.count:8}  {_percent(one.precision.value):>9}  {_percent(one.recall.value):>6}"
@@ -90,35 +90,35 @@ def evaluation_text(found: Evaluation) -> str:
         for one in found.per_class
     ]
     if found.unknown:
-        lines.append(f'answered "unknown": {counted(found.unknown, "picture")}')
+        lines.append(f'answered "unknown": {counted(found.unknown, "image")}')
     if found.broken:
         first = found.broken[0]
-        lines.append(f"{counted(len(found.broken), 'picture')} could not be used: {first.path} ({first.fault})")
+        lines.append(f"{counted(len(found.broken), 'image')} could not be used: {first.path} ({first.fault})")
     decode, network = found.decode_ms, found.network_ms
     lines.append(
-        f"{found.images_per_s:.0f} pictures/s; ms a picture (half, 95 %): decode {decode.p50:.1f}, {decode.p95:.1f}; "
-        f"network {network.p50:.1f}, {network.p95:.1f}"
+        f"{found.images_per_s:.0f} images/s; latency p50/p95 in ms: decode {decode.p50:.1f}/{decode.p95:.1f}, "
+        f"network {network.p50:.1f}/{network.p95:.1f}"
     )
     return "\n".join(lines)
 
 
 def quantization_text(found: Quantization) -> str:
-    """A line a trial, and what came of it, for people."""
-    lines = [f"{'form':20}  accuracy  pictures/s      MB"]
+    """A line per trial and the outcome, for people."""
+    lines = [f"{'form':20}  accuracy    images/s      MB"]
     lines += [
         f"{trial.name:20}  {_percent(trial.accuracy):>8}  {trial.images_per_s:10.1f}  {trial.size_bytes / 1e6:6.1f}"
         for trial in found.trials
     ]
-    lines.append(f"measured on {counted(found.count, 'picture')} and one core of this machine")
+    lines.append(f"measured on {counted(found.count, 'image')} with one core of this machine")
     lines.append(f"written: {found.chosen.name}" if found.chosen else "none is faster within the drop: nothing written")
     return "\n".join(lines)
 
 
-def _words(result: Prediction | BrokenImage) -> str:
+def _text(result: Prediction | BrokenImage) -> str:
     if isinstance(result, BrokenImage):
         return f"broken, {result.fault}: {result.detail}"
-    named = ", ".join(f"{score.class_name} {_percent(score.probability)}" for score in result.top)
-    return named if result.known else f"unknown (nearest: {named})"
+    classes = ", ".join(f"{score.class_name} {_percent(score.probability)}" for score in result.top)
+    return classes if result.known else f"unknown (nearest: {classes})"
 
 
 def values(result: Prediction | BrokenImage) -> dict[str, object]:
@@ -131,8 +131,22 @@ def values(result: Prediction | BrokenImage) -> dict[str, object]:
 def _cells(result: Prediction | BrokenImage) -> list[object]:
     if isinstance(result, BrokenImage):
         return [result.fault]
-    pairs = [cell for score in result.top for cell in (score.class_name, f"{score.probability:.6f}")]
+    pairs = [cell for score in result.top for cell in (_cell(score.class_name), f"{score.probability:.6f}")]
     return ["" if result.known else "unknown", *pairs]
+
+
+def _cell(text: str) -> str:
+    """Text that a spreadsheet shows as it is: one that begins like a formula gets an apostrophe."""
+    safe = printable(text)
+    return f"'{safe}" if len(safe) > 1 and safe.startswith(("=", "+", "-", "@")) else safe
+
+
+def _json(values: dict[str, object]) -> str:
+    """JSON with readable text; escaped where the terminal's encoding, or the terminal itself, cannot take that."""
+    text = json.dumps(values, ensure_ascii=False)
+    encoding = sys.stdout.encoding or "utf-8"
+    is_safe = printable(text) == text and text.encode(encoding, "replace").decode(encoding) == text
+    return text if is_safe else json.dumps(values)
 
 
 def _percent(share: float) -> str:

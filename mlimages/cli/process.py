@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import io
 import logging
 import os
 import sys
@@ -30,6 +31,13 @@ def use_one_thread() -> None:
 def collect_garbage_rarely() -> None:
     """Raise the garbage collector's threshold, for commands that keep thousands of objects in flight."""
     gc.set_threshold(GARBAGE_THRESHOLD)
+
+
+def escape_what_cannot_be_printed() -> None:
+    """Let no file name end a command: what the terminal's encoding cannot hold is printed as an escape."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def log_server(log_format: str) -> None:

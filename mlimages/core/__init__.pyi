@@ -58,6 +58,7 @@ from .scores import class_scores as class_scores
 from .scores import confusion_matrix as confusion_matrix
 from .scores import share as share
 from .scores import sign_test as sign_test
+from .terminal import printable as printable
 from .types import BrokenImage as BrokenImage
 from .types import ClassScore as ClassScore
 from .types import Device as Device

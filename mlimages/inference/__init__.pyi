@@ -7,9 +7,11 @@ from .bundle import Parity as Parity
 from .bundle import ParityProbe as ParityProbe
 from .bundle import Provenance as Provenance
 from .bundle import data_path as data_path
+from .bundle import model_file as model_file
 from .calibration import softmax as softmax
 from .evaluation import Evaluation as Evaluation
 from .evaluation import evaluate as evaluate
+from .inputs import find_inputs as find_inputs
 from .onnx_metadata import open_session as open_session
 from .predictor import Answer as Answer
 from .predictor import Predictor as Predictor

@@ -1,4 +1,4 @@
-"""A label file's classes found in a bundle: by name, never by order."""
+"""A label file's classes matched to a model's, by name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from mlimages.labels import LabelFile
 
 
 def matched(labels: LabelFile, bundle: OnnxBundle) -> list[LabeledPath]:
-    """Every picture with its class number in the bundle.
+    """Every image with its class number in the bundle.
 
     Raises:
         InputError: the label file has a class that the bundle does not know.

@@ -1,4 +1,4 @@
-"""One .onnx file that knows its classes: what its metadata says."""
+"""The metadata of an .onnx file: classes, preprocessing, calibration, provenance."""
 
 from __future__ import annotations
 
@@ -26,12 +26,28 @@ def data_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.data")
 
 
+def model_file(model: str | os.PathLike[str]) -> Path:
+    """The .onnx file that a person means: the file itself, or that of a run folder.
+
+    Raises:
+        BundleError: it is a folder without a model.
+    """
+    path = Path(model)
+    if not path.is_dir():
+        return path
+    if (file := path / "model.onnx").is_file():
+        return file
+    if (path / "config.json").is_file():
+        raise BundleError(f"{path} has no model.onnx yet: `mlimages export {path}` makes one")
+    raise BundleError(f"{path} is a folder without model.onnx: give MODEL.onnx or a run folder of `mlimages finetune`")
+
+
 @dataclass(frozen=True, slots=True)
 class ParityProbe:
-    """A small picture, and the logits that the file must give for it.
+    """A small image with the logits that the file must give for it.
 
     Attributes:
-        width, height: of the picture, in pixels.
+        width, height: of the image, in pixels.
         pixels: RGB, row by row, `height * width * 3` bytes.
         logits: one per class.
         tolerance: greatest difference of a logit, relative to the largest.
@@ -46,12 +62,12 @@ class ParityProbe:
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """How the file's answers compared with the trained network's on the validation pictures.
+    """The file's predictions compared with the trained network's on the validation images.
 
     Attributes:
-        count: pictures compared.
-        near_ties: pictures whose two best classes were within 1e-4, and changed places.
-        worst: greatest difference of a logit, relative to that picture's largest.
+        count: images compared.
+        near_ties: images whose two best classes are within 1e-4 and swapped.
+        worst: greatest difference of a logit, relative to that image's largest.
     """
 
     count: int
@@ -61,16 +77,16 @@ class Parity:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Where a bundle comes from and how it was judged; what is not known is empty.
+    """How a file was made and measured; unknown values are empty.
 
     Attributes:
         created: date and time, ISO 8601, UTC.
         weights_sha256, data_sha256: of the checkpoint, and of each label file by split name.
-        split_sizes: pictures by split name.
-        accuracy: on validation pictures: share, and its 95 % interval.
-        accuracy_count: how many pictures that is.
+        split_sizes: images by split name.
+        accuracy: on validation images: share, and its 95 % interval.
+        accuracy_count: how many images that is.
         calibration_error: expected calibration error (0..1) before and after the temperature was fitted.
-        quantization: what was tried, a row each: name, accuracy, pictures per second, bytes.
+        quantization: one row per trial: name, accuracy, images per second, bytes.
         versions: of the packages that made the file.
     """
 
@@ -88,48 +104,55 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class OnnxBundle:
-    """What one .onnx file says of itself.
+    """The metadata of one .onnx file.
 
     Attributes:
         path: the file.
         class_names: by class number.
-        preprocessing: from an upright RGB picture to the network's numbers.
+        preprocessing: from an upright RGB image to the network's input.
         model: the network's name.
         probe: checked whenever the file is opened to predict.
-        includes_preprocessing: the graph takes uint8 RGB `(N, H, W, 3)` of any size; else it takes float32
-            `(N, C, H, W)`, prepared and normalised.
+        includes_preprocessing: the graph takes uint8 RGB `(N, H, W, 3)` of any size; otherwise preprocessed
+            and normalised float32 `(N, C, H, W)`.
         exact_resize: the graph's resize is Pillow's to the bit.
-        temperature: what the logits are divided by before the softmax.
-        unknown_below: a best probability under this is answered "unknown".
+        temperature: divisor of the logits before the softmax.
+        unknown_below: an image whose best probability is below this is "unknown".
     """
 
     path: Path
     class_names: tuple[str, ...]
     preprocessing: Preprocessing
     model: str
-    probe: ParityProbe
+    probe: ParityProbe = field(repr=False)
     includes_preprocessing: bool = True
     exact_resize: bool = False
     temperature: float = 1.0
     unknown_below: float = 0.0
-    provenance: Provenance = Provenance()
+    provenance: Provenance = field(default=Provenance(), repr=False)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> OnnxBundle:
-        """What the file says of itself.
+        """Read a file's metadata.
+
+        Args:
+            path: an .onnx file, or a run folder.
 
         Raises:
-            BundleError: there is no such file, or it is no bundle of ours.
+            BundleError: there is no such file, or mlimages did not export it.
+
+        Example:
+            >>> OnnxBundle.read("model.onnx").class_names  # doctest: +SKIP
+            ('ants', 'bees')
         """
-        path = Path(path)
+        path = model_file(path)
         return cls.from_metadata(path, read_metadata(path, open_session(path, threads=1)))
 
     @classmethod
     def from_metadata(cls, path: Path, metadata: Mapping[str, str]) -> OnnxBundle:
-        """What the metadata of the file at `path` says.
+        """Parse the metadata of the file at `path`.
 
         Raises:
-            BundleError: it is no bundle of ours.
+            BundleError: mlimages did not write it.
         """
         text = metadata.get("mlimages")
         if text is None:
@@ -143,7 +166,7 @@ class OnnxBundle:
             raise BundleError(f"{path} has damaged mlimages metadata ({error}): export it again") from error
 
     def to_json(self) -> str:
-        """All that it says of itself but its path, as it stands in the file."""
+        """Everything except the path, as JSON, as it is stored in the file."""
         values = dataclasses.asdict(self)
         del values["path"]
         values["probe"]["pixels"] = base64.b64encode(self.probe.pixels).decode()
@@ -155,6 +178,8 @@ class OnnxBundle:
 
     def _for_other_tools(self) -> dict[str, str]:
         """The ONNX standard's image keys (docs/MetadataProps.md), and those that Ultralytics reads."""
+        if not self.includes_preprocessing:  # none of them can say how its input is normalised
+            return {}
         image = self.preprocessing.image
         return {
             "Image.BitmapPixelFormat": "Rgb8",
@@ -172,7 +197,7 @@ def _from_json(values: dict[str, Any]) -> dict[str, Any]:
         provenance["parity"] = Parity(**provenance["parity"])
     probe["pixels"] = base64.b64decode(probe["pixels"])
     if len(probe["pixels"]) != probe["width"] * probe["height"] * 3:
-        raise ValueError("the probe's picture has another size")
+        raise ValueError("the probe's image has another size")
     values["probe"] = ParityProbe(**{**probe, "logits": tuple(probe["logits"])})
     for key in ("accuracy", "calibration_error", "quantization"):
         provenance[key] = None if provenance[key] is None else tuple(provenance[key])

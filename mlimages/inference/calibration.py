@@ -1,4 +1,4 @@
-"""How far a classifier's probabilities can be believed, and the one figure that mends them."""
+"""Calibration of a classifier's probabilities: expected calibration error and temperature scaling."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def softmax(logits: NDArray[np.floating], temperature: float = 1.0) -> NDArray[n
 
 
 def expected_calibration_error(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
-    """The gap between confidence and accuracy, averaged over pictures: 0 is calibrated, 1 the worst.
+    """The gap between confidence and accuracy, averaged over images: 0 is calibrated, 1 the worst.
 
     Source: Naeini et al., AAAI 2015; Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
     """
@@ -35,7 +35,7 @@ def expected_calibration_error(probabilities: NDArray[np.floating], labels: NDAr
 
 
 def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.integer]) -> float:
-    """The temperature (0.05 to 20) under which `labels` are most likely; 1 without pictures.
+    """The temperature (0.05 to 20) under which `labels` are most likely; 1 without images.
 
     The likelihood has one maximum over 1 / temperature: a golden-section search finds it. Source: Guo et al. 2017.
     """
@@ -57,6 +57,6 @@ def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.integer]) ->
 
 
 def threshold_keeping(share: float, probabilities: NDArray[np.floating]) -> float:
-    """The best probability that at least `share` (0..1) of the pictures reach."""
+    """The best probability that at least `share` (0..1) of the images reach."""
     best = np.sort(probabilities.max(axis=1))
     return float(best[math.floor((1 - share) * len(best))]) if len(best) else 0.0

@@ -1,8 +1,9 @@
-"""How good a bundle is on a label file: accuracy, each class, confusion, calibration and speed."""
+"""Accuracy, scores of each class, confusion matrix, calibration and speed of a model on a label file."""
 
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -23,6 +24,7 @@ from mlimages.core import (
     scores,
 )
 from mlimages.inference.align_classes import matched
+from mlimages.inference.bundle import OnnxBundle
 from mlimages.inference.calibration import expected_calibration_error
 from mlimages.inference.predictor import Answer, Predictor
 from mlimages.labels import LabelFile
@@ -30,25 +32,25 @@ from mlimages.labels import LabelFile
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Milliseconds a picture: half of the pictures took at most `p50`, 95 % at most `p95`."""
+    """Latency in milliseconds per image: median and 95th percentile."""
 
     p50: float
     p95: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Evaluation:
-    """What `evaluate` found.
+    """The results of `evaluate`.
 
     Attributes:
-        class_names: of the bundle, by number; classes that the label file lacks included.
+        class_names: of the model, by class number, including those without an image in the label file.
         mistakes: wrong predictions with their true class number, the most confident first.
-        broken: pictures that could not be used; they are not counted.
-        loss: mean cross-entropy in nats; a probability under 1e-7 counts as 1e-7.
+        broken: images that could not be used; they are not counted.
+        loss: mean cross-entropy in nats; a probability below 1e-7 counts as 1e-7.
         calibration_error: expected calibration error, 0 (calibrated) to 1.
-        unknown: pictures whose best probability is under the bundle's threshold.
-        images_per_s: pictures per second on all workers together.
-        decode_ms, network_ms: of one picture in one worker.
+        unknown: images whose best probability is below the model's threshold.
+        images_per_s: images per second of all workers together.
+        decode_ms, network_ms: of one image in one worker.
     """
 
     class_names: tuple[str, ...]
@@ -62,14 +64,21 @@ class Evaluation:
     decode_ms: Timing
     network_ms: Timing
 
+    def __repr__(self) -> str:
+        accuracy = self.accuracy
+        return (
+            f"Evaluation(accuracy={accuracy.value:.4f} ({accuracy.low:.4f} to {accuracy.high:.4f}), "
+            f"count={self.count}, broken={len(self.broken)}, classes={len(self.class_names)})"
+        )
+
     @property
     def count(self) -> int:
-        """Pictures that were answered."""
+        """Number of images with a prediction."""
         return sum(map(sum, self.confusion))
 
     @property
     def accuracy(self) -> Share:
-        """Right answers, with their 95 % interval."""
+        """Share of correct predictions, with its 95 % interval."""
         return scores.accuracy(self.confusion)
 
     @property
@@ -97,12 +106,28 @@ class Evaluation:
         return json.dumps(values)
 
 
-def evaluate(predictor: Predictor, labels: LabelFile, *, progress: Progress | None = None) -> Evaluation:
-    """Put every picture of a label file to a bundle; class names are matched by name, never by order.
+def evaluate(
+    model: Predictor | OnnxBundle | str | os.PathLike[str],
+    labels: LabelFile | str | os.PathLike[str],
+    *,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Compare a model's predictions with a label file; classes are matched by name, not by order.
+
+    Args:
+        model: a predictor, an .onnx file, or a run folder.
+        labels: a label file, or its path.
 
     Raises:
-        InputError: the label file has a class that the bundle does not know, or no picture that can be used.
+        BundleError: the model cannot be used.
+        InputError: the label file has a class that the model does not have, or no image that can be used.
+
+    Example:
+        >>> evaluate("model.onnx", "val.txt").accuracy.value  # doctest: +SKIP
+        0.9608
     """
+    predictor = model if isinstance(model, Predictor) else Predictor(model)
+    labels = labels if isinstance(labels, LabelFile) else LabelFile(os.fspath(labels))
     names = predictor.bundle.class_names
     items = matched(labels, predictor.bundle)
     begin = time.perf_counter()
@@ -114,7 +139,7 @@ def evaluate(predictor: Predictor, labels: LabelFile, *, progress: Progress | No
         if isinstance(answer.result, Prediction)
     ]
     if not good:
-        raise InputError(f"{labels.path} has no picture that can be used: `mlimages check {labels.path}` says why")
+        raise InputError(f"{labels.path} has no image that can be used: `mlimages check {labels.path}` says why")
     truth = np.array([label for _, label, _ in good], np.int64)  # (N,)
     probabilities = np.array([_row(result, len(names)) for result, _, _ in good])  # (N, classes)
     wrong = [(result, label) for result, label, _ in good if result.top[0].label != label]
@@ -138,7 +163,7 @@ def _class_json(one: ClassScores) -> dict[str, object]:
 
 
 def _answers(predictor: Predictor, items: Sequence[LabeledPath], progress: Progress) -> list[Answer]:
-    progress.start("evaluate", len(items), "pictures")
+    progress.start("evaluate", len(items), "images")
     answers = []
     for answer in predictor.stream(item.path for item in items):
         answers.append(answer)

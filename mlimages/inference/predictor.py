@@ -1,4 +1,4 @@
-"""A bundle answers pictures: the very pixels of training, through ONNX Runtime, on every core."""
+"""Predictions with ONNX Runtime on every core, from the same pixels as in training."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from PIL import Image
 from mlimages import images
 from mlimages.core import MAX_PIXELS, BrokenImage, ClassScore, Fault, ImageError, Prediction, Threads, as_path
 from mlimages.inference.bundle import OnnxBundle
+from mlimages.inference.inputs import NO_LINKS, is_link
 from mlimages.inference.session import BundleSession
 
 ImageInput = str | os.PathLike[str] | bytes | NDArray[np.uint8] | Image.Image
@@ -25,11 +26,11 @@ ImageInput = str | os.PathLike[str] | bytes | NDArray[np.uint8] | Image.Image
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What became of one picture, and how long it took.
+    """The result of one image, and how long it took.
 
     Attributes:
         decode_s: seconds from bytes to prepared pixels.
-        network_s: its part of the seconds that its batch took.
+        network_s: its share of the seconds that its batch took.
     """
 
     result: Prediction | BrokenImage
@@ -38,12 +39,12 @@ class Answer:
 
 
 class Predictor:
-    """Names the class of pictures; thread-safe.
+    """Predicts the class of images; thread-safe.
 
     Args:
-        bundle: an .onnx file that `mlimages export` or `finetune` made.
-        workers: how many threads decode and compute at once; by default one per core that this process may use.
-        max_pixels: a picture of more (width x height) is broken, judged before it is decoded.
+        bundle: an .onnx file of `mlimages export`, or a run folder.
+        workers: how many threads decode and compute at once; default: one per core that this process may use.
+        max_pixels: an image with more (width x height) is a BrokenImage; checked before decoding.
 
     Raises:
         BundleError: the file cannot be used, or does not answer as its own probe says.
@@ -60,6 +61,9 @@ class Predictor:
         self.bundle = self._session.bundle
         self.workers = workers or _cores()
         self.max_pixels = max_pixels
+
+    def __repr__(self) -> str:
+        return f"Predictor({str(self.bundle.path)!r}, workers={self.workers})"
 
     def __call__(
         self, images: ImageInput | Iterable[ImageInput], *, top: int | None = None
@@ -79,22 +83,22 @@ class Predictor:
         batch = max(1, min(16, -(-len(inputs) // self.workers)))
         return [answer.result for answer in self.stream(inputs, top=top, batch=batch)]
 
-    def stream(self, pictures: Iterable[ImageInput], *, top: int | None = None, batch: int = 16) -> Iterator[Answer]:
-        """Answers in order, while the pictures come; memory stays bounded.
+    def stream(self, images: Iterable[ImageInput], *, top: int | None = None, batch: int = 16) -> Iterator[Answer]:
+        """Answers in order, computed while the images arrive; memory stays bounded.
 
         Args:
-            batch: pictures that one worker decodes and computes at a time.
+            batch: images that one worker decodes and computes at a time.
         """
         if top is not None and top < 1:
             raise ValueError(f"top is {top}: it is the number of classes to name, at least 1")
-        source = map(_checked, pictures)
+        source = map(_checked, images)
         chunks = iter(lambda: list(islice(source, batch)), [])
         for answers in Threads(self.workers, ahead=2).map(partial(self.answer, top=top), chunks):
             yield from answers
 
-    def answer(self, pictures: Sequence[ImageInput], *, top: int | None = None) -> list[Answer]:
+    def answer(self, images: Sequence[ImageInput], *, top: int | None = None) -> list[Answer]:
         """Decode and compute one batch in the calling thread."""
-        decoded = [self.decode(picture) for picture in pictures]
+        decoded = [self.decode(image) for image in images]
         good = [pixels for pixels, _ in decoded if not isinstance(pixels, BrokenImage)]
         begin = time.perf_counter()
         rows = iter(self.probabilities(good) if good else ())
@@ -102,32 +106,34 @@ class Predictor:
         return [
             Answer(pixels, decode_s)
             if isinstance(pixels, BrokenImage)
-            else Answer(self.prediction(_name(picture), next(rows), top=top), decode_s, network_s)
-            for picture, (pixels, decode_s) in zip(pictures, decoded, strict=True)
+            else Answer(self.prediction(_name(image), next(rows), top=top), decode_s, network_s)
+            for image, (pixels, decode_s) in zip(images, decoded, strict=True)
         ]
 
-    def decode(self, picture: ImageInput) -> tuple[NDArray[np.uint8] | BrokenImage, float]:
-        """Prepared pixels `(h, w, C)` or what is wrong with the picture; and the seconds it took."""
+    def decode(self, image: ImageInput) -> tuple[NDArray[np.uint8] | BrokenImage, float]:
+        """Preprocessed pixels, uint8 `(h, w, C)`, or what is wrong with the image; and the seconds it took."""
         begin = time.perf_counter()
         prop = self.bundle.preprocessing.image
         try:
-            if isinstance(picture, Image.Image):
-                pixels = images.prepare(images.from_pillow(picture), prop)
-            elif isinstance(picture, np.ndarray):
-                pixels = images.prepare(Image.fromarray(picture).convert("RGB"), prop)
+            if isinstance(image, Image.Image):
+                pixels = images.prepare(images.from_pillow(image), prop)
+            elif isinstance(image, np.ndarray):
+                pixels = images.prepare(Image.fromarray(image).convert("RGB"), prop)
             else:
-                source = picture if isinstance(picture, bytes | Path) else as_path(os.fspath(picture))
+                if isinstance(image, str) and is_link(image):
+                    raise ImageError(Fault.MISSING, NO_LINKS)
+                source = image if isinstance(image, bytes | Path) else as_path(os.fspath(image))
                 pixels = images.load_pixels(source, prop, max_pixels=self.max_pixels)
         except Exception as error:  # decoders raise whatever they like; none of it may cost another image its answer
-            return _broken(_name(picture), error), time.perf_counter() - begin
+            return _broken(_name(image), error), time.perf_counter() - begin
         return pixels, time.perf_counter() - begin
 
     def probabilities(self, pixels: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """Probabilities `(N, classes)` of pictures that `decode` prepared, in one batch."""
+        """Probabilities `(N, classes)` of images from `decode`, float32, in one batch."""
         return self._session.run(pixels)[1]
 
     def prediction(self, path: str, row: NDArray[np.float32], *, top: int | None = None) -> Prediction:
-        """One row of `probabilities` as classes by falling probability."""
+        """One row of `probabilities` as classes by decreasing probability."""
         order: list[int] = (-row).argsort(kind="stable")[:top].tolist()
         names = self.bundle.class_names
         scores = tuple(ClassScore(names[label], label, float(row[label])) for label in order)
@@ -168,5 +174,5 @@ def _broken(path: str, error: Exception) -> BrokenImage:
     return BrokenImage(path, Fault.CORRUPT, f"the decoder failed ({type(error).__name__})")
 
 
-def _name(picture: ImageInput) -> str:
-    return "" if isinstance(picture, bytes | np.ndarray | Image.Image) else str(picture)
+def _name(image: ImageInput) -> str:
+    return "" if isinstance(image, bytes | np.ndarray | Image.Image) else str(image)

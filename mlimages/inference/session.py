@@ -1,16 +1,15 @@
-"""A bundle opened in ONNX Runtime: the one place where prepared pixels are put to an exported file."""
+"""A bundle opened in ONNX Runtime: the only place that runs an exported file."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlimages.core import BundleError, ImageProperty
-from mlimages.inference.bundle import INPUT, LOGITS, PROBABILITIES, OnnxBundle
+from mlimages.inference.bundle import INPUT, LOGITS, PROBABILITIES, OnnxBundle, model_file
 from mlimages.inference.onnx_metadata import open_session, read_metadata
 
 Outputs = tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -21,15 +20,15 @@ class BundleSession:
     """A bundle's network, ready to answer; thread-safe.
 
     Args:
-        bundle: a file with its preprocessing inside, or its path.
-        threads: for one answer; 1 where several answers are worked out at once.
+        bundle: a file with its preprocessing inside, its path, or a run folder.
+        threads: per call; 1 where several calls run at once.
 
     Raises:
-        BundleError: ONNX Runtime cannot run the file, or it does not answer as its own probe says.
+        BundleError: ONNX Runtime cannot run the file, or its logits for its own probe differ.
     """
 
     def __init__(self, bundle: str | os.PathLike[str] | OnnxBundle, *, threads: int = 1) -> None:
-        path = bundle.path if isinstance(bundle, OnnxBundle) else Path(bundle)
+        path = bundle.path if isinstance(bundle, OnnxBundle) else model_file(bundle)
         self._session = open_session(path, threads=threads)
         if not isinstance(bundle, OnnxBundle):
             bundle = OnnxBundle.from_metadata(path, read_metadata(path, self._session))
@@ -39,11 +38,11 @@ class BundleSession:
         self._check_probe()
 
     def run(self, pixels: Sequence[NDArray[np.uint8]]) -> Outputs:
-        """Answer pictures prepared by `images.load_pixels`, each `(h, w, C)`, in one batch."""
+        """Answer images prepared by `images.load_pixels`, each `(h, w, C)`, in one batch."""
         return self.run_raw(at_fixed_point(pixels, self.bundle.preprocessing.image))
 
     def run_raw(self, images: NDArray[np.uint8]) -> Outputs:
-        """Answer upright RGB pictures `(N, H, W, 3)` of any size; the graph itself prepares them."""
+        """Answer upright RGB images `(N, H, W, 3)` of any size; the graph itself prepares them."""
         logits, probabilities = self._session.run([LOGITS, PROBABILITIES], {INPUT: images})
         return logits, probabilities
 
@@ -66,7 +65,7 @@ def at_fixed_point(pixels: Sequence[NDArray[np.uint8]], prop: ImageProperty) -> 
     """Prepared pixels `(h, w, C)`, framed so that a graph's own preparation gives them back: `(N, H, W, 3)`.
 
     `shorter` leaves a square of its own size alone and crops the centre, `position` crops there; the others leave a
-    picture of the prepared size alone. Grey is repeated over three channels: its luma is itself.
+    image of the prepared size alone. Grey is repeated over three channels: its luma is itself.
     """
     top = left = 0
     height, width = prop.height, prop.width
@@ -84,7 +83,7 @@ def at_fixed_point(pixels: Sequence[NDArray[np.uint8]], prop: ImageProperty) -> 
 
 
 def relative_difference(logits: NDArray[np.float32], want: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Each picture's greatest difference of a logit, relative to its largest: `(N,)` from two `(N, classes)`."""
+    """Each image's greatest difference of a logit, relative to its largest: `(N,)` from two `(N, classes)`."""
     largest = np.maximum(np.abs(want).max(axis=1), 1e-6)
     difference: NDArray[np.float32] = np.nan_to_num(np.abs(logits - want).max(axis=1) / largest, nan=np.inf)
     return difference

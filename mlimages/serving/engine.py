@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mlimages.inference import Answer, Predictor
 
 MAX_BATCH = 4
-"""Beyond this little is gained, and memory grows."""
+"""Larger batches gain little and take more memory."""
 
 _PAYS = 0.85
 """Batching must bring the network's time per image below this share of a single image's (AlexNet: 0.65)."""

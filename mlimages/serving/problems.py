@@ -43,7 +43,7 @@ def internal() -> ProblemError:
 
 def busy() -> ProblemError:
     """The queue is full."""
-    return ProblemError(503, "busy", "too many pictures are waiting: try again in a second", {"Retry-After": "1"})
+    return ProblemError(503, "busy", "too many images are waiting: try again in a second", {"Retry-After": "1"})
 
 
 def too_large(limit: int) -> ProblemError:

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -76,6 +77,55 @@ def test_predict_writes_csv_that_a_table_program_reads(model: Path, items: list[
     assert (rows[2]["class_1"], rows[2]["probability_1"]) == ("", "")
 
 
+def test_a_run_folder_is_taken_wherever_a_model_is(
+    model: Path, items: list[LabeledPath], run_cli: RunCli, tmp_path: Path
+) -> None:
+    (tmp_path / "run").mkdir()
+    shutil.copyfile(model, tmp_path / "run" / "model.onnx")
+    write_label_file(tmp_path / "val.txt", items, ("class0", "class1", "class2"))
+    assert OnnxBundle.read(str(tmp_path / "run")).path == tmp_path / "run" / "model.onnx"
+    assert run_cli("predict", "run", "p").stdout == run_cli("predict", "run/model.onnx", "p").stdout
+    assert run_cli("evaluate", "run", "val.txt").stdout.startswith("accuracy")
+    assert "measured on" in run_cli("quantize", "run", "--calibration", "val.txt", "--max-drop", "100").stdout
+    command = [sys.executable, "-m", "mlimages", "serve", tmp_path / "run", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("http://127.0.0.1:")
+        process.terminate()
+
+
+HOSTILE_NAMES = [b"na\xefve.png", b"\x1b[31mred.png", b"two\nlines.png", "\u202egnp.x.png".encode(), b"=cmd|' 'A0.png",
+                 "\u732b.png".encode()]  # fmt: skip
+
+
+@pytest.mark.parametrize("encoding", ["utf-8:strict", "ascii:strict", "latin-1:strict"])
+@pytest.mark.parametrize("form", ["", "--json", "--csv"])
+def test_no_file_name_costs_an_answer_or_reaches_the_terminal_as_a_command(
+    model: Path, tmp_path: Path, encoding: str, form: str
+) -> None:
+    (tmp_path / "names").mkdir()
+    for name in HOSTILE_NAMES:
+        picture(0).save(tmp_path / "a.png")
+        Path(os.fsdecode(os.path.join(os.fsencode(tmp_path / "names"), name))).write_bytes(  # noqa: PTH118
+            (tmp_path / "a.png").read_bytes()
+        )
+    words = [sys.executable, "-m", "mlimages", "predict", model, ".", *form.split()]
+    env = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run(words, cwd=tmp_path / "names", capture_output=True, env=env)
+    assert (done.returncode, done.stderr) == (0, b"")
+    text = done.stdout.decode(encoding.partition(":")[0])
+    assert text.count(".png") == len(HOSTILE_NAMES)
+    assert not re.search("[\x00-\x09\x0b-\x1f\u202e]", text)
+    if form == "--json":
+        assert {os.fsencode(one["path"]) for one in json.loads(text)} == set(HOSTILE_NAMES)
+    elif form == "--csv":
+        rows = list(csv.reader(io.StringIO(text)))
+        assert len(rows) == 1 + len(HOSTILE_NAMES)
+        assert not [cell for row in rows for cell in row if cell.startswith("=")]
+    else:
+        assert len(text.splitlines()) == len(HOSTILE_NAMES)
+
+
 @pytest.mark.parametrize("count", [0, 1, 3])
 @pytest.mark.parametrize("error", [None, RuntimeError, KeyboardInterrupt], ids=str)
 def test_the_json_array_is_closed_whatever_ends_it(
@@ -118,7 +168,7 @@ def test_evaluate_prints_a_table_or_json_and_writes_a_page(
 ) -> None:
     write_label_file(tmp_path / "val.txt", items, ("class0", "class1", "class2"))
     done = run_cli("evaluate", model, "val.txt", "--report", "r.html")
-    assert re.match(r"accuracy [\d.]+ % \([\d.]+ % to [\d.]+ %\) on 4 pictures", done.stdout)
+    assert re.match(r"accuracy [\d.]+ % \([\d.]+ % to [\d.]+ %\) on 4 images", done.stdout)
     assert max(map(len, done.stdout.splitlines())) <= 100
     assert "next: mlimages serve" in done.stderr
     assert (tmp_path / "r.html").read_text().startswith("<!doctype html>")
@@ -132,6 +182,13 @@ def test_evaluate_prints_a_table_or_json_and_writes_a_page(
         (["predict", "p/00.png", "p"], "p/00.png is not an ONNX file"),
         (["evaluate", "MODEL", "none.txt"], "none.txt"),
         (["export", "p"], "not a run folder"),
+        (["predict", "p", "p/00.png"], "p is a folder without model.onnx"),
+        (["predict", "unfinished", "p"], "mlimages export unfinished"),
+        (["predict", "MODEL", "empty"], "empty is a folder without images"),
+        (["predict", "MODEL", "p", "empty"], "empty is a folder without images"),
+        (["predict", "MODEL", "p", "https://x.example/a.jpg"], "https://x.example/a.jpg: links are not downloaded"),
+        (["serve", "MODEL", "--port", "0", "--cors", "x.example"], "'x.example' is not an origin"),
+        (["serve", "MODEL", "--port", "0", "--max-images", "0"], "max_images is 0"),
         (["serve", "MODEL", "--host", "0.0.0.0", "--port", "0"], "MLIMAGES_TOKEN"),
         (["serve", "MODEL", "--token", "--port", "0"], "MLIMAGES_TOKEN"),
     ],
@@ -139,6 +196,9 @@ def test_evaluate_prints_a_table_or_json_and_writes_a_page(
 def test_what_goes_wrong_is_one_line(
     model: Path, items: list[LabeledPath], run_cli: RunCli, words: list[str], said: str
 ) -> None:
+    for folder in ("empty", "unfinished"):
+        Path(items[0].path.parents[1], folder).mkdir()
+    Path(items[0].path.parents[1], "unfinished", "config.json").write_text("{}")
     done = run_cli(*[str(model) if word == "MODEL" else word for word in words], check=False)
     assert done.returncode == 1
     assert done.stdout == ""

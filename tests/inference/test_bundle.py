@@ -137,5 +137,5 @@ def test_a_file_that_is_no_bundle_is_one_clear_error(tmp_path: Path, how: str) -
 def test_a_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="mlimages export"):
         OnnxBundle.read(tmp_path / "none.onnx")
-    with pytest.raises(BundleError, match="cannot be read"):
+    with pytest.raises(BundleError, match="is a folder without"):
         OnnxBundle.read(tmp_path)

@@ -1,6 +1,7 @@
 """Measuring a bundle on a label file."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -81,7 +82,7 @@ def test_broken_pictures_are_listed_and_not_counted(
 
 
 def test_a_label_file_without_a_usable_picture_is_an_error(cnn_bundle: OnnxBundle, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no picture that can be used"):
+    with pytest.raises(InputError, match="no image that can be used"):
         evaluate(Predictor(cnn_bundle), labels(tmp_path, [LabeledPath(tmp_path / "none.png", 0)]))
 
 
@@ -115,3 +116,14 @@ def test_the_report_opens_offline_and_escapes_what_it_shows(
     assert not page.scrolls_sideways
     assert page.evaluate("(box => box.scrollWidth <= box.clientWidth)(document.querySelector('.scrolls'))")
     assert not page.console_errors
+
+
+def test_paths_are_taken_as_text_and_results_have_a_short_repr(cnn_bundle: OnnxBundle, tmp_path: Path) -> None:
+    items = pictures(tmp_path / "p", 3)
+    write_label_file(tmp_path / "val.txt", items, ("class0", "class1", "class2"))
+    found = evaluate(str(cnn_bundle.path), str(tmp_path / "val.txt"))
+    assert re.fullmatch(
+        r"Evaluation\(accuracy=[\d.]+ \([\d.]+ to [\d.]+\), count=3, broken=0, classes=3\)", repr(found)
+    )
+    assert repr(Predictor(str(cnn_bundle.path), workers=2)) == f"Predictor({str(cnn_bundle.path)!r}, workers=2)"
+    assert len(repr(OnnxBundle.read(str(cnn_bundle.path)))) < 700

@@ -229,8 +229,16 @@ def test_a_bare_network_is_refused_with_what_to_do(tmp_path: Path) -> None:
 def test_prediction_and_its_command_work_where_torch_is_not_installed(bundle: OnnxBundle, files: list[Path]) -> None:
     code = (
         "import sys; sys.modules.update(dict.fromkeys(['torch', 'torchvision', 'timm', 'onnx', 'matplotlib']))\n"
-        "sys.argv = ['mlimages', 'predict', *sys.argv[1:]]\nfrom mlimages.cli import main; main()"
+        "sys.argv = ['mlimages', 'predict', *sys.argv[1:]]\nfrom mlimages.cli.main import main; main()"
     )
     done = subprocess.run([sys.executable, "-c", code, bundle.path, files[0]], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "class" in done.stdout
+
+
+@pytest.mark.parametrize("link", ["https://x.example/a.jpg", "HTTP://x.example", "ftp://x/a.png", "data:image/png,x"])
+def test_a_link_is_answered_with_what_to_do(cnn_bundle: OnnxBundle, link: str) -> None:
+    (result,) = Predictor(cnn_bundle)(link)
+    assert isinstance(result, BrokenImage)
+    assert (result.path, result.fault) == (link, Fault.MISSING)
+    assert "mlimages gather urls" in result.detail
