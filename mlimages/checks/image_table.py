@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mlimages.checks.codes import CODES, Code
 from mlimages.checks.image_facts import FactsTable, facts_table
 from mlimages.core import LabelFileError, as_path
-from mlimages.labels import LabelFile
+from mlimages.labels import LabelFile, share_classes
 
 DIGEST_BYTES = 16
 """Kept of each SHA-256."""
@@ -30,7 +30,7 @@ class ImageTable:
     Attributes:
         files: the label files.
         begins: index of each file's first image, then the count of all images `(F + 1,)`.
-        class_names: the classes of all files, united by name; by number where one file has no names.
+        class_names: the classes of all files, united by name.
         class_ids: for each file, index in `class_names` of each of its own class numbers.
         class_id: class of each image, as index in `class_names` `(N,)`.
         facts: `Facts` of each decoded image; zeros for the others `(N,)`.
@@ -59,7 +59,7 @@ class ImageTable:
             LabelFileError: a label file that cannot be read, or a line of it.
         """
         labels = [np.fromiter((label for _, label in file.named()), np.int32) for file in files]
-        own_names = _own_names(files, labels)
+        _, own_names = share_classes(files)
         class_names = tuple(dict.fromkeys(chain(*own_names)))
         index = {name: number for number, name in enumerate(class_names)}
         class_ids = tuple(np.array([index[name] for name in names], np.intp) for names in own_names)
@@ -123,12 +123,3 @@ class ImageTable:
             for number, count in enumerate(np.bincount(self.class_id[begin:end]))
             if count
         })  # fmt: skip
-
-
-def _own_names(files: Sequence[LabelFile], labels: Sequence[NDArray[np.int32]]) -> list[tuple[str, ...]]:
-    """Names of each file's own class numbers."""
-    names = [file.defined_class_names for file in files]
-    if not all(names):
-        names = [max(names, key=len)] * len(files)
-    tops = (int(own.max(initial=-1)) for own in labels)
-    return [(*known, *map(str, range(len(known), top + 1))) for known, top in zip(names, tops, strict=True)]

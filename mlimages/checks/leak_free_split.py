@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from mlimages.checks.run_checks import check
 from mlimages.core import ImageError, Pool, Progress, as_path
 from mlimages.images import read_bytes
-from mlimages.labels import LabelFile, demand_shares
+from mlimages.labels import LabelFile, demand_shares, open_labels
 
 DIGITS = 32
 """Hexadecimal digits of an image's SHA-256 that identify it."""
 
 
 def split_labels(
-    labels: LabelFile | str | Path,
+    labels: LabelFile | str | os.PathLike[str],
     shares: Sequence[float],
     seed: int = 0,
     *,
@@ -31,7 +32,7 @@ def split_labels(
     one that cannot be decoded is split like the others.
 
     Args:
-        labels: a label file.
+        labels: a label file, or a folder of class folders.
         shares: positive numbers that add up to 1.
         pool: who looks at the images; by default threads.
 
@@ -44,7 +45,7 @@ def split_labels(
         >>> train.write("labels_train.txt")  # doctest: +SKIP
     """
     demand_shares(shares)
-    file = labels if isinstance(labels, LabelFile) else LabelFile(labels)
+    file = open_labels(labels)
     report = check([file], pool=pool, progress=progress)
     groups = {path: number for number, group in enumerate(report.duplicate_groups) for path in group}
     contents = {

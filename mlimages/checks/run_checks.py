@@ -22,7 +22,7 @@ from mlimages.checks.result import CheckReport
 from mlimages.checks.rules import judge, judge_classes, wrong_suffix
 from mlimages.core import ImageError, LabeledPath, NoProgress, Pool, Progress, Threads, as_path, file_state, is_remote
 from mlimages.images import read_bytes
-from mlimages.labels import LabelFile
+from mlimages.labels import LabelFile, open_parts
 
 BATCH = 256
 """Images looked up in the cache at a time; an interrupted check repeats at most as many."""
@@ -31,7 +31,7 @@ MAX_BATCH = 16_384
 """Upper bound with many workers: SQLite takes a limited number of parameters in one query."""
 
 LabelFiles = LabelFile | str | os.PathLike[str] | Iterable[LabelFile | str | os.PathLike[str]]
-"""One label file or several."""
+"""One label file or folder of class folders, or several."""
 
 Find = Callable[[bytes], Examined | None]
 """Looks up what is known of the same bytes."""
@@ -51,7 +51,7 @@ def check(
     decodes only what is new.
 
     Args:
-        label_files: one label file or several; with several, images that two of them list are leaks.
+        label_files: one label file or folder of class folders, or several; images that two of them list are leaks.
         thresholds: when an image gets a code.
         workers: threads that examine images; by default one per core.
         pool: examines the images in place of threads.
@@ -114,7 +114,7 @@ def decodable_images(paths: Iterable[Path]) -> dict[Path, bytes]:
 
 def _opened(files: LabelFiles) -> list[LabelFile]:
     several = [files] if isinstance(files, (LabelFile, str, os.PathLike)) else files
-    return [file if isinstance(file, LabelFile) else LabelFile(os.fspath(file)) for file in several]
+    return [labels for file in several for labels in open_parts(file).values()]
 
 
 def _examine(images: ImageTable, thresholds: Thresholds, store: Store, pool: Pool, progress: Progress) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import typer
 
-from mlimages.cli.hints import say_next
+from mlimages.cli.hints import read_labels, say_next
 from mlimages.cli.options import GroupedCommand
 from mlimages.core import counted
 
@@ -27,28 +27,27 @@ def register(app: typer.Typer) -> None:
 
 
 def augment(
-    labels: Path = typer.Argument(..., metavar="LABELS", help="The label file of the pictures."),
+    labels: Path = typer.Argument(..., metavar="LABELS|FOLDER", help="A label file, or a folder of class folders."),
     out: Path = typer.Option(..., "-o", "--out", help="What to write: NAME.npz, or a new folder."),
     size: int = typer.Option(..., min=1, metavar="PX", help="Width and height: shorter side scaled, centre cropped."),
     rotate: str = typer.Option("", metavar="FROM:TO:STEP", help="Degrees, TO left out: -30:30:6 is -30, -24 ... 24."),
-    flip: bool = typer.Option(False, "--flip", help="The mirror image of each, too."),
+    flip: bool = typer.Option(False, "--flip", help="Add the mirror image of each."),
     split: str = typer.Option("", metavar="SHARES", help="Parts train, val (and test): 0.75,0.25; train is augmented."),
-    seed: int = typer.Option(0, help="Seed of the split and of the order."),
+    limit_per_class: int = typer.Option(None, min=1, metavar="N", help="Take at most N images of each class."),
+    seed: int = typer.Option(0, help="Random seed of --split, --limit-per-class and the order."),
     form: Literal["npz", "npy", "folder"] = typer.Option(
         None, "--as", help="What to write [npz for NAME.npz, else folder]."
     ),
     force: bool = typer.Option(False, "--force", help="Replace an .npz that is there."),
     as_json: bool = typer.Option(False, "--json", help="Print what was written as JSON."),
 ) -> None:
-    """Turn and mirror pictures; write arrays or a folder.
+    """Rotate and mirror images; write arrays or a folder.
 
-    Each picture is written as it is, turned by each angle, and mirrored. With --split
-    the pictures are parted first and only the first part, train, is augmented, so that
-    no copy of a picture in val or test is in it.
+    Each image is written as it is, rotated by each angle, and mirrored. With --split the images are split first and
+    only the first part, train, is augmented, so that no copy of an image in val or test is in it.
 
-    npz: x_train (uint8, N x PX x PX x 3), y_train (int64), x_val, y_val and class_names
-    in one file for numpy.load; without --split x and y. npy: the same as files in a
-    folder. folder: pictures, with a label file for each part.
+    npz: x_train (uint8, N x PX x PX x 3), y_train (int64), x_val, y_val and class_names in one file for numpy.load;
+    without --split x and y. npy: the same as files in a folder. folder: images, with a label file for each part.
 
     Example: mlimages augment labels.txt -o cats.npz --size 100 --rotate -30:30:6 --flip --split 0.75,0.25
     """
@@ -56,10 +55,10 @@ def augment(
 
     from mlimages.core import ImageProperty, TqdmProgress
     from mlimages.dataset import augment as write
-    from mlimages.labels import LabelFile
 
+    images = read_labels(labels)
     summary = write(
-        LabelFile(labels),
+        images.limit_per_class(limit_per_class, seed=seed) if limit_per_class else images,
         out,
         image=ImageProperty(size),
         angles_deg=angles,

@@ -1,11 +1,9 @@
-"""Commands of the step "curate": a folder becomes a data set that can be trusted."""
+"""Commands of the step "curate": a folder becomes a dataset that can be trusted."""
 
 from __future__ import annotations
 
 import json
-import sys
-from collections import Counter
-from collections.abc import Mapping
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,17 +11,16 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from mlimages.cli.engines import ADDRESS, ENGINE, Engine, cluster_of
-from mlimages.cli.hints import say_next
-from mlimages.cli.options import GroupedCommand
-from mlimages.core import ImageProperty, InputError, Resize, as_path, counted, demand_free, note_written
+from mlimages.cli.hints import read_labels, read_parts, say, say_next
+from mlimages.cli.options import GroupedCommand, takes_options
+from mlimages.core import ImageProperty, Resize, as_path, counted, demand_free, note_written
+from mlimages.labels import LabelOptions, WrittenLabels
 
 if TYPE_CHECKING:
     from mlimages.checks import CheckReport
-    from mlimages.labels import LabelFile
 
 FORCE = typer.Option(False, "--force", help="Replace files that mlimages did not write, or that were changed since.")
 SHOWN_CLASSES = 20
-PARTS = {2: ("train", "val"), 3: ("train", "val", "test")}
 
 
 def register(app: typer.Typer) -> None:
@@ -33,66 +30,62 @@ def register(app: typer.Typer) -> None:
     app.command("mean", cls=GroupedCommand, rich_help_panel="curate")(mean)
 
 
+@takes_options(LabelOptions, arguments=("source",))
 def label(
-    source: Path = typer.Argument(..., metavar="FOLDER|LABELS", help="A folder of class folders, or a label file."),
-    out: Path = typer.Option(
-        None, "-o", "--out", help="Label file to write: .txt, .csv, .tsv, .jsonl [FOLDER/labels.txt]."
+    settings: dict[str, Any],
+    split: str = typer.Option(
+        "",
+        metavar="SHARES",
+        help="Write train, val (and test) files: 0.8,0.2 or 0.8,0.1,0.1.",
+        rich_help_panel="Split",
     ),
-    split: str = typer.Option("", metavar="SHARES", help="Write train, val (and test) files: 0.8,0.2 or 0.8,0.1,0.1."),
-    seed: int = typer.Option(0, help="Seed of the split."),
-    group: str = typer.Option(
-        "", metavar="REGEX", help="Split: keep together what this finds in the paths [pictures that look the same]."
-    ),
-    leaf: bool = typer.Option(False, "--leaf", help="Each folder that holds pictures is a class, nested ones too."),
-    classes: Path = typer.Option(None, metavar="FILE", help="Class definition that fixes the numbers (0 cats ...)."),
-    class_from: str = typer.Option(
-        "", "--class-from", metavar="REGEX", help="The class is what this finds in the path below FOLDER, not a folder."
-    ),
-    number: int = typer.Option(None, "--label", metavar="N", min=0, help="All pictures of FOLDER are of class N."),
-    append: bool = typer.Option(False, "--append", help="Add to the label file; what it lists already stays as it is."),
-    drop: Path = typer.Option(None, metavar="FILE", help="Leave out the paths in the first column of this .tsv."),
-    as_folders: Path = typer.Option(None, metavar="DIR", help="Lay the pictures out as DIR/[train/]CLASS/ too."),
-    copy: bool = typer.Option(False, "--copy", help="With --as-folders: copies in place of links."),
-    force: bool = FORCE,
-    as_json: bool = typer.Option(False, "--json", help="Print what was written as JSON."),
+    as_json: bool = typer.Option(False, "--json", help="Print what was written as JSON.", rich_help_panel="Output"),
 ) -> None:
     """Make a label file from folders; split or convert one.
 
-    Each folder inside FOLDER is a class. The label file lists a picture a line, `path label`;
-    NAME_class_def.txt beside it names the classes. A label file in place of FOLDER is
-    converted to the form that the output's suffix names, or split.
+    Each folder inside FOLDER is a class. The label file lists one image per line, `path label`; NAME_class_def.txt
+    beside it names the classes. A label file in place of FOLDER (.txt, .csv, .tsv, .jsonl, or an export of COCO, Label
+    Studio or CVAT) is converted to the form that the output's suffix names, or split. Which columns of a table are
+    meant is found out and printed.
 
     Example: mlimages label data/cats -o cats.txt --split 0.8,0.2 --seed 1
     """
-    from mlimages import labels
+    from mlimages.checks import split_labels
+    from mlimages.core import TqdmProgress
+    from mlimages.labels import make_label_files, parse_shares
 
-    source, out = as_path(source), out and as_path(out)
-    target = out or (source / "labels.txt" if source.is_dir() else source)
-    if not source.exists():
-        raise InputError(f"no folder or label file at {source}")
-    if not (out or split or as_folders or source.is_dir()):
-        raise InputError(f"{source} is a label file already: say -o FILE to convert it, or --split 0.8,0.2")
-    listed, folders = _listed(source, leaf=leaf, classes=classes, number=number, class_from=class_from)
-    if folders and (split or append):
-        raise InputError(f"{source} is split already ({', '.join(folders)}): leave out --split and --append")
-    if drop:
-        listed, folders = _dropped(listed, drop), {name: _dropped(part, drop) for name, part in folders.items()}
-    if append and target.exists():
-        listed = labels.append(labels.LabelFile(target), listed, by_number=number is not None)
-        force = force or target.suffix == ".txt"  # all that stands there stays
-    names = _part_names(split) if split else tuple(folders) or ("",)
-    paths = [target.with_name(f"{target.stem}_{name}{target.suffix}") if name else target for name in names]
-    if writes := bool(out or split or source.is_dir()):
-        demand_free(chain.from_iterable((path, labels.class_definition_path(path)) for path in paths), overwrite=force)
-    parts = _parts(listed, split, seed=seed, group=group) if split else tuple(folders.values()) or (listed,)
-    if as_folders:
-        labels.lay_out(dict(zip(names, parts, strict=True)), as_folders, copy=copy)
-    written = [part.write(path, overwrite=force).path for path, part in zip(paths, parts, strict=True) if writes]
-    _tell_written(written, as_folders, as_json=as_json)
+    options = LabelOptions(**settings, split=parse_shares(split) if split else ())
+    written = make_label_files(options, split=partial(split_labels, progress=TqdmProgress()), note=say)
+    for file in written:
+        for line in _remarks(file):
+            say(line)
+    if as_json:
+        files = [{"path": str(file.path), "count": file.count, "classes": dict(file.classes)} for file in written]
+        _print_json({"files": files, "folder": str(options.as_folders) if options.as_folders else None})
+        return
+    for file in written:
+        print(_described(file))
+    if options.as_folders:
+        print(f"{options.as_folders}: the same as folders")
+    if written:
+        say_next("check", *(file.path for file in written))
+
+
+def _described(file: WrittenLabels) -> str:
+    shown = ", ".join(f"{name} {count}" for name, count in list(file.classes.items())[:SHOWN_CLASSES])
+    more = " ..." * (len(file.classes) > SHOWN_CLASSES)
+    return f"{file.path}: {counted(file.count, 'image')}, {counted(len(file.classes), 'class')}: {shown}{more}"
+
+
+def _remarks(file: WrittenLabels) -> list[str]:
+    few = [f"{file.path}: no image or only one of {', '.join(file.rare_classes)}"] * bool(file.rare_classes)
+    return few + [f"{file.path}: one class only: a classifier needs two"] * (len(file.classes) == 1)
 
 
 def check(
-    sources: list[Path] = typer.Argument(..., metavar="LABELS...", help="Label files; several to find leaks."),
+    sources: list[Path] = typer.Argument(
+        ..., metavar="LABELS|FOLDER...", help="Label files or folders of class folders; several to find leaks."
+    ),
     page: Path = typer.Option(None, "--report", metavar="FILE.html", help="Write a page to look at, in one file."),
     fix: bool = typer.Option(False, "--fix", help="Say which files would be moved or renamed; with --yes, do it."),
     yes: bool = typer.Option(False, "--yes", help="With --fix: move broken files to NAME_quarantine, rename suffixes."),
@@ -125,9 +118,11 @@ def check(
         from mlimages.reports import write_report
     lines = validation.Thresholds.parse(threshold)
     pages = [page] if page else []
-    demand_free([*pages, *chain.from_iterable(map(validation.outcome_paths, sources))], overwrite=force)
+    files = [labels for source in sources for labels in read_parts(source)]
+    outcomes = (validation.outcome_paths(labels.path) for labels in files)
+    demand_free([*pages, *chain.from_iterable(outcomes)], overwrite=force)
     with cluster_of(engine, address) as pool:
-        report = validation.check(sources, thresholds=lines, pool=pool, progress=TqdmProgress())
+        report = validation.check(files, thresholds=lines, pool=pool, progress=TqdmProgress())
     if page:
         write_report(report, page)
         note_written(pages)
@@ -142,7 +137,7 @@ def check(
         _tell_checked(report)
         for move in moves:
             print(f"{'moved' if yes else 'would move'} {move.source} to {move.target} ({move.code})")
-    _say("written: " + ", ".join(map(str, [*written, *pages])))
+    say("written: " + ", ".join(map(str, [*written, *pages])))
     say_next("mean", written[0], "--size", 224)
     if strict and report.errors:
         raise typer.Exit(1)
@@ -155,7 +150,7 @@ def _tell_checked(report: CheckReport) -> None:
 
 
 def mean(
-    source: Path = typer.Argument(..., metavar="LABELS", help="A label file."),
+    source: Path = typer.Argument(..., metavar="LABELS|FOLDER", help="A label file, or a folder of class folders."),
     size: int = typer.Option(224, min=1, metavar="N", help="Width and height in pixels."),
     resize: Resize = typer.Option("shorter", help="How a picture gets that size; shorter: scaled, centre cropped."),
     gray: bool = typer.Option(False, "--gray", help="One channel in place of three."),
@@ -175,10 +170,9 @@ def mean(
     """
     from mlimages.core import TqdmProgress
     from mlimages.dataset import TrainingData
-    from mlimages.labels import LabelFile
 
     out = as_path(out)
-    prop, labels = ImageProperty(size, resize=resize, gray_scale=gray), LabelFile(source)
+    prop, labels = ImageProperty(size, resize=resize, gray_scale=gray), read_labels(source)
     data = TrainingData(labels, prop)
     made_files = [out.with_suffix(suffix) for suffix in (".png", ".npy", ".json")]
     made_files += [out.with_name(f"{out.stem}_per_class.png")] if per_class else []
@@ -200,94 +194,5 @@ def _figures(values: tuple[float, ...]) -> str:
     return " ".join(f"{value:.1f}" for value in values)
 
 
-def _listed(
-    source: Path, *, leaf: bool, classes: Path | None, number: int | None, class_from: str
-) -> tuple[LabelFile, Mapping[str, LabelFile]]:
-    """The images, and those of each part where the folder is split already."""
-    from mlimages import labels
-
-    names = labels.read_class_names(classes) if classes else None
-    if not source.is_dir():
-        return labels.LabelFile(source, class_names=names), {}
-    if class_from:
-        return labels.label_dir_by_pattern(source, class_from), {}
-    if number is not None:
-        return labels.label_dir(source, number), {}
-    found = labels.label_dir_auto(source, leaf=leaf, class_names=names)
-    for what in found.left_out:
-        _say(f"left out: {what}")
-    return found.labels, found.parts
-
-
-def _dropped(listed: LabelFile, drop: Path) -> LabelFile:
-    from mlimages import labels
-
-    paths = list(labels.listed_paths(drop))
-    left = listed.without(paths)
-    gone = sum(1 for _ in listed.named()) - sum(1 for _ in left.named())
-    if paths and not gone:
-        raise InputError(f"{drop}: none of the {len(paths)} images that it lists is in {listed.path}")
-    _say(f"dropped: {counted(gone, 'image')} ({drop} lists {len(paths)})")
-    return left
-
-
-def _shares(split: str) -> list[float]:
-    try:
-        return [float(share) for share in split.split(",")]
-    except ValueError:
-        return []
-
-
-def _part_names(split: str) -> tuple[str, ...]:
-    try:
-        return PARTS[len(_shares(split))]
-    except KeyError as error:
-        raise InputError(f"--split {split}: expected two or three shares that add up to 1, as 0.8,0.2") from error
-
-
-def _parts(listed: LabelFile, split: str, *, seed: int, group: str) -> tuple[LabelFile, ...]:
-    from mlimages import labels
-
-    shares = _shares(split)
-    labels.demand_shares(shares)
-    if group:
-        return listed.split(shares, seed=seed, groups=labels.groups_by_pattern((one.path for one in listed), group))
-    from mlimages.checks import split_labels
-    from mlimages.core import TqdmProgress
-
-    return split_labels(listed, shares, seed, progress=TqdmProgress())
-
-
-def _tell_written(paths: list[Path], folder: Path | None, *, as_json: bool) -> None:
-    from mlimages.labels import LabelFile
-
-    files, told = [], []
-    for path in paths:
-        file = LabelFile(path)
-        names, counts = file.class_names, Counter(item.label for item in file)
-        classes = {name: counts[number] for number, name in enumerate(names)}
-        files.append({"path": str(path), "count": counts.total(), "classes": classes})
-        shown = ", ".join(f"{name} {count}" for name, count in list(classes.items())[:SHOWN_CLASSES])
-        more = " ..." * (len(classes) > SHOWN_CLASSES)
-        told.append(f"{path}: {counted(counts.total(), 'image')}, {counted(len(classes), 'class')}: {shown}{more}")
-        if few := [name for name, count in classes.items() if count < 2]:
-            _say(f"{path}: no image or only one of {', '.join(few)}")
-        if len(classes) == 1:
-            _say(f"{path}: one class only: a classifier needs two")
-    if as_json:
-        _print_json({"files": files, "folder": str(folder) if folder else None})
-        return
-    for line in told:
-        print(line)
-    if folder:
-        print(f"{folder}: the same as folders")
-    if paths:
-        say_next("check", *paths)
-
-
 def _print_json(values: dict[str, Any]) -> None:
     print(json.dumps(values, ensure_ascii=False))
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)

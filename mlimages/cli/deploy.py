@@ -12,7 +12,7 @@ from typing import Any
 import typer
 
 from mlimages.cli import predictions
-from mlimages.cli.hints import say_next
+from mlimages.cli.hints import read_labels, say_next
 from mlimages.cli.options import GroupedCommand, takes_options
 from mlimages.cli.process import log_server
 from mlimages.core import InputError
@@ -91,11 +91,10 @@ def quantize(
     from mlimages.core import TqdmProgress
     from mlimages.export import quantize
     from mlimages.inference import OnnxBundle
-    from mlimages.labels import LabelFile
 
     bundle = OnnxBundle.read(model)
     target = out or bundle.path.with_name(f"{bundle.path.stem}-quantized.onnx")
-    found = quantize(bundle, LabelFile(calibration), target, max_drop=max_drop, fp16=fp16, progress=TqdmProgress())
+    found = quantize(bundle, read_labels(calibration), target, max_drop=max_drop, fp16=fp16, progress=TqdmProgress())
     print(json.dumps(asdict(found)) if as_json else predictions.quantization_text(found))
     if found.chosen:
         say_next("evaluate", target, calibration)
@@ -136,7 +135,7 @@ def predict(
 
 def evaluate(
     model: Path = MODEL,
-    labels: Path = typer.Argument(..., metavar="LABELS", help="A label file with its class definition."),
+    labels: Path = typer.Argument(..., metavar="LABELS|FOLDER", help="A label file, or a folder of class folders."),
     report: Path = typer.Option(
         None, metavar="FILE.html", help="Write an HTML page: scores of each class, confusion matrix, mistakes."
     ),
@@ -150,10 +149,9 @@ def evaluate(
     """
     from mlimages.core import TqdmProgress, write_text
     from mlimages.inference import Predictor, evaluate
-    from mlimages.labels import LabelFile
     from mlimages.reports import report_html
 
-    found = evaluate(Predictor(model), LabelFile(labels), progress=TqdmProgress())
+    found = evaluate(Predictor(model), read_labels(labels), progress=TqdmProgress())
     if report:
         write_text(report, report_html(found, f"{model.name} on {labels.name}"))
     print(found.to_json() if as_json else predictions.evaluation_text(found))

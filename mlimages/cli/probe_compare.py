@@ -8,7 +8,7 @@ from pathlib import Path
 
 import typer
 
-from mlimages.cli.hints import say_next
+from mlimages.cli.hints import read_labels, say_next
 from mlimages.cli.options import GroupedCommand
 
 
@@ -19,7 +19,7 @@ def register(app: typer.Typer) -> None:
 
 
 def probe(
-    labels: Path = typer.Argument(..., metavar="LABELS", help="Label file."),
+    labels: Path = typer.Argument(..., metavar="LABELS|FOLDER", help="A label file, or a folder of class folders."),
     out: Path = typer.Option(Path("probe.png"), "-o", "--out", metavar="PNG", help="Plot to write."),
     report: Path = typer.Option(None, metavar="FILE.html", help="Write a page: plots, accuracy of each layer."),
     model: str = typer.Option(
@@ -42,11 +42,10 @@ def probe(
     """
     from mlimages import training as learning  # says which part to install where it is missing
     from mlimages.core import TqdmProgress, write_text
-    from mlimages.labels import LabelFile
     from mlimages.reports import draw_probe, probe_html, probe_lines
 
     found = learning.probe_cuts(
-        LabelFile(labels),
+        read_labels(labels),
         model=model,
         weights=weights,
         size=size,

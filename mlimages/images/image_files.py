@@ -9,7 +9,7 @@ from itertools import count
 from pathlib import Path
 
 from mlimages.core import BrokenImage, Prediction, as_path, is_remote
-from mlimages.labels import PICTURE_SUFFIXES
+from mlimages.labels import IMAGE_SUFFIXES
 
 
 def find_pictures(sources: Iterable[Path]) -> Iterator[Path]:
@@ -20,12 +20,12 @@ def find_pictures(sources: Iterable[Path]) -> Iterator[Path]:
             continue
         if is_remote(source):
             found = sorted(source.rglob("*"), key=str)
-            yield from (path for path in found if path.suffix.lower() in PICTURE_SUFFIXES)
+            yield from (path for path in found if path.suffix.lower() in IMAGE_SUFFIXES)
             continue
         for folder, inner, names in os.walk(source):
             inner[:] = sorted(name for name in inner if not name.startswith("."))
             paths = (Path(folder, name) for name in sorted(names) if not name.startswith("."))
-            yield from (path for path in paths if path.suffix.lower() in PICTURE_SUFFIXES)
+            yield from (path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
 def copied(results: Iterable[Prediction | BrokenImage], folder: Path) -> Iterator[Prediction | BrokenImage]:

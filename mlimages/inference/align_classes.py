@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mlimages.core import InputError, LabeledPath
 from mlimages.inference.bundle import OnnxBundle
-from mlimages.labels import LabelFile
+from mlimages.labels import LabelFile, share_classes
 
 
 def matched(labels: LabelFile, bundle: OnnxBundle) -> list[LabeledPath]:
@@ -13,8 +13,8 @@ def matched(labels: LabelFile, bundle: OnnxBundle) -> list[LabeledPath]:
     Raises:
         InputError: the label file has a class that the bundle does not know.
     """
-    names, given = bundle.class_names, labels.class_names
-    unknown = [name for name in given if name not in names]
+    names, (used, (given,)) = bundle.class_names, share_classes([labels])
+    unknown = [name for name in used if name not in names]
     if unknown:
         raise InputError(
             f"{labels.path} has the class {unknown[0]!r}, which {bundle.path} does not know (it knows "

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from mlimages.core import LabelFileError, write_text
+from mlimages.labels.formats import opened
+from mlimages.labels.scanning import natural_key
+
+MAX_CLASSES = 1_000_000
 
 ClassNames = tuple[str, ...]
 """Class names by number: `names[label]`."""
@@ -52,14 +57,67 @@ def with_class(names: ClassNames, number: int, name: str) -> ClassNames:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a small UTF-8 file.
+    """The lines of a small text file.
 
     Raises:
-        LabelFileError: it cannot be read, or is not UTF-8.
+        LabelFileError: it cannot be read, or is not UTF-8 or UTF-16.
     """
     try:
-        return path.read_text(encoding="utf-8-sig").split("\n")
-    except OSError as error:
-        raise LabelFileError(f"{path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise LabelFileError(f"{path}: not UTF-8 at byte {error.start}: save it as UTF-8") from error
+        if path.exists():
+            with opened(path) as lines:
+                return lines.read().split("\n")
+    except PermissionError:
+        pass
+    raise LabelFileError(f"{path}: No such file or directory")
+
+
+@dataclass(frozen=True, slots=True)
+class FileClasses:
+    """The classes of one label file.
+
+    Attributes:
+        names: name of each class number.
+        used: class numbers that occur.
+        is_numbered: labels are numbers, and nothing names them.
+        is_table: it is a table without a class definition.
+    """
+
+    names: ClassNames
+    used: frozenset[int]
+    is_numbered: bool
+    is_table: bool
+
+
+def share_names(files: Sequence[FileClasses]) -> tuple[ClassNames, tuple[ClassNames, ...]]:
+    """The names of the classes of several files, and for each file the name of each of its own class numbers.
+
+    Labels that are numbers without names are class numbers where another file has names for them (in a table only if
+    they are 0 to n - 1 over all such files); else each number is a name, and numbers that do not occur are no classes.
+    """
+    own = [_padded(file.names, file.used) for file in files]
+    numbers = {
+        int(name) for names, file in zip(own, files, strict=True) if file.is_numbered for name in _used(names, file)
+    }
+    numbers.update(n for file in files if not file.is_numbered and not file.is_table for n in range(len(file.names)))
+    from_zero = numbers == set(range(len(numbers)))
+    defined = max((file.names for file in files if not file.is_numbered), key=len, default=())
+    for index, file in enumerate(files):
+        if file.is_numbered and (from_zero or not file.is_table):
+            own[index] = tuple(dict(enumerate(defined)).get(int(name), name) for name in own[index])
+    names = dict.fromkeys(name for file in files if not file.is_numbered for name in file.names)
+    used = {name for names, file in zip(own, files, strict=True) for name in _used(names, file)}
+    return (*names, *sorted(used - names.keys(), key=natural_key)), tuple(own)
+
+
+def _used(names: ClassNames, file: FileClasses) -> list[str]:
+    return [names[label] for label in file.used]
+
+
+def _padded(names: ClassNames, used: Collection[int]) -> ClassNames:
+    """The names, then the numbers up to the largest that occurs."""
+    return (*names, *map(str, range(len(names), max(used, default=-1) + 1)))
+
+
+def is_number(label: str) -> bool:
+    """Whether a label is a class number as text."""
+    return label.isascii() and label.isdigit() and len(label) <= 9 and int(label) < MAX_CLASSES

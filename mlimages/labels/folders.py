@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
-from mlimages.core import InputError, LabeledPath, as_path, written_names
+from mlimages.core import InputError, LabeledPath, as_path, counted, written_names
 from mlimages.labels.class_names import ClassNames, with_class
-from mlimages.labels.label_file import LabelFile
+from mlimages.labels.label_file import SHOWN, LabelFile
 from mlimages.labels.scanning import has_images, images_in, natural_key, passed_over, subfolders, walk
 from mlimages.labels.splitting import groups_by_pattern
 
@@ -39,7 +41,47 @@ class FolderLabels:
     parts: Mapping[str, LabelFile] = field(default_factory=dict)
 
 
-def label_dir(folder: str | Path, label: int) -> LabelFile:
+def open_parts(source: LabelFile | str | os.PathLike[str]) -> dict[str, LabelFile]:
+    """The label files that a label file or a folder stands for, by part: train, val and test, or one named "".
+
+    Raises:
+        InputError: as `label_dir_auto`.
+    """
+    if isinstance(source, LabelFile):
+        return {"": source}
+    path = as_path(source)
+    if not path.is_dir():
+        return {"": LabelFile(path)}
+    found = label_dir_auto(path)
+    left_out = [f"left out: {what}" for what in found.left_out]
+    parts = found.parts or {"": found.labels}
+    return {name: part.with_notes([_described(path, name, part), *left_out]) for name, part in parts.items()}
+
+
+def open_labels(source: LabelFile | str | os.PathLike[str]) -> LabelFile:
+    """A label file, or a folder of class folders as one that is not written.
+
+    Raises:
+        InputError: as `label_dir_auto`, or the folder holds parts of a dataset.
+
+    >>> open_labels("labels.txt").path.name
+    'labels.txt'
+    """
+    parts = open_parts(source)
+    if len(parts) > 1:
+        raise InputError(f"{source} holds the parts {', '.join(parts)} of a dataset: name one of them")
+    return next(iter(parts.values()))
+
+
+def _described(folder: Path, part: str, labels: LabelFile) -> str:
+    counts = Counter(label for _, label in labels.named())
+    names = [f"{name} {counts[number]}" for number, name in enumerate(labels.class_names)]
+    shown = ", ".join(names[:SHOWN]) + " ..." * (len(names) > SHOWN)
+    part = f", {part}" if part else ""
+    return f"{folder}{part}: {counted(counts.total(), 'image')}, {counted(len(names), 'class')}: {shown}"
+
+
+def label_dir(folder: str | os.PathLike[str], label: int) -> LabelFile:
     """All pictures at and below `folder` as one class; hidden folders left out.
 
     Raises:
@@ -54,7 +96,9 @@ def label_dir(folder: str | Path, label: int) -> LabelFile:
     )
 
 
-def label_dir_auto(folder: str | Path, *, leaf: bool = False, class_names: ClassNames | None = None) -> FolderLabels:
+def label_dir_auto(
+    folder: str | os.PathLike[str], *, leaf: bool = False, class_names: ClassNames | None = None
+) -> FolderLabels:
     """A class per folder, sorted naturally (1, 2, 10) and without regard to case.
 
     A folder that holds but one folder of class folders (`flowers/flowers/rose`) is passed through. Folders train, val
@@ -88,15 +132,14 @@ def label_dir_auto(folder: str | Path, *, leaf: bool = False, class_names: Class
             yield from (LabeledPath(image, label) for image in images_in(path, deep=not leaf))
 
     def listed(*wanted: str) -> LabelFile:
-        return LabelFile(
-            root / "labels.txt", root, items=lambda: chain.from_iterable(map(items, wanted)), class_names=names
-        )
+        name = f"labels_{wanted[0]}.txt" if len(wanted) == 1 and wanted[0] else "labels.txt"
+        return LabelFile(root / name, root, items=lambda: chain.from_iterable(map(items, wanted)), class_names=names)
 
     by_part = {part: listed(part) for part in classes if part}
     return FolderLabels(listed(*classes), (*left_out, *passed_over(root)), by_part)
 
 
-def label_dir_by_pattern(folder: str | Path, pattern: str) -> LabelFile:
+def label_dir_by_pattern(folder: str | os.PathLike[str], pattern: str) -> LabelFile:
     """The images at and below `folder`, their classes as the regular expression finds them in the paths below it.
 
     Raises:

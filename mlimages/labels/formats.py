@@ -1,42 +1,135 @@
-"""The forms of a label file, by its suffix: .txt, .csv, .tsv, .jsonl."""
+"""The forms of a label file: `path label` lines, and tables as rows of cells. Each is read as a stream."""
 
 from __future__ import annotations
 
 import csv
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import TextIO
 
 from mlimages.core import LabelFileError
+from mlimages.labels.annotations import Objects, annotation_objects
 
-PATH_COLUMNS = ("path", "file_name", "filename", "file", "image")
-LABEL_COLUMNS = ("label", "class", "category", "class_name")
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
-SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl")
+WRITABLE = (".txt", ".csv", ".tsv", ".jsonl")
+READABLE = (*WRITABLE, ".json", ".xml")
+
+SAMPLE = 50
+"""Lines that decide whether a .txt holds `path label` lines or a table, and objects whose keys are columns."""
+
+_ADVICE = {
+    ".zip": "it is an archive: `unzip {path} -d {stem}`, then `mlimages label {stem}`",
+    ".tar": "it is an archive: `mkdir {stem} && tar -xf {path} -C {stem}`, then `mlimages label {stem}` (of WebDataset "
+    "shards, first `cd {stem} && for f in *.cls; do echo \"${{f%.cls}}.jpg,$(cat $f)\"; done > labels.csv`, then "
+    "`mlimages label labels.csv -o labels.txt`)",
+    ".parquet": "it is a Parquet file: of links, `mlimages gather urls {path} -o {stem}` downloads the images; of "
+    "paths, `python -c \"import pandas; pandas.read_parquet('{path}').to_csv('{stem}.csv', index=False)\"` makes a CSV",
+    ".xlsx": "it is a spreadsheet: save it as CSV",
+    ".mat": "it is a MATLAB file: save paths and labels as CSV (`scipy.io.loadmat('{path}')` reads it)",
+}  # fmt: skip
+_ADVICE |= dict.fromkeys((".tgz", ".gz", ".bz2", ".xz"), _ADVICE[".tar"]) | {".xls": _ADVICE[".xlsx"]}
+_ADVICE |= {".arrow": _ADVICE[".parquet"], ".7z": "it is an archive: unpack it, then `mlimages label FOLDER`"}
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One line of a table: its number (from 1) and its cells."""
+
+    number: int
+    cells: list[str]
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line as it stands: its number (from 1), the picture's path and the label's text."""
+    """One line: its number (from 1), the image's path and the label's text."""
 
     number: int
     path: str
     label: str
 
 
-def read_rows(path: Path) -> Iterator[Row]:
-    """Stream the rows of a label file.
+def is_table(path: Path) -> bool:
+    """Whether a label file is a table; a .txt is one where its lines are not `path label` but hold a delimiter.
 
     Raises:
-        LabelFileError: no such file, not UTF-8, an unknown suffix, or a line (path:line) without path and label.
+        LabelFileError: as `records`.
+    """
+    if known_suffix(path) != ".txt":
+        return True
+    with opened(path) as lines:
+        sample = [line.strip() for line in islice(filter(str.strip, lines), SAMPLE)]
+    return bool(sample) and not all(map(_is_plain, sample)) and all(map(_delimiters_in, sample))
+
+
+def _is_plain(line: str) -> bool:
+    """Whether it is `path number`."""
+    path, *label = line.rsplit(None, 1)
+    return bool(label) and label[0].isdecimal() and not path.endswith((",", ";"))
+
+
+def _delimiters_in(line: str) -> list[str]:
+    return [delimiter for delimiter in "\t;," if delimiter in line]
+
+
+def text_delimiters(path: Path) -> list[str]:
+    """What may separate the cells of a table, as its first line shows; "" where its form leaves no choice."""
+    suffix = known_suffix(path)
+    if suffix in (".jsonl", ".json", ".xml"):
+        return [""]
+    with opened(path) as lines:
+        first = next(filter(str.strip, lines), "")
+    usual = DELIMITERS.get(suffix, ",")
+    return sorted(_delimiters_in(first), key=lambda delimiter: delimiter != usual) or [usual]
+
+
+def records(path: Path, delimiter: str) -> Iterator[Record]:
+    """Stream the rows of a table; of JSON and XML, the first row holds the names of the columns.
+
+    Raises:
+        LabelFileError: no such file, not UTF-8 or UTF-16, or a line (path:line) that cannot be read.
     """
     suffix = known_suffix(path)
-    reader = {".txt": _text_rows, ".jsonl": _json_rows}.get(suffix, _column_rows)
+    with opened(path, newline="") as lines:
+        if suffix == ".jsonl":
+            yield from _object_records(_json_lines(lines, path))
+        elif suffix in (".json", ".xml"):
+            yield from _object_records(annotation_objects(lines, path))
+        else:
+            yield from _cells(lines, path, delimiter)
+
+
+def text_rows(path: Path) -> Iterator[Row]:
+    """Stream `path label` lines.
+
+    Raises:
+        LabelFileError: no such file, not UTF-8 or UTF-16, or a line (path:line) without path and label.
+    """
+    with opened(path) as lines:
+        for number, line in enumerate(lines, start=1):
+            parts = line.rsplit(None, 1)
+            if not parts:
+                continue
+            if len(parts) == 1:
+                raise _unexpected(path, number, "`path label`", line)
+            yield Row(number, _unquoted(parts[0].strip()), _unquoted(parts[1]))
+
+
+@contextmanager
+def opened(path: Path, newline: str | None = None) -> Iterator[TextIO]:
+    """A label file as text: UTF-8, or UTF-16 with its byte order mark.
+
+    Raises:
+        LabelFileError: no such file, or not UTF-8 or UTF-16.
+    """
     try:
-        with path.open(encoding="utf-8-sig", newline="" if suffix in DELIMITERS else None) as lines:
-            yield from reader(lines, path)
+        with path.open("rb") as file:
+            is_utf16 = file.read(2) in (b"\xff\xfe", b"\xfe\xff")
+        with path.open(encoding="utf-16" if is_utf16 else "utf-8-sig", newline=newline) as lines:
+            yield lines
     except FileNotFoundError as error:
         raise LabelFileError(f"no label file at {path}: make one with `mlimages label FOLDER`") from error
     except OSError as error:
@@ -45,9 +138,26 @@ def read_rows(path: Path) -> Iterator[Row]:
         raise LabelFileError(f"{path}: not UTF-8 at byte {error.start}: save it as UTF-8") from error
 
 
+def known_suffix(path: Path, suffixes: tuple[str, ...] = READABLE) -> str:
+    """A label file's suffix in lower case.
+
+    Raises:
+        LabelFileError: it is not one of the forms; the message says what to type.
+    """
+    suffix = path.suffix.lower()
+    if suffix in suffixes:
+        return suffix
+    if path.is_dir():
+        raise LabelFileError(f"{path} is a folder: make a label file of it with `mlimages label {path}`")
+    if suffix in _ADVICE and suffixes == READABLE:
+        stem = path.name.split(".")[0]
+        raise LabelFileError(f"{path} is no label file: {_ADVICE[suffix].format(path=path, stem=stem)}")
+    raise LabelFileError(f"{path}: a label file ends in one of {', '.join(suffixes)}")
+
+
 def write_rows(out: TextIO, path: Path, rows: Iterable[tuple[str, int]]) -> int:
     """Write `(path, label)` rows in the form that `path`'s suffix names; return the count."""
-    suffix, count = known_suffix(path), 0
+    suffix, count = known_suffix(path, WRITABLE), 0
     path_column = "file_name" if path.stem == "metadata" else "path"
     writer = csv.writer(out, delimiter=DELIMITERS.get(suffix, ","), lineterminator="\n")
     if suffix in DELIMITERS:
@@ -62,58 +172,17 @@ def write_rows(out: TextIO, path: Path, rows: Iterable[tuple[str, int]]) -> int:
     return count
 
 
-def known_suffix(path: Path) -> str:
-    """A label file's suffix in small letters.
-
-    Raises:
-        LabelFileError: it is not one of the forms.
-    """
-    suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        if path.is_dir():
-            raise LabelFileError(f"{path} is a folder: make a label file of it with `mlimages label {path}`")
-        raise LabelFileError(f"{path}: a label file ends in one of {', '.join(SUFFIXES)}")
-    return suffix
-
-
-def _text_rows(lines: TextIO, path: Path) -> Iterator[Row]:
-    for number, line in enumerate(lines, start=1):
-        parts = line.rsplit(None, 1)
-        if not parts:
-            continue
-        if len(parts) == 1:
-            raise _unexpected(path, number, "`path label`", line)
-        yield Row(number, _unquoted(parts[0].strip()), _unquoted(parts[1]))
-
-
-def _column_rows(lines: TextIO, path: Path) -> Iterator[Row]:
-    reader = csv.reader(lines, delimiter=DELIMITERS[path.suffix.lower()])
-    path_at, label_at, header = 0, 1, True
+def _cells(lines: TextIO, path: Path, delimiter: str) -> Iterator[Record]:
+    reader = csv.reader(lines, delimiter=delimiter)
     try:
         for cells in reader:
-            if not any(cell.strip() for cell in cells):
-                continue
-            if header:
-                header = False
-                names = [cell.strip().lower() for cell in cells]
-                if set(names) & set(PATH_COLUMNS):
-                    path_at, label_at = _columns(names, path, reader.line_num)
-                    continue
-            if len(cells) <= max(path_at, label_at) or not cells[path_at] or not cells[label_at].strip():
-                raise _unexpected(path, reader.line_num, "a path and a label", ",".join(cells))
-            yield Row(reader.line_num, cells[path_at], cells[label_at].strip())
+            if any(cell.strip() for cell in cells):
+                yield Record(reader.line_num, cells)
     except csv.Error as error:
         raise LabelFileError(f"{path}:{reader.line_num}: {error}") from error
 
 
-def _columns(names: list[str], path: Path, number: int) -> tuple[int, int]:
-    labels = [name for name in LABEL_COLUMNS if name in names]
-    if not labels:
-        raise _unexpected(path, number, f"a column named {' or '.join(LABEL_COLUMNS)}", ",".join(names))
-    return names.index(next(name for name in PATH_COLUMNS if name in names)), names.index(labels[0])
-
-
-def _json_rows(lines: TextIO, path: Path) -> Iterator[Row]:
+def _json_lines(lines: TextIO, path: Path) -> Objects:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -121,12 +190,27 @@ def _json_rows(lines: TextIO, path: Path) -> Iterator[Row]:
             values = json.loads(line)
         except (ValueError, RecursionError):
             values = None
-        found = values if isinstance(values, dict) else {}
-        name = next((found[key] for key in PATH_COLUMNS if key in found), None)
-        label = next((found[key] for key in LABEL_COLUMNS if key in found), None)
-        if not isinstance(name, str) or not name or not isinstance(label, str | int) or not str(label).strip():
+        if not isinstance(values, dict):
             raise _unexpected(path, number, '{"path": "...", "label": 0}', line)
-        yield Row(number, name, str(label).strip())
+        yield number, values
+
+
+def _object_records(objects: Objects) -> Iterator[Record]:
+    """Objects with their numbers as rows, after one with the keys of the first of them; keys in any case are equal."""
+    sample = list(islice(objects, SAMPLE))
+    if not sample:
+        return
+    keys = {key.lower(): key for _, values in sample for key in values}
+    yield Record(sample[0][0], list(keys.values()))
+    for number, values in chain(sample, objects):
+        lowered = {key.lower(): value for key, value in values.items()}
+        yield Record(number, [_as_text(lowered.get(key)) for key in keys])
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, bool):
+        return str(int(value))
+    return str(value) if isinstance(value, str | int | float) else ""
 
 
 def _unexpected(path: Path, number: int, expected: str, found: str) -> LabelFileError:

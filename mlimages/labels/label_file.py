@@ -9,10 +9,13 @@ from itertools import chain, compress
 from pathlib import Path
 
 from mlimages.core import (
+    InputError,
     LabeledPath,
     LabelFileError,
     as_path,
+    counted,
     demand_free,
+    file_state,
     full_name,
     is_remote,
     named_path,
@@ -21,16 +24,23 @@ from mlimages.core import (
     writing,
 )
 from mlimages.labels.class_names import (
+    MAX_CLASSES,
     ClassNames,
+    FileClasses,
     class_definition_path,
     class_lines,
+    is_number,
     read_class_names,
+    share_names,
     write_class_names,
 )
-from mlimages.labels.formats import known_suffix, read_rows, write_rows
-from mlimages.labels.splitting import split
+from mlimages.labels.formats import is_table, text_rows, write_rows
+from mlimages.labels.splitting import sample_per_class, split
+from mlimages.labels.table_columns import understand
+from mlimages.labels.tables import Table, TableOptions, path_cells
 
-MAX_CLASSES = 1_000_000
+SHOWN = 10
+"""Class names in a `repr`."""
 
 
 class LabelFile:
@@ -48,14 +58,18 @@ class LabelFile:
 
     def __init__(
         self,
-        path: str | Path,
-        img_root: str | Path | None = None,
+        path: str | os.PathLike[str],
+        img_root: str | os.PathLike[str] | None = None,
         *,
         items: Callable[[], Iterable[LabeledPath]] | None = None,
         class_names: ClassNames | None = None,
+        options: TableOptions | None = None,
     ) -> None:
         self.path = as_path(path)
-        self.img_root = as_path(img_root) if img_root is not None else self.path.parent
+        self.img_root = as_path(img_root) if img_root else self.path.parent
+        self._notes: tuple[str, ...] = ()
+        self._options = options or TableOptions()
+        self._known_table: tuple[object, Table | None] | None = None
         self._items = items
         self._named = (lambda: ((str(item.path), item.label) for item in items())) if items else self._read
         self._class_names = class_names
@@ -83,15 +97,86 @@ class LabelFile:
         """The `defined_class_names`; without any the numbers."""
         if names := self.defined_class_names:
             return names
-        return tuple(str(label) for label in range(max((item.label for item in self), default=-1) + 1))
+        return tuple(str(label) for label in range(max((label for _, label in self.named()), default=-1) + 1))
 
     @property
     def defined_class_names(self) -> ClassNames:
-        """The names given, or in the class definition beside the file, or in its rows (sorted); nothing without any."""
+        """Names given, or in the class definition beside the file, or in its rows (in natural order); else none.
+
+        The labels of a table are names unless they are 0 to n - 1.
+        """
+        fixed = self._fixed_class_names()
+        if fixed is not None:
+            return fixed
+        names = table.counts.labels if (table := self._table()) else ()
+        return () if names == tuple(map(str, range(len(names)))) else names
+
+    @property
+    def table(self) -> Table | None:
+        """How the file was understood, where it is a table; None for `path label` lines.
+
+        Raises:
+            LabelFileError: it cannot be read, nothing fits, or under half of its images exist.
+        """
+        return None if self._items else self._table()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was understood of a table or a folder, a line each; nothing of `path label` lines.
+
+        Raises:
+            LabelFileError: as `table`.
+        """
+        table = self.table
+        if table is None or (table.is_known_form and self._fixed_class_names() is not None):
+            return self._notes
+        return (*self._notes, table.description, *table.missing_note)
+
+    def with_notes(self, notes: Iterable[str]) -> LabelFile:
+        """The same file with these `notes`."""
+        noted = LabelFile(
+            self.path, self.img_root, items=self._items, class_names=self._class_names, options=self._options
+        )
+        noted._notes = tuple(notes)
+        return noted
+
+    def __repr__(self) -> str:
+        """Path, number of images and classes, as far as they can be read."""
+        try:
+            count, names = sum(1 for _ in self.named()), self.class_names
+        except InputError as error:
+            return f"<LabelFile {self.path}: {error}>"
+        shown = ", ".join(names[:SHOWN]) + " ..." * (len(names) > SHOWN)
+        return f"<LabelFile {self.path}: {counted(count, 'image')}, {counted(len(names), 'class')}: {shown}>"
+
+    @property
+    def classes(self) -> FileClasses:
+        """Names of the classes, and the class numbers that occur."""
+        names, fixed, used = self.class_names, self._fixed_class_names(), frozenset(label for _, label in self.named())
+        is_table = fixed is None and self._table() is not None
+        return FileClasses(names, used, not fixed and all(map(is_number, names)), is_table)
+
+    def _fixed_class_names(self) -> ClassNames | None:
+        """Names given, or in the class definition beside the file."""
         if self._class_names is not None:
             return self._class_names
         definition = class_definition_path(self.path)
-        return read_class_names(definition) if definition.exists() else self._names_in_rows()
+        return read_class_names(definition) if definition.exists() else None
+
+    def _table(self) -> Table | None:
+        """The table, understood anew when the file has changed."""
+        if self._named != self._read:
+            return None
+        state = (file_state(self.path), class_definition_path(self.path).exists())
+        if self._known_table is None or self._known_table[0] != state or state[0] is None:
+            table = understand(self.path, self.img_root, self._options) if self._is_table() else None
+            if table and not (table.is_known_form and state[1]):
+                table.demand_images()
+            self._known_table = (state, table)
+        return self._known_table[1]
+
+    def _is_table(self) -> bool:
+        return is_table(self.path) or self._options != TableOptions()
 
     def filter(self, keep: Callable[[LabeledPath], bool]) -> LabelFile:
         """The pictures for which `keep` is true, in order."""
@@ -127,15 +212,19 @@ class LabelFile:
         )
         return tuple(self._with(lambda part=part: part) for part in parts)  # type: ignore[misc]  # the default binds it
 
+    def limit_per_class(self, limit: int, *, seed: int = 0) -> LabelFile:
+        """At most `limit` images of each class, in order; which ones depends on `seed` and their paths alone."""
+        names = self.defined_class_names
+        items = sample_per_class(list(self), limit, seed=seed, root=self.img_root, class_names=names)
+        return self._with(lambda: items)
+
     def merge(self, *others: LabelFile) -> LabelFile:
         """All pictures one after the other, classes united by name; by number where one file has no names."""
         files = (self, *others)
-        known = [file.defined_class_names for file in files]
-        if not all(known):
-            longest = max(known, key=len)
-            return LabelFile(self.path, self.img_root, items=lambda: chain(*files), class_names=longest)
-        names = tuple(dict.fromkeys(chain(*known)))
-        return LabelFile(self.path, self.img_root, items=lambda: _renumbered(files, names), class_names=names)
+        if not any(file.defined_class_names for file in files):
+            return LabelFile(self.path, self.img_root, items=lambda: chain(*files), class_names=())
+        names, own = share_classes(files)
+        return LabelFile(self.path, self.img_root, items=lambda: _renumbered(files, names, own), class_names=names)
 
     def without(self, paths: Iterable[Path]) -> LabelFile:
         """The images whose files are not among `paths`, whatever links lead to them."""
@@ -164,26 +253,29 @@ class LabelFile:
     def _with(self, items: Callable[[], Iterable[LabeledPath]] | None) -> LabelFile:
         return LabelFile(self.path, self.img_root, items=items, class_names=self.defined_class_names)
 
-    def _names_in_rows(self) -> ClassNames:
-        """A table's labels where they are names, sorted; nothing where all are numbers."""
-        if self._named != self._read or known_suffix(self.path) == ".txt":
-            return ()
-        labels = {row.label for row in read_rows(self.path)}
-        names = sorted(labels, key=lambda name: (name.casefold(), name))
-        return () if all(map(_is_number, labels)) else tuple(names)
-
     def _read(self) -> Iterator[tuple[str, int]]:
-        names, root = self.defined_class_names, str(self.img_root)
-        in_rows = self._class_names is None and not class_definition_path(self.path).exists()
-        numbers = {name: number for number, name in enumerate(names) if in_rows or not _is_number(name)}
-        for row in read_rows(self.path):
+        names, table = self.defined_class_names, self._table()
+        has_fixed = self._fixed_class_names() is not None
+        numbers = {name: number for number, name in enumerate(names) if not (has_fixed and is_number(name))}
+        root = str(table.folder if table else self.img_root)
+        rows = table.rows() if table else text_rows(self.path)
+        for row in rows:
             label = numbers.get(row.label)
             if label is None:
-                label = int(row.label) if _is_number(row.label) else -1
+                label = int(row.label) if is_number(row.label) else -1
                 if not 0 <= label < (len(names) or MAX_CLASSES):
                     raise LabelFileError(f"{self.path}:{row.number}: {_wanted(names)}, found {row.label[:80]!r}")
                 numbers[row.label] = label
             yield full_name(row.path.replace("\\", "/"), root), label
+
+
+def share_classes(files: Sequence[LabelFile]) -> tuple[ClassNames, tuple[ClassNames, ...]]:
+    """The classes of several label files by name, and for each file the name of each of its own class numbers.
+
+    A file defines names, or has them in its rows; numbers without names are class numbers, of the classes that another
+    file names, or names themselves.
+    """
+    return share_names([file.classes for file in files])
 
 
 def write_label_file(path: Path, items: Iterable[LabeledPath], class_names: Sequence[str] = ()) -> int:
@@ -220,8 +312,9 @@ def _write_rows(part: Path, path: Path, items: Iterable[LabeledPath]) -> int:
 
 
 def listed_paths(path: Path) -> Iterator[Path]:
-    """The pictures that a table lists in its path column (a label file, rejected.tsv, suspects.tsv)."""
-    return (named_path(row.path.replace("\\", "/"), path.parent) for row in read_rows(path))
+    """The images that a label file or a table (rejected.tsv, suspects.tsv) lists in its column of paths."""
+    names = path_cells(path) if is_table(path) else (row.path for row in text_rows(path))
+    return (named_path(name.replace("\\", "/"), path.parent) for name in names)
 
 
 class _RealPaths:
@@ -239,10 +332,11 @@ class _RealPaths:
         return os.path.join(self._folders[folder], name)  # noqa: PTH118  # texts
 
 
-def _renumbered(files: Iterable[LabelFile], names: ClassNames) -> Iterator[LabeledPath]:
+def _renumbered(
+    files: Iterable[LabelFile], names: ClassNames, own_names: Iterable[ClassNames]
+) -> Iterator[LabeledPath]:
     numbers = {name: number for number, name in enumerate(names)}
-    for file in files:
-        own = file.class_names
+    for file, own in zip(files, own_names, strict=True):
         yield from (LabeledPath(item.path, numbers[own[item.label]]) for item in file)
 
 
@@ -250,7 +344,3 @@ def _wanted(names: ClassNames) -> str:
     if not names:
         return "expected `path label`, the label a class number"
     return f"expected a class number from 0 to {len(names) - 1} or a class name ({', '.join(names[:3])} ...)"
-
-
-def _is_number(label: str) -> bool:
-    return label.isascii() and label.isdigit() and len(label) <= 9 and int(label) < MAX_CLASSES

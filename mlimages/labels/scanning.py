@@ -16,7 +16,7 @@ from mlimages.core import install_hint, is_remote
 
 _HEIC = frozenset({".heic", ".heics", ".heif", ".heifs", ".hif"})
 
-PICTURE_SUFFIXES = frozenset({
+IMAGE_SUFFIXES = frozenset({
     ".apng", ".avif", ".avifs", ".blp", ".bmp", ".bw", ".cur", ".dcx", ".dds", ".dib", ".fit", ".fits", ".flc",
     ".fli", ".ftc", ".ftu", ".gbr", ".gif", ".icb", ".icns", ".ico", ".im", ".iim", ".j2c", ".j2k", ".jfif", ".jp2",
     ".jpc", ".jpe", ".jpeg", ".jpf", ".jpg", ".jpx", ".mpo", ".msp", ".pbm", ".pcd", ".pcx", ".pfm", ".pgm", ".png",
@@ -109,7 +109,7 @@ def _path(entry: _Entry, folder: Path) -> Path:
 
 def _is_picture(entry: _Entry) -> bool:
     return (
-        os.path.splitext(entry.name)[1].lower() in PICTURE_SUFFIXES  # noqa: PTH122  # a Path per entry is slow
+        os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122  # a Path per entry is slow
         and not entry.name.startswith(".")
         and not _is_folder(entry)
         and _can_be_listed(entry.name)

@@ -82,6 +82,19 @@ def split(
     return parts
 
 
+def sample_per_class(
+    items: Sequence[LabeledPath], limit: int, *, seed: int, root: Path | None = None, class_names: Sequence[str] = ()
+) -> list[LabeledPath]:
+    """At most `limit` images of each class, in the order given, chosen by a hash of the seed and of the path."""
+    names = _ClassNames(class_names)
+    of_class: dict[int, list[tuple[float, int]]] = defaultdict(list)
+    for index, item in enumerate(items):
+        identity = _path_in_class(item.path, names[item.label], root)
+        of_class[item.label].append((_random(seed, "limit", identity), index))
+    chosen = sorted(index for found in of_class.values() for _, index in sorted(found)[:limit])
+    return [items[index] for index in chosen]
+
+
 def demand_shares(shares: Sequence[float]) -> None:
     """See that shares make parts.
 
@@ -98,12 +111,27 @@ def groups_by_pattern(paths: Iterable[Path], pattern: str) -> dict[Path, str]:
     Raises:
         InputError: not a regular expression.
     """
+    expression = compiled(pattern)
+    found = ((path, found_by(expression, path.as_posix())) for path in paths)
+    return {path: text for path, text in found if text is not None}
+
+
+def compiled(pattern: str) -> re.Pattern[str]:
+    """A regular expression.
+
+    Raises:
+        InputError: it is not one.
+    """
     try:
-        expression = re.compile(pattern)
+        return re.compile(pattern)
     except re.error as error:
         raise InputError(f"{pattern!r} is not a regular expression: {error}") from error
-    found = ((path, expression.search(path.as_posix())) for path in paths)
-    return {path: match[expression.groups and 1] or "" for path, match in found if match}
+
+
+def found_by(expression: re.Pattern[str], text: str) -> str | None:
+    """What it finds: its first group, if it has one; None where it does not match."""
+    match = expression.search(text)
+    return (match[expression.groups and 1] or "") if match else None
 
 
 class _ClassNames(dict[int, str]):

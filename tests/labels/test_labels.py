@@ -10,7 +10,7 @@ from PIL import Image
 
 from mlimages.core import InputError, LabeledPath, LabelFileError
 from mlimages.labels import (
-    PICTURE_SUFFIXES,
+    IMAGE_SUFFIXES,
     LabelFile,
     append,
     folder_names,
@@ -79,7 +79,7 @@ def test_every_suffix_that_pillow_decodes_by_itself_counts() -> None:
     stubs = {"BUFR", "GRIB", "HDF5", "MPEG"}  # recognised, never decoded
     outside = {"EPS", "WMF"}  # need Ghostscript or Windows
     suffixes = {s for s, form in Image.registered_extensions().items() if form in Image.OPEN.keys() - stubs - outside}
-    assert suffixes <= PICTURE_SUFFIXES
+    assert suffixes <= IMAGE_SUFFIXES
 
 
 def test_names_that_no_line_can_hold_are_left_out(tmp_path: Path) -> None:
@@ -130,6 +130,7 @@ def test_a_text_file_from_elsewhere_is_understood(tmp_path: Path) -> None:
     ],
 )
 def test_tables_are_read_with_or_without_header_and_with_names_or_numbers(tmp_path: Path, name: str, text: str) -> None:
+    touch(tmp_path, "a.jpg", "b.jpg")
     (tmp_path / name).write_text(text)
     labels = LabelFile(tmp_path / name)
     assert lines(labels, tmp_path) == ["a.jpg 1", "b.jpg 0"]
@@ -138,6 +139,7 @@ def test_tables_are_read_with_or_without_header_and_with_names_or_numbers(tmp_pa
 
 @pytest.mark.parametrize("found", [("1", "2", "other"), ("-1", "0", "1"), ("3", "cat", "10")])
 def test_numbers_among_the_names_of_a_table_are_names(tmp_path: Path, found: tuple[str, ...]) -> None:
+    touch(tmp_path, *(f"{name}.jpg" for name in found))
     (tmp_path / "a.csv").write_text("path,label\n" + "".join(f"{name}.jpg,{name}\n" for name in found))
     labels = LabelFile(tmp_path / "a.csv")
     for file in (labels, labels.write(tmp_path / "b.txt")):
@@ -156,6 +158,7 @@ def test_paths_as_text_are_those_of_the_pictures_whatever_the_file_stands_for(tm
 
 
 def test_a_tables_class_names_outlive_its_conversion_and_its_split(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{n}.jpg" for n in range(8)))
     (tmp_path / "a.csv").write_text(
         "path,label\n" + "".join(f"{n}.jpg,{'dog' if n % 2 else 'Cat'}\n" for n in range(8))
     )

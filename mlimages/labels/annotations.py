@@ -1,0 +1,110 @@
+"""Exports of annotation tools (COCO, Label Studio, CVAT) as tables of images and labels; classes of whole images."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, TextIO, TypeGuard
+from xml.etree import ElementTree as ET
+
+from mlimages.core import LabelFileError
+
+Objects = Iterator[tuple[int, dict[str, Any]]]
+"""Rows with their numbers."""
+
+
+def annotation_objects(lines: TextIO, path: Path) -> Objects:
+    """The rows of a .json or .xml export.
+
+    Raises:
+        LabelFileError: it is none of the known exports, or does not give each image one class.
+    """
+    if path.suffix.lower() == ".xml":
+        yield from _one_label_each(_cvat(lines, path), path)
+        return
+    try:
+        values = json.load(lines)
+    except (ValueError, RecursionError) as error:
+        raise LabelFileError(f"{path}: it is not JSON (of one object per line, name it .jsonl)") from error
+    if isinstance(values, dict) and "images" in values and "annotations" in values:
+        yield from _one_label_each(_coco(values, path), path)
+    elif _is_list_of_objects(values) and any("annotations" in task and "data" in task for task in values):
+        yield from _one_label_each(_label_studio(values), path)
+    elif _is_list_of_objects(values):
+        yield from enumerate(values, start=1)
+    else:
+        raise _unknown(path)
+
+
+def _is_list_of_objects(values: object) -> TypeGuard[list[dict[str, Any]]]:
+    return isinstance(values, list) and all(isinstance(value, dict) for value in values)
+
+
+def _unknown(path: Path) -> LabelFileError:
+    return LabelFileError(
+        f"{path}: expected a list of objects, or an export of COCO, Label Studio or CVAT with one class per image"
+    )
+
+
+def _one_label_each(labels: Mapping[str, Sequence[str]], path: Path) -> Objects:
+    wrong = [name for name, found in labels.items() if len(set(found)) != 1]
+    if wrong:
+        few = ", ".join(sorted(set(labels[wrong[0]]))) or "none"
+        raise LabelFileError(
+            f"{path}: {len(wrong)} of {len(labels)} images do not have exactly one class ({wrong[0]}: {few}): "
+            "leave them out of the export"
+        )
+    for number, (name, found) in enumerate(labels.items(), start=1):
+        yield number, {"file_name": name, "label": found[0]}
+
+
+def _coco(values: Mapping[str, Any], path: Path) -> dict[str, list[str]]:
+    """https://cocodataset.org/#format-data, annotations without a box or mask."""
+    if any(found.get("bbox") or found.get("segmentation") for found in values["annotations"]):
+        raise LabelFileError(f"{path}: its annotations are boxes or masks of objects, not classes of whole images")
+    try:
+        names = {category["id"]: str(category["name"]) for category in values["categories"]}
+        labels = defaultdict(list)
+        for found in values["annotations"]:
+            labels[found["image_id"]].append(names[found["category_id"]])
+        return {image["file_name"]: labels[image["id"]] for image in values["images"]}
+    except (KeyError, TypeError) as error:
+        raise LabelFileError(f"{path}: it looks like COCO, but has no {error} where COCO has it") from error
+
+
+def _label_studio(tasks: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """https://labelstud.io/guide/export, choices for a whole image."""
+    labels: dict[str, list[str]] = {}
+    for task in tasks:
+        image = next((str(value) for value in task.get("data", {}).values() if isinstance(value, str)), "")
+        results = [result for annotation in task.get("annotations", []) for result in annotation.get("result", [])]
+        found = [choice for result in results for choice in result.get("value", {}).get("choices", [])]
+        labels[local_name(image)] = found
+    return labels
+
+
+def local_name(image: str) -> str:
+    """The file that an address of Label Studio's means.
+
+    >>> local_name("/data/upload/1/cat.jpg"), local_name("/data/local-files/?d=photos/cat.jpg")
+    ('cat.jpg', 'photos/cat.jpg')
+    """
+    if "/data/local-files/?d=" in image:
+        return image.partition("?d=")[2]
+    return PurePosixPath(image).name if "/data/upload/" in image else image
+
+
+def _cvat(lines: TextIO, path: Path) -> dict[str, list[str]]:
+    """CVAT for images: `<image name="a.jpg"><tag label="cat"/></image>`."""
+    try:
+        root = ET.parse(lines).getroot()  # expat limits the expansion of entities
+    except ET.ParseError as error:
+        raise LabelFileError(f"{path}: it is not XML: {error}") from error
+    images = root.findall("image")
+    if root.tag != "annotations" or not images:
+        raise _unknown(path)
+    if not root.findall("image/tag"):
+        raise LabelFileError(f"{path}: its annotations are shapes of objects, not tags of whole images")
+    return {image.get("name", ""): [tag.get("label", "") for tag in image.findall("tag")] for image in images}

@@ -1,0 +1,223 @@
+"""The command `label` as a function: read a folder or a label file, change what it lists, and write label files."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Annotated, Protocol
+
+from mlimages.core import InputError, Option, as_path, counted, demand_free, documented
+from mlimages.labels.class_names import class_definition_path, read_class_names
+from mlimages.labels.folders import append, label_dir, label_dir_auto, label_dir_by_pattern
+from mlimages.labels.label_file import LabelFile, listed_paths
+from mlimages.labels.layout import lay_out
+from mlimages.labels.splitting import demand_shares, groups_by_pattern
+from mlimages.labels.tables import TableOptions
+
+PART_NAMES = {2: ("train", "val"), 3: ("train", "val", "test")}
+
+
+def parse_shares(text: str) -> tuple[float, ...]:
+    """Shares of a split such as `0.8,0.2`.
+
+    Raises:
+        InputError: not two or three positive numbers that add up to 1.
+
+    >>> parse_shares("0.8,0.1,0.1")
+    (0.8, 0.1, 0.1)
+    """
+    try:
+        shares = tuple(map(float, text.split(",")))
+    except ValueError:
+        shares = ()
+    if len(shares) not in PART_NAMES:
+        raise InputError(f"--split {text}: expected two or three shares that add up to 1, as 0.8,0.2")
+    demand_shares(shares)
+    return shares
+
+
+@documented
+@dataclass(frozen=True, slots=True)
+class LabelOptions:
+    """What `make_label_files` reads, changes and writes."""
+
+    source: Annotated[Path, Option("A folder of class folders, or a label file.", metavar="FOLDER|LABELS")]
+    out: Annotated[
+        Path | None,
+        Option("Label file to write: .txt, .csv, .tsv, .jsonl.", "Output", ("-o", "--out"),
+               default_text="FOLDER/labels.txt"),
+    ] = None  # fmt: skip
+    leaf: Annotated[bool, Option("Each folder that holds images is a class, nested ones too.", "Classes")] = False
+    classes: Annotated[Path | None, Option("Class definition that fixes the numbers (0 cats ...).", "Classes")] = None
+    number: Annotated[
+        int | None, Option("All images of FOLDER are of class N.", "Classes", ("--label",), "N", min=0)
+    ] = None
+    class_from: Annotated[
+        str,
+        Option("The class is what this finds in the path (its first group), not a folder or column.", "Classes",
+               metavar="REGEX"),
+    ] = ""  # fmt: skip
+    path_column: Annotated[
+        str, Option("Column of the paths, by name or number from 1.", "Table", metavar="COLUMN", default_text="found")
+    ] = ""
+    label_column: Annotated[
+        str,
+        Option("Column of the labels; several separated by commas are one-hot.", "Table", metavar="COLUMN",
+               default_text="found"),
+    ] = ""  # fmt: skip
+    images: Annotated[
+        Path | None,
+        Option("Folder that the paths are relative to.", "Table", metavar="DIR", default_text="the table's"),
+    ] = None
+    suffix: Annotated[str, Option("Append this to each path: .png.", "Table", metavar="SUFFIX")] = ""
+    limit_per_class: Annotated[
+        int | None, Option("Keep at most N images of each class, chosen by --seed.", "Images", metavar="N", min=1)
+    ] = None
+    drop: Annotated[Path | None, Option("Leave out the images that this .tsv lists in its first column.", "Images")] = (
+        None
+    )
+    split: Annotated[tuple[float, ...], Option("Shares of train, val (and test).", is_internal=True)] = ()
+    group: Annotated[
+        str,
+        Option("Keep together what this finds in the paths.", "Split", metavar="REGEX", default_text="near-duplicates"),
+    ] = ""
+    seed: Annotated[int, Option("Random seed of --split and --limit-per-class.", "Split")] = 0
+    append: Annotated[bool, Option("Add to the label file; what it lists already stays as it is.", "Output")] = False
+    as_folders: Annotated[
+        Path | None, Option("Lay the images out as DIR/[train/]CLASS/ too.", "Output", metavar="DIR")
+    ] = None
+    copy: Annotated[bool, Option("With --as-folders: copies in place of links.", "Output")] = False
+    force: Annotated[
+        bool, Option("Replace files that mlimages did not write, or that were changed since.", "Output")
+    ] = False
+
+
+class Splitter(Protocol):
+    """Splits a label file; `mlimages.checks.split_labels` does, keeping near-duplicates together."""
+
+    def __call__(self, labels: LabelFile, shares: Sequence[float], seed: int) -> tuple[LabelFile, ...]:
+        """One LabelFile per share."""
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenLabels:
+    """A label file as it was written.
+
+    Attributes:
+        path: the file.
+        count: number of images.
+        classes: images by class name.
+    """
+
+    path: Path
+    count: int
+    classes: Mapping[str, int]
+
+    @property
+    def rare_classes(self) -> tuple[str, ...]:
+        """Classes without an image, or with one."""
+        return tuple(name for name, count in self.classes.items() if count < 2)
+
+
+def make_label_files(
+    options: LabelOptions, *, split: Splitter, note: Callable[[str], None] = lambda _: None
+) -> tuple[WrittenLabels, ...]:
+    """Write the label files that `mlimages label` writes; nothing if they are only laid out as folders.
+
+    Args:
+        options: what is read, changed and written.
+        split: splits the images where `options.group` does not.
+        note: receives a line on each thing that was understood or left out, before anything is written.
+
+    Returns:
+        The files: one, or one for each part.
+
+    Raises:
+        InputError: the source cannot be read, or a file is in the way.
+    """
+    source, out = as_path(options.source), options.out and as_path(options.out)
+    target = out or (source / "labels.txt" if source.is_dir() else source)
+    _demand_sense(options, source)
+    listed, parts = _read(options, source, note)
+    if parts and (options.split or options.append):
+        raise InputError(f"{source} is split already ({', '.join(parts)}): leave out --split and --append")
+    listed, *changed = [_changed(labels, options, note) for labels in (listed, *parts.values())]
+    parts = dict(zip(parts, changed, strict=True))
+    force = options.force
+    if options.append and target.exists():
+        listed = append(LabelFile(target), listed, by_number=options.number is not None)
+        force = force or target.suffix == ".txt"  # its lines are kept
+    names = PART_NAMES[len(options.split)] if options.split else tuple(parts) or ("",)
+    paths = [target.with_name(f"{target.stem}_{name}{target.suffix}") if name else target for name in names]
+    if is_written := bool(out or options.split or source.is_dir()):
+        demand_free(chain.from_iterable((path, class_definition_path(path)) for path in paths), overwrite=force)
+    files = _split(listed, options, split) if options.split else tuple(parts.values()) or (listed,)
+    if options.as_folders:
+        lay_out(dict(zip(names, files, strict=True)), options.as_folders, copy=options.copy)
+    written = zip(paths, files, strict=True) if is_written else ()
+    return tuple(_counted(file.write(path, overwrite=force)) for path, file in written)
+
+
+def _demand_sense(options: LabelOptions, source: Path) -> None:
+    if not source.exists():
+        raise InputError(f"no folder or label file at {source}")
+    if not (options.out or options.split or options.as_folders or source.is_dir()):
+        raise InputError(f"{source} is a label file already: say -o FILE to convert it, or --split 0.8,0.2")
+
+
+def _read(
+    options: LabelOptions, source: Path, note: Callable[[str], None]
+) -> tuple[LabelFile, Mapping[str, LabelFile]]:
+    """The images, and those of each part where the folder is split already."""
+    class_names = read_class_names(options.classes) if options.classes else None
+    if not source.is_dir():
+        table = TableOptions(
+            options.path_column, options.label_column, options.images, options.suffix, options.class_from
+        )
+        labels = LabelFile(source, class_names=class_names, options=table)
+        for line in labels.notes:
+            note(line)
+        return labels, {}
+    if options.class_from:
+        return label_dir_by_pattern(source, options.class_from), {}
+    if options.number is not None:
+        return label_dir(source, options.number), {}
+    found = label_dir_auto(source, leaf=options.leaf, class_names=class_names)
+    for what in found.left_out:
+        note(f"left out: {what}")
+    return found.labels, found.parts
+
+
+def _changed(labels: LabelFile, options: LabelOptions, note: Callable[[str], None]) -> LabelFile:
+    """Without what --drop lists, and with at most --limit-per-class images of a class."""
+    if options.drop:
+        labels = _dropped(labels, options.drop, note)
+    if options.limit_per_class:
+        labels = labels.limit_per_class(options.limit_per_class, seed=options.seed)
+    return labels
+
+
+def _dropped(labels: LabelFile, drop: Path, note: Callable[[str], None]) -> LabelFile:
+    paths = list(listed_paths(drop))
+    left = labels.without(paths)
+    count = sum(1 for _ in labels.named()) - sum(1 for _ in left.named())
+    if paths and not count:
+        raise InputError(f"{drop}: none of the {len(paths)} images that it lists is in {labels.path}")
+    note(f"dropped: {counted(count, 'image')} ({drop} lists {len(paths)})")
+    return left
+
+
+def _split(labels: LabelFile, options: LabelOptions, split: Splitter) -> tuple[LabelFile, ...]:
+    if not options.group:
+        return split(labels, options.split, options.seed)
+    groups = groups_by_pattern((item.path for item in labels), options.group)
+    return labels.split(options.split, seed=options.seed, groups=groups)
+
+
+def _counted(labels: LabelFile) -> WrittenLabels:
+    counts = Counter(label for _, label in labels.named())
+    classes = {name: counts[number] for number, name in enumerate(labels.class_names)}
+    return WrittenLabels(labels.path, counts.total(), classes)

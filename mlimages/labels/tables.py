@@ -1,0 +1,210 @@
+"""Tables of images and labels: what was understood of one, and its rows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+
+from mlimages.core import LabelFileError, is_remote
+from mlimages.labels.formats import Record, Row, records, text_delimiters
+from mlimages.labels.scanning import natural_key
+from mlimages.labels.splitting import compiled, found_by
+
+PATH_WORDS = (
+    "path", "file_name", "filename", "file", "image", "image_path", "img_path", "filepath", "file_path", "filepaths",
+    "image_name", "img", "img_name", "image_id", "id_code", "image_file", "im_path", "relative_im_path", "fname", "id",
+)  # fmt: skip
+SHOWN = 10
+
+
+@dataclass(frozen=True, slots=True)
+class TableOptions:
+    """How to read a table; what is empty is found out.
+
+    Attributes:
+        path_column: the column of paths, by name or by number from 1.
+        label_column: the column of labels likewise; several separated by commas are one-hot columns.
+        images: the folder that the paths are relative to; the table's own by default.
+        suffix: appended to each path (`.png`).
+        class_from: a regular expression; what it finds in a path (its first group, if it has one) is the label.
+    """
+
+    path_column: str = ""
+    label_column: str = ""
+    images: Path | None = None
+    suffix: str = ""
+    class_from: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as it was understood.
+
+    Attributes:
+        path: the file.
+        folder: what the paths are relative to.
+        delimiter: between the cells.
+        columns: names in the header; "" for each column where there is none.
+        path_index: column of the paths.
+        label_indices: column of the labels, several if they are one-hot, none if `class_from` finds the labels.
+        suffix: appended to each path.
+        class_from: regular expression that finds the label in the path.
+    """
+
+    path: Path
+    folder: Path
+    delimiter: str
+    columns: tuple[str, ...]
+    path_index: int
+    label_indices: tuple[int, ...]
+    suffix: str = ""
+    class_from: str = ""
+    has_header: bool = True
+
+    def rows(self) -> Iterator[Row]:
+        """The rows in order.
+
+        Raises:
+            LabelFileError: a line (path:line) without path and label.
+        """
+        expression = compiled(self.class_from) if self.class_from else None
+        for record in islice(records(self.path, self.delimiter), int(self.has_header), None):
+            cells = record.cells
+            name = cells[self.path_index] if self.path_index < len(cells) else ""
+            label = found_by(expression, name) if expression else self._label(record)
+            if not name or not label:
+                raise self._unexpected(record, "a path and a label", self.delimiter.join(cells))
+            yield Row(record.number, name.replace("\\", "/") + self.suffix, label)
+
+    def _label(self, record: Record) -> str:
+        cells = [record.cells[index].strip() if index < len(record.cells) else "" for index in self.label_indices]
+        if len(cells) == 1:
+            return cells[0]
+        chosen = [index for index, cell in zip(self.label_indices, cells, strict=True) if is_one(cell)]
+        if len(chosen) != 1:
+            named = ", ".join(self._name(index) for index in chosen) or "none"
+            raise self._unexpected(record, "a 1 in exactly one of the one-hot columns", named)
+        return self._name(chosen[0])
+
+    def _unexpected(self, record: Record, expected: str, found: str) -> LabelFileError:
+        return LabelFileError(f"{self.path}:{record.number}: expected {expected}, found {found.strip()[:80]!r}")
+
+    def _name(self, index: int) -> str:
+        return self.columns[index] if index < len(self.columns) and self.columns[index] else f"column {index + 1}"
+
+    @cached_property
+    def is_known_form(self) -> bool:
+        """Whether it has the columns `path,label`, as we write them ourselves."""
+        return [column.lower() for column in self.columns] in (["path", "label"], ["file_name", "label"])
+
+    @cached_property
+    def counts(self) -> TableCounts:
+        """All rows counted: images that exist, those that are missing, and the labels."""
+        labels: dict[str, None] = {}
+        count, missing = 0, []
+        local = not is_remote(self.folder)
+        for count, row in enumerate(self.rows(), start=1):  # noqa: B007  # the count is kept
+            labels[row.label] = None
+            if local and not os.path.isfile(joined(self.folder, row.path)):  # noqa: PTH113  # texts, for every row
+                missing.append(row.path)
+        return TableCounts(count, tuple(missing), tuple(sorted(labels, key=natural_key)))
+
+    @property
+    def description(self) -> str:
+        """What was understood, in one line."""
+        counts = self.counts
+        where = [f"suffix {self.suffix} added"] * bool(self.suffix)
+        where += [f"in {self.folder}"] * (self.folder != self.path.parent)
+        image = f"{self._named(self.path_index)} as image" + (f" ({', '.join(where)})" if where else "")
+        labels = ", ".join(self._name(index) for index in self.label_indices)
+        label = f"{self.class_from!r} in the path" if self.class_from else labels
+        label += " (one-hot)" * (len(self.label_indices) > 1)
+        found = f"{counts.rows - len(counts.missing):,} of {counts.rows:,} images exist"
+        names = ", ".join(counts.labels[:SHOWN]) + " ..." * (len(counts.labels) > SHOWN)
+        classes = f"{len(counts.labels)} class{'es' * (len(counts.labels) != 1)}: {names}"
+        return f"{self.path}: {image}, {label} as label; {found}; {classes}"
+
+    @property
+    def missing_note(self) -> tuple[str, ...]:
+        """The images that do not exist, in one line; nothing where all do."""
+        missing = self.counts.missing
+        more = f" and {len(missing) - SHOWN:,} more" if len(missing) > SHOWN else ""
+        return (f"{self.path}: missing: {', '.join(missing[:SHOWN])}{more}",) if missing else ()
+
+    def _named(self, index: int) -> str:
+        name = self._name(index)
+        return name if name.startswith("column ") else f"column {name}"
+
+    def demand_images(self) -> None:
+        """See that most of the images are where the table was understood to say.
+
+        Raises:
+            LabelFileError: under half of them exist; it names the options.
+        """
+        counts = self.counts
+        if 2 * len(counts.missing) > counts.rows:
+            first = joined(self.folder, counts.missing[0])
+            raise LabelFileError(
+                f"{self.path}: only {counts.rows - len(counts.missing):,} of {counts.rows:,} images exist "
+                f"({self._named(self.path_index)} as image; no file at {first}): {self.advice}"
+            )
+
+    @property
+    def advice(self) -> str:
+        """How to say what the table means."""
+        return how_to_say(self.path, self.columns)
+
+
+@dataclass(frozen=True, slots=True)
+class TableCounts:
+    """Rows of a table, paths of those whose image is missing, and the labels in natural order."""
+
+    rows: int
+    missing: tuple[str, ...]
+    labels: tuple[str, ...]
+
+
+def path_cells(path: Path) -> Iterator[str]:
+    """The column of paths by its name, else the first, of a table whose images may be gone."""
+    rows = records(path, text_delimiters(path)[0])
+    first = next(rows, None)
+    if first is None:
+        return
+    names = [cell.strip().lower() for cell in first.cells]
+    column = min(range(len(names)), key=lambda index: (rank(names[index : index + 1], PATH_WORDS), index))
+    if names[column] not in PATH_WORDS:
+        yield first.cells[column]
+    yield from (row.cells[column] for row in rows if column < len(row.cells))
+
+
+def how_to_say(path: Path, columns: Sequence[str]) -> str:
+    """The options that settle how a table is read."""
+    named = ", ".join(column or str(number) for number, column in enumerate(columns, start=1))
+    return (
+        f"run `mlimages label {path} -o labels.txt` with --path-column or --label-column (columns: {named}), "
+        "--images DIR, --suffix .png or --class-from REGEX"
+    )
+
+
+def joined(folder: Path, name: str) -> str:
+    """A path in a folder, as text."""
+    return os.path.join(str(folder), name)  # noqa: PTH118  # texts, for every row
+
+
+def rank(words: Sequence[str], known: Sequence[str]) -> int:
+    """Position of the first word among known ones; behind all of them if it is none."""
+    return known.index(words[0]) if words and words[0] in known else len(known)
+
+
+def is_one(cell: str) -> bool:
+    """Whether a cell of a one-hot column is set."""
+    return is_zero_or_one(cell) and float(cell) == 1
+
+
+def is_zero_or_one(cell: str) -> bool:
+    """Whether a cell may be of a one-hot column."""
+    return cell.strip().lower() in ("0", "1", "0.0", "1.0")
