@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from mlimages.cli.hints import say_next
+from mlimages.cli.hints import read_parts, say_next
 from mlimages.cli.options import GroupedCommand, takes_options
 from mlimages.cli.process import use_one_blas_thread
 from mlimages.core import InputError
@@ -62,6 +62,9 @@ def finetune(
     else:
         config = FineTuneConfig(**{**settings, "out": settings["out"] or Path("runs") / settings["labels"].stem})
     is_main_process = os.environ.get("RANK", "0") == "0"
+    if is_main_process and resume is None:
+        for source in filter(None, (config.labels, config.val)):
+            read_parts(source)
     with ExitStack() as stack:
         callbacks = [stack.enter_context(ScalarWriter(config.out))] if tensorboard and is_main_process else []
         result = fine_tune(config, progress=TqdmProgress(), callbacks=callbacks)

@@ -63,9 +63,11 @@ def _number(text: str) -> float:
 class FineTuneConfig:
     """Settings of a fine-tuning run, as they are kept in the run folder's `config.json`."""
 
-    labels: Annotated[Path, Option("Label file to train on.", metavar="LABELS")]
+    labels: Annotated[Path, Option("Label file, or folder of class folders, to train on.", metavar="LABELS|FOLDER")]
     out: Annotated[Path, Option("Run folder.", "Output", ("-o", "--out"), metavar="RUN", default_text="runs/LABELS")]
-    val: Annotated[Path | None, Option("Label file to validate on.", "Data", default_text="a fifth of LABELS")] = None
+    val: Annotated[
+        Path | None, Option("Label file or folder to validate on.", "Data", default_text="a fifth of LABELS")
+    ] = None
     val_share: Annotated[float, Option("Share of LABELS set aside for validation.", is_internal=True)] = 0.2
     seed: Annotated[int, Option("Random seed.", "Data")] = 0
     augment: Annotated[

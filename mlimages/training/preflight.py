@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mlimages.checks import split_labels
 from mlimages.core import BrokenImage, ImageProperty, InputError, LabeledPath, Progress
-from mlimages.labels import ClassNames, LabelFile
+from mlimages.labels import ClassNames, open_labels, open_parts, share_classes
 from mlimages.training import distributed
 from mlimages.training.image_cache import Picture, decode_all
 from mlimages.training.row_store import RowStore
@@ -30,25 +30,43 @@ class Data:
     broken: tuple[BrokenImage, ...]
 
 
-def class_names(train: Path, val: Path | None) -> ClassNames:
-    """The names of the classes, the same in both label files.
+@dataclass(frozen=True, slots=True)
+class LabeledImages:
+    """The images of the label files with their classes.
+
+    Attributes:
+        names: of the classes, by class number.
+        train: images to train on.
+        val: images to validate on; None where some of `train` are to be set aside.
+    """
+
+    names: ClassNames
+    train: list[LabeledPath]
+    val: list[LabeledPath] | None
+
+
+def read_label_files(labels: Path, val: Path | None) -> LabeledImages:
+    """Read both label files or folders, whose classes are compared by name; of a folder train/ and val/ are taken.
 
     Raises:
-        InputError: they differ, or a label number has no name.
+        InputError: one of them cannot be read, a class of `val` is not one of `labels`, or there is only one class.
     """
-    names = LabelFile(train).class_names
-    for path in filter(None, (train, val)):
-        file = LabelFile(path)
-        named = file.defined_class_names
-        if named and tuple(named) != tuple(names):
-            raise InputError(f"{path} and {train} name their classes differently: label both with the same --classes")
-        beyond = next((item for item in file if item.label >= len(names)), None)
-        if beyond:
-            raise InputError(
-                f"{path}: {beyond.path.name} has label {beyond.label}, but only {len(names)} classes have names: "
-                f"add `{beyond.label} NAME` to the class definition"
-            )
-    return names
+    parts = open_parts(labels)
+    if not parts.keys() & {"", "train"}:
+        raise InputError(f"{labels} holds the parts {', '.join(parts)} of a dataset, and none is named train")
+    files = [parts.get("train", parts.get("")), open_labels(val) if val else parts.get("val")]
+    names, own_names = share_classes([file for file in files if file])
+    index_of = {name: index for index, name in enumerate(names)}
+    found = [
+        [LabeledPath(item.path, index_of[own[item.label]]) for item in file]
+        for file, own in zip(filter(None, files), own_names, strict=True)
+    ]
+    used = {item.label for item in found[0]}
+    if new := [names[label] for label in sorted({item.label for item in found[-1]} - used)]:
+        raise InputError(f"{val or labels}: no image of {', '.join(new)} to train on in {labels}: leave the class out")
+    if len(names) < 2:
+        raise InputError(f"{labels}: one class only ({', '.join(names) or 'none'}): a classifier needs two")
+    return LabeledImages(names, found[0], found[1] if len(found) > 1 else None)
 
 
 def inspect(
@@ -84,6 +102,8 @@ def inspect(
     demand_classes(data.train, names, kind="good ")
     if not data.val:
         raise InputError("no picture is left to validate on: give more pictures, or another --val")
+    if distributed.is_main_process():
+        _warn_of_rare_classes(data.val, names)
     _demand_apart(data)
     return data
 
@@ -121,18 +141,25 @@ def set_aside(
 
 
 def _validation_set(labels: Path, share: float, *, seed: int) -> list[str]:
-    return [str(item.path) for item in split_labels(labels, (1 - share, share), seed)[1]]
+    parts = open_parts(labels)
+    return [str(item.path) for item in split_labels(parts.get("train") or parts[""], (1 - share, share), seed)[1]]
 
 
 def demand_classes(train: Iterable[Picture | LabeledPath], names: ClassNames, *, kind: str = "") -> None:
-    """Raise InputError where a class has fewer than two images (of a kind: "good ") to train on."""
+    """Raise InputError where classes have fewer than two images (of a kind: "good ") to train on."""
     counts = Counter(picture.label for picture in train)
-    for label, name in enumerate(names):
-        if counts[label] < 2:
-            raise InputError(
-                f"class {name!r} has {counts[label] or 'no'} {kind}picture{'s' * (counts[label] != 1)} to train on and "
-                "needs 2: gather more, or leave the class out"
-            )
+    few = [f"{name} ({counts[label]})" for label, name in enumerate(names) if counts[label] < 2]
+    if few:
+        raise InputError(
+            f"fewer than 2 {kind}images to train on of {', '.join(few)}: gather more, or leave the class out"
+        )
+
+
+def _warn_of_rare_classes(val: Iterable[Picture], names: ClassNames) -> None:
+    counts = Counter(picture.label for picture in val)
+    for count, what in ((0, "no image"), (1, "only one image")):
+        if rare := [name for label, name in enumerate(names) if counts[label] == count]:
+            logger.warning("the validation set has %s of %s", what, ", ".join(rare))
 
 
 def _demand_apart(data: Data) -> None:

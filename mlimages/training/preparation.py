@@ -78,10 +78,8 @@ def plan(config: FineTuneConfig, files: RunFiles) -> Plan:
         ModelError: the network cannot be built or frozen so.
     """
     resumed = files.state.exists()
-    names = _names(files.classes) if resumed else preflight.class_names(config.labels, config.val)
-    train = list(LabelFile(files.train if resumed else config.labels))
-    val_file = files.val if resumed else config.val
-    val = None if val_file is None else list(LabelFile(val_file))
+    images = _resumed_images(files) if resumed else preflight.read_label_files(config.labels, config.val)
+    names, train, val = images.names, images.train, images.val
     distributed.require_same("label files and run folder", (resumed, train, val))
     preflight.demand_classes(train, names)
     model = build_model(
@@ -125,6 +123,10 @@ def prepare(config: FineTuneConfig, files: RunFiles, planned: Plan, progress: Pr
     preprocessing = Preprocessing.from_dict(read_settings(files)["preprocessing"])
     mean = np.load(files.mean_image, allow_pickle=False) if preprocessing.normalization.mean_image else None
     return Setup(model, planned.frozen, preprocessing, mean, names, data, pixels)
+
+
+def _resumed_images(files: RunFiles) -> preflight.LabeledImages:
+    return preflight.LabeledImages(_names(files.classes), list(LabelFile(files.train)), list(LabelFile(files.val)))
 
 
 def _names(path: Path) -> ClassNames:

@@ -146,8 +146,8 @@ def nothing_to_validate_on(labels: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (one_picture_class, "class 'red' has 1 picture to train on and needs 2"),
-        (one_good_picture_class, "class 'red' has 1 good picture to train on and needs 2"),
+        (one_picture_class, "fewer than 2 images to train on of red \\(1\\)"),
+        (one_good_picture_class, "fewer than 2 good images to train on of red \\(1\\)"),
         (number_without_a_name, "expected a class number from 0 to 1"),
         (same_picture_in_both, "2 pictures to train on and to validate on are the same"),
         (nothing_to_validate_on, "no picture is left to validate on"),

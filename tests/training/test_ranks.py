@@ -344,7 +344,7 @@ def test_an_error_of_all_processes_is_printed_once_and_named_in_torchruns_summar
     labels = label_dir_auto(tmp_path / "set").labels.write(tmp_path / "labels.txt")
     words = ["--nproc-per-node", "2", "-m", "mlimages", "finetune", str(labels.path), "--model", "lenet5"]
     output, _ = started([*words, "--weights", "none", "--freeze", "none", "-o", "run"], tmp_path).communicate()
-    message = "class 'a' has 1 picture to train on"
+    message = "fewer than 2 images to train on of a (1)"
     assert output.count(f"mlimages: {message}") == 1, output
     assert message in output.partition("Root Cause")[2], output
 

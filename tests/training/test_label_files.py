@@ -1,0 +1,84 @@
+"""The images and classes that a run takes from label files, tables and folders: compared by name."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mlimages.core import InputError
+from mlimages.training.preflight import read_label_files
+from tests.conftest import RunCli
+from tests.labels.test_labels import touch
+
+pytestmark = pytest.mark.train
+
+
+def named(folder: Path, labels: str, val: str | None = None) -> tuple[tuple[str, ...], list[str], list[str] | None]:
+    found = read_label_files(folder / labels, folder / val if val else None)
+    parts = [found.train, found.val]
+    train, validation = ([f"{i.path.name} {found.names[i.label]}" for i in part] if part else None for part in parts)
+    assert train is not None
+    return found.names, train, validation
+
+
+def test_classes_of_two_files_are_compared_by_name(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "b.jpg", "c.jpg")
+    (tmp_path / "train.csv").write_text("path,label\na.jpg,ant\nb.jpg,bee\n")
+    (tmp_path / "val.txt").write_text("c.jpg 0\n")
+    (tmp_path / "val_class_def.txt").write_text("0 bee\n1 ant\n")
+    assert named(tmp_path, "train.csv", "val.txt") == (("ant", "bee"), ["a.jpg ant", "b.jpg bee"], ["c.jpg bee"])
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".csv"])
+def test_labels_from_one_are_trained_on_without_a_class_zero(tmp_path: Path, suffix: str) -> None:
+    touch(tmp_path, "1.jpg", "2.jpg", "3.jpg")
+    line = "{0}.jpg {0}" if suffix == ".txt" else "{0}.jpg,{0}"
+    (tmp_path / f"train{suffix}").write_text("".join(line.format(n) + "\n" for n in (3, 1, 2)))
+    (tmp_path / f"val{suffix}").write_text(line.format(3))
+    assert named(tmp_path, f"train{suffix}", f"val{suffix}") == (
+        ("1", "2", "3"), ["3.jpg 3", "1.jpg 1", "2.jpg 2"], ["3.jpg 3"],
+    )  # fmt: skip
+
+
+def test_a_folder_is_taken_and_one_with_parts_as_both_files(tmp_path: Path) -> None:
+    touch(tmp_path, "set/a/1.jpg", "set/b/2.jpg", "parts/train/a/1.jpg", "parts/train/b/2.jpg", "parts/val/b/3.jpg")
+    assert named(tmp_path, "set") == (("a", "b"), ["1.jpg a", "2.jpg b"], None)
+    assert named(tmp_path, "parts") == (("a", "b"), ["1.jpg a", "2.jpg b"], ["3.jpg b"])
+
+
+@pytest.mark.parametrize(
+    ("files", "val", "said"),
+    [
+        ({"train.csv": "a.jpg,ant\nb.jpg,ant\n"}, None, r"one class only \(ant\): a classifier needs two"),
+        (
+            {"train.csv": "a.jpg,ant\nb.jpg,bee\n", "val.csv": "a.jpg,cow\nb.jpg,dog\n"},
+            "val.csv",
+            "no image of cow, dog",
+        ),
+    ],
+)
+def test_what_cannot_be_trained_on_is_said(tmp_path: Path, files: dict[str, str], val: str | None, said: str) -> None:
+    touch(tmp_path, "a.jpg", "b.jpg")
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=said):
+        named(tmp_path, "train.csv", val)
+
+
+def test_a_folder_is_fine_tuned_and_evaluated_by_the_commands(tmp_path: Path, run_cli: RunCli) -> None:
+    for part, count in (("train", 4), ("val", 1)):
+        for label, colour in enumerate(("red", "green", "blue")):
+            for number in range(count):
+                path = tmp_path / "set" / part / colour / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                shade = [20 * number + len(part)] * 3
+                shade[label] = 250
+                Image.new("RGB", (32, 32), tuple(shade)).save(path)
+    words = ("--model", "lenet5", "--weights", "none", "--freeze", "none", "--epochs", "1", "-o", "run")
+    done = run_cli("finetune", "set", *words)
+    assert "set, train: 12 images, 3 classes: blue 4, green 4, red 4" in done.stderr
+    assert "the validation set has only one image of blue, green, red" in done.stderr
+    evaluated = run_cli("evaluate", "run/model.onnx", "set/val", "--json")
+    assert "set/val: 3 images, 3 classes" in evaluated.stderr
+    parts = run_cli("evaluate", "run/model.onnx", "set", check=False)
+    assert "set holds the parts train, val of a dataset: name one of them" in parts.stderr
