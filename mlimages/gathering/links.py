@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from urllib.parse import urlsplit
+
+_CREDENTIALS = re.compile(r"(//)[^/?#\s]*@")
+_MOST_DATA = 200
+
+
+def without_credentials(text: str) -> str:
+    """A text without the users and passwords of the URLs in it."""
+    return _CREDENTIALS.sub(r"\1", text)
 
 
 def host_of(url: str) -> str:
@@ -14,9 +23,21 @@ def host_of(url: str) -> str:
         return "(none)"
 
 
+def recorded_url(url: str) -> str:
+    """A link as the manifest has it: without user and password, and without the bytes of a long `data:` link.
+
+    >>> recorded_url("https://user:password@example.org/a.jpg")
+    'https://example.org/a.jpg'
+    """
+    if url[:5].lower() == "data:" and len(url) > _MOST_DATA:
+        digest = hashlib.sha256(url.encode("utf-8", "surrogatepass")).hexdigest()
+        return f"{url[:60]}...sha256:{digest}"
+    return _CREDENTIALS.sub(r"\1", url, count=1) if "@" in url else url
+
+
 def row_key(label: str, url: str) -> int:
     """64 bits that stand for one link of one class."""
-    text = f"{label}\n{url}".encode("utf-8", "surrogatepass")
+    text = f"{label}\n{recorded_url(url)}".encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Annotated, TypedDict
+from urllib.parse import urlsplit
 
 from mlimages import __version__
 from mlimages.core import MAX_PIXELS, InputError, Option, Reason, check_options, documented
@@ -46,6 +47,22 @@ def parse_reasons(text: str) -> frozenset[Reason]:
         return frozenset(Reason(name.strip()) for name in text.split(","))
     except ValueError as error:
         raise InputError(f"retry-failed: {error}; the reasons are {', '.join(Reason)}") from None
+
+
+def demand_http_proxy(url: str) -> None:
+    """Check a proxy before any link is asked for.
+
+    Raises:
+        InputError: it is no URL of an HTTP proxy.
+    """
+    try:
+        parts = urlsplit(url)
+        is_usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_usable = False
+    if not is_usable:
+        shown = re.sub(r"//[^/@]*@", "//", url)
+        raise InputError(f"proxy is {shown!r}: expected the URL of an HTTP proxy, such as http://127.0.0.1:8080")
 
 
 @documented
@@ -159,6 +176,8 @@ class GatherOptions:
 
     def __post_init__(self) -> None:
         check_options(self)
+        if self.proxy:
+            demand_http_proxy(self.proxy)
         if self.restore_deleted and self.keep_deleted:
             raise InputError("restore_deleted and keep_deleted exclude each other: choose one")
         if self.shard and not 1 <= self.shard[0] <= self.shard[1]:

@@ -20,7 +20,7 @@ import pytest
 from PIL import Image, ImageChops, ImageDraw, ImageStat
 
 from mlimages import UrlList, gather
-from mlimages.core import FetchResult, GatherError, GatherSummary, Reason
+from mlimages.core import FetchResult, GatherError, GatherSummary, InputError, Reason
 from mlimages.gathering import GatherOptions, read_manifest
 from mlimages.gathering.download import address_guard
 from mlimages.gathering.download.downscale import shrink
@@ -313,7 +313,8 @@ def test_a_redirect_leads_to_no_private_address_whether_written_or_looked_up(
 
 
 @pytest.mark.parametrize("literal", ["10.1.2.3", "169.254.169.254", "100.64.0.1", "224.0.0.1", "fe80::1%eth0",
-    "fc00::1", "64:ff9b::7f00:1", "2002:7f00:1::", "::127.0.0.1", "2001:db8::1"])  # fmt: skip
+    "fc00::1", "64:ff9b::7f00:1", "2002:7f00:1::", "::127.0.0.1", "2001:db8::1", "fec0::1", "64:ff9b:1::1",
+    "64:ff9b:1::808:808", "::ffff:0:10.0.0.1", "::ffff:0:127.0.0.1", "3fff::1", "5f00::1", "192.0.2.1"])  # fmt: skip
 def test_addresses_that_are_not_global_are_known(literal: str) -> None:
     assert not address_guard.is_public(literal)
 
@@ -321,6 +322,58 @@ def test_addresses_that_are_not_global_are_known(literal: str) -> None:
 @pytest.mark.parametrize("literal", ["93.184.216.34", "2606:4700::1111", "64:ff9b::5db8:d822"])
 def test_global_addresses_are_known(literal: str) -> None:
     assert address_guard.is_public(literal)
+
+
+@pytest.mark.parametrize("host", ["127.1", "2130706433", "0x7f.1", "017700000001", "localhost.", "LOCALHOST",
+    "a.localhost.", "169.254.169.254.", "[::1]", "::ffff:0:7f00:1"])  # fmt: skip
+def test_private_hosts_are_known_in_every_spelling_before_a_proxy(host: str) -> None:
+    assert address_guard.is_private_literal(host)
+
+
+@pytest.mark.parametrize("host", ["example.org", "93.184.216.34", "1.1", "mylocalhost", "2606:4700::1111"])
+def test_other_hosts_are_left_to_the_proxy(host: str) -> None:
+    assert not address_guard.is_private_literal(host)
+
+
+@pytest.mark.parametrize("variable", ["HTTPS_PROXY", "NO_PROXY"])
+def test_the_guard_holds_for_each_connection_that_no_proxy_makes(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    site.fallback = answer(photo(1))
+    look_up = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *rest, **more: look_up("127.0.0.1", *rest, **more))
+    monkeypatch.setenv("HTTPS_PROXY", site.base)
+    if variable == "NO_PROXY":
+        monkeypatch.setenv("HTTP_PROXY", site.base)
+        monkeypatch.setenv("NO_PROXY", "inner.example")
+    port = site.base.rpartition(":")[2]
+    summary = run(links(tmp_path, f"http://inner.example:{port}/a.jpg"), tmp_path / "out", allow_private=False)
+    assert (summary.reasons, site.requests) == ({"private-address": 1}, [])
+
+
+def test_passwords_of_netrc_stay_there_and_those_of_links_reach_no_manifest(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login me password hidden")
+    (tmp_path / ".netrc").chmod(0o600)
+    monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    site.fallback = answer(photo(1))
+    own = site.url("/own.jpg").replace("//", "//user:secret@")
+    data = "data:image/png;base64," + "A" * 5000
+    for _ in range(2):
+        summary = run(links(tmp_path, site.url("/a.jpg"), own, data), tmp_path / "out", keep_duplicates=True)
+    assert {r.path: r.headers.get("authorization") for r in site.requests if "jpg" in r.path} == {
+        "/a.jpg": None, "/own.jpg": "Basic dXNlcjpzZWNyZXQ=",
+    }  # fmt: skip
+    text = (tmp_path / "out/manifest.jsonl").read_text()
+    assert (summary.ok, summary.fetched, "secret" in text, len(text) < 5000) == (2, 0, False, True)
+
+
+@pytest.mark.parametrize("proxy", ["127.0.0.1:8080", "socks5://127.0.0.1:1080", "ftp://x:21", "http://", "http://x:y/"])
+def test_a_proxy_that_cannot_be_used_is_refused_before_anything_is_asked(proxy: str) -> None:
+    with pytest.raises(InputError, match="expected the URL of an HTTP proxy"):
+        GatherOptions(proxy=proxy)
 
 
 def test_a_proxy_is_taken_from_the_option_or_the_environment(

@@ -132,7 +132,7 @@ def sites(cases: dict[str, Case]) -> Iterator[dict[str, Site]]:
 
 def run(tmp_path: Path, *urls: str, **options: object) -> GatherSummary:
     (tmp_path / "cats.txt").write_text("\n".join(urls))
-    defaults = {"allow_private": True, "retries": 0, "decoders": 1, "timeout_s": 30.0}
+    defaults = {"allow_private": True, "retries": 0, "max_wait_s": 0.0, "decoders": 1, "timeout_s": 30.0}
     return gather(UrlList(tmp_path / "cats.txt"), tmp_path / "out", **defaults | options)  # type: ignore[arg-type]
 
 

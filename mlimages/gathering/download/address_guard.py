@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import socket
+from contextvars import ContextVar
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Any
 
 PRIVATE_ERRNO = 0x6D6C
 """The `errno` of the refusal (a number that no system uses), which survives where errors are merged into one."""
 
-_NAT64 = IPv6Network("64:ff9b::/96")
+_TRANSLATED = (IPv6Network("64:ff9b::/96"), IPv6Network("::ffff:0:0:0/96"))
+"""Prefixes whose last 32 bits are an IPv4 address (RFC 6052; RFC 2765, 2.1)."""
+
+_NOT_GLOBAL = tuple(map(IPv6Network, ("64:ff9b:1::/48", "fec0::/10", "3fff::/20", "5f00::/16")))
+"""Translation within a site (RFC 8215), site-local, documentation (RFC 9637), segments; global to `ipaddress`."""
+
+is_proxied: ContextVar[bool] = ContextVar("is_proxied", default=False)
+"""Whether the connection that is made leads to a proxy, whose own address is the user's choice."""
 
 
 def is_public(address: str) -> bool:
@@ -17,11 +25,22 @@ def is_public(address: str) -> bool:
     ip: IPv4Address | IPv6Address = ip_address(address.partition("%")[0])
     if isinstance(ip, IPv6Address):
         ip = _embedded(ip) or ip
-    return ip.is_global and not ip.is_multicast
+    return ip.is_global and not ip.is_multicast and not any(ip in network for network in _NOT_GLOBAL)
 
 
 def is_private_literal(host: str) -> bool:
-    """Whether a URL's host says by itself that it is not global: all that can be known before a proxy."""
+    """Whether a URL's host says by itself, in any spelling, that it is not global: all that is known before a proxy.
+
+    >>> [is_private_literal(host) for host in ("127.1", "2130706433", "localhost.", "example.org")]
+    [True, True, True, False]
+    """
+    host = host.lower().rstrip(".").strip("[]")
+    try:
+        return not is_public(
+            str(IPv4Address(socket.inet_aton(host)))
+        )  # as resolvers read 127.1, 0x7f000001, 017700000001
+    except (OSError, ValueError):
+        pass
     try:
         return not is_public(host)
     except ValueError:
@@ -29,7 +48,7 @@ def is_private_literal(host: str) -> bool:
 
 
 def _embedded(ip: IPv6Address) -> IPv4Address | None:
-    if ip in _NAT64 or int(ip) >> 32 == 0:  # RFC 6052; IPv4-compatible (RFC 4291, 2.5.5.1)
+    if int(ip) >> 32 == 0 or any(ip in network for network in _TRANSLATED):  # IPv4-compatible (RFC 4291, 2.5.5.1)
         return IPv4Address(int(ip) & 0xFFFFFFFF)
     return ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
 
@@ -43,6 +62,6 @@ def public_socket(addr_info: tuple[Any, ...]) -> socket.socket:
         OSError: with `PRIVATE_ERRNO`; the address is not global.
     """
     family, kind, protocol, _, address = addr_info
-    if not is_public(address[0]):
+    if not (is_proxied.get() or is_public(address[0])):
         raise OSError(PRIVATE_ERRNO, f"{address[0]} is not a global address")
     return socket.socket(family, kind, protocol)

@@ -15,7 +15,7 @@ from mlimages.core import FetchResult, GatherError, ImageRef, Reason
 from mlimages.gathering.download.fetch import Fetched
 from mlimages.gathering.download.image_facts import Facts, Rejection
 from mlimages.gathering.download.reasons import NOT_ANSWERED
-from mlimages.gathering.links import row_key
+from mlimages.gathering.links import recorded_url, row_key, without_credentials
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.store.attribution import write_attributions
 from mlimages.gathering.store.file_names import safe_folder, safe_name, url_stem
@@ -136,9 +136,9 @@ class Gathered:
             GatherError: the folder cannot be written.
         """
         row = FetchResult(
-            url=ref.url,
+            url=recorded_url(ref.url),
             label=ref.label,
-            final_url=fetched.final_url,
+            final_url=fetched.final_url and without_credentials(fetched.final_url),
             http_status=fetched.http_status,
             attempts=fetched.attempts,
             elapsed_s=fetched.elapsed_s,
@@ -267,7 +267,12 @@ class Gathered:
         if found is None:
             status = "placeholder" if fetched.reason is Reason.PLACEHOLDER else "failed"
             final = fetched.reason not in NOT_ANSWERED
-            return {"status": status, "reason": fetched.reason, "final": final, "detail": fetched.detail}
+            return {
+                "status": status,
+                "reason": fetched.reason,
+                "final": final,
+                "detail": without_credentials(fetched.detail),
+            }
         values = {name: getattr(found, name) for name in found.__slots__}
         if isinstance(found, Rejection):
             return {"status": "failed", **values}
