@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlimages.core import LabelFileError, write_text
+from mlimages.core import LabelFileError, as_path, write_text
 from mlimages.labels.formats import opened
 from mlimages.labels.scanning import natural_key
 
@@ -16,19 +17,24 @@ ClassNames = tuple[str, ...]
 """Class names by number: `names[label]`."""
 
 
-def class_definition_path(label_file: Path) -> Path:
-    """Where a label file's class names lie: `NAME_class_def.txt` beside it."""
-    return label_file.parent / f"{label_file.stem}_class_def.txt"
+def class_definition_path(label_file: str | os.PathLike[str]) -> Path:
+    """The class definition of a label file: `NAME_class_def.txt` beside it.
+
+    >>> class_definition_path("photos/labels.csv").name
+    'labels_class_def.txt'
+    """
+    path = as_path(label_file)
+    return path.parent / f"{path.stem}_class_def.txt"
 
 
-def read_class_names(path: Path) -> ClassNames:
+def read_class_names(path: str | os.PathLike[str]) -> ClassNames:
     """Read `0 cats` lines.
 
     Raises:
         LabelFileError: no such file, a line is not `number name`, or the numbers do not run from 0.
     """
     names: list[str] = []
-    for number, line in enumerate(read_lines(path), start=1):
+    for number, line in enumerate(read_lines(as_path(path)), start=1):
         label, *name = line.strip().split(maxsplit=1)[:2] or [""]
         if not line.strip():
             continue
@@ -38,9 +44,9 @@ def read_class_names(path: Path) -> ClassNames:
     return tuple(names)
 
 
-def write_class_names(path: Path, class_names: Sequence[str]) -> None:
+def write_class_names(path: str | os.PathLike[str], class_names: Sequence[str]) -> None:
     """Write `0 cats` lines."""
-    write_text(path, class_lines(class_names))
+    write_text(as_path(path), class_lines(class_names))
 
 
 def class_lines(class_names: Sequence[str]) -> str:
@@ -62,13 +68,10 @@ def read_lines(path: Path) -> list[str]:
     Raises:
         LabelFileError: it cannot be read, or is not UTF-8 or UTF-16.
     """
-    try:
-        if path.exists():
-            with opened(path) as lines:
-                return lines.read().split("\n")
-    except PermissionError:
-        pass
-    raise LabelFileError(f"{path}: No such file or directory")
+    if not path.exists():
+        raise LabelFileError(f"{path}: No such file or directory")
+    with opened(path) as lines:
+        return lines.read().split("\n")
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,7 @@ def _described(folder: Path, part: str, labels: LabelFile) -> str:
 
 
 def label_dir(folder: str | os.PathLike[str], label: int) -> LabelFile:
-    """All pictures at and below `folder` as one class; hidden folders left out.
+    """All images at and below `folder` as one class; hidden folders left out.
 
     Raises:
         InputError: no such folder.
@@ -233,7 +233,7 @@ def _left_out_beside(root: Path, parts: set[Path]) -> list[str]:
 
 
 def append(existing: LabelFile, added: LabelFile, *, by_number: bool) -> LabelFile:
-    """The pictures of both files, those of `added` that `existing` lists already left out.
+    """The images of both files, those of `added` that `existing` lists already left out.
 
     Classes are united by name, or `by_number`: then only a class without a name takes that of `added`.
     """

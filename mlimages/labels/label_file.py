@@ -1,4 +1,4 @@
-"""A label file as a stream of pictures and their class numbers."""
+"""A label file as a stream of images and their class numbers."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class LabelFile:
     Args:
         path: the label file (.txt, .csv, .tsv, .jsonl).
         img_root: the folder that its paths are relative to; its own by default.
-        items: the pictures in place of the file's, called anew at each iteration.
+        items: the images in place of the file's, called anew at each iteration.
         class_names: the names in place of the class definition beside the file.
     """
 
@@ -75,7 +75,7 @@ class LabelFile:
         self._class_names = class_names
 
     def __iter__(self) -> Iterator[LabeledPath]:
-        """Each picture in order.
+        """Each image in order.
 
         Raises:
             LabelFileError: the file is missing, or a line (path:line) is not `path label`.
@@ -85,7 +85,7 @@ class LabelFile:
         return (LabeledPath(as_path(name), label) for name, label in self.named())
 
     def named(self) -> Iterator[tuple[str, int]]:
-        """Each picture's path as text and its class number: without Path objects it takes a third of the time.
+        """Each image's path as text and its class number: without Path objects it takes a third of the time.
 
         Raises:
             LabelFileError: as iterating.
@@ -179,11 +179,11 @@ class LabelFile:
         return is_table(self.path) or self._options != TableOptions()
 
     def filter(self, keep: Callable[[LabeledPath], bool]) -> LabelFile:
-        """The pictures for which `keep` is true, in order."""
+        """The images for which `keep` is true, in order."""
         return self._with(lambda: filter(keep, self))
 
     def shuffle(self, seed: int) -> LabelFile:
-        """The pictures in an order that depends on `seed` alone."""
+        """The images in an order that depends on `seed` alone."""
         items = list(self)
         random.Random(seed).shuffle(items)
         return self._with(lambda: items)
@@ -219,7 +219,7 @@ class LabelFile:
         return self._with(lambda: items)
 
     def merge(self, *others: LabelFile) -> LabelFile:
-        """All pictures one after the other, classes united by name; by number where one file has no names."""
+        """All images one after the other, classes united by name; by number where one file has no names."""
         files = (self, *others)
         if not any(file.defined_class_names for file in files):
             return LabelFile(self.path, self.img_root, items=lambda: chain(*files), class_names=())
@@ -236,12 +236,12 @@ class LabelFile:
         return left
 
     def where(self, wanted: Iterable[object]) -> LabelFile:
-        """The pictures at the places at which `wanted` is true; none beyond its end."""
+        """The images at the places at which `wanted` is true; none beyond its end."""
         left = self._with(None)
         left._named = lambda: compress(self.named(), wanted)
         return left
 
-    def write(self, path: str | Path, *, overwrite: bool = False) -> LabelFile:
+    def write(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> LabelFile:
         """Write the images and the class names to `path`, whole or not at all; return that file.
 
         Raises:
@@ -311,8 +311,9 @@ def _write_rows(part: Path, path: Path, items: Iterable[LabeledPath]) -> int:
         return write_rows(out, path, ((relative_name(name, path.parent), label) for name, label in named))
 
 
-def listed_paths(path: Path) -> Iterator[Path]:
+def listed_paths(path: str | os.PathLike[str]) -> Iterator[Path]:
     """The images that a label file or a table (rejected.tsv, suspects.tsv) lists in its column of paths."""
+    path = as_path(path)
     names = path_cells(path) if is_table(path) else (row.path for row in text_rows(path))
     return (named_path(name.replace("\\", "/"), path.parent) for name in names)
 

@@ -12,7 +12,7 @@ from mlimages.core import InputError, LabeledPath, is_remote, replacing
 from mlimages.labels.label_file import LabelFile
 
 
-def lay_out(parts: LabelFile | Mapping[str, LabelFile], folder: str | Path, *, copy: bool = False) -> int:
+def lay_out(parts: LabelFile | Mapping[str, LabelFile], folder: str | os.PathLike[str], *, copy: bool = False) -> int:
     """Lay the images out as `folder/CLASS/NAME`, as links to the originals or as copies; return the count.
 
     Of several `parts` by name each gets a folder: `folder/PART/CLASS/NAME`. Of images with the same name the later

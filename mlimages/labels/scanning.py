@@ -23,7 +23,7 @@ IMAGE_SUFFIXES = frozenset({
     ".pnm", ".ppm", ".psd", ".pxr", ".qoi", ".ras", ".rgb", ".rgba", ".sgi", ".tga", ".tif", ".tiff", ".vda", ".vst",
     ".webp", ".xbm", ".xpm",
 }) | (_HEIC if find_spec("pillow_heif") else frozenset())  # fmt: skip
-"""File suffixes of the pictures that Pillow opens: by itself, and with pillow-heif if that is installed."""
+"""File suffixes of the images that Pillow opens: by itself, and with pillow-heif if that is installed."""
 
 
 _JUNK = frozenset({"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
@@ -32,7 +32,7 @@ _JUNK = frozenset({"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Vol
 def natural_key(name: str) -> tuple[list[str | int], str]:
     """Sorts 2 before 10, and a before B."""
     pieces = re.split(r"([0-9]+)", name.casefold())  # text and digits in turn
-    return [int(piece) if place % 2 else piece for place, piece in enumerate(pieces)], name
+    return [int(piece) if index % 2 else piece for index, piece in enumerate(pieces)], name
 
 
 def _is_hidden(name: str) -> bool:
@@ -63,7 +63,7 @@ def walk(root: Path) -> Iterator[Path]:
 def images_in(root: Path, *, deep: bool = True) -> Iterator[Path]:
     """The images in a folder and, if `deep`, below it, by suffix, sorted naturally."""
     for folder in walk(root) if deep else [root]:
-        files = (_path(entry, folder) for entry in _scan(folder) if _is_picture(entry))
+        files = (_path(entry, folder) for entry in _scan(folder) if _is_image(entry))
         yield from sorted(files, key=lambda path: natural_key(path.name))
 
 
@@ -107,7 +107,7 @@ def _path(entry: _Entry, folder: Path) -> Path:
     return Path(entry.path) if isinstance(entry, os.DirEntry) else folder / entry.name
 
 
-def _is_picture(entry: _Entry) -> bool:
+def _is_image(entry: _Entry) -> bool:
     return (
         os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122  # a Path per entry is slow
         and not entry.name.startswith(".")
@@ -138,7 +138,7 @@ def passed_over(root: Path) -> list[str]:
                     others["folders hidden or of a tool", entry.name] += 1
                 elif not (is_remote(folder) or os.access(_path(entry, folder), os.R_OK | os.X_OK)):
                     others["folders without permission", entry.name] += 1
-            elif folder != root and not entry.name.startswith(".") and not _is_picture(entry):
+            elif folder != root and not entry.name.startswith(".") and not _is_image(entry):
                 suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122
                 others["files that are no images", suffix or "no suffix"] += 1
     advice = dict.fromkeys(_HEIC, f" (`{install_hint('heic')}` opens them)")
