@@ -36,15 +36,20 @@ def copied(results: Iterable[Prediction | BrokenImage], folder: Path) -> Iterato
     for result in results:
         if isinstance(result, Prediction) and result.path:
             source = as_path(result.path)
-            target = folder / (_folder_name(result.class_name) if result.known else "unknown")
+            target = folder / (_folder_name(result.class_name, result.top[0].label) if result.known else "unknown")
             target.mkdir(parents=True, exist_ok=True)
             _copy_beside(source, target / source.name)
         yield result
 
 
-def _folder_name(class_name: str) -> str:
-    """A name from a bundle, which may come from anywhere, as one plain folder."""
-    return re.sub(r"[^\w .+-]", "_", class_name).strip(". ") or "_"
+def _folder_name(class_name: str, label: int) -> str:
+    """A class name as one plain folder; with its number where it had to be altered, so that no two classes share one.
+
+    >>> _folder_name("cats", 0), _folder_name("a:b", 1), _folder_name("unknown", 2)
+    ('cats', 'a_b-1', 'unknown-2')
+    """
+    name = re.sub(r"[^\w .+-]", "_", class_name).strip(". ") or "_"
+    return name if name == class_name and name.casefold() != "unknown" else f"{name}-{label}"
 
 
 def _copy_beside(source: Path, target: Path) -> None:

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import functional as tv
 
-from mlimages.core import Fault, ImageError, ImageProperty, Normalization
+from mlimages.core import ClassScore, Fault, ImageError, ImageProperty, Normalization, Prediction
 from mlimages.images import (
     LabeledImage,
+    copied,
     from_network,
     identify,
     load_all_plugins,
@@ -335,3 +336,13 @@ def test_a_labeled_image_converted_is_what_the_network_sees(tmp_path: Path) -> N
     for path in (tmp_path / "a.png", tmp_path / "large.jpg"):
         array = LabeledImage(path).convert(prop).to_array(color=False)
         assert (array.transpose(1, 2, 0) == load_pixels(path, prop)).all()
+
+
+def test_classes_whose_names_become_one_folder_are_copied_apart(tmp_path: Path) -> None:
+    names = ["a:b", "a?b", "unknown", "cats"]
+    for number in range(5):
+        (tmp_path / f"{number}.jpg").write_bytes(b"%d" % number)
+    answers = [Prediction(str(tmp_path / f"{n}.jpg"), (ClassScore(name, n, 0.9),)) for n, name in enumerate(names)]
+    answers.append(Prediction(str(tmp_path / "4.jpg"), (ClassScore("cats", 3, 0.1),), known=False))
+    assert len(list(copied(answers, tmp_path / "out"))) == 5
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a_b-0", "a_b-1", "unknown-2", "cats", "unknown"}
