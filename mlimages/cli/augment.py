@@ -69,7 +69,7 @@ def augment(
         overwrite=force,
         progress=TqdmProgress(),
     )
-    _tell(summary, as_json=as_json)
+    _print_summary(summary, as_json=as_json)
 
 
 def _angles(text: str) -> range:
@@ -97,19 +97,19 @@ def _shares(text: str) -> list[float]:
     return shares
 
 
-def _tell(summary: AugmentSummary, *, as_json: bool) -> None:
+def _print_summary(summary: AugmentSummary, *, as_json: bool) -> None:
     for broken in summary.broken:
         print(f"left out: {broken.path}: {broken.fault}: {broken.detail}", file=sys.stderr)
     if as_json:
         print(json.dumps(asdict(summary), default=str, ensure_ascii=False))
         return
     for part in summary.parts:
-        print(f"{part.name or 'all'}: {counted(part.rows, 'row')} from {counted(part.pictures, 'picture')}")
+        print(f"{part.name or 'all'}: {counted(part.rows, 'row')} from {counted(part.pictures, 'image')}")
     print(f"{summary.out} written", file=sys.stderr)
-    _say_next(summary)
+    _print_next(summary)
 
 
-def _say_next(summary: AugmentSummary) -> None:
+def _print_next(summary: AugmentSummary) -> None:
     name, out = summary.parts[0].name, summary.out
     x, y = (f"{axis}_{name}" if name else axis for axis in "xy")
     if summary.form == "npz":

@@ -86,23 +86,25 @@ def check(
     sources: list[Path] = typer.Argument(
         ..., metavar="LABELS|FOLDER...", help="Label files or folders of class folders; several to find leaks."
     ),
-    page: Path = typer.Option(None, "--report", metavar="FILE.html", help="Write a page to look at, in one file."),
-    fix: bool = typer.Option(False, "--fix", help="Say which files would be moved or renamed; with --yes, do it."),
-    yes: bool = typer.Option(False, "--yes", help="With --fix: move broken files to NAME_quarantine, rename suffixes."),
+    page: Path = typer.Option(None, "--report", metavar="FILE.html", help="Write an HTML page, in one file."),
+    fix: bool = typer.Option(False, "--fix", help="List the files that would be moved or renamed; with --yes, do it."),
+    yes: bool = typer.Option(
+        False, "--yes", help="With --fix: move corrupt files to NAME_quarantine, rename suffixes."
+    ),
     strict: bool = typer.Option(False, "--strict", help="Exit 1 where there are errors."),
     threshold: list[str] = typer.Option(
-        [], "--threshold", metavar="NAME=VALUE", help="Draw a line elsewhere (named above); may be given several times."
+        [], "--threshold", metavar="NAME=VALUE", help="Override a threshold named above; may be given several times."
     ),
     engine: Engine = ENGINE,
     address: str = ADDRESS,
     force: bool = FORCE,
     as_json: bool = typer.Option(False, "--json", help="Print counts and groups as JSON."),
 ) -> None:
-    """Find broken, doubled, leaking and odd pictures.
+    """Find corrupt, duplicate, leaked and unusual images.
 
-    Every picture is decoded once; what was found is remembered, so that a second run decodes nothing. Beside each
+    Every image is decoded once; results are cached, so that a second run decodes nothing. Beside each
     label file come NAME_checked.txt (without the errors), NAME_rejected.tsv (path, label, code, detail) and
-    NAME_warnings.tsv (kept, but look). A picture that two files hold leaks: it stays in the smaller one.
+    NAME_warnings.tsv (kept, but look). An image in two files is a leak: it stays in the smaller one.
 
     Thresholds: max_pixels 89478485, min_side_px 32, max_aspect 3.0, max_crop_loss 0.5, blank_spread 4,
     contrast_spread 40, dark_level 64, bright_level 225, blur 0.3, placeholder_share 0.8, placeholder_copies 5,
@@ -111,30 +113,30 @@ def check(
 
     Example: mlimages check train.txt val.txt --report check.html
     """
-    from mlimages import checks as validation
+    from mlimages import checks
     from mlimages.core import TqdmProgress
 
-    if page:  # before the pictures are decoded: the extra that the page needs may be missing
+    if page:  # before the images are decoded: the extra that the page needs may be missing
         from mlimages.reports import write_report
-    lines = validation.Thresholds.parse(threshold)
+    thresholds = checks.Thresholds.parse(threshold)
     pages = [page] if page else []
     files = [labels for source in sources for labels in read_parts(source)]
-    outcomes = (validation.outcome_paths(labels.path) for labels in files)
+    outcomes = (checks.outcome_paths(labels.path) for labels in files)
     demand_free([*pages, *chain.from_iterable(outcomes)], overwrite=force)
     with cluster_of(engine, address) as pool:
-        report = validation.check(files, thresholds=lines, pool=pool, progress=TqdmProgress())
+        report = checks.check(files, thresholds=thresholds, pool=pool, progress=TqdmProgress())
     if page:
         write_report(report, page)
         note_written(pages)
-    moves = validation.plan_moves(report) if fix else []
+    moves = checks.plan_moves(report) if fix else []
     if yes:
-        validation.carry_out(moves)
-    written = validation.write_outcome(report, moves if yes else (), overwrite=force)
+        checks.carry_out(moves)
+    written = checks.write_outcome(report, moves if yes else (), overwrite=force)
     if as_json:
         moved = [{"from": str(move.source), "to": str(move.target), "code": move.code} for move in moves]
         _print_json({**report.to_dict(), "moves": moved})
     else:
-        _tell_checked(report)
+        _print_report(report)
         for move in moves:
             print(f"{'moved' if yes else 'would move'} {move.source} to {move.target} ({move.code})")
     say("written: " + ", ".join(map(str, [*written, *pages])))
@@ -143,8 +145,8 @@ def check(
         raise typer.Exit(1)
 
 
-def _tell_checked(report: CheckReport) -> None:
-    print(f"{counted(report.checked, 'picture')} checked, {report.ok} ok, {report.seconds:.1f} s")
+def _print_report(report: CheckReport) -> None:
+    print(f"{counted(report.checked, 'image')} checked, {report.ok} ok, {report.seconds:.1f} s")
     for title, counts in (("errors (left out)", report.errors), ("warnings (kept)", report.warnings)):
         print("\n".join([f"{title}: {sum(counts.values())}", *(f"  {n:>7}  {code}" for code, n in counts.items())]))
 
@@ -152,10 +154,14 @@ def _tell_checked(report: CheckReport) -> None:
 def mean(
     source: Path = typer.Argument(..., metavar="LABELS|FOLDER", help="A label file, or a folder of class folders."),
     size: int = typer.Option(224, min=1, metavar="N", help="Width and height in pixels."),
-    resize: Resize = typer.Option("shorter", help="How a picture gets that size; shorter: scaled, centre cropped."),
+    resize: Resize = typer.Option(
+        "shorter", help="How an image is resized; shorter: shorter side scaled, centre cropped."
+    ),
     gray: bool = typer.Option(False, "--gray", help="One channel in place of three."),
     per_class: bool = typer.Option(False, "--per-class", help="Draw each class's mean too: NAME_per_class.png."),
-    out: Path = typer.Option(Path("mean.png"), "-o", "--out", help="Picture; .npy and .json are written beside it."),
+    out: Path = typer.Option(
+        Path("mean.png"), "-o", "--out", help="Image to write; .npy and .json are written beside it."
+    ),
     engine: Engine = ENGINE,
     address: str = ADDRESS,
     force: bool = FORCE,
@@ -163,7 +169,7 @@ def mean(
 ) -> None:
     """Compute the mean image and per-channel mean and std.
 
-    Pictures are prepared as in training. Writes a picture to look at, .npy (float32, channels x height x width,
+    Images are prepared as in training. Writes an image to look at, .npy (float32, channels x height x width,
     0..255) to compute with, .json with the figures, and NAME_used_in_mean.txt beside the label file.
 
     Example: mlimages mean train.txt --size 227 -o mean.png
@@ -174,18 +180,23 @@ def mean(
     out = as_path(out)
     prop, labels = ImageProperty(size, resize=resize, gray_scale=gray), read_labels(source)
     data = TrainingData(labels, prop)
-    made_files = [out.with_suffix(suffix) for suffix in (".png", ".npy", ".json")]
-    made_files += [out.with_name(f"{out.stem}_per_class.png")] if per_class else []
-    demand_free(made_files, overwrite=force)
+    files = [out.with_suffix(suffix) for suffix in (".png", ".npy", ".json")]
+    files += [out.with_name(f"{out.stem}_per_class.png")] if per_class else []
+    demand_free(files, overwrite=force)
     with cluster_of(engine, address) as pool:
-        made = data.make_mean_image(out, per_class=per_class, pool=pool, progress=TqdmProgress())
-    note_written(made_files)
-    figures = {"mean": made.channel_mean, "std": made.channel_std, "count": made.count, "broken": len(made.broken)}
+        mean_image = data.make_mean_image(out, per_class=per_class, pool=pool, progress=TqdmProgress())
+    note_written(files)
+    figures = {
+        "mean": mean_image.channel_mean,
+        "std": mean_image.channel_std,
+        "count": mean_image.count,
+        "broken": len(mean_image.broken),
+    }
     if as_json:
         _print_json({**figures, "path": str(out)})
         return
-    print(f"{out}: mean of {counted(made.count, 'picture')}, {len(made.broken)} left out")
-    print("by channel: mean " + _figures(made.channel_mean) + ", std " + _figures(made.channel_std))
+    print(f"{out}: mean of {counted(mean_image.count, 'image')}, {len(mean_image.broken)} left out")
+    print("by channel: mean " + _figures(mean_image.channel_mean) + ", std " + _figures(mean_image.channel_std))
     prepared = ["--size", size, *(["--resize", resize] if resize != "shorter" else []), *(["--gray"] if gray else [])]
     say_next("finetune", source, *prepared, "--mean", out.with_suffix(".npy"))
 

@@ -40,7 +40,7 @@ def test_a_folder_is_labelled_checked_and_averaged(folders: Path, run_cli: RunCl
     assert (folders / "data/labels_class_def.txt").read_text() == "0 ants\n1 bees\n"
 
     checked = run_cli("check", "data/labels.txt")
-    assert "14 pictures checked, 13 ok" in checked.stdout
+    assert "14 images checked, 13 ok" in checked.stdout
     assert "        1  truncated\n" in checked.stdout
     assert "        1  near-duplicate\n" in checked.stdout
     assert checked.stderr.endswith("next: mlimages mean data/labels_checked.txt --size 224\n")
@@ -57,8 +57,8 @@ def test_of_one_nothing_is_said_in_the_plural(tmp_path: Path, run_cli: RunCli) -
     (tmp_path / "data/ants").mkdir(parents=True)
     (tmp_path / "data/ants/1.jpg").write_bytes(jpeg(scene(1)))
     assert run_cli("label", "data").stdout == "data/labels.txt: 1 image, 1 class: ants 1\n"
-    assert "1 picture checked, 1 ok" in run_cli("check", "data/labels.txt").stdout
-    assert "mean of 1 picture, 0 left out" in run_cli("mean", "data/labels.txt").stdout
+    assert "1 image checked, 1 ok" in run_cli("check", "data/labels.txt").stdout
+    assert "mean of 1 image, 0 left out" in run_cli("mean", "data/labels.txt").stdout
 
 
 def test_what_cannot_be_written_is_said_in_a_line_with_its_place(folders: Path, run_cli: RunCli) -> None:
