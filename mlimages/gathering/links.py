@@ -35,6 +35,15 @@ def recorded_url(url: str) -> str:
     return _CREDENTIALS.sub(r"\1", url, count=1) if "@" in url else url
 
 
+def place_of(url: str) -> int:
+    """64 bits that stand for a link's host (the upper half) and path, without query and fragment."""
+    start, _, path = url.partition("#")[0].partition("?")[0].partition("://")[2].partition("/")
+    host, place = (
+        hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=4).digest() for text in (start, path)
+    )
+    return int.from_bytes(host + place, "big")
+
+
 def row_key(label: str, url: str) -> int:
     """64 bits that stand for one link of one class."""
     text = f"{label}\n{recorded_url(url)}".encode("utf-8", "surrogatepass")

@@ -27,7 +27,9 @@ from mlimages.gathering.download.downscale import shrink
 from mlimages.gathering.download.image_facts import Checks, Facts, Rejection
 from mlimages.gathering.download.inspect import inspect_file
 from mlimages.gathering.download.pace import Pace
+from mlimages.gathering.links import place_of
 from mlimages.gathering.store.gather_folder import Gathered
+from mlimages.gathering.store.merge_manifests import are_of_a_placeholder
 from tests.servers import (
     Connection,
     Reply,
@@ -451,6 +453,32 @@ def test_the_same_bytes_behind_five_links_are_a_placeholder_and_none_is_kept(sit
     assert {row.path for row in found} == {aside, None}
     more = run(links(tmp_path, site.url("/6.jpg?again"), name="more.txt"), tmp_path / "out")
     assert more.reasons == {"placeholder": 8}
+
+
+@pytest.mark.parametrize("kind", ["labels", "queries", "fragments"])
+def test_one_image_behind_many_links_is_a_duplicate_and_one_is_kept(site: Site, tmp_path: Path, kind: str) -> None:
+    site.fallback = answer(photo(0))
+    lines = {
+        "labels": [f"class{n}\t{site.url('/a.jpg')}" for n in range(7)],
+        "queries": [site.url(f"/a.jpg?utm={n}") for n in range(7)],
+        "fragments": [site.url(f"/a.jpg#{n}") for n in range(7)],
+    }[kind]
+    for _ in range(2):
+        summary = run(links(tmp_path, *lines), tmp_path / "out")
+        assert (summary.ok, summary.duplicate, summary.failed) == (1, 6, 0)
+
+
+@pytest.mark.parametrize(
+    ("urls", "expected"),
+    [
+        ([f"http://h/{n}.jpg" for n in range(5)], True),
+        ([f"http://h/{n}.jpg" for n in range(4)], False),
+        ([f"http://h{n}/{n}.jpg" for n in range(50)], False),
+        ([f"http://h/a.jpg?{n}#{n}" for n in range(50)], False),
+    ],
+)
+def test_a_placeholder_is_many_different_paths_of_one_host(urls: list[str], expected: bool) -> None:
+    assert are_of_a_placeholder(map(place_of, urls)) is expected
 
 
 def test_a_limit_counts_good_pictures_per_class_and_no_more_are_fetched(site: Site, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from mlimages.core import FetchResult, GatherError, ImageRef, Reason
 from mlimages.gathering.download.fetch import Fetched
 from mlimages.gathering.download.image_facts import Facts, Rejection
 from mlimages.gathering.download.reasons import NOT_ANSWERED
-from mlimages.gathering.links import recorded_url, row_key, without_credentials
+from mlimages.gathering.links import place_of, recorded_url, row_key, without_credentials
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.store.attribution import write_attributions
 from mlimages.gathering.store.file_names import safe_folder, safe_name, url_stem
@@ -29,27 +29,36 @@ from mlimages.gathering.store.manifest import (
     read_rows,
     read_rows_after,
 )
-from mlimages.gathering.store.merge_manifests import PLACEHOLDER_LINKS, settle
+from mlimages.gathering.store.merge_manifests import are_of_a_placeholder, settle
 from mlimages.gathering.store.missing import corrected_rows
 from mlimages.gathering.store.near_duplicates import LikenessIndex
 from mlimages.gathering.store.stored_files import StoredFiles
 from mlimages.gathering.store.tally import Tally
 
+_MOST_PLACES = 256
+"""Remembered of links with the same bytes; settling the manifests counts all."""
+
 
 @dataclass(slots=True)
 class _Copies:
-    """Links that gave the same bytes: how many, how many of them are kept, and where the last of these lies."""
+    """Links that gave the same bytes: their places, how many are kept, and where the last of these lies."""
 
+    places: tuple[int, ...] = ()
     count: int = 0
     kept: int = 0
     path: str | None = None
     label: str = ""
     is_gone: bool = False
 
-    @property
-    def next_is_gone(self) -> bool:
-        """Whether a further link makes them a host's image for "gone"; copies that are kept on purpose are none."""
-        return self.is_gone or (self.count + 1 >= PLACEHOLDER_LINKS and self.kept < 2)
+    def is_gone_with(self, url: str) -> bool:
+        """Whether they are a host's placeholder if `url` gives them, too; copies that are kept on purpose are none."""
+        return self.is_gone or (self.kept < 2 and are_of_a_placeholder((*self.places, place_of(url))))
+
+    def add(self, url: str) -> None:
+        """Count one link."""
+        self.count += 1
+        if len(self.places) < _MOST_PLACES and (place := place_of(url)) not in self.places:
+            self.places = (*self.places, place)
 
 
 class Gathered:
@@ -161,7 +170,7 @@ class Gathered:
         """Count a row that a shard recorded in its own manifest; as it will be once the shards are settled."""
         copies = self._copies.get(bytes.fromhex(row.sha256 or ""), _Copies())
         if row.status in ("ok", "duplicate") and not self._options.keep_duplicates:
-            if copies.next_is_gone:
+            if copies.is_gone_with(row.url):
                 row = replace(row, status="placeholder", reason=Reason.PLACEHOLDER, path=None)
             elif copies.path:
                 row = replace(row, status="duplicate", path=None, same_as=copies.path)
@@ -253,7 +262,7 @@ class Gathered:
         if row.sha256 is None or row.status == "failed":
             return
         copies = self._copies.setdefault(bytes.fromhex(row.sha256), _Copies())
-        copies.count += 1
+        copies.add(row.url)
         copies.is_gone |= row.reason is Reason.PLACEHOLDER
         if row.status == "ok" and row.path and row.dhash:
             if row.removed:  # further links to its bytes are duplicates all the same
@@ -279,8 +288,8 @@ class Gathered:
         suffix = values.pop("suffix")
         values["detail"] = found.detail or fetched.detail
         copies = self._copies.get(bytes.fromhex(found.sha256), _Copies())
-        if copies.is_gone or (copies.next_is_gone and not self._options.keep_duplicates):
-            values["detail"] = "the same bytes lie behind many links"
+        if copies.is_gone or (copies.is_gone_with(ref.url) and not self._options.keep_duplicates):
+            values["detail"] = "the same bytes lie behind many paths of one host"
             return {"status": "placeholder", "reason": Reason.PLACEHOLDER, **values}
         if copies.path and not self._options.keep_duplicates:
             return {"status": "duplicate", "same_as": copies.path, **values}

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from mlimages.core import FetchResult, Reason, replacing
-from mlimages.gathering.links import row_key
+from mlimages.gathering.links import place_of, row_key
 from mlimages.gathering.store.manifest import KeySet, dump_closing, dump_row, read_closing, read_rows
 from mlimages.gathering.store.near_duplicates import LikenessIndex
 from mlimages.gathering.store.stored_files import StoredFiles
 
-PLACEHOLDER_LINKS = 5
-"""Links with the same bytes, from which on these are a host's picture for "gone"."""
+PLACEHOLDER_PATHS = 5
+"""Different paths of one host with the same bytes, from which on these are its placeholder for images that are gone."""
+
+
+def are_of_a_placeholder(places: Iterable[int]) -> bool:
+    """Whether links with the same bytes are so many different paths of one host; elsewhere they are duplicates."""
+    hosts = Counter(place >> 32 for place in set(places))
+    return max(hosts.values(), default=0) >= PLACEHOLDER_PATHS
 
 
 def settle(files: StoredFiles, manifests: list[Path], into: Path, *, keep_duplicates: bool) -> None:
@@ -108,14 +114,14 @@ class CurrentRows:
 
 def _gone(current: CurrentRows) -> set[str]:
     """The sha256 of images for "gone": known as such, or behind many links, and not kept more than once by a run."""
-    links: Counter[str] = Counter()
+    places: dict[str, list[int]] = {}
     gone: set[str] = set()
     for _, row in current.numbered():
         if row.status in ("ok", "duplicate") and row.sha256:
-            links[row.sha256] += 1
+            places.setdefault(row.sha256, []).append(place_of(row.url))
         elif row.reason is Reason.PLACEHOLDER and row.sha256:
             gone.add(row.sha256)
-    gone |= {sha256 for sha256, count in links.items() if count >= PLACEHOLDER_LINKS}
+    gone |= {sha256 for sha256, found in places.items() if are_of_a_placeholder(found)}
     kept = Counter(
         (number, row.sha256) for number, row in current.numbered() if row.status == "ok" and row.sha256 in gone
     )
