@@ -203,14 +203,14 @@ def _read_array(path: Path) -> NDArray[Any]:
             array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
             return array
     except (OSError, ValueError, EOFError, MemoryError) as error:
-        raise InputError(f"{path}: not a mean image: {error}") from error
+        raise InputError(f"{path} cannot be read as a mean image: {error}") from error
 
 
 def _read_image(path: Path, image: ImageProperty | None) -> NDArray[Any]:
     try:
         pixels = load_rgb(path).convert("L" if image is not None and image.gray_scale else "RGB")
     except ImageError as error:
-        raise InputError(f"{path}: not a mean image: {error}") from error
+        raise InputError(f"{path} cannot be read as a mean image: {error}") from error
     return np.atleast_3d(np.asarray(pixels, np.float32)).transpose(2, 0, 1)
 
 

@@ -17,6 +17,9 @@ from .probe_result import probe_lines as probe_lines
 from .result_pages import comparison_html as comparison_html
 from .result_pages import probe_html as probe_html
 from .result_pages import report_html as report_html
+from .run_files import RUN_VERSION as RUN_VERSION
+from .run_files import RunFiles as RunFiles
+from .run_files import read_settings as read_settings
 from .run_folder import Predictions as Predictions
 from .run_folder import RunFolder as RunFolder
 from .run_folder import read_run as read_run

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlimages.core import Confusion, Preprocessing, RunError, Share, accuracy, confusion_matrix, counted, named_path
+from mlimages.reports.run_files import RunFiles, read_settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,27 +118,23 @@ def read_run(path: str | os.PathLike[str]) -> RunFolder:
         >>> read_run("runs/first").accuracy.value  # doctest: +SKIP
         0.93
     """
-    path = Path(path)
-    if not (path / "config.json").is_file():
-        raise RunError(
-            f"{path} is not a run folder: it has no config.json (`mlimages finetune ... -o {path}` makes one)"
-        )
+    files = RunFiles(Path(path))
+    settings = read_settings(files)
     try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        names = tuple((path / "classes.txt").read_text(encoding="utf-8").splitlines())
+        names = tuple(files.classes.read_text(encoding="utf-8").splitlines())
         return RunFolder(
-            path=path,
-            settings=config["config"],
-            defaults=config.get("defaults", {}),
-            preprocessing=Preprocessing.from_dict(config["preprocessing"]),
+            path=files.folder,
+            settings=settings["config"],
+            defaults=settings.get("defaults", {}),
+            preprocessing=Preprocessing.from_dict(settings["preprocessing"]),
             class_names=names,
-            epochs=_read_epochs(path / "metrics.csv"),
-            predictions=_read_predictions(path / "val_predictions.csv", len(names)),
-            figures=json.loads(text) if (text := _text(path / "result.json")) else {},
-            left_out=tuple(_rows(path / "left_out.tsv", delimiter="\t")),
+            epochs=_read_epochs(files.metrics),
+            predictions=_read_predictions(files.predictions, len(names)),
+            figures=json.loads(text) if (text := _text(files.result)) else {},
+            left_out=tuple(_rows(files.folder / "left_out.tsv", delimiter="\t")),
         )
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise RunError(f"{path} cannot be read as a run folder: {type(error).__name__}: {error}") from error
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise RunError(f"{files.folder} cannot be read as a run folder: {type(error).__name__}: {error}") from error
 
 
 def _text(path: Path) -> str:

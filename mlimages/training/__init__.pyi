@@ -6,7 +6,6 @@ from .finetune import Callback as Callback
 from .finetune import fine_tune as fine_tune
 from .finish import FineTuneResult as FineTuneResult
 from .probing import probe_cuts as probe_cuts
-from .run import RunFiles as RunFiles
 from .run import read_config as read_config
 from .run_export import export_run as export_run
 from .run_export import summarize_run as summarize_run

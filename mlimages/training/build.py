@@ -10,13 +10,13 @@ from torch import nn
 
 from mlimages.core import Progress
 from mlimages.networks import FrozenPart, Model, Normalize, autocast, split
+from mlimages.reports import RunFiles
 from mlimages.training.config import FineTuneConfig
 from mlimages.training.features import Feed, FrozenFeatures, PixelFeed
 from mlimages.training.global_batch import sync_batch_norm
 from mlimages.training.image_cache import PictureSet
 from mlimages.training.loop import Validation, validate
 from mlimages.training.preparation import Setup
-from mlimages.training.run import RunFiles
 from mlimages.training.views import Augment
 
 

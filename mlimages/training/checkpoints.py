@@ -17,9 +17,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mlimages.core import Preprocessing, RunError, replacing
+from mlimages.dataset import load_mean_image
 from mlimages.networks import build_model, channels_last
+from mlimages.reports import RunFiles, read_settings
 from mlimages.training.config import FineTuneConfig
-from mlimages.training.run import EpochFigures, RunFiles, read_settings
+from mlimages.training.run import EpochFigures
 
 STATE_VERSION = 2
 
@@ -226,7 +228,7 @@ def load_run(run: Path, checkpoint: str = "best") -> TrainedRun:
     if state is not None and _epoch_of(whole) != (state.best_epoch if checkpoint == "best" else len(state.history)):
         restore(model.network, state.best if checkpoint == "best" else state.trained)
         weights = files.state
-    mean = np.load(files.mean_image, allow_pickle=False) if preprocessing.normalization.mean_image else None
+    mean = load_mean_image(files.mean_image, preprocessing.image) if preprocessing.normalization.mean_image else None
     figures = json.loads(files.result.read_text(encoding="utf-8")) if files.result.exists() else {}
     return TrainedRun(model.network, preprocessing, mean, names, config, files.val, weights, figures)
 

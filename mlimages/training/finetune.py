@@ -14,6 +14,7 @@ import torch
 
 from mlimages.core import NoProgress, Progress, RunError
 from mlimages.networks import choose_device
+from mlimages.reports import RunFiles
 from mlimages.training import distributed
 from mlimages.training.build import Job, assemble
 from mlimages.training.checkpoints import (
@@ -32,7 +33,7 @@ from mlimages.training.image_cache import chunks
 from mlimages.training.loop import Trainer
 from mlimages.training.preparation import plan, prepare
 from mlimages.training.ridge import fit_ridge
-from mlimages.training.run import EpochFigures, RunFiles, check_folder, write_log, write_metrics
+from mlimages.training.run import EpochFigures, check_folder, write_log, write_metrics
 from mlimages.training.schedule import (
     WARMUP,
     class_weights,

@@ -23,14 +23,13 @@ from mlimages.core import (
     wilson_interval,
     write_text,
 )
-from mlimages.reports import estimated_errors, find_suspects, write_suspects
+from mlimages.reports import RunFiles, estimated_errors, find_suspects, write_suspects
 from mlimages.training import distributed
 from mlimages.training.build import Job
 from mlimages.training.checkpoints import TrainingState, restore
 from mlimages.training.image_cache import PictureSet
 from mlimages.training.loop import Validation
 from mlimages.training.ridge import fit_ridge, stratified_folds
-from mlimages.training.run import RunFiles
 from mlimages.training.run_export import export_run
 from mlimages.training.schedule import HeadInputs
 

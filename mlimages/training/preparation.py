@@ -22,14 +22,16 @@ from mlimages.core import (
     replacing,
     write_text,
 )
-from mlimages.images import PIXELS_VERSION, load_rgb
+from mlimages.dataset import load_mean_image
+from mlimages.images import PIXELS_VERSION
 from mlimages.labels import ClassNames, LabelFile, write_label_file
 from mlimages.networks import FrozenPart, Model, build_model, freeze
+from mlimages.reports import RunFiles, read_settings
 from mlimages.training import distributed, preflight
 from mlimages.training.config import FineTuneConfig
 from mlimages.training.image_cache import Picture, PictureSet, chunks
 from mlimages.training.row_store import RowStore, make_room
-from mlimages.training.run import RunFiles, read_settings, write_settings
+from mlimages.training.run import write_settings
 
 MeanImage = NDArray[np.float32]
 
@@ -121,7 +123,7 @@ def prepare(config: FineTuneConfig, files: RunFiles, planned: Plan, progress: Pr
             _write(config, files, planned, data, pixels)
     distributed.barrier()
     preprocessing = Preprocessing.from_dict(read_settings(files)["preprocessing"])
-    mean = np.load(files.mean_image, allow_pickle=False) if preprocessing.normalization.mean_image else None
+    mean = load_mean_image(files.mean_image, preprocessing.image) if preprocessing.normalization.mean_image else None
     return Setup(model, planned.frozen, preprocessing, mean, names, data, pixels)
 
 
@@ -181,7 +183,7 @@ def _given_mean(config: FineTuneConfig, expected: Preprocessing) -> MeanImage | 
     channels = max(expected.image.channels, len(expected.normalization.mean))
     if len(config.std) not in (0, 1, channels):
         raise InputError(f"std has {len(config.std)} numbers, the network takes {channels} channel: give one number")
-    return _mean_image(config.mean_file, expected.image) if config.mean_file else None
+    return load_mean_image(config.mean_file, expected.image) if config.mean_file else None
 
 
 def _normalization(
@@ -216,28 +218,3 @@ def _channel_means(pictures: PictureSet) -> NDArray[np.float64]:
         total += batch.pixels.numpy().sum(axis=(0, 1, 2), dtype=np.float64)
         count += batch.pixels.numel() // pictures.image.channels
     return total / max(1, count)
-
-
-def _mean_image(path: Path, image: ImageProperty) -> MeanImage:
-    """A mean image of the size that the network is fed, float32 `(C, H, W)` in 0..255.
-
-    Raises:
-        InputError: it cannot be read or has another shape.
-    """
-    wanted = (image.channels, image.height, image.width)
-    try:
-        if path.suffix == ".npy":
-            mean = np.load(path, allow_pickle=False).astype(np.float32)
-        else:
-            picture = load_rgb(path).convert("L" if image.gray_scale else "RGB")
-            mean = np.asarray(picture, np.float32).reshape(picture.height, picture.width, -1).transpose(2, 0, 1)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as a mean image: {error}") from error
-    if mean.shape != wanted:
-        raise InputError(
-            f"{path} is a mean image of {mean.shape}, the network takes {wanted} (C, H, W): "
-            f"make one with `mlimages mean LABELS --size {image.width}`"
-        )
-    if not np.isfinite(mean).all():
-        raise InputError(f"{path} is a mean image with NaN or infinite numbers: make it again")
-    return np.ascontiguousarray(mean)

@@ -10,9 +10,8 @@ from mlimages.export import ExportOptions, TrainedNetwork, export_trained
 from mlimages.inference import OnnxBundle, Provenance
 from mlimages.labels import LabelFile
 from mlimages.networks import summarize_model
-from mlimages.reports import read_run
+from mlimages.reports import RunFiles, read_run
 from mlimages.training.checkpoints import load_run
-from mlimages.training.run import RunFiles
 
 
 def export_run(

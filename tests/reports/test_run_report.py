@@ -11,7 +11,7 @@ from mlimages import reports
 from mlimages.core import RunError, install_hint
 from mlimages.labels import label_dir_auto
 from mlimages.reports import Suspect, draw_run, read_run, write_suspects
-from mlimages.training import FineTuneConfig, fine_tune, finish
+from mlimages.training import FineTuneConfig, fine_tune, finish, read_config
 from tests.browser import OpenPage
 from tests.run_folders import NAMES, make_run
 
@@ -136,6 +136,14 @@ def test_a_damaged_folder_is_one_error(run: Path, name: str, content: str) -> No
         read_run(run)
 
 
+def test_both_readers_of_a_run_refuse_another_version_alike(run: Path) -> None:
+    config = run / "config.json"
+    config.write_text(config.read_text().replace('"version": 1', '"version": 9'))
+    for read in (read_run, read_config):
+        with pytest.raises(RunError, match=r"config\.json is of version 9"):
+            read(run)
+
+
 def test_another_folder_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="is not a run folder"):
         read_run(tmp_path)
@@ -161,6 +169,9 @@ def test_finetune_ends_with_plots_and_a_page_that_names_what_was_left_out(tmp_pa
     run = fine_tune(config).run
     page = (run / "report.html").read_text()
     assert "torn.png: truncated" in page
+    settings = page.partition('id="settings"')[2]
+    assert "epochs</th>" in settings
+    assert "batch size</th>" not in settings
     assert "% accuracy" in page
     assert (run / "curves.png").exists()
     assert (run / "confusion.png").exists()

@@ -88,7 +88,7 @@ def test_a_mean_is_shown_whole_and_by_channel(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"\x93NUMPY garbage", b"PK\x03\x04"], ids=["empty", "torn", "zip"])
 def test_another_file_than_a_mean_image_is_one_clear_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "mean.npy").write_bytes(content)
-    with pytest.raises(InputError, match=r"mean\.npy: not a mean image"):
+    with pytest.raises(InputError, match=r"mean\.npy cannot be read as a mean image"):
         mean_rows(tmp_path / "mean.npy")
 
 

@@ -20,7 +20,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mlimages import label_dir_auto
 from mlimages.core import InputError, RunError, cache_dir
 from mlimages.networks import build_model, freeze
-from mlimages.training import FineTuneConfig, RunFiles, distributed, fine_tune, read_config
+from mlimages.reports import RunFiles
+from mlimages.training import FineTuneConfig, distributed, fine_tune, read_config
 from mlimages.training.global_batch import sync_batch_norm
 from mlimages.training.row_store import KEY_BYTES
 from mlimages.training.run import EpochFigures

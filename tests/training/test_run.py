@@ -21,7 +21,8 @@ from torch import nn
 
 from mlimages.core import InputError, MlimagesError, RunError
 from mlimages.networks import build_model
-from mlimages.training import RunFiles, fine_tune, finetune, load_run, preflight, read_config
+from mlimages.reports import RunFiles
+from mlimages.training import fine_tune, finetune, load_run, preflight, read_config
 from mlimages.training.checkpoints import TrainingState, load_state, restore, save_networks, trained_tensors
 from mlimages.training.run import EpochFigures
 from tests.conftest import RunCli
