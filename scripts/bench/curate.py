@@ -47,12 +47,12 @@ def work():
         except Exception: pass
 """,
     "mlimages check": """
-from mlimages.validation import check, write_outcome
+from mlimages.checks import check, write_outcome
 def work():
     write_outcome(check([labels]))
 """,
     "mlimages check again": """
-from mlimages.validation import check, write_outcome
+from mlimages.checks import check, write_outcome
 check([labels])
 def work():
     write_outcome(check([labels]))
@@ -66,8 +66,8 @@ def work():
 """,
     "mlimages mean": """
 from mlimages.labels import LabelFile
-from mlimages.records import ImageProperty
-from mlimages.training import compute_mean
+from mlimages.core import ImageProperty
+from mlimages.dataset import compute_mean
 def work():
     compute_mean(LabelFile(labels), ImageProperty(227))
 """,

@@ -35,7 +35,7 @@ count = check([sys.argv[2]], workers=1, pool=cluster).checked
 """
 MEAN = """
 from mlimages import ImageProperty, LabelFile
-from mlimages.training import compute_mean
+from mlimages.dataset import compute_mean
 count = compute_mean(LabelFile(sys.argv[2]), ImageProperty(224), workers=1, pool=cluster).count
 """
 LEARN = """
@@ -54,7 +54,7 @@ workers, out = int(sys.argv[1]), sys.argv[3]
 cluster = None
 if workers:
     import ray
-    from mlimages.cluster import Cluster
+    from mlimages.core import Cluster
     ray.init("local", num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level=40)
     cluster = Cluster(workers)
     list(cluster.map(abs, range(20 * workers)))  # its processes have started

@@ -39,8 +39,8 @@ def test_a_new_file_may_be_read_by_whom_the_system_says(tmp_path: Path) -> None:
 HOLD = """
 import sys, time
 from pathlib import Path
-from mlimages.errors import RunError
-from mlimages.files import locked
+from mlimages.core import RunError
+from mlimages.core import locked
 with locked(Path(sys.argv[1]), RunError("in use")):
     print("held", flush=True)
     time.sleep(60)

@@ -90,7 +90,14 @@ if distributed.is_main_process():
 CNN = {"model": "cifar10_cnn", "optimizer": "sgd"}
 KINDS: Mapping[str, Mapping[str, object]] = {
     "pixels": {**CNN, "weights": "none", "freeze": "none", "batch_size": 8},
-    "features": {**CNN, "freeze": "conv4", "augment": "light", "class_weights": "balanced", "batch_size": 7},
+    "features": {
+        **CNN,
+        "freeze": "conv4",
+        "augment": "light",
+        "class_weights": "balanced",
+        "batch_size": 7,
+        "lr": 1e-4,
+    },  # at a rate at which the loss falls: one that diverges multiplies the rounding of sums
     "frozen batch norm": {"model": "resnet18", "size": 64, "freeze": "layer3", "lr": 1e-4, "epochs": 1},
     "stochastic depth": {
         "model": "efficientnet_b0",
