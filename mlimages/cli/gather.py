@@ -105,25 +105,41 @@ def _gathering(make_source: Callable[..., Source]) -> Callable[..., None]:
 
 def urls(
     network: GatherOptions,
-    lists: list[Path] = typer.Argument(
-        ..., metavar="LIST...", help="Lists: .txt, .csv, .tsv, .jsonl, .parquet; .gz of any; - for stdin."
+    lists: list[str] = typer.Argument(
+        ..., metavar="LIST...", help="Files or http(s) addresses: .txt .csv .tsv .json .jsonl .parquet; - for stdin."
     ),
-    url_col: str = typer.Option(None, help="The column of links, if it has an unusual name.", rich_help_panel="Source"),
+    url_col: str = typer.Option(
+        None,
+        "--url-column",
+        "--url-col",
+        metavar="COLUMN",
+        help="Column of links, by name or number.",
+        rich_help_panel="Source",
+    ),
     label_col: str = typer.Option(
-        None, help="The column of classes, if it has an unusual name.", rich_help_panel="Source"
+        None,
+        "--label-column",
+        "--label-col",
+        metavar="COLUMN",
+        help="Column of classes, by name or number.",
+        rich_help_panel="Source",
+    ),
+    class_name: str = typer.Option(
+        None, "--class", metavar="NAME", help="Put all images into this class.", rich_help_panel="Source"
     ),
 ) -> Any:  # a Source: its module is not to be imported for the signature
     """Download the images behind lists of links.
 
-    A list is text with a URL a line (or CLASS<TAB>URL), or a table with a column of links and perhaps one of classes.
-    Links without a class belong to a class named after their file. Each image is decoded before it is kept, under
-    OUT/CLASS/; what became of each link is in OUT/manifest.jsonl.
+    A list is text with one link per line (or CLASS<TAB>LINK), or a table with a column of links and perhaps one of
+    classes (CSV, TSV, JSON, JSON lines, Parquet, COCO), plain or compressed. Other columns go into the manifest. Links
+    without a class belong to a class named after their file. Each image is decoded before it is kept, under OUT/CLASS/;
+    what became of each link is in OUT/manifest.jsonl.
 
     Example: mlimages gather urls cats.txt dogs.txt -o data/pets
     """
     from mlimages.gathering import UrlList
 
-    return UrlList(*lists, url_col=url_col, label_col=label_col)
+    return UrlList(*lists, url_col=url_col, label_col=label_col, class_name=class_name, network=network, tell=tell)
 
 
 def imagenet(

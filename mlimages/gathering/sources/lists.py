@@ -1,56 +1,52 @@
-"""Lists of links in files, read as streams: a broken line is passed on as the link that it is not."""
+"""Lists of links in files: their first rows are understood before any is used, the others are read as a stream."""
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
 import json
 import re
-import tarfile
-import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
+from itertools import chain, islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, TypeVar
 
 from mlimages.core import ImageRef, InputError, MissingExtraError
+from mlimages.gathering.sources.columns import Columns, ListChoice, Row, choose_columns, clean_link, is_link, printable
+from mlimages.gathering.sources.list_files import STDIN, is_compressed, lines_of, opened, plain_name
+from mlimages.gathering.sources.tables import (
+    csv_rows,
+    delimiter_of,
+    json_rows,
+    named_rows,
+    object_rows,
+    parquet_rows,
+    tab_rows,
+)
 
-STDIN = Path("-")
-_MAX_LINE = 65_536
-_URL_COLUMNS = ("url", "image_url", "imageurl", "img_url", "link", "image", "src", "href")
-_LABEL_COLUMNS = ("label", "class", "class_name", "category", "wnid")
+HEAD = 5000
+"""Rows that are read before any is used."""
+
+_MOST_SINGLE_CLASSES = 1000
+_T = TypeVar("_T")
 _IMAGENET_ID = re.compile(r"(n\d{8})_\d+")
-
-Columns = tuple[str | None, str | None]
 
 
 def read_list(path: Path, url_col: str | None = None, label_col: str | None = None) -> Iterator[ImageRef]:
     """The links of one file, in order.
 
     Raises:
-        InputError: it cannot be read, or has no column of links.
+        InputError: it cannot be read, or has no links.
         MissingExtraError: see `require_reader`.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "cats.txt"
+        >>> _ = path.write_text("http://example.com/1.jpg")
+        >>> [ref.label for ref in read_list(path)]
+        ['cats']
     """
-    require_reader(path)
-    default = "images" if path == STDIN else path.name.split(".")[0] or "images"
-    columns = (url_col, label_col)
-    suffix = list_suffix(path)
-    if suffix == ".parquet":
-        yield from _from_rows(_parquet_rows(path, columns), columns, default, path)
-        return
-    with _opened(path) as file:
-        lines = _lines(file, path)
-        match suffix:
-            case ".csv":
-                yield from _from_rows(_csv_rows(lines), columns, default, path)
-            case ".tsv":
-                yield from _from_rows((line.split("\t") for line in lines), columns, default, path)
-            case ".jsonl" | ".ndjson":
-                yield from _from_objects(lines, columns, default)
-            case _:
-                yield from _from_text(lines, default)
+    yield from LinkFile(path, ListChoice(url_col, label_col))
 
 
 def require_reader(path: Path) -> None:
@@ -60,149 +56,155 @@ def require_reader(path: Path) -> None:
 
 
 def list_suffix(path: Path) -> str:
-    """What kind of list a file is, by its suffix without `.gz`."""
-    return Path(path.name.removesuffix(".gz")).suffix.lower()
+    """What kind of list a file is, by its suffix without that of its compression."""
+    return Path(plain_name(path)).suffix.lower()
 
 
-def count_lines(path: Path) -> int:
-    """How many lines a file has."""
-    lines, block = 0, b"\n"
-    with path.open("rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            lines += block.count(b"\n")
-    return lines + (not block.endswith(b"\n"))
+class LinkFile:
+    """One list, opened, whose first rows are understood; iterate over its links once.
 
+    Args:
+        name: what messages call it.
 
-@contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
-    if path == STDIN:
-        with open(0, "rb", closefd=False) as file:  # not sys.stdin: at exit Python would wait for who reads it
-            yield file
-        return
-    try:
-        if path.suffix == ".tgz":
-            with tarfile.open(path, "r|gz") as archive:
-                member = next((info for info in archive if info.isreg()), None)
-                yield (member and archive.extractfile(member)) or io.BytesIO()
+    Attributes:
+        description: how it is understood, for people.
+        header_lines: lines at its start that are no links.
+
+    Raises:
+        InputError: it cannot be read, has no column of links, or its classes look like captions.
+        MissingExtraError: see `require_reader`.
+    """
+
+    def __init__(self, path: Path, choice: ListChoice, *, name: str = "") -> None:
+        require_reader(path)
+        self._path = path
+        self._choice = choice
+        self._name = name or path.name
+        self._default = choice.class_name or ("images" if path == STDIN else path.name.split(".")[0] or "images")
+        self.description, self.header_lines = "", 0
+        refs = self._refs()
+        head, error = _take_head(refs, 1 if path == STDIN else HEAD)
+        if error and not head:
+            raise error
+        if head and path != STDIN and not any(is_link(ref.url) for ref in head):
+            raise InputError(f"{self._name}: no row looks like a link; its first row: {printable(head[0].url[:200])}")
+        if choice.label_col is None:
+            self._demand_classes(head)
+        self._links = chain(head, _raising(error) if error else refs)
+
+    def __iter__(self) -> Iterator[ImageRef]:
+        return self._links
+
+    def _demand_classes(self, head: list[ImageRef]) -> None:
+        single = [label for label, count in Counter(ref.label for ref in head).items() if count == 1]
+        if len(single) > _MOST_SINGLE_CLASSES:
+            raise InputError(
+                f"{self._name}: {len(single)} of the first {len(head)} links are the only one of their class, such as "
+                f"{printable(single[0][:60])!r}: for one class give --class NAME; if these are classes, name their "
+                "column with --label-column"
+            )
+
+    def _refs(self) -> Iterator[ImageRef]:
+        suffix = list_suffix(self._path)
+        if suffix == ".parquet":
+            yield from self._from_rows(parquet_rows(self._path))
             return
-        with path.open("rb") as file:
-            yield io.BufferedReader(gzip.GzipFile(fileobj=file)) if path.suffix == ".gz" else file
-    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
-        raise InputError(f"{path} cannot be read to its end: {error}") from error
+        with opened(self._path) as file:
+            lines = lines_of(file)
+            if suffix == ".json":
+                yield from self._from_json("\n".join(lines))
+                return
+            first = next(lines, "")
+            lines = chain([first], lines) if first else lines
+            yield from self._from_lines(first, lines, suffix)
 
-
-def _lines(file: IO[bytes], path: Path) -> Iterator[str]:
-    """Lines that are not blank, without their ends; longer ones than 64 KiB are cut; UTF-8, else Latin-1."""
-    first = True
-    while raw := file.readline(_MAX_LINE):
-        rest = raw
-        while len(rest) == _MAX_LINE and not rest.endswith(b"\n"):
-            rest = file.readline(_MAX_LINE)
-        if first:
-            raw, first = raw.removeprefix(b"\xef\xbb\xbf"), False
-        try:
-            line = raw.decode("utf-8")
-        except UnicodeDecodeError:
-            line = raw.decode("latin-1")
-        line = line.strip("\r\n")
-        if line.strip():
-            yield line
-
-
-def _from_text(lines: Iterable[str], default: str) -> Iterator[ImageRef]:
-    for line in lines:
-        if line.startswith("#"):
-            continue
-        left, tab, right = line.partition("\t")
-        imagenet = _IMAGENET_ID.fullmatch(left.strip())
-        if not tab:
-            yield ImageRef(line.strip(), default)
-        elif imagenet:
-            yield ImageRef(right.strip(), imagenet[1], {"wnid": imagenet[1]}, name=left.strip())
-        else:
-            yield ImageRef(right.strip(), left.strip() or default)
-
-
-def _csv_rows(lines: Iterable[str]) -> Iterator[list[str]]:
-    rows = csv.reader(f"{line}\n" for line in lines)
-    while True:
-        try:
-            yield next(rows)
-        except StopIteration:
-            return
-        except csv.Error:  # a field without an end, a NUL: the reader goes on with the next line
-            continue
-
-
-def _from_rows(rows: Iterator[Sequence[str]], columns: Columns, default: str, path: Path) -> Iterator[ImageRef]:
-    header = next(rows, None)
-    if header is None:
-        return
-    url_at, label_at = _places(header, columns, path)
-    if _is_link(header[url_at]):
-        yield _ref(header, url_at, label_at, default)
-    for row in rows:
-        yield _ref(row, url_at, label_at, default)
-
-
-def _places(header: Sequence[str], columns: Columns, path: Path) -> tuple[int, int | None]:
-    """Where the links and the labels are: by the names in the header, or by the look of the first row."""
-    names = [name.strip().lower() for name in header]
-    wanted = [
-        (columns[0].lower(),) if columns[0] else _URL_COLUMNS,
-        (columns[1].lower(),) if columns[1] else _LABEL_COLUMNS,
-    ]
-    url_at, label_at = (next((names.index(name) for name in some if name in names), None) for some in wanted)
-    if url_at is None and columns[0] is None:
-        url_at = next((at for at, name in enumerate(header) if _is_link(name)), None)
-        if url_at is not None and len(header) == 2:
-            label_at = 1 - url_at
-    if url_at is None or (columns[1] and label_at is None):
-        raise InputError(
-            f"{path}: no such column; it has {', '.join(header)[:200]}: name them with --url-col, --label-col"
+    def _from_lines(self, first: str, lines: Iterator[str], suffix: str) -> Iterator[ImageRef]:
+        if suffix in (".jsonl", ".ndjson") or first.startswith('{"'):
+            return self._from_rows(object_rows(lines))
+        if first.startswith("[") and first.rstrip("[ {\"'") == "":
+            return self._from_json("\n".join(lines))
+        if suffix == ".csv":
+            return self._from_table(csv_rows(lines, delimiter_of(first)))
+        cells = first.rstrip("\t ").split("\t")
+        is_table = len(cells) > 2 or self._choice.url_col or self._choice.label_col
+        is_header = (
+            self._path != STDIN and not is_link(first) and cells[0].strip().lower() in ("url", "image_url", "label")
         )
-    return url_at, label_at
+        if (suffix == ".tsv" and len(cells) > 1) or is_table or is_header or first.strip() == "TsvHttpData-1.0":
+            return self._from_table(tab_rows(lines))
+        return self._from_text(lines)
 
+    def _from_table(self, cells: Iterator[list[str]]) -> Iterator[ImageRef]:
+        has_header, rows = named_rows(cells)
+        self.header_lines = int(has_header)
+        return self._from_rows(rows)
 
-def _is_link(text: str) -> bool:
-    return "://" in text
-
-
-def _ref(row: Sequence[str], url_at: int, label_at: int | None, default: str) -> ImageRef:
-    url = row[url_at].strip() if url_at < len(row) else ",".join(row)[:_MAX_LINE]
-    label = row[label_at].strip() if label_at is not None and label_at < len(row) else ""
-    return ImageRef(url, label or default)
-
-
-def _from_objects(lines: Iterable[str], columns: Columns, default: str) -> Iterator[ImageRef]:
-    for line in lines:
+    def _from_json(self, text: str) -> Iterator[ImageRef]:
         try:
-            values = json.loads(line)
-        except (ValueError, RecursionError):
-            values = None
-        values = {str(name).lower(): value for name, value in values.items()} if isinstance(values, dict) else {}
-        url = _first(values, (columns[0].lower(),) if columns[0] else _URL_COLUMNS)
-        label = _first(values, (columns[1].lower(),) if columns[1] else _LABEL_COLUMNS)
-        yield ImageRef(url or line.strip(), label or default)
+            value = json.loads(text)
+        except RecursionError as error:
+            raise InputError(f"{self._path} cannot be read: nested too deep") from error
+        except ValueError as error:
+            if "\n" in text and text.startswith("{"):  # JSON lines under another name
+                return self._from_rows(object_rows(text.splitlines()))
+            raise InputError(f"{self._path} cannot be read: {error}") from error
+        return self._from_rows(iter(json_rows(value, self._path)))
+
+    def _from_rows(self, rows: Iterator[Row]) -> Iterator[ImageRef]:
+        head, error = _take_head(rows, 1 if self._path == STDIN else 100)
+        if error and not head:
+            raise error
+        names = list(dict.fromkeys(name for row in head for name in row))
+        if not names:
+            return
+        columns: Columns = choose_columns(names, head, self._choice, self._name)
+        self.description = columns.describe() + self._class_note(columns.label is None)
+        for row in chain(head, _raising(error) if error else rows):
+            yield columns.ref(row, self._default)
+
+    def _from_text(self, lines: Iterable[str]) -> Iterator[ImageRef]:
+        self.description = f"one link per line{self._class_note(True)}"
+        for line in lines:
+            if line.startswith("#"):
+                continue
+            left, tab, right = line.rstrip("\t ").partition("\t")
+            if not tab:
+                yield ImageRef(clean_link(left), self._default)
+                continue
+            left, right = (right, left) if is_link(left) and not is_link(right) else (left, right)
+            if imagenet := _IMAGENET_ID.fullmatch(left.strip()):
+                yield ImageRef(clean_link(right), imagenet[1], {"wnid": imagenet[1]}, name=left.strip())
+            else:
+                label = self._choice.class_name or left.strip().strip("\"'")
+                self.description = "each line a class and a link"
+                yield ImageRef(clean_link(right), label or self._default)
+
+    def _class_note(self, is_alone: bool) -> str:
+        return f"; class {self._default}" if is_alone else ""
 
 
-def _first(values: Mapping[str, Any], names: Sequence[str]) -> str:
-    found = next((values[name] for name in names if isinstance(values.get(name), str | int)), "")
-    return str(found).strip()
-
-
-def _parquet_rows(path: Path, columns: Columns) -> Iterator[Sequence[str]]:
-    from pyarrow import ArrowException, parquet
-
+def _take_head(items: Iterator[_T], count: int) -> tuple[list[_T], InputError | None]:
+    """The first items, and the error that ended them early."""
+    head: list[_T] = []
     try:
-        with parquet.ParquetFile(path) as table:
-            names = table.schema_arrow.names
-            yield names
-            url_at, label_at = _places(names, columns, path)
-            wanted = [at for at in (url_at, label_at) if at is not None]
-            for batch in table.iter_batches(batch_size=1000, columns=[names[at] for at in wanted]):
-                found = dict(zip(wanted, (batch[names[at]].to_pylist() for at in wanted), strict=True))
-                for row in range(batch.num_rows):
-                    yield [str(found[at][row] or "") if at in found else "" for at in range(len(names))]
-    except (ArrowException, OSError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
+        for item in islice(items, count):
+            head.append(item)  # noqa: PERF402  # what came before an error counts
+    except InputError as error:
+        return head, error
+    return head, None
+
+
+def _raising(error: Exception) -> Iterator[Any]:
+    """An iterator that raises at its first item."""
+
+    def fail() -> Any:
+        raise error
+
+    return iter(fail, None)
+
+
+def count_links(path: Path, header_lines: int, count_lines: Callable[[Path], int]) -> int | None:
+    """How many links a list has at most; None where that takes long to find."""
+    if is_compressed(path) or not path.is_file() or list_suffix(path) in (".parquet", ".json"):
+        return None
+    return count_lines(path) - header_lines

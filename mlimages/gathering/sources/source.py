@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import os
+import tempfile
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future
-from pathlib import Path
-from typing import Protocol
+from pathlib import Path, PurePosixPath
+from typing import Protocol, TypeVar
+from urllib.parse import urlsplit
+
+import aiohttp
 
 from mlimages.core import ImageRef, InputError
-from mlimages.gathering.sources.lists import STDIN, count_lines, list_suffix, read_list, require_reader
+from mlimages.gathering.download.client import open_session
+from mlimages.gathering.options import GatherOptions
+from mlimages.gathering.sources.columns import ListChoice
+from mlimages.gathering.sources.list_files import STDIN, count_lines
+from mlimages.gathering.sources.lists import LinkFile, count_links, require_reader
+
+logger = logging.getLogger(__name__)
 
 _BLOCK = 1000
+_T = TypeVar("_T")
 
 
 class Source(Protocol):
@@ -49,41 +61,64 @@ def as_source(source: AnySource) -> Source:
 
 
 class UrlList:
-    """Links in files: text, CSV, TSV, JSON lines or Parquet, by suffix, gzip of any; `-` is standard input as text.
+    """Links in files or at http(s) addresses, each in any common form, plain or compressed (.gz .bz2 .xz .zip).
 
-    A line of text is a URL, or `label<TAB>url`, or ImageNet's `n00004475_6590<TAB>url`. Tables have a column of links
-    and perhaps one of labels, found by name. Links without a label belong to a class named after their file.
+    Text holds a link per line, `label<TAB>link` in either order, or ImageNet's `n00004475_6590<TAB>link`. Tables (CSV,
+    TSV, JSON, JSON lines, Parquet, COCO) have a column of links and perhaps one of classes; their other columns go into
+    the manifest. Links without a class belong to a class named after their file. `-` is standard input.
 
     Args:
-        url_col, label_col: the columns' names, where they are unusual.
+        url_col, label_col: columns, by name or by number from 1, where they are not found by themselves.
+        class_name: one class for all links.
+        network: options for lists at an address.
+        tell: is called with how each list is understood, before its first link is used.
 
     Raises:
-        InputError: a file is missing, or has no column of links.
+        InputError: a file is missing.
         MissingExtraError: a file is Parquet, and what reads it is not installed.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "pets.csv"
+        >>> _ = path.write_text("image_url,category\\nhttp://example.com/1.jpg,cat\\n")
+        >>> asyncio.run(UrlList(path, tell=print).plan())
+        pets.csv: column image_url as link, category as class
+        {'cat': 1}
     """
 
     def __init__(
-        self, *paths: str | os.PathLike[str], url_col: str | None = None, label_col: str | None = None
+        self,
+        *paths: str | os.PathLike[str],
+        url_col: str | None = None,
+        label_col: str | None = None,
+        class_name: str | None = None,
+        network: GatherOptions | None = None,
+        tell: Callable[[str], None] = logger.info,
     ) -> None:
-        self._paths = [Path(path) for path in paths]
-        self._columns = (url_col, label_col)
+        self._paths: list[str | Path] = [str(path) if _is_address(path) else Path(path) for path in paths]
+        self._choice = ListChoice(url_col, label_col, class_name)
+        self._network = network
+        self._tell = tell
+        self._files: list[LinkFile] | None = None
+        self._length: int | None = None
         for path in self._paths:
-            if path != STDIN and not path.exists():
-                raise InputError(f"no list of links at {path}")
-            require_reader(path)
+            if isinstance(path, Path):
+                if path != STDIN and not path.exists():
+                    raise InputError(f"no list of links at {path}")
+                require_reader(path)
 
     async def __aiter__(self) -> AsyncIterator[ImageRef]:
-        for path in self._paths:
-            refs = read_list(path, *self._columns)
+        files = await self._prepare()
+        self._files = None  # each can be read once
+        for path, refs in zip(self._paths, map(iter, files), strict=True):
             while found := await (_typed(refs) if path == STDIN else asyncio.to_thread(_take, refs, _BLOCK)):
                 for ref in found:
                     yield ref
 
     async def length(self) -> int | None:
-        """How many lines the lists have; None where that is not quickly told."""
-        if any(list_suffix(path) == ".parquet" or path.suffix == ".gz" or not path.is_file() for path in self._paths):
-            return None
-        return await asyncio.to_thread(lambda: sum(map(count_lines, self._paths)))
+        """How many links the lists have; None where that takes long to find."""
+        await self._prepare()
+        return self._length
 
     async def plan(self) -> dict[str, int | None]:
         """How many links there are by class."""
@@ -92,18 +127,67 @@ class UrlList:
             counts[ref.label] += 1
         return dict(counts)
 
+    async def _prepare(self) -> list[LinkFile]:
+        """Open the lists and understand their first rows, all of them before the first link is used."""
+        if self._files is None:
+            files: list[LinkFile] = []
+            lengths: list[int | None] = []
+            with tempfile.TemporaryDirectory(prefix="mlimages-lists-") as folder:
+                for number, path in enumerate(self._paths):
+                    local = path if isinstance(path, Path) else await self._download(path, Path(folder) / str(number))
+                    file = await _opened(local, self._choice)
+                    if file.description:
+                        self._tell(f"{'standard input' if local == STDIN else local.name}: {file.description}")
+                    files.append(file)
+                    lengths.append(await asyncio.to_thread(count_links, local, file.header_lines, count_lines))
+            self._files = files
+            self._length = None if None in lengths else sum(filter(None, lengths))
+        return self._files
+
+    async def _download(self, url: str, folder: Path) -> Path:
+        """The list at an address, in a file of the same name."""
+        folder.mkdir()
+        name = PurePosixPath(urlsplit(url).path).name or "links.txt"
+        try:
+            async with (
+                open_session(self._network or GatherOptions(), decompress=True) as session,
+                session.get(url) as response,
+            ):
+                response.raise_for_status()
+                with (folder / name).open("wb") as file:
+                    async for chunk in response.content.iter_any():
+                        file.write(chunk)
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            raise InputError(f"the list at {url} cannot be downloaded: {error or type(error).__name__}") from error
+        return folder / name
+
+
+def _is_address(path: str | os.PathLike[str]) -> bool:
+    return str(path).lower().startswith(("http://", "https://"))
+
+
+async def _opened(path: Path, choice: ListChoice) -> LinkFile:
+    if path == STDIN:
+        return (await _in_daemon_thread(lambda: [LinkFile(path, choice)]))[0]
+    return await asyncio.to_thread(LinkFile, path, choice)
+
 
 async def _typed(refs: Iterator[ImageRef]) -> list[ImageRef]:
-    """The next link of standard input, read by a thread that Ctrl-C does not wait for: nobody may ever press Enter."""
-    found: Future[list[ImageRef]] = Future()
+    """The next link of standard input; who writes into a pipe waits for each line to be taken."""
+    return await _in_daemon_thread(lambda: _take(refs, 1))
 
-    def read() -> None:
+
+async def _in_daemon_thread(read: Callable[[], list[_T]]) -> list[_T]:
+    """What `read` returns, run by a thread that Ctrl-C does not wait for: nobody may ever press Enter."""
+    found: Future[list[_T]] = Future()
+
+    def run() -> None:
         try:
-            found.set_result(_take(refs, 1))  # who writes into a pipe waits for each line to be taken
-        except BaseException as error:  # it is raised where the link is awaited
+            found.set_result(read())
+        except BaseException as error:  # it is raised where the result is awaited
             found.set_exception(error)
 
-    threading.Thread(target=read, daemon=True).start()
+    threading.Thread(target=run, daemon=True).start()
     return await asyncio.wrap_future(found)
 
 

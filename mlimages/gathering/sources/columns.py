@@ -1,0 +1,160 @@
+"""Which column of a table holds the links, and which the classes."""
+
+from __future__ import annotations
+
+import html
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mlimages.core import ImageRef, InputError
+
+RAW = "\0raw"
+"""Name of the one value of a row that could not be read."""
+
+Row = Mapping[str, Any]
+
+_IMAGE_COLUMNS = ("image_url", "imageurl", "img_url", "coco_url", "image", "img", "photo_url")
+_URL_COLUMNS = ("url", "link", "src", "href", "uri")
+_LABEL_COLUMNS = ("label", "class", "class_name", "category", "wnid")
+_IMAGE_SUFFIX = re.compile(r"\.(jpe?g|png|gif|webp|bmp|tiff?|avif|heic)([?#]|$)", re.IGNORECASE)
+_MARKDOWN = re.compile(r"(?:[-*+]\s+)?!?\[[^\]]*\]\(\s*<?([^\s>)]+(?:\([^\s)]*\)[^\s>)]*)?)>?[^)]*\)\s*")
+
+
+@dataclass(frozen=True, slots=True)
+class ListChoice:
+    """What a person says of lists: columns by name or by number from 1, and one class for all links."""
+
+    url_col: str | None = None
+    label_col: str | None = None
+    class_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The columns of a table that are used; the others go into the manifest."""
+
+    url: str
+    label: str | None
+    others: tuple[str, ...]
+
+    def ref(self, row: Row, default: str) -> ImageRef:
+        """The link in a row."""
+        url = text_of(row.get(self.url))
+        label = text_of(row.get(self.label)) if self.label else ""
+        if not url:
+            url = " ".join(filter(None, map(text_of, row.values())))
+        source = {name: value for name in self.others if (value := _plain(row.get(name))) not in (None, "")}
+        return ImageRef(clean_link(url), label.strip() or default, source)
+
+    def describe(self) -> str:
+        """What is used as what, for people."""
+        kept = f"; {len(self.others)} other column{'s' * (len(self.others) != 1)} kept" if self.others else ""
+        return f"column {self.url} as link, {self.label or 'none'} as class{kept}"
+
+
+def choose_columns(names: Sequence[str], rows: Sequence[Row], choice: ListChoice, where: str) -> Columns:
+    """The columns of links and classes, by what the person says, else by the look of `rows` and the names.
+
+    Raises:
+        InputError: there is no such column.
+    """
+    url = _named(names, choice.url_col, where, "--url-column") or _link_column(names, rows)
+    if url is None:
+        first = " | ".join(filter(None, map(text_of, rows[0].values())))[:200] if rows else ""
+        raise InputError(
+            f"{where}: no row looks like a link; it has {', '.join(names)[:200]}: name them with --url-column and "
+            f"--label-column (first row: {printable(first)})"
+        )
+    label = _named(names, choice.label_col, where, "--label-column")
+    if label is None and choice.class_name is None:
+        label = next((name for known in _LABEL_COLUMNS for name in names if _last(name) == known), None)
+        if label is None and len(names) == 2 and names[0] == "column 1":
+            label = names[1 - names.index(url)]
+    others = tuple(name for name in names if name not in (url, label))
+    return Columns(url, label if label != url else None, others)
+
+
+def _named(names: Sequence[str], wanted: str | None, where: str, option: str) -> str | None:
+    if wanted is None:
+        return None
+    for name in names:
+        if wanted.lower() == name.lower():
+            return name
+    if wanted.isdecimal() and 1 <= int(wanted) <= len(names):
+        return names[int(wanted) - 1]
+    raise InputError(f"{where}: no column {wanted}; it has {', '.join(names)[:200]}: choose with {option}")
+
+
+def _link_column(names: Sequence[str], rows: Sequence[Row]) -> str | None:
+    """The column of links; of several, the one that names images."""
+
+    def score(name: str) -> tuple[bool, bool, bool]:
+        links = [text for row in rows if is_link(text := text_of(row.get(name)))]
+        images = sum(_IMAGE_SUFFIX.search(text) is not None for text in links)
+        return _last(name) in _IMAGE_COLUMNS, 2 * images > len(links), _last(name) in _URL_COLUMNS
+
+    if rows:
+        candidates = [name for name in names if any(is_link(text_of(row.get(name))) for row in rows)]
+    else:
+        candidates = [name for name in names if _last(name) in _IMAGE_COLUMNS + _URL_COLUMNS]
+    return max(candidates, key=score, default=None)
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2].strip().lower()
+
+
+def is_link(text: str) -> bool:
+    """Whether a text may be a link."""
+    return "://" in text
+
+
+def clean_link(text: str) -> str:
+    """A link without what people's lists put around it: quotes, angle brackets, Markdown, `&amp;`."""
+    text = text.strip()
+    if text[:1] not in ("h", "H"):
+        if markdown := _MARKDOWN.fullmatch(text):
+            text = markdown[1]
+        elif text[:1] in "-*+" and text[1:2] == " " and is_link(text):
+            text = text[2:].strip()
+        for start, end in ('""', "''", "<>"):
+            if len(text) > 1 and text[0] == start and text[-1] == end:
+                text = text[1:-1].strip()
+    return html.unescape(text) if "&amp;" in text else text
+
+
+def text_of(value: object) -> str:
+    """A value of a table as text; empty where there is none."""
+    match value:
+        case str():
+            return value
+        case None:
+            return ""
+        case bytes():
+            return value.decode("utf-8", "replace") if len(value) < 8192 else ""
+        case float():
+            return f"{value:.15g}" if math.isfinite(value) else ""
+        case int():  # True and False among them
+            return str(value)
+    return ""
+
+
+def _plain(value: object) -> Any:
+    """A value as JSON holds it; None for what it cannot."""
+    if value is None or isinstance(value, str | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value[:100]]
+    if isinstance(value, bytes | Mapping):
+        return None
+    return str(value)
+
+
+def printable(text: str) -> str:
+    """A text for a message, without control characters."""
+    return "".join(each if each.isprintable() else "?" for each in text)

@@ -1,0 +1,109 @@
+"""Files that hold lists of links, opened whatever compresses them and decoded into lines."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, cast
+
+from mlimages.core import InputError
+
+STDIN = Path("-")
+MAX_LINE = 65_536
+_COMPRESSIONS = (".gz", ".bz2", ".xz", ".zip")
+_TROUBLE = (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, RuntimeError)
+
+
+def plain_name(path: Path) -> str:
+    """A file's name without the suffix of its compression."""
+    return path.stem if path.suffix.lower() in _COMPRESSIONS else path.name
+
+
+def is_compressed(path: Path) -> bool:
+    """Whether a file is compressed, by its suffix."""
+    return path.suffix.lower() in (*_COMPRESSIONS, ".tgz")
+
+
+def count_lines(path: Path) -> int:
+    """How many lines a file has."""
+    lines, block = 0, b"\n"
+    with path.open("rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            lines += block.count(b"\n")
+    return lines + (not block.endswith(b"\n"))
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[IO[bytes]]:
+    """The bytes of a list; of an archive, those of its first file.
+
+    Raises:
+        InputError: it cannot be read to its end.
+    """
+    if path == STDIN:
+        with open(0, "rb", closefd=False) as file:  # not sys.stdin: at exit Python would wait for who reads it
+            yield file
+        return
+    try:
+        match path.suffix.lower():
+            case ".tgz":
+                with tarfile.open(path, "r|gz") as archive:
+                    member = next((info for info in archive if info.isreg()), None)
+                    yield (member and archive.extractfile(member)) or io.BytesIO()
+            case ".zip":
+                with zipfile.ZipFile(path) as zipped:
+                    name = next((info.filename for info in zipped.infolist() if not info.is_dir()), None)
+                    yield zipped.open(name) if name else io.BytesIO()
+            case ".gz":
+                with gzip.open(path) as file:
+                    yield cast(IO[bytes], file)
+            case ".bz2":
+                with bz2.open(path) as file:
+                    yield cast(IO[bytes], file)
+            case ".xz":
+                with lzma.open(path) as file:
+                    yield cast(IO[bytes], file)
+            case _:
+                with path.open("rb") as file:
+                    yield file
+    except _TROUBLE as error:
+        raise InputError(f"{path} cannot be read to its end: {error}") from error
+
+
+def lines_of(file: IO[bytes]) -> Iterator[str]:
+    """Lines that are not blank, without their ends; longer ones than 64 KiB are cut; UTF-8, UTF-16 or Latin-1."""
+    start = file.peek(2)[:2] if hasattr(file, "peek") else b""
+    for line in _utf16_lines(file) if start in (b"\xff\xfe", b"\xfe\xff") else _bytes_lines(file):
+        stripped = line.strip("\r\n")
+        if stripped.strip():
+            yield stripped
+
+
+def _utf16_lines(file: IO[bytes]) -> Iterator[str]:
+    text = io.TextIOWrapper(file, "utf-16", errors="replace", newline=None)
+    try:
+        yield from iter(lambda: text.readline(MAX_LINE), "")
+    finally:
+        text.detach()  # the file is closed by whoever opened it
+
+
+def _bytes_lines(file: IO[bytes]) -> Iterator[str]:
+    is_first = True
+    while raw := file.readline(MAX_LINE):
+        rest = raw
+        while len(rest) == MAX_LINE and not rest.endswith(b"\n"):
+            rest = file.readline(MAX_LINE)
+        if is_first:
+            raw, is_first = raw.removeprefix(b"\xef\xbb\xbf"), False
+        try:
+            yield raw.decode("utf-8")
+        except UnicodeDecodeError:
+            yield raw.decode("latin-1")

@@ -1,0 +1,168 @@
+"""Lists of links as people have them are understood before any link is used, or refused with their first row."""
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mlimages import UrlList, gather
+from mlimages.core import ImageRef, InputError
+from mlimages.gathering import GatherOptions, read_list, read_manifest
+from mlimages.gathering.sources.columns import ListChoice
+from mlimages.gathering.sources.lists import LinkFile
+from tests.servers import answer, photo, serve
+
+A, B = "http://x/a.jpg", "http://x/b.jpg?c=1&d=2"
+FAST = {"allow_private": True, "timeout_s": 60.0, "retries": 0, "decoders": 1}
+COCO = {
+    "images": [{"id": 1, "coco_url": A, "file_name": "a.jpg"}, {"id": 2, "coco_url": B, "file_name": "b.jpg"}],
+    "annotations": [{"image_id": 1, "category_id": 7}, {"image_id": 1, "category_id": 7},
+                    {"image_id": 2, "category_id": 7}, {"image_id": 2, "category_id": 8}],
+    "categories": [{"id": 7, "name": "cat"}, {"id": 8, "name": "dog"}],
+}  # fmt: skip
+
+
+def write(path: Path, data: str | bytes) -> Path:
+    path.write_bytes(data.encode() if isinstance(data, str) else data)
+    return path
+
+
+def pairs(path: Path) -> list[tuple[str, str]]:
+    return [(ref.label, ref.url) for ref in read_list(path)]
+
+
+CAT_A, CAT_B = ("cat", A), ("cat", B)
+X_A, X_B = ("x", A), ("x", B)
+
+FORMS = {
+    "label first": ("x.txt", f"cat\t{A}\ncat\t{B}\n", [CAT_A, CAT_B]),
+    "link first": ("x.txt", f"{A}\tcat\n{B}\tcat\n", [CAT_A, CAT_B]),
+    "trailing tabs": ("x.txt", f"{A}\tcat\t\t\n{B}\t\n", [CAT_A, X_B]),
+    "quoted": ("x.txt", f"\"{A}\"\n'{B}'\n", [X_A, X_B]),
+    "angle brackets": ("x.txt", f"<{A}>\n <{B}> \n", [X_A, X_B]),
+    "Markdown": ("x.md", f"# Cats\n- ![a cat]({A})\n* [b]({B} \"title\")\n", [X_A, X_B]),
+    "bullets": ("x.txt", f"- {A}\n* {B}\n", [X_A, X_B]),
+    "escaped ampersand": ("x.txt", f"{A}\n{B.replace('&', '&amp;')}\n", [X_A, X_B]),
+    "UTF-16": ("x.txt", f"cat\t{A}\ncat\t{B}\n".encode("utf-16"), [CAT_A, CAT_B]),
+    "UTF-16 CSV": ("x.csv", f"url,label\r\n{A},cat\r\n{B},cat\r\n".encode("utf-16"), [CAT_A, CAT_B]),
+    "semicolons": ("x.csv", f"url;label\n{A};cat\n{B};cat\n", [CAT_A, CAT_B]),
+    "no header": ("x.csv", f"{A},cat\n{B},cat\n", [CAT_A, CAT_B]),
+    "tabs in .txt": ("x.txt", f"url\tlabel\n{A}\tcat\n{B}\tcat\n", [CAT_A, CAT_B]),
+    "image_url beside url": ("x.csv", f"url,image_url,label\nhttp://p/1,{A},cat\nhttp://p/2,{B},cat\n", [CAT_A, CAT_B]),
+    "suffix tells": ("x.csv", f"page,photo\nhttp://p/1,{A}\nhttp://p/2,{B}\n", [X_A, X_B]),
+    "caption": ("x.csv", f"url,caption\n{A},a cat\n{B},a dog\n", [X_A, X_B]),
+    "JSON array": ("x.json", json.dumps([A, B]), [X_A, X_B]),
+    "JSON array in .txt": ("x.txt", json.dumps([A, B], indent=1), [X_A, X_B]),
+    "JSON objects": ("x.json", json.dumps([{"url": A, "class": "cat"}, {"url": B}]), [CAT_A, X_B]),
+    "JSON object with one array": ("x.json", json.dumps({"n": 2, "hits": [{"image": {"url": A}}]}), [X_A]),
+    "JSON by class": ("x.json", json.dumps({"cat": [A, B]}), [CAT_A, CAT_B]),
+    "COCO": ("x.json", json.dumps(COCO), [CAT_A, X_B]),
+    "JSON lines": ("x.jsonl", f'{{"url": "{A}", "label": 1.0}}\n{{"url": "{B}", "label": false}}\n',
+                   [("1", A), ("False", B)]),
+    "JSON lines in .json": ("x.json", f'{{"url": "{A}"}}\n{{"url": "{B}"}}\n', [X_A, X_B]),
+    "Google's TsvHttpData": ("x.tsv", f"TsvHttpData-1.0\n{A}\t100\tabc=\n{B}\t200\tdef=\n", [X_A, X_B]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_lists_are_read_as_people_have_them(tmp_path: Path, form: str) -> None:
+    name, data, expected = FORMS[form]
+    assert pairs(write(tmp_path / name, data)) == expected
+
+
+def zipped(data: bytes) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("links.csv", data)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("suffix", "compress"), [("gz", gzip.compress), ("bz2", bz2.compress), ("xz", lzma.compress), ("zip", zipped)]
+)
+def test_compressed_lists_are_read_and_a_cut_one_ends_in_one_sentence(
+    tmp_path: Path, suffix: str, compress: Callable[[bytes], bytes]
+) -> None:
+    data = compress(f"url,label\n{A},cat\n".encode())
+    assert pairs(write(tmp_path / f"x.csv.{suffix}", data)) == [CAT_A]
+    with pytest.raises(InputError, match="cannot be read to its end"):
+        pairs(write(tmp_path / f"y.csv.{suffix}", data[:-12]))
+
+
+def test_nested_columns_and_odd_labels_of_parquet_are_read(tmp_path: Path) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    columns = {"image": [{"url": A, "width": 3}, {"url": B, "width": 4}]}
+    odd = [([0, 1], ["0", "1"]), ([False, True], ["False", "True"]), ([b"cat", b"dog"], ["cat", "dog"])]
+    for number, (labels, expected) in enumerate(odd):
+        path = tmp_path / f"{number}.parquet"
+        parquet.write_table(arrow.table({**columns, "label": labels}), path)
+        assert pairs(path) == list(zip(expected, (A, B), strict=True))
+        assert [ref.source for ref in read_list(path)] == [{"image.width": 3}, {"image.width": 4}]
+
+
+@pytest.mark.parametrize(
+    ("data", "choice"),
+    [
+        (f"1,cat,{A}\n2,dog,{B}\n", ListChoice("3", "2")),
+        (f"no,kind,where\n1,cat,{A}\n2,dog,{B}\n", ListChoice("3", "2")),
+        (f"no,kind,where\n1,cat,{A}\n2,dog,{B}\n", ListChoice("where", "KIND")),
+    ],
+)
+def test_columns_are_named_by_name_or_number(tmp_path: Path, data: str, choice: ListChoice) -> None:
+    refs = list(LinkFile(write(tmp_path / "x.csv", data), choice))
+    assert [(ref.label, ref.url) for ref in refs] == [("cat", A), ("dog", B)]
+    with pytest.raises(InputError, match="no column 9; it has"):
+        LinkFile(tmp_path / "x.csv", ListChoice("9"))
+
+
+def test_other_columns_are_kept_and_what_was_understood_is_said(tmp_path: Path) -> None:
+    file = LinkFile(write(tmp_path / "x.csv", f"id,image_url,category,by\n7,{A},cat,\n"), ListChoice())
+    assert file.description == "column image_url as link, category as class; 2 other columns kept"
+    assert list(file) == [ImageRef(A, "cat", {"id": "7"})]
+    one = LinkFile(tmp_path / "x.csv", ListChoice(class_name="pet"))
+    assert [(ref.label, ref.source["category"]) for ref in one] == [("pet", "cat")]
+
+
+@pytest.mark.parametrize("name", ["x.txt", "x.csv", "x.json"])
+def test_a_list_without_a_link_is_refused_with_its_first_row(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / name, '["cats/1.jpg", "b"]' if name == "x.json" else "cats/1.jpg,b\ncats/2.jpg,c\n")
+    with pytest.raises(InputError, match=r"no row looks like a link.*first row: .*cats/[12]\.jpg"):
+        LinkFile(path, ListChoice())
+
+
+def test_captions_are_not_taken_as_classes_unless_somebody_says_so(tmp_path: Path) -> None:
+    rows = "".join(f"a cat number {n}\thttp://x/{n}.jpg\n" for n in range(1200))
+    path = write(tmp_path / "x.tsv", rows)
+    with pytest.raises(InputError, match=r"1200 of the first 1200 links .* give --class NAME"):
+        LinkFile(path, ListChoice())
+    assert {ref.label for ref in LinkFile(path, ListChoice(class_name="cat"))} == {"cat"}
+    assert len({ref.label for ref in LinkFile(path, ListChoice(label_col="1"))}) == 1200
+
+
+def test_every_list_is_understood_before_a_link_is_asked_for(tmp_path: Path) -> None:
+    with serve() as site:
+        site.fallback = answer(photo(1))
+        good = write(tmp_path / "good.txt", site.url("/1.jpg"))
+        bad = write(tmp_path / "bad.csv", "a,b\n1,2\n")
+        with pytest.raises(InputError, match=r"bad\.csv: no row looks like a link"):
+            gather([good, bad], tmp_path / "out", **FAST)
+        assert site.requests == []
+
+
+def test_a_list_at_an_address_is_read(tmp_path: Path) -> None:
+    with serve() as site:
+        site.routes = {"/1.jpg": answer(photo(1))}
+        site.routes["/lists/pets.csv"] = answer(f"url,label,by\n{site.url('/1.jpg')},cat,Ann\n".encode())
+        said: list[str] = []
+        source = UrlList(site.url("/lists/pets.csv"), network=GatherOptions(allow_private=True), tell=said.append)
+        assert gather(source, tmp_path / "out", **FAST).classes == {"cat": 1}
+        assert said == ["pets.csv: column url as link, label as class; 1 other column kept"]
+        assert [row.source for row in read_manifest(tmp_path / "out")] == [{"by": "Ann"}]
+        with pytest.raises(InputError, match="cannot be downloaded"):
+            gather(UrlList(site.url("/none.csv"), network=GatherOptions(allow_private=True)), tmp_path / "no", **FAST)
