@@ -45,5 +45,5 @@ def test_the_source_distribution_holds_tests_examples_and_changelog(built: Path)
     top = f"mlimages-{mlimages.__version__}"
     with tarfile.open(built / f"{top}.tar.gz") as archive:
         held = {name.removeprefix(f"{top}/") for name in archive.getnames()}
-    wanted = files_of("mlimages", "examples", "scripts", "tests")
+    wanted = files_of("mlimages", "deploy", "examples", "scripts", "tests")
     assert wanted | {"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "pyproject.toml"} <= held
