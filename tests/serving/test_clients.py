@@ -2,9 +2,11 @@
 
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
 
 from mlimages.inference import OnnxBundle, Predictor
 from mlimages.serving import ServerSettings, make_app
@@ -46,3 +48,17 @@ def test_a_session_of_tritons_client(server: Served, cnn_bundle: OnnxBundle, bin
         client.infer("model", [tensor], request_compression_algorithm="gzip")
     assert client.infer("model", [tensor], response_compression_algorithm="gzip").as_numpy("probabilities").size == 6
     client.close()
+
+
+def test_schemathesis_finds_no_answer_that_the_openapi_document_does_not_describe(server: Served) -> None:
+    with warnings.catch_warnings(action="ignore"):  # of its own dependencies
+        schemathesis = pytest.importorskip("schemathesis")
+        schema = schemathesis.openapi.from_url(f"http://127.0.0.1:{server.port}/openapi.json")
+        for operation in schema.get_all_operations():
+
+            @settings(max_examples=5, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+            @given(case=operation.ok().as_strategy())
+            def check(case: Any) -> None:  # random bytes are no image: 422, and no request with wrong values
+                case.call_and_validate(excluded_checks=[schemathesis.checks.CHECKS.get_one("positive_data_acceptance")])
+
+            check()
