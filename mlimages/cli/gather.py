@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from mlimages.cli.engines import ADDRESS, ENGINE, Engine, cluster_of
-from mlimages.cli.gather_search import openverse, pexels, tell
+from mlimages.cli.gather_search import commons, inaturalist, openverse, pexels, tell
 from mlimages.cli.hints import say_next
 from mlimages.cli.options import GroupedCommand, takes_options
 from mlimages.cli.process import collect_garbage_rarely
@@ -41,7 +41,7 @@ def register(app: typer.Typer) -> None:
         "What became of each link is in the manifest; the same command again goes on where the last one stopped.",
         epilog="Example: mlimages gather urls links.txt -o data/mine",
     )
-    for make_source in (urls, imagenet, openverse, pexels):
+    for make_source in (urls, imagenet, openverse, inaturalist, commons, pexels):
         sub.command(make_source.__name__, cls=_Command)(_gathering(make_source))
     app.add_typer(sub, name="gather", rich_help_panel="gather")
 

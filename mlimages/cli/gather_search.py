@@ -68,6 +68,99 @@ def openverse(
     )
 
 
+def inaturalist(
+    network: GatherOptions,
+    taxa: list[str] = typer.Argument(..., metavar="TAXON...", help="Names or ids of taxa, or CLASS=TAXON."),
+    licence: str = typer.Option(
+        "", metavar="NAME,...", help="Only photos with these licences: cc0,by,by-nc ...", rich_help_panel="Source"
+    ),
+    by: str = typer.Option(
+        None,
+        metavar="RANK",
+        help="Make each subtaxon of this rank a class: species or genus.",
+        rich_help_panel="Source",
+    ),
+    quality: str = typer.Option(
+        "research", help="Grade of the observations: research, needs_id, casual.", rich_help_panel="Source"
+    ),
+    place: str = typer.Option(
+        None, metavar="ID", help="Only from this place of iNaturalist.", rich_help_panel="Source"
+    ),
+    size: str = typer.Option(
+        "medium",
+        help="square (75 pixels), small (240), medium (500), large (1024) or original.",
+        rich_help_panel="Source",
+    ),
+    refresh: bool = _REFRESH,
+    endpoint: str = typer.Option(
+        "https://api.inaturalist.org/v1", metavar="URL", help="Address of the API.", rich_help_panel="rare:Source"
+    ),
+) -> Any:
+    """Download openly licensed photos of animals, plants and fungi by taxon.
+
+    iNaturalist needs no key. At most 60 requests a minute are sent, and 4.5 GB an hour are downloaded. Observer and
+    licence of each photo are in OUT/manifest.jsonl and OUT/ATTRIBUTION.md.
+
+    Example: mlimages gather inaturalist "Apis mellifera" Formicidae --limit 300 -o data/insects
+    """
+    from mlimages.gathering import INaturalist
+
+    return INaturalist(
+        taxa,
+        licences=licence,
+        by=by,
+        quality=quality,
+        place=place,
+        size=size,
+        endpoint=endpoint,
+        network=network,
+        wait=count_down,
+        refresh=refresh,
+    )
+
+
+def commons(
+    network: GatherOptions,
+    queries: list[str] = typer.Argument(
+        ..., metavar="QUERY...", help='Words to search for, "Category:NAME", or CLASS=QUERY.'
+    ),
+    width: int = typer.Option(
+        960,
+        metavar="PIXELS",
+        help="Width: 20, 40, 60, 120, 250, 330, 500, 960, 1280, 1920 or 3840.",
+        rich_help_panel="Source",
+    ),
+    originals: bool = typer.Option(
+        False, "--originals", help="Download the original files, however large.", rich_help_panel="Source"
+    ),
+    refresh: bool = _REFRESH,
+    endpoint: str = typer.Option(
+        "https://commons.wikimedia.org/w/api.php",
+        metavar="URL",
+        help="Address of the API.",
+        rich_help_panel="rare:Source",
+    ),
+) -> Any:
+    """Download freely licensed images from Wikimedia Commons by category or search word.
+
+    Commons needs no key, and asks for --contact. Artist and licence of each image are in OUT/manifest.jsonl and
+    OUT/ATTRIBUTION.md.
+
+    Example: mlimages gather commons "Category:Lacerta agilis" --contact me@example.org -o data/lizards
+    """
+    from mlimages.gathering import Commons
+
+    return Commons(
+        queries,
+        width=None if originals else width,
+        endpoint=endpoint,
+        network=network,
+        tell=tell,
+        wait=count_down,
+        refresh=refresh,
+    )
+
+
 def pexels(
     network: GatherOptions,
     queries: list[str] = typer.Argument(

@@ -5,7 +5,9 @@ from .options import parse_shard as parse_shard
 from .ray_engine import gather_on as gather_on
 from .run import gather as gather
 from .run import gather_async as gather_async
+from .sources.commons import Commons as Commons
 from .sources.imagenet import ImageNet as ImageNet
+from .sources.inaturalist import INaturalist as INaturalist
 from .sources.lists import read_list as read_list
 from .sources.openverse import Openverse as Openverse
 from .sources.pexels import Pexels as Pexels

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from typing import Annotated, TypedDict
 from urllib.parse import urlsplit
 
@@ -168,6 +168,20 @@ class GatherOptions:
     user_agent: Annotated[
         str, Option("User-Agent of the requests.", "Download", default_text="mlimages and its version", is_rare=True)
     ] = USER_AGENT
+    contact: Annotated[
+        str | None,
+        Option("E-mail address or web page to name in the User-Agent, as Wikimedia asks.", "Download", metavar="TEXT"),
+    ] = None
+    headers: Annotated[
+        Sequence[str],
+        Option(
+            "Header field to send with each request for an image; repeatable.",
+            "Download",
+            ("--header",),
+            '"NAME: VALUE"',
+            is_rare=True,
+        ),
+    ] = field(default=(), repr=False)
     proxy: Annotated[
         str | None,
         Option("HTTP proxy.", "Download", metavar="URL", default_text="HTTP_PROXY and HTTPS_PROXY", is_rare=True),
@@ -182,6 +196,33 @@ class GatherOptions:
             raise InputError("restore_deleted and keep_deleted exclude each other: choose one")
         if self.shard and not 1 <= self.shard[0] <= self.shard[1]:
             raise InputError(f"shard is {self.shard[0]}/{self.shard[1]}: the parts run from 1/N to N/N")
+
+        if self.contact is not None and not re.fullmatch(r"[ -'*-~]+", self.contact):
+            raise InputError("contact must be an e-mail address or a web page, in ASCII and without parentheses")
+        for text in self.headers:
+            if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\x00-\x08\x0a-\x1f\x7f]*", text):
+                raise InputError(
+                    f'header is {text.partition(":")[0]!r}: expected "NAME: VALUE", such as "Referer: URL"'
+                )
+
+    @property
+    def agent(self) -> str:
+        """The User-Agent with the contact.
+
+        Example:
+            >>> GatherOptions(user_agent="ants/1.0", contact="me@example.org").agent
+            'ants/1.0 (me@example.org)'
+        """
+        if self.contact is None:
+            return self.user_agent
+        if self.user_agent == USER_AGENT:
+            return USER_AGENT.replace("(", f"({self.contact}; ", 1)
+        return f"{self.user_agent} ({self.contact})"
+
+    @property
+    def header_fields(self) -> dict[str, str]:
+        """The names and values of `headers`."""
+        return {name: value.strip() for name, _, value in (text.partition(":") for text in self.headers)}
 
     def has(self, url: str) -> bool:
         """Whether a link is in the shard, if there is one."""
@@ -215,5 +256,7 @@ class GatherKeywords(TypedDict, total=False):
     allow_private: bool
     ignore_opt_out: bool
     user_agent: str
+    contact: str | None
+    headers: Sequence[str]
     proxy: str | None
     decoders: int

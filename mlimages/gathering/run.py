@@ -162,6 +162,7 @@ class Run:
         """Finish every link of `source` that is wanted and not done; return the error that ended the source early."""
         stopped: Exception | None = None
         self._enough = getattr(source, "enough", lambda label: None)
+        self._note = getattr(source, "finished", lambda row: None)
         most_parked = getattr(source, "lookahead", self._ahead)
         for label in sorted(self._gathered.tally.classes):
             self._tell_if_full(label)
@@ -216,6 +217,7 @@ class Run:
 
     async def _finish(self, ref: ImageRef) -> None:
         row = await self._hand.finish(ref)
+        self._note(row)
         self._in_work[ref.label] -= 1
         self._working -= 1
         self._tell_if_full(ref.label)

@@ -1,6 +1,7 @@
 """Openverse, iNaturalist and Wikimedia Commons, against look-alikes that enforce what their documentation says."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,9 +9,9 @@ import pytest
 
 from mlimages import ImageRef, gather
 from mlimages.core import GatherError, InputError, cache_dir
-from mlimages.gathering import Openverse, read_manifest
+from mlimages.gathering import Commons, GatherOptions, INaturalist, Openverse, read_manifest
 from mlimages.gathering.sources import search_api
-from tests.gathering.providers import OpenverseSite
+from tests.gathering.providers import CommonsSite, INaturalistSite, OpenverseSite
 from tests.servers import Site, answer, serve
 
 FAST = {"allow_private": True, "timeout_s": 60.0, "retries": 0, "decoders": 1}
@@ -124,3 +125,121 @@ def test_a_cached_page_expires_and_an_empty_a_torn_or_a_refreshed_one_is_asked_a
     now = search_api.time.time()
     monkeypatch.setattr(search_api.time, "time", lambda: now + 86_401)
     assert [asks(), asks()] == [1, 0]
+
+
+def bees(site: Site, *queries: str, **options: object) -> INaturalist:
+    return INaturalist(queries, endpoint=site.url("/v1"), **options)  # type: ignore[arg-type]
+
+
+def test_inaturalist_gives_every_openly_licensed_photo_of_a_taxon_and_names_its_observer(
+    site: Site, tmp_path: Path
+) -> None:
+    served = INaturalistSite(site, total=450)
+    found = refs(bees(site, "bee=apis mellifera", size="large"))
+    assert (len(found), {ref.label for ref in found}) == (900, {"bee"})
+    assert found[0].url == site.url("/photos/10/large.jpg")
+    assert {ref.source["license"] for ref in found} == {"cc-by", "cc0"}, "each photo has a licence of its own"
+    searches = [request.query for request in served.searches[1:]]
+    assert [query["id_above"] for query in searches] == ["0", "200", "400"]
+    assert {query["quality_grade"] for query in searches} == {"research"}
+    summary = gather(bees(site, "47219", licences="cc0"), tmp_path / "out", limit=5, **FAST)  # type: ignore[arg-type]
+    assert summary.classes == {"47219": 5}
+    assert served.searches[-1].query["photo_license"] == "cc0"
+    assert "(c) Ann B, some rights reserved (CC BY)" in (tmp_path / "out/ATTRIBUTION.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("by", "classes"),
+    [
+        ("species", {"Formica rufa": 8, "Lasius niger": 4}),
+        ("genus", {"Formica": 12, "Lasius": 4}),
+        (None, {"Ants": 20}),
+    ],
+)
+def test_inaturalist_makes_subtaxa_classes(site: Site, by: str | None, classes: dict[str, int]) -> None:
+    INaturalistSite(site, total=10)
+    assert Counter(ref.label for ref in refs(bees(site, "Ants", by=by))) == classes
+
+
+def test_inaturalist_names_what_it_cannot_find(site: Site) -> None:
+    INaturalistSite(site, total=1)
+    with pytest.raises(InputError, match=r"'Formica' names several taxa: Formica \(genus 1\), Formica \(subgenus 2\)"):
+        refs(bees(site, "Formica"))
+    with pytest.raises(InputError, match=r"knows no taxon 'formicula'; similar: Formicidae \(family 47336\)"):
+        refs(bees(site, "formicula"))
+    for options in ({"licences": "all"}, {"by": "order"}, {"size": "huge"}):
+        with pytest.raises(InputError, match="expected one of"):
+            bees(site, "x", **options)
+
+
+def test_inaturalist_is_asked_60_times_a_minute_and_its_media_by_the_gigabyte(site: Site, tmp_path: Path) -> None:
+    INaturalistSite(site, total=200 * 70)
+    waits: list[tuple[float, str]] = []
+
+    class EnoughError(Exception):
+        pass
+
+    async def wait(seconds: float, why: str) -> None:
+        waits.append((seconds, why))
+        raise EnoughError
+
+    with pytest.raises(EnoughError):
+        refs(bees(site, "47336", wait=wait))
+    assert len(site.requests) == 60
+    assert waits[0][1].startswith("iNaturalist: 60 requests a minute are allowed; waiting ")
+    assert 0 < waits[0][0] <= 60
+    source = bees(site, "47336", wait=wait, bytes_per_hour=10_000)
+    with pytest.raises(EnoughError):
+        gather(source, tmp_path / "out", parallel=1, **FAST)  # type: ignore[arg-type]
+    assert "5 GB an hour are allowed" in waits[1][1]
+
+
+def pages(site: Site, *queries: str, contact: str | None = "me@example.org", **options: object) -> Commons:
+    network = GatherOptions(contact=contact)
+    return Commons(queries, endpoint=site.url("/w/api.php"), network=network, **options)  # type: ignore[arg-type]
+
+
+def test_commons_categories_and_words_are_read_to_their_end_with_artist_and_licence(site: Site, tmp_path: Path) -> None:
+    served = CommonsSite(site, total=120)
+    found = refs(pages(site, "Category:Lacerta agilis", "word=sand lizard", width=500))
+    assert Counter(ref.label for ref in found) == {"Lacerta agilis": 108, "word": 108}, "a tenth are videos"
+    assert found[0].url == site.url("/commons/thumb/1/x.jpg")
+    assert served.searches[0].query["gcmtitle"] == "Category:Lacerta agilis"
+    assert served.searches[3].query["gsrsearch"].startswith("sand lizard")
+    summary = gather(pages(site, "word=sand lizard", width=None), tmp_path / "out", limit=3, **FAST)  # type: ignore[arg-type]
+    assert summary.ok == 3
+    attribution = (tmp_path / "out/ATTRIBUTION.md").read_text()
+    assert "by Bo & Co, [CC BY-SA 4.0](https://creativecommons.org/licenses/by-sa/4.0)" in attribution
+    assert refs(pages(site, "Category:None", width=None)) != []
+    with pytest.raises(InputError, match="width is 800: expected one of 20, 40"):
+        pages(site, "x", width=800)
+
+
+def test_commons_waits_for_its_database_and_is_told_who_asks(site: Site) -> None:
+    served = CommonsSite(site, total=5)
+    served.lags = 2
+    waits: list[float] = []
+    messages: list[str] = []
+
+    async def wait(seconds: float, why: str) -> None:
+        waits.append(seconds)
+
+    assert len(refs(pages(site, "cat", wait=wait))) == 4
+    assert waits == [5.0, 5.0]
+    with pytest.raises(GatherError, match="Commons answers HTTP 403: Wikimedia asks programs for a contact"):
+        refs(pages(site, "dog", contact=None, tell=messages.append))
+    assert "--contact" in messages[0]
+
+
+def test_a_contact_and_header_fields_are_sent_and_bad_ones_refused(site: Site, tmp_path: Path) -> None:
+    CommonsSite(site, total=2)
+    headers = ["Referer: https://example.org/a:b", "X-Empty:"]
+    gather(pages(site, "cat"), tmp_path / "out", contact="me@example.org", headers=headers, **FAST)  # type: ignore[arg-type]
+    sent = site.requests[-1].headers
+    assert sent["referer"] == "https://example.org/a:b"
+    assert sent["user-agent"].startswith("mlimages/")
+    assert "(me@example.org; " in sent["user-agent"]
+    assert "Referer" not in repr(GatherOptions(headers=headers))
+    for options in ({"headers": ["no colon"]}, {"headers": ["A: b\r\nC: d"]}, {"contact": "a\nb"}, {"contact": "(x)"}):
+        with pytest.raises(InputError):
+            GatherOptions(**options)  # type: ignore[arg-type]

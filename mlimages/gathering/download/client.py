@@ -36,7 +36,7 @@ def open_session(
     return aiohttp.ClientSession(
         connector=connector,
         timeout=timeout or ClientTimeout(connect=options.timeout_s, sock_read=options.timeout_s),
-        headers={"User-Agent": options.user_agent, "Accept": "image/*,*/*;q=0.5"}
+        headers={"User-Agent": options.agent, "Accept": "image/*,*/*;q=0.5"}
         | ({} if decompress else {"Accept-Encoding": "identity"}),
         auto_decompress=decompress,
         max_field_size=_MAX_HEADER,

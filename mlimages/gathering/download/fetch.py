@@ -71,6 +71,7 @@ class Fetcher:
 
     def __init__(self, options: GatherOptions) -> None:
         self._options = options
+        self._headers = options.header_fields
         self._hosts = Hosts(options.own_per_host, options.max_wait_s)
         self._slots = asyncio.Semaphore(options.parallel)
 
@@ -145,7 +146,7 @@ class Fetcher:
         answer = Fetched()
         try:
             ignored = await self._heed_site(url) if asks_site else ""
-            async with self._session.get(url, allow_redirects=False) as response:
+            async with self._session.get(url, allow_redirects=False, headers=self._headers) as response:
                 answer = Fetched(final_url=str(response.url), http_status=response.status)
                 if response.status in _REDIRECTS and (location := response.headers.get("Location")):
                     return replace(answer, detail=ignored, location=location)

@@ -33,8 +33,9 @@ _T = TypeVar("_T")
 class Source(Protocol):
     """Yields the links to gather, in a steady order.
 
-    It may also have `enough(label)`, called once a class has all the pictures that are wanted; `lookahead`, how many
-    links may be asked of it that wait for their class; `async length()`, how many links it has, or None.
+    It may also have `enough(label)`, called once a class has all the images that are wanted; `finished(row)`, called
+    with each new row; `lookahead`, how many links may be asked of it that wait for their class; `async length()`, how
+    many links it has, or None.
     """
 
     def __aiter__(self) -> AsyncIterator[ImageRef]: ...

@@ -1,0 +1,208 @@
+"""Photos of living things by taxon from iNaturalist."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+from mlimages.core import FetchResult, ImageRef, InputError
+from mlimages.gathering.options import GatherOptions
+from mlimages.gathering.sources.queries import parse_queries
+from mlimages.gathering.sources.search_api import RateLimit, SearchApi, Wait, network_for, objects, sleep
+
+ENDPOINT = "https://api.inaturalist.org/v1"
+SIZES = ("square", "small", "medium", "large", "original")
+RANKS = ("species", "genus")
+LICENCES = ("cc0", "by", "by-sa", "by-nc", "by-nc-sa", "by-nd", "by-nc-nd")
+_PER_PAGE = 200
+_RATES = (RateLimit(60, 60.0, "a minute"), RateLimit(10_000, 86_400.0, "a day"))
+_BYTES_PER_HOUR = 4_500_000_000
+"""Of media; iNaturalist blocks clients that download more than 5 GB an hour."""
+_BINOMIALS = {"species", "subspecies", "variety", "form"}
+_REFUSAL = "it blocks clients that send too many requests; run the same command again in an hour"
+
+
+class INaturalist:
+    """Source of openly licensed photos of a taxon and its subtaxa; no key is needed.
+
+    Args:
+        queries: names or ids of taxa; `label=taxon` names the class otherwise.
+        licences: such as `cc0,by,by-nc`; empty takes every Creative Commons licence.
+        by: `species` or `genus` makes each of these a class of its own.
+        quality: `research`, `needs_id` or `casual`; empty takes every grade.
+        place: id of a place of iNaturalist.
+        size: one of `SIZES`, from 75 pixels to the original.
+        wait, refresh: see `SearchApi`.
+
+    Raises:
+        InputError: an unknown licence, rank or size.
+    """
+
+    lookahead = 0
+
+    def __init__(
+        self,
+        queries: Sequence[str],
+        *,
+        licences: str = "",
+        by: str | None = None,
+        quality: str = "research",
+        place: str | None = None,
+        size: str = "medium",
+        endpoint: str = ENDPOINT,
+        network: GatherOptions | None = None,
+        wait: Wait = sleep,
+        refresh: bool = False,
+        bytes_per_hour: int = _BYTES_PER_HOUR,
+    ) -> None:
+        self._classes = parse_queries(queries)
+        names = [name.strip().lower().removeprefix("cc-") for name in licences.split(",") if name.strip()]
+        _require("licence", names, LICENCES)
+        _require("by", [by] if by else [], RANKS)
+        _require("size", [size], SIZES)
+        self._licences = {name if name == "cc0" else f"cc-{name}" for name in names or LICENCES}
+        self._by, self._size = by, size
+        self._filters = {"quality_grade": quality, "place_id": place, "hrank": by}
+        self._endpoint = endpoint.rstrip("/")
+        self._wait = wait
+        self._budget = _ByteBudget(bytes_per_hour)
+        self._api = SearchApi(
+            "iNaturalist",
+            network=network_for(endpoint, ENDPOINT, network or GatherOptions()),
+            refusal=_REFUSAL,
+            rates=_RATES,
+            wait=wait,
+            refresh=refresh,
+        )
+        self._full: set[str] = set()
+
+    def enough(self, label: str) -> None:
+        """Ask for no more photos of this class."""
+        self._full.add(label)
+
+    def finished(self, row: FetchResult) -> None:
+        """Count the bytes of a photo."""
+        self._budget.add(row.bytes or 0)
+
+    async def plan(self) -> dict[str, int | None]:
+        """The number of observations by query."""
+        async with self._api:
+            found = {}
+            for label, query in self._classes.items():
+                page = await self._observations(await self._taxon_id(query), above=0)
+                found[label] = page.get("total_results")
+            return found
+
+    async def __aiter__(self) -> AsyncIterator[ImageRef]:
+        async with self._api:
+            taxa = {label: await self._taxon_id(query) for label, query in self._classes.items()}
+            for label, taxon_id in taxa.items():
+                async for ref in self._photos(label, taxon_id):
+                    if pause := self._budget.wait_s():
+                        await self._wait(
+                            pause, f"iNaturalist: 5 GB an hour are allowed; waiting {pause / 60:.0f} minutes"
+                        )
+                    yield ref
+
+    async def _taxon_id(self, query: str) -> int:
+        """The id of the one active taxon of that scientific or common name.
+
+        Raises:
+            InputError: there is none, or several.
+        """
+        if query.isdigit():
+            return int(query)
+        page = await self._api.get(f"{self._endpoint}/taxa", {"q": query, "is_active": "true", "per_page": "30"}) or {}
+        taxa = objects(page.get("results"))
+        name = query.casefold()
+        exact = [taxon for taxon in taxa if str(taxon.get("name")).casefold() == name] or [
+            taxon for taxon in taxa if str(taxon.get("preferred_common_name")).casefold() == name
+        ]
+        if len(exact) == 1:
+            return int(exact[0]["id"])
+        similar = ", ".join(
+            f"{taxon.get('name')} ({taxon.get('rank')} {taxon.get('id')})" for taxon in exact or taxa[:5]
+        )
+        if exact:
+            raise InputError(f"{query!r} names several taxa: {similar}; give the id of one")
+        raise InputError(f"iNaturalist knows no taxon {query!r}" + (f"; similar: {similar}" if similar else ""))
+
+    async def _observations(self, taxon_id: int, *, above: int) -> dict[str, Any]:
+        params = {
+            "taxon_id": str(taxon_id),
+            "photos": "true",
+            "photo_license": ",".join(sorted(self._licences)),
+            "per_page": str(_PER_PAGE),
+            "order_by": "id",
+            "order": "asc",
+            "id_above": str(above),
+        }
+        params |= {name: value for name, value in self._filters.items() if value}
+        return await self._api.get(f"{self._endpoint}/observations", params) or {}
+
+    async def _photos(self, label: str, taxon_id: int) -> AsyncIterator[ImageRef]:
+        above = 0
+        while label not in self._full:
+            observations = objects((await self._observations(taxon_id, above=above)).get("results"))
+            for observation in observations:
+                name = self._class_of(observation, label)
+                for photo in objects(observation.get("photos")):
+                    if name and name not in self._full and photo.get("license_code") in self._licences:
+                        yield self._ref(observation, photo, name)
+            if len(observations) < _PER_PAGE:
+                return
+            above = max(int(observation["id"]) for observation in observations)
+
+    def _class_of(self, observation: Mapping[str, Any], label: str) -> str | None:
+        """The class that an observation belongs to; None where its taxon is above the wanted rank."""
+        taxon = observation.get("taxon")
+        if self._by is None or not isinstance(taxon, dict):
+            return label if self._by is None else None
+        name, rank = str(taxon.get("name") or ""), taxon.get("rank")
+        if rank in _BINOMIALS:  # a binomial, perhaps with a third part
+            return " ".join(name.split()[: 1 if self._by == "genus" else 2])
+        return name if rank == self._by else None
+
+    def _ref(self, observation: Mapping[str, Any], photo: Mapping[str, Any], label: str) -> ImageRef:
+        taxon, user = (observation.get(name) or {} for name in ("taxon", "user"))
+        page = observation.get("uri") or f"https://www.inaturalist.org/observations/{observation.get('id')}"
+        source = {
+            "provider": "iNaturalist",
+            "id": photo.get("id"),
+            "observation": observation.get("id"),
+            "taxon_id": taxon.get("id"),
+            "taxon": taxon.get("name"),
+            "creator": user.get("name") or user.get("login"),
+            "license": photo.get("license_code"),
+            "foreign_landing_url": page,
+            "attribution": f"[{taxon.get('name')}]({page}): {photo.get('attribution') or photo.get('license_code')}",
+        }
+        link = str(photo.get("url") or "").replace("/square.", f"/{self._size}.")
+        return ImageRef(link, label, source, name=f"inaturalist-{photo.get('id')}")
+
+
+def _require(option: str, values: Sequence[str], allowed: Sequence[str]) -> None:
+    for value in values:
+        if value not in allowed:
+            raise InputError(f"{option} is {value!r}: expected one of {', '.join(allowed)}")
+
+
+class _ByteBudget:
+    """Bytes received in the last hour, and how long to wait until there are fewer than allowed."""
+
+    def __init__(self, per_hour: int) -> None:
+        self._per_hour = per_hour
+        self._received: deque[tuple[float, int]] = deque()
+        self._sum = 0
+
+    def add(self, count: int) -> None:
+        self._received.append((time.monotonic(), count))
+        self._sum += count
+
+    def wait_s(self) -> float:
+        now = time.monotonic()
+        while self._received and self._received[0][0] <= now - 3600.0:
+            self._sum -= self._received.popleft()[1]
+        return self._received[0][0] + 3600.0 - now if self._sum >= self._per_hour else 0.0
