@@ -127,10 +127,10 @@ def comparison_drawing(runs: Sequence[ComparedRun]) -> str:
     """The accuracy of each run with its 95 % interval, the first on top, as an SVG element."""
 
     def draw(axes: Axes) -> None:
-        places = range(len(runs))[::-1]
+        positions = range(len(runs))[::-1]
         x, errors = _percent_and_errors([each.accuracy for each in runs])
-        axes.errorbar(x, places, xerr=errors, fmt="o", color=VAL, capsize=3)
-        axes.set_yticks(places, [_short(each.run.name) for each in runs])
+        axes.errorbar(x, positions, xerr=errors, fmt="o", color=VAL, capsize=3)
+        axes.set_yticks(positions, [_short(each.run.name) for each in runs])
         axes.set(xlabel="validation accuracy (%), with its 95 % interval", ylim=(-0.5, len(runs) - 0.5))
 
     best = runs[0]

@@ -37,15 +37,15 @@ class RunFiles:
         return locked(self.folder / ".lock", in_use)
 
     def tidy(self) -> None:
-        """Remove the hidden files that a killed process left half written."""
+        """Remove the hidden files that a killed process left incomplete."""
         for part in self.folder.glob(".*.part"):
             part.unlink()
-        for made in self.folder.glob(".export.*"):
-            shutil.rmtree(made)
+        for folder in self.folder.glob(".export.*"):
+            shutil.rmtree(folder)
 
     @property
     def written(self) -> tuple[Path, ...]:
-        """What a run would write over."""
+        """The files that a run writes, and would overwrite."""
         data = (self.classes, self.train, self.val, self.mean_image)
         training = (self.metrics, self.state, self.best, self.last)
         ends = (self.predictions, self.result, self.onnx)
@@ -59,7 +59,7 @@ class RunFiles:
 
     @property
     def metrics(self) -> Path:
-        """A line per epoch."""
+        """One line per epoch."""
         return self.folder / "metrics.csv"
 
     @property
@@ -69,12 +69,12 @@ class RunFiles:
 
     @property
     def train(self) -> Path:
-        """Label file of the pictures trained on."""
+        """Label file of the training images."""
         return self.folder / "train.txt"
 
     @property
     def val(self) -> Path:
-        """Label file of the pictures validated on."""
+        """Label file of the validation images."""
         return self.folder / "val.txt"
 
     @property
@@ -99,7 +99,7 @@ class RunFiles:
 
     @property
     def predictions(self) -> Path:
-        """`path,label` and one probability per class for each validation picture."""
+        """`path,label` and one probability per class for each validation image."""
         return self.folder / "val_predictions.csv"
 
     @property
@@ -114,7 +114,7 @@ class RunFiles:
 
     @property
     def log(self) -> Path:
-        """What happened, always."""
+        """The log."""
         return self.folder / "log.txt"
 
 
