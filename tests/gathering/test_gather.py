@@ -20,10 +20,11 @@ import pytest
 from PIL import Image, ImageChops, ImageDraw, ImageStat
 
 from mlimages import UrlList, gather
-from mlimages.core import FetchResult, GatherError, GatherSummary, InputError, Reason
+from mlimages.core import FetchResult, GatherError, GatherSummary, ImageRef, InputError, Reason
 from mlimages.gathering import GatherOptions, read_manifest
 from mlimages.gathering.download import address_guard
 from mlimages.gathering.download.downscale import shrink
+from mlimages.gathering.download.fetch import Fetched
 from mlimages.gathering.download.image_facts import Checks, Facts, Rejection
 from mlimages.gathering.download.inspect import inspect_file
 from mlimages.gathering.download.pace import Pace
@@ -186,6 +187,15 @@ def test_only_an_answer_of_the_item_itself_is_final(site: Site, tmp_path: Path) 
     again = run(source, tmp_path / "out", **limits)
     assert {request.path for request in site.requests} == is_open
     assert (again.ok, again.open) == (len(is_open), 2)
+
+
+def test_an_image_that_a_decoder_failed_on_is_asked_for_again(site: Site, tmp_path: Path) -> None:
+    ref, found = ImageRef(site.url("/a.jpg"), "cats"), Rejection(Reason.DECODER, "decoding took more than 30 s")
+    with Gathered(tmp_path / "out", GatherOptions()) as gathered:
+        gathered.claim(ref)
+        assert not gathered.add(ref, Fetched(attempts=1), found, gathered.new_part()).final
+    with Gathered(tmp_path / "out", GatherOptions()) as gathered:
+        assert gathered.claim(ref)
 
 
 def test_a_forgotten_allow_private_and_a_wrong_proxy_spend_no_link(site: Site, tmp_path: Path) -> None:

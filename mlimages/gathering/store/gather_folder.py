@@ -284,7 +284,8 @@ class Gathered:
             }
         values = {name: getattr(found, name) for name in found.__slots__}
         if isinstance(found, Rejection):
-            return {"status": "failed", **values}
+            is_of_machine = found.reason is Reason.DECODER  # out of memory, or a decoder that hung or died
+            return {"status": "failed", "final": not is_of_machine, **values}
         suffix = values.pop("suffix")
         values["detail"] = found.detail or fetched.detail
         copies = self._copies.get(bytes.fromhex(found.sha256), _Copies())
