@@ -530,6 +530,22 @@ def test_pictures_of_every_shape_are_inspected(tmp_path: Path) -> None:
     assert (found.reason, found.detail) == (Reason.TOO_MANY_PIXELS, "256 x 768000 when resized")
 
 
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+@pytest.mark.parametrize("tail", [b"\0" * 100_000, b"\xff\xda\xff\xd8\xff" * 99, b"ftypmp42" + bytes(range(256)) * 500])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"exif": b"Exif\0\0\xff\xd9\xff\xda"}])
+def test_bytes_after_an_image_do_not_matter_and_its_own_end_does(
+    tmp_path: Path, form: str, tail: bytes, options: dict[str, object]
+) -> None:
+    image, path = photo(1, (300, 200), form, **options if form == "JPEG" else {}), tmp_path / "x"
+    path.write_bytes(image + tail)
+    assert isinstance(inspect_file(path, Checks()), Facts)
+    for missing in (2, 20, len(image) // 2):
+        path.write_bytes(image[:-missing])
+        found = inspect_file(path, Checks())
+        assert isinstance(found, Rejection)
+        assert found.reason is Reason.TRUNCATED
+
+
 def test_resized_pictures_are_upright_rgb_with_the_shorter_side_as_asked(site: Site, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import hashlib
 import io
+import re
 from dataclasses import replace
 from functools import partial
 from operator import gt
@@ -31,6 +32,9 @@ _REASONS = {
     Fault.NOT_AN_IMAGE: Reason.NOT_AN_IMAGE,
     Fault.UNREADABLE: Reason.NOT_AN_IMAGE,
 }
+_PNG = b"\x89PNG\r\n\x1a\n"
+_JPEG_MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd8]")
+"""Any marker but stuffed zeros and restarts, which stand within a scan."""
 _HASHED_PX = 32  # of a side at least: of thumbnails at an eighth, four points a row, half looked alike
 _JPEG_QUALITY = 95
 _JPEG_MOST_PX = 65_500  # of a side, in libjpeg
@@ -114,13 +118,38 @@ def _described(
 
 
 def _is_cut(data: bytes) -> bool:
-    """Whether the mark that ends the file is absent: a decoder forgives that, a cut body must not be kept."""
+    """Whether the mark that ends the image is absent: a decoder forgives that, a cut body must not be kept.
+
+    Bytes after that mark (a motion photo's film, a second image) are not looked at.
+    """
     if data.startswith(b"\xff\xd8"):
-        end, scan = b"\xff\xd9", b"\xff\xda"
-        return not data.endswith(end) and data.rfind(end) < data.rfind(scan)
+        return _is_cut_jpeg(data)
     if data.startswith(b"RIFF"):
         return len(data) < 8 + int.from_bytes(data[4:8], "little")
-    return data.startswith(b"\x89PNG") and b"IEND" not in data[-65536:]
+    return data.startswith(_PNG) and _is_cut_png(data)
+
+
+def _is_cut_jpeg(data: bytes) -> bool:
+    """Walk the segments, and through each scan to the next marker, up to the end of the image (ITU T.81, B.1)."""
+    at = 2
+    while match := _JPEG_MARKER.search(data, at):
+        at = match.end()
+        marker = data[at - 1]
+        if marker == 0xD9:
+            return False
+        if marker != 0x01:
+            at += int.from_bytes(data[at : at + 2], "big")
+    return True
+
+
+def _is_cut_png(data: bytes) -> bool:
+    """Walk the chunks up to IEND."""
+    at = len(_PNG)
+    while len(data) >= at + 12:
+        if data[at + 4 : at + 8] == b"IEND":
+            return False
+        at += 12 + int.from_bytes(data[at : at + 4], "big")
+    return True
 
 
 def _resized(decoded: DecodedImage, shorter_px: int, *, most_pixels: int) -> Image.Image:
