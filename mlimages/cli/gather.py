@@ -229,10 +229,16 @@ def _print_plan(source: Any, *, as_json: bool) -> None:
         return
     for label, count in plan.items():
         print(f"{label:<50} {'not known' if count is None else count:>9}")
+    known = [count for count in plan.values() if count is not None]
+    if known:
+        print(f"{'total of ' + counted(len(plan), 'class'):<50} {sum(known):>9}")
 
 
 def _table(summary: GatherSummary) -> Iterator[str]:
-    yield from _counts("good pictures by class", summary.classes)
+    if summary.failed > summary.ok and summary.reasons:
+        reason, count = next(iter(summary.reasons.items()))
+        yield f"{summary.failed} of {summary.failed + summary.ok + summary.duplicate} links failed; {reason}: {count}\n"
+    yield from _counts("images by class", summary.classes)
     yield from _counts("failed links by reason", summary.reasons)
     yield from _counts("failed links by host", summary.hosts)
     near = f" ({summary.near_duplicate} look nearly like another)" if summary.near_duplicate else ""

@@ -47,7 +47,7 @@ def test_a_run_tells_what_was_kept_what_failed_and_what_to_type_next(
     done = run_cli("gather", "urls", "links.tsv", "-o", "out", "--allow-private", "--retries", "0")
     host = site.base.removeprefix("http://")
     assert done.stdout.splitlines() == [
-        "good pictures by class",
+        "images by class",
         f"  {'x':<48}        1",
         f"  {'y':<48}        1",
         "",

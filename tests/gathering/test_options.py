@@ -112,3 +112,11 @@ def test_a_list_in_place_of_a_command_is_answered_with_the_command(first: str) -
     done = CliRunner().invoke(app, ["gather", first])
     assert done.exit_code == 2
     assert "mlimages gather urls " in done.output
+
+
+def test_a_dry_run_ends_with_the_total_and_a_table_of_failures_begins_with_why(tmp_path: Path) -> None:
+    (tmp_path / "pets.tsv").write_text("cat\thttp://127.0.0.1:9/1\ndog\thttp://127.0.0.1:9/2\n")
+    command = ["gather", "urls", str(tmp_path / "pets.tsv"), "-o", str(tmp_path / "out")]
+    plan = CliRunner().invoke(app, [*command, "--dry-run"]).stdout.splitlines()
+    assert plan[-1].split() == ["total", "of", "2", "classes", "2"]
+    assert CliRunner().invoke(app, command).stdout.startswith("2 of 2 links failed; private-address: 2\n")
