@@ -20,8 +20,6 @@ VERSION = 6
 WORK_PX = 128
 """Figures are taken on the picture scaled down to a shorter side of at least so many pixels, below twice as many."""
 
-THUMB_BYTES = 16 * 16
-
 GREY_CHROMA = 2
 """Cb and Cr that lie no farther from the middle are no colour: what JPEG leaves of a grey picture."""
 
