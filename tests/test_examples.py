@@ -17,7 +17,7 @@ import pytest
 
 import mlimages
 from mlimages import LabelFile
-from mlimages.demo.site import Page, digit_pages
+from mlimages.demo.website import Page, digit_pages
 from tests.servers import Connection, Request, Site, answer, serve
 
 EXAMPLES = Path(mlimages.__file__).parent.parent / "examples"
@@ -94,7 +94,7 @@ def test_own_source_gathers_what_a_catalogue_lists(tmp_path: Path, follow: Follo
         site.routes["/catalogue.json"] = answer(json.dumps(entries).encode(), Content_Type="application/json")
         site.routes |= {page.path: answer(page.body, page.status) for page in pages}
         said = follow("own_source", more={"python": "--allow-private"}, instead={"https://museum.example": site.base})
-    whole = {(page.label, page.body) for page in pages if page.path.startswith(("/digits/", "/again/"))}
+    whole = {(page.label, page.body) for page in pages if page.path.startswith(("/digits/", "/duplicate/"))}
     found = {label: int(count) for label, count in re.findall(r"(\d) +(\d+) pictures", said)}
     assert found == Counter(label for label, _ in whole)
     assert re.findall(r"(\S+) +\d+ links", said) == ["not-found", "placeholder", "html", "truncated"]

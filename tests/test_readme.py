@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mlimages.demo.site import Page, serving
+from mlimages.demo.website import Page, serve_pages
 from tests.conftest import RunCli
 
 ROOT = Path(__file__).parents[1]
@@ -34,7 +34,7 @@ def links(test_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     pictures = [path for name in ("ants", "bees") for path in sorted((train / name).glob("*.jpg"))[:PER_CLASS]]
     pages = [Page(f"/{path.name}", path.parent.name, path.read_bytes()) for path in pictures]
     pages.append(Page("/gone.jpg", "ants", b"", status=404))
-    with serving(pages) as site:
+    with serve_pages(pages) as site:
         (tmp_path / "links.tsv").write_text("".join(f"{page.label}\t{site}{page.path}\n" for page in pages))
         yield
 

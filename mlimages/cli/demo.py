@@ -35,7 +35,7 @@ def demo(
     """
     use_one_thread()
     try:
-        from mlimages.demo import walk
+        from mlimages.demo import run_demo
     except ImportError as error:
         raise MissingExtraError("demo", "train") from error
-    walk(out, say=lambda text: print(text, flush=True))
+    run_demo(out, show=lambda text: print(text, flush=True))

@@ -1,4 +1,4 @@
-"""The whole way on handwritten digits, offline."""
+"""The whole workflow on handwritten digits, without a network connection."""
 
 from mlimages.core.lazy import attach
 

@@ -1,1 +1,1 @@
-from .road import walk as walk
+from .walkthrough import run_demo as run_demo

@@ -2,12 +2,13 @@
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mlimages import Predictor
-from mlimages.demo.site import Page, serving
+from mlimages.demo.website import Page, serve_pages
 from tests.conftest import RunCli
 
 pytestmark = [pytest.mark.realdata, pytest.mark.train]
@@ -26,9 +27,12 @@ def broken_among(pages: list[Page], *, seed: int) -> list[Page]:
     rng = random.Random(seed)
     each = len(pages) // 6
     broken = [Page(f"/dead/{n}.jpg", rng.choice("ab"), b"", status=404) for n in range(each)]
-    broken += [Page(f"/moved/{n}.jpg", rng.choice("ab"), b"<!doctype html><p>Sign in") for n in range(each)]
+    broken += [
+        Page(f"/moved/{n}.jpg", rng.choice("ab"), b"<!doctype html><p>Sign in", content_type="text/html")
+        for n in range(each)
+    ]
     broken += [Page(f"/cut/{n}.jpg", page.label, page.body[:-3000]) for n, page in enumerate(pages[:each])]
-    links = [*pages, *(Page(p.path, "ants" if p.label == "a" else "bees", p.body, p.status) for p in broken)]
+    links = [*pages, *(replace(p, label="ants" if p.label == "a" else "bees") for p in broken)]
     rng.shuffle(links)
     return links
 
@@ -43,7 +47,7 @@ def gathered(test_data: Path, tmp_path: Path, run_cli: RunCli) -> Path:
     for part in ("train", "val"):
         good = ants_and_bees(test_data / "hymenoptera_data" / part)
         links = broken_among(good, seed=1)
-        with serving(links) as site:
+        with serve_pages(links) as site:
             listed = "".join(f"{page.label}\t{site}{page.path}\n" for page in links)
             (tmp_path / f"{part}.tsv").write_text(listed)
             run_cli("gather", "urls", f"{part}.tsv", "-o", part, "--allow-private")

@@ -1,4 +1,4 @@
-"""The demo as a user types it: the whole road, nothing from outside this machine."""
+"""The demo as a user types it: the whole workflow, without a network connection."""
 
 import json
 import re
@@ -11,14 +11,14 @@ from tests.conftest import RunCli
 
 
 @pytest.mark.train
-def test_the_demo_walks_the_whole_road_and_leaves_everything_to_look_at(run_cli: RunCli, tmp_path: Path) -> None:
-    out = run_cli("demo").stdout
+def test_the_demo_runs_every_step_and_keeps_all_files(run_cli: RunCli, tmp_path: Path) -> None:
+    output = run_cli("demo").stdout
 
-    made = tmp_path / "mlimages-demo"
+    folder = tmp_path / "mlimages-demo"
     rows = [
         json.loads(line)
         for name in ("old", "new")
-        for line in (made / name / "manifest.jsonl").read_text().splitlines()
+        for line in (folder / name / "manifest.jsonl").read_text().splitlines()
     ]
     assert sum(row["status"] == "ok" for row in rows) == 1797
     assert sum(row["status"] == "duplicate" for row in rows) == 20
@@ -28,23 +28,27 @@ def test_the_demo_walks_the_whole_road_and_leaves_everything_to_look_at(run_cli:
         "truncated",
         "placeholder",
     }
-    assert sum(1 for _ in LabelFile(made / "few_0.txt")) == 50
-    assert (made / "mean.png").exists()
-    assert (made / "runs" / "transfer-0" / "model.onnx").exists()
+    assert sum(1 for _ in LabelFile(folder / "few_0.txt")) == 50
+    assert (folder / "mean.png").exists()
+    assert (folder / "runs" / "transfer-0" / "model.onnx").exists()
 
-    words = re.findall(r"^\$ mlimages (\w+)", out.split("what  ")[0], re.MULTILINE)
-    assert list(dict.fromkeys(words)) == ["gather", "label", "check", "mean", "finetune", "predict"]
-    assert max(map(len, out.splitlines())) <= 80
-    shares = {name: float(share) for name, share in re.findall(r"^(\w+, \d+ ep\.) +([\d.]+) %", out, re.MULTILINE)}
-    assert shares["transfer, 40 ep."] > 85
-    assert shares["transfer, 10 ep."] > shares["scratch, 10 ep."]
+    steps, table = re.split(r"^step  .*$", output, flags=re.MULTILINE)
+    commands = re.findall(r"^\$ mlimages (\w+)", steps, re.MULTILINE)
+    assert list(dict.fromkeys(commands)) == ["gather", "label", "check", "mean", "finetune", "predict"]
+    assert max(map(len, output.splitlines())) <= 80
+    accuracies = {
+        name: float(mean) for name, mean in re.findall(r"^(\w+, \d+ epochs) +([\d.]+) %", table, re.MULTILINE)
+    }
+    assert accuracies["transfer, 40 epochs"] > 85
+    assert accuracies["transfer, 10 epochs"] > accuracies["scratch, 10 epochs"]
+    assert re.search(r"same class as PyTorch for (\d+) of \1 test\s+images", table)
 
 
-def test_the_demo_leaves_alone_a_folder_that_is_not_its_own(run_cli: RunCli, tmp_path: Path) -> None:
-    kept = tmp_path / "mine" / "thesis.txt"
-    kept.parent.mkdir()
-    kept.write_text("years of work")
-    done = run_cli("demo", "-o", "mine", check=False)
+def test_the_demo_refuses_a_folder_that_it_did_not_create(run_cli: RunCli, tmp_path: Path) -> None:
+    thesis = tmp_path / "documents" / "thesis.txt"
+    thesis.parent.mkdir()
+    thesis.write_text("years of work")
+    done = run_cli("demo", "-o", "documents", check=False)
     assert done.returncode == 1
-    assert "mine holds something that no demo made" in done.stderr
-    assert kept.read_text() == "years of work"
+    assert "documents was not created by the demo and is not empty: choose another folder" in done.stderr
+    assert thesis.read_text() == "years of work"

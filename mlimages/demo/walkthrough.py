@@ -1,0 +1,284 @@
+"""The steps of `mlimages demo`: each prints its command line, then calls the function behind it."""
+
+from __future__ import annotations
+
+import csv
+import os
+import random
+import shutil
+import statistics
+import textwrap
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlimages.checks import CheckReport, check, split_labels, write_outcome
+from mlimages.core import GatherSummary, ImageProperty, InputError, LabeledPath, Prediction, counted
+from mlimages.dataset import TrainingData
+from mlimages.demo.website import Page, digit_pages, serve_pages
+from mlimages.gathering import UrlList, gather
+from mlimages.inference import OnnxBundle, Predictor
+from mlimages.labels import LabelFile, label_dir_auto
+from mlimages.training import FineTuneConfig, FineTuneResult, fine_tune
+
+SEEDS = range(5)
+IMAGES_PER_CLASS = 10
+BASE_EPOCHS, EPOCHS = 12, 40
+REPORTED_EPOCHS = (10, EPOCHS)
+T_95 = 2.776
+"""Two-sided 95 % quantile of Student's t distribution with len(SEEDS) - 1 = 4 degrees of freedom."""
+LINE_WIDTH, NAME_WIDTH = 79, 20
+MARKER_TEXT = "Created by `mlimages demo`, which replaces this folder on every run.\n"
+INTRODUCTION = """\
+The whole workflow on real handwritten digits: the 1797 images of scikit-learn,
+downloaded from a web server on this machine that has some broken links. First,
+a network learns the digits 0 to 4; then it learns 5 to 9 from ten images each
+while its convolutional layers stay frozen.
+"""
+NEXT_STEPS = """
+To train on your own images, with one folder per class:
+$ mlimages label FOLDER -o labels.txt
+$ mlimages check labels.txt
+$ mlimages finetune labels.txt --model mobilenet_v2 -o runs/first
+Starting from a list of links? mlimages gather urls --help"""
+
+
+@dataclass(frozen=True, slots=True)
+class SeedAccuracies:
+    """The test accuracy of one way to train, after a number of epochs, once per random seed.
+
+    Attributes:
+        correct, counts: correct predictions and test images, by seed.
+    """
+
+    name: str
+    correct: Sequence[int]
+    counts: Sequence[int]
+
+    def __str__(self) -> str:
+        percentages = [100 * correct / count for correct, count in zip(self.correct, self.counts, strict=True)]
+        mean = statistics.mean(percentages)
+        half_width = T_95 * statistics.stdev(percentages) / len(percentages) ** 0.5
+        interval = f"{mean - half_width:.1f} to {min(100.0, mean + half_width):.1f}"
+        return f"{mean:.1f} % ({interval}; {sum(self.correct)} of {sum(self.counts)})"
+
+
+def run_demo(out: str | os.PathLike[str], *, show: Callable[[str], None]) -> None:
+    """Run every step from gathering to prediction on handwritten digits, in the folder `out`.
+
+    Takes one to two minutes on two CPU cores and needs no network connection.
+
+    Args:
+        out: the folder for all files; the folder of an earlier demo is replaced.
+        show: called with each piece of text to show, such as `print`.
+
+    Raises:
+        InputError: `out` has content that was not created by the demo.
+
+    Examples:
+        >>> from mlimages.demo import run_demo
+        >>> run_demo("mlimages-demo", show=print)  # doctest: +SKIP
+    """
+    folder = Path(out)
+    _prepare_folder(folder)
+    show(INTRODUCTION)
+    show(f"$ cd {folder}")
+    _Walkthrough(folder, show).run()
+    show(NEXT_STEPS)
+
+
+def _prepare_folder(folder: Path) -> None:
+    marker = folder / "README.txt"
+    if folder.exists() and any(folder.iterdir()):
+        if not marker.exists() or marker.read_text() != MARKER_TEXT:
+            raise InputError(f"{folder} was not created by the demo and is not empty: choose another folder with -o")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    marker.write_text(MARKER_TEXT)
+
+
+class _Walkthrough:
+    """The steps in one folder: each shows its command line, as typed in that folder, then runs it."""
+
+    def __init__(self, folder: Path, show: Callable[[str], None]) -> None:
+        self._folder = folder
+        self._show = show
+
+    def run(self) -> None:
+        """Run all steps and show a table of their results."""
+        start = time.monotonic()
+        pages = digit_pages(seed=0)
+        with serve_pages(pages) as url:
+            summaries = [
+                self._gather("old", url, [page for page in pages if page.label < "5"]),
+                self._gather("new", url, [page for page in pages if page.label >= "5"]),
+            ]
+        train, val, new = self._label()
+        reports = [self._check(train, val), self._check(new)]
+        self._mean(train)
+        self._train_base(train, val)
+        accuracies = self._transfer(new)
+        run = self._folder / "runs" / f"transfer-{SEEDS[0]}"
+        correct, count = self._predict(run, LabelFile(self._folder / f"rest_{SEEDS[0]}.txt"))
+        reasons: Counter[str] = sum((Counter(summary.reasons) for summary in summaries), Counter())
+        self._show_table(
+            ("gathered", f"{sum(summary.ok for summary in summaries)} images of 10 digits"),
+            ("duplicates", f"{sum(summary.duplicate for summary in summaries)} skipped"),
+            ("failed links", _count_list(reasons)),
+            ("rejected by check", counted(sum(report.checked - report.ok for report in reports), "image")),
+            *((accuracy.name, str(accuracy)) for accuracy in accuracies),
+            ("ONNX file", _parity_text(run)),
+            ("predicted", f"{correct} of {count} correct"),
+            ("time", f"{time.monotonic() - start:.0f} s"),
+        )
+
+    def _show_command(self, arguments: str) -> None:
+        """Show a command line, continued with backslashes where it is long."""
+        lines = textwrap.wrap(
+            f"$ mlimages {arguments}", LINE_WIDTH - 2, subsequent_indent="    ", break_on_hyphens=False
+        )
+        self._show(" \\\n".join(lines))
+
+    def _show_result(self, text: str) -> None:
+        self._show(textwrap.fill(text, LINE_WIDTH, initial_indent="  ", subsequent_indent="    ") + "\n")
+
+    def _gather(self, name: str, url: str, pages: Sequence[Page]) -> GatherSummary:
+        links = self._folder / f"{name}_links.tsv"
+        links.write_text("".join(f"{page.label}\t{url}{page.path}\n" for page in pages))
+        self._show_command(f"gather urls {links.name} -o {name} --allow-private")
+        summary = gather(UrlList(links), self._folder / name, allow_private=True)
+        counts = f"{counted(summary.ok, 'image')}, {counted(summary.duplicate, 'duplicate')}"
+        self._show_result(f"{counts}; failed: {_count_list(summary.reasons)}")
+        return summary
+
+    def _label(self) -> list[LabelFile]:
+        """Return label files: the training and validation sets of the old digits, and all new digits."""
+        self._show_command("label old -o old.txt --split 0.8,0.2 --seed 0")
+        old = label_dir_auto(self._folder / "old").labels
+        parts = split_labels(old, (0.8, 0.2), seed=0)
+        names = ("train", "val")
+        files = [part.write(self._folder / f"old_{name}.txt") for part, name in zip(parts, names, strict=True)]
+        self._show("".join(f"  {_contents(file)}\n" for file in files))
+        self._show_command("label new -o new.txt")
+        files.append(label_dir_auto(self._folder / "new").labels.write(self._folder / "new.txt"))
+        self._show_result(_contents(files[-1]))
+        return files
+
+    def _check(self, *files: LabelFile) -> CheckReport:
+        self._show_command(f"check {' '.join(file.path.name for file in files)}")
+        report = check(files)
+        write_outcome(report)
+        errors, warnings = _count_list(report.errors), _count_list(report.warnings)
+        self._show_result(f"{counted(report.checked, 'image')} checked; errors: {errors}; warnings: {warnings}")
+        return report
+
+    def _mean(self, train: LabelFile) -> None:
+        self._show_command(f"mean {train.path.name} --size 28 --gray -o mean.png")
+        TrainingData(train, ImageProperty(28, gray_scale=True)).make_mean_image(self._folder / "mean.png")
+        self._show_result("mean.png for viewing, mean.npy for training")
+
+    def _train_base(self, train: LabelFile, val: LabelFile) -> None:
+        """Train a LeNet on the digits 0 to 4 from scratch; its convolutional layers are transferred later."""
+        result = self._finetune(train, val, "old", weights="none", freeze="none", epochs=BASE_EPOCHS)
+        low, high = (100 * bound for bound in result.val_interval)
+        accuracy = f"{100 * result.val_accuracy:.1f} % of {counted(result.val_images, 'image')}"
+        self._show_result(f"validation accuracy {accuracy} (95 % interval: {low:.1f} to {high:.1f})")
+
+    def _transfer(self, new: LabelFile) -> list[SeedAccuracies]:
+        """Train on a few images of each new digit, with frozen transferred layers and from scratch, for all seeds."""
+        self._show("# Train on ten images of each digit 5 to 9 and test on all others, once for each")
+        self._show(f"# of the random seeds {SEEDS[0]} to {SEEDS[-1]}. Commands are shown for the first seed:")
+        correct: dict[str, list[int]] = {}
+        counts = []
+        for seed in SEEDS:
+            few, rest = self._sample(new, seed=seed)
+            counts.append(sum(1 for _ in rest))
+            for name, weights, freeze in [
+                ("transfer", "runs/old/best.safetensors", "conv2"),
+                ("scratch", "none", "none"),
+            ]:
+                run = f"{name}-{seed}"
+                self._finetune(few, rest, run, weights=weights, freeze=freeze, epochs=EPOCHS, seed=seed)
+                for epoch in REPORTED_EPOCHS:
+                    accuracy = _accuracy_at(self._folder / "runs" / run, epoch)
+                    correct.setdefault(f"{name}, {epoch} epochs", []).append(round(accuracy * counts[-1]))
+        self._show("")
+        return [SeedAccuracies(name, correct[name], counts) for name in sorted(correct)]
+
+    def _finetune(
+        self, train: LabelFile, val: LabelFile, run: str, *, weights: str, freeze: str, epochs: int, seed: int = 0
+    ) -> FineTuneResult:
+        """Train a LeNet; only for the first seed, show the command line and export to ONNX."""
+        if seed == SEEDS[0]:
+            self._show_command(
+                f"finetune {train.path.name} --val {val.path.name} --model lenet5 --weights {weights}"
+                f" --freeze {freeze} --epochs {epochs} --lr 0.001 --augment none --seed {seed} -o runs/{run}"
+            )
+        config = FineTuneConfig(
+            train.path,
+            self._folder / "runs" / run,
+            val=val.path,
+            model="lenet5",
+            weights=weights if weights == "none" else str(self._folder / weights),
+            freeze=freeze,
+            epochs=epochs,
+            lr=0.001,
+            augment="none",
+            seed=seed,
+        )
+        return fine_tune(config, export=run == f"transfer-{SEEDS[0]}")
+
+    def _sample(self, new: LabelFile, *, seed: int) -> tuple[LabelFile, LabelFile]:
+        """Return `IMAGES_PER_CLASS` random images of each class, and all others."""
+        by_class: dict[int, list[LabeledPath]] = {}
+        for item in new:
+            by_class.setdefault(item.label, []).append(item)
+        rng = random.Random(seed)
+        sample = {item.path for label in sorted(by_class) for item in rng.sample(by_class[label], IMAGES_PER_CLASS)}
+        few = new.filter(lambda item: item.path in sample).write(self._folder / f"few_{seed}.txt")
+        return few, new.filter(lambda item: item.path not in sample).write(self._folder / f"rest_{seed}.txt")
+
+    def _predict(self, run: Path, rest: LabelFile) -> tuple[int, int]:
+        """Classify one test image of each digit; return the number of correct predictions and of images."""
+        items = list({item.label: item for item in rest}.values())
+        names = [item.path.relative_to(self._folder).as_posix() for item in items]
+        self._show_command(f"predict runs/{run.name}/model.onnx {' '.join(names)} --top 1")
+        predictions = Predictor(run / "model.onnx")([item.path for item in items], top=1)
+        correct = 0
+        for name, item, prediction in zip(names, items, predictions, strict=True):
+            if isinstance(prediction, Prediction):
+                correct += prediction.class_name == rest.class_names[item.label]
+                self._show(f"  {name}: {prediction.class_name} ({100 * prediction.probability:.0f} %)")
+        self._show("")
+        return correct, len(items)
+
+    def _show_table(self, *rows: tuple[str, str]) -> None:
+        self._show(f"{'step':<{NAME_WIDTH}} result (accuracy: mean and 95 % interval over {len(SEEDS)} seeds)")
+        self._show("-" * LINE_WIDTH)
+        for name, result in rows:
+            indent = " " * (NAME_WIDTH + 1)
+            self._show(textwrap.fill(f"{name:<{NAME_WIDTH}} {result}", LINE_WIDTH, subsequent_indent=indent))
+
+
+def _contents(file: LabelFile) -> str:
+    return f"{file.path.name}: {counted(sum(1 for _ in file), 'image')} of {', '.join(file.class_names)}"
+
+
+def _count_list(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {code}" for code, count in counts.items()) or "none"
+
+
+def _accuracy_at(run: Path, epoch: int) -> float:
+    """Test accuracy at a fixed epoch: the best epoch is chosen on the test images themselves, hence optimistic."""
+    with (run / "metrics.csv").open(newline="") as table:
+        return float(list(csv.DictReader(table))[epoch - 1]["val_accuracy"])
+
+
+def _parity_text(run: Path) -> str:
+    parity = OnnxBundle.read(run / "model.onnx").provenance.parity
+    if parity is None:
+        return "not compared"
+    same = f"same class as PyTorch for {parity.count - parity.near_ties} of {parity.count} test images"
+    return f"{same}; largest relative logit difference {parity.worst:.0e}"

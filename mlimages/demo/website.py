@@ -1,0 +1,108 @@
+"""A local web server of handwritten digits, with the kinds of broken links that real lists of links have."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from aiohttp import web
+from numpy.typing import NDArray
+from PIL import Image
+from sklearn.datasets import load_digits
+
+IMAGE_PX = 56
+MISSING, HTML, TRUNCATED, DUPLICATES, PLACEHOLDERS = 20, 12, 12, 20, 15
+"""Number of links to a 404, to HTML named .png, a truncated file, a file that another link has, a "not available"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """The response to one path, and the class of the link that leads there."""
+
+    path: str
+    label: str
+    body: bytes
+    status: int = 200
+    content_type: str = "image/png"
+
+
+def digit_pages(*, seed: int) -> list[Page]:
+    """The 1797 digits of scikit-learn as PNG files, and broken links, in a random order.
+
+    Args:
+        seed: random seed of the order and of the digits behind the broken links.
+    """
+    digits = load_digits()
+    rng = np.random.default_rng(seed)
+    images = [
+        Page(f"/digits/{label}/{number:04}.png", str(label), _digit_png(pixels))
+        for number, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True))
+    ]
+    samples = (images[index] for index in rng.permutation(len(images)))
+    pages = list(images)
+    pages += [Page(f"/missing/{n}.png", next(samples).label, b"", status=404) for n in range(MISSING)]
+    html = b"<!doctype html><title>Sign in</title>"
+    pages += [Page(f"/html/{n}.png", next(samples).label, html, content_type="text/html") for n in range(HTML)]
+    for n in range(TRUNCATED):
+        sample = next(samples)
+        pages.append(Page(f"/truncated/{n}.png", sample.label, sample.body[: len(sample.body) // 2]))
+    for n in range(DUPLICATES):
+        sample = next(samples)
+        pages.append(Page(f"/duplicate/{n}.png", sample.label, sample.body))
+    placeholder = _placeholder_png()
+    pages += [Page(f"/removed/{n}.png", next(samples).label, placeholder) for n in range(PLACEHOLDERS)]
+    return [pages[index] for index in rng.permutation(len(pages))]
+
+
+@contextmanager
+def serve_pages(pages: Sequence[Page]) -> Iterator[str]:
+    """Serve `pages` on a free loopback port in a background thread; yield the base URL."""
+    by_path = {page.path: page for page in pages}
+
+    async def respond(request: web.Request) -> web.Response:
+        page = by_path.get(request.path)
+        if page is None:
+            return web.Response(status=404)
+        return web.Response(body=page.body, status=page.status, content_type=page.content_type)
+
+    app = web.Application()
+    app.router.add_get("/{tail:.*}", respond)
+    loop = asyncio.new_event_loop()
+    runner = web.AppRunner(app, access_log=None)
+    loop.run_until_complete(runner.setup())
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    loop.run_until_complete(site.start())
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+def _digit_png(pixels: NDArray[np.float64]) -> bytes:
+    """An 8 x 8 digit with values in 0..16 as an enlarged white-on-black PNG."""
+    image = Image.fromarray((pixels * (255 / 16)).round().astype(np.uint8))
+    return _png(image.resize((IMAGE_PX, IMAGE_PX), Image.Resampling.BICUBIC))
+
+
+def _placeholder_png() -> bytes:
+    """The same image for every photo that its host has removed: a cross on gray."""
+    pixels = np.full((IMAGE_PX, IMAGE_PX), 200, dtype=np.uint8)
+    row, column = np.indices(pixels.shape)
+    pixels[(abs(row - column) < 3) | (abs(row + column - IMAGE_PX) < 3)] = 90
+    return _png(Image.fromarray(pixels))
+
+
+def _png(image: Image.Image) -> bytes:
+    data = io.BytesIO()
+    image.save(data, "PNG")
+    return data.getvalue()
