@@ -127,7 +127,7 @@ def as_path(path: str | os.PathLike[str]) -> Path:
         MissingExtraError: an address, and fsspec is not installed.
         InputError: what this kind of address needs is not installed, or it cannot be reached.
     """
-    found = _ADDRESS.fullmatch(str(path)) if isinstance(path, str | Path) else None
+    found = _ADDRESS.fullmatch(os.fspath(path)) if isinstance(path, str | os.PathLike) else None
     if found is None:
         return cast(Path, path) if hasattr(path, "open") else Path(path)
     address = f"{found[1]}://{found[2]}"

@@ -47,10 +47,22 @@ def memory() -> Iterator[str]:
     files.pseudo_dirs[:] = [""]
 
 
+class AnyPath:
+    """A path of another library."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __fspath__(self) -> str:
+        return self.text
+
+
 def test_an_address_is_known_by_its_kind_and_survives_a_path() -> None:
     for text in ("memory://a/b.txt", Path("memory://a/b.txt")):
         assert is_remote(as_path(text))
         assert as_path(text).as_posix() == "memory://a/b.txt"
+    for text in ("memory://a/b.txt", "a/b"):
+        assert as_path(AnyPath(text)) == as_path(text)
     for local in ("a/b", "/a/b", "c:/a", "C:\\a", "a:b", ".", "http://127.0.0.1/a", "file:///a", "zip://a::s3://b"):
         assert as_path(local) == Path(local)
     assert named_path("http://127.0.0.1/a.jpg", Path("/set")) == Path("/set/http:/127.0.0.1/a.jpg")

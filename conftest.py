@@ -1,0 +1,35 @@
+"""Doctests run in a folder of their own that holds a small dataset: `photos/cats`, `photos/dogs` and `labels.txt`."""
+
+from pathlib import Path
+
+import pytest
+
+CLASS_NAMES = ("cats", "dogs")
+IMAGES_PER_CLASS = 6
+
+
+def write_dataset(folder: Path) -> None:
+    """Write PNG images of noise, a label file and its class definition."""
+    import numpy as np
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    lines = []
+    for label, name in enumerate(CLASS_NAMES):
+        (folder / "photos" / name).mkdir(parents=True)
+        for number in range(IMAGES_PER_CLASS):
+            path = f"photos/{name}/{number}.png"
+            pixels = rng.integers(0, 256, (48, 64, 3), dtype=np.uint8)  # (H, W, C)
+            Image.fromarray(pixels).save(folder / path)
+            lines.append(f"{path} {label}\n")
+    (folder / "labels.txt").write_text("".join(lines))
+    (folder / "labels_class_def.txt").write_text("".join(f"{label} {name}\n" for label, name in enumerate(CLASS_NAMES)))
+
+
+@pytest.fixture(autouse=True)
+def _doctest_folder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if isinstance(request.node, pytest.DoctestItem):
+        folder: Path = request.getfixturevalue("tmp_path")
+        monkeypatch.setenv("MLIMAGES_CACHE", str(folder / "cache"))
+        monkeypatch.chdir(folder)
+        write_dataset(folder)
