@@ -65,7 +65,7 @@ def augment(
         flip=flip,
         split=shares,
         seed=seed,
-        form=form or ("npz" if out.suffix == ".npz" else "folder"),
+        format=form or ("npz" if out.suffix == ".npz" else "folder"),
         overwrite=force,
         progress=TqdmProgress(),
     )
@@ -104,7 +104,7 @@ def _print_summary(summary: AugmentSummary, *, as_json: bool) -> None:
         print(json.dumps(asdict(summary), default=str, ensure_ascii=False))
         return
     for part in summary.parts:
-        print(f"{part.name or 'all'}: {counted(part.rows, 'row')} from {counted(part.pictures, 'image')}")
+        print(f"{part.name or 'all'}: {counted(part.rows, 'row')} from {counted(part.images, 'image')}")
     print(f"{summary.out} written", file=sys.stderr)
     _print_next(summary)
 
@@ -112,9 +112,9 @@ def _print_summary(summary: AugmentSummary, *, as_json: bool) -> None:
 def _print_next(summary: AugmentSummary) -> None:
     name, out = summary.parts[0].name, summary.out
     x, y = (f"{axis}_{name}" if name else axis for axis in "xy")
-    if summary.form == "npz":
+    if summary.format == "npz":
         text = f'data = numpy.load("{out}"); data["{x}"], data["{y}"], data["class_names"]'
-    elif summary.form == "npy":
+    elif summary.format == "npy":
         text = f'numpy.load("{out / x}.npy", mmap_mode="r"), numpy.load("{out / y}.npy")'
     else:
         validation = ("--val", out / "val.txt") if name else ()

@@ -1,4 +1,4 @@
-"""A label file as arrays: mean image, batches, augmentation, and arrays back to images."""
+"""Label files as arrays: batches, mean images and augmented copies."""
 
 from mlimages.core.lazy import attach
 

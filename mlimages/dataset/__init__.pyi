@@ -1,6 +1,6 @@
+from .augmentation import AugmentedPart as AugmentedPart
 from .augmentation import AugmentSummary as AugmentSummary
 from .augmentation import augment as augment
-from .loading import load_in_order as load_in_order
 from .mean_image import MeanImage as MeanImage
 from .mean_image import compute_mean as compute_mean
 from .mean_image import load_mean_image as load_mean_image

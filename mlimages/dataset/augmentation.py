@@ -1,4 +1,4 @@
-"""Pictures turned and mirrored, written as arrays or as a folder of pictures, one after the other."""
+"""Rotated and flipped copies of images, written as arrays or as a folder of images, one image at a time."""
 
 from __future__ import annotations
 
@@ -19,47 +19,58 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from PIL import Image
 
 from mlimages.checks import split_labels
-from mlimages.core import BrokenImage, ImageProperty, InputError, LabeledPath, NoProgress, Progress, replacing
-from mlimages.dataset.loading import load_in_order
+from mlimages.core import BrokenImage, ImageProperty, InputError, LabeledPath, NoProgress, Progress, as_path, replacing
+from mlimages.dataset.loading import iter_pixels
 from mlimages.labels import ClassNames, LabelFile, folder_names, write_label_file
 
-Form = Literal["npz", "npy", "folder"]
+Format = Literal["npz", "npy", "folder"]
 
 PART_NAMES = {1: ("",), 2: ("train", "val"), 3: ("train", "val", "test")}
-"""What the parts are called, by their number; the only part of one has no name."""
+"""Names of the parts by their number; a single part has no name."""
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A way to look at a picture: turned counter-clockwise by `angle_deg`, then mirrored left to right or not."""
+    """One augmented copy of an image: rotated counterclockwise by `angle_deg`, then flipped left to right or not."""
 
     angle_deg: float = 0
-    mirrored: bool = False
+    flipped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class AugmentedPart:
-    """What was written of one part: `rows` views of `pictures` pictures."""
+    """One part of the output: `rows` views of `images` images."""
 
     name: str
-    pictures: int
+    images: int
     rows: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class AugmentSummary:
-    """What `augment` wrote to `out`, and the pictures that it had to leave out."""
+    """What `augment` wrote.
+
+    Attributes:
+        out: the file or folder.
+        image: size of the images, and how they were resized to it.
+        parts: train, val and test, or one part without a name.
+        broken: images that could not be used.
+    """
 
     out: Path
-    form: Form
+    format: Format
     image: ImageProperty
     parts: tuple[AugmentedPart, ...]
     broken: tuple[BrokenImage, ...]
 
+    def __repr__(self) -> str:
+        parts = ", ".join(f"{part.name or 'all'}: {part.rows} rows of {part.images} images" for part in self.parts)
+        return f"AugmentSummary({str(self.out)!r}, {parts}, {len(self.broken)} broken)"
+
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One view of one picture: uint8 `(H, W, C)`."""
+    """One view of one image: uint8 `(H, W, C)`."""
 
     item: LabeledPath
     view: View
@@ -67,82 +78,106 @@ class _Row:
 
 
 def augment(
-    labels: LabelFile,
-    out: str | Path,
+    labels: LabelFile | str | os.PathLike[str],
+    out: str | os.PathLike[str],
     *,
     image: ImageProperty,
-    angles_deg: Iterable[float] = (),
+    angles_deg: float | Iterable[float] = (),
     flip: bool = False,
     split: Sequence[float] = (1.0,),
     seed: int = 0,
-    form: Form = "npz",
+    format: Format = "npz",
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> AugmentSummary:
-    """Write each picture, its rotations and their mirror images; a broken picture is left out and listed.
+    """Write every image of a label file together with rotated and flipped copies. Broken images are skipped.
 
-    The split comes first, and only the first part is turned and mirrored: no copy of a picture of the other parts
-    is in it, and they stay as the network will meet pictures in use. It is the split of `mlimages label --split` with
-    the same seed: pictures that look the same stay in one part. Each part is shuffled by `seed`; the views of one
-    picture lie together, the plain one first.
+    The images are split first, and only the first part is augmented: the other parts stay as the network will see
+    images in use, and no copy of theirs is in the first part. The split is that of `mlimages label --split` with the
+    same seed: near-duplicates stay in one part. Each part is shuffled; the views of one image stay next to each other,
+    the original first.
 
-    As arrays: `x` uint8 `(N, H, W, C)` RGB, `y` int64 `(N,)`, `class_names` strings, in one .npz or as .npy files
-    in the folder `out`; with a split `x_train`, `x_val` and so on. As a folder: `CLASS/*.png` with `labels.txt`,
-    or with a split `train/CLASS/*.png` with `train.txt`. It appears whole or not at all; memory holds a few pictures.
+    Arrays: `x` uint8 `(N, H, W, C)` RGB, `y` int64 `(N,)`, and `class_names`, in one .npz file or as .npy files in the
+    folder `out`; with a split `x_train`, `x_val` and so on. Folder: `images/CLASS/*.png` with `labels.txt`, or with a
+    split `train/CLASS/*.png` with `train.txt`. The output is complete or absent, and only a few images are in memory
+    at a time.
+
+    Args:
+        labels: a label file or its path.
+        image: size of the images, and how they are resized to it.
+        angles_deg: counterclockwise rotations in degrees, in addition to the original.
+        flip: also add each view flipped left to right.
+        split: shares of the parts train, val and test, which add up to 1; a single 1.0 gives one part without a name.
+        seed: random seed of the split and of the order.
+        format: one .npz file, a folder of .npy files, or a folder of images.
+        overwrite: replace an existing .npz file.
 
     Raises:
-        InputError: shares that do not add up to 1, something in the way (`overwrite` replaces an .npz), or no image
-            that can be read.
+        InputError: the shares do not add up to 1, `out` already exists, or no image can be decoded.
+        TypeError: `split` is a single number.
+
+    Examples:
+        >>> import numpy as np
+        >>> from mlimages import ImageProperty, augment
+        >>> augment("labels.txt", "pets.npz", image=ImageProperty(32), angles_deg=(-10, 10), flip=True)
+        AugmentSummary('pets.npz', all: 72 rows of 12 images, 0 broken)
+        >>> data = np.load("pets.npz")
+        >>> data["x"].shape, data["y"].shape, data["class_names"].tolist()
+        ((72, 32, 32, 3), (72,), ['cats', 'dogs'])
     """
+    if not isinstance(split, Sequence):
+        raise TypeError(f"split={split!r}: expected a list of shares that add up to 1, such as (0.8, 0.2)")
     names = PART_NAMES.get(len(split))
     if names is None:
         raise InputError(f"{len(split)} shares: expected 2 (train, val) or 3 (train, val, test)")
+    labels, out = labels if isinstance(labels, LabelFile) else LabelFile(as_path(labels)), Path(out)
     progress, broken = progress or NoProgress(), list[BrokenImage]()
-    looks = [views(angles_deg, flip=flip), *[(View(),)] * (len(names) - 1)]
-    write = partial(_write_pictures if form == "folder" else _write_arrays, labels.class_names, image)
-    with _building(Path(out), form, overwrite=overwrite) as folder:
+    angles = (angles_deg,) if isinstance(angles_deg, int | float) else angles_deg
+    part_views = [all_views(angles, flip=flip), *[(View(),)] * (len(names) - 1)]
+    write = partial(_write_images if format == "folder" else _write_arrays, labels.class_names, image)
+    with _output_folder(out, format, overwrite=overwrite) as folder:
         parts = split_labels(labels, split, seed, progress=progress) if len(split) > 1 else (labels,)
         parts = tuple(part.shuffle(seed) for part in parts)
-        progress.start("augmenting", sum(1 for _ in labels), "pictures")
-        rows = [_rows(part, image, seen, broken, progress) for part, seen in zip(parts, looks, strict=True)]
+        progress.start("augment", sum(1 for _ in labels), "images")
+        rows = [_rows(part, image, views, broken, progress) for part, views in zip(parts, part_views, strict=True)]
         counts = [write(folder, name, part) for name, part in zip(names, rows, strict=True)]
         progress.close()
         if not any(counts):
-            raise InputError(f"{labels.path}: not one picture could be read: see `mlimages check {labels.path}`")
-    written = zip(names, counts, looks, strict=True)
-    done = tuple(AugmentedPart(name, count // len(seen), count) for name, count, seen in written)
-    return AugmentSummary(Path(out), form, image, done, tuple(broken))
+            raise InputError(f"{labels.path}: no image can be decoded: see `mlimages check {labels.path}`")
+    written = zip(names, counts, part_views, strict=True)
+    summaries = tuple(AugmentedPart(name, count // len(views), count) for name, count, views in written)
+    return AugmentSummary(out, format, image, summaries, tuple(broken))
 
 
-def views(angles_deg: Iterable[float], *, flip: bool) -> tuple[View, ...]:
-    """The plain picture, then each angle, each followed by its mirror image."""
-    mirrored = (False, True) if flip else (False,)
-    return tuple(View(angle, mirror) for angle in dict.fromkeys((0, *angles_deg)) for mirror in mirrored)
+def all_views(angles_deg: Iterable[float], *, flip: bool) -> tuple[View, ...]:
+    """The original, then one view per angle, each followed by its flipped copy."""
+    flips = (False, True) if flip else (False,)
+    return tuple(View(angle, flipped) for angle in dict.fromkeys((0, *angles_deg)) for flipped in flips)
 
 
-def see(pixels: NDArray[np.uint8], looks: Iterable[View]) -> Iterator[NDArray[np.uint8]]:
-    """Each view of a picture, uint8 `(H, W, C)`; where turning bares a corner, the picture goes on mirrored."""
+def render(pixels: NDArray[np.uint8], views: Iterable[View]) -> Iterator[NDArray[np.uint8]]:
+    """Yield each view of an image, uint8 `(H, W, C)`. Corners that a rotation leaves empty are filled by reflection."""
     height, width, channels = pixels.shape
-    reach = math.ceil(math.hypot(height, width))
-    top, left = (reach - height + 1) // 2, (reach - width + 1) // 2
-    wide = np.pad(pixels, ((top, top), (left, left), (0, 0)), mode="reflect")  # (H + 2 top, W + 2 left, C)
-    around = Image.fromarray(wide if channels > 1 else wide[:, :, 0])
-    for look in looks:
-        seen = pixels
-        if look.angle_deg % 360:
-            turned = np.asarray(around.rotate(look.angle_deg, Image.Resampling.BILINEAR)).reshape(wide.shape)
-            seen = turned[top : top + height, left : left + width]  # (H, W, C)
-        yield seen[:, ::-1] if look.mirrored else seen
+    diagonal = math.ceil(math.hypot(height, width))
+    top, left = (diagonal - height + 1) // 2, (diagonal - width + 1) // 2
+    padded = np.pad(pixels, ((top, top), (left, left), (0, 0)), mode="reflect")  # (H + 2 top, W + 2 left, C)
+    canvas = Image.fromarray(padded if channels > 1 else padded[:, :, 0])
+    for view in views:
+        rendered = pixels
+        if view.angle_deg % 360:
+            rotated = np.asarray(canvas.rotate(view.angle_deg, Image.Resampling.BILINEAR)).reshape(padded.shape)
+            rendered = rotated[top : top + height, left : left + width]  # (H, W, C)
+        yield rendered[:, ::-1] if view.flipped else rendered
 
 
 def _rows(
-    part: LabelFile, image: ImageProperty, looks: Sequence[View], broken: list[BrokenImage], progress: Progress
+    part: LabelFile, image: ImageProperty, views: Sequence[View], broken: list[BrokenImage], progress: Progress
 ) -> Iterator[_Row]:
-    for item, loaded in load_in_order(part, image):
+    for item, loaded in iter_pixels(part, image):
         if isinstance(loaded, BrokenImage):
             broken.append(loaded)
         else:
-            yield from (_Row(item, look, seen) for look, seen in zip(looks, see(loaded, looks), strict=True))
+            yield from (_Row(item, view, pixels) for view, pixels in zip(views, render(loaded, views), strict=True))
         progress.advance(broken=len(broken))
 
 
@@ -150,10 +185,10 @@ def _write_arrays(class_names: ClassNames, image: ImageProperty, folder: Path, n
     suffix = f"_{name}.npy" if name else ".npy"
     count = 0
     with (
-        _growing(folder / f"x{suffix}", (image.height, image.width, image.channels), np.uint8) as append_x,
-        _growing(folder / f"y{suffix}", (), np.int64) as append_y,
+        _npy_writer(folder / f"x{suffix}", (image.height, image.width, image.channels), np.uint8) as append_x,
+        _npy_writer(folder / f"y{suffix}", (), np.int64) as append_y,
     ):
-        for count, row in enumerate(rows, start=1):  # noqa: B007  # the count is what is returned
+        for count, row in enumerate(rows, start=1):  # noqa: B007  # the count is the result
             append_x(row.pixels)
             append_y(row.item.label)
     np.save(folder / "class_names.npy", np.array(class_names, dtype=np.str_), allow_pickle=False)
@@ -161,8 +196,8 @@ def _write_arrays(class_names: ClassNames, image: ImageProperty, folder: Path, n
 
 
 @contextmanager
-def _growing(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> Iterator[Callable[[ArrayLike], None]]:
-    """Yield what appends a row to a .npy file; numpy's header leaves room for the count, which is set at the end."""
+def _npy_writer(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> Iterator[Callable[[ArrayLike], None]]:
+    """Yield a function that appends a row to a .npy file. The count in the header is padded, and set at the end."""
     count = 0
     with path.open("wb") as out:
 
@@ -182,39 +217,40 @@ def _growing(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> Iterator[C
         write_header()
 
 
-def _write_pictures(class_names: ClassNames, _: ImageProperty, folder: Path, name: str, rows: Iterable[_Row]) -> int:
-    pictures, folders = folder / (name or "pictures"), folder_names(class_names, longest=60)
+def _write_images(class_names: ClassNames, _: ImageProperty, folder: Path, name: str, rows: Iterable[_Row]) -> int:
+    images, class_folders = folder / (name or "images"), folder_names(class_names, longest=60)
 
-    def saved() -> Iterator[LabeledPath]:
+    def save_all() -> Iterator[LabeledPath]:
         number = 0
         for row in rows:
-            number += row.view == View()  # the plain view comes first
-            path = pictures / folders[row.item.label] / _picture_name(number, row)
+            number += row.view == View()  # the original comes first
+            path = images / class_folders[row.item.label] / _file_name(number, row)
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(row.pixels.squeeze(-1) if row.pixels.shape[2] == 1 else row.pixels).save(path)
             yield LabeledPath(path, row.item.label)
 
-    return write_label_file(folder / f"{name or 'labels'}.txt", saved(), class_names)
+    return write_label_file(folder / f"{name or 'labels'}.txt", save_all(), class_names)
 
 
-def _picture_name(number: int, row: _Row) -> str:
-    turned = f"_{row.view.angle_deg:+g}" if row.view.angle_deg else ""
-    return f"{number:06}_{row.item.path.stem[:40]}{turned}{'_mirrored' * row.view.mirrored}.png"
+def _file_name(number: int, row: _Row) -> str:
+    angle = f"_{row.view.angle_deg:+g}" if row.view.angle_deg else ""
+    return f"{number:06}_{row.item.path.stem[:40]}{angle}{'_flipped' * row.view.flipped}.png"
 
 
 @contextmanager
-def _building(out: Path, form: Form, *, overwrite: bool) -> Iterator[Path]:
-    """Yield an empty folder; in the end it becomes `out`, or the members of the .npz `out`."""
-    replaceable = form == "npz" and overwrite and out.is_file()
-    if os.path.lexists(out) and not replaceable and not (form != "npz" and out.is_dir() and not any(out.iterdir())):
-        force = ", or say --force to replace it" if form == "npz" and out.is_file() else ""
-        raise InputError(f"{out} is in the way: move it, name another place with -o{force}")
+def _output_folder(out: Path, format: Format, *, overwrite: bool) -> Iterator[Path]:
+    """Yield an empty folder whose files become `out` at the end: the folder itself, or the .npz of its members."""
+    is_empty_folder = out.is_dir() and not any(out.iterdir())
+    may_replace = overwrite and out.is_file() if format == "npz" else is_empty_folder
+    if os.path.lexists(out) and not may_replace:
+        force = ", or replace it with --force" if format == "npz" and out.is_file() else ""
+        raise InputError(f"{out} already exists: move it away, choose another name with -o{force}")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name[:50]}.", suffix=".part", dir=out.parent) as temporary:
-        folder = Path(temporary) / "whole"
+        folder = Path(temporary) / "output"
         folder.mkdir()
         yield folder
-        if form == "npz":
+        if format == "npz":
             with replacing(out) as part:
                 _pack(folder, part)
         else:
@@ -224,9 +260,9 @@ def _building(out: Path, form: Form, *, overwrite: bool) -> Iterator[Path]:
 
 
 def _pack(folder: Path, archive_path: Path) -> None:
-    """Move the .npy files of a folder into an .npz; as numpy does it, uncompressed and dated 1980."""
+    """Move the .npy files of a folder into an .npz, uncompressed and dated 1980 as numpy writes it."""
     with zipfile.ZipFile(archive_path, "w") as archive:
         for member in sorted(folder.iterdir()):
-            with member.open("rb") as rows, archive.open(member.name, "w", force_zip64=True) as packed:
-                shutil.copyfileobj(rows, packed, 1 << 20)
-            member.unlink()  # at most one member lies on the disk twice
+            with member.open("rb") as source, archive.open(member.name, "w", force_zip64=True) as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+            member.unlink()  # so that at most one member is on disk twice

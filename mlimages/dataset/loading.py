@@ -1,4 +1,4 @@
-"""Pictures decoded ahead, in order."""
+"""Images decoded in background threads, in order."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ from mlimages.core import BrokenImage, ImageError, ImageProperty, LabeledPath, T
 from mlimages.images import load_pixels
 
 
-def load_in_order(
+def iter_pixels(
     items: Iterable[LabeledPath], prop: ImageProperty, *, workers: int | None = None
 ) -> Iterator[tuple[LabeledPath, NDArray[np.uint8] | BrokenImage]]:
-    """Each picture's pixels, uint8 `(H, W, C)`, in order, decoded ahead in threads; or why there are none."""
-    return Threads(workers or os.cpu_count() or 1).map(lambda item: (item, load_or_tell(item.path, prop)), items)
+    """Each image with its pixels, uint8 `(H, W, C)`, or the reason why it has none; decoded ahead by `workers` threads.
+
+    By default there is one thread per CPU core.
+    """
+    return Threads(workers or os.cpu_count() or 1).map(lambda item: (item, try_load_pixels(item.path, prop)), items)
 
 
-def load_or_tell(path: Path, prop: ImageProperty) -> NDArray[np.uint8] | BrokenImage:
-    """A picture's pixels, uint8 `(H, W, C)`, or why there are none."""
+def try_load_pixels(path: Path, prop: ImageProperty) -> NDArray[np.uint8] | BrokenImage:
+    """An image's pixels, uint8 `(H, W, C)`, or the reason why it has none."""
     try:
         return load_pixels(path, prop)
     except ImageError as error:

@@ -1,4 +1,4 @@
-"""The mean of a set of pictures: to look at, to compute with, and its figures."""
+"""The mean image of a dataset and the statistics of its channels."""
 
 from __future__ import annotations
 
@@ -31,29 +31,30 @@ from mlimages.core import (
     Threads,
     as_path,
     cache_dir,
+    counted,
     file_state,
     replacing,
     write_text,
 )
-from mlimages.dataset.loading import load_or_tell
+from mlimages.dataset.loading import try_load_pixels
 from mlimages.images import PIXELS_VERSION, LabeledImage, load_rgb
 from mlimages.labels import LabelFile
 
 SHEET_PX, CAPTION_PX = 1200, 16
-"""Width of a sheet of class means, height of a line of text on it."""
+"""Width of the image of all class means, and height of a caption in it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class MeanImage:
-    """The mean of a set of pictures, and the figures of its channels.
+    """The mean of a set of images and the statistics of its channels.
 
     Attributes:
         mean: float32 `(C, H, W)` in 0..255.
-        channel_mean, channel_std: over all pixels of all pictures, in 0..255, by channel.
-        count: how many pictures went in.
-        prop: how they were prepared.
-        broken: those that could not be used.
-        by_class: the mean of each class that has a good picture, likewise, by class number; where asked for.
+        channel_mean, channel_std: over all pixels of all images, in 0..255, one value per channel.
+        count: number of images.
+        prop: how the images were prepared.
+        broken: images that could not be used.
+        by_class: with `per_class`, the mean of each class by class index: float32 `(C, H, W)` in 0..255.
     """
 
     mean: NDArray[np.float32]
@@ -64,18 +65,27 @@ class MeanImage:
     broken: tuple[BrokenImage, ...] = ()
     by_class: Mapping[int, NDArray[np.float32]] = field(default_factory=dict)
 
-    def write(self, path: Path) -> None:
-        """Write `.png` to look at, `.npy` to compute with and `.json` with the figures, beside each other."""
+    def __repr__(self) -> str:
+        images = counted(self.count, "image") + (f", {len(self.broken)} broken" if self.broken else "")
+        mean, std = (", ".join(f"{value:.1f}" for value in values) for values in (self.channel_mean, self.channel_std))
+        return (
+            f"MeanImage({images}, {self.prop.width} x {self.prop.height} px, "
+            f"channel_mean=({mean}), channel_std=({std}))"
+        )
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write `NAME.png` for viewing, `NAME.npy` (float32 `(C, H, W)`) and `NAME.json` (statistics)."""
+        path = as_path(path)
         with replacing(path.with_suffix(".png")) as part:
             LabeledImage.from_array(self.mean).image.save(part, "PNG")
         with replacing(path.with_suffix(".npy")) as part, part.open("wb") as out:
             np.save(out, self.mean, allow_pickle=False)
-        figures = {"v": 1, "mean": self.channel_mean, "std": self.channel_std, "count": self.count}
-        write_text(path.with_suffix(".json"), json.dumps({**figures, "image": asdict(self.prop)}, indent=2) + "\n")
+        statistics = {"v": 1, "mean": self.channel_mean, "std": self.channel_std, "count": self.count}
+        write_text(path.with_suffix(".json"), json.dumps({**statistics, "image": asdict(self.prop)}, indent=2) + "\n")
 
 
 def compute_mean(
-    items: Iterable[LabeledPath],
+    items: Iterable[LabeledPath] | str | os.PathLike[str],
     prop: ImageProperty,
     *,
     per_class: bool = False,
@@ -83,117 +93,141 @@ def compute_mean(
     pool: Pool | None = None,
     progress: Progress | None = None,
 ) -> MeanImage:
-    """The mean of the pictures as the network sees them, and with `per_class` that of each class.
+    """Return the mean of all images after resizing and cropping.
 
-    Sums are whole numbers, so that the result does not depend on the workers or on the order.
+    The sums are integers, so the result depends neither on the number of workers nor on the order of the images.
 
     Args:
-        pool: who reads the pictures; by default `workers` threads (a core each).
+        items: a label file, its path, or labelled paths.
+        prop: size of the images, and how they are resized to it.
+        per_class: also compute the mean of each class.
+        workers: threads that decode the images; by default one per CPU core.
+        pool: decodes the images in place of threads.
 
     Raises:
-        InputError: no picture could be used.
+        InputError: no image can be decoded.
+
+    Examples:
+        >>> from mlimages import ImageProperty
+        >>> from mlimages.dataset import compute_mean
+        >>> result = compute_mean("labels.txt", ImageProperty(32), per_class=True)
+        >>> result.mean.shape, result.count, sorted(result.by_class)
+        ((3, 32, 32), 12, [0, 1])
     """
+    if isinstance(items, str | os.PathLike):
+        items = LabelFile(as_path(items))
     shape = prop.height, prop.width, prop.channels
     histogram = np.zeros((prop.channels, 256), dtype=np.uint64)
     sums: dict[int, NDArray[Any]] = {}
     counts: Counter[int] = Counter()
     broken: list[BrokenImage] = []
-    shown = progress or NoProgress()
-    shown.start("mean", None, "pictures")
+    progress = progress or NoProgress()
+    progress.start("mean", None, "images")
     pool = pool or Threads(workers or os.cpu_count() or 1)
-    for part in pool.map(partial(_summed, prop=prop, per_class=per_class), _lists(items, pool.at_once)):
+    for part in pool.map(partial(_partial_sums, prop=prop, per_class=per_class), _chunks(items, pool.at_once)):
         broken += part.broken
-        shown.advance(part.counts.total() + len(part.broken), broken=len(broken))
+        progress.advance(part.counts.total() + len(part.broken), broken=len(broken))
         histogram += part.histogram
         counts += part.counts
         for label, pixels in part.sums.items():
             sums.setdefault(label, np.zeros(shape, np.uint32 if per_class else np.uint64))[...] += pixels
-    shown.close()
+    progress.close()
     if not counts:
-        raise InputError(f"no mean: none of the {len(broken)} pictures could be used ({_first(broken)})")
+        raise InputError(f"no mean image: none of {counted(len(broken), 'image')} can be used ({_first(broken)})")
     total = np.zeros(shape, np.uint64)
-    for some in sums.values():
-        total += some
+    for class_sum in sums.values():
+        total += class_sum
     by_class = {label: _mean(sums[label], counts[label]) for label in sorted(sums)} if per_class else {}
     count = counts.total()
-    return MeanImage(_mean(total, count), *_moments(histogram), count, prop, tuple(broken), by_class)
+    return MeanImage(_mean(total, count), *_channel_statistics(histogram), count, prop, tuple(broken), by_class)
 
 
 def _mean(sums: NDArray[Any], count: int) -> NDArray[np.float32]:
-    """float32 `(C, H, W)` from whole numbers `(H, W, C)`."""
+    """float32 `(C, H, W)` from integer sums `(H, W, C)`."""
     return np.ascontiguousarray((sums / count).astype(np.float32).transpose(2, 0, 1))
 
 
-def draw_class_means(made: MeanImage, names: Sequence[str], path: Path) -> None:
-    """Write each class's mean under its name, side by side in one picture."""
-    means, prop = made.by_class, made.prop
+def draw_class_means(mean_image: MeanImage, class_names: Sequence[str], path: Path) -> None:
+    """Write an image of all class means side by side, each below its name."""
+    means, prop = mean_image.by_class, mean_image.prop
     columns = max(1, SHEET_PX // prop.width)
     rows = -(-len(means) // columns)
     sheet = Image.new("RGB", (min(columns, len(means)) * prop.width, rows * (prop.height + CAPTION_PX)), "white")
-    for place, (label, mean) in enumerate(means.items()):
-        left, top = place % columns * prop.width, place // columns * (prop.height + CAPTION_PX)
+    for index, (label, mean) in enumerate(means.items()):
+        left, top = index % columns * prop.width, index // columns * (prop.height + CAPTION_PX)
         sheet.paste(LabeledImage.from_array(mean).image, (left, top + CAPTION_PX))
-        ImageDraw.Draw(sheet).text((left + 2, top + 2), names[label][: prop.width // 7], fill="black")
+        ImageDraw.Draw(sheet).text((left + 2, top + 2), class_names[label][: prop.width // 7], fill="black")
     with replacing(path) as part:
         sheet.save(part, "PNG")
 
 
-def remembered_mean(
+def cached_mean(
     labels: LabelFile, prop: ImageProperty, *, per_class: bool, pool: Pool | None, progress: Progress | None
 ) -> MeanImage:
-    """The mean from the cache where no picture has changed since, else computed and kept.
+    """`compute_mean`, cached until an image file changes.
 
-    Not kept where a picture cannot be read: a permission or a missing package is no property of it.
+    Not cached if a file cannot be read: missing permissions and packages are not properties of the image.
     """
-    digest = hashlib.sha256(f"3 {PIXELS_VERSION} {prop} {per_class}".encode())
+    key = hashlib.sha256(f"4 {PIXELS_VERSION} {prop} {per_class}".encode())
     for item in labels:
         state = file_state(item.path) or b""
-        told = f"{item.path} {item.path.absolute()} {state.hex()} {item.label if per_class else ''}\n"
-        digest.update(told.encode(errors="surrogateescape"))
-    kept = cache_dir("means") / f"{digest.hexdigest()[:32]}.npz"
+        line = f"{item.path} {item.path.absolute()} {state.hex()} {item.label if per_class else ''}\n"
+        key.update(line.encode(errors="surrogateescape"))
+    cache_file = cache_dir("means") / f"{key.hexdigest()[:32]}.npz"
     try:
-        return _read_kept(kept, prop)
+        return _read_cached(cache_file, prop)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        made = compute_mean(labels, prop, per_class=per_class, pool=pool, progress=progress)
-    if any(one.fault is Fault.UNREADABLE for one in made.broken):
-        return made
-    told = json.dumps({"mean": made.channel_mean, "std": made.channel_std, "count": made.count,
-            "broken": [(one.path, one.fault, one.detail) for one in made.broken]})  # fmt: skip
-    by_class = {str(label): mean for label, mean in made.by_class.items()}
-    with replacing(kept) as part, part.open("wb") as out:
-        np.savez(out, mean=made.mean, told=told, **by_class)  # type: ignore[arg-type]  # numpy's stub
-    return made
+        result = compute_mean(labels, prop, per_class=per_class, pool=pool, progress=progress)
+    if not any(image.fault is Fault.UNREADABLE for image in result.broken):
+        _write_cached(cache_file, result)
+    return result
 
 
-def _read_kept(path: Path, prop: ImageProperty) -> MeanImage:
-    with np.load(path, allow_pickle=False) as values:
-        told = json.loads(str(values["told"]))
-        broken = tuple(BrokenImage(path, Fault(fault), detail) for path, fault, detail in told["broken"])
-        by_class = {int(name): values[name] for name in values.files if name.isdigit()}
-        return MeanImage(values["mean"], tuple(told["mean"]), tuple(told["std"]), told["count"], prop, broken, by_class)
+def _write_cached(path: Path, result: MeanImage) -> None:
+    broken = [(image.path, image.fault, image.detail) for image in result.broken]
+    statistics = {"mean": result.channel_mean, "std": result.channel_std, "count": result.count, "broken": broken}
+    by_class = {str(label): mean for label, mean in result.by_class.items()}
+    with replacing(path) as part, part.open("wb") as out:
+        np.savez(out, mean=result.mean, statistics=json.dumps(statistics), **by_class)  # type: ignore[arg-type]  # numpy's stub
+
+
+def _read_cached(path: Path, prop: ImageProperty) -> MeanImage:
+    with np.load(path, allow_pickle=False) as arrays:
+        statistics = json.loads(str(arrays["statistics"]))
+        broken = tuple(BrokenImage(image, Fault(fault), detail) for image, fault, detail in statistics["broken"])
+        by_class = {int(name): arrays[name] for name in arrays.files if name.isdigit()}
+        mean, std = tuple(statistics["mean"]), tuple(statistics["std"])
+        return MeanImage(arrays["mean"], mean, std, statistics["count"], prop, broken, by_class)
 
 
 def load_mean_image(path: str | os.PathLike[str], image: ImageProperty | None = None) -> NDArray[np.float32]:
-    """Read a mean image from a `.npy` or an image file: float32 `(C, H, W)` in 0..255.
+    """Return a mean image, float32 `(C, H, W)` in 0..255, from a `.npy` or an image file.
 
     Args:
-        path: as `mlimages mean` writes it.
-        image: what the network takes: an image file is read as grey or RGB accordingly, and the size must be this one.
+        path: a file that `mlimages mean` wrote.
+        image: the network's input; an image file is read as gray or RGB accordingly, and the size must be the same.
 
     Raises:
-        InputError: no such file, an image that cannot be decoded, an array of another shape, NaN or infinite numbers.
+        InputError: the file cannot be read, or the array has another shape, NaN or infinite values.
+
+    Examples:
+        >>> from mlimages import ImageProperty, TrainingData
+        >>> from mlimages.dataset import load_mean_image
+        >>> result = TrainingData("labels.txt", ImageProperty(32)).make_mean_image("mean.png")
+        >>> load_mean_image("mean.npy").shape
+        (3, 32, 32)
     """
     path = as_path(os.fspath(path))
     mean = _read_array(path) if path.suffix.lower() == ".npy" else _read_image(path, image)
     if mean.ndim != 3 or mean.shape[0] not in (1, 3) or mean.dtype.kind not in "fiu":
-        raise InputError(f"{path}: a mean image is float32 (C, H, W) with C 1 or 3, this is {mean.dtype} {mean.shape}")
+        raise InputError(f"{path}: expected float32 (C, H, W) with C 1 or 3, but found {mean.dtype} {mean.shape}")
     if image is not None and mean.shape != (shape := (image.channels, image.height, image.width)):
         raise InputError(
-            f"{path} is a mean image of {mean.shape}, the network takes {shape} (C, H, W): "
-            f"make one with `mlimages mean LABELS --size {image.width}`"
+            f"{path} is a mean image of shape {mean.shape}, but the network takes {shape} (C, H, W): "
+            f"compute one with `mlimages mean LABELS --size {image.width}`"
         )
     if not np.isfinite(mean).all():
-        raise InputError(f"{path} is a mean image with NaN or infinite numbers: make it again")
+        raise InputError(f"{path} contains NaN or infinite values: compute it again with `mlimages mean`")
     return np.ascontiguousarray(mean, np.float32)
 
 
@@ -215,8 +249,14 @@ def _read_image(path: Path, image: ImageProperty | None) -> NDArray[Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Summed:
-    """Some pictures: uint16 sums `(H, W, C)` and counts by class (or all as class 0), levels uint64 `(C, 256)`."""
+class _PartialSums:
+    """Sums over some images.
+
+    Attributes:
+        sums: uint16 `(H, W, C)` by class index; everything under 0 without `per_class`.
+        counts: number of images, likewise.
+        histogram: uint64 `(C, 256)`, pixels by level.
+    """
 
     sums: dict[int, NDArray[np.uint16]]
     counts: Counter[int]
@@ -224,41 +264,41 @@ class _Summed:
     broken: list[BrokenImage]
 
 
-def _summed(items: Sequence[LabeledPath], prop: ImageProperty, per_class: bool) -> _Summed:
-    """At most 257 pictures, whose levels add up to 16 bits: little is to travel."""
-    found = _Summed({}, Counter(), np.zeros((prop.channels, 256), dtype=np.uint64), [])
+def _partial_sums(items: Sequence[LabeledPath], prop: ImageProperty, per_class: bool) -> _PartialSums:
+    """Sum at most 257 images, so that 16 bits are enough: workers in other processes send little data."""
+    result = _PartialSums({}, Counter(), np.zeros((prop.channels, 256), dtype=np.uint64), [])
     for item in items:
-        loaded = load_or_tell(item.path, prop)
+        loaded = try_load_pixels(item.path, prop)
         if isinstance(loaded, BrokenImage):
-            found.broken.append(loaded)
+            result.broken.append(loaded)
             continue
         label = item.label if per_class else 0
-        found.counts[label] += 1
-        found.sums.setdefault(label, np.zeros(loaded.shape, np.uint16))[...] += loaded
-        found.histogram[...] += _histogram(loaded)
-    return found
+        result.counts[label] += 1
+        result.sums.setdefault(label, np.zeros(loaded.shape, np.uint16))[...] += loaded
+        result.histogram[...] += _histogram(loaded)
+    return result
 
 
-def _lists(items: Iterable[LabeledPath], size: int) -> Iterator[list[LabeledPath]]:
-    waiting = iter(items)
-    while some := list(islice(waiting, size)):
-        yield some
+def _chunks(items: Iterable[LabeledPath], size: int) -> Iterator[list[LabeledPath]]:
+    remaining = iter(items)
+    while chunk := list(islice(remaining, size)):
+        yield chunk
 
 
 def _histogram(pixels: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """Counts of each level by channel, `(C, 256)`: the exact sums of x and of x squared at a tenth of their cost."""
+    """Pixels by level and channel, `(C, 256)`: gives the exact sums of x and of x squared at a tenth of their cost."""
     image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
     counts: NDArray[np.uint64] = np.asarray(image.histogram(), dtype=np.uint64)
     return counts.reshape(-1, 256)
 
 
-def _moments(histogram: NDArray[np.uint64]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _channel_statistics(histogram: NDArray[np.uint64]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation by channel."""
     levels = np.arange(256, dtype=np.float64)
     weights = histogram / histogram.sum(axis=1, keepdims=True)  # (C, 256)
     mean = weights @ levels
-    spread = np.sqrt((weights * (levels - mean[:, None]) ** 2).sum(axis=1))
-    return tuple(mean.tolist()), tuple(spread.tolist())
+    std = np.sqrt((weights * (levels - mean[:, None]) ** 2).sum(axis=1))
+    return tuple(mean.tolist()), tuple(std.tolist())
 
 
 def _first(broken: list[BrokenImage]) -> str:

@@ -1,17 +1,17 @@
-"""A label file as the network's arrays, and arrays back as images."""
+"""A label file as arrays for a network, and arrays back as images."""
 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlimages.core import BrokenImage, ImageProperty, Normalization, Pool, Progress, as_path
-from mlimages.dataset.loading import load_in_order
-from mlimages.dataset.mean_image import MeanImage, draw_class_means, load_mean_image, remembered_mean
+from mlimages.dataset.loading import iter_pixels
+from mlimages.dataset.mean_image import MeanImage, cached_mean, draw_class_means, load_mean_image
 from mlimages.images import LabeledImage, from_network, to_network
 from mlimages.labels import LabelFile, write_label_file
 
@@ -19,74 +19,125 @@ logger = logging.getLogger(__name__)
 
 
 class TrainingData:
-    """The pictures of a label file as the network's arrays; a broken picture is left out and logged.
+    """The images of a label file as input arrays for a network. Broken images are skipped and logged.
+
+    Nothing is decoded until the arrays are generated, and only a few images are in memory at a time.
 
     Args:
-        labels: which pictures, of which classes.
-        prop: their size and how they get it.
-        normalization: from pixels to the network's numbers; by default to 0..1.
-        mean_image: subtracted before scaling: a .npy or .png file, or float32 `(C, H, W)` in 0..255.
+        labels: a label file or its path.
+        prop: size of the images, and how they are resized to it.
+        normalization: how uint8 pixels become the network's input; by default they are scaled to 0..1.
+        mean_image: subtracted before scaling: a .npy or image file, or float32 `(C, H, W)` in 0..255.
+
+    Raises:
+        InputError: `mean_image` is not a mean image.
+        ImageError: `mean_image` is an image file that cannot be decoded.
+
+    Examples:
+        >>> from mlimages import ImageProperty, TrainingData
+        >>> data = TrainingData("labels.txt", ImageProperty(32))
+        >>> data
+        TrainingData('labels.txt', 32 x 32 px, RGB)
+        >>> for x, y in data.shuffle(seed=0).generate_batches(8):
+        ...     print(x.shape, x.dtype, y.shape, y.dtype)
+        (8, 3, 32, 32) float32 (8,) int64
+        (4, 3, 32, 32) float32 (4,) int64
     """
 
     def __init__(
         self,
-        labels: LabelFile,
+        labels: LabelFile | str | os.PathLike[str],
         prop: ImageProperty,
         *,
         normalization: Normalization | None = None,
-        mean_image: str | Path | NDArray[np.float32] | None = None,
+        mean_image: str | os.PathLike[str] | NDArray[np.float32] | None = None,
     ) -> None:
-        self.labels = labels
+        self.labels = labels if isinstance(labels, LabelFile) else LabelFile(as_path(labels))
         self.prop = prop
         self.normalization = normalization or Normalization()
-        self.mean_image = load_mean_image(mean_image) if isinstance(mean_image, str | Path) else mean_image
+        self.mean_image = load_mean_image(mean_image) if isinstance(mean_image, str | os.PathLike) else mean_image
+
+    def __repr__(self) -> str:
+        channels = "gray" if self.prop.gray_scale else "RGB"
+        mean = "" if self.mean_image is None else ", mean image"
+        return f"TrainingData({str(self.labels.path)!r}, {self.prop.width} x {self.prop.height} px, {channels}{mean})"
 
     def shuffle(self, seed: int) -> TrainingData:
-        """The same pictures in an order that depends on `seed` alone."""
+        """Return the same images in random order.
+
+        Args:
+            seed: random seed; the order depends on nothing else.
+        """
         return TrainingData(
             self.labels.shuffle(seed), self.prop, normalization=self.normalization, mean_image=self.mean_image
         )
 
     def make_mean_image(
-        self, path: str | Path, *, per_class: bool = False, pool: Pool | None = None, progress: Progress | None = None
+        self,
+        path: str | os.PathLike[str],
+        *,
+        per_class: bool = False,
+        pool: Pool | None = None,
+        progress: Progress | None = None,
     ) -> MeanImage:
-        """Compute and write the mean (`.png`, `.npy`, `.json`); subtract it from now on.
+        """Compute the mean image, write it to files, and subtract it from now on.
 
-        With `per_class` each class's mean is drawn too: `NAME_per_class.png`. The pictures that really went in are
-        listed in `NAME_used_in_mean.txt` beside the label file.
+        Three files are written: `NAME.png` for viewing, `NAME.npy` (float32 `(C, H, W)` in 0..255) and `NAME.json`
+        (statistics per channel). `LABELS_used_in_mean.txt`, beside the label file, lists the images that could be
+        decoded.
+
+        Args:
+            path: the .png file; the other files are written beside it.
+            per_class: also draw the mean of every class into `NAME_per_class.png`.
+            pool: workers that decode the images; by default one thread per CPU core.
 
         Raises:
-            InputError: no picture could be used.
+            InputError: no image can be decoded.
+
+        Examples:
+            >>> from mlimages import ImageProperty, TrainingData
+            >>> result = TrainingData("labels.txt", ImageProperty(32)).make_mean_image("mean.png")
+            >>> result.count, result.mean.shape, len(result.channel_std)
+            (12, (3, 32, 32), 3)
         """
         path = as_path(path)
-        made = remembered_mean(self.labels, self.prop, per_class=per_class, pool=pool, progress=progress)
-        made.write(path)
+        mean_image = cached_mean(self.labels, self.prop, per_class=per_class, pool=pool, progress=progress)
+        mean_image.write(path)
         if per_class:
-            draw_class_means(made, self.labels.class_names, path.with_name(f"{path.stem}_per_class.png"))
+            draw_class_means(mean_image, self.labels.class_names, path.with_name(f"{path.stem}_per_class.png"))
         source = self.labels.path
-        broken = {item.path for item in made.broken}
+        broken = {image.path for image in mean_image.broken}
         used = self.labels.filter(lambda item: str(item.path) not in broken)
         write_label_file(source.with_name(f"{source.stem}_used_in_mean.txt"), used, self.labels.class_names)
-        self.mean_image = made.mean
-        return made
+        self.mean_image = mean_image.mean
+        return mean_image
 
     def generate(self) -> Iterator[tuple[NDArray[np.float32], int]]:
-        """Each picture in order: float32 `(C, H, W)` and its class number."""
+        """Yield each image in order: float32 `(C, H, W)` and its class index.
+
+        Examples:
+            >>> from mlimages import ImageProperty, TrainingData
+            >>> x, label = next(TrainingData("labels.txt", ImageProperty(32)).generate())
+            >>> x.shape, label
+            ((3, 32, 32), 0)
+        """
         for x, y in self.generate_batches(1, workers=1):
             yield x[0], int(y[0])
 
     def generate_batches(
         self, size: int, *, workers: int | None = None
     ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
-        """Batches in order: x float32 `(N, C, H, W)`, y int64 `(N,)`; N is `size`, less in the last.
+        """Yield batches in order: x float32 `(N, C, H, W)`, y int64 `(N,)`.
 
-        Decoding runs ahead in `workers` threads (default: one per core).
+        Args:
+            size: N; the last batch may be smaller.
+            workers: threads that decode images ahead; by default one per CPU core.
         """
         pixels: list[NDArray[np.uint8]] = []
         labels: list[int] = []
-        for item, loaded in load_in_order(self.labels, self.prop, workers=workers):
+        for item, loaded in iter_pixels(self.labels, self.prop, workers=workers):
             if isinstance(loaded, BrokenImage):
-                logger.warning("left out %s: %s (%s)", loaded.path, loaded.fault, loaded.detail)
+                logger.warning("skipped %s: %s (%s)", loaded.path, loaded.fault, loaded.detail)
                 continue
             pixels.append(loaded)
             labels.append(item.label)
@@ -97,7 +148,18 @@ class TrainingData:
             yield self._batch(pixels, labels)
 
     def data_to_image(self, array: NDArray[np.float32], label: int = -1) -> LabeledImage:
-        """The picture that `array`, one of those generated, `(C, H, W)`, was made from: what the network saw."""
+        """Return the image that a generated array, float32 `(C, H, W)`, shows: the inverse of `generate`.
+
+        Args:
+            label: class index of the returned image; -1 if unknown.
+
+        Examples:
+            >>> from mlimages import ImageProperty, TrainingData
+            >>> data = TrainingData("labels.txt", ImageProperty(32))
+            >>> x, label = next(data.generate())
+            >>> data.data_to_image(x, label).image.size
+            (32, 32)
+        """
         pixels = from_network(array[None], self.normalization, self.mean_image)[0]  # (H, W, C)
         return LabeledImage.from_array(pixels.transpose(2, 0, 1).astype(np.float32), label)
 

@@ -1,4 +1,4 @@
-"""`mlimages augment`: pictures turned and mirrored, as arrays or as a folder."""
+"""`mlimages augment`: rotated and flipped copies of images, as arrays or as a folder."""
 
 import json
 import signal
@@ -12,7 +12,7 @@ from PIL import Image
 
 from mlimages import ImageProperty, LabelFile, augment
 from mlimages.core import InputError
-from mlimages.dataset.augmentation import Form, View, see, views
+from mlimages.dataset.augmentation import Format, View, all_views, render
 from mlimages.images import load_pixels
 from tests.conftest import RunCli
 
@@ -25,13 +25,13 @@ def colour_of(number: int) -> tuple[int, int, int]:
 
 @pytest.fixture
 def labels(tmp_path: Path) -> LabelFile:
-    """Twelve cats and eight dogs, each picture one colour of its own."""
+    """Twelve cats and eight dogs, each image in a colour of its own."""
     lines = []
     for number in range(20):
-        path = tmp_path / "pictures" / f"{number}.png"
+        path = tmp_path / "photos" / f"{number}.png"
         path.parent.mkdir(exist_ok=True)
         Image.new("RGB", (40, 30), colour_of(number)).save(path)
-        lines.append(f"pictures/{number}.png {int(number >= 12)}\n")
+        lines.append(f"photos/{number}.png {int(number >= 12)}\n")
     (tmp_path / "labels.txt").write_text("".join(lines))
     (tmp_path / "labels_class_def.txt").write_text("0 cats\n1 dogs\n")
     return LabelFile(tmp_path / "labels.txt")
@@ -53,31 +53,31 @@ def colours(x: np.ndarray) -> set[tuple[int, ...]]:
     return {tuple(int(value) for value in row[10, 10]) for row in x}
 
 
-def test_a_picture_is_seen_plain_then_at_every_angle_each_with_its_mirror_image() -> None:
-    looks = views(range(-30, 30, 6), flip=True)
-    assert len(looks) == 20
-    assert looks[:3] == (View(0, False), View(0, True), View(-30, False))
-    assert {look.angle_deg for look in looks} == {-30, -24, -18, -12, -6, 0, 6, 12, 18, 24}
-    assert views([10], flip=False) == (View(0), View(10))
+def test_the_original_comes_first_then_every_angle_each_with_its_flipped_copy() -> None:
+    views = all_views(range(-30, 30, 6), flip=True)
+    assert len(views) == 20
+    assert views[:3] == (View(0, False), View(0, True), View(-30, False))
+    assert {view.angle_deg for view in views} == {-30, -24, -18, -12, -6, 0, 6, 12, 18, 24}
+    assert all_views([10], flip=False) == (View(0), View(10))
 
 
-def test_turning_is_counter_clockwise_and_mirroring_left_to_right() -> None:
+def test_rotation_is_counterclockwise_and_flipping_is_left_to_right() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (12, 12, 3), dtype=np.uint8)
-    plain, turned, mirrored = see(pixels, [View(), View(90), View(0, True)])
-    assert np.array_equal(plain, pixels)
-    assert np.array_equal(turned, np.rot90(pixels))
-    assert np.array_equal(mirrored, pixels[:, ::-1])
+    original, rotated, flipped = render(pixels, [View(), View(90), View(0, True)])
+    assert np.array_equal(original, pixels)
+    assert np.array_equal(rotated, np.rot90(pixels))
+    assert np.array_equal(flipped, pixels[:, ::-1])
 
 
 @pytest.mark.parametrize("shape", [(20, 30, 3), (31, 20, 1), (1, 1, 3)])
-def test_turning_bares_no_corner_whatever_the_shape(shape: tuple[int, int, int]) -> None:
+def test_rotation_leaves_no_empty_corner_whatever_the_shape(shape: tuple[int, int, int]) -> None:
     white = np.full(shape, 255, dtype=np.uint8)
-    for seen in see(white, views([45, 7.5], flip=True)):
-        assert seen.shape == shape
-        assert (seen == 255).all()
+    for view in render(white, all_views([45, 7.5], flip=True)):
+        assert view.shape == shape
+        assert (view == 255).all()
 
 
-def test_no_copy_of_a_held_out_picture_is_in_the_training_part(
+def test_no_copy_of_a_held_out_image_is_in_the_training_part(
     labels: LabelFile, tmp_path: Path, run_cli: RunCli
 ) -> None:
     run_cli("augment", "labels.txt", "-o", "a.npz", *PEXELS)
@@ -99,7 +99,7 @@ def test_the_split_is_that_of_label_with_the_same_seed(labels: LabelFile, tmp_pa
     assert colours(arrays(tmp_path / "a.npz")["x_val"]) == listed
 
 
-def test_pictures_that_look_the_same_stay_in_one_part(tmp_path: Path) -> None:
+def test_near_duplicates_stay_in_one_part(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     lines = []
     for number in range(8):
@@ -109,7 +109,7 @@ def test_pictures_that_look_the_same_stay_in_one_part(tmp_path: Path) -> None:
             lines.append(f"{number}_{quality}.jpg 0\n")
     (tmp_path / "labels.txt").write_text("".join(lines))
     labels = LabelFile(tmp_path / "labels.txt")
-    augment(labels, tmp_path / "folder", image=ImageProperty(8), split=(0.5, 0.5), form="folder")
+    augment(labels, tmp_path / "folder", image=ImageProperty(8), split=(0.5, 0.5), format="folder")
     sides = [
         {path.stem.split("_")[1] for path in (tmp_path / "folder" / part).rglob("*.png")} for part in ("train", "val")
     ]
@@ -117,7 +117,7 @@ def test_pictures_that_look_the_same_stay_in_one_part(tmp_path: Path) -> None:
     assert len(sides[0]) == len(sides[1]) == 4
 
 
-def test_plain_rows_are_the_pixels_that_the_network_gets(labels: LabelFile, tmp_path: Path) -> None:
+def test_original_rows_are_the_pixels_that_the_network_gets(labels: LabelFile, tmp_path: Path) -> None:
     size = ImageProperty(24, 16)
     augment(labels, tmp_path / "a.npz", image=size, angles_deg=[10], flip=True, seed=3)
     found = arrays(tmp_path / "a.npz")
@@ -126,7 +126,7 @@ def test_plain_rows_are_the_pixels_that_the_network_gets(labels: LabelFile, tmp_
         assert label == item.label
 
 
-def test_the_classes_are_mixed_and_the_same_seed_gives_the_same_bytes(labels: LabelFile, tmp_path: Path) -> None:
+def test_the_rows_are_shuffled_and_the_same_seed_gives_the_same_bytes(labels: LabelFile, tmp_path: Path) -> None:
     for name, seed in (("a.npz", 1), ("again.npz", 1), ("other.npz", 2)):
         augment(labels, tmp_path / name, image=ImageProperty(8), seed=seed)
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "again.npz").read_bytes()
@@ -135,20 +135,20 @@ def test_the_classes_are_mixed_and_the_same_seed_gives_the_same_bytes(labels: La
     assert (np.diff(y) < 0).any(), "sorted by class"
 
 
-def test_a_broken_picture_costs_only_itself_and_is_listed(labels: LabelFile, tmp_path: Path, run_cli: RunCli) -> None:
+def test_a_broken_image_is_skipped_and_listed(labels: LabelFile, tmp_path: Path, run_cli: RunCli) -> None:
     add_broken(labels)
     done = run_cli("augment", "labels.txt", "-o", "a.npz", "--size", "8", "--flip", "--json")
-    told = json.loads(done.stdout)
-    assert [part["rows"] for part in told["parts"]] == [40]
-    assert [row["fault"] for row in told["broken"]] == ["not-an-image"] * 2
+    summary = json.loads(done.stdout)
+    assert [part["rows"] for part in summary["parts"]] == [40]
+    assert [row["fault"] for row in summary["broken"]] == ["not-an-image"] * 2
     assert "broken0.png: not-an-image" in done.stderr
     found = arrays(tmp_path / "a.npz")
     assert len(found["x"]) == len(found["y"]) == 40
 
 
 def test_the_npy_files_hold_what_the_npz_holds_and_can_be_mapped(labels: LabelFile, tmp_path: Path) -> None:
-    for name, form in (("a.npz", "npz"), ("folder", "npy")):
-        augment(labels, tmp_path / name, image=ImageProperty(8), split=(0.5, 0.25, 0.25), form=form)  # type: ignore[arg-type]
+    for name, format in (("a.npz", "npz"), ("folder", "npy")):
+        augment(labels, tmp_path / name, image=ImageProperty(8), split=(0.5, 0.25, 0.25), format=format)  # type: ignore[arg-type]
     found = arrays(tmp_path / "a.npz")
     assert {f"{name}.npy" for name in found} == {path.name for path in (tmp_path / "folder").iterdir()}
     assert set(found) == {"class_names", *(f"{axis}_{part}" for axis in "xy" for part in ("train", "val", "test"))}
@@ -157,7 +157,7 @@ def test_the_npy_files_hold_what_the_npz_holds_and_can_be_mapped(labels: LabelFi
         assert np.array_equal(mapped, values)
 
 
-def test_a_folder_of_pictures_holds_the_same_pixels_with_label_files(
+def test_a_folder_of_images_holds_the_same_pixels_with_label_files(
     labels: LabelFile, tmp_path: Path, run_cli: RunCli
 ) -> None:
     for out in ("a.npz", "folder"):
@@ -175,40 +175,38 @@ def test_a_folder_of_pictures_holds_the_same_pixels_with_label_files(
 
 def test_a_class_name_cannot_lead_out_of_the_folder(labels: LabelFile, tmp_path: Path) -> None:
     (tmp_path / "labels_class_def.txt").write_text("0 ../../../away\n1 ..\n")
-    augment(labels, tmp_path / "deep" / "folder", image=ImageProperty(8), form="folder")
-    written = [path for path in tmp_path.rglob("*.png") if path.parent != tmp_path / "pictures"]
+    augment(labels, tmp_path / "deep" / "folder", image=ImageProperty(8), format="folder")
+    written = [path for path in tmp_path.rglob("*.png") if path.parent != tmp_path / "photos"]
     assert len(written) == 20
-    assert all(path.is_relative_to(tmp_path / "deep" / "folder" / "pictures") for path in written)
+    assert all(path.is_relative_to(tmp_path / "deep" / "folder" / "images") for path in written)
 
 
-@pytest.mark.parametrize("form", ["npz", "npy", "folder"])
-def test_where_nothing_can_be_read_what_was_there_stays(labels: LabelFile, tmp_path: Path, form: Form) -> None:
+@pytest.mark.parametrize("format", ["npz", "npy", "folder"])
+def test_where_no_image_can_be_decoded_earlier_output_stays(labels: LabelFile, tmp_path: Path, format: Format) -> None:
     for path in tmp_path.rglob("*.png"):
         path.write_bytes(b"")
     out = tmp_path / "made" / "a.npz"
     out.parent.mkdir()
-    if form == "npz":
+    if format == "npz":
         out.write_text("as it was")
-    with pytest.raises(InputError, match="not one picture"):
-        augment(labels, out, image=ImageProperty(8), form=form, overwrite=True)
-    assert [path.name for path in out.parent.iterdir()] == (["a.npz"] if form == "npz" else [])
-    assert form != "npz" or out.read_text() == "as it was"
+    with pytest.raises(InputError, match="no image can be decoded"):
+        augment(labels, out, image=ImageProperty(8), format=format, overwrite=True)
+    assert [path.name for path in out.parent.iterdir()] == (["a.npz"] if format == "npz" else [])
+    assert format != "npz" or out.read_text() == "as it was"
 
 
-def test_a_folder_in_the_way_is_left_alone(labels: LabelFile, tmp_path: Path) -> None:
+def test_an_existing_folder_is_left_alone(labels: LabelFile, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
-    for form in ("npz", "npy", "folder"):
-        with pytest.raises(InputError, match="in the way"):
-            augment(labels, tmp_path / "full", image=ImageProperty(8), form=form)  # type: ignore[arg-type]
+    for format in ("npz", "npy", "folder"):
+        with pytest.raises(InputError, match="already exists"):
+            augment(labels, tmp_path / "full", image=ImageProperty(8), format=format)  # type: ignore[arg-type]
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine.txt"]
 
 
 @pytest.mark.parametrize("out", ["a.npz", "folder"])
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_stopped_in_the_middle_it_leaves_nothing_under_the_name(
-    labels: LabelFile, tmp_path: Path, how: signal.Signals, out: str
-) -> None:
+def test_an_interrupted_run_leaves_no_output(labels: LabelFile, tmp_path: Path, how: signal.Signals, out: str) -> None:
     labels.path.write_text(labels.path.read_text() * 200)
     command = [sys.executable, "-m", "mlimages", "augment", "labels.txt", "-o", f"made/{out}", "--size", "300"]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL) as child:
@@ -231,7 +229,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
 
 
-def test_memory_stays_flat_however_many_pictures_there_are(labels: LabelFile, tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_the_number_of_images(labels: LabelFile, tmp_path: Path) -> None:
     whole = labels.path.read_text().splitlines(keepends=True)
     peaks_mib = []
     for times in (1, 4):
@@ -254,15 +252,29 @@ def test_memory_stays_flat_however_many_pictures_there_are(labels: LabelFile, tm
     ],
     ids=" ".join,
 )
-def test_an_option_that_makes_no_sense_is_a_usage_error(labels: LabelFile, run_cli: RunCli, wrong: list[str]) -> None:
+def test_an_invalid_option_is_a_usage_error(labels: LabelFile, run_cli: RunCli, wrong: list[str]) -> None:
     done = run_cli("augment", "labels.txt", "-o", "a.npz", "--size", "8", *wrong, check=False)
     assert done.returncode == 2
     assert wrong[0] in done.stderr
 
 
 @pytest.mark.parametrize("shares", [(0.5, 0.2), (0.25,) * 4, (1.5, -0.5)])
-def test_shares_that_make_no_parts_are_an_error_before_any_work(
+def test_invalid_shares_are_an_error_before_any_work(
     labels: LabelFile, tmp_path: Path, shares: tuple[float, ...]
 ) -> None:
     with pytest.raises(InputError, match="shares"):
         augment(labels, tmp_path / "a.npz", image=ImageProperty(8), split=shares)
+
+
+def test_paths_of_every_kind_and_a_single_angle_are_taken(labels: LabelFile, tmp_path: Path) -> None:
+    image = ImageProperty(8)
+    augment(labels, tmp_path / "a.npz", image=image, angles_deg=[10])
+    for source, out in [(str(labels.path), str(tmp_path / "b.npz")), (labels.path, tmp_path / "c.npz")]:
+        summary = augment(source, out, image=image, angles_deg=10)
+        assert Path(out).read_bytes() == (tmp_path / "a.npz").read_bytes()
+        assert repr(summary) == f"AugmentSummary({str(out)!r}, all: 40 rows of 20 images, 0 broken)"
+
+
+def test_a_single_share_is_a_type_error_that_says_what_is_expected(labels: LabelFile, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"split=0.8: expected a list of shares that add up to 1, such as \(0.8, 0.2\)"):
+        augment(labels, tmp_path / "a.npz", image=ImageProperty(8), split=0.8)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""A label file becomes arrays in order, whole, and the same as the network's own."""
+"""A label file as arrays: in order, complete, and equal to what an exported file computes."""
 
 import json
 import logging
@@ -24,7 +24,7 @@ IMAGENET = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 @pytest.fixture
 def labels(tmp_path: Path) -> LabelFile:
-    """Ten pictures of two classes, the fourth of them broken."""
+    """Ten images of two classes, the fourth of them broken."""
     rng = np.random.default_rng(0)
     items = [LabeledPath(tmp_path / f"{n}.png", n % 2) for n in range(10)]
     for item in items:
@@ -39,7 +39,7 @@ def good(labels: LabelFile) -> list[LabeledPath]:
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_batches_hold_every_good_picture_in_order_and_the_last_is_short(
+def test_batches_hold_every_good_image_in_order_and_the_last_is_smaller(
     labels: LabelFile, workers: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = TrainingData(labels, PROP, normalization=IMAGENET)
@@ -55,18 +55,18 @@ def test_batches_hold_every_good_picture_in_order_and_the_last_is_short(
 
 @pytest.mark.parametrize("normalization", [IMAGENET, Normalization(scale=1.0, mean=(1.5, 2.5, 3.5), bgr=True)])
 @pytest.mark.parametrize("by_image", [False, True])
-def test_batches_are_bit_for_bit_what_an_exported_file_puts_to_its_network(
+def test_batches_are_bit_for_bit_the_input_of_an_exported_network(
     labels: LabelFile, tmp_path: Path, normalization: Normalization, by_image: bool
 ) -> None:
     mean_image = np.random.default_rng(1).uniform(0, 255, (3, 16, 16)).astype(np.float32) if by_image else None
     data = TrainingData(labels, PROP, normalization=normalization, mean_image=mean_image)
-    told = replace(normalization, mean_image="mean.npy" if by_image else "")
+    exported = replace(normalization, mean_image="mean.npy" if by_image else "")
     names = tuple(str(number) for number in range(3 * 16 * 16))
-    through = TrainedNetwork(nn.Flatten(), Preprocessing(PROP, told), names, "none", mean_image)
-    predictor = Predictor(export_network(through, tmp_path / "model.onnx"))
+    identity = TrainedNetwork(nn.Flatten(), Preprocessing(PROP, exported), names, "none", mean_image)
+    predictor = Predictor(export_network(identity, tmp_path / "model.onnx"))
     decoded = [predictor.decode(item.path)[0] for item in good(labels)]
-    seen, _ = BundleSession(predictor.bundle).run(decoded)
-    assert (seen.reshape(-1, 3, 16, 16) == np.concatenate([x for x, _ in data.generate_batches(4)])).all()
+    inputs, _ = BundleSession(predictor.bundle).run(decoded)
+    assert (inputs.reshape(-1, 3, 16, 16) == np.concatenate([x for x, _ in data.generate_batches(4)])).all()
 
 
 def test_a_consumer_may_stop_early(labels: LabelFile) -> None:
@@ -75,7 +75,7 @@ def test_a_consumer_may_stop_early(labels: LabelFile) -> None:
     batches.close()  # type: ignore[attr-defined]
 
 
-def test_single_pictures_are_generated_too_and_shuffled_by_seed(labels: LabelFile) -> None:
+def test_single_images_are_generated_too_and_shuffled_by_seed(labels: LabelFile) -> None:
     data = TrainingData(labels, PROP)
     assert [label for _, label in data.generate()] == [item.label for item in good(labels)]
     first, again = ([x.sum() for x, _ in data.shuffle(1).generate()] for _ in range(2))
@@ -84,7 +84,7 @@ def test_single_pictures_are_generated_too_and_shuffled_by_seed(labels: LabelFil
 
 
 @pytest.mark.parametrize("normalization", [IMAGENET, Normalization(scale=1.0, bgr=True)])
-def test_an_array_goes_back_to_the_picture_that_the_network_saw(
+def test_an_array_becomes_the_image_that_it_was_made_from(
     labels: LabelFile, tmp_path: Path, normalization: Normalization
 ) -> None:
     for mean_image in (None, np.random.default_rng(1).uniform(0, 255, (3, 16, 16)).astype(np.float32)):
@@ -95,18 +95,18 @@ def test_an_array_goes_back_to_the_picture_that_the_network_saw(
         assert (np.asarray(image.image) == load_pixels(tmp_path / "0.png", PROP)).all()
 
 
-def test_the_mean_is_written_to_look_at_and_to_compute_with(labels: LabelFile, tmp_path: Path) -> None:
+def test_the_mean_image_is_written_for_viewing_and_for_training(labels: LabelFile, tmp_path: Path) -> None:
     data = TrainingData(labels, PROP)
-    made = data.make_mean_image(tmp_path / "mean.png")
+    result = data.make_mean_image(tmp_path / "mean.png")
     pixels = np.stack([load_pixels(item.path, PROP) for item in good(labels)]).astype(np.float64)
     assert np.load(tmp_path / "mean.npy").dtype == np.float32
     assert np.allclose(np.load(tmp_path / "mean.npy"), pixels.mean(axis=0).transpose(2, 0, 1), atol=1e-4)
     assert np.allclose(np.asarray(Image.open(tmp_path / "mean.png")), pixels.mean(axis=0), atol=0.51)
-    told = json.loads((tmp_path / "mean.json").read_text())
-    assert np.allclose(told["mean"], pixels.mean(axis=(0, 1, 2)))
-    assert np.allclose(told["std"], pixels.std(axis=(0, 1, 2)))
-    assert told["count"] == made.count == 9
-    assert [broken.fault for broken in made.broken] == ["not-an-image"]
+    statistics = json.loads((tmp_path / "mean.json").read_text())
+    assert np.allclose(statistics["mean"], pixels.mean(axis=(0, 1, 2)))
+    assert np.allclose(statistics["std"], pixels.std(axis=(0, 1, 2)))
+    assert statistics["count"] == result.count == 9
+    assert [broken.fault for broken in result.broken] == ["not-an-image"]
     used = list(LabelFile(tmp_path / "labels_used_in_mean.txt"))
     assert used == good(labels)
     assert abs(np.concatenate([x for x, _ in data.generate_batches(4)]).mean(axis=0)).max() < 1e-6
@@ -121,15 +121,15 @@ def test_a_grey_mean_has_one_channel(labels: LabelFile) -> None:
     assert compute_mean(labels, ImageProperty(16, gray_scale=True)).mean.shape == (1, 16, 16)
 
 
-def test_a_mean_of_nothing_is_an_error_that_names_the_first_picture(labels: LabelFile) -> None:
-    with pytest.raises(InputError, match=r"none of the 1 pictures could be used \(first: .*3.png: not-an-image"):
+def test_a_mean_of_no_image_is_an_error_that_names_the_first_broken_one(labels: LabelFile) -> None:
+    with pytest.raises(InputError, match=r"none of 1 image can be used \(first: .*3.png: not-an-image"):
         compute_mean(labels.filter(lambda item: item.path.name == "3.png"), PROP)
 
 
-def test_a_mean_image_is_read_from_npy_or_png_and_nothing_else(labels: LabelFile, tmp_path: Path) -> None:
-    made = TrainingData(labels, PROP).make_mean_image(tmp_path / "mean.png")
-    assert (load_mean_image(tmp_path / "mean.npy") == made.mean).all()
-    assert np.allclose(load_mean_image(tmp_path / "mean.png"), made.mean, atol=0.51)
+def test_a_mean_image_is_loaded_from_npy_or_png_only(labels: LabelFile, tmp_path: Path) -> None:
+    result = TrainingData(labels, PROP).make_mean_image(tmp_path / "mean.png")
+    assert (load_mean_image(tmp_path / "mean.npy") == result.mean).all()
+    assert np.allclose(load_mean_image(tmp_path / "mean.png"), result.mean, atol=0.51)
     np.save(tmp_path / "flat.npy", np.zeros(3, np.float32))
     np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)
     for name in ("flat.npy", "objects.npy", "none.npy"):
@@ -137,29 +137,29 @@ def test_a_mean_image_is_read_from_npy_or_png_and_nothing_else(labels: LabelFile
             load_mean_image(tmp_path / name)
 
 
-def test_a_mean_made_again_decodes_nothing_until_a_picture_changes(
+def test_a_cached_mean_decodes_nothing_until_an_image_changes(
     labels: LabelFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mlimages.dataset import loading
 
-    seen: list[Path] = []
+    decoded: list[Path] = []
 
     def counting(path: Path, prop: ImageProperty) -> object:
-        seen.append(path)
+        decoded.append(path)
         return load_pixels(path, prop)
 
     first = TrainingData(labels, PROP).make_mean_image(tmp_path / "mean.png")
     monkeypatch.setattr(loading, "load_pixels", counting)
     again = TrainingData(labels, PROP).make_mean_image(tmp_path / "again.png")
-    assert seen == []
+    assert decoded == []
     assert (tmp_path / "again.npy").read_bytes() == (tmp_path / "mean.npy").read_bytes()
     assert (again.channel_mean, again.count, again.broken) == (first.channel_mean, first.count, first.broken)
     Image.new("RGB", (9, 9)).save(tmp_path / "3.png")
     assert TrainingData(labels, PROP).make_mean_image(tmp_path / "mean.png").count == 10
-    assert len(seen) == 10
+    assert len(decoded) == 10
 
 
-def test_each_class_has_its_mean_under_its_name(labels: LabelFile, tmp_path: Path) -> None:
+def test_class_means_are_drawn_below_their_names(labels: LabelFile, tmp_path: Path) -> None:
     means = TrainingData(labels, PROP).make_mean_image(tmp_path / "mean.png", per_class=True).by_class
     even = [load_pixels(item.path, PROP) for item in good(labels) if item.label == 0]
     assert list(means) == [0, 1]
@@ -167,3 +167,20 @@ def test_each_class_has_its_mean_under_its_name(labels: LabelFile, tmp_path: Pat
     sheet = np.asarray(Image.open(tmp_path / "mean_per_class.png"))
     assert sheet.shape == (32, 32, 3)
     assert np.allclose(sheet[16:, :16], means[0].transpose(1, 2, 0), atol=0.51)
+
+
+def test_paths_of_every_kind_are_taken(labels: LabelFile, tmp_path: Path) -> None:
+    expected = TrainingData(labels, PROP).make_mean_image(tmp_path / "mean.png")
+    for kind in (str, Path):
+        data = TrainingData(kind(labels.path), PROP, mean_image=kind(tmp_path / "mean.npy"))
+        assert (data.mean_image == expected.mean).all()
+        assert repr(data) == f"TrainingData({str(labels.path)!r}, 16 x 16 px, RGB, mean image)"
+        expected.write(kind(tmp_path / "again.png"))
+        assert (load_mean_image(kind(tmp_path / "again.npy")) == expected.mean).all()
+        assert compute_mean(kind(labels.path), PROP).channel_mean == expected.channel_mean
+
+
+def test_the_repr_of_a_mean_image_is_one_line_of_statistics(labels: LabelFile) -> None:
+    text = repr(compute_mean(labels, ImageProperty(16, gray_scale=True)))
+    assert text.startswith("MeanImage(9 images, 1 broken, 16 x 16 px, channel_mean=(1")
+    assert len(text) < 110

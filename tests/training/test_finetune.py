@@ -181,7 +181,7 @@ def test_at_the_terminal_stands_what_changes_a_run_and_not_each_picture_or_pillo
         "from pathlib import Path; _options(False, False); warnings.warn('odd EXIF')\n"
         "with write_log(Path('log.txt')):\n"
         "    logging.getLogger('mlimages.training.features').warning('computed anew')\n"
-        "    logging.getLogger('mlimages.dataset.training_data').warning('left out a.jpg')"
+        "    logging.getLogger('mlimages.dataset.training_data').warning('skipped a.jpg')"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stderr == "mlimages.training.features: computed anew\n"
