@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from mlimages.core import LabeledPath
-from mlimages.export import ExportOptions, TrainedNetwork, export_trained
+from mlimages.export import ExportOptions, TrainedNetwork, export_network
 from mlimages.inference import OnnxBundle
 from mlimages.networks import build_model
 
@@ -37,4 +37,4 @@ def trained(name: str, *, classes: int = 3, seed: int = 0, **options: object) ->
 def exported(name: str, folder: Path, *, count: int = 6, options: ExportOptions | None = None) -> OnnxBundle:
     """`trained(name)` in `folder / model.onnx`, checked on `count` pictures."""
     items = pictures(folder / "pictures", count)
-    return export_trained(trained(name), folder / "model.onnx", validation=items, options=options)
+    return export_network(trained(name), folder / "model.onnx", validation=items, options=options)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from mlimages import ImageProperty, LabelFile, Normalization, Preprocessing, TrainingData
-from mlimages.export import TrainedNetwork, export_trained
+from mlimages.export import TrainedNetwork, export_network
 from mlimages.networks import build_model
 
 
@@ -48,7 +48,7 @@ def main() -> None:
         print(f"epoch {epoch + 1}: rate {rate:.4f}, loss {np.mean(losses):.3f}, accuracy {np.mean(right):.1%}")
 
     trained = TrainedNetwork(network.eval(), prepare, args.train.class_names, "alex", data.mean_image)
-    export_trained(trained, args.out, validation=args.val)
+    export_network(trained, args.out, validation=args.val)
     draw(curves, args.out.with_suffix(".png"))
 
 

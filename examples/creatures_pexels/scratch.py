@@ -12,7 +12,7 @@ from PIL import Image
 from torch.nn.functional import cross_entropy
 
 from mlimages import ImageProperty, LabelFile, Normalization, Preprocessing
-from mlimages.export import TrainedNetwork, export_trained
+from mlimages.export import TrainedNetwork, export_network
 from mlimages.networks import build_model
 
 
@@ -59,7 +59,7 @@ def main() -> None:
 
     prepare = Preprocessing(ImageProperty(size), Normalization(scale=255))
     trained = TrainedNetwork(network.eval(), prepare, tuple(map(str, names)), "cifar10_cnn")
-    export_trained(trained, args.out, validation=args.val)
+    export_network(trained, args.out, validation=args.val)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A network and its preprocessing as one ONNX file, checked for parity; quantization."""
+"""Export a network and its preprocessing to one ONNX file with a parity check; quantization."""
 
 from mlimages.core.lazy import attach
 

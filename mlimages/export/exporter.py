@@ -1,17 +1,19 @@
-"""A network becomes one .onnx file, refused unless ONNX Runtime answers as the trained network does."""
+"""Export a network to an .onnx file, but only if ONNX Runtime computes what the trained network computes."""
 
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mlimages.core import LabeledPath, NoProgress, Progress, is_remote, replacing, wilson_interval
-from mlimages.export.onnx_writer import TrainedNetwork, export_network
-from mlimages.export.parity import Answers, ResizeParityError, check_parity, network_answers
+from mlimages.core import LabeledPath, NoProgress, Progress, as_path, is_remote, replacing, wilson_interval
+from mlimages.export.onnx_writer import TrainedNetwork, write_onnx
+from mlimages.export.parity import NetworkOutputs, ResizeParityError, check_parity, compute_outputs
 from mlimages.inference import OnnxBundle, Provenance, calibration, data_path
+from mlimages.labels import LabelFile
 
 logger = logging.getLogger(__name__)
 
@@ -21,10 +23,17 @@ class ExportOptions:
     """How a network is exported.
 
     Attributes:
-        include_preprocessing: take uint8 pictures of any size; else the bare network, float32 `(N, C, H, W)`.
-        exact: resize inside by Pillow's own integer weights, to the bit, at several times the cost.
-        calibrate: fit a temperature on the validation pictures.
-        known_share: store a threshold that this share (0..1) of the validation pictures reach; 0 for none.
+        include_preprocessing: the file takes uint8 images `(N, H, W, 3)` of any size and resizes, crops and normalizes
+            them itself; otherwise it takes normalized float32 `(N, C, H, W)`.
+        exact: resize inside the file with Pillow's integer arithmetic, bit for bit, at several times the cost.
+        calibrate: fit a temperature on the validation set.
+        known_share: store the confidence threshold that this share (0..1) of the validation set reaches; images below
+            it are classified as "unknown". 0 stores none.
+
+    Examples:
+        >>> from mlimages.export import ExportOptions
+        >>> ExportOptions(calibrate=True)
+        ExportOptions(include_preprocessing=True, exact=False, calibrate=True, known_share=0.0)
     """
 
     include_preprocessing: bool = True
@@ -33,68 +42,93 @@ class ExportOptions:
     known_share: float = 0.0
 
 
-def export_trained(
+def export_network(
     trained: TrainedNetwork,
-    out: Path,
+    out: str | os.PathLike[str],
     *,
-    validation: Iterable[LabeledPath],
+    validation: Iterable[LabeledPath] | str | os.PathLike[str],
     options: ExportOptions | None = None,
     provenance: Provenance | None = None,
     progress: Progress | None = None,
 ) -> OnnxBundle:
-    """Write a network to `out` once its file has answered every validation picture as the network does.
+    """Write a network to an .onnx file after comparing its outputs with the network's for every validation image.
+
+    Args:
+        out: the .onnx file. Weights beyond 1.9 GB are written to `NAME.onnx.data` beside it.
+        validation: a label file, its path, or labelled paths; images that cannot be decoded are skipped.
+        provenance: what is known of the training; versions, accuracy and parity are added.
+
+    Returns:
+        The description of the file, as `OnnxBundle.read(out)` returns it.
 
     Raises:
-        ExportError: it does not; the worst picture is named and nothing is written.
-    """
-    options, progress = options or ExportOptions(), progress or NoProgress()
-    answers = network_answers(trained, validation, progress=progress)
-    temperature, unknown_below, provenance = _judge(answers, options, provenance or Provenance())
+        ExportError: the outputs differ. The message names the worst image, and nothing is written.
+        LabelFileError: the label file cannot be read.
 
-    def write(*, exact: bool) -> OnnxBundle:
-        written = export_network(
+    Examples:
+        >>> from mlimages.export import TrainedNetwork, export_network
+        >>> from mlimages.networks import build_model
+        >>> model = build_model("lenet5", classes=2, weights="none")
+        >>> trained = TrainedNetwork(model.network, model.preprocessing, ("cats", "dogs"), model.name)
+        >>> bundle = export_network(trained, "pets.onnx", validation="labels.txt")
+        >>> bundle.class_names, bundle.provenance.parity.count
+        (('cats', 'dogs'), 12)
+    """
+    options, progress, out = options or ExportOptions(), progress or NoProgress(), as_path(out)
+    items = LabelFile(as_path(validation)) if isinstance(validation, str | os.PathLike) else validation
+    outputs = compute_outputs(trained, items, progress=progress)
+    temperature, unknown_below, provenance = _calibrate(outputs, options, provenance or Provenance())
+
+    def write(path: Path, *, exact: bool) -> OnnxBundle:
+        written = write_onnx(
             trained,
-            part,
+            path,
             include_preprocessing=options.include_preprocessing,
             exact=exact,
             temperature=temperature,
             unknown_below=unknown_below,
             provenance=provenance,
         )
-        parity = check_parity(trained, written, answers, progress=progress)
+        parity = check_parity(trained, written, outputs, progress=progress)
         bundle = replace(written, provenance=replace(written.provenance, parity=parity))
-        bundle.write(part)
+        bundle.write(path)
         return bundle
 
     if not is_remote(out):
         out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=None if is_remote(out) else out.parent, prefix=".export.") as folder:
-        part = Path(folder, out.name)
+        path = Path(folder, out.name)
         try:
-            bundle = write(exact=options.exact)
+            bundle = write(path, exact=options.exact)
         except ResizeParityError as error:
-            logger.info("%s: trying the exact resize", error)
-            bundle = write(exact=True)
-        is_whole = not data_path(part).exists()
-        for made in sorted(part.parent.iterdir(), reverse=True):  # weights beyond 2 GB before the file that needs them
-            with replacing(out.with_name(made.name)) as whole:
-                made.replace(whole)
-        if is_whole:
-            data_path(out).unlink(missing_ok=True)  # of the file that was replaced
+            logger.info("%s: exporting again with the exact resize", error)
+            bundle = write(path, exact=True)
+        _move_into_place(path, out)
     return replace(bundle, path=out)
 
 
-def _judge(answers: Answers, options: ExportOptions, provenance: Provenance) -> tuple[float, float, Provenance]:
-    """Temperature, threshold, and the provenance with what the validation pictures say."""
-    labels, plain = answers.labels, calibration.softmax(answers.logits)
-    temperature = calibration.fit_temperature(answers.logits, labels) if options.calibrate else 1.0
-    mended = calibration.softmax(answers.logits, temperature)
-    unknown_below = calibration.threshold_keeping(options.known_share, mended) if options.known_share else 0.0
-    right, count = int((plain.argmax(axis=1) == labels).sum()), len(labels)
+def _move_into_place(path: Path, out: Path) -> None:
+    has_data_file = data_path(path).exists()
+    for file in sorted(path.parent.iterdir(), reverse=True):  # NAME.onnx.data before NAME.onnx, which refers to it
+        with replacing(out.with_name(file.name)) as part:
+            file.replace(part)
+    if not has_data_file:
+        data_path(out).unlink(missing_ok=True)  # it belonged to the replaced file
+
+
+def _calibrate(
+    outputs: NetworkOutputs, options: ExportOptions, provenance: Provenance
+) -> tuple[float, float, Provenance]:
+    """Return the temperature, the threshold of "unknown", and the provenance with accuracy and calibration error."""
+    labels, uncalibrated = outputs.labels, calibration.softmax(outputs.logits)
+    temperature = calibration.fit_temperature(outputs.logits, labels) if options.calibrate else 1.0
+    calibrated = calibration.softmax(outputs.logits, temperature)
+    unknown_below = calibration.threshold_keeping(options.known_share, calibrated) if options.known_share else 0.0
+    correct, count = int((uncalibrated.argmax(axis=1) == labels).sum()), len(labels)
     if count:
-        accuracy = (right / count, *wilson_interval(right, count))
+        accuracy = (correct / count, *wilson_interval(correct, count))
         provenance = replace(provenance, accuracy=accuracy, accuracy_count=count)
     if options.calibrate:
-        before, after = (calibration.expected_calibration_error(each, labels) for each in (plain, mended))
+        before, after = (calibration.expected_calibration_error(p, labels) for p in (uncalibrated, calibrated))
         provenance = replace(provenance, calibration_error=(before, after))
     return temperature, unknown_below, provenance

@@ -1,4 +1,4 @@
-"""A trained network written as one .onnx file, with the preparation of its pixels before it."""
+"""Write a trained network and its preprocessing to one .onnx file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mlimages import images
 from mlimages.core import Preprocessing
-from mlimages.export.preprocessing_graph import PIXELS, PREFIX, prepare_graph
+from mlimages.export.preprocessing_graph import PIXELS, PREFIX, build_preprocessing_graph
 from mlimages.inference import (
     INPUT,
     LOGITS,
@@ -32,17 +32,33 @@ from mlimages.inference import (
 from mlimages.networks import Normalize
 
 EXTERNAL_DATA_BYTES = 1_900_000_000
-"""Weights beyond this lie in a second file, NAME.onnx.data: a protocol buffer holds less than 2 GiB."""
+"""Larger weights are written to a second file, NAME.onnx.data: a protocol buffer is limited to 2 GiB."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class TrainedNetwork:
-    """What an exported file is made of.
+    """A trained network with everything that an exported file contains.
 
     Attributes:
-        network: normalised float32 `(N, C, H, W)` to logits `(N, classes)`; in eval mode, on the CPU.
-        mean_image: float32 `(C, H, W)` in 0..255, where the preprocessing names one.
-        model: the network's name.
+        network: normalized float32 `(N, C, H, W)` to logits `(N, classes)`; in eval mode, on the CPU.
+        preprocessing: from an image to the network's input.
+        class_names: by class index.
+        model: name of the network.
+        mean_image: float32 `(C, H, W)` in 0..255, if `preprocessing` names a mean image.
+
+    Raises:
+        TypeError: `class_names` is a single string.
+
+    Examples:
+        >>> import numpy as np
+        >>> from mlimages.export import TrainedNetwork
+        >>> from mlimages.networks import build_model
+        >>> model = build_model("lenet5", classes=2, weights="none")
+        >>> trained = TrainedNetwork(model.network, model.preprocessing, ("cats", "dogs"), model.name)
+        >>> trained
+        TrainedNetwork('lenet5', 28 x 28 px, classes: cats, dogs)
+        >>> trained.logits([np.zeros((28, 28, 1), np.uint8)]).shape
+        (1, 2)
     """
 
     network: nn.Module
@@ -51,21 +67,31 @@ class TrainedNetwork:
     model: str
     mean_image: NDArray[np.float32] | None = None
 
+    def __post_init__(self) -> None:
+        if isinstance(self.class_names, str):
+            raise TypeError(f"class_names={self.class_names!r}: expected a list of names, such as ('cats', 'dogs')")
+        object.__setattr__(self, "class_names", tuple(self.class_names))
+
+    def __repr__(self) -> str:
+        image, names = self.preprocessing.image, ", ".join(self.class_names[:5])
+        more = f" and {len(self.class_names) - 5} more" if len(self.class_names) > 5 else ""
+        return f"TrainedNetwork({self.model!r}, {image.width} x {image.height} px, classes: {names}{more})"
+
     def normalized(self, pixels: Sequence[NDArray[np.uint8]]) -> Tensor:
-        """The network's input, float32 `(N, C, H, W)`, of pictures prepared by `images.load_pixels`."""
+        """Return the network's input, float32 `(N, C, H, W)`, for images from `images.load_pixels`, `(H, W, C)`."""
         normalize = Normalize(self.preprocessing.normalization, self.mean_image)
         normalized: Tensor = normalize(torch.from_numpy(np.stack(pixels)))
         return normalized
 
     def logits(self, pixels: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """Logits `(N, classes)` of the same."""
+        """Return the logits, float32 `(N, classes)`, for images from `images.load_pixels`, `(H, W, C)`."""
         with torch.inference_mode():
             logits: NDArray[np.float32] = self.network(self.normalized(pixels)).float().numpy()
         return logits
 
 
-class _Answering(nn.Module):
-    """Prepared pixels (or normalised numbers, where `normalize` is the identity) to logits and probabilities."""
+class _NetworkWithSoftmax(nn.Module):
+    """From uint8 pixels (or the normalized input, if `normalize` is the identity) to logits and probabilities."""
 
     def __init__(self, normalize: nn.Module, network: nn.Module, temperature: float) -> None:
         super().__init__()
@@ -76,7 +102,7 @@ class _Answering(nn.Module):
         return logits, torch.softmax(logits / self.temperature, dim=1)
 
 
-def export_network(
+def write_onnx(
     trained: TrainedNetwork,
     out: Path,
     *,
@@ -86,15 +112,16 @@ def export_network(
     unknown_below: float = 0.0,
     provenance: Provenance | None = None,
 ) -> OnnxBundle:
-    """Write `out`; whether it answers as the network does is for `parity.check_parity` to say.
+    """Write the network to `out` without comparing its outputs; `parity.check_parity` does that.
 
     Args:
-        include_preprocessing: take uint8 pictures of any size; else the bare network, float32 `(N, C, H, W)`.
-        exact: resize inside by Pillow's own integer weights, to the bit.
+        include_preprocessing, exact: as in `ExportOptions`.
+        temperature: divides the logits before the softmax.
+        unknown_below: probability of the best class below which an image is classified as "unknown".
     """
-    model = _as_onnx(trained, bare=not include_preprocessing, temperature=temperature)
+    model = _to_onnx(trained, network_only=not include_preprocessing, temperature=temperature)
     if include_preprocessing:
-        prepend_preparation(model, trained.preprocessing, exact=exact)
+        prepend_preprocessing(model, trained.preprocessing, exact=exact)
     _save(model, out)
     bundle = OnnxBundle(
         path=out,
@@ -112,93 +139,93 @@ def export_network(
     return bundle
 
 
-def _as_onnx(trained: TrainedNetwork, *, bare: bool, temperature: float) -> onnx.ModelProto:
+def _to_onnx(trained: TrainedNetwork, *, network_only: bool, temperature: float) -> onnx.ModelProto:
     normalize = Normalize(trained.preprocessing.normalization, trained.mean_image)
     prop = trained.preprocessing.image
     pixels = torch.zeros(2, prop.height, prop.width, prop.channels, dtype=torch.uint8)  # (2, h, w, C)
-    answering = _Answering(nn.Identity() if bare else normalize, trained.network, temperature).eval()
+    module = _NetworkWithSoftmax(nn.Identity() if network_only else normalize, trained.network, temperature).eval()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch about itself
+        warnings.simplefilter("ignore")  # torch.onnx uses deprecated parts of torch
         program = torch.onnx.export(
-            answering,
-            (normalize(pixels) if bare else pixels,),
+            module,
+            (normalize(pixels) if network_only else pixels,),
             dynamo=True,
             external_data=False,
             verbose=False,
-            input_names=[INPUT if bare else PIXELS],
+            input_names=[INPUT if network_only else PIXELS],
             output_names=[LOGITS, PROBABILITIES],
             dynamic_shapes=({0: torch.export.Dim("N")},),
         )
-    assert program is not None  # it is without a path
+    assert program is not None  # None is returned only when a path is given
     model = program.model_proto
     for node in (*model.graph.node, *(node for function in model.functions for node in function.node)):
-        node.ClearField("metadata_props")  # stack traces, with the paths of this machine
+        node.ClearField("metadata_props")  # stack traces with local paths
     return model
 
 
-def prepend_preparation(model: onnx.ModelProto, preprocessing: Preprocessing, *, exact: bool) -> None:
-    """Put the preparation of pixels before a network that takes prepared ones, in place."""
+def prepend_preprocessing(model: onnx.ModelProto, preprocessing: Preprocessing, *, exact: bool) -> None:
+    """Insert resizing and cropping before a network that takes pixels of its own input size, in place."""
     opset = next(entry.version for entry in model.opset_import if not entry.domain)
-    first = prepare_graph(preprocessing.image, opset=opset, ir_version=model.ir_version, exact=exact)
-    for dimension, meaning in zip(first.graph.input[0].type.tensor_type.shape.dim, _MEANINGS, strict=True):
-        dimension.denotation = meaning
-    first.graph.input[0].type.denotation = "IMAGE"
-    for parts in ("input", "node", "initializer"):  # in place: compose.merge_models copies the weights three times
-        before, after = getattr(first.graph, parts), getattr(model.graph, parts)
-        joined = [*before, *(part for part in after if part.name != PIXELS)]
-        del after[:]
-        after.extend(joined)
+    preprocess = build_preprocessing_graph(preprocessing.image, opset=opset, ir_version=model.ir_version, exact=exact)
+    for dimension, denotation in zip(preprocess.graph.input[0].type.tensor_type.shape.dim, _DENOTATIONS, strict=True):
+        dimension.denotation = denotation
+    preprocess.graph.input[0].type.denotation = "IMAGE"
+    for field in ("input", "node", "initializer"):  # in place: compose.merge_models copies the weights three times
+        values = getattr(model.graph, field)
+        merged = [*getattr(preprocess.graph, field), *(value for value in values if value.name != PIXELS)]
+        del values[:]
+        values.extend(merged)
 
 
-def strip_preparation(model: onnx.ModelProto, preprocessing: Preprocessing) -> onnx.ModelProto:
-    """The inverse, in place: the network from prepared pixels on."""
-    for parts in ("node", "initializer"):
-        field = getattr(model.graph, parts)
-        kept = [part for part in field if not part.name.startswith(PREFIX)]
-        del field[:]
-        field.extend(kept)
+def strip_preprocessing(model: onnx.ModelProto, preprocessing: Preprocessing) -> onnx.ModelProto:
+    """Remove what `prepend_preprocessing` inserted, in place."""
+    for field in ("node", "initializer"):
+        values = getattr(model.graph, field)
+        remaining = [value for value in values if not value.name.startswith(PREFIX)]
+        del values[:]
+        values.extend(remaining)
     prop = preprocessing.image
     shape: list[str | int | None] = ["N", prop.height, prop.width, prop.channels]
     model.graph.input[0].CopyFrom(onnx.helper.make_tensor_value_info(PIXELS, onnx.TensorProto.UINT8, shape))
     return model
 
 
-_MEANINGS = ("DATA_BATCH", "DATA_FEATURE", "DATA_FEATURE", "DATA_CHANNEL")
-"""Of the input's dimensions (onnx/docs/DimensionDenotation.md)."""
+_DENOTATIONS = ("DATA_BATCH", "DATA_FEATURE", "DATA_FEATURE", "DATA_CHANNEL")
+"""Denotations of the input's dimensions (onnx/docs/DimensionDenotation.md)."""
 
 
 def _save(model: onnx.ModelProto, path: Path) -> None:
     model.producer_name = "mlimages"
     if model.ByteSize() > EXTERNAL_DATA_BYTES:
         data = data_path(path)
-        data.unlink(missing_ok=True)  # onnx would write behind what is there
+        data.unlink(missing_ok=True)  # onnx would append to it
         onnx.save_model(model, path, save_as_external_data=True, location=data.name)
-        data.chmod(path.stat().st_mode)  # onnx lets its owner alone read it
+        data.chmod(path.stat().st_mode)  # onnx makes it readable by its owner only
     else:
         path.write_bytes(model.SerializeToString())
 
 
-def _probe(trained: TrainedNetwork, written: Path | None) -> ParityProbe:
-    """A small picture, with what the written file gives for it (the bare network: what the trained one gives)."""
+def _probe(trained: TrainedNetwork, file: Path | None) -> ParityProbe:
+    """A small image with the logits of the file, or of the network where the file has no preprocessing."""
     noise = np.random.default_rng(0).integers(0, 256, (5, 6, 3), dtype=np.uint8)
-    picture = Image.fromarray(noise).resize((48, 40), Image.Resampling.BICUBIC)
-    if written is None:
-        logits = trained.logits([images.prepare(picture, trained.preprocessing.image)])[0]
+    image = Image.fromarray(noise).resize((48, 40), Image.Resampling.BICUBIC)
+    if file is None:
+        logits = trained.logits([images.prepare(image, trained.preprocessing.image)])[0]
     else:
-        logits = _file_logits(written, np.asarray(picture))
-    return ParityProbe(48, 40, picture.tobytes(), _rounded(logits))
+        logits = _file_logits(file, np.asarray(image))
+    return ParityProbe(48, 40, image.tobytes(), _rounded(logits))
 
 
-def with_own_probe(bundle: OnnxBundle, *, tolerance: float) -> OnnxBundle:
-    """The bundle with the logits that its file gives now; for a file whose network was changed on purpose."""
+def with_new_probe(bundle: OnnxBundle, *, tolerance: float) -> OnnxBundle:
+    """The bundle with the logits that its file computes now, for a file whose network was changed intentionally."""
     probe = bundle.probe
-    picture = np.frombuffer(probe.pixels, np.uint8).reshape(probe.height, probe.width, 3)
-    logits = _rounded(_file_logits(bundle.path, picture))
+    image = np.frombuffer(probe.pixels, np.uint8).reshape(probe.height, probe.width, 3)
+    logits = _rounded(_file_logits(bundle.path, image))
     return replace(bundle, probe=replace(probe, logits=logits, tolerance=tolerance))
 
 
-def _file_logits(path: Path, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
-    (logits,) = open_session(path, threads=1).run([LOGITS], {INPUT: picture[None]})
+def _file_logits(path: Path, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    (logits,) = open_session(path, threads=1).run([LOGITS], {INPUT: image[None]})
     first: NDArray[np.float32] = logits[0]
     return first
 
@@ -208,7 +235,7 @@ def _rounded(logits: NDArray[np.float32]) -> tuple[float, ...]:
 
 
 def _without_folders(preprocessing: Preprocessing) -> Preprocessing:
-    """The mean image lies inside the file; where it lay on this machine is nobody's business."""
+    """Without the folder of the mean image, which is inside the file; the path would reveal details of this machine."""
     normalization = preprocessing.normalization
     name = Path(normalization.mean_image).name if normalization.mean_image else ""
     return replace(preprocessing, normalization=replace(normalization, mean_image=name))

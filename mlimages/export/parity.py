@@ -1,4 +1,4 @@
-"""Whether an exported file answers as the trained network does, picture by picture."""
+"""Compare the outputs of an exported file with those of the trained network, image by image."""
 
 from __future__ import annotations
 
@@ -18,129 +18,143 @@ from mlimages.export.onnx_writer import TrainedNetwork
 from mlimages.inference import INPUT, LOGITS, BundleSession, OnnxBundle, Parity, open_session, relative_difference
 
 NEAR_TIE = 1e-4
-"""Two probabilities within this may change places."""
+"""The best class may differ if the network's probabilities of the two classes are within this."""
 
 TOLERANCE = 1e-3
-"""Greatest difference of a logit, relative to the picture's largest, on the same pixels."""
+"""Largest allowed difference of a logit on the same pixels, relative to the largest logit of the image."""
 
 RESIZE_TOLERANCE = 5e-2
-"""The same, where the file's own resize may be one level off."""
+"""The same if the file resizes the image itself, with pixels that may differ by one level."""
+
+BATCH_SIZE = 8
 
 
 class ResizeParityError(ExportError):
-    """Only the resize inside the file makes it answer otherwise; the exact one will not."""
+    """The outputs differ only because of the resize inside the file; the exact resize will match."""
 
 
 _Compare = Callable[[Path, NDArray[np.float32]], "_Comparison"]
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
-    """What the trained network says of each picture: `logits[n]`, `(classes,)`, of `items[n]`."""
+class NetworkOutputs:
+    """The trained network's logits, float32 `(N, classes)`: one row for each of `items`."""
 
     items: tuple[LabeledPath, ...]
-    logits: NDArray[np.float32]  # (N, classes)
+    logits: NDArray[np.float32]
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """The true class numbers `(N,)`."""
+        """The true class indices `(N,)`."""
         return np.array([item.label for item in self.items], np.int64)
 
 
-def network_answers(trained: TrainedNetwork, items: Iterable[LabeledPath], *, progress: Progress) -> Answers:
-    """Put every picture that can be read to the trained network."""
-    progress.start("network", None, "pictures")
-    kept: list[LabeledPath] = []
+def compute_outputs(trained: TrainedNetwork, items: Iterable[LabeledPath], *, progress: Progress) -> NetworkOutputs:
+    """Run the trained network on every image that can be decoded."""
+    progress.start("network", None, "images")
+    decoded_items: list[LabeledPath] = []
     logits = [np.empty((0, len(trained.class_names)), np.float32)]
-    readable = _readable(items, trained.preprocessing.image)
-    while chunk := list(islice(readable, 8)):
-        kept += [item for item, _ in chunk]
-        logits.append(trained.logits([pixels for _, pixels in chunk]))
-        progress.advance(len(chunk))
+    decoded = _decoded(items, trained.preprocessing.image)
+    while batch := list(islice(decoded, BATCH_SIZE)):
+        decoded_items += [item for item, _ in batch]
+        logits.append(trained.logits([pixels for _, pixels in batch]))
+        progress.advance(len(batch))
     progress.close()
-    return Answers(tuple(kept), np.concatenate(logits))
+    return NetworkOutputs(tuple(decoded_items), np.concatenate(logits))
 
 
-def check_parity(trained: TrainedNetwork, bundle: OnnxBundle, answers: Answers, *, progress: Progress) -> Parity:
-    """Put the same pictures, whole, to the file (to the bare network: prepared and normalised).
+def check_parity(trained: TrainedNetwork, bundle: OnnxBundle, outputs: NetworkOutputs, *, progress: Progress) -> Parity:
+    """Run the file on the same images: at full size, or preprocessed if the file has no preprocessing.
 
     Raises:
-        ResizeParityError: the file differs, but by its own resize alone.
-        ExportError: the file differs; the worst picture is named.
+        ResizeParityError: outputs differ, but only because of the file's own resize.
+        ExportError: outputs differ; the message names the worst image.
     """
-    compare = _compare_whole(trained, bundle) if bundle.includes_preprocessing else _compare_bare(trained, bundle)
-    progress.start("onnx", len(answers.items), "pictures")
-    compared: list[_Comparison] = []
-    for item, want in zip(answers.items, answers.logits, strict=True):
-        compared.append(compare(item.path, want))
+    compare = _compare_end_to_end if bundle.includes_preprocessing else _compare_network
+    compare_image = compare(trained, bundle)
+    progress.start("onnx", len(outputs.items), "images")
+    comparisons: list[_Comparison] = []
+    for item, logits in zip(outputs.items, outputs.logits, strict=True):
+        comparisons.append(compare_image(item.path, logits))
         progress.advance()
     progress.close()
-    for error, blamed in ((ExportError, "network"), (ResizeParityError, "resize")):
-        refused = [one for one in compared if one.blamed == blamed]
-        if refused:
-            raise error(max(refused, key=lambda one: one.difference).refusal(trained.class_names))
-    worst = max((one.difference for one in compared), default=0.0)
-    return Parity(len(compared), sum(one.wanted != one.given for one in compared), worst)
+    for error, cause in ((ExportError, "network"), (ResizeParityError, "resize")):
+        failures = [comparison for comparison in comparisons if comparison.cause == cause]
+        if failures:
+            worst = max(failures, key=lambda comparison: comparison.difference)
+            raise error(worst.message(trained.class_names))
+    near_ties = sum(comparison.network_class != comparison.file_class for comparison in comparisons)
+    difference = max((comparison.difference for comparison in comparisons), default=0.0)
+    return Parity(len(comparisons), near_ties, difference)
 
 
 @dataclass(frozen=True, slots=True)
 class _Comparison:
-    """One picture's answers: the network's class and the file's, and what is to blame where they differ too much."""
+    """The outputs for one image.
+
+    Attributes:
+        difference: largest difference of a logit, relative to the largest logit.
+        network_class, file_class: index of the best class.
+        matches: whether the outputs are within the tolerance.
+        cause: what makes them differ too much; empty if they match.
+    """
 
     path: Path
     difference: float
-    wanted: int
-    given: int
-    agrees: bool
-    blamed: Literal["", "network", "resize"] = ""
+    network_class: int
+    file_class: int
+    matches: bool
+    cause: Literal["", "network", "resize"] = ""
 
-    def refusal(self, names: tuple[str, ...]) -> str:
+    def message(self, class_names: tuple[str, ...]) -> str:
         return (
-            f"the ONNX file does not answer as the network does; worst is {self.path}: the network says "
-            f"{names[self.wanted]}, the file {names[self.given]}, and a logit differs by {self.difference:.2g} of "
-            "the largest; nothing was written"
+            f"the ONNX file does not match the network, worst on {self.path}: the network predicts "
+            f"{class_names[self.network_class]}, the file {class_names[self.file_class]}, and their logits differ by "
+            f"{self.difference:.2g} of the largest; nothing was written"
         )
 
 
-def _compare_whole(trained: TrainedNetwork, bundle: OnnxBundle) -> _Compare:
+def _compare_end_to_end(trained: TrainedNetwork, bundle: OnnxBundle) -> _Compare:
     session, prop = BundleSession(bundle, threads=0), trained.preprocessing.image
 
-    def compare(path: Path, want: NDArray[np.float32]) -> _Comparison:
+    def compare(path: Path, expected: NDArray[np.float32]) -> _Comparison:
         rgb = images.load_rgb(path)
-        got = session.run_raw(np.asarray(rgb)[None])[0][0]  # (classes,)
-        whole = _comparison(path, got, want, TOLERANCE)
-        if whole.agrees:
-            return whole
-        prepared = _comparison(path, session.run([images.load_pixels(path, prop)])[0][0], want, TOLERANCE)
-        if not prepared.agrees:
-            return replace(prepared, blamed="network")
-        without_draft = trained.logits([images.prepare(rgb, prop)])[0]  # the file gets the picture decoded in full
-        whole = _comparison(path, got, without_draft, RESIZE_TOLERANCE)
-        return whole if whole.agrees else replace(whole, blamed="resize")
+        logits = session.run_raw(np.asarray(rgb)[None])[0][0]  # (classes,)
+        end_to_end = _comparison(path, logits, expected, TOLERANCE)
+        if end_to_end.matches:
+            return end_to_end
+        same_pixels = _comparison(path, session.run([images.load_pixels(path, prop)])[0][0], expected, TOLERANCE)
+        if not same_pixels.matches:
+            return replace(same_pixels, cause="network")
+        full_decode = trained.logits([images.prepare(rgb, prop)])[0]  # load_pixels may decode a JPEG at reduced size
+        end_to_end = _comparison(path, logits, full_decode, RESIZE_TOLERANCE)
+        return end_to_end if end_to_end.matches else replace(end_to_end, cause="resize")
 
     return compare
 
 
-def _compare_bare(trained: TrainedNetwork, bundle: OnnxBundle) -> _Compare:
+def _compare_network(trained: TrainedNetwork, bundle: OnnxBundle) -> _Compare:
     session, prop = open_session(bundle.path, threads=0), trained.preprocessing.image
 
-    def compare(path: Path, want: NDArray[np.float32]) -> _Comparison:
-        numbers = trained.normalized([images.load_pixels(path, prop)]).numpy()  # (1, C, H, W)
-        bare = _comparison(path, session.run([LOGITS], {INPUT: numbers})[0][0], want, TOLERANCE)
-        return bare if bare.agrees else replace(bare, blamed="network")
+    def compare(path: Path, expected: NDArray[np.float32]) -> _Comparison:
+        x = trained.normalized([images.load_pixels(path, prop)]).numpy()  # (1, C, H, W)
+        comparison = _comparison(path, session.run([LOGITS], {INPUT: x})[0][0], expected, TOLERANCE)
+        return comparison if comparison.matches else replace(comparison, cause="network")
 
     return compare
 
 
-def _comparison(path: Path, got: NDArray[np.float32], want: NDArray[np.float32], tolerance: float) -> _Comparison:
-    difference = float(relative_difference(got[None], want[None])[0])
-    wanted, given = int(want.argmax()), int(got.argmax())
-    odds = np.exp(want - want.max())
-    gap = float((odds[wanted] - odds[given]) / odds.sum())
-    return _Comparison(path, difference, wanted, given, difference <= tolerance and gap <= NEAR_TIE)
+def _comparison(
+    path: Path, logits: NDArray[np.float32], expected: NDArray[np.float32], tolerance: float
+) -> _Comparison:
+    difference = float(relative_difference(logits[None], expected[None])[0])
+    network_class, file_class = int(expected.argmax()), int(logits.argmax())
+    odds = np.exp(expected - expected.max())
+    gap = float((odds[network_class] - odds[file_class]) / odds.sum())
+    return _Comparison(path, difference, network_class, file_class, difference <= tolerance and gap <= NEAR_TIE)
 
 
-def _readable(items: Iterable[LabeledPath], prop: ImageProperty) -> Iterator[tuple[LabeledPath, NDArray[np.uint8]]]:
+def _decoded(items: Iterable[LabeledPath], prop: ImageProperty) -> Iterator[tuple[LabeledPath, NDArray[np.uint8]]]:
     for item in items:
         with suppress(ImageError):
             yield item, images.load_pixels(item.path, prop)

@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 from mlimages.core import NetworkSummary, Progress
-from mlimages.export import ExportOptions, TrainedNetwork, export_trained
+from mlimages.export import ExportOptions, TrainedNetwork, export_network
 from mlimages.inference import OnnxBundle, Provenance
 from mlimages.labels import LabelFile
 from mlimages.networks import summarize_model
@@ -33,7 +33,7 @@ def export_run(
         data_sha256={name: _sha256(path) for name, path in splits.items()},
         split_sizes={name: sum(1 for _ in LabelFile(path)) for name, path in splits.items()},
     )
-    return export_trained(
+    return export_network(
         trained, out, validation=LabelFile(files.val), options=options, provenance=provenance, progress=progress
     )
 

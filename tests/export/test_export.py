@@ -1,4 +1,4 @@
-"""A network becomes a file that answers as it does, or no file."""
+"""A network is exported to a file that computes the same, or not at all."""
 
 import itertools
 import json
@@ -15,9 +15,10 @@ from torch import nn
 import mlimages
 from mlimages import images
 from mlimages.core import ExportError, ImageProperty, Normalization, Preprocessing, RunError
-from mlimages.export import ExportOptions, TrainedNetwork, export_trained, onnx_writer, parity
-from mlimages.export.preprocessing_graph import prepare_graph
+from mlimages.export import ExportOptions, TrainedNetwork, export_network, onnx_writer, parity
+from mlimages.export.preprocessing_graph import build_preprocessing_graph
 from mlimages.inference import OnnxBundle
+from mlimages.labels import write_label_file
 from mlimages.training import export_run
 from tests.deploying import exported, picture, pictures, trained
 
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.train
 
 
 class Channels(nn.Module):
-    """Logits straight from the pixels: the mean of each channel."""
+    """The mean of each channel as logits."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.mean(dim=(2, 3))
@@ -46,17 +47,17 @@ def plain(cnn_bundle: OnnxBundle) -> OnnxBundle:
     ["lenet5", "squeezenet1_1", "timm:test_vit.r160_in1k", "timm:test_convnext.r160_in1k",
      "timm:test_efficientnet.r160_in1k"],
 )  # fmt: skip
-def test_networks_of_every_kind_answer_in_onnx_as_in_torch(name: str, tmp_path: Path) -> None:
+def test_onnx_outputs_of_every_kind_of_network_match_torch(name: str, tmp_path: Path) -> None:
     bundle = exported(name, tmp_path, count=3)
     assert bundle.provenance.parity is not None
     assert bundle.provenance.parity.count == 3
     assert bundle.provenance.parity.worst < 5e-2
 
 
-def test_the_file_takes_pictures_of_any_size_in_batches_and_gives_logits_and_probabilities(plain: OnnxBundle) -> None:
+def test_the_file_takes_batches_of_images_of_any_size_and_returns_logits_and_probabilities(plain: OnnxBundle) -> None:
     session = ort.InferenceSession(plain.path, providers=["CPUExecutionProvider"])
-    (taken,) = session.get_inputs()
-    assert (taken.name, taken.type, taken.shape[3]) == ("image", "tensor(uint8)", 3)
+    (model_input,) = session.get_inputs()
+    assert (model_input.name, model_input.type, model_input.shape[3]) == ("image", "tensor(uint8)", 3)
     for count, size in ((1, (33, 47)), (3, (200, 20)), (5, (32, 32))):
         batch = np.stack([np.asarray(picture(n, *size)) for n in range(count)])
         logits, probabilities = session.run(["logits", "probabilities"], {"image": batch})
@@ -73,123 +74,127 @@ def test_the_file_is_valid_onnx_of_opset_18_or_later_with_its_weights_inside(pla
     assert model.graph.input[0].type.denotation == "IMAGE"
 
 
-def test_the_file_tells_nothing_of_the_machine_that_made_it(plain: OnnxBundle) -> None:
+def test_the_file_contains_no_path_of_the_machine_that_wrote_it(plain: OnnxBundle) -> None:
     assert str(Path(mlimages.__file__).parent).encode() not in plain.path.read_bytes()
     assert b"site-packages" not in plain.path.read_bytes()
 
 
 @pytest.mark.parametrize("resize", ["shorter", "crop", "downscale", "position", "squash", "letterbox"])
-def test_raw_pixels_give_what_prepared_pixels_give_in_every_manner_of_resizing(resize: str, tmp_path: Path) -> None:
+def test_full_size_images_give_the_logits_of_preprocessed_ones_for_every_kind_of_resize(
+    resize: str, tmp_path: Path
+) -> None:
     network = channels(ImageProperty(40, 30, resize=resize, interpolation="bicubic"))  # type: ignore[arg-type]
-    export_trained(network, tmp_path / "a.onnx", validation=pictures(tmp_path / "p", 4))
+    export_network(network, tmp_path / "a.onnx", validation=pictures(tmp_path / "p", 4))
     session = ort.InferenceSession(tmp_path / "a.onnx", providers=["CPUExecutionProvider"])
-    whole = picture(9, 120, 75)
-    (got,) = session.run(["logits"], {"image": np.asarray(whole)[None]})
-    want = network.logits([images.prepare(whole, network.preprocessing.image)])
-    np.testing.assert_allclose(got, want, atol=1e-3)
+    image = picture(9, 120, 75)
+    (logits,) = session.run(["logits"], {"image": np.asarray(image)[None]})
+    expected = network.logits([images.prepare(image, network.preprocessing.image)])
+    np.testing.assert_allclose(logits, expected, atol=1e-3)
 
 
 @pytest.mark.parametrize(
     "normalization",
     [Normalization(1.0, (104.0, 117.0, 123.0), (1.0, 1.0, 1.0), bgr=True), Normalization(255.0, (0.0,), (1.0,))],
-    ids=["caffe", "one figure"],
+    ids=["caffe", "one value"],
 )
-def test_every_normalisation_travels_inside(normalization: Normalization, tmp_path: Path) -> None:
+def test_every_normalization_is_inside_the_file(normalization: Normalization, tmp_path: Path) -> None:
     network = channels(ImageProperty(16), normalization)
-    bundle = export_trained(network, tmp_path / "a.onnx", validation=pictures(tmp_path / "p", 3))
+    bundle = export_network(network, tmp_path / "a.onnx", validation=pictures(tmp_path / "p", 3))
     assert bundle.provenance.parity is not None
     assert bundle.provenance.parity.worst < 1e-2
 
 
-def test_a_mean_image_travels_inside_and_its_place_on_this_machine_does_not(tmp_path: Path) -> None:
+def test_a_mean_image_is_inside_the_file_without_its_local_path(tmp_path: Path) -> None:
     mean = np.random.default_rng(0).uniform(0, 255, (3, 16, 16)).astype(np.float32)
     normalization = Normalization(255.0, mean_image=str(tmp_path / "secret" / "mean.npy"))
     network = channels(ImageProperty(16), normalization, mean_image=mean)
-    bundle = export_trained(network, tmp_path / "a.onnx", validation=pictures(tmp_path / "p", 3))
+    bundle = export_network(network, tmp_path / "a.onnx", validation=pictures(tmp_path / "p", 3))
     assert bundle.preprocessing.normalization.mean_image == "mean.npy"
     assert b"secret" not in bundle.path.read_bytes()
 
 
-def test_without_preprocessing_it_is_the_bare_network(tmp_path: Path) -> None:
+def test_without_preprocessing_the_file_takes_normalized_input(tmp_path: Path) -> None:
     network = trained("lenet5")
     options = ExportOptions(include_preprocessing=False)
-    bundle = export_trained(network, tmp_path / "a.onnx", validation=pictures(tmp_path / "p", 3), options=options)
+    bundle = export_network(network, tmp_path / "a.onnx", validation=pictures(tmp_path / "p", 3), options=options)
     session = ort.InferenceSession(bundle.path, providers=["CPUExecutionProvider"])
-    (taken,) = session.get_inputs()
-    assert (taken.type, taken.shape[1:]) == ("tensor(float)", [1, 28, 28])
+    (model_input,) = session.get_inputs()
+    assert (model_input.type, model_input.shape[1:]) == ("tensor(float)", [1, 28, 28])
     pixels = [images.prepare(picture(1), network.preprocessing.image)]
-    (logits,) = session.run(["logits"], {taken.name: network.normalized(pixels).numpy()})
+    (logits,) = session.run(["logits"], {model_input.name: network.normalized(pixels).numpy()})
     np.testing.assert_allclose(logits, network.logits(pixels), rtol=1e-3, atol=1e-5)
 
 
-class Strayed(TrainedNetwork):
-    """Says of some pixels what the exported network will not say."""
+class OtherLogits(TrainedNetwork):
+    """Returns logits that the exported network does not return."""
 
     __slots__ = ()
 
     def logits(self, pixels: object) -> np.ndarray:  # type: ignore[type-arg]
-        answers = TrainedNetwork.logits(self, pixels)  # type: ignore[arg-type]
-        return np.where(answers == answers.max(axis=1, keepdims=True), answers - 9, answers)
+        logits = TrainedNetwork.logits(self, pixels)  # type: ignore[arg-type]
+        return np.where(logits == logits.max(axis=1, keepdims=True), logits - 9, logits)
 
 
-def test_a_file_that_answers_otherwise_is_refused_and_the_old_one_stays(tmp_path: Path) -> None:
+def test_a_file_with_other_outputs_is_refused_and_the_old_one_stays(tmp_path: Path) -> None:
     right = trained("lenet5")
-    wrong = Strayed(right.network, right.preprocessing, right.class_names, right.model)
+    wrong = OtherLogits(right.network, right.preprocessing, right.class_names, right.model)
     (tmp_path / "a.onnx").write_text("the old one")
-    with pytest.raises(ExportError, match=r"worst is .*\d\d\.png: the network says class\d, the file class\d"):
-        export_trained(wrong, tmp_path / "a.onnx", validation=pictures(tmp_path / "p", 5))
+    with pytest.raises(ExportError, match=r"worst on .*\d\d\.png: the network predicts class\d, the file class\d"):
+        export_network(wrong, tmp_path / "a.onnx", validation=pictures(tmp_path / "p", 5))
     assert (tmp_path / "a.onnx").read_text() == "the old one"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.onnx", "p"]
 
 
-class Hair(nn.Module):
-    """Two classes that a single level in a single pixel tells apart."""
+class OneLevel(nn.Module):
+    """Two classes that differ by a single level of a single pixel."""
 
-    def __init__(self, want: torch.Tensor) -> None:
+    def __init__(self, expected: torch.Tensor) -> None:
         super().__init__()
-        self.register_buffer("want", want)
+        self.register_buffer("expected", expected)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        off = (x - self.want).abs().amax(dim=(1, 2, 3))
+        off = (x - self.expected).abs().amax(dim=(1, 2, 3))
         return torch.stack([torch.ones_like(off), 2 * (off > 0.5).float()], dim=1)
 
 
-def test_where_one_level_makes_the_difference_the_exact_resize_is_taken(tmp_path: Path) -> None:
+def test_the_exact_resize_is_used_where_one_level_changes_the_class(tmp_path: Path) -> None:
     item, prop = pictures(tmp_path / "p", 1)[0], ImageProperty(40, resize="squash")
-    fast = ort.InferenceSession(prepare_graph(prop, opset=20, ir_version=10).SerializeToString())
-    for seed in itertools.count():  # until the fast resize is off somewhere
+    fast = ort.InferenceSession(build_preprocessing_graph(prop, opset=20, ir_version=10).SerializeToString())
+    for seed in itertools.count():  # until the fast resize differs somewhere
         pixels = images.prepare(picture(seed, 97, 83), prop)
         if (fast.run(None, {"image": np.asarray(picture(seed, 97, 83))[None]})[0][0] != pixels).any():
             break
     picture(seed, 97, 83).save(item.path)
-    want = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float()
-    network = TrainedNetwork(Hair(want), Preprocessing(prop, Normalization(1.0)), ("same", "other"), "hair")
-    bundle = export_trained(network, tmp_path / "a.onnx", validation=[item])
+    expected = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float()
+    network = TrainedNetwork(
+        OneLevel(expected), Preprocessing(prop, Normalization(1.0)), ("same", "other"), "one level"
+    )
+    bundle = export_network(network, tmp_path / "a.onnx", validation=[item])
     session = ort.InferenceSession(bundle.path, providers=["CPUExecutionProvider"])
     (logits,) = session.run(["logits"], {"image": np.asarray(Image.open(item.path))[None]})
     assert bundle.exact_resize
     assert logits.argmax() == 0
 
 
-def test_the_temperature_calibrates_and_leaves_every_answer_as_it_was(tmp_path: Path) -> None:
+def test_the_temperature_calibrates_without_changing_any_class(tmp_path: Path) -> None:
     items = pictures(tmp_path / "p", 12)
     network = trained("cifar10_cnn")
-    plain = export_trained(network, tmp_path / "a.onnx", validation=items)
+    plain = export_network(network, tmp_path / "a.onnx", validation=items)
     options = ExportOptions(calibrate=True, known_share=0.75)
-    mended = export_trained(network, tmp_path / "b.onnx", validation=items, options=options)
+    calibrated = export_network(network, tmp_path / "b.onnx", validation=items, options=options)
     assert plain.temperature == 1.0
-    assert mended.temperature != 1.0
-    assert mended.provenance.calibration_error is not None
+    assert calibrated.temperature != 1.0
+    assert calibrated.provenance.calibration_error is not None
     image = {"image": np.asarray(picture(3))[None]}
-    sessions = [ort.InferenceSession(one.path, providers=["CPUExecutionProvider"]) for one in (plain, mended)]
-    (logits, before), (same, after) = (session.run(["logits", "probabilities"], image) for session in sessions)
-    np.testing.assert_allclose(logits, same, rtol=1e-5)
+    sessions = [ort.InferenceSession(one.path, providers=["CPUExecutionProvider"]) for one in (plain, calibrated)]
+    (logits, before), (same_logits, after) = (session.run(["logits", "probabilities"], image) for session in sessions)
+    np.testing.assert_allclose(logits, same_logits, rtol=1e-5)
     assert before.argmax() == after.argmax()
-    odds = np.exp((logits - logits.max()) / mended.temperature)
+    odds = np.exp((logits - logits.max()) / calibrated.temperature)
     np.testing.assert_allclose(after, odds / odds.sum(), rtol=1e-4)
 
 
-def test_weights_beyond_the_limit_lie_beside_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_weights_are_written_beside_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_writer, "EXTERNAL_DATA_BYTES", 10_000)
     bundle = exported("lenet5", tmp_path, count=2)
     assert (tmp_path / "model.onnx.data").stat().st_size > 100_000
@@ -199,9 +204,7 @@ def test_weights_beyond_the_limit_lie_beside_the_file(tmp_path: Path, monkeypatc
     assert session.run(None, {"image": np.asarray(picture(1))[None]})[0].shape == (1, 3)
 
 
-def test_weights_beside_the_file_are_replaced_with_it_or_not_at_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_beside_the_file_are_replaced_together_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_writer, "EXTERNAL_DATA_BYTES", 10_000)
     exported("lenet5", tmp_path, count=2)
     before = (tmp_path / "model.onnx.data").read_bytes()
@@ -209,23 +212,45 @@ def test_weights_beside_the_file_are_replaced_with_it_or_not_at_all(
     assert (tmp_path / "model.onnx.data").read_bytes() == before
     monkeypatch.setattr(parity, "TOLERANCE", -1.0)
     with pytest.raises(ExportError, match="nothing was written"):
-        export_trained(trained("lenet5", seed=1), tmp_path / "model.onnx", validation=pictures(tmp_path / "p", 2))
+        export_network(trained("lenet5", seed=1), tmp_path / "model.onnx", validation=pictures(tmp_path / "p", 2))
     assert (tmp_path / "model.onnx.data").read_bytes() == before
     assert not list(tmp_path.glob(".*"))
     monkeypatch.undo()
     exported("lenet5", tmp_path, count=2)
-    assert not (tmp_path / "model.onnx.data").exists(), "a small file needs none"
+    assert not (tmp_path / "model.onnx.data").exists(), "a small file has its weights inside"
 
 
-def test_a_folder_that_is_no_run_is_one_clear_error(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_run_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="not a run folder"):
         export_run(tmp_path, tmp_path / "a.onnx")
 
 
-def test_a_bundle_says_where_it_comes_from(plain: OnnxBundle) -> None:
-    told = json.loads(plain.to_json())
-    assert told["v"] == 1
-    assert told["class_names"] == ["class0", "class1", "class2"]
-    assert {"mlimages", "onnxruntime", "torch"} <= set(told["provenance"]["versions"])
-    assert told["provenance"]["created"].startswith("20")
-    assert len(told["provenance"]["accuracy"]) == 3
+def test_a_bundle_contains_its_provenance(plain: OnnxBundle) -> None:
+    values = json.loads(plain.to_json())
+    assert values["v"] == 1
+    assert values["class_names"] == ["class0", "class1", "class2"]
+    assert {"mlimages", "onnxruntime", "torch"} <= set(values["provenance"]["versions"])
+    assert values["provenance"]["created"].startswith("20")
+    assert len(values["provenance"]["accuracy"]) == 3
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_paths_of_every_kind_are_taken(tmp_path: Path, kind: type) -> None:
+    write_label_file(tmp_path / "val.txt", pictures(tmp_path / "p", 3), ("class0", "class1", "class2"))
+    out = kind(tmp_path / "new" / "a.onnx")
+    bundle = export_network(trained("lenet5"), out, validation=kind(tmp_path / "val.txt"))
+    assert bundle.provenance.parity is not None
+    assert bundle.provenance.parity.count == 3
+    assert OnnxBundle.read(tmp_path / "new" / "a.onnx") == bundle
+
+
+def test_one_class_name_in_place_of_a_list_is_a_type_error() -> None:
+    network = trained("lenet5")
+    with pytest.raises(TypeError, match=r"class_names='cats': expected a list of names"):
+        TrainedNetwork(network.network, network.preprocessing, "cats", "lenet5")  # type: ignore[arg-type]
+
+
+def test_the_repr_of_a_trained_network_is_one_line() -> None:
+    assert repr(trained("lenet5", classes=7)) == (
+        "TrainedNetwork('lenet5', 28 x 28 px, classes: class0, class1, class2, class3, class4 and 2 more)"
+    )

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from mlimages.cli import main as cli
 from mlimages.core import BundleError, ImageProperty, ModelError, NetworkSummary, Normalization, Preprocessing, Window
 from mlimages.export import TrainedNetwork
-from mlimages.export.onnx_writer import export_network
+from mlimages.export.onnx_writer import write_onnx
 from mlimages.inference import OnnxBundle
 from mlimages.networks import summarize_model, summarize_network
 from mlimages.reports import layer_lines as lines_of
@@ -203,7 +203,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     net = nn.Sequential(nn.Conv2d(3, 8, 5, stride=2), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8 * 49, 2))
     path = tmp_path_factory.mktemp("onnx") / "net.onnx"
     preprocessing = Preprocessing(ImageProperty(32), Normalization(mean=(0.5,) * 3, std=(0.5,) * 3))
-    export_network(TrainedNetwork(net.eval(), preprocessing, ("ants", "bees"), "net"), path)
+    write_onnx(TrainedNetwork(net.eval(), preprocessing, ("ants", "bees"), "net"), path)
     return path
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from mlimages.core import ImageProperty, InputError, LabeledPath, Normalization, Preprocessing
 from mlimages.dataset import TrainingData, compute_mean, load_mean_image
 from mlimages.export import TrainedNetwork
-from mlimages.export.onnx_writer import export_network
+from mlimages.export.onnx_writer import write_onnx
 from mlimages.images import load_pixels, to_network
 from mlimages.inference import BundleSession, Predictor
 from mlimages.labels import LabelFile, write_label_file
@@ -63,7 +63,7 @@ def test_batches_are_bit_for_bit_the_input_of_an_exported_network(
     exported = replace(normalization, mean_image="mean.npy" if by_image else "")
     names = tuple(str(number) for number in range(3 * 16 * 16))
     identity = TrainedNetwork(nn.Flatten(), Preprocessing(PROP, exported), names, "none", mean_image)
-    predictor = Predictor(export_network(identity, tmp_path / "model.onnx"))
+    predictor = Predictor(write_onnx(identity, tmp_path / "model.onnx"))
     decoded = [predictor.decode(item.path)[0] for item in good(labels)]
     inputs, _ = BundleSession(predictor.bundle).run(decoded)
     assert (inputs.reshape(-1, 3, 16, 16) == np.concatenate([x for x, _ in data.generate_batches(4)])).all()

@@ -1,15 +1,16 @@
-"""The graph inside an exported file prepares pixels as `images.prepare` does."""
+"""The preprocessing inside an exported file computes what `images.prepare` computes."""
 
 import itertools
 
 import numpy as np
+import onnxruntime as ort
 import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
 from mlimages import images
 from mlimages.core import ImageProperty
-from mlimages.export.preprocessing_graph import prepare_graph
+from mlimages.export.preprocessing_graph import build_preprocessing_graph
 from mlimages.inference.session import at_fixed_point
 from tests.deploying import picture
 
@@ -29,7 +30,7 @@ PROPS = {
 }
 
 
-def with_looks(name: str, *, gray: bool, bicubic: bool) -> ImageProperty:
+def geometry(name: str, *, gray: bool, bicubic: bool) -> ImageProperty:
     prop = PROPS[name]
     return ImageProperty(
         prop.width, prop.height, resize=prop.resize, shorter_px=prop.shorter_px, position=prop.position,
@@ -37,33 +38,34 @@ def with_looks(name: str, *, gray: bool, bicubic: bool) -> ImageProperty:
     )  # fmt: skip
 
 
-def off_by(prop: ImageProperty, *, exact: bool) -> tuple[int, float]:
-    """Greatest difference in levels over all sizes, and the share of values that differ."""
-    session = ort.InferenceSession(prepare_graph(prop, opset=20, ir_version=10, exact=exact).SerializeToString())
+def difference(prop: ImageProperty, *, exact: bool) -> tuple[int, float]:
+    """Largest difference in levels over all sizes, and the share of values that differ."""
+    model = build_preprocessing_graph(prop, opset=20, ir_version=10, exact=exact)
+    session = ort.InferenceSession(model.SerializeToString())
 
-    def graph(pixels: NDArray[np.uint8]) -> NDArray[np.int16]:
+    def run(pixels: NDArray[np.uint8]) -> NDArray[np.int16]:
         return np.asarray(session.run(None, {"image": pixels})[0][0], np.int16)
 
     differences = []
     for number, size in enumerate(SIZES):
-        whole = picture(number, *size)
-        want = images.prepare(whole, prop)
-        differences.append(np.abs(graph(np.asarray(whole)[None]) - want).ravel())
-        assert (graph(at_fixed_point([want], prop)) == want).all(), "prepared pixels must pass unchanged"
-    together = np.concatenate(differences)
-    return int(together.max()), float((together > 0).mean())
+        image = picture(number, *size)
+        expected = images.prepare(image, prop)
+        differences.append(np.abs(run(np.asarray(image)[None]) - expected).ravel())
+        assert (run(at_fixed_point([expected], prop)) == expected).all(), "preprocessed images must pass unchanged"
+    levels = np.concatenate(differences)
+    return int(levels.max()), float((levels > 0).mean())
 
 
 CASES = list(itertools.product(PROPS, (False, True), (False, True)))
 
 
 @pytest.mark.parametrize(("name", "gray", "bicubic"), CASES)
-def test_the_exact_graph_gives_pillows_pixels_to_the_bit(name: str, gray: bool, bicubic: bool) -> None:
-    assert off_by(with_looks(name, gray=gray, bicubic=bicubic), exact=True) == (0, 0.0)
+def test_the_exact_resize_equals_pillows_bit_for_bit(name: str, gray: bool, bicubic: bool) -> None:
+    assert difference(geometry(name, gray=gray, bicubic=bicubic), exact=True) == (0, 0.0)
 
 
 @pytest.mark.parametrize(("name", "gray", "bicubic"), CASES)
-def test_the_fast_graph_is_a_level_off_at_most_on_few_values(name: str, gray: bool, bicubic: bool) -> None:
-    worst, share = off_by(with_looks(name, gray=gray, bicubic=bicubic), exact=False)
+def test_the_fast_resize_differs_by_at_most_one_level_for_few_values(name: str, gray: bool, bicubic: bool) -> None:
+    worst, share = difference(geometry(name, gray=gray, bicubic=bicubic), exact=False)
     assert worst <= (2 if bicubic else 1)
     assert share < 0.01
