@@ -121,7 +121,7 @@ def augment(
         >>> from mlimages import ImageProperty, augment
         >>> augment("labels.txt", "pets.npz", image=ImageProperty(32), angles_deg=(-10, 10), flip=True)
         AugmentSummary('pets.npz', all: 72 rows of 12 images, 0 broken)
-        >>> data = np.load("pets.npz")
+        >>> data = np.load("pets.npz", allow_pickle=False)
         >>> data["x"].shape, data["y"].shape, data["class_names"].tolist()
         ((72, 32, 32, 3), (72,), ['cats', 'dogs'])
     """
