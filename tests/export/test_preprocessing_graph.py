@@ -4,7 +4,6 @@ import itertools
 
 import numpy as np
 import onnxruntime as ort
-import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
