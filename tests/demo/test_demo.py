@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -22,12 +23,8 @@ def test_the_demo_runs_every_step_and_keeps_all_files(run_cli: RunCli, tmp_path:
     ]
     assert sum(row["status"] == "ok" for row in rows) == 1797
     assert sum(row["status"] == "duplicate" for row in rows) == 20
-    assert {row["reason"] for row in rows if row["status"] == "failed"} == {
-        "not-found",
-        "html",
-        "truncated",
-        "placeholder",
-    }
+    failures = Counter(row["reason"] for row in rows if row["status"] in ("failed", "placeholder"))
+    assert failures == {"not-found": 20, "html": 12, "truncated": 12, "placeholder": 15}
     assert sum(1 for _ in LabelFile(folder / "few_0.txt")) == 50
     assert (folder / "mean.png").exists()
     assert (folder / "runs" / "transfer-0" / "model.onnx").exists()
