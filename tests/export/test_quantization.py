@@ -43,7 +43,7 @@ def test_the_best_variant_is_written_with_all_measurements_and_predicts_nearly_t
     assert result.chosen is not None
     assert [row["name"] for row in written.provenance.quantization] == [trial.name for trial in result.trials]
     notes = "\n".join(bundle_notes(written.path, read_metadata(written.path, open_session(written.path, threads=1))))
-    assert f"on {result.count} pictures" in notes
+    assert f"on {result.count} images" in notes
     assert f"quantization: int8: accuracy {result.trials[1].accuracy:.1%}, " in notes
     assert (written.class_names, written.preprocessing) == (bundle.class_names, bundle.preprocessing)
     assert written.path.stat().st_size < 0.6 * bundle.path.stat().st_size
