@@ -47,6 +47,11 @@ from .options import option_fields as option_fields
 from .parallel import Pool as Pool
 from .parallel import Threads as Threads
 from .plural import counted as counted
+from .preprocessing import ImageProperty as ImageProperty
+from .preprocessing import Interpolation as Interpolation
+from .preprocessing import Normalization as Normalization
+from .preprocessing import Preprocessing as Preprocessing
+from .preprocessing import Resize as Resize
 from .progress import NoProgress as NoProgress
 from .progress import Progress as Progress
 from .progress import TqdmProgress as TqdmProgress
@@ -64,11 +69,6 @@ from .types import ClassScore as ClassScore
 from .types import Device as Device
 from .types import FetchResult as FetchResult
 from .types import GatherSummary as GatherSummary
-from .types import ImageProperty as ImageProperty
 from .types import ImageRef as ImageRef
-from .types import Interpolation as Interpolation
 from .types import LabeledPath as LabeledPath
-from .types import Normalization as Normalization
 from .types import Prediction as Prediction
-from .types import Preprocessing as Preprocessing
-from .types import Resize as Resize

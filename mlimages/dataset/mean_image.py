@@ -37,7 +37,7 @@ from mlimages.core import (
     write_text,
 )
 from mlimages.dataset.loading import try_load_pixels
-from mlimages.images import PIXELS_VERSION, LabeledImage, load_rgb
+from mlimages.images import PIXELS_VERSION, LabeledImage, identify
 from mlimages.labels import LabelFile
 
 SHEET_PX, CAPTION_PX = 1200, 16
@@ -204,8 +204,8 @@ def load_mean_image(path: str | os.PathLike[str], image: ImageProperty | None = 
     """Return a mean image, float32 `(C, H, W)` in 0..255, from a `.npy` or an image file.
 
     Args:
-        path: a file that `mlimages mean` wrote.
-        image: the network's input; an image file is read as gray or RGB accordingly, and the size must be the same.
+        path: as `mlimages mean` writes it; of an image file in grayscale C is 1.
+        image: the network's input: the mean image must have its size and channels.
 
     Raises:
         InputError: the file cannot be read, or the array has another shape, NaN or infinite values.
@@ -217,14 +217,14 @@ def load_mean_image(path: str | os.PathLike[str], image: ImageProperty | None = 
         >>> load_mean_image("mean.npy").shape
         (3, 32, 32)
     """
-    path = as_path(os.fspath(path))
+    path = as_path(path)
     mean = _read_array(path) if path.suffix.lower() == ".npy" else _read_image(path, image)
     if mean.ndim != 3 or mean.shape[0] not in (1, 3) or mean.dtype.kind not in "fiu":
-        raise InputError(f"{path}: expected float32 (C, H, W) with C 1 or 3, but found {mean.dtype} {mean.shape}")
-    if image is not None and mean.shape != (shape := (image.channels, image.height, image.width)):
+        raise InputError(f"{path}: expected a mean image, float32 (C, H, W), but found {mean.dtype} {mean.shape}")
+    if image is not None and mean.shape != image.shape:
         raise InputError(
-            f"{path} is a mean image of shape {mean.shape}, but the network takes {shape} (C, H, W): "
-            f"compute one with `mlimages mean LABELS --size {image.width}`"
+            f"{path} is a mean image of {mean.shape}, the network takes {image.shape} (C, H, W): "
+            f"make one with `mlimages mean LABELS --size {image.width}`"
         )
     if not np.isfinite(mean).all():
         raise InputError(f"{path} contains NaN or infinite values: compute it again with `mlimages mean`")
@@ -242,10 +242,10 @@ def _read_array(path: Path) -> NDArray[Any]:
 
 def _read_image(path: Path, image: ImageProperty | None) -> NDArray[Any]:
     try:
-        pixels = load_rgb(path).convert("L" if image is not None and image.gray_scale else "RGB")
+        is_gray = identify(path).mode == "L" or (image is not None and image.gray_scale)
+        return LabeledImage(path).to_array(color=not is_gray)
     except ImageError as error:
         raise InputError(f"{path} cannot be read as a mean image: {error}") from error
-    return np.atleast_3d(np.asarray(pixels, np.float32)).transpose(2, 0, 1)
 
 
 @dataclass(frozen=True, slots=True)

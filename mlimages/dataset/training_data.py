@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from mlimages.core import BrokenImage, ImageProperty, Normalization, Pool, Progress, as_path
+from mlimages.core import BrokenImage, ImageProperty, InputError, Normalization, Pool, Progress, as_path
 from mlimages.dataset.loading import iter_pixels
 from mlimages.dataset.mean_image import MeanImage, cached_mean, draw_class_means, load_mean_image
 from mlimages.images import LabeledImage, from_network, to_network
@@ -28,9 +28,11 @@ class TrainingData:
         prop: size of the images, and how they are resized to it.
         normalization: how uint8 pixels become the network's input; by default they are scaled to 0..1.
         mean_image: subtracted before scaling: a .npy or image file, or float32 `(C, H, W)` in 0..255.
+        mean_image_file: mlimages 0.5's name of `mean_image`.
 
     Raises:
-        InputError: `mean_image` is not a mean image.
+        InputError: `mean_image` is not a mean image, or it or `normalization` does not fit the size and channels of
+            the images.
         ImageError: `mean_image` is an image file that cannot be decoded.
 
     Examples:
@@ -44,6 +46,8 @@ class TrainingData:
         (4, 3, 32, 32) float32 (4,) int64
     """
 
+    __slots__ = ("labels", "mean_image", "normalization", "prop")
+
     def __init__(
         self,
         labels: LabelFile | str | os.PathLike[str],
@@ -51,11 +55,14 @@ class TrainingData:
         *,
         normalization: Normalization | None = None,
         mean_image: str | os.PathLike[str] | NDArray[np.float32] | None = None,
+        mean_image_file: str | os.PathLike[str] = "",
     ) -> None:
+        mean = mean_image_file or None if mean_image is None else mean_image
         self.labels = labels if isinstance(labels, LabelFile) else LabelFile(as_path(labels))
         self.prop = prop
         self.normalization = normalization or Normalization()
-        self.mean_image = load_mean_image(mean_image) if isinstance(mean_image, str | os.PathLike) else mean_image
+        self.mean_image = load_mean_image(mean, prop) if isinstance(mean, str | os.PathLike) else mean
+        self.normalization.check_channels(prop, self.mean_image)
 
     def __repr__(self) -> str:
         channels = "gray" if self.prop.gray_scale else "RGB"
@@ -132,7 +139,15 @@ class TrainingData:
         Args:
             size: N; the last batch may be smaller.
             workers: threads that decode images ahead; by default one per CPU core.
+
+        Raises:
+            InputError: `size` is below 1.
         """
+        if size < 1:
+            raise InputError(f"a batch of {size} images: expected at least 1")
+        return self._batches(size, workers)
+
+    def _batches(self, size: int, workers: int | None) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
         pixels: list[NDArray[np.uint8]] = []
         labels: list[int] = []
         for item, loaded in iter_pixels(self.labels, self.prop, workers=workers):

@@ -27,19 +27,20 @@ def build_preprocessing_graph(
 
     Args:
         exact: resize with Pillow's integer weights in two matrix products, bit for bit. Otherwise with the operator
-            `Resize`, which is several times faster and differs by one level for few values (two if bicubic enlarges).
+            `Resize`, which is several times faster and differs by one level for few values (rarely two).
     """
-    gray = _GRAY if prop.gray_scale else "source = Identity(image)"
+    gray = _GRAY if prop.gray_scale else "upright = Identity(image)"
+    part = _CENTRAL_PART if prop.resize == "downscale" else _WHOLE
     resize, functions = (_RESIZE_EXACT, _FUNCTIONS) if exact else (_RESIZE, "")
     text = f"""
     <ir_version: {ir_version}, opset_import: ["": {opset}, "pillow": 1]>
     prepare (uint8[N, H, W, 3] {INPUT}) => (uint8[N, {prop.height}, {prop.width}, {prop.channels}] {PIXELS})
     <int64[2] crop = {{{prop.height}, {prop.width}}}, int64[2] position = {{{prop.position[1]}, {prop.position[0]}}},
-     int64[1] shorter = {{{prop.shorter_px}}}, int64[17, 1] powers = {{{", ".join(str(2**k) for k in range(17))}}},
+     int64[1] shorter = {{{prop.shorter_px}}}, int64[2] swapped = {{1, 0}},
      int64[1] zero = {{0}}, int64[1] one = {{1}}, int64[1] last = {{-1}}, int64[2] zeros = {{0, 0}},
      int64[2] axes = {{1, 2}}, int64 row = {{0}}, int64 column = {{1}}, int64 two = {{2}}, double half = {{0.5}},
      int32[3] luma = {{19595, 38470, 7471}}, int32 luma_half = {{32768}}, int32 luma_unit = {{65536}}>
-    {{ {gray} {_SIZE} {_TARGET[prop.resize]} {resize} {_CROP[prop.resize]} }}
+    {{ {gray} {part} {_TARGET[prop.resize]} {resize} {_CROP[prop.resize]} }}
     {functions}"""
     kernel = {name: by_interpolation[prop.interpolation] for name, by_interpolation in _KERNEL.items()}
     for placeholder, value in {"OPSET": str(opset), **kernel}.items():
@@ -89,9 +90,29 @@ _GRAY = """
     summed = ReduceSum<keepdims = 1>(weighted, last)
     rounded = Add(summed, luma_half)
     shifted = Div(rounded, luma_unit)
-    source = Cast<to = 2>(shifted)"""
+    upright = Cast<to = 2>(shifted)"""
 
-_SIZE = "size = Shape<start = 1, end = 3>(image)"
+# What is resized: the whole image, or the part of it that images.geometry cuts out for `downscale`.
+_WHOLE = """
+    size = Shape<start = 1, end = 3>(image)
+    source = Identity(upright)"""
+
+_CENTRAL_PART = """
+    whole = Shape<start = 1, end = 3>(image)
+    fits = GreaterOrEqual(whole, crop)
+    fits_int = Cast<to = 7>(fits)
+    covered_int = ReduceMin<keepdims = 1>(fits_int)
+    covered = Cast<to = 9>(covered_int)
+    whole_swapped = Gather(whole, swapped)
+    crop_swapped = Gather(crop, swapped)
+    products = Mul(whole_swapped, crop)
+    limits = Div(products, crop_swapped)
+    part = Min(whole, limits)
+    size = Where(covered, part, whole)
+    outside = Sub(whole, size)
+    part_start = Div(outside, two)
+    part_stop = Add(part_start, size)
+    source = Slice(upright, part_start, part_stop, axes)"""
 
 # images.resized_size
 _TARGET = {
@@ -109,15 +130,7 @@ _TARGET = {
     fitted_rounded = Round(fitted)
     fitted_int = Cast<to = 7>(fitted_rounded)
     target = Max(fitted_int, one)""",
-    "downscale": """
-    halved = Div(size, powers)
-    fits = GreaterOrEqual(halved, crop)
-    fits_int = Cast<to = 7>(fits)
-    fits_both = ReduceMin<keepdims = 1>(fits_int, last)
-    fitting_powers = Mul(powers, fits_both)
-    largest_power = ReduceMax<keepdims = 0>(fitting_powers)
-    factor = Max(largest_power, one)
-    target = Div(size, factor)""",
+    "downscale": "target = Where(covered, crop, size)",
     "crop": "target = Identity(size)",
     "position": "target = Identity(size)",
 }

@@ -21,8 +21,8 @@ from PIL import Image
 from mlimages.core import MAX_PIXELS, Fault, ImageError, install_hint
 from mlimages.images.reading import read_bytes
 
-PIXELS_VERSION = 2
-"""Of the decoded pixels: raised when the same bytes give others, so that no cache of older ones is read."""
+PIXELS_VERSION = 3
+"""Version of the prepared pixels, which caches note: raised when the same bytes give other pixels."""
 
 WHITE = (255, 255, 255)
 

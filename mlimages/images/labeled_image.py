@@ -1,93 +1,147 @@
-"""One picture and its class, changed step by step."""
+"""One image and its class, transformed step by step."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mlimages.core import ImageProperty, as_path
+from mlimages.core import ImageProperty, InputError, as_path
 from mlimages.images.arrays import to_pixels
 from mlimages.images.decoding import WHITE, load_rgb
 from mlimages.images.geometry import fit, load_pixels, prepare
 
 
 class LabeledImage:
-    """One picture and its class number; each step changes the picture in hand and returns it.
+    """One image and its class index; each step changes the image and returns this object.
 
     Args:
-        path: the picture file; may be empty where the picture comes from an array.
-        label: its class number; -1 where it is not known.
+        path: the image file; may be empty if the image comes from an array.
+        label: its class index; -1 if unknown.
+
+    Examples:
+        >>> from mlimages import LabeledImage
+        >>> image = LabeledImage("photos/cats/0.png", 0).downscale(32)
+        >>> image.image.size, image.to_array().shape
+        ((32, 32), (3, 32, 32))
     """
 
-    def __init__(self, path: str | Path = "", label: int = -1) -> None:
+    __slots__ = ("_image", "label", "path")
+
+    def __init__(self, path: str | os.PathLike[str] = "", label: int = -1) -> None:
         self.path = as_path(path)
         self.label = label
         self._image: Image.Image | None = None
 
+    def __repr__(self) -> str:
+        return f"LabeledImage({str(self.path)!r}, {self.label})"
+
     @property
     def image(self) -> Image.Image:
-        """The picture in hand, 8-bit RGB or grey; loaded when first asked for."""
+        """The current image, 8-bit RGB or grayscale; loaded when it is first used.
+
+        Raises:
+            ImageError: it cannot be decoded.
+        """
         if self._image is None:
             self._image = load_rgb(self.path)
         return self._image
 
     def load(self, *, background: tuple[int, int, int] = WHITE) -> Self:
-        """Read the file anew: upright by EXIF, 8-bit RGB, laid over `background`, an animation's first frame.
+        """Decode the file again: upright, 8-bit RGB, the first frame of an animation.
+
+        Args:
+            background: RGB color behind transparent pixels.
 
         Raises:
-            ImageError: with the picture's `Fault`.
+            ImageError: it cannot be decoded.
         """
         self._image = load_rgb(self.path, background=background)
         return self
 
     def to_grayscale(self) -> Self:
-        """One channel (ITU-R 601-2 luma)."""
+        """Convert to one channel (ITU-R 601-2 luma)."""
         self._image = self.image.convert("L")
         return self
 
     def downscale(self, width: int, height: int = 0) -> Self:
-        """Halve while both sides stay at least `width` and `height`, then crop the centre (height 0: as width)."""
-        return self._prepared(ImageProperty(width, height, resize="downscale"))
+        """Cut out the largest central part with the aspect ratio of `width` x `height` pixels and scale it.
+
+        A smaller image is centered on black, unscaled.
+
+        Args:
+            height: 0 means the same as width.
+        """
+        return self._fitted(ImageProperty(width, height, resize="downscale"))
 
     def crop_from_lefttop(self, left: int, top: int, width: int, height: int = 0) -> Self:
-        """Crop `width` x `height` pixels at `left`, `top`; black where that lies outside."""
-        self._image = self.image.crop((left, top, left + width, top + (height or width)))
-        return self
+        """Crop `width` x `height` pixels at `left`, `top`; what lies outside the image is black.
+
+        Args:
+            height: 0 means the same as width.
+        """
+        return self._fitted(ImageProperty(width, height, resize="position", position=(left, top)))
 
     def crop_from_center(self, width: int, height: int = 0) -> Self:
-        """Crop `width` x `height` pixels from the centre; black where the picture is smaller."""
-        return self._prepared(ImageProperty(width, height, resize="crop"))
+        """Crop `width` x `height` pixels from the center; what lies outside the image is black.
+
+        Args:
+            height: 0 means the same as width.
+        """
+        return self._fitted(ImageProperty(width, height, resize="crop"))
 
     def convert(self, prop: ImageProperty) -> Self:
-        """The picture as the network sees it; bit for bit, if it was not loaded before (see `load_pixels`)."""
-        loaded = self._image is not None
-        pixels = prepare(self.image.convert("RGB"), prop) if loaded else load_pixels(self.path, prop)
-        self._image = _from_pixels(pixels)
+        """Resize the image to the network's input.
+
+        If it was not loaded before, the pixels equal those of `load_pixels` bit for bit.
+        """
+        if self._image is None:
+            self._image = _from_pixels(load_pixels(self.path, prop))
+        else:
+            self._image = _from_pixels(prepare(self._image.convert("RGB"), prop))
         return self
 
     def to_array(self, *, color: bool = True, bgr: bool = False) -> NDArray[np.float32]:
-        """float32 `(C, H, W)` in 0..255: RGB or BGR with `color` (grey is repeated), else one channel of luma."""
-        pixels = np.asarray(self.image.convert("RGB" if color else "L"), dtype=np.float32)  # (H, W[, 3])
-        array = pixels.transpose(2, 0, 1) if color else pixels[None]  # (C, H, W)
+        """Return the image as float32 `(C, H, W)` in 0..255.
+
+        Args:
+            color: three channels (grayscale is repeated); otherwise one channel of luma.
+            bgr: the channels in the order blue, green, red.
+        """
+        array = np.asarray(self.image.convert("RGB" if color else "L"), dtype=np.float32)  # (H, W[, 3])
+        array = array.transpose(2, 0, 1) if color else array[None]  # (C, H, W)
         return np.ascontiguousarray(array[::-1] if bgr else array)
 
     @classmethod
     def from_array(cls, array: NDArray[np.floating[Any]], label: int = -1, *, bgr: bool = False) -> Self:
-        """A picture from `(C, H, W)` in 0..255, C 1 or 3; values are rounded and clipped, never wrapped."""
-        made = cls("", label)
-        pixels = to_pixels(array[::-1] if bgr else array)  # (C, H, W)
-        made._image = _from_pixels(pixels.transpose(1, 2, 0))
-        return made
+        """Return an image from an array `(C, H, W)` in 0..255, C 1 or 3; values are rounded and clipped.
 
-    def _prepared(self, prop: ImageProperty) -> Self:
+        Raises:
+            InputError: the array has another shape.
+
+        Examples:
+            >>> import numpy as np
+            >>> from mlimages import LabeledImage
+            >>> LabeledImage.from_array(np.zeros((3, 24, 32), np.float32)).image.size
+            (32, 24)
+        """
+        array = np.asarray(array)
+        if array.ndim != 3 or array.shape[0] not in (1, 3) or not array.size:
+            raise InputError(
+                f"an array of shape {array.shape}: expected (channels, height, width) with 1 or 3 channels"
+            )
+        result = cls("", label)
+        result._image = _from_pixels(to_pixels(array[::-1] if bgr else array).transpose(1, 2, 0))
+        return result
+
+    def _fitted(self, prop: ImageProperty) -> Self:
         self._image = fit(self.image, prop)
         return self
 
 
 def _from_pixels(pixels: NDArray[np.uint8]) -> Image.Image:
-    """uint8 `(H, W, C)` as a picture."""
+    """uint8 `(H, W, C)` as an image."""
     return Image.fromarray(np.ascontiguousarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels))

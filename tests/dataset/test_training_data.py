@@ -184,3 +184,48 @@ def test_the_repr_of_a_mean_image_is_one_line_of_statistics(labels: LabelFile) -
     text = repr(compute_mean(labels, ImageProperty(16, gray_scale=True)))
     assert text.startswith("MeanImage(9 images, 1 broken, 16 x 16 px, channel_mean=(1")
     assert len(text) < 110
+
+
+@pytest.mark.parametrize(
+    ("prop", "mean_shape"),
+    [
+        (ImageProperty(16, gray_scale=True), (3, 16, 16)),
+        (PROP, (1, 16, 16)),
+        (PROP, (3, 16, 17)),
+        (PROP, (16, 16, 3)),
+        (PROP, (3,)),
+    ],
+)
+@pytest.mark.parametrize("as_file", [False, True])
+def test_a_mean_image_of_another_shape_is_an_error_at_once(
+    labels: LabelFile, tmp_path: Path, prop: ImageProperty, mean_shape: tuple[int, ...], as_file: bool
+) -> None:
+    mean = np.zeros(mean_shape, np.float32)
+    np.save(tmp_path / "mean.npy", mean)
+    with pytest.raises(InputError, match=r"the mean image has shape|expected a mean image|is a mean image of"):
+        TrainingData(labels, prop, mean_image=tmp_path / "mean.npy" if as_file else mean)
+
+
+def test_the_mean_of_grayscale_images_is_read_from_its_png(labels: LabelFile, tmp_path: Path) -> None:
+    gray = ImageProperty(16, gray_scale=True)
+    mean = TrainingData(labels, gray).make_mean_image(tmp_path / "mean.png").mean
+    data = TrainingData(labels, gray, mean_image_file=str(tmp_path / "mean.png"))
+    assert data.mean_image is not None
+    assert np.allclose(data.mean_image, mean, atol=0.51)
+
+
+def test_color_statistics_for_grayscale_images_are_an_error(labels: LabelFile) -> None:
+    with pytest.raises(InputError, match="mean has 3 values, but a grayscale image has one channel"):
+        TrainingData(labels, ImageProperty(16, gray_scale=True), normalization=IMAGENET)
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_batch_without_images_is_an_error_at_the_call(labels: LabelFile, size: int) -> None:
+    with pytest.raises(InputError, match=f"a batch of {size} images: expected at least 1"):
+        TrainingData(labels, PROP).generate_batches(size)
+
+
+@pytest.mark.parametrize("name", ["mean_image_file", "scale", "color", "image_property", "label_file"])
+def test_settings_of_0_5_that_are_no_more_cannot_be_set(labels: LabelFile, name: str) -> None:
+    with pytest.raises(AttributeError, match=name):
+        setattr(TrainingData(labels, PROP), name, "mean.png")

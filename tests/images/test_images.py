@@ -3,8 +3,10 @@
 import contextlib
 import io
 import os
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,16 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import functional as tv
 
-from mlimages.core import ClassScore, Fault, ImageError, ImageProperty, Normalization, Prediction
+from mlimages.core import (
+    ClassScore,
+    Fault,
+    ImageError,
+    ImageProperty,
+    InputError,
+    Normalization,
+    Prediction,
+    Preprocessing,
+)
 from mlimages.images import (
     LabeledImage,
     copied,
@@ -77,7 +88,6 @@ def test_crop_is_torchvisions_centre_crop_padded_with_black(width: int, height: 
 def test_the_other_ways_to_a_size_do_what_their_names_say() -> None:
     image = noise(100, 50)
     pixels = np.asarray(image)
-    assert resized_size(100, 50, ImageProperty(20, resize="downscale")) == (50, 25)
     assert resized_size(100, 50, ImageProperty(20, resize="letterbox")) == (20, 10)
     letterbox = prepare(image, ImageProperty(20, resize="letterbox"))
     assert letterbox[:5].max() == letterbox[15:].max() == 0 < letterbox[5:15].min()
@@ -92,6 +102,91 @@ def test_the_other_ways_to_a_size_do_what_their_names_say() -> None:
     assert (squashed == np.asarray(image.resize((7, 9), Image.Resampling.BILINEAR))).all()
     grey = prepare(image, ImageProperty(10, gray_scale=True))
     assert grey.shape == (10, 10, 1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    width=st.integers(1, 200), height=st.integers(1, 200), target_w=st.integers(1, 64), target_h=st.integers(1, 64),
+)  # fmt: skip
+def test_downscale_scales_the_largest_central_part(width: int, height: int, target_w: int, target_h: int) -> None:
+    image = noise(width, height)
+    ours = prepare(image, ImageProperty(target_w, target_h, resize="downscale"))
+    if width < target_w or height < target_h:
+        assert (ours == prepare(image, ImageProperty(target_w, target_h, resize="crop"))).all()
+        return
+    part_w, part_h = min(width, height * target_w // target_h), min(height, width * target_h // target_w)
+    left, top = (width - part_w) // 2, (height - part_h) // 2
+    part = image.crop((left, top, left + part_w, top + part_h))
+    assert (part_w, part_h) == image.size or part_w == width or part_h == height
+    assert (ours == np.asarray(part.resize((target_w, target_h), Image.Resampling.BILINEAR))).all()
+
+
+def test_downscale_shows_nothing_of_what_it_cuts_off() -> None:
+    image = Image.new("RGB", (200, 100), "red")
+    image.paste("blue", (50, 0, 150, 100))
+    blue = np.asarray(LabeledImage.from_array(np.asarray(image, np.float32).transpose(2, 0, 1)).downscale(25).image)
+    assert (blue == (0, 0, 255)).all()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"width": 0}, "width is 0: expected at least 1 pixels"),
+        ({"width": 32.5}, "width is 32.5: expected a whole number of pixels"),
+        ({"height": -1}, "height is -1: expected at least 0 pixels (0 means the same as width)"),
+        ({"shorter_px": -5}, "shorter_px is -5: expected at least 0 pixels"),
+        ({"shorter_px": 16}, "a shorter side of 16 px cannot hold a crop of 32 x 32"),
+        ({"resize": "shorte"}, "resize is 'shorte': expected one of shorter, crop,"),
+        ({"interpolation": "nearest"}, "interpolation is 'nearest': expected one of bilinear, bicubic"),
+        ({"resize": "position", "position": (-1, 0)}, "left of position is -1: expected at least 0 pixels"),
+        ({"resize": "position", "position": (0, -1)}, "top of position is -1: expected at least 0 pixels"),
+        ({"resize": "position", "position": 5}, "position is 5: expected (left, top) in pixels"),
+        ({"resize": "position", "position": (1, 2, 3)}, "position is (1, 2, 3): expected (left, top)"),
+    ],
+    ids=str,
+)
+def test_a_size_that_no_image_can_have_is_an_error_at_once(values: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        ImageProperty(**{"width": 32, **values})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"scale": 0}, "scale is 0: pixels are divided by it"),
+        ({"scale": float("nan")}, "scale is nan"),
+        ({"scale": "255"}, ""),
+        ({"mean": 0.5}, "mean is 0.5: expected one value per channel, as (0.5,)"),
+        ({"mean": ()}, "mean is (): expected one or three finite values"),
+        ({"mean": (1, 2)}, "mean is (1, 2): expected one or three finite values"),
+        ({"mean": (float("inf"),)}, "expected one or three finite values"),
+        ({"mean": ("a",)}, "mean is 'a': expected a number"),
+        ({"std": (1, 0, 1)}, "std is (1.0, 0.0, 1.0): the input is divided by it, so it must be positive"),
+    ],
+    ids=str,
+)
+def test_a_normalization_that_cannot_be_computed_is_an_error_at_once(values: dict[str, object], message: str) -> None:
+    with contextlib.nullcontext() if not message else pytest.raises(InputError, match=re.escape(message)):
+        Normalization(**values)  # type: ignore[arg-type]
+
+
+GRAY, RGB = ImageProperty(16, gray_scale=True), ImageProperty(16)
+
+
+@pytest.mark.parametrize(
+    ("image", "values", "message"),
+    [
+        (GRAY, {"mean": (0.5, 0.5, 0.5)}, "mean has 3 values, but a grayscale image has one channel"),
+        (GRAY, {"std": (0.5, 0.5, 0.5)}, "std has 3 values, but a grayscale image has one channel"),
+        (GRAY, {"mean": (0.5,)}, ""),
+        (RGB, {"mean": (0.5,), "std": (0.1, 0.2, 0.3)}, ""),
+    ],
+)
+def test_a_normalization_must_have_the_channels_of_the_images(
+    image: ImageProperty, values: dict[str, tuple[float, ...]], message: str
+) -> None:
+    with contextlib.nullcontext() if not message else pytest.raises(InputError, match=message):
+        Preprocessing(image, Normalization(**values))  # type: ignore[arg-type]
 
 
 def test_a_huge_photograph_is_decoded_small_and_close_to_the_full_decode(test_data: Path) -> None:
@@ -314,6 +409,19 @@ def test_a_picture_goes_to_an_array_and_back_unchanged() -> None:
 def test_values_out_of_range_are_clipped_and_rounded_never_wrapped() -> None:
     array = np.array([-5, 0.4, 0.6, 254.6, 300, np.nan], dtype=np.float32).reshape(1, 1, 6)
     assert LabeledImage.from_array(array).to_array(color=False).ravel().tolist() == [0, 0, 1, 255, 255, 0]
+
+
+@pytest.mark.parametrize("shape", [(20, 30), (30, 20, 3), (2, 4, 4), (4, 4, 4), (3, 0, 4), (1, 3, 4, 4)])
+def test_an_array_that_is_no_image_is_an_error(shape: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match="with 1 or 3 channels"):
+        LabeledImage.from_array(np.zeros(shape, np.float32))
+
+
+def test_the_ways_to_resize_have_their_names_of_0_5() -> None:
+    assert ImageProperty(32, resize_by_center=True) == ImageProperty(32, resize="crop")
+    assert ImageProperty(32, resize_by_downscale=True) == ImageProperty(32, resize="downscale")
+    assert ImageProperty(32, resize_by_position=(3, 4)) == ImageProperty(32, resize="position", position=(3, 4))
+    assert replace(ImageProperty(32, resize_by_center=True), width=16).resize == "crop"
 
 
 def test_a_labeled_image_is_changed_step_by_step(tmp_path: Path) -> None:

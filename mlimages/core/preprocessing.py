@@ -1,0 +1,206 @@
+"""How an image becomes the network's input: its size, its channels and the scaling of its values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import InitVar, dataclass
+from operator import index
+from typing import Any, Literal, get_args
+
+from mlimages.core.errors import InputError
+
+Resize = Literal["shorter", "crop", "downscale", "position", "squash", "letterbox"]
+Interpolation = Literal["bilinear", "bicubic"]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageProperty:
+    """Size of the network's input, and how an image is resized to it.
+
+    Where a crop reaches beyond the image, the rest is black.
+
+    Attributes:
+        width, height: of the result, in pixels; height 0 means the same as width.
+        resize: `shorter` scales the shorter side to `shorter_px` and crops the center (torchvision's Resize and
+            CenterCrop). `crop` crops the center, unscaled. `downscale` cuts out the largest central part with the
+            aspect ratio of the result and scales it; a smaller image is centered, unscaled. `position` crops at
+            `position`, unscaled. `squash` ignores the aspect ratio. `letterbox` scales the whole image to fit.
+        shorter_px: for `shorter`, at least width and height; 0 means the larger of them.
+        position: left and top of the crop for `position`, in pixels.
+        gray_scale: one channel (ITU-R 601-2 luma) instead of three.
+        resize_by_center, resize_by_downscale, resize_by_position: mlimages 0.5's spelling of `resize="crop"`,
+            `resize="downscale"` and `resize="position", position=(left, top)`; not kept as attributes.
+
+    Raises:
+        InputError: a value that cannot be used.
+
+    Examples:
+        >>> from mlimages import ImageProperty
+        >>> prop = ImageProperty(224, shorter_px=256)
+        >>> prop.height, prop.channels
+        (224, 3)
+        >>> ImageProperty(32, resize_by_center=True) == ImageProperty(32, resize="crop")
+        True
+    """
+
+    width: int
+    height: int = 0
+    resize: Resize = "shorter"
+    shorter_px: int = 0
+    position: tuple[int, int] = (0, 0)
+    interpolation: Interpolation = "bilinear"
+    gray_scale: bool = False
+    resize_by_center: InitVar[bool] = False
+    resize_by_downscale: InitVar[bool] = False
+    resize_by_position: InitVar[tuple[int, int] | None] = None
+
+    def __post_init__(
+        self, resize_by_center: bool, resize_by_downscale: bool, resize_by_position: tuple[int, int] | None
+    ) -> None:
+        if resize_by_position:
+            self._set(resize="position", position=resize_by_position)
+        elif resize_by_downscale or resize_by_center:
+            self._set(resize="downscale" if resize_by_downscale else "crop")
+        _demand_choice("resize", self.resize, get_args(Resize))
+        _demand_choice("interpolation", self.interpolation, get_args(Interpolation))
+        width, height = _pixels("width", self.width, 1), _pixels("height", self.height, 0, "0 means the same as width")
+        shorter_px = _pixels("shorter_px", self.shorter_px, 0, "0 means the larger of width and height")
+        larger = max(width, height)
+        self._set(width=width, height=height or width, shorter_px=shorter_px or larger)
+        if self.shorter_px < larger:
+            raise InputError(
+                f"a shorter side of {self.shorter_px} px cannot hold a crop of {self.width} x {self.height}: "
+                "use a larger shorter_px or a smaller crop"
+            )
+        try:
+            left, top = self.position
+        except (TypeError, ValueError):
+            raise InputError(f"position is {self.position!r}: expected (left, top) in pixels") from None
+        self._set(position=(_pixels("left of position", left, 0), _pixels("top of position", top, 0)))
+
+    def _set(self, **values: Any) -> None:
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def channels(self) -> int:
+        """Number of channels: 1 in grayscale, else 3."""
+        return 1 if self.gray_scale else 3
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of the network's input for one image, `(C, H, W)`."""
+        return self.channels, self.height, self.width
+
+
+def _pixels(name: str, value: Any, least: int, note: str = "") -> int:
+    try:
+        pixels = index(value)
+    except TypeError:
+        raise InputError(f"{name} is {value!r}: expected a whole number of pixels") from None
+    if pixels < least:
+        raise InputError(f"{name} is {pixels}: expected at least {least} pixels{note and ' (' + note + ')'}")
+    return pixels
+
+
+def _demand_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InputError(f"{name} is {value!r}: expected one of {', '.join(choices)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Normalization:
+    """How uint8 pixels become the network's input: `(pixels / scale - mean) / std`, by channel.
+
+    Attributes:
+        scale: divisor of the pixels (255 gives 0..1).
+        mean, std: one value for all channels, or three in the order RGB, in units of `pixels / scale`.
+        mean_image: path of a float32 `(C, H, W)` .npy in 0..255, subtracted before
+            dividing by `scale`; then `mean` is not used.
+        bgr: the network's channel order is blue, green, red (Caffe).
+
+    Raises:
+        InputError: a value that cannot be used.
+
+    Examples:
+        >>> from mlimages import Normalization
+        >>> Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)).scale
+        255.0
+    """
+
+    scale: float = 255.0
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    mean_image: str = ""
+    bgr: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < _number("scale", self.scale) < math.inf:
+            raise InputError(f"scale is {self.scale}: pixels are divided by it, so it must be positive")
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, _per_channel(name, getattr(self, name)))
+        if min(self.std) <= 0:
+            raise InputError(f"std is {self.std}: the input is divided by it, so it must be positive")
+
+    def check_channels(self, image: ImageProperty, mean_image: Any = None) -> None:
+        """Check that the values fit the images: as many channels, and a mean image of their shape.
+
+        Args:
+            mean_image: an array `(C, H, W)`.
+
+        Raises:
+            InputError: they do not fit.
+        """
+        kind = "a grayscale image has one channel" if image.gray_scale else "an RGB image has three channels"
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if len(values) not in (1, image.channels):
+                raise InputError(f"{name} has {len(values)} values, but {kind}")
+        if mean_image is not None and tuple(mean_image.shape) != image.shape:
+            raise InputError(
+                f"the mean image has shape {tuple(mean_image.shape)}, but the images have {image.shape} "
+                "(channels, height, width): compute the mean with the same size and channels"
+            )
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise InputError(f"{name} is {value!r}: expected a number") from None
+
+
+def _per_channel(name: str, values: Any) -> tuple[float, ...]:
+    try:
+        numbers = tuple(_number(name, value) for value in values)
+    except TypeError:
+        raise InputError(f"{name} is {values!r}: expected one value per channel, as (0.5,)") from None
+    if len(numbers) not in (1, 3) or not all(map(math.isfinite, numbers)):
+        raise InputError(f"{name} is {values!r}: expected one or three finite values, one per channel")
+    return numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """All steps from an upright RGB image to the network's input.
+
+    Raises:
+        InputError: the normalization has other channels than the image.
+
+    Examples:
+        >>> from mlimages import ImageProperty, Normalization, Preprocessing
+        >>> Preprocessing(ImageProperty(28, gray_scale=True), Normalization(mean=(0.5,))).image.shape
+        (1, 28, 28)
+    """
+
+    image: ImageProperty
+    normalization: Normalization
+
+    def __post_init__(self) -> None:
+        self.normalization.check_channels(self.image)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
+        """Return the inverse of `dataclasses.asdict`, for JSON files."""
+        return cls(ImageProperty(**values["image"]), Normalization(**values["normalization"]))
