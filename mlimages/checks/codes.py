@@ -1,19 +1,19 @@
-"""What can be wrong with an image: one stable code each, and the thresholds."""
+"""Codes of what can be wrong with an image, and the thresholds from which they follow."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from mlimages.core import MAX_PIXELS, InputError
+from mlimages.core import MAX_PIXELS, InputError, Option, check_options, documented, option_fields
 
 
 class Code(StrEnum):
-    """What can be wrong; errors first, then warnings."""
+    """What can be wrong with an image; errors first, then warnings."""
 
     MISSING = "missing"
     EMPTY = "empty"
@@ -59,56 +59,76 @@ CODES = tuple(Code)
 """Arrays hold a code as its index here."""
 
 MANY = 20_000
-"""Images; see `Thresholds.for_count`."""
+"""Number of images above which `Thresholds.for_count` lowers the bits."""
 
 ERRORS = frozenset(list(Code)[: list(Code).index(Code.DUPLICATE)])
 
 
+@documented
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """When an image gets a code. Levels are 0..255 of luma.
+    """When an image gets a code. Levels are those of luma, 0..255.
 
-    Attributes:
-        max_pixels: too-many-pixels above this width x height.
-        min_side_px: tiny below this shorter side.
-        max_aspect: odd-shape above this longer / shorter side.
-        max_crop_loss: crop-loss where a centered square crop removes more than this share.
-        blank_spread: blank where the 2nd and 98th percentile of the levels are at most this far apart.
-        contrast_spread: low-contrast likewise.
-        dark_level: dark where the 98th percentile is below.
-        bright_level: bright where the 2nd percentile is above.
-        blur: blurred where the sharpness (see `Facts.sharpness`) is below.
-        placeholder_share: placeholder where the two most frequent levels cover at least this share of an image that is
-            neither blank nor tiny; and where the same file is listed `placeholder_copies` times.
-        near_bits: near-duplicate where the perceptual hashes differ in at most this many of 64 bits (see `for_count`)
-        turned_bits: (or in this many, after one is mirrored or turned)
-        near_correlation: and the thumbnails have at least this correlation,
-        crop_correlation: or this one after one thumbnail is aligned with a part of the other;
-        plain_correlation: if one image is tiny, plain (a drawing: two levels cover half of it) or smooth (an enlarged
-            digit), this one, without aligning: images with little detail are alike without being the same.
-        imbalance: class-imbalance where the largest class has more than this many times as many images.
+    Raises:
+        InputError: a value out of bounds.
+
+    Examples:
+        >>> from mlimages import Thresholds
+        >>> Thresholds(blur=0.35).near_bits
+        16
     """
 
-    max_pixels: int = MAX_PIXELS
-    min_side_px: int = 32
-    max_aspect: float = 3.0
-    max_crop_loss: float = 0.5
-    blank_spread: int = 4
-    contrast_spread: int = 40
-    dark_level: int = 64
-    bright_level: int = 225
-    blur: float = 0.30
-    placeholder_share: float = 0.8
-    placeholder_copies: int = 5
-    near_bits: int = 16
-    turned_bits: int = 12
-    near_correlation: float = 0.90
-    crop_correlation: float = 0.95
-    plain_correlation: float = 0.99
-    imbalance: float = 10.0
+    max_pixels: Annotated[int, Option("too-many-pixels: width x height is above this.", min=1)] = MAX_PIXELS
+    min_side_px: Annotated[int, Option("tiny: the shorter side is below this, in pixels.", min=0)] = 32
+    max_aspect: Annotated[float, Option("odd-shape: longer / shorter side is above this.", min=1)] = 3.0
+    max_crop_loss: Annotated[
+        float, Option("crop-loss: a centered square crop removes more than this share.", min=0, max=1)
+    ] = 0.5
+    blank_spread: Annotated[
+        int, Option("blank: 2nd and 98th percentile of the levels differ by at most this.", min=0, max=255)
+    ] = 4
+    contrast_spread: Annotated[int, Option("low-contrast: likewise, unless blank.", min=0, max=255)] = 40
+    dark_level: Annotated[int, Option("dark: the 98th percentile of the levels is below this.", min=0, max=255)] = 64
+    bright_level: Annotated[int, Option("bright: the 2nd percentile of the levels is above this.", min=0, max=255)] = (
+        225
+    )
+    blur: Annotated[
+        float,
+        Option("blurred: the sharpness is below this (0.25: smooth, 0.5: sharp edges, 1: noise).", min=0, max=1),
+    ] = 0.30
+    placeholder_share: Annotated[
+        float,
+        Option("placeholder: the two most frequent levels cover at least this share, unless tiny.", min=0, max=1),
+    ] = 0.8
+    placeholder_copies: Annotated[
+        int, Option("placeholder: the same file is listed at least so many times.", min=2)
+    ] = 5
+    near_bits: Annotated[
+        int,
+        Option(
+            "near-duplicate: perceptual hashes differ in at most so many of 64 bits (fewer above 20,000 images).",
+            min=0, max=64,
+        ),
+    ] = 16  # fmt: skip
+    turned_bits: Annotated[int, Option("The same, after one image is flipped or rotated.", min=0, max=64)] = 12
+    near_correlation: Annotated[
+        float, Option("near-duplicate: and the correlation of the thumbnails is at least this,", min=0, max=1)
+    ] = 0.90
+    crop_correlation: Annotated[
+        float, Option("or at least this after one thumbnail is aligned with a part of the other.", min=0, max=1)
+    ] = 0.95
+    plain_correlation: Annotated[
+        float, Option("near_correlation if one image is tiny, smooth or a drawing; never aligned.", min=0, max=1)
+    ] = 0.99
+    imbalance: Annotated[
+        float, Option("class-imbalance: the largest class has more than this many times as many images.", min=1)
+    ] = 10.0
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
     def for_count(self, count: int) -> Thresholds:
-        """The thresholds for a set of that size: above MANY images, 3 bits less for each factor of ten.
+        """Return the thresholds for `count` images: above MANY, 3 bits less for each factor of ten.
 
         Of pairs of different photographs 2e-4 lie within 16 bits, and a quarter of that for each two bits less: so the
         number of pairs that are close by chance grows hardly faster than the number of images.
@@ -118,21 +138,27 @@ class Thresholds:
 
     @classmethod
     def parse(cls, settings: Iterable[str]) -> Thresholds:
-        """Thresholds from `name=value` texts.
+        """Return thresholds from `NAME=VALUE` texts.
 
         Raises:
-            InputError: an unknown name, or a value that is not a number.
+            InputError: an unknown name, or a value that is not a number or out of bounds.
+
+        Examples:
+            >>> from mlimages import Thresholds
+            >>> Thresholds.parse(["blur=0.35"]).blur
+            0.35
         """
-        kinds: dict[str, type] = {name: type(value) for name, value in asdict(cls()).items()}
+        types: dict[str, type] = {field.name: field.type for field in option_fields(cls)}
         values: dict[str, Any] = {}
         for setting in settings:
             name, _, value = setting.partition("=")
-            if name not in kinds:
-                raise InputError(f"threshold {setting!r}: expected NAME=VALUE, NAME one of {', '.join(kinds)}")
+            if name not in types:
+                raise InputError(f"threshold {setting!r}: expected NAME=VALUE, NAME one of {', '.join(types)}")
             try:
-                values[name] = kinds[name](value)
+                values[name] = types[name](value)
             except ValueError as error:
-                raise InputError(f"threshold {setting!r}: {value!r} is not a number") from error
+                kind = "a whole number" if types[name] is int else "a number"
+                raise InputError(f"threshold {setting!r}: {value!r} is not {kind}") from error
         return cls(**values)
 
 
@@ -143,9 +169,9 @@ class Finding:
     Attributes:
         file: index of the label file among those given.
         path: the image; the label file for class-imbalance.
-        label: class number in that label file.
-        code: what it is.
-        detail: what was measured, or the related image, as text.
+        label: class index in that label file.
+        code: what is wrong.
+        detail: the measured value, or the related image, as text.
         related: the other image of a duplicate or a leak.
     """
 

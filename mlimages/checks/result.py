@@ -122,7 +122,7 @@ def write_outcome(report: CheckReport, moved: Iterable[Move] = (), *, overwrite:
         write_own_label_file(checked, kept, file.class_names, overwrite=overwrite)
         for table, codes in ((rejected, ERRORS), (warnings, set(Code) - ERRORS)):
             with writing(table, overwrite=overwrite) as part:
-                _write_table(part, table.parent, now, report.findings.select(codes, file=number))
+                _write_table(part, file, now, report.findings.select(codes, file=number))
         written += [checked, rejected, warnings]
     return written
 
@@ -131,10 +131,10 @@ def _where(path: Path, now: Mapping[str, Path]) -> Path:
     return now.get(os.path.realpath(path), path) if now else path
 
 
-def _write_table(part: Path, folder: Path, now: Mapping[str, Path], findings: Iterable[Finding]) -> None:
+def _write_table(part: Path, labels: LabelFile, now: Mapping[str, Path], findings: Iterable[Finding]) -> None:
     with part.open("w", encoding="utf-8", newline="") as out:
         table = csv.writer(out, delimiter="\t", lineterminator="\n")
         table.writerow(["path", "label", "code", "detail"])
         for one in findings:
-            name = relative_name(_where(one.path, now), folder)
-            table.writerow([name, one.label, one.code, " ".join(one.detail.split())])
+            name = relative_name(_where(one.path, now), labels.path.parent)
+            table.writerow([name, labels.class_names[one.label], one.code, " ".join(one.detail.split())])

@@ -58,10 +58,15 @@ def check(
         progress: shows how many images are examined.
 
     Raises:
-        LabelFileError: a label file that cannot be read, or a line of it.
+        LabelFileError: a label file or a line of it cannot be read.
 
-    >>> report = check("train.txt")  # doctest: +SKIP
-    >>> report.errors, [finding.path for finding in report.findings.select({Code.LEAK})]  # doctest: +SKIP
+    Examples:
+        >>> from mlimages import check
+        >>> report = check("labels.txt")
+        >>> report
+        <CheckReport of labels.txt: 12 images, 12 ok>
+        >>> report.errors, len(report.findings)
+        ({}, 0)
     """
     began = time.perf_counter()
     thresholds, progress = thresholds or Thresholds(), progress or NoProgress()

@@ -12,7 +12,7 @@ import typer
 
 from mlimages.cli.engines import ADDRESS, ENGINE, Engine, cluster_of
 from mlimages.cli.hints import read_labels, read_parts, say, say_next
-from mlimages.cli.options import GroupedCommand, takes_options
+from mlimages.cli.options import HELP_ALL, GroupedCommand, ThresholdsCommand, takes_options
 from mlimages.core import ImageProperty, Resize, as_path, counted, demand_free, note_written
 from mlimages.labels import LabelOptions, WrittenLabels
 
@@ -26,7 +26,7 @@ SHOWN_CLASSES = 20
 def register(app: typer.Typer) -> None:
     """Add this step's commands to the command line."""
     app.command("label", cls=GroupedCommand, rich_help_panel="curate")(label)
-    app.command("check", cls=GroupedCommand, rich_help_panel="curate")(check)
+    app.command("check", cls=ThresholdsCommand, rich_help_panel="curate")(check)
     app.command("mean", cls=GroupedCommand, rich_help_panel="curate")(mean)
 
 
@@ -84,32 +84,29 @@ def _remarks(file: WrittenLabels) -> list[str]:
 
 def check(
     sources: list[Path] = typer.Argument(
-        ..., metavar="LABELS|FOLDER...", help="Label files or folders of class folders; several to find leaks."
+        ..., metavar="LABELS|FOLDER...", help="Label files or folders of class folders; with several, leaks are found."
     ),
-    page: Path = typer.Option(None, "--report", metavar="FILE.html", help="Write an HTML page, in one file."),
-    fix: bool = typer.Option(False, "--fix", help="List the files that would be moved or renamed; with --yes, do it."),
+    page: Path = typer.Option(None, "--report", metavar="FILE.html", help="Write an HTML page with the findings."),
+    fix: bool = typer.Option(False, "--fix", help="List the files to move or rename; with --yes, do it."),
     yes: bool = typer.Option(
-        False, "--yes", help="With --fix: move corrupt files to NAME_quarantine, rename suffixes."
+        False, "--yes", help="With --fix: move broken files to NAME_quarantine, rename wrong suffixes."
     ),
-    strict: bool = typer.Option(False, "--strict", help="Exit 1 where there are errors."),
+    strict: bool = typer.Option(False, "--strict", help="Exit with 1 if there are errors."),
     threshold: list[str] = typer.Option(
-        [], "--threshold", metavar="NAME=VALUE", help="Override a threshold named above; may be given several times."
+        [], "--threshold", metavar="NAME=VALUE", help="Override a threshold (see --help-all); may be repeated."
     ),
     engine: Engine = ENGINE,
     address: str = ADDRESS,
     force: bool = FORCE,
     as_json: bool = typer.Option(False, "--json", help="Print counts and groups as JSON."),
+    help_all: bool = HELP_ALL,
 ) -> None:
     """Find corrupt, duplicate, leaked and unusual images.
 
-    Every image is decoded once; results are cached, so that a second run decodes nothing. Beside each
-    label file come NAME_checked.txt (without the errors), NAME_rejected.tsv (path, label, code, detail) and
-    NAME_warnings.tsv (kept, but look). An image in two files is a leak: it stays in the smaller one.
-
-    Thresholds: max_pixels 89478485, min_side_px 32, max_aspect 3.0, max_crop_loss 0.5, blank_spread 4,
-    contrast_spread 40, dark_level 64, bright_level 225, blur 0.3, placeholder_share 0.8, placeholder_copies 5,
-    near_bits 16, turned_bits 12, near_correlation 0.9, crop_correlation 0.95, plain_correlation 0.99,
-    imbalance 10.0.
+    Every image is decoded once and its figures are cached, so that a second run decodes nothing. Beside each label
+    file three files are written: NAME_checked.txt (without images that have an error), NAME_rejected.tsv (path, label,
+    code, detail) and NAME_warnings.tsv (images that are kept). An image in two label files is a leak: it stays in the
+    smaller one.
 
     Example: mlimages check train.txt val.txt --report check.html
     """

@@ -36,6 +36,21 @@ class GroupedCommand(TyperCommand):
                 formatter.write_dl(sections[title], col_max=24)
 
 
+class ThresholdsCommand(GroupedCommand):
+    """A command with `--threshold`; `--help-all` lists the thresholds, too."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """The options, then the thresholds with their defaults."""
+        super().format_options(ctx, formatter)
+        if not ctx.meta.get(_ALL):
+            return
+        from mlimages.checks import Thresholds
+
+        with formatter.section("Thresholds (--threshold NAME=VALUE)"):
+            rows = [(f"{field.name}={field.default}", field.option.help) for field in option_fields(Thresholds)]
+            formatter.write_dl(rows, col_max=24)
+
+
 def _row(param: Any, ctx: Any) -> tuple[str, tuple[str, str]]:
     """The section of a parameter, and its line there."""
     if param.param_type_name == "argument":

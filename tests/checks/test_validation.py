@@ -431,8 +431,8 @@ def test_the_outcome_lies_beside_each_label_file(tmp_path: Path) -> None:
     assert kept.class_names == ("things",)
     rejected = (tmp_path / "labels_rejected.tsv").read_text().splitlines()
     assert rejected[0] == "path\tlabel\tcode\tdetail"
-    assert rejected[1].startswith("cut.jpg\t0\ttruncated\t")
-    assert "grey.jpg\t0\tgrey\t" in (tmp_path / "labels_warnings.tsv").read_text()
+    assert rejected[1].startswith("cut.jpg\tthings\ttruncated\t")
+    assert "grey.jpg\tthings\tgrey\t" in (tmp_path / "labels_warnings.tsv").read_text()
 
 
 def test_a_split_keeps_near_duplicates_on_one_side(tmp_path: Path) -> None:

@@ -6,14 +6,11 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mlimages.checks import Thresholds
-from mlimages.cli import curate
 from mlimages.core import install_hint
 from mlimages.images import load_all_plugins
 from tests.checks.test_validation import jpeg, scene
@@ -191,12 +188,6 @@ def test_what_cannot_be_done_is_said_in_one_line(folders: Path, run_cli: RunCli,
     assert said in done.stderr
     assert done.stderr.strip().splitlines()[-1].startswith("mlimages: ")
     assert "Traceback" not in done.stderr
-
-
-def test_the_help_of_check_names_every_threshold_with_its_value() -> None:
-    told = " ".join((curate.check.__doc__ or "").split())
-    for name, value in asdict(Thresholds()).items():
-        assert f"{name} {value}" in told
 
 
 def test_the_bench_runs(tmp_path: Path) -> None:
