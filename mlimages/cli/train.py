@@ -1,4 +1,4 @@
-"""Commands of the step "train": a pretrained network learns your classes."""
+"""The command finetune."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mlimages.training import FineTuneConfig
 if TYPE_CHECKING:
     from mlimages.training import FineTuneResult
 
-BESIDE_RESUME = ("resume", "epochs", "tensorboard", "as_json", "help_all")
+ALLOWED_WITH_RESUME = ("resume", "epochs", "tensorboard", "as_json", "help_all")
 
 
 def register(app: typer.Typer) -> None:
@@ -53,7 +53,7 @@ def finetune(
     from mlimages.training import ScalarWriter, fine_tune, read_config
 
     if resume is not None:
-        _demand_no_settings(ctx, resume)
+        _require_no_settings(ctx, resume)
         config = read_config(resume)
         if _is_given(ctx, "epochs"):
             config = replace(config, epochs=settings["epochs"])
@@ -74,9 +74,9 @@ def finetune(
     say_next("predict", result.onnx or result.run / "model.onnx", "IMAGE...")
 
 
-def _demand_no_settings(ctx: typer.Context, run: Path) -> None:
-    """Raise InputError if an option that the run folder decides is given together with --resume."""
-    settings = [param for param in ctx.command.params if param.name and param.name not in BESIDE_RESUME]
+def _require_no_settings(ctx: typer.Context, run: Path) -> None:
+    """Raise InputError if a setting is given together with --resume, which reads them from the run folder."""
+    settings = [param for param in ctx.command.params if param.name and param.name not in ALLOWED_WITH_RESUME]
     given = [max(param.opts, key=len) for param in settings if _is_given(ctx, str(param.name))]
     if given:
         raise InputError(
@@ -92,14 +92,14 @@ def _is_given(ctx: typer.Context, name: str) -> bool:
 def _table(result: FineTuneResult) -> str:
     low, high = result.val_interval
     more = f" and {len(result.broken) - 3} more, see {result.run / 'log.txt'}" if len(result.broken) > 3 else ""
-    right = round(result.val_accuracy * result.val_images)
+    correct = round(result.val_accuracy * result.val_images)
     best = result.best_epoch or "the closed-form head"
     rows = {
-        "accuracy": f"{result.val_accuracy:.1%} ({right} of {result.val_images}; 95 % interval {low:.1%} to "
+        "accuracy": f"{result.val_accuracy:.1%} ({correct} of {result.val_images}; 95 % interval {low:.1%} to "
         f"{high:.1%})",
         "before": "" if result.probe_accuracy is None else f"{result.probe_accuracy:.1%} with the closed-form head",
         "images": f"{result.train_images} for training, {result.val_images} for validation",
-        "left out": ", ".join(f"{each.path} ({each.fault})" for each in result.broken[:3]) + more,
+        "skipped": ", ".join(f"{each.path} ({each.fault})" for each in result.broken[:3]) + more,
         "classes": ", ".join(result.classes),
         "network": f"{result.model}, frozen: {result.freeze}",
         "epochs": f"{result.epochs}; best epoch: {best} (chosen on the validation set)",

@@ -1,4 +1,4 @@
-"""What trains, put together: the network, its cut, and what feeds the part above it."""
+"""A training job: the network, its frozen part and the source of its batches."""
 
 from __future__ import annotations
 
@@ -12,46 +12,57 @@ from mlimages.core import Progress
 from mlimages.networks import FrozenPart, Model, Normalize, autocast, split
 from mlimages.reports import RunFiles
 from mlimages.training.config import FineTuneConfig
-from mlimages.training.features import Feed, FrozenFeatures, PixelFeed
+from mlimages.training.features import BatchSource, FrozenFeatures, PixelSource
 from mlimages.training.global_batch import sync_batch_norm
-from mlimages.training.image_cache import PictureSet
+from mlimages.training.image_cache import ImageSet
 from mlimages.training.loop import Validation, validate
-from mlimages.training.preparation import Setup
+from mlimages.training.preparation import RunData
 from mlimages.training.views import Augment
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """All that trains: the network, its cut, and what feeds it."""
+    """A network to train with its data.
+
+    Attributes:
+        config: settings of the run.
+        files: the run folder's files.
+        data: network, preprocessing, class names and images.
+        digest: SHA-256 of the frozen weights; empty where nothing is frozen.
+        source: gives the batches and computes their logits.
+        train: training set.
+        val: validation set.
+        views: number of fixed augmented views per image; 0 draws new ones in each epoch.
+    """
 
     config: FineTuneConfig
     files: RunFiles
-    setup: Setup
+    data: RunData
     digest: str
-    feed: Feed
-    train: PictureSet
-    val: PictureSet
+    source: BatchSource
+    train: ImageSet
+    val: ImageSet
     views: int
 
     @property
     def network(self) -> nn.Module:
         """The whole network."""
-        return self.setup.model.network
+        return self.data.model.network
 
     @property
     def frozen(self) -> FrozenPart:
-        """What of it does not learn."""
-        return self.setup.frozen
+        """The frozen parameters and buffers."""
+        return self.data.frozen
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device of the parameters."""
         return next(self.network.parameters()).device
 
     @property
     def below_head(self) -> bool:
-        """Whether more than the last layer learns."""
-        return _learns_below_head(self.setup.model)
+        """Whether layers below the head are trained."""
+        return _trains_below_head(self.data.model)
 
     def autocast(self) -> AbstractContextManager[object]:
         """The precision to train in; on a CPU full beside a frozen part, whose cached outputs are in full precision."""
@@ -59,43 +70,43 @@ class Job:
         return nullcontext() if exact else autocast(self.device)
 
     def validate(self) -> Validation:
-        """What the network says now of the validation pictures."""
-        return validate(self.network, self.feed, self.val)
+        """Predict the validation set."""
+        return validate(self.network, self.source, self.val)
 
 
-def assemble(config: FineTuneConfig, files: RunFiles, setup: Setup, device: torch.device, progress: Progress) -> Job:
-    """Freeze, cut, and choose what feeds the trainable part."""
-    model, image = setup.model, setup.preprocessing.image
+def build_job(config: FineTuneConfig, files: RunFiles, data: RunData, device: torch.device, progress: Progress) -> Job:
+    """Move the network to the device and cache its frozen features, where they fit into the cache."""
+    model, image = data.model, data.preprocessing.image
     network = model.network.to(device).to(memory_format=torch.channels_last)
-    normalize = Normalize(setup.preprocessing.normalization, setup.mean_image).to(device)
-    frozen = setup.frozen
+    normalize = Normalize(data.preprocessing.normalization, data.mean_image).to(device)
+    frozen = data.frozen
     sync_batch_norm(network, device, batch_size=config.batch_size)
     digest = frozen.digest(network) if frozen.parameters else ""
     strength = config.augment
     if strength == "auto":
-        strength = "light" if model.pretrained and _learns_below_head(model) else "none"
+        strength = "light" if model.pretrained and _trains_below_head(model) else "none"
     views = Augment(strength, config.rotate_deg, config.seed)
     augment = views if strength != "none" or config.rotate_deg else None
-    train = PictureSet(setup.data.train, image, store=setup.pixels, augment=augment)
-    val = PictureSet(setup.data.val, image, store=setup.pixels)
+    train = ImageSet(data.images.train, image, store=data.pixels, augment=augment)
+    val = ImageSet(data.images.val, image, store=data.pixels)
     fixed = 1 if augment is None else views.fixed_views if frozen.parameters else 0
     example = torch.zeros(2, max(image.channels, len(normalize.mean[0])), image.height, image.width, device=device)
-    feed: Feed = PixelFeed(network, normalize, device)
+    source: BatchSource = PixelSource(network, normalize, device)
     if config.cache and (halves := split(network, frozen, example)):
         features = FrozenFeatures(
             model,
             halves,
             normalize=normalize,
             digest=digest,
-            preprocessing=setup.preprocessing,
+            preprocessing=data.preprocessing,
             budget=config.feature_bytes,
             device=device,
         )
         if features.fill((train, fixed), (val, 1), progress=progress):
-            feed = features
-    return Job(config, files, setup, digest, feed, train, val, fixed)
+            source = features
+    return Job(config, files, data, digest, source, train, val, fixed)
 
 
-def _learns_below_head(model: Model) -> bool:
+def _trains_below_head(model: Model) -> bool:
     trained = (name for name, parameter in model.network.named_parameters() if parameter.requires_grad)
     return any(not name.startswith(f"{model.head}.") for name in trained)

@@ -1,4 +1,4 @@
-"""The state from which a run is resumed exactly, the whole networks beside it, and a run read back from either."""
+"""Save and load the resume state and the whole networks of a run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mlimages.core import Preprocessing, RunError, replacing
+from mlimages.core import Preprocessing, RunError, counted, replacing
 from mlimages.dataset import load_mean_image
 from mlimages.networks import build_model, channels_last
 from mlimages.reports import RunFiles, read_settings
@@ -30,18 +30,18 @@ Tensors = Mapping[str, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class TrainingState:
-    """All that a run needs to go on after an epoch, beside the network's frozen part.
+    """The state of a run after an epoch, without the network's frozen weights.
 
     Attributes:
-        trained: what training changes, by its name in the network, after the last epoch.
+        trained: unfrozen parameters and all buffers by name, after the last epoch.
         best: the same after the best epoch.
         optimizer: the optimizer's tensors, `N.KEY` for the N-th parameter.
-        history: the epochs so far.
+        history: metrics of the epochs so far.
         best_epoch: the epoch with the best validation accuracy; 0 for the network before the first epoch.
         best_score: its validation accuracy and negative loss.
-        probe_accuracy: validation accuracy of the closed-form head, where there was one.
-        frozen_digest: SHA-256 of the frozen part; empty where nothing is frozen.
-        seconds: spent on training so far.
+        probe_accuracy: validation accuracy of the closed-form head; None without one.
+        frozen_digest: SHA-256 of the frozen weights; empty if nothing is frozen.
+        seconds: training time so far.
     """
 
     trained: Tensors = field(default_factory=dict)
@@ -56,8 +56,8 @@ class TrainingState:
 
 
 def save_state(state: TrainingState, files: RunFiles) -> None:
-    """Write `state.safetensors`, whole or not at all, and to the disk: it decides how far the run has come."""
-    note = {
+    """Write `state.safetensors` atomically and sync it to disk: a run is resumed from it."""
+    metadata = {
         "version": STATE_VERSION,
         "history": [asdict(figures) for figures in state.history],
         "best_epoch": state.best_epoch,
@@ -71,13 +71,13 @@ def save_state(state: TrainingState, files: RunFiles) -> None:
     if state.best_epoch < len(state.history):
         tensors |= {f"best.{name}": tensor for name, tensor in state.best.items()}
     with replacing(files.state) as part:
-        save_file(tensors, part, metadata={"mlimages": json.dumps(note)})
+        save_file(tensors, part, metadata={"mlimages": json.dumps(metadata)})
         with part.open("rb") as written:
             os.fsync(written.fileno())
 
 
 def load_state(files: RunFiles) -> TrainingState | None:
-    """Where the run stands; None before its first epoch has ended.
+    """The resume state of a run; None before its first epoch is complete.
 
     Raises:
         RunError: the file is damaged, or of an earlier version.
@@ -86,32 +86,32 @@ def load_state(files: RunFiles) -> TrainingState | None:
         return None
     try:
         with safe_open(files.state, framework="pt") as file:
-            note = json.loads(file.metadata()["mlimages"])
-            if note["version"] != STATE_VERSION:
-                raise ValueError(f"it is of version {note['version']}, this mlimages reads {STATE_VERSION}")
+            metadata = json.loads(file.metadata()["mlimages"])
+            if metadata["version"] != STATE_VERSION:
+                raise ValueError(f"its version is {metadata['version']}, this mlimages reads version {STATE_VERSION}")
             parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "best": {}}
-            for key in file.keys():  # noqa: SIM118  # no mapping
+            for key in file.keys():  # noqa: SIM118  # safe_open is no mapping
                 part, _, name = key.partition(".")
                 parts[part][name] = file.get_tensor(key)
-        history = tuple(EpochFigures(**figures) for figures in note["history"])
-        accuracy, loss = note["best_score"]
+        history = tuple(EpochFigures(**figures) for figures in metadata["history"])
+        accuracy, loss = metadata["best_score"]
         return TrainingState(
             trained=parts["model"],
             best=parts["best"] or parts["model"],
             optimizer=parts["optimizer"],
             history=history,
-            best_epoch=note["best_epoch"],
+            best_epoch=metadata["best_epoch"],
             best_score=(accuracy, loss),
-            probe_accuracy=note["probe_accuracy"],
-            frozen_digest=note["frozen_digest"],
-            seconds=note["seconds"],
+            probe_accuracy=metadata["probe_accuracy"],
+            frozen_digest=metadata["frozen_digest"],
+            seconds=metadata["seconds"],
         )
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise RunError(f"{files.state} cannot be read ({error}): remove it to start this run again") from error
+        raise RunError(f"{files.state} cannot be read ({error}): remove it to restart this run") from error
 
 
 def trained_tensors(network: nn.Module) -> dict[str, Tensor]:
-    """Copies of what training changes: unfrozen parameters, and all buffers (statistics of batch norm)."""
+    """Copies of the unfrozen parameters and of all buffers (batch norm's running statistics)."""
     frozen = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
     return {name: _copy(tensor) for name, tensor in network.state_dict().items() if name not in frozen}
 
@@ -128,12 +128,12 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def _copy(tensor: Tensor) -> Tensor:
-    """As files take it: on the CPU, its numbers in the order of its shape, its memory its own."""
+    """A contiguous copy on the CPU, as safetensors needs it."""
     return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
 def restore(network: nn.Module, tensors: Tensors) -> None:
-    """Put tensors into the network by name."""
+    """Copy tensors into the network by name."""
     own = network.state_dict()
     with torch.no_grad():
         for name, tensor in tensors.items():
@@ -141,7 +141,7 @@ def restore(network: nn.Module, tensors: Tensors) -> None:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
-    """Put the tensors `N.KEY` into the optimizer."""
+    """Load the tensors `N.KEY` into the optimizer."""
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         index, _, key = name.partition(".")
@@ -151,7 +151,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> Non
 
 
 def save_networks(network: nn.Module, state: TrainingState, files: RunFiles) -> None:
-    """Write `last.safetensors` and `best.safetensors`: whole networks, under the library's own names."""
+    """Write `last.safetensors` and `best.safetensors`: whole networks, with the library's tensor names."""
     for path, trained, epoch in (
         (files.last, state.trained, len(state.history)),
         (files.best, state.best, state.best_epoch),
@@ -161,7 +161,7 @@ def save_networks(network: nn.Module, state: TrainingState, files: RunFiles) -> 
 
 
 def _whole(network: nn.Module, trained: Tensors) -> dict[str, Tensor]:
-    """The network's tensors with others in place of the trained ones, none in the memory of another."""
+    """The network's tensors with `trained` in place of its own; no two of them share memory."""
     whole: dict[str, Tensor] = {}
     addresses: set[int] = set()
     for name, tensor in network.state_dict().items():
@@ -173,17 +173,17 @@ def _whole(network: nn.Module, trained: Tensors) -> dict[str, Tensor]:
 
 @dataclass(frozen=True, slots=True)
 class TrainedRun:
-    """A run read back.
+    """A run loaded from its folder.
 
     Attributes:
-        network: with its checkpoint's weights, in eval mode; normalised pixels to logits.
-        preprocessing: the only one to use with it.
-        mean_image: float32 `(C, H, W)` in 0..255, where the preprocessing names one.
+        network: in eval mode; normalized float32 `(N, C, H, W)` to logits `(N, classes)`.
+        preprocessing: of its images.
+        mean_image: float32 `(C, H, W)` in 0..255; None if the preprocessing has none.
         class_names: in the order of the logits.
-        config: the settings.
-        val: label file of the validation pictures.
+        config: settings of the run.
+        val: label file of the validation images.
         weights: the file that the trained weights were read from.
-        figures: the closing figures, as `finetune --json` prints them; empty until the run has ended.
+        figures: the results, as `finetune --json` prints them; empty before the run is finished.
     """
 
     network: nn.Module
@@ -195,15 +195,27 @@ class TrainedRun:
     weights: Path
     figures: Mapping[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        classes = counted(len(self.class_names), "class")
+        return f"<TrainedRun: {self.config.model}, {classes}, weights {str(self.weights)!r}>"
 
-def load_run(run: Path, checkpoint: str = "best") -> TrainedRun:
-    """Read a run folder, with the network as it was at a checkpoint (`best` or `last`).
 
-    Of a run that was killed the whole network is older than the resume state, or not there: then the trained tensors
-    come from the state, and the frozen ones from the older file or from the weights that the run began with.
+def load_run(run: str | os.PathLike[str], checkpoint: str = "best") -> TrainedRun:
+    """Load a run's network with its preprocessing.
+
+    After a kill the whole network's file is older than the resume state, or missing: then the trained tensors come from
+    the state, and the frozen ones from the older file or from the pretrained weights.
+
+    Args:
+        run: run folder.
+        checkpoint: `best` (epoch, on the validation set) or `last`.
 
     Raises:
-        RunError: it is not a run folder, or its files do not belong together.
+        RunError: `run` is not a run folder, has no checkpoint yet, or a file of it is damaged.
+
+    >>> run = load_run("runs/cats")  # doctest: +SKIP
+    >>> run.network(torch.zeros(1, 3, 224, 224)).shape  # doctest: +SKIP
+    torch.Size([1, 2])
     """
     files = RunFiles(Path(run))
     settings = read_settings(files)
@@ -214,7 +226,7 @@ def load_run(run: Path, checkpoint: str = "best") -> TrainedRun:
     names = tuple(files.classes.read_text(encoding="utf-8").splitlines())
     whole, state = files.folder / f"{checkpoint}.safetensors", load_state(files)
     if state is None and not whole.exists():
-        raise RunError(f"{run} has no {whole.name} yet: go on with `mlimages finetune --resume {run}`")
+        raise RunError(f"{run} has no {whole.name} yet: continue it with `mlimages finetune --resume {run}`")
     image = preprocessing.image
     model = build_model(
         config.model,
@@ -234,7 +246,7 @@ def load_run(run: Path, checkpoint: str = "best") -> TrainedRun:
 
 
 def _epoch_of(path: Path) -> int | None:
-    """The epoch of a whole network; None where there is none."""
+    """The epoch of a whole network's file; None if there is no file."""
     if not path.exists():
         return None
     with safe_open(path, framework="pt") as file:

@@ -1,4 +1,4 @@
-"""All settings of a fine-tuning run in one value, as it is kept in the run folder."""
+"""The settings of a fine-tuning run, as config.json keeps them."""
 
 from __future__ import annotations
 
@@ -61,7 +61,16 @@ def _number(text: str) -> float:
 @documented
 @dataclass(frozen=True, slots=True)
 class FineTuneConfig:
-    """Settings of a fine-tuning run, as they are kept in the run folder's `config.json`."""
+    """Settings of a fine-tuning run, as they are kept in the run folder's `config.json`.
+
+    Paths may be `str | os.PathLike`.
+
+    Raises:
+        InputError: a value is out of its range.
+
+    >>> FineTuneConfig("cats.txt", "runs/cats", model="resnet18", epochs=5).batch_size
+    32
+    """
 
     labels: Annotated[Path, Option("Label file, or folder of class folders, to train on.", metavar="LABELS|FOLDER")]
     out: Annotated[Path, Option("Run folder.", "Output", ("-o", "--out"), metavar="RUN", default_text="runs/LABELS")]
@@ -190,21 +199,21 @@ class FineTuneConfig:
 
     @property
     def mean_file(self) -> Path | None:
-        """The mean image, where `mean` names one."""
+        """The file of the mean image, if `mean` names one."""
         return None if self.mean in ("", "none", "channel") else Path(self.mean)
 
     @property
     def pixel_bytes(self) -> int:
-        """Bytes of disk for decoded images."""
+        """Disk space for decoded images, in bytes."""
         return int(self.cache_gb * 1e9 / 2)
 
     @property
     def feature_bytes(self) -> int:
-        """Bytes of disk for frozen features."""
+        """Disk space for frozen features, in bytes."""
         return int(self.cache_gb * 1e9 / 2)
 
     def to_json(self) -> str:
-        """The settings as text; paths absolute, so that a run can be resumed from any folder."""
+        """The settings as JSON text, with absolute paths, so that a run can be resumed from any folder."""
         values = asdict(self)
         for name in ("labels", "out", "val"):
             values[name] = str(values[name].absolute()) if values[name] is not None else None
@@ -216,7 +225,7 @@ class FineTuneConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> FineTuneConfig:
-        """The inverse of `to_json`; unknown keys are those of a newer version and are left out."""
+        """The inverse of `to_json`; unknown keys, from a newer version, are ignored."""
         known = {field.name for field in fields(cls)}
         kept = {name: value for name, value in values.items() if name in known}
         return cls(**{**kept, "std": tuple(kept.get("std", ()))})

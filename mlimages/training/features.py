@@ -1,4 +1,4 @@
-"""What is fed to the trainable part: cached outputs of the frozen part, or pixels anew."""
+"""Batches for the trainable part: cached features of the frozen part, or pixels."""
 
 from __future__ import annotations
 
@@ -19,98 +19,102 @@ from mlimages.images import PIXELS_VERSION
 from mlimages.networks import Model, Normalize, Split, channels_last, frozen_precision, joined, parted
 from mlimages.training import distributed
 from mlimages.training.frozen_runtime import open_frozen
-from mlimages.training.image_cache import PictureSet, chunks
+from mlimages.training.image_cache import ImageSet, chunks
 from mlimages.training.row_store import RowStore, make_room
 
 logger = logging.getLogger(__name__)
 
 View = Callable[[int], int]
-"""Place of a picture in its set to the number of the view wanted."""
+"""Maps an image's index in its set to the number of its augmented view."""
 
 CHUNK = 32
-"""How many pictures pass through the frozen part at once."""
+"""Batch size of the frozen part."""
 
 
-def plain(place: int) -> int:
-    """Every picture as it is."""
+def unaugmented(index: int) -> int:
+    """View 0, the image without augmentation."""
     return 0
 
 
-def _same(number: int, place: int) -> int:
+def _fixed_view(number: int, index: int) -> int:
     return number
 
 
 @dataclass(frozen=True, slots=True)
-class Fed:
+class Batch:
     """One batch for the trainable part.
 
     Attributes:
-        inputs: what `Feed.logits` takes: a row a picture, or one row of zeros that stands in where there is none.
+        inputs: arguments of `BatchSource.logits`, `(N, ...)` each; one row of zeros if the batch has no image.
         labels: int64 `(N,)`.
-        places: where in their set the pictures stand.
-        rows: where in the batch they stand that all processes share.
-        size: of that batch.
+        indices: position of each image in its set.
+        rows: position of each image in the batch that all processes share.
+        size: number of images of that batch.
     """
 
     inputs: tuple[Tensor, ...]
     labels: Tensor
-    places: tuple[int, ...]
+    indices: tuple[int, ...]
     rows: tuple[int, ...]
     size: int
 
 
-class Feed(Protocol):
-    """Gives batches, and carries them on to logits."""
+class BatchSource(Protocol):
+    """Gives batches and computes their logits."""
 
-    def batches(self, pictures: PictureSet, order: Sequence[int], *, size: int, view: View = plain) -> Iterator[Fed]:
-        """Of each batch of the pictures at the places `order`, what falls to this process."""
+    def batches(
+        self, images: ImageSet, order: Sequence[int], *, size: int, view: View = unaugmented
+    ) -> Iterator[Batch]:
+        """This process's share of each batch of the images at the indices `order`."""
 
     def logits(self, inputs: tuple[Tensor, ...]) -> Tensor:
         """Logits `(N, classes)` of one batch's inputs."""
 
 
-def _fed(
+def _batch(
     inputs: tuple[Tensor, ...],
-    pictures: PictureSet,
-    places: tuple[int, ...],
+    images: ImageSet,
+    indices: tuple[int, ...],
     chunk: Sequence[int],
     device: torch.device,
-) -> Fed:
-    """What was found of a batch, sent to where it is computed."""
+) -> Batch:
+    """Move a batch to the device."""
     if device.type == "cuda":
-        inputs = tuple(tensor.pin_memory() for tensor in inputs)  # from there the GPU fetches it by itself
-    standing = {place: row for row, place in enumerate(chunk)}
-    return Fed(
+        inputs = tuple(tensor.pin_memory() for tensor in inputs)  # lets the copy to the GPU run asynchronously
+    row_of = {index: row for row, index in enumerate(chunk)}
+    return Batch(
         tuple(tensor.to(device, non_blocking=True) for tensor in inputs),
-        pictures.labels[list(places)].to(device),
-        places,
-        tuple(standing[place] for place in places),
+        images.labels[list(indices)].to(device),
+        indices,
+        tuple(row_of[index] for index in indices),
         len(chunk),
     )
 
 
-def _is_own(place: int) -> bool:
-    """Whether this process keeps the features of the picture at a place: a fixed share, whatever the batch."""
-    return place % distributed.world_size() == distributed.rank()
+def _is_own(index: int) -> bool:
+    """Whether this process computes the features of an image: a fixed share, whatever the batch."""
+    return index % distributed.world_size() == distributed.rank()
 
 
-class PixelFeed:
-    """Feeds pixels through the whole network, each time.
+class PixelSource:
+    """Computes the whole network from pixels.
 
     Args:
         network: normalised float32 `(N, C, H, W)` to logits.
         normalize: the network's first layer.
-        device: where to compute.
+        device: device to compute on.
     """
 
     def __init__(self, network: nn.Module, normalize: Normalize, device: torch.device) -> None:
         self._network, self._normalize, self._device = network, normalize, device
 
-    def batches(self, pictures: PictureSet, order: Sequence[int], *, size: int, view: View = plain) -> Iterator[Fed]:
+    def batches(
+        self, images: ImageSet, order: Sequence[int], *, size: int, view: View = unaugmented
+    ) -> Iterator[Batch]:
         whole = chunks(order, size)
-        for chunk, batch in zip(whole, pictures.batches([*map(distributed.shard, whole)], view=view), strict=True):
-            pixels = batch.pixels if batch.places else batch.pixels.new_zeros(1, *batch.pixels.shape[1:])
-            yield _fed((pixels,), pictures, batch.places, chunk, self._device)
+        for chunk, batch in zip(whole, images.batches([*map(distributed.shard, whole)], view=view), strict=True):
+            pixels = batch.pixels if batch.indices else batch.pixels.new_zeros(1, *batch.pixels.shape[1:])
+            yield _batch((pixels,), images, batch.indices, chunk, self._device)
 
     def logits(self, inputs: tuple[Tensor, ...]) -> Tensor:
         logits: Tensor = self._network(channels_last(self._normalize(inputs[0])))
@@ -120,17 +124,20 @@ class PixelFeed:
 def features_key(
     model: Model, normalize: Normalize, *, cut: object, digest: str, preprocessing: Preprocessing, precision: str
 ) -> str:
-    """Name of the cache of one function from image bytes to features; nothing that decides the numbers is left out.
+    """The cache key of a feature extractor; everything that changes the features is part of it.
 
-    Weights alone do not name a function: networks of equal tensors pad, activate or skip in other ways.
+    Weights alone do not suffice: networks with equal tensors differ in padding, activations or skip connections.
 
     Args:
-        model: of its name and its library's version.
-        normalize: of the mean image, which is known by its numbers and not by its path.
-        cut: where the features are taken, as JSON takes it.
+        model: its name and its library's version count.
+        normalize: its mean counts by value, as a mean image's path may hold another one.
+        cut: the layers whose outputs are the features, as JSON values.
         digest: SHA-256 of the weights.
-        preprocessing: what makes the pixels.
-        precision: of the computation, as `frozen_precision` says it.
+        preprocessing: of the images.
+        precision: of the computation, from `frozen_precision`.
+
+    Returns:
+        32 hexadecimal digits.
     """
     parts = ["v2", PIXELS_VERSION, model.name, model.library, cut, digest, asdict(preprocessing), precision]
     mean = normalize.mean.cpu().numpy().tobytes()
@@ -138,18 +145,18 @@ def features_key(
 
 
 class FrozenFeatures:
-    """The frozen part's outputs, computed once per picture and view, kept on disk and reused by every run.
+    """The outputs of the frozen part, computed once per image and view, cached on disk for all runs.
 
-    A row is kept under the picture's bytes and its view, in the folder that `features_key` names.
+    The key of a row is the image's digest and its view; `features_key` names the folder.
 
     Args:
-        model: whose frozen part this is.
-        split: its network in two halves.
+        model: the network with its metadata.
+        split: the network as a frozen and a trainable part.
         normalize: the network's first layer.
-        digest: of the frozen weights.
-        preprocessing: what makes the pixels.
-        budget: bytes of disk that all cached features may take.
-        device: where to compute.
+        digest: SHA-256 of the frozen weights.
+        preprocessing: of the images.
+        budget: disk space of all cached features, in bytes.
+        device: device to compute on.
     """
 
     def __init__(
@@ -177,53 +184,56 @@ class FrozenFeatures:
         self._root, self._budget = cache_dir("features"), budget
         self.store = RowStore(self._root / key, (width,), np.float32)
 
-    def fill(self, *wanted: tuple[PictureSet, int], progress: Progress) -> bool:
-        """Compute what is missing of each set's views 0 to N - 1; an interrupted one goes on where it was.
+    def fill(self, *wanted: tuple[ImageSet, int], progress: Progress) -> bool:
+        """Compute the missing features of each set's views 0 to N - 1.
 
-        Returns False, and computes nothing, where they would take more disk than there is budget for.
+        Returns:
+            False, with nothing computed, if they need more disk space than the budget.
         """
-        total = sum(len(pictures) * views for pictures, views in wanted) * self.store.row_bytes
+        total = sum(len(images) * views for images, views in wanted) * self.store.row_bytes
         if total > self._budget:
             logger.warning(
-                "the frozen part's outputs would take %.1f GB, more than half of --cache-gb: they are computed anew "
-                "in each epoch",
+                "the frozen features need %.1f GB, more than half of --cache-gb: they are recomputed in each epoch; "
+                "a larger --cache-gb avoids that",
                 total / 1e9,
             )
             return False
-        missing = [(pictures, self._missing(pictures, views)) for pictures, views in wanted]
-        count = sum(len(places) for _, places in missing)
+        missing = [(images, self._missing(images, views)) for images, views in wanted]
+        count = sum(len(indices) for _, indices in missing)
         if count:
             needed = count * self.store.row_bytes
             make_room(self._root, needed=needed, budget=self._budget, keep=self.store.folder)
             progress.start("frozen part", count, "img")
-            for pictures, places in missing:
-                self._compute(pictures, places, progress)
+            for images, indices in missing:
+                self._compute(images, indices, progress)
             progress.close()
             self.store.refresh()
         return True
 
-    def _compute(self, pictures: PictureSet, missing: Sequence[tuple[int, int]], progress: Progress) -> None:
+    def _compute(self, images: ImageSet, missing: Sequence[tuple[int, int]], progress: Progress) -> None:
         for number in sorted({view for _, view in missing}):
-            places = [place for place, view in missing if view == number]
-            for batch in pictures.batches(chunks(places, CHUNK), view=functools.partial(_same, number)):
-                if batch.places:
-                    keys = [self._key(pictures, place, number) for place in batch.places]
-                    self.store.append(keys, self._rows(batch.pixels))
-                    progress.advance(len(batch.places))
+            indices = [index for index, view in missing if view == number]
+            for batch in images.batches(chunks(indices, CHUNK), view=functools.partial(_fixed_view, number)):
+                if batch.indices:
+                    keys = [self._key(images, index, number) for index in batch.indices]
+                    self.store.append(keys, self._features_of(batch.pixels))
+                    progress.advance(len(batch.indices))
 
-    def batches(self, pictures: PictureSet, order: Sequence[int], *, size: int, view: View = plain) -> Iterator[Fed]:
+    def batches(
+        self, images: ImageSet, order: Sequence[int], *, size: int, view: View = unaugmented
+    ) -> Iterator[Batch]:
         for chunk in chunks(order, size):
-            keys = {place: self._key(pictures, place, view(place)) for place in chunk if _is_own(place)}
-            places = tuple(place for place, key in keys.items() if key in self.store)
-            found = self.store.rows([keys[place] for place in places]) if places else np.zeros((1, *self.store.shape))
+            keys = {index: self._key(images, index, view(index)) for index in chunk if _is_own(index)}
+            indices = tuple(index for index, key in keys.items() if key in self.store)
+            found = self.store.rows([keys[index] for index in indices]) if indices else np.zeros((1, *self.store.shape))
             rows = torch.from_numpy(found.astype(np.float32, copy=False))  # (N, D)
-            yield _fed(parted(rows, self._split.shapes), pictures, places, chunk, self._device)
+            yield _batch(parted(rows, self._split.shapes), images, indices, chunk, self._device)
 
     def logits(self, inputs: tuple[Tensor, ...]) -> Tensor:
         logits: Tensor = self._split.upper(*map(channels_last, inputs))
         return logits
 
-    def _rows(self, pixels: Tensor) -> np.ndarray:
+    def _features_of(self, pixels: Tensor) -> np.ndarray:
         with torch.inference_mode():
             x = self._normalize(pixels.to(self._device))  # (N, C, H, W)
             if self._lower is None:
@@ -231,19 +241,19 @@ class FrozenFeatures:
                 self._lower = faster or self._split.lower
             return joined(self._lower(x)).cpu().numpy()  # (N, D)
 
-    def _missing(self, pictures: PictureSet, views: int) -> list[tuple[int, int]]:
-        wanted = ((place, view) for view in range(views) for place in filter(_is_own, range(len(pictures))))
-        seen: set[bytes] = set()
+    def _missing(self, images: ImageSet, views: int) -> list[tuple[int, int]]:
+        all_views = ((index, view) for view in range(views) for index in filter(_is_own, range(len(images))))
+        keys: set[bytes] = set()
         missing = []
-        for place, view in wanted:
-            key = self._key(pictures, place, view)
-            if key not in self.store and key not in seen:
-                seen.add(key)
-                missing.append((place, view))
+        for index, view in all_views:
+            key = self._key(images, index, view)
+            if key not in self.store and key not in keys:
+                keys.add(key)
+                missing.append((index, view))
         return missing
 
-    def _key(self, pictures: PictureSet, place: int, view: int) -> bytes:
-        digest = pictures.pictures[place].digest
-        if view == 0 or pictures.augment is None:
+    def _key(self, images: ImageSet, index: int, view: int) -> bytes:
+        digest = images.images[index].digest
+        if view == 0 or images.augment is None:
             return digest
-        return hashlib.sha256(digest + f"{pictures.augment.name} {view}".encode()).digest()
+        return hashlib.sha256(digest + f"{images.augment.name} {view}".encode()).digest()

@@ -16,7 +16,7 @@ from mlimages.core import NoProgress, Progress, RunError
 from mlimages.networks import choose_device
 from mlimages.reports import RunFiles
 from mlimages.training import distributed
-from mlimages.training.build import Job, assemble
+from mlimages.training.build import Job, build_job
 from mlimages.training.checkpoints import (
     TrainingState,
     load_state,
@@ -28,10 +28,10 @@ from mlimages.training.checkpoints import (
     trained_tensors,
 )
 from mlimages.training.config import FineTuneConfig
-from mlimages.training.finish import FineTuneResult, finish, finished_result, write_doubtful_labels, write_left_out
+from mlimages.training.finish import FineTuneResult, finish, finished_result, write_skipped, write_suspect_labels
 from mlimages.training.image_cache import chunks
 from mlimages.training.loop import Trainer
-from mlimages.training.preparation import plan, prepare
+from mlimages.training.preparation import prepare_data, read_inputs
 from mlimages.training.ridge import fit_ridge
 from mlimages.training.run import EpochFigures, check_folder, write_log, write_metrics
 from mlimages.training.schedule import (
@@ -51,10 +51,10 @@ NETWORKS_EVERY_S = 600
 
 
 class Callback(Protocol):
-    """Told of a run while it goes on."""
+    """Receives the metrics of each epoch."""
 
     def epoch_ended(self, figures: EpochFigures) -> None:
-        """An epoch was trained, validated and saved."""
+        """Called in the main process after an epoch was trained, validated and saved."""
 
 
 def fine_tune(
@@ -64,25 +64,33 @@ def fine_tune(
     progress: Progress | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> FineTuneResult:
-    """Train as `config` says, into the folder `config.out`; an interrupted run in that folder goes on.
+    """Fine-tune a network; a run that was interrupted in the folder `config.out` is resumed.
 
-    The processes that torchrun starts, all of which call it, share the work; the main process alone writes, shows
-    progress and calls the callbacks.
+    Under torchrun every process calls it and they share each batch; only the main process writes files, shows progress
+    and runs the callbacks.
 
-    The command sets OMP_WAIT_POLICY=passive and OPENBLAS_NUM_THREADS=1, as waiting threads that spin burn cores that
-    others need. Libraries read it when they are loaded: in Python set it before the first import of numpy and torch.
+    Set OMP_WAIT_POLICY=passive and OPENBLAS_NUM_THREADS=1 before the first import of numpy and torch, as the command
+    does: idle threads otherwise keep cores busy.
 
     Args:
-        config: all settings.
-        export: at the end write `model.onnx`, the plots and the page.
-        progress: told of pictures as they pass.
-        callbacks: told of each epoch.
+        config: settings of the run.
+        export: whether to write `model.onnx`, the plots and `report.html` at the end.
+        progress: shows the number of images processed.
+        callbacks: called after each epoch.
+
+    Returns:
+        The accuracy and files of the run. Every process of a distributed run gets the same accuracy.
 
     Raises:
-        InputError: the pictures cannot be trained on.
-        ModelError: the network cannot be built, or would have nothing to learn.
-        RunError: the folder holds a run with other settings, is in use, or another training process exited.
-        ExportError: the ONNX file would answer otherwise than the network.
+        InputError: the label files, images or settings cannot be used.
+        ModelError: the network cannot be built, or no parameter is left to train.
+        RunError: the folder holds a run with other settings or is in use, the loss is not finite, or another training
+            process exited.
+        ExportError: the ONNX file's outputs differ from the network's.
+
+    >>> result = fine_tune(FineTuneConfig("cats.txt", "runs/cats", model="alexnet", epochs=5))  # doctest: +SKIP
+    >>> f"{result.val_accuracy:.1%}", result.onnx  # doctest: +SKIP
+    ('97.5%', PosixPath('runs/cats/model.onnx'))
     """
     files, device = RunFiles(config.out), choose_device(config.device)
     distributed.init_process_group(device)
@@ -91,48 +99,48 @@ def fine_tune(
     with closing(progress), distributed.peer_exit_named(), torch.random.fork_rng():  # an error begins a new line
         if distributed.broadcast(check_folder(config, files)):
             return finished_result(files, export=export)
-        planned = plan(config, files)
+        inputs = read_inputs(config, files)
         with files.locked() if is_main else nullcontext(), write_log(files.log) if is_main else nullcontext():
             started, state = time.monotonic(), load_state(files)
-            setup = prepare(config, files, planned, progress)
-            job = assemble(config, files, setup, device, progress)
+            data = prepare_data(config, files, inputs, progress)
+            job = build_job(config, files, data, device, progress)
             distributed.require_same("run folder and weights", (job.digest, state and state.history))
-            state = _begin(job) if state is None else _resume(job, state)
+            state = _start(job) if state is None else _resume(job, state)
             state = _train(job, state, started=started, progress=progress, callbacks=callbacks)
             return finish(job, state, export=export)
 
 
 def _resume(job: Job, state: TrainingState) -> TrainingState:
-    """Go on after the last epoch that ended.
+    """Continue after the last complete epoch.
 
     Raises:
-        RunError: the frozen part is not the one that the run began with.
+        RunError: the frozen weights are not those the run started with.
     """
     if state.frozen_digest != job.digest:
         raise RunError(
-            f"{job.files.folder}: the weights {job.config.weights!r} are not those that this run began with: "
-            "put them back, or start another run with -o"
+            f"{job.files.folder}: the weights {job.config.weights!r} are not those that this run started with: "
+            "restore them, or start another run with -o"
         )
     if distributed.is_main_process():
         job.files.tidy()
-        write_metrics(job.files, state.history)  # it may have been killed between the state and this
+        write_metrics(job.files, state.history)  # the run may have been killed after writing the state and before this
     return state
 
 
-def _begin(job: Job) -> TrainingState:
-    """Where the first epoch starts: the closed-form head on a pretrained network, else what chance gave."""
+def _start(job: Job) -> TrainingState:
+    """The state before the first epoch: the closed-form head on a pretrained network, else random weights."""
     if distributed.is_main_process():
         job.files.tidy()
-        write_left_out(job.files.folder, job.setup.data.broken)
-    if not job.setup.model.pretrained:
+        write_skipped(job.files.folder, job.data.images.broken)
+    if not job.data.model.pretrained:
         return TrainingState(frozen_digest=job.digest)
-    model, names = job.setup.model, job.setup.class_names
-    inputs = compute_head_inputs(model, job.feed, job.train)
-    judged = [(job.train, inputs), (job.val, compute_head_inputs(model, job.feed, job.val))]
+    model, names = job.data.model, job.data.class_names
+    inputs = compute_head_inputs(model, job.source, job.train)
+    datasets = [(job.train, inputs), (job.val, compute_head_inputs(model, job.source, job.val))]
     if distributed.is_main_process():
-        write_doubtful_labels(job.files.folder, judged, names, seed=job.config.seed)
+        write_suspect_labels(job.files.folder, datasets, names, seed=job.config.seed)
     head = fit_ridge(inputs.features.numpy(), inputs.labels.numpy(), len(names)).head()
-    if not initialize_head(model, job.feed, job.train, head):
+    if not initialize_head(model, job.source, job.train, head):
         return TrainingState(frozen_digest=job.digest)
     metrics = job.validate().metrics
     logger.info("closed-form head: %.1f %% on %d validation images", 100 * metrics.accuracy, metrics.count)
@@ -149,9 +157,9 @@ def _begin(job: Job) -> TrainingState:
 def _train(
     job: Job, before: TrainingState, *, started: float, progress: Progress, callbacks: Sequence[Callback]
 ) -> TrainingState:
-    """Train the epochs that are left; however it ends, the whole networks lie in the folder afterwards."""
+    """Train the remaining epochs; the whole networks are written at the end, also when training is interrupted."""
     config, state, network = job.config, before, job.network
-    trainer = _trainer(job)
+    trainer = _build_trainer(job)
     restore(network, state.trained)
     restore_optimizer(trainer.optimizer, state.optimizer)
     distributed.broadcast_tensors(network.state_dict().values())
@@ -164,7 +172,7 @@ def _train(
                 break
             figures = _epoch(job, trainer, epoch, deadline=deadline, progress=progress)
             seconds = before.seconds + time.monotonic() - started
-            state = _after(job, state, figures, trainer.optimizer, seconds=seconds)
+            state = _advance(job, state, figures, trainer.optimizer, seconds=seconds)
             if distributed.is_main_process():
                 save_state(state, job.files)
                 write_metrics(job.files, state.history)
@@ -200,10 +208,10 @@ def _epoch(job: Job, trainer: Trainer, epoch: int, *, deadline: float, progress:
     )
 
 
-def _after(
+def _advance(
     job: Job, before: TrainingState, figures: EpochFigures, optimizer: torch.optim.Optimizer, *, seconds: float
 ) -> TrainingState:
-    """The state after an epoch."""
+    """The state after an epoch, with the best weights so far."""
     state = replace(
         before,
         trained=trained_tensors(job.network),
@@ -217,13 +225,13 @@ def _after(
     return replace(state, best=state.trained, best_epoch=figures.epoch, best_score=score)
 
 
-def _trainer(job: Job) -> Trainer:
+def _build_trainer(job: Job) -> Trainer:
     config, lr, steps = job.config, _peak_lr(job), _steps(job)
-    warmup = WARMUP if job.setup.model.pretrained else 0.0
-    weights = class_weights(config, job.train.labels, len(job.setup.class_names))
+    warmup = WARMUP if job.data.model.pretrained else 0.0
+    weights = class_weights(config, job.train.labels, len(job.data.class_names))
     return Trainer(
         job.network,
-        job.feed,
+        job.source,
         make_optimizer(job.network, config, lr=lr),
         lr_at=lambda step: lr * lr_factor(step, steps * config.epochs, warmup=warmup),
         class_weights=None if weights is None else weights.to(job.device),
@@ -240,15 +248,15 @@ def _steps(job: Job) -> int:
 
 
 def _peak_lr(job: Job) -> float:
-    return peak_lr(job.config, pretrained=job.setup.model.pretrained, below_head=job.below_head)
+    return peak_lr(job.config, pretrained=job.data.model.pretrained, below_head=job.below_head)
 
 
 def _is_over(state: TrainingState, config: FineTuneConfig, deadline: float) -> bool:
-    waited = len(state.history) - state.best_epoch
-    if config.early_stop and state.history and waited >= config.early_stop:
-        logger.info("stopped: no better validation accuracy in %d epochs", waited)
+    epochs_since_best = len(state.history) - state.best_epoch
+    if config.early_stop and state.history and epochs_since_best >= config.early_stop:
+        logger.info("stopped early: no better validation accuracy in %d epochs", epochs_since_best)
         return True
     if state.history and time.monotonic() > deadline:
-        logger.info("stopped: the time budget is spent")
+        logger.info("stopped: the time budget is used up")
         return True
     return False

@@ -1,4 +1,4 @@
-"""How a run ends: the best epoch taken, its predictions, its figures and its .onnx file written."""
+"""The end of a run: restore the best epoch, write predictions, results and model.onnx."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from mlimages.reports import RunFiles, estimated_errors, find_suspects, write_su
 from mlimages.training import distributed
 from mlimages.training.build import Job
 from mlimages.training.checkpoints import TrainingState, restore
-from mlimages.training.image_cache import PictureSet
+from mlimages.training.image_cache import ImageSet
 from mlimages.training.loop import Validation
 from mlimages.training.ridge import fit_ridge, stratified_folds
 from mlimages.training.run_export import export_run
@@ -37,24 +37,29 @@ logger = logging.getLogger(__name__)
 
 FOLDS = 10
 LARGEST_FOLD = 1000
-"""More folds rather than larger ones: the cost of one grows with the cube of its images."""
+"""Images per fold; beyond it, more folds, as the cost of a fold grows with the cube of its images."""
 
 
 @dataclass(frozen=True, slots=True)
 class FineTuneResult:
-    """How a run ended; accuracies in 0..1.
+    """The result of a fine-tuning run; accuracies are in 0..1.
 
     Attributes:
         run: the run folder.
-        val_accuracy: of the best epoch, on the validation pictures that also chose it.
-        val_interval: its 95 % interval.
+        model: name of the network.
+        freeze: the layer up to which it is frozen, or head or none.
+        classes: class names, in the order of the logits.
+        train_images: number of training images.
+        val_images: number of validation images.
+        val_accuracy: accuracy of the best epoch (chosen on the validation set).
+        val_interval: its 95 % confidence interval.
         probe_accuracy: of the closed-form head before the first epoch; None where the network starts at random.
-        best_epoch: 0 is the closed-form head.
-        epochs: trained.
-        frozen_digest: of the frozen weights, the same at start and end; empty where nothing is frozen.
-        broken: pictures left out.
-        seconds: since the run began, pauses aside.
-        onnx: the exported file; None where none was asked for.
+        best_epoch: counted from 1; 0 is the closed-form head.
+        epochs: number of epochs trained.
+        frozen_digest: SHA-256 of the frozen weights, the same at start and end; empty where nothing is frozen.
+        broken: images that could not be decoded and were skipped.
+        seconds: training time, without interruptions.
+        onnx: the exported file; None without `export`.
     """
 
     run: Path
@@ -73,17 +78,24 @@ class FineTuneResult:
     seconds: float
     onnx: Path | None
 
+    def __repr__(self) -> str:
+        low, high = self.val_interval
+        return (
+            f"<FineTuneResult {str(self.run)!r}: {self.val_accuracy:.1%} of {self.val_images} validation images "
+            f"(95 % interval {low:.1%} to {high:.1%}), best epoch {self.best_epoch} of {self.epochs}>"
+        )
+
     def to_dict(self) -> dict[str, object]:
-        """The figures as JSON takes them."""
+        """The result as JSON values."""
         paths = {"run": str(self.run), "onnx": None if self.onnx is None else str(self.onnx)}
         return {**asdict(self), **paths}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], files: RunFiles) -> FineTuneResult:
-        """The inverse of `to_dict`, for a run in the folder where it lies now.
+        """The inverse of `to_dict`, with the paths of the folder `files`.
 
         Raises:
-            KeyError: a figure is missing.
+            KeyError: a value is missing.
         """
         figures = {field.name: values[field.name] for field in fields(cls)}
         figures |= {"run": files.folder, "onnx": files.onnx if files.onnx.exists() else None}
@@ -92,7 +104,7 @@ class FineTuneResult:
 
 
 def finished_result(files: RunFiles, *, export: bool) -> FineTuneResult:
-    """The result of a run that has ended before; with `export`, `model.onnx` and plots are made where they are missing.
+    """The result of a finished run; with `export`, a missing `model.onnx` and its plots are written.
 
     Raises:
         RunError: `result.json` is damaged.
@@ -108,13 +120,13 @@ def finished_result(files: RunFiles, *, export: bool) -> FineTuneResult:
 
 
 def finish(job: Job, state: TrainingState, *, export: bool) -> FineTuneResult:
-    """Take the best epoch, see that the frozen part is untouched, and write what the run has to say."""
+    """Restore the best epoch, verify that the frozen weights are unchanged, and write the results."""
     network, config, files = job.network, job.config, job.files
     if job.digest and job.frozen.digest(network) != job.digest:
-        raise RunError(f"{files.folder}: the frozen part changed while training; please report this")
+        raise RunError(f"{files.folder}: the frozen weights changed during training; this is a bug, please report it")
     restore(network, state.best)
     distributed.broadcast_tensors(network.state_dict().values())
-    checked = job.validate()
+    validation = job.validate()
     export = export and distributed.is_main_process()
     if export:
         export_run(files.folder, files.onnx)
@@ -122,37 +134,37 @@ def finish(job: Job, state: TrainingState, *, export: bool) -> FineTuneResult:
         run=files.folder,
         model=config.model,
         freeze=config.freeze,
-        classes=job.setup.class_names,
+        classes=job.data.class_names,
         train_images=len(job.train),
-        val_images=checked.metrics.count,
-        val_accuracy=checked.metrics.accuracy,
-        val_interval=wilson_interval(checked.metrics.correct, checked.metrics.count),
+        val_images=validation.metrics.count,
+        val_accuracy=validation.metrics.accuracy,
+        val_interval=wilson_interval(validation.metrics.correct, validation.metrics.count),
         probe_accuracy=state.probe_accuracy,
         best_epoch=state.best_epoch,
         epochs=len(state.history),
         frozen_digest=job.digest,
-        broken=job.setup.data.broken,
+        broken=job.data.images.broken,
         seconds=round(state.seconds, 1),
         onnx=files.onnx if files.onnx.exists() else None,
     )
     if distributed.is_main_process():
-        _write_predictions(job, checked)
+        _write_predictions(job, validation)
         write_text(files.result, json.dumps(result.to_dict(), indent=1) + "\n")
     if export:
         draw(files.folder)
     return result
 
 
-def _write_predictions(job: Job, checked: Validation) -> None:
+def _write_predictions(job: Job, validation: Validation) -> None:
     with replacing(job.files.predictions) as part, part.open("w", newline="", encoding="utf-8") as out:
         table = csv.writer(out, lineterminator="\n")
-        table.writerow(["path", "label", *job.setup.class_names])
-        for place, row in zip(checked.indices, checked.probabilities.tolist(), strict=True):
-            picture = job.val.pictures[place]
-            table.writerow([relative_name(picture.path, job.files.folder.absolute()), picture.label, *row])
+        table.writerow(["path", "label", *job.data.class_names])
+        for index, row in zip(validation.indices, validation.probabilities.tolist(), strict=True):
+            image = job.val.images[index]
+            table.writerow([relative_name(image.path, job.files.folder.absolute()), image.label, *row])
 
 
-def write_left_out(run: Path, broken: Sequence[BrokenImage]) -> None:
+def write_skipped(run: Path, broken: Sequence[BrokenImage]) -> None:
     """Write `left_out.tsv` (path, code, detail)."""
     text = io.StringIO()
     table = csv.writer(text, delimiter="\t", lineterminator="\n")
@@ -161,19 +173,19 @@ def write_left_out(run: Path, broken: Sequence[BrokenImage]) -> None:
     write_text(run / "left_out.tsv", text.getvalue())
 
 
-def write_doubtful_labels(
-    run: Path, seen: Sequence[tuple[PictureSet, HeadInputs]], class_names: Sequence[str], *, seed: int
+def write_suspect_labels(
+    run: Path, datasets: Sequence[tuple[ImageSet, HeadInputs]], class_names: Sequence[str], *, seed: int
 ) -> None:
-    """Write `suspects.tsv`: the pictures whose label those of the others contradict.
+    """Write `suspects.tsv`: the images that are probably mislabelled.
 
-    Each is judged by a closed-form classifier fitted without it, on features that no label of this run has touched.
+    Each is predicted by a closed-form classifier fitted without it, on features of the network before training.
 
     Args:
-        seen: each set of pictures and what reached the last layer of the network before training.
+        datasets: each set of images with the inputs of the head for it.
     """
-    paths = [pictures.pictures[place].path for pictures, reached in seen for place in reached.indices]
-    features = np.concatenate([reached.features.numpy() for _, reached in seen])  # (N, D)
-    labels = np.concatenate([reached.labels.numpy() for _, reached in seen])  # (N,)
+    paths = [images.images[index].path for images, inputs in datasets for index in inputs.indices]
+    features = np.concatenate([inputs.features.numpy() for _, inputs in datasets])  # (N, D)
+    labels = np.concatenate([inputs.labels.numpy() for _, inputs in datasets])  # (N,)
     folds = max(FOLDS, math.ceil(len(labels) / LARGEST_FOLD))
     fold = stratified_folds(labels, folds=min(folds, len(labels)), seed=seed)
     probabilities = fit_ridge(features, labels, len(class_names)).out_of_fold(fold)  # (N, classes)
@@ -181,14 +193,18 @@ def write_doubtful_labels(
     write_suspects(suspects, run / "suspects.tsv")
     if suspects:
         errors = estimated_errors(labels, probabilities)
-        logger.info("labels in doubt: %d listed in suspects.tsv, about %d probably wrong", len(suspects), errors)
+        logger.info(
+            "probably mislabelled: %d images, see suspects.tsv; estimated number of wrong labels: %d",
+            len(suspects),
+            errors,
+        )
 
 
 def draw(run: Path) -> Path | None:
-    """Draw curves.png, confusion.png and report.html; None, and a line in the log, where the extra is missing."""
+    """Draw curves.png, confusion.png and report.html; None, and a line in the log, if the extra is missing."""
     try:
         from mlimages.reports import draw_run
     except MissingExtraError as error:
-        logger.warning("no plots and no page were drawn: %s", error)
+        logger.warning("no plots and no report.html: %s", error)
         return None
     return draw_run(run)

@@ -21,20 +21,20 @@ logger = logging.getLogger(__name__)
 
 OPSET = 18
 IR_VERSION = 9
-INPUT = "pictures"
+INPUT = "images"
 
 Floats = NDArray[np.float32]
 
 
 class Unsupported(Exception):
-    """A node that has no counterpart here."""
+    """A layer that cannot be written to ONNX here."""
 
 
 class _Writer:
     """Collects the nodes and weights of an ONNX graph.
 
-    Weights stay outside of the graph: the session takes them from memory, so that neither a copy nor the
-    2 GiB of a protocol buffer stand in the way.
+    Weights stay outside of the graph: the session takes them from memory, so no copy is
+    made and the limit of 2 GiB of a protocol buffer does not apply.
     """
 
     def __init__(self) -> None:
@@ -95,7 +95,7 @@ def _max_pool(out: _Writer, name: str, x: str, module: nn.MaxPool2d) -> str:
 
 def _avg_pool(out: _Writer, name: str, x: str, module: nn.AvgPool2d) -> str:
     if module.ceil_mode or module.divisor_override:
-        raise Unsupported("average pooling with a divisor of its own")
+        raise Unsupported("average pooling with ceil_mode or divisor_override")
     return out.add("AveragePool", [x], name, count_include_pad=int(module.count_include_pad), **_window(module))
 
 
@@ -137,7 +137,7 @@ _MODULES: Mapping[type[nn.Module], Callable[..., str]] = {
 
 
 def _adaptive(out: _Writer, name: str, x: str, node: fx.Node, size: Any) -> str:
-    """Average pooling to a size: possible here where the width that comes is a multiple of it."""
+    """Average pooling to a size: supported if the input size is a multiple of it."""
     height, width = node.all_input_nodes[0].meta["val"].shape[-2:]
     tall, wide = _pair(size)
     if (tall, wide) == (1, 1):
@@ -180,16 +180,16 @@ def _function(out: _Writer, node: fx.Node) -> str:
 
 
 def open_frozen(lower: fx.GraphModule, example: Tensor) -> Callable[[Tensor], tuple[Tensor, ...]] | None:
-    """The lower half as an ONNX Runtime session, or None where it holds what is not written here or answers otherwise.
+    """The lower half as an ONNX Runtime session, or None if a layer is not supported or its outputs differ.
 
     Args:
-        lower: a half made by `split`, its modules in eval mode.
+        lower: the frozen half from `split`, in eval mode.
         example: float32 `(N, C, H, W)` to compare on.
     """
     try:
         session = _session(lower, threads=torch.get_num_threads())
     except Unsupported as unsupported:
-        logger.info("the frozen part runs eagerly: %s", unsupported)
+        logger.info("the frozen part runs in PyTorch: not supported in ONNX Runtime: %s", unsupported)
         return None
 
     def run(x: Tensor) -> tuple[Tensor, ...]:
@@ -199,7 +199,7 @@ def open_frozen(lower: fx.GraphModule, example: Tensor) -> Callable[[Tensor], tu
         wanted = lower(example)
     for got, want in zip(run(example), wanted, strict=True):
         if got.shape != want.shape or not torch.allclose(got, want, rtol=1e-3, atol=1e-4 * float(want.abs().max())):
-            logger.warning("the frozen part runs eagerly: ONNX Runtime answers otherwise")
+            logger.warning("the frozen part runs in PyTorch: the outputs of ONNX Runtime differ")
             return None
     return run
 

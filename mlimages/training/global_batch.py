@@ -58,7 +58,7 @@ def sync_batch_norm(network: nn.Module, device: torch.device, *, batch_size: int
     statistics kept are those of the main process.
 
     Args:
-        network: changed in place, after `freeze`.
+        network: changed in index, after `freeze`.
         batch_size: images per step, of all processes together.
 
     Raises:

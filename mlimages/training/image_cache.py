@@ -1,4 +1,4 @@
-"""The pictures of a run: each decoded once before training, then read back as prepared pixels, in batches."""
+"""The images of a run: decoded once before training, then read from the pixel cache in batches."""
 
 from __future__ import annotations
 
@@ -26,12 +26,18 @@ logger = logging.getLogger(__name__)
 Pixels = NDArray[np.uint8]
 
 AHEAD = 32
-"""How many pictures each thread decodes before they are asked for."""
+"""Number of images each thread decodes ahead."""
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """One picture that was decoded: where it lies, its class number, and the SHA-256 of its bytes."""
+class TrainingImage:
+    """An image that could be decoded.
+
+    Attributes:
+        path: its file.
+        label: class number.
+        digest: SHA-256 of the file, 32 bytes.
+    """
 
     path: Path
     label: int
@@ -39,22 +45,22 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """Some pictures as the network sees them.
+class PixelBatch:
+    """A batch of images at the network's input size, before normalization.
 
     Attributes:
         pixels: uint8 `(N, H, W, C)`.
         labels: int64 `(N,)`.
-        places: where in the set they stand; a picture that turned bad is left out.
+        indices: position of each image in its set; an image that can no longer be read is missing.
     """
 
     pixels: Tensor
     labels: Tensor
-    places: tuple[int, ...]
+    indices: tuple[int, ...]
 
 
 def workers() -> int:
-    """How many threads decode: one for each core that this process may use, beside those that torchrun started."""
+    """Number of decoding threads: the available cores, divided by the processes of torchrun on this machine."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
@@ -68,36 +74,36 @@ def chunks(order: Sequence[int], size: int) -> list[Sequence[int]]:
 
 
 def decode_all(
-    items: Sequence[LabeledPath], image: ImageProperty, *, store: RowStore | None, progress: Progress
-) -> list[Picture | BrokenImage]:
-    """Decode every picture once, keeping its prepared pixels in `store`; what became of each, in order.
+    items: Sequence[LabeledPath], geometry: ImageProperty, *, store: RowStore | None, progress: Progress
+) -> list[TrainingImage | BrokenImage]:
+    """Decode every image once and store its pixels in `store`; the images and the broken images, in order.
 
-    What `check` has decoded, and `store` holds where there is one, is not read again.
+    Images that `check` has decoded, and whose pixels are in `store` if there is one, are not read again.
     """
-    sound = decodable_images(item.path for item in items)
+    known = decodable_images(item.path for item in items)
 
-    def look(item: LabeledPath) -> tuple[Picture | BrokenImage, Pixels | None]:
-        digest = sound.get(item.path)
+    def decode(item: LabeledPath) -> tuple[TrainingImage | BrokenImage, Pixels | None]:
+        digest = known.get(item.path)
         if digest and (store is None or digest in store):
-            return Picture(item.path, item.label, digest), None
+            return TrainingImage(item.path, item.label, digest), None
         try:
             data = read_bytes(item.path)
-            picture = Picture(item.path, item.label, hashlib.sha256(data).digest())
-            known = store is not None and picture.digest in store
-            return picture, None if known else load_pixels(data, image)
+            image = TrainingImage(item.path, item.label, hashlib.sha256(data).digest())
+            is_stored = store is not None and image.digest in store
+            return image, None if is_stored else load_pixels(data, geometry)
         except ImageError as error:
             return BrokenImage(str(item.path), error.fault, error.detail), None
 
-    found: list[Picture | BrokenImage] = []
+    found: list[TrainingImage | BrokenImage] = []
     fresh: dict[bytes, Pixels] = {}
     progress.start("decode", len(items), "img")
-    for number, (seen, pixels) in enumerate(Threads(workers(), ahead=AHEAD).map(look, items), start=1):
+    for number, (result, pixels) in enumerate(Threads(workers(), ahead=AHEAD).map(decode, items), start=1):
         progress.advance()
-        found.append(seen)
+        found.append(result)
         if store is None:
             continue
-        if pixels is not None and isinstance(seen, Picture):
-            fresh[seen.digest] = pixels
+        if pixels is not None and isinstance(result, TrainingImage):
+            fresh[result.digest] = pixels
         if fresh and (len(fresh) == AHEAD or number == len(items)):
             store.append(list(fresh), np.stack(list(fresh.values())))
             fresh.clear()
@@ -107,50 +113,50 @@ def decode_all(
     return found
 
 
-class PictureSet:
-    """Decoded pictures in a fixed order, ready to be read in batches.
+class ImageSet:
+    """Images in a fixed order, read in batches.
 
     Args:
-        pictures: as `decode_all` found them.
-        image: the geometry.
-        store: their prepared pixels; None decodes each time.
-        augment: how a picture's views are made; None gives it as it is.
+        images: the decodable ones, as `decode_all` returns them.
+        geometry: input size, channels and resize method.
+        store: their pixels; None decodes them each time.
+        augment: makes the augmented views; None does not augment.
     """
 
     def __init__(
         self,
-        pictures: Sequence[Picture],
-        image: ImageProperty,
+        images: Sequence[TrainingImage],
+        geometry: ImageProperty,
         *,
         store: RowStore | None = None,
         augment: Augment | None = None,
     ) -> None:
-        self.pictures, self.image, self._store, self.augment = tuple(pictures), image, store, augment
-        self._shape = (image.height, image.width, image.channels)
-        self.labels = torch.tensor([picture.label for picture in pictures], dtype=torch.long)  # (N,)
+        self.images, self.geometry, self._store, self.augment = tuple(images), geometry, store, augment
+        self._shape = (geometry.height, geometry.width, geometry.channels)
+        self.labels = torch.tensor([image.label for image in images], dtype=torch.long)  # (N,)
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def batches(
-        self, parts: Sequence[Sequence[int]], *, view: Callable[[int], int] = lambda place: 0
-    ) -> Iterator[Batch]:
-        """A batch of each part, the pictures at its places in their views; decoding runs ahead."""
+        self, parts: Sequence[Sequence[int]], *, view: Callable[[int], int] = lambda index: 0
+    ) -> Iterator[PixelBatch]:
+        """One batch for each part, a sequence of indices; `view` gives each image's view. Decoding runs ahead."""
         pool = Threads(workers(), ahead=max(AHEAD, *map(len, parts), 0))
-        seen = pool.map(lambda place: self._view(place, view(place)), itertools.chain(*parts))
+        views = pool.map(lambda index: self._load_view(index, view(index)), itertools.chain(*parts))
         for part in parts:
-            found = {place: pixels for place in part if (pixels := next(seen)) is not None}
+            found = {index: pixels for index in part if (pixels := next(views)) is not None}
             stacked = np.stack(list(found.values())) if found else np.zeros((0, *self._shape), np.uint8)
-            yield Batch(torch.from_numpy(stacked), self.labels[list(found)], tuple(found))
+            yield PixelBatch(torch.from_numpy(stacked), self.labels[list(found)], tuple(found))
 
-    def _view(self, place: int, view: int) -> Pixels | None:
-        picture = self.pictures[place]
+    def _load_view(self, index: int, view: int) -> Pixels | None:
+        image = self.images[index]
         try:
-            if self._store is not None and picture.digest in self._store:
-                pixels: Pixels = self._store.rows([picture.digest])[0]
+            if self._store is not None and image.digest in self._store:
+                pixels: Pixels = self._store.rows([image.digest])[0]
             else:
-                pixels = load_pixels(picture.path, self.image)
+                pixels = load_pixels(image.path, self.geometry)
         except ImageError as error:
-            logger.warning("%s turned bad since it was checked and is left out: %s", picture.path, error)
+            logger.warning("%s can no longer be decoded and is skipped: %s", image.path, error)
             return None
-        return self.augment.view(pixels, picture.digest, view) if self.augment and view else pixels
+        return self.augment.view(pixels, image.digest, view) if self.augment and view else pixels

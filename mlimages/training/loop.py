@@ -15,9 +15,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mlimages.core import Progress
 from mlimages.training import distributed
-from mlimages.training.features import Fed, Feed
+from mlimages.training.features import Batch, BatchSource
 from mlimages.training.global_batch import GlobalDropout, set_batch_norm_mode
-from mlimages.training.image_cache import PictureSet, chunks
+from mlimages.training.image_cache import ImageSet, chunks
 from mlimages.training.schedule import EVALUATION_BATCH
 
 Autocast = Callable[[], AbstractContextManager[object]]
@@ -83,7 +83,7 @@ class Trainer:
     def __init__(
         self,
         network: nn.Module,
-        source: Feed,
+        source: BatchSource,
         optimizer: torch.optim.Optimizer,
         *,
         lr_at: Callable[[int], float],
@@ -102,14 +102,12 @@ class Trainer:
             # static_graph: a parameter that no image uses, as of an auxiliary head, is found in the first step
             self._forward = DistributedDataParallel(self._forward, static_graph=True, gradient_as_bucket_view=True)
 
-    def train_epoch(
-        self, images: PictureSet, *, epoch: int, views: int, deadline: float, progress: Progress
-    ) -> Metrics:
+    def train_epoch(self, images: ImageSet, *, epoch: int, views: int, deadline: float, progress: Progress) -> Metrics:
         """Train on every image once; seed and epoch decide the order and the augmented views.
 
         Args:
             epoch: counted from 1.
-            views: number of fixed views per image; 0 augments anew in each epoch.
+            views: number of fixed views per image; 0 draws new ones in each epoch.
             deadline: stop after the step that passes this `time.monotonic()`.
         """
         torch.manual_seed(self._seed * 1_000_003 + epoch)  # dropout: a resumed run draws as one without a stop
@@ -129,13 +127,13 @@ class Trainer:
         distributed.broadcast_tensors(self._network.buffers())  # batch norm's running statistics
         return metrics
 
-    def _step(self, batch: Fed, deadline: float) -> tuple[Metrics, bool]:
+    def _step(self, batch: Batch, deadline: float) -> tuple[Metrics, bool]:
         """Take one optimizer step; return the batch's metrics and whether the deadline has passed in any process.
 
         Each loss is its sum times processes / weight of the whole batch, since the gradients are averaged; without an
         image it is a zero that takes part in the average.
         """
-        count = len(batch.places)
+        count = len(batch.indices)
         set_batch_norm_mode(self._network, images=count)
         is_partial = distributed.world_size() > 1 or count < batch.size
         with GlobalDropout(batch.rows, batch.size) if is_partial else nullcontext(), self._autocast():
@@ -159,7 +157,7 @@ class Trainer:
 class _Forward(nn.Module):
     """What `DistributedDataParallel` wraps: the parameters that train and the way from a batch to its logits."""
 
-    def __init__(self, source: Feed, parameters: Sequence[nn.Parameter]) -> None:
+    def __init__(self, source: BatchSource, parameters: Sequence[nn.Parameter]) -> None:
         super().__init__()
         self._source, self._parameters_trained = source, nn.ParameterList(parameters)
 
@@ -172,15 +170,15 @@ def _view(epoch: int, views: int) -> Callable[[int], int]:
     return lambda index: (epoch + index) % views if views else epoch + index
 
 
-def validate(network: nn.Module, source: Feed, images: PictureSet) -> Validation:
+def validate(network: nn.Module, source: BatchSource, images: ImageSet) -> Validation:
     """Predict every image without augmentation, in float32 as the exported file does."""
     network.eval()
     logits: list[Tensor] = []
     indices: list[int] = []
     with torch.inference_mode():
         for batch in source.batches(images, range(len(images)), size=EVALUATION_BATCH):
-            logits.append(source.logits(batch.inputs)[: len(batch.places)].float())
-            indices += batch.places
+            logits.append(source.logits(batch.inputs)[: len(batch.indices)].float())
+            indices += batch.indices
     found, rows = distributed.gather_rows(indices, {"logits": torch.cat(logits)})
     labels = images.labels[found]  # (N,)
     correct = int((rows["logits"].argmax(1) == labels).sum())

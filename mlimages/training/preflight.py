@@ -1,4 +1,4 @@
-"""Before the first epoch: every picture decoded once, the split made, and what cannot be trained on refused."""
+"""Read the label files, decode every image once, hold out the validation set and check both sets."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from mlimages.checks import split_labels
 from mlimages.core import BrokenImage, ImageProperty, InputError, LabeledPath, Progress
 from mlimages.labels import ClassNames, open_labels, open_parts, share_classes
 from mlimages.training import distributed
-from mlimages.training.image_cache import Picture, decode_all
+from mlimages.training.image_cache import TrainingImage, decode_all
 from mlimages.training.row_store import RowStore
 
 logger = logging.getLogger(__name__)
 
-SHOWN = 3
-"""How many names an error lists."""
+MAX_NAMES = 3
+"""Number of names an error lists."""
 
 
 @dataclass(frozen=True, slots=True)
-class Data:
-    """What a run trains and validates on; `broken` is left out."""
+class ImageSplit:
+    """Training set, validation set, and the images that could not be decoded."""
 
-    train: tuple[Picture, ...]
-    val: tuple[Picture, ...]
+    train: tuple[TrainingImage, ...]
+    val: tuple[TrainingImage, ...]
     broken: tuple[BrokenImage, ...]
 
 
@@ -35,9 +35,9 @@ class LabeledImages:
     """The images of the label files with their classes.
 
     Attributes:
-        names: of the classes, by class number.
+        names: class names, by class number.
         train: images to train on.
-        val: images to validate on; None where some of `train` are to be set aside.
+        val: images to validate on; None if part of `train` is to be held out.
     """
 
     names: ClassNames
@@ -69,71 +69,72 @@ def read_label_files(labels: Path, val: Path | None) -> LabeledImages:
     return LabeledImages(names, found[0], found[1] if len(found) > 1 else None)
 
 
-def inspect(
+def decode_and_split(
     train: Sequence[LabeledPath],
     val: Sequence[LabeledPath] | None,
     names: ClassNames,
     image: ImageProperty,
     *,
-    split: Callable[[Sequence[Picture]], tuple[list[Picture], list[Picture]]],
+    split: Callable[[Sequence[TrainingImage]], tuple[list[TrainingImage], list[TrainingImage]]],
     store: RowStore | None,
     progress: Progress,
-) -> Data:
-    """Decode every picture once and see whether there is enough to train and to validate on.
+) -> ImageSplit:
+    """Decode every image once and check that there are enough to train and to validate on.
 
     Args:
-        split: sets some pictures aside to validate on, where `val` is None.
+        split: splits off a validation set, if `val` is None.
 
     Raises:
-        InputError: a class has fewer than two pictures to train on, there is nothing to validate on, or a picture
+        InputError: a class has fewer than two images to train on, there is nothing to validate on, or an image
             is in both sets.
     """
-    found = _decode_shared([*train, *(val or [])], image, store=store, progress=progress)
+    found = _decode_in_shares([*train, *(val or [])], image, store=store, progress=progress)
     broken = [each for each in found if isinstance(each, BrokenImage)]
     for each in broken:
-        logger.info("left out: %s (%s: %s)", each.path, each.fault, each.detail)
+        logger.info("skipped: %s (%s: %s)", each.path, each.fault, each.detail)
     to_train, to_validate = (
-        [each for each in part if isinstance(each, Picture)] for part in (found[: len(train)], found[len(train) :])
+        [each for each in part if isinstance(each, TrainingImage)]
+        for part in (found[: len(train)], found[len(train) :])
     )
     if val is None:
-        demand_classes(to_train, names, kind="good ")
+        require_classes(to_train, names, kind="good ")
         to_train, to_validate = split(to_train)
-    data = Data(tuple(to_train), tuple(to_validate), tuple(broken))
-    demand_classes(data.train, names, kind="good ")
+    data = ImageSplit(tuple(to_train), tuple(to_validate), tuple(broken))
+    require_classes(data.train, names, kind="good ")
     if not data.val:
-        raise InputError("no picture is left to validate on: give more pictures, or another --val")
+        raise InputError("no image is left to validate on: gather more images, or give another --val")
     if distributed.is_main_process():
         _warn_of_rare_classes(data.val, names)
-    _demand_apart(data)
+    _require_disjoint(data)
     return data
 
 
-def _decode_shared(
+def _decode_in_shares(
     items: Sequence[LabeledPath], image: ImageProperty, *, store: RowStore | None, progress: Progress
-) -> list[Picture | BrokenImage]:
-    """`decode_all`, each process its share; all hear of all."""
+) -> list[TrainingImage | BrokenImage]:
+    """`decode_all` of a share in each process; every process gets all results."""
     own = decode_all(distributed.shard(items), image, store=store, progress=progress)
     if distributed.world_size() == 1:
         return own
-    said = distributed.all_gather([_facts(each) for each in own])
+    gathered = distributed.all_gather([_to_plain(each) for each in own])
     if store is not None:
         store.refresh()
-    found: list[Picture | BrokenImage] = []
-    for place, item in enumerate(items):
-        digest, fault, detail = said[place % len(said)][place // len(said)]
-        good = Picture(item.path, item.label, bytes.fromhex(digest))
+    found: list[TrainingImage | BrokenImage] = []
+    for index, item in enumerate(items):
+        digest, fault, detail = gathered[index % len(gathered)][index // len(gathered)]
+        good = TrainingImage(item.path, item.label, bytes.fromhex(digest))
         found.append(BrokenImage(str(item.path), fault, detail) if fault else good)
     return found
 
 
-def _facts(found: Picture | BrokenImage) -> tuple[str, str, str]:
-    return (found.digest.hex(), "", "") if isinstance(found, Picture) else ("", found.fault, found.detail)
+def _to_plain(found: TrainingImage | BrokenImage) -> tuple[str, str, str]:
+    return (found.digest.hex(), "", "") if isinstance(found, TrainingImage) else ("", found.fault, found.detail)
 
 
-def set_aside(
-    images: Sequence[Picture], share: float, *, labels: Path, seed: int
-) -> tuple[list[Picture], list[Picture]]:
-    """The images to train on and those to validate on: the split of the whole label file that `label --split` makes."""
+def hold_out(
+    images: Sequence[TrainingImage], share: float, *, labels: Path, seed: int
+) -> tuple[list[TrainingImage], list[TrainingImage]]:
+    """Training and validation images: the same split of the whole label file as `mlimages label --split`."""
     val = set(
         distributed.broadcast(_validation_set(labels, share, seed=seed) if distributed.is_main_process() else None)
     )
@@ -145,9 +146,9 @@ def _validation_set(labels: Path, share: float, *, seed: int) -> list[str]:
     return [str(item.path) for item in split_labels(parts.get("train") or parts[""], (1 - share, share), seed)[1]]
 
 
-def demand_classes(train: Iterable[Picture | LabeledPath], names: ClassNames, *, kind: str = "") -> None:
+def require_classes(train: Iterable[TrainingImage | LabeledPath], names: ClassNames, *, kind: str = "") -> None:
     """Raise InputError where classes have fewer than two images (of a kind: "good ") to train on."""
-    counts = Counter(picture.label for picture in train)
+    counts = Counter(image.label for image in train)
     few = [f"{name} ({counts[label]})" for label, name in enumerate(names) if counts[label] < 2]
     if few:
         raise InputError(
@@ -155,19 +156,19 @@ def demand_classes(train: Iterable[Picture | LabeledPath], names: ClassNames, *,
         )
 
 
-def _warn_of_rare_classes(val: Iterable[Picture], names: ClassNames) -> None:
-    counts = Counter(picture.label for picture in val)
+def _warn_of_rare_classes(val: Iterable[TrainingImage], names: ClassNames) -> None:
+    counts = Counter(image.label for image in val)
     for count, what in ((0, "no image"), (1, "only one image")):
         if rare := [name for label, name in enumerate(names) if counts[label] == count]:
             logger.warning("the validation set has %s of %s", what, ", ".join(rare))
 
 
-def _demand_apart(data: Data) -> None:
-    known = {picture.digest: picture.path for picture in data.train}
-    twice = [(known[picture.digest], picture.path) for picture in data.val if picture.digest in known]
-    if twice:
-        shown = "; ".join(f"{one} = {other}" for one, other in twice[:SHOWN])
+def _require_disjoint(data: ImageSplit) -> None:
+    known = {image.digest: image.path for image in data.train}
+    shared = [(known[image.digest], image.path) for image in data.val if image.digest in known]
+    if shared:
+        shown = "; ".join(f"{one} = {other}" for one, other in shared[:MAX_NAMES])
         raise InputError(
-            f"{len(twice)} picture{'s' * (len(twice) > 1)} to train on and to validate on are the same ({shown}): "
-            "`mlimages check TRAIN VAL` writes both files without them"
+            f"{len(shared)} image{'s' * (len(shared) > 1)} to train on and to validate on are the same ({shown}): "
+            "`mlimages check TRAIN VAL` writes both label files without them"
         )

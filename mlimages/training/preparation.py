@@ -1,4 +1,4 @@
-"""What a run needs before training: all that can be checked without an image first, then the images."""
+"""The inputs of a run: first everything that can be checked without an image, then the images."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from mlimages.networks import FrozenPart, Model, build_model, freeze
 from mlimages.reports import RunFiles, read_settings
 from mlimages.training import distributed, preflight
 from mlimages.training.config import FineTuneConfig
-from mlimages.training.image_cache import Picture, PictureSet, chunks
+from mlimages.training.image_cache import ImageSet, TrainingImage, chunks
 from mlimages.training.row_store import RowStore, make_room
 from mlimages.training.run import write_settings
 
@@ -37,17 +37,17 @@ MeanImage = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """A run that only its images can still stop.
+class RunInputs:
+    """Network and label files, checked; no image was decoded yet.
 
     Attributes:
-        model: the network, frozen already.
-        frozen: what of it does not learn.
+        model: the network, with its lower layers frozen.
+        frozen: its frozen parameters and buffers.
         class_names: in the order of the logits.
-        train: the label file's lines.
-        val: those of the other one; None where some of `train` are to be set aside.
-        mean_image: float32 `(C, H, W)` in 0..255, where one was given.
-        resumed: whether an epoch has ended before.
+        train: paths and labels to train on.
+        val: paths and labels to validate on; None if part of `train` is to be held out.
+        mean_image: float32 `(C, H, W)` in 0..255, if one was given.
+        resumed: whether the run folder holds a finished epoch.
     """
 
     model: Model
@@ -60,19 +60,29 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Setup:
-    """What a run works on; `pixels` keeps the decoded images."""
+class RunData:
+    """Network, preprocessing and images of a run.
+
+    Attributes:
+        model: the network, with its lower layers frozen.
+        frozen: its frozen parameters and buffers.
+        preprocessing: of every image.
+        mean_image: float32 `(C, H, W)` in 0..255, if the preprocessing has one.
+        class_names: in the order of the logits.
+        images: training and validation set.
+        pixels: cache of the decoded images; None without a cache.
+    """
 
     model: Model
     frozen: FrozenPart
     preprocessing: Preprocessing
     mean_image: MeanImage | None
     class_names: ClassNames
-    data: preflight.Data
+    images: preflight.ImageSplit
     pixels: RowStore | None
 
 
-def plan(config: FineTuneConfig, files: RunFiles) -> Plan:
+def read_inputs(config: FineTuneConfig, files: RunFiles) -> RunInputs:
     """Read the label files, build the network and freeze it; decode no image and write nothing.
 
     Raises:
@@ -83,7 +93,7 @@ def plan(config: FineTuneConfig, files: RunFiles) -> Plan:
     images = _resumed_images(files) if resumed else preflight.read_label_files(config.labels, config.val)
     names, train, val = images.names, images.train, images.val
     distributed.require_same("label files and run folder", (resumed, train, val))
-    preflight.demand_classes(train, names)
+    preflight.require_classes(train, names)
     model = build_model(
         config.model,
         classes=len(names),
@@ -94,37 +104,37 @@ def plan(config: FineTuneConfig, files: RunFiles) -> Plan:
         seed=config.seed,
     )
     frozen = freeze(model, config.freeze)
-    mean = None if resumed else _given_mean(config, model.preprocessing)
-    return Plan(model, frozen, names, train, val, mean, resumed)
+    mean = None if resumed else _load_mean(config, model.preprocessing)
+    return RunInputs(model, frozen, names, train, val, mean, resumed)
 
 
-def prepare(config: FineTuneConfig, files: RunFiles, planned: Plan, progress: Progress) -> Setup:
-    """Look at every image and split them; write the run folder, or go on with the one that is there.
+def prepare_data(config: FineTuneConfig, files: RunFiles, inputs: RunInputs, progress: Progress) -> RunData:
+    """Decode every image and split them; write the run folder, or continue the one that is there.
 
     Raises:
         InputError: the images cannot be trained on.
     """
-    model, names = planned.model, planned.class_names
+    model, names = inputs.model, inputs.class_names
     image = model.preprocessing.image
-    pixels = _pixel_store_within(config, image, count=len(planned.train) + len(planned.val or []))
-    data = preflight.inspect(
-        planned.train,
-        planned.val,
+    pixels = _pixel_store_within(config, image, count=len(inputs.train) + len(inputs.val or []))
+    data = preflight.decode_and_split(
+        inputs.train,
+        inputs.val,
         names,
         image,
-        split=lambda found: preflight.set_aside(found, config.val_share, labels=config.labels, seed=config.seed),
+        split=lambda found: preflight.hold_out(found, config.val_share, labels=config.labels, seed=config.seed),
         store=pixels,
         progress=progress,
     )
     if distributed.is_main_process():
-        if planned.resumed:
+        if inputs.resumed:
             _write_epochs(config, files)
         else:
-            _write(config, files, planned, data, pixels)
+            _write_folder(config, files, inputs, data, pixels)
     distributed.barrier()
     preprocessing = Preprocessing.from_dict(read_settings(files)["preprocessing"])
     mean = load_mean_image(files.mean_image, preprocessing.image) if preprocessing.normalization.mean_image else None
-    return Setup(model, planned.frozen, preprocessing, mean, names, data, pixels)
+    return RunData(model, inputs.frozen, preprocessing, mean, names, data, pixels)
 
 
 def _resumed_images(files: RunFiles) -> preflight.LabeledImages:
@@ -136,13 +146,13 @@ def _names(path: Path) -> ClassNames:
 
 
 def pixel_store(image: ImageProperty) -> RowStore:
-    """The cache of pictures prepared in this way, shared by all runs."""
+    """The cache of decoded images with this geometry, shared by all runs."""
     name = hashlib.sha256(f"v{PIXELS_VERSION} {json.dumps(asdict(image), sort_keys=True)}".encode()).hexdigest()[:32]
     return RowStore(cache_dir("pixels") / name, (image.height, image.width, image.channels), np.uint8)
 
 
 def _pixel_store_within(config: FineTuneConfig, image: ImageProperty, *, count: int) -> RowStore | None:
-    """The cache of decoded pictures, if it may hold `count` of them."""
+    """The cache of decoded images, if it may hold `count` of them."""
     needed = count * image.height * image.width * image.channels
     if not config.cache or needed > config.pixel_bytes:
         return None
@@ -152,33 +162,33 @@ def _pixel_store_within(config: FineTuneConfig, image: ImageProperty, *, count: 
 
 
 def _write_epochs(config: FineTuneConfig, files: RunFiles) -> None:
-    """Note that a run is given more epochs: it has not ended any more."""
+    """Write a higher number of epochs into `config.json`; the run is then no longer finished."""
     settings = read_settings(files)
     if settings["config"]["epochs"] != config.epochs:
         files.result.unlink(missing_ok=True)
         write_settings(files, config, Preprocessing.from_dict(settings["preprocessing"]))
 
 
-def _write(
-    config: FineTuneConfig, files: RunFiles, planned: Plan, data: preflight.Data, pixels: RowStore | None
+def _write_folder(
+    config: FineTuneConfig, files: RunFiles, inputs: RunInputs, data: preflight.ImageSplit, pixels: RowStore | None
 ) -> None:
-    """The run folder as it is before training; config.json comes first, and says whose the others are."""
-    expected, mean = planned.model.preprocessing, planned.mean_image
+    """Write the run folder before training; config.json first, as it marks the folder as a run's."""
+    expected, mean = inputs.model.preprocessing, inputs.mean_image
     normalization = _normalization(config, expected, data.train, pixels)
     write_settings(files, config, Preprocessing(expected.image, normalization))
     if mean is not None:
         with replacing(files.mean_image) as part, part.open("wb") as out:
             np.save(out, mean, allow_pickle=False)
-    write_text(files.classes, "".join(f"{name}\n" for name in planned.class_names))
-    for path, pictures in ((files.train, data.train), (files.val, data.val)):
-        write_label_file(path, [LabeledPath(picture.path, picture.label) for picture in pictures], planned.class_names)
+    write_text(files.classes, "".join(f"{name}\n" for name in inputs.class_names))
+    for path, images in ((files.train, data.train), (files.val, data.val)):
+        write_label_file(path, [LabeledPath(image.path, image.label) for image in images], inputs.class_names)
 
 
-def _given_mean(config: FineTuneConfig, expected: Preprocessing) -> MeanImage | None:
-    """The mean image that the settings name; what they say of std fits the network.
+def _load_mean(config: FineTuneConfig, expected: Preprocessing) -> MeanImage | None:
+    """The mean image of `config.mean`; the number of values of `std` is checked too.
 
     Raises:
-        InputError: it does not, or the mean image cannot be used.
+        InputError: std does not fit the network, or the mean image cannot be used.
     """
     channels = max(expected.image.channels, len(expected.normalization.mean))
     if len(config.std) not in (0, 1, channels):
@@ -187,9 +197,9 @@ def _given_mean(config: FineTuneConfig, expected: Preprocessing) -> MeanImage | 
 
 
 def _normalization(
-    config: FineTuneConfig, expected: Preprocessing, train: Sequence[Picture], pixels: RowStore | None
+    config: FineTuneConfig, expected: Preprocessing, train: Sequence[TrainingImage], pixels: RowStore | None
 ) -> Normalization:
-    """The weights' own figures with what the settings override."""
+    """The normalization that the weights expect, with the overrides of the settings."""
     image, base = expected.image, expected.normalization
     scale = config.scale or base.scale
     kept = replace(
@@ -205,16 +215,16 @@ def _normalization(
         case "none":
             return replace(kept, mean=(0.0,) * len(base.mean))
         case "channel":
-            means = _channel_means(PictureSet(train, image, store=pixels))
+            means = _channel_means(ImageSet(train, image, store=pixels))
             return replace(kept, mean=tuple(float(mean) / scale for mean in means))
         case _:
             return replace(kept, mean_image="mean.npy")
 
 
-def _channel_means(pictures: PictureSet) -> NDArray[np.float64]:
-    """Mean of the prepared pixels, 0..255, by channel."""
-    total, count = np.zeros(pictures.image.channels), 0
-    for batch in pictures.batches(chunks(range(len(pictures)), 32)):
+def _channel_means(images: ImageSet) -> NDArray[np.float64]:
+    """Mean of each channel, 0..255, float64 `(C,)`."""
+    total, count = np.zeros(images.geometry.channels), 0
+    for batch in images.batches(chunks(range(len(images)), 32)):
         total += batch.pixels.numpy().sum(axis=(0, 1, 2), dtype=np.float64)
-        count += batch.pixels.numel() // pictures.image.channels
+        count += batch.pixels.numel() // images.geometry.channels
     return total / max(1, count)

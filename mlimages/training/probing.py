@@ -1,4 +1,4 @@
-"""How many layers should be kept? Each cut's features, pooled, judged by a closed-form classifier."""
+"""Compare the layers up to which a network can be frozen, by a closed-form classifier on their pooled features."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mlimages.labels import LabelFile
 from mlimages.networks import Cut, Model, Normalize, Tap, build_model, cuts_of, freeze, frozen_precision
 from mlimages.reports import CurvePoint, CutScore, ProbeResult
 from mlimages.training.features import features_key
-from mlimages.training.image_cache import Picture, PictureSet, chunks, decode_all
+from mlimages.training.image_cache import ImageSet, TrainingImage, chunks, decode_all
 from mlimages.training.preparation import pixel_store
 from mlimages.training.ridge import fit_ridge, stratified_folds
 from mlimages.training.row_store import RowStore
@@ -28,14 +28,14 @@ logger = logging.getLogger(__name__)
 Labels = NDArray[np.int64]
 Features = NDArray[np.float32]
 
-MOST = 2000
-"""More pictures are sampled: they would tell the cuts apart no better, and the classifier's cost grows faster."""
+MAX_IMAGES = 2000
+"""Larger datasets are sampled: the ranking hardly changes, and the cost grows faster than the number of images."""
 
 FOLDS = 10
 BATCH = 32
 REPEATS = 10
 FIRST = 5
-"""The learning curve begins with so many pictures of each class, and doubles."""
+"""Images per class at the start of the learning curve, which doubles them."""
 
 NOISE = 0.05
 
@@ -47,43 +47,54 @@ def probe_cuts(
     weights: str | Path = "default",
     size: int | None = None,
     gray: bool | None = None,
-    most: int = MOST,
+    most: int = MAX_IMAGES,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> ProbeResult:
-    """Score every place where `model` can be cut, on pooled features of one forward pass.
+    """Score every layer up to which `model` can be frozen, on pooled features of one forward pass.
 
     Args:
-        labels: at least two pictures of each of at least two classes.
-        model, weights, size, gray: as `build_model` takes them.
-        most: with more pictures, so many are chosen, class by class.
-        seed: of the choice, the folds and the learning curve.
+        labels: at least two images of each of at least two classes.
+        model: name of the network.
+        weights: `default`, `none` or a file.
+        size: input width and height in pixels; None takes the network's own.
+        gray: whether to use one grey channel; None takes what the weights expect.
+        most: largest number of images; of a larger dataset a stratified sample is used.
+        seed: random seed of the sample, the folds and the learning curve.
+        progress: shows the number of images processed.
+
+    Returns:
+        Accuracy by layer with its 95 % interval, the recommended layer, and the learning curve.
 
     Raises:
-        InputError: too few pictures.
+        InputError: too few images.
         ModelError: the network cannot be built or cut.
+
+    >>> result = probe_cuts(read_labels("cats.txt"), model="alexnet")  # doctest: +SKIP
+    >>> result.freeze  # doctest: +SKIP
+    'conv5'
     """
     progress, names = progress or NoProgress(), labels.class_names
     built = build_model(model, classes=len(names), weights=weights, size=size, gray=gray, seed=seed)
     if not built.pretrained:
-        logger.warning("%s starts at random: what its layers tell now says nothing of what they could learn", model)
+        logger.warning("%s has random weights: the scores of its layers do not show what they could learn", model)
     image = built.preprocessing.image
     store = pixel_store(image)
-    found = decode_all(_some(labels, most, seed), image, store=store, progress=progress)
+    found = decode_all(_sample(labels, most, seed), image, store=store, progress=progress)
     good = _unique(found)
-    _demand_enough(good, names)
+    _require_enough(good, names)
     cuts = cuts_of(built)
-    rows = _features(built, cuts, PictureSet(good, image, store=store), progress)
-    truth = np.array([picture.label for picture in good])  # (N,)
+    rows = _features(built, cuts, ImageSet(good, image, store=store), progress)
+    targets = np.array([image.label for image in good])  # (N,)
     parts = np.split(rows, np.cumsum([cut.width for cut in cuts])[:-1], axis=1)
-    scores, best = _score(cuts, parts, truth, len(names), seed)
-    curve, gain = _learning_curve(parts[best], truth, len(names), seed)
-    broken = sum(not isinstance(each, Picture) for each in found)
+    scores, best = _score(cuts, parts, targets, len(names), seed)
+    curve, gain = _learning_curve(parts[best], targets, len(names), seed)
+    broken = sum(not isinstance(each, TrainingImage) for each in found)
     return ProbeResult(model, len(good), len(names), broken, scores, cuts[best].name, curve, gain)
 
 
-def _some(labels: LabelFile, most: int, seed: int) -> list[LabeledPath]:
-    """At most `most` pictures, the same share of each class."""
+def _sample(labels: LabelFile, most: int, seed: int) -> list[LabeledPath]:
+    """A stratified sample of at most `most` images."""
     items = list(labels)
     if len(items) <= most:
         return items
@@ -91,20 +102,20 @@ def _some(labels: LabelFile, most: int, seed: int) -> list[LabeledPath]:
     return [item for item, number in zip(items, fold, strict=True) if number == 0]
 
 
-def _unique(found: Sequence[object]) -> list[Picture]:
-    """The good pictures, each once: a copy in another fold would know the answer."""
-    return list({each.digest: each for each in reversed(found) if isinstance(each, Picture)}.values())[::-1]
+def _unique(found: Sequence[object]) -> list[TrainingImage]:
+    """The decodable images without exact copies: a copy in another fold would leak its label."""
+    return list({each.digest: each for each in reversed(found) if isinstance(each, TrainingImage)}.values())[::-1]
 
 
-def _demand_enough(pictures: Sequence[Picture], names: Sequence[str]) -> None:
-    counts = np.bincount([picture.label for picture in pictures], minlength=len(names))
+def _require_enough(images: Sequence[TrainingImage], names: Sequence[str]) -> None:
+    counts = np.bincount([image.label for image in images], minlength=len(names))
     if len(names) < 2 or (few := int(counts.min())) < 2:
-        what = "one class" if len(names) < 2 else f"{few} good pictures of {names[int(counts.argmin())]!r}"
-        raise InputError(f"a probe needs two classes and two pictures of each, and found {what}: gather more")
+        what = "one class" if len(names) < 2 else f"{few} decodable images of {names[int(counts.argmin())]!r}"
+        raise InputError(f"a probe needs at least two classes with two images each, and found {what}: gather more")
 
 
-def _features(model: Model, cuts: tuple[Cut, ...], pictures: PictureSet, progress: Progress) -> Features:
-    """The pooled features of all cuts side by side, `(N, D)`; computed once for a picture and a network."""
+def _features(model: Model, cuts: tuple[Cut, ...], images: ImageSet, progress: Progress) -> Features:
+    """The pooled features of all cuts, concatenated, `(N, D)`; cached by image and network."""
     normalize = Normalize(model.preprocessing.normalization)
     key = features_key(
         model,
@@ -115,55 +126,55 @@ def _features(model: Model, cuts: tuple[Cut, ...], pictures: PictureSet, progres
         precision=frozen_precision(torch.device("cpu")),
     )
     store = RowStore(cache_dir("probe") / key, (sum(cut.width for cut in cuts),), np.float32)
-    missing = [place for place, picture in enumerate(pictures.pictures) if picture.digest not in store]
+    missing = [index for index, image in enumerate(images.images) if image.digest not in store]
     progress.start("forward", len(missing), "img")
     with Tap(model.network, cuts) as tap, torch.inference_mode():
-        for batch in pictures.batches(chunks(missing, BATCH)):
+        for batch in images.batches(chunks(missing, BATCH)):
             model.network(normalize(batch.pixels))
-            store.append([pictures.pictures[place].digest for place in batch.places], tap.rows().numpy())
-            progress.advance(len(batch.places))
+            store.append([images.images[index].digest for index in batch.indices], tap.rows().numpy())
+            progress.advance(len(batch.indices))
     progress.close()
     store.refresh()
-    return store.rows([picture.digest for picture in pictures.pictures])
+    return store.rows([image.digest for image in images.images])
 
 
 def _score(
     cuts: Sequence[Cut], parts: Sequence[Features], labels: Labels, classes: int, seed: int
 ) -> tuple[tuple[CutScore, ...], int]:
-    """Each cut's score, and the place of the recommended one."""
+    """Each cut's score, and the index of the recommended cut."""
     fold = stratified_folds(labels, folds=min(FOLDS, len(labels)), seed=seed)
-    right = [fit_ridge(part, labels, classes).out_of_fold(fold).argmax(axis=1) == labels for part in parts]
-    best = max(right, key=lambda each: int(each.sum()))
-    near = [sign_test(int((each & ~best).sum()), int((best & ~each).sum())) >= NOISE for each in right]
+    correct = [fit_ridge(part, labels, classes).out_of_fold(fold).argmax(axis=1) == labels for part in parts]
+    best = max(correct, key=lambda each: int(each.sum()))
+    near = [sign_test(int((each & ~best).sum()), int((best & ~each).sum())) >= NOISE for each in correct]
     scores = tuple(
         CutScore(cut.name, cut.width, share(int(each.sum()), len(labels)), within)
-        for cut, each, within in zip(cuts, right, near, strict=True)
+        for cut, each, within in zip(cuts, correct, near, strict=True)
     )
-    return scores, max(place for place, within in enumerate(near) if within)
+    return scores, max(index for index, within in enumerate(near) if within)
 
 
 def _learning_curve(
     features: Features, labels: Labels, classes: int, seed: int
 ) -> tuple[tuple[CurvePoint, ...], Share | None]:
-    """The accuracy by pictures per class, each point on the same pictures aside; what the last doubling gained."""
+    """Accuracy by images per class, each on the same held-out images, and the gain of the last doubling."""
     fewest = int(np.bincount(labels, minlength=classes).min())
     steps = list(_doublings(fewest))
     runs: dict[int, list[float]] = defaultdict(list)
     for repeat in range(REPEATS if steps else 0):
-        ranked = _ranked(labels, seed + repeat)  # (N,): each picture's place in its class
-        aside = ranked >= steps[-1]
+        ranked = _ranked(labels, seed + repeat)  # (N,): random order of the images within each class
+        held_out = ranked >= steps[-1]
         for step in steps:
             taken = ranked < step
             head = fit_ridge(features[taken], labels[taken], classes).head()
-            said = head.probabilities(features[aside]).argmax(axis=1)
-            runs[step].append(float((said == labels[aside]).mean()))
+            predicted = head.probabilities(features[held_out]).argmax(axis=1)
+            runs[step].append(float((predicted == labels[held_out]).mean()))
     count = int((_ranked(labels, seed) >= steps[-1]).sum()) if steps else 0
     points = tuple(CurvePoint(step, share(round(float(np.mean(runs[step])) * count), count)) for step in steps)
     return points, _gain(runs[steps[-2]], runs[steps[-1]]) if len(steps) > 1 else None
 
 
 def _doublings(fewest: int) -> Iterator[int]:
-    """5, 10, 20 ... while a fifth of the smallest class stays aside."""
+    """5, 10, 20 ... while a fifth of the smallest class is held out."""
     step = FIRST
     while step <= 0.8 * fewest:
         yield step
@@ -171,11 +182,11 @@ def _doublings(fewest: int) -> Iterator[int]:
 
 
 def _ranked(labels: Labels, seed: int) -> Labels:
-    chance = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     ranked = np.empty(len(labels), np.int64)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
-        ranked[members] = chance.permutation(len(members))
+        ranked[members] = rng.permutation(len(members))
     return ranked
 
 

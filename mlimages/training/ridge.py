@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 from mlimages.inference import softmax
 
 MIN_SPREAD = 0.05
-"""A feature that hardly varies is not blown up: its spread counts as this share of the usual one at least."""
+"""Lower bound of a feature's standard deviation, as a share of their root mean square: constant features stay small."""
 
 SMOOTHING = 0.05
-"""Share of each target spread over all classes: without it a few separable pictures call for boundless logits."""
+"""Label smoothing of the softmax scale: without it a few separable images would need unbounded logits."""
 
 Floats = NDArray[np.float64]
 
 PENALTIES = np.logspace(-4, 3, 30)
-"""Tried penalties, as multiples of the mean variance that a feature direction carries."""
+"""Candidate penalties, as multiples of the mean variance along a singular vector."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +40,16 @@ class RidgeHead:
 
 @dataclass(frozen=True, slots=True)
 class RidgeFit:
-    """The features decomposed once, for a head and for fits without some of the pictures.
+    """A ridge regression, decomposed so that fits without some of the images are cheap.
 
     Attributes:
         x: the features, standardised by `mean` and `spread`: `(N, D)`.
         targets: one-hot `(N, classes)`; their mean is `base` `(classes,)`.
         vectors: left singular vectors of `x` `(N, K)`.
-        turned: the centred targets along them `(K, classes)`.
+        projected: the centred targets, projected on them `(K, classes)`.
         values: the variance along them, `penalized` with the penalty added `(K,)`.
         penalty: the one of PENALTIES that leave-one-out chose.
-        left_out: what the fit without a picture says of it `(N, classes)`.
+        leave_one_out: scores of each image by the fit without it `(N, classes)`.
     """
 
     x: Floats
@@ -58,31 +58,31 @@ class RidgeFit:
     targets: Floats
     base: Floats
     vectors: Floats
-    turned: Floats
+    projected: Floats
     values: Floats
     penalized: Floats
     penalty: float
-    left_out: Floats
+    leave_one_out: Floats
 
     def head(self) -> RidgeHead:
-        """The classifier fitted on all pictures; the softmax of its scores is calibrated left out."""
-        scale = _softmax_scale(self.left_out, self.targets.argmax(axis=1))
-        weight = self.x.T @ (self.vectors @ (self.turned / self.penalized[:, None]))
+        """The classifier fitted on all images; the softmax of its scores is calibrated by leave-one-out."""
+        scale = _softmax_scale(self.leave_one_out, self.targets.argmax(axis=1))
+        weight = self.x.T @ (self.vectors @ (self.projected / self.penalized[:, None]))
         weight = scale * weight / self.spread[:, None]  # (D, classes)
         return RidgeHead(weight.T, scale * self.base - self.mean @ weight)
 
     def out_of_fold(self, fold: NDArray[np.int64]) -> Floats:
-        """Probabilities `(N, classes)` of each picture by a fit on all folds but its own.
+        """Probabilities `(N, classes)` of each image by a fit on all folds but its own.
 
         The residuals of a fit without fold F are `(I - H_FF)^-1` times its residuals in the fit of all, H being the
         hat matrix: leave-one-out for blocks (R. D. Cook and S. Weisberg, Residuals and Influence in Regression, 1982,
         section 2.2). Penalty and scale of the softmax are those that leave-one-out chose.
 
         Args:
-            fold: `(N,)`, the number of each picture's fold.
+            fold: `(N,)`, fold number of each image.
         """
         shrink = self.values / self.penalized
-        residuals = self.targets - self.base - self.vectors @ (shrink[:, None] * self.turned)  # (N, classes)
+        residuals = self.targets - self.base - self.vectors @ (shrink[:, None] * self.projected)  # (N, classes)
         scores = np.empty_like(residuals)
         for number in np.unique(fold):
             members = fold == number
@@ -93,10 +93,20 @@ class RidgeFit:
 
 
 def fit_ridge(features: NDArray[np.floating], labels: NDArray[np.int64], classes: int) -> RidgeFit:
-    """Fit features `(N, D)` to one-hot targets.
+    """Fit a ridge regression of one-hot targets; leave-one-out chooses its penalty.
 
-    One eigendecomposition of the smaller Gram matrix serves every penalty, and the left-out residual is
+    One eigendecomposition of the smaller Gram matrix serves every penalty, and the leave-one-out residual is
     residual / (1 - leverage) (Golub, Heath and Wahba, Generalized cross-validation, 1979).
+
+    Args:
+        features: `(N, D)`.
+        labels: class numbers, int64 `(N,)`.
+        classes: number of classes.
+
+    >>> features = np.array([[0.0], [0.1], [0.9], [1.0]])
+    >>> head = fit_ridge(features, np.array([0, 0, 1, 1]), classes=2).head()
+    >>> head.probabilities(features).argmax(axis=1).tolist()
+    [0, 0, 1, 1]
     """
     x = np.array(features, np.float64)  # (N, D)
     mean = x.mean(axis=0)
@@ -107,11 +117,11 @@ def fit_ridge(features: NDArray[np.floating], labels: NDArray[np.int64], classes
     targets = np.eye(classes)[labels]  # (N, classes)
     base = targets.mean(axis=0)  # (classes,)
     values, vectors = _eigen(x)  # (K,), (N, K)
-    turned = vectors.T @ (targets - base)  # (K, classes)
+    projected = vectors.T @ (targets - base)  # (K, classes)
     penalized = values + PENALTIES[:, None] * values.sum() / len(x)  # (penalties, K)
     leverages = 1 / len(x) + np.square(vectors) @ (values / penalized).T  # (N, penalties)
     scores = [
-        targets - (targets - base - vectors @ (shrink[:, None] * turned)) / np.maximum(1 - leverage, 1e-9)[:, None]
+        targets - (targets - base - vectors @ (shrink[:, None] * projected)) / np.maximum(1 - leverage, 1e-9)[:, None]
         for shrink, leverage in zip(values / penalized, leverages.T, strict=True)
     ]  # (N, classes) of each penalty
     best = int(np.argmin([np.square(score - targets).mean() for score in scores]))
@@ -122,21 +132,21 @@ def fit_ridge(features: NDArray[np.floating], labels: NDArray[np.int64], classes
         targets=targets,
         base=base,
         vectors=vectors,
-        turned=turned,
+        projected=projected,
         values=values,
         penalized=penalized[best],
         penalty=float(PENALTIES[best]),
-        left_out=scores[best],
+        leave_one_out=scores[best],
     )
 
 
 def stratified_folds(labels: NDArray[np.int64], *, folds: int, seed: int) -> NDArray[np.int64]:
-    """A fold number for each picture, each class spread evenly over the folds: `(N,)`."""
-    chance = np.random.default_rng(seed)
+    """A fold number for each image, each class spread evenly over the folds: `(N,)`."""
+    rng = np.random.default_rng(seed)
     fold = np.empty(len(labels), np.int64)
     start = 0
     for label in np.unique(labels):
-        members = chance.permutation(np.flatnonzero(labels == label))
+        members = rng.permutation(np.flatnonzero(labels == label))
         fold[members] = (start + np.arange(len(members))) % folds
         start += len(members)  # else the first folds would get all the remainders
     return fold

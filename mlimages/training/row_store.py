@@ -1,4 +1,4 @@
-"""Rows of numbers on disk by key: appended whole, read through a memory map, safe to share and to lose."""
+"""A cache of array rows on disk, by key: append-only, memory-mapped, safe for concurrent processes."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Rows = NDArray[Any]
 class RowStore:
     """A folder of rows of one shape, each under a key of 32 bytes.
 
-    A writer appends to a pair of files of its own, first `X.rows`, then `X.keys`: processes need no lock, and what
-    a killed one leaves is whole up to its last complete key.
+    Each writer appends to its own pair of files, first `X.rows`, then `X.keys`: no lock is needed, and after a kill the
+    rows up to the last complete key are valid.
 
     Args:
-        folder: made if absent.
+        folder: created if missing.
         shape: of one row.
-        dtype: of its numbers.
+        dtype: of the rows.
     """
 
     def __init__(self, folder: Path, shape: tuple[int, ...], dtype: DTypeLike) -> None:
@@ -35,13 +35,13 @@ class RowStore:
         self.row_bytes = int(np.prod(shape)) * self.dtype.itemsize
         self._own = folder / uuid4().hex
         self._parts: dict[str, Rows] = {}
-        self._places: dict[bytes, tuple[str, int]] = {}
+        self._index: dict[bytes, tuple[str, int]] = {}
         folder.mkdir(parents=True, exist_ok=True)
-        os.utime(folder)  # the folders used longest ago make room first
+        os.utime(folder)  # make_room removes the least recently used folders first
         self.refresh()
 
     def refresh(self) -> None:
-        """See what was written since, by this process or another."""
+        """Make the rows readable that any process has written since."""
         for keys_file in sorted(self.folder.glob("*.keys")):
             name, keys = keys_file.stem, keys_file.read_bytes()
             known = len(self._parts.get(name, ()))
@@ -51,7 +51,7 @@ class RowStore:
                     keys_file.with_suffix(".rows"), self.dtype, "r", shape=(count, *self.shape)
                 )
                 for row in range(known, count):
-                    self._places.setdefault(keys[row * KEY_BYTES : (row + 1) * KEY_BYTES], (name, row))
+                    self._index.setdefault(keys[row * KEY_BYTES : (row + 1) * KEY_BYTES], (name, row))
 
     def append(self, keys: Sequence[bytes], rows: Rows) -> None:
         """Write rows `(N, *shape)`; `refresh` makes them readable."""
@@ -61,29 +61,29 @@ class RowStore:
             out.write(b"".join(keys))
 
     def __contains__(self, key: bytes) -> bool:
-        return key in self._places
+        return key in self._index
 
     def rows(self, keys: Sequence[bytes]) -> Rows:
         """The rows of `keys`, in their order: `(N, *shape)`.
 
         Raises:
-            KeyError: a key is not there.
+            KeyError: there is no row under a key.
         """
-        places = [self._places[key] for key in keys]
-        if len({name for name, _ in places}) == 1:
-            gathered: Rows = self._parts[places[0][0]][[row for _, row in places]]
+        indices = [self._index[key] for key in keys]
+        if len({name for name, _ in indices}) == 1:
+            gathered: Rows = self._parts[indices[0][0]][[row for _, row in indices]]
             return gathered
         out = np.empty((len(keys), *self.shape), self.dtype)
-        for place, (name, row) in enumerate(places):
-            out[place] = self._parts[name][row]
+        for index, (name, row) in enumerate(indices):
+            out[index] = self._parts[name][row]
         return out
 
 
 def make_room(root: Path, *, needed: int, budget: int, keep: Path) -> None:
-    """Remove the folders of `root` used longest ago until `needed` more bytes fit into `budget`; never `keep`."""
+    """Remove the least recently used folders of `root` until `needed` more bytes fit into `budget`; never `keep`."""
     used: dict[Path, tuple[float, int]] = {}
     for folder in root.iterdir():
-        with suppress(FileNotFoundError):  # another process makes room too
+        with suppress(FileNotFoundError):  # another process may remove it too
             used[folder] = (folder.stat().st_mtime, sum(file.stat().st_size for file in folder.iterdir()))
     total = sum(size for _, size in used.values()) + needed
     for folder in sorted(used, key=lambda folder: used[folder]):

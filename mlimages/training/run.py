@@ -1,4 +1,4 @@
-"""What a run writes into its folder: settings, metrics and log."""
+"""The settings, metrics and log in a run folder."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -18,7 +19,7 @@ from mlimages.training.config import FineTuneConfig
 
 @dataclass(frozen=True, slots=True)
 class EpochFigures:
-    """One line of metrics.csv; accuracies in 0..1, losses in nats, seconds of the epoch."""
+    """The metrics of an epoch, one line of metrics.csv: accuracies in 0..1, losses in nats, duration in seconds."""
 
     epoch: int
     lr: float
@@ -29,19 +30,23 @@ class EpochFigures:
     seconds: float
 
 
-def read_config(run: Path) -> FineTuneConfig:
-    """The settings that a run was begun with, to go on with it in the folder where it lies now.
+def read_config(run: str | os.PathLike[str]) -> FineTuneConfig:
+    """The settings of a run, with the folder where it is now as `out`: `fine_tune` resumes it.
 
     Raises:
-        RunError: it is not a run folder.
+        RunError: `run` is not a run folder.
+
+    >>> config = read_config("runs/cats")  # doctest: +SKIP
+    >>> result = fine_tune(replace(config, epochs=40))  # doctest: +SKIP
     """
-    return replace(FineTuneConfig.from_dict(read_settings(RunFiles(run))["config"]), out=run)
+    folder = Path(run)
+    return replace(FineTuneConfig.from_dict(read_settings(RunFiles(folder))["config"]), out=folder)
 
 
 def check_folder(config: FineTuneConfig, files: RunFiles) -> bool:
-    """Whether the run of this folder has ended, as `config` asks for it; nothing is written.
+    """Whether the run of this folder is finished with the settings `config`; nothing is written.
 
-    Until its first epoch has ended, a run may be started again with other settings; later it may be given more epochs.
+    Before its first epoch is complete, a run may be restarted with other settings; afterwards only with more epochs.
 
     Raises:
         InputError: the folder is a file, or holds files that no run wrote.
@@ -63,7 +68,7 @@ def check_folder(config: FineTuneConfig, files: RunFiles) -> bool:
     if other:
         differences = ", ".join(f"{name} {before.get(name)!r} there, {now[name]!r} now" for name in other[:3])
         raise RunError(
-            f"{files.folder} holds a run with other settings ({differences}): go on with it by "
+            f"{files.folder} holds a run with other settings ({differences}): continue it with "
             f"`mlimages finetune --resume {files.folder}`, or give another -o"
         )
     return files.result.exists()
@@ -93,7 +98,7 @@ def write_metrics(files: RunFiles, history: Sequence[EpochFigures]) -> None:
 
 @contextmanager
 def write_log(path: Path) -> Iterator[None]:
-    """Write what mlimages logs to the file `path` too, whatever the application shows."""
+    """Also write the log records of mlimages, from level INFO on, to the file `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
@@ -114,7 +119,7 @@ def write_log(path: Path) -> Iterator[None]:
 
 
 class _Forward(logging.Handler):
-    """Passes on to the application what it would see without the run's log, which has more."""
+    """Passes on the records that the application would get without the run's log."""
 
     def emit(self, record: logging.LogRecord) -> None:
         logging.getLogger().callHandlers(record)

@@ -1,8 +1,9 @@
-"""What is made of a run: its ONNX file and its summary."""
+"""Export a run to ONNX and summarize its network."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 from mlimages.core import NetworkSummary, Progress
@@ -15,15 +16,30 @@ from mlimages.training.checkpoints import load_run
 
 
 def export_run(
-    run: Path, out: Path, *, options: ExportOptions | None = None, progress: Progress | None = None
+    run: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    options: ExportOptions | None = None,
+    progress: Progress | None = None,
 ) -> OnnxBundle:
-    """Write a run's best network to `out`, with where it comes from.
+    """Export a run's best network to ONNX, with the hashes of its weights and label files as metadata.
+
+    Args:
+        run: run folder.
+        out: ONNX file to write.
+        options: of the export.
+        progress: shows the number of validation images compared.
+
+    Returns:
+        The exported file, ready for `predictor`.
 
     Raises:
         RunError: `run` is not a run folder.
-        ExportError: the file does not answer as the network does; the worst picture is named and nothing is written.
+        ExportError: its outputs differ from the network's; nothing is written, the worst image is named.
+
+    >>> bundle = export_run("runs/cats", "cats.onnx")  # doctest: +SKIP
     """
-    files, loaded = RunFiles(run), load_run(run)
+    files, loaded = RunFiles(Path(run)), load_run(run)
     trained = TrainedNetwork(
         loaded.network, loaded.preprocessing, loaded.class_names, loaded.config.model, loaded.mean_image
     )
@@ -34,15 +50,17 @@ def export_run(
         split_sizes={name: sum(1 for _ in LabelFile(path)) for name, path in splits.items()},
     )
     return export_network(
-        trained, out, validation=LabelFile(files.val), options=options, provenance=provenance, progress=progress
+        trained, Path(out), validation=LabelFile(files.val), options=options, provenance=provenance, progress=progress
     )
 
 
-def summarize_run(run: Path) -> NetworkSummary:
-    """The network of a run folder, at its size, frozen as it was.
+def summarize_run(run: str | os.PathLike[str]) -> NetworkSummary:
+    """Summarize the network of a run, layer by layer: output shapes, parameters, which of them are frozen.
 
     Raises:
-        RunError: it is not a run folder.
+        RunError: `run` is not a run folder.
+
+    >>> summary = summarize_run("runs/cats")  # doctest: +SKIP
     """
     folder = read_run(run)
     image, settings = folder.preprocessing.image, folder.settings

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from mlimages.networks import Model
 from mlimages.training import distributed
 from mlimages.training.config import FineTuneConfig
-from mlimages.training.features import Feed
-from mlimages.training.image_cache import PictureSet
+from mlimages.training.features import BatchSource
+from mlimages.training.image_cache import ImageSet
 from mlimages.training.ridge import RidgeHead
 
 EVALUATION_BATCH = 64
@@ -42,7 +42,7 @@ class HeadInputs:
     lowest_output: float
 
 
-def initialize_head(model: Model, source: Feed, images: PictureSet, head: RidgeHead) -> bool:
+def initialize_head(model: Model, source: BatchSource, images: ImageSet, head: RidgeHead) -> bool:
     """Give the network's head the weights of the closed-form head; False where it has no bias to hold its intercept."""
     layer = model.network.get_submodule(model.head)
     if not (isinstance(layer, nn.Linear | nn.Conv2d) and layer.bias is not None):
@@ -56,7 +56,7 @@ def initialize_head(model: Model, source: Feed, images: PictureSet, head: RidgeH
     return True
 
 
-def compute_head_inputs(model: Model, source: Feed, images: PictureSet) -> HeadInputs:
+def compute_head_inputs(model: Model, source: BatchSource, images: ImageSet) -> HeadInputs:
     """Run the images, without augmentation, through the network up to its head."""
     features: list[Tensor] = []
     lowest: list[Tensor] = []
@@ -72,9 +72,9 @@ def compute_head_inputs(model: Model, source: Feed, images: PictureSet) -> HeadI
     with torch.no_grad():
         for batch in source.batches(images, range(len(images)), size=EVALUATION_BATCH):
             source.logits(batch.inputs)
-            count = len(batch.places)
+            count = len(batch.indices)
             features[-1], lowest[-1] = features[-1][:count], lowest[-1][:count]
-            indices += batch.places
+            indices += batch.indices
     hook.remove()
     found, rows = distributed.gather_rows(indices, {"features": torch.cat(features), "lowest": torch.cat(lowest)})
     return HeadInputs(rows["features"], images.labels[found], tuple(found.tolist()), float(rows["lowest"].min()))

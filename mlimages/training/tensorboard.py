@@ -1,7 +1,8 @@
-"""The figures of each epoch for TensorBoard."""
+"""Write the metrics of each epoch for TensorBoard."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,18 +12,27 @@ from mlimages.training.run import EpochFigures
 
 
 class ScalarWriter:
-    """A `Callback` that writes what metrics.csv holds to `RUN/tensorboard`: a context manager.
+    """A callback of `fine_tune` that writes the metrics to `RUN/tensorboard`; use it as a context manager.
 
-    `train_loss` becomes `loss/train`, so that train and validation share a chart; the step is the epoch.
+    `train_loss` becomes `loss/train`, so that training and validation share a chart; the step is the epoch.
+
+    Args:
+        run: run folder.
+
+    Raises:
+        MissingExtraError: tensorboard is not installed.
+
+    >>> with ScalarWriter("runs/cats") as writer:  # doctest: +SKIP
+    ...     fine_tune(config, callbacks=[writer])
     """
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: str | os.PathLike[str]) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise MissingExtraError("--tensorboard", "tensorboard") from error
-        self._make: Any = SummaryWriter
-        self._folder = run / "tensorboard"
+        self._writer_class: Any = SummaryWriter
+        self._folder = Path(run) / "tensorboard"
         self._writer: Any = None
 
     def __enter__(self) -> ScalarWriter:
@@ -33,8 +43,10 @@ class ScalarWriter:
             self._writer.close()
 
     def epoch_ended(self, figures: EpochFigures) -> None:
-        """Write one epoch, visible at once."""
-        self._writer = self._writer or self._make(str(self._folder))  # makes the folder: not before there is a run
+        """Write the metrics of one epoch and flush them."""
+        self._writer = self._writer or self._writer_class(
+            str(self._folder)
+        )  # creates the folder, so not before there is a run
         for name, value in asdict(figures).items():
             if name != "epoch":
                 part, _, what = name.rpartition("_")

@@ -1,4 +1,4 @@
-"""The frozen part's outputs: computed once, kept, reused, and no different from those computed anew."""
+"""The frozen part's outputs: computed once, kept, reused, and equal to those computed again."""
 
 import hashlib
 import os
@@ -92,10 +92,10 @@ class Stages:
     """A `Progress` that notes what was done."""
 
     def __init__(self) -> None:
-        self.seen: list[str] = []
+        self.stages: list[str] = []
 
     def start(self, what: str, total: int | None, unit: str) -> None:
-        self.seen += [what] if total else []
+        self.stages += [what] if total else []
 
     def advance(self, count: int = 1, **figures: object) -> None: ...
 
@@ -105,7 +105,7 @@ class Stages:
 def stages_of(config: FineTuneConfig) -> list[str]:
     progress = Stages()
     fine_tune(config, export=False, progress=progress)
-    return [stage for stage in progress.seen if stage in ("decode", "frozen part", "train")]
+    return [stage for stage in progress.stages if stage in ("decode", "frozen part", "train")]
 
 
 def test_a_second_run_computes_nothing_again(colours: Path, pretrained: Path) -> None:  # noqa: F811
@@ -133,7 +133,7 @@ def test_two_networks_of_equal_tensors_do_not_share_features(colours: Path, twin
         assert "frozen part" in stages_of(replace(config, out=colours.parent / name.removeprefix("timm:")))
         (store,) = set(cache_dir("features").iterdir()) - {folder for folder, _ in rows}
         rows.append((store, RowStore(store, (1280,), np.float32)))
-    digests = [picture_digest(item.path) for item in LabelFile(colours)]
+    digests = [image_digest(item.path) for item in LabelFile(colours)]
     first, second = (store.rows(digests) for _, store in rows)
     assert np.abs(first - second).max() > 1e-3 * np.abs(first).max()
 
@@ -145,11 +145,11 @@ def test_a_probe_of_two_networks_of_equal_tensors_does_not_share_features(
     for number, name in enumerate(TWINS, start=1):
         progress = Stages()
         probe_cuts(LabelFile(colours), model=name, weights=twin_weights, size=32, progress=progress)
-        assert "forward" in progress.seen
+        assert "forward" in progress.stages
         assert len(list(cache_dir("probe").iterdir())) == number
 
 
-def picture_digest(path: Path) -> bytes:
+def image_digest(path: Path) -> bytes:
     return hashlib.sha256(path.read_bytes()).digest()
 
 
@@ -178,7 +178,7 @@ def test_whatever_decides_the_features_decides_the_name_of_their_cache() -> None
 def test_a_cache_beyond_its_budget_says_so_and_trains_all_the_same(colours: Path, pretrained: Path) -> None:  # noqa: F811
     result = fine_tune(config_for(colours, pretrained, cache_gb=1e-4), export=False)
     assert result.epochs == 3
-    assert "computed anew" in (result.run / "log.txt").read_text()
+    assert "recomputed in each epoch" in (result.run / "log.txt").read_text()
     assert not list(cache_dir("features").glob("*/*.rows"))
 
 
@@ -213,14 +213,14 @@ def test_leaving_one_out_in_closed_form_is_leaving_it_out(width: int) -> None:
     targets = np.eye(3)[labels]
     unit = np.square(x).sum() / len(x)
 
-    def left_out(place: int) -> int:
-        keep = np.arange(40) != place
+    def left_out(index: int) -> int:
+        keep = np.arange(40) != index
         mean, base = x[keep].mean(0), targets[keep].mean(0)
         gram = (x[keep] - mean).T @ (x[keep] - mean) + fit.penalty * unit * np.eye(width)
         weight = np.linalg.solve(gram, (x[keep] - mean).T @ (targets[keep] - base))
-        return int((base + (x[place] - mean) @ weight).argmax())
+        return int((base + (x[index] - mean) @ weight).argmax())
 
     assert fit.penalty in PENALTIES
-    said = fit.left_out.argmax(axis=1)
-    assert said.tolist() == [left_out(n) for n in range(40)]
-    assert (fit.head().probabilities(features).argmax(1) == labels).mean() >= (said == labels).mean()
+    expected = fit.leave_one_out.argmax(axis=1)
+    assert expected.tolist() == [left_out(n) for n in range(40)]
+    assert (fit.head().probabilities(features).argmax(1) == labels).mean() >= (expected == labels).mean()

@@ -25,7 +25,7 @@ COLOURS = {"blue": (40, 60, 200), "green": (50, 190, 70), "red": (210, 50, 40)}
 
 
 def draw(path: Path, colour: tuple[int, int, int], *, seed: int, size: tuple[int, int] = (40, 36)) -> None:
-    """A noisy picture of one colour."""
+    """A noisy image of one colour."""
     noise = np.random.default_rng(seed).normal(0, 40, (size[1], size[0], 3))
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.clip(noise + colour, 0, 255).astype(np.uint8)).save(path)
@@ -33,7 +33,7 @@ def draw(path: Path, colour: tuple[int, int, int], *, seed: int, size: tuple[int
 
 @pytest.fixture
 def colours(tmp_path: Path) -> Path:
-    """A label file of 3 classes with 12 pictures each."""
+    """A label file of 3 classes with 12 images each."""
     lines = []
     for label, (name, colour) in enumerate(COLOURS.items()):
         for number in range(12):
@@ -51,18 +51,18 @@ def config_for(labels: Path, **options: object) -> FineTuneConfig:
 
 
 def test_a_run_leaves_all_that_its_folder_promises(colours: Path) -> None:
-    seen: list[EpochFigures] = []
+    metrics: list[EpochFigures] = []
 
     class Note:
         def epoch_ended(self, figures: EpochFigures) -> None:
-            seen.append(figures)
+            metrics.append(figures)
 
     result = fine_tune(config_for(colours, epochs=6), export=False, callbacks=[Note()])
     run = result.run
     assert (run / "classes.txt").read_text() == "blue\ngreen\nred\n"
     with (run / "metrics.csv").open() as lines:
         rows = list(csv.DictReader(lines))
-    assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4, 5, 6] == [figures.epoch for figures in seen]
+    assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4, 5, 6] == [figures.epoch for figures in metrics]
     train, val = LabelFile(run / "train.txt"), LabelFile(run / "val.txt")
     assert train.class_names == val.class_names == ("blue", "green", "red")
     assert {item.path.resolve() for item in [*train, *val]} == set((colours.parent / "set").resolve().rglob("*.png"))
@@ -84,8 +84,8 @@ def test_the_best_checkpoint_read_back_says_what_the_run_says_it_said(colours: P
         rows = list(csv.DictReader(lines))
     pixels = [load_pixels(result.run / row["path"], loaded.preprocessing.image) for row in rows]
     x = Normalize(loaded.preprocessing.normalization)(torch.from_numpy(np.stack(pixels)))
-    said = torch.tensor([[float(row[name]) for name in COLOURS] for row in rows])
-    assert torch.allclose(loaded.network(x).softmax(1), said, atol=1e-6)
+    expected = torch.tensor([[float(row[name]) for name in COLOURS] for row in rows])
+    assert torch.allclose(loaded.network(x).softmax(1), expected, atol=1e-6)
     assert torch.equal(plain(x), loaded.network(x))
 
 
@@ -99,14 +99,14 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(colours: P
     assert not torch.equal(weights[0]["fc6.weight"], weights[2]["fc6.weight"])
 
 
-def test_a_broken_picture_is_named_and_left_out(colours: Path) -> None:
+def test_a_broken_image_is_named_and_left_out(colours: Path) -> None:
     (colours.parent / "set" / "red" / "03.png").write_bytes(b"<!doctype html>")
     result = fine_tune(config_for(colours, epochs=1), export=False)
     assert [(Path(each.path).name, each.fault) for each in result.broken] == [("03.png", "not-an-image")]
     assert result.train_images + result.val_images == 35
 
 
-def test_pictures_that_turn_bad_while_training_do_not_end_it(colours: Path) -> None:
+def test_images_that_turn_bad_while_training_do_not_end_it(colours: Path) -> None:
     config = config_for(colours, cache=False, batch_size=5)
 
     class Spoil:
@@ -118,15 +118,15 @@ def test_pictures_that_turn_bad_while_training_do_not_end_it(colours: Path) -> N
     result = fine_tune(config, export=False, callbacks=[Spoil()])
     assert (result.epochs, result.broken) == (3, ())
     assert result.val_images == len(list(LabelFile(config.out / "val.txt"))) - 1
-    assert "turned bad" in (config.out / "log.txt").read_text()
+    assert "can no longer be decoded" in (config.out / "log.txt").read_text()
 
 
-def one_picture_class(labels: Path) -> None:
+def one_image_class(labels: Path) -> None:
     lines = [line for line in labels.read_text().splitlines() if "red" not in line]
     labels.write_text("\n".join([*lines, "set/red/00.png 2\n"]))
 
 
-def one_good_picture_class(labels: Path) -> None:
+def one_good_image_class(labels: Path) -> None:
     for number in range(1, 12):
         (labels.parent / f"set/red/{number:02}.png").write_bytes(b"<!doctype html>")
 
@@ -135,7 +135,7 @@ def number_without_a_name(labels: Path) -> None:
     (labels.parent / "labels_class_def.txt").write_text("0 blue\n1 green\n")
 
 
-def same_picture_in_both(labels: Path) -> None:
+def same_image_in_both(labels: Path) -> None:
     (labels.parent / "val.txt").write_text("set/red/00.png 2\nset/blue/00.png 0\n")
 
 
@@ -144,19 +144,19 @@ def nothing_to_validate_on(labels: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "expected"),
     [
-        (one_picture_class, "fewer than 2 images to train on of red \\(1\\)"),
-        (one_good_picture_class, "fewer than 2 good images to train on of red \\(1\\)"),
+        (one_image_class, "fewer than 2 images to train on of red \\(1\\)"),
+        (one_good_image_class, "fewer than 2 good images to train on of red \\(1\\)"),
         (number_without_a_name, "expected a class number from 0 to 1"),
-        (same_picture_in_both, "2 pictures to train on and to validate on are the same"),
-        (nothing_to_validate_on, "no picture is left to validate on"),
+        (same_image_in_both, "2 images to train on and to validate on are the same"),
+        (nothing_to_validate_on, "no image is left to validate on"),
     ],
 )
-def test_what_cannot_be_trained_on_is_refused_with_what_to_do(colours: Path, spoil: object, said: str) -> None:
+def test_what_cannot_be_trained_on_is_refused_with_what_to_do(colours: Path, spoil: object, expected: str) -> None:
     spoil(colours)  # type: ignore[operator]
     val = colours.parent / "val.txt"
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=expected):
         fine_tune(config_for(colours, val=val if val.exists() else None), export=False)
     assert not (colours.parent / "run" / "config.json").exists()
 
@@ -174,7 +174,7 @@ def test_what_the_application_logs_stays_as_it_was(colours: Path, caplog: pytest
     assert logging.getLogger("mlimages").handlers == []
 
 
-def test_at_the_terminal_stands_what_changes_a_run_and_not_each_picture_or_pillows_remarks(tmp_path: Path) -> None:
+def test_at_the_terminal_stands_what_changes_a_run_and_not_each_image_or_pillows_remarks(tmp_path: Path) -> None:
     code = (
         "import logging, warnings; from mlimages.cli.main import _options\n"
         "from mlimages.training.run import write_log\n"
@@ -197,14 +197,14 @@ def test_a_command_that_loaded_torch_ends_without_a_word() -> None:
 def test_the_command_line_trains_exports_and_goes_on(colours: Path, run_cli: RunCli) -> None:
     command = ["finetune", "labels.txt", "--model", "cifar10_cnn", "--weights", "none", "--freeze", "none"]
     done = run_cli(*command, "--epochs", "2", "-o", "run", "--json")
-    said = json.loads(done.stdout)
+    result = json.loads(done.stdout)
     keys = (
         "run model freeze classes train_images val_images val_accuracy val_interval probe_accuracy epochs seconds onnx"
     )
-    assert set(keys.split()) <= said.keys()
-    assert (colours.parent / said["onnx"]).exists()
+    assert set(keys.split()) <= result.keys()
+    assert (colours.parent / result["onnx"]).exists()
     assert "mlimages predict run/model.onnx" in done.stderr
-    exported = (colours.parent / said["onnx"]).stat().st_mtime_ns
+    exported = (colours.parent / result["onnx"]).stat().st_mtime_ns
     again = run_cli("finetune", "--resume", "run", "--json")
-    assert (colours.parent / said["onnx"]).stat().st_mtime_ns == exported, "a finished run is not exported again"
-    assert json.loads(again.stdout)["val_accuracy"] == said["val_accuracy"]
+    assert (colours.parent / result["onnx"]).stat().st_mtime_ns == exported, "a finished run is not exported again"
+    assert json.loads(again.stdout)["val_accuracy"] == result["val_accuracy"]

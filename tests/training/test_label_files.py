@@ -47,7 +47,7 @@ def test_a_folder_is_taken_and_one_with_parts_as_both_files(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("files", "val", "said"),
+    ("files", "val", "expected"),
     [
         ({"train.csv": "a.jpg,ant\nb.jpg,ant\n"}, None, r"one class only \(ant\): a classifier needs two"),
         (
@@ -57,11 +57,13 @@ def test_a_folder_is_taken_and_one_with_parts_as_both_files(tmp_path: Path) -> N
         ),
     ],
 )
-def test_what_cannot_be_trained_on_is_said(tmp_path: Path, files: dict[str, str], val: str | None, said: str) -> None:
+def test_what_cannot_be_trained_on_is_refused(
+    tmp_path: Path, files: dict[str, str], val: str | None, expected: str
+) -> None:
     touch(tmp_path, "a.jpg", "b.jpg")
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=expected):
         named(tmp_path, "train.csv", val)
 
 

@@ -1,4 +1,4 @@
-"""What --mean, --std, --scale, --bgr and --gray make of a picture, in training and in the ONNX file."""
+"""What --mean, --std, --scale, --bgr and --gray make of an image, in training and in the ONNX file."""
 
 import csv
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def training_mean(run: Path) -> Numbers:
 FORMULAS: dict[str, tuple[dict[str, object], Callable[[Numbers, Path], Numbers]]] = {
     "as the network says": ({}, lambda x, run: x / 255),
     "mean image as numbers": ({"mean": "mean.npy"}, lambda x, run: (x - MEAN) / 255),
-    "mean image as a picture": ({"mean": "mean.png"}, lambda x, run: (x - MEAN) / 255),
+    "mean image as an image": ({"mean": "mean.png"}, lambda x, run: (x - MEAN) / 255),
     "mean by channel": ({"mean": "channel"}, lambda x, run: (x - training_mean(run)) / 255),
     "no mean": ({"mean": "none"}, lambda x, run: x / 255),
     "std by channel": ({"std": (0.2, 0.3, 0.4)}, lambda x, run: x / 255 / [0.2, 0.3, 0.4]),
@@ -67,10 +67,10 @@ def test_the_command_line_hands_them_on_and_the_onnx_file_keeps_them(
     run_cli("finetune", "labels.txt", "-o", "run", "--model", "cifar10_cnn", "--weights", "none", "--freeze", "none",
             "--epochs", "1", *options)  # fmt: skip
     run = colours.parent / "run"
-    said = assert_answers(load_run(run), run, lambda x, run: ((x - MEAN) / 127.5 / [0.2, 0.3, 0.4])[..., ::-1])
+    expected = assert_answers(load_run(run), run, lambda x, run: ((x - MEAN) / 127.5 / [0.2, 0.3, 0.4])[..., ::-1])
     predictor = Predictor(run / "model.onnx")
-    served = predictor.probabilities([predictor.decode(path)[0] for path in said])
-    assert np.allclose(served, [*said.values()], atol=1e-4)
+    served = predictor.probabilities([predictor.decode(path)[0] for path in expected])
+    assert np.allclose(served, [*expected.values()], atol=1e-4)
 
 
 def write_mean(folder: Path) -> None:
@@ -86,12 +86,12 @@ def assert_answers(
     with (run / "val_predictions.csv").open() as lines:
         rows = list(csv.DictReader(lines))
     paths = [run / row["path"] for row in rows]
-    said = [[float(row[name]) for name in loaded.class_names] for row in rows]
+    expected = [[float(row[name]) for name in loaded.class_names] for row in rows]
     pixels = np.stack([load_pixels(path, image) for path in paths])  # (N, H, W, C)
     wanted = torch.from_numpy(formula(pixels.astype(np.float64), run).transpose(0, 3, 1, 2).copy()).float()
     assert torch.allclose(
         Normalize(loaded.preprocessing.normalization, loaded.mean_image)(torch.from_numpy(pixels)), wanted, atol=1e-4
     )
     network = build_model("cifar10_cnn", classes=3, weights=run / "best.safetensors", gray=image.gray_scale).network
-    assert torch.allclose(network(wanted).softmax(1), torch.tensor(said), atol=1e-4)
-    return dict(zip(paths, said, strict=True))
+    assert torch.allclose(network(wanted).softmax(1), torch.tensor(expected), atol=1e-4)
+    return dict(zip(paths, expected, strict=True))

@@ -58,13 +58,13 @@ def stripes(tmp_path: Path) -> LabelFile:
         for n in range(14):
             columns = (np.arange(28) + chance.integers(period)) // (period // 2) % 2
             pixels = np.clip(np.tile(columns * 160 + 40, (28, 1)) + chance.normal(0, 25, (28, 28)), 0, 255)
-            path = tmp_path / "pictures" / name / f"{number}-{n}.png"
+            path = tmp_path / "images" / name / f"{number}-{n}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels.astype(np.uint8)).save(path)
-    return label_dir_auto(tmp_path / "pictures").labels.write(tmp_path / "labels.txt")
+    return label_dir_auto(tmp_path / "images").labels.write(tmp_path / "labels.txt")
 
 
-def test_texture_is_seen_by_random_convolutions_and_more_pictures_do_not_hurt(stripes: LabelFile) -> None:
+def test_texture_is_seen_by_random_convolutions_and_more_images_do_not_hurt(stripes: LabelFile) -> None:
     found = probe_cuts(stripes, model="lenet5", weights="none")
     assert (found.images, found.classes, found.broken) == (42, 3, 0)
     assert max(cut.accuracy.value for cut in found.cuts) > 0.8
@@ -82,22 +82,22 @@ def test_the_same_seed_finds_the_same_and_a_second_probe_computes_nothing(stripe
     assert cached() == before != {}
 
 
-def test_broken_pictures_and_copies_count_once_or_not_at_all(stripes: LabelFile) -> None:
+def test_broken_images_and_copies_count_once_or_not_at_all(stripes: LabelFile) -> None:
     root = stripes.path.parent
-    original = root / "pictures/fine/0-0.png"
-    (root / "pictures/wide/broken.png").write_bytes(original.read_bytes()[:40])
-    (root / "pictures/fine/copy.png").write_bytes(original.read_bytes())
-    found = probe_cuts(label_dir_auto(root / "pictures").labels, model="lenet5", weights="none")
+    original = root / "images/fine/0-0.png"
+    (root / "images/wide/broken.png").write_bytes(original.read_bytes()[:40])
+    (root / "images/fine/copy.png").write_bytes(original.read_bytes())
+    found = probe_cuts(label_dir_auto(root / "images").labels, model="lenet5", weights="none")
     assert (found.images, found.broken) == (42, 1)
 
 
-def test_of_many_pictures_the_same_share_of_each_class_is_tried(stripes: LabelFile) -> None:
+def test_of_many_images_the_same_share_of_each_class_is_tried(stripes: LabelFile) -> None:
     assert probe_cuts(stripes, model="lenet5", weights="none", most=21).images == 21
 
 
-def test_too_few_pictures_are_one_clear_error(stripes: LabelFile) -> None:
+def test_too_few_images_are_one_clear_error(stripes: LabelFile) -> None:
     one = stripes.filter(lambda item: item.label > 0 or item.path.name == "0-0.png")
-    with pytest.raises(InputError, match="found 1 good pictures of 'fine'"):
+    with pytest.raises(InputError, match="found 1 decodable images of 'fine'"):
         probe_cuts(one, model="lenet5", weights="none")
 
 

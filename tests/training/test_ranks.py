@@ -54,7 +54,7 @@ import sys, torch
 from contextlib import nullcontext
 from torch import nn
 from mlimages.training import distributed
-from mlimages.training.features import Fed
+from mlimages.training.features import Batch
 from mlimages.training.loop import Trainer
 from mlimages.training.image_cache import chunks
 from mlimages.core import NoProgress
@@ -69,9 +69,9 @@ network = nn.ModuleDict({
 class Source:
     def batches(self, images_, order, *, size, view):
         for chunk in chunks(order, size):
-            own = [place for place in chunk if place % distributed.world_size() == distributed.rank()]
+            own = [index for index in chunk if index % distributed.world_size() == distributed.rank()]
             x = images[own] if own else torch.zeros(1, 3, 6, 6)
-            yield Fed((x,), labels[own], tuple(own), tuple(chunk.index(place) for place in own), len(chunk))
+            yield Batch((x,), labels[own], tuple(own), tuple(chunk.index(index) for index in own), len(chunk))
 
     def logits(self, inputs):
         x = network["kernel"](network["frozen"](inputs[0])).relu()

@@ -16,7 +16,7 @@ from mlimages.dataset import TrainingData
 from mlimages.images import load_all_plugins
 from mlimages.labels import LabelFile
 from mlimages.training import preflight
-from mlimages.training.image_cache import Picture, decode_all
+from mlimages.training.image_cache import TrainingImage, decode_all
 from mlimages.training.preparation import pixel_store
 from mlimages.training.row_store import RowStore
 from tests.checks.test_validation import jpeg, scene
@@ -27,7 +27,7 @@ PROP = ImageProperty(24)
 
 @pytest.fixture
 def labels(tmp_path: Path) -> LabelFile:
-    """Two classes of six pictures, the last one cut, the first one doubled at lower quality."""
+    """Two classes of six images, the last one cut, the first one doubled at lower quality."""
     lines = []
     for n in range(12):
         (tmp_path / f"{n}.jpg").write_bytes(jpeg(scene(n, width=90, height=60))[: 700 if n == 11 else None])
@@ -69,15 +69,15 @@ def replace_in_place(path: Path, data: bytes) -> None:
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-def looked_at(labels: LabelFile, store: RowStore | None) -> preflight.Data:
-    """As finetune does, the last three pictures to validate on."""
+def decode_and_split(labels: LabelFile, store: RowStore | None) -> preflight.ImageSplit:
+    """As finetune does, the last three images to validate on."""
     items, names = list(labels), labels.class_names
-    return preflight.inspect(
+    return preflight.decode_and_split(
         items[:10], items[10:], names, PROP, split=lambda found: (list(found), []), store=store, progress=NoProgress()
     )
 
 
-def test_a_split_after_a_check_reads_no_picture(labels: LabelFile, tmp_path: Path, run_cli: RunCli) -> None:
+def test_a_split_after_a_check_reads_no_image(labels: LabelFile, tmp_path: Path, run_cli: RunCli) -> None:
     groups = {tuple(sorted(path.name for path in group)) for group in check([labels]).duplicate_groups}
     assert groups == {("0.jpg", "again.jpg")}
     with images_opened(labels) as opened:
@@ -88,7 +88,7 @@ def test_a_split_after_a_check_reads_no_picture(labels: LabelFile, tmp_path: Pat
     assert [("\n0.jpg " in f"\n{part}") == ("again.jpg" in part) for part in parts] == [True, True]
 
 
-def test_a_second_mean_reads_no_picture_nor_does_that_of_each_class(labels: LabelFile, tmp_path: Path) -> None:
+def test_a_second_mean_reads_no_image_nor_does_that_of_each_class(labels: LabelFile, tmp_path: Path) -> None:
     first = TrainingData(labels, PROP).make_mean_image(tmp_path / "mean.png", per_class=True)
     with images_opened(labels) as opened:
         again = TrainingData(labels, PROP).make_mean_image(tmp_path / "mean.png", per_class=True)
@@ -102,16 +102,16 @@ def test_a_second_mean_reads_no_picture_nor_does_that_of_each_class(labels: Labe
 
 def test_what_check_has_decoded_the_preflight_does_not_read_again(labels: LabelFile) -> None:
     check([labels])
-    pixels = looked_at(labels, pixel_store(PROP))
+    pixels = decode_and_split(labels, pixel_store(PROP))
     for store in (None, pixel_store(PROP)):
         with images_opened(labels) as opened:
-            again = looked_at(labels, store)
+            again = decode_and_split(labels, store)
         assert opened == {"11.jpg"}  # it could not be decoded
         assert (again.train, again.val) == (pixels.train, pixels.val)
         assert [Path(one.path).name for one in again.broken] == ["11.jpg"]
     (first,) = [item.path for item in labels if item.path.name == "0.jpg"]
     replace_in_place(first, b"")
-    assert [Path(one.path).name for one in looked_at(labels, None).broken] == ["0.jpg", "11.jpg"]
+    assert [Path(one.path).name for one in decode_and_split(labels, None).broken] == ["0.jpg", "11.jpg"]
 
 
 def test_a_file_replaced_with_its_size_and_time_kept_is_not_trained_on_as_it_was(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_a_file_replaced_with_its_size_and_time_kept_is_not_trained_on_as_it_was
 
     def levels() -> tuple[float, list[int]]:
         found = decode_all(list(labels), PROP, store=store, progress=NoProgress())
-        digests = [each.digest for each in found if isinstance(each, Picture)]
+        digests = [each.digest for each in found if isinstance(each, TrainingImage)]
         mean = TrainingData(labels, PROP).make_mean_image(tmp_path / "mean.png").mean
         return float(mean.mean()), [int(store.rows([digest]).max()) for digest in digests]
 

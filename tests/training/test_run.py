@@ -278,7 +278,7 @@ def test_what_needs_no_image_is_refused_before_one_is_read_and_leaves_nothing(
     state = build_model("cifar10_cnn", classes=3, weights="none").network.state_dict()
     state["conv2.weight"][0, 0, 0, 0] = torch.nan
     save_file(state, "nan.safetensors")
-    monkeypatch.setattr(preflight, "inspect", None)
+    monkeypatch.setattr(preflight, "decode_and_split", None)
     before = sorted(colours.parent.rglob("*"))
     with pytest.raises(MlimagesError, match=re.escape(message)):
         fine_tune(config_for(colours, **options))
@@ -323,7 +323,7 @@ def test_a_finished_run_started_again_says_so_and_does_nothing(
     config = config_for(colours, epochs=2)
     first = fine_tune(config, export=False)
     files = {path: path.stat().st_mtime_ns for path in config.out.rglob("*")}
-    monkeypatch.setattr(finetune, "plan", None)
+    monkeypatch.setattr(finetune, "read_inputs", None)
     assert fine_tune(config, export=False) == first
     assert "is already finished" in caplog.text
     assert {path: path.stat().st_mtime_ns for path in config.out.rglob("*")} == files
@@ -356,7 +356,7 @@ def test_a_run_whose_weights_were_changed_is_not_gone_on_with(colours: Path, tmp
     for seed, error in ((1, KeyboardInterrupt), (2, RunError)):
         state = build_model("cifar10_cnn", classes=10, weights="none", seed=seed).network.state_dict()
         save_file(state, tmp_path / "w.safetensors")
-        with pytest.raises(error, match="not those that this run began with" if error is RunError else None):
+        with pytest.raises(error, match="not those that this run started with" if error is RunError else None):
             fine_tune(config, export=False, callbacks=[StopsAfter(1)])
 
 
