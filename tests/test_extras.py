@@ -86,7 +86,10 @@ print(*sorted(set(dir(mlimages)) - set(mlimages.__all__)))
 """
     done = run_without("torch torchvision timm", code, tmp_path)
     assert done.returncode == 0, done.stderr
-    expected = "__version__ export_run fine_tune load_run probe_cuts quantize summarize_model"
+    expected = (
+        "ExportOptions FineTuneResult Quantization TrainedRun "
+        "__version__ export_run fine_tune load_run probe_cuts quantize summarize_model"
+    )
     assert done.stdout.strip() == expected
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from mlimages.cli.engines import ADDRESS, ENGINE, Engine, cluster_of
+from mlimages.cli.engines import ADDRESS, ENGINE, Engine, cluster_of, require_engine
 from mlimages.cli.hints import read_labels, read_parts, say, say_next
 from mlimages.cli.options import HELP_ALL, GroupedCommand, ThresholdsCommand, takes_options
 from mlimages.core import ImageProperty, Resize, as_path, counted, demand_free, note_written
@@ -113,6 +113,7 @@ def check(
     from mlimages import checks
     from mlimages.core import TqdmProgress
 
+    require_engine(engine)
     if page:  # before the images are decoded: the extra that the page needs may be missing
         from mlimages.reports import write_report
     thresholds = checks.Thresholds.parse(threshold)
@@ -174,6 +175,7 @@ def mean(
     from mlimages.core import TqdmProgress
     from mlimages.dataset import TrainingData
 
+    require_engine(engine)
     out = as_path(out)
     prop, labels = ImageProperty(size, resize=resize, gray_scale=gray), read_labels(source)
     data = TrainingData(labels, prop)

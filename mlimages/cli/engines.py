@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import typer
 
-from mlimages.core import InputError
+from mlimages.core import InputError, require
 
 if TYPE_CHECKING:
     from mlimages.core import Cluster
@@ -22,6 +22,12 @@ ADDRESS = typer.Option(
     help="Ray cluster to use with --engine ray; auto: the one of this machine.",
     rich_help_panel="Options",
 )
+
+
+def require_engine(engine: Engine) -> None:
+    """Raise MissingExtraError unless the engine is installed, before a command reads anything."""
+    if engine == "ray":
+        require("the engine ray", "ray", "ray")
 
 
 @contextmanager

@@ -378,7 +378,7 @@ def test_without_ray_the_command_says_what_to_install_and_an_address_needs_it(ru
         'mlimages: the engine ray needs an optional part: pip install "mlimages[ray]>=1"\n',
     )
     done = run_cli(*words, "--address", "auto", check=False)
-    assert (done.returncode, done.stderr) == (1, "mlimages: --address names a Ray cluster: say --engine ray too\n")
+    assert (done.returncode, done.stderr) == (1, "mlimages: --address names a Ray cluster: add --engine ray\n")
 
 
 def pictures(folder: Path, broken: int = 5) -> LabelFile:

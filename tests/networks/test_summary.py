@@ -222,7 +222,7 @@ def test_an_exported_file_is_summed_up_with_what_it_says_of_itself(exported: Pat
     assert linear["multiply_adds"] == 2 * 392
     text = run_cli("summary", exported).stdout
     assert "classes: ants, bees" in text
-    assert "shorter side to 32 px, centre 32 x 32 px, done in the graph" in text
+    assert "shorter side to 32 px, centre 32 x 32 px, in the graph" in text
     assert "image uint8 (N, H, W, 3) -> logits float (N, 2), probabilities float (N, 2); opset" in text
     assert "each logit within 0.5%; it does" in text
     assert "for other tools: Image.BitmapPixelFormat" in text

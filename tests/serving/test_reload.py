@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from mlimages.export import export_trained
+from mlimages.export import export_network
 from mlimages.inference import OnnxBundle
 from tests.deploying import trained
 from tests.serving.test_server import encoded
@@ -61,7 +61,7 @@ def serving(cnn_bundle: OnnxBundle, tmp_path: Path) -> Iterator[Serving]:
 
 
 def test_sighup_serves_the_new_file_and_requests_in_flight_are_unharmed(serving: Serving, tmp_path: Path) -> None:
-    other = export_trained(trained("cifar10_cnn", classes=5, seed=1), tmp_path / "other.onnx", validation=())
+    other = export_network(trained("cifar10_cnn", classes=5, seed=1), tmp_path / "other.onnx", validation=())
     answers: Counter[tuple[int, int]] = Counter()
     stop = threading.Event()
 
