@@ -122,7 +122,7 @@ class Predictor:
             else:
                 if isinstance(image, str) and is_link(image):
                     raise ImageError(Fault.MISSING, NO_LINKS)
-                source = image if isinstance(image, bytes | Path) else as_path(os.fspath(image))
+                source = image if isinstance(image, bytes | Path) else as_path(image)
                 pixels = images.load_pixels(source, prop, max_pixels=self.max_pixels)
         except Exception as error:  # decoders raise whatever they like; none of it may cost another image its answer
             return _broken(_name(image), error), time.perf_counter() - begin
@@ -147,8 +147,8 @@ def _cores() -> int:
 
 def _as_list(images: ImageInput | Iterable[ImageInput]) -> list[ImageInput]:
     """Several images as they are, one as a list of one; an array of four dimensions is several."""
-    if isinstance(images, str | bytes | os.PathLike | Image.Image):
-        return [images]
+    if isinstance(images, str | bytes | os.PathLike | Image.Image) or _is_address(images):
+        return [images]  # type: ignore[list-item]
     if isinstance(images, np.ndarray):
         return list(images) if images.ndim == 4 else [images]
     if not isinstance(images, Iterable):
@@ -156,8 +156,13 @@ def _as_list(images: ImageInput | Iterable[ImageInput]) -> list[ImageInput]:
     return list(images)
 
 
+def _is_address(image: object) -> bool:
+    """Whether this is what `as_path` makes of an address: used like a path, but no os.PathLike."""
+    return hasattr(image, "read_bytes")
+
+
 def _checked(image: ImageInput) -> ImageInput:
-    if isinstance(image, str | bytes | os.PathLike | Image.Image):
+    if isinstance(image, str | bytes | os.PathLike | Image.Image) or _is_address(image):
         return image
     if not isinstance(image, np.ndarray):
         raise TypeError(f"an image is a path, bytes, a PIL image or a uint8 array, not {type(image).__name__}")
