@@ -61,7 +61,7 @@ def test_the_tour_runs_in_python(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     first, accuracy, *answers = done.stdout.splitlines()
-    assert first == f"{2 * PER_CLASS} pictures; broken links: {{'not-found': 1}}"
+    assert first == f"{2 * PER_CLASS} images; broken links: {{'not-found': 1}}"
     assert float(accuracy) > 0.6
     assert len(answers) == PER_CLASS
 

@@ -1,4 +1,4 @@
-"""README's table for users of 0.5: what it says of labels is run."""
+"""The table for users of 0.5: what it says of labels is run."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from mlimages import LabelFile, label_dir_auto
 from mlimages.labels import append, label_dir, read_class_names, write_class_names
 from tests.labels.test_labels import lines, touch
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+TABLE = (Path(__file__).parents[2] / "docs" / "upgrading.md").read_text()
 NAMES = {"append": append, "label_dir": label_dir, "label_dir_auto": label_dir_auto, "LabelFile": LabelFile,
          "read_class_names": read_class_names, "write_class_names": write_class_names, "Path": Path}  # fmt: skip
 
@@ -26,7 +26,7 @@ NAMES = {"append": append, "label_dir": label_dir, "label_dir_auto": label_dir_a
     ],
 )
 def test_a_row_of_the_table_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
-    assert f"`{code}`" in README
+    assert f"`{code}`" in TABLE
     monkeypatch.chdir(tmp_path)
     touch(tmp_path, "photos/a/1.jpg", "photos/b/2.jpg")
     write_class_names(Path("label_def.txt"), ["a", "b"])
