@@ -1,12 +1,12 @@
 from .arrays import from_network as from_network
 from .arrays import to_network as to_network
 from .arrays import to_pixels as to_pixels
+from .decoded_image import WHITE as WHITE
+from .decoded_image import DecodedImage as DecodedImage
+from .decoded_image import DecodeOptions as DecodeOptions
+from .decoded_image import ImageHeader as ImageHeader
 from .decoding import PIXELS_VERSION as PIXELS_VERSION
 from .decoding import UPRIGHT as UPRIGHT
-from .decoding import WHITE as WHITE
-from .decoding import DecodedImage as DecodedImage
-from .decoding import DecodeOptions as DecodeOptions
-from .decoding import ImageHeader as ImageHeader
 from .decoding import decode as decode
 from .decoding import from_pillow as from_pillow
 from .decoding import identify as identify

@@ -11,7 +11,6 @@ import io
 import struct
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cache, wraps
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -19,12 +18,11 @@ from typing import ParamSpec, TypeVar
 from PIL import Image
 
 from mlimages.core import MAX_PIXELS, Fault, ImageError, install_hint
+from mlimages.images.decoded_image import WHITE, DecodedImage, DecodeOptions, ImageHeader
 from mlimages.images.reading import read_bytes
 
 PIXELS_VERSION = 3
 """Version of the prepared pixels, which caches note: raised when the same bytes give other pixels."""
-
-WHITE = (255, 255, 255)
 
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -44,71 +42,10 @@ _UNKNOWN_FORMAT = (SyntaxError, IndexError, TypeError, struct.error)
 
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 
+_DEFAULTS = DecodeOptions()
+
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class ImageHeader:
-    """What the header of an encoded image says.
-
-    Attributes:
-        format, mode: as Pillow names them.
-        size: width and height in pixels.
-        deep: more than 8 bits a channel.
-    """
-
-    format: str
-    mode: str
-    size: tuple[int, int]
-    deep: bool
-
-
-@dataclass(frozen=True, slots=True)
-class DecodeOptions:
-    """How to decode one image.
-
-    Attributes:
-        least: a size (width, height) that suffices: a JPEG is decoded at the smallest scale of 1, 1/2, 1/4 and 1/8
-            that holds it.
-        mode: `L` or `YCbCr`, kept where the decoder gives it; else the pixels are RGB.
-        reduce_to: divide both sides (mean of as many pixels) while the shorter one stays at least so many pixels.
-        strict: find the damage in a JPEG that Pillow passes over, where simplejpeg is installed.
-        upright: turn the image as its orientation says.
-        background: what transparent pixels show.
-    """
-
-    least: tuple[int, int] | None = None
-    mode: str | None = None
-    reduce_to: int | None = None
-    strict: bool = False
-    upright: bool = True
-    background: tuple[int, int, int] = WHITE
-
-
-@dataclass(frozen=True, slots=True)
-class DecodedImage:
-    """Pixels, and what the file said of them.
-
-    Attributes:
-        image: 8-bit RGB (RGBX of a strict decoder, or `DecodeOptions.mode`), at the scale that was asked for.
-        header: as the file had it.
-        size: width and height of the whole image, upright, in pixels.
-        orientation: EXIF orientation of the file, 1 (upright) to 8.
-        turn: the one that `image` still has where `upright` was not asked for, else 1.
-        animated: has further frames; the first is decoded.
-        transparent: some pixel shows the background.
-        irregular: a JPEG with padding or odd values in its header that leave the pixels whole (with `strict` alone).
-    """
-
-    image: Image.Image
-    header: ImageHeader
-    size: tuple[int, int]
-    orientation: int
-    turn: int
-    animated: bool
-    transparent: bool
-    irregular: bool
 
 
 def raises_image_error(function: Callable[P, T]) -> Callable[P, T]:
@@ -155,7 +92,7 @@ def decode(
     source: Path | bytes,
     *,
     max_pixels: int = MAX_PIXELS,
-    options: DecodeOptions | Callable[[ImageHeader], DecodeOptions] = DecodeOptions(),
+    options: DecodeOptions | Callable[[ImageHeader], DecodeOptions] = _DEFAULTS,
 ) -> DecodedImage:
     """Decode an image to its last byte (an animation's first frame).
 

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mlimages.core import MAX_PIXELS, Fault, ImageError, ImageProperty
-from mlimages.images.decoding import DecodeOptions, ImageHeader, decode, raises_image_error
+from mlimages.images.decoded_image import DecodeOptions, ImageHeader
+from mlimages.images.decoding import decode, raises_image_error
 
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 

@@ -11,7 +11,8 @@ from PIL import Image
 
 from mlimages.core import ImageProperty, InputError, as_path
 from mlimages.images.arrays import to_pixels
-from mlimages.images.decoding import WHITE, load_rgb
+from mlimages.images.decoded_image import WHITE
+from mlimages.images.decoding import load_rgb
 from mlimages.images.geometry import fit, load_pixels, prepare
 
 
