@@ -1,4 +1,4 @@
-"""Build a pretrained network by name, freeze its lower layers, cut and summarize it."""
+"""Build pretrained networks by name, freeze, split and summarize them."""
 
 from mlimages.core.lazy import attach
 

@@ -1,4 +1,4 @@
-"""Where to compute, and how precisely."""
+"""The device and the precision of computations."""
 
 from __future__ import annotations
 
@@ -10,22 +10,36 @@ from torch import Tensor
 from mlimages.core import Device, InputError
 
 
-def choose_device(wanted: Device) -> torch.device:
-    """The device asked for; `auto` takes a GPU where there is one.
+def choose_device(name: Device) -> torch.device:
+    """Return the device of this name; `auto` takes a GPU if there is one.
 
     Raises:
-        InputError: it is not there.
+        InputError: there is no such device.
+
+    Examples:
+        >>> from mlimages.networks import choose_device
+        >>> choose_device("cpu")
+        device(type='cpu')
     """
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if wanted == "auto":
-        return torch.device(next(name for name, available in there.items() if available))
-    if not there[wanted]:
-        raise InputError(f"torch sees no {wanted} device here: take --device auto")
-    return torch.device(wanted)
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(device for device, is_available in available.items() if is_available))
+    if not available[name]:
+        raise InputError(f"PyTorch finds no {name} device on this machine: use --device auto")
+    return torch.device(name)
 
 
 def autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Half precision where the device is faster with it; on a CPU without its instructions it is 70 times slower."""
+    """Return a context with bfloat16 autocast where that is faster; without CPU instructions for it, it is 70x slower.
+
+    Examples:
+        >>> import torch
+        >>> from mlimages.networks import autocast
+        >>> with autocast(torch.device("cpu")):
+        ...     y = torch.nn.Linear(8, 2)(torch.zeros(4, 8))
+        >>> y.shape
+        torch.Size([4, 2])
+    """
     if device.type == "cuda" and torch.cuda.is_bf16_supported():
         return torch.autocast("cuda", torch.bfloat16)
     if device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
@@ -34,13 +48,26 @@ def autocast(device: torch.device) -> AbstractContextManager[object]:
 
 
 def frozen_precision(device: torch.device) -> str:
-    """How the frozen part is computed: `fp32`, or `tf32` where a GPU shortens the factors of convolutions."""
+    """Return the precision of the frozen part: `fp32`, or `tf32` where a GPU rounds the operands of convolutions.
+
+    Examples:
+        >>> import torch
+        >>> from mlimages.networks import frozen_precision
+        >>> frozen_precision(torch.device("cpu"))
+        'fp32'
+    """
     return "tf32" if device.type == "cuda" and torch.backends.cudnn.allow_tf32 else "fp32"
 
 
-def channels_last(tensor: Tensor) -> Tensor:
-    """Pictures and kernels `(N, C, H, W)` in the order of memory in which convolutions are fastest; others as they are.
+def to_channels_last(tensor: Tensor) -> Tensor:
+    """Return a tensor `(N, C, H, W)` in channels-last memory format, which convolutions prefer; others unchanged.
 
-    One order throughout, as the chance in dropout follows it.
+    All inputs use one format because the random numbers of dropout depend on it.
+
+    Examples:
+        >>> import torch
+        >>> from mlimages.networks import to_channels_last
+        >>> to_channels_last(torch.zeros(2, 3, 8, 8)).stride()
+        (192, 1, 24, 3)
     """
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor

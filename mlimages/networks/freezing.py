@@ -1,33 +1,51 @@
-"""The cut between the frozen lower part of a network and the trainable upper part."""
+"""Freeze the lower layers of a network, in the order of execution."""
 
 from __future__ import annotations
 
 import difflib
 import functools
 import hashlib
+import logging
+import sys
 from dataclasses import dataclass
+from typing import Any
 
-from torch import nn
+from torch import fx, nn
 
 from mlimages.core import ModelError
 from mlimages.networks.models import Model
-from mlimages.networks.tracing import executed, trace
+
+logger = logging.getLogger(__name__)
+
+MAX_SUGGESTIONS = 3
+
+_STOCHASTIC_DEPTH = ("DropPath", "StochasticDepth")  # of timm and torchvision; there is no common base class
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class FrozenPart:
-    """What of a network does not learn.
+    """The frozen layers of a network.
 
     Attributes:
         parameters: names of the frozen parameters.
-        modules: paths of the modules pinned to eval mode.
+        modules: paths of the modules that stay in eval mode.
     """
 
     parameters: frozenset[str]
     modules: frozenset[str]
 
+    def __repr__(self) -> str:
+        return f"FrozenPart({len(self.parameters)} parameters, {len(self.modules)} modules)"
+
     def digest(self, network: nn.Module) -> str:
-        """SHA-256 of the frozen parameters and of the pinned modules' buffers, by name."""
+        """Return the SHA-256 of the frozen parameters and of the frozen modules' buffers, with their names.
+
+        Examples:
+            >>> from mlimages.networks import build_model, freeze
+            >>> model = build_model("lenet5", classes=10, weights="none", seed=0)
+            >>> freeze(model, "conv2").digest(model.network).startswith("sha256:")
+            True
+        """
         digest = hashlib.sha256()
         for name, tensor in sorted(network.state_dict().items()):
             if name in self.parameters or name.rpartition(".")[0] in self.modules:
@@ -37,27 +55,36 @@ class FrozenPart:
 
 
 def freeze(model: Model, upto: str = "head") -> FrozenPart:
-    """Freeze everything up to and including the layer `upto`, in the order of execution.
+    """Freeze every layer up to and including `upto`, in the order of execution.
 
-    Frozen parameters take no gradient; frozen modules, batch norm and dropout among them, stay in eval mode even
-    after `.train()`. So do all batch norms of a pretrained network: their scale and shift may learn, but the statistics
-    of a few hundred pictures are worse than those it came with. Freezing again replaces an earlier cut.
+    Frozen parameters require no gradient. Frozen modules, such as batch norm and dropout, stay in eval mode even after
+    `.train()`. So does every batch norm of a pretrained network: its scale and shift may be trained, but statistics of
+    a few hundred images are worse than the pretrained ones. Freezing again replaces the earlier choice.
 
     Args:
         model: its network is changed in place.
-        upto: a module path or well-known name; `head` freezes all but the last layer, `none` nothing.
+        upto: a module path or a well-known layer name (conv1 ... fc7); `head` freezes everything but the classifier,
+            `none` nothing.
 
     Raises:
         ModelError: there is no such layer, or nothing would be left to train.
+
+    Examples:
+        >>> from mlimages.networks import build_model, freeze
+        >>> model = build_model("lenet5", classes=10, weights="none")
+        >>> freeze(model, "conv2")
+        FrozenPart(4 parameters, 4 modules)
+        >>> [name for name, p in model.network.named_parameters() if p.requires_grad][:2]
+        ['fc3.weight', 'fc3.bias']
     """
     network = model.network
-    layers = _up_to(model, upto)
-    parameters = {name for name, _ in network.named_parameters() if _is_in(name, layers)}
+    layers = _layers_up_to(model, upto)
+    parameters = {name for name, _ in network.named_parameters() if _is_inside(name, layers)}
     if all(name in parameters for name, _ in network.named_parameters()):
-        raise ModelError(f"with {upto!r} frozen nothing of {model.name} is left to train: freeze less")
+        raise ModelError(f"freezing up to {upto!r} leaves nothing of {model.name} to train: freeze fewer layers")
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name not in parameters)
-    modules = {path for path, module in network.named_modules() if path and _all_in(path, module, layers)}
+    modules = {path for path, module in network.named_modules() if path and _is_frozen(path, module, layers)}
     for path, module in network.named_modules():
         module.__dict__.pop("train", None)
         if path in modules or (model.pretrained and isinstance(module, nn.modules.batchnorm._BatchNorm)):
@@ -67,57 +94,99 @@ def freeze(model: Model, upto: str = "head") -> FrozenPart:
 
 
 def _stay_in_eval(module: nn.Module, mode: bool = True) -> nn.Module:
-    """What `.train()` does to a frozen module."""
+    """Replaces `.train()` of a frozen module."""
     return module
 
 
-def _up_to(model: Model, upto: str) -> set[str]:
-    """Leaf modules and lone parameters up to the end of a layer."""
+def _layers_up_to(model: Model, upto: str) -> set[str]:
+    """Paths of leaf modules, and names of parameters outside of them, up to the end of a layer."""
     if upto == "none":
         return set()
-    order = _order(model.network)
+    order = _execution_order(model.network)
     if upto == "head":
         return {path for path in order if not f"{path}.".startswith(f"{model.head}.")}
     path = model.layers.get(upto, upto)
-    inside = [place for place, name in enumerate(order) if name == path or name.startswith(f"{path}.")]
-    if not inside:
-        raise ModelError(_unknown(upto, model))
-    return set(order[: inside[-1] + 1])
+    indices = [index for index, name in enumerate(order) if name == path or name.startswith(f"{path}.")]
+    if not indices:
+        raise ModelError(_unknown_layer_message(upto, model))
+    return set(order[: indices[-1] + 1])
 
 
-def _order(network: nn.Module) -> list[str]:
+def _execution_order(network: nn.Module) -> list[str]:
     graph = trace(network)
     if graph is not None:
-        return executed(graph)
-    lone = [name for name, _ in network.named_parameters(recurse=False)]
-    return [*lone, *(path for path, module in network.named_modules() if path and not list(module.children()))]
+        return [str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")]
+    root_parameters = [name for name, _ in network.named_parameters(recurse=False)]
+    leaves = [path for path, module in network.named_modules() if path and not list(module.children())]
+    return [*root_parameters, *leaves]
 
 
-def _is_in(name: str, layers: set[str]) -> bool:
-    """Whether a parameter is one of `layers` or lies inside one."""
+def _is_inside(name: str, layers: set[str]) -> bool:
+    """Whether a parameter or module is one of `layers`, or inside one."""
     parts = name.split(".")
     return any(".".join(parts[:length]) in layers for length in range(1, len(parts) + 1))
 
 
-def _all_in(path: str, module: nn.Module, layers: set[str]) -> bool:
-    """Whether a module lies in one of `layers`, or all of its parts do."""
-    if _is_in(path, layers):
+def _is_frozen(path: str, module: nn.Module, layers: set[str]) -> bool:
+    """Whether a module is inside one of `layers`, or all its children and own parameters are."""
+    if _is_inside(path, layers):
         return True
-    parts = list(module.named_children())
-    own = [name for name, _ in module.named_parameters(recurse=False)]
+    children = list(module.named_children())
+    own_parameters = [name for name, _ in module.named_parameters(recurse=False)]
     return (
-        bool(parts)
-        and all(_all_in(f"{path}.{name}", part, layers) for name, part in parts)
-        and all(_is_in(f"{path}.{name}", layers) for name in own)
+        bool(children)
+        and all(_is_frozen(f"{path}.{name}", child, layers) for name, child in children)
+        and all(_is_inside(f"{path}.{name}", layers) for name in own_parameters)
     )
 
 
-def _unknown(upto: str, model: Model) -> str:
+def _unknown_layer_message(upto: str, model: Model) -> str:
     paths = [path for path, _ in model.network.named_modules() if path]
     names = [*model.layers, *(name for name, _ in model.network.named_children())]
-    near = difflib.get_close_matches(upto, [*model.layers, *paths], n=3)
+    similar = difflib.get_close_matches(upto, [*model.layers, *paths], n=MAX_SUGGESTIONS)
     return (
         f"{model.name} has no layer {upto!r}"
-        + (f"; near it: {', '.join(near)}" if near else "")
-        + f": take one of {', '.join([*names, 'head', 'none'])}, or a module path such as {paths[len(paths) // 2]}"
+        + (f"; did you mean {' or '.join(similar)}?" if similar else ".")
+        + f" Use {', '.join([*names, 'head', 'none'])}, or a module path such as {paths[len(paths) // 2]}"
     )
+
+
+class _Tracer(fx.Tracer):
+    """Treats as leaves the modules whose behaviour depends on the mode (train or eval), which tracing would lose."""
+
+    def __init__(self) -> None:
+        self._leaf_types: tuple[type[nn.Module], ...] = ()
+        functions: tuple[Any, ...] = ()
+        if "timm" in sys.modules:
+            from mlimages.networks.timm_architecture import untraceable  # timm is imported only for its own networks
+
+            self._leaf_types, functions = untraceable()
+        super().__init__(autowrap_functions=functions)
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        is_leaf = is_stochastic(m) or isinstance(m, self._leaf_types) or not list(m.children())
+        return is_leaf or super().is_leaf_module(m, module_qualified_name)
+
+
+def is_stochastic(module: nn.Module) -> bool:
+    """Return whether a module behaves randomly in train mode: dropout and stochastic depth.
+
+    Examples:
+        >>> from torch import nn
+        >>> from mlimages.networks import is_stochastic
+        >>> is_stochastic(nn.Dropout()), is_stochastic(nn.ReLU())
+        (True, False)
+    """
+    return isinstance(module, nn.modules.dropout._DropoutNd) or type(module).__name__ in _STOCHASTIC_DEPTH
+
+
+def trace(network: nn.Module) -> fx.Graph | None:
+    """The graph of a network in eval mode, nodes in the order of execution; None if it cannot be traced."""
+    was_training = network.training
+    try:
+        return _Tracer().trace(network.eval())
+    except Exception as error:  # tracing runs the code of the network, which may raise anything
+        logger.info("this network cannot be traced (%s: %s)", type(error).__name__, error)
+        return None
+    finally:
+        network.train(was_training)

@@ -1,131 +1,128 @@
-"""A name becomes a network with the preprocessing that its weights expect."""
+"""Build a network by name, with its weights and the preprocessing that they expect."""
 
 from __future__ import annotations
 
-import difflib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from mlimages.core import ImageProperty, ModelError, Preprocessing, Resize, require
-from mlimages.networks.families import Family, OwnFamily, TorchvisionFamily, torchvision_names
-from mlimages.networks.input_size import check_size
-from mlimages.networks.nets import NETS
-from mlimages.networks.weights import fit_weights, read_weights
+from mlimages.networks.architectures import Architecture, find_architecture
+from mlimages.networks.input_size import check_input_size
+from mlimages.networks.weights import load_weights, read_weights
 
-require("training", "train", "onnx", "onnxscript", "safetensors", "timm")  # which are imported late
+require("training", "train", "onnx", "onnxscript", "safetensors", "timm")  # these are imported late
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Model:
-    """A network and all that belongs to it.
+    """A network with what is known of it.
 
     Attributes:
         name: as `build_model` takes it.
-        library: the package whose code the network is, with its version.
-        network: float32 `(N, C, H, W)`, as `Normalize` gives it, to logits `(N, classes)`; in eval mode.
+        network: float32 `(N, C, H, W)`, as `Normalize` returns it, to logits `(N, classes)`; in eval mode.
+        library: the package with the code of the network, and its version.
         preprocessing: what the weights expect.
-        head: module path of the last layer, the one that is made anew for other classes.
-        layers: well-known layer names (conv1 ... fc8) and the module paths behind them.
-        pretrained: whether the weights came from a file or their library.
+        head: module path of the classifier, the last layer.
+        layers: module paths of well-known layers (conv1 ... fc8) by name.
+        pretrained: whether the weights come from a file or from the library.
     """
 
     name: str
-    library: str
     network: nn.Module
+    library: str
     preprocessing: Preprocessing
     head: str
     layers: Mapping[str, str] = field(default_factory=dict)
     pretrained: bool = False
+
+    def __repr__(self) -> str:
+        image = self.preprocessing.image
+        parameters = sum(parameter.numel() for parameter in self.network.parameters())
+        weights = "pretrained" if self.pretrained else "random weights"
+        channels = "gray" if image.gray_scale else "RGB"
+        return (
+            f"Model({self.name!r}, {parameters:,} parameters, {weights}, {image.width} x {image.height} px {channels})"
+        )
 
 
 def build_model(
     name: str,
     *,
     classes: int,
-    weights: str | Path = "default",
+    weights: str | os.PathLike[str] = "default",
     size: int | None = None,
     resize: Resize | None = None,
     gray: bool | None = None,
     seed: int = 0,
 ) -> Model:
-    """Build the network `name` with a head for `classes` classes.
+    """Build a network with a classifier for `classes` classes.
 
     Args:
-        name: one of our own (`lenet5`, `alex` ...), a torchvision classifier, or `timm:NAME`.
-        classes: how many logits it gives.
-        weights: `default` (the library's pretrained ones), `none`, or a file of tensors.
-        size: width and height in pixels, where it is not to be what the weights were made for.
-        resize: how a picture comes to that size, likewise.
-        gray: feed one channel; a network of three gets it three times.
-        seed: of what starts at random: the head, or everything with `none`.
+        name: a built-in network (`lenet5`, `alex`, ...), a torchvision classifier, or `timm:NAME`.
+        classes: number of logits.
+        weights: `default` for the library's pretrained weights, `none` for random weights, or a .safetensors, .npz,
+            .pth or .pt file.
+        size: width and height of the input in pixels; by default what the weights were trained with.
+        resize: how images are resized; by default as for the weights.
+        gray: read images as grayscale; a network with three input channels gets the channel three times.
+        seed: random seed of the classifier, or of all weights with `none`.
 
     Raises:
-        ModelError: the name is unknown, the weights cannot be had or do not fit, or the network
-            cannot take pictures of this size.
+        ModelError: the name is unknown, the weights cannot be loaded or do not fit, or the network cannot take images
+            of this size.
+
+    Examples:
+        >>> import torch
+        >>> from mlimages.networks import build_model
+        >>> model = build_model("lenet5", classes=10, weights="none")
+        >>> model
+        Model('lenet5', 61,706 parameters, random weights, 28 x 28 px gray)
+        >>> model.network(torch.zeros(2, 1, 28, 28)).shape
+        torch.Size([2, 10])
     """
-    family = find_family(name)
-    source = str(weights)
-    preprocessing = family.preprocessing(source)
+    architecture = find_architecture(name)
+    source = os.fspath(weights)
+    preprocessing = architecture.preprocessing(source)
     image = _override(preprocessing.image, size=size, resize=resize, gray=gray)
-    native = preprocessing.image.width
-    check_size(lambda pixels: family.build(classes, _sized(image, pixels)), name, image, native=native)
+    native_px = preprocessing.image.width
+    check_input_size(lambda px: architecture.build(classes, _with_size(image, px)), name, image, native_px=native_px)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = family.build(classes, image) if source == "none" else _filled(family, classes, image, source)
+        if source == "none":
+            network = architecture.build(classes, image)
+        else:
+            network = _build_with_weights(architecture, classes, image, source)
     return Model(
         name=name,
-        library=family.library,
         network=network.eval(),
+        library=architecture.library,
         preprocessing=replace(preprocessing, image=image),
-        head=head_of(network, classes),
-        layers=layer_names(network),
+        head=find_head(network, classes),
+        layers=well_known_layers(network),
         pretrained=source != "none",
     )
 
 
-def find_family(name: str) -> Family:
-    """Who makes the network of this name.
-
-    Raises:
-        ModelError: nobody does; says which names are near.
-    """
-    if name.startswith("timm:"):
-        from mlimages.networks.timm_family import TimmFamily  # timm costs half a second that few runs need
-
-        return TimmFamily(name.removeprefix("timm:"))
-    if name in NETS:
-        return OwnFamily(NETS[name], name)
-    known = torchvision_names()
-    if name in known:
-        return TorchvisionFamily(name)
-    near = difflib.get_close_matches(name, [*NETS, *known], n=3)
-    raise ModelError(
-        f"no network is called {name!r}"
-        + (f"; near it: {', '.join(near)}" if near else f": take one of {', '.join(NETS)}, a torchvision name")
-        + " (any timm model is timm:NAME)"
-    )
-
-
-def head_of(network: nn.Module, classes: int) -> str:
-    """Module path of the last layer that gives one number per class."""
+def find_head(network: nn.Module, classes: int) -> str:
+    """The module path of the last layer with one output per class."""
     heads: list[str] = [
         path
         for path, module in network.named_modules()
         if getattr(module, "out_features", None) == classes or getattr(module, "out_channels", None) == classes
     ]
     if not heads:
-        raise ModelError(f"this network has no last layer of {classes} classes")
+        raise ModelError(f"this network has no last layer with {classes} outputs")
     return heads[-1]
 
 
-def layer_names(network: nn.Module) -> dict[str, str]:
-    """The literature's names of AlexNet's and VGG's layers (conv1, conv3_2, fc7) and where they lie.
+def well_known_layers(network: nn.Module) -> dict[str, str]:
+    """Module paths of the layers of AlexNet and VGG by their names in the literature (conv1, conv3_2, fc7).
 
-    A batch norm behind a convolution belongs to it; `conv3` is the last layer of VGG's third block.
+    A batch norm belongs to the convolution before it; `conv3` is the last layer of VGG's third block.
     """
     features, classifier = getattr(network, "features", None), getattr(network, "classifier", None)
     if type(network).__name__ not in ("AlexNet", "VGG") or features is None or classifier is None:
@@ -145,43 +142,43 @@ def layer_names(network: nn.Module) -> dict[str, str]:
         for block, paths in enumerate(filter(None, blocks), start=1):
             names |= {f"conv{block}_{n}": path for n, path in enumerate(paths, start=1)}
             names[f"conv{block}"] = paths[-1]
-    dense = [f"classifier.{index}" for index, layer in enumerate(classifier) if isinstance(layer, nn.Linear)]
-    return names | {f"fc{n}": path for n, path in enumerate(dense, start=6)}
+    linear = [f"classifier.{index}" for index, layer in enumerate(classifier) if isinstance(layer, nn.Linear)]
+    return names | {f"fc{n}": path for n, path in enumerate(linear, start=6)}
 
 
 def _override(image: ImageProperty, *, size: int | None, resize: Resize | None, gray: bool | None) -> ImageProperty:
     if size is not None:
-        image = _sized(image, size)
+        image = _with_size(image, size)
     if resize is not None:
         image = replace(image, resize=resize)
     return image if gray is None else replace(image, gray_scale=gray)
 
 
-def _sized(image: ImageProperty, pixels: int) -> ImageProperty:
-    """A square picture, its margin before the crop in proportion."""
-    shorter = max(pixels, round(pixels * image.shorter_px / image.width))
-    return replace(image, width=pixels, height=pixels, shorter_px=shorter)
+def _with_size(image: ImageProperty, size_px: int) -> ImageProperty:
+    """A square of this size, with the margin around the crop in proportion."""
+    shorter_px = max(size_px, round(size_px * image.shorter_px / image.width))
+    return replace(image, width=size_px, height=size_px, shorter_px=shorter_px)
 
 
-def _filled(family: Family, classes: int, image: ImageProperty, source: str) -> nn.Module:
-    """A network with weights; what they do not fill (another head) starts at random."""
-    state = family.pretrained() if source == "default" else read_weights(Path(source))
-    said = f"the default weights of {family.name}" if source == "default" else source
-    network = _without_numbers(family, classes, image)
-    head = head_of(network, classes)
-    if not fit_weights(network, state, head=head, source=said):
+def _build_with_weights(architecture: Architecture, classes: int, image: ImageProperty, source: str) -> nn.Module:
+    """The network with pretrained weights; a classifier for other classes gets random weights."""
+    state = architecture.default_weights() if source == "default" else read_weights(source)
+    description = f"the default weights of {architecture.name}" if source == "default" else source
+    network = _build_on_meta(architecture, classes, image)
+    head = find_head(network, classes)
+    if not load_weights(network, state, head=head, source=description):
         layer = network.get_submodule(head).to_empty(device="cpu")
-        layer.reset_parameters()  # type: ignore[operator]  # every Linear and Conv2d has it
+        layer.reset_parameters()  # type: ignore[operator]  # Linear and Conv2d have it
     if any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
-        network = family.build(classes, image)  # buffers that no file holds are made only by building in earnest
-        fit_weights(network, state, head=head, source=said)
+        network = architecture.build(classes, image)  # for buffers that are not in the file
+        load_weights(network, state, head=head, source=description)
     return network
 
 
-def _without_numbers(family: Family, classes: int, image: ImageProperty) -> nn.Module:
-    """Build on the meta device: drawing millions of random numbers that are then replaced costs seconds."""
+def _build_on_meta(architecture: Architecture, classes: int, image: ImageProperty) -> nn.Module:
+    """Build without values: millions of random numbers that are then replaced would take seconds."""
     try:
         with torch.device("meta"):
-            return family.build(classes, image)
-    except NotImplementedError:  # a network that computes while it is built
-        return family.build(classes, image)
+            return architecture.build(classes, image)
+    except NotImplementedError:  # the network computes with values while it is built
+        return architecture.build(classes, image)

@@ -1,4 +1,4 @@
-"""Layer by layer what a network makes of a picture, found by sending an empty one through."""
+"""Summarize a network layer by layer: output shapes, parameters and multiply-adds at one input size."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mlimages.networks.models import build_model
 
 Shape = tuple[int, ...]
 
-_WINDOWS = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
+_WINDOW_MODULES = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
 _KINDS = (
     (nn.Conv2d, "conv"),
     (nn.Linear, "linear"),
@@ -36,10 +36,28 @@ def summarize_model(
     classes: int = 1000,
     upto: str = "none",
 ) -> NetworkSummary:
-    """The network that `finetune --model name --freeze upto` would train.
+    """Summarize the network that `mlimages finetune --model NAME --freeze UPTO` trains.
+
+    Args:
+        name: as `build_model` takes it.
+        size: width and height of the input in pixels; by default what the network is designed for.
+        gray: read images as grayscale.
+        classes: number of classes of the last layer.
+        upto: the last frozen layer, as `freeze` takes it.
+
+    Returns:
+        Per layer the output shape, parameters, multiply-adds and whether it is frozen.
 
     Raises:
-        ModelError: no such network or layer, or it cannot take this size.
+        ModelError: there is no such network or layer, or the network cannot take this size.
+
+    Examples:
+        >>> from mlimages import summarize_model
+        >>> summary = summarize_model("lenet5", classes=10, upto="conv2")
+        >>> summary.parameters, summary.trained_parameters
+        (61706, 59134)
+        >>> summary.layers[0].name, summary.layers[0].output, summary.layers[0].state
+        ('conv1', (6, 28, 28), 'frozen')
     """
     model = build_model(name, classes=classes, weights="none", size=size, gray=gray)
     freeze(model, upto)
@@ -52,42 +70,50 @@ def summarize_model(
 def summarize_network(
     network: nn.Module, size: tuple[int, int, int], *, title: str = "", names: Mapping[str, str] | None = None
 ) -> NetworkSummary:
-    """Send an empty picture of `(C, H, W)` through a copy without data; nothing is computed or changed.
+    """Summarize a network for images of size `(C, H, W)`, without computing values or changing the network.
 
     Args:
-        network: anything that takes `(N, C, H, W)`.
-        title: what the table is of.
-        names: better names for some modules, by their path ("features.0": "conv1").
+        network: takes float32 `(N, C, H, W)`.
+        title: heading of the summary.
+        names: other names for modules, by path, such as {"features.0": "conv1"}.
 
     Raises:
-        ModelError: the network cannot take a picture of this size; names the layer.
+        ModelError: the network cannot take images of this size; the message names the layer.
+
+    Examples:
+        >>> from torch import nn
+        >>> from mlimages.networks import summarize_network
+        >>> network = nn.Sequential(nn.Conv2d(3, 8, 5), nn.Flatten(), nn.Linear(8 * 28 * 28, 2))
+        >>> summary = summarize_network(network, (3, 32, 32))
+        >>> [(layer.kind, layer.output) for layer in summary.layers]
+        [('conv', (8, 28, 28)), ('flatten', (6272,)), ('linear', (2,))]
     """
-    hollow = _without_data(network).eval()
-    trace = _Trace(hollow, names or {})
+    meta_network = _to_meta(network).eval()
+    recorder = _Recorder(meta_network, names or {})
     counter = FlopCounterMode(display=False)
     try:
         with counter:
-            hollow(torch.empty(2, *size, device="meta"))  # two pictures: a batch of one upsets some batch norms
+            meta_network(torch.empty(2, *size, device="meta"))  # some batch norms refuse a batch of one
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"{title or 'the network'} cannot take {size[1]} x {size[2]} pixels: "
-                         f"{trace.at or 'its first layer'}: {reason}") from error  # fmt: skip
+        raise ModelError(f"{title or 'the network'} cannot take {size[2]} x {size[1]} px: "
+                         f"layer {recorder.current or 0} fails: {reason}") from error  # fmt: skip
     finally:
-        trace.close()
+        recorder.close()
     flops = {path.partition(".")[2]: sum(counts.values()) for path, counts in counter.get_flop_counts().items()}
     parameters = list(network.parameters())
     return NetworkSummary(
         title=title,
         input=size,
-        layers=tuple(trace.layer(path, flops.get(path, 0) // 4) for path in trace.innermost()),
+        layers=tuple(recorder.layer(path, flops.get(path, 0) // 4) for path in recorder.innermost()),
         parameters=sum(p.numel() for p in parameters),
         trained_parameters=sum(p.numel() for p in parameters if p.requires_grad),
-        multiply_adds=counter.get_total_flops() // 4,  # two operations each, two pictures
+        multiply_adds=counter.get_total_flops() // 4,  # two operations each, two images
     )
 
 
-def _without_data(network: nn.Module) -> nn.Module:
-    """A copy whose parameters and buffers have shapes alone."""
+def _to_meta(network: nn.Module) -> nn.Module:
+    """A copy on the meta device, whose parameters and buffers have shapes but no values."""
     memo: dict[int, Any] = {}
     for parameter in network.parameters():
         memo[id(parameter)] = nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
@@ -97,28 +123,28 @@ def _without_data(network: nn.Module) -> nn.Module:
 
 
 @dataclass(frozen=True, slots=True)
-class _Pass:
-    """The shapes of one picture before and after a module, and of the last map `(C, H, W)` before it."""
+class _Call:
+    """The shapes of a module's input and output, and of the last feature map `(C, H, W)` before it."""
 
-    given: Shape
-    made: Shape
-    map: Shape
+    input: Shape
+    output: Shape
+    feature_map: Shape
 
 
-class _Trace:
-    """Hooks on every module; what passed each, in order of its first end."""
+class _Recorder:
+    """Hooks on every module that record its first call, in the order in which the calls return."""
 
     def __init__(self, network: nn.Module, names: Mapping[str, str]) -> None:
-        self.at = ""
-        self.passed: dict[str, _Pass] = {}
+        self.current = ""
+        self.calls: dict[str, _Call] = {}
         self._names = names
         self._modules = dict(network.named_modules())
-        self._map: Shape = ()  # the last shape that was still a picture
+        self._feature_map: Shape = ()
         self._handles = [
             handle
             for path, module in self._modules.items()
-            for handle in (module.register_forward_pre_hook(self._enter(path)),
-                           module.register_forward_hook(self._leave(path)))
+            for handle in (module.register_forward_pre_hook(self._before(path)),
+                           module.register_forward_hook(self._after(path)))
         ]  # fmt: skip
 
     def close(self) -> None:
@@ -126,39 +152,39 @@ class _Trace:
             handle.remove()
 
     def innermost(self) -> list[str]:
-        """The modules in which something happens: attention may use its parts' weights without calling them."""
-        holders = {path[:end] for path in self.passed for end, char in enumerate(path) if char == "."}
-        return [path for path in self.passed if path not in holders and path]
+        """Paths of the called modules without called children: attention uses its children's weights without calls."""
+        parents = {path[:end] for path in self.calls for end, char in enumerate(path) if char == "."}
+        return [path for path in self.calls if path not in parents and path]
 
     def layer(self, path: str, multiply_adds: int) -> Layer:
-        module, passed = self._modules[path], self.passed[path]
-        window = _window(module, passed)
-        n = passed.given[-1]
+        module, call = self._modules[path], self.calls[path]
+        window = _window(module, call)
+        n = call.input[-1]
         return Layer(
             name=self._names.get(path, path),
             kind=_kind(module),
-            output=passed.made,
+            output=call.output,
             parameters=sum(p.numel() for p in module.parameters()),
             state=_state(module),
             multiply_adds=multiply_adds,
-            arithmetic=window.arithmetic(n) if window else _other_arithmetic(module, passed),
+            arithmetic=window.arithmetic(n) if window else _other_arithmetic(module, call),
             even=window is None or window.width(n).denominator == 1,
             lost_px=window.lost_px(n) if window else 0,
         )
 
-    def _enter(self, path: str) -> Any:
+    def _before(self, path: str) -> Any:
         def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-            self.at = self._names.get(path, path)
+            self.current = self._names.get(path, path)
 
         return hook
 
-    def _leave(self, path: str) -> Any:
+    def _after(self, path: str) -> Any:
         def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            output = output[0] if isinstance(output, tuple) else output  # attention gives its weights too
-            if path not in self.passed and inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
-                given, made = tuple(inputs[0].shape[1:]), tuple(output.shape[1:])
-                self.passed[path] = _Pass(given, made, self._map)
-                self._map = made if len(made) == 3 else self._map
+            output = output[0] if isinstance(output, tuple) else output  # attention returns its weights too
+            if path not in self.calls and inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
+                call = _Call(tuple(inputs[0].shape[1:]), tuple(output.shape[1:]), self._feature_map)
+                self.calls[path] = call
+                self._feature_map = call.output if len(call.output) == 3 else self._feature_map
 
         return hook
 
@@ -168,36 +194,34 @@ def _kind(module: nn.Module) -> str:
 
 
 def _state(module: nn.Module) -> State:
-    wanted = {p.requires_grad for p in module.parameters()}
-    if not wanted:
+    is_trained = {p.requires_grad for p in module.parameters()}
+    if not is_trained:
         return ""
-    return "partly" if len(wanted) == 2 else "trained" if wanted.pop() else "frozen"
+    return "partly" if len(is_trained) == 2 else "trained" if is_trained.pop() else "frozen"
 
 
-def _other_arithmetic(module: nn.Module, passed: _Pass) -> str:
-    """How the count of inputs comes about, or the width where no plain window makes it."""
-    given, made = passed.given, passed.made
+def _other_arithmetic(module: nn.Module, call: _Call) -> str:
+    """The number of inputs and outputs of a linear layer, or a change of width that no window explains."""
     if isinstance(module, nn.Linear):
-        flattened = given == (math.prod(passed.map),) and math.prod(passed.map[1:]) > 1
-        product = "*".join(map(str, passed.map)) + " = " if flattened else ""
+        is_flattened = call.input == (math.prod(call.feature_map),) and math.prod(call.feature_map[1:]) > 1
+        product = "*".join(map(str, call.feature_map)) + " = " if is_flattened else ""
         return f"{product}{module.in_features} -> {module.out_features}"
-    if isinstance(module, nn.Flatten) and given != made:
-        return "*".join(map(str, given)) + f" = {made[-1]}"
-    changed = len(given) == len(made) == 3 and given[1:] != made[1:]
-    return f"{given[-1]} -> {made[-1]}" if changed else ""
+    if isinstance(module, nn.Flatten) and call.input != call.output:
+        return "*".join(map(str, call.input)) + f" = {call.output[-1]}"
+    is_resized = len(call.input) == len(call.output) == 3 and call.input[1:] != call.output[1:]
+    return f"{call.input[-1]} -> {call.output[-1]}" if is_resized else ""
 
 
-def _window(module: nn.Module, passed: _Pass) -> Window | None:
-    """The window that makes this width; None where a module pads in its own way."""
-    if not isinstance(module, _WINDOWS) or len(passed.given) != 3:
+def _window(module: nn.Module, call: _Call) -> Window | None:
+    """The window of a convolution or pooling along the width; None if it does not explain the output's width."""
+    if not isinstance(module, _WINDOW_MODULES) or len(call.input) != 3:
         return None
 
-    def across(value: Any) -> Any:
+    def horizontal(value: Any) -> Any:
         return value[-1] if isinstance(value, tuple) else value
 
-    size = across(getattr(module, "dilation", 1)) * (across(module.kernel_size) - 1) + 1
-    padding = (
-        (size - 1) // 2 if module.padding == "same" else 0 if module.padding == "valid" else across(module.padding)
-    )
-    window = Window(size, across(module.stride), padding, ceil=getattr(module, "ceil_mode", False))
-    return window if window.rounded_width(passed.given[-1]) == passed.made[-1] else None
+    size = horizontal(getattr(module, "dilation", 1)) * (horizontal(module.kernel_size) - 1) + 1
+    named_padding = {"same": (size - 1) // 2, "valid": 0}
+    padding = named_padding[module.padding] if isinstance(module.padding, str) else horizontal(module.padding)
+    window = Window(size, horizontal(module.stride), padding, ceil=getattr(module, "ceil_mode", False))
+    return window if window.rounded_width(call.input[-1]) == call.output[-1] else None

@@ -1,7 +1,8 @@
-"""Weights from files: read without running code, and fitted to a network by name and shape."""
+"""Read weights from files without executing code, and load them into a network by name and shape."""
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,37 +18,38 @@ from mlimages.core import ModelError
 
 State = dict[str, Tensor]
 
-SHOWN = 3
-"""How many names of each kind of mismatch an error lists."""
+MAX_LISTED = 3
+"""Number of names that an error lists for each kind of mismatch."""
 
 
-def read_weights(path: Path) -> State:
-    """The tensors of a `.safetensors`, `.npz`, `.pth` or `.pt` file, half precision as float32.
+def read_weights(path: str | os.PathLike[str]) -> State:
+    """The tensors of a `.safetensors`, `.npz`, `.pth` or `.pt` file, floats of any precision as float32.
 
-    A checkpoint that keeps them under `state_dict` or `model`, and the prefix `module.` of a
-    data-parallel network, are understood.
+    They may be under the key `state_dict`, `model` or `model_state_dict` of a checkpoint, and their names may start
+    with the `module.` of DataParallel.
 
     Raises:
-        ModelError: no such file, another format, or one that would have to run code to be read.
+        ModelError: there is no such file, it has another format, or code would have to be executed to read it.
     """
+    path = Path(path)
     if not path.is_file():
-        raise ModelError(f"no weights at {path}: give a .safetensors, .npz, .pth or .pt file")
+        raise ModelError(f"there is no weights file {path}: give a .safetensors, .npz, .pth or .pt file")
     try:
         state = _READERS[path.suffix.lower()](path)
     except KeyError:
-        raise ModelError(f"{path}: weights come as .safetensors, .npz, .pth or .pt") from None
+        raise ModelError(f"{path} is not a weights file: expected .safetensors, .npz, .pth or .pt") from None
     except (SafetensorError, zipfile.BadZipFile, OSError, ValueError, RuntimeError, EOFError) as error:
         raise ModelError(f"{path} cannot be read as {path.suffix} weights: {_first_line(error)}") from error
     if not state:
-        raise ModelError(f"{path} holds no tensors")
-    return {name.removeprefix("module."): _full(tensor) for name, tensor in state.items()}
+        raise ModelError(f"{path} contains no tensors")
+    return {name.removeprefix("module."): _to_float32(tensor) for name, tensor in state.items()}
 
 
 def _read_torch(path: Path) -> State:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # the restricted reader's own error comes from a module that is not for import
-        raise ValueError("it is damaged or holds more than tensors, and no code of a file is ever run") from error
+    except Exception as error:  # torch's own error class is private
+        raise ValueError("it is damaged, or contains objects other than tensors, which would execute code") from error
     for key in ("state_dict", "model", "model_state_dict"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]
@@ -69,7 +71,7 @@ _READERS: dict[str, Any] = {
 }
 
 
-def _full(tensor: Tensor) -> Tensor:
+def _to_float32(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
@@ -77,43 +79,47 @@ def _first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0][:200]
 
 
-def fit_weights(network: nn.Module, state: State, *, head: str, source: str) -> bool:
-    """Load `state` into `network`; a head of another class count is left out.
+def load_weights(network: nn.Module, state: State, *, head: str, source: str) -> bool:
+    """Load `state` into `network`, and return whether that includes the head.
 
-    Returns whether the head was loaded too.
+    The head is skipped if the file has none or one for another number of classes.
+
+    Args:
+        head: module path of the classifier.
+        source: what the weights are, for messages.
 
     Raises:
-        ModelError: names are missing, unexpected or of another shape, the first of each listed.
+        ModelError: tensors are missing, unexpected, of another shape or NaN; the message lists the first of each kind.
     """
-    wanted = network.state_dict()
-    own_head = {name for name in wanted if name.startswith(f"{head}.")}
-    other_head = any(name not in state or state[name].shape != wanted[name].shape for name in own_head)
-    state = {name: tensor for name, tensor in state.items() if not (other_head and name in own_head)}
-    expected = wanted.keys() - (own_head if other_head else set())
-    missing = [name for name in wanted if name in expected - state.keys() and not name.endswith("num_batches_tracked")]
+    own = network.state_dict()
+    own_head = {name for name in own if name.startswith(f"{head}.")}
+    skip_head = any(name not in state or state[name].shape != own[name].shape for name in own_head)
+    state = {name: tensor for name, tensor in state.items() if not (skip_head and name in own_head)}
+    expected = own.keys() - (own_head if skip_head else set())
+    missing = [name for name in own if name in expected - state.keys() and not name.endswith("num_batches_tracked")]
     unexpected = [name for name in state if name not in expected]
-    misshaped = [
-        f"{name} {tuple(state[name].shape)} for {tuple(wanted[name].shape)}"
-        for name in wanted
-        if name in state and state[name].shape != wanted[name].shape
+    wrong_shape = [
+        f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
     ]
-    said = [_listed("missing", missing), _listed("unexpected", unexpected), _listed("of another shape", misshaped)]
-    if any(said):
-        raise ModelError(f"{source} does not fit this network: " + "; ".join(filter(None, said)))
-    if broken := [name for name in wanted if name in state and _has_nan(state[name])]:
-        raise ModelError(f"{source} is damaged: " + _listed("NaN in", broken))
+    problems = {"missing": missing, "unexpected": unexpected, "wrong shape": wrong_shape}
+    if any(problems.values()):
+        listed = (f"{problem}: {_first_names(names)}" for problem, names in problems.items() if names)
+        raise ModelError(f"{source} does not fit this network; {'; '.join(listed)}")
+    if broken := [name for name in own if name in state and _has_nan(state[name])]:
+        raise ModelError(f"{source} is damaged: NaN in {_first_names(broken)}")
     counters = {name for name in expected if name.endswith("num_batches_tracked")} - state.keys()
-    state |= {name: torch.zeros((), dtype=torch.long) for name in counters}  # files older than torch 0.4.1 have none
+    state |= {name: torch.zeros((), dtype=torch.long) for name in counters}  # not saved before torch 0.4.1
     network.load_state_dict(state, strict=False, assign=True)
-    return not other_head
+    return not skip_head
 
 
 def _has_nan(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() and tensor.numel() > 0 and bool(tensor.min().isnan())  # NaN is the least
+    # min() returns NaN if there is any, and needs no memory of the tensor's size as isnan() does.
+    return tensor.is_floating_point() and tensor.numel() > 0 and bool(tensor.min().isnan())
 
 
-def _listed(what: str, names: list[str]) -> str:
-    if not names:
-        return ""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"{what}: {', '.join(names[:SHOWN])}{more}"
+def _first_names(names: list[str]) -> str:
+    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return f"{', '.join(names[:MAX_LISTED])}{more}"

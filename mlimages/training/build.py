@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mlimages.core import Progress
-from mlimages.networks import FrozenPart, Model, Normalize, autocast, split
+from mlimages.networks import FrozenPart, Model, Normalize, autocast, split_network
 from mlimages.reports import RunFiles
 from mlimages.training.config import FineTuneConfig
 from mlimages.training.features import BatchSource, FrozenFeatures, PixelSource
@@ -92,7 +92,7 @@ def build_job(config: FineTuneConfig, files: RunFiles, data: RunData, device: to
     fixed = 1 if augment is None else views.fixed_views if frozen.parameters else 0
     example = torch.zeros(2, max(image.channels, len(normalize.mean[0])), image.height, image.width, device=device)
     source: BatchSource = PixelSource(network, normalize, device)
-    if config.cache and (halves := split(network, frozen, example)):
+    if config.cache and (halves := split_network(network, frozen, example)):
         features = FrozenFeatures(
             model,
             halves,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mlimages.core import Preprocessing, RunError, counted, replacing
 from mlimages.dataset import load_mean_image
-from mlimages.networks import build_model, channels_last
+from mlimages.networks import build_model, to_channels_last
 from mlimages.reports import RunFiles, read_settings
 from mlimages.training.config import FineTuneConfig
 from mlimages.training.run import EpochFigures
@@ -145,7 +145,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> Non
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         index, _, key = name.partition(".")
-        state.setdefault(int(index), {})[key] = channels_last(tensor)
+        state.setdefault(int(index), {})[key] = to_channels_last(tensor)
     if state:
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 

@@ -16,7 +16,15 @@ from torch import Tensor, nn
 
 from mlimages.core import Preprocessing, Progress, cache_dir
 from mlimages.images import PIXELS_VERSION
-from mlimages.networks import Model, Normalize, Split, channels_last, frozen_precision, joined, parted
+from mlimages.networks import (
+    Model,
+    Normalize,
+    SplitNetwork,
+    flatten_features,
+    frozen_precision,
+    to_channels_last,
+    unflatten_features,
+)
 from mlimages.training import distributed
 from mlimages.training.frozen_runtime import open_frozen
 from mlimages.training.image_cache import ImageSet, chunks
@@ -117,7 +125,7 @@ class PixelSource:
             yield _batch((pixels,), images, batch.indices, chunk, self._device)
 
     def logits(self, inputs: tuple[Tensor, ...]) -> Tensor:
-        logits: Tensor = self._network(channels_last(self._normalize(inputs[0])))
+        logits: Tensor = self._network(to_channels_last(self._normalize(inputs[0])))
         return logits
 
 
@@ -162,7 +170,7 @@ class FrozenFeatures:
     def __init__(
         self,
         model: Model,
-        split: Split,
+        split: SplitNetwork,
         *,
         normalize: Normalize,
         digest: str,
@@ -227,10 +235,10 @@ class FrozenFeatures:
             indices = tuple(index for index, key in keys.items() if key in self.store)
             found = self.store.rows([keys[index] for index in indices]) if indices else np.zeros((1, *self.store.shape))
             rows = torch.from_numpy(found.astype(np.float32, copy=False))  # (N, D)
-            yield _batch(parted(rows, self._split.shapes), images, indices, chunk, self._device)
+            yield _batch(unflatten_features(rows, self._split.shapes), images, indices, chunk, self._device)
 
     def logits(self, inputs: tuple[Tensor, ...]) -> Tensor:
-        logits: Tensor = self._split.upper(*map(channels_last, inputs))
+        logits: Tensor = self._split.upper(*map(to_channels_last, inputs))
         return logits
 
     def _features_of(self, pixels: Tensor) -> np.ndarray:
@@ -239,7 +247,7 @@ class FrozenFeatures:
             if self._lower is None:
                 faster = open_frozen(self._split.lower, x[:1]) if self._device.type == "cpu" else None
                 self._lower = faster or self._split.lower
-            return joined(self._lower(x)).cpu().numpy()  # (N, D)
+            return flatten_features(self._lower(x)).cpu().numpy()  # (N, D)
 
     def _missing(self, images: ImageSet, views: int) -> list[tuple[int, int]]:
         all_views = ((index, view) for view in range(views) for index in filter(_is_own, range(len(images))))

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from mlimages.networks import is_chance
+from mlimages.networks import is_stochastic
 
 logger = logging.getLogger(__name__)
 
@@ -151,7 +151,7 @@ def _adaptive(out: _Writer, name: str, x: str, node: fx.Node, size: Any) -> str:
 def _module(out: _Writer, node: fx.Node, x: str, module: nn.Module) -> str:
     if isinstance(module, nn.AdaptiveAvgPool2d):
         return _adaptive(out, node.name, x, node, module.output_size)
-    if is_chance(module):
+    if is_stochastic(module):
         return out.add("Identity", [x], node.name)
     if type(module) not in _MODULES or (isinstance(module, nn.Flatten) and module.start_dim != 1):
         raise Unsupported(type(module).__name__)

@@ -15,7 +15,16 @@ from numpy.typing import NDArray
 
 from mlimages.core import Z_95, InputError, LabeledPath, NoProgress, Progress, Share, cache_dir, share, sign_test
 from mlimages.labels import LabelFile
-from mlimages.networks import Cut, Model, Normalize, Tap, build_model, cuts_of, freeze, frozen_precision
+from mlimages.networks import (
+    CutPoint,
+    FeatureHooks,
+    Model,
+    Normalize,
+    build_model,
+    find_cut_points,
+    freeze,
+    frozen_precision,
+)
 from mlimages.reports import CurvePoint, CutScore, ProbeResult
 from mlimages.training.features import features_key
 from mlimages.training.image_cache import ImageSet, TrainingImage, chunks, decode_all
@@ -83,10 +92,10 @@ def probe_cuts(
     found = decode_all(_sample(labels, most, seed), image, store=store, progress=progress)
     good = _unique(found)
     _require_enough(good, names)
-    cuts = cuts_of(built)
+    cuts = find_cut_points(built)
     rows = _features(built, cuts, ImageSet(good, image, store=store), progress)
     targets = np.array([image.label for image in good])  # (N,)
-    parts = np.split(rows, np.cumsum([cut.width for cut in cuts])[:-1], axis=1)
+    parts = np.split(rows, np.cumsum([cut.num_features for cut in cuts])[:-1], axis=1)
     scores, best = _score(cuts, parts, targets, len(names), seed)
     curve, gain = _learning_curve(parts[best], targets, len(names), seed)
     broken = sum(not isinstance(each, TrainingImage) for each in found)
@@ -114,7 +123,7 @@ def _require_enough(images: Sequence[TrainingImage], names: Sequence[str]) -> No
         raise InputError(f"a probe needs at least two classes with two images each, and found {what}: gather more")
 
 
-def _features(model: Model, cuts: tuple[Cut, ...], images: ImageSet, progress: Progress) -> Features:
+def _features(model: Model, cuts: tuple[CutPoint, ...], images: ImageSet, progress: Progress) -> Features:
     """The pooled features of all cuts, concatenated, `(N, D)`; cached by image and network."""
     normalize = Normalize(model.preprocessing.normalization)
     key = features_key(
@@ -125,13 +134,13 @@ def _features(model: Model, cuts: tuple[Cut, ...], images: ImageSet, progress: P
         preprocessing=model.preprocessing,
         precision=frozen_precision(torch.device("cpu")),
     )
-    store = RowStore(cache_dir("probe") / key, (sum(cut.width for cut in cuts),), np.float32)
+    store = RowStore(cache_dir("probe") / key, (sum(cut.num_features for cut in cuts),), np.float32)
     missing = [index for index, image in enumerate(images.images) if image.digest not in store]
     progress.start("forward", len(missing), "img")
-    with Tap(model.network, cuts) as tap, torch.inference_mode():
+    with FeatureHooks(model.network, cuts) as hooks, torch.inference_mode():
         for batch in images.batches(chunks(missing, BATCH)):
             model.network(normalize(batch.pixels))
-            store.append([images.images[index].digest for index in batch.indices], tap.rows().numpy())
+            store.append([images.images[index].digest for index in batch.indices], hooks.features().numpy())
             progress.advance(len(batch.indices))
     progress.close()
     store.refresh()
@@ -139,7 +148,7 @@ def _features(model: Model, cuts: tuple[Cut, ...], images: ImageSet, progress: P
 
 
 def _score(
-    cuts: Sequence[Cut], parts: Sequence[Features], labels: Labels, classes: int, seed: int
+    cuts: Sequence[CutPoint], parts: Sequence[Features], labels: Labels, classes: int, seed: int
 ) -> tuple[tuple[CutScore, ...], int]:
     """Each cut's score, and the index of the recommended cut."""
     fold = stratified_folds(labels, folds=min(FOLDS, len(labels)), seed=seed)
@@ -147,7 +156,7 @@ def _score(
     best = max(correct, key=lambda each: int(each.sum()))
     near = [sign_test(int((each & ~best).sum()), int((best & ~each).sum())) >= NOISE for each in correct]
     scores = tuple(
-        CutScore(cut.name, cut.width, share(int(each.sum()), len(labels)), within)
+        CutScore(cut.name, cut.num_features, share(int(each.sum()), len(labels)), within)
         for cut, each, within in zip(cuts, correct, near, strict=True)
     )
     return scores, max(index for index, within in enumerate(near) if within)

@@ -1,4 +1,4 @@
-"""Frozen means frozen: by name, by order of execution, through training."""
+"""Freezing by layer name, in order of execution and throughout training; and splitting at the frozen layers."""
 
 from pathlib import Path
 
@@ -8,7 +8,15 @@ from safetensors.torch import save_file
 from torch import nn
 
 from mlimages.core import ModelError
-from mlimages.networks import FrozenPart, Model, build_model, freeze, joined, parted, split
+from mlimages.networks import (
+    FrozenPart,
+    Model,
+    build_model,
+    flatten_features,
+    freeze,
+    split_network,
+    unflatten_features,
+)
 
 
 def frozen_names(model: Model) -> list[str]:
@@ -23,7 +31,7 @@ def test_a_well_known_name_freezes_up_to_and_including_that_layer() -> None:
     assert len(frozen_names(model)) == 14
 
 
-def test_head_leaves_the_last_layer_alone_and_none_leaves_all() -> None:
+def test_head_freezes_all_but_the_last_layer_and_none_nothing() -> None:
     model = build_model("lenet5", classes=2, weights="none")
     freeze(model)
     assert [n for n, p in model.network.named_parameters() if p.requires_grad] == ["fc5.weight", "fc5.bias"]
@@ -32,18 +40,18 @@ def test_head_leaves_the_last_layer_alone_and_none_leaves_all() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"upto": "conv9"}, "no layer 'conv9'"),
-        ({"upto": "fc5"}, "nothing of lenet5 is left to train"),
+        ({"upto": "fc5"}, "freezing up to 'fc5' leaves nothing of lenet5 to train"),
     ],
 )
-def test_a_cut_that_cannot_be_made_says_what_can(options: dict[str, str], said: str) -> None:
-    with pytest.raises(ModelError, match=said):
+def test_a_layer_that_cannot_be_frozen_is_an_error(options: dict[str, str], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
         freeze(build_model("lenet5", classes=2, weights="none"), **options)
 
 
-def test_frozen_batch_norm_and_dropout_stay_in_eval_whatever_is_called() -> None:
+def test_frozen_batch_norm_and_dropout_stay_in_eval_mode() -> None:
     model = build_model("mobilenet_v2", classes=2, weights="none", size=32)
     part = freeze(model, "features.17")
     before = part.digest(model.network)
@@ -62,7 +70,7 @@ def test_frozen_batch_norm_and_dropout_stay_in_eval_whatever_is_called() -> None
     assert all(norm.training for norm in norms.values())
 
 
-def test_a_pretrained_network_keeps_the_statistics_of_all_its_batch_norms(tmp_path: Path) -> None:
+def test_a_pretrained_network_keeps_the_statistics_of_all_batch_norms(tmp_path: Path) -> None:
     fresh = build_model("mobilenet_v2", classes=2, weights="none", size=32)
     save_file(fresh.network.state_dict(), tmp_path / "w.safetensors")
     model = build_model("mobilenet_v2", classes=2, weights=tmp_path / "w.safetensors", size=32)
@@ -74,7 +82,7 @@ def test_a_pretrained_network_keeps_the_statistics_of_all_its_batch_norms(tmp_pa
     assert torch.equal(norm.running_mean, fresh.network.get_submodule("features.18.1").running_mean)
 
 
-def test_dropout_between_frozen_layers_is_off_and_above_them_on() -> None:
+def test_dropout_is_off_between_frozen_layers_and_on_above_them() -> None:
     model = build_model("cifar10_cnn", classes=2, weights="none")
     freeze(model, "conv3")
     model.network.train()
@@ -96,27 +104,27 @@ def test_dropout_between_frozen_layers_is_off_and_above_them_on() -> None:
         ("timm:convnext_atto", "stages.2", ((160, 14, 14),)),
     ],
 )
-def test_the_two_halves_together_are_the_network(name: str, upto: str, shapes: tuple[tuple[int, ...], ...]) -> None:
+def test_both_parts_together_compute_the_network(name: str, upto: str, shapes: tuple[tuple[int, ...], ...]) -> None:
     model = build_model(name, classes=3, weights="none")
     image = model.preprocessing.image
     x = torch.rand(2, image.channels, image.height, image.width)
-    halves = split(model.network, freeze(model, upto), x)
-    assert halves is not None
-    assert halves.shapes == shapes
+    parts = split_network(model.network, freeze(model, upto), x)
+    assert parts is not None
+    assert parts.shapes == shapes
     with torch.no_grad():
-        rows = joined(halves.lower(x))
-        again = halves.upper(*parted(rows, halves.shapes))
-        assert torch.equal(again, model.network(x))
-    trained = {id(p) for p in halves.upper.parameters() if p.requires_grad}
+        rows = flatten_features(parts.lower(x))
+        logits = parts.upper(*unflatten_features(rows, parts.shapes))
+        assert torch.equal(logits, model.network(x))
+    trained = {id(p) for p in parts.upper.parameters() if p.requires_grad}
     assert trained == {id(p) for p in model.network.parameters() if p.requires_grad}
 
 
-def test_what_learns_or_acts_by_chance_is_never_below_the_cut() -> None:
+def test_trained_and_random_layers_are_never_in_the_lower_part() -> None:
     model = build_model("resnet18", classes=3, weights="none", size=64)
     whole = freeze(model, "layer1")
     part = FrozenPart(whole.parameters - {"bn1.weight", "bn1.bias"}, whole.modules - {"bn1"})
     for parameter in model.network.get_submodule("bn1").parameters():
         parameter.requires_grad_(True)  # the first batch norm learns: nothing behind it is fixed
-    halves = split(model.network, part, torch.rand(2, 3, 64, 64))
-    assert halves is not None
-    assert halves.shapes == ((64, 32, 32),)
+    parts = split_network(model.network, part, torch.rand(2, 3, 64, 64))
+    assert parts is not None
+    assert parts.shapes == ((64, 32, 32),)

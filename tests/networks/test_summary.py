@@ -1,4 +1,4 @@
-"""What `summary` says of a network is what the network does."""
+"""A summary shows what the network does."""
 
 import json
 from dataclasses import replace
@@ -40,7 +40,7 @@ def summary_of(net: nn.Module, size: int = 227) -> NetworkSummary:
     return summarize_network(net, (3, size, size), title="net")
 
 
-def test_each_row_holds_shape_parameters_state_and_multiply_adds(small_net: nn.Sequential) -> None:
+def test_each_layer_has_its_shape_parameters_state_and_multiply_adds(small_net: nn.Sequential) -> None:
     conv, relu, pool, dilated, flatten, linear = summary_of(small_net).layers
     assert (conv.name, conv.kind, conv.output, conv.state) == ("0", "conv", (8, 55, 55), "frozen")
     assert (conv.parameters, conv.multiply_adds) == (8 * 3 * 11 * 11 + 8, 8 * 3 * 11 * 11 * 55 * 55)
@@ -49,7 +49,7 @@ def test_each_row_holds_shape_parameters_state_and_multiply_adds(small_net: nn.S
     assert (dilated.state, linear.multiply_adds) == ("trained", 2916 * 5)
 
 
-def test_the_arithmetic_behind_each_width_is_shown(small_net: nn.Sequential) -> None:
+def test_the_arithmetic_of_each_width_is_shown(small_net: nn.Sequential) -> None:
     shown = {layer.name: layer.arithmetic for layer in summary_of(small_net).layers}
     assert shown["0"] == "(227 + 2*0 - 11)/4 + 1 = 55"
     assert shown["2"] == "(55 + 2*0 - 3)/2 + 1 = 27"
@@ -72,45 +72,45 @@ def test_a_size_that_does_not_divide_evenly_is_marked() -> None:
 @pytest.mark.parametrize(
     ("size", "stride", "padding", "ceil"), [(3, 2, 0, False), (3, 2, 0, True), (2, 2, 1, True), (7, 4, 3, False)]
 )
-def test_the_formula_is_torchs_own(n: int, size: int, stride: int, padding: int, ceil: bool) -> None:
+def test_the_formula_matches_torch(n: int, size: int, stride: int, padding: int, ceil: bool) -> None:
     pool = nn.MaxPool2d(size, stride, padding=padding, ceil_mode=ceil)
-    made = pool(torch.zeros(1, 1, n, n)).shape[-1]
+    width = pool(torch.zeros(1, 1, n, n)).shape[-1]
     layer = summarize_network(nn.Sequential(pool), (1, n, n)).layers[0]
-    assert layer.output == (1, made, made)
+    assert layer.output == (1, width, width)
     expected = Window(size, stride, padding, ceil).arithmetic(n)
-    assert layer.arithmetic in (expected, f"{n} -> {made}")  # torch drops a last window that holds padding alone
+    assert layer.arithmetic in (expected, f"{n} -> {width}")  # torch drops a last window with padding only
 
 
-def test_lost_columns_are_those_that_change_nothing() -> None:
+def test_lost_columns_do_not_change_the_output() -> None:
     conv = nn.Conv2d(1, 1, 5, stride=3, padding=1)
     lost = summarize_network(nn.Sequential(conv), (1, 14, 14)).layers[0].lost_px
-    picture = torch.rand(1, 1, 14, 14)
-    changed = picture.clone()
+    image = torch.rand(1, 1, 14, 14)
+    changed = image.clone()
     changed[..., 14 - lost :] = 9.0
     assert lost > 0
-    assert torch.equal(conv(picture), conv(changed))
+    assert torch.equal(conv(image), conv(changed))
     changed[..., 14 - lost - 1] = 9.0
-    assert not torch.equal(conv(picture), conv(changed))
+    assert not torch.equal(conv(image), conv(changed))
 
 
-def test_totals_count_shared_parameters_once_and_work_between_layers_too() -> None:
-    class Attends(nn.Module):
+def test_totals_count_shared_parameters_once_and_operations_between_layers() -> None:
+    class SharedAttention(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.first = nn.Linear(8, 8, bias=False)
-            self.again = self.first
+            self.second = self.first
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            y = self.again(self.first(x.flatten(2)))  # (N, 3, 8)
+            y = self.second(self.first(x.flatten(2)))  # (N, 3, 8)
             return nn.functional.scaled_dot_product_attention(y, y, y)
 
-    summary = summarize_network(Attends(), (3, 2, 4))
+    summary = summarize_network(SharedAttention(), (3, 2, 4))
     assert summary.parameters == 64
     assert summary.multiply_adds == 2 * 3 * 64 + 2 * 3 * 3 * 8
     assert any("between the layers" in line for line in lines_of(summary))
 
 
-def test_summing_up_leaves_the_network_as_it_was(small_net: nn.Sequential) -> None:
+def test_summarizing_does_not_change_the_network(small_net: nn.Sequential) -> None:
     small_net.train()
     before = {name: value.clone() for name, value in small_net.state_dict().items()}
     summary_of(small_net)
@@ -119,12 +119,12 @@ def test_summing_up_leaves_the_network_as_it_was(small_net: nn.Sequential) -> No
     assert not any(module._forward_hooks for module in small_net.modules())
 
 
-def test_a_size_that_cannot_work_names_the_layer(small_net: nn.Sequential) -> None:
-    with pytest.raises(ModelError, match=r"net cannot take 20 x 20 pixels: 5: "):
+def test_an_invalid_size_is_an_error_that_names_the_layer(small_net: nn.Sequential) -> None:
+    with pytest.raises(ModelError, match=r"net cannot take 20 x 20 px: layer 5 fails: "):
         summary_of(small_net, 20)
 
 
-def test_alexnet_as_published_at_227_pixels() -> None:
+def test_alexnet_at_227_pixels_has_the_published_widths() -> None:
     summary = summarize_model("alex", size=227, upto="conv5")
     layers = {layer.name: layer for layer in summary.layers}
     assert [layers[name].output[-1] for name in ("conv1", "pool1", "pool2", "pool5")] == [55, 27, 13, 6]
@@ -147,7 +147,7 @@ def test_totals_are_those_that_torchvision_publishes(name: str, parameters: int,
 
 
 @pytest.mark.parametrize("name", ["timm:resnet10t", "timm:vit_tiny_patch16_224", "timm:convnext_atto", "mnist_cnn"])
-def test_any_name_that_finetune_takes_is_summed_up(name: str) -> None:
+def test_every_kind_of_network_is_summarized(name: str) -> None:
     layers = summarize_model(name, classes=7).layers
     assert layers[-1].output == (7,)
 
@@ -161,26 +161,26 @@ def test_the_command_prints_a_table_of_80_columns(run_cli: RunCli) -> None:
 
 
 def test_the_command_gives_every_layer_as_json() -> None:
-    told = json.loads(CliRunner().invoke(cli.app, ["summary", "lenet5", "--json"]).stdout)
-    assert told["input"] == [1, 28, 28]
-    assert [layer["name"] for layer in told["layers"]][:3] == ["conv1", "relu1", "pool1"]
+    summary = json.loads(CliRunner().invoke(cli.app, ["summary", "lenet5", "--json"]).stdout)
+    assert summary["input"] == [1, 28, 28]
+    assert [layer["name"] for layer in summary["layers"]][:3] == ["conv1", "relu1", "pool1"]
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
-        (["alex", "--size", "20"], "alex cannot take 20 x 20 pixels: layer pool2"),
-        (["nosuch"], "no network is called 'nosuch'"),
+        (["alex", "--size", "20"], "alex cannot take 20 x 20 px: layer pool2"),
+        (["nosuch"], "unknown model 'nosuch'"),
         (["alex", "--freeze", "conv9"], "alex has no layer 'conv9'"),
     ],
     ids=["size", "name", "layer"],
 )
-def test_what_cannot_be_is_said(words: list[str], said: str) -> None:
-    with pytest.raises(ModelError, match=said):
+def test_an_invalid_argument_is_one_error(words: list[str], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
         CliRunner().invoke(cli.app, ["summary", *words], catch_exceptions=False)
 
 
-def test_attention_that_uses_its_weights_by_itself_is_one_row() -> None:
+def test_attention_is_one_layer() -> None:
     class Block(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -208,10 +208,10 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.train
-def test_an_exported_file_is_summed_up_with_what_it_says_of_itself(exported: Path, run_cli: RunCli) -> None:
-    told = json.loads(run_cli("summary", exported, "--json").stdout)
-    conv, pool, linear = told["layers"]
-    assert (told["input"], conv["output"], pool["output"], linear["output"]) == (
+def test_an_exported_file_is_summarized_with_its_metadata(exported: Path, run_cli: RunCli) -> None:
+    summary = json.loads(run_cli("summary", exported, "--json").stdout)
+    conv, pool, linear = summary["layers"]
+    assert (summary["input"], conv["output"], pool["output"], linear["output"]) == (
         [3, 32, 32],
         [8, 14, 14],
         [8, 7, 7],
@@ -229,22 +229,22 @@ def test_an_exported_file_is_summed_up_with_what_it_says_of_itself(exported: Pat
 
 
 @pytest.mark.train
-def test_a_file_that_fails_its_probe_is_summed_up_with_that(exported: Path, tmp_path: Path) -> None:
+def test_the_summary_of_a_file_that_fails_its_probe_says_so(exported: Path, tmp_path: Path) -> None:
     bundle = OnnxBundle.read(exported)
     wrong = replace(bundle.probe, logits=tuple(2 * logit for logit in bundle.probe.logits))
     replace(bundle, path=tmp_path / "altered.onnx", probe=wrong).write(exported)
     assert "FAILS" in summarize_onnx(tmp_path / "altered.onnx").notes[-1]
 
 
-@pytest.mark.parametrize("content", [None, b"", b"GIF89a not a model"], ids=["missing", "empty", "picture"])
-def test_what_is_no_onnx_file_is_one_error(tmp_path: Path, content: bytes | None) -> None:
+@pytest.mark.parametrize("content", [None, b"", b"GIF89a not a model"], ids=["missing", "empty", "image"])
+def test_a_file_that_is_not_onnx_is_an_error_that_names_it(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / "x.onnx").write_bytes(content)
     with pytest.raises(BundleError, match=r"x\.onnx"):
         summarize_onnx(tmp_path / "x.onnx")
 
 
-def test_a_run_folder_is_summed_up_as_it_was_frozen(tmp_path: Path) -> None:
+def test_a_run_folder_is_summarized_with_its_frozen_layers(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", freeze="conv2", model="lenet5")
     states = {layer.name: layer.state for layer in summarize_run(run).layers if layer.state}
     assert states == {"conv1": "frozen", "conv2": "frozen", "fc3": "trained", "fc4": "trained", "fc5": "trained"}

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from mlimages.core import cache_dir
 from mlimages.labels import LabelFile
-from mlimages.networks import Normalize, build_model, freeze, split
+from mlimages.networks import Normalize, build_model, freeze, split_network
 from mlimages.training import FineTuneConfig, fine_tune, probe_cuts
 from mlimages.training.features import features_key
 from mlimages.training.frozen_runtime import open_frozen
@@ -187,7 +187,7 @@ def test_onnx_runtime_gives_what_the_frozen_part_gives(name: str) -> None:
     model = build_model(name, classes=2, weights="none")
     image = model.preprocessing.image
     x = torch.rand(2, 3, image.height, image.width)
-    halves = split(model.network, freeze(model), x)
+    halves = split_network(model.network, freeze(model), x)
     assert halves is not None
     run = open_frozen(halves.lower, x[:1])
     assert run is not None
@@ -198,7 +198,7 @@ def test_onnx_runtime_gives_what_the_frozen_part_gives(name: str) -> None:
 
 def test_a_frozen_part_that_cannot_be_written_for_onnx_runtime_runs_eagerly() -> None:
     model = build_model("timm:vit_tiny_patch16_224", classes=2, weights="none")
-    halves = split(model.network, freeze(model), torch.rand(2, 3, 224, 224))
+    halves = split_network(model.network, freeze(model), torch.rand(2, 3, 224, 224))
     assert halves is not None
     assert open_frozen(halves.lower, torch.rand(1, 3, 224, 224)) is None
 

@@ -13,14 +13,14 @@ from typer.testing import CliRunner
 from mlimages.cli import main as cli
 from mlimages.core import InputError, Share, cache_dir
 from mlimages.labels import LabelFile, label_dir_auto
-from mlimages.networks import Tap, build_model, cuts_of
+from mlimages.networks import FeatureHooks, build_model, find_cut_points
 from mlimages.reports import CutScore, ProbeResult
 from mlimages.reports import probe_lines as lines_of
 from mlimages.training import probe_cuts
 
 
 def names_of(model: str) -> list[str]:
-    return [cut.name for cut in cuts_of(build_model(model, classes=3, weights="none"))]
+    return [cut.name for cut in find_cut_points(build_model(model, classes=3, weights="none"))]
 
 
 @pytest.mark.parametrize(
@@ -39,13 +39,13 @@ def test_the_cuts_are_the_layers_that_people_name(model: str, cuts: list[str]) -
 
 def test_a_cut_gives_what_the_next_layer_takes_in_averaged_over_positions() -> None:
     model = build_model("lenet5", classes=3, weights="none")
-    cuts = cuts_of(model)
+    cuts = find_cut_points(model)
     x = torch.rand(4, 1, 28, 28)
-    with Tap(model.network, cuts) as tap, torch.no_grad():
+    with FeatureHooks(model.network, cuts) as hooks, torch.no_grad():
         model.network(x)
-        rows = tap.rows()
+        rows = hooks.features()
         first = nn.Sequential(*list(model.network.children())[:3])(x)  # conv1, relu, pool
-    assert rows.shape == (4, sum(cut.width for cut in cuts))
+    assert rows.shape == (4, sum(cut.num_features for cut in cuts))
     assert torch.allclose(rows[:, :6], first.mean(dim=(2, 3)))
     assert not any(module._forward_pre_hooks for module in model.network.modules())
 

@@ -1,4 +1,4 @@
-"""Small networks of our own, layer by layer, for pictures that no pretrained network is made for."""
+"""Built-in networks, layer by layer: classic and small ones that no library has."""
 
 from __future__ import annotations
 
@@ -14,24 +14,23 @@ Layers = list[tuple[str, nn.Module]]
 
 
 @dataclass(frozen=True, slots=True)
-class Net:
-    """How one network is built and what it is fed.
+class BuiltinNet:
+    """How a network is built, and the preprocessing that it is designed for.
 
     Attributes:
-        layers: `(classes, channels, size)` to named layers; `size` is the picture's width and height in pixels.
-        preprocessing: what it was made for.
+        layers: from `(classes, channels, size)` to named layers; `size` is the image's width and height in pixels.
     """
 
     layers: Callable[[int, int, int], Layers]
     preprocessing: Preprocessing
 
     def build(self, *, classes: int, channels: int, size: int) -> nn.Module:
-        """The network with fresh weights, giving logits `(N, classes)`; a size too small for it still builds."""
+        """The network with random weights, returning logits `(N, classes)`. An invalid size raises no error here."""
         return nn.Sequential(OrderedDict(self.layers(classes, channels, size)))
 
 
 def _lenet5(classes: int, channels: int, size: int) -> Layers:
-    # LeCun et al., Gradient-based learning applied to document recognition, 1998; today with ReLU and max pooling.
+    # LeCun et al., Gradient-based learning applied to document recognition, 1998; with ReLU and max pooling.
     side = max((size // 2 - 4) // 2, 1)
     return [
         ("conv1", nn.Conv2d(channels, 6, 5, padding=2)),
@@ -66,7 +65,7 @@ def _mnist_cnn(classes: int, channels: int, size: int) -> Layers:
 
 
 def _cifar10_cnn(classes: int, channels: int, size: int) -> Layers:
-    # Keras' cifar10_cnn.py: each block's first convolution keeps the size, its second does not.
+    # cifar10_cnn.py of Keras: the first convolution of each block pads, the second does not.
     side = max(((size - 2) // 2 - 2) // 2, 1)  # 32 -> 30 -> 15 -> 13 -> 6
     return [
         ("conv1", nn.Conv2d(channels, 32, 3, padding=1)),
@@ -117,37 +116,38 @@ def _alexnet_1(classes: int, channels: int, towers: int, norm: tuple[float, floa
         ("fc8", nn.Linear(4096, classes)),
     ]
     for _, layer in layers:
-        # He et al. 2015: torch's own start shrinks the signal in each of eight layers until no gradient is left.
+        # He et al. 2015; with torch's default initialization the signal vanishes over eight layers.
         if isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]  # each has one
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]  # both have a bias
     return layers
 
 
 def _alex(classes: int, channels: int, size: int) -> Layers:
-    # Krizhevsky et al. 2012: alpha 1e-4 multiplies the sum over 5 maps (torch divides it by 5), k 2.
+    # Krizhevsky et al. 2012: alpha 1e-4 multiplies the sum over 5 channels (torch divides it by 5), k 2.
     return _alexnet_1(classes, channels, towers=1, norm=(5e-4, 2.0))
 
 
 def _alex_grouped(classes: int, channels: int, size: int) -> Layers:
-    # Caffe's bvlc_alexnet: alpha 1e-4 is divided by 5 as in torch, k 1; two towers are two channel groups.
+    # bvlc_alexnet of Caffe: alpha 1e-4 is divided by 5 as in torch, k 1; the two towers are two channel groups.
     return _alexnet_1(classes, channels, towers=2, norm=(1e-4, 1.0))
 
 
-def _takes(size: int, *, shorter: int = 0, gray: bool = False, normalization: Normalization) -> Preprocessing:
+def _preprocessing(size: int, *, shorter: int = 0, gray: bool = False, normalization: Normalization) -> Preprocessing:
     return Preprocessing(ImageProperty(size, shorter_px=shorter, gray_scale=gray), normalization)
 
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _CAFFE_MEAN = (122.67891434, 116.66876762, 104.00698793)  # ilsvrc_2012_mean.npy by channel, as RGB
 
-NETS = {
-    "alex": Net(_alex, _takes(227, shorter=256, normalization=Normalization(mean=_IMAGENET_MEAN))),
-    "alex-grouped": Net(
-        _alex_grouped, _takes(227, shorter=256, normalization=Normalization(scale=1.0, mean=_CAFFE_MEAN, bgr=True))
+BUILTIN_NETS = {
+    "alex": BuiltinNet(_alex, _preprocessing(227, shorter=256, normalization=Normalization(mean=_IMAGENET_MEAN))),
+    "alex-grouped": BuiltinNet(
+        _alex_grouped,
+        _preprocessing(227, shorter=256, normalization=Normalization(scale=1.0, mean=_CAFFE_MEAN, bgr=True)),
     ),
-    "cifar10_cnn": Net(_cifar10_cnn, _takes(32, normalization=Normalization())),
-    "lenet5": Net(_lenet5, _takes(28, gray=True, normalization=Normalization())),
-    "mnist_cnn": Net(_mnist_cnn, _takes(28, gray=True, normalization=Normalization())),
+    "cifar10_cnn": BuiltinNet(_cifar10_cnn, _preprocessing(32, normalization=Normalization())),
+    "lenet5": BuiltinNet(_lenet5, _preprocessing(28, gray=True, normalization=Normalization())),
+    "mnist_cnn": BuiltinNet(_mnist_cnn, _preprocessing(28, gray=True, normalization=Normalization())),
 }
-"""Our own networks by name."""
+"""The built-in networks by name."""

@@ -1,4 +1,4 @@
-"""The first layer of every network: prepared pixels become its numbers."""
+"""Normalization of pixels, the first layer in training and in an exported file."""
 
 from __future__ import annotations
 
@@ -11,13 +11,20 @@ from mlimages.core import Normalization
 
 
 class Normalize(nn.Module):
-    """uint8 pixels `(N, H, W, C)` as `images.load_pixels` gives them to float32 `(N, C, H, W)`.
-
-    The same module stands before the network in training and inside the exported file.
+    """From uint8 pixels `(N, H, W, C)`, as `images.load_pixels` returns them, to float32 `(N, C, H, W)`.
 
     Args:
-        normalization: the figures; see there for the formula.
-        mean_image: float32 `(C, H, W)` in 0..255, where `normalization.mean_image` names one.
+        normalization: the constants of the formula given there.
+        mean_image: float32 `(C, H, W)` in 0..255, if `normalization` names a mean image.
+
+    Examples:
+        >>> import torch
+        >>> from mlimages import Normalization
+        >>> from mlimages.networks import Normalize
+        >>> normalize = Normalize(Normalization(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)))
+        >>> x = normalize(torch.full((2, 8, 8, 3), 255, dtype=torch.uint8))
+        >>> x.shape, x.max().item()
+        (torch.Size([2, 3, 8, 8]), 1.0)
     """
 
     mean: Tensor
@@ -36,7 +43,7 @@ class Normalize(nn.Module):
         self.register_buffer("divisor", divisor, persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Subtract the mean, divide by scale and std, reorder channels."""
+        """Subtract the mean, divide by scale and std, and reorder the channels for BGR networks."""
         x = pixels.permute(0, 3, 1, 2).to(self.mean.dtype, memory_format=torch.contiguous_format)  # (N, C, H, W)
         x = (x - self.mean) / self.divisor  # (N, C, H, W)
         return x.flip(1) if self.bgr else x

@@ -1,0 +1,185 @@
+"""The points at which a network can be cut, and the pooled features at each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mlimages.core import ModelError
+from mlimages.networks.models import Model
+
+MIN_CUT_POINTS = 5
+"""The largest stage of a network is divided until there are this many cut points."""
+
+_NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
+
+
+@dataclass(frozen=True, slots=True)
+class CutPoint:
+    """A point at which a network can be cut.
+
+    Attributes:
+        name: the last layer below the cut, as `freeze` takes it.
+        consumer: module path of the layer that takes the features as its input.
+        num_features: number of features after pooling.
+
+    Examples:
+        >>> from mlimages.networks import build_model, find_cut_points
+        >>> model = build_model("lenet5", classes=10, weights="none")
+        >>> find_cut_points(model)[0]
+        CutPoint(name='conv1', consumer='conv2', num_features=6)
+    """
+
+    name: str
+    consumer: str
+    num_features: int
+
+
+def find_cut_points(model: Model) -> tuple[CutPoint, ...]:
+    """Return the cut points in order of execution: after well-known layers (conv1 ... fc7), or after stages.
+
+    The features at a cut point are the input of the next layer with weights: after activation, pooling and
+    normalization.
+
+    Raises:
+        ModelError: the network has a single layer.
+
+    Examples:
+        >>> from mlimages.networks import build_model, find_cut_points
+        >>> model = build_model("lenet5", classes=10, weights="none")
+        >>> [(point.name, point.num_features) for point in find_cut_points(model)]
+        [('conv1', 6), ('conv2', 400), ('fc3', 120), ('fc4', 84)]
+    """
+    order, widths = _execution_order(model)
+    points: dict[str, CutPoint] = {}
+    for name, path in _candidates(model):
+        indices = [index for index, leaf in enumerate(order) if f"{leaf}.".startswith(f"{path}.")]
+        consumer = _first_consumer(model.network, order[indices[-1] + 1 :]) if indices else None
+        if consumer is not None:
+            points.setdefault(consumer, CutPoint(name, consumer, widths[consumer]))
+    if not points:
+        raise ModelError(f"{model.name} has a single layer: there is no point at which it can be cut")
+    return tuple(points.values())
+
+
+class FeatureHooks:
+    """Records the pooled features at all cut points during a forward pass. A context manager.
+
+    Examples:
+        >>> import torch
+        >>> from mlimages.networks import FeatureHooks, build_model, find_cut_points
+        >>> model = build_model("lenet5", classes=10, weights="none")
+        >>> with FeatureHooks(model.network, find_cut_points(model)) as hooks, torch.inference_mode():
+        ...     logits = model.network(torch.zeros(2, 1, 28, 28))
+        ...     features = hooks.features()
+        >>> features.shape  # 6 + 400 + 120 + 84
+        torch.Size([2, 610])
+    """
+
+    def __init__(self, network: nn.Module, cut_points: tuple[CutPoint, ...]) -> None:
+        self._inputs: dict[str, Tensor] = {}
+        self._consumers = [point.consumer for point in cut_points]
+        self._hooks = [_record_input(network.get_submodule(path), path, self._inputs) for path in self._consumers]
+
+    def __enter__(self) -> FeatureHooks:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def features(self) -> Tensor:
+        """Return the features of the last batch, the cut points side by side: float32 `(N, sum of num_features)`."""
+        features = torch.cat([self._inputs[path] for path in self._consumers], dim=1)
+        self._inputs.clear()
+        return features
+
+
+def _record_input(module: nn.Module, path: str, inputs: dict[str, Tensor]) -> torch.utils.hooks.RemovableHandle:
+    def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        if path not in inputs and args:  # of a layer that is used twice, the first use counts
+            inputs[path] = _pool(module, args[0].float())
+
+    return module.register_forward_pre_hook(hook)
+
+
+def _pool(module: nn.Module, x: Tensor) -> Tensor:
+    """The mean over all positions, `(N, C)`: channels come second in a convolution's input, last in other layers'."""
+    if isinstance(module, nn.Conv2d):
+        return x.mean(dim=(2, 3))
+    return x.flatten(1, -2).mean(dim=1) if x.ndim > 2 else x
+
+
+def _candidates(model: Model) -> Iterator[tuple[str, str]]:
+    """Names and module paths of the layers or stages after which the network may be cut."""
+    if model.layers:
+        by_path = {path: name for name, path in reversed([*model.layers.items()])}  # conv1_1 before conv1
+        yield from sorted(((name, path) for path, name in by_path.items() if path != model.head), key=_layer_index)
+        return
+    yield from ((path, path) for path in _stages(model))
+
+
+def _layer_index(layer: tuple[str, str]) -> tuple[str, int]:
+    container, _, index = layer[1].rpartition(".")
+    return ("" if container == "features" else container), int(index)
+
+
+def _stages(model: Model) -> list[str]:
+    """Modules with parameters, the largest divided until there are enough of them; the head and lone norms excluded."""
+    paths = _children(model.network, "")
+    while len([path for path in paths if not _is_excluded(model, path)]) < MIN_CUT_POINTS:
+        sizes = {path: _size(model.network.get_submodule(path)) for path in paths}
+        divisible = [path for path in paths if len(_children(model.network.get_submodule(path), path)) > 1]
+        if not divisible:
+            break
+        largest = max(divisible, key=lambda path: sizes[path])
+        index = paths.index(largest)
+        paths[index : index + 1] = _children(model.network.get_submodule(largest), largest)
+    return [path for path in paths if not _is_excluded(model, path)]
+
+
+def _children(module: nn.Module, path: str) -> list[str]:
+    return [f"{path}.{name}" if path else name for name, child in module.named_children() if _size(child)]
+
+
+def _is_excluded(model: Model, path: str) -> bool:
+    return f"{model.head}.".startswith(f"{path}.") or isinstance(model.network.get_submodule(path), _NORMS)
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _first_consumer(network: nn.Module, leaves: list[str]) -> str | None:
+    """The first of these layers with weights that is not a normalization."""
+    modules = ((path, network.get_submodule(path)) for path in leaves)
+    return next((path for path, module in modules if _size(module) and not isinstance(module, _NORMS)), None)
+
+
+def _execution_order(model: Model) -> tuple[list[str], dict[str, int]]:
+    """The innermost modules in order of execution, and the number of pooled features in the input of each."""
+    order: dict[str, None] = {}
+    inputs: dict[str, Tensor] = {}
+    modules = {path: module for path, module in model.network.named_modules() if path}
+    hooks = [module.register_forward_pre_hook(_record_call(path, order)) for path, module in modules.items()]
+    hooks += [_record_input(module, path, inputs) for path, module in modules.items() if _size(module)]
+    image = model.preprocessing.image
+    try:
+        with torch.inference_mode():
+            model.network(torch.zeros(1, image.channels, image.height, image.width))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    # Parents are found by their paths: attention may use the weights of its children without calling them.
+    parents = {path[:end] for path in order for end, char in enumerate(path) if char == "."}
+    return [path for path in order if path not in parents], {path: x.shape[1] for path, x in inputs.items()}
+
+
+def _record_call(path: str, order: dict[str, None]) -> Callable[..., None]:
+    def hook(*_: object) -> None:
+        order.setdefault(path)
+
+    return hook

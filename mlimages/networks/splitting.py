@@ -1,0 +1,176 @@
+"""Split a network into a lower part, which depends on frozen parameters only, and an upper part that is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+from torch._subclasses import FakeTensorMode
+from torch.fx.passes.fake_tensor_prop import FakeTensorProp
+
+from mlimages.networks.freezing import FrozenPart, is_stochastic, trace
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class SplitNetwork:
+    """Two parts that share the modules of one network: `upper(*lower(x))` equals `network(x)`.
+
+    Attributes:
+        lower: float32 `(N, C, H, W)` to a tuple of tensors, the features.
+        upper: the features to logits `(N, classes)`.
+        shapes: shapes of the features without the batch dimension.
+    """
+
+    lower: fx.GraphModule
+    upper: fx.GraphModule
+    shapes: tuple[tuple[int, ...], ...]
+
+    def __repr__(self) -> str:
+        return f"SplitNetwork(features: {', '.join(map(str, self.shapes))})"
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the features in the graph."""
+        return tuple(node.name for node in self.lower.graph.output_node().all_input_nodes)
+
+
+def split_network(network: nn.Module, frozen: FrozenPart, example: Tensor) -> SplitNetwork | None:
+    """Split `network` as high as possible; return None if nothing is frozen or the network cannot be traced.
+
+    The split is above everything after the last frozen layer that has no parameters and no randomness (activation,
+    pooling, flattening), where the features are smallest.
+
+    Args:
+        network: as `freeze` left it.
+        frozen: the result of `freeze`.
+        example: an input, float32 `(N, C, H, W)`, of which only the shape matters.
+
+    Examples:
+        >>> import torch
+        >>> from mlimages.networks import build_model, freeze, split_network
+        >>> model = build_model("lenet5", classes=10, weights="none")
+        >>> frozen = freeze(model, "conv2")
+        >>> parts = split_network(model.network, frozen, torch.zeros(2, 1, 28, 28))
+        >>> parts
+        SplitNetwork(features: (400,))
+        >>> parts.upper(*parts.lower(torch.zeros(2, 1, 28, 28))).shape
+        torch.Size([2, 10])
+    """
+    graph = trace(network)
+    if graph is None or not frozen.parameters:
+        return None
+    shape_mode = FakeTensorMode(allow_non_fake_inputs=True)
+    FakeTensorProp(fx.GraphModule(network, graph), shape_mode).propagate(example)
+    fixed = _fixed_nodes(network, graph, frozen)
+    upper_nodes, features = _frontier(graph, fixed)
+    if not features or any(node.op == "placeholder" for node in features):
+        return None
+    shapes = tuple(tuple(node.meta["val"].shape[1:]) for node in features)
+    lower, upper = _lower_part(network, graph, features), _upper_part(network, graph, upper_nodes, features)
+    return SplitNetwork(lower, upper, shapes)
+
+
+def _fixed_nodes(network: nn.Module, graph: fx.Graph, frozen: FrozenPart) -> set[fx.Node]:
+    """Nodes whose value for an image does not change during training."""
+    fixed: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op != "output" and fixed.issuperset(node.all_input_nodes) and _is_fixed(network, node, frozen):
+            fixed.add(node)
+    return fixed
+
+
+def _is_fixed(network: nn.Module, node: fx.Node, frozen: FrozenPart) -> bool:
+    if node.op == "get_attr":
+        return not getattr(_attribute(network, str(node.target)), "requires_grad", False)
+    if node.op != "call_module" or str(node.target) in frozen.modules:
+        return True
+    module = network.get_submodule(str(node.target))
+    has_state = any(True for _ in module.parameters()) or any(True for _ in module.buffers())
+    return not (is_stochastic(module) or has_state)
+
+
+def _attribute(network: nn.Module, path: str) -> object:
+    module_path, _, name = path.rpartition(".")
+    return getattr(network.get_submodule(module_path), name)
+
+
+def _frontier(graph: fx.Graph, fixed: set[fx.Node]) -> tuple[set[fx.Node], list[fx.Node]]:
+    """The nodes of the upper part, and the nodes whose values it takes from the lower part.
+
+    Shapes and constants that do not depend on the image are computed again in the upper part.
+    """
+    image_dependent: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op == "placeholder" or any(source in image_dependent for source in node.all_input_nodes):
+            image_dependent.add(node)
+    upper: set[fx.Node] = set()
+    features: set[fx.Node] = set()
+    stack = [node for node in graph.nodes if node not in fixed]
+    while stack:
+        node = stack.pop()
+        if node in upper:
+            continue
+        upper.add(node)
+        for source in node.all_input_nodes:
+            if source in fixed and source in image_dependent and isinstance(source.meta.get("val"), Tensor):
+                features.add(source)
+            else:
+                stack.append(source)
+    return upper, [node for node in graph.nodes if node in features]
+
+
+def _lower_part(network: nn.Module, graph: fx.Graph, features: list[fx.Node]) -> fx.GraphModule:
+    nodes, stack = set(), list(features)
+    while stack:
+        node = stack.pop()
+        if node not in nodes:
+            nodes.add(node)
+            stack.extend(node.all_input_nodes)
+    lower = fx.Graph()
+    copies = _copy_nodes(graph, lower, nodes, {})
+    lower.output(tuple(copies[node] for node in features))
+    return fx.GraphModule(network, lower)
+
+
+def _upper_part(network: nn.Module, graph: fx.Graph, nodes: set[fx.Node], features: list[fx.Node]) -> fx.GraphModule:
+    upper = fx.Graph()
+    _copy_nodes(graph, upper, nodes, {node: upper.placeholder(f"feature{n}") for n, node in enumerate(features)})
+    return fx.GraphModule(network, upper)
+
+
+def _copy_nodes(
+    graph: fx.Graph, target: fx.Graph, nodes: Iterable[fx.Node], copies: dict[fx.Node, fx.Node]
+) -> dict[fx.Node, fx.Node]:
+    selected = set(nodes)
+    for node in graph.nodes:
+        if node in selected and node not in copies:
+            copies[node] = target.node_copy(node, lambda source: copies[source])
+    return copies
+
+
+def flatten_features(features: tuple[Tensor, ...]) -> Tensor:
+    """Return the features of `SplitNetwork.lower` as one row per image: `(N, D)`.
+
+    Examples:
+        >>> import torch
+        >>> from mlimages.networks import flatten_features
+        >>> flatten_features((torch.zeros(2, 16, 5, 5), torch.zeros(2, 8))).shape
+        torch.Size([2, 408])
+    """
+    return torch.cat([tensor.flatten(1) for tensor in features], dim=1)  # (N, D)
+
+
+def unflatten_features(rows: Tensor, shapes: tuple[tuple[int, ...], ...]) -> tuple[Tensor, ...]:
+    """Return the features for rows `(N, D)`: the inverse of `flatten_features`.
+
+    Examples:
+        >>> import torch
+        >>> from mlimages.networks import unflatten_features
+        >>> [tensor.shape for tensor in unflatten_features(torch.zeros(2, 408), ((16, 5, 5), (8,)))]
+        [torch.Size([2, 16, 5, 5]), torch.Size([2, 8])]
+    """
+    sizes = [torch.Size(shape).numel() for shape in shapes]
+    parts = torch.split(rows, sizes, dim=1)
+    return tuple(part.reshape(-1, *shape) for part, shape in zip(parts, shapes, strict=True))
