@@ -11,13 +11,13 @@ from torch import nn
 from mlimages.core import Progress
 from mlimages.networks import FrozenPart, Model, Normalize, autocast, split_network
 from mlimages.reports import RunFiles
+from mlimages.training.augmentation import Augment
 from mlimages.training.config import FineTuneConfig
 from mlimages.training.features import BatchSource, FrozenFeatures, PixelSource
 from mlimages.training.global_batch import sync_batch_norm
 from mlimages.training.image_cache import ImageSet
 from mlimages.training.loop import Validation, validate
 from mlimages.training.preparation import RunData
-from mlimages.training.views import Augment
 
 
 @dataclass(frozen=True, slots=True)

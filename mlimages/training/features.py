@@ -35,6 +35,9 @@ logger = logging.getLogger(__name__)
 View = Callable[[int], int]
 """Maps an image's index in its set to the number of its augmented view."""
 
+EVALUATION_BATCH = 64
+"""Batch size without gradients: validation and the inputs of the head."""
+
 CHUNK = 32
 """Batch size of the frozen part."""
 

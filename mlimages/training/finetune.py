@@ -29,20 +29,11 @@ from mlimages.training.checkpoints import (
 )
 from mlimages.training.config import FineTuneConfig
 from mlimages.training.finish import FineTuneResult, finish, finished_result, write_skipped, write_suspect_labels
+from mlimages.training.head import compute_head_inputs, fit_ridge, initialize_head
 from mlimages.training.image_cache import chunks
-from mlimages.training.loop import Trainer
+from mlimages.training.loop import WARMUP, Trainer, class_weights, lr_factor, make_optimizer, peak_lr
 from mlimages.training.preparation import prepare_data, read_inputs
-from mlimages.training.ridge import fit_ridge
 from mlimages.training.run import EpochFigures, check_folder, write_log, write_metrics
-from mlimages.training.schedule import (
-    WARMUP,
-    class_weights,
-    compute_head_inputs,
-    initialize_head,
-    lr_factor,
-    make_optimizer,
-    peak_lr,
-)
 
 logger = logging.getLogger(__name__)
 

@@ -27,11 +27,10 @@ from mlimages.reports import RunFiles, estimated_errors, find_suspects, write_su
 from mlimages.training import distributed
 from mlimages.training.build import Job
 from mlimages.training.checkpoints import TrainingState, restore
+from mlimages.training.head import HeadInputs, fit_ridge, stratified_folds
 from mlimages.training.image_cache import ImageSet
 from mlimages.training.loop import Validation
-from mlimages.training.ridge import fit_ridge, stratified_folds
 from mlimages.training.run_export import export_run
-from mlimages.training.schedule import HeadInputs
 
 logger = logging.getLogger(__name__)
 

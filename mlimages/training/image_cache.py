@@ -18,8 +18,8 @@ from torch import Tensor
 from mlimages.checks import decodable_images
 from mlimages.core import BrokenImage, ImageError, ImageProperty, LabeledPath, Progress, Threads
 from mlimages.images import load_pixels, read_bytes
+from mlimages.training.augmentation import Augment
 from mlimages.training.row_store import RowStore
-from mlimages.training.views import Augment
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""One epoch of training and one of validation."""
+"""An epoch of training and of validation; optimizer, learning rate schedule and class weights."""
 
 from __future__ import annotations
 
@@ -15,10 +15,17 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mlimages.core import Progress
 from mlimages.training import distributed
-from mlimages.training.features import Batch, BatchSource
+from mlimages.training.config import FineTuneConfig
+from mlimages.training.features import EVALUATION_BATCH, Batch, BatchSource
 from mlimages.training.global_batch import GlobalDropout, set_batch_norm_mode
 from mlimages.training.image_cache import ImageSet, chunks
-from mlimages.training.schedule import EVALUATION_BATCH
+
+SCRATCH_LR = {"adamw": 1e-3, "sgd": 1e-2}
+HEAD_LR = {"adamw": 1e-4, "sgd": 1e-3}
+TUNING_LR = {"adamw": 7e-5, "sgd": 5e-3}
+
+WARMUP = 0.1
+"""Share of the steps in which the learning rate rises."""
 
 Autocast = Callable[[], AbstractContextManager[object]]
 
@@ -184,3 +191,46 @@ def validate(network: nn.Module, source: BatchSource, images: ImageSet) -> Valid
     correct = int((rows["logits"].argmax(1) == labels).sum())
     metrics = Metrics(float(nn.functional.cross_entropy(rows["logits"], labels)), correct, len(labels))
     return Validation(metrics, rows["logits"].softmax(1), tuple(found.tolist()))
+
+
+def make_optimizer(network: nn.Module, config: FineTuneConfig, *, lr: float) -> torch.optim.Optimizer:
+    """The optimizer of the parameters that are not frozen."""
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(trained, lr, momentum=config.momentum, weight_decay=config.weight_decay)
+    return torch.optim.AdamW(trained, lr, weight_decay=config.weight_decay)
+
+
+def peak_lr(config: FineTuneConfig, *, pretrained: bool, below_head: bool) -> float:
+    """The configured learning rate, or a default for what trains.
+
+    Args:
+        below_head: whether layers below the head train too.
+    """
+    return config.lr or (SCRATCH_LR if not pretrained else TUNING_LR if below_head else HEAD_LR)[config.optimizer]
+
+
+def lr_factor(step: int, steps: int, *, warmup: float) -> float:
+    """Share of the peak learning rate at a step: linear warmup, then cosine decay to a hundredth.
+
+    Args:
+        step: counted from 0.
+        steps: of the whole run.
+        warmup: share of the steps in which it rises, 0..1.
+
+    >>> [round(lr_factor(step, 10, warmup=0.2), 2) for step in range(0, 11, 2)]
+    [0.33, 1.0, 0.86, 0.51, 0.15, 0.01]
+    """
+    warmup_steps = warmup * steps
+    if step < warmup_steps:
+        return (step + 1) / (warmup_steps + 1)
+    progress = (step - warmup_steps) / max(1.0, steps - warmup_steps)
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def class_weights(config: FineTuneConfig, labels: Tensor, classes: int) -> Tensor | None:
+    """Weight of each class in the loss, float32 `(classes,)`, with mean 1 over the images; None: all equal."""
+    if config.class_weights == "none":
+        return None
+    counts = torch.bincount(labels, minlength=classes).float()  # (classes,)
+    return len(labels) / (classes * counts)

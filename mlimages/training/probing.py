@@ -27,9 +27,9 @@ from mlimages.networks import (
 )
 from mlimages.reports import CurvePoint, CutScore, ProbeResult
 from mlimages.training.features import features_key
+from mlimages.training.head import fit_ridge, stratified_folds
 from mlimages.training.image_cache import ImageSet, TrainingImage, chunks, decode_all
 from mlimages.training.preparation import pixel_store
-from mlimages.training.ridge import fit_ridge, stratified_folds
 from mlimages.training.row_store import RowStore
 
 logger = logging.getLogger(__name__)

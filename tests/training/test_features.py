@@ -16,7 +16,7 @@ from mlimages.networks import Normalize, build_model, freeze, split_network
 from mlimages.training import FineTuneConfig, fine_tune, probe_cuts
 from mlimages.training.features import features_key
 from mlimages.training.frozen_runtime import open_frozen
-from mlimages.training.ridge import PENALTIES, fit_ridge
+from mlimages.training.head import PENALTIES, fit_ridge
 from mlimages.training.row_store import RowStore, make_room
 from tests.training.test_finetune import colours  # noqa: F401  # a fixture
 

@@ -1,13 +1,19 @@
-"""A closed-form linear classifier: ridge regression whose penalty is chosen by exact leave-one-out."""
+"""The closed-form head: ridge regression whose penalty leave-one-out chooses, and the features it is fitted on."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from mlimages.inference import softmax
+from mlimages.networks import Model
+from mlimages.training import distributed
+from mlimages.training.features import EVALUATION_BATCH, BatchSource
+from mlimages.training.image_cache import ImageSet
 
 MIN_SPREAD = 0.05
 """Lower bound of a feature's standard deviation, as a share of their root mean square: constant features stay small."""
@@ -172,3 +178,58 @@ def _softmax_scale(scores: Floats, labels: NDArray[np.int64]) -> float:
         return float((total - (1 - SMOOTHING) * right - SMOOTHING * logits.mean(axis=1)).mean())
 
     return float(min(np.logspace(-0.5, 2, 60), key=loss))
+
+
+@dataclass(frozen=True, slots=True)
+class HeadInputs:
+    """The inputs of a network's head, averaged over positions.
+
+    Attributes:
+        features: float32 `(N, D)`.
+        labels: int64 `(N,)`.
+        indices: position of each row's image in its dataset.
+        lowest_output: smallest logit of the head as it was.
+    """
+
+    features: Tensor
+    labels: Tensor
+    indices: tuple[int, ...]
+    lowest_output: float
+
+
+def initialize_head(model: Model, source: BatchSource, images: ImageSet, head: RidgeHead) -> bool:
+    """Give the network's head the weights of the closed-form head; False where it has no bias to hold its intercept."""
+    layer = model.network.get_submodule(model.head)
+    if not (isinstance(layer, nn.Linear | nn.Conv2d) and layer.bias is not None):
+        return False
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(head.weight).view_as(layer.weight))
+        layer.bias.copy_(torch.from_numpy(head.bias))
+        if isinstance(layer, nn.Conv2d):
+            # SqueezeNet ends in a ReLU, which must not clip a logit; softmax ignores what is added to all of them.
+            layer.bias += 2 * max(0.0, -compute_head_inputs(model, source, images).lowest_output)
+    return True
+
+
+def compute_head_inputs(model: Model, source: BatchSource, images: ImageSet) -> HeadInputs:
+    """Run the images, without augmentation, through the network up to its head."""
+    features: list[Tensor] = []
+    lowest: list[Tensor] = []
+    indices: list[int] = []
+
+    def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        x = inputs[0].float()
+        features.append(x.mean(dim=(2, 3)) if x.ndim == 4 else x.flatten(1))  # (n, D)
+        lowest.append(output.flatten(1).amin(dim=1))  # (n,)
+
+    hook = model.network.get_submodule(model.head).register_forward_hook(record)
+    model.network.eval()
+    with torch.no_grad():
+        for batch in source.batches(images, range(len(images)), size=EVALUATION_BATCH):
+            source.logits(batch.inputs)
+            count = len(batch.indices)
+            features[-1], lowest[-1] = features[-1][:count], lowest[-1][:count]
+            indices += batch.indices
+    hook.remove()
+    found, rows = distributed.gather_rows(indices, {"features": torch.cat(features), "lowest": torch.cat(lowest)})
+    return HeadInputs(rows["features"], images.labels[found], tuple(found.tolist()), float(rows["lowest"].min()))

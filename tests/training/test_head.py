@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mlimages.training.ridge import fit_ridge, stratified_folds
+from mlimages.training.head import fit_ridge, stratified_folds
 
 
 def blobs(count: int, width: int, classes: int = 3) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
