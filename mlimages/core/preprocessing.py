@@ -185,8 +185,7 @@ def _per_channel(name: str, values: Any) -> tuple[float, ...]:
 class Preprocessing:
     """All steps from an upright RGB image to the network's input.
 
-    Raises:
-        InputError: the normalization has other channels than the image.
+    A grayscale image may meet three values of mean and std: a network of three channels gets the channel three times.
 
     Examples:
         >>> from mlimages import ImageProperty, Normalization, Preprocessing
@@ -196,9 +195,6 @@ class Preprocessing:
 
     image: ImageProperty
     normalization: Normalization
-
-    def __post_init__(self) -> None:
-        self.normalization.check_channels(self.image)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:

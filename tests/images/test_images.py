@@ -25,7 +25,6 @@ from mlimages.core import (
     InputError,
     Normalization,
     Prediction,
-    Preprocessing,
 )
 from mlimages.images import (
     LabeledImage,
@@ -186,7 +185,7 @@ def test_a_normalization_must_have_the_channels_of_the_images(
     image: ImageProperty, values: dict[str, tuple[float, ...]], message: str
 ) -> None:
     with contextlib.nullcontext() if not message else pytest.raises(InputError, match=message):
-        Preprocessing(image, Normalization(**values))  # type: ignore[arg-type]
+        Normalization(**values).check_channels(image)  # type: ignore[arg-type]
 
 
 def test_a_huge_photograph_is_decoded_small_and_close_to_the_full_decode(test_data: Path) -> None:
