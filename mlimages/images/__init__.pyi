@@ -13,13 +13,13 @@ from .decoding import identify as identify
 from .decoding import load_all_plugins as load_all_plugins
 from .decoding import load_rgb as load_rgb
 from .decoding import raises_image_error as raises_image_error
-from .geometry import centre_start as centre_start
 from .geometry import load_pixels as load_pixels
 from .geometry import prepare as prepare
-from .geometry import resized_size as resized_size
 from .image_files import copied as copied
 from .image_files import find_pictures as find_pictures
 from .labeled_image import LabeledImage as LabeledImage
 from .reading import MAX_BYTES as MAX_BYTES
 from .reading import read_bytes as read_bytes
+from .sizes import centre_start as centre_start
+from .sizes import resized_size as resized_size
 from .strict_jpeg import STRICT_JPEG as STRICT_JPEG

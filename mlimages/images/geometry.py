@@ -12,6 +12,7 @@ from PIL import Image
 from mlimages.core import MAX_PIXELS, Fault, ImageError, ImageProperty
 from mlimages.images.decoded_image import DecodeOptions, ImageHeader
 from mlimages.images.decoding import decode, raises_image_error
+from mlimages.images.sizes import centre_start, is_covered, resized_size
 
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
@@ -52,43 +53,10 @@ def fit(image: Image.Image, prop: ImageProperty, *, size: tuple[int, int] | None
     return _crop(_resize(image, prop, resized_size(*(size or image.size), prop)), prop)
 
 
-def resized_size(width: int, height: int, prop: ImageProperty) -> tuple[int, int]:
-    """Return the size (width, height) to which an image is scaled before the crop, in pixels.
-
-    For `downscale`, width and height are those of the central part.
-
-    >>> from mlimages import ImageProperty
-    >>> resized_size(640, 480, ImageProperty(224, shorter_px=256))
-    (341, 256)
-    """
-    match prop.resize:
-        case "shorter":
-            shorter = min(width, height)
-            return prop.shorter_px * width // shorter, prop.shorter_px * height // shorter
-        case "letterbox":
-            scale = min(prop.width / width, prop.height / height)
-            return max(1, round(width * scale)), max(1, round(height * scale))
-        case "squash":
-            return prop.width, prop.height
-        case "downscale" if _is_covered(width, height, prop):
-            return prop.width, prop.height
-        case _:
-            return width, height
-
-
-def centre_start(size: int, crop: int) -> int:
-    """Return where a centered crop begins, in pixels: torchvision's rounding; negative if the image is smaller."""
-    return round((size - crop) / 2) if size >= crop else -((crop - size) // 2)
-
-
-def _is_covered(width: int, height: int, prop: ImageProperty) -> bool:
-    return width >= prop.width and height >= prop.height
-
-
 def _central_box(width: int, height: int, prop: ImageProperty) -> tuple[int, int, int, int]:
     """The largest central part with the aspect ratio of `prop`; the whole of an image that is smaller than `prop`."""
     inner_width, inner_height = width, height
-    if _is_covered(width, height, prop):
+    if is_covered(width, height, prop):
         inner_width = min(width, height * prop.width // prop.height)
         inner_height = min(height, width * prop.height // prop.width)
     left, top = (width - inner_width) // 2, (height - inner_height) // 2

@@ -1,0 +1,39 @@
+"""Sizes of resized images, without NumPy: gather's decoding processes start sooner."""
+
+from __future__ import annotations
+
+from mlimages.core import ImageProperty
+
+
+def resized_size(width: int, height: int, prop: ImageProperty) -> tuple[int, int]:
+    """Return the size (width, height) to which an image is scaled before the crop, in pixels.
+
+    For `downscale`, width and height are those of the central part.
+
+    >>> from mlimages import ImageProperty
+    >>> resized_size(640, 480, ImageProperty(224, shorter_px=256))
+    (341, 256)
+    """
+    match prop.resize:
+        case "shorter":
+            shorter = min(width, height)
+            return prop.shorter_px * width // shorter, prop.shorter_px * height // shorter
+        case "letterbox":
+            scale = min(prop.width / width, prop.height / height)
+            return max(1, round(width * scale)), max(1, round(height * scale))
+        case "squash":
+            return prop.width, prop.height
+        case "downscale" if is_covered(width, height, prop):
+            return prop.width, prop.height
+        case _:
+            return width, height
+
+
+def centre_start(size: int, crop: int) -> int:
+    """Return where a centered crop begins, in pixels: torchvision's rounding; negative if the image is smaller."""
+    return round((size - crop) / 2) if size >= crop else -((crop - size) // 2)
+
+
+def is_covered(width: int, height: int, prop: ImageProperty) -> bool:
+    """Whether the image holds the crop in both directions."""
+    return width >= prop.width and height >= prop.height
