@@ -1,6 +1,7 @@
 """The processes that decode: killed, hanging, orphaned."""
 
 import asyncio
+import multiprocessing
 import os
 import select
 import signal
@@ -18,7 +19,8 @@ from tests.servers import answer, photo, serve
 
 
 def descendants(pid: int) -> list[int]:
-    children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    threads = Path(f"/proc/{pid}/task").glob("*/children")
+    children = [int(child) for thread in threads for child in thread.read_text().split()]
     return children + [pid for child in children for pid in descendants(child)]
 
 
@@ -27,25 +29,24 @@ def kill_who_reads(pipe: Path) -> None:
         writer = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
     except OSError:  # no decoder holds it yet
         return
-    for pid in descendants(os.getpid()):
-        ours = b"mlimages.gathering" in Path(f"/proc/{pid}/cmdline").read_bytes()  # a server of other tests stays
-        if ours and not descendants(pid):  # nor is the one that forks the one that reads
-            os.kill(pid, signal.SIGKILL)
+    for process in multiprocessing.active_children():
+        process.kill()
     os.close(writer)
 
 
-@pytest.mark.parametrize("system", ["that forks", "without fork"])
+@pytest.fixture(params=["forkserver", "spawn"])
+def start_method(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each way to start a process; Windows has only the second."""
+    monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: [request.param])
+
+
+@pytest.mark.usefixtures("start_method")
 @pytest.mark.parametrize("end", ["hangs", "dies"])
-def test_a_decoder_that_hangs_or_dies_costs_the_picture_that_it_held(
-    tmp_path: Path, end: str, system: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if system == "without fork":
-        monkeypatch.delattr(os, "fork")
+def test_a_decoder_that_hangs_or_dies_costs_the_image_that_it_held(tmp_path: Path, end: str) -> None:
     good = tmp_path / "good"
     good.write_bytes(photo(1))
     pipe = tmp_path / "never-ends"
     os.mkfifo(pipe)
-    before = descendants(os.getpid())
 
     async def inspect_all() -> list[object]:
         async with Decoders(Checks(), 1, timeout_s=2.0 if end == "hangs" else 60.0) as decoders:
@@ -59,52 +60,62 @@ def test_a_decoder_that_hangs_or_dies_costs_the_picture_that_it_held(
     assert first == last
     assert isinstance(stuck, Rejection)
     assert stuck.reason is Reason.DECODER
-    assert descendants(os.getpid()) == before
+    assert not multiprocessing.active_children()
 
 
 def test_decoding_goes_on_when_the_process_that_forks_the_decoders_is_killed_and_then_a_decoder(tmp_path: Path) -> None:
-    picture = tmp_path / "picture"
-    picture.write_bytes(photo(1))
-    before = descendants(os.getpid())
+    image = tmp_path / "image"
+    image.write_bytes(photo(1))
 
     async def inspect_all() -> list[object]:
         async with Decoders(Checks(), 1) as decoders:
-            found = [await decoders.inspect(picture)]
-            forks, decoder = (pid for pid in descendants(os.getpid()) if pid not in before)
-            os.kill(forks, signal.SIGKILL)
-            while Path(f"/proc/{forks}").exists():
-                found.append(await decoders.inspect(picture))
-            os.kill(decoder, signal.SIGKILL)
-            lost = await decoders.inspect(picture)
+            found = [await decoders.inspect(image)]
+            (decoder,) = multiprocessing.active_children()
+            server = int(Path(f"/proc/{decoder.pid}/stat").read_text().rpartition(")")[2].split()[1])
+            os.kill(server, signal.SIGKILL)
+            while ") Z" not in Path(f"/proc/{server}/stat").read_text():
+                found.append(await decoders.inspect(image))
+            decoder.kill()
+            lost = await decoders.inspect(image)
             assert isinstance(lost, Rejection)
-            return [*found, await decoders.inspect(picture)]
+            return [*found, await decoders.inspect(image)]
 
     found = asyncio.run(inspect_all())
     assert isinstance(found[0], Facts)
     assert found == found[:1] * len(found)
-    assert descendants(os.getpid()) == before
+    assert not multiprocessing.active_children()
 
 
-@pytest.mark.parametrize("system", ["that forks", "without fork"])
-def test_a_run_that_ends_before_its_decoder_is_ready_leaves_no_process(
-    tmp_path: Path, system: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if system == "without fork":
-        monkeypatch.delattr(os, "fork")
-    before = descendants(os.getpid())
-
+@pytest.mark.usefixtures("start_method")
+def test_a_run_that_ends_before_its_decoder_is_ready_leaves_no_process(tmp_path: Path) -> None:
     async def begin_and_end() -> None:
         async with asyncio.timeout(60), Decoders(Checks(), 1) as decoders:
             asked = asyncio.create_task(decoders.inspect(tmp_path / "any"))
-            while not decoders._nursery._started:
-                await asyncio.sleep(0)
-            for _ in range(20):  # on to where it waits for the decoder, which takes a tenth of a second
+            for _ in range(3):  # on to where it waits for the process
                 await asyncio.sleep(0)
             assert not asked.done()
             asked.cancel()
 
     asyncio.run(begin_and_end())
-    assert descendants(os.getpid()) == before
+    assert not multiprocessing.active_children()
+
+
+def test_a_script_without_a_guard_for_its_main_module_gathers_once(tmp_path: Path) -> None:
+    (tmp_path / "image").write_bytes(photo(1))
+    script = tmp_path / "script.py"
+    script.write_text("""
+import asyncio, pathlib
+from mlimages.gathering.download.decoders import Decoders
+from mlimages.gathering.download.image_facts import Checks
+
+async def inspect():
+    async with Decoders(Checks(), 1) as decoders:
+        return await decoders.inspect(pathlib.Path("image"))
+
+print(asyncio.run(inspect()).format)
+""")
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("JPEG\n", "")
 
 
 def test_no_process_outlives_a_run_that_is_killed(tmp_path: Path) -> None:

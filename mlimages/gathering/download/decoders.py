@@ -1,36 +1,102 @@
-"""Decoding in processes of their own: one that hangs or dies costs the picture that it held."""
+"""Decoding in processes of their own: one that hangs or dies costs the image that it held."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import multiprocessing
+import sys
+import threading
 from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn
 
 from mlimages.core import GatherError, Reason
-from mlimages.gathering.download.fork_server import DecodingProcess, Nursery
 from mlimages.gathering.download.image_facts import Checks, Facts, Rejection
 
 DECODE_TIMEOUT_S = 30.0
 _BATCH = 32
+_PRELOADED = ["mlimages.gathering.download.decoder_process", "PIL.JpegImagePlugin", "PIL.PngImagePlugin"]
 
 _Job = tuple[Path, "asyncio.Future[Facts | Rejection]"]
+
+
+class DecodingProcess:
+    """One process, started; its methods block.
+
+    Raises:
+        OSError, EOFError, AssertionError: it cannot be started.
+    """
+
+    def __init__(self, checks: Checks) -> None:
+        can_fork = "forkserver" in multiprocessing.get_all_start_methods()
+        context = multiprocessing.get_context("forkserver" if can_fork else "spawn")
+        context.set_forkserver_preload(_PRELOADED)
+        self._jobs, theirs = context.Pipe()
+        # The module is named, not imported: downloading needs no Pillow.
+        self._process = context.Process(target=_serve, args=(theirs, checks), daemon=True)  # type: ignore[attr-defined]
+        with theirs, _without_main_module():
+            self._process.start()
+
+    def ask(self, paths: list[Path], timeout_s: float) -> list[dict[str, Any]]:
+        """What is found in the files.
+
+        Raises:
+            TimeoutError: it takes longer than `timeout_s`.
+            OSError, EOFError: the process died.
+        """
+        self._jobs.send_bytes(json.dumps([str(path) for path in paths]).encode())
+        if not self._jobs.poll(timeout_s):
+            raise TimeoutError
+        found: list[dict[str, Any]] = json.loads(self._jobs.recv_bytes())
+        return found
+
+    def end(self) -> None:
+        """Kill it, whatever it does."""
+        self._process.kill()
+        self._process.join()
+        self._jobs.close()
+
+
+def _serve(jobs: Any, checks: Checks) -> None:
+    from mlimages.gathering.download.decoder_process import serve
+
+    serve(jobs, checks)
+
+
+_main_module = threading.Lock()
+
+
+@contextmanager
+def _without_main_module() -> Iterator[None]:
+    """Have multiprocessing find no script to run again in the process: it would need `if __name__ == "__main__"`."""
+    with _main_module:
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = main
 
 
 class Decoders:
     """Processes that inspect files; use as an async context manager.
 
     Args:
-        checks: what a picture must satisfy.
+        checks: what an image must satisfy.
         count: how many processes.
-        timeout_s: for one picture.
+        timeout_s: for one image.
     """
 
     def __init__(self, checks: Checks, count: int, *, timeout_s: float = DECODE_TIMEOUT_S) -> None:
-        self._nursery = Nursery(checks)
+        self._checks = checks
         self._count = count
         self._timeout_s = timeout_s
+        self._threads = ThreadPoolExecutor(count, "decoder")
         self._jobs: asyncio.Queue[_Job] = asyncio.Queue()
         self._alone: deque[_Job] = deque()
         self._tasks: list[asyncio.Task[None]] = []
@@ -43,10 +109,10 @@ class Decoders:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._nursery.close()
+        self._threads.shutdown()
 
     async def inspect(self, path: Path) -> Facts | Rejection:
-        """Facts of the picture in the file at `path`, or why it is none.
+        """Facts of the image in the file at `path`, or why it is none.
 
         Raises:
             GatherError: no decoding process can be started.
@@ -56,14 +122,19 @@ class Decoders:
         return await future
 
     async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
         batch = await self._next_batch()  # a run that fetches nothing starts no process
         while True:
+            starting = loop.run_in_executor(self._threads, DecodingProcess, self._checks)
             try:
-                process = await self._nursery.start()
-            except GatherError as error:
-                await self._refuse(batch, error)
+                process = await asyncio.shield(starting)
+            except asyncio.CancelledError:
+                (await starting).end()
+                raise
+            except (OSError, EOFError, AssertionError) as error:
+                await self._refuse(batch, GatherError(f"the decoding process does not start: {error}"))
             try:
-                while await self._serve(process, batch):
+                while await self._answer(process, batch):
                     batch = await self._next_batch()
             finally:
                 process.end()
@@ -76,25 +147,25 @@ class Decoders:
         share = min(_BATCH - 1, self._jobs.qsize() // self._count)
         return [first, *(self._jobs.get_nowait() for _ in range(share))]
 
-    async def _serve(self, process: DecodingProcess, batch: list[_Job]) -> bool:
+    async def _answer(self, process: DecodingProcess, batch: list[_Job]) -> bool:
         """Answer the jobs in `batch`; False if the process must be replaced."""
-        process.jobs.write(json.dumps([str(path) for path, _ in batch]).encode() + b"\n")
-        line, trouble = b"", "the decoder died"
+        paths = [path for path, _ in batch]
         try:
-            async with asyncio.timeout(self._timeout_s):
-                line = await process.answers.readline()
+            loop = asyncio.get_running_loop()
+            found = await loop.run_in_executor(self._threads, process.ask, paths, self._timeout_s)
         except TimeoutError:
             trouble = f"decoding took more than {self._timeout_s:g} s"
-        except ConnectionError:  # it died before it had read all
-            pass
-        if line.endswith(b"\n"):
-            for job, values in zip(batch, json.loads(line), strict=True):
+        except (OSError, EOFError):
+            trouble = "the decoder died"
+        else:
+            for job, values in zip(batch, found, strict=True):
                 _settle(job, _parsed(values))
-        elif len(batch) > 1:  # whose fault it was is seen one by one
+            return True
+        if len(batch) > 1:  # which image it was shows when each is decoded alone
             self._alone.extend(batch)
         else:
             _settle(batch[0], Rejection(Reason.DECODER, trouble))
-        return line.endswith(b"\n")
+        return False
 
     async def _refuse(self, batch: list[_Job], error: GatherError) -> NoReturn:
         while True:
