@@ -8,7 +8,6 @@ import io
 import itertools
 import json
 import os
-import random
 import socket
 import ssl
 import subprocess
@@ -23,7 +22,6 @@ from mlimages import UrlList, gather
 from mlimages.core import FetchResult, GatherError, GatherSummary, ImageRef, InputError, Reason
 from mlimages.gathering import GatherOptions, read_manifest
 from mlimages.gathering.download import address_guard
-from mlimages.gathering.download.downscale import shrink
 from mlimages.gathering.download.fetch import Fetched
 from mlimages.gathering.download.image_facts import Checks, Facts, Rejection
 from mlimages.gathering.download.inspect import inspect_file
@@ -590,15 +588,6 @@ def test_a_jpeg_made_smaller_looks_as_if_resized_in_rgb(size: tuple[int, int], t
         brightness_apart = ImageChops.difference(stored.convert("L"), Image.open(as_rgb).convert("L"))
     assert max(ImageStat.Stat(apart).mean) < 5  # of 255 levels
     assert ImageStat.Stat(brightness_apart).mean[0] < 2.5
-
-
-@pytest.mark.parametrize("size", [(499, 374), (341, 256), (250, 188), (126, 374), (499, 95)])
-def test_shrinking_gives_what_pillows_filter_gives(size: tuple[int, int]) -> None:
-    noise = Image.frombytes("L", (500, 375), random.Random(0).randbytes(500 * 375))
-    white = Image.new("L", (500, 375), 255)
-    for channel in (noise, white):
-        apart = ImageChops.difference(shrink(channel, size), channel.resize(size, Image.Resampling.HAMMING))
-        assert apart.getextrema()[1] <= 2
 
 
 def test_two_runs_into_one_folder_at_once_are_refused(site: Site, tmp_path: Path) -> None:
