@@ -68,14 +68,13 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
 RunCli = Callable[..., subprocess.CompletedProcess[str]]
 
 
-@pytest.fixture
-def run_cli(tmp_path: Path) -> RunCli:
-    """Run `mlimages ARGS...` in a process of its own, in `tmp_path`, 80 columns wide."""
+def cli_in(folder: Path) -> RunCli:
+    """Run `mlimages ARGS...` in a process of its own, in `folder`, 80 columns wide."""
 
     def run(*args: object, check: bool = True, timeout_s: float = 300, **env: str) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             [sys.executable, "-m", "mlimages", *map(str, args)],
-            cwd=tmp_path,
+            cwd=folder,
             env={**os.environ, "COLUMNS": "80", **env},
             capture_output=True,
             text=True,
@@ -85,6 +84,12 @@ def run_cli(tmp_path: Path) -> RunCli:
         return done
 
     return run
+
+
+@pytest.fixture
+def run_cli(tmp_path: Path) -> RunCli:
+    """`cli_in` for `tmp_path`."""
+    return cli_in(tmp_path)
 
 
 @pytest.fixture(scope="module")

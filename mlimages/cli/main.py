@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 
 from mlimages import __version__
 from mlimages.cli import augment, curate, demo, deploy, gather, inspect, probe_compare, train
-from mlimages.cli.process import escape_what_cannot_be_printed, skip_collection_at_exit
+from mlimages.cli.process import escape_unprintable_output, keep_freed_blocks, skip_collection_at_exit
 from mlimages.core import MlimagesError, PeerExitedError, printable
 
 STEPS = ("gather", "curate", "train", "deploy", "inspect")
@@ -113,7 +113,8 @@ def _report_to_launcher(error: MlimagesError) -> None:
 def main() -> NoReturn:
     """Run the command line: exit 0 done, 1 an error in one line, 2 usage, 130 interrupted."""
     skip_collection_at_exit()
-    escape_what_cannot_be_printed()
+    keep_freed_blocks()
+    escape_unprintable_output()
     if "WORLD_SIZE" in os.environ:
         signal.signal(signal.SIGTERM, _exit_with_peers)
     try:

@@ -32,8 +32,6 @@ from .files import replacing as replacing
 from .files import write_text as write_text
 from .files import writing as writing
 from .files import written_names as written_names
-from .intervals import Z_95 as Z_95
-from .intervals import wilson_interval as wilson_interval
 from .layers import Layer as Layer
 from .layers import NetworkSummary as NetworkSummary
 from .layers import State as State
@@ -46,7 +44,6 @@ from .options import documented as documented
 from .options import option_fields as option_fields
 from .parallel import Pool as Pool
 from .parallel import Threads as Threads
-from .plural import counted as counted
 from .preprocessing import ImageProperty as ImageProperty
 from .preprocessing import Interpolation as Interpolation
 from .preprocessing import Normalization as Normalization
@@ -55,6 +52,7 @@ from .preprocessing import Resize as Resize
 from .progress import NoProgress as NoProgress
 from .progress import Progress as Progress
 from .progress import TqdmProgress as TqdmProgress
+from .scores import Z_95 as Z_95
 from .scores import ClassScores as ClassScores
 from .scores import Confusion as Confusion
 from .scores import Share as Share
@@ -63,6 +61,8 @@ from .scores import class_scores as class_scores
 from .scores import confusion_matrix as confusion_matrix
 from .scores import share as share
 from .scores import sign_test as sign_test
+from .scores import wilson_interval as wilson_interval
+from .terminal import counted as counted
 from .terminal import printable as printable
 from .types import BrokenImage as BrokenImage
 from .types import ClassScore as ClassScore

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlimages.core.errors import InputError, MissingExtraError
-from mlimages.core.parallel import AHEAD, Item, Result, in_work
+from mlimages.core.parallel import AHEAD, Item, Result, in_order
 
 try:
     import ray
@@ -42,7 +42,7 @@ class Cluster:
         """
         folder = os.getcwd()  # noqa: PTH109
         try:
-            for result in in_work(lambda item: _apply.remote(folder, function, item), items, AHEAD * self.workers):
+            for result in in_order(lambda item: _apply.remote(folder, function, item), items, AHEAD * self.workers):
                 yield ray.get(result)
         except RayTaskError as error:
             raise error.cause from None

@@ -1,15 +1,15 @@
-"""Closed sets of codes: why an image cannot be used, and why a link gave none."""
+"""Closed sets of codes: why an image cannot be used, and why a link yields none."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 
 MAX_PIXELS = 89_478_485
-"""Width x height beyond which an image is not decoded; Pillow's own default."""
+"""Largest width x height that is decoded: Pillow's default limit."""
 
 
 class Fault(StrEnum):
-    """Why one picture cannot be used; the same codes in `check`, `predict`, `serve` and training."""
+    """Why an image cannot be used; the same codes in `check`, `predict`, `serve` and training."""
 
     MISSING = "missing"
     EMPTY = "empty"
@@ -21,7 +21,7 @@ class Fault(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why one link gave no picture: the closed set that `gather` records."""
+    """Why a link yields no image, as `gather` records it in the manifest."""
 
     BAD_URL = "bad-url"
     BAD_SCHEME = "bad-scheme"
@@ -62,4 +62,4 @@ OPEN_REASONS = frozenset({
     Reason.PRIVATE_ADDRESS, Reason.UNKNOWN_HOST, Reason.NAME_SERVER, Reason.REFUSED, Reason.UNREACHABLE, Reason.RESET,
     Reason.TLS, Reason.TIMEOUT, Reason.HOST_DOWN, Reason.PROXY, Reason.THROTTLED, Reason.SERVER_ERROR,
 })  # fmt: skip
-"""Reasons that speak of the network, the host or this machine, not of the link: it is asked for again."""
+"""Failures of the network, the host or this machine rather than of the link: it is requested again."""

@@ -1,17 +1,17 @@
-"""Errors that end a whole run; what goes wrong with one item is a value with a code of `core.codes`.
+"""Errors that end a whole run; a failure of one item is a value with a code of `core.codes`.
 
 MlimagesError
 ├── InputError          a file, folder or value that was given cannot be used
 │   ├── LabelFileError  a line of a label file or class definition (path:line)
-│   └── ImageError      one picture; carries a `Fault` code
-├── GatherError         a source cannot go on (key refused, quota spent, no such interface)
-├── ModelError          unknown network, weights that do not fit, a size it cannot take
+│   └── ImageError      one image; carries a `Fault` code
+├── GatherError         a source cannot continue (key refused, quota exceeded, API not found)
+├── ModelError          unknown network, weights that do not fit, unsupported input size
 ├── RunError            a run folder that cannot be resumed or read
 │   └── PeerExitedError another process of a distributed run exited
 ├── ExportError         the ONNX file would not answer as the network does
-├── BundleError         an .onnx file that is not one of ours, or was altered
-├── MissingExtraError   an optional part is not installed (an ImportError, too); says how to install it
-└── MissingNameError    the same, asked for as an attribute: `mlimages.fine_tune` (an AttributeError, too)
+├── BundleError         an .onnx file that mlimages did not write, or that was altered
+├── MissingExtraError   an extra is not installed (also an ImportError); names the command that installs it
+└── MissingNameError    the same for an attribute such as `mlimages.fine_tune` (also an AttributeError)
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from mlimages.core.codes import Fault
 
 
 class MlimagesError(Exception):
-    """Base of every error that mlimages raises on purpose; its text is fit to show."""
+    """Base of all errors that mlimages raises; the text is meant for the user."""
 
 
 class InputError(MlimagesError):
-    """A file, folder or value that was given cannot be used."""
+    """A given file, folder or value cannot be used."""
 
 
 class LabelFileError(InputError):
@@ -32,7 +32,7 @@ class LabelFileError(InputError):
 
 
 class ImageError(InputError):
-    """One picture cannot be used; `fault` is its stable code, `detail` what was seen."""
+    """An image cannot be used; `fault` is a stable code, `detail` the reported cause."""
 
     def __init__(self, fault: Fault, detail: str) -> None:
         super().__init__(f"{fault}: {detail}")
@@ -41,11 +41,11 @@ class ImageError(InputError):
 
 
 class GatherError(MlimagesError):
-    """A source cannot go on."""
+    """A source cannot continue."""
 
 
 class ModelError(MlimagesError):
-    """A network is unknown, its weights do not fit, or it cannot take the input size."""
+    """A network is unknown, its weights do not fit, or it does not support the input size."""
 
 
 class RunError(MlimagesError):
@@ -56,7 +56,7 @@ class PeerExitedError(RunError):
     """Another process of a distributed run exited; the run can be continued.
 
     Args:
-        what: what happened, as the beginning of the sentence.
+        what: what happened, the beginning of the message.
     """
 
     def __init__(self, what: str) -> None:
@@ -71,11 +71,11 @@ class ExportError(MlimagesError):
 
 
 class BundleError(MlimagesError):
-    """An .onnx file is not a mlimages bundle, or does not answer as its own probe says."""
+    """An .onnx file is not a mlimages bundle, or its output differs from the one stored in it."""
 
 
 def install_hint(extra: str) -> str:
-    """The command that installs an extra beside the mlimages that is installed.
+    """The command that installs an extra of the installed mlimages.
 
     PyPI's mlimages 0.5 is another program: without `>=1`, pip would install it wherever it finds no other version.
 
@@ -86,10 +86,10 @@ def install_hint(extra: str) -> str:
 
 
 class MissingExtraError(MlimagesError, ImportError):
-    """An optional part is not installed; an ImportError as well, so that `try: import` works as everywhere.
+    """An extra is not installed; also an ImportError, so that `try: import` works as usual.
 
     Args:
-        what: what was asked for, as the subject of a sentence ("finetune").
+        what: what needs it, the subject of the message ("finetune").
         extra: the extra's name, as in `install_hint`.
     """
 
@@ -99,4 +99,4 @@ class MissingExtraError(MlimagesError, ImportError):
 
 
 class MissingNameError(MlimagesError, AttributeError):
-    """`mlimages.NAME` of an optional part that is not installed: `hasattr(mlimages, "NAME")` is False."""
+    """`mlimages.NAME` needs an extra that is not installed; `hasattr(mlimages, "NAME")` is False."""

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, here or at an address; and the one folder of caches."""
+"""Atomic file writes, local or at an fsspec address, records of written files, locks, and the cache folder."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ import platformdirs
 from mlimages.core.errors import InputError, MissingExtraError, MlimagesError
 
 _ADDRESS = re.compile(r"(s3|gs|gcs|az|abfs|abfss|hdfs|oci|oss|memory):/+(.*)", re.DOTALL)
-"""Stores of objects alone: a label file from elsewhere must not make us ask a web server in the house."""
+"""Object stores only: a label file from elsewhere must not cause requests to web servers of a private network."""
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; what is written there takes its place at the end.
+    """Yield a temporary path beside `path` and rename it to `path` at the end.
 
-    On an error the temporary file is removed and `path` stays as it was. An address is put as a whole object.
+    On an error the temporary file is removed and `path` is unchanged. At an address the object is uploaded at the end.
     """
     if is_remote(path):
         with tempfile.TemporaryDirectory() as folder:
@@ -43,7 +43,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield part
         part.replace(path)
     except OSError as error:
-        if error.errno and str(error.filename) in ("None", str(part)):  # a full disk does not say where
+        if error.errno and str(error.filename) in ("None", str(part)):  # the error of a full disk has no file name
             error.filename = str(path)
         raise
     finally:
@@ -51,12 +51,12 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 WRITTEN = ".mlimages-written"
-"""In a folder: what we wrote there, as `sha256sum` lists files. A file that is not ours or not as we left it stays."""
+"""Lists the files that mlimages wrote into a folder, in the format of `sha256sum`; only these are ever replaced."""
 
 
 @contextmanager
 def writing(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """`replacing` for a file that a person may have made or changed: only what we wrote ourselves is replaced.
+    """`replacing` for a file that a person may have made or edited: only a file of ours is replaced.
 
     Raises:
         InputError: as `demand_free`.
@@ -64,31 +64,31 @@ def writing(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     demand_free([path], overwrite=overwrite)
     with replacing(path) as part:
         yield part
-        _record(path, _sha256(part))  # before it takes its place: a file of ours without a record would be refused
+        _record(path, _sha256(part))  # recorded before the rename: a file of ours without a record would be refused
 
 
 def demand_free(paths: Iterable[Path], *, overwrite: bool = False) -> None:
-    """See that nothing is lost if these files are written.
+    """Check that these files can be written without losing work.
 
     Raises:
-        InputError: one is there and was not written by us, or was changed since; unless `overwrite` says to replace it.
+        InputError: one of them exists and was not written by mlimages, or was edited since, and `overwrite` is false.
     """
     for path in paths if not overwrite else ():
         if path.is_dir() or (path.exists() and f"{_sha256(path)}  {path.name}" not in _records(path.parent)):
             raise InputError(
-                f"{path} is there, and mlimages did not write it or it was changed since: "
-                "move it away, choose another name with -o, or say --force to replace it"
+                f"{path} exists and was not written by mlimages, or was edited since: "
+                "move it, choose another name with -o, or replace it with --force"
             )
 
 
 def note_written(paths: Iterable[Path]) -> None:
-    """Remember files just written as ours."""
+    """Record files just written as ours."""
     for path in paths:
         _record(path, _sha256(path))
 
 
 def written_names(folder: Path) -> set[str]:
-    """The names of the files that we wrote in a folder."""
+    """The names of the files that mlimages wrote into a folder."""
     return {line.partition("  ")[2] for line in _records(folder)}
 
 
@@ -119,13 +119,13 @@ def _sha256(path: Path) -> str:
 
 
 def as_path(path: str | os.PathLike[str]) -> Path:
-    """A local path or, of an fsspec address (`s3://bucket/name`), an object that is used like one.
+    """A local path, or a `UPath` for an fsspec address (`s3://bucket/name`).
 
-    `Path("s3://bucket/name")`, which has lost a slash, is understood as well.
+    `Path("s3://bucket/name")`, which has lost a slash, is accepted.
 
     Raises:
-        MissingExtraError: an address, and fsspec is not installed.
-        InputError: what this kind of address needs is not installed, or it cannot be reached.
+        MissingExtraError: an address, and universal-pathlib is not installed.
+        InputError: the file system of this address is not installed, or cannot be reached.
     """
     found = _ADDRESS.fullmatch(os.fspath(path)) if isinstance(path, str | os.PathLike) else None
     if found is None:
@@ -145,28 +145,28 @@ def as_path(path: str | os.PathLike[str]) -> Path:
 
 @lru_cache(maxsize=1000)
 def _demand_reach(root: str) -> None:
-    """Raise at once what the address's own library would raise at each file (no credentials, no way there)."""
+    """Raise once what the file system would raise for each file (no credentials, no connection)."""
     from upath import UPath
 
     try:
-        UPath(root, "mlimages").exists()  # of a bucket itself s3fs tells nothing
+        UPath(root, "mlimages").exists()  # s3fs reports no error for the bucket itself
     except (ImportError, ValueError):
         raise
-    except OSError:  # no right to look is not yet no right to read
+    except OSError:  # listing may be forbidden where reading is allowed
         return
     except Exception as error:
         raise InputError(f"{root} cannot be reached: {error}") from error
 
 
 def is_remote(path: Path | str) -> bool:
-    """Whether this is an address, or `as_path` made it of one."""
+    """Whether this is an address, or the result of `as_path` for one."""
     if isinstance(path, str):
         return "://" in path and bool(_ADDRESS.match(path))
     return not isinstance(path, Path)
 
 
 def put(file: Path, address: Path) -> None:
-    """Store a file as the object at `address`, whole or not at all."""
+    """Upload a file as the object at `address`, atomically."""
     address.fs.put_file(str(file), address.path)  # type: ignore[attr-defined]  # an address is no Path to mypy
 
 
@@ -174,11 +174,11 @@ _STATE = struct.Struct("<QqqQ")
 
 
 def file_state(path: Path | str) -> bytes | None:
-    """What changes when a file's content may have changed; None where the file cannot be asked.
+    """A fingerprint that changes whenever the content may have changed; None if the file cannot be examined.
 
     Size and modification time are not enough: `rsync -t` and `cp -p` replace a file and keep both where its size is the
-    same, but not the change time and the inode. These also change without the content (chmod, a restored backup): a
-    state that differs means to read the file again, no more.
+    same, but not the change time and the inode. They also change without the content (chmod, a restored backup): a
+    different state only means that the file must be read again.
     """
     try:
         found = as_path(path).stat() if is_remote(path) else os.stat(path)  # noqa: PTH116  # twice as fast as Path's
@@ -189,11 +189,11 @@ def file_state(path: Path | str) -> bytes | None:
 
 
 def relative_name(path: Path | str, folder: Path) -> str:
-    """How a file in `folder` names `path`; from or to an address in full, unless it lies below it."""
+    """`path` as written in a file in `folder`: relative, or the whole address unless it lies below `folder`."""
     if is_remote(path) or is_remote(folder):
         return as_path(path).absolute().as_posix().removeprefix(f"{folder.as_posix().rstrip('/')}/")
     whole, below = os.path.abspath(path), os.path.abspath(folder) + os.sep  # noqa: PTH100  # a quarter of the time
-    # ".." leads out of the folder that a link leads to, not back along the link
+    # ".." in a symbolic link is resolved from the link's target
     name = whole[len(below) :] if whole.startswith(below) else os.path.relpath(whole, os.path.realpath(folder))
     return name.replace(os.sep, "/")
 
@@ -204,12 +204,12 @@ def named_path(name: str, folder: Path) -> Path:
 
 
 def full_name(name: str, folder: str) -> str:
-    """`named_path` as text, which takes a tenth of its time."""
+    """`named_path` as a string, ten times as fast."""
     return name if is_remote(name) else os.path.join(folder, name)  # noqa: PTH118  # texts
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 `text` to `path`, whole or not at all."""
+    """Write UTF-8 `text` to `path` atomically."""
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
 
@@ -221,8 +221,8 @@ def locked(path: Path, in_use: MlimagesError, *, timeout_s: float = 2.0) -> Iter
     On Windows, and on file systems that cannot lock, nothing is held. NFS locks files, not folders.
 
     Args:
-        in_use: raised if another process holds it.
-        timeout_s: how long a process that was just killed may take to release it.
+        in_use: raised if another process holds the lock.
+        timeout_s: how long to wait, since a killed process releases it with a delay.
     """
     try:
         import fcntl
@@ -258,9 +258,9 @@ def locked(path: Path, in_use: MlimagesError, *, timeout_s: float = 2.0) -> Iter
         os.close(handle)
 
 
-def cache_dir(room: str) -> Path:
-    """The folder of one room's cache (`MLIMAGES_CACHE`, else the user's cache folder); made if absent."""
+def cache_dir(name: str) -> Path:
+    """The cache folder `name` below `MLIMAGES_CACHE` or the user's cache folder; created if absent."""
     root = os.environ.get("MLIMAGES_CACHE") or platformdirs.user_cache_dir("mlimages")
-    folder = Path(root) / room
+    folder = Path(root) / name
     folder.mkdir(parents=True, exist_ok=True)
     return folder

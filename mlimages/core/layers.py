@@ -1,4 +1,4 @@
-"""A network layer by layer: its rows and the arithmetic of their sizes."""
+"""A network layer by layer: the rows of its summary, and the arithmetic of their sizes."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ State = Literal["frozen", "trained", "partly", ""]
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One layer as a picture passes through it.
+    """One layer, in the order of the forward pass.
 
     Attributes:
-        name: its path in the network, or the well-known one ("conv1").
+        name: qualified name in the network, or the well-known one ("conv1").
         kind: "conv", "pool", "linear", "norm" ... .
-        output: the shape of what it gives, without the batch: `(C, H, W)`, `(features,)` or `(tokens, features)`.
-        state: whether training changes its parameters; "" where it has none or nothing is known.
-        multiply_adds: for one picture.
-        arithmetic: how its width (or its count of inputs) comes about.
-        even: whether the windows fill the width exactly; where not, it is rounded.
-        lost_px: columns at the edge that no window sees, since the width was rounded down.
+        output: shape of its output without the batch: `(C, H, W)`, `(features,)` or `(tokens, features)`.
+        state: whether training changes its parameters; "" if it has none or this is not known.
+        multiply_adds: for one image.
+        arithmetic: the formula of its output width, or of the number of its inputs.
+        even: whether the windows fill the width exactly; otherwise it is rounded.
+        lost_px: columns at the edge that no window covers, because the width was rounded down.
     """
 
     name: str
@@ -41,12 +41,12 @@ class NetworkSummary:
     """A network at one input size.
 
     Attributes:
-        title: what was summed up ("alex", a run, a file).
+        title: the model's name, run folder or file.
         input: `(C, H, W)`.
-        layers: in the order in which a picture passes them.
-        parameters, trained_parameters: of the whole network; shared ones count once. None: not known what trains.
-        multiply_adds: of the whole network for one picture, those between the layers (attention) included.
-        notes: what else is known of it, a line each.
+        layers: in the order of the forward pass.
+        parameters, trained_parameters: of the network; shared ones count once. None if unknown.
+        multiply_adds: of the whole network for one image, those between layers (attention) included.
+        notes: further facts, one line each.
     """
 
     title: str
@@ -58,18 +58,18 @@ class NetworkSummary:
     notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The values that `--json` prints."""
         return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What slides over a picture's width: a convolution's kernel or a pool.
+    """The window of a convolution or a pooling layer along one axis.
 
     Attributes:
-        size: in pixels, the gaps of a dilated one included.
-        padding: added on each side.
-        ceil: a last window that is not full counts too.
+        size: in pixels, the gaps of a dilated kernel included.
+        padding: pixels added on each side.
+        ceil: whether a last, incomplete window counts (`ceil_mode`).
     """
 
     size: int
@@ -78,23 +78,23 @@ class Window:
     ceil: bool = False
 
     def width(self, n: int) -> Fraction:
-        """`(N + 2P - F)/S + 1`, before it is rounded.
+        """Output width before rounding: `(N + 2P - F)/S + 1`.
 
         Source: V. Dumoulin and F. Visin, A guide to convolution arithmetic for deep learning (2016), relationship 6.
         """
         return Fraction(n + 2 * self.padding - self.size, self.stride) + 1
 
     def rounded_width(self, n: int) -> int:
-        """The width of what comes out."""
+        """Output width for `n` input columns."""
         return math.ceil(self.width(n)) if self.ceil else math.floor(self.width(n))
 
     def lost_px(self, n: int) -> int:
-        """How many of the `n` columns no window sees, at the far edge."""
-        seen = (self.rounded_width(n) - 1) * self.stride + self.size
-        return max(0, n + self.padding - seen)
+        """How many of the `n` columns, at the far edge, no window covers."""
+        covered = (self.rounded_width(n) - 1) * self.stride + self.size
+        return max(0, n + self.padding - covered)
 
     def arithmetic(self, n: int) -> str:
-        """The formula in figures."""
+        """The formula of the output width with its numbers."""
         width = self.width(n)
         value = str(width) if width.denominator == 1 else f"{float(width):.2f}"
         return f"({n} + 2*{self.padding} - {self.size})/{self.stride} + 1 = {value}"

@@ -1,4 +1,4 @@
-"""The public names of a package, loaded on first use; each is written once, in the stub beside its `__init__`."""
+"""Lazy loading of a package's public names, each listed once in the stub beside its `__init__`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def attach(
     Args:
         package: its `__name__`.
         file: its `__file__`, beside which `__init__.pyi` lies.
-        extra: what installs the modules that some of its names need; without them these raise MissingExtraError.
+        extra: the extra that some of its names need; without it they raise MissingExtraError.
     """
     load, names, exported = attach_stub(package, file)
 

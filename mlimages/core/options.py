@@ -9,14 +9,16 @@ import math
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from mlimages.core.errors import InputError
+
+_Class = TypeVar("_Class")
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """What the field of an options class says of itself, in `Annotated[TYPE, Option(...)]`.
+    """Describes a field of an options class, in `Annotated[TYPE, Option(...)]`.
 
     Attributes:
         help: what it does, one sentence.
@@ -87,7 +89,7 @@ def check_options(options: Any) -> None:
             raise InputError(f"{field.name} is {value}: it must be {bounds}")
 
 
-def documented(cls: type) -> type:
+def documented(cls: type[_Class]) -> type[_Class]:
     """Class decorator: append the help of the fields to the docstring, as `Attributes:`."""
     lines = [f"{field.name}: {field.option.help}" for field in option_fields(cls)]
     wrapped = [textwrap.fill(line, 116, initial_indent=" " * 8, subsequent_indent=" " * 12) for line in lines]

@@ -1,4 +1,4 @@
-"""Work on many items at once, the results in order."""
+"""Parallel map with ordered results."""
 
 from __future__ import annotations
 
@@ -6,22 +6,21 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
 from typing import Protocol, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 AHEAD = 8
-"""Items in work or done ahead of the one asked for, per worker."""
+"""Items submitted ahead of the one being returned, per worker."""
 
 
 class Pool(Protocol):
-    """Workers: threads here, or processes elsewhere.
+    """Workers: threads of this process, or processes of a cluster.
 
     Attributes:
-        workers: how many.
-        at_once: small items worth handing to one of them together.
+        workers: their number.
+        at_once: number of small items worth submitting together.
     """
 
     @property
@@ -31,7 +30,7 @@ class Pool(Protocol):
     def at_once(self) -> int: ...
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """`function` of each item, in order; items are taken as they are needed."""
+        """Apply `function` to each item, lazily and in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +38,7 @@ class Threads:
     """Threads of this process.
 
     Attributes:
-        ahead: items in work or done ahead of the one asked for, per worker.
+        ahead: items submitted ahead of the one being returned, per worker.
     """
 
     workers: int
@@ -47,30 +46,19 @@ class Threads:
     ahead: int = AHEAD
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        _keep_freed_blocks()
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="worker")
         try:
-            for future in in_work(lambda item: pool.submit(function, item), items, self.ahead * self.workers):
+            for future in in_order(lambda item: pool.submit(function, item), items, self.ahead * self.workers):
                 yield future.result()
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def in_work(start: Callable[[Item], Result], items: Iterable[Item], most: int) -> Iterator[Result]:
-    """Start each item's work; what it is known by comes back in order, once `most` others are under way."""
+def in_order(submit: Callable[[Item], Result], items: Iterable[Item], most: int) -> Iterator[Result]:
+    """Submit each item and yield the results of `submit` in order, at most `most` of them pending."""
     waiting: deque[Result] = deque()
     for item in items:
-        waiting.append(start(item))
+        waiting.append(submit(item))
         if len(waiting) > most:
             yield waiting.popleft()
     yield from waiting
-
-
-@cache
-def _keep_freed_blocks() -> None:
-    """Free one block of 4 MB: from then on glibc keeps smaller ones for reuse (mallopt(3), M_MMAP_THRESHOLD).
-
-    A picture takes 2 pages from the system in place of 26, which is 4 % of a check's processor time. Once is enough: a
-    second block would be kept itself.
-    """
-    bytes(4 * 2**20)

@@ -185,7 +185,7 @@ def _per_channel(name: str, values: Any) -> tuple[float, ...]:
 class Preprocessing:
     """All steps from an upright RGB image to the network's input.
 
-    A grayscale image may meet three values of mean and std: a network of three channels gets the channel three times.
+    With a grayscale image and three values of mean and std, a network of three channels gets the channel three times.
 
     Examples:
         >>> from mlimages import ImageProperty, Normalization, Preprocessing

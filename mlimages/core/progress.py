@@ -9,13 +9,13 @@ from tqdm import tqdm
 
 
 class Progress(Protocol):
-    """What a long job tells while it works."""
+    """Receives the progress of a long operation."""
 
     def start(self, what: str, total: int | None, unit: str) -> None:
-        """Begin a stage of `total` items (None: not known)."""
+        """Start a stage of `total` items (None if unknown)."""
 
     def advance(self, count: int = 1, **figures: object) -> None:
-        """Note `count` more items done, and figures to show beside them."""
+        """Report `count` more finished items, and figures to show beside the bar."""
 
     def close(self) -> None:
         """End the stage."""
@@ -32,13 +32,13 @@ class NoProgress:
 
 
 class TqdmProgress:
-    """A bar on standard error."""
+    """A tqdm progress bar on standard error."""
 
     _bar: tqdm[NoReturn] | None = None
 
     def start(self, what: str, total: int | None, unit: str) -> None:
         self.close()
-        interval_s = 0.1 if sys.stderr.isatty() else 30  # a log needs a line now and then
+        interval_s = 0.1 if sys.stderr.isatty() else 30  # in a log, one line every 30 s
         self._bar = tqdm(desc=what, total=total, unit=f" {unit}", dynamic_ncols=True, mininterval=interval_s)
 
     def advance(self, count: int = 1, **figures: object) -> None:

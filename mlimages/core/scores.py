@@ -1,4 +1,4 @@
-"""What a confusion matrix says: accuracy, and each class's precision, recall and F1, with intervals."""
+"""Accuracy and per-class precision, recall and F1 from a confusion matrix, with 95 % confidence intervals."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from mlimages.core.intervals import wilson_interval
+Z_95 = 1.959963984540054
+"""Two-sided 95 % quantile of the standard normal distribution."""
 
 Confusion = tuple[tuple[int, ...], ...]
 """Counts: `confusion[label][predicted]`."""
@@ -15,7 +16,7 @@ Confusion = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A measured share in 0..1, and its 95 % interval."""
+    """A measured share in 0..1 and its 95 % confidence interval."""
 
     value: float
     low: float
@@ -24,9 +25,9 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class ClassScores:
-    """One class: how many pictures it has, and how well they are told from the others.
+    """Precision, recall and F1 of one class, and the number of its images.
 
-    A share with nothing to count (a class never predicted, or without pictures) is 0 with the interval 0..1.
+    A share without observations (a class that is never predicted, or has no images) is 0 with the interval 0..1.
     """
 
     name: str
@@ -36,13 +37,26 @@ class ClassScores:
     f1: Share
 
 
+def wilson_interval(successes: int, count: int) -> tuple[float, float]:
+    """Wilson's 95 % score interval of the share `successes / count`, within 0..1; (0, 1) if `count` is 0.
+
+    Source: E. B. Wilson, Probable inference, the law of succession, and statistical inference, JASA 22 (1927).
+    """
+    if count == 0:
+        return 0.0, 1.0
+    share, z2 = successes / count, Z_95**2
+    centre = (share + z2 / (2 * count)) / (1 + z2 / count)
+    half = Z_95 / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
 def share(successes: int, count: int) -> Share:
-    """`successes / count` with its Wilson interval; 0 in 0..1 for no count."""
+    """`successes / count` with its Wilson interval; 0 with the interval 0..1 if `count` is 0."""
     return Share(successes / count if count else 0.0, *wilson_interval(successes, count))
 
 
 def confusion_matrix(labels: Iterable[int], predicted: Iterable[int], classes: int) -> Confusion:
-    """Count the pairs of true label and predicted label."""
+    """Count pairs of true and predicted label."""
     counts = [[0] * classes for _ in range(classes)]
     for label, guess in zip(labels, predicted, strict=True):
         counts[label][guess] += 1
@@ -50,7 +64,7 @@ def confusion_matrix(labels: Iterable[int], predicted: Iterable[int], classes: i
 
 
 def accuracy(confusion: Confusion) -> Share:
-    """The share of pictures on the diagonal."""
+    """The share of images on the diagonal."""
     return share(sum(row[label] for label, row in enumerate(confusion)), sum(map(sum, confusion)))
 
 
@@ -60,8 +74,14 @@ def class_scores(confusion: Confusion, names: Sequence[str]) -> tuple[ClassScore
 
 
 def sign_test(gained: int, lost: int) -> float:
-    """How often chance alone would part two equal classifiers as far, of `gained + lost` pictures that they name
-    differently: the two-sided p-value of McNemar's test in its exact form (Q. McNemar, Psychometrika 12, 1947).
+    """Two-sided p-value of McNemar's exact test for two classifiers evaluated on the same images.
+
+    Source: Q. McNemar, Note on the sampling error of the difference between correlated proportions,
+    Psychometrika 12 (1947).
+
+    Args:
+        gained: images that only the second classifier gets right.
+        lost: images that only the first one gets right.
     """
     n = gained + lost
     tail = sum(math.comb(n, k) for k in range(min(gained, lost) + 1))

@@ -1,15 +1,20 @@
-"""Text that others chose (file names, class names) made harmless for a terminal."""
+"""Text for a terminal: counted nouns, and untrusted text (file names, class names) without control characters."""
 
 from __future__ import annotations
 
 import unicodedata
 
 _JOINERS = "\u200c\u200d"
-"""Format characters that words of some languages, and emoji, are written with."""
+"""Format characters that some scripts and emoji need."""
+
+
+def counted(count: int, noun: str) -> str:
+    """A number and its noun: "1 class", "2 classes"."""
+    return f"{count} {noun if count == 1 else noun + ('es' if noun.endswith('s') else 's')}"
 
 
 def printable(text: str) -> str:
-    r"""The text with control characters, direction overrides and bytes that are not UTF-8 written as escapes.
+    r"""Escape control characters, direction overrides and bytes that are not UTF-8.
 
     Example:
         >>> printable("cat\x1b[2J.png")

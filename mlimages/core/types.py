@@ -1,4 +1,4 @@
-"""Frozen values that travel between the rooms."""
+"""Frozen values that cross packages."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 
 @dataclass(frozen=True, slots=True)
 class ImageRef:
-    """One picture wanted: where it is, which class it is for, and what its provider says of it.
+    """An image to download: its address, its class and what its provider says about it.
 
     Attributes:
-        label: the class, and its folder; `/` makes nested folders.
-        source: what the provider says (photographer, licence, wnid ...); it goes into the manifest.
-        name: the file name to store under, without suffix; by default the last part of the URL.
-        load: gives the bytes where `url` is only a name for them (a member of an archive).
-        is_interface: the link belongs to the provider's documented interface, for which robots.txt does not speak.
+        label: the class, and the folder to store it in; `/` makes nested folders.
+        source: the provider's metadata (photographer, licence, wnid ...), copied into the manifest.
+        name: file name without suffix; by default the last part of the URL.
+        load: returns the bytes where `url` cannot be requested (a member of an archive).
+        is_interface: the link belongs to the provider's documented API, to which robots.txt does not apply.
     """
 
     url: str
@@ -34,19 +34,21 @@ class ImageRef:
 
 @dataclass(frozen=True, slots=True)
 class FetchResult:
-    """One finished link: a row of the manifest.
+    """The outcome of one link: a row of the manifest.
 
     Attributes:
-        status: `ok` (a file lies at `path`), `duplicate` (of the file at `same_as`), `placeholder` (a host's image for
-            "gone"; `path` is where one copy was put aside) or `failed` (see `reason`).
-        final: False where the same command asks again, since only the network, the host or this machine was at fault.
-        removed: `user` where somebody deleted the file at `path`; it is not downloaded again.
-        path: of the file, relative to the gathered folder, with `/`.
-        bytes, sha256: of the file as stored (of what would have been stored, where nothing was).
-        dhash: 64-bit difference hash as 16 hexadecimal digits.
-        width, height: as stored, in pixels; `orientation` is the EXIF value 1..8 (1: upright).
-        same_as: the path of the picture that this one equals, or nearly equals where `status` is `ok`.
-        attempts: requests made. elapsed_s: from the first request to the last byte, pauses included.
+        status: `ok` (stored at `path`), `duplicate` (of the file at `same_as`), `placeholder` (a host's image for
+            missing ones; one copy is kept at `path`) or `failed` (see `reason`).
+        final: False if the same command requests the link again, because the network, the host or this machine failed.
+        removed: `user` if the file at `path` was deleted by hand; it is not downloaded again.
+        path: file relative to the output folder, with `/`.
+        bytes, sha256: size and hash of the stored file (of the downloaded one if none was stored).
+        dhash: 64-bit difference hash, 16 hexadecimal digits.
+        width, height: of the stored image, in pixels.
+        orientation: EXIF value 1..8 (1: upright).
+        same_as: path of the image that this one duplicates, or nearly duplicates if `status` is `ok`.
+        attempts: number of requests.
+        elapsed_s: seconds from the first request to the last byte, pauses included.
         fetched_at: UTC, ISO 8601.
     """
 
@@ -76,17 +78,19 @@ class FetchResult:
 
 @dataclass(frozen=True, slots=True)
 class GatherSummary:
-    """What lies in a gathered folder after a run, and how long the run took.
+    """The state of an output folder after a run of `gather`.
 
     Attributes:
-        ok, duplicate, failed: links by outcome, those of earlier runs into this folder included.
-        near_duplicate: how many of the `ok` look nearly like another.
-        changed: how many of the `ok` somebody changed since they were gathered; they are kept as they are.
-        removed: images that somebody deleted since they were gathered; they are not in `ok`.
-        open: how many of the `failed` the same command asks for again, since only the network or the host was at fault.
-        fetched: links finished by this run.
-        reasons: failed links by reason, the commonest first. classes: good pictures by class.
-        hosts: the hosts with the most failed links, worst first. seconds: of this run.
+        ok, duplicate, failed: number of links by outcome, earlier runs into this folder included.
+        near_duplicate: how many of `ok` are near-duplicates of another image.
+        changed: how many of `ok` were edited since they were gathered; they are kept as they are.
+        removed: images deleted by hand since they were gathered; not part of `ok`.
+        open: how many of `failed` the same command requests again, because the network or the host failed.
+        fetched: links that this run finished.
+        reasons: number of failed links by reason, most frequent first.
+        classes: number of stored images by class.
+        hosts: hosts with the most failed links, in descending order.
+        seconds: duration of this run.
     """
 
     out: Path
@@ -104,13 +108,13 @@ class GatherSummary:
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as `--json` prints them."""
+        """The values that `--json` prints."""
         return {**asdict(self), "out": str(self.out)}
 
 
 @dataclass(frozen=True, slots=True)
 class LabeledPath:
-    """One line of a label file: a picture's path and its class number."""
+    """One line of a label file: an image's path and its class index."""
 
     path: Path
     label: int
@@ -118,7 +122,7 @@ class LabeledPath:
 
 @dataclass(frozen=True, slots=True)
 class BrokenImage:
-    """One picture that could not be used, with its code and what was seen."""
+    """An image that cannot be used: its code, and the detail that the decoder or the system reported."""
 
     path: str
     fault: Fault
@@ -126,12 +130,12 @@ class BrokenImage:
 
     @property
     def class_name(self) -> None:
-        """None: a loop over results may ask each of them."""
+        """None, so that a loop over results can read it from each."""
         return
 
     @property
     def probability(self) -> None:
-        """None, as `class_name`."""
+        """None, like `class_name`."""
         return
 
 
@@ -146,11 +150,11 @@ class ClassScore:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What the network says of one picture: classes by falling probability.
+    """The prediction for one image: classes in descending order of probability.
 
     Attributes:
-        path: as it was given; empty for bytes and arrays.
-        known: whether the best probability reaches the threshold stored in the bundle, if any.
+        path: the path that was given; empty for bytes and arrays.
+        known: whether the highest probability reaches the threshold stored in the bundle; True if it stores none.
     """
 
     path: str
@@ -159,10 +163,10 @@ class Prediction:
 
     @property
     def class_name(self) -> str:
-        """The most probable class."""
+        """Name of the most probable class."""
         return self.top[0].class_name
 
     @property
     def probability(self) -> float:
-        """The most probable class's probability (0..1)."""
+        """Probability of the most probable class (0..1)."""
         return self.top[0].probability

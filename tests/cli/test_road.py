@@ -9,7 +9,7 @@ import pytest
 
 from mlimages import Predictor
 from mlimages.demo.website import Page, serve_pages
-from tests.conftest import RunCli
+from tests.conftest import cli_in
 
 pytestmark = [pytest.mark.realdata, pytest.mark.train]
 
@@ -41,26 +41,29 @@ def rows(manifest: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in manifest.read_text().splitlines()]
 
 
-@pytest.fixture
-def gathered(test_data: Path, tmp_path: Path, run_cli: RunCli) -> Path:
-    """Folders `train` and `val` gathered over HTTP, with label files, in `tmp_path`."""
+@pytest.fixture(scope="module")
+def gathered(test_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `train` and `val` gathered over HTTP, and their label files."""
+    folder = tmp_path_factory.mktemp("road")
+    run_cli = cli_in(folder)
     for part in ("train", "val"):
         good = ants_and_bees(test_data / "hymenoptera_data" / part)
         links = broken_among(good, seed=1)
         with serve_pages(links) as site:
             listed = "".join(f"{page.label}\t{site}{page.path}\n" for page in links)
-            (tmp_path / f"{part}.tsv").write_text(listed)
+            (folder / f"{part}.tsv").write_text(listed)
             run_cli("gather", "urls", f"{part}.tsv", "-o", part, "--allow-private")
-            kept = {row["url"] for row in rows(tmp_path / part / "manifest.jsonl") if row["status"] == "ok"}
+            kept = {row["url"] for row in rows(folder / part / "manifest.jsonl") if row["status"] == "ok"}
             assert kept == {f"{site}{page.path}" for page in good}
-        whole = sorted(path.read_bytes() for path in (tmp_path / part).glob("[!.]*/*"))
+        whole = sorted(path.read_bytes() for path in (folder / part).glob("[!.]*/*"))
         assert whole == sorted(page.body for page in good)
         run_cli("label", part, "-o", f"{part}.txt")
-    return tmp_path
+    return folder
 
 
 @pytest.mark.parametrize("model", ["squeezenet1_0", "mobilenet_v2"])
-def test_ants_and_bees_from_links_to_predictions(gathered: Path, test_data: Path, run_cli: RunCli, model: str) -> None:
+def test_ants_and_bees_from_links_to_predictions(gathered: Path, test_data: Path, model: str) -> None:
+    run_cli = cli_in(gathered)
     checked = json.loads(run_cli("check", "train.txt", "val.txt", "--json").stdout)
     assert checked["checked"] == 244 + 153
     run_cli("mean", "train.txt", "--size", "224", "-o", "mean.png")
@@ -68,29 +71,30 @@ def test_ants_and_bees_from_links_to_predictions(gathered: Path, test_data: Path
 
     weights = test_data / "weights" / f"{model}_torchvision.pth"
     options = ["--model", model, "--weights", weights, "--freeze", "head", "--epochs", "10", "--seed", "0"]
-    trained = run_cli("finetune", "train.txt", "--val", "val.txt", *options, "-o", "run", "--json")
+    trained = run_cli("finetune", "train.txt", "--val", "val.txt", *options, "-o", model, "--json")
     accuracy = json.loads(trained.stdout)["val_accuracy"]
     assert accuracy >= 0.91
 
-    judged = json.loads(run_cli("evaluate", "run/model.onnx", "val.txt", "--json").stdout)
+    judged = json.loads(run_cli("evaluate", f"{model}/model.onnx", "val.txt", "--json").stdout)
     assert judged["count"] == 153
     assert judged["accuracy"] == pytest.approx(accuracy, abs=1e-6)
 
     ant, bee = (sorted((gathered / "val" / name).glob("*.jpg"))[1] for name in ("ants", "bees"))
-    predictor = Predictor(gathered / "run" / "model.onnx")
+    predictor = Predictor(gathered / model / "model.onnx")
     for picture, name in [(ant, "ants"), (bee, "bees")]:
-        (row,) = json.loads(run_cli("predict", "run/model.onnx", picture, "--json").stdout)
+        (row,) = json.loads(run_cli("predict", f"{model}/model.onnx", picture, "--json").stdout)
         (answer,) = predictor([picture])
         assert answer.class_name == row["top"][0]["class_name"] == name
         assert answer.probability == row["top"][0]["probability"]
 
 
 @pytest.mark.parametrize(("model", "freeze"), [("alexnet", "conv5"), ("vgg11", "fc7")])
-def test_networks_without_weights_walk_the_same_road(gathered: Path, run_cli: RunCli, model: str, freeze: str) -> None:
+def test_networks_without_weights_walk_the_same_road(gathered: Path, model: str, freeze: str) -> None:
+    run_cli = cli_in(gathered)
     few = [path for name in ("ants", "bees") for path in sorted((gathered / "train" / name).glob("*.jpg"))[:6]]
     (gathered / "few.txt").write_text("".join(f"{path} {int('bees' in path.parts)}\n" for path in few))
     (gathered / "few_class_def.txt").write_text("0 ants\n1 bees\n")
     options = ["--model", model, "--weights", "none", "--freeze", freeze, "--epochs", "1", "--batch-size", "4"]
-    run_cli("finetune", "few.txt", *options, "-o", "run", "--seed", "0")
-    answer = run_cli("predict", "run/model.onnx", few[0], "--top", "1").stdout
+    run_cli("finetune", "few.txt", *options, "-o", model, "--seed", "0")
+    answer = run_cli("predict", f"{model}/model.onnx", few[0], "--top", "1").stdout
     assert "ants" in answer or "bees" in answer
