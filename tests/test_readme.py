@@ -24,12 +24,8 @@ def block(title: str) -> str:
 
 
 @pytest.fixture
-def links(test_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """`links.tsv` of ants and bees on this machine, and MobileNetV2's weights where torchvision keeps them."""
-    weights = tmp_path / "torch" / "hub" / "checkpoints" / "mobilenet_v2-7ebf99e0.pth"
-    weights.parent.mkdir(parents=True)
-    weights.symlink_to(test_data / "weights" / "mobilenet_v2_torchvision.pth")
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+def links(test_data: Path, tmp_path: Path) -> Iterator[None]:
+    """`links.tsv` of ants and bees on this machine."""
     train = test_data / "hymenoptera_data" / "train"
     pictures = [path for name in ("ants", "bees") for path in sorted((train / name).glob("*.jpg"))[:PER_CLASS]]
     pages = [Page(f"/{path.name}", path.parent.name, path.read_bytes()) for path in pictures]

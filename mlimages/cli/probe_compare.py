@@ -10,6 +10,7 @@ import typer
 
 from mlimages.cli.hints import read_labels, say_next
 from mlimages.cli.options import GroupedCommand
+from mlimages.core import DEFAULT_MODEL
 
 
 def register(app: typer.Typer) -> None:
@@ -23,7 +24,7 @@ def probe(
     out: Path = typer.Option(Path("probe.png"), "-o", "--out", metavar="PNG", help="Plot to write."),
     report: Path = typer.Option(None, metavar="FILE.html", help="Write a page: plots, accuracy of each layer."),
     model: str = typer.Option(
-        "alexnet", metavar="NAME", help="Network: alexnet, vgg16, any torchvision name, timm:NAME."
+        DEFAULT_MODEL, metavar="NAME", help="Network: alexnet, vgg16, any torchvision name, timm:NAME."
     ),
     weights: str = typer.Option("default", metavar="default|none|PATH", help="Pretrained weights."),
     size: int = typer.Option(None, min=1, metavar="N", help="Input width and height in pixels."),

@@ -64,6 +64,7 @@ from .scores import sign_test as sign_test
 from .scores import wilson_interval as wilson_interval
 from .terminal import counted as counted
 from .terminal import printable as printable
+from .types import DEFAULT_MODEL as DEFAULT_MODEL
 from .types import BrokenImage as BrokenImage
 from .types import ClassScore as ClassScore
 from .types import Device as Device

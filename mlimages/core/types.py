@@ -11,6 +11,9 @@ from mlimages.core.codes import Fault, Reason
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
+DEFAULT_MODEL = "efficientnet_lite0"
+"""The network whose pretrained weights are installed with mlimages."""
+
 
 @dataclass(frozen=True, slots=True)
 class ImageRef:

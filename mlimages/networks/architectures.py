@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import importlib.metadata
 import warnings
-from collections.abc import Callable, Mapping
+from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,8 +14,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torchvision import models as torchvision_models
+from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 
-from mlimages.core import ImageProperty, Interpolation, ModelError, Normalization, Preprocessing
+from mlimages.core import DEFAULT_MODEL, ImageProperty, Interpolation, ModelError, Normalization, Preprocessing
 from mlimages.networks.builtin_nets import BUILTIN_NETS, BuiltinNet
 
 MAX_SUGGESTIONS = 3
@@ -31,15 +33,25 @@ class Architecture(Protocol):
     def library(self) -> str:
         """The package with the code of the network and its version, such as `torchvision 0.24.0`."""
 
-    def build(self, classes: int, image: ImageProperty) -> nn.Module:
-        """Return the network with random weights on torch's default device."""
+    @property
+    def has_weights(self) -> bool:
+        """Whether pretrained weights are published."""
 
-    def default_weights(self) -> dict[str, Tensor]:
-        """Return the pretrained weights of the library.
+    def build(self, classes: int, image: ImageProperty, weights: str) -> nn.Module:
+        """Return the network as `weights` (`default`, `none` or a file) need it, on torch's default device.
+
+        Its own weights are random.
+        """
+
+    def default_weights(self, image: ImageProperty) -> dict[str, Tensor]:
+        """Return the pretrained weights of the library, for images of this size.
 
         Raises:
             ModelError: there are none, or they cannot be downloaded.
         """
+
+    def convert(self, state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+        """Return weights of a file as `network` needs them: names of other formats, position embeddings resized."""
 
     def preprocessing(self, weights: str) -> Preprocessing:
         """Return the preprocessing that the weights (`default`, `none` or a file) expect."""
@@ -56,13 +68,20 @@ class BuiltinArchitecture:
     def library(self) -> str:
         return package_version("mlimages")
 
-    def build(self, classes: int, image: ImageProperty) -> nn.Module:
-        return self.net.build(classes=classes, channels=image.channels, size=image.width)
+    @property
+    def has_weights(self) -> bool:
+        return False
 
-    def default_weights(self) -> dict[str, Tensor]:
+    def build(self, classes: int, image: ImageProperty, weights: str) -> nn.Module:
+        return self.net.build(classes=classes, channels=image.channels, size=(image.height, image.width))
+
+    def default_weights(self, image: ImageProperty) -> dict[str, Tensor]:
         raise ModelError(
             f"{self.name} has no pretrained weights: train from scratch with --weights none, or give a file"
         )
+
+    def convert(self, state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+        return state
 
     def preprocessing(self, weights: str) -> Preprocessing:
         return self.net.preprocessing
@@ -78,23 +97,45 @@ class TorchvisionArchitecture:
     def library(self) -> str:
         return package_version("torchvision")
 
-    def build(self, classes: int, image: ImageProperty) -> nn.Module:
-        # The auxiliary classifiers of GoogLeNet and Inception are used in training only.
-        options = {"aux_logits": False} if self.name in ("googlenet", "inception_v3") else {}
-        return _without_warnings(torchvision_models.get_model, self.name, weights=None, num_classes=classes, **options)
+    @property
+    def has_weights(self) -> bool:
+        return True
 
-    def default_weights(self) -> dict[str, Tensor]:
+    def build(self, classes: int, image: ImageProperty, weights: str) -> nn.Module:
+        options = {"weights": None, "num_classes": classes, **self._options(image, is_pretrained=weights != "none")}
+        network: nn.Module = _without_warnings(torchvision_models.get_model, self.name, **options)
+        return network
+
+    def _options(self, image: ImageProperty, *, is_pretrained: bool) -> dict[str, Any]:
+        """What torchvision's builder derives from the entry of the weights, at the size of the images."""
+        if self.name in ("googlenet", "inception_v3"):
+            # The auxiliary classifiers are used in training only.
+            pretrained = {"transform_input": True, "init_weights": False} if is_pretrained else {}
+            return {"aux_logits": False, **pretrained}
+        if self.name.startswith("vit_"):
+            if image.width != image.height:
+                raise ModelError(f"{self.name} takes square images only, not {image.width} x {image.height} px")
+            return {"image_size": image.width}
+        return {"input_size": image.shape[1:]} if self.name.startswith("maxvit") else {}
+
+    def default_weights(self, image: ImageProperty) -> dict[str, Tensor]:
         weights = self._weights_entry("default")
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         file_name = weights.url.rpartition("/")[2]
         try:
-            state: Mapping[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True)
+            return dict(weights.get_state_dict(progress=False, check_hash=True))
         except (OSError, RuntimeError) as error:
             raise ModelError(
                 f"the weights {file_name} of {self.name} are not in {folder} and cannot be downloaded from "
                 f"{weights.url} ({error}): put the file there, or give one with --weights PATH"
             ) from error
-        return {name: tensor for name, tensor in state.items() if not name.startswith(("aux1.", "aux2.", "AuxLogits."))}
+
+    def convert(self, state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+        embedding = state.get("encoder.pos_embedding")
+        if not isinstance(network, VisionTransformer) or embedding is None or embedding.ndim != 3:
+            return state
+        size, patch = network.image_size, network.patch_size
+        return dict(_without_warnings(interpolate_embeddings, size, patch, OrderedDict(state)))
 
     def preprocessing(self, weights: str) -> Preprocessing:
         preset = self._weights_entry(weights).transforms()
@@ -114,20 +155,21 @@ def find_architecture(name: str) -> Architecture:
     Raises:
         ModelError: there is none; the message suggests similar names.
     """
-    if name.startswith("timm:"):
-        from mlimages.networks.timm_architecture import TimmArchitecture  # imported late: timm takes half a second
+    if name.startswith("timm:") or name == DEFAULT_MODEL:
+        # Imported late: timm takes half a second.
+        from mlimages.networks.timm_architecture import PackagedArchitecture, TimmArchitecture
 
-        return TimmArchitecture(name.removeprefix("timm:"))
+        return PackagedArchitecture() if name == DEFAULT_MODEL else TimmArchitecture(name.removeprefix("timm:"))
     if name in BUILTIN_NETS:
         return BuiltinArchitecture(BUILTIN_NETS[name], name)
     torchvision_names = sorted(torchvision_models.list_models(module=torchvision_models))
     if name in torchvision_names:
         return TorchvisionArchitecture(name)
-    similar = difflib.get_close_matches(name, [*BUILTIN_NETS, *torchvision_names], n=MAX_SUGGESTIONS)
+    similar = difflib.get_close_matches(name, [DEFAULT_MODEL, *BUILTIN_NETS, *torchvision_names], n=MAX_SUGGESTIONS)
     raise ModelError(
         f"unknown model {name!r}"
         + (f"; did you mean {' or '.join(similar)}?" if similar else "")
-        + f" Use {', '.join(BUILTIN_NETS)}, a torchvision classifier, or timm:NAME for any timm model"
+        + f" Use {', '.join([DEFAULT_MODEL, *BUILTIN_NETS])}, a torchvision classifier, or timm:NAME for any timm model"
     )
 
 
@@ -136,8 +178,8 @@ def package_version(package: str) -> str:
     return f"{package} {importlib.metadata.version(package)}"
 
 
-def _without_warnings(builder: Callable[..., nn.Module], *args: Any, **options: Any) -> nn.Module:
-    """Call a library's builder without its warnings about slow or deprecated initialization."""
+def _without_warnings(builder: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Call a library's function without its warnings about slow or deprecated initialization."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return builder(*args, **options)

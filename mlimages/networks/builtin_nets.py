@@ -11,6 +11,7 @@ from torch import nn
 from mlimages.core import ImageProperty, Normalization, Preprocessing
 
 Layers = list[tuple[str, nn.Module]]
+Size = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,20 +19,20 @@ class BuiltinNet:
     """How a network is built, and the preprocessing that it is designed for.
 
     Attributes:
-        layers: from `(classes, channels, size)` to named layers; `size` is the image's width and height in pixels.
+        layers: from `(classes, channels, size)` to named layers; `size` is the image's height and width in pixels.
     """
 
-    layers: Callable[[int, int, int], Layers]
+    layers: Callable[[int, int, Size], Layers]
     preprocessing: Preprocessing
 
-    def build(self, *, classes: int, channels: int, size: int) -> nn.Module:
+    def build(self, *, classes: int, channels: int, size: Size) -> nn.Module:
         """The network with random weights, returning logits `(N, classes)`. An invalid size raises no error here."""
         return nn.Sequential(OrderedDict(self.layers(classes, channels, size)))
 
 
-def _lenet5(classes: int, channels: int, size: int) -> Layers:
+def _lenet5(classes: int, channels: int, size: Size) -> Layers:
     # LeCun et al., Gradient-based learning applied to document recognition, 1998; with ReLU and max pooling.
-    side = max((size // 2 - 4) // 2, 1)
+    height, width = (max((side // 2 - 4) // 2, 1) for side in size)
     return [
         ("conv1", nn.Conv2d(channels, 6, 5, padding=2)),
         ("relu1", nn.ReLU()),
@@ -40,7 +41,7 @@ def _lenet5(classes: int, channels: int, size: int) -> Layers:
         ("relu2", nn.ReLU()),
         ("pool2", nn.MaxPool2d(2)),
         ("flatten", nn.Flatten()),
-        ("fc3", nn.Linear(16 * side * side, 120)),
+        ("fc3", nn.Linear(16 * height * width, 120)),
         ("relu3", nn.ReLU()),
         ("fc4", nn.Linear(120, 84)),
         ("relu4", nn.ReLU()),
@@ -48,8 +49,8 @@ def _lenet5(classes: int, channels: int, size: int) -> Layers:
     ]
 
 
-def _mnist_cnn(classes: int, channels: int, size: int) -> Layers:
-    side = max(((size - 2) // 2 - 2) // 2, 1)  # 28 -> 26 -> 13 -> 11 -> 5
+def _mnist_cnn(classes: int, channels: int, size: Size) -> Layers:
+    height, width = (max(((side - 2) // 2 - 2) // 2, 1) for side in size)  # 28 -> 26 -> 13 -> 11 -> 5
     return [
         ("conv1", nn.Conv2d(channels, 64, 3)),
         ("relu1", nn.ReLU()),
@@ -58,15 +59,15 @@ def _mnist_cnn(classes: int, channels: int, size: int) -> Layers:
         ("relu2", nn.ReLU()),
         ("pool2", nn.MaxPool2d(2)),
         ("flatten", nn.Flatten()),
-        ("fc3", nn.Linear(32 * side * side, 128)),
+        ("fc3", nn.Linear(32 * height * width, 128)),
         ("relu3", nn.ReLU()),
         ("fc4", nn.Linear(128, classes)),
     ]
 
 
-def _cifar10_cnn(classes: int, channels: int, size: int) -> Layers:
+def _cifar10_cnn(classes: int, channels: int, size: Size) -> Layers:
     # cifar10_cnn.py of Keras: the first convolution of each block pads, the second does not.
-    side = max(((size - 2) // 2 - 2) // 2, 1)  # 32 -> 30 -> 15 -> 13 -> 6
+    height, width = (max(((side - 2) // 2 - 2) // 2, 1) for side in size)  # 32 -> 30 -> 15 -> 13 -> 6
     return [
         ("conv1", nn.Conv2d(channels, 32, 3, padding=1)),
         ("relu1", nn.ReLU()),
@@ -81,7 +82,7 @@ def _cifar10_cnn(classes: int, channels: int, size: int) -> Layers:
         ("pool4", nn.MaxPool2d(2)),
         ("drop4", nn.Dropout(0.25)),
         ("flatten", nn.Flatten()),
-        ("fc5", nn.Linear(64 * side * side, 512)),
+        ("fc5", nn.Linear(64 * height * width, 512)),
         ("relu5", nn.ReLU()),
         ("drop5", nn.Dropout(0.5)),
         ("fc6", nn.Linear(512, classes)),
@@ -123,12 +124,12 @@ def _alexnet_1(classes: int, channels: int, towers: int, norm: tuple[float, floa
     return layers
 
 
-def _alex(classes: int, channels: int, size: int) -> Layers:
+def _alex(classes: int, channels: int, size: Size) -> Layers:
     # Krizhevsky et al. 2012: alpha 1e-4 multiplies the sum over 5 channels (torch divides it by 5), k 2.
     return _alexnet_1(classes, channels, towers=1, norm=(5e-4, 2.0))
 
 
-def _alex_grouped(classes: int, channels: int, size: int) -> Layers:
+def _alex_grouped(classes: int, channels: int, size: Size) -> Layers:
     # bvlc_alexnet of Caffe: alpha 1e-4 is divided by 5 as in torch, k 1; the two towers are two channel groups.
     return _alexnet_1(classes, channels, towers=2, norm=(1e-4, 1.0))
 

@@ -58,7 +58,7 @@ def find_cut_points(model: Model) -> tuple[CutPoint, ...]:
     for name, path in _candidates(model):
         indices = [index for index, leaf in enumerate(order) if f"{leaf}.".startswith(f"{path}.")]
         consumer = _first_consumer(model.network, order[indices[-1] + 1 :]) if indices else None
-        if consumer is not None:
+        if consumer in widths:
             points.setdefault(consumer, CutPoint(name, consumer, widths[consumer]))
     if not points:
         raise ModelError(f"{model.name} has a single layer: there is no point at which it can be cut")
@@ -100,7 +100,8 @@ class FeatureHooks:
 
 def _record_input(module: nn.Module, path: str, inputs: dict[str, Tensor]) -> torch.utils.hooks.RemovableHandle:
     def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        if path not in inputs and args:  # of a layer that is used twice, the first use counts
+        # Of a layer that is used twice, the first use counts; some layers take lists.
+        if path not in inputs and args and isinstance(args[0], Tensor):
             inputs[path] = _pool(module, args[0].float())
 
     return module.register_forward_pre_hook(hook)
@@ -117,7 +118,7 @@ def _candidates(model: Model) -> Iterator[tuple[str, str]]:
     """Names and module paths of the layers or stages after which the network may be cut."""
     if model.layers:
         by_path = {path: name for name, path in reversed([*model.layers.items()])}  # conv1_1 before conv1
-        yield from sorted(((name, path) for path, name in by_path.items() if path != model.head), key=_layer_index)
+        yield from sorted(((name, path) for path, name in by_path.items() if not model.is_head(path)), key=_layer_index)
         return
     yield from ((path, path) for path in _stages(model))
 
@@ -146,7 +147,9 @@ def _children(module: nn.Module, path: str) -> list[str]:
 
 
 def _is_excluded(model: Model, path: str) -> bool:
-    return f"{model.head}.".startswith(f"{path}.") or isinstance(model.network.get_submodule(path), _NORMS)
+    return any(f"{head}.".startswith(f"{path}.") for head in model.heads) or isinstance(
+        model.network.get_submodule(path), _NORMS
+    )
 
 
 def _size(module: nn.Module) -> int:

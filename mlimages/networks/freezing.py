@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import functools
 import hashlib
@@ -104,7 +105,7 @@ def _layers_up_to(model: Model, upto: str) -> set[str]:
         return set()
     order = _execution_order(model.network)
     if upto == "head":
-        return {path for path in order if not f"{path}.".startswith(f"{model.head}.")}
+        return {path for path in order if not model.is_head(path)}
     path = model.layers.get(upto, upto)
     indices = [index for index, name in enumerate(order) if name == path or name.startswith(f"{path}.")]
     if not indices:
@@ -181,12 +182,25 @@ def is_stochastic(module: nn.Module) -> bool:
 
 
 def trace(network: nn.Module) -> fx.Graph | None:
-    """The graph of a network in eval mode, nodes in the order of execution; None if it cannot be traced."""
-    was_training = network.training
+    """The graph of a network in eval mode, nodes in the order of execution; None if it cannot be traced.
+
+    A copy is traced, which shares the tensors: some networks keep what their forward computed.
+    """
+    traced, base = share_tensors(network).eval(), type(network)
+    # Other arguments than the images keep their defaults: a placeholder would stand for `mask=None`.
+    traced.__class__ = type(base.__name__, (base,), {"forward": lambda self, x: base.forward(self, x)})
     try:
-        return _Tracer().trace(network.eval())
+        graph = _Tracer().trace(traced)
     except Exception as error:  # tracing runs the code of the network, which may raise anything
         logger.info("this network cannot be traced (%s: %s)", type(error).__name__, error)
         return None
-    finally:
-        network.train(was_training)
+    for name, value in vars(traced).items():
+        if name.startswith("_tensor_constant"):  # which the graph reads
+            setattr(network, name, value)
+    return graph
+
+
+def share_tensors(network: nn.Module) -> nn.Module:
+    """A copy of the modules that shares parameters and buffers."""
+    tensors = (*network.parameters(), *network.buffers())
+    return copy.deepcopy(network, {id(tensor): tensor for tensor in tensors})

@@ -3,60 +3,78 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from mlimages.core import ImageProperty, ModelError
 
-SEARCH_RANGE_PX = 256
-"""How far up and down a valid size is searched for."""
+Build = Callable[[ImageProperty], nn.Module]
 
-SEARCH_STEP_PX = 8
-"""First step of the search: a network that downsamples by this factor or more accepts ranges of sizes as wide."""
+_MULTIPLES = (1, 2, 4, 8, 14, 16, 28, 32, 64)
+"""Networks take any size above a lowest one, or multiples of their patch, window or stride."""
 
 
-def check_input_size(build: Callable[[int], nn.Module], name: str, image: ImageProperty, *, native_px: int) -> None:
-    """Run the network that `build` returns for a size on the meta device, which computes shapes only.
+def check_input_size(build: Build, name: str, image: ImageProperty, *, native: ImageProperty) -> None:
+    """Run the network that `build` returns for a height and width on the meta device, which computes shapes only.
+
+    A network that fails there even at its own size needs values, and is run as it is.
 
     Args:
-        native_px: the size that the network is designed for, suggested if the search finds none.
+        native: the size that the network is designed for, suggested if the search finds none.
 
     Raises:
-        ModelError: a layer gets an empty feature map or an input of the wrong size. The message names the layer and
+        ModelError: the network's own forward fails. The message names the layer, where the arithmetic is sure, and
             the nearest valid square sizes.
     """
-    with torch.device("meta"):
-        try:
-            network = build(image.width)
-        except NotImplementedError:  # it computes with values while it is built, so it cannot be checked
-            return
-        problem = find_size_error(network, image.height, image.width)
-        if not problem:
-            return
-        smaller = _nearest_valid(build, range(image.width - 1, max(0, image.width - SEARCH_RANGE_PX), -1))
-        larger = _nearest_valid(build, range(image.width + 1, image.width + SEARCH_RANGE_PX))
-        sizes = [str(size) for size in (smaller, larger) if size]
-        if not sizes and _is_valid(build, native_px):
-            sizes = [str(native_px)]
-    hint = f"nearest valid sizes: {' and '.join(sizes)}" if sizes else f"no size within {SEARCH_RANGE_PX} px is valid"
-    raise ModelError(f"{name} cannot take {image.width} x {image.height} px: {problem}; {hint}")
+    problem = find_size_error(build, image)
+    if not problem:
+        return
+    if find_size_error(build, native):
+        if problem := find_size_error(build, image, device="cpu"):
+            raise ModelError(f"{name} cannot take {image.width} x {image.height} px: {problem}")
+        return
+    sizes = [size for size in (_nearest(build, image, -1), _nearest(build, image, 1)) if size]
+    near = " and ".join(map(str, sizes or [native.width]))
+    raise ModelError(f"{name} cannot take {image.width} x {image.height} px: {problem}; nearest valid sizes: {near}")
 
 
-def _nearest_valid(build: Callable[[int], nn.Module], sizes: range) -> int | None:
-    """The first valid one of `sizes`, searched in steps, then one by one within the last step."""
-    for index in range(0, len(sizes), SEARCH_STEP_PX):
-        if _is_valid(build, sizes[index]):
-            return next(size for size in sizes[max(0, index - SEARCH_STEP_PX + 1) :] if _is_valid(build, size))
+def _nearest(build: Build, image: ImageProperty, step: int) -> int | None:
+    """The first valid size among the next multiples in one direction, or between it and an invalid one before it."""
+
+    def is_valid(size: int) -> bool:
+        return not find_size_error(build, replace(image, width=size, height=size, shorter_px=size))
+
+    invalid = image.width
+    for size in _candidates(image.width, step):
+        if not is_valid(size):
+            invalid = size
+            continue
+        while abs(size - invalid) > 1:  # every size above a lowest one may be valid
+            middle = (size + invalid) // 2
+            size, invalid = (middle, invalid) if is_valid(middle) else (size, middle)
+        return size
     return None
 
 
-def _is_valid(build: Callable[[int], nn.Module], size: int) -> bool:
-    return not find_size_error(build(size), size, size)
+def _candidates(start: int, step: int) -> list[int]:
+    """The next multiple of each of `_MULTIPLES`, nearest first."""
+    near = {(start + step * multiple) // multiple * multiple for multiple in _MULTIPLES}
+    return sorted((size for size in near if size > 0 and size != start), key=lambda size: abs(size - start))
 
 
-def find_size_error(network: nn.Module, height: int, width: int) -> str:
-    """Why a network on the meta device cannot take images of this size; empty if it can."""
+def find_size_error(build: Build, image: ImageProperty, *, device: str = "meta") -> str:
+    """Why the network cannot take images of this size; empty if it can."""
+    with torch.device(device), torch.no_grad():
+        try:
+            network = build(image).eval()
+        except (AssertionError, ValueError, RuntimeError) as error:
+            return _first_line(error)
+        return _forward_error(network, image)
+
+
+def _forward_error(network: nn.Module, image: ImageProperty) -> str:
     last_call: list[tuple[str, nn.Module, tuple[int, ...]]] = []
 
     def record(path: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
@@ -66,30 +84,32 @@ def find_size_error(network: nn.Module, height: int, width: int) -> str:
 
         return hook
 
-    leaves = [(path, module) for path, module in network.named_modules() if not any(True for _ in module.children())]
-    hooks = [module.register_forward_pre_hook(record(path)) for path, module in leaves]
-    channels = next((module.in_channels for _, module in leaves if isinstance(module, nn.Conv2d)), 3)
+    for path, module in network.named_modules():
+        if not any(True for _ in module.children()):
+            module.register_forward_pre_hook(record(path))
     try:
-        with torch.no_grad():
-            network.eval()(torch.empty(2, channels, height, width, device="meta"))
-    except (RuntimeError, AssertionError, ValueError, IndexError) as error:
-        return _explain(last_call[0], error) if last_call else str(error).splitlines()[0]
-    finally:
-        for hook in hooks:
-            hook.remove()
+        network(torch.zeros(2, image.channels, image.height, image.width))
+    except Exception as error:  # the code of the network, on a size that it was not made for
+        return _explain(last_call[0], error) if last_call else _first_line(error)
     return ""
 
 
 def _explain(call: tuple[str, nn.Module, tuple[int, ...]], error: Exception) -> str:
+    """The arithmetic of a layer that cannot take its input; else the error of the library."""
     path, module, shape = call
-    if isinstance(module, nn.Linear):
+    if isinstance(module, nn.Linear) and module.in_features != shape[-1]:
         return f"layer {path} expects {module.in_features} features and would get {shape[-1]}"
-    if isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
+    if isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d) and not isinstance(module.padding, str):
         kernel, stride, padding = (_last(getattr(module, name)) for name in ("kernel_size", "stride", "padding"))
         side = min(shape[-2:])
         output = (side + 2 * padding - kernel) // stride + 1
-        return f"layer {path} would have no output: ({side} + 2*{padding} - {kernel})/{stride} + 1 = {output}"
-    return f"layer {path} fails: {str(error).splitlines()[0]}"
+        if output < 1 and _last(module.dilation if not isinstance(module, nn.AvgPool2d) else 1) == 1:
+            return f"layer {path} would have no output: ({side} + 2*{padding} - {kernel})/{stride} + 1 = {output}"
+    return _first_line(error)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0].rstrip(".!")
 
 
 def _last(value: int | tuple[int, ...]) -> int:

@@ -12,7 +12,7 @@ from torch import nn
 from mlimages.core import ImageProperty, ModelError, Preprocessing, Resize, require
 from mlimages.networks.architectures import Architecture, find_architecture
 from mlimages.networks.input_size import check_input_size
-from mlimages.networks.weights import load_weights, read_weights
+from mlimages.networks.weights import State, load_weights, match_in_order, read_weights, remove_prefix
 
 require("training", "train", "onnx", "onnxscript", "safetensors", "timm")  # these are imported late
 
@@ -26,18 +26,29 @@ class Model:
         network: float32 `(N, C, H, W)`, as `Normalize` returns it, to logits `(N, classes)`; in eval mode.
         library: the package with the code of the network, and its version.
         preprocessing: what the weights expect.
-        head: module path of the classifier, the last layer.
+        heads: module paths of the classifiers: the last layer, or several side by side (DeiT, LeViT).
         layers: module paths of well-known layers (conv1 ... fc8) by name.
         pretrained: whether the weights come from a file or from the library.
+        has_weights: whether pretrained weights are published.
     """
 
     name: str
     network: nn.Module
     library: str
     preprocessing: Preprocessing
-    head: str
+    heads: tuple[str, ...]
     layers: Mapping[str, str] = field(default_factory=dict)
     pretrained: bool = False
+    has_weights: bool = True
+
+    @property
+    def head(self) -> str:
+        """Module path of the classifier, of the first one where there are several."""
+        return self.heads[0]
+
+    def is_head(self, name: str) -> bool:
+        """Return whether a module or a parameter belongs to a classifier."""
+        return any(f"{name}.".startswith(f"{head}.") for head in self.heads)
 
     def __repr__(self) -> str:
         image = self.preprocessing.image
@@ -54,7 +65,7 @@ def build_model(
     *,
     classes: int,
     weights: str | os.PathLike[str] = "default",
-    size: int | None = None,
+    size: int | tuple[int, int] | None = None,
     resize: Resize | None = None,
     gray: bool | None = None,
     seed: int = 0,
@@ -62,11 +73,13 @@ def build_model(
     """Build a network with a classifier for `classes` classes.
 
     Args:
-        name: a built-in network (`lenet5`, `alex`, ...), a torchvision classifier, or `timm:NAME`.
+        name: `efficientnet_lite0`, a built-in network (`lenet5`, `alex`, ...), a torchvision classifier, or
+            `timm:NAME`.
         classes: number of logits.
-        weights: `default` for the library's pretrained weights, `none` for random weights, or a .safetensors, .npz,
-            .pth or .pt file.
-        size: width and height of the input in pixels; by default what the weights were trained with.
+        weights: `default` for the library's pretrained weights (random ones for a network without any), `none` for
+            random weights, or a .safetensors, .npz, .pth, .pt, .ckpt, .bin or .tar file.
+        size: width and height of the input in pixels, one number for a square; by default what the weights were
+            trained with.
         resize: how images are resized; by default as for the weights.
         gray: read images as grayscale; a network with three input channels gets the channel three times.
         seed: random seed of the classifier, or of all weights with `none`.
@@ -86,37 +99,45 @@ def build_model(
     """
     architecture = find_architecture(name)
     source = os.fspath(weights)
+    if source == "default" and not architecture.has_weights:
+        source = "none"
     preprocessing = architecture.preprocessing(source)
     image = _override(preprocessing.image, size=size, resize=resize, gray=gray)
-    native_px = preprocessing.image.width
-    check_input_size(lambda px: architecture.build(classes, _with_size(image, px)), name, image, native_px=native_px)
+    # Of a gray image, Normalize gives a mean by channel to each of three channels.
+    taken = replace(image, gray_scale=image.gray_scale and len(preprocessing.normalization.mean) == 1)
+    native = preprocessing.image
+    if (image.width, image.height) != (native.width, native.height):
+        check_input_size(lambda size: architecture.build(classes, size, source), name, taken, native=native)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if source == "none":
-            network = architecture.build(classes, image)
+            network = architecture.build(classes, taken, source)
         else:
-            network = _build_with_weights(architecture, classes, image, source)
+            network = _build_with_weights(architecture, classes, taken, source)
     return Model(
         name=name,
         network=network.eval(),
         library=architecture.library,
         preprocessing=replace(preprocessing, image=image),
-        head=find_head(network, classes),
+        heads=find_heads(network, classes),
         layers=well_known_layers(network),
         pretrained=source != "none",
+        has_weights=architecture.has_weights,
     )
 
 
-def find_head(network: nn.Module, classes: int) -> str:
-    """The module path of the last layer with one output per class."""
-    heads: list[str] = [
-        path
-        for path, module in network.named_modules()
-        if getattr(module, "out_features", None) == classes or getattr(module, "out_channels", None) == classes
-    ]
-    if not heads:
+def find_heads(network: nn.Module, classes: int) -> tuple[str, ...]:
+    """The module paths of the classifiers: those that timm names, else the last layer with one output per class."""
+    named = getattr(network, "pretrained_cfg", {}).get("classifier") or ()
+    paths = [path for path, module in network.named_modules() if _outputs(module) == classes]
+    heads = tuple(path for path in ([named] if isinstance(named, str) else named) if path in paths)
+    if not heads and not paths:
         raise ModelError(f"this network has no last layer with {classes} outputs")
-    return heads[-1]
+    return heads or (paths[-1],)
+
+
+def _outputs(module: nn.Module) -> int | None:
+    return getattr(module, "out_features", None) or getattr(module, "out_channels", None)
 
 
 def well_known_layers(network: nn.Module) -> dict[str, str]:
@@ -146,39 +167,69 @@ def well_known_layers(network: nn.Module) -> dict[str, str]:
     return names | {f"fc{n}": path for n, path in enumerate(linear, start=6)}
 
 
-def _override(image: ImageProperty, *, size: int | None, resize: Resize | None, gray: bool | None) -> ImageProperty:
+def _override(
+    image: ImageProperty, *, size: int | tuple[int, int] | None, resize: Resize | None, gray: bool | None
+) -> ImageProperty:
     if size is not None:
-        image = _with_size(image, size)
+        image = _with_size(image, (size, size) if isinstance(size, int) else size)
     if resize is not None:
         image = replace(image, resize=resize)
     return image if gray is None else replace(image, gray_scale=gray)
 
 
-def _with_size(image: ImageProperty, size_px: int) -> ImageProperty:
-    """A square of this size, with the margin around the crop in proportion."""
-    shorter_px = max(size_px, round(size_px * image.shorter_px / image.width))
-    return replace(image, width=size_px, height=size_px, shorter_px=shorter_px)
+def _with_size(image: ImageProperty, size: tuple[int, int]) -> ImageProperty:
+    """Width and height of this size, with the margin around the crop in proportion."""
+    larger = max(size)
+    shorter_px = max(larger, round(larger * image.shorter_px / max(image.width, image.height)))
+    return replace(image, width=size[0], height=size[1], shorter_px=shorter_px)
 
 
 def _build_with_weights(architecture: Architecture, classes: int, image: ImageProperty, source: str) -> nn.Module:
     """The network with pretrained weights; a classifier for other classes gets random weights."""
-    state = architecture.default_weights() if source == "default" else read_weights(source)
     description = f"the default weights of {architecture.name}" if source == "default" else source
-    network = _build_on_meta(architecture, classes, image)
-    head = find_head(network, classes)
-    if not load_weights(network, state, head=head, source=description):
-        layer = network.get_submodule(head).to_empty(device="cpu")
-        layer.reset_parameters()  # type: ignore[operator]  # Linear and Conv2d have it
-    if any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
-        network = architecture.build(classes, image)  # for buffers that are not in the file
-        load_weights(network, state, head=head, source=description)
+    network = _build_on_meta(architecture, classes, image, source)
+    heads = find_heads(network, classes)
+    if source == "default":
+        state = architecture.default_weights(image)
+    else:
+        state = _read_file(architecture, network, heads, source)
+    is_complete = load_weights(network, state, heads=heads, source=description)
+    if not is_complete:
+        is_complete = all(_reset(network.get_submodule(head)) for head in heads)
+    if not is_complete or any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
+        network = architecture.build(classes, image, source)  # for tensors that are not in the file
+        load_weights(network, state, heads=heads, source=description)
     return network
 
 
-def _build_on_meta(architecture: Architecture, classes: int, image: ImageProperty) -> nn.Module:
+def _read_file(architecture: Architecture, network: nn.Module, heads: tuple[str, ...], source: str) -> State:
+    """The tensors of a file under the network's names and in its shapes."""
+    if "lite0" in architecture.name:
+        from mlimages.networks.timm_architecture import refuse_packaged_file
+
+        refuse_packaged_file(architecture.name, source)
+    state = remove_prefix(read_weights(source), network, source=source)
+    own = {name: tensor.shape for name, tensor in network.state_dict().items() if not name.startswith(heads)}
+    if any(name not in state or state[name].shape != shape for name, shape in own.items()):
+        state = architecture.convert(state, network)
+    if source.endswith(".safetensors"):  # sorted by name
+        return state
+    return match_in_order(network, state, heads=heads, source=source)
+
+
+def _reset(layer: nn.Module) -> bool:
+    """Give a layer of the meta device random values; False if it cannot do that by itself."""
+    layer.to_empty(device="cpu")
+    if not hasattr(layer, "reset_parameters"):
+        return False
+    layer.reset_parameters()  # type: ignore[operator]
+    return True
+
+
+def _build_on_meta(architecture: Architecture, classes: int, image: ImageProperty, source: str) -> nn.Module:
     """Build without values: millions of random numbers that are then replaced would take seconds."""
     try:
         with torch.device("meta"):
-            return architecture.build(classes, image)
-    except NotImplementedError:  # the network computes with values while it is built
-        return architecture.build(classes, image)
+            return architecture.build(classes, image, source)
+    except (NotImplementedError, RuntimeError):  # the network computes with values while it is built
+        return architecture.build(classes, image, source)

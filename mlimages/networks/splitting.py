@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -10,7 +11,9 @@ from torch import Tensor, fx, nn
 from torch._subclasses import FakeTensorMode
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
-from mlimages.networks.freezing import FrozenPart, is_stochastic, trace
+from mlimages.networks.freezing import FrozenPart, is_stochastic, share_tensors, trace
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -58,11 +61,9 @@ def split_network(network: nn.Module, frozen: FrozenPart, example: Tensor) -> Sp
         >>> parts.upper(*parts.lower(torch.zeros(2, 1, 28, 28))).shape
         torch.Size([2, 10])
     """
-    graph = trace(network)
-    if graph is None or not frozen.parameters:
+    graph = trace(network) if frozen.parameters else None
+    if graph is None or not _propagate_shapes(network, graph, example):
         return None
-    shape_mode = FakeTensorMode(allow_non_fake_inputs=True)
-    FakeTensorProp(fx.GraphModule(network, graph), shape_mode).propagate(example)
     fixed = _fixed_nodes(network, graph, frozen)
     upper_nodes, features = _frontier(graph, fixed)
     if not features or any(node.op == "placeholder" for node in features):
@@ -70,6 +71,17 @@ def split_network(network: nn.Module, frozen: FrozenPart, example: Tensor) -> Sp
     shapes = tuple(tuple(node.meta["val"].shape[1:]) for node in features)
     lower, upper = _lower_part(network, graph, features), _upper_part(network, graph, upper_nodes, features)
     return SplitNetwork(lower, upper, shapes)
+
+
+def _propagate_shapes(network: nn.Module, graph: fx.Graph, example: Tensor) -> bool:
+    """Give each node a tensor of the shape of its value; False where the graph does not run."""
+    shape_mode = FakeTensorMode(allow_non_fake_inputs=True)
+    try:
+        FakeTensorProp(fx.GraphModule(share_tensors(network), graph), shape_mode).propagate(example)
+    except Exception as error:  # the code of the network, on tensors without values
+        logger.info("the shapes in this network are not known without a run (%s: %s)", type(error).__name__, error)
+        return False
+    return True
 
 
 def _fixed_nodes(network: nn.Module, graph: fx.Graph, frozen: FrozenPart) -> set[fx.Node]:

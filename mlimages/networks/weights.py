@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import zipfile
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,58 +18,89 @@ from torch import Tensor, nn
 
 from mlimages.core import ModelError
 
+logger = logging.getLogger(__name__)
+
 State = dict[str, Tensor]
 
 MAX_LISTED = 3
 """Number of names that an error lists for each kind of mismatch."""
 
+SUFFIXES = ".safetensors, .npz, .pth, .pt, .ckpt, .bin or .tar"
+
+_STATE_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "module", "teacher", "params")
+"""Keys of a checkpoint that hold a state dict, in order of preference: averaged weights first, as timm does."""
+
+_CHAINER_NAMES = {"W": "weight", "b": "bias", "gamma": "weight", "beta": "bias", "avg_mean": "running_mean",
+                  "avg_var": "running_var", "N": "num_batches_tracked"}  # fmt: skip
+
 
 def read_weights(path: str | os.PathLike[str]) -> State:
-    """The tensors of a `.safetensors`, `.npz`, `.pth` or `.pt` file, floats of any precision as float32.
+    """The tensors of a weights file or checkpoint, floats of any precision as float32.
 
-    They may be under the key `state_dict`, `model` or `model_state_dict` of a checkpoint, and their names may start
-    with the `module.` of DataParallel.
+    A checkpoint of timm, Lightning or a training loop may hold them under `state_dict`, `model` and the like.
 
     Raises:
         ModelError: there is no such file, it has another format, or code would have to be executed to read it.
     """
     path = Path(path)
     if not path.is_file():
-        raise ModelError(f"there is no weights file {path}: give a .safetensors, .npz, .pth or .pt file")
+        raise ModelError(f"there is no weights file {path}: give a {SUFFIXES} file")
     try:
         state = _READERS[path.suffix.lower()](path)
     except KeyError:
-        raise ModelError(f"{path} is not a weights file: expected .safetensors, .npz, .pth or .pt") from None
+        raise ModelError(f"{path} is not a weights file: expected {SUFFIXES}") from None
     except (SafetensorError, zipfile.BadZipFile, OSError, ValueError, RuntimeError, EOFError) as error:
         raise ModelError(f"{path} cannot be read as {path.suffix} weights: {_first_line(error)}") from error
     if not state:
         raise ModelError(f"{path} contains no tensors")
-    return {name.removeprefix("module."): _to_float32(tensor) for name, tensor in state.items()}
+    return {name: _to_float32(tensor) for name, tensor in state.items()}
+
+
+class _Ignored:
+    """Stands for every class of a checkpoint that is not a tensor or a plain value, such as a training loop's options.
+
+    Unpickling creates it and sets its attributes; nothing of the named class is imported or called.
+    """
+
+    def __init__(self, *args: object, **options: object) -> None: ...
+
+    def __setstate__(self, state: object) -> None: ...
 
 
 def _read_torch(path: Path) -> State:
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        is_zip = zipfile.is_zipfile(path)
+        others = torch.serialization.get_unsafe_globals_in_checkpoint(path) if is_zip else ["argparse.Namespace"]
+        with torch.serialization.safe_globals([(_Ignored, name) for name in others]):
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except Exception as error:  # torch's own error class is private
         raise ValueError("it is damaged, or contains objects other than tensors, which would execute code") from error
-    for key in ("state_dict", "model", "model_state_dict"):
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            loaded = loaded[key]
+    while isinstance(loaded, Mapping) and (key := next((k for k in _STATE_KEYS if _is_mapping(loaded, k)), "")):
+        loaded = loaded[key]
     if not isinstance(loaded, Mapping):
-        raise ValueError("it is not a dictionary of tensors")
+        raise ValueError("it is not a dictionary of tensors: save the network's state_dict()")
     return {str(name): value for name, value in loaded.items() if isinstance(value, Tensor)}
 
 
+def _is_mapping(loaded: Mapping[Any, Any], key: str) -> bool:
+    return isinstance(loaded.get(key), Mapping) and bool(loaded[key])
+
+
 def _read_npz(path: Path) -> State:
+    """Arrays by name; Chainer's names, such as `predictor/conv1/W`, as `predictor.conv1.weight`."""
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+        return {_torch_name(name): torch.from_numpy(arrays[name]) for name in arrays.files}
+
+
+def _torch_name(name: str) -> str:
+    *parents, last = name.split("/")
+    return ".".join([*parents, _CHAINER_NAMES.get(last, last)]) if parents else name
 
 
 _READERS: dict[str, Any] = {
     ".safetensors": load_file,
     ".npz": _read_npz,
-    ".pth": _read_torch,
-    ".pt": _read_torch,
+    **dict.fromkeys((".pth", ".pt", ".ckpt", ".bin", ".tar"), _read_torch),
 }
 
 
@@ -79,25 +112,74 @@ def _first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0][:200]
 
 
-def load_weights(network: nn.Module, state: State, *, head: str, source: str) -> bool:
-    """Load `state` into `network`, and return whether that includes the head.
-
-    The head is skipped if the file has none or one for another number of classes.
+def match_in_order(network: nn.Module, state: State, *, heads: Sequence[str], source: str) -> State:
+    """The tensors of `state` under the network's names, where no name agrees but kinds and shapes do one to one.
 
     Args:
-        head: module path of the classifier.
+        network: of the same architecture.
+        state: tensors in the order in which the network saved them.
+        heads: module paths of the classifiers, whose shapes may differ.
+        source: what the weights are, for the warning.
+    """
+    own = network.state_dict()
+    names, others = ([name for name in each if not name.endswith("num_batches_tracked")] for each in (own, state))
+    if own.keys() & state.keys() or len(names) != len(others):
+        return state
+    kinds: dict[str, str] = {}  # such as W: weight
+    for name, other in zip(names, others, strict=True):
+        kind, other_kind = (text.rpartition(".")[2] for text in (name, other))
+        is_same = own[name].shape == state[other].shape or _is_inside(name, heads)
+        if not is_same or kinds.setdefault(other_kind, kind) != kind:
+            return state
+    logger.warning("%s: its tensors have other names than the network's and are matched in order", source)
+    return {name: state[other] for name, other in zip(names, others, strict=True)}
+
+
+def remove_prefix(state: State, network: nn.Module, *, source: str) -> State:
+    """Remove the prefix under which most of the network's names are found (`module.`, `backbone.`, `model.`).
+
+    What lies outside of the prefix is dropped, with a warning.
+    """
+    own = network.state_dict().keys()
+    parts = (name.split(".") for name in state)
+    prefixes = Counter(
+        "".join(f"{part}." for part in names[:end])
+        for names in parts
+        for end in range(len(names))
+        if ".".join(names[end:]) in own
+    )
+    prefix, count = max(prefixes.items(), key=lambda item: (item[1], -len(item[0])), default=("", 0))
+    if not prefix or count < len(own) / 2:
+        return state
+    outside = [name for name in state if not name.startswith(prefix)]
+    logger.info("%s: the prefix %r is removed from its names", source, prefix)
+    if outside:
+        logger.warning("%s: not loaded, as outside of %r: %s", source, prefix, _first_names(outside))
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def load_weights(network: nn.Module, state: State, *, heads: Sequence[str], source: str) -> bool:
+    """Load `state` into `network`, and return whether that includes the heads.
+
+    The heads are skipped if the file has none or has them for another number of classes. Tensors of parts that the
+    network does not have at all, such as `mask_token` or an auxiliary classifier, are skipped and logged.
+
+    Args:
+        heads: module paths of the classifiers.
         source: what the weights are, for messages.
 
     Raises:
         ModelError: tensors are missing, unexpected, of another shape or NaN; the message lists the first of each kind.
     """
     own = network.state_dict()
-    own_head = {name for name in own if name.startswith(f"{head}.")}
+    own_head = {name for name in own if _is_inside(name, heads)}
     skip_head = any(name not in state or state[name].shape != own[name].shape for name in own_head)
-    state = {name: tensor for name, tensor in state.items() if not (skip_head and name in own_head)}
+    parts = {name.partition(".")[0] for name in own}
+    extra = [name for name in state if name.partition(".")[0] not in parts]
+    state = {name: tensor for name, tensor in state.items() if not (skip_head and _is_inside(name, heads))}
     expected = own.keys() - (own_head if skip_head else set())
     missing = [name for name in own if name in expected - state.keys() and not name.endswith("num_batches_tracked")]
-    unexpected = [name for name in state if name not in expected]
+    unexpected = [name for name in state if name not in expected and (missing or name not in extra)]
     wrong_shape = [
         f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
         for name in own
@@ -107,17 +189,23 @@ def load_weights(network: nn.Module, state: State, *, head: str, source: str) ->
     if any(problems.values()):
         listed = (f"{problem}: {_first_names(names)}" for problem, names in problems.items() if names)
         raise ModelError(f"{source} does not fit this network; {'; '.join(listed)}")
-    if broken := [name for name in own if name in state and _has_nan(state[name])]:
-        raise ModelError(f"{source} is damaged: NaN in {_first_names(broken)}")
+    if broken := [name for name in own if name in state and _is_not_finite(state[name])]:
+        raise ModelError(f"{source} is damaged: NaN or infinity in {_first_names(broken)}")
+    if extra:
+        logger.warning("%s: not loaded, as the network has no such part: %s", source, _first_names(extra))
     counters = {name for name in expected if name.endswith("num_batches_tracked")} - state.keys()
     state |= {name: torch.zeros((), dtype=torch.long) for name in counters}  # not saved before torch 0.4.1
     network.load_state_dict(state, strict=False, assign=True)
     return not skip_head
 
 
-def _has_nan(tensor: Tensor) -> bool:
-    # min() returns NaN if there is any, and needs no memory of the tensor's size as isnan() does.
-    return tensor.is_floating_point() and tensor.numel() > 0 and bool(tensor.min().isnan())
+def _is_inside(name: str, modules: Sequence[str]) -> bool:
+    return any(name.startswith(f"{path}.") for path in modules)
+
+
+def _is_not_finite(tensor: Tensor) -> bool:
+    # The sum is NaN or infinite if any value is, and needs no memory of the tensor's size as isfinite() does.
+    return tensor.is_floating_point() and not bool(tensor.sum(dtype=torch.float64).isfinite())
 
 
 def _first_names(names: list[str]) -> str:

@@ -9,7 +9,17 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from mlimages.core import Device, InputError, Option, Resize, as_path, check_options, documented, is_remote
+from mlimages.core import (
+    DEFAULT_MODEL,
+    Device,
+    InputError,
+    Option,
+    Resize,
+    as_path,
+    check_options,
+    documented,
+    is_remote,
+)
 
 Optimizer = Literal["adamw", "sgd"]
 ClassWeights = Literal["none", "balanced"]
@@ -125,7 +135,7 @@ class FineTuneConfig:
     ] = None
     model: Annotated[
         str, Option("Network: alexnet, vgg16, any torchvision name, timm:NAME, lenet5 ...", "Model", metavar="NAME")
-    ] = "alexnet"
+    ] = DEFAULT_MODEL
     weights: Annotated[str, Option("Pretrained weights.", "Model", metavar="default|none|FILE")] = "default"
     freeze: Annotated[
         str,

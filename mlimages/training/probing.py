@@ -13,7 +13,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mlimages.core import Z_95, InputError, LabeledPath, NoProgress, Progress, Share, cache_dir, share, sign_test
+from mlimages.core import (
+    DEFAULT_MODEL,
+    Z_95,
+    InputError,
+    LabeledPath,
+    NoProgress,
+    Progress,
+    Share,
+    cache_dir,
+    share,
+    sign_test,
+)
 from mlimages.labels import LabelFile
 from mlimages.networks import (
     CutPoint,
@@ -52,7 +63,7 @@ NOISE = 0.05
 def probe_cuts(
     labels: LabelFile,
     *,
-    model: str = "alexnet",
+    model: str = DEFAULT_MODEL,
     weights: str | Path = "default",
     size: int | None = None,
     gray: bool | None = None,

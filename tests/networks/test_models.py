@@ -1,5 +1,7 @@
 """Networks by name, weights from files, and input sizes."""
 
+import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +9,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mlimages.core import ModelError
+from mlimages.core import DEFAULT_MODEL, ModelError
 from mlimages.networks import build_model
-from mlimages.networks.weights import read_weights
+from mlimages.networks.timm_architecture import packaged_file
+from mlimages.networks.weights import State, read_weights
 from tests.servers import cut, serve
 
 
@@ -88,6 +91,102 @@ def test_a_mismatch_lists_the_first_missing_unexpected_and_wrongly_shaped_tensor
     assert "wrong shape: conv2.weight (16, 6, 3, 3) instead of (16, 6, 5, 5)" in str(error.value)
 
 
+class Options:
+    """A class of somebody's training loop."""
+
+    def __init__(self) -> None:
+        self.model = "lenet5"
+
+
+def as_chainer(state: State) -> State:
+    names = {"weight": "W", "bias": "b"}
+    return {"predictor/" + "/".join([*n.split(".")[:-1], names[n.split(".")[-1]]]): t for n, t in state.items()}
+
+
+def prefixed(prefix: str, state: State) -> State:
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+CHECKPOINTS: dict[str, tuple[str, Callable[[State], object]]] = {
+    "timm": ("model_best.pth.tar", lambda s: {"epoch": 3, "state_dict": s, "args": argparse.Namespace(lr=0.1)}),
+    "timm_ema": ("last.pth.tar", lambda s: {"state_dict": prefixed("no.", s), "state_dict_ema": s}),
+    "deit_ema": ("deit.pth", lambda s: {"model": prefixed("no.", s), "model_ema": prefixed("module.", s)}),
+    "lightning": (
+        "epoch=3.ckpt",
+        lambda s: {
+            "state_dict": {**prefixed("model.", s), "loss.weight": torch.ones(2)},
+            "hyper_parameters": Options(),
+            "callbacks": {"best": Path("x")},
+        },
+    ),
+    "compiled": ("w.pt", lambda s: prefixed("module._orig_mod.", s)),
+    "backbone": ("w.pth", lambda s: prefixed("backbone.", {n: t for n, t in s.items() if not n.startswith("fc5")})),
+    "hugging_face": ("pytorch_model.bin", lambda s: s),
+    "another_part": ("w.bin", lambda s: {"mask_token": torch.zeros(3), **s, "aux.weight": torch.zeros(2)}),
+    "in_order": ("w.pth", lambda s: {f"layer{n // 2}.{name[-1]}": t for n, (name, t) in enumerate(s.items())}),
+    "chainer": ("w.npz", as_chainer),
+    "half": ("w.pth", lambda s: {name: tensor.half() for name, tensor in s.items()}),
+}
+
+
+@pytest.mark.parametrize("kind", CHECKPOINTS)
+def test_checkpoints_of_other_programs_are_loaded(tmp_path: Path, kind: str) -> None:
+    whole = build_model("lenet5", classes=10, weights="none", seed=1).network.state_dict()
+    name, wrap = CHECKPOINTS[kind]
+    content = wrap(dict(whole))
+    if name.endswith(".npz"):
+        np.savez(tmp_path / name, **content)
+    else:
+        torch.save(content, tmp_path / name)
+    loaded = build_model("lenet5", classes=10, weights=tmp_path / name).network.state_dict()
+    expected = [n for n in whole if not (kind == "backbone" and n.startswith("fc5"))]
+    assert all(torch.allclose(loaded[n], whole[n], atol=1e-3 if kind == "half" else 0) for n in expected)
+
+
+@pytest.mark.parametrize(
+    ("break_state", "message"),
+    [
+        (lambda s: s | {"conv2.weight": s["conv2.weight"] * torch.nan}, "NaN or infinity in conv2.weight"),
+        (lambda s: s | {"fc3.bias": s["fc3.bias"] + torch.inf}, "NaN or infinity in fc3.bias"),
+        (lambda s: s | {"conv2.extra": torch.zeros(2)}, "unexpected: conv2.extra"),
+        (lambda s: dict(reversed(prefixed("x", s).items())), "missing: conv1.weight"),
+    ],
+    ids=["nan", "infinity", "more", "order"],
+)
+def test_weights_that_do_not_fit_or_are_damaged_are_refused(
+    tmp_path: Path, break_state: Callable[[State], State], message: str
+) -> None:
+    state = dict(build_model("lenet5", classes=10, weights="none").network.state_dict())
+    torch.save(break_state(state), tmp_path / "w.pth")
+    with pytest.raises(ModelError, match=message):
+        build_model("lenet5", classes=10, weights=tmp_path / "w.pth")
+
+
+def test_the_default_network_has_its_weights_without_a_network() -> None:
+    model = build_model(DEFAULT_MODEL, classes=1000)
+    assert (model.name, model.pretrained) == ("efficientnet_lite0", True)
+    assert (model.preprocessing.normalization.mean, model.preprocessing.image.interpolation) == ((0.5,) * 3, "bicubic")
+    packaged = torch.load(packaged_file(), weights_only=True)
+    loaded = model.network.state_dict()
+    assert all(torch.equal(one, other) for one, other in zip(loaded.values(), packaged.values(), strict=True))
+    same = build_model("timm:tf_efficientnet_lite0", classes=1000, weights=packaged_file()).network
+    x = torch.rand(1, 3, 224, 224)
+    assert torch.equal(same(x), model.network(x))
+
+
+def test_the_packaged_weights_are_refused_by_the_network_that_pads_otherwise() -> None:
+    with pytest.raises(ModelError, match="use --model efficientnet_lite0, which finds the file by itself"):
+        build_model("timm:efficientnet_lite0", classes=2, weights=packaged_file())
+
+
+def test_altered_packaged_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    altered = tmp_path / "w.pth"
+    altered.write_bytes(packaged_file().read_bytes()[:-1] + b"x")
+    monkeypatch.setattr("mlimages.networks.timm_architecture.packaged_file", lambda: altered)
+    with pytest.raises(ModelError, match=r"w\.pth is damaged: install the package"):
+        build_model(DEFAULT_MODEL, classes=2)
+
+
 class Payload:
     def __reduce__(self) -> tuple[object, ...]:
         return Path.write_text, (Path("executed"), "yes")
@@ -97,8 +196,9 @@ def test_no_code_in_a_weights_file_is_executed(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     torch.save({"conv1.weight": Payload()}, tmp_path / "trap.pth")
     np.savez(tmp_path / "trap.npz", **{"conv1.weight": np.array([Payload()], dtype=object)})
-    for name in ("trap.pth", "trap.npz"):
-        with pytest.raises(ModelError, match="cannot be read"):
+    torch.save({"conv1.weight": Payload()}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    for name in ("trap.pth", "trap.npz", "old.pth"):
+        with pytest.raises(ModelError, match=r"cannot be read|contains no tensors"):
             read_weights(tmp_path / name)
     assert not (tmp_path / "executed").exists()
 
@@ -148,7 +248,7 @@ def test_an_unknown_name_suggests_similar_ones() -> None:
         ("lenet5", 8, r"conv2 would have no output: \(4 \+ 2\*0 - 5\)/1 \+ 1 = 0; nearest valid sizes: 12"),
         ("alexnet", 40, "nearest valid sizes: 63"),
         ("alex", 20, "nearest valid sizes: 227"),
-        ("vit_b_16", 200, "nearest valid sizes: 224"),
+        ("vit_b_16", 200, "nearest valid sizes: 192 and 208"),
     ],
 )
 def test_an_invalid_size_is_an_error_that_names_the_layer_and_valid_sizes(name: str, size: int, message: str) -> None:
