@@ -7,13 +7,14 @@ import math
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
 from mlimages.cli.hints import read_labels, say_next
-from mlimages.cli.options import GroupedCommand
+from mlimages.cli.options import GroupedCommand, takes_options
 from mlimages.core import counted
+from mlimages.labels import TableOptions
 
 if TYPE_CHECKING:
     from mlimages.dataset import AugmentSummary
@@ -26,7 +27,9 @@ def register(app: typer.Typer) -> None:
     app.command("augment", cls=GroupedCommand, rich_help_panel="curate")(augment)
 
 
+@takes_options(TableOptions)
 def augment(
+    table: dict[str, Any],
     labels: Path = typer.Argument(..., metavar="LABELS|FOLDER", help="A label file, or a folder of class folders."),
     out: Path = typer.Option(..., "-o", "--out", help="What to write: NAME.npz, or a new folder."),
     size: int = typer.Option(..., min=1, metavar="PX", help="Width and height: shorter side scaled, centre cropped."),
@@ -56,7 +59,7 @@ def augment(
     from mlimages.core import ImageProperty, TqdmProgress
     from mlimages.dataset import augment as write
 
-    images = read_labels(labels)
+    images = read_labels(labels, table)
     summary = write(
         images.limit_per_class(limit_per_class, seed=seed) if limit_per_class else images,
         out,

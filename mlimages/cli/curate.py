@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from mlimages.cli.engines import ADDRESS, ENGINE, Engine, cluster_of, require_engine
-from mlimages.cli.hints import read_labels, read_parts, say, say_next
-from mlimages.cli.options import HELP_ALL, GroupedCommand, ThresholdsCommand, takes_options
+from mlimages.cli.hints import given_options, read_labels, read_parts, say, say_next
+from mlimages.cli.options import GroupedCommand, ThresholdsCommand, takes_options
 from mlimages.core import ImageProperty, Resize, as_path, counted, demand_free, note_written
-from mlimages.labels import LabelOptions, WrittenLabels
+from mlimages.labels import LabelOptions, TableOptions, WrittenLabels
 
 if TYPE_CHECKING:
     from mlimages.checks import CheckReport
@@ -30,7 +30,7 @@ def register(app: typer.Typer) -> None:
     app.command("mean", cls=GroupedCommand, rich_help_panel="curate")(mean)
 
 
-@takes_options(LabelOptions, arguments=("source",))
+@takes_options(LabelOptions, arguments=("source",), shown=("Table",))
 def label(
     settings: dict[str, Any],
     split: str = typer.Option(
@@ -82,7 +82,9 @@ def _remarks(file: WrittenLabels) -> list[str]:
     return few + [f"{file.path}: one class only: a classifier needs two"] * (len(file.classes) == 1)
 
 
+@takes_options(TableOptions)
 def check(
+    table: dict[str, Any],
     sources: list[Path] = typer.Argument(
         ..., metavar="LABELS|FOLDER...", help="Label files or folders of class folders; with several, leaks are found."
     ),
@@ -99,7 +101,6 @@ def check(
     address: str = ADDRESS,
     force: bool = FORCE,
     as_json: bool = typer.Option(False, "--json", help="Print counts and groups as JSON."),
-    help_all: bool = HELP_ALL,
 ) -> None:
     """Find corrupt, duplicate, leaked and unusual images.
 
@@ -118,7 +119,7 @@ def check(
         from mlimages.reports import write_report
     thresholds = checks.Thresholds.parse(threshold)
     pages = [page] if page else []
-    files = [labels for source in sources for labels in read_parts(source)]
+    files = [labels for source in sources for labels in read_parts(source, TableOptions(**table))]
     outcomes = (checks.outcome_paths(labels.path) for labels in files)
     demand_free([*pages, *chain.from_iterable(outcomes)], overwrite=force)
     with cluster_of(engine, address) as pool:
@@ -149,7 +150,9 @@ def _print_report(report: CheckReport) -> None:
         print("\n".join([f"{title}: {sum(counts.values())}", *(f"  {n:>7}  {code}" for code, n in counts.items())]))
 
 
+@takes_options(TableOptions)
 def mean(
+    table: dict[str, Any],
     source: Path = typer.Argument(..., metavar="LABELS|FOLDER", help="A label file, or a folder of class folders."),
     size: int = typer.Option(224, min=1, metavar="N", help="Width and height in pixels."),
     resize: Resize = typer.Option(
@@ -177,7 +180,7 @@ def mean(
 
     require_engine(engine)
     out = as_path(out)
-    prop, labels = ImageProperty(size, resize=resize, gray_scale=gray), read_labels(source)
+    prop, labels = ImageProperty(size, resize=resize, gray_scale=gray), read_labels(source, table)
     data = TrainingData(labels, prop)
     files = [out.with_suffix(suffix) for suffix in (".png", ".npy", ".json")]
     files += [out.with_name(f"{out.stem}_per_class.png")] if per_class else []
@@ -197,7 +200,7 @@ def mean(
     print(f"{out}: mean of {counted(mean_image.count, 'image')}, {len(mean_image.broken)} left out")
     print("by channel: mean " + _figures(mean_image.channel_mean) + ", std " + _figures(mean_image.channel_std))
     prepared = ["--size", size, *(["--resize", resize] if resize != "shorter" else []), *(["--gray"] if gray else [])]
-    say_next("finetune", source, *prepared, "--mean", out.with_suffix(".npy"))
+    say_next("finetune", source, *given_options(table), *prepared, "--mean", out.with_suffix(".npy"))
 
 
 def _figures(values: tuple[float, ...]) -> str:

@@ -12,10 +12,11 @@ from typing import Any
 import typer
 
 from mlimages.cli import predictions
-from mlimages.cli.hints import read_labels, say_next
+from mlimages.cli.hints import given_options, read_labels, say_next
 from mlimages.cli.options import GroupedCommand, takes_options
 from mlimages.cli.process import log_server
 from mlimages.core import InputError
+from mlimages.labels import TableOptions
 from mlimages.serving import ServerSettings
 
 MODEL = typer.Argument(..., metavar="MODEL", help="An .onnx file of `mlimages export`, or a run folder.")
@@ -65,7 +66,9 @@ def export(
     say_next("predict", bundle.path, "IMAGE...")
 
 
+@takes_options(TableOptions)
 def quantize(
+    table: dict[str, Any],
     model: Path = MODEL,
     calibration: Path = typer.Option(
         ...,
@@ -94,10 +97,12 @@ def quantize(
 
     bundle = OnnxBundle.read(model)
     target = out or bundle.path.with_name(f"{bundle.path.stem}-quantized.onnx")
-    found = quantize(bundle, read_labels(calibration), target, max_drop=max_drop, fp16=fp16, progress=TqdmProgress())
+    found = quantize(
+        bundle, read_labels(calibration, table), target, max_drop=max_drop, fp16=fp16, progress=TqdmProgress()
+    )
     print(json.dumps(asdict(found)) if as_json else predictions.quantization_text(found))
     if found.chosen:
-        say_next("evaluate", target, calibration)
+        say_next("evaluate", target, calibration, *given_options(table))
 
 
 def predict(
@@ -133,7 +138,9 @@ def predict(
         raise typer.Exit(1)
 
 
+@takes_options(TableOptions)
 def evaluate(
+    table: dict[str, Any],
     model: Path = MODEL,
     labels: Path = typer.Argument(..., metavar="LABELS|FOLDER", help="A label file, or a folder of class folders."),
     report: Path = typer.Option(
@@ -151,7 +158,7 @@ def evaluate(
     from mlimages.inference import Predictor, evaluate
     from mlimages.reports import report_html
 
-    found = evaluate(Predictor(model), read_labels(labels), progress=TqdmProgress())
+    found = evaluate(Predictor(model), read_labels(labels, table), progress=TqdmProgress())
     if report:
         write_text(report, report_html(found, f"{model.name} on {labels.name}"))
     print(found.to_json() if as_json else predictions.evaluation_text(found))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mlimages.labels import LabelFile
+    from mlimages.labels import LabelFile, TableOptions
 
 
 def say_next(*words: object) -> None:
@@ -16,26 +17,35 @@ def say_next(*words: object) -> None:
     print("next: mlimages", shlex.join(map(str, words)), file=sys.stderr)
 
 
+def given_options(values: Mapping[str, Any]) -> list[object]:
+    """Options by name, as they are typed; those that were not given are left out."""
+    return [word for name, value in values.items() if value for word in (f"--{name.replace('_', '-')}", value)]
+
+
 def say(text: str) -> None:
     """Print a line that is no result, on standard error."""
     print(text, file=sys.stderr)
 
 
-def read_labels(source: Path) -> LabelFile:
-    """A label file, or a folder of class folders; what was understood of it is printed."""
-    from mlimages.labels import open_labels
+def read_labels(source: Path, table: Mapping[str, Any] | None = None) -> LabelFile:
+    """A label file, or a folder of class folders; what was understood of it is printed.
 
-    labels = open_labels(source)
+    Args:
+        table: values of the fields of `TableOptions`.
+    """
+    from mlimages.labels import TableOptions, open_labels
+
+    labels = open_labels(source, TableOptions(**(table or {})))
     for line in labels.notes:
         say(line)
     return labels
 
 
-def read_parts(source: Path) -> list[LabelFile]:
+def read_parts(source: Path, table: TableOptions) -> list[LabelFile]:
     """The label files that a label file or a folder stands for; what was understood of them is printed."""
     from mlimages.labels import open_parts
 
-    parts = list(open_parts(source).values())
+    parts = list(open_parts(source, table).values())
     for line in dict.fromkeys(line for labels in parts for line in labels.notes):
         say(line)
     return parts

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from mlimages.cli.hints import say_next
-from mlimages.cli.options import GroupedCommand
+from mlimages.cli.hints import given_options, say_next
+from mlimages.cli.options import GroupedCommand, takes_options
 from mlimages.core import ImageProperty, Resize, counted
+from mlimages.labels import TableOptions
 
 if TYPE_CHECKING:
     from mlimages.core import NetworkSummary
@@ -23,7 +24,9 @@ def register(app: typer.Typer) -> None:
     app.command("summary", cls=GroupedCommand, rich_help_panel="inspect")(summary)
 
 
+@takes_options(TableOptions)
 def show(
+    table: dict[str, Any],
     source: Path = typer.Argument(
         ..., metavar="LABELS|FOLDER|MEAN", help="Label file, folder of class folders, or mean image (.npy, .png)."
     ),
@@ -44,7 +47,7 @@ def show(
     from mlimages.reports import draw_sheet
 
     prop = ImageProperty(size, resize=resize, gray_scale=gray)
-    rows = draw_sheet(source, out, prop=prop, per_class=per_class, seed=seed)
+    rows = draw_sheet(source, out, prop=prop, per_class=per_class, seed=seed, table=TableOptions(**table))
     shown = {row.name: len(row.tiles) for row in rows}
     broken = [tile.caption for row in rows for tile in row.tiles if tile.fault]
     if as_json:
@@ -58,7 +61,7 @@ def show(
     if source.is_dir():
         say_next("label", source)
     else:
-        say_next("check" if broken else "probe", source)
+        say_next("check" if broken else "probe", source, *given_options(table))
 
 
 def summary(

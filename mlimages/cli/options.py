@@ -15,7 +15,7 @@ from typer.core import TyperCommand
 from mlimages.core import InputError, Option, OptionField, option_fields
 
 GENERAL = "Options"
-_ORDER = {"Source": -1, "Output": 1, GENERAL: 2}
+_ORDER = {"Source": -1, "Table": 1, "Output": 2, GENERAL: 3}
 _ALL = "mlimages.help_all"
 _METAVARS = {int: "N", float: "X", str: "TEXT", Path: "FILE"}
 
@@ -83,17 +83,18 @@ def _is_rare(param: Any) -> bool:
 
 
 def takes_options(
-    cls: type, *, arguments: tuple[str, ...] = ()
+    cls: type, *, arguments: tuple[str, ...] = (), shown: tuple[str, ...] = ()
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorator of a command body: its first parameter receives the values of the fields of `cls`, as a dict.
 
-    The command line gets one option for each field, `arguments` becoming positional, and then the body's own.
+    The command line gets one option for each field, `arguments` becoming positional, and then the body's own. `--help`
+    lists the groups `shown` even where their options are rare.
     """
 
     def decorate(body: Callable[..., None]) -> Callable[..., None]:
         own = inspect.signature(body, eval_str=True)
         taken = [field for field in option_fields(cls) if not field.option.is_internal]
-        made = [_parameter(field, is_argument=field.name in arguments) for field in taken]
+        made = [_parameter(field, is_argument=field.name in arguments, shown=shown) for field in taken]
 
         def command(help_all: bool, **values: Any) -> None:
             given = {field.name: _gathered(values.pop(field.name)) for field in taken}
@@ -110,7 +111,7 @@ def takes_options(
     return decorate
 
 
-def _parameter(field: OptionField, *, is_argument: bool) -> inspect.Parameter:
+def _parameter(field: OptionField, *, is_argument: bool, shown: tuple[str, ...]) -> inspect.Parameter:
     option, kind = field.option, field.type
     default = None if field.default is MISSING else field.default
     if option.parse:
@@ -123,7 +124,7 @@ def _parameter(field: OptionField, *, is_argument: bool) -> inspect.Parameter:
     if is_argument:
         info = typer.Argument(default, show_default=False, **given)
     else:
-        given["rich_help_panel"] = f"{'rare:' if option.is_rare else ''}{option.group}"
+        given["rich_help_panel"] = f"{'rare:' * (option.is_rare and option.group not in shown)}{option.group}"
         given["show_default"] = option.default_text or not (default is None or default == "" or kind is bool)
         flags = option.flags or ((f"--{field.name.replace('_', '-')}",) if kind is bool and default is False else ())
         if option.parse:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import typer
 
-from mlimages.cli.hints import read_labels, say_next
-from mlimages.cli.options import GroupedCommand
+from mlimages.cli.hints import given_options, read_labels, say_next
+from mlimages.cli.options import GroupedCommand, takes_options
 from mlimages.core import DEFAULT_MODEL
+from mlimages.labels import TableOptions
 
 
 def register(app: typer.Typer) -> None:
@@ -19,7 +21,9 @@ def register(app: typer.Typer) -> None:
     app.command("compare", cls=GroupedCommand, rich_help_panel="train")(compare)
 
 
+@takes_options(TableOptions)
 def probe(
+    table: dict[str, Any],
     labels: Path = typer.Argument(..., metavar="LABELS|FOLDER", help="A label file, or a folder of class folders."),
     out: Path = typer.Option(Path("probe.png"), "-o", "--out", metavar="PNG", help="Plot to write."),
     report: Path = typer.Option(None, metavar="FILE.html", help="Write a page: plots, accuracy of each layer."),
@@ -46,7 +50,7 @@ def probe(
     from mlimages.reports import draw_probe, probe_html, probe_lines
 
     found = learning.probe_cuts(
-        read_labels(labels),
+        read_labels(labels, table),
         model=model,
         weights=weights,
         size=size,
@@ -64,7 +68,7 @@ def probe(
     print("\n".join(probe_lines(found)))
     print(f"plot: {out}" + (f", page: {report}" if report else ""), file=sys.stderr)
     weights_option = ("--weights", weights) if weights != "default" else ()
-    say_next("finetune", labels, "--model", model, *weights_option, "--freeze", found.freeze)
+    say_next("finetune", labels, *given_options(table), "--model", model, *weights_option, "--freeze", found.freeze)
 
 
 def compare(

@@ -66,7 +66,7 @@ def finetune(
     is_main_process = os.environ.get("RANK", "0") == "0"
     if is_main_process and resume is None:
         for source in filter(None, (config.labels, config.val)):
-            read_parts(source)
+            read_parts(source, config)
     with ExitStack() as stack:
         callbacks = [stack.enter_context(ScalarWriter(config.out))] if tensorboard and is_main_process else []
         result = fine_tune(config, progress=TqdmProgress(), callbacks=callbacks)

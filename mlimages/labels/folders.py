@@ -15,6 +15,7 @@ from mlimages.labels.class_names import ClassNames, with_class
 from mlimages.labels.label_file import SHOWN, LabelFile
 from mlimages.labels.scanning import has_images, images_in, natural_key, passed_over, subfolders, walk
 from mlimages.labels.splitting import groups_by_pattern
+from mlimages.labels.tables import TableOptions
 
 PARTS = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
@@ -41,25 +42,35 @@ class FolderLabels:
     parts: Mapping[str, LabelFile] = field(default_factory=dict)
 
 
-def open_parts(source: LabelFile | str | os.PathLike[str]) -> dict[str, LabelFile]:
+def open_parts(source: LabelFile | str | os.PathLike[str], table: TableOptions | None = None) -> dict[str, LabelFile]:
     """The label files that a label file or a folder stands for, by part: train, val and test, or one named "".
+
+    Args:
+        table: how to read a table; of a folder `class_from` applies.
 
     Raises:
         InputError: as `label_dir_auto`.
     """
     if isinstance(source, LabelFile):
         return {"": source}
-    path = as_path(source)
+    path, table = as_path(source), table or TableOptions()
     if not path.is_dir():
-        return {"": LabelFile(path)}
+        return {"": LabelFile(path, options=TableOptions.of(table))}
+    demand_table(path, table)
+    if table.class_from:
+        labels = label_dir_by_pattern(path, table.class_from)
+        return {"": labels.with_notes([_described(path, "", labels)])}
     found = label_dir_auto(path)
     left_out = [f"left out: {what}" for what in found.left_out]
     parts = found.parts or {"": found.labels}
     return {name: part.with_notes([_described(path, name, part), *left_out]) for name, part in parts.items()}
 
 
-def open_labels(source: LabelFile | str | os.PathLike[str]) -> LabelFile:
+def open_labels(source: LabelFile | str | os.PathLike[str], table: TableOptions | None = None) -> LabelFile:
     """A label file, or a folder of class folders as one that is not written.
+
+    Args:
+        table: how to read a table; of a folder `class_from` applies.
 
     Raises:
         InputError: as `label_dir_auto`, or the folder holds parts of a dataset.
@@ -67,10 +78,22 @@ def open_labels(source: LabelFile | str | os.PathLike[str]) -> LabelFile:
     >>> open_labels("labels.txt").path.name
     'labels.txt'
     """
-    parts = open_parts(source)
+    parts = open_parts(source, table)
     if len(parts) > 1:
         raise InputError(f"{source} holds the parts {', '.join(parts)} of a dataset: name one of them")
     return next(iter(parts.values()))
+
+
+def demand_table(folder: Path, table: TableOptions) -> None:
+    """See that no option of tables but `class_from` is given with a folder.
+
+    Raises:
+        InputError: one is.
+    """
+    if TableOptions.of(table) != TableOptions(class_from=table.class_from):
+        raise InputError(
+            f"{folder} is a folder: --path-column, --label-column, --images and --suffix say how a table is read"
+        )
 
 
 def _described(folder: Path, part: str, labels: LabelFile) -> str:

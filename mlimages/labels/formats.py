@@ -13,10 +13,14 @@ from typing import TextIO
 
 from mlimages.core import LabelFileError
 from mlimages.labels.annotations import Objects, annotation_objects
+from mlimages.labels.scanning import IMAGE_SUFFIXES
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 WRITABLE = (".txt", ".csv", ".tsv", ".jsonl")
 READABLE = (*WRITABLE, ".json", ".xml")
+
+PATH_LABEL, WORDS = " ", "  "
+"""Delimiters of a .txt that holds none of a table: the last white space of a line, or each."""
 
 SAMPLE = 50
 """Lines that decide whether a .txt holds `path label` lines or a table, and objects whose keys are columns."""
@@ -75,11 +79,17 @@ def _delimiters_in(line: str) -> list[str]:
     return [delimiter for delimiter in "\t;," if delimiter in line]
 
 
-def text_delimiters(path: Path) -> list[str]:
-    """What may separate the cells of a table, as its first line shows; "" where its form leaves no choice."""
+def text_delimiters(path: Path, *, has_columns: bool = False) -> list[str]:
+    """What may separate the cells of a table, as its first line shows; "" where its form leaves no choice.
+
+    Args:
+        has_columns: a .txt that holds no delimiter has columns all the same, of words.
+    """
     suffix = known_suffix(path)
     if suffix in (".jsonl", ".json", ".xml"):
         return [""]
+    if not is_table(path):
+        return [WORDS if has_columns else PATH_LABEL]
     with opened(path) as lines:
         first = next(filter(str.strip, lines), "")
     usual = DELIMITERS.get(suffix, ",")
@@ -98,6 +108,11 @@ def records(path: Path, delimiter: str) -> Iterator[Record]:
             yield from _object_records(_json_lines(lines, path))
         elif suffix in (".json", ".xml"):
             yield from _object_records(annotation_objects(lines, path))
+        elif delimiter == PATH_LABEL:
+            rows = ((number, _path_and_label(line.strip())) for number, line in enumerate(lines, start=1))
+            yield from (Record(number, cells) for number, cells in rows if cells)
+        elif delimiter == WORDS:
+            yield from (Record(number, line.split()) for number, line in enumerate(lines, start=1) if line.strip())
         else:
             yield from _cells(lines, path, delimiter)
 
@@ -153,6 +168,17 @@ def known_suffix(path: Path, suffixes: tuple[str, ...] = READABLE) -> str:
         stem = path.name.split(".")[0]
         raise LabelFileError(f"{path} is no label file: {_ADVICE[suffix].format(path=path, stem=stem)}")
     raise LabelFileError(f"{path}: a label file ends in one of {', '.join(suffixes)}")
+
+
+def _path_and_label(line: str) -> list[str]:
+    """`path label`, or a path alone, which may hold white space; the label is a number, or follows an image's name."""
+    path, *label = line.rsplit(None, 1) or [""]
+    is_split = label and (label[0].isdecimal() or (_names_image(path) and not _names_image(label[0])))
+    return [_unquoted(path), _unquoted(label[0])] if is_split else [_unquoted(line)] * bool(line)
+
+
+def _names_image(text: str) -> bool:
+    return _unquoted(text).lower().endswith(tuple(IMAGE_SUFFIXES))
 
 
 def write_rows(out: TextIO, path: Path, rows: Iterable[tuple[str, int]]) -> int:
@@ -222,5 +248,6 @@ def _unquoted(text: str) -> str:
 
 
 def _quoted(name: str) -> str:
-    """Quoted where the reader would otherwise take something off its ends."""
-    return f'"{name}"' if name != name.strip() or _unquoted(name) != name else name
+    """Quoted where the reader would otherwise take something off its ends, or the line for one of a table."""
+    is_plain = name == name.strip() == _unquoted(name) and not name.endswith((",", ";"))
+    return name if is_plain else f'"{name}"'

@@ -54,6 +54,7 @@ class LabelFile:
         img_root: the folder that its paths are relative to; its own by default.
         items: the images in place of the file's, called anew at each iteration.
         class_names: the names in place of the class definition beside the file.
+        options: how to read a table; what is not given is found out.
     """
 
     def __init__(
@@ -108,7 +109,8 @@ class LabelFile:
         fixed = self._fixed_class_names()
         if fixed is not None:
             return fixed
-        names = table.counts.labels if (table := self._table()) else ()
+        table = self._table()
+        names = table.counts.labels if table and not table.has_numbers else ()
         return () if names == tuple(map(str, range(len(names)))) else names
 
     @property
@@ -153,7 +155,8 @@ class LabelFile:
     def classes(self) -> FileClasses:
         """Names of the classes, and the class numbers that occur."""
         names, fixed, used = self.class_names, self._fixed_class_names(), frozenset(label for _, label in self.named())
-        is_table = fixed is None and self._table() is not None
+        table = self._table() if fixed is None else None
+        is_table = table is not None and not table.has_numbers
         return FileClasses(names, used, not fixed and all(map(is_number, names)), is_table)
 
     def _fixed_class_names(self) -> ClassNames | None:

@@ -11,7 +11,7 @@ from typing import Annotated, Protocol
 
 from mlimages.core import InputError, Option, as_path, counted, demand_free, documented
 from mlimages.labels.class_names import class_definition_path, read_class_names
-from mlimages.labels.folders import append, label_dir, label_dir_auto, label_dir_by_pattern
+from mlimages.labels.folders import append, demand_table, label_dir, label_dir_auto, label_dir_by_pattern
 from mlimages.labels.label_file import LabelFile, listed_paths
 from mlimages.labels.layout import lay_out
 from mlimages.labels.splitting import demand_shares, groups_by_pattern
@@ -41,7 +41,7 @@ def parse_shares(text: str) -> tuple[float, ...]:
 
 @documented
 @dataclass(frozen=True, slots=True)
-class LabelOptions:
+class LabelOptions(TableOptions):
     """What `make_label_files` reads, changes and writes."""
 
     source: Annotated[Path, Option("A folder of class folders, or a label file.", metavar="FOLDER|LABELS")]
@@ -55,24 +55,6 @@ class LabelOptions:
     number: Annotated[
         int | None, Option("All images of FOLDER are of class N.", "Classes", ("--label",), "N", min=0)
     ] = None
-    class_from: Annotated[
-        str,
-        Option("The class is what this finds in the path (its first group), not a folder or column.", "Classes",
-               metavar="REGEX"),
-    ] = ""  # fmt: skip
-    path_column: Annotated[
-        str, Option("Column of the paths, by name or number from 1.", "Table", metavar="COLUMN", default_text="found")
-    ] = ""
-    label_column: Annotated[
-        str,
-        Option("Column of the labels; several separated by commas are one-hot.", "Table", metavar="COLUMN",
-               default_text="found"),
-    ] = ""  # fmt: skip
-    images: Annotated[
-        Path | None,
-        Option("Folder that the paths are relative to.", "Table", metavar="DIR", default_text="the table's"),
-    ] = None
-    suffix: Annotated[str, Option("Append this to each path: .png.", "Table", metavar="SUFFIX")] = ""
     limit_per_class: Annotated[
         int | None, Option("Keep at most N images of each class, chosen by --seed.", "Images", metavar="N", min=1)
     ] = None
@@ -174,13 +156,11 @@ def _read(
     """The images, and those of each part where the folder is split already."""
     class_names = read_class_names(options.classes) if options.classes else None
     if not source.is_dir():
-        table = TableOptions(
-            options.path_column, options.label_column, options.images, options.suffix, options.class_from
-        )
-        labels = LabelFile(source, class_names=class_names, options=table)
+        labels = LabelFile(source, class_names=class_names, options=TableOptions.of(options))
         for line in labels.notes:
             note(line)
         return labels, {}
+    demand_table(source, options)
     if options.class_from:
         return label_dir_by_pattern(source, options.class_from), {}
     if options.number is not None:

@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 
 from mlimages.core import InputError, LabelFileError, is_remote
-from mlimages.labels.formats import Record, records, text_delimiters
+from mlimages.labels.formats import PATH_LABEL, WORDS, Record, records, text_delimiters
 from mlimages.labels.scanning import IMAGE_SUFFIXES
 from mlimages.labels.tables import (
     PATH_WORDS,
@@ -55,7 +55,7 @@ def understand(path: Path, folder: Path, options: TableOptions) -> Table:
     folder = options.images or folder
     readings = [
         _Reading(path, folder, options, delimiter, list(islice(records(path, delimiter), SAMPLE)))
-        for delimiter in text_delimiters(path)
+        for delimiter in text_delimiters(path, has_columns=options.names_columns)
     ]
     best = max(readings, key=lambda reading: (reading.place.share, reading.width))
     return best.table()
@@ -123,7 +123,7 @@ class _Reading:
     @cached_property
     def has_header(self) -> bool:
         """Unless the first row names an image, or what looks like one."""
-        if not self.sample:
+        if not self.sample or self.delimiter == PATH_LABEL:
             return False
         value = self.first[self.place.column] if self.place.column < self.width else ""
         return not (
@@ -169,12 +169,16 @@ class _Reading:
             return one_hot
         raise LabelFileError(
             f"{self.path}:{self.sample[0].number}: expected a column named label or class, "
-            f"found {', '.join(self.first)[:80]!r}: {how_to_say(self.path, self.first)}"
+            f"found {', '.join(self.first)[:80]!r}: {how_to_say(self.first)}"
         )
 
     def _wanted_labels(self) -> list[str]:
         wanted = self.options.label_column
-        return [wanted] if wanted.lower() in (cell.lower() for cell in self.first) else wanted.split(",")
+        return (
+            [wanted]
+            if self._may_have_names and wanted.lower() in (cell.lower() for cell in self.first)
+            else wanted.split(",")
+        )
 
     def _one_hot(self, columns: Sequence[int]) -> tuple[int, ...]:
         """The columns that hold 0 and 1 alone, if each row has one 1 among them."""
@@ -183,9 +187,14 @@ class _Reading:
         fits = all(sum(is_one(row[column]) for column in binary) == 1 for row in rows)
         return tuple(binary) if fits else ()
 
+    @property
+    def _may_have_names(self) -> bool:
+        """Whether the first row may be a header: else a cell that is a number is no name of a column."""
+        return self.delimiter != WORDS and not any(cell.lower().endswith(tuple(IMAGE_SUFFIXES)) for cell in self.first)
+
     def _column(self, wanted: str) -> int:
         """Index of a column by its name, whatever its case, or by its number from 1."""
-        lowered = [cell.lower() for cell in self.first]
+        lowered = [cell.lower() for cell in self.first] if self._may_have_names else []
         if wanted.strip().lower() in lowered:
             return lowered.index(wanted.strip().lower())
         if wanted.strip().isdecimal() and 0 < int(wanted) <= self.width:

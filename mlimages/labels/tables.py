@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from typing import Annotated, Self
 
-from mlimages.core import LabelFileError, is_remote
-from mlimages.labels.formats import Record, Row, records, text_delimiters
+from mlimages.core import LabelFileError, Option, documented, is_remote
+from mlimages.labels.class_names import is_number
+from mlimages.labels.formats import PATH_LABEL, Record, Row, records, text_delimiters
 from mlimages.labels.scanning import natural_key
 from mlimages.labels.splitting import compiled, found_by
 
@@ -21,23 +23,42 @@ PATH_WORDS = (
 SHOWN = 10
 
 
-@dataclass(frozen=True, slots=True)
+@documented
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TableOptions:
-    """How to read a table; what is empty is found out.
+    """How to read a table of paths and labels; what is not given is found out."""
 
-    Attributes:
-        path_column: the column of paths, by name or by number from 1.
-        label_column: the column of labels likewise; several separated by commas are one-hot columns.
-        images: the folder that the paths are relative to; the table's own by default.
-        suffix: appended to each path (`.png`).
-        class_from: a regular expression; what it finds in a path (its first group, if it has one) is the label.
-    """
+    path_column: Annotated[
+        str,
+        Option("Column of the paths, by name or number from 1.", "Table", metavar="COLUMN", default_text="found",
+               is_rare=True),
+    ] = ""  # fmt: skip
+    label_column: Annotated[
+        str,
+        Option("Column of the labels; several separated by commas are one-hot.", "Table", metavar="COLUMN",
+               default_text="found", is_rare=True),
+    ] = ""  # fmt: skip
+    images: Annotated[
+        Path | None,
+        Option("Folder that the paths are relative to.", "Table", metavar="DIR", default_text="the table's",
+               is_rare=True),
+    ] = None  # fmt: skip
+    suffix: Annotated[str, Option("Append this to each path: .png.", "Table", metavar="SUFFIX", is_rare=True)] = ""
+    class_from: Annotated[
+        str,
+        Option("The class is what this finds in the path (its first group), not a folder or column.", "Table",
+               metavar="REGEX", is_rare=True),
+    ] = ""  # fmt: skip
 
-    path_column: str = ""
-    label_column: str = ""
-    images: Path | None = None
-    suffix: str = ""
-    class_from: str = ""
+    @classmethod
+    def of(cls, options: TableOptions) -> Self:
+        """These fields of options that have more."""
+        return cls(**{field.name: getattr(options, field.name) for field in fields(TableOptions)})
+
+    @property
+    def names_columns(self) -> bool:
+        """Whether a column is given."""
+        return bool(self.path_column or self.label_column)
 
 
 @dataclass(frozen=True)
@@ -95,6 +116,11 @@ class Table:
 
     def _name(self, index: int) -> str:
         return self.columns[index] if index < len(self.columns) and self.columns[index] else f"column {index + 1}"
+
+    @property
+    def has_numbers(self) -> bool:
+        """Whether its labels are class numbers, as in `path number` lines, and no names."""
+        return self.delimiter == PATH_LABEL and not self.class_from and all(map(is_number, self.counts.labels))
 
     @cached_property
     def is_known_form(self) -> bool:
@@ -156,7 +182,7 @@ class Table:
     @property
     def advice(self) -> str:
         """How to say what the table means."""
-        return how_to_say(self.path, self.columns)
+        return how_to_say(self.columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,13 +207,10 @@ def path_cells(path: Path) -> Iterator[str]:
     yield from (row.cells[column] for row in rows if column < len(row.cells))
 
 
-def how_to_say(path: Path, columns: Sequence[str]) -> str:
+def how_to_say(columns: Sequence[str]) -> str:
     """The options that settle how a table is read."""
     named = ", ".join(column or str(number) for number, column in enumerate(columns, start=1))
-    return (
-        f"run `mlimages label {path} -o labels.txt` with --path-column or --label-column (columns: {named}), "
-        "--images DIR, --suffix .png or --class-from REGEX"
-    )
+    return f"say --path-column or --label-column (columns: {named}), --images DIR, --suffix .png or --class-from REGEX"
 
 
 def joined(folder: Path, name: str) -> str:

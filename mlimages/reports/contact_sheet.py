@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from mlimages.core import Fault, ImageError, ImageProperty, InputError, as_path, counted, replacing, write_text
 from mlimages.dataset import TrainingData, load_mean_image
 from mlimages.images import load_pixels, to_network, to_pixels
-from mlimages.labels import LabelFile, has_class_folders, label_dir, label_dir_auto
+from mlimages.labels import TableOptions, has_class_folders, label_dir, label_dir_auto, open_labels
 
 MAX_TILES = 600
 """Images on a sheet: of more, fewer are shown of each class, then fewer classes."""
@@ -68,6 +68,7 @@ def draw_sheet(
     prop: ImageProperty,
     per_class: int = 8,
     seed: int = 0,
+    table: TableOptions | None = None,
 ) -> tuple[SheetRow, ...]:
     """Write the contact sheet of a label file, a folder of class folders or a mean image, and return its rows.
 
@@ -77,6 +78,7 @@ def draw_sheet(
         prop: how each image is prepared; a mean image is shown as it is.
         per_class: number of images of each class.
         seed: of their random selection.
+        table: how to read a table.
 
     Raises:
         InputError: there is nothing to show, or `out` has another suffix.
@@ -93,10 +95,10 @@ def draw_sheet(
         rows = mean_rows(source)
         write_sheet(rows, out, title=source.name, note="the mean image, and each of its channels")
         return rows
-    if not source.is_dir():
-        labels = LabelFile(source)
-    else:
+    if source.is_dir() and not (table and table.class_from):
         labels = label_dir_auto(source).labels if has_class_folders(source) else label_dir(source, 0)
+    else:
+        labels = open_labels(source, table)
     rows = sheet_rows(TrainingData(labels, prop), per_class=per_class, seed=seed)
     shown = f"{counted(sum(row.count for row in rows), 'image')}, {counted(len(rows), 'class')}"
     resized = f"{prop.resize} to {prop.width} x {prop.height} px" + (", grey" if prop.gray_scale else "")

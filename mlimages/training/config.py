@@ -20,6 +20,7 @@ from mlimages.core import (
     documented,
     is_remote,
 )
+from mlimages.labels import TableOptions
 
 Optimizer = Literal["adamw", "sgd"]
 ClassWeights = Literal["none", "balanced"]
@@ -70,7 +71,7 @@ def _number(text: str) -> float:
 
 @documented
 @dataclass(frozen=True, slots=True)
-class FineTuneConfig:
+class FineTuneConfig(TableOptions):
     """Settings of a fine-tuning run, as they are kept in the run folder's `config.json`.
 
     Paths may be `str | os.PathLike`.
@@ -193,7 +194,7 @@ class FineTuneConfig:
     ] = 10.0
 
     def __post_init__(self) -> None:
-        for name in ("labels", "out", "val"):
+        for name in ("labels", "out", "val", "images"):
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, as_path(value))
         if is_remote(self.out):
@@ -225,7 +226,7 @@ class FineTuneConfig:
     def to_json(self) -> str:
         """The settings as JSON text, with absolute paths, so that a run can be resumed from any folder."""
         values = asdict(self)
-        for name in ("labels", "out", "val"):
+        for name in ("labels", "out", "val", "images"):
             values[name] = str(values[name].absolute()) if values[name] is not None else None
         if self.weights not in ("default", "none"):
             values["weights"] = str(Path(self.weights).absolute())

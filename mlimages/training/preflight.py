@@ -6,12 +6,12 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from mlimages.checks import split_labels
 from mlimages.core import BrokenImage, ImageProperty, InputError, LabeledPath, Progress
 from mlimages.labels import ClassNames, open_labels, open_parts, share_classes
 from mlimages.training import distributed
+from mlimages.training.config import FineTuneConfig
 from mlimages.training.image_cache import TrainingImage, decode_all
 from mlimages.training.row_store import RowStore
 
@@ -45,16 +45,17 @@ class LabeledImages:
     val: list[LabeledPath] | None
 
 
-def read_label_files(labels: Path, val: Path | None) -> LabeledImages:
+def read_label_files(config: FineTuneConfig) -> LabeledImages:
     """Read both label files or folders, whose classes are compared by name; of a folder train/ and val/ are taken.
 
     Raises:
         InputError: one of them cannot be read, a class of `val` is not one of `labels`, or there is only one class.
     """
-    parts = open_parts(labels)
+    labels, val = config.labels, config.val
+    parts = open_parts(labels, config)
     if not parts.keys() & {"", "train"}:
         raise InputError(f"{labels} holds the parts {', '.join(parts)} of a dataset, and none is named train")
-    files = [parts.get("train", parts.get("")), open_labels(val) if val else parts.get("val")]
+    files = [parts.get("train", parts.get("")), open_labels(val, config) if val else parts.get("val")]
     names, own_names = share_classes([file for file in files if file])
     index_of = {name: index for index, name in enumerate(names)}
     found = [
@@ -132,18 +133,16 @@ def _to_plain(found: TrainingImage | BrokenImage) -> tuple[str, str, str]:
 
 
 def hold_out(
-    images: Sequence[TrainingImage], share: float, *, labels: Path, seed: int
+    images: Sequence[TrainingImage], config: FineTuneConfig
 ) -> tuple[list[TrainingImage], list[TrainingImage]]:
     """Training and validation images: the same split of the whole label file as `mlimages label --split`."""
-    val = set(
-        distributed.broadcast(_validation_set(labels, share, seed=seed) if distributed.is_main_process() else None)
-    )
+    val = set(distributed.broadcast(_validation_set(config) if distributed.is_main_process() else None))
     return [one for one in images if str(one.path) not in val], [one for one in images if str(one.path) in val]
 
 
-def _validation_set(labels: Path, share: float, *, seed: int) -> list[str]:
-    parts = open_parts(labels)
-    return [str(item.path) for item in split_labels(parts.get("train") or parts[""], (1 - share, share), seed)[1]]
+def _validation_set(config: FineTuneConfig) -> list[str]:
+    parts, shares = open_parts(config.labels, config), (1 - config.val_share, config.val_share)
+    return [str(item.path) for item in split_labels(parts.get("train") or parts[""], shares, config.seed)[1]]
 
 
 def require_classes(train: Iterable[TrainingImage | LabeledPath], names: ClassNames, *, kind: str = "") -> None:

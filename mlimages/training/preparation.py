@@ -90,7 +90,7 @@ def read_inputs(config: FineTuneConfig, files: RunFiles) -> RunInputs:
         ModelError: the network cannot be built or frozen so.
     """
     resumed = files.state.exists()
-    images = _resumed_images(files) if resumed else preflight.read_label_files(config.labels, config.val)
+    images = _resumed_images(files) if resumed else preflight.read_label_files(config)
     names, train, val = images.names, images.train, images.val
     distributed.require_same("label files and run folder", (resumed, train, val))
     preflight.require_classes(train, names)
@@ -122,7 +122,7 @@ def prepare_data(config: FineTuneConfig, files: RunFiles, inputs: RunInputs, pro
         inputs.val,
         names,
         image,
-        split=lambda found: preflight.hold_out(found, config.val_share, labels=config.labels, seed=config.seed),
+        split=lambda found: preflight.hold_out(found, config),
         store=pixels,
         progress=progress,
     )

@@ -5,10 +5,13 @@ from typing import Any
 
 import pytest
 import typer
+import typer.main
 from typer.testing import CliRunner
 
+from mlimages.cli import main as cli
 from mlimages.cli.options import GroupedCommand, takes_options
 from mlimages.core import option_fields
+from mlimages.labels import TableOptions
 from mlimages.training import FineTuneConfig
 
 OPTIONS = [field for field in option_fields(FineTuneConfig) if not field.option.is_internal]
@@ -59,4 +62,13 @@ def test_help_shows_the_common_options_and_help_all_every_one(app: typer.Typer) 
         assert (f"{flag} " in short) != field.option.is_rare, flag
     assert max(map(len, full.splitlines())) <= 80
     headings = [line.rstrip(":") for line in full.splitlines() if line.endswith(":") and not line.startswith(" ")]
-    assert headings == ["Arguments", "Data", "Model", "Optimization", "Cache", "Output", "Options"]
+    assert headings == ["Arguments", "Data", "Model", "Optimization", "Cache", "Table", "Output", "Options"]
+
+
+def test_every_command_that_reads_label_files_takes_the_options_of_tables() -> None:
+    flags = {f"--{field.name.replace('_', '-')}" for field in option_fields(TableOptions)}
+    commands: dict[str, Any] = vars(typer.main.get_command(cli.app))["commands"]
+    reading = {name for name, one in commands.items() if any("LABELS" in str(param.metavar) for param in one.params)}
+    assert {"label", "check", "mean", "augment", "probe", "finetune", "evaluate", "quantize", "show"} <= reading
+    for name in reading:
+        assert flags <= {option for param in commands[name].params for option in param.opts}, name

@@ -4,7 +4,7 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -103,6 +103,7 @@ NAMES = st.text(st.characters(exclude_characters="\n\r\\/\0", exclude_categories
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".csv", ".tsv", ".jsonl"])
+@settings(deadline=None)
 @given(names=st.lists(NAMES, max_size=5))
 def test_what_is_written_is_read_back(tmp_path_factory: pytest.TempPathFactory, suffix: str, names: list[str]) -> None:
     folder = tmp_path_factory.mktemp("labels")

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -152,6 +153,26 @@ def test_options_settle_what_a_table_means(tmp_path: Path, options: TableOptions
     rows = [f"{n}.jpg|{b}|{n}_mask.png|x|{int(b == 'pug')}|{int(b != 'pug')}" for n, b in BOTH]
     (tmp_path / "a.csv").write_text(table("image|p|mask|q|a|b", rows))
     assert classes(LabelFile(tmp_path / "a.csv", options=options)) == expected
+
+
+@pytest.mark.parametrize(
+    ("lines", "options", "expected"),
+    [
+        ("id{n} 3 {c} x\n", {"suffix": ".jpg", "label_column": "3"}, {"1": 2, "2": 2, "3": 2}),  # as in Oxford Pets
+        ("id{n}.jpg {c}\n", {"class_from": r"id(\d)"}, {str(n): 1 for n in range(6)}),
+        ("id{n} {c}\n", {"suffix": ".jpg"}, {"0": 0, "1": 2, "2": 2, "3": 2}),  # numbers stay numbers
+        ("id{n}.jpg kind{c}\n", {"images": "."}, {"kind1": 2, "kind2": 2, "kind3": 2}),
+    ],
+)
+def test_options_hold_for_lines_of_words_too(
+    tmp_path: Path, lines: str, options: dict[str, Any], expected: dict[str, int]
+) -> None:
+    touch(tmp_path, *(f"{each}.jpg" for each in IDS))
+    (tmp_path / "a.txt").write_text("".join(lines.format(n=n, c=n % 3 + 1) for n in range(6)))
+    images = {"images": tmp_path} if "images" in options else {}
+    labels = LabelFile(tmp_path / "a.txt", options=TableOptions(**{**options, **images}))
+    assert classes(labels) == expected
+    assert all(item.path.exists() for item in labels)
 
 
 def test_a_column_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """The images and classes that a run takes from label files, tables and folders: compared by name."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from mlimages.core import InputError
+from mlimages.training.config import FineTuneConfig
 from mlimages.training.preflight import read_label_files
 from tests.conftest import RunCli
 from tests.labels.test_labels import touch
@@ -13,8 +15,10 @@ from tests.labels.test_labels import touch
 pytestmark = pytest.mark.train
 
 
-def named(folder: Path, labels: str, val: str | None = None) -> tuple[tuple[str, ...], list[str], list[str] | None]:
-    found = read_label_files(folder / labels, folder / val if val else None)
+def named(
+    folder: Path, labels: str, val: Any = None, **options: Any
+) -> tuple[tuple[str, ...], list[str], list[str] | None]:
+    found = read_label_files(FineTuneConfig(folder / labels, folder / "run", val=val and folder / val, **options))
     parts = [found.train, found.val]
     train, validation = ([f"{i.path.name} {found.names[i.label]}" for i in part] if part else None for part in parts)
     assert train is not None
@@ -84,3 +88,11 @@ def test_a_folder_is_fine_tuned_and_evaluated_by_the_commands(tmp_path: Path, ru
     assert "set/val: 3 images, 3 classes" in evaluated.stderr
     parts = run_cli("evaluate", "run/model.onnx", "set", check=False)
     assert "set holds the parts train, val of a dataset: name one of them" in parts.stderr
+
+
+def test_the_options_of_tables_hold_for_both_files(tmp_path: Path) -> None:
+    touch(tmp_path / "photos", "a.jpg", "b.jpg", "c.jpg")
+    (tmp_path / "train.csv").write_text("name,kind,other\na,ant,x\nb,bee,y\n")
+    (tmp_path / "val.csv").write_text("kind,name\nbee,c\n")
+    found = named(tmp_path, "train.csv", "val.csv", label_column="kind", images=tmp_path / "photos", suffix=".jpg")
+    assert found == (("ant", "bee"), ["a.jpg ant", "b.jpg bee"], ["c.jpg bee"])
