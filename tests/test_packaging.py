@@ -13,7 +13,12 @@ import mlimages
 
 PACKAGE = Path(mlimages.__file__).parent
 ROOT = PACKAGE.parent
-LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "build", "*.egg-info")
+
+
+def left_out(folder: str, names: list[str]) -> set[str]:
+    """What is no part of the checkout: hidden files, caches, and what earlier builds left at its top."""
+    made = {"build", "dist"} if Path(folder) == ROOT else set()
+    return shutil.ignore_patterns(".*", "__pycache__", "*.egg-info")(folder, names) | made
 
 
 def files_of(*folders: str) -> set[str]:
@@ -27,7 +32,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with both distributions, built from a copy of the checkout."""
     pytest.importorskip("setuptools", minversion="77")
     copy = tmp_path_factory.mktemp("build") / "copy"
-    shutil.copytree(ROOT, copy, ignore=LEFT_OUT)
+    shutil.copytree(ROOT, copy, ignore=left_out)
     code = "from setuptools import build_meta as b; b.build_sdist('dist'); b.build_wheel('dist')"
     (copy / "dist").mkdir()
     done = subprocess.run([sys.executable, "-c", code], cwd=copy, capture_output=True, text=True)
@@ -45,5 +50,12 @@ def test_the_source_distribution_holds_tests_examples_and_changelog(built: Path)
     top = f"mlimages-{mlimages.__version__}"
     with tarfile.open(built / f"{top}.tar.gz") as archive:
         held = {name.removeprefix(f"{top}/") for name in archive.getnames()}
-    wanted = files_of("mlimages", "deploy", "examples", "scripts", "tests")
+    wanted = files_of("mlimages", "deploy", "docs", "examples", "scripts", "tests")
     assert wanted | {"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "pyproject.toml"} <= held
+
+
+def test_the_description_on_a_package_index_links_nothing_that_is_not_there() -> None:
+    text = (ROOT / "docs" / "package.md").read_text()
+    assert 'readme = "docs/package.md"' in (ROOT / "pyproject.toml").read_text()
+    assert "](" not in text
+    assert "<img" not in text
