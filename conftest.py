@@ -1,5 +1,6 @@
-"""Doctests run in a folder of their own that holds a small dataset: `photos/cats`, `photos/dogs` and `labels.txt`."""
+"""Doctests run in a folder with a small dataset: `photos/cats`, `photos/dogs`, `labels.txt`, and runs trained on it."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,27 @@ def write_dataset(folder: Path) -> None:
     (folder / "labels_class_def.txt").write_text("".join(f"{label} {name}\n" for label, name in enumerate(CLASS_NAMES)))
 
 
+@pytest.fixture(scope="session")
+def finished_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the run folders `runs/first` and `runs/second` of a small network trained on the dataset."""
+    from mlimages.training import FineTuneConfig, fine_tune
+
+    folder = tmp_path_factory.mktemp("runs")
+    write_dataset(folder)
+    for seed, name in enumerate(("first", "second")):
+        config = FineTuneConfig(
+            folder / "labels.txt",
+            folder / "runs" / name,
+            model="lenet5",
+            weights="none",
+            freeze="none",
+            seed=seed,
+            epochs=1,
+        )
+        fine_tune(config)
+    return folder / "runs"
+
+
 @pytest.fixture(autouse=True)
 def _doctest_folder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if isinstance(request.node, pytest.DoctestItem):
@@ -33,3 +55,5 @@ def _doctest_folder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
         monkeypatch.setenv("MLIMAGES_CACHE", str(folder / "cache"))
         monkeypatch.chdir(folder)
         write_dataset(folder)
+        if any("runs/first" in example.source for example in request.node.dtest.examples):
+            shutil.copytree(request.getfixturevalue("finished_runs"), folder / "runs")

@@ -1,6 +1,6 @@
 """The README's blocks, run as a reader would run them."""
 
-import os
+import json
 import re
 import subprocess
 import sys
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mlimages.demo.website import Page, serve_pages
-from tests.conftest import RunCli
+from tests.conftest import cli_in
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -24,42 +24,56 @@ def block(title: str) -> str:
 
 
 @pytest.fixture
-def links(test_data: Path, tmp_path: Path) -> Iterator[None]:
-    """`links.tsv` of ants and bees on this machine."""
+def folders(test_data: Path, tmp_path: Path) -> Iterator[tuple[Path, Path]]:
+    """Two folders with one `links.tsv` of ants and bees on this machine."""
     train = test_data / "hymenoptera_data" / "train"
-    pictures = [path for name in ("ants", "bees") for path in sorted((train / name).glob("*.jpg"))[:PER_CLASS]]
-    pages = [Page(f"/{path.name}", path.parent.name, path.read_bytes()) for path in pictures]
+    images = [path for name in ("ants", "bees") for path in sorted((train / name).glob("*.jpg"))[:PER_CLASS]]
+    pages = [Page(f"/{path.name}", path.parent.name, path.read_bytes()) for path in images]
     pages.append(Page("/gone.jpg", "ants", b"", status=404))
     with serve_pages(pages) as site:
-        (tmp_path / "links.tsv").write_text("".join(f"{page.label}\t{site}{page.path}\n" for page in pages))
-        yield
+        for name in ("commands", "python"):
+            (tmp_path / name).mkdir()
+            rows = "".join(f"{page.label}\t{site}{page.path}\n" for page in pages)
+            (tmp_path / name / "links.tsv").write_text(rows)
+        yield tmp_path / "commands", tmp_path / "python"
+
+
+def files_of(folder: Path) -> dict[str, object]:
+    """What a tour leaves, without times: contents of images, label files and networks, rows of tables and manifests."""
+    rows = [json.loads(line) for line in (folder / "photos" / "manifest.jsonl").read_text().splitlines()]
+    found: dict[str, object] = {
+        "manifest": sorted(
+            (row["url"], row["status"], row.get("path"), row.get("sha256")) for row in rows if "url" in row
+        ),
+        "metrics": [line.split(",")[:4] for line in (folder / "runs/first/metrics.csv").read_text().splitlines()],
+        "names": sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()),
+    }
+    same = ["labels_*.txt", "photos/[!.]*/*", "runs/first/[!l]*.txt", "runs/first/best.safetensors"]
+    contents = {str(path.relative_to(folder)): path.read_bytes() for glob in same for path in folder.glob(glob)}
+    assert len(contents) > 2 * PER_CLASS + 8
+    return found | contents
 
 
 @pytest.mark.realdata
 @pytest.mark.train
-@pytest.mark.usefixtures("links")
-def test_the_tour_runs_command_by_command(run_cli: RunCli) -> None:
+def test_the_tour_in_commands_and_the_tour_in_python_make_the_same_files(folders: tuple[Path, Path]) -> None:
+    by_commands, by_python = folders
     commands = [line.removeprefix("$ mlimages ").split() for line in block("tour").splitlines()]
     assert len(commands) == 6
     for words in commands:
-        here = ["--allow-private"] if words[0] == "gather" else []
-        answer = run_cli(*words, *here)
+        answer = cli_in(by_commands)(*words, *(["--allow-private"] if words[0] == "gather" else []))
     assert answer.stdout.count("ants") >= PER_CLASS
 
-
-@pytest.mark.realdata
-@pytest.mark.train
-@pytest.mark.usefixtures("links")
-def test_the_tour_runs_in_python(tmp_path: Path) -> None:
     code = block("tour in Python").replace('"photos")\n', '"photos", allow_private=True)\n', 1)
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=dict(os.environ), capture_output=True, text=True, timeout=300
-    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=by_python, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     first, accuracy, *answers = done.stdout.splitlines()
     assert first == f"{2 * PER_CLASS} images; broken links: {{'not-found': 1}}"
     assert float(accuracy) > 0.6
     assert len(answers) == PER_CLASS
+
+    one, other = files_of(by_commands), files_of(by_python)
+    assert {name for name in one.keys() | other.keys() if one.get(name) != other.get(name)} == set()
 
 
 def test_the_source_in_ten_lines_is_the_example() -> None:

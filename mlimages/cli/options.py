@@ -23,8 +23,15 @@ _METAVARS = {int: "N", float: "X", str: "TEXT", Path: "FILE"}
 class GroupedCommand(TyperCommand):
     """A command whose help lists its options by group, the rare ones only with `--help-all`."""
 
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """The arguments by their metavars; Typer would write `{LIST...}...`."""
+        return [
+            piece.replace("...}...", "...}").replace("{", "").replace("}", "")
+            for piece in super().collect_usage_pieces(ctx)
+        ]
+
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """One section for the arguments, then one for each group of options."""
+        """Write one section for the arguments, then one for each group of options."""
         sections: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
             if _is_rare(param) and not ctx.meta.get(_ALL):
@@ -57,7 +64,8 @@ def _row(param: Any, ctx: Any) -> tuple[str, tuple[str, str]]:
         return "Arguments", (param.metavar or param.name.upper(), param.help or "")
     if not param.metavar and not param.is_flag:
         param.metavar = _metavar(param.type_descriptor.annotation)
-    return _group(param), param.get_help_record(ctx)
+    names, text = param.get_help_record(ctx)
+    return _group(param), (names, text.replace("[default: (", "[default: ").replace(")]", "]"))
 
 
 def _metavar(kind: Any) -> str:
