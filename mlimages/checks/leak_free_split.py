@@ -43,7 +43,7 @@ def split_labels(
     Example:
         >>> train, val = split_labels("labels.txt", (0.8, 0.2), seed=0)
         >>> len(list(train)), len(list(val))
-        (10, 2)
+        (9, 3)
     """
     demand_shares(shares)
     file = open_labels(labels)
