@@ -12,14 +12,13 @@ import typer
 
 from mlimages.cli.engines import ADDRESS, ENGINE, Engine, cluster_of, require_engine
 from mlimages.cli.hints import given_options, read_labels, read_parts, say, say_next
-from mlimages.cli.options import GroupedCommand, ThresholdsCommand, takes_options
-from mlimages.core import ImageProperty, Resize, as_path, counted, demand_free, note_written
+from mlimages.cli.options import FORCE, GroupedCommand, ThresholdsCommand, takes_options
+from mlimages.core import ImageProperty, Resize, as_path, counted, demand_free
 from mlimages.labels import LabelOptions, TableOptions, WrittenLabels
 
 if TYPE_CHECKING:
     from mlimages.checks import CheckReport
 
-FORCE = typer.Option(False, "--force", help="Replace files that mlimages did not write, or that were changed since.")
 SHOWN_CLASSES = 20
 
 
@@ -125,8 +124,7 @@ def check(
     with cluster_of(engine, address) as pool:
         report = checks.check(files, thresholds=thresholds, pool=pool, progress=TqdmProgress())
     if page:
-        write_report(report, page)
-        note_written(pages)
+        write_report(report, page, overwrite=force)
     moves = checks.plan_moves(report) if fix else []
     if yes:
         checks.carry_out(moves)
@@ -182,12 +180,8 @@ def mean(
     out = as_path(out)
     prop, labels = ImageProperty(size, resize=resize, gray_scale=gray), read_labels(source, table)
     data = TrainingData(labels, prop)
-    files = [out.with_suffix(suffix) for suffix in (".png", ".npy", ".json")]
-    files += [out.with_name(f"{out.stem}_per_class.png")] if per_class else []
-    demand_free(files, overwrite=force)
     with cluster_of(engine, address) as pool:
-        mean_image = data.make_mean_image(out, per_class=per_class, pool=pool, progress=TqdmProgress())
-    note_written(files)
+        mean_image = data.make_mean_image(out, per_class=per_class, overwrite=force, pool=pool, progress=TqdmProgress())
     figures = {
         "mean": mean_image.channel_mean,
         "std": mean_image.channel_std,

@@ -13,7 +13,7 @@ import typer
 
 from mlimages.cli import predictions
 from mlimages.cli.hints import given_options, read_labels, say_next
-from mlimages.cli.options import GroupedCommand, takes_options
+from mlimages.cli.options import FORCE, GroupedCommand, takes_options
 from mlimages.cli.process import log_server
 from mlimages.core import InputError
 from mlimages.labels import TableOptions
@@ -45,6 +45,7 @@ def export(
         metavar="SHARE",
         help='Answer "unknown" below the probability that SHARE of the validation images reach; 0.95 is usual.',
     ),
+    force: bool = FORCE,
     as_json: bool = typer.Option(False, "--json", help="Print the file's metadata as JSON."),
 ) -> None:
     """Export a run as one .onnx file with its preprocessing.
@@ -54,12 +55,13 @@ def export(
 
     Example: mlimages export runs/cats -o cats.onnx
     """
-    from mlimages.core import TqdmProgress
+    from mlimages.core import TqdmProgress, outputs
     from mlimages.export import ExportOptions
     from mlimages.training import export_run
 
     options = ExportOptions(include_preprocessing=preprocessing, exact=exact, calibrate=calibrate, known_share=unknown)
-    bundle = export_run(run, out or run / "model.onnx", options=options, progress=TqdmProgress())
+    with outputs(filter(None, [out]), overwrite=force):
+        bundle = export_run(run, out or run / "model.onnx", options=options, progress=TqdmProgress())
     print(bundle.to_json() if as_json else bundle.path)
     for line in predictions.export_notes(bundle):
         print(line, file=sys.stderr)
@@ -81,6 +83,7 @@ def quantize(
         1.0, min=0.0, metavar="POINTS", help="Accuracy that may be lost, in percentage points."
     ),
     fp16: bool = typer.Option(False, "--fp16", help="Try 16-bit floating point too."),
+    force: bool = FORCE,
     as_json: bool = typer.Option(False, "--json", help="Print the measurements as JSON."),
 ) -> None:
     """Quantize a model where that makes it faster on this machine.
@@ -91,15 +94,16 @@ def quantize(
 
     Example: mlimages quantize cats.onnx --calibration data/cats/val.txt
     """
-    from mlimages.core import TqdmProgress
+    from mlimages.core import TqdmProgress, outputs
     from mlimages.export import quantize
     from mlimages.inference import OnnxBundle
 
     bundle = OnnxBundle.read(model)
     target = out or bundle.path.with_name(f"{bundle.path.stem}-quantized.onnx")
-    found = quantize(
-        bundle, read_labels(calibration, table), target, max_drop=max_drop, fp16=fp16, progress=TqdmProgress()
-    )
+    with outputs([target], overwrite=force):
+        found = quantize(
+            bundle, read_labels(calibration, table), target, max_drop=max_drop, fp16=fp16, progress=TqdmProgress()
+        )
     print(json.dumps(asdict(found)) if as_json else predictions.quantization_text(found))
     if found.chosen:
         say_next("evaluate", target, calibration, *given_options(table))
@@ -146,6 +150,7 @@ def evaluate(
     report: Path = typer.Option(
         None, metavar="FILE.html", help="Write an HTML page: scores of each class, confusion matrix, mistakes."
     ),
+    force: bool = FORCE,
     as_json: bool = typer.Option(False, "--json", help="Print the results as JSON."),
 ) -> None:
     """Measure the accuracy and speed of a model on a label file.
@@ -154,13 +159,14 @@ def evaluate(
 
     Example: mlimages evaluate cats.onnx data/cats/val.txt
     """
-    from mlimages.core import TqdmProgress, write_text
+    from mlimages.core import TqdmProgress, outputs, write_text
     from mlimages.inference import Predictor, evaluate
     from mlimages.reports import report_html
 
-    found = evaluate(Predictor(model), read_labels(labels, table), progress=TqdmProgress())
-    if report:
-        write_text(report, report_html(found, f"{model.name} on {labels.name}"))
+    with outputs(filter(None, [report]), overwrite=force):
+        found = evaluate(Predictor(model), read_labels(labels, table), progress=TqdmProgress())
+        if report:
+            write_text(report, report_html(found, f"{model.name} on {labels.name}"))
     print(found.to_json() if as_json else predictions.evaluation_text(found))
     say_next("serve", model)
 

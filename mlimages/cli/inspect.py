@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from mlimages.cli.hints import given_options, say_next
-from mlimages.cli.options import GroupedCommand, takes_options
+from mlimages.cli.options import FORCE, GroupedCommand, takes_options
 from mlimages.core import ImageProperty, Resize, counted
 from mlimages.labels import TableOptions
 
@@ -36,6 +36,7 @@ def show(
     resize: Resize = typer.Option("shorter", help="How an image is resized."),
     gray: bool = typer.Option(False, "--gray", help="Use one grey channel."),
     seed: int = typer.Option(0, help="Random seed of the selection."),
+    force: bool = FORCE,
     as_json: bool = typer.Option(False, "--json", help="Print a summary as JSON."),
 ) -> None:
     """Draw a contact sheet of images as the network sees them.
@@ -47,7 +48,9 @@ def show(
     from mlimages.reports import draw_sheet
 
     prop = ImageProperty(size, resize=resize, gray_scale=gray)
-    rows = draw_sheet(source, out, prop=prop, per_class=per_class, seed=seed, table=TableOptions(**table))
+    rows = draw_sheet(
+        source, out, prop=prop, per_class=per_class, seed=seed, table=TableOptions(**table), overwrite=force
+    )
     shown = {row.name: len(row.tiles) for row in rows}
     broken = [tile.caption for row in rows for tile in row.tiles if tile.fault]
     if as_json:

@@ -82,6 +82,14 @@ def _print_all(ctx: typer.Context, wanted: bool) -> None:
 HELP_ALL = typer.Option(False, "--help-all", is_eager=True, callback=_print_all, help="Show every option and exit.")
 
 
+FORCE = typer.Option(
+    False,
+    "--force",
+    help="Replace files that mlimages did not write, or that were changed since.",
+    rich_help_panel="Output",
+)
+
+
 def _group(param: Any) -> str:
     return (getattr(param, "rich_help_panel", None) or GENERAL).removeprefix("rare:")
 

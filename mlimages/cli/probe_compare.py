@@ -10,7 +10,7 @@ from typing import Any
 import typer
 
 from mlimages.cli.hints import given_options, read_labels, say_next
-from mlimages.cli.options import GroupedCommand, takes_options
+from mlimages.cli.options import FORCE, GroupedCommand, takes_options
 from mlimages.core import DEFAULT_MODEL
 from mlimages.labels import TableOptions
 
@@ -35,6 +35,7 @@ def probe(
     gray: bool = typer.Option(None, "--gray/--no-gray", help="Use one grey channel."),
     most: int = typer.Option(2000, min=10, help="Use at most N images, sampled by class."),
     seed: int = typer.Option(0, help="Random seed."),
+    force: bool = FORCE,
     as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
 ) -> None:
     """Find how many layers of a network to freeze.
@@ -46,22 +47,23 @@ def probe(
     Example: mlimages probe labels.txt --model alexnet
     """
     from mlimages import training as learning  # says which part to install where it is missing
-    from mlimages.core import TqdmProgress, write_text
+    from mlimages.core import TqdmProgress, outputs, write_text
     from mlimages.reports import draw_probe, probe_html, probe_lines
 
-    found = learning.probe_cuts(
-        read_labels(labels, table),
-        model=model,
-        weights=weights,
-        size=size,
-        gray=gray,
-        most=most,
-        seed=seed,
-        progress=TqdmProgress(),
-    )
-    draw_probe(found, out)
-    if report:
-        write_text(report, probe_html(found))
+    with outputs(filter(None, (out, report)), overwrite=force):
+        found = learning.probe_cuts(
+            read_labels(labels, table),
+            model=model,
+            weights=weights,
+            size=size,
+            gray=gray,
+            most=most,
+            seed=seed,
+            progress=TqdmProgress(),
+        )
+        draw_probe(found, out)
+        if report:
+            write_text(report, probe_html(found))
     if as_json:
         print(json.dumps({**found.as_dict(), "plot": str(out)}, ensure_ascii=False))
         return
@@ -74,6 +76,7 @@ def probe(
 def compare(
     runs: list[Path] = typer.Argument(..., metavar="RUN...", help="Two or more run folders of `finetune`."),
     report: Path = typer.Option(None, metavar="FILE.html", help="Write a page: accuracies, settings that differ."),
+    force: bool = FORCE,
     as_json: bool = typer.Option(False, "--json", help="Print the comparison as JSON."),
 ) -> None:
     """Compare runs: settings, accuracy, significance, time, size.
@@ -83,14 +86,15 @@ def compare(
 
     Example: mlimages compare runs/alexnet runs/resnet18
     """
-    from mlimages.core import write_text
+    from mlimages.core import outputs, write_text
     from mlimages.reports import as_dict, compare_runs, comparison_lines
 
     if report:  # before the runs are read: an extra may be missing
         from mlimages.reports import comparison_html
-    compared = compare_runs(runs)
-    if report:
-        write_text(report, comparison_html(compared))
+    with outputs(filter(None, [report]), overwrite=force):
+        compared = compare_runs(runs)
+        if report:
+            write_text(report, comparison_html(compared))
     if as_json:
         print(json.dumps([as_dict(each) for each in compared], ensure_ascii=False))
         return

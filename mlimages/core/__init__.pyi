@@ -26,6 +26,7 @@ from .files import is_remote as is_remote
 from .files import locked as locked
 from .files import named_path as named_path
 from .files import note_written as note_written
+from .files import outputs as outputs
 from .files import put as put
 from .files import relative_name as relative_name
 from .files import replacing as replacing

@@ -87,6 +87,19 @@ def note_written(paths: Iterable[Path]) -> None:
         _record(path, _sha256(path))
 
 
+@contextmanager
+def outputs(paths: Iterable[Path], *, overwrite: bool = False) -> Iterator[None]:
+    """Files that the body writes: nothing is lost by that (`demand_free`), and afterwards they are known as ours.
+
+    Raises:
+        InputError: as `demand_free`.
+    """
+    paths = list(map(as_path, paths))
+    demand_free(paths, overwrite=overwrite)
+    yield
+    note_written(path for path in paths if path.exists())
+
+
 def written_names(folder: Path) -> set[str]:
     """The names of the files that mlimages wrote into a folder."""
     return {line.partition("  ")[2] for line in _records(folder)}

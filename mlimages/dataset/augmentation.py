@@ -19,7 +19,17 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from PIL import Image
 
 from mlimages.checks import split_labels
-from mlimages.core import BrokenImage, ImageProperty, InputError, LabeledPath, NoProgress, Progress, as_path, replacing
+from mlimages.core import (
+    BrokenImage,
+    ImageProperty,
+    InputError,
+    LabeledPath,
+    NoProgress,
+    Progress,
+    as_path,
+    demand_free,
+    writing,
+)
 from mlimages.dataset.loading import iter_pixels
 from mlimages.labels import ClassNames, LabelFile, folder_names, write_label_file
 
@@ -110,10 +120,10 @@ def augment(
         split: shares of the parts train, val and test, which add up to 1; a single 1.0 gives one part without a name.
         seed: random seed of the split and of the order.
         format: one .npz file, a folder of .npy files, or a folder of images.
-        overwrite: replace an existing .npz file.
+        overwrite: replace an .npz file that mlimages did not write, or that was changed since.
 
     Raises:
-        InputError: the shares do not add up to 1, `out` already exists, or no image can be decoded.
+        InputError: the shares do not add up to 1, `out` is in the way, or no image can be decoded.
         TypeError: `split` is a single number.
 
     Examples:
@@ -240,18 +250,17 @@ def _file_name(number: int, row: _Row) -> str:
 @contextmanager
 def _output_folder(out: Path, format: Format, *, overwrite: bool) -> Iterator[Path]:
     """Yield an empty folder whose files become `out` at the end: the folder itself, or the .npz of its members."""
-    is_empty_folder = out.is_dir() and not any(out.iterdir())
-    may_replace = overwrite and out.is_file() if format == "npz" else is_empty_folder
-    if os.path.lexists(out) and not may_replace:
-        force = ", or replace it with --force" if format == "npz" and out.is_file() else ""
-        raise InputError(f"{out} already exists: move it away, choose another name with -o{force}")
+    if format == "npz":
+        demand_free([out], overwrite=overwrite)
+    elif os.path.lexists(out) and not (out.is_dir() and not any(out.iterdir())):
+        raise InputError(f"{out} already exists: move it away, or choose another name with -o")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name[:50]}.", suffix=".part", dir=out.parent) as temporary:
         folder = Path(temporary) / "output"
         folder.mkdir()
         yield folder
         if format == "npz":
-            with replacing(out) as part:
+            with writing(out, overwrite=overwrite) as part:
                 _pack(folder, part)
         else:
             if out.is_dir():

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from mlimages.core import BrokenImage, ImageProperty, InputError, Normalization, Pool, Progress, as_path
+from mlimages.core import BrokenImage, ImageProperty, InputError, Normalization, Pool, Progress, as_path, outputs
 from mlimages.dataset.loading import iter_pixels
 from mlimages.dataset.mean_image import MeanImage, cached_mean, draw_class_means, load_mean_image
 from mlimages.images import LabeledImage, from_network, to_network
-from mlimages.labels import LabelFile, write_label_file
+from mlimages.labels import LabelFile, class_definition_path, write_label_file
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +84,7 @@ class TrainingData:
         path: str | os.PathLike[str],
         *,
         per_class: bool = False,
+        overwrite: bool = False,
         pool: Pool | None = None,
         progress: Progress | None = None,
     ) -> MeanImage:
@@ -96,10 +97,11 @@ class TrainingData:
         Args:
             path: the .png file; the other files are written beside it.
             per_class: also draw the mean of every class into `NAME_per_class.png`.
+            overwrite: replace files that mlimages did not write, or that were changed since.
             pool: workers that decode the images; by default one thread per CPU core.
 
         Raises:
-            InputError: no image can be decoded.
+            InputError: no image can be decoded, or such a file is there.
 
         Examples:
             >>> from mlimages import ImageProperty, TrainingData
@@ -108,14 +110,17 @@ class TrainingData:
             (12, (3, 32, 32), 3)
         """
         path = as_path(path)
-        mean_image = cached_mean(self.labels, self.prop, per_class=per_class, pool=pool, progress=progress)
-        mean_image.write(path)
-        if per_class:
-            draw_class_means(mean_image, self.labels.class_names, path.with_name(f"{path.stem}_per_class.png"))
-        source = self.labels.path
-        broken = {image.path for image in mean_image.broken}
-        used = self.labels.filter(lambda item: str(item.path) not in broken)
-        write_label_file(source.with_name(f"{source.stem}_used_in_mean.txt"), used, self.labels.class_names)
+        source, per_class_path = self.labels.path, path.with_name(f"{path.stem}_per_class.png")
+        used_path = source.with_name(f"{source.stem}_used_in_mean.txt")
+        files = [*map(path.with_suffix, (".png", ".npy", ".json")), used_path, class_definition_path(used_path)]
+        with outputs([*files, *([per_class_path] if per_class else [])], overwrite=overwrite):
+            mean_image = cached_mean(self.labels, self.prop, per_class=per_class, pool=pool, progress=progress)
+            mean_image.write(path)
+            if per_class:
+                draw_class_means(mean_image, self.labels.class_names, per_class_path)
+            broken = {image.path for image in mean_image.broken}
+            used = self.labels.filter(lambda item: str(item.path) not in broken)
+            write_label_file(used_path, used, self.labels.class_names)
         self.mean_image = mean_image.mean
         return mean_image
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 
 from mlimages.checks import CheckReport, Code, Finding, Thresholds
-from mlimages.core import ImageProperty, InputError, LabeledPath, as_path, counted, write_text
+from mlimages.core import ImageProperty, InputError, LabeledPath, as_path, counted, writing
 from mlimages.dataset import compute_mean
 from mlimages.images import to_pixels
 from mlimages.labels import LabelFile
@@ -40,14 +40,16 @@ class ClassRow:
     counts: tuple[int, ...]
 
 
-def write_report(report: CheckReport, path: str | os.PathLike[str]) -> None:
+def write_report(report: CheckReport, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
     """Write the page: every code with its images, duplicate groups, classes, plots, mean image of each class.
 
     Args:
         report: what `check` returned.
         path: the .html file to write.
+        overwrite: replace a file that mlimages did not write, or that was changed since.
 
     Raises:
+        InputError: such a file is there.
         LabelFileError: a label file was changed since the check.
     """
     page = render(
@@ -68,7 +70,8 @@ def write_report(report: CheckReport, path: str | os.PathLike[str]) -> None:
         mean_of=MEAN_OF,
         thresholds=_changed_thresholds(report),
     )
-    write_text(as_path(os.fspath(path)), page)
+    with writing(as_path(os.fspath(path)), overwrite=overwrite) as part:
+        part.write_text(page, encoding="utf-8")
 
 
 def _class_rows(report: CheckReport) -> list[ClassRow]:

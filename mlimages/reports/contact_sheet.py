@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from mlimages.core import Fault, ImageError, ImageProperty, InputError, as_path, counted, replacing, write_text
+from mlimages.core import Fault, ImageError, ImageProperty, InputError, as_path, counted, demand_free, writing
 from mlimages.dataset import TrainingData, load_mean_image
 from mlimages.images import load_pixels, to_network, to_pixels
 from mlimages.labels import TableOptions, has_class_folders, label_dir, label_dir_auto, open_labels
@@ -69,6 +69,7 @@ def draw_sheet(
     per_class: int = 8,
     seed: int = 0,
     table: TableOptions | None = None,
+    overwrite: bool = False,
 ) -> tuple[SheetRow, ...]:
     """Write the contact sheet of a label file, a folder of class folders or a mean image, and return its rows.
 
@@ -79,9 +80,10 @@ def draw_sheet(
         per_class: number of images of each class.
         seed: of their random selection.
         table: how to read a table.
+        overwrite: replace a file that mlimages did not write, or that was changed since.
 
     Raises:
-        InputError: there is nothing to show, or `out` has another suffix.
+        InputError: there is nothing to show, `out` has another suffix, or such a file is there.
         MissingExtraError: a .html file, and jinja2 is not installed.
 
     Example:
@@ -91,9 +93,10 @@ def draw_sheet(
     """
     source, out = as_path(os.fspath(source)), as_path(os.fspath(out))
     _check_suffix(out)
+    demand_free([out], overwrite=overwrite)
     if source.suffix.lower() in (".npy", ".png"):
         rows = mean_rows(source)
-        write_sheet(rows, out, title=source.name, note="the mean image, and each of its channels")
+        write_sheet(rows, out, title=source.name, note="the mean image, and each of its channels", overwrite=overwrite)
         return rows
     if source.is_dir() and not (table and table.class_from):
         labels = label_dir_auto(source).labels if has_class_folders(source) else label_dir(source, 0)
@@ -103,7 +106,7 @@ def draw_sheet(
     shown = f"{counted(sum(row.count for row in rows), 'image')}, {counted(len(rows), 'class')}"
     resized = f"{prop.resize} to {prop.width} x {prop.height} px" + (", grey" if prop.gray_scale else "")
     note = f"{shown}; a random sample of up to {per_class} of each (seed {seed}); {resized}"
-    write_sheet(rows, out, title=source.name, note=note)
+    write_sheet(rows, out, title=source.name, note=note, overwrite=overwrite)
     return rows
 
 
@@ -150,14 +153,19 @@ def _check_suffix(out: Path) -> None:
         raise InputError(f"{out}: a contact sheet is a .png or .html file")
 
 
-def write_sheet(rows: Sequence[SheetRow], out: Path, *, title: str, note: str) -> None:
-    """Write a contact sheet in the format of the suffix: .png, or .html in one file."""
-    if out.suffix.lower() == ".html":
-        from mlimages.reports.pages import render
+def write_sheet(rows: Sequence[SheetRow], out: Path, *, title: str, note: str, overwrite: bool = False) -> None:
+    """Write a contact sheet in the format of the suffix: .png, or .html in one file.
 
-        write_text(out, render("sheet.html", title=title, subtitle=note, rows=list(map(_page_row, rows))))
-    else:
-        with replacing(out) as part:
+    Raises:
+        InputError: `out` is there and mlimages did not write it, or it was changed since; unless `overwrite`.
+    """
+    with writing(out, overwrite=overwrite) as part:
+        if out.suffix.lower() == ".html":
+            from mlimages.reports.pages import render
+
+            page = render("sheet.html", title=title, subtitle=note, rows=list(map(_page_row, rows)))
+            part.write_text(page, encoding="utf-8")
+        else:
             _draw_png(rows, title=title, note=note).save(part, "PNG")
 
 

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
-from mlimages.core import install_hint
+from mlimages.cli.main import app
+from mlimages.core import InputError, install_hint
 from mlimages.images import load_all_plugins
 from tests.checks.test_validation import jpeg, scene
 from tests.conftest import RunCli
@@ -296,3 +298,33 @@ def test_fix_moves_into_the_quarantine_alone_and_is_followed_in_every_label_file
         for line in (tmp_path / table).read_text().splitlines():
             name = line.split("\t")[0] if table.endswith("tsv") else line.rsplit(" ", 1)[0]
             assert name == "path" or ((tmp_path / table).parent / name).exists() or "class" in line, (table, line)
+
+
+@pytest.mark.parametrize(
+    ("command", "file"),
+    [
+        ("label data -o mine.txt", "mine.txt"),
+        ("label data -o made.txt", "made_class_def.txt"),
+        ("check data --report mine.html", "mine.html"),
+        ("check data", "data/labels_checked.txt"),
+        ("mean data --size 8 -o mine.png", "mine.json"),
+        ("mean data --size 8 -o made.png", "data/labels_used_in_mean.txt"),
+        ("augment data --size 8 -o mine.npz", "mine.npz"),
+        ("show data -o mine.png", "mine.png"),
+        ("probe data -o mine.png", "mine.png"),
+        ("probe data --report mine.html", "mine.html"),
+        ("compare run other --report mine.html", "mine.html"),
+        ("evaluate no.onnx data --report mine.html", "mine.html"),
+        ("export run -o mine.onnx", "mine.onnx"),
+    ],
+)
+def test_no_command_writes_over_a_file_that_a_person_made(
+    folders: Path, monkeypatch: pytest.MonkeyPatch, command: str, file: str
+) -> None:
+    monkeypatch.chdir(folders)
+    Path(file).write_text("mine")
+    done = CliRunner().invoke(app, command.split())
+    assert isinstance(done.exception, InputError)
+    assert str(done.exception).startswith(f"{file} exists and was not written by mlimages")
+    assert Path(file).read_text() == "mine"
+    assert "--force" in CliRunner().invoke(app, [command.split()[0], "--help"]).output
