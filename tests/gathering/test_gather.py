@@ -12,6 +12,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,10 +23,11 @@ from mlimages import UrlList, gather
 from mlimages.core import FetchResult, GatherError, GatherSummary, ImageRef, InputError, Reason
 from mlimages.gathering import GatherOptions, read_manifest
 from mlimages.gathering.download import address_guard
+from mlimages.gathering.download.body_file import Pace
 from mlimages.gathering.download.fetch import Fetched
 from mlimages.gathering.download.image_facts import Checks, Facts, Rejection
 from mlimages.gathering.download.inspect import inspect_file
-from mlimages.gathering.download.pace import Pace
+from mlimages.gathering.download.response_head import mended_head
 from mlimages.gathering.links import place_of
 from mlimages.gathering.store.gather_folder import Gathered
 from mlimages.gathering.store.merge_manifests import are_of_a_placeholder
@@ -156,6 +158,62 @@ def test_every_misbehaviour_ends_as_one_row_with_its_reason_and_the_good_is_kept
     assert pictures(tmp_path / "out") == ["cats/good.jpg"]
     assert (summary.ok, summary.failed) == (1, len(wanted))
     assert sum(summary.reasons.values()) == summary.failed
+
+
+def sent(head: str, body: bytes = PHOTO) -> Reply:
+    return cut(f"HTTP/1.1 200 OK\r\n{head}\r\n\r\n".encode() + body)
+
+
+LENGTH = f"Content-Length: {len(PHOTO)}"
+RAW_DEFLATE = zlib.compressobj(wbits=-15)
+FORGIVEN = {
+    "two-equal-lengths": sent(f"{LENGTH}\r\nX: y\r\n{LENGTH}"),
+    "length-and-chunks": sent(
+        f"{LENGTH}\r\nTransfer-Encoding: chunked", b"%x\r\n%b\r\n0\r\n\r\n" % (len(PHOTO), PHOTO)
+    ),
+    "a-line-without-colon": sent(f"no field\r\n{LENGTH}"),
+    "a-name-with-a-space": sent(f"My Server: x\r\n{LENGTH}"),
+    "raw-deflate": sent("Content-Encoding: deflate", RAW_DEFLATE.compress(PHOTO) + RAW_DEFLATE.flush()),
+    "gzip-twice": sent("Content-Encoding: gzip, gzip", gzip.compress(gzip.compress(PHOTO))),
+    "binary": sent("Content-Encoding: binary"),
+    "partial": answer(PHOTO, 206, Content_Range=f"bytes 0-{len(PHOTO) - 1}/{len(PHOTO)}"),
+    "too-early": in_turn(answer(b"", 425), answer(PHOTO)),
+    "empty-once": in_turn(answer(b""), answer(PHOTO)),
+}
+
+
+def test_what_browsers_forgive_is_taken(site: Site, tmp_path: Path) -> None:
+    site.routes = {f"/{name}.jpg": reply for name, reply in FORGIVEN.items()}
+    run(links(tmp_path, *map(site.url, site.routes)), tmp_path / "out", keep_duplicates=True, retries=1)
+    assert {row.url: row.reason for row in read_manifest(tmp_path / "out")} == {
+        site.url(path): None for path in site.routes
+    }
+
+
+def test_a_cookie_is_kept_for_the_redirects_of_its_link_alone(site: Site, tmp_path: Path) -> None:
+    def with_cookie(connection: Connection, request: Request) -> None:
+        has_cookie = request.headers.get("cookie") == "seen=1"
+        reply = answer(PHOTO) if has_cookie else answer(b"", 302, Location=request.path, Set_Cookie="seen=1; Path=/")
+        reply(connection, request)
+
+    site.fallback = with_cookie
+    run(links(tmp_path, site.url("/a.jpg"), site.url("/b.jpg")), tmp_path / "out", per_host=1)
+    cookies = sorted((request.path, request.headers.get("cookie", "")) for request in site.requests)
+    assert cookies == [("/a.jpg", ""), ("/a.jpg", "seen=1"), ("/b.jpg", ""), ("/b.jpg", "seen=1")]
+
+
+@pytest.mark.parametrize(
+    ("head", "mended"),
+    [
+        (b"Content-Length: 5\r\nContent-Length: 6", b"Content-Length: 5\r\nContent-Length: 6"),
+        (b"A: 1\r\n continued\r\nB: 2", b"A: 1\r\n continued\r\nB: 2"),
+        (b"A: 1\r\nA: 1\r\n: none\r\nno field", b"A: 1\r\nA: 1"),
+        (b"Transfer-Encoding: chunked\r\nContent-Length: 5", b"Transfer-Encoding: chunked"),
+    ],
+)
+def test_heads_are_mended_where_their_meaning_is_plain(head: bytes, mended: bytes) -> None:
+    start, end = b"HTTP/1.1 200 OK\r\n", b"\r\n\r\n"
+    assert mended_head(start + head + end) == start + mended + end
 
 
 OPEN = {"timeout", "reset", "refused", "unknown-host", "throttled", "server-error", "proxy", "private-address", "tls",

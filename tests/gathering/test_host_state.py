@@ -10,9 +10,11 @@ from mlimages.gathering.download.host_state import (
     FAILURES_UNTIL_PARKED,
     MOST_PAUSE_S,
     NEVER_ANSWERED_S,
+    REFUSALS_UNTIL_PARKED,
     HostState,
     after_answer,
     after_failure,
+    after_refusal,
     after_request,
     after_throttling,
     seconds_until_request,
@@ -51,6 +53,24 @@ def test_failures_park_a_host_and_lasting_ones_end_it(
     for number in range(failures):
         state = failed(state, 0.0, reason, f"link {number}")
     assert (state.is_parked, state.is_given_up) == (is_parked, is_given_up)
+
+
+@pytest.mark.parametrize(
+    ("answers", "is_parked"),
+    [
+        ("r" * (REFUSALS_UNTIL_PARKED - 1), False),
+        ("r" * REFUSALS_UNTIL_PARKED, True),
+        ("rrrr.rrrr", False),
+        ("r" * REFUSALS_UNTIL_PARKED + ".", False),
+    ],
+)
+def test_a_host_that_refuses_one_link_after_the_other_is_parked_until_it_answers(answers: str, is_parked: bool) -> None:
+    state, now = HostState(), 0.0
+    for each in answers:
+        now += seconds_until_request(state, now, math.inf) or 0.01
+        state = (after_refusal if each == "r" else after_answer)(after_request(state, now), now, asked_at=now)
+    assert state.is_parked == is_parked
+    assert (state.gives_up_at < math.inf) == is_parked
 
 
 def test_one_link_that_fails_again_and_again_parks_no_host() -> None:

@@ -10,6 +10,7 @@ from aiohttp import ClientTimeout
 from yarl import URL
 
 from mlimages.gathering.download.address_guard import PRIVATE_ERRNO, is_private_literal, is_proxied, public_socket
+from mlimages.gathering.download.response_head import MendingConnector
 from mlimages.gathering.options import GatherOptions, demand_http_proxy
 
 _Proxy = tuple[URL, aiohttp.BasicAuth | None]
@@ -27,7 +28,7 @@ def open_session(
     pieces of a body, not a whole transfer.
     """
     guarded = not options.allow_private
-    connector = aiohttp.TCPConnector(
+    connector = MendingConnector(
         limit=0,
         ttl_dns_cache=300,
         resolver=aiohttp.ThreadedResolver(),

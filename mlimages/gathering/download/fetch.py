@@ -7,10 +7,9 @@ import email.utils
 import random
 import re
 import time
-import zlib
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote, urljoin
 
 import aiohttp
@@ -18,12 +17,12 @@ from yarl import URL
 
 from mlimages.core import GatherError, Reason
 from mlimages.gathering.download.address_guard import is_private_literal
-from mlimages.gathering.download.body_file import Spool
+from mlimages.gathering.download.body_file import Pace, Spool, inflater
 from mlimages.gathering.download.client import open_session
 from mlimages.gathering.download.host_limits import Host, Hosts
+from mlimages.gathering.download.image_facts import begins_as_html
 from mlimages.gathering.download.opt_outs import find_opt_out
-from mlimages.gathering.download.pace import Pace
-from mlimages.gathering.download.reasons import CONNECTION, PASSING, reason_of_error, reason_of_status
+from mlimages.gathering.download.reasons import CONNECTION, PASSING, REFUSING, reason_of_error, reason_of_status
 from mlimages.gathering.download.robots import Sites, SiteUnreachableError
 from mlimages.gathering.options import GatherOptions
 
@@ -33,7 +32,8 @@ _BACKOFF_S = 1.0
 _AUTHORITY = re.compile(r"^[^:]*://[^/?#]*")
 _STRAY_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _REDIRECTS = (301, 302, 303, 307, 308)
-_THROTTLED = (429, 503)
+_THROTTLED = (420, 429, 503)
+_WITH_BODY = (None, 200, 203, 206)
 _MOST_UNAVAILABLE = 10
 """Answers 503 to one link, after which they are not the throttling of its host."""
 
@@ -44,7 +44,8 @@ class Fetched:
 
     Attributes:
         retry_after_s: what the server asked for. location: where it redirects to. attempts: requests made.
-        elapsed_s: pauses included.
+        elapsed_s: pauses included. is_page: the body is a web page.
+        is_whole: False where only the end of the connection ended the body, so that it may have been cut.
     """
 
     reason: Reason | None = None
@@ -55,6 +56,9 @@ class Fetched:
     location: str | None = None
     attempts: int = 0
     elapsed_s: float = 0.0
+    is_page: bool = False
+    is_whole: bool = True
+    cookies: Mapping[str, str] = field(default_factory=dict)
 
 
 class _RefusalError(Exception):
@@ -99,15 +103,18 @@ class Fetcher:
             GatherError: the file cannot be written.
         """
         started, attempts, ignored = time.monotonic(), 0, ""
+        cookies: dict[str, str] = {}  # of this chain of redirects alone
         try:
             url = parse_url(link)
             for _ in range(_MAX_REDIRECTS + 1):
-                answer = await self._fetch_patiently(url, part, asks_site=asks_site)
+                answer = await self._fetch_patiently(url, part, asks_site=asks_site, cookies=cookies)
                 attempts += answer.attempts
                 ignored = answer.detail or ignored
                 if answer.location is None:
                     break
-                url = _redirected(url, answer.location)
+                target = _redirected(url, answer.location)
+                cookies = {**cookies, **answer.cookies} if target.raw_host == url.raw_host else {}
+                url = target
             else:
                 answer = replace(answer, reason=Reason.REDIRECTS, detail=f"more than {_MAX_REDIRECTS} redirects")
         except _RefusalError as refusal:
@@ -115,7 +122,7 @@ class Fetcher:
         detail = answer.detail or ignored
         return replace(answer, detail=detail, attempts=attempts, elapsed_s=round(time.monotonic() - started, 3))
 
-    async def _fetch_patiently(self, url: URL, part: Path, *, asks_site: bool) -> Fetched:
+    async def _fetch_patiently(self, url: URL, part: Path, *, asks_site: bool, cookies: dict[str, str]) -> Fetched:
         """One answer that is not expected to be better a little later, or the last of several."""
         if not self._options.allow_private and is_private_literal(url.raw_host or ""):
             return Fetched(Reason.PRIVATE_ADDRESS, f"{url.raw_host} is not a global address")
@@ -125,16 +132,19 @@ class Fetcher:
             while True:
                 async with host.slots:
                     if not await host.has_turn():
+                        if host.state.refusals:
+                            answer = Fetched(Reason.HOST_DOWN, "the host refuses one link after the other")
                         break
                     async with self._slots:
                         asked_at = time.monotonic()
-                        answer = await self._request(url, part, asks_site=asks_site)
+                        answer = await self._request(url, part, host if asks_site else None, cookies)
+                        cookies = {**cookies, **answer.cookies}
                 attempts += 1
                 _note(host, str(url), answer, asked_at)
                 unavailable += answer.http_status == 503
                 if answer.reason not in PASSING or unavailable > _MOST_UNAVAILABLE:
                     break
-                if host.state.is_parked and (answer.http_status in (None, 200, *_THROTTLED)):
+                if host.state.is_parked and answer.http_status in (*_WITH_BODY, *_THROTTLED):
                     continue  # the host's fault, not the link's
                 own_failures += 1
                 if own_failures > self._options.retries:
@@ -142,18 +152,26 @@ class Fetcher:
                 await asyncio.sleep(_BACKOFF_S * 2 ** (own_failures - 1) * random.uniform(0.5, 1.0))
         return replace(answer, attempts=attempts)
 
-    async def _request(self, url: URL, part: Path, *, asks_site: bool) -> Fetched:
+    async def _request(self, url: URL, part: Path, site: Host | None, cookies: dict[str, str]) -> Fetched:
+        """One answer; where `site` is given, its rules are asked for first."""
         answer = Fetched()
         try:
-            ignored = await self._heed_site(url) if asks_site else ""
-            async with self._session.get(url, allow_redirects=False, headers=self._headers) as response:
-                answer = Fetched(final_url=str(response.url), http_status=response.status)
+            ignored = await self._heed_site(url, site) if site else ""
+            async with self._session.get(
+                url, allow_redirects=False, headers=self._headers, cookies=cookies or None
+            ) as response:
+                answer = Fetched(
+                    final_url=str(response.url),
+                    http_status=response.status,
+                    cookies={name: morsel.value for name, morsel in response.cookies.items()},
+                    is_whole="Content-Length" in response.headers or "Transfer-Encoding" in response.headers,
+                )
                 if response.status in _REDIRECTS and (location := response.headers.get("Location")):
                     return replace(answer, detail=ignored, location=location)
                 self._judge(response)
                 ignored = self._heed(find_opt_out(response.headers)) or ignored
-                await self._receive(response, part)
-                return replace(answer, detail=ignored)
+                is_page = await self._receive(response, part)
+                return replace(answer, detail=ignored, is_page=is_page)
         except _RefusalError as refusal:
             return replace(answer, reason=refusal.reason, detail=refusal.detail, retry_after_s=refusal.retry_after_s)
         except GatherError:
@@ -161,10 +179,10 @@ class Fetcher:
         except Exception as error:  # whatever a server can provoke costs its own link
             return replace(answer, reason=reason_of_error(error), detail=f"{type(error).__name__}: {error}"[:200])
 
-    async def _heed_site(self, url: URL) -> str:
+    async def _heed_site(self, url: URL, site: Host) -> str:
         """As `_heed`, for what the site of `url` says as a whole."""
         try:
-            return self._heed(await self._sites.find_opt_out(url))
+            return self._heed(await self._sites.find_opt_out(url, site.note_further_request))
         except SiteUnreachableError as error:
             if self._options.ignore_opt_out:
                 return ""
@@ -183,27 +201,39 @@ class Fetcher:
         if (response.content_length or 0) > self._options.max_bytes:
             raise _RefusalError(Reason.TOO_LARGE, f"{response.content_length} bytes")
 
-    async def _receive(self, response: aiohttp.ClientResponse, part: Path) -> None:
-        spool, most = Spool(part), self._options.max_bytes
-        inflate = _inflater(response.headers.get("Content-Encoding", ""))
+    async def _receive(self, response: aiohttp.ClientResponse, part: Path) -> bool:
+        """Put the body into the file `part`; whether it is a web page."""
+        spool, most, is_page = Spool(part), self._options.max_bytes, False
+        encoding = response.headers.get("Content-Encoding", "")
+        try:
+            inflate = inflater(encoding)
+        except ValueError as error:
+            raise _RefusalError(Reason.BAD_HTTP, f"Content-Encoding: {encoding[:40]}") from error
         pace, received = Pace(self._options.timeout_s, time.monotonic()), 0
         async for chunk in response.content.iter_any():
             received += len(chunk)
             if pace.is_stalled(time.monotonic(), received):
                 raise TimeoutError(f"less than 1 KB/s over {self._options.timeout_s:g} s")
-            spool.write(inflate.decompress(chunk, most - spool.total + 1) if inflate else chunk)
+            data = inflate.decompress(chunk, most - spool.total + 1) if inflate else chunk
+            is_page |= not spool.total and begins_as_html(data)
+            spool.write(data)
             if spool.total > most:
                 raise _RefusalError(Reason.TOO_LARGE, f"more than {most} bytes")
         if inflate and not inflate.eof:
             raise _RefusalError(Reason.TRUNCATED, "the compressed body ends too early")
+        if not spool.total:
+            raise _RefusalError(Reason.EMPTY, "the answer has no byte")
         spool.finish()
+        return is_page
 
 
 def _note(host: Host, link: str, answer: Fetched, asked_at: float) -> None:
     """Tell the host's state how one request to it ended."""
     if answer.http_status in _THROTTLED:
         host.note_throttling(asked_at, answer.retry_after_s)
-    elif answer.reason in CONNECTION and answer.http_status in (None, 200):
+    elif answer.reason in REFUSING or answer.is_page:
+        host.note_refusal(asked_at)
+    elif answer.reason in CONNECTION and answer.http_status in _WITH_BODY:
         host.note_failure(asked_at, link, answer.reason)
     elif answer.reason is Reason.SERVER_ERROR and answer.http_status is None:  # its robots.txt
         host.note_failure(asked_at, link, Reason.UNREACHABLE)
@@ -249,17 +279,6 @@ def _as_written(url: URL, link: str) -> URL:
     target = _STRAY_PERCENT.sub("%25", quote(target, safe="!#$%&'()*+,/:;=?@[]~", errors="replace"))
     start = "" if target.startswith("/") else "/"
     return URL(f"{url.scheme}://{url.raw_authority}{start}{target}", encoded=True)
-
-
-def _inflater(encoding: str) -> Any:
-    """A decoder for a body that came compressed though we did not ask (zlib bounds what it gives)."""
-    match encoding.strip().lower():
-        case "" | "identity" | "none" | "utf-8":  # the last two are no encodings, but servers send them
-            return None
-        case "gzip" | "x-gzip" | "deflate":
-            return zlib.decompressobj(wbits=47)  # gzip or zlib, by its header
-        case other:
-            raise _RefusalError(Reason.BAD_HTTP, f"Content-Encoding: {other[:40]}")
 
 
 def retry_after_s(value: str | None) -> float | None:

@@ -15,6 +15,7 @@ from mlimages.gathering.download.host_state import (
     HostState,
     after_answer,
     after_failure,
+    after_refusal,
     after_request,
     after_throttling,
     seconds_until_request,
@@ -51,6 +52,14 @@ class Host:
     def note_answer(self, asked_at: float) -> None:
         """It answered a request sent at `asked_at`."""
         self._become(after_answer(self.state, time.monotonic(), asked_at=asked_at))
+
+    def note_refusal(self, asked_at: float) -> None:
+        """It refused a request sent at `asked_at`, by 401, 403 or a web page."""
+        self._become(after_refusal(self.state, time.monotonic(), asked_at=asked_at))
+
+    def note_further_request(self) -> None:
+        """A request is sent that no link waited for: for its robots.txt."""
+        self._become(replace(after_request(self.state, time.monotonic()), is_probing=self.state.is_probing))
 
     def note_throttling(self, asked_at: float, retry_after_s: float | None) -> None:
         """It answered 429 or 503 to a request sent at `asked_at`."""

@@ -4,7 +4,8 @@
   answers again.
 - 429 and 503 park it for as long as it says, or briefly, and lower its rate: a tenth less each time, and a little more
   for each second without (additive increase, multiplicative decrease).
-- A host that has never answered is given up after half a minute.
+- So does a host that refuses one link after the other: it blocks us, or a page to log in stands before it.
+- A host that has never answered, or refuses for so long, is given up after half a minute.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from mlimages.core import Reason
 
 FAILURES_UNTIL_PARKED = 5
 """Links in a row that timed out or were reset: one of these may be the link's own fault."""
+
+REFUSALS_UNTIL_PARKED = 5
+"""Links in a row that were answered by 401, 403 or a web page, from which on it is the host that refuses."""
 
 FIRST_PROBE_S = 1.0
 FIRST_PAUSE_S = 0.25
@@ -47,9 +51,11 @@ class HostState:
 
     Attributes:
         failing: links that failed one after the other, without an answer in between.
+        refusals: how often in a row it refused a link.
         is_parked: only probes are sent, from `parked_at` at least until `parked_until`. is_probing: one is on its way.
         pauses: how often in a row it was parked or a probe failed.
-        gives_up_at: when to stop probing, of a host that has never answered. is_given_up: its links are not tried.
+        gives_up_at: when to stop probing, of a host that has never answered or only refuses.
+        is_given_up: its links are not tried.
         rate: requests a second; None: as many as there are. is_ramping: it grows by one with each answer,
             from the first 429 or 503 to the second.
         served_per_s: answers a second, over about a second until `served_at`.
@@ -58,6 +64,7 @@ class HostState:
 
     has_answered: bool = False
     failing: frozenset[str] = frozenset()
+    refusals: int = 0
     is_parked: bool = False
     is_probing: bool = False
     parked_at: float = -math.inf
@@ -106,7 +113,18 @@ def after_answer(state: HostState, now: float, *, asked_at: float) -> HostState:
     rate = state.rate
     if rate is not None and rate < 2 * max(1.0, served_per_s):  # else the rate is not what limits it
         rate += 1.0 if state.is_ramping else max(INCREASE_PER_S / rate, INCREASE)
-    return replace(state, failing=frozenset(), is_parked=False, is_probing=False, pauses=0, rate=rate)
+    return replace(state, failing=frozenset(), refusals=0, is_parked=False, is_probing=False, pauses=0, rate=rate)
+
+
+def after_refusal(state: HostState, now: float, *, asked_at: float) -> HostState:
+    """The host answered a request that was sent at `asked_at` by 401, 403 or a web page."""
+    if asked_at < state.parked_at:
+        return state
+    state = replace(state, refusals=state.refusals + 1, failing=frozenset(), has_answered=True)
+    if state.refusals < REFUSALS_UNTIL_PARKED:
+        return replace(state, is_parked=False, is_probing=False, gives_up_at=math.inf)
+    gives_up_at = min(state.gives_up_at, now + NEVER_ANSWERED_S)
+    return replace(_parked(state, now, FIRST_PROBE_S), gives_up_at=gives_up_at)
 
 
 def after_throttling(state: HostState, now: float, *, asked_at: float, retry_after_s: float | None) -> HostState:

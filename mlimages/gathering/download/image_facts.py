@@ -44,3 +44,9 @@ class Rejection:
     detail: str = ""
     bytes: int | None = None
     sha256: str | None = None
+
+
+def begins_as_html(data: bytes) -> bool:
+    """Whether a body is a web page, by its first bytes."""
+    head = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    return head.startswith((b"<!doctype html", b"<html", b"<head", b"<body", b"<script")) or b"<html" in head

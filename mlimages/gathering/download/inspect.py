@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 from mlimages.core import Fault, ImageError, ImageProperty, Reason
-from mlimages.gathering.download.image_facts import Checks, Facts, Rejection
+from mlimages.gathering.download.image_facts import Checks, Facts, Rejection, begins_as_html
 from mlimages.gathering.download.opt_outs import find_xmp_opt_out
 from mlimages.images import DecodedImage, DecodeOptions, ImageHeader, decode, resized_size
 
@@ -183,8 +183,7 @@ def difference_hash(image: Image.Image) -> str:
 
 
 def _kind_of_text(data: bytes) -> Reason:
-    head = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if head.startswith((b"<!doctype html", b"<html", b"<head", b"<body", b"<script")) or b"<html" in head:
+    if begins_as_html(data):
         return Reason.HTML
     try:
         text = codecs.getincrementaldecoder("utf-8")().decode(data[:1024])  # forgives a character cut at the end

@@ -20,16 +20,21 @@ CONNECTION = {
 
 PASSING = {
     Reason.TIMEOUT, Reason.RESET, Reason.TRUNCATED, Reason.THROTTLED, Reason.SERVER_ERROR, Reason.REFUSED,
-    Reason.UNREACHABLE, Reason.NAME_SERVER, Reason.PROXY,
+    Reason.UNREACHABLE, Reason.NAME_SERVER, Reason.PROXY, Reason.EMPTY,
 }  # fmt: skip
 """Reasons that may be gone a little later."""
+
+REFUSING = {Reason.FORBIDDEN, Reason.HTML}
+"""Reasons that, for one link after the other of a host, speak of the host: it blocks us, or shows a page to log in."""
 
 NOT_ANSWERED = OPEN_REASONS | {Reason.TRUNCATED}
 """Reasons for which a request is no answer of the item; a body that was cut on its way may come whole next time."""
 
 _STATUSES = {
     401: Reason.FORBIDDEN, 403: Reason.FORBIDDEN, 404: Reason.NOT_FOUND, 407: Reason.PROXY,
-    408: Reason.TIMEOUT, 410: Reason.GONE, 429: Reason.THROTTLED, 451: Reason.FORBIDDEN,
+    408: Reason.TIMEOUT, 409: Reason.SERVER_ERROR, 410: Reason.GONE, 420: Reason.THROTTLED, 421: Reason.SERVER_ERROR,
+    423: Reason.SERVER_ERROR, 425: Reason.SERVER_ERROR, 429: Reason.THROTTLED, 440: Reason.SERVER_ERROR,
+    444: Reason.SERVER_ERROR, 451: Reason.FORBIDDEN, 499: Reason.SERVER_ERROR,
 }  # fmt: skip
 _ERRNOS = {
     PRIVATE_ERRNO: Reason.PRIVATE_ADDRESS,
@@ -55,8 +60,8 @@ _ERRORS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], Reason], ...
 
 
 def reason_of_status(status: int) -> Reason | None:
-    """None for 200 and 203 (a proxy changed something); a 3xx that was not followed leads nowhere."""
-    if status in (200, 203):
+    """None for 200, 203 (a proxy changed something) and 206; a 3xx that was not followed leads nowhere."""
+    if status in (200, 203, 206):  # a part that was not asked for is judged by what comes
         return None
     if 300 <= status < 400:
         return Reason.BAD_REDIRECT

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -126,8 +126,11 @@ class Sites:
         self._rules: OrderedDict[URL, asyncio.Task[SiteRules]] = OrderedDict()
         self._failed_at: dict[URL, float] = {}
 
-    async def find_opt_out(self, url: URL) -> str | None:
+    async def find_opt_out(self, url: URL, note_request: Callable[[], None] = lambda: None) -> str | None:
         """What the site of `url` says against fetching it or training on it; None where it says nothing.
+
+        Args:
+            note_request: is called for each request that this takes.
 
         Raises:
             SiteUnreachableError: its robots.txt was not answered.
@@ -136,7 +139,7 @@ class Sites:
         task = self._rules.get(origin)
         if task is None or time.monotonic() - self._failed_at.get(origin, time.monotonic()) > _AGAIN_S:
             self._failed_at.pop(origin, None)
-            task = self._rules[origin] = asyncio.create_task(self._load(origin))
+            task = self._rules[origin] = asyncio.create_task(self._load(origin, note_request))
             self._forget()
         self._rules.move_to_end(origin)
         return (await asyncio.shield(task)).find_opt_out(url)
@@ -153,12 +156,14 @@ class Sites:
             self._failed_at.pop(origin, None)
             task.cancel()
 
-    async def _load(self, origin: URL) -> SiteRules:
+    async def _load(self, origin: URL, note_request: Callable[[], None]) -> SiteRules:
+        note_request()
         try:
             robots_txt = await self._read(origin / "robots.txt")
         except SiteUnreachableError:
             self._failed_at[origin] = time.monotonic()
             raise
+        note_request()
         try:
             tdmrep = await self._read(origin / ".well-known/tdmrep.json")
         except SiteUnreachableError:  # unlike robots.txt, it is optional
@@ -174,7 +179,7 @@ class Sites:
                     url, max_redirects=_MAX_REDIRECTS, headers={"Accept": "text/plain,application/json,*/*;q=0.5"}
                 ) as response,
             ):
-                if response.status >= 500:
+                if response.status == 429 or response.status >= 500:  # it has rules, but does not tell them now
                     raise SiteUnreachableError(Reason.SERVER_ERROR, f"{url.path}: HTTP {response.status}")
                 if response.status != 200:
                     return ""

@@ -1,0 +1,80 @@
+"""The head of an answer, mended where browsers forgive what the HTTP parser of aiohttp refuses."""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import Any
+
+import aiohttp
+from aiohttp.client_proto import ResponseHandler
+
+_MAX_HEAD = 256 * 1024
+_END = b"\r\n\r\n"
+_ANY_END = re.compile(rb"\n\r?\n")
+
+
+def mended_head(head: bytes) -> bytes:
+    """The head of an answer, up to its empty line, with one Content-Length at most and no line that is no field.
+
+    Equal Content-Lengths become one (RFC 9110, 8.6), a Transfer-Encoding overrides it (RFC 9112, 6.3), and a line
+    without a colon or with a space in the name is dropped. Lengths that differ stay, for the parser to refuse.
+
+    >>> mended_head(b"HTTP/1.1 200 OK\\r\\nContent-Length: 5\\r\\ncontent-length: 5\\r\\n\\r\\n")
+    b'HTTP/1.1 200 OK\\r\\nContent-Length: 5\\r\\n\\r\\n'
+    """
+    status, *lines = head.removesuffix(_END).split(b"\r\n")
+    names = [line.partition(b":")[0].lower() for line in lines]
+    has_coding, lengths = b"transfer-encoding" in names, set()
+    kept = [status]
+    for name, line in zip(names, lines, strict=True):
+        if line[:1] not in (b" ", b"\t"):  # else it continues the field before
+            if b":" not in line or not name or b" " in name:
+                continue
+            if name == b"content-length":
+                length = line.partition(b":")[2].strip()
+                if has_coding or length in lengths:
+                    continue
+                lengths.add(length)
+        kept.append(line)
+    return b"\r\n".join(kept) + _END
+
+
+class MendingHandler(ResponseHandler):
+    """aiohttp's reader of answers, given each head whole and mended."""
+
+    _head: bytes | None = None
+
+    def set_response_params(self, **params: Any) -> None:
+        """Expect the head of an answer next."""
+        self._head = b""
+        super().set_response_params(**params)
+
+    def data_received(self, data: bytes) -> None:
+        """Pass on what arrives, the head once it is there."""
+        if self._head is None:
+            super().data_received(data)
+            return
+        self._head += data
+        end = _ANY_END.search(self._head)
+        if not end and len(self._head) < _MAX_HEAD and self._head.startswith(b"HTTP/"[: len(self._head)]):
+            return
+        received, self._head = self._head, None
+        if end and received.endswith(_END, 0, end.end()):
+            received = mended_head(received[: end.end()]) + received[end.end() :]
+        super().data_received(received)
+
+    def eof_received(self) -> None:
+        """Pass on a head that was cut."""
+        if self._head:
+            received, self._head = self._head, None
+            super().data_received(received)
+        super().eof_received()
+
+
+class MendingConnector(aiohttp.TCPConnector):
+    """Connections whose answers are read by a `MendingHandler`."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._factory = functools.partial(MendingHandler, loop=self._loop)  # type: ignore[assignment]
