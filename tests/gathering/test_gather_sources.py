@@ -97,7 +97,7 @@ def test_lists_of_noise_end_as_links_or_one_clear_error(tmp_path: Path, noise: b
 def test_a_line_without_end_is_cut_and_does_not_fill_the_memory(tmp_path: Path) -> None:
     path = write(tmp_path / "x.txt", b"http://x/" + b"y" * 5_000_000 + f"\n{A}\n".encode())
     first, second = read_list(path)
-    assert (len(first.url), second.url) == (65_536, A)
+    assert (len(first.url), second.url) == (2**20, A)
 
 
 @given(st.text(max_size=400))

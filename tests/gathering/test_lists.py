@@ -10,12 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mlimages import UrlList, gather
 from mlimages.core import ImageRef, InputError
 from mlimages.gathering import GatherOptions, read_list, read_manifest
 from mlimages.gathering.sources.columns import ListChoice
 from mlimages.gathering.sources.lists import LinkFile
+from mlimages.gathering.sources.tables import csv_rows
 from tests.servers import answer, photo, serve
 
 A, B = "http://x/a.jpg", "http://x/b.jpg?c=1&d=2"
@@ -43,6 +46,7 @@ X_A, X_B = ("x", A), ("x", B)
 FORMS = {
     "label first": ("x.txt", f"cat\t{A}\ncat\t{B}\n", [CAT_A, CAT_B]),
     "link first": ("x.txt", f"{A}\tcat\n{B}\tcat\n", [CAT_A, CAT_B]),
+    "further cells": ("x.txt", f"cat\t{A}\ncat\t{B}\t12\n", [CAT_A, CAT_B]),
     "trailing tabs": ("x.txt", f"{A}\tcat\t\t\n{B}\t\n", [CAT_A, X_B]),
     "quoted": ("x.txt", f"\"{A}\"\n'{B}'\n", [X_A, X_B]),
     "angle brackets": ("x.txt", f"<{A}>\n <{B}> \n", [X_A, X_B]),
@@ -68,6 +72,23 @@ FORMS = {
     "JSON lines in .json": ("x.json", f'{{"url": "{A}"}}\n{{"url": "{B}"}}\n', [X_A, X_B]),
     "Google's TsvHttpData": ("x.tsv", f"TsvHttpData-1.0\n{A}\t100\tabc=\n{B}\t200\tdef=\n", [X_A, X_B]),
 }  # fmt: skip
+
+
+DAMAGE = [
+    'http://x/{n}.jpg,dog,"open',
+    'http://x/{n}.jpg,dog,5" wide',
+    '"http://x/{n}.jpg",dog,"a "b" c',
+    'http://x/{n}.jpg,dog,"',
+]
+CELLS = ["plain", '"a, b"', '"say ""yes"""', '"two\nlines\n"', "''", "", '"' + "long " * 20_000 + '"']
+
+
+@given(st.lists(st.sampled_from([*DAMAGE, *(f"http://x/{{n}}.jpg,dog,{cell}" for cell in CELLS)]), max_size=12))
+@settings(deadline=None, max_examples=60)
+def test_a_damaged_row_costs_no_other_row(rows: list[str]) -> None:
+    text = "\n".join(["url,label,caption", *(row.replace("{n}", str(n)) for n, row in enumerate(rows))])
+    read = [row[:2] for row in csv_rows(text.split("\n"), ",")][1:]
+    assert read == [[f"http://x/{n}.jpg", "dog"] for n in range(len(rows))]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -134,6 +155,12 @@ def test_a_list_without_a_link_is_refused_with_its_first_row(tmp_path: Path, nam
     path = write(tmp_path / name, '["cats/1.jpg", "b"]' if name == "x.json" else "cats/1.jpg,b\ncats/2.jpg,c\n")
     with pytest.raises(InputError, match=r"no row looks like a link.*first row: .*cats/[12]\.jpg"):
         LinkFile(path, ListChoice())
+
+
+def test_a_web_page_in_place_of_a_list_is_refused(tmp_path: Path) -> None:
+    page = write(tmp_path / "x.txt", '<!DOCTYPE html>\n<a href="http://x/login">Log in</a>\n')
+    with pytest.raises(InputError, match="x.txt is a web page"):
+        LinkFile(page, ListChoice())
 
 
 def test_captions_are_not_taken_as_classes_unless_somebody_says_so(tmp_path: Path) -> None:

@@ -268,7 +268,7 @@ def parse_url(link: str) -> URL:
         raise _RefusalError(Reason.BAD_URL, str(error)[:200]) from error
     if url.scheme and url.scheme not in ("http", "https"):
         raise _RefusalError(Reason.BAD_SCHEME, url.scheme[:40])
-    if not host or not port:
+    if not (url.scheme and host and port):
         raise _RefusalError(Reason.BAD_URL, "no host" if len(link) <= _MAX_URL else "too long")
     return _as_written(url, link)
 

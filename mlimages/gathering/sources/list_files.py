@@ -17,7 +17,7 @@ from typing import IO, cast
 from mlimages.core import InputError
 
 STDIN = Path("-")
-MAX_LINE = 65_536
+MAX_LINE = 2**20
 _COMPRESSIONS = (".gz", ".bz2", ".xz", ".zip")
 _TROUBLE = (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, RuntimeError)
 
@@ -79,7 +79,7 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
 
 
 def lines_of(file: IO[bytes]) -> Iterator[str]:
-    """Lines that are not blank, without their ends; longer ones than 64 KiB are cut; UTF-8, UTF-16 or Latin-1."""
+    """Lines that are not blank, without their ends; longer ones than 1 MiB are cut; UTF-8, UTF-16 or Latin-1."""
     start = file.peek(2)[:2] if hasattr(file, "peek") else b""
     for line in _utf16_lines(file) if start in (b"\xff\xfe", b"\xfe\xff") else _bytes_lines(file):
         stripped = line.strip("\r\n")

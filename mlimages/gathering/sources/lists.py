@@ -119,6 +119,10 @@ class LinkFile:
             yield from self._from_lines(first, lines, suffix)
 
     def _from_lines(self, first: str, lines: Iterator[str], suffix: str) -> Iterator[ImageRef]:
+        if first.lstrip().lower().startswith(("<!doctype html", "<html")):
+            raise InputError(
+                f"{self._name} is a web page, not a list of links (a page to log in?): save the list itself"
+            )
         if suffix in (".jsonl", ".ndjson") or first.startswith('{"'):
             return self._from_rows(object_rows(lines))
         if first.startswith("[") and first.rstrip("[ {\"'") == "":
@@ -172,6 +176,7 @@ class LinkFile:
                 yield ImageRef(clean_link(left), self._default)
                 continue
             left, right = (right, left) if is_link(left) and not is_link(right) else (left, right)
+            right = next(filter(is_link, right.split("\t")), right)  # further cells tell nothing
             if imagenet := _IMAGENET_ID.fullmatch(left.strip()):
                 yield ImageRef(clean_link(right), imagenet[1], {"wnid": imagenet[1]}, name=left.strip())
             else:

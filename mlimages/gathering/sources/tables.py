@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
-from collections import defaultdict
+import re
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -14,6 +16,9 @@ from mlimages.core import InputError
 from mlimages.gathering.sources.columns import RAW, Row, is_link, text_of
 
 _HTTP_DATA = "TsvHttpData-1.0"
+_MOST_LINES = 1000  # of one row
+_LONG_LINE = 65_536
+_LONG_CELL = re.compile(r'"(?:[^"]|""){10000,}"')
 
 
 def delimiter_of(line: str) -> str:
@@ -22,15 +27,56 @@ def delimiter_of(line: str) -> str:
 
 
 def csv_rows(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
-    """The cells of each line; quoted ones may hold line ends."""
-    rows = csv.reader((f"{line}\n" for line in lines), delimiter=delimiter)
-    while True:
-        try:
-            yield next(rows)
-        except StopIteration:
-            return
-        except csv.Error:  # a field without an end, a NUL: the reader goes on with the next line
-            continue
+    """The cells of each row; quoted ones may hold line ends.
+
+    A quote that nothing closes costs its own row at most: the line that has it is a row by itself, its quotes being
+    letters. It is known by what follows: a line that looks like a row by itself, or no line that ends the row well.
+    """
+    waiting: deque[str] = deque()
+    source, width = iter(lines), 0
+    while (line := waiting.popleft() if waiting else next(source, None)) is not None:
+        row = _csv_row(line, delimiter, is_strict=line.count('"') % 2 == 1)
+        if row is None:
+            row = _row_of_lines(line, waiting, source, delimiter, width)
+        if row is None:
+            row = [cell.strip('"') for cell in line.split(delimiter)]
+        if row:
+            width = width or len(row)
+            yield row
+
+
+def _row_of_lines(
+    first: str, waiting: deque[str], source: Iterator[str], delimiter: str, width: int
+) -> list[str] | None:
+    """The row that `first` begins and a later line closes, which are taken; None where no line does."""
+    text = [first]
+    for number in range(_MOST_LINES):
+        if number == len(waiting):
+            if (line := next(source, None)) is None:
+                return None
+            waiting.append(line)
+        text.append(waiting[number])
+        if is_link(waiting[number]) and len(waiting[number].split(delimiter)) == width:  # a row by itself
+            return None
+        if waiting[number].count('"') % 2:  # the first line that may close it
+            row = _csv_row("\n".join(text), delimiter, is_strict=True)
+            if row is None or len(row) != (width or len(row)):
+                return None
+            for _ in text[1:]:
+                waiting.popleft()
+            return row
+    return None
+
+
+def _csv_row(text: str, delimiter: str, *, is_strict: bool) -> list[str] | None:
+    """The cells of one row; None if the text is not one."""
+    if len(text) > _LONG_LINE:
+        text = _LONG_CELL.sub('""', text)  # no link or class, and more than Python's reader takes
+    try:
+        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=is_strict))
+    except csv.Error:
+        return None
+    return rows[0] if len(rows) == 1 else None
 
 
 def tab_rows(lines: Iterable[str]) -> Iterator[list[str]]:
