@@ -150,7 +150,9 @@ def imagenet(
     subtree: bool = typer.Option(
         False, "--subtree", help="Include every synset below it, each in its own folder.", rich_help_panel="Source"
     ),
-    archive: Path = typer.Option(None, help="Tar or folder to read the images from.", rich_help_panel="Source"),
+    archive: Path = typer.Option(
+        None, help="Archive (.tar, .tar.gz, .tgz, .zip) or folder to read the images from.", rich_help_panel="Source"
+    ),
     url_list: Path = typer.Option(
         None, help="Lines WNID_NUMBER<TAB>URL, such as fall11_urls.txt (.gz, .tgz).", rich_help_panel="Source"
     ),

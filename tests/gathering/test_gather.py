@@ -190,6 +190,13 @@ def test_what_browsers_forgive_is_taken(site: Site, tmp_path: Path) -> None:
     }
 
 
+def test_heic_is_gathered_where_its_reader_is_installed(site: Site, tmp_path: Path) -> None:
+    pytest.importorskip("pillow_heif").register_heif_opener()
+    site.routes = {"/a": answer(photo(1, form="HEIF"))}
+    assert run(links(tmp_path, site.url("/a")), tmp_path / "out").ok == 1
+    assert pictures(tmp_path / "out") == ["cats/a.heic"]
+
+
 def test_a_cookie_is_kept_for_the_redirects_of_its_link_alone(site: Site, tmp_path: Path) -> None:
     def with_cookie(connection: Connection, request: Request) -> None:
         has_cookie = request.headers.get("cookie") == "seen=1"

@@ -8,6 +8,7 @@ import itertools
 import json
 import sys
 import tarfile
+import zipfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from time import gmtime, strftime
@@ -176,7 +177,7 @@ def test_a_synsets_archive_is_streamed_resumed_and_not_asked_for_again(site: Sit
     (out / "domestic_cat/n02121808_3.jpg").unlink()
     assert run(restore_deleted=True).ok == 6
     assert len(site.requests) == 3, "only the missing member is asked for"
-    assert told[0].startswith("ImageNet's pictures are for non-commercial research")
+    assert told[0].startswith("ImageNet's images are for non-commercial research")
 
 
 def test_imagenet_goes_from_one_way_to_the_next_and_says_why(site: Site, tmp_path: Path) -> None:
@@ -192,18 +193,45 @@ def test_imagenet_goes_from_one_way_to_the_next_and_says_why(site: Site, tmp_pat
     summary = gather(source, tmp_path / "out", **FAST)
     assert summary.classes == {"domestic_cat": 1, "persian_cat": 1}
     assert told[1:] == [
-        "n02123394: the site's archive fails: HTTP 404 (not in that release)",
-        "n02121808: the site's archive fails: HTTP 404 (not in that release)",
-        "n02121808: the site's list has no pictures",
+        "the site's archive fails: HTTP 404 (not in that release): n02123394, n02121808",
+        "the site's list has no images: n02121808",
     ]
     assert (tmp_path / "out/domestic_cat/n02121808_1.jpg").exists()
 
 
-@pytest.mark.parametrize("form", ["tar", "tar of tars", "folder of tars", "folder by id"])
-def test_pictures_come_from_an_archive_at_hand(tmp_path: Path, form: str) -> None:
+CLASS_FOLDERS = {
+    "imagenette2/noisy_imagenette.csv": b"path,label",
+    **{f"imagenette2/train/n02123394/ILSVRC2012_val_{n}.JPEG": photo(n) for n in range(3)},
+    "imagenette2/train/n01440764/n01440764_1.JPEG": photo(9),
+    "imagenette2/train/n02123394/._n02123394_1.JPEG": b"macOS",
+}
+
+
+def zipped(members: dict[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    "form",
+    ["tar", "tar of tars", "folder of tars", "folder by id", "imagenette2.tgz", "imagenette2.tar.gz", "whole.tar.gz",
+     "imagenette2.zip", "imagenette2.tar"],
+)  # fmt: skip
+def test_images_come_from_a_local_archive(tmp_path: Path, form: str) -> None:
     inner = tar({f"n02123394_{n}.JPEG": photo(n) for n in range(3)})
     archive = tmp_path / "n02123394.tar"
     match form:
+        case "imagenette2.tgz" | "imagenette2.tar.gz":
+            write(archive := tmp_path / form, gzip.compress(tar(CLASS_FOLDERS), 1))
+        case "whole.tar.gz":
+            write(archive := tmp_path / form, gzip.compress(tar({"n02123394.tar": inner}), 1))
+        case "imagenette2.zip":
+            write(archive := tmp_path / form, zipped(CLASS_FOLDERS))
+        case "imagenette2.tar":
+            write(archive := tmp_path / form, tar(CLASS_FOLDERS))
         case "tar":
             write(archive, inner)
         case "tar of tars":
@@ -218,7 +246,16 @@ def test_pictures_come_from_an_archive_at_hand(tmp_path: Path, form: str) -> Non
             archive = tmp_path
     source = ImageNet(["persian cat"], archive=archive, endpoint="http://127.0.0.1:1")
     summary = gather(source, tmp_path / "out", limit=2, **FAST)
-    assert summary.classes == {"persian_cat": 2}
+    assert (summary.classes, summary.failed) == ({"persian_cat": 2}, 0)
+
+
+def test_an_archive_is_walked_once_for_all_synsets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = write(tmp_path / "imagenette2.tgz", gzip.compress(tar(CLASS_FOLDERS), 1))
+    opened, open_tar = [], tarfile.open
+    monkeypatch.setattr(tarfile, "open", lambda *args, **more: (opened.append(args), open_tar(*args, **more))[1])
+    source = ImageNet(["n02123394", "n01440764"], archive=archive, endpoint="http://127.0.0.1:1")
+    assert gather(source, tmp_path / "out", **FAST).classes == {"persian_cat": 3, "tench": 1}
+    assert len(opened) == 1
 
 
 class PexelsSite:

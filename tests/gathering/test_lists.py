@@ -159,7 +159,7 @@ def test_a_list_without_a_link_is_refused_with_its_first_row(tmp_path: Path, nam
 
 def test_a_web_page_in_place_of_a_list_is_refused(tmp_path: Path) -> None:
     page = write(tmp_path / "x.txt", '<!DOCTYPE html>\n<a href="http://x/login">Log in</a>\n')
-    with pytest.raises(InputError, match="x.txt is a web page"):
+    with pytest.raises(InputError, match="is a web page"):
         LinkFile(page, ListChoice())
 
 

@@ -19,8 +19,8 @@ from mlimages.gathering.download.opt_outs import find_xmp_opt_out
 from mlimages.images import DecodedImage, DecodeOptions, ImageHeader, decode, resized_size
 
 SUFFIXES = {
-    "AVIF": ".avif", "BMP": ".bmp", "GIF": ".gif", "ICO": ".ico", "JPEG": ".jpg", "JPEG2000": ".jp2", "MPO": ".jpg",
-    "PNG": ".png", "PPM": ".ppm", "TIFF": ".tif", "WEBP": ".webp",
+    "AVIF": ".avif", "BMP": ".bmp", "GIF": ".gif", "HEIF": ".heic", "ICO": ".ico", "JPEG": ".jpg",
+    "JPEG2000": ".jp2", "MPO": ".jpg", "PNG": ".png", "PPM": ".ppm", "TIFF": ".tif", "WEBP": ".webp",
 }  # fmt: skip
 """The formats that are kept; others (EPS starts Ghostscript) are not decoded at all."""
 

@@ -1,12 +1,16 @@
-"""Pictures inside tar files and folders, near and far; members are read, never extracted."""
+"""Images inside archives and folders, local and remote; members are read, never extracted."""
 
 from __future__ import annotations
 
 import asyncio
 import tarfile
-from collections.abc import AsyncIterator, Iterator
+import zipfile
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import IO
 
 import aiohttp
 
@@ -14,38 +18,117 @@ from mlimages.core import InputError
 
 _BLOCK = tarfile.BLOCKSIZE
 _RESUMES = 5
+_GZIPPED = (".gz", ".tgz")
+_ARCHIVES = (".tar", ".zip", *_GZIPPED)
+_TROUBLE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError)
 MAX_MEMBER_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One regular file of an archive: its name, where its bytes begin, and how many they are."""
+    """One regular file of a tar: its name, where its bytes begin, and how many they are."""
 
     name: str
     offset: int
     size: int
 
 
-def tar_members(path: Path, *, at: int = 0) -> Iterator[Member]:
-    """The regular files of a local tar (one that begins at byte `at`), in order, no links, devices or folders.
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One regular file of an archive or a folder.
+
+    Attributes:
+        url: names it. path: of the file inside, with `/`, that of an archive within among its folders.
+        load: gives its bytes.
+    """
+
+    url: str
+    path: str
+    load: Callable[[], Awaitable[bytes]]
+
+
+def entries(path: Path) -> Iterator[Entry]:
+    """The regular files of a tar, plain or compressed by gzip, of a zip, or of a folder with archives among its files.
+
+    Each archive is walked once, from its beginning to its end; a compressed tar gives the bytes on the way.
 
     Raises:
-        InputError: it is no tar.
+        InputError: an archive cannot be read to its end.
     """
+    if path.is_dir():
+        for inner in sorted(path.rglob("*")):
+            if inner.suffix in _ARCHIVES:
+                yield from entries(inner)
+            elif inner.is_file():
+                whole = Member(inner.name, 0, inner.stat().st_size)
+                yield Entry(
+                    inner.absolute().as_uri(), inner.relative_to(path).as_posix(), partial(_read_part, inner, whole)
+                )
+        return
     try:
-        with path.open("rb") as file:
-            file.seek(at)
-            with tarfile.open(fileobj=file, mode="r:") as archive:
-                for info in archive:
-                    if info.isreg():
-                        yield Member(Path(info.name).name, info.offset_data, info.size)
-    except (tarfile.TarError, OSError) as error:
-        raise InputError(f"{path} is no tar that can be read: {error}") from error
+        for name, load in _zipped(path) if path.suffix == ".zip" else _tarred(path):
+            yield Entry(f"{path.absolute().as_uri()}#{name}", f"{path.name.partition('.')[0]}/{name}", load)
+    except _TROUBLE as error:
+        raise InputError(f"{path} cannot be read to its end: {error}") from error
 
 
-async def read_member(path: Path, member: Member) -> bytes:
-    """One member's bytes."""
+def _zipped(path: Path) -> Iterator[tuple[str, Callable[[], Awaitable[bytes]]]]:
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            if not info.is_dir() and info.file_size <= MAX_MEMBER_BYTES:
+                yield info.filename, partial(_read_zipped, path, info.filename)
 
+
+async def _read_zipped(path: Path, name: str) -> bytes:
+    def read() -> bytes:
+        with zipfile.ZipFile(path) as archive:
+            return archive.read(name)
+
+    return await asyncio.to_thread(read)
+
+
+def _tarred(path: Path) -> Iterator[tuple[str, Callable[[], Awaitable[bytes]]]]:
+    if path.suffix in _GZIPPED:
+        with tarfile.open(path, "r|gz") as archive:
+            yield from _streamed(archive)
+        return
+    with path.open("rb") as file:
+        for prefix, member in _members(file, 0):
+            yield prefix + member.name, partial(_read_part, path, member)
+
+
+def _streamed(archive: tarfile.TarFile) -> Iterator[tuple[str, Callable[[], Awaitable[bytes]]]]:
+    """The files of a compressed tar, and those of tars in it."""
+    for info in archive:
+        if not info.isreg() or not (file := archive.extractfile(info)):
+            continue
+        if info.name.endswith(".tar"):
+            with tarfile.open(fileobj=file, mode="r|") as inner:
+                for name, load in _streamed(inner):
+                    yield f"{Path(info.name).stem}/{name}", load
+        elif info.size <= MAX_MEMBER_BYTES:
+            yield info.name, partial(_given, file.read())
+
+
+def _members(file: IO[bytes], at: int) -> Iterator[tuple[str, Member]]:
+    """The files of the tar that begins at byte `at`, no links or devices, and those of tars in it behind their name."""
+    file.seek(at)
+    with tarfile.open(fileobj=file, mode="r:") as archive:
+        for info in archive:
+            if info.isreg() and info.name.endswith(".tar"):
+                after = file.tell()
+                for prefix, member in _members(file, info.offset_data):
+                    yield f"{Path(info.name).stem}/{prefix}", member
+                file.seek(after)
+            elif info.isreg():
+                yield "", Member(info.name, info.offset_data, info.size)
+
+
+async def _given(data: bytes) -> bytes:
+    return data
+
+
+async def _read_part(path: Path, member: Member) -> bytes:
     def read() -> bytes:
         with path.open("rb") as file:
             file.seek(member.offset)

@@ -1,4 +1,4 @@
-"""ImageNet's pictures by WordNet id or word, from an archive at hand or from the site."""
+"""ImageNet's images by WordNet id or word, from a local archive or from the site."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import asyncio
 import json
 import logging
 import tarfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 
 import aiohttp
@@ -17,7 +18,7 @@ import aiohttp
 from mlimages.core import ImageRef, InputError, cache_dir, write_text
 from mlimages.gathering.download.client import open_session
 from mlimages.gathering.options import GatherOptions
-from mlimages.gathering.sources.archives import Member, RemoteTar, read_member, tar_members
+from mlimages.gathering.sources.archives import Member, RemoteTar, entries
 from mlimages.gathering.sources.lists import read_list, require_reader
 from mlimages.gathering.sources.search_api import network_for
 from mlimages.gathering.sources.wordnet import find_synset, subtree
@@ -25,21 +26,24 @@ from mlimages.gathering.sources.wordnet import find_synset, subtree
 logger = logging.getLogger(__name__)
 
 ENDPOINT = "https://image-net.org"
-_TERMS = "ImageNet's pictures are for non-commercial research and education: https://image-net.org/download"
+_TERMS = "ImageNet's images are for non-commercial research and education: https://image-net.org/download"
 _MOST_LIST_BYTES = 64 * 2**20
+_BLOCK = 64  # entries of an archive that are read at one time
+_NAMED = 3  # synsets in one message
 _TROUBLE = (aiohttp.ClientError, TimeoutError, tarfile.TarError, InputError, ValueError)
 
 
 class ImageNet:
-    """A source of ImageNet's pictures. Each synset's come by the first way that works: the archive, the site's tar,
-    the site's list of links, the list at hand.
+    """A source of ImageNet's images. Each synset's come by the first way that works: the local archive, the site's
+    archive, the site's list of links, the local list.
 
     Args:
         words: WordNet ids or words.
-        with_subtree: every synset beneath them too, each in a folder in its parent's.
-        archive: a tar of one synset's pictures or of such tars, or a folder of either or of pictures by id.
+        with_subtree: include every synset below them, each in a folder inside its parent's.
+        archive: a tar (`.tar`, `.tar.gz`, `.tgz`) or zip, or a folder; of one synset's images, of such tars, of class
+            folders named by their ids (imagenette2), or of images named by them.
         url_list: lines `n02121808_123<TAB>url`, such as fall11_urls.txt.
-        tell: is told why a way fails.
+        tell: is called with why a way fails.
 
     Raises:
         InputError: no such synset, or several; no such archive or list.
@@ -82,23 +86,33 @@ class ImageNet:
         self._full.add(label)
 
     async def plan(self) -> dict[str, int | None]:
-        """The classes; how many pictures each has is not known beforehand."""
+        """The classes; how many images each has is not known beforehand."""
         return dict.fromkeys(self._folders.values())
 
     async def __aiter__(self) -> AsyncIterator[ImageRef]:
         self._tell(_TERMS)
+        found: set[str] = set()
+        if self._archive:
+            async for wnid, ref in self._from_archive(self._archive):
+                found.add(wnid)
+                yield ref
+        failures: dict[str, list[str]] = {}
         stream = aiohttp.ClientTimeout(sock_connect=self._network.timeout_s, sock_read=self._network.timeout_s)
         async with open_session(self._network, timeout=stream) as self._session:
             for wnid, folder in self._folders.items():
-                if folder not in self._full:
-                    async for ref in self._pictures(wnid):
-                        yield replace(ref, label=folder, source={"provider": "ImageNet", "wnid": wnid})
+                if wnid not in found and folder not in self._full:
+                    async for ref in self._images(wnid, failures):
+                        yield self._labeled(wnid, ref)
                         if folder in self._full:
                             break
+        self._tell_failures(failures)
 
-    async def _pictures(self, wnid: str) -> AsyncIterator[ImageRef]:
+    def _labeled(self, wnid: str, ref: ImageRef) -> ImageRef:
+        return replace(ref, label=self._folders[wnid], source={"provider": "ImageNet", "wnid": wnid})
+
+    async def _images(self, wnid: str, failures: dict[str, list[str]]) -> AsyncIterator[ImageRef]:
+        """Images of one synset by the first way that has any; why others have none goes into `failures`."""
         ways = {
-            "the archive": self._archive and self._from_archive,
             "the site's archive": None if self._site_down else self._from_site,
             "the site's list": None if self._site_down else self._from_site_list,
             "the list": self._url_list and self._from_list,
@@ -106,40 +120,48 @@ class ImageNet:
         for name, way in ways.items():
             if not way:
                 continue
+            found, why = False, f"{name} has no images"
             try:
-                found = False
                 async for ref in way(wnid):
                     found = True
                     yield ref
-                if found:
-                    return
-                self._tell(f"{wnid}: {name} has no pictures")
             except _TROUBLE as error:
-                self._tell(f"{wnid}: {name} fails: {_short(error)}")
+                why = f"{name} fails: {_short(error)}"
                 self._site_down |= isinstance(error, aiohttp.ClientConnectorError)
                 if found:
-                    return
+                    self._tell(f"{wnid}: {why}")
+            if found:
+                return
+            failures.setdefault(why, []).append(wnid)
 
-    async def _from_archive(self, wnid: str) -> AsyncIterator[ImageRef]:
-        assert self._archive
-        if self._archive.is_file():
-            for ref in _in_tar(self._archive, wnid):
-                yield ref
-            return
-        for path in sorted(self._archive.rglob("*")):
-            if path.is_file() and path.suffix == ".tar" and path.stem == wnid:
-                for ref in _in_tar(path, wnid):
-                    yield ref
-            elif path.is_file() and path.suffix != ".tar" and wnid in (path.parent.name, path.name.partition("_")[0]):
-                whole = Member(path.name, 0, path.stat().st_size)
-                yield _ref(path.absolute().as_uri(), path.name, partial(read_member, path, whole))
+    def _tell_failures(self, failures: Mapping[str, list[str]]) -> None:
+        """Say each reason once, with the synsets that it concerns."""
+        for why, wnids in failures.items():
+            more = f" and {len(wnids) - _NAMED} more synsets" if len(wnids) > _NAMED else ""
+            self._tell(f"{why}: {', '.join(wnids[:_NAMED])}{more}")
+
+    async def _from_archive(self, archive: Path) -> AsyncIterator[tuple[str, ImageRef]]:
+        """The wanted synsets' images in the local archive, which is walked once for all of them."""
+        walk = entries(archive)
+        try:
+            while self._full < set(self._folders.values()):
+                block = await asyncio.to_thread(lambda: list(islice(walk, _BLOCK)))
+                if not block:
+                    return
+                for entry in block:
+                    wnid = next((wnid for wnid in _wnids(entry.path) if wnid in self._folders), None)
+                    if wnid and self._folders[wnid] not in self._full:
+                        name = entry.path.rpartition("/")[2]
+                        yield wnid, self._labeled(wnid, _ref(entry.url, name, entry.load))
+        except InputError as error:
+            self._tell(str(error))
 
     async def _from_site(self, wnid: str) -> AsyncIterator[ImageRef]:
         url = f"{self._endpoint}/data/winter21_whole/{wnid}.tar"
         listing = cache_dir("imagenet") / f"{sha256(url.encode()).hexdigest()}.json"
-        if listing.exists():  # read to its end before: only what is missing is asked for
-            for values in json.loads(listing.read_text(encoding="utf-8")):
-                member = Member(**values)
+        known = _read_listing(listing)
+        if known:  # read to its end before: only what is missing is asked for
+            for member in known:
                 yield _ref(f"{url}#{member.name}", member.name, partial(self._read_part, url, member))
             return
         members = []
@@ -182,15 +204,20 @@ class ImageNet:
         return listed
 
 
-def _in_tar(path: Path, wnid: str) -> Iterator[ImageRef]:
-    """The synset's pictures in a tar of pictures, or in a tar of tars (fall11_whole.tar, ILSVRC's)."""
-    for member in tar_members(path):
-        base = path.absolute().as_uri()
-        if member.name == f"{wnid}.tar":
-            for inner in tar_members(path, at=member.offset):
-                yield _ref(f"{base}#{wnid}/{inner.name}", inner.name, partial(read_member, path, inner))
-        elif path.stem == wnid or member.name.startswith(f"{wnid}_"):
-            yield _ref(f"{base}#{member.name}", member.name, partial(read_member, path, member))
+def _wnids(path: str) -> Iterator[str]:
+    """The WordNet ids in the path of a file: that of its own name, those of its folders from the innermost on."""
+    *folders, name = path.split("/")
+    if not name.startswith("."):  # such as macOS adds
+        yield name.partition("_")[0]
+        yield from reversed(folders)
+
+
+def _read_listing(path: Path) -> list[Member]:
+    """The members of an archive of the site, as an earlier run wrote them; none if the file is absent or torn."""
+    try:
+        return [Member(**values) for values in json.loads(path.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError):
+        return []
 
 
 def _ref(url: str, file_name: str, load: Callable[[], Awaitable[bytes]]) -> ImageRef:
