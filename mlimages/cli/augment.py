@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import typer
 
 from mlimages.cli.hints import read_labels, say_next
-from mlimages.cli.options import FORCE, GroupedCommand, takes_options
+from mlimages.cli.options import GroupedCommand, takes_options
 from mlimages.core import counted
 from mlimages.labels import TableOptions
 
@@ -41,7 +41,7 @@ def augment(
     form: Literal["npz", "npy", "folder"] = typer.Option(
         None, "--as", help="What to write [npz for NAME.npz, else folder]."
     ),
-    force: bool = FORCE,
+    force: bool = typer.Option(False, "--force", help="Replace an .npz that is there.", rich_help_panel="Output"),
     as_json: bool = typer.Option(False, "--json", help="Print what was written as JSON."),
 ) -> None:
     """Rotate and mirror images; write arrays or a folder.

@@ -27,8 +27,7 @@ from mlimages.core import (
     NoProgress,
     Progress,
     as_path,
-    demand_free,
-    writing,
+    replacing,
 )
 from mlimages.dataset.loading import iter_pixels
 from mlimages.labels import ClassNames, LabelFile, folder_names, write_label_file
@@ -120,10 +119,10 @@ def augment(
         split: shares of the parts train, val and test, which add up to 1; a single 1.0 gives one part without a name.
         seed: random seed of the split and of the order.
         format: one .npz file, a folder of .npy files, or a folder of images.
-        overwrite: replace an .npz file that mlimages did not write, or that was changed since.
+        overwrite: replace an existing .npz file.
 
     Raises:
-        InputError: the shares do not add up to 1, `out` is in the way, or no image can be decoded.
+        InputError: the shares do not add up to 1, `out` already exists, or no image can be decoded.
         TypeError: `split` is a single number.
 
     Examples:
@@ -250,17 +249,18 @@ def _file_name(number: int, row: _Row) -> str:
 @contextmanager
 def _output_folder(out: Path, format: Format, *, overwrite: bool) -> Iterator[Path]:
     """Yield an empty folder whose files become `out` at the end: the folder itself, or the .npz of its members."""
-    if format == "npz":
-        demand_free([out], overwrite=overwrite)
-    elif os.path.lexists(out) and not (out.is_dir() and not any(out.iterdir())):
-        raise InputError(f"{out} already exists: move it away, or choose another name with -o")
+    is_empty_folder = out.is_dir() and not any(out.iterdir())
+    may_replace = overwrite and out.is_file() if format == "npz" else is_empty_folder
+    if os.path.lexists(out) and not may_replace:  # even one of ours: other settings made it
+        force = ", or replace it with --force" if format == "npz" and out.is_file() else ""
+        raise InputError(f"{out} already exists: move it away, choose another name with -o{force}")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name[:50]}.", suffix=".part", dir=out.parent) as temporary:
         folder = Path(temporary) / "output"
         folder.mkdir()
         yield folder
         if format == "npz":
-            with writing(out, overwrite=overwrite) as part:
+            with replacing(out) as part:
                 _pack(folder, part)
         else:
             if out.is_dir():

@@ -199,7 +199,7 @@ def test_an_existing_folder_is_left_alone(labels: LabelFile, tmp_path: Path) -> 
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
     for format in ("npz", "npy", "folder"):
-        with pytest.raises(InputError, match=" exists"):
+        with pytest.raises(InputError, match="already exists"):
             augment(labels, tmp_path / "full", image=ImageProperty(8), format=format)  # type: ignore[arg-type]
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine.txt"]
 
