@@ -5,8 +5,8 @@ from .features import FrozenFeatures as FrozenFeatures
 from .finetune import Callback as Callback
 from .finetune import fine_tune as fine_tune
 from .finish import FineTuneResult as FineTuneResult
+from .finish import export_run as export_run
+from .finish import summarize_run as summarize_run
 from .probing import probe_cuts as probe_cuts
 from .run import read_config as read_config
-from .run_export import export_run as export_run
-from .run_export import summarize_run as summarize_run
 from .tensorboard import ScalarWriter as ScalarWriter

@@ -190,7 +190,8 @@ class FineTuneConfig(TableOptions):
         Option("Cache decoded images and frozen features on disk.", "Cache", ("--cache/--no-cache",), is_rare=True),
     ] = True
     cache_gb: Annotated[
-        float, Option("Size of the cache in gigabytes.", "Cache", metavar="GB", min=0, is_rare=True)
+        float,
+        Option("Size of the cache in gigabytes, of all datasets together.", "Cache", metavar="GB", min=0, is_rare=True),
     ] = 10.0
 
     def __post_init__(self) -> None:
@@ -214,14 +215,9 @@ class FineTuneConfig(TableOptions):
         return None if self.mean in ("", "none", "channel") else Path(self.mean)
 
     @property
-    def pixel_bytes(self) -> int:
-        """Disk space for decoded images, in bytes."""
-        return int(self.cache_gb * 1e9 / 2)
-
-    @property
-    def feature_bytes(self) -> int:
-        """Disk space for frozen features, in bytes."""
-        return int(self.cache_gb * 1e9 / 2)
+    def cache_bytes(self) -> int:
+        """Size of the cache in bytes."""
+        return int(self.cache_gb * 1e9)
 
     def to_json(self) -> str:
         """The settings as JSON text, with absolute paths, so that a run can be resumed from any folder."""

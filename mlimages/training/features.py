@@ -26,9 +26,9 @@ from mlimages.networks import (
     unflatten_features,
 )
 from mlimages.training import distributed
+from mlimages.training.cache import RowStore
 from mlimages.training.frozen_runtime import open_frozen
-from mlimages.training.image_cache import ImageSet, chunks
-from mlimages.training.row_store import RowStore, make_room
+from mlimages.training.image_set import ImageSet, chunks
 
 logger = logging.getLogger(__name__)
 
@@ -166,7 +166,6 @@ class FrozenFeatures:
         normalize: the network's first layer.
         digest: SHA-256 of the frozen weights.
         preprocessing: of the images.
-        budget: disk space of all cached features, in bytes.
         device: device to compute on.
     """
 
@@ -178,7 +177,6 @@ class FrozenFeatures:
         normalize: Normalize,
         digest: str,
         preprocessing: Preprocessing,
-        budget: int,
         device: torch.device,
     ) -> None:
         self._split, self._normalize, self._device = split, normalize, device
@@ -192,28 +190,29 @@ class FrozenFeatures:
             precision=frozen_precision(device),
         )
         width = sum(int(np.prod(shape)) for shape in split.shapes)
-        self._root, self._budget = cache_dir("features"), budget
-        self.store = RowStore(self._root / key, (width,), np.float32)
+        self.store = RowStore(cache_dir("features") / key, (width,), np.float32)
 
-    def fill(self, *wanted: tuple[ImageSet, int], progress: Progress) -> bool:
+    def fill(self, *wanted: tuple[ImageSet, int], budget: int, progress: Progress) -> bool:
         """Compute the missing features of each set's views 0 to N - 1.
 
+        Args:
+            budget: size of the cache in bytes.
+
         Returns:
-            False, with nothing computed, if they need more disk space than the budget.
+            False, with nothing computed, if they need more than half of it.
         """
-        total = sum(len(images) * views for images, views in wanted) * self.store.row_bytes
-        if total > self._budget:
+        total = sum(len(images) * views for images, views in wanted)
+        if not self.store.fits(total, budget):
             logger.warning(
                 "the frozen features need %.1f GB, more than half of --cache-gb: they are recomputed in each epoch; "
                 "a larger --cache-gb avoids that",
-                total / 1e9,
+                total * self.store.row_bytes / 1e9,
             )
             return False
         missing = [(images, self._missing(images, views)) for images, views in wanted]
         count = sum(len(indices) for _, indices in missing)
         if count:
-            needed = count * self.store.row_bytes
-            make_room(self._root, needed=needed, budget=self._budget, keep=self.store.folder)
+            self.store.trim(budget, needed=count * self.store.row_bytes)
             progress.start("frozen part", count, "img")
             for images, indices in missing:
                 self._compute(images, indices, progress)

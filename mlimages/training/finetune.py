@@ -16,7 +16,6 @@ from mlimages.core import NoProgress, Progress, RunError
 from mlimages.networks import choose_device
 from mlimages.reports import RunFiles
 from mlimages.training import distributed
-from mlimages.training.build import Job, build_job
 from mlimages.training.checkpoints import (
     TrainingState,
     load_state,
@@ -28,11 +27,11 @@ from mlimages.training.checkpoints import (
     trained_tensors,
 )
 from mlimages.training.config import FineTuneConfig
+from mlimages.training.data import Job, build_job, open_folder, read_images
 from mlimages.training.finish import FineTuneResult, finish, finished_result, write_skipped, write_suspect_labels
 from mlimages.training.head import compute_head_inputs, fit_ridge, initialize_head
-from mlimages.training.image_cache import chunks
-from mlimages.training.loop import WARMUP, Trainer, class_weights, lr_factor, make_optimizer, peak_lr
-from mlimages.training.preparation import prepare_data, read_inputs
+from mlimages.training.inputs import read_inputs
+from mlimages.training.loop import Schedule, Trainer, make_optimizer, validate
 from mlimages.training.run import EpochFigures, check_folder, write_log, write_metrics
 
 logger = logging.getLogger(__name__)
@@ -90,11 +89,20 @@ def fine_tune(
     with closing(progress), distributed.peer_exit_named(), torch.random.fork_rng():  # an error begins a new line
         if distributed.broadcast(check_folder(config, files)):
             return finished_result(files, export=export)
-        inputs = read_inputs(config, files)
+        inputs = read_inputs(config, files)  # with all checks that need no image; nothing was written yet
         with files.locked() if is_main else nullcontext(), write_log(files.log) if is_main else nullcontext():
             started, state = time.monotonic(), load_state(files)
-            data = prepare_data(config, files, inputs, progress)
-            job = build_job(config, files, data, device, progress)
+            images = read_images(config, inputs, progress)
+            preprocessing = open_folder(config, files, inputs, images)
+            job = build_job(
+                config,
+                files,
+                inputs=inputs,
+                images=images,
+                preprocessing=preprocessing,
+                device=device,
+                progress=progress,
+            )
             distributed.require_same("run folder and weights", (job.digest, state and state.history))
             state = _start(job) if state is None else _resume(job, state)
             state = _train(job, state, started=started, progress=progress, callbacks=callbacks)
@@ -122,10 +130,10 @@ def _start(job: Job) -> TrainingState:
     """The state before the first epoch: the closed-form head on a pretrained network, else random weights."""
     if distributed.is_main_process():
         job.files.tidy()
-        write_skipped(job.files.folder, job.data.images.broken)
-    if not job.data.model.pretrained:
+        write_skipped(job.files.folder, job.broken)
+    if not job.model.pretrained:
         return TrainingState(frozen_digest=job.digest)
-    model, names = job.data.model, job.data.class_names
+    model, names = job.model, job.class_names
     inputs = compute_head_inputs(model, job.source, job.train)
     datasets = [(job.train, inputs), (job.val, compute_head_inputs(model, job.source, job.val))]
     if distributed.is_main_process():
@@ -133,7 +141,7 @@ def _start(job: Job) -> TrainingState:
     head = fit_ridge(inputs.features.numpy(), inputs.labels.numpy(), len(names)).head()
     if not initialize_head(model, job.source, job.train, head):
         return TrainingState(frozen_digest=job.digest)
-    metrics = job.validate().metrics
+    metrics = validate(job.network, job.source, job.val).metrics
     logger.info("closed-form head: %.1f %% on %d validation images", 100 * metrics.accuracy, metrics.count)
     start = trained_tensors(job.network)
     return TrainingState(
@@ -150,7 +158,18 @@ def _train(
 ) -> TrainingState:
     """Train the remaining epochs; the whole networks are written at the end, also when training is interrupted."""
     config, state, network = job.config, before, job.network
-    trainer = _build_trainer(job)
+    schedule = Schedule.of_run(
+        config, len(job.train), pretrained=job.model.pretrained, trains_below_head=job.trains_below_head
+    )
+    trainer = Trainer(
+        network,
+        job.source,
+        make_optimizer(network, config, lr=schedule.peak_lr),
+        schedule,
+        config=config,
+        class_counts=torch.bincount(job.train.labels, minlength=len(job.class_names)),
+        autocast=job.autocast,
+    )
     restore(network, state.trained)
     restore_optimizer(trainer.optimizer, state.optimizer)
     distributed.broadcast_tensors(network.state_dict().values())
@@ -181,16 +200,16 @@ def _train(
 def _epoch(job: Job, trainer: Trainer, epoch: int, *, deadline: float, progress: Progress) -> EpochFigures:
     clock = time.monotonic()
     trained = trainer.train_epoch(job.train, epoch=epoch, views=job.views, deadline=deadline, progress=progress)
-    validated = job.validate().metrics
+    validated = validate(job.network, job.source, job.val).metrics
     if not (math.isfinite(trained.loss) and math.isfinite(validated.loss)):
-        lr = _peak_lr(job)
+        lr = trainer.schedule.peak_lr
         raise RunError(
             f"the loss is not finite in epoch {epoch}, at a peak learning rate of {lr:g}: try --lr {lr / 10:g}"
         )
     logger.info("epoch %d: validation %.1f %%, loss %.4f", epoch, 100 * validated.accuracy, validated.loss)
     return EpochFigures(
         epoch=epoch,
-        lr=trainer.lr_at(epoch * _steps(job) - 1),
+        lr=trainer.schedule.lr_at(epoch * trainer.schedule.steps - 1),
         train_loss=trained.loss,
         train_accuracy=trained.accuracy,
         val_loss=validated.loss,
@@ -214,32 +233,6 @@ def _advance(
     if score <= before.best_score:
         return state
     return replace(state, best=state.trained, best_epoch=figures.epoch, best_score=score)
-
-
-def _build_trainer(job: Job) -> Trainer:
-    config, lr, steps = job.config, _peak_lr(job), _steps(job)
-    warmup = WARMUP if job.data.model.pretrained else 0.0
-    weights = class_weights(config, job.train.labels, len(job.data.class_names))
-    return Trainer(
-        job.network,
-        job.source,
-        make_optimizer(job.network, config, lr=lr),
-        lr_at=lambda step: lr * lr_factor(step, steps * config.epochs, warmup=warmup),
-        class_weights=None if weights is None else weights.to(job.device),
-        label_smoothing=config.label_smoothing,
-        autocast=job.autocast,
-        batch_size=config.batch_size,
-        seed=config.seed,
-    )
-
-
-def _steps(job: Job) -> int:
-    """Optimizer steps in an epoch."""
-    return len(chunks(range(len(job.train)), job.config.batch_size))
-
-
-def _peak_lr(job: Job) -> float:
-    return peak_lr(job.config, pretrained=job.data.model.pretrained, below_head=job.below_head)
 
 
 def _is_over(state: TrainingState, config: FineTuneConfig, deadline: float) -> bool:

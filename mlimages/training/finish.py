@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import logging
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -17,20 +19,25 @@ import numpy as np
 from mlimages.core import (
     BrokenImage,
     MissingExtraError,
+    NetworkSummary,
+    Progress,
     RunError,
     relative_name,
     replacing,
     wilson_interval,
     write_text,
 )
-from mlimages.reports import RunFiles, estimated_errors, find_suspects, write_suspects
+from mlimages.export import ExportOptions, TrainedNetwork, export_network
+from mlimages.inference import OnnxBundle, Provenance
+from mlimages.labels import LabelFile
+from mlimages.networks import summarize_model
+from mlimages.reports import RunFiles, estimated_errors, find_suspects, read_run, write_suspects
 from mlimages.training import distributed
-from mlimages.training.build import Job
-from mlimages.training.checkpoints import TrainingState, restore
+from mlimages.training.checkpoints import TrainingState, load_run, restore
+from mlimages.training.data import Job
 from mlimages.training.head import HeadInputs, fit_ridge, stratified_folds
-from mlimages.training.image_cache import ImageSet
-from mlimages.training.loop import Validation
-from mlimages.training.run_export import export_run
+from mlimages.training.image_set import ImageSet
+from mlimages.training.loop import Validation, validate
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +132,7 @@ def finish(job: Job, state: TrainingState, *, export: bool) -> FineTuneResult:
         raise RunError(f"{files.folder}: the frozen weights changed during training; this is a bug, please report it")
     restore(network, state.best)
     distributed.broadcast_tensors(network.state_dict().values())
-    validation = job.validate()
+    validation = validate(network, job.source, job.val)
     export = export and distributed.is_main_process()
     if export:
         export_run(files.folder, files.onnx)
@@ -133,7 +140,7 @@ def finish(job: Job, state: TrainingState, *, export: bool) -> FineTuneResult:
         run=files.folder,
         model=config.model,
         freeze=config.freeze,
-        classes=job.data.class_names,
+        classes=job.class_names,
         train_images=len(job.train),
         val_images=validation.metrics.count,
         val_accuracy=validation.metrics.accuracy,
@@ -142,7 +149,7 @@ def finish(job: Job, state: TrainingState, *, export: bool) -> FineTuneResult:
         best_epoch=state.best_epoch,
         epochs=len(state.history),
         frozen_digest=job.digest,
-        broken=job.data.images.broken,
+        broken=job.broken,
         seconds=round(state.seconds, 1),
         onnx=files.onnx if files.onnx.exists() else None,
     )
@@ -157,7 +164,7 @@ def finish(job: Job, state: TrainingState, *, export: bool) -> FineTuneResult:
 def _write_predictions(job: Job, validation: Validation) -> None:
     with replacing(job.files.predictions) as part, part.open("w", newline="", encoding="utf-8") as out:
         table = csv.writer(out, lineterminator="\n")
-        table.writerow(["path", "label", *job.data.class_names])
+        table.writerow(["path", "label", *job.class_names])
         for index, row in zip(validation.indices, validation.probabilities.tolist(), strict=True):
             image = job.val.images[index]
             table.writerow([relative_name(image.path, job.files.folder.absolute()), image.label, *row])
@@ -207,3 +214,66 @@ def draw(run: Path) -> Path | None:
         logger.warning("no plots and no report.html: %s", error)
         return None
     return draw_run(run)
+
+
+def export_run(
+    run: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    options: ExportOptions | None = None,
+    progress: Progress | None = None,
+) -> OnnxBundle:
+    """Export a run's best network to ONNX, with the hashes of its weights and label files as metadata.
+
+    Args:
+        run: run folder.
+        out: ONNX file to write.
+        options: of the export.
+        progress: shows the number of validation images compared.
+
+    Returns:
+        The exported file, ready for `predictor`.
+
+    Raises:
+        RunError: `run` is not a run folder.
+        ExportError: its outputs differ from the network's; nothing is written, the worst image is named.
+
+    >>> bundle = export_run("runs/cats", "cats.onnx")  # doctest: +SKIP
+    """
+    files, loaded = RunFiles(Path(run)), load_run(run)
+    trained = TrainedNetwork(
+        loaded.network, loaded.preprocessing, loaded.class_names, loaded.config.model, loaded.mean_image
+    )
+    splits = {name: path for name, path in (("train", files.train), ("val", files.val)) if path.exists()}
+    provenance = Provenance(
+        weights_sha256=_sha256(loaded.weights),
+        data_sha256={name: _sha256(path) for name, path in splits.items()},
+        split_sizes={name: sum(1 for _ in LabelFile(path)) for name, path in splits.items()},
+    )
+    return export_network(
+        trained, Path(out), validation=LabelFile(files.val), options=options, provenance=provenance, progress=progress
+    )
+
+
+def summarize_run(run: str | os.PathLike[str]) -> NetworkSummary:
+    """Summarize the network of a run, layer by layer: output shapes, parameters, which of them are frozen.
+
+    Raises:
+        RunError: `run` is not a run folder.
+
+    >>> summary = summarize_run("runs/cats")  # doctest: +SKIP
+    """
+    folder = read_run(run)
+    image, settings = folder.preprocessing.image, folder.settings
+    return summarize_model(
+        settings["model"],
+        size=image.width,
+        gray=image.gray_scale,
+        classes=len(folder.class_names),
+        upto=settings["freeze"],
+    )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -13,7 +13,7 @@ from mlimages.inference import softmax
 from mlimages.networks import Model
 from mlimages.training import distributed
 from mlimages.training.features import EVALUATION_BATCH, BatchSource
-from mlimages.training.image_cache import ImageSet
+from mlimages.training.image_set import ImageSet
 
 MIN_SPREAD = 0.05
 """Lower bound of a feature's standard deviation, as a share of their root mean square: constant features stay small."""

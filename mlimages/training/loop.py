@@ -17,8 +17,7 @@ from mlimages.core import Progress
 from mlimages.training import distributed
 from mlimages.training.config import FineTuneConfig
 from mlimages.training.features import EVALUATION_BATCH, Batch, BatchSource
-from mlimages.training.global_batch import GlobalDropout, set_batch_norm_mode
-from mlimages.training.image_cache import ImageSet, chunks
+from mlimages.training.image_set import ImageSet, chunks
 
 SCRATCH_LR = {"adamw": 1e-3, "sgd": 1e-2}
 HEAD_LR = {"adamw": 1e-4, "sgd": 1e-3}
@@ -69,6 +68,42 @@ class Validation:
     indices: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """The learning rate: linear warmup, then cosine decay to a hundredth of the peak.
+
+    Attributes:
+        peak_lr: highest learning rate.
+        steps: optimizer steps in an epoch.
+        epochs: number of epochs.
+        warmup: share of all steps in which it rises, 0..1.
+
+    >>> schedule = Schedule(peak_lr=1.0, steps=10, epochs=1, warmup=0.2)
+    >>> [round(schedule.lr_at(step), 2) for step in range(0, 11, 2)]
+    [0.33, 1.0, 0.86, 0.51, 0.15, 0.01]
+    """
+
+    peak_lr: float
+    steps: int
+    epochs: int
+    warmup: float
+
+    @classmethod
+    def of_run(cls, config: FineTuneConfig, images: int, *, pretrained: bool, trains_below_head: bool) -> Schedule:
+        """The schedule of a run; where the learning rate is not set, what is trained decides it."""
+        lr = SCRATCH_LR if not pretrained else TUNING_LR if trains_below_head else HEAD_LR
+        steps = len(chunks(range(images), config.batch_size))
+        return cls(config.lr or lr[config.optimizer], steps, config.epochs, WARMUP if pretrained else 0.0)
+
+    def lr_at(self, step: int) -> float:
+        """The learning rate at a step, counted from 0 over all epochs."""
+        steps, warmup_steps = self.steps * self.epochs, self.warmup * self.steps * self.epochs
+        if step < warmup_steps:
+            return self.peak_lr * (step + 1) / (warmup_steps + 1)
+        progress = (step - warmup_steps) / max(1.0, steps - warmup_steps)
+        return self.peak_lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
 class Trainer:
     """Trains the parameters that are not frozen.
 
@@ -79,12 +114,10 @@ class Trainer:
         network: the whole network.
         source: gives the batches and computes their logits.
         optimizer: of the parameters that are not frozen.
-        lr_at: learning rate at a step, counted from 0 over the whole run.
-        class_weights: weight of each class in the loss, `(classes,)`; None weights them equally.
-        label_smoothing: 0..1.
+        schedule: learning rate by step.
+        config: batch size, label smoothing, class weights, and the random seed of the images' order and of dropout.
+        class_counts: number of training images of each class, int64 `(classes,)`.
         autocast: precision of the forward pass.
-        batch_size: images per step, of all processes together.
-        seed: random seed of the order of the images and of dropout.
     """
 
     def __init__(
@@ -92,18 +125,20 @@ class Trainer:
         network: nn.Module,
         source: BatchSource,
         optimizer: torch.optim.Optimizer,
+        schedule: Schedule,
         *,
-        lr_at: Callable[[int], float],
-        class_weights: Tensor | None,
-        label_smoothing: float,
+        config: FineTuneConfig,
+        class_counts: Tensor,
         autocast: Autocast,
-        batch_size: int,
-        seed: int,
     ) -> None:
-        self.optimizer, self.lr_at = optimizer, lr_at
-        self._network, self._source = network, source
-        self._loss = nn.CrossEntropyLoss(class_weights, label_smoothing=label_smoothing, reduction="sum")
-        self._autocast, self._batch_size, self._seed = autocast, batch_size, seed
+        self.optimizer, self.schedule = optimizer, schedule
+        self._network, self._source, self._autocast = network, source, autocast
+        self._batch_size, self._seed = config.batch_size, config.seed
+        weights = None
+        if config.class_weights == "balanced":  # with mean 1 over the images
+            weights = class_counts.sum() / (len(class_counts) * class_counts)  # (classes,)
+            weights = weights.to(next(network.parameters()).device)
+        self._loss = nn.CrossEntropyLoss(weights, label_smoothing=config.label_smoothing, reduction="sum")
         self._forward: nn.Module = _Forward(source, [p for group in optimizer.param_groups for p in group["params"]])
         if distributed.world_size() > 1:
             # static_graph: a parameter that no image uses, as of an auxiliary head, is found in the first step
@@ -119,13 +154,12 @@ class Trainer:
         """
         torch.manual_seed(self._seed * 1_000_003 + epoch)  # dropout: a resumed run draws as one without a stop
         order = np.random.default_rng([self._seed, epoch]).permutation(len(images)).tolist()
-        steps = len(chunks(order, self._batch_size))
         self._network.train()
         metrics = Metrics(0.0, 0, 0)
         batches = self._source.batches(images, order, size=self._batch_size, view=_view(epoch, views))
-        for step, batch in enumerate(batches, (epoch - 1) * steps):
+        for step, batch in enumerate(batches, (epoch - 1) * self.schedule.steps):
             for group in self.optimizer.param_groups:
-                group["lr"] = self.lr_at(step)
+                group["lr"] = self.schedule.lr_at(step)
             of_batch, is_late = self._step(batch, deadline)
             metrics += of_batch
             progress.advance(of_batch.count, loss=f"{metrics.loss:.3f}", accuracy=f"{metrics.accuracy:.1%}")
@@ -141,9 +175,9 @@ class Trainer:
         image it is a zero that takes part in the average.
         """
         count = len(batch.indices)
-        set_batch_norm_mode(self._network, images=count)
+        distributed.set_batch_norm_mode(self._network, images=count)
         is_partial = distributed.world_size() > 1 or count < batch.size
-        with GlobalDropout(batch.rows, batch.size) if is_partial else nullcontext(), self._autocast():
+        with distributed.GlobalDropout(batch.rows, batch.size) if is_partial else nullcontext(), self._autocast():
             logits = self._forward(*batch.inputs)[:count]  # (N, classes)
         loss = self._loss(logits.float(), batch.labels)
         weight = count if self._loss.weight is None else float(self._loss.weight[batch.labels].sum())
@@ -199,38 +233,3 @@ def make_optimizer(network: nn.Module, config: FineTuneConfig, *, lr: float) -> 
     if config.optimizer == "sgd":
         return torch.optim.SGD(trained, lr, momentum=config.momentum, weight_decay=config.weight_decay)
     return torch.optim.AdamW(trained, lr, weight_decay=config.weight_decay)
-
-
-def peak_lr(config: FineTuneConfig, *, pretrained: bool, below_head: bool) -> float:
-    """The configured learning rate, or a default for what trains.
-
-    Args:
-        below_head: whether layers below the head train too.
-    """
-    return config.lr or (SCRATCH_LR if not pretrained else TUNING_LR if below_head else HEAD_LR)[config.optimizer]
-
-
-def lr_factor(step: int, steps: int, *, warmup: float) -> float:
-    """Share of the peak learning rate at a step: linear warmup, then cosine decay to a hundredth.
-
-    Args:
-        step: counted from 0.
-        steps: of the whole run.
-        warmup: share of the steps in which it rises, 0..1.
-
-    >>> [round(lr_factor(step, 10, warmup=0.2), 2) for step in range(0, 11, 2)]
-    [0.33, 1.0, 0.86, 0.51, 0.15, 0.01]
-    """
-    warmup_steps = warmup * steps
-    if step < warmup_steps:
-        return (step + 1) / (warmup_steps + 1)
-    progress = (step - warmup_steps) / max(1.0, steps - warmup_steps)
-    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def class_weights(config: FineTuneConfig, labels: Tensor, classes: int) -> Tensor | None:
-    """Weight of each class in the loss, float32 `(classes,)`, with mean 1 over the images; None: all equal."""
-    if config.class_weights == "none":
-        return None
-    counts = torch.bincount(labels, minlength=classes).float()  # (classes,)
-    return len(labels) / (classes * counts)

@@ -37,11 +37,10 @@ from mlimages.networks import (
     frozen_precision,
 )
 from mlimages.reports import CurvePoint, CutScore, ProbeResult
+from mlimages.training.cache import RowStore, pixel_store
 from mlimages.training.features import features_key
 from mlimages.training.head import fit_ridge, stratified_folds
-from mlimages.training.image_cache import ImageSet, TrainingImage, chunks, decode_all
-from mlimages.training.preparation import pixel_store
-from mlimages.training.row_store import RowStore
+from mlimages.training.image_set import ImageSet, TrainingImage, chunks, decode_all
 
 logger = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ from mlimages.core import cache_dir
 from mlimages.labels import LabelFile
 from mlimages.networks import Normalize, build_model, freeze, split_network
 from mlimages.training import FineTuneConfig, fine_tune, probe_cuts
+from mlimages.training.cache import RowStore
 from mlimages.training.features import features_key
 from mlimages.training.frozen_runtime import open_frozen
 from mlimages.training.head import PENALTIES, fit_ridge
-from mlimages.training.row_store import RowStore, make_room
 from tests.training.test_finetune import colours  # noqa: F401  # a fixture
 
 KEYS = [bytes([n]) * 32 for n in range(6)]
@@ -41,14 +41,22 @@ def test_what_a_killed_writer_left_half_written_is_not_there(tmp_path: Path, suf
     assert [key in store for key in KEYS] == [True] * 5 + [False]
 
 
-def test_the_folders_used_longest_ago_make_room(tmp_path: Path) -> None:
-    for name in ("first", "second", "third"):
-        RowStore(tmp_path / name, (100,), np.uint8).append(KEYS[:1], np.ones((1, 100), np.uint8))
-    stamps = {"first": 1_000, "second": 3_000, "third": 2_000}
-    for name, stamp in stamps.items():
-        os.utime(tmp_path / name, (stamp, stamp))
-    make_room(tmp_path, needed=100, budget=380, keep=tmp_path / "first")
-    assert {folder.name for folder in tmp_path.iterdir()} == {"first", "second"}
+def test_the_rows_of_any_dataset_used_longest_ago_make_room() -> None:
+    folders = [cache_dir(kind) / "key" for kind in ("pixels", "pixels", "features", "probe")]
+    for age, folder in enumerate(folders):  # two datasets of one geometry share a folder
+        RowStore(folder, (100,), np.uint8).append([KEYS[age]], np.ones((1, 100), np.uint8))
+        for path in folder.glob("*.keys"):
+            if path.stat().st_mtime > 1_000:
+                os.utime(path, (age, age))
+    own = RowStore(folders[0], (100,), np.uint8)
+    assert KEYS[0] in own  # and is used now
+    own.trim(3 * 132, needed=100)
+    assert [KEYS[age] in RowStore(folder, (100,), np.uint8) for age, folder in enumerate(folders)] == [
+        True,
+        False,
+        False,
+        True,
+    ]
 
 
 @pytest.fixture

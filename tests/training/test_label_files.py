@@ -8,7 +8,7 @@ from PIL import Image
 
 from mlimages.core import InputError
 from mlimages.training.config import FineTuneConfig
-from mlimages.training.preflight import read_label_files
+from mlimages.training.inputs import read_label_files
 from tests.conftest import RunCli
 from tests.labels.test_labels import touch
 

@@ -22,8 +22,7 @@ from mlimages.core import InputError, RunError, cache_dir
 from mlimages.networks import build_model, freeze
 from mlimages.reports import RunFiles
 from mlimages.training import FineTuneConfig, distributed, fine_tune, read_config
-from mlimages.training.global_batch import sync_batch_norm
-from mlimages.training.row_store import KEY_BYTES
+from mlimages.training.cache import KEY_BYTES
 from mlimages.training.run import EpochFigures
 from tests.training.test_finetune import colours, config_for  # noqa: F401  # a fixture among them
 
@@ -55,8 +54,9 @@ from contextlib import nullcontext
 from torch import nn
 from mlimages.training import distributed
 from mlimages.training.features import Batch
-from mlimages.training.loop import Trainer
-from mlimages.training.image_cache import chunks
+from mlimages.training import FineTuneConfig
+from mlimages.training.loop import Schedule, Trainer
+from mlimages.training.image_set import chunks
 from mlimages.core import NoProgress
 
 torch.manual_seed(0)
@@ -79,9 +79,9 @@ class Source:
 
 distributed.init_process_group(torch.device("cpu"))
 trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-trainer = Trainer(network, Source(), torch.optim.AdamW(trained, weight_decay=0.1), lr_at=lambda step: 0.01,
-                  class_weights=torch.tensor([0.5, 2.0]), label_smoothing=0.1,
-                  autocast=nullcontext, batch_size=2, seed=1)
+config = FineTuneConfig("unused", "unused", batch_size=2, label_smoothing=0.1, class_weights="balanced", seed=1)
+trainer = Trainer(network, Source(), torch.optim.AdamW(trained, weight_decay=0.1), Schedule(0.01, 3, 3, warmup=0.0),
+                  config=config, class_counts=torch.tensor([4, 1]), autocast=nullcontext)
 for epoch in (1, 2, 3):
     metrics = trainer.train_epoch(images, epoch=epoch, views=1, deadline=float("inf"), progress=NoProgress())
 if distributed.is_main_process():
@@ -366,7 +366,7 @@ def test_on_gpus_the_batch_norms_that_train_become_torchs_sync_batch_norm(
     network, x = model.network, torch.rand(2, 3, 64, 64)
     before, tensors = network(x), {key: value.clone() for key, value in network.state_dict().items()}
     freeze(model, "layer3" if name == "resnet18" else "blocks.3")
-    sync_batch_norm(network, torch.device("cuda"), batch_size=2)
+    distributed.sync_batch_norm(network, torch.device("cuda"), batch_size=2)
     assert torch.allclose(network(x), before)
     assert all(torch.equal(tensors[key], value) for key, value in network.state_dict().items())
     network.train()
@@ -382,4 +382,4 @@ def test_a_batch_too_small_for_batch_norm_is_refused(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(distributed, "world_size", lambda: 4)
     network = build_model("resnet18", classes=2, weights="none", size=64).network
     with pytest.raises(InputError, match="use --batch-size 8 or more"):
-        sync_batch_norm(network, torch.device("cpu"), batch_size=7)
+        distributed.sync_batch_norm(network, torch.device("cpu"), batch_size=7)

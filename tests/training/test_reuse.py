@@ -1,4 +1,4 @@
-"""What was decoded once is not decoded again: by the next check, split, mean and preflight."""
+"""What was decoded once is not decoded again: by the next check, split, mean and run."""
 
 import io
 import os
@@ -15,10 +15,8 @@ from mlimages.core import ImageProperty, NoProgress
 from mlimages.dataset import TrainingData
 from mlimages.images import load_all_plugins
 from mlimages.labels import LabelFile
-from mlimages.training import preflight
-from mlimages.training.image_cache import TrainingImage, decode_all
-from mlimages.training.preparation import pixel_store
-from mlimages.training.row_store import RowStore
+from mlimages.training.cache import RowStore, pixel_store
+from mlimages.training.image_set import TrainingImage, decode_all
 from tests.checks.test_validation import jpeg, scene
 from tests.conftest import RunCli
 
@@ -69,12 +67,11 @@ def replace_in_place(path: Path, data: bytes) -> None:
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-def decode_and_split(labels: LabelFile, store: RowStore | None) -> preflight.ImageSplit:
-    """As finetune does, the last three images to validate on."""
-    items, names = list(labels), labels.class_names
-    return preflight.decode_and_split(
-        items[:10], items[10:], names, PROP, split=lambda found: (list(found), []), store=store, progress=NoProgress()
-    )
+def decoded(labels: LabelFile, store: RowStore | None) -> tuple[list[TrainingImage], list[str]]:
+    """As finetune does: the images, and the names of those that are broken."""
+    found = decode_all(list(labels), PROP, store=store, progress=NoProgress())
+    good = [each for each in found if isinstance(each, TrainingImage)]
+    return good, [Path(each.path).name for each in found if not isinstance(each, TrainingImage)]
 
 
 def test_a_split_after_a_check_reads_no_image(labels: LabelFile, tmp_path: Path, run_cli: RunCli) -> None:
@@ -100,18 +97,17 @@ def test_a_second_mean_reads_no_image_nor_does_that_of_each_class(labels: LabelF
     }
 
 
-def test_what_check_has_decoded_the_preflight_does_not_read_again(labels: LabelFile) -> None:
+def test_what_check_has_decoded_a_run_does_not_read_again(labels: LabelFile) -> None:
     check([labels])
-    pixels = decode_and_split(labels, pixel_store(PROP))
+    good, _ = decoded(labels, pixel_store(PROP))
     for store in (None, pixel_store(PROP)):
         with images_opened(labels) as opened:
-            again = decode_and_split(labels, store)
+            again = decoded(labels, store)
         assert opened == {"11.jpg"}  # it could not be decoded
-        assert (again.train, again.val) == (pixels.train, pixels.val)
-        assert [Path(one.path).name for one in again.broken] == ["11.jpg"]
+        assert again == (good, ["11.jpg"])
     (first,) = [item.path for item in labels if item.path.name == "0.jpg"]
     replace_in_place(first, b"")
-    assert [Path(one.path).name for one in decode_and_split(labels, None).broken] == ["0.jpg", "11.jpg"]
+    assert decoded(labels, None)[1] == ["0.jpg", "11.jpg"]
 
 
 def test_a_file_replaced_with_its_size_and_time_kept_is_not_trained_on_as_it_was(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The images of a run: decoded once before training, then read from the pixel cache in batches."""
+"""The images of a run: decoded once before training, then read in batches from the pixel cache."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from torch import Tensor
 from mlimages.checks import decodable_images
 from mlimages.core import BrokenImage, ImageError, ImageProperty, LabeledPath, Progress, Threads
 from mlimages.images import load_pixels, read_bytes
+from mlimages.training import distributed
 from mlimages.training.augmentation import Augment
-from mlimages.training.row_store import RowStore
+from mlimages.training.cache import RowStore
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +112,17 @@ def decode_all(
     if store is not None:
         store.refresh()
     return found
+
+
+def decode_shares(
+    items: Sequence[LabeledPath], geometry: ImageProperty, *, store: RowStore | None, progress: Progress
+) -> list[TrainingImage | BrokenImage]:
+    """`decode_all` of a share in each process; every process gets all results."""
+    own = decode_all(distributed.shard(items), geometry, store=store, progress=progress)
+    parts = distributed.all_gather(own)
+    if store is not None and len(parts) > 1:
+        store.refresh()
+    return [parts[index % len(parts)][index // len(parts)] for index in range(len(items))]
 
 
 class ImageSet:

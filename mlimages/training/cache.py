@@ -1,0 +1,128 @@
+"""The cache on disk: rows of arrays by key, append-only, memory-mapped, safe for concurrent processes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from mlimages.core import ImageProperty, cache_dir
+from mlimages.images import PIXELS_VERSION
+
+KEY_BYTES = 32
+
+KINDS = ("pixels", "features", "probe")
+"""Folders of `cache_dir` that share one limit of size."""
+
+Rows = NDArray[Any]
+
+
+class RowStore:
+    """A folder of rows of one shape, each under a key of 32 bytes.
+
+    Each writer appends to its own pair of files, first `X.rows`, then `X.keys`: no lock is needed, and after a kill the
+    rows up to the last complete key are valid. The modification time of `X.keys` is when its rows were last used.
+
+    Args:
+        folder: created with the first row.
+        shape: of one row.
+        dtype: of the rows.
+    """
+
+    def __init__(self, folder: Path, shape: tuple[int, ...], dtype: DTypeLike) -> None:
+        self.folder, self.shape, self.dtype = folder, shape, np.dtype(dtype)
+        self.row_bytes = int(np.prod(shape)) * self.dtype.itemsize
+        self._own = folder / uuid4().hex
+        self._parts: dict[str, Rows] = {}
+        self._index: dict[bytes, tuple[str, int]] = {}
+        self._used: set[str] = set()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Make the rows readable that any process has written since."""
+        for keys_file in sorted(self.folder.glob("*.keys")):
+            name, rows_file = keys_file.stem, keys_file.with_suffix(".rows")
+            known = len(self._parts.get(name, ()))
+            with suppress(FileNotFoundError):  # another process trims the cache
+                keys = keys_file.read_bytes()
+                count = min(len(keys) // KEY_BYTES, rows_file.stat().st_size // self.row_bytes)
+                if count > known:
+                    self._parts[name] = np.memmap(rows_file, self.dtype, "r", shape=(count, *self.shape))
+                    for row in range(known, count):
+                        self._index.setdefault(keys[row * KEY_BYTES : (row + 1) * KEY_BYTES], (name, row))
+
+    def append(self, keys: Sequence[bytes], rows: Rows) -> None:
+        """Write rows `(N, *shape)`; `refresh` makes them readable."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self._own.with_suffix(".rows").open("ab") as out:
+            out.write(np.ascontiguousarray(rows, self.dtype).data)
+        with self._own.with_suffix(".keys").open("ab") as out:
+            out.write(b"".join(keys))
+
+    def __contains__(self, key: bytes) -> bool:
+        if key not in self._index:
+            return False
+        self._use(self._index[key][0])
+        return True
+
+    def rows(self, keys: Sequence[bytes]) -> Rows:
+        """The rows of `keys`, in their order: `(N, *shape)`.
+
+        Raises:
+            KeyError: there is no row under a key.
+        """
+        indices = [self._index[key] for key in keys]
+        names = {name for name, _ in indices}
+        for name in names:
+            self._use(name)
+        if len(names) == 1:
+            gathered: Rows = self._parts[indices[0][0]][[row for _, row in indices]]
+            return gathered
+        out = np.empty((len(keys), *self.shape), self.dtype)
+        for index, (name, row) in enumerate(indices):
+            out[index] = self._parts[name][row]
+        return out
+
+    def _use(self, name: str) -> None:
+        if name not in self._used:
+            self._used.add(name)
+            with suppress(OSError):
+                os.utime(self.folder / f"{name}.keys")
+
+    def fits(self, count: int, budget: int) -> bool:
+        """Whether this many rows take at most half of the budget, in bytes: pixels and features share it."""
+        return count * self.row_bytes <= budget / 2
+
+    def trim(self, budget: int, *, needed: int = 0) -> None:
+        """Remove the rows used longest ago, of all kinds and datasets, until `needed` more bytes fit into the budget.
+
+        Rows that this store has used or written stay.
+        """
+        kept = {self.folder / name for name in (*self._used, self._own.name)}
+        parts: list[tuple[float, int, Path]] = []
+        for path in (path for kind in KINDS for path in cache_dir(kind).glob("*/*.keys")):
+            with suppress(FileNotFoundError):  # another process may remove it too
+                used, size = path.stat(), path.with_suffix(".rows").stat().st_size
+                parts.append((used.st_mtime, used.st_size + size, path.with_suffix("")))
+        total = sum(size for _, size, _ in parts) + needed
+        for _, size, part in sorted(parts):
+            if total > budget and part not in kept:
+                with suppress(OSError):  # Windows keeps files that another process reads
+                    part.with_suffix(".rows").unlink()
+                    part.with_suffix(".keys").unlink()
+                    total -= size
+
+
+def pixel_store(image: ImageProperty) -> RowStore:
+    """The cache of decoded images with this geometry, shared by all runs."""
+    name = hashlib.sha256(f"v{PIXELS_VERSION} {json.dumps(asdict(image), sort_keys=True)}".encode()).hexdigest()[:32]
+    return RowStore(cache_dir("pixels") / name, (image.height, image.width, image.channels), np.uint8)

@@ -1,0 +1,284 @@
+"""The images of a run: decoded once, split, normalized, and their frozen features cached."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from mlimages.checks import split_labels
+from mlimages.core import (
+    BrokenImage,
+    InputError,
+    LabeledPath,
+    Normalization,
+    Preprocessing,
+    Progress,
+    replacing,
+    write_text,
+)
+from mlimages.dataset import load_mean_image
+from mlimages.labels import ClassNames, open_parts, write_label_file
+from mlimages.networks import FrozenPart, Model, Normalize, autocast, split_network
+from mlimages.reports import RunFiles, read_settings
+from mlimages.training import distributed
+from mlimages.training.augmentation import Augment
+from mlimages.training.cache import RowStore, pixel_store
+from mlimages.training.config import FineTuneConfig
+from mlimages.training.features import BatchSource, FrozenFeatures, PixelSource
+from mlimages.training.image_set import ImageSet, TrainingImage, chunks, decode_shares
+from mlimages.training.inputs import RunInputs, require_classes
+from mlimages.training.run import write_settings
+
+logger = logging.getLogger(__name__)
+
+MAX_NAMES = 3
+"""Number of names an error lists."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunImages:
+    """The decoded images of a run.
+
+    Attributes:
+        train: training set.
+        val: validation set.
+        broken: images that could not be decoded.
+        store: pixels of the others; None without a cache.
+    """
+
+    train: tuple[TrainingImage, ...]
+    val: tuple[TrainingImage, ...]
+    broken: tuple[BrokenImage, ...]
+    store: RowStore | None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A network to train with its data.
+
+    Attributes:
+        config: settings of the run.
+        files: the run folder's files.
+        model: the network.
+        frozen: its frozen parameters and buffers.
+        digest: SHA-256 of the frozen weights; empty where nothing is frozen.
+        class_names: in the order of the logits.
+        source: gives the batches and computes their logits.
+        train: training set.
+        val: validation set.
+        views: number of fixed augmented views per image; 0 draws new ones in each epoch.
+        broken: images that could not be decoded.
+    """
+
+    config: FineTuneConfig
+    files: RunFiles
+    model: Model
+    frozen: FrozenPart
+    digest: str
+    class_names: ClassNames
+    source: BatchSource
+    train: ImageSet
+    val: ImageSet
+    views: int
+    broken: tuple[BrokenImage, ...]
+
+    @property
+    def network(self) -> nn.Module:
+        """The whole network."""
+        return self.model.network
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the parameters."""
+        return next(self.network.parameters()).device
+
+    @property
+    def trains_below_head(self) -> bool:
+        """Whether layers below the head are trained."""
+        return _trains_below_head(self.model)
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The precision to train in; on a CPU full beside a frozen part, whose cached outputs are in full precision."""
+        exact = self.device.type == "cpu" and self.frozen.parameters
+        return nullcontext() if exact else autocast(self.device)
+
+
+def read_images(config: FineTuneConfig, inputs: RunInputs, progress: Progress) -> RunImages:
+    """Decode every image once, hold out the validation set where there is none, and check both sets.
+
+    Raises:
+        InputError: a class has fewer than two images to train on, there is nothing to validate on, or an image
+            is in both sets.
+    """
+    labeled, image = inputs.images, inputs.model.preprocessing.image
+    items = [*labeled.train, *(labeled.val or [])]
+    pixels = pixel_store(image)
+    store = pixels if config.cache and pixels.fits(len(items), config.cache_bytes) else None
+    found = decode_shares(items, image, store=store, progress=progress)
+    if store is not None:
+        store.trim(config.cache_bytes)
+    broken = tuple(each for each in found if isinstance(each, BrokenImage))
+    for each in broken:
+        logger.info("skipped: %s (%s: %s)", each.path, each.fault, each.detail)
+    train, val = (
+        tuple(each for each in part if isinstance(each, TrainingImage))
+        for part in (found[: len(labeled.train)], found[len(labeled.train) :])
+    )
+    if labeled.val is None:
+        require_classes(train, labeled.names, kind="good ")
+        train, val = _hold_out(train, config)
+    require_classes(train, labeled.names, kind="good ")
+    if not val:
+        raise InputError("no image is left to validate on: gather more images, or give another --val")
+    if distributed.is_main_process():
+        _warn_of_rare_classes(val, labeled.names)
+    _require_disjoint(train, val)
+    return RunImages(train, val, broken, store)
+
+
+def _hold_out(
+    images: Sequence[TrainingImage], config: FineTuneConfig
+) -> tuple[tuple[TrainingImage, ...], tuple[TrainingImage, ...]]:
+    """Training and validation images: the same split of the whole label file as `mlimages label --split`."""
+    paths: list[Path] = []
+    if distributed.is_main_process():
+        parts = open_parts(config.labels, config)
+        shares = (1 - config.val_share, config.val_share)
+        paths = [item.path for item in split_labels(parts.get("train") or parts[""], shares, config.seed)[1]]
+    val = set(distributed.broadcast(paths))
+    return tuple(one for one in images if one.path not in val), tuple(one for one in images if one.path in val)
+
+
+def _warn_of_rare_classes(val: Iterable[TrainingImage], names: ClassNames) -> None:
+    counts = Counter(image.label for image in val)
+    for count, what in ((0, "no image"), (1, "only one image")):
+        if rare := [name for label, name in enumerate(names) if counts[label] == count]:
+            logger.warning("the validation set has %s of %s", what, ", ".join(rare))
+
+
+def _require_disjoint(train: Iterable[TrainingImage], val: Iterable[TrainingImage]) -> None:
+    known = {image.digest: image.path for image in train}
+    shared = [(known[image.digest], image.path) for image in val if image.digest in known]
+    if shared:
+        shown = "; ".join(f"{one} = {other}" for one, other in shared[:MAX_NAMES])
+        raise InputError(
+            f"{len(shared)} image{'s' * (len(shared) > 1)} to train on and to validate on are the same ({shown}): "
+            "`mlimages check TRAIN VAL` writes both label files without them"
+        )
+
+
+def open_folder(config: FineTuneConfig, files: RunFiles, inputs: RunInputs, images: RunImages) -> Preprocessing:
+    """Write the run folder, or a higher number of epochs into the one that is resumed; its preprocessing."""
+    if distributed.is_main_process():
+        if inputs.is_resumed:
+            _write_epochs(config, files)
+        else:
+            _write_folder(config, files, inputs, images)
+    distributed.barrier()
+    return Preprocessing.from_dict(read_settings(files)["preprocessing"])
+
+
+def _write_epochs(config: FineTuneConfig, files: RunFiles) -> None:
+    """Write a higher number of epochs into `config.json`; the run is then no longer finished."""
+    settings = read_settings(files)
+    if settings["config"]["epochs"] != config.epochs:
+        files.result.unlink(missing_ok=True)
+        write_settings(files, config, Preprocessing.from_dict(settings["preprocessing"]))
+
+
+def _write_folder(config: FineTuneConfig, files: RunFiles, inputs: RunInputs, images: RunImages) -> None:
+    """Write the run folder before training; config.json first, as it marks the folder as a run's."""
+    expected, names = inputs.model.preprocessing, inputs.images.names
+    write_settings(files, config, Preprocessing(expected.image, _normalization(config, expected, images)))
+    if inputs.mean_image is not None:
+        with replacing(files.mean_image) as part, part.open("wb") as out:
+            np.save(out, inputs.mean_image, allow_pickle=False)
+    write_text(files.classes, "".join(f"{name}\n" for name in names))
+    for path, part_images in ((files.train, images.train), (files.val, images.val)):
+        write_label_file(path, [LabeledPath(image.path, image.label) for image in part_images], names)
+
+
+def _normalization(config: FineTuneConfig, expected: Preprocessing, images: RunImages) -> Normalization:
+    """The normalization that the weights expect, with the overrides of the settings."""
+    base = expected.normalization
+    scale = config.scale or base.scale
+    kept = replace(
+        base,
+        scale=scale,
+        mean=tuple(mean * base.scale / scale for mean in base.mean),
+        std=config.std or base.std,
+        bgr=base.bgr if config.bgr is None else config.bgr,
+    )
+    match config.mean:
+        case "":
+            return kept
+        case "none":
+            return replace(kept, mean=(0.0,) * len(base.mean))
+        case "channel":
+            means = _channel_means(ImageSet(images.train, expected.image, store=images.store))
+            return replace(kept, mean=tuple(float(mean) / scale for mean in means))
+        case _:
+            return replace(kept, mean_image="mean.npy")
+
+
+def _channel_means(images: ImageSet) -> NDArray[np.float64]:
+    """Mean of each channel, 0..255, float64 `(C,)`."""
+    total, count = np.zeros(images.geometry.channels), 0
+    for batch in images.batches(chunks(range(len(images)), 32)):
+        total += batch.pixels.numpy().sum(axis=(0, 1, 2), dtype=np.float64)
+        count += batch.pixels.numel() // images.geometry.channels
+    return total / max(1, count)
+
+
+def build_job(
+    config: FineTuneConfig,
+    files: RunFiles,
+    *,
+    inputs: RunInputs,
+    images: RunImages,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    progress: Progress,
+) -> Job:
+    """Move the network to the device and cache its frozen features, where they fit into the cache."""
+    model, frozen, image = inputs.model, inputs.frozen, preprocessing.image
+    network = model.network.to(device).to(memory_format=torch.channels_last)
+    mean = load_mean_image(files.mean_image, image) if preprocessing.normalization.mean_image else None
+    normalize = Normalize(preprocessing.normalization, mean).to(device)
+    distributed.sync_batch_norm(network, device, batch_size=config.batch_size)
+    digest = frozen.digest(network) if frozen.parameters else ""
+    augment = _augment(config, model)
+    train = ImageSet(images.train, image, store=images.store, augment=augment)
+    val = ImageSet(images.val, image, store=images.store)
+    views = 1 if augment is None else augment.fixed_views if frozen.parameters else 0
+    example = torch.zeros(2, max(image.channels, len(normalize.mean[0])), image.height, image.width, device=device)
+    source: BatchSource = PixelSource(network, normalize, device)
+    if config.cache and (halves := split_network(network, frozen, example)):
+        features = FrozenFeatures(
+            model, halves, normalize=normalize, digest=digest, preprocessing=preprocessing, device=device
+        )
+        if features.fill((train, views), (val, 1), budget=config.cache_bytes, progress=progress):
+            source = features
+    names = inputs.images.names
+    return Job(config, files, model, frozen, digest, names, source, train, val, views, images.broken)
+
+
+def _augment(config: FineTuneConfig, model: Model) -> Augment | None:
+    strength = config.augment
+    if strength == "auto":
+        strength = "light" if model.pretrained and _trains_below_head(model) else "none"
+    return Augment(strength, config.rotate_deg, config.seed) if strength != "none" or config.rotate_deg else None
+
+
+def _trains_below_head(model: Model) -> bool:
+    trained = (name for name, parameter in model.network.named_parameters() if parameter.requires_grad)
+    return any(not name.startswith(f"{model.head}.") for name in trained)

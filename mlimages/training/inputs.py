@@ -1,0 +1,144 @@
+"""The inputs of a run: label files, network and mean image, checked before an image is decoded."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlimages.core import InputError, LabeledPath, Preprocessing
+from mlimages.dataset import load_mean_image
+from mlimages.labels import ClassNames, LabelFile, open_labels, open_parts, share_classes
+from mlimages.networks import FrozenPart, Model, build_model, freeze
+from mlimages.reports import RunFiles
+from mlimages.training import distributed
+from mlimages.training.config import FineTuneConfig
+
+MeanImage = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class LabeledImages:
+    """The images of the label files with their classes.
+
+    Attributes:
+        names: class names, by class number.
+        train: images to train on.
+        val: images to validate on; None if part of `train` is to be held out.
+    """
+
+    names: ClassNames
+    train: list[LabeledPath]
+    val: list[LabeledPath] | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunInputs:
+    """What a run starts from.
+
+    Attributes:
+        images: paths and classes.
+        model: the network, with its lower layers frozen.
+        frozen: its frozen parameters and buffers.
+        mean_image: float32 `(C, H, W)` in 0..255, if one was given.
+        is_resumed: whether the run folder holds a finished epoch.
+    """
+
+    images: LabeledImages
+    model: Model
+    frozen: FrozenPart
+    mean_image: MeanImage | None
+    is_resumed: bool
+
+
+def read_inputs(config: FineTuneConfig, files: RunFiles) -> RunInputs:
+    """Read the label files, build the network and freeze it; decode no image and write nothing.
+
+    Raises:
+        InputError: a label file, the mean image or another setting cannot be used.
+        ModelError: the network cannot be built or frozen so.
+    """
+    is_resumed = files.state.exists()
+    images = _resumed_images(files) if is_resumed else read_label_files(config)
+    distributed.require_same("label files and run folder", (is_resumed, images.train, images.val))
+    require_classes(images.train, images.names)
+    model = build_model(
+        config.model,
+        classes=len(images.names),
+        weights=config.weights,
+        size=config.size,
+        resize=config.resize,
+        gray=config.gray,
+        seed=config.seed,
+    )
+    mean = None if is_resumed else _load_mean(config, model.preprocessing)
+    return RunInputs(images, model, freeze(model, config.freeze), mean, is_resumed)
+
+
+def _resumed_images(files: RunFiles) -> LabeledImages:
+    names = tuple(files.classes.read_text(encoding="utf-8").splitlines())
+    return LabeledImages(names, list(LabelFile(files.train)), list(LabelFile(files.val)))
+
+
+def read_label_files(config: FineTuneConfig) -> LabeledImages:
+    """Read both label files or folders, whose classes are compared by name; of a folder train/ and val/ are taken.
+
+    Raises:
+        InputError: one of them cannot be read, a class of `val` is not one of `labels`, or there is only one class.
+    """
+    labels, val = config.labels, config.val
+    parts = open_parts(labels, config)
+    if not parts.keys() & {"", "train"}:
+        raise InputError(f"{labels} holds the parts {', '.join(parts)} of a dataset, and none is named train")
+    files = [parts.get("train", parts.get("")), open_labels(val, config) if val else parts.get("val")]
+    names, own_names = share_classes([file for file in files if file])
+    index_of = {name: index for index, name in enumerate(names)}
+    found = [
+        [LabeledPath(item.path, index_of[own[item.label]]) for item in file]
+        for file, own in zip(filter(None, files), own_names, strict=True)
+    ]
+    used = {item.label for item in found[0]}
+    if new := [names[label] for label in sorted({item.label for item in found[-1]} - used)]:
+        raise InputError(f"{val or labels}: no image of {', '.join(new)} to train on in {labels}: leave the class out")
+    if len(names) < 2:
+        raise InputError(f"{labels}: one class only ({', '.join(names) or 'none'}): a classifier needs two")
+    return LabeledImages(names, found[0], found[1] if len(found) > 1 else None)
+
+
+class _Labeled(Protocol):
+    @property
+    def label(self) -> int:
+        """Class number."""
+
+
+def require_classes(images: Iterable[_Labeled], names: ClassNames, *, kind: str = "") -> None:
+    """Check that every class has two images to train on.
+
+    Args:
+        kind: of the images, for the message: "good ".
+
+    Raises:
+        InputError: a class has fewer.
+    """
+    counts = Counter(image.label for image in images)
+    few = [f"{name} ({counts[label]})" for label, name in enumerate(names) if counts[label] < 2]
+    if few:
+        raise InputError(
+            f"fewer than 2 {kind}images to train on of {', '.join(few)}: gather more, or leave the class out"
+        )
+
+
+def _load_mean(config: FineTuneConfig, expected: Preprocessing) -> MeanImage | None:
+    """The mean image of `config.mean`; the number of values of `std` is checked too.
+
+    Raises:
+        InputError: std does not fit the network, or the mean image cannot be used.
+    """
+    channels = max(expected.image.channels, len(expected.normalization.mean))
+    if len(config.std) not in (0, 1, channels):
+        raise InputError(f"std has {len(config.std)} numbers, the network takes {channels} channel: give one number")
+    return load_mean_image(config.mean_file, expected.image) if config.mean_file else None
