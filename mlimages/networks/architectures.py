@@ -112,6 +112,8 @@ class TorchvisionArchitecture:
             # The auxiliary classifiers are used in training only.
             pretrained = {"transform_input": True, "init_weights": False} if is_pretrained else {}
             return {"aux_logits": False, **pretrained}
+        if self.name.startswith("vgg"):
+            return {"init_weights": not is_pretrained}
         if self.name.startswith("vit_"):
             if image.width != image.height:
                 raise ModelError(f"{self.name} takes square images only, not {image.width} x {image.height} px")

@@ -1,6 +1,8 @@
 """Networks by name, weights from files, and input sizes."""
 
 import argparse
+import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,9 +10,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
+from torchvision import models
 
 from mlimages.core import DEFAULT_MODEL, ModelError
 from mlimages.networks import build_model
+from mlimages.networks.architectures import find_architecture
 from mlimages.networks.timm_architecture import packaged_file
 from mlimages.networks.weights import State, read_weights
 from tests.servers import cut, serve
@@ -234,6 +239,38 @@ def test_offline_timm_weights_are_requested_once_and_named(tmp_path: Path, monke
     assert str(tmp_path) in str(error.value)
     assert "--weights PATH" in str(error.value)
     assert len(hub.requests) == 1
+
+
+class Recorder(nn.Module):
+    """Stands for a network's class, and keeps the arguments that its builder derives."""
+
+    def __init__(self, *args: object, **options: object) -> None:
+        super().__init__()
+        self.arguments = {name: re.sub(" at 0x[0-9a-f]+", "", repr(value)) for name, value in options.items()}
+        self.arguments[""] = re.sub(" at 0x[0-9a-f]+", "", repr(args))
+
+    def load_state_dict(self, *args: object, **options: object) -> None:  # type: ignore[override]
+        """The weights are not asked for."""
+
+
+@pytest.mark.parametrize("name", models.list_models(module=models))
+def test_a_classifier_of_torchvision_is_built_with_the_arguments_that_its_own_builder_derives(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = models.get_model_weights(name).DEFAULT
+    network_class = models.get_model_builder(name).__annotations__["return"]
+    monkeypatch.setattr(type(entry), "get_state_dict", lambda *args, **options: {})
+    monkeypatch.setattr(sys.modules[network_class.__module__], network_class.__name__, Recorder)
+    architecture = find_architecture(name)
+    with torch.device("cpu" if name.startswith("regnet") else "meta"):  # its builder computes widths
+        theirs = models.get_model(name, weights=entry)
+        ours = architecture.build(1000, architecture.preprocessing("default").image, "default")
+    if name in ("googlenet", "inception_v3"):
+        assert theirs.arguments.pop("aux_logits") == "True"  # in training only; the same logits without
+        assert ours.arguments.pop("aux_logits") == "False"
+    if name.startswith("vit_"):
+        theirs.arguments.setdefault("image_size", "224")
+    assert ours.arguments == theirs.arguments
 
 
 def test_an_unknown_name_suggests_similar_ones() -> None:
