@@ -42,6 +42,7 @@ from .inference import Predictor as Predictor
 from .inference import evaluate as evaluate
 from .labels import LabelFile as LabelFile
 from .labels import label_dir_auto as label_dir_auto
+from .networks import summarize as summarize
 from .networks import summarize_model as summarize_model
 from .reports import ComparedRun as ComparedRun
 from .reports import ProbeResult as ProbeResult

@@ -11,7 +11,7 @@ import typer
 
 from mlimages.cli.hints import given_options, say_next
 from mlimages.cli.options import FORCE, GroupedCommand, takes_options
-from mlimages.core import ImageProperty, Resize, counted
+from mlimages.core import ImageProperty, Resize, counted, parse_size
 from mlimages.labels import TableOptions
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def summary(
     model: str = typer.Argument(
         ..., metavar="MODEL|RUN|FILE.onnx", help="Name of a network, run folder, or exported file."
     ),
-    size: int = typer.Option(None, min=1, help="Input width and height in pixels [the network's own]."),
+    size: str = typer.Option(None, metavar="N|WxH", help="Input width and height in pixels [the network's own]."),
     gray: bool = typer.Option(None, "--gray/--no-gray", help="Use one grey channel."),
     classes: int = typer.Option(1000, min=1, help="Number of classes."),
     freeze: str = typer.Option("none", metavar="LAYER", help="Freeze every layer up to and including this one."),
@@ -85,19 +85,19 @@ def summary(
 
     Example: mlimages summary alexnet --size 227 --freeze conv5
     """
-    from mlimages.reports import layer_lines
-
-    found = _summarize(model, size=size, gray=gray, classes=classes, freeze=freeze)
+    found = _summarize(model, size=parse_size(size) if size else None, gray=gray, classes=classes, freeze=freeze)
     if as_json:
         print(json.dumps(found.as_dict(), ensure_ascii=False))
         return
-    print("\n".join(layer_lines(found)))
+    print(found)
     if not Path(model).exists():
         layer = ("--freeze", freeze) if freeze != "none" else ()
         say_next("finetune", "labels.txt", "--model", model, *layer, "-o", "runs/first")
 
 
-def _summarize(model: str, *, size: int | None, gray: bool | None, classes: int, freeze: str) -> NetworkSummary:
+def _summarize(
+    model: str, *, size: int | tuple[int, int] | None, gray: bool | None, classes: int, freeze: str
+) -> NetworkSummary:
     if model.endswith(".onnx"):
         from mlimages.reports import summarize_onnx
 

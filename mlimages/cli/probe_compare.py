@@ -11,7 +11,7 @@ import typer
 
 from mlimages.cli.hints import given_options, read_labels, say_next
 from mlimages.cli.options import FORCE, GroupedCommand, takes_options
-from mlimages.core import DEFAULT_MODEL
+from mlimages.core import DEFAULT_MODEL, parse_size
 from mlimages.labels import TableOptions
 
 
@@ -31,7 +31,7 @@ def probe(
         DEFAULT_MODEL, metavar="NAME", help="Network: alexnet, vgg16, any torchvision name, timm:NAME."
     ),
     weights: str = typer.Option("default", metavar="default|none|PATH", help="Pretrained weights."),
-    size: int = typer.Option(None, min=1, metavar="N", help="Input width and height in pixels."),
+    size: str = typer.Option(None, metavar="N|WxH", help="Input width and height in pixels."),
     gray: bool = typer.Option(None, "--gray/--no-gray", help="Use one grey channel."),
     most: int = typer.Option(2000, min=10, help="Use at most N images, sampled by class."),
     seed: int = typer.Option(0, help="Random seed."),
@@ -55,7 +55,7 @@ def probe(
             read_labels(labels, table),
             model=model,
             weights=weights,
-            size=size,
+            size=parse_size(size) if size else None,
             gray=gray,
             most=most,
             seed=seed,

@@ -50,6 +50,7 @@ from .preprocessing import Interpolation as Interpolation
 from .preprocessing import Normalization as Normalization
 from .preprocessing import Preprocessing as Preprocessing
 from .preprocessing import Resize as Resize
+from .preprocessing import parse_size as parse_size
 from .progress import NoProgress as NoProgress
 from .progress import Progress as Progress
 from .progress import TqdmProgress as TqdmProgress
@@ -63,6 +64,8 @@ from .scores import confusion_matrix as confusion_matrix
 from .scores import share as share
 from .scores import sign_test as sign_test
 from .scores import wilson_interval as wilson_interval
+from .tables import human as human
+from .tables import table as table
 from .terminal import counted as counted
 from .terminal import printable as printable
 from .types import DEFAULT_MODEL as DEFAULT_MODEL

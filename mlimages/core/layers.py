@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any, Literal
+
+from mlimages.core.tables import human, table
 
 State = Literal["frozen", "trained", "partly", ""]
 
@@ -61,6 +65,10 @@ class NetworkSummary:
         """The values that `--json` prints."""
         return asdict(self)
 
+    def __str__(self) -> str:
+        """The table of the layers with the totals, for a terminal."""
+        return "\n".join(_lines(self))
+
 
 @dataclass(frozen=True, slots=True)
 class Window:
@@ -98,3 +106,56 @@ class Window:
         width = self.width(n)
         value = str(width) if width.denominator == 1 else f"{float(width):.2f}"
         return f"({n} + 2*{self.padding} - {self.size})/{self.stride} + 1 = {value}"
+
+
+def _lines(summary: NetworkSummary) -> Iterator[str]:
+    channels, height, width = summary.input
+    yield f"{summary.title}: input {channels} x {height} x {width}"
+    yield ""
+    head = ("layer", "kind", "output", "params", "mult-adds", "state", "width = (N + 2P - F)/S + 1")
+    rows = [head, *(_row(layer) for layer in _shown(summary.layers))]
+    yield from table(rows, left=frozenset({0, 1, 5, 6}))
+    yield ""
+    yield from _totals(summary)
+
+
+def _shown(layers: Iterable[Layer]) -> Iterator[Layer]:
+    """The layers that change the shape or hold parameters."""
+    return (layer for layer in layers if layer.parameters or layer.arithmetic)
+
+
+def _row(layer: Layer) -> tuple[str, ...]:
+    return (
+        layer.name,
+        layer.kind,
+        "x".join(map(str, layer.output)),
+        human(layer.parameters) if layer.parameters else "",
+        human(layer.multiply_adds) if layer.multiply_adds else "",
+        layer.state,
+        layer.arithmetic + ("" if layer.even else " !"),
+    )
+
+
+def _totals(summary: NetworkSummary) -> Iterator[str]:
+    trained = summary.trained_parameters
+    parts = "" if trained is None else f" = {trained:,} trained + {summary.parameters - trained:,} frozen"
+    yield f"parameters: {summary.parameters:,}{parts}"
+    yield f"memory: {human(4 * summary.parameters)}B as float32; {human(summary.multiply_adds)} multiply-adds per image"
+    between = summary.multiply_adds - sum(layer.multiply_adds for layer in summary.layers)
+    if between > 0:
+        yield f"of these, {human(between)} are between the layers (attention and the like)"
+    outside = summary.parameters - sum(layer.parameters for layer in summary.layers)
+    if outside > 0:
+        yield f"{outside:,} parameters belong to no layer (embeddings, constants and the like)"
+    hidden = len(summary.layers) - sum(1 for _ in _shown(summary.layers))
+    if hidden:
+        yield f"{hidden} more layers keep the shape and hold no parameters (ReLU ...): see --json"
+    yield from _uneven(summary.layers)
+    yield from summary.notes
+
+
+def _uneven(layers: Sequence[Layer]) -> Iterator[str]:
+    if not all(layer.even for layer in layers):
+        lost = [f"{layer.name} {layer.lost_px}" for layer in layers if layer.lost_px]
+        text = "! does not divide evenly and is rounded; columns lost at the edge: " + (", ".join(lost) or "none")
+        yield from textwrap.wrap(text, 80, subsequent_indent="  ")

@@ -14,6 +14,22 @@ Resize = Literal["shorter", "crop", "downscale", "position", "squash", "letterbo
 Interpolation = Literal["bilinear", "bicubic"]
 
 
+def parse_size(text: str) -> int | tuple[int, int]:
+    """Return the size that `224` or `224x320` (width x height) stands for, in pixels.
+
+    Raises:
+        InputError: it is neither.
+
+    Examples:
+        >>> parse_size("224"), parse_size("224x320")
+        (224, (224, 320))
+    """
+    sides = [int(side) if side.isdecimal() else 0 for side in text.split("x")]
+    if not all(sides) or len(sides) > 2:
+        raise InputError(f"{text!r} is not a size in pixels: expected N for a square, or WIDTHxHEIGHT")
+    return sides[0] if len(sides) == 1 else (sides[0], sides[1])
+
+
 @dataclass(frozen=True, slots=True)
 class ImageProperty:
     """Size of the network's input, and how an image is resized to it.

@@ -15,5 +15,5 @@ from .splitting import SplitNetwork as SplitNetwork
 from .splitting import flatten_features as flatten_features
 from .splitting import split_network as split_network
 from .splitting import unflatten_features as unflatten_features
+from .summary import summarize as summarize
 from .summary import summarize_model as summarize_model
-from .summary import summarize_network as summarize_network

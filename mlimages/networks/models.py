@@ -132,7 +132,7 @@ def find_heads(network: nn.Module, classes: int) -> tuple[str, ...]:
     paths = [path for path, module in network.named_modules() if _outputs(module) == classes]
     heads = tuple(path for path in ([named] if isinstance(named, str) else named) if path in paths)
     if not heads and not paths:
-        raise ModelError(f"this network has no last layer with {classes} outputs")
+        raise ModelError(f"this network is no classifier: it has no last layer with {classes} outputs")
     return heads or (paths[-1],)
 
 

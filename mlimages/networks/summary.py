@@ -31,7 +31,7 @@ _KINDS = (
 def summarize_model(
     name: str,
     *,
-    size: int | None = None,
+    size: int | tuple[int, int] | None = None,
     gray: bool | None = None,
     classes: int = 1000,
     upto: str = "none",
@@ -40,7 +40,8 @@ def summarize_model(
 
     Args:
         name: as `build_model` takes it.
-        size: width and height of the input in pixels; by default what the network is designed for.
+        size: width and height of the input in pixels, one number for a square; by default what the network is
+            designed for.
         gray: read images as grayscale.
         classes: number of classes of the last layer.
         upto: the last frozen layer, as `freeze` takes it.
@@ -64,29 +65,35 @@ def summarize_model(
     image = model.preprocessing.image
     names = {path: name for name, path in reversed([*model.layers.items()])}
     title = f"{name}, frozen: {upto}" if upto != "none" else name
-    return summarize_network(model.network, (image.channels, image.height, image.width), title=title, names=names)
+    return summarize(model.network, (image.channels, image.height, image.width), title=title, names=names)
 
 
-def summarize_network(
+def summarize(
     network: nn.Module, size: tuple[int, int, int], *, title: str = "", names: Mapping[str, str] | None = None
 ) -> NetworkSummary:
     """Summarize a network for images of size `(C, H, W)`, without computing values or changing the network.
 
     Args:
         network: takes float32 `(N, C, H, W)`.
+        size: of one image.
         title: heading of the summary.
         names: other names for modules, by path, such as {"features.0": "conv1"}.
+
+    Returns:
+        The layers with their output shapes; `print` shows them as a table.
 
     Raises:
         ModelError: the network cannot take images of this size; the message names the layer.
 
     Examples:
         >>> from torch import nn
-        >>> from mlimages.networks import summarize_network
+        >>> from mlimages import summarize
         >>> network = nn.Sequential(nn.Conv2d(3, 8, 5), nn.Flatten(), nn.Linear(8 * 28 * 28, 2))
-        >>> summary = summarize_network(network, (3, 32, 32))
+        >>> summary = summarize(network, (3, 32, 32))
         >>> [(layer.kind, layer.output) for layer in summary.layers]
         [('conv', (8, 28, 28)), ('flatten', (6272,)), ('linear', (2,))]
+        >>> print(str(summary).splitlines()[3])
+        0     conv    8x28x28    608    470.4K trained (32 + 2*0 - 5)/1 + 1 = 28
     """
     meta_network = _to_meta(network).eval()
     recorder = _Recorder(meta_network, names or {})
@@ -218,7 +225,7 @@ def _window(module: nn.Module, call: _Call) -> Window | None:
         return None
 
     def horizontal(value: Any) -> Any:
-        return value[-1] if isinstance(value, tuple) else value
+        return value[-1] if isinstance(value, tuple | list) else value
 
     size = horizontal(getattr(module, "dilation", 1)) * (horizontal(module.kernel_size) - 1) + 1
     named_padding = {"same": (size - 1) // 2, "valid": 0}

@@ -7,6 +7,7 @@ import importlib.util
 import math
 import os
 import sys
+import warnings
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,7 +105,9 @@ class TimmArchitecture:
         if convert is None:
             return state
         try:
-            return dict(convert(dict(state), network))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return dict(convert(dict(state), network))
         except Exception:  # made for the files that timm publishes; of others the mismatch is listed
             return state
 

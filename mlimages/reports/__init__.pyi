@@ -29,4 +29,3 @@ from .suspects import estimated_errors as estimated_errors
 from .suspects import find_suspects as find_suspects
 from .suspects import read_suspects as read_suspects
 from .suspects import write_suspects as write_suspects
-from .tables import layer_lines as layer_lines

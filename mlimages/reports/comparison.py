@@ -9,9 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mlimages.core import Z_95, InputError, RunError, Share, sign_test
+from mlimages.core import Z_95, InputError, RunError, Share, human, sign_test, table
 from mlimages.reports.run_folder import RunFolder, read_run
-from mlimages.reports.tables import human, table
 
 NOISE = 0.05
 """From this p-value on, two runs are within noise."""

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mlimages.core import Share, counted
-from mlimages.reports.tables import table
+from mlimages.core import Share, counted, table
 
 BAR = 24
 """Length of the bar of 100 %, in characters."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mlimages.core import Prediction, as_path, counted
+from mlimages.core import Prediction, as_path, counted, human
 from mlimages.inference import Evaluation
 from mlimages.reports import plots
 from mlimages.reports.comparison import NOISE, ComparedRun, verdict
 from mlimages.reports.pages import MAX_TILES, GalleryTile, embed, matrix_cells, percent, render
 from mlimages.reports.probe_result import ProbeResult
-from mlimages.reports.tables import human
 
 
 def report_html(found: Evaluation, title: str) -> str:

@@ -19,6 +19,7 @@ from mlimages.core import (
     check_options,
     documented,
     is_remote,
+    parse_size,
 )
 from mlimages.labels import TableOptions
 
@@ -99,7 +100,14 @@ class FineTuneConfig(TableOptions):
         Option("Augment with rotations of up to DEG degrees.", "Data", ("--rotate",), "DEG", 0, 180, is_rare=True),
     ] = 0.0
     size: Annotated[
-        int | None, Option("Input width and height in pixels.", "Data", min=1, default_text="the network's own")
+        int | tuple[int, int] | None,
+        Option(
+            "Input width and height in pixels.",
+            "Data",
+            metavar="N|WxH",
+            parse=parse_size,
+            default_text="the network's own",
+        ),
     ] = None
     resize: Annotated[
         Resize | None, Option("How an image is resized.", "Data", default_text="as the weights expect", is_rare=True)
@@ -235,4 +243,7 @@ class FineTuneConfig(TableOptions):
         """The inverse of `to_json`; unknown keys, from a newer version, are ignored."""
         known = {field.name for field in fields(cls)}
         kept = {name: value for name, value in values.items() if name in known}
-        return cls(**{**kept, "std": tuple(kept.get("std", ()))})
+        size = kept.get("size")
+        return cls(
+            **{**kept, "std": tuple(kept.get("std", ())), "size": tuple(size) if isinstance(size, list) else size}
+        )

@@ -64,7 +64,7 @@ def probe_cuts(
     *,
     model: str = DEFAULT_MODEL,
     weights: str | Path = "default",
-    size: int | None = None,
+    size: int | tuple[int, int] | None = None,
     gray: bool | None = None,
     most: int = MAX_IMAGES,
     seed: int = 0,
@@ -76,7 +76,7 @@ def probe_cuts(
         labels: at least two images of each of at least two classes.
         model: name of the network.
         weights: `default`, `none` or a file.
-        size: input width and height in pixels; None takes the network's own.
+        size: input width and height in pixels, one number for a square; None takes the network's own.
         gray: whether to use one grey channel; None takes what the weights expect.
         most: largest number of images; of a larger dataset a stratified sample is used.
         seed: random seed of the sample, the folds and the learning curve.

@@ -293,6 +293,28 @@ def test_an_invalid_size_is_an_error_that_names_the_layer_and_valid_sizes(name: 
         build_model(name, classes=2, weights="none", size=size)
 
 
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("lenet5", (32, 28)),
+        ("squeezenet1_1", (96, 64)),
+        ("vit_b_16", (64, 64)),
+        ("timm:vit_tiny_patch16_224", (64, 96)),
+        ("timm:swin_tiny_patch4_window7_224", (64, 96)),
+        ("timm:test_efficientnet", (64, 96)),
+    ],
+)
+def test_a_network_is_built_for_images_of_another_size(name: str, size: tuple[int, int], tmp_path: Path) -> None:
+    model = build_model(name, classes=3, weights="none", size=size)
+    image = model.preprocessing.image
+    assert (image.width, image.height) == size
+    pixels = torch.zeros(2, image.channels, image.height, image.width)
+    assert model.network(pixels).shape == (2, 3)
+    if "vit" in name:  # position embeddings are resized
+        save_file(build_model(name, classes=3, weights="none").network.state_dict(), tmp_path / "w.safetensors")
+        assert build_model(name, classes=3, weights=tmp_path / "w.safetensors", size=size).pretrained
+
+
 def test_a_size_keeps_the_margin_around_the_crop_in_proportion() -> None:
     image = build_model("squeezenet1_0", classes=2, weights="none", size=112).preprocessing.image
     assert (image.width, image.shorter_px) == (112, 128)

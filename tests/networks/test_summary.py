@@ -14,8 +14,7 @@ from mlimages.core import BundleError, ImageProperty, ModelError, NetworkSummary
 from mlimages.export import TrainedNetwork
 from mlimages.export.onnx_writer import write_onnx
 from mlimages.inference import OnnxBundle
-from mlimages.networks import summarize_model, summarize_network
-from mlimages.reports import layer_lines as lines_of
+from mlimages.networks import summarize, summarize_model
 from mlimages.reports import summarize_onnx
 from mlimages.training import summarize_run
 from tests.conftest import RunCli
@@ -37,7 +36,7 @@ def small_net() -> nn.Sequential:
 
 
 def summary_of(net: nn.Module, size: int = 227) -> NetworkSummary:
-    return summarize_network(net, (3, size, size), title="net")
+    return summarize(net, (3, size, size), title="net")
 
 
 def test_each_layer_has_its_shape_parameters_state_and_multiply_adds(small_net: nn.Sequential) -> None:
@@ -62,7 +61,7 @@ def test_a_size_that_does_not_divide_evenly_is_marked() -> None:
     net = nn.Sequential(nn.Conv2d(3, 8, 11, stride=4))
     summary = summary_of(net, 230)
     assert (summary.layers[0].even, summary.layers[0].lost_px) == (False, 3)
-    text = "\n".join(lines_of(summary))
+    text = str(summary)
     assert "(230 + 2*0 - 11)/4 + 1 = 55.75 !" in text
     assert "lost at the edge: 0 3" in text
     assert all(layer.even for layer in summary_of(net, 227).layers)
@@ -75,7 +74,7 @@ def test_a_size_that_does_not_divide_evenly_is_marked() -> None:
 def test_the_formula_matches_torch(n: int, size: int, stride: int, padding: int, ceil: bool) -> None:
     pool = nn.MaxPool2d(size, stride, padding=padding, ceil_mode=ceil)
     width = pool(torch.zeros(1, 1, n, n)).shape[-1]
-    layer = summarize_network(nn.Sequential(pool), (1, n, n)).layers[0]
+    layer = summarize(nn.Sequential(pool), (1, n, n)).layers[0]
     assert layer.output == (1, width, width)
     expected = Window(size, stride, padding, ceil).arithmetic(n)
     assert layer.arithmetic in (expected, f"{n} -> {width}")  # torch drops a last window with padding only
@@ -83,7 +82,7 @@ def test_the_formula_matches_torch(n: int, size: int, stride: int, padding: int,
 
 def test_lost_columns_do_not_change_the_output() -> None:
     conv = nn.Conv2d(1, 1, 5, stride=3, padding=1)
-    lost = summarize_network(nn.Sequential(conv), (1, 14, 14)).layers[0].lost_px
+    lost = summarize(nn.Sequential(conv), (1, 14, 14)).layers[0].lost_px
     image = torch.rand(1, 1, 14, 14)
     changed = image.clone()
     changed[..., 14 - lost :] = 9.0
@@ -104,10 +103,10 @@ def test_totals_count_shared_parameters_once_and_operations_between_layers() -> 
             y = self.second(self.first(x.flatten(2)))  # (N, 3, 8)
             return nn.functional.scaled_dot_product_attention(y, y, y)
 
-    summary = summarize_network(SharedAttention(), (3, 2, 4))
+    summary = summarize(SharedAttention(), (3, 2, 4))
     assert summary.parameters == 64
     assert summary.multiply_adds == 2 * 3 * 64 + 2 * 3 * 3 * 8
-    assert any("between the layers" in line for line in lines_of(summary))
+    assert "between the layers" in str(summary)
 
 
 def test_summarizing_does_not_change_the_network(small_net: nn.Sequential) -> None:
@@ -191,7 +190,7 @@ def test_attention_is_one_layer() -> None:
             x = self.parts[0](x, x, x)[0]
             return self.parts[1](x)
 
-    rows = summarize_network(nn.Sequential(Block()), (3, 2, 4)).layers
+    rows = summarize(nn.Sequential(Block()), (3, 2, 4)).layers
     assert [(row.name, row.kind, row.parameters) for row in rows] == [
         ("0.parts.0", "attention", 288), ("0.parts.1", "linear", 72),
     ]  # fmt: skip

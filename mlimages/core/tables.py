@@ -1,0 +1,32 @@
+"""Text tables for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+
+def table(rows: Sequence[Sequence[str]], *, left: frozenset[int] = frozenset({0})) -> Iterator[str]:
+    """The rows with aligned columns: those in `left` to the left, the others to the right.
+
+    Example:
+        >>> list(table([("cats", "12"), ("ants", "7")]))
+        ['cats 12', 'ants  7']
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [cell.ljust(width) if number in left else cell.rjust(width)
+                 for number, (cell, width) in enumerate(zip(row, widths, strict=True))]  # fmt: skip
+        yield " ".join(cells).rstrip()
+
+
+def human(count: float) -> str:
+    """A large number in about five characters.
+
+    Example:
+        >>> human(34_900), human(105.4e6)
+        ('34.9K', '105.4M')
+    """
+    for unit, factor in (("G", 1e9), ("M", 1e6), ("K", 1e3)):
+        if count >= factor:
+            return f"{count / factor:.1f}{unit}"
+    return f"{count:.0f}"
