@@ -15,7 +15,7 @@ from mlimages.cli import predictions
 from mlimages.cli.hints import given_options, read_labels, say_next
 from mlimages.cli.options import FORCE, GroupedCommand, takes_options
 from mlimages.cli.process import log_server
-from mlimages.core import InputError
+from mlimages.core import InputError, Target
 from mlimages.labels import TableOptions
 from mlimages.serving import ServerSettings
 
@@ -37,6 +37,9 @@ def export(
         help="Resize, crop and normalise inside the file, or leave that to the caller.",
     ),
     exact: bool = typer.Option(False, "--exact", help="Resize inside the file bit for bit as Pillow does; slower."),
+    target: Target = typer.Option(
+        "onnxruntime", help="Runtime that will run the file; tensorrt and opencv: without preprocessing."
+    ),
     calibrate: bool = typer.Option(False, "--calibrate", help="Fit a temperature on the validation images."),
     unknown: float = typer.Option(
         0.0,
@@ -59,13 +62,16 @@ def export(
     from mlimages.export import ExportOptions
     from mlimages.training import export_run
 
-    options = ExportOptions(include_preprocessing=preprocessing, exact=exact, calibrate=calibrate, known_share=unknown)
+    options = ExportOptions(
+        include_preprocessing=preprocessing, exact=exact, calibrate=calibrate, known_share=unknown, target=target
+    )
     with outputs(filter(None, [out]), overwrite=force):
         bundle = export_run(run, out or run / "model.onnx", options=options, progress=TqdmProgress())
     print(bundle.to_json() if as_json else bundle.path)
     for line in predictions.export_notes(bundle):
         print(line, file=sys.stderr)
-    say_next("predict", bundle.path, "IMAGE...")
+    if bundle.includes_preprocessing:
+        say_next("predict", bundle.path, "IMAGE...")
 
 
 @takes_options(TableOptions)

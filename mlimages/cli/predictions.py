@@ -57,12 +57,21 @@ def as_csv(results: Results, *, top: int) -> int:
 
 def export_notes(bundle: OnnxBundle) -> Iterator[str]:
     """What a person should know about a new file."""
+    from mlimages.export import RUNTIMES
     from mlimages.inference import data_path
 
-    provenance = bundle.provenance
-    if provenance.parity:
-        ties = f", {provenance.parity.near_ties} near ties excepted" if provenance.parity.near_ties else ""
-        yield f"{provenance.parity.count} validation images: same predictions as the trained network{ties}"
+    provenance, runtime = bundle.provenance, RUNTIMES[bundle.provenance.target]
+    for name, parity in (("ONNX Runtime", provenance.parity), (runtime.name, provenance.target_parity)):
+        if parity and not parity.count:
+            yield "no validation image can be read: the file was not compared with the trained network"
+        elif parity:
+            ties = f", {counted(parity.near_ties, 'near tie')} excepted" if parity.near_ties else ""
+            images = counted(parity.count, "validation image")
+            yield f"{images}: same predictions as the trained network in {name}{ties}"
+    if runtime.unchecked and not provenance.target_parity:
+        yield f"not compared in {runtime.name}: {runtime.unchecked}"
+    if not bundle.includes_preprocessing:
+        yield "the file takes the network's input: resize, crop and normalize images as its metadata says"
     if bundle.exact_resize:
         yield "the resize inside the file is bit for bit Pillow's"
     if provenance.calibration_error:
@@ -104,13 +113,16 @@ def evaluation_text(found: Evaluation) -> str:
 
 def quantization_text(found: Quantization) -> str:
     """A line per trial and the outcome, for people."""
-    lines = [f"{'form':20}  accuracy    images/s      MB"]
+    lines = [f"{'form':20}  accuracy  calibration error    images/s      MB"]
     lines += [
-        f"{trial.name:20}  {_percent(trial.accuracy):>8}  {trial.images_per_s:10.1f}  {trial.size_bytes / 1e6:6.1f}"
+        f"{trial.name:20}  {_percent(trial.accuracy):>8}  {trial.calibration_error:17.3f}  {trial.images_per_s:10.1f}"
+        f"  {trial.size_bytes / 1e6:6.1f}"
         for trial in found.trials
     ]
     lines.append(f"measured on {counted(found.count, 'image')} with one core of this machine")
-    lines.append(f"written: {found.chosen.name}" if found.chosen else "none is faster within the drop: nothing written")
+    names = [trial.name for trial in found.trials[1:]]
+    lines += [f"{name}: {refusal}" for name, refusal in zip(names, found.refusals, strict=True) if refusal]
+    lines.append(f"written: {found.chosen.name}" if found.chosen else "nothing written")
     return "\n".join(lines)
 
 

@@ -77,3 +77,4 @@ from .types import GatherSummary as GatherSummary
 from .types import ImageRef as ImageRef
 from .types import LabeledPath as LabeledPath
 from .types import Prediction as Prediction
+from .types import Target as Target

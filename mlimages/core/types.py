@@ -14,6 +14,9 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 DEFAULT_MODEL = "efficientnet_lite0"
 """The network whose pretrained weights are installed with mlimages."""
 
+Target = Literal["onnxruntime", "openvino", "tensorrt", "opencv", "web"]
+"""Runtime that an exported file is for; web is onnxruntime-web in a browser."""
+
 
 @dataclass(frozen=True, slots=True)
 class ImageRef:

@@ -4,3 +4,4 @@ from .onnx_writer import TrainedNetwork as TrainedNetwork
 from .quantization import Quantization as Quantization
 from .quantization import Trial as Trial
 from .quantization import quantize as quantize
+from .targets import RUNTIMES as RUNTIMES

@@ -5,13 +5,26 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mlimages.core import LabeledPath, NoProgress, Progress, as_path, is_remote, replacing, wilson_interval
+from mlimages.core import (
+    InputError,
+    LabeledPath,
+    NoProgress,
+    Progress,
+    Target,
+    as_path,
+    counted,
+    is_remote,
+    replacing,
+    wilson_interval,
+)
 from mlimages.export.onnx_writer import TrainedNetwork, write_onnx
 from mlimages.export.parity import NetworkOutputs, ResizeParityError, check_parity, compute_outputs
+from mlimages.export.preprocessing_graph import ResizeForm
+from mlimages.export.targets import RUNTIMES, open_runtime
 from mlimages.inference import OnnxBundle, Provenance, calibration, data_path
 from mlimages.labels import LabelFile
 
@@ -29,17 +42,33 @@ class ExportOptions:
         calibrate: fit a temperature on the validation set.
         known_share: store the confidence threshold that this share (0..1) of the validation set reaches; images below
             it are classified as "unknown". 0 stores none.
+        target: the runtime that will run the file. For tensorrt and opencv it is without preprocessing.
+
+    Raises:
+        InputError: `exact` with a target that does not compute the exact resize.
 
     Examples:
         >>> from mlimages.export import ExportOptions
         >>> ExportOptions(calibrate=True)
-        ExportOptions(include_preprocessing=True, exact=False, calibrate=True, known_share=0.0)
+        ExportOptions(include_preprocessing=True, exact=False, calibrate=True, known_share=0.0, target='onnxruntime')
     """
 
     include_preprocessing: bool = True
     exact: bool = False
     calibrate: bool = False
     known_share: float = 0.0
+    target: Target = "onnxruntime"
+
+    def __post_init__(self) -> None:
+        if self.exact and RUNTIMES[self.target].resize != "operator":
+            raise InputError(f"{RUNTIMES[self.target].name} does not compute the exact resize: leave out --exact")
+
+    @property
+    def resize_form(self) -> ResizeForm | None:
+        """Form of the resize inside the file; None where the file takes the network's input."""
+        if not self.include_preprocessing:
+            return None
+        return "exact" if self.exact else RUNTIMES[self.target].resize
 
 
 def export_network(
@@ -64,6 +93,7 @@ def export_network(
     Raises:
         ExportError: the outputs differ. The message names the worst image, and nothing is written.
         LabelFileError: the label file cannot be read.
+        InputError: `calibrate` or `known_share` without a validation image that can be read.
 
     Examples:
         >>> from mlimages.export import TrainedNetwork, export_network
@@ -75,22 +105,26 @@ def export_network(
         (('cats', 'dogs'), 12)
     """
     options, progress, out = options or ExportOptions(), progress or NoProgress(), as_path(out)
-    items = LabelFile(as_path(validation)) if isinstance(validation, str | os.PathLike) else validation
+    items = list(LabelFile(as_path(validation)) if isinstance(validation, str | os.PathLike) else validation)
     outputs = compute_outputs(trained, items, progress=progress)
+    if (options.calibrate or options.known_share) and not outputs.items:
+        raise InputError(_without_images(items))
     temperature, unknown_below, provenance = _calibrate(outputs, options, provenance or Provenance())
 
-    def write(path: Path, *, exact: bool) -> OnnxBundle:
+    def write(path: Path, form: ResizeForm | None) -> OnnxBundle:
         written = write_onnx(
             trained,
             path,
-            include_preprocessing=options.include_preprocessing,
-            exact=exact,
+            form=form,
             temperature=temperature,
             unknown_below=unknown_below,
             provenance=provenance,
         )
-        parity = check_parity(trained, written, outputs, progress=progress)
-        bundle = replace(written, provenance=replace(written.provenance, parity=parity))
+        parity, target_parity = check_parity(trained, written, outputs, progress=progress), None
+        if run := open_runtime(options.target, path):
+            target_parity = check_parity(trained, written, outputs, progress=progress, run=run)
+        checked = replace(written.provenance, parity=parity, target=options.target, target_parity=target_parity)
+        bundle = replace(written, provenance=checked)
         bundle.write(path)
         return bundle
 
@@ -99,12 +133,21 @@ def export_network(
     with tempfile.TemporaryDirectory(dir=None if is_remote(out) else out.parent, prefix=".export.") as folder:
         path = Path(folder, out.name)
         try:
-            bundle = write(path, exact=options.exact)
+            bundle = write(path, options.resize_form)
         except ResizeParityError as error:
+            if options.resize_form != "operator":
+                raise
             logger.info("%s: exporting again with the exact resize", error)
-            bundle = write(path, exact=True)
+            bundle = write(path, "exact")
         _move_into_place(path, out)
     return replace(bundle, path=out)
+
+
+def _without_images(items: Sequence[LabeledPath]) -> str:
+    if not items:
+        return "there is no validation image: --calibrate and --unknown need them"
+    folder, count = items[0].path.parent, counted(len(items), "validation image")
+    return f"none of {count} can be read (looked for in {folder}): --calibrate and --unknown need them"
 
 
 def _move_into_place(path: Path, out: Path) -> None:

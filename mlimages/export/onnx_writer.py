@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from mlimages import images
 from mlimages.core import Preprocessing
-from mlimages.export.preprocessing_graph import PIXELS, PREFIX, build_preprocessing_graph
+from mlimages.export.preprocessing_graph import PIXELS, PREFIX, ResizeForm, build_preprocessing_graph
+from mlimages.export.targets import OPSET
 from mlimages.inference import (
     INPUT,
     LOGITS,
@@ -106,8 +107,7 @@ def write_onnx(
     trained: TrainedNetwork,
     out: Path,
     *,
-    include_preprocessing: bool = True,
-    exact: bool = False,
+    form: ResizeForm | None = "operator",
     temperature: float = 1.0,
     unknown_below: float = 0.0,
     provenance: Provenance | None = None,
@@ -115,22 +115,22 @@ def write_onnx(
     """Write the network to `out` without comparing its outputs; `parity.check_parity` does that.
 
     Args:
-        include_preprocessing, exact: as in `ExportOptions`.
+        form: of the resize inside the file; None: the file takes the network's input.
         temperature: divides the logits before the softmax.
         unknown_below: probability of the best class below which an image is classified as "unknown".
     """
-    model = _to_onnx(trained, network_only=not include_preprocessing, temperature=temperature)
-    if include_preprocessing:
-        prepend_preprocessing(model, trained.preprocessing, exact=exact)
+    model = _to_onnx(trained, network_only=form is None, temperature=temperature)
+    if form:
+        prepend_preprocessing(model, trained.preprocessing, form=form)
     _save(model, out)
     bundle = OnnxBundle(
         path=out,
         class_names=trained.class_names,
         preprocessing=_without_folders(trained.preprocessing),
         model=trained.model,
-        probe=_probe(trained, out if include_preprocessing else None),
-        includes_preprocessing=include_preprocessing,
-        exact_resize=exact,
+        probe=_probe(trained, out if form else None),
+        includes_preprocessing=form is not None,
+        exact_resize=form == "exact",
         temperature=temperature,
         unknown_below=unknown_below,
         provenance=replace(provenance or Provenance(), created=_now(), versions=_versions()),
@@ -151,6 +151,7 @@ def _to_onnx(trained: TrainedNetwork, *, network_only: bool, temperature: float)
             (normalize(pixels) if network_only else pixels,),
             dynamo=True,
             external_data=False,
+            opset_version=OPSET,
             verbose=False,
             input_names=[INPUT if network_only else PIXELS],
             output_names=[LOGITS, PROBABILITIES],
@@ -158,36 +159,43 @@ def _to_onnx(trained: TrainedNetwork, *, network_only: bool, temperature: float)
         )
     assert program is not None  # None is returned only when a path is given
     model = program.model_proto
+    model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import)
     for node in (*model.graph.node, *(node for function in model.functions for node in function.node)):
         node.ClearField("metadata_props")  # stack traces with local paths
     return model
 
 
-def prepend_preprocessing(model: onnx.ModelProto, preprocessing: Preprocessing, *, exact: bool) -> None:
+def prepend_preprocessing(model: onnx.ModelProto, preprocessing: Preprocessing, *, form: ResizeForm) -> None:
     """Insert resizing and cropping before a network that takes pixels of its own input size, in place."""
     opset = next(entry.version for entry in model.opset_import if not entry.domain)
-    preprocess = build_preprocessing_graph(preprocessing.image, opset=opset, ir_version=model.ir_version, exact=exact)
-    for dimension, denotation in zip(preprocess.graph.input[0].type.tensor_type.shape.dim, _DENOTATIONS, strict=True):
+    graph = build_preprocessing_graph(preprocessing.image, opset=opset, ir_version=model.ir_version, form=form).graph
+    for dimension, denotation in zip(graph.input[0].type.tensor_type.shape.dim, _DENOTATIONS, strict=True):
         dimension.denotation = denotation
-    preprocess.graph.input[0].type.denotation = "IMAGE"
+    graph.input[0].type.denotation = "IMAGE"
+    insert_preprocessing(model, graph)
+
+
+def insert_preprocessing(model: onnx.ModelProto, graph: onnx.GraphProto) -> None:
+    """Insert a graph of preprocessing before the network, in place of the network's input."""
     for field in ("input", "node", "initializer"):  # in place: compose.merge_models copies the weights three times
         values = getattr(model.graph, field)
-        merged = [*getattr(preprocess.graph, field), *(value for value in values if value.name != PIXELS)]
+        merged = [*getattr(graph, field), *(value for value in values if value.name != PIXELS)]
         del values[:]
         values.extend(merged)
 
 
-def strip_preprocessing(model: onnx.ModelProto, preprocessing: Preprocessing) -> onnx.ModelProto:
-    """Remove what `prepend_preprocessing` inserted, in place."""
+def take_preprocessing(model: onnx.ModelProto, preprocessing: Preprocessing) -> onnx.GraphProto:
+    """Remove what `insert_preprocessing` inserted, in place, and return it."""
+    graph = onnx.GraphProto(input=model.graph.input)
     for field in ("node", "initializer"):
-        values = getattr(model.graph, field)
-        remaining = [value for value in values if not value.name.startswith(PREFIX)]
-        del values[:]
-        values.extend(remaining)
+        values = list(getattr(model.graph, field))
+        for target, is_inside in ((graph, True), (model.graph, False)):
+            del getattr(target, field)[:]
+            getattr(target, field).extend(value for value in values if value.name.startswith(PREFIX) == is_inside)
     prop = preprocessing.image
     shape: list[str | int | None] = ["N", prop.height, prop.width, prop.channels]
     model.graph.input[0].CopyFrom(onnx.helper.make_tensor_value_info(PIXELS, onnx.TensorProto.UINT8, shape))
-    return model
+    return graph
 
 
 _DENOTATIONS = ("DATA_BATCH", "DATA_FEATURE", "DATA_FEATURE", "DATA_CHANNEL")
@@ -216,12 +224,15 @@ def _probe(trained: TrainedNetwork, file: Path | None) -> ParityProbe:
     return ParityProbe(48, 40, image.tobytes(), _rounded(logits))
 
 
-def with_new_probe(bundle: OnnxBundle, *, tolerance: float) -> OnnxBundle:
-    """The bundle with the logits that its file computes now, for a file whose network was changed intentionally."""
+def probe_image(bundle: OnnxBundle) -> NDArray[np.uint8]:
+    """The image of a bundle's probe, `(H, W, 3)`."""
     probe = bundle.probe
-    image = np.frombuffer(probe.pixels, np.uint8).reshape(probe.height, probe.width, 3)
-    logits = _rounded(_file_logits(bundle.path, image))
-    return replace(bundle, probe=replace(probe, logits=logits, tolerance=tolerance))
+    return np.frombuffer(probe.pixels, np.uint8).reshape(probe.height, probe.width, 3)
+
+
+def with_probe_logits(bundle: OnnxBundle, logits: NDArray[np.float32], *, tolerance: float) -> OnnxBundle:
+    """The bundle of a file whose network was changed intentionally, with the logits `(classes,)` of `probe_image`."""
+    return replace(bundle, probe=replace(bundle.probe, logits=_rounded(logits), tolerance=tolerance))
 
 
 def _file_logits(path: Path, image: NDArray[np.uint8]) -> NDArray[np.float32]:

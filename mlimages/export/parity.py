@@ -15,7 +15,17 @@ from numpy.typing import NDArray
 from mlimages import images
 from mlimages.core import ExportError, ImageError, ImageProperty, LabeledPath, Progress
 from mlimages.export.onnx_writer import TrainedNetwork
-from mlimages.inference import INPUT, LOGITS, BundleSession, OnnxBundle, Parity, open_session, relative_difference
+from mlimages.export.targets import RunLogits
+from mlimages.inference import (
+    INPUT,
+    LOGITS,
+    BundleSession,
+    OnnxBundle,
+    Parity,
+    at_fixed_point,
+    open_session,
+    relative_difference,
+)
 
 NEAR_TIE = 1e-4
 """The best class may differ if the network's probabilities of the two classes are within this."""
@@ -63,15 +73,25 @@ def compute_outputs(trained: TrainedNetwork, items: Iterable[LabeledPath], *, pr
     return NetworkOutputs(tuple(decoded_items), np.concatenate(logits))
 
 
-def check_parity(trained: TrainedNetwork, bundle: OnnxBundle, outputs: NetworkOutputs, *, progress: Progress) -> Parity:
+def check_parity(
+    trained: TrainedNetwork,
+    bundle: OnnxBundle,
+    outputs: NetworkOutputs,
+    *,
+    progress: Progress,
+    run: RunLogits | None = None,
+) -> Parity:
     """Run the file on the same images: at full size, or preprocessed if the file has no preprocessing.
+
+    Args:
+        run: the file's logits in another runtime than ONNX Runtime.
 
     Raises:
         ResizeParityError: outputs differ, but only because of the file's own resize.
         ExportError: outputs differ; the message names the worst image.
     """
     compare = _compare_end_to_end if bundle.includes_preprocessing else _compare_network
-    compare_image = compare(trained, bundle)
+    compare_image = compare(trained, bundle, run)
     progress.start("onnx", len(outputs.items), "images")
     comparisons: list[_Comparison] = []
     for item, logits in zip(outputs.items, outputs.logits, strict=True):
@@ -114,16 +134,22 @@ class _Comparison:
         )
 
 
-def _compare_end_to_end(trained: TrainedNetwork, bundle: OnnxBundle) -> _Compare:
-    session, prop = BundleSession(bundle, threads=0), trained.preprocessing.image
+def _compare_end_to_end(trained: TrainedNetwork, bundle: OnnxBundle, run: RunLogits | None) -> _Compare:
+    prop = trained.preprocessing.image
+    if run is None:
+        session = BundleSession(bundle, threads=0)
+
+        def run(x: NDArray[np.uint8]) -> NDArray[np.float32]:
+            return session.run_raw(x)[0]
 
     def compare(path: Path, expected: NDArray[np.float32]) -> _Comparison:
         rgb = images.load_rgb(path)
-        logits = session.run_raw(np.asarray(rgb)[None])[0][0]  # (classes,)
+        logits = run(np.asarray(rgb)[None])[0]  # (classes,)
         end_to_end = _comparison(path, logits, expected, TOLERANCE)
         if end_to_end.matches:
             return end_to_end
-        same_pixels = _comparison(path, session.run([images.load_pixels(path, prop)])[0][0], expected, TOLERANCE)
+        prepared = at_fixed_point([images.load_pixels(path, prop)], prop)
+        same_pixels = _comparison(path, run(prepared)[0], expected, TOLERANCE)
         if not same_pixels.matches:
             return replace(same_pixels, cause="network")
         full_decode = trained.logits([images.prepare(rgb, prop)])[0]  # load_pixels may decode a JPEG at reduced size
@@ -133,12 +159,18 @@ def _compare_end_to_end(trained: TrainedNetwork, bundle: OnnxBundle) -> _Compare
     return compare
 
 
-def _compare_network(trained: TrainedNetwork, bundle: OnnxBundle) -> _Compare:
-    session, prop = open_session(bundle.path, threads=0), trained.preprocessing.image
+def _compare_network(trained: TrainedNetwork, bundle: OnnxBundle, run: RunLogits | None) -> _Compare:
+    prop = trained.preprocessing.image
+    if run is None:
+        session = open_session(bundle.path, threads=0)
+
+        def run(x: NDArray[np.float32]) -> NDArray[np.float32]:
+            logits: NDArray[np.float32] = session.run([LOGITS], {INPUT: x})[0]
+            return logits
 
     def compare(path: Path, expected: NDArray[np.float32]) -> _Comparison:
         x = trained.normalized([images.load_pixels(path, prop)]).numpy()  # (1, C, H, W)
-        comparison = _comparison(path, session.run([LOGITS], {INPUT: x})[0][0], expected, TOLERANCE)
+        comparison = _comparison(path, run(x)[0], expected, TOLERANCE)
         return comparison if comparison.matches else replace(comparison, cause="network")
 
     return compare

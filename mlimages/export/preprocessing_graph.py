@@ -6,11 +6,14 @@ The graphs are written in ONNX's text format (https://onnx.ai/onnx/repo-docs/Syn
 
 from __future__ import annotations
 
+from typing import Literal
+
 import onnx
 import onnx.inliner
 import onnx.parser
 
 from mlimages.core import ImageProperty
+from mlimages.export import portable_resize
 from mlimages.inference import INPUT
 
 PIXELS = "pixels"
@@ -19,19 +22,24 @@ PIXELS = "pixels"
 PREFIX = "prepare/"
 """Prefix of all names inside the graph."""
 
+ResizeForm = Literal["operator", "exact", "portable"]
+"""How the graph resizes.
+
+operator: ONNX's `Resize`, the fastest. ONNX Runtime rounds otherwise than Pillow in each of the two passes: few values
+differ by one level, and by two where both passes do.
+exact: Pillow's weights in two matrix products of 64-bit floats, bit for bit.
+portable: two matrix products of 32-bit floats (see `portable_resize`), the width always first: few values differ by
+more than one level, by up to three where a bicubic filter overshoots.
+"""
+
 
 def build_preprocessing_graph(
-    prop: ImageProperty, *, opset: int, ir_version: int, exact: bool = False
+    prop: ImageProperty, *, opset: int, ir_version: int, form: ResizeForm = "operator"
 ) -> onnx.ModelProto:
-    """Return a model from uint8 `image` `(N, H, W, 3)` to uint8 `pixels` `(N, h, w, C)`.
-
-    Args:
-        exact: resize with Pillow's integer weights in two matrix products, bit for bit. Otherwise with the operator
-            `Resize`, which is several times faster and differs by one level for few values (rarely two).
-    """
+    """Return a model from uint8 `image` `(N, H, W, 3)` to uint8 `pixels` `(N, h, w, C)`."""
     gray = _GRAY if prop.gray_scale else "upright = Identity(image)"
     part = _CENTRAL_PART if prop.resize == "downscale" else _WHOLE
-    resize, functions = (_RESIZE_EXACT, _FUNCTIONS) if exact else (_RESIZE, "")
+    resize, functions, kernel = _FORMS[form]
     text = f"""
     <ir_version: {ir_version}, opset_import: ["": {opset}, "pillow": 1]>
     prepare (uint8[N, H, W, 3] {INPUT}) => (uint8[N, {prop.height}, {prop.width}, {prop.channels}] {PIXELS})
@@ -42,9 +50,9 @@ def build_preprocessing_graph(
      int32[3] luma = {{19595, 38470, 7471}}, int32 luma_half = {{32768}}, int32 luma_unit = {{65536}}>
     {{ {gray} {part} {_TARGET[prop.resize]} {resize} {_CROP[prop.resize]} }}
     {functions}"""
-    kernel = {name: by_interpolation[prop.interpolation] for name, by_interpolation in _KERNEL.items()}
-    for placeholder, value in {"OPSET": str(opset), **kernel}.items():
-        text = text.replace(placeholder, value)
+    for placeholder, by_interpolation in kernel.items():
+        text = text.replace(placeholder, by_interpolation[prop.interpolation])
+    text = text.replace("OPSET", str(opset))
     model = onnx.inliner.inline_local_functions(onnx.parser.parse_model(text))
     _drop_unused(model)
     _prefix(model.graph)
@@ -228,6 +236,7 @@ _CROP = {
     "squash": "pixels = Identity(resized)",
 }
 
+_RADIUS = {"bilinear": "1.0", "bicubic": "2.0"}
 _WEIGHT = {
     # 1 - |t| for |t| < 1
     "bilinear": """
@@ -259,21 +268,17 @@ _WEIGHT = {
     weight = Where(is_near, near, far_or_zero)""",
 }
 
-_KERNEL = {
-    "MODE": {"bilinear": "linear", "bicubic": "cubic"},
-    "RADIUS": {"bilinear": "1.0", "bicubic": "2.0"},
-    "WEIGHT": _WEIGHT,
-}
-
-# precompute_coeffs, normalize_coeffs_8bpc and the two passes of libImaging/Resample.c: 22-bit weights, integer sums
-# (exact in float64), each pass rounded to 8 bits.
-_FUNCTIONS = """
+_HEIGHT = """
     <domain: "pillow", opset_import: ["": OPSET, "pillow": 1]>
     resample_height (x, target) => (y) {
       transposed = Transpose<perm = [0, 1, 3, 2]>(x)
       transposed_y = pillow.resample_width(transposed, target)
       y = Transpose<perm = [0, 1, 3, 2]>(transposed_y)
-    }
+    }"""
+
+# precompute_coeffs, normalize_coeffs_8bpc and the two passes of libImaging/Resample.c: 22-bit weights, integer sums
+# (exact in float64), each pass rounded to 8 bits.
+_EXACT_WIDTH = """
     <domain: "pillow", opset_import: ["": OPSET, "pillow": 1]>
     resample_width (x, target) => (y) {
       zero_real = Constant<value = double {0.0}>()
@@ -331,3 +336,10 @@ _FUNCTIONS = """
       levels_clipped = Max(levels_rounded, zero_real)
       y = Min(levels_clipped, max_level)
     }"""
+
+_FORMS: dict[ResizeForm, tuple[str, str, dict[str, dict[str, str]]]] = {
+    "operator": (_RESIZE, "", {"MODE": {"bilinear": "linear", "bicubic": "cubic"}}),
+    "exact": (_RESIZE_EXACT, _HEIGHT + _EXACT_WIDTH, {"RADIUS": _RADIUS, "WEIGHT": _WEIGHT}),
+    "portable": (portable_resize.RESIZE, _HEIGHT + portable_resize.FUNCTION, {"WEIGHT": portable_resize.WEIGHT}),
+}
+"""Of each form: the resize, the functions that it calls, and what replaces the placeholders, by interpolation."""

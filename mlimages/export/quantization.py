@@ -5,24 +5,19 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
-from onnxruntime.quantization.shape_inference import quant_pre_process
-from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from mlimages import images
 from mlimages.core import ImageError, InputError, NoProgress, Progress, as_path, counted, wilson_interval
-from mlimages.export.onnx_writer import prepend_preprocessing, strip_preprocessing, with_new_probe
-from mlimages.export.preprocessing_graph import PIXELS
-from mlimages.inference import BundleSession, OnnxBundle, matched
+from mlimages.export.quantized_variants import Run, runner, write_variants
+from mlimages.inference import OnnxBundle, Provenance, expected_calibration_error, matched, softmax
 from mlimages.labels import LabelFile
 
 CALIBRATION_IMAGES = 100
@@ -30,9 +25,6 @@ CALIBRATION_IMAGES = 100
 
 MIN_SPEEDUP = 1.05
 """A variant is written only if it is at least this many times as fast as the original."""
-
-PROBE_TOLERANCE = 0.1
-"""Integer kernels round differently from one processor to another."""
 
 TIMED_IMAGES, TIMED_ROUNDS = 8, 7
 
@@ -44,12 +36,16 @@ class Trial:
     Attributes:
         accuracy: share of correct predictions (0..1).
         images_per_s: images per second of CPU time on one core, preprocessing included, decoding excluded.
+        calibration_error: expected calibration error (0..1) of the probabilities.
+        known: share of images (0..1) that reach the file's threshold of "unknown".
     """
 
     name: str
     accuracy: float
     images_per_s: float
     size_bytes: int
+    calibration_error: float = 0.0
+    known: float = 1.0
 
     def __str__(self) -> str:
         return f"{self.name} ({self.accuracy:.1%}, {self.images_per_s:.0f} images/s, {self.size_bytes / 1e6:.1f} MB)"
@@ -63,11 +59,13 @@ class Quantization:
         trials: the original, then the variants.
         count: number of images that the accuracies were measured on.
         chosen: the variant that was written; None if no variant is fast and accurate enough.
+        refusals: for each variant, why it is not written; empty for one that is fast and accurate enough.
     """
 
     trials: tuple[Trial, ...]
     count: int
     chosen: Trial | None
+    refusals: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         chosen = self.chosen.name if self.chosen else None
@@ -85,17 +83,19 @@ def quantize(
 ) -> Quantization:
     """Measure 8-bit integer (and 16-bit float) variants of a network, and write the fastest to `out` if it pays off.
 
-    Weights are quantized per channel, activations per tensor with static ranges. The preprocessing is not quantized.
+    Weights are quantized per channel, activations per tensor with static ranges. The preprocessing, the last layer,
+    the softmax and its temperature are not quantized. Accuracy and calibration error in the written file are those
+    measured here.
 
     Args:
-        bundle: an exported file with preprocessing.
+        bundle: an exported file.
         calibration: a label file or its path, best with 200 images or more; classes are matched by name.
         out: the .onnx file to write.
-        max_drop: largest accepted loss of accuracy, in percentage points.
+        max_drop: largest accepted loss of accuracy, in percentage points; one image is always accepted.
         fp16: also measure 16-bit floats.
 
     Raises:
-        BundleError: the file is not an mlimages bundle, or has no preprocessing.
+        BundleError: the file is not an mlimages bundle, or is without preprocessing and subtracts a mean image.
         InputError: the label file has a class that the bundle does not know, or fewer than two images that can be
             decoded.
 
@@ -117,21 +117,16 @@ def quantize(
     calibration_set, test_set = _split(samples)
     with tempfile.TemporaryDirectory() as folder:
         pixels = [sample.pixels for sample in calibration_set]
-        variants = _write_variants(bundle, pixels, Path(folder), fp16=fp16, progress=progress)
-        trials = _measure({"original": bundle, **variants}, test_set, progress)
-        chosen = _best(trials, max_drop)
+        variants = write_variants(bundle, pixels, Path(folder), fp16=fp16, progress=progress)
+        measured = _measure({"original": bundle, **variants}, test_set, progress)
+        trials = tuple(each.trial for each in measured)
+        refusals = tuple(_refusal(trial, trials[0], len(test_set), max_drop) for trial in trials[1:])
+        chosen = _fastest(measured[1:], refusals)
         if chosen:
-            interval = wilson_interval(round(chosen.accuracy * len(test_set)), len(test_set))
-            provenance = replace(
-                bundle.provenance,
-                parity=None,
-                accuracy=(chosen.accuracy, *interval),
-                accuracy_count=len(test_set),
-                quantization=tuple(asdict(trial) for trial in trials),
-            )
-            variant = variants[chosen.name]
+            variant = variants[chosen.trial.name]
+            provenance = _provenance(bundle, chosen, trials, len(test_set))
             replace(variant, path=as_path(out), provenance=provenance).write(variant.path)
-    return Quantization(trials, len(test_set), chosen)
+    return Quantization(trials, len(test_set), chosen.trial if chosen else None, refusals)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,95 +160,77 @@ def _split(samples: Sequence[_Sample]) -> tuple[list[_Sample], list[_Sample]]:
     return calibration_set, [sample for index, sample in enumerate(samples) if index not in indices]
 
 
-def _write_variants(
-    bundle: OnnxBundle, pixels: Sequence[NDArray[np.uint8]], folder: Path, *, fp16: bool, progress: Progress
-) -> dict[str, OnnxBundle]:
-    stripped, network = folder / "stripped.onnx", folder / "network.onnx"
-    onnx.save(strip_preprocessing(onnx.load(bundle.path), bundle.preprocessing), stripped)
-    quant_pre_process(stripped, network, skip_symbolic_shape=True)
-    writers: dict[str, Callable[[Path], None]] = {
-        "int8": lambda path: _write_int8(network, path, pixels, reduce_range=False),
-        "int8, reduced range": lambda path: _write_int8(network, path, pixels, reduce_range=True),
-    }
-    if fp16:
-        writers["float16"] = lambda path: _write_float16(network, path)
-    progress.start("quantize", len(writers), "variants")
-    variants = {}
-    for name, write in writers.items():
-        path = folder / f"{name}.onnx"
-        write(path)
-        model = onnx.load(path)
-        prepend_preprocessing(model, bundle.preprocessing, exact=bundle.exact_resize)
-        path.write_bytes(model.SerializeToString())
-        variants[name] = with_new_probe(replace(bundle, path=path), tolerance=PROBE_TOLERANCE)
-        progress.advance()
-    progress.close()
-    return variants
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """A trial, and the calibration error of its logits before their temperature."""
+
+    trial: Trial
+    uncalibrated_error: float
 
 
-def _write_int8(network: Path, path: Path, pixels: Sequence[NDArray[np.uint8]], *, reduce_range: bool) -> None:
-    quantize_static(
-        network,
-        path,
-        _CalibrationPixels(pixels),
-        per_channel=True,
-        reduce_range=reduce_range,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-    )
-
-
-def _write_float16(network: Path, path: Path) -> None:
-    onnx.save(convert_float_to_float16(onnx.load(network), keep_io_types=True), path)
-
-
-class _CalibrationPixels(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types
-    """Calibration images as batches of one."""
-
-    def __init__(self, pixels: Sequence[NDArray[np.uint8]]) -> None:
-        self._remaining = iter(pixels)
-
-    def get_next(self) -> Mapping[str, NDArray[np.uint8]] | None:
-        pixels = next(self._remaining, None)
-        return None if pixels is None else {PIXELS: pixels[None]}
-
-
-def _measure(bundles: Mapping[str, OnnxBundle], test_set: Sequence[_Sample], progress: Progress) -> tuple[Trial, ...]:
-    sessions = {name: BundleSession(bundle) for name, bundle in bundles.items()}
-    progress.start("measure", len(sessions) * len(test_set), "images")
-    accuracies = {}
-    for name, session in sessions.items():
-        correct = 0
+def _measure(bundles: Mapping[str, OnnxBundle], test_set: Sequence[_Sample], progress: Progress) -> list[_Measured]:
+    runners = {name: runner(bundle) for name, bundle in bundles.items()}
+    labels = np.array([sample.label for sample in test_set])  # (N,)
+    speeds = _images_per_s(runners, [sample.pixels for sample in test_set[:TIMED_IMAGES]])
+    progress.start("measure", len(runners) * len(test_set), "images")
+    measured = []
+    for name, bundle in bundles.items():
+        rows = []
         for sample in test_set:
-            correct += int(session.run([sample.pixels])[0].argmax()) == sample.label
+            rows.append(runners[name]([sample.pixels]))
             progress.advance()
-        accuracies[name] = correct / len(test_set)
+        logits, probabilities = (np.concatenate(each) for each in zip(*rows, strict=True))  # (N, classes) each
+        trial = Trial(
+            name=name,
+            accuracy=float((probabilities.argmax(axis=1) == labels).mean()),
+            images_per_s=speeds[name],
+            size_bytes=bundle.path.stat().st_size,
+            calibration_error=expected_calibration_error(probabilities, labels),
+            known=float((probabilities.max(axis=1) >= bundle.unknown_below).mean()),
+        )
+        measured.append(_Measured(trial, expected_calibration_error(softmax(logits), labels)))
     progress.close()
-    speeds = _images_per_s(sessions, [sample.pixels for sample in test_set[:TIMED_IMAGES]])
-    return tuple(
-        Trial(name, accuracies[name], speeds[name], bundle.path.stat().st_size) for name, bundle in bundles.items()
-    )
+    return measured
 
 
-def _images_per_s(sessions: Mapping[str, BundleSession], pixels: Sequence[NDArray[np.uint8]]) -> dict[str, float]:
-    """Images per second of CPU time, median over rounds in which the sessions alternate."""
-    seconds: dict[str, list[float]] = {name: [] for name in sessions}
+def _images_per_s(runners: Mapping[str, Run], pixels: Sequence[NDArray[np.uint8]]) -> dict[str, float]:
+    """Images per second of CPU time, median over rounds in which the variants alternate."""
+    seconds: dict[str, list[float]] = {name: [] for name in runners}
     for _ in range(TIMED_ROUNDS):
-        for name, session in sessions.items():
+        for name, run in runners.items():
             start = time.process_time()
             for image in pixels:
-                session.run([image])
+                run([image])
             seconds[name].append((time.process_time() - start) / len(pixels))
     return {name: 1 / median(rounds) for name, rounds in seconds.items()}
 
 
-def _best(trials: Sequence[Trial], max_drop: float) -> Trial | None:
-    """The fastest variant that is clearly faster than the original, and accurate enough."""
-    original, *variants = trials
-    candidates = [
-        trial
-        for trial in variants
-        if trial.images_per_s >= MIN_SPEEDUP * original.images_per_s
-        and trial.accuracy >= original.accuracy - max_drop / 100 - 1e-9
-    ]
-    return max(candidates, key=lambda trial: trial.images_per_s, default=None)
+def _refusal(trial: Trial, original: Trial, count: int, max_drop: float) -> str:
+    """Why a variant is not written; empty if it is clearly faster than the original and accurate enough."""
+    speedup, drop = trial.images_per_s / original.images_per_s, original.accuracy - trial.accuracy
+    reasons = []
+    if speedup < MIN_SPEEDUP:
+        reasons.append(f"not faster ({speedup:.2f} x, at least {MIN_SPEEDUP} x is needed)")
+    if drop > max(max_drop / 100, 1 / count) + 1e-9:
+        reasons.append(f"loses {drop * 100:.1f} points of accuracy, more than {max_drop:g}")
+    return " and ".join(reasons)
+
+
+def _fastest(measured: Sequence[_Measured], refusals: Sequence[str]) -> _Measured | None:
+    accepted = [each for each, refusal in zip(measured, refusals, strict=True) if not refusal]
+    return max(accepted, key=lambda each: each.trial.images_per_s, default=None)
+
+
+def _provenance(bundle: OnnxBundle, chosen: _Measured, trials: Sequence[Trial], count: int) -> Provenance:
+    """What the written file says of itself: nothing that was measured on the original alone."""
+    trial = chosen.trial
+    errors = (chosen.uncalibrated_error, trial.calibration_error)
+    return replace(
+        bundle.provenance,
+        parity=None,
+        target_parity=None,
+        accuracy=(trial.accuracy, *wilson_interval(round(trial.accuracy * count), count)),
+        accuracy_count=count,
+        calibration_error=errors if bundle.provenance.calibration_error else None,
+        quantization=tuple(asdict(each) for each in trials),
+    )

@@ -8,6 +8,7 @@ from .bundle import ParityProbe as ParityProbe
 from .bundle import Provenance as Provenance
 from .bundle import data_path as data_path
 from .bundle import model_file as model_file
+from .calibration import expected_calibration_error as expected_calibration_error
 from .calibration import softmax as softmax
 from .evaluation import Evaluation as Evaluation
 from .evaluation import evaluate as evaluate
@@ -16,4 +17,5 @@ from .onnx_metadata import open_session as open_session
 from .predictor import Answer as Answer
 from .predictor import Predictor as Predictor
 from .session import BundleSession as BundleSession
+from .session import at_fixed_point as at_fixed_point
 from .session import relative_difference as relative_difference

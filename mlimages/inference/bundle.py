@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlimages.core import BundleError, Preprocessing
+from mlimages.core import BundleError, Preprocessing, Target
 from mlimages.inference.onnx_metadata import open_session, read_metadata, write_metadata
 
 VERSION = 1
@@ -88,6 +88,8 @@ class Provenance:
         calibration_error: expected calibration error (0..1) before and after the temperature was fitted.
         quantization: one row per trial: name, accuracy, images per second, bytes.
         versions: of the packages that made the file.
+        target: the runtime that the file is for.
+        target_parity: the same comparison in that runtime; None where it is ONNX Runtime, or was not installed.
     """
 
     created: str = ""
@@ -100,6 +102,8 @@ class Provenance:
     calibration_error: tuple[float, float] | None = None
     quantization: tuple[Mapping[str, str | float], ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
+    target: Target = "onnxruntime"
+    target_parity: Parity | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,8 +197,8 @@ class OnnxBundle:
 
 def _from_json(values: dict[str, Any]) -> dict[str, Any]:
     probe, provenance = values["probe"], values["provenance"]
-    if provenance["parity"] is not None:
-        provenance["parity"] = Parity(**provenance["parity"])
+    for key in ("parity", "target_parity"):
+        provenance[key] = Parity(**provenance[key]) if provenance.get(key) else None
     probe["pixels"] = base64.b64decode(probe["pixels"])
     if len(probe["pixels"]) != probe["width"] * probe["height"] * 3:
         raise ValueError("the probe's image has another size")

@@ -17,7 +17,7 @@ from mlimages.serving import handlers, inference_protocol
 from mlimages.serving.access import allow_origins, check_access
 from mlimages.serving.access_log import log_request
 from mlimages.serving.connections import BACKLOG, Connections, max_connections
-from mlimages.serving.problems import Handler, ProblemError, as_json
+from mlimages.serving.problems import Handler, as_json
 from mlimages.serving.service import SERVICE, Service
 from mlimages.serving.settings import ServerSettings, check_exposure
 
@@ -43,7 +43,7 @@ def make_app(model: Model, settings: ServerSettings | None = None) -> web.Applic
     """
     settings = settings or ServerSettings()
     predictor = model if isinstance(model, Predictor) else Predictor(model, max_pixels=settings.max_pixels)
-    app = web.Application(middlewares=[allow_origins, as_json, _guard])
+    app = web.Application(middlewares=[allow_origins, _measured, as_json, _guard])
     app[SERVICE] = Service(predictor, settings)
     app.cleanup_ctx.append(_closing)
     app.add_routes(handlers.routes())
@@ -110,25 +110,16 @@ async def _closing(app: web.Application) -> AsyncIterator[None]:
 
 
 @web.middleware
-async def _guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Access, counting and logging of every request."""
+async def _measured(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Counting and logging of every request, whatever its answer."""
     service, begin = request.app[SERVICE], time.perf_counter()
     resource = request.match_info.route.resource
     status, size_bytes = 499, 0  # nginx's status for a client that has gone
     service.in_flight.add(request.protocol)
     try:
-        response = await _answer(request, handler, service)
+        response = await handler(request)
         status, size_bytes = response.status, response.content_length or 0
         return response
-    except ProblemError as problem:
-        status = problem.status
-        raise
-    except web.HTTPException as error:
-        status = error.status
-        raise
-    except Exception:
-        status = 500
-        raise
     finally:
         service.in_flight.discard(request.protocol)
         service.request_ended(request.protocol)
@@ -139,7 +130,10 @@ async def _guard(request: web.Request, handler: Handler) -> web.StreamResponse:
             log_request(request, status=status, size_bytes=size_bytes, duration_s=duration_s)
 
 
-async def _answer(request: web.Request, handler: Handler, service: Service) -> web.StreamResponse:
+@web.middleware
+async def _guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Who may send requests, and headers of every answer that is no error."""
+    service = request.app[SERVICE]
     check_access(request, service.settings)
     response = await handler(request)
     response.headers.update({"X-Content-Type-Options": "nosniff", "Server": "mlimages"})

@@ -66,6 +66,6 @@ async def as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
         )
     except ConnectionError:
         raise
-    except Exception:
+    except Exception:  # a fault of the server itself: the client gets JSON too, the log says what happened
         logger.exception("%s %s", request.method, request.path)
         return internal().response(request.path)

@@ -2,7 +2,9 @@
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import onnx
@@ -14,8 +16,18 @@ from torch import nn
 
 import mlimages
 from mlimages import images
-from mlimages.core import ExportError, ImageProperty, Normalization, Preprocessing, RunError
-from mlimages.export import ExportOptions, TrainedNetwork, export_network, onnx_writer, parity
+from mlimages.core import (
+    ExportError,
+    ImageProperty,
+    InputError,
+    LabeledPath,
+    Normalization,
+    Preprocessing,
+    RunError,
+    Target,
+)
+from mlimages.export import RUNTIMES, ExportOptions, TrainedNetwork, export_network, onnx_writer
+from mlimages.export import parity as parity_module
 from mlimages.export.preprocessing_graph import build_preprocessing_graph
 from mlimages.inference import OnnxBundle
 from mlimages.labels import write_label_file
@@ -66,12 +78,60 @@ def test_the_file_takes_batches_of_images_of_any_size_and_returns_logits_and_pro
         assert logits.shape == (count, 3)
 
 
-def test_the_file_is_valid_onnx_of_opset_18_or_later_with_its_weights_inside(plain: OnnxBundle) -> None:
+def test_the_file_is_valid_onnx_of_the_lowest_opset_with_its_weights_inside(plain: OnnxBundle) -> None:
     model = onnx.load(plain.path, load_external_data=False)
     onnx.checker.check_model(model, full_check=True)
-    assert {entry.domain: entry.version for entry in model.opset_import}[""] >= 18
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 18)]
+    assert model.ir_version == 8  # ONNX Runtime 1.16 refuses 10
     assert not any(onnx.external_data_helper.uses_external_data(tensor) for tensor in model.graph.initializer)
     assert model.graph.input[0].type.denotation == "IMAGE"
+
+
+@pytest.mark.parametrize("target", get_args(Target))
+def test_the_file_for_a_runtime_is_compared_in_that_runtime_where_it_is_installed(
+    target: Target, tmp_path: Path
+) -> None:
+    bundle = exported("cifar10_cnn", tmp_path, count=3, options=ExportOptions(target=target))
+    runtime, parity = RUNTIMES[target], bundle.provenance.target_parity
+    assert OnnxBundle.read(bundle.path).provenance.target == target
+    assert bundle.includes_preprocessing == (target not in ("tensorrt", "opencv"))
+    assert (parity is not None) == runtime.is_installed
+    assert parity is None or (parity.count == 3 and parity.worst < parity_module.RESIZE_TOLERANCE)
+    assert parity or not runtime.open or runtime.unchecked
+
+
+def test_a_runtime_that_answers_otherwise_or_cannot_load_the_file_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    openers = {
+        "not match": lambda package, path: lambda x: np.array([[1, 0, 0]], np.float32),
+        "cannot load": lambda package, path: 1 / 0,
+    }
+    for message, opener in openers.items():
+        runtime = replace(RUNTIMES["openvino"], open=opener, package="numpy")
+        monkeypatch.setitem(RUNTIMES, "openvino", runtime)
+        with pytest.raises(ExportError, match=message):
+            exported("lenet5", tmp_path, count=2, options=ExportOptions(target="openvino"))
+        assert not (tmp_path / "model.onnx").exists()
+
+
+def test_the_exact_resize_is_refused_for_a_runtime_that_does_not_compute_it() -> None:
+    with pytest.raises(InputError, match="OpenVINO does not compute the exact resize"):
+        ExportOptions(exact=True, target="openvino")
+
+
+@pytest.mark.parametrize("options", [ExportOptions(calibrate=True), ExportOptions(known_share=0.95)])
+def test_calibration_without_a_validation_image_is_an_error_that_names_the_folder(
+    options: ExportOptions, tmp_path: Path
+) -> None:
+    missing = [LabeledPath(tmp_path / "gone" / "a.jpg", 0), LabeledPath(tmp_path / "gone" / "b.jpg", 1)]
+    with pytest.raises(
+        InputError, match=rf"none of 2 validation images can be read \(looked for in {tmp_path / 'gone'}"
+    ):
+        export_network(trained("lenet5"), tmp_path / "a.onnx", validation=missing, options=options)
+    with pytest.raises(InputError, match="there is no validation image"):
+        export_network(trained("lenet5"), tmp_path / "a.onnx", validation=[], options=options)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_file_contains_no_path_of_the_machine_that_wrote_it(plain: OnnxBundle) -> None:
@@ -159,7 +219,7 @@ class OneLevel(nn.Module):
 
 def test_the_exact_resize_is_used_where_one_level_changes_the_class(tmp_path: Path) -> None:
     item, prop = pictures(tmp_path / "p", 1)[0], ImageProperty(40, resize="squash")
-    fast = ort.InferenceSession(build_preprocessing_graph(prop, opset=20, ir_version=10).SerializeToString())
+    fast = ort.InferenceSession(build_preprocessing_graph(prop, opset=18, ir_version=8).SerializeToString())
     for seed in itertools.count():  # until the fast resize differs somewhere
         pixels = images.prepare(picture(seed, 97, 83), prop)
         if (fast.run(None, {"image": np.asarray(picture(seed, 97, 83))[None]})[0][0] != pixels).any():
@@ -210,7 +270,7 @@ def test_weights_beside_the_file_are_replaced_together_with_it(tmp_path: Path, m
     before = (tmp_path / "model.onnx.data").read_bytes()
     exported("lenet5", tmp_path, count=2)
     assert (tmp_path / "model.onnx.data").read_bytes() == before
-    monkeypatch.setattr(parity, "TOLERANCE", -1.0)
+    monkeypatch.setattr(parity_module, "TOLERANCE", -1.0)
     with pytest.raises(ExportError, match="nothing was written"):
         export_network(trained("lenet5", seed=1), tmp_path / "model.onnx", validation=pictures(tmp_path / "p", 2))
     assert (tmp_path / "model.onnx.data").read_bytes() == before

@@ -2,18 +2,21 @@
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
+from mlimages import images
 from mlimages.core import InputError
-from mlimages.export import Quantization, quantize
+from mlimages.export import ExportOptions, Quantization, export_network, quantize
 from mlimages.export import quantization as module
-from mlimages.export.quantization import Trial, _best
-from mlimages.inference import OnnxBundle, Predictor, open_session
+from mlimages.export.quantization import Trial, _refusal
+from mlimages.export.quantized_variants import runner
+from mlimages.inference import OnnxBundle, Predictor, open_session, softmax
 from mlimages.inference.onnx_metadata import read_metadata
 from mlimages.labels import LabelFile, write_label_file
 from mlimages.reports import bundle_notes
-from tests.deploying import pictures
+from tests.deploying import pictures, trained
 
 pytestmark = pytest.mark.train
 
@@ -74,20 +77,48 @@ def test_nothing_is_written_if_no_variant_is_faster(
 
 
 @pytest.mark.parametrize(
-    ("trials", "chosen"),
+    ("accuracy", "images_per_s", "count", "refusal"),
     [
-        ([("a", 0.90, 300.0), ("b", 0.895, 200.0)], "a"),
-        ([("a", 0.88, 300.0), ("b", 0.89, 200.0)], "b"),
-        ([("a", 0.95, 102.0)], None),
-        ([("a", 0.80, 900.0)], None),
+        (0.895, 200.0, 1000, ""),
+        (0.89, 106.0, 1000, ""),
+        (0.95, 102.0, 1000, "not faster (1.02 x, at least 1.05 x is needed)"),
+        (0.80, 900.0, 1000, "loses 10.0 points of accuracy, more than 1"),
+        (0.80, 50.0, 1000, "not faster (0.50 x, at least 1.05 x is needed) and loses 10.0 points of accuracy"),
+        (0.80, 900.0, 10, ""),  # one image of ten
     ],
-    ids=["the fastest", "the fastest within the drop", "not clearly faster", "too inaccurate"],
 )
-def test_the_best_variant_is_the_fastest_that_keeps_its_accuracy(
-    trials: list[tuple[str, float, float]], chosen: str | None
+def test_a_refusal_names_each_condition_that_failed_and_one_image_may_always_be_lost(
+    accuracy: float, images_per_s: float, count: int, refusal: str
 ) -> None:
-    best = _best([Trial("original", 0.9, 100.0, 1), *(Trial(*one, 1) for one in trials)], 1.0)
-    assert (best.name if best else None) == chosen
+    found = _refusal(Trial("a", accuracy, images_per_s, 1), Trial("original", 0.9, 100.0, 1), count, 1.0)
+    assert found.startswith(refusal)
+    assert bool(found) == bool(refusal)
+
+
+@pytest.mark.parametrize("preprocessing", [True, False])
+def test_a_quantized_file_keeps_float_probabilities_and_claims_only_what_was_measured_on_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, preprocessing: bool
+) -> None:
+    """Of 40 classes an 8-bit softmax gives most the probability 0, and rows that do not add up to 1."""
+    monkeypatch.setattr(module, "MIN_SPEEDUP", 0.0)
+    names = tuple(f"class{n}" for n in range(40))
+    write_label_file(tmp_path / "val.txt", pictures(tmp_path / "p", 12), names)
+    network = trained("cifar10_cnn", classes=40)
+    options = ExportOptions(include_preprocessing=preprocessing, calibrate=True)
+    before = export_network(network, tmp_path / "a.onnx", validation=tmp_path / "val.txt", options=options)
+    result = quantize(before, tmp_path / "val.txt", tmp_path / "b.onnx", max_drop=100)
+    after = OnnxBundle.read(tmp_path / "b.onnx")
+    pixels = [images.load_pixels(item.path, network.preprocessing.image) for item in LabelFile(tmp_path / "val.txt")]
+    logits, probabilities = runner(after)(pixels)
+    assert result.chosen is not None
+    assert (probabilities > 0).all()
+    np.testing.assert_allclose(probabilities, softmax(logits, before.temperature), rtol=1e-4)
+    assert after.provenance.calibration_error is not None
+    assert after.provenance.calibration_error[1] == result.chosen.calibration_error
+    assert (after.provenance.parity, after.provenance.accuracy_count) == (None, result.count)
+    assert after.includes_preprocessing == preprocessing
+    metadata = {entry.key for entry in onnx.load(after.path).metadata_props}
+    assert ("Image.BitmapPixelFormat" in metadata) == preprocessing
 
 
 def test_a_class_that_the_bundle_does_not_know_is_an_error(bundle: OnnxBundle, tmp_path: Path) -> None:

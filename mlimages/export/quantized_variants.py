@@ -1,0 +1,143 @@
+"""Quantized variants of an exported file: what is quantized, what stays float, and how each is run."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+from onnxruntime.transformers.float16 import convert_float_to_float16
+from PIL import Image
+
+from mlimages import images
+from mlimages.core import BundleError, Progress
+from mlimages.export.onnx_writer import insert_preprocessing, probe_image, take_preprocessing, with_probe_logits
+from mlimages.export.preprocessing_graph import PIXELS
+from mlimages.inference import INPUT, LOGITS, PROBABILITIES, BundleSession, OnnxBundle, open_session
+from mlimages.networks import Normalize
+
+PROBE_TOLERANCE = 0.1
+"""Integer kernels round differently from one processor to another."""
+
+Outputs = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""Logits and probabilities, each `(N, classes)`."""
+
+Run = Callable[[Sequence[NDArray[np.uint8]]], Outputs]
+"""From prepared images, each `(h, w, C)`."""
+
+_Batch = Mapping[str, NDArray[np.generic]]
+
+
+def write_variants(
+    bundle: OnnxBundle, pixels: Sequence[NDArray[np.uint8]], folder: Path, *, fp16: bool, progress: Progress
+) -> dict[str, OnnxBundle]:
+    """Write each variant to a file in `folder`; `pixels` are prepared images that the ranges come from."""
+    model = onnx.load(bundle.path)
+    preprocessing = take_preprocessing(model, bundle.preprocessing) if bundle.includes_preprocessing else None
+    bare, network = folder / "bare.onnx", folder / "network.onnx"
+    onnx.save(model, bare)
+    quant_pre_process(bare, network, skip_symbolic_shape=True)
+    batches = [{PIXELS: one[None]} if preprocessing else {INPUT: _normalized(bundle, [one])} for one in pixels]
+    floats = float_nodes(onnx.load(network))
+    writers: dict[str, Callable[[Path], None]] = {
+        "int8": lambda path: _write_int8(network, path, batches, floats, reduce_range=False),
+        "int8, reduced range": lambda path: _write_int8(network, path, batches, floats, reduce_range=True),
+    }
+    if fp16:
+        writers["float16"] = lambda path: _write_float16(network, path, floats)
+    progress.start("quantize", len(writers), "variants")
+    variants = {}
+    for name, write in writers.items():
+        path = folder / f"{name}.onnx"
+        write(path)
+        if preprocessing:
+            model = onnx.load(path)
+            insert_preprocessing(model, preprocessing)
+            path.write_bytes(model.SerializeToString())
+        variants[name] = _with_new_probe(replace(bundle, path=path))
+        progress.advance()
+    progress.close()
+    return variants
+
+
+def float_nodes(model: onnx.ModelProto) -> list[str]:
+    """Names of the nodes that are not quantized: the last layer with weights, and what does not lead to it."""
+    producers = {output: node for node in model.graph.node for output in node.output}
+    layer = next((node for node in _upstream(LOGITS, producers) if node.op_type in ("Conv", "Gemm", "MatMul")), None)
+    body = {node.name for node in _upstream(layer.input[0], producers)} if layer else set()
+    return [node.name for node in model.graph.node if node.name not in body]
+
+
+def _upstream(tensor: str, producers: Mapping[str, onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """The nodes that a tensor is computed by, the nearest first."""
+    waiting, seen = deque([tensor]), set[str]()
+    while waiting:
+        node = producers.get(waiting.popleft())
+        if node and node.name not in seen:
+            seen.add(node.name)
+            waiting.extend(node.input)
+            yield node
+
+
+def _write_int8(network: Path, path: Path, batches: Sequence[_Batch], floats: list[str], *, reduce_range: bool) -> None:
+    quantize_static(
+        network,
+        path,
+        _CalibrationBatches(batches),
+        per_channel=True,
+        reduce_range=reduce_range,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        nodes_to_exclude=floats,
+    )
+
+
+def _write_float16(network: Path, path: Path, floats: list[str]) -> None:
+    onnx.save(convert_float_to_float16(onnx.load(network), keep_io_types=True, node_block_list=floats), path)
+
+
+class _CalibrationBatches(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types
+    """Calibration images as batches of one."""
+
+    def __init__(self, batches: Sequence[_Batch]) -> None:
+        self._remaining = iter(batches)
+
+    def get_next(self) -> _Batch | None:
+        return next(self._remaining, None)
+
+
+def runner(bundle: OnnxBundle) -> Run:
+    """From prepared pixels to logits and probabilities, whatever the file takes."""
+    if bundle.includes_preprocessing:
+        return BundleSession(bundle).run
+    session = open_session(bundle.path, threads=1)
+
+    def run(pixels: Sequence[NDArray[np.uint8]]) -> Outputs:
+        logits, probabilities = session.run([LOGITS, PROBABILITIES], {INPUT: _normalized(bundle, pixels)})
+        return logits, probabilities
+
+    return run
+
+
+def _normalized(bundle: OnnxBundle, pixels: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+    normalization = bundle.preprocessing.normalization
+    if normalization.mean_image:
+        raise BundleError(f"{bundle.path} subtracts the mean image outside the file: export it with preprocessing")
+    x: NDArray[np.float32] = Normalize(normalization)(torch.from_numpy(np.stack(pixels))).numpy()
+    return x
+
+
+def _with_new_probe(bundle: OnnxBundle) -> OnnxBundle:
+    image = probe_image(bundle)
+    if bundle.includes_preprocessing:
+        logits = open_session(bundle.path, threads=1).run([LOGITS], {INPUT: image[None]})[0]
+    else:
+        logits = runner(bundle)([images.prepare(Image.fromarray(image), bundle.preprocessing.image)])[0]
+    return with_probe_logits(bundle, logits[0], tolerance=PROBE_TOLERANCE)
