@@ -20,7 +20,7 @@ from mlimages.cli.gather_search import commons, inaturalist, openverse, pexels, 
 from mlimages.cli.hints import say_next
 from mlimages.cli.options import GroupedCommand, takes_options
 from mlimages.cli.process import collect_garbage_rarely
-from mlimages.core import GatherError, GatherSummary, as_path, counted
+from mlimages.core import GatherError, GatherSummary, Reason, as_path, counted
 from mlimages.gathering import GatherOptions
 
 if TYPE_CHECKING:
@@ -28,6 +28,18 @@ if TYPE_CHECKING:
     from mlimages.gathering import Source
 
 _ROWS = 15
+_IMAGES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic")
+_HINTS = {
+    Reason.PRIVATE_ADDRESS: "--allow-private connects to private addresses",
+    Reason.OPT_OUT: "--ignore-opt-out takes images whose site or metadata opts out",
+    Reason.HTML: "web pages came in place of images: a page to log in, or a block",
+    Reason.FORBIDDEN: "the hosts refuse: --header sends a Referer, --retry-failed forbidden asks again",
+    Reason.NAME_SERVER: "no name server answers: is the network up?",
+    Reason.UNREACHABLE: "is the network up?",
+    Reason.PROXY: "the proxy does not answer as one: see --proxy",
+    Reason.TOO_SMALL: "--min-size is their least shorter side",
+}
+"""What a failure that most links share asks of the user."""
 
 
 def register(app: typer.Typer) -> None:
@@ -53,13 +65,11 @@ class _Gather(TyperGroup):
         """Find the command, or name the one that takes what was given in its place."""
         first = args[0]
         if first not in self.commands and ("://" in first or Path(first).suffix or Path(first).exists()):
-            links = (
-                f"echo {shlex.quote(first)} | mlimages gather urls -"
-                if "://" in first
-                else (f"mlimages gather urls {shlex.join(args)}")
-            )
-            out = "" if {"-o", "--out"} & set(args) and "://" not in first else " -o FOLDER"
-            ctx.fail(f"lists of links are taken by `gather urls`: {links}{out}")
+            out = "" if {"-o", "--out"} & set(args) else " -o FOLDER"
+            command = f"mlimages gather urls {shlex.join(args)}{out}"
+            if "://" in first and Path(first).suffix.lower() in _IMAGES:
+                command = f"echo {shlex.quote(first)} | mlimages gather urls {shlex.join(['-', *args[1:]])}{out}"
+            ctx.fail(f"links and lists of links are taken by `gather urls`: {command}")
         return super().resolve_command(ctx, args)
 
 
@@ -207,8 +217,7 @@ def _run(
     elif not quiet:
         print("\n".join(_table(summary)))
     if not summary.ok:
-        why = f"{out}/manifest.jsonl says why, link by link" if summary.failed else "there was no link to follow"
-        raise GatherError(f"nothing was gathered; {why}")
+        raise GatherError(f"no image was gathered: {_why_none(summary)}")
     if not quiet:
         print(file=sys.stderr)
         say_next("label", out, *(["--leaf"] if any("/" in label for label in summary.classes) else []))
@@ -236,10 +245,21 @@ def _print_plan(source: Any, *, as_json: bool) -> None:
         print(f"{'total of ' + counted(len(plan), 'class'):<50} {sum(known):>9}")
 
 
+def _why_none(summary: GatherSummary) -> str:
+    if not summary.failed:
+        return "the source has no link"
+    if summary.open == summary.failed:
+        which = "the only link is" if summary.open == 1 else f"all {summary.open} links are"
+        return f"{which} still open: run the same command again"
+    return f"{summary.out}/manifest.jsonl has the reason of each link"
+
+
 def _table(summary: GatherSummary) -> Iterator[str]:
     if summary.failed > summary.ok and summary.reasons:
         reason, count = next(iter(summary.reasons.items()))
-        yield f"{summary.failed} of {summary.failed + summary.ok + summary.duplicate} links failed; {reason}: {count}\n"
+        hint = f" ({_HINTS[Reason(reason)]})" if reason in _HINTS else ""
+        links = summary.failed + summary.ok + summary.duplicate
+        yield f"{summary.failed} of {links} links failed; {reason}: {count}{hint}\n"
     yield from _counts("images by class", summary.classes)
     yield from _counts("failed links by reason", summary.reasons)
     yield from _counts("failed links by host", summary.hosts)
@@ -249,6 +269,10 @@ def _table(summary: GatherSummary) -> Iterator[str]:
     if summary.open:
         are_open = "1 link is" if summary.open == 1 else f"{summary.open:,} links are"
         yield f"{are_open} still open: run the same command again"
+        yield f"  mlimages {shlex.join(sys.argv[1:])}"
+    if summary.conflicting:
+        has = "1 duplicate has" if summary.conflicting == 1 else f"{summary.conflicting} duplicates have"
+        yield f"{has} another class than the image that was kept: see `same_as` in manifest.jsonl"
     if summary.changed:
         yield f"{counted(summary.changed, 'file')} changed since they were gathered: kept"
     if summary.removed:

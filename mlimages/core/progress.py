@@ -31,6 +31,10 @@ class NoProgress:
     def close(self) -> None: ...
 
 
+_WITH_FIGURES = "{desc}: |{bar}| {n_fmt}/{total_fmt} {rate_noinv_fmt}{postfix}"
+"""At 80 columns the figures leave no room for the times that tqdm shows."""
+
+
 class TqdmProgress:
     """A tqdm progress bar on standard error."""
 
@@ -42,10 +46,16 @@ class TqdmProgress:
         self._bar = tqdm(desc=what, total=total, unit=f" {unit}", dynamic_ncols=True, mininterval=interval_s)
 
     def advance(self, count: int = 1, **figures: object) -> None:
-        if self._bar is not None:
-            if figures:
-                self._bar.set_postfix(figures, refresh=False)
+        if self._bar is None:
+            return
+        if figures:
+            self._bar.bar_format = _WITH_FIGURES
+            text = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in figures.items())
+            self._bar.set_postfix_str(text, refresh=False)
+        if count:
             self._bar.update(count)
+        else:
+            self._bar.refresh()
 
     def close(self) -> None:
         if self._bar is not None:

@@ -104,6 +104,7 @@ class GatherSummary:
     duplicate: int
     failed: int
     near_duplicate: int
+    conflicting: int
     changed: int
     removed: int
     open: int

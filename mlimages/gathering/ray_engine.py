@@ -8,7 +8,7 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -121,6 +121,7 @@ class _Hands:
     """Hands each link to the worker of its shard."""
 
     waiting = 0
+    waited_for: Sequence[str] = ()
 
     def __init__(self, cluster: Cluster, gathered: Gathered, home: _Home, options: GatherOptions) -> None:
         self._gathered = gathered

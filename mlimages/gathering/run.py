@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,6 +23,7 @@ from mlimages.core import (
     Progress,
     Reason,
     as_path,
+    counted,
     is_remote,
 )
 from mlimages.gathering.download.body_file import Spool
@@ -43,6 +44,7 @@ MOST_WAITING = 20_000
 """Further links that wait for hosts which do not answer at present."""
 
 _LOOK_S = 0.2
+_REPORT_S = 1.0
 
 LOOKUPS = 64
 """Threads that look names up: a name server that does not answer holds one for long."""
@@ -132,6 +134,10 @@ class Hand(Protocol):
     def waiting(self) -> int:
         """How many links wait for hosts that do not answer at present."""
 
+    @property
+    def waited_for(self) -> Sequence[str]:
+        """Hosts that do not answer at present, where no other is left."""
+
     async def finish(self, ref: ImageRef) -> FetchResult:
         """Fetch, inspect, keep and record; the row of how it ended."""
 
@@ -168,6 +174,7 @@ class Run:
             self._tell_if_full(label)
         self._progress.start("gather", await _length(source), "links")
         refs = aiter(source)
+        reporter = asyncio.create_task(self._report_waiting())
         try:
             async with asyncio.TaskGroup() as self._group:
                 try:
@@ -178,6 +185,7 @@ class Run:
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
         finally:
+            reporter.cancel()
             if isinstance(refs, AsyncGenerator):
                 await refs.aclose()
             self._progress.close()
@@ -224,8 +232,15 @@ class Run:
         for label in list(self._parked) if row.reason is Reason.PLACEHOLDER else [ref.label]:
             self._start_parked(label)  # a placeholder may have cost another class a picture
         self._moved.set()
-        status = self._gathered.tally.status
-        self._progress.advance(1, good=status["ok"], bad=status["failed"], dup=status["duplicate"])  # in 80 columns
+        self._progress.advance(1, **self._gathered.tally.figures())
+
+    async def _report_waiting(self) -> None:
+        """Name the hosts that are waited for while nothing else is left."""
+        while True:
+            await asyncio.sleep(_REPORT_S)
+            if hosts := self._hand.waited_for:
+                more = f" +{len(hosts) - 1}" if len(hosts) > 1 else ""
+                self._progress.advance(0, waiting_for=f"{hosts[0][:30]}{more} ({counted(self._hand.waiting, 'link')})")
 
     def _start_parked(self, label: str) -> None:
         parked = self._parked.get(label)
@@ -251,6 +266,10 @@ class _Hand:
     @property
     def waiting(self) -> int:
         return self.fetcher.waiting
+
+    @property
+    def waited_for(self) -> Sequence[str]:
+        return self.fetcher.waited_for
 
     async def finish(self, ref: ImageRef) -> FetchResult:
         part = self.gathered.new_part()

@@ -41,8 +41,8 @@ def xmp(body: str, attributes: str = "", *, form: str = "JPEG", namespace: str =
     ).encode()
     image, out = Image.open(io.BytesIO(photo(77))), io.BytesIO()
     text = PngInfo()
-    text.add_itxt("XML:com.adobe.xmp", packet.decode())
-    image.save(out, form, **({"pnginfo": text} if form == "PNG" else {"xmp": packet}))
+    text.add_itxt("XML:com.adobe.xmp", packet.decode(), "en", "XMP", zip=form == "compressed PNG")
+    image.save(out, form.split()[-1], **({"pnginfo": text} if "PNG" in form else {"xmp": packet}))
     return out.getvalue()
 
 
@@ -76,6 +76,8 @@ REFUSALS = {
         tdmrep=[{"location": "/b/", "tdm-reservation": 0}, {"location": "/i/*.jpg", "tdm-reservation": 1}]),
     "xmp attribute": Case(image=xmp("", f'plus:DataMining="{term("DMI-PROHIBITED-AIMLTRAINING")}"')),
     "xmp element": Case(image=xmp(f"<plus:DataMining>{term('DMI-PROHIBITED')}</plus:DataMining>", form="PNG")),
+    "xmp compressed in a PNG": Case(
+        image=xmp("", f'plus:DataMining="{term("DMI-PROHIBITED-GENAIMLTRAINING")}"', form="compressed PNG")),
     "xmp with constraint": Case(image=xmp("", 'plus:DataMining="DMI-PROHIBITED-SEECONSTRAINT"', form="WEBP")),
 }  # fmt: skip
 
@@ -106,6 +108,8 @@ LOOK_ALIKES = {
         tdmrep=[{"location": "/i/", "tdm-reservation": 0}, {"location": "/", "tdm-reservation": 1}]),
     "tdmrep that is none": Case(tdmrep={"location": "/", "tdm-reservation": 1}),
     "xmp allows": Case(image=xmp("DMI-PROHIBITED", f'plus:DataMining="{term("DMI-ALLOWED")}"')),
+    "compressed xmp allows": Case(
+        image=xmp("DMI-PROHIBITED", f'plus:DataMining="{term("DMI-ALLOWED")}"', form="compressed PNG")),
     "xmp of another": Case(image=xmp("", f'plus:DataMining="{term("DMI-PROHIBITED")}"', namespace="http://example.org/")),
 }  # fmt: skip
 
@@ -141,9 +145,9 @@ def test_every_refusal_is_honoured_and_named_in_the_manifest(tmp_path: Path) -> 
         summary = run(tmp_path, *(site.url("/i/a.jpg") for site in running.values()))
         names = {site.url("/i/a.jpg"): name for name, site in running.items()}
     rows = {names[row.url]: row for row in read_manifest(tmp_path / "out")}
-    assert len(REFUSALS) == 24
+    assert len(REFUSALS) == 25
     assert [name for name, row in rows.items() if row.reason is not Reason.OPT_OUT] == []
-    assert (summary.ok, len(rows)) == (0, 24)
+    assert (summary.ok, len(rows)) == (0, 25)
     assert all(row.final and row.detail for row in rows.values())
     assert rows["content signal"].detail == "robots.txt: Content-Signal: ai-train=no"
     assert rows["xmp element"].detail == "XMP plus:DataMining: DMI-PROHIBITED"
@@ -153,9 +157,9 @@ def test_no_look_alike_is_refused(tmp_path: Path) -> None:
     with sites(LOOK_ALIKES) as running:
         summary = run(tmp_path, *(site.url("/i/a.jpg") for site in running.values()), keep_duplicates=True)
         names = {site.url("/i/a.jpg"): name for name, site in running.items()}
-    assert len(LOOK_ALIKES) == 24
+    assert len(LOOK_ALIKES) == 25
     assert [(names[row.url], row.detail) for row in read_manifest(tmp_path / "out") if row.status != "ok"] == []
-    assert summary.ok == 24
+    assert summary.ok == 25
 
 
 def test_what_is_ignored_on_request_is_noted_in_the_manifest(tmp_path: Path) -> None:
@@ -167,7 +171,7 @@ def test_what_is_ignored_on_request_is_noted_in_the_manifest(tmp_path: Path) -> 
             keep_duplicates=True,
         )
     details = [row.detail for row in read_manifest(tmp_path / "out")]
-    assert summary.ok == 24
+    assert summary.ok == 25
     assert all(detail.startswith("ignored: ") for detail in details), details
 
 

@@ -93,6 +93,11 @@ class Fetcher:
         """Links that wait for a host which does not answer at present."""
         return self._hosts.waiting
 
+    @property
+    def waited_for(self) -> list[str]:
+        """Hosts that do not answer at present, where no other is left."""
+        return self._hosts.waited_for
+
     async def fetch(self, link: str, part: Path, *, asks_site: bool = True) -> Fetched:
         """Fetch `link` into the file `part`; what may succeed later is asked for again after a pause.
 
@@ -197,7 +202,9 @@ class Fetcher:
     def _judge(self, response: aiohttp.ClientResponse) -> None:
         reason = reason_of_status(response.status)
         if reason:
-            raise _RefusalError(reason, f"HTTP {response.status}", retry_after_s(response.headers.get("Retry-After")))
+            asked = response.headers.get("Retry-After")
+            detail = f"HTTP {response.status}{f', Retry-After: {asked[:40]}' if asked else ''}"
+            raise _RefusalError(reason, detail, retry_after_s(asked))
         if (response.content_length or 0) > self._options.max_bytes:
             raise _RefusalError(Reason.TOO_LARGE, f"{response.content_length} bytes")
 

@@ -123,6 +123,13 @@ class Hosts:
             host.users -= 1
             self.count(host)
 
+    @property
+    def waited_for(self) -> list[str]:
+        """The parked hosts, where no other is left."""
+        if self.deadline == math.inf:
+            return []
+        return [name.rpartition(":")[0] for name, host in self._hosts.items() if host in self._parked]
+
     def count(self, host: Host) -> None:
         """Take note of a host's state and users."""
         waiting = host.users if host.state.is_parked else 0

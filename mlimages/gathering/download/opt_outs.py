@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 from xml.etree import ElementTree
@@ -20,6 +21,8 @@ _WITH_VALUE = {"max-snippet", "max-image-preview", "max-video-preview", "unavail
 _AGENT_NAME = re.compile(r"[a-z*][^\s,:]*(?: [^\s,:]+)*")
 _PLUS = "{http://ns.useplus.org/ldf/xmp/1.0/}DataMining"
 _RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
+_COMPRESSED_XMP = b"iTXtXML:com.adobe.xmp\0\x01"
+_MOST_XMP = 2**20
 _XMP_PACKETS = re.compile(rb"<(?P<tag>[\w.-]+:(?:xmpmeta|xapmeta|RDF))[\s>].*?</(?P=tag)\s*>", re.DOTALL)
 
 
@@ -111,7 +114,7 @@ def find_xmp_opt_out(data: bytes) -> str | None:
 
     Source: PLUS License Data Format, XMP reference, as adopted by the IPTC.
     """
-    metadata = data[: _end_of_jpeg_header(data)]
+    metadata = data[: _end_of_jpeg_header(data)] + _compressed_xmp(data)
     if b"DataMining" not in metadata:  # before anything that costs time
         return None
     for packet in _XMP_PACKETS.finditer(metadata):
@@ -130,6 +133,19 @@ def _end_of_jpeg_header(data: bytes) -> int:
             return position
         position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
     return len(data)
+
+
+def _compressed_xmp(data: bytes) -> bytes:
+    """The XMP of a PNG that is compressed in its iTXt chunk (PNG, 11.3.3.4); empty where there is none."""
+    at = data.find(_COMPRESSED_XMP) if data.startswith(b"\x89PNG") else -1
+    if at < 4:
+        return b""
+    chunk = data[at + len(_COMPRESSED_XMP) : at + 4 + int.from_bytes(data[at - 4 : at], "big")]
+    try:
+        text = chunk[1:].split(b"\0", 2)[2]  # behind the method, the language tag and the translated keyword
+        return zlib.decompressobj().decompress(text, _MOST_XMP)
+    except (zlib.error, IndexError):
+        return b""
 
 
 def _data_mining_values(packet: bytes) -> Iterator[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mlimages.core import FetchResult, GatherSummary
 from mlimages.gathering.links import host_of
+from mlimages.gathering.store.file_names import safe_folder
 
 _WORST = 10
 _HOSTS_COUNTED = 10_000
@@ -24,6 +25,7 @@ class Tally:
         self._near = 0
         self._removed = 0
         self._open = 0
+        self._conflicting = 0
         self.changed = 0
 
     def add(self, row: FetchResult) -> None:
@@ -36,11 +38,18 @@ class Tally:
         if row.status == "ok":
             self.classes[row.label] += 1
             self._near += row.same_as is not None
+        elif row.status == "duplicate" and row.same_as:
+            self._conflicting += not row.same_as.startswith(f"{safe_folder(row.label)}/")
         elif row.reason:
             self._reasons[row.reason.value] += 1
             self._hosts[host_of(row.url)] += 1
             if len(self._hosts) > 2 * _HOSTS_COUNTED:
                 self._hosts = Counter(dict(self._hosts.most_common(_HOSTS_COUNTED)))
+
+    def figures(self) -> dict[str, int]:
+        """What a progress bar shows."""
+        failed = self.status["failed"] + self.status["placeholder"]
+        return {"ok": self.status["ok"], "failed": failed - self._open, "open": self._open}
 
     def summary(self, out: Path, *, fetched: int, seconds: float) -> GatherSummary:
         """The counts as a value."""
@@ -50,6 +59,7 @@ class Tally:
             duplicate=self.status["duplicate"],
             failed=self.status["failed"] + self.status["placeholder"],
             near_duplicate=self._near,
+            conflicting=self._conflicting,
             changed=self.changed,
             removed=self._removed,
             open=self._open,
