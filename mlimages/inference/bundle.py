@@ -145,8 +145,8 @@ class OnnxBundle:
             BundleError: there is no such file, or mlimages did not export it.
 
         Example:
-            >>> OnnxBundle.read("model.onnx").class_names  # doctest: +SKIP
-            ('ants', 'bees')
+            >>> OnnxBundle.read("runs/first/model.onnx").class_names
+            ('cats', 'dogs')
         """
         path = model_file(path)
         return cls.from_metadata(path, read_metadata(path, open_session(path, threads=1)))

@@ -123,8 +123,8 @@ def evaluate(
         InputError: the label file has a class that the model does not have, or no image that can be used.
 
     Example:
-        >>> evaluate("model.onnx", "val.txt").accuracy.value  # doctest: +SKIP
-        0.9608
+        >>> evaluate("runs/first/model.onnx", "labels.txt").count
+        12
     """
     predictor = model if isinstance(model, Predictor) else Predictor(model)
     labels = labels if isinstance(labels, LabelFile) else LabelFile(os.fspath(labels))

@@ -75,9 +75,9 @@ class Predictor:
             ValueError: an array's shape is neither (H, W) nor (H, W, 3), or `top` is less than 1.
 
         Example:
-            >>> predictor = Predictor("model.onnx")  # doctest: +SKIP
-            >>> predictor(["a.jpg", "b.jpg"], top=1)[0].class_name  # doctest: +SKIP
-            'ants'
+            >>> predictor = Predictor("runs/first/model.onnx")
+            >>> [len(answer.top) for answer in predictor(["photos/cats/0.png", "photos/dogs/0.png"], top=1)]
+            [1, 1]
         """
         inputs = _as_list(images)
         batch = max(1, min(16, -(-len(inputs) // self.workers)))

@@ -75,8 +75,8 @@ def compare_runs(runs: AnyPath | Iterable[AnyPath]) -> tuple[ComparedRun, ...]:
         RunError: one is not a run folder, or has not ended.
 
     Example:
-        >>> best, other = compare_runs(["runs/alexnet", "runs/resnet18"])  # doctest: +SKIP
-        >>> other.against_best.within_noise  # doctest: +SKIP
+        >>> best, other = compare_runs(["runs/first", "runs/second"])
+        >>> other.against_best.within_noise
         True
     """
     paths = dict.fromkeys(map(Path, [runs] if isinstance(runs, str | os.PathLike) else runs))

@@ -32,7 +32,7 @@ def draw_run(path: str | os.PathLike[str]) -> Path:
         RunError: it is not a run folder.
 
     Example:
-        >>> draw_run("runs/first")  # doctest: +SKIP
+        >>> draw_run("runs/first")
         PosixPath('runs/first/report.html')
     """
     run = read_run(path)

@@ -38,7 +38,7 @@ def make_app(model: Model, settings: ServerSettings | None = None) -> web.Applic
         BundleError: the file cannot be used.
 
     Example:
-        >>> app = make_app("model.onnx")  # doctest: +SKIP
+        >>> app = make_app("runs/first/model.onnx")
         >>> aiohttp.web.run_app(app, port=8000)  # doctest: +SKIP
     """
     settings = settings or ServerSettings()

@@ -213,8 +213,8 @@ def load_run(run: str | os.PathLike[str], checkpoint: str = "best") -> TrainedRu
     Raises:
         RunError: `run` is not a run folder, has no checkpoint yet, or a file of it is damaged.
 
-    >>> run = load_run("runs/cats")  # doctest: +SKIP
-    >>> run.network(torch.zeros(1, 3, 224, 224)).shape  # doctest: +SKIP
+    >>> run = load_run("runs/first")
+    >>> run.network(torch.zeros(1, *run.preprocessing.image.shape)).shape
     torch.Size([1, 2])
     """
     files = RunFiles(Path(run))

@@ -78,9 +78,9 @@ def fine_tune(
             process exited.
         ExportError: the ONNX file's outputs differ from the network's.
 
-    >>> result = fine_tune(FineTuneConfig("cats.txt", "runs/cats", model="alexnet", epochs=5))  # doctest: +SKIP
-    >>> f"{result.val_accuracy:.1%}", result.onnx  # doctest: +SKIP
-    ('97.5%', PosixPath('runs/cats/model.onnx'))
+    >>> config = FineTuneConfig("labels.txt", "runs/new", model="lenet5", weights="none", freeze="none", epochs=1)
+    >>> fine_tune(config).onnx
+    PosixPath('runs/new/model.onnx')
     """
     files, device = RunFiles(config.out), choose_device(config.device)
     distributed.init_process_group(device)

@@ -36,8 +36,8 @@ def read_config(run: str | os.PathLike[str]) -> FineTuneConfig:
     Raises:
         RunError: `run` is not a run folder.
 
-    >>> config = read_config("runs/cats")  # doctest: +SKIP
-    >>> result = fine_tune(replace(config, epochs=40))  # doctest: +SKIP
+    >>> read_config("runs/first").epochs
+    1
     """
     folder = Path(run)
     return replace(FineTuneConfig.from_dict(read_settings(RunFiles(folder))["config"]), out=folder)

@@ -22,7 +22,7 @@ class ScalarWriter:
     Raises:
         MissingExtraError: tensorboard is not installed.
 
-    >>> with ScalarWriter("runs/cats") as writer:  # doctest: +SKIP
+    >>> with ScalarWriter("runs/new") as writer:  # doctest: +SKIP
     ...     fine_tune(config, callbacks=[writer])
     """
 
