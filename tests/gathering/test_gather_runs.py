@@ -102,14 +102,17 @@ def test_links_that_are_still_open_are_counted_and_the_same_command_asks_again(
     site.routes = {"/good.jpg": answer(photo(0))} | {f"/{n}.jpg": answer(b"", 503) for n in range(3)}
     (tmp_path / "links.txt").write_text("".join(site.url(f"{path}\n") for path in [*site.routes, "/gone.jpg"]))
     words = ["gather", "urls", "links.txt", "-o", "out", "--allow-private", "--retries", "0", "--max-wait", "0"]
-    assert run_cli(*words).stdout.splitlines()[-2:] == [
+    command = "  mlimages gather urls links.txt -o out --allow-private --retries 0 --max-wait 0"
+    assert run_cli(*words).stdout.splitlines()[-3:] == [
         "1 good, 0 duplicates, 4 failed in out",
         "3 links are still open: run the same command again",
+        command,
     ]
     found = json.loads(run_cli(*words, "--json", "--quiet", "--no-retry").stdout)
     assert (found["open"], found["failed"], found["fetched"]) == (3, 4, 0)
     site.routes |= {f"/{n}.jpg": answer(photo(n + 1)) for n in range(2)}
-    assert run_cli(*words).stdout.splitlines()[-1] == "1 link is still open: run the same command again"
+    last = run_cli(*words).stdout.splitlines()[-2:]
+    assert last == ["1 link is still open: run the same command again", command]
     site.routes["/2.jpg"] = answer(photo(9))
     assert run_cli(*words).stdout.splitlines()[-1] == "4 good, 0 duplicates, 1 failed in out"
 
