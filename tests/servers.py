@@ -229,7 +229,15 @@ def photo(seed: int, size: tuple[int, int] = (96, 64), form: str = "JPEG", **opt
     return out.getvalue()
 
 
-def paths_in(site: Site, number: int, shards: int) -> Iterator[str]:
-    """Paths whose links fall to this one of so many shards."""
+def urls_in(site: Site, number: int, shards: int) -> Iterator[str]:
+    """Links that fall to this one of so many shards."""
     options = GatherOptions(shard=(number, shards))
-    return (path for n in itertools.count() if options.has(site.url(path := f"/{n}/x.jpg")))
+    host, _, port = site.base.rpartition(":")
+    bases = (f"{host}:{'0' * zeros}{port}" for zeros in range(100))  # a host of its own to who divides them as texts
+    base = next(base for base in bases if options.has(base))
+    return (f"{base}/{number}/{n}/x.jpg" for n in itertools.count())
+
+
+def path_of(url: str) -> str:
+    """A link's path, as the routes of a site name it."""
+    return urlsplit(url).path

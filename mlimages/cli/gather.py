@@ -20,11 +20,11 @@ from mlimages.cli.gather_search import commons, inaturalist, openverse, pexels, 
 from mlimages.cli.hints import say_next
 from mlimages.cli.options import GroupedCommand, takes_options
 from mlimages.cli.process import collect_garbage_rarely
-from mlimages.core import GatherError, GatherSummary, Reason, as_path, counted
+from mlimages.core import GatherError, GatherSummary, InputError, Reason, as_path, counted
 from mlimages.gathering import GatherOptions
 
 if TYPE_CHECKING:
-    from mlimages.core import Cluster
+    from mlimages.core import Cluster, Processes
     from mlimages.gathering import Source
 
 _ROWS = 15
@@ -90,6 +90,9 @@ def _common(
     ),
     engine: Engine = ENGINE,
     address: str = ADDRESS,
+    workers: int = typer.Option(
+        1, min=1, metavar="N", help="Number of processes on this machine.", rich_help_panel="Download"
+    ),
     dry_run: bool = typer.Option(
         False, "--dry-run", help="Print the classes and their links; download nothing.", rich_help_panel="Output"
     ),
@@ -197,12 +200,13 @@ def _run(
     out: Path,
     engine: Engine,
     address: str | None,
+    workers: int,
     dry_run: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
     collect_garbage_rarely()
-    from mlimages.core import NoProgress, TqdmProgress
+    from mlimages.core import NoProgress, Processes, TqdmProgress
 
     out = as_path(out)
     source = make_source(GatherOptions(**options))
@@ -210,8 +214,11 @@ def _run(
         _print_plan(source, as_json=as_json)
         return
     progress = NoProgress() if quiet else TqdmProgress()
+    if workers > 1 and engine == "ray":
+        raise InputError("--workers counts processes of this machine: leave it out with --engine ray")
     with cluster_of(engine, address) as cluster:
-        summary = _gathered(source, out, cluster, progress=progress, **options)
+        tasks = cluster or (Processes(workers) if workers > 1 else None)
+        summary = _gathered(source, out, tasks, progress=progress, **options)
     if as_json:
         print(json.dumps(summary.to_dict(), ensure_ascii=False))
     elif not quiet:
@@ -223,11 +230,11 @@ def _run(
         say_next("label", out, *(["--leaf"] if any("/" in label for label in summary.classes) else []))
 
 
-def _gathered(source: Source, out: Path, cluster: Cluster | None, **options: Any) -> GatherSummary:
-    if cluster:
+def _gathered(source: Source, out: Path, tasks: Cluster | Processes | None, **options: Any) -> GatherSummary:
+    if tasks:
         from mlimages.gathering import gather_on
 
-        return gather_on(cluster, source, out, **options)
+        return gather_on(tasks, source, out, **options)
     from mlimages.gathering import gather
 
     return gather(source, out, **options)

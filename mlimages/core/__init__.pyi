@@ -44,6 +44,7 @@ from .options import check_options as check_options
 from .options import documented as documented
 from .options import option_fields as option_fields
 from .parallel import Pool as Pool
+from .parallel import Processes as Processes
 from .parallel import Threads as Threads
 from .preprocessing import ImageProperty as ImageProperty
 from .preprocessing import Interpolation as Interpolation

@@ -10,8 +10,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from mlimages.core.errors import InputError, MissingExtraError
-from mlimages.core.parallel import AHEAD, Item, Result, in_order
+from mlimages.core.errors import GatherError, InputError, MissingExtraError
+from mlimages.core.parallel import AHEAD, MAX_DEATHS, POLL_S, Item, Result, in_order
+
+logger = logging.getLogger(__name__)
 
 try:
     import ray
@@ -47,13 +49,32 @@ class Cluster:
         except RayTaskError as error:
             raise error.cause from None
         except WorkerCrashedError as error:
-            raise InputError(
-                "processes died again and again over the same pictures: try without --engine ray"
-            ) from error
+            raise InputError("processes died again and again over the same images: try without --engine ray") from error
 
-    def start(self, worker: type, *args: object) -> Any:
-        """A `worker(*args)` in a process of its own: a handle whose methods have `remote`."""
-        return ray.remote(num_cpus=1)(worker).remote(*args)
+    def run(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[list[Result]]:
+        """The results of tasks as they end, at least once a second; a task whose process dies is run again.
+
+        Raises:
+            GatherError: a task's process died again and again.
+        """
+        folder = os.getcwd()  # noqa: PTH109
+        task = _apply.options(max_retries=MAX_DEATHS - 1)
+        running = [task.remote(folder, function, item) for item in items]
+        try:
+            while running:
+                ended, running = ray.wait(running, num_returns=len(running), timeout=POLL_S)
+                yield ray.get(ended)
+        except RayTaskError as error:
+            raise error.cause from None
+        except WorkerCrashedError as error:
+            raise GatherError(f"a process died {MAX_DEATHS} times over the same links: {_last_line(error)}") from error
+        finally:
+            for one in running:
+                ray.cancel(one, force=True)
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1]
 
 
 @contextmanager
@@ -71,10 +92,18 @@ def ray_cluster(address: str | None = None) -> Iterator[Cluster]:
                 _demand_answer(address)
             ray.init(address or "local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, ValueError) as error:
-            advice = "`ray start --head` starts one; where it asks for a token, RAY_AUTH_TOKEN_PATH names its file"
-            raise InputError(f"no Ray cluster lets us in at {address}: {error}; {advice}") from error
+            advice = (
+                "`ray start --head --disable-usage-stats` starts one; where it asks for a token, RAY_AUTH_TOKEN_PATH "
+                "names its file"
+            )
+            raise InputError(f"cannot connect to a Ray cluster at {address}: {error}; {advice}") from error
     try:
-        yield Cluster(int(ray.cluster_resources()["CPU"]))  # type: ignore[no-untyped-call]
+        count = int(ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
+        if count < 1:
+            raise InputError(f"the Ray cluster at {address} has no CPU: start it with --num-cpus")
+        if ray.available_resources().get("CPU", 0) < 1:  # type: ignore[no-untyped-call]
+            logger.warning("all %s CPUs of the Ray cluster are in use: waiting until one is free", count)
+        yield Cluster(count)
     finally:
         if is_ours:
             ray.shutdown()

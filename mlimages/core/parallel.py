@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing import active_children, get_context
 from typing import Protocol, TypeVar
+
+from mlimages.core.errors import GatherError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+POLL_S = 1.0
+MAX_DEATHS = 5
+"""Deaths of processes after which a task, or all of them, are given up."""
 
 AHEAD = 8
 """Items submitted ahead of the one being returned, per worker."""
@@ -52,6 +61,74 @@ class Threads:
                 yield future.result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """Processes of this machine, for tasks that may be run again."""
+
+    workers: int
+
+    def run(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[list[Result]]:
+        """The results of tasks as they end, at least once a second; where a process dies, its task is run again.
+
+        Raises:
+            GatherError: processes died again and again.
+        """
+        left = list(items)
+        for _ in range(MAX_DEATHS):
+            try:
+                for ended in self._run_once(function, left):
+                    left = [item for item in left if item not in ended]
+                    yield list(ended.values())
+                return
+            except BrokenProcessPool:
+                continue
+        raise GatherError(f"a process died {MAX_DEATHS} times: the same command goes on")
+
+    def _run_once(self, function: Callable[[Item], Result], items: list[Item]) -> Iterator[dict[Item, Result]]:
+        before = active_children()
+        with ProcessPoolExecutor(self.workers, get_context("spawn"), initializer=_handle_signals) as pool:
+            running = {pool.submit(_run_task, function, item): item for item in items}
+            try:
+                while running:
+                    ended, _ = wait(running, timeout=POLL_S, return_when=FIRST_COMPLETED)
+                    yield {running.pop(future): future.result() for future in ended}
+            finally:
+                if running:  # an error or Ctrl-C: do not wait for the others
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    for process in active_children():
+                        if process not in before:
+                            process.terminate()
+
+
+class _Worker:
+    """State of a process of `Processes`."""
+
+    is_at_work = False
+    is_stopped = False
+
+
+def _handle_signals() -> None:
+    """Leave Ctrl-C to the parent process, which stops a task by SIGTERM: the task ends as after Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _stop)
+
+
+def _stop(*_: object) -> None:
+    _Worker.is_stopped = True
+    if _Worker.is_at_work:
+        raise KeyboardInterrupt
+
+
+def _run_task(function: Callable[[Item], Result], item: Item) -> Result:
+    if _Worker.is_stopped:
+        raise KeyboardInterrupt
+    _Worker.is_at_work = True
+    try:
+        return function(item)
+    finally:
+        _Worker.is_at_work = False
 
 
 def in_order(submit: Callable[[Item], Result], items: Iterable[Item], most: int) -> Iterator[Result]:

@@ -2,9 +2,9 @@ from .options import GatherKeywords as GatherKeywords
 from .options import GatherOptions as GatherOptions
 from .options import parse_reasons as parse_reasons
 from .options import parse_shard as parse_shard
-from .ray_engine import gather_on as gather_on
 from .run import gather as gather
 from .run import gather_async as gather_async
+from .sharded import gather_on as gather_on
 from .sources.commons import Commons as Commons
 from .sources.imagenet import ImageNet as ImageNet
 from .sources.inaturalist import INaturalist as INaturalist

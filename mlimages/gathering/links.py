@@ -50,6 +50,7 @@ def row_key(label: str, url: str) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
 
 
-def shard_of(url: str, shards: int, per_host: int) -> int:
-    """Which of so many shards, from 1, a link belongs to; a host's links go to no more than `per_host` of them."""
-    return (row_key("", host_of(url)) + row_key("", url) % min(shards, per_host)) % shards + 1
+def shard_of(url: str, shards: int) -> int:
+    """Which of so many shards, from 1, a link belongs to: that of its host, so that a host's limits hold for all."""
+    host = host_of(url).lower().removesuffix(":80").removesuffix(":443")
+    return row_key("", url if host == "(none)" else host) % shards + 1

@@ -79,7 +79,7 @@ class GatherOptions:
     shard: Annotated[
         tuple[int, int] | None,
         Option(
-            "Gather the I-th of N parts of the links, divided by a hash of the URL.",
+            "Gather the I-th of N parts of the links, divided by host; --limit holds for each part.",
             "Limits",
             metavar="I/N",
             parse=parse_shard,
@@ -226,12 +226,7 @@ class GatherOptions:
 
     def has(self, url: str) -> bool:
         """Whether a link is in the shard, if there is one."""
-        return self.shard is None or shard_of(url, self.shard[1], self.per_host) == self.shard[0]
-
-    @property
-    def own_per_host(self) -> int:
-        """Requests at one time to one host, by this shard."""
-        return self.per_host // min(self.shard[1], self.per_host) if self.shard else self.per_host
+        return self.shard is None or shard_of(url, self.shard[1]) == self.shard[0]
 
 
 class GatherKeywords(TypedDict, total=False):

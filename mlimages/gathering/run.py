@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, Unpack
+from typing import Unpack
 
 from mlimages.core import (
     FetchResult,
@@ -24,7 +24,6 @@ from mlimages.core import (
     Reason,
     as_path,
     counted,
-    is_remote,
 )
 from mlimages.gathering.download.body_file import Spool
 from mlimages.gathering.download.decoders import Decoders
@@ -35,7 +34,6 @@ from mlimages.gathering.event_loop import run_blocking
 from mlimages.gathering.options import GatherKeywords, GatherOptions
 from mlimages.gathering.sources.source import AnySource, Source, as_source
 from mlimages.gathering.store.gather_folder import Gathered
-from mlimages.gathering.store.remote_folder import mirrored
 
 AHEAD = 1024
 """Links in work or waiting at one time, so that one slow host does not hold up the others."""
@@ -95,16 +93,9 @@ async def gather_async(
     out: str | os.PathLike[str],
     *,
     progress: Progress | None = None,
-    tell: Callable[[FetchResult], None] | None = None,
-    asks_again: bool = False,
     **options: Unpack[GatherKeywords],
 ) -> GatherSummary:
-    """As `gather`, where an event loop runs already.
-
-    Args:
-        tell: is called with each new row of the manifest.
-        asks_again: a shard takes links that other manifests of the folder hold, too.
-    """
+    """As `gather`, where an event loop runs already."""
     links, chosen, out = as_source(source), GatherOptions(**options), as_path(out)
     started = time.monotonic()
     checks = Checks(
@@ -113,33 +104,14 @@ async def gather_async(
         resize=chosen.resize,
         ignore_opt_out=chosen.ignore_opt_out,
     )
-    holes = is_remote(out)
-    with (
-        mirrored(out, chosen.shard) as folder,
-        Gathered(folder, chosen, asks_again=asks_again, has_holes=holes) as gathered,
-    ):
+    with Gathered(out, chosen) as gathered:
         async with Fetcher(chosen) as fetcher, Decoders(checks, chosen.decoders) as decoders:
-            hand = _Hand(gathered, fetcher, decoders, tell or (lambda row: None))
+            hand = _Hand(gathered, fetcher, decoders)
             stopped = await Run(gathered, hand, chosen, progress or NoProgress()).run(links)
         gathered.finish()
         if stopped:
             raise stopped
         return gathered.tally.summary(out, fetched=gathered.added, seconds=time.monotonic() - started)
-
-
-class Hand(Protocol):
-    """Does the work on one link."""
-
-    @property
-    def waiting(self) -> int:
-        """How many links wait for hosts that do not answer at present."""
-
-    @property
-    def waited_for(self) -> Sequence[str]:
-        """Hosts that do not answer at present, where no other is left."""
-
-    async def finish(self, ref: ImageRef) -> FetchResult:
-        """Fetch, inspect, keep and record; the row of how it ended."""
 
 
 class Run:
@@ -151,7 +123,7 @@ class Run:
     """
 
     def __init__(
-        self, gathered: Gathered, hand: Hand, options: GatherOptions, progress: Progress, *, ahead: int = AHEAD
+        self, gathered: Gathered, hand: _Hand, options: GatherOptions, progress: Progress, *, ahead: int = AHEAD
     ) -> None:
         self._gathered = gathered
         self._hand = hand
@@ -172,7 +144,7 @@ class Run:
         most_parked = getattr(source, "lookahead", self._ahead)
         for label in sorted(self._gathered.tally.classes):
             self._tell_if_full(label)
-        self._progress.start("gather", await _length(source), "links")
+        self._progress.start("gather", await length_of(source), "links")
         refs = aiter(source)
         reporter = asyncio.create_task(self._report_waiting())
         try:
@@ -261,7 +233,6 @@ class _Hand:
     gathered: Gathered
     fetcher: Fetcher
     decoders: Decoders
-    tell: Callable[[FetchResult], None]
 
     @property
     def waiting(self) -> int:
@@ -277,9 +248,7 @@ class _Hand:
             _load(ref.load, part) if ref.load else self.fetcher.fetch(ref.url, part, asks_site=not ref.is_interface)
         )
         found = None if fetched.reason else await self.decoders.inspect(part)
-        row = self.gathered.add(ref, fetched, found, part)
-        self.tell(row)
-        return row
+        return await self.gathered.add(ref, fetched, found, part)
 
 
 async def _load(load: Callable[[], Awaitable[bytes]], part: Path) -> Fetched:
@@ -295,7 +264,7 @@ async def _load(load: Callable[[], Awaitable[bytes]], part: Path) -> Fetched:
     return Fetched(attempts=1)
 
 
-async def _length(source: Source) -> int | None:
+async def length_of(source: Source) -> int | None:
     """How many links the source has, where it can tell."""
     length = getattr(source, "length", None)
     return await length() if length else None

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,7 +33,7 @@ from mlimages.labels import class_definition_path
 from mlimages.reports import report_html, write_suspects
 from mlimages.reports.suspects import Suspect, read_suspects
 from tests.conftest import RunCli
-from tests.servers import Connection, Request, answer, paths_in, photo, serve
+from tests.servers import Connection, Request, answer, path_of, photo, serve, urls_in
 
 fsspec = pytest.importorskip("fsspec")
 
@@ -191,8 +192,10 @@ def test_pictures_are_gathered_into_an_address_and_the_same_command_goes_on_ther
 
 def test_shards_gathered_into_one_address_are_settled_by_a_run_without_a_shard(memory: str, tmp_path: Path) -> None:
     with serve() as site:
-        site.routes = {f"/{n}.jpg": answer(photo(n // 2)) for n in range(10)}
-        (tmp_path / "cats.txt").write_text("".join(site.url(f"{path}\n") for path in site.routes))
+        sides = urls_in(site, 1, 2), urls_in(site, 2, 2)
+        urls = [next(side) for _ in range(5) for side in sides]
+        site.routes = {path_of(url): answer(photo(n // 2)) for n, url in enumerate(urls)}
+        (tmp_path / "cats.txt").write_text("\n".join(urls))
         source = UrlList(tmp_path / "cats.txt")
         options = {"allow_private": True, "retries": 0, "decoders": 1}
         for shard in ((1, 2), (2, 2)):
@@ -205,24 +208,102 @@ def test_shards_gathered_into_one_address_are_settled_by_a_run_without_a_shard(m
 
 def test_two_shards_on_their_way_to_one_address_leave_each_other_alone(memory: str, tmp_path: Path) -> None:
     with serve() as site:
-        first, second = paths_in(site, 1, 2), paths_in(site, 2, 2)
-        site.routes = {next(side): answer(photo(n)) for n in range(4) for side in (first, second)}
+        first, second = urls_in(site, 1, 2), urls_in(site, 2, 2)
+        urls = [next(side) for _ in range(4) for side in (first, second)]
+        site.routes = {path_of(url): answer(photo(n)) for n, url in enumerate(urls)}
         waiting = next(first)
         links = tmp_path / "cats.txt"
-        links.write_text("".join(site.url(f"{path}\n") for path in [*site.routes, waiting]))
+        links.write_text("\n".join([*urls, waiting]))
         options = {"allow_private": True, "retries": 0, "decoders": 1}
 
         def other_shard_first(connection: Connection, request: Request) -> None:
             assert gather(UrlList(links), "memory://out", shard=(2, 2), **options).ok == 4
             answer(photo(99))(connection, request)
 
-        site.routes[waiting] = other_shard_first
+        site.routes[path_of(waiting)] = other_shard_first
         assert gather(UrlList(links), "memory://out", shard=(1, 2), timeout_s=60, **options).ok == 5
     names = fsspec.filesystem("memory").find("/out")
-    assert sorted(name.rpartition("/")[2] for name in names if "manifest" in name) == [
-        "manifest-00001-of-00002.jsonl", "manifest-00002-of-00002.jsonl",
-    ]  # fmt: skip
+    found = sorted(name.rpartition("/")[2][:25] for name in names if "manifest" in name)
+    assert found == ["manifest-00001-of-00002-0", "manifest-00002-of-00002-0"]
     assert (len(names), list(cache_dir("gathered").iterdir())) == (11, [])
+
+
+@pytest.mark.parametrize("lists", ["two lists", "the same list"])
+def test_two_runs_into_one_bucket_at_once_lose_nothing_of_each_other(
+    bucket: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lists: str
+) -> None:
+    for name, value in bucket.items():
+        monkeypatch.setenv(name, value)
+    address = f"s3://bucket/{lists.replace(' ', '-')}"
+    first, second = tmp_path / "first" / "cats.txt", tmp_path / "second" / "cats.txt"
+    asked, both_work = set[str](), threading.Event()
+
+    def meet(connection: Connection, request: Request) -> None:
+        asked.add(request.headers["user-agent"])
+        if len(asked) == 2:
+            both_work.set()
+        both_work.wait(30)
+        answer(photo(int(request.path[1:].partition(".")[0]) % 20))(connection, request)
+
+    with serve() as site:
+        site.fallback = meet
+        for number, path in enumerate((first, second)):
+            path.parent.mkdir()
+            begin = 0 if lists == "the same list" else number * 15  # five images are in both lists
+            path.write_text("".join(site.url(f"/{n}.jpg\n") for n in range(begin, begin + 20)))
+        words = [sys.executable, "-m", "mlimages", "gather", "urls", "cats.txt", "-o", address, "--allow-private"]
+        runs = [
+            subprocess.Popen([*words, "--quiet", "--user-agent", path.parent.name], cwd=path.parent)
+            for path in (first, second)
+        ]
+        assert [run.wait(timeout=100) for run in runs] == [0, 0]
+        site.requests.clear()
+        options = {"allow_private": True, "decoders": 1}
+        again = gather([first, second], address, **options)
+        assert not site.requests
+    files = fsspec.filesystem("s3", use_listings_cache=False)
+    rows = [json.loads(line) for line in files.cat(f"{address}/manifest.jsonl").splitlines()]
+    rows = [row for row in rows if row["status"] != "closed"]
+    links = 20 if lists == "the same list" else 35
+    assert (len(rows), again.ok + again.duplicate) == (links, links)
+    found = {name.removeprefix(f"{address[5:]}/") for name in files.find(address)}
+    assert found == {row["path"] for row in rows if row["path"]} | {"manifest.jsonl"}
+    assert all(
+        hashlib.sha256(files.cat(f"{address}/{row['path']}")).hexdigest() == row["sha256"]
+        for row in rows
+        if row["path"]
+    )
+
+
+def test_a_killed_run_into_a_bucket_is_taken_up_elsewhere_and_replaces_nothing(
+    bucket: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in bucket.items():
+        monkeypatch.setenv(name, value)
+    files = fsspec.filesystem("s3", use_listings_cache=False)
+    running: list[subprocess.Popen[bytes]] = []
+
+    def killing(connection: Connection, request: Request) -> None:
+        number = int(request.path[1:].partition(".")[0])
+        while number == 11 and running and len(files.find("bucket/killed")) < 8:
+            pass
+        if number == 11 and running:
+            running.pop().kill()
+        answer(photo(number))(connection, request)
+
+    with serve() as site:
+        site.fallback = killing
+        (tmp_path / "cats.txt").write_text("".join(site.url(f"/{n}.jpg\n") for n in range(12)))
+        words = ["gather", "urls", "cats.txt", "-o", "s3://bucket/killed", "--allow-private", "--quiet"]
+        process = subprocess.Popen([sys.executable, "-m", "mlimages", *words], cwd=tmp_path)
+        running.append(process)
+        assert process.wait(timeout=100) == -9
+        before = {name: files.cat(name) for name in files.find("bucket/killed")}
+        assert before
+        assert gather(tmp_path / "cats.txt", "s3://bucket/killed", allow_private=True, decoders=1).ok == 12
+    after = {name: files.cat(name) for name in files.find("bucket/killed", refresh=True)}
+    assert before.items() <= after.items()
+    assert len(after) == 13
 
 
 def test_a_network_learns_from_pictures_at_an_address_and_answers_there(memory: str, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Gathering from real servers that behave well, badly, and as the web does."""
 
+import asyncio
 import errno
 import fcntl
 import gzip
@@ -17,6 +18,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image, ImageChops, ImageDraw, ImageStat
 
 from mlimages import UrlList, gather
@@ -28,9 +31,9 @@ from mlimages.gathering.download.fetch import Fetched
 from mlimages.gathering.download.image_facts import Checks, Facts, Rejection
 from mlimages.gathering.download.inspect import inspect_file
 from mlimages.gathering.download.response_head import mended_head
-from mlimages.gathering.links import place_of
+from mlimages.gathering.links import place_of, shard_of
 from mlimages.gathering.store.gather_folder import Gathered
-from mlimages.gathering.store.merge_manifests import are_of_a_placeholder
+from mlimages.gathering.store.image_index import are_of_a_placeholder
 from tests.servers import (
     Connection,
     Reply,
@@ -42,12 +45,13 @@ from tests.servers import (
     drip,
     endless,
     in_turn,
-    paths_in,
+    path_of,
     photo,
     raw,
     reset,
     serve,
     silence,
+    urls_in,
 )  # fmt: skip
 
 FAST = {"allow_private": True, "timeout_s": 60.0, "retries": 0, "max_wait_s": 0.0, "decoders": 1}
@@ -256,7 +260,7 @@ def test_an_image_that_a_decoder_failed_on_is_asked_for_again(site: Site, tmp_pa
     ref, found = ImageRef(site.url("/a.jpg"), "cats"), Rejection(Reason.DECODER, "decoding took more than 30 s")
     with Gathered(tmp_path / "out", GatherOptions()) as gathered:
         gathered.claim(ref)
-        assert not gathered.add(ref, Fetched(attempts=1), found, gathered.new_part()).final
+        assert not asyncio.run(gathered.add(ref, Fetched(attempts=1), found, gathered.new_part())).final
     with Gathered(tmp_path / "out", GatherOptions()) as gathered:
         assert gathered.claim(ref)
 
@@ -695,15 +699,15 @@ def test_a_file_system_without_locks_is_not_another_run(
 
 
 def test_shards_joined_in_one_folder_settle_without_a_request(site: Site, tmp_path: Path) -> None:
-    paths = [paths_in(site, number, 3) for number in (1, 2, 3)]
     gone = photo(99)
     bytes_in = {
-        1: [photo(0), photo(1), gone, gone],
-        2: [photo(0), photo(0), photo(1, quality=60), gone, gone],
-        3: [photo(2), photo(0, quality=60), gone],
+        1: [photo(0), photo(1), *[gone] * 5],
+        2: [photo(0), photo(0), photo(1, quality=60)],
+        3: [photo(2), photo(0, quality=60)],
     }
-    site.routes = {next(paths[n - 1]): answer(body) for n, bodies in bytes_in.items() for body in bodies}
-    source = links(tmp_path, *map(site.url, site.routes))
+    found = {n: list(zip(urls_in(site, n, 3), bodies, strict=False)) for n, bodies in bytes_in.items()}
+    site.routes = {path_of(url): answer(body) for pairs in found.values() for url, body in pairs}
+    source = links(tmp_path, *(url for pairs in found.values() for url, _ in pairs))
     whole = run(source, tmp_path / "whole")
     for shard in (1, 2, 3):
         run(source, tmp_path / f"part{shard}", shard=(shard, 3))
@@ -721,22 +725,23 @@ def test_shards_joined_in_one_folder_settle_without_a_request(site: Site, tmp_pa
 
 
 def test_a_shard_asks_for_nothing_that_any_manifest_of_its_folder_holds(site: Site, tmp_path: Path) -> None:
-    sides = paths_in(site, 1, 2), paths_in(site, 2, 2)
-    paths = [next(sides[n % 2]) for n in range(4)]
+    sides = urls_in(site, 1, 2), urls_in(site, 2, 2)
+    urls = [next(sides[n % 2]) for n in range(4)]
+    paths = [*map(path_of, urls)]
     site.routes = {path: answer(photo(n)) for n, path in enumerate(paths[:3])}
-    source = links(tmp_path, *map(site.url, paths))
+    source = links(tmp_path, *urls)
     out = tmp_path / "out"
     run(source, out)
     site.requests.clear()
     shards = [run(source, out, shard=(number, 2)) for number in (1, 2)]
     assert not site.requests
-    assert [(shard.ok, shard.failed, shard.fetched) for shard in shards] == [(3, 1, 0)] * 2
+    assert [(shard.ok, shard.failed, shard.fetched) for shard in shards] == [(2, 0, 0), (1, 1, 0)]
     site.routes[paths[3]] = answer(photo(3))
     for _ in range(2):
         for number in (1, 2):
             last = run(source, out, shard=(number, 2), retry_failed={Reason.NOT_FOUND})
     assert [request.path for request in site.requests] == [paths[3]], "the later manifest counts"
-    assert (last.ok, last.failed) == (4, 0)
+    assert (last.ok, last.failed) == (2, 0)
 
 
 def test_a_run_without_a_shard_is_refused_while_a_shard_is_at_work_and_clears_up_after_one_that_was_killed(
@@ -765,16 +770,14 @@ def test_a_link_that_a_shard_finished_later_is_as_the_shard_says(site: Site, tmp
     assert (settled.ok, settled.failed, len(pictures(tmp_path / "out"))) == (1, 0, 1)
 
 
-@pytest.mark.parametrize("per_host", [1, 3, 8])
-def test_shards_share_the_links_of_a_host_and_its_limit(per_host: int) -> None:
-    shards = [GatherOptions(shard=(number, 5), per_host=per_host) for number in range(1, 6)]
-    urls = [f"http://host{host}/{n}.jpg" for host in range(20) for n in range(50)]
-    holders = {url: [shard for shard in shards if shard.has(url)] for url in urls}
-    assert all(len(found) == 1 for found in holders.values())
-    for host in range(20):
-        at_work = {found[0].shard: found[0] for url, found in holders.items() if f"//host{host}/" in url}
-        assert len(at_work) == min(per_host, 5)
-        assert sum(shard.own_per_host for shard in at_work.values()) <= per_host
+@given(st.lists(st.text(st.characters(codec="utf-8"), max_size=30), max_size=20), st.integers(1, 7))
+def test_each_link_is_in_one_shard_which_its_host_alone_decides(texts: list[str], count: int) -> None:
+    urls = [f"http://host{n}/{text}" for n, text in enumerate(texts)] + texts
+    for per_host in (1, 8):
+        shards = [GatherOptions(shard=(number, count), per_host=per_host) for number in range(1, count + 1)]
+        assert all(sum(shard.has(url) for shard in shards) == 1 for url in urls)
+    for port, scheme in (("", "http"), (":80", "http"), (":443", "https")):
+        assert shard_of(f"{scheme}://Example.org{port}/{texts}", count) == shard_of("http://example.org/", count)
 
 
 def test_tls_is_verified_and_one_context_serves_all(tmp_path: Path, certificate: tuple[Path, Path]) -> None:

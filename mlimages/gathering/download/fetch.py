@@ -76,7 +76,7 @@ class Fetcher:
     def __init__(self, options: GatherOptions) -> None:
         self._options = options
         self._headers = options.header_fields
-        self._hosts = Hosts(options.own_per_host, options.max_wait_s)
+        self._hosts = Hosts(options.per_host, options.max_wait_s)
         self._slots = asyncio.Semaphore(options.parallel)
 
     async def __aenter__(self) -> Fetcher:

@@ -35,7 +35,7 @@ class Source(Protocol):
 
     It may also have `enough(label)`, called once a class has all the images that are wanted; `finished(row)`, called
     with each new row; `lookahead`, how many links may be asked of it that wait for their class; `async length()`, how
-    many links it has, or None.
+    many links it has, or None; `is_read_once`, True where a second process cannot read it.
     """
 
     def __aiter__(self) -> AsyncIterator[ImageRef]: ...
@@ -115,6 +115,11 @@ class UrlList:
             while found := await (_typed(refs) if path == STDIN else asyncio.to_thread(_take, refs, _BLOCK)):
                 for ref in found:
                     yield ref
+
+    @property
+    def is_read_once(self) -> bool:
+        """Whether one of the lists is standard input."""
+        return STDIN in self._paths
 
     async def length(self) -> int | None:
         """How many links the lists have; None where that takes long to find."""

@@ -13,8 +13,8 @@ from mlimages.gathering.store.manifest import read_manifest
 STEM = "ATTRIBUTION"
 
 
-def write_attributions(folder: Path) -> None:
-    """List the images whose provider asks to be named, one a line, as the manifest has them.
+def write_attributions(folder: Path) -> Path:
+    """List the images whose provider asks to be named, one a line, as the manifest has them; the file written.
 
     The last line holds the hash of all others: a file that somebody changed stays, and the list goes into
     ATTRIBUTION-2.md.
@@ -27,6 +27,7 @@ def write_attributions(folder: Path) -> None:
             digest.update(line)
             out.write(line)
         out.write(_last_line(digest.hexdigest()))
+    return path
 
 
 def _lines(folder: Path) -> Iterator[bytes]:

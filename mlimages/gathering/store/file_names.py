@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 import unicodedata
+from collections.abc import Iterator
 from functools import lru_cache
 from urllib.parse import unquote
 
@@ -54,6 +56,19 @@ def url_stem(url: str) -> str:
     if not (dot and stem and len(suffix) <= 5 and suffix.isalnum()):
         stem = last
     return safe_name(stem, default="image")
+
+
+def free_paths(stem: str, suffix: str, digits: str, *, is_alone: bool) -> Iterator[str]:
+    """Names for an image, the best first: the plain one only where no other run may write beside this one.
+
+    Args:
+        digits: that no other link has.
+    """
+    if is_alone:
+        yield f"{stem}{suffix}"
+    yield f"{stem}-{digits[:8]}{suffix}"
+    for count in itertools.count(1):
+        yield f"{stem}-{digits}-{count}{suffix}"
 
 
 def _shortened(name: str) -> str:

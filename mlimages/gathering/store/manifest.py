@@ -13,15 +13,14 @@ from operator import attrgetter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from mlimages.core import OPEN_REASONS, FetchResult, GatherError, Reason
+from mlimages.core import OPEN_REASONS, FetchResult, GatherError, Reason, as_path
 
 VERSION = 1
 NAME = "manifest.jsonl"
 _FIELDS = tuple(field.name for field in fields(FetchResult))
 _values = attrgetter(*_FIELDS)
-_BUCKETS = 1 << 14
 _encode = json.JSONEncoder(default=str).encode
-_OUR_NAMES = re.compile(r"manifest(-\d{5}(-of-\d{5})?|-[0-9a-f]{16})?\.jsonl")
+_OUR_NAMES = re.compile(r"manifest(-\d{5}(-of-\d{5})?)?(-[0-9a-f]{16})?\.jsonl")
 _FIRST_BYTES = b'{"v": '
 _CLOSED = b'"status": "closed"'
 
@@ -36,8 +35,13 @@ def has_manifest_name(name: str) -> bool:
     return _OUR_NAMES.fullmatch(name) is not None
 
 
+def is_shard_manifest(path: Path) -> bool:
+    """Whether this is the manifest of a shard."""
+    return "-of-" in path.name
+
+
 def manifests(folder: Path) -> list[Path]:
-    """Every manifest of the folder, in order: its own, and those of its shards, whose rows are later.
+    """Every manifest of the folder, in order: its own, and those of its shards and runs, whose rows are later.
 
     Other files that are named `manifest*.jsonl` belong to somebody else.
 
@@ -66,12 +70,12 @@ def is_manifest(path: Path) -> bool:
 
 
 def read_manifest(folder: str | Path) -> Iterator[FetchResult]:
-    """Every row of a gathered folder's manifests, in order.
+    """Every row of the manifests of a gathered folder or address, in order.
 
     Raises:
         GatherError: a row of a later version.
     """
-    return read_rows(manifests(Path(folder)))
+    return read_rows(manifests(as_path(folder)))
 
 
 def read_rows(paths: Iterable[Path]) -> Iterator[FetchResult]:
@@ -202,19 +206,50 @@ def dump_closing(*, keep_duplicates: bool) -> bytes:
 
 
 class KeySet:
-    """A set of row keys at some ten bytes each, of which a million are met; Python's own takes 70 and more."""
+    """A set of row keys at 12 to 24 bytes each; Python's own takes 70 and more.
+
+    256 tables with open addressing, each at most two thirds full: to double one of them takes no noticeable time.
+    """
 
     def __init__(self) -> None:
-        self._buckets: dict[int, array[int]] = {}
+        self._tables = [array("Q", bytes(64))] * 256
+        self._counts = [0] * 256
 
     def __contains__(self, key: int) -> bool:
-        return key in self._buckets.get(key % _BUCKETS, ())
+        key = key or 1  # 0 marks a free slot
+        table = self._tables[key & 255]
+        return table[_slot(table, key)] == key
 
-    def add(self, key: int) -> None:
-        """Add a key, if it is not there."""
-        bucket = self._buckets.setdefault(key % _BUCKETS, array("Q"))
-        if key not in bucket:
-            bucket.append(key)
+    def add(self, key: int) -> bool:
+        """Add a key; whether it is new."""
+        key = key or 1
+        number = key & 255
+        table = self._tables[number]
+        slot = _slot(table, key)
+        if table[slot]:
+            return False
+        count = self._counts[number] = self._counts[number] + 1
+        if 3 * count > 2 * len(table) or count == 1:  # the first table is shared
+            table = self._tables[number] = _doubled(table)
+            slot = _slot(table, key)
+        table[slot] = key
+        return True
+
+
+def _slot(table: array[int], key: int) -> int:
+    """Where the key is, or belongs."""
+    mask = len(table) - 1
+    slot = key >> 8 & mask
+    while table[slot] and table[slot] != key:
+        slot = slot + 1 & mask
+    return slot
+
+
+def _doubled(table: array[int]) -> array[int]:
+    larger = array("Q", bytes(16 * len(table)))
+    for key in filter(None, table):
+        larger[_slot(larger, key)] = key
+    return larger
 
 
 class ManifestWriter:

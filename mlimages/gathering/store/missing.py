@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from mlimages.core import FetchResult, GatherError, counted
 from mlimages.gathering.store.manifest import read_closed_rows, read_rows
 from mlimages.gathering.store.merge_manifests import CurrentRows
-from mlimages.gathering.store.stored_files import StoredFiles
+from mlimages.gathering.store.stored_files import Files, aside_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +27,7 @@ class _Missing:
     is_closed: bool
 
 
-def corrected_rows(
-    out: Path, files: StoredFiles, manifests: list[Path], *, keep: bool, restore: bool
-) -> Iterator[FetchResult]:
+def corrected_rows(files: Files, manifests: list[Path], *, keep: bool, restore: bool) -> Iterator[FetchResult]:
     """New rows for images that were moved, deleted or brought back since their rows were written.
 
     Args:
@@ -55,9 +52,14 @@ def corrected_rows(
             files.remove_empty(row.path)
             size = None
         totals[_folder_of(row.path)] += 1
-        if size is None and row.sha256 and row.bytes is not None and not files.is_aside(row.path, row.sha256):
+        if (
+            size is None
+            and row.sha256
+            and row.bytes is not None
+            and files.size(aside_path(row.path, row.sha256)) is None
+        ):
             missing[row.path] = _Missing(row.path, row.sha256, row.bytes, is_closed)
-    moved = _find_moved(out, files, manifests, missing) if missing else {}
+    moved = _find_moved(files, manifests, missing) if missing else {}
     deleted = {path for path, image in missing.items() if image.is_closed and path not in moved and not restore}
     if not keep:
         demand_few(Counter(map(_folder_of, deleted)), totals)
@@ -93,24 +95,15 @@ def demand_few(deleted: Mapping[str, int], totals: Mapping[str, int]) -> None:
         )
 
 
-def _find_moved(
-    out: Path, files: StoredFiles, manifests: list[Path], missing: Mapping[str, _Missing]
-) -> dict[str, str]:
+def _find_moved(files: Files, manifests: list[Path], missing: Mapping[str, _Missing]) -> dict[str, str]:
     """Where missing images lie now: among files that no row names, one with the same bytes."""
     sizes = {image.bytes for image in missing.values()}
-    strays = {path for path in _walk(out) if files.size(path) in sizes}
+    strays = {path for path in files.walk() if files.size(path) in sizes}
     strays -= {row.path for row in read_rows(manifests) if row.path in strays}
     lie_at: dict[str | None, list[str]] = {}
     for path in sorted(strays):
         lie_at.setdefault(files.sha256(path), []).append(path)
     return {image.path: lie_at[image.sha256].pop() for image in missing.values() if lie_at.get(image.sha256)}
-
-
-def _walk(out: Path) -> Iterator[str]:
-    for folder, folders, names in os.walk(out):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        inner = Path(folder).relative_to(out)
-        yield from ((inner / name).as_posix() for name in names)
 
 
 def _folder_of(path: str) -> str:

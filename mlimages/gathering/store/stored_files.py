@@ -1,4 +1,4 @@
-"""Files of a gathered folder: whether they are still ours, and how they leave it.
+"""Files of a gathered folder: how they come into it, whether they are still ours, and how they leave it.
 
 Only a file whose bytes are those of its row is ever removed or moved, never through a symbolic link.
 """
@@ -8,68 +8,102 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+from mlimages.core import GatherError
 
 QUARANTINE = ".placeholders"
 """Folder of a host's images for "gone", one copy each; hidden, so that no label file takes them."""
 
 
-class StoredFiles:
-    """The files of one gathered folder.
+class Files(Protocol):
+    """The images of a gathered folder, each named by its path below it: files, or objects at an address."""
 
-    Args:
-        has_holes: files that lie at an address are empty space of the same size here.
-    """
+    async def place(self, part: Path, path: str) -> bool:
+        """Give a finished file its name; False if the name is taken.
 
-    def __init__(self, folder: Path, *, has_holes: bool = False) -> None:
-        self._folder = folder
-        self._has_holes = has_holes
+        Raises:
+            GatherError: it cannot be written.
+        """
 
     def size(self, path: str) -> int | None:
         """Bytes of the file at `path`; None where there is none."""
+
+    def is_unchanged(self, path: str, sha256: str) -> bool:
+        """Whether the file at `path` is there, under no symbolic link, with these bytes."""
+
+    def sha256(self, path: str) -> str | None:
+        """Hash of the file at `path`; None where there is none, or only behind a symbolic link."""
+
+    def remove_empty(self, path: str) -> None:
+        """Remove a file without a byte: what is left of an image when the power fails."""
+
+    def remove(self, path: str, sha256: str) -> None:
+        """Remove the file at `path` if it is unchanged."""
+
+    def put_aside(self, path: str, sha256: str) -> str | None:
+        """Move the file at `path` into the quarantine, if it is unchanged; where it lies now, if it does."""
+
+    def sync(self, paths: Iterable[str]) -> None:
+        """Wait until the files at `paths` and the names in their folders are on the disk."""
+
+    def walk(self) -> Iterator[str]:
+        """The paths of all files but those in hidden folders."""
+
+
+class StoredFiles:
+    """The files of one gathered folder on a disk."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    async def place(self, part: Path, path: str) -> bool:
+        target = f"{self._folder}/{path}"  # strings: pathlib would cost more than the system calls
+        if os.path.lexists(target):
+            return False
+        try:
+            try:
+                os.replace(part, target)  # noqa: PTH105
+            except FileNotFoundError:
+                Path(target).parent.mkdir(parents=True, exist_ok=True)
+                part.replace(target)
+        except OSError as error:
+            raise GatherError(f"{target} cannot be written: {error.strerror}") from error
+        return True
+
+    def size(self, path: str) -> int | None:
         try:
             return os.stat(f"{self._folder}/{path}").st_size  # noqa: PTH116  # pathlib would cost more than the call
         except OSError:
             return None
 
     def is_unchanged(self, path: str, sha256: str) -> bool:
-        """Whether the file at `path` is there, under no symbolic link, with these bytes."""
         data = self._read(path)
-        if self._has_holes and data and not data.strip(b"\0"):
-            return True
         return data is not None and hashlib.sha256(data).hexdigest() == sha256
 
     def sha256(self, path: str) -> str | None:
-        """Hash of the file at `path`; None where there is none, or only behind a symbolic link."""
         data = self._read(path)
         return None if data is None else hashlib.sha256(data).hexdigest()
 
     def remove_empty(self, path: str) -> None:
-        """Remove a file without a byte: what is left of an image when the power fails."""
         if self._read(path) == b"":
             (self._folder / path).unlink()
 
     def remove(self, path: str, sha256: str) -> None:
-        """Remove the file at `path` if it is unchanged."""
         if self.is_unchanged(path, sha256):
             (self._folder / path).unlink()
 
     def put_aside(self, path: str, sha256: str) -> str | None:
-        """Move the file at `path` into the quarantine, if it is unchanged; where it lies now, if it does."""
         aside = aside_path(path, sha256)
         if self.is_unchanged(path, sha256) and not (self._folder / QUARANTINE).is_symlink():
             (self._folder / QUARANTINE).mkdir(exist_ok=True)
             (self._folder / path).replace(self._folder / aside)
         return aside if self.is_unchanged(aside, sha256) else None
 
-    def is_aside(self, path: str, sha256: str) -> bool:
-        """Whether the quarantine has what lay at `path`."""
-        return self.size(aside_path(path, sha256)) is not None
-
     def sync(self, paths: Iterable[str]) -> None:
-        """Wait until the files at `paths` and the names in their folders are on the disk."""
         syncfs = getattr(ctypes.CDLL(None), "syncfs", None) if os.name == "posix" else None
         folders = {str(self._folder)}
         for path in paths:
@@ -78,6 +112,12 @@ class StoredFiles:
                 _sync(f"{self._folder}/{path}", os.fsync)
         for folder in folders:
             _sync(folder, syncfs or os.fsync)  # a call for each of 50,000 files took 130 us of CPU time an image
+
+    def walk(self) -> Iterator[str]:
+        for folder, folders, names in os.walk(self._folder):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            inner = Path(folder).relative_to(self._folder)
+            yield from ((inner / name).as_posix() for name in names)
 
     def _read(self, path: str) -> bytes | None:
         if self._is_linked(path):

@@ -1,0 +1,186 @@
+"""Gathering by many processes, on one machine or on several: each task gathers one shard of the links.
+
+1. The folder is opened once, so that earlier runs' manifests are one.
+2. Each shard is a task that calls `gather(..., shard=(i, n))`; its manifest is its checkpoint, so it may be run again.
+3. The same call without a shard merges the manifests, removes what shards have twice or beyond the limit, and asks for
+   what a class still lacks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import math
+import os
+import socket
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
+from typing import Any, Protocol, Unpack
+
+from mlimages.core import (
+    GatherError,
+    GatherSummary,
+    ImageRef,
+    InputError,
+    NoProgress,
+    Progress,
+    as_path,
+    is_remote,
+)
+from mlimages.gathering.event_loop import run_blocking
+from mlimages.gathering.options import GatherKeywords, GatherOptions
+from mlimages.gathering.run import gather, length_of
+from mlimages.gathering.sources.source import AnySource, Source, as_source
+from mlimages.gathering.store.gather_folder import Gathered
+from mlimages.gathering.store.manifest import manifest_path
+
+SHARDS_PER_WORKER = 4
+"""More shards than workers: they differ in size, since all links of a host are in one."""
+
+_BYTES_READ = 4 * 2**20
+
+_AGAIN: GatherKeywords = {"no_retry": True, "retry_failed": (), "restore_deleted": False, "keep_deleted": True}
+"""Options of the run that merges the shards: what these left open stays open."""
+
+
+class Tasks(Protocol):
+    """Runs tasks in processes: `Cluster` and `Processes`."""
+
+    @property
+    def workers(self) -> int: ...
+
+    def run(self, function: Callable[[int], Any], items: list[int]) -> Iterator[list[Any]]:
+        """The results of the tasks as they end, at least once a second; a task whose process dies is run again."""
+
+
+def gather_on(
+    tasks: Tasks,
+    source: AnySource,
+    out: str | os.PathLike[str],
+    *,
+    progress: Progress | None = None,
+    **options: Unpack[GatherKeywords],
+) -> GatherSummary:
+    """As `gather`, by the processes of `tasks`, each with a part of the hosts at a time.
+
+    A folder must be one that every machine sees; an address needs none. `limit` and `per_host` hold for all processes
+    together, `parallel` for each.
+
+    Raises:
+        GatherError: as `gather`; or a machine does not see the folder, or a process died again and again.
+        InputError: as `gather`, or the source cannot be divided.
+    """
+    links, chosen, out = as_source(source), GatherOptions(**options), as_path(out)
+    _demand_divisible(links, chosen)
+    started = time.monotonic()
+    progress = progress or NoProgress()
+    with Gathered(out, chosen) as gathered:
+        full = {label for label, count in gathered.tally.classes.items() if count >= (chosen.limit or math.inf)}
+    shards = tasks.workers * SHARDS_PER_WORKER
+    with _mark(out) as mark:
+        place = str(out if is_remote(out) else out.absolute())
+        task = partial(_gather_shard, _Wanted(links, full), place, mark, shards, options)
+        fetched = _run(tasks, task, shards, out, links, progress)
+    options.update(_AGAIN)
+    summary = gather(links, out, **options)
+    return replace(summary, fetched=summary.fetched + fetched, seconds=round(time.monotonic() - started, 2))
+
+
+def _demand_divisible(source: Source, options: GatherOptions) -> None:
+    name = type(source).__name__
+    advice = "leave out --engine ray and --workers"
+    if options.shard:
+        raise InputError("the links are divided into shards already: leave out --shard")
+    if getattr(source, "lookahead", None) == 0:
+        raise InputError(f"{name} asks its provider page by page, within a rate limit, as one process: {advice}")
+    if getattr(source, "is_read_once", False):
+        raise InputError(f"standard input can be read by one process: write the list to a file, or {advice}")
+    try:
+        ForkingPickler.dumps(source)
+    except Exception as error:
+        raise InputError(f"{name} cannot be sent to other processes ({error}): {advice}") from error
+
+
+@contextmanager
+def _mark(out: Path) -> Iterator[str | None]:
+    """A file that every machine sees which sees the folder; None of an address."""
+    if is_remote(out):
+        yield None
+        return
+    with tempfile.NamedTemporaryFile(dir=out, prefix=".gather-") as mark:
+        yield str(Path(mark.name).absolute())
+
+
+def _run(tasks: Tasks, task: Callable[[int], int], shards: int, out: Path, source: Source, progress: Progress) -> int:
+    """Run all shards, with the sum of their manifests as progress; how many links they finished."""
+    progress.start("gather", run_blocking(length_of(copy.copy(source))), "links")
+    rows = _RowCounts(out, shards)
+    fetched = 0
+    try:
+        for counts in tasks.run(task, list(range(1, shards + 1))):
+            fetched += sum(counts)
+            progress.advance(**rows.read())
+    finally:
+        progress.close()
+    return fetched
+
+
+class _RowCounts:
+    """Counts the rows that shards write into a folder; at an address nothing is counted."""
+
+    def __init__(self, out: Path, shards: int) -> None:
+        self._paths = [] if is_remote(out) else [manifest_path(out, (n, shards)) for n in range(1, shards + 1)]
+        self._read = dict.fromkeys(self._paths, 0)
+        self._sums = {"ok": 0, "failed": 0, "open": 0}
+
+    def read(self) -> dict[str, int]:
+        """The number of new rows as `count`, and all by outcome."""
+        count = 0
+        for path, begin in self._read.items():
+            if path.exists() and path.stat().st_size > begin:
+                with path.open("rb") as file:
+                    file.seek(begin)
+                    new = file.read(_BYTES_READ)
+                new = new[: new.rfind(b"\n") + 1]
+                self._read[path] += len(new)
+                count += new.count(b"\n") - new.count(b'"status": "closed"')
+                is_open = new.count(b'"final": false')
+                self._sums["ok"] += new.count(b'"status": "ok"')
+                self._sums["failed"] += new.count(b'"status": "failed"') - is_open
+                self._sums["open"] += is_open
+        return {"count": count, **self._sums}
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A source without the links of classes that are full."""
+
+    source: Source
+    full: Collection[str]
+
+    async def __aiter__(self) -> AsyncIterator[ImageRef]:
+        async for ref in self.source:
+            if ref.label not in self.full:
+                yield ref
+
+
+def _gather_shard(source: Source, out: str, mark: str | None, shards: int, options: GatherKeywords, number: int) -> int:
+    """Gather one shard; how many links were finished."""
+    if mark and not Path(mark).exists():
+        raise GatherError(
+            f"{out}: the machine {socket.gethostname()} does not see this folder of the first machine: "
+            "take one on a disk that all share, or an address (s3://...)"
+        )
+    limit = options.get("limit")
+    own: GatherKeywords = {**options, "shard": (number, shards), "decoders": 1, "keep_deleted": False}
+    if limit is not None:
+        own["limit"] = -(-limit // shards)
+    with contextlib.redirect_stderr(io.StringIO()):  # how a list is understood was printed once
+        return gather(source, out, **own).fetched

@@ -1,0 +1,189 @@
+"""What a run knows of the images so far: their hashes and where they lie.
+
+SQLite keeps the tables in a temporary file of its own, of which 16 MB are in memory, however many images there are.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import chain
+
+from mlimages.core import FetchResult, Reason
+from mlimages.gathering.links import place_of
+
+PLACEHOLDER_PATHS = 5
+"""Different paths of one host with the same bytes, from which on these are its placeholder for images that are gone."""
+
+_MAX_PLACES = 256
+"""Remembered of links with the same bytes; merging the manifests counts all."""
+
+_BANDS = ((0, 22), (22, 21), (43, 21))
+"""Three parts of 64 bits: two hashes at most two bits apart agree in one of them."""
+
+_MAX_BITS_APART = 2
+_PLAIN_BITS = 8
+_MASK = 2**64 - 1
+
+_TABLES = """
+PRAGMA journal_mode = OFF;
+PRAGMA cache_size = -16000;
+BEGIN;
+CREATE TABLE copies (sha256 BLOB PRIMARY KEY, places BLOB, count INT, kept INT, path TEXT, label TEXT, is_gone INT)
+    WITHOUT ROWID;
+CREATE TABLE firsts (sha256 BLOB PRIMARY KEY, manifest INT, path TEXT) WITHOUT ROWID;
+CREATE TABLE images (dhash INT, path TEXT, band0 INT, band1 INT, band2 INT);
+CREATE INDEX by_band0 ON images (band0);
+CREATE INDEX by_band1 ON images (band1);
+CREATE INDEX by_band2 ON images (band2);
+"""
+
+
+def temporary_tables(script: str) -> sqlite3.Connection:
+    """Tables in a file that SQLite removes when they are closed."""
+    tables = sqlite3.connect("", isolation_level=None)
+    tables.executescript(script)
+    return tables
+
+
+def are_of_a_placeholder(places: Iterable[int]) -> bool:
+    """Whether links with the same bytes are so many different paths of one host; elsewhere they are duplicates."""
+    hosts = Counter(place >> 32 for place in set(places))
+    return max(hosts.values(), default=0) >= PLACEHOLDER_PATHS
+
+
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """Links that gave the same bytes.
+
+    Attributes:
+        places: hosts and paths of the links. count: number of links. kept: how many images of them lie in the folder.
+        path, label: of the last of these. is_gone: they are known as a host's placeholder.
+    """
+
+    places: tuple[int, ...] = ()
+    count: int = 0
+    kept: int = 0
+    path: str | None = None
+    label: str = ""
+    is_gone: bool = False
+
+    def is_gone_with(self, url: str) -> bool:
+        """Whether they are a host's placeholder if `url` gives them, too; copies that are kept on purpose are none."""
+        return self.is_gone or (self.kept < 2 and are_of_a_placeholder((*self.places, place_of(url))))
+
+    def with_row(self, row: FetchResult) -> Copies:
+        """These and the link of one more row."""
+        places, place = self.places, place_of(row.url)
+        if len(places) < _MAX_PLACES and place not in places:
+            places = (*places, place)
+        copies = replace(
+            self, places=places, count=self.count + 1, is_gone=self.is_gone or row.reason is Reason.PLACEHOLDER
+        )
+        if row.status != "ok" or not row.path:
+            return copies
+        if row.removed:  # further links to its bytes are duplicates all the same
+            return replace(copies, path=self.path or row.path)
+        return replace(copies, path=row.path, label=row.label, kept=self.kept + 1)
+
+
+class ImageIndex:
+    """Finds earlier images with the same bytes, or with a difference hash at most two bits away."""
+
+    def __init__(self) -> None:
+        self._tables = temporary_tables(_TABLES)
+
+    def close(self) -> None:
+        """Remove the tables."""
+        self._tables.close()
+
+    def copies(self, sha256: str) -> Copies:
+        """The links that gave these bytes."""
+        query = "SELECT places, count, kept, path, label, is_gone FROM copies WHERE sha256 = ?"
+        row = self._tables.execute(query, (bytes.fromhex(sha256),)).fetchone()
+        if not row:
+            return Copies()
+        places = tuple(int.from_bytes(row[0][at : at + 8], "big") for at in range(0, len(row[0]), 8))
+        _, count, kept, path, label, is_gone = row
+        return Copies(places, count, kept, path, label, bool(is_gone))
+
+    def put(self, sha256: str, copies: Copies) -> None:
+        """Remember the links that gave these bytes."""
+        places = b"".join(place.to_bytes(8, "big") for place in copies.places)
+        row = (bytes.fromhex(sha256), places, copies.count, copies.kept, copies.path, copies.label, copies.is_gone)
+        self._tables.execute("INSERT OR REPLACE INTO copies VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+
+    def add(self, row: FetchResult) -> None:
+        """Remember a row whose link gave bytes."""
+        if row.sha256 is None or row.status == "failed":
+            return
+        self.put(row.sha256, self.copies(row.sha256).with_row(row))
+        if row.status == "ok" and row.path and row.dhash and not row.removed:
+            self.add_image(row.dhash, row.path)
+
+    def first(self, sha256: str) -> tuple[int, str] | None:
+        """The manifest's number and the path of the image that is kept of these bytes, as `put_first` noted it."""
+        query = "SELECT manifest, path FROM firsts WHERE sha256 = ?"
+        row: tuple[int, str] | None = self._tables.execute(query, (bytes.fromhex(sha256),)).fetchone()
+        return row
+
+    def put_first(self, sha256: str, manifest: int, path: str) -> None:
+        """Note which image is kept of these bytes."""
+        self._tables.execute("INSERT OR IGNORE INTO firsts VALUES (?, ?, ?)", (bytes.fromhex(sha256), manifest, path))
+
+    def add_image(self, dhash: str, path: str) -> None:
+        """Remember an image; plain ones (sky, paper, a gradient) would be near to each other and are left out."""
+        value = int(dhash, 16)
+        if _PLAIN_BITS <= value.bit_count() <= 64 - _PLAIN_BITS:
+            row = (_signed(value), path, *_bands(value))
+            self._tables.execute("INSERT INTO images VALUES (?, ?, ?, ?, ?)", row)
+
+    def find_near(self, dhash: str) -> str | None:
+        """The path of the nearest image, if it is at most two bits away."""
+        value = int(dhash, 16)
+        found = chain.from_iterable(
+            self._tables.execute(f"SELECT dhash, path FROM images WHERE band{band} = ? ORDER BY rowid", (bits,))
+            for band, bits in enumerate(_bands(value))
+        )
+        near = min(found, key=lambda row: _bits_apart(row[0], value), default=None)
+        return near[1] if near and _bits_apart(near[0], value) <= _MAX_BITS_APART else None
+
+
+class PlaceHosts:
+    """Counts the different paths of each host behind the same bytes, of all links."""
+
+    def __init__(self) -> None:
+        self._tables = temporary_tables(
+            "PRAGMA journal_mode = OFF; PRAGMA cache_size = -16000; BEGIN;"
+            "CREATE TABLE places (sha256 BLOB, host INT, path INT, PRIMARY KEY (sha256, host, path)) WITHOUT ROWID;"
+        )
+
+    def add(self, sha256: str, url: str) -> None:
+        """Count one link."""
+        place = place_of(url)
+        row = (bytes.fromhex(sha256), place >> 32, place & (2**32 - 1))
+        self._tables.execute("INSERT OR IGNORE INTO places VALUES (?, ?, ?)", row)
+
+    def placeholders(self) -> Iterator[str]:
+        """The hashes of bytes that are a host's placeholder."""
+        query = "SELECT DISTINCT sha256 FROM places GROUP BY sha256, host HAVING count(*) >= ?"
+        for (sha256,) in self._tables.execute(query, (PLACEHOLDER_PATHS,)):
+            yield sha256.hex()
+
+    def close(self) -> None:
+        """Remove the tables."""
+        self._tables.close()
+
+
+def _bands(value: int) -> tuple[int, ...]:
+    return tuple(value >> shift & ((1 << width) - 1) for shift, width in _BANDS)
+
+
+def _signed(value: int) -> int:
+    return value - 2**64 if value >= 2**63 else value
+
+
+def _bits_apart(signed: int, value: int) -> int:
+    return ((signed ^ value) & _MASK).bit_count()

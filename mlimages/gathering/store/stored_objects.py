@@ -1,0 +1,283 @@
+"""A gathered folder at an address (`s3://bucket/folder`): its images and its manifests.
+
+1. An image is put when it is verified, under a name that no other link has, and only if the name is free.
+2. Rows go into manifests that no other run writes to, `manifest-RUNID.jsonl`; each is put whole, once.
+3. Reading the folder joins all manifests. A run without a shard settles them: it puts `manifest.jsonl` only if that is
+   as it was read, and removes what is in it; after a conflict it reads again.
+So two runs never write one object, and what a killed run had put is found by the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mlimages.core import FetchResult, GatherError
+from mlimages.gathering.store.attribution import STEM
+from mlimages.gathering.store.image_index import temporary_tables
+from mlimages.gathering.store.manifest import NAME, ManifestWriter, has_manifest_name, is_manifest
+from mlimages.gathering.store.stored_files import aside_path
+
+ROWS_IN_PART = 10_000
+"""Rows of a run into an address that are put together; a killed run loses as many, not their images."""
+
+_PUTS = 16
+"""Images put at one time."""
+
+_ONE_PUT = 4 * 2**30
+"""Bytes that go in one request: conditions hold for one, not for an upload in parts."""
+
+_TRIES = 4
+_PAUSE_S = 0.2
+
+_T = TypeVar("_T")
+
+
+class StoredObjects:
+    """The objects below an address, as `Files`, and its manifests, of which copies lie in a folder here.
+
+    Args:
+        address: as `as_path` gives it.
+        folder: where the copies of the manifests lie.
+    """
+
+    def __init__(self, address: Path, folder: Path) -> None:
+        self._address = address
+        self._fs: Any = address.fs  # type: ignore[attr-defined]  # an address is no Path to mypy
+        self._root: str = address.path.rstrip("/")  # type: ignore[attr-defined]
+        self._folder = folder
+        self._pool = ThreadPoolExecutor(_PUTS, "put")
+        self._sizes = temporary_tables("PRAGMA journal_mode = OFF; PRAGMA cache_size = -16000; BEGIN;")
+        self._manifests: dict[str, Any] = {}
+
+    def close(self) -> None:
+        """Wait for what is on its way."""
+        self._pool.shutdown()
+        self._sizes.close()
+
+    async def place(self, part: Path, path: str) -> bool:
+        loop = asyncio.get_running_loop()
+        size = part.stat().st_size
+        is_placed = await loop.run_in_executor(self._pool, self._create, part, path)
+        if is_placed:
+            self._remember({path: size})
+            part.unlink()
+        return is_placed
+
+    def size(self, path: str) -> int | None:
+        row = self._sizes.execute("SELECT size FROM objects WHERE path = ?", (path,)).fetchone()
+        return row[0] if row else None
+
+    def is_unchanged(self, path: str, sha256: str) -> bool:
+        return self.sha256(path) == sha256
+
+    def sha256(self, path: str) -> str | None:
+        try:
+            return hashlib.sha256(self._tried("read", path, lambda at: self._fs.cat_file(at))).hexdigest()
+        except FileNotFoundError:
+            return None
+
+    def remove_empty(self, path: str) -> None:
+        """Nothing: an object is whole or not there."""
+
+    def remove(self, path: str, sha256: str) -> None:
+        if self.is_unchanged(path, sha256):
+            self._remove(path)
+
+    def put_aside(self, path: str, sha256: str) -> str | None:
+        aside = aside_path(path, sha256)
+        if self.is_unchanged(path, sha256):
+            self._tried("written", aside, lambda at: self._fs.copy(f"{self._root}/{path}", at))
+            self._remember({aside: self.size(path) or 0})
+            self._remove(path)
+        return aside if self.size(aside) is not None else None
+
+    def sync(self, paths: Iterable[str]) -> None:
+        """Nothing: what was put is stored."""
+
+    def walk(self) -> Iterator[str]:
+        query = "SELECT path FROM objects WHERE path NOT LIKE '.%' AND path NOT LIKE '%/.%' ORDER BY path"
+        for (path,) in self._sizes.execute(query).fetchall():
+            yield path
+
+    def refresh(self) -> bool:
+        """List what lies at the address and fetch its manifests; whether these changed since the last time."""
+        while True:
+            before = self._manifests
+            try:
+                self._list()
+                for name in before.keys() - self._manifests.keys():
+                    (self._folder / name).unlink(missing_ok=True)
+                for name, state in self._manifests.items():
+                    if before.get(name) != state:
+                        self._fetch(name)
+            except FileNotFoundError:  # another run has just settled it
+                continue
+            main = self._folder / NAME
+            if NAME in self._manifests and not is_manifest(main):
+                raise GatherError(f"{self._address}/{NAME} was not made by mlimages: choose another address")
+            return before != self._manifests
+
+    def put_manifest(self, path: Path) -> None:
+        """Put a manifest of this run, or another file of it; its name is new."""
+        if not self._create(path, path.name):
+            raise GatherError(f"{self._address}/{path.name} is there already: run the same command again")
+        self._manifests[path.name] = None
+
+    def put_settled(self, path: Path) -> bool:
+        """Put `manifest.jsonl` if it is still as it was read; False if it is not."""
+        if NAME not in self._manifests:
+            return self._create(path, NAME)
+        etag = (self._manifests[NAME] or {}).get("ETag")
+        match = {"IfMatch": etag, "chunksize": _ONE_PUT} if etag else {}
+        try:
+            self._tried("written", NAME, lambda at: self._fs.pipe_file(at, path.read_bytes(), **match))
+        except FileExistsError:
+            return False
+        return True
+
+    def put_other(self, path: Path) -> None:
+        """Put a file that belongs to the folder as a whole."""
+        self._tried("written", path.name, lambda at: self._fs.put_file(str(path), at))
+
+    def discard(self, manifest: Path) -> None:
+        """Remove a manifest whose rows are in `manifest.jsonl`, here and there."""
+        self._remove(manifest.name)
+        self._manifests.pop(manifest.name, None)
+        manifest.unlink()
+
+    def _fetch(self, name: str) -> None:
+        """Copy an object here, as it was at one time: a reader of fsspec fails where it is replaced meanwhile."""
+
+        def copy(at: str) -> None:
+            with self._fs.open(at, "rb") as there, (self._folder / name).open("wb") as here:
+                shutil.copyfileobj(there, here)
+
+        self._tried("read", name, copy)
+
+    def _create(self, file: Path, path: str) -> bool:
+        try:
+            self._tried("written", path, lambda at: self._fs.pipe_file(at, file.read_bytes(), mode="create"))
+        except FileExistsError:
+            return False
+        return True
+
+    def _remove(self, path: str) -> None:
+        with suppress(FileNotFoundError):
+            self._tried("removed", path, self._fs.rm_file)
+        self._sizes.execute("DELETE FROM objects WHERE path = ?", (path,))
+
+    def _list(self) -> None:
+        """Note the size of each object; a folder at a time, since a listing takes 1 KB of memory for each object."""
+        self._sizes.executescript(
+            "DROP TABLE IF EXISTS objects; CREATE TABLE objects (path TEXT PRIMARY KEY, size INT);"
+        )
+        self._manifests = {}
+        waiting = [""]
+        while waiting:
+            folder = waiting.pop()
+            self._fs.invalidate_cache()
+            try:
+                found = self._tried("listed", folder, lambda at: self._fs.ls(at.rstrip("/"), detail=True))
+            except FileNotFoundError:
+                continue
+            files = {}
+            for info in found:
+                path = info["name"].removeprefix(self._root).lstrip("/")
+                if info["type"] == "directory" and path.strip("/") != folder:
+                    waiting.append(path.strip("/"))
+                elif not folder and has_manifest_name(path):
+                    self._manifests[path] = {key: info.get(key) for key in ("ETag", "size", "created", "updated")}
+                elif not folder and fnmatch(path, f"{STEM}*.md"):
+                    self._fetch(path)
+                elif info["type"] == "file":
+                    files[path] = info["size"]
+            self._remember(files)
+        self._fs.invalidate_cache()
+
+    def _remember(self, sizes: dict[str, int]) -> None:
+        self._sizes.executemany("INSERT OR REPLACE INTO objects VALUES (?, ?)", sizes.items())
+
+    def _tried(self, done: str, path: str, action: Callable[[str], _T]) -> _T:
+        """What `action` gives for the object's address; tried again where the store is at fault.
+
+        Raises:
+            FileNotFoundError: there is no such object. FileExistsError: there is one, or another than was read.
+            GatherError: the store does not do it.
+        """
+        at = f"{self._root}/{path}"
+        for count in range(1, _TRIES + 1):
+            try:
+                return action(at)
+            except (FileNotFoundError, FileExistsError):
+                raise
+            except Exception as error:  # whatever the address's own library raises
+                if _is_conflict(error):
+                    raise FileExistsError(path) from error
+                if count == _TRIES or isinstance(error, PermissionError):
+                    shown = f"{self._address}/{path}".rstrip("/")
+                    raise GatherError(f"{shown} cannot be {done}: {error}; the same command goes on") from error
+                time.sleep(_PAUSE_S * 4**count)
+        raise AssertionError("the last try returns or raises")
+
+
+class ManifestParts:
+    """Rows of a run into an address: manifests of their own, each put once, when it is full or the run ends.
+
+    Args:
+        manifest: after which they are named, with 16 more digits.
+        put: stores a finished one.
+    """
+
+    def __init__(self, manifest: Path, put: Callable[[Path], None], *, keep_duplicates: bool) -> None:
+        self._manifest = manifest
+        self._put = put
+        self._keep_duplicates = keep_duplicates
+        self._path = manifest
+        self._writer: ManifestWriter | None = None
+        self._count = 0
+
+    def append(self, row: FetchResult) -> None:
+        """Record one finished link, whose image is stored."""
+        if self._writer is None:
+            self._path = self._manifest.with_name(f"{self._manifest.stem}-{new_run_id()}.jsonl")
+            self._writer, self._count = ManifestWriter(self._path), 0
+        self._writer.append(row)
+        self._count += 1
+        if self._count == ROWS_IN_PART:
+            self.append_closing(keep_duplicates=self._keep_duplicates)
+
+    def append_closing(self, *, keep_duplicates: bool) -> None:
+        """Close and put what is not put yet."""
+        if self._writer:
+            self._writer.append_closing(keep_duplicates=keep_duplicates)
+            self.close()
+            self._put(self._path)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._writer:
+            self._writer.close()
+        self._writer = None
+
+
+def new_run_id() -> str:
+    """16 hexadecimal digits that no other run has; later ones sort behind."""
+    return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(2)}"
+
+
+def _is_conflict(error: Exception) -> bool:
+    """Whether a conditional request was refused: 412, or 409 while another is under way."""
+    text = f"{error} {error.__cause__}"
+    return (
+        "PreconditionFailed" in text or "ConditionalRequestConflict" in text or "At least one of the pre-cond" in text
+    )
