@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -15,6 +17,9 @@ from mlimages.networks.input_size import check_input_size
 from mlimages.networks.weights import State, load_weights, match_in_order, read_weights, remove_prefix
 
 require("training", "train", "onnx", "onnxscript", "safetensors", "timm")  # these are imported late
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -49,6 +54,12 @@ class Model:
     def is_head(self, name: str) -> bool:
         """Return whether a module or a parameter belongs to a classifier."""
         return any(f"{name}.".startswith(f"{head}.") for head in self.heads)
+
+    def zero_other_heads(self) -> None:
+        """Set the classifiers beside the first one to zero; networks add or average what their classifiers return."""
+        for head in self.heads[1:]:
+            for parameter in self.network.get_submodule(head).parameters():
+                nn.init.zeros_(parameter)
 
     def __repr__(self) -> str:
         image = self.preprocessing.image
@@ -124,6 +135,66 @@ def build_model(
         pretrained=source != "none",
         has_weights=architecture.has_weights,
     )
+
+
+def wrap_network(network: nn.Module, preprocessing: Preprocessing, *, classes: int, pretrained: bool) -> Model:
+    """Return a network of one's own with what a run has to know of it.
+
+    Args:
+        network: float32 `(N, C, H, W)` to logits `(N, classes)`; its last layer with that many outputs is the
+            classifier.
+        preprocessing: of each image.
+        classes: number of logits.
+        pretrained: whether its weights are to be kept where they are frozen.
+
+    Raises:
+        ModelError: it has no such layer.
+
+    Examples:
+        >>> from torch import nn
+        >>> from mlimages import ImageProperty, Normalization, Preprocessing
+        >>> from mlimages.networks import wrap_network
+        >>> network = nn.Sequential(nn.Conv2d(3, 8, 5), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
+        >>> wrap_network(network, Preprocessing(ImageProperty(32), Normalization()), classes=2, pretrained=False)
+        Model('Sequential', 626 parameters, random weights, 32 x 32 px RGB)
+    """
+    code = hashlib.sha256(repr(network).encode()).hexdigest()[:16]
+    return Model(
+        name=type(network).__name__,
+        network=network.eval(),
+        library=f"{type(network).__module__} {code}",
+        preprocessing=preprocessing,
+        heads=find_heads(network, classes),
+        pretrained=pretrained,
+        has_weights=False,
+    )
+
+
+def resolve_defaults(name: str, *, weights: str, freeze: str) -> tuple[str, str]:
+    """Return the weights and the last frozen layer that `default` and `auto` stand for.
+
+    Raises:
+        ModelError: random weights are asked for, and what is to be trained is not.
+
+    Examples:
+        >>> from mlimages.networks import resolve_defaults
+        >>> resolve_defaults("lenet5", weights="default", freeze="auto")
+        ('none', 'none')
+        >>> resolve_defaults("alexnet", weights="default", freeze="auto")
+        ('default', 'head')
+    """
+    has_weights = find_architecture(name).has_weights
+    if weights == "default" and not has_weights:
+        weights = "none"
+    if freeze == "auto" and weights == "none" and has_weights:
+        raise ModelError(
+            f"{name} with --weights none starts from random weights: train all layers with --freeze none, or leave "
+            "--weights out"
+        )
+    freeze = freeze if freeze != "auto" else "none" if weights == "none" else "head"
+    if weights == "none" and freeze != "none":
+        logger.warning("the frozen layers of %s have random weights and learn nothing: try --freeze none", name)
+    return weights, freeze
 
 
 def find_heads(network: nn.Module, classes: int) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mlimages.core import Preprocessing, RunError, counted, replacing
@@ -200,7 +200,7 @@ class TrainedRun:
         return f"<TrainedRun: {self.config.model}, {classes}, weights {str(self.weights)!r}>"
 
 
-def load_run(run: str | os.PathLike[str], checkpoint: str = "best") -> TrainedRun:
+def load_run(run: str | os.PathLike[str], checkpoint: str = "best", *, network: nn.Module | None = None) -> TrainedRun:
     """Load a run's network with its preprocessing.
 
     After a kill the whole network's file is older than the resume state, or missing: then the trained tensors come from
@@ -209,6 +209,7 @@ def load_run(run: str | os.PathLike[str], checkpoint: str = "best") -> TrainedRu
     Args:
         run: run folder.
         checkpoint: `best` (epoch, on the validation set) or `last`.
+        network: of a run with a network of your own; its weights are replaced.
 
     Raises:
         RunError: `run` is not a run folder, has no checkpoint yet, or a file of it is damaged.
@@ -228,21 +229,24 @@ def load_run(run: str | os.PathLike[str], checkpoint: str = "best") -> TrainedRu
     if state is None and not whole.exists():
         raise RunError(f"{run} has no {whole.name} yet: continue it with `mlimages finetune --resume {run}`")
     image = preprocessing.image
-    model = build_model(
-        config.model,
-        classes=len(names),
-        weights=whole if whole.exists() else config.weights,
-        size=image.width,
-        gray=image.gray_scale,
-        seed=config.seed,
-    )
+    if network is None:
+        network = build_model(
+            config.model,
+            classes=len(names),
+            weights=whole if whole.exists() else config.weights,
+            size=(image.width, image.height),
+            gray=image.gray_scale,
+            seed=config.seed,
+        ).network
+    elif whole.exists():
+        network.cpu().load_state_dict(load_file(whole))
     weights = whole
     if state is not None and _epoch_of(whole) != (state.best_epoch if checkpoint == "best" else len(state.history)):
-        restore(model.network, state.best if checkpoint == "best" else state.trained)
+        restore(network, state.best if checkpoint == "best" else state.trained)
         weights = files.state
     mean = load_mean_image(files.mean_image, preprocessing.image) if preprocessing.normalization.mean_image else None
     figures = json.loads(files.result.read_text(encoding="utf-8")) if files.result.exists() else {}
-    return TrainedRun(model.network, preprocessing, mean, names, config, files.val, weights, figures)
+    return TrainedRun(network.eval(), preprocessing, mean, names, config, files.val, weights, figures)
 
 
 def _epoch_of(path: Path) -> int | None:

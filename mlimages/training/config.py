@@ -23,7 +23,7 @@ from mlimages.core import (
 )
 from mlimages.labels import TableOptions
 
-Optimizer = Literal["adamw", "sgd"]
+Optimizer = Literal["adamw", "adam", "sgd"]
 ClassWeights = Literal["none", "balanced"]
 Augmentation = Literal["auto", "none", "flip", "light", "strong"]
 
@@ -51,6 +51,20 @@ def parse_learning_rate(text: str) -> float:
     if not 0 < value < math.inf:
         raise InputError(f"a learning rate must be above 0, not {text}; auto picks one")
     return value
+
+
+def parse_schedule(text: str) -> str:
+    """A learning rate schedule: `cosine`, `exponential:GAMMA`, `step:EPOCHS:GAMMA` or `none`.
+
+    Raises:
+        InputError: it is none of these.
+    """
+    kind, *numbers = text.split(":")
+    values = [_number(number) for number in numbers]
+    count = {"cosine": 0, "none": 0, "exponential": 1, "step": 2}.get(kind)
+    if count != len(values) or not all(0 < value < math.inf for value in values) or (kind == "step" and values[0] % 1):
+        raise InputError(f"unknown schedule {text!r}: use cosine, exponential:0.97, step:30:0.1 or none")
+    return text
 
 
 def parse_duration(text: str) -> float:
@@ -152,8 +166,9 @@ class FineTuneConfig(TableOptions):
             "Freeze every layer up to and including this one; head trains only the classifier, none trains everything.",
             "Model",
             metavar="LAYER|head|none",
+            default_text="head; none for a network without pretrained weights",
         ),
-    ] = "head"
+    ] = "auto"
     epochs: Annotated[int, Option("Number of epochs.", "Optimization", min=1)] = 20
     batch_size: Annotated[int, Option("Batch size.", "Optimization", min=1)] = 32
     lr: Annotated[
@@ -168,6 +183,16 @@ class FineTuneConfig(TableOptions):
         ),
     ] = 0.0
     optimizer: Annotated[Optimizer, Option("Optimizer.", "Optimization", is_rare=True)] = "adamw"
+    schedule: Annotated[
+        str,
+        Option(
+            "Learning rate schedule: cosine with warmup, times GAMMA in each epoch or after every N epochs, or none.",
+            "Optimization",
+            metavar="cosine|exponential:GAMMA|step:N:GAMMA|none",
+            parse=parse_schedule,
+            is_rare=True,
+        ),
+    ] = "cosine"
     momentum: Annotated[float, Option("Momentum of --optimizer sgd.", "Optimization", min=0, max=1, is_rare=True)] = 0.9
     weight_decay: Annotated[float, Option("Weight decay.", "Optimization", min=0, is_rare=True)] = 0.01
     label_smoothing: Annotated[float, Option("Label smoothing.", "Optimization", min=0, max=1, is_rare=True)] = 0.0
@@ -212,6 +237,7 @@ class FineTuneConfig(TableOptions):
             )
         object.__setattr__(self, "weights", str(self.weights))
         check_options(self)
+        parse_schedule(self.schedule)
         if len(self.std) not in (0, 1, 3) or not all(0 < value < math.inf for value in self.std):
             raise InputError(f"std is {', '.join(map(str, self.std))}: it must be one or three numbers above 0")
         if not 0 < self.val_share < 1:

@@ -281,4 +281,4 @@ def _augment(config: FineTuneConfig, model: Model) -> Augment | None:
 
 def _trains_below_head(model: Model) -> bool:
     trained = (name for name, parameter in model.network.named_parameters() if parameter.requires_grad)
-    return any(not name.startswith(f"{model.head}.") for name in trained)
+    return any(not model.is_head(name) for name in trained)

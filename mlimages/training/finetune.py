@@ -11,9 +11,10 @@ from dataclasses import replace
 from typing import Protocol
 
 import torch
+from torch import nn
 
-from mlimages.core import NoProgress, Progress, RunError
-from mlimages.networks import choose_device
+from mlimages.core import InputError, NoProgress, Preprocessing, Progress, RunError
+from mlimages.networks import choose_device, resolve_defaults
 from mlimages.reports import RunFiles
 from mlimages.training import distributed
 from mlimages.training.checkpoints import (
@@ -30,7 +31,7 @@ from mlimages.training.config import FineTuneConfig
 from mlimages.training.data import Job, build_job, open_folder, read_images
 from mlimages.training.finish import FineTuneResult, finish, finished_result, write_skipped, write_suspect_labels
 from mlimages.training.head import compute_head_inputs, fit_ridge, initialize_head
-from mlimages.training.inputs import read_inputs
+from mlimages.training.inputs import OwnNetwork, read_inputs
 from mlimages.training.loop import Schedule, Trainer, make_optimizer, validate
 from mlimages.training.run import EpochFigures, check_folder, write_log, write_metrics
 
@@ -50,6 +51,8 @@ class Callback(Protocol):
 def fine_tune(
     config: FineTuneConfig,
     *,
+    network: nn.Module | None = None,
+    preprocessing: Preprocessing | None = None,
     export: bool = True,
     progress: Progress | None = None,
     callbacks: Sequence[Callback] = (),
@@ -64,6 +67,9 @@ def fine_tune(
 
     Args:
         config: settings of the run.
+        network: a network of your own with one output per class, trained as it is instead of `config.model`; nothing
+            of it is frozen unless `config.freeze` says so. The same one is needed to resume the run.
+        preprocessing: of the images, with `network`.
         export: whether to write `model.onnx`, the plots and `report.html` at the end.
         progress: shows the number of images processed.
         callbacks: called after each epoch.
@@ -82,14 +88,16 @@ def fine_tune(
     >>> fine_tune(config).onnx
     PosixPath('runs/new/model.onnx')
     """
+    own = _own_network(network, preprocessing)
+    config = _with_defaults(config, own)
     files, device = RunFiles(config.out), choose_device(config.device)
     distributed.init_process_group(device)
     is_main = distributed.is_main_process()
     progress = progress if progress and is_main else NoProgress()
     with closing(progress), distributed.peer_exit_named(), torch.random.fork_rng():  # an error begins a new line
         if distributed.broadcast(check_folder(config, files)):
-            return finished_result(files, export=export)
-        inputs = read_inputs(config, files)  # with all checks that need no image; nothing was written yet
+            return finished_result(files, export=export, network=network)
+        inputs = read_inputs(config, files, own)  # with all checks that need no image; nothing was written yet
         with files.locked() if is_main else nullcontext(), write_log(files.log) if is_main else nullcontext():
             started, state = time.monotonic(), load_state(files)
             images = read_images(config, inputs, progress)
@@ -106,7 +114,24 @@ def fine_tune(
             distributed.require_same("run folder and weights", (job.digest, state and state.history))
             state = _start(job) if state is None else _resume(job, state)
             state = _train(job, state, started=started, progress=progress, callbacks=callbacks)
-            return finish(job, state, export=export)
+            return finish(job, state, export=export, own=network)
+
+
+def _own_network(network: nn.Module | None, preprocessing: Preprocessing | None) -> OwnNetwork | None:
+    if network is None and preprocessing is None:
+        return None
+    if network is None or preprocessing is None:
+        raise InputError("a network of your own and the preprocessing of its images belong together: give both")
+    return OwnNetwork(network, preprocessing)
+
+
+def _with_defaults(config: FineTuneConfig, own: OwnNetwork | None) -> FineTuneConfig:
+    """The configuration with the weights and the frozen layers that its defaults stand for."""
+    if own:
+        freeze = "none" if config.freeze == "auto" else config.freeze
+        return replace(config, model=type(own.network).__name__, weights="none", freeze=freeze)
+    weights, freeze = resolve_defaults(config.model, weights=config.weights, freeze=config.freeze)
+    return replace(config, weights=weights, freeze=freeze)
 
 
 def _resume(job: Job, state: TrainingState) -> TrainingState:
@@ -141,6 +166,7 @@ def _start(job: Job) -> TrainingState:
     head = fit_ridge(inputs.features.numpy(), inputs.labels.numpy(), len(names)).head()
     if not initialize_head(model, job.source, job.train, head):
         return TrainingState(frozen_digest=job.digest)
+    model.zero_other_heads()
     metrics = validate(job.network, job.source, job.val).metrics
     logger.info("closed-form head: %.1f %% on %d validation images", 100 * metrics.accuracy, metrics.count)
     start = trained_tensors(job.network)

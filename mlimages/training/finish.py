@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from mlimages.core import (
     BrokenImage,
@@ -109,7 +110,7 @@ class FineTuneResult:
         return cls(**{**figures, "broken": tuple(BrokenImage(**each) for each in values["broken"])})
 
 
-def finished_result(files: RunFiles, *, export: bool) -> FineTuneResult:
+def finished_result(files: RunFiles, *, export: bool, network: nn.Module | None = None) -> FineTuneResult:
     """The result of a finished run; with `export`, a missing `model.onnx` and its plots are written.
 
     Raises:
@@ -117,7 +118,7 @@ def finished_result(files: RunFiles, *, export: bool) -> FineTuneResult:
     """
     logger.warning("%s is already finished; more epochs: mlimages finetune --resume %s --epochs N", *[files.folder] * 2)
     if export and distributed.is_main_process() and not files.onnx.exists():
-        export_run(files.folder, files.onnx)
+        export_run(files.folder, files.onnx, network=network)
         draw(files.folder)
     try:
         return FineTuneResult.from_dict(json.loads(files.result.read_text(encoding="utf-8")), files)
@@ -125,7 +126,7 @@ def finished_result(files: RunFiles, *, export: bool) -> FineTuneResult:
         raise RunError(f"{files.result} cannot be read ({error!r}): remove it to finish this run again") from error
 
 
-def finish(job: Job, state: TrainingState, *, export: bool) -> FineTuneResult:
+def finish(job: Job, state: TrainingState, *, export: bool, own: nn.Module | None = None) -> FineTuneResult:
     """Restore the best epoch, verify that the frozen weights are unchanged, and write the results."""
     network, config, files = job.network, job.config, job.files
     if job.digest and job.frozen.digest(network) != job.digest:
@@ -135,7 +136,7 @@ def finish(job: Job, state: TrainingState, *, export: bool) -> FineTuneResult:
     validation = validate(network, job.source, job.val)
     export = export and distributed.is_main_process()
     if export:
-        export_run(files.folder, files.onnx)
+        export_run(files.folder, files.onnx, network=own)
     result = FineTuneResult(
         run=files.folder,
         model=config.model,
@@ -221,6 +222,7 @@ def export_run(
     out: str | os.PathLike[str],
     *,
     options: ExportOptions | None = None,
+    network: nn.Module | None = None,
     progress: Progress | None = None,
 ) -> OnnxBundle:
     """Export a run's best network to ONNX, with the hashes of its weights and label files as metadata.
@@ -229,6 +231,7 @@ def export_run(
         run: run folder.
         out: ONNX file to write.
         options: of the export.
+        network: of a run with a network of your own; its weights are replaced.
         progress: shows the number of validation images compared.
 
     Returns:
@@ -241,7 +244,7 @@ def export_run(
     >>> export_run("runs/first", "first.onnx").class_names
     ('cats', 'dogs')
     """
-    files, loaded = RunFiles(Path(run)), load_run(run)
+    files, loaded = RunFiles(Path(run)), load_run(run, network=network)
     trained = TrainedNetwork(
         loaded.network, loaded.preprocessing, loaded.class_names, loaded.config.model, loaded.mean_image
     )
@@ -269,7 +272,7 @@ def summarize_run(run: str | os.PathLike[str]) -> NetworkSummary:
     image, settings = folder.preprocessing.image, folder.settings
     return summarize_model(
         settings["model"],
-        size=image.width,
+        size=(image.width, image.height),
         gray=image.gray_scale,
         classes=len(folder.class_names),
         upto=settings["freeze"],

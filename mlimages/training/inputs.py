@@ -9,11 +9,12 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from mlimages.core import InputError, LabeledPath, Preprocessing
 from mlimages.dataset import load_mean_image
 from mlimages.labels import ClassNames, LabelFile, open_labels, open_parts, share_classes
-from mlimages.networks import FrozenPart, Model, build_model, freeze
+from mlimages.networks import FrozenPart, Model, build_model, freeze, wrap_network
 from mlimages.reports import RunFiles
 from mlimages.training import distributed
 from mlimages.training.config import FineTuneConfig
@@ -55,8 +56,19 @@ class RunInputs:
     is_resumed: bool
 
 
-def read_inputs(config: FineTuneConfig, files: RunFiles) -> RunInputs:
+@dataclass(frozen=True, slots=True)
+class OwnNetwork:
+    """A network that is not built by name, and the preprocessing of its images."""
+
+    network: nn.Module
+    preprocessing: Preprocessing
+
+
+def read_inputs(config: FineTuneConfig, files: RunFiles, own: OwnNetwork | None = None) -> RunInputs:
     """Read the label files, build the network and freeze it; decode no image and write nothing.
+
+    Args:
+        own: taken instead of the network that the configuration names.
 
     Raises:
         InputError: a label file, the mean image or another setting cannot be used.
@@ -66,17 +78,23 @@ def read_inputs(config: FineTuneConfig, files: RunFiles) -> RunInputs:
     images = _resumed_images(files) if is_resumed else read_label_files(config)
     distributed.require_same("label files and run folder", (is_resumed, images.train, images.val))
     require_classes(images.train, images.names)
-    model = build_model(
+    model = _build(config, len(images.names), own)
+    mean = None if is_resumed else _load_mean(config, model.preprocessing)
+    return RunInputs(images, model, freeze(model, config.freeze), mean, is_resumed)
+
+
+def _build(config: FineTuneConfig, classes: int, own: OwnNetwork | None) -> Model:
+    if own:
+        return wrap_network(own.network, own.preprocessing, classes=classes, pretrained=config.freeze != "none")
+    return build_model(
         config.model,
-        classes=len(images.names),
+        classes=classes,
         weights=config.weights,
         size=config.size,
         resize=config.resize,
         gray=config.gray,
         seed=config.seed,
     )
-    mean = None if is_resumed else _load_mean(config, model.preprocessing)
-    return RunInputs(images, model, freeze(model, config.freeze), mean, is_resumed)
 
 
 def _resumed_images(files: RunFiles) -> LabeledImages:

@@ -19,9 +19,9 @@ from mlimages.training.config import FineTuneConfig
 from mlimages.training.features import EVALUATION_BATCH, Batch, BatchSource
 from mlimages.training.image_set import ImageSet, chunks
 
-SCRATCH_LR = {"adamw": 1e-3, "sgd": 1e-2}
-HEAD_LR = {"adamw": 1e-4, "sgd": 1e-3}
-TUNING_LR = {"adamw": 7e-5, "sgd": 5e-3}
+SCRATCH_LR = {"adamw": 1e-3, "adam": 1e-3, "sgd": 1e-2}
+HEAD_LR = {"adamw": 1e-4, "adam": 1e-4, "sgd": 1e-3}
+TUNING_LR = {"adamw": 7e-5, "adam": 7e-5, "sgd": 5e-3}
 
 WARMUP = 0.1
 """Share of the steps in which the learning rate rises."""
@@ -70,33 +70,44 @@ class Validation:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """The learning rate: linear warmup, then cosine decay to a hundredth of the peak.
+    """The learning rate: linear warmup, then cosine decay to a hundredth of the peak, or another decay without warmup.
 
     Attributes:
         peak_lr: highest learning rate.
         steps: optimizer steps in an epoch.
         epochs: number of epochs.
         warmup: share of all steps in which it rises, 0..1.
+        decay: `cosine`, `exponential:GAMMA`, `step:EPOCHS:GAMMA` or `none`.
 
     >>> schedule = Schedule(peak_lr=1.0, steps=10, epochs=1, warmup=0.2)
     >>> [round(schedule.lr_at(step), 2) for step in range(0, 11, 2)]
     [0.33, 1.0, 0.86, 0.51, 0.15, 0.01]
+    >>> [round(Schedule(1.0, 10, 3, 0.2, "exponential:0.97").lr_at(step), 4) for step in (0, 9, 10, 29)]
+    [1.0, 1.0, 0.97, 0.9409]
+    >>> [Schedule(1.0, 10, 90, 0.2, "step:30:0.1").lr_at(10 * epoch) for epoch in (0, 29, 30)]
+    [1.0, 1.0, 0.1]
     """
 
     peak_lr: float
     steps: int
     epochs: int
     warmup: float
+    decay: str = "cosine"
 
     @classmethod
     def of_run(cls, config: FineTuneConfig, images: int, *, pretrained: bool, trains_below_head: bool) -> Schedule:
         """The schedule of a run; where the learning rate is not set, what is trained decides it."""
         lr = SCRATCH_LR if not pretrained else TUNING_LR if trains_below_head else HEAD_LR
         steps = len(chunks(range(images), config.batch_size))
-        return cls(config.lr or lr[config.optimizer], steps, config.epochs, WARMUP if pretrained else 0.0)
+        warmup = WARMUP if pretrained else 0.0
+        return cls(config.lr or lr[config.optimizer], steps, config.epochs, warmup, config.schedule)
 
     def lr_at(self, step: int) -> float:
         """The learning rate at a step, counted from 0 over all epochs."""
+        kind, *numbers = self.decay.split(":")
+        if kind != "cosine":
+            every, gamma = map(float, {"none": "11", "exponential": ["1", *numbers], "step": numbers}[kind])
+            return float(self.peak_lr * gamma ** (step // self.steps // every))
         steps, warmup_steps = self.steps * self.epochs, self.warmup * self.steps * self.epochs
         if step < warmup_steps:
             return self.peak_lr * (step + 1) / (warmup_steps + 1)
@@ -232,4 +243,5 @@ def make_optimizer(network: nn.Module, config: FineTuneConfig, *, lr: float) -> 
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     if config.optimizer == "sgd":
         return torch.optim.SGD(trained, lr, momentum=config.momentum, weight_decay=config.weight_decay)
-    return torch.optim.AdamW(trained, lr, weight_decay=config.weight_decay)
+    adam = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+    return adam(trained, lr, weight_decay=config.weight_decay)

@@ -14,7 +14,7 @@ from torch import nn
 from torchvision import models
 
 from mlimages.core import DEFAULT_MODEL, ModelError
-from mlimages.networks import build_model
+from mlimages.networks import build_model, freeze, resolve_defaults, split_network
 from mlimages.networks.architectures import find_architecture
 from mlimages.networks.timm_architecture import packaged_file
 from mlimages.networks.weights import State, read_weights
@@ -358,3 +358,41 @@ def test_weights_are_taken_by_paths_of_every_kind(tmp_path: Path, kind: type) ->
 def test_the_repr_of_a_model_is_one_line() -> None:
     model = build_model("lenet5", classes=10, weights="none")
     assert repr(model) == "Model('lenet5', 61,706 parameters, random weights, 28 x 28 px gray)"
+
+
+@pytest.mark.parametrize(
+    ("model", "weights", "freeze", "expected"),
+    [
+        ("lenet5", "default", "auto", ("none", "none")),
+        ("lenet5", "w.npz", "auto", ("w.npz", "head")),
+        ("alex", "none", "conv5", ("none", "conv5")),
+        ("alexnet", "default", "auto", ("default", "head")),
+        ("alexnet", "none", "none", ("none", "none")),
+        ("efficientnet_lite0", "default", "conv_stem", ("default", "conv_stem")),
+    ],
+)
+def test_a_network_without_pretrained_weights_is_trained_whole(
+    model: str, weights: str, freeze: str, expected: tuple[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert resolve_defaults(model, weights=weights, freeze=freeze) == expected
+    assert ("random weights and learn nothing" in caplog.text) == (freeze == "conv5")
+
+
+def test_random_weights_are_taken_only_with_what_to_train() -> None:
+    with pytest.raises(ModelError, match="resnet18 with --weights none starts from random weights: train all layers"):
+        resolve_defaults("resnet18", weights="none", freeze="auto")
+
+
+def test_all_classifiers_of_a_distilled_network_are_found_and_trained() -> None:
+    model = build_model("timm:deit_tiny_distilled_patch16_224", classes=3, weights="none")
+    assert model.heads == ("head", "head_dist")
+    frozen = freeze(model)
+    trained = {name for name, parameter in model.network.named_parameters() if parameter.requires_grad}
+    assert trained == {"head.weight", "head.bias", "head_dist.weight", "head_dist.bias"}
+    model.zero_other_heads()
+    x = torch.rand(1, 3, 224, 224)
+    parts = split_network(model.network, frozen, x)
+    assert parts is not None
+    features = parts.lower(x)
+    with torch.no_grad():
+        assert torch.allclose(model.network(x), model.network.head(features[0]) / 2, atol=1e-5)

@@ -13,8 +13,9 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from torch import nn
 
-from mlimages.core import InputError, RunError
+from mlimages.core import ImageProperty, InputError, Normalization, Preprocessing, RunError
 from mlimages.labels import LabelFile
 from mlimages.networks import build_model
 from mlimages.training import FineTuneConfig, fine_tune, load_run
@@ -208,3 +209,38 @@ def test_the_command_line_trains_exports_and_goes_on(colours: Path, run_cli: Run
     again = run_cli("finetune", "--resume", "run", "--json")
     assert (colours.parent / result["onnx"]).stat().st_mtime_ns == exported, "a finished run is not exported again"
     assert json.loads(again.stdout)["val_accuracy"] == result["val_accuracy"]
+
+
+class Small(nn.Sequential):
+    """A network of one's own."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            nn.Conv2d(3, 8, 5, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 3)
+        )
+
+
+def test_a_network_of_ones_own_is_trained_as_one_by_name(colours: Path) -> None:
+    preprocessing = Preprocessing(ImageProperty(32), Normalization(mean=(0.5,) * 3, std=(0.5,) * 3))
+    config = FineTuneConfig(colours, colours.parent / "run", epochs=6, lr=0.05, optimizer="sgd", schedule="none")
+    torch.manual_seed(0)
+    network = Small()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    result = fine_tune(config, network=network, preprocessing=preprocessing)
+    assert (result.model, result.freeze, result.val_accuracy > 0.6) == ("Small", "none", True)
+    assert result.onnx is not None
+    trained = load_file(result.run / "best.safetensors")
+    assert not torch.equal(trained["0.weight"], before["0.weight"])
+    assert fine_tune(config, network=Small(), preprocessing=preprocessing).val_accuracy == result.val_accuracy
+    with pytest.raises(InputError, match="give both"):
+        fine_tune(config, network=network)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_the_recipes_of_tutorials_are_settings(colours: Path, optimizer: str) -> None:
+    config = config_for(colours, optimizer=optimizer, lr=0.01, schedule="exponential:0.5", epochs=2)
+    fine_tune(config, export=False)
+    with (config.out / "metrics.csv").open() as lines:
+        assert [float(row["lr"]) for row in csv.DictReader(lines)] == [0.01, 0.005]
+    with pytest.raises(InputError, match=r"unknown schedule 'step:1.5:0.1': use cosine, exponential:0.97, step:30:0.1"):
+        config_for(colours, schedule="step:1.5:0.1")
