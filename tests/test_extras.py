@@ -88,7 +88,7 @@ print(*sorted(set(dir(mlimages)) - set(mlimages.__all__)))
     assert done.returncode == 0, done.stderr
     expected = (
         "ExportOptions FineTuneResult Quantization TrainedRun "
-        "__version__ export_run fine_tune load_run probe_cuts quantize summarize summarize_model"
+        "__version__ export_run fine_tune load_run probe_cuts probe_models quantize summarize summarize_model"
     )
     assert done.stdout.strip() == expected
 

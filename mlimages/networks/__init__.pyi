@@ -1,3 +1,4 @@
+from .architectures import has_local_weights as has_local_weights
 from .cut_points import CutPoint as CutPoint
 from .cut_points import FeatureHooks as FeatureHooks
 from .cut_points import find_cut_points as find_cut_points

@@ -43,6 +43,10 @@ class Architecture(Protocol):
         Its own weights are random.
         """
 
+    @property
+    def has_local_weights(self) -> bool:
+        """Whether the pretrained weights are on this machine."""
+
     def default_weights(self, image: ImageProperty) -> dict[str, Tensor]:
         """Return the pretrained weights of the library, for images of this size.
 
@@ -74,6 +78,10 @@ class BuiltinArchitecture:
 
     def build(self, classes: int, image: ImageProperty, weights: str) -> nn.Module:
         return self.net.build(classes=classes, channels=image.channels, size=(image.height, image.width))
+
+    @property
+    def has_local_weights(self) -> bool:
+        return False
 
     def default_weights(self, image: ImageProperty) -> dict[str, Tensor]:
         raise ModelError(
@@ -120,15 +128,21 @@ class TorchvisionArchitecture:
             return {"image_size": image.width}
         return {"input_size": image.shape[1:]} if self.name.startswith("maxvit") else {}
 
+    @property
+    def has_local_weights(self) -> bool:
+        return self._file(self._weights_entry("default")).is_file()
+
+    def _file(self, entry: Any) -> Path:
+        return Path(torch.hub.get_dir(), "checkpoints", entry.url.rpartition("/")[2])
+
     def default_weights(self, image: ImageProperty) -> dict[str, Tensor]:
         weights = self._weights_entry("default")
-        folder = Path(torch.hub.get_dir()) / "checkpoints"
-        file_name = weights.url.rpartition("/")[2]
+        file = self._file(weights)
         try:
             return dict(weights.get_state_dict(progress=False, check_hash=True))
         except (OSError, RuntimeError) as error:
             raise ModelError(
-                f"the weights {file_name} of {self.name} are not in {folder} and cannot be downloaded from "
+                f"the weights {file.name} of {self.name} are not in {file.parent} and cannot be downloaded from "
                 f"{weights.url} ({error}): put the file there, or give one with --weights PATH"
             ) from error
 
@@ -173,6 +187,17 @@ def find_architecture(name: str) -> Architecture:
         + (f"; did you mean {' or '.join(similar)}?" if similar else "")
         + f" Use {', '.join([DEFAULT_MODEL, *BUILTIN_NETS])}, a torchvision classifier, or timm:NAME for any timm model"
     )
+
+
+def has_local_weights(name: str) -> bool:
+    """Return whether the pretrained weights of a network are on this machine.
+
+    Examples:
+        >>> from mlimages.networks import has_local_weights
+        >>> has_local_weights("efficientnet_lite0")
+        True
+    """
+    return find_architecture(name).has_local_weights
 
 
 def package_version(package: str) -> str:

@@ -72,11 +72,20 @@ class TimmArchitecture:
     def build(self, classes: int, image: ImageProperty, weights: str) -> nn.Module:
         return self._create(image, num_classes=classes)
 
-    def default_weights(self, image: ImageProperty) -> dict[str, Tensor]:
+    @property
+    def has_local_weights(self) -> bool:
+        repository, file_name = self._location()
+        return bool(repository) and isinstance(try_to_load_from_cache(repository, file_name), str)
+
+    def _location(self) -> tuple[str, str]:
+        """Repository and name of the weights' file on the Hub; the repository is empty if they are elsewhere."""
+        if self.timm_name.startswith(HUB):
+            return self.timm_name.removeprefix(HUB), WEIGHTS_FILE
         config = timm.get_pretrained_cfg(self.timm_name)
-        is_on_hub = self.timm_name.startswith(HUB)
-        repository = self.timm_name.removeprefix(HUB) if is_on_hub else getattr(config, "hf_hub_id", None)
-        file_name = getattr(config, "hf_hub_filename", None) or WEIGHTS_FILE
+        return getattr(config, "hf_hub_id", None) or "", getattr(config, "hf_hub_filename", None) or WEIGHTS_FILE
+
+    def default_weights(self, image: ImageProperty) -> dict[str, Tensor]:
+        repository, file_name = self._location()
         try:
             if repository:
                 _check_available(repository, file_name)
@@ -84,7 +93,8 @@ class TimmArchitecture:
         except ModelError:
             raise
         except Exception as error:  # the Hub client raises errors of many kinds
-            source = f"{repository}/{file_name}" if repository else getattr(config, "url", None) or self.timm_name
+            url = getattr(timm.get_pretrained_cfg(self.timm_name), "url", None)
+            source = f"{repository}/{file_name}" if repository else url or self.timm_name
             raise self._unavailable(source, error) from error
 
     def preprocessing(self, weights: str) -> Preprocessing:
@@ -161,6 +171,10 @@ class PackagedArchitecture(TimmArchitecture):
     @property
     def has_weights(self) -> bool:
         return True
+
+    @property
+    def has_local_weights(self) -> bool:
+        return packaged_file() is not None
 
     def default_weights(self, image: ImageProperty) -> dict[str, Tensor]:
         """The packaged weights, whose tensors are in the order of timm's under other names."""

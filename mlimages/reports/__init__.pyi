@@ -7,8 +7,13 @@ from .comparison import comparison_lines as comparison_lines
 from .contact_sheet import SheetRow as SheetRow
 from .contact_sheet import Tile as Tile
 from .contact_sheet import draw_sheet as draw_sheet
+from .model_scores import ModelScore as ModelScore
+from .model_scores import ModelScores as ModelScores
+from .model_scores import best_first as best_first
+from .model_scores import model_lines as model_lines
 from .onnx_summary import bundle_notes as bundle_notes
 from .onnx_summary import summarize_onnx as summarize_onnx
+from .plots import draw_models as draw_models
 from .plots import draw_probe as draw_probe
 from .probe_result import CurvePoint as CurvePoint
 from .probe_result import CutScore as CutScore

@@ -16,6 +16,7 @@ import numpy as np
 from mlimages.checks import FactsTable
 from mlimages.core import Confusion, MissingExtraError, Share, counted, replacing, share
 from mlimages.reports.comparison import ComparedRun
+from mlimages.reports.model_scores import ModelScores
 from mlimages.reports.probe_result import ProbeResult
 
 try:
@@ -103,6 +104,21 @@ def confusion_matrix(counts: Confusion, names: Sequence[str]) -> Figure:
 def draw_probe(result: ProbeResult, path: str | os.PathLike[str]) -> None:
     """Write a PNG of the accuracy by layer and by images per class, side by side."""
     save_png(_side_by_side([draw for _, draw in _probe_plots(result)]), Path(path))
+
+
+def draw_models(found: ModelScores, path: str | os.PathLike[str]) -> None:
+    """Write a PNG of the accuracy of several networks by their time per image."""
+
+    def draw(axes: Axes) -> None:
+        y, errors = _percent_and_errors([score.accuracy for score in found.scores])
+        x = [score.cpu_ms for score in found.scores]
+        axes.errorbar(x, y, yerr=errors, fmt="o", color=VAL, capsize=2)
+        for score, left, top in zip(found.scores, x, y, strict=True):
+            axes.annotate(_short(score.model), (left, top), xytext=(5, 5), textcoords="offset points", fontsize=8)
+        axes.set_xscale("log")
+        axes.set(xlabel="processor time of a forward pass (ms per image)", ylabel="accuracy (%)")
+
+    save_png(_side_by_side([draw], height=4.2), Path(path))
 
 
 def probe_drawings(result: ProbeResult) -> list[str]:

@@ -7,6 +7,7 @@ from .finetune import fine_tune as fine_tune
 from .finish import FineTuneResult as FineTuneResult
 from .finish import export_run as export_run
 from .finish import summarize_run as summarize_run
+from .model_probe import probe_models as probe_models
 from .probing import probe_cuts as probe_cuts
 from .run import read_config as read_config
 from .tensorboard import ScalarWriter as ScalarWriter

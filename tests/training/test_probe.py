@@ -14,7 +14,7 @@ from mlimages.cli import main as cli
 from mlimages.core import InputError, Share, cache_dir
 from mlimages.labels import LabelFile, label_dir_auto
 from mlimages.networks import FeatureHooks, build_model, find_cut_points
-from mlimages.reports import CutScore, ProbeResult
+from mlimages.reports import CutScore, ModelScore, ModelScores, ProbeResult, best_first
 from mlimages.reports import probe_lines as lines_of
 from mlimages.training import probe_cuts
 
@@ -125,3 +125,29 @@ def test_the_command_prints_tables_and_draws_a_plot(
     assert f"--model lenet5 --weights none --freeze {told['freeze']}" in done.stderr
     with Image.open(tmp_path / "probe.png") as plot:
         assert min(plot.size) > 300
+
+
+def test_several_networks_are_compared_and_an_unavailable_one_is_a_line(
+    stripes: LabelFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    models = [word for name in ("lenet5", "mnist_cnn", "nosuch") for word in ("--model", name)]
+    done = CliRunner().invoke(cli.app, ["probe", str(stripes.path), *models], catch_exceptions=False)
+    rows = {line.split()[0]: line for line in done.stdout.splitlines() if line}
+    assert {"lenet5", "mnist_cnn"} < rows.keys()
+    assert rows["nosuch:"].startswith("nosuch: unknown model 'nosuch'")
+    assert f"--model {done.stdout.splitlines()[1].split()[0]} --freeze" in done.stderr
+    assert (tmp_path / "probe.png").stat().st_size > 5000
+    with pytest.raises(InputError, match="--weights is for one --model"):
+        CliRunner().invoke(cli.app, ["probe", "x", *models, "--weights", "none"], catch_exceptions=False)
+
+
+def test_what_another_network_does_better_in_every_respect_is_named() -> None:
+    def score(name: str, accuracy: float, cpu_ms: float, onnx_mb: float) -> ModelScore:
+        share = Share(accuracy, accuracy - 0.1, accuracy + 0.1)
+        probe = ProbeResult(name, 50, 2, 0, (CutScore("conv2", 8, share, True),), "conv2", (), None)
+        return ModelScore(probe, cpu_ms, onnx_mb)
+
+    rows = best_first([score("slow", 0.8, 9, 5), score("small", 0.7, 9, 1), score("best", 0.8, 4, 5)])
+    found = ModelScores(rows, {})
+    assert [(each.model, found.dominating(each)) for each in rows] == [("best", ""), ("slow", "best"), ("small", "")]

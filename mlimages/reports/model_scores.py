@@ -1,0 +1,87 @@
+"""The result of probing several networks: accuracy, time and size side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mlimages.core import Share, table
+from mlimages.reports.probe_result import ProbeResult
+
+
+@dataclass(frozen=True, slots=True)
+class ModelScore:
+    """A network as a classifier of some images.
+
+    Attributes:
+        probe: accuracy by number of frozen layers.
+        cpu_ms: processor time of a forward pass in PyTorch, in milliseconds per image.
+        onnx_mb: size of the ONNX file in megabytes, from the number of weights.
+    """
+
+    probe: ProbeResult
+    cpu_ms: float
+    onnx_mb: float
+
+    @property
+    def model(self) -> str:
+        """Name of the network."""
+        return self.probe.model
+
+    @property
+    def accuracy(self) -> Share:
+        """Of a closed-form head on the features of the whole frozen network, with its 95 % interval."""
+        return self.probe.cuts[-1].accuracy
+
+    def dominates(self, other: ModelScore) -> bool:
+        """Whether this network is at least as accurate, as fast and as small, and better in one of them."""
+        own, others = ((each.accuracy.value, -each.cpu_ms, -each.onnx_mb) for each in (self, other))
+        return own != others and all(one >= two for one, two in zip(own, others, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class ModelScores:
+    """What `probe_models` found.
+
+    Attributes:
+        scores: of each network, the most accurate first; of equal ones the fastest.
+        unavailable: why other networks were not tried, by name.
+    """
+
+    scores: tuple[ModelScore, ...]
+    unavailable: Mapping[str, str]
+
+    def dominating(self, score: ModelScore) -> str:
+        """Name of the most accurate network that dominates this one; empty if none does."""
+        return next((each.model for each in self.scores if each.dominates(score)), "")
+
+    def as_dict(self) -> Mapping[str, Any]:
+        """The result as JSON types."""
+        rows = [{**asdict(each), "dominated_by": self.dominating(each)} for each in self.scores]
+        return {"models": rows, "unavailable": dict(self.unavailable)}
+
+
+def model_lines(found: ModelScores) -> Iterator[str]:
+    """A table, as text for a terminal."""
+    rows = [("model", "accuracy", "95 %", "CPU ms", "ONNX MB", "dominated by")]
+    rows += [
+        (
+            score.model,
+            f"{100 * score.accuracy.value:.1f}",
+            f"{100 * score.accuracy.low:.1f}-{100 * score.accuracy.high:.1f}",
+            f"{score.cpu_ms:.1f}",
+            f"{score.onnx_mb:.1f}",
+            found.dominating(score),
+        )
+        for score in found.scores
+    ]
+    yield from table(rows, left=frozenset({0, 5}))
+    yield ""
+    yield "accuracy: of a closed-form head on the frozen network; CPU ms: forward pass in PyTorch, per image"
+    yield from (f"{name}: {reason}" for name, reason in found.unavailable.items())
+
+
+def best_first(scores: Sequence[ModelScore]) -> tuple[ModelScore, ...]:
+    """The most accurate first; of equal ones the fastest."""
+    return tuple(sorted(scores, key=lambda each: (-each.accuracy.value, each.cpu_ms)))

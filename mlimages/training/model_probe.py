@@ -1,0 +1,99 @@
+"""Compare networks as frozen feature extractors: accuracy, time and size."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from mlimages.core import DEFAULT_MODEL, ModelError, NoProgress, Progress
+from mlimages.labels import LabelFile
+from mlimages.networks import Model, build_model, has_local_weights
+from mlimages.reports import ModelScore, ModelScores, best_first
+from mlimages.training.probing import MAX_IMAGES, probe_cuts
+
+SMALL_MODELS = (
+    DEFAULT_MODEL,
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "mobilenet_v3_large",
+    "squeezenet1_0",
+    "squeezenet1_1",
+    "shufflenet_v2_x1_0",
+    "efficientnet_b0",
+    "resnet18",
+    "alexnet",
+    "timm:mobilenetv4_conv_small.e2400_r224_in1k",
+    "timm:vit_small_patch14_dinov2.lvd142m",
+)
+"""What `small` stands for, as far as the weights are on this machine."""
+
+TIMED_IMAGES = 4
+REPEATS = 3
+
+
+def probe_models(
+    labels: LabelFile,
+    models: Sequence[str],
+    *,
+    most: int = MAX_IMAGES,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> ModelScores:
+    """Probe several networks on the same images.
+
+    Args:
+        labels: at least two images of each of at least two classes.
+        models: names of networks; `small` stands for small ones whose weights are on this machine.
+        most: largest number of images; of a larger dataset a stratified sample is used.
+        seed: random seed of the sample and of the learning curves.
+        progress: shows the number of images processed.
+
+    Returns:
+        Accuracy, time and size of each; a network whose weights are not available is named with the reason.
+
+    Raises:
+        InputError: too few images.
+        ModelError: no network is available.
+
+    >>> found = probe_models(read_labels("cats.txt"), ["efficientnet_lite0", "alexnet"])  # doctest: +SKIP
+    >>> found.scores[0].model  # doctest: +SKIP
+    'efficientnet_lite0'
+    """
+    progress = progress or NoProgress()
+    small = [name for name in SMALL_MODELS if has_local_weights(name)]
+    names = dict.fromkeys(name for each in models for name in (small if each == "small" else [each]))
+    scores: list[ModelScore] = []
+    unavailable: dict[str, str] = {}
+    for name in names:
+        try:
+            model = build_model(name, classes=len(labels.class_names), seed=seed)
+            probe = probe_cuts(labels, model=name, most=most, seed=seed, progress=progress)
+        except ModelError as error:
+            unavailable[name] = str(error)
+            continue
+        scores.append(ModelScore(probe, _cpu_ms(model), _onnx_mb(model.network)))
+    if not scores:
+        raise ModelError("; ".join(f"{name}: {reason}" for name, reason in unavailable.items()))
+    return ModelScores(best_first(scores), unavailable)
+
+
+def _cpu_ms(model: Model) -> float:
+    """Processor time per image in milliseconds, the median of a few passes after the first."""
+    image = model.preprocessing.image
+    channels = max(image.channels, len(model.preprocessing.normalization.mean))
+    images = torch.zeros(TIMED_IMAGES, channels, image.height, image.width)
+    times = []
+    with torch.inference_mode():
+        for _ in range(REPEATS + 1):
+            start = time.process_time()
+            model.network(images)
+            times.append(time.process_time() - start)
+    return 1000 * statistics.median(times[1:]) / TIMED_IMAGES
+
+
+def _onnx_mb(network: nn.Module) -> float:
+    return 4 * float(sum(tensor.numel() for tensor in network.state_dict().values())) / 1e6
