@@ -217,6 +217,6 @@ def test_three_networks_are_compared_on_fruit(tmp_path: Path, follow: Follow, te
         (tmp_path / "data/fruit" / folder.name).mkdir(parents=True)
         for picture in sorted(folder.iterdir())[:10]:
             (tmp_path / "data/fruit" / folder.name / picture.name).symlink_to(picture)
-    said = follow("fruit", more={"mlimages finetune": "--epochs 1 --weights none"})
+    said = follow("fruit", more={"mlimages finetune": "--epochs 1 --weights none --freeze head"})
     table = said[said.rindex("lenet5", 0, said.rindex("vgg11")) - 2000 :]
     assert all(name in table for name in ("runs/lenet5", "runs/alexnet", "runs/vgg11")), said
