@@ -41,7 +41,7 @@ def probe(
     force: bool = FORCE,
     as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
 ) -> None:
-    """Find how many layers of a network to freeze, or which network to take.
+    """Find how many layers to freeze, and which network to take.
 
     The images pass through the network once; a ridge classifier on the output of each layer, scored by 10-fold
     cross-validation, shows how well that layer separates your classes. The recommended --freeze is the highest layer
