@@ -58,6 +58,12 @@ class Code(StrEnum):
 CODES = tuple(Code)
 """Arrays hold a code as its index here."""
 
+SMOOTH_SHARPNESS = 0.25
+"""The sharpness of an image without any detail (see `Facts`)."""
+
+SOFT_SET = 30
+"""Number of images from which their usual sharpness is known well enough."""
+
 MANY = 20_000
 """Number of images above which `Thresholds.for_count` lowers the bits."""
 
@@ -94,7 +100,12 @@ class Thresholds:
     )
     blur: Annotated[
         float,
-        Option("blurred: the sharpness is below this (0.25: smooth, 0.5: sharp edges, 1: noise).", min=0, max=1),
+        Option(
+            "blurred: the sharpness is below this (0.25: smooth, 0.5: sharp edges, 1: noise); less where the whole set "
+            "is soft.",
+            min=0,
+            max=1,
+        ),
     ] = 0.30
     placeholder_share: Annotated[
         float,
@@ -135,6 +146,16 @@ class Thresholds:
         """
         fewer = round(3 * math.log10(count / MANY)) if count > MANY else 0
         return replace(self, near_bits=max(0, self.near_bits - fewer), turned_bits=max(0, self.turned_bits - fewer))
+
+    def for_sharpness(self, count: int, usual: float) -> Thresholds:
+        """Return the thresholds for `count` images whose median sharpness is `usual`.
+
+        Where most images are soft, as those that were enlarged from small ones, that is no fault of single images:
+        blurred are then those with less than half of the usual detail. A threshold other than the default stays.
+        """
+        if count < SOFT_SET or self.blur != Thresholds().blur:
+            return self
+        return replace(self, blur=min(self.blur, SMOOTH_SHARPNESS + (usual - SMOOTH_SHARPNESS) / 2))
 
     @classmethod
     def parse(cls, settings: Iterable[str]) -> Thresholds:

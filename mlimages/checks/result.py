@@ -40,7 +40,7 @@ class CheckReport:
         ok: number of images without an error.
         findings: all of them, by file and line.
         duplicate_groups: images that are duplicates or near-duplicates; the first of a group comes first.
-        thresholds: the thresholds that were applied, after `Thresholds.for_count`.
+        thresholds: the thresholds that were applied, after `Thresholds.for_count` and `for_sharpness`.
         seconds: duration of the check.
         digests: first 16 bytes of each image's SHA-256 `(N, 2)` uint64, in the order of the files; zeros if not
             decoded.

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mlimages.checks.codes import CODES, Code, Finding, Thresholds
+from mlimages.checks.codes import CODES, SOFT_SET, Code, Finding, Thresholds
 from mlimages.checks.image_facts import FactsTable
 from mlimages.checks.image_table import FINDING_ROW, ImageTable
 from mlimages.images import load_all_plugins
@@ -56,9 +56,10 @@ def describe(code: Code, facts: np.void, thresholds: Thresholds) -> str:
 
 
 def judge_classes(images: ImageTable, thresholds: Thresholds) -> Iterator[Finding]:
-    """Classes that are small beside the largest of the same label file."""
+    """Classes that are small beside the largest of the same label file, or soft as a whole."""
     for number, file in enumerate(images.files):
         begin, end = images.begins[number : number + 2]
+        yield from _soft_classes(images, number)
         counts = np.bincount(images.class_id[begin:end], minlength=len(images.class_names))[images.class_ids[number]]
         largest = int(counts.argmax()) if len(counts) else 0
         for label in np.flatnonzero(counts * thresholds.imbalance < counts.max(initial=0)).tolist():
@@ -66,6 +67,19 @@ def judge_classes(images: ImageTable, thresholds: Thresholds) -> Iterator[Findin
                 few, many = (images.class_names[images.class_ids[number][own]] for own in (label, largest))
                 detail = f"{few}: {counts[label]}, {many}: {counts[largest]}"
                 yield Finding(number, file.path, label, Code.CLASS_IMBALANCE, detail)
+
+
+def _soft_classes(images: ImageTable, file: int) -> Iterator[Finding]:
+    """Classes of a label file most of whose images have little detail: said once, not of each image."""
+    rows = slice(*images.begins[file : file + 2])
+    sharpness = images.facts["sharpness"][rows]
+    for label, class_id in enumerate(images.class_ids[file].tolist()):
+        own = sharpness[images.decoded[rows] & (images.class_id[rows] == class_id)]
+        if len(own) >= SOFT_SET and (usual := float(np.median(own))) < Thresholds().blur:
+            detail = (
+                f"{images.class_names[class_id]}: half of {len(own)} images below {usual:.3f}: enlarged small ones?"
+            )
+            yield Finding(file, images.files[file].path, label, Code.BLURRED, detail)
 
 
 @lru_cache(maxsize=1024)
@@ -181,7 +195,7 @@ RULES = {
     Code.LOW_CONTRAST: Rule(_unless_blank(_has_low_contrast), _levels),
     Code.BLURRED: Rule(
         _unless_blank(lambda f, t: f["sharpness"] < t.blur),
-        lambda f, t: f"sharpness {f['sharpness']:.2f} below {t.blur:.2f}",
+        lambda f, t: f"sharpness {f['sharpness']:.3f} below {t.blur:.3f}",
     ),
     Code.PLACEHOLDER: Rule(
         _unless_blank(lambda f, t: ~is_tiny(f, t) & (f["two_levels"] >= t.placeholder_share)),

@@ -75,6 +75,9 @@ def check(
     with Store() as store:
         _examine(images, thresholds, store, pool, progress)
         thresholds = thresholds.for_count(len(images))
+        sharpness = images.facts["sharpness"][images.decoded]
+        if len(sharpness):
+            thresholds = thresholds.for_sharpness(len(sharpness), float(np.median(sharpness)))
         groups = find_groups(images, thresholds, store)
     progress.close()
     paths = images.paths(set(chain.from_iterable(groups)))

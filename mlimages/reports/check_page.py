@@ -115,4 +115,4 @@ def _of_class(files: Iterable[LabelFile], name: str) -> Iterator[LabeledPath]:
 
 def _changed_thresholds(report: CheckReport) -> list[tuple[str, str]]:
     defaults = asdict(Thresholds().for_count(report.checked))
-    return [(name, f"{value:g}") for name, value in asdict(report.thresholds).items() if value != defaults[name]]
+    return [(name, f"{value:.3g}") for name, value in asdict(report.thresholds).items() if value != defaults[name]]

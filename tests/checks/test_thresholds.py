@@ -173,3 +173,10 @@ def test_help_all_lists_every_threshold_with_its_default(run_cli: RunCli) -> Non
         assert f"{field.name}={field.default}" in long
     assert "Override a threshold" in short
     assert "near_bits=16" not in short
+
+
+def test_in_a_set_of_soft_images_only_those_much_softer_are_blurred() -> None:
+    assert Thresholds().for_sharpness(29, 0.27).blur == 0.30  # too few to know what is usual
+    assert Thresholds().for_sharpness(100, 0.47).blur == 0.30
+    assert Thresholds().for_sharpness(100, 0.27).blur == pytest.approx(0.26)
+    assert Thresholds(blur=0.35).for_sharpness(100, 0.27).blur == 0.35  # given by hand
