@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, TextIO, TypeGuard
+from urllib.parse import unquote
 from xml.etree import ElementTree as ET
 
 from mlimages.core import LabelFileError
@@ -19,19 +20,19 @@ def annotation_objects(lines: TextIO, path: Path) -> Objects:
     """The rows of a .json or .xml export.
 
     Raises:
-        LabelFileError: it is none of the known exports, or does not give each image one class.
+        LabelFileError: it is none of the known exports.
     """
     if path.suffix.lower() == ".xml":
-        yield from _one_label_each(_cvat(lines, path), path)
+        yield from _rows(_cvat(lines, path))
         return
     try:
         values = json.load(lines)
     except (ValueError, RecursionError) as error:
         raise LabelFileError(f"{path}: it is not JSON (of one object per line, name it .jsonl)") from error
     if isinstance(values, dict) and "images" in values and "annotations" in values:
-        yield from _one_label_each(_coco(values, path), path)
+        yield from _rows(_coco(values, path))
     elif _is_list_of_objects(values) and any("annotations" in task and "data" in task for task in values):
-        yield from _one_label_each(_label_studio(values), path)
+        yield from _rows(_label_studio(values))
     elif _is_list_of_objects(values):
         yield from enumerate(values, start=1)
     else:
@@ -48,16 +49,10 @@ def _unknown(path: Path) -> LabelFileError:
     )
 
 
-def _one_label_each(labels: Mapping[str, Sequence[str]], path: Path) -> Objects:
-    wrong = [name for name, found in labels.items() if len(set(found)) != 1]
-    if wrong:
-        few = ", ".join(sorted(set(labels[wrong[0]]))) or "none"
-        raise LabelFileError(
-            f"{path}: {len(wrong)} of {len(labels)} images do not have exactly one class ({wrong[0]}: {few}): "
-            "leave them out of the export"
-        )
+def _rows(labels: Mapping[str, Sequence[str]]) -> Objects:
+    """An image that has no class, or several, has no label."""
     for number, (name, found) in enumerate(labels.items(), start=1):
-        yield number, {"file_name": name, "label": found[0]}
+        yield number, {"file_name": name, "label": found[0] if len(set(found)) == 1 else ""}
 
 
 def _coco(values: Mapping[str, Any], path: Path) -> dict[str, list[str]]:
@@ -93,7 +88,7 @@ def local_name(image: str) -> str:
     """
     if "/data/local-files/?d=" in image:
         return image.partition("?d=")[2]
-    return PurePosixPath(image).name if "/data/upload/" in image else image
+    return unquote(PurePosixPath(image).name) if "/data/upload/" in image else image
 
 
 def _cvat(lines: TextIO, path: Path) -> dict[str, list[str]]:

@@ -13,15 +13,9 @@ from pathlib import Path
 from mlimages.core import InputError, LabeledPath, as_path, counted, written_names
 from mlimages.labels.class_names import ClassNames, with_class
 from mlimages.labels.label_file import SHOWN, LabelFile
-from mlimages.labels.scanning import has_images, images_in, natural_key, passed_over, subfolders, walk
+from mlimages.labels.scanning import PARTS, has_images, images_in, natural_key, passed_over, subfolders, walk
 from mlimages.labels.splitting import groups_by_pattern
 from mlimages.labels.tables import TableOptions
-
-PARTS = {
-    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
-    "test": "test", "testing": "test",
-}  # fmt: skip
-"""Folders that hold a part of a dataset each, not a class."""
 
 MOST_LOOSE = 0.01
 """Share of the images that may lie beside the class folders; with more of them the layout was understood wrongly."""
@@ -55,11 +49,13 @@ def open_parts(source: LabelFile | str | os.PathLike[str], table: TableOptions |
         return {"": source}
     path, table = as_path(source), table or TableOptions()
     if not path.is_dir():
-        return {"": LabelFile(path, options=TableOptions.of(table))}
+        labels = LabelFile(path, options=TableOptions.of(table))
+        demand_items(labels)
+        return {name: part.with_notes(labels.notes) for name, part in labels.parts.items()} or {"": labels}
     demand_table(path, table)
     if table.class_from:
         labels = label_dir_by_pattern(path, table.class_from)
-        return {"": labels.with_notes([_described(path, "", labels)])}
+        return {"": labels.with_notes([_described(path, "", labels), *labels.notes])}
     found = label_dir_auto(path)
     left_out = [f"left out: {what}" for what in found.left_out]
     parts = found.parts or {"": found.labels}
@@ -82,6 +78,16 @@ def open_labels(source: LabelFile | str | os.PathLike[str], table: TableOptions 
     if len(parts) > 1:
         raise InputError(f"{source} holds the parts {', '.join(parts)} of a dataset: name one of them")
     return next(iter(parts.values()))
+
+
+def demand_items(labels: LabelFile) -> None:
+    """See that a label file lists an image.
+
+    Raises:
+        InputError: it lists none.
+    """
+    if next(labels.named(), None) is None:
+        raise InputError(f"{labels.path} lists no images")
 
 
 def demand_table(folder: Path, table: TableOptions) -> None:
@@ -141,6 +147,7 @@ def label_dir_auto(
     root = _passed_through(given, class_names or ())
     parts = _part_folders(root) or {"": root}
     classes = {part: _class_folders(path, leaf=leaf) for part, path in parts.items()}
+    _demand_common(classes, parts)
     found = sorted({name for by_name in classes.values() for name in by_name}, key=natural_key)
     names = class_names or tuple(found)
     _demand_known(found, names, root)
@@ -162,23 +169,36 @@ def label_dir_auto(
     return FolderLabels(listed(*classes), (*left_out, *passed_over(root)), by_part)
 
 
+def _demand_common(classes: Mapping[str, Mapping[str, Path]], parts: Mapping[str, Path]) -> None:
+    """See that parts of a dataset have classes in common: else their folders are no classes."""
+    for part, own in classes.items():
+        if part != "train" and own and "train" in classes and not own.keys() & classes["train"].keys():
+            raise InputError(
+                f"{parts[part]}: none of its folders ({', '.join(list(own)[:3])}) is a class of {parts['train']}: "
+                f"label {parts['train']} alone, and this part with its table or --class-from"
+            )
+
+
 def label_dir_by_pattern(folder: str | os.PathLike[str], pattern: str) -> LabelFile:
     """The images at and below `folder`, their classes as the regular expression finds them in the paths below it.
 
+    Images in whose path it finds nothing are left out; the `notes` say so.
+
     Raises:
-        InputError: no such folder, not a regular expression, or an image in whose path it finds nothing.
+        InputError: no such folder, not a regular expression, or it finds nothing in half of the paths.
     """
     root = _existing(as_path(folder))
     paths = list(images_in(root))
     found = groups_by_pattern([path.relative_to(root) for path in paths], pattern)
     class_of = [_clean(found.get(path.relative_to(root), "")) for path in paths]
-    if missing := [path for path, name in zip(paths, class_of, strict=True) if not name]:
-        raise InputError(
-            f"{pattern!r} finds no class in {len(missing)} of {len(paths)} paths ({missing[0].relative_to(root)})"
-        )
-    names = tuple(sorted(set(class_of), key=natural_key))
-    items = [LabeledPath(path, names.index(name)) for path, name in zip(paths, class_of, strict=True)]
-    return LabelFile(root / "labels.txt", root, items=lambda: items, class_names=names)
+    missing = [str(path.relative_to(root)) for path, name in zip(paths, class_of, strict=True) if not name]
+    said = f"{pattern!r} finds no class in {len(missing)} of {len(paths)} paths ({', '.join(missing[:SHOWN])})"
+    if 2 * len(missing) >= len(paths):
+        raise InputError(said)
+    names = tuple(sorted(set(filter(None, class_of)), key=natural_key))
+    items = [LabeledPath(path, names.index(name)) for path, name in zip(paths, class_of, strict=True) if name]
+    labels = LabelFile(root / "labels.txt", root, items=lambda: items, class_names=names)
+    return labels.with_notes([f"left out: {said}"] if missing else [])
 
 
 def has_class_folders(folder: Path) -> bool:
@@ -223,8 +243,8 @@ def _class_folders(root: Path, *, leaf: bool) -> dict[str, Path]:
     loose = _loose(root)
     if loose and not classes:
         raise InputError(
-            f"{root} holds {len(loose)} images and no class folders: make a folder for each class, say --class-from "
-            "REGEX if the names tell the class, or --label N if all are of one class"
+            f"{root} holds {len(loose)} images and no class folders: {_table_hint(root)}make a folder for each class, "
+            "say --class-from REGEX if the names tell the class, or --label N if all are of one class"
         )
     if len(loose) > MOST_LOOSE * sum(1 for path in (classes.values() if loose else ()) for _ in images_in(path)):
         raise InputError(
@@ -232,6 +252,11 @@ def _class_folders(root: Path, *, leaf: bool) -> dict[str, Path]:
             "class's folder, or away"
         )
     return classes
+
+
+def _table_hint(root: Path) -> str:
+    tables = sorted(path for path in root.iterdir() if path.suffix.lower() in (".csv", ".tsv", ".jsonl"))
+    return f"label it by its table (`mlimages label {tables[0]} -o labels.txt`), " if tables else ""
 
 
 def _loose(root: Path) -> list[Path]:

@@ -70,9 +70,10 @@ def is_table(path: Path) -> bool:
 
 
 def _is_plain(line: str) -> bool:
-    """Whether it is `path number`."""
+    """Whether it is `path number`; a tab within the path separates columns, unless the path is quoted."""
     path, *label = line.rsplit(None, 1)
-    return bool(label) and label[0].isdecimal() and not path.endswith((",", ";"))
+    is_quoted = _unquoted(path) != path
+    return bool(label) and label[0].isdecimal() and (is_quoted or not ("\t" in path or path.endswith((",", ";"))))
 
 
 def _delimiters_in(line: str) -> list[str]:
@@ -249,5 +250,5 @@ def _unquoted(text: str) -> str:
 
 def _quoted(name: str) -> str:
     """Quoted where the reader would otherwise take something off its ends, or the line for one of a table."""
-    is_plain = name == name.strip() == _unquoted(name) and not name.endswith((",", ";"))
+    is_plain = name == name.strip() == _unquoted(name) and not ("\t" in name or name.endswith((",", ";")))
     return name if is_plain else f'"{name}"'

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from itertools import chain, compress
 from pathlib import Path
 
@@ -17,7 +18,6 @@ from mlimages.core import (
     demand_free,
     file_state,
     full_name,
-    is_remote,
     named_path,
     relative_name,
     replacing,
@@ -35,6 +35,7 @@ from mlimages.labels.class_names import (
     write_class_names,
 )
 from mlimages.labels.formats import is_table, text_rows, write_rows
+from mlimages.labels.scanning import PARTS, RealPaths
 from mlimages.labels.splitting import sample_per_class, split
 from mlimages.labels.table_columns import understand
 from mlimages.labels.tables import Table, TableOptions, path_cells
@@ -130,16 +131,25 @@ class LabelFile:
             LabelFileError: as `table`.
         """
         table = self.table
-        if table is None or (table.is_known_form and self._fixed_class_names() is not None):
+        if table is None:
             return self._notes
-        return (*self._notes, table.description, *table.missing_note)
+        if table.is_known_form and self._fixed_class_names() is not None:
+            return (*self._notes, *table.left_out_note)
+        return (*self._notes, table.description, *table.left_out_note, *table.missing_note)
+
+    @property
+    def parts(self) -> dict[str, LabelFile]:
+        """The parts train, val and test, where a column of a table says which rows are of them."""
+        part_of = self.table.parts if self.table else ()
+        return {
+            name: self.where([part == name for part in part_of]) for name in sorted(set(part_of), key=list(PARTS).index)
+        }
 
     def with_notes(self, notes: Iterable[str]) -> LabelFile:
         """The same file with these `notes`."""
-        noted = LabelFile(
-            self.path, self.img_root, items=self._items, class_names=self._class_names, options=self._options
-        )
+        noted = copy(self)
         noted._notes = tuple(notes)
+        noted._named = noted._read if self._named == self._read else self._named
         return noted
 
     def __repr__(self) -> str:
@@ -231,7 +241,7 @@ class LabelFile:
 
     def without(self, paths: Iterable[Path]) -> LabelFile:
         """The images whose files are not among `paths`, whatever links lead to them."""
-        real = _RealPaths()
+        real = RealPaths()
         if not (dropped := {real[str(path)] for path in paths}):
             return self
         left = self._with(None)
@@ -319,21 +329,6 @@ def listed_paths(path: str | os.PathLike[str]) -> Iterator[Path]:
     path = as_path(path)
     names = path_cells(path) if is_table(path) else (row.path for row in text_rows(path))
     return (named_path(name.replace("\\", "/"), path.parent) for name in names)
-
-
-class _RealPaths:
-    """Paths with all links to folders followed; each folder is asked for once."""
-
-    def __init__(self) -> None:
-        self._folders: dict[str, str] = {}
-
-    def __getitem__(self, path: str) -> str:
-        if is_remote(path):
-            return path
-        folder, name = os.path.split(path)
-        if folder not in self._folders:
-            self._folders[folder] = os.path.realpath(folder)
-        return os.path.join(self._folders[folder], name)  # noqa: PTH118  # texts
 
 
 def _renumbered(

@@ -11,7 +11,7 @@ from typing import Annotated, Protocol
 
 from mlimages.core import InputError, Option, as_path, counted, demand_free, documented
 from mlimages.labels.class_names import class_definition_path, read_class_names
-from mlimages.labels.folders import append, demand_table, label_dir, label_dir_auto, label_dir_by_pattern
+from mlimages.labels.folders import append, demand_items, demand_table, label_dir, label_dir_auto, label_dir_by_pattern
 from mlimages.labels.label_file import LabelFile, listed_paths
 from mlimages.labels.layout import lay_out
 from mlimages.labels.splitting import demand_shares, groups_by_pattern
@@ -136,7 +136,7 @@ def make_label_files(
     paths = [target.with_name(f"{target.stem}_{name}{target.suffix}") if name else target for name in names]
     if is_written := bool(out or options.split or source.is_dir()):
         demand_free(chain.from_iterable((path, class_definition_path(path)) for path in paths), overwrite=force)
-    files = _split(listed, options, split) if options.split else tuple(parts.values()) or (listed,)
+    files = _split(listed, options, split, note) if options.split else tuple(parts.values()) or (listed,)
     if options.as_folders:
         lay_out(dict(zip(names, files, strict=True)), options.as_folders, copy=options.copy)
     written = zip(paths, files, strict=True) if is_written else ()
@@ -157,12 +157,16 @@ def _read(
     class_names = read_class_names(options.classes) if options.classes else None
     if not source.is_dir():
         labels = LabelFile(source, class_names=class_names, options=TableOptions.of(options))
+        demand_items(labels)
+        for line in labels.notes:
+            note(line)
+        return labels, {} if options.split or options.append else labels.parts
+    demand_table(source, options)
+    if options.class_from:
+        labels = label_dir_by_pattern(source, options.class_from)
         for line in labels.notes:
             note(line)
         return labels, {}
-    demand_table(source, options)
-    if options.class_from:
-        return label_dir_by_pattern(source, options.class_from), {}
     if options.number is not None:
         return label_dir(source, options.number), {}
     found = label_dir_auto(source, leaf=options.leaf, class_names=class_names)
@@ -190,10 +194,17 @@ def _dropped(labels: LabelFile, drop: Path, note: Callable[[str], None]) -> Labe
     return left
 
 
-def _split(labels: LabelFile, options: LabelOptions, split: Splitter) -> tuple[LabelFile, ...]:
+def _split(
+    labels: LabelFile, options: LabelOptions, split: Splitter, note: Callable[[str], None]
+) -> tuple[LabelFile, ...]:
     if not options.group:
         return split(labels, options.split, options.seed)
-    groups = groups_by_pattern((item.path for item in labels), options.group)
+    paths = [item.path for item in labels]
+    groups = groups_by_pattern(paths, options.group)
+    if not groups:
+        raise InputError(f"--group {options.group!r} finds nothing in any of the {len(paths)} paths ({paths[0]} ...)")
+    found = counted(len(set(groups.values())), "group")
+    note(f"--group: {found}; {options.group!r} is found in {len(groups)} of {len(paths)} paths")
     return labels.split(options.split, seed=options.seed, groups=groups)
 
 

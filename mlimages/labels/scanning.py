@@ -29,6 +29,28 @@ IMAGE_SUFFIXES = frozenset({
 _JUNK = frozenset({"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
 
 
+PARTS = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+"""Names of the parts of a dataset: of folders, which are then no classes, and in a column of a table."""
+
+
+class RealPaths:
+    """Paths with all links to folders followed; each folder is asked for once."""
+
+    def __init__(self) -> None:
+        self._folders: dict[str, str] = {}
+
+    def __getitem__(self, path: str) -> str:
+        if is_remote(path):
+            return path
+        folder, name = os.path.split(path)
+        if folder not in self._folders:
+            self._folders[folder] = os.path.realpath(folder)
+        return os.path.join(self._folders[folder], name)  # noqa: PTH118  # texts
+
+
 def natural_key(name: str) -> tuple[list[str | int], str]:
     """Sorts 2 before 10, and a before B."""
     pieces = re.split(r"([0-9]+)", name.casefold())  # text and digits in turn

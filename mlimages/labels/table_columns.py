@@ -25,10 +25,12 @@ from mlimages.labels.tables import (
     SHOWN,
     Table,
     TableOptions,
+    file_name,
     how_to_say,
     is_one,
     is_zero_or_one,
     joined,
+    part_named,
     rank,
 )
 
@@ -36,8 +38,13 @@ LABEL_WORDS = (
     "class_name", "label_name", "category_name", "label", "labels", "class", "category", "choice", "target", "breed",
     "species", "diagnosis", "variety", "tag", "tags", "y", "cls", "class_id", "label_id", "category_id",
 )  # fmt: skip
-NO_LABELS = frozenset({"width", "height", "size", "bytes", "url", "md5", "sha256", "dhash", "split", "fold", "set"})
+NO_LABELS = frozenset(
+    {"width", "height", "size", "bytes", "url", "md5", "sha256", "dhash", "split", "fold", "set", "is_valid"}
+)
 """Columns that are no labels even where they are the only other ones."""
+
+PART_WORDS = ("split", "set", "subset", "partition", "is_valid")
+"""Columns that may say which part of a dataset a row is of."""
 
 SAMPLE = 200
 """Rows that decide which columns are meant."""
@@ -69,6 +76,7 @@ class _Place:
     column: int
     folder: Path
     suffix: str
+    parents_cut: int = 0
 
 
 @dataclass(frozen=True)
@@ -110,12 +118,20 @@ class _Reading:
     def _best(self, rows: Sequence[Record], columns: Sequence[int], folder: Path) -> _Place:
         places = [_Place(0.0, columns[0] if columns else 0, folder, self.options.suffix)]
         for column in [] if is_remote(folder) else columns:
-            values = [row.cells[column].replace("\\", "/") for row in rows if column < len(row.cells)]
-            suffixes = [self.options.suffix] if self.options.suffix else ["", *_suffixes_of(values, folder)]
-            for suffix in suffixes:
-                count = sum(bool(v) and os.path.isfile(joined(folder, v + suffix)) for v in values)  # noqa: PTH113
-                places.append(_Place(count / max(1, len(rows)), column, folder, suffix))
+            cells = [row.cells[column] for row in rows if column < len(row.cells)]
+            for cut in range(self._most_parents(cells) + 1):
+                values = [file_name(cell, cut) for cell in cells]
+                suffixes = [self.options.suffix] if self.options.suffix else ["", *_suffixes_of(values, folder)]
+                for suffix in suffixes:
+                    count = sum(bool(v) and os.path.isfile(joined(folder, v + suffix)) for v in values)  # noqa: PTH113
+                    places.append(_Place(count / max(1, len(rows)), column, folder, suffix, cut))
         return max(places, key=lambda place: (place.share, -rank(self.words[place.column :][:1], PATH_WORDS)))
+
+    def _most_parents(self, cells: Sequence[str]) -> int:
+        """How many folders may be cut off the paths: with --images those of another machine, which are not there."""
+        return (
+            max((file_name(cell, 0).strip("/").count("/") for cell in cells), default=0) if self.options.images else 0
+        )
 
     def _path_by_word(self, columns: Sequence[int]) -> int:
         return min(columns, key=lambda column: (rank(self.words[column : column + 1], PATH_WORDS), column), default=0)
@@ -143,8 +159,16 @@ class _Reading:
         labels = () if self.options.class_from or not self.sample else self._labels(place.column)
         return Table(
             self.path, place.folder, self.delimiter, columns, place.column, labels, place.suffix,
-            self.options.class_from, self.has_header,
+            self.options.class_from, self.has_header, place.parents_cut, self._part_column(),
         )  # fmt: skip
+
+    def _part_column(self) -> int | None:
+        """The column whose cells name at least two parts of a dataset, and nothing else."""
+        for column, word in enumerate(self.words if self.has_header else []):
+            parts = {part_named(row.cells, column) for row in self.sample[1:]}
+            if word in PART_WORDS and len(parts) > 1 and "" not in parts:
+                return column
+        return None
 
     def _demand_no_links(self, place: _Place) -> None:
         cells = [cell for record in self.sample[-1:] for cell in record.cells]
@@ -169,7 +193,7 @@ class _Reading:
             return one_hot
         raise LabelFileError(
             f"{self.path}:{self.sample[0].number}: expected a column named label or class, "
-            f"found {', '.join(self.first)[:80]!r}: {how_to_say(self.first)}"
+            f"found {', '.join(self.first)[:80]!r}: {how_to_say(self.first if self.has_header else [''] * self.width)}"
         )
 
     def _wanted_labels(self) -> list[str]:

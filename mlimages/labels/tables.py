@@ -10,10 +10,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated, Self
 
-from mlimages.core import LabelFileError, Option, documented, is_remote
+from mlimages.core import LabelFileError, Option, counted, documented, is_remote
+from mlimages.labels.annotations import local_name
 from mlimages.labels.class_names import is_number
 from mlimages.labels.formats import PATH_LABEL, Record, Row, records, text_delimiters
-from mlimages.labels.scanning import natural_key
+from mlimages.labels.scanning import PARTS, natural_key
 from mlimages.labels.splitting import compiled, found_by
 
 PATH_WORDS = (
@@ -74,6 +75,9 @@ class Table:
         label_indices: column of the labels, several if they are one-hot, none if `class_from` finds the labels.
         suffix: appended to each path.
         class_from: regular expression that finds the label in the path.
+        has_header: the first row holds the names of the columns.
+        parents_cut: this many folders at the front of each path are not there.
+        part_index: column of the part (train, val, test) that a row is of, if there is one.
     """
 
     path: Path
@@ -85,34 +89,37 @@ class Table:
     suffix: str = ""
     class_from: str = ""
     has_header: bool = True
+    parents_cut: int = 0
+    part_index: int | None = None
 
     def rows(self) -> Iterator[Row]:
-        """The rows in order.
+        """The rows in order; those without a path, or without exactly one class, are left out."""
+        return (row for row in self._all_rows() if row.path and row.label)
 
-        Raises:
-            LabelFileError: a line (path:line) without path and label.
-        """
+    def _all_rows(self) -> Iterator[Row]:
         expression = compiled(self.class_from) if self.class_from else None
-        for record in islice(records(self.path, self.delimiter), int(self.has_header), None):
-            cells = record.cells
-            name = cells[self.path_index] if self.path_index < len(cells) else ""
+        for record in self._records():
+            name = record.cells[self.path_index] if self.path_index < len(record.cells) else ""
             label = found_by(expression, name) if expression else self._label(record)
-            if not name or not label:
-                raise self._unexpected(record, "a path and a label", self.delimiter.join(cells))
-            yield Row(record.number, name.replace("\\", "/") + self.suffix, label)
+            yield Row(record.number, name and file_name(name, self.parents_cut) + self.suffix, label or "")
+
+    def _records(self) -> Iterator[Record]:
+        return islice(records(self.path, self.delimiter), int(self.has_header), None)
 
     def _label(self, record: Record) -> str:
         cells = [record.cells[index].strip() if index < len(record.cells) else "" for index in self.label_indices]
         if len(cells) == 1:
             return cells[0]
         chosen = [index for index, cell in zip(self.label_indices, cells, strict=True) if is_one(cell)]
-        if len(chosen) != 1:
-            named = ", ".join(self._name(index) for index in chosen) or "none"
-            raise self._unexpected(record, "a 1 in exactly one of the one-hot columns", named)
-        return self._name(chosen[0])
+        return self._name(chosen[0]) if len(chosen) == 1 else ""
 
-    def _unexpected(self, record: Record, expected: str, found: str) -> LabelFileError:
-        return LabelFileError(f"{self.path}:{record.number}: expected {expected}, found {found.strip()[:80]!r}")
+    @cached_property
+    def parts(self) -> tuple[str, ...]:
+        """The part of the dataset (train, val, test) that each row is of; none where no column says so."""
+        if self.part_index is None:
+            return ()
+        pairs = zip(self._records(), self._all_rows(), strict=True)
+        return tuple(part_named(record.cells, self.part_index) for record, row in pairs if row.path and row.label)
 
     def _name(self, index: int) -> str:
         return self.columns[index] if index < len(self.columns) and self.columns[index] else f"column {index + 1}"
@@ -131,13 +138,17 @@ class Table:
     def counts(self) -> TableCounts:
         """All rows counted: images that exist, those that are missing, and the labels."""
         labels: dict[str, None] = {}
-        count, missing = 0, []
+        count, missing, unlabelled = 0, [], []
         local = not is_remote(self.folder)
-        for count, row in enumerate(self.rows(), start=1):  # noqa: B007  # the count is kept
+        for row in self._all_rows():
+            if not (row.path and row.label):
+                unlabelled.append(row.number)
+                continue
+            count += 1
             labels[row.label] = None
             if local and not os.path.isfile(joined(self.folder, row.path)):  # noqa: PTH113  # texts, for every row
                 missing.append(row.path)
-        return TableCounts(count, tuple(missing), tuple(sorted(labels, key=natural_key)))
+        return TableCounts(count, tuple(missing), tuple(sorted(labels, key=natural_key)), tuple(unlabelled))
 
     @property
     def description(self) -> str:
@@ -145,14 +156,24 @@ class Table:
         counts = self.counts
         where = [f"suffix {self.suffix} added"] * bool(self.suffix)
         where += [f"in {self.folder}"] * (self.folder != self.path.parent)
+        where += [f"without {counted(self.parents_cut, 'parent folder')}"] * bool(self.parents_cut)
         image = f"{self._named(self.path_index)} as image" + (f" ({', '.join(where)})" if where else "")
         labels = ", ".join(self._name(index) for index in self.label_indices)
         label = f"{self.class_from!r} in the path" if self.class_from else labels
         label += " (one-hot)" * (len(self.label_indices) > 1)
+        part = f", {self._name(self.part_index)} as part" if self.part_index is not None else ""
         found = f"{counts.rows - len(counts.missing):,} of {counts.rows:,} images exist"
         names = ", ".join(counts.labels[:SHOWN]) + " ..." * (len(counts.labels) > SHOWN)
         classes = f"{len(counts.labels)} class{'es' * (len(counts.labels) != 1)}: {names}"
-        return f"{self.path}: {image}, {label} as label; {found}; {classes}"
+        return f"{self.path}: {image}, {label} as label{part}; {found}; {classes}"
+
+    @property
+    def left_out_note(self) -> tuple[str, ...]:
+        """The rows that are left out, in one line; nothing where none is."""
+        numbers = self.counts.unlabelled
+        shown = ", ".join(map(str, numbers[:SHOWN])) + " ..." * (len(numbers) > SHOWN)
+        what = f"{self.path}: left out: {counted(len(numbers), 'row')} without a path or one class (row {shown})"
+        return (what,) if numbers else ()
 
     @property
     def missing_note(self) -> tuple[str, ...]:
@@ -172,6 +193,11 @@ class Table:
             LabelFileError: under half of them exist; it names the options.
         """
         counts = self.counts
+        if len(counts.unlabelled) >= max(1, counts.rows):
+            raise LabelFileError(
+                f"{self.path}:{counts.unlabelled[0]}: expected a path and a label, of one class; "
+                f"{len(counts.unlabelled)} of {len(counts.unlabelled) + counts.rows} rows have none: {self.advice}"
+            )
         if 2 * len(counts.missing) > counts.rows:
             first = joined(self.folder, counts.missing[0])
             raise LabelFileError(
@@ -187,11 +213,19 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class TableCounts:
-    """Rows of a table, paths of those whose image is missing, and the labels in natural order."""
+    """The rows of a table counted.
+
+    Attributes:
+        rows: how many have a path and a label.
+        missing: paths of those whose image is missing.
+        labels: in natural order.
+        unlabelled: lines that are left out: without a path, or without exactly one class.
+    """
 
     rows: int
     missing: tuple[str, ...]
     labels: tuple[str, ...]
+    unlabelled: tuple[int, ...]
 
 
 def path_cells(path: Path) -> Iterator[str]:
@@ -211,6 +245,18 @@ def how_to_say(columns: Sequence[str]) -> str:
     """The options that settle how a table is read."""
     named = ", ".join(column or str(number) for number, column in enumerate(columns, start=1))
     return f"say --path-column or --label-column (columns: {named}), --images DIR, --suffix .png or --class-from REGEX"
+
+
+def file_name(cell: str, parents_cut: int) -> str:
+    """The path that a cell means, without its first folders; an address of Label Studio's is that of its file."""
+    name = local_name(cell.replace("\\", "/"))
+    return "/".join(name.strip("/").split("/")[parents_cut:]) if parents_cut else name
+
+
+def part_named(cells: Sequence[str], index: int) -> str:
+    """The part (train, val, test) that a row's cell names; "" if none. 1 and true are val: of columns `is_valid`."""
+    cell = cells[index].strip().lower() if index < len(cells) else ""
+    return {**PARTS, "0": "train", "1": "val", "false": "train", "true": "val"}.get(cell, "")
 
 
 def joined(folder: Path, name: str) -> str:

@@ -85,8 +85,11 @@ def test_classes_come_from_the_names_where_there_are_no_folders(tmp_path: Path, 
     touch(tmp_path / "pets", "cat.1.jpg", "cat.2.jpg", "dog.1.jpg")
     run_cli("label", "pets", "--class-from", r"^(\w+)\.", "-o", "all.txt")
     assert classes(LabelFile(tmp_path / "all.txt")) == {"cat": 2, "dog": 1}
-    with pytest.raises(InputError, match=r"finds no class in 1 of 3 paths \(dog.1.jpg\)"):
-        label_dir_by_pattern(tmp_path / "pets", "(cat)")
+    some = label_dir_by_pattern(tmp_path / "pets", "(cat)")
+    assert classes(some) == {"cat": 2}
+    assert some.notes == ("left out: '(cat)' finds no class in 1 of 3 paths (dog.1.jpg)",)
+    with pytest.raises(InputError, match=r"finds no class in 2 of 3 paths \(cat.1.jpg, cat.2.jpg\)"):
+        label_dir_by_pattern(tmp_path / "pets", "(dog)")
 
 
 def test_one_class_and_classes_without_images_are_said(tmp_path: Path, run_cli: RunCli) -> None:
@@ -94,3 +97,18 @@ def test_one_class_and_classes_without_images_are_said(tmp_path: Path, run_cli: 
     assert "one class only: a classifier needs two" in run_cli("label", "one").stderr
     touch(tmp_path / "two", "train/a/1.jpg", "train/a/2.jpg", "train/b/3.jpg", "val/a/1.jpg", "val/a/2.jpg")
     assert "two/labels_val.txt: no image or only one of b\n" in run_cli("label", "two").stderr
+
+
+def test_a_pattern_of_groups_that_finds_nothing_is_refused(tmp_path: Path, run_cli: RunCli) -> None:
+    touch(tmp_path / "data", *(f"{c}/P{n}_{m}.jpg" for c in "ab" for n in range(4) for m in range(2)))
+    failed = run_cli("label", "data", "--split", "0.5,0.5", "--group", "Q[0-9]", check=False)
+    assert failed.returncode == 1
+    assert "--group 'Q[0-9]' finds nothing in any of the 16 paths" in failed.stderr
+    done = run_cli("label", "data", "--split", "0.5,0.5", "--group", "P[0-9]")
+    assert "--group: 4 groups; 'P[0-9]' is found in 16 of 16 paths" in done.stderr
+
+
+def test_parts_without_a_class_in_common_are_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "train/n1/images/1.jpg", "train/n2/images/2.jpg", "val/images/3.jpg")  # as Tiny ImageNet
+    with pytest.raises(InputError, match=r"val: none of its folders \(images\) is a class of .*train"):
+        label_dir_auto(tmp_path)
