@@ -54,10 +54,12 @@ from .reports import draw_sheet as draw_sheet
 from .reports import read_run as read_run
 from .serving import ServerSettings as ServerSettings
 from .serving import make_app as make_app
+from .training import FeatureTable as FeatureTable
 from .training import FineTuneConfig as FineTuneConfig
 from .training import FineTuneResult as FineTuneResult
 from .training import TrainedRun as TrainedRun
 from .training import export_run as export_run
+from .training import extract_features as extract_features
 from .training import fine_tune as fine_tune
 from .training import load_run as load_run
 from .training import probe_cuts as probe_cuts

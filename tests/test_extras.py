@@ -87,8 +87,9 @@ print(*sorted(set(dir(mlimages)) - set(mlimages.__all__)))
     done = run_without("torch torchvision timm", code, tmp_path)
     assert done.returncode == 0, done.stderr
     expected = (
-        "ExportOptions FineTuneResult Quantization TrainedRun "
-        "__version__ export_run fine_tune load_run probe_cuts probe_models quantize summarize summarize_model"
+        "ExportOptions FeatureTable FineTuneResult Quantization TrainedRun "
+        "__version__ export_run extract_features fine_tune load_run probe_cuts probe_models quantize "
+        "summarize summarize_model"
     )
     assert done.stdout.strip() == expected
 

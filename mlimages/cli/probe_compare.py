@@ -1,4 +1,4 @@
-"""Commands of the step "train" before and after training: probe and compare."""
+"""Commands of the step "train" before and after training: probe, features and compare."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from mlimages.labels import TableOptions
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
     app.command("probe", cls=GroupedCommand, rich_help_panel="train")(probe)
+    app.command("features", cls=GroupedCommand, rich_help_panel="train")(features)
     app.command("compare", cls=GroupedCommand, rich_help_panel="train")(compare)
 
 
@@ -104,6 +105,45 @@ def _probe_models(
     print(f"plot: {out}", file=sys.stderr)
     best = found.scores[0].probe
     say_next("finetune", labels, *given_options(table), "--model", best.model, "--freeze", best.freeze)
+
+
+@takes_options(TableOptions)
+def features(
+    table: dict[str, Any],
+    labels: Path = typer.Argument(..., metavar="LABELS|FOLDER", help="A label file, or a folder of class folders."),
+    out: Path = typer.Option(Path("features.npz"), "-o", "--out", metavar="FILE.npz", help="File to write."),
+    model: str = typer.Option(DEFAULT_MODEL, metavar="NAME", help="Network."),
+    weights: str = typer.Option("default", metavar="default|none|PATH", help="Pretrained weights."),
+    layer: str = typer.Option(None, metavar="NAME", help="Layer, as probe lists them [the last below the classifier]."),
+    size: str = typer.Option(None, metavar="N|WxH", help="Input width and height in pixels."),
+    force: bool = FORCE,
+    as_json: bool = typer.Option(False, "--json", help="Print a summary as JSON."),
+) -> None:
+    """Write the features of images for a classifier of your own.
+
+    The .npz holds features, float32 (N, D), labels, paths and class_names. Features are averaged over positions.
+
+    Example: mlimages features labels.txt --model alexnet --layer fc7 -o features.npz
+    """
+    from mlimages.core import TqdmProgress, outputs
+    from mlimages.training import extract_features
+
+    with outputs([out], overwrite=force):
+        found = extract_features(
+            read_labels(labels, table),
+            model=model,
+            weights=weights,
+            layer=layer,
+            size=parse_size(size) if size else None,
+            progress=TqdmProgress(),
+        )
+        found.save(out)
+    rows, columns = found.features.shape
+    if as_json:
+        print(json.dumps({"features": str(out), "images": rows, "columns": columns, "layer": found.layer}))
+        return
+    print(out)
+    print(f"{rows} x {columns}, {found.model} up to {found.layer}", file=sys.stderr)
 
 
 def compare(

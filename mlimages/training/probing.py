@@ -103,7 +103,7 @@ def probe_cuts(
     good = _unique(found)
     _require_enough(good, names)
     cuts = find_cut_points(built)
-    rows = _features(built, cuts, ImageSet(good, image, store=store), progress)
+    rows = pooled_features(built, cuts, ImageSet(good, image, store=store), progress)
     targets = np.array([image.label for image in good])  # (N,)
     parts = np.split(rows, np.cumsum([cut.num_features for cut in cuts])[:-1], axis=1)
     scores, best = _score(cuts, parts, targets, len(names), seed)
@@ -133,7 +133,7 @@ def _require_enough(images: Sequence[TrainingImage], names: Sequence[str]) -> No
         raise InputError(f"a probe needs at least two classes with two images each, and found {what}: gather more")
 
 
-def _features(model: Model, cuts: tuple[CutPoint, ...], images: ImageSet, progress: Progress) -> Features:
+def pooled_features(model: Model, cuts: tuple[CutPoint, ...], images: ImageSet, progress: Progress) -> Features:
     """The pooled features of all cuts, concatenated, `(N, D)`; cached by image and network."""
     normalize = Normalize(model.preprocessing.normalization)
     key = features_key(

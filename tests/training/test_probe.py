@@ -11,12 +11,12 @@ from torch import nn
 from typer.testing import CliRunner
 
 from mlimages.cli import main as cli
-from mlimages.core import InputError, Share, cache_dir
+from mlimages.core import InputError, ModelError, Share, cache_dir
 from mlimages.labels import LabelFile, label_dir_auto
 from mlimages.networks import FeatureHooks, build_model, find_cut_points
 from mlimages.reports import CutScore, ModelScore, ModelScores, ProbeResult, best_first
 from mlimages.reports import probe_lines as lines_of
-from mlimages.training import probe_cuts
+from mlimages.training import extract_features, probe_cuts
 
 
 def names_of(model: str) -> list[str]:
@@ -151,3 +151,21 @@ def test_what_another_network_does_better_in_every_respect_is_named() -> None:
     rows = best_first([score("slow", 0.8, 9, 5), score("small", 0.7, 9, 1), score("best", 0.8, 4, 5)])
     found = ModelScores(rows, {})
     assert [(each.model, found.dominating(each)) for each in rows] == [("best", ""), ("slow", "best"), ("small", "")]
+
+
+def test_features_are_written_for_a_classifier_of_ones_own(
+    stripes: LabelFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images/wide/broken.png").write_bytes(b"GIF89a")
+    labels = label_dir_auto(tmp_path / "images").labels.write(tmp_path / "all.txt")
+    words = ["features", str(labels.path), "--model", "lenet5", "--layer", "conv1"]
+    told = json.loads(CliRunner().invoke(cli.app, [*words, "--json"], catch_exceptions=False).stdout)
+    assert (told["images"], told["columns"], told["layer"]) == (42, 6, "conv1")
+    with np.load("features.npz") as arrays:
+        assert (arrays["features"].dtype, arrays["features"].shape) == (np.float32, (42, 6))
+        assert list(arrays["class_names"]) == ["fine", "middle", "wide"]
+        assert Path(str(arrays["paths"][0])).parent.name == arrays["class_names"][arrays["labels"][0]]
+    assert extract_features(labels, model="lenet5").features.shape == (42, 84)
+    with pytest.raises(ModelError, match="lenet5 has no cut point 'conv9': use conv1, conv2, fc3, fc4"):
+        extract_features(labels, model="lenet5", layer="conv9")

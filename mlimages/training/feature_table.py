@@ -1,0 +1,112 @@
+"""The features of images for a classifier or a clustering of one's own."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlimages.core import DEFAULT_MODEL, InputError, ModelError, NoProgress, Progress, as_path, counted, replacing
+from mlimages.labels import LabelFile
+from mlimages.networks import build_model, find_cut_points
+from mlimages.training.cache import pixel_store
+from mlimages.training.image_set import ImageSet, TrainingImage, decode_all
+from mlimages.training.probing import pooled_features
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class FeatureTable:
+    """Features of images, a row each.
+
+    Attributes:
+        features: float32 `(N, D)`, averaged over positions.
+        labels: class numbers, int64 `(N,)`.
+        paths: of the images.
+        class_names: by class number.
+        model: name of the network.
+        layer: the last layer below the features.
+    """
+
+    features: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    paths: tuple[str, ...]
+    class_names: tuple[str, ...]
+    model: str
+    layer: str
+
+    def __repr__(self) -> str:
+        rows, columns = self.features.shape
+        return f"<FeatureTable: {rows} x {columns}, {self.model} up to {self.layer}>"
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a `.npz` with `features`, `labels`, `paths` and `class_names`.
+
+        Raises:
+            InputError: the path has another suffix.
+        """
+        path = as_path(path)
+        if path.suffix != ".npz":
+            raise InputError(f"{path} is not a .npz file: features are written as .npz")
+        paths, names = np.array(self.paths), np.array(self.class_names)
+        with replacing(path) as part, part.open("wb") as out:
+            np.savez(out, features=self.features, labels=self.labels, paths=paths, class_names=names)
+
+
+def extract_features(
+    labels: LabelFile,
+    *,
+    model: str = DEFAULT_MODEL,
+    weights: str | os.PathLike[str] = "default",
+    layer: str | None = None,
+    size: int | tuple[int, int] | None = None,
+    progress: Progress | None = None,
+) -> FeatureTable:
+    """Return the features of images at one layer of a network, from the cache where they are known.
+
+    Args:
+        labels: the images; those that cannot be decoded are left out and logged.
+        model: name of the network.
+        weights: `default`, `none` or a file.
+        layer: the last layer below the features, as `probe` lists them; by default everything below the classifier.
+        size: input width and height in pixels, one number for a square; None takes the network's own.
+        progress: shows the number of images processed.
+
+    Raises:
+        InputError: no image can be decoded.
+        ModelError: the network cannot be built, or has no such layer.
+
+    >>> table = extract_features(read_labels("cats.txt"))  # doctest: +SKIP
+    >>> table.features.shape  # doctest: +SKIP
+    (240, 1280)
+    """
+    built = build_model(model, classes=len(labels.class_names), weights=weights, size=size)
+    cuts = find_cut_points(built)
+    names = [cut.name for cut in cuts]
+    if layer not in (None, *names):
+        raise ModelError(f"{model} has no cut point {layer!r}: use {', '.join(names)}")
+    image = built.preprocessing.image
+    store = pixel_store(image)
+    progress = progress or NoProgress()
+    found = decode_all(list(labels), image, store=store, progress=progress)
+    good = [each for each in found if isinstance(each, TrainingImage)]
+    if not good:
+        raise InputError(f"none of {counted(len(found), 'image')} can be decoded: `mlimages check` says why")
+    if len(good) < len(found):
+        logger.warning("%s cannot be decoded and left out", counted(len(found) - len(good), "image"))
+    rows = pooled_features(built, cuts, ImageSet(good, image, store=store), progress)
+    at = names.index(layer) if layer else len(cuts) - 1
+    start = sum(cut.num_features for cut in cuts[:at])
+    return FeatureTable(
+        features=np.ascontiguousarray(rows[:, start : start + cuts[at].num_features]),
+        labels=np.array([each.label for each in good]),
+        paths=tuple(str(Path(each.path)) for each in good),
+        class_names=tuple(labels.class_names),
+        model=model,
+        layer=names[at],
+    )
