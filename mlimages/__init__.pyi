@@ -37,9 +37,11 @@ from .gathering import gather as gather
 from .gathering import gather_async as gather_async
 from .images import LabeledImage as LabeledImage
 from .inference import Evaluation as Evaluation
+from .inference import Explanation as Explanation
 from .inference import OnnxBundle as OnnxBundle
 from .inference import Predictor as Predictor
 from .inference import evaluate as evaluate
+from .inference import explain as explain
 from .labels import LabelFile as LabelFile
 from .labels import label_dir_auto as label_dir_auto
 from .networks import summarize as summarize

@@ -1,4 +1,4 @@
-"""Commands of the step "deploy": export, quantize, predict, evaluate, serve."""
+"""Commands of the step "deploy": export, quantize, predict, evaluate, explain, serve."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MODEL = typer.Argument(..., metavar="MODEL", help="An .onnx file of `mlimages ex
 
 def register(app: typer.Typer) -> None:
     """Add this step's commands to the command line."""
-    for command in (export, quantize, predict, evaluate, serve):
+    for command in (export, quantize, predict, evaluate, explain, serve):
         app.command(command.__name__, cls=GroupedCommand, rich_help_panel="deploy")(command)
 
 
@@ -156,6 +156,9 @@ def evaluate(
     report: Path = typer.Option(
         None, metavar="FILE.html", help="Write an HTML page: scores of each class, confusion matrix, mistakes."
     ),
+    explain: int = typer.Option(
+        0, min=0, metavar="N", help="Hide the middle of N images: does the network know the object or its background?"
+    ),
     force: bool = FORCE,
     as_json: bool = typer.Option(False, "--json", help="Print the results as JSON."),
 ) -> None:
@@ -170,11 +173,46 @@ def evaluate(
     from mlimages.reports import report_html
 
     with outputs(filter(None, [report]), overwrite=force):
-        found = evaluate(Predictor(model), read_labels(labels, table), progress=TqdmProgress())
+        found = evaluate(Predictor(model), read_labels(labels, table), explain=explain, progress=TqdmProgress())
         if report:
             write_text(report, report_html(found, f"{model.name} on {labels.name}"))
     print(found.to_json() if as_json else predictions.evaluation_text(found))
     say_next("serve", model)
+
+
+def explain(
+    model: Path = MODEL,
+    sources: list[str] = typer.Argument(..., metavar="IMAGE...", help="Images, or folders of images."),
+    out: Path = typer.Option(..., "-o", "--out", metavar="DIR", help="Folder for one PNG per image."),
+    force: bool = FORCE,
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON object per image."),
+) -> None:
+    """Show where a model looks.
+
+    Parts of each image are hidden one after the other, 50 forward passes in all. The PNG shows in red what lowers the
+    probability of the predicted class; the line says by how much.
+
+    Example: mlimages explain cats.onnx new/ -o why/
+    """
+    from mlimages.core import BrokenImage, outputs, printable, replacing
+    from mlimages.inference import Predictor, explain, find_inputs
+
+    predictor, images = Predictor(model), list(find_inputs(sources))
+    files = predictions.overlay_files(images, out)
+    out.mkdir(parents=True, exist_ok=True)
+    good = 0
+    with outputs(files, overwrite=force):
+        for image, file in zip(images, files, strict=True):
+            found = explain(predictor, image)
+            if not isinstance(found, BrokenImage):
+                good += 1
+                with replacing(file) as part:
+                    found.overlay().save(part, "PNG")
+            print(
+                predictions.explanation_json(found, file) if as_json else printable(predictions.explained(found, file))
+            )
+    if not good:
+        raise typer.Exit(1)
 
 
 @takes_options(ServerSettings)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlimages.core import BrokenImage, Prediction, counted, printable
 
 if TYPE_CHECKING:
     from mlimages.export import Quantization
-    from mlimages.inference import Evaluation, OnnxBundle
+    from mlimages.inference import Evaluation, Explanation, OnnxBundle
 
 Results = Iterable[Prediction | BrokenImage]
 
@@ -83,6 +85,37 @@ def export_notes(bundle: OnnxBundle) -> Iterator[str]:
         yield f"more than 2 GB of weights: keep {data} beside it"
 
 
+def overlay_files(images: Sequence[os.PathLike[str]], folder: Path) -> list[Path]:
+    """A PNG for each image: its name, with a number where two have the same."""
+    stems = [Path(os.fspath(image)).stem for image in images]
+    return [
+        folder / (f"{stem}-{stems[:n].count(stem) + 1}.png" if stem in stems[:n] else f"{stem}.png")
+        for n, stem in enumerate(stems)
+    ]
+
+
+def explained(found: Explanation | BrokenImage, file: Path) -> str:
+    """One explanation, for people."""
+    if isinstance(found, BrokenImage):
+        return f"{found.path}: {_text(found)}"
+    return f"{found.path}: {found} ({file})"
+
+
+def explanation_json(found: Explanation | BrokenImage, file: Path) -> str:
+    """One explanation, for programs."""
+    if isinstance(found, BrokenImage):
+        return _json(values(found))
+    return _json({
+        "path": found.path,
+        "class_name": found.class_name,
+        "probability": found.probability,
+        "lowest": found.lowest,
+        "place": found.place,
+        "hidden": found.hidden.tolist(),
+        "overlay": str(file),
+    })  # fmt: skip
+
+
 def evaluation_text(found: Evaluation) -> str:
     """Accuracy, a line per class, and the speed, for people."""
     accuracy = found.accuracy
@@ -103,12 +136,24 @@ def evaluation_text(found: Evaluation) -> str:
     if found.broken:
         first = found.broken[0]
         lines.append(f"{counted(len(found.broken), 'image')} could not be used: {first.path} ({first.fault})")
+    if found.middle_hidden:
+        lines.append(_middle_text(found))
     decode, network = found.decode_ms, found.network_ms
     lines.append(
         f"{found.images_per_s:.0f} images/s; latency p50/p95 in ms: decode {decode.p50:.1f}/{decode.p95:.1f}, "
         f"network {network.p50:.1f}/{network.p95:.1f}"
     )
     return "\n".join(lines)
+
+
+def _middle_text(found: Evaluation) -> str:
+    """How many predictions stay correct without the middle, and what that says of the network."""
+    hidden = found.middle_hidden
+    assert hidden is not None
+    most_frequent = max(map(sum, found.confusion)) / found.count
+    verdict = ": the class can be told without the object" if hidden.low > most_frequent else ""
+    interval = f"{_percent(hidden.low)} to {_percent(hidden.high)}"
+    return f"with the middle hidden: {_percent(hidden.value)} correct ({interval}){verdict}"
 
 
 def quantization_text(found: Quantization) -> str:

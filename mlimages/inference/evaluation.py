@@ -22,10 +22,12 @@ from mlimages.core import (
     Progress,
     Share,
     scores,
+    share,
 )
 from mlimages.inference.align_classes import matched
 from mlimages.inference.bundle import OnnxBundle
 from mlimages.inference.calibration import expected_calibration_error
+from mlimages.inference.explanation import hide_middle
 from mlimages.inference.predictor import Answer, Predictor
 from mlimages.labels import LabelFile
 
@@ -51,6 +53,7 @@ class Evaluation:
         unknown: images whose best probability is below the model's threshold.
         images_per_s: images per second of all workers together.
         decode_ms, network_ms: of one image in one worker.
+        middle_hidden: share of correct predictions with the middle of the images hidden; None if it was not measured.
     """
 
     class_names: tuple[str, ...]
@@ -63,6 +66,7 @@ class Evaluation:
     images_per_s: float
     decode_ms: Timing
     network_ms: Timing
+    middle_hidden: Share | None = None
 
     def __repr__(self) -> str:
         accuracy = self.accuracy
@@ -103,6 +107,8 @@ class Evaluation:
             "decode_ms": asdict(self.decode_ms),
             "network_ms": asdict(self.network_ms),
         }
+        if self.middle_hidden:
+            values["middle_hidden"] = [self.middle_hidden.value, self.middle_hidden.low, self.middle_hidden.high]
         return json.dumps(values)
 
 
@@ -110,6 +116,7 @@ def evaluate(
     model: Predictor | OnnxBundle | str | os.PathLike[str],
     labels: LabelFile | str | os.PathLike[str],
     *,
+    explain: int = 0,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Compare a model's predictions with a label file; classes are matched by name, not by order.
@@ -117,6 +124,7 @@ def evaluate(
     Args:
         model: a predictor, an .onnx file, or a run folder.
         labels: a label file, or its path.
+        explain: hide the middle of this many images, evenly drawn, and count the correct predictions.
 
     Raises:
         BundleError: the model cannot be used.
@@ -154,7 +162,17 @@ def evaluate(
         images_per_s=len(answers) / elapsed_s,
         decode_ms=_timing([answer.decode_s for _, _, answer in good]),
         network_ms=_timing([answer.network_s for _, _, answer in good]),
+        middle_hidden=_middle_hidden(predictor, items, explain) if explain else None,
     )
+
+
+def _middle_hidden(predictor: Predictor, items: Sequence[LabeledPath], count: int) -> Share | None:
+    """Share of correct predictions among `count` images whose middle is hidden, with its 95 % interval."""
+    drawn = [items[n * len(items) // min(count, len(items))] for n in range(min(count, len(items)))]
+    decoded = [(predictor.decode(item.path)[0], item.label) for item in drawn]
+    good = [(pixels, label) for pixels, label in decoded if not isinstance(pixels, BrokenImage)]
+    correct = sum(int(predictor.probabilities([hide_middle(pixels)])[0].argmax()) == label for pixels, label in good)
+    return share(correct, len(good)) if good else None
 
 
 def _class_json(one: ClassScores) -> dict[str, object]:

@@ -6,17 +6,24 @@ import os
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mlimages.checks import duplicate_groups
-from mlimages.core import Confusion, ImageProperty, class_scores, write_text
+from mlimages.core import BundleError, Confusion, ImageProperty, class_scores, write_text
+from mlimages.inference import Explanation, Predictor, explain
 from mlimages.labels import LabelFile
 from mlimages.reports import plots
-from mlimages.reports.pages import MAX_TILES, GalleryTile, embed, matrix_cells, percent, render
+from mlimages.reports.pages import MAX_TILES, GalleryTile, embed, image_address, matrix_cells, percent, render
 from mlimages.reports.run_folder import RunFolder, read_run
 from mlimages.reports.suspects import Suspect, read_suspects
+
+MAX_EXPLAINED = 4
+"""Mistakes that are shown with where the network looked: 50 forward passes each."""
 
 MAX_COMPARED = 20_000
 """With more images, duplicates are left to `mlimages check`."""
@@ -107,15 +114,28 @@ def _most_confused(confusion: Confusion, names: Sequence[str]) -> list[tuple[str
 
 
 def _mistakes(run: RunFolder) -> Iterator[GalleryTile]:
+    """The wrong predictions, the most confident first; the first few with the parts that they depend on."""
     if run.predictions is None:
         return
-    found = run.predictions
+    found, explainer = run.predictions, _explainer(run)
     confidence = found.probabilities.max(axis=1)  # (N,)
     wrong = [index for index in (-confidence).argsort(kind="stable").tolist() if not found.correct[index]]
-    for index in wrong[:MAX_TILES]:
+    for number, index in enumerate(wrong[:MAX_TILES]):
         label, predicted = run.class_names[found.labels[index]], run.class_names[found.predicted[index]]
         text = f"{label}, predicted {predicted} ({percent(float(confidence[index]), 0)})"
-        yield _tile(found.paths[index], run.preprocessing.image, text)
+        tile = _tile(found.paths[index], run.preprocessing.image, text)
+        why = explain(explainer, found.paths[index]) if explainer and number < MAX_EXPLAINED else None
+        if isinstance(why, Explanation):
+            overlay = image_address(np.asarray(why.overlay()))
+            tile = GalleryTile((*tile.images, overlay), (*tile.lines, str(why)))
+        yield tile
+
+
+def _explainer(run: RunFolder) -> Predictor | None:
+    """The run's exported file; None where there is none that can be run."""
+    with suppress(BundleError):
+        return Predictor(run.path, workers=1)
+    return None
 
 
 def _suspect(suspect: Suspect, run: RunFolder) -> GalleryTile:

@@ -1,0 +1,108 @@
+"""The explanation finds what a network looks at, where that is known."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from typer.testing import CliRunner
+
+from mlimages.cli.main import app
+from mlimages.core import BrokenImage, ImageProperty, LabeledPath, Normalization, Preprocessing
+from mlimages.export import TrainedNetwork, export_network
+from mlimages.inference import Predictor, evaluate, explain
+from mlimages.labels import LabelFile, write_label_file
+
+SIDE = 28
+REGIONS = {"top left": (0, 0), "bottom right": (22, 22), "centre": (11, 11)}
+
+
+class LooksAt(nn.Module):
+    """Bright in one square of 6 x 6 pixels, or dark."""
+
+    def __init__(self, top: int, left: int) -> None:
+        super().__init__()
+        self.top, self.left = top, left
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        bright = x[:, :, self.top : self.top + 6, self.left : self.left + 6].mean(dim=(1, 2, 3))
+        return torch.stack([bright * 8, 4 - bright * 8], dim=1)
+
+
+@pytest.fixture(scope="module")
+def predictors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Predictor]:
+    return {region: predictor(region, tmp_path_factory.mktemp("model")) for region in REGIONS}
+
+
+def predictor(region: str, folder: Path) -> Predictor:
+    preprocessing = Preprocessing(ImageProperty(SIDE, resize="squash"), Normalization(255.0, (0.0,), (1.0,)))
+    network = TrainedNetwork(LooksAt(*REGIONS[region]).eval(), preprocessing, ("bright", "dark"), "toy")
+    export_network(network, folder / "model.onnx", validation=[])
+    return Predictor(folder / "model.onnx", workers=1)
+
+
+def images(folder: Path, region: str) -> list[LabeledPath]:
+    """Eight images, dark but for the region that tells the class."""
+    (top, left), items = REGIONS[region], []
+    for n in range(8):
+        pixels = np.full((SIDE, SIDE, 3), 20, np.uint8)
+        if n % 2 == 0:
+            pixels[top : top + 6, left : left + 6] = 250
+        items.append(LabeledPath(folder / f"{n}.png", n % 2))
+        Image.fromarray(pixels).save(items[-1].path)
+    return items
+
+
+@pytest.mark.parametrize("region", REGIONS)
+def test_hiding_what_the_network_looks_at_lowers_the_probability_most(
+    region: str, predictors: dict[str, Predictor], tmp_path: Path
+) -> None:
+    found = explain(predictors[region], images(tmp_path, region)[0].path)
+    assert not isinstance(found, BrokenImage)
+    assert found.place == region
+    assert found.lowest < 0.3 < 0.9 < found.probability
+    assert str(found) == f"bright: probability falls from 1.00 to {found.lowest:.2f} when the {region} is hidden"
+    reddest = np.asarray(found.overlay(), np.int16)
+    redness = reddest[:, :, 0] - reddest[:, :, 1]
+    row, column = np.unravel_index(redness.argmax(), redness.shape)
+    top, left = (place * redness.shape[0] / SIDE for place in REGIONS[region])
+    assert top - 40 < row < top + 104
+    assert left - 40 < column < left + 104
+
+
+def test_the_passes_are_at_most_60_an_image(
+    predictors: dict[str, Predictor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, passes = predictors["centre"], []
+    run = model.probabilities
+    monkeypatch.setattr(model, "probabilities", lambda pixels: passes.append(len(pixels)) or run(pixels))
+    explain(model, images(tmp_path, "centre")[0].path)
+    assert sum(passes) == 50
+
+
+@pytest.mark.parametrize(("region", "stays"), [("top left", 1.0), ("centre", 0.5)])
+def test_evaluate_tells_a_network_that_does_without_the_middle(
+    region: str, stays: float, predictors: dict[str, Predictor], tmp_path: Path
+) -> None:
+    write_label_file(tmp_path / "val.txt", images(tmp_path, region), ("bright", "dark"))
+    found = evaluate(predictors[region], LabelFile(tmp_path / "val.txt"), explain=8)
+    assert found.accuracy.value == 1.0
+    assert found.middle_hidden is not None
+    assert found.middle_hidden.value == stays
+
+
+def test_the_command_writes_one_overlay_an_image_and_leaves_broken_ones_out(
+    predictors: dict[str, Predictor], tmp_path: Path
+) -> None:
+    first = images(tmp_path, "top left")[0].path
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    words = ["explain", predictors["top left"].bundle.path, first, tmp_path / "broken.png", "-o", tmp_path / "why"]
+    done = CliRunner().invoke(app, list(map(str, words)))
+    assert done.exit_code == 0
+    assert "when the top left is hidden" in done.stdout
+    assert "broken, not-an-image" in done.stdout
+    with Image.open(tmp_path / "why" / "0.png") as overlay:
+        assert overlay.size == (224, 224)
+    assert not (tmp_path / "why" / "broken.png").exists()
