@@ -33,6 +33,8 @@ def model_file(model: str | os.PathLike[str]) -> Path:
         BundleError: it is a folder without a model.
     """
     path = Path(model)
+    if path.suffix == ".safetensors":
+        raise BundleError(f"{path} holds weights, not an exported model: give the run folder {path.parent}")
     if not path.is_dir():
         return path
     if (file := path / "model.onnx").is_file():

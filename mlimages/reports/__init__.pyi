@@ -1,3 +1,5 @@
+from .cards import model_card as model_card
+from .cards import write_model_card as write_model_card
 from .check_page import write_report as write_report
 from .comparison import ComparedRun as ComparedRun
 from .comparison import PairedTest as PairedTest

@@ -46,6 +46,7 @@ def make_app(model: Model, settings: ServerSettings | None = None) -> web.Applic
     app = web.Application(middlewares=[allow_origins, _measured, as_json, _guard])
     app[SERVICE] = Service(predictor, settings)
     app.cleanup_ctx.append(_closing)
+    app.on_response_prepare.append(_add_headers)
     app.add_routes(handlers.routes())
     app.add_routes(inference_protocol.routes())
     return app
@@ -132,11 +133,15 @@ async def _measured(request: web.Request, handler: Handler) -> web.StreamRespons
 
 @web.middleware
 async def _guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Who may send requests, and headers of every answer that is no error."""
+    """Who may send requests."""
     service = request.app[SERVICE]
     check_access(request, service.settings)
     response = await handler(request)
-    response.headers.update({"X-Content-Type-Options": "nosniff", "Server": "mlimages"})
     if service.stopping:
         response.force_close()
     return response
+
+
+async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Headers of every answer, errors and preflights included."""
+    response.headers.update({"X-Content-Type-Options": "nosniff", "Server": "mlimages"})

@@ -64,8 +64,12 @@ async def read_uploads(request: web.Request, settings: ServerSettings) -> list[U
     Raises:
         ProblemError: too long, too many, or not a form.
     """
+    kind = request.headers.get("Content-Type", "").lower()
+    if kind.startswith("application/json"):
+        message = "send the image itself, as the body or as a file field of a form, not JSON; JSON is for /v2"
+        raise ProblemError(415, "unsupported-media-type", message)
     body = await read_body(request, settings)
-    if not request.headers.get("Content-Type", "").lower().startswith("multipart/"):
+    if not kind.startswith("multipart/"):
         return [Upload("", body)]
     try:
         with warnings.catch_warnings(action="ignore"):  # aiohttp warns of odd headers, with the client's own text
@@ -91,6 +95,8 @@ async def _read_form(request: web.Request, body: bytes, max_files: int) -> list[
             return uploads
         if not isinstance(part, _Part) or part.headers.get("Content-Transfer-Encoding", "binary").lower() not in _PLAIN:
             raise _bad_form("a part is encoded, or a form itself")
+        if part.filename is None and part.name == "top":
+            raise _bad_form("the field top is a parameter of the address: POST /predict?top=1")
         if part.filename is None:
             continue
         if len(uploads) == max_files:

@@ -46,6 +46,7 @@ async def index(request: web.Request) -> web.Response:
 async def predict(request: web.Request) -> web.Response:
     """Images, raw or in a form, to their classes."""
     service, begin = request.app[SERVICE], time.perf_counter()
+    _check_query(request)
     uploads = await read_uploads(request, service.settings)
     bundle = service.bundle
     top = _top(request, len(bundle.class_names))
@@ -84,6 +85,12 @@ async def metrics(request: web.Request) -> web.Response:
 async def openapi(request: web.Request) -> web.Response:
     """This interface, for programs."""
     return web.json_response(document(len(request.app[SERVICE].bundle.class_names)))
+
+
+def _check_query(request: web.Request) -> None:
+    unknown = [name for name in request.query if name != "top"]
+    if unknown:
+        raise ProblemError(400, "bad-request", f"unknown parameter {unknown[0][:40]!r}: /predict takes top alone")
 
 
 def _top(request: web.Request, classes: int) -> int:

@@ -20,7 +20,7 @@ _ERRORS = {
     "401": "The token is missing or wrong (unauthorized).",
     "408": "The request came too slowly (timeout).",
     "413": "The request is too long or holds too many images (too-large, too-many-images).",
-    "415": "The body is compressed (unsupported-media-type).",
+    "415": "The body is compressed, or JSON in place of an image (unsupported-media-type).",
     "421": "The Host header names another server (misdirected-request): see --allowed-host.",
     "422": f"No image could be used: {', '.join(sorted(Fault))}.",
     "500": "The server failed at this request (internal).",

@@ -61,9 +61,8 @@ async def as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
     except web.HTTPException as error:
         code = (error.reason or "error").lower().replace(" ", "-")
         headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
-        return ProblemError(error.status, code, f"{request.method} {request.path}: {error.reason}", headers).response(
-            request.path
-        )
+        message = f"{request.method} {request.path}: {error.reason}; /openapi.json lists what there is"
+        return ProblemError(error.status, code, message, headers).response(request.path)
     except ConnectionError:
         raise
     except Exception:  # a fault of the server itself: the client gets JSON too, the log says what happened

@@ -139,3 +139,8 @@ def test_a_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
         OnnxBundle.read(tmp_path / "none.onnx")
     with pytest.raises(BundleError, match="is a folder without"):
         OnnxBundle.read(tmp_path)
+
+
+def test_weights_in_place_of_a_model_name_the_run_folder(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=f"holds weights, not an exported model: give the run folder {tmp_path}"):
+        OnnxBundle.read(tmp_path / "best.safetensors")

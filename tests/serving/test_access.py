@@ -117,14 +117,14 @@ def test_the_access_log_has_a_line_for_each_request_as_text_and_as_json(
 ) -> None:
     served = serve_with(access_log=True)
     with caplog.at_level(logging.INFO, "mlimages.serving"):
-        served.ask("POST", "/predict?secret=1", encoded())
+        served.ask("GET", "/healthz?secret=1")
         served.ask("GET", "/a%0Ab")
     good, bad = (record for record in caplog.records if record.name == "mlimages.serving.access_log")
-    assert good.getMessage().startswith("127.0.0.1 POST /predict")
+    assert good.getMessage().startswith("127.0.0.1 GET /healthz")
     assert "\n" not in bad.getMessage()
     values = json.loads(JsonFormatter().format(good))
     assert values["status"] == 200
-    assert values["path"] == "/predict"
+    assert values["path"] == "/healthz"
     assert values["bytes"] > 0
     assert {"time", "level", "client", "method", "duration_ms"} <= set(values)
     assert json.loads(JsonFormatter().format(bad))["status"] == 404

@@ -256,6 +256,8 @@ def test_a_compressed_body_is_not_unpacked(server: Served, path: str) -> None:
         ("GET", "/predict", None, {}, 405, "method-not-allowed"),
         ("DELETE", "/", None, {}, 405, "method-not-allowed"),
         ("POST", "/predict?top=0", b"x", {}, 400, "bad-request"),
+        ("POST", "/predict?threshold=0.9", b"x", {}, 400, "bad-request"),
+        ("POST", "/predict", b'{"image": ""}', {"Content_Type": "application/json"}, 415, "unsupported-media-type"),
         ("POST", "/predict?top=many", b"x", {}, 400, "bad-request"),
         ("POST", "/predict?top=99999999999999999999", b"x", {}, 400, "bad-request"),
         ("POST", "/predict?top=" + "1" * 4400, b"x", {}, 400, "bad-request"),

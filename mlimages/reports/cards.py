@@ -1,0 +1,136 @@
+"""The model card of an exported file, as Hugging Face reads it (https://huggingface.co/docs/hub/model-cards)."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from mlimages.core import InputError, demand_free, note_written, write_text
+from mlimages.gathering import read_manifest
+from mlimages.inference import OnnxBundle
+from mlimages.labels import LabelFile
+from mlimages.reports.pages import percent
+from mlimages.reports.run_folder import RunFolder
+
+NAME = "README.md"
+
+
+def write_model_card(bundle: OnnxBundle, run: RunFolder, *, command: str) -> Path | None:
+    """Write the card beside the file; None where a person's README.md is there, which stays as it is.
+
+    Args:
+        bundle: the exported file.
+        run: the run that it was exported from.
+        command: what makes the run again.
+    """
+    path = bundle.path.parent / NAME
+    try:
+        demand_free([path])
+    except InputError:
+        return None
+    write_text(path, model_card(bundle, run, command=command))
+    note_written([path])
+    return path
+
+
+def model_card(bundle: OnnxBundle, run: RunFolder, *, command: str) -> str:
+    """The card: YAML for the hub, then what the model is, its data, results, limits, use and the command."""
+    sections = (_description(bundle), _data(run), _results(bundle), _limits(bundle), _use(bundle), _origin(command))
+    text = "\n".join(line for lines in sections for line in lines)
+    return f"{_header(bundle)}\n# {bundle.model}: {_names(bundle.class_names)}\n\n{text}\n"
+
+
+def _header(bundle: OnnxBundle) -> str:
+    lines = ["---", "library_name: onnx", "pipeline_tag: image-classification", "tags:", "- image-classification",
+             "- onnx", "- mlimages"]  # fmt: skip
+    if bundle.provenance.accuracy:
+        lines += ["model-index:", f"- name: {json.dumps(bundle.model)}", "  results:", "  - task:",
+                  "      type: image-classification", "    dataset:", "      name: validation set",
+                  "      type: imagefolder", "    metrics:", "    - type: accuracy",
+                  f"      value: {bundle.provenance.accuracy[0]:.4f}"]  # fmt: skip
+    return "\n".join([*lines, "---"])
+
+
+def _description(bundle: OnnxBundle) -> Iterator[str]:
+    image = bundle.preprocessing.image
+    takes = "uint8 RGB images `(N, H, W, 3)` of any size" if bundle.includes_preprocessing else "the network's input"
+    yield f"Classifies images into {len(bundle.class_names)} classes: {_names(bundle.class_names)}."
+    yield f"The network is {bundle.model} with an input of {image.width} x {image.height} pixels."
+    yield f"`{bundle.path.name}` takes {takes}."
+
+
+def _data(run: RunFolder) -> Iterator[str]:
+    yield "\n## Data\n\n| class | training | validation |\n|---|---|---|"
+    splits = {name: list(LabelFile(run.path / f"{name}.txt")) for name in ("train", "val")}
+    train, val = (Counter(item.label for item in items) for items in splits.values())
+    for label, name in enumerate(run.class_names):
+        yield f"| {_escaped(name)} | {train[label]} | {val[label]} |"
+    yield f"| total | {train.total()} | {val.total()} |"
+    licenses = _licenses([item.path for items in splits.values() for item in items])
+    if licenses:
+        yield "\n| license, as recorded by `mlimages gather` | images |\n|---|---|"
+        yield from (f"| {_escaped(name)} | {count} |" for name, count in licenses.most_common())
+    else:
+        yield "\nThe licenses of the images are not recorded."
+
+
+def _licenses(paths: list[Path]) -> Counter[str]:
+    """Images by the license in the manifest of their gathered folder; empty where there is no manifest."""
+    found: Counter[str] = Counter()
+    for folder in sorted({path.parent.parent for path in paths}):
+        if any(folder.glob("manifest*.jsonl")):
+            used = {path.relative_to(folder).as_posix() for path in paths if path.parent.parent == folder}
+            rows = {row.path: row for row in read_manifest(folder) if row.path in used}
+            found.update(str(row.source.get("license") or "not recorded") for row in rows.values())
+    return found
+
+
+def _results(bundle: OnnxBundle) -> Iterator[str]:
+    provenance = bundle.provenance
+    yield "\n## Results\n"
+    if provenance.accuracy:
+        value, low, high = map(percent, provenance.accuracy)
+        yield f"Accuracy {value} on {provenance.accuracy_count} validation images (95 % interval {low} to {high})."
+        yield "The epoch was chosen on these images: on new ones expect slightly less."
+    if provenance.calibration_error:
+        before, after = provenance.calibration_error
+        yield f"Expected calibration error {after:.3f}, {before:.3f} before the temperature was fitted."
+    if provenance.parity:
+        yield f"ONNX Runtime gives the trained network's predictions for {provenance.parity.count} of these images."
+
+
+def _limits(bundle: OnnxBundle) -> Iterator[str]:
+    yield "\n## Limits\n"
+    yield "Every image gets one of the classes above, also one that shows none of them" + (
+        f': below a probability of {percent(bundle.unknown_below)} the answer is "unknown".'
+        if bundle.unknown_below
+        else "."
+    )
+    yield "Results hold for images like those of the validation set: the same sources, devices and surroundings."
+
+
+def _use(bundle: OnnxBundle) -> Iterator[str]:
+    name = bundle.path.name
+    yield f"\n## Use\n\n```console\n$ mlimages predict {name} image.jpg\n```"
+    if bundle.includes_preprocessing:
+        yield (
+            "\n```python\nimport numpy as np, onnxruntime\nfrom PIL import Image, ImageOps\n\n"
+            f'session = onnxruntime.InferenceSession("{name}")\n'
+            'image = np.asarray(ImageOps.exif_transpose(Image.open("image.jpg")).convert("RGB"))[None]\n'
+            'logits, probabilities = session.run(["logits", "probabilities"], {"image": image})\n```'
+        )
+
+
+def _origin(command: str) -> Iterator[str]:
+    yield f"\n## Training\n\n```console\n$ {command}\n```"
+
+
+def _names(names: tuple[str, ...]) -> str:
+    return ", ".join(map(_escaped, names[:10])) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+
+
+def _escaped(text: str) -> str:
+    """Text that Markdown shows as it is."""
+    return "".join(f"\\{letter}" if letter in "\\`*_{}[]<>#|" else letter for letter in text)
