@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from mlimages.cli.engines import ADDRESS, ENGINE, Engine, cluster_of, require_engine
-from mlimages.cli.hints import given_options, read_labels, read_parts, say, say_next
+from mlimages.cli.hints import given_options, read_labels, read_parts, say, say_next, validation_beside
 from mlimages.cli.options import FORCE, GroupedCommand, ThresholdsCommand, takes_options
 from mlimages.core import ImageProperty, Resize, as_path, counted, demand_free
 from mlimages.labels import LabelOptions, TableOptions, WrittenLabels
@@ -194,7 +194,8 @@ def mean(
     print(f"{out}: mean of {counted(mean_image.count, 'image')}, {len(mean_image.broken)} left out")
     print("by channel: mean " + _figures(mean_image.channel_mean) + ", std " + _figures(mean_image.channel_std))
     prepared = ["--size", size, *(["--resize", resize] if resize != "shorter" else []), *(["--gray"] if gray else [])]
-    say_next("finetune", source, *given_options(table), *prepared, "--mean", out.with_suffix(".npy"))
+    options = [*given_options(table), *validation_beside(source), *prepared]
+    say_next("finetune", source, *options, "--mean", out.with_suffix(".npy"))
 
 
 def _figures(values: tuple[float, ...]) -> str:

@@ -22,6 +22,13 @@ def given_options(values: Mapping[str, Any]) -> list[object]:
     return [word for name, value in values.items() if value for word in (f"--{name.replace('_', '-')}", value)]
 
 
+def validation_beside(train: Path) -> list[object]:
+    """`--val FILE` of a training file, if there is one of its name: labels_val.txt beside labels_train.txt."""
+    head, found, tail = train.name.rpartition("train")
+    val = train.with_name(f"{head}val{tail}")
+    return ["--val", val] if found and val.exists() else []
+
+
 def say(text: str) -> None:
     """Print a line that is no result, on standard error."""
     print(text, file=sys.stderr)

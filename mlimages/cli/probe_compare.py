@@ -44,8 +44,8 @@ def probe(
 ) -> None:
     """Find how many layers to freeze, and which network to take.
 
-    The images pass through the network once; a ridge classifier on the output of each layer, scored by 10-fold
-    cross-validation, shows how well that layer separates your classes. The recommended --freeze is the highest layer
+    The images pass through the network once; a ridge classifier on the output of each layer, scored by
+    leave-one-out, shows how well that layer separates your classes. The recommended --freeze is the highest layer
     within noise of the best. The learning curve shows whether more images would help.
 
     With several --model, a table compares their accuracy, processor time and size.

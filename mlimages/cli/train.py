@@ -103,10 +103,17 @@ def _table(result: FineTuneResult) -> str:
         "images": f"{result.train_images} for training, {result.val_images} for validation",
         "skipped": ", ".join(f"{each.path} ({each.fault})" for each in result.broken[:3]) + more,
         "classes": ", ".join(result.classes),
-        "network": f"{result.model}, frozen: {result.freeze}",
+        "network": f"{result.model}, frozen: {result.freeze}"
+        + (f"; the classifier takes all depths (share {result.depths_share:g})" if result.depths_share else ""),
         "epochs": f"{result.epochs}; best epoch: {best} (chosen on the validation set)",
         "time": f"{result.seconds:.1f} s",
         "run": str(result.run),
         "onnx": str(result.onnx or ""),
+        "report": _if_there(result.run / "report.html"),
+        "suspects": _if_there(result.run / "suspects.tsv"),
     }
     return "\n".join(f"{name:<9} {value}" for name, value in rows.items() if value)
+
+
+def _if_there(path: Path) -> str:
+    return str(path) if path.exists() else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import NoReturn, Protocol
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 
 class Progress(Protocol):

@@ -1,5 +1,7 @@
 from .exporter import ExportOptions as ExportOptions
 from .exporter import export_network as export_network
+from .known_score import KnownOutput as KnownOutput
+from .known_score import KnownScore as KnownScore
 from .onnx_writer import TrainedNetwork as TrainedNetwork
 from .quantization import Quantization as Quantization
 from .quantization import Trial as Trial

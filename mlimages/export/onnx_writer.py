@@ -6,6 +6,7 @@ import datetime
 import importlib.metadata
 import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,10 +19,12 @@ from torch import Tensor, nn
 
 from mlimages import images
 from mlimages.core import Preprocessing
+from mlimages.export.known_score import KnownOutput
 from mlimages.export.preprocessing_graph import PIXELS, PREFIX, ResizeForm, build_preprocessing_graph
 from mlimages.export.targets import OPSET
 from mlimages.inference import (
     INPUT,
+    KNOWN,
     LOGITS,
     PROBABILITIES,
     OnnxBundle,
@@ -46,6 +49,7 @@ class TrainedNetwork:
         class_names: by class index.
         model: name of the network.
         mean_image: float32 `(C, H, W)` in 0..255, if `preprocessing` names a mean image.
+        known: what the file says beside the classes; None leaves the output `known` out.
 
     Raises:
         TypeError: `class_names` is a single string.
@@ -67,6 +71,7 @@ class TrainedNetwork:
     class_names: tuple[str, ...]
     model: str
     mean_image: NDArray[np.float32] | None = None
+    known: KnownOutput | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.class_names, str):
@@ -91,16 +96,27 @@ class TrainedNetwork:
         return logits
 
 
-class _NetworkWithSoftmax(nn.Module):
-    """From uint8 pixels (or the normalized input, if `normalize` is the identity) to logits and probabilities."""
+class _NetworkWithOutputs(nn.Module):
+    """From uint8 pixels (or the normalized input, if `normalize` is the identity) to the outputs of the graph."""
 
-    def __init__(self, normalize: nn.Module, network: nn.Module, temperature: float) -> None:
+    def __init__(self, normalize: nn.Module, trained: TrainedNetwork, temperature: float) -> None:
         super().__init__()
-        self.normalize, self.network, self.temperature = normalize, network, temperature
+        self.normalize, self.network, self.temperature = normalize, trained.network, temperature
+        self.score = trained.known.score if trained.known else None
+        self._head_inputs: list[Tensor] = []
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def record(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        """A hook of the head: keep its input."""
+        self._head_inputs.append(inputs[0])
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        self._head_inputs.clear()
         logits = self.network(self.normalize(pixels))  # (N, classes)
-        return logits, torch.softmax(logits / self.temperature, dim=1)
+        outputs = logits, torch.softmax(logits / self.temperature, dim=1)
+        if self.score is None:
+            return outputs
+        features = self._head_inputs[0]
+        return *outputs, self.score(features.mean((2, 3)) if features.ndim == 4 else features.flatten(1))
 
 
 def write_onnx(
@@ -133,6 +149,8 @@ def write_onnx(
         exact_resize=form == "exact",
         temperature=temperature,
         unknown_below=unknown_below,
+        known=trained.known.known if trained.known else None,
+        prediction_sets=trained.known.prediction_sets if trained.known else None,
         provenance=replace(provenance or Provenance(), created=_now(), versions=_versions()),
     )
     bundle.write(out)
@@ -143,8 +161,13 @@ def _to_onnx(trained: TrainedNetwork, *, network_only: bool, temperature: float)
     normalize = Normalize(trained.preprocessing.normalization, trained.mean_image)
     prop = trained.preprocessing.image
     pixels = torch.zeros(2, prop.height, prop.width, prop.channels, dtype=torch.uint8)  # (2, h, w, C)
-    module = _NetworkWithSoftmax(nn.Identity() if network_only else normalize, trained.network, temperature).eval()
-    with warnings.catch_warnings():
+    module = _NetworkWithOutputs(nn.Identity() if network_only else normalize, trained, temperature).eval()
+    outputs = [LOGITS, PROBABILITIES]
+    hook: AbstractContextManager[object] = nullcontext()
+    if trained.known:
+        outputs.append(KNOWN)
+        hook = trained.network.get_submodule(trained.known.head).register_forward_pre_hook(module.record)
+    with hook, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.onnx uses deprecated parts of torch
         program = torch.onnx.export(
             module,
@@ -154,7 +177,7 @@ def _to_onnx(trained: TrainedNetwork, *, network_only: bool, temperature: float)
             opset_version=OPSET,
             verbose=False,
             input_names=[INPUT if network_only else PIXELS],
-            output_names=[LOGITS, PROBABILITIES],
+            output_names=outputs,
             dynamic_shapes=({0: torch.export.Dim("N")},),
         )
     assert program is not None  # None is returned only when a path is given

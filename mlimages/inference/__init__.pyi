@@ -1,10 +1,13 @@
 from .align_classes import matched as matched
 from .bundle import INPUT as INPUT
+from .bundle import KNOWN as KNOWN
 from .bundle import LOGITS as LOGITS
 from .bundle import PROBABILITIES as PROBABILITIES
+from .bundle import Known as Known
 from .bundle import OnnxBundle as OnnxBundle
 from .bundle import Parity as Parity
 from .bundle import ParityProbe as ParityProbe
+from .bundle import PredictionSets as PredictionSets
 from .bundle import Provenance as Provenance
 from .bundle import data_path as data_path
 from .bundle import model_file as model_file

@@ -17,7 +17,7 @@ from mlimages.inference.onnx_metadata import open_session, read_metadata, write_
 VERSION = 1
 """Of the JSON under the metadata key `mlimages`."""
 
-INPUT, LOGITS, PROBABILITIES = "image", "logits", "probabilities"
+INPUT, LOGITS, PROBABILITIES, KNOWN = "image", "logits", "probabilities", "known"
 """Names of the graph's input and outputs."""
 
 
@@ -109,6 +109,34 @@ class Provenance:
 
 
 @dataclass(frozen=True, slots=True)
+class Known:
+    """What the output `known` means: an image is known where it is at least 0.5.
+
+    Attributes:
+        share: share (0..1) of the validation images that are known.
+        count: how many validation images that is measured on.
+    """
+
+    share: float
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionSets:
+    """Sets of classes that hold the true one with a given probability.
+
+    Attributes:
+        source: what the thresholds are from: `leave-one-out` on the training images, or `validation`.
+        count: number of those images.
+        thresholds: by level ("0.9"): a set holds the classes whose softmax of the logits is at least this.
+    """
+
+    source: str
+    count: int
+    thresholds: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class OnnxBundle:
     """The metadata of one .onnx file.
 
@@ -123,6 +151,8 @@ class OnnxBundle:
         exact_resize: the graph's resize is Pillow's to the bit.
         temperature: divisor of the logits before the softmax.
         unknown_below: an image whose best probability is below this is "unknown".
+        known: what the graph's output `known` means; None where it has none.
+        prediction_sets: their thresholds; None where they are not known.
     """
 
     path: Path
@@ -134,6 +164,8 @@ class OnnxBundle:
     exact_resize: bool = False
     temperature: float = 1.0
     unknown_below: float = 0.0
+    known: Known | None = None
+    prediction_sets: PredictionSets | None = None
     provenance: Provenance = field(default=Provenance(), repr=False)
 
     @classmethod
@@ -208,6 +240,8 @@ def _from_json(values: dict[str, Any]) -> dict[str, Any]:
     for key in ("accuracy", "calibration_error", "quantization"):
         provenance[key] = None if provenance[key] is None else tuple(provenance[key])
     values["provenance"] = Provenance(**provenance)
+    for key, kind in (("known", Known), ("prediction_sets", PredictionSets)):
+        values[key] = kind(**values[key]) if values.get(key) else None
     values["preprocessing"] = Preprocessing.from_dict(values["preprocessing"])
     values["class_names"] = tuple(map(str, values["class_names"]))
     return values

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections.abc import Sequence
@@ -30,6 +31,8 @@ from mlimages.inference.calibration import expected_calibration_error
 from mlimages.inference.explanation import hide_middle
 from mlimages.inference.predictor import Answer, Predictor
 from mlimages.labels import LabelFile
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +141,7 @@ def evaluate(
     labels = labels if isinstance(labels, LabelFile) else LabelFile(os.fspath(labels))
     names = predictor.bundle.class_names
     items = matched(labels, predictor.bundle)
+    _warn_of_training_images(predictor.bundle, items)
     begin = time.perf_counter()
     answers = _answers(predictor, items, progress or NoProgress())
     elapsed_s = time.perf_counter() - begin
@@ -178,6 +182,19 @@ def _middle_hidden(predictor: Predictor, items: Sequence[LabeledPath], count: in
 def _class_json(one: ClassScores) -> dict[str, object]:
     shares = {"precision": one.precision, "recall": one.recall, "f1": one.f1}
     return {"count": one.count, **{key: [share.value, share.low, share.high] for key, share in shares.items()}}
+
+
+def _warn_of_training_images(bundle: OnnxBundle, items: Sequence[LabeledPath]) -> None:
+    """Say how many images the model was trained on, where its file lies in the run folder that lists them."""
+    listed = bundle.path.absolute().parent / "train.txt"
+    if listed.exists() and (listed.parent / "config.json").exists():
+        trained = {item.path.resolve() for item in LabelFile(listed)}
+        if count := sum(item.path.resolve() in trained for item in items):
+            logger.warning(
+                "%d of the %d images are training images of this model: the accuracy of new images is lower",
+                count,
+                len(items),
+            )
 
 
 def _answers(predictor: Predictor, items: Sequence[LabeledPath], progress: Progress) -> list[Answer]:

@@ -1,3 +1,5 @@
+from .all_depths import DEPTHS as DEPTHS
+from .all_depths import add_depths as add_depths
 from .architectures import has_local_weights as has_local_weights
 from .cut_points import CutPoint as CutPoint
 from .cut_points import FeatureHooks as FeatureHooks

@@ -62,7 +62,7 @@ def split_network(network: nn.Module, frozen: FrozenPart, example: Tensor) -> Sp
         torch.Size([2, 10])
     """
     graph = trace(network) if frozen.parameters else None
-    if graph is None or not _propagate_shapes(network, graph, example):
+    if graph is None or not propagate_shapes(network, graph, example):
         return None
     fixed = _fixed_nodes(network, graph, frozen)
     upper_nodes, features = _frontier(graph, fixed)
@@ -73,7 +73,7 @@ def split_network(network: nn.Module, frozen: FrozenPart, example: Tensor) -> Sp
     return SplitNetwork(lower, upper, shapes)
 
 
-def _propagate_shapes(network: nn.Module, graph: fx.Graph, example: Tensor) -> bool:
+def propagate_shapes(network: nn.Module, graph: fx.Graph, example: Tensor) -> bool:
     """Give each node a tensor of the shape of its value; False where the graph does not run."""
     shape_mode = FakeTensorMode(allow_non_fake_inputs=True)
     try:

@@ -22,7 +22,7 @@ class CutScore:
     Attributes:
         name: as `--freeze` takes it.
         width: number of features of an image there, pooled.
-        accuracy: of a ridge classifier on them, by cross-validation; with its 95 % interval.
+        accuracy: of a ridge classifier on them, by leave-one-out; with its 95 % interval.
         within_noise: not significantly worse than the best layer (exact sign test, 5 %).
     """
 

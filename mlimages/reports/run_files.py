@@ -48,7 +48,7 @@ class RunFiles:
         """The files that a run writes, and would overwrite."""
         data = (self.classes, self.train, self.val, self.mean_image)
         training = (self.metrics, self.state, self.best, self.last)
-        ends = (self.predictions, self.result, self.onnx)
+        ends = (self.predictions, self.result, self.known, self.onnx)
         notes = ("left_out.tsv", "suspects.tsv", "curves.png", "confusion.png", "report.html")
         return (*data, *training, *ends, *(self.folder / name for name in notes))
 
@@ -106,6 +106,11 @@ class RunFiles:
     def result(self) -> Path:
         """The figures at the end, as `finetune --json` prints them."""
         return self.folder / "result.json"
+
+    @property
+    def known(self) -> Path:
+        """How far images are from the training images, and the thresholds of prediction sets."""
+        return self.folder / "known.safetensors"
 
     @property
     def onnx(self) -> Path:

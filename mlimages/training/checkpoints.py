@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 from mlimages.core import Preprocessing, RunError, counted, replacing
 from mlimages.dataset import load_mean_image
-from mlimages.networks import build_model, to_channels_last
+from mlimages.networks import DEPTHS, Model, add_depths, build_model, to_channels_last
 from mlimages.reports import RunFiles, read_settings
 from mlimages.training.config import FineTuneConfig
 from mlimages.training.run import EpochFigures
 
-STATE_VERSION = 2
+STATE_VERSION = 3
 
 Tensors = Mapping[str, Tensor]
 
@@ -41,6 +41,8 @@ class TrainingState:
         best_score: its validation accuracy and negative loss.
         probe_accuracy: validation accuracy of the closed-form head; None without one.
         frozen_digest: SHA-256 of the frozen weights; empty if nothing is frozen.
+        depths_share: share of the lower layers in the closed-form head; 0 where it takes the last layer alone.
+        left_out: thresholds of prediction sets by level, from leave-one-out; empty without a closed-form head.
         seconds: training time so far.
     """
 
@@ -52,6 +54,8 @@ class TrainingState:
     best_score: tuple[float, float] = (-1.0, 0.0)
     probe_accuracy: float | None = None
     frozen_digest: str = ""
+    depths_share: float = 0.0
+    left_out: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
 
 
@@ -64,6 +68,8 @@ def save_state(state: TrainingState, files: RunFiles) -> None:
         "best_score": state.best_score,
         "probe_accuracy": state.probe_accuracy,
         "frozen_digest": state.frozen_digest,
+        "depths_share": state.depths_share,
+        "left_out": dict(state.left_out),
         "seconds": state.seconds,
     }
     tensors = {f"model.{name}": tensor for name, tensor in state.trained.items()}
@@ -104,6 +110,8 @@ def load_state(files: RunFiles) -> TrainingState | None:
             best_score=(accuracy, loss),
             probe_accuracy=metadata["probe_accuracy"],
             frozen_digest=metadata["frozen_digest"],
+            depths_share=metadata["depths_share"],
+            left_out=metadata["left_out"],
             seconds=metadata["seconds"],
         )
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
@@ -161,10 +169,12 @@ def save_networks(network: nn.Module, state: TrainingState, files: RunFiles) -> 
 
 
 def _whole(network: nn.Module, trained: Tensors) -> dict[str, Tensor]:
-    """The network's tensors with `trained` in place of its own; no two of them share memory."""
+    """The library's tensors with `trained` in place of the network's own; no two of them share memory."""
     whole: dict[str, Tensor] = {}
     addresses: set[int] = set()
     for name, tensor in network.state_dict().items():
+        if name.startswith(f"{DEPTHS}."):
+            continue
         plain = trained[name] if name in trained else tensor.detach().cpu().contiguous()
         whole[name] = plain.clone() if plain.data_ptr() in addresses else plain  # safetensors refuses tied weights
         addresses.add(plain.data_ptr())
@@ -229,24 +239,35 @@ def load_run(run: str | os.PathLike[str], checkpoint: str = "best", *, network: 
     if state is None and not whole.exists():
         raise RunError(f"{run} has no {whole.name} yet: continue it with `mlimages finetune --resume {run}`")
     image = preprocessing.image
+    is_best = checkpoint == "best"
     if network is None:
-        network = build_model(
+        model = build_model(
             config.model,
             classes=len(names),
             weights=whole if whole.exists() else config.weights,
             size=(image.width, image.height),
             gray=image.gray_scale,
             seed=config.seed,
-        ).network
+        )
+        network = (_with_depths(model) if state is not None and state.depths_share else model).network
     elif whole.exists():
         network.cpu().load_state_dict(load_file(whole))
     weights = whole
-    if state is not None and _epoch_of(whole) != (state.best_epoch if checkpoint == "best" else len(state.history)):
-        restore(network, state.best if checkpoint == "best" else state.trained)
+    if state is not None and (
+        state.depths_share or _epoch_of(whole) != (state.best_epoch if is_best else len(state.history))
+    ):
+        restore(network, state.best if is_best else state.trained)
         weights = files.state
     mean = load_mean_image(files.mean_image, preprocessing.image) if preprocessing.normalization.mean_image else None
     figures = json.loads(files.result.read_text(encoding="utf-8")) if files.result.exists() else {}
     return TrainedRun(network.eval(), preprocessing, mean, names, config, files.val, weights, figures)
+
+
+def _with_depths(model: Model) -> Model:
+    deep = add_depths(model)
+    if deep is None:
+        raise RunError(f"{model.name} has other layers in this version of {model.library} than when it was trained")
+    return deep
 
 
 def _epoch_of(path: Path) -> int | None:

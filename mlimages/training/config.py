@@ -25,6 +25,7 @@ from mlimages.labels import TableOptions
 
 Optimizer = Literal["adamw", "adam", "sgd"]
 ClassWeights = Literal["none", "balanced"]
+Head = Literal["auto", "last", "all-depths"]
 Augmentation = Literal["auto", "none", "flip", "light", "strong"]
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600}
@@ -169,6 +170,14 @@ class FineTuneConfig(TableOptions):
             default_text="head; none for a network without pretrained weights",
         ),
     ] = "auto"
+    head: Annotated[
+        Head,
+        Option(
+            "Layers that the classifier takes: the last one, all depths, or auto: leave-one-out decides. "
+            "Without --freeze head: last.",
+            "Model",
+        ),
+    ] = "auto"
     epochs: Annotated[int, Option("Number of epochs.", "Optimization", min=1)] = 20
     batch_size: Annotated[int, Option("Batch size.", "Optimization", min=1)] = 32
     lr: Annotated[
@@ -240,6 +249,8 @@ class FineTuneConfig(TableOptions):
         parse_schedule(self.schedule)
         if len(self.std) not in (0, 1, 3) or not all(0 < value < math.inf for value in self.std):
             raise InputError(f"std is {', '.join(map(str, self.std))}: it must be one or three numbers above 0")
+        if self.head == "all-depths" and (self.freeze not in ("head", "auto") or self.weights == "none"):
+            raise InputError("--head all-depths needs --freeze head and pretrained weights: leave one of them out")
         if not 0 < self.val_share < 1:
             raise InputError(f"val_share is {self.val_share}: it must lie between 0 and 1")
 

@@ -27,7 +27,7 @@ from mlimages.core import (
 )
 from mlimages.dataset import load_mean_image
 from mlimages.labels import ClassNames, open_parts, write_label_file
-from mlimages.networks import FrozenPart, Model, Normalize, autocast, split_network
+from mlimages.networks import DEPTHS, FrozenPart, Model, Normalize, add_depths, autocast, split_network
 from mlimages.reports import RunFiles, read_settings
 from mlimages.training import distributed
 from mlimages.training.augmentation import Augment
@@ -39,6 +39,9 @@ from mlimages.training.inputs import RunInputs, require_classes
 from mlimages.training.run import write_settings
 
 logger = logging.getLogger(__name__)
+
+MAX_DEPTHS = 4000
+"""Up to so many images, or features of lower layers, the head takes all depths: its cost grows with their cube."""
 
 MAX_NAMES = 3
 """Number of names an error lists."""
@@ -68,7 +71,8 @@ class Job:
     Attributes:
         config: settings of the run.
         files: the run folder's files.
-        model: the network.
+        model: the network, with a classifier on all depths if there is to be one.
+        plain: the network without it.
         frozen: its frozen parameters and buffers.
         digest: SHA-256 of the frozen weights; empty where nothing is frozen.
         class_names: in the order of the logits.
@@ -82,6 +86,7 @@ class Job:
     config: FineTuneConfig
     files: RunFiles
     model: Model
+    plain: Model
     frozen: FrozenPart
     digest: str
     class_names: ClassNames
@@ -105,6 +110,12 @@ class Job:
     def trains_below_head(self) -> bool:
         """Whether layers below the head are trained."""
         return _trains_below_head(self.model)
+
+    def without_depths(self) -> Job:
+        """The job with the classifier on the last layer alone; the cached features are the same."""
+        if self.model is not self.plain:
+            self.network.get_parameter(f"{DEPTHS}.weight").requires_grad_(False)  # and zero
+        return replace(self, model=self.plain)
 
     def autocast(self) -> AbstractContextManager[object]:
         """The precision to train in; on a CPU full beside a frozen part, whose cached outputs are in full precision."""
@@ -250,7 +261,8 @@ def build_job(
     progress: Progress,
 ) -> Job:
     """Move the network to the device and cache its frozen features, where they fit into the cache."""
-    model, frozen, image = inputs.model, inputs.frozen, preprocessing.image
+    frozen, image = inputs.frozen, preprocessing.image
+    model = _with_depths(config, inputs.model, len(images.train))
     network = model.network.to(device).to(memory_format=torch.channels_last)
     mean = load_mean_image(files.mean_image, image) if preprocessing.normalization.mean_image else None
     normalize = Normalize(preprocessing.normalization, mean).to(device)
@@ -269,7 +281,22 @@ def build_job(
         if features.fill((train, views), (val, 1), budget=config.cache_bytes, progress=progress):
             source = features
     names = inputs.images.names
-    return Job(config, files, model, frozen, digest, names, source, train, val, views, images.broken)
+    return Job(config, files, model, inputs.model, frozen, digest, names, source, train, val, views, images.broken)
+
+
+def _with_depths(config: FineTuneConfig, model: Model, images: int) -> Model:
+    """The model with a classifier on all depths, if it may have one."""
+    if config.head == "last" or config.freeze != "head" or not model.pretrained:
+        return model
+    deep = add_depths(model)
+    if deep is None:
+        reason = f"the layers of {model.name} cannot be told apart"
+    elif min(images, deep.network.get_parameter(f"{DEPTHS}.weight").shape[1]) > MAX_DEPTHS:
+        reason = f"more than {MAX_DEPTHS} images and as many features below the last layer"
+    else:
+        return deep
+    logger.log(logging.WARNING if config.head == "all-depths" else logging.INFO, "--head last: %s", reason)
+    return model
 
 
 def _augment(config: FineTuneConfig, model: Model) -> Augment | None:
@@ -281,4 +308,4 @@ def _augment(config: FineTuneConfig, model: Model) -> Augment | None:
 
 def _trains_below_head(model: Model) -> bool:
     trained = (name for name, parameter in model.network.named_parameters() if parameter.requires_grad)
-    return any(not model.is_head(name) for name in trained)
+    return any(not (model.is_head(name) or name.startswith(f"{DEPTHS}.")) for name in trained)

@@ -10,6 +10,7 @@ from contextlib import closing, nullcontext
 from dataclasses import replace
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -30,8 +31,9 @@ from mlimages.training.checkpoints import (
 from mlimages.training.config import FineTuneConfig
 from mlimages.training.data import Job, build_job, open_folder, read_images
 from mlimages.training.finish import FineTuneResult, finish, finished_result, write_skipped, write_suspect_labels
-from mlimages.training.head import compute_head_inputs, fit_ridge, initialize_head
+from mlimages.training.head import SHARES, compute_head_inputs, fit_ridge, initialize_head
 from mlimages.training.inputs import OwnNetwork, read_inputs
+from mlimages.training.known import conformal_thresholds
 from mlimages.training.loop import Schedule, Trainer, make_optimizer, validate
 from mlimages.training.run import EpochFigures, check_folder, write_log, write_metrics
 
@@ -96,7 +98,7 @@ def fine_tune(
     progress = progress if progress and is_main else NoProgress()
     with closing(progress), distributed.peer_exit_named(), torch.random.fork_rng():  # an error begins a new line
         if distributed.broadcast(check_folder(config, files)):
-            return finished_result(files, export=export, network=network)
+            return finished_result(files, export=export, network=network, progress=progress)
         inputs = read_inputs(config, files, own)  # with all checks that need no image; nothing was written yet
         with files.locked() if is_main else nullcontext(), write_log(files.log) if is_main else nullcontext():
             started, state = time.monotonic(), load_state(files)
@@ -113,8 +115,9 @@ def fine_tune(
             )
             distributed.require_same("run folder and weights", (job.digest, state and state.history))
             state = _start(job) if state is None else _resume(job, state)
+            job = job if state.depths_share else job.without_depths()
             state = _train(job, state, started=started, progress=progress, callbacks=callbacks)
-            return finish(job, state, export=export, own=network)
+            return finish(job, state, export=export, own=network, progress=progress)
 
 
 def _own_network(network: nn.Module | None, preprocessing: Preprocessing | None) -> OwnNetwork | None:
@@ -158,17 +161,27 @@ def _start(job: Job) -> TrainingState:
         write_skipped(job.files.folder, job.broken)
     if not job.model.pretrained:
         return TrainingState(frozen_digest=job.digest)
-    model, names = job.model, job.class_names
-    inputs = compute_head_inputs(model, job.source, job.train)
-    datasets = [(job.train, inputs), (job.val, compute_head_inputs(model, job.source, job.val))]
+    train, val = (compute_head_inputs(job.model, job.source, images) for images in (job.train, job.val))
+    shares = [share for share in SHARES if share or job.config.head == "auto"]
+    fit = fit_ridge(train.features, train.labels, len(job.class_names), lower=train.lower, shares=shares)
     if distributed.is_main_process():
-        write_suspect_labels(job.files.folder, datasets, names, seed=job.config.seed)
-    head = fit_ridge(inputs.features.numpy(), inputs.labels.numpy(), len(names)).head()
-    if not initialize_head(model, job.source, job.train, head):
+        probabilities = np.concatenate([fit.leave_one_out, val.probabilities(fit.head)])  # none by a fit on the image
+        paths = [images.images[n].path for images, found in ((job.train, train), (job.val, val)) for n in found.indices]
+        labels = np.concatenate([train.labels, val.labels])
+        write_suspect_labels(job.files.folder, paths, labels, probabilities, job.class_names)
+    if not fit.share:
+        job = job.without_depths()
+    if not initialize_head(job.model, job.source, job.train, fit.head):
         return TrainingState(frozen_digest=job.digest)
-    model.zero_other_heads()
+    job.model.zero_other_heads()
     metrics = validate(job.network, job.source, job.val).metrics
-    logger.info("closed-form head: %.1f %% on %d validation images", 100 * metrics.accuracy, metrics.count)
+    logger.info(
+        "closed-form head%s: %.1f %% on %d validation images, leave-one-out %.1f %%",
+        f" on all depths (share {fit.share:g})" if fit.share else "",
+        100 * metrics.accuracy,
+        metrics.count,
+        100 * (fit.leave_one_out.argmax(axis=1) == train.labels).mean(),
+    )
     start = trained_tensors(job.network)
     return TrainingState(
         trained=start,
@@ -176,6 +189,8 @@ def _start(job: Job) -> TrainingState:
         best_score=(metrics.accuracy, -metrics.loss),
         probe_accuracy=metrics.accuracy,
         frozen_digest=job.digest,
+        depths_share=fit.share,
+        left_out=conformal_thresholds(fit.leave_one_out, train.labels),
     )
 
 

@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import logging
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -15,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from mlimages.core import (
     BrokenImage,
     MissingExtraError,
     NetworkSummary,
+    NoProgress,
     Progress,
     RunError,
     relative_name,
@@ -28,23 +29,19 @@ from mlimages.core import (
     wilson_interval,
     write_text,
 )
-from mlimages.export import ExportOptions, TrainedNetwork, export_network
-from mlimages.inference import OnnxBundle, Provenance
+from mlimages.export import ExportOptions, KnownOutput, TrainedNetwork, export_network
+from mlimages.inference import Known, OnnxBundle, PredictionSets, Provenance
 from mlimages.labels import LabelFile
 from mlimages.networks import summarize_model
 from mlimages.reports import RunFiles, estimated_errors, find_suspects, read_run, write_suspects
 from mlimages.training import distributed
 from mlimages.training.checkpoints import TrainingState, load_run, restore
 from mlimages.training.data import Job
-from mlimages.training.head import HeadInputs, fit_ridge, stratified_folds
-from mlimages.training.image_set import ImageSet
+from mlimages.training.head import compute_head_inputs
+from mlimages.training.known import KNOWN_SHARE, conformal_thresholds, fit_known, load_known, save_known
 from mlimages.training.loop import Validation, validate
 
 logger = logging.getLogger(__name__)
-
-FOLDS = 10
-LARGEST_FOLD = 1000
-"""Images per fold; beyond it, more folds, as the cost of a fold grows with the cube of its images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +60,7 @@ class FineTuneResult:
         probe_accuracy: of the closed-form head before the first epoch; None where the network starts at random.
         best_epoch: counted from 1; 0 is the closed-form head.
         epochs: number of epochs trained.
+        depths_share: share of the lower layers in the closed-form head; 0 where it takes the last layer alone.
         frozen_digest: SHA-256 of the frozen weights, the same at start and end; empty where nothing is frozen.
         broken: images that could not be decoded and were skipped.
         seconds: training time, without interruptions.
@@ -80,6 +78,7 @@ class FineTuneResult:
     probe_accuracy: float | None
     best_epoch: int
     epochs: int
+    depths_share: float
     frozen_digest: str
     broken: tuple[BrokenImage, ...]
     seconds: float
@@ -110,7 +109,9 @@ class FineTuneResult:
         return cls(**{**figures, "broken": tuple(BrokenImage(**each) for each in values["broken"])})
 
 
-def finished_result(files: RunFiles, *, export: bool, network: nn.Module | None = None) -> FineTuneResult:
+def finished_result(
+    files: RunFiles, *, export: bool, network: nn.Module | None = None, progress: Progress
+) -> FineTuneResult:
     """The result of a finished run; with `export`, a missing `model.onnx` and its plots are written.
 
     Raises:
@@ -118,15 +119,17 @@ def finished_result(files: RunFiles, *, export: bool, network: nn.Module | None 
     """
     logger.warning("%s is already finished; more epochs: mlimages finetune --resume %s --epochs N", *[files.folder] * 2)
     if export and distributed.is_main_process() and not files.onnx.exists():
-        export_run(files.folder, files.onnx, network=network)
-        draw(files.folder)
+        export_run(files.folder, files.onnx, network=network, progress=progress)
+        draw(files.folder, progress=progress)
     try:
         return FineTuneResult.from_dict(json.loads(files.result.read_text(encoding="utf-8")), files)
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"{files.result} cannot be read ({error!r}): remove it to finish this run again") from error
 
 
-def finish(job: Job, state: TrainingState, *, export: bool, own: nn.Module | None = None) -> FineTuneResult:
+def finish(
+    job: Job, state: TrainingState, *, export: bool, own: nn.Module | None = None, progress: Progress
+) -> FineTuneResult:
     """Restore the best epoch, verify that the frozen weights are unchanged, and write the results."""
     network, config, files = job.network, job.config, job.files
     if job.digest and job.frozen.digest(network) != job.digest:
@@ -134,9 +137,12 @@ def finish(job: Job, state: TrainingState, *, export: bool, own: nn.Module | Non
     restore(network, state.best)
     distributed.broadcast_tensors(network.state_dict().values())
     validation = validate(network, job.source, job.val)
+    known = _fit_known(job, state, validation)
     export = export and distributed.is_main_process()
+    if distributed.is_main_process():
+        save_known(known, files)
     if export:
-        export_run(files.folder, files.onnx, network=own)
+        export_run(files.folder, files.onnx, network=own, progress=progress)
     result = FineTuneResult(
         run=files.folder,
         model=config.model,
@@ -149,6 +155,7 @@ def finish(job: Job, state: TrainingState, *, export: bool, own: nn.Module | Non
         probe_accuracy=state.probe_accuracy,
         best_epoch=state.best_epoch,
         epochs=len(state.history),
+        depths_share=state.depths_share,
         frozen_digest=job.digest,
         broken=job.broken,
         seconds=round(state.seconds, 1),
@@ -158,8 +165,21 @@ def finish(job: Job, state: TrainingState, *, export: bool, own: nn.Module | Non
         _write_predictions(job, validation)
         write_text(files.result, json.dumps(result.to_dict(), indent=1) + "\n")
     if export:
-        draw(files.folder)
+        draw(files.folder, progress=progress)
     return result
+
+
+def _fit_known(job: Job, state: TrainingState, validation: Validation) -> KnownOutput:
+    """What the exported file says beside the classes, from the inputs of the head as it was trained."""
+    train, val = (compute_head_inputs(job.model, job.source, images) for images in (job.train, job.val))
+    score = fit_known(train.features, train.labels, len(job.class_names), validation=val.features)
+    if state.best_epoch == 0 and state.left_out:  # the closed-form head itself
+        sets = PredictionSets("leave-one-out", len(train.labels), state.left_out)
+    else:
+        labels = job.val.labels[list(validation.indices)].numpy()
+        thresholds = conformal_thresholds(validation.probabilities.numpy(), labels)
+        sets = PredictionSets("validation", len(labels), thresholds)
+    return KnownOutput(score, job.model.head, Known(KNOWN_SHARE, len(val.labels)), sets)
 
 
 def _write_predictions(job: Job, validation: Validation) -> None:
@@ -181,40 +201,40 @@ def write_skipped(run: Path, broken: Sequence[BrokenImage]) -> None:
 
 
 def write_suspect_labels(
-    run: Path, datasets: Sequence[tuple[ImageSet, HeadInputs]], class_names: Sequence[str], *, seed: int
+    run: Path,
+    paths: Sequence[Path],
+    labels: NDArray[np.int64],
+    probabilities: NDArray[np.floating],
+    class_names: Sequence[str],
 ) -> None:
     """Write `suspects.tsv`: the images that are probably mislabelled.
 
-    Each is predicted by a closed-form classifier fitted without it, on features of the network before training.
-
     Args:
-        datasets: each set of images with the inputs of the head for it.
+        probabilities: `(N, classes)`, of each image by a closed-form head that was fitted without it.
     """
-    paths = [images.images[index].path for images, inputs in datasets for index in inputs.indices]
-    features = np.concatenate([inputs.features.numpy() for _, inputs in datasets])  # (N, D)
-    labels = np.concatenate([inputs.labels.numpy() for _, inputs in datasets])  # (N,)
-    folds = max(FOLDS, math.ceil(len(labels) / LARGEST_FOLD))
-    fold = stratified_folds(labels, folds=min(folds, len(labels)), seed=seed)
-    probabilities = fit_ridge(features, labels, len(class_names)).out_of_fold(fold)  # (N, classes)
     suspects = find_suspects(paths, labels, probabilities, class_names)
     write_suspects(suspects, run / "suspects.tsv")
     if suspects:
-        errors = estimated_errors(labels, probabilities)
         logger.info(
             "probably mislabelled: %d images, see suspects.tsv; estimated number of wrong labels: %d",
             len(suspects),
-            errors,
+            estimated_errors(labels, probabilities),
         )
 
 
-def draw(run: Path) -> Path | None:
+def draw(run: Path, *, progress: Progress | None = None) -> Path | None:
     """Draw curves.png, confusion.png and report.html; None, and a line in the log, if the extra is missing."""
+    progress = progress or NoProgress()
     try:
         from mlimages.reports import draw_run
     except MissingExtraError as error:
         logger.warning("no plots and no report.html: %s", error)
         return None
-    return draw_run(run)
+    progress.start("plots", 1, "page")
+    page = draw_run(run)
+    progress.advance()
+    progress.close()
+    return page
 
 
 def export_run(
@@ -246,7 +266,12 @@ def export_run(
     """
     files, loaded = RunFiles(Path(run)), load_run(run, network=network)
     trained = TrainedNetwork(
-        loaded.network, loaded.preprocessing, loaded.class_names, loaded.config.model, loaded.mean_image
+        loaded.network,
+        loaded.preprocessing,
+        loaded.class_names,
+        loaded.config.model,
+        loaded.mean_image,
+        load_known(files),
     )
     splits = {name: path for name, path in (("train", files.train), ("val", files.val)) if path.exists()}
     provenance = Provenance(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mlimages.inference import softmax
-from mlimages.networks import Model
+from mlimages.networks import DEPTHS, Model
 from mlimages.training import distributed
 from mlimages.training.features import EVALUATION_BATCH, BatchSource
 from mlimages.training.image_set import ImageSet
@@ -22,9 +24,20 @@ SMOOTHING = 0.05
 """Label smoothing of the softmax scale: without it a few separable images would need unbounded logits."""
 
 Floats = NDArray[np.float64]
+Labels = NDArray[np.int64]
+Features = NDArray[np.floating]
 
 PENALTIES = np.logspace(-4, 3, 30)
 """Candidate penalties, as multiples of the mean variance along a singular vector."""
+
+SHARES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
+"""Candidates for the share of the lower layers in the kernel."""
+
+PENALTY_IMAGES, SHARE_IMAGES = 4000, 1000
+"""Largest numbers of images whose leave-one-out error chooses penalty and share."""
+
+CHUNK = 2048
+"""Images read at once where there are more images than features."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,104 +59,158 @@ class RidgeHead:
 
 @dataclass(frozen=True, slots=True)
 class RidgeFit:
-    """A ridge regression, decomposed so that fits without some of the images are cheap.
+    """A ridge regression with its leave-one-out predictions.
 
     Attributes:
-        x: the features, standardised by `mean` and `spread`: `(N, D)`.
-        targets: one-hot `(N, classes)`; their mean is `base` `(classes,)`.
-        vectors: left singular vectors of `x` `(N, K)`.
-        projected: the centred targets, projected on them `(K, classes)`.
-        values: the variance along them, `penalized` with the penalty added `(K,)`.
+        head: the classifier fitted on all images; the softmax of its scores is calibrated by leave-one-out.
+        leave_one_out: probabilities of each image by the fit without it, float32 `(N, classes)`.
         penalty: the one of PENALTIES that leave-one-out chose.
-        leave_one_out: scores of each image by the fit without it `(N, classes)`.
+        share: of the lower layers in the kernel, one of SHARES; 0 where the last layer alone decides.
     """
 
-    x: Floats
-    mean: Floats
-    spread: Floats
-    targets: Floats
-    base: Floats
-    vectors: Floats
-    projected: Floats
-    values: Floats
-    penalized: Floats
+    head: RidgeHead
+    leave_one_out: NDArray[np.float32]
     penalty: float
-    leave_one_out: Floats
-
-    def head(self) -> RidgeHead:
-        """The classifier fitted on all images; the softmax of its scores is calibrated by leave-one-out."""
-        scale = _softmax_scale(self.leave_one_out, self.targets.argmax(axis=1))
-        weight = self.x.T @ (self.vectors @ (self.projected / self.penalized[:, None]))
-        weight = scale * weight / self.spread[:, None]  # (D, classes)
-        return RidgeHead(weight.T, scale * self.base - self.mean @ weight)
-
-    def out_of_fold(self, fold: NDArray[np.int64]) -> Floats:
-        """Probabilities `(N, classes)` of each image by a fit on all folds but its own.
-
-        The residuals of a fit without fold F are `(I - H_FF)^-1` times its residuals in the fit of all, H being the
-        hat matrix: leave-one-out for blocks (R. D. Cook and S. Weisberg, Residuals and Influence in Regression, 1982,
-        section 2.2). Penalty and scale of the softmax are those that leave-one-out chose.
-
-        Args:
-            fold: `(N,)`, fold number of each image.
-        """
-        shrink = self.values / self.penalized
-        residuals = self.targets - self.base - self.vectors @ (shrink[:, None] * self.projected)  # (N, classes)
-        scores = np.empty_like(residuals)
-        for number in np.unique(fold):
-            members = fold == number
-            own = self.vectors[members]  # (F, K)
-            hat = (own * shrink) @ own.T + 1 / len(fold)  # (F, F), the bias included
-            scores[members] = self.targets[members] - np.linalg.solve(np.eye(len(own)) - hat, residuals[members])
-        return softmax(_softmax_scale(scores, self.targets.argmax(axis=1)) * scores)
+    share: float
 
 
-def fit_ridge(features: NDArray[np.floating], labels: NDArray[np.int64], classes: int) -> RidgeFit:
-    """Fit a ridge regression of one-hot targets; leave-one-out chooses its penalty.
+def fit_ridge(
+    features: Features,
+    labels: Labels,
+    classes: int,
+    *,
+    lower: Sequence[Features] = (),
+    shares: Sequence[float] = SHARES,
+) -> RidgeFit:
+    """Fit a ridge regression of one-hot targets; leave-one-out chooses its penalty and the share of the lower layers.
 
     One eigendecomposition of the smaller Gram matrix serves every penalty, and the leave-one-out residual is
-    residual / (1 - leverage) (Golub, Heath and Wahba, Generalized cross-validation, 1979).
+    residual / (1 - leverage) (Golub, Heath and Wahba, Generalized cross-validation, 1979). Rows are read in chunks
+    where there are more images than features: then the result is the only array of `(N, classes)`.
 
     Args:
-        features: `(N, D)`.
+        features: `(N, D)`, of the last layer.
         labels: class numbers, int64 `(N,)`.
         classes: number of classes.
+        lower: `(N, L)` of each layer below; their weights follow those of `features`: `(classes, D + sum of L)`.
+        shares: candidates for the share that they have together; at most SHARE_IMAGES images choose.
 
     >>> features = np.array([[0.0], [0.1], [0.9], [1.0]])
-    >>> head = fit_ridge(features, np.array([0, 0, 1, 1]), classes=2).head()
-    >>> head.probabilities(features).argmax(axis=1).tolist()
+    >>> fit_ridge(features, np.array([0, 0, 1, 1]), classes=2).head.probabilities(features).argmax(axis=1).tolist()
     [0, 0, 1, 1]
     """
-    x = np.array(features, np.float64)  # (N, D)
-    mean = x.mean(axis=0)
-    x -= mean
-    spread = np.sqrt(np.einsum("nd,nd->d", x, x) / len(x))
-    spread = np.maximum(spread, MIN_SPREAD * np.sqrt(np.square(spread).mean()) + 1e-12)
-    x /= spread
-    targets = np.eye(classes)[labels]  # (N, classes)
-    base = targets.mean(axis=0)  # (classes,)
-    values, vectors = _eigen(x)  # (K,), (N, K)
-    projected = vectors.T @ (targets - base)  # (K, classes)
-    penalized = values + PENALTIES[:, None] * values.sum() / len(x)  # (penalties, K)
-    leverages = 1 / len(x) + np.square(vectors) @ (values / penalized).T  # (N, penalties)
-    scores = [
-        targets - (targets - base - vectors @ (shrink[:, None] * projected)) / np.maximum(1 - leverage, 1e-9)[:, None]
-        for shrink, leverage in zip(values / penalized, leverages.T, strict=True)
-    ]  # (N, classes) of each penalty
-    best = int(np.argmin([np.square(score - targets).mean() for score in scores]))
-    return RidgeFit(
-        x=x,
-        mean=mean,
-        spread=spread,
-        targets=targets,
-        base=base,
-        vectors=vectors,
-        projected=projected,
-        values=values,
-        penalized=penalized[best],
-        penalty=float(PENALTIES[best]),
-        leave_one_out=scores[best],
-    )
+    if not lower:
+        return _Ridge([features], (1.0,), labels, classes).fit(share=0.0)
+    rows = np.random.default_rng(0).permutation(len(labels))[:SHARE_IMAGES]
+    sample = [block[rows] for block in (features, *lower)]
+    errors = [_Ridge(sample, _block_shares(share, len(lower)), labels[rows], classes).error for share in shares]
+    share = shares[int(np.argmin(errors))]
+    if not share:
+        return fit_ridge(features, labels, classes)
+    return _Ridge([features, *lower], _block_shares(share, len(lower)), labels, classes).fit(share=share)
+
+
+def _block_shares(share: float, layers: int) -> list[float]:
+    """The share of the last layer, and of each layer below."""
+    return [1 - share, *[share / layers] * layers]
+
+
+class _Ridge:
+    """The decomposition of a ridge regression and the penalty with the smallest leave-one-out error.
+
+    Features are standardized; the kernel of each block of them has mean 1 on its diagonal, times the block's share.
+    With the singular values s, left vectors U and right vectors V of the standardized features X, `(N, D)`:
+    1. values = s ** 2 from the smaller of X X' (whose vectors are U) and X' X (V; then U = X V / s, in chunks of rows);
+    2. fitted = U diag(values / (values + penalty)) U' Y;
+    3. leverage of row i = 1 / N + sum over k of U_ik ** 2 values_k / (values_k + penalty);
+    4. score of i without i = y_i - (y_i - fitted_i) / (1 - leverage_i);
+    5. weight = X' U diag(1 / (values + penalty)) U' Y.
+
+    Attributes:
+        error: mean squared error of leave-one-out, on at most PENALTY_IMAGES images.
+    """
+
+    def __init__(self, blocks: Sequence[Features], shares: Sequence[float], labels: Labels, classes: int) -> None:
+        self._blocks, self._labels, self._classes = blocks, labels, classes
+        self._base = np.bincount(labels, minlength=classes) / len(labels)  # (classes,)
+        scaled = [_scaling(block, share) for block, share in zip(blocks, shares, strict=True)]
+        self._mean, self._factor = (np.concatenate(parts) for parts in zip(*scaled, strict=True))  # (D,)
+        self._is_dual = len(labels) <= len(self._mean)
+        self._chunks = [np.arange(start, min(start + CHUNK, len(labels))) for start in range(0, len(labels), CHUNK)]
+        self._decompose()
+        choice = np.random.default_rng(0).permutation(len(labels))[:PENALTY_IMAGES]
+        left, penalties = self._left(choice), PENALTIES * self._values.sum() / len(labels)
+        targets = self._targets(choice)
+        errors = [float(np.square(self._scores(choice, left, penalty) - targets).mean()) for penalty in penalties]
+        best = int(np.argmin(errors))
+        self.error, self._penalty, self._relative_penalty = errors[best], penalties[best], float(PENALTIES[best])
+        self._scale = _softmax_scale(self._scores(choice, left, self._penalty), labels[choice])
+
+    def fit(self, *, share: float) -> RidgeFit:
+        """The classifier, and the leave-one-out probabilities of all images."""
+        coefficients = self._projected / (self._values + self._penalty)[:, None]  # (K, classes)
+        if self._is_dual:
+            weight = self._x.T @ (self._vectors @ coefficients)
+        else:
+            weight = self._vectors @ (self._values[:, None] * coefficients)
+        weight = self._scale * weight * self._factor[:, None]  # (D, classes)
+        head = RidgeHead(weight.T, self._scale * self._base - self._mean @ weight)
+        left_out = np.empty((len(self._labels), self._classes), np.float32)
+        for rows in self._chunks:
+            left_out[rows] = softmax(self._scale * self._scores(rows, self._left(rows), self._penalty))
+        return RidgeFit(head, left_out, self._relative_penalty, share)
+
+    def _decompose(self) -> None:
+        """Set the values `(K,)`, the vectors, U `(N, K)` or V / s `(D, K)`, and U' Y `(K, classes)`."""
+        if self._is_dual:
+            self._x = self._rows(np.arange(len(self._labels)))
+            self._values, self._vectors = _eigen(self._x @ self._x.T)
+            self._projected = self._vectors.T @ (self._targets(np.arange(len(self._labels))) - self._base)
+            return
+        width = len(self._mean)
+        gram, moments = np.zeros((width, width)), np.zeros((width, self._classes))
+        for rows in self._chunks:
+            x = self._rows(rows)
+            gram += x.T @ x
+            moments += x.T @ self._targets(rows)
+        self._values, vectors = _eigen(gram)
+        self._vectors = vectors / np.sqrt(self._values)
+        self._projected = self._vectors.T @ moments
+
+    def _rows(self, rows: Labels) -> Floats:
+        """Standardized features `(n, D)` of some images."""
+        x = np.concatenate([block[rows] for block in self._blocks], axis=1, dtype=np.float64)
+        x -= self._mean
+        x *= self._factor
+        return x
+
+    def _left(self, rows: Labels) -> Floats:
+        """Rows of U, `(n, K)`."""
+        return self._vectors[rows] if self._is_dual else self._rows(rows) @ self._vectors
+
+    def _targets(self, rows: Labels) -> Floats:
+        targets = np.zeros((len(rows), self._classes))
+        targets[np.arange(len(rows)), self._labels[rows]] = 1
+        return targets
+
+    def _scores(self, rows: Labels, left: Floats, penalty: float) -> Floats:
+        """Scores `(n, classes)` of some images, each by the fit without it."""
+        shrink = self._values / (self._values + penalty)
+        targets = self._targets(rows)
+        residuals = targets - self._base - left @ (shrink[:, None] * self._projected)
+        leverage = 1 / len(self._labels) + np.square(left) @ shrink
+        residuals /= np.maximum(1 - leverage, 1e-9)[:, None]
+        return targets - residuals
+
+
+def _scaling(features: Features, share: float) -> tuple[Floats, Floats]:
+    """Mean and factor `(D,)` that standardize features, so that their kernel has the mean `share` on its diagonal."""
+    mean, squares = features.mean(axis=0, dtype=np.float64), np.zeros(features.shape[1])
+    for start in range(0, len(features), CHUNK):
+        squares += np.square(features[start : start + CHUNK] - mean).sum(axis=0)
+    spread = np.sqrt(squares / len(features))
+    bounded = np.maximum(spread, MIN_SPREAD * np.sqrt(np.square(spread).mean()) + 1e-12)
+    return mean, np.sqrt(share / max(1e-12, np.square(spread / bounded).sum())) / bounded
 
 
 def stratified_folds(labels: NDArray[np.int64], *, folds: int, seed: int) -> NDArray[np.int64]:
@@ -158,13 +225,11 @@ def stratified_folds(labels: NDArray[np.int64], *, folds: int, seed: int) -> NDA
     return fold
 
 
-def _eigen(x: Floats) -> tuple[Floats, Floats]:
-    """Eigenvalues and left singular vectors of `x`, through its smaller Gram matrix."""
-    count, width = x.shape
-    values, vectors = np.linalg.eigh(x @ x.T if count <= width else x.T @ x)
+def _eigen(gram: Floats) -> tuple[Floats, Floats]:
+    """The eigenvalues above rounding, and their vectors."""
+    values, vectors = np.linalg.eigh(gram)
     kept = values > 1e-9 * values[-1]
-    values, vectors = values[kept], vectors[:, kept]
-    return values, vectors if count <= width else (x @ vectors) / np.sqrt(values)
+    return values[kept], vectors[:, kept]
 
 
 def _softmax_scale(scores: Floats, labels: NDArray[np.int64]) -> float:
@@ -186,15 +251,22 @@ class HeadInputs:
 
     Attributes:
         features: float32 `(N, D)`.
+        lower: the pooled outputs of each layer below, float32 `(N, L)`; empty where the head takes the last one alone.
         labels: int64 `(N,)`.
         indices: position of each row's image in its dataset.
         lowest_output: smallest logit of the head as it was.
     """
 
-    features: Tensor
-    labels: Tensor
+    features: NDArray[np.float32]
+    lower: tuple[NDArray[np.float32], ...]
+    labels: NDArray[np.int64]
     indices: tuple[int, ...]
     lowest_output: float
+
+    def probabilities(self, head: RidgeHead) -> Floats:
+        """Of a closed-form head: `(N, classes)`."""
+        all_features = np.concatenate([self.features, *self.lower], axis=1)  # (N, D)
+        return head.probabilities(all_features[:, : head.weight.shape[1]])
 
 
 def initialize_head(model: Model, source: BatchSource, images: ImageSet, head: RidgeHead) -> bool:
@@ -202,9 +274,12 @@ def initialize_head(model: Model, source: BatchSource, images: ImageSet, head: R
     layer = model.network.get_submodule(model.head)
     if not (isinstance(layer, nn.Linear | nn.Conv2d) and layer.bias is not None):
         return False
+    weight, width = torch.from_numpy(head.weight), layer.weight.shape[1]
     with torch.no_grad():
-        layer.weight.copy_(torch.from_numpy(head.weight).view_as(layer.weight))
+        layer.weight.copy_(weight[:, :width].reshape_as(layer.weight))
         layer.bias.copy_(torch.from_numpy(head.bias))
+        if weight.shape[1] > width:
+            model.network.get_parameter(f"{DEPTHS}.weight").copy_(weight[:, width:])
         if isinstance(layer, nn.Conv2d):
             # SqueezeNet ends in a ReLU, which must not clip a logit; softmax ignores what is added to all of them.
             layer.bias += 2 * max(0.0, -compute_head_inputs(model, source, images).lowest_output)
@@ -213,23 +288,36 @@ def initialize_head(model: Model, source: BatchSource, images: ImageSet, head: R
 
 def compute_head_inputs(model: Model, source: BatchSource, images: ImageSet) -> HeadInputs:
     """Run the images, without augmentation, through the network up to its head."""
-    features: list[Tensor] = []
-    lowest: list[Tensor] = []
+    parts: dict[str, list[Tensor]] = defaultdict(list)
     indices: list[int] = []
 
     def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         x = inputs[0].float()
-        features.append(x.mean(dim=(2, 3)) if x.ndim == 4 else x.flatten(1))  # (n, D)
-        lowest.append(output.flatten(1).amin(dim=1))  # (n,)
+        parts["features"].append(x.mean(dim=(2, 3)) if x.ndim == 4 else x.flatten(1))  # (n, D)
+        parts["lowest"].append(output.flatten(1).amin(dim=1))  # (n,)
 
-    hook = model.network.get_submodule(model.head).register_forward_hook(record)
+    def record_lower(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        parts["lower"].append(inputs[0].float())  # (n, L)
+
+    hooks = [model.network.get_submodule(model.head).register_forward_hook(record)]
+    depths = getattr(model.network, DEPTHS, None)
+    if depths:
+        hooks.append(depths.register_forward_hook(record_lower))
     model.network.eval()
     with torch.no_grad():
         for batch in source.batches(images, range(len(images)), size=EVALUATION_BATCH):
             source.logits(batch.inputs)
             count = len(batch.indices)
-            features[-1], lowest[-1] = features[-1][:count], lowest[-1][:count]
+            for tensors in parts.values():
+                tensors[-1] = tensors[-1][:count]
             indices += batch.indices
-    hook.remove()
-    found, rows = distributed.gather_rows(indices, {"features": torch.cat(features), "lowest": torch.cat(lowest)})
-    return HeadInputs(rows["features"], images.labels[found], tuple(found.tolist()), float(rows["lowest"].min()))
+    for hook in hooks:
+        hook.remove()
+    found, rows = distributed.gather_rows(indices, {name: torch.cat(tensors) for name, tensors in parts.items()})
+    return HeadInputs(
+        rows["features"].numpy(),
+        tuple(part.numpy() for part in torch.split(rows["lower"], depths.widths, dim=1)) if depths else (),
+        images.labels[found].numpy(),
+        tuple(found.tolist()),
+        float(rows["lowest"].min()),
+    )

@@ -50,7 +50,6 @@ Features = NDArray[np.float32]
 MAX_IMAGES = 2000
 """Larger datasets are sampled: the ranking hardly changes, and the cost grows faster than the number of images."""
 
-FOLDS = 10
 BATCH = 32
 REPEATS = 10
 FIRST = 5
@@ -106,7 +105,7 @@ def probe_cuts(
     rows = pooled_features(built, cuts, ImageSet(good, image, store=store), progress)
     targets = np.array([image.label for image in good])  # (N,)
     parts = np.split(rows, np.cumsum([cut.num_features for cut in cuts])[:-1], axis=1)
-    scores, best = _score(cuts, parts, targets, len(names), seed)
+    scores, best = _score(cuts, parts, targets, len(names))
     curve, gain = _learning_curve(parts[best], targets, len(names), seed)
     broken = sum(not isinstance(each, TrainingImage) for each in found)
     return ProbeResult(model, len(good), len(names), broken, scores, cuts[best].name, curve, gain)
@@ -158,11 +157,10 @@ def pooled_features(model: Model, cuts: tuple[CutPoint, ...], images: ImageSet, 
 
 
 def _score(
-    cuts: Sequence[CutPoint], parts: Sequence[Features], labels: Labels, classes: int, seed: int
+    cuts: Sequence[CutPoint], parts: Sequence[Features], labels: Labels, classes: int
 ) -> tuple[tuple[CutScore, ...], int]:
     """Each cut's score, and the index of the recommended cut."""
-    fold = stratified_folds(labels, folds=min(FOLDS, len(labels)), seed=seed)
-    correct = [fit_ridge(part, labels, classes).out_of_fold(fold).argmax(axis=1) == labels for part in parts]
+    correct = [fit_ridge(part, labels, classes).leave_one_out.argmax(axis=1) == labels for part in parts]
     best = max(correct, key=lambda each: int(each.sum()))
     near = [sign_test(int((each & ~best).sum()), int((best & ~each).sum())) >= NOISE for each in correct]
     scores = tuple(
@@ -184,7 +182,7 @@ def _learning_curve(
         held_out = ranked >= steps[-1]
         for step in steps:
             taken = ranked < step
-            head = fit_ridge(features[taken], labels[taken], classes).head()
+            head = fit_ridge(features[taken], labels[taken], classes).head
             predicted = head.probabilities(features[held_out]).argmax(axis=1)
             runs[step].append(float((predicted == labels[held_out]).mean()))
     count = int((_ranked(labels, seed) >= steps[-1]).sum()) if steps else 0

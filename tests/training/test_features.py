@@ -17,7 +17,6 @@ from mlimages.training import FineTuneConfig, fine_tune, probe_cuts
 from mlimages.training.cache import RowStore
 from mlimages.training.features import features_key
 from mlimages.training.frozen_runtime import open_frozen
-from mlimages.training.head import PENALTIES, fit_ridge
 from tests.training.test_finetune import colours  # noqa: F401  # a fixture
 
 KEYS = [bytes([n]) * 32 for n in range(6)]
@@ -209,26 +208,3 @@ def test_a_frozen_part_that_cannot_be_written_for_onnx_runtime_runs_eagerly() ->
     halves = split_network(model.network, freeze(model), torch.rand(2, 3, 224, 224))
     assert halves is not None
     assert open_frozen(halves.lower, torch.rand(1, 3, 224, 224)) is None
-
-
-@pytest.mark.parametrize("width", [5, 60])
-def test_leaving_one_out_in_closed_form_is_leaving_it_out(width: int) -> None:
-    rng = np.random.default_rng(0)
-    labels = np.arange(40) % 3
-    features = rng.normal(size=(40, width)) + labels[:, None] * 0.5
-    fit = fit_ridge(features, labels, 3)
-    x = (features - features.mean(0)) / features.std(0)
-    targets = np.eye(3)[labels]
-    unit = np.square(x).sum() / len(x)
-
-    def left_out(index: int) -> int:
-        keep = np.arange(40) != index
-        mean, base = x[keep].mean(0), targets[keep].mean(0)
-        gram = (x[keep] - mean).T @ (x[keep] - mean) + fit.penalty * unit * np.eye(width)
-        weight = np.linalg.solve(gram, (x[keep] - mean).T @ (targets[keep] - base))
-        return int((base + (x[index] - mean) @ weight).argmax())
-
-    assert fit.penalty in PENALTIES
-    expected = fit.leave_one_out.argmax(axis=1)
-    assert expected.tolist() == [left_out(n) for n in range(40)]
-    assert (fit.head().probabilities(features).argmax(1) == labels).mean() >= (expected == labels).mean()

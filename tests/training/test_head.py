@@ -1,51 +1,91 @@
-"""The closed-form classifier says of a fold what a fit without that fold says."""
+"""The closed-form head: leave-one-out is leaving it out, with any number of layers; and it needs little memory."""
+
+import tracemalloc
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mlimages.training.head import fit_ridge, stratified_folds
+from mlimages.training.head import CHUNK, MIN_SPREAD, PENALTIES, SHARES, RidgeFit, fit_ridge, stratified_folds
+
+pytestmark = pytest.mark.train
 
 
-def blobs(count: int, width: int, classes: int = 3) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    chance = np.random.default_rng(7)
+def blobs(count: int, width: int, *, classes: int = 3, seed: int = 7) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    rng = np.random.default_rng(seed)
     labels = np.arange(count) % classes
-    return chance.normal(size=(count, width)) + 1.2 * chance.normal(size=(classes, width))[labels], labels
+    return rng.normal(size=(count, width)) + 1.2 * rng.normal(size=(classes, width))[labels], labels
 
 
-@pytest.mark.parametrize(("count", "width"), [(60, 9), (30, 80)], ids=["tall", "wide"])
-def test_out_of_fold_equals_fitting_without_the_fold(count: int, width: int) -> None:
-    features, labels = blobs(count, width)
-    fold = stratified_folds(labels, folds=5, seed=0)
-    fit = fit_ridge(features, labels, 3)
-    probabilities = fit.out_of_fold(fold)
-    x = (features - features.mean(axis=0)) / features.std(axis=0)
-    penalty = fit.penalty * np.square(x).sum() / count
-    for number in range(5):
-        kept = fold != number
-        mean, base = x[kept].mean(axis=0), np.eye(3)[labels[kept]].mean(axis=0)
-        a, b = x[kept] - mean, np.eye(3)[labels[kept]] - base
-        weight = np.linalg.solve(a.T @ a + penalty * np.eye(width), a.T @ b)
-        scores = base + (x[~kept] - mean) @ weight
-        logs = np.log(probabilities[~kept])  # the softmax of scale * scores
-        spread = (scores - scores.mean(axis=1, keepdims=True)) / (logs - logs.mean(axis=1, keepdims=True))
-        assert spread == pytest.approx(spread.flat[0])
+def standardized(blocks: list[NDArray[np.float64]], fit: RidgeFit) -> NDArray[np.float64]:
+    """The features whose kernel the fit has: each block has mean 1 on its kernel's diagonal, times its share."""
+    shares = [1 - fit.share, *[fit.share / max(1, len(blocks) - 1)] * (len(blocks) - 1)]
+    parts = []
+    for block, share in zip(blocks, shares, strict=True):
+        spread = block.std(axis=0)
+        assert (spread > MIN_SPREAD * np.sqrt(np.square(spread).mean())).all()
+        x = (block - block.mean(axis=0)) / spread
+        parts.append(x * np.sqrt(share / np.square(x).sum(axis=1).mean()))
+    return np.concatenate(parts, axis=1)
+
+
+@pytest.mark.parametrize("widths", [(5,), (60,), (4, 3, 5), (20, 30, 10)], ids=str)
+def test_leaving_one_out_in_closed_form_is_leaving_it_out(widths: tuple[int, ...]) -> None:
+    blocks = [blobs(40, width, seed=number)[0] for number, width in enumerate(widths)]
+    labels = blobs(40, 1)[1]
+    fit = fit_ridge(blocks[0], labels, 3, lower=blocks[1:], shares=SHARES[1:])
+    assert (fit.penalty in PENALTIES, fit.share in SHARES[1:]) == (True, len(widths) > 1)
+    x, targets = standardized(blocks, fit), np.eye(3)[labels]
+    for index in range(40):
+        keep = np.arange(40) != index
+        mean, base = x[keep].mean(0), targets[keep].mean(0)
+        gram = (x[keep] - mean).T @ (x[keep] - mean) + fit.penalty * np.eye(x.shape[1])
+        scores = base + (x[index] - mean) @ np.linalg.solve(gram, (x[keep] - mean).T @ (targets[keep] - base))
+        logs = np.log(fit.leave_one_out[index].astype(np.float64))  # the softmax of scale * scores
+        spread = (logs - logs.mean()) / (scores - scores.mean())
+        assert spread == pytest.approx(spread[0], rel=1e-2)
+    correct = fit.head.probabilities(np.concatenate(blocks, axis=1)).argmax(axis=1) == labels
+    assert correct.mean() >= (fit.leave_one_out.argmax(axis=1) == labels).mean()
+
+
+@pytest.mark.parametrize(("helpful", "share"), [(0, 0.0), (1, 1.0)], ids=["the last layer", "a lower layer"])
+def test_leave_one_out_finds_the_layer_that_tells_the_classes_apart(helpful: int, share: float) -> None:
+    good, labels = blobs(200, 10)
+    layers = [np.random.default_rng(1).normal(size=(200, 40)) for _ in range(2)]
+    layers[helpful] = good
+    fit = fit_ridge(layers[0], labels, 3, lower=layers[1:])
+    assert abs(fit.share - share) <= 0.1
+    assert fit.head.weight.shape[1] == layers[0].shape[1] + (layers[1].shape[1] if fit.share else 0)
 
 
 def test_probabilities_add_up_and_are_calibrated_enough_to_rank() -> None:
     features, labels = blobs(300, 6)
-    probabilities = fit_ridge(features, labels, 3).out_of_fold(stratified_folds(labels, folds=5, seed=0))
-    assert probabilities.sum(axis=1) == pytest.approx(1.0)
-    sure = probabilities.max(axis=1)
+    probabilities = fit_ridge(features, labels, 3).leave_one_out
+    assert probabilities.sum(axis=1) == pytest.approx(1.0, abs=1e-5)
     right = probabilities.argmax(axis=1) == labels
-    assert sure.mean() == pytest.approx(right.mean(), abs=0.08)
+    assert probabilities.max(axis=1).mean() == pytest.approx(right.mean(), abs=0.08)
 
 
 def test_no_image_is_judged_by_itself() -> None:
     features = np.random.default_rng(0).normal(size=(200, 300))
     labels = np.arange(200) % 2  # features know nothing of it: only memory could be right
-    probabilities = fit_ridge(features, labels, 2).out_of_fold(stratified_folds(labels, folds=5, seed=0))
-    assert 0.35 < (probabilities.argmax(axis=1) == labels).mean() < 0.6
+    probabilities = fit_ridge(features, labels, 2).leave_one_out
+    assert (probabilities.argmax(axis=1) == labels).mean() < 0.6  # without an image the other class is more frequent
+    assert np.abs(probabilities - 0.5).max() < 0.1
+
+
+def test_many_images_and_classes_need_no_array_of_images_by_classes_but_the_result() -> None:
+    count, width, classes = 12_000, 24, 400
+    rng = np.random.default_rng(0)
+    features, labels = rng.normal(size=(count, width)).astype(np.float32), rng.integers(0, classes, count)
+    lower = [rng.normal(size=(count, 8)).astype(np.float32)]
+    tracemalloc.start()
+    fit_ridge(features, labels, classes, lower=lower, shares=(0.5,))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    working = 6 * 8 * max(CHUNK, 4000) * classes  # float64 arrays of the chunk, or of the images that choose
+    assert peak < 1.2 * (4 * count * classes + working)
+    assert working + 4 * count * classes < 31 * 8 * count * classes / 8  # far below an array for each penalty
 
 
 def test_folds_are_even_in_every_class_and_the_same_each_time() -> None:

@@ -1,0 +1,73 @@
+"""How much an image looks like the training images: a score that the exported graph computes beside the logits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mlimages.inference import Known, PredictionSets
+
+
+class KnownScore(nn.Module):
+    """1 / (1 + d / t): d the squared Mahalanobis distance to the nearest class mean, t the one at which it is 0.5.
+
+    Features are scaled to length 1. The inverse covariance is `inverse_variance` times the identity, corrected along
+    some directions. Means and directions are kept in half precision.
+
+    Args:
+        classes: number of class means.
+        width: number of features.
+        directions: number of directions.
+
+    Examples:
+        >>> import torch
+        >>> from mlimages.export import KnownScore
+        >>> KnownScore(classes=2, width=8, directions=3)(torch.ones(4, 8)).shape
+        torch.Size([4])
+    """
+
+    means: Tensor
+    directions: Tensor
+    inverse_variance: Tensor
+    corrections: Tensor
+    threshold: Tensor
+
+    def __init__(self, classes: int, width: int, directions: int) -> None:
+        super().__init__()
+        self.register_buffer("means", torch.zeros(classes, width, dtype=torch.float16))
+        self.register_buffer("directions", torch.zeros(directions, width, dtype=torch.float16))
+        self.register_buffer("inverse_variance", torch.tensor(1.0))
+        self.register_buffer("corrections", torch.zeros(directions))
+        self.register_buffer("threshold", torch.tensor(1.0))
+
+    def distances(self, features: Tensor) -> Tensor:
+        """The squared distance `(N,)` of features `(N, D)` to the nearest class mean."""
+        unit, means, directions = functional.normalize(features, dim=1), self.means.float(), self.directions.float()
+        squares = unit.square().sum(1, keepdim=True) - 2 * unit @ means.T + means.square().sum(1)  # (N, classes)
+        along = (unit @ directions.T).unsqueeze(1) - (means @ directions.T).unsqueeze(0)  # (N, classes, directions)
+        distances = self.inverse_variance * squares + (along.square() * self.corrections).sum(2)  # (N, classes)
+        return distances.amin(1).clamp_min(0)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The score `(N,)`, 0..1, of features `(N, D)`."""
+        return 1 / (1 + self.distances(features) / self.threshold)
+
+
+@dataclass(frozen=True, slots=True)
+class KnownOutput:
+    """What an exported file says beside the classes.
+
+    Attributes:
+        score: of the inputs of the network's head, averaged over positions.
+        head: module path of the head.
+        known: how the score's threshold was set.
+        prediction_sets: their thresholds.
+    """
+
+    score: KnownScore
+    head: str
+    known: Known
+    prediction_sets: PredictionSets

@@ -1,0 +1,127 @@
+"""A linear layer on the pooled outputs of all depths, whose result is added to a network's logits."""
+
+from __future__ import annotations
+
+import logging
+import operator
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from mlimages.core import ModelError
+from mlimages.networks.cut_points import find_cut_points
+from mlimages.networks.freezing import trace
+from mlimages.networks.models import Model
+from mlimages.networks.splitting import propagate_shapes
+
+logger = logging.getLogger(__name__)
+
+DEPTHS = "depths"
+"""Module path of the linear layer."""
+
+
+class Depths(nn.Linear):
+    """The linear layer, without a bias and zero at first.
+
+    Args:
+        widths: number of features of each layer, in the order of execution.
+        classes: number of logits.
+    """
+
+    def __init__(self, widths: Sequence[int], classes: int) -> None:
+        super().__init__(sum(widths), classes, bias=False)
+        self.widths = tuple(widths)
+        nn.init.zeros_(self.weight)
+
+
+def add_depths(model: Model) -> Model | None:
+    """The model with a linear layer on the mean outputs of its layers below the head.
+
+    The layers and their tensors are shared with `model`; the state dict has `depths.weight` `(classes, D)` beside them.
+    The idea is Head2Toe's (U. Evci et al., ICML 2022, arXiv 2201.03529).
+
+    Returns:
+        None where the network cannot be traced, or has a single layer.
+
+    Examples:
+        >>> import torch
+        >>> from mlimages.networks import add_depths, build_model
+        >>> model = build_model("lenet5", classes=10, weights="none")
+        >>> deep = add_depths(model)
+        >>> deep.network.depths
+        Depths(in_features=142, out_features=10, bias=False)
+        >>> x = torch.randn(2, 1, 28, 28)
+        >>> torch.equal(deep.network(x), model.network(x))
+        True
+    """
+    graph = trace(model.network)
+    if graph is None:
+        return None
+    try:
+        consumers = [cut.consumer for cut in find_cut_points(model) if not model.is_head(cut.consumer)]
+    except ModelError:
+        return None
+    image = model.preprocessing.image
+    parameter = next(model.network.parameters())
+    channels = max(image.channels, len(model.preprocessing.normalization.mean))
+    example = torch.zeros(2, channels, image.height, image.width, device=parameter.device)
+    if not propagate_shapes(model.network, graph, example):
+        return None
+    taps: dict[fx.Node, tuple[int, ...]] = {}  # and the dimensions of the positions in their outputs
+    for node in graph.nodes:
+        if node.op == "call_module" and node.target in consumers:
+            source = node.all_input_nodes[0]
+            maps = _before_flattening(model.network, source)
+            is_convolution = maps is not source or isinstance(model.network.get_submodule(node.target), nn.Conv2d)
+            positions = {2: (), 3: (1,), 4: (2, 3) if is_convolution else (1, 2)}
+            if _rank(maps) in positions and maps.meta["val"].shape[0] == 2:  # attention windows have several rows
+                taps.setdefault(maps, positions[_rank(maps)])
+    if not taps:
+        return None
+    widths = [node.meta["val"].mean(dim).shape[1] if dim else node.meta["val"].shape[1] for node, dim in taps.items()]
+    head: Any = model.network.get_submodule(model.head)
+    classes = head.out_channels if isinstance(head, nn.Conv2d) else head.out_features
+    logits = graph.output_node().all_input_nodes[0]
+    with graph.inserting_before(graph.output_node()):
+        pooled = [graph.call_method("mean", (node, dim)) if dim else node for node, dim in taps.items()]
+        added = graph.create_node("call_module", DEPTHS, (graph.call_function(torch.cat, (pooled, 1)),))
+        graph.output_node().args = (graph.call_function(operator.add, (logits, added)),)
+    root = nn.Module()
+    root.__dict__.update(model.network.__dict__)
+    root._modules = {**model.network._modules, DEPTHS: Depths(widths, classes).to(parameter.device)}
+    network = fx.GraphModule(root, graph)
+    for path, module in model.network.named_modules():
+        if path and not _has(network, path):  # layers that only training uses
+            network.add_submodule(path, module)
+    if network.state_dict().keys() - {f"{DEPTHS}.weight"} != model.network.state_dict().keys():
+        return None
+    return replace(model, network=network.eval())
+
+
+def _has(network: nn.Module, path: str) -> bool:
+    try:
+        network.get_submodule(path)
+    except AttributeError:
+        return False
+    return True
+
+
+def _before_flattening(network: nn.Module, node: fx.Node) -> fx.Node:
+    """The feature maps that a vector was flattened from; the node itself if a layer with weights lies between."""
+    maps = node
+    while _rank(maps) == 2 and len(maps.all_input_nodes) == 1 and not _has_weights(network, maps):
+        maps = maps.all_input_nodes[0]
+    return maps if _rank(maps) == 4 else node
+
+
+def _has_weights(network: nn.Module, node: fx.Node) -> bool:
+    return node.op == "call_module" and any(True for _ in network.get_submodule(str(node.target)).parameters())
+
+
+def _rank(node: fx.Node) -> int:
+    """Number of dimensions of a node's value; 0 where it is no tensor."""
+    value = node.meta.get("val")
+    return value.ndim if isinstance(value, Tensor) else 0

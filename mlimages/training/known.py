@@ -1,0 +1,112 @@
+"""What a network knows: how far an image is from the training images, and which classes are plausible."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from mlimages.core import replacing
+from mlimages.export import KnownOutput, KnownScore
+from mlimages.inference import Known, PredictionSets
+from mlimages.reports import RunFiles
+
+LEVELS = (0.8, 0.9, 0.95)
+"""Probabilities with which a prediction set holds the true class."""
+
+KNOWN_SHARE = 0.95
+"""Share of the validation images that are known."""
+
+DIRECTIONS = 16
+"""Directions of the covariance that are kept; along all others it is their mean variance."""
+
+
+def conformal_thresholds(probabilities: NDArray[np.floating], labels: NDArray[np.int64]) -> dict[str, float]:
+    """The probability that a class of a prediction set must have, by the set's level.
+
+    With the level's quantile of the true class's probability among n images that the classifier was not fitted on, the
+    set holds the true class of a new image at least that often (V. Vovk, A. Gammerman and G. Shafer, Algorithmic
+    Learning in a Random World, 2005; for leave-one-out R. F. Barber et al., Predictive inference with the jackknife+,
+    2021).
+
+    Args:
+        probabilities: `(n, classes)`, out of sample.
+        labels: int64 `(n,)`.
+
+    >>> conformal_thresholds(np.linspace([0.0, 1.0], [1.0, 0.0], 101), np.zeros(101, np.int64))["0.9"]
+    0.09
+    """
+    own = np.sort(probabilities[np.arange(len(labels)), labels])
+    ranks = {level: int((len(own) + 1) * (1 - level) + 1e-9) for level in LEVELS}
+    return {f"{level:g}": round(float(own[rank - 1]), 6) if rank else 0.0 for level, rank in ranks.items()}
+
+
+def fit_known(
+    features: NDArray[np.float32], labels: NDArray[np.int64], classes: int, *, validation: NDArray[np.float32]
+) -> KnownScore:
+    """Fit the Mahalanobis distance to the nearest class mean; validation images set its threshold.
+
+    Features have length 1. The covariance within classes is kept along the DIRECTIONS of the largest variance; along
+    all others it is shrunk to their mean variance. After K. Lee et al., A Simple Unified Framework for Detecting
+    Out-of-Distribution Samples and Adversarial Attacks, NeurIPS 2018.
+
+    Args:
+        features: inputs of the head for the training images, `(N, D)`.
+        labels: int64 `(N,)`.
+        classes: number of classes.
+        validation: inputs of the head for the validation images, `(M, D)`.
+    """
+    unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    means = np.stack([unit[labels == label].mean(axis=0) for label in range(classes)])  # (classes, D)
+    residuals = unit - means[labels]
+    count = min(DIRECTIONS, *np.subtract(residuals.shape, 1))
+    variances, vectors = _principal(residuals, count)
+    rest = max(1e-9, (np.square(residuals).sum() / len(residuals) - variances.sum()) / (residuals.shape[1] - count))
+    score = KnownScore(classes, features.shape[1], count)
+    values = {
+        "means": means,
+        "directions": vectors.T,
+        "inverse_variance": 1 / rest,
+        "corrections": 1 / np.maximum(variances, rest) - 1 / rest,
+        "threshold": 1.0,
+    }
+    score.load_state_dict({name: torch.as_tensor(value) for name, value in values.items()})
+    with torch.inference_mode():
+        distances = score.distances(torch.from_numpy(validation))
+    score.threshold.fill_(max(1e-9, float(np.quantile(distances.numpy(), KNOWN_SHARE))))
+    return score
+
+
+def _principal(residuals: NDArray[np.float32], count: int) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """The largest variances `(K,)` and their directions `(D, K)`, through the smaller Gram matrix."""
+    is_wide = len(residuals) <= residuals.shape[1]
+    gram = residuals @ residuals.T if is_wide else residuals.T @ residuals
+    values, vectors = np.linalg.eigh(gram / len(residuals))
+    values, vectors = np.maximum(values[-count:], 1e-12), vectors[:, -count:]
+    directions = residuals.T @ vectors if is_wide else vectors
+    return values, directions / np.maximum(np.linalg.norm(directions, axis=0), 1e-12)
+
+
+def save_known(known: KnownOutput, files: RunFiles) -> None:
+    """Write `known.safetensors` of the run folder."""
+    values = {"head": known.head, "known": asdict(known.known), "prediction_sets": asdict(known.prediction_sets)}
+    with replacing(files.known) as part:
+        save_file(known.score.state_dict(), part, metadata={"mlimages": json.dumps(values)})
+
+
+def load_known(files: RunFiles) -> KnownOutput | None:
+    """Read `known.safetensors` of the run folder; None before the run is finished."""
+    if not files.known.exists():
+        return None
+    with safe_open(files.known, framework="pt") as file:
+        values = json.loads(file.metadata()["mlimages"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # safe_open is no mapping
+    classes, width = tensors["means"].shape
+    score = KnownScore(classes, width, len(tensors["directions"]))
+    score.load_state_dict(tensors)
+    return KnownOutput(score, values["head"], Known(**values["known"]), PredictionSets(**values["prediction_sets"]))

@@ -1,0 +1,92 @@
+"""A classifier on all depths: trained, stopped, resumed, exported and read back as one on the last layer is."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from mlimages.core import InputError
+from mlimages.images import load_rgb
+from mlimages.inference import KNOWN, LOGITS, OnnxBundle
+from mlimages.networks import DEPTHS, add_depths, build_model, freeze, split_network
+from mlimages.training import FineTuneConfig, fine_tune, load_run, read_config
+from tests.training.test_finetune import colours  # noqa: F401  # a fixture
+
+pytestmark = pytest.mark.train
+
+
+@pytest.fixture
+def config(colours: Path, tmp_path: Path) -> FineTuneConfig:  # noqa: F811
+    network = build_model("cifar10_cnn", classes=10, weights="none", seed=9).network
+    save_file(network.state_dict(), tmp_path / "w.safetensors")
+    return FineTuneConfig(
+        colours,
+        tmp_path / "run",
+        model="cifar10_cnn",
+        weights=str(tmp_path / "w.safetensors"),
+        head="all-depths",
+        epochs=2,
+        lr=0.01,
+    )
+
+
+def test_the_exported_file_the_checkpoint_and_the_resumed_run_are_one_classifier(config: FineTuneConfig) -> None:
+    result = fine_tune(config)  # the export compares the file with the network
+    assert result.depths_share > 0
+    run = load_run(config.out)
+    assert run.network.get_parameter(f"{DEPTHS}.weight").abs().max() > 0
+    bundle = OnnxBundle.read(config.out)
+    assert (bundle.known.count, bundle.known.share) == (result.val_images, 0.95) if bundle.known else False
+    file = ort.InferenceSession(config.out / "model.onnx")
+    image = np.asarray(load_rgb(next(config.labels.parent.rglob("*.png"))))[None]
+    logits, known = file.run([LOGITS, KNOWN], {"image": image})
+    assert (logits.shape, known.shape, 0 < known[0] <= 1) == ((1, 3), (1,), True)
+    fine_tune(replace(config, out=config.out.with_name("one"), epochs=1), export=False)
+    fine_tune(replace(read_config(config.out.with_name("one")), epochs=2), export=False)
+    again = load_run(config.out.with_name("one"), "last").network.state_dict()
+    assert all(torch.isfinite(tensor).all() for tensor in again.values())
+    assert load_run(config.out, "last").network.state_dict().keys() == again.keys()
+    plain = build_model("cifar10_cnn", classes=3, weights=config.out / "best.safetensors").network
+    assert load_file(config.out / "best.safetensors").keys() == plain.state_dict().keys()
+
+
+def test_where_leave_one_out_prefers_the_last_layer_the_run_is_one_on_the_last_layer(
+    config: FineTuneConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlimages.training.finetune.SHARES", (0.0,))
+    auto, last = (replace(config, head=head, out=config.out / head) for head in ("auto", "last"))
+    results = [fine_tune(each, export=False) for each in (auto, last)]
+    assert [result.depths_share for result in results] == [0, 0]
+    one, other = (load_file(each.out / "last.safetensors") for each in (auto, last))
+    assert one.keys() == other.keys()
+    assert all(torch.allclose(one[name], other[name], atol=1e-5) for name in one)
+    assert DEPTHS not in dict(load_run(auto.out).network.named_children())
+
+
+@pytest.mark.parametrize("options", [{"freeze": "conv4"}, {"weights": "none", "freeze": "head"}], ids=str)
+def test_all_depths_need_a_frozen_pretrained_network(config: FineTuneConfig, options: dict[str, str]) -> None:
+    with pytest.raises(InputError, match="--head all-depths needs --freeze head and pretrained weights"):
+        replace(config, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["alexnet", "timm:test_convnext"])
+def test_the_layer_sees_a_row_for_each_image_and_changes_nothing_at_first(name: str) -> None:
+    model = build_model(name, classes=3, weights="none", size=64 if name == "alexnet" else None)
+    deep, image = add_depths(model), model.preprocessing.image
+    assert deep is not None
+    x = torch.randn(2, 3, image.height, image.width)
+    with torch.inference_mode():
+        assert torch.equal(deep.network(x), model.network(x))
+        parts = split_network(deep.network, freeze(model), x)
+        assert parts is not None
+        torch.nn.init.ones_(deep.network.get_parameter(f"{DEPTHS}.weight"))
+        assert torch.allclose(parts.upper(*parts.lower(x)), deep.network(x), atol=1e-3)
+    width = deep.network.get_parameter(f"{DEPTHS}.weight").shape[1]
+    assert max(np.prod(shape) for shape in parts.shapes) == max(
+        width,
+        model.network.get_submodule(model.head).in_features,  # type: ignore[type-var]
+    )
