@@ -11,7 +11,7 @@ import typer
 
 from mlimages.cli.hints import given_options, say_next
 from mlimages.cli.options import FORCE, GroupedCommand, takes_options
-from mlimages.core import ImageProperty, Resize, counted, parse_size
+from mlimages.core import ImageProperty, InputError, Resize, counted, parse_size
 from mlimages.labels import TableOptions
 
 if TYPE_CHECKING:
@@ -28,8 +28,12 @@ def register(app: typer.Typer) -> None:
 def show(
     table: dict[str, Any],
     source: Path = typer.Argument(
-        ..., metavar="LABELS|FOLDER|MEAN", help="Label file, folder of class folders, or mean image (.npy, .png)."
+        ...,
+        metavar="LABELS|FOLDER|MEAN|MODEL",
+        help="Label file, folder of class folders, or mean image (.npy, .png); with --layer, a run or a network.",
     ),
+    image: Path = typer.Argument(None, metavar="[IMAGE]", help="With --layer, the image that the network sees."),
+    layer: str = typer.Option(None, metavar="NAME", help="Draw the filters and feature maps of this layer for IMAGE."),
     out: Path = typer.Option(Path("sheet.png"), "-o", "--out", help="Contact sheet to write: .png or .html."),
     per_class: int = typer.Option(8, min=1, help="Images per class."),
     size: int = typer.Option(224, min=1, help="Input width and height in pixels."),
@@ -43,8 +47,20 @@ def show(
 
     A random sample of each class, resized and cropped as for training; a corrupt image shows its code.
 
+    With --layer, the layer's feature maps for an image, and the filters of a first layer.
+
     Example: mlimages show labels.txt --size 227 --per-class 10 -o sheet.html
+    Example: mlimages show runs/first cat.jpg --layer conv1 -o maps.png
     """
+    if (layer is None) != (image is None):
+        raise InputError("--layer NAME and IMAGE belong together: mlimages show RUN IMAGE --layer conv1 -o maps.png")
+    if layer:
+        from mlimages.training import draw_layer
+
+        maps = draw_layer(source, image, layer=layer, out=out, overwrite=force)
+        count = sum(len(row.tiles) for row in maps)
+        print(json.dumps({"sheet": str(out), "tiles": count}) if as_json else out)
+        return
     from mlimages.reports import draw_sheet
 
     prop = ImageProperty(size, resize=resize, gray_scale=gray)

@@ -14,6 +14,7 @@ from .freezing import is_stochastic as is_stochastic
 from .models import Model as Model
 from .models import build_model as build_model
 from .models import resolve_defaults as resolve_defaults
+from .models import well_known_layers as well_known_layers
 from .models import wrap_network as wrap_network
 from .normalization import Normalize as Normalize
 from .splitting import SplitNetwork as SplitNetwork

@@ -212,9 +212,14 @@ def _outputs(module: nn.Module) -> int | None:
 
 
 def well_known_layers(network: nn.Module) -> dict[str, str]:
-    """Module paths of the layers of AlexNet and VGG by their names in the literature (conv1, conv3_2, fc7).
+    """Return the module paths of the layers of AlexNet and VGG by their names in the literature (conv1, conv3_2, fc7).
 
     A batch norm belongs to the convolution before it; `conv3` is the last layer of VGG's third block.
+
+    Examples:
+        >>> from mlimages.networks import build_model, well_known_layers
+        >>> well_known_layers(build_model("alexnet", classes=2, weights="none").network)["conv5"]
+        'features.10'
     """
     features, classifier = getattr(network, "features", None), getattr(network, "classifier", None)
     if type(network).__name__ not in ("AlexNet", "VGG") or features is None or classifier is None:

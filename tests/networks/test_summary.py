@@ -4,8 +4,10 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
@@ -247,3 +249,16 @@ def test_a_run_folder_is_summarized_with_its_frozen_layers(tmp_path: Path) -> No
     run = make_run(tmp_path / "run", freeze="conv2", model="lenet5")
     states = {layer.name: layer.state for layer in summarize_run(run).layers if layer.state}
     assert states == {"conv1": "frozen", "conv2": "frozen", "fc3": "trained", "fc4": "trained", "fc5": "trained"}
+
+
+def test_the_filters_and_feature_maps_of_a_layer_are_drawn(tmp_path: Path) -> None:
+    image, out = tmp_path / "digit.png", tmp_path / "maps.png"
+    Image.fromarray(np.eye(28, dtype=np.uint8) * 255).save(image)
+    words = ["show", "lenet5", str(image), "--layer", "conv1", "-o", str(out)]
+    told = CliRunner().invoke(cli.app, [*words, "--json"], catch_exceptions=False).stdout
+    assert json.loads(told) == {"sheet": str(out), "tiles": 1 + 6 + 6}  # the image, the filters, the maps
+    with Image.open(out) as sheet:
+        assert sheet.width > 6 * 84
+    for layer, message in (("conv9", "did you mean conv2"), ("fc3", r"no feature map \(C, H, W\) but \(120,\)")):
+        with pytest.raises(ModelError, match=message):
+            CliRunner().invoke(cli.app, [*words[:4], layer], catch_exceptions=False)

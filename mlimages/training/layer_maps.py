@@ -1,0 +1,111 @@
+"""The filters of a layer and its feature maps for an image, as images."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mlimages.core import ModelError, Preprocessing, as_path
+from mlimages.images import load_pixels, to_pixels
+from mlimages.networks import Normalize, build_model, well_known_layers
+from mlimages.reports import SheetRow, Tile, write_sheet
+from mlimages.training.checkpoints import load_run
+
+MAX_MAPS = 256
+"""Number of filters and of feature maps that are drawn."""
+
+COLUMNS = 16
+
+
+def draw_layer(
+    source: str | os.PathLike[str],
+    image: str | os.PathLike[str],
+    *,
+    layer: str,
+    out: str | os.PathLike[str],
+    overwrite: bool = False,
+) -> tuple[SheetRow, ...]:
+    """Write a sheet of a layer's feature maps for an image, and of its filters if it takes the image's channels.
+
+    Args:
+        source: run folder, or name of a network with its pretrained weights.
+        image: image file.
+        layer: module path or well-known name (conv1 ... conv5).
+        out: a .png or .html file.
+        overwrite: whether a file that mlimages did not write may be replaced.
+
+    Returns:
+        The rows of the sheet; each tile is scaled by itself to 0..255.
+
+    Raises:
+        ImageError: the image cannot be decoded.
+        ModelError: there is no such network or layer, or the layer's output is no feature map.
+
+    >>> rows = draw_layer("alexnet", "cat.jpg", layer="conv1", out="maps.png")  # doctest: +SKIP
+    """
+    network, preprocessing, mean = _load(source)
+    module = _find_layer(network, layer)
+    pixels = load_pixels(as_path(os.fspath(image)), preprocessing.image)  # (H, W, C)
+    normalize = Normalize(preprocessing.normalization, mean)
+    maps = _feature_maps(network, module, normalize(torch.tensor(pixels)[None]))  # (1, C, H, W)
+    rows = [SheetRow("image", 0, (Tile(Path(image).name, pixels),))]
+    if isinstance(module, nn.Conv2d) and module.weight.shape[1] in (1, 3):
+        filters = module.weight.detach().permute(0, 2, 3, 1).numpy()  # (filters, H, W, C)
+        rows += _rows(f"filters of {layer}", filters[..., ::-1] if preprocessing.normalization.bgr else filters)
+    rows += _rows(f"feature maps of {layer}", maps.permute(1, 2, 3, 0).numpy())
+    note = f"{maps.shape[1]} maps of {maps.shape[3]} x {maps.shape[2]}, each scaled from its minimum to its maximum"
+    write_sheet(rows, as_path(os.fspath(out)), title=f"{source}: {layer}", note=note, overwrite=overwrite)
+    return tuple(rows)
+
+
+def _find_layer(network: nn.Module, layer: str) -> nn.Module:
+    modules: dict[str, nn.Module] = dict(network.named_modules())
+    known = well_known_layers(network)
+    path = known.get(layer, layer)
+    if path in modules and path:
+        return modules[path]
+    similar = difflib.get_close_matches(layer, [*known, *modules], n=3)
+    hint = f"; did you mean {' or '.join(similar)}?" if similar else ""
+    raise ModelError(f"this network has no layer {layer!r}{hint}")
+
+
+def _load(source: str | os.PathLike[str]) -> tuple[nn.Module, Preprocessing, NDArray[np.float32] | None]:
+    if Path(source).is_dir():
+        run = load_run(source)
+        return run.network, run.preprocessing, run.mean_image
+    model = build_model(os.fspath(source), classes=1000)
+    return model.network, model.preprocessing, None
+
+
+def _feature_maps(network: nn.Module, module: nn.Module, x: Tensor) -> Tensor:
+    """The output of a layer, `(1, C, H, W)`, in the forward pass of `x`."""
+    outputs: list[object] = []
+    hook = module.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    with torch.inference_mode():
+        network(x)
+    hook.remove()
+    output = outputs[0] if outputs else None
+    if not isinstance(output, Tensor) or output.ndim != 4:
+        shape = tuple(output.shape[1:]) if isinstance(output, Tensor) else "no tensor"
+        raise ModelError(f"the output of this layer is no feature map (C, H, W) but {shape}: choose a lower layer")
+    return output
+
+
+def _rows(name: str, images: NDArray[np.float32]) -> Iterator[SheetRow]:
+    """Images `(N, H, W, C)` as rows of a sheet."""
+    tiles = [Tile(str(number), _scaled(image)) for number, image in enumerate(images[:MAX_MAPS])]
+    for start in range(0, len(tiles), COLUMNS):
+        part: Sequence[Tile] = tiles[start : start + COLUMNS]
+        yield SheetRow(f"{name}, {start} to {start + len(part) - 1}", 0, tuple(part))
+
+
+def _scaled(image: NDArray[np.float32]) -> NDArray[np.uint8]:
+    low, high = float(image.min()), float(image.max())
+    return to_pixels(255 * (image - low) / (high - low or 1))
