@@ -17,11 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mlimages import UrlList, gather
-from mlimages.core import FetchResult, GatherError, Reason
+from mlimages.core import FetchResult, GatherError, InputError, Reason
 from mlimages.gathering import read_manifest
 from mlimages.gathering.store.manifest import KeySet, dump_row, is_manifest, parse_row
 from tests.conftest import RunCli
-from tests.servers import Connection, Request, Site, answer, closed_port, photo, serve
+from tests.servers import Connection, Reply, Request, Site, answer, closed_port, in_turn, photo, serve
 
 FAST = {"allow_private": True, "timeout_s": 60.0, "retries": 0, "max_wait_s": 0.0, "decoders": 1}
 
@@ -115,6 +115,54 @@ def test_links_that_are_still_open_are_counted_and_the_same_command_asks_again(
     assert last == ["1 link is still open: run the same command again", command]
     site.routes["/2.jpg"] = answer(photo(9))
     assert run_cli(*words).stdout.splitlines()[-1] == "4 good, 0 duplicates, 1 failed in out"
+
+
+@pytest.mark.parametrize(
+    "refusal", [answer(b"no", 403), answer(b"<!DOCTYPE html>log in"), answer(b"", 302, Location="/login.html")]
+)
+def test_a_host_that_refuses_every_link_spends_none(
+    site: Site, tmp_path: Path, refusal: Reply, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlimages.gathering.download.host_state.NEVER_ANSWERED_S", 0.0)
+    (tmp_path / "cats.txt").write_text("".join(site.url(f"/{n}.jpg\n") for n in range(40)))
+    site.routes["/login.html"] = answer(b"<!DOCTYPE html>log in")
+    site.fallback = in_turn(*(answer(photo(n)) for n in range(3)), refusal)
+    options = {"allow_private": True, "per_host": 1, "decoders": 1, "max_wait_s": 0.0, "retries": 0}
+    first = gather(tmp_path / "cats.txt", tmp_path / "out", **options)  # type: ignore[arg-type]
+    assert (first.ok, first.open) == (3, 37)
+    assert len(site.requests) <= (45 if site.asked("/login.html") else 8)
+    site.fallback = lambda connection, request: answer(photo(int(request.path[1:-4])))(connection, request)
+    second = gather(tmp_path / "cats.txt", tmp_path / "out", **options)  # type: ignore[arg-type]
+    assert (second.ok + second.duplicate, second.open) == (40, 0)
+
+
+def test_what_an_option_of_ours_refused_is_asked_for_when_the_option_changes(site: Site, tmp_path: Path) -> None:
+    site.routes = {"/a.jpg": answer(photo(1, (60, 40))), "/b.jpg": answer(photo(2), X_Robots_Tag="noai")}
+    (tmp_path / "cats.txt").write_text("".join(site.url(f"{path}\n") for path in site.routes))
+
+    def run(**options: object) -> tuple[int, list[str]]:
+        common = {"allow_private": True, "decoders": 1}
+        gather(tmp_path / "cats.txt", tmp_path / "out", **{**common, **options})  # type: ignore[arg-type]
+        reasons = [row.reason for row in read_manifest(tmp_path / "out") if row.reason]
+        return len(site.requests), sorted(reason.value for reason in reasons)
+
+    assert run(min_size=50) == (2, ["opt-out", "too-small"])
+    assert run(min_size=45) == (2, ["opt-out", "too-small"])
+    assert run(min_size=40, max_bytes=100) == (3, ["opt-out", "too-large"])
+    assert run(max_pixels=2000) == (4, ["opt-out", "too-many-pixels"])
+    assert run() == (5, ["opt-out"])
+    assert run(ignore_opt_out=True) == (6, [])
+    with pytest.raises(InputError, match="holds images as they came"):
+        run(resize=20)
+
+
+def test_a_folder_remembers_resize(site: Site, tmp_path: Path) -> None:
+    site.fallback = answer(photo(1, (60, 40)))
+    (tmp_path / "cats.txt").write_text(site.url("/a.jpg"))
+    gather(tmp_path / "cats.txt", tmp_path / "out", allow_private=True, decoders=1, resize=20)
+    with pytest.raises(InputError, match="holds images with --resize 20: give the same"):
+        gather(tmp_path / "cats.txt", tmp_path / "out", allow_private=True)
+    gather(tmp_path / "cats.txt", tmp_path / "out", allow_private=True, resize=20)
 
 
 def test_failed_links_are_tried_again_when_asked_all_or_by_reason(site: Site, tmp_path: Path, run_cli: RunCli) -> None:

@@ -45,6 +45,7 @@ class Fetched:
     Attributes:
         retry_after_s: what the server asked for. location: where it redirects to. attempts: requests made.
         elapsed_s: pauses included. is_page: the body is a web page.
+        asked_at: when, in seconds since the epoch.
         is_whole: False where only the end of the connection ended the body, so that it may have been cut.
     """
 
@@ -59,6 +60,7 @@ class Fetched:
     is_page: bool = False
     is_whole: bool = True
     cookies: Mapping[str, str] = field(default_factory=dict)
+    asked_at: float = field(default_factory=time.time)
 
 
 class _RefusalError(Exception):
@@ -247,7 +249,7 @@ def _note(host: Host, link: str, answer: Fetched, asked_at: float) -> None:
     elif answer.reason and answer.http_status is None:  # it was not asked
         host.note_nothing()
     else:
-        host.note_answer(asked_at)
+        host.note_answer(asked_at, is_redirect=answer.location is not None)
 
 
 def _redirected(url: URL, location: str) -> URL:

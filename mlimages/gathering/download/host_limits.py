@@ -49,9 +49,9 @@ class Host:
         self._become(after_request(self.state, time.monotonic()))
         return True
 
-    def note_answer(self, asked_at: float) -> None:
+    def note_answer(self, asked_at: float, *, is_redirect: bool) -> None:
         """It answered a request sent at `asked_at`."""
-        self._become(after_answer(self.state, time.monotonic(), asked_at=asked_at))
+        self._become(after_answer(self.state, time.monotonic(), asked_at=asked_at, is_redirect=is_redirect))
 
     def note_refusal(self, asked_at: float) -> None:
         """It refused a request sent at `asked_at`, by 401, 403 or a web page."""

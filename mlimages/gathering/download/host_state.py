@@ -104,15 +104,22 @@ def after_request(state: HostState, now: float) -> HostState:
     return replace(state, is_probing=state.is_parked, next_at=next_at)
 
 
-def after_answer(state: HostState, now: float, *, asked_at: float) -> HostState:
-    """The host answered a request that was sent at `asked_at`, with whatever status but 429 and 503."""
+def after_answer(state: HostState, now: float, *, asked_at: float, is_redirect: bool = False) -> HostState:
+    """The host answered a request that was sent at `asked_at`, with whatever status but 429 and 503.
+
+    Args:
+        is_redirect: it may lead to a page to log in, so that it tells nothing of whether the host refuses.
+    """
     served_per_s = _served_per_s(state, now) + 1 / _SERVED_OVER_S
-    state = replace(state, has_answered=True, gives_up_at=math.inf, served_per_s=served_per_s, served_at=now)
+    gives_up_at = state.gives_up_at if is_redirect else math.inf
+    state = replace(state, has_answered=True, gives_up_at=gives_up_at, served_per_s=served_per_s, served_at=now)
     if asked_at < state.parked_at:  # whether it answers now is not known yet
         return state
     rate = state.rate
     if rate is not None and rate < 2 * max(1.0, served_per_s):  # else the rate is not what limits it
         rate += 1.0 if state.is_ramping else max(INCREASE_PER_S / rate, INCREASE)
+    if is_redirect and state.refusals:
+        return replace(state, rate=rate, is_probing=False)
     return replace(state, failing=frozenset(), refusals=0, is_parked=False, is_probing=False, pauses=0, rate=rate)
 
 

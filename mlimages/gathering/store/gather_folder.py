@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +12,7 @@ from typing import Any
 from mlimages.core import FetchResult, GatherError, ImageRef, Reason, cache_dir, is_remote
 from mlimages.gathering.download.fetch import Fetched
 from mlimages.gathering.download.image_facts import Facts, Rejection
-from mlimages.gathering.download.reasons import NOT_ANSWERED
-from mlimages.gathering.links import recorded_url, row_key, without_credentials
+from mlimages.gathering.links import row_key
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.store.attribution import write_attributions
 from mlimages.gathering.store.file_names import free_paths, safe_folder, safe_name, url_stem
@@ -31,6 +29,8 @@ from mlimages.gathering.store.manifest import (
 )
 from mlimages.gathering.store.merge_manifests import settle, warn_of_unknown_images
 from mlimages.gathering.store.missing import corrected_rows
+from mlimages.gathering.store.reopening import Refusals, demand_same_resize, is_allowed_now
+from mlimages.gathering.store.rows import failed_values, row_of
 from mlimages.gathering.store.stored_files import Files, StoredFiles
 from mlimages.gathering.store.stored_objects import ManifestParts, StoredObjects
 from mlimages.gathering.store.tally import Tally
@@ -133,7 +133,11 @@ class Gathered:
 
     def claim(self, ref: ImageRef) -> bool:
         """Take a link into work; False if it was finished or claimed before."""
-        return self._done.add(row_key(ref.label, ref.url))
+        key = row_key(ref.label, ref.url)
+        if key in self._refused:
+            self._refused.remove(key)
+            return True
+        return self._done.add(key)
 
     def new_part(self) -> Path:
         """A file for an image on its way."""
@@ -145,24 +149,15 @@ class Gathered:
         Raises:
             GatherError: the folder cannot be written.
         """
-        row = FetchResult(
-            url=recorded_url(ref.url),
-            label=ref.label,
-            final_url=fetched.final_url and without_credentials(fetched.final_url),
-            http_status=fetched.http_status,
-            attempts=fetched.attempts,
-            elapsed_s=fetched.elapsed_s,
-            fetched_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            source=ref.source,
-            **self._outcome(ref, fetched, found),
-        )
+        row = row_of(ref, fetched, self._outcome(ref, fetched, found))
         if row.status == "ok" and isinstance(found, Facts):
             row = await self._placed(ref, row, part, found.suffix)
         elif found:
             part.unlink(missing_ok=True)
+        key = row_key(ref.label, ref.url)
+        row = self._refusals.marked(key, row)
         self._writer.append(row)
         self.added += 1
-        key = row_key(ref.label, ref.url)
         self._is_settled &= key not in self._reopened and not self._objects
         self._count(key, row)
         if row.sha256 and row.status != "ok":
@@ -182,6 +177,8 @@ class Gathered:
             self._settle()
         elif self._has_reopened:
             self._read(asks=False)  # not all of them were asked for again; they count as they are
+        else:
+            self._reopen_refused(asks=False)
         if self.has_attributions:
             path = write_attributions(self._folder)
             if self._objects:
@@ -234,18 +231,32 @@ class Gathered:
         paths = self._paths()
         self._is_settled = len(paths) < 2 if self._objects else paths in ([], [self._manifest])
         gone: set[str] = set()
+        self._refusals = Refusals()
         for row in read_rows(paths):
             key = row_key(row.label, row.url)
+            demand_same_resize(row, self._options, self.out)
+            self._refusals.note(key, row)
             self._is_settled &= key not in self._done
             self._learn(key, row, asks=asks)
             if row.reason is Reason.PLACEHOLDER and row.sha256:
                 gone.add(row.sha256)
+        self._reopen_refused(asks=asks)
         rows = read_rows(paths) if gone else []
         self._is_settled &= not any(
             row.sha256 in gone and row.status == "ok" and self._files.size(row.path or "") is not None for row in rows
         )
         if self._options.shard:
             self._read_others(paths, asks=asks)
+
+    def _reopen_refused(self, *, asks: bool) -> None:
+        """Ask again for the links of hosts that refused one after the other."""
+        keys = self._refusals.final_links()
+        self._refused = keys if asks and not self._options.no_retry else set()
+        self._has_reopened |= bool(self._refused)
+        for key in self._refused:
+            self._reopened.add(key)
+        if not asks:
+            self.tally.reopen(len(keys))
 
     def _read_others(self, own: list[Path], *, asks: bool) -> None:
         """Learn which links of a shard are done beside it; images are compared once the shards are settled."""
@@ -278,7 +289,8 @@ class Gathered:
             return asks and self._options.restore_deleted
         if row.status == "ok":
             return size is None
-        return asks and (row.reason in self._options.retry_failed or not (row.final or self._options.no_retry))
+        is_passing = not row.final or is_allowed_now(row, self._options)
+        return asks and (row.reason in self._options.retry_failed or (is_passing and not self._options.no_retry))
 
     def _count(self, key: int, row: FetchResult) -> None:
         self._done.add(key)
@@ -300,16 +312,10 @@ class Gathered:
         self._index = None
 
     def _outcome(self, ref: ImageRef, fetched: Fetched, found: Facts | Rejection | None) -> dict[str, Any]:
-        if found is None:
-            status = "placeholder" if fetched.reason is Reason.PLACEHOLDER else "failed"
-            final = fetched.reason not in NOT_ANSWERED
-            detail = without_credentials(fetched.detail)
-            return {"status": status, "reason": fetched.reason, "final": final, "detail": detail}
+        if not isinstance(found, Facts):
+            return failed_values(fetched, found)
         values = {name: getattr(found, name) for name in found.__slots__ if name != "suffix"}
-        if isinstance(found, Rejection):
-            is_of_machine = found.reason is Reason.DECODER  # out of memory, or a decoder that hung or died
-            return {"status": "failed", "final": not is_of_machine, **values}
-        values["detail"] = found.detail or fetched.detail
+        values["detail"] = "; ".join(filter(None, (found.detail, fetched.detail)))
         copies = self._images().copies(found.sha256)
         if copies.is_gone or (copies.is_gone_with(ref.url) and not self._options.keep_duplicates):
             values["detail"] = "the same bytes lie behind many paths of one host"

@@ -46,6 +46,10 @@ class Tally:
             if len(self._hosts) > 2 * _HOSTS_COUNTED:
                 self._hosts = Counter(dict(self._hosts.most_common(_HOSTS_COUNTED)))
 
+    def reopen(self, count: int) -> None:
+        """Count so many of the failed links as open after all."""
+        self._open += count
+
     def figures(self) -> dict[str, int]:
         """What a progress bar shows."""
         failed = self.status["failed"] + self.status["placeholder"]

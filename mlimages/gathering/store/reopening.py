@@ -1,0 +1,92 @@
+"""Which recorded failures a run asks for again."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import replace
+
+from mlimages.core import OPEN_REASONS, FetchResult, InputError, Reason
+from mlimages.gathering.download.host_state import REFUSALS_UNTIL_PARKED
+from mlimages.gathering.download.reasons import REFUSING
+from mlimages.gathering.links import host_of
+from mlimages.gathering.options import GatherOptions
+
+_SIDES = re.compile(r"(\d+) x (\d+)\b")
+_BYTES = re.compile(r"(more than )?(\d+) bytes")
+_RESIZED = re.compile(r"resized: (\d+)")
+
+
+def is_allowed_now(row: FetchResult, options: GatherOptions) -> bool:
+    """Whether an option of ours refused the link, and would not do so today.
+
+    >>> row = FetchResult("http://a/b.jpg", "cats", "failed", Reason.TOO_SMALL, detail="200 x 90 pixels")
+    >>> [is_allowed_now(row, GatherOptions(min_size=size)) for size in (90, 91)]
+    [True, False]
+    """
+    sides = [int(side) for side in found.groups()] if (found := _SIDES.match(row.detail)) else []
+    match row.reason:
+        case Reason.TOO_SMALL:
+            return bool(sides) and min(sides) >= options.min_size
+        case Reason.TOO_MANY_PIXELS:
+            return bool(sides) and sides[0] * sides[1] <= options.max_pixels and "resized" not in row.detail
+        case Reason.TOO_LARGE:
+            if not (size := _BYTES.match(row.detail)):
+                return False
+            return options.max_bytes > int(size[2]) or (not size[1] and options.max_bytes == int(size[2]))
+        case Reason.OPT_OUT:
+            return options.ignore_opt_out
+    return False
+
+
+def demand_same_resize(row: FetchResult, options: GatherOptions, out: object) -> None:
+    """Refuse to put images of another `--resize` beside the one in `row`.
+
+    Raises:
+        InputError: it names both sizes.
+    """
+    if row.status != "ok" or row.removed:
+        return
+    found = _RESIZED.search(row.detail)
+    size = int(found[1]) if found else None
+    if size != options.resize:
+        had = f"with --resize {size}" if size else "as they came"
+        raise InputError(f"{out} holds images {had}: give the same --resize as then, or another folder")
+
+
+class Refusals:
+    """The links that a host refused one after the other, up to its last answer: by 401, 403 or a web page.
+
+    So many are a block or a page to log in, which pass; they are no answers of the items.
+    """
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._final: dict[str, list[int]] = {}
+        self._since: dict[str, str] = {}
+
+    def marked(self, key: int, row: FetchResult) -> FetchResult:
+        """A new row, which is not final where its host refuses one link after the other; it is counted."""
+        if row.reason in REFUSING and self._counts[host_of(row.url)] + 1 >= REFUSALS_UNTIL_PARKED:
+            row = replace(row, final=False)
+        self.note(key, row)
+        return row
+
+    def note(self, key: int, row: FetchResult) -> None:
+        """Count one row, in the order of the manifest."""
+        host = host_of(row.url)
+        if row.reason not in REFUSING:
+            if row.reason not in OPEN_REASONS and row.fetched_at > self._since.get(host, ""):  # images take longer
+                self._counts.pop(host, None)
+                self._final.pop(host, None)
+            return
+        self._counts[host] += 1
+        if self._counts[host] == 1:
+            self._since[host] = row.fetched_at
+        if row.final:
+            self._final.setdefault(host, []).append(key)
+
+    def final_links(self) -> set[int]:
+        """The keys of rows of hosts that refuse which were taken for final when they were written."""
+        hosts = (host for host in self._final if self._counts[host] >= REFUSALS_UNTIL_PARKED)
+        return {key for host in hosts for key in self._final[host]}
