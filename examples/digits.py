@@ -1,4 +1,4 @@
-"""Pictures to try any example with: scikit-learn's 1797 handwritten digits as a folder per class.
+"""Images to try any example with: scikit-learn's 1797 handwritten digits as a folder per class.
 
 python examples/digits.py data/digits
 """

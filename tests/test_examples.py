@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -17,10 +16,10 @@ import pytest
 
 import mlimages
 from mlimages import LabelFile
-from mlimages.demo.website import Page, digit_pages
 from tests.servers import Connection, Request, Site, answer, serve
 
-EXAMPLES = Path(mlimages.__file__).parent.parent / "examples"
+ROOT = Path(mlimages.__file__).parent.parent
+EXAMPLES = ROOT / "examples"
 BIN = Path(sys.executable).parent
 
 Follow = Callable[..., str]
@@ -68,39 +67,55 @@ def follow(tmp_path: Path) -> Iterator[Follow]:
     shutil.rmtree(tmp_path / "runs", ignore_errors=True)  # VGG alone is 2 GB of checkpoints
 
 
-def some(pages: list[Page], *, each: int) -> list[Page]:
-    """The first `each` of every class and kind of page."""
-    seen: dict[tuple[str, str], int] = {}
-    kept = []
-    for page in pages:
-        kind = page.path.split("/")[1], page.label
-        seen[kind] = seen.get(kind, 0) + 1
-        if seen[kind] <= each:
-            kept.append(page)
-    return kept
-
-
-def test_every_example_has_a_readme_with_one_small_picture() -> None:
+def test_every_example_has_a_readme_with_one_small_image() -> None:
     for readme in sorted(EXAMPLES.glob("*/README.md")):
-        (picture,) = re.findall(r"!\[.+?\]\((.+?)\)", readme.read_text())
-        assert (readme.parent / picture).stat().st_size < 60_000
+        (image,) = re.findall(r"!\[.+?\]\((.+?)\)", readme.read_text())
+        assert (readme.parent / image).stat().st_size < 60_000
     assert {readme.parent for readme in EXAMPLES.glob("*/README.md")} == {path.parent for path in EXAMPLES.glob("*/*")}
 
 
 def test_own_source_gathers_what_a_catalogue_lists(tmp_path: Path, follow: Follow) -> None:
-    pages = some(digit_pages(seed=0), each=5)
+    sys.path.insert(0, str(EXAMPLES))
+    try:
+        from drawings import write_vessels  # type: ignore[import-not-found]
+    finally:
+        sys.path.remove(str(EXAMPLES))
+    write_vessels(tmp_path / "vessels", each=4)
+    paths = sorted((tmp_path / "vessels").glob("*/*.png"))
     with serve() as site:
-        entries = [{"image": site.url(page.path), "kind": page.label, "artist": "a pupil"} for page in pages]
+        site.routes |= {f"/{path.parent.name}/{path.name}": answer(path.read_bytes()) for path in paths}
+        site.routes["/lost.png"] = answer(b"", 404)
+        entries = [
+            {"image": site.url(route), "kind": route.split("/")[1], "artist": "a potter"} for route in site.routes
+        ]
         site.routes["/catalogue.json"] = answer(json.dumps(entries).encode(), Content_Type="application/json")
-        site.routes |= {page.path: answer(page.body, page.status) for page in pages}
         said = follow("own_source", more={"python": "--allow-private"}, instead={"https://museum.example": site.base})
-    whole = {(page.label, page.body) for page in pages if page.path.startswith(("/digits/", "/duplicate/"))}
-    found = {label: int(count) for label, count in re.findall(r"(\d) +(\d+) pictures", said)}
-    assert found == Counter(label for label, _ in whole)
-    assert re.findall(r"(\S+) +\d+ links", said) == ["not-found", "placeholder", "html", "truncated"]
+    found = {kind: int(count) for kind, count in re.findall(r"(\w+) +(\d+) images", said)}
+    assert found == {"bowl": 4, "jar": 4, "vase": 4}
+    assert re.findall(r"(\S+) +\d+ links", said) == ["not-found"]
     rows = [json.loads(line) for line in (tmp_path / "data/museum/manifest.jsonl").read_text().splitlines()]
-    assert {row["source"]["artist"] for row in rows if row["status"] != "closed"} == {"a pupil"}
+    assert {row["source"]["artist"] for row in rows if row["status"] != "closed"} == {"a potter"}
     assert (tmp_path / "museum.png").exists()
+
+
+def test_every_image_is_in_the_credits() -> None:
+    files = {path.relative_to(ROOT) for path in ROOT.glob("examples/**/*") if path.suffix in (".png", ".jpg", ".svg")}
+    files |= {path.relative_to(ROOT) for path in ROOT.glob("docs/**/*") if path.suffix in (".png", ".jpg", ".svg")}
+    credited = re.findall(r"^\| `(\S+)`", (ROOT / "docs/images/CREDITS.md").read_text(), re.MULTILINE)
+    assert {str(path) for path in files} == set(credited)
+
+
+@pytest.mark.train
+def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(EXAMPLES)
+    cells = json.loads((EXAMPLES / "notebook.ipynb").read_text())["cells"]
+    names: dict[str, object] = {}
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == []
+            exec(compile("".join(cell["source"]), "notebook", "exec"), names)
+    assert (tmp_path / "runs/vessels/model.onnx").exists()
 
 
 def test_batches_are_the_same_in_numpy_and_torch(tmp_path: Path, follow: Follow) -> None:
@@ -149,7 +164,7 @@ def test_cats_from_imagenet_are_gathered_labelled_shown_learned_and_named(
 @pytest.mark.train
 @pytest.mark.realdata
 def test_both_digit_networks_reach_97_percent_in_five_epochs(tmp_path: Path, follow: Follow, test_data: Path) -> None:
-    instead = {"python idx_to_pictures.py ": f"python idx_to_pictures.py {test_data}/mnist_t10k/"}
+    instead = {"python idx_to_images.py ": f"python idx_to_images.py {test_data}/mnist_t10k/"}
     instead[" t10k-labels"] = f" {test_data}/mnist_t10k/t10k-labels"
     said = follow("digits_mnist", more={"mlimages evaluate": "--json"}, instead=instead)
     table = re.findall(r"^(?:conv|pool|flatten)\S* +\S+ +(\S+)", said, re.MULTILINE)

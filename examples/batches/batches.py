@@ -65,7 +65,7 @@ def main() -> None:
     figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")
     axes.plot(losses["NumPy"], linewidth=4, alpha=0.4, label="NumPy")
     axes.plot(losses["PyTorch"], linewidth=1, label="PyTorch")
-    axes.set(xlabel="batch of 32 pictures", ylabel="loss", title="The same batches, the same losses")
+    axes.set(xlabel="batch of 32 images", ylabel="loss", title="The same batches, the same losses")
     axes.legend()
     figure.savefig(args.out, dpi=100)
 

@@ -33,7 +33,9 @@ def test(network: torch.nn.Module, x: np.ndarray, y: np.ndarray) -> tuple[float,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("arrays", type=Path)
-    parser.add_argument("val", type=LabelFile, help="the pictures behind x_val: the exported file must name them alike")
+    parser.add_argument(
+        "val", type=LabelFile, help="the images of x_val: the exported file must give them the same classes"
+    )
     parser.add_argument("-o", "--out", type=Path, default=Path("scratch.onnx"))
     parser.add_argument("--epochs", type=int, default=10)
     args = parser.parse_args()
@@ -41,12 +43,12 @@ def main() -> None:
     with np.load(args.arrays) as arrays:
         x, y, x_val, y_val, names = (arrays[name] for name in ("x_train", "y_train", "x_val", "y_val", "class_names"))
     size = x.shape[1]
-    views = np.vstack([np.hstack(x[:20:2]), np.hstack(x[1:20:2])])  # one picture at all angles; its mirror image below
+    views = np.vstack([np.hstack(x[:20:2]), np.hstack(x[1:20:2])])  # one image at all angles; its mirror image below
     Image.fromarray(views).save(args.out.with_suffix(".png"))
 
     torch.manual_seed(0)
     network = build_model("cifar10_cnn", classes=len(names), weights="none", size=size).network
-    optimizer = torch.optim.RMSprop(network.parameters(), lr=1e-4, alpha=0.9)  # Keras' rho
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
     for epoch in range(args.epochs):
         network.train()
         for rows in np.array_split(np.random.default_rng(epoch).permutation(len(x)), -(-len(x) // 32)):

@@ -1,4 +1,4 @@
-"""A gather source of one's own: pictures that a JSON catalogue lists.
+"""A gather source of one's own: images that a JSON catalogue lists.
 
 python own_source.py https://museum.example/catalogue.json -o data/museum
 """
@@ -31,6 +31,6 @@ if __name__ == "__main__":
     args = parser.parse_args()
     summary = gather(Catalogue(args.url), args.out, allow_private=args.allow_private)
     for kind, count in sorted(summary.classes.items()):
-        print(f"{kind:12} {count:5} pictures")
+        print(f"{kind:12} {count:5} images")
     for reason, count in summary.reasons.items():
         print(f"{reason:12} {count:5} links")

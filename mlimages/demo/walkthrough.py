@@ -4,65 +4,45 @@ from __future__ import annotations
 
 import csv
 import os
-import random
 import shutil
-import statistics
 import textwrap
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from mlimages.checks import CheckReport, check, split_labels, write_outcome
-from mlimages.core import GatherSummary, ImageProperty, InputError, LabeledPath, Prediction, counted
+from mlimages.core import GatherSummary, ImageProperty, InputError, Prediction, counted
 from mlimages.dataset import TrainingData
+from mlimages.demo.transfer import Accuracies, bar_lines, difference, draw_accuracies
 from mlimages.demo.website import Page, digit_pages, serve_pages
 from mlimages.gathering import UrlList, gather
 from mlimages.inference import OnnxBundle, Predictor
-from mlimages.labels import LabelFile, label_dir_auto
+from mlimages.labels import LabelFile, LabelOptions, label_dir_auto, make_label_files
 from mlimages.training import FineTuneConfig, FineTuneResult, fine_tune
 
 SEEDS = range(5)
-IMAGES_PER_CLASS = 10
+IMAGES_PER_CLASS = (2, 5, 10, 30)
+"""`finetune` needs two images of a class."""
+SHOWN = 10
+"""Images per class of the runs whose commands are shown, with the first seed."""
+WAYS = {"transfer": ("runs/old/best.safetensors", "conv2"), "scratch": ("none", "none")}
+"""Weights and frozen layers of each way to train."""
 BASE_EPOCHS, EPOCHS = 12, 40
 REPORTED_EPOCHS = (10, EPOCHS)
-T_95 = 2.776
-"""Two-sided 95 % quantile of Student's t distribution with len(SEEDS) - 1 = 4 degrees of freedom."""
 LINE_WIDTH, NAME_WIDTH = 79, 20
 MARKER_TEXT = "Created by `mlimages demo`, which replaces this folder on every run.\n"
 INTRODUCTION = """\
 The whole workflow on real handwritten digits: the 1797 images of scikit-learn,
 downloaded from a web server on this machine that has some broken links. First,
-a network learns the digits 0 to 4; then it learns 5 to 9 from ten images each
-while its convolutional layers stay frozen.
+a network learns the digits 0 to 4. Then it learns 5 to 9 from a few images of
+each, with its convolutional layers frozen (transfer), beside one that starts
+from random weights (scratch).
 """
 NEXT_STEPS = """
 To train on your own images, with one folder per class:
-$ mlimages label FOLDER -o labels.txt
-$ mlimages check labels.txt
-$ mlimages finetune labels.txt --model mobilenet_v2 -o runs/first
+$ mlimages finetune FOLDER -o runs/first
 Starting from a list of links? mlimages gather urls --help"""
-
-
-@dataclass(frozen=True, slots=True)
-class SeedAccuracies:
-    """The test accuracy of one way to train, after a number of epochs, once per random seed.
-
-    Attributes:
-        correct, counts: correct predictions and test images, by seed.
-    """
-
-    name: str
-    correct: Sequence[int]
-    counts: Sequence[int]
-
-    def __str__(self) -> str:
-        percentages = [100 * correct / count for correct, count in zip(self.correct, self.counts, strict=True)]
-        mean = statistics.mean(percentages)
-        half_width = T_95 * statistics.stdev(percentages) / len(percentages) ** 0.5
-        interval = f"{mean - half_width:.1f} to {min(100.0, mean + half_width):.1f}"
-        return f"{mean:.1f} % ({interval}; {sum(self.correct)} of {sum(self.counts)})"
 
 
 def run_demo(out: str | os.PathLike[str], *, show: Callable[[str], None]) -> None:
@@ -119,16 +99,18 @@ class _Walkthrough:
         reports = [self._check(train, val), self._check(new)]
         self._mean(train)
         self._train_base(train, val)
-        accuracies = self._transfer(new)
-        run = self._folder / "runs" / f"transfer-{SEEDS[0]}"
-        correct, count = self._predict(run, LabelFile(self._folder / f"rest_{SEEDS[0]}.txt"))
+        few, test = self._split(new)
+        results = self._compare(few, test)
+        run = self._folder / "runs" / f"transfer-{SHOWN}-{SEEDS[0]}"
+        correct, count = self._predict(run, test)
+        self._show_results(results)
         reasons: Counter[str] = sum((Counter(summary.reasons) for summary in summaries), Counter())
         self._show_table(
             ("gathered", f"{sum(summary.ok for summary in summaries)} images of 10 digits"),
             ("duplicates", f"{sum(summary.duplicate for summary in summaries)} skipped"),
             ("failed links", _count_list(reasons)),
             ("rejected by check", counted(sum(report.checked - report.ok for report in reports), "image")),
-            *((accuracy.name, str(accuracy)) for accuracy in accuracies),
+            ("training time", self._training_times()),
             ("ONNX file", _parity_text(run)),
             ("predicted", f"{correct} of {count} correct"),
             ("time", f"{time.monotonic() - start:.0f} s"),
@@ -186,32 +168,61 @@ class _Walkthrough:
         accuracy = f"{100 * result.val_accuracy:.1f} % of {counted(result.val_images, 'image')}"
         self._show_result(f"validation accuracy {accuracy} (95 % interval: {low:.1f} to {high:.1f})")
 
-    def _transfer(self, new: LabelFile) -> list[SeedAccuracies]:
-        """Train on a few images of each new digit, with frozen transferred layers and from scratch, for all seeds."""
-        self._show("# Train on ten images of each digit 5 to 9 and test on all others, once for each")
-        self._show(f"# of the random seeds {SEEDS[0]} to {SEEDS[-1]}. Commands are shown for the first seed:")
-        correct: dict[str, list[int]] = {}
-        counts = []
-        for seed in SEEDS:
-            few, rest = self._sample(new, seed=seed)
-            counts.append(sum(1 for _ in rest))
-            for name, weights, freeze in [
-                ("transfer", "runs/old/best.safetensors", "conv2"),
-                ("scratch", "none", "none"),
-            ]:
-                run = f"{name}-{seed}"
-                self._finetune(few, rest, run, weights=weights, freeze=freeze, epochs=EPOCHS, seed=seed)
-                for epoch in REPORTED_EPOCHS:
-                    accuracy = _accuracy_at(self._folder / "runs" / run, epoch)
-                    correct.setdefault(f"{name}, {epoch} epochs", []).append(round(accuracy * counts[-1]))
+    def _split(self, new: LabelFile) -> tuple[LabelFile, LabelFile]:
+        """Return the new digits to choose training images from, and those to test on."""
+        self._show_command("label new.txt --split 0.66,0.34 --seed 0")
+        options = LabelOptions(new.path, split=(0.66, 0.34))
+        few, test = (LabelFile(part.path) for part in make_label_files(options, split=split_labels))
+        self._show("".join(f"  {_contents(file)}\n" for file in (few, test)))
+        return few, test
+
+    def _compare(self, few: LabelFile, test: LabelFile) -> list[Accuracies]:
+        """Train both ways on a few images of each new digit, for every number of images and seed."""
+        sizes = ", ".join(map(str, IMAGES_PER_CLASS[:-1])) + f" and {IMAGES_PER_CLASS[-1]}"
+        self._show(f"# Train on {sizes} images of each digit 5 to 9, with the random seeds {SEEDS[0]}")
+        self._show(f"# to {SEEDS[-1]}. The commands for {SHOWN} images and the first seed:")
+        results = []
+        for per_class in IMAGES_PER_CLASS:
+            trained = [self._train_both(few, test, per_class, seed=seed) for seed in SEEDS]
+            for epochs in REPORTED_EPOCHS:
+                for way in WAYS:
+                    values = tuple(_accuracy_at(runs[way], epochs) for runs in trained)
+                    results.append(Accuracies(way, per_class, epochs, values))
         self._show("")
-        return [SeedAccuracies(name, correct[name], counts) for name in sorted(correct)]
+        return results
+
+    def _train_both(self, few: LabelFile, test: LabelFile, per_class: int, *, seed: int) -> dict[str, Path]:
+        """Return the run folder of each way to train on `per_class` random images of each digit."""
+        is_shown = (per_class, seed) == (SHOWN, SEEDS[0])
+        train = self._folder / f"few_{per_class}_{seed}.txt"
+        if is_shown:
+            self._show_command(f"label {few.path.name} --limit-per-class {per_class} --seed {seed} -o {train.name}")
+        options = LabelOptions(few.path, out=train, limit_per_class=per_class, seed=seed)
+        make_label_files(options, split=split_labels)
+        runs = {way: f"{way}-{per_class}-{seed}" for way in WAYS}
+        for way, run in runs.items():
+            weights, freeze = WAYS[way]
+            self._finetune(
+                LabelFile(train), test, run, weights=weights, freeze=freeze, epochs=EPOCHS, seed=seed,
+                is_shown=is_shown, export=is_shown and way == "transfer",
+            )  # fmt: skip
+        return {way: self._folder / "runs" / run for way, run in runs.items()}
 
     def _finetune(
-        self, train: LabelFile, val: LabelFile, run: str, *, weights: str, freeze: str, epochs: int, seed: int = 0
+        self,
+        train: LabelFile,
+        val: LabelFile,
+        run: str,
+        *,
+        weights: str,
+        freeze: str,
+        epochs: int,
+        seed: int = 0,
+        is_shown: bool = True,
+        export: bool = False,
     ) -> FineTuneResult:
-        """Train a LeNet; only for the first seed, show the command line and export to ONNX."""
-        if seed == SEEDS[0]:
+        """Train a LeNet, and show the command line that does the same."""
+        if is_shown:
             self._show_command(
                 f"finetune {train.path.name} --val {val.path.name} --model lenet5 --weights {weights}"
                 f" --freeze {freeze} --epochs {epochs} --lr 0.001 --augment none --seed {seed} -o runs/{run}"
@@ -228,17 +239,7 @@ class _Walkthrough:
             augment="none",
             seed=seed,
         )
-        return fine_tune(config, export=run == f"transfer-{SEEDS[0]}")
-
-    def _sample(self, new: LabelFile, *, seed: int) -> tuple[LabelFile, LabelFile]:
-        """Return `IMAGES_PER_CLASS` random images of each class, and all others."""
-        by_class: dict[int, list[LabeledPath]] = {}
-        for item in new:
-            by_class.setdefault(item.label, []).append(item)
-        rng = random.Random(seed)
-        sample = {item.path for label in sorted(by_class) for item in rng.sample(by_class[label], IMAGES_PER_CLASS)}
-        few = new.filter(lambda item: item.path in sample).write(self._folder / f"few_{seed}.txt")
-        return few, new.filter(lambda item: item.path not in sample).write(self._folder / f"rest_{seed}.txt")
+        return fine_tune(config, export=export)
 
     def _predict(self, run: Path, rest: LabelFile) -> tuple[int, int]:
         """Classify one test image of each digit; return the number of correct predictions and of images."""
@@ -254,8 +255,26 @@ class _Walkthrough:
         self._show("")
         return correct, len(items)
 
+    def _show_results(self, results: Sequence[Accuracies]) -> None:
+        """Show accuracy by number of images, as bars; draw the same as a PNG."""
+        plot = self._folder / "transfer.png"
+        draw_accuracies(results, plot)
+        for epochs in REPORTED_EPOCHS:
+            shown = [result for result in results if result.epochs == epochs]
+            self._show(f"After {epochs} epochs, by images per digit: test accuracy (lowest and highest seed)")
+            for transfer, scratch in zip(shown[::2], shown[1::2], strict=True):
+                self._show("\n".join(bar_lines([transfer, scratch])))
+                self._show(f"      {difference(transfer, scratch)}")
+            self._show("")
+        self._show(f"The same as a plot: {plot}\n")
+
+    def _training_times(self) -> str:
+        """Seconds of all epochs of all runs, for each way to train."""
+        runs = {way: (self._folder / "runs").glob(f"{way}-*/metrics.csv") for way in WAYS}
+        return ", ".join(f"{way} {sum(map(_seconds, tables)):.0f} s" for way, tables in runs.items())
+
     def _show_table(self, *rows: tuple[str, str]) -> None:
-        self._show(f"{'step':<{NAME_WIDTH}} result (accuracy: mean and 95 % interval over {len(SEEDS)} seeds)")
+        self._show(f"{'step':<{NAME_WIDTH}} result")
         self._show("-" * LINE_WIDTH)
         for name, result in rows:
             indent = " " * (NAME_WIDTH + 1)
@@ -271,9 +290,17 @@ def _count_list(counts: Mapping[str, int]) -> str:
 
 
 def _accuracy_at(run: Path, epoch: int) -> float:
-    """Test accuracy at a fixed epoch: the best epoch is chosen on the test images themselves, hence optimistic."""
-    with (run / "metrics.csv").open(newline="") as table:
-        return float(list(csv.DictReader(table))[epoch - 1]["val_accuracy"])
+    """Test accuracy at a fixed epoch: the best epoch is chosen on these same images, hence optimistic."""
+    return float(_metrics(run / "metrics.csv")[epoch - 1]["val_accuracy"])
+
+
+def _seconds(table: Path) -> float:
+    return sum(float(row["seconds"]) for row in _metrics(table))
+
+
+def _metrics(table: Path) -> list[dict[str, str]]:
+    with table.open(newline="") as lines:
+        return list(csv.DictReader(lines))
 
 
 def _parity_text(run: Path) -> str:

@@ -1,6 +1,6 @@
-"""MNIST's files as a folder of pictures per digit.
+"""MNIST's files as a folder of images per digit.
 
-python idx_to_pictures.py t10k-images-idx3-ubyte.gz t10k-labels-idx1-ubyte.gz data/digits
+python idx_to_images.py t10k-images-idx3-ubyte.gz t10k-labels-idx1-ubyte.gz data/digits
 """
 
 import gzip
@@ -23,7 +23,7 @@ def main(images: Path, labels: Path, folder: Path) -> None:
         path = folder / str(digit) / f"{number:05}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(path)
-    print(f"{number + 1} pictures in {folder}")
+    print(f"{number + 1} images in {folder}")
 
 
 if __name__ == "__main__":

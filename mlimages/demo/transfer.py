@@ -1,0 +1,66 @@
+"""Transfer against training from scratch, by the number of images: the results as a table, as bars and as a plot."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+BAR_WIDTH = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracies:
+    """The test accuracy of one way to train on so many images per class, once per random seed, in 0..1."""
+
+    way: str
+    per_class: int
+    epochs: int
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Over the seeds."""
+        return statistics.mean(self.values)
+
+    def __str__(self) -> str:
+        return f"{self.mean:5.1%} ({min(self.values):.1%} to {max(self.values):.1%})"
+
+
+def bar_lines(results: Sequence[Accuracies]) -> Iterator[str]:
+    """One line of text for each result: a bar, the mean, and the lowest and highest of the seeds."""
+    for result in results:
+        bar = "#" * round(BAR_WIDTH * result.mean)
+        yield f"  {result.per_class:>3} {result.way:<8} {bar:<{BAR_WIDTH}} {result}"
+
+
+def difference(transfer: Accuracies, scratch: Accuracies) -> str:
+    """The mean difference in percentage points, and with how many seeds transfer was better."""
+    better = sum(mine > other for mine, other in zip(transfer.values, scratch.values, strict=True))
+    points = 100 * (transfer.mean - scratch.mean)
+    return f"transfer {points:+.1f} points, better with {better} of {len(transfer.values)} seeds"
+
+
+def draw_accuracies(results: Sequence[Accuracies], path: Path) -> None:
+    """Write a PNG of accuracy by images per class: one panel for each number of epochs, one line for each way."""
+    epochs = sorted({result.epochs for result in results})
+    figure = Figure(figsize=(4 * len(epochs), 3.4), layout="constrained")
+    panels = figure.subplots(1, len(epochs), sharey=True, squeeze=False)[0]
+    for panel, count in zip(panels, epochs, strict=True):
+        for way in dict.fromkeys(result.way for result in results):
+            shown = [result for result in results if (result.way, result.epochs) == (way, count)]
+            means = [100 * result.mean for result in shown]
+            below = [100 * (result.mean - min(result.values)) for result in shown]
+            above = [100 * (max(result.values) - result.mean) for result in shown]
+            panel.errorbar([r.per_class for r in shown], means, yerr=[below, above], marker="o", capsize=3, label=way)
+        sizes = sorted({result.per_class for result in results})
+        panel.set(xscale="log", xlabel="images per digit", title=f"after {count} epochs")
+        panel.set_xticks(sizes, [str(size) for size in sizes])
+        panel.minorticks_off()
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel("test accuracy (%), lowest and highest seed")
+    panels[-1].legend(loc="lower right")
+    figure.savefig(path, dpi=110)
