@@ -11,6 +11,7 @@ import sys
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -110,11 +111,15 @@ def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(EXAMPLES)
     cells = json.loads((EXAMPLES / "notebook.ipynb").read_text())["cells"]
-    names: dict[str, object] = {}
+    names: dict[str, Any] = {}
     for cell in cells:
         if cell["cell_type"] == "code":
             assert cell["outputs"] == []
             exec(compile("".join(cell["source"]), "notebook", "exec"), names)
+    pages = {name: names[name]._repr_html_() for name in ("train", "report", "result", "predictor")}
+    assert [name for name, page in pages.items() if "<td>bowl</td><td>9</td><td><img " in page] == ["train"]
+    assert [name for name, page in pages.items() if "data:image/png;base64," in page] == ["train", "report", "result"]
+    assert "<td>bowl, jar, vase</td>" in pages["predictor"]
     assert (tmp_path / "runs/vessels/model.onnx").exists()
 
 

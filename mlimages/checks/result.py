@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mlimages.checks.codes import ERRORS, Code, Finding, Thresholds
 from mlimages.checks.findings import Findings
 from mlimages.checks.image_facts import FactsTable
-from mlimages.core import LabeledPath, relative_name, writing
+from mlimages.core import LabeledPath, html_images, html_table, relative_name, writing
 from mlimages.labels import LabelFile, write_own_label_file
 
 
@@ -64,6 +64,14 @@ class CheckReport:
         files = ", ".join(str(file.path) for file in self.files)
         found = ", ".join(f"{count} {code}" for code, count in (self.errors | self.warnings).items())
         return f"<CheckReport of {files}: {self.checked} images, {self.ok} ok{'; ' if found else ''}{found}>"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (code, count, html_images(finding.path for finding in self.findings.select([Code(code)])))
+            for code, count in (self.errors | self.warnings).items()
+        ]
+        title = f"{self.checked} images checked, {self.ok} without an error"
+        return html_table(title, rows, header=("code", "images", "the first images"))
 
     @property
     def errors(self) -> dict[str, int]:

@@ -38,6 +38,9 @@ from .layers import NetworkSummary as NetworkSummary
 from .layers import State as State
 from .layers import Window as Window
 from .lazy import require as require
+from .notebook import Html as Html
+from .notebook import html_images as html_images
+from .notebook import html_table as html_table
 from .options import Option as Option
 from .options import OptionField as OptionField
 from .options import check_options as check_options

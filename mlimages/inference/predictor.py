@@ -15,7 +15,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mlimages import images
-from mlimages.core import MAX_PIXELS, BrokenImage, ClassScore, Fault, ImageError, Prediction, Threads, as_path
+from mlimages.core import (
+    MAX_PIXELS,
+    BrokenImage,
+    ClassScore,
+    Fault,
+    ImageError,
+    Prediction,
+    Threads,
+    as_path,
+    html_table,
+)
 from mlimages.inference.bundle import OnnxBundle
 from mlimages.inference.inputs import NO_LINKS, is_link
 from mlimages.inference.session import BundleSession
@@ -64,6 +74,10 @@ class Predictor:
 
     def __repr__(self) -> str:
         return f"Predictor({str(self.bundle.path)!r}, workers={self.workers})"
+
+    def _repr_html_(self) -> str:
+        rows = [("classes", ", ".join(self.bundle.class_names)), ("network", self.bundle.model)]
+        return html_table(f"model {self.bundle.path}", rows)
 
     def __call__(
         self, images: ImageInput | Iterable[ImageInput], *, top: int | None = None

@@ -34,14 +34,12 @@ from mlimages.labels.class_names import (
     share_names,
     write_class_names,
 )
+from mlimages.labels.descriptions import as_html, described
 from mlimages.labels.formats import is_table, text_rows, write_rows
 from mlimages.labels.scanning import PARTS, RealPaths
 from mlimages.labels.splitting import sample_per_class, split
 from mlimages.labels.table_columns import understand
 from mlimages.labels.tables import Table, TableOptions, path_cells
-
-SHOWN = 10
-"""Class names in a `repr`."""
 
 
 class LabelFile:
@@ -155,11 +153,12 @@ class LabelFile:
     def __repr__(self) -> str:
         """Path, number of images and classes, as far as they can be read."""
         try:
-            count, names = sum(1 for _ in self.named()), self.class_names
+            return f"<LabelFile {described(self.path, self.named(), self.class_names)}>"
         except InputError as error:
             return f"<LabelFile {self.path}: {error}>"
-        shown = ", ".join(names[:SHOWN]) + " ..." * (len(names) > SHOWN)
-        return f"<LabelFile {self.path}: {counted(count, 'image')}, {counted(len(names), 'class')}: {shown}>"
+
+    def _repr_html_(self) -> str:
+        return as_html(self.path, self, self.class_names)
 
     @property
     def classes(self) -> FileClasses:

@@ -24,6 +24,8 @@ from mlimages.core import (
     NoProgress,
     Progress,
     RunError,
+    html_images,
+    html_table,
     relative_name,
     replacing,
     wilson_interval,
@@ -90,6 +92,16 @@ class FineTuneResult:
             f"<FineTuneResult {str(self.run)!r}: {self.val_accuracy:.1%} of {self.val_images} validation images "
             f"(95 % interval {low:.1%} to {high:.1%}), best epoch {self.best_epoch} of {self.epochs}>"
         )
+
+    def _repr_html_(self) -> str:
+        low, high = self.val_interval
+        rows = [
+            ("accuracy", f"{self.val_accuracy:.1%} of {self.val_images} images (95 % interval {low:.1%} to {high:.1%})"),
+            ("network", f"{self.model}, frozen: {self.freeze}"),
+            ("epochs", f"{self.epochs}; best epoch: {self.best_epoch}"),
+            ("plots", html_images([self.run / "curves.png", self.run / "confusion.png"], height_px=240)),
+        ]
+        return html_table(f"run {self.run}", rows)
 
     def to_dict(self) -> dict[str, object]:
         """The result as JSON values."""

@@ -1,0 +1,56 @@
+"""What a notebook shows of a result: small HTML tables, with images as they are on the disk."""
+
+from __future__ import annotations
+
+import base64
+import html
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+SHOWN_IMAGES, MAX_IMAGE_BYTES = 4, 1 << 18
+_TYPES = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png", ".gif": "gif", ".webp": "webp"}
+"""What browsers show, by suffix."""
+
+
+class Html(str):
+    """Text that is HTML already."""
+
+    __slots__ = ()
+
+
+def html_table(title: str, rows: Iterable[Sequence[object]], *, header: Sequence[str] = ()) -> str:
+    """A titled table; cells are escaped unless they are `Html`.
+
+    >>> html_table("Classes", [("cats & dogs", 2)])
+    '<b>Classes</b><table><tr><td>cats &amp; dogs</td><td>2</td></tr></table>'
+    """
+    head = f"<tr>{''.join(f'<th>{html.escape(name)}</th>' for name in header)}</tr>" if header else ""
+    lines = ("".join(f"<td>{_cell(value)}</td>" for value in row) for row in rows)
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    return f"<b>{html.escape(title)}</b><table>{head}{body}</table>"
+
+
+def html_images(paths: Iterable[str | os.PathLike[str]], *, height_px: int = 64) -> Html:
+    """The first images of `paths` that a browser can show and that are small enough to embed; no image is decoded."""
+    tags: list[str] = []
+    for path in map(Path, paths):
+        if len(tags) == SHOWN_IMAGES:
+            break
+        if address := _address(path):
+            tags.append(f'<img src="{address}" alt="{html.escape(path.name)}" style="height:{height_px}px">')
+    return Html(" ".join(tags))
+
+
+def _cell(value: object) -> str:
+    return value if isinstance(value, Html) else html.escape(str(value))
+
+
+def _address(path: Path) -> str:
+    kind = _TYPES.get(path.suffix.lower())
+    try:
+        if not kind or path.stat().st_size > MAX_IMAGE_BYTES:
+            return ""
+        return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+    except OSError:
+        return ""

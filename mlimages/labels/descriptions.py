@@ -1,0 +1,33 @@
+"""A label file in a line of text, and as a table in a notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from mlimages.core import LabeledPath, counted, html_images, html_table
+from mlimages.labels.class_names import ClassNames
+
+SHOWN_NAMES = 10
+"""Class names in the line, at most."""
+
+SHOWN_CLASSES = 20
+"""Rows of the table, at most."""
+
+
+def described(path: Path, items: Iterable[object], names: ClassNames) -> str:
+    """The path, the number of images and the classes."""
+    shown = ", ".join(names[:SHOWN_NAMES]) + " ..." * (len(names) > SHOWN_NAMES)
+    return f"{path}: {counted(sum(1 for _ in items), 'image')}, {counted(len(names), 'class')}: {shown}"
+
+
+def as_html(path: Path, items: Iterable[LabeledPath], names: ClassNames) -> str:
+    """A table of the classes: name, number of images, and the first images."""
+    by_class: dict[int, list[Path]] = {label: [] for label in range(len(names))}
+    for item in items:
+        by_class.setdefault(item.label, []).append(item.path)
+    count = sum(map(len, by_class.values()))
+    rows = [(names[n], len(paths), html_images(paths)) for n, paths in by_class.items() if n < len(names)]
+    left = f", {len(rows) - SHOWN_CLASSES} more" if len(rows) > SHOWN_CLASSES else ""
+    title = f"{path}: {counted(count, 'image')}, {counted(len(names), 'class')}"
+    return html_table(title, rows[:SHOWN_CLASSES], header=("class", "images", f"the first images{left}"))
