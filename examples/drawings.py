@@ -1,6 +1,6 @@
-"""Drawn images for the examples, free of anybody's rights: vessels of a museum, or a fish.
+"""Drawn images for the examples, free of anybody's rights: vessels of a museum, and a fish.
 
-python examples/drawings.py data/vessels
+python examples/drawings.py data/vessels data/creatures
 """
 
 import sys
@@ -56,4 +56,7 @@ def write_vessels(folder: Path, *, each: int = 12) -> None:
 
 
 if __name__ == "__main__":
-    write_vessels(Path(sys.argv[1]))
+    vessels, creatures = map(Path, sys.argv[1:])
+    write_vessels(vessels)
+    (creatures / "fish").mkdir(parents=True, exist_ok=True)
+    draw_fish().save(creatures / "fish" / "0.png")

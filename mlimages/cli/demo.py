@@ -28,8 +28,8 @@ def demo(
     """Run every step on handwritten digits, offline.
 
     Serves a web site of real digits with some broken links on this machine, then gathers, labels and checks the
-    images and trains on them. Each command is shown before it runs. Takes one to two minutes; the results stay in the
-    output folder.
+    images and trains on them. Each command is shown before it runs. Takes about a minute on two cores; the results
+    stay in the output folder.
 
     Example: mlimages demo
     """

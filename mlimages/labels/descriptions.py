@@ -7,9 +7,7 @@ from pathlib import Path
 
 from mlimages.core import LabeledPath, counted, html_images, html_table
 from mlimages.labels.class_names import ClassNames
-
-SHOWN_NAMES = 10
-"""Class names in the line, at most."""
+from mlimages.labels.tables import SHOWN
 
 SHOWN_CLASSES = 20
 """Rows of the table, at most."""
@@ -17,7 +15,7 @@ SHOWN_CLASSES = 20
 
 def described(path: Path, items: Iterable[object], names: ClassNames) -> str:
     """The path, the number of images and the classes."""
-    shown = ", ".join(names[:SHOWN_NAMES]) + " ..." * (len(names) > SHOWN_NAMES)
+    shown = ", ".join(names[:SHOWN]) + " ..." * (len(names) > SHOWN)
     return f"{path}: {counted(sum(1 for _ in items), 'image')}, {counted(len(names), 'class')}: {shown}"
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from mlimages.core import InputError, LabeledPath, as_path, counted, written_names
 from mlimages.labels.class_names import ClassNames, with_class
-from mlimages.labels.label_file import SHOWN, LabelFile
+from mlimages.labels.label_file import LabelFile
 from mlimages.labels.scanning import PARTS, has_images, images_in, natural_key, passed_over, subfolders, walk
 from mlimages.labels.splitting import groups_by_pattern
-from mlimages.labels.tables import TableOptions
+from mlimages.labels.tables import SHOWN, TableOptions
 
 MOST_LOOSE = 0.01
 """Share of the images that may lie beside the class folders; with more of them the layout was understood wrongly."""

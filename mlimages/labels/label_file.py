@@ -14,7 +14,6 @@ from mlimages.core import (
     LabeledPath,
     LabelFileError,
     as_path,
-    counted,
     demand_free,
     file_state,
     full_name,

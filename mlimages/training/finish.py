@@ -96,7 +96,10 @@ class FineTuneResult:
     def _repr_html_(self) -> str:
         low, high = self.val_interval
         rows = [
-            ("accuracy", f"{self.val_accuracy:.1%} of {self.val_images} images (95 % interval {low:.1%} to {high:.1%})"),
+            (
+                "accuracy",
+                f"{self.val_accuracy:.1%} of {self.val_images} images (95 % interval {low:.1%} to {high:.1%})",
+            ),
             ("network", f"{self.model}, frozen: {self.freeze}"),
             ("epochs", f"{self.epochs}; best epoch: {self.best_epoch}"),
             ("plots", html_images([self.run / "curves.png", self.run / "confusion.png"], height_px=240)),
