@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from mlimages.core import InputError
 from mlimages.images import load_rgb
-from mlimages.inference import KNOWN, LOGITS, OnnxBundle
+from mlimages.inference import KNOWN, LOGITS, OnnxBundle, evaluate
 from mlimages.networks import DEPTHS, add_depths, build_model, freeze, split_network
 from mlimages.training import FineTuneConfig, fine_tune, load_run, read_config
 from tests.training.test_finetune import colours  # noqa: F401  # a fixture
@@ -34,7 +34,9 @@ def config(colours: Path, tmp_path: Path) -> FineTuneConfig:  # noqa: F811
     )
 
 
-def test_the_exported_file_the_checkpoint_and_the_resumed_run_are_one_classifier(config: FineTuneConfig) -> None:
+def test_the_exported_file_the_checkpoint_and_the_resumed_run_are_one_classifier(
+    config: FineTuneConfig, caplog: pytest.LogCaptureFixture
+) -> None:
     result = fine_tune(config)  # the export compares the file with the network
     assert result.depths_share > 0
     run = load_run(config.out)
@@ -45,6 +47,10 @@ def test_the_exported_file_the_checkpoint_and_the_resumed_run_are_one_classifier
     image = np.asarray(load_rgb(next(config.labels.parent.rglob("*.png"))))[None]
     logits, known = file.run([LOGITS, KNOWN], {"image": image})
     assert (logits.shape, known.shape, 0 < known[0] <= 1) == ((1, 3), (1,), True)
+    evaluate(config.out, config.out / "train.txt")
+    evaluate(config.out, config.out / "val.txt")
+    (said,) = [record.getMessage() for record in caplog.records if "training images of this model" in record.message]
+    assert said.startswith(f"{result.train_images} of the {result.train_images} images are training images")
     fine_tune(replace(config, out=config.out.with_name("one"), epochs=1), export=False)
     fine_tune(replace(read_config(config.out.with_name("one")), epochs=2), export=False)
     again = load_run(config.out.with_name("one"), "last").network.state_dict()

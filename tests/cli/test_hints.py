@@ -1,0 +1,25 @@
+"""What the next command is given from the one before."""
+
+from pathlib import Path
+
+import pytest
+
+from mlimages.cli.hints import validation_beside
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("labels_train.txt", "labels_val.txt"), "labels_val.txt"),
+        (("train_checked.txt", "val_checked.txt"), "val_checked.txt"),
+        (("labels_train.txt", "labels_test.txt"), None),
+        (("labels.txt", "val.txt"), None),
+    ],
+)
+def test_a_validation_file_of_the_training_files_name_is_kept(
+    tmp_path: Path, names: tuple[str, str], expected: str | None
+) -> None:
+    for name in names:
+        (tmp_path / name).touch()
+    found = validation_beside(tmp_path / names[0])
+    assert found == (["--val", tmp_path / expected] if expected else [])
