@@ -28,6 +28,7 @@ class Request:
     headers: dict[str, str]
     target: str = ""
     body: bytes = b""
+    method: str = "GET"
 
 
 Reply = Callable[["Connection", Request], None]
@@ -211,6 +212,7 @@ def _read_request(lines: io.BufferedIOBase) -> Request | None:
         headers,
         first[1].decode("latin-1"),
         body,
+        first[0].decode("latin-1"),
     )
 
 

@@ -88,7 +88,7 @@ class Store:
 
     def keep(self, found: Iterable[tuple[Stamp, Examined]]) -> None:
         """Remember, in one transaction; but not what another threshold or a further package would change."""
-        passing = (Fault.TOO_MANY_PIXELS, Fault.UNREADABLE)
+        passing = (Fault.TOO_MANY_PIXELS, Fault.UNREADABLE, Fault.UNAVAILABLE)
         rows = [(stamp, p) for stamp, p in found if p.digest and p.fault not in passing]
         self._write(
             "INSERT OR IGNORE INTO pictures (digest, fault, detail, facts) VALUES (?, ?, ?, ?)",

@@ -22,6 +22,7 @@ class Code(StrEnum):
     CORRUPT = "corrupt"
     TOO_MANY_PIXELS = "too-many-pixels"
     UNREADABLE = "unreadable"
+    UNAVAILABLE = "unavailable"
     TWO_LABELS = "same-picture-two-labels"
     LEAK = "leak"
 

@@ -20,8 +20,20 @@ from mlimages.checks.image_table import DIGEST_BYTES, ImageTable
 from mlimages.checks.leaks import find_groups, relate
 from mlimages.checks.result import CheckReport
 from mlimages.checks.rules import judge, judge_classes, wrong_suffix
-from mlimages.core import ImageError, LabeledPath, NoProgress, Pool, Progress, Threads, as_path, file_state, is_remote
-from mlimages.images import read_bytes
+from mlimages.core import (
+    BrokenImage,
+    Fault,
+    ImageError,
+    LabeledPath,
+    NoProgress,
+    Pool,
+    Progress,
+    Threads,
+    as_path,
+    file_state,
+    is_remote,
+)
+from mlimages.images import demand_available, read_bytes, reading_threads
 from mlimages.labels import LabelFile, open_parts
 
 BATCH = 256
@@ -43,6 +55,7 @@ def check(
     thresholds: Thresholds | None = None,
     workers: int | None = None,
     pool: Pool | None = None,
+    skip_unavailable: bool = False,
     progress: Progress | None = None,
 ) -> CheckReport:
     """Find corrupt, duplicate, leaked and unusual images; an image never raises.
@@ -55,10 +68,12 @@ def check(
         thresholds: when an image gets a code.
         workers: threads that examine images; by default one per core.
         pool: examines the images in place of threads.
+        skip_unavailable: report images that the store at an address does not give, in place of an error.
         progress: shows how many images are examined.
 
     Raises:
         LabelFileError: a label file or a line of it cannot be read.
+        InputError: the store at an address does not give all images.
 
     Examples:
         >>> from mlimages import check
@@ -70,10 +85,12 @@ def check(
     """
     began = time.perf_counter()
     thresholds, progress = thresholds or Thresholds(), progress or NoProgress()
-    pool = pool or Threads(workers or os.cpu_count() or 1)
     images = ImageTable.from_files(_opened(label_files))
+    first = next((path for _, path, _ in images.read_all()), None)
+    pool = pool or reading_threads(first, workers)
     with Store() as store:
-        _examine(images, thresholds, store, pool, progress)
+        unavailable = _examine(images, thresholds, store, pool, progress)
+        demand_available(unavailable, skip=skip_unavailable)
         thresholds = thresholds.for_count(len(images))
         sharpness = images.facts["sharpness"][images.decoded]
         if len(sharpness):
@@ -125,15 +142,25 @@ def _opened(files: LabelFiles) -> list[LabelFile]:
     return [labels for file in several for labels in open_parts(file).values()]
 
 
-def _examine(images: ImageTable, thresholds: Thresholds, store: Store, pool: Pool, progress: Progress) -> None:
-    """Decode every image, or find it in the store, and fill the table."""
+def _examine(
+    images: ImageTable, thresholds: Thresholds, store: Store, pool: Pool, progress: Progress
+) -> list[BrokenImage]:
+    """Decode every image, or find it in the store, and fill the table; the images that their store did not give."""
+    unavailable: list[BrokenImage] = []
     progress.start("check", len(images), "images")
     listed = images.read_all()
     size = min(BATCH * max(1, pool.workers * pool.at_once // 64), MAX_BATCH)  # several for each worker
     while batch := list(islice(listed, size)):
         paths = [path for _, path, _ in batch]
-        _record(images, batch[0][0], paths, _examine_batch(paths, store, thresholds, pool))
+        examined = _examine_batch(paths, store, thresholds, pool)
+        _record(images, batch[0][0], paths, examined)
+        unavailable += [
+            BrokenImage(path, one.fault, one.detail)
+            for path, one in zip(paths, examined, strict=True)
+            if one.fault is Fault.UNAVAILABLE
+        ]
         progress.advance(len(batch))
+    return unavailable
 
 
 def _record(images: ImageTable, begin: int, paths: Sequence[str], examined: Sequence[Examined]) -> None:

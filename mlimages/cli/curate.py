@@ -12,7 +12,7 @@ import typer
 
 from mlimages.cli.engines import ADDRESS, ENGINE, Engine, cluster_of, require_engine
 from mlimages.cli.hints import given_options, read_labels, read_parts, say, say_next, validation_beside
-from mlimages.cli.options import FORCE, GroupedCommand, ThresholdsCommand, takes_options
+from mlimages.cli.options import FORCE, SKIP_UNAVAILABLE, GroupedCommand, ThresholdsCommand, takes_options
 from mlimages.core import ImageProperty, Resize, as_path, counted, demand_free
 from mlimages.labels import LabelOptions, TableOptions, WrittenLabels
 
@@ -96,6 +96,7 @@ def check(
     threshold: list[str] = typer.Option(
         [], "--threshold", metavar="NAME=VALUE", help="Override a threshold (see --help-all); may be repeated."
     ),
+    skip_unavailable: bool = SKIP_UNAVAILABLE,
     engine: Engine = ENGINE,
     address: str = ADDRESS,
     force: bool = FORCE,
@@ -122,7 +123,9 @@ def check(
     outcomes = (checks.outcome_paths(labels.path) for labels in files)
     demand_free([*pages, *chain.from_iterable(outcomes)], overwrite=force)
     with cluster_of(engine, address) as pool:
-        report = checks.check(files, thresholds=thresholds, pool=pool, progress=TqdmProgress())
+        report = checks.check(
+            files, thresholds=thresholds, pool=pool, skip_unavailable=skip_unavailable, progress=TqdmProgress()
+        )
     if page:
         write_report(report, page, overwrite=force)
     moves = checks.plan_moves(report) if fix else []
@@ -161,6 +164,7 @@ def mean(
     out: Path = typer.Option(
         Path("mean.png"), "-o", "--out", help="Image to write; .npy and .json are written beside it."
     ),
+    skip_unavailable: bool = SKIP_UNAVAILABLE,
     engine: Engine = ENGINE,
     address: str = ADDRESS,
     force: bool = FORCE,
@@ -181,7 +185,14 @@ def mean(
     prop, labels = ImageProperty(size, resize=resize, gray_scale=gray), read_labels(source, table)
     data = TrainingData(labels, prop)
     with cluster_of(engine, address) as pool:
-        mean_image = data.make_mean_image(out, per_class=per_class, overwrite=force, pool=pool, progress=TqdmProgress())
+        mean_image = data.make_mean_image(
+            out,
+            per_class=per_class,
+            overwrite=force,
+            pool=pool,
+            skip_unavailable=skip_unavailable,
+            progress=TqdmProgress(),
+        )
     figures = {
         "mean": mean_image.channel_mean,
         "std": mean_image.channel_std,

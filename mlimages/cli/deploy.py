@@ -13,7 +13,7 @@ import typer
 
 from mlimages.cli import predictions
 from mlimages.cli.hints import finetune_command, given_options, read_labels, say_next
-from mlimages.cli.options import FORCE, GroupedCommand, takes_options
+from mlimages.cli.options import FORCE, SKIP_UNAVAILABLE, GroupedCommand, takes_options
 from mlimages.cli.process import log_server
 from mlimages.core import InputError, Target
 from mlimages.labels import TableOptions
@@ -162,6 +162,7 @@ def evaluate(
     explain: int = typer.Option(
         0, min=0, metavar="N", help="Hide the middle of N images: does the network know the object or its background?"
     ),
+    skip_unavailable: bool = SKIP_UNAVAILABLE,
     force: bool = FORCE,
     as_json: bool = typer.Option(False, "--json", help="Print the results as JSON."),
 ) -> None:
@@ -176,7 +177,13 @@ def evaluate(
     from mlimages.reports import report_html
 
     with outputs(filter(None, [report]), overwrite=force):
-        found = evaluate(Predictor(model), read_labels(labels, table), explain=explain, progress=TqdmProgress())
+        found = evaluate(
+            Predictor(model),
+            read_labels(labels, table),
+            explain=explain,
+            skip_unavailable=skip_unavailable,
+            progress=TqdmProgress(),
+        )
         if report:
             write_text(report, report_html(found, f"{model.name} on {labels.name}"))
     print(found.to_json() if as_json else predictions.evaluation_text(found))

@@ -82,6 +82,9 @@ def _print_all(ctx: typer.Context, wanted: bool) -> None:
 HELP_ALL = typer.Option(False, "--help-all", is_eager=True, callback=_print_all, help="Show every option and exit.")
 
 
+SKIP_UNAVAILABLE = typer.Option(
+    False, "--skip-unavailable", help="Go on without images that the store at an address does not give."
+)
 FORCE = typer.Option(
     False,
     "--force",

@@ -18,6 +18,7 @@ class Fault(StrEnum):
     CORRUPT = "corrupt"
     TOO_MANY_PIXELS = "too-many-pixels"
     UNREADABLE = "unreadable"
+    UNAVAILABLE = "unavailable"
 
 
 class Reason(StrEnum):

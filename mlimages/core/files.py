@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import platformdirs
 
@@ -21,6 +21,9 @@ from mlimages.core.errors import InputError, MissingExtraError, MlimagesError
 
 _ADDRESS = re.compile(r"(s3|gs|gcs|az|abfs|abfss|hdfs|oci|oss|memory):/+(.*)", re.DOTALL)
 """Object stores only: a label file from elsewhere must not cause requests to web servers of a private network."""
+
+_STORE_OPTIONS: dict[str, dict[str, Any]] = {"s3": {"config_kwargs": {"max_pool_connections": 32}}}
+"""s3fs sends 10 requests at a time by default."""
 
 
 @contextmanager
@@ -149,7 +152,7 @@ def as_path(path: str | os.PathLike[str]) -> Path:
     except ImportError as error:
         raise MissingExtraError(address, "remote") from error
     try:
-        made = UPath(address)
+        made = UPath(address, **_STORE_OPTIONS.get(found[1], {}))
         _demand_reach(f"{made.protocol}://{made.path.strip('/').partition('/')[0]}")
     except (ImportError, ValueError) as error:
         raise InputError(f"{address}: {error}") from error

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlimages.core import BrokenImage, ImageError, ImageProperty, LabeledPath, Threads
-from mlimages.images import load_pixels
+from mlimages.core import BrokenImage, ImageError, ImageProperty, LabeledPath
+from mlimages.images import load_pixels, reading_threads
 
 
 def iter_pixels(
@@ -20,7 +20,10 @@ def iter_pixels(
 
     By default there is one thread per CPU core.
     """
-    return Threads(workers or os.cpu_count() or 1).map(lambda item: (item, try_load_pixels(item.path, prop)), items)
+    listed = iter(items)
+    first = list(islice(listed, 1))
+    threads = reading_threads(first[0].path if first else None, workers)
+    return threads.map(lambda item: (item, try_load_pixels(item.path, prop)), chain(first, listed))
 
 
 def try_load_pixels(path: Path, prop: ImageProperty) -> NDArray[np.uint8] | BrokenImage:

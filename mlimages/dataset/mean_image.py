@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +28,16 @@ from mlimages.core import (
     NoProgress,
     Pool,
     Progress,
-    Threads,
     as_path,
     cache_dir,
     counted,
     file_state,
+    is_remote,
     replacing,
     write_text,
 )
 from mlimages.dataset.loading import try_load_pixels
-from mlimages.images import PIXELS_VERSION, LabeledImage, identify
+from mlimages.images import PIXELS_VERSION, LabeledImage, demand_available, identify, reading_threads
 from mlimages.labels import LabelFile
 
 SHEET_PX, CAPTION_PX = 1200, 16
@@ -91,6 +91,7 @@ def compute_mean(
     per_class: bool = False,
     workers: int | None = None,
     pool: Pool | None = None,
+    skip_unavailable: bool = False,
     progress: Progress | None = None,
 ) -> MeanImage:
     """Return the mean of all images after resizing and cropping.
@@ -103,9 +104,10 @@ def compute_mean(
         per_class: also compute the mean of each class.
         workers: threads that decode the images; by default one per CPU core.
         pool: decodes the images in place of threads.
+        skip_unavailable: leave out images that the store at an address does not give, in place of an error.
 
     Raises:
-        InputError: no image can be decoded.
+        InputError: no image can be decoded, or the store at an address does not give all.
 
     Examples:
         >>> from mlimages import ImageProperty
@@ -116,6 +118,8 @@ def compute_mean(
     """
     if isinstance(items, str | os.PathLike):
         items = LabelFile(as_path(items))
+    listed = iter(items)
+    first = list(islice(listed, 1))
     shape = prop.height, prop.width, prop.channels
     histogram = np.zeros((prop.channels, 256), dtype=np.uint64)
     sums: dict[int, NDArray[Any]] = {}
@@ -123,8 +127,9 @@ def compute_mean(
     broken: list[BrokenImage] = []
     progress = progress or NoProgress()
     progress.start("mean", None, "images")
-    pool = pool or Threads(workers or os.cpu_count() or 1)
-    for part in pool.map(partial(_partial_sums, prop=prop, per_class=per_class), _chunks(items, pool.at_once)):
+    pool = pool or reading_threads(first[0].path if first else None, workers)
+    chunks = _chunks(chain(first, listed), pool.at_once)
+    for part in pool.map(partial(_partial_sums, prop=prop, per_class=per_class), chunks):
         broken += part.broken
         progress.advance(part.counts.total() + len(part.broken), broken=len(broken))
         histogram += part.histogram
@@ -132,6 +137,7 @@ def compute_mean(
         for label, pixels in part.sums.items():
             sums.setdefault(label, np.zeros(shape, np.uint32 if per_class else np.uint64))[...] += pixels
     progress.close()
+    demand_available(broken, skip=skip_unavailable)
     if not counts:
         raise InputError(f"no mean image: none of {counted(len(broken), 'image')} can be used ({_first(broken)})")
     total = np.zeros(shape, np.uint64)
@@ -162,14 +168,25 @@ def draw_class_means(mean_image: MeanImage, class_names: Sequence[str], path: Pa
 
 
 def cached_mean(
-    labels: LabelFile, prop: ImageProperty, *, per_class: bool, pool: Pool | None, progress: Progress | None
+    labels: LabelFile,
+    prop: ImageProperty,
+    *,
+    per_class: bool,
+    pool: Pool | None,
+    skip_unavailable: bool,
+    progress: Progress | None,
 ) -> MeanImage:
-    """`compute_mean`, cached until an image file changes.
+    """`compute_mean`, cached until an image file changes; of images at an address each time anew.
 
     Not cached if a file cannot be read: missing permissions and packages are not properties of the image.
     """
+    compute = partial(
+        compute_mean, labels, prop, per_class=per_class, pool=pool, skip_unavailable=skip_unavailable, progress=progress
+    )
     key = hashlib.sha256(f"4 {PIXELS_VERSION} {prop} {per_class}".encode())
     for item in labels:
+        if is_remote(item.path):  # to ask for its state costs as much as to read it
+            return compute()
         state = file_state(item.path) or b""
         line = f"{item.path} {item.path.absolute()} {state.hex()} {item.label if per_class else ''}\n"
         key.update(line.encode(errors="surrogateescape"))
@@ -177,7 +194,7 @@ def cached_mean(
     try:
         return _read_cached(cache_file, prop)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        result = compute_mean(labels, prop, per_class=per_class, pool=pool, progress=progress)
+        result = compute()
     if not any(image.fault is Fault.UNREADABLE for image in result.broken):
         _write_cached(cache_file, result)
     return result

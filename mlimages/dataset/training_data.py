@@ -86,6 +86,7 @@ class TrainingData:
         per_class: bool = False,
         overwrite: bool = False,
         pool: Pool | None = None,
+        skip_unavailable: bool = False,
         progress: Progress | None = None,
     ) -> MeanImage:
         """Compute the mean image, write it to files, and subtract it from now on.
@@ -99,9 +100,10 @@ class TrainingData:
             per_class: also draw the mean of every class into `NAME_per_class.png`.
             overwrite: replace files that mlimages did not write, or that were changed since.
             pool: workers that decode the images; by default one thread per CPU core.
+            skip_unavailable: leave out images that the store at an address does not give, in place of an error.
 
         Raises:
-            InputError: no image can be decoded, or such a file is there.
+            InputError: no image can be decoded, the store at an address does not give all, or such a file is there.
 
         Examples:
             >>> from mlimages import ImageProperty, TrainingData
@@ -114,7 +116,14 @@ class TrainingData:
         used_path = source.with_name(f"{source.stem}_used_in_mean.txt")
         files = [*map(path.with_suffix, (".png", ".npy", ".json")), used_path, class_definition_path(used_path)]
         with outputs([*files, *([per_class_path] if per_class else [])], overwrite=overwrite):
-            mean_image = cached_mean(self.labels, self.prop, per_class=per_class, pool=pool, progress=progress)
+            mean_image = cached_mean(
+                self.labels,
+                self.prop,
+                per_class=per_class,
+                pool=pool,
+                skip_unavailable=skip_unavailable,
+                progress=progress,
+            )
             mean_image.write(path)
             if per_class:
                 draw_class_means(mean_image, self.labels.class_names, per_class_path)

@@ -19,7 +19,10 @@ from .image_files import copied as copied
 from .image_files import find_pictures as find_pictures
 from .labeled_image import LabeledImage as LabeledImage
 from .reading import MAX_BYTES as MAX_BYTES
+from .reading import REQUESTS as REQUESTS
+from .reading import demand_available as demand_available
 from .reading import read_bytes as read_bytes
+from .reading import reading_threads as reading_threads
 from .sizes import centre_start as centre_start
 from .sizes import resized_size as resized_size
 from .strict_jpeg import STRICT_JPEG as STRICT_JPEG

@@ -25,6 +25,7 @@ from mlimages.core import (
     scores,
     share,
 )
+from mlimages.images import demand_available
 from mlimages.inference.align_classes import matched
 from mlimages.inference.bundle import OnnxBundle
 from mlimages.inference.calibration import expected_calibration_error
@@ -120,6 +121,7 @@ def evaluate(
     labels: LabelFile | str | os.PathLike[str],
     *,
     explain: int = 0,
+    skip_unavailable: bool = False,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Compare a model's predictions with a label file; classes are matched by name, not by order.
@@ -128,10 +130,12 @@ def evaluate(
         model: a predictor, an .onnx file, or a run folder.
         labels: a label file, or its path.
         explain: hide the middle of this many images, evenly drawn, and count the correct predictions.
+        skip_unavailable: leave out images that the store at an address does not give, in place of an error.
 
     Raises:
         BundleError: the model cannot be used.
-        InputError: the label file has a class that the model does not have, or no image that can be used.
+        InputError: the label file has a class that the model does not have, or no image that can be used, or the
+            store at an address does not give all.
 
     Example:
         >>> evaluate("runs/first/model.onnx", "labels.txt").count
@@ -145,6 +149,8 @@ def evaluate(
     begin = time.perf_counter()
     answers = _answers(predictor, items, progress or NoProgress())
     elapsed_s = time.perf_counter() - begin
+    broken = tuple(answer.result for answer in answers if isinstance(answer.result, BrokenImage))
+    demand_available(broken, skip=skip_unavailable)
     good = [
         (answer.result, item.label, answer)
         for answer, item in zip(answers, items, strict=True)
@@ -159,7 +165,7 @@ def evaluate(
         class_names=names,
         confusion=scores.confusion_matrix(truth.tolist(), probabilities.argmax(axis=1).tolist(), len(names)),
         mistakes=tuple(sorted(wrong, key=lambda pair: (-pair[0].probability, pair[0].path))),
-        broken=tuple(answer.result for answer in answers if isinstance(answer.result, BrokenImage)),
+        broken=broken,
         loss=-float(np.log(np.maximum(probabilities[np.arange(len(truth)), truth], 1e-7)).mean()),
         calibration_error=expected_calibration_error(probabilities, truth),
         unknown=sum(not result.known for result, _, _ in good),

@@ -25,7 +25,9 @@ from mlimages.core import (
     Threads,
     as_path,
     html_table,
+    is_remote,
 )
+from mlimages.images import REQUESTS
 from mlimages.inference.bundle import OnnxBundle
 from mlimages.inference.inputs import NO_LINKS, is_link
 from mlimages.inference.session import BundleSession
@@ -112,7 +114,8 @@ class Predictor:
 
     def answer(self, images: Sequence[ImageInput], *, top: int | None = None) -> list[Answer]:
         """Decode and compute one batch in the calling thread."""
-        decoded = [self.decode(image) for image in images]
+        decode = Threads(REQUESTS).map if any(map(_is_requested, images)) else map
+        decoded = list(decode(self.decode, images))
         good = [pixels for pixels, _ in decoded if not isinstance(pixels, BrokenImage)]
         begin = time.perf_counter()
         rows = iter(self.probabilities(good) if good else ())
@@ -173,6 +176,11 @@ def _as_list(images: ImageInput | Iterable[ImageInput]) -> list[ImageInput]:
 def _is_address(image: object) -> bool:
     """Whether this is what `as_path` makes of an address: used like a path, but no os.PathLike."""
     return hasattr(image, "read_bytes")
+
+
+def _is_requested(image: ImageInput) -> bool:
+    """Whether it must be requested from a store."""
+    return is_remote(image) if isinstance(image, str) else _is_address(image) and not isinstance(image, os.PathLike)
 
 
 def _checked(image: ImageInput) -> ImageInput:

@@ -104,6 +104,9 @@ class FineTuneConfig(TableOptions):
     val: Annotated[
         Path | None, Option("Label file or folder to validate on.", "Data", default_text="a fifth of LABELS")
     ] = None
+    skip_unavailable: Annotated[
+        bool, Option("Train without images that the store at an address does not give.", "Data", is_rare=True)
+    ] = False
     val_share: Annotated[float, Option("Share of LABELS set aside for validation.", is_internal=True)] = 0.2
     seed: Annotated[int, Option("Random seed.", "Data")] = 0
     augment: Annotated[

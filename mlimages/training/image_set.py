@@ -7,7 +7,7 @@ import itertools
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mlimages.checks import decodable_images
 from mlimages.core import BrokenImage, ImageError, ImageProperty, LabeledPath, Progress, Threads
-from mlimages.images import load_pixels, read_bytes
+from mlimages.images import load_pixels, read_bytes, reading_threads
 from mlimages.training import distributed
 from mlimages.training.augmentation import Augment
 from mlimages.training.cache import RowStore
@@ -98,7 +98,7 @@ def decode_all(
     found: list[TrainingImage | BrokenImage] = []
     fresh: dict[bytes, Pixels] = {}
     progress.start("decode", len(items), "img")
-    for number, (result, pixels) in enumerate(Threads(workers(), ahead=AHEAD).map(decode, items), start=1):
+    for number, (result, pixels) in enumerate(_threads(items, AHEAD).map(decode, items), start=1):
         progress.advance()
         found.append(result)
         if store is None:
@@ -123,6 +123,11 @@ def decode_shares(
     if store is not None and len(parts) > 1:
         store.refresh()
     return [parts[index % len(parts)][index // len(parts)] for index in range(len(items))]
+
+
+def _threads(items: Sequence[LabeledPath | TrainingImage], ahead: int) -> Threads:
+    threads = reading_threads(items[0].path if items else None, workers())
+    return replace(threads, ahead=ahead)
 
 
 class ImageSet:
@@ -154,7 +159,7 @@ class ImageSet:
         self, parts: Sequence[Sequence[int]], *, view: Callable[[int], int] = lambda index: 0
     ) -> Iterator[PixelBatch]:
         """One batch for each part, a sequence of indices; `view` gives each image's view. Decoding runs ahead."""
-        pool = Threads(workers(), ahead=max(AHEAD, *map(len, parts), 0))
+        pool = _threads(self.images, max(AHEAD, *map(len, parts), 0))
         views = pool.map(lambda index: self._load_view(index, view(index)), itertools.chain(*parts))
         for part in parts:
             found = {index: pixels for index in part if (pixels := next(views)) is not None}

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from mlimages.checks import write_outcome
 from mlimages.core import BrokenImage, InputError, LabeledPath, as_path, cache_dir, is_remote, named_path, relative_name
 from mlimages.dataset import compute_mean, load_mean_image
 from mlimages.images import copied, find_pictures
+from mlimages.inference import OnnxBundle
 from mlimages.labels import class_definition_path
 from mlimages.reports import report_html, write_suspects
 from mlimages.reports.suspects import Suspect, read_suspects
@@ -304,6 +306,60 @@ def test_a_killed_run_into_a_bucket_is_taken_up_elsewhere_and_replaces_nothing(
     after = {name: files.cat(name) for name in files.find("bucket/killed", refresh=True)}
     assert before.items() <= after.items()
     assert len(after) == 13
+
+
+def test_a_stores_trouble_ends_each_command_and_an_image_is_one_request_of_many_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cnn_bundle: OnnxBundle
+) -> None:
+    count, refused, failing = 12, {"/trouble/a/3.jpg", "/trouble/b/8.jpg"}, {"/trouble/a/1.jpg"}
+    all_ask, asked_before = threading.Barrier(count, timeout=30), set[str]()
+
+    def store(connection: Connection, request: Request) -> None:
+        number = request.path.rpartition("/")[2].partition(".")[0]
+        if request.method != "GET" or not number.isdigit():
+            answer(b"", 404)(connection, request)
+            return
+        if request.path not in asked_before:
+            asked_before.add(request.path)
+            all_ask.wait()
+        if request.path in failing:
+            failing.discard(request.path)
+            answer(b"<Error><Code>InternalError</Code></Error>", 500)(connection, request)
+        elif request.path in refused:
+            answer(b"<Error><Code>AccessDenied</Code></Error>", 403)(connection, request)
+        else:
+            answer(photo(int(number), (64, 64)), ETag=f'"{number}"')(connection, request)
+
+    names = cnn_bundle.class_names[:2]
+    paths = [f"s3://trouble/{'ab'[n // 6]}/{n}.jpg" for n in range(count)]
+    labels = tmp_path / "labels.txt"
+    labels.write_text("".join(f"{path} {n // 6}\n" for n, path in enumerate(paths)))
+    class_definition_path(labels).write_text("".join(f"{n} {name}\n" for n, name in enumerate(names)))
+    with serve() as site:
+        variables = {"AWS_ENDPOINT_URL": site.base, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        fsspec.get_filesystem_class("s3").clear_instance_cache()
+        site.fallback = store
+        message = r"2 images could not be read .*\(s3://trouble/a/3.jpg\)\. .*--skip-unavailable"
+        with pytest.raises(InputError, match=message):
+            check(labels, workers=1)
+        asked = Counter(request.path for request in site.requests if request.path.endswith(".jpg"))
+        assert sorted(asked.values()) == [1] * (count - 1) + [2], (
+            "one request for an image, and one more after an error"
+        )
+        config = FineTuneConfig(labels, tmp_path / "run", model="lenet5", weights="none", freeze="none", epochs=1)
+        for command in (
+            lambda skip: compute_mean(labels, ImageProperty(32), skip_unavailable=skip),
+            lambda skip: evaluate(Predictor(cnn_bundle), labels, skip_unavailable=skip),
+            lambda skip: check(labels, skip_unavailable=skip),
+        ):
+            with pytest.raises(InputError, match=message):
+                command(False)
+            assert command(True) is not None
+        with pytest.raises(InputError, match=message):
+            fine_tune(config)
+        fsspec.get_filesystem_class("s3").clear_instance_cache()
 
 
 def test_a_network_learns_from_pictures_at_an_address_and_answers_there(memory: str, tmp_path: Path) -> None:

@@ -1,0 +1,76 @@
+"""Memory and time of the process that finds duplicates: made-up links and a made-up fetch, half of them dead.
+
+    .venv/bin/python scripts/bench/gather_memory.py 10_000_000
+
+No image is written, so a settled manifest's images count as missing: the script gathers, it does not continue.
+"""
+
+import asyncio
+import hashlib
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlimages.core import FetchResult, ImageRef, NoProgress, Reason
+from mlimages.gathering import GatherOptions
+from mlimages.gathering.download.fetch import Fetched
+from mlimages.gathering.download.image_facts import Facts
+from mlimages.gathering.run import Run
+from mlimages.gathering.store.gather_folder import Gathered
+from mlimages.gathering.store.stored_files import StoredFiles
+
+
+@dataclass
+class Links:
+    count: int
+
+    async def __aiter__(self) -> AsyncIterator[ImageRef]:
+        for number in range(self.count):
+            yield ImageRef(f"https://host{number % 100_003}.example.org/images/{number}.jpg", f"class{number % 1000}")
+
+
+@dataclass
+class MadeUpFetch:
+    """Every second link is dead; of the others each tenth gives the bytes of an earlier one."""
+
+    gathered: Gathered
+    waiting: int = 0
+    waited_for: tuple[str, ...] = ()
+
+    async def finish(self, ref: ImageRef) -> FetchResult:
+        number = int(ref.url.rpartition("/")[2].partition(".")[0])
+        part = self.gathered.new_part()
+        if number % 2:
+            return await self.gathered.add(ref, Fetched(Reason.NOT_FOUND, http_status=404, attempts=1), None, part)
+        seed = number // 2 - 1 if number % 20 == 10 else number // 2
+        digest = hashlib.sha256(b"%d" % seed).hexdigest()
+        facts = Facts(2048, digest, digest[:16], "JPEG", 500, 375, 1, ".jpg")
+        return await self.gathered.add(ref, Fetched(attempts=1), facts, part)
+
+
+class NoFiles(StoredFiles):
+    async def place(self, part: Path, path: str) -> bool:
+        return True
+
+
+def main() -> None:
+    count = int(sys.argv[1])
+    began, options = time.monotonic(), GatherOptions()
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder, Gathered(Path(folder), options) as gathered:
+        gathered._files = NoFiles(Path(folder))
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        asyncio.run(Run(gathered, MadeUpFetch(gathered), options, NoProgress()).run(Links(count)))  # type: ignore[arg-type]
+        after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        status = gathered.tally.status
+    seconds, cpu = time.monotonic() - began, time.process_time()
+    print(f"{count:,} links: {dict(status)}; {seconds:.0f} s, CPU {cpu:.0f} s ({cpu / count * 1e6:.0f} us a link)")
+    a_link = (after - before) * 2**20 / count
+    print(f"memory {before:.0f} MB at the start, {after:.0f} MB at most: {a_link:.1f} bytes a link")
+
+
+if __name__ == "__main__":
+    main()
