@@ -122,15 +122,17 @@ class Thresholds:
             min=0, max=64,
         ),
     ] = 16  # fmt: skip
-    turned_bits: Annotated[int, Option("The same, after one image is flipped or rotated.", min=0, max=64)] = 12
+    turned_bits: Annotated[
+        int, Option("near-duplicate: as near_bits, with one image flipped or rotated.", min=0, max=64)
+    ] = 12
     near_correlation: Annotated[
-        float, Option("near-duplicate: and the correlation of the thumbnails is at least this,", min=0, max=1)
+        float, Option("near-duplicate: minimum correlation of the thumbnails.", min=0, max=1)
     ] = 0.90
     crop_correlation: Annotated[
-        float, Option("or at least this after one thumbnail is aligned with a part of the other.", min=0, max=1)
+        float, Option("near-duplicate: minimum correlation with a part of the other image.", min=0, max=1)
     ] = 0.95
     plain_correlation: Annotated[
-        float, Option("near_correlation if one image is tiny, smooth or a drawing; never aligned.", min=0, max=1)
+        float, Option("near-duplicate: minimum correlation if one image is tiny, smooth or a drawing.", min=0, max=1)
     ] = 0.99
     imbalance: Annotated[
         float, Option("class-imbalance: the largest class has more than this many times as many images.", min=1)

@@ -20,16 +20,19 @@ def openverse(
     network: GatherOptions,
     queries: list[str] = typer.Argument(..., metavar="QUERY...", help="Words to search for, or CLASS=WORDS."),
     licence: str = typer.Option(
-        "", metavar="NAME,...", help="Only these licences: by,by-sa,cc0,pdm ...", rich_help_panel="Source"
+        "", metavar="NAME,...", help="Licences to accept: by,by-sa,cc0,pdm ...", rich_help_panel="Source"
     ),
     license_type: str = typer.Option(
-        "", metavar="NAME,...", help="Only licences for these uses: commercial, modification.", rich_help_panel="Source"
+        "",
+        metavar="NAME,...",
+        help="Uses to be licensed: commercial, modification.",
+        rich_help_panel="Source",
     ),
     source: str = typer.Option(
-        "", metavar="NAME,...", help="Only from these collections: flickr, wikimedia ...", rich_help_panel="Source"
+        "", metavar="NAME,...", help="Collections to search: flickr, wikimedia ...", rich_help_panel="Source"
     ),
     extension: str = typer.Option(
-        "", metavar="NAME,...", help="Only these file types: jpg, png ...", rich_help_panel="Source"
+        "", metavar="NAME,...", help="File types to accept: jpg, png ...", rich_help_panel="Source"
     ),
     thumbnails: bool = typer.Option(
         False, "--thumbnails", help="Download thumbnails (600 pixels wide).", rich_help_panel="Source"
@@ -72,7 +75,7 @@ def inaturalist(
     network: GatherOptions,
     taxa: list[str] = typer.Argument(..., metavar="TAXON...", help="Names or ids of taxa, or CLASS=TAXON."),
     licence: str = typer.Option(
-        "", metavar="NAME,...", help="Only photos with these licences: cc0,by,by-nc ...", rich_help_panel="Source"
+        "", metavar="NAME,...", help="Licences of the photos to accept: cc0,by,by-nc ...", rich_help_panel="Source"
     ),
     by: str = typer.Option(
         None,
@@ -84,7 +87,7 @@ def inaturalist(
         "research", help="Grade of the observations: research, needs_id, casual.", rich_help_panel="Source"
     ),
     place: str = typer.Option(
-        None, metavar="ID", help="Only from this place of iNaturalist.", rich_help_panel="Source"
+        None, metavar="ID", help="Place of the observations, by iNaturalist's id.", rich_help_panel="Source"
     ),
     size: str = typer.Option(
         "medium",

@@ -156,6 +156,19 @@ def test_what_an_option_of_ours_refused_is_asked_for_when_the_option_changes(sit
         run(resize=20)
 
 
+def test_no_two_labels_share_a_folder_and_no_two_names_differ_in_case_alone(site: Site, tmp_path: Path) -> None:
+    site.fallback = lambda connection, request: answer(photo(sum(request.target.encode())))(connection, request)
+    rows = [("cat?", "/a.jpg"), ("cat:", "/b.jpg"), ("CAT_", "/c.jpg"), ("cat?", "/A.jpg"), ("cat?", "/a.JPG")]
+    for count in (3, 5):  # the second run knows the first one's names
+        (tmp_path / "x.tsv").write_text("".join(f"{label}\t{site.url(path)}\n" for label, path in rows[:count]))
+        summary = gather(tmp_path / "x.tsv", tmp_path / "out", allow_private=True, decoders=1, per_host=1)
+    found = [row for row in read_manifest(tmp_path / "out") if row.path]
+    assert (summary.ok, len({(row.path or "").casefold() for row in found})) == (5, 5)
+    folders = {(row.path or "").partition("/")[0].casefold(): row.label for row in found}
+    assert sorted(folders.values()) == ["CAT_", "cat:", "cat?"]
+    assert all(row.label == folders[(row.path or "").partition("/")[0].casefold()] for row in found)
+
+
 def test_a_folder_remembers_resize(site: Site, tmp_path: Path) -> None:
     site.fallback = answer(photo(1, (60, 40)))
     (tmp_path / "cats.txt").write_text(site.url("/a.jpg"))

@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from functools import lru_cache
 from urllib.parse import unquote
 
+from mlimages.core import ImageRef
+from mlimages.gathering.store.manifest import KeySet
+
 MAX_BYTES = 120
 """Of a name in UTF-8: file systems allow 255, and a suffix, a number and a temporary name must fit."""
 
@@ -69,6 +72,31 @@ def free_paths(stem: str, suffix: str, digits: str, *, is_alone: bool) -> Iterat
     yield f"{stem}-{digits[:8]}{suffix}"
     for count in itertools.count(1):
         yield f"{stem}-{digits}-{count}{suffix}"
+
+
+class NamesInUse:
+    """Folders and file names of a gathered folder, compared as file systems do that ignore case.
+
+    A label whose folder belongs to another label gets a folder with a number of its own.
+    """
+
+    def __init__(self) -> None:
+        self._owners: dict[str, str] = {}
+        self._paths = KeySet()
+
+    def note(self, label: str, path: str) -> bool:
+        """Take note of an image; whether its path was free."""
+        folder = safe_folder(label)
+        if path.startswith(f"{folder}/"):
+            self._owners.setdefault(folder.casefold(), label)
+        return self._paths.add(int.from_bytes(hashlib.blake2b(path.casefold().encode(), digest_size=8).digest(), "big"))
+
+    def stem(self, ref: ImageRef) -> str:
+        """The path for an image without number and suffix: its label's folder, and the name of its link."""
+        folder = safe_folder(ref.label)
+        if self._owners.setdefault(folder.casefold(), ref.label) != ref.label:
+            folder += f"-{hashlib.sha256(ref.label.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+        return f"{folder}/{(ref.name and safe_name(ref.name, default='')) or url_stem(ref.url)}"
 
 
 def _shortened(name: str) -> str:

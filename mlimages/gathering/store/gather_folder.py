@@ -15,7 +15,7 @@ from mlimages.gathering.download.image_facts import Facts, Rejection
 from mlimages.gathering.links import row_key
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.store.attribution import write_attributions
-from mlimages.gathering.store.file_names import free_paths, safe_folder, safe_name, url_stem
+from mlimages.gathering.store.file_names import NamesInUse, free_paths
 from mlimages.gathering.store.image_index import ImageIndex
 from mlimages.gathering.store.lock import work_folder
 from mlimages.gathering.store.manifest import (
@@ -231,7 +231,7 @@ class Gathered:
         paths = self._paths()
         self._is_settled = len(paths) < 2 if self._objects else paths in ([], [self._manifest])
         gone: set[str] = set()
-        self._refusals = Refusals()
+        self._refusals, self._names = Refusals(), NamesInUse()
         for row in read_rows(paths):
             key = row_key(row.label, row.url)
             demand_same_resize(row, self._options, self.out)
@@ -295,6 +295,8 @@ class Gathered:
     def _count(self, key: int, row: FetchResult) -> None:
         self._done.add(key)
         self.tally.add(row)
+        if row.status == "ok" and row.path:
+            self._names.note(row.label, row.path)
         self.has_attributions |= "attribution" in row.source
 
     def _images(self) -> ImageIndex:
@@ -328,10 +330,12 @@ class Gathered:
         """The row with the path that the image has got; others are compared with it from the first name on."""
         sha256 = row.sha256 or ""
         is_new = not self._images().copies(sha256).count
-        stem = f"{safe_folder(ref.label)}/{(ref.name and safe_name(ref.name, default='')) or url_stem(ref.url)}"
+        stem = self._names.stem(ref)
         digits = f"{row_key(ref.label, ref.url):016x}"
         is_alone = not (self._options.shard or self._objects)
         for number, path in enumerate(free_paths(stem, suffix, digits, is_alone=is_alone)):
+            if not self._names.note(ref.label, path):
+                continue  # taken, but for capitals
             named = replace(row, path=path)
             if self._objects and number == 0:
                 self._images().add(named)
