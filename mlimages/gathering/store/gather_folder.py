@@ -29,7 +29,7 @@ from mlimages.gathering.store.manifest import (
 )
 from mlimages.gathering.store.merge_manifests import settle, warn_of_unknown_images
 from mlimages.gathering.store.missing import corrected_rows
-from mlimages.gathering.store.reopening import Refusals, demand_same_resize, is_allowed_now
+from mlimages.gathering.store.reopening import Refusals, demand_same_resize, is_open
 from mlimages.gathering.store.rows import failed_values, row_of
 from mlimages.gathering.store.stored_files import Files, StoredFiles
 from mlimages.gathering.store.stored_objects import ManifestParts, StoredObjects
@@ -268,7 +268,7 @@ class Gathered:
 
     def _learn(self, key: int, row: FetchResult, *, asks: bool) -> None:
         size = self._size_of(row)
-        if self._is_open(row, size, asks=asks):
+        if is_open(row, self._options, has_image=size is not None, asks=asks):
             self._reopened.add(key)
             self._has_reopened = True
         else:
@@ -283,15 +283,6 @@ class Gathered:
         self._is_touched |= bool(row.removed) == (size is not None) or size == 0
         return None if row.removed else size
 
-    def _is_open(self, row: FetchResult, size: int | None, *, asks: bool) -> bool:
-        """Whether a link is asked for again; `size` is that of its image, if there is one."""
-        if row.removed:
-            return asks and self._options.restore_deleted
-        if row.status == "ok":
-            return size is None
-        is_passing = not row.final or is_allowed_now(row, self._options)
-        return asks and (row.reason in self._options.retry_failed or (is_passing and not self._options.no_retry))
-
     def _count(self, key: int, row: FetchResult) -> None:
         self._done.add(key)
         self.tally.add(row)
@@ -304,7 +295,7 @@ class Gathered:
         if self._index is None:
             self._index = ImageIndex()
             for row in read_rows(self._paths()):
-                if row.sha256 and not self._is_open(row, self._size_of(row), asks=True):
+                if row.sha256 and not is_open(row, self._options, has_image=self._size_of(row) is not None, asks=True):
                     self._index.add(row)
         return self._index
 

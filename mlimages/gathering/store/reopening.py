@@ -17,6 +17,16 @@ _BYTES = re.compile(r"(more than )?(\d+) bytes")
 _RESIZED = re.compile(r"resized: (\d+)")
 
 
+def is_open(row: FetchResult, options: GatherOptions, *, has_image: bool, asks: bool) -> bool:
+    """Whether a recorded link is asked for again by a run that `asks`."""
+    if row.removed:
+        return asks and options.restore_deleted
+    if row.status == "ok":
+        return not has_image
+    is_passing = not row.final or is_allowed_now(row, options)
+    return asks and (row.reason in options.retry_failed or (is_passing and not options.no_retry))
+
+
 def is_allowed_now(row: FetchResult, options: GatherOptions) -> bool:
     """Whether an option of ours refused the link, and would not do so today.
 
