@@ -140,7 +140,14 @@ def check(
         for move in moves:
             print(f"{'moved' if yes else 'would move'} {move.source} to {move.target} ({move.code})")
     say("written: " + ", ".join(map(str, [*written, *pages])))
-    say_next("mean", written[0], "--size", 224)
+    missing = report.errors.get("missing", 0)
+    if 2 * missing > report.checked:
+        say(
+            f"{missing} of {report.checked} images are missing: paths are relative to the label file's folder; --images "
+            "DIR names another"
+        )
+    if report.ok:
+        say_next("mean", written[0], "--size", 224)
     if strict and report.errors:
         raise typer.Exit(1)
 
