@@ -143,8 +143,8 @@ def check(
     missing = report.errors.get("missing", 0)
     if 2 * missing > report.checked:
         say(
-            f"{missing} of {report.checked} images are missing: paths are relative to the label file's folder; --images "
-            "DIR names another"
+            f"{missing} of {report.checked} images are missing: paths are relative to the label file's folder; "
+            "--images DIR names another"
         )
     if report.ok:
         say_next("mean", written[0], "--size", 224)
@@ -162,11 +162,14 @@ def _print_report(report: CheckReport) -> None:
 def mean(
     table: dict[str, Any],
     source: Path = typer.Argument(..., metavar="LABELS|FOLDER", help="A label file, or a folder of class folders."),
-    size: int = typer.Option(224, min=1, metavar="N", help="Width and height in pixels."),
+    size: int = typer.Option(None, min=1, metavar="N", help="Width and height in pixels.  [default: 224]"),
     resize: Resize = typer.Option(
-        "shorter", help="How an image is resized; shorter: shorter side scaled, centre cropped."
+        None, help="How an image is resized.  [default: shorter: shorter side scaled, centre cropped]"
     ),
     gray: bool = typer.Option(False, "--gray", help="One channel in place of three."),
+    model: str = typer.Option(
+        "", "--model", metavar="NAME|RUN", help="Prepare images as this network, or the one of a run folder, does."
+    ),
     per_class: bool = typer.Option(False, "--per-class", help="Draw each class's mean too: NAME_per_class.png."),
     out: Path = typer.Option(
         Path("mean.png"), "-o", "--out", help="Image to write; .npy and .json are written beside it."
@@ -189,8 +192,15 @@ def mean(
 
     require_engine(engine)
     out = as_path(out)
-    prop, labels = ImageProperty(size, resize=resize, gray_scale=gray), read_labels(source, table)
-    data = TrainingData(labels, prop)
+    if model:
+        if size or resize or gray:
+            raise typer.BadParameter("it settles --size, --resize and --gray: leave these out", param_hint="--model")
+        from mlimages.training import image_property_of
+
+        prop = image_property_of(model)
+    else:
+        prop = ImageProperty(size or 224, resize=resize or "shorter", gray_scale=gray)
+    data = TrainingData(read_labels(source, table), prop)
     with cluster_of(engine, address) as pool:
         mean_image = data.make_mean_image(
             out,
@@ -211,7 +221,8 @@ def mean(
         return
     print(f"{out}: mean of {counted(mean_image.count, 'image')}, {len(mean_image.broken)} left out")
     print("by channel: mean " + _figures(mean_image.channel_mean) + ", std " + _figures(mean_image.channel_std))
-    prepared = ["--size", size, *(["--resize", resize] if resize != "shorter" else []), *(["--gray"] if gray else [])]
+    prepared: list[object] = ["--model", model] if model and not Path(model).is_dir() else ["--size", prop.width]
+    prepared += ["--resize", prop.resize] * (prop.resize != "shorter" and not model) + ["--gray"] * gray
     options = [*given_options(table), *validation_beside(source), *prepared]
     say_next("finetune", source, *options, "--mean", out.with_suffix(".npy"))
 

@@ -248,6 +248,22 @@ def load_mean_image(path: str | os.PathLike[str], image: ImageProperty | None = 
     return np.ascontiguousarray(mean, np.float32)
 
 
+def mean_image_differences(path: str | os.PathLike[str], image: ImageProperty) -> str:
+    """Return in what the images of a mean were prepared otherwise than `image` says, by the .json beside it.
+
+    Returns:
+        One line such as `shorter_px 256, now 227`; "" where nothing differs or there is no such file.
+    """
+    try:
+        made = json.loads(as_path(path).with_suffix(".json").read_text(encoding="utf-8"))["image"]
+        prepared = asdict(ImageProperty(**made))
+    except (OSError, ValueError, KeyError, TypeError, InputError):
+        return ""
+    now = asdict(image)
+    used = ["resize", "interpolation", *{"shorter": ["shorter_px"], "position": ["position"]}.get(image.resize, [])]
+    return ", ".join(f"{name} {prepared[name]}, now {now[name]}" for name in used if prepared[name] != now[name])
+
+
 def _read_array(path: Path) -> NDArray[Any]:
     try:
         with path.open("rb") as file:

@@ -35,10 +35,10 @@ class Group:
     def reluctance(self, share: float) -> tuple[int, float]:
         """How far from lying behind the first `share` of its class: it does by itself up to `(0, 0.0)`.
 
-        Only groups at the cut, those with 0 first, lie behind it or not by the offset. The one group of a class stays
+        Only groups at the cut, those with 0 first, lie behind it or not by the offset. The only image of a class stays
         in the first part: without it there is nothing to train on.
         """
-        if self.class_groups == 1:
+        if self.class_groups == len(self.indices) == 1:
             return 1, -self.offset
         needed = share * self.class_groups - self.position
         return (needed >= 1) - (needed <= 0), needed - self.offset

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from mlimages.core import InputError, LabeledPath, Preprocessing
-from mlimages.dataset import load_mean_image
+from mlimages.core import ImageProperty, InputError, LabeledPath, Preprocessing
+from mlimages.dataset import load_mean_image, mean_image_differences
 from mlimages.labels import ClassNames, LabelFile, open_labels, open_parts, share_classes
 from mlimages.networks import FrozenPart, Model, build_model, freeze, wrap_network
-from mlimages.reports import RunFiles
+from mlimages.reports import RunFiles, read_settings
 from mlimages.training import distributed
 from mlimages.training.config import FineTuneConfig
+
+logger = logging.getLogger(__name__)
 
 MeanImage = NDArray[np.float32]
 
@@ -150,6 +154,17 @@ def require_classes(images: Iterable[_Labeled], names: ClassNames, *, kind: str 
         )
 
 
+def image_property_of(model: str) -> ImageProperty:
+    """How the images of a network, by its name, or of a run folder are prepared.
+
+    Raises:
+        ModelError: no such network. RunError: a folder that is no run folder.
+    """
+    if Path(model).is_dir():
+        return Preprocessing.from_dict(read_settings(RunFiles(Path(model)))["preprocessing"]).image
+    return build_model(model, classes=2).preprocessing.image
+
+
 def _load_mean(config: FineTuneConfig, expected: Preprocessing) -> MeanImage | None:
     """The mean image of `config.mean`; the number of values of `std` is checked too.
 
@@ -159,4 +174,11 @@ def _load_mean(config: FineTuneConfig, expected: Preprocessing) -> MeanImage | N
     channels = max(expected.image.channels, len(expected.normalization.mean))
     if len(config.std) not in (0, 1, channels):
         raise InputError(f"std has {len(config.std)} numbers, the network takes {channels} channel: give one number")
-    return load_mean_image(config.mean_file, expected.image) if config.mean_file else None
+    if not config.mean_file:
+        return None
+    if differences := mean_image_differences(config.mean_file, expected.image):
+        logger.warning(
+            "%s: its images were prepared otherwise (%s): `mlimages mean LABELS --model %s` makes one that fits",
+            config.mean_file, differences, config.model,
+        )  # fmt: skip
+    return load_mean_image(config.mean_file, expected.image)

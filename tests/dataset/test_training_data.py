@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 
 from mlimages.core import ImageProperty, InputError, LabeledPath, Normalization, Preprocessing
-from mlimages.dataset import TrainingData, compute_mean, load_mean_image
+from mlimages.dataset import TrainingData, compute_mean, load_mean_image, mean_image_differences
 from mlimages.export import TrainedNetwork
 from mlimages.export.onnx_writer import write_onnx
 from mlimages.images import load_pixels, to_network
@@ -229,3 +229,19 @@ def test_a_batch_without_images_is_an_error_at_the_call(labels: LabelFile, size:
 def test_settings_of_0_5_that_are_no_more_cannot_be_set(labels: LabelFile, name: str) -> None:
     with pytest.raises(AttributeError, match=name):
         setattr(TrainingData(labels, PROP), name, "mean.png")
+
+
+def test_a_mean_of_images_prepared_otherwise_is_said(tmp_path: Path) -> None:
+    Image.new("RGB", (9, 9)).save(tmp_path / "1.png")
+    (tmp_path / "labels.txt").write_text("1.png 0\n")
+    made = ImageProperty(4, shorter_px=6)
+    TrainingData(tmp_path / "labels.txt", made).make_mean_image(tmp_path / "mean.png")
+    assert mean_image_differences(tmp_path / "mean.npy", made) == ""
+    for prop, said in (
+        (ImageProperty(4), "shorter_px 6, now 4"),
+        (ImageProperty(4, resize="squash"), "resize shorter, now squash"),
+        (ImageProperty(4, shorter_px=6, interpolation="bicubic"), "interpolation bilinear, now bicubic"),
+    ):
+        assert mean_image_differences(tmp_path / "mean.npy", prop) == said
+    (tmp_path / "mean.json").unlink()
+    assert mean_image_differences(tmp_path / "mean.npy", ImageProperty(8)) == ""

@@ -338,3 +338,11 @@ def test_a_label_file_is_replaced_only_as_long_as_it_is_ours(tmp_path: Path) -> 
         assert (tmp_path / name).read_text() == edited
         assert (tmp_path / "labels.txt").read_text() == before
         label_dir_auto(tmp_path).labels.write(tmp_path / "labels.txt", overwrite=True)
+
+
+def test_the_only_image_of_a_class_stays_in_the_first_part() -> None:
+    items = [LabeledPath(Path(f"{name}/{n}.jpg"), label) for label, name in enumerate("abc") for n in range(10)]
+    for seed in range(30):
+        train, val = split(items[:21], (0.8, 0.2), seed=seed, class_names=("a", "b", "c"))
+        assert items[20] in train
+        assert 3 <= len(val) <= 5
