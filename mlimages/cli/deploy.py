@@ -128,7 +128,7 @@ def predict(
     workers: int = typer.Option(None, min=1, metavar="N", help="Images processed at once [all cores]."),
     copy_to: Path = typer.Option(None, metavar="DIR", help="Copy each image to DIR/CLASS/."),
     as_json: bool = typer.Option(False, "--json", help="Print a JSON array, one image a line."),
-    as_csv: bool = typer.Option(False, "--csv", help="Print CSV: path, fault, class_1, probability_1, ..."),
+    as_csv: bool = typer.Option(False, "--csv", help="Print CSV: path, fault, known, set, class_1, ..."),
 ) -> None:
     """Predict the class of images.
 

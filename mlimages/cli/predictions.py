@@ -48,7 +48,13 @@ def as_csv(results: Results, *, top: int) -> int:
     """Print a header and one row per image; return how many have a prediction."""
     good = 0
     rows = csv.writer(sys.stdout, lineterminator="\n")
-    head = ["path", "fault", *(f"{what}_{n}" for n in range(1, top + 1) for what in ("class", "probability"))]
+    head = [
+        "path",
+        "fault",
+        "known",
+        "set",
+        *(f"{what}_{n}" for n in range(1, top + 1) for what in ("class", "probability")),
+    ]
     rows.writerow(head)
     for result in results:
         good += isinstance(result, Prediction)
@@ -175,7 +181,9 @@ def _text(result: Prediction | BrokenImage) -> str:
     if isinstance(result, BrokenImage):
         return f"broken, {result.fault}: {result.detail}"
     classes = ", ".join(f"{score.class_name} {_percent(score.probability)}" for score in result.top)
-    return classes if result.known else f"unknown (nearest: {classes})"
+    if not result.known:
+        return f"none of these (nearest: {classes})"
+    return f"{' or '.join(result.prediction_set)} ({classes})" if len(result.prediction_set) > 1 else classes
 
 
 def values(result: Prediction | BrokenImage) -> dict[str, object]:
@@ -188,8 +196,10 @@ def values(result: Prediction | BrokenImage) -> dict[str, object]:
 def _cells(result: Prediction | BrokenImage) -> list[object]:
     if isinstance(result, BrokenImage):
         return [result.fault]
+    score = "" if result.known_score is None else f"{result.known_score:.6f}"
+    classes = "|".join(map(_cell, result.prediction_set))
     pairs = [cell for score in result.top for cell in (_cell(score.class_name), f"{score.probability:.6f}")]
-    return ["" if result.known else "unknown", *pairs]
+    return ["" if result.known else "unknown", score, classes, *pairs]
 
 
 def _cell(text: str) -> str:

@@ -161,12 +161,18 @@ class Prediction:
 
     Attributes:
         path: the path that was given; empty for bytes and arrays.
-        known: whether the highest probability reaches the threshold stored in the bundle; True if it stores none.
+        known: whether the image resembles the training images (the file's output `known` is at least 0.5), and its
+            highest probability reaches the file's threshold; True if the file has neither.
+        known_score: the output `known` (0..1); None if the file has none.
+        prediction_set: the classes that hold the true one in at least 90 % of cases, the most probable first; empty if
+            the file has no thresholds for it.
     """
 
     path: str
     top: tuple[ClassScore, ...]
     known: bool = True
+    known_score: float | None = None
+    prediction_set: tuple[str, ...] = ()
 
     @property
     def class_name(self) -> str:

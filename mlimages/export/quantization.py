@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mlimages import images
 from mlimages.core import ImageError, InputError, NoProgress, Progress, as_path, counted, wilson_interval
 from mlimages.export.quantized_variants import Run, runner, write_variants
-from mlimages.inference import OnnxBundle, Provenance, expected_calibration_error, matched, softmax
+from mlimages.inference import KNOWN_AT, OnnxBundle, Provenance, expected_calibration_error, matched, softmax
 from mlimages.labels import LabelFile
 
 CALIBRATION_IMAGES = 100
@@ -37,7 +37,7 @@ class Trial:
         accuracy: share of correct predictions (0..1).
         images_per_s: images per second of CPU time on one core, preprocessing included, decoding excluded.
         calibration_error: expected calibration error (0..1) of the probabilities.
-        known: share of images (0..1) that reach the file's threshold of "unknown".
+        known: share of images (0..1) that are not answered as unknown.
     """
 
     name: str
@@ -125,7 +125,8 @@ def quantize(
         if chosen:
             variant = variants[chosen.trial.name]
             provenance = _provenance(bundle, chosen, trials, len(test_set))
-            replace(variant, path=as_path(out), provenance=provenance).write(variant.path)
+            known = bundle.known and replace(bundle.known, share=chosen.trial.known, count=len(test_set))
+            replace(variant, path=as_path(out), known=known, provenance=provenance).write(variant.path)
     return Quantization(trials, len(test_set), chosen.trial if chosen else None, refusals)
 
 
@@ -179,14 +180,17 @@ def _measure(bundles: Mapping[str, OnnxBundle], test_set: Sequence[_Sample], pro
         for sample in test_set:
             rows.append(runners[name]([sample.pixels]))
             progress.advance()
-        logits, probabilities = (np.concatenate(each) for each in zip(*rows, strict=True))  # (N, classes) each
+        logits, probabilities = (np.concatenate([row[n] for row in rows]) for n in (0, 1))  # (N, classes) each
+        is_known = probabilities.max(axis=1) >= bundle.unknown_below  # (N,)
+        if bundle.known:
+            is_known &= np.concatenate([row[2] for row in rows]) >= KNOWN_AT
         trial = Trial(
             name=name,
             accuracy=float((probabilities.argmax(axis=1) == labels).mean()),
             images_per_s=speeds[name],
             size_bytes=bundle.path.stat().st_size,
             calibration_error=expected_calibration_error(probabilities, labels),
-            known=float((probabilities.max(axis=1) >= bundle.unknown_below).mean()),
+            known=float(is_known.mean()),
         )
         measured.append(_Measured(trial, expected_calibration_error(softmax(logits), labels)))
     progress.close()

@@ -20,14 +20,14 @@ from mlimages import images
 from mlimages.core import BundleError, Progress
 from mlimages.export.onnx_writer import insert_preprocessing, probe_image, take_preprocessing, with_probe_logits
 from mlimages.export.preprocessing_graph import PIXELS
-from mlimages.inference import INPUT, LOGITS, PROBABILITIES, BundleSession, OnnxBundle, open_session
+from mlimages.inference import INPUT, KNOWN, LOGITS, PROBABILITIES, BundleSession, OnnxBundle, open_session
 from mlimages.networks import Normalize
 
 PROBE_TOLERANCE = 0.1
 """Integer kernels round differently from one processor to another."""
 
-Outputs = tuple[NDArray[np.float32], NDArray[np.float32]]
-"""Logits and probabilities, each `(N, classes)`."""
+Outputs = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32] | None]
+"""Logits and probabilities, each `(N, classes)`, and the output `known` `(N,)`, where there is one."""
 
 Run = Callable[[Sequence[NDArray[np.uint8]]], Outputs]
 """From prepared images, each `(h, w, C)`."""
@@ -116,12 +116,13 @@ class _CalibrationBatches(CalibrationDataReader):  # type: ignore[misc]  # onnxr
 def runner(bundle: OnnxBundle) -> Run:
     """From prepared pixels to logits and probabilities, whatever the file takes."""
     if bundle.includes_preprocessing:
-        return BundleSession(bundle).run
+        return BundleSession(bundle).run_all
     session = open_session(bundle.path, threads=1)
 
     def run(pixels: Sequence[NDArray[np.uint8]]) -> Outputs:
-        logits, probabilities = session.run([LOGITS, PROBABILITIES], {INPUT: _normalized(bundle, pixels)})
-        return logits, probabilities
+        names = [LOGITS, PROBABILITIES, *([KNOWN] if bundle.known else [])]
+        logits, probabilities, *known = session.run(names, {INPUT: _normalized(bundle, pixels)})
+        return logits, probabilities, known[0] if known else None
 
     return run
 

@@ -29,8 +29,15 @@ from mlimages.core import (
 )
 from mlimages.images import REQUESTS
 from mlimages.inference.bundle import OnnxBundle
+from mlimages.inference.calibration import softmax
 from mlimages.inference.inputs import NO_LINKS, is_link
 from mlimages.inference.session import BundleSession
+
+KNOWN_AT = 0.5
+"""Of the output `known`: from here on an image resembles the training images."""
+
+SET_LEVEL = "0.9"
+"""Of the prediction set of each image: it holds the true class in this share of cases."""
 
 ImageInput = str | os.PathLike[str] | bytes | NDArray[np.uint8] | Image.Image
 """A path, an encoded image, a PIL image, or pixels: uint8 RGB `(H, W, 3)` or grey `(H, W)`, upright."""
@@ -48,6 +55,27 @@ class Answer:
     result: Prediction | BrokenImage
     decode_s: float
     network_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The file's outputs for one image.
+
+    Attributes:
+        probabilities: float32 `(classes,)`.
+        known: how much it resembles the training images (0..1); None where the file does not say.
+        set_labels: class indices of its prediction set, the most probable first.
+    """
+
+    probabilities: NDArray[np.float32]
+    known: float | None = None
+    set_labels: tuple[int, ...] = ()
+
+
+def prediction_set(shares: NDArray[np.floating], threshold: float) -> tuple[int, ...]:
+    """The classes whose softmax `(classes,)` reaches the threshold, the most probable first; at least one."""
+    order = (-shares).argsort(kind="stable").tolist()
+    return tuple(label for label in order if shares[label] >= threshold) or (order[0],)
 
 
 class Predictor:
@@ -118,7 +146,7 @@ class Predictor:
         decoded = list(decode(self.decode, images))
         good = [pixels for pixels, _ in decoded if not isinstance(pixels, BrokenImage)]
         begin = time.perf_counter()
-        rows = iter(self.probabilities(good) if good else ())
+        rows = iter(self.rows(good) if good else ())
         network_s = (time.perf_counter() - begin) / max(1, len(good))
         return [
             Answer(pixels, decode_s)
@@ -145,16 +173,37 @@ class Predictor:
             return _broken(_name(image), error), time.perf_counter() - begin
         return pixels, time.perf_counter() - begin
 
+    def rows(self, pixels: Sequence[NDArray[np.uint8]]) -> list[Row]:
+        """The file's outputs for images from `decode`, computed in one batch, one row for each."""
+        logits, probabilities, known = self._session.run_all(pixels)
+        thresholds = self.bundle.prediction_sets.thresholds if self.bundle.prediction_sets else {}
+        shares = softmax(logits) if SET_LEVEL in thresholds else None  # (N, classes)
+        return [
+            Row(
+                probabilities[n],
+                None if known is None else float(known[n]),
+                () if shares is None else prediction_set(shares[n], thresholds[SET_LEVEL]),
+            )
+            for n in range(len(pixels))
+        ]
+
     def probabilities(self, pixels: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Probabilities `(N, classes)` of images from `decode`, float32, in one batch."""
         return self._session.run(pixels)[1]
 
-    def prediction(self, path: str, row: NDArray[np.float32], *, top: int | None = None) -> Prediction:
-        """One row of `probabilities` as classes by decreasing probability."""
-        order: list[int] = (-row).argsort(kind="stable")[:top].tolist()
+    def prediction(self, path: str, row: Row, *, top: int | None = None) -> Prediction:
+        """One row of outputs as classes by decreasing probability."""
+        order: list[int] = (-row.probabilities).argsort(kind="stable")[:top].tolist()
         names = self.bundle.class_names
-        scores = tuple(ClassScore(names[label], label, float(row[label])) for label in order)
-        return Prediction(path, scores, known=scores[0].probability >= self.bundle.unknown_below)
+        scores = tuple(ClassScore(names[label], label, float(row.probabilities[label])) for label in order)
+        is_near = row.known is None or row.known >= KNOWN_AT
+        return Prediction(
+            path,
+            scores,
+            known=is_near and scores[0].probability >= self.bundle.unknown_below,
+            known_score=row.known,
+            prediction_set=tuple(names[label] for label in row.set_labels),
+        )
 
 
 def _cores() -> int:

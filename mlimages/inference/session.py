@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlimages.core import BundleError, ImageProperty
-from mlimages.inference.bundle import INPUT, LOGITS, PROBABILITIES, OnnxBundle, model_file
+from mlimages.inference.bundle import INPUT, KNOWN, LOGITS, PROBABILITIES, OnnxBundle, model_file
 from mlimages.inference.onnx_metadata import open_session, read_metadata
 
 Outputs = tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -40,6 +40,13 @@ class BundleSession:
     def run(self, pixels: Sequence[NDArray[np.uint8]]) -> Outputs:
         """Answer images prepared by `images.load_pixels`, each `(h, w, C)`, in one batch."""
         return self.run_raw(at_fixed_point(pixels, self.bundle.preprocessing.image))
+
+    def run_all(self, pixels: Sequence[NDArray[np.uint8]]) -> tuple[*Outputs, NDArray[np.float32] | None]:
+        """Like `run`, with the output `known` `(N,)`, where the file has one."""
+        names = [LOGITS, PROBABILITIES, *([KNOWN] if self.bundle.known else [])]
+        images = at_fixed_point(pixels, self.bundle.preprocessing.image)
+        logits, probabilities, *known = self._session.run(names, {INPUT: images})
+        return logits, probabilities, known[0] if known else None
 
     def run_raw(self, images: NDArray[np.uint8]) -> Outputs:
         """Answer upright RGB images `(N, H, W, 3)` of any size; the graph itself prepares them."""

@@ -108,6 +108,8 @@ def _result(name: str, result: Prediction | ProblemError, top: int) -> schemas.I
         class_name=result.class_name if result.known else None,
         probability=result.probability,
         known=result.known,
+        known_score=result.known_score,
+        prediction_set=list(result.prediction_set),
         top=[schemas.Score(**asdict(score)) for score in result.top[:top]],
     )
 

@@ -60,7 +60,9 @@ class ImageResult(Model):
     name: str = Field(description="The file name in the form; empty for a raw body.")
     class_name: str | None = Field(default=None, description="The most probable class; null where it is unknown.")
     probability: float | None = Field(default=None, description="Of the most probable class.")
-    known: bool | None = Field(default=None, description="Whether that reaches the threshold in the file.")
+    known: bool | None = Field(default=None, description="False for an image of none of the classes.")
+    known_score: float | None = Field(default=None, description="Output known of the file, 0 to 1; null without one.")
+    prediction_set: list[str] | None = Field(default=None, description="Holds the true class in 90 % of cases.")
     top: list[Score] | None = None
     error: Problem | None = None
 

@@ -73,7 +73,7 @@ def test_predict_writes_csv_that_a_table_program_reads(model: Path, items: list[
     rows = list(csv.DictReader(io.StringIO(run_cli("predict", model, "p", "--csv", "--top", "1").stdout)))
     assert [row["path"] for row in rows] == [f"p/{n:02}.png" for n in range(4)]
     assert [row["fault"] for row in rows] == ["", "", "not-an-image", ""]
-    assert set(rows[0]) == {"path", "fault", "class_1", "probability_1"}
+    assert set(rows[0]) == {"path", "fault", "known", "set", "class_1", "probability_1"}
     assert (rows[2]["class_1"], rows[2]["probability_1"]) == ("", "")
 
 

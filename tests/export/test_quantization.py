@@ -109,7 +109,7 @@ def test_a_quantized_file_keeps_float_probabilities_and_claims_only_what_was_mea
     result = quantize(before, tmp_path / "val.txt", tmp_path / "b.onnx", max_drop=100)
     after = OnnxBundle.read(tmp_path / "b.onnx")
     pixels = [images.load_pixels(item.path, network.preprocessing.image) for item in LabelFile(tmp_path / "val.txt")]
-    logits, probabilities = runner(after)(pixels)
+    logits, probabilities, _ = runner(after)(pixels)
     assert result.chosen is not None
     assert (probabilities > 0).all()
     np.testing.assert_allclose(probabilities, softmax(logits, before.temperature), rtol=1e-4)
