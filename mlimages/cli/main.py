@@ -37,11 +37,9 @@ app = typer.Typer(
     cls=StepGroup,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    add_completion=False,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="From a word, a folder or a list of links to a deployed image classifier.",
-    epilog="Try it all offline: mlimages demo",
 )
 
 
@@ -70,7 +68,7 @@ def _options(
         "--version",
         callback=_print_version,
         is_eager=True,
-        help="Print the versions of mlimages, torch, timm and onnxruntime.",
+        help="Print the versions of mlimages and its libraries.",
     ),
     verbose: bool = typer.Option(False, "--verbose", "-v", help="Log to standard error."),
 ) -> None:
