@@ -28,7 +28,7 @@ from mlimages.core import (
 from mlimages.gathering.download.body_file import Spool
 from mlimages.gathering.download.decoders import Decoders
 from mlimages.gathering.download.fetch import Fetched, Fetcher
-from mlimages.gathering.download.image_facts import Checks
+from mlimages.gathering.download.image_facts import Checks, Facts
 from mlimages.gathering.download.reasons import reason_of_error
 from mlimages.gathering.event_loop import run_blocking
 from mlimages.gathering.options import GatherKeywords, GatherOptions
@@ -42,7 +42,6 @@ MOST_WAITING = 20_000
 """Further links that wait for hosts which do not answer at present."""
 
 _LOOK_S = 0.2
-_REPORT_S = 1.0
 
 LOOKUPS = 64
 """Threads that look names up: a name server that does not answer holds one for long."""
@@ -146,7 +145,7 @@ class Run:
             self._tell_if_full(label)
         self._progress.start("gather", await length_of(source), "links")
         refs = aiter(source)
-        reporter = asyncio.create_task(self._report_waiting())
+        reporter = asyncio.create_task(self._look_after_waiting())
         try:
             async with asyncio.TaskGroup() as self._group:
                 try:
@@ -179,7 +178,7 @@ class Run:
         wanted = self._options.has(ref.url) and self._missing(ref.label) > 0
         if not (wanted and self._gathered.claim(ref)):
             self._progress.advance()
-        elif self._in_work[ref.label] < self._missing(ref.label):
+        elif self._has_room(ref.label):
             self._start(ref)
         else:
             self._parked.setdefault(ref.label, deque()).append(ref)
@@ -190,33 +189,40 @@ class Run:
         limit = self._options.limit
         return max(0, limit - self._gathered.tally.classes[label]) if limit is not None else math.inf
 
+    def _has_room(self, label: str) -> bool:
+        """Whether another link may fill the class; those that wait for hosts which do not answer do not count."""
+        return self._in_work[label] - self._hand.waiting_of(label) < self._missing(label)
+
     def _start(self, ref: ImageRef) -> None:
         self._in_work[ref.label] += 1
         self._working += 1
         self._group.create_task(self._finish(ref))
 
     async def _finish(self, ref: ImageRef) -> None:
-        row = await self._hand.finish(ref)
-        self._note(row)
+        row = await self._hand.finish(ref, lambda: self._missing(ref.label) > 0)
+        if row:
+            self._note(row)
         self._in_work[ref.label] -= 1
         self._working -= 1
         self._tell_if_full(ref.label)
-        for label in list(self._parked) if row.reason is Reason.PLACEHOLDER else [ref.label]:
+        for label in list(self._parked) if row and row.reason is Reason.PLACEHOLDER else [ref.label]:
             self._start_parked(label)  # a placeholder may have cost another class a picture
         self._moved.set()
         self._progress.advance(1, **self._gathered.tally.figures())
 
-    async def _report_waiting(self) -> None:
-        """Name the hosts that are waited for while nothing else is left."""
+    async def _look_after_waiting(self) -> None:
+        """Start other links of a class in place of those that wait; name the hosts where nothing else is left."""
         while True:
-            await asyncio.sleep(_REPORT_S)
+            await asyncio.sleep(_LOOK_S)
+            for label in list(self._parked):
+                self._start_parked(label)
             if hosts := self._hand.waited_for:
                 more = f" +{len(hosts) - 1}" if len(hosts) > 1 else ""
                 self._progress.advance(0, waiting_for=f"{hosts[0][:30]}{more} ({counted(self._hand.waiting, 'link')})")
 
     def _start_parked(self, label: str) -> None:
         parked = self._parked.get(label)
-        while parked and self._in_work[label] < self._missing(label):
+        while parked and self._has_room(label):
             self._waiting -= 1
             self._start(parked.popleft())
 
@@ -242,12 +248,21 @@ class _Hand:
     def waited_for(self) -> Sequence[str]:
         return self.fetcher.waited_for
 
-    async def finish(self, ref: ImageRef) -> FetchResult:
+    def waiting_of(self, label: str) -> int:
+        return self.fetcher.waiting_of(label)
+
+    async def finish(self, ref: ImageRef, is_wanted: Callable[[], bool]) -> FetchResult | None:
+        """Download and record one link; None where meanwhile its class has all the images that are wanted."""
         part = self.gathered.new_part()
         fetched = await (
-            _load(ref.load, part) if ref.load else self.fetcher.fetch(ref.url, part, asks_site=not ref.is_interface)
+            _load(ref.load, part)
+            if ref.load
+            else self.fetcher.fetch(ref.url, part, label=ref.label, asks_site=not ref.is_interface)
         )
         found = None if fetched.reason else await self.decoders.inspect(part)
+        if isinstance(found, Facts) and not is_wanted():
+            part.unlink(missing_ok=True)
+            return None
         return await self.gathered.add(ref, fetched, found, part)
 
 

@@ -11,7 +11,7 @@ import pytest
 from mlimages import UrlList, gather
 from mlimages.core import GatherSummary
 from mlimages.gathering import read_manifest
-from tests.servers import Connection, Reply, Request, Site, answer, closed_port, photo, serve, silence
+from tests.servers import Connection, Reply, Request, Site, answer, closed_port, in_turn, photo, serve, silence
 
 FAST = {"allow_private": True, "timeout_s": 60.0, "decoders": 1}
 
@@ -127,6 +127,19 @@ def test_links_of_hosts_that_do_not_answer_do_not_hold_up_the_others(
     summary = run(links(tmp_path, *urls), out, max_wait_s=3.0)
     assert [row.status for row in read_manifest(out)][:20] == ["ok"] * 20
     assert (summary.ok, summary.open) == (20, 100)
+
+
+def test_links_that_wait_for_their_host_do_not_fill_a_limit_and_never_exceed_it(site: Site, tmp_path: Path) -> None:
+    site.fallback = a_photo
+    down = f"http://127.0.0.1:{closed_port()}"
+    urls = [*(f"{down}/{n}.jpg" for n in range(20)), *(site.url(f"/{n}.jpg") for n in range(20))]
+    summary = run(links(tmp_path, *urls), tmp_path / "out", limit=4, max_wait_s=3.0)
+    assert [row.status for row in read_manifest(tmp_path / "out")][-1] == "failed", "the others did not wait for these"
+    assert (summary.ok, summary.classes) == (4, {"cats": 4})
+    with serve() as slow:
+        slow.fallback = in_turn(*[answer(b"", 503, Retry_After=1)] * 8, a_photo)
+        urls = [*(slow.url(f"/{n}.jpg") for n in range(30, 40)), *(site.url(f"/{n}.jpg") for n in range(40, 50))]
+        assert run(links(tmp_path, *urls), tmp_path / "out-2", limit=6, per_host=4).classes == {"cats": 6}
 
 
 def test_a_silent_host_is_given_up_long_before_a_minute(site: Site, tmp_path: Path) -> None:

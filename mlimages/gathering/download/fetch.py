@@ -100,10 +100,15 @@ class Fetcher:
         """Hosts that do not answer at present, where no other is left."""
         return self._hosts.waited_for
 
-    async def fetch(self, link: str, part: Path, *, asks_site: bool = True) -> Fetched:
+    def waiting_of(self, label: str) -> int:
+        """Links of one class that wait for a host which does not answer at present."""
+        return self._hosts.waiting_labels[label]
+
+    async def fetch(self, link: str, part: Path, *, label: str = "", asks_site: bool = True) -> Fetched:
         """Fetch `link` into the file `part`; what may succeed later is asked for again after a pause.
 
         Args:
+            label: class that the link counts for while it waits.
             asks_site: obey the site's robots.txt and tdmrep.json; not meant for a provider's documented interface.
 
         Raises:
@@ -114,7 +119,7 @@ class Fetcher:
         try:
             url = parse_url(link)
             for _ in range(_MAX_REDIRECTS + 1):
-                answer = await self._fetch_patiently(url, part, asks_site=asks_site, cookies=cookies)
+                answer = await self._fetch_patiently(url, part, label, asks_site=asks_site, cookies=cookies)
                 attempts += answer.attempts
                 ignored = answer.detail or ignored
                 if answer.location is None:
@@ -129,13 +134,15 @@ class Fetcher:
         detail = answer.detail or ignored
         return replace(answer, detail=detail, attempts=attempts, elapsed_s=round(time.monotonic() - started, 3))
 
-    async def _fetch_patiently(self, url: URL, part: Path, *, asks_site: bool, cookies: dict[str, str]) -> Fetched:
+    async def _fetch_patiently(
+        self, url: URL, part: Path, label: str, *, asks_site: bool, cookies: dict[str, str]
+    ) -> Fetched:
         """One answer that is not expected to be better a little later, or the last of several."""
         if not self._options.allow_private and is_private_literal(url.raw_host or ""):
             return Fetched(Reason.PRIVATE_ADDRESS, f"{url.raw_host} is not a global address")
         answer = Fetched(Reason.HOST_DOWN, "the host of this link does not answer")
         attempts = own_failures = unavailable = 0
-        with self._hosts.use(f"{url.raw_host}:{url.port}") as host:
+        with self._hosts.use(f"{url.raw_host}:{url.port}", label) as host:
             while True:
                 async with host.slots:
                     if not await host.has_turn():

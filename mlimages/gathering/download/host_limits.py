@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -27,7 +27,7 @@ _REMEMBERED = 20_000
 class Host:
     """One host and port: its slots, and the state that says when it may be asked."""
 
-    __slots__ = ("_changed", "_hosts", "slots", "state", "users", "waiting")
+    __slots__ = ("_changed", "_hosts", "labels", "slots", "state", "users", "waiting", "waiting_labels")
 
     def __init__(self, hosts: Hosts, per_host: int) -> None:
         self._hosts = hosts
@@ -35,7 +35,9 @@ class Host:
         self.slots = asyncio.Semaphore(per_host)
         self.state = HostState()
         self.users = 0
+        self.labels: Counter[str] = Counter()
         self.waiting = 0
+        self.waiting_labels: Counter[str] = Counter()
 
     async def has_turn(self) -> bool:
         """Wait until a request may be sent; False where the host is given up."""
@@ -94,7 +96,7 @@ class Hosts:
         max_wait_s: how long to wait for parked hosts when all others are done.
 
     Attributes:
-        waiting: links on hosts that are parked.
+        waiting: links on hosts that are parked; waiting_labels: these by label.
         deadline: when their links end, in seconds of the monotonic clock; infinite while another host is in use.
     """
 
@@ -105,10 +107,11 @@ class Hosts:
         self._running: set[Host] = set()
         self._parked: set[Host] = set()
         self.waiting = 0
+        self.waiting_labels: Counter[str] = Counter()
         self.deadline = math.inf
 
     @contextmanager
-    def use(self, name: str) -> Iterator[Host]:
+    def use(self, name: str, label: str = "") -> Iterator[Host]:
         """The host of one link, while the link is worked on."""
         host = self._hosts.get(name)
         if host is None:
@@ -116,11 +119,13 @@ class Hosts:
             self._forget()
         self._hosts.move_to_end(name)
         host.users += 1
+        host.labels[label] += 1
         self.count(host)
         try:
             yield host
         finally:
             host.users -= 1
+            host.labels[label] -= 1
             self.count(host)
 
     @property
@@ -135,6 +140,10 @@ class Hosts:
         waiting = host.users if host.state.is_parked else 0
         self.waiting += waiting - host.waiting
         host.waiting = waiting
+        if waiting or host.waiting_labels:
+            self.waiting_labels.subtract(host.waiting_labels)
+            host.waiting_labels = +host.labels if waiting else Counter()
+            self.waiting_labels.update(host.waiting_labels)
         for hosts, holds in ((self._parked, waiting > 0), (self._running, host.users > waiting)):
             (hosts.add if holds else hosts.discard)(host)
         if self._running or not self._parked:
