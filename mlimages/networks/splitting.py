@@ -61,8 +61,11 @@ def split_network(network: nn.Module, frozen: FrozenPart, example: Tensor) -> Sp
         >>> parts.upper(*parts.lower(torch.zeros(2, 1, 28, 28))).shape
         torch.Size([2, 10])
     """
-    graph = trace(network) if frozen.parameters else None
+    if not frozen.parameters:
+        return None
+    graph = trace(network)
     if graph is None or not propagate_shapes(network, graph, example):
+        logger.warning("this network cannot be split above its frozen layers: the whole network runs in every epoch")
         return None
     fixed = _fixed_nodes(network, graph, frozen)
     upper_nodes, features = _frontier(graph, fixed)

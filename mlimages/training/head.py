@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -300,8 +301,8 @@ def compute_head_inputs(model: Model, source: BatchSource, images: ImageSet) -> 
         parts["lower"].append(inputs[0].float())  # (n, L)
 
     hooks = [model.network.get_submodule(model.head).register_forward_hook(record)]
-    depths = getattr(model.network, DEPTHS, None)
-    if depths:
+    depths: Any = model.network._modules.get(DEPTHS)  # some networks have an attribute of this name
+    if depths is not None:
         hooks.append(depths.register_forward_hook(record_lower))
     model.network.eval()
     with torch.no_grad():

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from mlimages.core import ModelError
+from mlimages.core import ImageProperty, ModelError, Normalization, Preprocessing
 from mlimages.networks import (
     FrozenPart,
     Model,
@@ -16,6 +16,7 @@ from mlimages.networks import (
     freeze,
     split_network,
     unflatten_features,
+    wrap_network,
 )
 
 
@@ -128,3 +129,19 @@ def test_trained_and_random_layers_are_never_in_the_lower_part() -> None:
     parts = split_network(model.network, part, torch.rand(2, 3, 64, 64))
     assert parts is not None
     assert parts.shapes == ((64, 32, 32),)
+
+
+class Branching(nn.Sequential):
+    """A network whose forward depends on values, which symbolic tracing does not allow."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x if x.mean() > 0 else -x)  # type: ignore[no-any-return]
+
+
+def test_a_network_that_cannot_be_traced_runs_whole_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    network = Branching(nn.Conv2d(3, 8, 5), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
+    model = wrap_network(network, Preprocessing(ImageProperty(32), Normalization()), classes=2, pretrained=True)
+    frozen = freeze(model)
+    assert [name for name, p in network.named_parameters() if p.requires_grad] == ["3.weight", "3.bias"]
+    assert split_network(network, frozen, torch.zeros(2, 3, 32, 32)) is None
+    assert "the whole network runs in every epoch" in caplog.text

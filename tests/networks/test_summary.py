@@ -11,6 +11,7 @@ from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
+import mlimages
 from mlimages.cli import main as cli
 from mlimages.core import BundleError, ImageProperty, ModelError, NetworkSummary, Normalization, Preprocessing, Window
 from mlimages.export import TrainedNetwork
@@ -262,3 +263,13 @@ def test_the_filters_and_feature_maps_of_a_layer_are_drawn(tmp_path: Path) -> No
     for layer, message in (("conv9", "did you mean conv2"), ("fc3", r"no feature map \(C, H, W\) but \(120,\)")):
         with pytest.raises(ModelError, match=message):
             CliRunner().invoke(cli.app, [*words[:4], layer], catch_exceptions=False)
+
+
+def test_the_documented_network_of_ones_own_is_summarized(capsys: pytest.CaptureFixture[str]) -> None:
+    page = Path(mlimages.__file__).parents[1] / "docs/how-to/network.md"
+    code = next(block.split("```")[0] for block in page.read_text().split("```python\n") if "summarize(" in block)
+    exec(code, {})
+    printed = capsys.readouterr().out
+    assert "(227 + 2*2 - 5)/2 + 1 = 114" in printed
+    assert "(227 + 2*0 - 11)/4 + 1 = 55" in printed
+    assert max(map(len, printed.splitlines())) <= 80
