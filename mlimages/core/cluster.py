@@ -84,13 +84,13 @@ def ray_cluster(address: str | None = None) -> Iterator[Cluster]:
     Raises:
         InputError: no cluster is there.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report home
     is_ours = not ray.is_initialized()
     if is_ours:
         try:
             if address and address != "auto":
                 _demand_answer(address)
-            ray.init(address or "local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+            with _without_usage_report():
+                ray.init(address or "local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, ValueError) as error:
             advice = (
                 "`ray start --head --disable-usage-stats` starts one; where it asks for a token, RAY_AUTH_TOKEN_PATH "
@@ -107,6 +107,19 @@ def ray_cluster(address: str | None = None) -> Iterator[Cluster]:
     finally:
         if is_ours:
             ray.shutdown()
+
+
+@contextmanager
+def _without_usage_report() -> Iterator[None]:
+    """Keep Ray from sending usage statistics, unless the user has decided; it reads the environment when it starts."""
+    name = "RAY_USAGE_STATS_ENABLED"
+    is_decided = name in os.environ
+    os.environ.setdefault(name, "0")
+    try:
+        yield
+    finally:
+        if not is_decided:
+            del os.environ[name]
 
 
 def _demand_answer(address: str) -> None:

@@ -94,7 +94,20 @@ def test_networks_without_weights_walk_the_same_road(gathered: Path, model: str,
     few = [path for name in ("ants", "bees") for path in sorted((gathered / "train" / name).glob("*.jpg"))[:6]]
     (gathered / "few.txt").write_text("".join(f"{path} {int('bees' in path.parts)}\n" for path in few))
     (gathered / "few_class_def.txt").write_text("0 ants\n1 bees\n")
-    options = ["--model", model, "--weights", "none", "--freeze", freeze, "--epochs", "1", "--batch-size", "4"]
+    options = [
+        "--model",
+        model,
+        "--weights",
+        "none",
+        "--freeze",
+        freeze,
+        "--epochs",
+        "1",
+        "--batch-size",
+        "4",
+        "--size",
+        "64",
+    ]
     run_cli("finetune", "few.txt", *options, "-o", model, "--seed", "0")
     answer = run_cli("predict", f"{model}/model.onnx", few[0], "--top", "1").stdout
     assert "ants" in answer or "bees" in answer
