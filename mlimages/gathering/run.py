@@ -1,4 +1,4 @@
-"""The gather loop: references in, pictures and rows out."""
+"""`gather`: links in, images and rows of the manifest out."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ async def gather_async(
 
 
 class Run:
-    """One run: starts links while their class wants pictures.
+    """One run: starts links while their class wants images.
 
     Args:
         gathered: knows what is done and what each class has.
@@ -185,7 +185,7 @@ class Run:
             self._waiting += 1
 
     def _missing(self, label: str) -> float:
-        """How many good pictures the class lacks."""
+        """How many good images the class lacks."""
         limit = self._options.limit
         return max(0, limit - self._gathered.tally.classes[label]) if limit is not None else math.inf
 
@@ -206,7 +206,7 @@ class Run:
         self._working -= 1
         self._tell_if_full(ref.label)
         for label in list(self._parked) if row and row.reason is Reason.PLACEHOLDER else [ref.label]:
-            self._start_parked(label)  # a placeholder may have cost another class a picture
+            self._start_parked(label)  # a placeholder may have cost another class an image
         self._moved.set()
         self._progress.advance(1, **self._gathered.tally.figures())
 
@@ -272,7 +272,7 @@ async def _load(load: Callable[[], Awaitable[bytes]], part: Path) -> Fetched:
         data = await load()
     except MlimagesError:
         raise
-    except Exception as error:  # a source's own trouble with one picture costs that picture
+    except Exception as error:  # a source's own trouble with one image costs that image
         return Fetched(reason_of_error(error), f"{type(error).__name__}: {error}"[:200], attempts=1)
     spool.write(data)
     spool.finish()

@@ -1,4 +1,4 @@
-"""What is asked of a picture, and what is found: values between the run and its decoding processes."""
+"""What is asked of an image, and what is found: values between the run and its decoding processes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Checks:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """A verified picture: what goes into its manifest row, and the suffix that its bytes ask for."""
+    """A verified image: what goes into its manifest row, and the suffix that its bytes ask for."""
 
     bytes: int
     sha256: str
@@ -38,7 +38,7 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """Bytes that are no usable picture; `sha256` and `bytes` where they were read."""
+    """Bytes that are no usable image; `sha256` and `bytes` where they were read."""
 
     reason: Reason
     detail: str = ""

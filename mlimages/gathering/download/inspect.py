@@ -1,4 +1,4 @@
-"""Bytes become verified facts of a picture, or a reason why they are none."""
+"""Bytes become verified facts of an image, or a reason why they are none."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _JPEG_MOST_PX = 65_500  # of a side, in libjpeg
 
 
 def inspect_file(path: Path, checks: Checks) -> Facts | Rejection:
-    """Decode the file to its last byte; with `checks.resize`, replace it by the resized picture."""
+    """Decode the file to its last byte; with `checks.resize`, replace it by the resized image."""
     data = path.read_bytes()
     opt_out = find_xmp_opt_out(data)
     if opt_out and not checks.ignore_opt_out:
@@ -71,7 +71,7 @@ def _inspect(path: Path, data: bytes, checks: Checks) -> Facts | Rejection:
 
 
 class _UnwantedError(ImageError):
-    """A picture, but not one that is kept."""
+    """An image, but not one that is kept."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(Fault.UNREADABLE, detail)
@@ -92,7 +92,7 @@ def _options(header: ImageHeader, data: bytes, checks: Checks) -> DecodeOptions:
     if min(header.size) < checks.min_size:
         raise _UnwantedError(Reason.TOO_SMALL, f"{width} x {height} pixels")
     if _is_cut(data):
-        raise ImageError(Fault.TRUNCATED, "the end of the picture is missing")
+        raise ImageError(Fault.TRUNCATED, "the end of the image is missing")
     if checks.resize is None:  # an eighth of the side still reads every byte
         return DecodeOptions(least=(max(_HASHED_PX, width // 8), max(_HASHED_PX, height // 8)), mode="L")
     mode = "YCbCr" if min(header.size) > checks.resize else None  # where it shrinks: nothing to convert and back
