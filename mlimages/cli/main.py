@@ -124,6 +124,7 @@ def main() -> NoReturn:
     except (KeyboardInterrupt, SystemExit) as end:
         if isinstance(end, SystemExit) and end.code != 130:  # 130: some versions of Typer catch Ctrl-C themselves
             raise
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would end the exit in a traceback
         print("mlimages: interrupted; run the same command again to go on", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:

@@ -24,6 +24,8 @@ from mlimages.training.config import FineTuneConfig
 from mlimages.training.run import EpochFigures
 
 STATE_VERSION = 3
+READABLE_VERSIONS = (2, 3)
+"""Version 2 has no head on all depths."""
 
 Tensors = Mapping[str, Tensor]
 
@@ -93,8 +95,9 @@ def load_state(files: RunFiles) -> TrainingState | None:
     try:
         with safe_open(files.state, framework="pt") as file:
             metadata = json.loads(file.metadata()["mlimages"])
-            if metadata["version"] != STATE_VERSION:
-                raise ValueError(f"its version is {metadata['version']}, this mlimages reads version {STATE_VERSION}")
+            if metadata["version"] not in READABLE_VERSIONS:
+                known = " and ".join(map(str, READABLE_VERSIONS))
+                raise ValueError(f"its version is {metadata['version']}, this mlimages reads versions {known}")
             parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "best": {}}
             for key in file.keys():  # noqa: SIM118  # safe_open is no mapping
                 part, _, name = key.partition(".")
@@ -110,8 +113,8 @@ def load_state(files: RunFiles) -> TrainingState | None:
             best_score=(accuracy, loss),
             probe_accuracy=metadata["probe_accuracy"],
             frozen_digest=metadata["frozen_digest"],
-            depths_share=metadata["depths_share"],
-            left_out=metadata["left_out"],
+            depths_share=metadata.get("depths_share", 0.0),
+            left_out=metadata.get("left_out", {}),
             seconds=metadata["seconds"],
         )
     except (SafetensorError, KeyError, TypeError, ValueError) as error:

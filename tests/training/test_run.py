@@ -231,6 +231,16 @@ def test_a_damaged_run_folder_is_one_clear_error(colours: Path, spoil: str) -> N
         fine_tune(config, export=False)
 
 
+def test_the_state_of_a_run_without_a_head_on_all_depths_is_read(tmp_path: Path) -> None:
+    figures = {"epoch": 1, "lr": 0.1, "train_loss": 1.0, "train_accuracy": 0.5, "val_loss": 1.0, "val_accuracy": 0.5}
+    metadata = {"version": 2, "history": [{**figures, "seconds": 1.0}], "best_epoch": 1, "best_score": [0.5, -1.0],
+                "probe_accuracy": None, "frozen_digest": "", "seconds": 1.0}  # fmt: skip
+    save_file({"model.w": torch.ones(1)}, tmp_path / "state.safetensors", metadata={"mlimages": json.dumps(metadata)})
+    state = load_state(RunFiles(tmp_path))
+    assert state is not None
+    assert (state.best_epoch, state.depths_share, dict(state.left_out)) == (1, 0.0, {})
+
+
 def test_a_folder_that_is_no_run_says_so(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="not a run folder"):
         load_run(tmp_path)

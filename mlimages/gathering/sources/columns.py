@@ -50,9 +50,10 @@ class Columns:
         return ImageRef(clean_link(url), label.strip() or default, source)
 
     def describe(self) -> str:
-        """What is used as what, for people."""
+        """Which column is used as what, printed before anything is requested."""
         kept = f"; {len(self.others)} other column{'s' * (len(self.others) != 1)} kept" if self.others else ""
-        return f"column {self.url} as link, {self.label or 'none'} as class{kept}"
+        url, label = (name.removeprefix("column ") for name in (self.url, self.label or "none"))
+        return f"column {url} as link, {label} as class{kept}"
 
 
 def choose_columns(names: Sequence[str], rows: Sequence[Row], choice: ListChoice, where: str) -> Columns:
