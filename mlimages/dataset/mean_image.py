@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from mlimages.core import (
     BrokenImage,
@@ -37,11 +37,20 @@ from mlimages.core import (
     write_text,
 )
 from mlimages.dataset.loading import try_load_pixels
-from mlimages.images import PIXELS_VERSION, LabeledImage, demand_available, identify, reading_threads
+from mlimages.images import (
+    NUMBERS_NOTE,
+    PIXELS_VERSION,
+    LabeledImage,
+    demand_available,
+    draw_line,
+    drawable_names,
+    identify,
+    reading_threads,
+)
 from mlimages.labels import LabelFile
 
-SHEET_PX, CAPTION_PX = 1200, 16
-"""Width of the image of all class means, and height of a caption in it."""
+SHEET_PX, CAPTION_PX, CAPTION_SIZE = 1200, 16, 10
+"""Width of the image of all class means, height of a caption in it, and size of its font."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -154,15 +163,19 @@ def _mean(sums: NDArray[Any], count: int) -> NDArray[np.float32]:
 
 
 def draw_class_means(mean_image: MeanImage, class_names: Sequence[str], path: Path) -> None:
-    """Write an image of all class means side by side, each below its name."""
+    """Write an image of all class means side by side, each below its name, or its number (`drawable_names`)."""
     means, prop = mean_image.by_class, mean_image.prop
     columns = max(1, SHEET_PX // prop.width)
     rows = -(-len(means) // columns)
-    sheet = Image.new("RGB", (min(columns, len(means)) * prop.width, rows * (prop.height + CAPTION_PX)), "white")
-    for index, (label, mean) in enumerate(means.items()):
+    names = drawable_names([class_names[label] for label in means], list(means))
+    note = "" if names == [class_names[label] for label in means] else NUMBERS_NOTE
+    height = rows * (prop.height + CAPTION_PX) + (CAPTION_PX if note else 0)
+    sheet = Image.new("RGB", (min(columns, len(means)) * prop.width, height), "white")
+    for index, (name, mean) in enumerate(zip(names, means.values(), strict=True)):
         left, top = index % columns * prop.width, index // columns * (prop.height + CAPTION_PX)
         sheet.paste(LabeledImage.from_array(mean).image, (left, top + CAPTION_PX))
-        ImageDraw.Draw(sheet).text((left + 2, top + 2), class_names[label][: prop.width // 7], fill="black")
+        draw_line(sheet, (left + 2, top + 2), name, CAPTION_SIZE, width=prop.width - 4)
+    draw_line(sheet, (2, height - CAPTION_PX + 2), note, CAPTION_SIZE, width=sheet.width - 4)
     with replacing(path) as part:
         sheet.save(part, "PNG")
 

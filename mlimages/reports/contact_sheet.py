@@ -11,11 +11,18 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from mlimages.core import Fault, ImageError, ImageProperty, InputError, as_path, counted, demand_free, writing
 from mlimages.dataset import TrainingData, load_mean_image
-from mlimages.images import load_pixels, to_network, to_pixels
+from mlimages.images import (
+    NUMBERS_NOTE,
+    draw_line,
+    drawable_names,
+    load_pixels,
+    to_network,
+    to_pixels,
+)
 from mlimages.labels import TableOptions, has_class_folders, label_dir, label_dir_auto, open_labels
 
 MAX_TILES = 600
@@ -51,11 +58,13 @@ class SheetRow:
         name: of the class.
         count: number of its images; 0 for a mean image.
         tiles: some of its images.
+        label: class index.
     """
 
     name: str
     count: int
     tiles: tuple[Tile, ...]
+    label: int = 0
 
     def __repr__(self) -> str:
         return f"<SheetRow {self.name}: {counted(len(self.tiles), 'tile')} of {counted(self.count, 'image')}>"
@@ -140,6 +149,7 @@ def sheet_rows(data: TrainingData, *, per_class: int = 8, seed: int = 0) -> tupl
             name=class_names[label] if label < len(class_names) else str(label),
             count=len(by_label[label]),
             tiles=tuple(_tile(path, data) for path in _sample(by_label[label], per_class, rng)),
+            label=label,
         )
         for label in labels
     )
@@ -183,20 +193,21 @@ def _draw_png(rows: Sequence[SheetRow], *, title: str, note: str) -> Image.Image
     """The sheet as one image, a line of tiles for each class."""
     side = _tile_side(rows)
     columns = max(len(row.tiles) for row in rows)
-    font, small = ImageFont.load_default(14), ImageFont.load_default(11)
     width = 2 * _MARGIN_PX + max(columns * (side + _GAP_PX), 420)
     row_height = side + 2 * _LINE_PX + _GAP_PX
     sheet = Image.new("RGB", (width, 2 * _MARGIN_PX + 2 * _LINE_PX + len(rows) * row_height), _GROUND)
-    draw = ImageDraw.Draw(sheet)
-    draw.text((_MARGIN_PX, _MARGIN_PX), _fit(title, font, width), _INK, font)
-    draw.text((_MARGIN_PX, _MARGIN_PX + _LINE_PX), _fit(note, small, width), _QUIET, small)
-    for number, row in enumerate(rows):
+    names = drawable_names([row.name for row in rows], [row.label for row in rows])
+    note += "" if names == [row.name for row in rows] else f"; {NUMBERS_NOTE}"
+    _write(sheet, (_MARGIN_PX, _MARGIN_PX), title, width=width)
+    _write(sheet, (_MARGIN_PX, _MARGIN_PX + _LINE_PX), note, width=width, small=True)
+    for number, (row, name) in enumerate(zip(rows, names, strict=True)):
         top = _MARGIN_PX + 2 * _LINE_PX + number * row_height + _GAP_PX
-        heading = f"{row.name}  ({row.count})" if row.count else row.name
-        draw.text((_MARGIN_PX, top), _fit(heading, font, width), _INK, font)
+        right = _write(sheet, (_MARGIN_PX, top), name, width=width)
+        if row.count:
+            _write(sheet, (right + _GAP_PX, top), f"({row.count})", width=width)
         for column, tile in enumerate(row.tiles):
             corner = (_MARGIN_PX + column * (side + _GAP_PX), top + _LINE_PX)
-            _draw_tile(sheet, draw, tile, corner=corner, side=side, font=small)
+            _draw_tile(sheet, tile, corner=corner, side=side)
     return sheet
 
 
@@ -223,31 +234,20 @@ def _tile_side(rows: Sequence[SheetRow]) -> int:
     return min(side * max(1, 96 // side), MAX_SIDE_PX)
 
 
-def _draw_tile(
-    sheet: Image.Image,
-    draw: ImageDraw.ImageDraw,
-    tile: Tile,
-    *,
-    corner: tuple[int, int],
-    side: int,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-) -> None:
+def _draw_tile(sheet: Image.Image, tile: Tile, *, corner: tuple[int, int], side: int) -> None:
     left, top = corner
     if tile.pixels is None:
-        draw.rectangle((left, top, left + side - 1, top + side - 1), _HOLE)
-        draw.text((left + 4, top + side // 2), _fit(str(tile.fault), font, side - 4), _QUIET, font)
+        sheet.paste(_HOLE, (left, top, left + side, top + side))
+        _write(sheet, (left + 4, top + side // 2), str(tile.fault), width=side - 4, small=True)
     else:
         height, width = tile.pixels.shape[:2]
         scale = side / max(height, width)
         image = Image.fromarray(tile.pixels.squeeze(2) if tile.pixels.shape[2] == 1 else tile.pixels)
         resampling = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BILINEAR
         sheet.paste(image.resize((max(1, round(width * scale)), max(1, round(height * scale))), resampling), corner)
-    draw.text((left, top + side + 1), _fit(tile.caption, font, side), _QUIET, font)
+    _write(sheet, (left, top + side + 1), tile.caption, width=side, small=True)
 
 
-def _fit(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """`text` shortened to at most `width` pixels."""
-    text = "".join(char if char.isprintable() else "?" for char in text[:200])
-    while len(text) > 1 and font.getlength(text) > width:
-        text = text[:-2] + "…"
-    return text
+def _write(sheet: Image.Image, corner: tuple[float, float], text: str, *, width: float, small: bool = False) -> float:
+    size, color = (11, _QUIET) if small else (14, _INK)
+    return draw_line(sheet, corner, text, size, width=width, color=color)

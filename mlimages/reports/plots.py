@@ -15,6 +15,7 @@ import numpy as np
 
 from mlimages.checks import FactsTable
 from mlimages.core import Confusion, MissingExtraError, Share, counted, replacing, share
+from mlimages.images import NUMBERS_NOTE, drawable_names, font_families
 from mlimages.reports.comparison import ComparedRun
 from mlimages.reports.model_scores import ModelScores
 from mlimages.reports.probe_result import ProbeResult
@@ -87,13 +88,16 @@ def confusion_matrix(counts: Confusion, names: Sequence[str]) -> Figure:
         figure = Figure(figsize=(size + 1, size), layout="constrained")
         axes = figure.subplots()
         shares = [[count / max(1, sum(row)) for count in row] for row in counts]
+        note = ""
         image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         if len(names) <= MAX_NAMED_CLASSES:
-            axes.set_xticks(range(len(names)), list(map(_short, names)))
-            axes.set_yticks(range(len(names)), list(map(_short, names)))
+            shown = drawable_names(names)
+            note = "" if shown == list(names) else f"\n({NUMBERS_NOTE})"
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_ticks(range(len(names)), list(map(_short, shown)), family=font_families(shown))
         if len(names) > 3 or max(map(len, names), default=0) > 10:
             axes.tick_params("x", rotation=45, rotation_mode="xtick")
-        axes.set(xlabel="predicted class", ylabel="true class")
+        axes.set(xlabel=f"predicted class{note}", ylabel="true class")
         axes.spines[:].set_visible(False)
         figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8).outline.set_visible(False)
         if len(names) <= 40:
@@ -168,15 +172,16 @@ def svg(figure: Figure, *, label: str) -> str:
         label: its description for screen readers.
     """
     out = io.StringIO()
-    _save(figure, out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser has its own fonts
+        _save(figure, out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     drawing = out.getvalue().replace(TEXT_COLOR, "currentColor")
     drawing = drawing[drawing.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1)
     return re.sub(r' (width|height)="[0-9.]+pt"', "", drawing, count=2)  # the page's width decides
 
 
 def _save(figure: Figure, out: Path | io.StringIO, **options: Any) -> None:
-    with mpl.rc_context(_STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # class names in scripts that the font lacks
+    with mpl.rc_context(_STYLE):
         figure.savefig(out, **options)
 
 

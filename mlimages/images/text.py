@@ -1,0 +1,141 @@
+"""Fonts for class names in any script, in plots and in images drawn by Pillow.
+
+matplotlib is optional and imported only for text beyond ASCII; the list of installed fonts is the one that it caches.
+"""
+
+from __future__ import annotations
+
+import logging
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+logger = logging.getLogger(__name__)
+
+FAMILIES = (
+    "DejaVu Sans",
+    "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans JP", "Noto Sans SC", "Noto Sans KR", "Source Han Sans",
+    "Hiragino Sans", "Yu Gothic", "Meiryo", "MS Gothic", "IPAGothic", "IPAexGothic", "TakaoGothic",
+    "PingFang SC", "Hiragino Sans GB", "Microsoft YaHei", "SimHei", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei",
+    "Apple SD Gothic Neo", "Malgun Gothic", "NanumGothic", "Arial Unicode MS", "Droid Sans Fallback",
+    "Noto Sans", "Noto Sans Arabic", "Noto Naskh Arabic", "Geeza Pro", "Noto Sans Hebrew", "Arial", "Segoe UI",
+    "Noto Sans Devanagari", "Lohit Devanagari", "Kohinoor Devanagari", "Mangal", "Nirmala UI",
+    "Noto Sans Thai", "Thonburi", "Leelawadee UI", "Tahoma", "Garuda", "Loma",
+    "FreeSans", "Unifont",
+)  # fmt: skip
+"""In order of preference: the choice depends only on which of them are installed."""
+
+NUMBERS_NOTE = "class numbers where no font has the characters of the name"
+"""What an image says that shows class numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Font:
+    """An installed font.
+
+    Attributes:
+        family: name, as matplotlib knows it.
+        path: its file.
+        index: of its face in that file.
+    """
+
+    family: str
+    path: str
+    index: int = 0
+
+
+@cache
+def installed_fonts() -> tuple[Font, ...]:
+    """Regular fonts of `FAMILIES`, in that order; none without matplotlib."""
+    try:
+        from matplotlib import font_manager
+    except ImportError:
+        return ()
+    found: dict[str, Font] = {}
+    for entry in sorted(font_manager.fontManager.ttflist, key=lambda entry: entry.fname):
+        regular = (entry.style, entry.weight, entry.stretch) == ("normal", 400, "normal")
+        if regular and entry.name in FAMILIES and Path(entry.fname).exists():  # the list may be an old one
+            found.setdefault(entry.name, Font(entry.name, str(entry.fname), getattr(entry, "index", 0)))
+    return tuple(found[family] for family in FAMILIES if family in found)
+
+
+@cache
+def _characters(font: Font) -> frozenset[int]:
+    from matplotlib.ft2font import FT2Font
+
+    return frozenset(FT2Font(font.path).get_charmap())
+
+
+def find_font(text: str) -> Font | None:
+    """The first installed font that has every character of `text`."""
+    wanted = {ord(char) for char in text if unicodedata.category(char) not in ("Cf", "Zs")}
+    return next((font for font in installed_fonts() if wanted <= _characters(font)), None)
+
+
+def drawable_names(names: Sequence[str], numbers: Sequence[int] | None = None) -> list[str]:
+    """Class names as an image shows them: in place of a name that no installed font can draw, the class number.
+
+    Args:
+        names: of classes.
+        numbers: their class indices; by default 0, 1, 2 ...
+    """
+    numbers = range(len(names)) if numbers is None else numbers
+    drawable = [name.isascii() or find_font(name) is not None for name in names]
+    others = [name for name, has_font in zip(names, drawable, strict=True) if not has_font]
+    if others:
+        logger.warning(
+            "no installed font has the characters of %s: PNG files show the class number, HTML pages the name. "
+            "Install a font such as Noto Sans, and matplotlib, which finds it",
+            ", ".join(others[:3]) + (", ..." if len(others) > 3 else ""),
+        )
+    return [name if has_font else str(n) for name, n, has_font in zip(names, numbers, drawable, strict=True)]
+
+
+def font_families(texts: Sequence[str]) -> list[str]:
+    """The families that matplotlib needs to draw these texts."""
+
+    def families() -> Iterator[str]:
+        yield "DejaVu Sans"
+        for text in texts:
+            if not text.isascii() and (font := find_font(text)):
+                yield font.family
+
+    return list(dict.fromkeys(families()))
+
+
+def draw_line(
+    image: Image.Image,
+    corner: tuple[float, float],
+    text: str,
+    size: int,
+    *,
+    width: float,
+    color: tuple[int, int, int] = (0, 0, 0),
+) -> float:
+    """Draw a line of text onto an image, shortened to `width` pixels, and return where it ends.
+
+    A character that no font can draw is a question mark.
+
+    Args:
+        image: changed in place.
+        corner: left and top of the line, in pixels.
+        text: one line.
+        size: of the font in pixels.
+        width: of the space, in pixels.
+        color: of the text.
+    """
+    text = "".join(char if char.isprintable() else "?" for char in text[:200])
+    found = None if text.isascii() else find_font(text)
+    if found is None:
+        text = "".join(char if char.isascii() else "?" for char in text)
+    font = ImageFont.load_default(size) if found is None else ImageFont.truetype(found.path, size, found.index)
+    shown = text
+    while len(text) > 1 and font.getlength(shown) > width:
+        text = text[:-1]
+        shown = f"{text}..."
+    ImageDraw.Draw(image).text(corner, shown, color, font)
+    return corner[0] + font.getlength(shown)

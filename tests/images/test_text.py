@@ -1,0 +1,116 @@
+"""Class names of any script are drawn with a font that has them, or replaced by the class number: never as boxes."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
+from fontTools.ttLib import TTFont
+from matplotlib import font_manager
+from PIL import Image
+
+from mlimages.core import ImageProperty
+from mlimages.dataset import MeanImage
+from mlimages.dataset.mean_image import draw_class_means
+from mlimages.images import NUMBERS_NOTE, drawable_names, font_families, text
+from mlimages.reports.contact_sheet import SheetRow, Tile, write_sheet
+from mlimages.reports.plots import confusion_matrix, save_png
+
+JAPANESE, CYRILLIC = "猫", "кошка"
+
+
+@pytest.fixture
+def japanese_font(tmp_path: Path) -> Path:
+    """A font with a filled square for each of a few characters."""
+    pen = TTGlyphPen(None)
+    for point, draw in zip([(100, 0), (100, 800), (900, 800), (900, 0)], [pen.moveTo, *[pen.lineTo] * 3], strict=True):
+        draw(point)
+    pen.closePath()
+    square, names = pen.glyph(), [".notdef", "square"]
+    builder = FontBuilder(1000)
+    builder.setupGlyphOrder(names)
+    builder.setupCharacterMap({ord(char): "square" for char in JAPANESE})
+    builder.setupGlyf(dict.fromkeys(names, square))
+    builder.setupHorizontalMetrics(dict.fromkeys(names, (1000, 100)))
+    builder.setupHorizontalHeader(ascent=800, descent=-200)
+    builder.setupNameTable({"familyName": "IPAGothic", "styleName": "Regular"})
+    builder.setupOS2(sTypoAscender=800, usWeightClass=400)
+    builder.setupPost()
+    builder.save(tmp_path / "japanese.ttf")
+    return tmp_path / "japanese.ttf"
+
+
+@pytest.fixture
+def fonts(monkeypatch: pytest.MonkeyPatch) -> Iterator[font_manager.FontManager]:
+    """matplotlib's own fonts alone, whichever others are installed."""
+    manager = font_manager.fontManager
+    own = [entry for entry in manager.ttflist if "mpl-data" in Path(entry.fname).parts]
+    monkeypatch.setattr(manager, "ttflist", own)
+    text.installed_fonts.cache_clear()
+    yield manager
+    text.installed_fonts.cache_clear()
+
+
+def draw_all(folder: Path, names: list[str]) -> dict[str, np.ndarray]:
+    """The images that show class names."""
+    folder.mkdir()
+    pixels = np.full((1, 64, 64), 200, np.float32)
+    mean = MeanImage(pixels, (0.0,), (1.0,), 2, ImageProperty(64), by_class=dict.fromkeys(range(len(names)), pixels))
+    draw_class_means(mean, names, folder / "means.png")
+    tile = Tile("0.png", np.zeros((8, 8, 3), np.uint8))
+    rows = [SheetRow(name, 3, (tile,), label) for label, name in enumerate(names)]
+    write_sheet(rows, folder / "sheet.png", title="sheet", note="")
+    counts = tuple(tuple(1 for _ in names) for _ in names)
+    save_png(confusion_matrix(counts, names), folder / "confusion.png")  # a missing glyph is a warning: an error here
+    return {path.name: np.asarray(Image.open(path).convert("L")) for path in sorted(folder.iterdir())
+            if path.suffix == ".png"}  # fmt: skip
+
+
+def test_a_name_that_no_font_has_is_drawn_as_its_number(
+    fonts: font_manager.FontManager, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert drawable_names(["dog", CYRILLIC, JAPANESE]) == ["dog", CYRILLIC, "2"]
+    assert f"no installed font has the characters of {JAPANESE}: PNG files show the class number" in caplog.text
+    shown, numbers = (draw_all(tmp_path / n, ["dog", CYRILLIC, n]) for n in (JAPANESE, "2"))
+    assert list(shown) == ["confusion.png", "means.png", "sheet.png"]
+    assert (shown["means.png"][:-16] == numbers["means.png"]).all()
+    assert (shown["means.png"][-16:] < 128).any(), "the note"
+    assert (shown["sheet.png"][48:] == numbers["sheet.png"][48:]).all()
+    assert (shown["sheet.png"][:48] != numbers["sheet.png"][:48]).any(), "the note"
+    figure = confusion_matrix(((1, 0), (0, 1)), ["dog", JAPANESE])
+    assert figure.axes[0].get_xlabel() == f"predicted class\n({NUMBERS_NOTE})"
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["dog", "1"]
+
+
+def test_names_are_drawn_with_an_installed_font_that_has_their_characters(
+    fonts: font_manager.FontManager, japanese_font: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fonts.addfont(japanese_font)
+    names = ["dog", CYRILLIC, JAPANESE]
+    assert drawable_names(names) == names
+    assert font_families(names) == ["DejaVu Sans", "IPAGothic"]
+    for name in names[1:]:
+        font = text.find_font(name)
+        assert font is not None
+        with TTFont(font.path) as file:
+            assert {ord(char) for char in name} <= set(file.getBestCmap())
+    drawn, numbers = (draw_all(tmp_path / n, ["dog", CYRILLIC, n]) for n in (JAPANESE, "2"))
+    assert not caplog.records
+    for name, image in drawn.items():
+        assert image.shape != numbers[name].shape or (image != numbers[name]).any(), name
+
+
+def test_every_script_is_drawn_or_replaced_whatever_is_installed(tmp_path: Path) -> None:
+    names = ["café", CYRILLIC, JAPANESE, "قط", "बिल्ली", "แมว", "🐈"]
+    for number, (name, shown) in enumerate(zip(names, drawable_names(names), strict=True)):
+        assert shown in (name, str(number))
+    draw_all(tmp_path / "all", names)
+
+
+def test_without_matplotlib_names_beyond_ascii_are_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text, "installed_fonts", tuple)
+    assert drawable_names(["dog", "café"], [4, 7]) == ["dog", "7"]
