@@ -20,6 +20,7 @@ from .explanation import explain as explain
 from .inputs import find_inputs as find_inputs
 from .onnx_metadata import open_session as open_session
 from .predictor import KNOWN_AT as KNOWN_AT
+from .predictor import SET_LEVEL as SET_LEVEL
 from .predictor import Answer as Answer
 from .predictor import Predictor as Predictor
 from .session import BundleSession as BundleSession

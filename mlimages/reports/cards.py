@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mlimages.core import InputError, demand_free, note_written, write_text
 from mlimages.gathering import read_manifest
-from mlimages.inference import OnnxBundle
+from mlimages.inference import KNOWN, KNOWN_AT, LOGITS, PROBABILITIES, SET_LEVEL, OnnxBundle
 from mlimages.labels import LabelFile
 from mlimages.reports.pages import percent
 from mlimages.reports.run_folder import RunFolder
@@ -103,23 +103,37 @@ def _results(bundle: OnnxBundle) -> Iterator[str]:
 
 def _limits(bundle: OnnxBundle) -> Iterator[str]:
     yield "\n## Limits\n"
-    yield "Every image gets one of the classes above, also one that shows none of them" + (
-        f': below a probability of {percent(bundle.unknown_below)} the answer is "unknown".'
-        if bundle.unknown_below
-        else "."
-    )
+    yield from _unknown(bundle)
+    if sets := bundle.prediction_sets:
+        threshold = sets.thresholds.get(SET_LEVEL, 0.0)
+        images = "training images, each left out once" if sets.source == "leave-one-out" else "validation images"
+        yield f"The classes whose softmax of the logits is at least {threshold:.3f} hold the true one in"
+        yield f"{float(SET_LEVEL):.0%} of cases; where no class is, take the best. Set by {sets.count} {images}."
     yield "Results hold for images like those of the validation set: the same sources, devices and surroundings."
+    if bundle.includes_preprocessing and bundle.provenance.target == "onnxruntime":
+        yield "This file is for ONNX Runtime. OpenVINO loads it and answers differently, without an error: for other"
+        yield "runtimes export with `--target`."
+
+
+def _unknown(bundle: OnnxBundle) -> Iterator[str]:
+    if known := bundle.known:
+        yield f"Every image gets one of the classes above. Where the output `known` is below {KNOWN_AT}, it is probably"
+        yield f"none of them; that is so for {1 - known.share:.0%} of {known.count} validation images too."
+    else:
+        yield "Every image gets one of the classes above, also one that shows none of them."
+    if bundle.unknown_below:
+        yield f'Below a probability of {percent(bundle.unknown_below)} `mlimages` answers "unknown".'
 
 
 def _use(bundle: OnnxBundle) -> Iterator[str]:
-    name = bundle.path.name
+    name, names = bundle.path.name, [LOGITS, PROBABILITIES, *([KNOWN] if bundle.known else [])]
     yield f"\n## Use\n\n```console\n$ mlimages predict {name} image.jpg\n```"
     if bundle.includes_preprocessing:
         yield (
             "\n```python\nimport numpy as np, onnxruntime\nfrom PIL import Image, ImageOps\n\n"
             f'session = onnxruntime.InferenceSession("{name}")\n'
             'image = np.asarray(ImageOps.exif_transpose(Image.open("image.jpg")).convert("RGB"))[None]\n'
-            'logits, probabilities = session.run(["logits", "probabilities"], {"image": image})\n```'
+            f'{", ".join(names)} = session.run({json.dumps(names)}, {{"image": image}})\n```'
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Iterable
+from typing import Any, Literal
 
 import numpy as np
 from aiohttp import web
@@ -13,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from mlimages import __version__
 from mlimages.core import Prediction
-from mlimages.inference import INPUT, PROBABILITIES
+from mlimages.inference import INPUT, KNOWN, KNOWN_AT, PROBABILITIES, SET_LEVEL, OnnxBundle
 from mlimages.serving import schemas
 from mlimages.serving.bodies import read_body
 from mlimages.serving.problems import ProblemError
@@ -58,15 +59,13 @@ async def ready(request: web.Request) -> web.Response:
 async def model(request: web.Request) -> web.Response:
     """What the model takes and gives."""
     service = _service(request)
-    classes = len(service.bundle.class_names)
     pixels = schemas.TensorMetadata(name=INPUT, datatype="UINT8", shape=[-1, -1, -1, 3])
-    probabilities = schemas.TensorMetadata(name=PROBABILITIES, datatype="FP32", shape=[-1, classes])
     return _json(schemas.ModelMetadata(
         name=service.name,
         versions=[VERSION],
         platform="onnxruntime_onnx",
         inputs=[pixels],
-        outputs=[probabilities],
+        outputs=_outputs(service.bundle),
     ))  # fmt: skip
 
 
@@ -88,9 +87,27 @@ async def infer(request: web.Request) -> web.Response:
     if len(images) > service.settings.max_images:
         raise ProblemError(413, "too-many-images", f"send at most {service.settings.max_images} images at a time")
     bundle = service.bundle
+    given = [output.name for output in _outputs(bundle)]
+    if missing := [output.name for output in asked.outputs if output.name not in given]:
+        raise ProblemError(400, "bad-request", f"this model has no output {missing[0]!r}: it has {', '.join(given)}")
+    results = await service.answer(list(images), top=len(bundle.class_names))
+    tensors = _tensors(results, bundle)
+    return _response(service.name, bundle.class_names, asked, {name: tensors[name] for name in given})
+
+
+def _outputs(bundle: OnnxBundle) -> list[schemas.TensorMetadata]:
+    """What the model gives; the last two only where its file says what they need."""
     classes = len(bundle.class_names)
-    rows = [_row(result, classes) for result in await service.answer(list(images), top=classes)]
-    return _response(service.name, bundle.class_names, asked, np.stack(rows))
+    outputs = [schemas.TensorMetadata(name=PROBABILITIES, datatype="FP32", shape=[-1, classes])]
+    if bundle.known:
+        parameters = {"threshold": KNOWN_AT}
+        outputs.append(schemas.TensorMetadata(name=KNOWN, datatype="FP32", shape=[-1], parameters=parameters))
+    if bundle.prediction_sets and SET_LEVEL in bundle.prediction_sets.thresholds:
+        parameters = {"level": float(SET_LEVEL)}
+        outputs.append(schemas.TensorMetadata(
+            name=schemas.PREDICTION_SET, datatype="BOOL", shape=[-1, classes], parameters=parameters
+        ))  # fmt: skip
+    return outputs
 
 
 def _service(request: web.Request) -> Service:
@@ -124,35 +141,54 @@ def _levels(data: object) -> NDArray[np.uint8]:
     return values.astype(np.uint8)
 
 
-def _row(result: Prediction | ProblemError, classes: int) -> NDArray[np.float32]:
-    if isinstance(result, ProblemError):
-        raise result
-    row = np.zeros(classes, np.float32)
-    for score in result.top:
-        row[score.label] = score.probability
-    return row
+def _tensors(results: list[Prediction | ProblemError], bundle: OnnxBundle) -> dict[str, NDArray[Any]]:
+    """The outputs by name, one row per image."""
+    shape = len(results), len(bundle.class_names)
+    probabilities, known, sets = np.zeros(shape, "<f4"), np.zeros(shape[0], "<f4"), np.zeros(shape, bool)
+    for n, result in enumerate(results):
+        if isinstance(result, ProblemError):
+            raise result
+        known[n] = result.known_score or 0.0
+        for score in result.top:
+            probabilities[n, score.label] = score.probability
+            sets[n, score.label] = score.class_name in result.prediction_set
+    return {PROBABILITIES: probabilities, KNOWN: known, schemas.PREDICTION_SET: sets}
 
 
 def _response(
-    name: str, class_names: tuple[str, ...], asked: schemas.InferRequest, rows: NDArray[np.float32]
+    name: str, class_names: tuple[str, ...], asked: schemas.InferRequest, tensors: dict[str, NDArray[Any]]
 ) -> web.Response:
-    wanted = asked.outputs[0].parameters if asked.outputs else schemas.OutputParameters()
-    count = min(wanted.classification, rows.shape[1])
-    texts = [_classes(row, class_names, count) for row in rows] if count else []
-    output = schemas.ResponseOutput(datatype="BYTES" if count else "FP32", shape=[len(rows), count or rows.shape[1]])
-    answer = schemas.InferResponse(id=asked.id, model_name=name, model_version=VERSION, outputs=[output])
-    is_binary = asked.parameters.binary_data_output if wanted.binary_data is None else wanted.binary_data
-    if not is_binary:
-        output.data = [text for row in texts for text in row] if count else rows.ravel().tolist()
+    outputs, binary = [], b""
+    for wanted in asked.outputs or [schemas.RequestOutput(name=each) for each in tensors]:
+        output, data = _output(wanted, tensors[wanted.name], class_names)
+        is_binary = wanted.parameters.binary_data
+        if asked.parameters.binary_data_output if is_binary is None else is_binary:
+            output.data, output.parameters = None, {"binary_data_size": len(data)}
+            binary += data
+        outputs.append(output)
+    answer = schemas.InferResponse(id=asked.id, model_name=name, model_version=VERSION, outputs=outputs)
+    if not any(output.parameters for output in outputs):
         return _json(answer)
-    data = b"".join(_bytes(text) for row in texts for text in row) if count else rows.astype("<f4").tobytes()
-    output.parameters = {"binary_data_size": len(data)}
     header = answer.model_dump_json(exclude_none=True).encode()
     return web.Response(
-        body=header + data,
+        body=header + binary,
         content_type="application/octet-stream",
         headers={_HEADER_LENGTH: str(len(header))},
     )
+
+
+def _output(
+    wanted: schemas.RequestOutput, values: NDArray[Any], class_names: tuple[str, ...]
+) -> tuple[schemas.ResponseOutput, bytes]:
+    """One output with its values as JSON, and the same values as bytes."""
+    count = min(wanted.parameters.classification, len(class_names)) if wanted.name == PROBABILITIES else 0
+    if count:
+        texts = [text for row in values for text in _classes(row, class_names, count)]
+        output = schemas.ResponseOutput(name=wanted.name, datatype="BYTES", shape=[len(values), count], data=texts)
+        return output, b"".join(map(_bytes, texts))
+    datatype: Literal["BOOL", "FP32"] = "BOOL" if values.dtype == bool else "FP32"
+    shape, flat = list(values.shape), values.ravel().tolist()
+    return schemas.ResponseOutput(name=wanted.name, datatype=datatype, shape=shape, data=flat), values.tobytes()
 
 
 def _classes(row: NDArray[np.float32], names: tuple[str, ...], count: int) -> list[str]:

@@ -11,7 +11,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from mlimages.inference import INPUT, PROBABILITIES
+from mlimages.inference import INPUT, KNOWN, PROBABILITIES
+
+PREDICTION_SET = "prediction_set"
+"""Output of the protocol alone: which classes are in the set of each image."""
 
 Side = Annotated[int, Field(gt=0, strict=True)]
 
@@ -116,6 +119,11 @@ class TensorMetadata(Model):
     name: str
     datatype: str
     shape: list[int]
+    parameters: dict[str, float] | None = Field(
+        default=None,
+        description="Of known: the threshold from which an image is known. Of prediction_set: the share of cases in "
+        "which it holds the true class.",
+    )
 
 
 class ModelMetadata(Model):
@@ -152,9 +160,9 @@ class OutputParameters(Model):
 
 
 class RequestOutput(Model):
-    """An output that is wanted."""
+    """An output that is wanted; classification is of probabilities alone."""
 
-    name: Literal[PROBABILITIES]  # type: ignore[valid-type]
+    name: Literal[PROBABILITIES, KNOWN, PREDICTION_SET]  # type: ignore[valid-type]
     parameters: Annotated[OutputParameters, BeforeValidator(_or_empty)] = OutputParameters()
 
 
@@ -169,15 +177,15 @@ class InferRequest(Model):
 
     id: str | None = Field(default=None, coerce_numbers_to_str=True)
     inputs: Annotated[list[RequestInput], Field(min_length=1, max_length=1)]
-    outputs: Annotated[list[RequestOutput], Field(max_length=1), BeforeValidator(lambda value: value or [])] = []
+    outputs: Annotated[list[RequestOutput], Field(max_length=3), BeforeValidator(lambda value: value or [])] = []
     parameters: Annotated[RequestParameters, BeforeValidator(_or_empty)] = RequestParameters()
 
 
 class ResponseOutput(Model):
-    """Probabilities `(N, classes)`, or classes `(N, count)`."""
+    """Probabilities `(N, classes)` or classes `(N, count)`; known `(N,)`; prediction_set `(N, classes)`."""
 
-    name: str = PROBABILITIES
-    datatype: Literal["FP32", "BYTES"]
+    name: str
+    datatype: Literal["FP32", "BYTES", "BOOL"]
     shape: list[int]
     parameters: dict[str, int] | None = None
     data: list[Any] | None = None

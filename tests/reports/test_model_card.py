@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mlimages.inference import OnnxBundle
+from mlimages.inference import Known, OnnxBundle, PredictionSets
 from mlimages.reports import model_card, read_run, write_model_card
 from tests.run_folders import make_run
 
@@ -35,6 +35,18 @@ def test_the_card_is_read_by_the_hub_and_names_data_results_licenses_and_the_com
     assert "| CC BY 4.0 | 3 |" in card
     assert f"$ {COMMAND}\n" in card
     assert str(tmp_path) not in card
+
+
+@pytest.mark.train
+def test_the_cards_limits_say_what_known_and_the_sets_mean(cnn_bundle: OnnxBundle, tmp_path: Path) -> None:
+    run, sets = read_run(make_run(tmp_path / "run")), PredictionSets("validation", 12, {"0.9": 0.25})
+    without = model_card(cnn_bundle, run, command=COMMAND)
+    card = model_card(replace(cnn_bundle, known=Known(0.75, 12), prediction_sets=sets), run, command=COMMAND)
+    assert "25% of 12 validation images" in card
+    assert "at least 0.250 hold the true one" in card
+    assert 'probabilities, known = session.run(["logits", "probabilities", "known"]' in card
+    assert "`known`" not in without
+    assert "also one that shows none of them" in without
 
 
 @pytest.mark.train
