@@ -94,7 +94,12 @@ class Thresholds:
     blank_spread: Annotated[
         int, Option("blank: 2nd and 98th percentile of the levels differ by at most this.", min=0, max=255)
     ] = 4
-    contrast_spread: Annotated[int, Option("low-contrast: likewise, unless blank.", min=0, max=255)] = 40
+    contrast_spread: Annotated[
+        int,
+        Option(
+            "low-contrast: 2nd and 98th percentile differ by at most this; blank images are exempt.", min=0, max=255
+        ),
+    ] = 40
     dark_level: Annotated[int, Option("dark: the 98th percentile of the levels is below this.", min=0, max=255)] = 64
     bright_level: Annotated[int, Option("bright: the 2nd percentile of the levels is above this.", min=0, max=255)] = (
         225
@@ -102,23 +107,25 @@ class Thresholds:
     blur: Annotated[
         float,
         Option(
-            "blurred: the sharpness is below this (0.25: smooth, 0.5: sharp edges, 1: noise); less where the whole set "
-            "is soft.",
+            "blurred: the sharpness is below this (0.25: smooth, 0.5: sharp edges, 1: noise); lowered if most images "
+            "of the set are soft.",
             min=0,
             max=1,
         ),
     ] = 0.30
     placeholder_share: Annotated[
         float,
-        Option("placeholder: the two most frequent levels cover at least this share, unless tiny.", min=0, max=1),
+        Option(
+            "placeholder: the two most frequent levels cover at least this share; tiny images are exempt.", min=0, max=1
+        ),
     ] = 0.8
     placeholder_copies: Annotated[
-        int, Option("placeholder: the same file is listed at least so many times.", min=2)
+        int, Option("placeholder: the same file is listed at least this many times.", min=2)
     ] = 5
     near_bits: Annotated[
         int,
         Option(
-            "near-duplicate: perceptual hashes differ in at most so many of 64 bits (fewer above 20,000 images).",
+            "near-duplicate: perceptual hashes differ in at most this many of 64 bits (lowered above 20,000 images).",
             min=0, max=64,
         ),
     ] = 16  # fmt: skip
@@ -135,7 +142,7 @@ class Thresholds:
         float, Option("near-duplicate: minimum correlation if one image is tiny, smooth or a drawing.", min=0, max=1)
     ] = 0.99
     imbalance: Annotated[
-        float, Option("class-imbalance: the largest class has more than this many times as many images.", min=1)
+        float, Option("class-imbalance: the largest class has more than this times as many images.", min=1)
     ] = 10.0
 
     def __post_init__(self) -> None:

@@ -22,7 +22,7 @@ def plan_moves(report: CheckReport) -> list[Move]:
     Nothing is overwritten: a target that is taken gets `_2`, `_3` ... No file is moved twice.
     """
     if any(is_remote(one.path) for one in report.findings):
-        raise InputError("--fix moves files on this machine alone: take NAME_checked.txt, which leaves them out")
+        raise InputError("--fix works only on local files: use NAME_checked.txt, which excludes the broken images")
     taken: set[Path] = set()
     moves: dict[str, Move] = {}
     for one in report.findings:

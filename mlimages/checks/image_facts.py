@@ -94,7 +94,7 @@ FactsTable = NDArray[Any]
 
 
 def facts_table(packed: Iterable[bytes]) -> FactsTable:
-    """Packed facts as columns."""
+    """Unpack facts into a structured array, one row per image."""
     return np.frombuffer(b"".join(packed), dtype=_ROW)
 
 

@@ -69,7 +69,7 @@ class DisjointSets:
             self._parent[max(one, other)] = min(one, other)
 
     def links(self) -> Links:
-        """Pairs from which `unite` makes the same sets."""
+        """Pairs `(index, parent)`; passing them to `unite` restores these sets."""
         numbers = np.flatnonzero(self._parent != np.arange(len(self._parent)))
         return np.stack([numbers, self._parent[numbers]], axis=1)
 

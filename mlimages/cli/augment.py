@@ -41,7 +41,7 @@ def augment(
     form: Literal["npz", "npy", "folder"] = typer.Option(
         None, "--as", help="What to write [npz for NAME.npz, else folder]."
     ),
-    force: bool = typer.Option(False, "--force", help="Replace an .npz that is there.", rich_help_panel="Output"),
+    force: bool = typer.Option(False, "--force", help="Overwrite an existing .npz file.", rich_help_panel="Output"),
     as_json: bool = typer.Option(False, "--json", help="Print what was written as JSON."),
 ) -> None:
     """Rotate and mirror images; write arrays or a folder.

@@ -143,8 +143,8 @@ def check(
     missing = report.errors.get("missing", 0)
     if 2 * missing > report.checked:
         say(
-            f"{missing} of {report.checked} images are missing: paths are relative to the label file's folder; "
-            "--images DIR names another"
+            f"{missing} of {report.checked} images are missing: paths are resolved against the label file's "
+            "folder; use --images DIR to change it"
         )
     if report.ok:
         say_next("mean", written[0], "--size", 224)
@@ -166,11 +166,13 @@ def mean(
     resize: Resize = typer.Option(
         None, help="How an image is resized.  [default: shorter: shorter side scaled, centre cropped]"
     ),
-    gray: bool = typer.Option(False, "--gray", help="One channel in place of three."),
+    gray: bool = typer.Option(False, "--gray", help="Use one gray channel."),
     model: str = typer.Option(
-        "", "--model", metavar="NAME|RUN", help="Prepare images as this network, or the one of a run folder, does."
+        "", "--model", metavar="NAME|RUN", help="Use the preprocessing of this network or run folder."
     ),
-    per_class: bool = typer.Option(False, "--per-class", help="Draw each class's mean too: NAME_per_class.png."),
+    per_class: bool = typer.Option(
+        False, "--per-class", help="Also write the mean image of each class to NAME_per_class.png."
+    ),
     out: Path = typer.Option(
         Path("mean.png"), "-o", "--out", help="Image to write; .npy and .json are written beside it."
     ),
@@ -194,7 +196,7 @@ def mean(
     out = as_path(out)
     if model:
         if size or resize or gray:
-            raise typer.BadParameter("it settles --size, --resize and --gray: leave these out", param_hint="--model")
+            raise typer.BadParameter("cannot be combined with --size, --resize or --gray", param_hint="--model")
         from mlimages.training import image_property_of
 
         prop = image_property_of(model)

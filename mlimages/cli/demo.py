@@ -22,7 +22,7 @@ def demo(
         "-o",
         "--out",
         metavar="FOLDER",
-        help="Output folder; one of an earlier demo is replaced.",
+        help="Output folder; the output of an earlier demo is overwritten.",
     ),
 ) -> None:
     """Run every step on handwritten digits, offline.

@@ -46,7 +46,7 @@ def export(
         min=0.0,
         max=1.0,
         metavar="SHARE",
-        help='Answer "unknown" below the probability that SHARE of the validation images reach; 0.95 is usual.',
+        help='Predict "unknown" below the confidence that SHARE of the validation images reach; typically 0.95.',
     ),
     force: bool = FORCE,
     as_json: bool = typer.Option(False, "--json", help="Print the file's metadata as JSON."),
@@ -85,13 +85,11 @@ def quantize(
         ...,
         "--calibration",
         metavar="LABELS",
-        help="Label file: half of its images calibrate, the others are measured.",
+        help="Label file; half of its images are used for calibration, half to measure accuracy.",
     ),
     out: Path = typer.Option(None, "-o", "--out", help="File to write [MODEL-quantized.onnx]."),
-    max_drop: float = typer.Option(
-        1.0, min=0.0, metavar="POINTS", help="Accuracy that may be lost, in percentage points."
-    ),
-    fp16: bool = typer.Option(False, "--fp16", help="Try 16-bit floating point too."),
+    max_drop: float = typer.Option(1.0, min=0.0, metavar="POINTS", help="Maximum accuracy loss, in percentage points."),
+    fp16: bool = typer.Option(False, "--fp16", help="Also try 16-bit floating point."),
     force: bool = FORCE,
     as_json: bool = typer.Option(False, "--json", help="Print the measurements as JSON."),
 ) -> None:
@@ -160,7 +158,10 @@ def evaluate(
         None, metavar="FILE.html", help="Write an HTML page: scores of each class, confusion matrix, mistakes."
     ),
     explain: int = typer.Option(
-        0, min=0, metavar="N", help="Hide the middle of N images: does the network know the object or its background?"
+        0,
+        min=0,
+        metavar="N",
+        help="Also measure accuracy on N images with the centre masked, to detect reliance on the background.",
     ),
     skip_unavailable: bool = SKIP_UNAVAILABLE,
     force: bool = FORCE,
@@ -197,9 +198,9 @@ def explain(
     force: bool = FORCE,
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object per image."),
 ) -> None:
-    """Show where a model looks.
+    """Show which image regions support a prediction.
 
-    Parts of each image are hidden one after the other, 50 forward passes in all. The PNG shows in red what lowers the
+    Regions of each image are masked one at a time, 50 forward passes in all. The PNG shows in red what lowers the
     probability of the predicted class; the line says by how much.
 
     Example: mlimages explain cats.onnx new/ -o why/
@@ -229,10 +230,12 @@ def explain(
 def serve(
     values: dict[str, Any],
     model: Path = MODEL,
-    host: str = typer.Option("127.0.0.1", metavar="HOST", help="Address to listen at; beyond loopback with a token."),
-    port: int = typer.Option(8000, min=0, max=65535, metavar="N", help="Port; 0 for any that is free."),
+    host: str = typer.Option(
+        "127.0.0.1", metavar="HOST", help="Address to listen on; any but loopback requires a token."
+    ),
+    port: int = typer.Option(8000, min=0, max=65535, metavar="N", help="Port; 0 picks a free one."),
     token: bool = typer.Option(
-        False, "--token", help="Require the token in MLIMAGES_TOKEN on loopback too.", rich_help_panel="Access"
+        False, "--token", help="Require the token in MLIMAGES_TOKEN also on loopback.", rich_help_panel="Access"
     ),
     workers: int = typer.Option(None, min=1, metavar="N", help="Images processed at once [all cores]."),
 ) -> None:

@@ -19,7 +19,7 @@ ENGINE = typer.Option("local", help="ray: one worker per CPU, on this machine or
 ADDRESS = typer.Option(
     None,
     metavar="HOST:PORT",
-    help="Ray cluster to use with --engine ray; auto: the one of this machine.",
+    help="Address of the Ray cluster for --engine ray; auto: the cluster running on this machine.",
     rich_help_panel="Options",
 )
 
@@ -44,6 +44,6 @@ def cluster_of(engine: Engine, address: str | None) -> Iterator[Cluster | None]:
         with redirect_stdout(sys.stderr), ray_cluster(address) as cluster:  # Ray prints what its workers die of
             yield cluster
     elif address:
-        raise InputError("--address names a Ray cluster: add --engine ray")
+        raise InputError("--address requires --engine ray")
     else:
         yield None

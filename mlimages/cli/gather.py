@@ -32,12 +32,12 @@ _IMAGES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".
 _HINTS = {
     Reason.PRIVATE_ADDRESS: "--allow-private connects to private addresses",
     Reason.OPT_OUT: "--ignore-opt-out takes images whose site or metadata opts out",
-    Reason.HTML: "web pages came in place of images: a page to log in, or a block",
+    Reason.HTML: "the hosts returned web pages instead of images: a login page, or blocking",
     Reason.FORBIDDEN: "the hosts refuse: --header sends a Referer, --retry-failed forbidden asks again",
     Reason.NAME_SERVER: "no name server answers: is the network up?",
     Reason.UNREACHABLE: "is the network up?",
-    Reason.PROXY: "the proxy does not answer as one: see --proxy",
-    Reason.TOO_SMALL: "--min-size is their least shorter side",
+    Reason.PROXY: "the response is not that of an HTTP proxy: see --proxy",
+    Reason.TOO_SMALL: "--min-size sets the minimum length of the shorter side",
 }
 """What a failure that most links share asks of the user."""
 
@@ -50,7 +50,7 @@ def register(app: typer.Typer) -> None:
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         help="Download images into one folder per class and verify each.\n\n"
-        "What became of each link is in the manifest; the same command again goes on where the last one stopped.",
+        "The manifest records the result of each link; run the same command again to resume.",
         epilog="Example: mlimages gather urls links.txt -o data/mine",
     )
     for make_source in (urls, imagenet, openverse, inaturalist, commons, pexels):
@@ -69,7 +69,7 @@ class _Gather(TyperGroup):
             command = f"mlimages gather urls {shlex.join(args)}{out}"
             if "://" in first and Path(first).suffix.lower() in _IMAGES:
                 command = f"echo {shlex.quote(first)} | mlimages gather urls {shlex.join(['-', *args[1:]])}{out}"
-            ctx.fail(f"links and lists of links are taken by `gather urls`: {command}")
+            ctx.fail(f"use `gather urls` for links and lists of links: {command}")
         return super().resolve_command(ctx, args)
 
 

@@ -12,7 +12,7 @@ import typer
 from mlimages.gathering import GatherOptions
 
 _REFRESH = typer.Option(
-    False, "--refresh", help="Search again instead of using results of the last day.", rich_help_panel="Source"
+    False, "--refresh", help="Ignore search results cached during the last day.", rich_help_panel="Source"
 )
 
 
@@ -40,7 +40,7 @@ def openverse(
     no_wait: bool = typer.Option(
         False,
         "--no-wait",
-        help="Stop at the rate limit instead of waiting; the same command goes on.",
+        help="Stop at the rate limit instead of waiting; run the same command again to resume.",
         rich_help_panel="Source",
     ),
     refresh: bool = _REFRESH,
@@ -180,11 +180,11 @@ def pexels(
         None, help="Minimum size: large (24 MP), medium (12 MP) or small (4 MP).", rich_help_panel="Source"
     ),
     color: str = typer.Option(None, help="Colour, by name or as a hexadecimal code.", rich_help_panel="Source"),
-    locale: str = typer.Option(None, help="Language of the words, such as de-DE.", rich_help_panel="Source"),
+    locale: str = typer.Option(None, help="Language of the search words, such as de-DE.", rich_help_panel="Source"),
     no_wait: bool = typer.Option(
         False,
         "--no-wait",
-        help="Stop at the rate limit instead of waiting an hour; the same command goes on.",
+        help="Stop at the rate limit instead of waiting an hour; run the same command again to resume.",
         rich_help_panel="Source",
     ),
     refresh: bool = _REFRESH,
@@ -224,7 +224,7 @@ def tell(text: str) -> None:
 
 async def count_down(seconds: float, why: str) -> None:
     """Wait, with the time that is left on standard error."""
-    tell(f"{why} (Ctrl-C stops, the same command goes on)")
+    tell(f"{why} (Ctrl-C stops; run the same command again to resume)")
     until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0:
         if sys.stderr.isatty():

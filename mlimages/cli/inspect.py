@@ -38,7 +38,7 @@ def show(
     per_class: int = typer.Option(8, min=1, help="Images per class."),
     size: int = typer.Option(224, min=1, help="Input width and height in pixels."),
     resize: Resize = typer.Option("shorter", help="How an image is resized."),
-    gray: bool = typer.Option(False, "--gray", help="Use one grey channel."),
+    gray: bool = typer.Option(False, "--gray", help="Use one gray channel."),
     seed: int = typer.Option(0, help="Random seed of the selection."),
     force: bool = FORCE,
     as_json: bool = typer.Option(False, "--json", help="Print a summary as JSON."),
@@ -88,7 +88,7 @@ def summary(
         ..., metavar="MODEL|RUN|FILE.onnx", help="Name of a network, run folder, or exported file."
     ),
     size: str = typer.Option(None, metavar="N|WxH", help="Input width and height in pixels [the network's own]."),
-    gray: bool = typer.Option(None, "--gray/--no-gray", help="Use one grey channel."),
+    gray: bool = typer.Option(None, "--gray/--no-gray", help="Use one gray channel."),
     classes: int = typer.Option(1000, min=1, help="Number of classes."),
     freeze: str = typer.Option("none", metavar="LAYER", help="Freeze every layer up to and including this one."),
     as_json: bool = typer.Option(False, "--json", help="Print the table as JSON, with every layer."),

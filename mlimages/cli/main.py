@@ -125,7 +125,7 @@ def main() -> NoReturn:
         if isinstance(end, SystemExit) and end.code != 130:  # 130: some versions of Typer catch Ctrl-C themselves
             raise
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would end the exit in a traceback
-        print("mlimages: interrupted; run the same command again to go on", file=sys.stderr)
+        print("mlimages: interrupted; run the same command again to resume", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -82,13 +82,11 @@ def _print_all(ctx: typer.Context, wanted: bool) -> None:
 HELP_ALL = typer.Option(False, "--help-all", is_eager=True, callback=_print_all, help="Show every option and exit.")
 
 
-SKIP_UNAVAILABLE = typer.Option(
-    False, "--skip-unavailable", help="Go on without images that the store at an address does not give."
-)
+SKIP_UNAVAILABLE = typer.Option(False, "--skip-unavailable", help="Skip remote images that cannot be downloaded.")
 FORCE = typer.Option(
     False,
     "--force",
-    help="Replace files that mlimages did not write, or that were changed since.",
+    help="Replace files that mlimages did not write, or that were edited since.",
     rich_help_panel="Output",
 )
 

@@ -157,7 +157,7 @@ def _middle_text(found: Evaluation) -> str:
     hidden = found.middle_hidden
     assert hidden is not None
     most_frequent = max(map(sum, found.confusion)) / found.count
-    verdict = ": the class can be told without the object" if hidden.low > most_frequent else ""
+    verdict = ": the class can be predicted from the background alone" if hidden.low > most_frequent else ""
     interval = f"{_percent(hidden.low)} to {_percent(hidden.high)}"
     return f"with the middle hidden: {_percent(hidden.value)} correct ({interval}){verdict}"
 

@@ -31,12 +31,12 @@ def probe(
     model: list[str] = typer.Option(
         [DEFAULT_MODEL],
         metavar="NAME",
-        help="Network: alexnet, vgg16, any torchvision name, timm:NAME; several are compared. small: small networks "
-        "whose weights are on this machine.",
+        help="Network: alexnet, vgg16, any torchvision name, timm:NAME; repeat it to compare several. small: all small "
+        "networks with weights on this machine.",
     ),
     weights: str = typer.Option("default", metavar="default|none|PATH", help="Pretrained weights."),
     size: str = typer.Option(None, metavar="N|WxH", help="Input width and height in pixels."),
-    gray: bool = typer.Option(None, "--gray/--no-gray", help="Use one grey channel."),
+    gray: bool = typer.Option(None, "--gray/--no-gray", help="Use one gray channel."),
     most: int = typer.Option(2000, min=10, help="Use at most N images, sampled by class."),
     seed: int = typer.Option(0, help="Random seed."),
     force: bool = FORCE,
@@ -90,7 +90,7 @@ def _probe_models(
     as_json: bool, others: dict[str, object],
 ) -> None:  # fmt: skip
     if given := [name for name, value in others.items() if value]:
-        raise InputError(f"{', '.join(given)} is for one --model")
+        raise InputError(f"{', '.join(given)} cannot be combined with several --model")
     from mlimages.core import TqdmProgress, outputs
     from mlimages.reports import draw_models, model_lines
     from mlimages.training import probe_models
@@ -143,7 +143,7 @@ def features(
         print(json.dumps({"features": str(out), "images": rows, "columns": columns, "layer": found.layer}))
         return
     print(out)
-    print(f"{rows} x {columns}, {found.model} up to {found.layer}", file=sys.stderr)
+    print(f"{rows} images x {columns} features from {found.model}, layer {found.layer}", file=sys.stderr)
 
 
 def compare(

@@ -109,11 +109,11 @@ def _table(result: FineTuneResult) -> str:
         "time": f"{result.seconds:.1f} s",
         "run": str(result.run),
         "onnx": str(result.onnx or ""),
-        "report": _if_there(result.run / "report.html"),
-        "suspects": _if_there(result.run / "suspects.tsv"),
+        "report": _path_if_exists(result.run / "report.html"),
+        "suspects": _path_if_exists(result.run / "suspects.tsv"),
     }
     return "\n".join(f"{name:<9} {value}" for name, value in rows.items() if value)
 
 
-def _if_there(path: Path) -> str:
+def _path_if_exists(path: Path) -> str:
     return str(path) if path.exists() else ""

@@ -253,8 +253,8 @@ def load_mean_image(path: str | os.PathLike[str], image: ImageProperty | None = 
         raise InputError(f"{path}: expected a mean image, float32 (C, H, W), but found {mean.dtype} {mean.shape}")
     if image is not None and mean.shape != image.shape:
         raise InputError(
-            f"{path} is a mean image of {mean.shape}, the network takes {image.shape} (C, H, W): "
-            f"make one with `mlimages mean LABELS --size {image.width}`"
+            f"{path} has shape {mean.shape}, but the network expects {image.shape} (C, H, W): "
+            f"compute one with `mlimages mean LABELS --size {image.width}`"
         )
     if not np.isfinite(mean).all():
         raise InputError(f"{path} contains NaN or infinite values: compute it again with `mlimages mean`")

@@ -158,7 +158,7 @@ class TrainingData:
             InputError: `size` is below 1.
         """
         if size < 1:
-            raise InputError(f"a batch of {size} images: expected at least 1")
+            raise InputError(f"batch size is {size}: expected at least 1")
         return self._batches(size, workers)
 
     def _batches(self, size: int, workers: int | None) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:

@@ -117,7 +117,7 @@ class GatherOptions:
         bool, Option("Download images again that were deleted from the folder.", "Images", is_rare=True)
     ] = False
     keep_deleted: Annotated[
-        bool, Option("Leave deleted images deleted, however many are missing.", "Images", is_rare=True)
+        bool, Option("Never download deleted images again, even if many are missing.", "Images", is_rare=True)
     ] = False
     parallel: Annotated[int, Option("Number of concurrent requests of each process.", "Download", min=1)] = 64
     per_host: Annotated[
@@ -126,7 +126,7 @@ class GatherOptions:
     timeout_s: Annotated[
         float,
         Option(
-            "Seconds without progress (no connection, no answer, less than 1 KB/s) before a request is given up.",
+            "Seconds without progress (no connection, no answer, less than 1 KB/s) before a request is abandoned.",
             "Download",
             ("--timeout",),
             "SECONDS",
@@ -134,12 +134,12 @@ class GatherOptions:
         ),
     ] = 15.0
     retries: Annotated[
-        int, Option("Retries after a passing failure of a link (time-out, 5xx).", "Download", min=0, is_rare=True)
+        int, Option("Number of retries after a transient failure (time-out, 5xx).", "Download", min=0, is_rare=True)
     ] = 2
     max_wait_s: Annotated[
         float,
         Option(
-            "Seconds to wait for hosts that do not answer when nothing else is left to do.",
+            "Maximum seconds to wait for unresponsive hosts once all other links are done.",
             "Download",
             ("--max-wait",),
             "SECONDS",
@@ -156,14 +156,15 @@ class GatherOptions:
             parse=parse_reasons,
         ),
     ] = frozenset()
-    no_retry: Annotated[
-        bool, Option("Leave links that are still open from earlier runs.", "Download", is_rare=True)
-    ] = False
+    no_retry: Annotated[bool, Option("Do not retry links that earlier runs left open.", "Download", is_rare=True)] = (
+        False
+    )
     allow_private: Annotated[
-        bool, Option("Connect to private and loopback addresses too.", "Download", is_rare=True)
+        bool, Option("Also connect to private and loopback addresses.", "Download", is_rare=True)
     ] = False
     ignore_opt_out: Annotated[
-        bool, Option("Take images whose site or metadata opts out of machine learning too.", "Download", is_rare=True)
+        bool,
+        Option("Also download images whose site or metadata opts out of machine learning.", "Download", is_rare=True),
     ] = False
     user_agent: Annotated[
         str, Option("User-Agent of the requests.", "Download", default_text="mlimages and its version", is_rare=True)
@@ -193,7 +194,7 @@ class GatherOptions:
         if self.proxy:
             demand_http_proxy(self.proxy)
         if self.restore_deleted and self.keep_deleted:
-            raise InputError("restore_deleted and keep_deleted exclude each other: choose one")
+            raise InputError("restore_deleted and keep_deleted are mutually exclusive")
         if self.shard and not 1 <= self.shard[0] <= self.shard[1]:
             raise InputError(f"shard is {self.shard[0]}/{self.shard[1]}: the parts run from 1/N to N/N")
 
@@ -225,7 +226,7 @@ class GatherOptions:
         return {name: value.strip() for name, _, value in (text.partition(":") for text in self.headers)}
 
     def has(self, url: str) -> bool:
-        """Whether a link is in the shard, if there is one."""
+        """Whether `url` belongs to this shard; always True without sharding."""
         return self.shard is None or shard_of(url, self.shard[1]) == self.shard[0]
 
 

@@ -191,7 +191,7 @@ class Run:
 
     def _has_room(self, label: str) -> bool:
         """Whether another link may fill the class; those that wait for hosts which do not answer do not count."""
-        return self._in_work[label] - self._hand.waiting_of(label) < self._missing(label)
+        return self._in_work[label] - self._hand.waiting_count(label) < self._missing(label)
 
     def _start(self, ref: ImageRef) -> None:
         self._in_work[ref.label] += 1
@@ -216,7 +216,7 @@ class Run:
             await asyncio.sleep(_LOOK_S)
             for label in list(self._parked):
                 self._start_parked(label)
-            if hosts := self._hand.waited_for:
+            if hosts := self._hand.blocking_hosts:
                 more = f" +{len(hosts) - 1}" if len(hosts) > 1 else ""
                 self._progress.advance(0, waiting_for=f"{hosts[0][:30]}{more} ({counted(self._hand.waiting, 'link')})")
 
@@ -245,11 +245,11 @@ class _Hand:
         return self.fetcher.waiting
 
     @property
-    def waited_for(self) -> Sequence[str]:
-        return self.fetcher.waited_for
+    def blocking_hosts(self) -> Sequence[str]:
+        return self.fetcher.blocking_hosts
 
-    def waiting_of(self, label: str) -> int:
-        return self.fetcher.waiting_of(label)
+    def waiting_count(self, label: str) -> int:
+        return self.fetcher.waiting_count(label)
 
     async def finish(self, ref: ImageRef, is_wanted: Callable[[], bool]) -> FetchResult | None:
         """Download and record one link; None where meanwhile its class has all the images that are wanted."""

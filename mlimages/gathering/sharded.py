@@ -175,8 +175,8 @@ def _gather_shard(source: Source, out: str, mark: str | None, shards: int, optio
     """Gather one shard; how many links were finished."""
     if mark and not Path(mark).exists():
         raise GatherError(
-            f"{out}: the machine {socket.gethostname()} does not see this folder of the first machine: "
-            "take one on a disk that all share, or an address (s3://...)"
+            f"{out} is not accessible on {socket.gethostname()}: use a folder on a shared file system, or an address "
+            "(s3://...)"
         )
     limit = options.get("limit")
     own: GatherKeywords = {**options, "shard": (number, shards), "decoders": 1, "keep_deleted": False}

@@ -189,7 +189,7 @@ def _unknown_format(data: bytes, missing: str, claimed: str) -> ImageError:
     if missing:
         return ImageError(Fault.UNREADABLE, f"this Pillow cannot decode the format ({missing})")
     if claimed:
-        return ImageError(Fault.NOT_AN_IMAGE, f"begins as {claimed} does, but has no header that can be read")
+        return ImageError(Fault.NOT_AN_IMAGE, f"starts like a {claimed} file, but its header cannot be read")
     begin = data[:12]
     seen = f'"{begin.decode()}"' if begin.isascii() and begin.decode().isprintable() else begin.hex(" ")
     return ImageError(Fault.NOT_AN_IMAGE, f"begins with {seen}")

@@ -34,7 +34,7 @@ class BundleSession:
             bundle = OnnxBundle.from_metadata(path, read_metadata(path, self._session))
         self.bundle = bundle
         if not self.bundle.includes_preprocessing:
-            raise BundleError(f"{path} holds the bare network: export it again without --no-preprocessing")
+            raise BundleError(f"{path} was exported without preprocessing: export it again with --preprocessing")
         self._check_probe()
 
     def run(self, pixels: Sequence[NDArray[np.uint8]]) -> Outputs:

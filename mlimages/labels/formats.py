@@ -164,7 +164,7 @@ def known_suffix(path: Path, suffixes: tuple[str, ...] = READABLE) -> str:
     if suffix in suffixes:
         return suffix
     if path.is_dir():
-        raise LabelFileError(f"{path} is a folder: make a label file of it with `mlimages label {path}`")
+        raise LabelFileError(f"{path} is a folder: create a label file from it with `mlimages label {path}`")
     if suffix in _ADVICE and suffixes == READABLE:
         stem = path.name.split(".")[0]
         raise LabelFileError(f"{path} is no label file: {_ADVICE[suffix].format(path=path, stem=stem)}")

@@ -50,10 +50,12 @@ class LabelOptions(TableOptions):
         Option("Label file to write: .txt, .csv, .tsv, .jsonl.", "Output", ("-o", "--out"),
                default_text="FOLDER/labels.txt"),
     ] = None  # fmt: skip
-    leaf: Annotated[bool, Option("Each folder that holds images is a class, nested ones too.", "Classes")] = False
+    leaf: Annotated[bool, Option("Treat every folder that contains images as a class, at any depth.", "Classes")] = (
+        False
+    )
     classes: Annotated[Path | None, Option("Class definition that fixes the numbers (0 cats ...).", "Classes")] = None
     number: Annotated[
-        int | None, Option("All images of FOLDER are of class N.", "Classes", ("--label",), "N", min=0)
+        int | None, Option("Assign class number N to all images of FOLDER.", "Classes", ("--label",), "N", min=0)
     ] = None
     limit_per_class: Annotated[
         int | None, Option("Keep at most N images of each class, chosen by --seed.", "Images", metavar="N", min=1)
@@ -64,16 +66,21 @@ class LabelOptions(TableOptions):
     split: Annotated[tuple[float, ...], Option("Shares of train, val (and test).", is_internal=True)] = ()
     group: Annotated[
         str,
-        Option("Keep together what this finds in the paths.", "Split", metavar="REGEX", default_text="near-duplicates"),
+        Option(
+            "Regular expression; images with the same match in their path stay in one part.",
+            "Split",
+            metavar="REGEX",
+            default_text="near-duplicates",
+        ),
     ] = ""
     seed: Annotated[int, Option("Random seed of --split and --limit-per-class.", "Split")] = 0
-    append: Annotated[bool, Option("Add to the label file; what it lists already stays as it is.", "Output")] = False
+    append: Annotated[bool, Option("Append to the label file; existing lines are kept.", "Output")] = False
     as_folders: Annotated[
-        Path | None, Option("Lay the images out as DIR/[train/]CLASS/ too.", "Output", metavar="DIR")
+        Path | None, Option("Also link the images as DIR/[train/]CLASS/.", "Output", metavar="DIR")
     ] = None
-    copy: Annotated[bool, Option("With --as-folders: copies in place of links.", "Output")] = False
+    copy: Annotated[bool, Option("With --as-folders: copy instead of linking.", "Output")] = False
     force: Annotated[
-        bool, Option("Replace files that mlimages did not write, or that were changed since.", "Output")
+        bool, Option("Replace files that mlimages did not write, or that were edited since.", "Output")
     ] = False
 
 

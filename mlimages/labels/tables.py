@@ -27,17 +27,17 @@ SHOWN = 10
 @documented
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableOptions:
-    """How to read a table of paths and labels; what is not given is found out."""
+    """How to read a table of paths and labels; columns that are not given are detected."""
 
     path_column: Annotated[
         str,
-        Option("Column of the paths, by name or number from 1.", "Table", metavar="COLUMN", default_text="found",
+        Option("Column of the paths, by name or number from 1.", "Table", metavar="COLUMN", default_text="detected",
                is_rare=True),
     ] = ""  # fmt: skip
     label_column: Annotated[
         str,
         Option("Column of the labels; several separated by commas are one-hot.", "Table", metavar="COLUMN",
-               default_text="found", is_rare=True),
+               default_text="detected", is_rare=True),
     ] = ""  # fmt: skip
     images: Annotated[
         Path | None,
@@ -47,7 +47,7 @@ class TableOptions:
     suffix: Annotated[str, Option("Append this to each path: .png.", "Table", metavar="SUFFIX", is_rare=True)] = ""
     class_from: Annotated[
         str,
-        Option("The class is what this finds in the path (its first group), not a folder or column.", "Table",
+        Option("Regular expression whose first group, matched in the path, is the class.", "Table",
                metavar="REGEX", is_rare=True),
     ] = ""  # fmt: skip
 

@@ -44,7 +44,7 @@ def read_weights(path: str | os.PathLike[str]) -> State:
     """
     path = Path(path)
     if not path.is_file():
-        raise ModelError(f"there is no weights file {path}: give a {SUFFIXES} file")
+        raise ModelError(f"no weights file at {path}: expected a {SUFFIXES} file")
     try:
         state = _READERS[path.suffix.lower()](path)
     except KeyError:

@@ -140,5 +140,5 @@ def read_settings(files: RunFiles) -> dict[str, Any]:
     except (OSError, ValueError, AttributeError) as error:
         raise RunError(f"{folder} cannot be read as a run folder: config.json is damaged ({error})") from error
     if version != RUN_VERSION:
-        raise RunError(f"{files.config} is of version {version}; this mlimages reads {RUN_VERSION}")
+        raise RunError(f"{files.config} has format version {version}; this version of mlimages supports {RUN_VERSION}")
     return settings

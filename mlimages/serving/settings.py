@@ -30,7 +30,7 @@ class ServerSettings:
     allowed_hosts: Annotated[
         tuple[str, ...],
         Option(
-            "Answer requests to this host name too, beside localhost and IP addresses; * for any name.",
+            "Accept requests for this host name in addition to localhost and IP addresses; * accepts any.",
             group="Access",
             flags=("--allowed-host",),
             metavar="NAME",
@@ -39,22 +39,27 @@ class ServerSettings:
     cors_origins: Annotated[
         tuple[str, ...],
         Option(
-            "Let pages of this origin (https://example.org) read answers; * for any.",
+            "Allow cross-origin requests (CORS) from this origin, such as https://example.org; * allows any.",
             group="Access",
             flags=("--cors",),
             metavar="ORIGIN",
         ),
     ] = ()
-    max_bytes: Annotated[int, Option("Longest request in bytes (413).", group="Limits", min=1)] = 16 << 20
+    max_bytes: Annotated[
+        int, Option("Maximum request size in bytes; larger requests get HTTP 413.", group="Limits", min=1)
+    ] = 16 << 20
     max_pixels: Annotated[
-        int, Option("Most pixels (width x height) of an image, checked before decoding (422).", group="Limits", min=1)
+        int, Option("Maximum pixels (width x height) of an image, checked before decoding.", group="Limits", min=1)
     ] = 50_000_000
-    max_images: Annotated[int, Option("Most images in one request (413).", group="Limits", min=1)] = 64
-    queue_size: Annotated[int, Option("Most images that wait (503, Retry-After).", group="Limits", min=1)] = 128
+    max_images: Annotated[int, Option("Maximum number of images in a request.", group="Limits", min=1)] = 64
+    queue_size: Annotated[
+        int, Option("Maximum number of queued images; further requests get HTTP 503.", group="Limits", min=1)
+    ] = 128
     timeout_s: Annotated[
         float,
         Option(
-            "Seconds for the next 16 KB of a request (408) and for its answer (503).",
+            "Time-out in seconds for receiving each 16 KB of a request (HTTP 408) and for computing its response "
+            "(HTTP 503).",
             group="Limits",
             flags=("--timeout",),
             metavar="SECONDS",
@@ -64,7 +69,7 @@ class ServerSettings:
     idle_timeout_s: Annotated[
         float,
         Option(
-            "Seconds for the headers of a connection's first or next request.",
+            "Seconds to wait for the headers of the next request on a connection.",
             group="Limits",
             flags=("--idle-timeout",),
             metavar="SECONDS",

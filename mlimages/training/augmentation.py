@@ -69,7 +69,7 @@ class Augment:
         return f"v1 {self.strength} {self.rotate_deg:g} {self.seed}"
 
     @property
-    def fixed_views(self) -> int:
+    def num_fixed_views(self) -> int:
         """Number of views of each image whose frozen features are computed."""
         return FIXED_VIEWS[self.strength]
 

@@ -269,7 +269,9 @@ def load_run(run: str | os.PathLike[str], checkpoint: str = "best", *, network: 
 def _with_depths(model: Model) -> Model:
     deep = add_depths(model)
     if deep is None:
-        raise RunError(f"{model.name} has other layers in this version of {model.library} than when it was trained")
+        raise RunError(
+            f"the layers of {model.name} differ between this version of {model.library} and the one it was trained with"
+        )
     return deep
 
 

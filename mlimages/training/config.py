@@ -155,7 +155,7 @@ class FineTuneConfig(TableOptions):
         float,
         Option("Divide pixels (0 to 255) by this.", "Data", min=0, default_text="as the weights expect", is_rare=True),
     ] = 0.0
-    gray: Annotated[bool | None, Option("Use one grey channel.", "Data", ("--gray/--no-gray",), is_rare=True)] = None
+    gray: Annotated[bool | None, Option("Use one gray channel.", "Data", ("--gray/--no-gray",), is_rare=True)] = None
     bgr: Annotated[
         bool | None,
         Option("Use the channel order BGR, as Caffe's networks expect.", "Data", ("--bgr/--no-bgr",), is_rare=True),
@@ -176,8 +176,8 @@ class FineTuneConfig(TableOptions):
     head: Annotated[
         Head,
         Option(
-            "Layers that the classifier takes: the last one, all depths, or auto: leave-one-out decides. "
-            "Without --freeze head: last.",
+            "Input of the classifier: last (the last layer), all-depths (every layer) or auto (the better one by "
+            "leave-one-out accuracy; last unless --freeze head).",
             "Model",
         ),
     ] = "auto"
@@ -198,7 +198,8 @@ class FineTuneConfig(TableOptions):
     schedule: Annotated[
         str,
         Option(
-            "Learning rate schedule: cosine with warmup, times GAMMA in each epoch or after every N epochs, or none.",
+            "Learning rate schedule: cosine (with warmup), exponential (multiply by GAMMA each epoch), step (multiply "
+            "by GAMMA every N epochs) or none.",
             "Optimization",
             metavar="cosine|exponential:GAMMA|step:N:GAMMA|none",
             parse=parse_schedule,

@@ -273,7 +273,7 @@ def build_job(
     augment = _augment(config, model)
     train = ImageSet(images.train, image, store=images.store, augment=augment)
     val = ImageSet(images.val, image, store=images.store)
-    views = 1 if augment is None else augment.fixed_views if frozen.parameters else 0
+    views = 1 if augment is None else augment.num_fixed_views if frozen.parameters else 0
     example = torch.zeros(2, max(image.channels, len(normalize.mean[0])), image.height, image.width, device=device)
     source: BatchSource = PixelSource(network, normalize, device)
     if config.cache and (halves := split_network(network, frozen, example)):

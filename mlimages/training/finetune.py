@@ -32,7 +32,7 @@ from mlimages.training.config import FineTuneConfig
 from mlimages.training.data import Job, build_job, open_folder, read_images
 from mlimages.training.finish import FineTuneResult, finish, finished_result, write_skipped, write_suspect_labels
 from mlimages.training.head import SHARES, compute_head_inputs, fit_ridge, initialize_head
-from mlimages.training.inputs import OwnNetwork, read_inputs
+from mlimages.training.inputs import CustomNetwork, read_inputs
 from mlimages.training.known import conformal_thresholds
 from mlimages.training.loop import Schedule, Trainer, make_optimizer, validate
 from mlimages.training.run import EpochFigures, check_folder, write_log, write_metrics
@@ -120,15 +120,15 @@ def fine_tune(
             return finish(job, state, export=export, own=network, progress=progress)
 
 
-def _own_network(network: nn.Module | None, preprocessing: Preprocessing | None) -> OwnNetwork | None:
+def _own_network(network: nn.Module | None, preprocessing: Preprocessing | None) -> CustomNetwork | None:
     if network is None and preprocessing is None:
         return None
     if network is None or preprocessing is None:
         raise InputError("a network of your own and the preprocessing of its images belong together: give both")
-    return OwnNetwork(network, preprocessing)
+    return CustomNetwork(network, preprocessing)
 
 
-def _with_defaults(config: FineTuneConfig, own: OwnNetwork | None) -> FineTuneConfig:
+def _with_defaults(config: FineTuneConfig, own: CustomNetwork | None) -> FineTuneConfig:
     """The configuration with the weights and the frozen layers that its defaults stand for."""
     if own:
         freeze = "none" if config.freeze == "auto" else config.freeze

@@ -61,14 +61,14 @@ class RunInputs:
 
 
 @dataclass(frozen=True, slots=True)
-class OwnNetwork:
-    """A network that is not built by name, and the preprocessing of its images."""
+class CustomNetwork:
+    """A network passed in by the caller, and its preprocessing."""
 
     network: nn.Module
     preprocessing: Preprocessing
 
 
-def read_inputs(config: FineTuneConfig, files: RunFiles, own: OwnNetwork | None = None) -> RunInputs:
+def read_inputs(config: FineTuneConfig, files: RunFiles, own: CustomNetwork | None = None) -> RunInputs:
     """Read the label files, build the network and freeze it; decode no image and write nothing.
 
     Args:
@@ -87,7 +87,7 @@ def read_inputs(config: FineTuneConfig, files: RunFiles, own: OwnNetwork | None 
     return RunInputs(images, model, freeze(model, config.freeze), mean, is_resumed)
 
 
-def _build(config: FineTuneConfig, classes: int, own: OwnNetwork | None) -> Model:
+def _build(config: FineTuneConfig, classes: int, own: CustomNetwork | None) -> Model:
     if own:
         return wrap_network(own.network, own.preprocessing, classes=classes, pretrained=config.freeze != "none")
     return build_model(

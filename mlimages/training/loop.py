@@ -239,7 +239,7 @@ def validate(network: nn.Module, source: BatchSource, images: ImageSet) -> Valid
 
 
 def make_optimizer(network: nn.Module, config: FineTuneConfig, *, lr: float) -> torch.optim.Optimizer:
-    """The optimizer of the parameters that are not frozen."""
+    """Create the optimizer for the trainable parameters."""
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     if config.optimizer == "sgd":
         return torch.optim.SGD(trained, lr, momentum=config.momentum, weight_decay=config.weight_decay)

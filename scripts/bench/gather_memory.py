@@ -39,7 +39,7 @@ class MadeUpFetch:
 
     gathered: Gathered
     waiting: int = 0
-    waited_for: tuple[str, ...] = ()
+    blocking_hosts: tuple[str, ...] = ()
 
     async def finish(self, ref: ImageRef) -> FetchResult:
         number = int(ref.url.rpartition("/")[2].partition(".")[0])

@@ -221,7 +221,7 @@ def test_color_statistics_for_grayscale_images_are_an_error(labels: LabelFile) -
 
 @pytest.mark.parametrize("size", [0, -1])
 def test_a_batch_without_images_is_an_error_at_the_call(labels: LabelFile, size: int) -> None:
-    with pytest.raises(InputError, match=f"a batch of {size} images: expected at least 1"):
+    with pytest.raises(InputError, match=f"batch size is {size}: expected at least 1"):
         TrainingData(labels, PROP).generate_batches(size)
 
 

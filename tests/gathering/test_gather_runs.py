@@ -211,7 +211,7 @@ def test_ctrl_c_ends_in_one_line_with_exit_130_and_the_next_run_goes_on(site: Si
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert errors.strip().splitlines()[-1] == "mlimages: interrupted; run the same command again to go on"
+    assert errors.strip().splitlines()[-1] == "mlimages: interrupted; run the same command again to resume"
     assert "Traceback" not in errors
     site.fallback = lambda connection, request: answer(photo(int(request.path[1:-4])))(connection, request)
     site.requests.clear()
@@ -235,7 +235,7 @@ def test_ctrl_c_is_heard_while_the_list_is_typed_at_a_terminal(site: Site, tmp_p
         os.close(keyboard)
         os.close(terminal)
     assert process.returncode == 130
-    assert errors.strip().splitlines()[-1] == "mlimages: interrupted; run the same command again to go on"
+    assert errors.strip().splitlines()[-1] == "mlimages: interrupted; run the same command again to resume"
 
 
 def test_killed_at_any_moment_it_goes_on_with_nothing_twice_nothing_lost_and_no_half_file(

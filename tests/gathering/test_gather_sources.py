@@ -398,7 +398,7 @@ def test_a_wait_is_told_and_counted_down_at_a_terminal(monkeypatch: pytest.Monke
     told, *counted = sys.stderr.getvalue().splitlines()  # type: ignore[attr-defined]
     assert told == (
         "mlimages: Pexels: 200 requests an hour are allowed; waiting 57 minutes "
-        "(Ctrl-C stops, the same command goes on)"
+        "(Ctrl-C stops; run the same command again to resume)"
     )
     assert "0:00 left" in "".join(counted)
 

@@ -276,7 +276,7 @@ def test_ctrl_c_stops_every_process_and_the_same_command_goes_on(
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=50)
     assert process.returncode == 130, errors
-    assert errors.strip().splitlines()[-1] == "mlimages: interrupted; run the same command again to go on"
+    assert errors.strip().splitlines()[-1] == "mlimages: interrupted; run the same command again to resume"
     assert "Traceback" not in errors
     site.fallback = lambda connection, request: answer(photo(int(request.path[1:])))(connection, request)
     site.requests.clear()
@@ -328,7 +328,7 @@ def test_the_command_says_what_it_lacks_and_what_excludes_what(run_cli: RunCli, 
     words = ["gather", "urls", "links.txt", "-o", "out"]
     for more, error in (
         (["--engine", "ray"], 'the engine ray needs an optional part: pip install "mlimages[ray]>=1"'),
-        (["--address", "auto"], "--address names a Ray cluster: add --engine ray"),
+        (["--address", "auto"], "--address requires --engine ray"),
         (
             ["--engine", "ray", "--workers", "2"],
             "--workers counts processes of this machine: leave it out with --engine ray",

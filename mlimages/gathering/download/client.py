@@ -64,7 +64,7 @@ def _choosing_proxy(proxy: str | None, *, guarded: bool) -> aiohttp.ClientMiddle
 
     A proxy looks names up itself: only what the URL says can be judged before.
     """
-    proxies = {scheme: _parsed_proxy(proxy) for scheme in ("http", "https")} if proxy else _proxies_of_environment()
+    proxies = {scheme: _parsed_proxy(proxy) for scheme in ("http", "https")} if proxy else _environment_proxies()
 
     async def choose(request: aiohttp.ClientRequest, go_on: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
         host = request.url.raw_host or ""
@@ -81,7 +81,7 @@ def _choosing_proxy(proxy: str | None, *, guarded: bool) -> aiohttp.ClientMiddle
     return choose
 
 
-def _proxies_of_environment() -> dict[str, _Proxy]:
+def _environment_proxies() -> dict[str, _Proxy]:
     found = urllib.request.getproxies()
     return {scheme: _parsed_proxy(found[scheme]) for scheme in ("http", "https") if found.get(scheme)}
 

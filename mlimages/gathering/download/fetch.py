@@ -96,11 +96,11 @@ class Fetcher:
         return self._hosts.waiting
 
     @property
-    def waited_for(self) -> list[str]:
+    def blocking_hosts(self) -> list[str]:
         """Hosts that do not answer at present, where no other is left."""
-        return self._hosts.waited_for
+        return self._hosts.blocking_hosts
 
-    def waiting_of(self, label: str) -> int:
+    def waiting_count(self, label: str) -> int:
         """Links of one class that wait for a host which does not answer at present."""
         return self._hosts.waiting_labels[label]
 

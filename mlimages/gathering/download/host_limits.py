@@ -78,7 +78,7 @@ class Host:
         self._become(replace(self.state, is_probing=False))
 
     def wake(self) -> None:
-        """Let its links look again whether they may be asked for."""
+        """Wake the tasks waiting for this host so that they check its state again."""
         self._changed.set()
 
     def _become(self, state: HostState) -> None:
@@ -129,7 +129,7 @@ class Hosts:
             self.count(host)
 
     @property
-    def waited_for(self) -> list[str]:
+    def blocking_hosts(self) -> list[str]:
         """The parked hosts, where no other is left."""
         if self.deadline == math.inf:
             return []

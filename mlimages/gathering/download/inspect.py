@@ -82,7 +82,7 @@ def _reason(fault: Fault, data: bytes) -> Reason:
     reason = _REASONS.get(fault, Reason.CORRUPT)
     if reason is Reason.NOT_AN_IMAGE:
         return _kind_of_text(data)
-    return Reason.TRUNCATED if reason is Reason.CORRUPT and _is_cut(data) else reason
+    return Reason.TRUNCATED if reason is Reason.CORRUPT and _is_truncated(data) else reason
 
 
 def _options(header: ImageHeader, data: bytes, checks: Checks) -> DecodeOptions:
@@ -91,7 +91,7 @@ def _options(header: ImageHeader, data: bytes, checks: Checks) -> DecodeOptions:
     width, height = header.size
     if min(header.size) < checks.min_size:
         raise _UnwantedError(Reason.TOO_SMALL, f"{width} x {height} pixels")
-    if _is_cut(data):
+    if _is_truncated(data):
         raise ImageError(Fault.TRUNCATED, "the end of the image is missing")
     if checks.resize is None:  # an eighth of the side still reads every byte
         return DecodeOptions(least=(max(_HASHED_PX, width // 8), max(_HASHED_PX, height // 8)), mode="L")
@@ -119,19 +119,19 @@ def _described(
     )
 
 
-def _is_cut(data: bytes) -> bool:
+def _is_truncated(data: bytes) -> bool:
     """Whether the mark that ends the image is absent: a decoder forgives that, a cut body must not be kept.
 
     Bytes after that mark (a motion photo's film, a second image) are not looked at.
     """
     if data.startswith(b"\xff\xd8"):
-        return _is_cut_jpeg(data)
+        return _is_truncated_jpeg(data)
     if data.startswith(b"RIFF"):
         return len(data) < 8 + int.from_bytes(data[4:8], "little")
     return data.startswith(_PNG) and _is_cut_png(data)
 
 
-def _is_cut_jpeg(data: bytes) -> bool:
+def _is_truncated_jpeg(data: bytes) -> bool:
     """Walk the segments, and through each scan to the next marker, up to the end of the image (ITU T.81, B.1)."""
     if data.endswith(b"\xff\xd9"):  # as most do; within a scan these bytes cannot stand, and the walk takes .4 ms
         return False

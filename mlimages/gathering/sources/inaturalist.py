@@ -127,7 +127,7 @@ class INaturalist:
         )
         if exact:
             raise InputError(f"{query!r} names several taxa: {similar}; give the id of one")
-        raise InputError(f"iNaturalist knows no taxon {query!r}" + (f"; similar: {similar}" if similar else ""))
+        raise InputError(f"iNaturalist has no taxon {query!r}" + (f"; similar: {similar}" if similar else ""))
 
     async def _observations(self, taxon_id: int, *, above: int) -> dict[str, Any]:
         params = {

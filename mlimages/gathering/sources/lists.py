@@ -99,9 +99,9 @@ class LinkFile:
         single = [label for label, count in Counter(ref.label for ref in head).items() if count == 1]
         if len(single) > _MOST_SINGLE_CLASSES:
             raise InputError(
-                f"{self._name}: {len(single)} of the first {len(head)} links are the only one of their class, such as "
-                f"{printable(single[0][:60])!r}: for one class give --class NAME; if these are classes, name their "
-                "column with --label-column"
+                f"{self._name}: {len(single)} of the first {len(head)} links have a class of their own, such as "
+                f"{printable(single[0][:60])!r}: use --class NAME to put all links into one class, or "
+                "--label-column to choose the column of classes"
             )
 
     def _refs(self) -> Iterator[ImageRef]:

@@ -118,7 +118,7 @@ class SearchApi:
         status, _, body = await self._request("POST", url, data=form)
         if status == 200 and isinstance(body, dict):
             return body
-        raise GatherError(f"{self._name} answers {f'HTTP {status}' if status else body}: {self._refusal}")
+        raise GatherError(f"{self._name} returned {f'HTTP {status}' if status else body}: {self._refusal}")
 
     async def _ask(self, address: str, *, is_first: bool) -> dict[str, Any] | None:
         detail = ""
@@ -132,7 +132,7 @@ class SearchApi:
                 case 200 if isinstance(body, dict) and isinstance(body.get("error"), dict):  # MediaWiki
                     detail = str(body["error"].get("info"))[:200]
                     if body["error"].get("code") not in ("maxlag", "ratelimited"):
-                        raise GatherError(f"{self._name} answers: {detail}")
+                        raise GatherError(f"{self._name} returned: {detail}")
                     await self._pause(retry_after_s(headers.get("Retry-After")) or _LAG_S, detail)
                 case 200 if isinstance(body, dict):
                     return body
@@ -168,7 +168,9 @@ class SearchApi:
         state = self._state()
         if state.get("remaining") == 0 and state.get("reset", 0) > time.time():
             until = time.strftime("%Y-%m-%d", time.gmtime(state["reset"]))
-            raise GatherError(f"{self._name}'s quota of the month is spent: run the same command again from {until} on")
+            raise GatherError(
+                f"{self._name}'s monthly quota is exhausted: run the same command again on or after {until}"
+            )
         sent, now = self._sent(), time.time()
         for rate in self._rates:
             if (seconds := rate.wait_s(sent, now)) > 0:

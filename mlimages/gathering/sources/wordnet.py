@@ -65,7 +65,7 @@ def find_synset(text: str) -> Synset:
     if not found:
         raise InputError(f"no synset of ImageNet has the word {text!r}: try another word, or an id such as n02121808")
     lines = "".join(f"\n  {s.wnid}  {', '.join(s.lemmas).replace('_', ' ')}: {s.definition}" for s in found)
-    raise InputError(f"{text!r} has several meanings; take one by its id:{lines}")
+    raise InputError(f"{text!r} is ambiguous; use one of these ids:{lines}")
 
 
 def subtree(root: Synset) -> dict[str, str]:

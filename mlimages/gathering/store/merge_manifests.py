@@ -120,7 +120,7 @@ class _Replaced:
 
 
 def warn_of_unknown_images(files: Files, manifest: Path, out: Path) -> None:
-    """Name images that no row of a manifest knows."""
+    """Log a warning that lists images without a row in the manifest."""
     tables = temporary_tables("BEGIN; CREATE TABLE paths (path TEXT PRIMARY KEY);")
     for row in read_rows([manifest]):
         tables.execute("INSERT OR IGNORE INTO paths VALUES (?)", (row.path or "",))

@@ -60,8 +60,8 @@ def demand_same_resize(row: FetchResult, options: GatherOptions, out: object) ->
     found = _RESIZED.search(row.detail)
     size = int(found[1]) if found else None
     if size != options.resize:
-        had = f"with --resize {size}" if size else "as they came"
-        raise InputError(f"{out} holds images {had}: give the same --resize as then, or another folder")
+        had = f"with --resize {size}" if size else "without --resize"
+        raise InputError(f"{out} was gathered {had}: use the same setting, or another folder")
 
 
 class Refusals:
