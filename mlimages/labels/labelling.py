@@ -209,7 +209,7 @@ def _split(
     paths = [item.path for item in labels]
     groups = groups_by_pattern(paths, options.group)
     if not groups:
-        raise InputError(f"--group {options.group!r} finds nothing in any of the {len(paths)} paths ({paths[0]} ...)")
+        raise InputError(f"--group {options.group!r} matches none of the {len(paths)} paths ({paths[0]} ...)")
     found = counted(len(set(groups.values())), "group")
     note(f"--group: {found}; {options.group!r} is found in {len(groups)} of {len(paths)} paths")
     return labels.split(options.split, seed=options.seed, groups=groups)

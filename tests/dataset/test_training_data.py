@@ -202,7 +202,7 @@ def test_a_mean_image_of_another_shape_is_an_error_at_once(
 ) -> None:
     mean = np.zeros(mean_shape, np.float32)
     np.save(tmp_path / "mean.npy", mean)
-    with pytest.raises(InputError, match=r"the mean image has shape|expected a mean image|is a mean image of"):
+    with pytest.raises(InputError, match=r"the mean image has shape|expected a mean image|but the network expects"):
         TrainingData(labels, prop, mean_image=tmp_path / "mean.npy" if as_file else mean)
 
 

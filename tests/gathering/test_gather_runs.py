@@ -152,7 +152,7 @@ def test_what_an_option_of_ours_refused_is_asked_for_when_the_option_changes(sit
     assert run(max_pixels=2000) == (4, ["opt-out", "too-many-pixels"])
     assert run() == (5, ["opt-out"])
     assert run(ignore_opt_out=True) == (6, [])
-    with pytest.raises(InputError, match="holds images as they came"):
+    with pytest.raises(InputError, match="was gathered without --resize"):
         run(resize=20)
 
 

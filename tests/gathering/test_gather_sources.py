@@ -121,7 +121,7 @@ def test_wordnet_knows_domestic_cats_and_their_subtree() -> None:
     assert folders["n02123394"] == "domestic_cat/persian_cat"
     assert len(set(folders.values())) == len(folders)
     assert sum("n02121808" in synset.parents for synset in synsets().values()) == 16
-    with pytest.raises(InputError, match=r"several meanings(.|\n)*n02121620  cat, true cat: feline mammal"):
+    with pytest.raises(InputError, match=r"is ambiguous(.|\n)*n02121620  cat, true cat: feline mammal"):
         find_synset("cat")
     with pytest.raises(InputError, match="no synset"):
         find_synset("n99999999")
@@ -326,7 +326,7 @@ def test_pexels_fills_each_class_names_the_photographers_and_asks_no_page_twice(
 
 def test_pexels_waits_the_hour_out_or_says_when_to_come_back(site: Site, tmp_path: Path, pexels_key: None) -> None:
     served = PexelsSite(site, total=100, allowed=1)
-    with pytest.raises(GatherError, match="run the same command again in 60 minutes to go on"):
+    with pytest.raises(GatherError, match="run the same command again in 60 minutes to resume"):
         gather(pexels(site, "cat", wait=None), tmp_path / "out", **FAST)
     waits: list[float] = []
 
@@ -380,7 +380,7 @@ def test_pexels_pace_outlives_the_run_and_stops_where_waiting_is_not_wanted(
 ) -> None:
     clock, served = Clock(monkeypatch), PexelsSite(site, total=250 * 80, allowed=250)
     for _ in range(2):
-        with pytest.raises(GatherError, match="run the same command again in 60 minutes to go on"):
+        with pytest.raises(GatherError, match="run the same command again in 60 minutes to resume"):
             asyncio.run(photographs(pexels(site, "cat", wait=None)))
         assert len(site.requests) == 200, "what was answered is kept, and no more is asked for"
     clock.now += 3600
@@ -408,7 +408,7 @@ def test_pexels_quota_of_the_month_is_known_from_its_headers(
 ) -> None:
     clock, served = Clock(monkeypatch), PexelsSite(site, total=100)
     served.remaining, served.reset = 0, int(clock.now) + 86_400
-    with pytest.raises(GatherError, match="quota of the month is spent: run the same command again from 2027-01-16 on"):
+    with pytest.raises(GatherError, match="monthly quota is exhausted: run the same command again on or after 2027-01-16"):
         asyncio.run(photographs(pexels(site, "cat", wait=clock.wait)))
     assert (len(site.requests), clock.waits) == (1, []), "nobody waits for a month"
     clock.now = served.reset

@@ -49,7 +49,7 @@ def test_every_option_is_one_of_every_command(command: str) -> None:
         ({"timeout_s": float("nan")}, "timeout_s is nan"),
         ({"retries": -1}, "retries is -1: it must be at least 0"),
         ({"shard": (3, 2)}, "shard is 3/2: the parts run from 1/N to N/N"),
-        ({"restore_deleted": True, "keep_deleted": True}, "exclude each other"),
+        ({"restore_deleted": True, "keep_deleted": True}, "mutually exclusive"),
     ],
 )
 def test_options_out_of_bounds_are_refused(options: dict[str, object], message: str) -> None:

@@ -165,7 +165,7 @@ def test_inaturalist_names_what_it_cannot_find(site: Site) -> None:
     INaturalistSite(site, total=1)
     with pytest.raises(InputError, match=r"'Formica' names several taxa: Formica \(genus 1\), Formica \(subgenus 2\)"):
         refs(bees(site, "Formica"))
-    with pytest.raises(InputError, match=r"knows no taxon 'formicula'; similar: Formicidae \(family 47336\)"):
+    with pytest.raises(InputError, match=r"has no taxon 'formicula'; similar: Formicidae \(family 47336\)"):
         refs(bees(site, "formicula"))
     for options in ({"licences": "all"}, {"by": "order"}, {"size": "huge"}):
         with pytest.raises(InputError, match="expected one of"):
@@ -226,7 +226,7 @@ def test_commons_waits_for_its_database_and_is_told_who_asks(site: Site) -> None
 
     assert len(refs(pages(site, "cat", wait=wait))) == 4
     assert waits == [5.0, 5.0]
-    with pytest.raises(GatherError, match="Commons answers HTTP 403: Wikimedia asks programs for a contact"):
+    with pytest.raises(GatherError, match="Commons returned HTTP 403: Wikimedia asks programs for a contact"):
         refs(pages(site, "dog", contact=None, tell=messages.append))
     assert "--contact" in messages[0]
 

@@ -103,7 +103,7 @@ def test_a_pattern_of_groups_that_finds_nothing_is_refused(tmp_path: Path, run_c
     touch(tmp_path / "data", *(f"{c}/P{n}_{m}.jpg" for c in "ab" for n in range(4) for m in range(2)))
     failed = run_cli("label", "data", "--split", "0.5,0.5", "--group", "Q[0-9]", check=False)
     assert failed.returncode == 1
-    assert "--group 'Q[0-9]' finds nothing in any of the 16 paths" in failed.stderr
+    assert "--group 'Q[0-9]' matches none of the 16 paths" in failed.stderr
     done = run_cli("label", "data", "--split", "0.5,0.5", "--group", "P[0-9]")
     assert "--group: 4 groups; 'P[0-9]' is found in 16 of 16 paths" in done.stderr
 

@@ -256,7 +256,7 @@ def test_training_stops_early_and_within_its_time(colours: Path) -> None:  # noq
 REFUSED: dict[str, tuple[dict[str, object], str]] = {
     "freeze": ({"freeze": "conv9"}, "no layer 'conv9'"),
     "mean": ({"mean": "nowhere.npy"}, "nowhere.npy cannot be read as a mean image"),
-    "size of the mean": ({"mean": "small.npy"}, "is a mean image of"),
+    "size of the mean": ({"mean": "small.npy"}, "but the network expects"),
     "NaN in the mean": ({"mean": "nan.npy"}, "NaN or infinite"),
     "device": ({"device": "mps"}, "PyTorch finds no mps device"),
     "spelling of the device": ({"device": "gpu"}, "device is 'gpu': it must be one of auto, cpu, cuda, mps"),
@@ -267,7 +267,7 @@ REFUSED: dict[str, tuple[dict[str, object], str]] = {
     "two numbers in std": ({"std": (1.0, 2.0)}, "std is 1.0, 2.0: it must be one or three numbers above 0"),
     "zeros in std": ({"std": (0.0, 0.0, 0.0)}, "std is 0.0, 0.0, 0.0: it must be one or three numbers above 0"),
     "std of other channels": ({"model": "lenet5", "std": (1.0, 1.0, 1.0)}, "std has 3 numbers, the network takes 1"),
-    "weights": ({"weights": "nowhere.pth"}, "there is no weights file nowhere.pth"),
+    "weights": ({"weights": "nowhere.pth"}, "no weights file at nowhere.pth"),
     "NaN in weights": ({"weights": "nan.safetensors"}, "nan.safetensors is damaged: NaN or infinity in conv2.weight"),
     "model": ({"model": "cifar10"}, "unknown model 'cifar10'"),
     "size": ({"size": 3}, "cannot take 3 x 3 px"),

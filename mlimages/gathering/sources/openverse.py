@@ -21,7 +21,7 @@ _LIMITS = (
     f"({_REGISTRATION}) in OPENVERSE_CLIENT_ID and OPENVERSE_CLIENT_SECRET gives larger pages and more requests, and "
     "more results where Openverse approves it"
 )
-_REFUSAL = "it serves no more to clients without an id today; run the same command again later to go on"
+_REFUSAL = "it serves no more to clients without an id today; run the same command again later to resume"
 _REFUSAL_REGISTERED = "OPENVERSE_CLIENT_ID or OPENVERSE_CLIENT_SECRET is wrong, or the address is not yet verified"
 _KEPT = ("id", "title", "creator", "creator_url", "license", "license_version", "license_url", "foreign_landing_url",
          "provider", "source")  # fmt: skip

@@ -151,7 +151,7 @@ class SearchApi:
                 case _:
                     detail = f"HTTP {status}" if status else str(body)
                     await self._pause(2.0**attempt, detail)
-        raise GatherError(f"{self._name} does not answer ({detail}): run the same command again later to go on")
+        raise GatherError(f"{self._name} does not answer ({detail}): run the same command again later to resume")
 
     async def _request(self, method: str, address: str, **options: Any) -> tuple[int, Mapping[str, str], Any]:
         assert self._session
@@ -179,7 +179,7 @@ class SearchApi:
     async def _pause(self, seconds: float, why: str) -> None:
         long = f"{math.ceil(seconds)} s" if seconds < 120 else f"{math.ceil(seconds / 60)} minutes"
         if self._wait is None:
-            raise GatherError(f"{self._name}: {why}; run the same command again in {long} to go on")
+            raise GatherError(f"{self._name}: {why}; run the same command again in {long} to resume")
         await self._wait(seconds, f"{self._name}: {why}; waiting {long}")
 
     def _until_free_s(self) -> float:
