@@ -12,7 +12,7 @@ from typing import Any
 import typer
 
 from mlimages.cli import predictions
-from mlimages.cli.hints import finetune_command, given_options, read_labels, say_next
+from mlimages.cli.hints import given_options, read_labels, say_next
 from mlimages.cli.options import FORCE, SKIP_UNAVAILABLE, GroupedCommand, takes_options
 from mlimages.cli.process import log_server
 from mlimages.core import InputError, Target
@@ -60,7 +60,7 @@ def export(
     """
     from mlimages.core import TqdmProgress, outputs
     from mlimages.export import ExportOptions
-    from mlimages.reports import read_run, write_model_card
+    from mlimages.reports import has_model_card
     from mlimages.training import export_run
 
     options = ExportOptions(
@@ -68,11 +68,11 @@ def export(
     )
     with outputs(filter(None, [out]), overwrite=force):
         bundle = export_run(run, out or run / "model.onnx", options=options, progress=TqdmProgress())
-        card = write_model_card(bundle, read_run(run), command=finetune_command(run))
     print(bundle.to_json() if as_json else bundle.path)
     for line in predictions.export_notes(bundle):
         print(line, file=sys.stderr)
-    print(f"model card: {card}" if card else f"{bundle.path.parent}/README.md stays as it is", file=sys.stderr)
+    card = bundle.path.with_name("README.md")
+    print(f"model card: {card}" if has_model_card(bundle) else f"{card} is yours and stays as it is", file=sys.stderr)
     if bundle.includes_preprocessing:
         say_next("predict", bundle.path, "IMAGE...")
 

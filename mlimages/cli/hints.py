@@ -34,24 +34,6 @@ def say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def finetune_command(run: Path) -> str:
-    """The command that makes a run again; of paths the names alone, for they are of this machine."""
-    from mlimages.core import option_fields
-    from mlimages.reports import read_run
-    from mlimages.training import FineTuneConfig
-
-    settings, words = read_run(run).changed_settings, ["mlimages", "finetune"]
-    words.append(Path(settings.get("labels", "labels.txt")).name)
-    for field in option_fields(FineTuneConfig):
-        value = settings.get(field.name)
-        if field.name in ("labels", "out") or value in (None, "", [], False):
-            continue
-        flag = field.option.flags[0] if field.option.flags else f"--{field.name.replace('_', '-')}"
-        given = "" if value is True else ",".join(map(str, value)) if isinstance(value, list) else str(value)
-        words += [flag, Path(given).name] if "/" in given else [flag, given] if given else [flag]
-    return shlex.join([*words, "-o", run.name])
-
-
 def read_labels(source: Path, table: Mapping[str, Any] | None = None) -> LabelFile:
     """A label file, or a folder of class folders; what was understood of it is printed.
 

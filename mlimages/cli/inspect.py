@@ -11,7 +11,7 @@ import typer
 
 from mlimages.cli.hints import given_options, say_next
 from mlimages.cli.options import FORCE, GroupedCommand, takes_options
-from mlimages.core import ImageProperty, InputError, Resize, counted, parse_size
+from mlimages.core import BundleError, ImageProperty, InputError, Resize, counted, parse_size, printable
 from mlimages.labels import TableOptions
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def summary(
 
     For each layer: output shape, parameters, whether they are frozen or trained, multiply-adds per image, and the
     arithmetic of its width: (N + 2P - F)/S + 1 for input width N, padding P, kernel size F and stride S. A width that
-    does not divide evenly is marked with "!".
+    does not divide evenly is marked with "!". Of a run or an exported file, the model card follows.
 
     Example: mlimages summary alexnet --size 227 --freeze conv5
     """
@@ -106,9 +106,22 @@ def summary(
         print(json.dumps(found.as_dict(), ensure_ascii=False))
         return
     print(found)
-    if not Path(model).exists():
+    if Path(model).exists():
+        print(*map(printable, _card(Path(model)).splitlines()), sep="\n")
+    else:
         layer = ("--freeze", freeze) if freeze != "none" else ()
         say_next("finetune", "labels.txt", "--model", model, *layer, "-o", "runs/first")
+
+
+def _card(model: Path) -> str:
+    """The card of a run's file, or of a file; empty where there is none of ours."""
+    from mlimages.inference import OnnxBundle
+    from mlimages.reports import model_card
+
+    try:
+        return model_card(OnnxBundle.read(model))
+    except BundleError:
+        return ""
 
 
 def _summarize(

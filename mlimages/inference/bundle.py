@@ -85,6 +85,9 @@ class Provenance:
         created: date and time, ISO 8601, UTC.
         weights_sha256, data_sha256: of the checkpoint, and of each label file by split name.
         split_sizes: images by split name.
+        class_counts: the same by class number.
+        licenses: images by the license that `gather` recorded; empty where it recorded none.
+        command: what makes the run again.
         accuracy: on validation images: share, and its 95 % interval.
         accuracy_count: how many images that is.
         calibration_error: expected calibration error (0..1) before and after the temperature was fitted.
@@ -98,6 +101,9 @@ class Provenance:
     weights_sha256: str = ""
     data_sha256: Mapping[str, str] = field(default_factory=dict)
     split_sizes: Mapping[str, int] = field(default_factory=dict)
+    class_counts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    licenses: Mapping[str, int] = field(default_factory=dict)
+    command: str = ""
     accuracy: tuple[float, float, float] | None = None
     accuracy_count: int = 0
     parity: Parity | None = None
@@ -239,6 +245,8 @@ def _from_json(values: dict[str, Any]) -> dict[str, Any]:
     values["probe"] = ParityProbe(**{**probe, "logits": tuple(probe["logits"])})
     for key in ("accuracy", "calibration_error", "quantization"):
         provenance[key] = None if provenance[key] is None else tuple(provenance[key])
+    counts = provenance.get("class_counts", {})
+    provenance["class_counts"] = {name: tuple(each) for name, each in counts.items()}
     values["provenance"] = Provenance(**provenance)
     for key, kind in (("known", Known), ("prediction_sets", PredictionSets)):
         values[key] = kind(**values[key]) if values.get(key) else None

@@ -1,3 +1,5 @@
+from .cards import has_model_card as has_model_card
+from .cards import image_licenses as image_licenses
 from .cards import model_card as model_card
 from .cards import write_model_card as write_model_card
 from .check_page import write_report as write_report

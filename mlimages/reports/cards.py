@@ -3,41 +3,42 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from mlimages.core import InputError, demand_free, note_written, write_text
+from mlimages.core import InputError, writing
 from mlimages.gathering import read_manifest
 from mlimages.inference import KNOWN, KNOWN_AT, LOGITS, PROBABILITIES, SET_LEVEL, OnnxBundle
-from mlimages.labels import LabelFile
 from mlimages.reports.pages import percent
-from mlimages.reports.run_folder import RunFolder
 
 NAME = "README.md"
 
 
-def write_model_card(bundle: OnnxBundle, run: RunFolder, *, command: str) -> Path | None:
-    """Write the card beside the file; None where a person's README.md is there, which stays as it is.
-
-    Args:
-        bundle: the exported file.
-        run: the run that it was exported from.
-        command: what makes the run again.
-    """
+def write_model_card(bundle: OnnxBundle) -> Path | None:
+    """Write the card beside the file; None where a person's README.md is there, which stays as it is."""
     path = bundle.path.parent / NAME
     try:
-        demand_free([path])
+        with writing(path) as part:
+            part.write_text(model_card(bundle), encoding="utf-8")
     except InputError:
         return None
-    write_text(path, model_card(bundle, run, command=command))
-    note_written([path])
     return path
 
 
-def model_card(bundle: OnnxBundle, run: RunFolder, *, command: str) -> str:
-    """The card: YAML for the hub, then what the model is, its data, results, limits, use and the command."""
-    sections = (_description(bundle), _data(run), _results(bundle), _limits(bundle), _use(bundle), _origin(command))
+def has_model_card(bundle: OnnxBundle) -> bool:
+    """Whether the file's card lies beside it."""
+    path = bundle.path.parent / NAME
+    return path.is_file() and path.read_bytes() == model_card(bundle).encode()
+
+
+def model_card(bundle: OnnxBundle) -> str:
+    """The card: YAML for the hub, then what the model is, its data, results, limits, use and the command.
+
+    Example:
+        >>> print(model_card(OnnxBundle.read("runs/first/model.onnx")).splitlines()[1])
+        library_name: onnx
+    """
+    sections = (_description(bundle), _data(bundle), _results(bundle), _limits(bundle), _use(bundle), _origin(bundle))
     text = "\n".join(line for lines in sections for line in lines)
     return f"{_header(bundle)}\n# {bundle.model}: {_names(bundle.class_names)}\n\n{text}\n"
 
@@ -61,29 +62,31 @@ def _description(bundle: OnnxBundle) -> Iterator[str]:
     yield f"`{bundle.path.name}` takes {takes}."
 
 
-def _data(run: RunFolder) -> Iterator[str]:
+def _data(bundle: OnnxBundle) -> Iterator[str]:
+    provenance, nothing = bundle.provenance, (0,) * len(bundle.class_names)
+    if not provenance.class_counts:
+        return
+    train, val = (provenance.class_counts.get(name, nothing) for name in ("train", "val"))
     yield "\n## Data\n\n| class | training | validation |\n|---|---|---|"
-    splits = {name: list(LabelFile(run.path / f"{name}.txt")) for name in ("train", "val")}
-    train, val = (Counter(item.label for item in items) for items in splits.values())
-    for label, name in enumerate(run.class_names):
-        yield f"| {_escaped(name)} | {train[label]} | {val[label]} |"
-    yield f"| total | {train.total()} | {val.total()} |"
-    licenses = _licenses([item.path for items in splits.values() for item in items])
-    if licenses:
+    for name, *counts in zip(bundle.class_names, train, val, strict=True):
+        yield f"| {_escaped(name)} | {counts[0]} | {counts[1]} |"
+    yield f"| total | {sum(train)} | {sum(val)} |"
+    if provenance.licenses:
         yield "\n| license, as recorded by `mlimages gather` | images |\n|---|---|"
-        yield from (f"| {_escaped(name)} | {count} |" for name, count in licenses.most_common())
+        yield from (f"| {_escaped(name)} | {count} |" for name, count in provenance.licenses.items())
     else:
         yield "\nThe licenses of the images are not recorded."
 
 
-def _licenses(paths: list[Path]) -> Counter[str]:
-    """Images by the license in the manifest of their gathered folder; empty where there is no manifest."""
-    found: Counter[str] = Counter()
-    for folder in sorted({path.parent.parent for path in paths}):
+def image_licenses(paths: Iterable[Path]) -> dict[Path, str]:
+    """The license of each image that is in the manifest of its gathered folder, as `gather` recorded it."""
+    found: dict[Path, str] = {}
+    folders = {path: path.parent.parent for path in paths}
+    for folder in sorted(set(folders.values())):
         if any(folder.glob("manifest*.jsonl")):
-            used = {path.relative_to(folder).as_posix() for path in paths if path.parent.parent == folder}
-            rows = {row.path: row for row in read_manifest(folder) if row.path in used}
-            found.update(str(row.source.get("license") or "not recorded") for row in rows.values())
+            used = {path.relative_to(folder).as_posix(): path for path in folders if folders[path] == folder}
+            rows = {used[row.path]: row for row in read_manifest(folder) if row.path in used}
+            found |= {path: str(row.source.get("license") or "not recorded") for path, row in rows.items()}
     return found
 
 
@@ -137,8 +140,9 @@ def _use(bundle: OnnxBundle) -> Iterator[str]:
         )
 
 
-def _origin(command: str) -> Iterator[str]:
-    yield f"\n## Training\n\n```console\n$ {command}\n```"
+def _origin(bundle: OnnxBundle) -> Iterator[str]:
+    if bundle.provenance.command:
+        yield f"\n## Training\n\n```console\n$ {bundle.provenance.command}\n```"
 
 
 def _names(names: tuple[str, ...]) -> str:

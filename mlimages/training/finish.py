@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import logging
@@ -32,16 +31,17 @@ from mlimages.core import (
     write_text,
 )
 from mlimages.export import ExportOptions, KnownOutput, TrainedNetwork, export_network
-from mlimages.inference import Known, OnnxBundle, PredictionSets, Provenance
+from mlimages.inference import Known, OnnxBundle, PredictionSets
 from mlimages.labels import LabelFile
 from mlimages.networks import summarize_model
-from mlimages.reports import RunFiles, estimated_errors, find_suspects, read_run, write_suspects
+from mlimages.reports import RunFiles, estimated_errors, find_suspects, read_run, write_model_card, write_suspects
 from mlimages.training import distributed
 from mlimages.training.checkpoints import TrainingState, load_run, restore
 from mlimages.training.data import Job
 from mlimages.training.head import compute_head_inputs
 from mlimages.training.known import KNOWN_SHARE, conformal_thresholds, fit_known, load_known, save_known
 from mlimages.training.loop import Validation, validate
+from mlimages.training.reproduction import read_provenance
 
 logger = logging.getLogger(__name__)
 
@@ -260,7 +260,9 @@ def export_run(
     network: nn.Module | None = None,
     progress: Progress | None = None,
 ) -> OnnxBundle:
-    """Export a run's best network to ONNX, with the hashes of its weights and label files as metadata.
+    """Export a run's best network to ONNX, with where it comes from as metadata, and its model card beside it.
+
+    The card, README.md, replaces none that a person wrote.
 
     Args:
         run: run folder.
@@ -288,15 +290,16 @@ def export_run(
         loaded.mean_image,
         load_known(files),
     )
-    splits = {name: path for name, path in (("train", files.train), ("val", files.val)) if path.exists()}
-    provenance = Provenance(
-        weights_sha256=_sha256(loaded.weights),
-        data_sha256={name: _sha256(path) for name, path in splits.items()},
-        split_sizes={name: sum(1 for _ in LabelFile(path)) for name, path in splits.items()},
+    bundle = export_network(
+        trained,
+        Path(out),
+        validation=LabelFile(files.val),
+        options=options,
+        provenance=read_provenance(files, loaded.weights),
+        progress=progress,
     )
-    return export_network(
-        trained, Path(out), validation=LabelFile(files.val), options=options, provenance=provenance, progress=progress
-    )
+    write_model_card(bundle)
+    return bundle
 
 
 def summarize_run(run: str | os.PathLike[str]) -> NetworkSummary:
@@ -317,8 +320,3 @@ def summarize_run(run: str | os.PathLike[str]) -> NetworkSummary:
         classes=len(folder.class_names),
         upto=settings["freeze"],
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -205,6 +205,7 @@ def test_the_command_line_trains_exports_and_goes_on(colours: Path, run_cli: Run
     assert set(keys.split()) <= result.keys()
     assert (colours.parent / result["onnx"]).exists()
     assert "mlimages predict run/model.onnx" in done.stderr
+    assert " -o run\n" in (colours.parent / "run" / "README.md").read_text(), "the model card"
     exported = (colours.parent / result["onnx"]).stat().st_mtime_ns
     again = run_cli("finetune", "--resume", "run", "--json")
     assert (colours.parent / result["onnx"]).stat().st_mtime_ns == exported, "a finished run is not exported again"

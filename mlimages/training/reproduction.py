@@ -1,0 +1,52 @@
+"""Where an exported file comes from: its label files, its weights, and the command that makes the run again."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+from collections import Counter
+from pathlib import Path
+
+from mlimages.core import option_fields
+from mlimages.inference import Provenance
+from mlimages.labels import LabelFile
+from mlimages.reports import RunFiles, RunFolder, image_licenses, read_run
+from mlimages.training.config import FineTuneConfig
+
+
+def read_provenance(files: RunFiles, weights: Path) -> Provenance:
+    """What is known of a run before its file is made."""
+    run = read_run(files.folder)
+    splits = {name: path for name, path in (("train", files.train), ("val", files.val)) if path.exists()}
+    items = {name: list(LabelFile(path)) for name, path in splits.items()}
+    counts = {name: Counter(item.label for item in each) for name, each in items.items()}
+    licenses = Counter(image_licenses(item.path for each in items.values() for item in each).values())
+    return Provenance(
+        weights_sha256=_sha256(weights),
+        data_sha256={name: _sha256(path) for name, path in splits.items()},
+        split_sizes={name: len(each) for name, each in items.items()},
+        class_counts={
+            name: tuple(each[label] for label in range(len(run.class_names))) for name, each in counts.items()
+        },
+        licenses=dict(licenses.most_common()),
+        command=finetune_command(run),
+    )
+
+
+def finetune_command(run: RunFolder) -> str:
+    """The command that makes a run again; of paths the names alone, for they are of this machine."""
+    settings, words = run.changed_settings, ["mlimages", "finetune"]
+    words.append(Path(settings.get("labels", "labels.txt")).name)
+    for field in option_fields(FineTuneConfig):
+        value = settings.get(field.name)
+        if field.name in ("labels", "out") or value in (None, "", [], False):
+            continue
+        flag = field.option.flags[0] if field.option.flags else f"--{field.name.replace('_', '-')}"
+        given = "" if value is True else ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        words += [flag, Path(given).name] if "/" in given else [flag, given] if given else [flag]
+    return shlex.join([*words, "-o", run.path.name])
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
