@@ -408,7 +408,9 @@ def test_pexels_quota_of_the_month_is_known_from_its_headers(
 ) -> None:
     clock, served = Clock(monkeypatch), PexelsSite(site, total=100)
     served.remaining, served.reset = 0, int(clock.now) + 86_400
-    with pytest.raises(GatherError, match="monthly quota is exhausted: run the same command again on or after 2027-01-16"):
+    with pytest.raises(
+        GatherError, match="monthly quota is exhausted: run the same command again on or after 2027-01-16"
+    ):
         asyncio.run(photographs(pexels(site, "cat", wait=clock.wait)))
     assert (len(site.requests), clock.waits) == (1, []), "nobody waits for a month"
     clock.now = served.reset
