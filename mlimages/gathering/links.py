@@ -12,7 +12,7 @@ _MOST_DATA = 200
 
 def without_credentials(text: str) -> str:
     """A text without the users and passwords of the URLs in it."""
-    return _CREDENTIALS.sub(r"\1", text)
+    return _CREDENTIALS.sub(r"\1", text) if "@" in text else text
 
 
 def host_of(url: str) -> str:

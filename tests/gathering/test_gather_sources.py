@@ -508,6 +508,7 @@ SIGNED = "/a%2Cb%3a/c.jpg?sig=a%2Fb%3D%3d&e=1+2&x=~*'(),;:@!$[1]"
     ("written", "sent"),
     [
         (SIGNED, SIGNED),
+        ("/a.jpg?b=c#part", "/a.jpg?b=c"),
         ("/a b.jpg", "/a%20b.jpg"),
         ("/é.jpg?q=é#part", "/%C3%A9.jpg?q=%C3%A9"),
         ("/100%.jpg", "/100%25.jpg"),

@@ -30,6 +30,7 @@ _MAX_URL = 8192
 _MAX_REDIRECTS = 10
 _BACKOFF_S = 1.0
 _AUTHORITY = re.compile(r"^[^:]*://[^/?#]*")
+_WITH_PATH = re.compile(r"[^:]*://[^/?#]+/[^#]*")
 _STRAY_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _REDIRECTS = (301, 302, 303, 307, 308)
 _THROTTLED = (420, 429, 503)
@@ -280,13 +281,13 @@ def parse_url(link: str) -> URL:
     try:
         url = URL(link) if len(link) <= _MAX_URL else URL()
         host, port = url.raw_host, url.port
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError, IndexError, RecursionError) as error:
         raise _RefusalError(Reason.BAD_URL, str(error)[:200]) from error
     if url.scheme and url.scheme not in ("http", "https"):
         raise _RefusalError(Reason.BAD_SCHEME, url.scheme[:40])
     if not (url.scheme and host and port):
         raise _RefusalError(Reason.BAD_URL, "no host" if len(link) <= _MAX_URL else "too long")
-    return _as_written(url, link)
+    return url if str(url) == link and _WITH_PATH.fullmatch(link) else _as_written(url, link)
 
 
 def _as_written(url: URL, link: str) -> URL:

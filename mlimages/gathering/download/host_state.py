@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 
 from mlimages.core import Reason
 
@@ -99,6 +100,8 @@ def seconds_until_request(state: HostState, now: float, deadline: float) -> floa
 
 def after_request(state: HostState, now: float) -> HostState:
     """A request is sent."""
+    if not (state.rate or state.is_parked or state.is_probing):  # as with most hosts: nothing is to be remembered
+        return state
     interval = 1 / state.rate if state.rate else 0.0
     next_at = max(state.next_at, now - _LATE_S) + interval
     return replace(state, is_probing=state.is_parked, next_at=next_at)
@@ -112,15 +115,17 @@ def after_answer(state: HostState, now: float, *, asked_at: float, is_redirect: 
     """
     served_per_s = _served_per_s(state, now) + 1 / _SERVED_OVER_S
     gives_up_at = state.gives_up_at if is_redirect else math.inf
-    state = replace(state, has_answered=True, gives_up_at=gives_up_at, served_per_s=served_per_s, served_at=now)
+    answered = partial(
+        replace, state, has_answered=True, gives_up_at=gives_up_at, served_per_s=served_per_s, served_at=now
+    )
     if asked_at < state.parked_at:  # whether it answers now is not known yet
-        return state
+        return answered()
     rate = state.rate
     if rate is not None and rate < 2 * max(1.0, served_per_s):  # else the rate is not what limits it
         rate += 1.0 if state.is_ramping else max(INCREASE_PER_S / rate, INCREASE)
     if is_redirect and state.refusals:
-        return replace(state, rate=rate, is_probing=False)
-    return replace(state, failing=frozenset(), refusals=0, is_parked=False, is_probing=False, pauses=0, rate=rate)
+        return answered(rate=rate, is_probing=False)
+    return answered(failing=frozenset(), refusals=0, is_parked=False, is_probing=False, pauses=0, rate=rate)
 
 
 def after_refusal(state: HostState, now: float, *, asked_at: float) -> HostState:

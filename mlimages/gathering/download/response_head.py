@@ -11,6 +11,8 @@ from aiohttp.client_proto import ResponseHandler
 
 _MAX_HEAD = 256 * 1024
 _END = b"\r\n\r\n"
+_WELL_FORMED = re.compile(rb"[^\r\n]*\r\n(?:[^\s:]+:[^\r\n]*\r\n)*\r\n")
+_LENGTH = re.compile(rb"\n(?:content-length|transfer-encoding):", re.IGNORECASE)
 _ANY_END = re.compile(rb"\n\r?\n")
 
 
@@ -23,6 +25,8 @@ def mended_head(head: bytes) -> bytes:
     >>> mended_head(b"HTTP/1.1 200 OK\\r\\nContent-Length: 5\\r\\ncontent-length: 5\\r\\n\\r\\n")
     b'HTTP/1.1 200 OK\\r\\nContent-Length: 5\\r\\n\\r\\n'
     """
+    if _WELL_FORMED.fullmatch(head) and len(_LENGTH.findall(head)) < 2:  # as most are
+        return head
     status, *lines = head.removesuffix(_END).split(b"\r\n")
     names = [line.partition(b":")[0].lower() for line in lines]
     has_coding, lengths = b"transfer-encoding" in names, set()

@@ -149,12 +149,12 @@ class Gathered:
         Raises:
             GatherError: the folder cannot be written.
         """
+        key = row_key(ref.label, ref.url)
         row = row_of(ref, fetched, self._outcome(ref, fetched, found))
         if row.status == "ok" and isinstance(found, Facts):
-            row = await self._placed(ref, row, part, found.suffix)
+            row = await self._placed(ref, row, part, found.suffix, key=key)
         elif found:
             part.unlink(missing_ok=True)
-        key = row_key(ref.label, ref.url)
         row = self._refusals.marked(key, row)
         self._writer.append(row)
         self.added += 1
@@ -317,14 +317,13 @@ class Gathered:
             return {"status": "duplicate", "same_as": copies.path, **values}
         return {"status": "ok", "same_as": self._images().find_near(found.dhash), **values}
 
-    async def _placed(self, ref: ImageRef, row: FetchResult, part: Path, suffix: str) -> FetchResult:
+    async def _placed(self, ref: ImageRef, row: FetchResult, part: Path, suffix: str, *, key: int) -> FetchResult:
         """The row with the path that the image has got; others are compared with it from the first name on."""
         sha256 = row.sha256 or ""
         is_new = not self._images().copies(sha256).count
         stem = self._names.stem(ref)
-        digits = f"{row_key(ref.label, ref.url):016x}"
         is_alone = not (self._options.shard or self._objects)
-        for number, path in enumerate(free_paths(stem, suffix, digits, is_alone=is_alone)):
+        for number, path in enumerate(free_paths(stem, suffix, f"{key:016x}", is_alone=is_alone)):
             if not self._names.note(ref.label, path):
                 continue  # taken, but for capitals
             named = replace(row, path=path)
@@ -333,7 +332,8 @@ class Gathered:
             is_placed = await self._files.place(part, path)
             if not is_placed and not ((is_new or self._objects) and self._files.sha256(path) == sha256):
                 continue  # taken; not by this very image, placed by a run that was stopped before it recorded that
-            part.unlink(missing_ok=True)
+            if not is_placed:
+                part.unlink(missing_ok=True)
             if not self._objects:
                 self._images().add(named)
             elif number:

@@ -9,7 +9,6 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import chain
 
 from mlimages.core import FetchResult, Reason
 from mlimages.gathering.links import place_of
@@ -39,6 +38,10 @@ CREATE INDEX by_band0 ON images (band0);
 CREATE INDEX by_band1 ON images (band1);
 CREATE INDEX by_band2 ON images (band2);
 """
+
+
+_SHARING_A_BAND = " UNION ALL ".join(f"SELECT dhash, rowid, path FROM images WHERE band{band} = ?" for band in range(3))
+_NOTHING_NEAR = 65, 0, ""
 
 
 def temporary_tables(script: str) -> sqlite3.Connection:
@@ -72,7 +75,9 @@ class Copies:
 
     def is_gone_with(self, url: str) -> bool:
         """Whether they are a host's placeholder if `url` gives them, too; copies that are kept on purpose are none."""
-        return self.is_gone or (self.kept < 2 and are_of_a_placeholder((*self.places, place_of(url))))
+        if self.is_gone or self.kept > 1 or len(self.places) < PLACEHOLDER_PATHS - 1:
+            return self.is_gone
+        return are_of_a_placeholder((*self.places, place_of(url)))
 
     def with_row(self, row: FetchResult) -> Copies:
         """These and the link of one more row."""
@@ -94,6 +99,7 @@ class ImageIndex:
 
     def __init__(self) -> None:
         self._tables = temporary_tables(_TABLES)
+        self._latest = "", Copies()
 
     def close(self) -> None:
         """Remove the tables."""
@@ -101,6 +107,11 @@ class ImageIndex:
 
     def copies(self, sha256: str) -> Copies:
         """The links that gave these bytes."""
+        if self._latest[0] != sha256:  # several questions about each image follow one another
+            self._latest = sha256, self._stored_copies(sha256)
+        return self._latest[1]
+
+    def _stored_copies(self, sha256: str) -> Copies:
         query = "SELECT places, count, kept, path, label, is_gone FROM copies WHERE sha256 = ?"
         row = self._tables.execute(query, (bytes.fromhex(sha256),)).fetchone()
         if not row:
@@ -111,6 +122,7 @@ class ImageIndex:
 
     def put(self, sha256: str, copies: Copies) -> None:
         """Remember the links that gave these bytes."""
+        self._latest = sha256, copies
         places = b"".join(place.to_bytes(8, "big") for place in copies.places)
         row = (bytes.fromhex(sha256), places, copies.count, copies.kept, copies.path, copies.label, copies.is_gone)
         self._tables.execute("INSERT OR REPLACE INTO copies VALUES (?, ?, ?, ?, ?, ?, ?)", row)
@@ -141,14 +153,11 @@ class ImageIndex:
             self._tables.execute("INSERT INTO images VALUES (?, ?, ?, ?, ?)", row)
 
     def find_near(self, dhash: str) -> str | None:
-        """The path of the nearest image, if it is at most two bits away."""
+        """The path of the nearest image, if it is at most two bits away; of several the first that was added."""
         value = int(dhash, 16)
-        found = chain.from_iterable(
-            self._tables.execute(f"SELECT dhash, path FROM images WHERE band{band} = ? ORDER BY rowid", (bits,))
-            for band, bits in enumerate(_bands(value))
-        )
-        near = min(found, key=lambda row: _bits_apart(row[0], value), default=None)
-        return near[1] if near and _bits_apart(near[0], value) <= _MAX_BITS_APART else None
+        found = self._tables.execute(_SHARING_A_BAND, _bands(value))
+        apart, _, path = min(((_bits_apart(row[0], value), *row[1:]) for row in found), default=_NOTHING_NEAR)
+        return path if apart <= _MAX_BITS_APART else None
 
 
 class PlaceHosts:

@@ -84,6 +84,8 @@ class Refusals:
 
     def note(self, key: int, row: FetchResult) -> None:
         """Count one row, in the order of the manifest."""
+        if row.reason not in REFUSING and not self._counts:
+            return
         host = host_of(row.url)
         if row.reason not in REFUSING:
             if row.reason not in OPEN_REASONS and row.fetched_at > self._since.get(host, ""):  # images take longer
