@@ -48,6 +48,9 @@ def export(
         metavar="SHARE",
         help='Predict "unknown" below the confidence that SHARE of the validation images reach; typically 0.95.',
     ),
+    croissant: Path = typer.Option(
+        None, "--croissant", metavar="FILE", help="Describe the run's images in Croissant 1.1, as JSON-LD."
+    ),
     force: bool = FORCE,
     as_json: bool = typer.Option(False, "--json", help="Print the file's metadata as JSON."),
 ) -> None:
@@ -60,14 +63,16 @@ def export(
     """
     from mlimages.core import TqdmProgress, outputs
     from mlimages.export import ExportOptions
-    from mlimages.reports import has_model_card
+    from mlimages.reports import has_model_card, read_run, write_croissant
     from mlimages.training import export_run
 
     options = ExportOptions(
         include_preprocessing=preprocessing, exact=exact, calibrate=calibrate, known_share=unknown, target=target
     )
-    with outputs(filter(None, [out]), overwrite=force):
+    with outputs(filter(None, [out, croissant]), overwrite=force):
         bundle = export_run(run, out or run / "model.onnx", options=options, progress=TqdmProgress())
+        if croissant:
+            write_croissant(read_run(run), croissant, overwrite=force)
     print(bundle.to_json() if as_json else bundle.path)
     for line in predictions.export_notes(bundle):
         print(line, file=sys.stderr)

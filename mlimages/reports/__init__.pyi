@@ -12,6 +12,7 @@ from .contact_sheet import SheetRow as SheetRow
 from .contact_sheet import Tile as Tile
 from .contact_sheet import draw_sheet as draw_sheet
 from .contact_sheet import write_sheet as write_sheet
+from .croissant import write_croissant as write_croissant
 from .model_scores import ModelScore as ModelScore
 from .model_scores import ModelScores as ModelScores
 from .model_scores import best_first as best_first

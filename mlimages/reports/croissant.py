@@ -1,0 +1,103 @@
+"""The dataset of a run as Croissant 1.1 describes it (https://docs.mlcommons.org/croissant/docs/croissant-spec-1.1.html)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from mlimages.core import writing
+from mlimages.labels import LabelFile
+from mlimages.reports.cards import image_licenses
+from mlimages.reports.run_folder import RunFolder
+
+_NAMES = (
+    "citeAs column equivalentProperty extract field fileProperty fileObject fileSet format includes "
+    "isLiveDataset jsonPath key md5 parentField path recordSet references regex repeated replace "
+    "samplingRate separator source subField transform"
+)
+"""Of Croissant, in its standard context."""
+
+_CONTEXT: dict[str, Any] = {
+    "@language": "en",
+    "@vocab": "https://schema.org/",
+    "conformsTo": "dct:conformsTo",
+    "cr": "http://mlcommons.org/croissant/",
+    "rai": "http://mlcommons.org/croissant/RAI/",
+    "data": {"@id": "cr:data", "@type": "@json"},
+    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
+    "dct": "http://purl.org/dc/terms/",
+    "examples": {"@id": "cr:examples", "@type": "@json"},
+    "sc": "https://schema.org/",
+    **{name: f"cr:{name}" for name in _NAMES.split()},
+}
+
+
+def write_croissant(run: RunFolder, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    """Write the description of a run's training and validation images as JSON-LD.
+
+    Raises:
+        InputError: the file exists, was not written by mlimages or was edited since, and `overwrite` is false.
+
+    Example:
+        >>> write_croissant(read_run("runs/first"), "runs/first/croissant.json")
+    """
+    with writing(Path(path), overwrite=overwrite) as part:
+        part.write_text(json.dumps(_dataset(run), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _dataset(run: RunFolder) -> dict[str, Any]:
+    """Label files, classes with their counts, and licenses as `gather` recorded them; no path of this machine."""
+    files = {name: file for name in ("train", "val") if (file := run.path / f"{name}.txt").exists()}
+    items = {name: list(LabelFile(file)) for name, file in files.items()}
+    counts = {name: Counter(item.label for item in each) for name, each in items.items()}
+    licenses = Counter(image_licenses(item.path for each in items.values() for item in each).values())
+    total = sum(map(len, items.values()))
+    rows = [
+        {"classes/label": label, "classes/name": name, **{f"classes/{part}": counts[part][label] for part in counts}}
+        for label, name in enumerate(run.class_names)
+    ]
+    stated = "; ".join(f"{name}: {count} images" for name, count in licenses.most_common()) or "not recorded"
+    description = f"{total} images of {len(run.class_names)} classes. Licenses of the images: {stated}."
+    return {
+        "@context": _CONTEXT,
+        "@type": "sc:Dataset",
+        "conformsTo": "http://mlcommons.org/croissant/1.1",
+        "name": run.path.resolve().name,
+        "description": description,
+        **({"license": [name for name in licenses if name != "not recorded"]} if licenses else {}),
+        "distribution": [_file(file) for file in files.values()],
+        "recordSet": [_classes(tuple(files), rows)],
+    }
+
+
+def _file(path: Path) -> dict[str, str]:
+    return {
+        "@type": "cr:FileObject",
+        "@id": path.name,
+        "name": path.name,
+        "description": "One image a line: path, white space, class number.",
+        "contentUrl": path.name,
+        "encodingFormat": "text/plain",
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+    }
+
+
+def _classes(parts: tuple[str, ...], rows: list[dict[str, Any]]) -> dict[str, Any]:
+    kinds = {"label": "sc:Integer", "name": "sc:Text", **dict.fromkeys(parts, "sc:Integer")}
+    fields = [
+        {"@type": "cr:Field", "@id": f"classes/{name}", "name": f"classes/{name}", "dataType": kind}
+        for name, kind in kinds.items()
+    ]
+    return {
+        "@type": "cr:RecordSet",
+        "@id": "classes",
+        "name": "classes",
+        "description": "The classes, and how many images of each part show them.",
+        "key": {"@id": "classes/label"},
+        "field": fields,
+        "data": rows,
+    }

@@ -1,0 +1,31 @@
+"""The dataset of a run in Croissant, read by its own library."""
+
+import json
+import warnings
+from pathlib import Path
+
+import pytest
+
+from mlimages.reports import read_run, write_croissant
+from tests.run_folders import make_run
+
+
+def test_the_library_of_croissant_accepts_the_file_and_reads_classes_and_counts(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    mlcroissant = pytest.importorskip("mlcroissant")
+    run = make_run(tmp_path / "run", names=("ants", "bees & wasps", "Käfer"))
+    row = {"v": 1, "label": "ants", "status": "ok", "bytes": 9, "sha256": "0" * 64, "dhash": "0" * 16}
+    row |= {"url": "http://a/0", "path": "ants/0.png", "source": {"license": "CC BY 4.0"}}
+    (tmp_path / "pictures" / "manifest.jsonl").write_text(f"{json.dumps(row)}\n")
+    write_croissant(read_run(run), run / "croissant.json")
+    with warnings.catch_warnings(action="ignore"):  # of rdflib, about its own names
+        dataset = mlcroissant.Dataset(jsonld=run / "croissant.json")
+    assert "@context" not in caplog.text
+    assert not dataset.metadata.issues.errors
+    assert dataset.metadata.license == ["CC BY 4.0"]
+    rows = [{key.split("/")[1]: value for key, value in row.items()} for row in dataset.records("classes")]
+    assert [row["label"] for row in rows] == [0, 1, 2]
+    assert rows[2]["name"] in ("Käfer", "Käfer".encode())
+    assert [(row["train"], row["val"]) for row in rows] == [(8, 8)] * 3
+    assert str(tmp_path) not in (run / "croissant.json").read_text()
