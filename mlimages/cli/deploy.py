@@ -61,7 +61,7 @@ def export(
 
     Example: mlimages export runs/cats -o cats.onnx
     """
-    from mlimages.core import TqdmProgress, outputs
+    from mlimages.core import TqdmProgress, demand_free
     from mlimages.export import ExportOptions
     from mlimages.reports import has_model_card, read_run, write_croissant
     from mlimages.training import export_run
@@ -69,10 +69,11 @@ def export(
     options = ExportOptions(
         include_preprocessing=preprocessing, exact=exact, calibrate=calibrate, known_share=unknown, target=target
     )
-    with outputs(filter(None, [out, croissant]), overwrite=force):
-        bundle = export_run(run, out or run / "model.onnx", options=options, progress=TqdmProgress())
-        if croissant:
-            write_croissant(read_run(run), croissant, overwrite=force)
+    demand_free(filter(None, [croissant]), overwrite=force)
+    overwrite = force or out is None  # model.onnx is one of the run's own files
+    bundle = export_run(run, out or run / "model.onnx", options=options, overwrite=overwrite, progress=TqdmProgress())
+    if croissant:
+        write_croissant(read_run(run), croissant, overwrite=force)
     print(bundle.to_json() if as_json else bundle.path)
     for line in predictions.export_notes(bundle):
         print(line, file=sys.stderr)
@@ -106,16 +107,21 @@ def quantize(
 
     Example: mlimages quantize cats.onnx --calibration data/cats/val.txt
     """
-    from mlimages.core import TqdmProgress, outputs
+    from mlimages.core import TqdmProgress
     from mlimages.export import quantize
     from mlimages.inference import OnnxBundle
 
     bundle = OnnxBundle.read(model)
     target = out or bundle.path.with_name(f"{bundle.path.stem}-quantized.onnx")
-    with outputs([target], overwrite=force):
-        found = quantize(
-            bundle, read_labels(calibration, table), target, max_drop=max_drop, fp16=fp16, progress=TqdmProgress()
-        )
+    found = quantize(
+        bundle,
+        read_labels(calibration, table),
+        target,
+        max_drop=max_drop,
+        fp16=fp16,
+        overwrite=force,
+        progress=TqdmProgress(),
+    )
     print(json.dumps(asdict(found)) if as_json else predictions.quantization_text(found))
     if found.chosen:
         say_next("evaluate", target, calibration, *given_options(table))

@@ -73,7 +73,7 @@ def probe(
             seed=seed,
             progress=TqdmProgress(),
         )
-        draw_probe(found, out)
+        draw_probe(found, out, overwrite=force)
         if report:
             write_text(report, probe_html(found))
     if as_json:
@@ -97,7 +97,7 @@ def _probe_models(
 
     with outputs([out], overwrite=force):
         found = probe_models(read_labels(labels, table), models, most=most, seed=seed, progress=TqdmProgress())
-        draw_models(found, out)
+        draw_models(found, out, overwrite=force)
     if as_json:
         print(json.dumps({**found.as_dict(), "plot": str(out)}, ensure_ascii=False))
         return
@@ -137,7 +137,7 @@ def features(
             size=parse_size(size) if size else None,
             progress=TqdmProgress(),
         )
-        found.save(out)
+        found.save(out, overwrite=force)
     rows, columns = found.features.shape
     if as_json:
         print(json.dumps({"features": str(out), "images": rows, "columns": columns, "layer": found.layer}))

@@ -80,7 +80,7 @@ def demand_free(paths: Iterable[Path], *, overwrite: bool = False) -> None:
         if path.is_dir() or (path.exists() and f"{_sha256(path)}  {path.name}" not in _records(path.parent)):
             raise InputError(
                 f"{path} exists and was not written by mlimages, or was edited since: "
-                "move it, choose another name with -o, or replace it with --force"
+                "move it, choose another name with -o, or replace it with --force (in Python, overwrite=True)"
             )
 
 

@@ -33,6 +33,7 @@ from mlimages.core import (
     counted,
     file_state,
     is_remote,
+    outputs,
     replacing,
     write_text,
 )
@@ -82,15 +83,20 @@ class MeanImage:
             f"channel_mean=({mean}), channel_std=({std}))"
         )
 
-    def write(self, path: str | os.PathLike[str]) -> None:
-        """Write `NAME.png` for viewing, `NAME.npy` (float32 `(C, H, W)`) and `NAME.json` (statistics)."""
-        path = as_path(path)
-        with replacing(path.with_suffix(".png")) as part:
-            LabeledImage.from_array(self.mean).image.save(part, "PNG")
-        with replacing(path.with_suffix(".npy")) as part, part.open("wb") as out:
-            np.save(out, self.mean, allow_pickle=False)
-        statistics = {"v": 1, "mean": self.channel_mean, "std": self.channel_std, "count": self.count}
-        write_text(path.with_suffix(".json"), json.dumps({**statistics, "image": asdict(self.prop)}, indent=2) + "\n")
+    def write(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write `NAME.png` for viewing, `NAME.npy` (float32 `(C, H, W)`) and `NAME.json` (statistics).
+
+        Raises:
+            InputError: one exists and mlimages did not write it, or it was changed since; unless `overwrite`.
+        """
+        png, npy, statistics = map(as_path(path).with_suffix, (".png", ".npy", ".json"))
+        values = {"v": 1, "mean": self.channel_mean, "std": self.channel_std, "count": self.count}
+        with outputs([png, npy, statistics], overwrite=overwrite):
+            with replacing(png) as part:
+                LabeledImage.from_array(self.mean).image.save(part, "PNG")
+            with replacing(npy) as part, part.open("wb") as out:
+                np.save(out, self.mean, allow_pickle=False)
+            write_text(statistics, json.dumps({**values, "image": asdict(self.prop)}, indent=2) + "\n")
 
 
 def compute_mean(

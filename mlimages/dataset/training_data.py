@@ -124,7 +124,7 @@ class TrainingData:
                 skip_unavailable=skip_unavailable,
                 progress=progress,
             )
-            mean_image.write(path)
+            mean_image.write(path, overwrite=overwrite)
             if per_class:
                 draw_class_means(mean_image, self.labels.class_names, per_class_path)
             broken = {image.path for image in mean_image.broken}

@@ -17,7 +17,9 @@ from mlimages.core import (
     Target,
     as_path,
     counted,
+    demand_free,
     is_remote,
+    note_written,
     replacing,
     wilson_interval,
 )
@@ -78,6 +80,7 @@ def export_network(
     validation: Iterable[LabeledPath] | str | os.PathLike[str],
     options: ExportOptions | None = None,
     provenance: Provenance | None = None,
+    overwrite: bool = False,
     progress: Progress | None = None,
 ) -> OnnxBundle:
     """Write a network to an .onnx file after comparing its outputs with the network's for every validation image.
@@ -86,6 +89,7 @@ def export_network(
         out: the .onnx file. Weights beyond 1.9 GB are written to `NAME.onnx.data` beside it.
         validation: a label file, its path, or labelled paths; images that cannot be decoded are skipped.
         provenance: what is known of the training; versions, accuracy and parity are added.
+        overwrite: replace a file that mlimages did not write, or that was changed since.
 
     Returns:
         The description of the file, as `OnnxBundle.read(out)` returns it.
@@ -93,7 +97,7 @@ def export_network(
     Raises:
         ExportError: the outputs differ. The message names the worst image, and nothing is written.
         LabelFileError: the label file cannot be read.
-        InputError: `calibrate` or `known_share` without a validation image that can be read.
+        InputError: `calibrate` or `known_share` without a validation image that can be read, or such a file exists.
 
     Examples:
         >>> from mlimages.export import TrainedNetwork, export_network
@@ -105,6 +109,7 @@ def export_network(
         (('cats', 'dogs'), 12)
     """
     options, progress, out = options or ExportOptions(), progress or NoProgress(), as_path(out)
+    demand_free([out, data_path(out)], overwrite=overwrite)
     items = list(LabelFile(as_path(validation)) if isinstance(validation, str | os.PathLike) else validation)
     outputs = compute_outputs(trained, items, progress=progress)
     if (options.calibrate or options.known_share) and not outputs.items:
@@ -155,6 +160,7 @@ def _move_into_place(path: Path, out: Path) -> None:
     for file in sorted(path.parent.iterdir(), reverse=True):  # NAME.onnx.data before NAME.onnx, which refers to it
         with replacing(out.with_name(file.name)) as part:
             file.replace(part)
+        note_written([out.with_name(file.name)])
     if not has_data_file:
         data_path(out).unlink(missing_ok=True)  # it belonged to the replaced file
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlimages import images
-from mlimages.core import ImageError, InputError, NoProgress, Progress, as_path, counted, wilson_interval
+from mlimages.core import ImageError, InputError, NoProgress, Progress, as_path, counted, demand_free, wilson_interval
 from mlimages.export.quantized_variants import Run, runner, write_variants
 from mlimages.inference import KNOWN_AT, OnnxBundle, Provenance, expected_calibration_error, matched, softmax
 from mlimages.labels import LabelFile
@@ -79,6 +79,7 @@ def quantize(
     *,
     max_drop: float = 1.0,
     fp16: bool = False,
+    overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Quantization:
     """Measure 8-bit integer (and 16-bit float) variants of a network, and write the fastest to `out` if it pays off.
@@ -93,11 +94,12 @@ def quantize(
         out: the .onnx file to write.
         max_drop: largest accepted loss of accuracy, in percentage points; one image is always accepted.
         fp16: also measure 16-bit floats.
+        overwrite: replace a file that mlimages did not write, or that was changed since.
 
     Raises:
         BundleError: the file is not an mlimages bundle, or is without preprocessing and subtracts a mean image.
         InputError: the label file has a class that the bundle does not know, or fewer than two images that can be
-            decoded.
+            decoded, or there is such a file.
 
     Examples:
         >>> from mlimages import quantize
@@ -110,7 +112,8 @@ def quantize(
         >>> [trial.name for trial in result.trials]
         ['original', 'int8', 'int8, reduced range']
     """
-    progress = progress or NoProgress()
+    progress, out = progress or NoProgress(), as_path(out)
+    demand_free([out], overwrite=overwrite)
     bundle = bundle if isinstance(bundle, OnnxBundle) else OnnxBundle.read(Path(bundle))
     labels = calibration if isinstance(calibration, LabelFile) else LabelFile(as_path(calibration))
     samples = _load_samples(bundle, labels, progress)
@@ -126,7 +129,7 @@ def quantize(
             variant = variants[chosen.trial.name]
             provenance = _provenance(bundle, chosen, trials, len(test_set))
             known = bundle.known and replace(bundle.known, share=chosen.trial.known, count=len(test_set))
-            replace(variant, path=as_path(out), known=known, provenance=provenance).write(variant.path)
+            replace(variant, path=out, known=known, provenance=provenance).write(variant.path, overwrite=overwrite)
     return Quantization(trials, len(test_set), chosen.trial if chosen else None, refusals)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlimages.core import BundleError, Preprocessing, Target
+from mlimages.core import BundleError, Preprocessing, Target, outputs
 from mlimages.inference.onnx_metadata import open_session, read_metadata, write_metadata
 
 VERSION = 1
@@ -216,9 +216,19 @@ class OnnxBundle:
         values["probe"]["pixels"] = base64.b64encode(self.probe.pixels).decode()
         return json.dumps({"v": VERSION, **values}, sort_keys=True)
 
-    def write(self, source: Path) -> None:
-        """Write `source`'s network with this bundle's metadata to `self.path` (they may be one file)."""
-        write_metadata(source, self.path, {"mlimages": self.to_json(), **self._for_other_tools()})
+    def write(self, source: Path, *, overwrite: bool = False) -> None:
+        """Write `source`'s network with this bundle's metadata to `self.path` (they may be one file).
+
+        Args:
+            source: an .onnx file.
+            overwrite: replace another file that mlimages did not write, or that was changed since.
+
+        Raises:
+            InputError: there is such a file.
+        """
+        metadata = {"mlimages": self.to_json(), **self._for_other_tools()}
+        with outputs([self.path] if self.path != source else [], overwrite=overwrite):
+            write_metadata(source, self.path, metadata)
 
     def _for_other_tools(self) -> dict[str, str]:
         """The ONNX standard's image keys (docs/MetadataProps.md), and those that Ultralytics reads."""

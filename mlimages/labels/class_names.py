@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlimages.core import LabelFileError, as_path, write_text
+from mlimages.core import LabelFileError, as_path, writing
 from mlimages.labels.formats import opened
 from mlimages.labels.scanning import natural_key
 
@@ -44,9 +44,14 @@ def read_class_names(path: str | os.PathLike[str]) -> ClassNames:
     return tuple(names)
 
 
-def write_class_names(path: str | os.PathLike[str], class_names: Sequence[str]) -> None:
-    """Write `0 cats` lines."""
-    write_text(as_path(path), class_lines(class_names))
+def write_class_names(path: str | os.PathLike[str], class_names: Sequence[str], *, overwrite: bool = False) -> None:
+    """Write `0 cats` lines.
+
+    Raises:
+        InputError: `path` exists and mlimages did not write it, or it was changed since; unless `overwrite`.
+    """
+    with writing(as_path(path), overwrite=overwrite) as part:
+        part.write_text(class_lines(class_names), encoding="utf-8")
 
 
 def class_lines(class_names: Sequence[str]) -> str:

@@ -20,6 +20,7 @@ from mlimages.core import (
     named_path,
     relative_name,
     replacing,
+    write_text,
     writing,
 )
 from mlimages.labels.class_names import (
@@ -294,7 +295,7 @@ def write_label_file(path: Path, items: Iterable[LabeledPath], class_names: Sequ
     with replacing(path) as part:
         count = _write_rows(part, path, items)
     if class_names:
-        write_class_names(class_definition_path(path), class_names)
+        write_text(class_definition_path(path), class_lines(class_names))
     return count
 
 
@@ -311,8 +312,7 @@ def write_own_label_file(
     with writing(path, overwrite=overwrite) as part:
         count = _write_rows(part, path, items)
     if class_names:
-        with writing(definition, overwrite=overwrite) as part:
-            part.write_text(class_lines(class_names), encoding="utf-8")
+        write_class_names(definition, class_names, overwrite=overwrite)
     return count
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mlimages.checks import FactsTable
-from mlimages.core import Confusion, MissingExtraError, Share, counted, replacing, share
+from mlimages.core import Confusion, MissingExtraError, Share, as_path, counted, share, writing
 from mlimages.images import NUMBERS_NOTE, drawable_names, font_families
 from mlimages.reports.comparison import ComparedRun
 from mlimages.reports.model_scores import ModelScores
@@ -105,13 +105,13 @@ def confusion_matrix(counts: Confusion, names: Sequence[str]) -> Figure:
         return figure
 
 
-def draw_probe(result: ProbeResult, path: str | os.PathLike[str]) -> None:
-    """Write a PNG of the accuracy by layer and by images per class, side by side."""
-    save_png(_side_by_side([draw for _, draw in _probe_plots(result)]), Path(path))
+def draw_probe(result: ProbeResult, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    """Write a PNG of the accuracy by layer and by images per class, side by side; `overwrite` as in `save_png`."""
+    save_png(_side_by_side([draw for _, draw in _probe_plots(result)]), path, overwrite=overwrite)
 
 
-def draw_models(found: ModelScores, path: str | os.PathLike[str]) -> None:
-    """Write a PNG of the accuracy of several networks by their time per image."""
+def draw_models(found: ModelScores, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    """Write a PNG of the accuracy of several networks by their time per image; `overwrite` as in `save_png`."""
 
     def draw(axes: Axes) -> None:
         y, errors = _percent_and_errors([score.accuracy for score in found.scores])
@@ -122,7 +122,7 @@ def draw_models(found: ModelScores, path: str | os.PathLike[str]) -> None:
         axes.set_xscale("log")
         axes.set(xlabel="processor time of a forward pass (ms per image)", ylabel="accuracy (%)")
 
-    save_png(_side_by_side([draw], height=4.2), Path(path))
+    save_png(_side_by_side([draw], height=4.2), path, overwrite=overwrite)
 
 
 def probe_drawings(result: ProbeResult) -> list[str]:
@@ -158,9 +158,13 @@ def comparison_drawing(runs: Sequence[ComparedRun]) -> str:
     return svg(_side_by_side([draw], height=1.2 + 0.35 * len(runs)), label=label)
 
 
-def save_png(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG on white."""
-    with replacing(path) as part:
+def save_png(figure: Figure, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    """Write a figure as PNG on white.
+
+    Raises:
+        InputError: `path` exists and mlimages did not write it, or it was changed since; unless `overwrite`.
+    """
+    with writing(as_path(path), overwrite=overwrite) as part:
         _save(figure, part, format="png", dpi=130, facecolor="white")
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mlimages.checks import duplicate_groups
-from mlimages.core import BundleError, Confusion, ImageProperty, class_scores, write_text
+from mlimages.core import BundleError, Confusion, ImageProperty, class_scores, demand_free, writing
 from mlimages.inference import Explanation, Predictor, explain
 from mlimages.labels import LabelFile
 from mlimages.reports import plots
@@ -29,13 +29,15 @@ MAX_COMPARED = 20_000
 """With more images, duplicates are left to `mlimages check`."""
 
 
-def draw_run(path: str | os.PathLike[str]) -> Path:
+def draw_run(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
     """Write `curves.png`, `confusion.png` and `report.html` into a run folder; return the page.
 
     Args:
         path: a run folder; one that has not ended gives what there is.
+        overwrite: replace a file that mlimages did not write, or that was changed since.
 
     Raises:
+        InputError: there is such a file.
         RunError: it is not a run folder.
 
     Example:
@@ -43,12 +45,14 @@ def draw_run(path: str | os.PathLike[str]) -> Path:
         PosixPath('runs/first/report.html')
     """
     run = read_run(path)
+    page, curves, confusion = (run.path / name for name in ("report.html", "curves.png", "confusion.png"))
+    demand_free([page, curves, confusion], overwrite=overwrite)
     if run.epochs:
-        plots.save_png(plots.curves(run.epochs, val_count=run.val_count), run.path / "curves.png")
+        plots.save_png(plots.curves(run.epochs, val_count=run.val_count), curves, overwrite=overwrite)
     if run.predictions:
-        plots.save_png(plots.confusion_matrix(run.confusion, run.class_names), run.path / "confusion.png")
-    page = run.path / "report.html"
-    write_text(page, render("run.html", **_values(run)))
+        plots.save_png(plots.confusion_matrix(run.confusion, run.class_names), confusion, overwrite=overwrite)
+    with writing(page, overwrite=overwrite) as part:
+        part.write_text(render("run.html", **_values(run)), encoding="utf-8")
     return page
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mlimages.core import named_path, relative_name, write_text
+from mlimages.core import named_path, relative_name, writing
 
 MAX_SHARE = 0.1
 """The list holds at most this share of the images: a person is to look at each."""
@@ -85,14 +85,19 @@ def estimated_errors(labels: NDArray[np.int64], probabilities: NDArray[np.floati
     return int((counts & (confident.argmax(axis=1) != labels)).sum())
 
 
-def write_suspects(suspects: Iterable[Suspect], out: Path) -> None:
-    """Write `path, label, likely_label, confidence`, tab-separated; paths relative to the file's folder."""
+def write_suspects(suspects: Iterable[Suspect], out: Path, *, overwrite: bool = False) -> None:
+    """Write `path, label, likely_label, confidence`, tab-separated; paths relative to the file's folder.
+
+    Raises:
+        InputError: `out` exists and mlimages did not write it, or it was changed since; unless `overwrite`.
+    """
     text = io.StringIO()
     table = csv.writer(text, delimiter="\t", lineterminator="\n")
     table.writerow(("path", "label", "likely_label", "confidence"))
     for each in suspects:
         table.writerow((relative_name(each.path, out.parent), each.label, each.likely, f"{each.confidence:.4f}"))
-    write_text(out, text.getvalue())
+    with writing(out, overwrite=overwrite) as part:
+        part.write_text(text.getvalue(), encoding="utf-8")
 
 
 def read_suspects(path: Path) -> tuple[Suspect, ...] | None:

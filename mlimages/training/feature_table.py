@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mlimages.core import DEFAULT_MODEL, InputError, ModelError, NoProgress, Progress, as_path, counted, replacing
+from mlimages.core import DEFAULT_MODEL, InputError, ModelError, NoProgress, Progress, as_path, counted, writing
 from mlimages.labels import LabelFile
 from mlimages.networks import build_model, find_cut_points
 from mlimages.training.cache import pixel_store
@@ -44,17 +44,18 @@ class FeatureTable:
         rows, columns = self.features.shape
         return f"<FeatureTable: {rows} x {columns}, {self.model} up to {self.layer}>"
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write a `.npz` with `features`, `labels`, `paths` and `class_names`.
 
         Raises:
-            InputError: the path has another suffix.
+            InputError: the path has another suffix, or exists and mlimages did not write it, or it was changed since;
+                unless `overwrite`.
         """
         path = as_path(path)
         if path.suffix != ".npz":
             raise InputError(f"{path} is not a .npz file: features are written as .npz")
         paths, names = np.array(self.paths), np.array(self.class_names)
-        with replacing(path) as part, part.open("wb") as out:
+        with writing(path, overwrite=overwrite) as part, part.open("wb") as out:
             np.savez(out, features=self.features, labels=self.labels, paths=paths, class_names=names)
 
 

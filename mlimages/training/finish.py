@@ -23,6 +23,8 @@ from mlimages.core import (
     NoProgress,
     Progress,
     RunError,
+    as_path,
+    demand_free,
     html_images,
     html_table,
     relative_name,
@@ -134,7 +136,7 @@ def finished_result(
     """
     logger.warning("%s is already finished; more epochs: mlimages finetune --resume %s --epochs N", *[files.folder] * 2)
     if export and distributed.is_main_process() and not files.onnx.exists():
-        export_run(files.folder, files.onnx, network=network, progress=progress)
+        export_run(files.folder, files.onnx, network=network, overwrite=True, progress=progress)
         draw(files.folder, progress=progress)
     try:
         return FineTuneResult.from_dict(json.loads(files.result.read_text(encoding="utf-8")), files)
@@ -157,7 +159,7 @@ def finish(
     if distributed.is_main_process():
         save_known(known, files)
     if export:
-        export_run(files.folder, files.onnx, network=own, progress=progress)
+        export_run(files.folder, files.onnx, network=own, overwrite=True, progress=progress)
     result = FineTuneResult(
         run=files.folder,
         model=config.model,
@@ -228,7 +230,7 @@ def write_suspect_labels(
         probabilities: `(N, classes)`, of each image by a closed-form head that was fitted without it.
     """
     suspects = find_suspects(paths, labels, probabilities, class_names)
-    write_suspects(suspects, run / "suspects.tsv")
+    write_suspects(suspects, run / "suspects.tsv", overwrite=True)
     if suspects:
         logger.info(
             "probably mislabelled: %d images, see suspects.tsv; estimated number of wrong labels: %d",
@@ -246,7 +248,7 @@ def draw(run: Path, *, progress: Progress | None = None) -> Path | None:
         logger.warning("no plots and no report.html: %s", error)
         return None
     progress.start("plots", 1, "page")
-    page = draw_run(run)
+    page = draw_run(run, overwrite=True)
     progress.advance()
     progress.close()
     return page
@@ -258,6 +260,7 @@ def export_run(
     *,
     options: ExportOptions | None = None,
     network: nn.Module | None = None,
+    overwrite: bool = False,
     progress: Progress | None = None,
 ) -> OnnxBundle:
     """Export a run's best network to ONNX, with where it comes from as metadata, and its model card beside it.
@@ -269,18 +272,21 @@ def export_run(
         out: ONNX file to write.
         options: of the export.
         network: of a run with a network of your own; its weights are replaced.
+        overwrite: replace a file that mlimages did not write, or that was changed since.
         progress: shows the number of validation images compared.
 
     Returns:
         The exported file, ready for `predictor`.
 
     Raises:
+        InputError: there is such a file.
         RunError: `run` is not a run folder.
         ExportError: its outputs differ from the network's; nothing is written, the worst image is named.
 
     >>> export_run("runs/first", "first.onnx").class_names
     ('cats', 'dogs')
     """
+    demand_free([as_path(out)], overwrite=overwrite)
     files, loaded = RunFiles(Path(run)), load_run(run, network=network)
     trained = TrainedNetwork(
         loaded.network,
@@ -292,10 +298,11 @@ def export_run(
     )
     bundle = export_network(
         trained,
-        Path(out),
+        out,
         validation=LabelFile(files.val),
         options=options,
         provenance=read_provenance(files, loaded.weights),
+        overwrite=overwrite,
         progress=progress,
     )
     write_model_card(bundle)

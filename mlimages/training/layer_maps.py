@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mlimages.core import ModelError, Preprocessing, as_path
+from mlimages.core import ModelError, Preprocessing, as_path, demand_free
 from mlimages.images import load_pixels, to_pixels
 from mlimages.networks import Normalize, build_model, well_known_layers
 from mlimages.reports import SheetRow, Tile, write_sheet
@@ -39,17 +39,20 @@ def draw_layer(
         image: image file.
         layer: module path or well-known name (conv1 ... conv5).
         out: a .png or .html file.
-        overwrite: whether a file that mlimages did not write may be replaced.
+        overwrite: replace a file that mlimages did not write, or that was changed since.
 
     Returns:
         The rows of the sheet; each tile is scaled by itself to 0..255.
 
     Raises:
         ImageError: the image cannot be decoded.
+        InputError: there is such a file.
         ModelError: there is no such network or layer, or the layer's output is no feature map.
 
     >>> rows = draw_layer("alexnet", "cat.jpg", layer="conv1", out="maps.png")  # doctest: +SKIP
     """
+    out = as_path(os.fspath(out))
+    demand_free([out], overwrite=overwrite)
     network, preprocessing, mean = _load(source)
     module = _find_layer(network, layer)
     pixels = load_pixels(as_path(os.fspath(image)), preprocessing.image)  # (H, W, C)
@@ -61,7 +64,7 @@ def draw_layer(
         rows += _rows(f"filters of {layer}", filters[..., ::-1] if preprocessing.normalization.bgr else filters)
     rows += _rows(f"feature maps of {layer}", maps.permute(1, 2, 3, 0).numpy())
     note = f"{maps.shape[1]} maps of {maps.shape[3]} x {maps.shape[2]}, each scaled from its minimum to its maximum"
-    write_sheet(rows, as_path(os.fspath(out)), title=f"{source}: {layer}", note=note, overwrite=overwrite)
+    write_sheet(rows, out, title=f"{source}: {layer}", note=note, overwrite=overwrite)
     return tuple(rows)
 
 

@@ -140,7 +140,7 @@ def test_both_readers_of_a_run_refuse_another_version_alike(run: Path) -> None:
     config = run / "config.json"
     config.write_text(config.read_text().replace('"version": 1', '"version": 9'))
     for read in (read_run, read_config):
-        with pytest.raises(RunError, match=r"config\.json is of version 9"):
+        with pytest.raises(RunError, match=r"config\.json has format version 9"):
             read(run)
 
 
