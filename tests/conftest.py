@@ -1,4 +1,4 @@
-"""Fixtures that every room's tests share: real data, real servers, the command line."""
+"""Fixtures that all tests share: real data, real servers, the command line."""
 
 import os
 import signal
@@ -8,10 +8,14 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from mlimages.inference import OnnxBundle
 from tests.browser import Browser, OpenPage, Page, as_url, chromium
+
+hypothesis.settings.register_profile("mlimages", deadline=None, derandomize=True)  # the same on any machine and load
+hypothesis.settings.load_profile("mlimages")
 
 
 @pytest.fixture(scope="session")
