@@ -43,6 +43,7 @@ def write_croissant(run: RunFolder, path: str | os.PathLike[str], *, overwrite: 
         InputError: the file exists, was not written by mlimages or was edited since, and `overwrite` is false.
 
     Example:
+        >>> from mlimages.reports import read_run
         >>> write_croissant(read_run("runs/first"), "runs/first/croissant.json")
     """
     with writing(Path(path), overwrite=overwrite) as part:
