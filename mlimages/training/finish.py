@@ -41,7 +41,14 @@ from mlimages.training import distributed
 from mlimages.training.checkpoints import TrainingState, load_run, restore
 from mlimages.training.data import Job
 from mlimages.training.head import compute_head_inputs
-from mlimages.training.known import KNOWN_SHARE, conformal_thresholds, fit_known, load_known, save_known
+from mlimages.training.known import (
+    KNOWN_SHARE,
+    MIN_VALIDATION_IMAGES,
+    conformal_thresholds,
+    fit_known,
+    load_known,
+    save_known,
+)
 from mlimages.training.loop import Validation, validate
 from mlimages.training.reproduction import read_provenance
 
@@ -154,10 +161,16 @@ def finish(
     restore(network, state.best)
     distributed.broadcast_tensors(network.state_dict().values())
     validation = validate(network, job.source, job.val)
-    known = _fit_known(job, state, validation)
+    known = _fit_known(job, state, validation) if len(job.val) >= MIN_VALIDATION_IMAGES else None
     export = export and distributed.is_main_process()
     if distributed.is_main_process():
-        save_known(known, files)
+        if known:
+            save_known(known, files)
+        else:
+            logger.info(
+                "the model does not say which images it does not know: that takes at least %d validation images",
+                MIN_VALIDATION_IMAGES,
+            )
     if export:
         export_run(files.folder, files.onnx, network=own, overwrite=True, progress=progress)
     result = FineTuneResult(

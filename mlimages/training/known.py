@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 
 import numpy as np
@@ -21,6 +22,9 @@ LEVELS = (0.8, 0.9, 0.95)
 
 KNOWN_SHARE = 0.95
 """Share of the validation images that are known."""
+
+MIN_VALIDATION_IMAGES = 19
+"""With fewer images no threshold keeps KNOWN_SHARE of new ones: ceil(0.95 (n + 1)) would exceed n."""
 
 DIRECTIONS = 16
 """Directions of the covariance that are kept; along all others it is their mean variance."""
@@ -59,7 +63,7 @@ def fit_known(
         features: inputs of the head for the training images, `(N, D)`.
         labels: int64 `(N,)`.
         classes: number of classes.
-        validation: inputs of the head for the validation images, `(M, D)`.
+        validation: inputs of the head for the validation images, `(M, D)`, M at least MIN_VALIDATION_IMAGES.
     """
     unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
     means = np.stack([unit[labels == label].mean(axis=0) for label in range(classes)])  # (classes, D)
@@ -78,7 +82,8 @@ def fit_known(
     score.load_state_dict({name: torch.as_tensor(value) for name, value in values.items()})
     with torch.inference_mode():
         distances = score.distances(torch.from_numpy(validation))
-    score.threshold.fill_(max(1e-9, float(np.quantile(distances.numpy(), KNOWN_SHARE))))
+    rank = math.ceil(KNOWN_SHARE * (len(distances) + 1))  # the conformal quantile, as in `conformal_thresholds`
+    score.threshold.fill_(max(1e-9, float(np.sort(distances.numpy())[rank - 1])))
     return score
 
 

@@ -9,7 +9,7 @@ import torch
 from mlimages.export import KnownOutput
 from mlimages.inference import Known, PredictionSets
 from mlimages.reports import RunFiles
-from mlimages.training.known import conformal_thresholds, fit_known, load_known, save_known
+from mlimages.training.known import MIN_VALIDATION_IMAGES, conformal_thresholds, fit_known, load_known, save_known
 
 pytestmark = pytest.mark.train
 
@@ -56,6 +56,14 @@ def test_prediction_sets_hold_the_true_class_as_often_as_they_say() -> None:
         for level, threshold in thresholds.items():
             coverage[level].append(float((own >= threshold).mean()))
     assert [round(float(np.mean(values)), 2) for values in coverage.values()] == [0.8, 0.9, 0.95]
+
+
+def test_new_images_of_the_same_kind_are_known_as_often_as_it_says_even_with_few_validation_images() -> None:
+    features, labels = clusters(300, seed=1)
+    new = torch.from_numpy(clusters(300, seed=2)[0])
+    for count in (MIN_VALIDATION_IMAGES, 60):
+        scores = [fit_known(features, labels, 3, validation=clusters(count, seed=seed)[0]) for seed in range(10, 40)]
+        assert np.mean([(score(new) >= 0.5).float().mean() for score in scores]) >= 0.94
 
 
 def test_few_images_give_sets_of_all_classes() -> None:
