@@ -1,4 +1,4 @@
-"""What was found of each picture, kept between runs: by size, time and content."""
+"""Cache of image facts between runs, keyed by file state and content."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from mlimages.images import STRICT_JPEG
 logger = logging.getLogger(__name__)
 
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS pictures (id INTEGER PRIMARY KEY, digest BLOB UNIQUE, fault TEXT, detail TEXT, facts BLOB);
+CREATE TABLE IF NOT EXISTS images (id INTEGER PRIMARY KEY, digest BLOB UNIQUE, fault TEXT, detail TEXT, facts BLOB);
 CREATE TABLE IF NOT EXISTS links (key BLOB PRIMARY KEY, found BLOB) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, stamp BLOB, picture INTEGER) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, stamp BLOB, image INTEGER) WITHOUT ROWID;
 """
-"""Pictures lie in the order in which they came: files checked again in that order are read in one sweep."""
+"""Images are stored in the order of the first check: files checked again in that order are read sequentially."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """A file as it was seen: absolute path and `file_state`."""
+    """A file at one time: absolute path and `file_state`."""
 
     path: str
     state: bytes
@@ -39,7 +39,7 @@ class Stamp:
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """One picture's facts, packed, or its fault; with the SHA-256 of its bytes (empty where they could not be read)."""
+    """An image's packed facts or its fault, and the SHA-256 of its bytes (empty if they could not be read)."""
 
     digest: bytes
     facts: bytes | None = None
@@ -72,7 +72,7 @@ class Store:
         """What is known of files that have not changed since, by path; `find_content` sees that state until `keep`."""
         marks = ",".join("?" * len(stamps))
         query = (
-            "SELECT path, stamp, digest, facts, fault, detail FROM files JOIN pictures ON picture = id"
+            "SELECT path, stamp, digest, facts, fault, detail FROM files JOIN images ON image = id"
             f" WHERE path IN ({marks})"
         )
         if not self._db.in_transaction:
@@ -83,7 +83,7 @@ class Store:
 
     def find_content(self, digest: bytes) -> Examined | None:
         """What is known of the same bytes, wherever they were seen; from any thread."""
-        rows = self._read("SELECT digest, facts, fault, detail FROM pictures WHERE digest = ?", [digest])
+        rows = self._read("SELECT digest, facts, fault, detail FROM images WHERE digest = ?", [digest])
         return _examined(*rows[0]) if rows else None
 
     def keep(self, found: Iterable[tuple[Stamp, Examined]]) -> None:
@@ -91,16 +91,16 @@ class Store:
         passing = (Fault.TOO_MANY_PIXELS, Fault.UNREADABLE, Fault.UNAVAILABLE)
         rows = [(stamp, p) for stamp, p in found if p.digest and p.fault not in passing]
         self._write(
-            "INSERT OR IGNORE INTO pictures (digest, fault, detail, facts) VALUES (?, ?, ?, ?)",
+            "INSERT OR IGNORE INTO images (digest, fault, detail, facts) VALUES (?, ?, ?, ?)",
             [(p.digest, p.fault, p.detail, p.facts) for _, p in rows],
         )
         self._write(
-            "INSERT OR REPLACE INTO files VALUES (?, ?, (SELECT id FROM pictures WHERE digest = ?))",
-            [(stamp.path, stamp.state, picture.digest) for stamp, picture in rows],
+            "INSERT OR REPLACE INTO files VALUES (?, ?, (SELECT id FROM images WHERE digest = ?))",
+            [(stamp.path, stamp.state, image.digest) for stamp, image in rows],
         )
 
     def find_links(self, key: bytes) -> Links | None:
-        """Which pictures of a set are the same or nearly so, where that set was compared before."""
+        """The duplicates and near-duplicates found when the same set was compared before."""
         rows = self._read("SELECT found FROM links WHERE key = ?", [key])
         return np.frombuffer(rows[0][0], np.int64).reshape(-1, 2) if rows else None
 

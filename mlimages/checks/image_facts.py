@@ -1,4 +1,4 @@
-"""One picture, decoded once: everything that is ever judged of it."""
+"""Measurements of one image, decoded once: everything that the checks use."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from PIL import Image
 
 from mlimages.images import UPRIGHT, DecodeOptions, ImageHeader, decode, raises_image_error
 
-VERSION = 6
-"""Of the facts: raised when their meaning changes, so that no cache of older ones is read."""
+VERSION = 7
+"""Version of the cached facts; raised when their meaning or the schema changes."""
 
 WORK_PX = 128
-"""Figures are taken on the picture scaled down to a shorter side of at least so many pixels, below twice as many."""
+"""Measurements are taken on the image reduced to a shorter side of at least this many pixels, and less than twice."""
 
 GREY_CHROMA = 2
-"""Cb and Cr that lie no farther from the middle are no colour: what JPEG leaves of a grey picture."""
+"""Largest distance of Cb and Cr from 128 in a grayscale image saved as a color JPEG."""
 
 COLOURED = 9
 """Where the means of red, green and blue lie farther apart, some Cb or Cr lies beyond GREY_CHROMA (JFIF 1.02)."""
@@ -44,7 +44,7 @@ _ROW = np.dtype([
 
 
 class Facts(NamedTuple):
-    """What one picture is.
+    """Measurements of one image.
 
     Attributes:
         format, mode: as Pillow names them, as stored.
@@ -55,9 +55,9 @@ class Facts(NamedTuple):
         transparent: some pixel shows the background.
         low, high: 2nd and 98th percentile of the luma levels, 0..255.
         typical: median of the luma levels.
-        two_levels: share of the picture that the two most frequent luma levels cover.
+        two_levels: share of the image that the two most frequent luma levels cover.
         flat_bottom: how much of the height, from the bottom, is one mid-grey; in percent.
-        sharpness: energy of neighbour differences over that of differences two apart: 0.25 for a smooth picture,
+        sharpness: energy of neighbour differences over that of differences two apart: 0.25 for a smooth image,
             about 0.5 where edges are sharp, 1 for noise; whatever the contrast.
         red, green, blue: mean levels, 0..255.
         thumb: 16 x 16 luma, row by row, upright.
@@ -90,7 +90,7 @@ class Facts(NamedTuple):
 
 
 FactsTable = NDArray[Any]
-"""Facts of many pictures, a column each under the attributes' names: `table["width"]` is `(N,)`."""
+"""Facts of many images as a structured array with the attributes as fields: `table["width"]` is `(N,)`."""
 
 
 def facts_table(packed: Iterable[bytes]) -> FactsTable:
@@ -168,7 +168,7 @@ def _levels(luma: Image.Image) -> tuple[int, int, int, float]:
 
 def _sharpness(luma: Image.Image) -> float:
     width, height = luma.size
-    step = 18 if height >= WORK_PX else 3  # of a large picture a sixth is enough
+    step = 18 if height >= WORK_PX else 3  # a sixth of a large image is enough
     step = max(step, min(height, 3 * width * height // ONE_THREAD + 1))
     rows = np.frombuffer(luma.tobytes(), np.uint8).reshape(height, width)
     threes = rows[: height // step * step].reshape(-1, step, width)[:, :3].astype(np.float32)

@@ -80,7 +80,7 @@ def _options(
 
 
 def _is_for_all(record: logging.LogRecord) -> bool:
-    """What changes how a run goes; Pillow's remarks on odd files, and each picture left out, are for --verbose."""
+    """Whether a log record is shown without --verbose: neither Pillow's warnings nor each image that is left out."""
     return record.levelno >= logging.ERROR or record.name.startswith(
         ("mlimages.networks", "mlimages.training", "mlimages.export", "mlimages.checks")
     )

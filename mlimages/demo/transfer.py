@@ -14,7 +14,7 @@ BAR_WIDTH = 40
 
 @dataclass(frozen=True, slots=True)
 class Accuracies:
-    """The test accuracy of one way to train on so many images per class, once per random seed, in 0..1."""
+    """The test accuracy of one way to train on this many images per class, once per random seed, in 0..1."""
 
     way: str
     per_class: int

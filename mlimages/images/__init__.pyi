@@ -16,7 +16,7 @@ from .decoding import raises_image_error as raises_image_error
 from .geometry import load_pixels as load_pixels
 from .geometry import prepare as prepare
 from .image_files import copied as copied
-from .image_files import find_pictures as find_pictures
+from .image_files import find_images as find_images
 from .labeled_image import LabeledImage as LabeledImage
 from .reading import MAX_BYTES as MAX_BYTES
 from .reading import REQUESTS as REQUESTS

@@ -33,7 +33,7 @@ class DecodeOptions:
         least: a size (width, height) that suffices: a JPEG is decoded at the smallest scale of 1, 1/2, 1/4 and 1/8
             that holds it.
         mode: `L` or `YCbCr`, kept where the decoder gives it; else the pixels are RGB.
-        reduce_to: divide both sides (mean of as many pixels) while the shorter one stays at least so many pixels.
+        reduce_to: divide both sides (mean of as many pixels) while the shorter one stays at least this many pixels.
         strict: find the damage in a JPEG that Pillow passes over, where simplejpeg is installed.
         upright: turn the image as its orientation says.
         background: what transparent pixels show.

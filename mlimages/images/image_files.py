@@ -1,4 +1,4 @@
-"""Picture files on their way into prediction, and out of it into a folder per class."""
+"""Find image files to predict, and copy them into a folder per class."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from mlimages.core import BrokenImage, Prediction, as_path, is_remote
 from mlimages.labels import IMAGE_SUFFIXES
 
 
-def find_pictures(sources: Iterable[Path]) -> Iterator[Path]:
-    """The sources themselves, and in place of a folder the pictures in it by suffix, sorted, nested ones too."""
+def find_images(sources: Iterable[Path]) -> Iterator[Path]:
+    """Yield files as they are, and of a folder the image files at any depth, by suffix and sorted."""
     for source in map(as_path, sources):
         if not source.is_dir():
             yield source
@@ -29,9 +29,9 @@ def find_pictures(sources: Iterable[Path]) -> Iterator[Path]:
 
 
 def copied(results: Iterable[Prediction | BrokenImage], folder: Path) -> Iterator[Prediction | BrokenImage]:
-    """Pass results on, each named picture copied to `folder/CLASS/` (unknown ones to `folder/unknown/`).
+    """Yield the results, and copy each image to `folder/CLASS/`, unknown ones to `folder/unknown/`.
 
-    A name that is taken there gets a number; the same bytes are not copied again.
+    An existing name gets a number; identical bytes are not copied again.
     """
     for result in results:
         if isinstance(result, Prediction) and result.path:

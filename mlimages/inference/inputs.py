@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from mlimages.core import InputError, as_path
-from mlimages.images import find_pictures
+from mlimages.images import find_images
 
 NO_LINKS = "links are not downloaded here; `mlimages gather urls` downloads images"
 
@@ -30,8 +30,8 @@ def find_inputs(sources: Iterable[str | os.PathLike[str]]) -> Iterator[os.PathLi
         if is_link(os.fspath(name)):
             raise InputError(f"{os.fspath(name)}: {NO_LINKS}")
         path = as_path(os.fspath(name))
-        if path.is_dir() and next(find_pictures([path]), None) is None:
+        if path.is_dir() and next(find_images([path]), None) is None:
             raise InputError(
                 f"{path} is a folder without images: no file in it has an image's suffix (.jpg, .png, ...)"
             )
-    return find_pictures([as_path(os.fspath(name)) for name in names])
+    return find_images([as_path(os.fspath(name)) for name in names])

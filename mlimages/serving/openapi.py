@@ -35,7 +35,7 @@ _MODEL, _VERSION = "/v2/models/{name}", "/v2/models/{name}/versions/{version}"
 
 @cache
 def document(classes: int) -> dict[str, Any]:
-    """The whole document, for a model of so many classes."""
+    """The OpenAPI document for a model with this many classes."""
     used = [value for value in vars(schemas).values() if isinstance(value, type) and issubclass(value, schemas.Model)]
     _, definitions = models_json_schema([(model, "validation") for model in used], ref_template=_PATH)
     return {

@@ -42,7 +42,7 @@ from mlimages.training.run import write_settings
 logger = logging.getLogger(__name__)
 
 MAX_DEPTHS = 4000
-"""Up to so many images, or features of lower layers, the head takes all depths: its cost grows with their cube."""
+"""Up to this many images, or features of lower layers, the head takes all depths: its cost grows with their cube."""
 
 MAX_NAMES = 3
 """Number of names an error lists."""

@@ -29,7 +29,7 @@ from mlimages import (
 from mlimages.checks import write_outcome
 from mlimages.core import BrokenImage, InputError, LabeledPath, as_path, cache_dir, is_remote, named_path, relative_name
 from mlimages.dataset import compute_mean, load_mean_image
-from mlimages.images import copied, find_pictures
+from mlimages.images import copied, find_images
 from mlimages.inference import OnnxBundle
 from mlimages.labels import class_definition_path
 from mlimages.reports import report_html, write_suspects
@@ -141,7 +141,7 @@ def test_a_run_folder_elsewhere_and_moving_pictures_there_are_refused(memory: st
         FineTuneConfig(f"{memory}/labels.txt", "memory://run")
     from mlimages.checks import plan_moves
 
-    with pytest.raises(InputError, match="on this machine alone"):
+    with pytest.raises(InputError, match="only on local files"):
         plan_moves(check([label_dir_auto(memory).labels]))
 
 
@@ -367,7 +367,7 @@ def test_a_network_learns_from_pictures_at_an_address_and_answers_there(memory: 
     run = tmp_path / "run"
     fine_tune(FineTuneConfig(labels.path, run, model="lenet5", weights="none", freeze="none", epochs=1, val_share=0.4))
     assert sum(1 for part in ("train", "val") for _ in LabelFile(run / f"{part}.txt")) == 7
-    found = list(find_pictures([Path(memory)]))
+    found = list(find_images([Path(memory)]))
     assert len(found) == 8
     answers = Predictor(run / "model.onnx")(found)
     assert [answer.path for answer in answers] == [path.as_posix() for path in found]

@@ -53,7 +53,7 @@ class Spool:
 
 
 class Pace:
-    """Judges a transfer by its bytes in each window of so many seconds; it has no clock of its own."""
+    """Judges a transfer by its bytes in each window of this many seconds; the caller gives the time."""
 
     __slots__ = ("_bytes", "_since", "_window_s")
 
@@ -84,7 +84,7 @@ class Inflater:
         self._may_be_raw = encodings == ["deflate"]
 
     def decompress(self, data: bytes, most: int) -> bytes:
-        """What `data` holds, at most so many bytes of it."""
+        """What `data` holds, at most this many bytes of it."""
         for number, layer in enumerate(self._layers):
             try:
                 data = layer.decompress(data, most)

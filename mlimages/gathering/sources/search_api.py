@@ -26,7 +26,7 @@ _FRESH_S = 86_400.0  # how long an answer in the cache is used
 _LAG_S = 5.0  # until MediaWiki is asked again whose replicas lag
 
 Wait = Callable[[float, str], Awaitable[None]]
-"""Waits so many seconds, for the reason given."""
+"""Waits this many seconds, for the reason given."""
 
 
 async def sleep(seconds: float, why: str) -> None:
@@ -36,7 +36,7 @@ async def sleep(seconds: float, why: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class RateLimit:
-    """Requests that a provider allows in any period of so many seconds; `period` names it in messages."""
+    """Requests that a provider allows in any period of this many seconds; `period` names it in messages."""
 
     requests: int
     seconds: float

@@ -47,7 +47,7 @@ class Tally:
                 self._hosts = Counter(dict(self._hosts.most_common(_HOSTS_COUNTED)))
 
     def reopen(self, count: int) -> None:
-        """Count so many of the failed links as open after all."""
+        """Count this many of the failed links as open."""
         self._open += count
 
     def figures(self) -> dict[str, int]:
