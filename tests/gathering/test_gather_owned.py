@@ -172,7 +172,7 @@ def test_where_much_is_missing_the_run_stops_and_both_ways_to_go_on_are_named(
     shutil.rmtree(out / "cats")
     with pytest.raises(GatherError, match="20 of 20 in cats"):
         run(links, out)
-    with pytest.raises(InputError, match="choose one"):
+    with pytest.raises(InputError, match="mutually exclusive"):
         GatherOptions(restore_deleted=True, keep_deleted=True)
 
 

@@ -173,7 +173,7 @@ def test_a_folder_remembers_resize(site: Site, tmp_path: Path) -> None:
     site.fallback = answer(photo(1, (60, 40)))
     (tmp_path / "cats.txt").write_text(site.url("/a.jpg"))
     gather(tmp_path / "cats.txt", tmp_path / "out", allow_private=True, decoders=1, resize=20)
-    with pytest.raises(InputError, match="holds images with --resize 20: give the same"):
+    with pytest.raises(InputError, match="was gathered with --resize 20: use the same"):
         gather(tmp_path / "cats.txt", tmp_path / "out", allow_private=True)
     gather(tmp_path / "cats.txt", tmp_path / "out", allow_private=True, resize=20)
 

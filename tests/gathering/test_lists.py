@@ -166,7 +166,7 @@ def test_a_web_page_in_place_of_a_list_is_refused(tmp_path: Path) -> None:
 def test_captions_are_not_taken_as_classes_unless_somebody_says_so(tmp_path: Path) -> None:
     rows = "".join(f"a cat number {n}\thttp://x/{n}.jpg\n" for n in range(1200))
     path = write(tmp_path / "x.tsv", rows)
-    with pytest.raises(InputError, match=r"1200 of the first 1200 links .* give --class NAME"):
+    with pytest.raises(InputError, match=r"1200 of the first 1200 links .* use --class NAME"):
         LinkFile(path, ListChoice())
     assert {ref.label for ref in LinkFile(path, ListChoice(class_name="cat"))} == {"cat"}
     assert len({ref.label for ref in LinkFile(path, ListChoice(label_col="1"))}) == 1200

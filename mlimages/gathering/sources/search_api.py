@@ -139,9 +139,9 @@ class SearchApi:
                 case 401 if may_authorize and self._authorize:  # the token has expired
                     self._headers, may_authorize = await self._authorize(), False
                 case 401 | 403:
-                    raise GatherError(f"{self._name} answers HTTP {status}: {self._refusal}")
+                    raise GatherError(f"{self._name} returned HTTP {status}: {self._refusal}")
                 case 400 | 404 | 422 if is_first:
-                    raise GatherError(f"{self._name} answers HTTP {status}: {body}")
+                    raise GatherError(f"{self._name} returned HTTP {status}: {body}")
                 case 400 | 404 | 422:  # behind its last page
                     return None
                 case 429:
