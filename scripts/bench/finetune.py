@@ -169,7 +169,7 @@ def run_row(row: str, root: Path, epochs: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tiny", action="store_true", help="20 pictures, 2 epochs, 1 round")
+    parser.add_argument("--tiny", action="store_true", help="6 images, 1 epoch, 1 round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--epochs", type=int, default=10)
@@ -181,7 +181,7 @@ def main() -> None:
     if asked.row:
         run_row(asked.row, asked.root, asked.epochs)
         return
-    rounds, count, epochs = (1, 20, 2) if asked.tiny else (asked.rounds, asked.count, asked.epochs)
+    rounds, count, epochs = (1, 6, 1) if asked.tiny else (asked.rounds, asked.count, asked.epochs)
     rows = [row for row in ROWS if asked.only in row and (asked.peers or "fastai" not in row)]
     costs: dict[str, list[tuple[float, float]]] = {row: [] for row in rows}
     with tempfile.TemporaryDirectory() as folder:
@@ -191,7 +191,7 @@ def main() -> None:
             for row, seen in costs.items():
                 python = asked.peers if "fastai" in row else sys.executable
                 seen.append(measure(row, root, epochs, python=python, cache=root / f"cache{number}"))
-    print(f"{count} pictures of 500 x 375, {epochs} epochs, medians of {rounds}\n")
+    print(f"{count} images of 500 x 375, {epochs} epochs, medians of {rounds}\n")
     print(f"{'':<40}{'CPU s':>8}{'peak MiB':>10}")
     for row, seen in costs.items():
         seconds, peak = (statistics.median(values) for values in zip(*seen, strict=True))

@@ -225,7 +225,7 @@ def test_a_machine_that_does_not_see_the_folder_is_named_before_it_gathers(
     monkeypatch.chdir(tmp_path)
     unseen = "/proc/self/cwd/out"  # the worker's own is another
     monkeypatch.setattr("os.getcwd", lambda: "/")
-    with pytest.raises(GatherError, match=rf"{unseen}: the machine \S+ does not see this folder .* or an address"):
+    with pytest.raises(GatherError, match=rf"{unseen} is not accessible on \S+: .* or an address"):
         gather_on(cluster, links(tmp_path, site.url("/1")), unseen, **FAST)
     assert not site.requests
 

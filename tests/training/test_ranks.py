@@ -327,7 +327,7 @@ def test_a_process_that_dies_ends_the_job_and_one_alone_goes_on(
     assert len(lines) == 1, output
     assert lines[0].startswith("mlimages: another training process exited")
     assert "mlimages finetune --resume" in lines[0]
-    assert output.count("Traceback") == 1, "torchrun's own"
+    assert output.count("Traceback") == 1, output  # torchrun's own
     before = rows_of(config.out)
     assert 2 <= before < 12
     fine_tune(read_config(config.out), export=False)
