@@ -118,7 +118,7 @@ def main() -> NoReturn:
     try:
         app()
     except MlimagesError as error:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # raised in an atexit callback, it would print a traceback
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # raised in an atexit callback, it would print a traceback
         _report_to_launcher(error)
         print(f"mlimages: {printable(str(error))}", file=sys.stderr)
         sys.exit(1)
