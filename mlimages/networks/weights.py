@@ -50,10 +50,28 @@ def read_weights(path: str | os.PathLike[str]) -> State:
     except KeyError:
         raise ModelError(f"{path} is not a weights file: expected {SUFFIXES}") from None
     except (SafetensorError, zipfile.BadZipFile, OSError, ValueError, RuntimeError, EOFError) as error:
-        raise ModelError(f"{path} cannot be read as {path.suffix} weights: {_first_line(error)}") from error
+        cause = _other_content(path) or _first_line(error)
+        raise ModelError(f"{path} cannot be read as {path.suffix} weights: {cause}") from error
     if not state:
         raise ModelError(f"{path} contains no tensors")
     return {name: _to_float32(tensor) for name, tensor in state.items()}
+
+
+def _other_content(path: Path) -> str:
+    """What a file that cannot be read contains in place of weights; "" if that is not clear."""
+    with path.open("rb") as file:
+        begin = file.read(64).lstrip().lower()
+    if begin.startswith(b"version https://git-lfs"):
+        return "it is a Git LFS pointer: fetch the file with `git lfs pull`"
+    if begin.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "it is a web page: download the file itself"
+    if not begin.startswith(b"pk\x03\x04"):
+        return ""
+    if not zipfile.is_zipfile(path):
+        return "it is incomplete: download it again"
+    with zipfile.ZipFile(path) as archive:
+        is_script = any(name.endswith("/constants.pkl") for name in archive.namelist())
+    return "it is a TorchScript archive: save the state_dict() of the loaded module instead" if is_script else ""
 
 
 class _Ignored:
@@ -187,7 +205,11 @@ def load_weights(network: nn.Module, state: State, *, heads: Sequence[str], sour
     ]
     problems = {"missing": missing, "unexpected": unexpected, "wrong shape": wrong_shape}
     if any(problems.values()):
-        listed = (f"{problem}: {_first_names(names)}" for problem, names in problems.items() if names)
+        listed = [f"{problem}: {_first_names(names)}" for problem, names in problems.items() if names]
+        if not own.keys() & state.keys():
+            listed.insert(
+                0, "no tensor name in common: is it for another network or library (NAME, timm:NAME)?"
+            )
         raise ModelError(f"{source} does not fit this network; {'; '.join(listed)}")
     if broken := [name for name in own if name in state and _is_not_finite(state[name])]:
         raise ModelError(f"{source} is damaged: NaN or infinity in {_first_names(broken)}")

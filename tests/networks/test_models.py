@@ -1,6 +1,7 @@
 """Networks by name, weights from files, and input sizes."""
 
 import argparse
+import io
 import re
 import sys
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 from torch import nn
@@ -213,6 +215,42 @@ def test_a_damaged_weights_file_is_an_error_that_names_it(tmp_path: Path, name: 
     (tmp_path / name).write_bytes(b"PK\x03\x04" + b"\x80" * 40)
     with pytest.raises(ModelError, match=name):
         read_weights(tmp_path / name)
+
+
+def a_torchscript_archive() -> bytes:
+    module = torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2))
+    out = io.BytesIO()
+    torch.jit.save(module, out)
+    return out.getvalue()
+
+
+def a_checkpoint_cut_short() -> bytes:
+    out = io.BytesIO()
+    torch.save({"w": torch.zeros(1000)}, out)
+    return out.getvalue()[:-500]
+
+
+OTHER_CONTENT = [
+    (lambda: b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "a Git LFS pointer"),
+    (lambda: b"\n<!DOCTYPE html><title>Sign in</title>", "a web page"),
+    (a_torchscript_archive, "a TorchScript archive"),
+    (a_checkpoint_cut_short, "incomplete"),
+]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.jit's own
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".pt"])
+@pytest.mark.parametrize(("content", "message"), OTHER_CONTENT, ids=[message for _, message in OTHER_CONTENT])
+def test_what_is_not_weights_is_named(tmp_path: Path, content: Callable[[], bytes], message: str, suffix: str) -> None:
+    (tmp_path / f"w{suffix}").write_bytes(content())
+    with pytest.raises(ModelError, match=f"cannot be read as {suffix} weights: it is {message}: "):
+        read_weights(tmp_path / f"w{suffix}")
+
+
+def test_weights_of_another_library_are_named_as_such(tmp_path: Path) -> None:
+    save_file(timm.create_model("mobilenetv3_small_050").state_dict(), tmp_path / "w.safetensors")
+    with pytest.raises(ModelError, match=r"no tensor name in common: .*another network or library \(NAME, timm:NAME\)"):
+        build_model("mobilenet_v2", classes=2, weights=str(tmp_path / "w.safetensors"))
 
 
 def test_offline_the_error_names_the_weights_file_and_its_folder(
