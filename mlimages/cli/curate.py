@@ -113,6 +113,7 @@ def check(
     """
     from mlimages import checks
     from mlimages.core import TqdmProgress
+    from mlimages.images import missing_advice
 
     require_engine(engine)
     if page:  # before the images are decoded: the extra that the page needs may be missing
@@ -140,12 +141,8 @@ def check(
         for move in moves:
             print(f"{'moved' if yes else 'would move'} {move.source} to {move.target} ({move.code})")
     say("written: " + ", ".join(map(str, [*written, *pages])))
-    missing = report.errors.get("missing", 0)
-    if 2 * missing > report.checked:
-        say(
-            f"{missing} of {report.checked} images are missing: paths are resolved against the label file's "
-            "folder; use --images DIR to change it"
-        )
+    if advice := missing_advice(report.errors.get("missing", 0), report.checked):
+        say(advice)
     if report.ok:
         say_next("mean", written[0], "--size", 224)
     if strict and report.errors:

@@ -43,6 +43,7 @@ from mlimages.images import (
     PIXELS_VERSION,
     LabeledImage,
     demand_available,
+    demand_existing,
     draw_line,
     drawable_names,
     identify,
@@ -153,6 +154,7 @@ def compute_mean(
             sums.setdefault(label, np.zeros(shape, np.uint32 if per_class else np.uint64))[...] += pixels
     progress.close()
     demand_available(broken, skip=skip_unavailable)
+    demand_existing(broken, counts.total() + len(broken))
     if not counts:
         raise InputError(f"no mean image: none of {counted(len(broken), 'image')} can be used ({_first(broken)})")
     total = np.zeros(shape, np.uint64)

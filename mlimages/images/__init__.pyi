@@ -21,6 +21,8 @@ from .labeled_image import LabeledImage as LabeledImage
 from .reading import MAX_BYTES as MAX_BYTES
 from .reading import REQUESTS as REQUESTS
 from .reading import demand_available as demand_available
+from .reading import demand_existing as demand_existing
+from .reading import missing_advice as missing_advice
 from .reading import read_bytes as read_bytes
 from .reading import reading_threads as reading_threads
 from .sizes import centre_start as centre_start

@@ -86,6 +86,26 @@ def demand_available(broken: Iterable[BrokenImage], *, skip: bool) -> None:
         )
 
 
+def missing_advice(missing: int, count: int) -> str:
+    """What to tell the user if more than half of `count` images are missing; "" otherwise."""
+    if 2 * missing <= count:
+        return ""
+    return (
+        f"{missing} of {counted(count, 'image')} are missing: paths are resolved against the label file's folder; use "
+        "--images DIR to change it"
+    )
+
+
+def demand_existing(broken: Iterable[BrokenImage], count: int) -> None:
+    """Check that at most half of `count` images are missing, so that a moved label file is not taken for a small one.
+
+    Raises:
+        InputError: more than half are missing.
+    """
+    if advice := missing_advice(sum(one.fault is Fault.MISSING for one in broken), count):
+        raise InputError(advice)
+
+
 def reading_threads(first: Path | str | None, workers: int | None = None) -> Threads:
     """Threads that read and decode images: one per CPU core, or as many as requests of an address."""
     if first is not None and is_remote(first):

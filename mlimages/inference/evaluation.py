@@ -25,7 +25,7 @@ from mlimages.core import (
     scores,
     share,
 )
-from mlimages.images import demand_available
+from mlimages.images import demand_available, demand_existing
 from mlimages.inference.align_classes import matched
 from mlimages.inference.bundle import OnnxBundle
 from mlimages.inference.calibration import expected_calibration_error
@@ -151,6 +151,7 @@ def evaluate(
     elapsed_s = time.perf_counter() - begin
     broken = tuple(answer.result for answer in answers if isinstance(answer.result, BrokenImage))
     demand_available(broken, skip=skip_unavailable)
+    demand_existing(broken, len(items))
     good = [
         (answer.result, item.label, answer)
         for answer, item in zip(answers, items, strict=True)

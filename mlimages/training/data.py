@@ -26,7 +26,7 @@ from mlimages.core import (
     write_text,
 )
 from mlimages.dataset import load_mean_image
-from mlimages.images import demand_available
+from mlimages.images import demand_available, demand_existing
 from mlimages.labels import ClassNames, open_parts, write_label_file
 from mlimages.networks import DEPTHS, FrozenPart, Model, Normalize, add_depths, autocast, split_network
 from mlimages.reports import RunFiles, read_settings
@@ -140,6 +140,7 @@ def read_images(config: FineTuneConfig, inputs: RunInputs, progress: Progress) -
         store.trim(config.cache_bytes)
     broken = tuple(each for each in found if isinstance(each, BrokenImage))
     demand_available(broken, skip=config.skip_unavailable)
+    demand_existing(broken, len(items))
     for each in broken:
         logger.info("skipped: %s (%s: %s)", each.path, each.fault, each.detail)
     train, val = (

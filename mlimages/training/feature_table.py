@@ -10,7 +10,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mlimages.core import DEFAULT_MODEL, InputError, ModelError, NoProgress, Progress, as_path, counted, writing
+from mlimages.core import (
+    DEFAULT_MODEL,
+    BrokenImage,
+    InputError,
+    ModelError,
+    NoProgress,
+    Progress,
+    as_path,
+    counted,
+    writing,
+)
+from mlimages.images import demand_existing
 from mlimages.labels import LabelFile
 from mlimages.networks import build_model, find_cut_points
 from mlimages.training.cache import pixel_store
@@ -95,6 +106,7 @@ def extract_features(
     store = pixel_store(image)
     progress = progress or NoProgress()
     found = decode_all(list(labels), image, store=store, progress=progress)
+    demand_existing([each for each in found if isinstance(each, BrokenImage)], len(found))
     good = [each for each in found if isinstance(each, TrainingImage)]
     if not good:
         raise InputError(f"none of {counted(len(found), 'image')} can be decoded: `mlimages check` says why")

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from mlimages.core import (
     DEFAULT_MODEL,
     Z_95,
+    BrokenImage,
     InputError,
     LabeledPath,
     NoProgress,
@@ -25,6 +26,7 @@ from mlimages.core import (
     share,
     sign_test,
 )
+from mlimages.images import demand_existing
 from mlimages.labels import LabelFile
 from mlimages.networks import (
     CutPoint,
@@ -99,6 +101,7 @@ def probe_cuts(
     image = built.preprocessing.image
     store = pixel_store(image)
     found = decode_all(_sample(labels, most, seed), image, store=store, progress=progress)
+    demand_existing([each for each in found if isinstance(each, BrokenImage)], len(found))
     good = _unique(found)
     _require_enough(good, names)
     cuts = find_cut_points(built)
