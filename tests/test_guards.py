@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -199,6 +200,28 @@ def test_every_option_says_what_it_does(words: list[str]) -> None:
         command = command.commands[word]  # type: ignore[attr-defined]
     silent = [param.name for param in command.params if not getattr(param, "help", None)]  # type: ignore[attr-defined]
     assert not [name for name in silent if name != "help"]
+
+
+IMPORT = re.compile(r"^ *from (mlimages[\w.]*) import (?:\(([^)]*)\)|([\w, ]+))", re.MULTILINE)
+
+
+def test_what_scripts_examples_and_documents_import_is_there() -> None:
+    files = [path for folder in ("scripts", "examples", "docs") for path in (ROOT / folder).rglob("*")]
+    missing = [
+        f"{path.relative_to(ROOT)}: {module}.{name}"
+        for path in [ROOT / "README.md", *files]
+        if path.suffix in (".py", ".md", ".ipynb")
+        for module, listed, inline in IMPORT.findall(path.read_text())
+        for name in filter(None, map(str.strip, (listed or inline).split(",")))
+        if not _is_importable(module, name.split(" as ")[0])
+    ]
+    assert missing == []
+
+
+def _is_importable(module: str, name: str) -> bool:
+    with suppress(ImportError):
+        return hasattr(importlib.import_module(module), name) or bool(importlib.import_module(f"{module}.{name}"))
+    return False
 
 
 def test_every_module_of_the_package_imports() -> None:

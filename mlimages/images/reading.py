@@ -91,7 +91,7 @@ def missing_advice(missing: int, count: int) -> str:
     if 2 * missing <= count:
         return ""
     return (
-        f"{missing} of {counted(count, 'image')} are missing: paths are resolved against the label file's folder; use "
+        f"{missing} of {count} images are missing: paths are resolved against the label file's folder; use "
         "--images DIR to change it"
     )
 

@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from mlimages import images
-from mlimages.images import find_pictures
+from mlimages.images import find_images
 from mlimages.inference import BundleSession, OnnxBundle, Predictor
 
 BATCH = 16
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--tiny", action="store_true")
     asked = parser.parse_args()
-    paths = list(find_pictures([asked.folder]))
+    paths = list(find_images([asked.folder]))
     bundle, workers = OnnxBundle.read(asked.model), os.cpu_count() or 1
     predictor, session, prop = Predictor(bundle), BundleSession(bundle), bundle.preprocessing.image
 

@@ -23,7 +23,7 @@ from gather import free_port, make_pictures, start_nginx
 
 GATHER = """
 from mlimages import UrlList, gather
-from mlimages.gathering.ray_engine import gather_on
+from mlimages.gathering import gather_on
 options = dict(allow_private=True, per_host=64)
 source = UrlList(sys.argv[2])
 done = gather_on(cluster, source, out, **options) if cluster else gather(source, out, decoders=2, **options)

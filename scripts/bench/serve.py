@@ -37,7 +37,7 @@ import numpy as np
 from PIL import Image
 
 from mlimages import images
-from mlimages.images import find_pictures
+from mlimages.images import find_images
 from mlimages.inference import BundleSession, OnnxBundle
 
 WORKERS = 2
@@ -202,7 +202,7 @@ def main() -> None:
     asked = parser.parse_args()
     requests, rounds, loads = (8, 1, (2,)) if asked.tiny else (asked.requests, asked.rounds, (1, 8, 32))
     bundle = OnnxBundle.read(asked.model)
-    pictures = [jpeg(path) for path in list(find_pictures([asked.pictures]))[:64]]
+    pictures = [jpeg(path) for path in list(find_images([asked.pictures]))[:64]]
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder, "peer.py")
         shorter = str(bundle.preprocessing.image.shorter_px)

@@ -26,7 +26,7 @@ from pathlib import Path
 import aiohttp
 
 from mlimages.core import Prediction
-from mlimages.images import find_pictures
+from mlimages.images import find_images
 from mlimages.inference import Predictor
 
 CLIENTS = 16
@@ -187,7 +187,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=20_000)
     parser.add_argument("--tiny", action="store_true")
     asked = parser.parse_args()
-    paths = list(find_pictures([asked.pictures]))[:64]
+    paths = list(find_images([asked.pictures]))[:64]
     said = [(one, path) for one, path in zip(Predictor(asked.model)(paths), paths, strict=True)]
     named = [(one, path) for one, path in said if isinstance(one, Prediction) and one.known]
     command = [sys.executable, "-m", "mlimages", "serve", str(asked.model), "--port", "0"]

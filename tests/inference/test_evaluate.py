@@ -82,6 +82,7 @@ def test_broken_pictures_are_listed_and_not_counted(
 
 
 def test_a_label_file_without_a_usable_picture_is_an_error(cnn_bundle: OnnxBundle, tmp_path: Path) -> None:
+    (tmp_path / "none.png").write_bytes(b"no image")
     with pytest.raises(InputError, match="no image that can be used"):
         evaluate(Predictor(cnn_bundle), labels(tmp_path, [LabeledPath(tmp_path / "none.png", 0)]))
 

@@ -14,7 +14,7 @@ from mlimages.images import load_rgb
 from mlimages.inference import KNOWN, LOGITS, OnnxBundle, evaluate
 from mlimages.networks import DEPTHS, add_depths, build_model, freeze, split_network
 from mlimages.training import FineTuneConfig, fine_tune, load_run, read_config
-from tests.training.test_finetune import colours  # noqa: F401  # a fixture
+from tests.training.test_finetune import COLOURS, colours, draw  # noqa: F401  # a fixture among them
 
 pytestmark = pytest.mark.train
 
@@ -23,9 +23,14 @@ pytestmark = pytest.mark.train
 def config(colours: Path, tmp_path: Path) -> FineTuneConfig:  # noqa: F811
     network = build_model("cifar10_cnn", classes=10, weights="none", seed=9).network
     save_file(network.state_dict(), tmp_path / "w.safetensors")
+    for number in range(24):  # enough to set the threshold of `known`
+        draw(tmp_path / "val" / f"{number}.png", list(COLOURS.values())[number % 3], seed=1000 + number)
+    (tmp_path / "val.txt").write_text("".join(f"val/{number}.png {number % 3}\n" for number in range(24)))
+    (tmp_path / "val_class_def.txt").write_text((tmp_path / "labels_class_def.txt").read_text())
     return FineTuneConfig(
         colours,
         tmp_path / "run",
+        val=tmp_path / "val.txt",
         model="cifar10_cnn",
         weights=str(tmp_path / "w.safetensors"),
         head="all-depths",
