@@ -49,11 +49,17 @@ class Code(StrEnum):
     PLACEHOLDER = "placeholder"
     CROP_LOSS = "crop-loss"
     CLASS_IMBALANCE = "class-imbalance"
+    CLASS_BLURRED = "class-blurred"
 
     @property
     def is_error(self) -> bool:
         """Whether such images are left out of NAME_checked.txt; those with warnings are kept and listed."""
         return self in ERRORS
+
+    @property
+    def is_of_class(self) -> bool:
+        """Whether the finding is about a class of a label file, not about an image."""
+        return self in (Code.CLASS_IMBALANCE, Code.CLASS_BLURRED)
 
 
 CODES = tuple(Code)

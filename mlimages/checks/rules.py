@@ -76,10 +76,8 @@ def _soft_classes(images: ImageTable, file: int) -> Iterator[Finding]:
     for label, class_id in enumerate(images.class_ids[file].tolist()):
         own = sharpness[images.decoded[rows] & (images.class_id[rows] == class_id)]
         if len(own) >= SOFT_SET and (usual := float(np.median(own))) < Thresholds().blur:
-            detail = (
-                f"{images.class_names[class_id]}: half of {len(own)} images below {usual:.3f}: enlarged small ones?"
-            )
-            yield Finding(file, images.files[file].path, label, Code.BLURRED, detail)
+            detail = f"{images.class_names[class_id]}: median sharpness {usual:.3f} of {len(own)} images: were they enlarged?"
+            yield Finding(file, images.files[file].path, label, Code.CLASS_BLURRED, detail)
 
 
 @lru_cache(maxsize=1024)

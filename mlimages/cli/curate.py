@@ -144,7 +144,8 @@ def check(
     if advice := missing_advice(report.errors.get("missing", 0), report.checked):
         say(advice)
     if report.ok:
-        say_next("mean", written[0], "--size", 224)
+        checked = [path for path in written if path.name.endswith("_checked.txt")]
+        say_next("finetune", checked[0], *(["--val", checked[1]] if len(checked) > 1 else []))
     if strict and report.errors:
         raise typer.Exit(1)
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import os
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from mlimages.cli.hints import read_parts, say_next
+from mlimages.cli.hints import given_options, read_parts, say_next
 from mlimages.cli.options import GroupedCommand, takes_options
 from mlimages.cli.process import use_one_blas_thread
 from mlimages.core import InputError
+from mlimages.labels import TableOptions
 from mlimages.training import FineTuneConfig
 
 if TYPE_CHECKING:
@@ -73,7 +74,11 @@ def finetune(
     if not is_main_process:
         return
     print(json.dumps(result.to_dict(), indent=1) if as_json else _table(result))
-    say_next("predict", result.onnx or result.run / "model.onnx", "IMAGE...")
+    model = result.onnx or result.run / "model.onnx"
+    if config.val:
+        say_next("evaluate", model, config.val, *given_options(asdict(TableOptions.of(config))))
+    else:
+        say_next("predict", model, "IMAGE...")
 
 
 def _require_no_settings(ctx: typer.Context, run: Path) -> None:

@@ -84,7 +84,7 @@ def _by_code(report: CheckReport, counts: Mapping[str, int]) -> list[CodeFinding
         CodeFindings(
             code,
             count,
-            code != Code.CLASS_IMBALANCE,
+            not Code(code).is_of_class,
             tuple(map(_tile, islice(report.findings.select({Code(code)}), MAX_TILES))),
         )
         for code, count in counts.items()
@@ -92,7 +92,7 @@ def _by_code(report: CheckReport, counts: Mapping[str, int]) -> list[CodeFinding
 
 
 def _tile(one: Finding) -> GalleryTile:
-    images = () if one.code == Code.CLASS_IMBALANCE else tuple(embed(path) for path in (one.path, one.related) if path)
+    images = () if one.code.is_of_class else tuple(embed(path) for path in (one.path, one.related) if path)
     return GalleryTile(images, (one.path.name, one.detail))
 
 

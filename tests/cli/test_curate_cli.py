@@ -43,7 +43,7 @@ def test_a_folder_is_labelled_checked_and_averaged(folders: Path, run_cli: RunCl
     assert "14 images checked, 13 ok" in checked.stdout
     assert "        1  truncated\n" in checked.stdout
     assert "        1  near-duplicate\n" in checked.stdout
-    assert checked.stderr.endswith("next: mlimages mean data/labels_checked.txt --size 224\n")
+    assert checked.stderr.endswith("next: mlimages finetune data/labels_checked.txt\n")
 
     averaged = run_cli("mean", "data/labels_checked.txt", "--size", "24", "--per-class", "-o", "out/mean.png")
     assert averaged.stderr.endswith("next: mlimages finetune data/labels_checked.txt --size 24 --mean out/mean.npy\n")

@@ -3,13 +3,15 @@
 from pathlib import Path
 
 import pytest
+from PIL import ImageChops
 
 from mlimages.checks import CheckReport, carry_out, check, plan_moves, write_outcome
+from mlimages.checks.codes import SOFT_SET
 from mlimages.core import LabeledPath
 from mlimages.labels import LabelFile, write_label_file
 from mlimages.reports import write_report
 from tests.browser import OpenPage
-from tests.checks.test_validation import jpeg, listed, scene, sheet
+from tests.checks.test_validation import encoded, jpeg, listed, scene, sheet
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -33,6 +35,18 @@ def test_the_page_shows_every_code_with_its_images_and_escapes_names(report: Che
         assert f'id="{code}"' in page
     assert page.count("data:image/jpeg") >= 8
     assert HOSTILE not in page
+
+
+def test_a_finding_about_a_class_is_a_line_without_an_image(tmp_path: Path) -> None:
+    soft = scene(1, width=8, height=8).resize((80, 80))
+    images = {f"{n}.png": encoded(ImageChops.offset(soft, n, 2 * n), "PNG") for n in range(SOFT_SET)}
+    report = check([listed(tmp_path, images)])
+    assert report.warnings["class-blurred"] == 1
+    write_report(report, tmp_path / "check.html")
+    page = (tmp_path / "check.html").read_text()
+    section = page[page.index('id="class-blurred"') : page.index('id="classes"')]
+    assert "1 class" in section
+    assert "cannot be read" not in section
 
 
 @pytest.mark.browser
