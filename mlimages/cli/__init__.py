@@ -1,1 +1,1 @@
-"""The command line: a body parses, calls one function and prints."""
+"""The command line: each command parses its arguments, calls one function and prints the result."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
-from mlimages.cli.hints import read_labels, say_next
+from mlimages.cli.hints import print_next, read_labels
 from mlimages.cli.options import GroupedCommand, takes_options
 from mlimages.core import counted
 from mlimages.labels import TableOptions
@@ -121,6 +121,6 @@ def _print_next(summary: AugmentSummary) -> None:
         text = f'numpy.load("{out / x}.npy", mmap_mode="r"), numpy.load("{out / y}.npy")'
     else:
         validation = ("--val", out / "val.txt") if name else ()
-        say_next("finetune", out / f"{name or 'labels'}.txt", *validation, "-o", f"runs/{out.name}")
+        print_next("finetune", out / f"{name or 'labels'}.txt", *validation, "-o", f"runs/{out.name}")
         return
     print(f"next: in Python, {text}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Commands of the step "curate": a folder becomes a dataset that can be trusted."""
+"""Commands of the step "curate": label files, checks and mean images."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from mlimages.cli.engines import ADDRESS, ENGINE, Engine, cluster_of, require_engine
-from mlimages.cli.hints import given_options, read_labels, read_parts, say, say_next, validation_beside
+from mlimages.cli.engines import ADDRESS, ENGINE, Engine, open_cluster, require_engine
+from mlimages.cli.hints import print_next, print_note, read_labels, read_parts, to_arguments, validation_beside
 from mlimages.cli.options import FORCE, SKIP_UNAVAILABLE, GroupedCommand, ThresholdsCommand, takes_options
 from mlimages.core import ImageProperty, Resize, as_path, counted, demand_free
 from mlimages.labels import LabelOptions, TableOptions, WrittenLabels
@@ -54,23 +54,23 @@ def label(
     from mlimages.labels import make_label_files, parse_shares
 
     options = LabelOptions(**settings, split=parse_shares(split) if split else ())
-    written = make_label_files(options, split=partial(split_labels, progress=TqdmProgress()), note=say)
+    written = make_label_files(options, split=partial(split_labels, progress=TqdmProgress()), note=print_note)
     for file in written:
         for line in _remarks(file):
-            say(line)
+            print_note(line)
     if as_json:
         files = [{"path": str(file.path), "count": file.count, "classes": dict(file.classes)} for file in written]
         _print_json({"files": files, "folder": str(options.as_folders) if options.as_folders else None})
         return
     for file in written:
-        print(_described(file))
+        print(_summary_line(file))
     if options.as_folders:
         print(f"{options.as_folders}: the same as folders")
     if written:
-        say_next("check", *(file.path for file in written))
+        print_next("check", *(file.path for file in written))
 
 
-def _described(file: WrittenLabels) -> str:
+def _summary_line(file: WrittenLabels) -> str:
     shown = ", ".join(f"{name} {count}" for name, count in list(file.classes.items())[:SHOWN_CLASSES])
     more = " ..." * (len(file.classes) > SHOWN_CLASSES)
     return f"{file.path}: {counted(file.count, 'image')}, {counted(len(file.classes), 'class')}: {shown}{more}"
@@ -116,14 +116,14 @@ def check(
     from mlimages.images import missing_advice
 
     require_engine(engine)
-    if page:  # before the images are decoded: the extra that the page needs may be missing
+    if page:  # before decoding the images, since the extra for the report may be missing
         from mlimages.reports import write_report
     thresholds = checks.Thresholds.parse(threshold)
     pages = [page] if page else []
     files = [labels for source in sources for labels in read_parts(source, TableOptions(**table))]
     outcomes = (checks.outcome_paths(labels.path) for labels in files)
     demand_free([*pages, *chain.from_iterable(outcomes)], overwrite=force)
-    with cluster_of(engine, address) as pool:
+    with open_cluster(engine, address) as pool:
         report = checks.check(
             files, thresholds=thresholds, pool=pool, skip_unavailable=skip_unavailable, progress=TqdmProgress()
         )
@@ -140,12 +140,12 @@ def check(
         _print_report(report)
         for move in moves:
             print(f"{'moved' if yes else 'would move'} {move.source} to {move.target} ({move.code})")
-    say("written: " + ", ".join(map(str, [*written, *pages])))
+    print_note("written: " + ", ".join(map(str, [*written, *pages])))
     if advice := missing_advice(report.errors.get("missing", 0), report.checked):
-        say(advice)
+        print_note(advice)
     if report.ok:
         checked = [path for path in written if path.name.endswith("_checked.txt")]
-        say_next("finetune", checked[0], *(["--val", checked[1]] if len(checked) > 1 else []))
+        print_next("finetune", checked[0], *(["--val", checked[1]] if len(checked) > 1 else []))
     if strict and report.errors:
         raise typer.Exit(1)
 
@@ -201,7 +201,7 @@ def mean(
     else:
         prop = ImageProperty(size or 224, resize=resize or "shorter", gray_scale=gray)
     data = TrainingData(read_labels(source, table), prop)
-    with cluster_of(engine, address) as pool:
+    with open_cluster(engine, address) as pool:
         mean_image = data.make_mean_image(
             out,
             per_class=per_class,
@@ -223,8 +223,8 @@ def mean(
     print("by channel: mean " + _figures(mean_image.channel_mean) + ", std " + _figures(mean_image.channel_std))
     prepared: list[object] = ["--model", model] if model and not Path(model).is_dir() else ["--size", prop.width]
     prepared += ["--resize", prop.resize] * (prop.resize != "shorter" and not model) + ["--gray"] * gray
-    options = [*given_options(table), *validation_beside(source), *prepared]
-    say_next("finetune", source, *options, "--mean", out.with_suffix(".npy"))
+    options = [*to_arguments(table), *validation_beside(source), *prepared]
+    print_next("finetune", source, *options, "--mean", out.with_suffix(".npy"))
 
 
 def _figures(values: tuple[float, ...]) -> str:

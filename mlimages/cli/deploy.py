@@ -12,7 +12,7 @@ from typing import Any
 import typer
 
 from mlimages.cli import predictions
-from mlimages.cli.hints import given_options, read_labels, say_next
+from mlimages.cli.hints import print_next, read_labels, to_arguments
 from mlimages.cli.options import FORCE, SKIP_UNAVAILABLE, GroupedCommand, takes_options
 from mlimages.cli.process import log_server
 from mlimages.core import InputError, Target
@@ -80,7 +80,7 @@ def export(
     card = bundle.path.with_name("README.md")
     print(f"model card: {card}" if has_model_card(bundle) else f"{card} is yours and stays as it is", file=sys.stderr)
     if bundle.includes_preprocessing:
-        say_next("predict", bundle.path, "IMAGE...")
+        print_next("predict", bundle.path, "IMAGE...")
 
 
 @takes_options(TableOptions)
@@ -124,7 +124,7 @@ def quantize(
     )
     print(json.dumps(asdict(found)) if as_json else predictions.quantization_text(found))
     if found.chosen:
-        say_next("evaluate", target, calibration, *given_options(table))
+        print_next("evaluate", target, calibration, *to_arguments(table))
 
 
 def predict(
@@ -151,8 +151,8 @@ def predict(
     if as_json and as_csv:
         raise typer.BadParameter("--json or --csv, not both")
     images = [sys.stdin.buffer.read()] if sources == ["-"] else find_inputs(sources)
-    answers = Predictor(model, workers=workers).stream(images, top=top, batch=batch)
-    results: predictions.Results = (answer.result for answer in answers)
+    stream = Predictor(model, workers=workers).stream(images, top=top, batch=batch)
+    results: predictions.Results = (each.result for each in stream)
     if copy_to:
         results = copied(results, copy_to)
     show = predictions.as_json if as_json else predictions.as_csv if as_csv else predictions.as_text
@@ -199,7 +199,7 @@ def evaluate(
         if report:
             write_text(report, report_html(found, f"{model.name} on {labels.name}"))
     print(found.to_json() if as_json else predictions.evaluation_text(found))
-    say_next("serve", model)
+    print_next("serve", model)
 
 
 def explain(
@@ -231,7 +231,9 @@ def explain(
                 with replacing(file) as part:
                     found.overlay().save(part, "PNG")
             print(
-                predictions.explanation_json(found, file) if as_json else printable(predictions.explained(found, file))
+                predictions.explanation_json(found, file)
+                if as_json
+                else printable(predictions.explanation_text(found, file))
             )
     if not good:
         raise typer.Exit(1)
@@ -267,7 +269,7 @@ def serve(
     settings = ServerSettings(**{**values, "token": secret})
     log_server(settings.log_format)
     predictor = Predictor(model, workers=workers, max_pixels=settings.max_pixels)
-    serve(predictor, host=host, port=port, settings=settings, started=_print_url)
+    serve(predictor, host=host, port=port, settings=settings, on_started=_print_url)
 
 
 def _print_url(url: str) -> None:

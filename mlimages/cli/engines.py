@@ -1,4 +1,4 @@
-"""Where a command's work is done: here, or by the workers of a cluster."""
+"""Engines that run the work of a command: this machine, or a cluster."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ ADDRESS = typer.Option(
 
 
 def require_engine(engine: Engine) -> None:
-    """Raise MissingExtraError unless the engine is installed, before a command reads anything."""
+    """Raise MissingExtraError unless the engine is installed."""
     if engine == "ray":
         require("the engine ray", "ray", "ray")
 
 
 @contextmanager
-def cluster_of(engine: Engine, address: str | None) -> Iterator[Cluster | None]:
-    """The cluster; None where the work is done here.
+def open_cluster(engine: Engine, address: str | None) -> Iterator[Cluster | None]:
+    """Yield the cluster, or None if the work runs on this machine.
 
     Raises:
-        InputError: an address without an engine that takes one.
+        InputError: `address` is given and the engine does not use one.
         MissingExtraError: Ray is not installed.
     """
     if engine == "ray":
         from mlimages.core import ray_cluster
 
-        with redirect_stdout(sys.stderr), ray_cluster(address) as cluster:  # Ray prints what its workers die of
+        with redirect_stdout(sys.stderr), ray_cluster(address) as cluster:  # Ray prints errors of its workers
             yield cluster
     elif address:
         raise InputError("--address requires --engine ray")

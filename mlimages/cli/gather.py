@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.core import TyperGroup
 
-from mlimages.cli.engines import ADDRESS, ENGINE, Engine, cluster_of
+from mlimages.cli.engines import ADDRESS, ENGINE, Engine, open_cluster
 from mlimages.cli.gather_search import commons, inaturalist, openverse, pexels, tell
-from mlimages.cli.hints import say_next
+from mlimages.cli.hints import print_next
 from mlimages.cli.options import GroupedCommand, takes_options
 from mlimages.cli.process import collect_garbage_rarely
 from mlimages.core import GatherError, GatherSummary, InputError, Reason, as_path, counted
@@ -59,10 +59,10 @@ def register(app: typer.Typer) -> None:
 
 
 class _Gather(TyperGroup):
-    """Says `gather urls` to who names a list or a link straight away."""
+    """Suggests `gather urls` if a list or a link is given instead of a command."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Find the command, or name the one that takes what was given in its place."""
+        """Find the command, or raise an error that suggests the right one."""
         first = args[0]
         if first not in self.commands and ("://" in first or Path(first).suffix or Path(first).exists()):
             out = "" if {"-o", "--out"} & set(args) else " -o FOLDER"
@@ -74,10 +74,10 @@ class _Gather(TyperGroup):
 
 
 class _Command(GroupedCommand):
-    """A command whose `--retry-failed` may stand alone."""
+    """A command whose option `--retry-failed` may have no value."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse as ever, with every reason where none is named."""
+        """Parse arguments; `--retry-failed` without a value means all reasons."""
         following = [*args[1:], "--"]
         alone = (arg == "--retry-failed" and after.startswith("-") for arg, after in zip(args, following, strict=True))
         return super().parse_args(ctx, [f"{arg}=all" if bare else arg for arg, bare in zip(args, alone, strict=True)])
@@ -99,11 +99,11 @@ def _common(
     as_json: bool = typer.Option(False, "--json", help="Print the results as JSON.", rich_help_panel="Output"),
     quiet: bool = typer.Option(False, "--quiet", "-q", help="No progress bar and no table.", rich_help_panel="Output"),
 ) -> None:
-    """The options of every gathering that are not those of `GatherOptions`."""
+    """Declare the options that all `gather` commands share in addition to `GatherOptions`."""
 
 
 def _gathering(make_source: Callable[..., Source]) -> Callable[..., None]:
-    """A command from a function that makes a source: its own parameters after the first, then the common ones."""
+    """Make a command from a function that creates a source: its parameters after the first, then the common ones."""
     common = inspect.signature(_common, eval_str=True).parameters
     own = inspect.signature(make_source, eval_str=True)
 
@@ -140,7 +140,7 @@ def urls(
     class_name: str = typer.Option(
         None, "--class", metavar="NAME", help="Put all images into this class.", rich_help_panel="Source"
     ),
-) -> Any:  # a Source: its module is not to be imported for the signature
+) -> Any:  # a Source; its module is not imported for the annotation
     """Download the images behind lists of links.
 
     A list is text with one link per line (or CLASS<TAB>LINK), or a table with a column of links and perhaps one of
@@ -216,21 +216,21 @@ def _run(
     progress = NoProgress() if quiet else TqdmProgress()
     if workers > 1 and engine == "ray":
         raise InputError("--workers counts processes of this machine: leave it out with --engine ray")
-    with cluster_of(engine, address) as cluster:
+    with open_cluster(engine, address) as cluster:
         tasks = cluster or (Processes(workers) if workers > 1 else None)
-        summary = _gathered(source, out, tasks, progress=progress, **options)
+        summary = _gather(source, out, tasks, progress=progress, **options)
     if as_json:
         print(json.dumps(summary.to_dict(), ensure_ascii=False))
     elif not quiet:
         print("\n".join(_table(summary)))
     if not summary.ok:
-        raise GatherError(f"no image was gathered: {_why_none(summary)}")
+        raise GatherError(f"no image was gathered: {_no_images_reason(summary)}")
     if not quiet:
         print(file=sys.stderr)
-        say_next("label", out, *(["--leaf"] if any("/" in label for label in summary.classes) else []))
+        print_next("label", out, *(["--leaf"] if any("/" in label for label in summary.classes) else []))
 
 
-def _gathered(source: Source, out: Path, tasks: Cluster | Processes | None, **options: Any) -> GatherSummary:
+def _gather(source: Source, out: Path, tasks: Cluster | Processes | None, **options: Any) -> GatherSummary:
     if tasks:
         from mlimages.gathering import gather_on
 
@@ -252,7 +252,7 @@ def _print_plan(source: Any, *, as_json: bool) -> None:
         print(f"{'total of ' + counted(len(plan), 'class'):<50} {sum(known):>9}")
 
 
-def _why_none(summary: GatherSummary) -> str:
+def _no_images_reason(summary: GatherSummary) -> str:
     if not summary.failed:
         return "the source has no link"
     if summary.open == summary.failed:

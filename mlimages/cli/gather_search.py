@@ -1,4 +1,4 @@
-"""Sources of `gather` that search: their own options, and the waiting at rate limits."""
+"""Commands of `gather` for search APIs, and waiting at rate limits."""
 
 from __future__ import annotations
 
@@ -216,14 +216,14 @@ def pexels(
 
 
 def tell(text: str) -> None:
-    """Print a message on standard error, above the progress bar."""
+    """Print a message to standard error, above the progress bar."""
     from tqdm import tqdm
 
     tqdm.write(f"mlimages: {text}", file=sys.stderr)
 
 
 async def count_down(seconds: float, why: str) -> None:
-    """Wait, with the time that is left on standard error."""
+    """Sleep, and show the remaining time on standard error."""
     tell(f"{why} (Ctrl-C stops; run the same command again to resume)")
     until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0:

@@ -1,4 +1,4 @@
-"""Commands of the step "inspect": images as the network sees them, and the network itself."""
+"""Commands of the step "inspect": contact sheets, and summaries of networks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from mlimages.cli.hints import given_options, say_next
+from mlimages.cli.hints import print_next, to_arguments
 from mlimages.cli.options import FORCE, GroupedCommand, takes_options
 from mlimages.core import BundleError, ImageProperty, InputError, Resize, counted, parse_size, printable
 from mlimages.labels import TableOptions
@@ -78,9 +78,9 @@ def show(
     images, classes = counted(sum(shown.values()), "image"), counted(len(shown), "class")
     print(f"{images} of {classes}, {len(broken)} of them unreadable", file=sys.stderr)
     if source.is_dir():
-        say_next("label", source)
+        print_next("label", source)
     else:
-        say_next("check" if broken else "probe", source, *given_options(table))
+        print_next("check" if broken else "probe", source, *to_arguments(table))
 
 
 def summary(
@@ -103,18 +103,18 @@ def summary(
     """
     found = _summarize(model, size=parse_size(size) if size else None, gray=gray, classes=classes, freeze=freeze)
     if as_json:
-        print(json.dumps(found.as_dict(), ensure_ascii=False))
+        print(json.dumps(found.to_dict(), ensure_ascii=False))
         return
     print(found)
     if Path(model).exists():
         print(*map(printable, _card(Path(model)).splitlines()), sep="\n")
     else:
         layer = ("--freeze", freeze) if freeze != "none" else ()
-        say_next("finetune", "labels.txt", "--model", model, *layer, "-o", "runs/first")
+        print_next("finetune", "labels.txt", "--model", model, *layer, "-o", "runs/first")
 
 
 def _card(model: Path) -> str:
-    """The card of a run's file, or of a file; empty where there is none of ours."""
+    """Return the model card of an exported file, or of a run's file; empty if there is none."""
     from mlimages.inference import OnnxBundle
     from mlimages.reports import model_card
 

@@ -16,14 +16,14 @@ from typer.core import TyperGroup
 
 from mlimages import __version__
 from mlimages.cli import augment, curate, demo, deploy, gather, inspect, probe_compare, train
-from mlimages.cli.process import escape_unprintable_output, keep_freed_blocks, skip_collection_at_exit
+from mlimages.cli.process import escape_unprintable_output, raise_mmap_threshold, skip_collection_at_exit
 from mlimages.core import MlimagesError, PeerExitedError, printable
 
 STEPS = ("gather", "curate", "train", "deploy", "inspect")
 
 
 class StepGroup(TyperGroup):
-    """Lists the commands by step, in the order in which they are used."""
+    """Lists the commands by step, in order of use."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write one section per step."""
@@ -52,7 +52,7 @@ def _print_version(wanted: bool) -> None:
 
 
 def _installed_version(distribution: str) -> str:
-    """Read from what pip wrote, since importing torch takes seconds."""
+    """Read the version from the package metadata, since importing torch takes seconds."""
     from importlib import metadata
 
     try:
@@ -80,7 +80,7 @@ def _options(
 
 
 def _is_for_all(record: logging.LogRecord) -> bool:
-    """Whether a log record is shown without --verbose: neither Pillow's warnings nor each image that is left out."""
+    """Whether a log record is shown without --verbose; Pillow's warnings and skipped images are not."""
     return record.levelno >= logging.ERROR or record.name.startswith(
         ("mlimages.networks", "mlimages.training", "mlimages.export", "mlimages.checks")
     )
@@ -95,9 +95,9 @@ def _exit_with_peers(signal_number: int, frame: object) -> NoReturn:
 
 
 def _report_to_launcher(error: MlimagesError) -> None:
-    """In a process of torchrun: have its summary show the error, and leave it to the first process to print it.
+    """Under torchrun, pass the error to its summary; only the main process prints it.
 
-    Most errors end all processes alike; torchrun stops the others as soon as the first has exited.
+    Most errors occur in all processes; torchrun stops the others as soon as one has exited.
     """
     if isinstance(error, PeerExitedError):
         return
@@ -109,23 +109,23 @@ def _report_to_launcher(error: MlimagesError) -> None:
 
 
 def main() -> NoReturn:
-    """Run the command line: exit 0 done, 1 an error in one line, 2 usage, 130 interrupted."""
+    """Run the command line. Exit codes: 0 done, 1 error, 2 usage, 130 interrupted."""
     skip_collection_at_exit()
-    keep_freed_blocks()
+    raise_mmap_threshold()
     escape_unprintable_output()
     if "WORLD_SIZE" in os.environ:
         signal.signal(signal.SIGTERM, _exit_with_peers)
     try:
         app()
     except MlimagesError as error:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # raised in an atexit callback, it would print a traceback
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # in an atexit callback it would print a traceback
         _report_to_launcher(error)
         print(f"mlimages: {printable(str(error))}", file=sys.stderr)
         sys.exit(1)
     except (KeyboardInterrupt, SystemExit) as end:
         if isinstance(end, SystemExit) and end.code != 130:  # 130: some versions of Typer catch Ctrl-C themselves
             raise
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would end the exit in a traceback
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C during exit would print a traceback
         print("mlimages: interrupted; run the same command again to resume", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:

@@ -1,4 +1,4 @@
-"""The options of a command, made from the fields of an options dataclass; help in groups."""
+"""Create the options of a command from the fields of an options dataclass; group the help."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _METAVARS = {int: "N", float: "X", str: "TEXT", Path: "FILE"}
 
 
 class GroupedCommand(TyperCommand):
-    """A command whose help lists its options by group, the rare ones only with `--help-all`."""
+    """A command whose help lists options by group, rare ones only with `--help-all`."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """The arguments by their metavars; Typer would write `{LIST...}...`."""
+        """Return the metavars of the arguments; Typer would write `{LIST...}...`."""
         return [
             piece.replace("...}...", "...}").replace("{", "").replace("}", "")
             for piece in super().collect_usage_pieces(ctx)
@@ -44,10 +44,10 @@ class GroupedCommand(TyperCommand):
 
 
 class ThresholdsCommand(GroupedCommand):
-    """A command with `--threshold`; `--help-all` lists the thresholds, too."""
+    """A command with `--threshold`; `--help-all` also lists the thresholds."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """The options, then the thresholds with their defaults."""
+        """Write the options, then the thresholds with their defaults."""
         super().format_options(ctx, formatter)
         if not ctx.meta.get(_ALL):
             return
@@ -59,7 +59,7 @@ class ThresholdsCommand(GroupedCommand):
 
 
 def _row(param: Any, ctx: Any) -> tuple[str, tuple[str, str]]:
-    """The section of a parameter, and its line there."""
+    """Return the section of a parameter, and its line in it."""
     if param.param_type_name == "argument":
         return "Arguments", (param.metavar or param.name.upper(), param.help or "")
     if not param.metavar and not param.is_flag:
@@ -102,10 +102,10 @@ def _is_rare(param: Any) -> bool:
 def takes_options(
     cls: type, *, arguments: tuple[str, ...] = (), shown: tuple[str, ...] = ()
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Decorator of a command body: its first parameter receives the values of the fields of `cls`, as a dict.
+    """Decorate a command body: its first parameter receives the values of the fields of `cls` as a dict.
 
-    The command line gets one option for each field, `arguments` becoming positional, and then the body's own. `--help`
-    lists the groups `shown` even where their options are rare.
+    The command has one option for each field (`arguments` are positional), then those of the body. `--help` lists the
+    groups `shown` even if their options are rare.
     """
 
     def decorate(body: Callable[..., None]) -> Callable[..., None]:
@@ -114,7 +114,7 @@ def takes_options(
         made = [_parameter(field, is_argument=field.name in arguments, shown=shown) for field in taken]
 
         def command(help_all: bool, **values: Any) -> None:
-            given = {field.name: _gathered(values.pop(field.name)) for field in taken}
+            given = {field.name: _to_tuple(values.pop(field.name)) for field in taken}
             defaults = {field.name: None if field.default is MISSING else field.default for field in taken}
             body({name: defaults[name] if value is None else value for name, value in given.items()}, **values)
 
@@ -133,7 +133,7 @@ def _parameter(field: OptionField, *, is_argument: bool, shown: tuple[str, ...])
     default = None if field.default is MISSING else field.default
     if option.parse:
         kind, default = str, None
-    elif get_origin(kind) is tuple:  # an option that may be repeated
+    elif get_origin(kind) is tuple:  # a repeatable option
         kind, default = list.__class_getitem__(get_args(kind)[0]), None
     given: dict[str, Any] = {"help": option.help}
     if kind is not bool:
@@ -145,17 +145,17 @@ def _parameter(field: OptionField, *, is_argument: bool, shown: tuple[str, ...])
         given["show_default"] = option.default_text or not (default is None or default == "" or kind is bool)
         flags = option.flags or ((f"--{field.name.replace('_', '-')}",) if kind is bool and default is False else ())
         if option.parse:
-            given["parser"] = partial(_parsed, option, field)
+            given["parser"] = partial(_parse_value, option, field)
         info = typer.Option(default, *flags, **given)
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=info, annotation=kind)
 
 
-def _gathered(value: Any) -> Any:
-    """The values of an option that may be repeated, as its field has them; None where it was not given."""
+def _to_tuple(value: Any) -> Any:
+    """Convert the list of a repeatable option to a tuple; None if the option was not given."""
     return (tuple(value) or None) if isinstance(value, list) else value
 
 
-def _parsed(option: Option, field: OptionField, text: str) -> Any:
+def _parse_value(option: Option, field: OptionField, text: str) -> Any:
     assert option.parse is not None
     try:
         return option.parse(text)

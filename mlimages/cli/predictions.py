@@ -1,4 +1,4 @@
-"""How predictions and their measurement are printed."""
+"""Format predictions, explanations and evaluations as text, JSON and CSV."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Results = Iterable[Prediction | BrokenImage]
 
 
 def as_text(results: Results, *, top: int) -> int:
-    """Print one line per image; return how many have a prediction."""
+    """Print one line per image; return the number of predictions."""
     good = 0
     for result in results:
         good += isinstance(result, Prediction)
@@ -30,7 +30,7 @@ def as_text(results: Results, *, top: int) -> int:
 
 
 def as_json(results: Results, *, top: int) -> int:
-    """Print one array, an image a line, closed whatever ends it; return how many have a prediction."""
+    """Print a JSON array, one image per line, valid even if interrupted; return the number of predictions."""
     good = 0
     separator = "\n"
     print("[", end="")
@@ -45,7 +45,7 @@ def as_json(results: Results, *, top: int) -> int:
 
 
 def as_csv(results: Results, *, top: int) -> int:
-    """Print a header and one row per image; return how many have a prediction."""
+    """Print a header and one CSV row per image; return the number of predictions."""
     good = 0
     rows = csv.writer(sys.stdout, lineterminator="\n")
     head = [
@@ -64,7 +64,7 @@ def as_csv(results: Results, *, top: int) -> int:
 
 
 def export_notes(bundle: OnnxBundle) -> Iterator[str]:
-    """What a person should know about a new file."""
+    """Yield notes about an exported file."""
     from mlimages.export import RUNTIMES
     from mlimages.inference import data_path
 
@@ -92,7 +92,7 @@ def export_notes(bundle: OnnxBundle) -> Iterator[str]:
 
 
 def overlay_files(images: Sequence[os.PathLike[str]], folder: Path) -> list[Path]:
-    """A PNG for each image: its name, with a number where two have the same."""
+    """Return a PNG path for each image; duplicate names get a number."""
     stems = [Path(os.fspath(image)).stem for image in images]
     return [
         folder / (f"{stem}-{stems[:n].count(stem) + 1}.png" if stem in stems[:n] else f"{stem}.png")
@@ -100,15 +100,15 @@ def overlay_files(images: Sequence[os.PathLike[str]], folder: Path) -> list[Path
     ]
 
 
-def explained(found: Explanation | BrokenImage, file: Path) -> str:
-    """One explanation, for people."""
+def explanation_text(found: Explanation | BrokenImage, file: Path) -> str:
+    """Format an explanation as text."""
     if isinstance(found, BrokenImage):
         return f"{found.path}: {_text(found)}"
     return f"{found.path}: {found} ({file})"
 
 
 def explanation_json(found: Explanation | BrokenImage, file: Path) -> str:
-    """One explanation, for programs."""
+    """Format an explanation as JSON."""
     if isinstance(found, BrokenImage):
         return _json(values(found))
     return _json({
@@ -123,7 +123,7 @@ def explanation_json(found: Explanation | BrokenImage, file: Path) -> str:
 
 
 def evaluation_text(found: Evaluation) -> str:
-    """Accuracy, a line per class, and the speed, for people."""
+    """Format accuracy, scores of each class and speed as text."""
     accuracy = found.accuracy
     width = max(map(len, ("class", *found.class_names)))
     lines = [
@@ -153,7 +153,7 @@ def evaluation_text(found: Evaluation) -> str:
 
 
 def _middle_text(found: Evaluation) -> str:
-    """How many predictions stay correct without the middle, and what that says of the network."""
+    """Format the accuracy with the centre masked, and its interpretation."""
     hidden = found.middle_hidden
     assert hidden is not None
     most_frequent = max(map(sum, found.confusion)) / found.count
@@ -163,7 +163,7 @@ def _middle_text(found: Evaluation) -> str:
 
 
 def quantization_text(found: Quantization) -> str:
-    """A line per trial and the outcome, for people."""
+    """Format the trials and the outcome as text."""
     lines = [f"{'form':20}  accuracy  calibration error    images/s      MB"]
     lines += [
         f"{trial.name:20}  {_percent(trial.accuracy):>8}  {trial.calibration_error:17.3f}  {trial.images_per_s:10.1f}"
@@ -187,7 +187,7 @@ def _text(result: Prediction | BrokenImage) -> str:
 
 
 def values(result: Prediction | BrokenImage) -> dict[str, object]:
-    """One result as JSON has it."""
+    """Return a result as JSON types."""
     if isinstance(result, BrokenImage):
         return asdict(result)
     return {"path": result.path, "class_name": result.class_name if result.known else None, **asdict(result)}
@@ -203,13 +203,13 @@ def _cells(result: Prediction | BrokenImage) -> list[object]:
 
 
 def _cell(text: str) -> str:
-    """Text that a spreadsheet shows as it is: one that begins like a formula gets an apostrophe."""
+    """Prefix text that a spreadsheet would evaluate as a formula with an apostrophe."""
     safe = printable(text)
     return f"'{safe}" if len(safe) > 1 and safe.startswith(("=", "+", "-", "@")) else safe
 
 
 def _json(values: dict[str, object]) -> str:
-    """JSON with readable text; escaped where the terminal's encoding, or the terminal itself, cannot take that."""
+    """Return JSON; non-ASCII and control characters are escaped if the terminal cannot show them."""
     text = json.dumps(values, ensure_ascii=False)
     encoding = sys.stdout.encoding or "utf-8"
     is_safe = printable(text) == text and text.encode(encoding, "replace").decode(encoding) == text

@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from mlimages.cli.hints import given_options, read_labels, say_next
+from mlimages.cli.hints import print_next, read_labels, to_arguments
 from mlimages.cli.options import FORCE, GroupedCommand, takes_options
 from mlimages.core import DEFAULT_MODEL, InputError, parse_size
 from mlimages.labels import TableOptions
@@ -58,7 +58,7 @@ def probe(
             others={"--weights": weights != "default", "--size": size, "--gray": gray is not None, "--report": report},
         )  # fmt: skip
         return
-    from mlimages import training as learning  # says which part to install where it is missing
+    from mlimages import training as learning  # its error names the extra to install
     from mlimages.core import TqdmProgress, outputs, write_text
     from mlimages.reports import draw_probe, probe_html, probe_lines
 
@@ -77,12 +77,12 @@ def probe(
         if report:
             write_text(report, probe_html(found))
     if as_json:
-        print(json.dumps({**found.as_dict(), "plot": str(out)}, ensure_ascii=False))
+        print(json.dumps({**found.to_dict(), "plot": str(out)}, ensure_ascii=False))
         return
     print("\n".join(probe_lines(found)))
     print(f"plot: {out}" + (f", page: {report}" if report else ""), file=sys.stderr)
     weights_option = ("--weights", weights) if weights != "default" else ()
-    say_next("finetune", labels, *given_options(table), "--model", model[0], *weights_option, "--freeze", found.freeze)
+    print_next("finetune", labels, *to_arguments(table), "--model", model[0], *weights_option, "--freeze", found.freeze)
 
 
 def _probe_models(
@@ -99,12 +99,12 @@ def _probe_models(
         found = probe_models(read_labels(labels, table), models, most=most, seed=seed, progress=TqdmProgress())
         draw_models(found, out, overwrite=force)
     if as_json:
-        print(json.dumps({**found.as_dict(), "plot": str(out)}, ensure_ascii=False))
+        print(json.dumps({**found.to_dict(), "plot": str(out)}, ensure_ascii=False))
         return
     print("\n".join(model_lines(found)))
     print(f"plot: {out}", file=sys.stderr)
     best = found.scores[0].probe
-    say_next("finetune", labels, *given_options(table), "--model", best.model, "--freeze", best.freeze)
+    print_next("finetune", labels, *to_arguments(table), "--model", best.model, "--freeze", best.freeze)
 
 
 @takes_options(TableOptions)
@@ -160,16 +160,16 @@ def compare(
     Example: mlimages compare runs/alexnet runs/resnet18
     """
     from mlimages.core import outputs, write_text
-    from mlimages.reports import as_dict, compare_runs, comparison_lines
+    from mlimages.reports import compare_runs, comparison_lines
 
-    if report:  # before the runs are read: an extra may be missing
+    if report:  # before reading the runs, since an extra may be missing
         from mlimages.reports import comparison_html
     with outputs(filter(None, [report]), overwrite=force):
         compared = compare_runs(runs)
         if report:
             write_text(report, comparison_html(compared))
     if as_json:
-        print(json.dumps([as_dict(each) for each in compared], ensure_ascii=False))
+        print(json.dumps([each.to_dict() for each in compared], ensure_ascii=False))
         return
     print("\n".join(comparison_lines(compared)))
-    say_next("evaluate", compared[0].run / "model.onnx", "LABELS")
+    print_next("evaluate", compared[0].run / "model.onnx", "LABELS")

@@ -1,4 +1,4 @@
-"""Process-wide settings, made only by the command line."""
+"""Process-wide settings, applied only by the command line."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ traversing the thousand links in flight."""
 
 
 def use_one_blas_thread() -> None:
-    """Keep idle BLAS and OpenMP threads from spinning; numpy and torch read this when they are imported.
+    """Keep idle BLAS and OpenMP threads from spinning; numpy and torch read these variables when imported.
 
-    Beside another process, spinning threads took half of the processor time of a cached run.
+    With another process running, spinning threads took half of the processor time of a cached run.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def use_one_thread() -> None:
-    """Compute in one thread: in networks as small as LeNet, several threads mostly wait for each other."""
+    """Use one thread: in networks as small as LeNet, several threads mostly wait for each other."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
@@ -34,14 +34,14 @@ def collect_garbage_rarely() -> None:
 
 
 def escape_unprintable_output() -> None:
-    """Print characters that the terminal's encoding cannot represent as escapes instead of raising."""
+    """Escape characters that the terminal's encoding cannot represent, instead of raising."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def log_server(log_format: str) -> None:
-    """Write the server's log lines, its access log included, to standard error."""
+    """Log the server, including its access log, to standard error."""
     from mlimages.serving import JsonFormatter
 
     handler, logger = logging.StreamHandler(), logging.getLogger("mlimages.serving")
@@ -51,16 +51,16 @@ def log_server(log_format: str) -> None:
     logger.propagate = False
 
 
-def keep_freed_blocks() -> None:
-    """Free one block of 4 MB: from then on glibc reuses smaller blocks (mallopt(3), M_MMAP_THRESHOLD).
+def raise_mmap_threshold() -> None:
+    """Raise glibc's mmap threshold by freeing a block of 4 MB, so that smaller blocks are reused (mallopt(3)).
 
-    Decoding an image then takes 2 new pages from the system instead of 26, 4 % of the processor time of `check`.
+    Decoding an image then allocates 2 new pages instead of 26, which saves 4 % of the processor time of `check`.
     """
     bytes(4 * 2**20)
 
 
 def skip_collection_at_exit() -> None:
-    """Skip the three garbage collections at exit; with torch loaded they must run."""
+    """Skip the three garbage collections at exit, unless torch is loaded, which needs them."""
     atexit.register(_freeze)
 
 

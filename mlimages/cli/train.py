@@ -1,4 +1,4 @@
-"""The command finetune."""
+"""The command `finetune`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from mlimages.cli.hints import given_options, read_parts, say_next
+from mlimages.cli.hints import given_options, print_next, read_parts
 from mlimages.cli.options import GroupedCommand, takes_options
 from mlimages.cli.process import use_one_blas_thread
 from mlimages.core import InputError
@@ -76,13 +76,13 @@ def finetune(
     print(json.dumps(result.to_dict(), indent=1) if as_json else _table(result))
     model = result.onnx or result.run / "model.onnx"
     if config.val:
-        say_next("evaluate", model, config.val, *given_options(asdict(TableOptions.of(config))))
+        print_next("evaluate", model, config.val, *given_options(asdict(TableOptions.of(config))))
     else:
-        say_next("predict", model, "IMAGE...")
+        print_next("predict", model, "IMAGE...")
 
 
 def _require_no_settings(ctx: typer.Context, run: Path) -> None:
-    """Raise InputError if a setting is given together with --resume, which reads them from the run folder."""
+    """Raise InputError if a setting is given with --resume, which reads settings from the run folder."""
     settings = [param for param in ctx.command.params if param.name and param.name not in ALLOWED_WITH_RESUME]
     given = [max(param.opts, key=len) for param in settings if _is_given(ctx, str(param.name))]
     if given:

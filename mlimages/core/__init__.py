@@ -1,4 +1,4 @@
-"""What every package uses: errors, codes, types, files, progress, parallel map, statistics."""
+"""Shared by all packages: errors, codes, types, files, progress, parallel map, statistics."""
 
 from mlimages.core.lazy import attach
 

@@ -20,14 +20,14 @@ from .errors import install_hint as install_hint
 from .files import as_path as as_path
 from .files import cache_dir as cache_dir
 from .files import demand_free as demand_free
+from .files import file_lock as file_lock
 from .files import file_state as file_state
 from .files import full_name as full_name
 from .files import is_remote as is_remote
-from .files import locked as locked
 from .files import named_path as named_path
-from .files import note_written as note_written
 from .files import outputs as outputs
 from .files import put as put
+from .files import record_written as record_written
 from .files import relative_name as relative_name
 from .files import replacing as replacing
 from .files import write_text as write_text
@@ -68,7 +68,7 @@ from .scores import confusion_matrix as confusion_matrix
 from .scores import share as share
 from .scores import sign_test as sign_test
 from .scores import wilson_interval as wilson_interval
-from .tables import human as human
+from .tables import format_count as format_count
 from .tables import table as table
 from .terminal import counted as counted
 from .terminal import printable as printable

@@ -1,4 +1,4 @@
-"""Ray as the engine: workers on this machine, or on the machines of a cluster that runs already."""
+"""Run work on Ray: on this machine, or on a running cluster."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ def _apply(folder: str, function: Callable[[Any], Any], item: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Machines on which Ray runs our work, a process per CPU; a `pools.Pool`."""
+    """A Ray cluster with one worker process per CPU; implements `parallel.Pool`."""
 
     workers: int
     at_once: int = 64
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """`function` of each item, in order; the files that it reads must be there under the same names.
+        """Apply `function` to each item, in order; its input files must have the same paths on every machine.
 
         Raises:
-            InputError: an item costs each process that works on it its life.
+            InputError: every process that works on an item dies.
         """
         folder = os.getcwd()  # noqa: PTH109
         try:
@@ -52,10 +52,10 @@ class Cluster:
             raise InputError("processes died again and again over the same images: try without --engine ray") from error
 
     def run(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[list[Result]]:
-        """The results of tasks as they end, at least once a second; a task whose process dies is run again.
+        """Yield the results of finished tasks, at least once a second; retry tasks whose process died.
 
         Raises:
-            GatherError: a task's process died again and again.
+            GatherError: the process of a task died repeatedly.
         """
         folder = os.getcwd()  # noqa: PTH109
         task = _apply.options(max_retries=MAX_DEATHS - 1)
@@ -79,16 +79,16 @@ def _last_line(error: Exception) -> str:
 
 @contextmanager
 def ray_cluster(address: str | None = None) -> Iterator[Cluster]:
-    """Ray on this machine's CPUs, or the cluster at `address` ("auto": the one that this machine belongs to).
+    """Start Ray on this machine, or connect to the cluster at `address` ("auto": the one this machine belongs to).
 
     Raises:
-        InputError: no cluster is there.
+        InputError: there is no such cluster.
     """
     is_ours = not ray.is_initialized()
     if is_ours:
         try:
             if address and address != "auto":
-                _demand_answer(address)
+                _require_reachable(address)
             with _without_usage_report():
                 ray.init(address or "local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, ValueError) as error:
@@ -111,7 +111,7 @@ def ray_cluster(address: str | None = None) -> Iterator[Cluster]:
 
 @contextmanager
 def _without_usage_report() -> Iterator[None]:
-    """Keep Ray from sending usage statistics, unless the user has decided; it reads the environment when it starts."""
+    """Turn off Ray's usage statistics unless the user has set the variable; Ray reads the environment at start."""
     name = "RAY_USAGE_STATS_ENABLED"
     is_decided = name in os.environ
     os.environ.setdefault(name, "0")
@@ -122,8 +122,8 @@ def _without_usage_report() -> Iterator[None]:
             del os.environ[name]
 
 
-def _demand_answer(address: str) -> None:
-    """Raise at once where Ray would try for minutes."""
+def _require_reachable(address: str) -> None:
+    """Raise at once if the address is unreachable; Ray would retry for minutes."""
     host, _, port = address.rpartition(":")
     with socket.create_connection((host, int(port)), timeout=10):
         pass

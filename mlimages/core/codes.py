@@ -1,4 +1,4 @@
-"""Closed sets of codes: why an image cannot be used, and why a link yields none."""
+"""Closed sets of codes: why an image cannot be used, and why a link yields no image."""
 
 from __future__ import annotations
 

@@ -1,16 +1,16 @@
 """Errors that end a whole run; a failure of one item is a value with a code of `core.codes`.
 
 MlimagesError
-├── InputError          a file, folder or value that was given cannot be used
+├── InputError          a given file, folder or value cannot be used
 │   ├── LabelFileError  a line of a label file or class definition (path:line)
 │   └── ImageError      one image; carries a `Fault` code
 ├── GatherError         a source cannot continue (key refused, quota exceeded, API not found)
 ├── ModelError          unknown network, weights that do not fit, unsupported input size
 ├── RunError            a run folder that cannot be resumed or read
 │   └── PeerExitedError another process of a distributed run exited
-├── ExportError         the ONNX file would not answer as the network does
-├── BundleError         an .onnx file that mlimages did not write, or that was altered
-├── MissingExtraError   an extra is not installed (also an ImportError); names the command that installs it
+├── ExportError         the ONNX file's outputs differ from the network's
+├── BundleError         an .onnx file that mlimages did not write, or that was changed
+├── MissingExtraError   an extra is not installed (also an ImportError); the message has the install command
 └── MissingNameError    the same for an attribute such as `mlimages.fine_tune` (also an AttributeError)
 """
 
@@ -28,7 +28,7 @@ class InputError(MlimagesError):
 
 
 class LabelFileError(InputError):
-    """A line of a label file or class definition cannot be understood."""
+    """A line of a label file or class definition cannot be parsed."""
 
 
 class ImageError(InputError):
@@ -53,10 +53,10 @@ class RunError(MlimagesError):
 
 
 class PeerExitedError(RunError):
-    """Another process of a distributed run exited; the run can be continued.
+    """Another process of a distributed run exited; the run can be resumed.
 
     Args:
-        what: what happened, the beginning of the message.
+        what: what happened; the message begins with it.
     """
 
     def __init__(self, what: str) -> None:
@@ -67,7 +67,7 @@ class PeerExitedError(RunError):
 
 
 class ExportError(MlimagesError):
-    """The ONNX file would not answer as the trained network does."""
+    """The outputs of the ONNX file differ from those of the trained network."""
 
 
 class BundleError(MlimagesError):
@@ -75,9 +75,9 @@ class BundleError(MlimagesError):
 
 
 def install_hint(extra: str) -> str:
-    """The command that installs an extra of the installed mlimages.
+    """Return the command that installs an extra.
 
-    PyPI's mlimages 0.5 is another program: without `>=1`, pip would install it wherever it finds no other version.
+    mlimages 0.5 on PyPI is an unrelated program: without `>=1`, pip would install it if it finds no other version.
 
     >>> install_hint("train")
     'pip install "mlimages[train]>=1"'

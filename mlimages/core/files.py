@@ -1,4 +1,4 @@
-"""Atomic file writes, local or at an fsspec address, records of written files, locks, and the cache folder."""
+"""Atomic writes to local files and fsspec addresses, records of written files, file locks, and the cache folder."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _STORE_OPTIONS: dict[str, dict[str, Any]] = {"s3": {"config_kwargs": {"max_pool_
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` and rename it to `path` at the end.
 
-    On an error the temporary file is removed and `path` is unchanged. At an address the object is uploaded at the end.
+    On an error the temporary file is removed and `path` is unchanged. At an address, the object is uploaded at the end.
     """
     if is_remote(path):
         with tempfile.TemporaryDirectory() as folder:
@@ -59,7 +59,7 @@ WRITTEN = ".mlimages-written"
 
 @contextmanager
 def writing(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """`replacing` for a file that a person may have made or edited: only a file of ours is replaced.
+    """Like `replacing`, but refuse to replace a file that a person may have created or edited.
 
     Raises:
         InputError: as `demand_free`.
@@ -67,14 +67,14 @@ def writing(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     demand_free([path], overwrite=overwrite)
     with replacing(path) as part:
         yield part
-        _record(path, _sha256(part))  # recorded before the rename: a file of ours without a record would be refused
+        _record(path, _sha256(part))  # record before the rename: without a record, the file could not be replaced later
 
 
 def demand_free(paths: Iterable[Path], *, overwrite: bool = False) -> None:
-    """Check that these files can be written without losing work.
+    """Check that these files can be written without overwriting a user's file.
 
     Raises:
-        InputError: one of them exists and was not written by mlimages, or was edited since, and `overwrite` is false.
+        InputError: one of them exists, `overwrite` is false, and mlimages did not write it or it was edited since.
     """
     for path in paths if not overwrite else ():
         if path.is_dir() or (path.exists() and f"{_sha256(path)}  {path.name}" not in _records(path.parent)):
@@ -84,15 +84,15 @@ def demand_free(paths: Iterable[Path], *, overwrite: bool = False) -> None:
             )
 
 
-def note_written(paths: Iterable[Path]) -> None:
-    """Record files just written as ours."""
+def record_written(paths: Iterable[Path]) -> None:
+    """Record that mlimages wrote these files."""
     for path in paths:
         _record(path, _sha256(path))
 
 
 @contextmanager
 def outputs(paths: Iterable[Path], *, overwrite: bool = False) -> Iterator[None]:
-    """Files that the body writes: nothing is lost by that (`demand_free`), and afterwards they are known as ours.
+    """Guard the files that the body writes: check them with `demand_free` first, and record them afterwards.
 
     Raises:
         InputError: as `demand_free`.
@@ -100,11 +100,11 @@ def outputs(paths: Iterable[Path], *, overwrite: bool = False) -> Iterator[None]
     paths = list(map(as_path, paths))
     demand_free(paths, overwrite=overwrite)
     yield
-    note_written(path for path in paths if path.exists())
+    record_written(path for path in paths if path.exists())
 
 
 def written_names(folder: Path) -> set[str]:
-    """The names of the files that mlimages wrote into a folder."""
+    """Return the names of the files that mlimages wrote into a folder."""
     return {line.partition("  ")[2] for line in _records(folder)}
 
 
@@ -116,7 +116,7 @@ def _records(folder: Path) -> set[str]:
 
 
 def _record(path: Path, digest: str) -> None:
-    """Earlier lines stay, so that two commands may write into one folder at a time."""
+    """Append a line, so that two commands can write into one folder at the same time."""
     line, known = f"{digest}  {path.name}", _records(path.parent)
     if line in known:
         return
@@ -135,12 +135,12 @@ def _sha256(path: Path) -> str:
 
 
 def as_path(path: str | os.PathLike[str]) -> Path:
-    """A local path, or a `UPath` for an fsspec address (`s3://bucket/name`).
+    """Return a local path, or a `UPath` for an fsspec address (`s3://bucket/name`).
 
-    `Path("s3://bucket/name")`, which has lost a slash, is accepted.
+    `Path("s3://bucket/name")`, which drops one of the slashes, is accepted.
 
     Raises:
-        MissingExtraError: an address, and universal-pathlib is not installed.
+        MissingExtraError: `path` is an address and universal-pathlib is not installed.
         InputError: the file system of this address is not installed, or cannot be reached.
     """
     found = _ADDRESS.fullmatch(os.fspath(path)) if isinstance(path, str | os.PathLike) else None
@@ -153,29 +153,29 @@ def as_path(path: str | os.PathLike[str]) -> Path:
         raise MissingExtraError(address, "remote") from error
     try:
         made = UPath(address, **_STORE_OPTIONS.get(found[1], {}))
-        _demand_reach(f"{made.protocol}://{made.path.strip('/').partition('/')[0]}")
+        _require_reachable(f"{made.protocol}://{made.path.strip('/').partition('/')[0]}")
     except (ImportError, ValueError) as error:
         raise InputError(f"{address}: {error}") from error
     return cast(Path, made)
 
 
 @lru_cache(maxsize=1000)
-def _demand_reach(root: str) -> None:
-    """Raise once what the file system would raise for each file (no credentials, no connection)."""
+def _require_reachable(root: str) -> None:
+    """Raise at once what the file system would raise for every file, such as missing credentials."""
     from upath import UPath
 
     try:
         UPath(root, "mlimages").exists()  # s3fs reports no error for the bucket itself
     except (ImportError, ValueError):
         raise
-    except OSError:  # listing may be forbidden where reading is allowed
+    except OSError:  # listing may be denied where reading is allowed
         return
     except Exception as error:
         raise InputError(f"{root} cannot be reached: {error}") from error
 
 
 def is_remote(path: Path | str) -> bool:
-    """Whether this is an address, or the result of `as_path` for one."""
+    """Whether `path` is an address, or the result of `as_path` for one."""
     if isinstance(path, str):
         return "://" in path and bool(_ADDRESS.match(path))
     return not isinstance(path, Path)
@@ -190,11 +190,11 @@ _STATE = struct.Struct("<QqqQ")
 
 
 def file_state(path: Path | str) -> bytes | None:
-    """A fingerprint that changes whenever the content may have changed; None if the file cannot be examined.
+    """Return a fingerprint that changes whenever the content may have changed; None if the file cannot be examined.
 
-    Size and modification time are not enough: `rsync -t` and `cp -p` replace a file and keep both where its size is the
-    same, but not the change time and the inode. They also change without the content (chmod, a restored backup): a
-    different state only means that the file must be read again.
+    Size and modification time do not suffice: `rsync -t` and `cp -p` may replace a file and keep both, but change its
+    inode and change time. These also change without the content (chmod, a restored backup): a different state only
+    means that the file must be read again.
     """
     try:
         found = as_path(path).stat() if is_remote(path) else os.stat(path)  # noqa: PTH116  # twice as fast as Path's
@@ -205,22 +205,22 @@ def file_state(path: Path | str) -> bytes | None:
 
 
 def relative_name(path: Path | str, folder: Path) -> str:
-    """`path` as written in a file in `folder`: relative, or the whole address unless it lies below `folder`."""
+    """Return `path` relative to `folder`; an address outside `folder` is returned unchanged."""
     if is_remote(path) or is_remote(folder):
         return as_path(path).absolute().as_posix().removeprefix(f"{folder.as_posix().rstrip('/')}/")
     whole, below = os.path.abspath(path), os.path.abspath(folder) + os.sep  # noqa: PTH100  # a quarter of the time
-    # ".." in a symbolic link is resolved from the link's target
+    # ".." after a symbolic link is resolved from the link's target
     name = whole[len(below) :] if whole.startswith(below) else os.path.relpath(whole, os.path.realpath(folder))
     return name.replace(os.sep, "/")
 
 
 def named_path(name: str, folder: Path) -> Path:
-    """The inverse of `relative_name`."""
+    """Return the path for a `name` from `relative_name`."""
     return as_path(full_name(name, str(folder)))
 
 
 def full_name(name: str, folder: str) -> str:
-    """`named_path` as a string, ten times as fast."""
+    """Return `named_path` as a string, ten times as fast."""
     return name if is_remote(name) else os.path.join(folder, name)  # noqa: PTH118  # texts
 
 
@@ -231,10 +231,10 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def locked(path: Path, in_use: MlimagesError, *, timeout_s: float = 2.0) -> Iterator[None]:
-    """Hold the lock file `path` against other processes; the system releases it when this process ends in any way.
+def file_lock(path: Path, error_if_locked: MlimagesError, *, timeout_s: float = 2.0) -> Iterator[None]:
+    """Hold an exclusive lock on the lock file `path`; the system releases it when this process ends, however it ends.
 
-    On Windows, and on file systems that cannot lock, nothing is held. NFS locks files, not folders.
+    On Windows, and on file systems without locks, nothing is locked. NFS locks files, not folders.
 
     Args:
         in_use: raised if another process holds the lock.
@@ -265,7 +265,7 @@ def locked(path: Path, in_use: MlimagesError, *, timeout_s: float = 2.0) -> Iter
     deadline = time.monotonic() + timeout_s
     while (handle := acquire()) is None:
         if time.monotonic() > deadline:
-            raise in_use
+            raise error_if_locked
         time.sleep(0.05)
     try:
         yield
@@ -275,7 +275,7 @@ def locked(path: Path, in_use: MlimagesError, *, timeout_s: float = 2.0) -> Iter
 
 
 def cache_dir(name: str) -> Path:
-    """The cache folder `name` below `MLIMAGES_CACHE` or the user's cache folder; created if absent."""
+    """Return the folder `name` in `MLIMAGES_CACHE` or in the user's cache folder; create it if necessary."""
     root = os.environ.get("MLIMAGES_CACHE") or platformdirs.user_cache_dir("mlimages")
     folder = Path(root) / name
     folder.mkdir(parents=True, exist_ok=True)

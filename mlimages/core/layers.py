@@ -1,4 +1,4 @@
-"""A network layer by layer: the rows of its summary, and the arithmetic of their sizes."""
+"""Layer-by-layer summary of a network, and the arithmetic of output sizes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any, Literal
 
-from mlimages.core.tables import human, table
+from mlimages.core.tables import format_count, table
 
 State = Literal["frozen", "trained", "partly", ""]
 
@@ -19,14 +19,14 @@ class Layer:
     """One layer, in the order of the forward pass.
 
     Attributes:
-        name: qualified name in the network, or the well-known one ("conv1").
+        name: qualified name in the network, or the well-known name ("conv1").
         kind: "conv", "pool", "linear", "norm" ... .
-        output: shape of its output without the batch: `(C, H, W)`, `(features,)` or `(tokens, features)`.
-        state: whether training changes its parameters; "" if it has none or this is not known.
+        output: output shape without the batch dimension: `(C, H, W)`, `(features,)` or `(tokens, features)`.
+        state: whether training changes its parameters; "" if it has none, or if unknown.
         multiply_adds: for one image.
-        arithmetic: the formula of its output width, or of the number of its inputs.
+        arithmetic: the formula of its output width, or its number of inputs.
         even: whether the windows fill the width exactly; otherwise it is rounded.
-        lost_px: columns at the edge that no window covers, because the width was rounded down.
+        lost_px: columns at the edge that no window covers because the width is rounded down.
     """
 
     name: str
@@ -45,12 +45,12 @@ class NetworkSummary:
     """A network at one input size.
 
     Attributes:
-        title: the model's name, run folder or file.
+        title: name of the network, run folder or file.
         input: `(C, H, W)`.
         layers: in the order of the forward pass.
-        parameters, trained_parameters: of the network; shared ones count once. None if unknown.
-        multiply_adds: of the whole network for one image, those between layers (attention) included.
-        notes: further facts, one line each.
+        parameters, trained_parameters: number of parameters; shared ones count once. None if unknown.
+        multiply_adds: for one image, including those between layers (attention).
+        notes: further information, one line each.
     """
 
     title: str
@@ -61,12 +61,12 @@ class NetworkSummary:
     multiply_adds: int
     notes: tuple[str, ...] = ()
 
-    def as_dict(self) -> dict[str, Any]:
-        """The values that `--json` prints."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return the summary as JSON types, as printed by `--json`."""
         return asdict(self)
 
     def __str__(self) -> str:
-        """The table of the layers with the totals, for a terminal."""
+        """Return the table of layers with totals, for a terminal."""
         return "\n".join(_lines(self))
 
 
@@ -75,7 +75,7 @@ class Window:
     """The window of a convolution or a pooling layer along one axis.
 
     Attributes:
-        size: in pixels, the gaps of a dilated kernel included.
+        size: in pixels, including the gaps of a dilated kernel.
         padding: pixels added on each side.
         ceil: whether a last, incomplete window counts (`ceil_mode`).
     """
@@ -86,23 +86,23 @@ class Window:
     ceil: bool = False
 
     def width(self, n: int) -> Fraction:
-        """Output width before rounding: `(N + 2P - F)/S + 1`.
+        """Return the output width before rounding: `(N + 2P - F)/S + 1`.
 
         Source: V. Dumoulin and F. Visin, A guide to convolution arithmetic for deep learning (2016), relationship 6.
         """
         return Fraction(n + 2 * self.padding - self.size, self.stride) + 1
 
     def rounded_width(self, n: int) -> int:
-        """Output width for `n` input columns."""
+        """Return the output width for `n` input columns."""
         return math.ceil(self.width(n)) if self.ceil else math.floor(self.width(n))
 
     def lost_px(self, n: int) -> int:
-        """How many of the `n` columns, at the far edge, no window covers."""
+        """Return the number of input columns at the right edge that no window covers."""
         covered = (self.rounded_width(n) - 1) * self.stride + self.size
         return max(0, n + self.padding - covered)
 
     def arithmetic(self, n: int) -> str:
-        """The formula of the output width with its numbers."""
+        """Return the formula of the output width with numbers filled in."""
         width = self.width(n)
         value = str(width) if width.denominator == 1 else f"{float(width):.2f}"
         return f"({n} + 2*{self.padding} - {self.size})/{self.stride} + 1 = {value}"
@@ -113,14 +113,14 @@ def _lines(summary: NetworkSummary) -> Iterator[str]:
     yield f"{summary.title}: input {channels} x {height} x {width}"
     yield ""
     head = ("layer", "kind", "output", "params", "mult-adds", "state", "width = (N + 2P - F)/S + 1")
-    rows = [head, *(_row(layer) for layer in _shown(summary.layers))]
+    rows = [head, *(_row(layer) for layer in _visible_layers(summary.layers))]
     yield from table(rows, left=frozenset({0, 1, 5, 6}))
     yield ""
     yield from _totals(summary)
 
 
-def _shown(layers: Iterable[Layer]) -> Iterator[Layer]:
-    """The layers that change the shape or hold parameters."""
+def _visible_layers(layers: Iterable[Layer]) -> Iterator[Layer]:
+    """Yield the layers that change the shape or have parameters."""
     return (layer for layer in layers if layer.parameters or layer.arithmetic)
 
 
@@ -129,8 +129,8 @@ def _row(layer: Layer) -> tuple[str, ...]:
         layer.name,
         layer.kind,
         "x".join(map(str, layer.output)),
-        human(layer.parameters) if layer.parameters else "",
-        human(layer.multiply_adds) if layer.multiply_adds else "",
+        format_count(layer.parameters) if layer.parameters else "",
+        format_count(layer.multiply_adds) if layer.multiply_adds else "",
         layer.state,
         layer.arithmetic + ("" if layer.even else " !"),
     )
@@ -140,21 +140,22 @@ def _totals(summary: NetworkSummary) -> Iterator[str]:
     trained = summary.trained_parameters
     parts = "" if trained is None else f" = {trained:,} trained + {summary.parameters - trained:,} frozen"
     yield f"parameters: {summary.parameters:,}{parts}"
-    yield f"memory: {human(4 * summary.parameters)}B as float32; {human(summary.multiply_adds)} multiply-adds per image"
+    memory, work = format_count(4 * summary.parameters), format_count(summary.multiply_adds)
+    yield f"memory: {memory}B as float32; {work} multiply-adds per image"
     between = summary.multiply_adds - sum(layer.multiply_adds for layer in summary.layers)
     if between > 0:
-        yield f"of these, {human(between)} are between the layers (attention and the like)"
+        yield f"of these, {format_count(between)} are between the layers (attention and the like)"
     outside = summary.parameters - sum(layer.parameters for layer in summary.layers)
     if outside > 0:
         yield f"{outside:,} parameters belong to no layer (embeddings, constants and the like)"
-    hidden = len(summary.layers) - sum(1 for _ in _shown(summary.layers))
+    hidden = len(summary.layers) - sum(1 for _ in _visible_layers(summary.layers))
     if hidden:
         yield f"{hidden} more layers keep the shape and hold no parameters (ReLU ...): see --json"
-    yield from _uneven(summary.layers)
+    yield from _uneven_widths(summary.layers)
     yield from summary.notes
 
 
-def _uneven(layers: Sequence[Layer]) -> Iterator[str]:
+def _uneven_widths(layers: Sequence[Layer]) -> Iterator[str]:
     if not all(layer.even for layer in layers):
         lost = [f"{layer.name} {layer.lost_px}" for layer in layers if layer.lost_px]
         text = "! does not divide evenly and is rounded; columns lost at the edge: " + (", ".join(lost) or "none")

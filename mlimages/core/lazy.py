@@ -14,12 +14,12 @@ from mlimages.core.errors import MissingExtraError
 def attach(
     package: str, file: str, *, extra: str = ""
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
-    """`__getattr__`, `__dir__` and `__all__` of a package.
+    """Return `__getattr__`, `__dir__` and `__all__` for a package.
 
     Args:
         package: its `__name__`.
         file: its `__file__`, beside which `__init__.pyi` lies.
-        extra: the extra that some of its names need; without it they raise MissingExtraError.
+        extra: the extra that some names need; without it, accessing them raises MissingExtraError.
     """
     load, names, exported = attach_stub(package, file)
 
@@ -35,6 +35,6 @@ def attach(
 
 
 def require(what: str, extra: str, *modules: str) -> None:
-    """Raise MissingExtraError, with `what` as its subject, unless all modules are installed; none is imported."""
+    """Raise MissingExtraError unless all modules are installed; `what` is the subject of the message. Import none."""
     if not all(map(importlib.util.find_spec, modules)):
         raise MissingExtraError(what, extra)

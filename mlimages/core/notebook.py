@@ -1,4 +1,4 @@
-"""What a notebook shows of a result: small HTML tables, with images as they are on the disk."""
+"""HTML tables and images for the display of results in notebooks."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _TYPES = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png", ".gif": "gif", ".webp"
 
 
 class Html(str):
-    """Text that is HTML already."""
+    """HTML text that is not escaped again."""
 
     __slots__ = ()
 
 
 def html_table(title: str, rows: Iterable[Sequence[object]], *, header: Sequence[str] = ()) -> str:
-    """A titled table; cells are escaped unless they are `Html`.
+    """Return a table with a title; escape cells unless they are `Html`.
 
     >>> html_table("Classes", [("cats & dogs", 2)])
     '<b>Classes</b><table><tr><td>cats &amp; dogs</td><td>2</td></tr></table>'
@@ -32,7 +32,7 @@ def html_table(title: str, rows: Iterable[Sequence[object]], *, header: Sequence
 
 
 def html_images(paths: Iterable[str | os.PathLike[str]], *, height_px: int = 64) -> Html:
-    """The first images of `paths` that a browser can show and that are small enough to embed; no image is decoded."""
+    """Return the first images that a browser can display and that are small enough to embed; decode none."""
     tags: list[str] = []
     for path in map(Path, paths):
         if len(tags) == SHOWN_IMAGES:

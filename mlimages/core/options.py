@@ -1,6 +1,6 @@
-"""An option is defined once: the field of a frozen dataclass carries its type, default, bounds and help.
+"""Options, each defined once: a dataclass field holds its type, default, bounds and help.
 
-The command line, the validation of values and the docstring follow from it.
+The command line, the validation and the docstring are derived from it.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ class Option:
     """Describes a field of an options class, in `Annotated[TYPE, Option(...)]`.
 
     Attributes:
-        help: what it does, one sentence.
+        help: one sentence that describes the effect.
         group: heading under which `--help` lists it.
-        flags: names on the command line, where they are not made from the field's name; `()` keeps that one.
+        flags: names on the command line; `()` derives one from the field's name.
         metavar: placeholder of the value in `--help`.
         min, max: inclusive bounds of a number.
-        parse: turns the text of the command line into the value; raises InputError.
-        default_text: shown as the default where the value itself would say little.
-        is_rare: listed by `--help-all` alone.
+        parse: converts the text from the command line to a value; raises InputError.
+        default_text: shown as the default instead of the value.
+        is_rare: listed only by `--help-all`.
         is_internal: not on the command line.
     """
 
@@ -46,7 +46,7 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class OptionField:
-    """A field of an options class, resolved: its name, its type without `| None`, its default and its `Option`."""
+    """A resolved field of an options class; `type` is without `| None`."""
 
     name: str
     type: Any
@@ -55,7 +55,7 @@ class OptionField:
 
 
 def option_fields(cls: type) -> Iterator[OptionField]:
-    """The options of an options class, in order."""
+    """Yield the options of an options class, in order."""
     hints = get_type_hints(cls, include_extras=True)
     for field in fields(cls):
         annotated = hints[field.name]

@@ -29,7 +29,7 @@ class Pool(Protocol):
 
     Attributes:
         workers: their number.
-        at_once: number of small items worth submitting together.
+        at_once: number of small items to submit together.
     """
 
     @property
@@ -47,7 +47,7 @@ class Threads:
     """Threads of this process.
 
     Attributes:
-        ahead: items submitted ahead of the one being returned, per worker.
+        ahead: number of items per worker submitted ahead of the one being returned.
     """
 
     workers: int
@@ -65,15 +65,15 @@ class Threads:
 
 @dataclass(frozen=True, slots=True)
 class Processes:
-    """Processes of this machine, for tasks that may be run again."""
+    """Processes on this machine, for tasks that can be retried."""
 
     workers: int
 
     def run(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[list[Result]]:
-        """The results of tasks as they end, at least once a second; where a process dies, its task is run again.
+        """Yield the results of finished tasks, at least once a second; retry tasks whose process died.
 
         Raises:
-            GatherError: processes died again and again.
+            GatherError: processes died repeatedly.
         """
         left = list(items)
         for _ in range(MAX_DEATHS):
@@ -95,7 +95,7 @@ class Processes:
                     ended, _ = wait(running, timeout=POLL_S, return_when=FIRST_COMPLETED)
                     yield {running.pop(future): future.result() for future in ended}
             finally:
-                if running:  # an error or Ctrl-C: do not wait for the others
+                if running:  # after an error or Ctrl-C, do not wait for the others
                     pool.shutdown(wait=False, cancel_futures=True)
                     for process in active_children():
                         if process not in before:
@@ -103,14 +103,14 @@ class Processes:
 
 
 class _Worker:
-    """State of a process of `Processes`."""
+    """Per-process state of a worker of `Processes`."""
 
     is_at_work = False
     is_stopped = False
 
 
 def _handle_signals() -> None:
-    """Leave Ctrl-C to the parent process, which stops a task by SIGTERM: the task ends as after Ctrl-C."""
+    """Ignore Ctrl-C, which the parent process handles; treat its SIGTERM like Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _stop)
 
@@ -131,11 +131,11 @@ def _run_task(function: Callable[[Item], Result], item: Item) -> Result:
         _Worker.is_at_work = False
 
 
-def in_order(submit: Callable[[Item], Result], items: Iterable[Item], most: int) -> Iterator[Result]:
-    """Submit each item and yield the results of `submit` in order, at most `most` of them pending."""
+def in_order(submit: Callable[[Item], Result], items: Iterable[Item], max_pending: int) -> Iterator[Result]:
+    """Submit each item and yield the results of `submit` in order, with at most `max_pending` pending."""
     waiting: deque[Result] = deque()
     for item in items:
         waiting.append(submit(item))
-        if len(waiting) > most:
+        if len(waiting) > max_pending:
             yield waiting.popleft()
     yield from waiting

@@ -15,7 +15,7 @@ Interpolation = Literal["bilinear", "bicubic"]
 
 
 def parse_size(text: str) -> int | tuple[int, int]:
-    """Return the size that `224` or `224x320` (width x height) stands for, in pixels.
+    """Parse a size in pixels: `224` or `224x320` (width x height).
 
     Raises:
         InputError: it is neither.
@@ -34,7 +34,7 @@ def parse_size(text: str) -> int | tuple[int, int]:
 class ImageProperty:
     """Size of the network's input, and how an image is resized to it.
 
-    Where a crop reaches beyond the image, the rest is black.
+    A crop that extends beyond the image is padded with black.
 
     Attributes:
         width, height: of the result, in pixels; height 0 means the same as width.
@@ -42,14 +42,14 @@ class ImageProperty:
             CenterCrop). `crop` crops the center, unscaled. `downscale` cuts out the largest central part with the
             aspect ratio of the result and scales it; a smaller image is centered, unscaled. `position` crops at
             `position`, unscaled. `squash` ignores the aspect ratio. `letterbox` scales the whole image to fit.
-        shorter_px: for `shorter`, at least width and height; 0 means the larger of them.
+        shorter_px: length of the shorter side for `shorter`, at least width and height; 0 means the larger of them.
         position: left and top of the crop for `position`, in pixels.
-        gray_scale: one channel (ITU-R 601-2 luma) instead of three.
+        gray_scale: use one channel (ITU-R 601-2 luma) instead of three.
         resize_by_center, resize_by_downscale, resize_by_position: mlimages 0.5's spelling of `resize="crop"`,
             `resize="downscale"` and `resize="position", position=(left, top)`; not kept as attributes.
 
     Raises:
-        InputError: a value that cannot be used.
+        InputError: a value is out of range.
 
     Examples:
         >>> from mlimages import ImageProperty
@@ -78,10 +78,11 @@ class ImageProperty:
             self._set(resize="position", position=resize_by_position)
         elif resize_by_downscale or resize_by_center:
             self._set(resize="downscale" if resize_by_downscale else "crop")
-        _demand_choice("resize", self.resize, get_args(Resize))
-        _demand_choice("interpolation", self.interpolation, get_args(Interpolation))
-        width, height = _pixels("width", self.width, 1), _pixels("height", self.height, 0, "0 means the same as width")
-        shorter_px = _pixels("shorter_px", self.shorter_px, 0, "0 means the larger of width and height")
+        _check_choice("resize", self.resize, get_args(Resize))
+        _check_choice("interpolation", self.interpolation, get_args(Interpolation))
+        width = _check_pixels("width", self.width, 1)
+        height = _check_pixels("height", self.height, 0, "0 means the same as width")
+        shorter_px = _check_pixels("shorter_px", self.shorter_px, 0, "0 means the larger of width and height")
         larger = max(width, height)
         self._set(width=width, height=height or width, shorter_px=shorter_px or larger)
         if self.shorter_px < larger:
@@ -93,7 +94,7 @@ class ImageProperty:
             left, top = self.position
         except (TypeError, ValueError):
             raise InputError(f"position is {self.position!r}: expected (left, top) in pixels") from None
-        self._set(position=(_pixels("left of position", left, 0), _pixels("top of position", top, 0)))
+        self._set(position=(_check_pixels("left of position", left, 0), _check_pixels("top of position", top, 0)))
 
     def _set(self, **values: Any) -> None:
         for name, value in values.items():
@@ -110,17 +111,17 @@ class ImageProperty:
         return self.channels, self.height, self.width
 
 
-def _pixels(name: str, value: Any, least: int, note: str = "") -> int:
+def _check_pixels(name: str, value: Any, minimum: int, note: str = "") -> int:
     try:
         pixels = index(value)
     except TypeError:
         raise InputError(f"{name} is {value!r}: expected a whole number of pixels") from None
-    if pixels < least:
-        raise InputError(f"{name} is {pixels}: expected at least {least} pixels{note and ' (' + note + ')'}")
+    if pixels < minimum:
+        raise InputError(f"{name} is {pixels}: expected at least {minimum} pixels{note and ' (' + note + ')'}")
     return pixels
 
 
-def _demand_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise InputError(f"{name} is {value!r}: expected one of {', '.join(choices)}")
 
@@ -137,7 +138,7 @@ class Normalization:
         bgr: the network's channel order is blue, green, red (Caffe).
 
     Raises:
-        InputError: a value that cannot be used.
+        InputError: a value is out of range.
 
     Examples:
         >>> from mlimages import Normalization
@@ -152,21 +153,21 @@ class Normalization:
     bgr: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 < _number("scale", self.scale) < math.inf:
+        if not 0 < _check_number("scale", self.scale) < math.inf:
             raise InputError(f"scale is {self.scale}: pixels are divided by it, so it must be positive")
         for name in ("mean", "std"):
-            object.__setattr__(self, name, _per_channel(name, getattr(self, name)))
+            object.__setattr__(self, name, _check_per_channel(name, getattr(self, name)))
         if min(self.std) <= 0:
             raise InputError(f"std is {self.std}: the input is divided by it, so it must be positive")
 
     def check_channels(self, image: ImageProperty, mean_image: Any = None) -> None:
-        """Check that the values fit the images: as many channels, and a mean image of their shape.
+        """Check that the number of channels and the shape of the mean image match the images.
 
         Args:
-            mean_image: an array `(C, H, W)`.
+            mean_image: array `(C, H, W)`.
 
         Raises:
-            InputError: they do not fit.
+            InputError: they do not match.
         """
         kind = "a grayscale image has one channel" if image.gray_scale else "an RGB image has three channels"
         for name in ("mean", "std"):
@@ -180,16 +181,16 @@ class Normalization:
             )
 
 
-def _number(name: str, value: Any) -> float:
+def _check_number(name: str, value: Any) -> float:
     try:
         return float(value)
     except (TypeError, ValueError):
         raise InputError(f"{name} is {value!r}: expected a number") from None
 
 
-def _per_channel(name: str, values: Any) -> tuple[float, ...]:
+def _check_per_channel(name: str, values: Any) -> tuple[float, ...]:
     try:
-        numbers = tuple(_number(name, value) for value in values)
+        numbers = tuple(_check_number(name, value) for value in values)
     except TypeError:
         raise InputError(f"{name} is {values!r}: expected one value per channel, as (0.5,)") from None
     if len(numbers) not in (1, 3) or not all(map(math.isfinite, numbers)):
@@ -201,7 +202,7 @@ def _per_channel(name: str, values: Any) -> tuple[float, ...]:
 class Preprocessing:
     """All steps from an upright RGB image to the network's input.
 
-    With a grayscale image and three values of mean and std, a network of three channels gets the channel three times.
+    With grayscale images and three values of mean and std, the network gets the gray channel three times.
 
     Examples:
         >>> from mlimages import ImageProperty, Normalization, Preprocessing
@@ -214,5 +215,5 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
-        """Return the inverse of `dataclasses.asdict`, for JSON files."""
+        """Create an instance from the result of `dataclasses.asdict`, as read from a JSON file."""
         return cls(ImageProperty(**values["image"]), Normalization(**values["normalization"]))

@@ -15,14 +15,14 @@ class Progress(Protocol):
         """Start a stage of `total` items (None if unknown)."""
 
     def advance(self, count: int = 1, **figures: object) -> None:
-        """Report `count` more finished items, and figures to show beside the bar."""
+        """Report `count` more finished items, and values to show beside the bar."""
 
     def close(self) -> None:
         """End the stage."""
 
 
 class NoProgress:
-    """Shows nothing."""
+    """Ignores all progress."""
 
     def start(self, what: str, total: int | None, unit: str) -> None: ...
 

@@ -27,7 +27,7 @@ class Share:
 class ClassScores:
     """Precision, recall and F1 of one class, and the number of its images.
 
-    A share without observations (a class that is never predicted, or has no images) is 0 with the interval 0..1.
+    A share without observations (a class that is never predicted or has no images) is 0 with the interval 0..1.
     """
 
     name: str
@@ -38,7 +38,7 @@ class ClassScores:
 
 
 def wilson_interval(successes: int, count: int) -> tuple[float, float]:
-    """Wilson's 95 % score interval of the share `successes / count`, within 0..1; (0, 1) if `count` is 0.
+    """Return Wilson's 95 % score interval of `successes / count`, within 0..1; (0, 1) if `count` is 0.
 
     Source: E. B. Wilson, Probable inference, the law of succession, and statistical inference, JASA 22 (1927).
     """
@@ -51,12 +51,12 @@ def wilson_interval(successes: int, count: int) -> tuple[float, float]:
 
 
 def share(successes: int, count: int) -> Share:
-    """`successes / count` with its Wilson interval; 0 with the interval 0..1 if `count` is 0."""
+    """Return `successes / count` with its Wilson interval; 0 with the interval 0..1 if `count` is 0."""
     return Share(successes / count if count else 0.0, *wilson_interval(successes, count))
 
 
 def confusion_matrix(labels: Iterable[int], predicted: Iterable[int], classes: int) -> Confusion:
-    """Count pairs of true and predicted label."""
+    """Count the pairs of true and predicted labels."""
     counts = [[0] * classes for _ in range(classes)]
     for label, guess in zip(labels, predicted, strict=True):
         counts[label][guess] += 1
@@ -64,31 +64,31 @@ def confusion_matrix(labels: Iterable[int], predicted: Iterable[int], classes: i
 
 
 def accuracy(confusion: Confusion) -> Share:
-    """The share of images on the diagonal."""
+    """Return the share of images on the diagonal."""
     return share(sum(row[label] for label, row in enumerate(confusion)), sum(map(sum, confusion)))
 
 
 def class_scores(confusion: Confusion, names: Sequence[str]) -> tuple[ClassScores, ...]:
-    """Precision, recall and F1 of each class, in the order of `names`."""
-    return tuple(_scores_of(label, confusion, name) for label, name in enumerate(names))
+    """Return precision, recall and F1 of each class, in the order of `names`."""
+    return tuple(_score_class(label, confusion, name) for label, name in enumerate(names))
 
 
 def sign_test(gained: int, lost: int) -> float:
-    """Two-sided p-value of McNemar's exact test for two classifiers evaluated on the same images.
+    """Return the two-sided p-value of McNemar's exact test for two classifiers on the same images.
 
     Source: Q. McNemar, Note on the sampling error of the difference between correlated proportions,
     Psychometrika 12 (1947).
 
     Args:
-        gained: images that only the second classifier gets right.
-        lost: images that only the first one gets right.
+        gained: number of images that only the second classifier predicts correctly.
+        lost: number of images that only the first classifier predicts correctly.
     """
     n = gained + lost
     tail = sum(math.comb(n, k) for k in range(min(gained, lost) + 1))
     return min(1.0, float(Fraction(2 * tail, 2**n)))
 
 
-def _scores_of(label: int, confusion: Confusion, name: str) -> ClassScores:
+def _score_class(label: int, confusion: Confusion, name: str) -> ClassScores:
     hits = confusion[label][label]
     count = sum(confusion[label])
     predicted = sum(row[label] for row in confusion)

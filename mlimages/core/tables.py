@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 
 def table(rows: Sequence[Sequence[str]], *, left: frozenset[int] = frozenset({0})) -> Iterator[str]:
-    """The rows with aligned columns: those in `left` to the left, the others to the right.
+    """Yield the rows with aligned columns: those in `left` to the left, the others to the right.
 
     Example:
         >>> list(table([("cats", "12"), ("ants", "7")]))
@@ -19,8 +19,8 @@ def table(rows: Sequence[Sequence[str]], *, left: frozenset[int] = frozenset({0}
         yield " ".join(cells).rstrip()
 
 
-def human(count: float) -> str:
-    """A large number in about five characters.
+def format_count(count: float) -> str:
+    """Format a large number in about five characters.
 
     Example:
         >>> human(34_900), human(105.4e6)

@@ -1,4 +1,4 @@
-"""Text for a terminal: counted nouns, and untrusted text (file names, class names) without control characters."""
+"""Text for a terminal: numbers with nouns, and untrusted text (file names, class names) without control characters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _JOINERS = "\u200c\u200d"
 
 
 def counted(count: int, noun: str) -> str:
-    """A number and its noun: "1 class", "2 classes"."""
+    """Return a number and its noun: "1 class", "2 classes"."""
     return f"{count} {noun if count == 1 else noun + ('es' if noun.endswith('s') else 's')}"
 
 
@@ -20,12 +20,12 @@ def printable(text: str) -> str:
         >>> printable("cat\x1b[2J.png")
         'cat\\x1b[2J.png'
     """
-    return "".join(_escaped(char) if _is_unsafe(char) else char for char in text)
+    return "".join(_escape(char) if _is_unsafe(char) else char for char in text)
 
 
 def _is_unsafe(char: str) -> bool:
     return unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp") and char not in _JOINERS
 
 
-def _escaped(char: str) -> str:
+def _escape(char: str) -> str:
     return char.encode("unicode_escape").decode()

@@ -1,4 +1,4 @@
-"""Frozen values that cross packages."""
+"""Value types that are passed between packages."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ Target = Literal["onnxruntime", "openvino", "tensorrt", "opencv", "web"]
 
 @dataclass(frozen=True, slots=True)
 class ImageRef:
-    """An image to download: its address, its class and what its provider says about it.
+    """An image to download: its URL, its class and the provider's metadata.
 
     Attributes:
-        label: the class, and the folder to store it in; `/` makes nested folders.
+        label: the class, and the folder to store it in; `/` creates nested folders.
         source: the provider's metadata (photographer, licence, wnid ...), copied into the manifest.
         name: file name without suffix; by default the last part of the URL.
-        load: returns the bytes where `url` cannot be requested (a member of an archive).
-        is_interface: the link belongs to the provider's documented API, to which robots.txt does not apply.
+        load: returns the bytes of an image that is not requested by URL (a member of an archive).
+        is_interface: the URL belongs to the provider's documented API, to which robots.txt does not apply.
     """
 
     url: str
@@ -43,16 +43,16 @@ class FetchResult:
     """The outcome of one link: a row of the manifest.
 
     Attributes:
-        status: `ok` (stored at `path`), `duplicate` (of the file at `same_as`), `placeholder` (a host's image for
-            missing ones; one copy is kept at `path`) or `failed` (see `reason`).
-        final: False if the same command requests the link again, because the network, the host or this machine failed.
+        status: `ok` (stored at `path`), `duplicate` (of the file at `same_as`), `placeholder` (an image that a host
+            returns for missing ones; one copy is stored at `path`) or `failed` (see `reason`).
+        final: False if the network, the host or this machine failed, so that the same command requests the link again.
         removed: `user` if the file at `path` was deleted by hand; it is not downloaded again.
         path: file relative to the output folder, with `/`.
         bytes, sha256: size and hash of the stored file (of the downloaded one if none was stored).
         dhash: 64-bit difference hash, 16 hexadecimal digits.
         width, height: of the stored image, in pixels.
         orientation: EXIF value 1..8 (1: upright).
-        same_as: path of the image that this one duplicates, or nearly duplicates if `status` is `ok`.
+        same_as: path of the image of which this is a duplicate, or a near-duplicate if `status` is `ok`.
         attempts: number of requests.
         elapsed_s: seconds from the first request to the last byte, pauses included.
         fetched_at: UTC, ISO 8601.
@@ -87,12 +87,12 @@ class GatherSummary:
     """The state of an output folder after a run of `gather`.
 
     Attributes:
-        ok, duplicate, failed: number of links by outcome, earlier runs into this folder included.
-        near_duplicate: how many of `ok` are near-duplicates of another image.
-        changed: how many of `ok` were edited since they were gathered; they are kept as they are.
-        removed: images deleted by hand since they were gathered; not part of `ok`.
-        open: how many of `failed` the same command requests again, because the network or the host failed.
-        fetched: links that this run finished.
+        ok, duplicate, failed: number of links by outcome, including earlier runs into this folder.
+        near_duplicate: number of `ok` images that are near-duplicates of another.
+        changed: number of `ok` images edited since they were gathered; they are kept unchanged.
+        removed: number of images deleted by hand since they were gathered; not part of `ok`.
+        open: number of `failed` links that the same command requests again, because the network or the host failed.
+        fetched: number of links that this run finished.
         reasons: number of failed links by reason, most frequent first.
         classes: number of stored images by class.
         hosts: hosts with the most failed links, in descending order.
@@ -115,7 +115,7 @@ class GatherSummary:
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        """The values that `--json` prints."""
+        """Return the summary as JSON types, as printed by `--json`."""
         return {**asdict(self), "out": str(self.out)}
 
 
@@ -137,7 +137,7 @@ class BrokenImage:
 
     @property
     def class_name(self) -> None:
-        """None, so that a loop over results can read it from each."""
+        """None; defined so that results can be processed alike."""
         return
 
     @property
@@ -160,12 +160,12 @@ class Prediction:
     """The prediction for one image: classes in descending order of probability.
 
     Attributes:
-        path: the path that was given; empty for bytes and arrays.
-        known: whether the image resembles the training images (the file's output `known` is at least 0.5), and its
-            highest probability reaches the file's threshold; True if the file has neither.
-        known_score: the output `known` (0..1); None if the file has none.
-        prediction_set: the classes that hold the true one in at least 90 % of cases, the most probable first; empty if
-            the file has no thresholds for it.
+        path: the given path; empty for bytes and arrays.
+        known: whether the image resembles the training images (the model's output `known` is at least 0.5) and its
+            highest probability reaches the model's threshold; True if the model has neither.
+        known_score: the output `known` (0..1); None if the model has no such output.
+        prediction_set: classes that include the true one in at least 90 % of cases, most probable first; empty if the
+            model has no threshold for it.
     """
 
     path: str

@@ -1,4 +1,4 @@
-"""Transfer against training from scratch, by the number of images: the results as a table, as bars and as a plot."""
+"""Compare transfer learning with training from scratch by number of images: bars for a terminal, and a plot."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BAR_WIDTH = 40
 
 @dataclass(frozen=True, slots=True)
 class Accuracies:
-    """The test accuracy of one way to train on this many images per class, once per random seed, in 0..1."""
+    """Test accuracies (0..1) of one way of training on `per_class` images per class, one per random seed."""
 
     way: str
     per_class: int
@@ -23,7 +23,7 @@ class Accuracies:
 
     @property
     def mean(self) -> float:
-        """Over the seeds."""
+        """Mean accuracy over the seeds."""
         return statistics.mean(self.values)
 
     def __str__(self) -> str:
@@ -31,21 +31,21 @@ class Accuracies:
 
 
 def bar_lines(results: Sequence[Accuracies]) -> Iterator[str]:
-    """One line of text for each result: a bar, the mean, and the lowest and highest of the seeds."""
+    """Yield one line per result: a bar, the mean, and the minimum and maximum over the seeds."""
     for result in results:
         bar = "#" * round(BAR_WIDTH * result.mean)
         yield f"  {result.per_class:>3} {result.way:<8} {bar:<{BAR_WIDTH}} {result}"
 
 
 def difference(transfer: Accuracies, scratch: Accuracies) -> str:
-    """The mean difference in percentage points, and with how many seeds transfer was better."""
+    """Return the mean difference in percentage points, and the number of seeds for which transfer was better."""
     better = sum(mine > other for mine, other in zip(transfer.values, scratch.values, strict=True))
     points = 100 * (transfer.mean - scratch.mean)
     return f"transfer {points:+.1f} points, better with {better} of {len(transfer.values)} seeds"
 
 
 def draw_accuracies(results: Sequence[Accuracies], path: Path) -> None:
-    """Write a PNG of accuracy by images per class: one panel for each number of epochs, one line for each way."""
+    """Write a PNG of accuracy by images per class: one panel per number of epochs, one line per way of training."""
     epochs = sorted({result.epochs for result in results})
     figure = Figure(figsize=(4 * len(epochs), 3.4), layout="constrained")
     panels = figure.subplots(1, len(epochs), sharey=True, squeeze=False)[0]

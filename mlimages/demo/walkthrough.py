@@ -1,4 +1,4 @@
-"""The steps of `mlimages demo`: each prints its command line, then calls the function behind it."""
+"""The steps of `mlimages demo`: each prints its command line, then calls the corresponding function."""
 
 from __future__ import annotations
 
@@ -45,16 +45,16 @@ Starting from a list of links? mlimages gather urls --help"""
 
 
 def run_demo(out: str | os.PathLike[str], *, show: Callable[[str], None]) -> None:
-    """Run every step from gathering to prediction on handwritten digits, in the folder `out`.
+    """Run all steps from gathering to prediction on handwritten digits, in the folder `out`.
 
     Takes about one CPU minute and needs no network connection.
 
     Args:
-        out: the folder for all files; the folder of an earlier demo is replaced.
-        show: called with each piece of text to show, such as `print`.
+        out: output folder; the output of an earlier demo is replaced.
+        show: function that prints text, such as `print`.
 
     Raises:
-        InputError: `out` has content that was not created by the demo.
+        InputError: `out` contains files that were not created by the demo.
 
     Examples:
         >>> from mlimages.demo import run_demo
@@ -79,7 +79,7 @@ def _prepare_folder(folder: Path) -> None:
 
 
 class _Walkthrough:
-    """The steps in one folder: each shows its command line, as typed in that folder, then runs it."""
+    """The steps in one folder: each shows its command line, relative to that folder, then runs it."""
 
     def __init__(self, folder: Path, show: Callable[[str], None]) -> None:
         self._folder = folder
@@ -114,7 +114,7 @@ class _Walkthrough:
         )
 
     def _show_command(self, arguments: str) -> None:
-        """Show a command line, continued with backslashes where it is long."""
+        """Show a command line; long ones are continued with backslashes."""
         lines = textwrap.wrap(
             f"$ mlimages {arguments}", LINE_WIDTH - 2, subsequent_indent="    ", break_on_hyphens=False
         )
@@ -133,7 +133,7 @@ class _Walkthrough:
         return summary
 
     def _label(self) -> list[LabelFile]:
-        """Return label files: the training and validation sets of the old digits, and all new digits."""
+        """Return label files: training and validation set of the digits 0 to 4, and all digits 5 to 9."""
         self._show_command("label old -o old.txt --split 0.8,0.2 --seed 0")
         old = label_dir_auto(self._folder / "old").labels
         parts = split_labels(old, (0.8, 0.2), seed=0)
@@ -166,7 +166,7 @@ class _Walkthrough:
         self._show_result(f"validation accuracy {accuracy} (95 % interval: {low:.1f} to {high:.1f})")
 
     def _split(self, new: LabelFile) -> tuple[LabelFile, LabelFile]:
-        """Return the new digits to choose training images from, and those to test on."""
+        """Split the new digits into candidates for training, and a test set."""
         self._show_command("label new.txt --split 0.66,0.34 --seed 0")
         options = LabelOptions(new.path, split=(0.66, 0.34))
         few, test = (LabelFile(part.path) for part in make_label_files(options, split=split_labels))
@@ -218,7 +218,7 @@ class _Walkthrough:
         is_shown: bool = True,
         export: bool = False,
     ) -> FineTuneResult:
-        """Train a LeNet, and show the command line that does the same."""
+        """Train a LeNet, and show the equivalent command line."""
         if is_shown:
             self._show_command(
                 f"finetune {train.path.name} --val {val.path.name} --model lenet5 --weights {weights}"
@@ -253,7 +253,7 @@ class _Walkthrough:
         return correct, len(items)
 
     def _show_results(self, results: Sequence[Accuracies]) -> None:
-        """Show accuracy by number of images, as bars; draw the same as a PNG."""
+        """Show the accuracy by number of images as bars, and draw it as a PNG."""
         plot = self._folder / "transfer.png"
         draw_accuracies(results, plot)
         for epochs in REPORTED_EPOCHS:
@@ -266,7 +266,7 @@ class _Walkthrough:
         self._show(f"The same as a plot: {plot}\n")
 
     def _training_times(self) -> str:
-        """Seconds of all epochs of all runs, for each way to train."""
+        """Return the training time of all runs, for each way of training."""
         runs = {way: (self._folder / "runs").glob(f"{way}-*/metrics.csv") for way in WAYS}
         return ", ".join(f"{way} {sum(map(_seconds, tables)):.0f} s" for way, tables in runs.items())
 
@@ -287,7 +287,7 @@ def _count_list(counts: Mapping[str, int]) -> str:
 
 
 def _accuracy_at(run: Path, epoch: int) -> float:
-    """Test accuracy at a fixed epoch: the best epoch is chosen on these same images, hence optimistic."""
+    """Return the test accuracy at a fixed epoch; the best epoch, chosen on the same images, would be optimistic."""
     return float(_metrics(run / "metrics.csv")[epoch - 1]["val_accuracy"])
 
 

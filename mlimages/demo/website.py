@@ -1,4 +1,4 @@
-"""A local web server of handwritten digits, with the kinds of broken links that real lists of links have."""
+"""A local web server of handwritten digits, with typical kinds of broken links."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MISSING, HTML, TRUNCATED, DUPLICATES, PLACEHOLDERS = 20, 12, 12, 20, 15
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """The response to one path, and the class of the link that leads there."""
+    """The response for one path, and the class of the link to it."""
 
     path: str
     label: str
@@ -32,10 +32,10 @@ class Page:
 
 
 def digit_pages(*, seed: int) -> list[Page]:
-    """The 1797 digits of scikit-learn as PNG files, and broken links, in a random order.
+    """Return the 1797 digits of scikit-learn as PNG files, and broken links, in random order.
 
     Args:
-        seed: random seed of the order and of the digits behind the broken links.
+        seed: random seed of the order and of the digits of the broken links.
     """
     digits = load_digits()
     rng = np.random.default_rng(seed)
@@ -89,13 +89,13 @@ def serve_pages(pages: Sequence[Page]) -> Iterator[str]:
 
 
 def _digit_png(pixels: NDArray[np.float64]) -> bytes:
-    """An 8 x 8 digit with values in 0..16 as an enlarged white-on-black PNG."""
+    """Convert an 8 x 8 digit with values in 0..16 to an enlarged white-on-black PNG."""
     image = Image.fromarray((pixels * (255 / 16)).round().astype(np.uint8))
     return _png(image.resize((IMAGE_PX, IMAGE_PX), Image.Resampling.BICUBIC))
 
 
 def _placeholder_png() -> bytes:
-    """The same image for every photo that its host has removed: a cross on gray."""
+    """Return the placeholder that a host returns for all removed photos: a cross on gray."""
     pixels = np.full((IMAGE_PX, IMAGE_PX), 200, dtype=np.uint8)
     row, column = np.indices(pixels.shape)
     pixels[(abs(row - column) < 3) | (abs(row + column - IMAGE_PX) < 3)] = 90

@@ -1,4 +1,4 @@
-"""Export a network to an .onnx file, but only if ONNX Runtime computes what the trained network computes."""
+"""Export a network to an .onnx file if its outputs in ONNX Runtime match those of the trained network."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mlimages.core import (
     counted,
     demand_free,
     is_remote,
-    note_written,
+    record_written,
     replacing,
     wilson_interval,
 )
@@ -35,19 +35,19 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ExportOptions:
-    """How a network is exported.
+    """Options of an export.
 
     Attributes:
-        include_preprocessing: the file takes uint8 images `(N, H, W, 3)` of any size and resizes, crops and normalizes
-            them itself; otherwise it takes normalized float32 `(N, C, H, W)`.
-        exact: resize inside the file with Pillow's integer arithmetic, bit for bit, at several times the cost.
+        include_preprocessing: the input of the file is uint8 images `(N, H, W, 3)` of any size, which it resizes, crops
+            and normalizes; otherwise normalized float32 `(N, C, H, W)`.
+        exact: resize inside the file with Pillow's integer arithmetic, bit-identical, but several times slower.
         calibrate: fit a temperature on the validation set.
         known_share: store the confidence threshold that this share (0..1) of the validation set reaches; images below
-            it are classified as "unknown". 0 stores none.
-        target: the runtime that will run the file. For tensorrt and opencv it is without preprocessing.
+            it are predicted as "unknown". 0 stores no threshold.
+        target: the runtime that will run the file. For tensorrt and opencv, it has no preprocessing.
 
     Raises:
-        InputError: `exact` with a target that does not compute the exact resize.
+        InputError: `exact` is not supported by the target.
 
     Examples:
         >>> from mlimages.export import ExportOptions
@@ -67,7 +67,7 @@ class ExportOptions:
 
     @property
     def resize_form(self) -> ResizeForm | None:
-        """Form of the resize inside the file; None where the file takes the network's input."""
+        """Implementation of the resize inside the file; None if the file has no preprocessing."""
         if not self.include_preprocessing:
             return None
         return "exact" if self.exact else RUNTIMES[self.target].resize
@@ -83,21 +83,21 @@ def export_network(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> OnnxBundle:
-    """Write a network to an .onnx file after comparing its outputs with the network's for every validation image.
+    """Export a network to an .onnx file, after comparing the outputs for every validation image.
 
     Args:
         out: the .onnx file. Weights beyond 1.9 GB are written to `NAME.onnx.data` beside it.
         validation: a label file, its path, or labelled paths; images that cannot be decoded are skipped.
-        provenance: what is known of the training; versions, accuracy and parity are added.
+        provenance: details of the training; versions, accuracy and parity are added.
         overwrite: replace a file that mlimages did not write, or that was changed since.
 
     Returns:
-        The description of the file, as `OnnxBundle.read(out)` returns it.
+        The metadata of the file, as returned by `OnnxBundle.read(out)`.
 
     Raises:
         ExportError: the outputs differ. The message names the worst image, and nothing is written.
         LabelFileError: the label file cannot be read.
-        InputError: `calibrate` or `known_share` without a validation image that can be read, or such a file exists.
+        InputError: `calibrate` or `known_share` is set and no validation image can be read, or such a file exists.
 
     Examples:
         >>> from mlimages.export import TrainedNetwork, export_network
@@ -160,9 +160,9 @@ def _move_into_place(path: Path, out: Path) -> None:
     for file in sorted(path.parent.iterdir(), reverse=True):  # NAME.onnx.data before NAME.onnx, which refers to it
         with replacing(out.with_name(file.name)) as part:
             file.replace(part)
-        note_written([out.with_name(file.name)])
+        record_written([out.with_name(file.name)])
     if not has_data_file:
-        data_path(out).unlink(missing_ok=True)  # it belonged to the replaced file
+        data_path(out).unlink(missing_ok=True)  # from the file that was replaced
 
 
 def _calibrate(
@@ -172,7 +172,7 @@ def _calibrate(
     labels, uncalibrated = outputs.labels, calibration.softmax(outputs.logits)
     temperature = calibration.fit_temperature(outputs.logits, labels) if options.calibrate else 1.0
     calibrated = calibration.softmax(outputs.logits, temperature)
-    unknown_below = calibration.threshold_keeping(options.known_share, calibrated) if options.known_share else 0.0
+    unknown_below = calibration.threshold_for_share(options.known_share, calibrated) if options.known_share else 0.0
     correct, count = int((uncalibrated.argmax(axis=1) == labels).sum()), len(labels)
     if count:
         accuracy = (correct / count, *wilson_interval(correct, count))

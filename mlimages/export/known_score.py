@@ -1,4 +1,4 @@
-"""How much an image looks like the training images: a score that the exported graph computes beside the logits."""
+"""A score of the similarity to the training images, computed by the exported graph in addition to the logits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mlimages.inference import Known, PredictionSets
 
 
 class KnownScore(nn.Module):
-    """1 / (1 + d / t): d the squared Mahalanobis distance to the nearest class mean, t the one at which it is 0.5.
+    """1 / (1 + d / t), where d is the squared Mahalanobis distance to the nearest class mean and t is a threshold.
 
     Features are scaled to length 1. The inverse covariance is `inverse_variance` times the identity, corrected along
     some directions. Means and directions are kept in half precision.
@@ -44,7 +44,7 @@ class KnownScore(nn.Module):
         self.register_buffer("threshold", torch.tensor(1.0))
 
     def distances(self, features: Tensor) -> Tensor:
-        """The squared distance `(N,)` of features `(N, D)` to the nearest class mean."""
+        """Return the squared distance `(N,)` of features `(N, D)` to the nearest class mean."""
         unit, means, directions = functional.normalize(features, dim=1), self.means.float(), self.directions.float()
         squares = unit.square().sum(1, keepdim=True) - 2 * unit @ means.T + means.square().sum(1)  # (N, classes)
         along = (unit @ directions.T).unsqueeze(1) - (means @ directions.T).unsqueeze(0)  # (N, classes, directions)
@@ -52,19 +52,19 @@ class KnownScore(nn.Module):
         return distances.amin(1).clamp_min(0)
 
     def forward(self, features: Tensor) -> Tensor:
-        """The score `(N,)`, 0..1, of features `(N, D)`."""
+        """Return the score `(N,)`, 0..1, of features `(N, D)`."""
         return 1 / (1 + self.distances(features) / self.threshold)
 
 
 @dataclass(frozen=True, slots=True)
 class KnownOutput:
-    """What an exported file says beside the classes.
+    """The output `known` of an exported file, and the thresholds of prediction sets.
 
     Attributes:
-        score: of the inputs of the network's head, averaged over positions.
+        score: computed from the input of the network's head, averaged over positions.
         head: module path of the head.
-        known: how the score's threshold was set.
-        prediction_sets: their thresholds.
+        known: calibration of the threshold of the score.
+        prediction_sets: thresholds of the prediction sets.
     """
 
     score: KnownScore

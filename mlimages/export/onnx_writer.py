@@ -41,15 +41,15 @@ EXTERNAL_DATA_BYTES = 1_900_000_000
 
 @dataclass(frozen=True, slots=True, repr=False)
 class TrainedNetwork:
-    """A trained network with everything that an exported file contains.
+    """A trained network with all data that an exported file contains.
 
     Attributes:
-        network: normalized float32 `(N, C, H, W)` to logits `(N, classes)`; in eval mode, on the CPU.
+        network: maps normalized float32 `(N, C, H, W)` to logits `(N, classes)`; in eval mode, on the CPU.
         preprocessing: from an image to the network's input.
         class_names: by class index.
         model: name of the network.
-        mean_image: float32 `(C, H, W)` in 0..255, if `preprocessing` names a mean image.
-        known: what the file says beside the classes; None leaves the output `known` out.
+        mean_image: float32 `(C, H, W)` in 0..255, if `preprocessing` has a mean image.
+        known: the output `known`; None omits it.
 
     Raises:
         TypeError: `class_names` is a single string.
@@ -97,7 +97,7 @@ class TrainedNetwork:
 
 
 class _NetworkWithOutputs(nn.Module):
-    """From uint8 pixels (or the normalized input, if `normalize` is the identity) to the outputs of the graph."""
+    """Maps uint8 pixels (or the normalized input, if `normalize` is the identity) to the outputs of the graph."""
 
     def __init__(self, normalize: nn.Module, trained: TrainedNetwork, temperature: float) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class _NetworkWithOutputs(nn.Module):
         self._head_inputs: list[Tensor] = []
 
     def record(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        """A hook of the head: keep its input."""
+        """Keep the input of the head; a forward pre-hook."""
         self._head_inputs.append(inputs[0])
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
@@ -128,12 +128,12 @@ def write_onnx(
     unknown_below: float = 0.0,
     provenance: Provenance | None = None,
 ) -> OnnxBundle:
-    """Write the network to `out` without comparing its outputs; `parity.check_parity` does that.
+    """Write the network to `out` without comparing outputs; see `parity.check_parity`.
 
     Args:
-        form: of the resize inside the file; None: the file takes the network's input.
+        form: implementation of the resize inside the file; None omits the preprocessing.
         temperature: divides the logits before the softmax.
-        unknown_below: probability of the best class below which an image is classified as "unknown".
+        unknown_below: an image whose highest probability is below this is predicted as "unknown".
     """
     model = _to_onnx(trained, network_only=form is None, temperature=temperature)
     if form:
@@ -180,7 +180,7 @@ def _to_onnx(trained: TrainedNetwork, *, network_only: bool, temperature: float)
             output_names=outputs,
             dynamic_shapes=({0: torch.export.Dim("N")},),
         )
-    assert program is not None  # None is returned only when a path is given
+    assert program is not None  # it is None only if a path is given
     model = program.model_proto
     model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import)
     for node in (*model.graph.node, *(node for function in model.functions for node in function.node)):
@@ -189,7 +189,7 @@ def _to_onnx(trained: TrainedNetwork, *, network_only: bool, temperature: float)
 
 
 def prepend_preprocessing(model: onnx.ModelProto, preprocessing: Preprocessing, *, form: ResizeForm) -> None:
-    """Insert resizing and cropping before a network that takes pixels of its own input size, in place."""
+    """Insert resizing and cropping before a network with an input of fixed size, in place."""
     opset = next(entry.version for entry in model.opset_import if not entry.domain)
     graph = build_preprocessing_graph(preprocessing.image, opset=opset, ir_version=model.ir_version, form=form).graph
     for dimension, denotation in zip(graph.input[0].type.tensor_type.shape.dim, _DENOTATIONS, strict=True):
@@ -199,7 +199,7 @@ def prepend_preprocessing(model: onnx.ModelProto, preprocessing: Preprocessing, 
 
 
 def insert_preprocessing(model: onnx.ModelProto, graph: onnx.GraphProto) -> None:
-    """Insert a graph of preprocessing before the network, in place of the network's input."""
+    """Replace the input of the network by a preprocessing graph."""
     for field in ("input", "node", "initializer"):  # in place: compose.merge_models copies the weights three times
         values = getattr(model.graph, field)
         merged = [*getattr(graph, field), *(value for value in values if value.name != PIXELS)]
@@ -208,7 +208,7 @@ def insert_preprocessing(model: onnx.ModelProto, graph: onnx.GraphProto) -> None
 
 
 def take_preprocessing(model: onnx.ModelProto, preprocessing: Preprocessing) -> onnx.GraphProto:
-    """Remove what `insert_preprocessing` inserted, in place, and return it."""
+    """Remove the graph that `insert_preprocessing` inserted, in place, and return it."""
     graph = onnx.GraphProto(input=model.graph.input)
     for field in ("node", "initializer"):
         values = list(getattr(model.graph, field))
@@ -229,33 +229,33 @@ def _save(model: onnx.ModelProto, path: Path) -> None:
     model.producer_name = "mlimages"
     if model.ByteSize() > EXTERNAL_DATA_BYTES:
         data = data_path(path)
-        data.unlink(missing_ok=True)  # onnx would append to it
+        data.unlink(missing_ok=True)  # onnx would append to an existing file
         onnx.save_model(model, path, save_as_external_data=True, location=data.name)
-        data.chmod(path.stat().st_mode)  # onnx makes it readable by its owner only
+        data.chmod(path.stat().st_mode)  # onnx makes it readable only by its owner
     else:
         path.write_bytes(model.SerializeToString())
 
 
 def _probe(trained: TrainedNetwork, file: Path | None) -> ParityProbe:
-    """A small image with the logits of the file, or of the network where the file has no preprocessing."""
+    """Return a small image with the logits of the file, or of the network if the file has no preprocessing."""
     noise = np.random.default_rng(0).integers(0, 256, (5, 6, 3), dtype=np.uint8)
     image = Image.fromarray(noise).resize((48, 40), Image.Resampling.BICUBIC)
     if file is None:
         logits = trained.logits([images.prepare(image, trained.preprocessing.image)])[0]
     else:
         logits = _file_logits(file, np.asarray(image))
-    return ParityProbe(48, 40, image.tobytes(), _rounded(logits))
+    return ParityProbe(48, 40, image.tobytes(), _round(logits))
 
 
 def probe_image(bundle: OnnxBundle) -> NDArray[np.uint8]:
-    """The image of a bundle's probe, `(H, W, 3)`."""
+    """Return the image of a bundle's probe, `(H, W, 3)`."""
     probe = bundle.probe
     return np.frombuffer(probe.pixels, np.uint8).reshape(probe.height, probe.width, 3)
 
 
 def with_probe_logits(bundle: OnnxBundle, logits: NDArray[np.float32], *, tolerance: float) -> OnnxBundle:
-    """The bundle of a file whose network was changed intentionally, with the logits `(classes,)` of `probe_image`."""
-    return replace(bundle, probe=replace(bundle.probe, logits=_rounded(logits), tolerance=tolerance))
+    """Return the bundle with new logits `(classes,)` for its probe, for a file whose network was changed on purpose."""
+    return replace(bundle, probe=replace(bundle.probe, logits=_round(logits), tolerance=tolerance))
 
 
 def _file_logits(path: Path, image: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -264,12 +264,12 @@ def _file_logits(path: Path, image: NDArray[np.uint8]) -> NDArray[np.float32]:
     return first
 
 
-def _rounded(logits: NDArray[np.float32]) -> tuple[float, ...]:
+def _round(logits: NDArray[np.float32]) -> tuple[float, ...]:
     return tuple(float(f"{logit:.9g}") for logit in logits)
 
 
 def _without_folders(preprocessing: Preprocessing) -> Preprocessing:
-    """Without the folder of the mean image, which is inside the file; the path would reveal details of this machine."""
+    """Remove the folder of the mean image, which would reveal details of this machine."""
     normalization = preprocessing.normalization
     name = Path(normalization.mean_image).name if normalization.mean_image else ""
     return replace(preprocessing, normalization=replace(normalization, mean_image=name))

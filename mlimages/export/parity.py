@@ -22,9 +22,9 @@ from mlimages.inference import (
     BundleSession,
     OnnxBundle,
     Parity,
-    at_fixed_point,
     open_session,
     relative_difference,
+    to_graph_input,
 )
 
 NEAR_TIE = 1e-4
@@ -40,7 +40,7 @@ BATCH_SIZE = 8
 
 
 class ResizeParityError(ExportError):
-    """The outputs differ only because of the resize inside the file; the exact resize will match."""
+    """The outputs differ only because of the resize inside the file; they match with the exact resize."""
 
 
 _Compare = Callable[[Path, NDArray[np.float32]], "_Comparison"]
@@ -48,7 +48,7 @@ _Compare = Callable[[Path, NDArray[np.float32]], "_Comparison"]
 
 @dataclass(frozen=True, slots=True)
 class NetworkOutputs:
-    """The trained network's logits, float32 `(N, classes)`: one row for each of `items`."""
+    """Logits of the trained network, float32 `(N, classes)`: one row for each of `items`."""
 
     items: tuple[LabeledPath, ...]
     logits: NDArray[np.float32]
@@ -64,7 +64,7 @@ def compute_outputs(trained: TrainedNetwork, items: Iterable[LabeledPath], *, pr
     progress.start("network", None, "images")
     decoded_items: list[LabeledPath] = []
     logits = [np.empty((0, len(trained.class_names)), np.float32)]
-    decoded = _decoded(items, trained.preprocessing.image)
+    decoded = _decode_all(items, trained.preprocessing.image)
     while batch := list(islice(decoded, BATCH_SIZE)):
         decoded_items += [item for item, _ in batch]
         logits.append(trained.logits([pixels for _, pixels in batch]))
@@ -81,13 +81,13 @@ def check_parity(
     progress: Progress,
     run: RunLogits | None = None,
 ) -> Parity:
-    """Run the file on the same images: at full size, or preprocessed if the file has no preprocessing.
+    """Run the file on the same images, full-size or preprocessed, and compare its outputs with the network's.
 
     Args:
-        run: the file's logits in another runtime than ONNX Runtime.
+        run: computes the file's logits in another runtime than ONNX Runtime.
 
     Raises:
-        ResizeParityError: outputs differ, but only because of the file's own resize.
+        ResizeParityError: outputs differ only because of the resize inside the file.
         ExportError: outputs differ; the message names the worst image.
     """
     compare = _compare_end_to_end if bundle.includes_preprocessing else _compare_network
@@ -110,13 +110,13 @@ def check_parity(
 
 @dataclass(frozen=True, slots=True)
 class _Comparison:
-    """The outputs for one image.
+    """Comparison of the outputs for one image.
 
     Attributes:
         difference: largest difference of a logit, relative to the largest logit.
         network_class, file_class: index of the best class.
         matches: whether the outputs are within the tolerance.
-        cause: what makes them differ too much; empty if they match.
+        cause: why they differ; empty if they match.
     """
 
     path: Path
@@ -148,7 +148,7 @@ def _compare_end_to_end(trained: TrainedNetwork, bundle: OnnxBundle, run: RunLog
         end_to_end = _comparison(path, logits, expected, TOLERANCE)
         if end_to_end.matches:
             return end_to_end
-        prepared = at_fixed_point([images.load_pixels(path, prop)], prop)
+        prepared = to_graph_input([images.load_pixels(path, prop)], prop)
         same_pixels = _comparison(path, run(prepared)[0], expected, TOLERANCE)
         if not same_pixels.matches:
             return replace(same_pixels, cause="network")
@@ -186,7 +186,7 @@ def _comparison(
     return _Comparison(path, difference, network_class, file_class, difference <= tolerance and gap <= NEAR_TIE)
 
 
-def _decoded(items: Iterable[LabeledPath], prop: ImageProperty) -> Iterator[tuple[LabeledPath, NDArray[np.uint8]]]:
+def _decode_all(items: Iterable[LabeledPath], prop: ImageProperty) -> Iterator[tuple[LabeledPath, NDArray[np.uint8]]]:
     for item in items:
         with suppress(ImageError):
             yield item, images.load_pixels(item.path, prop)

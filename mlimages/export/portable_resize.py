@@ -1,8 +1,8 @@
-"""A resize for runtimes that compute ONNX's `Resize` with antialiasing otherwise, such as OpenVINO.
+"""A resize for runtimes such as OpenVINO, whose antialiased `Resize` differs from ONNX Runtime's.
 
-It is Pillow's filter in two matrix products. Positions and weights are whole numbers of 32 bits: OpenVINO computes in
-bfloat16 on processors that have it, where a position above 256 pixels is no longer exact. A distance is an integer in
-units of 1 / (2 * max(width, target)) of the filter's own unit. Sides of up to 32,000 pixels stay within 32 bits.
+It applies Pillow's filter as two matrix products. Positions and weights are 32-bit integers: OpenVINO computes in
+bfloat16 on processors that support it, in which a position above 256 pixels is not exact. A distance is an integer in
+units of 1 / (2 * max(width, target)) of the filter's unit. Sides of up to 32,000 pixels fit into 32 bits.
 """
 
 RESIZE = """

@@ -1,4 +1,4 @@
-"""An ONNX graph that resizes and crops images of any size as `images.prepare` does.
+"""An ONNX graph that resizes and crops images of any size like `images.prepare`.
 
 The graphs are written in ONNX's text format (https://onnx.ai/onnx/repo-docs/Syntax.html). Sizes are int64 vectors
 `(height, width)`.
@@ -36,7 +36,7 @@ more than one level, by up to three where a bicubic filter overshoots.
 def build_preprocessing_graph(
     prop: ImageProperty, *, opset: int, ir_version: int, form: ResizeForm = "operator"
 ) -> onnx.ModelProto:
-    """Return a model from uint8 `image` `(N, H, W, 3)` to uint8 `pixels` `(N, h, w, C)`."""
+    """Return a model that maps uint8 `image` `(N, H, W, 3)` to uint8 `pixels` `(N, h, w, C)`."""
     gray = _GRAY if prop.gray_scale else "upright = Identity(image)"
     part = _CENTRAL_PART if prop.resize == "downscale" else _WHOLE
     resize, functions, kernel = _FORMS[form]
@@ -76,18 +76,18 @@ def _names_used(node: onnx.NodeProto) -> set[str]:
 
 
 def _prefix(graph: onnx.GraphProto) -> None:
-    """Prefix all names but the input's and the output's (onnx.compose.add_prefix skips what subgraphs use)."""
+    """Prefix all names but those of the input and the output; onnx.compose.add_prefix skips names used in subgraphs."""
     for node in graph.node:
-        node.input[:] = map(_prefixed, node.input)
-        node.output[:] = map(_prefixed, node.output)
+        node.input[:] = map(_with_prefix, node.input)
+        node.output[:] = map(_with_prefix, node.output)
         node.name = f"{PREFIX}{node.output[0].removeprefix(PREFIX)}"
         for attribute in node.attribute:
             _prefix(attribute.g)
     for value in (*graph.initializer, *graph.output, *graph.value_info):
-        value.name = _prefixed(value.name)
+        value.name = _with_prefix(value.name)
 
 
-def _prefixed(name: str) -> str:
+def _with_prefix(name: str) -> str:
     return name if name in (INPUT, PIXELS, "") else f"{PREFIX}{name}"
 
 
@@ -100,7 +100,7 @@ _GRAY = """
     shifted = Div(rounded, luma_unit)
     upright = Cast<to = 2>(shifted)"""
 
-# What is resized: the whole image, or the part of it that images.geometry cuts out for `downscale`.
+# The resized region: the whole image, or the part that images.geometry crops for `downscale`.
 _WHOLE = """
     size = Shape<start = 1, end = 3>(image)
     source = Identity(upright)"""
@@ -157,7 +157,7 @@ _PASS_ORDER = """
 _OPERATOR = """Resize<mode = "MODE", antialias = 1, exclude_outside = 1, cubic_coeff_a = -0.5,
                    coordinate_transformation_mode = "half_pixel">"""
 
-# The operator resizes along the width first; transposing the image makes that the height.
+# The operator resizes along the width first; transpose the image to resize along the height first.
 _RESIZE = f"""{_PASS_ORDER}
     count = Shape<start = 0, end = 1>(source)
     channels = Shape<start = 3, end = 4>(source)

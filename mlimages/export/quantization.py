@@ -1,4 +1,4 @@
-"""Quantize an exported network, if that makes it faster on this machine without losing accuracy."""
+"""Quantize an exported network if that makes it faster on this machine at almost the same accuracy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mlimages import images
 from mlimages.core import ImageError, InputError, NoProgress, Progress, as_path, counted, demand_free, wilson_interval
 from mlimages.export.quantized_variants import Run, runner, write_variants
-from mlimages.inference import KNOWN_AT, OnnxBundle, Provenance, expected_calibration_error, matched, softmax
+from mlimages.inference import KNOWN_AT, OnnxBundle, Provenance, expected_calibration_error, match_labels, softmax
 from mlimages.labels import LabelFile
 
 CALIBRATION_IMAGES = 100
@@ -31,13 +31,13 @@ TIMED_IMAGES, TIMED_ROUNDS = 8, 7
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One variant of the network, measured on this machine.
+    """Measurements of one variant of the network on this machine.
 
     Attributes:
         accuracy: share of correct predictions (0..1).
-        images_per_s: images per second of CPU time on one core, preprocessing included, decoding excluded.
+        images_per_s: images per second of CPU time on one core, including preprocessing, without decoding.
         calibration_error: expected calibration error (0..1) of the probabilities.
-        known: share of images (0..1) that are not answered as unknown.
+        known: share of images (0..1) that are not predicted as unknown.
     """
 
     name: str
@@ -53,13 +53,13 @@ class Trial:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Quantization:
-    """The variants that were measured.
+    """Result of `quantize`.
 
     Attributes:
-        trials: the original, then the variants.
-        count: number of images that the accuracies were measured on.
+        trials: measurements of the original, then of the variants.
+        count: number of images on which the accuracy was measured.
         chosen: the variant that was written; None if no variant is fast and accurate enough.
-        refusals: for each variant, why it is not written; empty for one that is fast and accurate enough.
+        refusals: for each variant, why it was rejected; empty if it is fast and accurate enough.
     """
 
     trials: tuple[Trial, ...]
@@ -82,24 +82,24 @@ def quantize(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Quantization:
-    """Measure 8-bit integer (and 16-bit float) variants of a network, and write the fastest to `out` if it pays off.
+    """Measure 8-bit integer (and 16-bit float) variants of a network, and write the fastest accurate one to `out`.
 
     Weights are quantized per channel, activations per tensor with static ranges. The preprocessing, the last layer,
-    the softmax and its temperature are not quantized. Accuracy and calibration error in the written file are those
-    measured here.
+    the softmax and its temperature are not quantized. Accuracy and calibration error measured here are stored in the
+    written file.
 
     Args:
         bundle: an exported file.
-        calibration: a label file or its path, best with 200 images or more; classes are matched by name.
+        calibration: a label file or its path, preferably with 200 images or more; classes are matched by name.
         out: the .onnx file to write.
         max_drop: largest accepted loss of accuracy, in percentage points; one image is always accepted.
         fp16: also measure 16-bit floats.
         overwrite: replace a file that mlimages did not write, or that was changed since.
 
     Raises:
-        BundleError: the file is not an mlimages bundle, or is without preprocessing and subtracts a mean image.
-        InputError: the label file has a class that the bundle does not know, or fewer than two images that can be
-            decoded, or there is such a file.
+        BundleError: the file is not an mlimages bundle, or has no preprocessing and needs a mean image.
+        InputError: the label file has a class that is not in the bundle, or fewer than two images that can be decoded,
+            or there is such a file.
 
     Examples:
         >>> from mlimages import quantize
@@ -121,10 +121,10 @@ def quantize(
     with tempfile.TemporaryDirectory() as folder:
         pixels = [sample.pixels for sample in calibration_set]
         variants = write_variants(bundle, pixels, Path(folder), fp16=fp16, progress=progress)
-        measured = _measure({"original": bundle, **variants}, test_set, progress)
-        trials = tuple(each.trial for each in measured)
+        measurements = _measure({"original": bundle, **variants}, test_set, progress)
+        trials = tuple(each.trial for each in measurements)
         refusals = tuple(_refusal(trial, trials[0], len(test_set), max_drop) for trial in trials[1:])
-        chosen = _fastest(measured[1:], refusals)
+        chosen = _fastest(measurements[1:], refusals)
         if chosen:
             variant = variants[chosen.trial.name]
             provenance = _provenance(bundle, chosen, trials, len(test_set))
@@ -142,7 +142,7 @@ class _Sample:
 
 
 def _load_samples(bundle: OnnxBundle, labels: LabelFile, progress: Progress) -> list[_Sample]:
-    items = matched(labels, bundle)
+    items = match_labels(labels, bundle)
     progress.start("decode", len(items), "images")
     samples = []
     for item in items:
@@ -157,7 +157,7 @@ def _load_samples(bundle: OnnxBundle, labels: LabelFile, progress: Progress) -> 
 
 
 def _split(samples: Sequence[_Sample]) -> tuple[list[_Sample], list[_Sample]]:
-    """Evenly spaced samples for the calibration of ranges, and the others to measure the accuracy."""
+    """Split into evenly spaced samples to calibrate ranges, and the others to measure the accuracy."""
     count = min(CALIBRATION_IMAGES, len(samples) // 2)
     indices = {n * len(samples) // count for n in range(count)}
     calibration_set = [samples[index] for index in sorted(indices)]
@@ -165,19 +165,19 @@ def _split(samples: Sequence[_Sample]) -> tuple[list[_Sample], list[_Sample]]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Measured:
-    """A trial, and the calibration error of its logits before their temperature."""
+class _Measurement:
+    """A trial, and the calibration error of its logits before temperature scaling."""
 
     trial: Trial
     uncalibrated_error: float
 
 
-def _measure(bundles: Mapping[str, OnnxBundle], test_set: Sequence[_Sample], progress: Progress) -> list[_Measured]:
+def _measure(bundles: Mapping[str, OnnxBundle], test_set: Sequence[_Sample], progress: Progress) -> list[_Measurement]:
     runners = {name: runner(bundle) for name, bundle in bundles.items()}
     labels = np.array([sample.label for sample in test_set])  # (N,)
     speeds = _images_per_s(runners, [sample.pixels for sample in test_set[:TIMED_IMAGES]])
     progress.start("measure", len(runners) * len(test_set), "images")
-    measured = []
+    measurements = []
     for name, bundle in bundles.items():
         rows = []
         for sample in test_set:
@@ -195,13 +195,13 @@ def _measure(bundles: Mapping[str, OnnxBundle], test_set: Sequence[_Sample], pro
             calibration_error=expected_calibration_error(probabilities, labels),
             known=float(is_known.mean()),
         )
-        measured.append(_Measured(trial, expected_calibration_error(softmax(logits), labels)))
+        measurements.append(_Measurement(trial, expected_calibration_error(softmax(logits), labels)))
     progress.close()
-    return measured
+    return measurements
 
 
 def _images_per_s(runners: Mapping[str, Run], pixels: Sequence[NDArray[np.uint8]]) -> dict[str, float]:
-    """Images per second of CPU time, median over rounds in which the variants alternate."""
+    """Measure images per second of CPU time, as the median over rounds in which the variants alternate."""
     seconds: dict[str, list[float]] = {name: [] for name in runners}
     for _ in range(TIMED_ROUNDS):
         for name, run in runners.items():
@@ -213,7 +213,7 @@ def _images_per_s(runners: Mapping[str, Run], pixels: Sequence[NDArray[np.uint8]
 
 
 def _refusal(trial: Trial, original: Trial, count: int, max_drop: float) -> str:
-    """Why a variant is not written; empty if it is clearly faster than the original and accurate enough."""
+    """Return why a variant is rejected; empty if it is clearly faster than the original and accurate enough."""
     speedup, drop = trial.images_per_s / original.images_per_s, original.accuracy - trial.accuracy
     reasons = []
     if speedup < MIN_SPEEDUP:
@@ -223,13 +223,13 @@ def _refusal(trial: Trial, original: Trial, count: int, max_drop: float) -> str:
     return " and ".join(reasons)
 
 
-def _fastest(measured: Sequence[_Measured], refusals: Sequence[str]) -> _Measured | None:
-    accepted = [each for each, refusal in zip(measured, refusals, strict=True) if not refusal]
+def _fastest(measurements: Sequence[_Measurement], refusals: Sequence[str]) -> _Measurement | None:
+    accepted = [each for each, refusal in zip(measurements, refusals, strict=True) if not refusal]
     return max(accepted, key=lambda each: each.trial.images_per_s, default=None)
 
 
-def _provenance(bundle: OnnxBundle, chosen: _Measured, trials: Sequence[Trial], count: int) -> Provenance:
-    """What the written file says of itself: nothing that was measured on the original alone."""
+def _provenance(bundle: OnnxBundle, chosen: _Measurement, trials: Sequence[Trial], count: int) -> Provenance:
+    """Return the provenance of the written file, without measurements that apply only to the original."""
     trial = chosen.trial
     errors = (chosen.uncalibrated_error, trial.calibration_error)
     return replace(

@@ -1,4 +1,4 @@
-"""Quantized variants of an exported file: what is quantized, what stays float, and how each is run."""
+"""Write quantized variants of an exported file, and run them."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ _Batch = Mapping[str, NDArray[np.generic]]
 def write_variants(
     bundle: OnnxBundle, pixels: Sequence[NDArray[np.uint8]], folder: Path, *, fp16: bool, progress: Progress
 ) -> dict[str, OnnxBundle]:
-    """Write each variant to a file in `folder`; `pixels` are prepared images that the ranges come from."""
+    """Write each variant to a file in `folder`; `pixels` are preprocessed images to calibrate the ranges."""
     model = onnx.load(bundle.path)
     preprocessing = take_preprocessing(model, bundle.preprocessing) if bundle.includes_preprocessing else None
     bare, network = folder / "bare.onnx", folder / "network.onnx"
     onnx.save(model, bare)
     quant_pre_process(bare, network, skip_symbolic_shape=True)
-    batches = [{PIXELS: one[None]} if preprocessing else {INPUT: _normalized(bundle, [one])} for one in pixels]
+    batches = [{PIXELS: one[None]} if preprocessing else {INPUT: _normalize(bundle, [one])} for one in pixels]
     floats = float_nodes(onnx.load(network))
     writers: dict[str, Callable[[Path], None]] = {
         "int8": lambda path: _write_int8(network, path, batches, floats, reduce_range=False),
@@ -68,7 +68,7 @@ def write_variants(
 
 
 def float_nodes(model: onnx.ModelProto) -> list[str]:
-    """Names of the nodes that are not quantized: the last layer with weights, and what does not lead to it."""
+    """Return the names of the nodes not to quantize: the last layer with weights, and all that do not lead to it."""
     producers = {output: node for node in model.graph.node for output in node.output}
     layer = next((node for node in _upstream(LOGITS, producers) if node.op_type in ("Conv", "Gemm", "MatMul")), None)
     body = {node.name for node in _upstream(layer.input[0], producers)} if layer else set()
@@ -76,7 +76,7 @@ def float_nodes(model: onnx.ModelProto) -> list[str]:
 
 
 def _upstream(tensor: str, producers: Mapping[str, onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    """The nodes that a tensor is computed by, the nearest first."""
+    """Yield the nodes that compute a tensor, the nearest first."""
     waiting, seen = deque([tensor]), set[str]()
     while waiting:
         node = producers.get(waiting.popleft())
@@ -114,20 +114,20 @@ class _CalibrationBatches(CalibrationDataReader):  # type: ignore[misc]  # onnxr
 
 
 def runner(bundle: OnnxBundle) -> Run:
-    """From prepared pixels to logits and probabilities, whatever the file takes."""
+    """Return a function from preprocessed pixels to logits and probabilities, whatever the input of the file."""
     if bundle.includes_preprocessing:
         return BundleSession(bundle).run_all
     session = open_session(bundle.path, threads=1)
 
     def run(pixels: Sequence[NDArray[np.uint8]]) -> Outputs:
         names = [LOGITS, PROBABILITIES, *([KNOWN] if bundle.known else [])]
-        logits, probabilities, *known = session.run(names, {INPUT: _normalized(bundle, pixels)})
+        logits, probabilities, *known = session.run(names, {INPUT: _normalize(bundle, pixels)})
         return logits, probabilities, known[0] if known else None
 
     return run
 
 
-def _normalized(bundle: OnnxBundle, pixels: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+def _normalize(bundle: OnnxBundle, pixels: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
     normalization = bundle.preprocessing.normalization
     if normalization.mean_image:
         raise BundleError(f"{bundle.path} subtracts the mean image outside the file: export it with preprocessing")

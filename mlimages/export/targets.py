@@ -1,4 +1,4 @@
-"""The runtimes that a file can be exported for: what each computes rightly, and how its outputs are obtained."""
+"""Target runtimes of an export: the resize that each supports, and how to run a file in it."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ RunLogits = Callable[[NDArray[Any]], NDArray[np.float32]]
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """What a file for this runtime contains, and how it is checked there.
+    """A target runtime.
 
     Attributes:
-        name: as people write it.
-        resize: form of the resize inside the file; None: the runtime cannot compute one, the file takes the
-            network's input.
-        open: from the package and the file to the logits' function; None where no file is run in this runtime here.
+        name: display name.
+        resize: implementation of the resize inside the file; None if the runtime supports none, so that the file has no
+            preprocessing.
+        open: returns a function that computes logits, given the package and the file; None if files are not run here.
         package: the Python package that `open` needs.
-        unchecked: why the file is not run there.
+        unchecked: why the file cannot be checked in this runtime.
     """
 
     name: str
@@ -46,12 +46,12 @@ class Runtime:
 
     @property
     def is_installed(self) -> bool:
-        """Whether a file can be compared in this runtime here."""
+        """Whether the runtime is installed, so that a file can be checked in it."""
         return self.open is not None and find_spec(self.package) is not None
 
 
 def _open_openvino(openvino: Any, path: Path) -> RunLogits:
-    """In 32-bit floats: what OpenVINO chooses by itself depends on the processor (bfloat16 where it has that)."""
+    """Load a file in float32; by default OpenVINO uses bfloat16 on processors that support it."""
     model = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda x: np.array(model({INPUT: x})[LOGITS], np.float32)
 
@@ -77,7 +77,10 @@ RUNTIMES: dict[Target, Runtime] = {
 
 
 def open_runtime(target: Target, path: Path) -> RunLogits | None:
-    """The target's own function of the logits; None where it is ONNX Runtime, or not installed.
+    """Load the file in the target's runtime; return its function that computes logits.
+
+    Returns:
+        None for ONNX Runtime, and for a runtime that is not installed.
 
     Raises:
         ExportError: the runtime cannot load the file.

@@ -1,4 +1,4 @@
-from .align_classes import matched as matched
+from .align_classes import match_labels as match_labels
 from .bundle import INPUT as INPUT
 from .bundle import KNOWN as KNOWN
 from .bundle import LOGITS as LOGITS
@@ -21,8 +21,8 @@ from .inputs import find_inputs as find_inputs
 from .onnx_metadata import open_session as open_session
 from .predictor import KNOWN_AT as KNOWN_AT
 from .predictor import SET_LEVEL as SET_LEVEL
-from .predictor import Answer as Answer
 from .predictor import Predictor as Predictor
+from .predictor import TimedResult as TimedResult
 from .session import BundleSession as BundleSession
-from .session import at_fixed_point as at_fixed_point
 from .session import relative_difference as relative_difference
+from .session import to_graph_input as to_graph_input

@@ -1,4 +1,4 @@
-"""A label file's classes matched to a model's, by name."""
+"""Match the classes of a label file to those of a model, by name."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from mlimages.inference.bundle import OnnxBundle
 from mlimages.labels import LabelFile, share_classes
 
 
-def matched(labels: LabelFile, bundle: OnnxBundle) -> list[LabeledPath]:
-    """Every image with its class number in the bundle.
+def match_labels(labels: LabelFile, bundle: OnnxBundle) -> list[LabeledPath]:
+    """Return the labelled images with the bundle's class indices.
 
     Raises:
-        InputError: the label file has a class that the bundle does not know.
+        InputError: the label file has a class that is not in the bundle.
     """
     names, (used, (given,)) = bundle.class_names, share_classes([labels])
     unknown = [name for name in used if name not in names]

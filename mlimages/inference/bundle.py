@@ -22,15 +22,15 @@ INPUT, LOGITS, PROBABILITIES, KNOWN = "image", "logits", "probabilities", "known
 
 
 def data_path(path: Path) -> Path:
-    """The file beside an .onnx file that holds its weights, where they are more than 2 GB."""
+    """Return the path of the external weights of an .onnx file, used beyond 2 GB."""
     return path.with_name(f"{path.name}.data")
 
 
 def model_file(model: str | os.PathLike[str]) -> Path:
-    """The .onnx file that a person means: the file itself, or that of a run folder.
+    """Return the path of an .onnx file, given the file itself or a run folder.
 
     Raises:
-        BundleError: it is a folder without a model.
+        BundleError: `model` is a folder without an .onnx file.
     """
     path = Path(model)
     if path.suffix == ".safetensors":
@@ -46,13 +46,13 @@ def model_file(model: str | os.PathLike[str]) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class ParityProbe:
-    """A small image with the logits that the file must give for it.
+    """A small image and the logits that the file must return for it.
 
     Attributes:
         width, height: of the image, in pixels.
         pixels: RGB, row by row, `height * width * 3` bytes.
         logits: one per class.
-        tolerance: greatest difference of a logit, relative to the largest.
+        tolerance: largest accepted difference of a logit, relative to the largest logit.
     """
 
     width: int
@@ -64,12 +64,12 @@ class ParityProbe:
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """The file's predictions compared with the trained network's on the validation images.
+    """Comparison of the file's outputs with the trained network's on the validation images.
 
     Attributes:
-        count: images compared.
-        near_ties: images whose two best classes are within 1e-4 and swapped.
-        worst: greatest difference of a logit, relative to that image's largest.
+        count: number of images compared.
+        near_ties: number of images whose two best classes differ by less than 1e-4 and are swapped.
+        worst: largest difference of a logit, relative to the largest logit of that image.
     """
 
     count: int
@@ -79,22 +79,22 @@ class Parity:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """How a file was made and measured; unknown values are empty.
+    """Origin and evaluation of a file; unknown values are empty.
 
     Attributes:
         created: date and time, ISO 8601, UTC.
         weights_sha256, data_sha256: of the checkpoint, and of each label file by split name.
-        split_sizes: images by split name.
-        class_counts: the same by class number.
-        licenses: images by the license that `gather` recorded; empty where it recorded none.
-        command: what makes the run again.
-        accuracy: on validation images: share, and its 95 % interval.
-        accuracy_count: how many images that is.
-        calibration_error: expected calibration error (0..1) before and after the temperature was fitted.
+        split_sizes: number of images by split name.
+        class_counts: number of images by class index, by split name.
+        licenses: number of images by the license that `gather` recorded; empty if it recorded none.
+        command: command line that reproduces the run.
+        accuracy: on the validation images, with the bounds of its 95 % interval.
+        accuracy_count: number of these images.
+        calibration_error: expected calibration error (0..1) before and after temperature scaling.
         quantization: one row per trial: name, accuracy, images per second, bytes.
-        versions: of the packages that made the file.
-        target: the runtime that the file is for.
-        target_parity: the same comparison in that runtime; None where it is ONNX Runtime, or was not installed.
+        versions: of the packages that wrote the file.
+        target: the runtime that the file was exported for.
+        target_parity: the comparison in that runtime; None if it is ONNX Runtime or was not installed.
     """
 
     created: str = ""
@@ -116,11 +116,11 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What the output `known` means: an image is known where it is at least 0.5.
+    """Calibration of the output `known`: an image is known if it is at least 0.5.
 
     Attributes:
         share: share (0..1) of the validation images that are known.
-        count: how many validation images that is measured on.
+        count: number of validation images measured.
     """
 
     share: float
@@ -129,12 +129,12 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class PredictionSets:
-    """Sets of classes that hold the true one with a given probability.
+    """Thresholds for sets of classes that include the true one with a given probability.
 
     Attributes:
-        source: what the thresholds are from: `leave-one-out` on the training images, or `validation`.
+        source: images that the thresholds were computed on: `leave-one-out` on the training images, or `validation`.
         count: number of those images.
-        thresholds: by level ("0.9"): a set holds the classes whose softmax of the logits is at least this.
+        thresholds: by level ("0.9"): a set includes the classes with at least this softmax probability.
     """
 
     source: str
@@ -148,17 +148,17 @@ class OnnxBundle:
 
     Attributes:
         path: the file.
-        class_names: by class number.
+        class_names: by class index.
         preprocessing: from an upright RGB image to the network's input.
         model: the network's name.
-        probe: checked whenever the file is opened to predict.
-        includes_preprocessing: the graph takes uint8 RGB `(N, H, W, 3)` of any size; otherwise preprocessed
-            and normalised float32 `(N, C, H, W)`.
-        exact_resize: the graph's resize is Pillow's to the bit.
-        temperature: divisor of the logits before the softmax.
-        unknown_below: an image whose best probability is below this is "unknown".
-        known: what the graph's output `known` means; None where it has none.
-        prediction_sets: their thresholds; None where they are not known.
+        probe: checked when the file is opened for prediction.
+        includes_preprocessing: the input is uint8 RGB `(N, H, W, 3)` of any size; otherwise preprocessed and
+            normalized float32 `(N, C, H, W)`.
+        exact_resize: the graph's resize is bit-identical to Pillow's.
+        temperature: divides the logits before the softmax.
+        unknown_below: an image whose highest probability is below this is "unknown".
+        known: calibration of the output `known`; None if the graph has no such output.
+        prediction_sets: thresholds of prediction sets; None if unknown.
     """
 
     path: Path
@@ -210,29 +210,29 @@ class OnnxBundle:
             raise BundleError(f"{path} has damaged mlimages metadata ({error}): export it again") from error
 
     def to_json(self) -> str:
-        """Everything except the path, as JSON, as it is stored in the file."""
+        """Return the metadata as the JSON text stored in the file; the path is not part of it."""
         values = dataclasses.asdict(self)
         del values["path"]
         values["probe"]["pixels"] = base64.b64encode(self.probe.pixels).decode()
         return json.dumps({"v": VERSION, **values}, sort_keys=True)
 
     def write(self, source: Path, *, overwrite: bool = False) -> None:
-        """Write `source`'s network with this bundle's metadata to `self.path` (they may be one file).
+        """Write the network of `source` with this bundle's metadata to `self.path`, which may be the same file.
 
         Args:
             source: an .onnx file.
-            overwrite: replace another file that mlimages did not write, or that was changed since.
+            overwrite: replace a file that mlimages did not write, or that was changed since.
 
         Raises:
             InputError: there is such a file.
         """
-        metadata = {"mlimages": self.to_json(), **self._for_other_tools()}
+        metadata = {"mlimages": self.to_json(), **self._interoperability_metadata()}
         with outputs([self.path] if self.path != source else [], overwrite=overwrite):
             write_metadata(source, self.path, metadata)
 
-    def _for_other_tools(self) -> dict[str, str]:
-        """The ONNX standard's image keys (docs/MetadataProps.md), and those that Ultralytics reads."""
-        if not self.includes_preprocessing:  # none of them can say how its input is normalised
+    def _interoperability_metadata(self) -> dict[str, str]:
+        """Return the ONNX standard's keys for images (docs/MetadataProps.md), and those that Ultralytics reads."""
+        if not self.includes_preprocessing:  # no such key describes the normalization of the input
             return {}
         image = self.preprocessing.image
         return {

@@ -14,14 +14,14 @@ _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 def softmax(logits: NDArray[np.floating], temperature: float = 1.0) -> NDArray[np.float64]:
-    """Probabilities `(N, classes)` of logits `(N, classes)`, each divided by `temperature`."""
+    """Return the softmax of `logits / temperature`, both `(N, classes)`."""
     scaled = logits.astype(np.float64) / temperature
     odds = np.exp(scaled - scaled.max(axis=1, keepdims=True))
     return odds / odds.sum(axis=1, keepdims=True)  # type: ignore[no-any-return]  # numpy's sum is Any
 
 
 def expected_calibration_error(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
-    """The gap between confidence and accuracy, averaged over images: 0 is calibrated, 1 the worst.
+    """Return the mean difference of confidence and accuracy over images: 0 is calibrated, 1 the worst.
 
     Source: Naeini et al., AAAI 2015; Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
     """
@@ -35,9 +35,9 @@ def expected_calibration_error(probabilities: NDArray[np.floating], labels: NDAr
 
 
 def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.integer]) -> float:
-    """The temperature (0.05 to 20) under which `labels` are most likely; 1 without images.
+    """Return the temperature (0.05 to 20) that maximizes the likelihood of `labels`; 1 without images.
 
-    The likelihood has one maximum over 1 / temperature: a golden-section search finds it. Source: Guo et al. 2017.
+    The likelihood has a single maximum over 1 / temperature, found by golden-section search. Source: Guo et al. 2017.
     """
     if not len(labels):
         return 1.0
@@ -56,7 +56,7 @@ def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.integer]) ->
     return math.exp(-(low + high) / 2)
 
 
-def threshold_keeping(share: float, probabilities: NDArray[np.floating]) -> float:
-    """The best probability that at least `share` (0..1) of the images reach."""
+def threshold_for_share(share: float, probabilities: NDArray[np.floating]) -> float:
+    """Return the threshold that the highest probability of at least `share` (0..1) of the images reaches."""
     best = np.sort(probabilities.max(axis=1))
     return float(best[math.floor((1 - share) * len(best))]) if len(best) else 0.0

@@ -1,4 +1,4 @@
-"""Accuracy, scores of each class, confusion matrix, calibration and speed of a model on a label file."""
+"""Evaluate a model on a label file: accuracy, scores of each class, confusion matrix, calibration and speed."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from mlimages.core import (
     share,
 )
 from mlimages.images import demand_available, demand_existing
-from mlimages.inference.align_classes import matched
+from mlimages.inference.align_classes import match_labels
 from mlimages.inference.bundle import OnnxBundle
 from mlimages.inference.calibration import expected_calibration_error
 from mlimages.inference.explanation import hide_middle
-from mlimages.inference.predictor import Answer, Predictor
+from mlimages.inference.predictor import Predictor, TimedResult
 from mlimages.labels import LabelFile
 
 logger = logging.getLogger(__name__)
@@ -49,15 +49,15 @@ class Evaluation:
     """The results of `evaluate`.
 
     Attributes:
-        class_names: of the model, by class number, including those without an image in the label file.
-        mistakes: wrong predictions with their true class number, the most confident first.
-        broken: images that could not be used; they are not counted.
+        class_names: of the model, by class index, including those without an image in the label file.
+        mistakes: wrong predictions with their true class index, the most confident first.
+        broken: images that could not be read; they are not counted.
         loss: mean cross-entropy in nats; a probability below 1e-7 counts as 1e-7.
         calibration_error: expected calibration error, 0 (calibrated) to 1.
-        unknown: images whose best probability is below the model's threshold.
-        images_per_s: images per second of all workers together.
-        decode_ms, network_ms: of one image in one worker.
-        middle_hidden: share of correct predictions with the middle of the images hidden; None if it was not measured.
+        unknown: number of images whose highest probability is below the model's threshold.
+        images_per_s: throughput of all workers together.
+        decode_ms, network_ms: latency of one image in one worker.
+        middle_hidden: accuracy with the centre of the images masked; None if it was not measured.
     """
 
     class_names: tuple[str, ...]
@@ -95,7 +95,7 @@ class Evaluation:
         return scores.class_scores(self.confusion, self.class_names)
 
     def to_json(self) -> str:
-        """The figures, for programs; shares in 0..1, each with its 95 % interval."""
+        """Return the results as JSON; shares are in 0..1, each with its 95 % interval."""
         accuracy = self.accuracy
         values = {
             "accuracy": accuracy.value,
@@ -124,18 +124,18 @@ def evaluate(
     skip_unavailable: bool = False,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Compare a model's predictions with a label file; classes are matched by name, not by order.
+    """Evaluate a model on a label file; classes are matched by name, not by order.
 
     Args:
         model: a predictor, an .onnx file, or a run folder.
         labels: a label file, or its path.
-        explain: hide the middle of this many images, evenly drawn, and count the correct predictions.
-        skip_unavailable: leave out images that the store at an address does not give, in place of an error.
+        explain: number of images, evenly spaced, on which to measure the accuracy with the centre masked.
+        skip_unavailable: skip remote images that cannot be downloaded instead of raising.
 
     Raises:
         BundleError: the model cannot be used.
-        InputError: the label file has a class that the model does not have, or no image that can be used, or the
-            store at an address does not give all.
+        InputError: the label file has a class that the model does not have, or no image that can be read, or a remote
+            image cannot be downloaded.
 
     Example:
         >>> evaluate("runs/first/model.onnx", "labels.txt").count
@@ -144,10 +144,10 @@ def evaluate(
     predictor = model if isinstance(model, Predictor) else Predictor(model)
     labels = labels if isinstance(labels, LabelFile) else LabelFile(os.fspath(labels))
     names = predictor.bundle.class_names
-    items = matched(labels, predictor.bundle)
+    items = match_labels(labels, predictor.bundle)
     _warn_of_training_images(predictor.bundle, items)
     begin = time.perf_counter()
-    answers = _answers(predictor, items, progress or NoProgress())
+    answers = _predict_all(predictor, items, progress or NoProgress())
     elapsed_s = time.perf_counter() - begin
     broken = tuple(answer.result for answer in answers if isinstance(answer.result, BrokenImage))
     demand_available(broken, skip=skip_unavailable)
@@ -178,7 +178,7 @@ def evaluate(
 
 
 def _middle_hidden(predictor: Predictor, items: Sequence[LabeledPath], count: int) -> Share | None:
-    """Share of correct predictions among `count` images whose middle is hidden, with its 95 % interval."""
+    """Return the accuracy on `count` images with their centre masked, with its 95 % interval."""
     drawn = [items[n * len(items) // min(count, len(items))] for n in range(min(count, len(items)))]
     decoded = [(predictor.decode(item.path)[0], item.label) for item in drawn]
     good = [(pixels, label) for pixels, label in decoded if not isinstance(pixels, BrokenImage)]
@@ -192,7 +192,7 @@ def _class_json(one: ClassScores) -> dict[str, object]:
 
 
 def _warn_of_training_images(bundle: OnnxBundle, items: Sequence[LabeledPath]) -> None:
-    """Say how many images the model was trained on, where its file lies in the run folder that lists them."""
+    """Log how many of the images the model was trained on, if its file is in the run folder that lists them."""
     listed = bundle.path.absolute().parent / "train.txt"
     if listed.exists() and (listed.parent / "config.json").exists():
         trained = {item.path.resolve() for item in LabelFile(listed)}
@@ -204,7 +204,7 @@ def _warn_of_training_images(bundle: OnnxBundle, items: Sequence[LabeledPath]) -
             )
 
 
-def _answers(predictor: Predictor, items: Sequence[LabeledPath], progress: Progress) -> list[Answer]:
+def _predict_all(predictor: Predictor, items: Sequence[LabeledPath], progress: Progress) -> list[TimedResult]:
     progress.start("evaluate", len(items), "images")
     answers = []
     for answer in predictor.stream(item.path for item in items):

@@ -1,6 +1,6 @@
-"""Where a network looks: how far the probability of its class falls when a part of the image is hidden.
+"""Explain a prediction by occlusion: how much the probability of the class drops when a region is masked.
 
-Occlusion (Zeiler and Fergus, ECCV 2014) needs the answers of the file alone: no gradients, no choice of a layer.
+Occlusion (Zeiler and Fergus, ECCV 2014) needs only the outputs of the file: no gradients, no choice of a layer.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _NAMES = (("top left", "top", "top right"), ("left", "centre", "right"), ("botto
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Explanation:
-    """What hiding parts of one image does to the probability of its most probable class.
+    """How masking regions of an image changes the probability of its most probable class.
 
     Attributes:
-        path: as it was given.
-        class_name: the most probable class of the whole image.
-        probability: its probability there (0..1).
-        hidden: its probability with a square of the prepared image hidden, float32 `(7, 7)`, by row and column.
-        pixels: the prepared image, uint8 `(h, w, C)`.
+        path: the given path.
+        class_name: the most probable class of the unmasked image.
+        probability: its probability for the unmasked image (0..1).
+        hidden: its probability with one square of the preprocessed image masked, float32 `(7, 7)`, by row and column.
+        pixels: the preprocessed image, uint8 `(h, w, C)`.
     """
 
     path: str
@@ -53,17 +53,17 @@ class Explanation:
 
     @property
     def lowest(self) -> float:
-        """The lowest probability of the class with a part hidden."""
+        """The lowest probability of the class with one region masked."""
         return float(self.hidden.min())
 
     @property
     def place(self) -> str:
-        """Where that part is, in thirds of the image: "top left" to "bottom right", "centre" in the middle."""
+        """Position of that region in thirds of the image, from "top left" to "bottom right", or "centre"."""
         row, column = (3 * (2 * n + WINDOW) // (2 * _STEPS) for n in divmod(int(self.hidden.argmin()), GRID))
         return _NAMES[row][column]
 
     def overlay(self) -> Image.Image:
-        """The prepared image with the parts in red that lower the probability, the more the redder."""
+        """Return the preprocessed image with the regions in red whose masking lowers the probability."""
         pixels = np.repeat(self.pixels, 3, axis=2) if self.pixels.shape[2] == 1 else self.pixels  # (h, w, 3)
         image = Image.fromarray(pixels)
         scale = max(1, 224 // max(image.size))
@@ -75,12 +75,12 @@ class Explanation:
 
 
 def explain(predictor: Predictor, image: ImageInput) -> Explanation | BrokenImage:
-    """Hide parts of an image one after the other and compare the answers, in 50 forward passes.
+    """Mask the regions of an image one at a time and compare the predictions, in 50 forward passes.
 
-    A part is hidden by the mean color of the image.
+    Masked regions get the mean color of the image.
 
     Args:
-        image: as `Predictor` takes it.
+        image: an input of `Predictor`.
 
     Example:
         >>> print(explain(Predictor("model.onnx"), "a.jpg"))  # doctest: +SKIP
@@ -101,7 +101,7 @@ def explain(predictor: Predictor, image: ImageInput) -> Explanation | BrokenImag
 
 
 def hide_middle(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """An image `(h, w, C)` without the middle of its sides (half of its area), where most objects are."""
+    """Mask the centre of an image `(h, w, C)` (half of its area), where most objects are."""
     height, width = pixels.shape[:2]
     top, left = round(height * _MARGIN), round(width * _MARGIN)
     return _hide(pixels, slice(top, height - top), slice(left, width - left))
@@ -119,7 +119,7 @@ def _with_hidden_parts(pixels: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]
 
 
 def _windows(side: int) -> Sequence[slice]:
-    """The positions of the hidden square along one side; the first and the last touch its ends."""
+    """Return the positions of the masked square along one side; the first and the last touch the borders."""
     step = side / _STEPS
     return [slice(round(n * step), max(round(n * step) + 1, round((n + WINDOW) * step))) for n in range(GRID)]
 

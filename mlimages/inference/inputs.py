@@ -1,4 +1,4 @@
-"""Which images a person means: files, and folders of them; no links."""
+"""Find the images named on a command line: files and folders, no URLs."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _LINK = re.compile(r"(https?|ftp|file|data):", re.IGNORECASE)
 
 
 def is_link(source: str) -> bool:
-    """Whether a source is a URL that a browser would open."""
+    """Whether a source is an HTTP(S) URL."""
     return _LINK.match(source) is not None
 
 
 def find_inputs(sources: Iterable[str | os.PathLike[str]]) -> Iterator[os.PathLike[str]]:
-    """The files themselves, and in place of a folder the images in it, sorted, nested ones too.
+    """Yield the given files, and the images in the given folders, recursively and sorted.
 
     Raises:
-        InputError: a source is a link, or a folder that holds no image; before the first image is found.
+        InputError: a source is a URL, or a folder without an image; raised before the first image is yielded.
     """
     names = list(sources)
     for name in names:

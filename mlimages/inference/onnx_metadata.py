@@ -1,4 +1,4 @@
-"""An .onnx file opened in ONNX Runtime, and the pairs of strings in its metadata."""
+"""Open an .onnx file in ONNX Runtime; read and write its metadata."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CPP_PLACE = r"^\S+\.(cc|h):\d+ .*\) "
 
 
 def open_session(path: Path, *, threads: int) -> Any:
-    """An ONNX Runtime session on the CPU, without spinning threads and without log messages.
+    """Open an ONNX Runtime session on the CPU, without spinning threads and without log messages.
 
     Raises:
         BundleError: there is no such file, it is not an ONNX file, or ONNX Runtime cannot load it.
@@ -27,7 +27,7 @@ def open_session(path: Path, *, threads: int) -> Any:
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        path.open("rb").close()  # ONNX Runtime does not say what is wrong with a path
+        path.open("rb").close()  # ONNX Runtime's error does not tell what is wrong with the path
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except FileNotFoundError as error:
         raise BundleError(f"no file at {path}: `mlimages export RUN -o {path.name}` makes one") from error
@@ -38,7 +38,7 @@ def open_session(path: Path, *, threads: int) -> Any:
 
 
 def read_metadata(path: Path, session: Any) -> dict[str, str]:
-    """Every pair of strings in the metadata of the file that a session runs.
+    """Return the metadata of a session's file.
 
     Raises:
         BundleError: a value is not UTF-8.
@@ -50,7 +50,7 @@ def read_metadata(path: Path, session: Any) -> dict[str, str]:
 
 
 def write_metadata(source: Path, target: Path, metadata: Mapping[str, str]) -> None:
-    """Write `source`'s network with this metadata, in place of its own, to `target` (they may be one file).
+    """Write the network of `source` with this metadata to `target`, which may be the same file.
 
     Raises:
         MissingExtraError: `onnx` is not installed.

@@ -1,4 +1,4 @@
-"""Predictions with ONNX Runtime on every core, from the same pixels as in training."""
+"""Predict with ONNX Runtime on all cores, from the same pixels as in training."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ ImageInput = str | os.PathLike[str] | bytes | NDArray[np.uint8] | Image.Image
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """The result of one image, and how long it took.
+class TimedResult:
+    """The result for one image, and its duration.
 
     Attributes:
-        decode_s: seconds from bytes to prepared pixels.
-        network_s: its share of the seconds that its batch took.
+        decode_s: seconds from bytes to preprocessed pixels.
+        network_s: seconds of the batch, divided by the number of its images.
     """
 
     result: Prediction | BrokenImage
@@ -63,8 +63,8 @@ class Row:
 
     Attributes:
         probabilities: float32 `(classes,)`.
-        known: how much it resembles the training images (0..1); None where the file does not say.
-        set_labels: class indices of its prediction set, the most probable first.
+        known: similarity to the training images (0..1); None if the file has no such output.
+        set_labels: class indices of the prediction set, the most probable first.
     """
 
     probabilities: NDArray[np.float32]
@@ -73,7 +73,7 @@ class Row:
 
 
 def prediction_set(shares: NDArray[np.floating], threshold: float) -> tuple[int, ...]:
-    """The classes whose softmax `(classes,)` reaches the threshold, the most probable first; at least one."""
+    """Return the classes whose softmax `(classes,)` reaches the threshold, the most probable first; at least one."""
     order = (-shares).argsort(kind="stable").tolist()
     return tuple(label for label in order if shares[label] >= threshold) or (order[0],)
 
@@ -82,12 +82,12 @@ class Predictor:
     """Predicts the class of images; thread-safe.
 
     Args:
-        bundle: an .onnx file of `mlimages export`, or a run folder.
-        workers: how many threads decode and compute at once; default: one per core that this process may use.
-        max_pixels: an image with more (width x height) is a BrokenImage; checked before decoding.
+        bundle: an .onnx file written by `mlimages export`, or a run folder.
+        workers: number of threads that decode and compute; by default one per available core.
+        max_pixels: an image with more pixels (width x height) is a BrokenImage; checked before decoding.
 
     Raises:
-        BundleError: the file cannot be used, or does not answer as its own probe says.
+        BundleError: the file cannot be used, or its logits for its own probe differ.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Predictor:
     def __call__(
         self, images: ImageInput | Iterable[ImageInput], *, top: int | None = None
     ) -> list[Prediction | BrokenImage]:
-        """One result per image, in order, with the `top` classes (all by default); a single image is a list of one.
+        """Return one result per image, in order, with the `top` classes (all by default); a list even for one image.
 
         Raises:
             TypeError: something is neither a path, bytes, a PIL image nor a uint8 array.
@@ -120,43 +120,43 @@ class Predictor:
 
         Example:
             >>> predictor = Predictor("runs/first/model.onnx")
-            >>> [len(answer.top) for answer in predictor(["photos/cats/0.png", "photos/dogs/0.png"], top=1)]
+            >>> [len(result.top) for result in predictor(["photos/cats/0.png", "photos/dogs/0.png"], top=1)]
             [1, 1]
         """
         inputs = _as_list(images)
         batch = max(1, min(16, -(-len(inputs) // self.workers)))
         return [answer.result for answer in self.stream(inputs, top=top, batch=batch)]
 
-    def stream(self, images: Iterable[ImageInput], *, top: int | None = None, batch: int = 16) -> Iterator[Answer]:
-        """Answers in order, computed while the images arrive; memory stays bounded.
+    def stream(self, images: Iterable[ImageInput], *, top: int | None = None, batch: int = 16) -> Iterator[TimedResult]:
+        """Yield results in order while the images arrive; memory stays bounded.
 
         Args:
-            batch: images that one worker decodes and computes at a time.
+            batch: number of images that a worker processes at a time.
         """
         if top is not None and top < 1:
             raise ValueError(f"top is {top}: it is the number of classes to name, at least 1")
-        source = map(_checked, images)
+        source = map(_check_input, images)
         chunks = iter(lambda: list(islice(source, batch)), [])
-        for answers in Threads(self.workers, ahead=2).map(partial(self.answer, top=top), chunks):
+        for answers in Threads(self.workers, ahead=2).map(partial(self.predict_batch, top=top), chunks):
             yield from answers
 
-    def answer(self, images: Sequence[ImageInput], *, top: int | None = None) -> list[Answer]:
-        """Decode and compute one batch in the calling thread."""
-        decode = Threads(REQUESTS).map if any(map(_is_requested, images)) else map
+    def predict_batch(self, images: Sequence[ImageInput], *, top: int | None = None) -> list[TimedResult]:
+        """Decode and predict one batch in the calling thread."""
+        decode = Threads(REQUESTS).map if any(map(_is_remote_input, images)) else map
         decoded = list(decode(self.decode, images))
         good = [pixels for pixels, _ in decoded if not isinstance(pixels, BrokenImage)]
         begin = time.perf_counter()
         rows = iter(self.rows(good) if good else ())
         network_s = (time.perf_counter() - begin) / max(1, len(good))
         return [
-            Answer(pixels, decode_s)
+            TimedResult(pixels, decode_s)
             if isinstance(pixels, BrokenImage)
-            else Answer(self.prediction(_name(image), next(rows), top=top), decode_s, network_s)
+            else TimedResult(self.prediction(_name(image), next(rows), top=top), decode_s, network_s)
             for image, (pixels, decode_s) in zip(images, decoded, strict=True)
         ]
 
     def decode(self, image: ImageInput) -> tuple[NDArray[np.uint8] | BrokenImage, float]:
-        """Preprocessed pixels, uint8 `(h, w, C)`, or what is wrong with the image; and the seconds it took."""
+        """Return preprocessed pixels, uint8 `(h, w, C)`, or the BrokenImage; and the duration in seconds."""
         begin = time.perf_counter()
         prop = self.bundle.preprocessing.image
         try:
@@ -169,12 +169,12 @@ class Predictor:
                     raise ImageError(Fault.MISSING, NO_LINKS)
                 source = image if isinstance(image, bytes | Path) else as_path(image)
                 pixels = images.load_pixels(source, prop, max_pixels=self.max_pixels)
-        except Exception as error:  # decoders raise whatever they like; none of it may cost another image its answer
-            return _broken(_name(image), error), time.perf_counter() - begin
+        except Exception as error:  # decoders raise errors of any kind; they must not affect the other images
+            return _broken_image(_name(image), error), time.perf_counter() - begin
         return pixels, time.perf_counter() - begin
 
     def rows(self, pixels: Sequence[NDArray[np.uint8]]) -> list[Row]:
-        """The file's outputs for images from `decode`, computed in one batch, one row for each."""
+        """Compute the outputs for images from `decode` in one batch; return one row per image."""
         logits, probabilities, known = self._session.run_all(pixels)
         thresholds = self.bundle.prediction_sets.thresholds if self.bundle.prediction_sets else {}
         shares = softmax(logits) if SET_LEVEL in thresholds else None  # (N, classes)
@@ -188,11 +188,11 @@ class Predictor:
         ]
 
     def probabilities(self, pixels: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """Probabilities `(N, classes)` of images from `decode`, float32, in one batch."""
+        """Compute the probabilities of images from `decode` in one batch, float32 `(N, classes)`."""
         return self._session.run(pixels)[1]
 
     def prediction(self, path: str, row: Row, *, top: int | None = None) -> Prediction:
-        """One row of outputs as classes by decreasing probability."""
+        """Convert one row of outputs to a Prediction, classes by decreasing probability."""
         order: list[int] = (-row.probabilities).argsort(kind="stable")[:top].tolist()
         names = self.bundle.class_names
         scores = tuple(ClassScore(names[label], label, float(row.probabilities[label])) for label in order)
@@ -207,12 +207,12 @@ class Predictor:
 
 
 def _cores() -> int:
-    """The processors that this process may use."""
+    """Return the number of cores available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _as_list(images: ImageInput | Iterable[ImageInput]) -> list[ImageInput]:
-    """Several images as they are, one as a list of one; an array of four dimensions is several."""
+    """Return the images as a list; a single image becomes a list of one, an array of four dimensions is split."""
     if isinstance(images, str | bytes | os.PathLike | Image.Image) or _is_address(images):
         return [images]  # type: ignore[list-item]
     if isinstance(images, np.ndarray):
@@ -223,16 +223,16 @@ def _as_list(images: ImageInput | Iterable[ImageInput]) -> list[ImageInput]:
 
 
 def _is_address(image: object) -> bool:
-    """Whether this is what `as_path` makes of an address: used like a path, but no os.PathLike."""
+    """Whether this is the result of `as_path` for an address: used like a path, but not an os.PathLike."""
     return hasattr(image, "read_bytes")
 
 
-def _is_requested(image: ImageInput) -> bool:
-    """Whether it must be requested from a store."""
+def _is_remote_input(image: ImageInput) -> bool:
+    """Whether the image must be downloaded from remote storage."""
     return is_remote(image) if isinstance(image, str) else _is_address(image) and not isinstance(image, os.PathLike)
 
 
-def _checked(image: ImageInput) -> ImageInput:
+def _check_input(image: ImageInput) -> ImageInput:
     if isinstance(image, str | bytes | os.PathLike | Image.Image) or _is_address(image):
         return image
     if not isinstance(image, np.ndarray):
@@ -244,7 +244,7 @@ def _checked(image: ImageInput) -> ImageInput:
     return image
 
 
-def _broken(path: str, error: Exception) -> BrokenImage:
+def _broken_image(path: str, error: Exception) -> BrokenImage:
     if isinstance(error, ImageError):
         return BrokenImage(path, error.fault, error.detail)
     return BrokenImage(path, Fault.CORRUPT, f"the decoder failed ({type(error).__name__})")

@@ -1,4 +1,4 @@
-"""A bundle opened in ONNX Runtime: the only place that runs an exported file."""
+"""Run an exported file in ONNX Runtime; no other module does."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Outputs = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
 class BundleSession:
-    """A bundle's network, ready to answer; thread-safe.
+    """An ONNX Runtime session of a bundle; thread-safe.
 
     Args:
-        bundle: a file with its preprocessing inside, its path, or a run folder.
-        threads: per call; 1 where several calls run at once.
+        bundle: a file that includes its preprocessing, its path, or a run folder.
+        threads: number of threads per call; 1 if several calls run at once.
 
     Raises:
         BundleError: ONNX Runtime cannot run the file, or its logits for its own probe differ.
@@ -38,18 +38,18 @@ class BundleSession:
         self._check_probe()
 
     def run(self, pixels: Sequence[NDArray[np.uint8]]) -> Outputs:
-        """Answer images prepared by `images.load_pixels`, each `(h, w, C)`, in one batch."""
-        return self.run_raw(at_fixed_point(pixels, self.bundle.preprocessing.image))
+        """Predict images from `images.load_pixels`, each `(h, w, C)`, in one batch."""
+        return self.run_raw(to_graph_input(pixels, self.bundle.preprocessing.image))
 
     def run_all(self, pixels: Sequence[NDArray[np.uint8]]) -> tuple[*Outputs, NDArray[np.float32] | None]:
-        """Like `run`, with the output `known` `(N,)`, where the file has one."""
+        """Like `run`, with the output `known` `(N,)` if the file has one."""
         names = [LOGITS, PROBABILITIES, *([KNOWN] if self.bundle.known else [])]
-        images = at_fixed_point(pixels, self.bundle.preprocessing.image)
+        images = to_graph_input(pixels, self.bundle.preprocessing.image)
         logits, probabilities, *known = self._session.run(names, {INPUT: images})
         return logits, probabilities, known[0] if known else None
 
     def run_raw(self, images: NDArray[np.uint8]) -> Outputs:
-        """Answer upright RGB images `(N, H, W, 3)` of any size; the graph itself prepares them."""
+        """Predict upright RGB images `(N, H, W, 3)` of any size, preprocessed by the graph."""
         logits, probabilities = self._session.run([LOGITS, PROBABILITIES], {INPUT: images})
         return logits, probabilities
 
@@ -68,11 +68,11 @@ class BundleSession:
                               f"and answers {probabilities.shape[1]}: export it again")  # fmt: skip
 
 
-def at_fixed_point(pixels: Sequence[NDArray[np.uint8]], prop: ImageProperty) -> NDArray[np.uint8]:
-    """Prepared pixels `(h, w, C)`, framed so that a graph's own preparation gives them back: `(N, H, W, 3)`.
+def to_graph_input(pixels: Sequence[NDArray[np.uint8]], prop: ImageProperty) -> NDArray[np.uint8]:
+    """Return images `(N, H, W, 3)` for which the graph's own preprocessing returns the given pixels `(h, w, C)`.
 
-    `shorter` leaves a square of its own size alone and crops the centre, `position` crops there; the others leave a
-    image of the prepared size alone. Grey is repeated over three channels: its luma is itself.
+    For `shorter` and `position` the pixels are padded so that the crop returns them; the other methods do not change an
+    image of the output size. Gray is repeated over three channels: its luma is itself.
     """
     top = left = 0
     height, width = prop.height, prop.width
@@ -90,7 +90,7 @@ def at_fixed_point(pixels: Sequence[NDArray[np.uint8]], prop: ImageProperty) -> 
 
 
 def relative_difference(logits: NDArray[np.float32], want: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Each image's greatest difference of a logit, relative to its largest: `(N,)` from two `(N, classes)`."""
+    """Return the largest difference of a logit of each image, relative to its largest logit: `(N,)`."""
     largest = np.maximum(np.abs(want).max(axis=1), 1e-6)
     difference: NDArray[np.float32] = np.nan_to_num(np.abs(logits - want).max(axis=1) / largest, nan=np.inf)
     return difference

@@ -1,4 +1,4 @@
-"""A linear layer on the pooled outputs of all depths, whose result is added to a network's logits."""
+"""A linear layer on the pooled outputs of all layers, added to the logits of a network."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DEPTHS = "depths"
 
 
 class Depths(nn.Linear):
-    """The linear layer, without a bias and zero at first.
+    """The linear layer, initialized to zero and without a bias.
 
     Args:
         widths: number of features of each layer, in the order of execution.
@@ -38,13 +38,13 @@ class Depths(nn.Linear):
 
 
 def add_depths(model: Model) -> Model | None:
-    """The model with a linear layer on the mean outputs of its layers below the head.
+    """Return the model with a linear layer on the pooled outputs of the layers below its head.
 
-    The layers and their tensors are shared with `model`; the state dict has `depths.weight` `(classes, D)` beside them.
-    The idea is Head2Toe's (U. Evci et al., ICML 2022, arXiv 2201.03529).
+    Layers and tensors are shared with `model`; the state dict has the additional tensor `depths.weight` `(classes, D)`.
+    After Head2Toe (U. Evci et al., ICML 2022, arXiv 2201.03529).
 
     Returns:
-        None where the network cannot be traced, or has a single layer.
+        The new model, or None if the network cannot be traced or has a single layer.
 
     Examples:
         >>> import torch
@@ -70,7 +70,7 @@ def add_depths(model: Model) -> Model | None:
     example = torch.zeros(2, channels, image.height, image.width, device=parameter.device)
     if not propagate_shapes(model.network, graph, example):
         return None
-    taps: dict[fx.Node, tuple[int, ...]] = {}  # and the dimensions of the positions in their outputs
+    taps: dict[fx.Node, tuple[int, ...]] = {}  # with the dimensions to average over
     for node in graph.nodes:
         if node.op == "call_module" and node.target in consumers:
             source = node.all_input_nodes[0]
@@ -94,14 +94,14 @@ def add_depths(model: Model) -> Model | None:
     root._modules = {**model.network._modules, DEPTHS: Depths(widths, classes).to(parameter.device)}
     network = fx.GraphModule(root, graph)
     for path, module in model.network.named_modules():
-        if path and not _has(network, path):  # layers that only training uses
+        if path and not _has_module(network, path):  # layers used only in training
             network.add_submodule(path, module)
     if network.state_dict().keys() - {f"{DEPTHS}.weight"} != model.network.state_dict().keys():
         return None
     return replace(model, network=network.eval())
 
 
-def _has(network: nn.Module, path: str) -> bool:
+def _has_module(network: nn.Module, path: str) -> bool:
     try:
         network.get_submodule(path)
     except AttributeError:
@@ -110,7 +110,7 @@ def _has(network: nn.Module, path: str) -> bool:
 
 
 def _before_flattening(network: nn.Module, node: fx.Node) -> fx.Node:
-    """The feature maps that a vector was flattened from; the node itself if a layer with weights lies between."""
+    """Return the node before pooling and flattening; `node` itself if a layer with weights lies between."""
     maps = node
     while _rank(maps) == 2 and len(maps.all_input_nodes) == 1 and not _has_weights(network, maps):
         maps = maps.all_input_nodes[0]
@@ -122,6 +122,6 @@ def _has_weights(network: nn.Module, node: fx.Node) -> bool:
 
 
 def _rank(node: fx.Node) -> int:
-    """Number of dimensions of a node's value; 0 where it is no tensor."""
+    """Return the number of dimensions of a node's value; 0 if it is not a tensor."""
     value = node.meta.get("val")
     return value.ndim if isinstance(value, Tensor) else 0

@@ -27,35 +27,35 @@ class Architecture(Protocol):
 
     @property
     def name(self) -> str:
-        """The name as `build_model` takes it."""
+        """The name that `build_model` accepts."""
 
     @property
     def library(self) -> str:
-        """The package with the code of the network and its version, such as `torchvision 0.24.0`."""
+        """The package that implements the network, with its version, such as `torchvision 0.24.0`."""
 
     @property
     def has_weights(self) -> bool:
         """Whether pretrained weights are published."""
 
-    def build(self, classes: int, image: ImageProperty, weights: str) -> nn.Module:
-        """Return the network as `weights` (`default`, `none` or a file) need it, on torch's default device.
+    def build(self, classes: int, prop: ImageProperty, weights: str) -> nn.Module:
+        """Return a network that fits `weights` (`default`, `none` or a file), on torch's default device.
 
-        Its own weights are random.
+        The weights are random and not loaded.
         """
 
     @property
     def has_local_weights(self) -> bool:
-        """Whether the pretrained weights are on this machine."""
+        """Whether the pretrained weights are available on this machine."""
 
-    def default_weights(self, image: ImageProperty) -> dict[str, Tensor]:
-        """Return the pretrained weights of the library, for images of this size.
+    def default_weights(self, prop: ImageProperty) -> dict[str, Tensor]:
+        """Return the library's pretrained weights, adapted to this image size.
 
         Raises:
             ModelError: there are none, or they cannot be downloaded.
         """
 
     def convert(self, state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-        """Return weights of a file as `network` needs them: names of other formats, position embeddings resized."""
+        """Convert weights from a file to the names of `network`, and resize position embeddings."""
 
     def preprocessing(self, weights: str) -> Preprocessing:
         """Return the preprocessing that the weights (`default`, `none` or a file) expect."""
@@ -76,14 +76,14 @@ class BuiltinArchitecture:
     def has_weights(self) -> bool:
         return False
 
-    def build(self, classes: int, image: ImageProperty, weights: str) -> nn.Module:
-        return self.net.build(classes=classes, channels=image.channels, size=(image.height, image.width))
+    def build(self, classes: int, prop: ImageProperty, weights: str) -> nn.Module:
+        return self.net.build(classes=classes, channels=prop.channels, size=(prop.height, prop.width))
 
     @property
     def has_local_weights(self) -> bool:
         return False
 
-    def default_weights(self, image: ImageProperty) -> dict[str, Tensor]:
+    def default_weights(self, prop: ImageProperty) -> dict[str, Tensor]:
         raise ModelError(
             f"{self.name} has no pretrained weights: train from scratch with --weights none, or give a file"
         )
@@ -109,24 +109,24 @@ class TorchvisionArchitecture:
     def has_weights(self) -> bool:
         return True
 
-    def build(self, classes: int, image: ImageProperty, weights: str) -> nn.Module:
-        options = {"weights": None, "num_classes": classes, **self._options(image, is_pretrained=weights != "none")}
+    def build(self, classes: int, prop: ImageProperty, weights: str) -> nn.Module:
+        options = {"weights": None, "num_classes": classes, **self._options(prop, is_pretrained=weights != "none")}
         network: nn.Module = _without_warnings(torchvision_models.get_model, self.name, **options)
         return network
 
-    def _options(self, image: ImageProperty, *, is_pretrained: bool) -> dict[str, Any]:
-        """What torchvision's builder derives from the entry of the weights, at the size of the images."""
+    def _options(self, prop: ImageProperty, *, is_pretrained: bool) -> dict[str, Any]:
+        """Return the builder's options that torchvision derives from the weights, for the image size."""
         if self.name in ("googlenet", "inception_v3"):
-            # The auxiliary classifiers are used in training only.
+            # The auxiliary classifiers are used only in training.
             pretrained = {"transform_input": True, "init_weights": False} if is_pretrained else {}
             return {"aux_logits": False, **pretrained}
         if self.name.startswith("vgg"):
             return {"init_weights": not is_pretrained}
         if self.name.startswith("vit_"):
-            if image.width != image.height:
-                raise ModelError(f"{self.name} takes square images only, not {image.width} x {image.height} px")
-            return {"image_size": image.width}
-        return {"input_size": image.shape[1:]} if self.name.startswith("maxvit") else {}
+            if prop.width != prop.height:
+                raise ModelError(f"{self.name} takes square images only, not {prop.width} x {prop.height} px")
+            return {"image_size": prop.width}
+        return {"input_size": prop.shape[1:]} if self.name.startswith("maxvit") else {}
 
     @property
     def has_local_weights(self) -> bool:
@@ -135,7 +135,7 @@ class TorchvisionArchitecture:
     def _file(self, entry: Any) -> Path:
         return Path(torch.hub.get_dir(), "checkpoints", entry.url.rpartition("/")[2])
 
-    def default_weights(self, image: ImageProperty) -> dict[str, Tensor]:
+    def default_weights(self, prop: ImageProperty) -> dict[str, Tensor]:
         weights = self._weights_entry("default")
         file = self._file(weights)
         try:
@@ -156,11 +156,11 @@ class TorchvisionArchitecture:
     def preprocessing(self, weights: str) -> Preprocessing:
         preset = self._weights_entry(weights).transforms()
         interpolation: Interpolation = "bicubic" if preset.interpolation.value == "bicubic" else "bilinear"
-        image = ImageProperty(preset.crop_size[0], shorter_px=preset.resize_size[0], interpolation=interpolation)
-        return Preprocessing(image, Normalization(mean=tuple(preset.mean), std=tuple(preset.std)))
+        prop = ImageProperty(preset.crop_size[0], shorter_px=preset.resize_size[0], interpolation=interpolation)
+        return Preprocessing(prop, Normalization(mean=tuple(preset.mean), std=tuple(preset.std)))
 
     def _weights_entry(self, weights: str) -> Any:
-        # `default` is the newest recipe; files from elsewhere mostly follow the first one (256 -> 224).
+        # `default` is the newest recipe; other files mostly use the first one (256 -> 224).
         entries = torchvision_models.get_model_weights(self.name)
         return entries.DEFAULT if weights == "default" else next(iter(entries))
 
@@ -190,7 +190,7 @@ def find_architecture(name: str) -> Architecture:
 
 
 def has_local_weights(name: str) -> bool:
-    """Return whether the pretrained weights of a network are on this machine.
+    """Return whether the pretrained weights of a network are available on this machine.
 
     Examples:
         >>> from mlimages.networks import has_local_weights
@@ -201,12 +201,12 @@ def has_local_weights(name: str) -> bool:
 
 
 def package_version(package: str) -> str:
-    """The name of an installed package and its version."""
+    """Return the name of an installed package with its version."""
     return f"{package} {importlib.metadata.version(package)}"
 
 
 def _without_warnings(builder: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    """Call a library's function without its warnings about slow or deprecated initialization."""
+    """Call a builder and suppress its warnings about slow or deprecated initialization."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return builder(*args, **options)

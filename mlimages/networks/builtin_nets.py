@@ -1,4 +1,4 @@
-"""Built-in networks, layer by layer: classic and small ones that no library has."""
+"""Built-in networks: classic and small ones that torchvision and timm do not provide."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class BuiltinNet:
-    """How a network is built, and the preprocessing that it is designed for.
+    """A builder of a network, and the preprocessing that it is designed for.
 
     Attributes:
         layers: from `(classes, channels, size)` to named layers; `size` is the image's height and width in pixels.
@@ -26,7 +26,7 @@ class BuiltinNet:
     preprocessing: Preprocessing
 
     def build(self, *, classes: int, channels: int, size: Size) -> nn.Module:
-        """The network with random weights, returning logits `(N, classes)`. An invalid size raises no error here."""
+        """Return the network with random weights; its output is logits `(N, classes)`. The size is not checked."""
         return nn.Sequential(OrderedDict(self.layers(classes, channels, size)))
 
 

@@ -1,4 +1,4 @@
-"""The points at which a network can be cut, and the pooled features at each of them."""
+"""Find the points at which a network can be cut, and compute the pooled features at each of them."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class CutPoint:
     """A point at which a network can be cut.
 
     Attributes:
-        name: the last layer below the cut, as `freeze` takes it.
-        consumer: module path of the layer that takes the features as its input.
+        name: the last layer below the cut; an argument of `freeze`.
+        consumer: module path of the layer whose input the features are.
         num_features: number of features after pooling.
 
     Examples:
@@ -100,7 +100,7 @@ class FeatureHooks:
 
 def _record_input(module: nn.Module, path: str, inputs: dict[str, Tensor]) -> torch.utils.hooks.RemovableHandle:
     def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        # Of a layer that is used twice, the first use counts; some layers take lists.
+        # If a layer is used twice, the first use counts; some layers take lists.
         if path not in inputs and args and isinstance(args[0], Tensor):
             inputs[path] = _pool(module, args[0].float())
 
@@ -108,14 +108,14 @@ def _record_input(module: nn.Module, path: str, inputs: dict[str, Tensor]) -> to
 
 
 def _pool(module: nn.Module, x: Tensor) -> Tensor:
-    """The mean over all positions, `(N, C)`: channels come second in a convolution's input, last in other layers'."""
+    """Average over positions, `(N, C)`: channels are second in the input of a convolution, last in other inputs."""
     if isinstance(module, nn.Conv2d):
         return x.mean(dim=(2, 3))
     return x.flatten(1, -2).mean(dim=1) if x.ndim > 2 else x
 
 
 def _candidates(model: Model) -> Iterator[tuple[str, str]]:
-    """Names and module paths of the layers or stages after which the network may be cut."""
+    """Yield names and module paths of the layers or stages after which the network may be cut."""
     if model.layers:
         by_path = {path: name for name, path in reversed([*model.layers.items()])}  # conv1_1 before conv1
         yield from sorted(((name, path) for path, name in by_path.items() if not model.is_head(path)), key=_layer_index)
@@ -129,7 +129,7 @@ def _layer_index(layer: tuple[str, str]) -> tuple[str, int]:
 
 
 def _stages(model: Model) -> list[str]:
-    """Modules with parameters, the largest divided until there are enough of them; the head and lone norms excluded."""
+    """Return modules with parameters, splitting the largest until there are enough; no head and no single norms."""
     paths = _children(model.network, "")
     while len([path for path in paths if not _is_excluded(model, path)]) < MIN_CUT_POINTS:
         sizes = {path: _size(model.network.get_submodule(path)) for path in paths}
@@ -157,13 +157,13 @@ def _size(module: nn.Module) -> int:
 
 
 def _first_consumer(network: nn.Module, leaves: list[str]) -> str | None:
-    """The first of these layers with weights that is not a normalization."""
+    """Return the first of these layers that has weights and is not a normalization."""
     modules = ((path, network.get_submodule(path)) for path in leaves)
     return next((path for path, module in modules if _size(module) and not isinstance(module, _NORMS)), None)
 
 
 def _execution_order(model: Model) -> tuple[list[str], dict[str, int]]:
-    """The innermost modules in order of execution, and the number of pooled features in the input of each."""
+    """Return the innermost modules in order of execution, and the number of pooled features in the input of each."""
     order: dict[str, None] = {}
     inputs: dict[str, Tensor] = {}
     modules = {path: module for path, module in model.network.named_modules() if path}

@@ -11,7 +11,7 @@ from mlimages.core import Device, InputError
 
 
 def choose_device(name: Device) -> torch.device:
-    """Return the device of this name; `auto` takes a GPU if there is one.
+    """Return the device of this name; `auto` is a GPU if available.
 
     Raises:
         InputError: there is no such device.
@@ -30,7 +30,7 @@ def choose_device(name: Device) -> torch.device:
 
 
 def autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Return a context with bfloat16 autocast where that is faster; without CPU instructions for it, it is 70x slower.
+    """Return a context of bfloat16 autocast if that is faster; on CPUs without bfloat16 instructions it is 70x slower.
 
     Examples:
         >>> import torch
@@ -48,7 +48,7 @@ def autocast(device: torch.device) -> AbstractContextManager[object]:
 
 
 def frozen_precision(device: torch.device) -> str:
-    """Return the precision of the frozen part: `fp32`, or `tf32` where a GPU rounds the operands of convolutions.
+    """Return the precision of the frozen part: `fp32`, or `tf32` if the GPU rounds the operands of convolutions.
 
     Examples:
         >>> import torch

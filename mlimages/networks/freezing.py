@@ -1,4 +1,4 @@
-"""Freeze the lower layers of a network, in the order of execution."""
+"""Freeze the lower layers of a network, in order of execution."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 MAX_SUGGESTIONS = 3
 
-_STOCHASTIC_DEPTH = ("DropPath", "StochasticDepth")  # of timm and torchvision; there is no common base class
+_STOCHASTIC_DEPTH = ("DropPath", "StochasticDepth")  # in timm and torchvision; they have no common base class
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -56,11 +56,11 @@ class FrozenPart:
 
 
 def freeze(model: Model, upto: str = "head") -> FrozenPart:
-    """Freeze every layer up to and including `upto`, in the order of execution.
+    """Freeze every layer up to and including `upto`, in order of execution.
 
     Frozen parameters require no gradient. Frozen modules, such as batch norm and dropout, stay in eval mode even after
     `.train()`. So does every batch norm of a pretrained network: its scale and shift may be trained, but statistics of
-    a few hundred images are worse than the pretrained ones. Freezing again replaces the earlier choice.
+    a few hundred images are worse than the pretrained ones. Calling it again replaces the previous choice.
 
     Args:
         model: its network is changed in place.
@@ -68,7 +68,7 @@ def freeze(model: Model, upto: str = "head") -> FrozenPart:
             `none` nothing.
 
     Raises:
-        ModelError: there is no such layer, or nothing would be left to train.
+        ModelError: there is no such layer, or no layer would be left to train.
 
     Examples:
         >>> from mlimages.networks import build_model, freeze
@@ -95,12 +95,12 @@ def freeze(model: Model, upto: str = "head") -> FrozenPart:
 
 
 def _stay_in_eval(module: nn.Module, mode: bool = True) -> nn.Module:
-    """Replaces `.train()` of a frozen module."""
+    """Stay in eval mode; replaces `.train()` of a frozen module."""
     return module
 
 
 def _layers_up_to(model: Model, upto: str) -> set[str]:
-    """Paths of leaf modules, and names of parameters outside of them, up to the end of a layer."""
+    """Return the paths of leaf modules, and the names of parameters outside of them, up to the end of a layer."""
     if upto == "none":
         return set()
     order = _execution_order(model.network)
@@ -129,7 +129,7 @@ def _is_inside(name: str, layers: set[str]) -> bool:
 
 
 def _is_frozen(path: str, module: nn.Module, layers: set[str]) -> bool:
-    """Whether a module is inside one of `layers`, or all its children and own parameters are."""
+    """Whether a module is inside one of `layers`, or all its children and direct parameters are."""
     if _is_inside(path, layers):
         return True
     children = list(module.named_children())
@@ -153,13 +153,13 @@ def _unknown_layer_message(upto: str, model: Model) -> str:
 
 
 class _Tracer(fx.Tracer):
-    """Treats as leaves the modules whose behaviour depends on the mode (train or eval), which tracing would lose."""
+    """Does not trace into modules whose behaviour depends on the mode (train or eval)."""
 
     def __init__(self) -> None:
         self._leaf_types: tuple[type[nn.Module], ...] = ()
         functions: tuple[Any, ...] = ()
         if "timm" in sys.modules:
-            from mlimages.networks.timm_architecture import untraceable  # timm is imported only for its own networks
+            from mlimages.networks.timm_architecture import untraceable  # import timm only for networks from timm
 
             self._leaf_types, functions = untraceable()
         super().__init__(autowrap_functions=functions)
@@ -170,7 +170,7 @@ class _Tracer(fx.Tracer):
 
 
 def is_stochastic(module: nn.Module) -> bool:
-    """Return whether a module behaves randomly in train mode: dropout and stochastic depth.
+    """Return whether a module is random in train mode: dropout and stochastic depth.
 
     Examples:
         >>> from torch import nn
@@ -182,25 +182,25 @@ def is_stochastic(module: nn.Module) -> bool:
 
 
 def trace(network: nn.Module) -> fx.Graph | None:
-    """The graph of a network in eval mode, nodes in the order of execution; None if it cannot be traced.
+    """Return the graph of a network in eval mode, nodes in order of execution; None if it cannot be traced.
 
-    A copy is traced, which shares the tensors: some networks keep what their forward computed.
+    A copy that shares the tensors is traced, since some networks store results of their forward pass.
     """
     traced, base = share_tensors(network).eval(), type(network)
-    # Other arguments than the images keep their defaults: a placeholder would stand for `mask=None`.
+    # Arguments other than the images keep their defaults, such as `mask=None`, instead of becoming placeholders.
     traced.__class__ = type(base.__name__, (base,), {"forward": lambda self, x: base.forward(self, x)})
     try:
         graph = _Tracer().trace(traced)
-    except Exception as error:  # tracing runs the code of the network, which may raise anything
+    except Exception as error:  # tracing runs the network's code, which may raise any error
         logger.info("this network cannot be traced (%s: %s)", type(error).__name__, error)
         return None
     for name, value in vars(traced).items():
-        if name.startswith("_tensor_constant"):  # which the graph reads
+        if name.startswith("_tensor_constant"):  # used by the graph
             setattr(network, name, value)
     return graph
 
 
 def share_tensors(network: nn.Module) -> nn.Module:
-    """A copy of the modules that shares parameters and buffers."""
+    """Copy the modules; parameters and buffers are shared."""
     tensors = (*network.parameters(), *network.buffers())
     return copy.deepcopy(network, {id(tensor): tensor for tensor in tensors})

@@ -1,4 +1,4 @@
-"""Check before any work whether a network can take images of a size."""
+"""Check whether a network accepts images of a size, before they are decoded."""
 
 from __future__ import annotations
 
@@ -16,42 +16,42 @@ _MULTIPLES = (1, 2, 4, 8, 14, 16, 28, 32, 64)
 """Networks take any size above a lowest one, or multiples of their patch, window or stride."""
 
 
-def check_input_size(build: Build, name: str, image: ImageProperty, *, native: ImageProperty) -> None:
-    """Run the network that `build` returns for a height and width on the meta device, which computes shapes only.
+def check_input_size(build: Build, name: str, prop: ImageProperty, *, native: ImageProperty) -> None:
+    """Run the network from `build` on the meta device, which computes only shapes.
 
-    A network that fails there even at its own size needs values, and is run as it is.
+    A network that fails there even at its native size needs values, and is run on the CPU.
 
     Args:
-        native: the size that the network is designed for, suggested if the search finds none.
+        native: the size that the network is designed for, suggested if the search finds no valid size.
 
     Raises:
-        ModelError: the network's own forward fails. The message names the layer, where the arithmetic is sure, and
-            the nearest valid square sizes.
+        ModelError: the forward pass fails. The message names the layer, if it is certain, and the nearest valid square
+            sizes.
     """
-    problem = find_size_error(build, image)
+    problem = find_size_error(build, prop)
     if not problem:
         return
     if find_size_error(build, native):
-        if problem := find_size_error(build, image, device="cpu"):
-            raise ModelError(f"{name} cannot take {image.width} x {image.height} px: {problem}")
+        if problem := find_size_error(build, prop, device="cpu"):
+            raise ModelError(f"{name} cannot take {prop.width} x {prop.height} px: {problem}")
         return
-    sizes = [size for size in (_nearest(build, image, -1), _nearest(build, image, 1)) if size]
+    sizes = [size for size in (_nearest_valid_size(build, prop, -1), _nearest_valid_size(build, prop, 1)) if size]
     near = " and ".join(map(str, sizes or [native.width]))
-    raise ModelError(f"{name} cannot take {image.width} x {image.height} px: {problem}; nearest valid sizes: {near}")
+    raise ModelError(f"{name} cannot take {prop.width} x {prop.height} px: {problem}; nearest valid sizes: {near}")
 
 
-def _nearest(build: Build, image: ImageProperty, step: int) -> int | None:
-    """The first valid size among the next multiples in one direction, or between it and an invalid one before it."""
+def _nearest_valid_size(build: Build, prop: ImageProperty, step: int) -> int | None:
+    """Return the nearest valid size in one direction (`step` is 1 or -1); None if there is none."""
 
     def is_valid(size: int) -> bool:
-        return not find_size_error(build, replace(image, width=size, height=size, shorter_px=size))
+        return not find_size_error(build, replace(prop, width=size, height=size, shorter_px=size))
 
-    invalid = image.width
-    for size in _candidates(image.width, step):
+    invalid = prop.width
+    for size in _candidates(prop.width, step):
         if not is_valid(size):
             invalid = size
             continue
-        while abs(size - invalid) > 1:  # every size above a lowest one may be valid
+        while abs(size - invalid) > 1:  # every size above a minimum may be valid
             middle = (size + invalid) // 2
             size, invalid = (middle, invalid) if is_valid(middle) else (size, middle)
         return size
@@ -59,22 +59,22 @@ def _nearest(build: Build, image: ImageProperty, step: int) -> int | None:
 
 
 def _candidates(start: int, step: int) -> list[int]:
-    """The next multiple of each of `_MULTIPLES`, nearest first."""
+    """Return the next multiple of each of `_MULTIPLES`, nearest first."""
     near = {(start + step * multiple) // multiple * multiple for multiple in _MULTIPLES}
     return sorted((size for size in near if size > 0 and size != start), key=lambda size: abs(size - start))
 
 
-def find_size_error(build: Build, image: ImageProperty, *, device: str = "meta") -> str:
-    """Why the network cannot take images of this size; empty if it can."""
+def find_size_error(build: Build, prop: ImageProperty, *, device: str = "meta") -> str:
+    """Return why the network does not accept images of this size; empty if it does."""
     with torch.device(device), torch.no_grad():
         try:
-            network = build(image).eval()
+            network = build(prop).eval()
         except (AssertionError, ValueError, RuntimeError) as error:
             return _first_line(error)
-        return _forward_error(network, image)
+        return _forward_error(network, prop)
 
 
-def _forward_error(network: nn.Module, image: ImageProperty) -> str:
+def _forward_error(network: nn.Module, prop: ImageProperty) -> str:
     last_call: list[tuple[str, nn.Module, tuple[int, ...]]] = []
 
     def record(path: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
@@ -88,14 +88,14 @@ def _forward_error(network: nn.Module, image: ImageProperty) -> str:
         if not any(True for _ in module.children()):
             module.register_forward_pre_hook(record(path))
     try:
-        network(torch.zeros(2, image.channels, image.height, image.width))
-    except Exception as error:  # the code of the network, on a size that it was not made for
+        network(torch.zeros(2, prop.channels, prop.height, prop.width))
+    except Exception as error:  # the network's code may raise any error on an invalid size
         return _explain(last_call[0], error) if last_call else _first_line(error)
     return ""
 
 
 def _explain(call: tuple[str, nn.Module, tuple[int, ...]], error: Exception) -> str:
-    """The arithmetic of a layer that cannot take its input; else the error of the library."""
+    """Return the arithmetic of the layer that fails, or else the error of the library."""
     path, module, shape = call
     if isinstance(module, nn.Linear) and module.in_features != shape[-1]:
         return f"layer {path} expects {module.in_features} features and would get {shape[-1]}"

@@ -24,14 +24,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Model:
-    """A network with what is known of it.
+    """A network with its metadata.
 
     Attributes:
-        name: as `build_model` takes it.
-        network: float32 `(N, C, H, W)`, as `Normalize` returns it, to logits `(N, classes)`; in eval mode.
-        library: the package with the code of the network, and its version.
-        preprocessing: what the weights expect.
-        heads: module paths of the classifiers: the last layer, or several side by side (DeiT, LeViT).
+        name: the name that `build_model` accepts.
+        network: maps float32 `(N, C, H, W)`, the output of `Normalize`, to logits `(N, classes)`; in eval mode.
+        library: the package that implements the network, with its version.
+        preprocessing: the preprocessing that the weights expect.
+        heads: module paths of the classifiers: the last layer, or several in parallel (DeiT, LeViT).
         layers: module paths of well-known layers (conv1 ... fc8) by name.
         pretrained: whether the weights come from a file or from the library.
         has_weights: whether pretrained weights are published.
@@ -48,7 +48,7 @@ class Model:
 
     @property
     def head(self) -> str:
-        """Module path of the classifier, of the first one where there are several."""
+        """Module path of the classifier, or of the first of several."""
         return self.heads[0]
 
     def is_head(self, name: str) -> bool:
@@ -56,19 +56,17 @@ class Model:
         return any(f"{name}.".startswith(f"{head}.") for head in self.heads)
 
     def zero_other_heads(self) -> None:
-        """Set the classifiers beside the first one to zero; networks add or average what their classifiers return."""
+        """Set all classifiers but the first to zero; networks add or average the outputs of their classifiers."""
         for head in self.heads[1:]:
             for parameter in self.network.get_submodule(head).parameters():
                 nn.init.zeros_(parameter)
 
     def __repr__(self) -> str:
-        image = self.preprocessing.image
+        prop = self.preprocessing.image
         parameters = sum(parameter.numel() for parameter in self.network.parameters())
         weights = "pretrained" if self.pretrained else "random weights"
-        channels = "gray" if image.gray_scale else "RGB"
-        return (
-            f"Model({self.name!r}, {parameters:,} parameters, {weights}, {image.width} x {image.height} px {channels})"
-        )
+        channels = "gray" if prop.gray_scale else "RGB"
+        return f"Model({self.name!r}, {parameters:,} parameters, {weights}, {prop.width} x {prop.height} px {channels})"
 
 
 def build_model(
@@ -89,9 +87,9 @@ def build_model(
         classes: number of logits.
         weights: `default` for the library's pretrained weights (random ones for a network without any), `none` for
             random weights, or a .safetensors, .npz, .pth, .pt, .ckpt, .bin or .tar file.
-        size: width and height of the input in pixels, one number for a square; by default what the weights were
-            trained with.
-        resize: how images are resized; by default as for the weights.
+        size: width and height of the input in pixels, one number for a square; by default the size that the weights
+            were trained with.
+        resize: resize method; by default that of the weights.
         gray: read images as grayscale; a network with three input channels gets the channel three times.
         seed: random seed of the classifier, or of all weights with `none`.
 
@@ -113,11 +111,11 @@ def build_model(
     if source == "default" and not architecture.has_weights:
         source = "none"
     preprocessing = architecture.preprocessing(source)
-    image = _override(preprocessing.image, size=size, resize=resize, gray=gray)
-    # Of a gray image, Normalize gives a mean by channel to each of three channels.
-    taken = replace(image, gray_scale=image.gray_scale and len(preprocessing.normalization.mean) == 1)
+    prop = _override(preprocessing.image, size=size, resize=resize, gray=gray)
+    # From a gray image and three channel means, Normalize returns three channels.
+    taken = replace(prop, gray_scale=prop.gray_scale and len(preprocessing.normalization.mean) == 1)
     native = preprocessing.image
-    if (image.width, image.height) != (native.width, native.height):
+    if (prop.width, prop.height) != (native.width, native.height):
         check_input_size(lambda size: architecture.build(classes, size, source), name, taken, native=native)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -129,7 +127,7 @@ def build_model(
         name=name,
         network=network.eval(),
         library=architecture.library,
-        preprocessing=replace(preprocessing, image=image),
+        preprocessing=replace(preprocessing, image=prop),
         heads=find_heads(network, classes),
         layers=well_known_layers(network),
         pretrained=source != "none",
@@ -138,17 +136,17 @@ def build_model(
 
 
 def wrap_network(network: nn.Module, preprocessing: Preprocessing, *, classes: int, pretrained: bool) -> Model:
-    """Return a network of one's own with what a run has to know of it.
+    """Return a custom network with the metadata that a run needs.
 
     Args:
-        network: float32 `(N, C, H, W)` to logits `(N, classes)`; its last layer with that many outputs is the
-            classifier.
+        network: maps float32 `(N, C, H, W)` to logits `(N, classes)`; its last layer with that many outputs is
+            the classifier.
         preprocessing: of each image.
         classes: number of logits.
-        pretrained: whether its weights are to be kept where they are frozen.
+        pretrained: whether the network has pretrained weights.
 
     Raises:
-        ModelError: it has no such layer.
+        ModelError: no layer has that many outputs.
 
     Examples:
         >>> from torch import nn
@@ -171,10 +169,10 @@ def wrap_network(network: nn.Module, preprocessing: Preprocessing, *, classes: i
 
 
 def resolve_defaults(name: str, *, weights: str, freeze: str) -> tuple[str, str]:
-    """Return the weights and the last frozen layer that `default` and `auto` stand for.
+    """Resolve `default` weights and `auto` freezing for a network.
 
     Raises:
-        ModelError: random weights are asked for, and what is to be trained is not.
+        ModelError: the weights are random and `freeze` is `auto`.
 
     Examples:
         >>> from mlimages.networks import resolve_defaults
@@ -198,7 +196,7 @@ def resolve_defaults(name: str, *, weights: str, freeze: str) -> tuple[str, str]
 
 
 def find_heads(network: nn.Module, classes: int) -> tuple[str, ...]:
-    """The module paths of the classifiers: those that timm names, else the last layer with one output per class."""
+    """Return the module paths of the classifiers: as defined by timm, or the last layer with one output per class."""
     named = getattr(network, "pretrained_cfg", {}).get("classifier") or ()
     paths = [path for path, module in network.named_modules() if _outputs(module) == classes]
     heads = tuple(path for path in ([named] if isinstance(named, str) else named) if path in paths)
@@ -244,42 +242,42 @@ def well_known_layers(network: nn.Module) -> dict[str, str]:
 
 
 def _override(
-    image: ImageProperty, *, size: int | tuple[int, int] | None, resize: Resize | None, gray: bool | None
+    prop: ImageProperty, *, size: int | tuple[int, int] | None, resize: Resize | None, gray: bool | None
 ) -> ImageProperty:
     if size is not None:
-        image = _with_size(image, (size, size) if isinstance(size, int) else size)
+        prop = _with_size(prop, (size, size) if isinstance(size, int) else size)
     if resize is not None:
-        image = replace(image, resize=resize)
-    return image if gray is None else replace(image, gray_scale=gray)
+        prop = replace(prop, resize=resize)
+    return prop if gray is None else replace(prop, gray_scale=gray)
 
 
-def _with_size(image: ImageProperty, size: tuple[int, int]) -> ImageProperty:
-    """Width and height of this size, with the margin around the crop in proportion."""
+def _with_size(prop: ImageProperty, size: tuple[int, int]) -> ImageProperty:
+    """Change width and height; scale the margin around the crop in proportion."""
     larger = max(size)
-    shorter_px = max(larger, round(larger * image.shorter_px / max(image.width, image.height)))
-    return replace(image, width=size[0], height=size[1], shorter_px=shorter_px)
+    shorter_px = max(larger, round(larger * prop.shorter_px / max(prop.width, prop.height)))
+    return replace(prop, width=size[0], height=size[1], shorter_px=shorter_px)
 
 
-def _build_with_weights(architecture: Architecture, classes: int, image: ImageProperty, source: str) -> nn.Module:
-    """The network with pretrained weights; a classifier for other classes gets random weights."""
+def _build_with_weights(architecture: Architecture, classes: int, prop: ImageProperty, source: str) -> nn.Module:
+    """Build a network and load its weights; a classifier for other classes gets random weights."""
     description = f"the default weights of {architecture.name}" if source == "default" else source
-    network = _build_on_meta(architecture, classes, image, source)
+    network = _build_on_meta(architecture, classes, prop, source)
     heads = find_heads(network, classes)
     if source == "default":
-        state = architecture.default_weights(image)
+        state = architecture.default_weights(prop)
     else:
         state = _read_file(architecture, network, heads, source)
     is_complete = load_weights(network, state, heads=heads, source=description)
     if not is_complete:
-        is_complete = all(_reset(network.get_submodule(head)) for head in heads)
+        is_complete = all(_reset_parameters(network.get_submodule(head)) for head in heads)
     if not is_complete or any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
-        network = architecture.build(classes, image, source)  # for tensors that are not in the file
+        network = architecture.build(classes, prop, source)  # for tensors that are not in the file
         load_weights(network, state, heads=heads, source=description)
     return network
 
 
 def _read_file(architecture: Architecture, network: nn.Module, heads: tuple[str, ...], source: str) -> State:
-    """The tensors of a file under the network's names and in its shapes."""
+    """Read the tensors of a file and convert them to the network's names and shapes."""
     if "lite0" in architecture.name:
         from mlimages.networks.timm_architecture import refuse_packaged_file
 
@@ -293,8 +291,8 @@ def _read_file(architecture: Architecture, network: nn.Module, heads: tuple[str,
     return match_in_order(network, state, heads=heads, source=source)
 
 
-def _reset(layer: nn.Module) -> bool:
-    """Give a layer of the meta device random values; False if it cannot do that by itself."""
+def _reset_parameters(layer: nn.Module) -> bool:
+    """Move a layer from the meta device and initialize it; return False if it has no `reset_parameters`."""
     layer.to_empty(device="cpu")
     if not hasattr(layer, "reset_parameters"):
         return False
@@ -302,10 +300,10 @@ def _reset(layer: nn.Module) -> bool:
     return True
 
 
-def _build_on_meta(architecture: Architecture, classes: int, image: ImageProperty, source: str) -> nn.Module:
-    """Build without values: millions of random numbers that are then replaced would take seconds."""
+def _build_on_meta(architecture: Architecture, classes: int, prop: ImageProperty, source: str) -> nn.Module:
+    """Build without values: random initialization of weights that are then replaced would take seconds."""
     try:
         with torch.device("meta"):
-            return architecture.build(classes, image, source)
-    except (NotImplementedError, RuntimeError):  # the network computes with values while it is built
-        return architecture.build(classes, image, source)
+            return architecture.build(classes, prop, source)
+    except (NotImplementedError, RuntimeError):  # the constructor of the network needs values
+        return architecture.build(classes, prop, source)

@@ -1,4 +1,4 @@
-"""Normalization of pixels, the first layer in training and in an exported file."""
+"""Normalization of pixels: the first layer in training and in an exported file."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from mlimages.core import Normalization
 
 
 class Normalize(nn.Module):
-    """From uint8 pixels `(N, H, W, C)`, as `images.load_pixels` returns them, to float32 `(N, C, H, W)`.
+    """Maps uint8 pixels `(N, H, W, C)` from `images.load_pixels` to float32 `(N, C, H, W)`.
 
     Args:
-        normalization: the constants of the formula given there.
-        mean_image: float32 `(C, H, W)` in 0..255, if `normalization` names a mean image.
+        normalization: the constants of the formula.
+        mean_image: float32 `(C, H, W)` in 0..255, if `normalization` has a mean image.
 
     Examples:
         >>> import torch

@@ -1,4 +1,4 @@
-"""Split a network into a lower part, which depends on frozen parameters only, and an upper part that is trained."""
+"""Split a network into a lower part, which depends only on frozen parameters, and an upper part that is trained."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class SplitNetwork:
     """Two parts that share the modules of one network: `upper(*lower(x))` equals `network(x)`.
 
     Attributes:
-        lower: float32 `(N, C, H, W)` to a tuple of tensors, the features.
-        upper: the features to logits `(N, classes)`.
+        lower: maps float32 `(N, C, H, W)` to a tuple of tensors, the features.
+        upper: maps the features to logits `(N, classes)`.
         shapes: shapes of the features without the batch dimension.
     """
 
@@ -40,15 +40,15 @@ class SplitNetwork:
 
 
 def split_network(network: nn.Module, frozen: FrozenPart, example: Tensor) -> SplitNetwork | None:
-    """Split `network` as high as possible; return None if nothing is frozen or the network cannot be traced.
+    """Split a network as high as possible; return None if nothing is frozen or it cannot be traced.
 
-    The split is above everything after the last frozen layer that has no parameters and no randomness (activation,
-    pooling, flattening), where the features are smallest.
+    Layers without parameters and randomness after the last frozen layer (activation, pooling, flattening) belong to the
+    lower part, which makes the features small.
 
     Args:
-        network: as `freeze` left it.
+        network: a network after `freeze`.
         frozen: the result of `freeze`.
-        example: an input, float32 `(N, C, H, W)`, of which only the shape matters.
+        example: an input, float32 `(N, C, H, W)`; only its shape matters.
 
     Examples:
         >>> import torch
@@ -77,18 +77,18 @@ def split_network(network: nn.Module, frozen: FrozenPart, example: Tensor) -> Sp
 
 
 def propagate_shapes(network: nn.Module, graph: fx.Graph, example: Tensor) -> bool:
-    """Give each node a tensor of the shape of its value; False where the graph does not run."""
+    """Set the shape of each node of the graph; return False if the graph cannot be run."""
     shape_mode = FakeTensorMode(allow_non_fake_inputs=True)
     try:
         FakeTensorProp(fx.GraphModule(share_tensors(network), graph), shape_mode).propagate(example)
-    except Exception as error:  # the code of the network, on tensors without values
+    except Exception as error:  # the network's code may raise any error on tensors without values
         logger.info("the shapes in this network are not known without a run (%s: %s)", type(error).__name__, error)
         return False
     return True
 
 
 def _fixed_nodes(network: nn.Module, graph: fx.Graph, frozen: FrozenPart) -> set[fx.Node]:
-    """Nodes whose value for an image does not change during training."""
+    """Return the nodes whose value for an image does not change during training."""
     fixed: set[fx.Node] = set()
     for node in graph.nodes:
         if node.op != "output" and fixed.issuperset(node.all_input_nodes) and _is_fixed(network, node, frozen):
@@ -112,7 +112,7 @@ def _attribute(network: nn.Module, path: str) -> object:
 
 
 def _frontier(graph: fx.Graph, fixed: set[fx.Node]) -> tuple[set[fx.Node], list[fx.Node]]:
-    """The nodes of the upper part, and the nodes whose values it takes from the lower part.
+    """Return the nodes of the upper part, and the nodes of the lower part whose values it uses.
 
     Shapes and constants that do not depend on the image are computed again in the upper part.
     """

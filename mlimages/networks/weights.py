@@ -35,12 +35,12 @@ _CHAINER_NAMES = {"W": "weight", "b": "bias", "gamma": "weight", "beta": "bias",
 
 
 def read_weights(path: str | os.PathLike[str]) -> State:
-    """The tensors of a weights file or checkpoint, floats of any precision as float32.
+    """Read the tensors of a weights file or checkpoint; floats of any precision become float32.
 
-    A checkpoint of timm, Lightning or a training loop may hold them under `state_dict`, `model` and the like.
+    Checkpoints of timm, Lightning or a training loop may store them under `state_dict`, `model` and the like.
 
     Raises:
-        ModelError: there is no such file, it has another format, or code would have to be executed to read it.
+        ModelError: there is no such file, its format is not supported, or reading it would execute code.
     """
     path = Path(path)
     if not path.is_file():
@@ -58,7 +58,7 @@ def read_weights(path: str | os.PathLike[str]) -> State:
 
 
 def _other_content(path: Path) -> str:
-    """What a file that cannot be read contains in place of weights; "" if that is not clear."""
+    """Return what an unreadable file contains instead of weights; "" if unknown."""
     with path.open("rb") as file:
         begin = file.read(64).lstrip().lower()
     if begin.startswith(b"version https://git-lfs"):
@@ -74,10 +74,10 @@ def _other_content(path: Path) -> str:
     return "it is a TorchScript archive: save the state_dict() of the loaded module instead" if is_script else ""
 
 
-class _Ignored:
-    """Stands for every class of a checkpoint that is not a tensor or a plain value, such as a training loop's options.
+class _IgnoredObject:
+    """Replaces objects in a checkpoint that are not tensors or plain values, such as the options of a training loop.
 
-    Unpickling creates it and sets its attributes; nothing of the named class is imported or called.
+    Unpickling creates it and sets its attributes; the original class is neither imported nor called.
     """
 
     def __init__(self, *args: object, **options: object) -> None: ...
@@ -89,7 +89,7 @@ def _read_torch(path: Path) -> State:
     try:
         is_zip = zipfile.is_zipfile(path)
         others = torch.serialization.get_unsafe_globals_in_checkpoint(path) if is_zip else ["argparse.Namespace"]
-        with torch.serialization.safe_globals([(_Ignored, name) for name in others]):
+        with torch.serialization.safe_globals([(_IgnoredObject, name) for name in others]):
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except Exception as error:  # torch's own error class is private
         raise ValueError("it is damaged, or contains objects other than tensors, which would execute code") from error
@@ -105,7 +105,7 @@ def _is_mapping(loaded: Mapping[Any, Any], key: str) -> bool:
 
 
 def _read_npz(path: Path) -> State:
-    """Arrays by name; Chainer's names, such as `predictor/conv1/W`, as `predictor.conv1.weight`."""
+    """Read arrays by name; convert Chainer's names, such as `predictor/conv1/W` to `predictor.conv1.weight`."""
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         return {_torch_name(name): torch.from_numpy(arrays[name]) for name in arrays.files}
 
@@ -131,13 +131,13 @@ def _first_line(error: Exception) -> str:
 
 
 def match_in_order(network: nn.Module, state: State, *, heads: Sequence[str], source: str) -> State:
-    """The tensors of `state` under the network's names, where no name agrees but kinds and shapes do one to one.
+    """Rename the tensors of `state` by their order if no name matches, but kinds and shapes match one to one.
 
     Args:
-        network: of the same architecture.
+        network: a network of the same architecture.
         state: tensors in the order in which the network saved them.
         heads: module paths of the classifiers, whose shapes may differ.
-        source: what the weights are, for the warning.
+        source: description of the weights, for the warning.
     """
     own = network.state_dict()
     names, others = ([name for name in each if not name.endswith("num_batches_tracked")] for each in (own, state))
@@ -154,9 +154,9 @@ def match_in_order(network: nn.Module, state: State, *, heads: Sequence[str], so
 
 
 def remove_prefix(state: State, network: nn.Module, *, source: str) -> State:
-    """Remove the prefix under which most of the network's names are found (`module.`, `backbone.`, `model.`).
+    """Remove the common prefix of the network's names (`module.`, `backbone.`, `model.`).
 
-    What lies outside of the prefix is dropped, with a warning.
+    Tensors without the prefix are dropped with a warning.
     """
     own = network.state_dict().keys()
     parts = (name.split(".") for name in state)
@@ -179,12 +179,12 @@ def remove_prefix(state: State, network: nn.Module, *, source: str) -> State:
 def load_weights(network: nn.Module, state: State, *, heads: Sequence[str], source: str) -> bool:
     """Load `state` into `network`, and return whether that includes the heads.
 
-    The heads are skipped if the file has none or has them for another number of classes. Tensors of parts that the
-    network does not have at all, such as `mask_token` or an auxiliary classifier, are skipped and logged.
+    The heads are skipped if the file has none, or has them for another number of classes. Tensors of parts that the
+    network does not have, such as `mask_token` or an auxiliary classifier, are skipped and logged.
 
     Args:
         heads: module paths of the classifiers.
-        source: what the weights are, for messages.
+        source: description of the weights, for messages.
 
     Raises:
         ModelError: tensors are missing, unexpected, of another shape or NaN; the message lists the first of each kind.
@@ -214,7 +214,7 @@ def load_weights(network: nn.Module, state: State, *, heads: Sequence[str], sour
     if extra:
         logger.warning("%s: not loaded, as the network has no such part: %s", source, _first_names(extra))
     counters = {name for name in expected if name.endswith("num_batches_tracked")} - state.keys()
-    state |= {name: torch.zeros((), dtype=torch.long) for name in counters}  # not saved before torch 0.4.1
+    state |= {name: torch.zeros((), dtype=torch.long) for name in counters}  # absent in files of torch before 0.4.1
     network.load_state_dict(state, strict=False, assign=True)
     return not skip_head
 
@@ -224,7 +224,7 @@ def _is_inside(name: str, modules: Sequence[str]) -> bool:
 
 
 def _is_not_finite(tensor: Tensor) -> bool:
-    # The sum is NaN or infinite if any value is, and needs no memory of the tensor's size as isfinite() does.
+    # The sum is NaN or infinite if any value is; unlike isfinite(), it allocates no tensor.
     return tensor.is_floating_point() and not bool(tensor.sum(dtype=torch.float64).isfinite())
 
 

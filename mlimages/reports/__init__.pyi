@@ -5,7 +5,6 @@ from .cards import write_model_card as write_model_card
 from .check_page import write_report as write_report
 from .comparison import ComparedRun as ComparedRun
 from .comparison import PairedTest as PairedTest
-from .comparison import as_dict as as_dict
 from .comparison import compare_runs as compare_runs
 from .comparison import comparison_lines as comparison_lines
 from .contact_sheet import SheetRow as SheetRow

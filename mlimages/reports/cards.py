@@ -1,4 +1,4 @@
-"""The model card of an exported file, as Hugging Face reads it (https://huggingface.co/docs/hub/model-cards)."""
+"""The model card of an exported file, in the format of Hugging Face (https://huggingface.co/docs/hub/model-cards)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NAME = "README.md"
 
 
 def write_model_card(bundle: OnnxBundle) -> Path | None:
-    """Write the card beside the file; None where a person's README.md is there, which stays as it is."""
+    """Write the card beside the file; return None if there is a README.md that mlimages did not write."""
     path = bundle.path.parent / NAME
     try:
         with writing(path) as part:
@@ -26,13 +26,13 @@ def write_model_card(bundle: OnnxBundle) -> Path | None:
 
 
 def has_model_card(bundle: OnnxBundle) -> bool:
-    """Whether the file's card lies beside it."""
+    """Return whether the file's card exists beside it."""
     path = bundle.path.parent / NAME
     return path.is_file() and path.read_bytes() == model_card(bundle).encode()
 
 
 def model_card(bundle: OnnxBundle) -> str:
-    """The card: YAML for the hub, then what the model is, its data, results, limits, use and the command.
+    """Return the card: YAML for the Hub, then description, data, results, limits, use and the command of the run.
 
     Example:
         >>> print(model_card(OnnxBundle.read("runs/first/model.onnx")).splitlines()[1])
@@ -69,17 +69,17 @@ def _data(bundle: OnnxBundle) -> Iterator[str]:
     train, val = (provenance.class_counts.get(name, nothing) for name in ("train", "val"))
     yield "\n## Data\n\n| class | training | validation |\n|---|---|---|"
     for name, *counts in zip(bundle.class_names, train, val, strict=True):
-        yield f"| {_escaped(name)} | {counts[0]} | {counts[1]} |"
+        yield f"| {_escape_markdown(name)} | {counts[0]} | {counts[1]} |"
     yield f"| total | {sum(train)} | {sum(val)} |"
     if provenance.licenses:
         yield "\n| license, as recorded by `mlimages gather` | images |\n|---|---|"
-        yield from (f"| {_escaped(name)} | {count} |" for name, count in provenance.licenses.items())
+        yield from (f"| {_escape_markdown(name)} | {count} |" for name, count in provenance.licenses.items())
     else:
         yield "\nThe licenses of the images are not recorded."
 
 
 def image_licenses(paths: Iterable[Path]) -> dict[Path, str]:
-    """The license of each image that is in the manifest of its gathered folder, as `gather` recorded it."""
+    """Return the license of each image, as `gather` recorded it in the manifest of its folder."""
     found: dict[Path, str] = {}
     folders = {path: path.parent.parent for path in paths}
     for folder in sorted(set(folders.values())):
@@ -146,9 +146,9 @@ def _origin(bundle: OnnxBundle) -> Iterator[str]:
 
 
 def _names(names: tuple[str, ...]) -> str:
-    return ", ".join(map(_escaped, names[:10])) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+    return ", ".join(map(_escape_markdown, names[:10])) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
-def _escaped(text: str) -> str:
-    """Text that Markdown shows as it is."""
+def _escape_markdown(text: str) -> str:
+    """Escape Markdown's special characters."""
     return "".join(f"\\{letter}" if letter in "\\`*_{}[]<>#|" else letter for letter in text)

@@ -1,4 +1,4 @@
-"""The page of a check."""
+"""HTML report of a check."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MEAN = ImageProperty(96)
 
 @dataclass(frozen=True, slots=True)
 class CodeFindings:
-    """The findings of one code, the first of them as tiles."""
+    """Findings of one code, the first of them as tiles."""
 
     code: str
     count: int
@@ -41,15 +41,15 @@ class ClassRow:
 
 
 def write_report(report: CheckReport, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-    """Write the page: every code with its images, duplicate groups, classes, plots, mean image of each class.
+    """Write an HTML report: images by code, duplicate groups, classes, plots, mean image of each class.
 
     Args:
-        report: what `check` returned.
+        report: result of `check`.
         path: the .html file to write.
         overwrite: replace a file that mlimages did not write, or that was changed since.
 
     Raises:
-        InputError: such a file is there.
+        InputError: there is such a file.
         LabelFileError: a label file was changed since the check.
     """
     page = render(

@@ -1,4 +1,4 @@
-"""Compare runs: settings that differ, and whether the difference in accuracy is significant."""
+"""Compare runs: different settings, and significance of the differences in accuracy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mlimages.core import Z_95, InputError, RunError, Share, human, sign_test, table
+from mlimages.core import Z_95, InputError, RunError, Share, format_count, sign_test, table
 from mlimages.reports.run_folder import RunFolder, read_run
 
 NOISE = 0.05
@@ -20,13 +20,13 @@ AnyPath = str | os.PathLike[str]
 
 @dataclass(frozen=True, slots=True)
 class PairedTest:
-    """A run tested against the best one, on the validation images that both share.
+    """Test of a run against the best one, on the validation images that both share.
 
     Attributes:
-        shared: number of images that both share.
-        gained, lost: number of images that only this run, or only the best, classifies correctly.
-        difference: of the accuracies, this run's minus the best's, and its 95 % interval (-1..1).
-        p_value: of McNemar's exact test, two-sided.
+        shared: number of shared images.
+        gained, lost: number of images that only this run, or only the best run, predicts correctly.
+        difference: accuracy of this run minus that of the best, and its 95 % interval (-1..1).
+        p_value: two-sided p-value of McNemar's exact test.
     """
 
     shared: int
@@ -37,7 +37,7 @@ class PairedTest:
 
     @property
     def within_noise(self) -> bool:
-        """Whether the difference is not significant: p is `NOISE` or more."""
+        """Whether the difference is not significant: `p_value` is at least `NOISE`."""
         return self.p_value >= NOISE
 
 
@@ -46,13 +46,13 @@ class ComparedRun:
     """One run of a comparison.
 
     Attributes:
-        run: its folder as it was given.
-        accuracy: on all its validation images.
+        run: the given run folder.
+        accuracy: accuracy on all its validation images.
         count: number of these images.
-        against_best: None for the best run itself, and where the two share no validation image.
-        seconds: duration of the training; None where unknown.
-        size_bytes: of the exported file, else of the weights.
-        settings: those that differ among the runs.
+        against_best: None for the best run itself, and if the two share no validation image.
+        seconds: training time; None if unknown.
+        size_bytes: size of the exported file, or else of the weights.
+        settings: settings that differ among the runs.
     """
 
     run: Path
@@ -63,6 +63,12 @@ class ComparedRun:
     size_bytes: int
     settings: dict[str, str]
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as JSON types."""
+        against = self.against_best
+        noise = None if against is None else {**asdict(against), "within_noise": against.within_noise}
+        return {**asdict(self), "run": str(self.run), "against_best": noise}
+
 
 def compare_runs(runs: AnyPath | Iterable[AnyPath]) -> tuple[ComparedRun, ...]:
     """Compare finished runs, the most accurate first.
@@ -72,7 +78,7 @@ def compare_runs(runs: AnyPath | Iterable[AnyPath]) -> tuple[ComparedRun, ...]:
 
     Raises:
         InputError: fewer than two runs.
-        RunError: one is not a run folder, or has not ended.
+        RunError: one is not a run folder, or is not finished.
 
     Example:
         >>> best, other = compare_runs(["runs/first", "runs/second"])
@@ -82,8 +88,8 @@ def compare_runs(runs: AnyPath | Iterable[AnyPath]) -> tuple[ComparedRun, ...]:
     paths = dict.fromkeys(map(Path, [runs] if isinstance(runs, str | os.PathLike) else runs))
     if len(paths) < 2:
         raise InputError("compare needs at least two run folders: mlimages compare runs/a runs/b")
-    folders = sorted(map(_finished, paths), key=lambda run: -run.accuracy.value)
-    differing = _differing([run.settings for run in folders])
+    folders = sorted(map(_read_finished_run, paths), key=lambda run: -run.accuracy.value)
+    differing = _differing_settings([run.settings for run in folders])
     return tuple(
         ComparedRun(
             run=run.path,
@@ -99,11 +105,11 @@ def compare_runs(runs: AnyPath | Iterable[AnyPath]) -> tuple[ComparedRun, ...]:
 
 
 def paired_test(run: RunFolder, best: RunFolder) -> PairedTest | None:
-    """McNemar's exact test on the validation images that both runs share; None where there are none.
+    """Apply McNemar's exact test to the validation images that both runs share; None if there are none.
 
-    The interval is Wald's for paired proportions.
+    The interval is Wald's interval for paired proportions.
     """
-    mine, theirs = _correct(run), _correct(best)
+    mine, theirs = _correct_by_image(run), _correct_by_image(best)
     shared = mine.keys() & theirs.keys()
     if not shared:
         return None
@@ -117,7 +123,7 @@ def paired_test(run: RunFolder, best: RunFolder) -> PairedTest | None:
 
 
 def comparison_lines(runs: Sequence[ComparedRun]) -> Iterator[str]:
-    """The tables of accuracies and of settings, as text for a terminal."""
+    """Yield the tables of accuracies and of settings, for a terminal."""
     rows = [("run", "accuracy", "95 %", "of", "time", "size", "against the best")]
     rows += [
         (
@@ -126,7 +132,7 @@ def comparison_lines(runs: Sequence[ComparedRun]) -> Iterator[str]:
             f"{100 * each.accuracy.low:.1f}-{100 * each.accuracy.high:.1f}",
             str(each.count),
             "" if each.seconds is None else f"{each.seconds:.0f}s",
-            f"{human(each.size_bytes)}B",
+            f"{format_count(each.size_bytes)}B",
             verdict(each) if place else "best",
         )
         for place, each in enumerate(runs)
@@ -142,22 +148,14 @@ def comparison_lines(runs: Sequence[ComparedRun]) -> Iterator[str]:
     yield from table(cells, left=frozenset(range(len(runs) + 1)))
 
 
-def as_dict(compared: ComparedRun) -> dict[str, Any]:
-    """A compared run as JSON types."""
-    values = asdict(compared)
-    against = compared.against_best
-    noise = None if against is None else {**asdict(against), "within_noise": against.within_noise}
-    return {**values, "run": str(compared.run), "against_best": noise}
-
-
-def _finished(path: Path) -> RunFolder:
+def _read_finished_run(path: Path) -> RunFolder:
     run = read_run(path)
     if run.predictions is None:
         raise RunError(f"{path} has not ended yet: go on with `mlimages finetune --resume {path}`")
     return run
 
 
-def _correct(run: RunFolder) -> dict[tuple[str, str], bool]:
+def _correct_by_image(run: RunFolder) -> dict[tuple[str, str], bool]:
     """Whether each validation image, by its path and class, is classified correctly."""
     if run.predictions is None:
         return {}
@@ -166,7 +164,7 @@ def _correct(run: RunFolder) -> dict[tuple[str, str], bool]:
     return dict(zip(keys, run.predictions.correct.tolist(), strict=True))
 
 
-def _differing(settings: Sequence[Any]) -> list[str]:
+def _differing_settings(settings: Sequence[Any]) -> list[str]:
     names = dict.fromkeys(name for each in settings for name in each if name != "out")
     return [name for name in names if len({_setting_text(name, each.get(name)) for each in settings}) > 1]
 
@@ -185,7 +183,7 @@ def _size(run: Path) -> int:
 
 
 def verdict(each: ComparedRun) -> str:
-    """How a run differs from the best, in points and p-value."""
+    """Return the difference from the best run in percentage points, with its p-value."""
     against = each.against_best
     if against is None:
         return "no image in common"

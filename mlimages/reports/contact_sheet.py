@@ -1,4 +1,4 @@
-"""Contact sheets: some images of each class as the network sees them."""
+"""Contact sheets: a sample of images of each class, preprocessed for the network."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class Tile:
     """One image of a contact sheet.
 
     Attributes:
-        caption: name of its file.
-        pixels: uint8 `(H, W, C)`, as the network sees it; None if it cannot be decoded.
+        caption: file name.
+        pixels: the preprocessed image, uint8 `(H, W, C)`; None if it cannot be decoded.
         fault: why it cannot be decoded.
     """
 
@@ -55,9 +55,9 @@ class SheetRow:
     """One class of a contact sheet.
 
     Attributes:
-        name: of the class.
+        name: name of the class.
         count: number of its images; 0 for a mean image.
-        tiles: some of its images.
+        tiles: sample of its images.
         label: class index.
     """
 
@@ -80,20 +80,20 @@ def draw_sheet(
     table: TableOptions | None = None,
     overwrite: bool = False,
 ) -> tuple[SheetRow, ...]:
-    """Write the contact sheet of a label file, a folder of class folders or a mean image, and return its rows.
+    """Draw the contact sheet of a label file, a folder of class folders or a mean image, and return its rows.
 
     Args:
-        source: a mean image is a `.npy`, float32 `(C, H, W)` in 0..255, or a `.png`; it is shown whole and by channel.
+        source: a label file, a folder, or a mean image: a `.npy`, float32 `(C, H, W)` in 0..255, or a `.png`.
         out: a .png or .html file.
-        prop: how each image is prepared; a mean image is shown as it is.
+        prop: size and resize method; not applied to a mean image.
         per_class: number of images of each class.
-        seed: of their random selection.
+        seed: random seed of the selection.
         table: how to read a table.
         overwrite: replace a file that mlimages did not write, or that was changed since.
 
     Raises:
-        InputError: there is nothing to show, `out` has another suffix, or such a file is there.
-        MissingExtraError: a .html file, and jinja2 is not installed.
+        InputError: there is no image, `out` has another suffix, or there is such a file.
+        MissingExtraError: `out` is a .html file and jinja2 is not installed.
 
     Example:
         >>> from mlimages import ImageProperty
@@ -120,7 +120,7 @@ def draw_sheet(
 
 
 def mean_rows(path: Path) -> tuple[SheetRow, ...]:
-    """A mean image whole, and each of its channels in grey with its mean."""
+    """Return a mean image, and each of its channels in gray with the channel's mean."""
     pixels = to_pixels(load_mean_image(path).transpose(1, 2, 0))  # (H, W, C)
     tiles = [Tile("mean", pixels)]
     names = "RGB" if pixels.shape[2] == 3 else ""
@@ -131,7 +131,7 @@ def mean_rows(path: Path) -> tuple[SheetRow, ...]:
 
 
 def sheet_rows(data: TrainingData, *, per_class: int = 8, seed: int = 0) -> tuple[SheetRow, ...]:
-    """A random sample of `per_class` images of each class, each restored from the network's array.
+    """Sample `per_class` images of each class at random; each is converted back from the network's input.
 
     Raises:
         InputError: there is no image.
@@ -156,7 +156,7 @@ def sheet_rows(data: TrainingData, *, per_class: int = 8, seed: int = 0) -> tupl
 
 
 def _check_suffix(out: Path) -> None:
-    """Raise what `write_sheet` would raise, before any image is decoded."""
+    """Check the suffix and the required extra before any image is decoded."""
     if out.suffix.lower() == ".html":
         importlib.import_module("mlimages.reports.pages")
     elif out.suffix.lower() != ".png":
@@ -164,10 +164,10 @@ def _check_suffix(out: Path) -> None:
 
 
 def write_sheet(rows: Sequence[SheetRow], out: Path, *, title: str, note: str, overwrite: bool = False) -> None:
-    """Write a contact sheet in the format of the suffix: .png, or .html in one file.
+    """Write a contact sheet as .png or self-contained .html, by suffix.
 
     Raises:
-        InputError: `out` is there and mlimages did not write it, or it was changed since; unless `overwrite`.
+        InputError: `out` exists, `overwrite` is false, and mlimages did not write it or it was changed since.
     """
     with writing(out, overwrite=overwrite) as part:
         if out.suffix.lower() == ".html":
@@ -190,7 +190,7 @@ def _page_row(row: SheetRow) -> dict[str, object]:
 
 
 def _draw_png(rows: Sequence[SheetRow], *, title: str, note: str) -> Image.Image:
-    """The sheet as one image, a line of tiles for each class."""
+    """Draw the sheet as one image, with a row of tiles for each class."""
     side = _tile_side(rows)
     columns = max(len(row.tiles) for row in rows)
     width = 2 * _MARGIN_PX + max(columns * (side + _GAP_PX), 420)
@@ -224,13 +224,13 @@ def _tile(path: Path, data: TrainingData) -> Tile:
     return Tile(path.name, np.atleast_3d(np.asarray(data.data_to_image(array).image)))
 
 
-def _decoded(rows: Sequence[SheetRow]) -> Iterator[NDArray[np.uint8]]:
+def _decoded_pixels(rows: Sequence[SheetRow]) -> Iterator[NDArray[np.uint8]]:
     return (tile.pixels for row in rows for tile in row.tiles if tile.pixels is not None)
 
 
 def _tile_side(rows: Sequence[SheetRow]) -> int:
-    """Side of a tile in pixels: small images are enlarged by a whole number, large ones drawn at `MAX_SIDE_PX`."""
-    side = max((max(pixels.shape[:2]) for pixels in _decoded(rows)), default=MAX_SIDE_PX)
+    """Return the side of a tile in pixels: small images are enlarged by an integer, others drawn at `MAX_SIDE_PX`."""
+    side = max((max(pixels.shape[:2]) for pixels in _decoded_pixels(rows)), default=MAX_SIDE_PX)
     return min(side * max(1, 96 // side), MAX_SIDE_PX)
 
 

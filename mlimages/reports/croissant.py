@@ -1,4 +1,4 @@
-"""The dataset of a run as Croissant 1.1 describes it (https://docs.mlcommons.org/croissant/docs/croissant-spec-1.1.html)."""
+"""Describe a run's dataset in Croissant 1.1 (https://docs.mlcommons.org/croissant/docs/croissant-spec-1.1.html)."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ _CONTEXT: dict[str, Any] = {
 
 
 def write_croissant(run: RunFolder, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-    """Write the description of a run's training and validation images as JSON-LD.
+    """Write a description of a run's training and validation images as JSON-LD.
 
     Raises:
-        InputError: the file exists, was not written by mlimages or was edited since, and `overwrite` is false.
+        InputError: `path` exists, `overwrite` is false, and mlimages did not write it or it was changed since.
 
     Example:
         >>> from mlimages.reports import read_run
@@ -51,7 +51,7 @@ def write_croissant(run: RunFolder, path: str | os.PathLike[str], *, overwrite: 
 
 
 def _dataset(run: RunFolder) -> dict[str, Any]:
-    """Label files, classes with their counts, and licenses as `gather` recorded them; no path of this machine."""
+    """Return label files, class counts, and licenses recorded by `gather`; without paths of this machine."""
     files = {name: file for name in ("train", "val") if (file := run.path / f"{name}.txt").exists()}
     items = {name: list(LabelFile(file)) for name, file in files.items()}
     counts = {name: Counter(item.label for item in each) for name, each in items.items()}

@@ -1,4 +1,4 @@
-"""The result of probing several networks: accuracy, time and size side by side."""
+"""Result of probing several networks: accuracy, time and size."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mlimages.reports.probe_result import ProbeResult
 
 @dataclass(frozen=True, slots=True)
 class ModelScore:
-    """A network as a classifier of some images.
+    """Scores of one network on the probed images.
 
     Attributes:
         probe: accuracy by number of frozen layers.
@@ -31,39 +31,39 @@ class ModelScore:
 
     @property
     def accuracy(self) -> Share:
-        """Of a closed-form head on the features of the whole frozen network, with its 95 % interval."""
+        """Accuracy of a closed-form head on the features of the fully frozen network, with its 95 % interval."""
         return self.probe.cuts[-1].accuracy
 
     def dominates(self, other: ModelScore) -> bool:
-        """Whether this network is at least as accurate, as fast and as small, and better in one of them."""
+        """Return whether this network is at least as accurate, fast and small as `other`, and better in one of them."""
         own, others = ((each.accuracy.value, -each.cpu_ms, -each.onnx_mb) for each in (self, other))
         return own != others and all(one >= two for one, two in zip(own, others, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
 class ModelScores:
-    """What `probe_models` found.
+    """Result of `probe_models`.
 
     Attributes:
-        scores: of each network, the most accurate first; of equal ones the fastest.
-        unavailable: why other networks were not tried, by name.
+        scores: scores of each network, the most accurate first; ties are ordered by time.
+        unavailable: why other networks were not probed, by name.
     """
 
     scores: tuple[ModelScore, ...]
     unavailable: Mapping[str, str]
 
     def dominating(self, score: ModelScore) -> str:
-        """Name of the most accurate network that dominates this one; empty if none does."""
+        """Return the name of the most accurate network that dominates this one; empty if there is none."""
         return next((each.model for each in self.scores if each.dominates(score)), "")
 
-    def as_dict(self) -> Mapping[str, Any]:
-        """The result as JSON types."""
+    def to_dict(self) -> Mapping[str, Any]:
+        """Return the result as JSON types."""
         rows = [{**asdict(each), "dominated_by": self.dominating(each)} for each in self.scores]
         return {"models": rows, "unavailable": dict(self.unavailable)}
 
 
 def model_lines(found: ModelScores) -> Iterator[str]:
-    """A table, as text for a terminal."""
+    """Yield the lines of a table, for a terminal."""
     rows = [("model", "accuracy", "95 %", "CPU ms", "ONNX MB", "dominated by")]
     rows += [
         (
@@ -83,5 +83,5 @@ def model_lines(found: ModelScores) -> Iterator[str]:
 
 
 def best_first(scores: Sequence[ModelScore]) -> tuple[ModelScore, ...]:
-    """The most accurate first; of equal ones the fastest."""
+    """Sort by accuracy, the most accurate first; ties by time."""
     return tuple(sorted(scores, key=lambda each: (-each.accuracy.value, each.cpu_ms)))

@@ -1,4 +1,4 @@
-"""Summary of an .onnx file: its layers and its metadata; without torch."""
+"""Summarize an .onnx file, its layers and metadata, without torch."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Shape = tuple[int, ...]
 
 
 def summarize_onnx(path: str | os.PathLike[str]) -> NetworkSummary:
-    """The layers that hold parameters or pool, and the metadata of an mlimages bundle as notes.
+    """Summarize the layers with parameters and pooling layers; metadata of an mlimages bundle become notes.
 
     Raises:
         BundleError: it is not an ONNX file.
@@ -47,7 +47,7 @@ def summarize_onnx(path: str | os.PathLike[str]) -> NetworkSummary:
         metadata = {entry.key: entry.value for entry in model.metadata_props}
     except FileNotFoundError as error:
         raise BundleError(f"no file at {path}") from error
-    except Exception as error:  # protobuf and onnx raise errors of many kinds on bytes that are no model
+    except Exception as error:  # protobuf and onnx raise errors of many kinds on invalid files
         raise BundleError(f"{path} is not an ONNX file ({str(error).splitlines()[0][:80]})") from error
     if not model.graph.node:
         raise BundleError(f"{path} holds no network")
@@ -66,9 +66,9 @@ def summarize_onnx(path: str | os.PathLike[str]) -> NetworkSummary:
 
 @dataclass(frozen=True, slots=True)
 class _Graph:
-    """Shapes by name, of activations (without the batch) and of weights.
+    """Shapes of activations (without the batch dimension) and of weights, by name.
 
-    `sources` maps a dequantized weight to the stored one.
+    `sources` maps a dequantized weight to the stored weight.
     """
 
     shapes: Mapping[str, Shape]
@@ -104,7 +104,7 @@ class _Graph:
         )
 
     def first_shape(self, graph: Any) -> tuple[int, int, int]:
-        """`(C, H, W)` of the first convolution's input; zeros where it is not known."""
+        """Return the shape `(C, H, W)` of the first convolution's input; zeros if unknown."""
         for node in graph.node:
             if node.op_type in ("Conv", "QLinearConv") and len(given := self.shapes.get(node.input[0], ())) == 3:
                 return given[0], given[1], given[2]
@@ -119,12 +119,12 @@ class _Graph:
 
 
 def _dims(value: Any) -> Shape:
-    """The shape without the batch; an unknown length counts 0."""
+    """Return the shape without the batch dimension; unknown lengths are 0."""
     return tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)[1:]
 
 
 def _name(text: str) -> str:
-    """network.features.0.weight_quantized -> features.0."""
+    """Return the module path of a weight: network.features.0.weight_quantized -> features.0."""
     parts = [part for part in text.split(".") if part != "network" and not part.startswith(("weight", "bias"))]
     return ".".join(parts)
 
@@ -144,7 +144,7 @@ def _change(given: Shape, output: Shape) -> str:
 
 
 def _interface(model: Any) -> str:
-    """Inputs, outputs and opset."""
+    """Describe inputs, outputs and opset."""
 
     def describe(value: Any) -> str:
         tensor = value.type.tensor_type
@@ -157,7 +157,7 @@ def _interface(model: Any) -> str:
 
 
 def bundle_notes(path: Path, metadata: Mapping[str, str]) -> Iterator[str]:
-    """Classes, preprocessing, figures, origin and parity probe of an exported file; the probe is run.
+    """Yield notes on an exported file: classes, preprocessing, metrics, provenance and parity probe, which is run.
 
     Args:
         path: the .onnx file.

@@ -1,4 +1,4 @@
-"""HTML pages in one file each: templates, one stylesheet, images embedded as `data:` addresses; nothing is fetched."""
+"""Self-contained HTML pages: templates, one stylesheet, and images embedded as `data:` URLs."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ _LOSSLESS_PX = 64
 
 @dataclass(frozen=True, slots=True)
 class GalleryTile:
-    """One figure of a gallery.
+    """One tile of a gallery.
 
     Attributes:
-        images: `data:` addresses, side by side; empty for an image that cannot be decoded.
-        lines: the caption.
-        fault: shown in place of an image that cannot be decoded.
+        images: `data:` URLs, side by side; empty for an image that cannot be decoded.
+        lines: lines of the caption.
+        fault: text shown instead of an image that cannot be decoded.
     """
 
     images: tuple[str, ...]
@@ -48,18 +48,18 @@ class GalleryTile:
 
 
 def render(template: str, *, title: str, subtitle: str = "", **values: object) -> str:
-    """One page from a template; every value is escaped.
+    """Render a page from a template; all values are escaped.
 
     Args:
         template: a file in `templates/` that extends `base.html`.
-        title, subtitle: of the page.
-        values: what the template names.
+        title, subtitle: headings of the page.
+        values: variables of the template.
     """
     return _templates.get_template(template).render(title=title, subtitle=subtitle, **values)
 
 
 def embed(path: Path, image: ImageProperty = THUMBNAIL) -> str:
-    """The image file as a `data:` address; empty if it cannot be decoded."""
+    """Return an image file as a `data:` URL; empty if it cannot be decoded."""
     try:
         return image_address(load_pixels(path, image))
     except ImageError:
@@ -67,7 +67,7 @@ def embed(path: Path, image: ImageProperty = THUMBNAIL) -> str:
 
 
 def image_address(pixels: NDArray[np.uint8]) -> str:
-    """uint8 `(H, W, C)`, RGB or grey, as a `data:` address."""
+    """Return pixels, uint8 `(H, W, C)`, RGB or gray, as a `data:` URL."""
     out = io.BytesIO()
     format_ = "PNG" if max(pixels.shape[:2]) <= _LOSSLESS_PX else "JPEG"
     Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(out, format_, quality=85)
@@ -75,25 +75,25 @@ def image_address(pixels: NDArray[np.uint8]) -> str:
 
 
 def matrix_cells(confusion: Confusion) -> list[list[tuple[int, float]]]:
-    """Count and share of the true class for each cell; empty where there are too many classes for a table."""
+    """Return count and share of the true class for each cell; empty if there are too many classes for a table."""
     if len(confusion) > MAX_MATRIX_CLASSES:
         return []
     return [[(count, count / max(1, sum(row))) for count in row] for row in confusion]
 
 
 def percent(value: float, digits: int = 1) -> str:
-    """A share in 0..1 as text: "87.5 %"."""
+    """Format a share in 0..1: "87.5 %"."""
     return f"{100 * value:.{digits}f} %"
 
 
 def interval(share: Share) -> str:
-    """The 95 % interval of a share as text: "78 to 99 %"; with decimals where it is narrow."""
+    """Format the 95 % interval of a share: "78 to 99 %"; with decimals if it is narrow."""
     digits = 0 if share.high - share.low >= 0.02 else 1
     return f"{100 * share.low:.{digits}f} to {100 * share.high:.{digits}f} %"
 
 
 def contents(body: str) -> list[tuple[str, str]]:
-    """Id and title, as HTML, of each section in a page's HTML, for its table of contents."""
+    """Return the id and the title (HTML) of each section of a page, for its table of contents."""
     headings = re.findall(r'<h2 id="([^"]+)">(.*?)(?:<small.*?)?</h2>', body, re.DOTALL)
     return [(anchor, title.strip()) for anchor, title in headings]
 

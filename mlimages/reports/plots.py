@@ -1,4 +1,4 @@
-"""Plots as PNG files, and as SVG elements that follow the light or dark colours of the page around them."""
+"""Plots as PNG files, and as SVG elements that adapt to the light or dark colors of the page."""
 
 from __future__ import annotations
 
@@ -71,18 +71,18 @@ METRICS = {"loss": "cross-entropy loss", "accuracy": "accuracy (%)"}
 
 
 def curves(epochs: Sequence[Epoch], *, metrics: Sequence[str] = tuple(METRICS), val_count: int = 0) -> Figure:
-    """Loss and accuracy by epoch, training and validation.
+    """Plot training and validation loss and accuracy by epoch.
 
     Args:
         epochs: the lines of metrics.csv.
-        metrics: of "loss" and "accuracy", a plot each.
+        metrics: "loss", "accuracy" or both, one plot each.
         val_count: number of validation images, for the 95 % interval of each epoch's accuracy; 0 draws none.
     """
     return _side_by_side([lambda axes, name=name: _draw_curve(axes, epochs, name, val_count) for name in metrics])  # type: ignore[misc]
 
 
 def confusion_matrix(counts: Confusion, names: Sequence[str]) -> Figure:
-    """Rows are the true classes, columns the predicted; counts in the cells, colour by the row's share."""
+    """Plot counts by true class (rows) and predicted class (columns); the color is the share of the row."""
     size = min(2.5 + 0.55 * len(names), 24)
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(size + 1, size), layout="constrained")
@@ -94,7 +94,7 @@ def confusion_matrix(counts: Confusion, names: Sequence[str]) -> Figure:
             shown = drawable_names(names)
             note = "" if shown == list(names) else f"\n({NUMBERS_NOTE})"
             for axis in (axes.xaxis, axes.yaxis):
-                axis.set_ticks(range(len(names)), list(map(_short, shown)), family=font_families(shown))
+                axis.set_ticks(range(len(names)), list(map(_shorten, shown)), family=font_families(shown))
         if len(names) > 3 or max(map(len, names), default=0) > 10:
             axes.tick_params("x", rotation=45, rotation_mode="xtick")
         axes.set(xlabel=f"predicted class{note}", ylabel="true class")
@@ -118,7 +118,7 @@ def draw_models(found: ModelScores, path: str | os.PathLike[str], *, overwrite: 
         x = [score.cpu_ms for score in found.scores]
         axes.errorbar(x, y, yerr=errors, fmt="o", color=VAL, capsize=2)
         for score, left, top in zip(found.scores, x, y, strict=True):
-            axes.annotate(_short(score.model), (left, top), xytext=(5, 5), textcoords="offset points", fontsize=8)
+            axes.annotate(_shorten(score.model), (left, top), xytext=(5, 5), textcoords="offset points", fontsize=8)
         axes.set_xscale("log")
         axes.set(xlabel="processor time of a forward pass (ms per image)", ylabel="accuracy (%)")
 
@@ -126,12 +126,12 @@ def draw_models(found: ModelScores, path: str | os.PathLike[str], *, overwrite: 
 
 
 def probe_drawings(result: ProbeResult) -> list[str]:
-    """Accuracy by layer and by images per class, as SVG elements."""
+    """Return plots of the accuracy by layer and by images per class, as SVG elements."""
     return [svg(_side_by_side([draw]), label=label) for label, draw in _probe_plots(result)]
 
 
 def dataset_drawings(facts: FactsTable) -> list[str]:
-    """Sizes, brightness and colours of the decoded images, as SVG elements; empty where none was decoded."""
+    """Return plots of sizes, brightness and colors of the decoded images, as SVG elements; empty if there are none."""
     facts = facts[facts["width"] > 0]
     if not len(facts):
         return []
@@ -144,13 +144,13 @@ def dataset_drawings(facts: FactsTable) -> list[str]:
 
 
 def comparison_drawing(runs: Sequence[ComparedRun]) -> str:
-    """The accuracy of each run with its 95 % interval, the first on top, as an SVG element."""
+    """Return a plot of the accuracy of each run with its 95 % interval, the first on top, as an SVG element."""
 
     def draw(axes: Axes) -> None:
         positions = range(len(runs))[::-1]
         x, errors = _percent_and_errors([each.accuracy for each in runs])
         axes.errorbar(x, positions, xerr=errors, fmt="o", color=VAL, capsize=3)
-        axes.set_yticks(positions, [_short(each.run.name) for each in runs])
+        axes.set_yticks(positions, [_shorten(each.run.name) for each in runs])
         axes.set(xlabel="validation accuracy (%), with its 95 % interval", ylim=(-0.5, len(runs) - 0.5))
 
     best = runs[0]
@@ -159,29 +159,29 @@ def comparison_drawing(runs: Sequence[ComparedRun]) -> str:
 
 
 def save_png(figure: Figure, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-    """Write a figure as PNG on white.
+    """Write a figure as PNG with a white background.
 
     Raises:
-        InputError: `path` exists and mlimages did not write it, or it was changed since; unless `overwrite`.
+        InputError: `path` exists, `overwrite` is false, and mlimages did not write it or it was changed since.
     """
     with writing(as_path(path), overwrite=overwrite) as part:
         _save(figure, part, format="png", dpi=130, facecolor="white")
 
 
 def svg(figure: Figure, *, label: str) -> str:
-    """A figure as an SVG element for a page: transparent, text as text, in the page's text colour.
+    """Return a figure as an SVG element: transparent, with text as text in the page's text color.
 
     Args:
         figure: drawn by one of the functions here.
-        label: its description for screen readers.
+        label: description for screen readers.
     """
     out = io.StringIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser has its own fonts
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser uses its own fonts
         _save(figure, out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     drawing = out.getvalue().replace(TEXT_COLOR, "currentColor")
     drawing = drawing[drawing.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1)
-    return re.sub(r' (width|height)="[0-9.]+pt"', "", drawing, count=2)  # the page's width decides
+    return re.sub(r' (width|height)="[0-9.]+pt"', "", drawing, count=2)  # scale to the width of the page
 
 
 def _save(figure: Figure, out: Path | io.StringIO, **options: Any) -> None:
@@ -190,7 +190,7 @@ def _save(figure: Figure, out: Path | io.StringIO, **options: Any) -> None:
 
 
 def _side_by_side(plots: Sequence[Draw], *, height: float = 3.6) -> Figure:
-    """One axes for each plot, its legend below it."""
+    """Draw the plots side by side, each with its legend below."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(4.8 * len(plots), height), layout="constrained")
         for axes, draw in zip(figure.subplots(1, len(plots), squeeze=False)[0], plots, strict=True):
@@ -226,7 +226,7 @@ def _probe_plots(result: ProbeResult) -> Iterator[tuple[str, Draw]]:
         names = [cut.name for cut in result.cuts]
         chosen = names.index(result.freeze)
         _draw_points(axes, range(len(names)), [cut.accuracy for cut in result.cuts], filled=chosen)
-        axes.set_xticks(range(len(names)), list(map(_short, names)), rotation=60, rotation_mode="xtick", fontsize=8)
+        axes.set_xticks(range(len(names)), list(map(_shorten, names)), rotation=60, rotation_mode="xtick", fontsize=8)
         axes.set(title=f"{result.model}: by frozen layers", xlabel="last frozen layer", ylabel="accuracy (%)")
 
     def by_images(axes: Axes) -> None:
@@ -270,13 +270,13 @@ def _draw_points(axes: Axes, x: Sequence[float], shares: Sequence[Share], *, fil
 
 
 def _percent_and_errors(shares: Sequence[Share]) -> tuple[list[float], list[list[float]]]:
-    """Values in percent, and how far their intervals reach below and above."""
-    below = [100 * max(0.0, each.value - each.low) for each in shares]  # 100 % lies a rounding above its interval
+    """Return values in percent, and the lengths of their intervals below and above."""
+    below = [100 * max(0.0, each.value - each.low) for each in shares]  # 100 % may exceed its interval
     above = [100 * max(0.0, each.high - each.value) for each in shares]
     return [100 * each.value for each in shares], [below, above]
 
 
-def _short(name: str) -> str:
+def _shorten(name: str) -> str:
     return name if len(name) <= MAX_NAME else name[: MAX_NAME - 1] + "…"
 
 

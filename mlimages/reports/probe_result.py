@@ -1,4 +1,4 @@
-"""The result of a probe: accuracy by number of frozen layers, and whether more images would help."""
+"""Result of a probe: accuracy by number of frozen layers, and whether more images would help."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ MIN_GAIN = 0.005
 
 @dataclass(frozen=True, slots=True)
 class CutScore:
-    """The score of one layer as the last frozen one.
+    """Score of one layer as the last frozen layer.
 
     Attributes:
-        name: as `--freeze` takes it.
-        width: number of features of an image there, pooled.
-        accuracy: of a ridge classifier on them, by leave-one-out; with its 95 % interval.
+        name: value for `--freeze`.
+        width: number of pooled features per image.
+        accuracy: leave-one-out accuracy of a ridge classifier on these features, with its 95 % interval.
         within_noise: not significantly worse than the best layer (exact sign test, 5 %).
     """
 
@@ -34,7 +34,7 @@ class CutScore:
 
 @dataclass(frozen=True, slots=True)
 class CurvePoint:
-    """Accuracy of a fit on `per_class` images of each class, on held-out images; with its 95 % interval."""
+    """Accuracy on held-out images of a fit on `per_class` images of each class, with its 95 % interval."""
 
     per_class: int
     accuracy: Share
@@ -42,16 +42,16 @@ class CurvePoint:
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """What `probe_cuts` found.
+    """Result of `probe_cuts`.
 
     Attributes:
         model: name of the network.
-        images, classes: number of images and classes that were used.
+        images, classes: number of images and classes used.
         broken: number of images that could not be read.
-        cuts: score of each layer, from the input upwards.
-        freeze: the recommended layer: the highest one within noise of the best, so that the least is left to train.
-        curve: accuracy by images per class, with that layer.
-        gain: change in accuracy by the last doubling of the images, with its 95 % interval (-1..1); None for one point.
+        cuts: score of each layer, from the input to the output.
+        freeze: the recommended layer: the last one within noise of the best, which leaves the least to train.
+        curve: accuracy by images per class, for the recommended layer.
+        gain: change in accuracy from the last doubling of images, with its 95 % interval (-1..1); None for one point.
     """
 
     model: str
@@ -65,16 +65,16 @@ class ProbeResult:
 
     @property
     def more_would_help(self) -> bool:
-        """Whether the accuracy still rises significantly with the number of images."""
+        """Whether the accuracy still increases significantly with the number of images."""
         return self.gain is not None and self.gain.low > 0 and self.gain.value >= MIN_GAIN
 
-    def as_dict(self) -> Mapping[str, Any]:
-        """The result as JSON types."""
+    def to_dict(self) -> Mapping[str, Any]:
+        """Return the result as JSON types."""
         return {**asdict(self), "more_would_help": self.more_would_help}
 
 
 def probe_lines(result: ProbeResult) -> Iterator[str]:
-    """Tables with bars, as text for a terminal."""
+    """Yield the lines of tables with bars, for a terminal."""
     dataset = f"{counted(result.images, 'image')} of {counted(result.classes, 'class')}"
     yield f"{result.model}: {dataset}, accuracy by cross-validation"
     yield ""

@@ -1,10 +1,10 @@
-"""The pages of an evaluation, a probe and a comparison."""
+"""HTML reports of an evaluation, a probe and a comparison."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mlimages.core import Prediction, as_path, counted, human
+from mlimages.core import Prediction, as_path, counted, format_count
 from mlimages.inference import Evaluation
 from mlimages.reports import plots
 from mlimages.reports.comparison import NOISE, ComparedRun, verdict
@@ -13,7 +13,7 @@ from mlimages.reports.probe_result import ProbeResult
 
 
 def report_html(found: Evaluation, title: str) -> str:
-    """The page of an evaluation: mistakes, scores of each class, confusion matrix, calibration and speed."""
+    """Return the report of an evaluation: mistakes, scores of each class, confusion matrix, calibration and speed."""
     return render(
         "evaluation.html",
         title=title,
@@ -25,7 +25,7 @@ def report_html(found: Evaluation, title: str) -> str:
 
 
 def probe_html(found: ProbeResult) -> str:
-    """The page of a probe: the recommended layer, accuracy by layer and by images per class."""
+    """Return the report of a probe: the recommended layer, accuracy by layer and by images per class."""
     gain = found.gain and " to ".join(f"{100 * value:+.1f}" for value in (found.gain.low, found.gain.high))
     return render(
         "probe.html",
@@ -39,7 +39,7 @@ def probe_html(found: ProbeResult) -> str:
 
 
 def comparison_html(runs: Sequence[ComparedRun]) -> str:
-    """The page of a comparison: accuracies with their intervals, significance, settings that differ."""
+    """Return the report of a comparison: accuracies with their intervals, significance, different settings."""
     return render(
         "compare.html",
         title=f"Comparison of {counted(len(runs), 'run')}",
@@ -51,7 +51,7 @@ def comparison_html(runs: Sequence[ComparedRun]) -> str:
                 "accuracy": each.accuracy,
                 "count": each.count,
                 "time": "" if each.seconds is None else f"{each.seconds:.0f} s",
-                "size": f"{human(each.size_bytes)}B",
+                "size": f"{format_count(each.size_bytes)}B",
                 "verdict": verdict(each) if place else "best",
             }
             for place, each in enumerate(runs)

@@ -1,4 +1,4 @@
-"""The files of a run folder and its settings, for those who write it and those who read it."""
+"""File names of a run folder, and its settings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlimages.core import RunError, locked
+from mlimages.core import RunError, file_lock
 
 RUN_VERSION = 1
 
@@ -24,20 +24,20 @@ class RunFiles:
 
     folder: Path
 
-    def locked(self) -> AbstractContextManager[None]:
-        """Hold the folder against a second run.
+    def lock(self) -> AbstractContextManager[None]:
+        """Lock the folder against another run.
 
         Raises:
-            RunError: on entering, if another process trains into it.
+            RunError: on entering, if another process is training in this folder.
         """
-        in_use = RunError(
+        error_if_locked = RunError(
             f"another process is training in {self.folder}: wait for it, or use another -o. Processes that train "
             "together are started by torchrun, or with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set"
         )
-        return locked(self.folder / ".lock", in_use)
+        return file_lock(self.folder / ".lock", error_if_locked)
 
     def tidy(self) -> None:
-        """Remove the hidden files that a killed process left incomplete."""
+        """Remove incomplete hidden files of a killed process."""
         for part in self.folder.glob(".*.part"):
             part.unlink()
         for folder in self.folder.glob(".export.*"):
@@ -45,7 +45,7 @@ class RunFiles:
 
     @property
     def written(self) -> tuple[Path, ...]:
-        """The files that a run writes, and would overwrite."""
+        """All files that a run writes."""
         data = (self.classes, self.train, self.val, self.mean_image)
         training = (self.metrics, self.state, self.best, self.last)
         ends = (self.predictions, self.result, self.known, self.onnx)
@@ -54,62 +54,62 @@ class RunFiles:
 
     @property
     def config(self) -> Path:
-        """Settings, preprocessing and what they were resolved to."""
+        """Settings and preprocessing, with defaults resolved."""
         return self.folder / "config.json"
 
     @property
     def metrics(self) -> Path:
-        """One line per epoch."""
+        """Metrics, one line per epoch."""
         return self.folder / "metrics.csv"
 
     @property
     def classes(self) -> Path:
-        """A class name a line, in the order of the logits."""
+        """Class names, one per line, in the order of the logits."""
         return self.folder / "classes.txt"
 
     @property
     def train(self) -> Path:
-        """Label file of the training images."""
+        """Label file of the training set."""
         return self.folder / "train.txt"
 
     @property
     def val(self) -> Path:
-        """Label file of the validation images."""
+        """Label file of the validation set."""
         return self.folder / "val.txt"
 
     @property
     def mean_image(self) -> Path:
-        """The mean image subtracted, float32 `(C, H, W)` in 0..255, where one is."""
+        """The mean image, if one is subtracted, float32 `(C, H, W)` in 0..255."""
         return self.folder / "mean.npy"
 
     @property
     def best(self) -> Path:
-        """The whole network at its best epoch, under the library's own names."""
+        """Full weights at the best epoch, with the library's parameter names."""
         return self.folder / "best.safetensors"
 
     @property
     def last(self) -> Path:
-        """The whole network after the last epoch."""
+        """Full weights after the last epoch."""
         return self.folder / "last.safetensors"
 
     @property
     def state(self) -> Path:
-        """What resuming needs: trained tensors after the last and the best epoch, optimizer, history."""
+        """State to resume from: trained tensors after the last and the best epoch, optimizer, history."""
         return self.folder / "state.safetensors"
 
     @property
     def predictions(self) -> Path:
-        """`path,label` and one probability per class for each validation image."""
+        """Predictions for the validation set: `path,label` and one probability per class."""
         return self.folder / "val_predictions.csv"
 
     @property
     def result(self) -> Path:
-        """The figures at the end, as `finetune --json` prints them."""
+        """Final metrics, as printed by `finetune --json`."""
         return self.folder / "result.json"
 
     @property
     def known(self) -> Path:
-        """How far images are from the training images, and the thresholds of prediction sets."""
+        """The score of similarity to the training images, and the thresholds of prediction sets."""
         return self.folder / "known.safetensors"
 
     @property
@@ -119,15 +119,15 @@ class RunFiles:
 
     @property
     def log(self) -> Path:
-        """The log."""
+        """Log of the run."""
         return self.folder / "log.txt"
 
 
 def read_settings(files: RunFiles) -> dict[str, Any]:
-    """The contents of `config.json`.
+    """Read `config.json`.
 
     Raises:
-        RunError: there is none, it is damaged, or another version wrote it.
+        RunError: the file is missing, corrupt, or from an incompatible version.
     """
     folder = files.folder
     if not files.config.is_file():

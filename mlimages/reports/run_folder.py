@@ -1,4 +1,4 @@
-"""Read a run folder without torch: settings, epochs, predictions for the validation images."""
+"""Read a run folder without torch: settings, epochs, predictions for the validation set."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from mlimages.reports.run_files import RunFiles, read_settings
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """What a network predicts for the validation images.
+    """Predictions of a network for the validation set.
 
     Attributes:
-        paths: of the images.
-        labels: their class numbers, int64 `(N,)`.
-        probabilities: float64 `(N, classes)`.
+        paths: paths of the images.
+        labels: true class indices, int64 `(N,)`.
+        probabilities: predicted probabilities, float64 `(N, classes)`.
     """
 
     paths: tuple[Path, ...]
@@ -42,7 +42,7 @@ class Predictions:
 
     @property
     def correct(self) -> NDArray[np.bool_]:
-        """Whether that is the image's label, `(N,)`."""
+        """Whether each prediction is correct, `(N,)`."""
         return np.asarray(self.predicted == self.labels)
 
 
@@ -52,13 +52,13 @@ class RunFolder:
 
     Attributes:
         path: the folder.
-        settings: of the run, by name.
-        defaults: of the settings, at the time of the run; empty in runs of earlier versions.
-        preprocessing: of its images.
+        settings: settings of the run, by name.
+        defaults: default settings at the time of the run; empty in runs of earlier versions.
+        preprocessing: preprocessing of the images.
         class_names: in the order of the probabilities.
         epochs: the lines of metrics.csv.
-        predictions: for the validation images; None before the run has ended.
-        figures: those of result.json; empty before the run has ended.
+        predictions: predictions for the validation set; None before the run is finished.
+        figures: contents of result.json; empty before the run is finished.
         left_out: rows of left_out.tsv: path, code and detail of each image that could not be read.
     """
 
@@ -79,7 +79,7 @@ class RunFolder:
 
     @property
     def changed_settings(self) -> dict[str, Any]:
-        """The settings that differ from the defaults; where these are unknown, those that are not empty."""
+        """Settings that differ from the defaults or, if the defaults are unknown, are not empty."""
         return {
             name: value
             for name, value in self.settings.items()
@@ -93,7 +93,7 @@ class RunFolder:
 
     @property
     def confusion(self) -> Confusion:
-        """Counts by true label and predicted label, on the validation images; all 0 without predictions."""
+        """Counts by true and predicted class on the validation set; all 0 without predictions."""
         if self.predictions is None:
             return confusion_matrix([], [], len(self.class_names))
         labels, predicted = self.predictions.labels.tolist(), self.predictions.predicted.tolist()
@@ -101,18 +101,18 @@ class RunFolder:
 
     @property
     def accuracy(self) -> Share:
-        """On the validation images."""
+        """Accuracy on the validation set."""
         return accuracy(self.confusion)
 
 
 def read_run(path: str | os.PathLike[str]) -> RunFolder:
-    """Read what a run has written so far.
+    """Read a run folder; the run need not be finished.
 
     Args:
         path: a run folder of `finetune`.
 
     Raises:
-        RunError: it is not a run folder, or a file in it is damaged.
+        RunError: `path` is not a run folder, or one of its files is corrupt.
 
     Example:
         >>> read_run("runs/first").class_names
@@ -150,7 +150,7 @@ def _read_epochs(path: Path) -> tuple[dict[str, float], ...]:
 
 
 def _read_predictions(path: Path, classes: int) -> Predictions | None:
-    """`path,label` and a probability for each class; paths are relative to the run folder."""
+    """Read `path,label` and one probability per class; paths are relative to the run folder."""
     rows = list(csv.reader(io.StringIO(_text(path), newline="")))[1:]
     if not rows:
         return None

@@ -1,4 +1,4 @@
-"""The plots and the page of a run."""
+"""Plots and HTML report of a run."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ MAX_COMPARED = 20_000
 
 
 def draw_run(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-    """Write `curves.png`, `confusion.png` and `report.html` into a run folder; return the page.
+    """Write `curves.png`, `confusion.png` and `report.html` into a run folder; return the path of the report.
 
     Args:
-        path: a run folder; one that has not ended gives what there is.
+        path: a run folder; the run need not be finished.
         overwrite: replace a file that mlimages did not write, or that was changed since.
 
     Raises:
         InputError: there is such a file.
-        RunError: it is not a run folder.
+        RunError: `path` is not a run folder.
 
     Example:
         >>> draw_run("runs/first")
@@ -70,7 +70,7 @@ def _values(run: RunFolder) -> dict[str, Any]:
         "suspect_count": len(suspects or ()),
         "drop": shlex.quote(str(run.path / "suspects.tsv")),
         "listed": [shlex.quote(run.settings[name]) for name in ("labels", "val") if run.settings.get(name)],
-        "twins": _twins(run),
+        "twins": _label_conflicts(run),
         "left_out": run.left_out,
         "classes": class_scores(run.confusion, run.class_names),
         "names": run.class_names,
@@ -118,7 +118,7 @@ def _most_confused(confusion: Confusion, names: Sequence[str]) -> list[tuple[str
 
 
 def _mistakes(run: RunFolder) -> Iterator[GalleryTile]:
-    """The wrong predictions, the most confident first; the first few with the parts that they depend on."""
+    """Yield the wrong predictions, the most confident first; the first few with their explanations."""
     if run.predictions is None:
         return
     found, explainer = run.predictions, _explainer(run)
@@ -136,7 +136,7 @@ def _mistakes(run: RunFolder) -> Iterator[GalleryTile]:
 
 
 def _explainer(run: RunFolder) -> Predictor | None:
-    """The run's exported file; None where there is none that can be run."""
+    """Load the run's exported file; None if there is none that can be run."""
     with suppress(BundleError):
         return Predictor(run.path, workers=1)
     return None
@@ -151,8 +151,8 @@ def _tile(path: Path, image: ImageProperty, text: str) -> GalleryTile:
     return GalleryTile((embed(path, image),), (text, f"{path.parent.name}/{path.name}"))
 
 
-def _twins(run: RunFolder) -> list[GalleryTile]:
-    """Groups of images that look the same and are of different classes; none where there are too many to compare."""
+def _label_conflicts(run: RunFolder) -> list[GalleryTile]:
+    """Return groups of near-duplicates with different labels; none if there are too many images to compare."""
     items = [item for name in ("train.txt", "val.txt") for item in LabelFile(run.path / name)]
     if len(items) > MAX_COMPARED:
         return []
@@ -160,7 +160,7 @@ def _twins(run: RunFolder) -> list[GalleryTile]:
     groups: dict[int, list[Path]] = {}
     for path, number in duplicate_groups(label_of).items():
         groups.setdefault(number, []).append(path)
-    candidates = (_one_each(sorted(paths), label_of) for _, paths in sorted(groups.items()))
+    candidates = (_first_of_each_class(sorted(paths), label_of) for _, paths in sorted(groups.items()))
     return [
         GalleryTile(
             tuple(embed(path, run.preprocessing.image) for path in paths),
@@ -170,6 +170,6 @@ def _twins(run: RunFolder) -> list[GalleryTile]:
     ]
 
 
-def _one_each(paths: Sequence[Path], label_of: Mapping[Path, int]) -> list[Path]:
-    """The first image of each class."""
+def _first_of_each_class(paths: Sequence[Path], label_of: Mapping[Path, int]) -> list[Path]:
+    """Return the first image of each class."""
     return list({label_of[path]: path for path in reversed(paths)}.values())[::-1]

@@ -1,4 +1,4 @@
-"""Images whose label is probably wrong, by the predictions of a classifier that was fitted without them."""
+"""Find images whose label is probably wrong, from out-of-sample predictions."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ MAX_SHARE = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """One image whose label the other images contradict.
+    """An image whose label is probably wrong.
 
     Attributes:
-        path: of the image.
-        label, likely: names of the class it is labelled as and of the most probable one.
-        confidence: 1 - the probability of its own label, 0..1.
+        path: path of the image.
+        label, likely: names of its labelled and its most probable class.
+        confidence: 1 - the probability of its label, 0..1.
     """
 
     path: Path
@@ -36,20 +36,20 @@ class Suspect:
 def find_suspects(
     paths: Sequence[Path], labels: NDArray[np.int64], probabilities: NDArray[np.floating], class_names: Sequence[str]
 ) -> tuple[Suspect, ...]:
-    """The labels that are most probably wrong, the most probable first; at most a tenth of the images.
+    """Return the images whose labels are most probably wrong, in descending order; at most a tenth of all images.
 
-    Confident learning's ranking by self-confidence, among the images that are more probably of another class
-    (C. Northcutt, L. Jiang and I. Chuang, Confident Learning: Estimating Uncertainty in Dataset Labels, JAIR 2021).
+    Images with a more probable class are ranked by self-confidence, as in confident learning (C. Northcutt, L. Jiang
+    and I. Chuang, Confident Learning: Estimating Uncertainty in Dataset Labels, JAIR 2021).
 
-    How many of the wrong labels the list holds depends on the features. With 5 % of the labels flipped (mean of ten
-    seeds, MobileNetV2) it held 96 % of them on ants and bees, where the classifier has an accuracy of 98 %, and 63 %
-    on five kinds of flowers, where it has 65 %. Ranked by a fit on the true labels: 97 and 67 %.
+    The recall depends on the features. With 5 % of the labels flipped (mean of ten seeds, MobileNetV2) it was 96 % on
+    ants and bees, where the classifier has an accuracy of 98 %, and 63 % on five kinds of flowers, where it has 65 %.
+    Ranked by a fit on the true labels: 97 and 67 %.
 
     Args:
-        paths: of the images, N of them.
-        labels: class numbers, int64 `(N,)`.
-        probabilities: `(N, classes)`, out of sample: for each image by a classifier that was fitted without it.
-        class_names: by class number.
+        paths: paths of the N images.
+        labels: class indices, int64 `(N,)`.
+        probabilities: `(N, classes)`, out of sample: predicted for each image by a classifier fitted without it.
+        class_names: by class index.
 
     Example:
         >>> probabilities = np.full((10, 2), [0.9, 0.1])
@@ -67,13 +67,13 @@ def find_suspects(
 
 
 def estimated_errors(labels: NDArray[np.int64], probabilities: NDArray[np.floating]) -> int:
-    """Estimated number of wrong labels: the sum off the diagonal of the confident joint.
+    """Estimate the number of wrong labels: the sum of the off-diagonal counts of the confident joint.
 
-    An image counts for the most probable of the classes whose probability reaches the mean over the images that are
-    labelled so (Northcutt et al. 2021, equation 1).
+    An image counts for the most probable of the classes whose probability reaches the mean over the images with that
+    label (Northcutt et al. 2021, equation 1).
 
     Args:
-        labels: class numbers, int64 `(N,)`.
+        labels: class indices, int64 `(N,)`.
         probabilities: `(N, classes)`, out of sample.
     """
     classes = probabilities.shape[1]
@@ -89,7 +89,7 @@ def write_suspects(suspects: Iterable[Suspect], out: Path, *, overwrite: bool = 
     """Write `path, label, likely_label, confidence`, tab-separated; paths relative to the file's folder.
 
     Raises:
-        InputError: `out` exists and mlimages did not write it, or it was changed since; unless `overwrite`.
+        InputError: `out` exists, `overwrite` is false, and mlimages did not write it or it was changed since.
     """
     text = io.StringIO()
     table = csv.writer(text, delimiter="\t", lineterminator="\n")
@@ -101,7 +101,7 @@ def write_suspects(suspects: Iterable[Suspect], out: Path, *, overwrite: bool = 
 
 
 def read_suspects(path: Path) -> tuple[Suspect, ...] | None:
-    """Read what `write_suspects` has written; None where there is no file."""
+    """Read a file of `write_suspects`; None if there is no file."""
     if not path.exists():
         return None
     with path.open(encoding="utf-8", newline="") as file:

@@ -1,4 +1,4 @@
-"""Who may send requests: the Host header, the token, and pages of other origins."""
+"""Access control: the Host header, the token, and CORS."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PREFLIGHT = {
 
 
 def check_access(request: web.Request, settings: ServerSettings) -> None:
-    """Raise ProblemError unless the request is for this server and carries its token, where one is needed."""
+    """Raise ProblemError unless the Host header is allowed and a required token is present."""
     _check_host(request, settings.allowed_hosts)
     if request.path not in OPEN_ROUTES and not has_token(request, settings.token):
         headers = {"WWW-Authenticate": "Bearer"}
@@ -33,7 +33,7 @@ def check_access(request: web.Request, settings: ServerSettings) -> None:
 
 
 def has_token(request: web.Request, token: str) -> bool:
-    """Whether the request carries the server's token; true where there is none.
+    """Whether the request has the server's token; True if the server has none.
 
     Raises:
         ProblemError: the Authorization header is not UTF-8.
@@ -46,9 +46,9 @@ def has_token(request: web.Request, token: str) -> bool:
 
 
 def _check_host(request: web.Request, allowed: tuple[str, ...]) -> None:
-    """Refuse names that are not this server's: one that a hostile page lets resolve to it (DNS rebinding).
+    """Reject host names that are not allowed, to prevent DNS rebinding.
 
-    An IP address cannot be resolved to another, and no browser resolves localhost to another machine.
+    IP addresses and localhost are always allowed: they cannot be rebound to another address.
     """
     header = request.headers.get(hdrs.HOST, "")
     try:
@@ -72,7 +72,7 @@ def _is_address(name: str) -> bool:
 
 @web.middleware
 async def allow_origins(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Let pages of the origins in the settings read the answers, errors included."""
+    """Add CORS headers for the allowed origins to all responses, errors included."""
     origins = request.app[SERVICE].settings.cors_origins
     if not origins:
         return await handler(request)

@@ -1,4 +1,4 @@
-"""One line a request, as text or as JSON."""
+"""Access log: one line per request, as text or JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 
 def log_request(request: web.Request, *, status: int, size_bytes: int, duration_s: float) -> None:
-    """Log an answered request at INFO: its fields are those of the JSON line."""
+    """Log a finished request at level INFO, with the fields of the JSON line."""
     fields = {
         "client": request.remote or "",
         "method": request.method,
@@ -29,10 +29,10 @@ def log_request(request: web.Request, *, status: int, size_bytes: int, duration_
 
 
 class JsonFormatter(logging.Formatter):
-    """A log record as one JSON object: time (UTC), level, logger, message, and a request's own fields."""
+    """Format a log record as one JSON object: time (UTC), level, logger, message, and the fields of a request."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The object, in one line."""
+        """Return the JSON object in one line."""
         values = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),

@@ -1,4 +1,4 @@
-"""The application: routes, what stands before every one of them, and how it starts, reloads and ends."""
+"""The application: routes, middlewares, start, reload and shutdown."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mlimages.inference import OnnxBundle, Predictor
 from mlimages.serving import handlers, inference_protocol
 from mlimages.serving.access import allow_origins, check_access
 from mlimages.serving.access_log import log_request
-from mlimages.serving.connections import BACKLOG, Connections, max_connections
+from mlimages.serving.connections import BACKLOG, ConnectionLimiter, max_connections
 from mlimages.serving.problems import Handler, as_json
 from mlimages.serving.service import SERVICE, Service
 from mlimages.serving.settings import ServerSettings, check_exposure
@@ -26,16 +26,16 @@ Model = Predictor | OnnxBundle | str | os.PathLike[str]
 
 
 def make_app(model: Model, settings: ServerSettings | None = None) -> web.Application:
-    """An application that answers for one model, to run by itself or as a part of another.
+    """Create an application that serves one model, to run on its own or as part of another application.
 
     Args:
-        model: a path is opened with `settings.max_pixels`; a Predictor keeps its own limit.
+        model: a path, opened with `settings.max_pixels`, or a Predictor, which keeps its own limit.
 
     Returns:
         An aiohttp application with the routes of `/openapi.json`.
 
     Raises:
-        BundleError: the file cannot be used.
+        BundleError: the file cannot be loaded.
 
     Example:
         >>> app = make_app("runs/first/model.onnx")
@@ -43,9 +43,9 @@ def make_app(model: Model, settings: ServerSettings | None = None) -> web.Applic
     """
     settings = settings or ServerSettings()
     predictor = model if isinstance(model, Predictor) else Predictor(model, max_pixels=settings.max_pixels)
-    app = web.Application(middlewares=[allow_origins, _measured, as_json, _guard])
+    app = web.Application(middlewares=[allow_origins, _record_metrics, as_json, _check_access])
     app[SERVICE] = Service(predictor, settings)
-    app.cleanup_ctx.append(_closing)
+    app.cleanup_ctx.append(_close_engine)
     app.on_response_prepare.append(_add_headers)
     app.add_routes(handlers.routes())
     app.add_routes(inference_protocol.routes())
@@ -58,31 +58,31 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     settings: ServerSettings | None = None,
-    started: Callable[[str], None] = lambda url: None,
+    on_started: Callable[[str], None] = lambda url: None,
 ) -> None:
-    """Serve until SIGTERM or Ctrl-C, then finish what is in flight; SIGHUP reloads the model's file.
+    """Serve until SIGTERM or Ctrl-C, then finish requests in flight; SIGHUP reloads the model's file.
 
     Args:
-        model: as `make_app` takes it.
-        port: 0 for any that is free.
-        started: called with the server's URL once it accepts requests.
+        model: as in `make_app`.
+        port: 0 picks a free one.
+        on_started: called with the server's URL once it accepts requests.
 
     Raises:
-        BundleError: the file cannot be used.
-        InputError: `host` is beyond loopback and the settings hold no token, or the port is taken.
+        BundleError: the file cannot be loaded.
+        InputError: `host` is not a loopback address and there is no token, or the port is in use.
     """
     settings = settings or ServerSettings()
     check_exposure(host, settings.token)
-    asyncio.run(_serve(make_app(model, settings), host, port, started))
+    asyncio.run(_serve(make_app(model, settings), host, port, on_started))
 
 
-async def _serve(app: web.Application, host: str, port: int, started: Callable[[str], None]) -> None:
+async def _serve(app: web.Application, host: str, port: int, on_started: Callable[[str], None]) -> None:
     service, stop = app[SERVICE], asyncio.Event()
     runner = web.AppRunner(app, access_log=None, auto_decompress=False, handler_cancellation=True)
     await runner.setup()
     assert runner.server is not None
     loop = asyncio.get_running_loop()
-    connections = Connections(runner.server, service, limit=max_connections())
+    connections = ConnectionLimiter(runner.server, service, limit=max_connections())
     service.request_ended = connections.touch
     try:
         listening = await loop.create_server(connections, host, port, backlog=BACKLOG)
@@ -92,7 +92,7 @@ async def _serve(app: web.Application, host: str, port: int, started: Callable[[
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, service.start_reload)
-    started(f"http://{f'[{host}]' if ':' in host else host}:{listening.sockets[0].getsockname()[1]}/")
+    on_started(f"http://{f'[{host}]' if ':' in host else host}:{listening.sockets[0].getsockname()[1]}/")
     while not stop.is_set():
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), 1.0)
@@ -105,17 +105,17 @@ async def _serve(app: web.Application, host: str, port: int, started: Callable[[
     await runner.cleanup()
 
 
-async def _closing(app: web.Application) -> AsyncIterator[None]:
+async def _close_engine(app: web.Application) -> AsyncIterator[None]:
     yield
     await asyncio.to_thread(app[SERVICE].engine.close)
 
 
 @web.middleware
-async def _measured(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Counting and logging of every request, whatever its answer."""
+async def _record_metrics(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Count and log every request, whatever its response."""
     service, begin = request.app[SERVICE], time.perf_counter()
     resource = request.match_info.route.resource
-    status, size_bytes = 499, 0  # nginx's status for a client that has gone
+    status, size_bytes = 499, 0  # nginx's status for a client that disconnected
     service.in_flight.add(request.protocol)
     try:
         response = await handler(request)
@@ -132,8 +132,8 @@ async def _measured(request: web.Request, handler: Handler) -> web.StreamRespons
 
 
 @web.middleware
-async def _guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Who may send requests."""
+async def _check_access(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Check the Host header and the token; close connections while the server is stopping."""
     service = request.app[SERVICE]
     check_access(request, service.settings)
     response = await handler(request)
@@ -143,5 +143,5 @@ async def _guard(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """Headers of every answer, errors and preflights included."""
+    """Add the headers that every response has, errors and preflights included."""
     response.headers.update({"X-Content-Type-Options": "nosniff", "Server": "mlimages"})

@@ -1,4 +1,4 @@
-"""Images out of a request's body, bounded in bytes and in number."""
+"""Read images from a request body, bounded in bytes and in number."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class Upload:
 
 
 async def read_body(request: web.Request, settings: ServerSettings) -> bytes:
-    """The whole body.
+    """Read the whole body.
 
     Raises:
-        ProblemError: it is too long, comes too slowly, or is compressed.
+        ProblemError: it is too large, arrives too slowly, or is compressed.
     """
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise ProblemError(415, "unsupported-media-type", "send the body without a Content-Encoding")
@@ -59,10 +59,10 @@ async def read_body(request: web.Request, settings: ServerSettings) -> bytes:
 
 
 async def read_uploads(request: web.Request, settings: ServerSettings) -> list[Upload]:
-    """The images of a raw body (one) or of a multipart form (each part with a file name).
+    """Read the image of a raw body, or the images of a multipart form (all parts with a file name).
 
     Raises:
-        ProblemError: too long, too many, or not a form.
+        ProblemError: the body is too large, has too many images, or is not a valid form.
     """
     kind = request.headers.get("Content-Type", "").lower()
     if kind.startswith("application/json"):
@@ -72,11 +72,11 @@ async def read_uploads(request: web.Request, settings: ServerSettings) -> list[U
     if not kind.startswith("multipart/"):
         return [Upload("", body)]
     try:
-        with warnings.catch_warnings(action="ignore"):  # aiohttp warns of odd headers, with the client's own text
+        with warnings.catch_warnings(action="ignore"):  # aiohttp's warnings about invalid headers quote the client
             uploads = await _read_form(request, body, settings.max_images)
     except ProblemError:
         raise
-    except Exception as error:  # aiohttp's reader raises errors of many kinds on what is no form
+    except Exception as error:  # aiohttp's reader raises errors of many kinds on invalid forms
         raise _bad_form("a boundary or a part's headers are missing or wrong") from error
     if not uploads:
         raise _bad_form("it holds no file: send each image as a file field")
@@ -84,8 +84,8 @@ async def read_uploads(request: web.Request, settings: ServerSettings) -> list[U
 
 
 async def _read_form(request: web.Request, body: bytes, max_files: int) -> list[Upload]:
-    """The parts that have a file name; as many other parts are skipped."""
-    content = cast(StreamReader, _Content(body, lines_left=2 * max_files * _MAX_HEADERS))
+    """Read the parts that have a file name; skip up to as many others."""
+    content = cast(StreamReader, _BodyStream(body, lines_left=2 * max_files * _MAX_HEADERS))
     reader = MultipartReader(request.headers, content, max_field_size=_MAX_HEADER_BYTES, max_headers=_MAX_HEADERS)
     reader.part_reader_cls = _Part
     uploads: list[Upload] = []
@@ -107,12 +107,12 @@ async def _read_form(request: web.Request, body: bytes, max_files: int) -> list[
 
 class _Part(BodyPartReader):
     chunk_size = 1 << 16
-    """Bytes looked through at a time."""
+    """Number of bytes searched at a time."""
 
 
 @dataclass(slots=True)
-class _Content:
-    """A body in memory, read as `MultipartReader` reads a stream; what it reads line by line is bounded."""
+class _BodyStream:
+    """A body in memory with the stream interface that `MultipartReader` needs; the number of lines is bounded."""
 
     body: bytes
     lines_left: int

@@ -1,4 +1,4 @@
-"""Open connections, fewer than the process may hold; those on which no request comes are closed."""
+"""Limit the number of open connections, and close idle ones."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LOG_EVERY_S = 60.0
 
 
 def max_connections() -> int:
-    """How many connections the limit on descriptors leaves room for, at most 1,000."""
+    """Return the number of connections that the limit on file descriptors allows, at most 1,000."""
     if sys.platform == "win32":
         return 1000
     import resource
@@ -32,12 +32,12 @@ def max_connections() -> int:
     return max(16, min(1000, soft - _RESERVED)) if soft != resource.RLIM_INFINITY else 1000
 
 
-class Connections:
-    """Makes the protocol of each new connection, or refuses it.
+class ConnectionLimiter:
+    """Protocol factory that rejects new connections beyond a limit.
 
     Args:
-        server: aiohttp's, whose connections are counted.
-        service: knows which of them have a request in flight.
+        server: aiohttp's server, whose connections are counted.
+        service: records the connections with a request in flight.
     """
 
     def __init__(self, server: web.Server, service: Service, *, limit: int) -> None:
@@ -54,11 +54,11 @@ class Connections:
         return protocol
 
     def touch(self, connection: object) -> None:
-        """Begin to wait for the headers of its next request."""
+        """Restart the idle time of a connection."""
         self._touched[connection] = time.monotonic()
 
     def close_idle(self) -> None:
-        """Close what has waited too long for a request's headers, the first or the next."""
+        """Close connections that have been idle for `idle_timeout_s`."""
         now = time.monotonic()
         self._touched = {each: self._touched.get(each, now) for each in self._server.connections}
         for connection in self._server.connections:
@@ -75,7 +75,7 @@ class Connections:
 
 class _Refusal(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Close at once."""
+        """Respond with 503 and close."""
         assert isinstance(transport, asyncio.Transport)
         transport.write(b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\n"
                         b"Connection: close\r\n\r\n")  # fmt: skip

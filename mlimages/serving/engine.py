@@ -1,4 +1,4 @@
-"""Images wait in a bounded queue for the threads that decode and compute."""
+"""A bounded queue of images, and the threads that decode and predict them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mlimages.inference import Answer, Predictor
+from mlimages.inference import Predictor, TimedResult
 
 MAX_BATCH = 4
 """Larger batches gain little and take more memory."""
@@ -29,10 +29,10 @@ class BusyError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
-    """An answer, and the seconds that its image waited."""
+class QueuedResult:
+    """A result, and the seconds that its image spent in the queue."""
 
-    answer: Answer
+    timed: TimedResult
     queue_s: float
 
 
@@ -40,16 +40,16 @@ class Answered:
 class _Job:
     image: Encoded
     top: int
-    future: asyncio.Future[Answered]
+    future: asyncio.Future[QueuedResult]
     since: float
 
 
 class Engine:
-    """Threads that answer images, one network call at a time each.
+    """Threads that predict images, each one batch at a time.
 
     Args:
-        predictor: its `workers` say how many threads.
-        queue_size: images that may wait.
+        predictor: `predictor.workers` is the number of threads.
+        queue_size: maximum number of queued images.
     """
 
     def __init__(self, predictor: Predictor, *, queue_size: int) -> None:
@@ -61,14 +61,14 @@ class Engine:
 
     @property
     def waiting(self) -> int:
-        """Images in the queue."""
+        """Number of images in the queue."""
         return len(self._waiting)
 
-    def submit(self, images: Sequence[Encoded], *, top: int) -> list[asyncio.Future[Answered]]:
-        """Put images in the queue, all or none; an answer names at least `top` classes.
+    def submit(self, images: Sequence[Encoded], *, top: int) -> list[asyncio.Future[QueuedResult]]:
+        """Add all images to the queue, or none; each result has at least `top` classes.
 
         Raises:
-            BusyError: there is no room for them.
+            BusyError: the queue has no room for them.
         """
         if self.waiting + len(images) > self._queue_size:
             raise BusyError
@@ -80,42 +80,42 @@ class Engine:
         return [job.future for job in jobs]
 
     def close(self) -> None:
-        """Finish what waits, then end the threads."""
+        """Finish the queued images, then stop the threads."""
         self._executor.shutdown()
 
     def _work(self) -> None:
-        """Answer the next batch; there is none where another thread's batch held this call's image."""
+        """Predict the next batch; there may be none if another thread took the image."""
         jobs = self._next_batch()
         if jobs:
             outcomes = self._outcomes(jobs)
-            jobs[0].future.get_loop().call_soon_threadsafe(_settle, jobs, outcomes)
+            jobs[0].future.get_loop().call_soon_threadsafe(_set_results, jobs, outcomes)
 
     def _next_batch(self) -> list[_Job]:
-        """The first image that waits, with this thread's share of the others; whose client has gone is dropped."""
+        """Take the first image and this thread's share of the others from the queue; drop cancelled ones."""
         jobs: list[_Job] = []
         size = 1 + min(self.max_batch - 1, self.waiting // self.predictor.workers)
-        with suppress(IndexError):  # none is left
+        with suppress(IndexError):  # the queue is empty
             while len(jobs) < size:
                 job = self._waiting.popleft()
                 if not job.future.cancelled():
                     jobs.append(job)
         return jobs
 
-    def _outcomes(self, jobs: Sequence[_Job]) -> list[Answered | Exception]:
-        """One outcome per image; when a batch fails, each of its images is tried alone."""
+    def _outcomes(self, jobs: Sequence[_Job]) -> list[QueuedResult | Exception]:
+        """Return one outcome per image; if a batch fails, retry its images one by one."""
         begin = time.perf_counter()
         try:
-            answers = self.predictor.answer([job.image for job in jobs], top=max(job.top for job in jobs))
+            results = self.predictor.predict_batch([job.image for job in jobs], top=max(job.top for job in jobs))
         except Exception as error:
             if len(jobs) == 1:
                 return [error]
             return [outcome for job in jobs for outcome in self._outcomes([job])]
-        return [Answered(answer, begin - job.since) for job, answer in zip(jobs, answers, strict=True)]
+        return [QueuedResult(result, begin - job.since) for job, result in zip(jobs, results, strict=True)]
 
 
-def _settle(jobs: Sequence[_Job], outcomes: Sequence[Answered | Exception]) -> None:
+def _set_results(jobs: Sequence[_Job], outcomes: Sequence[QueuedResult | Exception]) -> None:
     for job, outcome in zip(jobs, outcomes, strict=True):
-        if job.future.done():  # the client has gone
+        if job.future.done():  # the client disconnected
             continue
         if isinstance(outcome, Exception):
             job.future.set_exception(outcome)
@@ -124,7 +124,7 @@ def _settle(jobs: Sequence[_Job], outcomes: Sequence[Answered | Exception]) -> N
 
 
 def batching_pays(predictor: Predictor) -> bool:
-    """Whether the network takes clearly less time per image for several at once, tried on this machine."""
+    """Whether batches take clearly less time per image, measured on this machine."""
     prop = predictor.bundle.preprocessing.image
     image = np.zeros((prop.height, prop.width, prop.channels), np.uint8)
 

@@ -1,4 +1,4 @@
-"""The page, `/predict` and what tells how the server is."""
+"""Handlers of the page, `/predict`, `/healthz`, `/metrics` and `/openapi.json`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from mlimages.serving.service import SERVICE
 
 
 def routes() -> Iterable[web.RouteDef]:
-    """What this module answers."""
+    """Return the routes of this module."""
     return [
         web.get("/", index),
         web.post("/predict", predict),
@@ -37,21 +37,21 @@ def routes() -> Iterable[web.RouteDef]:
 
 
 async def index(request: web.Request) -> web.Response:
-    """The page."""
+    """Return the page."""
     page, policy = _page()
     headers = {"Content-Security-Policy": policy, "Referrer-Policy": "no-referrer"}
     return web.Response(text=page, content_type="text/html", headers=headers)
 
 
 async def predict(request: web.Request) -> web.Response:
-    """Images, raw or in a form, to their classes."""
+    """Predict the images of a raw body or a form."""
     service, begin = request.app[SERVICE], time.perf_counter()
     _check_query(request)
     uploads = await read_uploads(request, service.settings)
     bundle = service.bundle
     top = _top(request, len(bundle.class_names))
     service.metrics.stage("read", time.perf_counter() - begin)
-    results = await service.answer([upload.data for upload in uploads], top=top)
+    results = await service.predict([upload.data for upload in uploads], top=top)
     first = results[0]
     if isinstance(first, ProblemError) and all(isinstance(result, ProblemError) for result in results):
         raise first
@@ -63,7 +63,7 @@ async def predict(request: web.Request) -> web.Response:
 
 
 async def healthz(request: web.Request) -> web.Response:
-    """Whether the service takes requests; and, unless a token is missing, what it serves."""
+    """Return whether the service accepts requests and, with the token if one is required, details of the model."""
     service = request.app[SERVICE]
     status: Literal["ok", "stopping"] = "stopping" if service.stopping else "ok"
     if not has_token(request, service.settings.token):
@@ -77,13 +77,13 @@ async def healthz(request: web.Request) -> web.Response:
 
 
 async def metrics(request: web.Request) -> web.Response:
-    """Prometheus' text."""
+    """Return the metrics in Prometheus' text format."""
     text = request.app[SERVICE].metrics.text()
     return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 
 
 async def openapi(request: web.Request) -> web.Response:
-    """This interface, for programs."""
+    """Return the OpenAPI document."""
     return web.json_response(document(len(request.app[SERVICE].bundle.class_names)))
 
 
@@ -120,7 +120,7 @@ def _json(answer: BaseModel) -> web.Response:
 
 @cache
 def _page() -> tuple[str, str]:
-    """The page, and the policy that lets its own script and style run and nothing else."""
+    """Return the page, and a Content-Security-Policy that allows only its own script and style."""
     page = resources.files("mlimages.serving").joinpath("page.html").read_text(encoding="utf-8")
 
     def digest(tag: str) -> str:

@@ -27,7 +27,7 @@ _HEADER_LENGTH = "Inference-Header-Content-Length"
 
 
 def routes() -> Iterable[web.RouteDef]:
-    """What this module answers."""
+    """Return the routes of this module."""
     one, versioned = "/v2/models/{name}", "/v2/models/{name}/versions/{version}"
     return [
         web.get("/v2", server),
@@ -40,24 +40,24 @@ def routes() -> Iterable[web.RouteDef]:
 
 
 async def server(request: web.Request) -> web.Response:
-    """Name, version and extensions of the server."""
+    """Return the name, version and extensions of the server."""
     extensions = ["binary_tensor_data", "classification"]
     return _json(schemas.ServerMetadata(name="mlimages", version=__version__, extensions=extensions))
 
 
 async def live(request: web.Request) -> web.Response:
-    """Whether the server runs."""
+    """Return whether the server is running."""
     return _json(schemas.Live(live=True))
 
 
 async def ready(request: web.Request) -> web.Response:
-    """Whether the server takes requests."""
+    """Return whether the server accepts requests."""
     is_ready = not request.app[SERVICE].stopping
     return _json(schemas.Ready(ready=is_ready), status=200 if is_ready else 503)
 
 
 async def model(request: web.Request) -> web.Response:
-    """What the model takes and gives."""
+    """Return the inputs and outputs of the model."""
     service = _service(request)
     pixels = schemas.TensorMetadata(name=INPUT, datatype="UINT8", shape=[-1, -1, -1, 3])
     return _json(schemas.ModelMetadata(
@@ -70,33 +70,33 @@ async def model(request: web.Request) -> web.Response:
 
 
 async def model_ready(request: web.Request) -> web.Response:
-    """Whether the model takes requests."""
+    """Return whether the model accepts requests."""
     return _json(schemas.ModelReady(name=_service(request).name, ready=True))
 
 
 async def infer(request: web.Request) -> web.Response:
-    """Pixels, uint8 RGB `(N, H, W, 3)`, to probabilities `(N, classes)`."""
+    """Predict pixels, uint8 RGB `(N, H, W, 3)`; respond with probabilities `(N, classes)`."""
     service = _service(request)
     body = await read_body(request, service.settings)
     try:
-        asked, images = await asyncio.to_thread(_parse, body, request.headers.get(_HEADER_LENGTH))
+        inference_request, images = await asyncio.to_thread(_parse, body, request.headers.get(_HEADER_LENGTH))
     except ValidationError as error:
-        raise ProblemError(400, "bad-request", f"not an inference request: {_first(error)}") from error
+        raise ProblemError(400, "bad-request", f"not an inference request: {_first_message(error)}") from error
     except (ValueError, TypeError, OverflowError) as error:
         raise ProblemError(400, "bad-request", f"not an inference request: {error}") from error
     if len(images) > service.settings.max_images:
         raise ProblemError(413, "too-many-images", f"send at most {service.settings.max_images} images at a time")
     bundle = service.bundle
     given = [output.name for output in _outputs(bundle)]
-    if missing := [output.name for output in asked.outputs if output.name not in given]:
+    if missing := [output.name for output in inference_request.outputs if output.name not in given]:
         raise ProblemError(400, "bad-request", f"this model has no output {missing[0]!r}: it has {', '.join(given)}")
-    results = await service.answer(list(images), top=len(bundle.class_names))
+    results = await service.predict(list(images), top=len(bundle.class_names))
     tensors = _tensors(results, bundle)
-    return _response(service.name, bundle.class_names, asked, {name: tensors[name] for name in given})
+    return _response(service.name, bundle.class_names, inference_request, {name: tensors[name] for name in given})
 
 
 def _outputs(bundle: OnnxBundle) -> list[schemas.TensorMetadata]:
-    """What the model gives; the last two only where its file says what they need."""
+    """Return the outputs of the model; the last two only if the file has their thresholds."""
     classes = len(bundle.class_names)
     outputs = [schemas.TensorMetadata(name=PROBABILITIES, datatype="FP32", shape=[-1, classes])]
     if bundle.known:
@@ -118,23 +118,23 @@ def _service(request: web.Request) -> Service:
 
 
 def _parse(body: bytes, header_length: str | None) -> tuple[schemas.InferRequest, NDArray[np.uint8]]:
-    """The request's JSON and its images `(N, H, W, 3)`."""
+    """Parse a request body into its JSON part and its images `(N, H, W, 3)`."""
     length = int(header_length) if header_length is not None else len(body)
-    asked = schemas.InferRequest.model_validate_json(body[:length])
-    (tensor,) = asked.inputs
+    inference_request = schemas.InferRequest.model_validate_json(body[:length])
+    (tensor,) = inference_request.inputs
     size = tensor.parameters.binary_data_size
-    values = np.frombuffer(body[length : length + size], np.uint8) if size is not None else _levels(tensor.data)
+    values = np.frombuffer(body[length : length + size], np.uint8) if size is not None else _parse_pixels(tensor.data)
     if values.size != math.prod(tensor.shape):
         raise ValueError(f"the shape wants {math.prod(tensor.shape)} values, the data has {values.size}")
-    return asked, values.reshape(tensor.shape)
+    return inference_request, values.reshape(tensor.shape)
 
 
-def _first(error: ValidationError) -> str:
+def _first_message(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     return f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
 
 
-def _levels(data: object) -> NDArray[np.uint8]:
+def _parse_pixels(data: object) -> NDArray[np.uint8]:
     values = np.asarray(data)
     if values.dtype.kind not in "iu" or not values.size or values.min() < 0 or values.max() > 255:
         raise ValueError("the data are whole numbers from 0 to 255")
@@ -142,7 +142,7 @@ def _levels(data: object) -> NDArray[np.uint8]:
 
 
 def _tensors(results: list[Prediction | ProblemError], bundle: OnnxBundle) -> dict[str, NDArray[Any]]:
-    """The outputs by name, one row per image."""
+    """Return the outputs by name, one row per image."""
     shape = len(results), len(bundle.class_names)
     probabilities, known, sets = np.zeros(shape, "<f4"), np.zeros(shape[0], "<f4"), np.zeros(shape, bool)
     for n, result in enumerate(results):
@@ -156,17 +156,17 @@ def _tensors(results: list[Prediction | ProblemError], bundle: OnnxBundle) -> di
 
 
 def _response(
-    name: str, class_names: tuple[str, ...], asked: schemas.InferRequest, tensors: dict[str, NDArray[Any]]
+    name: str, class_names: tuple[str, ...], inference_request: schemas.InferRequest, tensors: dict[str, NDArray[Any]]
 ) -> web.Response:
     outputs, binary = [], b""
-    for wanted in asked.outputs or [schemas.RequestOutput(name=each) for each in tensors]:
-        output, data = _output(wanted, tensors[wanted.name], class_names)
-        is_binary = wanted.parameters.binary_data
-        if asked.parameters.binary_data_output if is_binary is None else is_binary:
+    for requested in inference_request.outputs or [schemas.RequestOutput(name=each) for each in tensors]:
+        output, data = _output(requested, tensors[requested.name], class_names)
+        is_binary = requested.parameters.binary_data
+        if inference_request.parameters.binary_data_output if is_binary is None else is_binary:
             output.data, output.parameters = None, {"binary_data_size": len(data)}
             binary += data
         outputs.append(output)
-    answer = schemas.InferResponse(id=asked.id, model_name=name, model_version=VERSION, outputs=outputs)
+    answer = schemas.InferResponse(id=inference_request.id, model_name=name, model_version=VERSION, outputs=outputs)
     if not any(output.parameters for output in outputs):
         return _json(answer)
     header = answer.model_dump_json(exclude_none=True).encode()
@@ -178,26 +178,26 @@ def _response(
 
 
 def _output(
-    wanted: schemas.RequestOutput, values: NDArray[Any], class_names: tuple[str, ...]
+    requested: schemas.RequestOutput, values: NDArray[Any], class_names: tuple[str, ...]
 ) -> tuple[schemas.ResponseOutput, bytes]:
-    """One output with its values as JSON, and the same values as bytes."""
-    count = min(wanted.parameters.classification, len(class_names)) if wanted.name == PROBABILITIES else 0
+    """Return one output with its values as JSON, and the same values as bytes."""
+    count = min(requested.parameters.classification, len(class_names)) if requested.name == PROBABILITIES else 0
     if count:
         texts = [text for row in values for text in _classes(row, class_names, count)]
-        output = schemas.ResponseOutput(name=wanted.name, datatype="BYTES", shape=[len(values), count], data=texts)
+        output = schemas.ResponseOutput(name=requested.name, datatype="BYTES", shape=[len(values), count], data=texts)
         return output, b"".join(map(_bytes, texts))
     datatype: Literal["BOOL", "FP32"] = "BOOL" if values.dtype == bool else "FP32"
     shape, flat = list(values.shape), values.ravel().tolist()
-    return schemas.ResponseOutput(name=wanted.name, datatype=datatype, shape=shape, data=flat), values.tobytes()
+    return schemas.ResponseOutput(name=requested.name, datatype=datatype, shape=shape, data=flat), values.tobytes()
 
 
 def _classes(row: NDArray[np.float32], names: tuple[str, ...], count: int) -> list[str]:
-    """The most probable classes as Triton's classification extension writes them."""
+    """Return the most probable classes in the format of Triton's classification extension."""
     return [f"{row[label]:f}:{label}:{names[label]}" for label in (-row).argsort(kind="stable")[:count].tolist()]
 
 
 def _bytes(text: str) -> bytes:
-    """An element of a BYTES tensor: its length in four bytes, little-endian, then itself."""
+    """Encode an element of a BYTES tensor: its length in four bytes, little-endian, then the text."""
     data = text.encode()
     return len(data).to_bytes(4, "little") + data
 

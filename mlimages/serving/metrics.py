@@ -1,4 +1,4 @@
-"""Counts and latencies for Prometheus."""
+"""Prometheus metrics: counts and latencies."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ STAGES = ("read", "queue", "decode", "network", "total")
 
 
 class Metrics:
-    """What one application has done since it started.
+    """Metrics of one application since its start.
 
     Args:
-        waiting: the number of images that wait now.
+        waiting: returns the number of images in the queue.
     """
 
     def __init__(self, waiting: Callable[[], float]) -> None:
@@ -36,7 +36,7 @@ class Metrics:
         self._stages = {stage: stages.labels(stage) for stage in STAGES}
 
     def request(self, route: str, status: int) -> None:
-        """Count an answered request."""
+        """Count a finished request."""
         self._requests.labels(route, status).inc()
 
     def image(self, result: str) -> None:
@@ -48,5 +48,5 @@ class Metrics:
         self._stages[stage].observe(seconds)
 
     def text(self) -> bytes:
-        """Everything in Prometheus' text format, version 0.0.4."""
+        """Return all metrics in Prometheus' text format, version 0.0.4."""
         return generate_latest(self._registry)

@@ -1,4 +1,4 @@
-"""The interface as an OpenAPI 3.1 document (https://spec.openapis.org/oas/v3.1.0), from the models in `schemas`."""
+"""The OpenAPI 3.1 document (https://spec.openapis.org/oas/v3.1.0), generated from the models in `schemas`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ERRORS = {
     "503": "Too many images are waiting, or no answer came in time (busy, timeout): see Retry-After.",
 }
 _REFUSED = ("400", "401", "421")
-_PROTOCOL = schemas.ProtocolError
+_PROTOCOL = schemas.ProtocolErrorResponse
 _BINARY = {"type": "string", "format": "binary"}
 _PATH = "#/components/schemas/{model}"
 _MODEL, _VERSION = "/v2/models/{name}", "/v2/models/{name}/versions/{version}"
@@ -35,7 +35,7 @@ _MODEL, _VERSION = "/v2/models/{name}", "/v2/models/{name}/versions/{version}"
 
 @cache
 def document(classes: int) -> dict[str, Any]:
-    """The OpenAPI document for a model with this many classes."""
+    """Return the OpenAPI document for a model with this many classes."""
     used = [value for value in vars(schemas).values() if isinstance(value, type) and issubclass(value, schemas.Model)]
     _, definitions = models_json_schema([(model, "validation") for model in used], ref_template=_PATH)
     return {
@@ -50,8 +50,8 @@ def document(classes: int) -> dict[str, Any]:
             "/v2": {"get": _get("Open Inference Protocol: the server.", schemas.ServerMetadata, _PROTOCOL)},
             "/v2/health/live": {"get": _get("Whether the server runs.", schemas.Live, _PROTOCOL)},
             "/v2/health/ready": {"get": _ready()},
-            **{path: {"get": _of_model(path, schemas.ModelMetadata)} for path in (_MODEL, _VERSION)},
-            **{f"{path}/ready": {"get": _of_model(path, schemas.ModelReady)} for path in (_MODEL, _VERSION)},
+            **{path: {"get": _model_operation(path, schemas.ModelMetadata)} for path in (_MODEL, _VERSION)},
+            **{f"{path}/ready": {"get": _model_operation(path, schemas.ModelReady)} for path in (_MODEL, _VERSION)},
             **{f"{path}/infer": {"post": _infer(path)} for path in (_MODEL, _VERSION)},
         },
         "components": {
@@ -78,21 +78,21 @@ def _predict(classes: int) -> dict[str, Any]:
             "required": True,
             "content": {"image/*": {"schema": _BINARY}, "multipart/form-data": {"schema": form}},
         },
-        "responses": {"200": _answer("Done.", schemas.Predictions), **_errors(*_ERRORS)},
+        "responses": {"200": _response("Done.", schemas.Predictions), **_errors(*_ERRORS)},
     }
 
 
 def _infer(path: str) -> dict[str, Any]:
-    responses = {"200": _answer("Done.", schemas.InferResponse), **_errors(*_ERRORS, error=_PROTOCOL)}
+    responses = {"200": _response("Done.", schemas.InferResponse), **_errors(*_ERRORS, error=_PROTOCOL)}
     return {
-        **_of_model(path, schemas.InferResponse),
+        **_model_operation(path, schemas.InferResponse),
         "summary": "Pixels, UINT8 (N, H, W, 3) RGB, to probabilities, FP32 (N, classes).",
         "requestBody": {"required": True, "content": {"application/json": {"schema": _ref(schemas.InferRequest)}}},
         "responses": {**responses, "404": _no_model()},
     }
 
 
-def _of_model(path: str, model: type[BaseModel]) -> dict[str, Any]:
+def _model_operation(path: str, model: type[BaseModel]) -> dict[str, Any]:
     names = [name for name in ("name", "version") if f"{{{name}}}" in path]
     described = _get(str(model.__doc__), model, _PROTOCOL)
     return {
@@ -104,11 +104,11 @@ def _of_model(path: str, model: type[BaseModel]) -> dict[str, Any]:
 
 def _ready() -> dict[str, Any]:
     found = _get("Whether the server takes requests.", schemas.Ready, _PROTOCOL)
-    return {**found, "responses": {**found["responses"], "503": _answer("It is stopping.", schemas.Ready)}}
+    return {**found, "responses": {**found["responses"], "503": _response("It is stopping.", schemas.Ready)}}
 
 
-def _get(summary: str, model: type[BaseModel], error: type[BaseModel] = schemas.Error) -> dict[str, Any]:
-    return {"summary": summary, "responses": {"200": _answer("Done.", model), **_errors("400", "421", error=error)}}
+def _get(summary: str, model: type[BaseModel], error: type[BaseModel] = schemas.ErrorResponse) -> dict[str, Any]:
+    return {"summary": summary, "responses": {"200": _response("Done.", model), **_errors("400", "421", error=error)}}
 
 
 def _metrics() -> dict[str, Any]:
@@ -117,14 +117,14 @@ def _metrics() -> dict[str, Any]:
 
 
 def _no_model() -> dict[str, Any]:
-    return _answer("There is no such model (not-found).", schemas.ProtocolError)
+    return _response("There is no such model (not-found).", schemas.ProtocolErrorResponse)
 
 
-def _errors(*statuses: str, error: type[BaseModel] = schemas.Error) -> dict[str, Any]:
-    return {status: _answer(_ERRORS[status], error) for status in statuses}
+def _errors(*statuses: str, error: type[BaseModel] = schemas.ErrorResponse) -> dict[str, Any]:
+    return {status: _response(_ERRORS[status], error) for status in statuses}
 
 
-def _answer(description: str, model: type[BaseModel]) -> dict[str, Any]:
+def _response(description: str, model: type[BaseModel]) -> dict[str, Any]:
     return {"description": description, "content": {"application/json": {"schema": _ref(model)}}}
 
 

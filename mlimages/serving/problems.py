@@ -1,6 +1,6 @@
-"""Every error is JSON with a code: `{"error": {"code": ..., "message": ...}}`.
+"""Errors as JSON with a code: `{"error": {"code": ..., "message": ...}}`.
 
-Under `/v2` it is `{"error": MESSAGE, "code": ...}`: the Open Inference Protocol wants a string there.
+Under `/v2` it is `{"error": MESSAGE, "code": ...}`: the Open Inference Protocol requires a string there.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class ProblemError(Exception):
-    """A request that cannot be answered; `code` is stable, `message` for people."""
+    """An HTTP error; `code` is stable, `message` is for people."""
 
     def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
         self.status, self.code, self.message, self.headers = status, code, message, headers or {}
 
     def response(self, path: str) -> web.Response:
-        """As JSON, in the form that the path's interface wants."""
-        body: BaseModel = schemas.Error(error=schemas.Problem(code=self.code, message=self.message))
+        """Return the error as JSON, in the format of the API that the path belongs to."""
+        body: BaseModel = schemas.ErrorResponse(error=schemas.Problem(code=self.code, message=self.message))
         if path.startswith("/v2"):
-            body = schemas.ProtocolError(error=self.message, code=self.code)
+            body = schemas.ProtocolErrorResponse(error=self.message, code=self.code)
         headers = {"Server": "mlimages", **self.headers}
         return web.Response(
             text=body.model_dump_json(), status=self.status, headers=headers, content_type="application/json"
@@ -37,23 +37,23 @@ class ProblemError(Exception):
 
 
 def internal() -> ProblemError:
-    """The server failed; only its log says why."""
+    """Return an internal error; details are only in the log."""
     return ProblemError(500, "internal", "the server failed at this request; its log says why")
 
 
 def busy() -> ProblemError:
-    """The queue is full."""
+    """Return the error for a full queue."""
     return ProblemError(503, "busy", "too many images are waiting: try again in a second", {"Retry-After": "1"})
 
 
 def too_large(limit: int) -> ProblemError:
-    """The body is longer than allowed; what is left of it is not read."""
+    """Return the error for a body beyond the limit; close the connection without reading the rest."""
     return ProblemError(413, "too-large", f"the request is longer than {limit} bytes", {"Connection": "close"})
 
 
 @web.middleware
 async def as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer every error as JSON; nothing of this machine is told."""
+    """Convert every error to a JSON response without details of this machine."""
     try:
         return await handler(request)
     except ProblemError as problem:
@@ -65,6 +65,6 @@ async def as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
         return ProblemError(error.status, code, message, headers).response(request.path)
     except ConnectionError:
         raise
-    except Exception:  # a fault of the server itself: the client gets JSON too, the log says what happened
+    except Exception:  # a bug of the server: the client gets JSON as well, the traceback is logged
         logger.exception("%s %s", request.method, request.path)
         return internal().response(request.path)

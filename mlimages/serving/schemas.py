@@ -1,8 +1,8 @@
-"""The JSON that the service takes and gives: validation and the OpenAPI document follow from these models.
+"""JSON models of requests and responses, used for validation and for the OpenAPI document.
 
 Open Inference Protocol: https://github.com/kserve/open-inference-protocol, with Triton's binary tensors and
-classification, https://github.com/triton-inference-server/server/tree/main/docs/protocol. Tensors' values are not
-validated here, one by one, but by NumPy.
+classification, https://github.com/triton-inference-server/server/tree/main/docs/protocol. The values of tensors are
+validated by NumPy instead.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ def _or_empty(value: Any) -> Any:
 
 
 class Model(BaseModel):
-    """Of requests, what is not known is ignored, as the protocol wants it."""
+    """Base of all models; unknown keys of requests are ignored, as the protocol requires."""
 
     model_config = ConfigDict(protected_namespaces=())
 
 
 class Problem(Model):
-    """What is wrong; `code` is stable, `message` for people."""
+    """The error; `code` is stable, `message` is for people."""
 
     code: str
     message: str
 
 
-class Error(Model):
-    """The answer to a request that failed."""
+class ErrorResponse(Model):
+    """Response to a failed request."""
 
     error: Problem
 
 
-class ProtocolError(Model):
-    """The answer under /v2 to a request that failed; the protocol wants `error` to be a string."""
+class ProtocolErrorResponse(Model):
+    """Response to a failed request under /v2; the protocol requires `error` to be a string."""
 
     error: str
     code: str
@@ -78,7 +78,7 @@ class Predictions(Model):
 
 
 class Health(Model):
-    """Whether the service takes requests; with the token, where the server has one, also what it serves."""
+    """Whether the service accepts requests; details of the model only with the token, if one is required."""
 
     status: Literal["ok", "stopping"]
     model: str | None = Field(default=None, description="The network's name.")
@@ -87,7 +87,7 @@ class Health(Model):
 
 
 class ServerMetadata(Model):
-    """The server."""
+    """Name, version and extensions of the server."""
 
     name: str
     version: str
@@ -95,26 +95,26 @@ class ServerMetadata(Model):
 
 
 class Live(Model):
-    """Whether the server runs."""
+    """Whether the server is running."""
 
     live: bool
 
 
 class Ready(Model):
-    """Whether the server takes requests."""
+    """Whether the server accepts requests."""
 
     ready: bool
 
 
 class ModelReady(Model):
-    """Whether the model takes requests."""
+    """Whether the model accepts requests."""
 
     name: str
     ready: bool
 
 
 class TensorMetadata(Model):
-    """Name, datatype and shape of an input or output; -1 is any size."""
+    """Name, datatype and shape of an input or output; -1 stands for any size."""
 
     name: str
     datatype: str
@@ -127,7 +127,7 @@ class TensorMetadata(Model):
 
 
 class ModelMetadata(Model):
-    """What the model takes and gives."""
+    """Inputs and outputs of the model."""
 
     name: str
     versions: list[str]
@@ -137,13 +137,13 @@ class ModelMetadata(Model):
 
 
 class InputParameters(Model):
-    """How a tensor is sent."""
+    """Encoding of an input tensor."""
 
     binary_data_size: int | None = Field(default=None, ge=0, strict=True)
 
 
 class RequestInput(Model):
-    """uint8 RGB pixels `(N, H, W, 3)`, as numbers or as bytes behind the JSON."""
+    """uint8 RGB pixels `(N, H, W, 3)`, as numbers or as bytes after the JSON."""
 
     name: Literal[INPUT]  # type: ignore[valid-type]  # mypy does not look through the constant
     datatype: Literal["UINT8"]
@@ -153,27 +153,27 @@ class RequestInput(Model):
 
 
 class OutputParameters(Model):
-    """How an output is wanted: as bytes, or as the most probable classes (`PROBABILITY:LABEL:NAME`)."""
+    """Encoding of an output: as bytes, or as the most probable classes (`PROBABILITY:LABEL:NAME`)."""
 
     binary_data: bool | None = None
     classification: int = Field(default=0, ge=0, strict=True)
 
 
 class RequestOutput(Model):
-    """An output that is wanted; classification is of probabilities alone."""
+    """A requested output; classification applies only to probabilities."""
 
     name: Literal[PROBABILITIES, KNOWN, PREDICTION_SET]  # type: ignore[valid-type]
     parameters: Annotated[OutputParameters, BeforeValidator(_or_empty)] = OutputParameters()
 
 
 class RequestParameters(Model):
-    """How all outputs are wanted."""
+    """Encoding of all outputs."""
 
     binary_data_output: bool = False
 
 
 class InferRequest(Model):
-    """Images as pixels."""
+    """Request to predict images given as pixels."""
 
     id: str | None = Field(default=None, coerce_numbers_to_str=True)
     inputs: Annotated[list[RequestInput], Field(min_length=1, max_length=1)]
@@ -192,7 +192,7 @@ class ResponseOutput(Model):
 
 
 class InferResponse(Model):
-    """The model's answer."""
+    """Response with the requested outputs."""
 
     id: str | None = None
     model_name: str

@@ -1,4 +1,4 @@
-"""What the handlers share: the engine, the counters, the limits."""
+"""State shared by the handlers: the engine, the metrics, the settings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from aiohttp import web
 
 from mlimages.core import BrokenImage, Prediction
 from mlimages.inference import OnnxBundle, Predictor
-from mlimages.serving.engine import Answered, BusyError, Encoded, Engine
+from mlimages.serving.engine import BusyError, Encoded, Engine, QueuedResult
 from mlimages.serving.metrics import Metrics
 from mlimages.serving.problems import ProblemError, busy, internal
 from mlimages.serving.settings import ServerSettings
@@ -20,11 +20,11 @@ logger = logging.getLogger(__name__)
 
 
 class Service:
-    """One model, served.
+    """State of the server of one model.
 
     Attributes:
-        in_flight: the connections on which a request is being answered.
-        request_ended: called with a connection when its request has been answered.
+        in_flight: the connections with a request in progress.
+        request_ended: called with a connection when its request is finished.
     """
 
     def __init__(self, predictor: Predictor, settings: ServerSettings) -> None:
@@ -39,36 +39,36 @@ class Service:
 
     @property
     def bundle(self) -> OnnxBundle:
-        """The model that answers now; a handler reads it once, since a reload replaces it."""
+        """The current model; a handler reads it only once, since a reload replaces it."""
         return self.engine.predictor.bundle
 
     def start_reload(self) -> None:
-        """Open the model's file again, beside what is in flight; a reload that is under way goes on alone."""
+        """Start to reload the model's file, unless a reload is in progress."""
         if self._reloading is None or self._reloading.done():
             self._reloading = asyncio.get_running_loop().create_task(self.reload())
 
     async def reload(self) -> None:
-        """Answer further requests with the file as it is now; those in flight end with the model they began with.
+        """Reload the model's file for further requests; those in flight finish with the previous model.
 
-        A file that cannot be used changes nothing; the log says why.
+        If the file cannot be used, the previous model is kept and the reason is logged.
         """
         old = self.engine
         predictor = old.predictor
         try:
-            self.engine = await asyncio.to_thread(_reopened, predictor, self.settings.queue_size)
-        except Exception as error:  # whatever is wrong with the new file, the old model goes on
+            self.engine = await asyncio.to_thread(_open_engine, predictor, self.settings.queue_size)
+        except Exception as error:  # keep the previous model, whatever is wrong with the new file
             logger.error("the model was not reloaded, the one in memory goes on: %s", error)
             return
         logger.info("reloaded %s", predictor.bundle.path)
         await asyncio.to_thread(old.close)
 
-    async def answer(self, images: Sequence[Encoded], *, top: int) -> list[Prediction | ProblemError]:
-        """One outcome per image, each prediction with at least `top` classes.
+    async def predict(self, images: Sequence[Encoded], *, top: int) -> list[Prediction | ProblemError]:
+        """Return one result per image, each prediction with at least `top` classes.
 
-        The images are put in the queue before the first `await`, so that the caller's `bundle` is the one that answers.
+        The images are queued before the first `await`, so that the model of the caller's `bundle` predicts them.
 
         Raises:
-            ProblemError: the queue is full, or there is no answer in time.
+            ProblemError: the queue is full, or the time-out expired.
         """
         try:
             futures = self.engine.submit(images, top=top)
@@ -84,20 +84,20 @@ class Service:
             self.metrics.image(result.code if isinstance(result, ProblemError) else "ok")
         return results
 
-    def _result(self, outcome: Answered | BaseException) -> Prediction | ProblemError:
+    def _result(self, outcome: QueuedResult | BaseException) -> Prediction | ProblemError:
         if isinstance(outcome, BaseException):
             logger.error("an image could not be answered", exc_info=outcome)
             return internal()
-        answer = outcome.answer
+        timed = outcome.timed
         self.metrics.stage("queue", outcome.queue_s)
-        self.metrics.stage("decode", answer.decode_s)
-        self.metrics.stage("network", answer.network_s)
-        if isinstance(answer.result, BrokenImage):
-            return ProblemError(422, answer.result.fault, answer.result.detail)
-        return answer.result
+        self.metrics.stage("decode", timed.decode_s)
+        self.metrics.stage("network", timed.network_s)
+        if isinstance(timed.result, BrokenImage):
+            return ProblemError(422, timed.result.fault, timed.result.detail)
+        return timed.result
 
 
-def _reopened(predictor: Predictor, queue_size: int) -> Engine:
+def _open_engine(predictor: Predictor, queue_size: int) -> Engine:
     fresh = Predictor(predictor.bundle.path, workers=predictor.workers, max_pixels=predictor.max_pixels)
     return Engine(fresh, queue_size=queue_size)
 

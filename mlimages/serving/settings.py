@@ -1,4 +1,4 @@
-"""The settings of a server, each defined once: the command line and the validation follow from them."""
+"""Settings of a server, each defined once; the command line and the validation are derived from them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LogFormat = Literal["text", "json"]
 @documented
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSettings:
-    """Limits of a server, who may send requests to it, and what it logs.
+    """Access, limits and logging of a server.
 
     Example:
         >>> ServerSettings(max_images=8, allowed_hosts=("images.example.org",)).max_images
@@ -83,7 +83,7 @@ class ServerSettings:
         """Check the values.
 
         Raises:
-            InputError: a number lies outside its bounds, or an origin is not one.
+            InputError: a number is out of its bounds, or an origin is invalid.
         """
         check_options(self)
         for origin in self.cors_origins:
@@ -92,7 +92,7 @@ class ServerSettings:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a server that listens at `host`."""
+    """Whether a server that listens on `host` can be reached from this machine only."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -100,10 +100,10 @@ def is_loopback(host: str) -> bool:
 
 
 def check_exposure(host: str, token: str) -> None:
-    """Refuse to serve the network without a token.
+    """Check that a server reachable from other machines has a token.
 
     Raises:
-        InputError: `host` is beyond loopback and there is no token.
+        InputError: `host` is not a loopback address and there is no token.
     """
     if not is_loopback(host) and not token:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Augmented views of an image: small changes that keep its class, decided by seed, image and view number."""
+"""Augmented views of an image: label-preserving changes, determined by seed, image and view number."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class _Ranges:
     """Limits of the random changes.
 
     Attributes:
-        min_area: smallest share of the image that a crop keeps, 0..1; 1 does not crop.
-        max_aspect: largest factor by which a crop's aspect ratio changes.
-        max_color: largest relative change of brightness, contrast and saturation.
-        max_degrees: largest rotation either way.
-        max_erased: largest side of the erased rectangle, as a share of the image's side.
+        min_area: minimum share of the image's area in a crop, 0..1; 1 does not crop.
+        max_aspect: maximum factor by which the aspect ratio of a crop changes.
+        max_color: maximum relative change of brightness, contrast and saturation.
+        max_degrees: maximum rotation in either direction.
+        max_erased: maximum side of the erased rectangle, as a share of the image's side.
     """
 
     min_area: float = 1.0
@@ -46,12 +46,12 @@ _RANGES = {
 
 @dataclass(frozen=True, slots=True)
 class Augment:
-    """Makes augmented views; seed, image and view number give the same view on every machine and in every thread.
+    """Data augmentation; the same seed, image and view number give the same view on every machine and in every thread.
 
     Attributes:
-        strength: `flip` mirrors every other view; `light` also crops and changes colors a little; `strong` more so,
-            with rotation and a rectangle erased.
-        rotate_deg: largest rotation either way, beside what `strength` does.
+        strength: `flip` mirrors every other view; `light` also crops and changes colors slightly; `strong` does more,
+            rotates, and erases a rectangle.
+        rotate_deg: maximum rotation in either direction, in addition to `strength`.
         seed: random seed.
 
     >>> pixels = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
@@ -65,21 +65,21 @@ class Augment:
 
     @property
     def name(self) -> str:
-        """What decides a view beside image and number: part of the keys of the feature cache."""
+        """Identifier of the settings, part of the keys of the feature cache."""
         return f"v1 {self.strength} {self.rotate_deg:g} {self.seed}"
 
     @property
     def num_fixed_views(self) -> int:
-        """Number of views of each image whose frozen features are computed."""
+        """Number of views per image for which frozen features are computed."""
         return FIXED_VIEWS[self.strength]
 
     def view(self, pixels: NDArray[np.uint8], digest: bytes, number: int) -> NDArray[np.uint8]:
-        """One view of a prepared image.
+        """Return one view of a preprocessed image.
 
         Args:
             pixels: uint8 `(H, W, C)`.
             digest: SHA-256 of the image's file.
-            number: 0 is the image itself; odd views are mirrored.
+            number: number of the view; 0 is the unchanged image, odd views are mirrored.
 
         Returns:
             uint8 `(H, W, C)`.

@@ -1,4 +1,4 @@
-"""The cache on disk: rows of arrays by key, append-only, memory-mapped, safe for concurrent processes."""
+"""On-disk cache: rows of arrays by key, append-only, memory-mapped, safe for concurrent processes."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ Rows = NDArray[Any]
 
 
 class RowStore:
-    """A folder of rows of one shape, each under a key of 32 bytes.
+    """A folder of rows of one shape, each with a key of 32 bytes.
 
     Each writer appends to its own pair of files, first `X.rows`, then `X.keys`: no lock is needed, and after a kill the
-    rows up to the last complete key are valid. The modification time of `X.keys` is when its rows were last used.
+    rows up to the last complete key are valid. The modification time of `X.keys` is the last use of its rows.
 
     Args:
-        folder: created with the first row.
-        shape: of one row.
-        dtype: of the rows.
+        folder: created when the first row is written.
+        shape: shape of one row.
+        dtype: data type of the rows.
     """
 
     def __init__(self, folder: Path, shape: tuple[int, ...], dtype: DTypeLike) -> None:
@@ -48,11 +48,11 @@ class RowStore:
         self.refresh()
 
     def refresh(self) -> None:
-        """Make the rows readable that any process has written since."""
+        """Open the rows that any process has written since."""
         for keys_file in sorted(self.folder.glob("*.keys")):
             name, rows_file = keys_file.stem, keys_file.with_suffix(".rows")
             known = len(self._parts.get(name, ()))
-            with suppress(FileNotFoundError):  # another process trims the cache
+            with suppress(FileNotFoundError):  # another process may trim the cache
                 keys = keys_file.read_bytes()
                 count = min(len(keys) // KEY_BYTES, rows_file.stat().st_size // self.row_bytes)
                 if count > known:
@@ -75,10 +75,10 @@ class RowStore:
         return True
 
     def rows(self, keys: Sequence[bytes]) -> Rows:
-        """The rows of `keys`, in their order: `(N, *shape)`.
+        """Return the rows of `keys`, in this order: `(N, *shape)`.
 
         Raises:
-            KeyError: there is no row under a key.
+            KeyError: a key has no row.
         """
         indices = [self._index[key] for key in keys]
         names = {name for name, _ in indices}
@@ -99,30 +99,30 @@ class RowStore:
                 os.utime(self.folder / f"{name}.keys")
 
     def fits(self, count: int, budget: int) -> bool:
-        """Whether this many rows take at most half of the budget, in bytes: pixels and features share it."""
+        """Return whether this many rows fit into half of the budget (bytes), which pixels and features share."""
         return count * self.row_bytes <= budget / 2
 
     def trim(self, budget: int, *, needed: int = 0) -> None:
-        """Remove the rows used longest ago, of all kinds and datasets, until `needed` more bytes fit into the budget.
+        """Remove the least recently used rows, of all kinds and datasets, until `needed` more bytes fit the budget.
 
-        Rows that this store has used or written stay.
+        Rows that this store has used or written are kept.
         """
         kept = {self.folder / name for name in (*self._used, self._own.name)}
         parts: list[tuple[float, int, Path]] = []
         for path in (path for kind in KINDS for path in cache_dir(kind).glob("*/*.keys")):
-            with suppress(FileNotFoundError):  # another process may remove it too
+            with suppress(FileNotFoundError):  # another process may have removed it
                 used, size = path.stat(), path.with_suffix(".rows").stat().st_size
                 parts.append((used.st_mtime, used.st_size + size, path.with_suffix("")))
         total = sum(size for _, size, _ in parts) + needed
         for _, size, part in sorted(parts):
             if total > budget and part not in kept:
-                with suppress(OSError):  # Windows keeps files that another process reads
+                with suppress(OSError):  # Windows does not remove files that another process has open
                     part.with_suffix(".rows").unlink()
                     part.with_suffix(".keys").unlink()
                     total -= size
 
 
 def pixel_store(image: ImageProperty) -> RowStore:
-    """The cache of decoded images with this geometry, shared by all runs."""
+    """Return the cache of decoded images of this size and resize method, shared by all runs."""
     name = hashlib.sha256(f"v{PIXELS_VERSION} {json.dumps(asdict(image), sort_keys=True)}".encode()).hexdigest()[:32]
     return RowStore(cache_dir("pixels") / name, (image.height, image.width, image.channels), np.uint8)

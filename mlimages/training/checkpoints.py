@@ -1,4 +1,4 @@
-"""Save and load the resume state and the whole networks of a run."""
+"""Save and load the training state and the full networks of a run."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ class TrainingState:
     """The state of a run after an epoch, without the network's frozen weights.
 
     Attributes:
-        trained: unfrozen parameters and all buffers by name, after the last epoch.
-        best: the same after the best epoch.
+        trained: trainable parameters and all buffers by name, after the last epoch.
+        best: the same, after the best epoch.
         optimizer: the optimizer's tensors, `N.KEY` for the N-th parameter.
         history: metrics of the epochs so far.
-        best_epoch: the epoch with the best validation accuracy; 0 for the network before the first epoch.
+        best_epoch: epoch with the highest validation accuracy; 0 is the network before the first epoch.
         best_score: its validation accuracy and negative loss.
-        probe_accuracy: validation accuracy of the closed-form head; None without one.
+        probe_accuracy: validation accuracy of the closed-form head; None if there is none.
         frozen_digest: SHA-256 of the frozen weights; empty if nothing is frozen.
-        depths_share: share of the lower layers in the closed-form head; 0 where it takes the last layer alone.
-        left_out: thresholds of prediction sets by level, from leave-one-out; empty without a closed-form head.
+        depths_share: share of the lower layers in the closed-form head; 0 if it uses only the last layer.
+        left_out: leave-one-out thresholds of prediction sets by level; empty without a closed-form head.
         seconds: training time so far.
     """
 
@@ -62,7 +62,7 @@ class TrainingState:
 
 
 def save_state(state: TrainingState, files: RunFiles) -> None:
-    """Write `state.safetensors` atomically and sync it to disk: a run is resumed from it."""
+    """Write `state.safetensors`, from which a run is resumed, atomically, and sync it to disk."""
     metadata = {
         "version": STATE_VERSION,
         "history": [asdict(figures) for figures in state.history],
@@ -85,10 +85,10 @@ def save_state(state: TrainingState, files: RunFiles) -> None:
 
 
 def load_state(files: RunFiles) -> TrainingState | None:
-    """The resume state of a run; None before its first epoch is complete.
+    """Load the training state of a run; None before its first epoch is complete.
 
     Raises:
-        RunError: the file is damaged, or of an earlier version.
+        RunError: the file is corrupt, or of an earlier version.
     """
     if not files.state.exists():
         return None
@@ -122,13 +122,13 @@ def load_state(files: RunFiles) -> TrainingState | None:
 
 
 def trained_tensors(network: nn.Module) -> dict[str, Tensor]:
-    """Copies of the unfrozen parameters and of all buffers (batch norm's running statistics)."""
+    """Return copies of the trainable parameters and of all buffers (running statistics of batch norm)."""
     frozen = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
     return {name: _copy(tensor) for name, tensor in network.state_dict().items() if name not in frozen}
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Copies of the optimizer's tensors, `N.KEY` for the N-th parameter."""
+    """Return copies of the optimizer's tensors, named `N.KEY` for the N-th parameter."""
     state = optimizer.state_dict()["state"]
     return {
         f"{index}.{key}": _copy(torch.as_tensor(value))
@@ -139,7 +139,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def _copy(tensor: Tensor) -> Tensor:
-    """A contiguous copy on the CPU, as safetensors needs it."""
+    """Return a contiguous copy on the CPU, as required by safetensors."""
     return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
@@ -162,24 +162,24 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> Non
 
 
 def save_networks(network: nn.Module, state: TrainingState, files: RunFiles) -> None:
-    """Write `last.safetensors` and `best.safetensors`: whole networks, with the library's tensor names."""
+    """Write `last.safetensors` and `best.safetensors`: full networks, with the library's tensor names."""
     for path, trained, epoch in (
         (files.last, state.trained, len(state.history)),
         (files.best, state.best, state.best_epoch),
     ):
         with replacing(path) as part:
-            save_file(_whole(network, trained), part, metadata={"format": "pt", "epoch": str(epoch)})
+            save_file(_full_state_dict(network, trained), part, metadata={"format": "pt", "epoch": str(epoch)})
 
 
-def _whole(network: nn.Module, trained: Tensors) -> dict[str, Tensor]:
-    """The library's tensors with `trained` in place of the network's own; no two of them share memory."""
+def _full_state_dict(network: nn.Module, trained: Tensors) -> dict[str, Tensor]:
+    """Return the library's tensors, updated with `trained`; no two of them share memory."""
     whole: dict[str, Tensor] = {}
     addresses: set[int] = set()
     for name, tensor in network.state_dict().items():
         if name.startswith(f"{DEPTHS}."):
             continue
         plain = trained[name] if name in trained else tensor.detach().cpu().contiguous()
-        whole[name] = plain.clone() if plain.data_ptr() in addresses else plain  # safetensors refuses tied weights
+        whole[name] = plain.clone() if plain.data_ptr() in addresses else plain  # safetensors rejects tied weights
         addresses.add(plain.data_ptr())
     return whole
 
@@ -189,13 +189,13 @@ class TrainedRun:
     """A run loaded from its folder.
 
     Attributes:
-        network: in eval mode; normalized float32 `(N, C, H, W)` to logits `(N, classes)`.
-        preprocessing: of its images.
+        network: maps normalized float32 `(N, C, H, W)` to logits `(N, classes)`; in eval mode.
+        preprocessing: preprocessing of its images.
         mean_image: float32 `(C, H, W)` in 0..255; None if the preprocessing has none.
         class_names: in the order of the logits.
         config: settings of the run.
-        val: label file of the validation images.
-        weights: the file that the trained weights were read from.
+        val: label file of the validation set.
+        weights: file that the trained weights were read from.
         figures: the results, as `finetune --json` prints them; empty before the run is finished.
     """
 
@@ -216,16 +216,16 @@ class TrainedRun:
 def load_run(run: str | os.PathLike[str], checkpoint: str = "best", *, network: nn.Module | None = None) -> TrainedRun:
     """Load a run's network with its preprocessing.
 
-    After a kill the whole network's file is older than the resume state, or missing: then the trained tensors come from
-    the state, and the frozen ones from the older file or from the pretrained weights.
+    After a kill, the file of the full network is missing or older than the training state: the trained tensors are then
+    read from the state, and the frozen ones from the older file or from the pretrained weights.
 
     Args:
         run: run folder.
         checkpoint: `best` (epoch, on the validation set) or `last`.
-        network: of a run with a network of your own; its weights are replaced.
+        network: the custom network of the run; its weights are replaced.
 
     Raises:
-        RunError: `run` is not a run folder, has no checkpoint yet, or a file of it is damaged.
+        RunError: `run` is not a run folder, has no checkpoint yet, or one of its files is corrupt.
 
     >>> run = load_run("runs/first")
     >>> run.network(torch.zeros(1, *run.preprocessing.image.shape)).shape
@@ -276,7 +276,7 @@ def _with_depths(model: Model) -> Model:
 
 
 def _epoch_of(path: Path) -> int | None:
-    """The epoch of a whole network's file; None if there is no file."""
+    """Return the epoch stored in the file of a full network; None if there is no file."""
     if not path.exists():
         return None
     with safe_open(path, framework="pt") as file:

@@ -1,4 +1,4 @@
-"""The settings of a fine-tuning run, as config.json keeps them."""
+"""Settings of a fine-tuning run, as stored in config.json."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _UNITS_S = {"s": 1, "m": 60, "h": 3600}
 
 
 def parse_numbers(text: str) -> tuple[float, ...]:
-    """Numbers separated by commas, such as `0.229,0.224,0.225`.
+    """Parse numbers separated by commas, such as `0.229,0.224,0.225`.
 
     Raises:
         InputError: a part is not a number.
@@ -41,10 +41,10 @@ def parse_numbers(text: str) -> tuple[float, ...]:
 
 
 def parse_learning_rate(text: str) -> float:
-    """A learning rate; `auto` is 0.
+    """Parse a learning rate; `auto` is 0.
 
     Raises:
-        InputError: it is not a number above 0.
+        InputError: `text` is not a positive number.
     """
     if text == "auto":
         return 0.0
@@ -55,10 +55,10 @@ def parse_learning_rate(text: str) -> float:
 
 
 def parse_schedule(text: str) -> str:
-    """A learning rate schedule: `cosine`, `exponential:GAMMA`, `step:EPOCHS:GAMMA` or `none`.
+    """Parse a learning rate schedule: `cosine`, `exponential:GAMMA`, `step:EPOCHS:GAMMA` or `none`.
 
     Raises:
-        InputError: it is none of these.
+        InputError: `text` is none of these.
     """
     kind, *numbers = text.split(":")
     values = [_number(number) for number in numbers]
@@ -69,10 +69,10 @@ def parse_schedule(text: str) -> str:
 
 
 def parse_duration(text: str) -> float:
-    """Seconds from `90`, `90s`, `10m` or `2h`.
+    """Parse a duration, `90`, `90s`, `10m` or `2h`, and return seconds.
 
     Raises:
-        InputError: it is not such a duration.
+        InputError: `text` is not a duration.
     """
     unit = text[-1:] if text[-1:] in _UNITS_S else ""
     return _number(text.removesuffix(unit)) * _UNITS_S.get(unit, 1)
@@ -88,12 +88,12 @@ def _number(text: str) -> float:
 @documented
 @dataclass(frozen=True, slots=True)
 class FineTuneConfig(TableOptions):
-    """Settings of a fine-tuning run, as they are kept in the run folder's `config.json`.
+    """Settings of a fine-tuning run, as stored in the run folder's `config.json`.
 
     Paths may be `str | os.PathLike`.
 
     Raises:
-        InputError: a value is out of its range.
+        InputError: a value is out of range.
 
     >>> FineTuneConfig("cats.txt", "runs/cats", model="resnet18", epochs=5).batch_size
     32
@@ -260,7 +260,7 @@ class FineTuneConfig(TableOptions):
 
     @property
     def mean_file(self) -> Path | None:
-        """The file of the mean image, if `mean` names one."""
+        """Path of the mean image, if `mean` is a file."""
         return None if self.mean in ("", "none", "channel") else Path(self.mean)
 
     @property
@@ -269,7 +269,7 @@ class FineTuneConfig(TableOptions):
         return int(self.cache_gb * 1e9)
 
     def to_json(self) -> str:
-        """The settings as JSON text, with absolute paths, so that a run can be resumed from any folder."""
+        """Return the settings as JSON text, with absolute paths, so that a run can be resumed from any folder."""
         values = asdict(self)
         for name in ("labels", "out", "val", "images"):
             values[name] = str(values[name].absolute()) if values[name] is not None else None
@@ -281,7 +281,7 @@ class FineTuneConfig(TableOptions):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> FineTuneConfig:
-        """The inverse of `to_json`; unknown keys, from a newer version, are ignored."""
+        """Create settings from the values of `to_json`; unknown keys, from a newer version, are ignored."""
         known = {field.name for field in fields(cls)}
         kept = {name: value for name, value in values.items() if name in known}
         size = kept.get("size")

@@ -1,4 +1,4 @@
-"""The images of a run: decoded once, split, normalized, and their frozen features cached."""
+"""Prepare the data of a run: decode and split images, choose the normalization, cache frozen features."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class RunImages:
         train: training set.
         val: validation set.
         broken: images that could not be decoded.
-        store: pixels of the others; None without a cache.
+        store: pixels of the decoded images; None without a cache.
     """
 
     train: tuple[TrainingImage, ...]
@@ -72,15 +72,15 @@ class Job:
     Attributes:
         config: settings of the run.
         files: the run folder's files.
-        model: the network, with a classifier on all depths if there is to be one.
-        plain: the network without it.
+        model: the network, including the classifier on all depths, if any.
+        plain: the network without the classifier on all depths.
         frozen: its frozen parameters and buffers.
-        digest: SHA-256 of the frozen weights; empty where nothing is frozen.
+        digest: SHA-256 of the frozen weights; empty if nothing is frozen.
         class_names: in the order of the logits.
-        source: gives the batches and computes their logits.
+        source: yields batches and computes their logits.
         train: training set.
         val: validation set.
-        views: number of fixed augmented views per image; 0 draws new ones in each epoch.
+        views: number of fixed augmented views per image; 0 draws new views in each epoch.
         broken: images that could not be decoded.
     """
 
@@ -99,7 +99,7 @@ class Job:
 
     @property
     def network(self) -> nn.Module:
-        """The whole network."""
+        """The full network."""
         return self.model.network
 
     @property
@@ -113,23 +113,23 @@ class Job:
         return _trains_below_head(self.model)
 
     def without_depths(self) -> Job:
-        """The job with the classifier on the last layer alone; the cached features are the same."""
+        """Return the job with a classifier on the last layer only; the cached features are shared."""
         if self.model is not self.plain:
-            self.network.get_parameter(f"{DEPTHS}.weight").requires_grad_(False)  # and zero
+            self.network.get_parameter(f"{DEPTHS}.weight").requires_grad_(False)  # they are zero
         return replace(self, model=self.plain)
 
     def autocast(self) -> AbstractContextManager[object]:
-        """The precision to train in; on a CPU full beside a frozen part, whose cached outputs are in full precision."""
+        """Return the autocast context for training; on CPUs full precision if features of a frozen part are cached."""
         exact = self.device.type == "cpu" and self.frozen.parameters
         return nullcontext() if exact else autocast(self.device)
 
 
 def read_images(config: FineTuneConfig, inputs: RunInputs, progress: Progress) -> RunImages:
-    """Decode every image once, hold out the validation set where there is none, and check both sets.
+    """Decode every image once, hold out a validation set if there is none, and check both sets.
 
     Raises:
-        InputError: a class has fewer than two images to train on, there is nothing to validate on, or an image
-            is in both sets.
+        InputError: a class has fewer than two training images, there is no validation image, or an image is in both
+            sets.
     """
     labeled, image = inputs.images, inputs.model.preprocessing.image
     items = [*labeled.train, *(labeled.val or [])]
@@ -162,7 +162,7 @@ def read_images(config: FineTuneConfig, inputs: RunInputs, progress: Progress) -
 def _hold_out(
     images: Sequence[TrainingImage], config: FineTuneConfig
 ) -> tuple[tuple[TrainingImage, ...], tuple[TrainingImage, ...]]:
-    """Training and validation images: the same split of the whole label file as `mlimages label --split`."""
+    """Split into training and validation images, in the same way as `mlimages label --split`."""
     paths: list[Path] = []
     if distributed.is_main_process():
         parts = open_parts(config.labels, config)
@@ -191,7 +191,7 @@ def _require_disjoint(train: Iterable[TrainingImage], val: Iterable[TrainingImag
 
 
 def open_folder(config: FineTuneConfig, files: RunFiles, inputs: RunInputs, images: RunImages) -> Preprocessing:
-    """Write the run folder, or a higher number of epochs into the one that is resumed; its preprocessing."""
+    """Write the run folder, or the new number of epochs of a resumed run; return the preprocessing."""
     if distributed.is_main_process():
         if inputs.is_resumed:
             _write_epochs(config, files)
@@ -202,7 +202,7 @@ def open_folder(config: FineTuneConfig, files: RunFiles, inputs: RunInputs, imag
 
 
 def _write_epochs(config: FineTuneConfig, files: RunFiles) -> None:
-    """Write a higher number of epochs into `config.json`; the run is then no longer finished."""
+    """Write a higher number of epochs to `config.json`, so that the run is no longer finished."""
     settings = read_settings(files)
     if settings["config"]["epochs"] != config.epochs:
         files.result.unlink(missing_ok=True)
@@ -210,7 +210,7 @@ def _write_epochs(config: FineTuneConfig, files: RunFiles) -> None:
 
 
 def _write_folder(config: FineTuneConfig, files: RunFiles, inputs: RunInputs, images: RunImages) -> None:
-    """Write the run folder before training; config.json first, as it marks the folder as a run's."""
+    """Write the run folder before training, config.json first, which identifies a run folder."""
     expected, names = inputs.model.preprocessing, inputs.images.names
     write_settings(files, config, Preprocessing(expected.image, _normalization(config, expected, images)))
     if inputs.mean_image is not None:
@@ -222,7 +222,7 @@ def _write_folder(config: FineTuneConfig, files: RunFiles, inputs: RunInputs, im
 
 
 def _normalization(config: FineTuneConfig, expected: Preprocessing, images: RunImages) -> Normalization:
-    """The normalization that the weights expect, with the overrides of the settings."""
+    """Return the normalization that the weights expect, with the overrides of the settings."""
     base = expected.normalization
     scale = config.scale or base.scale
     kept = replace(
@@ -245,7 +245,7 @@ def _normalization(config: FineTuneConfig, expected: Preprocessing, images: RunI
 
 
 def _channel_means(images: ImageSet) -> NDArray[np.float64]:
-    """Mean of each channel, 0..255, float64 `(C,)`."""
+    """Return the mean of each channel, 0..255, float64 `(C,)`."""
     total, count = np.zeros(images.geometry.channels), 0
     for batch in images.batches(chunks(range(len(images)), 32)):
         total += batch.pixels.numpy().sum(axis=(0, 1, 2), dtype=np.float64)
@@ -263,7 +263,7 @@ def build_job(
     device: torch.device,
     progress: Progress,
 ) -> Job:
-    """Move the network to the device and cache its frozen features, where they fit into the cache."""
+    """Move the network to the device and cache its frozen features if they fit into the cache."""
     frozen, image = inputs.frozen, preprocessing.image
     model = _with_depths(config, inputs.model, len(images.train))
     network = model.network.to(device).to(memory_format=torch.channels_last)
@@ -288,7 +288,7 @@ def build_job(
 
 
 def _with_depths(config: FineTuneConfig, model: Model, images: int) -> Model:
-    """The model with a classifier on all depths, if it may have one."""
+    """Return the model with a classifier on all depths, if the settings and the network allow one."""
     if config.head == "last" or config.freeze != "head" or not model.pretrained:
         return model
     deep = add_depths(model)

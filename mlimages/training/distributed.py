@@ -1,4 +1,4 @@
-"""The processes of a distributed run, and layers that depend on the whole batch; all works in a single process too."""
+"""Distributed training: collectives, and layers that depend on the whole batch; also works in a single process."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ TIMEOUT = timedelta(hours=2)
 
 
 def init_process_group(device: torch.device) -> None:
-    """Join the processes that RANK and WORLD_SIZE name, if they are set: gloo on CPUs, nccl on GPUs.
+    """Initialize the process group if RANK and WORLD_SIZE are set: gloo on CPUs, nccl on GPUs.
 
     torchrun and PyTorchJob set these variables together with MASTER_ADDR and MASTER_PORT; with srun and mpirun the user
-    does. The group lasts until the process ends: another one at the same address would find the first one's keys.
+    does. The group is kept until the process ends: another group at the same address would read its keys.
 
     Raises:
-        InputError: a variable is missing or wrong, there are fewer GPUs than processes on this machine, or the device
-            cannot be used by several processes.
+        InputError: a variable is missing or invalid, there are fewer GPUs than processes on this machine, or the device
+            does not support several processes.
         RunError: the other processes cannot be reached.
     """
     if dist.is_initialized() or not _is_launched():
@@ -64,7 +64,7 @@ def init_process_group(device: torch.device) -> None:
 
 
 def _is_launched() -> bool:
-    """Whether this is one of several processes that start together."""
+    """Whether this process was started by a launcher as one of several."""
     if not {"RANK", "WORLD_SIZE"} <= os.environ.keys() or os.environ["WORLD_SIZE"] == "1":
         return False
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
@@ -85,31 +85,31 @@ def _local_gpu() -> int:
 
 
 def world_size() -> int:
-    """Number of processes."""
+    """Return the number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Index of this process, 0 to `world_size() - 1`."""
+    """Return the index of this process, 0 to `world_size() - 1`."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def is_main_process() -> bool:
-    """Whether this is the process that writes files and shows progress."""
+    """Whether this process writes files and shows progress."""
     return rank() == 0
 
 
 def shard(items: Sequence[Item]) -> Sequence[Item]:
-    """The items of this process: every `world_size()`-th one; none where there are more processes than items.
+    """Return this process's items, `items[rank::world_size]`; may be empty if there are fewer items than processes.
 
-    >>> shard(["a", "b", "c"])  # in a process that trains alone
+    >>> shard(["a", "b", "c"])  # in a single process
     ['a', 'b', 'c']
     """
     return items[rank() :: world_size()]
 
 
 def all_gather(value: Any) -> list[Any]:
-    """The values of all processes, by rank."""
+    """Return the values of all processes, by rank."""
     values = [value] * world_size()
     if world_size() > 1:
         dist.all_gather_object(values, value)
@@ -117,7 +117,7 @@ def all_gather(value: Any) -> list[Any]:
 
 
 def broadcast(value: Any) -> Any:
-    """The value of the main process."""
+    """Return the value of the main process."""
     values = [value]
     if world_size() > 1:
         dist.broadcast_object_list(values, src=0)
@@ -125,7 +125,7 @@ def broadcast(value: Any) -> Any:
 
 
 def broadcast_tensors(tensors: Iterable[Tensor]) -> None:
-    """Copy the tensors of the main process into those of every process."""
+    """Copy the tensors of the main process to all processes."""
     if world_size() > 1:
         for tensor in tensors:
             values = tensor.detach().contiguous()
@@ -134,23 +134,23 @@ def broadcast_tensors(tensors: Iterable[Tensor]) -> None:
 
 
 def all_reduce(tensor: Tensor) -> Tensor:
-    """Replace the tensor by its sum over all processes, and return it."""
+    """Replace the tensor with its sum over all processes, and return it."""
     if world_size() > 1:
         dist.all_reduce(tensor)
     return tensor
 
 
 def barrier() -> None:
-    """Wait until every process has arrived here."""
+    """Wait for all processes."""
     all_gather(None)
 
 
 def gather_rows(indices: Sequence[int], rows: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-    """Rows that the processes computed of one dataset, together and in its order; a process may have none.
+    """Gather the rows of one dataset from all processes, in its order; a process may have none.
 
     Args:
-        indices: position of each row in the dataset.
-        rows: tensors `(N, ...)`, N the number of `indices`.
+        indices: index of each row in the dataset.
+        rows: tensors `(N, ...)`, where N is the number of `indices`.
 
     Returns:
         The indices of all processes, int64 `(M,)`, ascending; and the tensors `(M, ...)` in that order, on the CPU.
@@ -169,7 +169,7 @@ def require_same(what: str, value: object) -> None:
     """Check that all processes have the same value.
 
     Raises:
-        RunError: they do not.
+        RunError: the values differ.
     """
     digest = hashlib.sha256(repr(value).encode()).hexdigest()
     if len(set(all_gather(digest))) > 1:
@@ -177,32 +177,32 @@ def require_same(what: str, value: object) -> None:
 
 
 @contextmanager
-def peer_exit_named() -> Iterator[None]:
-    """Turn what torch raises when another process has exited into one sentence.
+def translate_peer_exit() -> Iterator[None]:
+    """Convert torch's errors due to the exit of another process.
 
     Raises:
-        PeerExitedError: a process of the group exited, or did not answer within `TIMEOUT`.
+        PeerExitedError: another process of the group exited, or did not respond within `TIMEOUT`.
     """
     try:
         yield
-    except RuntimeError as error:  # gloo's errors have no class of their own
+    except RuntimeError as error:  # gloo has no error class of its own
         if isinstance(error, dist.DistError) or "gloo" in str(error):
             raise PeerExitedError(f"another training process exited ({_first_sentence(error)})") from error
         raise
 
 
 def _first_sentence(error: Exception) -> str:
-    """The first sentence of an error of torch's, without the place in its source."""
+    """Return the first sentence of a torch error, without the source location."""
     return re.sub(r"^\[[^]]*\] ", "", str(error)).partition("\n")[0].partition(". ")[0]
 
 
 class GlobalDropout(TorchFunctionMode):
-    """Draws dropout masks for the whole batch and uses this process's rows of them.
+    """Draws dropout masks for the whole batch and applies this process's rows.
 
-    Within it, dropout and stochastic depth drop the same values of an image in any number of processes.
+    Within this mode, dropout and stochastic depth drop the same values of an image for any number of processes.
 
     Args:
-        rows: positions in the batch of this process's images.
+        rows: indices of this process's images in the batch.
         size: number of images in the batch.
     """
 
@@ -221,7 +221,7 @@ class GlobalDropout(TorchFunctionMode):
         return func(*args, **options)
 
     def _mask(self, like: Tensor, p: float) -> Tensor:
-        """Zeros and, with probability `p`, ones, in the shape of `like`; torch draws them in the order of memory."""
+        """Draw ones with probability `p` and zeros, in the shape and memory order of `like`."""
         last = like.ndim == 4 and like.is_contiguous(memory_format=torch.channels_last)
         order = torch.channels_last if last else torch.contiguous_format
         shape = (self._size, *like.shape[1:])
@@ -230,17 +230,17 @@ class GlobalDropout(TorchFunctionMode):
 
 
 def sync_batch_norm(network: nn.Module, device: torch.device, *, batch_size: int) -> None:
-    """Prepare the batch norms that train for several processes: on GPUs they become `SyncBatchNorm`.
+    """Prepare trainable batch norms for several processes: on GPUs they become `SyncBatchNorm`.
 
-    torch has that for GPUs only: on CPUs each process normalizes with the statistics of its own images, and the running
-    statistics kept are those of the main process.
+    torch supports that only on GPUs: on CPUs each process normalizes with the statistics of its own images, and the
+    running statistics of the main process are kept.
 
     Args:
-        network: changed in index, after `freeze`.
-        batch_size: images per step, of all processes together.
+        network: network after `freeze`; changed in place.
+        batch_size: number of images per step in all processes.
 
     Raises:
-        InputError: a process would have fewer than two images per step to take statistics of.
+        InputError: a process would have fewer than two images per step for the statistics.
     """
     network.train()
     paths = [path for path, module in network.named_modules() if isinstance(module, _BatchNorm) and module.training]
@@ -248,7 +248,7 @@ def sync_batch_norm(network: nn.Module, device: torch.device, *, batch_size: int
     if world_size() == 1 or not paths:
         return
     if device.type == "cuda":
-        from timm.layers.norm_act import convert_sync_batchnorm  # torch's drops the activation of timm's BatchNormAct2d
+        from timm.layers.norm_act import convert_sync_batchnorm  # torch's loses the activation of timm's BatchNormAct2d
 
         for path in paths:
             network.set_submodule(path, convert_sync_batchnorm(network.get_submodule(path)))
@@ -266,9 +266,9 @@ def sync_batch_norm(network: nn.Module, device: torch.device, *, batch_size: int
 
 
 def set_batch_norm_mode(network: nn.Module, *, images: int) -> None:
-    """Let batch norm use its running statistics for a step in which this process has fewer than two images.
+    """Use the running statistics of batch norm in a step with fewer than two images in this process.
 
-    Frozen batch norms and `SyncBatchNorm` stay as they are.
+    Frozen batch norms and `SyncBatchNorm` are not changed.
     """
     for module in network.modules():
         if isinstance(module, _BatchNorm) and not isinstance(module, nn.SyncBatchNorm):

@@ -1,4 +1,4 @@
-"""The features of images for a classifier or a clustering of one's own."""
+"""Extract the features of images, for example for another classifier or for clustering."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, repr=False)
 class FeatureTable:
-    """Features of images, a row each.
+    """Features of images, one row per image.
 
     Attributes:
-        features: float32 `(N, D)`, averaged over positions.
-        labels: class numbers, int64 `(N,)`.
-        paths: of the images.
-        class_names: by class number.
+        features: averaged over positions, float32 `(N, D)`.
+        labels: class indices, int64 `(N,)`.
+        paths: paths of the images.
+        class_names: by class index.
         model: name of the network.
         layer: the last layer below the features.
     """
@@ -59,8 +59,8 @@ class FeatureTable:
         """Write a `.npz` with `features`, `labels`, `paths` and `class_names`.
 
         Raises:
-            InputError: the path has another suffix, or exists and mlimages did not write it, or it was changed since;
-                unless `overwrite`.
+            InputError: `path` has another suffix; or it exists, `overwrite` is false, and mlimages did not write it, or
+                it was changed since.
         """
         path = as_path(path)
         if path.suffix != ".npz":
@@ -79,14 +79,14 @@ def extract_features(
     size: int | tuple[int, int] | None = None,
     progress: Progress | None = None,
 ) -> FeatureTable:
-    """Return the features of images at one layer of a network, from the cache where they are known.
+    """Extract features of images at one layer of a network; cached features are reused.
 
     Args:
-        labels: the images; those that cannot be decoded are left out and logged.
+        labels: the images; those that cannot be decoded are skipped and logged.
         model: name of the network.
         weights: `default`, `none` or a file.
-        layer: the last layer below the features, as `probe` lists them; by default everything below the classifier.
-        size: input width and height in pixels, one number for a square; None takes the network's own.
+        layer: the last layer below the features, as listed by `probe`; by default the last layer below the classifier.
+        size: input width and height in pixels, one number for a square; None uses the network's native size.
         progress: shows the number of images processed.
 
     Raises:

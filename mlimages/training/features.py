@@ -43,7 +43,7 @@ CHUNK = 32
 
 
 def unaugmented(index: int) -> int:
-    """View 0, the image without augmentation."""
+    """Return view 0, the image without augmentation."""
     return 0
 
 
@@ -56,11 +56,11 @@ class Batch:
     """One batch for the trainable part.
 
     Attributes:
-        inputs: arguments of `BatchSource.logits`, `(N, ...)` each; one row of zeros if the batch has no image.
+        inputs: arguments of `BatchSource.logits`, each `(N, ...)`; one row of zeros if the batch has no image.
         labels: int64 `(N,)`.
-        indices: position of each image in its set.
-        rows: position of each image in the batch that all processes share.
-        size: number of images of that batch.
+        indices: index of each image in its set.
+        rows: index of each image in the global batch.
+        size: number of images in the global batch.
     """
 
     inputs: tuple[Tensor, ...]
@@ -71,15 +71,15 @@ class Batch:
 
 
 class BatchSource(Protocol):
-    """Gives batches and computes their logits."""
+    """Yields batches and computes their logits."""
 
     def batches(
         self, images: ImageSet, order: Sequence[int], *, size: int, view: View = unaugmented
     ) -> Iterator[Batch]:
-        """This process's share of each batch of the images at the indices `order`."""
+        """Yield this process's share of each batch of the images at the indices `order`."""
 
     def logits(self, inputs: tuple[Tensor, ...]) -> Tensor:
-        """Logits `(N, classes)` of one batch's inputs."""
+        """Compute logits `(N, classes)` for the inputs of one batch."""
 
 
 def _batch(
@@ -91,7 +91,7 @@ def _batch(
 ) -> Batch:
     """Move a batch to the device."""
     if device.type == "cuda":
-        inputs = tuple(tensor.pin_memory() for tensor in inputs)  # lets the copy to the GPU run asynchronously
+        inputs = tuple(tensor.pin_memory() for tensor in inputs)  # allows an asynchronous copy to the GPU
     row_of = {index: row for row, index in enumerate(chunk)}
     return Batch(
         tuple(tensor.to(device, non_blocking=True) for tensor in inputs),
@@ -102,16 +102,16 @@ def _batch(
     )
 
 
-def _is_own(index: int) -> bool:
-    """Whether this process computes the features of an image: a fixed share, whatever the batch."""
+def _is_local(index: int) -> bool:
+    """Whether this process computes the features of an image; independent of the batch."""
     return index % distributed.world_size() == distributed.rank()
 
 
 class PixelSource:
-    """Computes the whole network from pixels.
+    """Computes the full network from pixels.
 
     Args:
-        network: normalised float32 `(N, C, H, W)` to logits.
+        network: maps normalized float32 `(N, C, H, W)` to logits.
         normalize: the network's first layer.
         device: device to compute on.
     """
@@ -135,17 +135,17 @@ class PixelSource:
 def features_key(
     model: Model, normalize: Normalize, *, cut: object, digest: str, preprocessing: Preprocessing, precision: str
 ) -> str:
-    """The cache key of a feature extractor; everything that changes the features is part of it.
+    """Return the cache key of a feature extractor, which depends on all that affects the features.
 
-    Weights alone do not suffice: networks with equal tensors differ in padding, activations or skip connections.
+    Weights do not suffice: networks with equal tensors may differ in padding, activations or skip connections.
 
     Args:
-        model: its name and its library's version count.
-        normalize: its mean counts by value, as a mean image's path may hold another one.
+        model: its name and the version of its library are part of the key.
+        normalize: the values of the mean are part of the key, since a mean image may change.
         cut: the layers whose outputs are the features, as JSON values.
         digest: SHA-256 of the weights.
         preprocessing: of the images.
-        precision: of the computation, from `frozen_precision`.
+        precision: precision of the computation, from `frozen_precision`.
 
     Returns:
         32 hexadecimal digits.
@@ -156,13 +156,13 @@ def features_key(
 
 
 class FrozenFeatures:
-    """The outputs of the frozen part, computed once per image and view, cached on disk for all runs.
+    """Outputs of the frozen part, computed once per image and view and cached on disk for all runs.
 
-    The key of a row is the image's digest and its view; `features_key` names the folder.
+    The key of a row consists of the image's digest and its view; `features_key` is the folder.
 
     Args:
         model: the network with its metadata.
-        split: the network as a frozen and a trainable part.
+        split: the network, split into a frozen and a trainable part.
         normalize: the network's first layer.
         digest: SHA-256 of the frozen weights.
         preprocessing: of the images.
@@ -193,13 +193,13 @@ class FrozenFeatures:
         self.store = RowStore(cache_dir("features") / key, (width,), np.float32)
 
     def fill(self, *wanted: tuple[ImageSet, int], budget: int, progress: Progress) -> bool:
-        """Compute the missing features of each set's views 0 to N - 1.
+        """Compute the missing features of views 0 to N - 1 of each set.
 
         Args:
             budget: size of the cache in bytes.
 
         Returns:
-            False, with nothing computed, if they need more than half of it.
+            False, with nothing computed, if they need more than half of the cache.
         """
         total = sum(len(images) * views for images, views in wanted)
         if not self.store.fits(total, budget):
@@ -209,7 +209,7 @@ class FrozenFeatures:
                 total * self.store.row_bytes / 1e9,
             )
             return False
-        missing = [(images, self._missing(images, views)) for images, views in wanted]
+        missing = [(images, self._uncached_views(images, views)) for images, views in wanted]
         count = sum(len(indices) for _, indices in missing)
         if count:
             self.store.trim(budget, needed=count * self.store.row_bytes)
@@ -233,7 +233,7 @@ class FrozenFeatures:
         self, images: ImageSet, order: Sequence[int], *, size: int, view: View = unaugmented
     ) -> Iterator[Batch]:
         for chunk in chunks(order, size):
-            keys = {index: self._key(images, index, view(index)) for index in chunk if _is_own(index)}
+            keys = {index: self._key(images, index, view(index)) for index in chunk if _is_local(index)}
             indices = tuple(index for index, key in keys.items() if key in self.store)
             found = self.store.rows([keys[index] for index in indices]) if indices else np.zeros((1, *self.store.shape))
             rows = torch.from_numpy(found.astype(np.float32, copy=False))  # (N, D)
@@ -251,8 +251,8 @@ class FrozenFeatures:
                 self._lower = faster or self._split.lower
             return flatten_features(self._lower(x)).cpu().numpy()  # (N, D)
 
-    def _missing(self, images: ImageSet, views: int) -> list[tuple[int, int]]:
-        all_views = ((index, view) for view in range(views) for index in filter(_is_own, range(len(images))))
+    def _uncached_views(self, images: ImageSet, views: int) -> list[tuple[int, int]]:
+        all_views = ((index, view) for view in range(views) for index in filter(_is_local, range(len(images))))
         keys: set[bytes] = set()
         missing = []
         for index, view in all_views:

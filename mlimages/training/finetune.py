@@ -1,4 +1,4 @@
-"""Fine-tuning: a pretrained network learns new classes while its lower layers stay as they are."""
+"""Fine-tune a pretrained network on new classes while its lower layers stay frozen."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Callback(Protocol):
     """Receives the metrics of each epoch."""
 
     def epoch_ended(self, figures: EpochFigures) -> None:
-        """Called in the main process after an epoch was trained, validated and saved."""
+        """Handle the metrics of an epoch; called in the main process after the epoch is saved."""
 
 
 def fine_tune(
@@ -59,19 +59,19 @@ def fine_tune(
     progress: Progress | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> FineTuneResult:
-    """Fine-tune a network; a run that was interrupted in the folder `config.out` is resumed.
+    """Fine-tune a network; an interrupted run in the folder `config.out` is resumed.
 
-    Under torchrun every process calls it and they share each batch; only the main process writes files, shows progress
-    and runs the callbacks.
+    Under torchrun, all processes call it and share each batch; only the main process writes files, shows progress and
+    runs the callbacks.
 
     Set OMP_WAIT_POLICY=passive and OPENBLAS_NUM_THREADS=1 before the first import of numpy and torch, as the command
-    does: idle threads otherwise keep cores busy.
+    does: otherwise idle threads keep cores busy.
 
     Args:
         config: settings of the run.
-        network: a network of your own with one output per class, trained as it is instead of `config.model`; nothing
-            of it is frozen unless `config.freeze` says so. The same one is needed to resume the run.
-        preprocessing: of the images, with `network`.
+        network: a custom network with one output per class, trained instead of `config.model`; by default no layer is
+            frozen. The same network is needed to resume the run.
+        preprocessing: preprocessing of the images for `network`.
         export: whether to write `model.onnx`, the plots and `report.html` at the end.
         progress: shows the number of images processed.
         callbacks: called after each epoch.
@@ -82,25 +82,25 @@ def fine_tune(
     Raises:
         InputError: the label files, images or settings cannot be used.
         ModelError: the network cannot be built, or no parameter is left to train.
-        RunError: the folder holds a run with other settings or is in use, the loss is not finite, or another training
-            process exited.
+        RunError: the folder contains a run with other settings or is in use, the loss is not finite, or another
+            training process exited.
         ExportError: the ONNX file's outputs differ from the network's.
 
     >>> config = FineTuneConfig("labels.txt", "runs/new", model="lenet5", weights="none", freeze="none", epochs=1)
     >>> fine_tune(config).onnx
     PosixPath('runs/new/model.onnx')
     """
-    own = _own_network(network, preprocessing)
-    config = _with_defaults(config, own)
+    custom = _custom_network(network, preprocessing)
+    config = _with_defaults(config, custom)
     files, device = RunFiles(config.out), choose_device(config.device)
     distributed.init_process_group(device)
     is_main = distributed.is_main_process()
     progress = progress if progress and is_main else NoProgress()
-    with closing(progress), distributed.peer_exit_named(), torch.random.fork_rng():  # an error begins a new line
+    with closing(progress), distributed.translate_peer_exit(), torch.random.fork_rng():  # errors start on a new line
         if distributed.broadcast(check_folder(config, files)):
             return finished_result(files, export=export, network=network, progress=progress)
-        inputs = read_inputs(config, files, own)  # with all checks that need no image; nothing was written yet
-        with files.locked() if is_main else nullcontext(), write_log(files.log) if is_main else nullcontext():
+        inputs = read_inputs(config, files, custom)  # all checks that need no image, before anything is written
+        with files.lock() if is_main else nullcontext(), write_log(files.log) if is_main else nullcontext():
             started, state = time.monotonic(), load_state(files)
             images = read_images(config, inputs, progress)
             preprocessing = open_folder(config, files, inputs, images)
@@ -117,10 +117,10 @@ def fine_tune(
             state = _start(job) if state is None else _resume(job, state)
             job = job if state.depths_share else job.without_depths()
             state = _train(job, state, started=started, progress=progress, callbacks=callbacks)
-            return finish(job, state, export=export, own=network, progress=progress)
+            return finish(job, state, export=export, custom=network, progress=progress)
 
 
-def _own_network(network: nn.Module | None, preprocessing: Preprocessing | None) -> CustomNetwork | None:
+def _custom_network(network: nn.Module | None, preprocessing: Preprocessing | None) -> CustomNetwork | None:
     if network is None and preprocessing is None:
         return None
     if network is None or preprocessing is None:
@@ -128,17 +128,17 @@ def _own_network(network: nn.Module | None, preprocessing: Preprocessing | None)
     return CustomNetwork(network, preprocessing)
 
 
-def _with_defaults(config: FineTuneConfig, own: CustomNetwork | None) -> FineTuneConfig:
-    """The configuration with the weights and the frozen layers that its defaults stand for."""
-    if own:
+def _with_defaults(config: FineTuneConfig, custom: CustomNetwork | None) -> FineTuneConfig:
+    """Return the configuration with the defaults of weights and frozen layers resolved."""
+    if custom:
         freeze = "none" if config.freeze == "auto" else config.freeze
-        return replace(config, model=type(own.network).__name__, weights="none", freeze=freeze)
+        return replace(config, model=type(custom.network).__name__, weights="none", freeze=freeze)
     weights, freeze = resolve_defaults(config.model, weights=config.weights, freeze=config.freeze)
     return replace(config, weights=weights, freeze=freeze)
 
 
 def _resume(job: Job, state: TrainingState) -> TrainingState:
-    """Continue after the last complete epoch.
+    """Resume after the last complete epoch.
 
     Raises:
         RunError: the frozen weights are not those the run started with.
@@ -150,12 +150,12 @@ def _resume(job: Job, state: TrainingState) -> TrainingState:
         )
     if distributed.is_main_process():
         job.files.tidy()
-        write_metrics(job.files, state.history)  # the run may have been killed after writing the state and before this
+        write_metrics(job.files, state.history)  # the run may have been killed before writing them
     return state
 
 
 def _start(job: Job) -> TrainingState:
-    """The state before the first epoch: the closed-form head on a pretrained network, else random weights."""
+    """Return the state before the first epoch: closed-form head on a pretrained network, else random weights."""
     if distributed.is_main_process():
         job.files.tidy()
         write_skipped(job.files.folder, job.broken)
@@ -165,7 +165,7 @@ def _start(job: Job) -> TrainingState:
     shares = [share for share in SHARES if share or job.config.head == "auto"]
     fit = fit_ridge(train.features, train.labels, len(job.class_names), lower=train.lower, shares=shares)
     if distributed.is_main_process():
-        probabilities = np.concatenate([fit.leave_one_out, val.probabilities(fit.head)])  # none by a fit on the image
+        probabilities = np.concatenate([fit.leave_one_out, val.probabilities(fit.head)])  # out of sample
         paths = [images.images[n].path for images, found in ((job.train, train), (job.val, val)) for n in found.indices]
         labels = np.concatenate([train.labels, val.labels])
         write_suspect_labels(job.files.folder, paths, labels, probabilities, job.class_names)
@@ -197,9 +197,9 @@ def _start(job: Job) -> TrainingState:
 def _train(
     job: Job, before: TrainingState, *, started: float, progress: Progress, callbacks: Sequence[Callback]
 ) -> TrainingState:
-    """Train the remaining epochs; the whole networks are written at the end, also when training is interrupted."""
+    """Train the remaining epochs; the full networks are written at the end, also if training is interrupted."""
     config, state, network = job.config, before, job.network
-    schedule = Schedule.of_run(
+    schedule = Schedule.for_run(
         config, len(job.train), pretrained=job.model.pretrained, trains_below_head=job.trains_below_head
     )
     trainer = Trainer(
@@ -262,7 +262,7 @@ def _epoch(job: Job, trainer: Trainer, epoch: int, *, deadline: float, progress:
 def _advance(
     job: Job, before: TrainingState, figures: EpochFigures, optimizer: torch.optim.Optimizer, *, seconds: float
 ) -> TrainingState:
-    """The state after an epoch, with the best weights so far."""
+    """Return the state after an epoch, with the best weights so far."""
     state = replace(
         before,
         trained=trained_tensors(job.network),

@@ -1,4 +1,4 @@
-"""The end of a run: restore the best epoch, write predictions, results and model.onnx."""
+"""Finish a run: restore the best epoch, write predictions, results and model.onnx."""
 
 from __future__ import annotations
 
@@ -62,19 +62,19 @@ class FineTuneResult:
     Attributes:
         run: the run folder.
         model: name of the network.
-        freeze: the layer up to which it is frozen, or head or none.
+        freeze: the last frozen layer, `head` or `none`.
         classes: class names, in the order of the logits.
         train_images: number of training images.
         val_images: number of validation images.
-        val_accuracy: accuracy of the best epoch (chosen on the validation set).
+        val_accuracy: validation accuracy of the best epoch, which was chosen on the same images.
         val_interval: its 95 % confidence interval.
-        probe_accuracy: of the closed-form head before the first epoch; None where the network starts at random.
-        best_epoch: counted from 1; 0 is the closed-form head.
-        epochs: number of epochs trained.
-        depths_share: share of the lower layers in the closed-form head; 0 where it takes the last layer alone.
-        frozen_digest: SHA-256 of the frozen weights, the same at start and end; empty where nothing is frozen.
+        probe_accuracy: validation accuracy of the closed-form head before the first epoch; None with random weights.
+        best_epoch: from 1; 0 is the closed-form head.
+        epochs: number of trained epochs.
+        depths_share: share of the lower layers in the closed-form head; 0 if it uses only the last layer.
+        frozen_digest: SHA-256 of the frozen weights, equal before and after training; empty if nothing is frozen.
         broken: images that could not be decoded and were skipped.
-        seconds: training time, without interruptions.
+        seconds: training time, excluding interruptions.
         onnx: the exported file; None without `export`.
     """
 
@@ -116,13 +116,13 @@ class FineTuneResult:
         return html_table(f"run {self.run}", rows)
 
     def to_dict(self) -> dict[str, object]:
-        """The result as JSON values."""
+        """Return the result as JSON types."""
         paths = {"run": str(self.run), "onnx": None if self.onnx is None else str(self.onnx)}
         return {**asdict(self), **paths}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], files: RunFiles) -> FineTuneResult:
-        """The inverse of `to_dict`, with the paths of the folder `files`.
+        """Create a result from the values of `to_dict` and the paths of a run folder.
 
         Raises:
             KeyError: a value is missing.
@@ -136,10 +136,10 @@ class FineTuneResult:
 def finished_result(
     files: RunFiles, *, export: bool, network: nn.Module | None = None, progress: Progress
 ) -> FineTuneResult:
-    """The result of a finished run; with `export`, a missing `model.onnx` and its plots are written.
+    """Read the result of a finished run; with `export`, write a missing `model.onnx` and its plots.
 
     Raises:
-        RunError: `result.json` is damaged.
+        RunError: `result.json` is corrupt.
     """
     logger.warning("%s is already finished; more epochs: mlimages finetune --resume %s --epochs N", *[files.folder] * 2)
     if export and distributed.is_main_process() and not files.onnx.exists():
@@ -152,7 +152,7 @@ def finished_result(
 
 
 def finish(
-    job: Job, state: TrainingState, *, export: bool, own: nn.Module | None = None, progress: Progress
+    job: Job, state: TrainingState, *, export: bool, custom: nn.Module | None = None, progress: Progress
 ) -> FineTuneResult:
     """Restore the best epoch, verify that the frozen weights are unchanged, and write the results."""
     network, config, files = job.network, job.config, job.files
@@ -172,7 +172,7 @@ def finish(
                 MIN_VALIDATION_IMAGES,
             )
     if export:
-        export_run(files.folder, files.onnx, network=own, overwrite=True, progress=progress)
+        export_run(files.folder, files.onnx, network=custom, overwrite=True, progress=progress)
     result = FineTuneResult(
         run=files.folder,
         model=config.model,
@@ -200,10 +200,10 @@ def finish(
 
 
 def _fit_known(job: Job, state: TrainingState, validation: Validation) -> KnownOutput:
-    """What the exported file says beside the classes, from the inputs of the head as it was trained."""
+    """Fit the output `known` and the thresholds of prediction sets on the inputs of the trained head."""
     train, val = (compute_head_inputs(job.model, job.source, images) for images in (job.train, job.val))
     score = fit_known(train.features, train.labels, len(job.class_names), validation=val.features)
-    if state.best_epoch == 0 and state.left_out:  # the closed-form head itself
+    if state.best_epoch == 0 and state.left_out:  # the closed-form head
         sets = PredictionSets("leave-one-out", len(train.labels), state.left_out)
     else:
         labels = job.val.labels[list(validation.indices)].numpy()
@@ -237,10 +237,10 @@ def write_suspect_labels(
     probabilities: NDArray[np.floating],
     class_names: Sequence[str],
 ) -> None:
-    """Write `suspects.tsv`: the images that are probably mislabelled.
+    """Write `suspects.tsv`, the images that are probably mislabelled.
 
     Args:
-        probabilities: `(N, classes)`, of each image by a closed-form head that was fitted without it.
+        probabilities: predicted for each image by a closed-form head fitted without it, `(N, classes)`.
     """
     suspects = find_suspects(paths, labels, probabilities, class_names)
     write_suspects(suspects, run / "suspects.tsv", overwrite=True)
@@ -253,7 +253,7 @@ def write_suspect_labels(
 
 
 def draw(run: Path, *, progress: Progress | None = None) -> Path | None:
-    """Draw curves.png, confusion.png and report.html; None, and a line in the log, if the extra is missing."""
+    """Draw curves.png, confusion.png and report.html; log a warning and return None if the extra is not installed."""
     progress = progress or NoProgress()
     try:
         from mlimages.reports import draw_run
@@ -276,15 +276,15 @@ def export_run(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> OnnxBundle:
-    """Export a run's best network to ONNX, with where it comes from as metadata, and its model card beside it.
+    """Export the best network of a run to ONNX, with its provenance as metadata, and write a model card.
 
-    The card, README.md, replaces none that a person wrote.
+    A README.md that mlimages did not write is not replaced.
 
     Args:
         run: run folder.
         out: ONNX file to write.
-        options: of the export.
-        network: of a run with a network of your own; its weights are replaced.
+        options: options of the export.
+        network: the custom network of the run; its weights are replaced.
         overwrite: replace a file that mlimages did not write, or that was changed since.
         progress: shows the number of validation images compared.
 
@@ -294,7 +294,7 @@ def export_run(
     Raises:
         InputError: there is such a file.
         RunError: `run` is not a run folder.
-        ExportError: its outputs differ from the network's; nothing is written, the worst image is named.
+        ExportError: its outputs differ from the network's; nothing is written. The message names the worst image.
 
     >>> export_run("runs/first", "first.onnx").class_names
     ('cats', 'dogs')
@@ -323,7 +323,7 @@ def export_run(
 
 
 def summarize_run(run: str | os.PathLike[str]) -> NetworkSummary:
-    """Summarize the network of a run, layer by layer: output shapes, parameters, which of them are frozen.
+    """Summarize the network of a run layer by layer: output shapes, parameters and frozen layers.
 
     Raises:
         RunError: `run` is not a run folder.

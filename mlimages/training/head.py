@@ -1,4 +1,4 @@
-"""The closed-form head: ridge regression whose penalty leave-one-out chooses, and the features it is fitted on."""
+"""The closed-form head: ridge regression with a penalty chosen by leave-one-out, and the features it is fitted on."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class RidgeHead:
     bias: Floats
 
     def probabilities(self, features: NDArray[np.floating]) -> Floats:
-        """Of features `(N, D)`: `(N, classes)`."""
+        """Return the probabilities `(N, classes)` for features `(N, D)`."""
         return softmax(features @ self.weight.T + self.bias)
 
 
@@ -63,10 +63,10 @@ class RidgeFit:
     """A ridge regression with its leave-one-out predictions.
 
     Attributes:
-        head: the classifier fitted on all images; the softmax of its scores is calibrated by leave-one-out.
-        leave_one_out: probabilities of each image by the fit without it, float32 `(N, classes)`.
-        penalty: the one of PENALTIES that leave-one-out chose.
-        share: of the lower layers in the kernel, one of SHARES; 0 where the last layer alone decides.
+        head: classifier fitted on all images; the softmax of its scores is calibrated by leave-one-out.
+        leave_one_out: probabilities of each image predicted by the fit without it, float32 `(N, classes)`.
+        penalty: the penalty chosen from PENALTIES by leave-one-out.
+        share: share of the lower layers in the kernel, one of SHARES; 0 if only the last layer is used.
     """
 
     head: RidgeHead
@@ -83,18 +83,18 @@ def fit_ridge(
     lower: Sequence[Features] = (),
     shares: Sequence[float] = SHARES,
 ) -> RidgeFit:
-    """Fit a ridge regression of one-hot targets; leave-one-out chooses its penalty and the share of the lower layers.
+    """Fit a ridge regression to one-hot targets; leave-one-out chooses the penalty and the share of the lower layers.
 
-    One eigendecomposition of the smaller Gram matrix serves every penalty, and the leave-one-out residual is
+    One eigendecomposition of the smaller Gram matrix suffices for all penalties, and the leave-one-out residual is
     residual / (1 - leverage) (Golub, Heath and Wahba, Generalized cross-validation, 1979). Rows are read in chunks
-    where there are more images than features: then the result is the only array of `(N, classes)`.
+    if there are more images than features: then the result is the only array of `(N, classes)`.
 
     Args:
-        features: `(N, D)`, of the last layer.
-        labels: class numbers, int64 `(N,)`.
+        features: features of the last layer, `(N, D)`.
+        labels: class indices, int64 `(N,)`.
         classes: number of classes.
-        lower: `(N, L)` of each layer below; their weights follow those of `features`: `(classes, D + sum of L)`.
-        shares: candidates for the share that they have together; at most SHARE_IMAGES images choose.
+        lower: features of each layer below, `(N, L)`; their weights follow those of `features`: `(classes, D + sum L)`.
+        shares: candidates for their total share, compared on at most SHARE_IMAGES images.
 
     >>> features = np.array([[0.0], [0.1], [0.9], [1.0]])
     >>> fit_ridge(features, np.array([0, 0, 1, 1]), classes=2).head.probabilities(features).argmax(axis=1).tolist()
@@ -112,14 +112,14 @@ def fit_ridge(
 
 
 def _block_shares(share: float, layers: int) -> list[float]:
-    """The share of the last layer, and of each layer below."""
+    """Return the share of the last layer, and of each layer below."""
     return [1 - share, *[share / layers] * layers]
 
 
 class _Ridge:
-    """The decomposition of a ridge regression and the penalty with the smallest leave-one-out error.
+    """Decomposition of a ridge regression, and the penalty with the smallest leave-one-out error.
 
-    Features are standardized; the kernel of each block of them has mean 1 on its diagonal, times the block's share.
+    Features are standardized; the kernel of each block of features has mean 1 on its diagonal, times the block's share.
     With the singular values s, left vectors U and right vectors V of the standardized features X, `(N, D)`:
     1. values = s ** 2 from the smaller of X X' (whose vectors are U) and X' X (V; then U = X V / s, in chunks of rows);
     2. fitted = U diag(values / (values + penalty)) U' Y;
@@ -148,7 +148,7 @@ class _Ridge:
         self._scale = _softmax_scale(self._scores(choice, left, self._penalty), labels[choice])
 
     def fit(self, *, share: float) -> RidgeFit:
-        """The classifier, and the leave-one-out probabilities of all images."""
+        """Return the classifier, and the leave-one-out probabilities of all images."""
         coefficients = self._projected / (self._values + self._penalty)[:, None]  # (K, classes)
         if self._is_dual:
             weight = self._x.T @ (self._vectors @ coefficients)
@@ -162,7 +162,7 @@ class _Ridge:
         return RidgeFit(head, left_out, self._relative_penalty, share)
 
     def _decompose(self) -> None:
-        """Set the values `(K,)`, the vectors, U `(N, K)` or V / s `(D, K)`, and U' Y `(K, classes)`."""
+        """Compute the values `(K,)`, the vectors, U `(N, K)` or V / s `(D, K)`, and U' Y `(K, classes)`."""
         if self._is_dual:
             self._x = self._rows(np.arange(len(self._labels)))
             self._values, self._vectors = _eigen(self._x @ self._x.T)
@@ -179,14 +179,14 @@ class _Ridge:
         self._projected = self._vectors.T @ moments
 
     def _rows(self, rows: Labels) -> Floats:
-        """Standardized features `(n, D)` of some images."""
+        """Return standardized features `(n, D)` of some images."""
         x = np.concatenate([block[rows] for block in self._blocks], axis=1, dtype=np.float64)
         x -= self._mean
         x *= self._factor
         return x
 
     def _left(self, rows: Labels) -> Floats:
-        """Rows of U, `(n, K)`."""
+        """Return rows of U, `(n, K)`."""
         return self._vectors[rows] if self._is_dual else self._rows(rows) @ self._vectors
 
     def _targets(self, rows: Labels) -> Floats:
@@ -195,7 +195,7 @@ class _Ridge:
         return targets
 
     def _scores(self, rows: Labels, left: Floats, penalty: float) -> Floats:
-        """Scores `(n, classes)` of some images, each by the fit without it."""
+        """Return scores `(n, classes)` of some images, each by the fit without it."""
         shrink = self._values / (self._values + penalty)
         targets = self._targets(rows)
         residuals = targets - self._base - left @ (shrink[:, None] * self._projected)
@@ -205,7 +205,7 @@ class _Ridge:
 
 
 def _scaling(features: Features, share: float) -> tuple[Floats, Floats]:
-    """Mean and factor `(D,)` that standardize features, so that their kernel has the mean `share` on its diagonal."""
+    """Return mean and factor `(D,)` that standardize features and make the mean of their kernel's diagonal `share`."""
     mean, squares = features.mean(axis=0, dtype=np.float64), np.zeros(features.shape[1])
     for start in range(0, len(features), CHUNK):
         squares += np.square(features[start : start + CHUNK] - mean).sum(axis=0)
@@ -215,26 +215,26 @@ def _scaling(features: Features, share: float) -> tuple[Floats, Floats]:
 
 
 def stratified_folds(labels: NDArray[np.int64], *, folds: int, seed: int) -> NDArray[np.int64]:
-    """A fold number for each image, each class spread evenly over the folds: `(N,)`."""
+    """Return a fold number for each image, with each class spread evenly over the folds: `(N,)`."""
     rng = np.random.default_rng(seed)
     fold = np.empty(len(labels), np.int64)
     start = 0
     for label in np.unique(labels):
         members = rng.permutation(np.flatnonzero(labels == label))
         fold[members] = (start + np.arange(len(members))) % folds
-        start += len(members)  # else the first folds would get all the remainders
+        start += len(members)  # otherwise the first folds would get all remainders
     return fold
 
 
 def _eigen(gram: Floats) -> tuple[Floats, Floats]:
-    """The eigenvalues above rounding, and their vectors."""
+    """Return the eigenvalues above rounding error, and their vectors."""
     values, vectors = np.linalg.eigh(gram)
     kept = values > 1e-9 * values[-1]
     return values[kept], vectors[:, kept]
 
 
 def _softmax_scale(scores: Floats, labels: NDArray[np.int64]) -> float:
-    """The factor under which the softmax of `scores` gives the labels the highest likelihood."""
+    """Return the factor of `scores` that maximizes the likelihood of the labels under the softmax."""
 
     def loss(scale: float) -> float:
         logits = scale * scores
@@ -252,10 +252,10 @@ class HeadInputs:
 
     Attributes:
         features: float32 `(N, D)`.
-        lower: the pooled outputs of each layer below, float32 `(N, L)`; empty where the head takes the last one alone.
+        lower: pooled outputs of each layer below, float32 `(N, L)`; empty if the head uses only the last layer.
         labels: int64 `(N,)`.
-        indices: position of each row's image in its dataset.
-        lowest_output: smallest logit of the head as it was.
+        indices: index of each row's image in its dataset.
+        lowest_output: smallest logit of the current head.
     """
 
     features: NDArray[np.float32]
@@ -265,13 +265,13 @@ class HeadInputs:
     lowest_output: float
 
     def probabilities(self, head: RidgeHead) -> Floats:
-        """Of a closed-form head: `(N, classes)`."""
+        """Return the probabilities `(N, classes)` of a closed-form head."""
         all_features = np.concatenate([self.features, *self.lower], axis=1)  # (N, D)
         return head.probabilities(all_features[:, : head.weight.shape[1]])
 
 
 def initialize_head(model: Model, source: BatchSource, images: ImageSet, head: RidgeHead) -> bool:
-    """Give the network's head the weights of the closed-form head; False where it has no bias to hold its intercept."""
+    """Set the weights of the network's head to the closed-form head; return False if it has no bias."""
     layer = model.network.get_submodule(model.head)
     if not (isinstance(layer, nn.Linear | nn.Conv2d) and layer.bias is not None):
         return False
@@ -282,13 +282,13 @@ def initialize_head(model: Model, source: BatchSource, images: ImageSet, head: R
         if weight.shape[1] > width:
             model.network.get_parameter(f"{DEPTHS}.weight").copy_(weight[:, width:])
         if isinstance(layer, nn.Conv2d):
-            # SqueezeNet ends in a ReLU, which must not clip a logit; softmax ignores what is added to all of them.
+            # SqueezeNet ends in a ReLU, which must not clip a logit; softmax is invariant to adding a constant to all.
             layer.bias += 2 * max(0.0, -compute_head_inputs(model, source, images).lowest_output)
     return True
 
 
 def compute_head_inputs(model: Model, source: BatchSource, images: ImageSet) -> HeadInputs:
-    """Run the images, without augmentation, through the network up to its head."""
+    """Compute the inputs of the network's head for all images, without augmentation."""
     parts: dict[str, list[Tensor]] = defaultdict(list)
     indices: list[int] = []
 
@@ -301,7 +301,7 @@ def compute_head_inputs(model: Model, source: BatchSource, images: ImageSet) -> 
         parts["lower"].append(inputs[0].float())  # (n, L)
 
     hooks = [model.network.get_submodule(model.head).register_forward_hook(record)]
-    depths: Any = model.network._modules.get(DEPTHS)  # some networks have an attribute of this name
+    depths: Any = model.network._modules.get(DEPTHS)  # other networks may have an attribute of this name
     if depths is not None:
         hooks.append(depths.register_forward_hook(record_lower))
     model.network.eval()

@@ -1,4 +1,4 @@
-"""The images of a run: decoded once before training, then read in batches from the pixel cache."""
+"""Images of a run: decoded once before training, then read in batches from the pixel cache."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class TrainingImage:
     """An image that could be decoded.
 
     Attributes:
-        path: its file.
-        label: class number.
+        path: path of the file.
+        label: class index.
         digest: SHA-256 of the file, 32 bytes.
     """
 
@@ -52,7 +52,7 @@ class PixelBatch:
     Attributes:
         pixels: uint8 `(N, H, W, C)`.
         labels: int64 `(N,)`.
-        indices: position of each image in its set; an image that can no longer be read is missing.
+        indices: index of each image in its set; images that can no longer be read are missing.
     """
 
     pixels: Tensor
@@ -61,13 +61,13 @@ class PixelBatch:
 
 
 def workers() -> int:
-    """Number of decoding threads: the available cores, divided by the processes of torchrun on this machine."""
+    """Return the number of decoding threads: available cores divided by the number of local processes of torchrun."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def chunks(order: Sequence[int], size: int) -> list[Sequence[int]]:
-    """`order` in parts of `size`; a single left over joins the part before, as batch norm cannot train on one."""
+    """Split `order` into parts of `size`; a single last item joins the previous part, since batch norm needs two."""
     ends = [*range(size, len(order), size), len(order)] if order else []
     if len(ends) > 1 and ends[-1] - ends[-2] == 1:
         del ends[-2]
@@ -77,9 +77,9 @@ def chunks(order: Sequence[int], size: int) -> list[Sequence[int]]:
 def decode_all(
     items: Sequence[LabeledPath], geometry: ImageProperty, *, store: RowStore | None, progress: Progress
 ) -> list[TrainingImage | BrokenImage]:
-    """Decode every image once and store its pixels in `store`; the images and the broken images, in order.
+    """Decode every image once and store its pixels in `store`; return images and broken images, in order.
 
-    Images that `check` has decoded, and whose pixels are in `store` if there is one, are not read again.
+    Images that `check` has decoded, and whose pixels are in `store` if there is one, are not decoded again.
     """
     known = decodable_images(item.path for item in items)
 
@@ -117,7 +117,7 @@ def decode_all(
 def decode_shares(
     items: Sequence[LabeledPath], geometry: ImageProperty, *, store: RowStore | None, progress: Progress
 ) -> list[TrainingImage | BrokenImage]:
-    """`decode_all` of a share in each process; every process gets all results."""
+    """Run `decode_all` on a share in each process; all processes get all results."""
     own = decode_all(distributed.shard(items), geometry, store=store, progress=progress)
     parts = distributed.all_gather(own)
     if store is not None and len(parts) > 1:
@@ -134,10 +134,10 @@ class ImageSet:
     """Images in a fixed order, read in batches.
 
     Args:
-        images: the decodable ones, as `decode_all` returns them.
+        images: decodable images, from `decode_all`.
         geometry: input size, channels and resize method.
-        store: their pixels; None decodes them each time.
-        augment: makes the augmented views; None does not augment.
+        store: cache of their pixels; None decodes them each time.
+        augment: data augmentation; None for none.
     """
 
     def __init__(
@@ -158,7 +158,7 @@ class ImageSet:
     def batches(
         self, parts: Sequence[Sequence[int]], *, view: Callable[[int], int] = lambda index: 0
     ) -> Iterator[PixelBatch]:
-        """One batch for each part, a sequence of indices; `view` gives each image's view. Decoding runs ahead."""
+        """Yield one batch per part, a sequence of indices; `view` returns the view of an image. Decoding runs ahead."""
         pool = _threads(self.images, max(AHEAD, *map(len, parts), 0))
         views = pool.map(lambda index: self._load_view(index, view(index)), itertools.chain(*parts))
         for part in parts:

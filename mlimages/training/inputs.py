@@ -1,4 +1,4 @@
-"""The inputs of a run: label files, network and mean image, checked before an image is decoded."""
+"""Read the inputs of a run: label files, network and mean image, all checked before an image is decoded."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class LabeledImages:
     """The images of the label files with their classes.
 
     Attributes:
-        names: class names, by class number.
-        train: images to train on.
-        val: images to validate on; None if part of `train` is to be held out.
+        names: class names, by class index.
+        train: training images.
+        val: validation images; None if part of `train` is to be held out.
     """
 
     names: ClassNames
@@ -43,14 +43,14 @@ class LabeledImages:
 
 @dataclass(frozen=True, slots=True)
 class RunInputs:
-    """What a run starts from.
+    """Inputs of a run.
 
     Attributes:
-        images: paths and classes.
+        images: paths and labels of the images.
         model: the network, with its lower layers frozen.
         frozen: its frozen parameters and buffers.
-        mean_image: float32 `(C, H, W)` in 0..255, if one was given.
-        is_resumed: whether the run folder holds a finished epoch.
+        mean_image: float32 `(C, H, W)` in 0..255, if given.
+        is_resumed: whether the run folder contains a finished epoch.
     """
 
     images: LabeledImages
@@ -68,28 +68,28 @@ class CustomNetwork:
     preprocessing: Preprocessing
 
 
-def read_inputs(config: FineTuneConfig, files: RunFiles, own: CustomNetwork | None = None) -> RunInputs:
+def read_inputs(config: FineTuneConfig, files: RunFiles, custom: CustomNetwork | None = None) -> RunInputs:
     """Read the label files, build the network and freeze it; decode no image and write nothing.
 
     Args:
-        own: taken instead of the network that the configuration names.
+        custom: network to use instead of the one in the configuration.
 
     Raises:
         InputError: a label file, the mean image or another setting cannot be used.
-        ModelError: the network cannot be built or frozen so.
+        ModelError: the network cannot be built or frozen.
     """
     is_resumed = files.state.exists()
     images = _resumed_images(files) if is_resumed else read_label_files(config)
     distributed.require_same("label files and run folder", (is_resumed, images.train, images.val))
     require_classes(images.train, images.names)
-    model = _build(config, len(images.names), own)
+    model = _build(config, len(images.names), custom)
     mean = None if is_resumed else _load_mean(config, model.preprocessing)
     return RunInputs(images, model, freeze(model, config.freeze), mean, is_resumed)
 
 
-def _build(config: FineTuneConfig, classes: int, own: CustomNetwork | None) -> Model:
-    if own:
-        return wrap_network(own.network, own.preprocessing, classes=classes, pretrained=config.freeze != "none")
+def _build(config: FineTuneConfig, classes: int, custom: CustomNetwork | None) -> Model:
+    if custom:
+        return wrap_network(custom.network, custom.preprocessing, classes=classes, pretrained=config.freeze != "none")
     return build_model(
         config.model,
         classes=classes,
@@ -107,10 +107,10 @@ def _resumed_images(files: RunFiles) -> LabeledImages:
 
 
 def read_label_files(config: FineTuneConfig) -> LabeledImages:
-    """Read both label files or folders, whose classes are compared by name; of a folder train/ and val/ are taken.
+    """Read both label files or folders and match their classes by name; a folder may have train/ and val/.
 
     Raises:
-        InputError: one of them cannot be read, a class of `val` is not one of `labels`, or there is only one class.
+        InputError: one of them cannot be read, a class of `val` is not in `labels`, or there is only one class.
     """
     labels, val = config.labels, config.val
     parts = open_parts(labels, config)
@@ -134,17 +134,17 @@ def read_label_files(config: FineTuneConfig) -> LabeledImages:
 class _Labeled(Protocol):
     @property
     def label(self) -> int:
-        """Class number."""
+        """Class index."""
 
 
 def require_classes(images: Iterable[_Labeled], names: ClassNames, *, kind: str = "") -> None:
-    """Check that every class has two images to train on.
+    """Check that every class has at least two training images.
 
     Args:
-        kind: of the images, for the message: "good ".
+        kind: kind of the images, for the message: "good ".
 
     Raises:
-        InputError: a class has fewer.
+        InputError: a class has fewer images.
     """
     counts = Counter(image.label for image in images)
     few = [f"{name} ({counts[label]})" for label, name in enumerate(names) if counts[label] < 2]
@@ -155,10 +155,11 @@ def require_classes(images: Iterable[_Labeled], names: ClassNames, *, kind: str 
 
 
 def image_property_of(model: str) -> ImageProperty:
-    """How the images of a network, by its name, or of a run folder are prepared.
+    """Return how images are resized for a network, by its name, or for a run folder.
 
     Raises:
-        ModelError: no such network. RunError: a folder that is no run folder.
+        ModelError: there is no such network.
+        RunError: the folder is not a run folder.
     """
     if Path(model).is_dir():
         return Preprocessing.from_dict(read_settings(RunFiles(Path(model)))["preprocessing"]).image
@@ -166,10 +167,10 @@ def image_property_of(model: str) -> ImageProperty:
 
 
 def _load_mean(config: FineTuneConfig, expected: Preprocessing) -> MeanImage | None:
-    """The mean image of `config.mean`; the number of values of `std` is checked too.
+    """Load the mean image of `config.mean`; also check the number of values of `std`.
 
     Raises:
-        InputError: std does not fit the network, or the mean image cannot be used.
+        InputError: `std` does not match the network, or the mean image cannot be used.
     """
     channels = max(expected.image.channels, len(expected.normalization.mean))
     if len(config.std) not in (0, 1, channels):

@@ -1,4 +1,4 @@
-"""What a network knows: how far an image is from the training images, and which classes are plausible."""
+"""Fit the score of similarity to the training images, and the thresholds of prediction sets."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ DIRECTIONS = 16
 
 
 def conformal_thresholds(probabilities: NDArray[np.floating], labels: NDArray[np.int64]) -> dict[str, float]:
-    """The probability that a class of a prediction set must have, by the set's level.
+    """Return the minimum probability of the classes in a prediction set, by level.
 
-    With the level's quantile of the true class's probability among n images that the classifier was not fitted on, the
-    set holds the true class of a new image at least that often (V. Vovk, A. Gammerman and G. Shafer, Algorithmic
-    Learning in a Random World, 2005; for leave-one-out R. F. Barber et al., Predictive inference with the jackknife+,
-    2021).
+    It is a quantile of the true class's probability among n images that the classifier was not fitted on; the set then
+    includes the true class of a new image with a probability of at least the level (V. Vovk, A. Gammerman and
+    G. Shafer, Algorithmic Learning in a Random World, 2005; for leave-one-out R. F. Barber et al., Predictive inference
+    with the jackknife+, 2021).
 
     Args:
         probabilities: `(n, classes)`, out of sample.
@@ -53,9 +53,9 @@ def conformal_thresholds(probabilities: NDArray[np.floating], labels: NDArray[np
 def fit_known(
     features: NDArray[np.float32], labels: NDArray[np.int64], classes: int, *, validation: NDArray[np.float32]
 ) -> KnownScore:
-    """Fit the Mahalanobis distance to the nearest class mean; validation images set its threshold.
+    """Fit the Mahalanobis distance to the nearest class mean, with a threshold from validation images.
 
-    Features have length 1. The covariance within classes is kept along the DIRECTIONS of the largest variance; along
+    Features are scaled to length 1. The within-class covariance is kept along the DIRECTIONS of largest variance; along
     all others it is shrunk to their mean variance. After K. Lee et al., A Simple Unified Framework for Detecting
     Out-of-Distribution Samples and Adversarial Attacks, NeurIPS 2018.
 
@@ -88,7 +88,7 @@ def fit_known(
 
 
 def _principal(residuals: NDArray[np.float32], count: int) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-    """The largest variances `(K,)` and their directions `(D, K)`, through the smaller Gram matrix."""
+    """Return the largest variances `(K,)` and their directions `(D, K)`, computed from the smaller Gram matrix."""
     is_wide = len(residuals) <= residuals.shape[1]
     gram = residuals @ residuals.T if is_wide else residuals.T @ residuals
     values, vectors = np.linalg.eigh(gram / len(residuals))

@@ -1,4 +1,4 @@
-"""The filters of a layer and its feature maps for an image, as images."""
+"""Draw the filters of a layer and its feature maps for an image."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ def draw_layer(
     out: str | os.PathLike[str],
     overwrite: bool = False,
 ) -> tuple[SheetRow, ...]:
-    """Write a sheet of a layer's feature maps for an image, and of its filters if it takes the image's channels.
+    """Draw a layer's feature maps for an image, and its filters if their input is the image's channels.
 
     Args:
-        source: run folder, or name of a network with its pretrained weights.
+        source: run folder, or name of a network, used with its pretrained weights.
         image: image file.
         layer: module path or well-known name (conv1 ... conv5).
         out: a .png or .html file.
         overwrite: replace a file that mlimages did not write, or that was changed since.
 
     Returns:
-        The rows of the sheet; each tile is scaled by itself to 0..255.
+        The rows of the sheet; each tile is scaled separately to 0..255.
 
     Raises:
         ImageError: the image cannot be decoded.
         InputError: there is such a file.
-        ModelError: there is no such network or layer, or the layer's output is no feature map.
+        ModelError: there is no such network or layer, or the layer's output is not a feature map.
 
     >>> rows = draw_layer("alexnet", "cat.jpg", layer="conv1", out="maps.png")  # doctest: +SKIP
     """
@@ -88,7 +88,7 @@ def _load(source: str | os.PathLike[str]) -> tuple[nn.Module, Preprocessing, NDA
 
 
 def _feature_maps(network: nn.Module, module: nn.Module, x: Tensor) -> Tensor:
-    """The output of a layer, `(1, C, H, W)`, in the forward pass of `x`."""
+    """Return the output of a layer, `(1, C, H, W)`, in the forward pass of `x`."""
     outputs: list[object] = []
     hook = module.register_forward_hook(lambda module, inputs, output: outputs.append(output))
     with torch.inference_mode():
@@ -102,13 +102,13 @@ def _feature_maps(network: nn.Module, module: nn.Module, x: Tensor) -> Tensor:
 
 
 def _rows(name: str, images: NDArray[np.float32]) -> Iterator[SheetRow]:
-    """Images `(N, H, W, C)` as rows of a sheet."""
-    tiles = [Tile(str(number), _scaled(image)) for number, image in enumerate(images[:MAX_MAPS])]
+    """Yield images `(N, H, W, C)` as rows of a sheet."""
+    tiles = [Tile(str(number), _rescale(image)) for number, image in enumerate(images[:MAX_MAPS])]
     for start in range(0, len(tiles), COLUMNS):
         part: Sequence[Tile] = tiles[start : start + COLUMNS]
         yield SheetRow(f"{name}, {start} to {start + len(part) - 1}", 0, tuple(part))
 
 
-def _scaled(image: NDArray[np.float32]) -> NDArray[np.uint8]:
+def _rescale(image: NDArray[np.float32]) -> NDArray[np.uint8]:
     low, high = float(image.min()), float(image.max())
     return to_pixels(255 * (image - low) / (high - low or 1))

@@ -1,4 +1,4 @@
-"""An epoch of training and of validation; optimizer, learning rate schedule and class weights."""
+"""Training and validation of one epoch; optimizer, learning rate schedule and class weights."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Autocast = Callable[[], AbstractContextManager[object]]
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """Mean loss per image (nats), number of correct predictions, number of images.
+    """Mean loss per image (nats), number of correct predictions, and number of images.
 
     >>> Metrics(0.5, correct=3, count=4).accuracy
     0.75
@@ -47,7 +47,7 @@ class Metrics:
         return self.correct / max(1, self.count)
 
     def __add__(self, other: Metrics) -> Metrics:
-        """The metrics of both sets of images together."""
+        """Return the metrics of both sets of images combined."""
         count = self.count + other.count
         loss = (self.loss * self.count + other.loss * other.count) / max(1, count)
         return Metrics(loss, self.correct + other.correct, count)
@@ -58,9 +58,9 @@ class Validation:
     """The network's predictions for the validation set.
 
     Attributes:
-        metrics: over all its images.
+        metrics: metrics of the validation set.
         probabilities: float32 `(N, classes)`.
-        indices: position of each row's image in the validation set; an image that can no longer be read is missing.
+        indices: index of each row's image in the validation set; images that can no longer be read are missing.
     """
 
     metrics: Metrics
@@ -70,13 +70,13 @@ class Validation:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """The learning rate: linear warmup, then cosine decay to a hundredth of the peak, or another decay without warmup.
+    """Learning rate: linear warmup and cosine decay to a hundredth of the peak, or another decay without warmup.
 
     Attributes:
-        peak_lr: highest learning rate.
-        steps: optimizer steps in an epoch.
+        peak_lr: maximum learning rate.
+        steps: optimizer steps per epoch.
         epochs: number of epochs.
-        warmup: share of all steps in which it rises, 0..1.
+        warmup: share of all steps used for warmup, 0..1.
         decay: `cosine`, `exponential:GAMMA`, `step:EPOCHS:GAMMA` or `none`.
 
     >>> schedule = Schedule(peak_lr=1.0, steps=10, epochs=1, warmup=0.2)
@@ -95,15 +95,15 @@ class Schedule:
     decay: str = "cosine"
 
     @classmethod
-    def of_run(cls, config: FineTuneConfig, images: int, *, pretrained: bool, trains_below_head: bool) -> Schedule:
-        """The schedule of a run; where the learning rate is not set, what is trained decides it."""
+    def for_run(cls, config: FineTuneConfig, images: int, *, pretrained: bool, trains_below_head: bool) -> Schedule:
+        """Create the schedule of a run; an `auto` learning rate depends on what is trained."""
         lr = SCRATCH_LR if not pretrained else TUNING_LR if trains_below_head else HEAD_LR
         steps = len(chunks(range(images), config.batch_size))
         warmup = WARMUP if pretrained else 0.0
         return cls(config.lr or lr[config.optimizer], steps, config.epochs, warmup, config.schedule)
 
     def lr_at(self, step: int) -> float:
-        """The learning rate at a step, counted from 0 over all epochs."""
+        """Return the learning rate at a step, counted from 0 over all epochs."""
         kind, *numbers = self.decay.split(":")
         if kind != "cosine":
             every, gamma = map(float, {"none": "11", "exponential": ["1", *numbers], "step": numbers}[kind])
@@ -116,17 +116,17 @@ class Schedule:
 
 
 class Trainer:
-    """Trains the parameters that are not frozen.
+    """Trains the parameters that require gradients.
 
     Several processes share each batch, and `DistributedDataParallel` averages their gradients: the batches, their order
-    and the weight of each image in the loss are those of one process.
+    and the weight of each image in the loss are the same as in a single process.
 
     Args:
-        network: the whole network.
-        source: gives the batches and computes their logits.
-        optimizer: of the parameters that are not frozen.
+        network: the full network.
+        source: yields batches and computes their logits.
+        optimizer: optimizer of the trainable parameters.
         schedule: learning rate by step.
-        config: batch size, label smoothing, class weights, and the random seed of the images' order and of dropout.
+        config: batch size, label smoothing, class weights, and the random seed of shuffling and dropout.
         class_counts: number of training images of each class, int64 `(classes,)`.
         autocast: precision of the forward pass.
     """
@@ -152,18 +152,18 @@ class Trainer:
         self._loss = nn.CrossEntropyLoss(weights, label_smoothing=config.label_smoothing, reduction="sum")
         self._forward: nn.Module = _Forward(source, [p for group in optimizer.param_groups for p in group["params"]])
         if distributed.world_size() > 1:
-            # static_graph: a parameter that no image uses, as of an auxiliary head, is found in the first step
+            # static_graph: unused parameters, such as those of an auxiliary head, are detected in the first step
             self._forward = DistributedDataParallel(self._forward, static_graph=True, gradient_as_bucket_view=True)
 
     def train_epoch(self, images: ImageSet, *, epoch: int, views: int, deadline: float, progress: Progress) -> Metrics:
-        """Train on every image once; seed and epoch decide the order and the augmented views.
+        """Train on every image once; the order and the augmented views depend on seed and epoch.
 
         Args:
             epoch: counted from 1.
-            views: number of fixed views per image; 0 draws new ones in each epoch.
-            deadline: stop after the step that passes this `time.monotonic()`.
+            views: number of fixed views per image; 0 draws new views in each epoch.
+            deadline: value of `time.monotonic()` after which no further step is taken.
         """
-        torch.manual_seed(self._seed * 1_000_003 + epoch)  # dropout: a resumed run draws as one without a stop
+        torch.manual_seed(self._seed * 1_000_003 + epoch)  # a resumed run draws the same dropout masks
         order = np.random.default_rng([self._seed, epoch]).permutation(len(images)).tolist()
         self._network.train()
         metrics = Metrics(0.0, 0, 0)
@@ -176,14 +176,14 @@ class Trainer:
             progress.advance(of_batch.count, loss=f"{metrics.loss:.3f}", accuracy=f"{metrics.accuracy:.1%}")
             if is_late or not math.isfinite(metrics.loss):
                 break
-        distributed.broadcast_tensors(self._network.buffers())  # batch norm's running statistics
+        distributed.broadcast_tensors(self._network.buffers())  # running statistics of batch norm
         return metrics
 
     def _step(self, batch: Batch, deadline: float) -> tuple[Metrics, bool]:
         """Take one optimizer step; return the batch's metrics and whether the deadline has passed in any process.
 
-        Each loss is its sum times processes / weight of the whole batch, since the gradients are averaged; without an
-        image it is a zero that takes part in the average.
+        The loss is its sum times the number of processes / the weight of the whole batch, since gradients are averaged;
+        without an image it is zero, so that the process takes part in the average.
         """
         count = len(batch.indices)
         distributed.set_batch_norm_mode(self._network, images=count)
@@ -201,20 +201,20 @@ class Trainer:
         weight = max(weight, 1e-9)
         self.optimizer.zero_grad(set_to_none=True)
         (loss * (distributed.world_size() / weight)).backward()
-        if count:  # none where no image of the batch can be read any more
+        if count:  # 0 if no image of the batch can be read any more
             self.optimizer.step()
         return Metrics(loss_sum / weight, int(correct), int(count)), bool(is_late)
 
 
 class _Forward(nn.Module):
-    """What `DistributedDataParallel` wraps: the parameters that train and the way from a batch to its logits."""
+    """Wraps a batch source for `DistributedDataParallel`: trainable parameters, and a forward pass to logits."""
 
     def __init__(self, source: BatchSource, parameters: Sequence[nn.Parameter]) -> None:
         super().__init__()
         self._source, self._parameters_trained = source, nn.ParameterList(parameters)
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """Logits `(N, classes)`."""
+        """Compute logits `(N, classes)`."""
         return self._source.logits(inputs)
 
 
@@ -223,7 +223,7 @@ def _view(epoch: int, views: int) -> Callable[[int], int]:
 
 
 def validate(network: nn.Module, source: BatchSource, images: ImageSet) -> Validation:
-    """Predict every image without augmentation, in float32 as the exported file does."""
+    """Predict every image without augmentation, in float32 like the exported file."""
     network.eval()
     logits: list[Tensor] = []
     indices: list[int] = []

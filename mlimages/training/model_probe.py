@@ -47,16 +47,16 @@ def probe_models(
 
     Args:
         labels: at least two images of each of at least two classes.
-        models: names of networks; `small` stands for small ones whose weights are on this machine.
-        most: largest number of images; of a larger dataset a stratified sample is used.
+        models: names of networks; `small` stands for all small networks with weights on this machine.
+        most: maximum number of images; a stratified sample of a larger dataset is used.
         seed: random seed of the sample and of the learning curves.
         progress: shows the number of images processed.
 
     Returns:
-        Accuracy, time and size of each; a network whose weights are not available is named with the reason.
+        Accuracy, time and size of each network, and the reason for those whose weights are not available.
 
     Raises:
-        InputError: too few images.
+        InputError: there are too few images.
         ModelError: no network is available.
 
     >>> found = probe_models(read_labels("cats.txt"), ["efficientnet_lite0", "alexnet"])  # doctest: +SKIP
@@ -82,7 +82,7 @@ def probe_models(
 
 
 def _cpu_ms(model: Model) -> float:
-    """Processor time per image in milliseconds, the median of a few passes after the first."""
+    """Measure the processor time per image in milliseconds, as the median of a few passes after the first."""
     image = model.preprocessing.image
     channels = max(image.channels, len(model.preprocessing.normalization.mean))
     images = torch.zeros(TIMED_IMAGES, channels, image.height, image.width)

@@ -1,4 +1,4 @@
-"""Compare the layers up to which a network can be frozen, by a closed-form classifier on their pooled features."""
+"""Compare the layers up to which a network can be frozen, with a closed-form classifier on their pooled features."""
 
 from __future__ import annotations
 
@@ -71,15 +71,15 @@ def probe_cuts(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> ProbeResult:
-    """Score every layer up to which `model` can be frozen, on pooled features of one forward pass.
+    """Score every layer up to which `model` can be frozen, on the pooled features of one forward pass.
 
     Args:
         labels: at least two images of each of at least two classes.
         model: name of the network.
         weights: `default`, `none` or a file.
-        size: input width and height in pixels, one number for a square; None takes the network's own.
-        gray: whether to use one grey channel; None takes what the weights expect.
-        most: largest number of images; of a larger dataset a stratified sample is used.
+        size: input width and height in pixels, one number for a square; None uses the network's native size.
+        gray: whether to use one gray channel; None uses what the weights expect.
+        most: maximum number of images; a stratified sample of a larger dataset is used.
         seed: random seed of the sample, the folds and the learning curve.
         progress: shows the number of images processed.
 
@@ -87,7 +87,7 @@ def probe_cuts(
         Accuracy by layer with its 95 % interval, the recommended layer, and the learning curve.
 
     Raises:
-        InputError: too few images.
+        InputError: there are too few images.
         ModelError: the network cannot be built or cut.
 
     >>> result = probe_cuts(read_labels("cats.txt"), model="alexnet")  # doctest: +SKIP
@@ -115,7 +115,7 @@ def probe_cuts(
 
 
 def _sample(labels: LabelFile, most: int, seed: int) -> list[LabeledPath]:
-    """A stratified sample of at most `most` images."""
+    """Return a stratified sample of at most `most` images."""
     items = list(labels)
     if len(items) <= most:
         return items
@@ -124,7 +124,7 @@ def _sample(labels: LabelFile, most: int, seed: int) -> list[LabeledPath]:
 
 
 def _unique(found: Sequence[object]) -> list[TrainingImage]:
-    """The decodable images without exact copies: a copy in another fold would leak its label."""
+    """Return the decodable images without exact duplicates, which would leak labels between folds."""
     return list({each.digest: each for each in reversed(found) if isinstance(each, TrainingImage)}.values())[::-1]
 
 
@@ -136,7 +136,7 @@ def _require_enough(images: Sequence[TrainingImage], names: Sequence[str]) -> No
 
 
 def pooled_features(model: Model, cuts: tuple[CutPoint, ...], images: ImageSet, progress: Progress) -> Features:
-    """The pooled features of all cuts, concatenated, `(N, D)`; cached by image and network."""
+    """Compute the pooled features at all cut points, concatenated, `(N, D)`; cached by image and network."""
     normalize = Normalize(model.preprocessing.normalization)
     key = features_key(
         model,
@@ -162,7 +162,7 @@ def pooled_features(model: Model, cuts: tuple[CutPoint, ...], images: ImageSet, 
 def _score(
     cuts: Sequence[CutPoint], parts: Sequence[Features], labels: Labels, classes: int
 ) -> tuple[tuple[CutScore, ...], int]:
-    """Each cut's score, and the index of the recommended cut."""
+    """Return the score of each cut point, and the index of the recommended one."""
     correct = [fit_ridge(part, labels, classes).leave_one_out.argmax(axis=1) == labels for part in parts]
     best = max(correct, key=lambda each: int(each.sum()))
     near = [sign_test(int((each & ~best).sum()), int((best & ~each).sum())) >= NOISE for each in correct]
@@ -176,32 +176,32 @@ def _score(
 def _learning_curve(
     features: Features, labels: Labels, classes: int, seed: int
 ) -> tuple[tuple[CurvePoint, ...], Share | None]:
-    """Accuracy by images per class, each on the same held-out images, and the gain of the last doubling."""
+    """Return the accuracy by images per class, on the same held-out images, and the gain of the last doubling."""
     fewest = int(np.bincount(labels, minlength=classes).min())
     steps = list(_doublings(fewest))
     runs: dict[int, list[float]] = defaultdict(list)
     for repeat in range(REPEATS if steps else 0):
-        ranked = _ranked(labels, seed + repeat)  # (N,): random order of the images within each class
+        ranked = _rank_within_class(labels, seed + repeat)  # (N,): random order of the images within each class
         held_out = ranked >= steps[-1]
         for step in steps:
             taken = ranked < step
             head = fit_ridge(features[taken], labels[taken], classes).head
             predicted = head.probabilities(features[held_out]).argmax(axis=1)
             runs[step].append(float((predicted == labels[held_out]).mean()))
-    count = int((_ranked(labels, seed) >= steps[-1]).sum()) if steps else 0
+    count = int((_rank_within_class(labels, seed) >= steps[-1]).sum()) if steps else 0
     points = tuple(CurvePoint(step, share(round(float(np.mean(runs[step])) * count), count)) for step in steps)
     return points, _gain(runs[steps[-2]], runs[steps[-1]]) if len(steps) > 1 else None
 
 
 def _doublings(fewest: int) -> Iterator[int]:
-    """5, 10, 20 ... while a fifth of the smallest class is held out."""
+    """Yield 5, 10, 20 ... while a fifth of the smallest class remains held out."""
     step = FIRST
     while step <= 0.8 * fewest:
         yield step
         step *= 2
 
 
-def _ranked(labels: Labels, seed: int) -> Labels:
+def _rank_within_class(labels: Labels, seed: int) -> Labels:
     rng = np.random.default_rng(seed)
     ranked = np.empty(len(labels), np.int64)
     for label in np.unique(labels):
@@ -211,7 +211,7 @@ def _ranked(labels: Labels, seed: int) -> Labels:
 
 
 def _gain(before: Sequence[float], after: Sequence[float]) -> Share:
-    """The mean of the paired differences and its 95 % interval by their spread."""
+    """Return the mean of the paired differences and its 95 % interval from their standard deviation."""
     differences = np.subtract(after, before)
     half = Z_95 * float(differences.std(ddof=1)) / math.sqrt(len(differences))
     mean = float(differences.mean())

@@ -1,4 +1,4 @@
-"""Where an exported file comes from: its label files, its weights, and the command that makes the run again."""
+"""Provenance of an exported file: label files, weights, and the command that reproduces the run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mlimages.training.config import FineTuneConfig
 
 
 def read_provenance(files: RunFiles, weights: Path) -> Provenance:
-    """What is known of a run before its file is made."""
+    """Return the provenance of a run that is known before the export."""
     run = read_run(files.folder)
     splits = {name: path for name, path in (("train", files.train), ("val", files.val)) if path.exists()}
     items = {name: list(LabelFile(path)) for name, path in splits.items()}
@@ -34,7 +34,7 @@ def read_provenance(files: RunFiles, weights: Path) -> Provenance:
 
 
 def finetune_command(run: RunFolder) -> str:
-    """The command that makes a run again; of paths the names alone, for they are of this machine."""
+    """Return the command that reproduces a run; paths are reduced to file names."""
     settings, words = run.changed_settings, ["mlimages", "finetune"]
     words.append(Path(settings.get("labels", "labels.txt")).name)
     for field in option_fields(FineTuneConfig):

@@ -1,4 +1,4 @@
-"""The settings, metrics and log in a run folder."""
+"""Settings, metrics and log of a run folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mlimages.training.config import FineTuneConfig
 
 @dataclass(frozen=True, slots=True)
 class EpochFigures:
-    """The metrics of an epoch, one line of metrics.csv: accuracies in 0..1, losses in nats, duration in seconds."""
+    """Metrics of an epoch, one line of metrics.csv: accuracies in 0..1, losses in nats, duration in seconds."""
 
     epoch: int
     lr: float
@@ -31,7 +31,7 @@ class EpochFigures:
 
 
 def read_config(run: str | os.PathLike[str]) -> FineTuneConfig:
-    """The settings of a run, with the folder where it is now as `out`: `fine_tune` resumes it.
+    """Read the settings of a run, with `run` as `out`, so that `fine_tune` resumes it.
 
     Raises:
         RunError: `run` is not a run folder.
@@ -44,13 +44,13 @@ def read_config(run: str | os.PathLike[str]) -> FineTuneConfig:
 
 
 def check_folder(config: FineTuneConfig, files: RunFiles) -> bool:
-    """Whether the run of this folder is finished with the settings `config`; nothing is written.
+    """Return whether the run in this folder is finished with the settings `config`; write nothing.
 
     Before its first epoch is complete, a run may be restarted with other settings; afterwards only with more epochs.
 
     Raises:
-        InputError: the folder is a file, or holds files that no run wrote.
-        RunError: it holds a run with other settings.
+        InputError: the folder is a file, or contains files that were not written by a run.
+        RunError: it contains a run with other settings.
     """
     if files.folder.exists() and not files.folder.is_dir():
         raise InputError(f"{files.folder} is a file: give a folder with -o")
@@ -75,7 +75,7 @@ def check_folder(config: FineTuneConfig, files: RunFiles) -> bool:
 
 
 def write_settings(files: RunFiles, config: FineTuneConfig, preprocessing: Preprocessing) -> None:
-    """Write `config.json`: settings, the defaults of this version to compare them with, preprocessing."""
+    """Write `config.json`: settings, the defaults of this version for comparison, and preprocessing."""
     defaults = json.loads(FineTuneConfig(config.labels, config.out).to_json())
     values = {
         "version": RUN_VERSION,
@@ -87,7 +87,7 @@ def write_settings(files: RunFiles, config: FineTuneConfig, preprocessing: Prepr
 
 
 def write_metrics(files: RunFiles, history: Sequence[EpochFigures]) -> None:
-    """Write `metrics.csv`, whole."""
+    """Write `metrics.csv`."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(EpochFigures.__dataclass_fields__)
@@ -119,7 +119,7 @@ def write_log(path: Path) -> Iterator[None]:
 
 
 class _Forward(logging.Handler):
-    """Passes on the records that the application would get without the run's log."""
+    """Forwards the records that the application would get without the run's log."""
 
     def emit(self, record: logging.LogRecord) -> None:
         logging.getLogger().callHandlers(record)

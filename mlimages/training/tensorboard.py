@@ -12,7 +12,7 @@ from mlimages.training.run import EpochFigures
 
 
 class ScalarWriter:
-    """A callback of `fine_tune` that writes the metrics to `RUN/tensorboard`; use it as a context manager.
+    """Callback of `fine_tune` that writes the metrics to `RUN/tensorboard`; use it as a context manager.
 
     `train_loss` becomes `loss/train`, so that training and validation share a chart; the step is the epoch.
 
@@ -46,7 +46,7 @@ class ScalarWriter:
         """Write the metrics of one epoch and flush them."""
         self._writer = self._writer or self._writer_class(
             str(self._folder)
-        )  # creates the folder, so not before there is a run
+        )  # creates the folder, so only after the run has started
         for name, value in asdict(figures).items():
             if name != "epoch":
                 part, _, what = name.rpartition("_")

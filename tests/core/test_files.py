@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mlimages.core import RunError, locked, replacing
+from mlimages.core import RunError, file_lock, replacing
 
 
 def test_a_write_that_is_interrupted_changes_nothing_and_leaves_nothing(tmp_path: Path) -> None:
@@ -40,8 +40,8 @@ HOLD = """
 import sys, time
 from pathlib import Path
 from mlimages.core import RunError
-from mlimages.core import locked
-with locked(Path(sys.argv[1]), RunError("in use")):
+from mlimages.core import file_lock
+with file_lock(Path(sys.argv[1]), RunError("in use")):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -52,10 +52,10 @@ def test_a_lock_is_released_when_its_process_is_killed(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", HOLD, str(lock)], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(RunError, match="in use"), locked(lock, RunError("in use"), timeout_s=0):
+        with pytest.raises(RunError, match="in use"), file_lock(lock, RunError("in use"), timeout_s=0):
             pass
         holder.kill()
-    with locked(lock, RunError("in use")):
+    with file_lock(lock, RunError("in use")):
         assert lock.exists()
     assert not lock.exists()
 
@@ -67,5 +67,5 @@ def test_a_file_system_that_cannot_lock_is_written_all_the_same(
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", unsupported)
-    with locked(tmp_path / ".lock", RunError("in use")), locked(tmp_path / ".lock", RunError("in use")):
+    with file_lock(tmp_path / ".lock", RunError("in use")), file_lock(tmp_path / ".lock", RunError("in use")):
         pass

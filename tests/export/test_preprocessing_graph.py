@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from mlimages import images
 from mlimages.core import ImageProperty
 from mlimages.export.preprocessing_graph import ResizeForm, build_preprocessing_graph
-from mlimages.inference.session import at_fixed_point
+from mlimages.inference.session import to_graph_input
 from tests.deploying import picture
 
 SIZES = [
@@ -52,7 +52,7 @@ def difference(prop: ImageProperty, form: ResizeForm) -> tuple[int, float]:
         image = picture(number, *size)
         expected = images.prepare(image, prop)
         differences.append(np.abs(run(np.asarray(image)[None]) - expected).ravel())
-        assert (run(at_fixed_point([expected], prop)) == expected).all(), "preprocessed images must pass unchanged"
+        assert (run(to_graph_input([expected], prop)) == expected).all(), "preprocessed images must pass unchanged"
     levels = np.concatenate(differences)
     return int(levels.max()), float((levels > 0).mean())
 

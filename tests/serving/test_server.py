@@ -358,9 +358,9 @@ def test_pictures_that_wait_are_answered_in_batches_each_with_its_own_answer(
     sizes = []
 
     class Counting(Predictor):
-        def answer(self, pictures: Any, **options: Any) -> Any:
+        def predict_batch(self, pictures: Any, **options: Any) -> Any:
             sizes.append(len(pictures))
-            return super().answer(pictures, **options)
+            return super().predict_batch(pictures, **options)
 
     served = serve_with(ServerSettings(), Counting(bundle, workers=1))
     served.app[SERVICE].engine.max_batch = 4
@@ -375,11 +375,11 @@ def test_a_picture_whose_client_has_gone_is_not_worked_on(serve_with: Any, bundl
     begun, go_on, pictures = threading.Event(), threading.Event(), []
 
     class Held(Predictor):
-        def answer(self, pictures_: Any, **options: Any) -> Any:
+        def predict_batch(self, pictures_: Any, **options: Any) -> Any:
             pictures.extend(pictures_)
             begun.set()
             go_on.wait(60)
-            return super().answer(pictures_, **options)
+            return super().predict_batch(pictures_, **options)
 
     served = serve_with(ServerSettings(), Held(bundle, workers=1))
     head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
@@ -451,11 +451,11 @@ def test_a_failure_inside_is_500_that_tells_nothing_and_the_next_request_is_answ
     class Failing(Predictor):
         failed = False
 
-        def answer(self, *args: Any, **options: Any) -> Any:
+        def predict_batch(self, *args: Any, **options: Any) -> Any:
             if not self.failed:
                 self.failed = True
                 raise RuntimeError("/home/someone/secret")
-            return super().answer(*args, **options)
+            return super().predict_batch(*args, **options)
 
     served = serve_with(ServerSettings(), Failing(bundle, workers=1))
     reply = served.ask("POST", "/predict", encoded())
@@ -468,10 +468,10 @@ def test_a_failure_inside_is_500_that_tells_nothing_and_the_next_request_is_answ
 class Hostile(Predictor):
     """Fails with the whole batch, as ONNX Runtime does, if one of its images is `poison`."""
 
-    def answer(self, pictures: Any, **options: Any) -> Any:
+    def predict_batch(self, pictures: Any, **options: Any) -> Any:
         if any(isinstance(picture, bytes) and picture == b"poison" for picture in pictures):
             raise RuntimeError("/home/someone/secret")
-        return super().answer(pictures, **options)
+        return super().predict_batch(pictures, **options)
 
 
 def test_an_image_that_fails_its_batch_costs_no_other_image_its_answer(

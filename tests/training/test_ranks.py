@@ -304,7 +304,7 @@ def test_an_incomplete_or_wrong_environment_is_one_sentence(
 
 def test_a_second_run_into_the_same_folder_is_refused(configs: dict[str, FineTuneConfig]) -> None:
     config = configs["pixels"]
-    with RunFiles(config.out).locked(), pytest.raises(RunError, match=r"another process is training in .*run: wait"):
+    with RunFiles(config.out).lock(), pytest.raises(RunError, match=r"another process is training in .*run: wait"):
         fine_tune(config, export=False)
     fine_tune(config, export=False)
     assert not (config.out / ".lock").exists()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
-from mlimages.core import GatherError, locked
+from mlimages.core import GatherError, file_lock
 
 HIDDEN = ".gather"
 """Where unfinished images lie, inside the gathered folder while a run is at work; emptied at every start."""
@@ -30,10 +30,10 @@ def work_folder(out: Path, stem: str, *, alone: bool) -> Iterator[Path]:
             raise GatherError(f"{folder} is a symbolic link: remove it, since this folder is emptied at every start")
     in_use = GatherError(f"another gather is at work in {out}: wait for it, or stop it")
     try:
-        with locked(hidden.with_name(f"{stem}.lock"), in_use):
+        with file_lock(hidden.with_name(f"{stem}.lock"), in_use):
             for other in hidden.parent.iterdir() if alone else [hidden]:
                 if other.suffix != ".lock":  # a shard's manifest is about to be merged: refuse where it is at work
-                    with nullcontext() if other == hidden else locked(other.with_name(f"{other.name}.lock"), in_use):
+                    with nullcontext() if other == hidden else file_lock(other.with_name(f"{other.name}.lock"), in_use):
                         shutil.rmtree(other, ignore_errors=True)
             hidden.mkdir(parents=True)
             try:
