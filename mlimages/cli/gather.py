@@ -282,6 +282,11 @@ def _table(summary: GatherSummary) -> Iterator[str]:
         yield f"{has} another class than the image that was kept: see `same_as` in manifest.jsonl"
     if summary.changed:
         yield f"{counted(summary.changed, 'file')} changed since they were gathered: kept"
+    if summary.moved:
+        names = "it" if summary.moved == 1 else "them"
+        yield f"{counted(summary.moved, 'image')} moved to another class, since the list names {names} there"
+    if summary.unmoved:
+        yield f"{counted(summary.unmoved, 'image')} of another class than in the list: edited or moved by hand, left so"
     if summary.removed:
         yield f"{counted(summary.removed, 'image')} deleted by hand: left so (--restore-deleted downloads them again)"
 

@@ -90,6 +90,9 @@ class GatherSummary:
         ok, duplicate, failed: number of links by outcome, including earlier runs into this folder.
         near_duplicate: number of `ok` images that are near-duplicates of another.
         changed: number of `ok` images edited since they were gathered; they are kept unchanged.
+        moved: number of images that this run moved to the class that the list names now.
+        unmoved: number of images whose class in the list is another now and that stay where they are, because they
+            were edited or moved by hand.
         removed: number of images deleted by hand since they were gathered; not part of `ok`.
         open: number of `failed` links that the same command requests again, because the network or the host failed.
         fetched: number of links that this run finished.
@@ -106,6 +109,8 @@ class GatherSummary:
     near_duplicate: int
     conflicting: int
     changed: int
+    moved: int
+    unmoved: int
     removed: int
     open: int
     fetched: int

@@ -119,6 +119,10 @@ class GatherOptions:
     keep_deleted: Annotated[
         bool, Option("Never download deleted images again, even if many are missing.", "Images", is_rare=True)
     ] = False
+    metadata: Annotated[
+        bool,
+        Option("Write metadata.jsonl (Hugging Face imagefolder): class and other columns of each image.", "Output"),
+    ] = False
     parallel: Annotated[int, Option("Number of concurrent requests of each process.", "Download", min=1)] = 64
     per_host: Annotated[
         int, Option("Number of concurrent requests to one host, all shards and workers together.", "Download", min=1)
@@ -242,6 +246,7 @@ class GatherKeywords(TypedDict, total=False):
     max_pixels: int
     restore_deleted: bool
     keep_deleted: bool
+    metadata: bool
     parallel: int
     per_host: int
     timeout_s: float

@@ -103,7 +103,7 @@ async def gather_async(
         resize=chosen.resize,
         ignore_opt_out=chosen.ignore_opt_out,
     )
-    with Gathered(out, chosen) as gathered:
+    with Gathered(out, chosen, is_list=getattr(links, "is_list", False)) as gathered:
         async with Fetcher(chosen) as fetcher, Decoders(checks, chosen.decoders) as decoders:
             hand = _Hand(gathered, fetcher, decoders)
             stopped = await Run(gathered, hand, chosen, progress or NoProgress()).run(links)
@@ -150,6 +150,8 @@ class Run:
             async with asyncio.TaskGroup() as self._group:
                 try:
                     async for ref in refs:
+                        await self._accept(ref, most_parked)
+                    for ref in await asyncio.to_thread(self._gathered.decide_corrections):
                         await self._accept(ref, most_parked)
                 except Exception as error:  # the links that it named before are finished all the same
                     stopped = error

@@ -35,7 +35,8 @@ class Source(Protocol):
 
     It may also have `enough(label)`, called once a class has all the images that are wanted; `finished(row)`, called
     with each new row; `lookahead`, how many links may be asked of it that wait for their class; `async length()`, how
-    many links it has, or None; `is_read_once`, True where a second process cannot read it.
+    many links it has, or None; `is_read_once`, True where a second process cannot read it; `is_list`, True where images
+    move to the classes that it names now, since a person corrects them.
     """
 
     def __aiter__(self) -> AsyncIterator[ImageRef]: ...
@@ -86,6 +87,8 @@ class UrlList:
         pets.csv: column image_url as link, category as class
         {'cat': 1}
     """
+
+    is_list = True
 
     def __init__(
         self,

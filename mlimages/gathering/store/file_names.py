@@ -91,12 +91,16 @@ class NamesInUse:
             self._owners.setdefault(folder.casefold(), label)
         return self._paths.add(int.from_bytes(hashlib.blake2b(path.casefold().encode(), digest_size=8).digest(), "big"))
 
+    def folder(self, label: str) -> str:
+        """The folder of a label's images."""
+        folder = safe_folder(label)
+        if self._owners.setdefault(folder.casefold(), label) != label:
+            folder += f"-{hashlib.sha256(label.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+        return folder
+
     def stem(self, ref: ImageRef) -> str:
         """The path for an image without number and suffix: its label's folder, and the name of its link."""
-        folder = safe_folder(ref.label)
-        if self._owners.setdefault(folder.casefold(), ref.label) != ref.label:
-            folder += f"-{hashlib.sha256(ref.label.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
-        return f"{folder}/{(ref.name and safe_name(ref.name, default='')) or url_stem(ref.url)}"
+        return f"{self.folder(ref.label)}/{(ref.name and safe_name(ref.name, default='')) or url_stem(ref.url)}"
 
 
 def _shortened(name: str) -> str:

@@ -15,6 +15,7 @@ from mlimages.gathering.download.image_facts import Facts, Rejection
 from mlimages.gathering.links import row_key
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.store.attribution import write_attributions
+from mlimages.gathering.store.corrections import Correction, Corrections, apply
 from mlimages.gathering.store.file_names import NamesInUse, free_paths
 from mlimages.gathering.store.image_index import ImageIndex
 from mlimages.gathering.store.lock import work_folder
@@ -27,10 +28,11 @@ from mlimages.gathering.store.manifest import (
     read_rows,
     read_rows_after,
 )
-from mlimages.gathering.store.merge_manifests import settle, warn_of_unknown_images
+from mlimages.gathering.store.merge_manifests import CurrentRows, settle, warn_of_unknown_images
+from mlimages.gathering.store.metadata import demand_free_metadata, write_metadata
 from mlimages.gathering.store.missing import corrected_rows
 from mlimages.gathering.store.reopening import Refusals, demand_same_resize, is_open
-from mlimages.gathering.store.rows import failed_values, row_of
+from mlimages.gathering.store.rows import failed_values, image_values, row_of
 from mlimages.gathering.store.stored_files import Files, StoredFiles
 from mlimages.gathering.store.stored_objects import ManifestParts, StoredObjects
 from mlimages.gathering.store.tally import Tally
@@ -41,15 +43,19 @@ class Gathered:
 
     Args:
         out: a folder, or an address as `as_path` gives it.
+        is_list: the links are a list whose classes may have been corrected since the images were gathered.
 
     Raises:
         GatherError: another run is at work in it, it cannot be written, or so many of its images are missing that they
             may not have been deleted on purpose.
     """
 
-    def __init__(self, out: Path, options: GatherOptions) -> None:
+    def __init__(self, out: Path, options: GatherOptions, *, is_list: bool = False) -> None:
         self.out = out
         self._options = options
+        self._moves_corrected = is_list and options.limit is None and not options.shard and not is_remote(out)
+        self._corrections: list[Correction] = []
+        self._writes_metadata = options.metadata and not options.shard
         self._numbers = itertools.count(1)
         self._objects: StoredObjects | None = None
         self._index: ImageIndex | None = None
@@ -57,6 +63,8 @@ class Gathered:
         self.has_attributions = False
 
     def __enter__(self) -> Gathered:
+        if self._writes_metadata:
+            demand_free_metadata(self.out)
         with ExitStack() as stack:
             if is_remote(self.out):
                 self._open_address(stack)
@@ -134,10 +142,18 @@ class Gathered:
     def claim(self, ref: ImageRef) -> bool:
         """Take a link into work; False if it was finished or claimed before."""
         key = row_key(ref.label, ref.url)
+        if self._moves_corrected and self._compared.defer(ref, key, is_done=key in self._done):
+            return False
         if key in self._refused:
             self._refused.remove(key)
             return True
         return self._done.add(key)
+
+    def decide_corrections(self) -> list[ImageRef]:
+        """Decide, at the end of the list, whose class it corrects; the other links that waited, to be claimed again."""
+        self._moves_corrected = False
+        self._corrections, others = self._compared.decide(read_rows(self._paths()))
+        return others
 
     def new_part(self) -> Path:
         """A file for an image on its way."""
@@ -150,7 +166,12 @@ class Gathered:
             GatherError: the folder cannot be written.
         """
         key = row_key(ref.label, ref.url)
-        row = row_of(ref, fetched, self._outcome(ref, fetched, found))
+        if isinstance(found, Facts):
+            keeps = self._options.keep_duplicates
+            outcome = image_values(ref, fetched, found, self._images(), keep_duplicates=keeps)
+        else:
+            outcome = failed_values(fetched, found)
+        row = row_of(ref, fetched, outcome)
         if row.status == "ok" and isinstance(found, Facts):
             row = await self._placed(ref, row, part, found.suffix, key=key)
         elif found:
@@ -179,10 +200,22 @@ class Gathered:
             self._read(asks=False)  # not all of them were asked for again; they count as they are
         else:
             self._reopen_refused(asks=False)
+        self._move_corrected()
         if self.has_attributions:
             path = write_attributions(self._folder)
             if self._objects:
                 self._objects.put_other(path)
+        if self._writes_metadata:
+            rows = (row for _, row, _ in CurrentRows(self._files, self._paths()).numbered())
+            write_metadata(self.out, (row for row in rows if self._size_of(row) is not None))
+
+    def _move_corrected(self) -> None:
+        if self._corrections and isinstance(self._files, StoredFiles):
+            self._writer.close()
+            moved = apply(self._corrections, self._files, self._manifest, self._names)
+            self._writer = ManifestWriter(self._manifest)
+            self._read(asks=False)
+            self.tally.moved, self.tally.unmoved = moved, len(self._corrections) - moved
 
     def _settle(self) -> None:
         self._forget()
@@ -197,19 +230,11 @@ class Gathered:
     def _merge(self) -> bool:
         paths = self._paths()
         keeps = self._options.keep_duplicates or any(read_closing(path).keeps_duplicates for path in paths)
-        limit, into, objects = self._options.limit, self._manifest, self._objects
-        if objects:
-            is_merged = settle(
-                self._files,
-                paths,
-                into,
-                keep_duplicates=keeps,
-                limit=limit,
-                publish=objects.put_settled,
-                discard=objects.discard,
-            )
-        else:
-            is_merged = settle(self._files, paths, into, keep_duplicates=keeps, limit=limit)
+        steps: dict[str, Any] = {}
+        if self._objects:
+            steps = {"publish": self._objects.put_settled, "discard": self._objects.discard}
+        limit, into = self._options.limit, self._manifest
+        is_merged = settle(self._files, paths, into, keep_duplicates=keeps, limit=limit, **steps)
         if is_merged and len(paths) > 1:
             warn_of_unknown_images(self._files, self._manifest, self.out)
         return is_merged
@@ -224,6 +249,7 @@ class Gathered:
         """Learn what is done; where the run `asks`, links that are open are not."""
         self._forget()
         self._done = KeySet()
+        self._compared = Corrections()
         self._reopened = KeySet()
         self._has_reopened = False
         self._is_touched = False
@@ -273,6 +299,8 @@ class Gathered:
             self._has_reopened = True
         else:
             self._count(key, row)
+            if self._moves_corrected:
+                self._compared.learn(key, row)
             self.tally.changed += size not in (None, row.bytes)
 
     def _size_of(self, row: FetchResult) -> int | None:
@@ -303,19 +331,6 @@ class Gathered:
         if self._index:
             self._index.close()
         self._index = None
-
-    def _outcome(self, ref: ImageRef, fetched: Fetched, found: Facts | Rejection | None) -> dict[str, Any]:
-        if not isinstance(found, Facts):
-            return failed_values(fetched, found)
-        values = {name: getattr(found, name) for name in found.__slots__ if name != "suffix"}
-        values["detail"] = "; ".join(filter(None, (found.detail, fetched.detail)))
-        copies = self._images().copies(found.sha256)
-        if copies.is_gone or (copies.is_gone_with(ref.url) and not self._options.keep_duplicates):
-            values["detail"] = "the same bytes lie behind many paths of one host"
-            return {"status": "placeholder", "reason": Reason.PLACEHOLDER, **values}
-        if copies.path and not self._options.keep_duplicates:
-            return {"status": "duplicate", "same_as": copies.path, **values}
-        return {"status": "ok", "same_as": self._images().find_near(found.dhash), **values}
 
     async def _placed(self, ref: ImageRef, row: FetchResult, part: Path, suffix: str, *, key: int) -> FetchResult:
         """The row with the path that the image has got; others are compared with it from the first name on."""

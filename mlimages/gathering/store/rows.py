@@ -7,9 +7,10 @@ from typing import Any
 
 from mlimages.core import FetchResult, ImageRef, Reason
 from mlimages.gathering.download.fetch import Fetched
-from mlimages.gathering.download.image_facts import Rejection
+from mlimages.gathering.download.image_facts import Facts, Rejection
 from mlimages.gathering.download.reasons import NOT_ANSWERED
 from mlimages.gathering.links import recorded_url, without_credentials
+from mlimages.gathering.store.image_index import ImageIndex
 
 
 def row_of(ref: ImageRef, fetched: Fetched, outcome: dict[str, Any]) -> FetchResult:
@@ -25,6 +26,21 @@ def row_of(ref: ImageRef, fetched: Fetched, outcome: dict[str, Any]) -> FetchRes
         source=ref.source,
         **outcome,
     )
+
+
+def image_values(
+    ref: ImageRef, fetched: Fetched, found: Facts, images: ImageIndex, *, keep_duplicates: bool
+) -> dict[str, Any]:
+    """What a row says of a good image, beside those that are known."""
+    values = {name: getattr(found, name) for name in found.__slots__ if name != "suffix"}
+    values["detail"] = "; ".join(filter(None, (found.detail, fetched.detail)))
+    copies = images.copies(found.sha256)
+    if copies.is_gone or (copies.is_gone_with(ref.url) and not keep_duplicates):
+        values["detail"] = "the same bytes lie behind many paths of one host"
+        return {"status": "placeholder", "reason": Reason.PLACEHOLDER, **values}
+    if copies.path and not keep_duplicates:
+        return {"status": "duplicate", "same_as": copies.path, **values}
+    return {"status": "ok", "same_as": images.find_near(found.dhash), **values}
 
 
 def failed_values(fetched: Fetched, found: Rejection | None) -> dict[str, Any]:

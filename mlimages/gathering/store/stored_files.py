@@ -103,6 +103,23 @@ class StoredFiles:
             (self._folder / path).replace(self._folder / aside)
         return aside if self.is_unchanged(aside, sha256) else None
 
+    def move(self, path: str, sha256: str, names: Iterable[str]) -> str | None:
+        """Give the file at `path` the first of `names` that is free; None if it stays.
+
+        It stays if it is changed, the name leads across a symbolic link, or the system does not rename it.
+        """
+        if not self.is_unchanged(path, sha256):
+            return None
+        name = next(name for name in names if not os.path.lexists(self._folder / name))
+        if self._is_linked(name):
+            return None
+        try:
+            (self._folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (self._folder / path).rename(self._folder / name)
+        except OSError:  # on another file system, or not permitted
+            return None
+        return name
+
     def sync(self, paths: Iterable[str]) -> None:
         syncfs = getattr(ctypes.CDLL(None), "syncfs", None) if os.name == "posix" else None
         folders = {str(self._folder)}

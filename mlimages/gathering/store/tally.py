@@ -27,6 +27,8 @@ class Tally:
         self._open = 0
         self._conflicting = 0
         self.changed = 0
+        self.moved = 0
+        self.unmoved = 0
 
     def add(self, row: FetchResult) -> None:
         """Count one row."""
@@ -65,6 +67,8 @@ class Tally:
             near_duplicate=self._near,
             conflicting=self._conflicting,
             changed=self.changed,
+            moved=self.moved,
+            unmoved=self.unmoved,
             removed=self._removed,
             open=self._open,
             fetched=fetched,

@@ -1,0 +1,143 @@
+"""Classes that a list corrects: images move to the class that the list names now.
+
+1. A link whose image the folder has under another class waits until the list is read to its end.
+2. If the list names the link for one new class and not for the old one, its class was corrected; else it is requested.
+3. Corrected images are renamed, if they lie where they were placed and are unchanged; then the manifest is replaced.
+A run that is killed in between leaves images that were moved, as if by hand: the next one finds them and goes on.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+from mlimages.core import FetchResult, ImageRef, replacing
+from mlimages.gathering.links import recorded_url, row_key
+from mlimages.gathering.store.file_names import NamesInUse, free_paths
+from mlimages.gathering.store.manifest import KeySet, dump_row, parse_row
+from mlimages.gathering.store.stored_files import StoredFiles
+
+_ANY_CLASS = "\0"
+
+
+def corrected_class(named: Collection[str], stored: Collection[str]) -> str | None:
+    """The class that a link's image moves to; None where its class was not corrected.
+
+    Args:
+        named: classes for which the list names the link.
+        stored: classes under which the folder has its image.
+
+    Example:
+        >>> corrected_class({"dog"}, {"cat"})
+        'dog'
+        >>> corrected_class({"dog", "cat"}, {"cat"})  # a conflict
+    """
+    return next(iter(named)) if len(named) == len(stored) == 1 and set(named) != set(stored) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """An image of the class `old.label`, which the list names for the class `ref.label`."""
+
+    ref: ImageRef
+    old: FetchResult
+
+
+class Corrections:
+    """Compares the classes of a run's links with those of the manifest, of which it keeps 64-bit keys."""
+
+    def __init__(self) -> None:
+        self._stored_urls = KeySet()
+        self._without_image = KeySet()
+        self._named = KeySet()
+        self._waiting: list[ImageRef] = []
+
+    def learn(self, key: int, row: FetchResult) -> None:
+        """Take note of a row of the manifest that is not requested again."""
+        if row.status in ("duplicate", "failed"):
+            self._without_image.add(key)
+        elif row.status == "ok" and not row.removed:
+            self._stored_urls.add(row_key(_ANY_CLASS, row.url))
+
+    def defer(self, ref: ImageRef, key: int, *, is_done: bool) -> bool:
+        """Whether a link that the list names waits for the end of the list."""
+        if is_done and key not in self._without_image:
+            self._named.add(key)
+            return False
+        if row_key(_ANY_CLASS, ref.url) not in self._stored_urls:
+            return False
+        self._waiting.append(ref)
+        return True
+
+    def decide(self, rows: Iterable[FetchResult]) -> tuple[list[Correction], list[ImageRef]]:
+        """The corrections, and the other links that waited; `rows` is read only if there are any."""
+        named: dict[str, dict[str, ImageRef]] = {}
+        stored: dict[str, dict[str, FetchResult]] = {}
+        for ref in self._waiting:
+            named.setdefault(recorded_url(ref.url), {})[ref.label] = ref
+        for row in rows if named else ():
+            if row.url in named and row.status == "ok" and not row.removed:
+                stored.setdefault(row.url, {})[row.label] = row
+        found: list[Correction] = []
+        others: list[ImageRef] = []
+        for url, refs in named.items():
+            old = stored.get(url, {})
+            still_named = {label for label in old if row_key(label, url) in self._named}
+            if corrected_class(refs.keys() | still_named, old):
+                found.append(Correction(next(iter(refs.values())), next(iter(old.values()))))
+            else:
+                others.extend(refs.values())
+        return found, others
+
+
+def apply(corrections: list[Correction], files: StoredFiles, manifest: Path, names: NamesInUse) -> int:
+    """Move the images, then replace the manifest; the number of images that have their new class.
+
+    The others were edited or moved by hand, or lie behind a symbolic link: they and their rows stay.
+
+    Args:
+        manifest: with one row for each link.
+    """
+    rows: dict[int, FetchResult] = {}
+    paths: dict[str | None, str] = {}
+    for correction in corrections:
+        old, path = correction.old, _moved(correction, files, names)
+        if path:
+            paths[old.path] = path
+            rows[row_key(old.label, old.url)] = replace(
+                old, label=correction.ref.label, path=path, source=correction.ref.source
+            )
+    if rows:
+        files.sync(paths.values())
+        _rewrite(manifest, dict(rows), paths)
+    return len(rows)
+
+
+def _moved(correction: Correction, files: StoredFiles, names: NamesInUse) -> str | None:
+    """Where the image lies in the folder of its new class; None if it stays."""
+    ref, old = correction.ref, correction.old
+    path, folder = PurePosixPath(old.path or ""), names.folder(ref.label)
+    if str(path.parent) == folder:  # moved there by hand, or by a run that was killed
+        return old.path if files.size(str(path)) is not None else None
+    if str(path.parent) != names.folder(old.label):
+        return None
+    free = free_paths(f"{folder}/{path.stem}", path.suffix, f"{row_key(ref.label, ref.url):016x}", is_alone=True)
+    return files.move(str(path), old.sha256 or "", (name for name in free if names.note(ref.label, name)))
+
+
+def _rewrite(manifest: Path, rows: dict[int, FetchResult], paths: dict[str | None, str]) -> None:
+    """Put rows in place of all rows with their keys, drop earlier rows of the new links, and name the new paths."""
+    replaced = rows.keys() | {row_key(row.label, row.url) for row in rows.values()}
+    with replacing(manifest) as part, manifest.open("rb") as lines, part.open("wb") as out:
+        for line in lines:
+            row = parse_row(line)
+            if row and (key := row_key(row.label, row.url)) in replaced:
+                row = rows.pop(key, None)
+                line = b""
+            if row:
+                line = dump_row(replace(row, same_as=paths.get(row.same_as, row.same_as)))
+            out.write(line)
+        out.flush()
+        os.fsync(out.fileno())
