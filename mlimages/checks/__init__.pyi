@@ -3,7 +3,7 @@ from .codes import Code as Code
 from .codes import Finding as Finding
 from .codes import Thresholds as Thresholds
 from .findings import Findings as Findings
-from .fixes import carry_out as carry_out
+from .fixes import move_files as move_files
 from .fixes import plan_moves as plan_moves
 from .image_facts import FactsTable as FactsTable
 from .leak_free_split import split_labels as split_labels

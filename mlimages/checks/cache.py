@@ -1,4 +1,4 @@
-"""Cache of image facts between runs, keyed by file state and content."""
+"""Cache of image facts, keyed by file state and content."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any, Self
 import numpy as np
 
 from mlimages.checks.image_facts import VERSION
-from mlimages.checks.near_duplicates import Links
+from mlimages.checks.near_duplicates import IndexPairs
 from mlimages.core import Fault, cache_dir
 from mlimages.images import STRICT_JPEG
 
@@ -26,20 +26,20 @@ CREATE TABLE IF NOT EXISTS images (id INTEGER PRIMARY KEY, digest BLOB UNIQUE, f
 CREATE TABLE IF NOT EXISTS links (key BLOB PRIMARY KEY, found BLOB) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, stamp BLOB, image INTEGER) WITHOUT ROWID;
 """
-"""Images are stored in the order of the first check: files checked again in that order are read sequentially."""
+"""Images are stored in the order of the first check, so that repeating it reads the file sequentially."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """A file at one time: absolute path and `file_state`."""
+    """The state of a file: absolute path and `file_state`."""
 
     path: str
     state: bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Examined:
-    """An image's packed facts or its fault, and the SHA-256 of its bytes (empty if they could not be read)."""
+class ExaminedImage:
+    """The packed facts of an image or its fault, and the SHA-256 of its bytes (empty if they could not be read)."""
 
     digest: bytes
     facts: bytes | None = None
@@ -47,18 +47,18 @@ class Examined:
     detail: str = ""
 
 
-class Store:
-    """A SQLite file in the cache folder; a store that cannot be used is as good as an empty one."""
+class FactsCache:
+    """Cache in a SQLite file; if the file cannot be used, nothing is cached."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         strict = "-strict" if STRICT_JPEG else ""
         path = cache_dir("checks") / f"facts-{VERSION}{strict}.sqlite"
         try:
-            self._db = _connected(path)
+            self._db = _connect(path)
         except sqlite3.Error as error:
             logger.warning("no cache of checks (%s: %s)", path, error)
-            self._db = _connected(":memory:")
+            self._db = _connect(":memory:")
 
     def __enter__(self) -> Self:
         return self
@@ -68,26 +68,28 @@ class Store:
     ) -> None:
         self._db.close()
 
-    def find(self, stamps: Sequence[Stamp]) -> dict[str, Examined]:
-        """What is known of files that have not changed since, by path; `find_content` sees that state until `keep`."""
+    def find(self, stamps: Sequence[Stamp]) -> dict[str, ExaminedImage]:
+        """Return the cached results of files that have not changed since, by path, from a snapshot that lasts until
+        `put`.
+        """
         marks = ",".join("?" * len(stamps))
         query = (
             "SELECT path, stamp, digest, facts, fault, detail FROM files JOIN images ON image = id"
             f" WHERE path IN ({marks})"
         )
         if not self._db.in_transaction:
-            self._read("BEGIN", [])  # else each look-up locks the file anew, which takes longer than itself
+            self._read("BEGIN", [])  # else each look-up locks the file, which takes longer than reading
         seen = {stamp.path: stamp.state for stamp in stamps}
         rows = self._read(query, [stamp.path for stamp in stamps])
-        return {path: _examined(*rest) for path, state, *rest in rows if seen[path] == state}
+        return {path: _from_row(*rest) for path, state, *rest in rows if seen[path] == state}
 
-    def find_content(self, digest: bytes) -> Examined | None:
-        """What is known of the same bytes, wherever they were seen; from any thread."""
+    def find_content(self, digest: bytes) -> ExaminedImage | None:
+        """Return the cached result of the bytes with this SHA-256; safe to call from any thread."""
         rows = self._read("SELECT digest, facts, fault, detail FROM images WHERE digest = ?", [digest])
-        return _examined(*rows[0]) if rows else None
+        return _from_row(*rows[0]) if rows else None
 
-    def keep(self, found: Iterable[tuple[Stamp, Examined]]) -> None:
-        """Remember, in one transaction; but not what another threshold or a further package would change."""
+    def put(self, found: Iterable[tuple[Stamp, ExaminedImage]]) -> None:
+        """Store results in one transaction, except faults that depend on a threshold or on an installed package."""
         passing = (Fault.TOO_MANY_PIXELS, Fault.UNREADABLE, Fault.UNAVAILABLE)
         rows = [(stamp, p) for stamp, p in found if p.digest and p.fault not in passing]
         self._write(
@@ -99,13 +101,13 @@ class Store:
             [(stamp.path, stamp.state, image.digest) for stamp, image in rows],
         )
 
-    def find_links(self, key: bytes) -> Links | None:
-        """The duplicates and near-duplicates found when the same set was compared before."""
+    def find_duplicate_pairs(self, key: bytes) -> IndexPairs | None:
+        """Return the index pairs stored under this key, which identifies the set that was compared."""
         rows = self._read("SELECT found FROM links WHERE key = ?", [key])
         return np.frombuffer(rows[0][0], np.int64).reshape(-1, 2) if rows else None
 
-    def keep_links(self, key: bytes, found: Links) -> None:
-        """Remember for the same set."""
+    def put_duplicate_pairs(self, key: bytes, found: IndexPairs) -> None:
+        """Store the index pairs of duplicates and near-duplicates of a set."""
         self._write("INSERT OR REPLACE INTO links VALUES (?, ?)", [(key, found.astype(np.int64).tobytes())])
 
     def _write(self, query: str, rows: Sequence[tuple[object, ...]]) -> None:
@@ -125,12 +127,14 @@ class Store:
             return []
 
 
-def _connected(path: Path | str) -> sqlite3.Connection:
-    """Write-ahead logging: several runs may read and write at once, and a killed one leaves nothing half done."""
+def _connect(path: Path | str) -> sqlite3.Connection:
+    """Open the database with write-ahead logging: several runs may use it at once, and a killed one leaves it
+    consistent.
+    """
     db = sqlite3.connect(path, timeout=60, check_same_thread=False)
     db.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; {_SCHEMA}")
     return db
 
 
-def _examined(digest: bytes, facts: bytes | None, fault: str | None, detail: str) -> Examined:
-    return Examined(digest, facts, Fault(fault) if fault else None, detail)
+def _from_row(digest: bytes, facts: bytes | None, fault: str | None, detail: str) -> ExaminedImage:
+    return ExaminedImage(digest, facts, Fault(fault) if fault else None, detail)

@@ -1,4 +1,4 @@
-"""Codes of what can be wrong with an image, and the thresholds from which they follow."""
+"""Codes for faults of images, and the thresholds that determine them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mlimages.core import MAX_PIXELS, InputError, Option, check_options, documen
 
 
 class Code(StrEnum):
-    """What can be wrong with an image; errors first, then warnings."""
+    """A fault of an image; errors first, then warnings."""
 
     MISSING = "missing"
     EMPTY = "empty"
@@ -53,7 +53,7 @@ class Code(StrEnum):
 
     @property
     def is_error(self) -> bool:
-        """Whether such images are left out of NAME_checked.txt; those with warnings are kept and listed."""
+        """Whether images with this code are left out of NAME_checked.txt; those with warnings are kept."""
         return self in ERRORS
 
     @property
@@ -63,16 +63,16 @@ class Code(StrEnum):
 
 
 CODES = tuple(Code)
-"""Arrays hold a code as its index here."""
+"""Arrays store a code as its index in this tuple."""
 
 SMOOTH_SHARPNESS = 0.25
-"""The sharpness of an image without any detail (see `Facts`)."""
+"""Sharpness of an image without any detail (see `Facts`)."""
 
 SOFT_SET = 30
-"""Number of images from which their usual sharpness is known well enough."""
+"""Minimum number of images for a reliable median sharpness."""
 
 MANY = 20_000
-"""Number of images above which `Thresholds.for_count` lowers the bits."""
+"""Number of images above which `Thresholds.for_count` lowers the maximum numbers of bits."""
 
 ERRORS = frozenset(list(Code)[: list(Code).index(Code.DUPLICATE)])
 
@@ -80,10 +80,10 @@ ERRORS = frozenset(list(Code)[: list(Code).index(Code.DUPLICATE)])
 @documented
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """When an image gets a code. Levels are those of luma, 0..255.
+    """When an image gets a code; levels are luma, 0..255.
 
     Raises:
-        InputError: a value out of bounds.
+        InputError: a value is out of bounds.
 
     Examples:
         >>> from mlimages import Thresholds
@@ -157,8 +157,8 @@ class Thresholds:
     def for_count(self, count: int) -> Thresholds:
         """Return the thresholds for `count` images: above MANY, 3 bits less for each factor of ten.
 
-        Of pairs of different photographs 2e-4 lie within 16 bits, and a quarter of that for each two bits less: so the
-        number of pairs that are close by chance grows hardly faster than the number of images.
+        Of all pairs of different photographs, a share of 2e-4 is within 16 bits, and a quarter of that for every two
+        bits less, so the number of false candidates grows hardly faster than the number of images.
         """
         fewer = round(3 * math.log10(count / MANY)) if count > MANY else 0
         return replace(self, near_bits=max(0, self.near_bits - fewer), turned_bits=max(0, self.turned_bits - fewer))
@@ -166,8 +166,8 @@ class Thresholds:
     def for_sharpness(self, count: int, usual: float) -> Thresholds:
         """Return the thresholds for `count` images whose median sharpness is `usual`.
 
-        Where most images are soft, as those that were enlarged from small ones, that is no fault of single images:
-        blurred are then those with less than half of the usual detail. A threshold other than the default stays.
+        If most images are soft, for example because small images were enlarged, only images with less than half of the
+        usual detail are blurred. A threshold other than the default is kept.
         """
         if count < SOFT_SET or self.blur != Thresholds().blur:
             return self
@@ -175,7 +175,7 @@ class Thresholds:
 
     @classmethod
     def parse(cls, settings: Iterable[str]) -> Thresholds:
-        """Return thresholds from `NAME=VALUE` texts.
+        """Parse `NAME=VALUE` texts.
 
         Raises:
             InputError: an unknown name, or a value that is not a number or out of bounds.
@@ -201,13 +201,13 @@ class Thresholds:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One finding about one image.
+    """A finding about an image or a class.
 
     Attributes:
         file: index of the label file among those given.
-        path: the image; the label file for class-imbalance.
+        path: the image; for a finding about a class, the label file.
         label: class index in that label file.
-        code: what is wrong.
+        code: the fault.
         detail: the measured value, or the related image, as text.
         related: the other image of a duplicate or a leak.
     """

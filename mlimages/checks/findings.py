@@ -1,4 +1,4 @@
-"""Findings of a check as arrays; details are formatted while iterating."""
+"""Findings of a check as arrays; the details are formatted during iteration."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from mlimages.core import as_path
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """All findings, by file and line; iterating reads the paths from the label files again.
+    """All findings by file and line; iterating reads the paths from the label files again.
 
     Attributes:
         images: the images.
-        rows: columns `index` of the image, `code` as index in `CODES`, and `other`: index of the image that it is
-            related to, -1 without any; by index and code `(N,)`.
+        rows: columns `index` of the image, `code` as index in `CODES`, and `other`, the index of the related image or
+            -1; sorted by index and code `(N,)`.
         related: paths of the images in `other`.
         thresholds: the thresholds that were applied.
         of_classes: findings about whole classes.
@@ -48,10 +48,10 @@ class Findings:
         return self.select()
 
     def select(self, codes: Collection[Code] = CODES, *, file: int | None = None) -> Iterator[Finding]:
-        """Findings with some codes, of one label file (by index) or of all.
+        """Yield the findings with these codes, of one label file (by index) or of all.
 
         Raises:
-            LabelFileError: a label file is gone, or was changed since the check.
+            LabelFileError: a label file has been removed or changed since the check.
         """
         wanted = self.rows[np.isin(self.rows["code"], [CODES.index(code) for code in codes])]
         for number in range(len(self.images.files)) if file is None else (file,):
@@ -60,12 +60,12 @@ class Findings:
         yield from (one for one in self.of_classes if one.code in codes and file in (None, one.file))
 
     def counts(self) -> Counter[Code]:
-        """How many there are of each code."""
+        """Count the findings by code."""
         of_images = np.bincount(self.rows["code"], minlength=len(CODES)).tolist()
         return Counter(one.code for one in self.of_classes) + Counter(dict(zip(CODES, of_images, strict=True)))
 
     def with_errors(self) -> NDArray[np.bool_]:
-        """Which images have an error `(N,)`."""
+        """Return whether each image has an error `(N,)`."""
         found = np.zeros(len(self.images), np.bool_)
         found[self.rows["index"][self.rows["code"] < len(ERRORS)]] = True
         return found
@@ -91,7 +91,7 @@ class Findings:
 
 
 def merge_rows(*rows: NDArray[np.void]) -> NDArray[np.void]:
-    """Sort rows by index and code; of several rows for one image and code the first is kept."""
+    """Sort rows by index and code; of several rows for one image and code, the first is kept."""
     every = np.concatenate(rows)
     _, first = np.unique(every["index"].astype(np.int64) * len(CODES) + every["code"], return_index=True)
     return every[first]

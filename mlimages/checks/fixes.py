@@ -1,4 +1,4 @@
-"""Files that a check would move: broken ones into quarantine, wrongly named ones to their right name."""
+"""Move broken images to a quarantine folder and correct wrong suffixes."""
 
 from __future__ import annotations
 
@@ -17,9 +17,12 @@ BROKEN = {Code.EMPTY, Code.NOT_AN_IMAGE, Code.TRUNCATED, Code.CORRUPT, Code.TOO_
 
 
 def plan_moves(report: CheckReport) -> list[Move]:
-    """What would be moved: broken files to `NAME_quarantine` beside the label file, wrong suffixes to the right one.
+    """Return the moves: broken files to `NAME_quarantine` beside the label file, wrong suffixes to the correct one.
 
-    Nothing is overwritten: a target that is taken gets `_2`, `_3` ... No file is moved twice.
+    Nothing is overwritten: if a target exists, `_2`, `_3` ... is appended. No file is moved twice.
+
+    Raises:
+        InputError: an image is remote.
     """
     if any(is_remote(one.path) for one in report.findings):
         raise InputError("--fix works only on local files: use NAME_checked.txt, which excludes the broken images")
@@ -27,27 +30,27 @@ def plan_moves(report: CheckReport) -> list[Move]:
     moves: dict[str, Move] = {}
     for one in report.findings:
         folder, name = os.path.split(os.path.abspath(one.path))  # noqa: PTH100
-        place = os.path.join(os.path.realpath(folder), name)  # noqa: PTH118  # a link to the file itself stays one
-        if place in moves or not (wanted := _wanted(report, one)):
+        source = os.path.join(os.path.realpath(folder), name)  # noqa: PTH118  # a link to the file itself is kept
+        if source in moves or not (wanted := _target_path(report, one)):
             continue
         target = next(path for path in _numbered(wanted) if path not in taken and not os.path.lexists(path))
         taken.add(target)
-        moves[place] = Move(one.path, target, one.code)
+        moves[source] = Move(one.path, target, one.code)
     return list(moves.values())
 
 
-def carry_out(moves: list[Move]) -> None:
+def move_files(moves: list[Move]) -> None:
     """Move the files; nothing is deleted."""
     for move in moves:
         move.target.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(move.source, move.target)
 
 
-def _wanted(report: CheckReport, one: Finding) -> Path | None:
+def _target_path(report: CheckReport, one: Finding) -> Path | None:
     if one.code in BROKEN:
         labels = report.files[one.file]
-        place, root = (Path(os.path.abspath(path)) for path in (one.path, labels.img_root))  # noqa: PTH100  # as above
-        name = place.relative_to(root) if place.is_relative_to(root) else Path(place.name)
+        source, root = (Path(os.path.abspath(path)) for path in (one.path, labels.img_root))  # noqa: PTH100  # as above
+        name = source.relative_to(root) if source.is_relative_to(root) else Path(source.name)
         return labels.path.with_name(f"{labels.path.stem}_quarantine") / name
     if one.code == Code.WRONG_SUFFIX:
         try:

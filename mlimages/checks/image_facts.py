@@ -1,4 +1,4 @@
-"""Measurements of one image, decoded once: everything that the checks use."""
+"""Measure the properties of an image that the checks use, in one decoding."""
 
 from __future__ import annotations
 
@@ -15,22 +15,25 @@ from PIL import Image
 from mlimages.images import UPRIGHT, DecodeOptions, ImageHeader, decode, raises_image_error
 
 VERSION = 7
-"""Version of the cached facts; raised when their meaning or the schema changes."""
+"""Version of the cached facts; increase it when their meaning or the schema changes."""
 
 WORK_PX = 128
-"""Measurements are taken on the image reduced to a shorter side of at least this many pixels, and less than twice."""
+"""Measurements use the image reduced so that its shorter side has at least this many pixels and less than twice as
+many.
+"""
 
 GREY_CHROMA = 2
-"""Largest distance of Cb and Cr from 128 in a grayscale image saved as a color JPEG."""
+"""Maximum distance of Cb and Cr from 128 in a grayscale image saved as a color JPEG."""
 
 COLOURED = 9
-"""Where the means of red, green and blue lie farther apart, some Cb or Cr lies beyond GREY_CHROMA (JFIF 1.02)."""
+"""If the means of red, green and blue differ by more, some Cb or Cr exceeds GREY_CHROMA (JFIF 1.02)."""
 
 ONE_THREAD = 10_000
-"""Longer vectors OpenBLAS multiplies in all its threads, which then wait for more and burn what the others need."""
+"""OpenBLAS multiplies longer vectors in all its threads, which then busy-wait and take CPU time from the other workers.
+"""
 
 FLAT_SPREAD = 6
-"""Levels that differ by no more from MID_GREY are it: what JPEG leaves of a flat area."""
+"""Maximum distance from MID_GREY of the levels in a flat area of a JPEG."""
 
 MID_GREY = 128
 
@@ -47,18 +50,20 @@ class Facts(NamedTuple):
     """Measurements of one image.
 
     Attributes:
-        format, mode: as Pillow names them, as stored.
-        width, height: in pixels, upright.
-        orientation: EXIF, 1 (upright) to 8.
-        deep: more than 8 bits a channel.
-        irregular: a JPEG with padding or odd values in its header that leave the pixels whole.
-        transparent: some pixel shows the background.
+        format, mode: format and mode of the file, as named by Pillow.
+        width, height: size of the upright image in pixels.
+        orientation: EXIF orientation, 1 (upright) to 8.
+        animated: whether there are further frames.
+        deep: whether it has more than 8 bits per channel.
+        irregular: whether it is a JPEG with padding or unusual header values but intact pixels.
+        transparent: whether any pixel shows the background.
+        grey: whether it has no color.
         low, high: 2nd and 98th percentile of the luma levels, 0..255.
         typical: median of the luma levels.
         two_levels: share of the image that the two most frequent luma levels cover.
-        flat_bottom: how much of the height, from the bottom, is one mid-grey; in percent.
-        sharpness: energy of neighbour differences over that of differences two apart: 0.25 for a smooth image,
-            about 0.5 where edges are sharp, 1 for noise; whatever the contrast.
+        flat_bottom: share of the height, from the bottom, that is uniformly mid-gray, in percent.
+        sharpness: energy of differences between neighbouring pixels over that between pixels two apart: 0.25 for a
+            smooth image, about 0.5 for sharp edges, 1 for noise; independent of contrast.
         red, green, blue: mean levels, 0..255.
         thumb: 16 x 16 luma, row by row, upright.
     """
@@ -85,7 +90,7 @@ class Facts(NamedTuple):
     thumb: bytes
 
     def pack(self) -> bytes:
-        """As bytes, for the cache and for `facts_table`."""
+        """Pack the facts as bytes, for the cache and for `facts_table`."""
         return _LAYOUT.pack(self.format.encode()[:8], self.mode.encode()[:8], *self[2:])
 
 
@@ -100,10 +105,10 @@ def facts_table(packed: Iterable[bytes]) -> FactsTable:
 
 @raises_image_error
 def examine(data: bytes, *, max_pixels: int) -> Facts:
-    """Decode an image to its last byte and measure it.
+    """Decode all of an image file and measure it.
 
-    A JPEG is decoded at the smallest scale that suffices: every byte of it is read all the same; strictly, where
-    simplejpeg is installed.
+    A JPEG is decoded at the smallest sufficient scale, which still reads every byte, and strictly if simplejpeg is
+    installed.
 
     Raises:
         ImageError: with the image's `Fault`.
@@ -113,7 +118,7 @@ def examine(data: bytes, *, max_pixels: int) -> Facts:
     luma = small.convert("L")
     thumb = luma.resize((16, 16), Image.Resampling.BOX)
     thumb = thumb if decoded.turn == 1 else thumb.transpose(UPRIGHT[decoded.turn])
-    sample = small.resize((32, 32), Image.Resampling.NEAREST)  # of the colours 1024 suffice
+    sample = small.resize((32, 32), Image.Resampling.NEAREST)  # 1024 pixels suffice for the color
     red, green, blue, *_ = sample.reduce(32).getpixel((0, 0))  # type: ignore[misc]  # RGB
     low, high, typical, two_levels = _levels(luma)
     width, height = decoded.size
@@ -142,14 +147,16 @@ def examine(data: bytes, *, max_pixels: int) -> Facts:
 
 
 def _options(header: ImageHeader) -> DecodeOptions:
-    """Not turned: what decoders fill a cut JPEG with is at the stored bottom."""
+    """Return the decoding options; orientation is not applied, since decoders fill a truncated JPEG at the stored
+    bottom.
+    """
     width, height = header.size
     factor = max(1, min(width, height) // WORK_PX)
-    return DecodeOptions(least=(width // factor, height // factor), reduce_to=WORK_PX, strict=True, upright=False)
+    return DecodeOptions(min_size=(width // factor, height // factor), reduce_to=WORK_PX, strict=True, upright=False)
 
 
 def _is_grey(sample: Image.Image, means: tuple[int, ...]) -> bool:
-    """Whether the channels are equal, but for what JPEG leaves."""
+    """Whether the channels are equal up to JPEG artifacts."""
     if max(means) - min(means) > COLOURED:
         return False
     ranges: Any = sample.convert("YCbCr").getextrema()
@@ -157,9 +164,9 @@ def _is_grey(sample: Image.Image, means: tuple[int, ...]) -> bool:
 
 
 def _levels(luma: Image.Image) -> tuple[int, int, int, float]:
-    """2nd, 98th and 50th percentile, and the share of the two most frequent levels."""
+    """Return the 2nd, 98th and 50th percentile, and the share of the two most frequent levels."""
     counts, pixels = luma.histogram(), luma.width * luma.height
-    below = list(accumulate(counts))  # not numpy: between decodings each of its calls takes some 5 us
+    below = list(accumulate(counts))  # without NumPy, whose calls take about 5 us each between decodings
     low, typical, high = (bisect_left(below, share * pixels) for share in (0.02, 0.5, 0.98))
     most = max(counts)
     counts.remove(most)
@@ -168,7 +175,7 @@ def _levels(luma: Image.Image) -> tuple[int, int, int, float]:
 
 def _sharpness(luma: Image.Image) -> float:
     width, height = luma.size
-    step = 18 if height >= WORK_PX else 3  # a sixth of a large image is enough
+    step = 18 if height >= WORK_PX else 3  # a sixth of a large image suffices
     step = max(step, min(height, 3 * width * height // ONE_THREAD + 1))
     rows = np.frombuffer(luma.tobytes(), np.uint8).reshape(height, width)
     threes = rows[: height // step * step].reshape(-1, step, width)[:, :3].astype(np.float32)
@@ -184,9 +191,11 @@ def _energy(differences: NDArray[np.float32]) -> float:
 
 
 def _flat_bottom(small: Image.Image) -> int:
-    """Percent of the height, from the bottom, whose rows are all one mid-grey: what decoders fill a cut JPEG with."""
+    """Return the percentage of rows, from the bottom, that are uniformly mid-gray: decoders fill a truncated JPEG with
+    it.
+    """
     corner: Any = small.getpixel((0, small.height - 1))
-    if any(abs(level - MID_GREY) > FLAT_SPREAD for level in corner[:3]):  # as nearly always
+    if any(abs(level - MID_GREY) > FLAT_SPREAD for level in corner[:3]):  # the usual case
         return 0
     apart = np.abs(np.asarray(small)[::-1, :, :3].astype(np.int16) - MID_GREY)  # (H, W, 3)
     flat = (apart <= FLAT_SPREAD).all(axis=(1, 2))  # (H,), from the bottom

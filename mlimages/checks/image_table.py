@@ -1,4 +1,4 @@
-"""Table of all images of a check: one row per image, in the order of the label files."""
+"""Table of the images of a check: one row per image, in the order of the label files."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from mlimages.core import LabelFileError, as_path
 from mlimages.labels import LabelFile, share_classes
 
 DIGEST_BYTES = 16
-"""Kept of each SHA-256."""
+"""Number of bytes kept of each SHA-256."""
 
 FINDING_ROW = np.dtype([("index", "i4"), ("code", "i1"), ("other", "i4")])
-"""A finding: index of its image, of its code in `CODES`, of the image that it is related to (-1: none)."""
+"""A finding: index of the image, index of the code in `CODES`, and index of the related image (-1: none)."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageTable:
-    """The images of each label file are one range of rows; a row takes 329 bytes.
+    """Columns of the images; those of one label file are consecutive, and a row takes 329 bytes.
 
     Attributes:
         files: the label files.
-        begins: index of each file's first image, then the count of all images `(F + 1,)`.
-        class_names: the classes of all files, united by name.
-        class_ids: for each file, index in `class_names` of each of its own class numbers.
+        begins: index of the first image of each file, then the number of all images `(F + 1,)`.
+        class_names: the classes of all files, merged by name.
+        class_ids: for each file, the index in `class_names` of each of its class numbers.
         class_id: class of each image, as index in `class_names` `(N,)`.
         facts: `Facts` of each decoded image; zeros for the others `(N,)`.
         digest: shortened SHA-256 of each decoded image's bytes; zeros for the others `(N, 2)`.
-        file_code: what is wrong with the file itself, as index in `CODES`; -1 if nothing is `(N,)`.
-        file_detail: the same as text `(N,)`.
-        texts: each such text once.
+        file_code: fault of the file itself, as index in `CODES`; -1 if there is none `(N,)`.
+        file_detail: description of that fault `(N,)`.
+        texts: the distinct descriptions.
     """
 
     files: tuple[LabelFile, ...]
@@ -53,10 +53,10 @@ class ImageTable:
 
     @classmethod
     def from_files(cls, files: Sequence[LabelFile]) -> ImageTable:
-        """Read the classes of all images; no image is read yet.
+        """Read the classes of all images without reading the images.
 
         Raises:
-            LabelFileError: a label file that cannot be read, or a line of it.
+            LabelFileError: a label file or a line of it cannot be read.
         """
         labels = [np.fromiter((label for _, label in file.named()), np.int32) for file in files]
         _, own_names = share_classes(files)
@@ -83,15 +83,15 @@ class ImageTable:
 
     @property
     def decoded(self) -> NDArray[np.bool_]:
-        """Which images were decoded `(N,)`."""
+        """Whether each image was decoded `(N,)`."""
         decoded: NDArray[np.bool_] = self.facts["width"] > 0
         return decoded
 
     def read(self, file: int) -> Iterator[tuple[int, str, int]]:
-        """Index, path and class number (in that file) of each image of a label file, which is read again.
+        """Yield index, path and class number (in that file) of each image of a label file, which is read again.
 
         Raises:
-            LabelFileError: it was changed since.
+            LabelFileError: the label file has changed since.
         """
         rows = range(*self.begins[file : file + 2])
         try:
@@ -103,20 +103,20 @@ class ImageTable:
             ) from error
 
     def read_all(self) -> Iterator[tuple[int, str, int]]:
-        """The same for all label files."""
+        """Yield the same for all label files."""
         return chain.from_iterable(map(self.read, range(len(self.files))))
 
     def paths(self, indices: Collection[int]) -> dict[int, Path]:
-        """Paths of some images, by index."""
+        """Return the paths of some images by index."""
         return {index: as_path(path) for index, path, _ in self.read_all() if index in indices} if indices else {}
 
     def note(self, index: int, code: Code, detail: str) -> None:
-        """Keep what is wrong with an image's file."""
+        """Record the fault of an image's file."""
         self.file_code[index] = CODES.index(code)
         self.file_detail[index] = self.texts.setdefault(detail, detail)
 
     def counts(self) -> Counter[tuple[int, str]]:
-        """Images by index of the label file and class name."""
+        """Count the images by index of the label file and class name."""
         return Counter({
             (file, self.class_names[number]): int(count)
             for file, (begin, end) in enumerate(zip(self.begins, self.begins[1:], strict=False))

@@ -1,4 +1,4 @@
-"""The split of a label file that every command makes: near-duplicates on one side, decided by what the images hold."""
+"""Split label files without leaks: near-duplicates stay in one part, and image content determines the split."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mlimages.images import read_bytes
 from mlimages.labels import LabelFile, demand_shares, open_labels
 
 DIGITS = 32
-"""Hexadecimal digits of an image's SHA-256 that identify it."""
+"""Number of hexadecimal digits of an image's SHA-256 that identify it."""
 
 
 def split_labels(
@@ -24,17 +24,17 @@ def split_labels(
     pool: Pool | None = None,
     progress: Progress | None = None,
 ) -> tuple[LabelFile, ...]:
-    """One LabelFile per share, each class in proportion, images that are the same or nearly so in one part.
+    """Return one LabelFile per share, stratified by class, with duplicates and near-duplicates in one part.
 
-    What the images hold decides, together with the seed, not their paths or the order of the lines: `label --split`,
-    `augment --split` and the validation set that `finetune` sets aside are this split. An image that is added later
-    leaves nearly all others where they are. Each image is decoded once (a later check or split need not do it again);
-    one that cannot be decoded is split like the others.
+    The split depends on the content of the images and the seed, not on their paths or the order of the lines. `label
+    --split`, `augment --split` and the validation set of `finetune` use it. Adding an image leaves nearly all others in
+    their part. Each image is decoded once and cached for later checks and splits; images that cannot be decoded are
+    split like the others.
 
     Args:
         labels: a label file, or a folder of class folders.
         shares: positive numbers that add up to 1.
-        pool: who looks at the images; by default threads.
+        pool: workers that examine the images; by default threads.
 
     Raises:
         InputError: the shares are not positive or do not add up to 1.
@@ -57,7 +57,7 @@ def split_labels(
 
 
 def _content(path: Path) -> str:
-    """What identifies an image that cannot be decoded; nothing where it cannot even be read."""
+    """Return the hash of an image that cannot be decoded; "" if it cannot be read."""
     try:
         return hashlib.sha256(read_bytes(path)).hexdigest()[:DIGITS]
     except ImageError:

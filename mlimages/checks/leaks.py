@@ -1,4 +1,4 @@
-"""How images relate to each other: duplicates, leaks between label files, one image in two classes."""
+"""Find relations between images: duplicates, leaks between label files, one image in two classes."""
 
 from __future__ import annotations
 
@@ -12,66 +12,64 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mlimages.checks.cache import Store
+from mlimages.checks.cache import FactsCache
 from mlimages.checks.codes import CODES, Code, Thresholds
 from mlimages.checks.image_table import FINDING_ROW, ImageTable
-from mlimages.checks.near_duplicates import VERSION, DisjointSets, near_pairs, perceptual_hashes
+from mlimages.checks.near_duplicates import VERSION, DisjointSets, near_duplicate_pairs, perceptual_hashes
 from mlimages.checks.rules import is_blank, is_tiny
 
 Key = TypeVar("Key")
 
 PLAIN = 0.5
-"""An image is a drawing if two levels cover at least this share: drawings look alike without being the same."""
+"""Share of the image that two levels cover in a drawing, at least; different drawings look alike."""
 
 SMOOTH = 0.26
-"""Below this sharpness (see `Facts`) an image has no detail: so do all but one of scikit-learn's 1797 digits of 8 x 8
-enlarged to 56 pixels, and 13 of 1000 photographs of flowers enlarged from 128 pixels to 160."""
+"""Sharpness (see `Facts`) below which an image has no detail: all but one of scikit-learn's 1797 digits of 8 x 8,
+enlarged to 56 pixels, are below it, and 13 of 1000 photographs of flowers enlarged from 128 pixels to 160."""
 
 Relation = tuple[int, Code, int]
 """Index of an image, its code, and index of the related image."""
 
 
-def find_groups(images: ImageTable, thresholds: Thresholds, store: Store) -> list[list[int]]:
-    """Indices of images that are duplicates or near-duplicates, each group sorted.
+def find_groups(images: ImageTable, thresholds: Thresholds, cache: FactsCache) -> list[list[int]]:
+    """Return the indices of duplicates and near-duplicates in groups, each sorted.
 
-    Blank images are duplicates only if their bytes are equal. The result of the same set may be in the store.
+    Blank images are duplicates only if their bytes are equal. The result is cached for the set of images.
     """
     compared = np.flatnonzero(images.decoded & ~is_blank(images.facts, thresholds)).astype(np.int32)
-    required = _required_correlation(images, compared, thresholds)
-    key = _key(images, compared, required, thresholds)
+    min_correlation = _min_correlation(images, compared, thresholds)
+    key = _cache_key(images, compared, min_correlation, thresholds)
     groups = DisjointSets(len(images))
-    groups.unite(_same_bytes(images.digest))
-    known = store.find_links(key)
+    groups.unite(_equal_pairs(images.digest))
+    known = cache.find_duplicate_pairs(key)
     if known is None:
-        groups.unite(_near(images, compared, required, thresholds, groups))
-        store.keep_links(key, groups.links())
+        groups.unite(_near_duplicates(images, compared, min_correlation, thresholds, groups))
+        cache.put_duplicate_pairs(key, groups.parent_pairs())
     else:
         groups.unite(known.tolist())
     return groups.sets()
 
 
 def relate(images: ImageTable, groups: Sequence[Sequence[int]], thresholds: Thresholds) -> NDArray[np.void]:
-    """Findings that come from images being duplicates or near-duplicates, in rows of `FINDING_ROW`."""
+    """Return the findings that follow from duplicates and near-duplicates, in rows of `FINDING_ROW`."""
     relations = ((index, CODES.index(code), other) for index, code, other in _relations(images, groups, thresholds))
     return np.fromiter(relations, FINDING_ROW)
 
 
 def describe_relation(code: Code, other: Path, class_name: str, *, same: bool) -> str:
-    """Describe how an image is related to the other."""
+    """Describe how an image is related to another."""
     kind = "the same as" if same else "nearly the same as"
     return f"{kind} {other}" + (f" of class {class_name}" if code in (Code.TWO_LABELS, Code.NEAR_TWO_LABELS) else "")
 
 
-def _required_correlation(
-    images: ImageTable, compared: NDArray[np.int32], thresholds: Thresholds
-) -> NDArray[np.float32]:
-    """Correlation that each image requires of a near-duplicate."""
+def _min_correlation(images: ImageTable, compared: NDArray[np.int32], thresholds: Thresholds) -> NDArray[np.float32]:
+    """Return the correlation that each compared image requires of a near-duplicate."""
     facts = images.facts
     plain = is_tiny(facts, thresholds) | (facts["two_levels"] >= PLAIN) | (facts["sharpness"] < SMOOTH)
     return np.where(plain[compared], np.float32(thresholds.plain_correlation), np.float32(thresholds.near_correlation))
 
 
-def _same_bytes(digest: NDArray[np.uint64]) -> Iterator[tuple[int, int]]:
+def _equal_pairs(digest: NDArray[np.uint64]) -> Iterator[tuple[int, int]]:
     order = np.lexsort(digest.T)
     last = digest[order, 1]
     same = np.flatnonzero(last[:-1] == last[1:])
@@ -80,33 +78,33 @@ def _same_bytes(digest: NDArray[np.uint64]) -> Iterator[tuple[int, int]]:
     return zip(before[same].tolist(), after[same].tolist(), strict=True)
 
 
-def _near(
+def _near_duplicates(
     images: ImageTable,
     compared: NDArray[np.int32],
-    required: NDArray[np.float32],
+    min_correlation: NDArray[np.float32],
     thresholds: Thresholds,
     groups: DisjointSets,
 ) -> Iterator[tuple[int, int]]:
-    pairs = near_pairs(
+    pairs = near_duplicate_pairs(
         lambda numbers: images.facts["thumb"][compared[numbers]],
         perceptual_hashes(images.facts["thumb"], compared),
-        near_bits=thresholds.near_bits,
-        turned_bits=thresholds.turned_bits,
-        required=required,
-        cropped=thresholds.crop_correlation,
+        max_bits=thresholds.near_bits,
+        max_rotated_bits=thresholds.turned_bits,
+        min_correlation=min_correlation,
+        min_crop_correlation=thresholds.crop_correlation,
         group_of=lambda numbers: groups.roots(compared[numbers]),
     )
     return ((int(compared[one]), int(compared[other])) for one, other in pairs)
 
 
-def _key(
-    images: ImageTable, compared: NDArray[np.int32], required: NDArray[np.float32], thresholds: Thresholds
+def _cache_key(
+    images: ImageTable, compared: NDArray[np.int32], min_correlation: NDArray[np.float32], thresholds: Thresholds
 ) -> bytes:
-    """Hash of everything that decides which images are near-duplicates."""
+    """Hash everything that determines which images are near-duplicates."""
     key = hashlib.sha256(
         f"{VERSION} {thresholds.near_bits} {thresholds.turned_bits} {thresholds.crop_correlation} ".encode()
     )
-    for column in (images.digest, compared, required):
+    for column in (images.digest, compared, min_correlation):
         key.update(column.data)
     return key.digest()
 
@@ -122,28 +120,28 @@ def _relations(images: ImageTable, groups: Sequence[Sequence[int]], thresholds: 
         return bytes(images.digest[index].data)
 
     for group in groups:
-        by_file = _grouped(group, file_of)
+        by_file = _group_by(group, file_of)
         yield from _leaks(by_file, images.begins)
-        for same in _grouped(group, bytes_of).values():
-            yield from _same(_grouped(same, class_of), _grouped(same, file_of))
+        for same in _group_by(group, bytes_of).values():
+            yield from _equal_bytes(_group_by(same, class_of), _group_by(same, file_of))
             if len(same) >= thresholds.placeholder_copies:
                 yield from ((index, Code.PLACEHOLDER, same[0 if index != same[0] else -1]) for index in same)
-        yield from _near_two_labels(group, class_of, bytes_of)
+        yield from _near_two_classes(group, class_of, bytes_of)
         for within in by_file.values():
-            firsts = [same[0] for same in _grouped(within, bytes_of).values()]
-            for of_class in _grouped(firsts, class_of).values():
+            firsts = [same[0] for same in _group_by(within, bytes_of).values()]
+            for of_class in _group_by(firsts, class_of).values():
                 yield from ((index, Code.NEAR_DUPLICATE, of_class[0]) for index in of_class[1:])
 
 
-def _grouped(indices: Iterable[int], key: Callable[[int], Key]) -> dict[Key, list[int]]:
+def _group_by(indices: Iterable[int], key: Callable[[int], Key]) -> dict[Key, list[int]]:
     groups: dict[Key, list[int]] = {}
     for index in indices:
         groups.setdefault(key(index), []).append(index)
     return groups
 
 
-def _same(by_class: Mapping[int, Sequence[int]], by_file: Mapping[int, Sequence[int]]) -> Iterator[Relation]:
-    """Codes of images whose bytes are equal."""
+def _equal_bytes(by_class: Mapping[int, Sequence[int]], by_file: Mapping[int, Sequence[int]]) -> Iterator[Relation]:
+    """Yield the relations of images whose bytes are equal."""
     first, *others = [indices[0] for indices in by_class.values()]
     if others:
         for indices in by_class.values():
@@ -154,20 +152,20 @@ def _same(by_class: Mapping[int, Sequence[int]], by_file: Mapping[int, Sequence[
             yield from ((index, Code.DUPLICATE, within[0]) for index in within[1:])
 
 
-def _near_two_labels(
+def _near_two_classes(
     group: Sequence[int], class_of: Callable[[int], int], bytes_of: Callable[[int], bytes]
 ) -> Iterator[Relation]:
-    """Images with a near-duplicate in another class; equal bytes have their own code."""
-    by_class = _grouped(group, class_of)
-    some = {label: [same[0] for same in _grouped(own, bytes_of).values()][:2] for label, own in by_class.items()}
+    """Yield images with a near-duplicate in another class; images with equal bytes have their own code."""
+    by_class = _group_by(group, class_of)
+    some = {label: [same[0] for same in _group_by(own, bytes_of).values()][:2] for label, own in by_class.items()}
     for index in group if len(some) > 1 else ():
-        label, own = class_of(index), bytes_of(index)  # two suffice: their bytes differ, so one has other bytes
+        label, own = class_of(index), bytes_of(index)  # two per class suffice: at least one differs in its bytes
         near = (other for of, two in some.items() if of != label for other in two if bytes_of(other) != own)
         yield from ((index, Code.NEAR_TWO_LABELS, other) for other in islice(near, 1))
 
 
 def _leaks(by_file: Mapping[int, Sequence[int]], begins: Sequence[int]) -> Iterator[Relation]:
-    """Images that another label file lists too: they stay in the smallest file, which is the one to evaluate on."""
+    """Yield images that another label file also lists; they are kept in the smallest file, the likely test set."""
     home = min(by_file, key=lambda file: (begins[file + 1] - begins[file], -file))
     for file, indices in by_file.items():
         if file != home:

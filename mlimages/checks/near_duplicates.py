@@ -1,8 +1,8 @@
-"""Near-duplicates: which images look the same, mirrored and turned ones included.
+"""Find near-duplicates: images that look the same, also when mirrored or rotated.
 
-1. Each image has a perceptual hash; hashes that differ in few bits are candidates, in any of the eight orientations.
-2. Large sets are not compared pair by pair: hashes that are close agree in some band of their bits.
-3. Thumbnails of candidates must correlate, as they are or with one aligned with a part of the other.
+1. Each image has a perceptual hash; pairs whose hashes differ in few bits, in any orientation, are candidates.
+2. In large sets only hashes that nearly agree in one band of their bits are compared.
+3. The thumbnails of candidates must correlate, directly or with one aligned with a part of the other.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 VERSION = 3
-"""Raised when the result of a comparison changes, so that no cached one is used."""
+"""Version of the comparison, part of cache keys; increase it when the result changes."""
 
 LOOKUP_COST = 80
-"""Comparisons of two hashes that take as long as one look-up of a band (measured at 20,000 to 60,000 images)."""
+"""Number of hash comparisons that take as long as one band look-up (measured at 20,000 to 60,000 images)."""
 
 AT_ONCE = 1 << 14
-"""Pairs of hashes compared at a time: bounds the memory and stays within the processor's cache."""
+"""Pairs of hashes compared at a time; limits memory and fits the processor's cache."""
 
 HASHED_AT_ONCE = 1 << 10
 """Thumbnails hashed at a time."""
@@ -31,24 +31,24 @@ PAIRS = 64
 """Pairs whose thumbnails are compared at a time."""
 
 WORTH_ALIGNING = 0.7
-"""Thumbnails are aligned only above this correlation: of 82 crops that aligning finds, 80 are above it."""
+"""Minimum correlation for thumbnails to be aligned: 80 of 82 crops that aligning finds are above it."""
 
 CROP_SIZES = (0.98, 0.96, 0.94, 0.92, 0.90, 0.88)
 
 Indices = NDArray[np.intp]
 
-Links = NDArray[np.intp]
-"""Pairs of numbers `(N, 2)`."""
+IndexPairs = NDArray[np.intp]
+"""Pairs of indices `(N, 2)`."""
 
 
 class DisjointSets:
-    """Union-find over the numbers 0..count-1, with path halving; a set is known by its smallest number."""
+    """Union-find over the numbers 0..count-1 with path halving; the root of a set is its smallest number."""
 
     def __init__(self, count: int) -> None:
         self._parent = np.arange(count, dtype=np.int32)
 
     def root(self, number: int) -> int:
-        """The smallest number of the set."""
+        """Return the smallest number of the set that contains `number`."""
         parent = self._parent
         while parent[number] != number:
             parent[number] = parent[parent[number]]
@@ -56,7 +56,7 @@ class DisjointSets:
         return number
 
     def roots(self, numbers: NDArray[np.int32] | Indices) -> NDArray[np.int32]:
-        """The smallest number of each one's set."""
+        """Return the smallest number of the set of each number."""
         found = self._parent[numbers]
         while np.any(found != (above := self._parent[found])):
             found = above
@@ -68,13 +68,13 @@ class DisjointSets:
             one, other = self.root(one), self.root(other)
             self._parent[max(one, other)] = min(one, other)
 
-    def links(self) -> Links:
-        """Pairs `(index, parent)`; passing them to `unite` restores these sets."""
+    def parent_pairs(self) -> IndexPairs:
+        """Return pairs `(index, parent)`; passing them to `unite` restores these sets."""
         numbers = np.flatnonzero(self._parent != np.arange(len(self._parent)))
         return np.stack([numbers, self._parent[numbers]], axis=1)
 
     def sets(self) -> list[list[int]]:
-        """The sets of more than one number, sorted."""
+        """Return the sets of more than one number, sorted."""
         roots = self.roots(np.arange(len(self._parent)))
         found: dict[int, list[int]] = {}
         for number in np.flatnonzero(np.bincount(roots, minlength=len(roots))[roots] > 1).tolist():
@@ -84,7 +84,7 @@ class DisjointSets:
 
 @dataclass(frozen=True, slots=True)
 class Orientation:
-    """One of the eight ways to turn and mirror an image: it is transposed first, then flipped."""
+    """One of the eight orientations of an image: transposed first, then flipped."""
 
     transposed: bool
     upside_down: bool
@@ -92,18 +92,18 @@ class Orientation:
 
     @property
     def is_original(self) -> bool:
-        """Whether it changes nothing."""
+        """Whether it is the identity."""
         return not (self.transposed or self.upside_down or self.mirrored)
 
     def of_thumbs(self, thumbs: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Thumbnails `(n, 256)` in this orientation."""
+        """Return the thumbnails `(n, 256)` in this orientation."""
         squares = thumbs.reshape(-1, 16, 16)
         squares = squares.transpose(0, 2, 1) if self.transposed else squares
         return squares[:, :: -1 if self.upside_down else 1, :: -1 if self.mirrored else 1].reshape(-1, 256)
 
     def of_hashes(self, hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        """Perceptual hashes `(N,)` of images in this orientation: a flip changes the sign of odd frequencies."""
-        hashes = _transposed(hashes) if self.transposed else hashes
+        """Return the perceptual hashes `(N,)` of the images in this orientation; a flip negates the odd frequencies."""
+        hashes = _transpose_bits(hashes) if self.transposed else hashes
         flipped = (_ODD_ROWS if self.upside_down else 0) ^ (_ODD_COLUMNS if self.mirrored else 0)
         return hashes ^ np.uint64(flipped)
 
@@ -113,55 +113,55 @@ ORIENTATIONS = tuple(starmap(Orientation, product((False, True), repeat=3)))
 _ODD_ROWS, _ODD_COLUMNS = 0xFF00FF00FF00FF00, 0xAAAAAAAAAAAAAAAA
 
 
-def _transposed(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Hashes with rows and columns of bits swapped: in squares of 1, 2 and 4 (Warren, Hacker's Delight, 7-3)."""
+def _transpose_bits(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Swap rows and columns of the bits, in squares of 1, 2 and 4 (Warren, Hacker's Delight, 7-3)."""
     for distance, upper_right in ((7, 0x00AA00AA00AA00AA), (14, 0x0000CCCC0000CCCC), (28, 0x00000000F0F0F0F0)):
         swapped = (hashes ^ (hashes >> np.uint64(distance))) & np.uint64(upper_right)
         hashes = hashes ^ swapped ^ (swapped << np.uint64(distance))
     return hashes
 
 
-def near_pairs(
+def near_duplicate_pairs(
     thumbs: Callable[[Indices], NDArray[np.uint8]],
     hashes: NDArray[np.uint64],
     *,
-    near_bits: int,
-    turned_bits: int,
-    required: NDArray[np.float32],
-    cropped: float,
+    max_bits: int,
+    max_rotated_bits: int,
+    min_correlation: NDArray[np.float32],
+    min_crop_correlation: float,
     group_of: Callable[[Indices], NDArray[np.int32]],
 ) -> Iterator[tuple[int, int]]:
-    """Pairs whose perceptual hashes agree in one of the eight orientations and whose thumbnails then correlate.
+    """Yield pairs whose perceptual hashes are close in one of the eight orientations and whose thumbnails correlate.
 
-    One image may be a crop of the other: thumbnails that do not correlate as they are, are aligned.
+    One image may be a crop of the other, so thumbnails that do not correlate directly are aligned first.
 
     Args:
-        thumbs: luma of the images at some indices `(n, 256)`.
+        thumbs: returns the luma thumbnails of the images at some indices `(n, 256)`.
         hashes: perceptual hashes `(N,)`.
-        near_bits: most bits in which the hashes of two images may differ.
-        turned_bits: the same where one is mirrored or turned.
-        required: correlation that each image requires of another `(N,)`; of two the higher holds.
-        cropped: correlation required after aligning; images that require more are not aligned.
-        group_of: the current group of some images: pairs within a group are skipped, so that a long series of frames is
-            not compared pair by pair.
+        max_bits: maximum number of bits in which two hashes differ.
+        max_rotated_bits: the same if one image is mirrored or rotated.
+        min_correlation: minimum correlation of each image `(N,)`; the higher one of a pair applies.
+        min_crop_correlation: minimum correlation after aligning; images that require more are not aligned.
+        group_of: returns the current groups of some images; pairs within a group are skipped, so that a long series of
+            frames is not compared pair by pair.
     """
     for orientation in ORIENTATIONS:
-        max_bits = near_bits if orientation.is_original else turned_bits
-        for ones, others in _close(orientation.of_hashes(hashes), hashes, max_bits):
+        bits = max_bits if orientation.is_original else max_rotated_bits
+        for ones, others in _close_pairs(orientation.of_hashes(hashes), hashes, bits):
             for start in range(0, len(ones), PAIRS):
                 one, other = ones[start : start + PAIRS], others[start : start + PAIRS]
                 apart = group_of(one) != group_of(other)
                 one, other = one[apart], other[apart]
-                least = np.maximum(required[one], required[other])
-                alike = _alike(orientation.of_thumbs(thumbs(one)), thumbs(other), least, cropped)
+                thresholds = np.maximum(min_correlation[one], min_correlation[other])
+                alike = _are_alike(orientation.of_thumbs(thumbs(one)), thumbs(other), thresholds, min_crop_correlation)
                 yield from zip(one[alike].tolist(), other[alike].tolist(), strict=True)
 
 
 def perceptual_hashes(thumbs: NDArray[np.uint8], indices: NDArray[np.int32]) -> NDArray[np.uint64]:
-    """Perceptual hashes of the thumbnails `(N, 256)` at some indices `(n,)`: `(n,)`.
+    """Compute the perceptual hashes `(n,)` of the thumbnails `(N, 256)` at some indices `(n,)`.
 
-    Each bit is the sign of one of the 8 x 8 lowest frequencies, row by row; pHash (Zauner 2010) compares them with
-    their median, which is nearly 0, but then a hash does not tell that of the mirrored image.
+    Each bit is the sign of one of the 8 x 8 lowest frequencies, row by row. pHash (Zauner 2010) compares them with
+    their median, which is nearly 0, but then the hash of the mirrored image does not follow from that of the image.
     """
     hashes = np.empty(len(indices), np.uint64)
     for begin in range(0, len(indices), HASHED_AT_ONCE):
@@ -172,21 +172,21 @@ def perceptual_hashes(thumbs: NDArray[np.uint8], indices: NDArray[np.int32]) -> 
     return hashes
 
 
-def _alike(
-    one: NDArray[np.uint8], other: NDArray[np.uint8], least: NDArray[np.float32], cropped: float
+def _are_alike(
+    one: NDArray[np.uint8], other: NDArray[np.uint8], thresholds: NDArray[np.float32], min_crop_correlation: float
 ) -> NDArray[np.bool_]:
-    """Which of the pairs of thumbnails `(n, 256)` show the same."""
+    """Whether the thumbnails of each pair, both `(n, 256)`, show the same."""
     correlation = np.vecdot(_unit(one.astype(np.float32)), _unit(other.astype(np.float32)))
-    alike: NDArray[np.bool_] = correlation >= least
-    open_ = np.flatnonzero(~alike & (correlation >= WORTH_ALIGNING) & (least < cropped))
-    if len(open_):
-        a, b = one[open_].astype(np.float32), other[open_].astype(np.float32)
-        alike[open_] = np.maximum(_best_overlay(a, b), _best_overlay(b, a)) >= cropped
+    alike: NDArray[np.bool_] = correlation >= thresholds
+    candidates = np.flatnonzero(~alike & (correlation >= WORTH_ALIGNING) & (thresholds < min_crop_correlation))
+    if len(candidates):
+        a, b = one[candidates].astype(np.float32), other[candidates].astype(np.float32)
+        alike[candidates] = np.maximum(_best_overlay(a, b), _best_overlay(b, a)) >= min_crop_correlation
     return alike
 
 
 def _best_overlay(whole: NDArray[np.float32], crop: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Best correlation of `crop` with some part of `whole`, both `(n, 256)`: `(n,)`."""
+    """Return the best correlation `(n,)` of `crop` with a part of `whole`, both `(n, 256)`."""
     rows = _WINDOWS @ whole.reshape(-1, 1, 1, 16, 16)  # (n, sizes, offsets, 16, 16)
     parts = rows[:, :, :, None] @ _WINDOWS.transpose(0, 1, 3, 2)[:, None]  # (n, sizes, offsets, offsets, 16, 16)
     found = _unit(parts.reshape(*parts.shape[:4], 256).astype(np.float32)) @ _unit(crop)[:, None, None, :, None]
@@ -195,80 +195,82 @@ def _best_overlay(whole: NDArray[np.float32], crop: NDArray[np.float32]) -> NDAr
 
 
 def _windows() -> NDArray[np.float32]:
-    """Linear interpolation along one axis: parts of 0.98 to 0.88 of it, at its begin, middle and end."""
-    made = np.zeros((len(CROP_SIZES), 3, 16, 16), np.float32)
+    """Return matrices that interpolate parts of 0.98 to 0.88 of an axis, at its start, middle and end."""
+    windows = np.zeros((len(CROP_SIZES), 3, 16, 16), np.float32)
     for number, size in enumerate(CROP_SIZES):
-        for place, free in enumerate((0.0, 0.5, 1.0)):
-            at = np.clip(size * (np.arange(16) + 0.5) + free * (1 - size) * 16 - 0.5, 0, 15)
+        for offset, share in enumerate((0.0, 0.5, 1.0)):
+            at = np.clip(size * (np.arange(16) + 0.5) + share * (1 - size) * 16 - 0.5, 0, 15)
             below = np.minimum(at.astype(int), 14)
-            made[number, place, np.arange(16), below] = below + 1 - at
-            made[number, place, np.arange(16), below + 1] = at - below
-    return made
+            windows[number, offset, np.arange(16), below] = below + 1 - at
+            windows[number, offset, np.arange(16), below + 1] = at - below
+    return windows
 
 
 _WAVES = np.cos(np.pi / 16 * np.outer(np.arange(8), np.arange(16) + 0.5)).astype(np.float32)
 _WAVES /= np.linalg.norm(_WAVES, axis=1, keepdims=True)
-"""The lowest frequencies along an axis, each of length 1: `(8, 16)`."""
+"""Lowest frequencies along an axis, each of length 1: `(8, 16)`."""
 
 _WINDOWS = _windows()
-"""`(sizes, offsets, 16, 16)`"""
+"""Interpolation matrices `(sizes, offsets, 16, 16)`."""
 
 
-def _close(turned: NDArray[np.uint64], hashes: NDArray[np.uint64], max_bits: int) -> Iterator[tuple[Indices, Indices]]:
-    """Every pair one < other where `turned[one]` and `hashes[other]` differ in at most `max_bits`, once, in pieces.
+def _close_pairs(
+    rotated: NDArray[np.uint64], hashes: NDArray[np.uint64], max_bits: int
+) -> Iterator[tuple[Indices, Indices]]:
+    """Yield every pair one < other whose `rotated[one]` and `hashes[other]` differ in at most `max_bits`, once.
 
-    Hashes of large sets are cut into four bands: two that differ by `max_bits` in all differ by at most a quarter of
-    that in one of them, and only images whose bands do are compared (multi-index hashing: Norouzi, Punjani and Fleet,
-    CVPR 2012).
+    In large sets the hashes are split into four bands: two hashes that differ in at most `max_bits` bits differ in at
+    most a quarter of that in some band, and only pairs with such a band are compared (multi-index hashing: Norouzi,
+    Punjani and Fleet, CVPR 2012).
     """
-    bits = [(max_bits + 1 + band) // 4 - 1 for band in range(4)]  # they and 1 each add up to max_bits + 1
+    bits = [(max_bits + 1 + band) // 4 - 1 for band in range(4)]  # each plus 1, they add up to max_bits + 1
     look_ups = sum(comb(16, flipped) for most in bits for flipped in range(most + 1))
     if len(hashes) <= LOOKUP_COST * look_ups:
-        yield from _close_of_all(turned, hashes, max_bits)
+        yield from _close_pairs_of_all(rotated, hashes, max_bits)
         return
     for band in range(4):
-        for one, other in _close_in_band(turned, hashes, band, bits[band]):
-            apart = turned[one] ^ hashes[other]
+        for one, other in _close_pairs_in_band(rotated, hashes, band, bits[band]):
+            apart = rotated[one] ^ hashes[other]
             wanted = (one < other) & (np.bitwise_count(apart) <= max_bits)
-            for before in range(band):  # found in that band already
+            for before in range(band):  # already found in that band
                 wanted &= np.bitwise_count(_band(apart, before)) > bits[before]
             yield one[wanted], other[wanted]
 
 
-def _close_of_all(
-    turned: NDArray[np.uint64], hashes: NDArray[np.uint64], max_bits: int
+def _close_pairs_of_all(
+    rotated: NDArray[np.uint64], hashes: NDArray[np.uint64], max_bits: int
 ) -> Iterator[tuple[Indices, Indices]]:
-    """As `_close`, pair by pair."""
+    """Compare all pairs directly; the result is that of `_close_pairs`."""
     step = max(4, AT_ONCE // max(1, len(hashes)))
     for top in range(0, len(hashes), step):
-        near = np.bitwise_count(turned[top : top + step, None] ^ hashes[top:]) <= max_bits
+        near = np.bitwise_count(rotated[top : top + step, None] ^ hashes[top:]) <= max_bits
         one, other = np.divmod(np.flatnonzero(near), len(hashes) - top)
         yield one[one < other] + top, other[one < other] + top
 
 
 def _band(hashes: NDArray[np.uint64], band: int) -> NDArray[np.uint16]:
-    """16 of the 64 bits."""
+    """Return 16 of the 64 bits."""
     return (hashes >> np.uint64(16 * band)).astype(np.uint16)
 
 
-def _close_in_band(
-    turned: NDArray[np.uint64], hashes: NDArray[np.uint64], band: int, bits: int
+def _close_pairs_in_band(
+    rotated: NDArray[np.uint64], hashes: NDArray[np.uint64], band: int, bits: int
 ) -> Iterator[tuple[Indices, Indices]]:
-    """Pairs that differ by at most `bits` in one band."""
-    asked, keys = _band(turned, band), _band(hashes, band)
-    ones, others = (np.argsort(values, kind="stable").astype(np.int32) for values in (asked, keys))
-    asked = asked[ones]  # sorted, so that memory accesses are close together
+    """Yield pairs that differ in at most `bits` bits of one band."""
+    wanted_bands, keys = _band(rotated, band), _band(hashes, band)
+    ones, others = (np.argsort(values, kind="stable").astype(np.int32) for values in (wanted_bands, keys))
+    wanted_bands = wanted_bands[ones]  # sorted for locality of memory accesses
     begins = np.searchsorted(keys[others], np.arange((1 << 16) + 1)).astype(np.int32)
     for flipped in (mask for mask in range(1 << 16) if mask.bit_count() <= bits):
-        for top in range(0, len(asked), AT_ONCE):
-            wanted = asked[top : top + AT_ONCE] ^ np.uint16(flipped)
+        for top in range(0, len(wanted_bands), AT_ONCE):
+            wanted = wanted_bands[top : top + AT_ONCE] ^ np.uint16(flipped)
             first, last = begins[wanted], begins[1:][wanted]
-            for one, other in _each_with_its_run(np.arange(top, top + len(wanted)), first, last - first):
+            for one, other in _expand_ranges(np.arange(top, top + len(wanted)), first, last - first):
                 yield ones[one].astype(np.intp), others[other].astype(np.intp)
 
 
-def _each_with_its_run(ones: Indices, first: Indices, count: Indices) -> Iterator[tuple[Indices, Indices]]:
-    """Each number with the `count` numbers from its `first` on, about AT_ONCE pairs at a time."""
+def _expand_ranges(ones: Indices, first: Indices, count: Indices) -> Iterator[tuple[Indices, Indices]]:
+    """Yield each number with the `count` numbers from its `first` on, about AT_ONCE pairs at a time."""
     ends = count.cumsum()
     start = 0
     while start < len(ones):
@@ -281,7 +283,7 @@ def _each_with_its_run(ones: Indices, first: Indices, count: Indices) -> Iterato
 
 
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Vectors along the last axis with mean 0 and length 1: their products are correlations."""
+    """Normalize vectors along the last axis to mean 0 and length 1, so that their products are correlations."""
     centered = vectors - vectors.mean(axis=-1, keepdims=True)
     unit: NDArray[np.float32] = centered / np.maximum(np.linalg.norm(centered, axis=-1, keepdims=True), 1e-6)
     return unit

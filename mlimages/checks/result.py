@@ -1,4 +1,4 @@
-"""The result of a check as a value, and the files that it writes beside each label file."""
+"""The result of a check, and the files that it writes beside each label file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mlimages.labels import LabelFile, write_own_label_file
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One file to move, and why."""
+    """A file to move, and the code that is the reason."""
 
     source: Path
     target: Path
@@ -30,22 +30,22 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """What `check` found.
+    """The result of `check`.
 
     Attributes:
         files: the label files, in the order given.
         class_names: the classes of all files.
-        counts: images by (index of the file, class name).
+        counts: number of images by (index of the file, class name).
         checked: number of images.
         ok: number of images without an error.
-        findings: all of them, by file and line.
-        duplicate_groups: images that are duplicates or near-duplicates; the first of a group comes first.
+        findings: all findings by file and line.
+        duplicate_groups: images that are duplicates or near-duplicates of each other, in the order of the files.
         thresholds: the thresholds that were applied, after `Thresholds.for_count` and `for_sharpness`.
         seconds: duration of the check.
+        facts: measurements of each image `(N,)`, a column per attribute of `Facts`, in the order of the files; zeros if
+            not decoded.
         digests: first 16 bytes of each image's SHA-256 `(N, 2)` uint64, in the order of the files; zeros if not
             decoded.
-        facts: figures of each image, in the order of the files, a column for each attribute of `Facts`; zeros where it
-            was not decoded `(N,)`.
     """
 
     files: tuple[LabelFile, ...]
@@ -75,7 +75,7 @@ class CheckReport:
 
     @property
     def errors(self) -> dict[str, int]:
-        """Number of findings by code, errors only: these images are left out of `kept`."""
+        """Number of findings by code, errors only; these images are left out of `kept`."""
         return self._count(errors=True)
 
     @property
@@ -84,12 +84,12 @@ class CheckReport:
         return self._count(errors=False)
 
     def kept(self, file: int = 0) -> LabelFile:
-        """The label file with that index, without the images that have an error."""
+        """Return the label file with this index, without the images that have an error."""
         images = slice(*self.findings.images.begins[file : file + 2])
         return self.files[file].where(~self.findings.with_errors()[images])
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as JSON types."""
+        """Return the report as JSON types."""
         return {
             "checked": self.checked,
             "ok": self.ok,
@@ -107,7 +107,7 @@ class CheckReport:
 
 
 def outcome_paths(label_file: Path) -> tuple[Path, Path, Path]:
-    """`NAME_checked.txt`, `NAME_rejected.tsv` and `NAME_warnings.tsv` beside a label file."""
+    """Return `NAME_checked.txt`, `NAME_rejected.tsv` and `NAME_warnings.tsv` beside a label file."""
     checked, rejected, warnings = (
         label_file.with_name(f"{label_file.stem}_{end}") for end in ("checked.txt", "rejected.tsv", "warnings.tsv")
     )
@@ -115,10 +115,10 @@ def outcome_paths(label_file: Path) -> tuple[Path, Path, Path]:
 
 
 def write_outcome(report: CheckReport, moved: Iterable[Move] = (), *, overwrite: bool = False) -> list[Path]:
-    """Write the `outcome_paths` of each label file; images that were `moved` are listed where they are now.
+    """Write the `outcome_paths` of each label file; images that were `moved` are listed at their new path.
 
     Raises:
-        InputError: one of them is there and mlimages did not write it, or it was changed; unless `overwrite`.
+        InputError: a file exists that mlimages did not write or that was changed since; not with `overwrite`.
     """
     now = {os.path.realpath(move.source): move.target for move in moved}
     written = []

@@ -1,4 +1,4 @@
-"""Rules: which codes follow from the facts of an image, and from the size of a class."""
+"""Rules that derive codes from the facts of an image and the size of a class."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from mlimages.checks.image_table import FINDING_ROW, ImageTable
 from mlimages.images import load_all_plugins
 
 AT_ONCE = 1 << 12
-"""Images judged at a time: bounds the memory."""
+"""Images processed at a time; limits memory."""
 
 MIN_FLAT_BOTTOM = 3
-"""Percent of the height."""
+"""Minimum share of the height, in percent."""
 
 
 Test = Callable[[FactsTable, Thresholds], NDArray[np.bool_]]
-"""Which of some images have a code, `(n,)`."""
+"""Returns whether each of some images has a code, `(n,)`."""
 
 
 class Rule(NamedTuple):
-    """A code that follows from an image's facts alone.
+    """A code that depends only on an image's facts.
 
     Attributes:
-        applies: which of some images have it.
-        describe: what was measured, given one image's facts.
+        applies: returns whether each of some images has the code.
+        describe: formats the measured value, given the facts of one image.
     """
 
     applies: Test
@@ -40,7 +40,7 @@ class Rule(NamedTuple):
 
 
 def judge(images: ImageTable, thresholds: Thresholds) -> NDArray[np.void]:
-    """Findings of single images, in rows of `FINDING_ROW`."""
+    """Return the findings on single images, in rows of `FINDING_ROW`."""
     found = [_rows(np.flatnonzero(images.file_code >= 0), images.file_code[images.file_code >= 0])]
     for begin in range(0, len(images), AT_ONCE):
         chunk = slice(begin, begin + AT_ONCE)
@@ -51,12 +51,12 @@ def judge(images: ImageTable, thresholds: Thresholds) -> NDArray[np.void]:
 
 
 def describe(code: Code, facts: np.void, thresholds: Thresholds) -> str:
-    """What was measured of an image that has the code, for a person."""
+    """Format the measured value of an image that has the code."""
     return RULES[code].describe(facts, thresholds)
 
 
 def judge_classes(images: ImageTable, thresholds: Thresholds) -> Iterator[Finding]:
-    """Classes that are small beside the largest of the same label file, or soft as a whole."""
+    """Yield the classes that are small compared with the largest of their label file, or blurred as a whole."""
     for number, file in enumerate(images.files):
         begin, end = images.begins[number : number + 2]
         yield from _soft_classes(images, number)
@@ -70,7 +70,7 @@ def judge_classes(images: ImageTable, thresholds: Thresholds) -> Iterator[Findin
 
 
 def _soft_classes(images: ImageTable, file: int) -> Iterator[Finding]:
-    """Classes of a label file most of whose images have little detail: said once, not of each image."""
+    """Yield the classes of a label file in which most images have little detail, instead of flagging each image."""
     rows = slice(*images.begins[file : file + 2])
     sharpness = images.facts["sharpness"][rows]
     for label, class_id in enumerate(images.class_ids[file].tolist()):
@@ -82,9 +82,9 @@ def _soft_classes(images: ImageTable, file: int) -> Iterator[Finding]:
 
 @lru_cache(maxsize=1024)
 def right_suffix(suffix: str, form: str) -> str:
-    """The suffix if it fits the format (as Pillow names it), else the usual one of that format."""
+    """Return the suffix if it fits the format (as named by Pillow), else the usual suffix of that format."""
     if form == "HEIF":
-        load_all_plugins()  # the facts may come from the cache, without a decoder loaded
+        load_all_plugins()  # the facts may come from the cache, with no plugin loaded
     named = Image.registered_extensions().get(suffix.lower(), "")
     if form == named or (form, named) in _SAME_SUFFIX:
         return suffix
@@ -92,7 +92,7 @@ def right_suffix(suffix: str, form: str) -> str:
 
 
 def wrong_suffix(path: str, form: str) -> str:
-    """Describe a suffix that does not fit the format (as Pillow names it); empty if it fits."""
+    """Describe a suffix that does not fit the format (as named by Pillow); return "" if it fits."""
     suffix = os.path.splitext(path)[1]  # noqa: PTH122  # a str
     right = right_suffix(suffix, form)
     return "" if right == suffix else f"{form} data, suffix {suffix or 'missing'}: rename to {right}"
@@ -104,23 +104,23 @@ _SCALED = {
     "F": "0 to 1, 255 or 65535, the first that holds its values, becomes 0 to 255",
     "I": "0 to 65535, or to the largest value above that, becomes 0 to 255",
 } | dict.fromkeys(("I;16", "I;16B", "I;16L"), "0 to 65535 becomes 0 to 255")
-"""What becomes of values of more than 8 bits (see `images.deep`), by mode."""
+"""How values of more than 8 bits are scaled (see `images.arrays.white_level`), by mode."""
 
 
 def is_tiny(facts: FactsTable, thresholds: Thresholds) -> NDArray[np.bool_]:
-    """Which images have a short side."""
+    """Whether the shorter side of each image is below the threshold."""
     tiny: NDArray[np.bool_] = _sides(facts)[0] < thresholds.min_side_px
     return tiny
 
 
 def is_blank(facts: FactsTable, thresholds: Thresholds) -> NDArray[np.bool_]:
-    """Which images are of one level."""
+    """Whether each image has nearly one level."""
     blank: NDArray[np.bool_] = spread(facts) <= thresholds.blank_spread
     return blank
 
 
 def spread(facts: FactsTable) -> NDArray[np.int16]:
-    """Difference between the 2nd and 98th percentile of the levels."""
+    """Return the difference between the 2nd and 98th percentile of the levels."""
     apart: NDArray[np.int16] = facts["high"].astype(np.int16) - facts["low"]
     return apart
 
@@ -132,7 +132,7 @@ def _rows(indices: NDArray[np.intp], code: NDArray[np.int8] | int) -> NDArray[np
 
 
 def _sides(facts: Any) -> tuple[Any, Any]:
-    """The shorter and the longer side, in pixels."""
+    """Return the shorter and the longer side in pixels."""
     return np.minimum(facts["width"], facts["height"]), np.maximum(facts["width"], facts["height"])
 
 
@@ -200,4 +200,4 @@ RULES = {
         lambda f, t: f"two levels cover {100 * f['two_levels']:.0f} %: a drawing, or an object on a plain background",
     ),
 }
-"""Every code that follows from facts alone; f: facts, t: thresholds."""
+"""The rules by code; f: facts, t: thresholds."""

@@ -1,4 +1,4 @@
-"""The check itself: every image is examined once, then all of them are compared."""
+"""Check label files: examine every image once, then compare all of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mlimages.checks.cache import Examined, Stamp, Store
+from mlimages.checks.cache import ExaminedImage, FactsCache, Stamp
 from mlimages.checks.codes import Code, Thresholds
 from mlimages.checks.findings import Findings, merge_rows
 from mlimages.checks.image_facts import examine, facts_table
@@ -37,16 +37,16 @@ from mlimages.images import demand_available, read_bytes, reading_threads
 from mlimages.labels import LabelFile, open_parts
 
 BATCH = 256
-"""Images looked up in the cache at a time; an interrupted check repeats at most as many."""
+"""Images looked up in the cache at a time; an interrupted check repeats at most this many."""
 
 MAX_BATCH = 16_384
-"""Upper bound with many workers: SQLite takes a limited number of parameters in one query."""
+"""Upper limit with many workers; SQLite limits the number of parameters of a query."""
 
 LabelFiles = LabelFile | str | os.PathLike[str] | Iterable[LabelFile | str | os.PathLike[str]]
-"""One label file or folder of class folders, or several."""
+"""A label file or folder of class folders, or several."""
 
-Find = Callable[[bytes], Examined | None]
-"""Looks up what is known of the same bytes."""
+Find = Callable[[bytes], ExaminedImage | None]
+"""Returns the cached result of the bytes with this SHA-256."""
 
 
 def check(
@@ -58,22 +58,22 @@ def check(
     skip_unavailable: bool = False,
     progress: Progress | None = None,
 ) -> CheckReport:
-    """Find corrupt, duplicate, leaked and unusual images; an image never raises.
+    """Find corrupt, duplicate, leaked and unusual images; a broken image is a finding, not an exception.
 
-    Facts of each image are cached by size, time and content: a later check, or one that goes on after an interruption,
-    decodes only what is new.
+    The facts of each image are cached by size, time and content, so that a later check, or one that resumes after an
+    interruption, decodes only new images.
 
     Args:
-        label_files: one label file or folder of class folders, or several; images that two of them list are leaks.
+        label_files: a label file or folder of class folders, or several; images in more than one of them are leaks.
         thresholds: when an image gets a code.
-        workers: threads that examine images; by default one per core.
-        pool: examines the images in place of threads.
-        skip_unavailable: report images that the store at an address does not give, in place of an error.
-        progress: shows how many images are examined.
+        workers: threads that examine images; by default one per CPU core.
+        pool: workers that examine the images, instead of threads.
+        skip_unavailable: report remote images that cannot be downloaded, instead of raising an error.
+        progress: shows how many images have been examined.
 
     Raises:
         LabelFileError: a label file or a line of it cannot be read.
-        InputError: the store at an address does not give all images.
+        InputError: a remote image cannot be downloaded.
 
     Examples:
         >>> from mlimages import check
@@ -85,17 +85,17 @@ def check(
     """
     began = time.perf_counter()
     thresholds, progress = thresholds or Thresholds(), progress or NoProgress()
-    images = ImageTable.from_files(_opened(label_files))
+    images = ImageTable.from_files(_open_all(label_files))
     first = next((path for _, path, _ in images.read_all()), None)
     pool = pool or reading_threads(first, workers)
-    with Store() as store:
-        unavailable = _examine(images, thresholds, store, pool, progress)
+    with FactsCache() as cache:
+        unavailable = _examine(images, thresholds, cache, pool, progress)
         demand_available(unavailable, skip=skip_unavailable)
         thresholds = thresholds.for_count(len(images))
         sharpness = images.facts["sharpness"][images.decoded]
         if len(sharpness):
             thresholds = thresholds.for_sharpness(len(sharpness), float(np.median(sharpness)))
-        groups = find_groups(images, thresholds, store)
+        groups = find_groups(images, thresholds, cache)
     progress.close()
     paths = images.paths(set(chain.from_iterable(groups)))
     rows = merge_rows(relate(images, groups, thresholds), judge(images, thresholds))
@@ -118,7 +118,7 @@ def check(
 def duplicate_groups(
     paths: Iterable[Path], *, thresholds: Thresholds | None = None, progress: Progress | None = None
 ) -> dict[Path, int]:
-    """The number of its group for each image that is a duplicate or near-duplicate, as `labels.split` takes it."""
+    """Return a group number for each image that is a duplicate or near-duplicate, as `labels.split` expects."""
     listed = [LabeledPath(path, 0) for path in paths]
     file = LabelFile("paths.txt", items=lambda: listed, class_names=("all",))
     groups = check([file], thresholds=thresholds, progress=progress).duplicate_groups
@@ -126,33 +126,33 @@ def duplicate_groups(
 
 
 def decodable_images(paths: Iterable[Path]) -> dict[Path, bytes]:
-    """SHA-256 of the images that an earlier check decoded and that have not changed since; no image is read."""
+    """Return the SHA-256 of the images that an earlier check decoded and that have not changed; no image is read."""
     waiting, decodable = iter(paths), dict[Path, bytes]()
-    with Store() as store:
+    with FactsCache() as cache:
         while batch := list(islice(waiting, BATCH)):
             stamps = [_stamp(path) for path in batch]
-            known = store.find([stamp for stamp in stamps if stamp])
+            known = cache.find([stamp for stamp in stamps if stamp])
             found = ((path, known.get(stamp.path)) for path, stamp in zip(batch, stamps, strict=True) if stamp)
             decodable.update((path, one.digest) for path, one in found if one and one.facts)
     return decodable
 
 
-def _opened(files: LabelFiles) -> list[LabelFile]:
+def _open_all(files: LabelFiles) -> list[LabelFile]:
     several = [files] if isinstance(files, (LabelFile, str, os.PathLike)) else files
     return [labels for file in several for labels in open_parts(file).values()]
 
 
 def _examine(
-    images: ImageTable, thresholds: Thresholds, store: Store, pool: Pool, progress: Progress
+    images: ImageTable, thresholds: Thresholds, cache: FactsCache, pool: Pool, progress: Progress
 ) -> list[BrokenImage]:
-    """Decode every image, or find it in the store, and fill the table; the images that their store did not give."""
+    """Decode every image, or find it in the cache, and fill the table; return the unavailable remote images."""
     unavailable: list[BrokenImage] = []
     progress.start("check", len(images), "images")
     listed = images.read_all()
     size = min(BATCH * max(1, pool.workers * pool.at_once // 64), MAX_BATCH)  # several for each worker
     while batch := list(islice(listed, size)):
         paths = [path for _, path, _ in batch]
-        examined = _examine_batch(paths, store, thresholds, pool)
+        examined = _examine_batch(paths, cache, thresholds, pool)
         _record(images, batch[0][0], paths, examined)
         unavailable += [
             BrokenImage(path, one.fault, one.detail)
@@ -163,7 +163,7 @@ def _examine(
     return unavailable
 
 
-def _record(images: ImageTable, begin: int, paths: Sequence[str], examined: Sequence[Examined]) -> None:
+def _record(images: ImageTable, begin: int, paths: Sequence[str], examined: Sequence[ExaminedImage]) -> None:
     decoded = [row for row, one in enumerate(examined) if one.facts]
     if decoded:
         indices = begin + np.array(decoded)
@@ -177,37 +177,37 @@ def _record(images: ImageTable, begin: int, paths: Sequence[str], examined: Sequ
             images.note(index, Code.WRONG_SUFFIX, detail)
 
 
-def _examine_batch(paths: Sequence[str], store: Store, thresholds: Thresholds, pool: Pool) -> list[Examined]:
+def _examine_batch(paths: Sequence[str], cache: FactsCache, thresholds: Thresholds, pool: Pool) -> list[ExaminedImage]:
     stamps = [_stamp(path) for path in paths]
-    known = store.find([stamp for stamp in stamps if stamp])
+    known = cache.find([stamp for stamp in stamps if stamp])
     new = [row for row, stamp in enumerate(stamps) if not (stamp and stamp.path in known)]
     size = pool.at_once
     chunks = ([paths[row] for row in new[start : start + size]] for start in range(0, len(new), size))
-    find = store.find_content if isinstance(pool, Threads) else None  # processes elsewhere do not have the store
+    find = cache.find_content if isinstance(pool, Threads) else None  # other processes do not have the cache
     results = pool.map(partial(_examine_files, thresholds=thresholds, find=find), chunks)
     fresh = dict(zip(new, chain.from_iterable(results), strict=True))
-    store.keep((stamp, fresh[row]) for row in new if (stamp := stamps[row]))
+    cache.put((stamp, fresh[row]) for row in new if (stamp := stamps[row]))
     return [fresh[row] if row in fresh or not stamp else known[stamp.path] for row, stamp in enumerate(stamps)]
 
 
 def _stamp(path: Path | str) -> Stamp | None:
-    if is_remote(path):  # to ask for its state costs as much as to read it: known by its content alone
+    if is_remote(path):  # requesting its state costs as much as reading it, so it is cached by content only
         return None
     state = file_state(path)
-    return Stamp(os.path.abspath(path), state) if state else None  # noqa: PTH100  # twice as fast, for every image
+    return Stamp(os.path.abspath(path), state) if state else None  # noqa: PTH100  # faster than pathlib
 
 
-def _examine_files(paths: Sequence[str], thresholds: Thresholds, find: Find | None) -> list[Examined]:
+def _examine_files(paths: Sequence[str], thresholds: Thresholds, find: Find | None) -> list[ExaminedImage]:
     return [_examine_file(path, thresholds, find) for path in paths]
 
 
-def _examine_file(path: str, thresholds: Thresholds, find: Find | None) -> Examined:
-    """One image's facts or fault; decoded unless the store knows the same bytes."""
+def _examine_file(path: str, thresholds: Thresholds, find: Find | None) -> ExaminedImage:
+    """Return the facts or the fault of an image; it is decoded unless the cache has the same bytes."""
     digest = b""
     try:
         data = read_bytes(as_path(path))
         digest = hashlib.sha256(data).digest() if data else b""
         known = find(digest) if find and digest else None
-        return known or Examined(digest, examine(data, max_pixels=thresholds.max_pixels).pack())
+        return known or ExaminedImage(digest, examine(data, max_pixels=thresholds.max_pixels).pack())
     except ImageError as error:
-        return Examined(digest, fault=error.fault, detail=error.detail)
+        return ExaminedImage(digest, fault=error.fault, detail=error.detail)

@@ -131,7 +131,7 @@ def check(
         write_report(report, page, overwrite=force)
     moves = checks.plan_moves(report) if fix else []
     if yes:
-        checks.carry_out(moves)
+        checks.move_files(moves)
     written = checks.write_outcome(report, moves if yes else (), overwrite=force)
     if as_json:
         moved = [{"from": str(move.source), "to": str(move.target), "code": move.code} for move in moves]

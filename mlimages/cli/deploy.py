@@ -145,7 +145,7 @@ def predict(
 
     Example: mlimages predict cats.onnx new/ --top 1 --csv
     """
-    from mlimages.images import copied
+    from mlimages.images import copy_by_class
     from mlimages.inference import Predictor, find_inputs
 
     if as_json and as_csv:
@@ -154,7 +154,7 @@ def predict(
     stream = Predictor(model, workers=workers).stream(images, top=top, batch=batch)
     results: predictions.Results = (each.result for each in stream)
     if copy_to:
-        results = copied(results, copy_to)
+        results = copy_by_class(results, copy_to)
     show = predictions.as_json if as_json else predictions.as_csv if as_csv else predictions.as_text
     if not show(results, top=top):
         raise typer.Exit(1)

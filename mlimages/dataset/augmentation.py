@@ -1,4 +1,4 @@
-"""Rotated and flipped copies of images, written as arrays or as a folder of images, one image at a time."""
+"""Write rotated and flipped copies of images as arrays or as a folder of images, one image at a time."""
 
 from __future__ import annotations
 
@@ -29,18 +29,20 @@ from mlimages.core import (
     as_path,
     replacing,
 )
-from mlimages.dataset.loading import iter_pixels
+from mlimages.images import iter_pixels
 from mlimages.labels import ClassNames, LabelFile, folder_names, write_label_file
 
 Format = Literal["npz", "npy", "folder"]
 
 PART_NAMES = {1: ("",), 2: ("train", "val"), 3: ("train", "val", "test")}
-"""Names of the parts by their number; a single part has no name."""
+"""Names of the parts by the number of parts; a single part has no name."""
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One augmented copy of an image: rotated counterclockwise by `angle_deg`, then flipped left to right or not."""
+    """One augmented copy of an image: rotated counterclockwise by `angle_deg`, then, if `flipped`, flipped left to
+    right.
+    """
 
     angle_deg: float = 0
     flipped: bool = False
@@ -57,13 +59,13 @@ class AugmentedPart:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class AugmentSummary:
-    """What `augment` wrote.
+    """The output of `augment`.
 
     Attributes:
         out: the file or folder.
         image: size of the images, and how they were resized to it.
         parts: train, val and test, or one part without a name.
-        broken: images that could not be used.
+        broken: images that could not be decoded.
     """
 
     out: Path
@@ -101,9 +103,9 @@ def augment(
 ) -> AugmentSummary:
     """Write every image of a label file together with rotated and flipped copies. Broken images are skipped.
 
-    The images are split first, and only the first part is augmented: the other parts stay as the network will see
-    images in use, and no copy of theirs is in the first part. The split is that of `mlimages label --split` with the
-    same seed: near-duplicates stay in one part. Each part is shuffled; the views of one image stay next to each other,
+    The images are split first, and only the first part is augmented, so that the other parts are like the images in
+    use and no copy of them is in the first part. The split is that of `mlimages label --split` with the same seed:
+    near-duplicates stay in one part. Each part is shuffled; the views of one image stay next to each other,
     the original first.
 
     Arrays: `x` uint8 `(N, H, W, C)` RGB, `y` int64 `(N,)`, and `class_names`, in one .npz file or as .npy files in the
@@ -116,7 +118,7 @@ def augment(
         image: size of the images, and how they are resized to it.
         angles_deg: counterclockwise rotations in degrees, in addition to the original.
         flip: also add each view flipped left to right.
-        split: shares of the parts train, val and test, which add up to 1; a single 1.0 gives one part without a name.
+        split: shares of the parts train, val and test, which add up to 1; a single 1.0 is one part without a name.
         seed: random seed of the split and of the order.
         format: one .npz file, a folder of .npy files, or a folder of images.
         overwrite: replace an existing .npz file.
@@ -159,13 +161,13 @@ def augment(
 
 
 def all_views(angles_deg: Iterable[float], *, flip: bool) -> tuple[View, ...]:
-    """The original, then one view per angle, each followed by its flipped copy."""
+    """Return the original, then one view per angle, each followed by its flipped copy if `flip`."""
     flips = (False, True) if flip else (False,)
     return tuple(View(angle, flipped) for angle in dict.fromkeys((0, *angles_deg)) for flipped in flips)
 
 
 def render(pixels: NDArray[np.uint8], views: Iterable[View]) -> Iterator[NDArray[np.uint8]]:
-    """Yield each view of an image, uint8 `(H, W, C)`. Corners that a rotation leaves empty are filled by reflection."""
+    """Yield each view of an image, uint8 `(H, W, C)`; corners left empty by a rotation are filled by reflection."""
     height, width, channels = pixels.shape
     diagonal = math.ceil(math.hypot(height, width))
     top, left = (diagonal - height + 1) // 2, (diagonal - width + 1) // 2
@@ -206,7 +208,7 @@ def _write_arrays(class_names: ClassNames, image: ImageProperty, folder: Path, n
 
 @contextmanager
 def _npy_writer(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> Iterator[Callable[[ArrayLike], None]]:
-    """Yield a function that appends a row to a .npy file. The count in the header is padded, and set at the end."""
+    """Yield a function that appends a row to a .npy file; the number of rows in the header is written at the end."""
     count = 0
     with path.open("wb") as out:
 
@@ -248,10 +250,10 @@ def _file_name(number: int, row: _Row) -> str:
 
 @contextmanager
 def _output_folder(out: Path, format: Format, *, overwrite: bool) -> Iterator[Path]:
-    """Yield an empty folder whose files become `out` at the end: the folder itself, or the .npz of its members."""
+    """Yield an empty folder that becomes `out` at the end, or whose files become the members of the .npz `out`."""
     is_empty_folder = out.is_dir() and not any(out.iterdir())
     may_replace = overwrite and out.is_file() if format == "npz" else is_empty_folder
-    if os.path.lexists(out) and not may_replace:  # even one of ours: other settings made it
+    if os.path.lexists(out) and not may_replace:  # even if mlimages wrote it: with other settings
         force = ", or replace it with --force" if format == "npz" and out.is_file() else ""
         raise InputError(f"{out} already exists: move it away, choose another name with -o{force}")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -269,7 +271,7 @@ def _output_folder(out: Path, format: Format, *, overwrite: bool) -> Iterator[Pa
 
 
 def _pack(folder: Path, archive_path: Path) -> None:
-    """Move the .npy files of a folder into an .npz, uncompressed and dated 1980 as numpy writes it."""
+    """Move the .npy files of a folder into an uncompressed .npz, dated 1980 like NumPy's own."""
     with zipfile.ZipFile(archive_path, "w") as archive:
         for member in sorted(folder.iterdir()):
             with member.open("rb") as source, archive.open(member.name, "w", force_zip64=True) as target:

@@ -1,4 +1,4 @@
-"""The mean image of a dataset and the statistics of its channels."""
+"""Compute the mean image of a dataset and the statistics of its channels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from PIL import Image
 from mlimages.core import (
     BrokenImage,
     Fault,
-    ImageError,
     ImageProperty,
     InputError,
     LabeledPath,
@@ -37,7 +36,6 @@ from mlimages.core import (
     replacing,
     write_text,
 )
-from mlimages.dataset.loading import try_load_pixels
 from mlimages.images import (
     NUMBERS_NOTE,
     PIXELS_VERSION,
@@ -46,13 +44,13 @@ from mlimages.images import (
     demand_existing,
     draw_line,
     drawable_names,
-    identify,
     reading_threads,
+    try_load_pixels,
 )
 from mlimages.labels import LabelFile
 
 SHEET_PX, CAPTION_PX, CAPTION_SIZE = 1200, 16, 10
-"""Width of the image of all class means, height of a caption in it, and size of its font."""
+"""Width of the image of all class means, height of a caption in it, and font size, in pixels."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -61,11 +59,11 @@ class MeanImage:
 
     Attributes:
         mean: float32 `(C, H, W)` in 0..255.
-        channel_mean, channel_std: over all pixels of all images, in 0..255, one value per channel.
+        channel_mean, channel_std: mean and standard deviation of all pixels, in 0..255, one value per channel.
         count: number of images.
-        prop: how the images were prepared.
-        broken: images that could not be used.
-        by_class: with `per_class`, the mean of each class by class index: float32 `(C, H, W)` in 0..255.
+        prop: size and preprocessing of the images.
+        broken: images that could not be decoded.
+        by_class: with `per_class`, the mean by class index: float32 `(C, H, W)` in 0..255.
     """
 
     mean: NDArray[np.float32]
@@ -88,7 +86,7 @@ class MeanImage:
         """Write `NAME.png` for viewing, `NAME.npy` (float32 `(C, H, W)`) and `NAME.json` (statistics).
 
         Raises:
-            InputError: one exists and mlimages did not write it, or it was changed since; unless `overwrite`.
+            InputError: a file exists that mlimages did not write or that was changed since; not with `overwrite`.
         """
         png, npy, statistics = map(as_path(path).with_suffix, (".png", ".npy", ".json"))
         values = {"v": 1, "mean": self.channel_mean, "std": self.channel_std, "count": self.count}
@@ -119,11 +117,11 @@ def compute_mean(
         prop: size of the images, and how they are resized to it.
         per_class: also compute the mean of each class.
         workers: threads that decode the images; by default one per CPU core.
-        pool: decodes the images in place of threads.
-        skip_unavailable: leave out images that the store at an address does not give, in place of an error.
+        pool: workers that decode the images, instead of threads.
+        skip_unavailable: leave out remote images that cannot be downloaded, instead of raising an error.
 
     Raises:
-        InputError: no image can be decoded, or the store at an address does not give all.
+        InputError: no image can be decoded, or a remote image cannot be downloaded.
 
     Examples:
         >>> from mlimages import ImageProperty
@@ -156,7 +154,9 @@ def compute_mean(
     demand_available(broken, skip=skip_unavailable)
     demand_existing(broken, counts.total() + len(broken))
     if not counts:
-        raise InputError(f"no mean image: none of {counted(len(broken), 'image')} can be used ({_first(broken)})")
+        raise InputError(
+            f"no mean image: none of {counted(len(broken), 'image')} can be used ({_first_broken(broken)})"
+        )
     total = np.zeros(shape, np.uint64)
     for class_sum in sums.values():
         total += class_sum
@@ -166,12 +166,12 @@ def compute_mean(
 
 
 def _mean(sums: NDArray[Any], count: int) -> NDArray[np.float32]:
-    """float32 `(C, H, W)` from integer sums `(H, W, C)`."""
+    """Return the mean, float32 `(C, H, W)`, of integer sums `(H, W, C)`."""
     return np.ascontiguousarray((sums / count).astype(np.float32).transpose(2, 0, 1))
 
 
 def draw_class_means(mean_image: MeanImage, class_names: Sequence[str], path: Path) -> None:
-    """Write an image of all class means side by side, each below its name, or its number (`drawable_names`)."""
+    """Write an image of all class means side by side, each below its name or number (see `drawable_names`)."""
     means, prop = mean_image.by_class, mean_image.prop
     columns = max(1, SHEET_PX // prop.width)
     rows = -(-len(means) // columns)
@@ -197,16 +197,16 @@ def cached_mean(
     skip_unavailable: bool,
     progress: Progress | None,
 ) -> MeanImage:
-    """`compute_mean`, cached until an image file changes; of images at an address each time anew.
+    """Return the result of `compute_mean`, cached until an image file changes; remote images are not cached.
 
-    Not cached if a file cannot be read: missing permissions and packages are not properties of the image.
+    The result is not cached if a file cannot be read: missing permissions and packages are not properties of the image.
     """
     compute = partial(
         compute_mean, labels, prop, per_class=per_class, pool=pool, skip_unavailable=skip_unavailable, progress=progress
     )
     key = hashlib.sha256(f"4 {PIXELS_VERSION} {prop} {per_class}".encode())
     for item in labels:
-        if is_remote(item.path):  # to ask for its state costs as much as to read it
+        if is_remote(item.path):  # requesting its state costs as much as reading it
             return compute()
         state = file_state(item.path) or b""
         line = f"{item.path} {item.path.absolute()} {state.hex()} {item.label if per_class else ''}\n"
@@ -238,78 +238,15 @@ def _read_cached(path: Path, prop: ImageProperty) -> MeanImage:
         return MeanImage(arrays["mean"], mean, std, statistics["count"], prop, broken, by_class)
 
 
-def load_mean_image(path: str | os.PathLike[str], image: ImageProperty | None = None) -> NDArray[np.float32]:
-    """Return a mean image, float32 `(C, H, W)` in 0..255, from a `.npy` or an image file.
-
-    Args:
-        path: as `mlimages mean` writes it; of an image file in grayscale C is 1.
-        image: the network's input: the mean image must have its size and channels.
-
-    Raises:
-        InputError: the file cannot be read, or the array has another shape, NaN or infinite values.
-
-    Examples:
-        >>> from mlimages import ImageProperty, TrainingData
-        >>> from mlimages.dataset import load_mean_image
-        >>> result = TrainingData("labels.txt", ImageProperty(32)).make_mean_image("mean.png")
-        >>> load_mean_image("mean.npy").shape
-        (3, 32, 32)
-    """
-    path = as_path(path)
-    mean = _read_array(path) if path.suffix.lower() == ".npy" else _read_image(path, image)
-    if mean.ndim != 3 or mean.shape[0] not in (1, 3) or mean.dtype.kind not in "fiu":
-        raise InputError(f"{path}: expected a mean image, float32 (C, H, W), but found {mean.dtype} {mean.shape}")
-    if image is not None and mean.shape != image.shape:
-        raise InputError(
-            f"{path} has shape {mean.shape}, but the network expects {image.shape} (C, H, W): "
-            f"compute one with `mlimages mean LABELS --size {image.width}`"
-        )
-    if not np.isfinite(mean).all():
-        raise InputError(f"{path} contains NaN or infinite values: compute it again with `mlimages mean`")
-    return np.ascontiguousarray(mean, np.float32)
-
-
-def mean_image_differences(path: str | os.PathLike[str], image: ImageProperty) -> str:
-    """Return in what the images of a mean were prepared otherwise than `image` says, by the .json beside it.
-
-    Returns:
-        One line such as `shorter_px 256, now 227`; "" where nothing differs or there is no such file.
-    """
-    try:
-        made = json.loads(as_path(path).with_suffix(".json").read_text(encoding="utf-8"))["image"]
-        prepared = asdict(ImageProperty(**made))
-    except (OSError, ValueError, KeyError, TypeError, InputError):
-        return ""
-    now = asdict(image)
-    used = ["resize", "interpolation", *{"shorter": ["shorter_px"], "position": ["position"]}.get(image.resize, [])]
-    return ", ".join(f"{name} {prepared[name]}, now {now[name]}" for name in used if prepared[name] != now[name])
-
-
-def _read_array(path: Path) -> NDArray[Any]:
-    try:
-        with path.open("rb") as file:
-            array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
-            return array
-    except (OSError, ValueError, EOFError, MemoryError) as error:
-        raise InputError(f"{path} cannot be read as a mean image: {error}") from error
-
-
-def _read_image(path: Path, image: ImageProperty | None) -> NDArray[Any]:
-    try:
-        is_gray = identify(path).mode == "L" or (image is not None and image.gray_scale)
-        return LabeledImage(path).to_array(color=not is_gray)
-    except ImageError as error:
-        raise InputError(f"{path} cannot be read as a mean image: {error}") from error
-
-
 @dataclass(frozen=True, slots=True)
 class _PartialSums:
     """Sums over some images.
 
     Attributes:
-        sums: uint16 `(H, W, C)` by class index; everything under 0 without `per_class`.
-        counts: number of images, likewise.
-        histogram: uint64 `(C, 256)`, pixels by level.
+        sums: uint16 `(H, W, C)` by class index; all images are counted as class 0 without `per_class`.
+        counts: number of images by class index.
+        histogram: uint64 `(C, 256)`, number of pixels by level.
+        broken: images that could not be decoded.
     """
 
     sums: dict[int, NDArray[np.uint16]]
@@ -319,7 +256,7 @@ class _PartialSums:
 
 
 def _partial_sums(items: Sequence[LabeledPath], prop: ImageProperty, per_class: bool) -> _PartialSums:
-    """Sum at most 257 images, so that 16 bits are enough: workers in other processes send little data."""
+    """Sum up to 257 images in 16 bits, so that workers in other processes send little data."""
     result = _PartialSums({}, Counter(), np.zeros((prop.channels, 256), dtype=np.uint64), [])
     for item in items:
         loaded = try_load_pixels(item.path, prop)
@@ -340,14 +277,14 @@ def _chunks(items: Iterable[LabeledPath], size: int) -> Iterator[list[LabeledPat
 
 
 def _histogram(pixels: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """Pixels by level and channel, `(C, 256)`: gives the exact sums of x and of x squared at a tenth of their cost."""
+    """Count the pixels by level, `(C, 256)`: exact sums of x and of x squared follow from it at a tenth of the cost."""
     image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
     counts: NDArray[np.uint64] = np.asarray(image.histogram(), dtype=np.uint64)
     return counts.reshape(-1, 256)
 
 
 def _channel_statistics(histogram: NDArray[np.uint64]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation by channel."""
+    """Return the mean and the standard deviation of each channel."""
     levels = np.arange(256, dtype=np.float64)
     weights = histogram / histogram.sum(axis=1, keepdims=True)  # (C, 256)
     mean = weights @ levels
@@ -355,5 +292,5 @@ def _channel_statistics(histogram: NDArray[np.uint64]) -> tuple[tuple[float, ...
     return tuple(mean.tolist()), tuple(std.tolist())
 
 
-def _first(broken: list[BrokenImage]) -> str:
+def _first_broken(broken: list[BrokenImage]) -> str:
     return f"first: {broken[0].path}: {broken[0].fault}" if broken else "the label file is empty"

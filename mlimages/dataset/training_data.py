@@ -1,4 +1,4 @@
-"""A label file as arrays for a network, and arrays back as images."""
+"""Convert a label file to arrays for a network, and arrays back to images."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlimages.core import BrokenImage, ImageProperty, InputError, Normalization, Pool, Progress, as_path, outputs
-from mlimages.dataset.loading import iter_pixels
-from mlimages.dataset.mean_image import MeanImage, cached_mean, draw_class_means, load_mean_image
-from mlimages.images import LabeledImage, from_network, to_network
+from mlimages.dataset.mean_files import load_mean_image
+from mlimages.dataset.mean_image import MeanImage, cached_mean, draw_class_means
+from mlimages.images import LabeledImage, from_network, iter_pixels, to_network
 from mlimages.labels import LabelFile, class_definition_path, write_label_file
 
 logger = logging.getLogger(__name__)
@@ -28,10 +28,10 @@ class TrainingData:
         prop: size of the images, and how they are resized to it.
         normalization: how uint8 pixels become the network's input; by default they are scaled to 0..1.
         mean_image: subtracted before scaling: a .npy or image file, or float32 `(C, H, W)` in 0..255.
-        mean_image_file: mlimages 0.5's name of `mean_image`.
+        mean_image_file: the name of `mean_image` in mlimages 0.5.
 
     Raises:
-        InputError: `mean_image` is not a mean image, or it or `normalization` does not fit the size and channels of
+        InputError: `mean_image` is not a mean image, or it or `normalization` does not match the size and channels of
             the images.
         ImageError: `mean_image` is an image file that cannot be decoded.
 
@@ -70,7 +70,7 @@ class TrainingData:
         return f"TrainingData({str(self.labels.path)!r}, {self.prop.width} x {self.prop.height} px, {channels}{mean})"
 
     def shuffle(self, seed: int) -> TrainingData:
-        """Return the same images in random order.
+        """Return a TrainingData with the same images in random order.
 
         Args:
             seed: random seed; the order depends on nothing else.
@@ -89,7 +89,7 @@ class TrainingData:
         skip_unavailable: bool = False,
         progress: Progress | None = None,
     ) -> MeanImage:
-        """Compute the mean image, write it to files, and subtract it from now on.
+        """Compute the mean image, write it to files, and subtract it from the images from now on.
 
         Three files are written: `NAME.png` for viewing, `NAME.npy` (float32 `(C, H, W)` in 0..255) and `NAME.json`
         (statistics per channel). `LABELS_used_in_mean.txt`, beside the label file, lists the images that could be
@@ -97,13 +97,13 @@ class TrainingData:
 
         Args:
             path: the .png file; the other files are written beside it.
-            per_class: also draw the mean of every class into `NAME_per_class.png`.
+            per_class: also write the mean image of each class to `NAME_per_class.png`.
             overwrite: replace files that mlimages did not write, or that were changed since.
             pool: workers that decode the images; by default one thread per CPU core.
-            skip_unavailable: leave out images that the store at an address does not give, in place of an error.
+            skip_unavailable: leave out remote images that cannot be downloaded, instead of raising an error.
 
         Raises:
-            InputError: no image can be decoded, the store at an address does not give all, or such a file is there.
+            InputError: no image can be decoded, a remote image cannot be downloaded, or such a file exists.
 
         Examples:
             >>> from mlimages import ImageProperty, TrainingData
@@ -177,7 +177,7 @@ class TrainingData:
             yield self._batch(pixels, labels)
 
     def data_to_image(self, array: NDArray[np.float32], label: int = -1) -> LabeledImage:
-        """Return the image that a generated array, float32 `(C, H, W)`, shows: the inverse of `generate`.
+        """Convert an array that `generate` yielded, float32 `(C, H, W)`, back to an image.
 
         Args:
             label: class index of the returned image; -1 if unknown.

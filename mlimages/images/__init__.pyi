@@ -13,9 +13,11 @@ from .decoding import identify as identify
 from .decoding import load_all_plugins as load_all_plugins
 from .decoding import load_rgb as load_rgb
 from .decoding import raises_image_error as raises_image_error
+from .geometry import iter_pixels as iter_pixels
 from .geometry import load_pixels as load_pixels
 from .geometry import prepare as prepare
-from .image_files import copied as copied
+from .geometry import try_load_pixels as try_load_pixels
+from .image_files import copy_by_class as copy_by_class
 from .image_files import find_images as find_images
 from .labeled_image import LabeledImage as LabeledImage
 from .reading import MAX_BYTES as MAX_BYTES

@@ -1,4 +1,4 @@
-"""How to decode an image, and what decoding gives."""
+"""Options and results of decoding."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ WHITE = (255, 255, 255)
 
 @dataclass(frozen=True, slots=True)
 class ImageHeader:
-    """What the header of an encoded image says.
+    """The header of an encoded image.
 
     Attributes:
         format, mode: as Pillow names them.
         size: width and height in pixels.
-        deep: more than 8 bits a channel.
+        deep: whether it has more than 8 bits per channel.
     """
 
     format: str
@@ -30,16 +30,16 @@ class DecodeOptions:
     """How to decode one image.
 
     Attributes:
-        least: a size (width, height) that suffices: a JPEG is decoded at the smallest scale of 1, 1/2, 1/4 and 1/8
-            that holds it.
-        mode: `L` or `YCbCr`, kept where the decoder gives it; else the pixels are RGB.
-        reduce_to: divide both sides (mean of as many pixels) while the shorter one stays at least this many pixels.
-        strict: find the damage in a JPEG that Pillow passes over, where simplejpeg is installed.
-        upright: turn the image as its orientation says.
-        background: what transparent pixels show.
+        min_size: minimum width and height in pixels: a JPEG is decoded at the smallest scale of 1, 1/2, 1/4 and 1/8
+            that is not below it.
+        mode: `L` or `YCbCr`: keep this mode if the decoder returns it; otherwise convert to RGB.
+        reduce_to: downscale by the largest integer factor that leaves the shorter side at least this many pixels.
+        strict: report damage in a JPEG that Pillow ignores, if simplejpeg is installed.
+        upright: apply the EXIF orientation.
+        background: RGB color behind transparent pixels.
     """
 
-    least: tuple[int, int] | None = None
+    min_size: tuple[int, int] | None = None
     mode: str | None = None
     reduce_to: int | None = None
     strict: bool = False
@@ -49,17 +49,17 @@ class DecodeOptions:
 
 @dataclass(frozen=True, slots=True)
 class DecodedImage:
-    """Pixels, and what the file said of them.
+    """The pixels and properties of a decoded image.
 
     Attributes:
-        image: 8-bit RGB (RGBX of a strict decoder, or `DecodeOptions.mode`), at the scale that was asked for.
-        header: as the file had it.
-        size: width and height of the whole image, upright, in pixels.
+        image: 8-bit RGB (RGBX from the strict decoder, or `DecodeOptions.mode`), at the scale of the options.
+        header: the header of the file.
+        size: width and height of the upright image at full scale, in pixels.
         orientation: EXIF orientation of the file, 1 (upright) to 8.
-        turn: the one that `image` still has where `upright` was not asked for, else 1.
-        animated: has further frames; the first is decoded.
-        transparent: some pixel shows the background.
-        irregular: a JPEG with padding or odd values in its header that leave the pixels whole (with `strict` alone).
+        turn: EXIF orientation of `image`: 1 if `DecodeOptions.upright` was set, else that of the file.
+        animated: whether there are further frames; only the first is decoded.
+        transparent: whether any pixel shows the background.
+        irregular: whether it is a JPEG with padding or unusual header values but intact pixels (only with `strict`).
     """
 
     image: Image.Image

@@ -1,8 +1,8 @@
-"""Encoded bytes become 8-bit RGB pixels, or an `ImageError` with a code: the only place where they do.
+"""Decode image files to 8-bit RGB, or raise an `ImageError` with a code; no other module decodes images.
 
-`decode` identifies the format, reads the header, decodes, flattens to 8-bit RGB and turns the image upright. Pillow's
-plugins raise whatever they like on odd files (RuntimeError, NotImplementedError, AssertionError, struct.error ...),
-some of them only when an attribute is asked for: no Pillow image that is not yet decoded leaves this module.
+`decode` identifies the format, reads the header, decodes, converts to 8-bit RGB and applies the EXIF orientation.
+Pillow's plugins may raise any exception on a malformed file (RuntimeError, NotImplementedError, AssertionError,
+struct.error ...), some of them only on attribute access, so this module never returns an undecoded Pillow image.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from mlimages.images.decoded_image import WHITE, DecodedImage, DecodeOptions, Im
 from mlimages.images.reading import read_bytes
 
 PIXELS_VERSION = 3
-"""Version of the prepared pixels, which caches note: raised when the same bytes give other pixels."""
+"""Version of the prepared pixels, part of cache keys; increase it when the same file yields different pixels."""
 
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
-"""What turns an image upright, by EXIF orientation (Exif 2.32, tag 274)."""
+"""The transpose that makes an image upright, by EXIF orientation (Exif 2.32, tag 274)."""
 
 _ORIENTATION = 0x0112
-_SWAPS_SIDES = 5  # EXIF orientations from here on swap width and height
+_SWAPS_SIDES = 5  # EXIF orientations from 5 to 8 swap width and height
 
 _REFUSED_FORMATS = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG", "IPTC"}
-"""Run a program to decode (Ghostscript), are recognised but never decoded, or may hold one that does (IPTC)."""
+"""Formats that need an external program (Ghostscript), that Pillow cannot decode, or that may embed one of these."""
 
 _UNKNOWN_FORMAT = (SyntaxError, IndexError, TypeError, struct.error)
-"""How a plugin says that these bytes are not its format (see `PIL.Image.open`)."""
+"""Exceptions by which a plugin rejects data of another format (see `PIL.Image.open`)."""
 
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 
@@ -49,18 +49,18 @@ T = TypeVar("T")
 
 
 def raises_image_error(function: Callable[P, T]) -> Callable[P, T]:
-    """Turn every exception of a function that works on one image into an `ImageError` with its code."""
+    """Decorate a function that processes one image so that every exception becomes an `ImageError` with a code."""
 
     @wraps(function)
-    def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return function(*args, **kwargs)
         except ImageError:
             raise
-        except Exception as error:  # see the top of this module
+        except Exception as error:  # see the module docstring
             raise _image_error(error) from error
 
-    return guarded
+    return wrapper
 
 
 def _image_error(error: Exception) -> ImageError:
@@ -78,13 +78,13 @@ def _image_error(error: Exception) -> ImageError:
 
 @raises_image_error
 def identify(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> ImageHeader:
-    """Read an image's header; nothing is decoded.
+    """Read the header of an image without decoding it.
 
     Raises:
-        ImageError: missing, unreadable (a format that needs another package, too), empty, not-an-image, truncated or
-            corrupt within the header, or too-many-pixels.
+        ImageError: missing, unreadable (including a format that needs another package), empty, not-an-image, truncated
+            or corrupt within the header, or too-many-pixels.
     """
-    return _header(_opened(_bytes(source), max_pixels))
+    return _header(_open(_bytes(source), max_pixels))
 
 
 @raises_image_error
@@ -94,25 +94,25 @@ def decode(
     max_pixels: int = MAX_PIXELS,
     options: DecodeOptions | Callable[[ImageHeader], DecodeOptions] = _DEFAULTS,
 ) -> DecodedImage:
-    """Decode an image to its last byte (an animation's first frame).
+    """Decode all of an image file; for an animation, the first frame.
 
     Args:
-        max_pixels: an image of more (width x height) is refused before it is decoded.
-        options: or what makes them of the header.
+        max_pixels: maximum width x height; larger images are rejected before decoding.
+        options: how to decode, or a function that returns this for a header.
 
     Raises:
         ImageError: with the image's `Fault`, whatever exception the decoder raised.
     """
     data = _bytes(source)
-    file = _opened(data, max_pixels)
+    file = _open(data, max_pixels)
     header = _header(file)
     chosen = options(header) if callable(options) else options
-    stored = _orientation(getattr(file, "tag_v2", {}))  # Pillow turns a TIFF as it loads it and forgets this
-    image, irregular = _loaded(file, data, chosen)
-    size = header.size if file.format in ("JPEG", "MPO") else file.size  # those alone may be at a scale
-    _demand_pixels(size, max_pixels)  # an icon's header may lie about what is inside
+    stored = _orientation(getattr(file, "tag_v2", {}))  # Pillow applies and drops it when it loads a TIFF
+    image, irregular = _load(file, data, chosen)
+    size = header.size if file.format in ("JPEG", "MPO") else file.size  # only these may be decoded at a reduced scale
+    _demand_pixels(size, max_pixels)  # the header of an icon may be wrong about its content
     turn = _exif_orientation(file)
-    image, transparent = _flattened(image, chosen)
+    image, transparent = _flatten(image, chosen)
     if chosen.upright and turn != 1:
         image = image.transpose(UPRIGHT[turn])
     return DecodedImage(
@@ -130,7 +130,7 @@ def decode(
 def load_rgb(
     source: Path | bytes, *, max_pixels: int = MAX_PIXELS, background: tuple[int, int, int] = WHITE
 ) -> Image.Image:
-    """Open, decode and convert one image: upright, 8-bit RGB, full size; what is transparent shows `background`.
+    """Load an image as upright, 8-bit RGB at full size; transparent pixels show `background`.
 
     Raises:
         ImageError: with the image's `Fault`.
@@ -140,14 +140,14 @@ def load_rgb(
 
 @raises_image_error
 def from_pillow(image: Image.Image) -> Image.Image:
-    """Convert an image that Pillow has opened: upright, 8-bit RGB, white where it is transparent.
+    """Convert a Pillow image to upright, 8-bit RGB; transparent pixels become white.
 
     Raises:
         ImageError: with the image's `Fault`.
     """
     image.load()
     turn = _exif_orientation(image)
-    flat, _ = _flattened(image, DecodeOptions())
+    flat, _ = _flatten(image, DecodeOptions())
     return flat if turn == 1 else flat.transpose(UPRIGHT[turn])
 
 
@@ -158,11 +158,11 @@ def _bytes(source: Path | bytes) -> bytes:
     return data
 
 
-def _opened(data: bytes, max_pixels: int) -> Image.Image:
-    """The image by the first format that knows its header, common formats first.
+def _open(data: bytes, max_pixels: int) -> Image.Image:
+    """Open an image with the first plugin that accepts it, common formats first.
 
-    Not `Image.open`: that warns of large images on the terminal, fails above twice that size whatever
-    `max_pixels` says, and hands EPS to Ghostscript.
+    `Image.open` is not used: it warns about large images, fails above twice that size regardless of `max_pixels`, and
+    passes EPS files to Ghostscript.
     """
     missing = claimed = ""
     for load_plugins in (Image.preinit, load_all_plugins):
@@ -171,7 +171,7 @@ def _opened(data: bytes, max_pixels: int) -> Image.Image:
             factory, accepts = Image.OPEN[name]
             try:
                 known = accepts is None or accepts(data[:16])
-                if isinstance(known, str):  # says what this Pillow was built without
+                if isinstance(known, str):  # names the library that Pillow was built without
                     missing = known
                 elif known and name not in _REFUSED_FORMATS:
                     claimed = claimed or (name if accepts else "")
@@ -197,10 +197,10 @@ def _unknown_format(data: bytes, missing: str, claimed: str) -> ImageError:
 
 @cache
 def load_all_plugins() -> None:
-    """Have Pillow know every format it can, an iPhone's too where pillow-heif is installed (the extra `heic`)."""
+    """Register all of Pillow's formats, and HEIC if pillow-heif is installed (the extra `heic`)."""
     Image.init()
     with suppress(ImportError):
-        from pillow_heif import register_heif_opener  # 17 ms that most runs never need
+        from pillow_heif import register_heif_opener  # takes 17 ms, and most runs do not need it
 
         register_heif_opener(thumbnails=False)
 
@@ -214,50 +214,50 @@ def _demand_pixels(size: tuple[int, int], max_pixels: int) -> None:
 
 
 def _header(file: Image.Image) -> ImageHeader:
-    """Before decoding, which forgets the tiles: PNG and TIFF name their bits there."""
+    """Read the header; call it before decoding, which drops the tiles that hold the bit depth of PNG and TIFF."""
     raw = str(file.tile[0].args) if getattr(file, "tile", None) else ""  # type: ignore[attr-defined]
     deep = file.mode[:1] in "IF" or ("16" in raw and file.format in ("PNG", "TIFF", "PPM", "JPEG2000"))
     return ImageHeader(file.format or "", file.mode, file.size, deep)
 
 
-def _loaded(file: Image.Image, data: bytes, options: DecodeOptions) -> tuple[Image.Image, bool]:
-    """Decoded pixels, and whether the file is irregular."""
+def _load(file: Image.Image, data: bytes, options: DecodeOptions) -> tuple[Image.Image, bool]:
+    """Decode the pixels; return them and whether the file is irregular."""
     irregular, damage = False, ""
     if options.strict and file.format == "JPEG":
-        from mlimages.images import strict_jpeg  # numpy: 70 ms that most decoding processes never need
+        from mlimages.images import strict_jpeg  # imports NumPy in 70 ms, and most decoding processes do not need it
 
         try:
             if strict_jpeg.STRICT_JPEG:
-                image, irregular = strict_jpeg.decode_strictly(data, options.least or file.size)
+                image, irregular = strict_jpeg.decode_strictly(data, options.min_size or file.size)
                 if image is not None:
                     return image, irregular
         except strict_jpeg.ScanError as error:
             damage = str(error)
-    mode = None if options.mode == "YCbCr" and "jfif" not in file.info else options.mode  # JFIF promises YCbCr
-    if mode or options.least:
-        file.draft(mode, options.least)
+    mode = None if options.mode == "YCbCr" and "jfif" not in file.info else options.mode  # JFIF files hold YCbCr
+    if mode or options.min_size:
+        file.draft(mode, options.min_size)
     file.load()
-    if damage:  # after what Pillow says by itself
+    if damage:  # Pillow's own error takes precedence
         raise ImageError(Fault.CORRUPT, damage)
     return file, irregular
 
 
-def _flattened(image: Image.Image, options: DecodeOptions) -> tuple[Image.Image, bool]:
-    """RGB pixels (or `options.mode`), reduced, and whether some show the background."""
-    if image.mode == "P" and image.palette is None:  # of an icon: `has_transparency_data` fails, `convert` does not
+def _flatten(image: Image.Image, options: DecodeOptions) -> tuple[Image.Image, bool]:
+    """Convert to RGB (or `options.mode`) and reduce; return the image and whether some pixel shows the background."""
+    if image.mode == "P" and image.palette is None:  # in icons: `has_transparency_data` fails, `convert` does not
         image = image.convert("RGBA")
     clear = image.has_transparency_data
     if image.mode == options.mode and not clear:
         return image, False
     factor = max(1, min(image.size) // options.reduce_to) if options.reduce_to else 1
     early = factor > 1 and image.mode in ("RGB", "RGBX", "L") and not clear
-    image, transparent = _flat(image.reduce(factor) if early else image, options.background)
+    image, transparent = _composite(image.reduce(factor) if early else image, options.background)
     return image if early or factor == 1 else image.reduce(factor), transparent
 
 
-def _flat(image: Image.Image, background: tuple[int, int, int]) -> tuple[Image.Image, bool]:
+def _composite(image: Image.Image, background: tuple[int, int, int]) -> tuple[Image.Image, bool]:
     if image.mode.startswith("I") or image.mode == "F":
-        from mlimages.images.deep import to_eight_bits  # numpy: 70 ms that most decoding processes never need
+        from mlimages.images.arrays import to_eight_bits  # imports NumPy, as above
 
         image = to_eight_bits(image)
     if not image.has_transparency_data:
@@ -269,10 +269,10 @@ def _flat(image: Image.Image, background: tuple[int, int, int]) -> tuple[Image.I
 
 
 def _exif_orientation(file: Image.Image) -> int:
-    """Of a decoded file: before, a PNG would decode, and swallow the error, to look for EXIF behind its pixels."""
+    """Read the orientation of a decoded file; on an undecoded PNG, Pillow would decode it and ignore errors."""
     try:
         return _orientation(file.getexif())
-    except Exception:  # odd EXIF is no fault of the pixels
+    except Exception:  # malformed EXIF does not affect the pixels
         return 1
 
 
@@ -282,8 +282,8 @@ def _orientation(tags: object) -> int:
 
 
 def _is_animated(file: Image.Image) -> bool:
-    """Asked for last: some plugins read on to find out, and raise there."""
+    """Whether there are further frames; call it last, since some plugins read on and may raise."""
     try:
         return file.format not in ("JPEG", "MPO") and bool(getattr(file, "is_animated", False))
-    except Exception:  # what follows the first frame is no fault of it
+    except Exception:  # damage after the first frame does not affect it
         return False

@@ -1,17 +1,20 @@
-"""An image as the pixels that the network sees: resized, cropped, 8-bit."""
+"""Load images as the network's input: resized, cropped, 8-bit."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mlimages.core import MAX_PIXELS, Fault, ImageError, ImageProperty
+from mlimages.core import MAX_PIXELS, BrokenImage, Fault, ImageError, ImageProperty, LabeledPath
 from mlimages.images.decoded_image import DecodeOptions, ImageHeader
 from mlimages.images.decoding import decode, raises_image_error
+from mlimages.images.reading import reading_threads
 from mlimages.images.sizes import centre_start, is_covered, resized_size
 
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -19,10 +22,10 @@ _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resamplin
 
 @raises_image_error
 def load_pixels(source: Path | bytes, prop: ImageProperty, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
-    """One image as the network sees it: uint8 `(H, W, C)`, RGB or grey.
+    """Load an image as the network's input: uint8 `(H, W, C)`, RGB or grayscale.
 
-    A JPEG at least four times as large as it need be is decoded at a reduced scale (1/2, 1/4, 1/8) that leaves it at
-    least twice as large.
+    A JPEG at least four times as large as needed is decoded at a reduced scale (1/2, 1/4, 1/8) that leaves it at least
+    twice as large.
 
     Raises:
         ImageError: with the image's `Fault`.
@@ -31,21 +34,42 @@ def load_pixels(source: Path | bytes, prop: ImageProperty, *, max_pixels: int = 
     return prepare(decoded.image, prop, size=decoded.size)
 
 
+def iter_pixels(
+    items: Iterable[LabeledPath], prop: ImageProperty, *, workers: int | None = None
+) -> Iterator[tuple[LabeledPath, NDArray[np.uint8] | BrokenImage]]:
+    """Yield each item with its pixels, uint8 `(H, W, C)`, or the reason why it cannot be decoded, in order.
+
+    Images are decoded ahead in `workers` threads, by default one per CPU core.
+    """
+    listed = iter(items)
+    first = list(islice(listed, 1))
+    threads = reading_threads(first[0].path if first else None, workers)
+    return threads.map(lambda item: (item, try_load_pixels(item.path, prop)), chain(first, listed))
+
+
+def try_load_pixels(path: Path, prop: ImageProperty) -> NDArray[np.uint8] | BrokenImage:
+    """Return the pixels of an image, uint8 `(H, W, C)`, or the reason why it cannot be decoded."""
+    try:
+        return load_pixels(path, prop)
+    except ImageError as error:
+        return BrokenImage(str(path), error.fault, error.detail)
+
+
 def prepare(image: Image.Image, prop: ImageProperty, *, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
-    """An upright RGB image resized and cropped: uint8 `(H, W, C)`.
+    """Resize and crop an upright RGB image; return uint8 `(H, W, C)`.
 
     Args:
-        size: width and height of the whole image, where `image` was decoded at a reduced scale.
+        size: width and height at full scale, if `image` was decoded at a reduced scale.
     """
     pixels = np.asarray(fit(image.convert("L") if prop.gray_scale else image, prop, size=size))  # (H, W) or (H, W, 3)
     return pixels if pixels.ndim == 3 else pixels[:, :, None]
 
 
 def fit(image: Image.Image, prop: ImageProperty, *, size: tuple[int, int] | None = None) -> Image.Image:
-    """Resize and crop an image as `prop` says; its channels stay as they are.
+    """Resize and crop an image as `prop` specifies; the mode is kept.
 
     Raises:
-        ImageError: too-many-pixels, if a long strip would not fit in memory once scaled.
+        ImageError: too-many-pixels, if an elongated image would become too large to resize.
     """
     if prop.resize == "downscale":
         image = image.crop(_central_box(*image.size, prop))
@@ -54,7 +78,7 @@ def fit(image: Image.Image, prop: ImageProperty, *, size: tuple[int, int] | None
 
 
 def _central_box(width: int, height: int, prop: ImageProperty) -> tuple[int, int, int, int]:
-    """The largest central part with the aspect ratio of `prop`; the whole of an image that is smaller than `prop`."""
+    """Return the largest central box with the aspect ratio of `prop`; the whole image if it is smaller than `prop`."""
     inner_width, inner_height = width, height
     if is_covered(width, height, prop):
         inner_width = min(width, height * prop.width // prop.height)
@@ -89,4 +113,4 @@ def _options(header: ImageHeader, prop: ImageProperty) -> DecodeOptions:
     width, height = header.size
     shorter = prop.shorter_px if prop.resize == "shorter" else max(prop.width, prop.height)
     scale = 2 * shorter / min(width, height)
-    return DecodeOptions(least=(int(width * scale) + 1, int(height * scale) + 1) if scale <= 0.5 else None)
+    return DecodeOptions(min_size=(int(width * scale) + 1, int(height * scale) + 1) if scale <= 0.5 else None)

@@ -13,7 +13,7 @@ from mlimages.labels import IMAGE_SUFFIXES
 
 
 def find_images(sources: Iterable[Path]) -> Iterator[Path]:
-    """Yield files as they are, and of a folder the image files at any depth, by suffix and sorted."""
+    """Yield the files among `sources`, and the image files in the folders at any depth, by suffix, sorted."""
     for source in map(as_path, sources):
         if not source.is_dir():
             yield source
@@ -28,10 +28,10 @@ def find_images(sources: Iterable[Path]) -> Iterator[Path]:
             yield from (path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
-def copied(results: Iterable[Prediction | BrokenImage], folder: Path) -> Iterator[Prediction | BrokenImage]:
-    """Yield the results, and copy each image to `folder/CLASS/`, unknown ones to `folder/unknown/`.
+def copy_by_class(results: Iterable[Prediction | BrokenImage], folder: Path) -> Iterator[Prediction | BrokenImage]:
+    """Yield the results, and copy each image to `folder/CLASS/`, or to `folder/unknown/` if its class is unknown.
 
-    An existing name gets a number; identical bytes are not copied again.
+    If the name is taken, a number is appended; a file with identical content is not copied again.
     """
     for result in results:
         if isinstance(result, Prediction) and result.path:
@@ -43,7 +43,7 @@ def copied(results: Iterable[Prediction | BrokenImage], folder: Path) -> Iterato
 
 
 def _folder_name(class_name: str, label: int) -> str:
-    """A class name as one plain folder; with its number where it had to be altered, so that no two classes share one.
+    """Return a folder name for a class; if it differs from the class name, append the number so that it is unique.
 
     >>> _folder_name("cats", 0), _folder_name("a:b", 1), _folder_name("unknown", 2)
     ('cats', 'a_b-1', 'unknown-2')

@@ -42,7 +42,7 @@ class LabeledImage:
 
     @property
     def image(self) -> Image.Image:
-        """The current image, 8-bit RGB or grayscale; loaded when it is first used.
+        """The current image, 8-bit RGB or grayscale; loaded on first access.
 
         Raises:
             ImageError: it cannot be decoded.
@@ -69,35 +69,36 @@ class LabeledImage:
         return self
 
     def downscale(self, width: int, height: int = 0) -> Self:
-        """Cut out the largest central part with the aspect ratio of `width` x `height` pixels and scale it.
+        """Crop the largest central region with the aspect ratio of `width` x `height` pixels and resize it to that
+        size.
 
         A smaller image is centered on black, unscaled.
 
         Args:
             height: 0 means the same as width.
         """
-        return self._fitted(ImageProperty(width, height, resize="downscale"))
+        return self._fit(ImageProperty(width, height, resize="downscale"))
 
     def crop_from_lefttop(self, left: int, top: int, width: int, height: int = 0) -> Self:
-        """Crop `width` x `height` pixels at `left`, `top`; what lies outside the image is black.
+        """Crop `width` x `height` pixels at `left`, `top`; pixels outside the image are black.
 
         Args:
             height: 0 means the same as width.
         """
-        return self._fitted(ImageProperty(width, height, resize="position", position=(left, top)))
+        return self._fit(ImageProperty(width, height, resize="position", position=(left, top)))
 
     def crop_from_center(self, width: int, height: int = 0) -> Self:
-        """Crop `width` x `height` pixels from the center; what lies outside the image is black.
+        """Crop `width` x `height` pixels from the center; pixels outside the image are black.
 
         Args:
             height: 0 means the same as width.
         """
-        return self._fitted(ImageProperty(width, height, resize="crop"))
+        return self._fit(ImageProperty(width, height, resize="crop"))
 
     def convert(self, prop: ImageProperty) -> Self:
         """Resize the image to the network's input.
 
-        If it was not loaded before, the pixels equal those of `load_pixels` bit for bit.
+        If the image has not been loaded yet, the pixels are bitwise equal to those of `load_pixels`.
         """
         if self._image is None:
             self._image = _from_pixels(load_pixels(self.path, prop))
@@ -109,8 +110,8 @@ class LabeledImage:
         """Return the image as float32 `(C, H, W)` in 0..255.
 
         Args:
-            color: three channels (grayscale is repeated); otherwise one channel of luma.
-            bgr: the channels in the order blue, green, red.
+            color: return three channels (grayscale is repeated) instead of one channel of luma.
+            bgr: order the channels blue, green, red.
         """
         array = np.asarray(self.image.convert("RGB" if color else "L"), dtype=np.float32)  # (H, W[, 3])
         array = array.transpose(2, 0, 1) if color else array[None]  # (C, H, W)
@@ -118,7 +119,7 @@ class LabeledImage:
 
     @classmethod
     def from_array(cls, array: NDArray[np.floating[Any]], label: int = -1, *, bgr: bool = False) -> Self:
-        """Return an image from an array `(C, H, W)` in 0..255, C 1 or 3; values are rounded and clipped.
+        """Create an image from an array `(C, H, W)` in 0..255 with 1 or 3 channels; values are rounded and clipped.
 
         Raises:
             InputError: the array has another shape.
@@ -138,11 +139,11 @@ class LabeledImage:
         result._image = _from_pixels(to_pixels(array[::-1] if bgr else array).transpose(1, 2, 0))
         return result
 
-    def _fitted(self, prop: ImageProperty) -> Self:
+    def _fit(self, prop: ImageProperty) -> Self:
         self._image = fit(self.image, prop)
         return self
 
 
 def _from_pixels(pixels: NDArray[np.uint8]) -> Image.Image:
-    """uint8 `(H, W, C)` as an image."""
+    """Convert uint8 `(H, W, C)` to an image."""
     return Image.fromarray(np.ascontiguousarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels))

@@ -1,4 +1,4 @@
-"""A file's bytes, or why there are none."""
+"""Read the bytes of image files, local or remote."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from typing import Any
 from mlimages.core import BrokenImage, Fault, ImageError, InputError, Threads, counted, is_remote
 
 MAX_BYTES = 1 << 30
-"""Bound on an image file's size: what MAX_PIXELS take up uncompressed at 12 bytes a pixel."""
+"""Maximum size of an image file: MAX_PIXELS uncompressed at 12 bytes per pixel."""
 
 REQUESTS = 16
-"""Images requested from an address at one time."""
+"""Maximum number of concurrent requests for remote images."""
 
 _TRIES = 4
 _PAUSE_S = 0.1
 _MAX_FAILURES = 32
-"""Failures in a row after which a store is not tried again for each image."""
+"""Number of consecutive failures after which requests to a store are no longer retried."""
 
 _failures = 0
 
 
 def read_bytes(path: Path) -> bytes:
-    """A file's bytes; from an address by one request.
+    """Read a file; a remote file takes one request.
 
     Raises:
         ImageError: missing or unreadable (a dangling link, no permission, not a regular file, larger than MAX_BYTES);
-            unavailable, where the store at an address refuses or fails.
+            unavailable, if the remote store denies access or fails.
     """
     try:
         if is_remote(path):
-            return _requested(path)
+            return _request(path)
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):
             raise ImageError(Fault.UNREADABLE, f"not a regular file ({path})")
@@ -48,16 +48,16 @@ def read_bytes(path: Path) -> bytes:
         raise ImageError(Fault.UNREADABLE, f"{error.strerror or error} ({path})") from error
 
 
-def _requested(path: Any) -> bytes:
-    """The object at an address; asked for again where the store fails, but not where it refuses."""
+def _request(path: Any) -> bytes:
+    """Read a remote file; retry if the store fails, but not if it denies access."""
     global _failures
-    one_request = {"max_concurrency": 1} if "s3" in path.protocol else {}  # s3fs asks for the size first
+    one_request = {"max_concurrency": 1} if "s3" in path.protocol else {}  # by default, s3fs requests the size first
     for count in range(1, _TRIES + 1):
         try:
             data: bytes = path.fs.cat_file(path.path, **one_request)
         except FileNotFoundError:
             raise
-        except Exception as error:  # whatever the address's own library raises
+        except Exception as error:  # depends on the fsspec implementation
             if count < _TRIES and not isinstance(error, PermissionError) and _failures < _MAX_FAILURES:
                 time.sleep(_PAUSE_S * 4**count)
                 continue
@@ -70,13 +70,13 @@ def _requested(path: Any) -> bytes:
 
 
 def demand_available(broken: Iterable[BrokenImage], *, skip: bool) -> None:
-    """See that no image is left out because its store did not give it.
+    """Raise an error if a remote store did not return all images.
 
     Args:
-        skip: leave such images out all the same.
+        skip: leave out such images instead.
 
     Raises:
-        InputError: it names the count and the address of the first.
+        InputError: an image was unavailable; the message has the count and the first address.
     """
     unavailable = [one for one in broken if one.fault is Fault.UNAVAILABLE]
     if unavailable and not skip:
@@ -87,7 +87,7 @@ def demand_available(broken: Iterable[BrokenImage], *, skip: bool) -> None:
 
 
 def missing_advice(missing: int, count: int) -> str:
-    """What to tell the user if more than half of `count` images are missing; "" otherwise."""
+    """Return advice for the user if more than half of `count` images are missing; "" otherwise."""
     if 2 * missing <= count:
         return ""
     return (
@@ -107,7 +107,7 @@ def demand_existing(broken: Iterable[BrokenImage], count: int) -> None:
 
 
 def reading_threads(first: Path | str | None, workers: int | None = None) -> Threads:
-    """Threads that read and decode images: one per CPU core, or as many as requests of an address."""
+    """Return threads that read and decode images: one per CPU core, or one per concurrent request for remote images."""
     if first is not None and is_remote(first):
         return Threads(max(REQUESTS, workers or 0), at_once=1)
     return Threads(workers or os.cpu_count() or 1)

@@ -1,4 +1,4 @@
-"""Sizes of resized images, without NumPy: gather's decoding processes start sooner."""
+"""Compute the sizes of resized images; NumPy is not imported, so that the decoding processes of gather start fast."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from mlimages.core import ImageProperty
 
 
 def resized_size(width: int, height: int, prop: ImageProperty) -> tuple[int, int]:
-    """Return the size (width, height) to which an image is scaled before the crop, in pixels.
+    """Return the size (width, height) of the resized image before the crop, in pixels.
 
-    For `downscale`, width and height are those of the central part.
+    For `downscale`, `width` and `height` are those of the central region.
 
     >>> from mlimages import ImageProperty
     >>> resized_size(640, 480, ImageProperty(224, shorter_px=256))
@@ -30,10 +30,10 @@ def resized_size(width: int, height: int, prop: ImageProperty) -> tuple[int, int
 
 
 def centre_start(size: int, crop: int) -> int:
-    """Return where a centered crop begins, in pixels: torchvision's rounding; negative if the image is smaller."""
+    """Return the offset of a centered crop in pixels, rounded as in torchvision; negative if the image is smaller."""
     return round((size - crop) / 2) if size >= crop else -((crop - size) // 2)
 
 
 def is_covered(width: int, height: int, prop: ImageProperty) -> bool:
-    """Whether the image holds the crop in both directions."""
+    """Whether the image is at least as large as the crop in both directions."""
     return width >= prop.width and height >= prop.height

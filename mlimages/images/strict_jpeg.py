@@ -1,11 +1,11 @@
-"""JPEGs decoded by a library that reports the damage that Pillow passes over (the extra `strict`).
+"""Decode JPEGs with a library that reports damage that Pillow ignores (the extra `strict`).
 
-libjpeg warns of all that is not as the standard says. Only some of that damages pixels:
+libjpeg warns of every deviation from the standard. Only some deviations damage pixels:
 
-- padding between the header's segments, or after the scan, and odd values in the header leave the pixels whole;
-- everything else is damage to the scan.
+- padding between header segments or after the scan, and unusual values in the header, leave the pixels intact;
+- every other warning means that the scan is damaged.
 
-libjpeg reports the last warning alone, so padding is removed and the rest decoded again.
+libjpeg reports only the last warning, so padding is removed and the file is decoded again.
 """
 
 from __future__ import annotations
@@ -29,21 +29,22 @@ _SCAN_DAMAGE = re.compile(
 _HEADER_WARNING = re.compile(r"JFIF revision|Adobe color transform|SOS parameters|ICC marker")
 
 _MAX_PADDINGS = 8
-"""Paddings removed from one file before it is called damaged."""
+"""Maximum number of paddings that are removed before a file counts as damaged."""
 
 _MIN_RUN = 4
-"""Equal bytes after a scan that are padding; fewer may be the rest of a damaged scan, unless they are zeros."""
+"""Minimum length of a run of equal bytes that counts as padding; shorter runs only if they are zeros."""
 
 
 class ScanError(Exception):
-    """The compressed pixels are damaged; the text says how."""
+    """The compressed pixels are damaged; the message is libjpeg's."""
 
 
-def decode_strictly(data: bytes, least: tuple[int, int]) -> tuple[Image.Image | None, bool]:
-    """RGBX pixels (None: Pillow is to decode), and whether something was irregular that left them whole.
+def decode_strictly(data: bytes, min_size: tuple[int, int]) -> tuple[Image.Image | None, bool]:
+    """Decode a JPEG; return RGBX pixels, None if Pillow has to decode it, and whether it is irregular but intact.
 
     Args:
-        least: the size (width, height) to hold: the smallest scale of 1, 1/2, 1/4 and 1/8 is taken that does.
+        min_size: width and height in pixels; the image is decoded at the smallest scale of 1, 1/2, 1/4 and 1/8 that
+            is not below it.
 
     Raises:
         ScanError: the compressed pixels are damaged.
@@ -51,10 +52,10 @@ def decode_strictly(data: bytes, least: tuple[int, int]) -> tuple[Image.Image | 
     rest = data
     for _ in range(_MAX_PADDINGS):
         try:
-            pixels = simplejpeg.decode_jpeg(rest, "RGBX", min_width=least[0], min_height=least[1])  # (H, W, 4)
+            pixels = simplejpeg.decode_jpeg(rest, "RGBX", min_width=min_size[0], min_height=min_size[1])  # (H, W, 4)
         except ValueError as error:
             warning = str(error)
-        else:  # Pillow's own layout: not copied
+        else:  # Pillow stores RGB as RGBX: no copy
             return Image.frombuffer("RGBX", pixels.shape[1::-1], pixels, "raw", "RGBX", 0, 1), rest is not data
         if not _SCAN_DAMAGE.search(warning):
             return None, bool(_HEADER_WARNING.search(warning))
@@ -69,9 +70,9 @@ def _without_padding(data: bytes, warning: str) -> bytes | None:
     found = _EXTRANEOUS.search(warning)
     if found is None:
         return None
-    whole, scan = _without_header_padding(data)
-    if len(whole) < len(data):
-        return whole
+    unpadded, scan = _without_header_padding(data)
+    if len(unpadded) < len(data):
+        return unpadded
     count, marker = int(found[1]), bytes([0xFF, int(found[2], 16)])
     end = data.rfind(marker, scan)
     while end >= scan + count:
@@ -83,7 +84,7 @@ def _without_padding(data: bytes, warning: str) -> bytes | None:
 
 
 def _without_header_padding(data: bytes) -> tuple[bytes, int]:
-    """The file without what lies between its segments up to the first scan, and where that begins."""
+    """Remove padding between the segments before the first scan; return the file and the offset of that scan."""
     kept, at = bytearray(data[:2]), 2
     while (start := data.find(b"\xff", at)) >= 0:
         marker = data[start + 1 : start + 2]

@@ -1,6 +1,6 @@
-"""Fonts for class names in any script, in plots and in images drawn by Pillow.
+"""Find fonts for class names in any script, for plots and for images drawn by Pillow.
 
-matplotlib is optional and imported only for text beyond ASCII; the list of installed fonts is the one that it caches.
+matplotlib is optional and imported only for non-ASCII text; its cached list of installed fonts is used.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ FAMILIES = (
     "Noto Sans Thai", "Thonburi", "Leelawadee UI", "Tahoma", "Garuda", "Loma",
     "FreeSans", "Unifont",
 )  # fmt: skip
-"""In order of preference: the choice depends only on which of them are installed."""
+"""Font families in order of preference; the choice depends only on which of them are installed."""
 
 NUMBERS_NOTE = "class numbers where no font has the characters of the name"
-"""What an image says that shows class numbers."""
+"""Note in an image that shows class numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +38,9 @@ class Font:
     """An installed font.
 
     Attributes:
-        family: name, as matplotlib knows it.
-        path: its file.
-        index: of its face in that file.
+        family: family name in matplotlib.
+        path: path of the file.
+        index: index of the face in the file.
     """
 
     family: str
@@ -50,7 +50,7 @@ class Font:
 
 @cache
 def installed_fonts() -> tuple[Font, ...]:
-    """Regular fonts of `FAMILIES`, in that order; none without matplotlib."""
+    """Return the installed regular fonts of `FAMILIES`, in that order; none without matplotlib."""
     try:
         from matplotlib import font_manager
     except ImportError:
@@ -58,7 +58,7 @@ def installed_fonts() -> tuple[Font, ...]:
     found: dict[str, Font] = {}
     for entry in sorted(font_manager.fontManager.ttflist, key=lambda entry: entry.fname):
         regular = (entry.style, entry.weight, entry.stretch) == ("normal", 400, "normal")
-        if regular and entry.name in FAMILIES and Path(entry.fname).exists():  # the list may be an old one
+        if regular and entry.name in FAMILIES and Path(entry.fname).exists():  # the cached list may be outdated
             found.setdefault(entry.name, Font(entry.name, str(entry.fname), getattr(entry, "index", 0)))
     return tuple(found[family] for family in FAMILIES if family in found)
 
@@ -71,17 +71,17 @@ def _characters(font: Font) -> frozenset[int]:
 
 
 def find_font(text: str) -> Font | None:
-    """The first installed font that has every character of `text`."""
+    """Return the first installed font that has every character of `text`."""
     wanted = {ord(char) for char in text if unicodedata.category(char) not in ("Cf", "Zs")}
     return next((font for font in installed_fonts() if wanted <= _characters(font)), None)
 
 
 def drawable_names(names: Sequence[str], numbers: Sequence[int] | None = None) -> list[str]:
-    """Class names as an image shows them: in place of a name that no installed font can draw, the class number.
+    """Return the class names, with the class number in place of each name that no installed font can draw.
 
     Args:
-        names: of classes.
-        numbers: their class indices; by default 0, 1, 2 ...
+        names: class names.
+        numbers: class indices; by default 0, 1, 2 ...
     """
     numbers = range(len(names)) if numbers is None else numbers
     drawable = [name.isascii() or find_font(name) is not None for name in names]
@@ -96,7 +96,7 @@ def drawable_names(names: Sequence[str], numbers: Sequence[int] | None = None) -
 
 
 def font_families(texts: Sequence[str]) -> list[str]:
-    """The families that matplotlib needs to draw these texts."""
+    """Return the font families that matplotlib needs to draw these texts."""
 
     def families() -> Iterator[str]:
         yield "DejaVu Sans"
@@ -116,17 +116,17 @@ def draw_line(
     width: float,
     color: tuple[int, int, int] = (0, 0, 0),
 ) -> float:
-    """Draw a line of text onto an image, shortened to `width` pixels, and return where it ends.
+    """Draw a line of text onto an image, shortened to `width` pixels, and return its right end in pixels.
 
-    A character that no font can draw is a question mark.
+    Characters that no font can draw become question marks.
 
     Args:
-        image: changed in place.
+        image: modified in place.
         corner: left and top of the line, in pixels.
-        text: one line.
-        size: of the font in pixels.
-        width: of the space, in pixels.
-        color: of the text.
+        text: the text, without line breaks.
+        size: font size in pixels.
+        width: maximum width of the text in pixels.
+        color: RGB color of the text.
     """
     text = "".join(char if char.isprintable() else "?" for char in text[:200])
     found = None if text.isascii() else find_font(text)

@@ -11,7 +11,7 @@ from .folders import label_dir_by_pattern as label_dir_by_pattern
 from .folders import open_labels as open_labels
 from .folders import open_parts as open_parts
 from .label_file import LabelFile as LabelFile
-from .label_file import listed_paths as listed_paths
+from .label_file import read_paths as read_paths
 from .label_file import share_classes as share_classes
 from .label_file import write_label_file as write_label_file
 from .label_file import write_own_label_file as write_own_label_file

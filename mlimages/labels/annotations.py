@@ -1,4 +1,4 @@
-"""Exports of annotation tools (COCO, Label Studio, CVAT) as tables of images and labels; classes of whole images."""
+"""Read exports of annotation tools (COCO, Label Studio, CVAT) with classes of whole images as tables."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from xml.etree import ElementTree as ET
 from mlimages.core import LabelFileError
 
 Objects = Iterator[tuple[int, dict[str, Any]]]
-"""Rows with their numbers."""
+"""Rows with their line numbers."""
 
 
 def annotation_objects(lines: TextIO, path: Path) -> Objects:
-    """The rows of a .json or .xml export.
+    """Yield the rows of a .json or .xml export.
 
     Raises:
-        LabelFileError: it is none of the known exports.
+        LabelFileError: the format of the export is unknown.
     """
     if path.suffix.lower() == ".xml":
         yield from _rows(_cvat(lines, path))
@@ -50,13 +50,13 @@ def _unknown(path: Path) -> LabelFileError:
 
 
 def _rows(labels: Mapping[str, Sequence[str]]) -> Objects:
-    """An image that has no class, or several, has no label."""
+    """Yield a row per image; an image with no class, or with several, has no label."""
     for number, (name, found) in enumerate(labels.items(), start=1):
         yield number, {"file_name": name, "label": found[0] if len(set(found)) == 1 else ""}
 
 
 def _coco(values: Mapping[str, Any], path: Path) -> dict[str, list[str]]:
-    """https://cocodataset.org/#format-data, annotations without a box or mask."""
+    """Read annotations without a box or mask (https://cocodataset.org/#format-data)."""
     if any(found.get("bbox") or found.get("segmentation") for found in values["annotations"]):
         raise LabelFileError(f"{path}: its annotations are boxes or masks of objects, not classes of whole images")
     try:
@@ -70,7 +70,7 @@ def _coco(values: Mapping[str, Any], path: Path) -> dict[str, list[str]]:
 
 
 def _label_studio(tasks: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """https://labelstud.io/guide/export, choices for a whole image."""
+    """Read choices for whole images (https://labelstud.io/guide/export)."""
     labels: dict[str, list[str]] = {}
     for task in tasks:
         image = next((str(value) for value in task.get("data", {}).values() if isinstance(value, str)), "")
@@ -81,7 +81,7 @@ def _label_studio(tasks: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
 
 
 def local_name(image: str) -> str:
-    """The file that an address of Label Studio's means.
+    """Return the file that a URL of Label Studio refers to.
 
     >>> local_name("/data/upload/1/cat.jpg"), local_name("/data/local-files/?d=photos/cat.jpg")
     ('cat.jpg', 'photos/cat.jpg')
@@ -92,7 +92,7 @@ def local_name(image: str) -> str:
 
 
 def _cvat(lines: TextIO, path: Path) -> dict[str, list[str]]:
-    """CVAT for images: `<image name="a.jpg"><tag label="cat"/></image>`."""
+    """Read CVAT for images: `<image name="a.jpg"><tag label="cat"/></image>`."""
     try:
         root = ET.parse(lines).getroot()  # expat limits the expansion of entities
     except ET.ParseError as error:

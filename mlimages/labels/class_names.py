@@ -1,4 +1,4 @@
-"""Class definitions: `0 cats` lines in `NAME_class_def.txt` beside the label file."""
+"""Read and write class definitions: `0 cats` lines in `NAME_class_def.txt` beside the label file."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlimages.core import LabelFileError, as_path, writing
-from mlimages.labels.formats import opened
+from mlimages.labels.formats import open_text
 from mlimages.labels.scanning import natural_key
 
 MAX_CLASSES = 1_000_000
 
 ClassNames = tuple[str, ...]
-"""Class names by number: `names[label]`."""
+"""Class names by class number: `names[label]`."""
 
 
 def class_definition_path(label_file: str | os.PathLike[str]) -> Path:
-    """The class definition of a label file: `NAME_class_def.txt` beside it.
+    """Return the path of a label file's class definition, `NAME_class_def.txt` beside it.
 
     >>> class_definition_path("photos/labels.csv").name
     'labels_class_def.txt'
@@ -31,7 +31,7 @@ def read_class_names(path: str | os.PathLike[str]) -> ClassNames:
     """Read `0 cats` lines.
 
     Raises:
-        LabelFileError: no such file, a line is not `number name`, or the numbers do not run from 0.
+        LabelFileError: the file does not exist, a line is not `number name`, or the numbers are not 0, 1, 2 ...
     """
     names: list[str] = []
     for number, line in enumerate(read_lines(as_path(path)), start=1):
@@ -48,19 +48,19 @@ def write_class_names(path: str | os.PathLike[str], class_names: Sequence[str], 
     """Write `0 cats` lines.
 
     Raises:
-        InputError: `path` exists and mlimages did not write it, or it was changed since; unless `overwrite`.
+        InputError: a file exists that mlimages did not write or that was changed since; not with `overwrite`.
     """
     with writing(as_path(path), overwrite=overwrite) as part:
         part.write_text(class_lines(class_names), encoding="utf-8")
 
 
 def class_lines(class_names: Sequence[str]) -> str:
-    """A class definition's text."""
+    """Return the text of a class definition."""
     return "".join(f"{number} {name}\n" for number, name in enumerate(class_names))
 
 
 def with_class(names: ClassNames, number: int, name: str) -> ClassNames:
-    """`names` with class `number` named; numbers before it that have no name are named by themselves."""
+    """Return `names` with class `number` named `name`; classes before it without a name are named by their number."""
     padded = [*names, *(str(n) for n in range(len(names), number + 1))]
     if padded[number] == str(number):
         padded[number] = name
@@ -68,14 +68,14 @@ def with_class(names: ClassNames, number: int, name: str) -> ClassNames:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a small text file.
+    """Read the lines of a small text file.
 
     Raises:
         LabelFileError: it cannot be read, or is not UTF-8 or UTF-16.
     """
     if not path.exists():
         raise LabelFileError(f"{path}: No such file or directory")
-    with opened(path) as lines:
+    with open_text(path) as lines:
         return lines.read().split("\n")
 
 
@@ -84,10 +84,10 @@ class FileClasses:
     """The classes of one label file.
 
     Attributes:
-        names: name of each class number.
+        names: names by class number.
         used: class numbers that occur.
-        is_numbered: labels are numbers, and nothing names them.
-        is_table: it is a table without a class definition.
+        is_numbered: whether the labels are numbers without names.
+        is_table: whether it is a table without a class definition.
     """
 
     names: ClassNames
@@ -97,12 +97,12 @@ class FileClasses:
 
 
 def share_names(files: Sequence[FileClasses]) -> tuple[ClassNames, tuple[ClassNames, ...]]:
-    """The names of the classes of several files, and for each file the name of each of its own class numbers.
+    """Merge the classes of several files by name; return all names, and for each file the names of its class numbers.
 
-    Labels that are numbers without names are class numbers where another file has names for them (in a table only if
-    they are 0 to n - 1 over all such files); else each number is a name, and numbers that do not occur are no classes.
+    Labels that are numbers without names are class numbers if another file names them (in a table, only if they are 0
+    to n - 1 over all such files). Otherwise each number is a name, and numbers that do not occur are not classes.
     """
-    own = [_padded(file.names, file.used) for file in files]
+    own = [_pad_names(file.names, file.used) for file in files]
     numbers = {
         int(name) for names, file in zip(own, files, strict=True) if file.is_numbered for name in _used(names, file)
     }
@@ -121,11 +121,11 @@ def _used(names: ClassNames, file: FileClasses) -> list[str]:
     return [names[label] for label in file.used]
 
 
-def _padded(names: ClassNames, used: Collection[int]) -> ClassNames:
-    """The names, then the numbers up to the largest that occurs."""
+def _pad_names(names: ClassNames, used: Collection[int]) -> ClassNames:
+    """Return the names, then the numbers without a name up to the largest that occurs."""
     return (*names, *map(str, range(len(names), max(used, default=-1) + 1)))
 
 
 def is_number(label: str) -> bool:
-    """Whether a label is a class number as text."""
+    """Whether the text of a label is a class number."""
     return label.isascii() and label.isdigit() and len(label) <= 9 and int(label) < MAX_CLASSES

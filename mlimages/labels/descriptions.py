@@ -1,4 +1,4 @@
-"""A label file in a line of text, and as a table in a notebook."""
+"""Describe a label file in a line of text, and as a table in a notebook."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from mlimages.labels.class_names import ClassNames
 from mlimages.labels.tables import SHOWN
 
 SHOWN_CLASSES = 20
-"""Rows of the table, at most."""
+"""Maximum number of rows of the table."""
 
 
-def described(path: Path, items: Iterable[object], names: ClassNames) -> str:
-    """The path, the number of images and the classes."""
+def summary_line(path: Path, items: Iterable[object], names: ClassNames) -> str:
+    """Return the path, the number of images and the classes in a line."""
     shown = ", ".join(names[:SHOWN]) + " ..." * (len(names) > SHOWN)
     return f"{path}: {counted(sum(1 for _ in items), 'image')}, {counted(len(names), 'class')}: {shown}"
 
 
 def as_html(path: Path, items: Iterable[LabeledPath], names: ClassNames) -> str:
-    """A table of the classes: name, number of images, and the first images."""
+    """Return a table of the classes: name, number of images, and the first images."""
     by_class: dict[int, list[Path]] = {label: [] for label in range(len(names))}
     for item in items:
         by_class.setdefault(item.label, []).append(item.path)

@@ -1,4 +1,4 @@
-"""The forms of a label file: `path label` lines, and tables as rows of cells. Each is read as a stream."""
+"""Read and write the formats of label files as streams: `path label` lines, and tables as rows of cells."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ WRITABLE = (".txt", ".csv", ".tsv", ".jsonl")
 READABLE = (*WRITABLE, ".json", ".xml")
 
 PATH_LABEL, WORDS = " ", "  "
-"""Delimiters of a .txt that holds none of a table: the last white space of a line, or each."""
+"""Delimiters of a .txt that is not a table: the last white space of a line, or each white space."""
 
 SAMPLE = 50
-"""Lines that decide whether a .txt holds `path label` lines or a table, and objects whose keys are columns."""
+"""Number of lines that decide whether a .txt is a table, and of objects whose keys become columns."""
 
 _ADVICE = {
     ".zip": "it is an archive: `unzip {path} -d {stem}`, then `mlimages label {stem}`",
@@ -49,7 +49,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line: its number (from 1), the image's path and the label's text."""
+    """One line: its number (from 1), the path of the image and the text of the label."""
 
     number: int
     path: str
@@ -57,22 +57,22 @@ class Row:
 
 
 def is_table(path: Path) -> bool:
-    """Whether a label file is a table; a .txt is one where its lines are not `path label` but hold a delimiter.
+    """Whether a label file is a table; a .txt is one if its lines are not `path label` but contain a delimiter.
 
     Raises:
-        LabelFileError: as `records`.
+        LabelFileError: as for `records`.
     """
     if known_suffix(path) != ".txt":
         return True
-    with opened(path) as lines:
+    with open_text(path) as lines:
         sample = [line.strip() for line in islice(filter(str.strip, lines), SAMPLE)]
-    return bool(sample) and not all(map(_is_plain, sample)) and all(map(_delimiters_in, sample))
+    return bool(sample) and not all(map(_is_path_label, sample)) and all(map(_delimiters_in, sample))
 
 
-def _is_plain(line: str) -> bool:
-    """Whether it is `path number`; a tab within the path separates columns, unless the path is quoted."""
+def _is_path_label(line: str) -> bool:
+    """Whether the line is `path number`; a tab within the path separates columns, unless the path is quoted."""
     path, *label = line.rsplit(None, 1)
-    is_quoted = _unquoted(path) != path
+    is_quoted = _unquote(path) != path
     return bool(label) and label[0].isdecimal() and (is_quoted or not ("\t" in path or path.endswith((",", ";"))))
 
 
@@ -81,30 +81,30 @@ def _delimiters_in(line: str) -> list[str]:
 
 
 def text_delimiters(path: Path, *, has_columns: bool = False) -> list[str]:
-    """What may separate the cells of a table, as its first line shows; "" where its form leaves no choice.
+    """Return the possible delimiters of a table, from its first line; "" if its format has only one.
 
     Args:
-        has_columns: a .txt that holds no delimiter has columns all the same, of words.
+        has_columns: split a .txt without a delimiter into columns at white space.
     """
     suffix = known_suffix(path)
     if suffix in (".jsonl", ".json", ".xml"):
         return [""]
     if not is_table(path):
         return [WORDS if has_columns else PATH_LABEL]
-    with opened(path) as lines:
+    with open_text(path) as lines:
         first = next(filter(str.strip, lines), "")
     usual = DELIMITERS.get(suffix, ",")
     return sorted(_delimiters_in(first), key=lambda delimiter: delimiter != usual) or [usual]
 
 
 def records(path: Path, delimiter: str) -> Iterator[Record]:
-    """Stream the rows of a table; of JSON and XML, the first row holds the names of the columns.
+    """Yield the rows of a table; for JSON and XML, the first row has the column names.
 
     Raises:
-        LabelFileError: no such file, not UTF-8 or UTF-16, or a line (path:line) that cannot be read.
+        LabelFileError: the file does not exist, is not UTF-8 or UTF-16, or a line (path:line) cannot be read.
     """
     suffix = known_suffix(path)
-    with opened(path, newline="") as lines:
+    with open_text(path, newline="") as lines:
         if suffix == ".jsonl":
             yield from _object_records(_json_lines(lines, path))
         elif suffix in (".json", ".xml"):
@@ -119,27 +119,27 @@ def records(path: Path, delimiter: str) -> Iterator[Record]:
 
 
 def text_rows(path: Path) -> Iterator[Row]:
-    """Stream `path label` lines.
+    """Yield `path label` lines.
 
     Raises:
-        LabelFileError: no such file, not UTF-8 or UTF-16, or a line (path:line) without path and label.
+        LabelFileError: the file does not exist, is not UTF-8 or UTF-16, or a line (path:line) has no path and label.
     """
-    with opened(path) as lines:
+    with open_text(path) as lines:
         for number, line in enumerate(lines, start=1):
             parts = line.rsplit(None, 1)
             if not parts:
                 continue
             if len(parts) == 1:
                 raise _unexpected(path, number, "`path label`", line)
-            yield Row(number, _unquoted(parts[0].strip()), _unquoted(parts[1]))
+            yield Row(number, _unquote(parts[0].strip()), _unquote(parts[1]))
 
 
 @contextmanager
-def opened(path: Path, newline: str | None = None) -> Iterator[TextIO]:
-    """A label file as text: UTF-8, or UTF-16 with its byte order mark.
+def open_text(path: Path, newline: str | None = None) -> Iterator[TextIO]:
+    """Open a label file as text: UTF-8, or UTF-16 with its byte order mark.
 
     Raises:
-        LabelFileError: no such file, or not UTF-8 or UTF-16.
+        LabelFileError: the file does not exist, or is not UTF-8 or UTF-16.
     """
     try:
         with path.open("rb") as file:
@@ -155,10 +155,10 @@ def opened(path: Path, newline: str | None = None) -> Iterator[TextIO]:
 
 
 def known_suffix(path: Path, suffixes: tuple[str, ...] = READABLE) -> str:
-    """A label file's suffix in lower case.
+    """Return the suffix of a label file in lower case.
 
     Raises:
-        LabelFileError: it is not one of the forms; the message says what to type.
+        LabelFileError: the format is unknown; the message suggests a command.
     """
     suffix = path.suffix.lower()
     if suffix in suffixes:
@@ -172,30 +172,33 @@ def known_suffix(path: Path, suffixes: tuple[str, ...] = READABLE) -> str:
 
 
 def _path_and_label(line: str) -> list[str]:
-    """`path label`, or a path alone, which may hold white space; the label is a number, or follows an image's name."""
+    """Split `path label`; return a line that is only a path, which may contain white space, as one cell.
+
+    The label is a number, or follows the name of an image.
+    """
     path, *label = line.rsplit(None, 1) or [""]
     is_split = label and (label[0].isdecimal() or (_names_image(path) and not _names_image(label[0])))
-    return [_unquoted(path), _unquoted(label[0])] if is_split else [_unquoted(line)] * bool(line)
+    return [_unquote(path), _unquote(label[0])] if is_split else [_unquote(line)] * bool(line)
 
 
 def _names_image(text: str) -> bool:
-    return _unquoted(text).lower().endswith(tuple(IMAGE_SUFFIXES))
+    return _unquote(text).lower().endswith(tuple(IMAGE_SUFFIXES))
 
 
 def write_rows(out: TextIO, path: Path, rows: Iterable[tuple[str, int]]) -> int:
-    """Write `(path, label)` rows in the form that `path`'s suffix names; return the count."""
+    """Write `(path, label)` rows in the format of `path`'s suffix; return the count."""
     suffix, count = known_suffix(path, WRITABLE), 0
     path_column = "file_name" if path.stem == "metadata" else "path"
     writer = csv.writer(out, delimiter=DELIMITERS.get(suffix, ","), lineterminator="\n")
     if suffix in DELIMITERS:
         writer.writerow([path_column, "label"])
-    for count, (name, label) in enumerate(rows, start=1):  # noqa: B007  # the count is what is returned
+    for count, (name, label) in enumerate(rows, start=1):  # noqa: B007  # the count is returned
         if suffix in DELIMITERS:
             writer.writerow([name, label])
         elif suffix == ".jsonl":
             out.write(json.dumps({path_column: name, "label": label}, ensure_ascii=False) + "\n")
         else:
-            out.write(f"{_quoted(name)} {label}\n")
+            out.write(f"{_quote(name)} {label}\n")
     return count
 
 
@@ -223,7 +226,7 @@ def _json_lines(lines: TextIO, path: Path) -> Objects:
 
 
 def _object_records(objects: Objects) -> Iterator[Record]:
-    """Objects with their numbers as rows, after one with the keys of the first of them; keys in any case are equal."""
+    """Yield objects as rows, after a row with their keys; keys are compared without regard to case."""
     sample = list(islice(objects, SAMPLE))
     if not sample:
         return
@@ -244,11 +247,11 @@ def _unexpected(path: Path, number: int, expected: str, found: str) -> LabelFile
     return LabelFileError(f"{path}:{number}: expected {expected}, found {found.strip()[:80]!r}")
 
 
-def _unquoted(text: str) -> str:
+def _unquote(text: str) -> str:
     return text[1:-1] if len(text) >= 2 and text[0] == text[-1] and text[0] in "\"'" else text
 
 
-def _quoted(name: str) -> str:
-    """Quoted where the reader would otherwise take something off its ends, or the line for one of a table."""
-    is_plain = name == name.strip() == _unquoted(name) and not ("\t" in name or name.endswith((",", ";")))
+def _quote(name: str) -> str:
+    """Quote a path if the reader would otherwise strip its ends or take the line for one of a table."""
+    is_plain = name == name.strip() == _unquote(name) and not ("\t" in name or name.endswith((",", ";")))
     return name if is_plain else f'"{name}"'

@@ -1,4 +1,4 @@
-"""A label file as a stream of images and their class numbers."""
+"""Label files as streams of images and their class numbers."""
 
 from __future__ import annotations
 
@@ -34,26 +34,25 @@ from mlimages.labels.class_names import (
     share_names,
     write_class_names,
 )
-from mlimages.labels.descriptions import as_html, described
+from mlimages.labels.descriptions import as_html, summary_line
 from mlimages.labels.formats import is_table, text_rows, write_rows
 from mlimages.labels.scanning import PARTS, RealPaths
 from mlimages.labels.splitting import sample_per_class, split
-from mlimages.labels.table_columns import understand
+from mlimages.labels.table_columns import detect_table
 from mlimages.labels.tables import Table, TableOptions, path_cells
 
 
 class LabelFile:
-    """A label file, read as a stream: iterating reads it anew; nothing is kept in memory.
+    """A label file, read as a stream: each iteration reads the file, and nothing is kept in memory.
 
-    `filter`, `shuffle`, `split` and `merge` return another LabelFile that stands for a file
-    not written yet; `write` writes it.
+    `filter`, `shuffle`, `split` and `merge` return a LabelFile that is not yet written; `write` writes it.
 
     Args:
         path: the label file (.txt, .csv, .tsv, .jsonl).
-        img_root: the folder that its paths are relative to; its own by default.
-        items: the images in place of the file's, called anew at each iteration.
-        class_names: the names in place of the class definition beside the file.
-        options: how to read a table; what is not given is found out.
+        img_root: the folder that the paths are relative to; by default the folder of the label file.
+        items: returns the images instead of reading the file; called at each iteration.
+        class_names: class names, instead of the class definition beside the file.
+        options: how to read a table; columns that are not given are detected.
     """
 
     def __init__(
@@ -75,33 +74,33 @@ class LabelFile:
         self._class_names = class_names
 
     def __iter__(self) -> Iterator[LabeledPath]:
-        """Each image in order.
+        """Yield each image in order.
 
         Raises:
-            LabelFileError: the file is missing, or a line (path:line) is not `path label`.
+            LabelFileError: the file does not exist, or a line (path:line) is not `path label`.
         """
         if self._items:
             return iter(self._items())
         return (LabeledPath(as_path(name), label) for name, label in self.named())
 
     def named(self) -> Iterator[tuple[str, int]]:
-        """Each image's path as text and its class number: without Path objects it takes a third of the time.
+        """Yield each image's path as text and its class number; without Path objects it takes a third of the time.
 
         Raises:
-            LabelFileError: as iterating.
+            LabelFileError: as for iteration.
         """
         return iter(self._named())
 
     @property
     def class_names(self) -> ClassNames:
-        """The `defined_class_names`; without any the numbers."""
+        """The `defined_class_names`, or the class numbers if there are none."""
         if names := self.defined_class_names:
             return names
         return tuple(str(label) for label in range(max((label for _, label in self.named()), default=-1) + 1))
 
     @property
     def defined_class_names(self) -> ClassNames:
-        """Names given, or in the class definition beside the file, or in its rows (in natural order); else none.
+        """Class names that were given or are in the class definition or in the rows (in natural order); may be empty.
 
         The labels of a table are names unless they are 0 to n - 1.
         """
@@ -114,19 +113,19 @@ class LabelFile:
 
     @property
     def table(self) -> Table | None:
-        """How the file was understood, where it is a table; None for `path label` lines.
+        """The detected table; None for `path label` lines.
 
         Raises:
-            LabelFileError: it cannot be read, nothing fits, or under half of its images exist.
+            LabelFileError: it cannot be read, no columns match, or under half of its images exist.
         """
         return None if self._items else self._table()
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was understood of a table or a folder, a line each; nothing of `path label` lines.
+        """Lines on what was detected in a table or a folder; empty for `path label` lines.
 
         Raises:
-            LabelFileError: as `table`.
+            LabelFileError: as for `table`.
         """
         table = self.table
         if table is None:
@@ -137,23 +136,23 @@ class LabelFile:
 
     @property
     def parts(self) -> dict[str, LabelFile]:
-        """The parts train, val and test, where a column of a table says which rows are of them."""
+        """The parts train, val and test, if a column of a table holds the part of each row."""
         part_of = self.table.parts if self.table else ()
         return {
             name: self.where([part == name for part in part_of]) for name in sorted(set(part_of), key=list(PARTS).index)
         }
 
     def with_notes(self, notes: Iterable[str]) -> LabelFile:
-        """The same file with these `notes`."""
+        """Return the same label file with these `notes`."""
         noted = copy(self)
         noted._notes = tuple(notes)
         noted._named = noted._read if self._named == self._read else self._named
         return noted
 
     def __repr__(self) -> str:
-        """Path, number of images and classes, as far as they can be read."""
+        """Return the path, the number of images and the classes, as far as they can be read."""
         try:
-            return f"<LabelFile {described(self.path, self.named(), self.class_names)}>"
+            return f"<LabelFile {summary_line(self.path, self.named(), self.class_names)}>"
         except InputError as error:
             return f"<LabelFile {self.path}: {error}>"
 
@@ -162,26 +161,26 @@ class LabelFile:
 
     @property
     def classes(self) -> FileClasses:
-        """Names of the classes, and the class numbers that occur."""
+        """The class names, and the class numbers that occur."""
         names, fixed, used = self.class_names, self._fixed_class_names(), frozenset(label for _, label in self.named())
         table = self._table() if fixed is None else None
         is_table = table is not None and not table.has_numbers
         return FileClasses(names, used, not fixed and all(map(is_number, names)), is_table)
 
     def _fixed_class_names(self) -> ClassNames | None:
-        """Names given, or in the class definition beside the file."""
+        """Return the class names that were given or are in the class definition beside the file."""
         if self._class_names is not None:
             return self._class_names
         definition = class_definition_path(self.path)
         return read_class_names(definition) if definition.exists() else None
 
     def _table(self) -> Table | None:
-        """The table, understood anew when the file has changed."""
+        """Return the table, detected again if the file has changed."""
         if self._named != self._read:
             return None
         state = (file_state(self.path), class_definition_path(self.path).exists())
         if self._known_table is None or self._known_table[0] != state or state[0] is None:
-            table = understand(self.path, self.img_root, self._options) if self._is_table() else None
+            table = detect_table(self.path, self.img_root, self._options) if self._is_table() else None
             if table and not (table.is_known_form and state[1]):
                 table.demand_images()
             self._known_table = (state, table)
@@ -191,11 +190,11 @@ class LabelFile:
         return is_table(self.path) or self._options != TableOptions()
 
     def filter(self, keep: Callable[[LabeledPath], bool]) -> LabelFile:
-        """The images for which `keep` is true, in order."""
+        """Return the images for which `keep` is true, in order."""
         return self._with(lambda: filter(keep, self))
 
     def shuffle(self, seed: int) -> LabelFile:
-        """The images in an order that depends on `seed` alone."""
+        """Return the images in an order that depends only on `seed`."""
         items = list(self)
         random.Random(seed).shuffle(items)
         return self._with(lambda: items)
@@ -208,12 +207,12 @@ class LabelFile:
         groups: Mapping[Path, object] | None = None,
         contents: Mapping[Path, str] | None = None,
     ) -> tuple[LabelFile, ...]:
-        """One LabelFile per share, each class in proportion; images with the same value in `groups` stay together.
+        """Return one LabelFile per share, stratified by class; images with the same value in `groups` stay together.
 
-        It knows no near-duplicates: `mlimages.checks.split_labels` finds them first, as all commands do.
+        Near-duplicates may be separated; `mlimages.checks.split_labels`, which all commands use, keeps them together.
 
         Args:
-            contents: what identifies an image; else its path below the folder of its class.
+            contents: identifier of each image; by default its path below the folder of its class.
 
         Raises:
             InputError: the shares are not positive or do not add up to 1.
@@ -225,21 +224,21 @@ class LabelFile:
         return tuple(self._with(lambda part=part: part) for part in parts)  # type: ignore[misc]  # the default binds it
 
     def limit_per_class(self, limit: int, *, seed: int = 0) -> LabelFile:
-        """At most `limit` images of each class, in order; which ones depends on `seed` and their paths alone."""
+        """Return at most `limit` images of each class, in order; the choice depends only on `seed` and the paths."""
         names = self.defined_class_names
         items = sample_per_class(list(self), limit, seed=seed, root=self.img_root, class_names=names)
         return self._with(lambda: items)
 
     def merge(self, *others: LabelFile) -> LabelFile:
-        """All images one after the other, classes united by name; by number where one file has no names."""
+        """Concatenate the images; classes are merged by name, or by number if no file has names."""
         files = (self, *others)
         if not any(file.defined_class_names for file in files):
             return LabelFile(self.path, self.img_root, items=lambda: chain(*files), class_names=())
         names, own = share_classes(files)
-        return LabelFile(self.path, self.img_root, items=lambda: _renumbered(files, names, own), class_names=names)
+        return LabelFile(self.path, self.img_root, items=lambda: _renumber(files, names, own), class_names=names)
 
     def without(self, paths: Iterable[Path]) -> LabelFile:
-        """The images whose files are not among `paths`, whatever links lead to them."""
+        """Return the images whose files are not among `paths`; links are resolved."""
         real = RealPaths()
         if not (dropped := {real[str(path)] for path in paths}):
             return self
@@ -248,16 +247,16 @@ class LabelFile:
         return left
 
     def where(self, wanted: Iterable[object]) -> LabelFile:
-        """The images at the places at which `wanted` is true; none beyond its end."""
+        """Return the images at the positions where `wanted` is true, and none beyond its end."""
         left = self._with(None)
         left._named = lambda: compress(self.named(), wanted)
         return left
 
     def write(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> LabelFile:
-        """Write the images and the class names to `path`, whole or not at all; return that file.
+        """Write the images and the class names atomically to `path`; return the written label file.
 
         Raises:
-            InputError: a file is there that mlimages did not write, or that was changed since; unless `overwrite`.
+            InputError: a file exists that mlimages did not write or that was changed since; not with `overwrite`.
         """
         write_own_label_file(as_path(path), self, self.defined_class_names, overwrite=overwrite)
         return LabelFile(path)
@@ -276,22 +275,21 @@ class LabelFile:
             if label is None:
                 label = int(row.label) if is_number(row.label) else -1
                 if not 0 <= label < (len(names) or MAX_CLASSES):
-                    raise LabelFileError(f"{self.path}:{row.number}: {_wanted(names)}, found {row.label[:80]!r}")
+                    raise LabelFileError(f"{self.path}:{row.number}: {_expectation(names)}, found {row.label[:80]!r}")
                 numbers[row.label] = label
             yield full_name(row.path.replace("\\", "/"), root), label
 
 
 def share_classes(files: Sequence[LabelFile]) -> tuple[ClassNames, tuple[ClassNames, ...]]:
-    """The classes of several label files by name, and for each file the name of each of its own class numbers.
+    """Merge the classes of several label files by name; return all names, and for each file those of its class numbers.
 
-    A file defines names, or has them in its rows; numbers without names are class numbers, of the classes that another
-    file names, or names themselves.
+    Numbers without names are the class numbers of another file that names them; if there is none, they are names.
     """
     return share_names([file.classes for file in files])
 
 
 def write_label_file(path: Path, items: Iterable[LabeledPath], class_names: Sequence[str] = ()) -> int:
-    """Write a label file and, with `class_names`, its class definition, in a folder of ours; return the count."""
+    """Write a label file and, with `class_names`, its class definition, replacing existing files; return the count."""
     with replacing(path) as part:
         count = _write_rows(part, path, items)
     if class_names:
@@ -302,10 +300,10 @@ def write_label_file(path: Path, items: Iterable[LabeledPath], class_names: Sequ
 def write_own_label_file(
     path: Path, items: Iterable[LabeledPath], class_names: Sequence[str] = (), *, overwrite: bool = False
 ) -> int:
-    """As `write_label_file`, in a folder of the person's: only what we wrote there is replaced.
+    """Write a label file and its class definition; replace existing files only if mlimages wrote them.
 
     Raises:
-        InputError: one of the two files is there and is not ours, or was changed; unless `overwrite`.
+        InputError: a file exists that mlimages did not write or that was changed since; not with `overwrite`.
     """
     definition = class_definition_path(path)
     demand_free([path, *([definition] if class_names else [])], overwrite=overwrite)
@@ -322,22 +320,20 @@ def _write_rows(part: Path, path: Path, items: Iterable[LabeledPath]) -> int:
         return write_rows(out, path, ((relative_name(name, path.parent), label) for name, label in named))
 
 
-def listed_paths(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """The images that a label file or a table (rejected.tsv, suspects.tsv) lists in its column of paths."""
+def read_paths(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Return an iterator over the path column of a label file or a table (rejected.tsv, suspects.tsv)."""
     path = as_path(path)
     names = path_cells(path) if is_table(path) else (row.path for row in text_rows(path))
     return (named_path(name.replace("\\", "/"), path.parent) for name in names)
 
 
-def _renumbered(
-    files: Iterable[LabelFile], names: ClassNames, own_names: Iterable[ClassNames]
-) -> Iterator[LabeledPath]:
+def _renumber(files: Iterable[LabelFile], names: ClassNames, own_names: Iterable[ClassNames]) -> Iterator[LabeledPath]:
     numbers = {name: number for number, name in enumerate(names)}
     for file, own in zip(files, own_names, strict=True):
         yield from (LabeledPath(item.path, numbers[own[item.label]]) for item in file)
 
 
-def _wanted(names: ClassNames) -> str:
+def _expectation(names: ClassNames) -> str:
     if not names:
         return "expected `path label`, the label a class number"
     return f"expected a class number from 0 to {len(names) - 1} or a class name ({', '.join(names[:3])} ...)"

@@ -1,4 +1,4 @@
-"""The command `label` as a function: read a folder or a label file, change what it lists, and write label files."""
+"""The function of the command `label`: read a folder or a label file, select images, and write label files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Annotated, Protocol
 from mlimages.core import InputError, Option, as_path, counted, demand_free, documented
 from mlimages.labels.class_names import class_definition_path, read_class_names
 from mlimages.labels.folders import append, demand_items, demand_table, label_dir, label_dir_auto, label_dir_by_pattern
-from mlimages.labels.label_file import LabelFile, listed_paths
+from mlimages.labels.label_file import LabelFile, read_paths
 from mlimages.labels.layout import lay_out
 from mlimages.labels.splitting import demand_shares, groups_by_pattern
 from mlimages.labels.tables import TableOptions
@@ -21,10 +21,10 @@ PART_NAMES = {2: ("train", "val"), 3: ("train", "val", "test")}
 
 
 def parse_shares(text: str) -> tuple[float, ...]:
-    """Shares of a split such as `0.8,0.2`.
+    """Parse the shares of a split such as `0.8,0.2`.
 
     Raises:
-        InputError: not two or three positive numbers that add up to 1.
+        InputError: the text is not two or three positive numbers that add up to 1.
 
     >>> parse_shares("0.8,0.1,0.1")
     (0.8, 0.1, 0.1)
@@ -42,7 +42,7 @@ def parse_shares(text: str) -> tuple[float, ...]:
 @documented
 @dataclass(frozen=True, slots=True)
 class LabelOptions(TableOptions):
-    """What `make_label_files` reads, changes and writes."""
+    """Options of `make_label_files`."""
 
     source: Annotated[Path, Option("A folder of class folders, or a label file.", metavar="FOLDER|LABELS")]
     out: Annotated[
@@ -85,20 +85,20 @@ class LabelOptions(TableOptions):
 
 
 class Splitter(Protocol):
-    """Splits a label file; `mlimages.checks.split_labels` does, keeping near-duplicates together."""
+    """Splits a label file; `mlimages.checks.split_labels` does so without separating near-duplicates."""
 
     def __call__(self, labels: LabelFile, shares: Sequence[float], seed: int) -> tuple[LabelFile, ...]:
-        """One LabelFile per share."""
+        """Return one LabelFile per share."""
 
 
 @dataclass(frozen=True, slots=True)
 class WrittenLabels:
-    """A label file as it was written.
+    """A label file that has been written.
 
     Attributes:
-        path: the file.
+        path: path of the file.
         count: number of images.
-        classes: images by class name.
+        classes: number of images by class name.
     """
 
     path: Path
@@ -107,33 +107,34 @@ class WrittenLabels:
 
     @property
     def rare_classes(self) -> tuple[str, ...]:
-        """Classes without an image, or with one."""
+        """Classes with no image or only one."""
         return tuple(name for name, count in self.classes.items() if count < 2)
 
 
 def make_label_files(
     options: LabelOptions, *, split: Splitter, note: Callable[[str], None] = lambda _: None
 ) -> tuple[WrittenLabels, ...]:
-    """Write the label files that `mlimages label` writes; nothing if they are only laid out as folders.
+    """Write the label files of `mlimages label`; write none if the images are only linked as folders.
 
     Args:
-        options: what is read, changed and written.
-        split: splits the images where `options.group` does not.
-        note: receives a line on each thing that was understood or left out, before anything is written.
+        options: the options of the command.
+        split: splits the images, unless `options.group` is given.
+        note: is called with a line on each column, class or image that was detected or left out, before anything is
+            written.
 
     Returns:
-        The files: one, or one for each part.
+        The label files: one, or one per part.
 
     Raises:
-        InputError: the source cannot be read, or a file is in the way.
+        InputError: the source cannot be read, or an output file exists that mlimages did not write.
     """
     source, out = as_path(options.source), options.out and as_path(options.out)
     target = out or (source / "labels.txt" if source.is_dir() else source)
-    _demand_sense(options, source)
+    _demand_consistent(options, source)
     listed, parts = _read(options, source, note)
     if parts and (options.split or options.append):
         raise InputError(f"{source} is split already ({', '.join(parts)}): leave out --split and --append")
-    listed, *changed = [_changed(labels, options, note) for labels in (listed, *parts.values())]
+    listed, *changed = [_select_images(labels, options, note) for labels in (listed, *parts.values())]
     parts = dict(zip(parts, changed, strict=True))
     force = options.force
     if options.append and target.exists():
@@ -147,10 +148,10 @@ def make_label_files(
     if options.as_folders:
         lay_out(dict(zip(names, files, strict=True)), options.as_folders, copy=options.copy)
     written = zip(paths, files, strict=True) if is_written else ()
-    return tuple(_counted(file.write(path, overwrite=force)) for path, file in written)
+    return tuple(_count_classes(file.write(path, overwrite=force)) for path, file in written)
 
 
-def _demand_sense(options: LabelOptions, source: Path) -> None:
+def _demand_consistent(options: LabelOptions, source: Path) -> None:
     if not source.exists():
         raise InputError(f"no folder or label file at {source}")
     if not (options.out or options.split or options.as_folders or source.is_dir()):
@@ -160,7 +161,7 @@ def _demand_sense(options: LabelOptions, source: Path) -> None:
 def _read(
     options: LabelOptions, source: Path, note: Callable[[str], None]
 ) -> tuple[LabelFile, Mapping[str, LabelFile]]:
-    """The images, and those of each part where the folder is split already."""
+    """Return all images, and those of each part if the folder is already split."""
     class_names = read_class_names(options.classes) if options.classes else None
     if not source.is_dir():
         labels = LabelFile(source, class_names=class_names, options=TableOptions.of(options))
@@ -177,22 +178,22 @@ def _read(
     if options.number is not None:
         return label_dir(source, options.number), {}
     found = label_dir_auto(source, leaf=options.leaf, class_names=class_names)
-    for what in found.left_out:
-        note(f"left out: {what}")
+    for text in found.left_out:
+        note(f"left out: {text}")
     return found.labels, found.parts
 
 
-def _changed(labels: LabelFile, options: LabelOptions, note: Callable[[str], None]) -> LabelFile:
-    """Without what --drop lists, and with at most --limit-per-class images of a class."""
+def _select_images(labels: LabelFile, options: LabelOptions, note: Callable[[str], None]) -> LabelFile:
+    """Leave out the images that --drop lists, and keep at most --limit-per-class images of each class."""
     if options.drop:
-        labels = _dropped(labels, options.drop, note)
+        labels = _drop(labels, options.drop, note)
     if options.limit_per_class:
         labels = labels.limit_per_class(options.limit_per_class, seed=options.seed)
     return labels
 
 
-def _dropped(labels: LabelFile, drop: Path, note: Callable[[str], None]) -> LabelFile:
-    paths = list(listed_paths(drop))
+def _drop(labels: LabelFile, drop: Path, note: Callable[[str], None]) -> LabelFile:
+    paths = list(read_paths(drop))
     left = labels.without(paths)
     count = sum(1 for _ in labels.named()) - sum(1 for _ in left.named())
     if paths and not count:
@@ -215,7 +216,7 @@ def _split(
     return labels.split(options.split, seed=options.seed, groups=groups)
 
 
-def _counted(labels: LabelFile) -> WrittenLabels:
+def _count_classes(labels: LabelFile) -> WrittenLabels:
     counts = Counter(label for _, label in labels.named())
     classes = {name: counts[number] for number, name in enumerate(labels.class_names)}
     return WrittenLabels(labels.path, counts.total(), classes)

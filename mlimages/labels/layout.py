@@ -1,4 +1,4 @@
-"""From a label file to folders: an image by its class, under a name that hides no other."""
+"""Link or copy the images of a label file into class folders, under unique names."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from mlimages.labels.label_file import LabelFile
 
 
 def lay_out(parts: LabelFile | Mapping[str, LabelFile], folder: str | os.PathLike[str], *, copy: bool = False) -> int:
-    """Lay the images out as `folder/CLASS/NAME`, as links to the originals or as copies; return the count.
+    """Link the images as `folder/CLASS/NAME`, or copy them; return their number.
 
-    Of several `parts` by name each gets a folder: `folder/PART/CLASS/NAME`. Of images with the same name the later
-    ones get `_2`, `_3` ...; what lies there already from the same labels stays.
+    If `parts` are given by name, each gets a folder: `folder/PART/CLASS/NAME`. If images have the same name, `_2`, `_3`
+    ... is appended to the later ones. Existing files of the same labels are kept.
 
     Raises:
         InputError: `folder` holds other files.
     """
     named = {"": parts} if isinstance(parts, LabelFile) else parts
     root = Path(folder)
-    targets = {target: item.path for name, part in named.items() for target, item in _laid_out(part, root / name)}
-    strangers = sorted(set(_files(root)) - set(targets)) if root.exists() else []
-    strangers += [target for target, source in targets.items() if not _may_place(source, target)]
-    if strangers:
+    targets = {target: item.path for name, part in named.items() for target, item in _target_paths(part, root / name)}
+    others = sorted(set(_files(root)) - set(targets)) if root.exists() else []
+    others += [target for target, source in targets.items() if not _is_free_or_same(source, target)]
+    if others:
         raise InputError(
-            f"{root} holds {len(strangers)} files that are not of these labels ({strangers[0]}): name an empty folder"
+            f"{root} holds {len(others)} files that are not of these labels ({others[0]}): name an empty folder"
         )
     for target, source in targets.items():
-        _place(source, target, copy=copy)
+        _link_or_copy(source, target, copy=copy)
     return len(targets)
 
 
 def folder_names(class_names: Sequence[str], *, longest: int = 120) -> tuple[str, ...]:
-    """A folder name for each class: without separators, cut at `longest` letters, and no two the same on any disk."""
+    """Return a folder name for each class: no separators, at most `longest` letters, unique on any file system."""
     taken: set[str] = set()
     return tuple(
         _free(name.replace("/", "_").replace("\\", "_").lstrip(".").rstrip(". ")[:longest] or "_", taken)
@@ -45,7 +45,7 @@ def folder_names(class_names: Sequence[str], *, longest: int = 120) -> tuple[str
 
 
 def _free(name: str, taken: set[str]) -> str:
-    """`name`, or with `_2`, `_3` ... the first that is not taken; it is then."""
+    """Append `_2`, `_3` ... to `name` if it is taken; add the result to `taken`."""
     stem, suffix = os.path.splitext(name)  # noqa: PTH122
     for number in count(1):
         found = name if number == 1 else f"{stem}_{number}{suffix}"
@@ -55,7 +55,7 @@ def _free(name: str, taken: set[str]) -> str:
     raise AssertionError
 
 
-def _laid_out(labels: LabelFile, folder: Path) -> Iterator[tuple[Path, LabeledPath]]:
+def _target_paths(labels: LabelFile, folder: Path) -> Iterator[tuple[Path, LabeledPath]]:
     names = folder_names(labels.class_names)
     taken: dict[int, set[str]] = {}
     for item in labels:
@@ -67,8 +67,8 @@ def _files(folder: Path) -> Iterator[Path]:
         yield from (Path(top, name) for name in names if not name.startswith("."))
 
 
-def _may_place(image: Path, target: Path) -> bool:
-    """Nothing there, or the same image."""
+def _is_free_or_same(image: Path, target: Path) -> bool:
+    """Whether `target` does not exist or is the same image."""
     if not os.path.lexists(target):
         return True
     if target.is_symlink():
@@ -76,7 +76,7 @@ def _may_place(image: Path, target: Path) -> bool:
     return target.is_file() and target.read_bytes() == image.read_bytes()
 
 
-def _place(image: Path, target: Path, *, copy: bool) -> None:
+def _link_or_copy(image: Path, target: Path, *, copy: bool) -> None:
     if os.path.lexists(target):
         return
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What lies in folders: images, folders of a person's, and what is passed over; here or at an address."""
+"""Scan folders, local or remote, for images, subfolders and entries that are skipped."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ IMAGE_SUFFIXES = frozenset({
     ".pnm", ".ppm", ".psd", ".pxr", ".qoi", ".ras", ".rgb", ".rgba", ".sgi", ".tga", ".tif", ".tiff", ".vda", ".vst",
     ".webp", ".xbm", ".xpm",
 }) | (_HEIC if find_spec("pillow_heif") else frozenset())  # fmt: skip
-"""File suffixes of the images that Pillow opens: by itself, and with pillow-heif if that is installed."""
+"""File suffixes of the images that Pillow opens, and pillow-heif if it is installed."""
 
 
 _JUNK = frozenset({"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
@@ -33,11 +33,11 @@ PARTS = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
-"""Names of the parts of a dataset: of folders, which are then no classes, and in a column of a table."""
+"""Names of the parts of a dataset, as folders, which then are not classes, and as cells in a column of a table."""
 
 
 class RealPaths:
-    """Paths with all links to folders followed; each folder is asked for once."""
+    """Resolves links to folders in paths; each folder is resolved once."""
 
     def __init__(self) -> None:
         self._folders: dict[str, str] = {}
@@ -52,24 +52,24 @@ class RealPaths:
 
 
 def natural_key(name: str) -> tuple[list[str | int], str]:
-    """Sorts 2 before 10, and a before B."""
-    pieces = re.split(r"([0-9]+)", name.casefold())  # text and digits in turn
+    """Return a sort key that orders 2 before 10 and ignores case."""
+    pieces = re.split(r"([0-9]+)", name.casefold())  # text and digits alternate
     return [int(piece) if index % 2 else piece for index, piece in enumerate(pieces)], name
 
 
 def _is_hidden(name: str) -> bool:
-    """Folders that are not a person's: .git, .ipynb_checkpoints, what macOS's zip adds, what `check` moved away."""
+    """Whether a folder is not the user's: .git, .ipynb_checkpoints, those of macOS's zip, the quarantine of `check`."""
     return name.startswith(".") or name in _JUNK or name.endswith("_quarantine") or not _can_be_listed(name)
 
 
 def subfolders(root: Path) -> list[Path]:
-    """The folders in a folder but those of tools, sorted naturally."""
+    """Return the folders in a folder, without those of tools, in natural order."""
     folders = (_path(entry, root) for entry in _scan(root) if _is_folder(entry) and not _is_hidden(entry.name))
     return sorted(folders, key=lambda path: natural_key(path.name))
 
 
 def walk(root: Path) -> Iterator[Path]:
-    """`root` and all folders below it, sorted; links to folders are not followed below the first level."""
+    """Yield `root` and all folders below it, sorted; links to folders are followed only on the first level."""
     if is_remote(root):
         yield root
         inner = sorted(
@@ -83,14 +83,14 @@ def walk(root: Path) -> Iterator[Path]:
 
 
 def images_in(root: Path, *, deep: bool = True) -> Iterator[Path]:
-    """The images in a folder and, if `deep`, below it, by suffix, sorted naturally."""
+    """Yield the images in a folder and, if `deep`, below it, selected by suffix, in natural order."""
     for folder in walk(root) if deep else [root]:
         files = (_path(entry, folder) for entry in _scan(folder) if _is_image(entry))
         yield from sorted(files, key=lambda path: natural_key(path.name))
 
 
 class _Entry(Protocol):
-    """As `os.DirEntry`."""
+    """The part of `os.DirEntry` that is used."""
 
     @property
     def name(self) -> str: ...
@@ -99,8 +99,8 @@ class _Entry(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Listed:
-    """An entry of a folder at an address."""
+class _RemoteEntry:
+    """An entry of a remote folder."""
 
     name: str
     type: str
@@ -113,15 +113,15 @@ def _scan(folder: Path) -> Iterator[_Entry]:
     if not is_remote(folder):
         yield from os.scandir(folder)
         return
-    for found in folder.fs.ls(folder.path, detail=True):  # type: ignore[attr-defined]  # an address is no Path to mypy
+    for found in folder.fs.ls(folder.path, detail=True):  # type: ignore[attr-defined]  # mypy sees a Path
         if name := found["name"].removeprefix(folder.path).strip("/"):  # type: ignore[attr-defined]
-            yield _Listed(name, found["type"])
+            yield _RemoteEntry(name, found["type"])
 
 
 def _is_folder(entry: _Entry) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link in a circle, or into a folder without permission
+    except OSError:  # a circular link, or a folder without permission
         return False
 
 
@@ -139,17 +139,17 @@ def _is_image(entry: _Entry) -> bool:
 
 
 def _can_be_listed(name: str) -> bool:
-    """No line break, no backslash (read as a slash), valid UTF-8: else a label file could not hold it."""
+    """Whether a label file can hold the name: no line break, no backslash (read as a slash), valid UTF-8."""
     return not any(char in "\n\r\\" or "\ud800" <= char <= "\udfff" for char in name)
 
 
 def has_images(folder: Path, *, deep: bool) -> bool:
-    """Whether there is one among `images_in`."""
+    """Whether `images_in` yields an image."""
     return next(images_in(folder, deep=deep), None) is not None
 
 
-def passed_over(root: Path) -> list[str]:
-    """What is passed over, counted: folders by name, files that are no images by suffix."""
+def skipped_entries(root: Path) -> list[str]:
+    """Count the skipped entries: folders by name, files that are not images by suffix."""
     others: Counter[tuple[str, str]] = Counter()
     for folder in walk(root):
         for entry in _scan(folder):

@@ -1,4 +1,4 @@
-"""Parts of a label file: stratified by class, decided by a hash of the random seed, stable when images are added."""
+"""Split label files: stratified by class, by a hash of the random seed, and stable when images are added."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from pathlib import Path
 from mlimages.core import InputError, LabeledPath, relative_name
 
 TOLERANCE = 1e-9
-"""Of numbers of images, against rounding."""
+"""Tolerance of numbers of images against rounding."""
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Images that stay together.
+    """Images that stay in one part.
 
     Attributes:
-        indices: of the images in the list that is split.
-        position: among the groups of its class in random order, in units of their mean size: 0 for the first.
-        offset: random in [0, 1), the same for all groups of a class: it rounds the class's share up or down.
-        class_groups: how many groups the class has.
+        indices: indices of the images in the list that is split.
+        position: position among the groups of its class in random order, in units of their mean size: 0 for the first.
+        offset: random number in [0, 1), the same for all groups of a class: rounds the share of the class up or down.
+        class_groups: number of groups of the class.
     """
 
     indices: tuple[int, ...]
@@ -33,10 +33,10 @@ class Group:
     class_groups: int
 
     def reluctance(self, share: float) -> tuple[int, float]:
-        """How far from lying behind the first `share` of its class: it does by itself up to `(0, 0.0)`.
+        """Return a sort key that is low for groups behind the first `share` of their class: at most `(0, 0.0)`.
 
-        Only groups at the cut, those with 0 first, lie behind it or not by the offset. The only image of a class stays
-        in the first part: without it there is nothing to train on.
+        For groups at the cut, which begin with 0, the offset decides. The only image of a class stays in the first
+        part, since a class without a training image cannot be learned.
         """
         if self.class_groups == len(self.indices) == 1:
             return 1, -self.offset
@@ -54,17 +54,17 @@ def split(
     groups: Mapping[Path, object] | None = None,
     contents: Mapping[Path, str] | None = None,
 ) -> list[list[LabeledPath]]:
-    """Parts of `items` in the proportions `shares`, each class in the same proportions, in the order given.
+    """Split `items` in the proportions `shares`, stratified by class; the order is kept.
 
-    The groups of a class are ordered by a hash of the seed and of what the group is, and this order is cut at the
-    shares. So a group of any size is in each part for that share of the seeds, an image that is added later moves
-    about one other, and the outcome is the same on every machine. Shares hold to within one group, those of a class to
-    within one of its own (a group of several classes counts as of its most frequent one).
+    The groups of a class are ordered by a hash of the seed and the group's identifier, and this order is cut at the
+    shares. So the probability over seeds that a group, of any size, is in a part equals the share of that part, adding
+    an image moves about one other, and the result is the same on every machine. Parts deviate from their share by at
+    most one group, as does each class (a group of several classes belongs to its most frequent one).
 
     Args:
-        root: the paths of images outside a folder named like their class are taken below it.
-        groups: images with the same value stay in one part; one without a value is a group of its own.
-        contents: what identifies an image; else its path below the folder of its class.
+        root: folder that paths are relative to, for images that are not in a folder named like their class.
+        groups: images with the same value stay in one part; an image without a value is a group of its own.
+        contents: identifier of each image; by default its path below the folder of its class.
 
     Raises:
         InputError: the shares are not positive or do not add up to 1.
@@ -74,10 +74,10 @@ def split(
     identities = [
         (contents or {}).get(item.path) or _path_in_class(item.path, names[item.label], root) for item in items
     ]
-    ordered = _ordered(items, identities, groups or {}, names, seed)
+    ordered = _order_groups(items, identities, groups or {}, names, seed)
     part_of = [0] * len(items)
-    for part, passed in enumerate(_cut(ordered, shares), start=1):
-        for index in (index for group in passed for index in group.indices):
+    for part, behind in enumerate(_cut_groups(ordered, shares), start=1):
+        for index in (index for group in behind for index in group.indices):
             part_of[index] = part
     parts: list[list[LabeledPath]] = [[] for _ in shares]
     for item, part in zip(items, part_of, strict=True):
@@ -88,7 +88,7 @@ def split(
 def sample_per_class(
     items: Sequence[LabeledPath], limit: int, *, seed: int, root: Path | None = None, class_names: Sequence[str] = ()
 ) -> list[LabeledPath]:
-    """At most `limit` images of each class, in the order given, chosen by a hash of the seed and of the path."""
+    """Return at most `limit` images of each class, in order, chosen by a hash of the seed and the path."""
     names = _ClassNames(class_names)
     of_class: dict[int, list[tuple[float, int]]] = defaultdict(list)
     for index, item in enumerate(items):
@@ -99,31 +99,31 @@ def sample_per_class(
 
 
 def demand_shares(shares: Sequence[float]) -> None:
-    """See that shares make parts.
+    """Raise an error if the shares are not valid.
 
     Raises:
-        InputError: they are not positive or do not add up to 1.
+        InputError: the shares are not positive or do not add up to 1.
     """
     if not shares or min(shares) <= 0 or not math.isclose(sum(shares), 1, abs_tol=1e-6):
         raise InputError(f"shares {', '.join(map(str, shares))}: expected positive numbers that add up to 1")
 
 
 def groups_by_pattern(paths: Iterable[Path], pattern: str) -> dict[Path, str]:
-    """Each path's group: what the regular expression finds in it (its first bracket, if it has one).
+    """Return the group of each path: the match of the regular expression, or of its first group if it has one.
 
     Raises:
-        InputError: not a regular expression.
+        InputError: the regular expression is invalid.
     """
-    expression = compiled(pattern)
-    found = ((path, found_by(expression, path.as_posix())) for path in paths)
+    expression = compile_pattern(pattern)
+    found = ((path, find_group(expression, path.as_posix())) for path in paths)
     return {path: text for path, text in found if text is not None}
 
 
-def compiled(pattern: str) -> re.Pattern[str]:
-    """A regular expression.
+def compile_pattern(pattern: str) -> re.Pattern[str]:
+    """Compile a regular expression.
 
     Raises:
-        InputError: it is not one.
+        InputError: it is invalid.
     """
     try:
         return re.compile(pattern)
@@ -131,14 +131,14 @@ def compiled(pattern: str) -> re.Pattern[str]:
         raise InputError(f"{pattern!r} is not a regular expression: {error}") from error
 
 
-def found_by(expression: re.Pattern[str], text: str) -> str | None:
-    """What it finds: its first group, if it has one; None where it does not match."""
+def find_group(expression: re.Pattern[str], text: str) -> str | None:
+    """Return the match, or that of the first group if there is one; None if `text` does not match."""
     match = expression.search(text)
     return (match[expression.groups and 1] or "") if match else None
 
 
 class _ClassNames(dict[int, str]):
-    """Class names by number; a class without a name is called by its number."""
+    """Class names by number; a class without a name is named by its number."""
 
     def __init__(self, names: Sequence[str]) -> None:
         super().__init__(enumerate(names))
@@ -148,21 +148,21 @@ class _ClassNames(dict[int, str]):
 
 
 def _path_in_class(path: Path, class_name: str, root: Path | None) -> str:
-    """`cats/a/1.jpg` for `photos/cats/a/1.jpg` of the class cats, wherever `photos` lies."""
+    """Return `cats/a/1.jpg` for `photos/cats/a/1.jpg` of the class cats, independent of the path of `photos`."""
     whole, folder = f"/{path.as_posix()}", f"/{class_name}/"
     if (at := whole.rfind(folder)) >= 0:
         return whole[at + 1 :]
     return f"{class_name}/{relative_name(path, root) if root is not None else path.as_posix()}"
 
 
-def _ordered(
+def _order_groups(
     items: Sequence[LabeledPath],
     identities: Sequence[str],
     groups: Mapping[Path, object],
     names: _ClassNames,
     seed: int,
 ) -> list[Group]:
-    """The groups with their positions, class by class."""
+    """Return the groups with their positions, class by class."""
     together: dict[object, list[int]] = defaultdict(list)
     for index, item in enumerate(items):
         together[("group", groups[item.path]) if item.path in groups else index].append(index)
@@ -176,21 +176,23 @@ def _ordered(
     return [
         group
         for label, found in of_class.items()
-        for group in _positioned([indices for *_, indices in sorted(found)], offsets[names[label]])
+        for group in _position_groups([indices for *_, indices in sorted(found)], offsets[names[label]])
     ]
 
 
 def _offsets(class_names: Sequence[str], seed: int) -> dict[str, float]:
-    """Random in [0, 1) for each class, and spread evenly over the classes: as many shares are rounded up as down."""
+    """Return a random number in [0, 1) per class, evenly spread over the classes, so that half of the shares are
+    rounded up.
+    """
     ordered = sorted(class_names, key=lambda name: _random(seed, "class", name))
     return {name: (rank + _random(seed, "offset", name)) / len(ordered) for rank, name in enumerate(ordered)}
 
 
-def _positioned(units: Sequence[Sequence[int]], offset: float) -> Iterable[Group]:
-    """A group's position is the number of images before it over the mean size of all other groups.
+def _position_groups(units: Sequence[Sequence[int]], offset: float) -> Iterable[Group]:
+    """Yield the groups; a group's position is the number of images before it over the mean size of all other groups.
 
-    Over all orders it is then spread evenly, whatever the group's own size; with the plain number of images, large
-    groups would hardly ever lie in a small part.
+    Over all orders this position is uniformly distributed for groups of any size; with the plain number of images,
+    large groups would hardly ever be in a small part.
     """
     before, total, count = 0, sum(map(len, units)), len(units)
     for unit in units:
@@ -200,35 +202,35 @@ def _positioned(units: Sequence[Sequence[int]], offset: float) -> Iterable[Group
 
 
 def _random(seed: int, kind: str, name: str) -> float:
-    """In [0, 1): a hash, and so the same on every machine."""
+    """Return a random number in [0, 1) from a hash, so that it is the same on every machine."""
     digest = hashlib.sha256(f"{seed}:{kind}:{name}".encode(errors="surrogateescape")).digest()
     return int.from_bytes(digest[:6]) / 2**48
 
 
-def _cut(groups: Sequence[Group], shares: Sequence[float]) -> Iterable[list[Group]]:
-    """For each part but the first the groups of this part and of those after it."""
+def _cut_groups(groups: Sequence[Group], shares: Sequence[float]) -> Iterable[list[Group]]:
+    """Yield, for each part but the first, the groups of this part and of those after it."""
     largest = max((len(group.indices) for group in groups), default=0)
     total = sum(len(group.indices) for group in groups)
-    passed, excess, share = list(groups), 0.0, 0.0
+    behind, excess, share = list(groups), 0.0, 0.0
     for own in shares[:-1]:
         share += own
         target = (1 - share) * total
-        fewest, most = target + max(-largest, excess - largest), target + min(largest, excess + largest)
-        passed = _passing(passed, share, fewest, most)
-        excess = sum(len(group.indices) for group in passed) - target
-        yield passed
+        minimum, maximum = target + max(-largest, excess - largest), target + min(largest, excess + largest)
+        behind = _groups_behind(behind, share, minimum, maximum)
+        excess = sum(len(group.indices) for group in behind) - target
+        yield behind
 
 
-def _passing(groups: Iterable[Group], share: float, fewest: float, most: float) -> list[Group]:
-    """The groups behind the first `share` of their class; where these have more or fewer images than wanted, those
-    nearest to the cut change sides."""
+def _groups_behind(groups: Iterable[Group], share: float, minimum: float, maximum: float) -> list[Group]:
+    """Return the groups behind the first `share` of their class; if these have more than `maximum` or fewer than
+    `minimum` images, the groups nearest to the cut change sides."""
     waiting = sorted(groups, key=lambda group: group.reluctance(share))
     count = sum(group.reluctance(share) <= (0, 0.0) for group in waiting)
     images = sum(len(group.indices) for group in waiting[:count])
-    while images > most + TOLERANCE:
+    while images > maximum + TOLERANCE:
         count -= 1
         images -= len(waiting[count].indices)
-    while images < fewest - TOLERANCE and count < len(waiting):
+    while images < minimum - TOLERANCE and count < len(waiting):
         images += len(waiting[count].indices)
         count += 1
     return waiting[:count]

@@ -1,10 +1,10 @@
-"""Tables of images and labels as people have them: which columns are meant, and where the images are.
+"""Detect the columns of a table of images and labels, and the folder of the images.
 
-1. The rows are read with each delimiter that the first line holds.
-2. The column of paths is the one whose values exist as files: as they are, with a suffix, or in a folder beside.
+1. The rows are read with each delimiter that occurs in the first line.
+2. The path column is the one whose values exist as files: unchanged, with a suffix, or in a neighbouring folder.
 3. The first row is a header unless its value in that column is an image.
-4. The label is the column with a known name, the only other one, or several columns of 0 and 1 (one-hot).
-5. All rows are read: images that exist are counted, labels collected. Under half of the images: an error.
+4. The label column is one with a known name, the only other one, or several columns of 0 and 1 (one-hot).
+5. All rows are read to count existing images and collect labels. It is an error if under half of the images exist.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from mlimages.labels.tables import (
     SHOWN,
     Table,
     TableOptions,
-    file_name,
-    how_to_say,
     is_one,
     is_zero_or_one,
-    joined,
-    part_named,
+    join_path,
+    part_of_cell,
     rank,
+    relative_path,
+    table_advice,
 )
 
 LABEL_WORDS = (
@@ -41,47 +41,47 @@ LABEL_WORDS = (
 NO_LABELS = frozenset(
     {"width", "height", "size", "bytes", "url", "md5", "sha256", "dhash", "split", "fold", "set", "is_valid"}
 )
-"""Columns that are no labels even where they are the only other ones."""
+"""Names of columns that are never labels, even if there is no other column."""
 
 PART_WORDS = ("split", "set", "subset", "partition", "is_valid")
-"""Columns that may say which part of a dataset a row is of."""
+"""Names of columns that may hold the part of the dataset of each row."""
 
 SAMPLE = 200
-"""Rows that decide which columns are meant."""
+"""Number of rows used to detect the columns."""
 
 MAX_FOLDERS = 20
-"""Folders beside a table in which its images are looked for."""
+"""Maximum number of folders beside a table that are searched for its images."""
 
 
-def understand(path: Path, folder: Path, options: TableOptions) -> Table:
-    """Find out which columns of a table are meant and where its images are.
+def detect_table(path: Path, folder: Path, options: TableOptions) -> Table:
+    """Detect the columns of a table and the folder of its images.
 
     Raises:
-        LabelFileError: it cannot be read, or nothing fits.
+        LabelFileError: it cannot be read, or no columns match.
     """
     folder = options.images or folder
-    readings = [
-        _Reading(path, folder, options, delimiter, list(islice(records(path, delimiter), SAMPLE)))
+    samples = [
+        _Sample(path, folder, options, delimiter, list(islice(records(path, delimiter), SAMPLE)))
         for delimiter in text_delimiters(path, has_columns=options.names_columns)
     ]
-    best = max(readings, key=lambda reading: (reading.place.share, reading.width))
+    best = max(samples, key=lambda sample: (sample.location.share, sample.width))
     return best.table()
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
-    """Where the images are, as far as the sample shows."""
+class _Location:
+    """The location of the images, as detected in the sample."""
 
     share: float
     column: int
     folder: Path
     suffix: str
-    parents_cut: int = 0
+    strip_components: int = 0
 
 
 @dataclass(frozen=True)
-class _Reading:
-    """A sample of a table, read with one delimiter."""
+class _Sample:
+    """The first rows of a table, read with one delimiter."""
 
     path: Path
     folder: Path
@@ -90,89 +90,93 @@ class _Reading:
     sample: list[Record]
 
     @property
-    def first(self) -> list[str]:
-        """The first row's cells."""
+    def first_row(self) -> list[str]:
+        """The cells of the first row."""
         return [cell.strip() for cell in self.sample[0].cells] if self.sample else []
 
     @property
     def width(self) -> int:
         """Number of columns."""
-        return len(self.first)
+        return len(self.first_row)
 
     @cached_property
     def words(self) -> list[str]:
-        """The first row as it would be spelt in a list of known columns."""
-        return [re.sub(r"[\s-]+", "_", cell.lower()) for cell in self.first]
+        """The first row, spelled like the lists of known column names."""
+        return [re.sub(r"[\s-]+", "_", cell.lower()) for cell in self.first_row]
 
     @cached_property
-    def place(self) -> _Place:
-        """The column of paths, the folder and the suffix with which most images exist."""
+    def location(self) -> _Location:
+        """The path column, the folder and the suffix with which most images exist."""
         columns = [self._column(self.options.path_column)] if self.options.path_column else list(range(self.width))
         rows = self.sample[1:] or self.sample
         found = [self._best(rows, columns, self.folder)]
         if found[0].share < 0.5 and self.options.images is None and not is_remote(self.folder):
             found += [self._best(rows, columns, inner) for inner in _folders_in(self.folder)]
-        best = max(found, key=lambda place: place.share)
-        return best if best.share else replace(best, column=self._path_by_word(columns))
+        best = max(found, key=lambda location: location.share)
+        return best if best.share else replace(best, column=self._path_column_by_name(columns))
 
-    def _best(self, rows: Sequence[Record], columns: Sequence[int], folder: Path) -> _Place:
-        places = [_Place(0.0, columns[0] if columns else 0, folder, self.options.suffix)]
+    def _best(self, rows: Sequence[Record], columns: Sequence[int], folder: Path) -> _Location:
+        locations = [_Location(0.0, columns[0] if columns else 0, folder, self.options.suffix)]
         for column in [] if is_remote(folder) else columns:
             cells = [row.cells[column] for row in rows if column < len(row.cells)]
-            for cut in range(self._most_parents(cells) + 1):
-                values = [file_name(cell, cut) for cell in cells]
+            for strip in range(self._max_strip_components(cells) + 1):
+                values = [relative_path(cell, strip) for cell in cells]
                 suffixes = [self.options.suffix] if self.options.suffix else ["", *_suffixes_of(values, folder)]
                 for suffix in suffixes:
-                    count = sum(bool(v) and os.path.isfile(joined(folder, v + suffix)) for v in values)  # noqa: PTH113
-                    places.append(_Place(count / max(1, len(rows)), column, folder, suffix, cut))
-        return max(places, key=lambda place: (place.share, -rank(self.words[place.column :][:1], PATH_WORDS)))
-
-    def _most_parents(self, cells: Sequence[str]) -> int:
-        """How many folders may be cut off the paths: with --images those of another machine, which are not there."""
-        return (
-            max((file_name(cell, 0).strip("/").count("/") for cell in cells), default=0) if self.options.images else 0
+                    count = sum(bool(v) and os.path.isfile(join_path(folder, v + suffix)) for v in values)  # noqa: PTH113
+                    locations.append(_Location(count / max(1, len(rows)), column, folder, suffix, strip))
+        return max(
+            locations, key=lambda location: (location.share, -rank(self.words[location.column :][:1], PATH_WORDS))
         )
 
-    def _path_by_word(self, columns: Sequence[int]) -> int:
+    def _max_strip_components(self, cells: Sequence[str]) -> int:
+        """Return how many parent folders may be stripped from the paths: with --images, any that do not exist here."""
+        return (
+            max((relative_path(cell, 0).strip("/").count("/") for cell in cells), default=0)
+            if self.options.images
+            else 0
+        )
+
+    def _path_column_by_name(self, columns: Sequence[int]) -> int:
         return min(columns, key=lambda column: (rank(self.words[column : column + 1], PATH_WORDS), column), default=0)
 
     @cached_property
     def has_header(self) -> bool:
-        """Unless the first row names an image, or what looks like one."""
+        """Whether the first row is a header: it does not name an image."""
         if not self.sample or self.delimiter == PATH_LABEL:
             return False
-        value = self.first[self.place.column] if self.place.column < self.width else ""
+        value = self.first_row[self.location.column] if self.location.column < self.width else ""
         return not (
-            os.path.splitext(value)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122  # a text
-            or os.path.isfile(joined(self.place.folder, value + self.place.suffix))  # noqa: PTH113
+            os.path.splitext(value)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122  # a str
+            or os.path.isfile(join_path(self.location.folder, value + self.location.suffix))  # noqa: PTH113
         )
 
     def table(self) -> Table:
-        """What was understood.
+        """Return the detected table.
 
         Raises:
-            LabelFileError: no column of labels, or links in place of paths.
+            LabelFileError: there is no label column, or the table holds links instead of paths.
         """
-        place = self.place
-        columns = tuple(self.first) if self.has_header else ("",) * self.width
-        self._demand_no_links(place)
-        labels = () if self.options.class_from or not self.sample else self._labels(place.column)
+        location = self.location
+        columns = tuple(self.first_row) if self.has_header else ("",) * self.width
+        self._demand_paths(location)
+        labels = () if self.options.class_from or not self.sample else self._labels(location.column)
         return Table(
-            self.path, place.folder, self.delimiter, columns, place.column, labels, place.suffix,
-            self.options.class_from, self.has_header, place.parents_cut, self._part_column(),
+            self.path, location.folder, self.delimiter, columns, location.column, labels, location.suffix,
+            self.options.class_from, self.has_header, location.strip_components, self._part_column(),
         )  # fmt: skip
 
     def _part_column(self) -> int | None:
-        """The column whose cells name at least two parts of a dataset, and nothing else."""
+        """Return the column whose cells name at least two parts of a dataset and nothing else."""
         for column, word in enumerate(self.words if self.has_header else []):
-            parts = {part_named(row.cells, column) for row in self.sample[1:]}
+            parts = {part_of_cell(row.cells, column) for row in self.sample[1:]}
             if word in PART_WORDS and len(parts) > 1 and "" not in parts:
                 return column
         return None
 
-    def _demand_no_links(self, place: _Place) -> None:
+    def _demand_paths(self, location: _Location) -> None:
         cells = [cell for record in self.sample[-1:] for cell in record.cells]
-        if not place.share and any(re.match(r"https?://", cell.strip(), re.IGNORECASE) for cell in cells):
+        if not location.share and any(re.match(r"https?://", cell.strip(), re.IGNORECASE) for cell in cells):
             raise LabelFileError(
                 f"{self.path}: it holds links, not files: `mlimages gather urls {self.path} -o {self.path.stem}` "
                 f"downloads them, then `mlimages label {self.path.stem}`"
@@ -180,7 +184,7 @@ class _Reading:
 
     def _labels(self, path_column: int) -> tuple[int, ...]:
         if self.options.label_column:
-            return tuple(self._column(name) for name in self._wanted_labels())
+            return tuple(self._column(name) for name in self._label_column_names())
         others = [column for column in range(self.width) if column != path_column]
         if self.has_header:
             known = [column for column in others if self.words[column] in LABEL_WORDS]
@@ -191,21 +195,22 @@ class _Reading:
             return (others[0],)
         if len(one_hot := self._one_hot(others)) > 1:
             return one_hot
+        advice = table_advice(self.first_row if self.has_header else [""] * self.width)
         raise LabelFileError(
             f"{self.path}:{self.sample[0].number}: expected a column named label or class, "
-            f"found {', '.join(self.first)[:80]!r}: {how_to_say(self.first if self.has_header else [''] * self.width)}"
+            f"found {', '.join(self.first_row)[:80]!r}: {advice}"
         )
 
-    def _wanted_labels(self) -> list[str]:
+    def _label_column_names(self) -> list[str]:
         wanted = self.options.label_column
         return (
             [wanted]
-            if self._may_have_names and wanted.lower() in (cell.lower() for cell in self.first)
+            if self._may_have_names and wanted.lower() in (cell.lower() for cell in self.first_row)
             else wanted.split(",")
         )
 
     def _one_hot(self, columns: Sequence[int]) -> tuple[int, ...]:
-        """The columns that hold 0 and 1 alone, if each row has one 1 among them."""
+        """Return the columns that hold only 0 and 1, if each row has exactly one 1 among them."""
         rows = [record.cells for record in self.sample[1:]] if self.has_header else []
         binary = [c for c in columns if all(c < len(row) and is_zero_or_one(row[c]) for row in rows)] if rows else []
         fits = all(sum(is_one(row[column]) for column in binary) == 1 for row in rows)
@@ -213,17 +218,19 @@ class _Reading:
 
     @property
     def _may_have_names(self) -> bool:
-        """Whether the first row may be a header: else a cell that is a number is no name of a column."""
-        return self.delimiter != WORDS and not any(cell.lower().endswith(tuple(IMAGE_SUFFIXES)) for cell in self.first)
+        """Whether the first row may be a header; otherwise columns are selected only by number."""
+        return self.delimiter != WORDS and not any(
+            cell.lower().endswith(tuple(IMAGE_SUFFIXES)) for cell in self.first_row
+        )
 
     def _column(self, wanted: str) -> int:
-        """Index of a column by its name, whatever its case, or by its number from 1."""
-        lowered = [cell.lower() for cell in self.first] if self._may_have_names else []
+        """Return the index of a column by its name, ignoring case, or by its number from 1."""
+        lowered = [cell.lower() for cell in self.first_row] if self._may_have_names else []
         if wanted.strip().lower() in lowered:
             return lowered.index(wanted.strip().lower())
         if wanted.strip().isdecimal() and 0 < int(wanted) <= self.width:
             return int(wanted) - 1
-        raise InputError(f"{self.path} has no column {wanted!r}; its columns: {', '.join(self.first)}")
+        raise InputError(f"{self.path} has no column {wanted!r}; its columns: {', '.join(self.first_row)}")
 
 
 def _folders_in(folder: Path) -> list[Path]:
@@ -233,11 +240,11 @@ def _folders_in(folder: Path) -> list[Path]:
 
 
 def _suffixes_of(values: Sequence[str], folder: Path) -> list[str]:
-    """The suffixes of image files that are named like the first values without one."""
+    """Return the suffixes of image files named like the first values, which have none."""
     stems: dict[str, set[str]] = {}
     found: dict[str, None] = {}
     for value in values[:SHOWN]:
-        parent, stem = os.path.split(joined(folder, value))
+        parent, stem = os.path.split(join_path(folder, value))
         if parent not in stems:
             stems[parent] = set(os.listdir(parent)) if os.path.isdir(parent) else set()  # noqa: PTH112, PTH208
         found.update((suffix, None) for suffix in IMAGE_SUFFIXES if stem and stem + suffix in stems[parent])

@@ -1,4 +1,4 @@
-"""Tables of images and labels: what was understood of one, and its rows."""
+"""Tables of images and labels: detected columns, and rows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mlimages.labels.annotations import local_name
 from mlimages.labels.class_names import is_number
 from mlimages.labels.formats import PATH_LABEL, Record, Row, records, text_delimiters
 from mlimages.labels.scanning import PARTS, natural_key
-from mlimages.labels.splitting import compiled, found_by
+from mlimages.labels.splitting import compile_pattern, find_group
 
 PATH_WORDS = (
     "path", "file_name", "filename", "file", "image", "image_path", "img_path", "filepath", "file_path", "filepaths",
@@ -53,31 +53,31 @@ class TableOptions:
 
     @classmethod
     def of(cls, options: TableOptions) -> Self:
-        """These fields of options that have more."""
+        """Return the options of tables among the options of a subclass."""
         return cls(**{field.name: getattr(options, field.name) for field in fields(TableOptions)})
 
     @property
     def names_columns(self) -> bool:
-        """Whether a column is given."""
+        """Whether a column is specified."""
         return bool(self.path_column or self.label_column)
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table as it was understood.
+    """A table with its detected columns.
 
     Attributes:
-        path: the file.
-        folder: what the paths are relative to.
-        delimiter: between the cells.
-        columns: names in the header; "" for each column where there is none.
-        path_index: column of the paths.
-        label_indices: column of the labels, several if they are one-hot, none if `class_from` finds the labels.
+        path: path of the file.
+        folder: folder that the paths are relative to.
+        delimiter: delimiter of the cells.
+        columns: column names of the header; "" for each column without a header.
+        path_index: index of the path column.
+        label_indices: indices of the label columns: several if one-hot, none with `class_from`.
         suffix: appended to each path.
-        class_from: regular expression that finds the label in the path.
-        has_header: the first row holds the names of the columns.
-        parents_cut: this many folders at the front of each path are not there.
-        part_index: column of the part (train, val, test) that a row is of, if there is one.
+        class_from: regular expression that matches the label in the path.
+        has_header: whether the first row has the column names.
+        strip_components: number of parent folders to strip from each path.
+        part_index: index of the column of parts (train, val, test), if there is one.
     """
 
     path: Path
@@ -89,19 +89,19 @@ class Table:
     suffix: str = ""
     class_from: str = ""
     has_header: bool = True
-    parents_cut: int = 0
+    strip_components: int = 0
     part_index: int | None = None
 
     def rows(self) -> Iterator[Row]:
-        """The rows in order; those without a path, or without exactly one class, are left out."""
+        """Return an iterator over the rows; those without a path, or without exactly one class, are left out."""
         return (row for row in self._all_rows() if row.path and row.label)
 
     def _all_rows(self) -> Iterator[Row]:
-        expression = compiled(self.class_from) if self.class_from else None
+        expression = compile_pattern(self.class_from) if self.class_from else None
         for record in self._records():
             name = record.cells[self.path_index] if self.path_index < len(record.cells) else ""
-            label = found_by(expression, name) if expression else self._label(record)
-            yield Row(record.number, name and file_name(name, self.parents_cut) + self.suffix, label or "")
+            label = find_group(expression, name) if expression else self._label(record)
+            yield Row(record.number, name and relative_path(name, self.strip_components) + self.suffix, label or "")
 
     def _records(self) -> Iterator[Record]:
         return islice(records(self.path, self.delimiter), int(self.has_header), None)
@@ -115,28 +115,28 @@ class Table:
 
     @cached_property
     def parts(self) -> tuple[str, ...]:
-        """The part of the dataset (train, val, test) that each row is of; none where no column says so."""
+        """The part of the dataset (train, val, test) of each row; empty without such a column."""
         if self.part_index is None:
             return ()
         pairs = zip(self._records(), self._all_rows(), strict=True)
-        return tuple(part_named(record.cells, self.part_index) for record, row in pairs if row.path and row.label)
+        return tuple(part_of_cell(record.cells, self.part_index) for record, row in pairs if row.path and row.label)
 
     def _name(self, index: int) -> str:
         return self.columns[index] if index < len(self.columns) and self.columns[index] else f"column {index + 1}"
 
     @property
     def has_numbers(self) -> bool:
-        """Whether its labels are class numbers, as in `path number` lines, and no names."""
+        """Whether the labels are class numbers (`path number` lines) rather than names."""
         return self.delimiter == PATH_LABEL and not self.class_from and all(map(is_number, self.counts.labels))
 
     @cached_property
     def is_known_form(self) -> bool:
-        """Whether it has the columns `path,label`, as we write them ourselves."""
+        """Whether the columns are `path,label`, the format that mlimages writes."""
         return [column.lower() for column in self.columns] in (["path", "label"], ["file_name", "label"])
 
     @cached_property
     def counts(self) -> TableCounts:
-        """All rows counted: images that exist, those that are missing, and the labels."""
+        """Numbers of rows and of missing images, and the labels."""
         labels: dict[str, None] = {}
         count, missing, unlabelled = 0, [], []
         local = not is_remote(self.folder)
@@ -146,17 +146,17 @@ class Table:
                 continue
             count += 1
             labels[row.label] = None
-            if local and not os.path.isfile(joined(self.folder, row.path)):  # noqa: PTH113  # texts, for every row
+            if local and not os.path.isfile(join_path(self.folder, row.path)):  # noqa: PTH113  # pathlib is slow
                 missing.append(row.path)
         return TableCounts(count, tuple(missing), tuple(sorted(labels, key=natural_key)), tuple(unlabelled))
 
     @property
     def description(self) -> str:
-        """What was understood, in one line."""
+        """The detected columns in one line."""
         counts = self.counts
         where = [f"suffix {self.suffix} added"] * bool(self.suffix)
         where += [f"in {self.folder}"] * (self.folder != self.path.parent)
-        where += [f"without {counted(self.parents_cut, 'parent folder')}"] * bool(self.parents_cut)
+        where += [f"without {counted(self.strip_components, 'parent folder')}"] * bool(self.strip_components)
         image = f"{self._named(self.path_index)} as image" + (f" ({', '.join(where)})" if where else "")
         labels = ", ".join(self._name(index) for index in self.label_indices)
         label = f"{self.class_from!r} in the path" if self.class_from else labels
@@ -169,7 +169,7 @@ class Table:
 
     @property
     def left_out_note(self) -> tuple[str, ...]:
-        """The rows that are left out, in one line; nothing where none is."""
+        """A line on the rows that are left out; empty if there are none."""
         numbers = self.counts.unlabelled
         shown = ", ".join(map(str, numbers[:SHOWN])) + " ..." * (len(numbers) > SHOWN)
         what = f"{self.path}: left out: {counted(len(numbers), 'row')} without a path or one class (row {shown})"
@@ -177,7 +177,7 @@ class Table:
 
     @property
     def missing_note(self) -> tuple[str, ...]:
-        """The images that do not exist, in one line; nothing where all do."""
+        """A line on the images that do not exist; empty if all exist."""
         missing = self.counts.missing
         more = f" and {len(missing) - SHOWN:,} more" if len(missing) > SHOWN else ""
         return (f"{self.path}: missing: {', '.join(missing[:SHOWN])}{more}",) if missing else ()
@@ -187,10 +187,10 @@ class Table:
         return name if name.startswith("column ") else f"column {name}"
 
     def demand_images(self) -> None:
-        """See that most of the images are where the table was understood to say.
+        """Raise an error if under half of the images exist.
 
         Raises:
-            LabelFileError: under half of them exist; it names the options.
+            LabelFileError: under half of the images exist, or most rows have no path and class.
         """
         counts = self.counts
         if len(counts.unlabelled) >= max(1, counts.rows):
@@ -199,7 +199,7 @@ class Table:
                 f"{len(counts.unlabelled)} of {len(counts.unlabelled) + counts.rows} rows have none: {self.advice}"
             )
         if 2 * len(counts.missing) > counts.rows:
-            first = joined(self.folder, counts.missing[0])
+            first = join_path(self.folder, counts.missing[0])
             raise LabelFileError(
                 f"{self.path}: only {counts.rows - len(counts.missing):,} of {counts.rows:,} images exist "
                 f"({self._named(self.path_index)} as image; no file at {first}): {self.advice}"
@@ -207,19 +207,19 @@ class Table:
 
     @property
     def advice(self) -> str:
-        """How to say what the table means."""
-        return how_to_say(self.columns)
+        """The options that specify how the table is read."""
+        return table_advice(self.columns)
 
 
 @dataclass(frozen=True, slots=True)
 class TableCounts:
-    """The rows of a table counted.
+    """Counts of a table's rows.
 
     Attributes:
-        rows: how many have a path and a label.
-        missing: paths of those whose image is missing.
-        labels: in natural order.
-        unlabelled: lines that are left out: without a path, or without exactly one class.
+        rows: number of rows with a path and a label.
+        missing: paths of the images that do not exist.
+        labels: the distinct labels in natural order.
+        unlabelled: numbers of the lines without a path, or without exactly one class.
     """
 
     rows: int
@@ -229,7 +229,7 @@ class TableCounts:
 
 
 def path_cells(path: Path) -> Iterator[str]:
-    """The column of paths by its name, else the first, of a table whose images may be gone."""
+    """Yield the path column of a table, found by its name, else the first one; the images need not exist."""
     rows = records(path, text_delimiters(path)[0])
     first = next(rows, None)
     if first is None:
@@ -241,39 +241,39 @@ def path_cells(path: Path) -> Iterator[str]:
     yield from (row.cells[column] for row in rows if column < len(row.cells))
 
 
-def how_to_say(columns: Sequence[str]) -> str:
-    """The options that settle how a table is read."""
+def table_advice(columns: Sequence[str]) -> str:
+    """Return the options that specify how a table is read."""
     named = ", ".join(column or str(number) for number, column in enumerate(columns, start=1))
     return f"say --path-column or --label-column (columns: {named}), --images DIR, --suffix .png or --class-from REGEX"
 
 
-def file_name(cell: str, parents_cut: int) -> str:
-    """The path that a cell means, without its first folders; an address of Label Studio's is that of its file."""
+def relative_path(cell: str, strip_components: int) -> str:
+    """Return the path in a cell without its first folders; a URL of Label Studio becomes the path of its file."""
     name = local_name(cell.replace("\\", "/"))
-    return "/".join(name.strip("/").split("/")[parents_cut:]) if parents_cut else name
+    return "/".join(name.strip("/").split("/")[strip_components:]) if strip_components else name
 
 
-def part_named(cells: Sequence[str], index: int) -> str:
-    """The part (train, val, test) that a row's cell names; "" if none. 1 and true are val: of columns `is_valid`."""
+def part_of_cell(cells: Sequence[str], index: int) -> str:
+    """Return the part (train, val, test) that a cell names, or ""; 1 and true mean val, as in columns `is_valid`."""
     cell = cells[index].strip().lower() if index < len(cells) else ""
     return {**PARTS, "0": "train", "1": "val", "false": "train", "true": "val"}.get(cell, "")
 
 
-def joined(folder: Path, name: str) -> str:
-    """A path in a folder, as text."""
-    return os.path.join(str(folder), name)  # noqa: PTH118  # texts, for every row
+def join_path(folder: Path, name: str) -> str:
+    """Join a folder and a relative path, as text."""
+    return os.path.join(str(folder), name)  # noqa: PTH118  # pathlib is slow, for every row
 
 
 def rank(words: Sequence[str], known: Sequence[str]) -> int:
-    """Position of the first word among known ones; behind all of them if it is none."""
+    """Return the position of the first word among the known ones; their number if it is unknown."""
     return known.index(words[0]) if words and words[0] in known else len(known)
 
 
 def is_one(cell: str) -> bool:
-    """Whether a cell of a one-hot column is set."""
+    """Whether a cell of a one-hot column is 1."""
     return is_zero_or_one(cell) and float(cell) == 1
 
 
 def is_zero_or_one(cell: str) -> bool:
-    """Whether a cell may be of a one-hot column."""
+    """Whether a cell may belong to a one-hot column."""
     return cell.strip().lower() in ("0", "1", "0.0", "1.0")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mlimages.checks import Code, Thresholds, check
-from mlimages.checks.cache import Store
+from mlimages.checks.cache import FactsCache
 from mlimages.checks.image_facts import Facts, examine, facts_table
 from mlimages.checks.image_table import ImageTable
 from mlimages.checks.leaks import find_groups
@@ -68,8 +68,8 @@ def is_near(one: NDArray[np.uint8], other: NDArray[np.uint8], thresholds: Thresh
     row: Facts = ORDINARY._replace(**facts)  # type: ignore[arg-type]
     table.facts[:] = facts_table([row._replace(thumb=thumb.tobytes()).pack() for thumb in (one, other)])
     table.digest[:, 1] = 1, 2
-    with Store() as store:
-        return find_groups(table, thresholds, store) == [[0, 1]]
+    with FactsCache() as cache:
+        return find_groups(table, thresholds, cache) == [[0, 1]]
 
 
 def thumb(image: Image.Image) -> NDArray[np.uint8]:

@@ -23,14 +23,14 @@ from mlimages.checks import (
     near_duplicates,
     write_outcome,
 )
-from mlimages.checks.cache import Examined, Store
+from mlimages.checks.cache import ExaminedImage, FactsCache
 from mlimages.checks.image_facts import examine, facts_table
 from mlimages.checks.image_table import ImageTable
 from mlimages.checks.leaks import find_groups
-from mlimages.checks.near_duplicates import ORIENTATIONS, Orientation, near_pairs, perceptual_hashes
+from mlimages.checks.near_duplicates import ORIENTATIONS, Orientation, near_duplicate_pairs, perceptual_hashes
 from mlimages.core import ImageError, LabeledPath, LabelFileError
 from mlimages.images import load_rgb
-from mlimages.labels import LabelFile, listed_paths, split, write_label_file
+from mlimages.labels import LabelFile, read_paths, split, write_label_file
 from tests.checks.leaks import false_groups, found_share, plant_leaks
 
 
@@ -446,13 +446,13 @@ def test_a_split_keeps_near_duplicates_on_one_side(tmp_path: Path) -> None:
 
 
 def near(hashes: np.ndarray, thumbs: np.ndarray) -> set[tuple[int, int]]:
-    pairs = near_pairs(
+    pairs = near_duplicate_pairs(
         thumbs.__getitem__,
         hashes,
-        near_bits=11,
-        turned_bits=11,
-        required=np.full(len(hashes), 0.9, np.float32),
-        cropped=0.95,
+        max_bits=11,
+        max_rotated_bits=11,
+        min_correlation=np.full(len(hashes), 0.9, np.float32),
+        min_crop_correlation=0.95,
         group_of=lambda indices: indices,
     )
     return {(min(pair), max(pair)) for pair in pairs}
@@ -527,10 +527,10 @@ def made_up_table(count: int, tmp_path: Path) -> ImageTable:
 
 def test_a_long_series_of_frames_is_one_group_compared_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     compared = []
-    alike = near_duplicates._alike
-    monkeypatch.setattr(near_duplicates, "_alike", lambda *pair: compared.append(len(pair[0])) or alike(*pair))
-    with Store() as store:
-        assert find_groups(made_up_table(900, tmp_path), Thresholds(), store) == [list(range(900))]
+    alike = near_duplicates._are_alike
+    monkeypatch.setattr(near_duplicates, "_are_alike", lambda *pair: compared.append(len(pair[0])) or alike(*pair))
+    with FactsCache() as cache:
+        assert find_groups(made_up_table(900, tmp_path), Thresholds(), cache) == [list(range(900))]
     assert sum(compared) < 2000
 
 
@@ -543,10 +543,11 @@ class MadeUp:
         self._facts = examine(jpeg(scene(1)), max_pixels=10**6)._replace(sharpness=0.2, thumb=b"")
         self._rng = np.random.default_rng(0)
 
-    def map(self, function: object, items: Iterable[Sequence[str]]) -> Iterator[list[Examined]]:
+    def map(self, function: object, items: Iterable[Sequence[str]]) -> Iterator[list[ExaminedImage]]:
         for paths in items:
             yield [
-                Examined(self._rng.bytes(32), self._facts._replace(thumb=self._rng.bytes(256)).pack()) for _ in paths
+                ExaminedImage(self._rng.bytes(32), self._facts._replace(thumb=self._rng.bytes(256)).pack())
+                for _ in paths
             ]
 
 
@@ -637,4 +638,4 @@ def test_damage_that_pillow_passes_over_is_found_where_simplejpeg_is_installed(t
 def test_names_with_tabs_keep_their_column(tmp_path: Path) -> None:
     labels = listed(tmp_path, {"a\tb.jpg": b"no picture"})
     write_outcome(check([labels]))
-    assert list(listed_paths(tmp_path / "labels_rejected.tsv")) == [tmp_path / "a\tb.jpg"]
+    assert list(read_paths(tmp_path / "labels_rejected.tsv")) == [tmp_path / "a\tb.jpg"]

@@ -29,7 +29,7 @@ from mlimages import (
 from mlimages.checks import write_outcome
 from mlimages.core import BrokenImage, InputError, LabeledPath, as_path, cache_dir, is_remote, named_path, relative_name
 from mlimages.dataset import compute_mean, load_mean_image
-from mlimages.images import copied, find_images
+from mlimages.images import copy_by_class, find_images
 from mlimages.inference import OnnxBundle
 from mlimages.labels import class_definition_path
 from mlimages.reports import report_html, write_suspects
@@ -372,7 +372,7 @@ def test_a_network_learns_from_pictures_at_an_address_and_answers_there(memory: 
     answers = Predictor(run / "model.onnx")(found)
     assert [answer.path for answer in answers] == [path.as_posix() for path in found]
     assert sum(isinstance(answer, BrokenImage) for answer in answers) == 1
-    assert len(list(copied(answers, tmp_path / "sorted"))) == 8
+    assert len(list(copy_by_class(answers, tmp_path / "sorted"))) == 8
     assert len(list((tmp_path / "sorted").rglob("*.jpg"))) == 7
     measured = evaluate(Predictor(run / "model.onnx"), LabelFile(labels.path))
     assert (measured.count, len(measured.broken)) == (7, 1)

@@ -140,7 +140,7 @@ def test_a_mean_image_is_loaded_from_npy_or_png_only(labels: LabelFile, tmp_path
 def test_a_cached_mean_decodes_nothing_until_an_image_changes(
     labels: LabelFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mlimages.dataset import loading
+    from mlimages.images import geometry
 
     decoded: list[Path] = []
 
@@ -149,7 +149,7 @@ def test_a_cached_mean_decodes_nothing_until_an_image_changes(
         return load_pixels(path, prop)
 
     first = TrainingData(labels, PROP).make_mean_image(tmp_path / "mean.png")
-    monkeypatch.setattr(loading, "load_pixels", counting)
+    monkeypatch.setattr(geometry, "load_pixels", counting)
     again = TrainingData(labels, PROP).make_mean_image(tmp_path / "again.png")
     assert decoded == []
     assert (tmp_path / "again.npy").read_bytes() == (tmp_path / "mean.npy").read_bytes()

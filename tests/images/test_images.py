@@ -28,7 +28,7 @@ from mlimages.core import (
 )
 from mlimages.images import (
     LabeledImage,
-    copied,
+    copy_by_class,
     from_network,
     identify,
     load_all_plugins,
@@ -451,5 +451,5 @@ def test_classes_whose_names_become_one_folder_are_copied_apart(tmp_path: Path) 
         (tmp_path / f"{number}.jpg").write_bytes(b"%d" % number)
     answers = [Prediction(str(tmp_path / f"{n}.jpg"), (ClassScore(name, n, 0.9),)) for n, name in enumerate(names)]
     answers.append(Prediction(str(tmp_path / "4.jpg"), (ClassScore("cats", 3, 0.1),), known=False))
-    assert len(list(copied(answers, tmp_path / "out"))) == 5
+    assert len(list(copy_by_class(answers, tmp_path / "out"))) == 5
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"a_b-0", "a_b-1", "unknown-2", "cats", "unknown"}

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import ImageChops
 
-from mlimages.checks import CheckReport, carry_out, check, plan_moves, write_outcome
+from mlimages.checks import CheckReport, check, move_files, plan_moves, write_outcome
 from mlimages.checks.codes import SOFT_SET
 from mlimages.core import LabeledPath
 from mlimages.labels import LabelFile, write_label_file
@@ -79,7 +79,7 @@ def test_files_are_moved_to_quarantine_or_their_right_name_and_none_is_lost(
         (f"{'x' * 60}.png", f"{'x' * 60}_2.jpg", "wrong-suffix"),
     ]
     assert (tmp_path / "cut.jpg").exists()
-    carry_out(moves)
+    move_files(moves)
     write_outcome(report, moves)
     after = [path.read_bytes() for path in tmp_path.rglob("*.[jp][pn]g")]
     assert sorted(data for data in after if data != b"in the way") == before

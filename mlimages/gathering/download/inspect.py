@@ -94,9 +94,9 @@ def _options(header: ImageHeader, data: bytes, checks: Checks) -> DecodeOptions:
     if _is_truncated(data):
         raise ImageError(Fault.TRUNCATED, "the end of the image is missing")
     if checks.resize is None:  # an eighth of the side still reads every byte
-        return DecodeOptions(least=(max(_HASHED_PX, width // 8), max(_HASHED_PX, height // 8)), mode="L")
+        return DecodeOptions(min_size=(max(_HASHED_PX, width // 8), max(_HASHED_PX, height // 8)), mode="L")
     mode = "YCbCr" if min(header.size) > checks.resize else None  # where it shrinks: nothing to convert and back
-    return DecodeOptions(least=(2 * checks.resize, 2 * checks.resize), mode=mode)
+    return DecodeOptions(min_size=(2 * checks.resize, 2 * checks.resize), mode=mode)
 
 
 def _facts(data: bytes, decoded: DecodedImage) -> Facts:

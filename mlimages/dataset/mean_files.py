@@ -1,0 +1,79 @@
+"""Read mean images from files, with the preprocessing that is recorded beside them."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlimages.core import ImageError, ImageProperty, InputError, as_path
+from mlimages.images import LabeledImage, identify
+
+
+def load_mean_image(path: str | os.PathLike[str], prop: ImageProperty | None = None) -> NDArray[np.float32]:
+    """Load a mean image, float32 `(C, H, W)` in 0..255, from a `.npy` or an image file.
+
+    Args:
+        path: a file that `mlimages mean` wrote; C is 1 for a grayscale image file.
+        prop: the network's input, whose size and channels the mean image must have.
+
+    Raises:
+        InputError: the file cannot be read, or the array has another shape, NaN or infinite values.
+
+    Examples:
+        >>> from mlimages import ImageProperty, TrainingData
+        >>> from mlimages.dataset import load_mean_image
+        >>> result = TrainingData("labels.txt", ImageProperty(32)).make_mean_image("mean.png")
+        >>> load_mean_image("mean.npy").shape
+        (3, 32, 32)
+    """
+    path = as_path(path)
+    mean = _read_array(path) if path.suffix.lower() == ".npy" else _read_image(path, prop)
+    if mean.ndim != 3 or mean.shape[0] not in (1, 3) or mean.dtype.kind not in "fiu":
+        raise InputError(f"{path}: expected a mean image, float32 (C, H, W), but found {mean.dtype} {mean.shape}")
+    if prop is not None and mean.shape != prop.shape:
+        raise InputError(
+            f"{path} has shape {mean.shape}, but the network expects {prop.shape} (C, H, W): "
+            f"compute one with `mlimages mean LABELS --size {prop.width}`"
+        )
+    if not np.isfinite(mean).all():
+        raise InputError(f"{path} contains NaN or infinite values: compute it again with `mlimages mean`")
+    return np.ascontiguousarray(mean, np.float32)
+
+
+def mean_image_differences(path: str | os.PathLike[str], prop: ImageProperty) -> str:
+    """Compare the preprocessing recorded in the .json beside a mean image with `prop`.
+
+    Returns:
+        The differences in one line, such as `shorter_px 256, now 227`; "" if there are none, or no such file.
+    """
+    try:
+        recorded = json.loads(as_path(path).with_suffix(".json").read_text(encoding="utf-8"))["image"]
+        before = asdict(ImageProperty(**recorded))
+    except (OSError, ValueError, KeyError, TypeError, InputError):
+        return ""
+    now = asdict(prop)
+    used = ["resize", "interpolation", *{"shorter": ["shorter_px"], "position": ["position"]}.get(prop.resize, [])]
+    return ", ".join(f"{name} {before[name]}, now {now[name]}" for name in used if before[name] != now[name])
+
+
+def _read_array(path: Path) -> NDArray[Any]:
+    try:
+        with path.open("rb") as file:
+            array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+            return array
+    except (OSError, ValueError, EOFError, MemoryError) as error:
+        raise InputError(f"{path} cannot be read as a mean image: {error}") from error
+
+
+def _read_image(path: Path, prop: ImageProperty | None) -> NDArray[Any]:
+    try:
+        is_gray = identify(path).mode == "L" or (prop is not None and prop.gray_scale)
+        return LabeledImage(path).to_array(color=not is_gray)
+    except ImageError as error:
+        raise InputError(f"{path} cannot be read as a mean image: {error}") from error
