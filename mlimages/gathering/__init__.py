@@ -1,4 +1,4 @@
-"""Download images from lists and search interfaces into folders, with a manifest."""
+"""Download images from lists and search APIs into folders, with a manifest."""
 
 from mlimages.core.lazy import attach
 

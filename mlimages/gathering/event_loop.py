@@ -1,4 +1,4 @@
-"""Run a coroutine to its end from ordinary code, in a notebook too."""
+"""Run a coroutine from synchronous code, also in a notebook."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _T = TypeVar("_T")
 
 
 def run_blocking(job: Coroutine[Any, Any, _T]) -> _T:
-    """Return what `job` returns; where this thread has a running event loop, another thread runs it."""
+    """Run a coroutine and return its result; if this thread has a running event loop, another thread runs it."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -26,7 +26,7 @@ def run_blocking(job: Coroutine[Any, Any, _T]) -> _T:
         result = pool.submit(asyncio.run, cancellable())
         try:
             return result.result()
-        except KeyboardInterrupt:  # "interrupt the kernel": end as Ctrl-C does elsewhere, not when the list ends
+        except KeyboardInterrupt:  # "interrupt the kernel": stop at once, like Ctrl-C elsewhere
             loop, task = started.result()
             if task:
                 loop.call_soon_threadsafe(task.cancel)

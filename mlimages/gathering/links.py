@@ -1,4 +1,4 @@
-"""A link's host, its key and the shard it belongs to."""
+"""Host, key and shard of a link."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _MOST_DATA = 200
 
 
 def without_credentials(text: str) -> str:
-    """A text without the users and passwords of the URLs in it."""
+    """Remove user names and passwords from the URLs in a text."""
     return _CREDENTIALS.sub(r"\1", text) if "@" in text else text
 
 
 def host_of(url: str) -> str:
-    """A link's host and port, for counting."""
+    """Return the host and port of a link, for counting."""
     try:
         return urlsplit(url).netloc.rpartition("@")[2][:100] or "(none)"
     except ValueError:
@@ -24,7 +24,7 @@ def host_of(url: str) -> str:
 
 
 def recorded_url(url: str) -> str:
-    """A link as the manifest has it: without user and password, and without the bytes of a long `data:` link.
+    """Return a link as written to the manifest: no user name or password, and a long `data:` link is shortened.
 
     >>> recorded_url("https://user:password@example.org/a.jpg")
     'https://example.org/a.jpg'
@@ -35,8 +35,8 @@ def recorded_url(url: str) -> str:
     return _CREDENTIALS.sub(r"\1", url, count=1) if "@" in url else url
 
 
-def place_of(url: str) -> int:
-    """64 bits that stand for a link's host (the upper half) and path, without query and fragment."""
+def location_hash(url: str) -> int:
+    """Return a 64-bit hash of a link's host (upper half) and path, without query and fragment."""
     start, _, path = url.partition("#")[0].partition("?")[0].partition("://")[2].partition("/")
     host, place = (
         hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=4).digest() for text in (start, path)
@@ -45,12 +45,12 @@ def place_of(url: str) -> int:
 
 
 def row_key(label: str, url: str) -> int:
-    """64 bits that stand for one link of one class."""
+    """Return a 64-bit hash of a link and its class."""
     text = f"{label}\n{recorded_url(url)}".encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
 
 
 def shard_of(url: str, shards: int) -> int:
-    """Which of so many shards, from 1, a link belongs to: that of its host, so that a host's limits hold for all."""
+    """Return the shard, 1 to `shards`, of a link: that of its host, so that the limits per host hold for all shards."""
     host = host_of(url).lower().removesuffix(":80").removesuffix(":443")
     return row_key("", url if host == "(none)" else host) % shards + 1

@@ -1,4 +1,4 @@
-"""The options of gathering, defined once: command line, checks of values and documentation follow from the fields."""
+"""Options of gathering; the command line, validation and documentation follow from the fields."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def parse_shard(text: str) -> tuple[int, int]:
     """Parse `2/8` as `(2, 8)`.
 
     Raises:
-        InputError: the text is not I/N.
+        InputError: the text is not `I/N`.
 
     Example:
         >>> parse_shard("2/8")
@@ -32,10 +32,10 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 
 def parse_reasons(text: str) -> frozenset[Reason]:
-    """Parse `timeout,host-down` as reasons; `all` is every one.
+    """Parse `timeout,host-down` as reasons; `all` means every reason.
 
     Raises:
-        InputError: an unknown reason.
+        InputError: a reason is unknown.
 
     Example:
         >>> sorted(parse_reasons("timeout,host-down"))
@@ -50,10 +50,10 @@ def parse_reasons(text: str) -> frozenset[Reason]:
 
 
 def demand_http_proxy(url: str) -> None:
-    """Check a proxy before any link is asked for.
+    """Raise an error if a URL is not that of an HTTP proxy.
 
     Raises:
-        InputError: it is no URL of an HTTP proxy.
+        InputError: the URL is not that of an HTTP proxy.
     """
     try:
         parts = urlsplit(url)
@@ -68,7 +68,7 @@ def demand_http_proxy(url: str) -> None:
 @documented
 @dataclass(frozen=True, slots=True)
 class GatherOptions:
-    """Options of `gather`, which takes them as keywords.
+    """Options of `gather`, which accepts them as keyword arguments.
 
     Example:
         >>> GatherOptions(limit=300, resize=256).per_host
@@ -212,7 +212,7 @@ class GatherOptions:
 
     @property
     def agent(self) -> str:
-        """The User-Agent with the contact.
+        """User-Agent with the contact.
 
         Example:
             >>> GatherOptions(user_agent="ants/1.0", contact="me@example.org").agent
@@ -226,7 +226,7 @@ class GatherOptions:
 
     @property
     def header_fields(self) -> dict[str, str]:
-        """The names and values of `headers`."""
+        """Names and values of `headers`."""
         return {name: value.strip() for name, _, value in (text.partition(":") for text in self.headers)}
 
     def has(self, url: str) -> bool:
@@ -235,7 +235,7 @@ class GatherOptions:
 
 
 class GatherKeywords(TypedDict, total=False):
-    """The fields of `GatherOptions`, as the keywords of `gather` for type checkers."""
+    """The fields of `GatherOptions` as keyword arguments of `gather`, for type checkers."""
 
     limit: int | None
     shard: tuple[int, int] | None

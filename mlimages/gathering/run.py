@@ -1,4 +1,4 @@
-"""`gather`: links in, images and rows of the manifest out."""
+"""Gather images: download the links of a source, store the images and write the manifest."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ from mlimages.core import (
     as_path,
     counted,
 )
-from mlimages.gathering.download.body_file import Spool
+from mlimages.gathering.download.body_file import BufferedFile
 from mlimages.gathering.download.decoders import Decoders
-from mlimages.gathering.download.fetch import Fetched, Fetcher
+from mlimages.gathering.download.fetch import DownloadResult, Fetcher
 from mlimages.gathering.download.image_facts import Checks, Facts
 from mlimages.gathering.download.reasons import reason_of_error
 from mlimages.gathering.event_loop import run_blocking
 from mlimages.gathering.options import GatherKeywords, GatherOptions
 from mlimages.gathering.sources.source import AnySource, Source, as_source
-from mlimages.gathering.store.gather_folder import Gathered
+from mlimages.gathering.store.gather_folder import GatherFolder
 
 AHEAD = 1024
-"""Links in work or waiting at one time, so that one slow host does not hold up the others."""
+"""Maximum number of links in progress or waiting, so that a slow host does not delay the others."""
 
-MOST_WAITING = 20_000
-"""Further links that wait for hosts which do not answer at present."""
+MAX_WAITING = 20_000
+"""Maximum number of further links that wait for unresponsive hosts."""
 
 _LOOK_S = 0.2
 
 LOOKUPS = 64
-"""Threads that look names up: a name server that does not answer holds one for long."""
+"""Threads that resolve names; an unresponsive name server blocks one for long."""
 
 
 def gather(
@@ -54,11 +54,10 @@ def gather(
     progress: Progress | None = None,
     **options: Unpack[GatherKeywords],
 ) -> GatherSummary:
-    """Download, verify and store every image that `source` names.
+    """Download, verify and store the images of `source`.
 
-    A link that fails costs only itself: its reason goes into `out/manifest.jsonl`. The same call again goes on where
-    the last one stopped. In a notebook or another running event loop it works too; there `gather_async` does not
-    block the loop.
+    Failed links do not stop the run; their reasons are recorded in `out/manifest.jsonl`. The same call again resumes.
+    It also works in a notebook or another running event loop, which it blocks; `gather_async` does not.
 
     Args:
         source: a list of links as a path, several of them, or a source such as `UrlList`, `Openverse`, `ImageNet`.
@@ -66,8 +65,8 @@ def gather(
         options: the fields of `GatherOptions`.
 
     Raises:
-        GatherError: the source cannot go on, or `out` cannot be written.
-        InputError: an option or a list cannot be used.
+        GatherError: the source fails, or `out` cannot be written.
+        InputError: an option or a list is invalid.
         TypeError: `source` is not a source.
 
     Example:
@@ -94,7 +93,7 @@ async def gather_async(
     progress: Progress | None = None,
     **options: Unpack[GatherKeywords],
 ) -> GatherSummary:
-    """As `gather`, where an event loop runs already."""
+    """Do the same as `gather`, as a coroutine."""
     links, chosen, out = as_source(source), GatherOptions(**options), as_path(out)
     started = time.monotonic()
     checks = Checks(
@@ -103,10 +102,10 @@ async def gather_async(
         resize=chosen.resize,
         ignore_opt_out=chosen.ignore_opt_out,
     )
-    with Gathered(out, chosen, is_list=getattr(links, "is_list", False)) as gathered:
+    with GatherFolder(out, chosen, is_list=getattr(links, "is_list", False)) as gathered:
         async with Fetcher(chosen) as fetcher, Decoders(checks, chosen.decoders) as decoders:
-            hand = _Hand(gathered, fetcher, decoders)
-            stopped = await Run(gathered, hand, chosen, progress or NoProgress()).run(links)
+            worker = _Worker(gathered, fetcher, decoders)
+            stopped = await Run(gathered, worker, chosen, progress or NoProgress()).run(links)
         gathered.finish()
         if stopped:
             raise stopped
@@ -114,18 +113,18 @@ async def gather_async(
 
 
 class Run:
-    """One run: starts links while their class wants images.
+    """One run: starts links while their class needs images.
 
     Args:
-        gathered: knows what is done and what each class has.
-        ahead: links in work or waiting at one time.
+        gathered: the folder, which records the finished links and the images of each class.
+        ahead: maximum number of links in progress or waiting.
     """
 
     def __init__(
-        self, gathered: Gathered, hand: _Hand, options: GatherOptions, progress: Progress, *, ahead: int = AHEAD
+        self, gathered: GatherFolder, worker: _Worker, options: GatherOptions, progress: Progress, *, ahead: int = AHEAD
     ) -> None:
         self._gathered = gathered
-        self._hand = hand
+        self._worker = worker
         self._options = options
         self._progress = progress
         self._ahead = ahead
@@ -136,24 +135,24 @@ class Run:
         self._moved = asyncio.Event()
 
     async def run(self, source: Source) -> Exception | None:
-        """Finish every link of `source` that is wanted and not done; return the error that ended the source early."""
+        """Finish every link of `source` that is needed and not done; return the error that ended the source early."""
         stopped: Exception | None = None
         self._enough = getattr(source, "enough", lambda label: None)
         self._note = getattr(source, "finished", lambda row: None)
-        most_parked = getattr(source, "lookahead", self._ahead)
+        max_parked = getattr(source, "lookahead", self._ahead)
         for label in sorted(self._gathered.tally.classes):
-            self._tell_if_full(label)
+            self._notify_if_full(label)
         self._progress.start("gather", await length_of(source), "links")
         refs = aiter(source)
-        reporter = asyncio.create_task(self._look_after_waiting())
+        reporter = asyncio.create_task(self._replace_waiting())
         try:
             async with asyncio.TaskGroup() as self._group:
                 try:
                     async for ref in refs:
-                        await self._accept(ref, most_parked)
+                        await self._accept(ref, max_parked)
                     for ref in await asyncio.to_thread(self._gathered.decide_corrections):
-                        await self._accept(ref, most_parked)
-                except Exception as error:  # the links that it named before are finished all the same
+                        await self._accept(ref, max_parked)
+                except Exception as error:  # links that it yielded before are still finished
                     stopped = error
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
@@ -164,20 +163,20 @@ class Run:
             self._progress.close()
         return stopped
 
-    async def _accept(self, ref: ImageRef, most_parked: int) -> None:
+    async def _accept(self, ref: ImageRef, max_parked: int) -> None:
         self._offer(ref)
-        while self._is_busy or self._waiting > most_parked:
+        while self._is_busy or self._waiting > max_parked:
             self._moved.clear()
-            with suppress(TimeoutError):  # links that begin to wait for their host say nothing
+            with suppress(TimeoutError):  # no event is set when links begin to wait for their host
                 async with asyncio.timeout(_LOOK_S):
                     await self._moved.wait()
 
     @property
     def _is_busy(self) -> bool:
-        return self._working >= self._ahead + min(self._hand.waiting, MOST_WAITING)
+        return self._working >= self._ahead + min(self._worker.waiting, MAX_WAITING)
 
     def _offer(self, ref: ImageRef) -> None:
-        wanted = self._options.has(ref.url) and self._missing(ref.label) > 0
+        wanted = self._options.has(ref.url) and self._num_missing(ref.label) > 0
         if not (wanted and self._gathered.claim(ref)):
             self._progress.advance()
         elif self._has_room(ref.label):
@@ -186,14 +185,14 @@ class Run:
             self._parked.setdefault(ref.label, deque()).append(ref)
             self._waiting += 1
 
-    def _missing(self, label: str) -> float:
-        """How many good images the class lacks."""
+    def _num_missing(self, label: str) -> float:
+        """Return how many images the class still needs."""
         limit = self._options.limit
         return max(0, limit - self._gathered.tally.classes[label]) if limit is not None else math.inf
 
     def _has_room(self, label: str) -> bool:
-        """Whether another link may fill the class; those that wait for hosts which do not answer do not count."""
-        return self._in_work[label] - self._hand.waiting_count(label) < self._missing(label)
+        """Whether another link may be started for the class; links that wait for unresponsive hosts do not count."""
+        return self._in_work[label] - self._worker.waiting_count(label) < self._num_missing(label)
 
     def _start(self, ref: ImageRef) -> None:
         self._in_work[ref.label] += 1
@@ -201,26 +200,28 @@ class Run:
         self._group.create_task(self._finish(ref))
 
     async def _finish(self, ref: ImageRef) -> None:
-        row = await self._hand.finish(ref, lambda: self._missing(ref.label) > 0)
+        row = await self._worker.finish(ref, lambda: self._num_missing(ref.label) > 0)
         if row:
             self._note(row)
         self._in_work[ref.label] -= 1
         self._working -= 1
-        self._tell_if_full(ref.label)
+        self._notify_if_full(ref.label)
         for label in list(self._parked) if row and row.reason is Reason.PLACEHOLDER else [ref.label]:
-            self._start_parked(label)  # a placeholder may have cost another class an image
+            self._start_parked(label)  # a placeholder may have removed an image of another class
         self._moved.set()
         self._progress.advance(1, **self._gathered.tally.figures())
 
-    async def _look_after_waiting(self) -> None:
-        """Start other links of a class in place of those that wait; name the hosts where nothing else is left."""
+    async def _replace_waiting(self) -> None:
+        """Start other links of a class instead of those that wait; show the hosts if only waiting links are left."""
         while True:
             await asyncio.sleep(_LOOK_S)
             for label in list(self._parked):
                 self._start_parked(label)
-            if hosts := self._hand.blocking_hosts:
+            if hosts := self._worker.blocking_hosts:
                 more = f" +{len(hosts) - 1}" if len(hosts) > 1 else ""
-                self._progress.advance(0, waiting_for=f"{hosts[0][:30]}{more} ({counted(self._hand.waiting, 'link')})")
+                self._progress.advance(
+                    0, waiting_for=f"{hosts[0][:30]}{more} ({counted(self._worker.waiting, 'link')})"
+                )
 
     def _start_parked(self, label: str) -> None:
         parked = self._parked.get(label)
@@ -228,17 +229,17 @@ class Run:
             self._waiting -= 1
             self._start(parked.popleft())
 
-    def _tell_if_full(self, label: str) -> None:
-        if self._missing(label) == 0:
+    def _notify_if_full(self, label: str) -> None:
+        if self._num_missing(label) == 0:
             self._waiting -= len(self._parked.pop(label, ()))
             self._enough(label)
 
 
 @dataclass(frozen=True, slots=True)
-class _Hand:
-    """Works on links in this process."""
+class _Worker:
+    """Downloads and records links in this process."""
 
-    gathered: Gathered
+    gathered: GatherFolder
     fetcher: Fetcher
     decoders: Decoders
 
@@ -254,12 +255,12 @@ class _Hand:
         return self.fetcher.waiting_count(label)
 
     async def finish(self, ref: ImageRef, is_wanted: Callable[[], bool]) -> FetchResult | None:
-        """Download and record one link; None where meanwhile its class has all the images that are wanted."""
+        """Download and record one link; return None if its class has enough images by now."""
         part = self.gathered.new_part()
         fetched = await (
             _load(ref.load, part)
             if ref.load
-            else self.fetcher.fetch(ref.url, part, label=ref.label, asks_site=not ref.is_interface)
+            else self.fetcher.fetch(ref.url, part, label=ref.label, obeys_site_rules=not ref.is_interface)
         )
         found = None if fetched.reason else await self.decoders.inspect(part)
         if isinstance(found, Facts) and not is_wanted():
@@ -268,20 +269,20 @@ class _Hand:
         return await self.gathered.add(ref, fetched, found, part)
 
 
-async def _load(load: Callable[[], Awaitable[bytes]], part: Path) -> Fetched:
-    spool = Spool(part)
+async def _load(load: Callable[[], Awaitable[bytes]], part: Path) -> DownloadResult:
+    spool = BufferedFile(part)
     try:
         data = await load()
     except MlimagesError:
         raise
-    except Exception as error:  # a source's own trouble with one image costs that image
-        return Fetched(reason_of_error(error), f"{type(error).__name__}: {error}"[:200], attempts=1)
+    except Exception as error:  # an error of the source in one image affects only that image
+        return DownloadResult(reason_of_error(error), f"{type(error).__name__}: {error}"[:200], attempts=1)
     spool.write(data)
     spool.finish()
-    return Fetched(attempts=1)
+    return DownloadResult(attempts=1)
 
 
 async def length_of(source: Source) -> int | None:
-    """How many links the source has, where it can tell."""
+    """Return the number of links of the source, or None if it is unknown."""
     length = getattr(source, "length", None)
     return await length() if length else None

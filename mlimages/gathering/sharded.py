@@ -1,9 +1,9 @@
-"""Gathering by many processes, on one machine or on several: each task gathers one shard of the links.
+"""Gather in several processes, on one machine or more; each task gathers one shard of the links.
 
-1. The folder is opened once, so that earlier runs' manifests are one.
-2. Each shard is a task that calls `gather(..., shard=(i, n))`; its manifest is its checkpoint, so it may be run again.
-3. The same call without a shard merges the manifests, removes what shards have twice or beyond the limit, and asks for
-   what a class still lacks.
+1. The folder is opened once, which merges the manifests of earlier runs.
+2. Each shard is a task that calls `gather(..., shard=(i, n))`; its manifest is its checkpoint, so it can be restarted.
+3. The same call without a shard merges the manifests, removes duplicates and images beyond the limit, and downloads
+   what classes still lack.
 """
 
 from __future__ import annotations
@@ -38,26 +38,26 @@ from mlimages.gathering.event_loop import run_blocking
 from mlimages.gathering.options import GatherKeywords, GatherOptions
 from mlimages.gathering.run import gather, length_of
 from mlimages.gathering.sources.source import AnySource, Source, as_source
-from mlimages.gathering.store.gather_folder import Gathered
+from mlimages.gathering.store.gather_folder import GatherFolder
 from mlimages.gathering.store.manifest import manifest_path
 
 SHARDS_PER_WORKER = 4
-"""More shards than workers: they differ in size, since all links of a host are in one."""
+"""More shards than workers, since shards differ in size: all links of a host are in one."""
 
 _BYTES_READ = 4 * 2**20
 
 _AGAIN: GatherKeywords = {"no_retry": True, "retry_failed": (), "restore_deleted": False, "keep_deleted": True}
-"""Options of the run that merges the shards: what these left open stays open."""
+"""Options of the run that merges the shards: links that these left unfinished are not retried."""
 
 
 class Tasks(Protocol):
-    """Runs tasks in processes: `Cluster` and `Processes`."""
+    """Runs tasks in processes; implemented by `Cluster` and `Processes`."""
 
     @property
     def workers(self) -> int: ...
 
     def run(self, function: Callable[[int], Any], items: list[int]) -> Iterator[list[Any]]:
-        """The results of the tasks as they end, at least once a second; a task whose process dies is run again."""
+        """Yield the results of the tasks as they end, at least once a second; restart tasks whose process died."""
 
 
 def gather_on(
@@ -68,25 +68,25 @@ def gather_on(
     progress: Progress | None = None,
     **options: Unpack[GatherKeywords],
 ) -> GatherSummary:
-    """As `gather`, by the processes of `tasks`, each with a part of the hosts at a time.
+    """Do the same as `gather` in the processes of `tasks`, each of which gathers some of the hosts at a time.
 
-    A folder must be one that every machine sees; an address needs none. `limit` and `per_host` hold for all processes
+    The output is a folder that every machine can access, or an address. `limit` and `per_host` hold for all processes
     together, `parallel` for each.
 
     Raises:
-        GatherError: as `gather`; or a machine does not see the folder, or a process died again and again.
-        InputError: as `gather`, or the source cannot be divided.
+        GatherError: as for `gather`; or a machine cannot access the folder, or a process died repeatedly.
+        InputError: as for `gather`, or the source cannot be divided.
     """
     links, chosen, out = as_source(source), GatherOptions(**options), as_path(out)
     _demand_divisible(links, chosen)
     started = time.monotonic()
     progress = progress or NoProgress()
-    with Gathered(out, chosen) as gathered:
+    with GatherFolder(out, chosen) as gathered:
         full = {label for label, count in gathered.tally.classes.items() if count >= (chosen.limit or math.inf)}
     shards = tasks.workers * SHARDS_PER_WORKER
     with _mark(out) as mark:
         place = str(out if is_remote(out) else out.absolute())
-        task = partial(_gather_shard, _Wanted(links, full), place, mark, shards, options)
+        task = partial(_gather_shard, _UnfilledClasses(links, full), place, mark, shards, options)
         fetched = _run(tasks, task, shards, out, links, progress)
     options.update(_AGAIN)
     summary = gather(links, out, **options)
@@ -110,7 +110,7 @@ def _demand_divisible(source: Source, options: GatherOptions) -> None:
 
 @contextmanager
 def _mark(out: Path) -> Iterator[str | None]:
-    """A file that every machine sees which sees the folder; None of an address."""
+    """Yield a marker file in the folder, by which each machine checks that it has access to it; None for an address."""
     if is_remote(out):
         yield None
         return
@@ -119,7 +119,7 @@ def _mark(out: Path) -> Iterator[str | None]:
 
 
 def _run(tasks: Tasks, task: Callable[[int], int], shards: int, out: Path, source: Source, progress: Progress) -> int:
-    """Run all shards, with the sum of their manifests as progress; how many links they finished."""
+    """Run all shards, with the total of their manifests as progress; return the number of finished links."""
     progress.start("gather", run_blocking(length_of(copy.copy(source))), "links")
     rows = _RowCounts(out, shards)
     fetched = 0
@@ -133,7 +133,7 @@ def _run(tasks: Tasks, task: Callable[[int], int], shards: int, out: Path, sourc
 
 
 class _RowCounts:
-    """Counts the rows that shards write into a folder; at an address nothing is counted."""
+    """Counts the rows that shards write to a folder; nothing is counted at an address."""
 
     def __init__(self, out: Path, shards: int) -> None:
         self._paths = [] if is_remote(out) else [manifest_path(out, (n, shards)) for n in range(1, shards + 1)]
@@ -141,7 +141,7 @@ class _RowCounts:
         self._sums = {"ok": 0, "failed": 0, "open": 0}
 
     def read(self) -> dict[str, int]:
-        """The number of new rows as `count`, and all by outcome."""
+        """Return the number of new rows as `count`, and all rows by outcome."""
         count = 0
         for path, begin in self._read.items():
             if path.exists() and path.stat().st_size > begin:
@@ -159,8 +159,8 @@ class _RowCounts:
 
 
 @dataclass(frozen=True, slots=True)
-class _Wanted:
-    """A source without the links of classes that are full."""
+class _UnfilledClasses:
+    """A source without the links of classes that have enough images."""
 
     source: Source
     full: Collection[str]
@@ -172,7 +172,7 @@ class _Wanted:
 
 
 def _gather_shard(source: Source, out: str, mark: str | None, shards: int, options: GatherKeywords, number: int) -> int:
-    """Gather one shard; how many links were finished."""
+    """Gather one shard; return the number of finished links."""
     if mark and not Path(mark).exists():
         raise GatherError(
             f"{out} is not accessible on {socket.gethostname()}: use a folder on a shared file system, or an address "
@@ -182,5 +182,5 @@ def _gather_shard(source: Source, out: str, mark: str | None, shards: int, optio
     own: GatherKeywords = {**options, "shard": (number, shards), "decoders": 1, "keep_deleted": False}
     if limit is not None:
         own["limit"] = -(-limit // shards)
-    with contextlib.redirect_stderr(io.StringIO()):  # how a list is understood was printed once
+    with contextlib.redirect_stderr(io.StringIO()):  # the parent process has already printed how a list is read
         return gather(source, out, **own).fetched

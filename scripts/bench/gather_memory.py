@@ -17,10 +17,10 @@ from pathlib import Path
 
 from mlimages.core import FetchResult, ImageRef, NoProgress, Reason
 from mlimages.gathering import GatherOptions
-from mlimages.gathering.download.fetch import Fetched
+from mlimages.gathering.download.fetch import DownloadResult
 from mlimages.gathering.download.image_facts import Facts
 from mlimages.gathering.run import Run
-from mlimages.gathering.store.gather_folder import Gathered
+from mlimages.gathering.store.gather_folder import GatherFolder
 from mlimages.gathering.store.stored_files import StoredFiles
 
 
@@ -37,7 +37,7 @@ class Links:
 class MadeUpFetch:
     """Every second link is dead; of the others each tenth gives the bytes of an earlier one."""
 
-    gathered: Gathered
+    gathered: GatherFolder
     waiting: int = 0
     blocking_hosts: tuple[str, ...] = ()
 
@@ -45,11 +45,13 @@ class MadeUpFetch:
         number = int(ref.url.rpartition("/")[2].partition(".")[0])
         part = self.gathered.new_part()
         if number % 2:
-            return await self.gathered.add(ref, Fetched(Reason.NOT_FOUND, http_status=404, attempts=1), None, part)
+            return await self.gathered.add(
+                ref, DownloadResult(Reason.NOT_FOUND, http_status=404, attempts=1), None, part
+            )
         seed = number // 2 - 1 if number % 20 == 10 else number // 2
         digest = hashlib.sha256(b"%d" % seed).hexdigest()
         facts = Facts(2048, digest, digest[:16], "JPEG", 500, 375, 1, ".jpg")
-        return await self.gathered.add(ref, Fetched(attempts=1), facts, part)
+        return await self.gathered.add(ref, DownloadResult(attempts=1), facts, part)
 
 
 class NoFiles(StoredFiles):
@@ -60,7 +62,7 @@ class NoFiles(StoredFiles):
 def main() -> None:
     count = int(sys.argv[1])
     began, options = time.monotonic(), GatherOptions()
-    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder, Gathered(Path(folder), options) as gathered:
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder, GatherFolder(Path(folder), options) as gathered:
         gathered._files = NoFiles(Path(folder))
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         asyncio.run(Run(gathered, MadeUpFetch(gathered), options, NoProgress()).run(Links(count)))  # type: ignore[arg-type]

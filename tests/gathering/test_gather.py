@@ -26,14 +26,14 @@ from mlimages import UrlList, gather
 from mlimages.core import FetchResult, GatherError, GatherSummary, ImageRef, InputError, Reason
 from mlimages.gathering import GatherOptions, read_manifest
 from mlimages.gathering.download import address_guard
-from mlimages.gathering.download.body_file import Pace
-from mlimages.gathering.download.fetch import Fetched
+from mlimages.gathering.download.body_file import StallDetector
+from mlimages.gathering.download.fetch import DownloadResult
 from mlimages.gathering.download.image_facts import Checks, Facts, Rejection
 from mlimages.gathering.download.inspect import inspect_file
-from mlimages.gathering.download.response_head import mended_head
-from mlimages.gathering.links import place_of, recorded_url, shard_of
-from mlimages.gathering.store.gather_folder import Gathered
-from mlimages.gathering.store.image_index import are_of_a_placeholder
+from mlimages.gathering.download.response_head import repair_head
+from mlimages.gathering.links import location_hash, recorded_url, shard_of
+from mlimages.gathering.store.gather_folder import GatherFolder
+from mlimages.gathering.store.image_index import are_placeholder
 from tests.servers import (
     Connection,
     Reply,
@@ -226,7 +226,7 @@ def test_a_cookie_is_kept_for_the_redirects_of_its_link_alone(site: Site, tmp_pa
 )
 def test_heads_are_mended_where_their_meaning_is_plain(head: bytes, mended: bytes) -> None:
     start, end = b"HTTP/1.1 200 OK\r\n", b"\r\n\r\n"
-    assert mended_head(start + head + end) == start + mended + end
+    assert repair_head(start + head + end) == start + mended + end
 
 
 OPEN = {"timeout", "reset", "refused", "unknown-host", "throttled", "server-error", "proxy", "private-address", "tls",
@@ -260,10 +260,10 @@ def test_only_an_answer_of_the_item_itself_is_final(site: Site, tmp_path: Path) 
 
 def test_an_image_that_a_decoder_failed_on_is_asked_for_again(site: Site, tmp_path: Path) -> None:
     ref, found = ImageRef(site.url("/a.jpg"), "cats"), Rejection(Reason.DECODER, "decoding took more than 30 s")
-    with Gathered(tmp_path / "out", GatherOptions()) as gathered:
+    with GatherFolder(tmp_path / "out", GatherOptions()) as gathered:
         gathered.claim(ref)
-        assert not asyncio.run(gathered.add(ref, Fetched(attempts=1), found, gathered.new_part())).final
-    with Gathered(tmp_path / "out", GatherOptions()) as gathered:
+        assert not asyncio.run(gathered.add(ref, DownloadResult(attempts=1), found, gathered.new_part())).final
+    with GatherFolder(tmp_path / "out", GatherOptions()) as gathered:
         assert gathered.claim(ref)
 
 
@@ -326,7 +326,7 @@ def test_a_time_out_means_no_progress_and_a_slow_line_is_none(site: Site, tmp_pa
 def test_progress_is_a_kilobyte_a_second_over_each_time_out(
     arrivals: list[tuple[float, int]], stalled_at: float | None
 ) -> None:
-    pace = Pace(15.0, 0.0)
+    pace = StallDetector(15.0, 0.0)
     stalled = [moment for moment, total in arrivals if pace.is_stalled(moment, total)]
     assert stalled == ([] if stalled_at is None else [stalled_at])
 
@@ -557,7 +557,7 @@ def test_one_image_behind_many_links_is_a_duplicate_and_one_is_kept(site: Site, 
     ],
 )
 def test_a_placeholder_is_many_different_paths_of_one_host(urls: list[str], expected: bool) -> None:
-    assert are_of_a_placeholder(map(place_of, urls)) is expected
+    assert are_placeholder(map(location_hash, urls)) is expected
 
 
 def test_a_limit_counts_good_pictures_per_class_and_no_more_are_fetched(site: Site, tmp_path: Path) -> None:
@@ -663,9 +663,9 @@ def test_a_jpeg_made_smaller_looks_as_if_resized_in_rgb(size: tuple[int, int], t
 
 def test_two_runs_into_one_folder_at_once_are_refused(site: Site, tmp_path: Path) -> None:
     with (
-        Gathered(tmp_path / "out", GatherOptions()),
+        GatherFolder(tmp_path / "out", GatherOptions()),
         pytest.raises(GatherError, match="another gather is at work"),
-        Gathered(tmp_path / "out", GatherOptions()),
+        GatherFolder(tmp_path / "out", GatherOptions()),
     ):
         pass
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["manifest.jsonl"], "nothing hidden is left"
@@ -675,7 +675,7 @@ def test_a_run_waits_for_one_that_is_about_to_end_and_takes_its_hidden_folder_al
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site.routes = {"/a.jpg": answer(photo(1))}
-    ending = Gathered(tmp_path / "out", GatherOptions())
+    ending = GatherFolder(tmp_path / "out", GatherOptions())
     ending.__enter__()
     asked = itertools.count(1)
 
@@ -696,7 +696,7 @@ def test_a_file_system_without_locks_is_not_another_run(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    with Gathered(tmp_path / "out", GatherOptions()), Gathered(tmp_path / "out", GatherOptions(shard=(1, 2))):
+    with GatherFolder(tmp_path / "out", GatherOptions()), GatherFolder(tmp_path / "out", GatherOptions(shard=(1, 2))):
         pass
 
 
@@ -752,7 +752,7 @@ def test_a_run_without_a_shard_is_refused_while_a_shard_is_at_work_and_clears_up
     site.routes = {"/a.jpg": answer(photo(1))}
     source = links(tmp_path, site.url("/a.jpg"))
     with (
-        Gathered(tmp_path / "out", GatherOptions(shard=(1, 2))),
+        GatherFolder(tmp_path / "out", GatherOptions(shard=(1, 2))),
         pytest.raises(GatherError, match="another gather is at work"),
     ):
         run(source, tmp_path / "out")

@@ -296,7 +296,7 @@ def test_only_a_file_with_the_bytes_of_its_row_is_removed_or_put_aside(tmp_path:
     (tmp_path / "real/link.jpg").symlink_to("a.jpg")
     for path in ("linked/a.jpg", "real/link.jpg", "real/edited.jpg", "real/none.jpg"):
         files.remove(path, sha256)
-        assert files.put_aside(path, sha256) is None
+        assert files.quarantine(path, sha256) is None
     assert {path.name for path in (tmp_path / "real").iterdir()} == {
         "a.jpg",
         "b.jpg",
@@ -305,8 +305,8 @@ def test_only_a_file_with_the_bytes_of_its_row_is_removed_or_put_aside(tmp_path:
         "link.jpg",
     }
     files.remove("real/a.jpg", sha256)
-    assert files.put_aside("real/b.jpg", sha256) == f".placeholders/{sha256[:16]}.jpg"
-    assert files.put_aside("real/c.jpg", sha256) == f".placeholders/{sha256[:16]}.jpg"
+    assert files.quarantine("real/b.jpg", sha256) == f".placeholders/{sha256[:16]}.jpg"
+    assert files.quarantine("real/c.jpg", sha256) == f".placeholders/{sha256[:16]}.jpg"
     assert sorted(path.name for path in (tmp_path / "real").iterdir()) == ["edited.jpg", "link.jpg"]
 
 
@@ -316,7 +316,7 @@ def test_an_image_put_aside_by_a_run_that_was_killed_was_not_deleted_by_anybody(
     out = tmp_path / "out"
     assert run(UrlList(tmp_path / "cats.txt"), out, limit=5, parallel=1).ok == 5
     (row,) = (row for row in read_manifest(out) if row.path == "cats/4.jpg")
-    assert StoredFiles(out).put_aside("cats/4.jpg", row.sha256 or "")
+    assert StoredFiles(out).quarantine("cats/4.jpg", row.sha256 or "")
     again = run(UrlList(tmp_path / "cats.txt"), out, parallel=1)
     assert (again.ok, again.removed, again.reasons) == (4, 0, {"placeholder": 5})
 

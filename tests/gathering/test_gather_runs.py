@@ -123,7 +123,7 @@ def test_links_that_are_still_open_are_counted_and_the_same_command_asks_again(
 def test_a_host_that_refuses_every_link_spends_none(
     site: Site, tmp_path: Path, refusal: Reply, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mlimages.gathering.download.host_state.NEVER_ANSWERED_S", 0.0)
+    monkeypatch.setattr("mlimages.gathering.download.host_state.NEVER_RESPONDED_S", 0.0)
     (tmp_path / "cats.txt").write_text("".join(site.url(f"/{n}.jpg\n") for n in range(40)))
     site.routes["/login.html"] = answer(b"<!DOCTYPE html>log in")
     site.fallback = in_turn(*(answer(photo(n)) for n in range(3)), refusal)
@@ -383,9 +383,10 @@ def test_real_pictures_are_gathered_whole_and_strange_ones_end_with_a_reason(
 
 def test_a_disk_that_takes_half_a_picture_ends_the_run(tmp_path: Path) -> None:
     code = (
-        "import resource, sys; from pathlib import Path; from mlimages.gathering.download.body_file import Spool\n"
+        "import resource, sys; from pathlib import Path\n"
+        "from mlimages.gathering.download.body_file import BufferedFile\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
-        "spool = Spool(Path('a.part')); spool.write(bytes(1500)); spool.finish()"
+        "spool = BufferedFile(Path('a.part')); spool.write(bytes(1500)); spool.finish()"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.stderr.strip().splitlines()[-1].startswith("mlimages.core.errors.GatherError: . cannot be written: ")

@@ -8,27 +8,27 @@ import pytest
 from mlimages.core import Reason
 from mlimages.gathering.download.host_state import (
     FAILURES_UNTIL_PARKED,
-    MOST_PAUSE_S,
-    NEVER_ANSWERED_S,
+    MAX_PAUSE_S,
+    NEVER_RESPONDED_S,
     REFUSALS_UNTIL_PARKED,
     HostState,
-    after_answer,
     after_failure,
     after_refusal,
     after_request,
+    after_response,
     after_throttling,
     seconds_until_request,
 )
 
-ANSWERED = replace(HostState(), has_answered=True)
+ANSWERED = replace(HostState(), has_responded=True)
 
 
 def failed(state: HostState, now: float, reason: Reason, link: str = "a") -> HostState:
-    return after_failure(state, now, asked_at=now, link=link, reason=reason)
+    return after_failure(state, now, requested_at=now, link=link, reason=reason)
 
 
 def throttled(state: HostState, now: float, retry_after_s: float | None = None) -> HostState:
-    return after_throttling(state, now, asked_at=now, retry_after_s=retry_after_s)
+    return after_throttling(state, now, requested_at=now, retry_after_s=retry_after_s)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_a_host_that_refuses_one_link_after_the_other_is_parked_until_it_answers
     state, now = HostState(), 0.0
     for each in answers:
         now += seconds_until_request(state, now, math.inf) or 0.01
-        state = (after_refusal if each == "r" else after_answer)(after_request(state, now), now, asked_at=now)
+        state = (after_refusal if each == "r" else after_response)(after_request(state, now), now, requested_at=now)
     assert state.is_parked == is_parked
     assert (state.gives_up_at < math.inf) == is_parked
 
@@ -91,19 +91,19 @@ def test_probes_come_at_growing_intervals_one_at_a_time_and_an_answer_resumes() 
         state = after_request(state, now)
         assert seconds_until_request(state, now, math.inf) == math.inf, "the others wait for the probe"
         state = failed(state, now, Reason.REFUSED)
-    assert intervals == [1, 2, 4, 8, 16, MOST_PAUSE_S, MOST_PAUSE_S, MOST_PAUSE_S]
-    state = after_answer(after_request(state, now + 30), now + 31, asked_at=now + 30)
+    assert intervals == [1, 2, 4, 8, 16, MAX_PAUSE_S, MAX_PAUSE_S, MAX_PAUSE_S]
+    state = after_response(after_request(state, now + 30), now + 31, requested_at=now + 30)
     assert (state.is_parked, state.failing, seconds_until_request(state, now + 31, math.inf)) == (False, frozenset(), 0)
 
 
 def test_requests_that_were_on_their_way_when_a_host_was_parked_change_nothing() -> None:
     parked = failed(ANSWERED, 5.0, Reason.REFUSED)
-    assert after_failure(parked, 6.0, asked_at=4.9, link="b", reason=Reason.REFUSED) == parked
-    slowed = throttled(after_answer(HostState(), 4.9, asked_at=4.8), 5.0)
-    assert after_throttling(slowed, 5.1, asked_at=4.9, retry_after_s=None) == slowed
-    asked = after_throttling(slowed, 5.1, asked_at=4.9, retry_after_s=60)
+    assert after_failure(parked, 6.0, requested_at=4.9, link="b", reason=Reason.REFUSED) == parked
+    slowed = throttled(after_response(HostState(), 4.9, requested_at=4.8), 5.0)
+    assert after_throttling(slowed, 5.1, requested_at=4.9, retry_after_s=None) == slowed
+    asked = after_throttling(slowed, 5.1, requested_at=4.9, retry_after_s=60)
     assert (asked.rate, asked.parked_until) == (slowed.rate, 65.1)
-    assert after_answer(parked, 6.0, asked_at=4.9).is_parked
+    assert after_response(parked, 6.0, requested_at=4.9).is_parked
 
 
 @pytest.mark.parametrize(("retry_after_s", "pause_s"), [(0, 1), (0.5, 1), (7, 7), (3600, 3600), (None, 0.25)])
@@ -136,7 +136,7 @@ def test_when_the_next_request_may_be_sent(
 @pytest.mark.parametrize(
     ("start", "reason", "gives_up_at"),
     [
-        (HostState(), Reason.REFUSED, NEVER_ANSWERED_S),
+        (HostState(), Reason.REFUSED, NEVER_RESPONDED_S),
         (HostState(), Reason.NAME_SERVER, math.inf),
         (ANSWERED, Reason.REFUSED, math.inf),
     ],
@@ -152,7 +152,7 @@ def test_a_host_that_never_answered_is_given_up_in_half_a_minute(
         now += pause_s
         state = failed(after_request(state, now), now, reason)
     assert state.gives_up_at == gives_up_at
-    assert (now <= NEVER_ANSWERED_S) == (gives_up_at < math.inf)
+    assert (now <= NEVER_RESPONDED_S) == (gives_up_at < math.inf)
 
 
 class Bucket:
@@ -195,11 +195,11 @@ def test_a_host_that_admits_ten_a_second_gets_about_ten_a_second(
     sent: list[float] = []
     while now < 60:
         while in_flight and in_flight[0][0] <= now:
-            _, asked_at, is_admitted = in_flight.pop(0)
+            _, requested_at, is_admitted = in_flight.pop(0)
             if is_admitted:
-                state = after_answer(state, now, asked_at=asked_at)
+                state = after_response(state, now, requested_at=requested_at)
             else:
-                state = after_throttling(state, now, asked_at=asked_at, retry_after_s=retry_after_s)
+                state = after_throttling(state, now, requested_at=requested_at, retry_after_s=retry_after_s)
         while len(in_flight) < 8 and seconds_until_request(state, now, math.inf) == 0:
             state = after_request(state, now)
             sent.append(now)

@@ -226,7 +226,7 @@ def test_commons_waits_for_its_database_and_is_told_who_asks(site: Site) -> None
 
     assert len(refs(pages(site, "cat", wait=wait))) == 4
     assert waits == [5.0, 5.0]
-    with pytest.raises(GatherError, match="Commons returned HTTP 403: Wikimedia asks programs for a contact"):
+    with pytest.raises(GatherError, match="Commons returned HTTP 403: Wikimedia retries_open programs for a contact"):
         refs(pages(site, "dog", contact=None, tell=messages.append))
     assert "--contact" in messages[0]
 

@@ -308,7 +308,11 @@ class Unsendable:
 @pytest.mark.parametrize(
     ("source", "options", "message"),
     [
-        (Openverse(["cats"]), {}, "Openverse asks its provider page by page, within a rate limit, as one process"),
+        (
+            Openverse(["cats"]),
+            {},
+            "Openverse retries_open its provider page by page, within a rate limit, as one process",
+        ),
         (UrlList("-"), {}, "standard input can be read by one process: write the list to a file"),
         (Unsendable(), {}, "Unsendable cannot be sent to other processes"),
         (UrlList(), {"shard": (1, 2)}, "leave out --shard"),

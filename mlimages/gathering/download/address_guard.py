@@ -1,4 +1,4 @@
-"""Which network addresses a link may lead to."""
+"""Network addresses that links may lead to."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Any
 
 PRIVATE_ERRNO = 0x6D6C
-"""The `errno` of the refusal (a number that no system uses), which survives where errors are merged into one."""
+"""The `errno` of a blocked address (no system uses it); it is kept when several errors are merged into one."""
 
 _TRANSLATED = (IPv6Network("64:ff9b::/96"), IPv6Network("::ffff:0:0:0/96"))
 """Prefixes whose last 32 bits are an IPv4 address (RFC 6052; RFC 2765, 2.1)."""
 
 _NOT_GLOBAL = tuple(map(IPv6Network, ("64:ff9b:1::/48", "fec0::/10", "3fff::/20", "5f00::/16")))
-"""Translation within a site (RFC 8215), site-local, documentation (RFC 9637), segments; global to `ipaddress`."""
+"""Local translation (RFC 8215), site-local, documentation (RFC 9637) and segment routing; `ipaddress` counts them as
+global.
+"""
 
 is_proxied: ContextVar[bool] = ContextVar("is_proxied", default=False)
-"""Whether the connection that is made leads to a proxy, whose own address is the user's choice."""
+"""Whether the connection leads to a proxy, whose address the user has chosen."""
 
 
 def is_public(address: str) -> bool:
@@ -29,7 +31,9 @@ def is_public(address: str) -> bool:
 
 
 def is_private_literal(host: str) -> bool:
-    """Whether a URL's host says by itself, in any spelling, that it is not global: all that is known before a proxy.
+    """Whether `host` is localhost or a literal non-global IP address, in any notation.
+
+    Behind a proxy, this is the only check, since the proxy resolves names.
 
     >>> [is_private_literal(host) for host in ("127.1", "2130706433", "localhost.", "example.org")]
     [True, True, True, False]
@@ -38,7 +42,7 @@ def is_private_literal(host: str) -> bool:
     try:
         return not is_public(
             str(IPv4Address(socket.inet_aton(host)))
-        )  # as resolvers read 127.1, 0x7f000001, 017700000001
+        )  # the notations that resolvers accept: 127.1, 0x7f000001, 017700000001
     except (OSError, ValueError):
         pass
     try:
@@ -54,12 +58,12 @@ def _embedded(ip: IPv6Address) -> IPv4Address | None:
 
 
 def public_socket(addr_info: tuple[Any, ...]) -> socket.socket:
-    """A socket for one resolved address, made just before it is connected.
+    """Create a socket for a resolved address, immediately before it is connected.
 
-    Checked here because a resolver is not asked about literal addresses, and may answer differently twice.
+    The address is checked here since literal addresses bypass the resolver, and a resolver may change its result.
 
     Raises:
-        OSError: with `PRIVATE_ERRNO`; the address is not global.
+        OSError: the address is not global; errno is `PRIVATE_ERRNO`.
     """
     family, kind, protocol, _, address = addr_info
     if not (is_proxied.get() or is_public(address[0])):

@@ -1,4 +1,4 @@
-"""A body on its way to a file: decompressed, kept in memory while it is small, given up where it stalls."""
+"""Write response bodies to files: decompress, buffer small ones in memory, and detect stalled transfers."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pathlib import Path
 from mlimages.core import GatherError
 
 _MEMORY_BYTES = 256 * 1024
-_LEAST_BYTES_S = 1024
-"""A body that comes more slowly than this, over a whole time-out, is given up."""
+_MIN_BYTES_PER_S = 1024
+"""Transfers slower than this over a whole time-out window are aborted."""
 
 _NO_ENCODINGS = ("", "identity", "none", "utf-8", "binary")
-"""What servers send as Content-Encoding of a body that is not encoded."""
+"""Values of Content-Encoding that servers send with bodies that are not encoded."""
 
 
-class Spool:
-    """Keeps a small body in memory until it is complete, so that a failed link touches no disk.
+class BufferedFile:
+    """Keeps a small body in memory until it is complete, so that a failed link writes nothing to disk.
 
-    Every method raises `GatherError` if the file cannot be written: a full disk ends the run.
+    Every method raises `GatherError` if the file cannot be written; a full disk ends the run.
     """
 
     def __init__(self, path: Path) -> None:
@@ -29,21 +29,21 @@ class Spool:
         self.total = 0
 
     def write(self, data: bytes) -> None:
-        """Add `data`."""
+        """Append `data`."""
         self._chunks.append(data)
         self.total += len(data)
         if self.total - self._flushed > _MEMORY_BYTES:
             self._flush()
 
     def finish(self) -> None:
-        """Put what is still in memory into the file."""
+        """Write the buffered rest to the file."""
         self._flush()
 
     def _flush(self) -> None:
         try:
-            with open(self._path, self._mode, buffering=0) as file:  # noqa: PTH123 - pathlib costs as much as the write
-                left = memoryview(b"".join(self._chunks))  # most bodies come as one chunk, which is not copied
-                while left:  # a disk that is almost full takes a part
+            with open(self._path, self._mode, buffering=0) as file:  # noqa: PTH123 - pathlib takes as long as the write
+                left = memoryview(b"".join(self._chunks))  # most bodies are one chunk, which is not copied
+                while left:  # a nearly full disk writes only a part
                     left = left[file.write(left) :]
         except OSError as error:
             raise GatherError(f"{self._path.parent} cannot be written: {error.strerror}") from error
@@ -52,8 +52,8 @@ class Spool:
         self._mode = "ab"
 
 
-class Pace:
-    """Judges a transfer by its bytes in each window of this many seconds; the caller gives the time."""
+class StallDetector:
+    """Detects stalled transfers by the bytes received per window of this many seconds; the caller passes the time."""
 
     __slots__ = ("_bytes", "_since", "_window_s")
 
@@ -63,50 +63,50 @@ class Pace:
         self._bytes = 0
 
     def is_stalled(self, now: float, total_bytes: int) -> bool:
-        """Whether the window that ends now brought less than 1 KB/s; `total_bytes` came since the beginning."""
+        """Whether less than 1 KB/s arrived in the window that ends now; `total_bytes` is the count since the start."""
         elapsed = now - self._since
         if elapsed < self._window_s:
             return False
-        if total_bytes - self._bytes < _LEAST_BYTES_S * elapsed:
+        if total_bytes - self._bytes < _MIN_BYTES_PER_S * elapsed:
             return True
         self._since, self._bytes = now, total_bytes
         return False
 
 
 class Inflater:
-    """Decompresses gzip, zlib and, where a server means by "deflate" what zlib packs, raw deflate; perhaps twice.
+    """Decompresses gzip, zlib and raw deflate, which some servers send as "deflate"; up to two layers.
 
-    zlib limits what it gives to the length asked for.
+    The size of the output is limited per call.
     """
 
     def __init__(self, encodings: list[str]) -> None:
         self._layers = [zlib.decompressobj(wbits=47) for _ in encodings]  # gzip or zlib, by its header
         self._may_be_raw = encodings == ["deflate"]
 
-    def decompress(self, data: bytes, most: int) -> bytes:
-        """What `data` holds, at most this many bytes of it."""
+    def decompress(self, data: bytes, max_bytes: int) -> bytes:
+        """Decompress `data` to at most this many bytes."""
         for number, layer in enumerate(self._layers):
             try:
-                data = layer.decompress(data, most)
+                data = layer.decompress(data, max_bytes)
             except zlib.error:
                 if not self._may_be_raw:
                     raise
                 self._layers[number] = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
-                data = self._layers[number].decompress(data, most)
+                data = self._layers[number].decompress(data, max_bytes)
             self._may_be_raw = False
         return data
 
     @property
     def eof(self) -> bool:
-        """Whether the end was reached."""
+        """Whether the end of the compressed data was reached."""
         return all(layer.eof for layer in self._layers)
 
 
-def inflater(encoding: str) -> Inflater | None:
-    """A decoder for a body that came compressed though we did not ask; None where it did not.
+def make_inflater(encoding: str) -> Inflater | None:
+    """Return a decompressor for a body that was compressed without being requested so; None for an uncompressed one.
 
     Raises:
-        ValueError: an encoding that is not known.
+        ValueError: the encoding is unknown.
     """
     encodings = [name for name in (part.strip().lower() for part in encoding.split(",")) if name not in _NO_ENCODINGS]
     if len(encodings) > 2 or not set(encodings) <= {"gzip", "x-gzip", "deflate"}:

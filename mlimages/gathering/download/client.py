@@ -1,4 +1,4 @@
-"""HTTP sessions: honest headers, proxies, and no way to private addresses (aiohttp's one TLS context serves all)."""
+"""HTTP sessions with identifying headers, proxies and no access to private addresses (they share one TLS context)."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from aiohttp import ClientTimeout
 from yarl import URL
 
 from mlimages.gathering.download.address_guard import PRIVATE_ERRNO, is_private_literal, is_proxied, public_socket
-from mlimages.gathering.download.response_head import MendingConnector
+from mlimages.gathering.download.response_head import LenientConnector
 from mlimages.gathering.options import GatherOptions, demand_http_proxy
 
 _Proxy = tuple[URL, aiohttp.BasicAuth | None]
 
 _MAX_HEADER = 64 * 1024
-"""Bytes of one header; aiohttp's own bound of 8190 is below what browsers take."""
+"""Maximum bytes per header; aiohttp's default of 8190 is below that of browsers."""
 
 
 def open_session(
     options: GatherOptions, *, decompress: bool = False, timeout: ClientTimeout | None = None
 ) -> aiohttp.ClientSession:
-    """A session as `options` say; bodies come as sent unless `decompress`.
+    """Open a session with these options; bodies are not decompressed unless `decompress`.
 
-    By default a time-out means no progress: it limits connecting, each answer's headers, and the silence between two
-    pieces of a body, not a whole transfer.
+    By default the time-out limits connecting, the headers of each response and the time between two chunks of a body,
+    not a whole transfer.
     """
     guarded = not options.allow_private
-    connector = MendingConnector(
+    connector = LenientConnector(
         limit=0,
         ttl_dns_cache=300,
         resolver=aiohttp.ThreadedResolver(),
@@ -42,31 +42,32 @@ def open_session(
         auto_decompress=decompress,
         max_field_size=_MAX_HEADER,
         max_line_size=_MAX_HEADER,
-        requote_redirect_url=False,  # a signed link is valid only as it was written
+        requote_redirect_url=False,  # a signed link is valid only in its original spelling
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,  # it would read passwords from ~/.netrc
-        middlewares=(_answering_within(2 * options.timeout_s), _choosing_proxy(options.proxy, guarded=guarded)),
+        middlewares=(_header_timeout(2 * options.timeout_s), _proxy_middleware(options.proxy, guarded=guarded)),
     )
 
 
-def _answering_within(seconds: float) -> aiohttp.ClientMiddlewareType:
-    """Limits the time until an answer's headers are there: a server may send these byte by byte."""
+def _header_timeout(seconds: float) -> aiohttp.ClientMiddlewareType:
+    """Return a middleware that limits the time until the headers have arrived: a server may send them byte by byte."""
 
-    async def limited(request: aiohttp.ClientRequest, go_on: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    async def limited(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
         async with asyncio.timeout(seconds):
-            return await go_on(request)
+            return await handler(request)
 
     return limited
 
 
-def _choosing_proxy(proxy: str | None, *, guarded: bool) -> aiohttp.ClientMiddlewareType:
-    """Chooses the way of each request, those that follow a redirect too: by `proxy`, the environment's, or none.
+def _proxy_middleware(proxy: str | None, *, guarded: bool) -> aiohttp.ClientMiddlewareType:
+    """Return a middleware that selects the proxy of each request, redirects included: `proxy`, the environment's, or
+    none.
 
-    A proxy looks names up itself: only what the URL says can be judged before.
+    The proxy resolves names itself, so only literal addresses can be checked here.
     """
-    proxies = {scheme: _parsed_proxy(proxy) for scheme in ("http", "https")} if proxy else _environment_proxies()
+    proxies = {scheme: _parse_proxy(proxy) for scheme in ("http", "https")} if proxy else _environment_proxies()
 
-    async def choose(request: aiohttp.ClientRequest, go_on: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    async def choose(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
         host = request.url.raw_host or ""
         found = (
             None if proxy is None and proxies and urllib.request.proxy_bypass(host) else proxies.get(request.url.scheme)
@@ -76,21 +77,21 @@ def _choosing_proxy(proxy: str | None, *, guarded: bool) -> aiohttp.ClientMiddle
         url, auth = found or (None, None)
         request.update_proxy(url, auth, None)
         is_proxied.set(found is not None)
-        return await go_on(request)
+        return await handler(request)
 
     return choose
 
 
 def _environment_proxies() -> dict[str, _Proxy]:
     found = urllib.request.getproxies()
-    return {scheme: _parsed_proxy(found[scheme]) for scheme in ("http", "https") if found.get(scheme)}
+    return {scheme: _parse_proxy(found[scheme]) for scheme in ("http", "https") if found.get(scheme)}
 
 
-def _parsed_proxy(text: str) -> _Proxy:
-    """The proxy's URL and what it wants to know of us.
+def _parse_proxy(text: str) -> _Proxy:
+    """Return the URL of a proxy without credentials, and the headers that authenticate us.
 
     Raises:
-        InputError: it is no HTTP proxy.
+        InputError: it is not an HTTP proxy.
     """
     demand_http_proxy(text)
     url = URL(text)

@@ -1,4 +1,4 @@
-"""What a decoding process does: paths come in over a pipe, what was found in the files goes out."""
+"""The decoding process: it receives paths through a pipe and sends back the results of inspecting the files."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ _MEMORY_BYTES = 2 * 2**30
 
 
 def serve(jobs: Connection, checks: Checks) -> None:
-    """Answer each JSON list of paths by a JSON list of what was found, until the other end is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    _silence()
+    """Answer each JSON list of paths with a JSON list of results, until the other end of the pipe is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
+    _discard_output()
     Image.MAX_IMAGE_PIXELS = checks.max_pixels
     _limit_memory()
     with suppress(EOFError, ConnectionError):
         while True:
             paths = json.loads(jobs.recv_bytes())
-            jobs.send_bytes(json.dumps([_answer(Path(path), checks) for path in paths]).encode())
+            jobs.send_bytes(json.dumps([_inspect(Path(path), checks) for path in paths]).encode())
 
 
-def _answer(path: Path, checks: Checks) -> dict[str, object]:
+def _inspect(path: Path, checks: Checks) -> dict[str, object]:
     try:
         found: Facts | Rejection = inspect_file(path, checks)
-    except (Exception, RecursionError) as error:  # a decoder may raise anything; it costs this image alone
+    except (Exception, RecursionError) as error:  # a decoder may raise anything; only this image fails
         found = Rejection(Reason.DECODER, f"{type(error).__name__}: {error}"[:200])
     return {name: getattr(found, name) for name in found.__slots__}
 
 
-def _silence() -> None:
-    """Drop what Python and the libraries of decoders, which write by themselves, say of odd images."""
+def _discard_output() -> None:
+    """Discard warnings of Python and of the decoders' libraries about malformed images."""
     warnings.simplefilter("ignore")
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):

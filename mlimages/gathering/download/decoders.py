@@ -1,4 +1,4 @@
-"""Decoding in processes of their own: one that hangs or dies costs the image that it held."""
+"""Decode in separate processes; if one hangs or dies, only the image that it was decoding fails."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _Job = tuple[Path, "asyncio.Future[Facts | Rejection]"]
 
 
 class DecodingProcess:
-    """One process, started; its methods block.
+    """A running decoding process; its methods block.
 
     Raises:
-        OSError, EOFError, AssertionError: it cannot be started.
+        OSError, EOFError, AssertionError: the process cannot be started.
     """
 
     def __init__(self, checks: Checks) -> None:
@@ -37,16 +37,16 @@ class DecodingProcess:
         context = multiprocessing.get_context("forkserver" if can_fork else "spawn")
         context.set_forkserver_preload(_PRELOADED)
         self._jobs, theirs = context.Pipe()
-        # The module is named, not imported: downloading needs no Pillow.
+        # The function is given by name, not imported: the downloading process does not need Pillow.
         self._process = context.Process(target=_serve, args=(theirs, checks), daemon=True)  # type: ignore[attr-defined]
         with theirs, _without_main_module():
             self._process.start()
 
-    def ask(self, paths: list[Path], timeout_s: float) -> list[dict[str, Any]]:
-        """What is found in the files.
+    def inspect(self, paths: list[Path], timeout_s: float) -> list[dict[str, Any]]:
+        """Inspect files; return a result per file.
 
         Raises:
-            TimeoutError: it takes longer than `timeout_s`.
+            TimeoutError: inspection takes longer than `timeout_s`.
             OSError, EOFError: the process died.
         """
         self._jobs.send_bytes(json.dumps([str(path) for path in paths]).encode())
@@ -56,7 +56,7 @@ class DecodingProcess:
         return found
 
     def end(self) -> None:
-        """Kill it, whatever it does."""
+        """Kill the process."""
         self._process.kill()
         self._process.join()
         self._jobs.close()
@@ -73,7 +73,7 @@ _main_module = threading.Lock()
 
 @contextmanager
 def _without_main_module() -> Iterator[None]:
-    """Have multiprocessing find no script to run again in the process: it would need `if __name__ == "__main__"`."""
+    """Hide the main script from multiprocessing, which would run it again without `if __name__ == "__main__"`."""
     with _main_module:
         main = sys.modules["__main__"]
         sys.modules["__main__"] = ModuleType("__main__")
@@ -84,12 +84,12 @@ def _without_main_module() -> Iterator[None]:
 
 
 class Decoders:
-    """Processes that inspect files; use as an async context manager.
+    """Pool of processes that inspect files; use as an async context manager.
 
     Args:
-        checks: what an image must satisfy.
-        count: how many processes.
-        timeout_s: for one image.
+        checks: requirements on images.
+        count: number of processes.
+        timeout_s: time-out per image in seconds.
     """
 
     def __init__(self, checks: Checks, count: int, *, timeout_s: float = DECODE_TIMEOUT_S) -> None:
@@ -112,10 +112,10 @@ class Decoders:
         self._threads.shutdown()
 
     async def inspect(self, path: Path) -> Facts | Rejection:
-        """Facts of the image in the file at `path`, or why it is none.
+        """Return the facts of the image in the file at `path`, or the reason why it is rejected.
 
         Raises:
-            GatherError: no decoding process can be started.
+            GatherError: a decoding process cannot be started.
         """
         future: asyncio.Future[Facts | Rejection] = asyncio.get_running_loop().create_future()
         self._jobs.put_nowait((path, future))
@@ -123,7 +123,7 @@ class Decoders:
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
-        batch = await self._next_batch()  # a run that fetches nothing starts no process
+        batch = await self._next_batch()  # a process is started only if there is a job
         while True:
             starting = loop.run_in_executor(self._threads, DecodingProcess, self._checks)
             try:
@@ -134,7 +134,7 @@ class Decoders:
             except (OSError, EOFError, AssertionError) as error:
                 await self._refuse(batch, GatherError(f"the decoding process does not start: {error}"))
             try:
-                while await self._answer(process, batch):
+                while await self._inspect_batch(process, batch):
                     batch = await self._next_batch()
             finally:
                 process.end()
@@ -147,21 +147,21 @@ class Decoders:
         share = min(_BATCH - 1, self._jobs.qsize() // self._count)
         return [first, *(self._jobs.get_nowait() for _ in range(share))]
 
-    async def _answer(self, process: DecodingProcess, batch: list[_Job]) -> bool:
-        """Answer the jobs in `batch`; False if the process must be replaced."""
+    async def _inspect_batch(self, process: DecodingProcess, batch: list[_Job]) -> bool:
+        """Complete the jobs in `batch`; return False if the process must be replaced."""
         paths = [path for path, _ in batch]
         try:
             loop = asyncio.get_running_loop()
-            found = await loop.run_in_executor(self._threads, process.ask, paths, self._timeout_s)
+            found = await loop.run_in_executor(self._threads, process.inspect, paths, self._timeout_s)
         except TimeoutError:
             trouble = f"decoding took more than {self._timeout_s:g} s"
         except (OSError, EOFError):
             trouble = "the decoder died"
         else:
             for job, values in zip(batch, found, strict=True):
-                _settle(job, _parsed(values))
+                _settle(job, _parse_result(values))
             return True
-        if len(batch) > 1:  # which image it was shows when each is decoded alone
+        if len(batch) > 1:  # decoding each alone shows which image it was
             self._alone.extend(batch)
         else:
             _settle(batch[0], Rejection(Reason.DECODER, trouble))
@@ -180,7 +180,7 @@ def _settle(job: _Job, answer: Facts | Rejection) -> None:
         job[1].set_result(answer)
 
 
-def _parsed(values: dict[str, Any]) -> Facts | Rejection:
+def _parse_result(values: dict[str, Any]) -> Facts | Rejection:
     if "reason" in values:
         return Rejection(**{**values, "reason": Reason(values["reason"])})
     return Facts(**values)

@@ -1,4 +1,4 @@
-"""One URL becomes bytes in a file, or a reason: in time, in bounded memory, with manners."""
+"""Fetch a URL into a file, or return the reason of the failure, within limits of time and memory and politely."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from yarl import URL
 
 from mlimages.core import GatherError, Reason
 from mlimages.gathering.download.address_guard import is_private_literal
-from mlimages.gathering.download.body_file import Pace, Spool, inflater
+from mlimages.gathering.download.body_file import BufferedFile, StallDetector, make_inflater
 from mlimages.gathering.download.client import open_session
 from mlimages.gathering.download.host_limits import Host, Hosts
 from mlimages.gathering.download.image_facts import begins_as_html
@@ -35,19 +35,19 @@ _STRAY_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _REDIRECTS = (301, 302, 303, 307, 308)
 _THROTTLED = (420, 429, 503)
 _WITH_BODY = (None, 200, 203, 206)
-_MOST_UNAVAILABLE = 10
-"""Answers 503 to one link, after which they are not the throttling of its host."""
+_MAX_UNAVAILABLE = 10
+"""Number of 503 responses to a link after which they are not attributed to throttling by the host."""
 
 
 @dataclass(frozen=True, slots=True)
-class Fetched:
-    """How one link ended; `reason` is None if its body lies in the file.
+class DownloadResult:
+    """The result of fetching a link; `reason` is None if its body is in the file.
 
     Attributes:
-        retry_after_s: what the server asked for. location: where it redirects to. attempts: requests made.
-        elapsed_s: pauses included. is_page: the body is a web page.
-        asked_at: when, in seconds since the epoch.
-        is_whole: False where only the end of the connection ended the body, so that it may have been cut.
+        retry_after_s: value of Retry-After. location: target of a redirect. attempts: number of requests.
+        elapsed_s: duration including pauses. is_page: whether the body is a web page.
+        requested_at: time of the request, in seconds since the epoch.
+        is_whole: False if the body ended with the connection, so that it may be truncated.
     """
 
     reason: Reason | None = None
@@ -61,11 +61,11 @@ class Fetched:
     is_page: bool = False
     is_whole: bool = True
     cookies: Mapping[str, str] = field(default_factory=dict)
-    asked_at: float = field(default_factory=time.time)
+    requested_at: float = field(default_factory=time.time)
 
 
 class _RefusalError(Exception):
-    """An answer that is not taken."""
+    """A response that is rejected."""
 
     def __init__(self, reason: Reason, detail: str = "", retry_after_s: float | None = None) -> None:
         self.reason = reason
@@ -74,7 +74,7 @@ class _RefusalError(Exception):
 
 
 class Fetcher:
-    """Fetches links with one session; use as an async context manager."""
+    """Fetches links in one session; use as an async context manager."""
 
     def __init__(self, options: GatherOptions) -> None:
         self._options = options
@@ -93,140 +93,142 @@ class Fetcher:
 
     @property
     def waiting(self) -> int:
-        """Links that wait for a host which does not answer at present."""
+        """Number of links that wait for an unresponsive host."""
         return self._hosts.waiting
 
     @property
     def blocking_hosts(self) -> list[str]:
-        """Hosts that do not answer at present, where no other is left."""
+        """Unresponsive hosts, if only links on such hosts are left."""
         return self._hosts.blocking_hosts
 
     def waiting_count(self, label: str) -> int:
-        """Links of one class that wait for a host which does not answer at present."""
+        """Return the number of links of a class that wait for an unresponsive host."""
         return self._hosts.waiting_labels[label]
 
-    async def fetch(self, link: str, part: Path, *, label: str = "", asks_site: bool = True) -> Fetched:
-        """Fetch `link` into the file `part`; what may succeed later is asked for again after a pause.
+    async def fetch(self, link: str, part: Path, *, label: str = "", obeys_site_rules: bool = True) -> DownloadResult:
+        """Fetch `link` into the file `part`; transient failures are retried after a pause.
 
         Args:
-            label: class that the link counts for while it waits.
-            asks_site: obey the site's robots.txt and tdmrep.json; not meant for a provider's documented interface.
+            label: class of the link, for `waiting_count`.
+            obeys_site_rules: obey the site's robots.txt and tdmrep.json; False for the documented API of a provider.
 
         Raises:
             GatherError: the file cannot be written.
         """
         started, attempts, ignored = time.monotonic(), 0, ""
-        cookies: dict[str, str] = {}  # of this chain of redirects alone
+        cookies: dict[str, str] = {}  # used only in this chain of redirects
         try:
             url = parse_url(link)
             for _ in range(_MAX_REDIRECTS + 1):
-                answer = await self._fetch_patiently(url, part, label, asks_site=asks_site, cookies=cookies)
-                attempts += answer.attempts
-                ignored = answer.detail or ignored
-                if answer.location is None:
+                result = await self._fetch_with_retries(
+                    url, part, label, obeys_site_rules=obeys_site_rules, cookies=cookies
+                )
+                attempts += result.attempts
+                ignored = result.detail or ignored
+                if result.location is None:
                     break
-                target = _redirected(url, answer.location)
-                cookies = {**cookies, **answer.cookies} if target.raw_host == url.raw_host else {}
+                target = _redirect_target(url, result.location)
+                cookies = {**cookies, **result.cookies} if target.raw_host == url.raw_host else {}
                 url = target
             else:
-                answer = replace(answer, reason=Reason.REDIRECTS, detail=f"more than {_MAX_REDIRECTS} redirects")
+                result = replace(result, reason=Reason.REDIRECTS, detail=f"more than {_MAX_REDIRECTS} redirects")
         except _RefusalError as refusal:
-            answer = Fetched(refusal.reason, refusal.detail)
-        detail = answer.detail or ignored
-        return replace(answer, detail=detail, attempts=attempts, elapsed_s=round(time.monotonic() - started, 3))
+            result = DownloadResult(refusal.reason, refusal.detail)
+        detail = result.detail or ignored
+        return replace(result, detail=detail, attempts=attempts, elapsed_s=round(time.monotonic() - started, 3))
 
-    async def _fetch_patiently(
-        self, url: URL, part: Path, label: str, *, asks_site: bool, cookies: dict[str, str]
-    ) -> Fetched:
-        """One answer that is not expected to be better a little later, or the last of several."""
+    async def _fetch_with_retries(
+        self, url: URL, part: Path, label: str, *, obeys_site_rules: bool, cookies: dict[str, str]
+    ) -> DownloadResult:
+        """Request a URL until the response is final or the attempts are used up; return the last result."""
         if not self._options.allow_private and is_private_literal(url.raw_host or ""):
-            return Fetched(Reason.PRIVATE_ADDRESS, f"{url.raw_host} is not a global address")
-        answer = Fetched(Reason.HOST_DOWN, "the host of this link does not answer")
+            return DownloadResult(Reason.PRIVATE_ADDRESS, f"{url.raw_host} is not a global address")
+        result = DownloadResult(Reason.HOST_DOWN, "the host of this link does not answer")
         attempts = own_failures = unavailable = 0
         with self._hosts.use(f"{url.raw_host}:{url.port}", label) as host:
             while True:
                 async with host.slots:
-                    if not await host.has_turn():
+                    if not await host.wait_for_turn():
                         if host.state.refusals:
-                            answer = Fetched(Reason.HOST_DOWN, "the host refuses one link after the other")
+                            result = DownloadResult(Reason.HOST_DOWN, "the host refuses one link after the other")
                         break
                     async with self._slots:
-                        asked_at = time.monotonic()
-                        answer = await self._request(url, part, host if asks_site else None, cookies)
-                        cookies = {**cookies, **answer.cookies}
+                        requested_at = time.monotonic()
+                        result = await self._request(url, part, host if obeys_site_rules else None, cookies)
+                        cookies = {**cookies, **result.cookies}
                 attempts += 1
-                _note(host, str(url), answer, asked_at)
-                unavailable += answer.http_status == 503
-                if answer.reason not in PASSING or unavailable > _MOST_UNAVAILABLE:
+                _note(host, str(url), result, requested_at)
+                unavailable += result.http_status == 503
+                if result.reason not in PASSING or unavailable > _MAX_UNAVAILABLE:
                     break
-                if host.state.is_parked and answer.http_status in (*_WITH_BODY, *_THROTTLED):
-                    continue  # the host's fault, not the link's
+                if host.state.is_parked and result.http_status in (*_WITH_BODY, *_THROTTLED):
+                    continue  # a failure of the host, not of the link
                 own_failures += 1
                 if own_failures > self._options.retries:
                     break
                 await asyncio.sleep(_BACKOFF_S * 2 ** (own_failures - 1) * random.uniform(0.5, 1.0))
-        return replace(answer, attempts=attempts)
+        return replace(result, attempts=attempts)
 
-    async def _request(self, url: URL, part: Path, site: Host | None, cookies: dict[str, str]) -> Fetched:
-        """One answer; where `site` is given, its rules are asked for first."""
-        answer = Fetched()
+    async def _request(self, url: URL, part: Path, site: Host | None, cookies: dict[str, str]) -> DownloadResult:
+        """Send one request; if `site` is given, check its rules first."""
+        result = DownloadResult()
         try:
-            ignored = await self._heed_site(url, site) if site else ""
+            ignored = await self._check_site_rules(url, site) if site else ""
             async with self._session.get(
                 url, allow_redirects=False, headers=self._headers, cookies=cookies or None
             ) as response:
-                answer = Fetched(
+                result = DownloadResult(
                     final_url=str(response.url),
                     http_status=response.status,
                     cookies={name: morsel.value for name, morsel in response.cookies.items()},
                     is_whole="Content-Length" in response.headers or "Transfer-Encoding" in response.headers,
                 )
                 if response.status in _REDIRECTS and (location := response.headers.get("Location")):
-                    return replace(answer, detail=ignored, location=location)
-                self._judge(response)
-                ignored = self._heed(find_opt_out(response.headers)) or ignored
+                    return replace(result, detail=ignored, location=location)
+                self._check_response(response)
+                ignored = self._check_opt_out(find_opt_out(response.headers)) or ignored
                 is_page = await self._receive(response, part)
-                return replace(answer, detail=ignored, is_page=is_page)
+                return replace(result, detail=ignored, is_page=is_page)
         except _RefusalError as refusal:
-            return replace(answer, reason=refusal.reason, detail=refusal.detail, retry_after_s=refusal.retry_after_s)
+            return replace(result, reason=refusal.reason, detail=refusal.detail, retry_after_s=refusal.retry_after_s)
         except GatherError:
             raise
-        except Exception as error:  # whatever a server can provoke costs its own link
-            return replace(answer, reason=reason_of_error(error), detail=f"{type(error).__name__}: {error}"[:200])
+        except Exception as error:  # an error that a server provokes fails only its link
+            return replace(result, reason=reason_of_error(error), detail=f"{type(error).__name__}: {error}"[:200])
 
-    async def _heed_site(self, url: URL, site: Host) -> str:
-        """As `_heed`, for what the site of `url` says as a whole."""
+    async def _check_site_rules(self, url: URL, site: Host) -> str:
+        """Apply `_check_opt_out` to the rules of the site of `url`."""
         try:
-            return self._heed(await self._sites.find_opt_out(url, site.note_further_request))
+            return self._check_opt_out(await self._sites.find_opt_out(url, site.note_extra_request))
         except SiteUnreachableError as error:
             if self._options.ignore_opt_out:
                 return ""
             raise _RefusalError(error.reason, error.detail) from error
 
-    def _heed(self, opt_out: str | None) -> str:
-        """Refuse what somebody opted out of; where that is ignored on request, the note for the manifest."""
+    def _check_opt_out(self, opt_out: str | None) -> str:
+        """Raise an error for an opt-out; if opt-outs are ignored on request, return the note for the manifest."""
         if opt_out and not self._options.ignore_opt_out:
             raise _RefusalError(Reason.OPT_OUT, opt_out)
         return f"ignored: {opt_out}" if opt_out else ""
 
-    def _judge(self, response: aiohttp.ClientResponse) -> None:
+    def _check_response(self, response: aiohttp.ClientResponse) -> None:
         reason = reason_of_status(response.status)
         if reason:
-            asked = response.headers.get("Retry-After")
-            detail = f"HTTP {response.status}{f', Retry-After: {asked[:40]}' if asked else ''}"
-            raise _RefusalError(reason, detail, retry_after_s(asked))
+            retry_after = response.headers.get("Retry-After")
+            detail = f"HTTP {response.status}{f', Retry-After: {retry_after[:40]}' if retry_after else ''}"
+            raise _RefusalError(reason, detail, retry_after_s(retry_after))
         if (response.content_length or 0) > self._options.max_bytes:
             raise _RefusalError(Reason.TOO_LARGE, f"{response.content_length} bytes")
 
     async def _receive(self, response: aiohttp.ClientResponse, part: Path) -> bool:
-        """Put the body into the file `part`; whether it is a web page."""
-        spool, most, is_page = Spool(part), self._options.max_bytes, False
+        """Write the body to the file `part`; return whether it is a web page."""
+        spool, most, is_page = BufferedFile(part), self._options.max_bytes, False
         encoding = response.headers.get("Content-Encoding", "")
         try:
-            inflate = inflater(encoding)
+            inflate = make_inflater(encoding)
         except ValueError as error:
             raise _RefusalError(Reason.BAD_HTTP, f"Content-Encoding: {encoding[:40]}") from error
-        pace, received = Pace(self._options.timeout_s, time.monotonic()), 0
+        pace, received = StallDetector(self._options.timeout_s, time.monotonic()), 0
         async for chunk in response.content.iter_any():
             received += len(chunk)
             if pace.is_stalled(time.monotonic(), received):
@@ -244,24 +246,24 @@ class Fetcher:
         return is_page
 
 
-def _note(host: Host, link: str, answer: Fetched, asked_at: float) -> None:
-    """Tell the host's state how one request to it ended."""
-    if answer.http_status in _THROTTLED:
-        host.note_throttling(asked_at, answer.retry_after_s)
-    elif answer.reason in REFUSING or answer.is_page:
-        host.note_refusal(asked_at)
-    elif answer.reason in CONNECTION and answer.http_status in _WITH_BODY:
-        host.note_failure(asked_at, link, answer.reason)
-    elif answer.reason is Reason.SERVER_ERROR and answer.http_status is None:  # its robots.txt
-        host.note_failure(asked_at, link, Reason.UNREACHABLE)
-    elif answer.reason and answer.http_status is None:  # it was not asked
-        host.note_nothing()
+def _note(host: Host, link: str, result: DownloadResult, requested_at: float) -> None:
+    """Update the state of the host with the result of a request."""
+    if result.http_status in _THROTTLED:
+        host.note_throttling(requested_at, result.retry_after_s)
+    elif result.reason in REFUSING or result.is_page:
+        host.note_refusal(requested_at)
+    elif result.reason in CONNECTION and result.http_status in _WITH_BODY:
+        host.note_failure(requested_at, link, result.reason)
+    elif result.reason is Reason.SERVER_ERROR and result.http_status is None:  # the status of its robots.txt
+        host.note_failure(requested_at, link, Reason.UNREACHABLE)
+    elif result.reason and result.http_status is None:  # no request was sent
+        host.cancel_request()
     else:
-        host.note_answer(asked_at, is_redirect=answer.location is not None)
+        host.note_response(requested_at, is_redirect=result.location is not None)
 
 
-def _redirected(url: URL, location: str) -> URL:
-    """Where a redirect leads.
+def _redirect_target(url: URL, location: str) -> URL:
+    """Return the target of a redirect.
 
     Raises:
         _RefusalError: bad-redirect.
@@ -273,7 +275,7 @@ def _redirected(url: URL, location: str) -> URL:
 
 
 def parse_url(link: str) -> URL:
-    """A link that can be asked for.
+    """Parse a link; raise an error if it cannot be requested.
 
     Raises:
         _RefusalError: bad-url or bad-scheme.
@@ -287,11 +289,13 @@ def parse_url(link: str) -> URL:
         raise _RefusalError(Reason.BAD_SCHEME, url.scheme[:40])
     if not (url.scheme and host and port):
         raise _RefusalError(Reason.BAD_URL, "no host" if len(link) <= _MAX_URL else "too long")
-    return url if str(url) == link and _WITH_PATH.fullmatch(link) else _as_written(url, link)
+    return url if str(url) == link and _WITH_PATH.fullmatch(link) else _keep_spelling(url, link)
 
 
-def _as_written(url: URL, link: str) -> URL:
-    """`url` with path and query as `link` has them, as a signed link needs; what no request may hold is quoted."""
+def _keep_spelling(url: URL, link: str) -> URL:
+    """Return `url` with path and query as spelled in `link`, since it may be signed; only invalid characters are
+    quoted.
+    """
     target = _AUTHORITY.sub("", link.strip()).partition("#")[0]
     target = _STRAY_PERCENT.sub("%25", quote(target, safe="!#$%&'()*+,/:;=?@[]~", errors="replace"))
     start = "" if target.startswith("/") else "/"
@@ -299,7 +303,7 @@ def _as_written(url: URL, link: str) -> URL:
 
 
 def retry_after_s(value: str | None) -> float | None:
-    """Seconds from now, of a Retry-After that is a number or a date (RFC 9110, 10.2.3)."""
+    """Return the seconds until the time of a Retry-After header, a number or a date (RFC 9110, 10.2.3)."""
     if value is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""Hosts in use: how many requests one gets at a time, and when."""
+"""Hosts in use: the number and the timing of requests to each."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from dataclasses import replace
 from mlimages.core import Reason
 from mlimages.gathering.download.host_state import (
     HostState,
-    after_answer,
     after_failure,
     after_refusal,
     after_request,
+    after_response,
     after_throttling,
     seconds_until_request,
 )
@@ -25,7 +25,7 @@ _REMEMBERED = 20_000
 
 
 class Host:
-    """One host and port: its slots, and the state that says when it may be asked."""
+    """A host and port: its request slots, and the state that determines when the next request may be sent."""
 
     __slots__ = ("_changed", "_hosts", "labels", "slots", "state", "users", "waiting", "waiting_labels")
 
@@ -39,8 +39,8 @@ class Host:
         self.waiting = 0
         self.waiting_labels: Counter[str] = Counter()
 
-    async def has_turn(self) -> bool:
-        """Wait until a request may be sent; False where the host is given up."""
+    async def wait_for_turn(self) -> bool:
+        """Wait until a request may be sent; return False if the host is given up."""
         while (pause_s := seconds_until_request(self.state, time.monotonic(), self._hosts.deadline)) != 0:
             if pause_s is None:
                 return False
@@ -48,40 +48,42 @@ class Host:
             with suppress(TimeoutError):
                 async with asyncio.timeout(None if pause_s == math.inf else pause_s):
                     await self._changed.wait()
-        self._become(after_request(self.state, time.monotonic()))
+        self._set_state(after_request(self.state, time.monotonic()))
         return True
 
-    def note_answer(self, asked_at: float, *, is_redirect: bool) -> None:
-        """It answered a request sent at `asked_at`."""
-        self._become(after_answer(self.state, time.monotonic(), asked_at=asked_at, is_redirect=is_redirect))
+    def note_response(self, requested_at: float, *, is_redirect: bool) -> None:
+        """Record a response to a request sent at `requested_at`."""
+        self._set_state(
+            after_response(self.state, time.monotonic(), requested_at=requested_at, is_redirect=is_redirect)
+        )
 
-    def note_refusal(self, asked_at: float) -> None:
-        """It refused a request sent at `asked_at`, by 401, 403 or a web page."""
-        self._become(after_refusal(self.state, time.monotonic(), asked_at=asked_at))
+    def note_refusal(self, requested_at: float) -> None:
+        """Record a refusal (401, 403 or a web page) of a request sent at `requested_at`."""
+        self._set_state(after_refusal(self.state, time.monotonic(), requested_at=requested_at))
 
-    def note_further_request(self) -> None:
-        """A request is sent that no link waited for: for its robots.txt."""
-        self._become(replace(after_request(self.state, time.monotonic()), is_probing=self.state.is_probing))
+    def note_extra_request(self) -> None:
+        """Record a request that no link waited for: for robots.txt."""
+        self._set_state(replace(after_request(self.state, time.monotonic()), is_probing=self.state.is_probing))
 
-    def note_throttling(self, asked_at: float, retry_after_s: float | None) -> None:
-        """It answered 429 or 503 to a request sent at `asked_at`."""
+    def note_throttling(self, requested_at: float, retry_after_s: float | None) -> None:
+        """Record 429 or 503 in response to a request sent at `requested_at`."""
         now = time.monotonic()
-        self._become(after_throttling(self.state, now, asked_at=asked_at, retry_after_s=retry_after_s))
+        self._set_state(after_throttling(self.state, now, requested_at=requested_at, retry_after_s=retry_after_s))
 
-    def note_failure(self, asked_at: float, link: str, reason: Reason) -> None:
-        """It did not answer a request sent at `asked_at`."""
+    def note_failure(self, requested_at: float, link: str, reason: Reason) -> None:
+        """Record that a request sent at `requested_at` got no response."""
         now = time.monotonic()
-        self._become(after_failure(self.state, now, asked_at=asked_at, link=link, reason=reason))
+        self._set_state(after_failure(self.state, now, requested_at=requested_at, link=link, reason=reason))
 
-    def note_nothing(self) -> None:
-        """A request was not sent after all."""
-        self._become(replace(self.state, is_probing=False))
+    def cancel_request(self) -> None:
+        """Record that a request was not sent after all."""
+        self._set_state(replace(self.state, is_probing=False))
 
     def wake(self) -> None:
         """Wake the tasks waiting for this host so that they check its state again."""
         self._changed.set()
 
-    def _become(self, state: HostState) -> None:
+    def _set_state(self, state: HostState) -> None:
         had_changed = state.is_parked != self.state.is_parked or state.is_given_up or not state.is_probing
         self.state = state
         self._hosts.count(self)
@@ -90,14 +92,14 @@ class Host:
 
 
 class Hosts:
-    """The hosts in use and those used lately; the longest unused are forgotten.
+    """The hosts in use and those used recently; the least recently used are evicted.
 
     Args:
-        max_wait_s: how long to wait for parked hosts when all others are done.
+        max_wait_s: maximum seconds to wait for parked hosts once all others are done.
 
     Attributes:
-        waiting: links on hosts that are parked; waiting_labels: these by label.
-        deadline: when their links end, in seconds of the monotonic clock; infinite while another host is in use.
+        waiting: number of links on parked hosts; waiting_labels: the same by label.
+        deadline: time at which these links fail, on the monotonic clock; infinite while another host is in use.
     """
 
     def __init__(self, per_host: int, max_wait_s: float) -> None:
@@ -112,11 +114,11 @@ class Hosts:
 
     @contextmanager
     def use(self, name: str, label: str = "") -> Iterator[Host]:
-        """The host of one link, while the link is worked on."""
+        """Yield the host of a link, and count the link as one in progress there."""
         host = self._hosts.get(name)
         if host is None:
             host = self._hosts[name] = Host(self, self._per_host)
-            self._forget()
+            self._evict()
         self._hosts.move_to_end(name)
         host.users += 1
         host.labels[label] += 1
@@ -130,13 +132,13 @@ class Hosts:
 
     @property
     def blocking_hosts(self) -> list[str]:
-        """The parked hosts, where no other is left."""
+        """The parked hosts, if no other is left."""
         if self.deadline == math.inf:
             return []
         return [name.rpartition(":")[0] for name, host in self._hosts.items() if host in self._parked]
 
     def count(self, host: Host) -> None:
-        """Take note of a host's state and users."""
+        """Update the counts with the state and users of a host."""
         waiting = host.users if host.state.is_parked else 0
         self.waiting += waiting - host.waiting
         host.waiting = waiting
@@ -153,7 +155,7 @@ class Hosts:
             for parked in self._parked:
                 parked.wake()
 
-    def _forget(self) -> None:
+    def _evict(self) -> None:
         while len(self._hosts) > _REMEMBERED:
             name, host = next(iter(self._hosts.items()))
             if host.users:

@@ -1,11 +1,11 @@
-"""When a host may be asked: its state as a value, and what each answer changes in it. No clock, no sockets.
+"""When a request may be sent to a host: its state as a value, and state transitions; no clock, no sockets.
 
-- A host that cannot be reached is parked: its links wait, and one request at growing intervals (a probe) tells when it
-  answers again.
-- 429 and 503 park it for as long as it says, or briefly, and lower its rate: a tenth less each time, and a little more
-  for each second without (additive increase, multiplicative decrease).
-- So does a host that refuses one link after the other: it blocks us, or a page to log in stands before it.
-- A host that has never answered, or refuses for so long, is given up after half a minute.
+- An unreachable host is parked: its links wait, and single requests at growing intervals (probes) detect when it
+  responds again.
+- 429 and 503 park it for the time in Retry-After, or briefly, and lower its rate by a tenth; the rate then grows
+  linearly (additive increase, multiplicative decrease).
+- A host that refuses consecutive links is parked too: it blocks us, or requires a login.
+- A host that has never responded, or only refuses, is given up after half a minute.
 """
 
 from __future__ import annotations
@@ -17,30 +17,31 @@ from functools import partial
 from mlimages.core import Reason
 
 FAILURES_UNTIL_PARKED = 5
-"""Links in a row that timed out or were reset: one of these may be the link's own fault."""
+"""Number of consecutive links that timed out or were reset; a single one may be the fault of the link."""
 
 REFUSALS_UNTIL_PARKED = 5
-"""Links in a row that were answered by 401, 403 or a web page, from which on it is the host that refuses."""
+"""Number of consecutive links with 401, 403 or a web page after which the host is considered refusing."""
 
 FIRST_PROBE_S = 1.0
 FIRST_PAUSE_S = 0.25
-"""After a 429 or 503 that does not say how long."""
-LEAST_PAUSE_S = 1.0
-"""After a Retry-After, even of 0."""
-MOST_PAUSE_S = 30.0
-"""Between two probes; Retry-After may ask for more."""
-NEVER_ANSWERED_S = 30.0
+"""Pause after a 429 or 503 without Retry-After."""
+MIN_PAUSE_S = 1.0
+"""Minimum pause after a Retry-After, even of 0."""
+MAX_PAUSE_S = 30.0
+"""Maximum pause between two probes; Retry-After may be longer."""
+NEVER_RESPONDED_S = 30.0
 
 DECREASE = 0.9
 STRONG_DECREASE = 0.7
-"""Where the rate is more than three times of what the host serves."""
+"""Factor of the rate if it is more than three times what the host serves."""
 INCREASE_PER_S = 0.05
 INCREASE = 0.005
-"""Share of the rate that is added each second where it is more than `INCREASE_PER_S`, for hosts that serve hundreds."""
-LEAST_RATE = 0.1
+"""Share of the rate that is added per second if it exceeds `INCREASE_PER_S`, for hosts that serve hundreds per second.
+"""
+MIN_RATE = 0.1
 _SERVED_OVER_S = 1.0
 _LATE_S = 0.002
-"""How late a timer may be without lowering the rate."""
+"""Maximum delay of a timer that does not lower the rate."""
 
 _UNREACHABLE = {Reason.REFUSED, Reason.UNREACHABLE, Reason.NAME_SERVER, Reason.PROXY}
 _LASTING = {Reason.UNKNOWN_HOST, Reason.TLS}
@@ -48,22 +49,22 @@ _LASTING = {Reason.UNKNOWN_HOST, Reason.TLS}
 
 @dataclass(frozen=True, slots=True)
 class HostState:
-    """What is known of one host; times are those of a monotonic clock, in seconds.
+    """The state of one host; times are seconds of a monotonic clock.
 
     Attributes:
-        failing: links that failed one after the other, without an answer in between.
-        refusals: how often in a row it refused a link.
-        is_parked: only probes are sent, from `parked_at` at least until `parked_until`. is_probing: one is on its way.
-        pauses: how often in a row it was parked or a probe failed.
-        gives_up_at: when to stop probing, of a host that has never answered or only refuses.
-        is_given_up: its links are not tried.
-        rate: requests a second; None: as many as there are. is_ramping: it grows by one with each answer,
-            from the first 429 or 503 to the second.
-        served_per_s: answers a second, over about a second until `served_at`.
+        failing: links that failed consecutively, without a response in between.
+        refusals: number of consecutive refusals.
+        is_parked: only probes are sent, from `parked_at` at least until `parked_until`. is_probing: one is in flight.
+        pauses: how many times in a row the host was parked or a probe failed.
+        gives_up_at: when to stop probing a host that has never responded or only refuses.
+        is_given_up: its links fail without a request.
+        rate: maximum requests per second; None: unlimited. is_ramping: it grows by one with each response, between the
+            first 429 or 503 and the second.
+        served_per_s: responses per second, averaged over about a second until `served_at`.
         next_at: when the rate allows the next request.
     """
 
-    has_answered: bool = False
+    has_responded: bool = False
     failing: frozenset[str] = frozenset()
     refusals: int = 0
     is_parked: bool = False
@@ -81,7 +82,7 @@ class HostState:
 
 
 def seconds_until_request(state: HostState, now: float, deadline: float) -> float | None:
-    """How long to wait for the next request; 0: it may be sent; None: the host is given up.
+    """Return the seconds until the next request may be sent (0: now), or None if the host is given up.
 
     Args:
         deadline: when to stop waiting for parked hosts.
@@ -99,60 +100,61 @@ def seconds_until_request(state: HostState, now: float, deadline: float) -> floa
 
 
 def after_request(state: HostState, now: float) -> HostState:
-    """A request is sent."""
-    if not (state.rate or state.is_parked or state.is_probing):  # as with most hosts: nothing is to be remembered
+    """Return the state after a request was sent."""
+    if not (state.rate or state.is_parked or state.is_probing):  # most hosts need no state
         return state
     interval = 1 / state.rate if state.rate else 0.0
     next_at = max(state.next_at, now - _LATE_S) + interval
     return replace(state, is_probing=state.is_parked, next_at=next_at)
 
 
-def after_answer(state: HostState, now: float, *, asked_at: float, is_redirect: bool = False) -> HostState:
-    """The host answered a request that was sent at `asked_at`, with whatever status but 429 and 503.
+def after_response(state: HostState, now: float, *, requested_at: float, is_redirect: bool = False) -> HostState:
+    """Return the state after a response with any status except 429 and 503.
 
     Args:
-        is_redirect: it may lead to a page to log in, so that it tells nothing of whether the host refuses.
+        is_redirect: the response is a redirect, possibly to a login page, so it does not show that the host accepts
+            requests.
     """
     served_per_s = _served_per_s(state, now) + 1 / _SERVED_OVER_S
     gives_up_at = state.gives_up_at if is_redirect else math.inf
-    answered = partial(
-        replace, state, has_answered=True, gives_up_at=gives_up_at, served_per_s=served_per_s, served_at=now
+    responded = partial(
+        replace, state, has_responded=True, gives_up_at=gives_up_at, served_per_s=served_per_s, served_at=now
     )
-    if asked_at < state.parked_at:  # whether it answers now is not known yet
-        return answered()
+    if requested_at < state.parked_at:  # sent before the host was parked
+        return responded()
     rate = state.rate
-    if rate is not None and rate < 2 * max(1.0, served_per_s):  # else the rate is not what limits it
+    if rate is not None and rate < 2 * max(1.0, served_per_s):  # otherwise the rate is not the bottleneck
         rate += 1.0 if state.is_ramping else max(INCREASE_PER_S / rate, INCREASE)
     if is_redirect and state.refusals:
-        return answered(rate=rate, is_probing=False)
-    return answered(failing=frozenset(), refusals=0, is_parked=False, is_probing=False, pauses=0, rate=rate)
+        return responded(rate=rate, is_probing=False)
+    return responded(failing=frozenset(), refusals=0, is_parked=False, is_probing=False, pauses=0, rate=rate)
 
 
-def after_refusal(state: HostState, now: float, *, asked_at: float) -> HostState:
-    """The host answered a request that was sent at `asked_at` by 401, 403 or a web page."""
-    if asked_at < state.parked_at:
+def after_refusal(state: HostState, now: float, *, requested_at: float) -> HostState:
+    """Return the state after a refusal (401, 403 or a web page) of a request sent at `requested_at`."""
+    if requested_at < state.parked_at:
         return state
-    state = replace(state, refusals=state.refusals + 1, failing=frozenset(), has_answered=True)
+    state = replace(state, refusals=state.refusals + 1, failing=frozenset(), has_responded=True)
     if state.refusals < REFUSALS_UNTIL_PARKED:
         return replace(state, is_parked=False, is_probing=False, gives_up_at=math.inf)
-    gives_up_at = min(state.gives_up_at, now + NEVER_ANSWERED_S)
-    return replace(_parked(state, now, FIRST_PROBE_S), gives_up_at=gives_up_at)
+    gives_up_at = min(state.gives_up_at, now + NEVER_RESPONDED_S)
+    return replace(_park(state, now, FIRST_PROBE_S), gives_up_at=gives_up_at)
 
 
-def after_throttling(state: HostState, now: float, *, asked_at: float, retry_after_s: float | None) -> HostState:
-    """The host answered 429 or 503 to a request that was sent at `asked_at`."""
-    asks_until = -math.inf if retry_after_s is None else now + max(retry_after_s, LEAST_PAUSE_S)
-    if asked_at < state.parked_at:  # sent before we knew
+def after_throttling(state: HostState, now: float, *, requested_at: float, retry_after_s: float | None) -> HostState:
+    """Return the state after 429 or 503 in response to a request sent at `requested_at`."""
+    asks_until = -math.inf if retry_after_s is None else now + max(retry_after_s, MIN_PAUSE_S)
+    if requested_at < state.parked_at:  # sent before we knew
         return replace(state, parked_until=max(state.parked_until, asks_until))
     lowered = state if state.is_parked else _with_lower_rate(state, now)
     first_pause_s = FIRST_PAUSE_S if retry_after_s is None else 0.0
-    parked = _parked(replace(lowered, has_answered=True, gives_up_at=math.inf), now, first_pause_s)
+    parked = _park(replace(lowered, has_responded=True, gives_up_at=math.inf), now, first_pause_s)
     return replace(parked, parked_until=max(parked.parked_until, asks_until), failing=frozenset())
 
 
-def after_failure(state: HostState, now: float, *, asked_at: float, link: str, reason: Reason) -> HostState:
-    """A request for `link`, sent at `asked_at`, was not answered."""
-    if asked_at < state.parked_at:  # sent before we knew
+def after_failure(state: HostState, now: float, *, requested_at: float, link: str, reason: Reason) -> HostState:
+    """Return the state after a request for `link`, sent at `requested_at`, got no response."""
+    if requested_at < state.parked_at:  # sent before we knew
         return state
     failing = state.failing if len(state.failing) >= FAILURES_UNTIL_PARKED else state.failing | {link}
     state = replace(state, failing=failing)
@@ -161,13 +163,13 @@ def after_failure(state: HostState, now: float, *, asked_at: float, link: str, r
         return replace(state, is_given_up=has_many)
     if not (state.is_parked or has_many or reason in _UNREACHABLE):
         return state
-    patient = state.has_answered or reason is Reason.NAME_SERVER
-    gives_up_at = math.inf if patient else min(state.gives_up_at, asked_at + NEVER_ANSWERED_S)
-    return replace(_parked(state, now, FIRST_PROBE_S), gives_up_at=gives_up_at)
+    patient = state.has_responded or reason is Reason.NAME_SERVER
+    gives_up_at = math.inf if patient else min(state.gives_up_at, requested_at + NEVER_RESPONDED_S)
+    return replace(_park(state, now, FIRST_PROBE_S), gives_up_at=gives_up_at)
 
 
-def _parked(state: HostState, now: float, first_pause_s: float) -> HostState:
-    pause_s = min(MOST_PAUSE_S, first_pause_s * 2**state.pauses)
+def _park(state: HostState, now: float, first_pause_s: float) -> HostState:
+    pause_s = min(MAX_PAUSE_S, first_pause_s * 2**state.pauses)
     return replace(
         state,
         is_parked=True,
@@ -183,7 +185,7 @@ def _with_lower_rate(state: HostState, now: float) -> HostState:
     if state.rate is None:
         return replace(state, rate=max(1.0, DECREASE * served), is_ramping=True)
     factor = STRONG_DECREASE if 3 * served < state.rate else DECREASE
-    return replace(state, rate=max(LEAST_RATE, factor * state.rate), is_ramping=False)
+    return replace(state, rate=max(MIN_RATE, factor * state.rate), is_ramping=False)
 
 
 def _served_per_s(state: HostState, now: float) -> float:

@@ -1,4 +1,4 @@
-"""What is asked of an image, and what is found: values between the run and its decoding processes."""
+"""Requirements on images and results of inspection, exchanged with the decoding processes."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from mlimages.core import MAX_PIXELS, Reason
 
 @dataclass(frozen=True, slots=True)
 class Checks:
-    """What an image must satisfy, and the shorter side at which it is stored (None: as it came).
+    """Requirements on an image, and the shorter side to which it is resized (None: not resized).
 
     Attributes:
-        ignore_opt_out: take an image although its XMP prohibits data mining.
+        ignore_opt_out: accept an image even if its XMP prohibits data mining.
     """
 
     max_pixels: int = MAX_PIXELS
@@ -23,7 +23,7 @@ class Checks:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """A verified image: what goes into its manifest row, and the suffix that its bytes ask for."""
+    """A verified image: the values of its manifest row, and the suffix that matches its format."""
 
     bytes: int
     sha256: str
@@ -38,7 +38,7 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """Bytes that are no usable image; `sha256` and `bytes` where they were read."""
+    """A file that is not a usable image; `sha256` and `bytes` are set if it was read."""
 
     reason: Reason
     detail: str = ""

@@ -1,7 +1,7 @@
-"""What forbids to train on an image: header fields, TDM reservations, XMP; pure functions that return the words found.
+"""Opt-outs from training: header fields, TDM reservations, XMP; pure functions that return the text found.
 
-Content-Usage speaks of generative models, and so does one value of the PLUS vocabulary; honouring both for an image
-classifier, too, is our choice.
+Content-Usage and one value of the PLUS vocabulary concern generative models; mlimages also honours them for image
+classifiers.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any, Protocol
 from xml.etree import ElementTree
 
 AGENT = "mlimages"
-"""Our product token, as robots.txt and X-Robots-Tag name it."""
+"""Our product token in robots.txt and X-Robots-Tag."""
 
-_FORBIDDING = {"noai", "noimageai", "noindex", "noimageindex", "noml", "none"}  # none: noindex, nofollow
+_FORBIDDING = {"noai", "noimageai", "noindex", "noimageindex", "noml", "none"}  # none means noindex, nofollow
 _WITH_VALUE = {"max-snippet", "max-image-preview", "max-video-preview", "unavailable_after"}
 _AGENT_NAME = re.compile(r"[a-z*][^\s,:]*(?: [^\s,:]+)*")
 _PLUS = "{http://ns.useplus.org/ldf/xmp/1.0/}DataMining"
@@ -27,14 +27,14 @@ _XMP_PACKETS = re.compile(rb"<(?P<tag>[\w.-]+:(?:xmpmeta|xapmeta|RDF))[\s>].*?</
 
 
 class Headers(Protocol):
-    """The header fields of an answer."""
+    """The header fields of a response."""
 
     def getall(self, name: str, default: list[str], /) -> Iterable[str]:
-        """All values of one field."""
+        """Return all values of a field."""
 
 
 def find_opt_out(headers: Headers) -> str | None:
-    """The header field that forbids to train on an answer's content; None where none does."""
+    """Return the header field that forbids training on the content; None if there is none."""
     for value in headers.getall("X-Robots-Tag", []):
         if word := forbidden_by_robots_tag(value):
             return f"X-Robots-Tag: {word}"
@@ -46,7 +46,7 @@ def find_opt_out(headers: Headers) -> str | None:
 
 
 def forbidden_by_robots_tag(value: str) -> str | None:
-    """The directive of one X-Robots-Tag that forbids; `agent: directive` holds for that agent, as do those after it.
+    """Return the directive of an X-Robots-Tag that forbids training; after `agent:`, directives apply to that agent.
 
     >>> forbidden_by_robots_tag("max-image-preview:large, noai")
     'noai'
@@ -66,7 +66,7 @@ def forbidden_by_robots_tag(value: str) -> str | None:
 
 
 def forbids_training(preferences: str, key: str, value: str) -> bool:
-    """Whether `key=value` is among the members of a list such as `search=y, train-ai=n;x=1`.
+    """Whether `key=value` is a member of a list such as `search=y, train-ai=n;x=1`.
 
     >>> forbids_training("search=yes, ai-train=no", "ai-train", "no")
     True
@@ -79,7 +79,7 @@ def forbids_training(preferences: str, key: str, value: str) -> bool:
 
 
 def parse_tdmrep(text: str) -> list[tuple[str, bool]]:
-    """Patterns of paths and whether each is reserved, in order, of a `/.well-known/tdmrep.json`; the first match holds.
+    """Parse a `/.well-known/tdmrep.json` to path patterns and whether each is reserved; the first match applies.
 
     Source: W3C Community Group, TDM Reservation Protocol.
     """
@@ -99,7 +99,7 @@ def _tdm_rules(rules: list[Any]) -> Iterator[tuple[str, bool]]:
 
 
 def path_matches(pattern: str, path: str) -> bool:
-    """Whether a pattern of robots.txt (`*`, a last `$`) matches a path from its start.
+    """Whether a pattern of robots.txt (`*`, a final `$`) matches a path from its start.
 
     >>> path_matches("/images/*.jpg$", "/images/a.jpg")
     True
@@ -110,12 +110,12 @@ def path_matches(pattern: str, path: str) -> bool:
 
 
 def find_xmp_opt_out(data: bytes) -> str | None:
-    """The value of PLUS's DataMining in an encoded image's XMP that prohibits it; None where none does.
+    """Return the value of PLUS's DataMining in an image's XMP that prohibits it; None if there is none.
 
     Source: PLUS License Data Format, XMP reference, as adopted by the IPTC.
     """
     metadata = data[: _end_of_jpeg_header(data)] + _compressed_xmp(data)
-    if b"DataMining" not in metadata:  # before anything that costs time
+    if b"DataMining" not in metadata:  # before any slower step
         return None
     for packet in _XMP_PACKETS.finditer(metadata):
         for value in _data_mining_values(packet[0]):
@@ -126,7 +126,7 @@ def find_xmp_opt_out(data: bytes) -> str | None:
 
 
 def _end_of_jpeg_header(data: bytes) -> int:
-    """Where the pixels of a JPEG begin; the whole length of what is none. Searching the pixels, too, costs 3 % more."""
+    """Return the offset of the pixels of a JPEG, or the length of another file; searching the pixels adds 3 %."""
     position = 2
     while data.startswith(b"\xff\xd8") and data[position : position + 1] == b"\xff":
         if data[position + 1 : position + 2] == b"\xda":
@@ -136,13 +136,13 @@ def _end_of_jpeg_header(data: bytes) -> int:
 
 
 def _compressed_xmp(data: bytes) -> bytes:
-    """The XMP of a PNG that is compressed in its iTXt chunk (PNG, 11.3.3.4); empty where there is none."""
+    """Return the XMP that a PNG holds compressed in its iTXt chunk (PNG, 11.3.3.4); empty if there is none."""
     at = data.find(_COMPRESSED_XMP) if data.startswith(b"\x89PNG") else -1
     if at < 4:
         return b""
     chunk = data[at + len(_COMPRESSED_XMP) : at + 4 + int.from_bytes(data[at - 4 : at], "big")]
     try:
-        text = chunk[1:].split(b"\0", 2)[2]  # behind the method, the language tag and the translated keyword
+        text = chunk[1:].split(b"\0", 2)[2]  # after the method, the language tag and the translated keyword
         return zlib.decompressobj().decompress(text, _MOST_XMP)
     except (zlib.error, IndexError):
         return b""

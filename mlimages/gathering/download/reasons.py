@@ -1,4 +1,4 @@
-"""What went wrong with one request, as a reason of the closed set."""
+"""Map the failures of requests to reasons."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ CONNECTION = {
     Reason.REFUSED, Reason.UNREACHABLE, Reason.UNKNOWN_HOST, Reason.NAME_SERVER, Reason.TLS, Reason.RESET,
     Reason.TIMEOUT, Reason.PROXY,
 }  # fmt: skip
-"""Reasons that speak of the host more than of the link."""
+"""Reasons that concern the host rather than the link."""
 
 PASSING = {
     Reason.TIMEOUT, Reason.RESET, Reason.TRUNCATED, Reason.THROTTLED, Reason.SERVER_ERROR, Reason.REFUSED,
     Reason.UNREACHABLE, Reason.NAME_SERVER, Reason.PROXY, Reason.EMPTY,
 }  # fmt: skip
-"""Reasons that may be gone a little later."""
+"""Reasons that may be temporary."""
 
 REFUSING = {Reason.FORBIDDEN, Reason.HTML}
-"""Reasons that, for one link after the other of a host, speak of the host: it blocks us, or shows a page to log in."""
+"""Reasons that, on consecutive links, concern the host: it blocks us, or shows a login page."""
 
-NOT_ANSWERED = OPEN_REASONS | {Reason.TRUNCATED}
-"""Reasons for which a request is no answer of the item; a body that was cut on its way may come whole next time."""
+NOT_FINAL = OPEN_REASONS | {Reason.TRUNCATED}
+"""Reasons that are no result of the link itself; a truncated body may be complete next time."""
 
 _STATUSES = {
     401: Reason.FORBIDDEN, 403: Reason.FORBIDDEN, 404: Reason.NOT_FOUND, 407: Reason.PROXY,
@@ -60,8 +60,8 @@ _ERRORS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], Reason], ...
 
 
 def reason_of_status(status: int) -> Reason | None:
-    """None for 200, 203 (a proxy changed something) and 206; a 3xx that was not followed leads nowhere."""
-    if status in (200, 203, 206):  # a part that was not asked for is judged by what comes
+    """Return the reason of a status; None for 200, 203 (changed by a proxy) and 206; a 3xx here was not followed."""
+    if status in (200, 203, 206):  # an unrequested part is judged by its content
         return None
     if 300 <= status < 400:
         return Reason.BAD_REDIRECT
@@ -69,7 +69,7 @@ def reason_of_status(status: int) -> Reason | None:
 
 
 def reason_of_error(error: Exception) -> Reason:
-    """The reason behind what aiohttp raised; an answer that cannot be understood is `bad-http`."""
+    """Return the reason of an aiohttp error; a response that cannot be parsed is `bad-http`."""
     if isinstance(error, aiohttp.ClientProxyConnectionError):
         return Reason.PROXY
     os_error = getattr(error, "os_error", error)

@@ -1,4 +1,4 @@
-"""The head of an answer, mended where browsers forgive what the HTTP parser of aiohttp refuses."""
+"""Repair response heads that browsers tolerate but aiohttp's parser rejects."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ _LENGTH = re.compile(rb"\n(?:content-length|transfer-encoding):", re.IGNORECASE)
 _ANY_END = re.compile(rb"\n\r?\n")
 
 
-def mended_head(head: bytes) -> bytes:
-    """The head of an answer, up to its empty line, with one Content-Length at most and no line that is no field.
+def repair_head(head: bytes) -> bytes:
+    """Return a response head, up to its empty line, with at most one Content-Length and without invalid lines.
 
-    Equal Content-Lengths become one (RFC 9110, 8.6), a Transfer-Encoding overrides it (RFC 9112, 6.3), and a line
-    without a colon or with a space in the name is dropped. Lengths that differ stay, for the parser to refuse.
+    Equal Content-Lengths are merged (RFC 9110, 8.6), Transfer-Encoding overrides them (RFC 9112, 6.3), and lines
+    without a colon or with a space in the name are dropped. Different lengths are kept, so that the parser rejects
+    them.
 
-    >>> mended_head(b"HTTP/1.1 200 OK\\r\\nContent-Length: 5\\r\\ncontent-length: 5\\r\\n\\r\\n")
+    >>> repair_head(b"HTTP/1.1 200 OK\\r\\nContent-Length: 5\\r\\ncontent-length: 5\\r\\n\\r\\n")
     b'HTTP/1.1 200 OK\\r\\nContent-Length: 5\\r\\n\\r\\n'
     """
-    if _WELL_FORMED.fullmatch(head) and len(_LENGTH.findall(head)) < 2:  # as most are
+    if _WELL_FORMED.fullmatch(head) and len(_LENGTH.findall(head)) < 2:  # the usual case
         return head
     status, *lines = head.removesuffix(_END).split(b"\r\n")
     names = [line.partition(b":")[0].lower() for line in lines]
     has_coding, lengths = b"transfer-encoding" in names, set()
     kept = [status]
     for name, line in zip(names, lines, strict=True):
-        if line[:1] not in (b" ", b"\t"):  # else it continues the field before
+        if line[:1] not in (b" ", b"\t"):  # otherwise it continues the previous field
             if b":" not in line or not name or b" " in name:
                 continue
             if name == b"content-length":
@@ -44,18 +45,18 @@ def mended_head(head: bytes) -> bytes:
     return b"\r\n".join(kept) + _END
 
 
-class MendingHandler(ResponseHandler):
-    """aiohttp's reader of answers, given each head whole and mended."""
+class LenientResponseHandler(ResponseHandler):
+    """aiohttp's response parser, with each head passed on complete and repaired."""
 
     _head: bytes | None = None
 
     def set_response_params(self, **params: Any) -> None:
-        """Expect the head of an answer next."""
+        """Expect a response head next."""
         self._head = b""
         super().set_response_params(**params)
 
     def data_received(self, data: bytes) -> None:
-        """Pass on what arrives, the head once it is there."""
+        """Pass on the data, and the head once it is complete."""
         if self._head is None:
             super().data_received(data)
             return
@@ -65,20 +66,20 @@ class MendingHandler(ResponseHandler):
             return
         received, self._head = self._head, None
         if end and received.endswith(_END, 0, end.end()):
-            received = mended_head(received[: end.end()]) + received[end.end() :]
+            received = repair_head(received[: end.end()]) + received[end.end() :]
         super().data_received(received)
 
     def eof_received(self) -> None:
-        """Pass on a head that was cut."""
+        """Pass on a truncated head."""
         if self._head:
             received, self._head = self._head, None
             super().data_received(received)
         super().eof_received()
 
 
-class MendingConnector(aiohttp.TCPConnector):
-    """Connections whose answers are read by a `MendingHandler`."""
+class LenientConnector(aiohttp.TCPConnector):
+    """Connector whose responses are parsed by a `LenientResponseHandler`."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._factory = functools.partial(MendingHandler, loop=self._loop)  # type: ignore[assignment]
+        self._factory = functools.partial(LenientResponseHandler, loop=self._loop)  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""What a site forbids as a whole, in robots.txt and /.well-known/tdmrep.json, each asked for once."""
+"""Rules of sites in robots.txt and /.well-known/tdmrep.json; each file is requested once."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 _USAGE = (("Content-Signal", "ai-train", "no"), ("Content-Usage", "train-ai", "n"))
 _FIELDS = {"allow", "disallow", *(title.lower() for title, _, _ in _USAGE)}
-_MAX_BYTES = 500 * 1024  # of a robots.txt (RFC 9309, 2.5)
+_MAX_BYTES = 500 * 1024  # maximum size of a robots.txt (RFC 9309, 2.5)
 _MAX_REDIRECTS = 5
 _AGAIN_S = 1.0
 _REMEMBERED = 20_000
 
 
 class SiteUnreachableError(Exception):
-    """A site's robots.txt cannot be read, so that nothing else is asked of it for now (RFC 9309, 2.3.1.4)."""
+    """A site's robots.txt cannot be read, so nothing else is requested from it for now (RFC 9309, 2.3.1.4)."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(detail)
@@ -41,9 +41,9 @@ class SiteRules:
     """The rules of one site.
 
     Attributes:
-        robots: parsed robots.txt; None where everything is allowed.
-        usage: for each field of robots.txt that speaks of training: patterns of paths, and whether each forbids it.
-        tdm: patterns of paths in order, and whether each is reserved.
+        robots: parsed robots.txt; None if everything is allowed.
+        usage: by field of robots.txt that concerns training, the path patterns and whether each forbids it.
+        tdm: path patterns in order, and whether each is reserved.
     """
 
     robots: Protego | None = None
@@ -51,7 +51,7 @@ class SiteRules:
     tdm: tuple[tuple[str, bool], ...] = ()
 
     def find_opt_out(self, url: URL) -> str | None:
-        """What forbids to fetch `url` or to train on it; None where nothing does."""
+        """Return the rule that forbids fetching `url` or training on it; None if there is none."""
         if self.robots and not self.robots.can_fetch(str(url), AGENT):
             return "robots.txt: Disallow"
         path = url.raw_path_qs
@@ -59,7 +59,7 @@ class SiteRules:
             matching = [(len(pattern), forbids) for pattern, forbids in rules if path_matches(pattern, path)]
             if max(matching, default=(0, False))[
                 1
-            ]:  # the longest pattern holds; among equal ones, the one that forbids
+            ]:  # the longest pattern applies; of equally long ones, one that forbids
                 return f"robots.txt: {name}"
         if next((is_reserved for pattern, is_reserved in self.tdm if path_matches(pattern, path)), False):
             return "tdmrep.json: tdm-reservation"
@@ -67,7 +67,7 @@ class SiteRules:
 
 
 def parse_site_rules(robots_txt: str, tdmrep: str = "") -> SiteRules:
-    """The rules of a site's two files; an empty text forbids nothing.
+    """Parse the rules in a site's two files; an empty text forbids nothing.
 
     >>> rules = parse_site_rules("User-agent: *\\nContent-Signal: search=yes, ai-train=no")
     >>> rules.find_opt_out(URL("https://example.org/a.jpg"))
@@ -87,9 +87,9 @@ def parse_site_rules(robots_txt: str, tdmrep: str = "") -> SiteRules:
 
 
 def _our_lines(robots_txt: str) -> list[tuple[str, str]]:
-    """Fields and values of the groups that name us, else of those for everybody (RFC 9309, 2.2.1).
+    """Return fields and values of the groups that name our agent, else of those for all agents (RFC 9309, 2.2.1).
 
-    What is said of training before the first group holds for everybody, too.
+    Lines on training before the first group also apply to all agents.
     """
     groups: dict[str, list[tuple[str, str]]] = {"*": []}
     agents, is_naming, has_begun = {"*"}, False, False
@@ -114,10 +114,10 @@ def _usage_rule(text: str, key: str, value: str) -> tuple[str, bool]:
 
 
 class Sites:
-    """The rules of the sites that are in use; the longest unused are forgotten.
+    """The rules of the sites in use; the least recently used are evicted.
 
     Args:
-        timeout_s: for each file as a whole.
+        timeout_s: time-out per file in seconds.
     """
 
     def __init__(self, session: aiohttp.ClientSession, *, timeout_s: float) -> None:
@@ -127,30 +127,30 @@ class Sites:
         self._failed_at: dict[URL, float] = {}
 
     async def find_opt_out(self, url: URL, note_request: Callable[[], None] = lambda: None) -> str | None:
-        """What the site of `url` says against fetching it or training on it; None where it says nothing.
+        """Return the rule of its site that forbids fetching `url` or training on it; None if there is none.
 
         Args:
-            note_request: is called for each request that this takes.
+            note_request: is called for each request sent.
 
         Raises:
-            SiteUnreachableError: its robots.txt was not answered.
+            SiteUnreachableError: its robots.txt cannot be read.
         """
         origin = url.origin()
         task = self._rules.get(origin)
         if task is None or time.monotonic() - self._failed_at.get(origin, time.monotonic()) > _AGAIN_S:
             self._failed_at.pop(origin, None)
             task = self._rules[origin] = asyncio.create_task(self._load(origin, note_request))
-            self._forget()
+            self._evict()
         self._rules.move_to_end(origin)
         return (await asyncio.shield(task)).find_opt_out(url)
 
     async def close(self) -> None:
-        """Cancel what is still asked for."""
+        """Cancel pending requests."""
         for task in self._rules.values():
             task.cancel()
         await asyncio.gather(*self._rules.values(), return_exceptions=True)
 
-    def _forget(self) -> None:
+    def _evict(self) -> None:
         while len(self._rules) > _REMEMBERED:
             origin, task = self._rules.popitem(last=False)
             self._failed_at.pop(origin, None)
@@ -171,7 +171,7 @@ class Sites:
         return parse_site_rules(robots_txt, tdmrep)
 
     async def _read(self, url: URL) -> str:
-        """The file's text; empty where the server says that there is none."""
+        """Return the text of the file; empty if the server has none."""
         try:
             async with (
                 asyncio.timeout(self._timeout_s),
@@ -179,7 +179,7 @@ class Sites:
                     url, max_redirects=_MAX_REDIRECTS, headers={"Accept": "text/plain,application/json,*/*;q=0.5"}
                 ) as response,
             ):
-                if response.status == 429 or response.status >= 500:  # it has rules, but does not tell them now
+                if response.status == 429 or response.status >= 500:  # there may be rules, but they are unavailable now
                     raise SiteUnreachableError(Reason.SERVER_ERROR, f"{url.path}: HTTP {response.status}")
                 if response.status != 200:
                     return ""
@@ -189,10 +189,10 @@ class Sites:
                     if len(data) >= _MAX_BYTES:
                         break
                 return data[:_MAX_BYTES].decode("utf-8-sig", "replace")
-        except (aiohttp.TooManyRedirects, aiohttp.RedirectClientError):  # as if there were none (RFC 9309, 2.3.1.2)
+        except (aiohttp.TooManyRedirects, aiohttp.RedirectClientError):  # counts as no file (RFC 9309, 2.3.1.2)
             return ""
         except (aiohttp.ClientError, OSError, ValueError) as error:
             reason, detail = reason_of_error(error), f"{url.path}: {type(error).__name__}: {error}"[:200]
-            of_link = reason is Reason.BAD_URL  # its host can have no name
+            of_link = reason is Reason.BAD_URL  # the host name is invalid
             is_known = of_link or reason in OPEN_REASONS
             raise SiteUnreachableError(reason if is_known else Reason.UNREACHABLE, detail) from error

@@ -1,1 +1,1 @@
-"""Where links come from."""
+"""Sources of links."""

@@ -1,4 +1,4 @@
-"""Images inside archives and folders, local and remote; members are read, never extracted."""
+"""Images in archives and folders, local and remote; members are read without extracting the archive."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MAX_MEMBER_BYTES = 64 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One regular file of a tar: its name, where its bytes begin, and how many they are."""
+    """A regular file of a tar: its name, the offset of its bytes, and their number."""
 
     name: str
     offset: int
@@ -35,11 +35,11 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One regular file of an archive or a folder.
+    """A regular file of an archive or a folder.
 
     Attributes:
-        url: names it. path: of the file inside, with `/`, that of an archive within among its folders.
-        load: gives its bytes.
+        url: URL of the file. path: path inside, with `/`, including the path of a nested archive.
+        load: reads the bytes.
     """
 
     url: str
@@ -48,9 +48,9 @@ class Entry:
 
 
 def entries(path: Path) -> Iterator[Entry]:
-    """The regular files of a tar, plain or compressed by gzip, of a zip, or of a folder with archives among its files.
+    """Yield the regular files of a tar (plain or gzip), of a zip, or of a folder and the archives in it.
 
-    Each archive is walked once, from its beginning to its end; a compressed tar gives the bytes on the way.
+    Each archive is read once from start to end; the files of a compressed tar are loaded on the way.
 
     Raises:
         InputError: an archive cannot be read to its end.
@@ -98,7 +98,7 @@ def _tarred(path: Path) -> Iterator[tuple[str, Callable[[], Awaitable[bytes]]]]:
 
 
 def _streamed(archive: tarfile.TarFile) -> Iterator[tuple[str, Callable[[], Awaitable[bytes]]]]:
-    """The files of a compressed tar, and those of tars in it."""
+    """Yield the files of a compressed tar, and of tars in it."""
     for info in archive:
         if not info.isreg() or not (file := archive.extractfile(info)):
             continue
@@ -107,11 +107,11 @@ def _streamed(archive: tarfile.TarFile) -> Iterator[tuple[str, Callable[[], Awai
                 for name, load in _streamed(inner):
                     yield f"{Path(info.name).stem}/{name}", load
         elif info.size <= MAX_MEMBER_BYTES:
-            yield info.name, partial(_given, file.read())
+            yield info.name, partial(_as_loader, file.read())
 
 
 def _members(file: IO[bytes], at: int) -> Iterator[tuple[str, Member]]:
-    """The files of the tar that begins at byte `at`, no links or devices, and those of tars in it behind their name."""
+    """Yield the regular files of the tar at offset `at`, and those of nested tars after the entry of their tar."""
     file.seek(at)
     with tarfile.open(fileobj=file, mode="r:") as archive:
         for info in archive:
@@ -124,7 +124,7 @@ def _members(file: IO[bytes], at: int) -> Iterator[tuple[str, Member]]:
                 yield "", Member(info.name, info.offset_data, info.size)
 
 
-async def _given(data: bytes) -> bytes:
+async def _as_loader(data: bytes) -> bytes:
     return data
 
 
@@ -138,11 +138,11 @@ async def _read_part(path: Path, member: Member) -> bytes:
 
 
 class RemoteTar:
-    """A tar behind a URL, read as a stream; a broken connection is taken up again where it broke.
+    """A remote tar, read as a stream; after a broken connection, it resumes at the same offset.
 
     Raises (while iterating):
-        aiohttp.ClientError, TimeoutError: it cannot be had, or not to its end.
-        tarfile.TarError: it is no tar.
+        aiohttp.ClientError, TimeoutError: it cannot be read, or not to its end.
+        tarfile.TarError: it is not a tar.
     """
 
     def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
@@ -153,7 +153,7 @@ class RemoteTar:
         self._chunks: AsyncIterator[bytes] | None = None
 
     async def members(self) -> AsyncIterator[tuple[Member, bytes]]:
-        """Each regular file with its bytes, in order."""
+        """Yield each regular file with its bytes, in order."""
         self._chunks = self._stream()
         while True:
             header = await self._take(_BLOCK)
@@ -169,13 +169,13 @@ class RemoteTar:
                 await self._skip(padded)
 
     async def read(self, member: Member) -> bytes:
-        """One member's bytes, by a request for these alone."""
+        """Read the bytes of one member in a separate request."""
         last = member.offset + member.size - 1
         async with self._session.get(self._url, headers={"Range": f"bytes={member.offset}-{last}"}) as response:
             response.raise_for_status()
             if response.status != 206:
                 raise aiohttp.ClientPayloadError("the server does not serve parts of a file")
-            return await response.content.readexactly(member.size)  # read(n) returns what has arrived
+            return await response.content.readexactly(member.size)  # read(n) may return less
 
     async def _take(self, size: int) -> bytearray:
         while len(self._buffer) < size:
@@ -206,7 +206,9 @@ class RemoteTar:
                 headers = {"Range": f"bytes={at}-"} if at else {}
                 async with self._session.get(self._url, headers=headers) as response:
                     response.raise_for_status()
-                    skip = 0 if response.status == 206 else at  # a server without ranges begins anew
+                    skip = (
+                        0 if response.status == 206 else at
+                    )  # a server without range requests starts at the beginning
                     async for chunk in response.content.iter_any():
                         new = chunk[skip:]
                         skip -= len(chunk) - len(new)

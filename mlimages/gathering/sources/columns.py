@@ -1,4 +1,4 @@
-"""Which column of a table holds the links, and which the classes."""
+"""Choose the columns of links and of classes in a table."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from mlimages.core import ImageRef, InputError
 
 RAW = "\0raw"
-"""Name of the one value of a row that could not be read."""
+"""Name of the single value of a row that cannot be parsed."""
 
 Row = Mapping[str, Any]
 
@@ -25,7 +25,7 @@ _MARKDOWN = re.compile(r"(?:[-*+]\s+)?!?\[[^\]]*\]\(\s*<?([^\s>)]+(?:\([^\s)]*\)
 
 @dataclass(frozen=True, slots=True)
 class ListChoice:
-    """What a person says of lists: columns by name or by number from 1, and one class for all links."""
+    """Options for lists: columns by name or by number from 1, and one class for all links."""
 
     url_col: str | None = None
     label_col: str | None = None
@@ -34,14 +34,14 @@ class ListChoice:
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The columns of a table that are used; the others go into the manifest."""
+    """The columns of a table that are used; the values of the others are copied to the manifest."""
 
     url: str
     label: str | None
     others: tuple[str, ...]
 
     def ref(self, row: Row, default: str) -> ImageRef:
-        """The link in a row."""
+        """Return the link in a row."""
         url = text_of(row.get(self.url))
         label = text_of(row.get(self.label)) if self.label else ""
         if not url:
@@ -50,17 +50,17 @@ class Columns:
         return ImageRef(clean_link(url), label.strip() or default, source)
 
     def describe(self) -> str:
-        """Which column is used as what, printed before anything is requested."""
+        """Describe the use of the columns, to be shown before anything is requested."""
         kept = f"; {len(self.others)} other column{'s' * (len(self.others) != 1)} kept" if self.others else ""
         url, label = (name.removeprefix("column ") for name in (self.url, self.label or "none"))
         return f"column {url} as link, {label} as class{kept}"
 
 
 def choose_columns(names: Sequence[str], rows: Sequence[Row], choice: ListChoice, where: str) -> Columns:
-    """The columns of links and classes, by what the person says, else by the look of `rows` and the names.
+    """Choose the columns of links and classes by the options, else by the content of `rows` and the names.
 
     Raises:
-        InputError: there is no such column.
+        InputError: a column of the options does not exist.
     """
     url = _named(names, choice.url_col, where, "--url-column") or _link_column(names, rows)
     if url is None:
@@ -90,7 +90,7 @@ def _named(names: Sequence[str], wanted: str | None, where: str, option: str) ->
 
 
 def _link_column(names: Sequence[str], rows: Sequence[Row]) -> str | None:
-    """The column of links; of several, the one that names images."""
+    """Return the column of links; if there are several, the one whose name refers to images."""
 
     def score(name: str) -> tuple[bool, bool, bool]:
         links = [text for row in rows if is_link(text := text_of(row.get(name)))]
@@ -114,7 +114,7 @@ def is_link(text: str) -> bool:
 
 
 def clean_link(text: str) -> str:
-    """A link without what people's lists put around it: quotes, angle brackets, Markdown, `&amp;`."""
+    """Remove the characters around a link in a list: quotes, angle brackets, Markdown, `&amp;`."""
     text = text.strip()
     if text[:1] not in ("h", "H"):
         if markdown := _MARKDOWN.fullmatch(text):
@@ -128,7 +128,7 @@ def clean_link(text: str) -> str:
 
 
 def text_of(value: object) -> str:
-    """A value of a table as text; empty where there is none."""
+    """Return a value of a table as text; "" for a missing one."""
     match value:
         case str():
             return value
@@ -138,13 +138,13 @@ def text_of(value: object) -> str:
             return value.decode("utf-8", "replace") if len(value) < 8192 else ""
         case float():
             return f"{value:.15g}" if math.isfinite(value) else ""
-        case int():  # True and False among them
+        case int():  # including True and False
             return str(value)
     return ""
 
 
 def _plain(value: object) -> Any:
-    """A value as JSON holds it; None for what it cannot."""
+    """Return a value as a JSON type; None if it has none."""
     if value is None or isinstance(value, str | int):
         return value
     if isinstance(value, float):
@@ -157,5 +157,5 @@ def _plain(value: object) -> Any:
 
 
 def printable(text: str) -> str:
-    """A text for a message, without control characters."""
+    """Return a text without control characters, for messages."""
     return "".join(each if each.isprintable() else "?" for each in text)

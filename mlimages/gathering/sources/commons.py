@@ -1,4 +1,4 @@
-"""Images by category or search word from Wikimedia Commons."""
+"""Images from Wikimedia Commons by category or search words."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 from mlimages.core import ImageRef, InputError
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.sources.queries import parse_queries
-from mlimages.gathering.sources.search_api import SearchApi, Wait, network_for, objects, sleep
+from mlimages.gathering.sources.search_api import SearchApi, Wait, json_objects, network_for, sleep
 
 ENDPOINT = "https://commons.wikimedia.org/w/api.php"
 WIDTHS = (20, 40, 60, 120, 250, 330, 500, 960, 1280, 1920, 3840)
-"""Standard widths of thumbnails, in pixels; Commons refuses others to programs."""
-_PER_PAGE = 50  # of images that are scaled, the most in one answer
+"""Standard widths of thumbnails in pixels; Commons rejects other widths from programs."""
+_PER_PAGE = 50  # maximum number of scaled images per response
 _CATEGORY = "Category:"
 _CONTACT = (
     "Wikimedia asks programs for a contact in the User-Agent and may refuse others: give --contact with an e-mail "
@@ -25,16 +25,16 @@ _EXTMETADATA = ("LicenseShortName", "LicenseUrl", "Artist", "Credit", "ImageDesc
 
 
 class Commons:
-    """Source of freely licensed images from Wikimedia Commons; no key is needed.
+    """Source of openly licensed images from Wikimedia Commons; no key is needed.
 
     Args:
-        queries: search words, or `Category:NAME`; `label=words` names the class otherwise.
-        width: of the thumbnails in pixels, one of `WIDTHS`; None takes the originals.
-        tell: receives what to know before it starts.
+        queries: search words, or `Category:NAME`; `label=words` sets the class name.
+        width: width of the thumbnails in pixels, one of `WIDTHS`; None for the originals.
+        tell: is called with notes before the first request.
         wait, refresh: see `SearchApi`.
 
     Raises:
-        InputError: a width that Commons does not offer.
+        InputError: Commons does not offer this width.
     """
 
     lookahead = 0
@@ -64,11 +64,11 @@ class Commons:
         self._full: set[str] = set()
 
     def enough(self, label: str) -> None:
-        """Ask for no more pages of this class."""
+        """Request no more pages of this class."""
         self._full.add(label)
 
     async def plan(self) -> dict[str, int | None]:
-        """The classes; Commons does not say how many images there are."""
+        """Return the classes; Commons does not report the number of images."""
         return dict.fromkeys(self._classes)
 
     async def __aiter__(self) -> AsyncIterator[ImageRef]:
@@ -84,8 +84,8 @@ class Commons:
         while label not in self._full:
             answer = await self._api.get(self._url, {**self._params(query), **following}) or {}
             found = answer.get("query")
-            for page in objects(found.get("pages") if isinstance(found, dict) else None):
-                for info in objects(page.get("imageinfo"))[:1]:
+            for page in json_objects(found.get("pages") if isinstance(found, dict) else None):
+                for info in json_objects(page.get("imageinfo"))[:1]:
                     if label not in self._full and str(info.get("mime")).startswith("image/"):
                         yield self._ref(page, info, label)
             if not isinstance(answer.get("continue"), dict):
@@ -139,7 +139,7 @@ class Commons:
 
 
 def _plain_text(metadata: object, name: str) -> str:
-    """A value of extmetadata, which is HTML, as one line of text."""
+    """Return a value of extmetadata, which is HTML, as one line of text."""
     entry = metadata.get(name) if isinstance(metadata, dict) else None
     value = str(entry.get("value") or "") if isinstance(entry, dict) else ""
     return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", value)).split())

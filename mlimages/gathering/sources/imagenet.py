@@ -1,4 +1,4 @@
-"""ImageNet's images by WordNet id or word, from a local archive or from the site."""
+"""Images of ImageNet by WordNet id or word, from a local archive or from the website."""
 
 from __future__ import annotations
 
@@ -28,25 +28,27 @@ logger = logging.getLogger(__name__)
 ENDPOINT = "https://image-net.org"
 _TERMS = "ImageNet's images are for non-commercial research and education: https://image-net.org/download"
 _MOST_LIST_BYTES = 64 * 2**20
-_BLOCK = 64  # entries of an archive that are read at one time
-_NAMED = 3  # synsets in one message
+_BLOCK = 64  # entries of an archive read at a time
+_NAMED = 3  # maximum number of synsets in a message
 _TROUBLE = (aiohttp.ClientError, TimeoutError, tarfile.TarError, InputError, ValueError)
 
 
 class ImageNet:
-    """A source of ImageNet's images. Each synset's come by the first way that works: the local archive, the site's
-    archive, the site's list of links, the local list.
+    """Source of ImageNet's images.
+
+    For each synset, the first of these that works is used: the local archive, the archive of the website, the list of
+    links of the website, the local list.
 
     Args:
         words: WordNet ids or words.
-        with_subtree: include every synset below them, each in a folder inside its parent's.
-        archive: a tar (`.tar`, `.tar.gz`, `.tgz`) or zip, or a folder; of one synset's images, of such tars, of class
-            folders named by their ids (imagenette2), or of images named by them.
-        url_list: lines `n02121808_123<TAB>url`, such as fall11_urls.txt.
-        tell: is called with why a way fails.
+        with_subtree: include all synsets below them, each in a folder inside that of its parent.
+        archive: a tar (`.tar`, `.tar.gz`, `.tgz`), a zip or a folder that contains the images of one synset, such tars,
+            class folders named by ids (imagenette2), or images named by ids.
+        url_list: a file of lines `n02121808_123<TAB>url`, such as fall11_urls.txt.
+        tell: is called with the reason if one of these fails.
 
     Raises:
-        InputError: no such synset, or several; no such archive or list.
+        InputError: a synset is unknown or ambiguous, or the archive or list does not exist.
     """
 
     lookahead = 0
@@ -82,11 +84,11 @@ class ImageNet:
         self._listed: dict[str, list[ImageRef]] | None = None
 
     def enough(self, label: str) -> None:
-        """Read no further for this class."""
+        """Read no more images of this class."""
         self._full.add(label)
 
     async def plan(self) -> dict[str, int | None]:
-        """The classes; how many images each has is not known beforehand."""
+        """Return the classes; the numbers of images are not known in advance."""
         return dict.fromkeys(self._folders.values())
 
     async def __aiter__(self) -> AsyncIterator[ImageRef]:
@@ -111,7 +113,7 @@ class ImageNet:
         return replace(ref, label=self._folders[wnid], source={"provider": "ImageNet", "wnid": wnid})
 
     async def _images(self, wnid: str, failures: dict[str, list[str]]) -> AsyncIterator[ImageRef]:
-        """Images of one synset by the first way that has any; why others have none goes into `failures`."""
+        """Yield the images of a synset from the first place that has any; add errors of the others to `failures`."""
         ways = {
             "the site's archive": None if self._site_down else self._from_site,
             "the site's list": None if self._site_down else self._from_site_list,
@@ -126,7 +128,7 @@ class ImageNet:
                     found = True
                     yield ref
             except _TROUBLE as error:
-                why = f"{name} fails: {_short(error)}"
+                why = f"{name} fails: {_shorten(error)}"
                 self._site_down |= isinstance(error, aiohttp.ClientConnectorError)
                 if found:
                     self._tell(f"{wnid}: {why}")
@@ -135,13 +137,13 @@ class ImageNet:
             failures.setdefault(why, []).append(wnid)
 
     def _tell_failures(self, failures: Mapping[str, list[str]]) -> None:
-        """Say each reason once, with the synsets that it concerns."""
+        """Report each error once, with the synsets concerned."""
         for why, wnids in failures.items():
             more = f" and {len(wnids) - _NAMED} more synsets" if len(wnids) > _NAMED else ""
             self._tell(f"{why}: {', '.join(wnids[:_NAMED])}{more}")
 
     async def _from_archive(self, archive: Path) -> AsyncIterator[tuple[str, ImageRef]]:
-        """The wanted synsets' images in the local archive, which is walked once for all of them."""
+        """Yield the images of the requested synsets in the local archive, which is read once for all of them."""
         walk = entries(archive)
         try:
             while self._full < set(self._folders.values()):
@@ -160,18 +162,18 @@ class ImageNet:
         url = f"{self._endpoint}/data/winter21_whole/{wnid}.tar"
         listing = cache_dir("imagenet") / f"{sha256(url.encode()).hexdigest()}.json"
         known = _read_listing(listing)
-        if known:  # read to its end before: only what is missing is asked for
+        if known:  # an earlier run read it to its end: request only missing members
             for member in known:
                 yield _ref(f"{url}#{member.name}", member.name, partial(self._read_part, url, member))
             return
         members = []
         async for member, data in RemoteTar(self._session, url).members():
             members.append(asdict(member))
-            yield _ref(f"{url}#{member.name}", member.name, partial(_given, data))
+            yield _ref(f"{url}#{member.name}", member.name, partial(_as_loader, data))
         write_text(listing, json.dumps(members))
 
     async def _read_part(self, url: str, member: Member) -> bytes:
-        async with open_session(self._network) as session:  # the source may have ended, and its session with it
+        async with open_session(self._network) as session:  # the session of the source may be closed already
             return await RemoteTar(session, url).read(member)
 
     async def _from_site_list(self, wnid: str) -> AsyncIterator[ImageRef]:
@@ -195,7 +197,7 @@ class ImageNet:
             yield ref
 
     def _read_list(self) -> dict[str, list[ImageRef]]:
-        """The wanted synsets' links, in one pass over what may be many millions."""
+        """Read the links of the requested synsets in one pass over the list, which may have millions of lines."""
         assert self._url_list
         listed: dict[str, list[ImageRef]] = {wnid: [] for wnid in self._folders}
         for ref in read_list(self._url_list):
@@ -205,15 +207,15 @@ class ImageNet:
 
 
 def _wnids(path: str) -> Iterator[str]:
-    """The WordNet ids in the path of a file: that of its own name, those of its folders from the innermost on."""
+    """Yield the WordNet ids in a path: of the file name, then of its folders from the innermost."""
     *folders, name = path.split("/")
-    if not name.startswith("."):  # such as macOS adds
+    if not name.startswith("."):  # files that macOS adds
         yield name.partition("_")[0]
         yield from reversed(folders)
 
 
 def _read_listing(path: Path) -> list[Member]:
-    """The members of an archive of the site, as an earlier run wrote them; none if the file is absent or torn."""
+    """Return the members of an archive of the website, as an earlier run stored them; empty if missing or torn."""
     try:
         return [Member(**values) for values in json.loads(path.read_text(encoding="utf-8"))]
     except (OSError, ValueError, TypeError):
@@ -224,11 +226,11 @@ def _ref(url: str, file_name: str, load: Callable[[], Awaitable[bytes]]) -> Imag
     return ImageRef(url, "", name=Path(file_name).stem, load=load)
 
 
-async def _given(data: bytes) -> bytes:
+async def _as_loader(data: bytes) -> bytes:
     return data
 
 
-def _short(error: Exception) -> str:
+def _shorten(error: Exception) -> str:
     if isinstance(error, aiohttp.ClientResponseError):
         return f"HTTP {error.status}" + (" (not in that release)" if error.status == 404 else "")
     return str(error)[:200] or type(error).__name__

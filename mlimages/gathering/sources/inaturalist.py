@@ -1,4 +1,4 @@
-"""Photos of living things by taxon from iNaturalist."""
+"""Photos of organisms from iNaturalist by taxon."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from mlimages.core import FetchResult, ImageRef, InputError
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.sources.queries import parse_queries
-from mlimages.gathering.sources.search_api import RateLimit, SearchApi, Wait, network_for, objects, sleep
+from mlimages.gathering.sources.search_api import RateLimit, SearchApi, Wait, json_objects, network_for, sleep
 
 ENDPOINT = "https://api.inaturalist.org/v1"
 SIZES = ("square", "small", "medium", "large", "original")
@@ -19,7 +19,7 @@ LICENCES = ("cc0", "by", "by-sa", "by-nc", "by-nc-sa", "by-nd", "by-nc-nd")
 _PER_PAGE = 200
 _RATES = (RateLimit(60, 60.0, "a minute"), RateLimit(10_000, 86_400.0, "a day"))
 _BYTES_PER_HOUR = 4_500_000_000
-"""Of media; iNaturalist blocks clients that download more than 5 GB an hour."""
+"""Maximum bytes of media; iNaturalist blocks clients that download more than 5 GB per hour."""
 _BINOMIALS = {"species", "subspecies", "variety", "form"}
 _REFUSAL = "it blocks clients that send too many requests; run the same command again in an hour"
 
@@ -28,16 +28,16 @@ class INaturalist:
     """Source of openly licensed photos of a taxon and its subtaxa; no key is needed.
 
     Args:
-        queries: names or ids of taxa; `label=taxon` names the class otherwise.
-        licences: such as `cc0,by,by-nc`; empty takes every Creative Commons licence.
-        by: `species` or `genus` makes each of these a class of its own.
-        quality: `research`, `needs_id` or `casual`; empty takes every grade.
-        place: id of a place of iNaturalist.
+        queries: names or ids of taxa; `label=taxon` sets the class name.
+        licences: licences such as `cc0,by,by-nc`; empty for every Creative Commons licence.
+        by: `species` or `genus`: use one class per species or genus.
+        quality: `research`, `needs_id` or `casual`; empty for every grade.
+        place: iNaturalist's id of a place.
         size: one of `SIZES`, from 75 pixels to the original.
         wait, refresh: see `SearchApi`.
 
     Raises:
-        InputError: an unknown licence, rank or size.
+        InputError: a licence, rank or size is unknown.
     """
 
     lookahead = 0
@@ -79,7 +79,7 @@ class INaturalist:
         self._full: set[str] = set()
 
     def enough(self, label: str) -> None:
-        """Ask for no more photos of this class."""
+        """Request no more photos of this class."""
         self._full.add(label)
 
     def finished(self, row: FetchResult) -> None:
@@ -87,7 +87,7 @@ class INaturalist:
         self._budget.add(row.bytes or 0)
 
     async def plan(self) -> dict[str, int | None]:
-        """The number of observations by query."""
+        """Return the number of observations by query."""
         async with self._api:
             found = {}
             for label, query in self._classes.items():
@@ -107,7 +107,7 @@ class INaturalist:
                     yield ref
 
     async def _taxon_id(self, query: str) -> int:
-        """The id of the one active taxon of that scientific or common name.
+        """Return the id of the only active taxon with that scientific or common name.
 
         Raises:
             InputError: there is none, or several.
@@ -115,7 +115,7 @@ class INaturalist:
         if query.isdigit():
             return int(query)
         page = await self._api.get(f"{self._endpoint}/taxa", {"q": query, "is_active": "true", "per_page": "30"}) or {}
-        taxa = objects(page.get("results"))
+        taxa = json_objects(page.get("results"))
         name = query.casefold()
         exact = [taxon for taxon in taxa if str(taxon.get("name")).casefold() == name] or [
             taxon for taxon in taxa if str(taxon.get("preferred_common_name")).casefold() == name
@@ -145,10 +145,10 @@ class INaturalist:
     async def _photos(self, label: str, taxon_id: int) -> AsyncIterator[ImageRef]:
         above = 0
         while label not in self._full:
-            observations = objects((await self._observations(taxon_id, above=above)).get("results"))
+            observations = json_objects((await self._observations(taxon_id, above=above)).get("results"))
             for observation in observations:
                 name = self._class_of(observation, label)
-                for photo in objects(observation.get("photos")):
+                for photo in json_objects(observation.get("photos")):
                     if name and name not in self._full and photo.get("license_code") in self._licences:
                         yield self._ref(observation, photo, name)
             if len(observations) < _PER_PAGE:
@@ -156,12 +156,12 @@ class INaturalist:
             above = max(int(observation["id"]) for observation in observations)
 
     def _class_of(self, observation: Mapping[str, Any], label: str) -> str | None:
-        """The class that an observation belongs to; None where its taxon is above the wanted rank."""
+        """Return the class of an observation; None if its taxon is above the requested rank."""
         taxon = observation.get("taxon")
         if self._by is None or not isinstance(taxon, dict):
             return label if self._by is None else None
         name, rank = str(taxon.get("name") or ""), taxon.get("rank")
-        if rank in _BINOMIALS:  # a binomial, perhaps with a third part
+        if rank in _BINOMIALS:  # a binomial or trinomial name
             return " ".join(name.split()[: 1 if self._by == "genus" else 2])
         return name if rank == self._by else None
 
@@ -190,7 +190,7 @@ def _require(option: str, values: Sequence[str], allowed: Sequence[str]) -> None
 
 
 class _ByteBudget:
-    """Bytes received in the last hour, and how long to wait until there are fewer than allowed."""
+    """Bytes received in the last hour, and the time to wait until they are below the limit."""
 
     def __init__(self, per_hour: int) -> None:
         self._per_hour = per_hour

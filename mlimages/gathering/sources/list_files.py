@@ -1,4 +1,4 @@
-"""Files that hold lists of links, opened whatever compresses them and decoded into lines."""
+"""Open files with lists of links, decompress them and decode them to lines."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _TROUBLE = (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, zip
 
 
 def plain_name(path: Path) -> str:
-    """A file's name without the suffix of its compression."""
+    """Return a file name without the suffix of its compression."""
     return path.stem if path.suffix.lower() in _COMPRESSIONS else path.name
 
 
 def is_compressed(path: Path) -> bool:
-    """Whether a file is compressed, by its suffix."""
+    """Whether the suffix is that of a compressed file."""
     return path.suffix.lower() in (*_COMPRESSIONS, ".tgz")
 
 
 def count_lines(path: Path) -> int:
-    """How many lines a file has."""
+    """Return the number of lines of a file."""
     lines, block = 0, b"\n"
     with path.open("rb") as file:
         for block in iter(lambda: file.read(1 << 20), b""):
@@ -42,14 +42,14 @@ def count_lines(path: Path) -> int:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[IO[bytes]]:
-    """The bytes of a list; of an archive, those of its first file.
+def open_list(path: Path) -> Iterator[IO[bytes]]:
+    """Open a list as bytes; for an archive, its first file.
 
     Raises:
         InputError: it cannot be read to its end.
     """
     if path == STDIN:
-        with open(0, "rb", closefd=False) as file:  # not sys.stdin: at exit Python would wait for who reads it
+        with open(0, "rb", closefd=False) as file:  # not sys.stdin: at exit Python would wait for the reading thread
             yield file
         return
     try:
@@ -79,7 +79,7 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
 
 
 def lines_of(file: IO[bytes]) -> Iterator[str]:
-    """Lines that are not blank, without their ends; longer ones than 1 MiB are cut; UTF-8, UTF-16 or Latin-1."""
+    """Yield the lines that are not blank, without line ends, cut at 1 MiB; UTF-8, UTF-16 or Latin-1."""
     start = file.peek(2)[:2] if hasattr(file, "peek") else b""
     for line in _utf16_lines(file) if start in (b"\xff\xfe", b"\xfe\xff") else _bytes_lines(file):
         stripped = line.strip("\r\n")
@@ -92,7 +92,7 @@ def _utf16_lines(file: IO[bytes]) -> Iterator[str]:
     try:
         yield from iter(lambda: text.readline(MAX_LINE), "")
     finally:
-        text.detach()  # the file is closed by whoever opened it
+        text.detach()  # the caller closes the file
 
 
 def _bytes_lines(file: IO[bytes]) -> Iterator[str]:

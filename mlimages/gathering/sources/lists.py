@@ -1,4 +1,4 @@
-"""Lists of links in files: their first rows are understood before any is used, the others are read as a stream."""
+"""Lists of links in files: the first rows determine the format, the others are read as a stream."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from mlimages.core import ImageRef, InputError, MissingExtraError
 from mlimages.gathering.sources.columns import Columns, ListChoice, Row, choose_columns, clean_link, is_link, printable
-from mlimages.gathering.sources.list_files import STDIN, is_compressed, lines_of, opened, plain_name
+from mlimages.gathering.sources.list_files import STDIN, is_compressed, lines_of, open_list, plain_name
 from mlimages.gathering.sources.tables import (
     csv_rows,
     delimiter_of,
@@ -25,7 +25,7 @@ from mlimages.gathering.sources.tables import (
 )
 
 HEAD = 5000
-"""Rows that are read before any is used."""
+"""Number of rows used to detect the format."""
 
 _MOST_SINGLE_CLASSES = 1000
 _T = TypeVar("_T")
@@ -33,10 +33,10 @@ _IMAGENET_ID = re.compile(r"(n\d{8})_\d+")
 
 
 def read_list(path: Path, url_col: str | None = None, label_col: str | None = None) -> Iterator[ImageRef]:
-    """The links of one file, in order.
+    """Yield the links of a file, in order.
 
     Raises:
-        InputError: it cannot be read, or has no links.
+        InputError: the file cannot be read, or has no links.
         MissingExtraError: see `require_reader`.
 
     Example:
@@ -56,22 +56,22 @@ def require_reader(path: Path) -> None:
 
 
 def list_suffix(path: Path) -> str:
-    """What kind of list a file is, by its suffix without that of its compression."""
+    """Return the suffix of a list without that of its compression."""
     return Path(plain_name(path)).suffix.lower()
 
 
 class LinkFile:
-    """One list, opened, whose first rows are understood; iterate over its links once.
+    """An open list whose format has been detected; iterate over its links once.
 
     Args:
-        name: what messages call it.
+        name: name of the list in messages.
 
     Attributes:
-        description: how it is understood, for people.
-        header_lines: lines at its start that are no links.
+        description: the detected columns, in one line.
+        header_lines: number of lines at the start that are not links.
 
     Raises:
-        InputError: it cannot be read, has no column of links, or its classes look like captions.
+        InputError: the list cannot be read, has no column of links, or its classes look like captions.
         MissingExtraError: see `require_reader`.
     """
 
@@ -90,7 +90,7 @@ class LinkFile:
             raise InputError(f"{self._name}: no row looks like a link; its first row: {printable(head[0].url[:200])}")
         if choice.label_col is None:
             self._demand_classes(head)
-        self._links = chain(head, _raising(error) if error else refs)
+        self._links = chain(head, _raise_lazily(error) if error else refs)
 
     def __iter__(self) -> Iterator[ImageRef]:
         return self._links
@@ -109,16 +109,16 @@ class LinkFile:
         if suffix == ".parquet":
             yield from self._from_rows(parquet_rows(self._path))
             return
-        with opened(self._path) as file:
+        with open_list(self._path) as file:
             lines = lines_of(file)
             if suffix == ".json":
                 yield from self._from_json("\n".join(lines))
                 return
             first = next(lines, "")
             lines = chain([first], lines) if first else lines
-            yield from self._from_lines(first, lines, suffix)
+            yield from self._detect_and_parse(first, lines, suffix)
 
-    def _from_lines(self, first: str, lines: Iterator[str], suffix: str) -> Iterator[ImageRef]:
+    def _detect_and_parse(self, first: str, lines: Iterator[str], suffix: str) -> Iterator[ImageRef]:
         if first.lstrip().lower().startswith(("<!doctype html", "<html")):
             raise InputError(
                 f"{self._name} is a web page, not a list of links (a page to log in?): save the list itself"
@@ -149,7 +149,7 @@ class LinkFile:
         except RecursionError as error:
             raise InputError(f"{self._path} cannot be read: nested too deep") from error
         except ValueError as error:
-            if "\n" in text and text.startswith("{"):  # JSON lines under another name
+            if "\n" in text and text.startswith("{"):  # JSON lines with another suffix
                 return self._from_rows(object_rows(text.splitlines()))
             raise InputError(f"{self._path} cannot be read: {error}") from error
         return self._from_rows(iter(json_rows(value, self._path)))
@@ -163,7 +163,7 @@ class LinkFile:
             return
         columns: Columns = choose_columns(names, head, self._choice, self._name)
         self.description = columns.describe() + self._class_note(columns.label is None)
-        for row in chain(head, _raising(error) if error else rows):
+        for row in chain(head, _raise_lazily(error) if error else rows):
             yield columns.ref(row, self._default)
 
     def _from_text(self, lines: Iterable[str]) -> Iterator[ImageRef]:
@@ -176,7 +176,7 @@ class LinkFile:
                 yield ImageRef(clean_link(left), self._default)
                 continue
             left, right = (right, left) if is_link(left) and not is_link(right) else (left, right)
-            right = next(filter(is_link, right.split("\t")), right)  # further cells tell nothing
+            right = next(filter(is_link, right.split("\t")), right)  # further cells are ignored
             if imagenet := _IMAGENET_ID.fullmatch(left.strip()):
                 yield ImageRef(clean_link(right), imagenet[1], {"wnid": imagenet[1]}, name=left.strip())
             else:
@@ -189,18 +189,18 @@ class LinkFile:
 
 
 def _take_head(items: Iterator[_T], count: int) -> tuple[list[_T], InputError | None]:
-    """The first items, and the error that ended them early."""
+    """Return the first items, and the error that ended them early."""
     head: list[_T] = []
     try:
         for item in islice(items, count):
-            head.append(item)  # noqa: PERF402  # what came before an error counts
+            head.append(item)  # noqa: PERF402  # items before an error are kept
     except InputError as error:
         return head, error
     return head, None
 
 
-def _raising(error: Exception) -> Iterator[Any]:
-    """An iterator that raises at its first item."""
+def _raise_lazily(error: Exception) -> Iterator[Any]:
+    """Return an iterator that raises an error at its first item."""
 
     def fail() -> Any:
         raise error
@@ -209,7 +209,7 @@ def _raising(error: Exception) -> Iterator[Any]:
 
 
 def count_links(path: Path, header_lines: int, count_lines: Callable[[Path], int]) -> int | None:
-    """How many links a list has at most; None where that takes long to find."""
+    """Return the maximum number of links of a list; None if counting takes long."""
     if is_compressed(path) or not path.is_file() or list_suffix(path) in (".parquet", ".json"):
         return None
     return count_lines(path) - header_lines

@@ -1,4 +1,4 @@
-"""Openly licensed images by search word from Openverse."""
+"""Openly licensed images from Openverse by search words."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 from mlimages.core import ImageRef, InputError
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.sources.queries import parse_queries
-from mlimages.gathering.sources.search_api import SearchApi, Wait, network_for, objects, sleep
+from mlimages.gathering.sources.search_api import SearchApi, Wait, json_objects, network_for, sleep
 
 ENDPOINT = "https://api.openverse.org"
 LICENSE_TYPES = ("commercial", "modification", "all", "all-cc")
-_PER_PAGE, _PER_PAGE_REGISTERED = 20, 50  # the most that it gives without and with a client id
+_PER_PAGE, _PER_PAGE_REGISTERED = 20, 50  # maximum without and with a client id
 _REGISTRATION = "https://api.openverse.org/v1/#tag/auth/operation/register"
 _LIMITS = (
     "Openverse gives at most 240 results per query without a client id (20 a page, 200 requests a day). A free one "
@@ -31,15 +31,15 @@ class Openverse:
     """Source of openly licensed images; OPENVERSE_CLIENT_ID and OPENVERSE_CLIENT_SECRET raise its limits.
 
     Args:
-        queries: search words; `label=words` names the class otherwise.
-        licences: such as `by,cc0`; empty takes every open one.
-        filters: `license_type`, `source`, `extension`, as Openverse understands them.
+        queries: search words; `label=words` sets the class name.
+        licences: licences such as `by,cc0`; empty for every open licence.
+        filters: parameters `license_type`, `source`, `extension` of Openverse.
         thumbnails: download the thumbnails of Openverse (up to 600 pixels wide) instead of the originals.
-        tell: receives what to know before it starts.
+        tell: is called with notes before the first request.
         wait, refresh: see `SearchApi`.
 
     Raises:
-        InputError: an unknown licence type, or only one of the two variables is set.
+        InputError: a licence type is unknown, or only one of the two variables is set.
     """
 
     lookahead = 0
@@ -77,11 +77,11 @@ class Openverse:
         self._full: set[str] = set()
 
     def enough(self, label: str) -> None:
-        """Ask for no more pages of this class."""
+        """Request no more pages of this class."""
         self._full.add(label)
 
     async def plan(self) -> dict[str, int | None]:
-        """The number of images by class."""
+        """Return the number of images by class."""
         async with self._api:
             return {label: (await self._page(query, 1)).get("result_count") for label, query in self._classes.items()}
 
@@ -98,7 +98,7 @@ class Openverse:
             if label in self._full:
                 return
             page = await self._page(query, number)
-            for image in objects(page.get("results")):
+            for image in json_objects(page.get("results")):
                 if label not in self._full:
                     yield self._ref(image, label)
             pages = page.get("page_count")

@@ -1,4 +1,4 @@
-"""Photographs by search word from Pexels."""
+"""Photographs from Pexels by search words."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from mlimages.core import GatherError, ImageRef, InputError
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.sources.queries import parse_queries
-from mlimages.gathering.sources.search_api import RateLimit, SearchApi, Wait, network_for, objects, sleep
+from mlimages.gathering.sources.search_api import RateLimit, SearchApi, Wait, json_objects, network_for, sleep
 
 ENDPOINT = "https://api.pexels.com/v1"
 SIZES = ("original", "large2x", "large", "medium", "small", "portrait", "landscape", "tiny")
@@ -27,14 +27,14 @@ class Pexels:
     """Source of photographs from Pexels; the key is read from PEXELS_API_KEY.
 
     Args:
-        queries: search words; `label=words` names the class otherwise.
+        queries: search words; `label=words` sets the class name.
         photo_size: one of `SIZES`.
-        filters: `orientation`, `size`, `color`, `locale`, as Pexels understands them.
-        i_have_permission: Pexels allowed the use; it is noted with every image.
+        filters: parameters `orientation`, `size`, `color`, `locale` of Pexels.
+        i_have_permission: Pexels has permitted the use; recorded with every image.
         wait, refresh: see `SearchApi`.
 
     Raises:
-        GatherError: no key, or no permission.
+        GatherError: the key or the permission is missing.
     """
 
     lookahead = 0
@@ -75,11 +75,11 @@ class Pexels:
         self._full: set[str] = set()
 
     def enough(self, label: str) -> None:
-        """Ask for no more pages of this class."""
+        """Request no more pages of this class."""
         self._full.add(label)
 
     async def plan(self) -> dict[str, int | None]:
-        """How many photographs there are by class."""
+        """Return the number of photographs by class."""
         async with self._api:
             return {label: (await self._page(query, 1)).get("total_results") for label, query in self._classes.items()}
 
@@ -94,7 +94,7 @@ class Pexels:
             if label in self._full:
                 return
             page = await self._page(query, number)
-            for photo in objects(page.get("photos")):
+            for photo in json_objects(page.get("photos")):
                 if label not in self._full:
                     yield self._ref(photo, label)
             if not page.get("next_page"):

@@ -1,4 +1,4 @@
-"""What to search for, and the class that it fills."""
+"""Search queries and their classes."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from mlimages.core import InputError
 
 
 def parse_queries(texts: Sequence[str]) -> dict[str, str]:
-    """`lizard=lizard reptile` is the class lizard, searched as "lizard reptile"; a bare word is both.
+    """Parse `lizard=lizard reptile` as the class lizard, searched as "lizard reptile"; plain words are both.
 
     Raises:
-        InputError: an empty part, or one class twice.
+        InputError: a part is empty, or a class occurs twice.
     """
     classes: dict[str, str] = {}
     for text in texts:

@@ -1,4 +1,4 @@
-"""Pages of a provider's search API: cached for a day, within its rate limits, with retries."""
+"""Request pages of a provider's search API, cached for a day, within its rate limits and with retries."""
 
 from __future__ import annotations
 
@@ -22,44 +22,44 @@ from mlimages.gathering.download.fetch import retry_after_s
 from mlimages.gathering.options import GatherOptions
 
 _TRIES = 5
-_FRESH_S = 86_400.0  # how long an answer in the cache is used
-_LAG_S = 5.0  # until MediaWiki is asked again whose replicas lag
+_FRESH_S = 86_400.0  # maximum age of a cached response
+_LAG_S = 5.0  # pause if MediaWiki's replicas lag
 
 Wait = Callable[[float, str], Awaitable[None]]
-"""Waits this many seconds, for the reason given."""
+"""Waits this many seconds, for the given reason."""
 
 
 async def sleep(seconds: float, why: str) -> None:
-    """Wait silently."""
+    """Sleep without a message."""
     await asyncio.sleep(seconds)
 
 
 @dataclass(frozen=True, slots=True)
 class RateLimit:
-    """Requests that a provider allows in any period of this many seconds; `period` names it in messages."""
+    """Maximum number of requests in any period of this many seconds; `period` is its name in messages."""
 
     requests: int
     seconds: float
     period: str
 
     def wait_s(self, sent: Sequence[float], now: float) -> float:
-        """Seconds until another request is allowed, after those sent at these times (ascending)."""
+        """Return the seconds until the next request is allowed, after requests at these times (ascending)."""
         if len(sent) < self.requests:
             return 0.0
         return max(0.0, sent[-self.requests] + self.seconds - now)
 
 
 class SearchApi:
-    """One provider's search API; answers are cached for a day, so that a second run sends no request again.
+    """A provider's search API; responses are cached for a day, so that a second run sends no request.
 
     Args:
-        name: the provider's, for messages and the cache folder.
-        headers: sent with each request; never logged.
-        refusal: what to do when it answers 401 or 403.
-        rates: rate limits to keep by ourselves.
-        wait: how to wait; None refuses to, with an error that says how long it would have been.
-        refresh: ask again for what is in the cache.
-        authorize: gives the headers of a client that is registered; called before the first request and after a 401.
+        name: name of the provider, for messages and the cache folder.
+        headers: headers of each request; never logged.
+        refusal: advice to the user after 401 or 403.
+        rates: rate limits that the client keeps.
+        wait: sleeps; None raises an error with the time instead.
+        refresh: ignore cached responses.
+        authorize: returns the headers of a registered client; called before the first request and after a 401.
     """
 
     def __init__(
@@ -95,32 +95,32 @@ class SearchApi:
             await self._session.close()
 
     async def get(self, url: str, params: Mapping[str, str], *, is_first: bool = True) -> dict[str, Any] | None:
-        """The answer's JSON object; None where the provider has no such page, unless it `is_first` of its query.
+        """Return the JSON object of a page; None if the page does not exist, unless it `is_first` of its query.
 
         Raises:
-            GatherError: refused, unreachable, or a wait that is not wanted.
+            GatherError: access is denied, the provider is unreachable, or waiting is disabled.
         """
         address = f"{url}?{urlencode(sorted(params.items()))}"
         cached = self._folder / f"{hashlib.sha256(address.encode()).hexdigest()}.json"
         if not self._refresh and (answer := _read_cached(cached)) is not None:
             return answer
-        answer = await self._ask(address, is_first=is_first)
+        answer = await self._get_json(address, is_first=is_first)
         if answer is not None and _has_items(answer):
             write_text(cached, json.dumps({"fetched_at": time.time(), "answer": answer}))
         return answer
 
     async def post(self, url: str, form: Mapping[str, str]) -> dict[str, Any]:
-        """The JSON object that answers a form, which is not cached.
+        """Send a form and return the JSON object of the response, which is not cached.
 
         Raises:
-            GatherError: refused or unreachable.
+            GatherError: access is denied, or the provider is unreachable.
         """
         status, _, body = await self._request("POST", url, data=form)
         if status == 200 and isinstance(body, dict):
             return body
         raise GatherError(f"{self._name} returned {f'HTTP {status}' if status else body}: {self._refusal}")
 
-    async def _ask(self, address: str, *, is_first: bool) -> dict[str, Any] | None:
+    async def _get_json(self, address: str, *, is_first: bool) -> dict[str, Any] | None:
         detail = ""
         may_authorize = self._authorize is not None
         if self._authorize and not self._headers:
@@ -142,7 +142,7 @@ class SearchApi:
                     raise GatherError(f"{self._name} returned HTTP {status}: {self._refusal}")
                 case 400 | 404 | 422 if is_first:
                     raise GatherError(f"{self._name} returned HTTP {status}: {body}")
-                case 400 | 404 | 422:  # behind its last page
+                case 400 | 404 | 422:  # after the last page
                     return None
                 case 429:
                     detail = "it answers 429, too many requests"
@@ -183,7 +183,7 @@ class SearchApi:
         await self._wait(seconds, f"{self._name}: {why}; waiting {long}")
 
     def _until_free_s(self) -> float:
-        """Seconds until the rate limits allow a request; if they do by our count, the longest period of theirs."""
+        """Return the seconds until the rate limits allow a request; if our count allows one, their longest period."""
         sent, now = self._sent(), time.time()
         periods = [rate.seconds for rate in self._rates]
         return max((rate.wait_s(sent, now) for rate in self._rates), default=0.0) or (
@@ -191,7 +191,7 @@ class SearchApi:
         )
 
     def _sent(self) -> list[float]:
-        """When the requests were sent that the rate limits still count, ascending."""
+        """Return the times of the requests that the rate limits still count, ascending."""
         oldest = time.time() - max((rate.seconds for rate in self._rates), default=0.0)
         return [moment for moment in self._state().get("requests", []) if moment > oldest]
 
@@ -209,13 +209,13 @@ class SearchApi:
             write_text(self._folder / "quota.json", json.dumps(self._state() | {"requests": sent}))
 
     def _remember_quota(self, headers: Mapping[str, str]) -> None:
-        with suppress(KeyError, ValueError):  # absent, or no numbers
+        with suppress(KeyError, ValueError):  # absent or not numbers
             quota = {"remaining": int(headers["X-Ratelimit-Remaining"]), "reset": int(headers["X-Ratelimit-Reset"])}
             write_text(self._folder / "quota.json", json.dumps(self._state() | quota))
 
 
 def _read_cached(path: Path) -> dict[str, Any] | None:
-    """The answer in the cache, if it is there, fresh and whole."""
+    """Return the cached response if it exists, is recent and complete."""
     try:
         entry = json.loads(path.read_text(encoding="utf-8"))
         is_fresh = 0 <= time.time() - entry["fetched_at"] < _FRESH_S
@@ -226,17 +226,17 @@ def _read_cached(path: Path) -> dict[str, Any] | None:
 
 
 def _has_items(value: object) -> bool:
-    """Whether there is a list in a JSON value that is not empty: an empty answer may have been a passing trouble."""
+    """Whether a JSON value contains a list that is not empty; an empty response may be a temporary failure."""
     if isinstance(value, dict):
         return any(map(_has_items, value.values()))
     return isinstance(value, list) and bool(value)
 
 
-def objects(values: object) -> list[dict[str, Any]]:
-    """The JSON objects in what should be a list of them."""
+def json_objects(values: object) -> list[dict[str, Any]]:
+    """Return the JSON objects in a value that should be a list of them."""
     return [value for value in values if isinstance(value, dict)] if isinstance(values, list) else []
 
 
 def network_for(endpoint: str, default: str, network: GatherOptions) -> GatherOptions:
-    """The network options for an endpoint; one that the user gave may have a private address."""
+    """Return the network options for an endpoint; a custom endpoint may have a private address."""
     return network if endpoint == default else replace(network, allow_private=True)

@@ -1,4 +1,4 @@
-"""Where links come from: the Source protocol, and lists in files."""
+"""The Source protocol, and lists of links in files."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ _T = TypeVar("_T")
 
 
 class Source(Protocol):
-    """Yields the links to gather, in a steady order.
+    """Yields the links to gather, in a deterministic order.
 
-    It may also have `enough(label)`, called once a class has all the images that are wanted; `finished(row)`, called
-    with each new row; `lookahead`, how many links may be asked of it that wait for their class; `async length()`, how
-    many links it has, or None; `is_read_once`, True where a second process cannot read it; `is_list`, True where images
-    move to the classes that it names now, since a person corrects them.
+    Optional members: `enough(label)`, called once a class has enough images; `finished(row)`, called with each new row;
+    `lookahead`, the maximum number of links requested ahead while they wait for their class; `async length()`, the
+    number of links or None; `is_read_once`, True if a second process cannot read it; `is_list`, True if it is a list
+    that a person may have corrected, so that stored images are moved to the classes that it now names.
     """
 
     def __aiter__(self) -> AsyncIterator[ImageRef]: ...
 
 
 AnySource = Source | str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
-"""What `gather` takes: a source, or one or several lists of links as paths."""
+"""A source, or one or more lists of links as paths."""
 
 
 def as_source(source: AnySource) -> Source:
-    """The source itself, or a `UrlList` of the paths.
+    """Return the source itself, or a `UrlList` of paths.
 
     Raises:
-        TypeError: it is neither.
+        TypeError: the value is neither.
         InputError: there is no list of links at a path.
     """
     if isinstance(source, str | os.PathLike):
@@ -65,19 +65,20 @@ def as_source(source: AnySource) -> Source:
 class UrlList:
     """Links in files or at http(s) addresses, each in any common form, plain or compressed (.gz .bz2 .xz .zip).
 
-    Text holds a link per line, `label<TAB>link` in either order, or ImageNet's `n00004475_6590<TAB>link`. Tables (CSV,
-    TSV, JSON, JSON lines, Parquet, COCO) have a column of links and perhaps one of classes; their other columns go into
-    the manifest. Links without a class belong to a class named after their file. `-` is standard input.
+    A text file has a link per line, `label<TAB>link` in either order, or ImageNet's `n00004475_6590<TAB>link`. Tables
+    (CSV, TSV, JSON, JSON lines, Parquet, COCO) have a column of links and optionally one of classes; their other
+    columns are copied to the manifest. Links without a class get the name of their file as class. `-` is standard
+    input.
 
     Args:
-        url_col, label_col: columns, by name or by number from 1, where they are not found by themselves.
+        url_col, label_col: columns by name or by number from 1; by default they are detected.
         class_name: one class for all links.
-        network: options for lists at an address.
-        tell: is called with how each list is understood, before its first link is used.
+        network: options for downloading lists.
+        tell: is called with a description of the detected columns before the first link is used.
 
     Raises:
-        InputError: a file is missing.
-        MissingExtraError: a file is Parquet, and what reads it is not installed.
+        InputError: a file does not exist.
+        MissingExtraError: a file is Parquet, and pyarrow is not installed.
 
     Example:
         >>> import tempfile
@@ -113,9 +114,9 @@ class UrlList:
 
     async def __aiter__(self) -> AsyncIterator[ImageRef]:
         files = await self._prepare()
-        self._files = None  # each can be read once
+        self._files = None  # they can be read only once
         for path, refs in zip(self._paths, map(iter, files), strict=True):
-            while found := await (_typed(refs) if path == STDIN else asyncio.to_thread(_take, refs, _BLOCK)):
+            while found := await (_read_typed(refs) if path == STDIN else asyncio.to_thread(_take, refs, _BLOCK)):
                 for ref in found:
                     yield ref
 
@@ -125,26 +126,26 @@ class UrlList:
         return STDIN in self._paths
 
     async def length(self) -> int | None:
-        """How many links the lists have; None where that takes long to find."""
+        """Return the number of links in the lists; None if counting takes long."""
         await self._prepare()
         return self._length
 
     async def plan(self) -> dict[str, int | None]:
-        """How many links there are by class."""
+        """Return the number of links by class."""
         counts: Counter[str] = Counter()
         async for ref in self:
             counts[ref.label] += 1
         return dict(counts)
 
     async def _prepare(self) -> list[LinkFile]:
-        """Open the lists and understand their first rows, all of them before the first link is used."""
+        """Open all lists and detect their formats before the first link is used."""
         if self._files is None:
             files: list[LinkFile] = []
             lengths: list[int | None] = []
             with tempfile.TemporaryDirectory(prefix="mlimages-lists-") as folder:
                 for number, path in enumerate(self._paths):
                     local = path if isinstance(path, Path) else await self._download(path, Path(folder) / str(number))
-                    file = await _opened(local, self._choice)
+                    file = await _open_list(local, self._choice)
                     if file.description:
                         self._tell(f"{'standard input' if local == STDIN else local.name}: {file.description}")
                     files.append(file)
@@ -154,7 +155,7 @@ class UrlList:
         return self._files
 
     async def _download(self, url: str, folder: Path) -> Path:
-        """The list at an address, in a file of the same name."""
+        """Download a list to a file of the same name."""
         folder.mkdir()
         name = PurePosixPath(urlsplit(url).path).name or "links.txt"
         try:
@@ -175,25 +176,25 @@ def _is_address(path: str | os.PathLike[str]) -> bool:
     return str(path).lower().startswith(("http://", "https://"))
 
 
-async def _opened(path: Path, choice: ListChoice) -> LinkFile:
+async def _open_list(path: Path, choice: ListChoice) -> LinkFile:
     if path == STDIN:
         return (await _in_daemon_thread(lambda: [LinkFile(path, choice)]))[0]
     return await asyncio.to_thread(LinkFile, path, choice)
 
 
-async def _typed(refs: Iterator[ImageRef]) -> list[ImageRef]:
-    """The next link of standard input; who writes into a pipe waits for each line to be taken."""
+async def _read_typed(refs: Iterator[ImageRef]) -> list[ImageRef]:
+    """Return the next link of standard input; the program that writes to the pipe may wait for each line to be read."""
     return await _in_daemon_thread(lambda: _take(refs, 1))
 
 
 async def _in_daemon_thread(read: Callable[[], list[_T]]) -> list[_T]:
-    """What `read` returns, run by a thread that Ctrl-C does not wait for: nobody may ever press Enter."""
+    """Return the result of `read` in a thread that Ctrl-C does not wait for: it may wait for input forever."""
     found: Future[list[_T]] = Future()
 
     def run() -> None:
         try:
             found.set_result(read())
-        except BaseException as error:  # it is raised where the result is awaited
+        except BaseException as error:  # raised to the caller that awaits the result
             found.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()

@@ -1,4 +1,4 @@
-"""Tables of many formats as rows that give a value for each name."""
+"""Read tables of many formats as rows of named values."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from mlimages.core import InputError
 from mlimages.gathering.sources.columns import RAW, Row, is_link, text_of
 
 _HTTP_DATA = "TsvHttpData-1.0"
-_MOST_LINES = 1000  # of one row
+_MOST_LINES = 1000  # maximum number of lines in a row
 _LONG_LINE = 65_536
 _LONG_CELL = re.compile(r'"(?:[^"]|""){10000,}"')
 
 
 def delimiter_of(line: str) -> str:
-    """What separates the cells of a CSV file, by its first line."""
+    """Return the delimiter of a CSV file, by its first line."""
     return max(",;\t", key=lambda each: (line.count(each), each == ","))
 
 
 def csv_rows(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
-    """The cells of each row; quoted ones may hold line ends.
+    """Yield the cells of each row; quoted cells may contain line ends.
 
-    A quote that nothing closes costs its own row at most: the line that has it is a row by itself, its quotes being
-    letters. It is known by what follows: a line that looks like a row by itself, or no line that ends the row well.
+    An unclosed quote affects only its own row: its line is read as a row in which quotes are ordinary characters. A
+    quote counts as unclosed if a later line looks like a complete row, or if no line ends the row validly.
     """
     waiting: deque[str] = deque()
     source, width = iter(lines), 0
@@ -48,7 +48,7 @@ def csv_rows(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
 def _row_of_lines(
     first: str, waiting: deque[str], source: Iterator[str], delimiter: str, width: int
 ) -> list[str] | None:
-    """The row that `first` begins and a later line closes, which are taken; None where no line does."""
+    """Return the row from `first` to the line that closes it, and consume these lines; None if no line does."""
     text = [first]
     for number in range(_MOST_LINES):
         if number == len(waiting):
@@ -56,7 +56,7 @@ def _row_of_lines(
                 return None
             waiting.append(line)
         text.append(waiting[number])
-        if is_link(waiting[number]) and len(waiting[number].split(delimiter)) == width:  # a row by itself
+        if is_link(waiting[number]) and len(waiting[number].split(delimiter)) == width:  # a complete row
             return None
         if waiting[number].count('"') % 2:  # the first line that may close it
             row = _csv_row("\n".join(text), delimiter, is_strict=True)
@@ -69,9 +69,9 @@ def _row_of_lines(
 
 
 def _csv_row(text: str, delimiter: str, *, is_strict: bool) -> list[str] | None:
-    """The cells of one row; None if the text is not one."""
+    """Return the cells of a row; None if the text is not a row."""
     if len(text) > _LONG_LINE:
-        text = _LONG_CELL.sub('""', text)  # no link or class, and more than Python's reader takes
+        text = _LONG_CELL.sub('""', text)  # neither link nor class, and above the limit of Python's csv
     try:
         rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=is_strict))
     except csv.Error:
@@ -80,7 +80,7 @@ def _csv_row(text: str, delimiter: str, *, is_strict: bool) -> list[str] | None:
 
 
 def tab_rows(lines: Iterable[str]) -> Iterator[list[str]]:
-    """The cells of each line of a TSV file, without empty ones at the end; Google's TsvHttpData among them."""
+    """Split the lines of a TSV file into cells, without trailing empty cells; supports Google's TsvHttpData-1.0."""
     for line in lines:
         if line.strip() == _HTTP_DATA:
             yield ["url", "bytes", "md5"]
@@ -89,7 +89,7 @@ def tab_rows(lines: Iterable[str]) -> Iterator[list[str]]:
 
 
 def named_rows(rows: Iterator[Sequence[str]]) -> tuple[bool, Iterator[Row]]:
-    """Whether the first row is a header, and the rows by its names, else by `column 1`, `column 2` ..."""
+    """Return whether the first row is a header, and the rows by its names, else by `column 1`, `column 2` ..."""
     first = next(rows, None)
     if first is None:
         return False, iter(())
@@ -102,7 +102,7 @@ def named_rows(rows: Iterator[Sequence[str]]) -> tuple[bool, Iterator[Row]]:
 
 
 def object_rows(lines: Iterable[str]) -> Iterator[Row]:
-    """JSON lines; one that is no object is a row without names."""
+    """Yield the objects of JSON lines; a line that is not an object is a row without names."""
     for line in lines:
         try:
             values = json.loads(line)
@@ -112,7 +112,7 @@ def object_rows(lines: Iterable[str]) -> Iterator[Row]:
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested objects as one, with names such as `image.url`."""
+    """Flatten nested objects to one, with names such as `image.url`."""
     found: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
@@ -123,10 +123,11 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def json_rows(value: Any, path: Path) -> list[Row]:
-    """The rows of a JSON document: an array, a COCO dataset, an object with one array, or lists of links by class.
+    """Return the rows of a JSON document: an array, a COCO dataset, an object with one array, or lists of links by
+    class.
 
     Raises:
-        InputError: it is none of these.
+        InputError: the document is none of these.
     """
     if isinstance(value, list):
         return [flat(each) if isinstance(each, dict) else {"url": text_of(each)} for each in value]
@@ -142,7 +143,7 @@ def json_rows(value: Any, path: Path) -> list[Row]:
 
 
 def _coco_rows(dataset: dict[str, Any]) -> list[Row]:
-    """The images of a COCO dataset, with their category where all their annotations have one."""
+    """Return the images of a COCO dataset, with their category if all their annotations have the same."""
     names = {each.get("id"): each.get("name") for each in dataset.get("categories", [])}
     found: dict[Any, set[Any]] = defaultdict(set)
     for each in dataset["annotations"]:
@@ -158,10 +159,10 @@ def _coco_rows(dataset: dict[str, Any]) -> list[Row]:
 
 
 def parquet_rows(path: Path) -> Iterator[Row]:
-    """The rows of a Parquet file, read in batches, nested columns as `image.url`.
+    """Yield the rows of a Parquet file, read in batches, with nested columns as `image.url`.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: the file cannot be read.
     """
     import pyarrow
     from pyarrow import ArrowException, parquet
@@ -172,7 +173,7 @@ def parquet_rows(path: Path) -> Iterator[Row]:
                 field.name
                 for field in table.schema_arrow
                 if not (pyarrow.types.is_binary(field.type) or pyarrow.types.is_large_binary(field.type))
-                or field.name.lower() in ("url", "label", "class")  # images themselves are left out
+                or field.name.lower() in ("url", "label", "class")  # image data is left out
             ]
             for batch in table.iter_batches(batch_size=1000, columns=names):
                 yield from map(flat, batch.to_pylist())

@@ -1,4 +1,4 @@
-"""ImageNet's part of WordNet: which synsets there are, and which lie beneath which. It is in the package, offline."""
+"""ImageNet's part of WordNet, included in the package: synsets and their hierarchy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _WNID = re.compile(r"n\d{8}")
 
 @dataclass(frozen=True, slots=True)
 class Synset:
-    """One meaning: its id, the ids of the broader ones, its words (the first names it) and its definition."""
+    """A meaning: its id, the ids of the broader ones, its words (the first is its name) and its definition."""
 
     wnid: str
     parents: tuple[str, ...]
@@ -24,13 +24,13 @@ class Synset:
 
     @property
     def folder(self) -> str:
-        """The first word as a folder's name."""
+        """The first word as a folder name."""
         return self.lemmas[0].lower().replace("/", "_")
 
 
 @cache
 def synsets() -> dict[str, Synset]:
-    """Every synset by its id, in WordNet's order."""
+    """Return all synsets by id, in WordNet's order."""
     packed = (files("mlimages.gathering") / "data/wordnet_nouns.tsv.xz").read_bytes()
     rows = (line.split("\t") for line in lzma.decompress(packed).decode().splitlines())
     return {
@@ -49,10 +49,10 @@ def _children() -> dict[str, list[str]]:
 
 
 def find_synset(text: str) -> Synset:
-    """The synset with this id, or with this word if it is the only one.
+    """Return the synset with this id, or the only one with this word.
 
     Raises:
-        InputError: there is none, or several, which the message lists with their definitions.
+        InputError: there is none, or there are several; the message lists them with their definitions.
     """
     if _WNID.fullmatch(text):
         if text not in synsets():
@@ -69,7 +69,7 @@ def find_synset(text: str) -> Synset:
 
 
 def subtree(root: Synset) -> dict[str, str]:
-    """The synset and all beneath it: folder by id, each in its parent's; a synset with several parents once."""
+    """Return the synset and all below it: folder by id, inside the folder of a parent; each synset occurs once."""
     folders = {root.wnid: root.folder}
     taken = {root.folder}
     waiting = [root.wnid]

@@ -1,1 +1,1 @@
-"""The folder of images and its manifest."""
+"""The gathered folder: images and manifest."""

@@ -1,4 +1,4 @@
-"""ATTRIBUTION.md: who made these images."""
+"""Write ATTRIBUTION.md, which names the authors of the images."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ STEM = "ATTRIBUTION"
 
 
 def write_attributions(folder: Path) -> Path:
-    """List the images whose provider asks to be named, one a line, as the manifest has them; the file written.
+    """List the images whose provider requires attribution, one per line; return the path of the file.
 
-    The last line holds the hash of all others: a file that somebody changed stays, and the list goes into
+    The last line has a hash of the others: a file that the user changed is kept, and the list is written to
     ATTRIBUTION-2.md.
     """
     paths = (folder / (f"{STEM}.md" if count == 1 else f"{STEM}-{count}.md") for count in itertools.count(1))

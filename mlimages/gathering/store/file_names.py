@@ -1,4 +1,4 @@
-"""Words from the web become names that every file system takes."""
+"""Convert text from the web to portable file names."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from mlimages.core import ImageRef
 from mlimages.gathering.store.manifest import KeySet
 
 MAX_BYTES = 120
-"""Of a name in UTF-8: file systems allow 255, and a suffix, a number and a temporary name must fit."""
+"""Maximum length of a name in UTF-8: file systems allow 255, and a suffix, a number and a temporary name must fit."""
 
 _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f-\x9f<>:"/\\|?*\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]')
 MAX_DEPTH = 16
 MAX_FOLDER_BYTES = 1024
-"""Of a label's folder in UTF-8: paths may have 4096, the output folder's own included."""
+"""Maximum length of a label's folder in UTF-8: paths may have 4096, including the output folder."""
 
 _OURS = re.compile(r"(manifest.*\.jsonl|metadata\.jsonl|attribution.*\.md)", re.IGNORECASE)
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
 
 
 def safe_name(text: str, *, default: str) -> str:
-    """One path component: no separator, control or direction character, nothing that Windows reserves."""
+    """Return a path component without separators, control or direction characters, and names reserved by Windows."""
     name = _FORBIDDEN.sub("_", unicodedata.normalize("NFC", text))
     name = _shortened(name.strip().lstrip(".")).rstrip(" .").strip()
     if _RESERVED.fullmatch(name):
@@ -36,9 +36,9 @@ def safe_name(text: str, *, default: str) -> str:
 
 @lru_cache(maxsize=1024)
 def safe_folder(label: str) -> str:
-    """A label as a relative folder; `/` nests.
+    """Return a label as a relative folder; `/` nests.
 
-    A folder whose name a file of ours may have, and one too deep for file systems, gets another name.
+    Names that mlimages uses for its files, and paths too deep for file systems, are changed.
     """
     parts = [part for part in (safe_name(part, default="") for part in label.split("/")) if part] or ["images"]
     if _OURS.fullmatch(parts[0]):
@@ -52,7 +52,7 @@ def safe_folder(label: str) -> str:
 
 
 def url_stem(url: str) -> str:
-    """The last part of a URL's path without its suffix, as a file name."""
+    """Return the last part of a URL's path, without its suffix, as a file name."""
     path = url.partition("#")[0].partition("?")[0].rstrip("/").partition("://")[2]
     last = unquote(path.rpartition("/")[2]) if "/" in path else ""
     stem, dot, suffix = last.rpartition(".")
@@ -62,10 +62,10 @@ def url_stem(url: str) -> str:
 
 
 def free_paths(stem: str, suffix: str, digits: str, *, is_alone: bool) -> Iterator[str]:
-    """Names for an image, the best first: the plain one only where no other run may write beside this one.
+    """Yield names for an image, the best first; the plain name only if no other run may write to this folder.
 
     Args:
-        digits: that no other link has.
+        digits: digits that no other link has.
     """
     if is_alone:
         yield f"{stem}{suffix}"
@@ -75,9 +75,9 @@ def free_paths(stem: str, suffix: str, digits: str, *, is_alone: bool) -> Iterat
 
 
 class NamesInUse:
-    """Folders and file names of a gathered folder, compared as file systems do that ignore case.
+    """Folders and file names of a gathered folder, compared without regard to case, as on some file systems.
 
-    A label whose folder belongs to another label gets a folder with a number of its own.
+    If the folder of a label belongs to another label, a number is appended.
     """
 
     def __init__(self) -> None:
@@ -85,7 +85,7 @@ class NamesInUse:
         self._paths = KeySet()
 
     def note(self, label: str, path: str) -> bool:
-        """Take note of an image; whether its path was free."""
+        """Record an image; return whether its path was free."""
         folder = safe_folder(label)
         if path.startswith(f"{folder}/"):
             self._owners.setdefault(folder.casefold(), label)
@@ -99,7 +99,7 @@ class NamesInUse:
         return folder
 
     def stem(self, ref: ImageRef) -> str:
-        """The path for an image without number and suffix: its label's folder, and the name of its link."""
+        """Return the path of an image without number and suffix: the folder of its label and the name of its link."""
         return f"{self.folder(ref.label)}/{(ref.name and safe_name(ref.name, default='')) or url_stem(ref.url)}"
 
 

@@ -1,4 +1,4 @@
-"""The gathered folder: images under their final names, the manifest, and what is known of both."""
+"""The gathered folder: images under their final names, the manifest, and the state of both."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from mlimages.core import FetchResult, GatherError, ImageRef, Reason, cache_dir, is_remote
-from mlimages.gathering.download.fetch import Fetched
+from mlimages.gathering.download.fetch import DownloadResult
 from mlimages.gathering.download.image_facts import Facts, Rejection
 from mlimages.gathering.links import row_key
 from mlimages.gathering.options import GatherOptions
@@ -33,21 +33,21 @@ from mlimages.gathering.store.metadata import demand_free_metadata, write_metada
 from mlimages.gathering.store.missing import corrected_rows
 from mlimages.gathering.store.reopening import Refusals, demand_same_resize, is_open
 from mlimages.gathering.store.rows import failed_values, image_values, row_of
-from mlimages.gathering.store.stored_files import Files, StoredFiles
+from mlimages.gathering.store.stored_files import ImageStorage, StoredFiles
 from mlimages.gathering.store.stored_objects import ManifestParts, StoredObjects
 from mlimages.gathering.store.tally import Tally
 
 
-class Gathered:
-    """One gathered folder, open for adding; use as a context manager.
+class GatherFolder:
+    """A gathered folder, open for adding images; use as a context manager.
 
     Args:
-        out: a folder, or an address as `as_path` gives it.
+        out: a folder or remote folder, as returned by `as_path`.
         is_list: the links are a list whose classes may have been corrected since the images were gathered.
 
     Raises:
-        GatherError: another run is at work in it, it cannot be written, or so many of its images are missing that they
-            may not have been deleted on purpose.
+        GatherError: another run uses it, it cannot be written, or so many of its images are missing that they may not
+            have been deleted on purpose.
     """
 
     def __init__(self, out: Path, options: GatherOptions, *, is_list: bool = False) -> None:
@@ -62,7 +62,7 @@ class Gathered:
         self.added = 0
         self.has_attributions = False
 
-    def __enter__(self) -> Gathered:
+    def __enter__(self) -> GatherFolder:
         if self._writes_metadata:
             demand_free_metadata(self.out)
         with ExitStack() as stack:
@@ -71,14 +71,14 @@ class Gathered:
             else:
                 self._open_folder(stack)
             stack.callback(lambda: self._writer.close())
-            stack.callback(self._forget)
+            stack.callback(self._evict)
             self._read_all()
             if self._is_touched:
                 self._correct()
-                self._read(asks=True)
+                self._read(retries_open=True)
             if not self._is_settled:
                 self._settle()
-                self._read(asks=True)
+                self._read(retries_open=True)
             stack.callback(self._close_manifest)
             self._open = stack.pop_all()
         return self
@@ -89,7 +89,7 @@ class Gathered:
     def _open_folder(self, stack: ExitStack) -> None:
         self._folder = self.out
         self._manifest = manifest_path(self.out, self._options.shard)
-        self._files: Files = StoredFiles(self.out)
+        self._files: ImageStorage = StoredFiles(self.out)
         alone = not self._options.shard
         try:
             self._parts = stack.enter_context(work_folder(self.out, self._manifest.stem, alone=alone))
@@ -109,27 +109,27 @@ class Gathered:
         self._writer = ManifestParts(self._manifest, self._objects.put_manifest, keep_duplicates=keeps)
 
     def _read_all(self) -> None:
-        """Read the manifests; where images are missing at an address, another run may just have settled it."""
-        self._read(asks=True)
+        """Read the manifests; retry if remote images are missing, since another run may just have merged them."""
+        self._read(retries_open=True)
         while self._is_touched and self._objects:
             is_changed = self._objects.refresh()
-            self._read(asks=True)
+            self._read(retries_open=True)
             if not is_changed:
                 break
 
     def _correct(self) -> None:
-        """Note in the manifest what somebody deleted or moved since the last run."""
+        """Record in the manifest which images were deleted or moved since the last run."""
         choice = self._options
         paths = manifests(self._folder)
         was_closed = all(read_closing(path).is_whole for path in paths)
         rows = corrected_rows(self._files, paths, keep=choice.keep_deleted, restore=choice.restore_deleted)
-        for row in list(rows):  # the manifest is read to its end before it grows
+        for row in list(rows):  # read the whole manifest before appending to it
             self._writer.append(row)
         if was_closed or self._objects:
             self._close_manifest()
 
     def _close_manifest(self) -> None:
-        """End the manifest by a closing line: images missing from here on were deleted by somebody."""
+        """End the manifest with a closing line; images that are missing afterwards were deleted by the user."""
         keeps = self._options.keep_duplicates
         if self._objects:
             self._writer.append_closing(keep_duplicates=keeps)
@@ -140,7 +140,7 @@ class Gathered:
             self._writer.append_closing(keep_duplicates=keeps or closing.keeps_duplicates)
 
     def claim(self, ref: ImageRef) -> bool:
-        """Take a link into work; False if it was finished or claimed before."""
+        """Start work on a link; return False if it was finished or started before."""
         key = row_key(ref.label, ref.url)
         if self._moves_corrected and self._compared.defer(ref, key, is_done=key in self._done):
             return False
@@ -156,11 +156,13 @@ class Gathered:
         return others
 
     def new_part(self) -> Path:
-        """A file for an image on its way."""
+        """Return the path of a file for an unfinished image."""
         return self._parts / f"{next(self._numbers)}.part"
 
-    async def add(self, ref: ImageRef, fetched: Fetched, found: Facts | Rejection | None, part: Path) -> FetchResult:
-        """Record one finished link; a good image takes its final name.
+    async def add(
+        self, ref: ImageRef, fetched: DownloadResult, found: Facts | Rejection | None, part: Path
+    ) -> FetchResult:
+        """Record a finished link; a valid image is moved to its final name.
 
         Raises:
             GatherError: the folder cannot be written.
@@ -173,10 +175,10 @@ class Gathered:
             outcome = failed_values(fetched, found)
         row = row_of(ref, fetched, outcome)
         if row.status == "ok" and isinstance(found, Facts):
-            row = await self._placed(ref, row, part, found.suffix, key=key)
+            row = await self._place(ref, row, part, found.suffix, key=key)
         elif found:
             part.unlink(missing_ok=True)
-        row = self._refusals.marked(key, row)
+        row = self._refusals.reopen(key, row)
         self._writer.append(row)
         self.added += 1
         self._is_settled &= key not in self._reopened and not self._objects
@@ -188,18 +190,18 @@ class Gathered:
         return row
 
     def finish(self) -> None:
-        """Bring the manifest into its final form, a row per link, if this run left it otherwise."""
+        """Rewrite the manifest with one row per link, unless it is so already."""
         self._close_manifest()
         if self._objects and self._options.shard:
-            return  # the run that settles the shards reads all of them
+            return  # the run that merges the shards reads all of them
         if self._objects and not self._is_settled:
-            self._objects.refresh()  # with what other runs put meanwhile
+            self._objects.refresh()  # includes what other runs stored meanwhile
         if not self._is_settled:
             self._settle()
         elif self._has_reopened:
-            self._read(asks=False)  # not all of them were asked for again; they count as they are
+            self._read(retries_open=False)  # links that were not retried count as recorded
         else:
-            self._reopen_refused(asks=False)
+            self._reopen_refused(retries_open=False)
         self._move_corrected()
         if self.has_attributions:
             path = write_attributions(self._folder)
@@ -214,18 +216,18 @@ class Gathered:
             self._writer.close()
             moved = apply(self._corrections, self._files, self._manifest, self._names)
             self._writer = ManifestWriter(self._manifest)
-            self._read(asks=False)
+            self._read(retries_open=False)
             self.tally.moved, self.tally.unmoved = moved, len(self._corrections) - moved
 
     def _settle(self) -> None:
-        self._forget()
+        self._evict()
         self._writer.close()
         while not self._merge():
             assert self._objects
-            self._objects.refresh()  # another run settled it meanwhile
+            self._objects.refresh()  # another run has merged the manifests meanwhile
         if not self._objects:
             self._writer = ManifestWriter(self._manifest)
-        self._read(asks=False)
+        self._read(retries_open=False)
 
     def _merge(self) -> bool:
         paths = self._paths()
@@ -240,14 +242,14 @@ class Gathered:
         return is_merged
 
     def _paths(self) -> list[Path]:
-        """The manifests that this run's links are in: of a shard those of it alone."""
+        """Return the manifests with this run's links: for a shard, only its own."""
         found = manifests(self._folder)
         stem = self._manifest.stem
         return [path for path in found if path.stem.startswith(stem)] if self._options.shard else found
 
-    def _read(self, *, asks: bool) -> None:
-        """Learn what is done; where the run `asks`, links that are open are not."""
-        self._forget()
+    def _read(self, *, retries_open: bool) -> None:
+        """Read which links are done; unfinished links are not if `retries_open`."""
+        self._evict()
         self._done = KeySet()
         self._compared = Corrections()
         self._reopened = KeySet()
@@ -256,45 +258,46 @@ class Gathered:
         self.tally = Tally()
         paths = self._paths()
         self._is_settled = len(paths) < 2 if self._objects else paths in ([], [self._manifest])
-        gone: set[str] = set()
+        placeholders: set[str] = set()
         self._refusals, self._names = Refusals(), NamesInUse()
         for row in read_rows(paths):
             key = row_key(row.label, row.url)
             demand_same_resize(row, self._options, self.out)
             self._refusals.note(key, row)
             self._is_settled &= key not in self._done
-            self._learn(key, row, asks=asks)
+            self._learn(key, row, retries_open=retries_open)
             if row.reason is Reason.PLACEHOLDER and row.sha256:
-                gone.add(row.sha256)
-        self._reopen_refused(asks=asks)
-        rows = read_rows(paths) if gone else []
+                placeholders.add(row.sha256)
+        self._reopen_refused(retries_open=retries_open)
+        rows = read_rows(paths) if placeholders else []
         self._is_settled &= not any(
-            row.sha256 in gone and row.status == "ok" and self._files.size(row.path or "") is not None for row in rows
+            row.sha256 in placeholders and row.status == "ok" and self._files.size(row.path or "") is not None
+            for row in rows
         )
         if self._options.shard:
-            self._read_others(paths, asks=asks)
+            self._read_others(paths, retries_open=retries_open)
 
-    def _reopen_refused(self, *, asks: bool) -> None:
-        """Ask again for the links of hosts that refused one after the other."""
+    def _reopen_refused(self, *, retries_open: bool) -> None:
+        """Retry the links of hosts that refused consecutive links."""
         keys = self._refusals.final_links()
-        self._refused = keys if asks and not self._options.no_retry else set()
+        self._refused = keys if retries_open and not self._options.no_retry else set()
         self._has_reopened |= bool(self._refused)
         for key in self._refused:
             self._reopened.add(key)
-        if not asks:
+        if not retries_open:
             self.tally.reopen(len(keys))
 
-    def _read_others(self, own: list[Path], *, asks: bool) -> None:
-        """Learn which links of a shard are done beside it; images are compared once the shards are settled."""
+    def _read_others(self, own: list[Path], *, retries_open: bool) -> None:
+        """Read which links of a shard are done in other manifests; images are compared when the shards are merged."""
         others = (path for path in reversed(manifests(self._folder)) if path not in own)
         for row in read_rows(others):
             key = row_key(row.label, row.url)
             if self._options.has(row.url) and key not in self._done:
-                self._learn(key, row, asks=asks)
+                self._learn(key, row, retries_open=retries_open)
 
-    def _learn(self, key: int, row: FetchResult, *, asks: bool) -> None:
+    def _learn(self, key: int, row: FetchResult, *, retries_open: bool) -> None:
         size = self._size_of(row)
-        if is_open(row, self._options, has_image=size is not None, asks=asks):
+        if is_open(row, self._options, has_image=size is not None, retries_open=retries_open):
             self._reopened.add(key)
             self._has_reopened = True
         else:
@@ -304,7 +307,7 @@ class Gathered:
             self.tally.changed += size not in (None, row.bytes)
 
     def _size_of(self, row: FetchResult) -> int | None:
-        """Bytes of the row's image; None where it should have none, or it is missing."""
+        """Return the size in bytes of the row's image; None if the row has none or the image is missing."""
         if row.status != "ok" or not row.path:
             return None
         size = self._files.size(row.path)
@@ -319,34 +322,36 @@ class Gathered:
         self.has_attributions |= "attribution" in row.source
 
     def _images(self) -> ImageIndex:
-        """What is known of the images; read when the first new one comes."""
+        """Return the image index, which is read when the first new image arrives."""
         if self._index is None:
             self._index = ImageIndex()
             for row in read_rows(self._paths()):
-                if row.sha256 and not is_open(row, self._options, has_image=self._size_of(row) is not None, asks=True):
+                if row.sha256 and not is_open(
+                    row, self._options, has_image=self._size_of(row) is not None, retries_open=True
+                ):
                     self._index.add(row)
         return self._index
 
-    def _forget(self) -> None:
+    def _evict(self) -> None:
         if self._index:
             self._index.close()
         self._index = None
 
-    async def _placed(self, ref: ImageRef, row: FetchResult, part: Path, suffix: str, *, key: int) -> FetchResult:
-        """The row with the path that the image has got; others are compared with it from the first name on."""
+    async def _place(self, ref: ImageRef, row: FetchResult, part: Path, suffix: str, *, key: int) -> FetchResult:
+        """Return the row with the path of the image; it is compared with others from the first name on."""
         sha256 = row.sha256 or ""
         is_new = not self._images().copies(sha256).count
         stem = self._names.stem(ref)
         is_alone = not (self._options.shard or self._objects)
         for number, path in enumerate(free_paths(stem, suffix, f"{key:016x}", is_alone=is_alone)):
             if not self._names.note(ref.label, path):
-                continue  # taken, but for capitals
+                continue  # taken, except for case
             named = replace(row, path=path)
             if self._objects and number == 0:
                 self._images().add(named)
             is_placed = await self._files.place(part, path)
             if not is_placed and not ((is_new or self._objects) and self._files.sha256(path) == sha256):
-                continue  # taken; not by this very image, placed by a run that was stopped before it recorded that
+                continue  # taken, and not by this image in a run that was killed before it wrote the row
             if not is_placed:
                 part.unlink(missing_ok=True)
             if not self._objects:
@@ -357,9 +362,9 @@ class Gathered:
         raise AssertionError("there is always a next name")
 
     def _discard(self, sha256: str) -> None:
-        """Put the image aside that turned out to be a host's placeholder; its rows are mended when settling."""
+        """Quarantine an image that is a host's placeholder; its rows are corrected when the manifests are merged."""
         copies = self._images().copies(sha256)
-        if copies.path and self._files.put_aside(copies.path, sha256):
+        if copies.path and self._files.quarantine(copies.path, sha256):
             self.tally.classes[copies.label] -= 1
             self._images().put(sha256, replace(copies, path=None))
         self._is_settled &= copies.count <= 1

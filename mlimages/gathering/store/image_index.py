@@ -1,6 +1,6 @@
-"""What a run knows of the images so far: their hashes and where they lie.
+"""Index of the images gathered so far: hashes and paths.
 
-SQLite keeps the tables in a temporary file of its own, of which 16 MB are in memory, however many images there are.
+SQLite stores the tables in a temporary file and keeps at most 16 MB of them in memory, for any number of images.
 """
 
 from __future__ import annotations
@@ -11,16 +11,17 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from mlimages.core import FetchResult, Reason
-from mlimages.gathering.links import place_of
+from mlimages.gathering.links import location_hash
 
 PLACEHOLDER_PATHS = 5
-"""Different paths of one host with the same bytes, from which on these are its placeholder for images that are gone."""
+"""Number of different paths of a host with the same bytes from which on these are its placeholder for removed images.
+"""
 
-_MAX_PLACES = 256
-"""Remembered of links with the same bytes; merging the manifests counts all."""
+_MAX_LOCATIONS = 256
+"""Maximum number of stored locations of links with the same bytes; merging the manifests counts all."""
 
 _BANDS = ((0, 22), (22, 21), (43, 21))
-"""Three parts of 64 bits: two hashes at most two bits apart agree in one of them."""
+"""Offset and width of three bands of 64 bits: two hashes at most two bits apart agree in one of them."""
 
 _MAX_BITS_APART = 2
 _PLAIN_BITS = 8
@@ -30,7 +31,8 @@ _TABLES = """
 PRAGMA journal_mode = OFF;
 PRAGMA cache_size = -16000;
 BEGIN;
-CREATE TABLE copies (sha256 BLOB PRIMARY KEY, places BLOB, count INT, kept INT, path TEXT, label TEXT, is_gone INT)
+CREATE TABLE copies (sha256 BLOB PRIMARY KEY, locations BLOB, count INT, kept INT, path TEXT, label TEXT,
+    is_placeholder INT)
     WITHOUT ROWID;
 CREATE TABLE firsts (sha256 BLOB PRIMARY KEY, manifest INT, path TEXT) WITHOUT ROWID;
 CREATE TABLE images (dhash INT, path TEXT, band0 INT, band1 INT, band2 INT);
@@ -45,51 +47,55 @@ _NOTHING_NEAR = 65, 0, ""
 
 
 def temporary_tables(script: str) -> sqlite3.Connection:
-    """Tables in a file that SQLite removes when they are closed."""
+    """Open a temporary database that SQLite removes when it is closed."""
     tables = sqlite3.connect("", isolation_level=None)
     tables.executescript(script)
     return tables
 
 
-def are_of_a_placeholder(places: Iterable[int]) -> bool:
-    """Whether links with the same bytes are so many different paths of one host; elsewhere they are duplicates."""
-    hosts = Counter(place >> 32 for place in set(places))
+def are_placeholder(locations: Iterable[int]) -> bool:
+    """Whether links with the same bytes have so many different paths on one host; otherwise they are duplicates."""
+    hosts = Counter(place >> 32 for place in set(locations))
     return max(hosts.values(), default=0) >= PLACEHOLDER_PATHS
 
 
 @dataclass(frozen=True, slots=True)
 class Copies:
-    """Links that gave the same bytes.
+    """Links with the same bytes.
 
     Attributes:
-        places: hosts and paths of the links. count: number of links. kept: how many images of them lie in the folder.
-        path, label: of the last of these. is_gone: they are known as a host's placeholder.
+        locations: hashes of the hosts and paths of the links. count: number of links.
+        kept: number of these images in the folder. path, label: path and label of the last of these.
+        is_placeholder: whether they are a known placeholder of a host.
     """
 
-    places: tuple[int, ...] = ()
+    locations: tuple[int, ...] = ()
     count: int = 0
     kept: int = 0
     path: str | None = None
     label: str = ""
-    is_gone: bool = False
+    is_placeholder: bool = False
 
-    def is_gone_with(self, url: str) -> bool:
-        """Whether they are a host's placeholder if `url` gives them, too; copies that are kept on purpose are none."""
-        if self.is_gone or self.kept > 1 or len(self.places) < PLACEHOLDER_PATHS - 1:
-            return self.is_gone
-        return are_of_a_placeholder((*self.places, place_of(url)))
+    def is_placeholder_with(self, url: str) -> bool:
+        """Whether they are a host's placeholder if `url` also has them; copies kept on purpose are not."""
+        if self.is_placeholder or self.kept > 1 or len(self.locations) < PLACEHOLDER_PATHS - 1:
+            return self.is_placeholder
+        return are_placeholder((*self.locations, location_hash(url)))
 
     def with_row(self, row: FetchResult) -> Copies:
-        """These and the link of one more row."""
-        places, place = self.places, place_of(row.url)
-        if len(places) < _MAX_PLACES and place not in places:
-            places = (*places, place)
+        """Return these copies and the link of another row."""
+        locations, place = self.locations, location_hash(row.url)
+        if len(locations) < _MAX_LOCATIONS and place not in locations:
+            locations = (*locations, place)
         copies = replace(
-            self, places=places, count=self.count + 1, is_gone=self.is_gone or row.reason is Reason.PLACEHOLDER
+            self,
+            locations=locations,
+            count=self.count + 1,
+            is_placeholder=self.is_placeholder or row.reason is Reason.PLACEHOLDER,
         )
         if row.status != "ok" or not row.path:
             return copies
-        if row.removed:  # further links to its bytes are duplicates all the same
+        if row.removed:  # later links with these bytes are still duplicates
             return replace(copies, path=self.path or row.path)
         return replace(copies, path=row.path, label=row.label, kept=self.kept + 1)
 
@@ -106,29 +112,37 @@ class ImageIndex:
         self._tables.close()
 
     def copies(self, sha256: str) -> Copies:
-        """The links that gave these bytes."""
-        if self._latest[0] != sha256:  # several questions about each image follow one another
+        """Return the links with these bytes."""
+        if self._latest[0] != sha256:  # consecutive queries are often for the same image
             self._latest = sha256, self._stored_copies(sha256)
         return self._latest[1]
 
     def _stored_copies(self, sha256: str) -> Copies:
-        query = "SELECT places, count, kept, path, label, is_gone FROM copies WHERE sha256 = ?"
+        query = "SELECT locations, count, kept, path, label, is_placeholder FROM copies WHERE sha256 = ?"
         row = self._tables.execute(query, (bytes.fromhex(sha256),)).fetchone()
         if not row:
             return Copies()
-        places = tuple(int.from_bytes(row[0][at : at + 8], "big") for at in range(0, len(row[0]), 8))
-        _, count, kept, path, label, is_gone = row
-        return Copies(places, count, kept, path, label, bool(is_gone))
+        locations = tuple(int.from_bytes(row[0][at : at + 8], "big") for at in range(0, len(row[0]), 8))
+        _, count, kept, path, label, is_placeholder = row
+        return Copies(locations, count, kept, path, label, bool(is_placeholder))
 
     def put(self, sha256: str, copies: Copies) -> None:
-        """Remember the links that gave these bytes."""
+        """Store the links with these bytes."""
         self._latest = sha256, copies
-        places = b"".join(place.to_bytes(8, "big") for place in copies.places)
-        row = (bytes.fromhex(sha256), places, copies.count, copies.kept, copies.path, copies.label, copies.is_gone)
+        locations = b"".join(place.to_bytes(8, "big") for place in copies.locations)
+        row = (
+            bytes.fromhex(sha256),
+            locations,
+            copies.count,
+            copies.kept,
+            copies.path,
+            copies.label,
+            copies.is_placeholder,
+        )
         self._tables.execute("INSERT OR REPLACE INTO copies VALUES (?, ?, ?, ?, ?, ?, ?)", row)
 
     def add(self, row: FetchResult) -> None:
-        """Remember a row whose link gave bytes."""
+        """Add a row that has bytes."""
         if row.sha256 is None or row.status == "failed":
             return
         self.put(row.sha256, self.copies(row.sha256).with_row(row))
@@ -136,48 +150,48 @@ class ImageIndex:
             self.add_image(row.dhash, row.path)
 
     def first(self, sha256: str) -> tuple[int, str] | None:
-        """The manifest's number and the path of the image that is kept of these bytes, as `put_first` noted it."""
+        """Return the manifest's number and the path of the image that is kept of these bytes, as set by `put_first`."""
         query = "SELECT manifest, path FROM firsts WHERE sha256 = ?"
         row: tuple[int, str] | None = self._tables.execute(query, (bytes.fromhex(sha256),)).fetchone()
         return row
 
     def put_first(self, sha256: str, manifest: int, path: str) -> None:
-        """Note which image is kept of these bytes."""
+        """Store which image is kept of these bytes."""
         self._tables.execute("INSERT OR IGNORE INTO firsts VALUES (?, ?, ?)", (bytes.fromhex(sha256), manifest, path))
 
     def add_image(self, dhash: str, path: str) -> None:
-        """Remember an image; plain ones (sky, paper, a gradient) would be near to each other and are left out."""
+        """Add an image; plain ones (sky, paper, a gradient) are left out, since all of them are similar."""
         value = int(dhash, 16)
         if _PLAIN_BITS <= value.bit_count() <= 64 - _PLAIN_BITS:
             row = (_signed(value), path, *_bands(value))
             self._tables.execute("INSERT INTO images VALUES (?, ?, ?, ?, ?)", row)
 
     def find_near(self, dhash: str) -> str | None:
-        """The path of the nearest image, if it is at most two bits away; of several the first that was added."""
+        """Return the path of the nearest image if it is at most two bits away; of several, the first that was added."""
         value = int(dhash, 16)
         found = self._tables.execute(_SHARING_A_BAND, _bands(value))
         apart, _, path = min(((_bits_apart(row[0], value), *row[1:]) for row in found), default=_NOTHING_NEAR)
         return path if apart <= _MAX_BITS_APART else None
 
 
-class PlaceHosts:
-    """Counts the different paths of each host behind the same bytes, of all links."""
+class PlaceholderCounts:
+    """Counts the different paths per host with the same bytes, over all links."""
 
     def __init__(self) -> None:
         self._tables = temporary_tables(
             "PRAGMA journal_mode = OFF; PRAGMA cache_size = -16000; BEGIN;"
-            "CREATE TABLE places (sha256 BLOB, host INT, path INT, PRIMARY KEY (sha256, host, path)) WITHOUT ROWID;"
+            "CREATE TABLE locations (sha256 BLOB, host INT, path INT, PRIMARY KEY (sha256, host, path)) WITHOUT ROWID;"
         )
 
     def add(self, sha256: str, url: str) -> None:
-        """Count one link."""
-        place = place_of(url)
+        """Count a link."""
+        place = location_hash(url)
         row = (bytes.fromhex(sha256), place >> 32, place & (2**32 - 1))
-        self._tables.execute("INSERT OR IGNORE INTO places VALUES (?, ?, ?)", row)
+        self._tables.execute("INSERT OR IGNORE INTO locations VALUES (?, ?, ?)", row)
 
     def placeholders(self) -> Iterator[str]:
-        """The hashes of bytes that are a host's placeholder."""
-        query = "SELECT DISTINCT sha256 FROM places GROUP BY sha256, host HAVING count(*) >= ?"
+        """Yield the hashes of the bytes that are a host's placeholder."""
+        query = "SELECT DISTINCT sha256 FROM locations GROUP BY sha256, host HAVING count(*) >= ?"
         for (sha256,) in self._tables.execute(query, (PLACEHOLDER_PATHS,)):
             yield sha256.hex()
 

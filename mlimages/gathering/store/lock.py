@@ -1,4 +1,4 @@
-"""One run at a time in a gathered folder (of each shard of it)."""
+"""Lock a gathered folder, or a shard of it, for one run at a time."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from pathlib import Path
 from mlimages.core import GatherError, file_lock
 
 HIDDEN = ".gather"
-"""Where unfinished images lie, inside the gathered folder while a run is at work; emptied at every start."""
+"""Folder of unfinished images inside the gathered folder during a run; emptied at every start."""
 
 
 @contextmanager
 def work_folder(out: Path, stem: str, *, alone: bool) -> Iterator[Path]:
-    """The empty folder for unfinished images of the run with the manifest `stem`, locked; removed at the end.
+    """Yield the empty, locked folder for unfinished images of the run with the manifest `stem`; it is removed at the
+    end.
 
     Args:
-        alone: no shard may be at work beside it; what killed ones left unfinished is removed.
+        alone: no shard may run at the same time; unfinished files of killed shards are removed.
 
     Raises:
-        GatherError: another run is at work, or the folder is a symbolic link.
-        OSError: it cannot be written.
+        GatherError: another run uses it, or the folder is a symbolic link.
+        OSError: the folder cannot be written.
     """
     hidden = out / HIDDEN / stem
     for folder in (hidden.parent, hidden):
@@ -32,7 +33,7 @@ def work_folder(out: Path, stem: str, *, alone: bool) -> Iterator[Path]:
     try:
         with file_lock(hidden.with_name(f"{stem}.lock"), in_use):
             for other in hidden.parent.iterdir() if alone else [hidden]:
-                if other.suffix != ".lock":  # a shard's manifest is about to be merged: refuse where it is at work
+                if other.suffix != ".lock":  # a running shard whose manifest would be merged: raises an error
                     with nullcontext() if other == hidden else file_lock(other.with_name(f"{other.name}.lock"), in_use):
                         shutil.rmtree(other, ignore_errors=True)
             hidden.mkdir(parents=True)
@@ -41,5 +42,5 @@ def work_folder(out: Path, stem: str, *, alone: bool) -> Iterator[Path]:
             finally:
                 shutil.rmtree(hidden, ignore_errors=True)
     finally:
-        with suppress(OSError):  # another shard is at work beside this one
+        with suppress(OSError):  # another shard is running
             hidden.parent.rmdir()

@@ -1,4 +1,4 @@
-"""The record of a gathered folder: manifest.jsonl, one line per finished link, and a closing line of each run."""
+"""The manifest of a gathered folder: manifest.jsonl, one line per finished link, and a closing line per run."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _CLOSED = b'"status": "closed"'
 
 
 def manifest_path(folder: Path, shard: tuple[int, int] | None) -> Path:
-    """The manifest of a run into `folder`, or of one shard of it."""
+    """Return the path of the manifest of a run into `folder`, or of a shard of it."""
     return folder / (f"manifest-{shard[0]:05d}-of-{shard[1]:05d}.jsonl" if shard else NAME)
 
 
 def has_manifest_name(name: str) -> bool:
-    """Whether a file of this name may be a manifest of ours: one run's, a shard's, or an earlier version's."""
+    """Whether a file of this name may be a manifest of mlimages: of a run, a shard or an earlier version."""
     return _OUR_NAMES.fullmatch(name) is not None
 
 
@@ -41,19 +41,19 @@ def is_shard_manifest(path: Path) -> bool:
 
 
 def manifests(folder: Path) -> list[Path]:
-    """Every manifest of the folder, in order: its own, and those of its shards and runs, whose rows are later.
+    """Return all manifests of the folder in order: its own, then those of shards and runs, whose rows are later.
 
-    Other files that are named `manifest*.jsonl` belong to somebody else.
+    Other files that are named `manifest*.jsonl` are ignored.
 
     Raises:
-        GatherError: a row of a later version.
+        GatherError: a row has a later version.
     """
     named = [path for path in folder.glob("manifest*.jsonl") if has_manifest_name(path.name)]
     return sorted(filter(is_manifest, named), key=lambda path: (path.name != NAME, path.name))
 
 
 def is_manifest(path: Path) -> bool:
-    """Whether the first whole line of a file is a row of ours; what a crash left of a first line counts as one.
+    """Whether the first complete line of a file is a row of a manifest; a file with only a torn line is one, too.
 
     Raises:
         GatherError: a row of a later version.
@@ -70,7 +70,7 @@ def is_manifest(path: Path) -> bool:
 
 
 def read_manifest(folder: str | Path) -> Iterator[FetchResult]:
-    """Every row of the manifests of a gathered folder or address, in order.
+    """Yield every row of the manifests of a gathered folder, local or remote, in order.
 
     Raises:
         GatherError: a row of a later version.
@@ -79,14 +79,14 @@ def read_manifest(folder: str | Path) -> Iterator[FetchResult]:
 
 
 def read_rows(paths: Iterable[Path]) -> Iterator[FetchResult]:
-    """The rows of these manifests in order; lines that are none (a crash tore them) are passed over."""
+    """Yield the rows of these manifests in order; invalid lines, torn by a crash, are skipped."""
     for path in paths:
         with path.open("rb") as lines:
             yield from filter(None, map(parse_row, lines))
 
 
 def parse_row(line: bytes) -> FetchResult | None:
-    """One line of a manifest; None if it is no row.
+    """Parse a line of a manifest; return None if it is not a row.
 
     Raises:
         GatherError: a row of a later version.
@@ -95,7 +95,7 @@ def parse_row(line: bytes) -> FetchResult | None:
 
 
 def _values_of(line: bytes) -> dict[str, Any]:
-    """The JSON object in a line; empty if there is none."""
+    """Return the JSON object in a line; empty if there is none."""
     try:
         values = json.loads(line)
     except (ValueError, RecursionError):
@@ -113,9 +113,9 @@ def _row(values: dict[str, Any]) -> FetchResult | None:
     try:
         if known.get("reason") is not None:
             known["reason"] = Reason(known["reason"])
-        if known.get("reason") is Reason.PLACEHOLDER:  # a failure, in manifests of earlier versions
+        if known.get("reason") is Reason.PLACEHOLDER:  # earlier versions recorded it as a failure
             known["status"] = "placeholder"
-        known.setdefault("final", known.get("reason") not in OPEN_REASONS)  # earlier versions did not say
+        known.setdefault("final", known.get("reason") not in OPEN_REASONS)  # absent in earlier versions
         row = FetchResult(**known)
     except (ValueError, TypeError):
         return None
@@ -145,23 +145,23 @@ def _is_hexadecimal(value: object, length: int) -> bool:
 
 
 def _is_inside(path: str) -> bool:
-    pure = PurePosixPath(path)  # a manifest from elsewhere must not name files outside its folder
+    pure = PurePosixPath(path)  # a foreign manifest must not refer to files outside its folder
     return not pure.is_absolute() and ".." not in pure.parts and "\\" not in path and "\0" not in path
 
 
 def dump_row(row: FetchResult) -> bytes:
-    """One line of a manifest."""
+    """Return the line of a row."""
     values = {"v": VERSION, **dict(zip(_FIELDS, _values(row), strict=True))}
     return _encode(values).encode() + b"\n"
 
 
 @dataclass(frozen=True, slots=True)
 class Closing:
-    """How far a manifest is closed.
+    """Position of the last closing line of a manifest.
 
     Attributes:
-        lines: up to its last closing line; the files of rows among them were on the disk when it was written.
-        is_whole: no line follows. keeps_duplicates: a run was to keep every copy of the same bytes.
+        lines: number of lines up to the last closing line; the files of these rows were on disk when it was written.
+        is_whole: no line follows. keeps_duplicates: a run kept every copy of the same bytes.
     """
 
     lines: int
@@ -170,7 +170,7 @@ class Closing:
 
 
 def read_closing(path: Path) -> Closing:
-    """How far the manifest at `path` is closed."""
+    """Return the position of the last closing line of the manifest at `path`."""
     number = closed = 0
     keeps_duplicates = False
     with path.open("rb") as lines:
@@ -182,7 +182,7 @@ def read_closing(path: Path) -> Closing:
 
 
 def read_closed_rows(paths: Iterable[Path]) -> Iterator[tuple[FetchResult, bool]]:
-    """As `read_rows`, each with whether a closing line follows it."""
+    """Yield the rows like `read_rows`, each with whether a closing line follows it."""
     for path in paths:
         closed = read_closing(path).lines
         with path.open("rb") as lines:
@@ -193,22 +193,22 @@ def read_closed_rows(paths: Iterable[Path]) -> Iterator[tuple[FetchResult, bool]
 
 
 def read_rows_after(path: Path, lines: int) -> Iterator[FetchResult]:
-    """The rows of the manifest at `path` without its first `lines` lines."""
+    """Yield the rows of the manifest at `path`, without its first `lines` lines."""
     with path.open("rb") as file:
         yield from filter(None, map(parse_row, islice(file, lines, None)))
 
 
 def dump_closing(*, keep_duplicates: bool) -> bytes:
-    """The closing line of a run."""
-    nothing = dict.fromkeys(_FIELDS)  # whoever reads the lines into a table finds every column
+    """Return the closing line of a run."""
+    nothing = dict.fromkeys(_FIELDS)  # so that a table of the lines has every column
     values = {"v": VERSION, **nothing, "url": "", "label": "", "status": "closed", "keep_duplicates": keep_duplicates}
     return _encode(values).encode() + b"\n"
 
 
 class KeySet:
-    """A set of row keys at 12 to 24 bytes each; Python's own takes 70 and more.
+    """A set of row keys at 12 to 24 bytes each; Python's own takes 70 or more.
 
-    256 tables with open addressing, each at most two thirds full: to double one of them takes no noticeable time.
+    256 tables with open addressing, each at most two thirds full, so that doubling one of them takes little time.
     """
 
     def __init__(self) -> None:
@@ -221,7 +221,7 @@ class KeySet:
         return table[_slot(table, key)] == key
 
     def add(self, key: int) -> bool:
-        """Add a key; whether it is new."""
+        """Add a key; return whether it is new."""
         key = key or 1
         number = key & 255
         table = self._tables[number]
@@ -237,7 +237,7 @@ class KeySet:
 
 
 def _slot(table: array[int], key: int) -> int:
-    """Where the key is, or belongs."""
+    """Return the index of the key, or of the free slot for it."""
     mask = len(table) - 1
     slot = key >> 8 & mask
     while table[slot] and table[slot] != key:
@@ -253,7 +253,7 @@ def _doubled(table: array[int]) -> array[int]:
 
 
 class ManifestWriter:
-    """Appends rows, each by one write; a torn last line of an earlier run is cut off."""
+    """Appends rows with one write each; a torn last line of an earlier run is removed."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -263,7 +263,7 @@ class ManifestWriter:
         _cut_torn_line(self._file)
 
     def append(self, row: FetchResult) -> None:
-        """Record one finished link.
+        """Record a finished link.
 
         Raises:
             GatherError: the disk is full.
@@ -271,7 +271,7 @@ class ManifestWriter:
         self._write(dump_row(row))
 
     def append_closing(self, *, keep_duplicates: bool) -> None:
-        """Record that the files of all rows so far are on the disk.
+        """Record that the files of all rows so far are on disk.
 
         Raises:
             GatherError: the disk is full.
@@ -291,7 +291,7 @@ class ManifestWriter:
 
 
 def _cut_torn_line(file: Any) -> None:
-    """Truncate behind the last line end."""
+    """Truncate the file after its last line end."""
     end = file.seek(0, os.SEEK_END)
     keep = end
     while keep:

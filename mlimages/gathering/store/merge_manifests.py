@@ -1,4 +1,4 @@
-"""Manifests become one: a row per link; images that others replace are removed, placeholders are put aside."""
+"""Merge manifests to one row per link; remove replaced images and quarantine placeholders."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from mlimages.core import FetchResult, Reason, counted, replacing
 from mlimages.gathering.links import row_key
-from mlimages.gathering.store.image_index import ImageIndex, PlaceHosts, temporary_tables
+from mlimages.gathering.store.image_index import ImageIndex, PlaceholderCounts, temporary_tables
 from mlimages.gathering.store.manifest import (
     KeySet,
     dump_closing,
@@ -20,17 +20,17 @@ from mlimages.gathering.store.manifest import (
     read_closing,
     read_rows,
 )
-from mlimages.gathering.store.stored_files import Files
+from mlimages.gathering.store.stored_files import ImageStorage
 from mlimages.labels import IMAGE_SUFFIXES
 
 logger = logging.getLogger(__name__)
 
 _MAX_NAMES = 3
-"""Number of names a message lists."""
+"""Maximum number of names in a message."""
 
 
 def settle(
-    files: Files,
+    files: ImageStorage,
     manifests: list[Path],
     into: Path,
     *,
@@ -39,23 +39,23 @@ def settle(
     publish: Callable[[Path], bool] = lambda path: True,
     discard: Callable[[Path], None] = Path.unlink,
 ) -> bool:
-    """Rewrite `manifests` as the one file `into`, and remove images that others replace.
+    """Rewrite `manifests` as the single file `into`, and remove replaced images.
 
-    Of several rows for one link the last counts whose image is there, else the last; the order is that in which links
-    were finished. Copies of the same bytes in one manifest were kept on purpose and stay. Near-duplicates are found
-    anew: an image's nearest may lie in another manifest, or be removed.
+    Of several rows for one link, the last whose image exists counts, else the last; rows are in the order in which the
+    links were finished. Copies of the same bytes in one manifest were kept on purpose and are kept. Near-duplicates are
+    searched again, since the nearest image may be in another manifest or have been removed.
 
     Args:
-        limit: images of shards beyond so many of a class are removed, and their links are open again.
-        publish: is called with the new manifest before anything is removed; where it returns False, nothing is.
+        limit: maximum number of images per class: further images of shards are removed, and their links reopened.
+        publish: is called with the new manifest before anything is removed; if it returns False, nothing is removed.
         discard: removes a manifest whose rows are in the new one.
     """
     is_closed = all(read_closing(path).is_whole for path in manifests)
     current = CurrentRows(files, manifests)
-    gone = set() if keep_duplicates else _gone(current)
-    replaced = _Replaced()
+    placeholders = set() if keep_duplicates else _placeholder_hashes(current)
+    replaced = _ReplacedImages()
     with replacing(into) as part, part.open("wb") as out:
-        for row in _settled_rows(files, current, gone, replaced, keep_duplicates=keep_duplicates, limit=limit):
+        for row in _settle_rows(files, current, placeholders, replaced, keep_duplicates=keep_duplicates, limit=limit):
             out.write(dump_row(row))
         if is_closed:
             out.write(dump_closing(keep_duplicates=keep_duplicates))
@@ -63,7 +63,7 @@ def settle(
         os.fsync(out.fileno())
     if not publish(into):
         return False
-    for path, sha256 in replaced.unnamed_in(into):
+    for path, sha256 in replaced.unlisted_in(into):
         files.remove(path, sha256)
     for manifest in manifests:
         if manifest != into:
@@ -71,11 +71,11 @@ def settle(
     return True
 
 
-def _settled_rows(
-    files: Files,
+def _settle_rows(
+    files: ImageStorage,
     current: CurrentRows,
-    gone: set[str],
-    replaced: _Replaced,
+    placeholders: set[str],
+    replaced: _ReplacedImages,
     *,
     keep_duplicates: bool,
     limit: int | None,
@@ -84,7 +84,7 @@ def _settled_rows(
     counts: Counter[str] = Counter()
     for number, row, is_of_shard in current.numbered(replaced):
         first = None if keep_duplicates or not row.sha256 else index.first(row.sha256)
-        settled = _settled(files, row, gone, first, number)
+        settled = _settle_row(files, row, placeholders, first, number)
         if settled.status == "ok" and settled.path and settled.sha256 and settled.dhash and not settled.removed:
             if is_of_shard and limit is not None and counts[row.label] >= limit:
                 replaced.add(settled.path, settled.sha256)
@@ -101,8 +101,8 @@ def _settled_rows(
     index.close()
 
 
-class _Replaced:
-    """Paths and hashes of images that others replace; on the disk, since there may be many."""
+class _ReplacedImages:
+    """Paths and hashes of replaced images, stored on disk since there may be many."""
 
     def __init__(self) -> None:
         self._tables = temporary_tables("BEGIN; CREATE TABLE images (path TEXT PRIMARY KEY, sha256 TEXT);")
@@ -110,8 +110,8 @@ class _Replaced:
     def add(self, path: str, sha256: str) -> None:
         self._tables.execute("INSERT OR REPLACE INTO images VALUES (?, ?)", (path, sha256))
 
-    def unnamed_in(self, manifest: Path) -> Iterator[tuple[str, str]]:
-        """Those that no row of a manifest names."""
+    def unlisted_in(self, manifest: Path) -> Iterator[tuple[str, str]]:
+        """Yield those that no row of a manifest lists."""
         if self._tables.execute("SELECT 1 FROM images LIMIT 1").fetchone():
             for row in read_rows([manifest]):
                 self._tables.execute("DELETE FROM images WHERE path = ?", (row.path,))
@@ -119,7 +119,7 @@ class _Replaced:
         self._tables.close()
 
 
-def warn_of_unknown_images(files: Files, manifest: Path, out: Path) -> None:
+def warn_of_unknown_images(files: ImageStorage, manifest: Path, out: Path) -> None:
     """Log a warning that lists images without a row in the manifest."""
     tables = temporary_tables("BEGIN; CREATE TABLE paths (path TEXT PRIMARY KEY);")
     for row in read_rows([manifest]):
@@ -133,18 +133,18 @@ def warn_of_unknown_images(files: Files, manifest: Path, out: Path) -> None:
 
 
 class CurrentRows:
-    """The row that counts for each link of these manifests: the last whose image is there, else the last."""
+    """The row that counts for each link of these manifests: the last whose image exists, else the last."""
 
-    def __init__(self, files: Files, manifests: list[Path]) -> None:
+    def __init__(self, files: ImageStorage, manifests: list[Path]) -> None:
         self._files = files
         self._manifests = manifests
         self._chosen = self._choose()
 
-    def numbered(self, replaced: _Replaced | None = None) -> Iterator[tuple[int, FetchResult, bool]]:
-        """Each row that counts, with the number of its manifest and whether this is a shard's.
+    def numbered(self, replaced: _ReplacedImages | None = None) -> Iterator[tuple[int, FetchResult, bool]]:
+        """Yield each row that counts, with the number of its manifest and whether this is a shard's.
 
         Args:
-            replaced: is told of images that a later download of the same link replaces.
+            replaced: receives images that a later download of the same link replaces.
         """
         at = 0
         for number, manifest in enumerate(self._manifests):
@@ -157,11 +157,11 @@ class CurrentRows:
                 at += 1
 
     def counts(self, at: int, row: FetchResult) -> bool:
-        """Whether the row, the `at`th of all, counts."""
+        """Whether the row at index `at` counts."""
         return self._chosen.get(row_key(row.label, row.url), at) == at
 
     def _choose(self) -> dict[int, int]:
-        """Of links that have several rows, the place of the one that counts among all rows."""
+        """Return, for links with several rows, the index of the one that counts among all rows."""
         seen = KeySet()
         best: dict[int, tuple[int, int]] = {}
         for row in read_rows(self._manifests):
@@ -180,35 +180,37 @@ class CurrentRows:
         return 1 if row.removed or row.status == "duplicate" else 0
 
 
-def _gone(current: CurrentRows) -> set[str]:
-    """The sha256 of placeholders: known as such, or behind many links, and not kept more than once by a run."""
-    places = PlaceHosts()
-    gone: set[str] = set()
+def _placeholder_hashes(current: CurrentRows) -> set[str]:
+    """Return the SHA-256 of placeholders: known ones, and bytes of many links unless a run kept several copies."""
+    locations = PlaceholderCounts()
+    placeholders: set[str] = set()
     for _, row, _ in current.numbered():
         if row.status in ("ok", "duplicate") and row.sha256:
-            places.add(row.sha256, row.url)
+            locations.add(row.sha256, row.url)
         elif row.reason is Reason.PLACEHOLDER and row.sha256:
-            gone.add(row.sha256)
-    gone.update(places.placeholders())
-    places.close()
-    if not gone:
-        return gone
+            placeholders.add(row.sha256)
+    placeholders.update(locations.placeholders())
+    locations.close()
+    if not placeholders:
+        return placeholders
     kept = Counter(
-        (number, row.sha256) for number, row, _ in current.numbered() if row.status == "ok" and row.sha256 in gone
+        (number, row.sha256)
+        for number, row, _ in current.numbered()
+        if row.status == "ok" and row.sha256 in placeholders
     )
-    return gone - {sha256 for (_, sha256), count in kept.items() if count > 1}
+    return placeholders - {sha256 for (_, sha256), count in kept.items() if count > 1}
 
 
-def _settled(
-    files: Files, row: FetchResult, gone: set[str], kept: tuple[int, str] | None, manifest: int
+def _settle_row(
+    files: ImageStorage, row: FetchResult, placeholders: set[str], kept: tuple[int, str] | None, manifest: int
 ) -> FetchResult:
-    """The row as it is among all others; `kept` is the manifest and path of the first image with the same bytes."""
+    """Return the row after merging; `kept` is the manifest and path of the first image with the same bytes."""
     if row.status not in ("ok", "duplicate") or row.sha256 is None or row.removed:
         return row
-    if row.sha256 in gone:
-        aside = files.put_aside(row.path, row.sha256) if row.path else None
+    if row.sha256 in placeholders:
+        aside = files.quarantine(row.path, row.sha256) if row.path else None
         if row.path and not aside and files.size(row.path) is not None:
-            return row  # somebody changed it
+            return row  # the user has changed it
         return replace(row, status="placeholder", reason=Reason.PLACEHOLDER, path=aside, same_as=None)
     if kept is None or kept[1] == row.path:
         return row

@@ -1,9 +1,9 @@
-"""Images that were deleted or moved since they were gathered.
+"""Detect images that were deleted or moved since they were gathered.
 
 1. Rows whose image is missing are counted by folder.
-2. Files that no row names are compared with them by size, then by hash: an image that was moved stays where it is.
-3. Of what is still missing, rows of closed runs were deleted by somebody: their files had been on the disk.
-4. Where much is missing, a disk may not be mounted, or a copy be incomplete: the run stops and asks.
+2. Files that no row lists are compared with them by size, then by hash: a moved image is kept at its new path.
+3. Other missing images of closed runs were deleted by the user, since their files had been on disk.
+4. If many are missing, a disk may not be mounted or a copy may be incomplete: the run stops with an error.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from mlimages.core import FetchResult, GatherError, counted
 from mlimages.gathering.store.manifest import read_closed_rows, read_rows
 from mlimages.gathering.store.merge_manifests import CurrentRows
-from mlimages.gathering.store.stored_files import Files, aside_path
+from mlimages.gathering.store.stored_files import ImageStorage, quarantine_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +27,11 @@ class _Missing:
     is_closed: bool
 
 
-def corrected_rows(files: Files, manifests: list[Path], *, keep: bool, restore: bool) -> Iterator[FetchResult]:
-    """New rows for images that were moved, deleted or brought back since their rows were written.
+def corrected_rows(files: ImageStorage, manifests: list[Path], *, keep: bool, restore: bool) -> Iterator[FetchResult]:
+    """Yield new rows for images that were moved, deleted or restored since their rows were written.
 
     Args:
-        keep: however many are missing, they were deleted on purpose. restore: none was; they get no new row.
+        keep: treat missing images as deleted on purpose, however many. restore: treat none so; they get no new row.
 
     Raises:
         GatherError: so many are missing that they may not have been deleted on purpose.
@@ -56,7 +56,7 @@ def corrected_rows(files: Files, manifests: list[Path], *, keep: bool, restore: 
             size is None
             and row.sha256
             and row.bytes is not None
-            and files.size(aside_path(row.path, row.sha256)) is None
+            and files.size(quarantine_path(row.path, row.sha256)) is None
         ):
             missing[row.path] = _Missing(row.path, row.sha256, row.bytes, is_closed)
     moved = _find_moved(files, manifests, missing) if missing else {}
@@ -76,10 +76,10 @@ def corrected_rows(files: Files, manifests: list[Path], *, keep: bool, restore: 
 
 
 def demand_few(deleted: Mapping[str, int], totals: Mapping[str, int]) -> None:
-    """Stop where a whole folder or more than a tenth of one is missing; one image of several may always be.
+    """Raise an error if a whole folder or more than a tenth of one is missing; one of several images may be.
 
     Raises:
-        GatherError: it names the folders, the counts and the two ways to go on.
+        GatherError: too many images are missing; the message has the folders, the counts and the two options.
     """
     many = {
         folder: count
@@ -95,8 +95,8 @@ def demand_few(deleted: Mapping[str, int], totals: Mapping[str, int]) -> None:
         )
 
 
-def _find_moved(files: Files, manifests: list[Path], missing: Mapping[str, _Missing]) -> dict[str, str]:
-    """Where missing images lie now: among files that no row names, one with the same bytes."""
+def _find_moved(files: ImageStorage, manifests: list[Path], missing: Mapping[str, _Missing]) -> dict[str, str]:
+    """Return the current paths of missing images: unlisted files with the same bytes."""
     sizes = {image.bytes for image in missing.values()}
     strays = {path for path in files.walk() if files.size(path) in sizes}
     strays -= {row.path for row in read_rows(manifests) if row.path in strays}

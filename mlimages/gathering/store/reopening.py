@@ -1,4 +1,4 @@
-"""Which recorded failures a run asks for again."""
+"""Decide which recorded failures a run retries."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _BYTES = re.compile(r"(more than )?(\d+) bytes")
 _RESIZED = re.compile(r"resized: (\d+)")
 
 
-def is_open(row: FetchResult, options: GatherOptions, *, has_image: bool, asks: bool) -> bool:
-    """Whether a recorded link is asked for again by a run that `asks`."""
+def is_open(row: FetchResult, options: GatherOptions, *, has_image: bool, retries_open: bool) -> bool:
+    """Whether a recorded link is retried by a run that `retries_open`."""
     if row.removed:
-        return asks and options.restore_deleted
+        return retries_open and options.restore_deleted
     if row.status == "ok":
         return not has_image
     is_passing = not row.final or is_allowed_now(row, options)
-    return asks and (row.reason in options.retry_failed or (is_passing and not options.no_retry))
+    return retries_open and (row.reason in options.retry_failed or (is_passing and not options.no_retry))
 
 
 def is_allowed_now(row: FetchResult, options: GatherOptions) -> bool:
-    """Whether an option of ours refused the link, and would not do so today.
+    """Whether an option rejected the link that would accept it now.
 
     >>> row = FetchResult("http://a/b.jpg", "cats", "failed", Reason.TOO_SMALL, detail="200 x 90 pixels")
     >>> [is_allowed_now(row, GatherOptions(min_size=size)) for size in (90, 91)]
@@ -50,10 +50,10 @@ def is_allowed_now(row: FetchResult, options: GatherOptions) -> bool:
 
 
 def demand_same_resize(row: FetchResult, options: GatherOptions, out: object) -> None:
-    """Refuse to put images of another `--resize` beside the one in `row`.
+    """Raise an error if the image in `row` was gathered with another `--resize`.
 
     Raises:
-        InputError: it names both sizes.
+        InputError: the sizes differ; the message has both.
     """
     if row.status != "ok" or row.removed:
         return
@@ -65,9 +65,9 @@ def demand_same_resize(row: FetchResult, options: GatherOptions, out: object) ->
 
 
 class Refusals:
-    """The links that a host refused one after the other, up to its last answer: by 401, 403 or a web page.
+    """Consecutive links that a host refused, since its last response, by 401, 403 or a web page.
 
-    So many are a block or a page to log in, which pass; they are no answers of the items.
+    Many in a row are a block or a login page, which are temporary; they are not results of the links.
     """
 
     def __init__(self) -> None:
@@ -75,15 +75,15 @@ class Refusals:
         self._final: dict[str, list[int]] = {}
         self._since: dict[str, str] = {}
 
-    def marked(self, key: int, row: FetchResult) -> FetchResult:
-        """A new row, which is not final where its host refuses one link after the other; it is counted."""
+    def reopen(self, key: int, row: FetchResult) -> FetchResult:
+        """Return the row, not final if its host refuses consecutive links; count it."""
         if row.reason in REFUSING and self._counts[host_of(row.url)] + 1 >= REFUSALS_UNTIL_PARKED:
             row = replace(row, final=False)
         self.note(key, row)
         return row
 
     def note(self, key: int, row: FetchResult) -> None:
-        """Count one row, in the order of the manifest."""
+        """Count a row, in the order of the manifest."""
         if row.reason not in REFUSING and not self._counts:
             return
         host = host_of(row.url)
@@ -99,6 +99,6 @@ class Refusals:
             self._final.setdefault(host, []).append(key)
 
     def final_links(self) -> set[int]:
-        """The keys of rows of hosts that refuse which were taken for final when they were written."""
+        """Return the keys of rows of refusing hosts that were considered final when they were written."""
         hosts = (host for host in self._final if self._counts[host] >= REFUSALS_UNTIL_PARKED)
         return {key for host in hosts for key in self._final[host]}

@@ -1,6 +1,6 @@
-"""Files of a gathered folder: how they come into it, whether they are still ours, and how they leave it.
+"""Files of a gathered folder: adding, verifying and removing them.
 
-Only a file whose bytes are those of its row is ever removed or moved, never through a symbolic link.
+A file is removed or moved only if its bytes match its row, and never through a symbolic link.
 """
 
 from __future__ import annotations
@@ -16,52 +16,52 @@ from typing import Protocol
 from mlimages.core import GatherError
 
 QUARANTINE = ".placeholders"
-"""Folder of a host's images for "gone", one copy each; hidden, so that no label file takes them."""
+"""Folder of host placeholders, one copy each; hidden, so that label files do not include them."""
 
 
-class Files(Protocol):
-    """The images of a gathered folder, each named by its path below it: files, or objects at an address."""
+class ImageStorage(Protocol):
+    """Storage for gathered images, keyed by relative path: local files or remote objects."""
 
     async def place(self, part: Path, path: str) -> bool:
-        """Give a finished file its name; False if the name is taken.
+        """Move a finished file to its final path; return False if the path is taken.
 
         Raises:
             GatherError: it cannot be written.
         """
 
     def size(self, path: str) -> int | None:
-        """Bytes of the file at `path`; None where there is none."""
+        """Return the size in bytes of the file at `path`; None if there is none."""
 
     def is_unchanged(self, path: str, sha256: str) -> bool:
-        """Whether the file at `path` is there, under no symbolic link, with these bytes."""
+        """Whether the file at `path` exists, not below a symbolic link, with these bytes."""
 
     def sha256(self, path: str) -> str | None:
-        """Hash of the file at `path`; None where there is none, or only behind a symbolic link."""
+        """Return the SHA-256 of the file at `path`; None if there is none, or only below a symbolic link."""
 
     def remove_empty(self, path: str) -> None:
-        """Remove a file without a byte: what is left of an image when the power fails."""
+        """Remove a file without bytes, as a power failure leaves it."""
 
     def remove(self, path: str, sha256: str) -> None:
         """Remove the file at `path` if it is unchanged."""
 
-    def put_aside(self, path: str, sha256: str) -> str | None:
-        """Move the file at `path` into the quarantine, if it is unchanged; where it lies now, if it does."""
+    def quarantine(self, path: str, sha256: str) -> str | None:
+        """Move the file at `path` to the quarantine if it is unchanged; return its new path if moved."""
 
     def sync(self, paths: Iterable[str]) -> None:
-        """Wait until the files at `paths` and the names in their folders are on the disk."""
+        """Wait until the files at `paths` and their directory entries are on disk."""
 
     def walk(self) -> Iterator[str]:
-        """The paths of all files but those in hidden folders."""
+        """Yield the paths of all files except those in hidden folders."""
 
 
 class StoredFiles:
-    """The files of one gathered folder on a disk."""
+    """The files of a gathered folder on a local disk."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     async def place(self, part: Path, path: str) -> bool:
-        target = f"{self._folder}/{path}"  # strings: pathlib would cost more than the system calls
+        target = f"{self._folder}/{path}"  # strings, since pathlib is slower than the system calls
         if os.path.lexists(target):
             return False
         try:
@@ -76,7 +76,7 @@ class StoredFiles:
 
     def size(self, path: str) -> int | None:
         try:
-            return os.stat(f"{self._folder}/{path}").st_size  # noqa: PTH116  # pathlib would cost more than the call
+            return os.stat(f"{self._folder}/{path}").st_size  # noqa: PTH116  # pathlib is slower than the call
         except OSError:
             return None
 
@@ -96,8 +96,8 @@ class StoredFiles:
         if self.is_unchanged(path, sha256):
             (self._folder / path).unlink()
 
-    def put_aside(self, path: str, sha256: str) -> str | None:
-        aside = aside_path(path, sha256)
+    def quarantine(self, path: str, sha256: str) -> str | None:
+        aside = quarantine_path(path, sha256)
         if self.is_unchanged(path, sha256) and not (self._folder / QUARANTINE).is_symlink():
             (self._folder / QUARANTINE).mkdir(exist_ok=True)
             (self._folder / path).replace(self._folder / aside)
@@ -128,7 +128,7 @@ class StoredFiles:
             if not syncfs:
                 _sync(f"{self._folder}/{path}", os.fsync)
         for folder in folders:
-            _sync(folder, syncfs or os.fsync)  # a call for each of 50,000 files took 130 us of CPU time an image
+            _sync(folder, syncfs or os.fsync)  # a call for each of 50,000 files took 130 us of CPU time per image
 
     def walk(self) -> Iterator[str]:
         for folder, folders, names in os.walk(self._folder):
@@ -149,13 +149,13 @@ class StoredFiles:
         return any((self._folder / PurePosixPath(*parts[:count])).is_symlink() for count in range(1, len(parts) + 1))
 
 
-def aside_path(path: str, sha256: str) -> str:
-    """Where the quarantine keeps the file at `path`."""
+def quarantine_path(path: str, sha256: str) -> str:
+    """Return the path in the quarantine for the file at `path`."""
     return f"{QUARANTINE}/{sha256[:16]}{PurePosixPath(path).suffix}"
 
 
 def _sync(path: str, sync: Callable[[int], object]) -> None:
-    with suppress(OSError):  # deleted meanwhile, or a folder where the system does not sync these (Windows)
+    with suppress(OSError):  # deleted meanwhile, or a folder, which Windows does not sync
         handle = os.open(path, os.O_RDONLY)
         try:
             sync(handle)

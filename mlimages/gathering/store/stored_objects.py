@@ -1,10 +1,10 @@
-"""A gathered folder at an address (`s3://bucket/folder`): its images and its manifests.
+"""A remote gathered folder (`s3://bucket/folder`): its images and manifests.
 
-1. An image is put when it is verified, under a name that no other link has, and only if the name is free.
-2. Rows go into manifests that no other run writes to, `manifest-RUNID.jsonl`; each is put whole, once.
-3. Reading the folder joins all manifests. A run without a shard settles them: it puts `manifest.jsonl` only if that is
-   as it was read, and removes what is in it; after a conflict it reads again.
-So two runs never write one object, and what a killed run had put is found by the next.
+1. A verified image is stored under a name that no other link has, and only if the name is free.
+2. Rows are written to manifests that no other run writes to, `manifest-RUNID.jsonl`; each is stored once, complete.
+3. All manifests are read together. A run without a shard merges them: it stores `manifest.jsonl` only if that has not
+   changed since it was read, and removes the merged ones; after a conflict it reads again.
+So two runs never write the same object, and the next run finds what a killed run has stored.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from mlimages.core import FetchResult, GatherError
 from mlimages.gathering.store.attribution import STEM
 from mlimages.gathering.store.image_index import temporary_tables
 from mlimages.gathering.store.manifest import NAME, ManifestWriter, has_manifest_name, is_manifest
-from mlimages.gathering.store.stored_files import aside_path
+from mlimages.gathering.store.stored_files import quarantine_path
 
 ROWS_IN_PART = 10_000
-"""Rows of a run into an address that are put together; a killed run loses as many, not their images."""
+"""Number of rows per part of a remote manifest; a killed run loses at most this many rows, but no images."""
 
 _PUTS = 16
-"""Images put at one time."""
+"""Maximum number of concurrent uploads."""
 
 _ONE_PUT = 4 * 2**30
-"""Bytes that go in one request: conditions hold for one, not for an upload in parts."""
+"""Maximum bytes per request; conditional requests do not work with multipart uploads."""
 
 _TRIES = 4
 _PAUSE_S = 0.2
@@ -43,16 +43,16 @@ _T = TypeVar("_T")
 
 
 class StoredObjects:
-    """The objects below an address, as `Files`, and its manifests, of which copies lie in a folder here.
+    """The objects of a remote folder, as `ImageStorage`, and its manifests with local copies.
 
     Args:
-        address: as `as_path` gives it.
-        folder: where the copies of the manifests lie.
+        address: the remote folder, as returned by `as_path`.
+        folder: local folder for the copies of the manifests.
     """
 
     def __init__(self, address: Path, folder: Path) -> None:
         self._address = address
-        self._fs: Any = address.fs  # type: ignore[attr-defined]  # an address is no Path to mypy
+        self._fs: Any = address.fs  # type: ignore[attr-defined]  # mypy sees a Path
         self._root: str = address.path.rstrip("/")  # type: ignore[attr-defined]
         self._folder = folder
         self._pool = ThreadPoolExecutor(_PUTS, "put")
@@ -60,7 +60,7 @@ class StoredObjects:
         self._manifests: dict[str, Any] = {}
 
     def close(self) -> None:
-        """Wait for what is on its way."""
+        """Wait for pending requests."""
         self._pool.shutdown()
         self._sizes.close()
 
@@ -82,27 +82,27 @@ class StoredObjects:
 
     def sha256(self, path: str) -> str | None:
         try:
-            return hashlib.sha256(self._tried("read", path, lambda at: self._fs.cat_file(at))).hexdigest()
+            return hashlib.sha256(self._retry("read", path, lambda at: self._fs.cat_file(at))).hexdigest()
         except FileNotFoundError:
             return None
 
     def remove_empty(self, path: str) -> None:
-        """Nothing: an object is whole or not there."""
+        """Do nothing: an object is complete or absent."""
 
     def remove(self, path: str, sha256: str) -> None:
         if self.is_unchanged(path, sha256):
             self._remove(path)
 
-    def put_aside(self, path: str, sha256: str) -> str | None:
-        aside = aside_path(path, sha256)
+    def quarantine(self, path: str, sha256: str) -> str | None:
+        aside = quarantine_path(path, sha256)
         if self.is_unchanged(path, sha256):
-            self._tried("written", aside, lambda at: self._fs.copy(f"{self._root}/{path}", at))
+            self._retry("written", aside, lambda at: self._fs.copy(f"{self._root}/{path}", at))
             self._remember({aside: self.size(path) or 0})
             self._remove(path)
         return aside if self.size(aside) is not None else None
 
     def sync(self, paths: Iterable[str]) -> None:
-        """Nothing: what was put is stored."""
+        """Do nothing: a stored object is durable."""
 
     def walk(self) -> Iterator[str]:
         query = "SELECT path FROM objects WHERE path NOT LIKE '.%' AND path NOT LIKE '%/.%' ORDER BY path"
@@ -110,7 +110,7 @@ class StoredObjects:
             yield path
 
     def refresh(self) -> bool:
-        """List what lies at the address and fetch its manifests; whether these changed since the last time."""
+        """List the objects and download the manifests; return whether these changed since the last time."""
         while True:
             before = self._manifests
             try:
@@ -120,7 +120,7 @@ class StoredObjects:
                 for name, state in self._manifests.items():
                     if before.get(name) != state:
                         self._fetch(name)
-            except FileNotFoundError:  # another run has just settled it
+            except FileNotFoundError:  # another run has just merged it
                 continue
             main = self._folder / NAME
             if NAME in self._manifests and not is_manifest(main):
@@ -128,56 +128,56 @@ class StoredObjects:
             return before != self._manifests
 
     def put_manifest(self, path: Path) -> None:
-        """Put a manifest of this run, or another file of it; its name is new."""
+        """Store a manifest or another file of this run, under a new name."""
         if not self._create(path, path.name):
             raise GatherError(f"{self._address}/{path.name} is there already: run the same command again")
         self._manifests[path.name] = None
 
     def put_settled(self, path: Path) -> bool:
-        """Put `manifest.jsonl` if it is still as it was read; False if it is not."""
+        """Store `manifest.jsonl` if it has not changed since it was read; return False if it has."""
         if NAME not in self._manifests:
             return self._create(path, NAME)
         etag = (self._manifests[NAME] or {}).get("ETag")
         match = {"IfMatch": etag, "chunksize": _ONE_PUT} if etag else {}
         try:
-            self._tried("written", NAME, lambda at: self._fs.pipe_file(at, path.read_bytes(), **match))
+            self._retry("written", NAME, lambda at: self._fs.pipe_file(at, path.read_bytes(), **match))
         except FileExistsError:
             return False
         return True
 
     def put_other(self, path: Path) -> None:
-        """Put a file that belongs to the folder as a whole."""
-        self._tried("written", path.name, lambda at: self._fs.put_file(str(path), at))
+        """Store a file that belongs to the folder as a whole."""
+        self._retry("written", path.name, lambda at: self._fs.put_file(str(path), at))
 
     def discard(self, manifest: Path) -> None:
-        """Remove a manifest whose rows are in `manifest.jsonl`, here and there."""
+        """Remove a manifest whose rows are in `manifest.jsonl`, and its local copy."""
         self._remove(manifest.name)
         self._manifests.pop(manifest.name, None)
         manifest.unlink()
 
     def _fetch(self, name: str) -> None:
-        """Copy an object here, as it was at one time: a reader of fsspec fails where it is replaced meanwhile."""
+        """Download an object in one request: fsspec's reader fails if the object is replaced meanwhile."""
 
         def copy(at: str) -> None:
             with self._fs.open(at, "rb") as there, (self._folder / name).open("wb") as here:
                 shutil.copyfileobj(there, here)
 
-        self._tried("read", name, copy)
+        self._retry("read", name, copy)
 
     def _create(self, file: Path, path: str) -> bool:
         try:
-            self._tried("written", path, lambda at: self._fs.pipe_file(at, file.read_bytes(), mode="create"))
+            self._retry("written", path, lambda at: self._fs.pipe_file(at, file.read_bytes(), mode="create"))
         except FileExistsError:
             return False
         return True
 
     def _remove(self, path: str) -> None:
         with suppress(FileNotFoundError):
-            self._tried("removed", path, self._fs.rm_file)
+            self._retry("removed", path, self._fs.rm_file)
         self._sizes.execute("DELETE FROM objects WHERE path = ?", (path,))
 
     def _list(self) -> None:
-        """Note the size of each object; a folder at a time, since a listing takes 1 KB of memory for each object."""
+        """Record the size of each object; one folder at a time, since a listing takes 1 KB of memory per object."""
         self._sizes.executescript(
             "DROP TABLE IF EXISTS objects; CREATE TABLE objects (path TEXT PRIMARY KEY, size INT);"
         )
@@ -187,7 +187,7 @@ class StoredObjects:
             folder = waiting.pop()
             self._fs.invalidate_cache()
             try:
-                found = self._tried("listed", folder, lambda at: self._fs.ls(at.rstrip("/"), detail=True))
+                found = self._retry("listed", folder, lambda at: self._fs.ls(at.rstrip("/"), detail=True))
             except FileNotFoundError:
                 continue
             files = {}
@@ -207,12 +207,12 @@ class StoredObjects:
     def _remember(self, sizes: dict[str, int]) -> None:
         self._sizes.executemany("INSERT OR REPLACE INTO objects VALUES (?, ?)", sizes.items())
 
-    def _tried(self, done: str, path: str, action: Callable[[str], _T]) -> _T:
-        """What `action` gives for the object's address; tried again where the store is at fault.
+    def _retry(self, done: str, path: str, action: Callable[[str], _T]) -> _T:
+        """Return the result of `action` for the object's address; retry errors of the store.
 
         Raises:
-            FileNotFoundError: there is no such object. FileExistsError: there is one, or another than was read.
-            GatherError: the store does not do it.
+            FileNotFoundError: the object does not exist. FileExistsError: it exists, or has changed since it was read.
+            GatherError: the store fails repeatedly.
         """
         at = f"{self._root}/{path}"
         for count in range(1, _TRIES + 1):
@@ -220,7 +220,7 @@ class StoredObjects:
                 return action(at)
             except (FileNotFoundError, FileExistsError):
                 raise
-            except Exception as error:  # whatever the address's own library raises
+            except Exception as error:  # depends on the fsspec implementation
                 if _is_conflict(error):
                     raise FileExistsError(path) from error
                 if count == _TRIES or isinstance(error, PermissionError):
@@ -231,11 +231,11 @@ class StoredObjects:
 
 
 class ManifestParts:
-    """Rows of a run into an address: manifests of their own, each put once, when it is full or the run ends.
+    """Rows of a run into a remote folder: manifests of this run, each stored once, when it is full or the run ends.
 
     Args:
-        manifest: after which they are named, with 16 more digits.
-        put: stores a finished one.
+        manifest: path whose name, with 16 digits appended, is that of the parts.
+        put: stores a finished part.
     """
 
     def __init__(self, manifest: Path, put: Callable[[Path], None], *, keep_duplicates: bool) -> None:
@@ -247,7 +247,7 @@ class ManifestParts:
         self._count = 0
 
     def append(self, row: FetchResult) -> None:
-        """Record one finished link, whose image is stored."""
+        """Record a finished link, whose image is stored."""
         if self._writer is None:
             self._path = self._manifest.with_name(f"{self._manifest.stem}-{new_run_id()}.jsonl")
             self._writer, self._count = ManifestWriter(self._path), 0
@@ -257,7 +257,7 @@ class ManifestParts:
             self.append_closing(keep_duplicates=self._keep_duplicates)
 
     def append_closing(self, *, keep_duplicates: bool) -> None:
-        """Close and put what is not put yet."""
+        """Close the current part and store it."""
         if self._writer:
             self._writer.append_closing(keep_duplicates=keep_duplicates)
             self.close()
@@ -271,12 +271,12 @@ class ManifestParts:
 
 
 def new_run_id() -> str:
-    """16 hexadecimal digits that no other run has; later ones sort behind."""
+    """Return 16 hexadecimal digits that are unique to this run; those of later runs sort after it."""
     return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(2)}"
 
 
 def _is_conflict(error: Exception) -> bool:
-    """Whether a conditional request was refused: 412, or 409 while another is under way."""
+    """Whether a conditional request failed: 412, or 409 if another one is in progress."""
     text = f"{error} {error.__cause__}"
     return (
         "PreconditionFailed" in text or "ConditionalRequestConflict" in text or "At least one of the pre-cond" in text

@@ -1,4 +1,4 @@
-"""Counting what became of the links."""
+"""Count the results of the links."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Tally:
         self.unmoved = 0
 
     def add(self, row: FetchResult) -> None:
-        """Count one row."""
+        """Count a row."""
         if row.removed:
             self._removed += 1
             return
@@ -49,16 +49,16 @@ class Tally:
                 self._hosts = Counter(dict(self._hosts.most_common(_HOSTS_COUNTED)))
 
     def reopen(self, count: int) -> None:
-        """Count this many of the failed links as open."""
+        """Count this many of the failed links as unfinished."""
         self._open += count
 
     def figures(self) -> dict[str, int]:
-        """What a progress bar shows."""
+        """Return the counts that a progress bar shows."""
         failed = self.status["failed"] + self.status["placeholder"]
         return {"ok": self.status["ok"], "failed": failed - self._open, "open": self._open}
 
     def summary(self, out: Path, *, fetched: int, seconds: float) -> GatherSummary:
-        """The counts as a value."""
+        """Return the counts as a summary."""
         return GatherSummary(
             out=out,
             ok=self.status["ok"],
