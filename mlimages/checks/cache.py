@@ -69,9 +69,7 @@ class FactsCache:
         self._db.close()
 
     def find(self, stamps: Sequence[Stamp]) -> dict[str, ExaminedImage]:
-        """Return the cached results of files that have not changed since, by path, from a snapshot that lasts until
-        `put`.
-        """
+        """Return the cached results of unchanged files by path, from a snapshot that lasts until `put`."""
         marks = ",".join("?" * len(stamps))
         query = (
             "SELECT path, stamp, digest, facts, fault, detail FROM files JOIN images ON image = id"
@@ -128,9 +126,7 @@ class FactsCache:
 
 
 def _connect(path: Path | str) -> sqlite3.Connection:
-    """Open the database with write-ahead logging: several runs may use it at once, and a killed one leaves it
-    consistent.
-    """
+    """Open the database with write-ahead logging: several runs may use it, and a killed one leaves it consistent."""
     db = sqlite3.connect(path, timeout=60, check_same_thread=False)
     db.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; {_SCHEMA}")
     return db

@@ -33,7 +33,7 @@ def plan_moves(report: CheckReport) -> list[Move]:
         source = os.path.join(os.path.realpath(folder), name)  # noqa: PTH118  # a link to the file itself is kept
         if source in moves or not (wanted := _target_path(report, one)):
             continue
-        target = next(path for path in _numbered(wanted) if path not in taken and not os.path.lexists(path))
+        target = next(path for path in _numbered_paths(wanted) if path not in taken and not os.path.lexists(path))
         taken.add(target)
         moves[source] = Move(one.path, target, one.code)
     return list(moves.values())
@@ -60,7 +60,7 @@ def _target_path(report: CheckReport, one: Finding) -> Path | None:
     return None
 
 
-def _numbered(path: Path) -> Iterator[Path]:
+def _numbered_paths(path: Path) -> Iterator[Path]:
     yield path
     number = 2
     while True:

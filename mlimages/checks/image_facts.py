@@ -18,9 +18,7 @@ VERSION = 7
 """Version of the cached facts; increase it when their meaning or the schema changes."""
 
 WORK_PX = 128
-"""Measurements use the image reduced so that its shorter side has at least this many pixels and less than twice as
-many.
-"""
+"""Images are reduced by an integer factor for measuring; the shorter side keeps at least this many pixels."""
 
 GREY_CHROMA = 2
 """Maximum distance of Cb and Cr from 128 in a grayscale image saved as a color JPEG."""
@@ -147,9 +145,7 @@ def examine(data: bytes, *, max_pixels: int) -> Facts:
 
 
 def _options(header: ImageHeader) -> DecodeOptions:
-    """Return the decoding options; orientation is not applied, since decoders fill a truncated JPEG at the stored
-    bottom.
-    """
+    """Return the decoding options; the stored orientation is kept: decoders fill a truncated JPEG at its bottom."""
     width, height = header.size
     factor = max(1, min(width, height) // WORK_PX)
     return DecodeOptions(min_size=(width // factor, height // factor), reduce_to=WORK_PX, strict=True, upright=False)
@@ -191,9 +187,7 @@ def _energy(differences: NDArray[np.float32]) -> float:
 
 
 def _flat_bottom(small: Image.Image) -> int:
-    """Return the percentage of rows, from the bottom, that are uniformly mid-gray: decoders fill a truncated JPEG with
-    it.
-    """
+    """Return the percentage of rows, from the bottom, that are mid-gray, with which decoders fill a truncated JPEG."""
     corner: Any = small.getpixel((0, small.height - 1))
     if any(abs(level - MID_GREY) > FLAT_SPREAD for level in corner[:3]):  # the usual case
         return 0

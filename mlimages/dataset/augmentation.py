@@ -40,9 +40,7 @@ PART_NAMES = {1: ("",), 2: ("train", "val"), 3: ("train", "val", "test")}
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One augmented copy of an image: rotated counterclockwise by `angle_deg`, then, if `flipped`, flipped left to
-    right.
-    """
+    """An augmented copy of an image: rotated counterclockwise by `angle_deg`, then optionally flipped left to right."""
 
     angle_deg: float = 0
     flipped: bool = False

@@ -69,8 +69,7 @@ class LabeledImage:
         return self
 
     def downscale(self, width: int, height: int = 0) -> Self:
-        """Crop the largest central region with the aspect ratio of `width` x `height` pixels and resize it to that
-        size.
+        """Crop the largest central region with the aspect ratio of `width` x `height`, and resize it to that size.
 
         A smaller image is centered on black, unscaled.
 

@@ -104,7 +104,10 @@ def share_names(files: Sequence[FileClasses]) -> tuple[ClassNames, tuple[ClassNa
     """
     own = [_pad_names(file.names, file.used) for file in files]
     numbers = {
-        int(name) for names, file in zip(own, files, strict=True) if file.is_numbered for name in _used(names, file)
+        int(name)
+        for names, file in zip(own, files, strict=True)
+        if file.is_numbered
+        for name in _used_names(names, file)
     }
     numbers.update(n for file in files if not file.is_numbered and not file.is_table for n in range(len(file.names)))
     from_zero = numbers == set(range(len(numbers)))
@@ -113,11 +116,11 @@ def share_names(files: Sequence[FileClasses]) -> tuple[ClassNames, tuple[ClassNa
         if file.is_numbered and (from_zero or not file.is_table):
             own[index] = tuple(dict(enumerate(defined)).get(int(name), name) for name in own[index])
     names = dict.fromkeys(name for file in files if not file.is_numbered for name in file.names)
-    used = {name for names, file in zip(own, files, strict=True) for name in _used(names, file)}
+    used = {name for names, file in zip(own, files, strict=True) for name in _used_names(names, file)}
     return (*names, *sorted(used - names.keys(), key=natural_key)), tuple(own)
 
 
-def _used(names: ClassNames, file: FileClasses) -> list[str]:
+def _used_names(names: ClassNames, file: FileClasses) -> list[str]:
     return [names[label] for label in file.used]
 
 

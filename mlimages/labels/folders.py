@@ -152,7 +152,7 @@ def label_dir_auto(
     names = class_names or tuple(found)
     _demand_known(found, names, root)
     left_out = [f"{root.relative_to(given).as_posix()}: no class, the folders in it are"] if root != given else []
-    left_out += [text for path in parts.values() for text in _skipped(path, root, leaf=leaf)]
+    left_out += [text for path in parts.values() for text in _skipped_in(path, root, leaf=leaf)]
     if "" not in parts:
         left_out += _skipped_beside(root, set(parts.values()))
 
@@ -268,7 +268,7 @@ def _loose_images(root: Path) -> list[Path]:
     return [path for path in images if path.name not in ours]
 
 
-def _skipped(part: Path, root: Path, *, leaf: bool) -> list[str]:
+def _skipped_in(part: Path, root: Path, *, leaf: bool) -> list[str]:
     folders = [path for path in (walk(part) if leaf else subfolders(part)) if path != part]
     empty = [f"{_clean(path.relative_to(root).as_posix())}: no images" for path in folders
              if not has_images(path, deep=True)]  # fmt: skip

@@ -130,7 +130,7 @@ def text_rows(path: Path) -> Iterator[Row]:
             if not parts:
                 continue
             if len(parts) == 1:
-                raise _unexpected(path, number, "`path label`", line)
+                raise _unexpected_line(path, number, "`path label`", line)
             yield Row(number, _unquote(parts[0].strip()), _unquote(parts[1]))
 
 
@@ -221,7 +221,7 @@ def _json_lines(lines: TextIO, path: Path) -> Objects:
         except (ValueError, RecursionError):
             values = None
         if not isinstance(values, dict):
-            raise _unexpected(path, number, '{"path": "...", "label": 0}', line)
+            raise _unexpected_line(path, number, '{"path": "...", "label": 0}', line)
         yield number, values
 
 
@@ -243,7 +243,7 @@ def _as_text(value: object) -> str:
     return str(value) if isinstance(value, str | int | float) else ""
 
 
-def _unexpected(path: Path, number: int, expected: str, found: str) -> LabelFileError:
+def _unexpected_line(path: Path, number: int, expected: str, found: str) -> LabelFileError:
     return LabelFileError(f"{path}:{number}: expected {expected}, found {found.strip()[:80]!r}")
 
 

@@ -181,9 +181,7 @@ def _order_groups(
 
 
 def _offsets(class_names: Sequence[str], seed: int) -> dict[str, float]:
-    """Return a random number in [0, 1) per class, evenly spread over the classes, so that half of the shares are
-    rounded up.
-    """
+    """Return an offset in [0, 1) per class, random but evenly spread, so that half of the shares are rounded up."""
     ordered = sorted(class_names, key=lambda name: _random(seed, "class", name))
     return {name: (rank + _random(seed, "offset", name)) / len(ordered) for rank, name in enumerate(ordered)}
 
@@ -222,8 +220,10 @@ def _cut_groups(groups: Sequence[Group], shares: Sequence[float]) -> Iterable[li
 
 
 def _groups_behind(groups: Iterable[Group], share: float, minimum: float, maximum: float) -> list[Group]:
-    """Return the groups behind the first `share` of their class; if these have more than `maximum` or fewer than
-    `minimum` images, the groups nearest to the cut change sides."""
+    """Return the groups behind the first `share` of their class.
+
+    The groups nearest to the cut change sides until the number of images is from `minimum` to `maximum`.
+    """
     waiting = sorted(groups, key=lambda group: group.reluctance(share))
     count = sum(group.reluctance(share) <= (0, 0.0) for group in waiting)
     images = sum(len(group.indices) for group in waiting[:count])

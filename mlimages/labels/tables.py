@@ -157,7 +157,7 @@ class Table:
         where = [f"suffix {self.suffix} added"] * bool(self.suffix)
         where += [f"in {self.folder}"] * (self.folder != self.path.parent)
         where += [f"without {counted(self.strip_components, 'parent folder')}"] * bool(self.strip_components)
-        image = f"{self._named(self.path_index)} as image" + (f" ({', '.join(where)})" if where else "")
+        image = f"{self._column_text(self.path_index)} as image" + (f" ({', '.join(where)})" if where else "")
         labels = ", ".join(self._name(index) for index in self.label_indices)
         label = f"{self.class_from!r} in the path" if self.class_from else labels
         label += " (one-hot)" * (len(self.label_indices) > 1)
@@ -182,7 +182,7 @@ class Table:
         more = f" and {len(missing) - SHOWN:,} more" if len(missing) > SHOWN else ""
         return (f"{self.path}: missing: {', '.join(missing[:SHOWN])}{more}",) if missing else ()
 
-    def _named(self, index: int) -> str:
+    def _column_text(self, index: int) -> str:
         name = self._name(index)
         return name if name.startswith("column ") else f"column {name}"
 
@@ -202,7 +202,7 @@ class Table:
             first = join_path(self.folder, counts.missing[0])
             raise LabelFileError(
                 f"{self.path}: only {counts.rows - len(counts.missing):,} of {counts.rows:,} images exist "
-                f"({self._named(self.path_index)} as image; no file at {first}): {self.advice}"
+                f"({self._column_text(self.path_index)} as image; no file at {first}): {self.advice}"
             )
 
     @property

@@ -14,9 +14,7 @@ _TRANSLATED = (IPv6Network("64:ff9b::/96"), IPv6Network("::ffff:0:0:0/96"))
 """Prefixes whose last 32 bits are an IPv4 address (RFC 6052; RFC 2765, 2.1)."""
 
 _NOT_GLOBAL = tuple(map(IPv6Network, ("64:ff9b:1::/48", "fec0::/10", "3fff::/20", "5f00::/16")))
-"""Local translation (RFC 8215), site-local, documentation (RFC 9637) and segment routing; `ipaddress` counts them as
-global.
-"""
+"""Local translation (RFC 8215), site-local, documentation (RFC 9637), segment routing; global to `ipaddress`."""
 
 is_proxied: ContextVar[bool] = ContextVar("is_proxied", default=False)
 """Whether the connection leads to a proxy, whose address the user has chosen."""
@@ -26,7 +24,7 @@ def is_public(address: str) -> bool:
     """Whether a literal address is global: not private, loopback, link-local, multicast or one of these within IPv6."""
     ip: IPv4Address | IPv6Address = ip_address(address.partition("%")[0])
     if isinstance(ip, IPv6Address):
-        ip = _embedded(ip) or ip
+        ip = _embedded_ipv4(ip) or ip
     return ip.is_global and not ip.is_multicast and not any(ip in network for network in _NOT_GLOBAL)
 
 
@@ -51,7 +49,7 @@ def is_private_literal(host: str) -> bool:
         return host == "localhost" or host.endswith(".localhost")
 
 
-def _embedded(ip: IPv6Address) -> IPv4Address | None:
+def _embedded_ipv4(ip: IPv6Address) -> IPv4Address | None:
     if int(ip) >> 32 == 0 or any(ip in network for network in _TRANSLATED):  # IPv4-compatible (RFC 4291, 2.5.5.1)
         return IPv4Address(int(ip) & 0xFFFFFFFF)
     return ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)

@@ -52,22 +52,21 @@ def open_session(
 def _header_timeout(seconds: float) -> aiohttp.ClientMiddlewareType:
     """Return a middleware that limits the time until the headers have arrived: a server may send them byte by byte."""
 
-    async def limited(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    async def middleware(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
         async with asyncio.timeout(seconds):
             return await handler(request)
 
-    return limited
+    return middleware
 
 
 def _proxy_middleware(proxy: str | None, *, guarded: bool) -> aiohttp.ClientMiddlewareType:
-    """Return a middleware that selects the proxy of each request, redirects included: `proxy`, the environment's, or
-    none.
+    """Return a middleware that selects the proxy of each request: `proxy`, the environment's, or none.
 
     The proxy resolves names itself, so only literal addresses can be checked here.
     """
     proxies = {scheme: _parse_proxy(proxy) for scheme in ("http", "https")} if proxy else _environment_proxies()
 
-    async def choose(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    async def middleware(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
         host = request.url.raw_host or ""
         found = (
             None if proxy is None and proxies and urllib.request.proxy_bypass(host) else proxies.get(request.url.scheme)
@@ -79,7 +78,7 @@ def _proxy_middleware(proxy: str | None, *, guarded: bool) -> aiohttp.ClientMidd
         is_proxied.set(found is not None)
         return await handler(request)
 
-    return choose
+    return middleware
 
 
 def _environment_proxies() -> dict[str, _Proxy]:

@@ -293,9 +293,7 @@ def parse_url(link: str) -> URL:
 
 
 def _keep_spelling(url: URL, link: str) -> URL:
-    """Return `url` with path and query as spelled in `link`, since it may be signed; only invalid characters are
-    quoted.
-    """
+    """Return `url` with path and query as spelled in `link`, which may be signed; quote only invalid characters."""
     target = _AUTHORITY.sub("", link.strip()).partition("#")[0]
     target = _STRAY_PERCENT.sub("%25", quote(target, safe="!#$%&'()*+,/:;=?@[]~", errors="replace"))
     start = "" if target.startswith("/") else "/"

@@ -66,20 +66,20 @@ def entries(path: Path) -> Iterator[Entry]:
                 )
         return
     try:
-        for name, load in _zipped(path) if path.suffix == ".zip" else _tarred(path):
+        for name, load in _zip_entries(path) if path.suffix == ".zip" else _tar_entries(path):
             yield Entry(f"{path.absolute().as_uri()}#{name}", f"{path.name.partition('.')[0]}/{name}", load)
     except _TROUBLE as error:
         raise InputError(f"{path} cannot be read to its end: {error}") from error
 
 
-def _zipped(path: Path) -> Iterator[tuple[str, Callable[[], Awaitable[bytes]]]]:
+def _zip_entries(path: Path) -> Iterator[tuple[str, Callable[[], Awaitable[bytes]]]]:
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             if not info.is_dir() and info.file_size <= MAX_MEMBER_BYTES:
-                yield info.filename, partial(_read_zipped, path, info.filename)
+                yield info.filename, partial(_read_zip_member, path, info.filename)
 
 
-async def _read_zipped(path: Path, name: str) -> bytes:
+async def _read_zip_member(path: Path, name: str) -> bytes:
     def read() -> bytes:
         with zipfile.ZipFile(path) as archive:
             return archive.read(name)
@@ -87,24 +87,24 @@ async def _read_zipped(path: Path, name: str) -> bytes:
     return await asyncio.to_thread(read)
 
 
-def _tarred(path: Path) -> Iterator[tuple[str, Callable[[], Awaitable[bytes]]]]:
+def _tar_entries(path: Path) -> Iterator[tuple[str, Callable[[], Awaitable[bytes]]]]:
     if path.suffix in _GZIPPED:
         with tarfile.open(path, "r|gz") as archive:
-            yield from _streamed(archive)
+            yield from _stream_entries(archive)
         return
     with path.open("rb") as file:
         for prefix, member in _members(file, 0):
             yield prefix + member.name, partial(_read_part, path, member)
 
 
-def _streamed(archive: tarfile.TarFile) -> Iterator[tuple[str, Callable[[], Awaitable[bytes]]]]:
+def _stream_entries(archive: tarfile.TarFile) -> Iterator[tuple[str, Callable[[], Awaitable[bytes]]]]:
     """Yield the files of a compressed tar, and of tars in it."""
     for info in archive:
         if not info.isreg() or not (file := archive.extractfile(info)):
             continue
         if info.name.endswith(".tar"):
             with tarfile.open(fileobj=file, mode="r|") as inner:
-                for name, load in _streamed(inner):
+                for name, load in _stream_entries(inner):
                     yield f"{Path(info.name).stem}/{name}", load
         elif info.size <= MAX_MEMBER_BYTES:
             yield info.name, partial(_as_loader, file.read())

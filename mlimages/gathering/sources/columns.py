@@ -62,14 +62,14 @@ def choose_columns(names: Sequence[str], rows: Sequence[Row], choice: ListChoice
     Raises:
         InputError: a column of the options does not exist.
     """
-    url = _named(names, choice.url_col, where, "--url-column") or _link_column(names, rows)
+    url = _find_column(names, choice.url_col, where, "--url-column") or _link_column(names, rows)
     if url is None:
         first = " | ".join(filter(None, map(text_of, rows[0].values())))[:200] if rows else ""
         raise InputError(
             f"{where}: no row looks like a link; it has {', '.join(names)[:200]}: name them with --url-column and "
             f"--label-column (first row: {printable(first)})"
         )
-    label = _named(names, choice.label_col, where, "--label-column")
+    label = _find_column(names, choice.label_col, where, "--label-column")
     if label is None and choice.class_name is None:
         label = next((name for known in _LABEL_COLUMNS for name in names if _last(name) == known), None)
         if label is None and len(names) == 2 and names[0] == "column 1":
@@ -78,7 +78,7 @@ def choose_columns(names: Sequence[str], rows: Sequence[Row], choice: ListChoice
     return Columns(url, label if label != url else None, others)
 
 
-def _named(names: Sequence[str], wanted: str | None, where: str, option: str) -> str | None:
+def _find_column(names: Sequence[str], wanted: str | None, where: str, option: str) -> str | None:
     if wanted is None:
         return None
     for name in names:

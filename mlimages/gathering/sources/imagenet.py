@@ -104,12 +104,12 @@ class ImageNet:
             for wnid, folder in self._folders.items():
                 if wnid not in found and folder not in self._full:
                     async for ref in self._images(wnid, failures):
-                        yield self._labeled(wnid, ref)
+                        yield self._with_label(wnid, ref)
                         if folder in self._full:
                             break
         self._tell_failures(failures)
 
-    def _labeled(self, wnid: str, ref: ImageRef) -> ImageRef:
+    def _with_label(self, wnid: str, ref: ImageRef) -> ImageRef:
         return replace(ref, label=self._folders[wnid], source={"provider": "ImageNet", "wnid": wnid})
 
     async def _images(self, wnid: str, failures: dict[str, list[str]]) -> AsyncIterator[ImageRef]:
@@ -154,7 +154,7 @@ class ImageNet:
                     wnid = next((wnid for wnid in _wnids(entry.path) if wnid in self._folders), None)
                     if wnid and self._folders[wnid] not in self._full:
                         name = entry.path.rpartition("/")[2]
-                        yield wnid, self._labeled(wnid, _ref(entry.url, name, entry.load))
+                        yield wnid, self._with_label(wnid, _ref(entry.url, name, entry.load))
         except InputError as error:
             self._tell(str(error))
 

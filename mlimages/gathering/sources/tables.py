@@ -123,8 +123,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def json_rows(value: Any, path: Path) -> list[Row]:
-    """Return the rows of a JSON document: an array, a COCO dataset, an object with one array, or lists of links by
-    class.
+    """Return the rows of a JSON array, a COCO dataset, an object with one array, or lists of links by class.
 
     Raises:
         InputError: the document is none of these.

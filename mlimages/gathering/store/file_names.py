@@ -28,7 +28,7 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?"
 def safe_name(text: str, *, default: str) -> str:
     """Return a path component without separators, control or direction characters, and names reserved by Windows."""
     name = _FORBIDDEN.sub("_", unicodedata.normalize("NFC", text))
-    name = _shortened(name.strip().lstrip(".")).rstrip(" .").strip()
+    name = _shorten(name.strip().lstrip(".")).rstrip(" .").strip()
     if _RESERVED.fullmatch(name):
         name = f"_{name}"
     return name or default
@@ -103,5 +103,5 @@ class NamesInUse:
         return f"{self.folder(ref.label)}/{(ref.name and safe_name(ref.name, default='')) or url_stem(ref.url)}"
 
 
-def _shortened(name: str) -> str:
+def _shorten(name: str) -> str:
     return name.encode("utf-8", "ignore")[:MAX_BYTES].decode("utf-8", "ignore")

@@ -234,7 +234,7 @@ class GatherFolder:
         keeps = self._options.keep_duplicates or any(read_closing(path).keeps_duplicates for path in paths)
         steps: dict[str, Any] = {}
         if self._objects:
-            steps = {"publish": self._objects.put_settled, "discard": self._objects.discard}
+            steps = {"publish": self._objects.put_merged, "discard": self._objects.discard}
         limit, into = self._options.limit, self._manifest
         is_merged = settle(self._files, paths, into, keep_duplicates=keeps, limit=limit, **steps)
         if is_merged and len(paths) > 1:

@@ -163,7 +163,7 @@ class ImageIndex:
         """Add an image; plain ones (sky, paper, a gradient) are left out, since all of them are similar."""
         value = int(dhash, 16)
         if _PLAIN_BITS <= value.bit_count() <= 64 - _PLAIN_BITS:
-            row = (_signed(value), path, *_bands(value))
+            row = (_to_signed(value), path, *_bands(value))
             self._tables.execute("INSERT INTO images VALUES (?, ?, ?, ?, ?)", row)
 
     def find_near(self, dhash: str) -> str | None:
@@ -204,7 +204,7 @@ def _bands(value: int) -> tuple[int, ...]:
     return tuple(value >> shift & ((1 << width) - 1) for shift, width in _BANDS)
 
 
-def _signed(value: int) -> int:
+def _to_signed(value: int) -> int:
     return value - 2**64 if value >= 2**63 else value
 
 

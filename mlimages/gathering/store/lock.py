@@ -15,8 +15,7 @@ HIDDEN = ".gather"
 
 @contextmanager
 def work_folder(out: Path, stem: str, *, alone: bool) -> Iterator[Path]:
-    """Yield the empty, locked folder for unfinished images of the run with the manifest `stem`; it is removed at the
-    end.
+    """Yield the empty, locked folder for unfinished images of a run with the manifest `stem`; remove it at the end.
 
     Args:
         alone: no shard may run at the same time; unfinished files of killed shards are removed.

@@ -230,7 +230,7 @@ class KeySet:
             return False
         count = self._counts[number] = self._counts[number] + 1
         if 3 * count > 2 * len(table) or count == 1:  # the first table is shared
-            table = self._tables[number] = _doubled(table)
+            table = self._tables[number] = _double(table)
             slot = _slot(table, key)
         table[slot] = key
         return True
@@ -245,7 +245,7 @@ def _slot(table: array[int], key: int) -> int:
     return slot
 
 
-def _doubled(table: array[int]) -> array[int]:
+def _double(table: array[int]) -> array[int]:
     larger = array("Q", bytes(16 * len(table)))
     for key in filter(None, table):
         larger[_slot(larger, key)] = key

@@ -82,7 +82,7 @@ def _settle_rows(
 ) -> Iterator[FetchResult]:
     index = ImageIndex()
     counts: Counter[str] = Counter()
-    for number, row, is_of_shard in current.numbered(replaced):
+    for number, row, is_of_shard in current.enumerate_rows(replaced):
         first = None if keep_duplicates or not row.sha256 else index.first(row.sha256)
         settled = _settle_row(files, row, placeholders, first, number)
         if settled.status == "ok" and settled.path and settled.sha256 and settled.dhash and not settled.removed:
@@ -140,7 +140,7 @@ class CurrentRows:
         self._manifests = manifests
         self._chosen = self._choose()
 
-    def numbered(self, replaced: _ReplacedImages | None = None) -> Iterator[tuple[int, FetchResult, bool]]:
+    def enumerate_rows(self, replaced: _ReplacedImages | None = None) -> Iterator[tuple[int, FetchResult, bool]]:
         """Yield each row that counts, with the number of its manifest and whether this is a shard's.
 
         Args:
@@ -184,7 +184,7 @@ def _placeholder_hashes(current: CurrentRows) -> set[str]:
     """Return the SHA-256 of placeholders: known ones, and bytes of many links unless a run kept several copies."""
     locations = PlaceholderCounts()
     placeholders: set[str] = set()
-    for _, row, _ in current.numbered():
+    for _, row, _ in current.enumerate_rows():
         if row.status in ("ok", "duplicate") and row.sha256:
             locations.add(row.sha256, row.url)
         elif row.reason is Reason.PLACEHOLDER and row.sha256:
@@ -195,7 +195,7 @@ def _placeholder_hashes(current: CurrentRows) -> set[str]:
         return placeholders
     kept = Counter(
         (number, row.sha256)
-        for number, row, _ in current.numbered()
+        for number, row, _ in current.enumerate_rows()
         if row.status == "ok" and row.sha256 in placeholders
     )
     return placeholders - {sha256 for (_, sha256), count in kept.items() if count > 1}

@@ -133,7 +133,7 @@ class StoredObjects:
             raise GatherError(f"{self._address}/{path.name} is there already: run the same command again")
         self._manifests[path.name] = None
 
-    def put_settled(self, path: Path) -> bool:
+    def put_merged(self, path: Path) -> bool:
         """Store `manifest.jsonl` if it has not changed since it was read; return False if it has."""
         if NAME not in self._manifests:
             return self._create(path, NAME)

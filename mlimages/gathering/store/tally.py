@@ -72,12 +72,12 @@ class Tally:
             removed=self._removed,
             open=self._open,
             fetched=fetched,
-            reasons=_ranked(self._reasons),
+            reasons=_rank(self._reasons),
             classes=dict(sorted(self.classes.items())),
-            hosts=dict(list(_ranked(self._hosts).items())[:_WORST]),
+            hosts=dict(list(_rank(self._hosts).items())[:_WORST]),
             seconds=round(seconds, 2),
         )
 
 
-def _ranked(counts: Counter[str]) -> Mapping[str, int]:
+def _rank(counts: Counter[str]) -> Mapping[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
