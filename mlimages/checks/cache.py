@@ -57,7 +57,7 @@ class FactsCache:
         try:
             self._db = _connect(path)
         except sqlite3.Error as error:
-            logger.warning("no cache of checks (%s: %s)", path, error)
+            logger.warning("cannot open the check cache, continuing without it (%s: %s)", path, error)
             self._db = _connect(":memory:")
 
     def __enter__(self) -> Self:
@@ -114,14 +114,14 @@ class FactsCache:
                 self._db.commit()
                 self._db.executemany(query, rows)
         except sqlite3.Error as error:
-            logger.warning("the cache of checks is not written: %s", error)
+            logger.warning("cannot write the check cache: %s", error)
 
     def _read(self, query: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
         try:
             with self._lock, closing(self._db.execute(query, values)) as cursor:
                 return cursor.fetchall()
         except sqlite3.Error as error:
-            logger.warning("the cache of checks is not read: %s", error)
+            logger.warning("cannot read the check cache: %s", error)
             return []
 
 

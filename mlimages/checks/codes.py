@@ -148,7 +148,7 @@ class Thresholds:
         float, Option("near-duplicate: minimum correlation if one image is tiny, smooth or a drawing.", min=0, max=1)
     ] = 0.99
     imbalance: Annotated[
-        float, Option("class-imbalance: the largest class has more than this times as many images.", min=1)
+        float, Option("class-imbalance: the largest class has over this many times the images of the class.", min=1)
     ] = 10.0
 
     def __post_init__(self) -> None:
@@ -190,7 +190,7 @@ class Thresholds:
         for setting in settings:
             name, _, value = setting.partition("=")
             if name not in types:
-                raise InputError(f"threshold {setting!r}: expected NAME=VALUE, NAME one of {', '.join(types)}")
+                raise InputError(f"threshold {setting!r}: expected NAME=VALUE, where NAME is one of {', '.join(types)}")
             try:
                 values[name] = types[name](value)
             except ValueError as error:

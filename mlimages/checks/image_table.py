@@ -98,9 +98,7 @@ class ImageTable:
             for index, (path, label) in zip(rows, self.files[file].named(), strict=True):
                 yield index, path, label
         except ValueError as error:
-            raise LabelFileError(
-                f"{self.files[file].path}: it was changed while it was checked; check it again"
-            ) from error
+            raise LabelFileError(f"{self.files[file].path} changed during the check: check it again") from error
 
     def read_all(self) -> Iterator[tuple[int, str, int]]:
         """Yield the same for all label files."""

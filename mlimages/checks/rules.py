@@ -76,7 +76,7 @@ def _soft_classes(images: ImageTable, file: int) -> Iterator[Finding]:
     for label, class_id in enumerate(images.class_ids[file].tolist()):
         own = sharpness[images.decoded[rows] & (images.class_id[rows] == class_id)]
         if len(own) >= SOFT_SET and (usual := float(np.median(own))) < Thresholds().blur:
-            detail = f"{images.class_names[class_id]}: median sharpness {usual:.3f} of {len(own)} images: were they enlarged?"
+            detail = f"{images.class_names[class_id]}: median sharpness {usual:.3f} of {len(own)} images: upscaled?"
             yield Finding(file, images.files[file].path, label, Code.CLASS_BLURRED, detail)
 
 
@@ -101,9 +101,9 @@ def wrong_suffix(path: str, form: str) -> str:
 _SUFFIX_OF = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif", "JPEG2000": ".jp2"}
 _SAME_SUFFIX = {("MPO", "JPEG"), ("DIB", "BMP"), ("CUR", "ICO")}
 _SCALED = {
-    "F": "0 to 1, 255 or 65535, the first that holds its values, becomes 0 to 255",
-    "I": "0 to 65535, or to the largest value above that, becomes 0 to 255",
-} | dict.fromkeys(("I;16", "I;16B", "I;16L"), "0 to 65535 becomes 0 to 255")
+    "F": "the range 0 to 1, 255 or 65535, the smallest that contains its values, is scaled to 0 to 255",
+    "I": "the range 0 to 65535, or to the maximum if it is larger, is scaled to 0 to 255",
+} | dict.fromkeys(("I;16", "I;16B", "I;16L"), "the range 0 to 65535 is scaled to 0 to 255")
 """How values of more than 8 bits are scaled (see `images.arrays.white_level`), by mode."""
 
 
@@ -172,7 +172,7 @@ RULES = {
     Code.GREY: Rule(lambda f, t: f["grey"], lambda f, t: f"mode {_mode(f)}: no color"),
     Code.ANIMATED: Rule(lambda f, t: f["animated"], lambda f, t: "the first frame is used"),
     Code.IRREGULAR_JPEG: Rule(
-        lambda f, t: f["irregular"], lambda f, t: "padding or odd values between its segments; the pixels are intact"
+        lambda f, t: f["irregular"], lambda f, t: "padding or unusual values between segments; the pixels are intact"
     ),
     Code.TINY: Rule(is_tiny, _size),
     Code.ODD_SHAPE: Rule(
@@ -185,7 +185,7 @@ RULES = {
     ),
     Code.GREY_BOTTOM: Rule(
         _unless_blank(lambda f, t: f["flat_bottom"] >= MIN_FLAT_BOTTOM),
-        lambda f, t: f"the lowest {f['flat_bottom']} % are one gray level: truncated, then saved again",
+        lambda f, t: f"the lowest {f['flat_bottom']} % of rows are one gray level: truncated, then saved again?",
     ),
     Code.BLANK: Rule(is_blank, _levels),
     Code.DARK: Rule(_unless_blank(lambda f, t: f["high"] < t.dark_level), _levels),

@@ -31,15 +31,15 @@ def register(app: typer.Typer) -> None:
 def augment(
     table: dict[str, Any],
     labels: Path = typer.Argument(..., metavar="LABELS|FOLDER", help="A label file, or a folder of class folders."),
-    out: Path = typer.Option(..., "-o", "--out", help="What to write: NAME.npz, or a new folder."),
+    out: Path = typer.Option(..., "-o", "--out", help="Output: NAME.npz, or a new folder."),
     size: int = typer.Option(..., min=1, metavar="PX", help="Width and height: shorter side scaled, centre cropped."),
-    rotate: str = typer.Option("", metavar="FROM:TO:STEP", help="Degrees, TO left out: -30:30:6 is -30, -24 ... 24."),
-    flip: bool = typer.Option(False, "--flip", help="Add the mirror image of each."),
-    split: str = typer.Option("", metavar="SHARES", help="Parts train, val (and test): 0.75,0.25; train is augmented."),
-    limit_per_class: int = typer.Option(None, min=1, metavar="N", help="Take at most N images of each class."),
-    seed: int = typer.Option(0, help="Random seed of --split, --limit-per-class and the order."),
+    rotate: str = typer.Option("", metavar="FROM:TO:STEP", help="Degrees, excluding TO: -30:30:6 is -30, -24 ... 24."),
+    flip: bool = typer.Option(False, "--flip", help="Also mirror each image."),
+    split: str = typer.Option("", metavar="SHARES", help="Split: 0.75,0.25 or 0.7,0.15,0.15; only train is augmented."),
+    limit_per_class: int = typer.Option(None, min=1, metavar="N", help="Use at most N images per class."),
+    seed: int = typer.Option(0, help="Random seed for --split, --limit-per-class and the order."),
     form: Literal["npz", "npy", "folder"] = typer.Option(
-        None, "--as", help="What to write [npz for NAME.npz, else folder]."
+        None, "--as", help="Output format [npz for NAME.npz, else folder]."
     ),
     force: bool = typer.Option(False, "--force", help="Overwrite an existing .npz file.", rich_help_panel="Output"),
     as_json: bool = typer.Option(False, "--json", help="Print what was written as JSON."),
@@ -84,7 +84,7 @@ def _angles(text: str) -> range:
         angles = range(0)
     if text.count(":") != 2 or not 0 < len(angles) <= MOST_ANGLES:
         raise typer.BadParameter(
-            f"{text}: expected FROM:TO:STEP in whole degrees, at most {MOST_ANGLES} steps, as -30:30:6",
+            f"{text}: expected FROM:TO:STEP in whole degrees, at most {MOST_ANGLES} steps, such as -30:30:6",
             param_hint="--rotate",
         )
     return angles
@@ -96,7 +96,7 @@ def _shares(text: str) -> list[float]:
     except ValueError:
         shares = []
     if not math.isclose(sum(shares), 1, abs_tol=1e-6):
-        raise typer.BadParameter(f"{text}: expected shares that add up to 1, as 0.75,0.25", param_hint="--split")
+        raise typer.BadParameter(f"{text}: expected shares that add up to 1, such as 0.75,0.25", param_hint="--split")
     return shares
 
 

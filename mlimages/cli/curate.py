@@ -77,7 +77,7 @@ def _summary_line(file: WrittenLabels) -> str:
 
 
 def _remarks(file: WrittenLabels) -> list[str]:
-    few = [f"{file.path}: no image or only one of {', '.join(file.rare_classes)}"] * bool(file.rare_classes)
+    few = [f"{file.path}: fewer than two images of {', '.join(file.rare_classes)}"] * bool(file.rare_classes)
     return few + [f"{file.path}: one class only: a classifier needs two"] * (len(file.classes) == 1)
 
 
@@ -85,7 +85,7 @@ def _remarks(file: WrittenLabels) -> list[str]:
 def check(
     table: dict[str, Any],
     sources: list[Path] = typer.Argument(
-        ..., metavar="LABELS|FOLDER...", help="Label files or folders of class folders; with several, leaks are found."
+        ..., metavar="LABELS|FOLDER...", help="Label files or folders of class folders; with several, also find leaks."
     ),
     page: Path = typer.Option(None, "--report", metavar="FILE.html", help="Write an HTML page with the findings."),
     fix: bool = typer.Option(False, "--fix", help="List the files to move or rename; with --yes, do it."),
@@ -220,7 +220,7 @@ def mean(
         _print_json({**figures, "path": str(out)})
         return
     print(f"{out}: mean of {counted(mean_image.count, 'image')}, {len(mean_image.broken)} left out")
-    print("by channel: mean " + _figures(mean_image.channel_mean) + ", std " + _figures(mean_image.channel_std))
+    print("per channel: mean " + _figures(mean_image.channel_mean) + ", std " + _figures(mean_image.channel_std))
     prepared: list[object] = ["--model", model] if model and not Path(model).is_dir() else ["--size", prop.width]
     prepared += ["--resize", prop.resize] * (prop.resize != "shorter" and not model) + ["--gray"] * gray
     options = [*to_arguments(table), *validation_beside(source), *prepared]

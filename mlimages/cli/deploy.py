@@ -19,7 +19,7 @@ from mlimages.core import InputError, Target
 from mlimages.labels import TableOptions
 from mlimages.serving import ServerSettings
 
-MODEL = typer.Argument(..., metavar="MODEL", help="An .onnx file of `mlimages export`, or a run folder.")
+MODEL = typer.Argument(..., metavar="MODEL", help="An .onnx file written by `mlimages export`, or a run folder.")
 
 
 def register(app: typer.Typer) -> None:
@@ -29,16 +29,16 @@ def register(app: typer.Typer) -> None:
 
 
 def export(
-    run: Path = typer.Argument(..., metavar="RUN", help="A run folder of `mlimages finetune`."),
+    run: Path = typer.Argument(..., metavar="RUN", help="A run folder written by `mlimages finetune`."),
     out: Path = typer.Option(None, "-o", "--out", help="File to write [RUN/model.onnx]."),
     preprocessing: bool = typer.Option(
         True,
         "--preprocessing/--no-preprocessing",
-        help="Resize, crop and normalise inside the file, or leave that to the caller.",
+        help="Include resizing, cropping and normalization in the file, or leave them to the caller.",
     ),
-    exact: bool = typer.Option(False, "--exact", help="Resize inside the file bit for bit as Pillow does; slower."),
+    exact: bool = typer.Option(False, "--exact", help="Make the resize in the file bit-identical to Pillow; slower."),
     target: Target = typer.Option(
-        "onnxruntime", help="Runtime that will run the file; tensorrt and opencv: without preprocessing."
+        "onnxruntime", help="Target runtime; tensorrt and opencv files do not include preprocessing."
     ),
     calibrate: bool = typer.Option(False, "--calibrate", help="Fit a temperature on the validation images."),
     unknown: float = typer.Option(
@@ -78,7 +78,10 @@ def export(
     for line in predictions.export_notes(bundle):
         print(line, file=sys.stderr)
     card = bundle.path.with_name("README.md")
-    print(f"model card: {card}" if has_model_card(bundle) else f"{card} is yours and stays as it is", file=sys.stderr)
+    print(
+        f"model card: {card}" if has_model_card(bundle) else f"{card} differs from the model card: kept",
+        file=sys.stderr,
+    )
     if bundle.includes_preprocessing:
         print_next("predict", bundle.path, "IMAGE...")
 
@@ -134,9 +137,9 @@ def predict(
     ),
     top: int = typer.Option(3, min=1, metavar="N", help="Number of classes to print."),
     batch: int = typer.Option(16, min=1, metavar="N", help="Batch size."),
-    workers: int = typer.Option(None, min=1, metavar="N", help="Images processed at once [all cores]."),
+    workers: int = typer.Option(None, min=1, metavar="N", help="Number of images processed in parallel [all cores]."),
     copy_to: Path = typer.Option(None, metavar="DIR", help="Copy each image to DIR/CLASS/."),
-    as_json: bool = typer.Option(False, "--json", help="Print a JSON array, one image a line."),
+    as_json: bool = typer.Option(False, "--json", help="Print a JSON array, one image per line."),
     as_csv: bool = typer.Option(False, "--csv", help="Print CSV: path, fault, known, set, class_1, ..."),
 ) -> None:
     """Predict the class of images.
@@ -149,7 +152,7 @@ def predict(
     from mlimages.inference import Predictor, find_inputs
 
     if as_json and as_csv:
-        raise typer.BadParameter("--json or --csv, not both")
+        raise typer.BadParameter("--json and --csv are mutually exclusive")
     images = [sys.stdin.buffer.read()] if sources == ["-"] else find_inputs(sources)
     stream = Predictor(model, workers=workers).stream(images, top=top, batch=batch)
     results: predictions.Results = (each.result for each in stream)
@@ -248,9 +251,9 @@ def serve(
     ),
     port: int = typer.Option(8000, min=0, max=65535, metavar="N", help="Port; 0 picks a free one."),
     token: bool = typer.Option(
-        False, "--token", help="Require the token in MLIMAGES_TOKEN also on loopback.", rich_help_panel="Access"
+        False, "--token", help="Also require the token in MLIMAGES_TOKEN on loopback.", rich_help_panel="Access"
     ),
-    workers: int = typer.Option(None, min=1, metavar="N", help="Images processed at once [all cores]."),
+    workers: int = typer.Option(None, min=1, metavar="N", help="Number of images processed in parallel [all cores]."),
 ) -> None:
     """Serve a model over HTTP, with a page to try it.
 
@@ -265,7 +268,7 @@ def serve(
 
     secret = os.environ.get(TOKEN_VARIABLE, "").strip() if token or not is_loopback(host) else ""
     if token and not secret:
-        raise InputError(f"--token needs the environment variable {TOKEN_VARIABLE}")
+        raise InputError(f"--token requires the environment variable {TOKEN_VARIABLE}")
     settings = ServerSettings(**{**values, "token": secret})
     log_server(settings.log_format)
     predictor = Predictor(model, workers=workers, max_pixels=settings.max_pixels)
@@ -274,4 +277,4 @@ def serve(
 
 def _print_url(url: str) -> None:
     print(url, flush=True)
-    print(f"next: open it, or curl -F file=@IMAGE {url}predict; Ctrl-C stops it", file=sys.stderr)
+    print(f"next: open it in a browser, or curl -F file=@IMAGE {url}predict; Ctrl-C stops the server", file=sys.stderr)

@@ -31,10 +31,10 @@ _ROWS = 15
 _IMAGES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic")
 _HINTS = {
     Reason.PRIVATE_ADDRESS: "--allow-private connects to private addresses",
-    Reason.OPT_OUT: "--ignore-opt-out takes images whose site or metadata opts out",
+    Reason.OPT_OUT: "--ignore-opt-out downloads images whose site or metadata opts out",
     Reason.HTML: "the hosts returned web pages instead of images: a login page, or blocking",
-    Reason.FORBIDDEN: "the hosts refuse: --header sends a Referer, --retry-failed forbidden asks again",
-    Reason.NAME_SERVER: "no name server answers: is the network up?",
+    Reason.FORBIDDEN: "the hosts refuse the requests: send a Referer with --header, then use --retry-failed forbidden",
+    Reason.NAME_SERVER: "no name server responds: is the network up?",
     Reason.UNREACHABLE: "is the network up?",
     Reason.PROXY: "the response is not that of an HTTP proxy: see --proxy",
     Reason.TOO_SMALL: "--min-size sets the minimum length of the shorter side",
@@ -94,7 +94,7 @@ def _common(
         1, min=1, metavar="N", help="Number of processes on this machine.", rich_help_panel="Download"
     ),
     dry_run: bool = typer.Option(
-        False, "--dry-run", help="Print the classes and their links; download nothing.", rich_help_panel="Output"
+        False, "--dry-run", help="Print the number of links of each class; download nothing.", rich_help_panel="Output"
     ),
     as_json: bool = typer.Option(False, "--json", help="Print the results as JSON.", rich_help_panel="Output"),
     quiet: bool = typer.Option(False, "--quiet", "-q", help="No progress bar and no table.", rich_help_panel="Output"),
@@ -161,13 +161,13 @@ def imagenet(
         ..., metavar="SYNSET...", help='WordNet ids or words: n02121808, "domestic cat".'
     ),
     subtree: bool = typer.Option(
-        False, "--subtree", help="Include every synset below it, each in its own folder.", rich_help_panel="Source"
+        False, "--subtree", help="Include all descendant synsets, each in its own folder.", rich_help_panel="Source"
     ),
     archive: Path = typer.Option(
         None, help="Archive (.tar, .tar.gz, .tgz, .zip) or folder to read the images from.", rich_help_panel="Source"
     ),
     url_list: Path = typer.Option(
-        None, help="Lines WNID_NUMBER<TAB>URL, such as fall11_urls.txt (.gz, .tgz).", rich_help_panel="Source"
+        None, help="List of WNID_NUMBER<TAB>URL lines, such as fall11_urls.txt (.gz, .tgz).", rich_help_panel="Source"
     ),
     endpoint: str = typer.Option(
         "https://image-net.org", metavar="URL", help="Address of the site.", rich_help_panel="rare:Source"
@@ -215,7 +215,7 @@ def _run(
         return
     progress = NoProgress() if quiet else TqdmProgress()
     if workers > 1 and engine == "ray":
-        raise InputError("--workers counts processes of this machine: leave it out with --engine ray")
+        raise InputError("--workers starts processes on this machine: leave it out with --engine ray")
     with open_cluster(engine, address) as cluster:
         tasks = cluster or (Processes(workers) if workers > 1 else None)
         summary = _gather(source, out, tasks, progress=progress, **options)
@@ -246,7 +246,7 @@ def _print_plan(source: Any, *, as_json: bool) -> None:
         print(json.dumps({"classes": plan}, ensure_ascii=False))
         return
     for label, count in plan.items():
-        print(f"{label:<50} {'not known' if count is None else count:>9}")
+        print(f"{label:<50} {'unknown' if count is None else count:>9}")
     known = [count for count in plan.values() if count is not None]
     if known:
         print(f"{'total of ' + counted(len(plan), 'class'):<50} {sum(known):>9}")
@@ -254,11 +254,11 @@ def _print_plan(source: Any, *, as_json: bool) -> None:
 
 def _no_images_reason(summary: GatherSummary) -> str:
     if not summary.failed:
-        return "the source has no link"
+        return "the source has no links"
     if summary.open == summary.failed:
         which = "the only link is" if summary.open == 1 else f"all {summary.open} links are"
-        return f"{which} still open: run the same command again"
-    return f"{summary.out}/manifest.jsonl has the reason of each link"
+        return f"{which} unfinished: run the same command again"
+    return f"see {summary.out}/manifest.jsonl for the reason of each link"
 
 
 def _table(summary: GatherSummary) -> Iterator[str]:
@@ -270,25 +270,25 @@ def _table(summary: GatherSummary) -> Iterator[str]:
     yield from _counts("images by class", summary.classes)
     yield from _counts("failed links by reason", summary.reasons)
     yield from _counts("failed links by host", summary.hosts)
-    near = f" ({summary.near_duplicate} look nearly like another)" if summary.near_duplicate else ""
+    near = f" ({summary.near_duplicate} of them near-duplicates)" if summary.near_duplicate else ""
     again = counted(summary.duplicate, "duplicate")
     yield f"{summary.ok} good{near}, {again}, {summary.failed} failed in {summary.out}"
     if summary.open:
         are_open = "1 link is" if summary.open == 1 else f"{summary.open:,} links are"
-        yield f"{are_open} still open: run the same command again"
+        yield f"{are_open} unfinished: run the same command again"
         yield f"  mlimages {shlex.join(sys.argv[1:])}"
     if summary.conflicting:
         has = "1 duplicate has" if summary.conflicting == 1 else f"{summary.conflicting} duplicates have"
-        yield f"{has} another class than the image that was kept: see `same_as` in manifest.jsonl"
+        yield f"{has} a different class from the image that was kept: see `same_as` in manifest.jsonl"
     if summary.changed:
-        yield f"{counted(summary.changed, 'file')} changed since they were gathered: kept"
+        yield f"{counted(summary.changed, 'file')} changed since download: kept"
     if summary.moved:
         names = "it" if summary.moved == 1 else "them"
         yield f"{counted(summary.moved, 'image')} moved to another class, since the list names {names} there"
     if summary.unmoved:
         yield f"{counted(summary.unmoved, 'image')} of another class than in the list: edited or moved by hand, left so"
     if summary.removed:
-        yield f"{counted(summary.removed, 'image')} deleted by hand: left so (--restore-deleted downloads them again)"
+        yield f"{counted(summary.removed, 'image')} deleted by hand: not downloaded again (see --restore-deleted)"
 
 
 def _counts(title: str, counts: Mapping[str, int]) -> Iterator[str]:

@@ -25,7 +25,7 @@ def openverse(
     license_type: str = typer.Option(
         "",
         metavar="NAME,...",
-        help="Uses to be licensed: commercial, modification.",
+        help="Uses that the licence must allow: commercial, modification.",
         rich_help_panel="Source",
     ),
     source: str = typer.Option(
@@ -80,14 +80,14 @@ def inaturalist(
     by: str = typer.Option(
         None,
         metavar="RANK",
-        help="Make each subtaxon of this rank a class: species or genus.",
+        help="Use each subtaxon of this rank as a class: species or genus.",
         rich_help_panel="Source",
     ),
     quality: str = typer.Option(
-        "research", help="Grade of the observations: research, needs_id, casual.", rich_help_panel="Source"
+        "research", help="Quality grade of the observations: research, needs_id, casual.", rich_help_panel="Source"
     ),
     place: str = typer.Option(
-        None, metavar="ID", help="Place of the observations, by iNaturalist's id.", rich_help_panel="Source"
+        None, metavar="ID", help="Place of the observations, as an iNaturalist place id.", rich_help_panel="Source"
     ),
     size: str = typer.Option(
         "medium",
@@ -134,7 +134,7 @@ def commons(
         rich_help_panel="Source",
     ),
     originals: bool = typer.Option(
-        False, "--originals", help="Download the original files, however large.", rich_help_panel="Source"
+        False, "--originals", help="Download the original files, of any size.", rich_help_panel="Source"
     ),
     refresh: bool = _REFRESH,
     endpoint: str = typer.Option(
@@ -170,7 +170,7 @@ def pexels(
         ..., metavar="QUERY...", help='Words to search for, or CLASS=WORDS ("lizard=lizard reptile").'
     ),
     i_have_permission: bool = typer.Option(
-        False, "--i-have-permission", help="Confirm that Pexels allowed it.", rich_help_panel="Source"
+        False, "--i-have-permission", help="Confirm that Pexels has given you permission.", rich_help_panel="Source"
     ),
     photo_size: str = typer.Option(
         "medium", help="original, large2x, large, medium, small, portrait, landscape, tiny.", rich_help_panel="Source"

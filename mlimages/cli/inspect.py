@@ -32,7 +32,7 @@ def show(
         metavar="LABELS|FOLDER|MEAN|MODEL",
         help="Label file, folder of class folders, or mean image (.npy, .png); with --layer, a run or a network.",
     ),
-    image: Path = typer.Argument(None, metavar="[IMAGE]", help="With --layer, the image that the network sees."),
+    image: Path = typer.Argument(None, metavar="[IMAGE]", help="With --layer, the input image of the network."),
     layer: str = typer.Option(None, metavar="NAME", help="Draw the filters and feature maps of this layer for IMAGE."),
     out: Path = typer.Option(Path("sheet.png"), "-o", "--out", help="Contact sheet to write: .png or .html."),
     per_class: int = typer.Option(8, min=1, help="Images per class."),
@@ -53,7 +53,7 @@ def show(
     Example: mlimages show runs/first cat.jpg --layer conv1 -o maps.png
     """
     if (layer is None) != (image is None):
-        raise InputError("--layer NAME and IMAGE belong together: mlimages show RUN IMAGE --layer conv1 -o maps.png")
+        raise InputError("--layer NAME and IMAGE require each other: mlimages show RUN IMAGE --layer conv1 -o maps.png")
     if layer:
         from mlimages.training import draw_layer
 

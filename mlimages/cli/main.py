@@ -39,7 +39,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="From a word, a folder or a list of links to a deployed image classifier.",
+    help="Download images, clean datasets, fine-tune image classifiers and export them to ONNX.",
 )
 
 

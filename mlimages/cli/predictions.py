@@ -79,16 +79,16 @@ def export_notes(bundle: OnnxBundle) -> Iterator[str]:
     if runtime.unchecked and not provenance.target_parity:
         yield f"not compared in {runtime.name}: {runtime.unchecked}"
     if not bundle.includes_preprocessing:
-        yield "the file takes the network's input: resize, crop and normalize images as its metadata says"
+        yield "the file does not include preprocessing: resize, crop and normalize as its metadata describes"
     if bundle.exact_resize:
-        yield "the resize inside the file is bit for bit Pillow's"
+        yield "the resize in the file is bit-identical to Pillow"
     if provenance.calibration_error:
         before, after = provenance.calibration_error
         yield f"temperature {bundle.temperature:.3f}: calibration error {before:.3f} before, {after:.3f} after"
     if bundle.unknown_below:
-        yield f'below {_percent(bundle.unknown_below)} the answer is "unknown"'
+        yield f'below {_percent(bundle.unknown_below)} the prediction is "unknown"'
     if (data := data_path(bundle.path)).exists():
-        yield f"more than 2 GB of weights: keep {data} beside it"
+        yield f"the weights exceed 2 GB: keep {data} beside the .onnx file"
 
 
 def overlay_files(images: Sequence[os.PathLike[str]], folder: Path) -> list[Path]:
@@ -138,7 +138,7 @@ def evaluation_text(found: Evaluation) -> str:
         for one in found.per_class
     ]
     if found.unknown:
-        lines.append(f'answered "unknown": {counted(found.unknown, "image")}')
+        lines.append(f'predicted as "unknown": {counted(found.unknown, "image")}')
     if found.broken:
         first = found.broken[0]
         lines.append(f"{counted(len(found.broken), 'image')} could not be used: {first.path} ({first.fault})")
@@ -159,18 +159,18 @@ def _middle_text(found: Evaluation) -> str:
     most_frequent = max(map(sum, found.confusion)) / found.count
     verdict = ": the class can be predicted from the background alone" if hidden.low > most_frequent else ""
     interval = f"{_percent(hidden.low)} to {_percent(hidden.high)}"
-    return f"with the middle hidden: {_percent(hidden.value)} correct ({interval}){verdict}"
+    return f"with the centre masked: {_percent(hidden.value)} correct ({interval}){verdict}"
 
 
 def quantization_text(found: Quantization) -> str:
     """Format the trials and the outcome as text."""
-    lines = [f"{'form':20}  accuracy  calibration error    images/s      MB"]
+    lines = [f"{'variant':20}  accuracy  calibration error    images/s      MB"]
     lines += [
         f"{trial.name:20}  {_percent(trial.accuracy):>8}  {trial.calibration_error:17.3f}  {trial.images_per_s:10.1f}"
         f"  {trial.size_bytes / 1e6:6.1f}"
         for trial in found.trials
     ]
-    lines.append(f"measured on {counted(found.count, 'image')} with one core of this machine")
+    lines.append(f"measured on {counted(found.count, 'image')} on one core of this machine")
     names = [trial.name for trial in found.trials[1:]]
     lines += [f"{name}: {refusal}" for name, refusal in zip(names, found.refusals, strict=True) if refusal]
     lines.append(f"written: {found.chosen.name}" if found.chosen else "nothing written")

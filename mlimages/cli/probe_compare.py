@@ -114,7 +114,9 @@ def features(
     out: Path = typer.Option(Path("features.npz"), "-o", "--out", metavar="FILE.npz", help="File to write."),
     model: str = typer.Option(DEFAULT_MODEL, metavar="NAME", help="Network."),
     weights: str = typer.Option("default", metavar="default|none|PATH", help="Pretrained weights."),
-    layer: str = typer.Option(None, metavar="NAME", help="Layer, as probe lists them [the last below the classifier]."),
+    layer: str = typer.Option(
+        None, metavar="NAME", help="Layer, as listed by `probe` [the last one below the classifier]."
+    ),
     size: str = typer.Option(None, metavar="N|WxH", help="Input width and height in pixels."),
     force: bool = FORCE,
     as_json: bool = typer.Option(False, "--json", help="Print a summary as JSON."),
@@ -147,7 +149,7 @@ def features(
 
 
 def compare(
-    runs: list[Path] = typer.Argument(..., metavar="RUN...", help="Two or more run folders of `finetune`."),
+    runs: list[Path] = typer.Argument(..., metavar="RUN...", help="Two or more run folders written by `finetune`."),
     report: Path = typer.Option(None, metavar="FILE.html", help="Write a page: accuracies, settings that differ."),
     force: bool = FORCE,
     as_json: bool = typer.Option(False, "--json", help="Print the comparison as JSON."),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from mlimages.cli.hints import given_options, print_next, read_parts
+from mlimages.cli.hints import print_next, read_parts, to_arguments
 from mlimages.cli.options import GroupedCommand, takes_options
 from mlimages.cli.process import use_one_blas_thread
 from mlimages.core import InputError
@@ -61,7 +61,7 @@ def finetune(
         if _is_given(ctx, "epochs"):
             config = replace(config, epochs=settings["epochs"])
     elif settings["labels"] is None:
-        raise InputError("give a label file to train on (`mlimages label FOLDER` makes one), or --resume RUN")
+        raise InputError("expected a label file to train on (create one with `mlimages label FOLDER`), or --resume RUN")
     else:
         config = FineTuneConfig(**{**settings, "out": settings["out"] or Path("runs") / settings["labels"].stem})
     is_main_process = os.environ.get("RANK", "0") == "0"
@@ -76,7 +76,7 @@ def finetune(
     print(json.dumps(result.to_dict(), indent=1) if as_json else _table(result))
     model = result.onnx or result.run / "model.onnx"
     if config.val:
-        print_next("evaluate", model, config.val, *given_options(asdict(TableOptions.of(config))))
+        print_next("evaluate", model, config.val, *to_arguments(asdict(TableOptions.of(config))))
     else:
         print_next("predict", model, "IMAGE...")
 
@@ -87,7 +87,7 @@ def _require_no_settings(ctx: typer.Context, run: Path) -> None:
     given = [max(param.opts, key=len) for param in settings if _is_given(ctx, str(param.name))]
     if given:
         raise InputError(
-            f"--resume continues {run} with its own settings: leave out {', '.join(given)}; only --epochs may change"
+            f"--resume uses the settings of {run}: leave out {', '.join(given)}; only --epochs can be changed"
         )
 
 
@@ -109,7 +109,7 @@ def _table(result: FineTuneResult) -> str:
         "skipped": ", ".join(f"{each.path} ({each.fault})" for each in result.broken[:3]) + more,
         "classes": ", ".join(result.classes),
         "network": f"{result.model}, frozen: {result.freeze}"
-        + (f"; the classifier takes all depths (share {result.depths_share:g})" if result.depths_share else ""),
+        + (f"; the classifier uses all depths (share {result.depths_share:g})" if result.depths_share else ""),
         "epochs": f"{result.epochs}; best epoch: {best} (chosen on the validation set)",
         "time": f"{result.seconds:.1f} s",
         "run": str(result.run),

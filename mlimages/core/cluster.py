@@ -49,7 +49,7 @@ class Cluster:
         except RayTaskError as error:
             raise error.cause from None
         except WorkerCrashedError as error:
-            raise InputError("processes died again and again over the same images: try without --engine ray") from error
+            raise InputError("workers crashed repeatedly on the same images: try without --engine ray") from error
 
     def run(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[list[Result]]:
         """Yield the results of finished tasks, at least once a second; retry tasks whose process died.
@@ -67,7 +67,7 @@ class Cluster:
         except RayTaskError as error:
             raise error.cause from None
         except WorkerCrashedError as error:
-            raise GatherError(f"a process died {MAX_DEATHS} times over the same links: {_last_line(error)}") from error
+            raise GatherError(f"a worker crashed {MAX_DEATHS} times on the same links: {_last_line(error)}") from error
         finally:
             for one in running:
                 ray.cancel(one, force=True)
@@ -93,8 +93,8 @@ def ray_cluster(address: str | None = None) -> Iterator[Cluster]:
                 ray.init(address or "local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, ValueError) as error:
             advice = (
-                "`ray start --head --disable-usage-stats` starts one; where it asks for a token, RAY_AUTH_TOKEN_PATH "
-                "names its file"
+                "`ray start --head --disable-usage-stats` starts one; if it requires a token, set RAY_AUTH_TOKEN_PATH "
+                "to its file"
             )
             raise InputError(f"cannot connect to a Ray cluster at {address}: {error}; {advice}") from error
     try:

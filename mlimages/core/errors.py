@@ -61,7 +61,7 @@ class PeerExitedError(RunError):
 
     def __init__(self, what: str) -> None:
         super().__init__(
-            f"{what}: see its own message, then run the same command again, or `mlimages finetune --resume RUN`, "
+            f"{what}: see its message, then run the same command again, or `mlimages finetune --resume RUN`, "
             "with any number of processes"
         )
 
@@ -94,7 +94,7 @@ class MissingExtraError(MlimagesError, ImportError):
     """
 
     def __init__(self, what: str, extra: str) -> None:
-        super().__init__(f"{what} needs an optional part: {install_hint(extra)}")
+        super().__init__(f"{what} requires an optional dependency: {install_hint(extra)}")
         self.extra = extra
 
 

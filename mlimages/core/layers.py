@@ -144,13 +144,13 @@ def _totals(summary: NetworkSummary) -> Iterator[str]:
     yield f"memory: {memory}B as float32; {work} multiply-adds per image"
     between = summary.multiply_adds - sum(layer.multiply_adds for layer in summary.layers)
     if between > 0:
-        yield f"of these, {format_count(between)} are between the layers (attention and the like)"
+        yield f"of these, {format_count(between)} are between the layers (such as attention)"
     outside = summary.parameters - sum(layer.parameters for layer in summary.layers)
     if outside > 0:
-        yield f"{outside:,} parameters belong to no layer (embeddings, constants and the like)"
+        yield f"{outside:,} parameters belong to no layer (such as embeddings and constants)"
     hidden = len(summary.layers) - sum(1 for _ in _visible_layers(summary.layers))
     if hidden:
-        yield f"{hidden} more layers keep the shape and hold no parameters (ReLU ...): see --json"
+        yield f"{hidden} more layers keep the shape and have no parameters (such as ReLU): see --json"
     yield from _uneven_widths(summary.layers)
     yield from summary.notes
 

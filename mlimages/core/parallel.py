@@ -84,7 +84,7 @@ class Processes:
                 return
             except BrokenProcessPool:
                 continue
-        raise GatherError(f"a process died {MAX_DEATHS} times: the same command goes on")
+        raise GatherError(f"a worker crashed {MAX_DEATHS} times: run the same command again to resume")
 
     def _run_once(self, function: Callable[[Item], Result], items: list[Item]) -> Iterator[dict[Item, Result]]:
         before = active_children()

@@ -87,7 +87,7 @@ class ImageProperty:
         self._set(width=width, height=height or width, shorter_px=shorter_px or larger)
         if self.shorter_px < larger:
             raise InputError(
-                f"a shorter side of {self.shorter_px} px cannot hold a crop of {self.width} x {self.height}: "
+                f"a shorter side of {self.shorter_px} px cannot contain a crop of {self.width} x {self.height}: "
                 "use a larger shorter_px or a smaller crop"
             )
         try:

@@ -63,7 +63,7 @@ class ExportOptions:
 
     def __post_init__(self) -> None:
         if self.exact and RUNTIMES[self.target].resize != "operator":
-            raise InputError(f"{RUNTIMES[self.target].name} does not compute the exact resize: leave out --exact")
+            raise InputError(f"{RUNTIMES[self.target].name} does not support the exact resize: leave out --exact")
 
     @property
     def resize_form(self) -> ResizeForm | None:
@@ -150,9 +150,9 @@ def export_network(
 
 def _without_images(items: Sequence[LabeledPath]) -> str:
     if not items:
-        return "there is no validation image: --calibrate and --unknown need them"
+        return "there are no validation images: --calibrate and --unknown require them"
     folder, count = items[0].path.parent, counted(len(items), "validation image")
-    return f"none of {count} can be read (looked for in {folder}): --calibrate and --unknown need them"
+    return f"none of {count} can be read (looked for in {folder}): --calibrate and --unknown require them"
 
 
 def _move_into_place(path: Path, out: Path) -> None:

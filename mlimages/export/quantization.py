@@ -152,7 +152,7 @@ def _load_samples(bundle: OnnxBundle, labels: LabelFile, progress: Progress) -> 
     progress.close()
     if len(samples) < 2:
         found = counted(len(samples), "image")
-        raise InputError(f"{labels.path}: {found} can be decoded: quantization needs at least 2, better 200")
+        raise InputError(f"{labels.path}: {found} can be decoded: quantization requires at least 2, preferably 200")
     return samples
 
 
@@ -217,7 +217,7 @@ def _refusal(trial: Trial, original: Trial, count: int, max_drop: float) -> str:
     speedup, drop = trial.images_per_s / original.images_per_s, original.accuracy - trial.accuracy
     reasons = []
     if speedup < MIN_SPEEDUP:
-        reasons.append(f"not faster ({speedup:.2f} x, at least {MIN_SPEEDUP} x is needed)")
+        reasons.append(f"not faster ({speedup:.2f} x, at least {MIN_SPEEDUP} x is required)")
     if drop > max(max_drop / 100, 1 / count) + 1e-9:
         reasons.append(f"loses {drop * 100:.1f} points of accuracy, more than {max_drop:g}")
     return " and ".join(reasons)

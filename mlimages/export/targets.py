@@ -69,7 +69,7 @@ def _open_opencv(cv2: Any, path: Path) -> RunLogits:
 RUNTIMES: dict[Target, Runtime] = {
     "onnxruntime": Runtime("ONNX Runtime", "operator"),
     "openvino": Runtime("OpenVINO", "portable", _open_openvino, "openvino", "the package openvino is not installed"),
-    "tensorrt": Runtime("TensorRT", None, unchecked="it needs a GPU; compare it there before you use the file"),
+    "tensorrt": Runtime("TensorRT", None, unchecked="it requires a GPU: compare predictions there before use"),
     "opencv": Runtime("OpenCV", None, _open_opencv, "cv2", "the package opencv-python is not installed"),
     "web": Runtime("onnxruntime-web", "operator", unchecked="it runs in a browser"),
 }

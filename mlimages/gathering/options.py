@@ -79,7 +79,7 @@ class GatherOptions:
     shard: Annotated[
         tuple[int, int] | None,
         Option(
-            "Gather the I-th of N parts of the links, divided by host; --limit holds for each part.",
+            "Gather the I-th of N parts of the links, divided by host; --limit applies to each part.",
             "Limits",
             metavar="I/N",
             parse=parse_shard,
@@ -99,14 +99,14 @@ class GatherOptions:
             default_text="the original bytes",
         ),
     ] = None
-    keep_duplicates: Annotated[bool, Option("Keep every copy of the same bytes.", "Images")] = False
-    max_bytes: Annotated[int, Option("Skip files of more bytes.", "Images", metavar="BYTES", min=1, is_rare=True)] = (
-        64 * 2**20
-    )
+    keep_duplicates: Annotated[bool, Option("Keep byte-identical duplicates.", "Images")] = False
+    max_bytes: Annotated[
+        int, Option("Skip files of more than this many bytes.", "Images", metavar="BYTES", min=1, is_rare=True)
+    ] = 64 * 2**20
     max_pixels: Annotated[
         int,
         Option(
-            "Skip images of more pixels (width x height); the header is read, nothing decoded.",
+            "Skip images with more than this many pixels (width x height), as read from the header.",
             "Images",
             metavar="PIXELS",
             min=1,
@@ -125,12 +125,12 @@ class GatherOptions:
     ] = False
     parallel: Annotated[int, Option("Number of concurrent requests of each process.", "Download", min=1)] = 64
     per_host: Annotated[
-        int, Option("Number of concurrent requests to one host, all shards and workers together.", "Download", min=1)
+        int, Option("Number of concurrent requests to one host, over all shards and workers.", "Download", min=1)
     ] = 8
     timeout_s: Annotated[
         float,
         Option(
-            "Seconds without progress (no connection, no answer, less than 1 KB/s) before a request is abandoned.",
+            "Seconds without progress (no connection, no response, less than 1 KB/s) before a request is abandoned.",
             "Download",
             ("--timeout",),
             "SECONDS",
@@ -160,9 +160,9 @@ class GatherOptions:
             parse=parse_reasons,
         ),
     ] = frozenset()
-    no_retry: Annotated[bool, Option("Do not retry links that earlier runs left open.", "Download", is_rare=True)] = (
-        False
-    )
+    no_retry: Annotated[
+        bool, Option("Do not retry links that earlier runs left unfinished.", "Download", is_rare=True)
+    ] = False
     allow_private: Annotated[
         bool, Option("Also connect to private and loopback addresses.", "Download", is_rare=True)
     ] = False
@@ -175,7 +175,11 @@ class GatherOptions:
     ] = USER_AGENT
     contact: Annotated[
         str | None,
-        Option("E-mail address or web page to name in the User-Agent, as Wikimedia asks.", "Download", metavar="TEXT"),
+        Option(
+            "E-mail address or web page to include in the User-Agent, as Wikimedia requests.",
+            "Download",
+            metavar="TEXT",
+        ),
     ] = None
     headers: Annotated[
         Sequence[str],
@@ -200,7 +204,7 @@ class GatherOptions:
         if self.restore_deleted and self.keep_deleted:
             raise InputError("restore_deleted and keep_deleted are mutually exclusive")
         if self.shard and not 1 <= self.shard[0] <= self.shard[1]:
-            raise InputError(f"shard is {self.shard[0]}/{self.shard[1]}: the parts run from 1/N to N/N")
+            raise InputError(f"shard is {self.shard[0]}/{self.shard[1]}: expected I/N with I from 1 to N")
 
         if self.contact is not None and not re.fullmatch(r"[ -'*-~]+", self.contact):
             raise InputError("contact must be an e-mail address or a web page, in ASCII and without parentheses")

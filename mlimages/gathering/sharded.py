@@ -97,11 +97,11 @@ def _demand_divisible(source: Source, options: GatherOptions) -> None:
     name = type(source).__name__
     advice = "leave out --engine ray and --workers"
     if options.shard:
-        raise InputError("the links are divided into shards already: leave out --shard")
+        raise InputError("the links are already divided into shards: leave out --shard")
     if getattr(source, "lookahead", None) == 0:
-        raise InputError(f"{name} asks its provider page by page, within a rate limit, as one process: {advice}")
+        raise InputError(f"{name} queries its provider within a rate limit, in one process: {advice}")
     if getattr(source, "is_read_once", False):
-        raise InputError(f"standard input can be read by one process: write the list to a file, or {advice}")
+        raise InputError(f"standard input can only be read by one process: write the list to a file, or {advice}")
     try:
         ForkingPickler.dumps(source)
     except Exception as error:

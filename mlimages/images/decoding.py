@@ -72,7 +72,7 @@ def _image_error(error: Exception) -> ImageError:
     if isinstance(error, NotImplementedError | ImportError) or text.endswith("not available"):
         return ImageError(Fault.UNREADABLE, f"this Pillow cannot decode this variant of the format ({text})")
     if "truncated" in text.lower() or "unrecognized data stream" in text or isinstance(error, EOFError):
-        return ImageError(Fault.TRUNCATED, f"the data ends too early ({text})")
+        return ImageError(Fault.TRUNCATED, f"the data is truncated ({text})")
     return ImageError(Fault.CORRUPT, f"the data cannot be decoded ({text})")
 
 
@@ -154,7 +154,7 @@ def from_pillow(image: Image.Image) -> Image.Image:
 def _bytes(source: Path | bytes) -> bytes:
     data = source if isinstance(source, bytes) else read_bytes(source)
     if not data:
-        raise ImageError(Fault.EMPTY, "the file has no bytes")
+        raise ImageError(Fault.EMPTY, "the file is empty")
     return data
 
 

@@ -82,7 +82,7 @@ def demand_available(broken: Iterable[BrokenImage], *, skip: bool) -> None:
     if unavailable and not skip:
         raise InputError(
             f"{counted(len(unavailable), 'image')} could not be read from the store, the first: "
-            f"{unavailable[0].detail}. Run the same command again; --skip-unavailable goes on without them"
+            f"{unavailable[0].detail}. Run the same command again, or skip them with --skip-unavailable"
         )
 
 

@@ -17,8 +17,8 @@ def match_labels(labels: LabelFile, bundle: OnnxBundle) -> list[LabeledPath]:
     unknown = [name for name in used if name not in names]
     if unknown:
         raise InputError(
-            f"{labels.path} has the class {unknown[0]!r}, which {bundle.path} does not know (it knows "
-            f"{', '.join(names[:5])}{' ...' if len(names) > 5 else ''}): classes are matched by their names, "
-            "which stand in NAME_class_def.txt beside the label file"
+            f"{labels.path} has the class {unknown[0]!r}, which is not in {bundle.path} (its classes: "
+            f"{', '.join(names[:5])}{' ...' if len(names) > 5 else ''}): classes are matched by name, as listed in "
+            "NAME_class_def.txt beside the label file"
         )
     return [LabeledPath(item.path, names.index(given[item.label])) for item in labels]

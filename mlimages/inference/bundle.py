@@ -34,14 +34,14 @@ def model_file(model: str | os.PathLike[str]) -> Path:
     """
     path = Path(model)
     if path.suffix == ".safetensors":
-        raise BundleError(f"{path} holds weights, not an exported model: give the run folder {path.parent}")
+        raise BundleError(f"{path} contains weights, not an exported model: use the run folder {path.parent}")
     if not path.is_dir():
         return path
     if (file := path / "model.onnx").is_file():
         return file
     if (path / "config.json").is_file():
-        raise BundleError(f"{path} has no model.onnx yet: `mlimages export {path}` makes one")
-    raise BundleError(f"{path} is a folder without model.onnx: give MODEL.onnx or a run folder of `mlimages finetune`")
+        raise BundleError(f"{path} has no model.onnx yet: create it with `mlimages export {path}`")
+    raise BundleError(f"{path} is a folder without model.onnx: use MODEL.onnx or a run folder of `mlimages finetune`")
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,11 +200,11 @@ class OnnxBundle:
         """
         text = metadata.get("mlimages")
         if text is None:
-            raise BundleError(f"{path} has no mlimages metadata: make one with `mlimages export RUN -o NAME.onnx`")
+            raise BundleError(f"{path} has no mlimages metadata: create a file with `mlimages export RUN -o NAME.onnx`")
         try:
             values = json.loads(text)
             if values.pop("v") != VERSION:
-                raise BundleError(f"{path} was made by another version of mlimages: export it again with this one")
+                raise BundleError(f"{path} is from another version of mlimages: export it again with this version")
             return cls(path=path, **_from_json(values))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise BundleError(f"{path} has damaged mlimages metadata ({error}): export it again") from error

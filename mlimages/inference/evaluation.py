@@ -158,7 +158,7 @@ def evaluate(
         if isinstance(answer.result, Prediction)
     ]
     if not good:
-        raise InputError(f"{labels.path} has no image that can be used: `mlimages check {labels.path}` says why")
+        raise InputError(f"{labels.path} has no usable image: see `mlimages check {labels.path}`")
     truth = np.array([label for _, label, _ in good], np.int64)  # (N,)
     probabilities = np.array([_row(result, len(names)) for result, _, _ in good])  # (N, classes)
     wrong = [(result, label) for result, label, _ in good if result.top[0].label != label]
@@ -198,7 +198,7 @@ def _warn_of_training_images(bundle: OnnxBundle, items: Sequence[LabeledPath]) -
         trained = {item.path.resolve() for item in LabelFile(listed)}
         if count := sum(item.path.resolve() in trained for item in items):
             logger.warning(
-                "%d of the %d images are training images of this model: the accuracy of new images is lower",
+                "%d of the %d images are training images of this model: the accuracy on new images will be lower",
                 count,
                 len(items),
             )

@@ -30,7 +30,7 @@ def open_session(path: Path, *, threads: int) -> Any:
         path.open("rb").close()  # ONNX Runtime's error does not tell what is wrong with the path
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except FileNotFoundError as error:
-        raise BundleError(f"no file at {path}: `mlimages export RUN -o {path.name}` makes one") from error
+        raise BundleError(f"no file at {path}: create it with `mlimages export RUN -o {path.name}`") from error
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror}") from error
     except Exception as error:  # ONNX Runtime's errors share no base but Exception

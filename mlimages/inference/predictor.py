@@ -134,7 +134,7 @@ class Predictor:
             batch: number of images that a worker processes at a time.
         """
         if top is not None and top < 1:
-            raise ValueError(f"top is {top}: it is the number of classes to name, at least 1")
+            raise ValueError(f"top is {top}: expected the number of classes to return, at least 1")
         source = map(_check_input, images)
         chunks = iter(lambda: list(islice(source, batch)), [])
         for answers in Threads(self.workers, ahead=2).map(partial(self.predict_batch, top=top), chunks):

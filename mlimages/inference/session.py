@@ -62,10 +62,10 @@ class BundleSession:
             raise BundleError(f"{self.bundle.path} cannot be run: {_first_line(error)}") from error
         want = np.array([probe.logits], np.float32)  # (1, classes)
         if logits.shape != want.shape or relative_difference(logits, want)[0] > probe.tolerance:
-            raise BundleError(f"{self.bundle.path} does not answer as its own probe says: export it again")
+            raise BundleError(f"{self.bundle.path} does not reproduce the outputs of its stored probe: export it again")
         if probabilities.shape[1] != len(self.bundle.class_names):
-            raise BundleError(f"{self.bundle.path} names {len(self.bundle.class_names)} classes "
-                              f"and answers {probabilities.shape[1]}: export it again")  # fmt: skip
+            raise BundleError(f"{self.bundle.path} lists {len(self.bundle.class_names)} classes "
+                              f"but returns {probabilities.shape[1]}: export it again")  # fmt: skip
 
 
 def to_graph_input(pixels: Sequence[NDArray[np.uint8]], prop: ImageProperty) -> NDArray[np.uint8]:

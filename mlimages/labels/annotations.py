@@ -28,7 +28,7 @@ def annotation_objects(lines: TextIO, path: Path) -> Objects:
     try:
         values = json.load(lines)
     except (ValueError, RecursionError) as error:
-        raise LabelFileError(f"{path}: it is not JSON (of one object per line, name it .jsonl)") from error
+        raise LabelFileError(f"{path}: not JSON (with one object per line, use the suffix .jsonl)") from error
     if isinstance(values, dict) and "images" in values and "annotations" in values:
         yield from _rows(_coco(values, path))
     elif _is_list_of_objects(values) and any("annotations" in task and "data" in task for task in values):
@@ -66,7 +66,7 @@ def _coco(values: Mapping[str, Any], path: Path) -> dict[str, list[str]]:
             labels[found["image_id"]].append(names[found["category_id"]])
         return {image["file_name"]: labels[image["id"]] for image in values["images"]}
     except (KeyError, TypeError) as error:
-        raise LabelFileError(f"{path}: it looks like COCO, but has no {error} where COCO has it") from error
+        raise LabelFileError(f"{path}: looks like COCO, but the key {error} is missing") from error
 
 
 def _label_studio(tasks: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
@@ -96,7 +96,7 @@ def _cvat(lines: TextIO, path: Path) -> dict[str, list[str]]:
     try:
         root = ET.parse(lines).getroot()  # expat limits the expansion of entities
     except ET.ParseError as error:
-        raise LabelFileError(f"{path}: it is not XML: {error}") from error
+        raise LabelFileError(f"{path}: not XML: {error}") from error
     images = root.findall("image")
     if root.tag != "annotations" or not images:
         raise _unknown(path)

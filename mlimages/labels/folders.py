@@ -76,7 +76,7 @@ def open_labels(source: LabelFile | str | os.PathLike[str], table: TableOptions 
     """
     parts = open_parts(source, table)
     if len(parts) > 1:
-        raise InputError(f"{source} holds the parts {', '.join(parts)} of a dataset: name one of them")
+        raise InputError(f"{source} contains the parts {', '.join(parts)} of a dataset: choose one")
     return next(iter(parts.values()))
 
 
@@ -98,7 +98,7 @@ def demand_table(folder: Path, table: TableOptions) -> None:
     """
     if TableOptions.of(table) != TableOptions(class_from=table.class_from):
         raise InputError(
-            f"{folder} is a folder: --path-column, --label-column, --images and --suffix say how a table is read"
+            f"{folder} is a folder: --path-column, --label-column, --images and --suffix apply only to tables"
         )
 
 
@@ -151,7 +151,7 @@ def label_dir_auto(
     found = sorted({name for by_name in classes.values() for name in by_name}, key=natural_key)
     names = class_names or tuple(found)
     _demand_known(found, names, root)
-    left_out = [f"{root.relative_to(given).as_posix()}: no class, the folders in it are"] if root != given else []
+    left_out = [f"{root.relative_to(given).as_posix()}: not a class, its subfolders are"] if root != given else []
     left_out += [text for path in parts.values() for text in _skipped_in(path, root, leaf=leaf)]
     if "" not in parts:
         left_out += _skipped_beside(root, set(parts.values()))
@@ -175,7 +175,7 @@ def _demand_common(classes: Mapping[str, Mapping[str, Path]], parts: Mapping[str
         if part != "train" and own and "train" in classes and not own.keys() & classes["train"].keys():
             raise InputError(
                 f"{parts[part]}: none of its folders ({', '.join(list(own)[:3])}) is a class of {parts['train']}: "
-                f"label {parts['train']} alone, and this part with its table or --class-from"
+                f"label only {parts['train']}, and this part from its table or with --class-from"
             )
 
 
@@ -192,7 +192,7 @@ def label_dir_by_pattern(folder: str | os.PathLike[str], pattern: str) -> LabelF
     found = groups_by_pattern([path.relative_to(root) for path in paths], pattern)
     class_of = [_clean(found.get(path.relative_to(root), "")) for path in paths]
     unmatched = [str(path.relative_to(root)) for path, name in zip(paths, class_of, strict=True) if not name]
-    message = f"{pattern!r} finds no class in {len(unmatched)} of {len(paths)} paths ({', '.join(unmatched[:SHOWN])})"
+    message = f"{pattern!r} matches no class in {len(unmatched)} of {len(paths)} paths ({', '.join(unmatched[:SHOWN])})"
     if 2 * len(unmatched) >= len(paths):
         raise InputError(message)
     names = tuple(sorted(set(filter(None, class_of)), key=natural_key))
@@ -240,18 +240,18 @@ def _class_folders(root: Path, *, leaf: bool) -> dict[str, Path]:
             continue
         name = _clean(path.relative_to(root).as_posix())
         if name in classes:
-            raise InputError(f"{classes[name]} and {path} are one class by name ({name!r}): rename one, or join them")
+            raise InputError(f"{classes[name]} and {path} have the same class name ({name!r}): rename or merge them")
         classes[name] = path
     loose = _loose_images(root)
     if loose and not classes:
         raise InputError(
-            f"{root} holds {len(loose)} images and no class folders: {_table_hint(root)}make a folder for each class, "
-            "say --class-from REGEX if the names tell the class, or --label N if all are of one class"
+            f"{root} holds {len(loose)} images and no class folders: {_table_hint(root)}create a folder per class, "
+            "use --class-from REGEX if the names contain the class, or --label N if all are of one class"
         )
     if len(loose) > MAX_LOOSE_SHARE * sum(1 for path in (classes.values() if loose else ()) for _ in images_in(path)):
         raise InputError(
-            f"{root}: {len(loose)} images lie beside the class folders ({loose[0].name} ...): move each into its "
-            "class's folder, or away"
+            f"{root}: {len(loose)} images are beside the class folders ({loose[0].name} ...): move each into the "
+            "folder of its class, or elsewhere"
         )
     return classes
 
@@ -277,7 +277,7 @@ def _skipped_in(part: Path, root: Path, *, leaf: bool) -> list[str]:
 
 def _skipped_beside(root: Path, parts: set[Path]) -> list[str]:
     """Describe what is beside the parts, such as a test set without classes."""
-    loose = [f"{path.name}: beside the folders of the parts" for path in _loose_images(root)]
+    loose = [f"{path.name}: beside the folders train, val and test" for path in _loose_images(root)]
     others = [path for path in subfolders(root) if path not in parts]
     return loose + [f"{path.name}: {sum(1 for _ in images_in(path))} images without class folders" for path in others]
 

@@ -27,11 +27,11 @@ SAMPLE = 50
 
 _ADVICE = {
     ".zip": "it is an archive: `unzip {path} -d {stem}`, then `mlimages label {stem}`",
-    ".tar": "it is an archive: `mkdir {stem} && tar -xf {path} -C {stem}`, then `mlimages label {stem}` (of WebDataset "
-    "shards, first `cd {stem} && for f in *.cls; do echo \"${{f%.cls}}.jpg,$(cat $f)\"; done > labels.csv`, then "
-    "`mlimages label labels.csv -o labels.txt`)",
-    ".parquet": "it is a Parquet file: of links, `mlimages gather urls {path} -o {stem}` downloads the images; of "
-    "paths, `python -c \"import pandas; pandas.read_parquet('{path}').to_csv('{stem}.csv', index=False)\"` makes a CSV",
+    ".tar": "it is an archive: `mkdir {stem} && tar -xf {path} -C {stem}`, then `mlimages label {stem}` (for "
+    "WebDataset shards, first `cd {stem} && for f in *.cls; do echo \"${{f%.cls}}.jpg,$(cat $f)\"; done > labels.csv`, "
+    "then `mlimages label labels.csv -o labels.txt`)",
+    ".parquet": "it is a Parquet file: for links, `mlimages gather urls {path} -o {stem}` downloads the images; for "
+    "paths, `python -c \"import pandas; pandas.read_parquet('{path}').to_csv('{stem}.csv', index=False)\"` writes CSV",
     ".xlsx": "it is a spreadsheet: save it as CSV",
     ".mat": "it is a MATLAB file: save paths and labels as CSV (`scipy.io.loadmat('{path}')` reads it)",
 }  # fmt: skip
@@ -147,7 +147,7 @@ def open_text(path: Path, newline: str | None = None) -> Iterator[TextIO]:
         with path.open(encoding="utf-16" if is_utf16 else "utf-8-sig", newline=newline) as lines:
             yield lines
     except FileNotFoundError as error:
-        raise LabelFileError(f"no label file at {path}: make one with `mlimages label FOLDER`") from error
+        raise LabelFileError(f"no label file at {path}: create one with `mlimages label FOLDER`") from error
     except OSError as error:
         raise LabelFileError(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -167,7 +167,7 @@ def known_suffix(path: Path, suffixes: tuple[str, ...] = READABLE) -> str:
         raise LabelFileError(f"{path} is a folder: create a label file from it with `mlimages label {path}`")
     if suffix in _ADVICE and suffixes == READABLE:
         stem = path.name.split(".")[0]
-        raise LabelFileError(f"{path} is no label file: {_ADVICE[suffix].format(path=path, stem=stem)}")
+        raise LabelFileError(f"{path} is not a label file: {_ADVICE[suffix].format(path=path, stem=stem)}")
     raise LabelFileError(f"{path}: a label file ends in one of {', '.join(suffixes)}")
 
 

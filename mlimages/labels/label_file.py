@@ -335,5 +335,5 @@ def _renumber(files: Iterable[LabelFile], names: ClassNames, own_names: Iterable
 
 def _expectation(names: ClassNames) -> str:
     if not names:
-        return "expected `path label`, the label a class number"
+        return "expected `path label`, where the label is a class number"
     return f"expected a class number from 0 to {len(names) - 1} or a class name ({', '.join(names[:3])} ...)"

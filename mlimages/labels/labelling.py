@@ -73,7 +73,7 @@ class LabelOptions(TableOptions):
             default_text="near-duplicates",
         ),
     ] = ""
-    seed: Annotated[int, Option("Random seed of --split and --limit-per-class.", "Split")] = 0
+    seed: Annotated[int, Option("Random seed for --split and --limit-per-class.", "Split")] = 0
     append: Annotated[bool, Option("Append to the label file; existing lines are kept.", "Output")] = False
     as_folders: Annotated[
         Path | None, Option("Also link the images as DIR/[train/]CLASS/.", "Output", metavar="DIR")
@@ -133,7 +133,7 @@ def make_label_files(
     _demand_consistent(options, source)
     listed, parts = _read(options, source, note)
     if parts and (options.split or options.append):
-        raise InputError(f"{source} is split already ({', '.join(parts)}): leave out --split and --append")
+        raise InputError(f"{source} is already split ({', '.join(parts)}): leave out --split and --append")
     listed, *changed = [_select_images(labels, options, note) for labels in (listed, *parts.values())]
     parts = dict(zip(parts, changed, strict=True))
     force = options.force
@@ -155,7 +155,7 @@ def _demand_consistent(options: LabelOptions, source: Path) -> None:
     if not source.exists():
         raise InputError(f"no folder or label file at {source}")
     if not (options.out or options.split or options.as_folders or source.is_dir()):
-        raise InputError(f"{source} is a label file already: say -o FILE to convert it, or --split 0.8,0.2")
+        raise InputError(f"{source} is already a label file: use -o FILE to convert it, or --split 0.8,0.2 to split it")
 
 
 def _read(
@@ -212,7 +212,7 @@ def _split(
     if not groups:
         raise InputError(f"--group {options.group!r} matches none of the {len(paths)} paths ({paths[0]} ...)")
     found = counted(len(set(groups.values())), "group")
-    note(f"--group: {found}; {options.group!r} is found in {len(groups)} of {len(paths)} paths")
+    note(f"--group: {found}; {options.group!r} matches {len(groups)} of {len(paths)} paths")
     return labels.split(options.split, seed=options.seed, groups=groups)
 
 

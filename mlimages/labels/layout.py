@@ -28,7 +28,7 @@ def lay_out(parts: LabelFile | Mapping[str, LabelFile], folder: str | os.PathLik
     others += [target for target, source in targets.items() if not _is_free_or_same(source, target)]
     if others:
         raise InputError(
-            f"{root} holds {len(others)} files that are not of these labels ({others[0]}): name an empty folder"
+            f"{root} contains {len(others)} files that are not in these labels ({others[0]}): use an empty folder"
         )
     for target, source in targets.items():
         _link_or_copy(source, target, copy=copy)

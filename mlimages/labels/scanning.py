@@ -154,14 +154,14 @@ def skipped_entries(root: Path) -> list[str]:
     for folder in walk(root):
         for entry in _scan(folder):
             if not _can_be_listed(entry.name):
-                others["names that no label file can hold", ""] += 1
+                others["names that a label file cannot contain", ""] += 1
             elif _is_folder(entry):
                 if _is_hidden(entry.name):
-                    others["folders hidden or of a tool", entry.name] += 1
+                    others["hidden folders and folders of tools", entry.name] += 1
                 elif not (is_remote(folder) or os.access(_path(entry, folder), os.R_OK | os.X_OK)):
                     others["folders without permission", entry.name] += 1
             elif folder != root and not entry.name.startswith(".") and not _is_image(entry):
                 suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122
-                others["files that are no images", suffix or "no suffix"] += 1
-    advice = dict.fromkeys(_HEIC, f" (`{install_hint('heic')}` opens them)")
+                others["files that are not images", suffix or "no suffix"] += 1
+    advice = dict.fromkeys(_HEIC, f" (`{install_hint('heic')}` adds support)")
     return [f"{kind}: {count} {what}{advice.get(what, '')}".strip() for (kind, what), count in sorted(others.items())]

@@ -178,7 +178,7 @@ class _Sample:
         cells = [cell for record in self.sample[-1:] for cell in record.cells]
         if not location.share and any(re.match(r"https?://", cell.strip(), re.IGNORECASE) for cell in cells):
             raise LabelFileError(
-                f"{self.path}: it holds links, not files: `mlimages gather urls {self.path} -o {self.path.stem}` "
+                f"{self.path}: contains links, not files: `mlimages gather urls {self.path} -o {self.path.stem}` "
                 f"downloads them, then `mlimages label {self.path.stem}`"
             )
 

@@ -36,7 +36,7 @@ class TableOptions:
     ] = ""  # fmt: skip
     label_column: Annotated[
         str,
-        Option("Column of the labels; several separated by commas are one-hot.", "Table", metavar="COLUMN",
+        Option("Column of the labels; several, separated by commas, are read as one-hot.", "Table", metavar="COLUMN",
                default_text="detected", is_rare=True),
     ] = ""  # fmt: skip
     images: Annotated[
@@ -244,7 +244,7 @@ def path_cells(path: Path) -> Iterator[str]:
 def table_advice(columns: Sequence[str]) -> str:
     """Return the options that specify how a table is read."""
     named = ", ".join(column or str(number) for number, column in enumerate(columns, start=1))
-    return f"say --path-column or --label-column (columns: {named}), --images DIR, --suffix .png or --class-from REGEX"
+    return f"use --path-column or --label-column (columns: {named}), --images DIR, --suffix .png or --class-from REGEX"
 
 
 def relative_path(cell: str, strip_components: int) -> str:

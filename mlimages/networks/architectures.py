@@ -85,7 +85,7 @@ class BuiltinArchitecture:
 
     def default_weights(self, prop: ImageProperty) -> dict[str, Tensor]:
         raise ModelError(
-            f"{self.name} has no pretrained weights: train from scratch with --weights none, or give a file"
+            f"{self.name} has no pretrained weights: train from scratch with --weights none, or pass a file"
         )
 
     def convert(self, state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
@@ -124,7 +124,7 @@ class TorchvisionArchitecture:
             return {"init_weights": not is_pretrained}
         if self.name.startswith("vit_"):
             if prop.width != prop.height:
-                raise ModelError(f"{self.name} takes square images only, not {prop.width} x {prop.height} px")
+                raise ModelError(f"{self.name} accepts only square images, not {prop.width} x {prop.height} px")
             return {"image_size": prop.width}
         return {"input_size": prop.shape[1:]} if self.name.startswith("maxvit") else {}
 
@@ -143,7 +143,7 @@ class TorchvisionArchitecture:
         except (OSError, RuntimeError) as error:
             raise ModelError(
                 f"the weights {file.name} of {self.name} are not in {file.parent} and cannot be downloaded from "
-                f"{weights.url} ({error}): put the file there, or give one with --weights PATH"
+                f"{weights.url} ({error}): put the file there, or pass one with --weights PATH"
             ) from error
 
     def convert(self, state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:

@@ -33,11 +33,11 @@ def check_input_size(build: Build, name: str, prop: ImageProperty, *, native: Im
         return
     if find_size_error(build, native):
         if problem := find_size_error(build, prop, device="cpu"):
-            raise ModelError(f"{name} cannot take {prop.width} x {prop.height} px: {problem}")
+            raise ModelError(f"{name} does not support {prop.width} x {prop.height} px: {problem}")
         return
     sizes = [size for size in (_nearest_valid_size(build, prop, -1), _nearest_valid_size(build, prop, 1)) if size]
     near = " and ".join(map(str, sizes or [native.width]))
-    raise ModelError(f"{name} cannot take {prop.width} x {prop.height} px: {problem}; nearest valid sizes: {near}")
+    raise ModelError(f"{name} does not support {prop.width} x {prop.height} px: {problem}; nearest valid sizes: {near}")
 
 
 def _nearest_valid_size(build: Build, prop: ImageProperty, step: int) -> int | None:
@@ -98,7 +98,7 @@ def _explain(call: tuple[str, nn.Module, tuple[int, ...]], error: Exception) -> 
     """Return the arithmetic of the layer that fails, or else the error of the library."""
     path, module, shape = call
     if isinstance(module, nn.Linear) and module.in_features != shape[-1]:
-        return f"layer {path} expects {module.in_features} features and would get {shape[-1]}"
+        return f"layer {path} expects {module.in_features} features but would get {shape[-1]}"
     if isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d) and not isinstance(module.padding, str):
         kernel, stride, padding = (_last(getattr(module, name)) for name in ("kernel_size", "stride", "padding"))
         side = min(shape[-2:])

@@ -191,7 +191,7 @@ def resolve_defaults(name: str, *, weights: str, freeze: str) -> tuple[str, str]
         )
     freeze = freeze if freeze != "auto" else "none" if weights == "none" else "head"
     if weights == "none" and freeze != "none":
-        logger.warning("the frozen layers of %s have random weights and learn nothing: try --freeze none", name)
+        logger.warning("the frozen layers of %s have random weights and are not trained: try --freeze none", name)
     return weights, freeze
 
 
@@ -201,7 +201,7 @@ def find_heads(network: nn.Module, classes: int) -> tuple[str, ...]:
     paths = [path for path, module in network.named_modules() if _outputs(module) == classes]
     heads = tuple(path for path in ([named] if isinstance(named, str) else named) if path in paths)
     if not heads and not paths:
-        raise ModelError(f"this network is no classifier: it has no last layer with {classes} outputs")
+        raise ModelError(f"this network is not a classifier: it has no last layer with {classes} outputs")
     return heads or (paths[-1],)
 
 

@@ -82,7 +82,9 @@ def propagate_shapes(network: nn.Module, graph: fx.Graph, example: Tensor) -> bo
     try:
         FakeTensorProp(fx.GraphModule(share_tensors(network), graph), shape_mode).propagate(example)
     except Exception as error:  # the network's code may raise any error on tensors without values
-        logger.info("the shapes in this network are not known without a run (%s: %s)", type(error).__name__, error)
+        logger.info(
+            "cannot determine the shapes in this network without running it (%s: %s)", type(error).__name__, error
+        )
         return False
     return True
 

@@ -103,7 +103,7 @@ def summarize(
             meta_network(torch.empty(2, *size, device="meta"))  # some batch norms raise on a batch of one
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"{title or 'the network'} cannot take {size[2]} x {size[1]} px: "
+        raise ModelError(f"{title or 'the network'} does not support {size[2]} x {size[1]} px: "
                          f"layer {recorder.current or 0} fails: {reason}") from error  # fmt: skip
     finally:
         recorder.close()

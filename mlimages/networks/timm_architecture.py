@@ -135,7 +135,7 @@ class TimmArchitecture:
             if not any(message in str(error) for message in ("nknown model", "Invalid pretrained tag")):
                 raise
             raise ModelError(
-                f"timm {timm.__version__} has no model {self.timm_name!r}: timm.list_models() lists all"
+                f"timm {timm.__version__} has no model {self.timm_name!r}: see timm.list_models()"
             ) from None
         return network
 
@@ -153,7 +153,7 @@ class TimmArchitecture:
             + (
                 "fill that folder on another machine (HF_HOME), or use timm:NAME with --weights PATH"
                 if self.timm_name.startswith(HUB)
-                else "give a file with --weights PATH"
+                else "pass a file with --weights PATH"
             )
         )
 
@@ -209,7 +209,7 @@ def refuse_packaged_file(name: str, weights: str) -> None:
     if name not in (DEFAULT_MODEL, f"timm:{_PACKAGED_TIMM_NAME}") and is_packaged_file(weights):
         raise ModelError(
             f"{weights} holds the weights of {_PACKAGED_TIMM_NAME}, which pads as TensorFlow does, and would be less "
-            f"accurate in {name}: use --model {DEFAULT_MODEL}, which finds the file by itself"
+            f"accurate in {name}: use --model {DEFAULT_MODEL}, which finds the file automatically"
         )
 
 

@@ -149,7 +149,7 @@ def match_in_order(network: nn.Module, state: State, *, heads: Sequence[str], so
         is_same = own[name].shape == state[other].shape or _is_inside(name, heads)
         if not is_same or kinds.setdefault(other_kind, kind) != kind:
             return state
-    logger.warning("%s: its tensors have other names than the network's and are matched in order", source)
+    logger.warning("%s: the tensor names differ from the network's; matching them by order", source)
     return {name: state[other] for name, other in zip(names, others, strict=True)}
 
 
@@ -170,9 +170,9 @@ def remove_prefix(state: State, network: nn.Module, *, source: str) -> State:
     if not prefix or count < len(own) / 2:
         return state
     outside = [name for name in state if not name.startswith(prefix)]
-    logger.info("%s: the prefix %r is removed from its names", source, prefix)
+    logger.info("%s: removed the prefix %r from the tensor names", source, prefix)
     if outside:
-        logger.warning("%s: not loaded, as outside of %r: %s", source, prefix, _first_names(outside))
+        logger.warning("%s: not loaded because they are outside %r: %s", source, prefix, _first_names(outside))
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
@@ -212,7 +212,7 @@ def load_weights(network: nn.Module, state: State, *, heads: Sequence[str], sour
     if broken := [name for name in own if name in state and _is_not_finite(state[name])]:
         raise ModelError(f"{source} is damaged: NaN or infinity in {_first_names(broken)}")
     if extra:
-        logger.warning("%s: not loaded, as the network has no such part: %s", source, _first_names(extra))
+        logger.warning("%s: not loaded because the network has no such part: %s", source, _first_names(extra))
     counters = {name for name in expected if name.endswith("num_batches_tracked")} - state.keys()
     state |= {name: torch.zeros((), dtype=torch.long) for name in counters}  # absent in files of torch before 0.4.1
     network.load_state_dict(state, strict=False, assign=True)

@@ -56,10 +56,10 @@ def _header(bundle: OnnxBundle) -> str:
 
 def _description(bundle: OnnxBundle) -> Iterator[str]:
     image = bundle.preprocessing.image
-    takes = "uint8 RGB images `(N, H, W, 3)` of any size" if bundle.includes_preprocessing else "the network's input"
+    takes = "uint8 RGB images `(N, H, W, 3)` of any size" if bundle.includes_preprocessing else "preprocessed input"
     yield f"Classifies images into {len(bundle.class_names)} classes: {_names(bundle.class_names)}."
     yield f"The network is {bundle.model} with an input of {image.width} x {image.height} pixels."
-    yield f"`{bundle.path.name}` takes {takes}."
+    yield f"`{bundle.path.name}` expects {takes}."
 
 
 def _data(bundle: OnnxBundle) -> Iterator[str]:
@@ -101,7 +101,7 @@ def _results(bundle: OnnxBundle) -> Iterator[str]:
         before, after = provenance.calibration_error
         yield f"Expected calibration error {after:.3f}, {before:.3f} before the temperature was fitted."
     if provenance.parity:
-        yield f"ONNX Runtime gives the trained network's predictions for {provenance.parity.count} of these images."
+        yield f"ONNX Runtime and the trained network agree on {provenance.parity.count} of these images."
 
 
 def _limits(bundle: OnnxBundle) -> Iterator[str]:
@@ -110,22 +110,23 @@ def _limits(bundle: OnnxBundle) -> Iterator[str]:
     if sets := bundle.prediction_sets:
         threshold = sets.thresholds.get(SET_LEVEL, 0.0)
         images = "training images, each left out once" if sets.source == "leave-one-out" else "validation images"
-        yield f"The classes whose softmax of the logits is at least {threshold:.3f} hold the true one in"
-        yield f"{float(SET_LEVEL):.0%} of cases; where no class is, take the best. Set by {sets.count} {images}."
+        yield f"The classes with a softmax of the logits of at least {threshold:.3f} include the true class in"
+        yield f"{float(SET_LEVEL):.0%} of cases; if there is none, use the most probable class."
+        yield f"The threshold was set on {sets.count} {images}."
     yield "Results hold for images like those of the validation set: the same sources, devices and surroundings."
     if bundle.includes_preprocessing and bundle.provenance.target == "onnxruntime":
-        yield "This file is for ONNX Runtime. OpenVINO loads it and answers differently, without an error: for other"
+        yield "This file is for ONNX Runtime. OpenVINO loads it without an error but predicts differently: for other"
         yield "runtimes export with `--target`."
 
 
 def _unknown(bundle: OnnxBundle) -> Iterator[str]:
     if known := bundle.known:
         yield f"Every image gets one of the classes above. Where the output `known` is below {KNOWN_AT}, it is probably"
-        yield f"none of them; that is so for {1 - known.share:.0%} of {known.count} validation images too."
+        yield f"none of them; this is also the case for {1 - known.share:.0%} of {known.count} validation images."
     else:
-        yield "Every image gets one of the classes above, also one that shows none of them."
+        yield "Every image gets one of the classes above, even one that shows none of them."
     if bundle.unknown_below:
-        yield f'Below a probability of {percent(bundle.unknown_below)} `mlimages` answers "unknown".'
+        yield f'Below a probability of {percent(bundle.unknown_below)} `mlimages` predicts "unknown".'
 
 
 def _use(bundle: OnnxBundle) -> Iterator[str]:

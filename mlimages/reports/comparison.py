@@ -151,7 +151,7 @@ def comparison_lines(runs: Sequence[ComparedRun]) -> Iterator[str]:
 def _read_finished_run(path: Path) -> RunFolder:
     run = read_run(path)
     if run.predictions is None:
-        raise RunError(f"{path} has not ended yet: go on with `mlimages finetune --resume {path}`")
+        raise RunError(f"{path} is not finished: resume it with `mlimages finetune --resume {path}`")
     return run
 
 

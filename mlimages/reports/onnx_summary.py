@@ -50,7 +50,7 @@ def summarize_onnx(path: str | os.PathLike[str]) -> NetworkSummary:
     except Exception as error:  # protobuf and onnx raise errors of many kinds on invalid files
         raise BundleError(f"{path} is not an ONNX file ({str(error).splitlines()[0][:80]})") from error
     if not model.graph.node:
-        raise BundleError(f"{path} holds no network")
+        raise BundleError(f"{path} contains no network")
     graph = _Graph.of(model.graph)
     layers = tuple(layer for node in model.graph.node if (layer := graph.layer(node)) is not None)
     return NetworkSummary(
@@ -166,7 +166,7 @@ def bundle_notes(path: Path, metadata: Mapping[str, str]) -> Iterator[str]:
     try:
         bundle = OnnxBundle.from_metadata(path, metadata)
     except BundleError:
-        yield "no mlimages metadata: classes and preprocessing are not known"
+        yield "no mlimages metadata: classes and preprocessing are unknown"
         return
     yield from _network(bundle)
     yield from _figures(bundle)
@@ -182,7 +182,7 @@ def _network(bundle: OnnxBundle) -> Iterator[str]:
     yield f"network: {bundle.model}, {len(names)} classes: {', '.join(names[:8])}{more}"
     size = f"{image.width} x {image.height} px" + (", grey" if image.gray_scale else "")
     resize = f"shorter side to {image.shorter_px} px, centre" if image.resize == "shorter" else f"{image.resize} to"
-    exact = ", Pillow's resize to the bit" if bundle.exact_resize else ""
+    exact = ", bit-identical to Pillow" if bundle.exact_resize else ""
     yield (
         f"images: {resize} {size}, " + ("in the graph" if bundle.includes_preprocessing else "not in the graph") + exact
     )
@@ -225,13 +225,13 @@ def _probe(bundle: OnnxBundle) -> str:
     probe = bundle.probe
     best = max(range(len(probe.logits)), key=probe.logits.__getitem__)
     wanted = (
-        f"an image of {probe.width} x {probe.height} px must give {bundle.class_names[best]} a logit of "
-        f"{probe.logits[best]:.3f}, each logit within {probe.tolerance:.1%}"
+        f"an image of {probe.width} x {probe.height} px must yield a logit of {probe.logits[best]:.3f} "
+        f"for {bundle.class_names[best]}, each logit within {probe.tolerance:.1%}"
     )
     if not bundle.includes_preprocessing:
-        return f"{wanted}; not run on a bare network"
+        return f"{wanted}; not run: the file does not include preprocessing"
     try:
         BundleSession(bundle)
     except BundleError as error:
-        return f"{wanted}; FAILS: {error}"
-    return f"{wanted}; it does"
+        return f"{wanted}; FAILED: {error}"
+    return f"{wanted}; passed"

@@ -93,7 +93,7 @@ def probe_lines(result: ProbeResult) -> Iterator[str]:
     if result.gain is not None:
         gain, low, high = (f"{100 * part:+.1f}" for part in (result.gain.value, result.gain.low, result.gain.high))
         helps = "help" if result.more_would_help else "hardly help"
-        yield f"more images would {helps}: {gain} points by the last doubling ({low} to {high})"
+        yield f"more images would {helps}: {gain} points from the last doubling ({low} to {high})"
 
 
 def _share_cells(share: Share, *, mark: bool = False) -> tuple[str, str, str]:

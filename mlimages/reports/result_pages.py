@@ -72,7 +72,7 @@ def _figures(found: Evaluation) -> list[tuple[str, str]]:
     return [
         ("cross-entropy loss", f"{found.loss:.3f}"),
         ("calibration error", f"{found.calibration_error:.3f}"),
-        ("answered “unknown”", counted(found.unknown, "image")),
+        ("predicted “unknown”", counted(found.unknown, "image")),
         ("throughput", f"{found.images_per_s:.0f} images/s"),
         ("latency p50/p95, decoding", f"{decode.p50:.1f} / {decode.p95:.1f} ms"),
         ("latency p50/p95, network", f"{network.p50:.1f} / {network.p95:.1f} ms"),

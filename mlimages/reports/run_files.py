@@ -132,7 +132,7 @@ def read_settings(files: RunFiles) -> dict[str, Any]:
     folder = files.folder
     if not files.config.is_file():
         raise RunError(
-            f"{folder} is not a run folder: it has no config.json (`mlimages finetune ... -o {folder}` makes one)"
+            f"{folder} is not a run folder: it has no config.json (`mlimages finetune ... -o {folder}` creates one)"
         )
     try:
         settings: dict[str, Any] = json.loads(files.config.read_text(encoding="utf-8"))

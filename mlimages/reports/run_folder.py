@@ -73,7 +73,7 @@ class RunFolder:
     left_out: tuple[Mapping[str, str], ...] = ()
 
     def __repr__(self) -> str:
-        accuracy = f"accuracy {self.accuracy.value:.1%}" if self.predictions else "not ended"
+        accuracy = f"accuracy {self.accuracy.value:.1%}" if self.predictions else "not finished"
         classes, epochs = counted(len(self.class_names), "class"), counted(len(self.epochs), "epoch")
         return f"<RunFolder {self.path}: {self.settings.get('model')}, {classes}, {epochs}, {accuracy}>"
 

@@ -29,7 +29,7 @@ def check_access(request: web.Request, settings: ServerSettings) -> None:
     _check_host(request, settings.allowed_hosts)
     if request.path not in OPEN_ROUTES and not has_token(request, settings.token):
         headers = {"WWW-Authenticate": "Bearer"}
-        raise ProblemError(401, "unauthorized", "this server needs its token: Authorization: Bearer TOKEN", headers)
+        raise ProblemError(401, "unauthorized", "this server requires a token: Authorization: Bearer TOKEN", headers)
 
 
 def has_token(request: web.Request, token: str) -> bool:
@@ -59,7 +59,7 @@ def _check_host(request: web.Request, allowed: tuple[str, ...]) -> None:
     if "*" in names or name in names or name.endswith(".localhost") or _is_address(name):
         return
     raise ProblemError(
-        421, "misdirected-request", f"this server does not answer to the host {name!r}: start it with --allowed-host"
+        421, "misdirected-request", f"this server does not accept the host {name!r}: add it with --allowed-host"
     )
 
 

@@ -54,7 +54,7 @@ async def read_body(request: web.Request, settings: ServerSettings) -> bytes:
                     step = len(body) + _STEP_BYTES
                     time_out.reschedule(loop.time() + settings.timeout_s)
     except TimeoutError as error:
-        raise ProblemError(408, "timeout", "the request came too slowly", {"Connection": "close"}) from error
+        raise ProblemError(408, "timeout", "the request was received too slowly", {"Connection": "close"}) from error
     return bytes(body)
 
 
@@ -79,7 +79,7 @@ async def read_uploads(request: web.Request, settings: ServerSettings) -> list[U
     except Exception as error:  # aiohttp's reader raises errors of many kinds on invalid forms
         raise _bad_form("a boundary or a part's headers are missing or wrong") from error
     if not uploads:
-        raise _bad_form("it holds no file: send each image as a file field")
+        raise _bad_form("it contains no file: send each image as a file field")
     return uploads
 
 
@@ -94,7 +94,7 @@ async def _read_form(request: web.Request, body: bytes, max_files: int) -> list[
         if part is None:
             return uploads
         if not isinstance(part, _Part) or part.headers.get("Content-Transfer-Encoding", "binary").lower() not in _PLAIN:
-            raise _bad_form("a part is encoded, or a form itself")
+            raise _bad_form("a part is encoded, or is itself a form")
         if part.filename is None and part.name == "top":
             raise _bad_form("the field top is a parameter of the address: POST /predict?top=1")
         if part.filename is None:
@@ -127,7 +127,7 @@ class _BodyStream:
         end = self.body.find(b"\n", self.position, self.position + max_line_length) + 1
         self.lines_left -= 1
         if self.lines_left < 0 or (not end and len(self.body) - self.position > max_line_length):
-            raise ValueError("too many lines, or one that is too long")
+            raise ValueError("too many lines, or a line is too long")
         return await self.read((end or len(self.body)) - self.position)
 
     def unread_data(self, data: bytes) -> None:

@@ -70,7 +70,7 @@ class ConnectionLimiter:
         now = time.monotonic()
         if now - self._logged >= _LOG_EVERY_S:
             self._logged = now
-            logger.warning("%d connections are open, the most that are taken: new ones are refused", self._limit)
+            logger.warning("all %d connections are in use: refusing new ones", self._limit)
 
 
 class _Refusal(asyncio.Protocol):

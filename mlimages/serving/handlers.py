@@ -90,7 +90,7 @@ async def openapi(request: web.Request) -> web.Response:
 def _check_query(request: web.Request) -> None:
     unknown = [name for name in request.query if name != "top"]
     if unknown:
-        raise ProblemError(400, "bad-request", f"unknown parameter {unknown[0][:40]!r}: /predict takes top alone")
+        raise ProblemError(400, "bad-request", f"unknown parameter {unknown[0][:40]!r}: /predict only accepts top")
 
 
 def _top(request: web.Request, classes: int) -> int:

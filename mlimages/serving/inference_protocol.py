@@ -125,7 +125,7 @@ def _parse(body: bytes, header_length: str | None) -> tuple[schemas.InferRequest
     size = tensor.parameters.binary_data_size
     values = np.frombuffer(body[length : length + size], np.uint8) if size is not None else _parse_pixels(tensor.data)
     if values.size != math.prod(tensor.shape):
-        raise ValueError(f"the shape wants {math.prod(tensor.shape)} values, the data has {values.size}")
+        raise ValueError(f"the shape requires {math.prod(tensor.shape)} values, but the data has {values.size}")
     return inference_request, values.reshape(tensor.shape)
 
 

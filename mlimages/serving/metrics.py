@@ -20,15 +20,18 @@ class Metrics:
     def __init__(self, waiting: Callable[[], float]) -> None:
         self._registry = CollectorRegistry()
         self._requests = Counter(
-            "mlimages_requests", "Requests answered, by route and status.", ("route", "status"), registry=self._registry
+            "mlimages_requests",
+            "Requests completed, by route and status.",
+            ("route", "status"),
+            registry=self._registry,
         )
         self._images = Counter(
             "mlimages_images",
-            "Images answered, by result: ok or the error's code.",
+            "Images processed, by result: ok or the error's code.",
             ("result",),
             registry=self._registry,
         )
-        queue = Gauge("mlimages_queue_images", "Images that wait.", registry=self._registry)
+        queue = Gauge("mlimages_queue_images", "Images waiting in the queue.", registry=self._registry)
         queue.set_function(waiting)
         stages = Histogram(
             "mlimages_stage_seconds", "Latency by stage.", ("stage",), registry=self._registry, buckets=BUCKETS_S

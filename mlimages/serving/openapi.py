@@ -16,15 +16,15 @@ DEFAULT_TOP = 5
 """Classes per image, where the request does not say and the model has as many."""
 
 _ERRORS = {
-    "400": "Not a request that can be understood (bad-request).",
+    "400": "The request is malformed (bad-request).",
     "401": "The token is missing or wrong (unauthorized).",
-    "408": "The request came too slowly (timeout).",
-    "413": "The request is too long or holds too many images (too-large, too-many-images).",
+    "408": "The request was received too slowly (timeout).",
+    "413": "The request is too large or contains too many images (too-large, too-many-images).",
     "415": "The body is compressed, or JSON in place of an image (unsupported-media-type).",
-    "421": "The Host header names another server (misdirected-request): see --allowed-host.",
+    "421": "The Host header is not accepted (misdirected-request): see --allowed-host.",
     "422": f"No image could be used: {', '.join(sorted(Fault))}.",
-    "500": "The server failed at this request (internal).",
-    "503": "Too many images are waiting, or no answer came in time (busy, timeout): see Retry-After.",
+    "500": "The server failed to process the request (internal).",
+    "503": "Too many images are waiting, or no result was ready in time (busy, timeout): see Retry-After.",
 }
 _REFUSED = ("400", "401", "421")
 _PROTOCOL = schemas.ProtocolErrorResponse
@@ -43,12 +43,12 @@ def document(classes: int) -> dict[str, Any]:
         "info": {"title": "mlimages", "version": __version__, "description": "Classifies images."},
         "paths": {
             "/predict": {"post": _predict(classes)},
-            "/healthz": {"get": _get("Whether the service takes requests.", schemas.Health)},
+            "/healthz": {"get": _get("Whether the service accepts requests.", schemas.Health)},
             "/metrics": {
                 "get": {"summary": "Prometheus metrics.", "responses": {"200": _metrics(), **_errors(*_REFUSED)}}
             },
             "/v2": {"get": _get("Open Inference Protocol: the server.", schemas.ServerMetadata, _PROTOCOL)},
-            "/v2/health/live": {"get": _get("Whether the server runs.", schemas.Live, _PROTOCOL)},
+            "/v2/health/live": {"get": _get("Whether the server is running.", schemas.Live, _PROTOCOL)},
             "/v2/health/ready": {"get": _ready()},
             **{path: {"get": _model_operation(path, schemas.ModelMetadata)} for path in (_MODEL, _VERSION)},
             **{f"{path}/ready": {"get": _model_operation(path, schemas.ModelReady)} for path in (_MODEL, _VERSION)},
@@ -67,7 +67,7 @@ def _predict(classes: int) -> dict[str, Any]:
     top = {
         "name": "top",
         "in": "query",
-        "description": "How many classes to return.",
+        "description": "Number of classes to return.",
         "schema": {"type": "integer", "minimum": 1, "maximum": classes, "default": default},
     }
     form = {"type": "object", "properties": {"file": {"type": "array", "items": _BINARY}}}
@@ -103,8 +103,8 @@ def _model_operation(path: str, model: type[BaseModel]) -> dict[str, Any]:
 
 
 def _ready() -> dict[str, Any]:
-    found = _get("Whether the server takes requests.", schemas.Ready, _PROTOCOL)
-    return {**found, "responses": {**found["responses"], "503": _response("It is stopping.", schemas.Ready)}}
+    found = _get("Whether the server accepts requests.", schemas.Ready, _PROTOCOL)
+    return {**found, "responses": {**found["responses"], "503": _response("The server is stopping.", schemas.Ready)}}
 
 
 def _get(summary: str, model: type[BaseModel], error: type[BaseModel] = schemas.ErrorResponse) -> dict[str, Any]:

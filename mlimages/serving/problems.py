@@ -38,7 +38,7 @@ class ProblemError(Exception):
 
 def internal() -> ProblemError:
     """Return an internal error; details are only in the log."""
-    return ProblemError(500, "internal", "the server failed at this request; its log says why")
+    return ProblemError(500, "internal", "the server failed to process the request; see its log")
 
 
 def busy() -> ProblemError:
@@ -48,7 +48,7 @@ def busy() -> ProblemError:
 
 def too_large(limit: int) -> ProblemError:
     """Return the error for a body beyond the limit; close the connection without reading the rest."""
-    return ProblemError(413, "too-large", f"the request is longer than {limit} bytes", {"Connection": "close"})
+    return ProblemError(413, "too-large", f"the request is larger than {limit} bytes", {"Connection": "close"})
 
 
 @web.middleware
@@ -61,7 +61,7 @@ async def as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
     except web.HTTPException as error:
         code = (error.reason or "error").lower().replace(" ", "-")
         headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
-        message = f"{request.method} {request.path}: {error.reason}; /openapi.json lists what there is"
+        message = f"{request.method} {request.path}: {error.reason}; /openapi.json lists all routes"
         return ProblemError(error.status, code, message, headers).response(request.path)
     except ConnectionError:
         raise

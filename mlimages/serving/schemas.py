@@ -61,11 +61,13 @@ class ImageResult(Model):
     """Either the classes of one image, or its error."""
 
     name: str = Field(description="The file name in the form; empty for a raw body.")
-    class_name: str | None = Field(default=None, description="The most probable class; null where it is unknown.")
+    class_name: str | None = Field(default=None, description="The most probable class; null if unknown.")
     probability: float | None = Field(default=None, description="Of the most probable class.")
     known: bool | None = Field(default=None, description="False for an image of none of the classes.")
-    known_score: float | None = Field(default=None, description="Output known of the file, 0 to 1; null without one.")
-    prediction_set: list[str] | None = Field(default=None, description="Holds the true class in 90 % of cases.")
+    known_score: float | None = Field(
+        default=None, description="Output `known` of the file, 0 to 1; null if it has none."
+    )
+    prediction_set: list[str] | None = Field(default=None, description="Contains the true class in 90 % of cases.")
     top: list[Score] | None = None
     error: Problem | None = None
 
@@ -83,7 +85,9 @@ class Health(Model):
     status: Literal["ok", "stopping"]
     model: str | None = Field(default=None, description="The network's name.")
     classes: list[str] | None = Field(default=None, description="Class names, by label.")
-    threshold: float | None = Field(default=None, description="A probability below it is answered as unknown.")
+    threshold: float | None = Field(
+        default=None, description="Images with a lower probability are predicted as unknown."
+    )
 
 
 class ServerMetadata(Model):

@@ -57,7 +57,7 @@ class Service:
         try:
             self.engine = await asyncio.to_thread(_open_engine, predictor, self.settings.queue_size)
         except Exception as error:  # keep the previous model, whatever is wrong with the new file
-            logger.error("the model was not reloaded, the one in memory goes on: %s", error)
+            logger.error("cannot reload the model, keeping the one in memory: %s", error)
             return
         logger.info("reloaded %s", predictor.bundle.path)
         await asyncio.to_thread(old.close)
@@ -78,7 +78,7 @@ class Service:
             async with asyncio.timeout(self.settings.timeout_s):
                 outcomes = await asyncio.gather(*futures, return_exceptions=True)
         except TimeoutError as error:
-            raise ProblemError(503, "timeout", "no answer in time: try again later", {"Retry-After": "5"}) from error
+            raise ProblemError(503, "timeout", "no result in time: try again later", {"Retry-After": "5"}) from error
         results = [self._result(outcome) for outcome in outcomes]
         for result in results:
             self.metrics.image(result.code if isinstance(result, ProblemError) else "ok")
@@ -86,7 +86,7 @@ class Service:
 
     def _result(self, outcome: QueuedResult | BaseException) -> Prediction | ProblemError:
         if isinstance(outcome, BaseException):
-            logger.error("an image could not be answered", exc_info=outcome)
+            logger.error("an image could not be classified", exc_info=outcome)
             return internal()
         timed = outcome.timed
         self.metrics.stage("queue", outcome.queue_s)

@@ -24,7 +24,7 @@ class ServerSettings:
         8
     """
 
-    token: Annotated[str, Option("Token that a request must carry; empty for none.", is_internal=True)] = field(
+    token: Annotated[str, Option("Access token that requests must send; empty for none.", is_internal=True)] = field(
         default="", repr=False
     )
     allowed_hosts: Annotated[
@@ -77,7 +77,9 @@ class ServerSettings:
         ),
     ] = 20.0
     access_log: Annotated[bool, Option("Log each request to standard error.", group="Log")] = False
-    log_format: Annotated[LogFormat, Option("Format of log lines; json: one JSON object a line.", group="Log")] = "text"
+    log_format: Annotated[LogFormat, Option("Format of log lines; json: one JSON object per line.", group="Log")] = (
+        "text"
+    )
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -88,7 +90,7 @@ class ServerSettings:
         check_options(self)
         for origin in self.cors_origins:
             if origin != "*" and (not origin.startswith(("http://", "https://")) or origin.count("/") != 2):
-                raise InputError(f"{origin!r} is not an origin: give scheme and host, such as https://example.org")
+                raise InputError(f"{origin!r} is not an origin: expected scheme and host, such as https://example.org")
 
 
 def is_loopback(host: str) -> bool:
@@ -107,5 +109,6 @@ def check_exposure(host: str, token: str) -> None:
     """
     if not is_loopback(host) and not token:
         raise InputError(
-            f"serving at {host}, beyond this machine, needs a token: set {TOKEN_VARIABLE} in the environment"
+            f"serving on {host} requires a token, since other machines can reach it: set {TOKEN_VARIABLE} "
+            "in the environment"
         )

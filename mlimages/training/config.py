@@ -104,14 +104,14 @@ class FineTuneConfig(TableOptions):
     val: Annotated[
         Path | None, Option("Label file or folder to validate on.", "Data", default_text="a fifth of LABELS")
     ] = None
-    skip_unavailable: Annotated[
-        bool, Option("Train without images that the store at an address does not give.", "Data", is_rare=True)
-    ] = False
+    skip_unavailable: Annotated[bool, Option("Skip remote images that cannot be downloaded.", "Data", is_rare=True)] = (
+        False
+    )
     val_share: Annotated[float, Option("Share of LABELS set aside for validation.", is_internal=True)] = 0.2
     seed: Annotated[int, Option("Random seed.", "Data")] = 0
     augment: Annotated[
         Augmentation,
-        Option("Data augmentation. auto: light where pretrained layers below the head are trained, else none.", "Data"),
+        Option("Data augmentation. auto: light if pretrained layers below the head are trained, else none.", "Data"),
     ] = "auto"
     rotate_deg: Annotated[
         float,
@@ -216,7 +216,7 @@ class FineTuneConfig(TableOptions):
     ] = "none"  # fmt: skip
     early_stop: Annotated[
         int,
-        Option("Stop after N epochs without better validation accuracy; 0: never.", "Optimization", min=0,
+        Option("Stop after N epochs without improvement in validation accuracy; 0: never.", "Optimization", min=0,
                is_rare=True),
     ] = 0  # fmt: skip
     time_budget_s: Annotated[

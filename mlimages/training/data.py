@@ -152,7 +152,7 @@ def read_images(config: FineTuneConfig, inputs: RunInputs, progress: Progress) -
         train, val = _hold_out(train, config)
     require_classes(train, labeled.names, kind="good ")
     if not val:
-        raise InputError("no image is left to validate on: gather more images, or give another --val")
+        raise InputError("no validation images are left: gather more images, or use another --val")
     if distributed.is_main_process():
         _warn_of_rare_classes(val, labeled.names)
     _require_disjoint(train, val)
@@ -185,7 +185,7 @@ def _require_disjoint(train: Iterable[TrainingImage], val: Iterable[TrainingImag
     if shared:
         shown = "; ".join(f"{one} = {other}" for one, other in shared[:MAX_NAMES])
         raise InputError(
-            f"{len(shared)} image{'s' * (len(shared) > 1)} to train on and to validate on are the same ({shown}): "
+            f"{len(shared)} image{'s' * (len(shared) > 1)} in both the training and the validation set ({shown}): "
             "`mlimages check TRAIN VAL` writes both label files without them"
         )
 
@@ -293,9 +293,9 @@ def _with_depths(config: FineTuneConfig, model: Model, images: int) -> Model:
         return model
     deep = add_depths(model)
     if deep is None:
-        reason = f"the layers of {model.name} cannot be told apart"
+        reason = f"the layers of {model.name} cannot be separated"
     elif min(images, deep.network.get_parameter(f"{DEPTHS}.weight").shape[1]) > MAX_DEPTHS:
-        reason = f"more than {MAX_DEPTHS} images and as many features below the last layer"
+        reason = f"more than {MAX_DEPTHS} images and more than {MAX_DEPTHS} features below the last layer"
     else:
         return deep
     logger.log(logging.WARNING if config.head == "all-depths" else logging.INFO, "--head last: %s", reason)

@@ -173,7 +173,7 @@ def require_same(what: str, value: object) -> None:
     """
     digest = hashlib.sha256(repr(value).encode()).hexdigest()
     if len(set(all_gather(digest))) > 1:
-        raise RunError(f"the training processes do not find the same {what}: use a disk that all machines share")
+        raise RunError(f"the training processes do not find the same {what}: use a file system that all machines share")
 
 
 @contextmanager

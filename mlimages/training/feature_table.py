@@ -109,7 +109,7 @@ def extract_features(
     demand_existing([each for each in found if isinstance(each, BrokenImage)], len(found))
     good = [each for each in found if isinstance(each, TrainingImage)]
     if not good:
-        raise InputError(f"none of {counted(len(found), 'image')} can be decoded: `mlimages check` says why")
+        raise InputError(f"none of {counted(len(found), 'image')} can be decoded: see `mlimages check`")
     if len(good) < len(found):
         logger.warning("left out %s that cannot be decoded", counted(len(found) - len(good), "image"))
     rows = pooled_features(built, cuts, ImageSet(good, image, store=store), progress)

@@ -124,7 +124,7 @@ def _custom_network(network: nn.Module | None, preprocessing: Preprocessing | No
     if network is None and preprocessing is None:
         return None
     if network is None or preprocessing is None:
-        raise InputError("a network of your own and the preprocessing of its images belong together: give both")
+        raise InputError("network and preprocessing must be passed together")
     return CustomNetwork(network, preprocessing)
 
 
@@ -145,7 +145,7 @@ def _resume(job: Job, state: TrainingState) -> TrainingState:
     """
     if state.frozen_digest != job.digest:
         raise RunError(
-            f"{job.files.folder}: the weights {job.config.weights!r} are not those that this run started with: "
+            f"{job.files.folder}: the weights {job.config.weights!r} differ from those that this run started with: "
             "restore them, or start another run with -o"
         )
     if distributed.is_main_process():

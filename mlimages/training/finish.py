@@ -168,7 +168,7 @@ def finish(
             save_known(known, files)
         else:
             logger.info(
-                "the model does not say which images it does not know: that takes at least %d validation images",
+                "the model has no `known` output: it requires at least %d validation images",
                 MIN_VALIDATION_IMAGES,
             )
     if export:

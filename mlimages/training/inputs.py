@@ -115,7 +115,7 @@ def read_label_files(config: FineTuneConfig) -> LabeledImages:
     labels, val = config.labels, config.val
     parts = open_parts(labels, config)
     if not parts.keys() & {"", "train"}:
-        raise InputError(f"{labels} holds the parts {', '.join(parts)} of a dataset, and none is named train")
+        raise InputError(f"{labels} contains the parts {', '.join(parts)} of a dataset, but no part train")
     files = [parts.get("train", parts.get("")), open_labels(val, config) if val else parts.get("val")]
     names, own_names = share_classes([file for file in files if file])
     index_of = {name: index for index, name in enumerate(names)}
@@ -174,12 +174,12 @@ def _load_mean(config: FineTuneConfig, expected: Preprocessing) -> MeanImage | N
     """
     channels = max(expected.image.channels, len(expected.normalization.mean))
     if len(config.std) not in (0, 1, channels):
-        raise InputError(f"std has {len(config.std)} numbers, the network takes {channels} channel: give one number")
+        raise InputError(f"std has {len(config.std)} values, the network has {channels} input channel: use one value")
     if not config.mean_file:
         return None
     if differences := mean_image_differences(config.mean_file, expected.image):
         logger.warning(
-            "%s: its images were prepared otherwise (%s): `mlimages mean LABELS --model %s` makes one that fits",
+            "%s: its images were preprocessed differently (%s): create one with `mlimages mean LABELS --model %s`",
             config.mean_file, differences, config.model,
         )  # fmt: skip
     return load_mean_image(config.mean_file, expected.image)

@@ -53,11 +53,11 @@ def check_folder(config: FineTuneConfig, files: RunFiles) -> bool:
         RunError: it contains a run with other settings.
     """
     if files.folder.exists() and not files.folder.is_dir():
-        raise InputError(f"{files.folder} is a file: give a folder with -o")
+        raise InputError(f"{files.folder} is a file: choose a folder with -o")
     if not files.config.exists():
         foreign = [path.name for path in files.written if path.exists()]
         if foreign:
-            raise InputError(f"{files.folder} is not a run folder and holds {', '.join(foreign)}: give another -o")
+            raise InputError(f"{files.folder} is not a run folder and contains {', '.join(foreign)}: choose another -o")
         return False
     before, now = read_settings(files)["config"], json.loads(config.to_json())
     if not files.state.exists() and not files.result.exists():
@@ -66,10 +66,10 @@ def check_folder(config: FineTuneConfig, files: RunFiles) -> bool:
     if other == ["epochs"] and now["epochs"] > before["epochs"] and files.state.exists():
         return False
     if other:
-        differences = ", ".join(f"{name} {before.get(name)!r} there, {now[name]!r} now" for name in other[:3])
+        differences = ", ".join(f"{name} {before.get(name)!r} before, {now[name]!r} now" for name in other[:3])
         raise RunError(
-            f"{files.folder} holds a run with other settings ({differences}): continue it with "
-            f"`mlimages finetune --resume {files.folder}`, or give another -o"
+            f"{files.folder} contains a run with other settings ({differences}): resume it with "
+            f"`mlimages finetune --resume {files.folder}`, or choose another -o"
         )
     return files.result.exists()
 

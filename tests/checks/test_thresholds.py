@@ -154,7 +154,7 @@ def test_every_threshold_has_its_test() -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("blurr=0.3", "expected NAME=VALUE, NAME one of max_pixels"),
+        ("blurr=0.3", "expected NAME=VALUE, where NAME is one of max_pixels"),
         ("blur", "'' is not a number"),
         ("near_bits=1.5", "'1.5' is not a whole number"),
         ("near_bits=65", "near_bits is 65: it must be from 0 to 64"),

@@ -322,7 +322,7 @@ def test_a_label_file_that_lost_lines_since_its_check_is_named(tmp_path: Path) -
     labels = listed(tmp_path, {"a.jpg": jpeg(scene(1)), "b.jpg": b""})
     report = check([labels])
     labels.write_text("a.jpg 0\n")
-    with pytest.raises(LabelFileError, match=r"labels\.txt: it was changed"):
+    with pytest.raises(LabelFileError, match=r"labels\.txt changed during the check"):
         list(report.findings)
 
 

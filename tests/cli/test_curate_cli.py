@@ -113,7 +113,7 @@ def test_fix_asks_before_it_moves(folders: Path, run_cli: RunCli) -> None:
     assert (folders / "data/ants/cut.jpg").exists()
     run_cli("check", "data/labels.txt", "--fix", "--yes")
     assert (folders / "data/labels_quarantine/ants/cut.jpg").exists()
-    assert "folders hidden or of a tool: 1 labels_quarantine" in run_cli("label", "data").stderr
+    assert "hidden folders and folders of tools: 1 labels_quarantine" in run_cli("label", "data").stderr
 
 
 def test_a_split_writes_its_parts_and_keeps_copies_together(folders: Path, run_cli: RunCli) -> None:
@@ -163,7 +163,7 @@ def test_links_in_a_circle_and_what_may_not_be_read_cost_themselves_alone(folder
 
     labelled = run("label", "data")
     assert labelled.stdout == "data/labels.txt: 15 images, 2 classes: ants 9, bees 6\n"
-    assert "left out: files that are no images: 1 no suffix\n" in labelled.stderr
+    assert "left out: files that are not images: 1 no suffix\n" in labelled.stderr
     assert "left out: folders without permission: 1 locked\n" in labelled.stderr
     assert "        2  unreadable\n" in run("check", "data/labels.txt").stdout
 
@@ -177,9 +177,9 @@ def test_links_in_a_circle_and_what_may_not_be_read_cost_themselves_alone(folder
         (["label", "data", "--split", "0.5,0.5", "--group", "("], "'(' is not a regular expression"),
         (["label", "data", "-o", "a.xls"], "a label file ends in one of .txt, .csv, .tsv, .jsonl"),
         (["label", "data", "--classes", "none.txt"], "none.txt: No such file or directory"),
-        (["check", "data/ants"], "images and no class folders: make a folder for each class"),
+        (["check", "data/ants"], "images and no class folders: create a folder per class"),
         (["mean", "data/empty"], "no images in data/empty: expected a folder per class"),
-        (["check", "none.txt"], "no label file at none.txt: make one with `mlimages label FOLDER`"),
+        (["check", "none.txt"], "no label file at none.txt: create one with `mlimages label FOLDER`"),
         (["check", "data", "--threshold", "x=1"], "threshold 'x=1': expected NAME=VALUE"),
         (["check", "data", "--threshold", "blur=much"], "'much' is not a number"),
         (["mean", "none.txt"], "no label file at none.txt"),
@@ -270,7 +270,7 @@ def test_as_folders_goes_into_an_empty_folder_or_the_same_again(folders: Path, r
     run_cli(*split, "--seed", "1")
     refused = run_cli(*split, "--seed", "2", check=False)
     assert "laid holds" in refused.stderr
-    assert "name an empty folder" in refused.stderr
+    assert "use an empty folder" in refused.stderr
     assert sorted((folders / "laid").rglob("*")) == before
 
 

@@ -133,7 +133,7 @@ def test_the_json_array_is_closed_whatever_ends_it(
 ) -> None:
     def results() -> Iterator[BrokenImage]:
         for _ in range(count):
-            yield BrokenImage("a.png", Fault.EMPTY, "the file has no bytes")
+            yield BrokenImage("a.png", Fault.EMPTY, "the file is empty")
         if error:
             raise error
 
@@ -254,7 +254,7 @@ def test_a_port_that_is_taken_is_one_line(
 ) -> None:
     done = run_cli("serve", model, "--port", serving[1], check=False)
     assert done.returncode == 1
-    assert re.fullmatch(r"mlimages: cannot listen at 127.0.0.1 port \d+ .*--port\n", done.stderr)
+    assert re.fullmatch(r"mlimages: cannot listen on 127.0.0.1 port \d+ .*--port\n", done.stderr)
 
 
 def test_ctrl_c_ends_the_server_in_silence(serving: tuple[subprocess.Popen[str], int]) -> None:

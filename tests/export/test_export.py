@@ -116,7 +116,7 @@ def test_a_runtime_that_answers_otherwise_or_cannot_load_the_file_is_an_error(
 
 
 def test_the_exact_resize_is_refused_for_a_runtime_that_does_not_compute_it() -> None:
-    with pytest.raises(InputError, match="OpenVINO does not compute the exact resize"):
+    with pytest.raises(InputError, match="OpenVINO does not support the exact resize"):
         ExportOptions(exact=True, target="openvino")
 
 
@@ -129,7 +129,7 @@ def test_calibration_without_a_validation_image_is_an_error_that_names_the_folde
         InputError, match=rf"none of 2 validation images can be read \(looked for in {tmp_path / 'gone'}"
     ):
         export_network(trained("lenet5"), tmp_path / "a.onnx", validation=missing, options=options)
-    with pytest.raises(InputError, match="there is no validation image"):
+    with pytest.raises(InputError, match="there are no validation images"):
         export_network(trained("lenet5"), tmp_path / "a.onnx", validation=[], options=options)
     assert list(tmp_path.iterdir()) == []
 

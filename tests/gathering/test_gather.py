@@ -664,7 +664,7 @@ def test_a_jpeg_made_smaller_looks_as_if_resized_in_rgb(size: tuple[int, int], t
 def test_two_runs_into_one_folder_at_once_are_refused(site: Site, tmp_path: Path) -> None:
     with (
         GatherFolder(tmp_path / "out", GatherOptions()),
-        pytest.raises(GatherError, match="another gather is at work"),
+        pytest.raises(GatherError, match="another gather is running"),
         GatherFolder(tmp_path / "out", GatherOptions()),
     ):
         pass
@@ -753,7 +753,7 @@ def test_a_run_without_a_shard_is_refused_while_a_shard_is_at_work_and_clears_up
     source = links(tmp_path, site.url("/a.jpg"))
     with (
         GatherFolder(tmp_path / "out", GatherOptions(shard=(1, 2))),
-        pytest.raises(GatherError, match="another gather is at work"),
+        pytest.raises(GatherError, match="another gather is running"),
     ):
         run(source, tmp_path / "out")
     left = tmp_path / "out" / ".gather" / "manifest-00001" / "1.part"

@@ -166,7 +166,7 @@ def test_where_much_is_missing_the_run_stops_and_both_ways_to_go_on_are_named(
     assert (out / "manifest.jsonl").read_bytes() == manifest
     shutil.copytree(out, tmp_path / "copy")
     done = run_cli(*words, "--keep-deleted")
-    assert done.stdout.splitlines()[-1] == "4 images deleted by hand: left so (--restore-deleted downloads them again)"
+    assert done.stdout.splitlines()[-1] == "4 images deleted by hand: not downloaded again (see --restore-deleted)"
     assert json.loads(run_cli(*words, "--json", "--quiet").stdout)["removed"] == 4
     assert run(links, tmp_path / "copy", restore_deleted=True).ok == MANY
     shutil.rmtree(out / "cats")
@@ -235,7 +235,7 @@ def test_a_manifest_is_ours_by_its_first_whole_line_too(
     assert shard.exists() != ours
     own.write_bytes(text)
     if not ours:
-        with pytest.raises(GatherError, match=r"manifest\.jsonl was not made by mlimages: move it away"):
+        with pytest.raises(GatherError, match=r"manifest\.jsonl was not written by mlimages: move it away"):
             run(links, out)
         assert own.read_bytes() == text
 

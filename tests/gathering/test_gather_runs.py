@@ -87,7 +87,7 @@ def test_nothing_gathered_is_exit_1_and_a_finished_run_is_0_whatever_the_links_d
     done = run_cli("gather", "urls", "dead.txt", "-o", "out", "--allow-private", "--max-wait", "0", check=False)
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1] == (
-        "mlimages: no image was gathered: the only link is still open: run the same command again"
+        "mlimages: no image was gathered: the only link is unfinished: run the same command again"
     )
     (tmp_path / "empty.txt").write_text("")
     done = run_cli("gather", "urls", "empty.txt", "-o", "none", check=False)
@@ -105,14 +105,14 @@ def test_links_that_are_still_open_are_counted_and_the_same_command_asks_again(
     command = "  mlimages gather urls links.txt -o out --allow-private --retries 0 --max-wait 0"
     assert run_cli(*words).stdout.splitlines()[-3:] == [
         "1 good, 0 duplicates, 4 failed in out",
-        "3 links are still open: run the same command again",
+        "3 links are unfinished: run the same command again",
         command,
     ]
     found = json.loads(run_cli(*words, "--json", "--quiet", "--no-retry").stdout)
     assert (found["open"], found["failed"], found["fetched"]) == (3, 4, 0)
     site.routes |= {f"/{n}.jpg": answer(photo(n + 1)) for n in range(2)}
     last = run_cli(*words).stdout.splitlines()[-2:]
-    assert last == ["1 link is still open: run the same command again", command]
+    assert last == ["1 link is unfinished: run the same command again", command]
     site.routes["/2.jpg"] = answer(photo(9))
     assert run_cli(*words).stdout.splitlines()[-1] == "4 good, 0 duplicates, 1 failed in out"
 
@@ -324,7 +324,7 @@ def test_a_manifest_of_noise_is_read_as_far_as_it_makes_sense(tmp_path: Path, li
         if is_manifest(out / "manifest.jsonl"):
             gather(UrlList(tmp_path / "none.txt"), out, **FAST)
         else:
-            with pytest.raises(GatherError, match="was not made by mlimages"):
+            with pytest.raises(GatherError, match="was not written by mlimages"):
                 gather(UrlList(tmp_path / "none.txt"), out, **FAST)
             assert (out / "manifest.jsonl").read_bytes() == noise
     assert outside.read_text() == "mine"

@@ -112,7 +112,7 @@ def test_compressed_lists_are_read_and_a_cut_one_ends_in_one_sentence(
 ) -> None:
     data = compress(f"url,label\n{A},cat\n".encode())
     assert pairs(write(tmp_path / f"x.csv.{suffix}", data)) == [CAT_A]
-    with pytest.raises(InputError, match="cannot be read to its end"):
+    with pytest.raises(InputError, match="cannot be read completely"):
         pairs(write(tmp_path / f"y.csv.{suffix}", data[:-12]))
 
 
@@ -153,7 +153,7 @@ def test_other_columns_are_kept_and_what_was_understood_is_said(tmp_path: Path) 
 @pytest.mark.parametrize("name", ["x.txt", "x.csv", "x.json"])
 def test_a_list_without_a_link_is_refused_with_its_first_row(tmp_path: Path, name: str) -> None:
     path = write(tmp_path / name, '["cats/1.jpg", "b"]' if name == "x.json" else "cats/1.jpg,b\ncats/2.jpg,c\n")
-    with pytest.raises(InputError, match=r"no row looks like a link.*first row: .*cats/[12]\.jpg"):
+    with pytest.raises(InputError, match=r"no row contains a link.*first row: .*cats/[12]\.jpg"):
         LinkFile(path, ListChoice())
 
 
@@ -177,7 +177,7 @@ def test_every_list_is_understood_before_a_link_is_asked_for(tmp_path: Path) -> 
         site.fallback = answer(photo(1))
         good = write(tmp_path / "good.txt", site.url("/1.jpg"))
         bad = write(tmp_path / "bad.csv", "a,b\n1,2\n")
-        with pytest.raises(InputError, match=r"bad\.csv: no row looks like a link"):
+        with pytest.raises(InputError, match=r"bad\.csv: no row contains a link"):
             gather([good, bad], tmp_path / "out", **FAST)
         assert site.requests == []
 

@@ -48,7 +48,7 @@ def test_every_option_is_one_of_every_command(command: str) -> None:
         ({"per_host": -1}, "per_host is -1"),
         ({"timeout_s": float("nan")}, "timeout_s is nan"),
         ({"retries": -1}, "retries is -1: it must be at least 0"),
-        ({"shard": (3, 2)}, "shard is 3/2: the parts run from 1/N to N/N"),
+        ({"shard": (3, 2)}, "shard is 3/2: expected I/N with I from 1 to N"),
         ({"restore_deleted": True, "keep_deleted": True}, "mutually exclusive"),
     ],
 )
@@ -70,7 +70,7 @@ def test_gather_takes_a_list_by_its_path(site: Site, tmp_path: Path) -> None:
     for number, source in enumerate((tmp_path / "cats.txt", str(tmp_path / "cats.txt"), [tmp_path / "cats.txt"])):
         assert gather(source, str(tmp_path / f"out{number}"), allow_private=True).ok == 1
     for wrong in (None, 3, [3], UrlList):
-        with pytest.raises(TypeError, match="give the path of a list of links, or a source"):
+        with pytest.raises(TypeError, match="expected the path of a list or a source"):
             gather(wrong, tmp_path / "out")  # type: ignore[arg-type]
 
 

@@ -201,7 +201,7 @@ def test_shards_by_hand_are_trimmed_and_images_that_no_row_knows_are_named(
     (out / "cats/mine.jpg").write_bytes(b"mine")
     assert gather(source, out, limit=8, **FAST).ok == 8
     assert "1 image in" in caplog.text
-    assert "that no row of the manifest names: cats/mine.jpg" in caplog.text
+    assert "without a row in the manifest: cats/mine.jpg" in caplog.text
     assert len(list(out.rglob("*.jpg"))) == 9
     site.requests.clear()
     assert gather(source, out, limit=20, **FAST).ok == 20
@@ -246,7 +246,7 @@ def test_a_process_that_dies_again_and_again_ends_the_run_and_the_next_one_goes_
     tasks = cluster if engine == "ray" else Processes(2)
     site.fallback = killing
     source = links(tmp_path, *(site.url(f"/{n}") for n in range(4)))
-    with pytest.raises(GatherError, match=r"a process died 2 times"):
+    with pytest.raises(GatherError, match=r"a worker crashed 2 times"):
         gather_on(tasks, source, tmp_path / "out", **FAST)
     site.fallback = lambda connection, request: answer(photo(int(request.path[1:])))(connection, request)
     assert gather_on(tasks, source, tmp_path / "out", **FAST).ok == 4
@@ -272,7 +272,7 @@ def test_ctrl_c_stops_every_process_and_the_same_command_goes_on(
         [sys.executable, "-m", "mlimages", *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True
     )
     while len(list(read_manifest(tmp_path / "out"))) < 10:
-        assert process.poll() is None
+        assert process.poll() is None, process.communicate()[1]
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=50)
     assert process.returncode == 130, errors
@@ -308,12 +308,8 @@ class Unsendable:
 @pytest.mark.parametrize(
     ("source", "options", "message"),
     [
-        (
-            Openverse(["cats"]),
-            {},
-            "Openverse retries_open its provider page by page, within a rate limit, as one process",
-        ),
-        (UrlList("-"), {}, "standard input can be read by one process: write the list to a file"),
+        (Openverse(["cats"]), {}, "Openverse queries its provider within a rate limit, in one process"),
+        (UrlList("-"), {}, "standard input can only be read by one process: write the list to a file"),
         (Unsendable(), {}, "Unsendable cannot be sent to other processes"),
         (UrlList(), {"shard": (1, 2)}, "leave out --shard"),
     ],
@@ -331,11 +327,11 @@ def test_the_command_says_what_it_lacks_and_what_excludes_what(run_cli: RunCli, 
     (tmp_path / "links.txt").write_text("http://127.0.0.1/a.jpg")
     words = ["gather", "urls", "links.txt", "-o", "out"]
     for more, error in (
-        (["--engine", "ray"], 'the engine ray needs an optional part: pip install "mlimages[ray]>=1"'),
+        (["--engine", "ray"], 'the engine ray requires an optional dependency: pip install "mlimages[ray]>=1"'),
         (["--address", "auto"], "--address requires --engine ray"),
         (
             ["--engine", "ray", "--workers", "2"],
-            "--workers counts processes of this machine: leave it out with --engine ray",
+            "--workers starts processes on this machine: leave it out with --engine ray",
         ),
     ):
         done = run_cli(*words, *more, check=False)

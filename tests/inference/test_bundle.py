@@ -142,5 +142,5 @@ def test_a_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
 
 
 def test_weights_in_place_of_a_model_name_the_run_folder(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match=f"holds weights, not an exported model: give the run folder {tmp_path}"):
+    with pytest.raises(BundleError, match=f"contains weights, not an exported model: use the run folder {tmp_path}"):
         OnnxBundle.read(tmp_path / "best.safetensors")

@@ -42,9 +42,9 @@ def test_a_layout_is_read_as_what_it_is(tmp_path: Path, names: list[str], expect
     ("names", "said"),
     [
         (["1.jpg", "2.jpg"], r"2 images and no class folders.*--class-from.*--label"),
-        (["a/1.jpg", "b/1.jpg", "loose.jpg"], r"1 images lie beside the class folders \(loose.jpg"),
-        (["two  spaces/1.jpg", "two spaces/1.jpg", "c/1.jpg"], "are one class by name"),
-        (["cafe\u0301/1.jpg", "caf\u00e9/1.jpg"], "are one class by name"),
+        (["a/1.jpg", "b/1.jpg", "loose.jpg"], r"1 images are beside the class folders \(loose.jpg"),
+        (["two  spaces/1.jpg", "two spaces/1.jpg", "c/1.jpg"], "have the same class name"),
+        (["cafe\u0301/1.jpg", "caf\u00e9/1.jpg"], "have the same class name"),
         (["train/1.jpg", "test/2.jpg"], r"parts of a dataset \(test, train\)"),
         (["val/a/1.jpg", "valid/a/2.jpg", "train/a/3.jpg"], "parts of a dataset"),
     ],
@@ -66,7 +66,7 @@ def test_parts_become_label_files_with_one_numbering(tmp_path: Path, run_cli: Ru
     assert done.stdout.startswith("all_train.txt: 3 images, 2 classes: rose 1, tulip 2\n")
     assert re.search("next: mlimages check all_train.txt all_val.txt", done.stderr)
     refused = run_cli("label", "data", "--split", "0.8,0.2", check=False)
-    assert "data is split already (train, val)" in refused.stderr
+    assert "data is already split (train, val)" in refused.stderr
     found = label_dir_auto(tmp_path / "data")
     assert list(found.parts) == ["train", "val"]
     assert classes(found.labels) == {"rose": 1, "tulip": 3}
@@ -87,8 +87,8 @@ def test_classes_come_from_the_names_where_there_are_no_folders(tmp_path: Path, 
     assert classes(LabelFile(tmp_path / "all.txt")) == {"cat": 2, "dog": 1}
     some = label_dir_by_pattern(tmp_path / "pets", "(cat)")
     assert classes(some) == {"cat": 2}
-    assert some.notes == ("left out: '(cat)' finds no class in 1 of 3 paths (dog.1.jpg)",)
-    with pytest.raises(InputError, match=r"finds no class in 2 of 3 paths \(cat.1.jpg, cat.2.jpg\)"):
+    assert some.notes == ("left out: '(cat)' matches no class in 1 of 3 paths (dog.1.jpg)",)
+    with pytest.raises(InputError, match=r"matches no class in 2 of 3 paths \(cat.1.jpg, cat.2.jpg\)"):
         label_dir_by_pattern(tmp_path / "pets", "(dog)")
 
 
@@ -96,7 +96,7 @@ def test_one_class_and_classes_without_images_are_said(tmp_path: Path, run_cli: 
     touch(tmp_path / "one", "cats/1.jpg", "cats/2.jpg")
     assert "one class only: a classifier needs two" in run_cli("label", "one").stderr
     touch(tmp_path / "two", "train/a/1.jpg", "train/a/2.jpg", "train/b/3.jpg", "val/a/1.jpg", "val/a/2.jpg")
-    assert "two/labels_val.txt: no image or only one of b\n" in run_cli("label", "two").stderr
+    assert "two/labels_val.txt: fewer than two images of b\n" in run_cli("label", "two").stderr
 
 
 def test_a_pattern_of_groups_that_finds_nothing_is_refused(tmp_path: Path, run_cli: RunCli) -> None:
@@ -105,7 +105,7 @@ def test_a_pattern_of_groups_that_finds_nothing_is_refused(tmp_path: Path, run_c
     assert failed.returncode == 1
     assert "--group 'Q[0-9]' matches none of the 16 paths" in failed.stderr
     done = run_cli("label", "data", "--split", "0.5,0.5", "--group", "P[0-9]")
-    assert "--group: 4 groups; 'P[0-9]' is found in 16 of 16 paths" in done.stderr
+    assert "--group: 4 groups; 'P[0-9]' matches 16 of 16 paths" in done.stderr
 
 
 def test_parts_without_a_class_in_common_are_refused(tmp_path: Path) -> None:

@@ -54,10 +54,10 @@ def test_what_is_left_out_is_said(animals: Path) -> None:
     for leaf in (False, True):
         assert label_dir_auto(touch(animals, "bee/.git/y.jpg"), leaf=leaf).left_out == (
             "empty: no images",
-            "files that are no images: 1 .md",
-            "files that are no images: 1 .txt",
-            "folders hidden or of a tool: 2 .git",
-            "folders hidden or of a tool: 1 .ipynb_checkpoints",
+            "files that are not images: 1 .md",
+            "files that are not images: 1 .txt",
+            "hidden folders and folders of tools: 2 .git",
+            "hidden folders and folders of tools: 1 .ipynb_checkpoints",
         )
 
 
@@ -85,7 +85,7 @@ def test_every_suffix_that_pillow_decodes_by_itself_counts() -> None:
 def test_names_that_no_line_can_hold_are_left_out(tmp_path: Path) -> None:
     touch(tmp_path, "a/fine.jpg", "a/two\nlines.jpg", "a/back\\slash.jpg")
     found = label_dir_auto(touch(tmp_path, "b\nc/1.jpg"))
-    assert found.left_out == ("names that no label file can hold: 3",)
+    assert found.left_out == ("names that a label file cannot contain: 3",)
     written = found.labels.write(tmp_path / "labels.txt")
     assert lines(written, tmp_path) == ["a/fine.jpg 0"]
 
@@ -175,9 +175,9 @@ def test_a_tables_class_names_outlive_its_conversion_and_its_split(tmp_path: Pat
     ("name", "text", "line", "expected"),
     [
         ("a.txt", "a.jpg 0\nb.jpg\n", 2, "expected `path label`"),
-        ("a.txt", "a.jpg cat\n", 1, "the label a class number"),
-        ("a.txt", "a.jpg ²\n", 1, "the label a class number"),
-        ("a.txt", f"a.jpg {'9' * 5000}\n", 1, "the label a class number"),
+        ("a.txt", "a.jpg cat\n", 1, "the label is a class number"),
+        ("a.txt", "a.jpg ²\n", 1, "the label is a class number"),
+        ("a.txt", f"a.jpg {'9' * 5000}\n", 1, "the label is a class number"),
         ("a.csv", "path,label\na.jpg\n", 2, "expected a path and a label"),
         ("a.csv", "path,size\na.jpg,4\n", 1, "a column named label"),
         ("a.jsonl", '{"path": "a.jpg", "label": 0}\n{"path"', 2, 'expected {"path"'),

@@ -183,7 +183,7 @@ def test_the_default_network_has_its_weights_without_a_network() -> None:
 
 
 def test_the_packaged_weights_are_refused_by_the_network_that_pads_otherwise() -> None:
-    with pytest.raises(ModelError, match="use --model efficientnet_lite0, which finds the file by itself"):
+    with pytest.raises(ModelError, match="use --model efficientnet_lite0, which finds the file automatically"):
         build_model("timm:efficientnet_lite0", classes=2, weights=packaged_file())
 
 
@@ -320,7 +320,7 @@ def test_an_unknown_name_suggests_similar_ones() -> None:
 @pytest.mark.parametrize(
     ("name", "size", "message"),
     [
-        ("alex", 224, "fc6 expects 9216 features and would get 6400; nearest valid sizes: 227"),
+        ("alex", 224, "fc6 expects 9216 features but would get 6400; nearest valid sizes: 227"),
         ("lenet5", 8, r"conv2 would have no output: \(4 \+ 2\*0 - 5\)/1 \+ 1 = 0; nearest valid sizes: 12"),
         ("alexnet", 40, "nearest valid sizes: 63"),
         ("alex", 20, "nearest valid sizes: 227"),
@@ -414,7 +414,7 @@ def test_a_network_without_pretrained_weights_is_trained_whole(
     model: str, weights: str, freeze: str, expected: tuple[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     assert resolve_defaults(model, weights=weights, freeze=freeze) == expected
-    assert ("random weights and learn nothing" in caplog.text) == (freeze == "conv5")
+    assert ("random weights and are not trained" in caplog.text) == (freeze == "conv5")
 
 
 def test_random_weights_are_taken_only_with_what_to_train() -> None:

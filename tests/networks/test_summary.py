@@ -122,7 +122,7 @@ def test_summarizing_does_not_change_the_network(small_net: nn.Sequential) -> No
 
 
 def test_an_invalid_size_is_an_error_that_names_the_layer(small_net: nn.Sequential) -> None:
-    with pytest.raises(ModelError, match=r"net cannot take 20 x 20 px: layer 5 fails: "):
+    with pytest.raises(ModelError, match=r"net does not support 20 x 20 px: layer 5 fails: "):
         summary_of(small_net, 20)
 
 
@@ -171,7 +171,7 @@ def test_the_command_gives_every_layer_as_json() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["alex", "--size", "20"], "alex cannot take 20 x 20 px: layer pool2"),
+        (["alex", "--size", "20"], "alex does not support 20 x 20 px: layer pool2"),
         (["nosuch"], "unknown model 'nosuch'"),
         (["alex", "--freeze", "conv9"], "alex has no layer 'conv9'"),
     ],
@@ -235,7 +235,7 @@ def test_the_summary_of_a_file_that_fails_its_probe_says_so(exported: Path, tmp_
     bundle = OnnxBundle.read(exported)
     wrong = replace(bundle.probe, logits=tuple(2 * logit for logit in bundle.probe.logits))
     replace(bundle, path=tmp_path / "altered.onnx", probe=wrong).write(exported)
-    assert "FAILS" in summarize_onnx(tmp_path / "altered.onnx").notes[-1]
+    assert "FAILED" in summarize_onnx(tmp_path / "altered.onnx").notes[-1]
 
 
 @pytest.mark.parametrize("content", [None, b"", b"GIF89a not a model"], ids=["missing", "empty", "image"])
@@ -260,7 +260,7 @@ def test_the_filters_and_feature_maps_of_a_layer_are_drawn(tmp_path: Path) -> No
     assert json.loads(told) == {"sheet": str(out), "tiles": 1 + 6 + 6}  # the image, the filters, the maps
     with Image.open(out) as sheet:
         assert sheet.width > 6 * 84
-    for layer, message in (("conv9", "did you mean conv2"), ("fc3", r"no feature map \(C, H, W\) but \(120,\)")):
+    for layer, message in (("conv9", "did you mean conv2"), ("fc3", r"not a feature map \(C, H, W\) but \(120,\)")):
         with pytest.raises(ModelError, match=message):
             CliRunner().invoke(cli.app, [*words[:4], layer], catch_exceptions=False)
 

@@ -63,7 +63,7 @@ def test_one_run_or_one_that_has_not_ended_is_refused(runs: list[Path]) -> None:
     with pytest.raises(InputError, match="at least two"):
         compare_runs([runs[0], runs[0]])
     (runs[0] / "val_predictions.csv").unlink()
-    with pytest.raises(RunError, match="has not ended"):
+    with pytest.raises(RunError, match="is not finished"):
         compare_runs(runs)
 
 

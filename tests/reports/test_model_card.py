@@ -49,10 +49,10 @@ def test_the_cards_limits_say_what_known_and_the_sets_mean(cnn_bundle: OnnxBundl
     sets, without = PredictionSets("validation", 12, {"0.9": 0.25}), model_card(cnn_bundle)
     card = model_card(replace(cnn_bundle, known=Known(0.75, 12), prediction_sets=sets))
     assert "25% of 12 validation images" in card
-    assert "at least 0.250 hold the true one" in card
+    assert "at least 0.250 include the true class" in card
     assert 'probabilities, known = session.run(["logits", "probabilities", "known"]' in card
     assert "`known`" not in without
-    assert "also one that shows none of them" in without
+    assert "even one that shows none of them" in without
 
 
 def test_a_card_of_ours_is_replaced_and_a_readme_of_a_person_stays(cnn_bundle: OnnxBundle, tmp_path: Path) -> None:

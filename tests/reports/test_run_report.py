@@ -120,9 +120,9 @@ def test_an_image_that_is_gone_costs_its_tile_alone(run: Path) -> None:
 def test_a_run_that_has_not_ended_shows_what_there_is(run: Path) -> None:
     for name in ("val_predictions.csv", "result.json", "suspects.tsv"):
         (run / name).unlink()
-    assert "has not ended" in draw_run(run).read_text()
+    assert "is not finished" in draw_run(run).read_text()
     (run / "metrics.csv").unlink()
-    assert "has not ended" in draw_run(run).read_text()
+    assert "is not finished" in draw_run(run).read_text()
 
 
 @pytest.mark.parametrize(

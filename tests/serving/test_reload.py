@@ -89,6 +89,6 @@ def test_a_file_that_cannot_be_used_leaves_the_old_model_serving(serving: Servin
     serving.model.unlink()
     serving.model.write_text("not an ONNX file")
     serving.process.send_signal(signal.SIGHUP)
-    assert "not reloaded" in serving.log_line()
+    assert "cannot reload the model" in serving.log_line()
     assert serving.classes() == ["class0", "class1", "class2"]
     assert serving.ask("POST", "/predict", encoded(3))[0] == 200

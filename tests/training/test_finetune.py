@@ -150,8 +150,8 @@ def nothing_to_validate_on(labels: Path) -> None:
         (one_image_class, "fewer than 2 images to train on of red \\(1\\)"),
         (one_good_image_class, "fewer than 2 good images to train on of red \\(1\\)"),
         (number_without_a_name, "expected a class number from 0 to 1"),
-        (same_image_in_both, "2 images to train on and to validate on are the same"),
-        (nothing_to_validate_on, "no image is left to validate on"),
+        (same_image_in_both, "2 images in both the training and the validation set"),
+        (nothing_to_validate_on, "no validation images are left"),
     ],
 )
 def test_what_cannot_be_trained_on_is_refused_with_what_to_do(colours: Path, spoil: object, expected: str) -> None:
@@ -233,7 +233,7 @@ def test_a_network_of_ones_own_is_trained_as_one_by_name(colours: Path) -> None:
     trained = load_file(result.run / "best.safetensors")
     assert not torch.equal(trained["0.weight"], before["0.weight"])
     assert fine_tune(config, network=Small(), preprocessing=preprocessing).val_accuracy == result.val_accuracy
-    with pytest.raises(InputError, match="give both"):
+    with pytest.raises(InputError, match="must be passed together"):
         fine_tune(config, network=network)
 
 

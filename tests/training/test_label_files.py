@@ -87,7 +87,7 @@ def test_a_folder_is_fine_tuned_and_evaluated_by_the_commands(tmp_path: Path, ru
     evaluated = run_cli("evaluate", "run/model.onnx", "set/val", "--json")
     assert "set/val: 3 images, 3 classes" in evaluated.stderr
     parts = run_cli("evaluate", "run/model.onnx", "set", check=False)
-    assert "set holds the parts train, val of a dataset: name one of them" in parts.stderr
+    assert "set contains the parts train, val of a dataset: choose one" in parts.stderr
 
 
 def test_the_options_of_tables_hold_for_both_files(tmp_path: Path) -> None:

@@ -342,7 +342,7 @@ def test_processes_that_see_different_label_files_say_so(configs: dict[str, Fine
         (tmp_path / f"labels{number}_class_def.txt").write_text("0 blue\n1 green\n2 red\n")
     config = replace(configs["pixels"], labels=tmp_path / "labelsRANK.txt")
     output, _ = torchrun(2, [config], tmp_path).communicate(timeout=120)
-    assert "do not find the same label files and run folder: use a disk that all machines share" in output
+    assert "do not find the same label files and run folder: use a file system that all machines share" in output
 
 
 def test_an_error_of_all_processes_is_printed_once_and_named_in_torchruns_summary(tmp_path: Path) -> None:

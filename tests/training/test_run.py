@@ -266,11 +266,11 @@ REFUSED: dict[str, tuple[dict[str, object], str]] = {
     "momentum": ({"momentum": 1.5}, "momentum is 1.5: it must be from 0 to 1"),
     "two numbers in std": ({"std": (1.0, 2.0)}, "std is 1.0, 2.0: it must be one or three numbers above 0"),
     "zeros in std": ({"std": (0.0, 0.0, 0.0)}, "std is 0.0, 0.0, 0.0: it must be one or three numbers above 0"),
-    "std of other channels": ({"model": "lenet5", "std": (1.0, 1.0, 1.0)}, "std has 3 numbers, the network takes 1"),
+    "std of other channels": ({"model": "lenet5", "std": (1.0, 1.0, 1.0)}, "std has 3 values, the network has 1"),
     "weights": ({"weights": "nowhere.pth"}, "no weights file at nowhere.pth"),
     "NaN in weights": ({"weights": "nan.safetensors"}, "nan.safetensors is damaged: NaN or infinity in conv2.weight"),
     "model": ({"model": "cifar10"}, "unknown model 'cifar10'"),
-    "size": ({"size": 3}, "cannot take 3 x 3 px"),
+    "size": ({"size": 3}, "does not support 3 x 3 px"),
     "val": ({"val": Path("nowhere.txt")}, "nowhere.txt"),
 }
 
@@ -300,7 +300,7 @@ def test_a_folder_is_not_written_over_that_is_not_a_run(colours: Path) -> None: 
         out = colours.parent / name.partition(".")[0]
         out.mkdir()
         (out / name).write_text("a person's own")
-        with pytest.raises(InputError, match=f"not a run folder and holds {name}: give another -o"):
+        with pytest.raises(InputError, match=f"not a run folder and contains {name}: choose another -o"):
             fine_tune(replace(config_for(colours), out=out))
         assert [path.name for path in out.iterdir()] == [name]
     with pytest.raises(InputError, match="is a file"):
@@ -366,7 +366,7 @@ def test_a_run_whose_weights_were_changed_is_not_gone_on_with(colours: Path, tmp
     for seed, error in ((1, KeyboardInterrupt), (2, RunError)):
         state = build_model("cifar10_cnn", classes=10, weights="none", seed=seed).network.state_dict()
         save_file(state, tmp_path / "w.safetensors")
-        with pytest.raises(error, match="not those that this run started with" if error is RunError else None):
+        with pytest.raises(error, match="differ from those that this run started with" if error is RunError else None):
             fine_tune(config, export=False, callbacks=[StopsAfter(1)])
 
 
@@ -375,7 +375,7 @@ def test_beside_resume_the_command_takes_epochs_and_names_all_else(colours: Path
     fine_tune(config_for(colours, epochs=1))
     refused = run_cli("finetune", "--resume", "run", "--lr", "0.1", "--freeze", "none", check=False)
     assert refused.returncode == 1
-    assert "leave out --freeze, --lr; only --epochs may change" in refused.stderr
+    assert "leave out --freeze, --lr; only --epochs can be changed" in refused.stderr
     done = run_cli("finetune", "--resume", "run", "--epochs", "2", "--json")
     assert json.loads(done.stdout)["epochs"] == 2
     again = run_cli("finetune", "--resume", "run")

@@ -132,7 +132,7 @@ class Decoders:
                 (await starting).end()
                 raise
             except (OSError, EOFError, AssertionError) as error:
-                await self._refuse(batch, GatherError(f"the decoding process does not start: {error}"))
+                await self._refuse(batch, GatherError(f"cannot start the decoder process: {error}"))
             try:
                 while await self._inspect_batch(process, batch):
                     batch = await self._next_batch()
@@ -156,7 +156,7 @@ class Decoders:
         except TimeoutError:
             trouble = f"decoding took more than {self._timeout_s:g} s"
         except (OSError, EOFError):
-            trouble = "the decoder died"
+            trouble = "the decoder process crashed"
         else:
             for job, values in zip(batch, found, strict=True):
                 _settle(job, _parse_result(values))

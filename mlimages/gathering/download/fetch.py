@@ -143,14 +143,14 @@ class Fetcher:
         """Request a URL until the response is final or the attempts are used up; return the last result."""
         if not self._options.allow_private and is_private_literal(url.raw_host or ""):
             return DownloadResult(Reason.PRIVATE_ADDRESS, f"{url.raw_host} is not a global address")
-        result = DownloadResult(Reason.HOST_DOWN, "the host of this link does not answer")
+        result = DownloadResult(Reason.HOST_DOWN, "the host of this link does not respond")
         attempts = own_failures = unavailable = 0
         with self._hosts.use(f"{url.raw_host}:{url.port}", label) as host:
             while True:
                 async with host.slots:
                     if not await host.wait_for_turn():
                         if host.state.refusals:
-                            result = DownloadResult(Reason.HOST_DOWN, "the host refuses one link after the other")
+                            result = DownloadResult(Reason.HOST_DOWN, "the host refuses links repeatedly")
                         break
                     async with self._slots:
                         requested_at = time.monotonic()
@@ -239,9 +239,9 @@ class Fetcher:
             if spool.total > most:
                 raise _RefusalError(Reason.TOO_LARGE, f"more than {most} bytes")
         if inflate and not inflate.eof:
-            raise _RefusalError(Reason.TRUNCATED, "the compressed body ends too early")
+            raise _RefusalError(Reason.TRUNCATED, "the compressed body is truncated")
         if not spool.total:
-            raise _RefusalError(Reason.EMPTY, "the answer has no byte")
+            raise _RefusalError(Reason.EMPTY, "the response body is empty")
         spool.finish()
         return is_page
 

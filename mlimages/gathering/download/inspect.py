@@ -87,7 +87,7 @@ def _reason(fault: Fault, data: bytes) -> Reason:
 
 def _options(header: ImageHeader, data: bytes, checks: Checks) -> DecodeOptions:
     if header.format not in SUFFIXES:
-        raise _UnwantedError(Reason.NOT_AN_IMAGE, f"the format {header.format} is not gathered")
+        raise _UnwantedError(Reason.NOT_AN_IMAGE, f"the format {header.format} is not supported")
     width, height = header.size
     if min(header.size) < checks.min_size:
         raise _UnwantedError(Reason.TOO_SMALL, f"{width} x {height} pixels")

@@ -69,7 +69,7 @@ def entries(path: Path) -> Iterator[Entry]:
         for name, load in _zip_entries(path) if path.suffix == ".zip" else _tar_entries(path):
             yield Entry(f"{path.absolute().as_uri()}#{name}", f"{path.name.partition('.')[0]}/{name}", load)
     except _TROUBLE as error:
-        raise InputError(f"{path} cannot be read to its end: {error}") from error
+        raise InputError(f"{path} cannot be read completely: {error}") from error
 
 
 def _zip_entries(path: Path) -> Iterator[tuple[str, Callable[[], Awaitable[bytes]]]]:
@@ -174,7 +174,7 @@ class RemoteTar:
         async with self._session.get(self._url, headers={"Range": f"bytes={member.offset}-{last}"}) as response:
             response.raise_for_status()
             if response.status != 206:
-                raise aiohttp.ClientPayloadError("the server does not serve parts of a file")
+                raise aiohttp.ClientPayloadError("the server does not support range requests")
             return await response.content.readexactly(member.size)  # read(n) may return less
 
     async def _take(self, size: int) -> bytearray:
@@ -197,7 +197,7 @@ class RemoteTar:
         try:
             self._buffer += await anext(self._chunks)
         except StopAsyncIteration:
-            raise tarfile.ReadError("the archive ends too early") from None
+            raise tarfile.ReadError("the archive is truncated") from None
 
     async def _stream(self) -> AsyncIterator[bytes]:
         at = 0

@@ -66,7 +66,7 @@ def choose_columns(names: Sequence[str], rows: Sequence[Row], choice: ListChoice
     if url is None:
         first = " | ".join(filter(None, map(text_of, rows[0].values())))[:200] if rows else ""
         raise InputError(
-            f"{where}: no row looks like a link; it has {', '.join(names)[:200]}: name them with --url-column and "
+            f"{where}: no row contains a link; columns: {', '.join(names)[:200]}: choose with --url-column and "
             f"--label-column (first row: {printable(first)})"
         )
     label = _find_column(names, choice.label_col, where, "--label-column")
@@ -86,7 +86,7 @@ def _find_column(names: Sequence[str], wanted: str | None, where: str, option: s
             return name
     if wanted.isdecimal() and 1 <= int(wanted) <= len(names):
         return names[int(wanted) - 1]
-    raise InputError(f"{where}: no column {wanted}; it has {', '.join(names)[:200]}: choose with {option}")
+    raise InputError(f"{where}: no column {wanted}; columns: {', '.join(names)[:200]}: choose with {option}")
 
 
 def _link_column(names: Sequence[str], rows: Sequence[Row]) -> str | None:

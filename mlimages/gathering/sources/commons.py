@@ -18,8 +18,8 @@ WIDTHS = (20, 40, 60, 120, 250, 330, 500, 960, 1280, 1920, 3840)
 _PER_PAGE = 50  # maximum number of scaled images per response
 _CATEGORY = "Category:"
 _CONTACT = (
-    "Wikimedia asks programs for a contact in the User-Agent and may refuse others: give --contact with an e-mail "
-    "address or a page of yours"
+    "Wikimedia asks for contact information in the User-Agent and may refuse requests without it: set --contact to "
+    "an e-mail address or a web page"
 )
 _EXTMETADATA = ("LicenseShortName", "LicenseUrl", "Artist", "Credit", "ImageDescription")
 

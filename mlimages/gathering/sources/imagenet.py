@@ -128,7 +128,7 @@ class ImageNet:
                     found = True
                     yield ref
             except _TROUBLE as error:
-                why = f"{name} fails: {_shorten(error)}"
+                why = f"cannot read {name}: {_shorten(error)}"
                 self._site_down |= isinstance(error, aiohttp.ClientConnectorError)
                 if found:
                     self._tell(f"{wnid}: {why}")

@@ -75,7 +75,7 @@ def open_list(path: Path) -> Iterator[IO[bytes]]:
                 with path.open("rb") as file:
                     yield file
     except _TROUBLE as error:
-        raise InputError(f"{path} cannot be read to its end: {error}") from error
+        raise InputError(f"{path} cannot be read completely: {error}") from error
 
 
 def lines_of(file: IO[bytes]) -> Iterator[str]:

@@ -87,7 +87,7 @@ class LinkFile:
         if error and not head:
             raise error
         if head and path != STDIN and not any(is_link(ref.url) for ref in head):
-            raise InputError(f"{self._name}: no row looks like a link; its first row: {printable(head[0].url[:200])}")
+            raise InputError(f"{self._name}: no row contains a link; its first row: {printable(head[0].url[:200])}")
         if choice.label_col is None:
             self._demand_classes(head)
         self._links = chain(head, _raise_lazily(error) if error else refs)
@@ -120,9 +120,7 @@ class LinkFile:
 
     def _detect_and_parse(self, first: str, lines: Iterator[str], suffix: str) -> Iterator[ImageRef]:
         if first.lstrip().lower().startswith(("<!doctype html", "<html")):
-            raise InputError(
-                f"{self._name} is a web page, not a list of links (a page to log in?): save the list itself"
-            )
+            raise InputError(f"{self._name} is a web page, not a list of links (a login page?): save the list itself")
         if suffix in (".jsonl", ".ndjson") or first.startswith('{"'):
             return self._from_rows(object_rows(lines))
         if first.startswith("[") and first.rstrip("[ {\"'") == "":
@@ -147,7 +145,7 @@ class LinkFile:
         try:
             value = json.loads(text)
         except RecursionError as error:
-            raise InputError(f"{self._path} cannot be read: nested too deep") from error
+            raise InputError(f"{self._path} cannot be read: nested too deeply") from error
         except ValueError as error:
             if "\n" in text and text.startswith("{"):  # JSON lines with another suffix
                 return self._from_rows(object_rows(text.splitlines()))

@@ -17,11 +17,11 @@ LICENSE_TYPES = ("commercial", "modification", "all", "all-cc")
 _PER_PAGE, _PER_PAGE_REGISTERED = 20, 50  # maximum without and with a client id
 _REGISTRATION = "https://api.openverse.org/v1/#tag/auth/operation/register"
 _LIMITS = (
-    "Openverse gives at most 240 results per query without a client id (20 a page, 200 requests a day). A free one "
-    f"({_REGISTRATION}) in OPENVERSE_CLIENT_ID and OPENVERSE_CLIENT_SECRET gives larger pages and more requests, and "
-    "more results where Openverse approves it"
+    "Openverse returns at most 240 results per query without a client id (20 a page, 200 requests a day). Set "
+    f"OPENVERSE_CLIENT_ID and OPENVERSE_CLIENT_SECRET to a free one ({_REGISTRATION}) for larger pages and more "
+    "requests, and for more results once Openverse has approved it"
 )
-_REFUSAL = "it serves no more to clients without an id today; run the same command again later to resume"
+_REFUSAL = "the daily limit for clients without an id is reached; run the same command again later to resume"
 _REFUSAL_REGISTERED = "OPENVERSE_CLIENT_ID or OPENVERSE_CLIENT_SECRET is wrong, or the address is not yet verified"
 _KEPT = ("id", "title", "creator", "creator_url", "license", "license_version", "license_url", "foreign_landing_url",
          "provider", "source")  # fmt: skip

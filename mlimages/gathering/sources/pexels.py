@@ -18,9 +18,9 @@ _PER_PAGE = 80
 _RATE = RateLimit(200, 3600.0, "an hour")
 _TERMS = (
     "Pexels' terms forbid building datasets for machine learning through its API without its permission "
-    "(https://www.pexels.com/api/documentation/#guidelines): ask for it, then give --i-have-permission"
+    "(https://www.pexels.com/api/documentation/#guidelines): ask for it, then add --i-have-permission"
 )
-_NO_KEY = "no key for Pexels: get one at https://www.pexels.com/api/ and set PEXELS_API_KEY"
+_NO_KEY = "no Pexels API key: get one at https://www.pexels.com/api/ and set PEXELS_API_KEY"
 
 
 class Pexels:

@@ -145,13 +145,13 @@ class SearchApi:
                 case 400 | 404 | 422:  # after the last page
                     return None
                 case 429:
-                    detail = "it answers 429, too many requests"
+                    detail = "it returned HTTP 429 (too many requests)"
                     asked = retry_after_s(headers.get("Retry-After"))
                     await self._pause(self._until_free_s() if asked is None else asked, detail)
                 case _:
                     detail = f"HTTP {status}" if status else str(body)
                     await self._pause(2.0**attempt, detail)
-        raise GatherError(f"{self._name} does not answer ({detail}): run the same command again later to resume")
+        raise GatherError(f"{self._name} does not respond ({detail}): run the same command again later to resume")
 
     async def _request(self, method: str, address: str, **options: Any) -> tuple[int, Mapping[str, str], Any]:
         assert self._session

@@ -59,7 +59,7 @@ def as_source(source: AnySource) -> Source:
         return UrlList(*source)
     if hasattr(source, "__aiter__") and not isinstance(source, type):
         return source
-    raise TypeError(f"source is a {type(source).__name__}: give the path of a list of links, or a source (UrlList ...)")
+    raise TypeError(f"source is a {type(source).__name__}: expected the path of a list or a source (UrlList ...)")
 
 
 class UrlList:

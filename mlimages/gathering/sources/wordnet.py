@@ -56,14 +56,14 @@ def find_synset(text: str) -> Synset:
     """
     if _WNID.fullmatch(text):
         if text not in synsets():
-            raise InputError(f"{text} is no synset of ImageNet")
+            raise InputError(f"{text} is not an ImageNet synset")
         return synsets()[text]
     word = "_".join(text.lower().split())
     found = [synset for synset in synsets().values() if word in map(str.lower, synset.lemmas)]
     if len(found) == 1:
         return found[0]
     if not found:
-        raise InputError(f"no synset of ImageNet has the word {text!r}: try another word, or an id such as n02121808")
+        raise InputError(f"no ImageNet synset has the word {text!r}: try another word, or an id such as n02121808")
     lines = "".join(f"\n  {s.wnid}  {', '.join(s.lemmas).replace('_', ' ')}: {s.definition}" for s in found)
     raise InputError(f"{text!r} is ambiguous; use one of these ids:{lines}")
 

@@ -208,7 +208,7 @@ class GatherFolder:
             if self._objects:
                 self._objects.put_other(path)
         if self._writes_metadata:
-            rows = (row for _, row, _ in CurrentRows(self._files, self._paths()).numbered())
+            rows = (row for _, row, _ in CurrentRows(self._files, self._paths()).enumerate_rows())
             write_metadata(self.out, (row for row in rows if self._size_of(row) is not None))
 
     def _move_corrected(self) -> None:

@@ -28,7 +28,7 @@ def work_folder(out: Path, stem: str, *, alone: bool) -> Iterator[Path]:
     for folder in (hidden.parent, hidden):
         if folder.is_symlink():
             raise GatherError(f"{folder} is a symbolic link: remove it, since this folder is emptied at every start")
-    in_use = GatherError(f"another gather is at work in {out}: wait for it, or stop it")
+    in_use = GatherError(f"another gather is running in {out}: wait for it, or stop it")
     try:
         with file_lock(hidden.with_name(f"{stem}.lock"), in_use):
             for other in hidden.parent.iterdir() if alone else [hidden]:

@@ -104,7 +104,7 @@ def _values_of(line: bytes) -> dict[str, Any]:
         return {}
     version = values.get("v")
     if isinstance(version, int) and version > VERSION:
-        raise GatherError(f"a manifest of version {version} was made by a later mlimages: update this one")
+        raise GatherError(f"manifest version {version} was written by a later version of mlimages: upgrade mlimages")
     return values
 
 
@@ -258,7 +258,7 @@ class ManifestWriter:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not is_manifest(path):
-            raise GatherError(f"{path} was not made by mlimages: move it away, or choose another folder")
+            raise GatherError(f"{path} was not written by mlimages: move it away, or choose another folder")
         self._file = path.open("a+b", buffering=0)
         _cut_torn_line(self._file)
 

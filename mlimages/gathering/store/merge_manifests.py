@@ -129,7 +129,7 @@ def warn_of_unknown_images(files: ImageStorage, manifest: Path, out: Path) -> No
     tables.close()
     if found:
         names = ", ".join(found[:_MAX_NAMES]) + " ..." * (len(found) > _MAX_NAMES)
-        logger.warning("%s in %s that no row of the manifest names: %s", counted(len(found), "image"), out, names)
+        logger.warning("%s in %s without a row in the manifest: %s", counted(len(found), "image"), out, names)
 
 
 class CurrentRows:

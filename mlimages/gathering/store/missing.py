@@ -90,8 +90,8 @@ def demand_few(deleted: Mapping[str, int], totals: Mapping[str, int]) -> None:
         shown = ", ".join(f"{count} of {totals[folder]} in {folder}" for folder, count in list(many.items())[:3])
         more = f" and {counted(len(many) - 3, 'more folder')}" if len(many) > 3 else ""
         raise GatherError(
-            f"{counted(sum(many.values()), 'gathered image')} missing: {shown}{more}. Is the disk mounted, the copy "
-            "complete? --keep-deleted leaves them deleted, --restore-deleted downloads them again"
+            f"{counted(sum(many.values()), 'gathered image')} missing: {shown}{more}. Is the disk mounted and the "
+            "copy complete? --keep-deleted leaves them deleted, --restore-deleted downloads them again"
         )
 
 

@@ -124,13 +124,13 @@ class StoredObjects:
                 continue
             main = self._folder / NAME
             if NAME in self._manifests and not is_manifest(main):
-                raise GatherError(f"{self._address}/{NAME} was not made by mlimages: choose another address")
+                raise GatherError(f"{self._address}/{NAME} was not written by mlimages: choose another address")
             return before != self._manifests
 
     def put_manifest(self, path: Path) -> None:
         """Store a manifest or another file of this run, under a new name."""
         if not self._create(path, path.name):
-            raise GatherError(f"{self._address}/{path.name} is there already: run the same command again")
+            raise GatherError(f"{self._address}/{path.name} already exists: run the same command again")
         self._manifests[path.name] = None
 
     def put_merged(self, path: Path) -> bool:
@@ -225,7 +225,7 @@ class StoredObjects:
                     raise FileExistsError(path) from error
                 if count == _TRIES or isinstance(error, PermissionError):
                     shown = f"{self._address}/{path}".rstrip("/")
-                    raise GatherError(f"{shown} cannot be {done}: {error}; the same command goes on") from error
+                    raise GatherError(f"{shown} cannot be {done}: {error}; run the same command to resume") from error
                 time.sleep(_PAUSE_S * 4**count)
         raise AssertionError("the last try returns or raises")
 
