@@ -6,10 +6,9 @@ import itertools
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from mlimages.core import FetchResult, GatherError, ImageRef, Reason, cache_dir, is_remote
+from mlimages.core import FetchResult, ImageRef, Reason, is_remote
 from mlimages.gathering.download.fetch import DownloadResult
 from mlimages.gathering.download.image_facts import Facts, Rejection
 from mlimages.gathering.links import row_key
@@ -18,11 +17,9 @@ from mlimages.gathering.store.attribution import write_attributions
 from mlimages.gathering.store.corrections import Correction, Corrections, apply
 from mlimages.gathering.store.file_names import NamesInUse, free_paths
 from mlimages.gathering.store.image_index import ImageIndex
-from mlimages.gathering.store.lock import work_folder
 from mlimages.gathering.store.manifest import (
     KeySet,
     ManifestWriter,
-    manifest_path,
     manifests,
     read_closing,
     read_rows,
@@ -33,8 +30,9 @@ from mlimages.gathering.store.metadata import demand_free_metadata, write_metada
 from mlimages.gathering.store.missing import corrected_rows
 from mlimages.gathering.store.reopening import Refusals, demand_same_resize, is_open
 from mlimages.gathering.store.rows import failed_values, image_values, row_of
-from mlimages.gathering.store.stored_files import ImageStorage, StoredFiles
-from mlimages.gathering.store.stored_objects import ManifestParts, StoredObjects
+from mlimages.gathering.store.storage import open_storage
+from mlimages.gathering.store.stored_files import StoredFiles
+from mlimages.gathering.store.stored_objects import StoredObjects
 from mlimages.gathering.store.tally import Tally
 
 
@@ -66,10 +64,9 @@ class GatherFolder:
         if self._writes_metadata:
             demand_free_metadata(self.out)
         with ExitStack() as stack:
-            if is_remote(self.out):
-                self._open_address(stack)
-            else:
-                self._open_folder(stack)
+            opened = open_storage(self.out, self._options, stack)
+            self._folder, self._manifest, self._parts = opened.folder, opened.manifest, opened.parts
+            self._files, self._objects, self._writer = opened.files, opened.objects, opened.writer
             stack.callback(lambda: self._writer.close())
             stack.callback(self._evict)
             self._read_all()
@@ -85,28 +82,6 @@ class GatherFolder:
 
     def __exit__(self, *error: Any) -> None:
         self._open.__exit__(*error)
-
-    def _open_folder(self, stack: ExitStack) -> None:
-        self._folder = self.out
-        self._manifest = manifest_path(self.out, self._options.shard)
-        self._files: ImageStorage = StoredFiles(self.out)
-        alone = not self._options.shard
-        try:
-            self._parts = stack.enter_context(work_folder(self.out, self._manifest.stem, alone=alone))
-        except OSError as error:
-            raise GatherError(f"{self.out} cannot be written: {error.strerror}") from error
-        self._writer: ManifestWriter | ManifestParts = ManifestWriter(self._manifest)
-
-    def _open_address(self, stack: ExitStack) -> None:
-        self._folder = Path(stack.enter_context(TemporaryDirectory(dir=cache_dir("gathered"))))
-        self._manifest = manifest_path(self._folder, self._options.shard)
-        self._files = self._objects = StoredObjects(self.out, self._folder)
-        stack.callback(self._objects.close)
-        self._objects.refresh()
-        self._parts = self._folder / "parts"
-        self._parts.mkdir()
-        keeps = self._options.keep_duplicates
-        self._writer = ManifestParts(self._manifest, self._objects.put_manifest, keep_duplicates=keeps)
 
     def _read_all(self) -> None:
         """Read the manifests; retry if remote images are missing, since another run may just have merged them."""

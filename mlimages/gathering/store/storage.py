@@ -1,0 +1,67 @@
+"""Open the output of a run: a local folder, or a remote folder with a local working folder."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from mlimages.core import GatherError, cache_dir, is_remote
+from mlimages.gathering.options import GatherOptions
+from mlimages.gathering.store.lock import work_folder
+from mlimages.gathering.store.manifest import ManifestWriter, manifest_path
+from mlimages.gathering.store.stored_files import ImageStorage, StoredFiles
+from mlimages.gathering.store.stored_objects import ManifestParts, StoredObjects
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """Where a run reads and writes.
+
+    Attributes:
+        folder: the local folder of the manifests.
+        manifest: the manifest that this run writes.
+        parts: the local folder of unfinished images.
+        files: the stored images.
+        objects: `files` if they are remote.
+        writer: appends rows to the manifest.
+    """
+
+    folder: Path
+    manifest: Path
+    parts: Path
+    files: ImageStorage
+    objects: StoredObjects | None
+    writer: ManifestWriter | ManifestParts
+
+
+def open_storage(out: Path, options: GatherOptions, stack: ExitStack) -> Storage:
+    """Open an output folder; closing `stack` closes it.
+
+    Raises:
+        GatherError: another run uses it, or it cannot be written.
+    """
+    return _open_remote(out, options, stack) if is_remote(out) else _open_local(out, options, stack)
+
+
+def _open_local(out: Path, options: GatherOptions, stack: ExitStack) -> Storage:
+    manifest = manifest_path(out, options.shard)
+    files = StoredFiles(out)
+    try:
+        parts = stack.enter_context(work_folder(out, manifest.stem, alone=not options.shard))
+    except OSError as error:
+        raise GatherError(f"{out} cannot be written: {error.strerror}") from error
+    return Storage(out, manifest, parts, files, None, ManifestWriter(manifest))
+
+
+def _open_remote(out: Path, options: GatherOptions, stack: ExitStack) -> Storage:
+    folder = Path(stack.enter_context(TemporaryDirectory(dir=cache_dir("gathered"))))
+    manifest = manifest_path(folder, options.shard)
+    objects = StoredObjects(out, folder)
+    stack.callback(objects.close)
+    objects.refresh()
+    parts = folder / "parts"
+    parts.mkdir()
+    writer = ManifestParts(manifest, objects.put_manifest, keep_duplicates=options.keep_duplicates)
+    return Storage(folder, manifest, parts, objects, objects, writer)
