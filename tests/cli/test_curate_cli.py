@@ -269,7 +269,7 @@ def test_as_folders_goes_into_an_empty_folder_or_the_same_again(folders: Path, r
     before = sorted((folders / "laid").rglob("*"))
     run_cli(*split, "--seed", "1")
     refused = run_cli(*split, "--seed", "2", check=False)
-    assert "laid holds" in refused.stderr
+    assert "laid contains" in refused.stderr
     assert "use an empty folder" in refused.stderr
     assert sorted((folders / "laid").rglob("*")) == before
 
