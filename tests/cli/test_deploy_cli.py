@@ -272,7 +272,7 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))
 from mlimages.inference import Predictor
 from mlimages.serving import ServerSettings, serve
 settings = ServerSettings(idle_timeout_s=float(sys.argv[2]))
-serve(Predictor(sys.argv[1], workers=1), port=0, settings=settings, started=lambda url: print(url, flush=True))
+serve(Predictor(sys.argv[1], workers=1), port=0, settings=settings, on_started=lambda url: print(url, flush=True))
 """
 
 

@@ -92,7 +92,7 @@ def test_nothing_gathered_is_exit_1_and_a_finished_run_is_0_whatever_the_links_d
     (tmp_path / "empty.txt").write_text("")
     done = run_cli("gather", "urls", "empty.txt", "-o", "none", check=False)
     assert (done.returncode, done.stderr.strip().splitlines()[-1]) == (
-        1, "mlimages: no image was gathered: the source has no link",
+        1, "mlimages: no image was gathered: the source has no links",
     )  # fmt: skip
 
 

@@ -228,7 +228,7 @@ def test_commons_waits_for_its_database_and_is_told_who_asks(site: Site) -> None
 
     assert len(refs(pages(site, "cat", wait=wait))) == 4
     assert waits == [5.0, 5.0]
-    with pytest.raises(GatherError, match="Commons returned HTTP 403: Wikimedia retries_open for contact information"):
+    with pytest.raises(GatherError, match="Commons returned HTTP 403: Wikimedia asks for contact information"):
         refs(pages(site, "dog", contact=None, tell=messages.append))
     assert "--contact" in messages[0]
 

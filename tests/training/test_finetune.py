@@ -164,7 +164,7 @@ def test_what_cannot_be_trained_on_is_refused_with_what_to_do(colours: Path, spo
 
 def test_a_folder_with_another_run_in_it_is_not_written_over(colours: Path) -> None:
     fine_tune(config_for(colours, epochs=1), export=False)
-    with pytest.raises(RunError, match="batch_size 32 there, 8 now"):
+    with pytest.raises(RunError, match="batch_size 32 before, 8 now"):
         fine_tune(config_for(colours, epochs=1, batch_size=8), export=False)
 
 
