@@ -105,7 +105,7 @@ def _report_to_launcher(error: MlimagesError) -> None:
         Path(path).write_text(json.dumps({"message": str(error), "timestamp": int(time.time())}))
     if os.environ.get("LOCAL_RANK", "0") != "0":
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        time.sleep(10)
+        time.sleep(30)
 
 
 def main() -> NoReturn:

@@ -11,7 +11,7 @@ from mlimages import UrlList, gather
 from mlimages.core import FetchResult, ImageRef
 from mlimages.gathering import GatherOptions, read_manifest
 from mlimages.gathering.store.corrections import corrected_class
-from mlimages.gathering.store.gather_folder import Gathered
+from mlimages.gathering.store.gather_folder import GatherFolder
 from mlimages.gathering.store.manifest import dump_closing, dump_row
 from mlimages.gathering.store.tally import Tally
 from tests.conftest import RunCli
@@ -49,7 +49,7 @@ def url(name: str) -> str:
 
 def listed(out: Path, links: Links, **options: object) -> tuple[list[tuple[str, str]], Tally]:
     """The links that a run with this list requests, and what it counts; no request is answered."""
-    with Gathered(out, GatherOptions(**options), is_list=True) as folder:  # type: ignore[arg-type]
+    with GatherFolder(out, GatherOptions(**options), is_list=True) as folder:  # type: ignore[arg-type]
         refs = [ImageRef(url(name), label, {"column": 1}) for label, name in links]
         wanted = [ref for ref in refs if folder.claim(ref)]
         wanted += [ref for ref in folder.decide_corrections() if folder.claim(ref)]
@@ -244,7 +244,7 @@ def test_the_same_command_moves_what_the_list_corrects_and_says_so(site: Site, t
     write("ddddd")
     assert run_cli(*words).stdout.splitlines()[-4:] == [
         "5 good, 0 duplicates, 0 failed in out",
-        "1 file changed since they were gathered: kept",
+        "1 file changed since download: kept",
         "2 images moved to another class, since the list names them there",
         "1 image of another class than in the list: edited or moved by hand, left so",
     ]
