@@ -51,6 +51,19 @@ def export(
     croissant: Path = typer.Option(
         None, "--croissant", metavar="FILE", help="Describe the run's images in Croissant 1.1, as JSON-LD."
     ),
+    page: Path = typer.Option(
+        None,
+        "--page",
+        metavar="DIR",
+        help="Also write a web page that runs the file in the browser: static files for any web server.",
+    ),
+    ort_web: Path = typer.Option(
+        None,
+        "--ort-web",
+        metavar="DIR",
+        help="Copy onnxruntime-web from this npm package (node_modules/onnxruntime-web); without it the page loads it "
+        "from a CDN.",
+    ),
     force: bool = FORCE,
     as_json: bool = typer.Option(False, "--json", help="Print the file's metadata as JSON."),
 ) -> None:
@@ -64,12 +77,18 @@ def export(
     from mlimages.core import TqdmProgress, demand_free
     from mlimages.export import ExportOptions
     from mlimages.reports import has_model_card, read_run, write_croissant
+    from mlimages.serving import WebRuntime, write_page
     from mlimages.training import export_run
 
     options = ExportOptions(
         include_preprocessing=preprocessing, exact=exact, calibrate=calibrate, known_share=unknown, target=target
     )
-    demand_free(filter(None, [croissant]), overwrite=force)
+    demand_free(filter(None, [croissant, page and page / "index.html"]), overwrite=force)
+    if page and not options.resize_form:
+        raise typer.BadParameter("--page requires a file with preprocessing")
+    if ort_web and not page:
+        raise typer.BadParameter("--ort-web is an option of --page")
+    runtime = WebRuntime.installed(ort_web) if ort_web else WebRuntime()
     overwrite = force or out is None  # model.onnx is one of the run's own files
     bundle = export_run(run, out or run / "model.onnx", options=options, overwrite=overwrite, progress=TqdmProgress())
     if croissant:
@@ -82,7 +101,11 @@ def export(
         f"model card: {card}" if has_model_card(bundle) else f"{card} differs from the model card: kept",
         file=sys.stderr,
     )
-    if bundle.includes_preprocessing:
+    if page:
+        write_page(bundle, page, runtime=runtime, overwrite=force)
+        for line in predictions.page_notes(page, runtime):
+            print(line, file=sys.stderr)
+    elif bundle.includes_preprocessing:
         print_next("predict", bundle.path, "IMAGE...")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
@@ -16,6 +17,7 @@ from mlimages.core import BrokenImage, Prediction, counted, printable
 if TYPE_CHECKING:
     from mlimages.export import Quantization
     from mlimages.inference import Evaluation, Explanation, OnnxBundle
+    from mlimages.serving import WebRuntime
 
 Results = Iterable[Prediction | BrokenImage]
 
@@ -89,6 +91,17 @@ def export_notes(bundle: OnnxBundle) -> Iterator[str]:
         yield f'below {_percent(bundle.unknown_below)} the prediction is "unknown"'
     if (data := data_path(bundle.path)).exists():
         yield f"the weights exceed 2 GB: keep {data} beside the .onnx file"
+
+
+def page_notes(folder: Path, runtime: WebRuntime) -> Iterator[str]:
+    """Yield notes about the page in a folder, the last with the next command."""
+    size = sum(len(content) for content in runtime.files.values())
+    if runtime.origin:
+        yield f"page: {folder / 'index.html'}; it loads onnxruntime-web {runtime.version} from {runtime.origin}"
+        yield "and checks its hash; --ort-web node_modules/onnxruntime-web copies it into the folder"
+    else:
+        yield f"page: {folder / 'index.html'}, with onnxruntime-web {runtime.version} ({size / 1e6:.1f} MB)"
+    yield f"next: {shlex.join(['python', '-m', 'http.server', '-d', str(folder)])}, and open http://localhost:8000/"
 
 
 def overlay_files(images: Sequence[os.PathLike[str]], folder: Path) -> list[Path]:

@@ -15,6 +15,8 @@ from .calibration import expected_calibration_error as expected_calibration_erro
 from .calibration import softmax as softmax
 from .evaluation import Evaluation as Evaluation
 from .evaluation import evaluate as evaluate
+from .explanation import GRID as GRID
+from .explanation import WINDOW as WINDOW
 from .explanation import Explanation as Explanation
 from .explanation import explain as explain
 from .inputs import find_inputs as find_inputs

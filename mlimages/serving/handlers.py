@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import re
 import time
 from collections.abc import Iterable
 from dataclasses import asdict
-from functools import cache
-from importlib import resources
 from typing import Literal
 
 from aiohttp import web
@@ -21,6 +16,7 @@ from mlimages.serving import schemas
 from mlimages.serving.access import has_token
 from mlimages.serving.bodies import read_uploads
 from mlimages.serving.openapi import DEFAULT_TOP, document
+from mlimages.serving.page import server_page
 from mlimages.serving.problems import ProblemError
 from mlimages.serving.service import SERVICE
 
@@ -38,7 +34,7 @@ def routes() -> Iterable[web.RouteDef]:
 
 async def index(request: web.Request) -> web.Response:
     """Return the page."""
-    page, policy = _page()
+    page, policy = server_page()
     headers = {"Content-Security-Policy": policy, "Referrer-Policy": "no-referrer"}
     return web.Response(text=page, content_type="text/html", headers=headers)
 
@@ -116,19 +112,3 @@ def _result(name: str, result: Prediction | ProblemError, top: int) -> schemas.I
 
 def _json(answer: BaseModel) -> web.Response:
     return web.Response(text=answer.model_dump_json(exclude_unset=True), content_type="application/json")
-
-
-@cache
-def _page() -> tuple[str, str]:
-    """Return the page, and a Content-Security-Policy that allows only its own script and style."""
-    page = resources.files("mlimages.serving").joinpath("page.html").read_text(encoding="utf-8")
-
-    def digest(tag: str) -> str:
-        (text,) = re.findall(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
-        return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-    policy = (
-        f"default-src 'none'; script-src {digest('script')}; style-src {digest('style')}; img-src blob: data:; "
-        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
-    return page, policy

@@ -1,0 +1,56 @@
+"""The page of the server and of an exported model: one HTML file with its style and script, and its policy."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from functools import cache
+from importlib import resources
+
+
+def asset(name: str) -> str:
+    """Return the text of a file of the page."""
+    return resources.files("mlimages.serving").joinpath("assets", name).read_text(encoding="utf-8")
+
+
+def build_page(script: str, *, privacy: str, head: str = "", sources: str = "", scripts: str = "") -> tuple[str, str]:
+    """Return the page, and a Content-Security-Policy that allows only its own script and style.
+
+    Args:
+        script: what follows `page.js`.
+        privacy: where the images go, as HTML.
+        head: HTML of the head; `POLICY` stands for the policy.
+        sources: what else it may load, as `connect-src` names it.
+        scripts: what else it may run, as `script-src` names it.
+    """
+    style, script = f"\n{asset('page.css')}", f"\n{asset('page.js')}{script}"
+    policy = (
+        f"default-src 'none'; script-src {_digest(script)} {scripts}; "
+        f"style-src {_digest(style)}; img-src 'self' blob: data:; "
+        f"connect-src 'self' {sources}; base-uri 'none'; form-action 'none'"
+    )
+    page = asset("page.html")
+    parts = {
+        "<!-- head -->": head.replace("POLICY", policy),
+        "<!-- privacy -->": privacy,
+        "\n/* style */\n": style,
+        "\n/* script */\n": script,
+    }
+    for placeholder, text in parts.items():
+        page = page.replace(placeholder, text)
+    return page, policy
+
+
+@cache
+def server_page() -> tuple[str, str]:
+    """Return the page of the server, and its policy."""
+    page, policy = build_page(
+        asset("serve.js"),
+        privacy="Images are sent to this server only and are not stored.",
+        head='<link rel="icon" href="data:,">',
+    )
+    return page, f"{policy}; frame-ancestors 'none'"
+
+
+def _digest(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -1,0 +1,179 @@
+"""A folder of static files that runs an exported file in the browser with onnxruntime-web."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import html
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mlimages.core import MAX_PIXELS, InputError, outputs, replacing
+from mlimages.inference import GRID, KNOWN_AT, SET_LEVEL, WINDOW, OnnxBundle, data_path
+from mlimages.serving.openapi import DEFAULT_TOP
+from mlimages.serving.page import asset, build_page
+
+CDN_VERSION = "1.30.0"
+
+_CDN = "https://cdn.jsdelivr.net"
+_NAMES = {"ort.js": "ort.wasm.bundle.min.mjs", "ort.wasm": "ort-wasm-simd-threaded.wasm"}
+"""Files of the package's `dist` by their name in the folder; every static host knows the type of `.js`."""
+
+_CDN_INTEGRITY = {
+    "ort.js": "sha384-PLWz+nHEVHpjwBsO0YVdvQj6n5814Iv8E3b8FG0Rp/uIAtjFMCKOpP66iPzedrIG",
+    "ort.wasm": "sha384-vjBJ1z7qrhkTyYsNqKeF6c7N+nOJSU94czEo+tvZcu8G75JparGq9kB+kTnEUNVM",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class WebRuntime:
+    """The files of onnxruntime-web that a page needs.
+
+    Attributes:
+        version: of onnxruntime-web.
+        urls: from the page, by name (`ort.js`, `ort.wasm`).
+        integrity: SHA-384 of each, as browsers check it.
+        files: the contents, if they are copied into the page's folder.
+        origin: where the browser loads them from otherwise.
+    """
+
+    version: str = CDN_VERSION
+    urls: Mapping[str, str] = field(
+        default_factory=lambda: {
+            name: f"{_CDN}/npm/onnxruntime-web@{CDN_VERSION}/dist/{file}" for name, file in _NAMES.items()
+        }
+    )
+    integrity: Mapping[str, str] = field(default_factory=lambda: _CDN_INTEGRITY)
+    files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    origin: str = _CDN
+
+    @classmethod
+    def installed(cls, package: str | os.PathLike[str]) -> WebRuntime:
+        """Read an installed npm package, such as `node_modules/onnxruntime-web`.
+
+        Raises:
+            InputError: the files are not there.
+        """
+        package = Path(package)
+        try:
+            version = json.loads((package / "package.json").read_text(encoding="utf-8"))["version"]
+            files = {name: (package / "dist" / file).read_bytes() for name, file in _NAMES.items()}
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise InputError(
+                f"{package} is not an installed onnxruntime-web ({error}): run `npm install onnxruntime-web` and give "
+                "node_modules/onnxruntime-web"
+            ) from error
+        return cls(version, {name: f"./{name}" for name in files}, _digests(files), files, origin="")
+
+
+def write_page(
+    bundle: OnnxBundle, folder: str | os.PathLike[str], *, runtime: WebRuntime | None = None, overwrite: bool = False
+) -> Path:
+    """Write a web page that runs an exported file in the browser: static files for any web server.
+
+    Args:
+        bundle: a file that includes its preprocessing, with weights below 2 GB.
+        folder: where to write; created if it does not exist.
+        runtime: onnxruntime-web; by default the browser loads it from a CDN and checks its hash.
+        overwrite: replace files that mlimages did not write, or that were changed since.
+
+    Returns:
+        The page, `folder/index.html`.
+
+    Raises:
+        InputError: the file cannot run in a browser, or a user's file is in the way.
+
+    Example:
+        >>> page = write_page(OnnxBundle.read("runs/first"), "site")  # doctest: +SKIP
+    """
+    if not bundle.includes_preprocessing or data_path(bundle.path).exists():
+        what = "preprocessing inside" if not bundle.includes_preprocessing else "weights below 2 GB"
+        raise InputError(f"{bundle.path} cannot run in a page: it requires a file with {what}")
+    runtime, folder = runtime or WebRuntime(), Path(folder)
+    files = _files(bundle, runtime)
+    with outputs([folder / name for name in files], overwrite=overwrite):
+        for name, content in files.items():
+            with replacing(folder / name) as part:
+                part.write_bytes(content)
+    return folder / "index.html"
+
+
+def _files(bundle: OnnxBundle, runtime: WebRuntime) -> dict[str, bytes]:
+    """Return the contents of all files by name, the model first and the page last."""
+    model = bundle.path.read_bytes()
+    name = ", ".join(bundle.class_names)[:45]
+    manifest = {
+        "name": f"Classify images: {name}",
+        "short_name": name,
+        "start_url": "./",
+        "display": "standalone",
+        "icons": [{"src": "icon.svg", "sizes": "any", "type": "image/svg+xml"}],
+    }
+    files = {
+        "model.onnx": model,
+        **runtime.files,
+        "model.json": _json({**_description(bundle), "bytes": len(model)}),
+        "manifest.json": _json(manifest),
+        "icon.svg": asset("icon.svg").encode(),
+    }
+    page = _page(runtime).encode()
+    kept = ["./", *files, *(url for name, url in runtime.urls.items() if name not in files)]
+    version = hashlib.sha256(b"".join([*files.values(), page])).hexdigest()[:16]
+    worker = asset("service_worker.js").replace("/* files */", json.dumps(kept))
+    return {
+        **files,
+        "service_worker.js": worker.replace("/* version */", json.dumps(version)).encode(),
+        "index.html": page,
+    }
+
+
+def _description(bundle: OnnxBundle) -> dict[str, object]:
+    """Return what the script must know of the file, and the constants that it shares with `Predictor` and `explain`."""
+    thresholds = bundle.prediction_sets.thresholds if bundle.prediction_sets else {}
+    probe = dataclasses.asdict(bundle.probe)
+    return {
+        "model": bundle.model,
+        "classes": bundle.class_names,
+        "threshold": bundle.unknown_below,
+        "known_at": KNOWN_AT,
+        "set_threshold": thresholds.get(SET_LEVEL),
+        "max_pixels": MAX_PIXELS,
+        "top": min(DEFAULT_TOP, len(bundle.class_names)),
+        "image": dataclasses.asdict(bundle.preprocessing.image),
+        "probe": {**probe, "pixels": base64.b64encode(bundle.probe.pixels).decode()},
+        "grid": GRID,
+        "window": WINDOW,
+    }
+
+
+def _page(runtime: WebRuntime) -> str:
+    script = {"script": runtime.urls["ort.js"], "wasm": runtime.urls["ort.wasm"]}
+    origin = runtime.origin
+    loaded = f" onnxruntime-web {runtime.version} is loaded from {html.escape(origin)}." if origin else ""
+    page, _ = build_page(
+        asset("site.js").replace("/* runtime */", json.dumps({**script, "integrity": runtime.integrity["ort.wasm"]})),
+        privacy=f"Images stay on this device: the model runs in the browser.{loaded} "
+        '<span id="offline" hidden>This page also opens without a network.</span>',
+        head='<meta http-equiv="Content-Security-Policy" '
+        "content=\"POLICY; manifest-src 'self'; worker-src 'self'\">\n"
+        '<link rel="manifest" href="manifest.json">\n<link rel="icon" href="icon.svg">\n'
+        f'<script type="module" src="{script["script"]}" integrity="{runtime.integrity["ort.js"]}" '
+        'crossorigin="anonymous"></script>',
+        sources=origin,
+        scripts=f"'self' 'wasm-unsafe-eval' {origin}",
+    )
+    return page
+
+
+def _digests(files: Mapping[str, bytes]) -> dict[str, str]:
+    return {
+        name: f"sha384-{base64.b64encode(hashlib.sha384(content).digest()).decode()}" for name, content in files.items()
+    }
+
+
+def _json(values: Mapping[str, object]) -> bytes:
+    return json.dumps(values, ensure_ascii=False).encode()

@@ -1,0 +1,205 @@
+"""The page of `mlimages export --page`, on a static host, in a real browser."""
+
+import functools
+import hashlib
+import http.server
+import json
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image, PngImagePlugin
+
+from mlimages import images
+from mlimages.core import ImageProperty, InputError, Prediction
+from mlimages.inference import Explanation, OnnxBundle, Predictor, explain, softmax, to_graph_input
+from mlimages.inference.predictor import Row
+from mlimages.serving import WebRuntime, write_page
+from tests.browser import OpenPage, Page
+from tests.deploying import picture
+from tests.serving.test_server_page import choose, wait_for
+
+pytestmark = [pytest.mark.browser, pytest.mark.train]
+
+INSTALLED = Path(__file__).parents[2] / "node_modules/onnxruntime-web"
+NAMES = ("<img src=x onerror=alert(1)>", "b\u00e9e", "</script>")
+
+STAND_IN = """
+export const env = {wasm: {}};
+export class Tensor { constructor(type, data, dims) { Object.assign(this, {data, dims}); } }
+export const InferenceSession = {create: async () => ({run: async ({image: {data}}) => {
+  const sum = channel => data.reduce((sum, level, n) => n % 3 === channel ? sum + level : sum, 0);
+  const logits = [0, 1, 2].map(channel => sum(channel) * 15 / data.length);
+  const odds = logits.map(Math.exp), total = odds.reduce((sum, one) => sum + one);
+  return {logits: {data: logits}, probabilities: {data: odds.map(one => one / total)}};
+}})};
+"""
+"""Without onnxruntime-web: a network whose logits are five times the means of the channels."""
+
+
+class StandInPredictor(Predictor):
+    """A predictor that computes as `STAND_IN` does."""
+
+    def probabilities(self, pixels: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        framed = to_graph_input(pixels, self.bundle.preprocessing.image)
+        return softmax((framed.mean(axis=(1, 2)) * 5).astype(np.float32))
+
+    def rows(self, pixels: Sequence[NDArray[np.uint8]]) -> list[Row]:
+        return [Row(one) for one in self.probabilities(pixels)]
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    folder: Path
+    bundle: OnnxBundle
+    predictor: Predictor
+    runtime: WebRuntime
+
+
+@pytest.fixture(scope="module")
+def site(cnn_bundle: OnnxBundle, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    folder, bundle = tmp_path_factory.mktemp("page"), replace(cnn_bundle, class_names=NAMES)
+    if INSTALLED.exists():
+        return Site(folder, bundle, Predictor(bundle), WebRuntime.installed(INSTALLED))
+    package = folder / "package"
+    (package / "dist").mkdir(parents=True)
+    (package / "package.json").write_text('{"version": "1.0"}')
+    (package / "dist/ort.wasm.bundle.min.mjs").write_text(STAND_IN)
+    (package / "dist/ort-wasm-simd-threaded.wasm").write_bytes(b"\0asm")
+    probe = np.frombuffer(bundle.probe.pixels, np.uint8).reshape(-1, 3).mean(axis=0) * 5
+    stood_in = replace(bundle, probe=replace(bundle.probe, logits=tuple(probe.tolist())))
+    return Site(folder, stood_in, StandInPredictor(bundle), WebRuntime.installed(package))
+
+
+class Host(http.server.ThreadingHTTPServer):
+    """A static host; `stop` takes it off the network."""
+
+    def __init__(self, folder: Path) -> None:
+        handler = functools.partial(QuietHandler, directory=str(folder))
+        super().__init__(("127.0.0.1", 0), handler)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+        self.url = f"http://localhost:{self.server_port}/site/"
+
+    def stop(self) -> None:
+        self.shutdown()
+        self.server_close()
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def host(site: Site) -> Iterator[Host]:
+    write_page(site.bundle, site.folder / "site", runtime=site.runtime)
+    started = Host(site.folder)
+    yield started
+    started.stop()
+
+
+def odd_images(folder: Path) -> list[Path]:
+    """PNGs of which browsers and Pillow may disagree: turned, transparent, with a gamma, gray, with a palette."""
+    folder.mkdir()
+    paths = [folder / f"{n}.png" for n in range(5)]
+    turned, gamma = Image.Exif(), PngImagePlugin.PngInfo()
+    turned[0x112] = 6
+    gamma.add(b"gAMA", (20000).to_bytes(4, "big"))
+    clear = picture(1)
+    clear.putalpha(Image.fromarray(np.linspace(0, 255, clear.width).astype(np.uint8)[None].repeat(clear.height, 0)))
+    picture(0).save(paths[0], exif=turned)
+    clear.save(paths[1])
+    picture(2).save(paths[2], pnginfo=gamma)
+    picture(3).convert("L").save(paths[3])
+    picture(4).convert("P").save(paths[4], transparency=7)
+    return paths
+
+
+def pixels_of(page: Page, path: Path, then: str = "image") -> str:
+    """The SHA-256 of the pixels that the page decodes."""
+    return str(
+        page.evaluate(
+            f"""(async () => {{
+              await ready;
+              const image = await decode(await (await fetch("../odd/{path.name}")).blob());
+              const hash = await crypto.subtle.digest("SHA-256", ({then}).pixels);
+              return [...new Uint8Array(hash)].map(one => one.toString(16).padStart(2, "0")).join("");
+            }})()"""
+        )
+    )
+
+
+def test_the_page_prepares_the_pixels_that_python_prepares(host: Host, site: Site, open_page: OpenPage) -> None:
+    paths = odd_images(site.folder / "odd")
+    page = open_page(host.url)
+    for path in paths:
+        want = np.asarray(images.load_rgb(path)).tobytes()
+        assert pixels_of(page, path) == hashlib.sha256(want).hexdigest(), path
+    for prop in (
+        ImageProperty(24, 31, shorter_px=41, interpolation="bicubic"),
+        ImageProperty(64, 20, resize="squash", gray_scale=True),
+        ImageProperty(100, 100, resize="letterbox"),
+        ImageProperty(33, 20, resize="downscale"),
+        ImageProperty(75, 95, resize="crop"),
+        ImageProperty(40, 40, resize="position", position=(70, 5)),
+    ):
+        values = {name: getattr(prop, name) for name in ("width", "height", "resize", "shorter_px", "position",
+                                                         "interpolation", "gray_scale")}  # fmt: skip
+        page.evaluate(f"model.image = {json.dumps(values)}, 0")
+        want = np.repeat(images.load_pixels(paths[0], prop), 3 if prop.gray_scale else 1, axis=2).tobytes()
+        assert pixels_of(page, paths[0], "prepare(image)") == hashlib.sha256(want).hexdigest(), prop
+
+
+def test_the_page_predicts_and_explains_as_python_and_works_offline(
+    host: Host, site: Site, open_page: OpenPage, tmp_path: Path
+) -> None:
+    picture(5, 120, 90).save(tmp_path / "photograph.png")
+    alone = Host(site.folder)
+    page = open_page(alone.url, width=400, dark=True)
+    wait_for(page, "!document.getElementById('offline').hidden")
+    assert page.send("Page.getInstallabilityErrors")["installabilityErrors"] == []
+    alone.stop()
+    page = open_page(alone.url, width=400, dark=True)
+    choose(page, tmp_path / "photograph.png")
+    wait_for(page, "document.querySelectorAll('li').length === 3")
+    (want,) = site.predictor([tmp_path / "photograph.png"])
+    found = explain(site.predictor, tmp_path / "photograph.png")
+    assert isinstance(want, Prediction)
+    assert isinstance(found, Explanation)
+    names = page.evaluate("[...document.querySelectorAll('li span:first-child')].map(each => each.textContent)")
+    assert names == [score.class_name for score in want.top]
+    shown = page.evaluate("[...document.querySelectorAll('li span + span')].map(each => each.textContent)")
+    assert shown == [f"{score.probability * 100:.1f} %" for score in want.top]
+    page.evaluate("document.querySelector('figure button').click()")
+    wait_for(page, "document.querySelector('figure img').alt")
+    told = page.evaluate("document.querySelector('.why').textContent")
+    assert told.startswith(str(found))
+    assert not page.scrolls_sideways
+    assert not page.console_errors
+    assert all(request.startswith(alone.url) for request in page.requests)
+
+
+def test_a_page_that_cannot_work_says_why(site: Site, open_page: OpenPage) -> None:
+    other = {**site.runtime.integrity, "ort.wasm": WebRuntime().integrity["ort.js"]}
+    write_page(site.bundle, site.folder / "damaged/site", runtime=replace(site.runtime, integrity=other))
+    opened = open_page(site.folder / "damaged/site/index.html")
+    assert "run: python -m http.server" in opened.evaluate("document.getElementById('status').textContent")
+    damaged = Host(site.folder / "damaged")
+    page = open_page(damaged.url)
+    wait_for(page, "document.getElementById('status').className === 'bad'")
+    damaged.stop()
+
+
+def test_files_that_cannot_run_in_a_page_and_files_of_a_person_are_refused(site: Site, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="preprocessing"):
+        write_page(replace(site.bundle, includes_preprocessing=False), tmp_path, runtime=site.runtime)
+    with pytest.raises(InputError, match="npm install onnxruntime-web"):
+        WebRuntime.installed(tmp_path)
+    (tmp_path / "index.html").write_text("mine")
+    with pytest.raises(InputError, match="not written by mlimages"):
+        write_page(site.bundle, tmp_path, runtime=site.runtime)
+    assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
