@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -13,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mlimages.inference import Predictor, TimedResult
+from mlimages.core import BrokenImage
+from mlimages.inference import Explanation, Predictor, TimedResult, explain
 
 MAX_BATCH = 4
 """Larger batches gain little and take more memory."""
@@ -25,7 +27,7 @@ Encoded = bytes | NDArray[np.uint8]
 
 
 class BusyError(Exception):
-    """The queue is full."""
+    """The queue is full, or all threads for explanations are in use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,8 @@ class Engine:
         self._queue_size = queue_size
         self._waiting: deque[_Job] = deque()
         self._executor = ThreadPoolExecutor(predictor.workers, "predict")
+        self._explainers = ThreadPoolExecutor(predictor.workers, "explain")  # of its own: predictions must not wait
+        self._free_explainers = threading.Semaphore(predictor.workers)
 
     @property
     def waiting(self) -> int:
@@ -79,9 +83,22 @@ class Engine:
             self._executor.submit(self._work)
         return [job.future for job in jobs]
 
+    def explain(self, image: bytes) -> asyncio.Future[Explanation | BrokenImage]:
+        """Start to explain an image, if a thread is free; it stays in use to the end, even if nobody waits for it.
+
+        Raises:
+            BusyError: no thread is free.
+        """
+        if not self._free_explainers.acquire(blocking=False):
+            raise BusyError
+        future = self._explainers.submit(explain, self.predictor, image)
+        future.add_done_callback(lambda _: self._free_explainers.release())
+        return asyncio.wrap_future(future)
+
     def close(self) -> None:
         """Finish the queued images, then stop the threads."""
         self._executor.shutdown()
+        self._explainers.shutdown()
 
     def _work(self) -> None:
         """Predict the next batch; there may be none if another thread took the image."""

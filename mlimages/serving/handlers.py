@@ -1,7 +1,10 @@
-"""Handlers of the page, `/predict`, `/healthz`, `/metrics` and `/openapi.json`."""
+"""Handlers of the page, `/predict`, `/explain`, `/healthz`, `/metrics` and `/openapi.json`."""
 
 from __future__ import annotations
 
+import asyncio
+import base64
+import io
 import time
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -12,6 +15,7 @@ from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 from pydantic import BaseModel
 
 from mlimages.core import Prediction
+from mlimages.inference import Explanation
 from mlimages.serving import schemas
 from mlimages.serving.access import has_token
 from mlimages.serving.bodies import read_uploads
@@ -26,6 +30,7 @@ def routes() -> Iterable[web.RouteDef]:
     return [
         web.get("/", index),
         web.post("/predict", predict),
+        web.post("/explain", explain),
         web.get("/healthz", healthz),
         web.get("/metrics", metrics),
         web.get("/openapi.json", openapi),
@@ -42,7 +47,7 @@ async def index(request: web.Request) -> web.Response:
 async def predict(request: web.Request) -> web.Response:
     """Predict the images of a raw body or a form."""
     service, begin = request.app[SERVICE], time.perf_counter()
-    _check_query(request)
+    _check_query(request, "top")
     uploads = await read_uploads(request, service.settings)
     bundle = service.bundle
     top = _top(request, len(bundle.class_names))
@@ -58,6 +63,35 @@ async def predict(request: web.Request) -> web.Response:
     return _json(answer)
 
 
+async def explain(request: web.Request) -> web.Response:
+    """Explain the prediction of one image."""
+    service = request.app[SERVICE]
+    if not service.settings.explain:
+        raise ProblemError(403, "not-allowed", "this server does not explain predictions (--no-explain)")
+    _check_query(request)
+    uploads = await read_uploads(request, service.settings)
+    if len(uploads) > 1:
+        raise ProblemError(413, "too-many-images", "send one image at a time to /explain")
+    model = service.bundle.model
+    found = await service.explain(uploads[0].data)
+    answer = schemas.Explanation(
+        model=model,
+        class_name=found.class_name,
+        probability=found.probability,
+        lowest=found.lowest,
+        place=found.place,
+        hidden=found.hidden.tolist(),
+        overlay=await asyncio.to_thread(_png, found),
+    )
+    return _json(answer)
+
+
+def _png(found: Explanation) -> str:
+    out = io.BytesIO()
+    found.overlay().save(out, "PNG")
+    return base64.b64encode(out.getvalue()).decode()
+
+
 async def healthz(request: web.Request) -> web.Response:
     """Return whether the service accepts requests and, with the token if one is required, details of the model."""
     service = request.app[SERVICE]
@@ -67,7 +101,11 @@ async def healthz(request: web.Request) -> web.Response:
     bundle = service.bundle
     return _json(
         schemas.Health(
-            status=status, model=bundle.model, classes=list(bundle.class_names), threshold=bundle.unknown_below
+            status=status,
+            model=bundle.model,
+            classes=list(bundle.class_names),
+            threshold=bundle.unknown_below,
+            explain=service.settings.explain,
         )
     )
 
@@ -83,10 +121,11 @@ async def openapi(request: web.Request) -> web.Response:
     return web.json_response(document(len(request.app[SERVICE].bundle.class_names)))
 
 
-def _check_query(request: web.Request) -> None:
-    unknown = [name for name in request.query if name != "top"]
+def _check_query(request: web.Request, *accepted: str) -> None:
+    unknown = [name for name in request.query if name not in accepted]
     if unknown:
-        raise ProblemError(400, "bad-request", f"unknown parameter {unknown[0][:40]!r}: /predict only accepts top")
+        accepts = f"only accepts {', '.join(accepted)}" if accepted else "accepts none"
+        raise ProblemError(400, "bad-request", f"unknown parameter {unknown[0][:40]!r}: {request.path} {accepts}")
 
 
 def _top(request: web.Request, classes: int) -> int:

@@ -24,7 +24,7 @@ _ERRORS = {
     "421": "The Host header is not accepted (misdirected-request): see --allowed-host.",
     "422": f"No image could be used: {', '.join(sorted(Fault))}.",
     "500": "The server failed to process the request (internal).",
-    "503": "Too many images are waiting, or no result was ready in time (busy, timeout): see Retry-After.",
+    "503": "Too many images are waiting or being explained, or no result was ready in time (busy, timeout): see Retry-After.",
 }
 _REFUSED = ("400", "401", "421")
 _PROTOCOL = schemas.ProtocolErrorResponse
@@ -43,6 +43,7 @@ def document(classes: int) -> dict[str, Any]:
         "info": {"title": "mlimages", "version": __version__, "description": "Classifies images."},
         "paths": {
             "/predict": {"post": _predict(classes)},
+            "/explain": {"post": _explain()},
             "/healthz": {"get": _get("Whether the service accepts requests.", schemas.Health)},
             "/metrics": {
                 "get": {"summary": "Prometheus metrics.", "responses": {"200": _metrics(), **_errors(*_REFUSED)}}
@@ -70,16 +71,26 @@ def _predict(classes: int) -> dict[str, Any]:
         "description": "Number of classes to return.",
         "schema": {"type": "integer", "minimum": 1, "maximum": classes, "default": default},
     }
-    form = {"type": "object", "properties": {"file": {"type": "array", "items": _BINARY}}}
     return {
         "summary": "Classify one image (raw body) or several (a form with files).",
         "parameters": [top],
-        "requestBody": {
-            "required": True,
-            "content": {"image/*": {"schema": _BINARY}, "multipart/form-data": {"schema": form}},
-        },
+        "requestBody": _images({"type": "array", "items": _BINARY}),
         "responses": {"200": _response("Done.", schemas.Predictions), **_errors(*_ERRORS)},
     }
+
+
+def _explain() -> dict[str, Any]:
+    refused = _response("The server does not explain predictions (not-allowed).", schemas.ErrorResponse)
+    return {
+        "summary": "Where the network looks in one image (raw body or a form with a file): 50 forward passes.",
+        "requestBody": _images(_BINARY),
+        "responses": {"200": _response("Done.", schemas.Explanation), "403": refused, **_errors(*_ERRORS)},
+    }
+
+
+def _images(files: dict[str, Any]) -> dict[str, Any]:
+    form = {"type": "object", "properties": {"file": files}}
+    return {"required": True, "content": {"image/*": {"schema": _BINARY}, "multipart/form-data": {"schema": form}}}
 
 
 def _infer(path: str) -> dict[str, Any]:

@@ -41,6 +41,11 @@ def internal() -> ProblemError:
     return ProblemError(500, "internal", "the server failed to process the request; see its log")
 
 
+def timed_out() -> ProblemError:
+    """Return the error for a result that was not ready in time."""
+    return ProblemError(503, "timeout", "no result in time: try again later", {"Retry-After": "5"})
+
+
 def busy() -> ProblemError:
     """Return the error for a full queue."""
     return ProblemError(503, "busy", "too many images are waiting: try again in a second", {"Retry-After": "1"})

@@ -79,6 +79,20 @@ class Predictions(Model):
     predictions: list[ImageResult]
 
 
+class Explanation(Model):
+    """How the probability of the most probable class changes where a part of the image is hidden."""
+
+    model: str
+    class_name: str = Field(description="The most probable class of the whole image.")
+    probability: float = Field(description="Of this class for the whole image, 0 to 1.")
+    lowest: float = Field(description="The lowest of `hidden`.")
+    place: str = Field(description="Where that part lies: centre, top left, ...")
+    hidden: list[list[float]] = Field(
+        description="The probability with one part of the preprocessed image hidden, by row and column."
+    )
+    overlay: str = Field(description="The preprocessed image, in red what lowers the probability: PNG, base64.")
+
+
 class Health(Model):
     """Whether the service accepts requests; details of the model only with the token, if one is required."""
 
@@ -88,6 +102,7 @@ class Health(Model):
     threshold: float | None = Field(
         default=None, description="Images with a lower probability are predicted as unknown."
     )
+    explain: bool | None = Field(default=None, description="Whether /explain is answered.")
 
 
 class ServerMetadata(Model):

@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from aiohttp import web
 
 from mlimages.core import BrokenImage, Prediction
-from mlimages.inference import OnnxBundle, Predictor
+from mlimages.inference import Explanation, OnnxBundle, Predictor
 from mlimages.serving.engine import BusyError, Encoded, Engine, QueuedResult
 from mlimages.serving.metrics import Metrics
-from mlimages.serving.problems import ProblemError, busy, internal
+from mlimages.serving.problems import ProblemError, busy, internal, timed_out
 from mlimages.serving.settings import ServerSettings
 
 logger = logging.getLogger(__name__)
@@ -78,11 +78,28 @@ class Service:
             async with asyncio.timeout(self.settings.timeout_s):
                 outcomes = await asyncio.gather(*futures, return_exceptions=True)
         except TimeoutError as error:
-            raise ProblemError(503, "timeout", "no result in time: try again later", {"Retry-After": "5"}) from error
+            raise timed_out() from error
         results = [self._result(outcome) for outcome in outcomes]
         for result in results:
             self.metrics.image(result.code if isinstance(result, ProblemError) else "ok")
         return results
+
+    async def explain(self, image: bytes) -> Explanation:
+        """Return the explanation of an image.
+
+        Raises:
+            ProblemError: the image cannot be used, no thread is free, or the time-out expired.
+        """
+        try:
+            async with asyncio.timeout(self.settings.timeout_s):
+                found = await self.engine.explain(image)
+        except BusyError as error:
+            raise busy() from error
+        except TimeoutError as error:
+            raise timed_out() from error
+        if isinstance(found, BrokenImage):
+            raise ProblemError(422, found.fault, found.detail)
+        return found
 
     def _result(self, outcome: QueuedResult | BaseException) -> Prediction | ProblemError:
         if isinstance(outcome, BaseException):

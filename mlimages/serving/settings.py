@@ -55,6 +55,12 @@ class ServerSettings:
     queue_size: Annotated[
         int, Option("Maximum number of queued images; further requests get HTTP 503.", group="Limits", min=1)
     ] = 128
+    explain: Annotated[
+        bool,
+        Option(
+            "Answer /explain: 50 forward passes, at most one image at a time for each of --workers.", group="Limits"
+        ),
+    ] = True
     timeout_s: Annotated[
         float,
         Option(

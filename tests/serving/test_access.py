@@ -109,6 +109,7 @@ def test_healthz_names_model_classes_and_threshold_to_those_who_may_know(
         "model": "cifar10_cnn",
         "classes": ["class0", "class1", "class2"],
         "threshold": 0.25,
+        "explain": True,
     }
 
 

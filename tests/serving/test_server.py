@@ -1,6 +1,7 @@
 """The service, over real sockets."""
 
 import asyncio
+import base64
 import contextlib
 import gzip
 import http.client
@@ -22,12 +23,13 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 from hypothesis import strategies as st
+from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import BaseModel
 
 from mlimages import images
 from mlimages.core import Prediction
-from mlimages.inference import OnnxBundle, Predictor
+from mlimages.inference import Explanation, OnnxBundle, Predictor, explain
 from mlimages.serving import ServerSettings, make_app, schemas
 from mlimages.serving.bodies import read_uploads
 from mlimages.serving.problems import ProblemError
@@ -517,6 +519,55 @@ def test_honest_clients_beside_hostile_ones_are_all_answered(
     )
 
 
+def test_an_explanation_is_that_of_python_for_one_image_that_can_be_used(server: Served, bundle: OnnxBundle) -> None:
+    want = explain(Predictor(bundle), encoded())
+    assert isinstance(want, Explanation)
+    for body, kind in ((encoded(), "image/png"), form(("a.png", encoded()))):
+        reply = server.ask("POST", "/explain", body, Content_Type=kind)
+        assert reply.json["class_name"] == want.class_name
+        assert reply.json["place"] == want.place
+        np.testing.assert_allclose(reply.json["hidden"], want.hidden, rtol=1e-5)
+        np.testing.assert_array_equal(Image.open(io.BytesIO(base64.b64decode(reply.json["overlay"]))), want.overlay())
+    several = form(("a.png", encoded()), ("b.png", encoded()))
+    codes = [
+        server.ask("POST", "/explain", several[0], Content_Type=several[1]).code,
+        server.ask("POST", "/explain", b"no image").code,
+        server.ask("POST", "/explain?top=1", encoded()).code,
+    ]
+    assert codes == ["too-many-images", "not-an-image", "bad-request"]
+
+
+def test_an_explanation_takes_no_thread_of_predictions_and_one_of_its_own(
+    serve_with: Any, bundle: OnnxBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def held(predictor: Predictor, image: bytes) -> Any:
+        begun.set()
+        go_on.wait(60)
+        return explain(predictor, image)
+
+    monkeypatch.setattr("mlimages.serving.engine.explain", held)
+    served = serve_with(ServerSettings())
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(served.ask, "POST", "/explain", encoded())
+        begun.wait(60)
+        second = served.ask("POST", "/explain", encoded())
+        assert (second.status, second.code, second.headers["Retry-After"]) == (503, "busy", "1")
+        assert served.ask("POST", "/predict", encoded()).status == 200
+        go_on.set()
+        assert first.result().status == 200
+    assert served.ask("POST", "/explain", encoded()).status == 200
+
+
+def test_no_explain_refuses_explanations_alone(serve_with: Any) -> None:
+    served = serve_with(ServerSettings(explain=False))
+    refused = served.ask("POST", "/explain", encoded())
+    assert (refused.status, refused.code) == (403, "not-allowed")
+    assert served.ask("POST", "/predict", encoded()).status == 200
+    assert served.ask("GET", "/healthz").json["explain"] is False
+
+
 def test_what_is_under_the_threshold_is_not_known(serve_with: Any, bundle: OnnxBundle) -> None:
     served = serve_with(ServerSettings(), Predictor(replace(bundle, unknown_below=0.999), workers=1))
     (one,) = served.ask("POST", "/predict", encoded()).json["predictions"]
@@ -558,6 +609,7 @@ MODELS = {
     ("get", "/v2/models/{name}/ready"): schemas.ModelReady,
     ("get", "/v2/models/{name}/versions/{version}/ready"): schemas.ModelReady,
     ("post", "/predict"): schemas.Predictions,
+    ("post", "/explain"): schemas.Explanation,
     ("post", "/v2/models/{name}/infer"): schemas.InferResponse,
     ("post", "/v2/models/{name}/versions/{version}/infer"): schemas.InferResponse,
 }

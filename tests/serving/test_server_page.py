@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mlimages.inference import OnnxBundle, Predictor
+from mlimages.inference import OnnxBundle, Predictor, explain
 from mlimages.serving import ServerSettings, make_app
 from tests.browser import OpenPage, Page
 from tests.deploying import picture
@@ -77,9 +77,13 @@ def test_a_chosen_picture_is_answered_with_its_classes_as_bars(
     rows = page.evaluate("[...document.querySelectorAll('li')].map(row => row.innerText.split('\\n').slice(0, 2))")
     assert rows == [[score.class_name, f"{score.probability * 100:.1f} %"] for score in want.top]  # type: ignore[union-attr]
     assert page.evaluate("document.querySelector('[role=status]').textContent").startswith("photograph.png: class")
+    page.evaluate("document.querySelector('figure button').click()")
+    wait_for(page, "document.querySelector('figure img').src.startsWith('data:image/png')")
+    found = explain(Predictor(bundle), tmp_path / "photograph.png")
+    assert page.evaluate("document.querySelector('.why').textContent").startswith(str(found))
     assert not page.scrolls_sideways
     assert not page.console_errors
-    assert set(page.requests) == {url(server), url(server) + "predict", url(server) + "healthz"}
+    assert set(page.requests) == {url(server) + path for path in ("", "predict", "healthz", "explain")}
 
 
 def test_dropped_and_pasted_pictures_are_answered(server: Served, open_page: OpenPage) -> None:
