@@ -1,4 +1,4 @@
-"""Draw examples/session.svg, the README's picture: what `mlimages demo` printed, given on standard input.
+"""Draw examples/session.svg, the README's image: what `mlimages demo` printed, given on standard input.
 
 Usage: mlimages demo 2>/dev/null | python scripts/make_session.py
 """

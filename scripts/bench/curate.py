@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Check and mean beside CleanVision, imagededup and a bare decode, on pictures with planted faults.
+"""Check and mean beside CleanVision, imagededup and a bare decode, on images with planted faults.
 
     scripts/bench/curate.py [--count 2000] [--rounds 3] [--peers PYTHON] [--tiny]
 
@@ -209,18 +209,18 @@ EDITS: list[Callable[[Image.Image], Encoded]] = [
 
 
 def plant(root: Path, count: int) -> dict[str, set[str]]:
-    """Write `count` pictures and a label file; return the names planted under each code."""
+    """Write `count` images and a label file; return the names planted under each code."""
     rng = np.random.default_rng(0)
     random.seed(0)
-    folder = root / "pictures"
+    folder = root / "images"
     folder.mkdir()
     each = max(1, count // 100)
     planted: dict[str, set[str]] = defaultdict(set)
     names: list[str] = []
 
-    def write(stem: str, picture: Encoded, code: str = "") -> None:
-        name = stem + picture[0]
-        (folder / name).write_bytes(picture[1])
+    def write(stem: str, image: Encoded, code: str = "") -> None:
+        name = stem + image[0]
+        (folder / name).write_bytes(image[1])
         names.append(name)
         if code:
             planted[code].add(name)
@@ -233,15 +233,15 @@ def plant(root: Path, count: int) -> dict[str, set[str]]:
         write(f"first-{number}", (".jpg", encoded(image)))
         write(f"near-{number}", EDITS[number % len(EDITS)](image), "near-duplicate")
     for number in range(each):
-        picture = (".jpg", encoded(scene(rng)))
-        write(f"once-{number}", picture)
-        write(f"twice-{number}", picture, "duplicate")
+        same = (".jpg", encoded(scene(rng)))
+        write(f"once-{number}", same)
+        write(f"twice-{number}", same, "duplicate")
         names.append(f"none-{number}.jpg")
         planted["missing"].add(names[-1])
     for number in range(count - len(names)):
         write(f"sound-{number}", (".jpg", encoded(scene(rng))))
     random.shuffle(names)
-    (root / "labels.txt").write_text("".join(f"pictures/{name} 0\n" for name in names))
+    (root / "labels.txt").write_text("".join(f"images/{name} 0\n" for name in names))
     broken = set().union(*(planted[code] for code in BROKEN))
     readable = [str(folder / name) for name in names if name not in broken]
     (root / "readable.json").write_text(json.dumps(readable))
@@ -252,7 +252,7 @@ def run(name: str, root: Path, python: str) -> dict[str, float] | None:
     with tempfile.TemporaryDirectory() as cache:
         threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
         done = subprocess.run(
-            [python, "-c", FRAME.format(body=CONTESTANTS[name]), root / "pictures"],
+            [python, "-c", FRAME.format(body=CONTESTANTS[name]), root / "images"],
             env={**os.environ, **threads, "MLIMAGES_CACHE": cache},
             capture_output=True,
             text=True,
@@ -295,22 +295,22 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peers", default="", help="a Python with cleanvision and imagededup")
-    parser.add_argument("--tiny", action="store_true", help="40 pictures, one round")
+    parser.add_argument("--tiny", action="store_true", help="40 images, one round")
     options = parser.parse_args()
     count, rounds = (40, 1) if options.tiny else (options.count, options.rounds)
     names = [name for name in CONTESTANTS if options.peers or not name.startswith(("cleanvision", "imagededup"))]
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         planted = plant(root, count)
-        sizes = [path.stat().st_size for path in (root / "pictures").glob("sound*")]
-        print(f"{count} pictures, sound ones {WIDTH} x {HEIGHT}, {statistics.median(sizes) / 1000:.0f} kB (median)")
+        sizes = [path.stat().st_size for path in (root / "images").glob("sound*")]
+        print(f"{count} images, sound ones {WIDTH} x {HEIGHT}, {statistics.median(sizes) / 1000:.0f} kB (median)")
         results: dict[str, list[dict[str, float]]] = defaultdict(list)
         for _ in range(rounds):
             for name in names:
                 python = options.peers if name.startswith(("cleanvision", "imagededup")) else sys.executable
                 if result := run(name, root, python):
                     results[name].append(result)
-        print(f"{'':<26}{'CPU ms a picture':>18}{'peak MB':>10}")
+        print(f"{'':<26}{'CPU ms an image':>18}{'peak MB':>10}")
         for name in names:
             if rows := results[name]:
                 cpu, memory = (statistics.median(row[key] for row in rows) for key in ("cpu_s", "rss_mb"))

@@ -1,6 +1,6 @@
 """AlexNet learns two classes: PyTorch's transfer-learning tutorial and fastai beside mlimages, cold and warm.
 
-Each is a process of its own on the same random weights, pictures and split. Printed: CPU seconds of whole processes and
+Each is a process of its own on the same random weights, images and split. Printed: CPU seconds of whole processes and
 their workers and the peak memory of the process, medians over interleaved rounds. The ONNX file is left out of all but
 its own row. Ours has the environment that the command sets, the others as published. `--peers PYTHON` names
 the interpreter of an environment that holds fastai; without it that row is left out.

@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""Download the same pictures from a local nginx with mlimages and its peers, in turn, over HTTP and HTTPS.
+"""Download the same images from a local nginx with mlimages and its peers, in turn, over HTTP and HTTPS.
 
     .venv/bin/python scripts/bench/gather.py --peers PEERS_VENV/bin/python
     .venv/bin/python scripts/bench/gather.py --peers PEERS_VENV/bin/python --only decode,http:
     .venv/bin/python scripts/bench/gather.py --tiny
 
 Needs nginx and openssl (Debian: apt-get install nginx-light openssl). The peers' interpreter has img2dataset and
-icrawler; without it only mlimages and the two floors (bytes unchecked, pictures decoded from disk) are measured.
+icrawler; without it only mlimages and the two floors (bytes unchecked, images decoded from disk) are measured.
 CPU is user and system time of all processes of a contender, start-up included; "steady" is the rate of nginx's log
 between its 20th and 80th percentile; memory is the peak of the summed resident sets (shared pages counted twice).
 All trust the machine's own authorities and the test's: a bundle of one would make a TLS context nearly free.
@@ -90,7 +90,7 @@ http {{
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One contender's run: per picture in ms of CPU, pictures per second, MiB, and files left."""
+    """One contender's run: per image in ms of CPU, images per second, MiB, and files left."""
 
     cpu_ms: float
     rate: float
@@ -99,7 +99,7 @@ class Outcome:
     files: int
 
 
-def make_pictures(folder: Path, count: int) -> None:
+def make_images(folder: Path, count: int) -> None:
     """JPEGs of 500 x 375, about 52 KB each, all different."""
     folder.mkdir(parents=True)
     for number in range(count):
@@ -229,7 +229,7 @@ def ratios(cpu_ms: dict[str, float]) -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", help="a Python with img2dataset and icrawler")
-    parser.add_argument("--tiny", action="store_true", help="few pictures, one round, no peers")
+    parser.add_argument("--tiny", action="store_true", help="few images, one round, no peers")
     parser.add_argument("--count", type=int, default=3000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", default="", help="contenders whose name has one of these: reduced,http: mlimages")
@@ -242,7 +242,7 @@ def main() -> None:
         home = Path(folder)
         home.chmod(0o755)
         www, out = home / "www", home / "out"
-        make_pictures(www, count)
+        make_images(www, count)
         size = sum(path.stat().st_size for path in www.iterdir()) / count
         lists = {"http": home / "http.txt", "https": home / "https.txt"}
         for (scheme, path), port in zip(lists.items(), (http, https), strict=True):

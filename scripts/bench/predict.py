@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Predict a folder beside the bare loop of decoding and ONNX Runtime on the same threads; and one picture from cold.
+"""Predict a folder beside the bare loop of decoding and ONNX Runtime on the same threads; and one image from cold.
 
     .venv/bin/python scripts/bench/predict.py MODEL.onnx FOLDER [--rounds 7] [--tiny]
 
 MODEL.onnx is a file that `mlimages export` made. The contestants take turns in one process; medians of processor time
-and of wall time are printed per picture. "First answer" is a whole `mlimages predict MODEL.onnx PICTURE`.
+and of wall time are printed per image. "First answer" is a whole `mlimages predict MODEL.onnx IMAGE`.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ def timed(work: Callable[[], object]) -> Times:
     return time.process_time() - cpu, time.perf_counter() - wall
 
 
-def first_answer(model: Path, picture: Path) -> Times:
+def first_answer(model: Path, image: Path) -> Times:
     before, wall = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    subprocess.run([sys.executable, "-m", "mlimages", "predict", model, picture], check=True, capture_output=True)
+    subprocess.run([sys.executable, "-m", "mlimages", "predict", model, image], check=True, capture_output=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, time.perf_counter() - wall
 
@@ -77,7 +77,7 @@ def main() -> None:
             cpu, wall = timed(work)
             found[name].append((cpu / len(paths), wall / len(paths)))
         found["first answer"].append(first_answer(asked.model, paths[0]))
-    print(f"{len(paths)} pictures, {workers} threads")
+    print(f"{len(paths)} images, {workers} threads")
     print(f"{'contestant':20}  CPU ms  wall ms")
     for name, rounds in found.items():
         cpu, wall = (statistics.median(each) * 1e3 for each in zip(*rounds, strict=True))

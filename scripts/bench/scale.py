@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Gather, check and average the same pictures in one process and by one and two Ray workers on this machine; learn from
+"""Gather, check and average the same images in one process and by one and two Ray workers on this machine; learn from
 them in one process and in two of torchrun's.
 
     .venv/bin/python scripts/bench/scale.py [--count 2000] [--rounds 3] [--jobs gather,check,mean,head,whole] [--tiny]
@@ -19,7 +19,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from gather import free_port, make_pictures, start_nginx
+from gather import free_port, make_images, start_nginx
 
 GATHER = """
 from mlimages import UrlList, gather
@@ -69,7 +69,7 @@ LEARNING = {"head": "head", "whole": "none"}
 
 
 def measure(job: str, workers: int, source: Path) -> tuple[float, int]:
-    """Seconds of the work, and bytes of manifest a picture."""
+    """Seconds of the work, and bytes of manifest an image."""
     with tempfile.TemporaryDirectory() as folder:
         env = {**os.environ, "MLIMAGES_CACHE": f"{folder}/cache", "RAY_USAGE_STATS_ENABLED": "0"}
         if job in LEARNING:
@@ -89,14 +89,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--tiny", action="store_true", help="a few pictures, one round: does it run?")
+    parser.add_argument("--tiny", action="store_true", help="a few images, one round: does it run?")
     parser.add_argument("--jobs", default="gather,check,mean,head,whole")
     arguments = parser.parse_args()
     count, rounds = (40, 1) if arguments.tiny else (arguments.count, arguments.rounds)
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         home.chmod(0o755)  # nginx gives up its rights
-        make_pictures(home / "www", count)
+        make_images(home / "www", count)
         port = free_port()
         nginx = start_nginx(home, port, free_port())
         links, labels = home / "links.txt", home / "www" / "labels.txt"
@@ -109,10 +109,10 @@ def main() -> None:
                     runs = [measure(name, workers, links if name == "gather" else labels) for _ in range(rounds)]
                     seconds = [run[0] for run in runs]
                     rate = count / statistics.median(seconds)
-                    row = f", {runs[0][1]} bytes of manifest a picture" if runs[0][1] else ""
+                    row = f", {runs[0][1]} bytes of manifest an image" if runs[0][1] else ""
                     kind = "ranks" if name in LEARNING else "Ray workers"
                     who = f"{workers} {kind}" if workers else "one process"
-                    print(f"{name:<7}{who:<15}{rate:8.1f} pictures/s ({min(seconds):.2f} to {max(seconds):.2f} s){row}",
+                    print(f"{name:<7}{who:<15}{rate:8.1f} images/s ({min(seconds):.2f} to {max(seconds):.2f} s){row}",
                           flush=True)  # fmt: skip
         finally:
             nginx.terminate()

@@ -1,15 +1,15 @@
 #!/usr/bin/env python
 """Serve one file with mlimages and with LitServe, under 1, 8 and 32 clients, beside the bare loop as the limit.
 
-    .venv/bin/python scripts/bench/serve.py MODEL.onnx PICTURES [--peers PYTHON] [--requests 400] [--rounds 3]
-    .venv/bin/python scripts/bench/serve.py --tiny MODEL.onnx PICTURES
+    .venv/bin/python scripts/bench/serve.py MODEL.onnx IMAGES [--peers PYTHON] [--requests 400] [--rounds 3]
+    .venv/bin/python scripts/bench/serve.py --tiny MODEL.onnx IMAGES
 
-MODEL.onnx is a file that `mlimages export` made, PICTURES a folder. --peers names a Python in which litserve,
+MODEL.onnx is a file that `mlimages export` made, IMAGES a folder. --peers names a Python in which litserve,
 python-multipart, onnxruntime and pillow are installed; without it LitServe is left out. All contestants decode with
-Pillow and compute in two threads or processes, one thread a picture; they take turns, and medians are printed. The
+Pillow and compute in two threads or processes, one thread an image; they take turns, and medians are printed. The
 limit is a loop of decoding and ONNX Runtime without a server: one thread for one client, two for more. The clients
 send requests made beforehand over plain sockets, so that they take little of the processors they share with the server:
-0.1 to 0.2 ms a request. CPU is user and system time per picture of the server and its children, start-up left out;
+0.1 to 0.2 ms a request. CPU is user and system time per image of the server and its children, start-up left out;
 memory is the peak resident set, summed over processes (shared pages counted for each).
 """
 
@@ -54,11 +54,11 @@ class Api(litserve.LitAPI):
         options.intra_op_num_threads = 1
         self.session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
     def decode_request(self, request):
-        picture = Image.open(request["file"].file).convert("RGB")
-        width, height = picture.size
+        image = Image.open(request["file"].file).convert("RGB")
+        width, height = image.size
         short = SHORTER / min(width, height)
-        picture = picture.resize((int(width * short), int(height * short)), Image.BILINEAR)
-        return numpy.asarray(picture)
+        image = image.resize((int(width * short), int(height * short)), Image.BILINEAR)
+        return numpy.asarray(image)
     def predict(self, pixels):
         return self.session.run(["probabilities"], {"image": pixels[None]})[0][0]
     def encode_response(self, output):
@@ -80,12 +80,12 @@ class Figures:
     peak_mb: float
 
 
-def bare_loop(bundle: OnnxBundle, pictures: list[bytes], *, threads: int, requests: int) -> Figures:
+def bare_loop(bundle: OnnxBundle, files: list[bytes], *, threads: int, requests: int) -> Figures:
     session, prop = BundleSession(bundle), bundle.preprocessing.image
 
     def one(n: int) -> float:
         begin = time.perf_counter()
-        session.run([images.load_pixels(pictures[n % len(pictures)], prop)])
+        session.run([images.load_pixels(files[n % len(files)], prop)])
         return time.perf_counter() - begin
 
     with ThreadPoolExecutor(threads) as pool:
@@ -101,13 +101,13 @@ def figures(seconds: list[float], wall: float, cpu: float, peak_mb: float) -> Fi
     return Figures(len(seconds) / wall, float(p50), float(p99), cpu / len(seconds) * 1e3, peak_mb)
 
 
-def as_raw(picture: bytes) -> bytes:
-    return HEAD % (b"image/jpeg", len(picture)) + picture
+def as_raw(image: bytes) -> bytes:
+    return HEAD % (b"image/jpeg", len(image)) + image
 
 
-def as_form(picture: bytes) -> bytes:
-    part = b'--edge\r\nContent-Disposition: form-data; name="file"; filename="picture.jpg"\r\n\r\n'
-    body = part + picture + b"\r\n--edge--\r\n"
+def as_form(image: bytes) -> bytes:
+    part = b'--edge\r\nContent-Disposition: form-data; name="file"; filename="image.jpg"\r\n\r\n'
+    body = part + image + b"\r\n--edge--\r\n"
     return HEAD % (b"multipart/form-data; boundary=edge", len(body)) + body
 
 
@@ -194,7 +194,7 @@ def served(command: list[str], messages: list[bytes], *, clients: int, requests:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
-    parser.add_argument("pictures", type=Path)
+    parser.add_argument("images", type=Path)
     parser.add_argument("--peers", default="")
     parser.add_argument("--requests", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=3)
@@ -202,7 +202,7 @@ def main() -> None:
     asked = parser.parse_args()
     requests, rounds, loads = (8, 1, (2,)) if asked.tiny else (asked.requests, asked.rounds, (1, 8, 32))
     bundle = OnnxBundle.read(asked.model)
-    pictures = [jpeg(path) for path in list(find_images([asked.pictures]))[:64]]
+    files = [jpeg(path) for path in list(find_images([asked.images]))[:64]]
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder, "peer.py")
         shorter = str(bundle.preprocessing.image.shorter_px)
@@ -210,10 +210,10 @@ def main() -> None:
         found: dict[tuple[str, int], list[Figures]] = defaultdict(list)
         for _ in range(rounds):
             for clients in loads:
-                limit = bare_loop(bundle, pictures, threads=min(clients, WORKERS), requests=requests)
+                limit = bare_loop(bundle, files, threads=min(clients, WORKERS), requests=requests)
                 found["the limit", clients].append(limit)
                 for name, command, form in contestants(asked.model, script, asked.peers):
-                    messages = [form(picture) for picture in pictures]
+                    messages = [form(file) for file in files]
                     found[name, clients].append(served(command, messages, clients=clients, requests=requests))
     show(found)
 
@@ -233,7 +233,7 @@ def jpeg(path: Path) -> bytes:
 
 
 def show(found: dict[tuple[str, int], list[Figures]]) -> None:
-    print(f"{'contestant':14} clients  requests/s  of limit  p50 ms  p99 ms  CPU ms/picture  peak MB")
+    print(f"{'contestant':14} clients  requests/s  of limit  p50 ms  p99 ms  CPU ms/image  peak MB")
     for (name, clients), rounds in found.items():
         values = [statistics.median(getattr(one, field) for one in rounds) for field in Figures.__slots__]
         per_s, p50, p99, cpu_ms, peak = values

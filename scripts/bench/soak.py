@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 """Put thousands of requests to a server, a fifth of them hostile, and see that every good one is answered rightly.
 
-    .venv/bin/python scripts/bench/soak.py MODEL.onnx PICTURES [--requests 20000] [--tiny]
+    .venv/bin/python scripts/bench/soak.py MODEL.onnx IMAGES [--requests 20000] [--tiny]
 
-Hostile: cut and damaged pictures, no pictures, bombs (900 megapixels in a small PNG), bodies too long, gzip bombs,
+Hostile: cut and damaged images, no images, bombs (900 megapixels in a small PNG), bodies too long, gzip bombs,
 wrong forms and types, connections dropped in mid-request, bodies that drip. Prints the counts of answers and the
 server's memory as it goes; exits 1 if the server died, a good request was not answered as the file itself answers, or
 memory grew by more than 10 % after the first fifth.
@@ -74,9 +74,9 @@ class Soak:
         return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
 
-def as_form(picture: bytes) -> aiohttp.FormData:
+def as_form(image: bytes) -> aiohttp.FormData:
     form = aiohttp.FormData()
-    form.add_field("file", picture, filename="picture.jpg")
+    form.add_field("file", image, filename="image.jpg")
     return form
 
 
@@ -183,11 +183,11 @@ async def run(soak: Soak, requests: int) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
-    parser.add_argument("pictures", type=Path)
+    parser.add_argument("images", type=Path)
     parser.add_argument("--requests", type=int, default=20_000)
     parser.add_argument("--tiny", action="store_true")
     asked = parser.parse_args()
-    paths = list(find_images([asked.pictures]))[:64]
+    paths = list(find_images([asked.images]))[:64]
     said = [(one, path) for one, path in zip(Predictor(asked.model)(paths), paths, strict=True)]
     named = [(one, path) for one, path in said if isinstance(one, Prediction) and one.known]
     command = [sys.executable, "-m", "mlimages", "serve", str(asked.model), "--port", "0"]
