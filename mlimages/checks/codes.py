@@ -80,7 +80,7 @@ ERRORS = frozenset(list(Code)[: list(Code).index(Code.DUPLICATE)])
 @documented
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """When an image gets a code; levels are luma, 0..255.
+    """Limits at which an image gets a code; levels are luma, 0..255.
 
     Raises:
         InputError: a value is out of bounds.
@@ -114,7 +114,7 @@ class Thresholds:
         float,
         Option(
             "blurred: the sharpness is below this (0.25: smooth, 0.5: sharp edges, 1: noise); lowered if most images "
-            "of the set are soft.",
+            "are blurred.",
             min=0,
             max=1,
         ),
@@ -136,7 +136,7 @@ class Thresholds:
         ),
     ] = 16  # fmt: skip
     turned_bits: Annotated[
-        int, Option("near-duplicate: as near_bits, with one image flipped or rotated.", min=0, max=64)
+        int, Option("near-duplicate: like near_bits, if one image is flipped or rotated.", min=0, max=64)
     ] = 12
     near_correlation: Annotated[
         float, Option("near-duplicate: minimum correlation of the thumbnails.", min=0, max=1)
@@ -163,15 +163,15 @@ class Thresholds:
         fewer = round(3 * math.log10(count / MANY)) if count > MANY else 0
         return replace(self, near_bits=max(0, self.near_bits - fewer), turned_bits=max(0, self.turned_bits - fewer))
 
-    def for_sharpness(self, count: int, usual: float) -> Thresholds:
-        """Return the thresholds for `count` images whose median sharpness is `usual`.
+    def for_sharpness(self, count: int, median: float) -> Thresholds:
+        """Return the thresholds for `count` images with this median sharpness.
 
-        If most images are soft, for example because small images were enlarged, only images with less than half of the
-        usual detail are blurred. A threshold other than the default is kept.
+        If most images are blurred, for example because small images were enlarged, only images with less than half of
+        the median detail get the code. A threshold other than the default is kept.
         """
         if count < SOFT_SET or self.blur != Thresholds().blur:
             return self
-        return replace(self, blur=min(self.blur, SMOOTH_SHARPNESS + (usual - SMOOTH_SHARPNESS) / 2))
+        return replace(self, blur=min(self.blur, SMOOTH_SHARPNESS + (median - SMOOTH_SHARPNESS) / 2))
 
     @classmethod
     def parse(cls, settings: Iterable[str]) -> Thresholds:

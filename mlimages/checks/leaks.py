@@ -50,7 +50,7 @@ def find_groups(images: ImageTable, thresholds: Thresholds, cache: FactsCache) -
     return groups.sets()
 
 
-def relate(images: ImageTable, groups: Sequence[Sequence[int]], thresholds: Thresholds) -> NDArray[np.void]:
+def judge_duplicates(images: ImageTable, groups: Sequence[Sequence[int]], thresholds: Thresholds) -> NDArray[np.void]:
     """Return the findings that follow from duplicates and near-duplicates, in rows of `FINDING_ROW`."""
     relations = ((index, CODES.index(code), other) for index, code, other in _relations(images, groups, thresholds))
     return np.fromiter(relations, FINDING_ROW)

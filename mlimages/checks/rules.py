@@ -24,15 +24,15 @@ MIN_FLAT_BOTTOM = 3
 
 
 Test = Callable[[FactsTable, Thresholds], NDArray[np.bool_]]
-"""Returns whether each of some images has a code, `(n,)`."""
+"""Tests each row of a table of facts for a code; returns booleans `(n,)`."""
 
 
 class Rule(NamedTuple):
     """A code that depends only on an image's facts.
 
     Attributes:
-        applies: returns whether each of some images has the code.
-        describe: formats the measured value, given the facts of one image.
+        applies: tests each row of a table of facts for the code.
+        describe: formats the measured value of one image, given its facts.
     """
 
     applies: Test

@@ -17,7 +17,7 @@ from mlimages.checks.codes import Code, Thresholds
 from mlimages.checks.findings import Findings, merge_rows
 from mlimages.checks.image_facts import examine, facts_table
 from mlimages.checks.image_table import DIGEST_BYTES, ImageTable
-from mlimages.checks.leaks import find_groups, relate
+from mlimages.checks.leaks import find_groups, judge_duplicates
 from mlimages.checks.result import CheckReport
 from mlimages.checks.rules import judge, judge_classes, wrong_suffix
 from mlimages.core import (
@@ -98,7 +98,7 @@ def check(
         groups = find_groups(images, thresholds, cache)
     progress.close()
     paths = images.paths(set(chain.from_iterable(groups)))
-    rows = merge_rows(relate(images, groups, thresholds), judge(images, thresholds))
+    rows = merge_rows(judge_duplicates(images, groups, thresholds), judge(images, thresholds))
     findings = Findings(images, rows, paths, thresholds, tuple(judge_classes(images, thresholds)))
     return CheckReport(
         files=images.files,

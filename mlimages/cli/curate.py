@@ -44,8 +44,8 @@ def label(
 
     Each folder inside FOLDER is a class. The label file lists one image per line, `path label`; NAME_class_def.txt
     beside it names the classes. A label file in place of FOLDER (.txt, .csv, .tsv, .jsonl, or an export of COCO, Label
-    Studio or CVAT) is converted to the form that the output's suffix names, or split. Which columns of a table are
-    meant is found out and printed.
+    Studio or CVAT) is converted to the format of the output's suffix, or split. The columns of a table are
+    detected and printed.
 
     Example: mlimages label data/cats -o cats.txt --split 0.8,0.2 --seed 1
     """
@@ -104,7 +104,7 @@ def check(
 ) -> None:
     """Find corrupt, duplicate, leaked and unusual images.
 
-    Every image is decoded once and its figures are cached, so that a second run decodes nothing. Beside each label
+    Every image is decoded once and its measurements are cached, so that a second run decodes nothing. Beside each label
     file three files are written: NAME_checked.txt (without images that have an error), NAME_rejected.tsv (path, label,
     code, detail) and NAME_warnings.tsv (images that are kept). An image in two label files is a leak: it stays in the
     smaller one.
@@ -178,7 +178,7 @@ def mean(
     engine: Engine = ENGINE,
     address: str = ADDRESS,
     force: bool = FORCE,
-    as_json: bool = typer.Option(False, "--json", help="Print the figures as JSON."),
+    as_json: bool = typer.Option(False, "--json", help="Print the statistics as JSON."),
 ) -> None:
     """Compute the mean image and per-channel mean and std.
 

@@ -238,7 +238,7 @@ def explain(
     """Show which image regions support a prediction.
 
     Regions of each image are masked one at a time, 50 forward passes in all. The PNG shows in red what lowers the
-    probability of the predicted class; the line says by how much.
+    probability of the predicted class; the printed line says by how much.
 
     Example: mlimages explain cats.onnx new/ -o why/
     """
@@ -282,7 +282,7 @@ def serve(
 
     POST an image to /predict; /openapi.json describes all routes, /metrics is for Prometheus, /v2 speaks the Open
     Inference Protocol. Beyond loopback every request must carry the token in the environment variable MLIMAGES_TOKEN.
-    SIGHUP reloads the model's file; SIGTERM or Ctrl-C finishes what is in flight.
+    SIGHUP reloads the model's file; SIGTERM or Ctrl-C finishes the requests in flight.
 
     Example: mlimages serve runs/cats --port 8080
     """

@@ -119,7 +119,7 @@ def _gathering(make_source: Callable[..., Source]) -> Callable[..., None]:
 def urls(
     network: GatherOptions,
     lists: list[str] = typer.Argument(
-        ..., metavar="LIST...", help="Files or http(s) addresses: .txt .csv .tsv .json .jsonl .parquet; - for stdin."
+        ..., metavar="LIST...", help="Files or http(s) URLs: .txt .csv .tsv .json .jsonl .parquet; - for stdin."
     ),
     url_col: str = typer.Option(
         None,
@@ -141,12 +141,12 @@ def urls(
         None, "--class", metavar="NAME", help="Put all images into this class.", rich_help_panel="Source"
     ),
 ) -> Any:  # a Source; its module is not imported for the annotation
-    """Download the images behind lists of links.
+    """Download the images in lists of links.
 
     A list is text with one link per line (or CLASS<TAB>LINK), or a table with a column of links and perhaps one of
     classes (CSV, TSV, JSON, JSON lines, Parquet, COCO), plain or compressed. Other columns go into the manifest. Links
     without a class belong to a class named after their file. Each image is decoded before it is kept, under OUT/CLASS/;
-    what became of each link is in OUT/manifest.jsonl.
+    the outcome of each link is in OUT/manifest.jsonl.
 
     Example: mlimages gather urls cats.txt dogs.txt -o data/pets
     """
@@ -170,7 +170,7 @@ def imagenet(
         None, help="List of WNID_NUMBER<TAB>URL lines, such as fall11_urls.txt (.gz, .tgz).", rich_help_panel="Source"
     ),
     endpoint: str = typer.Option(
-        "https://image-net.org", metavar="URL", help="Address of the site.", rich_help_panel="rare:Source"
+        "https://image-net.org", metavar="URL", help="Base URL of the site.", rich_help_panel="rare:Source"
     ),
 ) -> Any:
     """Download ImageNet's images by WordNet id or word.

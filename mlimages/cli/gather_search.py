@@ -45,7 +45,7 @@ def openverse(
     ),
     refresh: bool = _REFRESH,
     endpoint: str = typer.Option(
-        "https://api.openverse.org", metavar="URL", help="Address of the API.", rich_help_panel="rare:Source"
+        "https://api.openverse.org", metavar="URL", help="Base URL of the API.", rich_help_panel="rare:Source"
     ),
 ) -> Any:
     """Download openly licensed images by search word.
@@ -96,7 +96,7 @@ def inaturalist(
     ),
     refresh: bool = _REFRESH,
     endpoint: str = typer.Option(
-        "https://api.inaturalist.org/v1", metavar="URL", help="Address of the API.", rich_help_panel="rare:Source"
+        "https://api.inaturalist.org/v1", metavar="URL", help="Base URL of the API.", rich_help_panel="rare:Source"
     ),
 ) -> Any:
     """Download openly licensed photos of animals, plants and fungi by taxon.
@@ -140,7 +140,7 @@ def commons(
     endpoint: str = typer.Option(
         "https://commons.wikimedia.org/w/api.php",
         metavar="URL",
-        help="Address of the API.",
+        help="Base URL of the API.",
         rich_help_panel="rare:Source",
     ),
 ) -> Any:
@@ -170,7 +170,10 @@ def pexels(
         ..., metavar="QUERY...", help='Words to search for, or CLASS=WORDS ("lizard=lizard reptile").'
     ),
     i_have_permission: bool = typer.Option(
-        False, "--i-have-permission", help="Confirm that Pexels has given you permission.", rich_help_panel="Source"
+        False,
+        "--i-have-permission",
+        help="Confirm that Pexels has permitted this use for machine learning.",
+        rich_help_panel="Source",
     ),
     photo_size: str = typer.Option(
         "medium", help="original, large2x, large, medium, small, portrait, landscape, tiny.", rich_help_panel="Source"
@@ -189,7 +192,7 @@ def pexels(
     ),
     refresh: bool = _REFRESH,
     endpoint: str = typer.Option(
-        "https://api.pexels.com/v1", metavar="URL", help="Address of the API.", rich_help_panel="rare:Source"
+        "https://api.pexels.com/v1", metavar="URL", help="Base URL of the API.", rich_help_panel="rare:Source"
     ),
 ) -> Any:
     """Download photographs from Pexels by search word.

@@ -27,7 +27,7 @@ def probe(
     table: dict[str, Any],
     labels: Path = typer.Argument(..., metavar="LABELS|FOLDER", help="A label file, or a folder of class folders."),
     out: Path = typer.Option(Path("probe.png"), "-o", "--out", metavar="PNG", help="Plot to write."),
-    report: Path = typer.Option(None, metavar="FILE.html", help="Write a page: plots, accuracy of each layer."),
+    report: Path = typer.Option(None, metavar="FILE.html", help="Write an HTML page: plots, accuracy of each layer."),
     model: list[str] = typer.Option(
         [DEFAULT_MODEL],
         metavar="NAME",
@@ -150,7 +150,7 @@ def features(
 
 def compare(
     runs: list[Path] = typer.Argument(..., metavar="RUN...", help="Two or more run folders written by `finetune`."),
-    report: Path = typer.Option(None, metavar="FILE.html", help="Write a page: accuracies, settings that differ."),
+    report: Path = typer.Option(None, metavar="FILE.html", help="Write an HTML page: accuracies, differing settings."),
     force: bool = FORCE,
     as_json: bool = typer.Option(False, "--json", help="Print the comparison as JSON."),
 ) -> None:

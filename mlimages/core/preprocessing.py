@@ -192,7 +192,7 @@ def _check_per_channel(name: str, values: Any) -> tuple[float, ...]:
     try:
         numbers = tuple(_check_number(name, value) for value in values)
     except TypeError:
-        raise InputError(f"{name} is {values!r}: expected one value per channel, as (0.5,)") from None
+        raise InputError(f"{name} is {values!r}: expected one value per channel, such as (0.5,)") from None
     if len(numbers) not in (1, 3) or not all(map(math.isfinite, numbers)):
         raise InputError(f"{name} is {values!r}: expected one or three finite values, one per channel")
     return numbers

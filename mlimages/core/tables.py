@@ -23,7 +23,7 @@ def format_count(count: float) -> str:
     """Format a large number in about five characters.
 
     Example:
-        >>> human(34_900), human(105.4e6)
+        >>> format_count(34_900), format_count(105.4e6)
         ('34.9K', '105.4M')
     """
     for unit, factor in (("G", 1e9), ("M", 1e6), ("K", 1e3)):

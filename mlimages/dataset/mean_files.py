@@ -50,7 +50,7 @@ def mean_image_differences(path: str | os.PathLike[str], prop: ImageProperty) ->
     """Compare the preprocessing recorded in the .json beside a mean image with `prop`.
 
     Returns:
-        The differences in one line, such as `shorter_px 256, now 227`; "" if there are none, or no such file.
+        The differences in one line, such as `shorter_px 256, now 227`; "" if there are none, or no .json file.
     """
     try:
         recorded = json.loads(as_path(path).with_suffix(".json").read_text(encoding="utf-8"))["image"]

@@ -103,7 +103,8 @@ class TrainingData:
             skip_unavailable: leave out remote images that cannot be downloaded, instead of raising an error.
 
         Raises:
-            InputError: no image can be decoded, a remote image cannot be downloaded, or such a file exists.
+            InputError: no image can be decoded, a remote image cannot be downloaded, or a file exists that mlimages did
+                not write or that was changed since; not with `overwrite`.
 
         Examples:
             >>> from mlimages import ImageProperty, TrainingData

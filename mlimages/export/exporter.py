@@ -97,7 +97,8 @@ def export_network(
     Raises:
         ExportError: the outputs differ. The message names the worst image, and nothing is written.
         LabelFileError: the label file cannot be read.
-        InputError: `calibrate` or `known_share` is set and no validation image can be read, or such a file exists.
+        InputError: `calibrate` or `known_share` is set and no validation image can be read, or a file exists that
+            mlimages did not write or that was changed since; not with `overwrite`.
 
     Examples:
         >>> from mlimages.export import TrainedNetwork, export_network

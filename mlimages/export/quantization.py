@@ -92,14 +92,14 @@ def quantize(
         bundle: an exported file.
         calibration: a label file or its path, preferably with 200 images or more; classes are matched by name.
         out: the .onnx file to write.
-        max_drop: largest accepted loss of accuracy, in percentage points; one image is always accepted.
+        max_drop: largest accepted loss of accuracy, in percentage points; a loss of one image is always accepted.
         fp16: also measure 16-bit floats.
         overwrite: replace a file that mlimages did not write, or that was changed since.
 
     Raises:
         BundleError: the file is not an mlimages bundle, or has no preprocessing and needs a mean image.
         InputError: the label file has a class that is not in the bundle, or fewer than two images that can be decoded,
-            or there is such a file.
+            or a file exists that mlimages did not write or that was changed since; not with `overwrite`.
 
     Examples:
         >>> from mlimages import quantize

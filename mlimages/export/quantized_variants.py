@@ -130,7 +130,9 @@ def runner(bundle: OnnxBundle) -> Run:
 def _normalize(bundle: OnnxBundle, pixels: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
     normalization = bundle.preprocessing.normalization
     if normalization.mean_image:
-        raise BundleError(f"{bundle.path} subtracts the mean image outside the file: export it with preprocessing")
+        raise BundleError(
+            f"{bundle.path} was exported without preprocessing and needs a mean image: export it with --preprocessing"
+        )
     x: NDArray[np.float32] = Normalize(normalization)(torch.from_numpy(np.stack(pixels))).numpy()
     return x
 

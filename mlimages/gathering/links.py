@@ -16,7 +16,7 @@ def without_credentials(text: str) -> str:
 
 
 def host_of(url: str) -> str:
-    """Return the host and port of a link, for counting."""
+    """Return the host and port of a link; "(none)" if it has none."""
     try:
         return urlsplit(url).netloc.rpartition("@")[2][:100] or "(none)"
     except ValueError:

@@ -93,7 +93,7 @@ async def gather_async(
     progress: Progress | None = None,
     **options: Unpack[GatherKeywords],
 ) -> GatherSummary:
-    """Do the same as `gather`, as a coroutine."""
+    """Asynchronous version of `gather`."""
     links, chosen, out = as_source(source), GatherOptions(**options), as_path(out)
     started = time.monotonic()
     checks = Checks(

@@ -81,7 +81,7 @@ def demand_available(broken: Iterable[BrokenImage], *, skip: bool) -> None:
     unavailable = [one for one in broken if one.fault is Fault.UNAVAILABLE]
     if unavailable and not skip:
         raise InputError(
-            f"{counted(len(unavailable), 'image')} could not be read from the store, the first: "
+            f"{counted(len(unavailable), 'image')} could not be downloaded; the first: "
             f"{unavailable[0].detail}. Run the same command again, or skip them with --skip-unavailable"
         )
 

@@ -224,7 +224,7 @@ class OnnxBundle:
             overwrite: replace a file that mlimages did not write, or that was changed since.
 
         Raises:
-            InputError: there is such a file.
+            InputError: the file exists, and mlimages did not write it or it was changed since; not with `overwrite`.
         """
         metadata = {"mlimages": self.to_json(), **self._interoperability_metadata()}
         with outputs([self.path] if self.path != source else [], overwrite=overwrite):

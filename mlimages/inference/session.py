@@ -24,7 +24,7 @@ class BundleSession:
         threads: number of threads per call; 1 if several calls run at once.
 
     Raises:
-        BundleError: ONNX Runtime cannot run the file, or its logits for its own probe differ.
+        BundleError: ONNX Runtime cannot run the file, or the logits of its probe image differ from the stored ones.
     """
 
     def __init__(self, bundle: str | os.PathLike[str] | OnnxBundle, *, threads: int = 1) -> None:
@@ -62,7 +62,7 @@ class BundleSession:
             raise BundleError(f"{self.bundle.path} cannot be run: {_first_line(error)}") from error
         want = np.array([probe.logits], np.float32)  # (1, classes)
         if logits.shape != want.shape or relative_difference(logits, want)[0] > probe.tolerance:
-            raise BundleError(f"{self.bundle.path} does not reproduce the outputs of its stored probe: export it again")
+            raise BundleError(f"{self.bundle.path} does not reproduce the logits of its probe image: export it again")
         if probabilities.shape[1] != len(self.bundle.class_names):
             raise BundleError(f"{self.bundle.path} lists {len(self.bundle.class_names)} classes "
                               f"but returns {probabilities.shape[1]}: export it again")  # fmt: skip

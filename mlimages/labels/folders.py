@@ -175,7 +175,7 @@ def _demand_common(classes: Mapping[str, Mapping[str, Path]], parts: Mapping[str
         if part != "train" and own and "train" in classes and not own.keys() & classes["train"].keys():
             raise InputError(
                 f"{parts[part]}: none of its folders ({', '.join(list(own)[:3])}) is a class of {parts['train']}: "
-                f"label only {parts['train']}, and this part from its table or with --class-from"
+                f"label {parts['train']} alone, and {parts[part]} from its table or with --class-from"
             )
 
 
@@ -228,7 +228,7 @@ def _part_folders(root: Path) -> dict[str, Path]:
     labelled = {PARTS[path.name.lower()]: path for path in folders if has_class_folders(path)}
     if not labelled or len({PARTS[path.name.lower()] for path in folders}) < len(folders):
         names = ", ".join(path.name for path in folders)
-        raise InputError(f"{root} holds parts of a dataset ({names}), but not as train/CLASS, val/CLASS, test/CLASS")
+        raise InputError(f"{root} contains parts of a dataset ({names}): expected train/CLASS, val/CLASS, test/CLASS")
     return labelled
 
 

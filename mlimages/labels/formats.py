@@ -168,7 +168,7 @@ def known_suffix(path: Path, suffixes: tuple[str, ...] = READABLE) -> str:
     if suffix in _ADVICE and suffixes == READABLE:
         stem = path.name.split(".")[0]
         raise LabelFileError(f"{path} is not a label file: {_ADVICE[suffix].format(path=path, stem=stem)}")
-    raise LabelFileError(f"{path}: a label file ends in one of {', '.join(suffixes)}")
+    raise LabelFileError(f"{path}: unknown suffix: expected one of {', '.join(suffixes)}")
 
 
 def _path_and_label(line: str) -> list[str]:

@@ -34,7 +34,7 @@ def parse_shares(text: str) -> tuple[float, ...]:
     except ValueError:
         shares = ()
     if len(shares) not in PART_NAMES:
-        raise InputError(f"--split {text}: expected two or three shares that add up to 1, as 0.8,0.2")
+        raise InputError(f"--split {text}: expected two or three shares that add up to 1, such as 0.8,0.2")
     demand_shares(shares)
     return shares
 
@@ -53,7 +53,7 @@ class LabelOptions(TableOptions):
     leaf: Annotated[bool, Option("Treat every folder that contains images as a class, at any depth.", "Classes")] = (
         False
     )
-    classes: Annotated[Path | None, Option("Class definition that fixes the numbers (0 cats ...).", "Classes")] = None
+    classes: Annotated[Path | None, Option("Class definition to take the numbers from (0 cats ...).", "Classes")] = None
     number: Annotated[
         int | None, Option("Assign class number N to all images of FOLDER.", "Classes", ("--label",), "N", min=0)
     ] = None

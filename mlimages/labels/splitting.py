@@ -32,11 +32,12 @@ class Group:
     offset: float
     class_groups: int
 
-    def reluctance(self, share: float) -> tuple[int, float]:
-        """Return a sort key that is low for groups behind the first `share` of their class: at most `(0, 0.0)`.
+    def cut_key(self, share: float) -> tuple[int, float]:
+        """Return a sort key for cutting a class after its first `share`: groups behind the cut have the lowest keys.
 
-        For groups at the cut, which begin with 0, the offset decides. The only image of a class stays in the first
-        part, since a class without a training image cannot be learned.
+        The first element is -1 behind the cut, 0 for a group that contains it, and 1 before it; a group is behind the
+        cut if its key is at most `(0, 0.0)`, so that `offset` decides for a group that contains it. The only image of
+        a class stays in the first part, since a class without a training image cannot be learned.
         """
         if self.class_groups == len(self.indices) == 1:
             return 1, -self.offset
@@ -224,8 +225,8 @@ def _groups_behind(groups: Iterable[Group], share: float, minimum: float, maximu
 
     The groups nearest to the cut change sides until the number of images is from `minimum` to `maximum`.
     """
-    waiting = sorted(groups, key=lambda group: group.reluctance(share))
-    count = sum(group.reluctance(share) <= (0, 0.0) for group in waiting)
+    waiting = sorted(groups, key=lambda group: group.cut_key(share))
+    count = sum(group.cut_key(share) <= (0, 0.0) for group in waiting)
     images = sum(len(group.indices) for group in waiting[:count])
     while images > maximum + TOLERANCE:
         count -= 1

@@ -100,8 +100,8 @@ class _Sample:
         return len(self.first_row)
 
     @cached_property
-    def words(self) -> list[str]:
-        """The first row, spelled like the lists of known column names."""
+    def normalized_row(self) -> list[str]:
+        """The first row in lower case, with underscores, like the lists of known column names."""
         return [re.sub(r"[\s-]+", "_", cell.lower()) for cell in self.first_row]
 
     @cached_property
@@ -126,7 +126,8 @@ class _Sample:
                     count = sum(bool(v) and os.path.isfile(join_path(folder, v + suffix)) for v in values)  # noqa: PTH113
                     locations.append(_Location(count / max(1, len(rows)), column, folder, suffix, strip))
         return max(
-            locations, key=lambda location: (location.share, -rank(self.words[location.column :][:1], PATH_WORDS))
+            locations,
+            key=lambda location: (location.share, -rank(self.normalized_row[location.column :][:1], PATH_WORDS)),
         )
 
     def _max_strip_components(self, cells: Sequence[str]) -> int:
@@ -138,7 +139,9 @@ class _Sample:
         )
 
     def _path_column_by_name(self, columns: Sequence[int]) -> int:
-        return min(columns, key=lambda column: (rank(self.words[column : column + 1], PATH_WORDS), column), default=0)
+        return min(
+            columns, key=lambda column: (rank(self.normalized_row[column : column + 1], PATH_WORDS), column), default=0
+        )
 
     @cached_property
     def has_header(self) -> bool:
@@ -159,7 +162,7 @@ class _Sample:
         """
         location = self.location
         columns = tuple(self.first_row) if self.has_header else ("",) * self.width
-        self._demand_paths(location)
+        self._reject_links(location)
         labels = () if self.options.class_from or not self.sample else self._labels(location.column)
         return Table(
             self.path, location.folder, self.delimiter, columns, location.column, labels, location.suffix,
@@ -168,13 +171,13 @@ class _Sample:
 
     def _part_column(self) -> int | None:
         """Return the column whose cells name at least two parts of a dataset and nothing else."""
-        for column, word in enumerate(self.words if self.has_header else []):
+        for column, word in enumerate(self.normalized_row if self.has_header else []):
             parts = {part_of_cell(row.cells, column) for row in self.sample[1:]}
             if word in PART_WORDS and len(parts) > 1 and "" not in parts:
                 return column
         return None
 
-    def _demand_paths(self, location: _Location) -> None:
+    def _reject_links(self, location: _Location) -> None:
         cells = [cell for record in self.sample[-1:] for cell in record.cells]
         if not location.share and any(re.match(r"https?://", cell.strip(), re.IGNORECASE) for cell in cells):
             raise LabelFileError(
@@ -187,10 +190,10 @@ class _Sample:
             return tuple(self._column(name) for name in self._label_column_names())
         others = [column for column in range(self.width) if column != path_column]
         if self.has_header:
-            known = [column for column in others if self.words[column] in LABEL_WORDS]
+            known = [column for column in others if self.normalized_row[column] in LABEL_WORDS]
             if known:
-                return (min(known, key=lambda column: LABEL_WORDS.index(self.words[column])),)
-            others = [column for column in others if self.words[column] not in NO_LABELS]
+                return (min(known, key=lambda column: LABEL_WORDS.index(self.normalized_row[column])),)
+            others = [column for column in others if self.normalized_row[column] not in NO_LABELS]
         if len(others) == 1:
             return (others[0],)
         if len(one_hot := self._one_hot(others)) > 1:

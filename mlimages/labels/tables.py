@@ -44,7 +44,9 @@ class TableOptions:
         Option("Folder that the paths are relative to.", "Table", metavar="DIR", default_text="the table's",
                is_rare=True),
     ] = None  # fmt: skip
-    suffix: Annotated[str, Option("Append this to each path: .png.", "Table", metavar="SUFFIX", is_rare=True)] = ""
+    suffix: Annotated[
+        str, Option("Append this suffix to each path, such as .png.", "Table", metavar="SUFFIX", is_rare=True)
+    ] = ""
     class_from: Annotated[
         str,
         Option("Regular expression whose first group, matched in the path, is the class.", "Table",
@@ -195,14 +197,14 @@ class Table:
         counts = self.counts
         if len(counts.unlabelled) >= max(1, counts.rows):
             raise LabelFileError(
-                f"{self.path}:{counts.unlabelled[0]}: expected a path and a label, of one class; "
+                f"{self.path}:{counts.unlabelled[0]}: expected a path and a label (one class); "
                 f"{len(counts.unlabelled)} of {len(counts.unlabelled) + counts.rows} rows have none: {self.advice}"
             )
         if 2 * len(counts.missing) > counts.rows:
             first = join_path(self.folder, counts.missing[0])
             raise LabelFileError(
                 f"{self.path}: only {counts.rows - len(counts.missing):,} of {counts.rows:,} images exist "
-                f"({self._column_text(self.path_index)} as image; no file at {first}): {self.advice}"
+                f"(paths from {self._column_text(self.path_index)}; no file at {first}): {self.advice}"
             )
 
     @property

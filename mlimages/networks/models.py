@@ -90,7 +90,7 @@ def build_model(
         size: width and height of the input in pixels, one number for a square; by default the size that the weights
             were trained with.
         resize: resize method; by default that of the weights.
-        gray: read images as grayscale; a network with three input channels gets the channel three times.
+        gray: read images as grayscale; for a network with three input channels the channel is repeated.
         seed: random seed of the classifier, or of all weights with `none`.
 
     Raises:

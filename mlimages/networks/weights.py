@@ -40,7 +40,7 @@ def read_weights(path: str | os.PathLike[str]) -> State:
     Checkpoints of timm, Lightning or a training loop may store them under `state_dict`, `model` and the like.
 
     Raises:
-        ModelError: there is no such file, its format is not supported, or reading it would execute code.
+        ModelError: there is no such file, its format is not supported, or loading it could execute code.
     """
     path = Path(path)
     if not path.is_file():
@@ -92,7 +92,7 @@ def _read_torch(path: Path) -> State:
         with torch.serialization.safe_globals([(_IgnoredObject, name) for name in others]):
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except Exception as error:  # torch's own error class is private
-        raise ValueError("it is damaged, or contains objects other than tensors, which would execute code") from error
+        raise ValueError("it is damaged, or contains objects that could execute code when loaded") from error
     while isinstance(loaded, Mapping) and (key := next((k for k in _STATE_KEYS if _is_mapping(loaded, k)), "")):
         loaded = loaded[key]
     if not isinstance(loaded, Mapping):
@@ -172,7 +172,7 @@ def remove_prefix(state: State, network: nn.Module, *, source: str) -> State:
     outside = [name for name in state if not name.startswith(prefix)]
     logger.info("%s: removed the prefix %r from the tensor names", source, prefix)
     if outside:
-        logger.warning("%s: not loaded because they are outside %r: %s", source, prefix, _first_names(outside))
+        logger.warning("%s: skipped tensors without the prefix %r: %s", source, prefix, _first_names(outside))
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
@@ -212,7 +212,7 @@ def load_weights(network: nn.Module, state: State, *, heads: Sequence[str], sour
     if broken := [name for name in own if name in state and _is_not_finite(state[name])]:
         raise ModelError(f"{source} is damaged: NaN or infinity in {_first_names(broken)}")
     if extra:
-        logger.warning("%s: not loaded because the network has no such part: %s", source, _first_names(extra))
+        logger.warning("%s: skipped tensors that the network does not have: %s", source, _first_names(extra))
     counters = {name for name in expected if name.endswith("num_batches_tracked")} - state.keys()
     state |= {name: torch.zeros((), dtype=torch.long) for name in counters}  # absent in files of torch before 0.4.1
     network.load_state_dict(state, strict=False, assign=True)

@@ -49,7 +49,8 @@ class ComparedRun:
         run: the given run folder.
         accuracy: accuracy on all its validation images.
         count: number of these images.
-        against_best: None for the best run itself, and if the two share no validation image.
+        against_best: the test against the best run; None for the best run itself, or if the two share no validation
+            image.
         seconds: training time; None if unknown.
         size_bytes: size of the exported file, or else of the weights.
         settings: settings that differ among the runs.

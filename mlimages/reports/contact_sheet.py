@@ -92,7 +92,8 @@ def draw_sheet(
         overwrite: replace a file that mlimages did not write, or that was changed since.
 
     Raises:
-        InputError: there is no image, `out` has another suffix, or there is such a file.
+        InputError: there is no image, `out` has another suffix, or it exists and mlimages did not write it or it was
+            changed since; not with `overwrite`.
         MissingExtraError: `out` is a .html file and jinja2 is not installed.
 
     Example:

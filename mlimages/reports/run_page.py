@@ -37,7 +37,7 @@ def draw_run(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         overwrite: replace a file that mlimages did not write, or that was changed since.
 
     Raises:
-        InputError: there is such a file.
+        InputError: the file exists, and mlimages did not write it or it was changed since; not with `overwrite`.
         RunError: `path` is not a run folder.
 
     Example:

@@ -137,7 +137,7 @@ def _first_message(error: ValidationError) -> str:
 def _parse_pixels(data: object) -> NDArray[np.uint8]:
     values = np.asarray(data)
     if values.dtype.kind not in "iu" or not values.size or values.min() < 0 or values.max() > 255:
-        raise ValueError("the data are whole numbers from 0 to 255")
+        raise ValueError("the data must be integers from 0 to 255")
     return values.astype(np.uint8)
 
 

@@ -246,7 +246,7 @@ class FineTuneConfig(TableOptions):
                 object.__setattr__(self, name, as_path(value))
         if is_remote(self.out):
             raise InputError(
-                f"{self.out}: a run folder must be on this machine; only label files and images may be at an address"
+                f"{self.out}: a run folder must be on this machine; only label files and images may be remote"
             )
         object.__setattr__(self, "weights", str(self.weights))
         check_options(self)
@@ -254,7 +254,7 @@ class FineTuneConfig(TableOptions):
         if len(self.std) not in (0, 1, 3) or not all(0 < value < math.inf for value in self.std):
             raise InputError(f"std is {', '.join(map(str, self.std))}: it must be one or three numbers above 0")
         if self.head == "all-depths" and (self.freeze not in ("head", "auto") or self.weights == "none"):
-            raise InputError("--head all-depths needs --freeze head and pretrained weights: leave one of them out")
+            raise InputError("--head all-depths requires --freeze head and pretrained weights: or use --head last")
         if not 0 < self.val_share < 1:
             raise InputError(f"val_share is {self.val_share}: it must lie between 0 and 1")
 

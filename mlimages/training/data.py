@@ -148,9 +148,9 @@ def read_images(config: FineTuneConfig, inputs: RunInputs, progress: Progress) -
         for part in (found[: len(labeled.train)], found[len(labeled.train) :])
     )
     if labeled.val is None:
-        require_classes(train, labeled.names, kind="good ")
+        require_classes(train, labeled.names, kind="usable ")
         train, val = _hold_out(train, config)
-    require_classes(train, labeled.names, kind="good ")
+    require_classes(train, labeled.names, kind="usable ")
     if not val:
         raise InputError("no validation images are left: gather more images, or use another --val")
     if distributed.is_main_process():

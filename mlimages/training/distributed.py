@@ -47,7 +47,7 @@ def init_process_group(device: torch.device) -> None:
     if dist.is_initialized() or not _is_launched():
         return
     if device.type == "mps":
-        raise InputError("several processes cannot train on mps: use --device cpu")
+        raise InputError("distributed training is not supported on mps: use --device cpu")
     if device.type == "cuda":
         torch.cuda.set_device(_local_gpu())
     try:
@@ -173,7 +173,7 @@ def require_same(what: str, value: object) -> None:
     """
     digest = hashlib.sha256(repr(value).encode()).hexdigest()
     if len(set(all_gather(digest))) > 1:
-        raise RunError(f"the training processes do not find the same {what}: use a file system that all machines share")
+        raise RunError(f"the training processes do not see the same {what}: use a file system that all machines share")
 
 
 @contextmanager

@@ -101,7 +101,7 @@ def extract_features(
     cuts = find_cut_points(built)
     names = [cut.name for cut in cuts]
     if layer not in (None, *names):
-        raise ModelError(f"{model} has no cut point {layer!r}: use {', '.join(names)}")
+        raise ModelError(f"{model} has no features at layer {layer!r}: use {', '.join(names)}")
     image = built.preprocessing.image
     store = pixel_store(image)
     progress = progress or NoProgress()

@@ -148,7 +148,7 @@ def finished_result(
     try:
         return FineTuneResult.from_dict(json.loads(files.result.read_text(encoding="utf-8")), files)
     except (KeyError, TypeError, ValueError) as error:
-        raise RunError(f"{files.result} cannot be read ({error!r}): remove it to finish this run again") from error
+        raise RunError(f"{files.result} cannot be read ({error!r}): delete it and run the command again") from error
 
 
 def finish(
@@ -292,7 +292,7 @@ def export_run(
         The exported file, ready for `predictor`.
 
     Raises:
-        InputError: there is such a file.
+        InputError: the file exists, and mlimages did not write it or it was changed since; not with `overwrite`.
         RunError: `run` is not a run folder.
         ExportError: its outputs differ from the network's; nothing is written. The message names the worst image.
 

@@ -158,7 +158,11 @@ class ImageSet:
     def batches(
         self, parts: Sequence[Sequence[int]], *, view: Callable[[int], int] = lambda index: 0
     ) -> Iterator[PixelBatch]:
-        """Yield one batch per part, a sequence of indices; `view` returns the view of an image. Decoding runs ahead."""
+        """Yield one batch per sequence of indices in `parts`, decoding ahead.
+
+        Args:
+            view: returns the number of the augmented view of the image at an index; 0 is the image itself.
+        """
         pool = _threads(self.images, max(AHEAD, *map(len, parts), 0))
         views = pool.map(lambda index: self._load_view(index, view(index)), itertools.chain(*parts))
         for part in parts:

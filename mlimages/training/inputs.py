@@ -115,7 +115,7 @@ def read_label_files(config: FineTuneConfig) -> LabeledImages:
     labels, val = config.labels, config.val
     parts = open_parts(labels, config)
     if not parts.keys() & {"", "train"}:
-        raise InputError(f"{labels} contains the parts {', '.join(parts)} of a dataset, but no part train")
+        raise InputError(f"{labels} contains {', '.join(parts)}, but no train")
     files = [parts.get("train", parts.get("")), open_labels(val, config) if val else parts.get("val")]
     names, own_names = share_classes([file for file in files if file])
     index_of = {name: index for index, name in enumerate(names)}
@@ -125,7 +125,7 @@ def read_label_files(config: FineTuneConfig) -> LabeledImages:
     ]
     used = {item.label for item in found[0]}
     if new := [names[label] for label in sorted({item.label for item in found[-1]} - used)]:
-        raise InputError(f"{val or labels}: no image of {', '.join(new)} to train on in {labels}: leave the class out")
+        raise InputError(f"{val or labels}: no training image of {', '.join(new)} in {labels}: leave the class out")
     if len(names) < 2:
         raise InputError(f"{labels}: one class only ({', '.join(names) or 'none'}): a classifier needs two")
     return LabeledImages(names, found[0], found[1] if len(found) > 1 else None)
@@ -141,7 +141,7 @@ def require_classes(images: Iterable[_Labeled], names: ClassNames, *, kind: str 
     """Check that every class has at least two training images.
 
     Args:
-        kind: kind of the images, for the message: "good ".
+        kind: kind of the images, for the message, such as "usable ".
 
     Raises:
         InputError: a class has fewer images.
@@ -149,9 +149,7 @@ def require_classes(images: Iterable[_Labeled], names: ClassNames, *, kind: str 
     counts = Counter(image.label for image in images)
     few = [f"{name} ({counts[label]})" for label, name in enumerate(names) if counts[label] < 2]
     if few:
-        raise InputError(
-            f"fewer than 2 {kind}images to train on of {', '.join(few)}: gather more, or leave the class out"
-        )
+        raise InputError(f"fewer than 2 {kind}training images of {', '.join(few)}: gather more, or leave the class out")
 
 
 def image_property_of(model: str) -> ImageProperty:

@@ -175,7 +175,7 @@ def test_links_in_a_circle_and_what_may_not_be_read_cost_themselves_alone(folder
         (["label", "data", "--split", "0.8,0.3"], "expected positive numbers that add up to 1"),
         (["label", "data", "--split", "most"], "--split most: expected two or three shares"),
         (["label", "data", "--split", "0.5,0.5", "--group", "("], "'(' is not a regular expression"),
-        (["label", "data", "-o", "a.xls"], "a label file ends in one of .txt, .csv, .tsv, .jsonl"),
+        (["label", "data", "-o", "a.xls"], "unknown suffix: expected one of .txt, .csv, .tsv, .jsonl"),
         (["label", "data", "--classes", "none.txt"], "none.txt: No such file or directory"),
         (["check", "data/ants"], "images and no class folders: create a folder per class"),
         (["mean", "data/empty"], "no images in data/empty: expected a folder per class"),

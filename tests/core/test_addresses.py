@@ -341,7 +341,7 @@ def test_a_stores_trouble_ends_each_command_and_an_image_is_one_request_of_many_
             monkeypatch.setenv(name, value)
         fsspec.get_filesystem_class("s3").clear_instance_cache()
         site.fallback = store
-        message = r"2 images could not be read .*\(s3://trouble/a/3.jpg\)\. .*--skip-unavailable"
+        message = r"2 images could not be downloaded; .*\(s3://trouble/a/3.jpg\)\. .*--skip-unavailable"
         with pytest.raises(InputError, match=message):
             check(labels, workers=1)
         asked = Counter(request.path for request in site.requests if request.path.endswith(".jpg"))

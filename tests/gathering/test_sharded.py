@@ -201,7 +201,7 @@ def test_shards_by_hand_are_trimmed_and_images_that_no_row_knows_are_named(
     (out / "cats/mine.jpg").write_bytes(b"mine")
     assert gather(source, out, limit=8, **FAST).ok == 8
     assert "1 image in" in caplog.text
-    assert "without a row in the manifest: cats/mine.jpg" in caplog.text
+    assert "not listed in the manifest: cats/mine.jpg" in caplog.text
     assert len(list(out.rglob("*.jpg"))) == 9
     site.requests.clear()
     assert gather(source, out, limit=20, **FAST).ok == 20

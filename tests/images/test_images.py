@@ -155,7 +155,7 @@ def test_a_size_that_no_image_can_have_is_an_error_at_once(values: dict[str, obj
         ({"scale": 0}, "scale is 0: pixels are divided by it"),
         ({"scale": float("nan")}, "scale is nan"),
         ({"scale": "255"}, ""),
-        ({"mean": 0.5}, "mean is 0.5: expected one value per channel, as (0.5,)"),
+        ({"mean": 0.5}, "mean is 0.5: expected one value per channel, such as (0.5,)"),
         ({"mean": ()}, "mean is (): expected one or three finite values"),
         ({"mean": (1, 2)}, "mean is (1, 2): expected one or three finite values"),
         ({"mean": (float("inf"),)}, "expected one or three finite values"),

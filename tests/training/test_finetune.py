@@ -147,8 +147,8 @@ def nothing_to_validate_on(labels: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "expected"),
     [
-        (one_image_class, "fewer than 2 images to train on of red \\(1\\)"),
-        (one_good_image_class, "fewer than 2 good images to train on of red \\(1\\)"),
+        (one_image_class, "fewer than 2 training images of red \\(1\\)"),
+        (one_good_image_class, "fewer than 2 usable training images of red \\(1\\)"),
         (number_without_a_name, "expected a class number from 0 to 1"),
         (same_image_in_both, "2 images in both the training and the validation set"),
         (nothing_to_validate_on, "no validation images are left"),

@@ -167,5 +167,5 @@ def test_features_are_written_for_a_classifier_of_ones_own(
         assert list(arrays["class_names"]) == ["fine", "middle", "wide"]
         assert Path(str(arrays["paths"][0])).parent.name == arrays["class_names"][arrays["labels"][0]]
     assert extract_features(labels, model="lenet5").features.shape == (42, 84)
-    with pytest.raises(ModelError, match="lenet5 has no cut point 'conv9': use conv1, conv2, fc3, fc4"):
+    with pytest.raises(ModelError, match="lenet5 has no features at layer 'conv9': use conv1, conv2, fc3, fc4"):
         extract_features(labels, model="lenet5", layer="conv9")

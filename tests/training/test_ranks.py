@@ -342,7 +342,7 @@ def test_processes_that_see_different_label_files_say_so(configs: dict[str, Fine
         (tmp_path / f"labels{number}_class_def.txt").write_text("0 blue\n1 green\n2 red\n")
     config = replace(configs["pixels"], labels=tmp_path / "labelsRANK.txt")
     output, _ = torchrun(2, [config], tmp_path).communicate(timeout=120)
-    assert "do not find the same label files and run folder: use a file system that all machines share" in output
+    assert "do not see the same label files and run folder: use a file system that all machines share" in output
 
 
 def test_an_error_of_all_processes_is_printed_once_and_named_in_torchruns_summary(tmp_path: Path) -> None:
@@ -352,7 +352,7 @@ def test_an_error_of_all_processes_is_printed_once_and_named_in_torchruns_summar
     labels = label_dir_auto(tmp_path / "set").labels.write(tmp_path / "labels.txt")
     words = ["--nproc-per-node", "2", "-m", "mlimages", "finetune", str(labels.path), "--model", "lenet5"]
     output, _ = started([*words, "--weights", "none", "--freeze", "none", "-o", "run"], tmp_path).communicate()
-    message = "fewer than 2 images to train on of a (1)"
+    message = "fewer than 2 training images of a (1)"
     assert output.count(f"mlimages: {message}") == 1, output
     assert message in output.partition("Root Cause")[2], output
 

@@ -53,7 +53,7 @@ class BufferedFile:
 
 
 class StallDetector:
-    """Detects stalled transfers by the bytes received per window of this many seconds; the caller passes the time."""
+    """Detects transfers of less than 1 KB/s over `window_s` seconds; `now` is the time in seconds, of any clock."""
 
     __slots__ = ("_bytes", "_since", "_window_s")
 

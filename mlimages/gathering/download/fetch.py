@@ -98,7 +98,7 @@ class Fetcher:
 
     @property
     def blocking_hosts(self) -> list[str]:
-        """Unresponsive hosts, if only links on such hosts are left."""
+        """Unresponsive hosts, if all remaining links are on them; otherwise empty."""
         return self._hosts.blocking_hosts
 
     def waiting_count(self, label: str) -> int:

@@ -132,7 +132,7 @@ class Hosts:
 
     @property
     def blocking_hosts(self) -> list[str]:
-        """The parked hosts, if no other is left."""
+        """The parked hosts, if all hosts in use are parked; otherwise empty."""
         if self.deadline == math.inf:
             return []
         return [name.rpartition(":")[0] for name, host in self._hosts.items() if host in self._parked]

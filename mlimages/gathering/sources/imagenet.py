@@ -71,7 +71,7 @@ class ImageNet:
                 self._folders.setdefault(wnid, folder)
         for path in (archive, url_list):
             if path and not path.exists():
-                raise InputError(f"nothing at {path}")
+                raise InputError(f"no file or folder at {path}")
         if url_list:
             require_reader(url_list)
         self._archive = archive

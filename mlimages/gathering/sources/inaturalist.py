@@ -126,7 +126,7 @@ class INaturalist:
             f"{taxon.get('name')} ({taxon.get('rank')} {taxon.get('id')})" for taxon in exact or taxa[:5]
         )
         if exact:
-            raise InputError(f"{query!r} matches several taxa: {similar}; use the id of one")
+            raise InputError(f"{query!r} matches several taxa: {similar}; use the id of one of them")
         raise InputError(f"iNaturalist has no taxon {query!r}" + (f"; similar: {similar}" if similar else ""))
 
     async def _observations(self, taxon_id: int, *, above: int) -> dict[str, Any]:

@@ -99,7 +99,7 @@ class LinkFile:
         single = [label for label, count in Counter(ref.label for ref in head).items() if count == 1]
         if len(single) > _MOST_SINGLE_CLASSES:
             raise InputError(
-                f"{self._name}: {len(single)} of the first {len(head)} links have a class of their own, such as "
+                f"{self._name}: {len(single)} of the first {len(head)} links have a class that occurs once, such as "
                 f"{printable(single[0][:60])!r}: use --class NAME to put all links into one class, or "
                 "--label-column to choose the column of classes"
             )

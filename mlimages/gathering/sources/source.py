@@ -63,7 +63,7 @@ def as_source(source: AnySource) -> Source:
 
 
 class UrlList:
-    """Links in files or at http(s) addresses, each in any common form, plain or compressed (.gz .bz2 .xz .zip).
+    """Links in files or at http(s) URLs, each in any common form, plain or compressed (.gz .bz2 .xz .zip).
 
     A text file has a link per line, `label<TAB>link` in either order, or ImageNet's `n00004475_6590<TAB>link`. Tables
     (CSV, TSV, JSON, JSON lines, Parquet, COCO) have a column of links and optionally one of classes; their other

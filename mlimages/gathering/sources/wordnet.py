@@ -15,7 +15,7 @@ _WNID = re.compile(r"n\d{8}")
 
 @dataclass(frozen=True, slots=True)
 class Synset:
-    """A meaning: its id, the ids of the broader ones, its words (the first is its name) and its definition."""
+    """A WordNet synset: its id, the ids of its hypernyms, its words (the first is its name), its definition."""
 
     wnid: str
     parents: tuple[str, ...]

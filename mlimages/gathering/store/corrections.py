@@ -23,7 +23,7 @@ _ANY_CLASS = "\0"
 
 
 def corrected_class(named: Collection[str], stored: Collection[str]) -> str | None:
-    """The class that a link's image moves to; None where its class was not corrected.
+    """Return the class to which the image of a link is to be moved; None if its class was not corrected.
 
     Args:
         named: classes for which the list names the link.
@@ -39,7 +39,7 @@ def corrected_class(named: Collection[str], stored: Collection[str]) -> str | No
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """An image of the class `old.label`, which the list names for the class `ref.label`."""
+    """An image stored as class `old.label`, which the list now assigns to the class `ref.label`."""
 
     ref: ImageRef
     old: FetchResult
@@ -62,7 +62,7 @@ class Corrections:
             self._stored_urls.add(row_key(_ANY_CLASS, row.url))
 
     def defer(self, ref: ImageRef, key: int, *, is_done: bool) -> bool:
-        """Whether a link that the list names waits for the end of the list."""
+        """Return whether a link of the list has to wait until the whole list has been read."""
         if is_done and key not in self._without_image:
             self._named.add(key)
             return False
@@ -72,7 +72,7 @@ class Corrections:
         return True
 
     def decide(self, rows: Iterable[FetchResult]) -> tuple[list[Correction], list[ImageRef]]:
-        """The corrections, and the other links that waited; `rows` is read only if there are any."""
+        """Return the corrections and the other deferred links; `rows` is read only if a link was deferred."""
         named: dict[str, dict[str, ImageRef]] = {}
         stored: dict[str, dict[str, FetchResult]] = {}
         for ref in self._waiting:
@@ -93,9 +93,9 @@ class Corrections:
 
 
 def apply(corrections: list[Correction], files: StoredFiles, manifest: Path, names: NamesInUse) -> int:
-    """Move the images, then replace the manifest; the number of images that have their new class.
+    """Move the images, then rewrite the manifest; return the number of images moved.
 
-    The others were edited or moved by hand, or lie behind a symbolic link: they and their rows stay.
+    Images that were edited or moved by hand, or are behind a symbolic link, keep their place and row.
 
     Args:
         manifest: with one row for each link.

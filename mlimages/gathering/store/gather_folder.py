@@ -125,7 +125,7 @@ class GatherFolder:
         return self._done.add(key)
 
     def decide_corrections(self) -> list[ImageRef]:
-        """Decide, at the end of the list, whose class it corrects; the other links that waited, to be claimed again."""
+        """Determine the corrections at the end of the list; return the other deferred links, to be claimed again."""
         self._moves_corrected = False
         self._corrections, others = self._compared.decide(read_rows(self._paths()))
         return others

@@ -77,7 +77,7 @@ class Copies:
     is_placeholder: bool = False
 
     def is_placeholder_with(self, url: str) -> bool:
-        """Whether they are a host's placeholder if `url` also has them; copies kept on purpose are not."""
+        """Whether these bytes are a host's placeholder, counting `url` too; copies kept on purpose are not."""
         if self.is_placeholder or self.kept > 1 or len(self.locations) < PLACEHOLDER_PATHS - 1:
             return self.is_placeholder
         return are_placeholder((*self.locations, location_hash(url)))
@@ -150,13 +150,13 @@ class ImageIndex:
             self.add_image(row.dhash, row.path)
 
     def first(self, sha256: str) -> tuple[int, str] | None:
-        """Return the manifest's number and the path of the image that is kept of these bytes, as set by `put_first`."""
+        """Return the manifest's number and the path of the image set by `put_first` for this SHA-256."""
         query = "SELECT manifest, path FROM firsts WHERE sha256 = ?"
         row: tuple[int, str] | None = self._tables.execute(query, (bytes.fromhex(sha256),)).fetchone()
         return row
 
     def put_first(self, sha256: str, manifest: int, path: str) -> None:
-        """Store which image is kept of these bytes."""
+        """Store the image that is kept of those with this SHA-256, unless there is one already."""
         self._tables.execute("INSERT OR IGNORE INTO firsts VALUES (?, ?, ?)", (bytes.fromhex(sha256), manifest, path))
 
     def add_image(self, dhash: str, path: str) -> None:

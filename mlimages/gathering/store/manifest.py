@@ -183,7 +183,7 @@ def read_closing(path: Path) -> Closing:
 
 
 def read_closed_rows(paths: Iterable[Path]) -> Iterator[tuple[FetchResult, bool]]:
-    """Yield the rows like `read_rows`, each with whether a closing line follows it."""
+    """Yield the rows like `read_rows`, each with a flag: whether a closing line follows it."""
     for path in paths:
         closed = read_closing(path).lines
         with path.open("rb") as lines:

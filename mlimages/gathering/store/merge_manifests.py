@@ -111,7 +111,7 @@ class _ReplacedImages:
         self._tables.execute("INSERT OR REPLACE INTO images VALUES (?, ?)", (path, sha256))
 
     def unlisted_in(self, manifest: Path) -> Iterator[tuple[str, str]]:
-        """Yield those that no row of a manifest lists."""
+        """Yield path and SHA-256 of the images that no row of the manifest lists."""
         if self._tables.execute("SELECT 1 FROM images LIMIT 1").fetchone():
             for row in read_rows([manifest]):
                 self._tables.execute("DELETE FROM images WHERE path = ?", (row.path,))
@@ -129,7 +129,7 @@ def warn_of_unknown_images(files: ImageStorage, manifest: Path, out: Path) -> No
     tables.close()
     if found:
         names = ", ".join(found[:_MAX_NAMES]) + " ..." * (len(found) > _MAX_NAMES)
-        logger.warning("%s in %s without a row in the manifest: %s", counted(len(found), "image"), out, names)
+        logger.warning("%s in %s not listed in the manifest: %s", counted(len(found), "image"), out, names)
 
 
 class CurrentRows:

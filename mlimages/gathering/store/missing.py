@@ -31,7 +31,8 @@ def corrected_rows(files: ImageStorage, manifests: list[Path], *, keep: bool, re
     """Yield new rows for images that were moved, deleted or restored since their rows were written.
 
     Args:
-        keep: treat missing images as deleted on purpose, however many. restore: treat none so; they get no new row.
+        keep: treat missing images as deleted on purpose, however many. restore: treat none as deleted; they get no
+            new row and are downloaded again.
 
     Raises:
         GatherError: so many are missing that they may not have been deleted on purpose.
@@ -76,7 +77,7 @@ def corrected_rows(files: ImageStorage, manifests: list[Path], *, keep: bool, re
 
 
 def demand_few(deleted: Mapping[str, int], totals: Mapping[str, int]) -> None:
-    """Raise an error if a whole folder or more than a tenth of one is missing; one of several images may be.
+    """Raise an error if all images of a folder, or more than one and more than a tenth of them, are missing.
 
     Raises:
         GatherError: too many images are missing; the message has the folders, the counts and the two options.
