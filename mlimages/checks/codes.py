@@ -95,7 +95,7 @@ class Thresholds:
     min_side_px: Annotated[int, Option("tiny: the shorter side is below this, in pixels.", min=0)] = 32
     max_aspect: Annotated[float, Option("odd-shape: longer / shorter side is above this.", min=1)] = 3.0
     max_crop_loss: Annotated[
-        float, Option("crop-loss: a centered square crop removes more than this share.", min=0, max=1)
+        float, Option("crop-loss: a centred square crop removes more than this share.", min=0, max=1)
     ] = 0.5
     blank_spread: Annotated[
         int, Option("blank: 2nd and 98th percentile of the levels differ by at most this.", min=0, max=255)

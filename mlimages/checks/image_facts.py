@@ -21,7 +21,7 @@ WORK_PX = 128
 """Images are reduced by an integer factor for measuring; the shorter side keeps at least this many pixels."""
 
 GREY_CHROMA = 2
-"""Maximum distance of Cb and Cr from 128 in a grayscale image saved as a color JPEG."""
+"""Maximum distance of Cb and Cr from 128 in a grayscale image saved as a colour JPEG."""
 
 COLOURED = 9
 """If the means of red, green and blue differ by more, some Cb or Cr exceeds GREY_CHROMA (JFIF 1.02)."""
@@ -55,7 +55,7 @@ class Facts(NamedTuple):
         deep: whether it has more than 8 bits per channel.
         irregular: whether it is a JPEG with padding or unusual header values but intact pixels.
         transparent: whether any pixel shows the background.
-        grey: whether it has no color.
+        grey: whether it has no colour.
         low, high: 2nd and 98th percentile of the luma levels, 0..255.
         typical: median of the luma levels.
         two_levels: share of the image that the two most frequent luma levels cover.
@@ -116,7 +116,7 @@ def examine(data: bytes, *, max_pixels: int) -> Facts:
     luma = small.convert("L")
     thumb = luma.resize((16, 16), Image.Resampling.BOX)
     thumb = thumb if decoded.turn == 1 else thumb.transpose(UPRIGHT[decoded.turn])
-    sample = small.resize((32, 32), Image.Resampling.NEAREST)  # 1024 pixels suffice for the color
+    sample = small.resize((32, 32), Image.Resampling.NEAREST)  # 1024 pixels suffice for the colour
     red, green, blue, *_ = sample.reduce(32).getpixel((0, 0))  # type: ignore[misc]  # RGB
     low, high, typical, two_levels = _levels(luma)
     width, height = decoded.size

@@ -165,11 +165,11 @@ def _unless_blank(applies: Test) -> Test:
 RULES = {
     Code.TOO_MANY_PIXELS: Rule(_too_many_pixels, lambda f, t: f"{_size(f, t)} is more than {t.max_pixels} pixels"),
     Code.ROTATED: Rule(lambda f, t: f["orientation"] != 1, lambda f, t: f"EXIF orientation {f['orientation']}"),
-    Code.CMYK: Rule(lambda f, t: f["mode"] == b"CMYK", lambda f, t: "converted to RGB without a color profile"),
+    Code.CMYK: Rule(lambda f, t: f["mode"] == b"CMYK", lambda f, t: "converted to RGB without a colour profile"),
     Code.SIXTEEN_BIT: Rule(lambda f, t: f["deep"], lambda f, t: f"mode {_mode(f)}: scaled to 8 bits"),
-    Code.PALETTE: Rule(lambda f, t: f["mode"] == b"P", lambda f, t: "at most 256 colors"),
+    Code.PALETTE: Rule(lambda f, t: f["mode"] == b"P", lambda f, t: "at most 256 colours"),
     Code.TRANSPARENT: Rule(lambda f, t: f["transparent"], lambda f, t: "composited onto white"),
-    Code.GREY: Rule(lambda f, t: f["grey"], lambda f, t: f"mode {_mode(f)}: no color"),
+    Code.GREY: Rule(lambda f, t: f["grey"], lambda f, t: f"mode {_mode(f)}: no colour"),
     Code.ANIMATED: Rule(lambda f, t: f["animated"], lambda f, t: "the first frame is used"),
     Code.IRREGULAR_JPEG: Rule(
         lambda f, t: f["irregular"], lambda f, t: "padding or unusual values between segments; the pixels are intact"

@@ -38,9 +38,9 @@ class ImageProperty:
 
     Attributes:
         width, height: of the result, in pixels; height 0 means the same as width.
-        resize: `shorter` scales the shorter side to `shorter_px` and crops the center (torchvision's Resize and
-            CenterCrop). `crop` crops the center, unscaled. `downscale` cuts out the largest central part with the
-            aspect ratio of the result and scales it; a smaller image is centered, unscaled. `position` crops at
+        resize: `shorter` scales the shorter side to `shorter_px` and crops the centre (torchvision's Resize and
+            CenterCrop). `crop` crops the centre, unscaled. `downscale` cuts out the largest central part with the
+            aspect ratio of the result and scales it; a smaller image is centred, unscaled. `position` crops at
             `position`, unscaled. `squash` ignores the aspect ratio. `letterbox` scales the whole image to fit.
         shorter_px: length of the shorter side for `shorter`, at least width and height; 0 means the larger of them.
         position: left and top of the crop for `position`, in pixels.

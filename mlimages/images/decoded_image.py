@@ -36,7 +36,7 @@ class DecodeOptions:
         reduce_to: downscale by the largest integer factor that leaves the shorter side at least this many pixels.
         strict: report damage in a JPEG that Pillow ignores, if simplejpeg is installed.
         upright: apply the EXIF orientation.
-        background: RGB color behind transparent pixels.
+        background: RGB colour behind transparent pixels.
     """
 
     min_size: tuple[int, int] | None = None

@@ -55,7 +55,7 @@ class LabeledImage:
         """Decode the file again: upright, 8-bit RGB, the first frame of an animation.
 
         Args:
-            background: RGB color behind transparent pixels.
+            background: RGB colour behind transparent pixels.
 
         Raises:
             ImageError: it cannot be decoded.
@@ -71,7 +71,7 @@ class LabeledImage:
     def downscale(self, width: int, height: int = 0) -> Self:
         """Crop the largest central region with the aspect ratio of `width` x `height`, and resize it to that size.
 
-        A smaller image is centered on black, unscaled.
+        A smaller image is centred on black, unscaled.
 
         Args:
             height: 0 means the same as width.
@@ -87,7 +87,7 @@ class LabeledImage:
         return self._fit(ImageProperty(width, height, resize="position", position=(left, top)))
 
     def crop_from_center(self, width: int, height: int = 0) -> Self:
-        """Crop `width` x `height` pixels from the center; pixels outside the image are black.
+        """Crop `width` x `height` pixels from the centre; pixels outside the image are black.
 
         Args:
             height: 0 means the same as width.

@@ -30,7 +30,7 @@ def resized_size(width: int, height: int, prop: ImageProperty) -> tuple[int, int
 
 
 def centre_start(size: int, crop: int) -> int:
-    """Return the offset of a centered crop in pixels, rounded as in torchvision; negative if the image is smaller."""
+    """Return the offset of a centred crop in pixels, rounded as in torchvision; negative if the image is smaller."""
     return round((size - crop) / 2) if size >= crop else -((crop - size) // 2)
 
 

@@ -126,7 +126,7 @@ def draw_line(
         text: the text, without line breaks.
         size: font size in pixels.
         width: maximum width of the text in pixels.
-        color: RGB color of the text.
+        color: RGB colour of the text.
     """
     text = "".join(char if char.isprintable() else "?" for char in text[:200])
     found = None if text.isascii() else find_font(text)

@@ -86,7 +86,7 @@ class Provenance:
         weights_sha256, data_sha256: of the checkpoint, and of each label file by split name.
         split_sizes: number of images by split name.
         class_counts: number of images by class index, by split name.
-        licenses: number of images by the license that `gather` recorded; empty if it recorded none.
+        licenses: number of images by the licence that `gather` recorded; empty if it recorded none.
         command: command line that reproduces the run.
         accuracy: on the validation images, with the bounds of its 95 % interval.
         accuracy_count: number of these images.

@@ -77,7 +77,7 @@ class Explanation:
 def explain(predictor: Predictor, image: ImageInput) -> Explanation | BrokenImage:
     """Mask the regions of an image one at a time and compare the predictions, in 50 forward passes.
 
-    Masked regions get the mean color of the image.
+    Masked regions get the mean colour of the image.
 
     Args:
         image: an input of `Predictor`.

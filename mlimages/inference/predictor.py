@@ -40,7 +40,7 @@ SET_LEVEL = "0.9"
 """Of the prediction set of each image: it holds the true class in this share of cases."""
 
 ImageInput = str | os.PathLike[str] | bytes | NDArray[np.uint8] | Image.Image
-"""A path, an encoded image, a PIL image, or pixels: uint8 RGB `(H, W, 3)` or grey `(H, W)`, upright."""
+"""A path, an encoded image, a PIL image, or pixels: uint8 RGB `(H, W, 3)` or gray `(H, W)`, upright."""
 
 
 @dataclass(frozen=True, slots=True)

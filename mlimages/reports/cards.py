@@ -72,14 +72,14 @@ def _data(bundle: OnnxBundle) -> Iterator[str]:
         yield f"| {_escape_markdown(name)} | {counts[0]} | {counts[1]} |"
     yield f"| total | {sum(train)} | {sum(val)} |"
     if provenance.licenses:
-        yield "\n| license, as recorded by `mlimages gather` | images |\n|---|---|"
+        yield "\n| licence, as recorded by `mlimages gather` | images |\n|---|---|"
         yield from (f"| {_escape_markdown(name)} | {count} |" for name, count in provenance.licenses.items())
     else:
-        yield "\nThe licenses of the images are not recorded."
+        yield "\nThe licences of the images are not recorded."
 
 
 def image_licenses(paths: Iterable[Path]) -> dict[Path, str]:
-    """Return the license of each image, as `gather` recorded it in the manifest of its folder."""
+    """Return the licence of each image, as `gather` recorded it in the manifest of its folder."""
     found: dict[Path, str] = {}
     folders = {path: path.parent.parent for path in paths}
     for folder in sorted(set(folders.values())):

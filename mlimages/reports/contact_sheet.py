@@ -114,7 +114,7 @@ def draw_sheet(
         labels = open_labels(source, table)
     rows = sheet_rows(TrainingData(labels, prop), per_class=per_class, seed=seed)
     shown = f"{counted(sum(row.count for row in rows), 'image')}, {counted(len(rows), 'class')}"
-    resized = f"{prop.resize} to {prop.width} x {prop.height} px" + (", grey" if prop.gray_scale else "")
+    resized = f"{prop.resize} to {prop.width} x {prop.height} px" + (", gray" if prop.gray_scale else "")
     note = f"{shown}; a random sample of up to {per_class} per class (seed {seed}); {resized}"
     write_sheet(rows, out, title=source.name, note=note, overwrite=overwrite)
     return rows

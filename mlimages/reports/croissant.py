@@ -51,7 +51,7 @@ def write_croissant(run: RunFolder, path: str | os.PathLike[str], *, overwrite: 
 
 
 def _dataset(run: RunFolder) -> dict[str, Any]:
-    """Return label files, class counts, and licenses recorded by `gather`; without paths of this machine."""
+    """Return label files, class counts, and licences recorded by `gather`; without paths of this machine."""
     files = {name: file for name in ("train", "val") if (file := run.path / f"{name}.txt").exists()}
     items = {name: list(LabelFile(file)) for name, file in files.items()}
     counts = {name: Counter(item.label for item in each) for name, each in items.items()}
@@ -62,7 +62,7 @@ def _dataset(run: RunFolder) -> dict[str, Any]:
         for label, name in enumerate(run.class_names)
     ]
     stated = "; ".join(f"{name}: {count} images" for name, count in licenses.most_common()) or "not recorded"
-    description = f"{total} images of {len(run.class_names)} classes. Licenses of the images: {stated}."
+    description = f"{total} images of {len(run.class_names)} classes. Licences of the images: {stated}."
     return {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",

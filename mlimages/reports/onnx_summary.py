@@ -180,7 +180,7 @@ def _network(bundle: OnnxBundle) -> Iterator[str]:
     image, names = bundle.preprocessing.image, bundle.class_names
     more = " ..." if len(names) > 8 else ""
     yield f"network: {bundle.model}, {len(names)} classes: {', '.join(names[:8])}{more}"
-    size = f"{image.width} x {image.height} px" + (", grey" if image.gray_scale else "")
+    size = f"{image.width} x {image.height} px" + (", gray" if image.gray_scale else "")
     resize = f"shorter side to {image.shorter_px} px, centre" if image.resize == "shorter" else f"{image.resize} to"
     exact = ", bit-identical to Pillow" if bundle.exact_resize else ""
     yield (

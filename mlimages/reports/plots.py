@@ -1,4 +1,4 @@
-"""Plots as PNG files, and as SVG elements that adapt to the light or dark colors of the page."""
+"""Plots as PNG files, and as SVG elements that adapt to the light or dark colours of the page."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def curves(epochs: Sequence[Epoch], *, metrics: Sequence[str] = tuple(METRICS), 
 
 
 def confusion_matrix(counts: Confusion, names: Sequence[str]) -> Figure:
-    """Plot counts by true class (rows) and predicted class (columns); the color is the share of the row."""
+    """Plot counts by true class (rows) and predicted class (columns); the colour is the share of the row."""
     size = min(2.5 + 0.55 * len(names), 24)
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(size + 1, size), layout="constrained")
@@ -131,7 +131,7 @@ def probe_drawings(result: ProbeResult) -> list[str]:
 
 
 def dataset_drawings(facts: FactsTable) -> list[str]:
-    """Return plots of sizes, brightness and colors of the decoded images, as SVG elements; empty if there are none."""
+    """Return plots of sizes, brightness and colours of the decoded images, as SVG elements; empty if there are none."""
     facts = facts[facts["width"] > 0]
     if not len(facts):
         return []
@@ -169,7 +169,7 @@ def save_png(figure: Figure, path: str | os.PathLike[str], *, overwrite: bool = 
 
 
 def svg(figure: Figure, *, label: str) -> str:
-    """Return a figure as an SVG element: transparent, with text as text in the page's text color.
+    """Return a figure as an SVG element: transparent, with text as text in the page's text colour.
 
     Args:
         figure: drawn by one of the functions here.

@@ -85,7 +85,7 @@ def _values(run: RunFolder) -> dict[str, Any]:
 
 def _settings(run: RunFolder) -> Iterator[tuple[str, str]]:
     image = run.preprocessing.image
-    yield "images", f"{image.width} x {image.height} px, {image.resize}{', grey' if image.gray_scale else ''}"
+    yield "images", f"{image.width} x {image.height} px, {image.resize}{', gray' if image.gray_scale else ''}"
     for name, value in run.changed_settings.items():
         yield name.replace("_", " "), ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     if "seconds" in run.figures:

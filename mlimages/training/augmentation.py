@@ -49,7 +49,7 @@ class Augment:
     """Data augmentation; the same seed, image and view number give the same view on every machine and in every thread.
 
     Attributes:
-        strength: `flip` mirrors every other view; `light` also crops and changes colors slightly; `strong` does more,
+        strength: `flip` mirrors every other view; `light` also crops and changes colours slightly; `strong` does more,
             rotates, and erases a rectangle.
         rotate_deg: maximum rotation in either direction, in addition to `strength`.
         seed: random seed.
