@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mlimages.checks.run_checks import check
-from mlimages.core import ImageError, Pool, Progress, as_path
+from mlimages.core import Embedder, ImageError, Pool, Progress, as_path
 from mlimages.images import read_bytes
 from mlimages.labels import LabelFile, demand_shares, open_labels
 
@@ -22,6 +22,7 @@ def split_labels(
     seed: int = 0,
     *,
     pool: Pool | None = None,
+    embed: Embedder | None = None,
     progress: Progress | None = None,
 ) -> tuple[LabelFile, ...]:
     """Return one LabelFile per share, stratified by class, with duplicates and near-duplicates in one part.
@@ -35,6 +36,7 @@ def split_labels(
         labels: a label file, or a folder of class folders.
         shares: positive numbers that add up to 1.
         pool: workers that examine the images; by default threads.
+        embed: computes features, to keep together what hashes miss; results may then differ between machines.
 
     Raises:
         InputError: the shares are not positive or do not add up to 1.
@@ -47,7 +49,7 @@ def split_labels(
     """
     demand_shares(shares)
     file = open_labels(labels)
-    report = check([file], pool=pool, progress=progress)
+    report = check([file], pool=pool, embed=embed, progress=progress)
     groups = {path: number for number, group in enumerate(report.duplicate_groups) for path in group}
     contents = {
         as_path(name): digest.tobytes().hex() if digest.any() else _content(as_path(name))

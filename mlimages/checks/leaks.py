@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 
 from mlimages.checks.cache import FactsCache
 from mlimages.checks.codes import CODES, Code, Thresholds
+from mlimages.checks.feature_pairs import IndexPair, find_feature_pairs
 from mlimages.checks.image_table import FINDING_ROW, ImageTable
 from mlimages.checks.near_duplicates import VERSION, DisjointSets, near_duplicate_pairs, perceptual_hashes
 from mlimages.checks.rules import is_blank, is_tiny
+from mlimages.core import Embedder, Progress
 
 Key = TypeVar("Key")
 
@@ -31,8 +33,8 @@ Relation = tuple[int, Code, int]
 """Index of an image, its code, and index of the related image."""
 
 
-def find_groups(images: ImageTable, thresholds: Thresholds, cache: FactsCache) -> list[list[int]]:
-    """Return the indices of duplicates and near-duplicates in groups, each sorted.
+def find_groups(images: ImageTable, thresholds: Thresholds, cache: FactsCache) -> DisjointSets:
+    """Return the sets of duplicates and near-duplicates, by index.
 
     Blank images are duplicates only if their bytes are equal. The result is cached for the set of images.
     """
@@ -47,7 +49,23 @@ def find_groups(images: ImageTable, thresholds: Thresholds, cache: FactsCache) -
         cache.put_duplicate_pairs(key, groups.parent_pairs())
     else:
         groups.unite(known.tolist())
-    return groups.sets()
+    return groups
+
+
+def find_pairs(
+    images: ImageTable, thresholds: Thresholds, groups: DisjointSets, embed: Embedder, progress: Progress
+) -> list[IndexPair]:
+    """Return the near-duplicates by features that are not in one group by hashes, and unite their groups.
+
+    Images without detail, tiny images and drawings are left out: different ones look alike.
+    """
+    compared = np.flatnonzero(images.decoded & ~is_blank(images.facts, thresholds) & ~_is_plain(images, thresholds))
+    paths = images.paths(set(compared.tolist()))
+    found = find_feature_pairs([paths[index] for index in compared.tolist()], embed, progress)
+    pairs = [IndexPair(int(compared[one]), int(compared[other]), value) for one, other, value in found]
+    new = [pair for pair in pairs if groups.root(pair.one) != groups.root(pair.other)]
+    groups.unite(pair[:2] for pair in new)
+    return new
 
 
 def judge_duplicates(images: ImageTable, groups: Sequence[Sequence[int]], thresholds: Thresholds) -> NDArray[np.void]:
@@ -64,9 +82,17 @@ def describe_relation(code: Code, other: Path, class_name: str, *, same: bool) -
 
 def _min_correlation(images: ImageTable, compared: NDArray[np.int32], thresholds: Thresholds) -> NDArray[np.float32]:
     """Return the correlation that each compared image requires of a near-duplicate."""
-    facts = images.facts
-    plain = is_tiny(facts, thresholds) | (facts["two_levels"] >= PLAIN) | (facts["sharpness"] < SMOOTH)
+    plain = _is_plain(images, thresholds)
     return np.where(plain[compared], np.float32(thresholds.plain_correlation), np.float32(thresholds.near_correlation))
+
+
+def _is_plain(images: ImageTable, thresholds: Thresholds) -> NDArray[np.bool_]:
+    """Whether each image is tiny, without detail, or a drawing."""
+    facts = images.facts
+    plain: NDArray[np.bool_] = (
+        is_tiny(facts, thresholds) | (facts["two_levels"] >= PLAIN) | (facts["sharpness"] < SMOOTH)
+    )
+    return plain
 
 
 def _equal_pairs(digest: NDArray[np.uint64]) -> Iterator[tuple[int, int]]:

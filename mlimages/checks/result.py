@@ -29,6 +29,15 @@ class Move:
 
 
 @dataclass(frozen=True, slots=True)
+class FeaturePair:
+    """Two images that are near-duplicates by their features, and the correlation of their aligned thumbnails."""
+
+    one: Path
+    other: Path
+    correlation: float
+
+
+@dataclass(frozen=True, slots=True)
 class CheckReport:
     """The result of `check`.
 
@@ -40,6 +49,7 @@ class CheckReport:
         ok: number of images without an error.
         findings: all findings by file and line.
         duplicate_groups: images that are duplicates or near-duplicates of each other, in the order of the files.
+        feature_pairs: pairs that only features found; None if features were not compared.
         thresholds: the thresholds that were applied, after `Thresholds.for_count` and `for_sharpness`.
         seconds: duration of the check.
         facts: measurements of each image `(N,)`, a column per attribute of `Facts`, in the order of the files; zeros if
@@ -55,6 +65,7 @@ class CheckReport:
     ok: int
     findings: Findings
     duplicate_groups: tuple[tuple[Path, ...], ...]
+    feature_pairs: tuple[FeaturePair, ...] | None
     thresholds: Thresholds
     seconds: float
     facts: FactsTable = field(repr=False)
@@ -96,6 +107,8 @@ class CheckReport:
             "errors": self.errors,
             "warnings": self.warnings,
             "duplicate_groups": [[str(path) for path in group] for group in self.duplicate_groups],
+            "feature_pairs": self.feature_pairs
+            and [[str(pair.one), str(pair.other), round(pair.correlation, 3)] for pair in self.feature_pairs],
             "seconds": round(self.seconds, 3),
             "files": [str(file.path) for file in self.files],
             "thresholds": asdict(self.thresholds),

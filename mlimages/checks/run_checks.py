@@ -14,14 +14,16 @@ import numpy as np
 
 from mlimages.checks.cache import ExaminedImage, FactsCache, Stamp
 from mlimages.checks.codes import Code, Thresholds
+from mlimages.checks.feature_pairs import demand_index
 from mlimages.checks.findings import Findings, merge_rows
 from mlimages.checks.image_facts import examine, facts_table
 from mlimages.checks.image_table import DIGEST_BYTES, ImageTable
-from mlimages.checks.leaks import find_groups, judge_duplicates
-from mlimages.checks.result import CheckReport
+from mlimages.checks.leaks import find_groups, find_pairs, judge_duplicates
+from mlimages.checks.result import CheckReport, FeaturePair
 from mlimages.checks.rules import judge, judge_classes, wrong_suffix
 from mlimages.core import (
     BrokenImage,
+    Embedder,
     Fault,
     ImageError,
     LabeledPath,
@@ -56,6 +58,7 @@ def check(
     workers: int | None = None,
     pool: Pool | None = None,
     skip_unavailable: bool = False,
+    embed: Embedder | None = None,
     progress: Progress | None = None,
 ) -> CheckReport:
     """Find corrupt, duplicate, leaked and unusual images; a broken image is a finding, not an exception.
@@ -69,11 +72,14 @@ def check(
         workers: threads that examine images; by default one per CPU core.
         pool: workers that examine the images, instead of threads.
         skip_unavailable: report remote images that cannot be downloaded, instead of raising an error.
+        embed: computes features, which find near-duplicates that hashes miss, such as strong crops; for example
+            `mlimages.training.embedder()`.
         progress: shows how many images have been examined.
 
     Raises:
         LabelFileError: a label file or a line of it cannot be read.
         InputError: a remote image cannot be downloaded.
+        MissingExtraError: comparing the features of so many images needs the extra `usearch`.
 
     Examples:
         >>> from mlimages import check
@@ -88,6 +94,8 @@ def check(
     images = ImageTable.from_files(_open_all(label_files))
     first = next((path for _, path, _ in images.read_all()), None)
     pool = pool or reading_threads(first, workers)
+    if embed:
+        demand_index(len(images))
     with FactsCache() as cache:
         unavailable = _examine(images, thresholds, cache, pool, progress)
         demand_available(unavailable, skip=skip_unavailable)
@@ -95,8 +103,10 @@ def check(
         sharpness = images.facts["sharpness"][images.decoded]
         if len(sharpness):
             thresholds = thresholds.for_sharpness(len(sharpness), float(np.median(sharpness)))
-        groups = find_groups(images, thresholds, cache)
+        sets = find_groups(images, thresholds, cache)
     progress.close()
+    pairs = find_pairs(images, thresholds, sets, embed, progress) if embed else None
+    groups = sets.sets()
     paths = images.paths(set(chain.from_iterable(groups)))
     rows = merge_rows(judge_duplicates(images, groups, thresholds), judge(images, thresholds))
     findings = Findings(images, rows, paths, thresholds, tuple(judge_classes(images, thresholds)))
@@ -108,6 +118,7 @@ def check(
         ok=len(images) - int(findings.with_errors().sum()),
         findings=findings,
         duplicate_groups=tuple(tuple(paths[index] for index in group) for group in groups),
+        feature_pairs=None if pairs is None else tuple(FeaturePair(paths[a], paths[b], value) for a, b, value in pairs),
         thresholds=thresholds,
         seconds=time.perf_counter() - began,
         facts=images.facts,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,11 @@ from mlimages.core import ImageProperty, Resize, as_path, counted, demand_free
 from mlimages.labels import LabelOptions, TableOptions, WrittenLabels
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mlimages.checks import CheckReport
+    from mlimages.core import Embedder
+    from mlimages.labels import LabelFile
 
 SHOWN_CLASSES = 20
 
@@ -54,7 +57,12 @@ def label(
     from mlimages.labels import make_label_files, parse_shares
 
     options = LabelOptions(**settings, split=parse_shares(split) if split else ())
-    written = make_label_files(options, split=partial(split_labels, progress=TqdmProgress()), note=print_note)
+
+    def split_groups(labels: LabelFile, shares: Sequence[float], seed: int) -> tuple[LabelFile, ...]:
+        embed = _open_embedder([labels]) if options.group_by == "features" else None
+        return split_labels(labels, shares, seed, embed=embed, progress=TqdmProgress())
+
+    written = make_label_files(options, split=split_groups, note=print_note)
     for file in written:
         for line in _remarks(file):
             print_note(line)
@@ -96,6 +104,9 @@ def check(
     threshold: list[str] = typer.Option(
         [], "--threshold", metavar="NAME=VALUE", help="Override a threshold (see --help-all); may be repeated."
     ),
+    features: bool = typer.Option(
+        False, "--features", help="Also compare features of a network, which finds strong crops (extra train)."
+    ),
     skip_unavailable: bool = SKIP_UNAVAILABLE,
     engine: Engine = ENGINE,
     address: str = ADDRESS,
@@ -123,9 +134,15 @@ def check(
     files = [labels for source in sources for labels in read_parts(source, TableOptions(**table))]
     outcomes = (checks.outcome_paths(labels.path) for labels in files)
     demand_free([*pages, *chain.from_iterable(outcomes)], overwrite=force)
+    embed = _open_embedder(files) if features else None
     with open_cluster(engine, address) as pool:
         report = checks.check(
-            files, thresholds=thresholds, pool=pool, skip_unavailable=skip_unavailable, progress=TqdmProgress()
+            files,
+            thresholds=thresholds,
+            pool=pool,
+            skip_unavailable=skip_unavailable,
+            embed=embed,
+            progress=TqdmProgress(),
         )
     if page:
         write_report(report, page, overwrite=force)
@@ -150,8 +167,19 @@ def check(
         raise typer.Exit(1)
 
 
+def _open_embedder(files: Sequence[LabelFile]) -> Embedder:
+    """Load the network, and print what comparing features will cost."""
+    from mlimages.training import embedder
+
+    embed = embedder()
+    print_note(embed.describe_cost(sum(1 for file in files for _ in file.named())))
+    return embed
+
+
 def _print_report(report: CheckReport) -> None:
     print(f"{counted(report.checked, 'image')} checked, {report.ok} ok, {report.seconds:.1f} s")
+    if report.feature_pairs is not None:
+        print(f"{counted(len(report.feature_pairs), 'pair')} of near-duplicates found by features alone")
     for title, counts in (("errors (left out)", report.errors), ("warnings (kept)", report.warnings)):
         print("\n".join([f"{title}: {sum(counts.values())}", *(f"  {n:>7}  {code}" for code, n in counts.items())]))
 

@@ -27,6 +27,7 @@ from .files import is_remote as is_remote
 from .files import named_path as named_path
 from .files import outputs as outputs
 from .files import put as put
+from .files import record_settings as record_settings
 from .files import record_written as record_written
 from .files import relative_name as relative_name
 from .files import replacing as replacing
@@ -76,6 +77,7 @@ from .types import DEFAULT_MODEL as DEFAULT_MODEL
 from .types import BrokenImage as BrokenImage
 from .types import ClassScore as ClassScore
 from .types import Device as Device
+from .types import Embedder as Embedder
 from .types import FetchResult as FetchResult
 from .types import GatherSummary as GatherSummary
 from .types import ImageRef as ImageRef

@@ -115,9 +115,18 @@ def _records(folder: Path) -> set[str]:
         return set()
 
 
+def record_settings(path: Path, settings: str) -> None:
+    """Record how a written file was made, as a comment, which `sha256sum -c` skips."""
+    _append_record(path, f"# {path.name}: {settings}")
+
+
 def _record(path: Path, digest: str) -> None:
+    _append_record(path, f"{digest}  {path.name}")
+
+
+def _append_record(path: Path, line: str) -> None:
     """Append a line, so that two commands can write into one folder at the same time."""
-    line, known = f"{digest}  {path.name}", _records(path.parent)
+    known = _records(path.parent)
     if line in known:
         return
     if is_remote(path):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mlimages.core.codes import Fault, Reason
 
@@ -122,6 +125,13 @@ class GatherSummary:
     def to_dict(self) -> dict[str, Any]:
         """Return the summary as JSON types, as printed by `--json`."""
         return {**asdict(self), "out": str(self.out)}
+
+
+class Embedder(Protocol):
+    """Computes features of images; `mlimages.training.embedder()` returns one."""
+
+    def __call__(self, paths: Sequence[Path]) -> NDArray[np.float32]:
+        """Return one row of features for each image `(N, D)`; zeros if it cannot be decoded."""
 
 
 @dataclass(frozen=True, slots=True)

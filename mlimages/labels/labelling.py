@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Annotated, Literal, Protocol
 
-from mlimages.core import InputError, Option, as_path, counted, demand_free, documented
+from mlimages.core import InputError, Option, as_path, counted, demand_free, documented, record_settings
 from mlimages.labels.class_names import class_definition_path, read_class_names
 from mlimages.labels.folders import append, demand_items, demand_table, label_dir, label_dir_auto, label_dir_by_pattern
 from mlimages.labels.label_file import LabelFile, read_paths
@@ -73,6 +73,10 @@ class LabelOptions(TableOptions):
             default_text="near-duplicates",
         ),
     ] = ""
+    group_by: Annotated[
+        Literal["hashes", "features"],
+        Option("Find near-duplicates by hashes, or also by features of a network (extra train).", "Split"),
+    ] = "hashes"
     seed: Annotated[int, Option("Random seed for --split and --limit-per-class.", "Split")] = 0
     append: Annotated[bool, Option("Append to the label file; existing lines are kept.", "Output")] = False
     as_folders: Annotated[
@@ -147,13 +151,23 @@ def make_label_files(
     files = _split(listed, options, split, note) if options.split else tuple(parts.values()) or (listed,)
     if options.as_folders:
         lay_out(dict(zip(names, files, strict=True)), options.as_folders, copy=options.copy)
-    written = zip(paths, files, strict=True) if is_written else ()
-    return tuple(_count_classes(file.write(path, overwrite=force)) for path, file in written)
+    written = [file.write(path, overwrite=force) for path, file in zip(paths, files, strict=True)] if is_written else []
+    if options.split:
+        for file in written:
+            record_settings(file.path, _split_settings(options))
+    return tuple(map(_count_classes, written))
+
+
+def _split_settings(options: LabelOptions) -> str:
+    group = f"--group {options.group}" if options.group else f"--group-by {options.group_by}"
+    return f"--split {','.join(map(str, options.split))} --seed {options.seed} {group}"
 
 
 def _demand_consistent(options: LabelOptions, source: Path) -> None:
     if not source.exists():
         raise InputError(f"no folder or label file at {source}")
+    if options.group and options.group_by != "hashes":
+        raise InputError("--group and --group-by name two kinds of groups: leave one out")
     if not (options.out or options.split or options.as_folders or source.is_dir()):
         raise InputError(f"{source} is already a label file: use -o FILE to convert it, or --split 0.8,0.2 to split it")
 

@@ -15,7 +15,7 @@ from mlimages.labels import LabelFile
 from mlimages.reports import plots
 from mlimages.reports.pages import MAX_TILES, GalleryTile, embed, image_address, render
 
-MAX_GROUPS, MAX_PER_GROUP = 60, 8
+MAX_GROUPS, MAX_PER_GROUP, MAX_PAIRS = 60, 8, 500
 MEAN_OF, MAX_MEANS = 100, 60
 """Images in the mean of a class, and classes with a mean: the page stays small."""
 
@@ -66,6 +66,12 @@ def write_report(report: CheckReport, path: str | os.PathLike[str], *, overwrite
             for group in report.duplicate_groups[:MAX_GROUPS]
         ],
         group_count=len(report.duplicate_groups),
+        feature_pairs=[
+            GalleryTile(
+                (embed(pair.one), embed(pair.other)), (pair.one.name, f"{pair.other.name}: {pair.correlation:.2f}")
+            )
+            for pair in (report.feature_pairs or ())[:MAX_PAIRS]
+        ],
         means=list(_means(report)),
         mean_of=MEAN_OF,
         thresholds=_changed_thresholds(report),

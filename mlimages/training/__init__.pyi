@@ -1,6 +1,7 @@
 from .checkpoints import TrainedRun as TrainedRun
 from .checkpoints import load_run as load_run
 from .config import FineTuneConfig as FineTuneConfig
+from .embedding import embedder as embedder
 from .feature_table import FeatureTable as FeatureTable
 from .feature_table import extract_features as extract_features
 from .features import FrozenFeatures as FrozenFeatures

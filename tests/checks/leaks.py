@@ -8,11 +8,12 @@ Every edit's parameters are drawn from a range by the random seed.
 from __future__ import annotations
 
 import argparse
+import math
 import random
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 from mlimages.checks import CheckReport, check
 from mlimages.core import LabeledPath
 from mlimages.labels import LabelFile
+from mlimages.training import embedder
 
 TURNS = (
     Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_270, Image.Transpose.TRANSPOSE,
@@ -63,13 +65,38 @@ def reencoded(image: Image.Image, rng: random.Random) -> Image.Image:
     return ImageEnhance.Color(image).enhance(rng.uniform(0.5, 1.5))
 
 
-EDITS: dict[str, Callable[[Image.Image, random.Random], Image.Image]] = {
+def tilted(image: Image.Image, rng: random.Random) -> Image.Image:
+    """Rotated by 2 to 10 degrees, with the corners cropped off."""
+    angle = rng.choice((-1, 1)) * rng.uniform(2, 10)
+    share = 1 / (
+        math.cos(math.radians(abs(angle))) + math.sin(math.radians(abs(angle))) * max(image.size) / min(image.size)
+    )
+    width, height = (share * side for side in image.size)
+    left, top = (image.width - width) / 2, (image.height - height) / 2
+    rotated = image.rotate(angle, Image.Resampling.BICUBIC)
+    return rotated.crop((round(left), round(top), round(left + width), round(top + height)))
+
+
+def blended(image: Image.Image, rng: random.Random) -> Image.Image:
+    """Covered by a gradient of another color that is 15 to 40 percent opaque on average."""
+    low, high = rng.uniform(0, 0.3), rng.uniform(0.3, 0.5)
+    mask = Image.linear_gradient("L").rotate(90 * rng.randrange(4)).resize(image.size)
+    mask = mask.point(lambda level: round(255 * low + (high - low) * level))
+    color = tuple(rng.randrange(256) for _ in range(3))
+    return Image.composite(Image.new("RGB", image.size, color), image, mask)
+
+
+Edit = Callable[[Image.Image, random.Random], Image.Image]
+
+EDITS: dict[str, Edit] = {
     "mirrored": mirrored,
     "turned": turned,
     "80 % crop": lambda image, rng: cropped(image, rng, 0.78, 0.82),
     "65 % crop": lambda image, rng: cropped(image, rng, 0.63, 0.67),
     "watermarked": watermarked,
     "re-encoded": reencoded,
+    "tilted": tilted,
+    "blended": blended,
 }
 
 
@@ -87,14 +114,16 @@ class Plants:
     kinds: dict[Path, tuple[str, Path]]
 
 
-def plant_leaks(images: Sequence[Path], folder: Path, *, count: int = 33, seed: int = 0) -> Plants:
+def plant_leaks(
+    images: Sequence[Path], folder: Path, *, count: int = 33, seed: int = 0, edits: Mapping[str, Edit] = EDITS
+) -> Plants:
     """Write `count` copies of each kind to `folder`, of images drawn by `seed`; the other half of `images` is `val`."""
     rng = random.Random(seed)
     shuffled = rng.sample(images, len(images))
     train, val = shuffled[: len(images) // 2], shuffled[len(images) // 2 :]
     kinds = {}
-    originals = iter(rng.sample(train, count * len(EDITS)))
-    for kind, edit in EDITS.items():
+    originals = iter(rng.sample(train, count * len(edits)))
+    for kind, edit in edits.items():
         for number in range(count):
             original = next(originals)
             path = folder / f"{kind.replace(' ', '_')}_{number}.jpg"
@@ -133,15 +162,18 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="random seed of the first set of leaks")
     parser.add_argument("--sets", type=int, default=1, help="sets of leaks, each with the next random seed")
     parser.add_argument("--count", type=int, default=33, help="leaks of each kind")
+    parser.add_argument("--features", action="store_true", help="also compare features")
     options = parser.parse_args()
     images = [path for folder in options.folders for path in sorted(folder.rglob("*.[jJ]*"))]
     for seed in range(options.seed, options.seed + options.sets):
         with tempfile.TemporaryDirectory() as folder:
             plants = plant_leaks(images, Path(folder), count=options.count, seed=seed)
-            report = check([plants.train, plants.val])
+            embed = embedder() if options.features else None
+            report = check([plants.train, plants.val], embed=embed)
             shares = found_share(plants, report)
             mean = sum(shares.values()) / len(shares)
-            lines = [f"seed {seed}: {mean:.0%} found"]
+            pairs = len(shuffled := [*plants.train, *plants.val]) * (len(shuffled) - 1) // 2
+            lines = [f"seed {seed}: {mean:.1%} found, {pairs:,} pairs"]
             lines += [f"  {kind:<12}{share:5.0%}" for kind, share in shares.items()]
             for group in false_groups(plants, report):
                 lines.append(f"  not planted: {' '.join(sorted(path.name for path in group))}")

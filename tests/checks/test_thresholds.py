@@ -69,7 +69,7 @@ def is_near(one: NDArray[np.uint8], other: NDArray[np.uint8], thresholds: Thresh
     table.facts[:] = facts_table([row._replace(thumb=thumb.tobytes()).pack() for thumb in (one, other)])
     table.digest[:, 1] = 1, 2
     with FactsCache() as cache:
-        return find_groups(table, thresholds, cache) == [[0, 1]]
+        return find_groups(table, thresholds, cache).sets() == [[0, 1]]
 
 
 def thumb(image: Image.Image) -> NDArray[np.uint8]:

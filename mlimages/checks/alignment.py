@@ -1,0 +1,176 @@
+"""Align two thumbnails of which one may show a part of the other, and measure how well they agree.
+
+1. Local contrast: each pixel minus the mean around it, divided by the standard deviation around it. Changes of
+   brightness, contrast and color, gradients and half-transparent text leave most of it as it is.
+2. Placement: one thumbnail, also mirrored, is searched in the other at several scales and every position, at half size.
+3. Refinement: the best placement is improved by an affine transform (Gauss-Newton with the mean of both gradients:
+   Benhimane and Malis, IROS 2004). The correlation of the local contrasts is the result.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+THUMB_PX = 64
+"""Side of a thumbnail that is compared."""
+
+SCALES = (1.0, 0.93, 0.87, 0.81, 0.75, 0.70, 0.65, 0.60, 0.55)
+"""Sides of the part that one image may show of the other; refinement covers what lies between."""
+
+COARSE_PX = THUMB_PX // 2
+COARSE_RADIUS, RADIUS = 5, 6
+"""Pixels in each direction around a pixel whose contrast is normalized, at half and at full size."""
+
+NOISE = 6.0
+"""Standard deviation that is added, in levels: less contrast than this is not enlarged."""
+
+STEPS = 8
+"""Iterations of the refinement."""
+
+MAX_STEP = 0.15
+"""Maximum change of a coefficient in one iteration, in half sides of the image."""
+
+MIN_OVERLAP = 0.6
+"""Minimum share of the part that must lie within the other image."""
+
+Floats = NDArray[np.floating]
+
+
+def aligned_correlations(ones: NDArray[np.uint8], others: NDArray[np.uint8]) -> Floats:
+    """Return the correlation `(n,)`, at most 1, of pairs of gray thumbnails `(n, 64, 64)` in their best alignment."""
+    one, other = (_SMOOTH @ thumbs.astype(np.float32) @ _SMOOTH.T for thumbs in (ones, others))
+    roles = [(one, other), (one[:, :, ::-1], other), (other, one), (other[:, :, ::-1], one)]
+    small = [tuple(_HALVE @ images @ _HALVE.T for images in pair) for pair in roles]
+    found = np.stack([_place(part, whole) for part, whole in small])  # (4, n, 4)
+    role, index = found[:, :, 0].argmax(axis=0), np.arange(len(ones))
+    part, whole = (np.stack(images)[role, index] for images in zip(*roles, strict=True))
+    return _refine(part, whole, found[role, index, 1:])
+
+
+def _place(part: Floats, whole: Floats) -> Floats:
+    """Return correlation, scale, left and top (shares of the side) of the best placement of `part`: `(n, 4)`."""
+    target = _local_contrast(whole, _COARSE_BOX)
+    spectrum = np.fft.rfft2(target)
+    sums = np.pad((target * target).cumsum(axis=1).cumsum(axis=2), ((0, 0), (1, 0), (1, 0)))
+    best = np.full((len(part), 4), -1, np.float32)
+    for size in (round(scale * COARSE_PX) for scale in SCALES):
+        shrink = _resizing(COARSE_PX, size)
+        template = _local_contrast(shrink @ part @ shrink.T, _box(size, COARSE_RADIUS))
+        template /= np.linalg.norm(template, axis=(1, 2), keepdims=True) + 1e-6
+        places = COARSE_PX - size + 1
+        products = np.fft.irfft2(spectrum * np.fft.rfft2(template, (COARSE_PX, COARSE_PX)).conj())
+        energy = sums[:, size:, size:] - sums[:, :-size, size:] - sums[:, size:, :-size] + sums[:, :-size, :-size]
+        correlation = products[:, :places, :places] / np.sqrt(np.maximum(energy, 1e-3))
+        flat = correlation.reshape(len(part), -1)
+        top, left = np.divmod(flat.argmax(axis=1), places)
+        found = np.stack([flat.max(axis=1), np.full(len(part), size), left, top], axis=1)
+        found[:, 1:] /= COARSE_PX
+        best = np.where(found[:, :1] > best[:, :1], found, best)
+    return best.astype(np.float32)
+
+
+def _refine(part: Floats, whole: Floats, placement: Floats) -> Floats:
+    """Return the best correlation `(n,)` while an affine transform is fitted, which begins at `placement` `(n, 3)`.
+
+    Coordinates run from -1 to 1 over an image; a transform maps those of the part to those of the whole.
+    """
+    scale, corner = placement[:, 0], placement[:, 1:]
+    transform: Floats = np.zeros((len(part), 3, 3), np.float32)
+    transform[:, (0, 1), (0, 1)] = scale[:, None]
+    transform[:, :2, 2] = 2 * corner + scale[:, None] - 1
+    transform[:, 2, 2] = 1
+    wanted = _local_contrast(part, _BOX)
+    wanted_slopes = _slopes(wanted)
+    best = np.full(len(part), -1, np.float32)
+    for _ in range(STEPS + 1):
+        shown, inside = _sample(whole, transform @ _GRID)
+        shown = _local_contrast(shown, _BOX)
+        slopes = (wanted_slopes + _slopes(shown)) / 2 * inside[:, None]  # (n, 2, M)
+        wanted_flat, shown_flat = wanted.reshape(len(part), -1), shown.reshape(len(part), -1)
+        product = np.vecdot(wanted_flat * inside, shown_flat)
+        norms = np.vecdot(wanted_flat * inside, wanted_flat) * np.vecdot(shown_flat * inside, shown_flat)
+        correlation = product / np.sqrt(norms + 1e-6)
+        best = np.maximum(best, np.where(inside.mean(axis=1) > MIN_OVERLAP, correlation, -1))
+        transform = transform @ _step(slopes, wanted_flat - shown_flat)
+    return best
+
+
+def _step(slopes: Floats, difference: Floats) -> Floats:
+    """Return the transform `(n, 3, 3)` near the identity that reduces the difference `(n, M)` most."""
+    jacobian = (slopes[:, :, None] * _GRID).reshape(len(slopes), 6, -1)
+    normal = jacobian @ jacobian.transpose(0, 2, 1)
+    damping = np.trace(normal, axis1=1, axis2=2) / 6000 + 1e-3
+    normal += damping[:, None, None] * np.eye(6, dtype=np.float32)
+    change = np.linalg.solve(normal, jacobian @ difference[:, :, None])
+    step = np.zeros((len(slopes), 3, 3), np.float32)
+    step[:, :2] = np.clip(change, -MAX_STEP, MAX_STEP).reshape(-1, 2, 3)
+    return step + np.eye(3, dtype=np.float32)
+
+
+def _sample(images: Floats, places: Floats) -> tuple[Floats, Floats]:
+    """Interpolate images at places `(n, 3, M)`; return them, and whether each place is inside `(n, M)`, as 0 or 1."""
+    pixels = (places[:, :2] + 1) * (THUMB_PX / 2) - 0.5
+    inside: Floats = np.asarray(np.all(abs(places[:, :2]) <= 1, axis=1), np.float32)
+    pixels = np.clip(pixels, 0, THUMB_PX - 1.001)
+    below = pixels.astype(np.int32)
+    share = (pixels - below).astype(np.float32)
+    x, y = share[:, 0], share[:, 1]
+    flat, first = images.reshape(len(images), -1), below[:, 1] * THUMB_PX + below[:, 0]
+    upper_left, upper_right, lower_left, lower_right = (
+        np.take_along_axis(flat, first + offset, axis=1) for offset in (0, 1, THUMB_PX, THUMB_PX + 1)
+    )
+    upper, lower = upper_left + x * (upper_right - upper_left), lower_left + x * (lower_right - lower_left)
+    shown: Floats = upper + y * (lower - upper)
+    return shown.reshape(images.shape), inside
+
+
+def _slopes(images: Floats) -> Floats:
+    """Return the derivatives along x and y `(n, 2, M)`; coordinates as in `_refine`."""
+    slopes = np.zeros((len(images), 2, *images.shape[1:]), np.float32)
+    slopes[:, 0, :, 1:-1] = images[:, :, 2:] - images[:, :, :-2]
+    slopes[:, 1, 1:-1] = images[:, 2:] - images[:, :-2]
+    return slopes.reshape(len(images), 2, -1) * (THUMB_PX / 4)
+
+
+def _local_contrast(images: Floats, box: Floats) -> Floats:
+    centered = images - box @ images @ box.T
+    contrast: Floats = centered / np.sqrt(box @ (centered * centered) @ box.T + NOISE**2)
+    return contrast
+
+
+def _weighted(weights: NDArray[np.floating]) -> Floats:
+    """Scale the rows of a matrix to the sum 1."""
+    rows: Floats = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    return rows
+
+
+def _distances(size: int) -> NDArray[np.intp]:
+    return abs(np.subtract.outer(np.arange(size), np.arange(size)))
+
+
+def _box(size: int, radius: int) -> Floats:
+    """Return the matrix that averages over `radius` pixels in both directions."""
+    return _weighted((_distances(size) <= radius).astype(np.float32))
+
+
+def _resizing(size: int, new_size: int) -> Floats:
+    """Return the matrix that shrinks an axis with a triangular filter: `(new_size, size)`."""
+    factor = size / new_size
+    centers = (np.arange(new_size) + 0.5) * factor - 0.5
+    return _weighted(np.maximum(0, 1 - abs(np.arange(size) - centers[:, None]) / factor))
+
+
+_SMOOTH = _weighted(np.maximum(0, 2.0 - _distances(THUMB_PX)))
+_HALVE = _resizing(THUMB_PX, COARSE_PX)
+_BOX, _COARSE_BOX = _box(THUMB_PX, RADIUS), _box(COARSE_PX, COARSE_RADIUS)
+
+
+def _grid() -> Floats:
+    """Return the coordinates x, y and 1 of all pixels: `(3, M)`."""
+    axis = (np.arange(THUMB_PX) + 0.5) * 2 / THUMB_PX - 1
+    x, y = np.meshgrid(axis, axis)
+    return np.stack([x.ravel(), y.ravel(), np.ones(x.size)]).astype(np.float32)
+
+
+_GRID = _grid()

@@ -1,0 +1,74 @@
+"""Compute features of images for `check`, which compares them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mlimages.core import DEFAULT_MODEL, LabeledPath, NoProgress
+from mlimages.networks import build_model, find_cut_points
+from mlimages.training.image_set import ImageSet, TrainingImage, decode_all
+from mlimages.training.probing import pooled_features
+
+TIMED = 8
+"""Images of the batch whose time is measured."""
+
+WHOLE_CHECK = 2.0
+"""Time of decoding, the network and the comparison, divided by that of the network."""
+
+
+class NetworkEmbedder:
+    """Computes the input of a pretrained network's classifier for images, cached by content; see `Embedder`.
+
+    The whole image is resized to the network's input, so that a copy that shows other edges has similar features.
+    """
+
+    def __init__(self, model: str) -> None:
+        built = build_model(model, classes=2)
+        self._image = replace(built.preprocessing.image, resize="squash")
+        self._model = replace(built, preprocessing=replace(built.preprocessing, image=self._image))
+        self._cuts = find_cut_points(self._model)[-1:]
+
+    def __call__(self, paths: Sequence[Path]) -> NDArray[np.float32]:
+        rows = np.zeros((len(paths), self._cuts[0].num_features), np.float32)
+        items = [LabeledPath(path, 0) for path in paths]
+        found = decode_all(items, self._image, store=None, progress=NoProgress())
+        good = [index for index, each in enumerate(found) if isinstance(each, TrainingImage)]
+        images = [each for each in found if isinstance(each, TrainingImage)]
+        if good:
+            rows[good] = pooled_features(self._model, self._cuts, ImageSet(images, self._image), NoProgress())
+        return rows
+
+    def describe_cost(self, count: int) -> str:
+        """Return the time and memory that comparing `count` images takes; the network's time is measured."""
+        batch = torch.zeros(TIMED, 3, self._image.height, self._image.width)
+        with torch.inference_mode():
+            self._model.network(batch[:1])
+            began = time.perf_counter()
+            self._model.network(batch)
+        seconds = WHOLE_CHECK * count * (time.perf_counter() - began) / TIMED
+        megabytes = count * 2 * self._cuts[0].num_features / 1e6
+        return (
+            f"features of {count:,} images with {self._model.name}: about {max(1, round(seconds / 60))} min, less for "
+            f"images in the cache; {max(1, round(megabytes))} MB of memory"
+        )
+
+
+def embedder(model: str = DEFAULT_MODEL) -> NetworkEmbedder:
+    """Return a function that computes features of images, for `check(..., embed=embedder())`.
+
+    Args:
+        model: name of a pretrained network; by default the one that is installed with mlimages.
+
+    Raises:
+        ModelError: the network is unknown, or its weights cannot be had.
+
+    >>> check("cats.txt", embed=embedder()).feature_pairs  # doctest: +SKIP
+    """
+    return NetworkEmbedder(model)
