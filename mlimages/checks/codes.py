@@ -106,7 +106,9 @@ class Thresholds:
             "low-contrast: 2nd and 98th percentile differ by at most this; blank images are exempt.", min=0, max=255
         ),
     ] = 40
-    dark_level: Annotated[int, Option("dark: the 98th percentile of the levels is below this.", min=0, max=255)] = 64
+    dark_level: Annotated[
+        int, Option("dark: the 98th percentile of the levels, and each channel's mean, are below this.", min=0, max=255)
+    ] = 64
     bright_level: Annotated[int, Option("bright: the 2nd percentile of the levels is above this.", min=0, max=255)] = (
         225
     )

@@ -153,6 +153,13 @@ def _too_many_pixels(facts: FactsTable, thresholds: Thresholds) -> NDArray[np.bo
     return many
 
 
+def _is_dark(facts: FactsTable, thresholds: Thresholds) -> NDArray[np.bool_]:
+    """Whether the luma and the mean of each channel are low: saturated blue has a luma of 29 at most."""
+    brightest = np.maximum.reduce([facts["red"], facts["green"], facts["blue"]])
+    dark: NDArray[np.bool_] = (facts["high"] < thresholds.dark_level) & (brightest < thresholds.dark_level)
+    return dark
+
+
 def _has_low_contrast(facts: FactsTable, thresholds: Thresholds) -> NDArray[np.bool_]:
     between: NDArray[np.bool_] = (facts["high"] >= thresholds.dark_level) & (facts["low"] <= thresholds.bright_level)
     return between & (spread(facts) <= thresholds.contrast_spread)
@@ -188,7 +195,7 @@ RULES = {
         lambda f, t: f"the lowest {f['flat_bottom']} % of rows are one gray level: truncated, then saved again?",
     ),
     Code.BLANK: Rule(is_blank, _levels),
-    Code.DARK: Rule(_unless_blank(lambda f, t: f["high"] < t.dark_level), _levels),
+    Code.DARK: Rule(_unless_blank(_is_dark), _levels),
     Code.BRIGHT: Rule(_unless_blank(lambda f, t: f["low"] > t.bright_level), _levels),
     Code.LOW_CONTRAST: Rule(_unless_blank(_has_low_contrast), _levels),
     Code.BLURRED: Rule(

@@ -13,7 +13,7 @@ import typer
 
 from mlimages.cli.hints import print_next, read_labels
 from mlimages.cli.options import GroupedCommand, takes_options
-from mlimages.core import counted
+from mlimages.core import Resize, counted
 from mlimages.labels import TableOptions
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ def augment(
     table: dict[str, Any],
     labels: Path = typer.Argument(..., metavar="LABELS|FOLDER", help="A label file, or a folder of class folders."),
     out: Path = typer.Option(..., "-o", "--out", help="Output: NAME.npz, or a new folder."),
-    size: int = typer.Option(..., min=1, metavar="PX", help="Width and height: shorter side scaled, centre cropped."),
+    size: int = typer.Option(..., min=1, metavar="PX", help="Width and height."),
+    resize: Resize = typer.Option("shorter", help="How an image is resized."),
     rotate: str = typer.Option(
         "", metavar="FROM:TO:STEP", help="In degrees, TO excluded: -30:30:6 is -30, -24 ... 24."
     ),
@@ -65,7 +66,7 @@ def augment(
     summary = write(
         images.limit_per_class(limit_per_class, seed=seed) if limit_per_class else images,
         out,
-        image=ImageProperty(size),
+        image=ImageProperty(size, resize=resize),
         angles_deg=angles,
         flip=flip,
         split=shares,

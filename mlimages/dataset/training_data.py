@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
+from typing import Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -177,11 +178,24 @@ class TrainingData:
         if pixels:
             yield self._batch(pixels, labels)
 
-    def data_to_image(self, array: NDArray[np.float32], label: int = -1) -> LabeledImage:
+    @overload
+    def data_to_image(
+        self, array: NDArray[np.float32], label: int = -1, *, raw: Literal[False] = False
+    ) -> LabeledImage: ...
+
+    @overload
+    def data_to_image(
+        self, array: NDArray[np.float32], label: int = -1, *, raw: Literal[True]
+    ) -> NDArray[np.float32]: ...
+
+    def data_to_image(
+        self, array: NDArray[np.float32], label: int = -1, *, raw: bool = False
+    ) -> LabeledImage | NDArray[np.float32]:
         """Convert an array that `generate` yielded, float32 `(C, H, W)`, back to an image.
 
         Args:
             label: class index of the returned image; -1 if unknown.
+            raw: return the levels, float32 `(C, H, W)` in 0..255, instead of an image.
 
         Examples:
             >>> from mlimages import ImageProperty, TrainingData
@@ -191,7 +205,8 @@ class TrainingData:
             (32, 32)
         """
         pixels = from_network(array[None], self.normalization, self.mean_image)[0]  # (H, W, C)
-        return LabeledImage.from_array(pixels.transpose(2, 0, 1).astype(np.float32), label)
+        image = LabeledImage.from_array(pixels.transpose(2, 0, 1).astype(np.float32), label)
+        return image.to_array(color=not self.prop.gray_scale) if raw else image
 
     def _batch(
         self, pixels: list[NDArray[np.uint8]], labels: list[int]

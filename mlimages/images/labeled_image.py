@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from types import ModuleType
 from typing import Any, Self
 
 import numpy as np
@@ -105,16 +106,18 @@ class LabeledImage:
             self._image = _from_pixels(prepare(self._image.convert("RGB"), prop))
         return self
 
-    def to_array(self, *, color: bool = True, bgr: bool = False) -> NDArray[np.float32]:
+    def to_array(self, xp: ModuleType = np, color: bool = True, *, bgr: bool = False) -> NDArray[np.float32]:
         """Return the image as float32 `(C, H, W)` in 0..255.
 
         Args:
+            xp: the module whose `asarray` makes the array: NumPy, or CuPy for one on a GPU.
             color: return three channels (grayscale is repeated) instead of one channel of luma.
             bgr: order the channels blue, green, red.
         """
         array = np.asarray(self.image.convert("RGB" if color else "L"), dtype=np.float32)  # (H, W[, 3])
         array = array.transpose(2, 0, 1) if color else array[None]  # (C, H, W)
-        return np.ascontiguousarray(array[::-1] if bgr else array)
+        result: NDArray[np.float32] = xp.asarray(np.ascontiguousarray(array[::-1] if bgr else array))
+        return result
 
     @classmethod
     def from_array(cls, array: NDArray[np.floating[Any]], label: int = -1, *, bgr: bool = False) -> Self:

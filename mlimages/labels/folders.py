@@ -153,6 +153,7 @@ def label_dir_auto(
     _demand_known(found, names, root)
     left_out = [f"{root.relative_to(given).as_posix()}: not a class, its subfolders are"] if root != given else []
     left_out += [text for path in parts.values() for text in _skipped_in(path, root, leaf=leaf)]
+    left_out += [] if leaf else _nested([path for by_name in classes.values() for path in by_name.values()], root)
     if "" not in parts:
         left_out += _skipped_beside(root, set(parts.values()))
 
@@ -192,7 +193,7 @@ def label_dir_by_pattern(folder: str | os.PathLike[str], pattern: str) -> LabelF
     found = groups_by_pattern([path.relative_to(root) for path in paths], pattern)
     class_of = [_clean(found.get(path.relative_to(root), "")) for path in paths]
     unmatched = [str(path.relative_to(root)) for path, name in zip(paths, class_of, strict=True) if not name]
-    message = f"{pattern!r} matches no class in {len(unmatched)} of {len(paths)} paths ({', '.join(unmatched[:SHOWN])})"
+    message = f"{pattern} matches no class in {len(unmatched)} of {len(paths)} paths ({', '.join(unmatched[:SHOWN])})"
     if 2 * len(unmatched) >= len(paths):
         raise InputError(message)
     names = tuple(sorted(set(filter(None, class_of)), key=natural_key))
@@ -273,6 +274,21 @@ def _skipped_in(part: Path, root: Path, *, leaf: bool) -> list[str]:
     empty = [f"{_clean(path.relative_to(root).as_posix())}: no images" for path in folders
              if not has_images(path, deep=True)]  # fmt: skip
     return [*empty, *(f"{path.relative_to(root).as_posix()}: beside the class folders" for path in _loose_images(part))]
+
+
+def _nested(classes: Sequence[Path], root: Path) -> list[str]:
+    """Describe the folders with images inside class folders."""
+    inner = [
+        path.relative_to(root).as_posix()
+        for of in classes
+        for path in walk(of)
+        if path != of and has_images(path, deep=False)
+    ]
+    more = ", ..." * (len(inner) > SHOWN)
+    note = (
+        f"{', '.join(inner[:SHOWN])}{more}: not classes, the images belong to the class folder (with --leaf, classes)"
+    )
+    return [note] if inner else []
 
 
 def _skipped_beside(root: Path, parts: set[Path]) -> list[str]:

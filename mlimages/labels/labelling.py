@@ -224,9 +224,9 @@ def _split(
     paths = [item.path for item in labels]
     groups = groups_by_pattern(paths, options.group)
     if not groups:
-        raise InputError(f"--group {options.group!r} matches none of the {len(paths)} paths ({paths[0]} ...)")
+        raise InputError(f"--group {options.group} matches none of the {len(paths)} paths ({paths[0]} ...)")
     found = counted(len(set(groups.values())), "group")
-    note(f"--group: {found}; {options.group!r} matches {len(groups)} of {len(paths)} paths")
+    note(f"--group: {found}; {options.group} matches {len(groups)} of {len(paths)} paths")
     return labels.split(options.split, seed=options.seed, groups=groups)
 
 

@@ -65,7 +65,13 @@ def _is_hidden(name: str) -> bool:
 def subfolders(root: Path) -> list[Path]:
     """Return the folders in a folder, without those of tools, in natural order."""
     folders = (_path(entry, root) for entry in _scan(root) if _is_folder(entry) and not _is_hidden(entry.name))
+    folders = (path for path in folders if not _is_above(path, root))
     return sorted(folders, key=lambda path: natural_key(path.name))
+
+
+def _is_above(link: Path, folder: Path) -> bool:
+    """Whether a folder in `folder` is a link to `folder` or to one above it."""
+    return not is_remote(link) and link.is_symlink() and folder.resolve().is_relative_to(link.resolve())
 
 
 def walk(root: Path) -> Iterator[Path]:
@@ -156,7 +162,9 @@ def skipped_entries(root: Path) -> list[str]:
             if not _can_be_listed(entry.name):
                 others["names that a label file cannot contain", ""] += 1
             elif _is_folder(entry):
-                if _is_hidden(entry.name):
+                if _is_above(_path(entry, folder), folder):
+                    others["links to a folder above", entry.name] += 1
+                elif _is_hidden(entry.name):
                     others["hidden folders and folders of tools", entry.name] += 1
                 elif not (is_remote(folder) or os.access(_path(entry, folder), os.R_OK | os.X_OK)):
                     others["folders without permission", entry.name] += 1

@@ -24,6 +24,8 @@ from tests.conftest import RunCli
 
 ORDINARY = examine(jpeg(scene(1)), max_pixels=10**6)
 
+DIM = {"red": 20, "green": 20, "blue": 63}
+
 SINGLE = {
     # code, the measured values below, at and above the threshold, and which of them have the code
     "max_pixels": (100, Code.TOO_MANY_PIXELS, [{"width": n, "height": 1} for n in (99, 100, 101)], "--x"),
@@ -32,7 +34,7 @@ SINGLE = {
     "max_crop_loss": (0.5, Code.CROP_LOSS, [{"width": n, "height": 100} for n in (199, 200, 201)], "--x"),
     "blank_spread": (4, Code.BLANK, [{"low": 100, "high": n} for n in (103, 104, 105)], "xx-"),
     "contrast_spread": (40, Code.LOW_CONTRAST, [{"low": 100, "high": n} for n in (139, 140, 141)], "xx-"),
-    "dark_level": (64, Code.DARK, [{"low": 0, "high": n} for n in (63, 64, 65)], "x--"),
+    "dark_level": (64, Code.DARK, [{"low": 0, "high": n} | DIM for n in (63, 64, 65)], "x--"),
     "bright_level": (225, Code.BRIGHT, [{"low": n, "high": 255} for n in (224, 225, 226)], "--x"),
     "blur": (0.3, Code.BLURRED, [{"sharpness": x} for x in (0.299, 0.3, 0.301)], "x--"),
     "placeholder_share": (0.8, Code.PLACEHOLDER, [{"two_levels": x} for x in (0.799, 0.8, 0.801)], "-xx"),
@@ -45,6 +47,14 @@ def test_a_threshold_of_single_images(name: str) -> None:
     thresholds = Thresholds(**{name: value})
     facts = facts_table([ORDINARY._replace(**values).pack() for values in measured])  # type: ignore[arg-type]
     assert "".join("x" if found else "-" for found in RULES[code].applies(facts, thresholds)) == expected
+
+
+def test_a_saturated_blue_image_is_not_dark() -> None:
+    blue = np.zeros((64, 64, 3), np.uint8)
+    blue[:, :, 2] = np.random.default_rng(0).integers(100, 256, (64, 64))
+    facts = examine(jpeg(Image.fromarray(blue)), max_pixels=10**6)
+    assert facts.high < Thresholds().dark_level
+    assert not RULES[Code.DARK].applies(facts_table([facts.pack()]), Thresholds()).any()
 
 
 @pytest.mark.parametrize(("copies", "expected"), [(4, False), (5, True), (6, True)])

@@ -14,7 +14,7 @@ TABLE = (Path(__file__).parents[2] / "docs" / "upgrading.md").read_text()
 NAMES = {"append": append, "label_dir": label_dir, "label_dir_auto": label_dir_auto, "LabelFile": LabelFile,
          "read_class_names": read_class_names, "TrainingData": TrainingData, "Normalization": Normalization,
          "ImageProperty": ImageProperty, "LabeledImage": LabeledImage,
-         "write_class_names": write_class_names, "Path": Path}  # fmt: skip
+         "write_class_names": write_class_names, "Path": Path, "numpy": np}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,8 @@ NAMES = {"append": append, "label_dir": label_dir, "label_dir_auto": label_dir_a
         "TrainingData(lf, ImageProperty(32, gray_scale=True))",
         "[LabeledImage(item.path, item.label).convert(td.prop) for item in td.labels]",
         "td.shuffle(seed)",
-        "td.data_to_image(array, label).to_array()",
+        "td.data_to_image(array, label, raw=True)",
+        "im.to_array(numpy, color=True)",
         "[LabeledImage(item.path, item.label).load() for item in lf]",
     ],
 )
@@ -47,8 +48,11 @@ def test_a_row_of_the_table_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     given = {"root": ".", "P": "photos", "F": Path("out.txt"), "D": Path("def.txt"), "folder": Path("photos"),
              "labels": lf, "label": 1, "path": Path("label_def.txt"), "lf": lf, "seed": 0,
              "R": ".", "prop": ImageProperty(4), "td": TrainingData(lf, ImageProperty(4)),
-             "array": np.zeros((3, 4, 4), np.float32)}  # fmt: skip
+             "im": LabeledImage("photos/a/1.jpg"), "array": np.zeros((3, 4, 4), np.float32)}  # fmt: skip
     result = eval(code, {**NAMES, **given})
+    if isinstance(result, np.ndarray):
+        assert result.dtype == np.float32
+        assert result.shape in ((3, 4, 4), (3, 8, 8))
     if isinstance(result, dict):
         assert result == {0: "a", 1: "b"}
     assert len(list(LabelFile("out.txt"))) == 2

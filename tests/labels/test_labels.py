@@ -51,13 +51,17 @@ def test_each_folder_is_a_class_sorted_without_regard_to_case(animals: Path) -> 
 
 
 def test_what_is_left_out_is_said(animals: Path) -> None:
+    (animals / "loop").symlink_to("..")
+    nested = "ant/nested: not classes, the images belong to the class folder (with --leaf, classes)"
     for leaf in (False, True):
         assert label_dir_auto(touch(animals, "bee/.git/y.jpg"), leaf=leaf).left_out == (
             "empty: no images",
+            *([] if leaf else [nested]),
             "files that are not images: 1 .md",
             "files that are not images: 1 .txt",
             "hidden folders and folders of tools: 2 .git",
             "hidden folders and folders of tools: 1 .ipynb_checkpoints",
+            "links to a folder above: 1 loop",
         )
 
 
