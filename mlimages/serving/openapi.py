@@ -24,7 +24,7 @@ _ERRORS = {
     "421": "The Host header is not accepted (misdirected-request): see --allowed-host.",
     "422": f"No image could be used: {', '.join(sorted(Fault))}.",
     "500": "The server failed to process the request (internal).",
-    "503": "Too many images are waiting or being explained, or no result was ready in time (busy, timeout): see Retry-After.",
+    "503": "Too many images are waiting, or no result was ready in time (busy, timeout): see Retry-After.",
 }
 _REFUSED = ("400", "401", "421")
 _PROTOCOL = schemas.ProtocolErrorResponse

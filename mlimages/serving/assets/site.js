@@ -48,7 +48,7 @@ function run(pixels, width, height) {
   return turn = turn.then(call, call);
 }
 
-// As images.load_rgb: upright, transparent pixels on white, color profiles ignored; {pixels, width, height}, pixels RGB.
+// As images.load_rgb: upright, transparent pixels on white, colour profiles ignored; {pixels, width, height}, pixels RGB.
 async function decode(file) {
   if (!file.size) throw {code: "empty"};
   const options = {imageOrientation: "from-image", colorSpaceConversion: "none"};
