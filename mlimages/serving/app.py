@@ -69,8 +69,10 @@ def serve(
 
     Raises:
         BundleError: the file cannot be loaded.
-        InputError: `host` is not a loopback address and there is no token, or the port is in use.
+        InputError: `host` is not a loopback address and there is no token, the port is in use, or this is Windows.
     """
+    if not hasattr(signal, "SIGHUP"):
+        raise InputError("serve does not run on Windows: use Linux, macOS or WSL")
     settings = settings or ServerSettings()
     check_exposure(host, settings.token)
     asyncio.run(_serve(make_app(model, settings), host, port, on_started))

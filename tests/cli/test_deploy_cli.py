@@ -18,9 +18,10 @@ from pathlib import Path
 import pytest
 
 from mlimages.cli import predictions
-from mlimages.core import BrokenImage, Fault, LabeledPath, Prediction
+from mlimages.core import BrokenImage, Fault, InputError, LabeledPath, Prediction
 from mlimages.inference import OnnxBundle, Predictor
 from mlimages.labels import write_label_file
+from mlimages.serving import serve
 from tests.conftest import RunCli
 from tests.deploying import picture, pictures
 
@@ -255,6 +256,12 @@ def test_a_port_that_is_taken_is_one_line(
     done = run_cli("serve", model, "--port", serving[1], check=False)
     assert done.returncode == 1
     assert re.fullmatch(r"mlimages: cannot listen on 127.0.0.1 port \d+ .*--port\n", done.stderr)
+
+
+def test_windows_is_told_where_the_server_runs(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(signal, "SIGHUP")
+    with pytest.raises(InputError, match="use Linux, macOS or WSL"):
+        serve(model)
 
 
 def test_ctrl_c_ends_the_server_in_silence(serving: tuple[subprocess.Popen[str], int]) -> None:
