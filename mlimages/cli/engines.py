@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import typer
 
+from mlimages.cli.process import interrupt_on_sigterm
 from mlimages.core import InputError, require
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def open_cluster(engine: Engine, address: str | None) -> Iterator[Cluster | None
         from mlimages.core import ray_cluster
 
         with redirect_stdout(sys.stderr), ray_cluster(address) as cluster:  # Ray prints errors of its workers
+            interrupt_on_sigterm()
             yield cluster
     elif address:
         raise InputError("--address requires --engine ray")

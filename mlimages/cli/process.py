@@ -7,6 +7,7 @@ import gc
 import io
 import logging
 import os
+import signal
 import sys
 
 GARBAGE_THRESHOLD = 10_000
@@ -38,6 +39,11 @@ def escape_unprintable_output() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def interrupt_on_sigterm() -> None:
+    """End on SIGTERM as on Ctrl-C; call it after Ray has started, whose own handler prints a native stack trace."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def log_server(log_format: str) -> None:

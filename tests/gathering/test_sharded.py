@@ -252,9 +252,9 @@ def test_a_process_that_dies_again_and_again_ends_the_run_and_the_next_one_goes_
     assert gather_on(tasks, source, tmp_path / "out", **FAST).ok == 4
 
 
-@pytest.mark.parametrize("engine", ["ray", "processes"])
-def test_ctrl_c_stops_every_process_and_the_same_command_goes_on(
-    cluster: Cluster, site: Site, tmp_path: Path, run_cli: RunCli, engine: str
+@pytest.mark.parametrize(("engine", "number"), [("ray", signal.SIGTERM), ("processes", signal.SIGINT)])
+def test_a_signal_stops_every_process_and_the_same_command_goes_on(
+    cluster: Cluster, site: Site, tmp_path: Path, run_cli: RunCli, engine: str, number: signal.Signals
 ) -> None:
     def hang_after_ten(connection: Connection, request: Request) -> None:
         number = int(request.path[1:])
@@ -273,7 +273,7 @@ def test_ctrl_c_stops_every_process_and_the_same_command_goes_on(
     )
     while len(list(read_manifest(tmp_path / "out"))) < 10:
         assert process.poll() is None, process.communicate()[1]
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=50)
     assert process.returncode == 130, errors
     assert errors.strip().splitlines()[-1] == "mlimages: interrupted; run the same command again to resume"
