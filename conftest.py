@@ -1,9 +1,13 @@
 """Doctests run in a folder with a small dataset: `photos/cats`, `photos/dogs`, `labels.txt`, and runs trained on it."""
 
+import os
 import shutil
 from pathlib import Path
 
 import pytest
+
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "MPLBACKEND": "agg"}
+os.environ.update(ONE_THREAD)  # before NumPy and torch: threads of tests that run side by side wait for each other
 
 CLASS_NAMES = ("cats", "dogs")
 IMAGES_PER_CLASS = 6

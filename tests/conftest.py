@@ -13,6 +13,7 @@ import pytest
 
 from mlimages.inference import OnnxBundle
 from tests.browser import Browser, OpenPage, Page, as_url, chromium
+from tests.forked import ForkServer
 
 hypothesis.settings.register_profile("mlimages", deadline=None, derandomize=True)  # the same on any machine and load
 hypothesis.settings.load_profile("mlimages")
@@ -70,20 +71,36 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
 
 
 RunCli = Callable[..., subprocess.CompletedProcess[str]]
+NEED_TORCH = frozenset({"demo", "export", "features", "finetune", "probe", "summary"})
+_servers: list[ForkServer] = []
+
+
+def fork_server() -> ForkServer:
+    """The fork server of this test process; the first call starts it."""
+    if not _servers:
+        _servers.append(ForkServer())
+    return _servers[0]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _close_fork_server() -> Iterator[None]:
+    yield
+    for server in _servers:
+        server.close()
 
 
 def cli_in(folder: Path) -> RunCli:
     """Run `mlimages ARGS...` in a process of its own, in `folder`, 80 columns wide."""
 
-    def run(*args: object, check: bool = True, timeout_s: float = 300, **env: str) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [sys.executable, "-m", "mlimages", *map(str, args)],
-            cwd=folder,
-            env={**os.environ, "COLUMNS": "80", **env},
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
+    def run(*args: object, check: bool = True, timeout_s: float = 1200, **env: str) -> subprocess.CompletedProcess[str]:
+        words = [str(arg) for arg in args]
+        command = fork_server().start(
+            ["-m", "mlimages", *words],
+            folder,
+            {**os.environ, "COLUMNS": "80", **env},
+            torch=not NEED_TORCH.isdisjoint(words[:1]),
         )
+        done = command.communicate(timeout_s)
         assert not check or done.returncode == 0, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 

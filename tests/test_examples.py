@@ -6,7 +6,6 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
@@ -17,11 +16,11 @@ import pytest
 
 import mlimages
 from mlimages import LabelFile
+from tests.conftest import fork_server
 from tests.servers import Connection, Request, Site, answer, serve
 
 ROOT = Path(mlimages.__file__).parent.parent
 EXAMPLES = ROOT / "examples"
-BIN = Path(sys.executable).parent
 
 Follow = Callable[..., str]
 NONE: Mapping[str, str] = {}
@@ -51,14 +50,9 @@ def follow(tmp_path: Path) -> Iterator[Follow]:
             words = shlex.split(" ".join([line, *added]))
             if words[0] == "python":
                 words[1] = str((EXAMPLES / example / words[1]).resolve())
-            done = subprocess.run(
-                [str(BIN / words[0]), *words[1:]],
-                cwd=tmp_path,
-                env={**os.environ, "COLUMNS": "80", "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg", **env},
-                capture_output=True,
-                text=True,
-                timeout=1200,
-            )
+            words = words[1:] if words[0] == "python" else ["-m", *words]
+            command = fork_server().start(words, tmp_path, {**os.environ, "COLUMNS": "80", **env}, torch=True)
+            done = command.communicate(1200)
             assert done.returncode == 0, f"$ {shlex.join(words)}\n{done.stdout}\n{done.stderr}"
             said += done.stdout
         assert not unused, f"the README does not say {unused}"

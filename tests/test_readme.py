@@ -1,16 +1,15 @@
 """The README's blocks, run as a reader would run them."""
 
 import json
+import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from mlimages.demo.website import Page, serve_pages
-from tests.conftest import cli_in
+from tests.conftest import cli_in, fork_server
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -65,7 +64,7 @@ def test_the_tour_in_commands_and_the_tour_in_python_make_the_same_files(folders
     assert answer.stdout.count("ants") >= PER_CLASS
 
     code = block("tour in Python").replace('"photos")\n', '"photos", allow_private=True)\n', 1)
-    done = subprocess.run([sys.executable, "-c", code], cwd=by_python, capture_output=True, text=True, timeout=300)
+    done = fork_server().start(["-c", code], by_python, os.environ, torch=True).communicate()
     assert done.returncode == 0, done.stderr
     first, accuracy, *answers = done.stdout.splitlines()
     assert first == f"{2 * PER_CLASS} images; broken links: {{'not-found': 1}}"

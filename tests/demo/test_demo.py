@@ -3,8 +3,6 @@
 import json
 import os
 import re
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -12,7 +10,7 @@ import pytest
 
 from mlimages import LabelFile
 from mlimages.demo.transfer import Accuracies, bar_lines, difference
-from tests.conftest import RunCli
+from tests.conftest import RunCli, fork_server
 
 SMALLER = """
 from mlimages.demo import run_demo, walkthrough
@@ -23,9 +21,7 @@ run_demo("mlimages-demo", show=print)
 
 @pytest.mark.train
 def test_the_demo_runs_every_step_and_keeps_all_files(tmp_path: Path) -> None:
-    one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # as the command sets them
-    command = [sys.executable, "-c", SMALLER]
-    done = subprocess.run(command, cwd=tmp_path, env=os.environ | one_thread, capture_output=True, text=True)
+    done = fork_server().start(["-c", SMALLER], tmp_path, os.environ, torch=True).communicate()
     assert done.returncode == 0, done.stderr
     output, folder = done.stdout, tmp_path / "mlimages-demo"
 

@@ -1,5 +1,6 @@
 """Several training processes, started by torchrun or by RANK and WORLD_SIZE, give the weights of one."""
 
+import contextlib
 import json
 import os
 import signal
@@ -24,6 +25,8 @@ from mlimages.reports import RunFiles
 from mlimages.training import FineTuneConfig, distributed, fine_tune, read_config
 from mlimages.training.cache import KEY_BYTES
 from mlimages.training.run import EpochFigures
+from tests.conftest import fork_server
+from tests.forked import Forked
 from tests.training.test_finetune import colours, config_for  # noqa: F401  # a fixture among them
 
 pytestmark = pytest.mark.train
@@ -117,8 +120,10 @@ def _full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
 
 
-@pytest.fixture
-def configs(colours: Path, tmp_path: Path) -> dict[str, FineTuneConfig]:  # noqa: F811
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a file of weights for each model of KINDS."""
+    folder = tmp_path_factory.mktemp("weights")
     for model in {str(options["model"]) for options in KINDS.values()}:
         network = build_model(model, classes=10, weights="none", seed=9).network.train()
         for module in network.modules():
@@ -128,35 +133,48 @@ def configs(colours: Path, tmp_path: Path) -> dict[str, FineTuneConfig]:  # noqa
             network(
                 2 * torch.randn(32, 3, 1, 1) + torch.randn(32, 3, 64, 64)
             )  # else random weights give infinite losses
-        save_file(network.state_dict(), tmp_path / f"{model}.safetensors")
+        save_file(network.state_dict(), folder / f"{model}.safetensors")
+    return folder
+
+
+@pytest.fixture
+def configs(colours: Path, weights: Path) -> dict[str, FineTuneConfig]:  # noqa: F811
     return {
         kind: config_for(
             colours,
-            **{"weights": tmp_path / f"{options['model']}.safetensors", "lr": 0.01, "optimizer": "sgd", **options},
+            **{"weights": weights / f"{options['model']}.safetensors", "lr": 0.01, "optimizer": "sgd", **options},
         )
         for kind, options in KINDS.items()
     }
 
 
-def torchrun(processes: int, configs: list[FineTuneConfig], folder: Path) -> subprocess.Popen[str]:
+def write_job(configs: list[FineTuneConfig], folder: Path) -> None:
     (folder / "job.py").write_text(JOB)
     (folder / "configs.jsonl").write_text("".join(f"{config.to_json()}\n" for config in configs))
-    return started(["--nproc-per-node", str(processes), "job.py"], folder)
 
 
-def started(words: list[str], folder: Path) -> subprocess.Popen[str]:
-    return run_python(["-m", "torch.distributed.run", "--standalone", *words], folder)
+def environment(**env: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **env}
 
 
-def run_python(words: list[str], folder: Path, **env: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, *words],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path), **env},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+def torchrun(words: list[str], folder: Path) -> Forked:
+    words = ["-m", "torch.distributed.run", "--standalone", *words]
+    return fork_server().start(words, folder, environment(), torch=True)
+
+
+def started(words: list[str], folder: Path, *, processes: int) -> list[Forked]:
+    """Start processes as srun, mpirun and PyTorchJob do: RANK and WORLD_SIZE are set, there is no torchrun."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    env = environment(WORLD_SIZE=str(processes), MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    return [fork_server().start(words, folder, {**env, "RANK": str(rank)}, torch=True) for rank in range(processes)]
+
+
+def output_of(job: Forked) -> str:
+    done = job.communicate(240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
 
 
 def rows_of(run: Path) -> int:
@@ -200,9 +218,8 @@ def test_two_processes_give_the_weights_and_figures_of_one(configs: dict[str, Fi
     with pytest.raises(KeyboardInterrupt):
         fine_tune(resumed, export=False, callbacks=[StopsAfter(1)])
     runs = {kind: replace(config, out=tmp_path / "two" / kind) for kind, config in configs.items()}
-    job = torchrun(2, [*runs.values(), resumed], tmp_path)
-    output, _ = job.communicate(timeout=240)
-    assert job.returncode == 0, output
+    write_job([*runs.values(), resumed], tmp_path)
+    output_of(torchrun(["--nproc-per-node", "2", "job.py"], tmp_path))
     assert_computed_once("pixels")
     assert_computed_once("features")
     for kind, config in configs.items():
@@ -219,7 +236,10 @@ def test_two_processes_give_the_weights_and_figures_of_one(configs: dict[str, Fi
 def test_more_processes_than_images_to_train_and_to_validate_on(
     configs: dict[str, FineTuneConfig], tmp_path: Path
 ) -> None:
-    """Whatever is shared (decoding, features, head inputs, batches, validation), some processes have an empty share."""
+    """Started by RANK and WORLD_SIZE.
+
+    Whatever is shared (decoding, features, head inputs, batches, validation), some processes have an empty share.
+    """
     (tmp_path / "few.txt").write_text(
         "".join(f"set/{name}/0{n}.png {n % 2}\n" for name in ("red", "blue") for n in (0, 1))
     )
@@ -230,9 +250,9 @@ def test_more_processes_than_images_to_train_and_to_validate_on(
     cases = {kind: replace(configs[kind], **few) for kind in ("pixels", "features")}  # type: ignore[arg-type]
     cases["no cache"] = replace(cases["features"], cache=False)
     cases["batch norm"] = replace(config_for(tmp_path / "few.txt", **BATCH_NORM), val=few["val"])
-    job = torchrun(5, [replace(case, out=tmp_path / "five" / kind) for kind, case in cases.items()], tmp_path)
-    output, _ = job.communicate(timeout=240)
-    assert job.returncode == 0, output
+    write_job([replace(case, out=tmp_path / "five" / kind) for kind, case in cases.items()], tmp_path)
+    for job in started(["job.py"], tmp_path, processes=5):
+        output_of(job)
     assert len({(tmp_path / f"accuracies{rank}.txt").read_text() for rank in range(5)}) == 1, "all give the same result"
     for kind, case in cases.items():
         alone = fine_tune(replace(case, out=tmp_path / "one" / kind), export=False)
@@ -246,14 +266,11 @@ def test_more_processes_than_images_to_train_and_to_validate_on(
 def test_unused_and_frozen_parameters_and_batches_of_which_a_process_has_no_image(tmp_path: Path) -> None:
     """Seven images in batches of two and three over three processes: each has no image of some batch."""
     (tmp_path / "trainer.py").write_text(TRAINER)
-    jobs = [
-        run_python(["trainer.py", "one"], tmp_path),
-        started(["--nproc-per-node", "3", "trainer.py", "three"], tmp_path),
-    ]
-    for job in jobs:
-        output, _ = job.communicate(timeout=120)
-        assert job.returncode == 0, output
-        assert "Warning" not in output
+    for job in [
+        fork_server().start(["trainer.py", "one"], tmp_path, environment(), torch=True),
+        *started(["trainer.py", "three"], tmp_path, processes=3),
+    ]:
+        assert "Warning" not in output_of(job)
     (loss, *counts, weights), (other_loss, *other_counts, others) = (
         torch.load(tmp_path / name) for name in ("one", "three")
     )
@@ -261,24 +278,6 @@ def test_unused_and_frozen_parameters_and_batches_of_which_a_process_has_no_imag
     assert loss == pytest.approx(other_loss, abs=1e-5)
     for name, tensor in weights.items():
         assert torch.allclose(tensor, others[name], atol=1e-6), name
-
-
-def test_processes_with_rank_and_world_size_set_train_together(
-    configs: dict[str, FineTuneConfig], tmp_path: Path
-) -> None:
-    """As srun, mpirun and PyTorchJob start them: no torchrun."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    config = replace(configs["pixels"], out=tmp_path / "two")
-    (tmp_path / "job.py").write_text(JOB)
-    (tmp_path / "configs.jsonl").write_text(f"{config.to_json()}\n")
-    address = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    jobs = [run_python(["job.py"], tmp_path, RANK=str(rank), **address) for rank in range(2)]
-    outputs = [job.communicate(timeout=120)[0] for job in jobs]
-    assert [job.returncode for job in jobs] == [0, 0], outputs
-    assert_same_weights(fine_tune(replace(config, out=tmp_path / "one"), export=False).run, config.out)
-    assert (config.out / "log.txt").read_text().count("epoch 1: ") == 1
 
 
 @pytest.mark.parametrize(
@@ -317,9 +316,19 @@ def test_a_process_that_dies_ends_the_job_and_one_alone_goes_on(
     (tmp_path / "command.py").write_text(COMMAND)
     words = f"finetune {config.labels} -o {config.out} --model cifar10_cnn --weights none --freeze none --epochs 12"
     options = f"--lr {config.lr} --optimizer sgd --batch-size 4 --seed {config.seed}"
-    job = started(["--nproc-per-node", "2", "command.py", *words.split(), *options.split()], tmp_path)
-    while job.poll() is None and rows_of(config.out) < 2:
-        pass
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "command.py"]
+    job = subprocess.Popen(
+        [*launcher, *words.split(), *options.split()],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    while rows_of(config.out) < 2:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            job.wait(0.05)
+            break
     os.kill(int((tmp_path / "pid1").read_text()), signal.SIGKILL)
     output, _ = job.communicate(timeout=120)
     assert job.returncode != 0
@@ -341,7 +350,8 @@ def test_processes_that_see_different_label_files_say_so(configs: dict[str, Fine
         (tmp_path / f"labels{number}.txt").write_text("".join(lines[number:]))
         (tmp_path / f"labels{number}_class_def.txt").write_text("0 blue\n1 green\n2 red\n")
     config = replace(configs["pixels"], labels=tmp_path / "labelsRANK.txt")
-    output, _ = torchrun(2, [config], tmp_path).communicate(timeout=120)
+    write_job([config], tmp_path)
+    output = torchrun(["--nproc-per-node", "2", "job.py"], tmp_path).communicate(120).stderr
     assert "do not see the same label files and run folder: use a file system that all machines share" in output
 
 
@@ -351,7 +361,8 @@ def test_an_error_of_all_processes_is_printed_once_and_named_in_torchruns_summar
         (tmp_path / "set" / name / "1.jpg").write_bytes(b"no image")
     labels = label_dir_auto(tmp_path / "set").labels.write(tmp_path / "labels.txt")
     words = ["--nproc-per-node", "2", "-m", "mlimages", "finetune", str(labels.path), "--model", "lenet5"]
-    output, _ = started([*words, "--weights", "none", "--freeze", "none", "-o", "run"], tmp_path).communicate()
+    job = torchrun([*words, "--weights", "none", "--freeze", "none", "-o", "run"], tmp_path)
+    output = job.communicate(120).stderr
     message = "fewer than 2 training images of a (1)"
     assert output.count(f"mlimages: {message}") == 1, output
     assert message in output.partition("Root Cause")[2], output
