@@ -43,8 +43,9 @@ def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.integer]) ->
         return 1.0
 
     def loss(log_inverse: float) -> float:
-        chosen = softmax(logits, math.exp(-log_inverse))[np.arange(len(labels)), labels]
-        return float(-np.log(np.maximum(chosen, 1e-300)).mean())
+        scaled = math.exp(log_inverse) * logits.astype(np.float64)
+        scaled -= scaled.max(axis=1, keepdims=True)  # the logarithm of the softmax, since the softmax may be 0
+        return float((np.log(np.exp(scaled).sum(axis=1)) - scaled[np.arange(len(labels)), labels]).mean())
 
     low, high = math.log(0.05), math.log(20)
     for _ in range(60):

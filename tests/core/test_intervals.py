@@ -14,3 +14,9 @@ def test_the_interval_equals_published_figures(successes: int, count: int, low: 
 
 def test_no_count_says_nothing() -> None:
     assert wilson_interval(0, 0) == (0.0, 1.0)
+
+
+def test_rounding_leaves_no_interval_beyond_0_and_1() -> None:
+    for count in range(1, 300):
+        assert 0 <= wilson_interval(0, count)[0] <= 1e-12
+        assert 1 - 1e-12 <= wilson_interval(count, count)[1] <= 1

@@ -1,6 +1,6 @@
 import pytest
 
-from mlimages.core import accuracy, class_scores, confusion_matrix, wilson_interval
+from mlimages.core import accuracy, class_scores, confusion_matrix, sign_test, wilson_interval
 
 LABELS = [0, 0, 0, 0, 1, 1, 1, 2]
 PREDICTED = [0, 0, 1, 0, 1, 1, 0, 1]
@@ -32,3 +32,10 @@ def test_every_share_lies_within_its_interval() -> None:
 def test_a_class_without_pictures_says_that_nothing_is_known() -> None:
     empty = class_scores(((1, 0), (0, 0)), ["a", "b"])[1]
     assert (empty.recall.value, empty.recall.low, empty.recall.high) == (0.0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize(("gained", "lost"), [(0, 0), (1, 0), (3, 3), (2, 9), (9, 2), (0, 12), (40, 61), (700, 600)])
+def test_the_sign_test_equals_scipys(gained: int, lost: int) -> None:
+    stats = pytest.importorskip("scipy.stats")
+    expected = stats.binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
+    assert sign_test(gained, lost) == pytest.approx(expected, rel=1e-9)

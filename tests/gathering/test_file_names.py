@@ -1,0 +1,137 @@
+"""Names for files and folders: what is allowed, how long, and which are taken."""
+
+import hashlib
+from itertools import islice
+
+import pytest
+
+from mlimages.core import ImageRef
+from mlimages.gathering.store.file_names import (
+    MAX_BYTES,
+    MAX_DEPTH,
+    MAX_FOLDER_BYTES,
+    NamesInUse,
+    free_paths,
+    safe_folder,
+    safe_name,
+    url_stem,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("cat", "cat"),
+        ("a b", "a b"),
+        (" a ", "a"),
+        ("..a", "a"),
+        (".. ", "default"),
+        ("a. .", "a"),
+        ("", "default"),
+        ('a/b\\c:d*e?f"g<h>i|j', "a_b_c_d_e_f_g_h_i_j"),
+        ("a\x00\x1f\x7f\x9fb", "a____b"),
+        ("\x20a\xa0b", "a\xa0b"),
+        ("\u202eevil\u2066", "_evil_"),
+        ("e\u0301", "\xe9"),
+        ("\ud800a", "_a"),
+        ("con", "_con"),
+        ("CON.jpg", "_CON.jpg"),
+        ("lpt9.x", "_lpt9.x"),
+        ("com", "com"),
+        ("com10", "com10"),
+        ("console", "console"),
+        ("a" * MAX_BYTES, "a" * MAX_BYTES),
+        ("a" * (MAX_BYTES + 1), "a" * MAX_BYTES),
+        ("\xe9" * 61, "\xe9" * 60),
+        ("a" + "\xe9" * 60, "a" + "\xe9" * 59),
+        ("a" * (MAX_BYTES - 1) + " b", "a" * (MAX_BYTES - 1)),
+    ],
+)
+def test_a_name_is_one_that_every_system_takes(text: str, name: str) -> None:
+    assert safe_name(text, default="default") == name
+    assert safe_name(name, default="default") == name
+
+
+def digest(text: str, length: int) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+DEEP, DEEPER = "/".join("a" * MAX_DEPTH), "/".join("a" * (MAX_DEPTH + 1))
+LONG = "/".join(["a" * 113] * 8 + ["b" * 112])  # 8 * 114 + 112 = 1024
+LONGER = "/".join(["a" * 113] * 8 + ["b" * 113])
+
+
+@pytest.mark.parametrize(
+    ("label", "folder"),
+    [
+        ("cats", "cats"),
+        ("pets/cats", "pets/cats"),
+        ("/pets//.. /cats/", "pets/cats"),
+        ("", "images"),
+        ("../..", "images"),
+        ("manifest-1.jsonl", "_manifest-1.jsonl"),
+        ("Metadata.JSONL/x", "_Metadata.JSONL/x"),
+        ("x/metadata.jsonl", "x/metadata.jsonl"),
+        ("attribution of cats.md", "_attribution of cats.md"),
+        ("my manifest.jsonl", "my manifest.jsonl"),
+        (DEEP, DEEP),
+        (DEEPER, f"{DEEP}/{digest(DEEPER, 16)}"),
+        (LONG, LONG),
+        (LONGER, f"{'/'.join(['a' * 113] * 8)}/{digest(LONGER, 16)}"),
+    ],
+)
+def test_a_label_is_a_folder_of_allowed_depth_and_length(label: str, folder: str) -> None:
+    assert safe_folder(label) == folder
+    assert len(LONG) == MAX_FOLDER_BYTES
+
+
+@pytest.mark.parametrize(
+    ("url", "stem"),
+    [
+        ("https://a.org/b/cat.jpg", "cat"),
+        ("https://a.org/b/cat.jpeg?x=/dog.png#y/z.gif", "cat"),
+        ("https://a.org/cat#x/dog.png", "cat"),
+        ("https://a.org/b/cat/", "cat"),
+        ("https://a.org/a%20cat%2F1.png", "a cat_1"),
+        ("https://a.org/cat.12345", "cat"),
+        ("https://a.org/cat.123456", "cat.123456"),
+        ("https://a.org/cat.", "cat"),
+        ("https://a.org/cat.j_g", "cat.j_g"),
+        ("https://a.org/a.b.jpg", "a.b"),
+        ("https://a.org/.jpg", "jpg"),
+        ("https://a.org/cat", "cat"),
+        ("https://a.org/", "image"),
+        ("https://a.org", "image"),
+        ("https://a.jpg", "image"),
+    ],
+)
+def test_an_image_is_named_like_the_end_of_its_link(url: str, stem: str) -> None:
+    assert url_stem(url) == stem
+
+
+def test_free_paths_begin_with_the_best_and_never_end() -> None:
+    digits = "0123456789abcdef"
+    shared = ["a/b-01234567.png", "a/b-0123456789abcdef-1.png", "a/b-0123456789abcdef-2.png"]
+    assert list(islice(free_paths("a/b", ".png", digits, is_alone=False), 3)) == shared
+    assert list(islice(free_paths("a/b", ".png", digits, is_alone=True), 4)) == ["a/b.png", *shared]
+
+
+def test_a_folder_belongs_to_one_label_and_a_path_to_one_image_whatever_the_case() -> None:
+    names = NamesInUse()
+    assert names.note("Cats", "Cats/1.jpg")
+    assert not names.note("Cats", "cats/1.JPG")
+    assert names.note("Cats", "Cats/2.jpg")
+    assert names.folder("cats") == f"cats-{digest('cats', 8)}"
+    assert names.folder("Cats") == "Cats"
+    assert names.folder("dogs") == "dogs"
+    assert names.note("Dogs", "elsewhere/1.jpg")
+    assert names.folder("DOGS") == f"DOGS-{digest('DOGS', 8)}"
+    assert names.note("birds", "other/3.jpg"), "a path elsewhere takes no folder"
+    assert names.folder("Birds") == "Birds"
+
+
+def test_an_image_is_stored_by_its_name_or_else_that_of_its_link() -> None:
+    names = NamesInUse()
+    assert names.stem(ImageRef("https://a.org/x/cat.jpg", "pets")) == "pets/cat"
+    assert names.stem(ImageRef("https://a.org/x/cat.jpg", "pets", name="my cat")) == "pets/my cat"
+    assert names.stem(ImageRef("https://a.org/x/cat.jpg", "pets", name="..")) == "pets/cat"

@@ -1,0 +1,83 @@
+"""Every status and every error of a request as a reason."""
+
+import errno
+import socket
+import ssl
+import zlib
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp.client_reqrep import ConnectionKey
+from yarl import URL
+
+from mlimages.core import OPEN_REASONS, Reason
+from mlimages.gathering.download.address_guard import PRIVATE_ERRNO
+from mlimages.gathering.download.reasons import NOT_FINAL, reason_of_error, reason_of_status
+
+STATUSES = {
+    Reason.FORBIDDEN: [401, 403, 451],
+    Reason.NOT_FOUND: [404],
+    Reason.GONE: [410],
+    Reason.PROXY: [407],
+    Reason.TIMEOUT: [408],
+    Reason.THROTTLED: [420, 429],
+    Reason.SERVER_ERROR: [409, 421, 423, 425, 440, 444, 499, 500, 501, 502, 503, 504, 520, 599],
+    Reason.BAD_REDIRECT: [300, 301, 302, 304, 399],
+    Reason.OTHER_STATUS: [100, 199, 201, 202, 204, 205, 207, 299, 400, 402, 405, 406, 411, 416, 418, 450, 498],
+    None: [200, 203, 206],
+}
+
+
+def test_every_status_is_a_reason() -> None:
+    assert {status: reason_of_status(status) for group in STATUSES.values() for status in group} == {
+        status: reason for reason, group in STATUSES.items() for status in group
+    }
+
+
+KEY = ConnectionKey("a.org", 443, True, True, None, None, None)
+REQUEST: Any = aiohttp.RequestInfo(URL("https://a.org"), "GET", {}, URL("https://a.org"))  # type: ignore[arg-type]
+
+
+def connector(kind: type[aiohttp.ClientConnectorError], number: int) -> aiohttp.ClientConnectorError:
+    return kind(KEY, OSError(number, "no"))
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (connector(aiohttp.ClientProxyConnectionError, errno.ECONNREFUSED), Reason.PROXY),
+        (aiohttp.ClientHttpProxyError(REQUEST, ()), Reason.PROXY),
+        (connector(aiohttp.ClientConnectorDNSError, socket.EAI_NONAME), Reason.UNKNOWN_HOST),
+        (connector(aiohttp.ClientConnectorDNSError, socket.EAI_NODATA), Reason.UNKNOWN_HOST),
+        (connector(aiohttp.ClientConnectorDNSError, socket.EAI_AGAIN), Reason.NAME_SERVER),
+        (connector(aiohttp.ClientConnectorError, PRIVATE_ERRNO), Reason.PRIVATE_ADDRESS),
+        (connector(aiohttp.ClientConnectorError, errno.ECONNREFUSED), Reason.REFUSED),
+        (connector(aiohttp.ClientConnectorError, errno.ECONNRESET), Reason.RESET),
+        (connector(aiohttp.ClientConnectorError, errno.ECONNABORTED), Reason.RESET),
+        (connector(aiohttp.ClientConnectorError, errno.EPIPE), Reason.RESET),
+        (connector(aiohttp.ClientConnectorError, errno.ETIMEDOUT), Reason.TIMEOUT),
+        (connector(aiohttp.ClientConnectorError, errno.EHOSTUNREACH), Reason.UNREACHABLE),
+        (OSError(errno.EPIPE, "no"), Reason.RESET),
+        (aiohttp.InvalidURL("x"), Reason.BAD_URL),
+        (UnicodeError("x"), Reason.BAD_URL),
+        (aiohttp.NonHttpUrlClientError("x"), Reason.BAD_SCHEME),
+        (connector(aiohttp.ClientConnectorSSLError, 1), Reason.TLS),
+        (ssl.SSLError(1, "x"), Reason.TLS),
+        (TimeoutError(), Reason.TIMEOUT),
+        (aiohttp.ServerTimeoutError(), Reason.TIMEOUT),
+        (aiohttp.ServerDisconnectedError(), Reason.RESET),
+        (aiohttp.ClientPayloadError(), Reason.TRUNCATED),
+        (aiohttp.ClientOSError(9999, "x"), Reason.RESET),
+        (zlib.error(), Reason.CORRUPT),
+        (aiohttp.ClientResponseError(REQUEST, ()), Reason.BAD_HTTP),
+        (ValueError(), Reason.BAD_HTTP),
+    ],
+)
+def test_every_error_is_a_reason(error: Exception, reason: Reason) -> None:
+    assert reason_of_error(error) is reason
+
+
+def test_a_body_that_was_cut_off_is_no_more_final_than_a_host_that_does_not_answer() -> None:
+    assert {Reason.TRUNCATED} == NOT_FINAL - OPEN_REASONS
+    assert OPEN_REASONS < NOT_FINAL
