@@ -10,7 +10,7 @@ from pathlib import Path
 from mlimages.checks.codes import Code, Finding
 from mlimages.checks.result import CheckReport, Move
 from mlimages.checks.rules import right_suffix
-from mlimages.core import ImageError, InputError, is_remote
+from mlimages.core import ImageError, InputError, is_member, is_remote
 from mlimages.images import identify
 
 BROKEN = {Code.EMPTY, Code.NOT_AN_IMAGE, Code.TRUNCATED, Code.CORRUPT, Code.TOO_MANY_PIXELS}
@@ -22,10 +22,12 @@ def plan_moves(report: CheckReport) -> list[Move]:
     Nothing is overwritten: if a target exists, `_2`, `_3` ... is appended. No file is moved twice.
 
     Raises:
-        InputError: an image is remote.
+        InputError: an image is remote or in a shard.
     """
-    if any(is_remote(one.path) for one in report.findings):
-        raise InputError("--fix works only on local files: use NAME_checked.txt, which excludes the broken images")
+    if any(is_remote(one.path) or is_member(one.path) for one in report.findings):
+        raise InputError(
+            "--fix works only on local files outside shards: use NAME_checked.txt, which excludes the broken images"
+        )
     taken: set[Path] = set()
     moves: dict[str, Move] = {}
     for one in report.findings:

@@ -14,6 +14,7 @@ from PIL import Image
 from mlimages.checks.codes import CODES, SOFT_SET, Code, Finding, Thresholds
 from mlimages.checks.image_facts import FactsTable
 from mlimages.checks.image_table import FINDING_ROW, ImageTable
+from mlimages.core import is_member
 from mlimages.images import load_all_plugins
 
 AT_ONCE = 1 << 12
@@ -92,7 +93,12 @@ def right_suffix(suffix: str, form: str) -> str:
 
 
 def wrong_suffix(path: str, form: str) -> str:
-    """Describe a suffix that does not fit the format (as named by Pillow); return "" if it fits."""
+    """Describe a suffix that does not fit the format (as named by Pillow); return "" if it fits.
+
+    All images of a shard that `gather` wrote have the same suffix, as `datasets.load_dataset` requires.
+    """
+    if is_member(path):
+        return ""
     suffix = os.path.splitext(path)[1]  # noqa: PTH122  # a str
     right = right_suffix(suffix, form)
     return "" if right == suffix else f"{form} data, suffix {suffix or 'missing'}: rename to {right}"

@@ -27,6 +27,7 @@ from .files import is_remote as is_remote
 from .files import named_path as named_path
 from .files import outputs as outputs
 from .files import put as put
+from .files import read_file as read_file
 from .files import record_settings as record_settings
 from .files import record_written as record_written
 from .files import relative_name as relative_name
@@ -69,6 +70,11 @@ from .scores import confusion_matrix as confusion_matrix
 from .scores import share as share
 from .scores import sign_test as sign_test
 from .scores import wilson_interval as wilson_interval
+from .shards import Member as Member
+from .shards import find_member as find_member
+from .shards import is_file as is_file
+from .shards import is_member as is_member
+from .shards import members as members
 from .tables import format_count as format_count
 from .tables import table as table
 from .terminal import counted as counted

@@ -18,6 +18,7 @@ from typing import Any, cast
 import platformdirs
 
 from mlimages.core.errors import InputError, MissingExtraError, MlimagesError
+from mlimages.core.shards import Member, find_member
 
 _ADDRESS = re.compile(r"(s3|gs|gcs|az|abfs|abfss|hdfs|oci|oss|memory):/+(.*)", re.DOTALL)
 """Object stores only: a label file from elsewhere must not cause requests to web servers of a private network."""
@@ -206,11 +207,27 @@ def file_state(path: Path | str) -> bytes | None:
     means that the file must be read again.
     """
     try:
-        found = as_path(path).stat() if is_remote(path) else os.stat(path)  # noqa: PTH116  # twice as fast as Path's
+        if is_remote(path):
+            found = as_path(path).stat()
+        elif member := find_member(path):
+            return _member_state(member)
+        else:
+            found = os.stat(path)  # noqa: PTH116  # twice as fast as Path's
     except OSError:
         return None
     changed, inode = getattr(found, "st_ctime_ns", 0), getattr(found, "st_ino", 0)  # an address may have neither
     return _STATE.pack(found.st_size, found.st_mtime_ns, changed, inode & (2**64 - 1))
+
+
+def read_file(path: Path) -> bytes:
+    """Return the bytes of a file, a member of a shard, or an object at an address."""
+    member = None if is_remote(path) else find_member(path)
+    return member.read() if member else path.read_bytes()
+
+
+def _member_state(member: Member) -> bytes:
+    _, modified, changed, inode = member.state
+    return _STATE.pack(member.size, modified, changed, (inode + member.offset) & (2**64 - 1))
 
 
 def relative_name(path: Path | str, folder: Path) -> str:

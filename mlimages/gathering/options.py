@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, TypedDict
+from typing import Annotated, Literal, TypedDict
 from urllib.parse import urlsplit
 
 from mlimages import __version__
@@ -119,6 +119,14 @@ class GatherOptions:
     keep_deleted: Annotated[
         bool, Option("Never download deleted images again, even if many are missing.", "Images", is_rare=True)
     ] = False
+    layout: Annotated[
+        Literal["folders", "tar"],
+        Option(
+            "folders: a file per image in a folder per class; tar: shards of up to 10,000 images, with a JSON for each "
+            "(WebDataset), as for a million images.",
+            "Output",
+        ),
+    ] = "folders"
     metadata: Annotated[
         bool,
         Option("Write metadata.jsonl (Hugging Face imagefolder): class and other columns of each image.", "Output"),
@@ -203,6 +211,8 @@ class GatherOptions:
             demand_http_proxy(self.proxy)
         if self.restore_deleted and self.keep_deleted:
             raise InputError("restore_deleted and keep_deleted are mutually exclusive")
+        if self.metadata and self.layout == "tar":
+            raise InputError("metadata is for folders: in a shard, the JSON of each image has the other columns")
         if self.shard and not 1 <= self.shard[0] <= self.shard[1]:
             raise InputError(f"shard is {self.shard[0]}/{self.shard[1]}: expected I/N with I from 1 to N")
 
@@ -250,6 +260,7 @@ class GatherKeywords(TypedDict, total=False):
     max_pixels: int
     restore_deleted: bool
     keep_deleted: bool
+    layout: Literal["folders", "tar"]
     metadata: bool
     parallel: int
     per_host: int

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from itertools import count
 from pathlib import Path
 
-from mlimages.core import BrokenImage, Prediction, as_path, is_remote
+from mlimages.core import BrokenImage, Prediction, as_path, is_remote, read_file
 from mlimages.labels import IMAGE_SUFFIXES
 
 
@@ -53,7 +53,7 @@ def _folder_name(class_name: str, label: int) -> str:
 
 
 def _copy_beside(source: Path, target: Path) -> None:
-    data = source.read_bytes()
+    data = read_file(source)
     for number in count(2):
         if not target.exists():
             target.write_bytes(data)

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from mlimages.core import BrokenImage, Fault, ImageError, InputError, Threads, counted, is_remote
+from mlimages.core import BrokenImage, Fault, ImageError, InputError, Threads, counted, find_member, is_remote
 
 MAX_BYTES = 1 << 30
 """Maximum size of an image file: MAX_PIXELS uncompressed at 12 bytes per pixel."""
@@ -26,7 +26,7 @@ _failures = 0
 
 
 def read_bytes(path: Path) -> bytes:
-    """Read a file; a remote file takes one request.
+    """Read a file, or a member of a shard (`images-00000.tar/cats/1.jpg`); a remote file takes one request.
 
     Raises:
         ImageError: missing or unreadable (a dangling link, no permission, not a regular file, larger than MAX_BYTES);
@@ -35,13 +35,15 @@ def read_bytes(path: Path) -> bytes:
     try:
         if is_remote(path):
             return _request(path)
+        if member := find_member(path):
+            return member.read()
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):
             raise ImageError(Fault.UNREADABLE, f"not a regular file ({path})")
         if found.st_size > MAX_BYTES:
             raise ImageError(Fault.UNREADABLE, f"{found.st_size} bytes are more than {MAX_BYTES} ({path})")
         return path.read_bytes()
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         fault = Fault.UNREADABLE if not is_remote(path) and path.is_symlink() else Fault.MISSING
         raise ImageError(fault, f"no file at {path}") from error
     except OSError as error:

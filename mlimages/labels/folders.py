@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
 from mlimages.core import InputError, LabeledPath, as_path, counted, written_names
 from mlimages.labels.class_names import ClassNames, with_class
 from mlimages.labels.label_file import LabelFile
-from mlimages.labels.scanning import PARTS, has_images, images_in, natural_key, skipped_entries, subfolders, walk
+from mlimages.labels.scanning import (
+    PARTS,
+    clean_name,
+    has_images,
+    images_in,
+    natural_key,
+    skipped_entries,
+    subfolders,
+    walk,
+)
+from mlimages.labels.shards import all_images, shard_classes, shards_in
 from mlimages.labels.splitting import groups_by_pattern
 from mlimages.labels.tables import SHOWN, TableOptions
 
@@ -120,7 +130,7 @@ def label_dir(folder: str | os.PathLike[str], label: int) -> LabelFile:
     return LabelFile(
         root / "labels.txt",
         root,
-        items=lambda: (LabeledPath(path, label) for path in images_in(root)),
+        items=lambda: (LabeledPath(path, label) for path in all_images(root)),
         class_names=with_class((), label, root.resolve().name),
     )
 
@@ -131,7 +141,8 @@ def label_dir_auto(
     """Label the images by class folder; classes are in natural order (1, 2, 10), ignoring case.
 
     A folder that only contains one folder of class folders (`flowers/flowers/rose`) is skipped. Folders train, val and
-    test with class folders are parts. Nothing is kept in memory: iterating over the labels walks the folders.
+    test with class folders are parts. Iterating over the labels walks the folders; of shards (`images-00000.tar`, see
+    `mlimages gather --layout tar`), which count as class folders, the paths are kept in memory.
 
     Args:
         folder: the folder of class folders.
@@ -146,7 +157,7 @@ def label_dir_auto(
     given = _demand_folder(as_path(folder))
     root = _class_root(given, class_names or ())
     parts = _part_folders(root) or {"": root}
-    classes = {part: _class_folders(path, leaf=leaf) for part, path in parts.items()}
+    classes = {part: _class_images(path, leaf=leaf) for part, path in parts.items()}
     _demand_common(classes, parts)
     found = sorted({name for by_name in classes.values() for name in by_name}, key=natural_key)
     names = class_names or tuple(found)
@@ -158,9 +169,9 @@ def label_dir_auto(
         left_out += _skipped_beside(root, set(parts.values()))
 
     def items(part: str) -> Iterator[LabeledPath]:
-        for name, path in classes[part].items():
+        for name, images in classes[part].items():
             label = names.index(name)
-            yield from (LabeledPath(image, label) for image in images_in(path, deep=not leaf))
+            yield from (LabeledPath(image, label) for image in images())
 
     def listed(*wanted: str) -> LabelFile:
         name = f"labels_{wanted[0]}.txt" if len(wanted) == 1 and wanted[0] else "labels.txt"
@@ -170,7 +181,7 @@ def label_dir_auto(
     return FolderLabels(listed(*classes), (*left_out, *skipped_entries(root)), by_part)
 
 
-def _demand_common(classes: Mapping[str, Mapping[str, Path]], parts: Mapping[str, Path]) -> None:
+def _demand_common(classes: Mapping[str, Mapping[str, object]], parts: Mapping[str, Path]) -> None:
     """Raise an error if parts of a dataset have no class in common: then their folders are not classes."""
     for part, own in classes.items():
         if part != "train" and own and "train" in classes and not own.keys() & classes["train"].keys():
@@ -189,9 +200,9 @@ def label_dir_by_pattern(folder: str | os.PathLike[str], pattern: str) -> LabelF
         InputError: the folder does not exist, the expression is invalid, or half of the paths do not match.
     """
     root = _demand_folder(as_path(folder))
-    paths = list(images_in(root))
+    paths = list(all_images(root))
     found = groups_by_pattern([path.relative_to(root) for path in paths], pattern)
-    class_of = [_clean(found.get(path.relative_to(root), "")) for path in paths]
+    class_of = [clean_name(found.get(path.relative_to(root), "")) for path in paths]
     unmatched = [str(path.relative_to(root)) for path, name in zip(paths, class_of, strict=True) if not name]
     message = f"{pattern} matches no class in {len(unmatched)} of {len(paths)} paths ({', '.join(unmatched[:SHOWN])})"
     if 2 * len(unmatched) >= len(paths):
@@ -203,12 +214,12 @@ def label_dir_by_pattern(folder: str | os.PathLike[str], pattern: str) -> LabelF
 
 
 def has_class_folders(folder: Path) -> bool:
-    """Whether the folder has subfolders with images."""
-    return bool(_image_folders(folder))
+    """Whether the folder has subfolders with images, or shards."""
+    return bool(_image_folders(folder) or shards_in(folder))
 
 
 def _image_folders(root: Path) -> list[Path]:
-    return [path for path in subfolders(root) if has_images(path, deep=True)]
+    return [path for path in subfolders(root) if has_images(path, deep=True) or shards_in(path)]
 
 
 def _class_root(root: Path, class_names: Sequence[str]) -> Path:
@@ -218,7 +229,7 @@ def _class_root(root: Path, class_names: Sequence[str]) -> Path:
         not _loose_images(inner) and len(folders := _image_folders(inner)) == 1 and folders[0].name not in class_names
     ):
         inner = folders[0]
-    return root if _loose_images(inner) or not _image_folders(inner) else inner
+    return root if _loose_images(inner) or not has_class_folders(inner) else inner
 
 
 def _part_folders(root: Path) -> dict[str, Path]:
@@ -233,13 +244,20 @@ def _part_folders(root: Path) -> dict[str, Path]:
     return labelled
 
 
+def _class_images(root: Path, *, leaf: bool) -> dict[str, Callable[[], Iterator[Path]]]:
+    """Return a function per class that iterates over its images, in class folders or shards."""
+    if shards_in(root):
+        return {name: partial(map, Path, paths) for name, paths in shard_classes(root, leaf=leaf).items()}
+    return {name: partial(images_in, path, deep=not leaf) for name, path in _class_folders(root, leaf=leaf).items()}
+
+
 def _class_folders(root: Path, *, leaf: bool) -> dict[str, Path]:
     """Return the class folders by class name."""
     classes: dict[str, Path] = {}
     for path in walk(root) if leaf else subfolders(root):
         if path == root or not has_images(path, deep=not leaf):
             continue
-        name = _clean(path.relative_to(root).as_posix())
+        name = clean_name(path.relative_to(root).as_posix())
         if name in classes:
             raise InputError(f"{classes[name]} and {path} have the same class name ({name!r}): rename or merge them")
         classes[name] = path
@@ -271,7 +289,7 @@ def _loose_images(root: Path) -> list[Path]:
 
 def _skipped_in(part: Path, root: Path, *, leaf: bool) -> list[str]:
     folders = [path for path in (walk(part) if leaf else subfolders(part)) if path != part]
-    empty = [f"{_clean(path.relative_to(root).as_posix())}: no images" for path in folders
+    empty = [f"{clean_name(path.relative_to(root).as_posix())}: no images" for path in folders
              if not has_images(path, deep=True)]  # fmt: skip
     return [*empty, *(f"{path.relative_to(root).as_posix()}: beside the class folders" for path in _loose_images(part))]
 
@@ -330,8 +348,3 @@ def _demand_known(classes: Sequence[str], names: ClassNames, root: Path) -> None
             f"{root / unknown[0]}: its name is not one of the {len(names)} classes ({known}): "
             "rename the folder or add a line to the class definition"
         )
-
-
-def _clean(name: str) -> str:
-    """Normalize a class name: white space that a label file can hold, and Unicode's composed form."""
-    return unicodedata.normalize("NFC", " ".join(name.split()))

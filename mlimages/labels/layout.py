@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 
-from mlimages.core import InputError, LabeledPath, is_remote, replacing
+from mlimages.core import InputError, LabeledPath, is_member, is_remote, read_file, replacing
 from mlimages.labels.label_file import LabelFile
 
 
@@ -73,15 +73,15 @@ def _is_free_or_same(image: Path, target: Path) -> bool:
         return True
     if target.is_symlink():
         return os.path.realpath(target) == os.path.realpath(image)
-    return target.is_file() and target.read_bytes() == image.read_bytes()
+    return target.is_file() and target.read_bytes() == read_file(image)
 
 
 def _link_or_copy(image: Path, target: Path, *, copy: bool) -> None:
     if os.path.lexists(target):
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    if copy or is_remote(image):
+    if copy or is_remote(image) or is_member(image):
         with replacing(target) as part:
-            part.write_bytes(image.read_bytes())
+            part.write_bytes(read_file(image))
     else:
         target.symlink_to(image.resolve())

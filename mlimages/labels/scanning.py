@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -60,6 +61,11 @@ def natural_key(name: str) -> tuple[list[str | int], str]:
 def _is_hidden(name: str) -> bool:
     """Whether a folder is not the user's: .git, .ipynb_checkpoints, those of macOS's zip, the quarantine of `check`."""
     return name.startswith(".") or name in _JUNK or name.endswith("_quarantine") or not _can_be_listed(name)
+
+
+def clean_name(name: str) -> str:
+    """Normalize a class name: white space that a label file can hold, and Unicode's composed form."""
+    return unicodedata.normalize("NFC", " ".join(name.split()))
 
 
 def subfolders(root: Path) -> list[Path]:

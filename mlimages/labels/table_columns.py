@@ -17,7 +17,7 @@ from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
-from mlimages.core import InputError, LabelFileError, is_remote
+from mlimages.core import InputError, LabelFileError, is_file, is_remote
 from mlimages.labels.formats import PATH_LABEL, WORDS, Record, records, text_delimiters
 from mlimages.labels.scanning import IMAGE_SUFFIXES
 from mlimages.labels.tables import (
@@ -123,7 +123,7 @@ class _Sample:
                 values = [relative_path(cell, strip) for cell in cells]
                 suffixes = [self.options.suffix] if self.options.suffix else ["", *_suffixes_of(values, folder)]
                 for suffix in suffixes:
-                    count = sum(bool(v) and os.path.isfile(join_path(folder, v + suffix)) for v in values)  # noqa: PTH113
+                    count = sum(bool(v) and is_file(join_path(folder, v + suffix)) for v in values)
                     locations.append(_Location(count / max(1, len(rows)), column, folder, suffix, strip))
         return max(
             locations,
@@ -151,7 +151,7 @@ class _Sample:
         value = self.first_row[self.location.column] if self.location.column < self.width else ""
         return not (
             os.path.splitext(value)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122  # a str
-            or os.path.isfile(join_path(self.location.folder, value + self.location.suffix))  # noqa: PTH113
+            or is_file(join_path(self.location.folder, value + self.location.suffix))
         )
 
     def table(self) -> Table:

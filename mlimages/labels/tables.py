@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated, Self
 
-from mlimages.core import LabelFileError, Option, counted, documented, is_remote
+from mlimages.core import LabelFileError, Option, counted, documented, is_file, is_remote
 from mlimages.labels.annotations import local_name
 from mlimages.labels.class_names import is_number
 from mlimages.labels.formats import PATH_LABEL, Record, Row, records, text_delimiters
@@ -148,7 +148,7 @@ class Table:
                 continue
             count += 1
             labels[row.label] = None
-            if local and not os.path.isfile(join_path(self.folder, row.path)):  # noqa: PTH113  # pathlib is slow
+            if local and not is_file(join_path(self.folder, row.path)):
                 missing.append(row.path)
         return TableCounts(count, tuple(missing), tuple(sorted(labels, key=natural_key)), tuple(unlabelled))
 

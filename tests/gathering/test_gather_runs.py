@@ -20,6 +20,8 @@ from mlimages import UrlList, gather
 from mlimages.core import FetchResult, GatherError, InputError, Reason
 from mlimages.gathering import read_manifest
 from mlimages.gathering.store.manifest import KeySet, dump_row, is_manifest, parse_row
+from mlimages.images import read_bytes
+from mlimages.labels import label_dir_auto
 from tests.conftest import RunCli
 from tests.servers import Connection, Reply, Request, Site, answer, closed_port, in_turn, photo, serve
 
@@ -238,17 +240,20 @@ def test_ctrl_c_is_heard_while_the_list_is_typed_at_a_terminal(site: Site, tmp_p
     assert errors.strip().splitlines()[-1] == "mlimages: interrupted; run the same command again to resume"
 
 
+@pytest.mark.parametrize(("layout", "count"), [("folders", 80), ("tar", 60)])
 def test_killed_at_any_moment_it_goes_on_with_nothing_twice_nothing_lost_and_no_half_file(
-    site: Site, tmp_path: Path
+    site: Site, tmp_path: Path, layout: str, count: int
 ) -> None:
-    pictures = {f"/{n}.jpg": photo(n) for n in range(120)}
+    pictures = {f"/{n}.jpg": photo(n) for n in range(count)}
     site.routes = {path: answer(data) for path, data in pictures.items()}
     links, out = tmp_path / "links.txt", tmp_path / "out"
     links.write_text("".join(site.url(f"{path}\n") for path in pictures))
     chance = random.Random(7)
     manifest, kills = out / "manifest.jsonl", 0
     while True:
-        process = subprocess.Popen([*command(out, links), "--quiet", "--per-host", "4"], stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [*command(out, links), "--quiet", "--per-host", "4", "--layout", layout], stdout=subprocess.DEVNULL
+        )
         recorded = manifest.stat().st_size if manifest.exists() else 0
         enough = recorded + chance.randrange(1, 30_000)
         while process.poll() is None and (not manifest.exists() or manifest.stat().st_size < enough):
@@ -266,7 +271,8 @@ def test_killed_at_any_moment_it_goes_on_with_nothing_twice_nothing_lost_and_no_
     rows = list(read_manifest(out))
     assert sorted(row.url for row in rows) == sorted(map(site.url, pictures))
     assert {row.status for row in rows} == {"ok"}
-    assert sorted(path.name for path in (out / "links").iterdir()) == sorted(path[1:] for path in pictures)
+    found = [(item.path.name, read_bytes(item.path)) for item in label_dir_auto(out).labels]
+    assert sorted(found) == sorted((path[1:], data) for path, data in pictures.items())
 
 
 def test_a_torn_last_line_is_ignored_and_its_link_fetched_again(site: Site, tmp_path: Path) -> None:

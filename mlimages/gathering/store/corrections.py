@@ -3,6 +3,7 @@
 1. A link whose image the folder has under another class waits until the list is read to its end.
 2. If the list names the link for one new class and not for the old one, its class was corrected; else it is requested.
 3. Corrected images are renamed, if they lie where they were placed and are unchanged; then the manifest is replaced.
+   In shards, only the manifest is.
 A run that is killed in between leaves images that were moved, as if by hand: the next one finds them and goes on.
 """
 
@@ -18,6 +19,7 @@ from mlimages.gathering.links import recorded_url, row_key
 from mlimages.gathering.store.file_names import NamesInUse, free_paths
 from mlimages.gathering.store.manifest import KeySet, dump_row, parse_row
 from mlimages.gathering.store.stored_files import StoredFiles
+from mlimages.gathering.store.stored_shards import StoredShards
 
 _ANY_CLASS = "\0"
 
@@ -92,7 +94,7 @@ class Corrections:
         return found, others
 
 
-def apply(corrections: list[Correction], files: StoredFiles, manifest: Path, names: NamesInUse) -> int:
+def apply(corrections: list[Correction], files: StoredFiles | StoredShards, manifest: Path, names: NamesInUse) -> int:
     """Move the images, then rewrite the manifest; return the number of images moved.
 
     Images that were edited or moved by hand, or are behind a symbolic link, keep their place and row.
@@ -115,9 +117,11 @@ def apply(corrections: list[Correction], files: StoredFiles, manifest: Path, nam
     return len(rows)
 
 
-def _moved(correction: Correction, files: StoredFiles, names: NamesInUse) -> str | None:
+def _moved(correction: Correction, files: StoredFiles | StoredShards, names: NamesInUse) -> str | None:
     """Where the image lies in the folder of its new class; None if it stays."""
     ref, old = correction.ref, correction.old
+    if isinstance(files, StoredShards):
+        return old.path if files.size(old.path or "") is not None else None
     path, folder = PurePosixPath(old.path or ""), names.folder(ref.label)
     if str(path.parent) == folder:  # moved there by hand, or by a run that was killed
         return old.path if files.size(str(path)) is not None else None

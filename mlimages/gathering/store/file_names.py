@@ -12,6 +12,7 @@ from urllib.parse import unquote
 
 from mlimages.core import ImageRef
 from mlimages.gathering.store.manifest import KeySet
+from mlimages.gathering.store.stored_shards import without_shard
 
 MAX_BYTES = 120
 """Maximum length of a name in UTF-8: file systems allow 255, and a suffix, a number and a temporary name must fit."""
@@ -21,7 +22,7 @@ MAX_DEPTH = 16
 MAX_FOLDER_BYTES = 1024
 """Maximum length of a label's folder in UTF-8: paths may have 4096, including the output folder."""
 
-_OURS = re.compile(r"(manifest.*\.jsonl|metadata\.jsonl|attribution.*\.md)", re.IGNORECASE)
+_OURS = re.compile(r"(manifest.*\.jsonl|metadata\.jsonl|attribution.*\.md|images.*\.tar)", re.IGNORECASE)
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
 
 
@@ -86,7 +87,7 @@ class NamesInUse:
 
     def note(self, label: str, path: str) -> bool:
         """Record an image; return whether its path was free."""
-        folder = safe_folder(label)
+        folder, path = safe_folder(label), without_shard(path)
         if path.startswith(f"{folder}/"):
             self._owners.setdefault(folder.casefold(), label)
         return self._paths.add(int.from_bytes(hashlib.blake2b(path.casefold().encode(), digest_size=8).digest(), "big"))

@@ -28,11 +28,12 @@ from mlimages.gathering.store.manifest import (
 from mlimages.gathering.store.merge_manifests import CurrentRows, settle, warn_of_unknown_images
 from mlimages.gathering.store.metadata import demand_free_metadata, write_metadata
 from mlimages.gathering.store.missing import corrected_rows
-from mlimages.gathering.store.reopening import Refusals, demand_same_resize, is_open
+from mlimages.gathering.store.reopening import Refusals, demand_same_settings, is_open
 from mlimages.gathering.store.rows import failed_values, image_values, row_of
 from mlimages.gathering.store.storage import open_storage
 from mlimages.gathering.store.stored_files import StoredFiles
 from mlimages.gathering.store.stored_objects import StoredObjects
+from mlimages.gathering.store.stored_shards import SUFFIX, StoredShards, shard_key
 from mlimages.gathering.store.tally import Tally
 
 
@@ -187,7 +188,7 @@ class GatherFolder:
             write_metadata(self.out, (row for row in rows if self._size_of(row) is not None))
 
     def _move_corrected(self) -> None:
-        if self._corrections and isinstance(self._files, StoredFiles):
+        if self._corrections and isinstance(self._files, StoredFiles | StoredShards):
             self._writer.close()
             moved = apply(self._corrections, self._files, self._manifest, self._names)
             self._writer = ManifestWriter(self._manifest)
@@ -237,7 +238,7 @@ class GatherFolder:
         self._refusals, self._names = Refusals(), NamesInUse()
         for row in read_rows(paths):
             key = row_key(row.label, row.url)
-            demand_same_resize(row, self._options, self.out)
+            demand_same_settings(row, self._options, self.out)
             self._refusals.note(key, row)
             self._is_settled &= key not in self._done
             self._learn(key, row, retries_open=retries_open)
@@ -317,6 +318,8 @@ class GatherFolder:
         sha256 = row.sha256 or ""
         is_new = not self._images().copies(sha256).count
         stem = self._names.stem(ref)
+        if isinstance(self._files, StoredShards):
+            stem, suffix = shard_key(stem), SUFFIX
         is_alone = not (self._options.shard or self._objects)
         for number, path in enumerate(free_paths(stem, suffix, f"{key:016x}", is_alone=is_alone)):
             if not self._names.note(ref.label, path):
@@ -324,11 +327,12 @@ class GatherFolder:
             named = replace(row, path=path)
             if self._objects and number == 0:
                 self._images().add(named)
-            is_placed = await self._files.place(part, path)
-            if not is_placed and not ((is_new or self._objects) and self._files.sha256(path) == sha256):
+            placed = await self._files.place(part, named)
+            if not placed and not ((is_new or self._objects) and self._files.sha256(path) == sha256):
                 continue  # taken, and not by this image in a run that was killed before it wrote the row
-            if not is_placed:
+            if not placed:
                 part.unlink(missing_ok=True)
+            named = replace(row, path=placed or path)
             if not self._objects:
                 self._images().add(named)
             elif number:

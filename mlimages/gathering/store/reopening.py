@@ -11,6 +11,7 @@ from mlimages.gathering.download.host_state import REFUSALS_UNTIL_PARKED
 from mlimages.gathering.download.reasons import REFUSING
 from mlimages.gathering.links import host_of
 from mlimages.gathering.options import GatherOptions
+from mlimages.gathering.store.stored_shards import without_shard
 
 _SIDES = re.compile(r"(\d+) x (\d+)\b")
 _BYTES = re.compile(r"(more than )?(\d+) bytes")
@@ -49,19 +50,24 @@ def is_allowed_now(row: FetchResult, options: GatherOptions) -> bool:
     return False
 
 
-def demand_same_resize(row: FetchResult, options: GatherOptions, out: object) -> None:
-    """Raise an error if the image in `row` was gathered with another `--resize`.
+def demand_same_settings(row: FetchResult, options: GatherOptions, out: object) -> None:
+    """Raise an error if the image in `row` was gathered with another `--resize` or `--layout`.
 
     Raises:
-        InputError: the sizes differ; the message has both.
+        InputError: they differ; the message has what the folder was gathered with.
     """
-    if row.status != "ok" or row.removed:
+    if row.status != "ok" or row.removed or not row.path:
         return
     found = _RESIZED.search(row.detail)
     size = int(found[1]) if found else None
+    is_sharded = without_shard(row.path) != row.path
     if size != options.resize:
         had = f"with --resize {size}" if size else "without --resize"
-        raise InputError(f"{out} was gathered {had}: use the same setting, or another folder")
+    elif is_sharded != (options.layout == "tar"):
+        had = f"{'with' if is_sharded else 'without'} --layout tar"
+    else:
+        return
+    raise InputError(f"{out} was gathered {had}: use the same setting, or another folder")
 
 
 class Refusals:

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from mlimages.core import GatherError, cache_dir, is_remote
+from mlimages.core import GatherError, InputError, cache_dir, is_remote
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.store.lock import work_folder
 from mlimages.gathering.store.manifest import ManifestWriter, manifest_path
 from mlimages.gathering.store.stored_files import ImageStorage, StoredFiles
 from mlimages.gathering.store.stored_objects import ManifestParts, StoredObjects
+from mlimages.gathering.store.stored_shards import StoredShards
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +42,14 @@ def open_storage(out: Path, options: GatherOptions, stack: ExitStack) -> Storage
 
     Raises:
         GatherError: another run uses it, or it cannot be written.
+        InputError: it is remote, and shards are only written to local folders.
     """
     return _open_remote(out, options, stack) if is_remote(out) else _open_local(out, options, stack)
 
 
 def _open_local(out: Path, options: GatherOptions, stack: ExitStack) -> Storage:
     manifest = manifest_path(out, options.shard)
-    files = StoredFiles(out)
+    files = StoredFiles(out) if options.layout == "folders" else _open_shards(manifest, stack)
     try:
         parts = stack.enter_context(work_folder(out, manifest.stem, alone=not options.shard))
     except OSError as error:
@@ -55,7 +57,15 @@ def _open_local(out: Path, options: GatherOptions, stack: ExitStack) -> Storage:
     return Storage(out, manifest, parts, files, None, ManifestWriter(manifest))
 
 
+def _open_shards(manifest: Path, stack: ExitStack) -> StoredShards:
+    files = StoredShards(manifest.parent, manifest.stem.replace("manifest", "images"))
+    stack.callback(files.close)
+    return files
+
+
 def _open_remote(out: Path, options: GatherOptions, stack: ExitStack) -> Storage:
+    if options.layout == "tar":
+        raise InputError(f"{out}: --layout tar writes to a local folder: gather there, then copy the folder")
     folder = Path(stack.enter_context(TemporaryDirectory(dir=cache_dir("gathered"))))
     manifest = manifest_path(folder, options.shard)
     objects = StoredObjects(out, folder)

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from mlimages.core import GatherError
+from mlimages.core import FetchResult, GatherError
 
 QUARANTINE = ".placeholders"
 """Folder of host placeholders, one copy each; hidden, so that label files do not include them."""
@@ -22,8 +22,8 @@ QUARANTINE = ".placeholders"
 class ImageStorage(Protocol):
     """Storage for gathered images, keyed by relative path: local files or remote objects."""
 
-    async def place(self, part: Path, path: str) -> bool:
-        """Move a finished file to its final path; return False if the path is taken.
+    async def place(self, part: Path, row: FetchResult) -> str | None:
+        """Store a finished file as `row.path`; return the path where it is, or None if `row.path` is taken.
 
         Raises:
             GatherError: it cannot be written.
@@ -60,10 +60,10 @@ class StoredFiles:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    async def place(self, part: Path, path: str) -> bool:
-        target = f"{self._folder}/{path}"  # strings, since pathlib is slower than the system calls
+    async def place(self, part: Path, row: FetchResult) -> str | None:
+        target = f"{self._folder}/{row.path}"  # strings, since pathlib is slower than the system calls
         if os.path.lexists(target):
-            return False
+            return None
         try:
             try:
                 os.replace(part, target)  # noqa: PTH105
@@ -72,7 +72,7 @@ class StoredFiles:
                 part.replace(target)
         except OSError as error:
             raise GatherError(f"{target} cannot be written: {error.strerror}") from error
-        return True
+        return row.path
 
     def size(self, path: str) -> int | None:
         try:
@@ -126,9 +126,9 @@ class StoredFiles:
         for path in paths:
             folders.add(f"{self._folder}/{path}".rpartition("/")[0])
             if not syncfs:
-                _sync(f"{self._folder}/{path}", os.fsync)
+                sync_path(f"{self._folder}/{path}", os.fsync)
         for folder in folders:
-            _sync(folder, syncfs or os.fsync)  # a call for each of 50,000 files took 130 us of CPU time per image
+            sync_path(folder, syncfs or os.fsync)  # a call for each of 50,000 files took 130 us of CPU time per image
 
     def walk(self) -> Iterator[str]:
         for folder, folders, names in os.walk(self._folder):
@@ -154,7 +154,8 @@ def quarantine_path(path: str, sha256: str) -> str:
     return f"{QUARANTINE}/{sha256[:16]}{PurePosixPath(path).suffix}"
 
 
-def _sync(path: str, sync: Callable[[int], object]) -> None:
+def sync_path(path: str, sync: Callable[[int], object]) -> None:
+    """Call `sync` with the file or folder at `path`."""
     with suppress(OSError):  # deleted meanwhile, or a folder, which Windows does not sync
         handle = os.open(path, os.O_RDONLY)
         try:

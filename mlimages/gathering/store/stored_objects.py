@@ -64,14 +64,15 @@ class StoredObjects:
         self._pool.shutdown()
         self._sizes.close()
 
-    async def place(self, part: Path, path: str) -> bool:
+    async def place(self, part: Path, row: FetchResult) -> str | None:
+        path = row.path or ""
         loop = asyncio.get_running_loop()
         size = part.stat().st_size
         is_placed = await loop.run_in_executor(self._pool, self._create, part, path)
         if is_placed:
             self._remember({path: size})
             part.unlink()
-        return is_placed
+        return path if is_placed else None
 
     def size(self, path: str) -> int | None:
         row = self._sizes.execute("SELECT size FROM objects WHERE path = ?", (path,)).fetchone()

@@ -1,0 +1,177 @@
+"""Gathered images in tar shards (WebDataset): `images-00000.tar` and so on, a JSON and an image per key.
+
+1. A shard is only appended to, and only by the run that created it; each run begins a new one.
+2. Changes are rows of the manifest: an image that was replaced, has another class or is a placeholder stays where is.
+3. A killed run may leave a cut shard. Readers stop at its last complete member; the next run that stores an image
+   removes the incomplete sample and writes the end marker, since other readers of tar files require it.
+All images have the suffix .jpg, whatever their format: `datasets.load_dataset` requires the same suffixes for each key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+from mlimages.core import FetchResult, GatherError, Member, find_member, members
+from mlimages.gathering.store.stored_files import sync_path
+
+SUFFIX = ".jpg"
+MAX_BYTES = 10**9
+"""Maximum size of a shard, unless a single image is larger."""
+
+MAX_IMAGES = 10_000
+"""Maximum number of images of a shard."""
+
+_BLOCK = 512
+_END = bytes(2 * _BLOCK)
+_NAME = re.compile(r"images(-\d{5}-of-\d{5})?-\d{5}\.tar/")
+
+
+def without_shard(path: str) -> str:
+    """Return the path of an image within its shard; other paths are returned unchanged.
+
+    >>> without_shard("images-00000.tar/cats/1.jpg"), without_shard("cats/1.jpg")
+    ('cats/1.jpg', 'cats/1.jpg')
+    """
+    return _NAME.sub("", path, count=1) if path.startswith("images") else path
+
+
+def shard_key(stem: str) -> str:
+    """Return the path of an image without its suffix, as the key of a WebDataset, whose names end at the first dot.
+
+    >>> shard_key("a.b/c.d")
+    'a.b/c_d'
+    """
+    folder, slash, name = stem.rpartition("/")
+    return folder + slash + name.replace(".", "_")
+
+
+class StoredShards:
+    """The shards of a gathered folder, as `ImageStorage`.
+
+    Args:
+        stem: beginning of the names of the shards that this run writes.
+    """
+
+    def __init__(self, folder: Path, stem: str) -> None:
+        self._folder = folder
+        self._stem = stem
+        self._file: IO[bytes] | None = None
+        self._name = ""
+        self._size = 0
+        self._written: dict[str, Member] = {}
+        self._listed: set[str] = set()
+
+    async def place(self, part: Path, row: FetchResult) -> str | None:
+        assert row.path
+        image = part.read_bytes()
+        head = _json_member(row) + _header(row.path, image)  # so that a complete image has its JSON
+        sample = head + image + bytes(-len(image) % _BLOCK)
+        is_full = len(self._written) >= MAX_IMAGES or self._size + len(sample) + len(_END) > MAX_BYTES
+        try:
+            if self._file is None or (is_full and self._written):
+                self._open_next()
+            assert self._file
+            self._file.write(sample)
+            self._file.flush()
+        except OSError as error:
+            raise GatherError(f"{self._folder / self._name} cannot be written: {error.strerror}") from error
+        path = f"{self._name}/{row.path}"
+        self._written[path] = Member(self._file.name, row.path, self._size + len(head), len(image))
+        self._size += len(sample)
+        part.unlink()
+        return path
+
+    def size(self, path: str) -> int | None:
+        self._listed.add(path.partition("/")[0])
+        return member.size if (member := self._find(path)) else None
+
+    def is_unchanged(self, path: str, sha256: str) -> bool:
+        return self.sha256(path) == sha256
+
+    def sha256(self, path: str) -> str | None:
+        member = self._find(path)
+        return hashlib.sha256(member.read()).hexdigest() if member else None
+
+    def remove_empty(self, path: str) -> None:
+        """Do nothing: a member is complete or absent."""
+
+    def remove(self, path: str, sha256: str) -> None:
+        """Do nothing: the manifest no longer lists the image."""
+
+    def quarantine(self, path: str, sha256: str) -> str | None:
+        return path if self._find(path) else None
+
+    def sync(self, paths: Iterable[str]) -> None:
+        """Wait until the shard is on disk; those that are full have been synchronized."""
+        if self._file:
+            os.fsync(self._file.fileno())
+            sync_path(str(self._folder), os.fsync)
+
+    def walk(self) -> Iterator[str]:
+        """Yield nothing: images are not moved within a shard by hand."""
+        yield from ()
+
+    def close(self) -> None:
+        """Write the end marker of the shard and close it; after a failed write, the incomplete sample is removed."""
+        if self._file is None:
+            return
+        file, self._file = self._file, None
+        with suppress(OSError):  # a full disk: the next run writes it
+            file.close()
+        with suppress(OSError):
+            _end(self._folder / self._name, self._size)
+
+    def _find(self, path: str) -> Member | None:
+        return self._written.get(path) or find_member(f"{self._folder}/{path}")
+
+    def _open_next(self) -> None:
+        shards = sorted(self._folder.glob(f"{self._stem}-[0-9][0-9][0-9][0-9][0-9].tar"))
+        if self._file:
+            self.close()
+        elif shards and shards[-1].name in self._listed:
+            _end(shards[-1], _size_of_samples(shards[-1]))
+        number = int(shards[-1].stem[-5:]) + 1 if shards else 0
+        self._name, self._size, self._written = f"{self._stem}-{number:05d}.tar", 0, {}
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._file = (self._folder / self._name).open("xb")
+
+
+def _size_of_samples(shard: Path) -> int:
+    """Return the size of a shard up to its last complete pair of JSON and image."""
+    images = (one for one in members(shard) if not one.name.endswith(".json"))
+    return max((one.offset + one.size + -one.size % _BLOCK for one in images), default=0)
+
+
+def _end(shard: Path, size: int) -> None:
+    """Write the end marker of a shard whose samples have this size, unless it is there."""
+    with shard.open("r+b") as file:
+        file.seek(size)
+        if file.read() != _END:
+            file.truncate(size)
+            file.seek(size)
+            file.write(_END)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _json_member(row: FetchResult) -> bytes:
+    """Return the JSON of an image as a member; `source` is text, since its keys differ and columns have one type."""
+    names = ("url", "label", "sha256", "width", "height", "format", "fetched_at")
+    values = {name: getattr(row, name) for name in names} | {"source": json.dumps(row.source, default=str)}
+    data = json.dumps(values).encode()
+    assert row.path
+    return _header(f"{row.path.removesuffix(SUFFIX)}.json", data) + data + bytes(-len(data) % _BLOCK)
+
+
+def _header(name: str, data: bytes) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")

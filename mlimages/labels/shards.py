@@ -1,0 +1,92 @@
+"""Images in tar shards (WebDataset), as if they were in class folders.
+
+A shard is only appended to, so the manifest beside it says which of its images count, and their classes. Without a
+manifest, an image belongs to the class of its folder in the shard: `cats/0001.jpg`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from mlimages.core import InputError, find_member, members
+from mlimages.labels.scanning import IMAGE_SUFFIXES, clean_name, has_images, images_in, subfolders
+
+_SHARD = re.compile(r"(.*-)?[0-9]{5,}\.tar")
+
+
+def shards_in(folder: Path) -> list[Path]:
+    """Return the shards of a folder (`images-00000.tar`), sorted; none if a subfolder contains images."""
+    shards = sorted(path for path in folder.glob("*.tar") if _SHARD.fullmatch(path.name))
+    return [] if shards and any(has_images(path, deep=True) for path in subfolders(folder)) else shards
+
+
+def all_images(folder: Path) -> Iterator[Path]:
+    """Yield the images in a folder and below, or in its shards."""
+    if shards_in(folder):
+        yield from (Path(path) for path, _ in _shard_images(folder))
+    else:
+        yield from images_in(folder)
+
+
+def shard_classes(folder: Path, *, leaf: bool) -> dict[str, list[str]]:
+    """Return the paths of the images in the shards of a folder, by class.
+
+    Args:
+        leaf: the class of `animals/cats` is `animals/cats` instead of `animals`.
+
+    Raises:
+        InputError: an image has no class.
+    """
+    classes: dict[str, list[str]] = {}
+    for path, label in _shard_images(folder):
+        names = [name for name in map(clean_name, label.split("/")) if name]
+        if not names:
+            raise InputError(
+                f"{path} has no class: expected a manifest.jsonl of `mlimages gather` beside the shard, or a folder "
+                "per class in it (cats/0001.jpg)"
+            )
+        classes.setdefault("/".join(names) if leaf else names[0], []).append(path)
+    return classes
+
+
+def _shard_images(folder: Path) -> Iterator[tuple[str, str]]:
+    """Yield the path and the label of each image that counts."""
+    shards = shards_in(folder)
+    names = {shard.name for shard in shards}
+    manifests = sorted(folder.glob("manifest*.jsonl"), key=lambda path: (path.name != "manifest.jsonl", path.name))
+    if manifests:
+        for path, label in _labels(manifests).items():
+            if path.partition("/")[0] in names and find_member(f"{folder}/{path}"):
+                yield f"{folder}/{path}", label or "images"
+        return
+    for shard in shards:
+        for one in members(shard):
+            if os.path.splitext(one.name)[1].lower() in IMAGE_SUFFIXES:  # noqa: PTH122  # a str
+                yield f"{shard}/{one.name}", one.name.rpartition("/")[0]
+
+
+def _labels(manifests: list[Path]) -> dict[str, str]:
+    """Return the label of each path that the manifests list as an image; the last row of a path counts."""
+    labels: dict[str, str] = {}
+    for manifest in manifests:
+        with manifest.open("rb") as lines:
+            for line in lines:
+                row = _row(line)
+                path = row.get("path")
+                if isinstance(path, str) and row.get("status") == "ok" and not row.get("removed"):
+                    labels[path] = str(row.get("label") or "")
+                elif isinstance(path, str):
+                    labels.pop(path, None)
+    return labels
+
+
+def _row(line: bytes) -> dict[str, object]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):  # torn by a crash
+        return {}
+    return row if isinstance(row, dict) else {}

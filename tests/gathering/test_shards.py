@@ -1,0 +1,281 @@
+"""`--layout tar`: what shards hold, what readers see of them, and what a killed run leaves."""
+
+import io
+import json
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlimages import UrlList, gather
+from mlimages.checks import check
+from mlimages.core import GatherError, GatherSummary, ImageProperty, InputError, find_member, members
+from mlimages.dataset import compute_mean
+from mlimages.gathering import read_manifest
+from mlimages.gathering.store import stored_shards
+from mlimages.labels import LabelFile, label_dir_auto, lay_out, open_labels
+from tests.servers import Site, answer, photo, serve
+
+FAST = {"allow_private": True, "retries": 0, "max_wait_s": 0.0, "decoders": 1, "layout": "tar"}
+COUNT = 12
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with serve() as running:
+        form = {0: "PNG", 1: "WEBP"}
+        running.routes = {f"/v1.{n}.jpg": answer(photo(n, form=form.get(n, "JPEG"))) for n in range(COUNT)}
+        yield running
+
+
+@pytest.fixture
+def links(site: Site, tmp_path: Path) -> Path:
+    return write_list(site, tmp_path, "ant" * 4 + "bee" * 4)
+
+
+def write_list(site: Site, folder: Path, classes: str) -> Path:
+    rows = (f"{classes[3 * n % len(classes) :][:3]},{site.url(path)},{n} mm\n" for n, path in enumerate(site.routes))
+    (folder / "links.csv").write_text("class,url,size\n" + "".join(rows))
+    return folder / "links.csv"
+
+
+def run(source: Path, out: Path, **options: object) -> GatherSummary:
+    return gather(UrlList(source), out, **{**FAST, **options})  # type: ignore[arg-type]
+
+
+def images(out: Path) -> dict[str, set[bytes]]:
+    """The images of each class, as readers see them."""
+    labels, found = open_labels(out), {}
+    for item in labels:
+        member = find_member(item.path)
+        data = member.read() if member else item.path.read_bytes()
+        found.setdefault(labels.class_names[item.label], set()).add(data)
+    assert sum(map(len, found.values())) == sum(1 for _ in labels)
+    return found
+
+
+def expected(classes: str) -> dict[str, set[bytes]]:
+    found: dict[str, set[bytes]] = {}
+    for n in range(COUNT):
+        data = photo(n, form={0: "PNG", 1: "WEBP"}.get(n, "JPEG"))
+        found.setdefault(classes[3 * n % len(classes) :][:3], set()).add(data)
+    return found
+
+
+def test_every_step_reads_shards_as_class_folders(
+    site: Site, links: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stored_shards, "MAX_IMAGES", 5)
+    site.routes["/v1.7.jpg"] = answer(photo(7, (20, 20)))  # a finding of `check`
+    for layout in ("tar", "folders"):
+        run(links, tmp_path / layout, layout=layout)
+    assert sorted(path.name for path in (tmp_path / "tar").iterdir()) == [
+        "images-00000.tar", "images-00001.tar", "images-00002.tar", "manifest.jsonl"
+    ]  # fmt: skip
+    assert images(tmp_path / "tar") == images(tmp_path / "folders")
+    reports = [check([written(tmp_path / layout)]) for layout in ("tar", "folders")]
+    codes = [sorted((found.label, found.code, found.detail) for found in report.findings) for report in reports]
+    assert codes[0] == codes[1] != []
+    assert reports[0].counts == reports[1].counts
+    means = [compute_mean(written(tmp_path / layout), ImageProperty(32)) for layout in ("tar", "folders")]
+    assert np.array_equal(means[0].mean, means[1].mean)
+    lay_out(open_labels(tmp_path / "tar"), tmp_path / "copied")
+    assert images(tmp_path / "copied") == images(tmp_path / "tar")
+
+
+def written(folder: Path) -> LabelFile:
+    """The label file of a folder, as a table whose paths must exist."""
+    return open_labels(folder).write(folder / "labels.csv", overwrite=True)
+
+
+def test_a_shard_is_a_tar_of_images_each_followed_by_its_json(site: Site, links: Path, tmp_path: Path) -> None:
+    run(links, tmp_path / "out", parallel=1)
+    with tarfile.open(tmp_path / "out/images-00000.tar") as shard:
+        names = shard.getnames()
+        keys = [f"{'ant' if n % 8 < 4 else 'bee'}/v1_{n}" for n in range(COUNT)]
+        assert names == [f"{key}.{suffix}" for key in keys for suffix in ("json", "jpg")]
+        file = shard.extractfile("ant/v1_0.json")
+        assert file
+        about = json.load(file)
+    assert (about["label"], about["format"], json.loads(about["source"])) == ("ant", "PNG", {"size": "0 mm"})
+
+
+def test_a_second_run_asks_nothing_and_what_was_open_or_new_goes_into_a_new_shard(
+    site: Site, links: Path, tmp_path: Path
+) -> None:
+    site.routes["/v1.3.jpg"] = answer(b"", 500)
+    out = tmp_path / "out"
+    assert (run(links, out).ok, run(links, out).open) == (COUNT - 1, 1)
+    site.routes["/v1.3.jpg"] = answer(photo(3))
+    site.requests.clear()
+    assert (run(links, out).ok, run(links, out).fetched) == (COUNT, 0)
+    assert [request.path for request in site.requests] == ["/v1.3.jpg"]
+    assert len(list(out.glob("*.tar"))) == 2
+    assert images(out) == expected("ant" * 4 + "bee" * 4)
+
+
+def test_a_corrected_class_is_a_row_and_asks_nothing(site: Site, links: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(links, out)
+    before = (out / "images-00000.tar").read_bytes()
+    site.requests.clear()
+    changed = write_list(site, tmp_path, "ant" * 4 + "fly" * 4)
+    assert (run(changed, out).moved, run(changed, out).moved, site.requests) == (4, 0, [])
+    assert images(out) == expected("ant" * 4 + "fly" * 4)
+    assert (out / "images-00000.tar").read_bytes() == before
+
+
+def test_duplicates_and_placeholders_are_rows_that_no_reader_sees(site: Site, tmp_path: Path) -> None:
+    site.routes = {f"/{n}.jpg": answer(photo(0)) for n in range(7)} | {
+        "/a.jpg": answer(photo(1)), "/b.jpg": answer(photo(1))
+    }  # fmt: skip
+    out = tmp_path / "out"
+    (tmp_path / "ant.txt").write_text("\n".join(map(site.url, site.routes)))
+    summary = run(tmp_path / "ant.txt", out)
+    assert (summary.ok, summary.duplicate, summary.reasons) == (1, 1, {"placeholder": 7})
+    assert run(tmp_path / "ant.txt", out).to_dict() | {"seconds": 0, "fetched": 0} == summary.to_dict() | {
+        "seconds": 0, "fetched": 0
+    }  # fmt: skip
+    assert images(out) == {"ant": {photo(1)}}
+
+
+def test_shards_of_processes_are_merged_by_rows_alone(site: Site, links: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for number in (1, 2):
+        run(links, out, shard=(number, 2))
+    assert images(out) == expected("ant" * 4 + "bee" * 4), "before they are merged"
+    site.requests.clear()
+    assert (run(links, out).ok, site.requests) == (COUNT, [])
+    assert images(out) == expected("ant" * 4 + "bee" * 4)
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.5, -1500])
+def test_a_shard_that_was_cut_is_read_to_its_last_member_and_continued_in_a_new_one(
+    site: Site, links: Path, tmp_path: Path, keep: float
+) -> None:
+    out = tmp_path / "out"
+    run(links, out, parallel=1)
+    shard = out / "images-00000.tar"
+    whole = shard.read_bytes()
+    size = int(keep * len(whole)) if isinstance(keep, float) else keep % len(whole)
+    shard.write_bytes(whole[:size])
+    rows = (out / "manifest.jsonl").read_bytes().splitlines(keepends=True)
+    (out / "manifest.jsonl").write_bytes(b"".join(rows[:-1]))  # no closing row: the run was killed
+    left = sum(not one.name.endswith(".json") for one in members(shard))
+    site.requests.clear()
+    assert run(links, out).ok == COUNT
+    assert len(site.requests) == COUNT - left
+    assert images(out) == expected("ant" * 4 + "bee" * 4)
+    for path in out.glob("*.tar"):
+        with tarfile.open(path) as file:
+            names = file.getnames()
+        assert [name.endswith(".json") for name in names] == [True, False] * (len(names) // 2)
+        assert path.read_bytes().endswith(bytes(1024))
+
+
+def test_a_shard_that_is_missing_stops_the_run_as_a_missing_folder_does(
+    site: Site, links: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    run(links, out)
+    (out / "images-00000.tar").unlink()
+    with pytest.raises(GatherError, match=r"12 gathered images missing: .*--restore-deleted"):
+        run(links, out)
+    assert run(links, out, restore_deleted=True).ok == COUNT
+
+
+def test_a_million_images_need_a_file_for_each_10_000_or_gigabyte(
+    site: Site, links: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert 1_000_000 / stored_shards.MAX_IMAGES + 1_000_000 * 4096 / stored_shards.MAX_BYTES < 1_000
+    monkeypatch.setattr(stored_shards, "MAX_BYTES", 20_000)
+    run(links, tmp_path / "out")
+    sizes = [path.stat().st_size for path in (tmp_path / "out").glob("*.tar")]
+    assert len(sizes) > 1
+    assert max(sizes) <= 20_000
+
+
+def test_a_mixture_metadata_and_an_address_are_refused_before_anything_is_asked(
+    site: Site, links: Path, tmp_path: Path
+) -> None:
+    run(links, tmp_path / "tar")
+    run(links, tmp_path / "folders", layout="folders")
+    site.requests.clear()
+    for out, layout in (("tar", "folders"), ("folders", "tar")):
+        with pytest.raises(InputError, match=r"was gathered with(out)? --layout tar: use the same"):
+            run(links, tmp_path / out, layout=layout)
+    with pytest.raises(InputError, match="metadata is for folders"):
+        run(links, tmp_path / "out", metadata=True)
+    pytest.importorskip("upath")
+    with pytest.raises(InputError, match="writes to a local folder"):
+        gather(UrlList(links), "memory://shards", **FAST)  # type: ignore[arg-type]
+    assert not site.requests
+
+
+def test_shards_without_a_manifest_and_parts_are_read_by_their_folders(tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        write_tar(tmp_path / part / "data-000000.tar", {f"{label}/{n}.png": photo(n, form="PNG") for label in ("a", "b")
+                                                       for n in range(2)})  # fmt: skip
+    parts = label_dir_auto(tmp_path).parts
+    assert {name: sorted(item.label for item in part) for name, part in parts.items()} == {
+        "train": [0, 0, 1, 1], "val": [0, 0, 1, 1]
+    }  # fmt: skip
+    write_tar(tmp_path / "loose/data-000000.tar", {"1.png": b""})
+    with pytest.raises(InputError, match=r"data-000000.tar/1.png has no class"):
+        label_dir_auto(tmp_path / "loose")
+
+
+def write_tar(path: Path, files: dict[str, bytes], form: int = tarfile.PAX_FORMAT) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w", format=form) as tar:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+@pytest.mark.parametrize(
+    "name", ["a/b.jpg", "é/ü.jpg", "f" * 99 + "/" + "n" * 60 + ".jpg", "d/" * 40 + "ä" * 40 + ".jpg"]
+)
+def test_members_are_those_that_tarfile_finds(tmp_path: Path, form: int, name: str) -> None:
+    path = tmp_path / "x-00000.tar"
+    write_tar(path, {name: b"1", "z/" + name[1:]: b"22" * 300, "last": b""}, form)
+    with tarfile.open(path) as tar:
+        found = [(info.name, info.offset_data, info.size) for info in tar]
+    assert [(one.name, one.offset, one.size) for one in members(path)] == found
+    assert [find_member(f"{path}/{one[0]}").offset for one in found] == [one[1] for one in found]  # type: ignore[union-attr]
+
+
+@given(st.binary(max_size=2000), st.integers(0, 1500))
+def test_a_tar_of_noise_is_read_as_far_as_it_makes_sense(
+    tmp_path_factory: pytest.TempPathFactory, noise: bytes, at: int
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "noise-00000.tar"
+    info = tarfile.TarInfo("a.jpg")
+    info.size = 3
+    data = info.tobuf() + b"abc" + bytes(509)
+    path.write_bytes(data[:at] + noise + data[at:])
+    assert all(one.offset + one.size <= path.stat().st_size for one in members(path))
+
+
+def test_hugging_face_datasets_read_shards(site: Site, links: Path, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    run(links, tmp_path / "out")
+    found = datasets.load_dataset(
+        "webdataset", data_files=f"{tmp_path}/out/*.tar", split="train", cache_dir=str(tmp_path)
+    )
+    assert sorted(one["json"]["label"] for one in found) == ["ant"] * 8 + ["bee"] * 4
+    assert found[0]["jpg"].size == (96, 64)
+
+
+def test_paths_of_the_manifest_are_those_of_members(site: Site, links: Path, tmp_path: Path) -> None:
+    run(links, tmp_path / "out")
+    for row in read_manifest(tmp_path / "out"):
+        member = find_member(tmp_path / "out" / str(row.path))
+        assert member
+        assert member.size == row.bytes
