@@ -277,6 +277,9 @@ def _table(summary: GatherSummary) -> Iterator[str]:
         are_open = "1 link is" if summary.open == 1 else f"{summary.open:,} links are"
         yield f"{are_open} unfinished: run the same command again"
         yield f"  mlimages {shlex.join(sys.argv[1:])}"
+    for host, pause_s in summary.waits_s.items():
+        pause = f"{pause_s:.0f} s" if pause_s < 120 else f"{pause_s / 60:.0f} minutes"
+        yield f"{host} asks to wait {pause}, longer than --max-wait"
     if summary.conflicting:
         has = "1 duplicate has" if summary.conflicting == 1 else f"{summary.conflicting} duplicates have"
         yield f"{has} a different class from the image that was kept: see `same_as` in manifest.jsonl"

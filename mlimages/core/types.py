@@ -103,6 +103,7 @@ class GatherSummary:
         classes: number of stored images by class.
         hosts: hosts with the most failed links, in descending order.
         seconds: duration of this run.
+        waits_s: hosts that throttle requests for longer than `max_wait_s`, with the seconds until the next request.
     """
 
     out: Path
@@ -121,6 +122,7 @@ class GatherSummary:
     classes: Mapping[str, int]
     hosts: Mapping[str, int]
     seconds: float
+    waits_s: Mapping[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the summary as JSON types, as printed by `--json`."""

@@ -10,7 +10,7 @@ from collections import Counter, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Unpack
 
@@ -109,7 +109,8 @@ async def gather_async(
         gathered.finish()
         if stopped:
             raise stopped
-        return gathered.tally.summary(out, fetched=gathered.added, seconds=time.monotonic() - started)
+        summary = gathered.tally.summary(out, fetched=gathered.added, seconds=time.monotonic() - started)
+        return replace(summary, waits_s=fetcher.waits_s)
 
 
 class Run:
@@ -150,7 +151,9 @@ class Run:
                 try:
                     async for ref in refs:
                         await self._accept(ref, max_parked)
-                    for ref in await asyncio.to_thread(self._gathered.decide_corrections):
+                    others = await asyncio.to_thread(self._gathered.decide_corrections)
+                    self._progress.advance(-len(others))  # they were counted when they were deferred
+                    for ref in others:
                         await self._accept(ref, max_parked)
                 except Exception as error:  # links that it yielded before are still finished
                     stopped = error
@@ -231,7 +234,10 @@ class Run:
 
     def _notify_if_full(self, label: str) -> None:
         if self._num_missing(label) == 0:
-            self._waiting -= len(self._parked.pop(label, ()))
+            parked = self._parked.pop(label, ())
+            self._waiting -= len(parked)
+            if parked:
+                self._progress.advance(len(parked))
             self._enough(label)
 
 

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageChops, ImageDraw, ImageStat
 
 from mlimages import UrlList, gather
-from mlimages.core import FetchResult, GatherError, GatherSummary, ImageRef, InputError, Reason
+from mlimages.core import FetchResult, GatherError, GatherSummary, ImageRef, InputError, NoProgress, Reason
 from mlimages.gathering import GatherOptions, read_manifest
 from mlimages.gathering.download import address_guard
 from mlimages.gathering.download.body_file import StallDetector
@@ -520,8 +520,9 @@ def test_thumbnails_that_differ_do_not_look_alike(site: Site, tmp_path: Path) ->
 
 
 def test_the_same_bytes_behind_five_links_are_a_placeholder_and_none_is_kept(site: Site, tmp_path: Path) -> None:
-    site.routes = {f"/{n}.jpg": answer(photo(0)) for n in range(7)} | {"/good.jpg": answer(photo(1))}
-    source = links(tmp_path, *map(site.url, site.routes))
+    site.routes = {f"/{n}.jpg": answer(b"", 302, Location="/gone") for n in range(8)} | {"/good.jpg": answer(photo(1))}
+    source = links(tmp_path, *(site.url(path) for path in site.routes if path != "/7.jpg"))
+    site.routes["/gone"] = answer(photo(0))
     summary = run(source, tmp_path / "out")
     assert (summary.ok, summary.duplicate, summary.reasons) == (1, 0, {"placeholder": 7})
     aside, good = pictures(tmp_path / "out")
@@ -532,6 +533,9 @@ def test_the_same_bytes_behind_five_links_are_a_placeholder_and_none_is_kept(sit
     assert {row.path for row in found} == {aside, None}
     more = run(links(tmp_path, site.url("/6.jpg?again"), name="more.txt"), tmp_path / "out")
     assert more.reasons == {"placeholder": 8}
+    site.routes["/gone"] = answer(photo(2))
+    more = run(links(tmp_path, site.url("/7.jpg"), name="more.txt"), tmp_path / "out")
+    assert more.reasons == {"placeholder": 9}, "redirected to the same address"
 
 
 @pytest.mark.parametrize("kind", ["labels", "queries", "fragments"])
@@ -570,6 +574,24 @@ def test_a_limit_counts_good_pictures_per_class_and_no_more_are_fetched(site: Si
     assert run(links(tmp_path, *lines), tmp_path / "out", limit=5, keep_duplicates=True).ok == 10
     assert len(site.requests) == before
     assert run(links(tmp_path, *lines), tmp_path / "out", limit=7, keep_duplicates=True).classes == {"a": 7, "b": 7}
+
+
+def test_the_progress_ends_at_its_total_whatever_the_list_holds(site: Site, tmp_path: Path) -> None:
+    class Recorder(NoProgress):
+        total, count = 0, 0
+
+        def start(self, what: str, total: int | None, unit: str) -> None:
+            self.total = total or 0
+
+        def advance(self, count: int = 1, **figures: object) -> None:
+            self.count += count
+
+    site.routes = {f"/{n}.jpg": answer(photo(n)) for n in range(9)}
+    lines = ["# comment", "", *map(site.url, site.routes), "  ", site.url("/0.jpg"), "#", site.url("/gone.jpg"), ""]
+    for limit in (None, 3):
+        progress = Recorder()
+        run(links(tmp_path, *lines), tmp_path / f"out{limit}", progress=progress, limit=limit)
+        assert (progress.count, progress.total) == (11, 11)
 
 
 def test_a_second_run_asks_for_nothing_that_is_there_and_for_what_is_new_or_lost(site: Site, tmp_path: Path) -> None:

@@ -113,6 +113,7 @@ def test_a_host_that_asks_for_an_hour_ends_the_wait_at_once_and_its_links_stay_o
         summary = run(links(tmp_path, *urls), tmp_path / "out")
     assert (summary.ok, summary.open) == (30, 30)
     assert summary.seconds < 30
+    assert {host: 3000 < wait_s <= 3600 for host, wait_s in summary.waits_s.items()} == {"127.0.0.1": True}
     assert len(site.requests) <= 8
 
 

@@ -101,6 +101,11 @@ class Fetcher:
         """Unresponsive hosts, if all remaining links are on them; otherwise empty."""
         return self._hosts.blocking_hosts
 
+    @property
+    def waits_s(self) -> dict[str, float]:
+        """Hosts that throttle requests for longer than the maximum wait, with the seconds until the next request."""
+        return self._hosts.waits_s
+
     def waiting_count(self, label: str) -> int:
         """Return the number of links of a class that wait for an unresponsive host."""
         return self._hosts.waiting_labels[label]

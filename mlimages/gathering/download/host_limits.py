@@ -137,6 +137,17 @@ class Hosts:
             return []
         return [name.rpartition(":")[0] for name, host in self._hosts.items() if host in self._parked]
 
+    @property
+    def waits_s(self) -> dict[str, float]:
+        """Hosts that throttle requests for longer than the maximum wait, with the seconds until the next request."""
+        now = time.monotonic()
+        pauses = {
+            name.rpartition(":")[0]: round(host.state.parked_until - now)
+            for name, host in self._hosts.items()
+            if host.state.is_parked and host.state.rate is not None
+        }
+        return {name: pause_s for name, pause_s in pauses.items() if pause_s > max(1, self._max_wait_s)}
+
     def count(self, host: Host) -> None:
         """Update the counts with the state and users of a host."""
         waiting = host.users if host.state.is_parked else 0

@@ -33,12 +33,9 @@ def is_compressed(path: Path) -> bool:
 
 
 def count_lines(path: Path) -> int:
-    """Return the number of lines of a file."""
-    lines, block = 0, b"\n"
+    """Return the number of lines of a file that are neither blank nor comments."""
     with path.open("rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            lines += block.count(b"\n")
-    return lines + (not block.endswith(b"\n"))
+        return sum(1 for line in file if not line.isspace() and not line.startswith(b"#"))
 
 
 @contextmanager

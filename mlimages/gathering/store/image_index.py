@@ -106,6 +106,7 @@ class ImageIndex:
     def __init__(self) -> None:
         self._tables = temporary_tables(_TABLES)
         self._latest = "", Copies()
+        self._placeholder_targets: set[str] = set()
 
     def close(self) -> None:
         """Remove the tables."""
@@ -145,9 +146,15 @@ class ImageIndex:
         """Add a row that has bytes."""
         if row.sha256 is None or row.status == "failed":
             return
+        if row.reason is Reason.PLACEHOLDER and row.final_url and row.final_url != row.url:
+            self._placeholder_targets.add(row.final_url)
         self.put(row.sha256, self.copies(row.sha256).with_row(row))
         if row.status == "ok" and row.path and row.dhash and not row.removed:
             self.add_image(row.dhash, row.path)
+
+    def is_placeholder_target(self, url: str | None) -> bool:
+        """Whether a link that is a placeholder was redirected to this URL."""
+        return url in self._placeholder_targets
 
     def first(self, sha256: str) -> tuple[int, str] | None:
         """Return the manifest's number and the path of the image set by `put_first` for this SHA-256."""

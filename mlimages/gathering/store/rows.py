@@ -35,6 +35,10 @@ def image_values(
     values = {name: getattr(found, name) for name in found.__slots__ if name != "suffix"}
     values["detail"] = "; ".join(filter(None, (found.detail, fetched.detail)))
     copies = images.copies(found.sha256)
+    is_known_target = images.is_placeholder_target(fetched.final_url and without_credentials(fetched.final_url))
+    if is_known_target and not copies.count:
+        values["detail"] = "redirected to the placeholder of a host"
+        return {"status": "placeholder", "reason": Reason.PLACEHOLDER, **values}
     if copies.is_placeholder or (copies.is_placeholder_with(ref.url) and not keep_duplicates):
         values["detail"] = "the same bytes lie behind many paths of one host"
         return {"status": "placeholder", "reason": Reason.PLACEHOLDER, **values}
@@ -46,12 +50,10 @@ def image_values(
 def failed_values(fetched: DownloadResult, found: Rejection | None) -> dict[str, Any]:
     """Return the values of a failed link's row; it is final if the result depends only on the link."""
     if found is None:
-        status = "placeholder" if fetched.reason is Reason.PLACEHOLDER else "failed"
-        final = fetched.reason not in NOT_FINAL
         return {
-            "status": status,
+            "status": "failed",
             "reason": fetched.reason,
-            "final": final,
+            "final": fetched.reason not in NOT_FINAL,
             "detail": without_credentials(fetched.detail),
         }
     is_of_machine = found.reason is Reason.DECODER  # out of memory, or the decoder hung or died
