@@ -131,6 +131,15 @@ class GatherOptions:
         bool,
         Option("Write metadata.jsonl (Hugging Face imagefolder): class and other columns of each image.", "Output"),
     ] = False
+    parquet: Annotated[
+        bool, Option("Also write the manifest as manifest.parquet (extra parquet).", "Output", is_rare=True)
+    ] = False
+    subfolders: Annotated[
+        bool,
+        Option(
+            "Store the images of a class in subfolders of 10,000: CLASS/part-0000/ and so on.", "Output", is_rare=True
+        ),
+    ] = False
     parallel: Annotated[int, Option("Number of concurrent requests of each process.", "Download", min=1)] = 64
     per_host: Annotated[
         int, Option("Number of concurrent requests to one host, over all shards and workers.", "Download", min=1)
@@ -213,6 +222,8 @@ class GatherOptions:
             raise InputError("restore_deleted and keep_deleted are mutually exclusive")
         if self.metadata and self.layout == "tar":
             raise InputError("metadata is for folders: in a shard, the JSON of each image has the other columns")
+        if self.subfolders and self.layout == "tar":
+            raise InputError("subfolders is for folders: a shard has up to 10,000 images")
         if self.shard and not 1 <= self.shard[0] <= self.shard[1]:
             raise InputError(f"shard is {self.shard[0]}/{self.shard[1]}: expected I/N with I from 1 to N")
 
@@ -262,6 +273,8 @@ class GatherKeywords(TypedDict, total=False):
     keep_deleted: bool
     layout: Literal["folders", "tar"]
     metadata: bool
+    parquet: bool
+    subfolders: bool
     parallel: int
     per_host: int
     timeout_s: float

@@ -3,7 +3,6 @@ from .class_names import class_definition_path as class_definition_path
 from .class_names import read_class_names as read_class_names
 from .class_names import write_class_names as write_class_names
 from .folders import FolderLabels as FolderLabels
-from .folders import append as append
 from .folders import has_class_folders as has_class_folders
 from .folders import label_dir as label_dir
 from .folders import label_dir_auto as label_dir_auto
@@ -18,6 +17,7 @@ from .label_file import write_own_label_file as write_own_label_file
 from .labelling import LabelOptions as LabelOptions
 from .labelling import Splitter as Splitter
 from .labelling import WrittenLabels as WrittenLabels
+from .labelling import append as append
 from .labelling import make_label_files as make_label_files
 from .labelling import parse_shares as parse_shares
 from .layout import folder_names as folder_names

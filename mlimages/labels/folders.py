@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,9 @@ from mlimages.labels.tables import SHOWN, TableOptions
 
 MAX_LOOSE_SHARE = 0.01
 """Maximum share of images beside the class folders; with more, the folder has another layout."""
+
+_NUMBERED = re.compile(r"/part-\d{4,}$")
+"""Subfolders of a class, as `gather --subfolders` creates them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +168,7 @@ def label_dir_auto(
     _demand_known(found, names, root)
     left_out = [f"{root.relative_to(given).as_posix()}: not a class, its subfolders are"] if root != given else []
     left_out += [text for path in parts.values() for text in _skipped_in(path, root, leaf=leaf)]
-    left_out += [] if leaf else _nested([path for by_name in classes.values() for path in by_name.values()], root)
+    left_out += [] if leaf else _nested([folder for path in parts.values() for folder in _image_folders(path)], root)
     if "" not in parts:
         left_out += _skipped_beside(root, set(parts.values()))
 
@@ -214,8 +218,8 @@ def label_dir_by_pattern(folder: str | os.PathLike[str], pattern: str) -> LabelF
 
 
 def has_class_folders(folder: Path) -> bool:
-    """Whether the folder has subfolders with images, or shards."""
-    return bool(_image_folders(folder) or shards_in(folder))
+    """Whether the folder has shards, or subfolders with images that are not numbered parts of a class."""
+    return bool(shards_in(folder)) or any(not _NUMBERED.search(str(path)) for path in _image_folders(folder))
 
 
 def _image_folders(root: Path) -> list[Path]:
@@ -248,7 +252,14 @@ def _class_images(root: Path, *, leaf: bool) -> dict[str, Callable[[], Iterator[
     """Return a function per class that iterates over its images, in class folders or shards."""
     if shards_in(root):
         return {name: partial(map, Path, paths) for name, paths in shard_classes(root, leaf=leaf).items()}
-    return {name: partial(images_in, path, deep=not leaf) for name, path in _class_folders(root, leaf=leaf).items()}
+    classes: dict[str, list[Path]] = {}
+    for name, path in _class_folders(root, leaf=leaf).items():
+        classes.setdefault(_NUMBERED.sub("", name) if leaf else name, []).append(path)
+    return {name: partial(_images_of, paths, deep=not leaf) for name, paths in classes.items()}
+
+
+def _images_of(folders: list[Path], *, deep: bool) -> Iterator[Path]:
+    return chain.from_iterable(images_in(folder, deep=deep) for folder in folders)
 
 
 def _class_folders(root: Path, *, leaf: bool) -> dict[str, Path]:
@@ -300,7 +311,7 @@ def _nested(classes: Sequence[Path], root: Path) -> list[str]:
         path.relative_to(root).as_posix()
         for of in classes
         for path in walk(of)
-        if path != of and has_images(path, deep=False)
+        if path != of and has_images(path, deep=False) and not _NUMBERED.search(str(path))
     ]
     more = ", ..." * (len(inner) > SHOWN)
     note = (
@@ -314,21 +325,6 @@ def _skipped_beside(root: Path, parts: set[Path]) -> list[str]:
     loose = [f"{path.name}: beside the folders train, val and test" for path in _loose_images(root)]
     others = [path for path in subfolders(root) if path not in parts]
     return loose + [f"{path.name}: {sum(1 for _ in images_in(path))} images without class folders" for path in others]
-
-
-def append(existing: LabelFile, added: LabelFile, *, by_number: bool) -> LabelFile:
-    """Append the images of `added` that `existing` does not list.
-
-    Classes are merged by name, or `by_number`: then only classes without a name take that of `added`.
-    """
-    new = added.without(item.path for item in existing)
-    merged = existing.merge(new)
-    if not by_number:
-        return merged
-    names = existing.defined_class_names
-    for number, name in enumerate(added.class_names):
-        names = with_class(names, number, name)
-    return LabelFile(existing.path, existing.img_root, items=lambda: chain(existing, new), class_names=names)
 
 
 def _demand_folder(root: Path) -> Path:

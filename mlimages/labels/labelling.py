@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Annotated, Literal, Protocol
 
 from mlimages.core import InputError, Option, as_path, counted, demand_free, documented, record_settings
-from mlimages.labels.class_names import class_definition_path, read_class_names
-from mlimages.labels.folders import append, demand_items, demand_table, label_dir, label_dir_auto, label_dir_by_pattern
+from mlimages.labels.class_names import class_definition_path, read_class_names, with_class
+from mlimages.labels.folders import demand_items, demand_table, label_dir, label_dir_auto, label_dir_by_pattern
 from mlimages.labels.label_file import LabelFile, read_paths
 from mlimages.labels.layout import lay_out
 from mlimages.labels.splitting import demand_shares, groups_by_pattern
@@ -161,6 +161,21 @@ def make_label_files(
 def _split_settings(options: LabelOptions) -> str:
     group = f"--group {options.group}" if options.group else f"--group-by {options.group_by}"
     return f"--split {','.join(map(str, options.split))} --seed {options.seed} {group}"
+
+
+def append(existing: LabelFile, added: LabelFile, *, by_number: bool) -> LabelFile:
+    """Append the images of `added` that `existing` does not list.
+
+    Classes are merged by name, or `by_number`: then only classes without a name take that of `added`.
+    """
+    new = added.without(item.path for item in existing)
+    merged = existing.merge(new)
+    if not by_number:
+        return merged
+    names = existing.defined_class_names
+    for number, name in enumerate(added.class_names):
+        names = with_class(names, number, name)
+    return LabelFile(existing.path, existing.img_root, items=lambda: chain(existing, new), class_names=names)
 
 
 def _demand_consistent(options: LabelOptions, source: Path) -> None:

@@ -12,14 +12,16 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from mlimages.core import InputError, find_member, members
+from mlimages.core import InputError, find_member, is_remote, members
 from mlimages.labels.scanning import IMAGE_SUFFIXES, clean_name, has_images, images_in, subfolders
 
 _SHARD = re.compile(r"(.*-)?[0-9]{5,}\.tar")
 
 
 def shards_in(folder: Path) -> list[Path]:
-    """Return the shards of a folder (`images-00000.tar`), sorted; none if a subfolder contains images."""
+    """Return the shards of a local folder (`images-00000.tar`), sorted; none if a subfolder contains images."""
+    if is_remote(folder):
+        return []
     shards = sorted(path for path in folder.glob("*.tar") if _SHARD.fullmatch(path.name))
     return [] if shards and any(has_images(path, deep=True) for path in subfolders(folder)) else shards
 

@@ -9,6 +9,8 @@ import pytest
 from mlimages import UrlList
 from mlimages.core import InputError
 from mlimages.gathering import gather
+from mlimages.gathering.store import file_names
+from mlimages.labels import label_dir_auto
 from tests.conftest import RunCli
 from tests.servers import Site, answer, photo, serve
 
@@ -50,6 +52,29 @@ def test_columns_of_the_images_that_are_there_are_written_anew_by_each_run(
         gather(UrlList(links, label_col="class"), out, retry_failed=["not-found"], **options)  # type: ignore[arg-type]
     assert not site.requests
     assert (out / "metadata.jsonl").read_text() == "{}\n"
+
+
+def test_the_manifest_is_written_as_parquet_and_classes_are_split_into_subfolders(
+    site: Site, links: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setattr(file_names, "PER_FOLDER", 2)
+    links.write_text(links.read_text().replace("ant,", "insects/ant,"))
+    out, options = tmp_path / "out", {"allow_private": True, "decoders": 1, "parquet": True, "subfolders": True}
+    source = UrlList(links, label_col="class")
+    assert gather(source, out, parallel=1, **options).ok == 3  # type: ignore[arg-type]
+    found = parquet.read_table(out / "manifest.parquet").sort_by("url").to_pylist()
+    assert [(row["path"], row["width"], row["final"]) for row in found] == [
+        (f"insects/ant/part-{n // 2:04d}/{n}.jpg", 96, True) for n in range(3)
+    ] + [(None, None, True)]
+    assert json.loads(found[0]["source"])["size"] == "0 mm"
+    for leaf, name in ((False, "insects"), (True, "insects/ant")):
+        labels = label_dir_auto(out, leaf=leaf).labels
+        assert (labels.class_names, sum(1 for _ in labels)) == ((name,), 3)
+    links.write_text(links.read_text().replace("insects/ant,", "bee,"))
+    summary = gather(UrlList(links, label_col="class"), out, **options)  # type: ignore[arg-type]
+    assert (summary.moved, summary.classes) == (3, {"bee": 3})
+    assert (out / "bee/part-0001/2.jpg").exists()
 
 
 def test_columns_are_written_to_an_address(links: Path) -> None:

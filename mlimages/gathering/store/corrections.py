@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from mlimages.core import FetchResult, ImageRef, replacing
 from mlimages.gathering.links import recorded_url, row_key
-from mlimages.gathering.store.file_names import NamesInUse, free_paths
+from mlimages.gathering.store.file_names import NamesInUse, free_paths, without_subfolder
 from mlimages.gathering.store.manifest import KeySet, dump_row, parse_row
 from mlimages.gathering.store.stored_files import StoredFiles
 from mlimages.gathering.store.stored_shards import StoredShards
@@ -123,10 +123,12 @@ def _moved(correction: Correction, files: StoredFiles | StoredShards, names: Nam
     if isinstance(files, StoredShards):
         return old.path if files.size(old.path or "") is not None else None
     path, folder = PurePosixPath(old.path or ""), names.folder(ref.label)
-    if str(path.parent) == folder:  # moved there by hand, or by a run that was killed
+    old_folder = without_subfolder(str(path.parent))
+    if old_folder == folder:  # moved there by hand, or by a run that was killed
         return old.path if files.size(str(path)) is not None else None
-    if str(path.parent) != names.folder(old.label):
+    if old_folder != names.folder(old.label):
         return None
+    folder += str(path.parent).removeprefix(old_folder)
     free = free_paths(f"{folder}/{path.stem}", path.suffix, f"{row_key(ref.label, ref.url):016x}", is_alone=True)
     return files.move(str(path), old.sha256 or "", (name for name in free if names.note(ref.label, name)))
 

@@ -18,6 +18,9 @@ MAX_BYTES = 120
 """Maximum length of a name in UTF-8: file systems allow 255, and a suffix, a number and a temporary name must fit."""
 
 _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f-\x9f<>:"/\\|?*\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]')
+PER_FOLDER = 10_000
+"""Maximum number of images of a numbered subfolder."""
+
 MAX_DEPTH = 16
 MAX_FOLDER_BYTES = 1024
 """Maximum length of a label's folder in UTF-8: paths may have 4096, including the output folder."""
@@ -60,6 +63,25 @@ def url_stem(url: str) -> str:
     if not (dot and stem and len(suffix) <= 5 and suffix.isalnum()):
         stem = last
     return safe_name(stem, default="image")
+
+
+def in_subfolder(stem: str, count: int) -> str:
+    """Return the path of an image in a numbered subfolder of its class, which has `count` other images.
+
+    >>> in_subfolder("cats/a", 30_000)
+    'cats/part-0003/a'
+    """
+    folder, _, name = stem.rpartition("/")
+    return f"{folder}/part-{count // PER_FOLDER:04d}/{name}"
+
+
+def without_subfolder(folder: str) -> str:
+    """Return the class folder of a numbered subfolder; other folders are returned unchanged.
+
+    >>> without_subfolder("cats/part-0003"), without_subfolder("cats")
+    ('cats', 'cats')
+    """
+    return re.sub(r"/part-\d{4,}$", "", folder)
 
 
 def free_paths(stem: str, suffix: str, digits: str, *, is_alone: bool) -> Iterator[str]:

@@ -15,7 +15,7 @@ from mlimages.gathering.links import row_key
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.store.attribution import write_attributions
 from mlimages.gathering.store.corrections import Correction, Corrections, apply
-from mlimages.gathering.store.file_names import NamesInUse, free_paths
+from mlimages.gathering.store.file_names import NamesInUse, free_paths, in_subfolder
 from mlimages.gathering.store.image_index import ImageIndex
 from mlimages.gathering.store.manifest import (
     KeySet,
@@ -26,7 +26,6 @@ from mlimages.gathering.store.manifest import (
     read_rows_after,
 )
 from mlimages.gathering.store.merge_manifests import CurrentRows, settle, warn_of_unknown_images
-from mlimages.gathering.store.metadata import demand_free_metadata, write_metadata
 from mlimages.gathering.store.missing import corrected_rows
 from mlimages.gathering.store.reopening import Refusals, demand_same_settings, is_open
 from mlimages.gathering.store.rows import failed_values, image_values, row_of
@@ -34,6 +33,7 @@ from mlimages.gathering.store.storage import open_storage
 from mlimages.gathering.store.stored_files import StoredFiles
 from mlimages.gathering.store.stored_objects import StoredObjects
 from mlimages.gathering.store.stored_shards import SUFFIX, StoredShards, shard_key
+from mlimages.gathering.store.tables import Tables
 from mlimages.gathering.store.tally import Tally
 
 
@@ -54,7 +54,7 @@ class GatherFolder:
         self._options = options
         self._moves_corrected = is_list and options.limit is None and not options.shard and not is_remote(out)
         self._corrections: list[Correction] = []
-        self._writes_metadata = options.metadata and not options.shard
+        self._tables = Tables(out, options)
         self._numbers = itertools.count(1)
         self._objects: StoredObjects | None = None
         self._index: ImageIndex | None = None
@@ -62,8 +62,7 @@ class GatherFolder:
         self.has_attributions = False
 
     def __enter__(self) -> GatherFolder:
-        if self._writes_metadata:
-            demand_free_metadata(self.out)
+        self._tables.demand_writable()
         with ExitStack() as stack:
             opened = open_storage(self.out, self._options, stack)
             self._folder, self._manifest, self._parts = opened.folder, opened.manifest, opened.parts
@@ -183,9 +182,9 @@ class GatherFolder:
             path = write_attributions(self._folder)
             if self._objects:
                 self._objects.put_other(path)
-        if self._writes_metadata:
-            rows = (row for _, row, _ in CurrentRows(self._files, self._paths()).enumerate_rows())
-            write_metadata(self.out, (row for row in rows if self._size_of(row) is not None))
+        self._tables.write(
+            lambda: CurrentRows(self._files, self._paths()).rows(), lambda row: self._size_of(row) is not None
+        )
 
     def _move_corrected(self) -> None:
         if self._corrections and isinstance(self._files, StoredFiles | StoredShards):
@@ -320,6 +319,8 @@ class GatherFolder:
         stem = self._names.stem(ref)
         if isinstance(self._files, StoredShards):
             stem, suffix = shard_key(stem), SUFFIX
+        elif self._options.subfolders:
+            stem = in_subfolder(stem, self.tally.classes[ref.label] * (self._options.shard or (1, 1))[1])
         is_alone = not (self._options.shard or self._objects)
         for number, path in enumerate(free_paths(stem, suffix, f"{key:016x}", is_alone=is_alone)):
             if not self._names.note(ref.label, path):

@@ -156,6 +156,10 @@ class CurrentRows:
                     replaced.add(row.path, row.sha256)
                 at += 1
 
+    def rows(self) -> Iterator[FetchResult]:
+        """Yield each row that counts."""
+        return (row for _, row, _ in self.enumerate_rows())
+
     def counts(self, at: int, row: FetchResult) -> bool:
         """Whether the row at index `at` counts."""
         return self._chosen.get(row_key(row.label, row.url), at) == at

@@ -1,7 +1,7 @@
 """Gathered images in tar shards (WebDataset): `images-00000.tar` and so on, a JSON and an image per key.
 
 1. A shard is only appended to, and only by the run that created it; each run begins a new one.
-2. Changes are rows of the manifest: an image that was replaced, has another class or is a placeholder stays where is.
+2. Changes are rows of the manifest: an image that was replaced, has another class or is a placeholder stays.
 3. A killed run may leave a cut shard. Readers stop at its last complete member; the next run that stores an image
    removes the incomplete sample and writes the end marker, since other readers of tar files require it.
 All images have the suffix .jpg, whatever their format: `datasets.load_dataset` requires the same suffixes for each key.
@@ -82,6 +82,7 @@ class StoredShards:
             self._file.write(sample)
             self._file.flush()
         except OSError as error:
+            self.close()
             raise GatherError(f"{self._folder / self._name} cannot be written: {error.strerror}") from error
         path = f"{self._name}/{row.path}"
         self._written[path] = Member(self._file.name, row.path, self._size + len(head), len(image))
@@ -136,18 +137,22 @@ class StoredShards:
         shards = sorted(self._folder.glob(f"{self._stem}-[0-9][0-9][0-9][0-9][0-9].tar"))
         if self._file:
             self.close()
-        elif shards and shards[-1].name in self._listed:
-            _end(shards[-1], _size_of_samples(shards[-1]))
+        elif shards and shards[-1].name in self._listed and not shards[-1].is_symlink():
+            _end_cut_shard(shards[-1])
         number = int(shards[-1].stem[-5:]) + 1 if shards else 0
         self._name, self._size, self._written = f"{self._stem}-{number:05d}.tar", 0, {}
         self._folder.mkdir(parents=True, exist_ok=True)
         self._file = (self._folder / self._name).open("xb")
 
 
-def _size_of_samples(shard: Path) -> int:
-    """Return the size of a shard up to its last complete pair of JSON and image."""
-    images = (one for one in members(shard) if not one.name.endswith(".json"))
-    return max((one.offset + one.size + -one.size % _BLOCK for one in images), default=0)
+def _end_cut_shard(shard: Path) -> None:
+    """End a shard after its last complete pair of JSON and image, unless it has an end marker."""
+    ends = [(one.offset + one.size + -one.size % _BLOCK, one.name) for one in members(shard)]
+    with shard.open("rb") as file:
+        file.seek(max(ends)[0] if ends else 0)
+        rest = file.read()
+    if len(rest) < len(_END) or rest.strip(b"\0"):
+        _end(shard, max((end for end, name in ends if not name.endswith(".json")), default=0))
 
 
 def _end(shard: Path, size: int) -> None:

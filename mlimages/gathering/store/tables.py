@@ -1,0 +1,92 @@
+"""Tables beside the images: metadata.jsonl for Hugging Face's `imagefolder`, and the manifest as Parquet."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import fields
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from mlimages.core import FetchResult, InputError, demand_free, require, writing
+from mlimages.gathering.options import GatherOptions
+
+METADATA = "metadata.jsonl"
+PARQUET = "manifest.parquet"
+_BATCH = 10_000
+_INTEGERS = {"http_status", "bytes", "width", "height", "orientation", "attempts"}
+
+
+class Tables:
+    """The tables that a run writes into the folder `out`; a run of a shard writes none."""
+
+    def __init__(self, out: Path, options: GatherOptions) -> None:
+        self._out = out
+        wanted = {METADATA: options.metadata, PARQUET: options.parquet}
+        self._names = [name for name, is_wanted in wanted.items() if is_wanted and not options.shard]
+
+    def demand_writable(self) -> None:
+        """Check that the tables can be written without replacing a person's file.
+
+        Raises:
+            InputError: a table is there and was not written by mlimages, or was edited since.
+            MissingExtraError: pyarrow is not installed.
+        """
+        if PARQUET in self._names:
+            require("--parquet", "parquet", "pyarrow")
+        for name in self._names:
+            try:
+                demand_free([self._out / name])
+            except InputError:
+                option = "--metadata" if name == METADATA else "--parquet"
+                raise InputError(
+                    f"{self._out / name} exists and was not written by mlimages, or was edited since: move it, or "
+                    f"leave out {option}"
+                ) from None
+
+    def write(self, rows: Callable[[], Iterable[FetchResult]], has_image: Callable[[FetchResult], bool]) -> None:
+        """Write the tables.
+
+        Args:
+            rows: returns the rows of the manifest that count.
+
+        Raises:
+            InputError: as `demand_writable`.
+        """
+        self.demand_writable()
+        for name in self._names:
+            with writing(self._out / name) as part:
+                if name == METADATA:
+                    _write_metadata(part, filter(has_image, rows()))
+                else:
+                    _write_parquet(part, rows())
+
+
+def _write_metadata(path: Path, rows: Iterable[FetchResult]) -> None:
+    """Write a line for each of these images: `file_name`, `label`, and what its list or provider says of it."""
+    with path.open("w", encoding="utf-8") as out:
+        for row in rows:
+            values = {"file_name": row.path, "label": row.label}
+            out.write(json.dumps(values | {**row.source, **values}, default=str) + "\n")
+
+
+def _write_parquet(path: Path, rows: Iterable[FetchResult]) -> None:
+    """Write the rows with a column for each key; `source` is JSON text, since its keys differ."""
+    import pyarrow
+    from pyarrow import parquet
+
+    def type_of(name: str) -> Any:
+        others = {"final": pyarrow.bool_(), "elapsed_s": pyarrow.float64()}
+        return pyarrow.int64() if name in _INTEGERS else others.get(name, pyarrow.string())
+
+    schema = pyarrow.schema([(field.name, type_of(field.name)) for field in fields(FetchResult)])
+    with parquet.ParquetWriter(path, schema) as out:
+        left = map(_values, rows)
+        while batch := list(islice(left, _BATCH)):
+            out.write_table(pyarrow.Table.from_pylist(batch, schema))
+
+
+def _values(row: FetchResult) -> dict[str, Any]:
+    values = {field.name: getattr(row, field.name) for field in fields(FetchResult)}
+    return values | {"source": json.dumps(row.source, default=str)}
