@@ -7,3 +7,4 @@ from .quantization import Quantization as Quantization
 from .quantization import Trial as Trial
 from .quantization import quantize as quantize
 from .targets import RUNTIMES as RUNTIMES
+from .targets import import_openvino as import_openvino

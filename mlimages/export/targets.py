@@ -50,6 +50,18 @@ class Runtime:
         return self.open is not None and find_spec(self.package) is not None
 
 
+def import_openvino() -> Any:
+    """Import OpenVINO without its telemetry package, to which it would report each import and conversion."""
+    name = "openvino_telemetry"
+    before = {name: sys.modules[name]} if name in sys.modules else {}
+    sys.modules[name] = None  # type: ignore[assignment]  # OpenVINO then uses a stub
+    try:
+        return importlib.import_module("openvino")
+    finally:
+        del sys.modules[name]
+        sys.modules.update(before)
+
+
 def _open_openvino(openvino: Any, path: Path) -> RunLogits:
     """Load a file in float32; by default OpenVINO uses bfloat16 on processors that support it."""
     model = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
@@ -89,8 +101,8 @@ def open_runtime(target: Target, path: Path) -> RunLogits | None:
     if runtime.open is None or not runtime.is_installed:
         return None
     try:
-        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # it would report the use
-        return runtime.open(importlib.import_module(runtime.package), path)
+        package = import_openvino() if target == "openvino" else importlib.import_module(runtime.package)
+        return runtime.open(package, path)
     except Exception as error:  # each runtime has its own errors
         raise ExportError(f"{runtime.name} cannot load the file ({_first_line(error)}); nothing was written") from error
 

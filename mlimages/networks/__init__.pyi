@@ -4,9 +4,9 @@ from .architectures import has_local_weights as has_local_weights
 from .cut_points import CutPoint as CutPoint
 from .cut_points import FeatureHooks as FeatureHooks
 from .cut_points import find_cut_points as find_cut_points
-from .devices import autocast as autocast
 from .devices import choose_device as choose_device
 from .devices import frozen_precision as frozen_precision
+from .devices import has_fast_bf16 as has_fast_bf16
 from .devices import to_channels_last as to_channels_last
 from .freezing import FrozenPart as FrozenPart
 from .freezing import freeze as freeze

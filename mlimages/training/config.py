@@ -27,6 +27,7 @@ Optimizer = Literal["adamw", "adam", "sgd"]
 ClassWeights = Literal["none", "balanced"]
 Head = Literal["auto", "last", "all-depths"]
 Augmentation = Literal["auto", "none", "flip", "light", "strong"]
+Precision = Literal["auto", "fp32"]
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600}
 
@@ -231,6 +232,14 @@ class FineTuneConfig(TableOptions):
         ),
     ] = 0.0
     device: Annotated[Device, Option("Device.", "Optimization", is_rare=True)] = "auto"
+    precision: Annotated[
+        Precision,
+        Option(
+            "auto: bfloat16 and OpenVINO where they are faster on this processor; fp32: float32 in PyTorch only.",
+            "Optimization",
+            is_rare=True,
+        ),
+    ] = "auto"
     cache: Annotated[
         bool,
         Option("Cache decoded images and frozen features on disk.", "Cache", ("--cache/--no-cache",), is_rare=True),

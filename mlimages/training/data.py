@@ -28,16 +28,18 @@ from mlimages.core import (
 from mlimages.dataset import load_mean_image
 from mlimages.images import demand_available, demand_existing
 from mlimages.labels import ClassNames, open_parts, write_label_file
-from mlimages.networks import DEPTHS, FrozenPart, Model, Normalize, add_depths, autocast, split_network
+from mlimages.networks import DEPTHS, FrozenPart, Model, Normalize, add_depths, split_network
 from mlimages.reports import RunFiles, read_settings
 from mlimages.training import distributed
 from mlimages.training.augmentation import Augment
 from mlimages.training.cache import RowStore, pixel_store
+from mlimages.training.computation import Computation, Workload, choose_computation, count_gmacs
 from mlimages.training.config import FineTuneConfig
-from mlimages.training.features import BatchSource, FrozenFeatures, PixelSource
+from mlimages.training.feature_source import cache_features
+from mlimages.training.features import BatchSource, PixelSource
 from mlimages.training.image_set import ImageSet, TrainingImage, chunks, decode_shares
 from mlimages.training.inputs import RunInputs, require_classes
-from mlimages.training.run import write_settings
+from mlimages.training.run import read_computation, write_settings
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +84,7 @@ class Job:
         val: validation set.
         views: number of fixed augmented views per image; 0 draws new views in each epoch.
         broken: images that could not be decoded.
+        computation: library and precision.
     """
 
     config: FineTuneConfig
@@ -96,6 +99,7 @@ class Job:
     val: ImageSet
     views: int
     broken: tuple[BrokenImage, ...]
+    computation: Computation
 
     @property
     def network(self) -> nn.Module:
@@ -119,9 +123,9 @@ class Job:
         return replace(self, model=self.plain)
 
     def autocast(self) -> AbstractContextManager[object]:
-        """Return the autocast context for training; on CPUs full precision if features of a frozen part are cached."""
-        exact = self.device.type == "cpu" and self.frozen.parameters
-        return nullcontext() if exact else autocast(self.device)
+        """Return the autocast context for training."""
+        is_rounded = self.computation.trained == "bf16"
+        return torch.autocast(self.device.type, torch.bfloat16) if is_rounded else nullcontext()
 
 
 def read_images(config: FineTuneConfig, inputs: RunInputs, progress: Progress) -> RunImages:
@@ -206,7 +210,8 @@ def _write_epochs(config: FineTuneConfig, files: RunFiles) -> None:
     settings = read_settings(files)
     if settings["config"]["epochs"] != config.epochs:
         files.result.unlink(missing_ok=True)
-        write_settings(files, config, Preprocessing.from_dict(settings["preprocessing"]))
+        preprocessing = Preprocessing.from_dict(settings["preprocessing"])
+        write_settings(files, config, preprocessing, computation=read_computation(files))
 
 
 def _write_folder(config: FineTuneConfig, files: RunFiles, inputs: RunInputs, images: RunImages) -> None:
@@ -277,14 +282,36 @@ def build_job(
     views = 1 if augment is None else augment.num_fixed_views if frozen.parameters else 0
     example = torch.zeros(2, max(image.channels, len(normalize.mean[0])), image.height, image.width, device=device)
     source: BatchSource = PixelSource(network, normalize, device)
-    if config.cache and (halves := split_network(network, frozen, example)):
-        features = FrozenFeatures(
-            model, halves, normalize=normalize, digest=digest, preprocessing=preprocessing, device=device
+    split = split_network(network, frozen, example) if config.cache else None
+    work, computation = None, read_computation(files)
+    if split and not inputs.is_resumed:  # a resumed run of an earlier version keeps to PyTorch
+        work = Workload(model.name, count_gmacs(split.lower, example), len(train) * views, len(val))
+    if computation is None:
+        computation = choose_computation(work, config.precision, device=device, is_frozen=bool(digest))
+    computation = distributed.broadcast(computation)
+    if split:
+        features, computation = cache_features(
+            model,
+            split,
+            computation=computation,
+            is_resumed=inputs.is_resumed,
+            train=train,
+            views=views,
+            val=val,
+            normalize=normalize,
+            digest=digest,
+            preprocessing=preprocessing,
+            device=device,
+            budget=config.cache_bytes,
+            progress=progress,
         )
-        if features.fill((train, views), (val, 1), budget=config.cache_bytes, progress=progress):
-            source = features
+        source = features or source
+    if distributed.is_main_process() and not inputs.is_resumed:
+        write_settings(files, config, preprocessing, computation=computation)
     names = inputs.images.names
-    return Job(config, files, model, inputs.model, frozen, digest, names, source, train, val, views, images.broken)
+    return Job(
+        config, files, model, inputs.model, frozen, digest, names, source, train, val, views, images.broken, computation
+    )
 
 
 def _with_depths(config: FineTuneConfig, model: Model, images: int) -> Model:

@@ -21,13 +21,13 @@ from mlimages.networks import (
     Normalize,
     SplitNetwork,
     flatten_features,
-    frozen_precision,
     to_channels_last,
     unflatten_features,
 )
 from mlimages.training import distributed
 from mlimages.training.cache import RowStore
-from mlimages.training.frozen_runtime import open_frozen
+from mlimages.training.computation import Computation, Precision
+from mlimages.training.frozen_runtime import FrozenRuntime
 from mlimages.training.image_set import ImageSet, chunks
 
 logger = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ def _batch(
     )
 
 
-def _is_local(index: int) -> bool:
+def is_local(index: int) -> bool:
     """Whether this process computes the features of an image; independent of the batch."""
     return index % distributed.world_size() == distributed.rank()
 
@@ -145,7 +145,7 @@ def features_key(
         cut: the layers whose outputs are the features, as JSON values.
         digest: SHA-256 of the weights.
         preprocessing: of the images.
-        precision: precision of the computation, from `frozen_precision`.
+        precision: library and precision of the computation.
 
     Returns:
         32 hexadecimal digits.
@@ -158,7 +158,8 @@ def features_key(
 class FrozenFeatures:
     """Outputs of the frozen part, computed once per image and view and cached on disk for all runs.
 
-    The key of a row consists of the image's digest and its view; `features_key` is the folder.
+    The key of a row consists of the image's digest and its view; `features_key` is the folder. Features of the
+    validation set are computed in float32, like the exported file, whatever the precision of the others.
 
     Args:
         model: the network with its metadata.
@@ -167,6 +168,8 @@ class FrozenFeatures:
         digest: SHA-256 of the frozen weights.
         preprocessing: of the images.
         device: device to compute on.
+        computation: library and precision.
+        validation: the validation set.
     """
 
     def __init__(
@@ -178,64 +181,88 @@ class FrozenFeatures:
         digest: str,
         preprocessing: Preprocessing,
         device: torch.device,
+        computation: Computation,
+        validation: ImageSet,
     ) -> None:
         self._split, self._normalize, self._device = split, normalize, device
-        self._lower: Callable[[Tensor], tuple[Tensor, ...]] | None = None
-        key = features_key(
-            model,
-            normalize,
-            cut=[split.outputs, split.shapes],
-            digest=digest,
-            preprocessing=preprocessing,
-            precision=frozen_precision(device),
-        )
+        self._precision, self._validation = computation.frozen, validation
+        self._runtime = FrozenRuntime(split.lower, computation.library, device)
         width = sum(int(np.prod(shape)) for shape in split.shapes)
-        self.store = RowStore(cache_dir("features") / key, (width,), np.float32)
 
-    def fill(self, *wanted: tuple[ImageSet, int], budget: int, progress: Progress) -> bool:
-        """Compute the missing features of views 0 to N - 1 of each set.
+        def open_store(precision: Precision) -> RowStore:
+            key = features_key(
+                model,
+                normalize,
+                cut=[split.outputs, split.shapes],
+                digest=digest,
+                preprocessing=preprocessing,
+                precision=self._runtime.key(precision),
+            )
+            return RowStore(cache_dir("features") / key, (width,), np.float32)
 
-        Args:
-            budget: size of the cache in bytes.
+        self._stores = {precision: open_store(precision) for precision in {"fp32", self._precision}}
 
-        Returns:
-            False, with nothing computed, if they need more than half of the cache.
-        """
-        total = sum(len(images) * views for images, views in wanted)
-        if not self.store.fits(total, budget):
+    def fits(self, count: int, budget: int) -> bool:
+        """Return whether the features of this many images fit into half of the cache of `budget` bytes."""
+        store = self._stores["fp32"]
+        if not store.fits(count, budget):
             logger.warning(
                 "the frozen features need %.1f GB, more than half of --cache-gb: they are recomputed in each epoch; "
                 "a larger --cache-gb avoids that",
-                total * self.store.row_bytes / 1e9,
+                count * store.row_bytes / 1e9,
             )
             return False
-        missing = [(images, self._uncached_views(images, views)) for images, views in wanted]
-        count = sum(len(indices) for _, indices in missing)
-        if count:
-            self.store.trim(budget, needed=count * self.store.row_bytes)
-            progress.start("frozen part", count, "img")
-            for images, indices in missing:
-                self._compute(images, indices, progress)
-            progress.close()
-            self.store.refresh()
         return True
 
-    def _compute(self, images: ImageSet, missing: Sequence[tuple[int, int]], progress: Progress) -> None:
+    def fill(self, images: ImageSet, views: int, *, budget: int, progress: Progress) -> None:
+        """Compute the missing features of views 0 to `views - 1`; `budget` is the size of the cache in bytes."""
+        store, missing = self._stores["fp32"], self._uncached_views(images, views)
+        if missing:
+            store.trim(budget, needed=len(missing) * store.row_bytes)
+            progress.start("frozen part", len(missing), "img")
+            self._compute(images, missing, self._precision_of(images), progress)
+            progress.close()
+
+    def both_precisions(self, indices: Sequence[int], progress: Progress) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+        """Yield the features of cached validation images in float32 and in the precision of training images.
+
+        Yields:
+            The indices of some images, and their features `(n, D)` in both precisions.
+        """
+        stores = self._stores["fp32"], self._stores[self._precision]
+        for chunk in chunks(indices, CHUNK):
+            keys = {index: self._key(self._validation, index, 0) for index in chunk}
+            missing = [(index, 0) for index, key in keys.items() if key not in stores[1]]
+            self._compute(self._validation, missing, self._precision, progress)
+            found = [index for index, key in keys.items() if all(key in store for store in stores)]
+            if found:
+                exact, rounded = (store.rows([keys[index] for index in found]) for store in stores)
+                yield found, torch.from_numpy(exact), torch.from_numpy(rounded)
+
+    def _precision_of(self, images: ImageSet) -> Precision:
+        return "fp32" if images is self._validation else self._precision
+
+    def _compute(
+        self, images: ImageSet, missing: Sequence[tuple[int, int]], precision: Precision, progress: Progress
+    ) -> None:
+        store = self._stores[precision]
         for number in sorted({view for _, view in missing}):
             indices = [index for index, view in missing if view == number]
             for batch in images.batches(chunks(indices, CHUNK), view=functools.partial(_fixed_view, number)):
                 if batch.indices:
                     keys = [self._key(images, index, number) for index in batch.indices]
-                    self.store.append(keys, self._features_of(batch.pixels))
+                    store.append(keys, self._features_of(batch.pixels, precision))
                     progress.advance(len(batch.indices))
+        store.refresh()
 
     def batches(
         self, images: ImageSet, order: Sequence[int], *, size: int, view: View = unaugmented
     ) -> Iterator[Batch]:
+        store = self._stores[self._precision_of(images)]
         for chunk in chunks(order, size):
-            keys = {index: self._key(images, index, view(index)) for index in chunk if _is_local(index)}
-            indices = tuple(index for index, key in keys.items() if key in self.store)
-            found = self.store.rows([keys[index] for index in indices]) if indices else np.zeros((1, *self.store.shape))
+            keys = {index: self._key(images, index, view(index)) for index in chunk if is_local(index)}
+            indices = tuple(index for index, key in keys.items() if key in store)
+            found = store.rows([keys[index] for index in indices]) if indices else np.zeros((1, *store.shape))
             rows = torch.from_numpy(found.astype(np.float32, copy=False))  # (N, D)
             yield _batch(unflatten_features(rows, self._split.shapes), images, indices, chunk, self._device)
 
@@ -243,21 +270,19 @@ class FrozenFeatures:
         logits: Tensor = self._split.upper(*map(to_channels_last, inputs))
         return logits
 
-    def _features_of(self, pixels: Tensor) -> np.ndarray:
+    def _features_of(self, pixels: Tensor, precision: Precision) -> np.ndarray:
         with torch.inference_mode():
             x = self._normalize(pixels.to(self._device))  # (N, C, H, W)
-            if self._lower is None:
-                faster = open_frozen(self._split.lower, x[:1]) if self._device.type == "cpu" else None
-                self._lower = faster or self._split.lower
-            return flatten_features(self._lower(x)).cpu().numpy()  # (N, D)
+            return flatten_features(self._runtime(x, precision)).cpu().numpy()  # (N, D)
 
     def _uncached_views(self, images: ImageSet, views: int) -> list[tuple[int, int]]:
-        all_views = ((index, view) for view in range(views) for index in filter(_is_local, range(len(images))))
+        store = self._stores[self._precision_of(images)]
+        all_views = ((index, view) for view in range(views) for index in filter(is_local, range(len(images))))
         keys: set[bytes] = set()
         missing = []
         for index, view in all_views:
             key = self._key(images, index, view)
-            if key not in self.store and key not in keys:
+            if key not in store and key not in keys:
                 keys.add(key)
                 missing.append((index, view))
         return missing

@@ -175,12 +175,13 @@ def _start(job: Job) -> TrainingState:
         return TrainingState(frozen_digest=job.digest)
     job.model.zero_other_heads()
     metrics = validate(job.network, job.source, job.val).metrics
+    is_rounded, correct = job.computation.frozen != "fp32", fit.leave_one_out.argmax(axis=1) == train.labels
     logger.info(
-        "closed-form head%s: %.1f %% on %d validation images, leave-one-out %.1f %%",
+        "closed-form head%s: %.1f %% on %d validation images%s",
         f" on all depths (share {fit.share:g})" if fit.share else "",
         100 * metrics.accuracy,
         metrics.count,
-        100 * (fit.leave_one_out.argmax(axis=1) == train.labels).mean(),
+        "" if is_rounded else f", leave-one-out {100 * correct.mean():.1f} %",  # figures are those of fp32
     )
     start = trained_tensors(job.network)
     return TrainingState(
@@ -190,7 +191,7 @@ def _start(job: Job) -> TrainingState:
         probe_accuracy=metrics.accuracy,
         frozen_digest=job.digest,
         depths_share=fit.share,
-        left_out=conformal_thresholds(fit.leave_one_out, train.labels),
+        left_out={} if is_rounded else conformal_thresholds(fit.leave_one_out, train.labels),
     )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from mlimages.core import InputError, Preprocessing, RunError, write_text
 from mlimages.reports import RUN_VERSION, RunFiles, read_settings
+from mlimages.training.computation import Computation
 from mlimages.training.config import FineTuneConfig
 
 
@@ -59,7 +60,8 @@ def check_folder(config: FineTuneConfig, files: RunFiles) -> bool:
         if foreign:
             raise InputError(f"{files.folder} is not a run folder and contains {', '.join(foreign)}: choose another -o")
         return False
-    before, now = read_settings(files)["config"], json.loads(config.to_json())
+    before = json.loads(FineTuneConfig.from_dict(read_settings(files)["config"]).to_json())  # adds new settings
+    now = json.loads(config.to_json())
     if not files.state.exists() and not files.result.exists():
         return False
     other = sorted(name for name in now if name != "out" and before.get(name) != now[name])
@@ -74,14 +76,17 @@ def check_folder(config: FineTuneConfig, files: RunFiles) -> bool:
     return files.result.exists()
 
 
-def write_settings(files: RunFiles, config: FineTuneConfig, preprocessing: Preprocessing) -> None:
-    """Write `config.json`: settings, the defaults of this version for comparison, and preprocessing."""
+def write_settings(
+    files: RunFiles, config: FineTuneConfig, preprocessing: Preprocessing, *, computation: Computation | None = None
+) -> None:
+    """Write `config.json`: settings, the defaults of this version for comparison, preprocessing and computation."""
     defaults = json.loads(FineTuneConfig(config.labels, config.out).to_json())
     values = {
         "version": RUN_VERSION,
         "config": json.loads(config.to_json()),
         "defaults": {name: value for name, value in defaults.items() if name not in ("labels", "out")},
         "preprocessing": asdict(preprocessing),
+        "computation": asdict(computation) if computation else None,
     }
     write_text(files.config, json.dumps(values, indent=1) + "\n")
 
@@ -94,6 +99,12 @@ def write_metrics(files: RunFiles, history: Sequence[EpochFigures]) -> None:
     for figures in history:
         table.writerow(round(value, 6) if isinstance(value, float) else value for value in asdict(figures).values())
     write_text(files.metrics, text.getvalue())
+
+
+def read_computation(files: RunFiles) -> Computation | None:
+    """Read library and precision from `config.json`; None before they are chosen."""
+    values = read_settings(files).get("computation")
+    return Computation(**values) if values else None
 
 
 @contextmanager

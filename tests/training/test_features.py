@@ -1,9 +1,14 @@
 """The frozen part's outputs: computed once, kept, reused, and equal to those computed again."""
 
 import hashlib
+import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -13,10 +18,13 @@ from safetensors.torch import load_file, save_file
 from mlimages.core import cache_dir
 from mlimages.labels import LabelFile
 from mlimages.networks import Normalize, build_model, freeze, split_network
-from mlimages.training import FineTuneConfig, fine_tune, probe_cuts
+from mlimages.reports import RunFiles
+from mlimages.training import FineTuneConfig, fine_tune, probe_cuts, read_config
 from mlimages.training.cache import RowStore
+from mlimages.training.checkpoints import load_state
+from mlimages.training.computation import Computation, Workload, choose_computation
 from mlimages.training.features import features_key
-from mlimages.training.frozen_runtime import open_frozen
+from mlimages.training.frozen_runtime import FrozenRuntime
 from tests.training.test_finetune import colours  # noqa: F401  # a fixture
 
 KEYS = [bytes([n]) * 32 for n in range(6)]
@@ -117,7 +125,7 @@ def stages_of(config: FineTuneConfig) -> list[str]:
 
 def test_a_second_run_computes_nothing_again(colours: Path, pretrained: Path) -> None:  # noqa: F811
     first, second = (replace(config_for(colours, pretrained), out=colours.parent / f"run{n}") for n in range(2))
-    assert stages_of(first) == ["decode", "frozen part", "train"]
+    assert stages_of(first) == ["decode", "frozen part", "frozen part", "train"]  # validation set, then training set
     assert stages_of(second) == ["decode", "train"]
 
 
@@ -189,22 +197,97 @@ def test_a_cache_beyond_its_budget_says_so_and_trains_all_the_same(colours: Path
     assert not list(cache_dir("features").glob("*/*.rows"))
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v3_small", "squeezenet1_1", "resnet18", "alex-grouped"])
-def test_onnx_runtime_gives_what_the_frozen_part_gives(name: str) -> None:
-    model = build_model(name, classes=2, weights="none")
-    image = model.preprocessing.image
-    x = torch.rand(2, 3, image.height, image.width)
-    halves = split_network(model.network, freeze(model), x)
-    assert halves is not None
-    run = open_frozen(halves.lower, x[:1])
-    assert run is not None
-    with torch.inference_mode():
-        for got, want in zip(run(x), halves.lower(x), strict=True):
-            assert torch.allclose(got, want, atol=1e-5)
-
-
-def test_a_frozen_part_that_cannot_be_written_for_onnx_runtime_runs_eagerly() -> None:
+def test_openvino_gives_what_the_frozen_part_gives() -> None:
     model = build_model("timm:vit_tiny_patch16_224", classes=2, weights="none")
-    halves = split_network(model.network, freeze(model), torch.rand(2, 3, 224, 224))
+    x = torch.rand(3, *model.preprocessing.image.shape)
+    halves = split_network(model.network, freeze(model, "head"), x)
     assert halves is not None
-    assert open_frozen(halves.lower, torch.rand(1, 3, 224, 224)) is None
+    run = FrozenRuntime(halves.lower, "openvino", torch.device("cpu"))
+    with torch.inference_mode():
+        run(x[:2], "fp32")  # batches may have any size
+        (want,) = halves.lower(x)
+        for precision, bound in (("fp32", 1e-5), ("bf16", 0.1)):
+            (got,) = run(x, precision)  # type: ignore[arg-type]
+            assert got.shape == want.shape
+            assert float((got - want).norm()) < bound * float(want.norm()), precision
+
+
+def test_openvino_opens_no_socket_and_its_telemetry_can_be_imported_afterwards() -> None:
+    code = """
+import socket, sys, torch
+
+def refuse(*args, **options): raise SystemExit("a socket was opened")
+
+socket.socket.__init__ = socket.getaddrinfo = socket.create_connection = refuse
+from mlimages.training.frozen_runtime import FrozenRuntime
+network = torch.fx.symbolic_trace(torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3)))
+network.graph.output_node().args = ((network.graph.output_node().args[0],),)
+network.recompile()
+with torch.inference_mode():
+    FrozenRuntime(network, "openvino", torch.device("cpu"))(torch.zeros(2, 1, 8, 8), "fp32")
+assert "openvino_telemetry" not in sys.modules
+import openvino_telemetry
+print("done")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    assert (done.stdout, done.returncode) == ("done\n", 0), done.stderr
+
+
+MANY = Workload("alexnet", 0.7, train=1000, val=200)
+
+
+@pytest.mark.parametrize(
+    ("work", "has_bf16", "option", "wanted"),
+    [
+        (MANY, True, "auto", Computation("openvino", "bf16")),
+        (MANY, False, "auto", Computation("openvino", "fp32")),
+        (MANY, True, "fp32", Computation()),
+        (replace(MANY, train=40, val=10), True, "auto", Computation()),  # conversion would cost more than it saves
+        (replace(MANY, model="lenet5", gmacs=1e-4), True, "auto", Computation()),
+        (None, True, "auto", Computation()),
+    ],
+)
+def test_processor_network_and_number_of_images_decide_the_computation(
+    work: Workload | None, has_bf16: bool, option: Literal["auto", "fp32"], wanted: Computation
+) -> None:
+    with mock.patch("mlimages.training.computation.has_fast_bf16", return_value=has_bf16):
+        assert choose_computation(work, option, device=torch.device("cpu"), is_frozen=True) == wanted
+
+
+@pytest.mark.parametrize("bound", [1.0, 0.0])
+def test_bfloat16_gives_no_figures_and_is_left_if_features_differ_too_much(
+    colours: Path,  # noqa: F811
+    pretrained: Path,
+    bound: float,
+) -> None:
+    results = []
+    for way in (Computation("openvino", "bf16"), Computation("openvino", "fp32")):
+        config = replace(config_for(colours, pretrained), out=colours.parent / f"run-{way.frozen}")
+        with (
+            mock.patch("mlimages.training.data.choose_computation", return_value=way),
+            mock.patch("mlimages.training.feature_source.MAX_DIFFERENCE", bound),
+        ):
+            results.append(fine_tune(config, export=False))
+    computations = [json.loads((result.run / "config.json").read_text())["computation"] for result in results]
+    logs = [(result.run / "log.txt").read_text() for result in results]
+    assert computations[1] == {"library": "openvino", "frozen": "fp32", "trained": "fp32"}
+    assert ("the frozen part runs in OpenVINO in fp32, not OpenVINO in bf16" in logs[0]) == (bound == 0)
+    if bound:
+        assert computations[0]["frozen"] == "bf16"
+        assert ("leave-one-out" in logs[0], "leave-one-out" in logs[1]) == (False, True)
+        assert load_state(RunFiles(results[0].run)).left_out == {}  # type: ignore[union-attr]
+        fine_tune(replace(read_config(results[0].run), epochs=4), export=False)  # without another choice
+        assert json.loads((results[0].run / "config.json").read_text())["computation"] == computations[0]
+    else:
+        weights = [load_file(result.run / "last.safetensors") for result in results]
+        assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_a_network_that_openvino_cannot_convert_runs_in_pytorch(colours: Path, pretrained: Path) -> None:  # noqa: F811
+    with (
+        mock.patch("mlimages.training.data.choose_computation", return_value=Computation("openvino", "bf16")),
+        mock.patch("mlimages.training.frozen_runtime._convert", side_effect=RuntimeError("unknown layer")),
+    ):
+        result = fine_tune(config_for(colours, pretrained), export=False)
+    assert json.loads((result.run / "config.json").read_text())["computation"]["library"] == "torch"
+    assert "OpenVINO cannot convert it" in (result.run / "log.txt").read_text()

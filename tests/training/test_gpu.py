@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from mlimages.networks import autocast, build_model
+from mlimages.networks import build_model
 from mlimages.training import fine_tune
 from tests.training.test_finetune import colours, config_for  # noqa: F401  # a fixture among them
 
@@ -23,7 +23,7 @@ CUDA = torch.device("cuda")
 def test_half_precision_is_bfloat16_where_the_device_has_it() -> None:
     wanted = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     layer, x = nn.Linear(4, 2).to(CUDA), torch.ones(1, 4, device=CUDA)
-    with autocast(CUDA):
+    with torch.autocast("cuda", torch.bfloat16):
         assert layer(x).dtype == wanted
 
 

@@ -1,0 +1,124 @@
+"""How a run computes: library and precision, a function of processor, network and number of images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, fx
+from torch._subclasses import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from mlimages.networks import has_fast_bf16
+
+Library = Literal["torch", "openvino"]
+Precision = Literal["fp32", "bf16"]
+
+CHECK_IMAGES = 256
+"""Number of validation images whose features are computed in both precisions; with fewer training images, bfloat16 is
+not used, since it would save little."""
+
+
+class Cost(NamedTuple):
+    """CPU time on one core: seconds to convert for OpenVINO, and milliseconds per image."""
+
+    conversion_s: float
+    torch_fp32_ms: float
+    torch_bf16_ms: float
+    openvino_fp32_ms: float
+    openvino_bf16_ms: float
+
+
+COSTS: Mapping[str, Cost] = {
+    "alexnet": Cost(0.9, 14.0, 11.2, 12.6, 6.7),
+    "vgg16": Cost(4.2, 318, 175, 275, 137),
+    "resnet50": Cost(2.5, 119, 57.9, 76.7, 38.2),
+    "mobilenet_v2": Cost(1.8, 24.6, 10.1, 9.6, 4.6),
+    "efficientnet_lite0": Cost(2.2, 27.5, math.inf, 11.4, math.inf),  # its features in bfloat16 differ by 4 %
+    "convnext_tiny": Cost(3.2, 139, 69.0, 106, 61.4),
+    "timm:vit_tiny_patch16_224": Cost(2.3, 41.8, 24.0, 28.2, 15.1),
+}
+"""Measured by scripts/bench/frozen.py on an AMD EPYC with avx512_bf16, November 2026."""
+
+COST_PER_GMAC = Cost(3.0, 29, 29, 20, 10)
+"""Of other networks, per 10^9 multiply-adds; bfloat16 in PyTorch is slow for some layers and is not assumed to pay."""
+
+
+@dataclass(frozen=True, slots=True)
+class Computation:
+    """Library and precision of a run, stored in `config.json`.
+
+    Attributes:
+        library: computes the frozen part.
+        frozen: precision of the frozen part for training images; validation images are computed in fp32.
+        trained: precision of the trained part.
+    """
+
+    library: Library = "torch"
+    frozen: Precision = "fp32"
+    trained: Precision = "fp32"
+
+    def __str__(self) -> str:
+        return f"{'PyTorch' if self.library == 'torch' else 'OpenVINO'} in {self.frozen}"
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """The images whose frozen features a run needs.
+
+    Attributes:
+        model: name of the network.
+        gmacs: 10^9 multiply-adds per image.
+        train: number of training images, with their views.
+        val: number of validation images.
+    """
+
+    model: str
+    gmacs: float
+    train: int
+    val: int
+
+    def cost_s(self, library: Library, frozen: Precision) -> float:
+        """Return the estimated CPU time in seconds."""
+        cost = COSTS.get(self.model) or Cost(COST_PER_GMAC[0], *(self.gmacs * ms for ms in COST_PER_GMAC[1:]))
+        fixed, fp32_ms, bf16_ms = cost.conversion_s, cost.openvino_fp32_ms, cost.openvino_bf16_ms
+        if library == "torch":
+            fixed, fp32_ms, bf16_ms = 0.0, cost.torch_fp32_ms, cost.torch_bf16_ms
+        if frozen == "fp32":
+            return fixed + (self.train + self.val) * fp32_ms / 1e3
+        return fixed + (self.val * fp32_ms + (self.train + min(self.val, CHECK_IMAGES)) * bf16_ms) / 1e3
+
+
+def choose_computation(
+    work: Workload | None, option: Literal["auto", "fp32"], *, device: torch.device, is_frozen: bool
+) -> Computation:
+    """Return the cheapest way to compute by the table of costs: it depends on the processor, but not on its load.
+
+    Args:
+        work: images whose frozen features are needed; None if none are cached.
+        option: `fp32` computes everything in float32 in PyTorch.
+        device: on a GPU, the frozen part runs in PyTorch in fp32.
+        is_frozen: whether a part is frozen; the rest is then trained in fp32 on CPUs.
+    """
+    has_bf16 = has_fast_bf16(device)
+    if option == "fp32":
+        return Computation()
+    if device.type != "cpu" or not is_frozen:
+        return Computation(trained="bf16" if has_bf16 else "fp32")
+    if work is None:
+        return Computation()
+    libraries: list[Library] = ["torch", "openvino"] if find_spec("openvino") else ["torch"]
+    precisions: list[Precision] = ["fp32", "bf16"] if has_bf16 and work.train >= CHECK_IMAGES else ["fp32"]
+    ways = [(library, precision) for library in libraries for precision in precisions]
+    return Computation(*min(ways, key=lambda way: work.cost_s(*way)))
+
+
+def count_gmacs(lower: fx.GraphModule, example: Tensor) -> float:
+    """Return the 10^9 multiply-adds per image of a network for an input of the shape of `example`, `(N, C, H, W)`."""
+    with FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False) as counter, torch.no_grad():
+        lower(torch.empty_like(example))
+    return float(counter.get_total_flops()) / 2e9 / len(example)

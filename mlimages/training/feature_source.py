@@ -1,0 +1,130 @@
+"""Cache the features of a run, and check those in bfloat16 against float32."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.util import find_spec
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mlimages.core import MissingExtraError, Preprocessing, Progress
+from mlimages.networks import Model, Normalize, SplitNetwork, unflatten_features
+from mlimages.training import distributed
+from mlimages.training.computation import CHECK_IMAGES, Computation
+from mlimages.training.features import FrozenFeatures, is_local
+from mlimages.training.frozen_runtime import ConversionError
+from mlimages.training.head import fit_ridge
+from mlimages.training.image_set import ImageSet
+
+logger = logging.getLogger(__name__)
+
+MAX_DIFFERENCE = 0.02
+"""Bound of the root mean square difference of features, relative to their root mean square."""
+
+MIN_AGREEMENT, TOLERATED = 0.97, 2
+"""Bound of the share of images for which both heads predict the same class; this many others are tolerated."""
+
+
+def cache_features(
+    model: Model,
+    split: SplitNetwork,
+    *,
+    computation: Computation,
+    is_resumed: bool,
+    train: ImageSet,
+    views: int,
+    val: ImageSet,
+    normalize: Normalize,
+    digest: str,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    budget: int,
+    progress: Progress,
+) -> tuple[FrozenFeatures | None, Computation]:
+    """Compute and cache the features of both sets; return them with the computation that was possible.
+
+    Where OpenVINO cannot convert the network, PyTorch computes it in float32; where the features in bfloat16 differ
+    too much, those of a new run are computed in float32.
+
+    Returns:
+        None in place of the features if they do not fit into the cache.
+
+    Raises:
+        MissingExtraError: the run was started with OpenVINO, and it is not installed.
+    """
+    if computation.library == "openvino" and not find_spec("openvino"):
+        raise MissingExtraError("continuing a run whose features OpenVINO computes", "train")
+    while True:
+        features, next_way, problem = None, replace(computation, library="torch", frozen="fp32"), ""
+        try:
+            features = FrozenFeatures(
+                model,
+                split,
+                normalize=normalize,
+                digest=digest,
+                preprocessing=preprocessing,
+                device=device,
+                computation=computation,
+                validation=val,
+            )
+            if not features.fits(len(train) * views + len(val), budget):
+                return None, next_way
+            features.fill(val, 1, budget=budget, progress=progress)
+            if computation.frozen == "bf16" and not is_resumed and distributed.is_main_process():
+                problem = _check_precision(features, computation, split.shapes, val, progress)
+                next_way = replace(computation, frozen="fp32")
+            if not problem:
+                features.fill(train, views, budget=budget, progress=progress)
+        except ConversionError as error:
+            problem = str(error)
+        found = [result for result in distributed.all_gather((problem, next_way)) if result[0]]
+        if not found:
+            return features, computation
+        problem, next_way = found[0]
+        logger.warning("the frozen part runs in %s, not %s: %s", next_way, computation, problem)
+        computation = next_way
+
+
+def _check_precision(
+    features: FrozenFeatures, computation: Computation, shapes: Sequence[tuple[int, ...]], val: ImageSet,
+    progress: Progress,
+) -> str:  # fmt: skip
+    """Compare validation images in both precisions; return the bound that is exceeded, or an empty text."""
+    own = [index for index in range(len(val)) if is_local(index)]
+    chosen = np.sort(np.random.default_rng(0).permutation(own)[:CHECK_IMAGES]).tolist()
+    squares, labels = np.zeros(2), []
+    pooled: tuple[list[Tensor], list[Tensor]] = [], []
+    progress.start("precision", len(chosen), "img")
+    for indices, *parts in features.both_precisions(chosen, progress):
+        labels += val.labels[indices].tolist()
+        squares += [float((parts[1] - parts[0]).square().sum()), float(parts[0].square().sum())]
+        difference = float(np.sqrt(squares[0] / max(squares[1], 1e-30)))
+        if not difference <= MAX_DIFFERENCE:
+            progress.close()
+            return f"features in {computation.frozen} differ by {difference:.1%} from fp32"
+        for rows, kept in zip(parts, pooled, strict=True):
+            kept.append(_pool(rows, shapes))
+    progress.close()
+    if not labels:
+        return ""
+    targets = np.array(labels)
+    exact, rounded = (fit_ridge(torch.cat(rows).numpy(), targets, targets.max() + 1).leave_one_out for rows in pooled)
+    same = int((exact.argmax(axis=1) == rounded.argmax(axis=1)).sum())
+    text = (
+        f"features in {computation.frozen} differ by {difference:.1%} from fp32, and the closed-form heads on either "
+        f"predict the same class for {same} of {len(labels)} validation images"
+    )
+    if len(labels) - same > max(TOLERATED, (1 - MIN_AGREEMENT) * len(labels)):
+        return text
+    logger.info("%s: %s", computation, text)
+    return ""
+
+
+def _pool(rows: Tensor, shapes: Sequence[tuple[int, ...]]) -> Tensor:
+    """Average feature maps over positions: from `(n, D)` to `(n, C)`."""
+    parts = unflatten_features(rows, tuple(shapes))
+    return torch.cat([part.mean((2, 3)) if part.ndim == 4 else part.flatten(1) for part in parts], dim=1)
