@@ -94,8 +94,8 @@ def test_a_position_is_the_number_of_images_before_over_the_mean_size_of_the_oth
         (Group((0,), 1.0, 0.25, 2), 0.5, (-1, -0.25)),  # nothing is
     ],
 )
-def test_how_unwilling_a_group_is_to_be_behind_the_cut(group: Group, share: float, expected: tuple[int, float]) -> None:
-    assert group.reluctance(share) == expected
+def test_groups_behind_the_cut_have_the_lowest_keys(group: Group, share: float, expected: tuple[int, float]) -> None:
+    assert group.cut_key(share) == expected
 
 
 def at(position: float, images: int = 1, *, offset: float = 0.5) -> Group:
