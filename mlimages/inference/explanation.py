@@ -101,10 +101,17 @@ def explain(predictor: Predictor, image: ImageInput) -> Explanation | BrokenImag
 
 
 def hide_middle(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Mask the centre of an image `(h, w, C)` (half of its area), where most objects are."""
+    """Mask the centre of an image `(h, w, C)` (half of its area), where most objects are.
+
+    It gets the mean color of the rest: that of the whole image would tell the color of the object.
+    """
     height, width = pixels.shape[:2]
     top, left = round(height * _MARGIN), round(width * _MARGIN)
-    return _hide(pixels, slice(top, height - top), slice(left, width - left))
+    rest = np.ones((height, width), bool)
+    rest[top : height - top, left : width - left] = False
+    hidden = pixels.copy()
+    hidden[~rest] = pixels[rest].mean(axis=0).round() if rest.any() else 0
+    return hidden
 
 
 _MARGIN = (1 - 0.5**0.5) / 2

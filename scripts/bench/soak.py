@@ -3,10 +3,10 @@
 
     .venv/bin/python scripts/bench/soak.py MODEL.onnx IMAGES [--requests 20000] [--tiny]
 
-Hostile: cut and damaged images, no images, bombs (900 megapixels in a small PNG), bodies too long, gzip bombs,
-wrong forms and types, connections dropped in mid-request, bodies that drip. Prints the counts of answers and the
-server's memory as it goes; exits 1 if the server died, a good request was not answered as the file itself answers, or
-memory grew by more than 10 % after the first fifth.
+Hostile: cut and damaged images, AVIF, DDS and other formats among them, no images, bombs (900 megapixels in a small
+PNG), bodies too long, gzip bombs, wrong forms and types, explanations, connections dropped in mid-request, bodies that
+drip. Prints the counts of answers and the server's memory as it goes; exits 1 if the server died, a good request was
+not answered as the file itself answers, or memory grew by more than 10 % after the first fifth.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gzip
+import io
 import random
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
+from PIL import Image
 
 from mlimages.core import Prediction
 from mlimages.images import find_images
@@ -100,6 +102,34 @@ async def damaged(soak: Soak, session: aiohttp.ClientSession) -> str:
     return await post(session, bytes(data))
 
 
+async def damaged_format(soak: Soak, session: aiohttp.ClientSession) -> str:
+    data = bytearray(soak.dice.choice(FORMATS))
+    for _ in range(soak.dice.randrange(1, 30)):
+        data[soak.dice.randrange(len(data))] = soak.dice.randrange(256)
+    return await post(session, bytes(data[: soak.dice.choice((len(data), soak.dice.randrange(len(data))))]))
+
+
+def in_formats() -> list[bytes]:
+    """A small image in formats whose decoders have crashed or hung on damage elsewhere."""
+    image = Image.radial_gradient("L").resize((96, 80)).convert("RGB")
+    options = [("AVIF", {}), ("DDS", {}), ("DDS", {"pixel_format": "DXT5"}), ("WEBP", {}), ("TIFF", {}), ("GIF", {}),
+               ("JPEG2000", {}), ("ICO", {}), ("BMP", {}), ("TGA", {})]  # fmt: skip
+    found = []
+    for form, chosen in options:
+        out = io.BytesIO()
+        image.convert("RGBA" if chosen else "RGB").save(out, form, **chosen)
+        found.append(out.getvalue())
+    return found
+
+
+FORMATS = in_formats()
+
+
+async def explained(soak: Soak, session: aiohttp.ClientSession) -> str:
+    async with session.post("/explain", data=soak.dice.choice(soak.good)) as answer:
+        return str(answer.status)
+
+
 async def noise(soak: Soak, session: aiohttp.ClientSession) -> str:
     return await post(session, soak.dice.randbytes(soak.dice.randrange(5000)))
 
@@ -155,7 +185,20 @@ async def dripping(soak: Soak, session: aiohttp.ClientSession) -> str:
 
 ATTACKS: dict[str, Callable[[Soak, aiohttp.ClientSession], Awaitable[str]]] = {
     each.__name__: each
-    for each in (cut, damaged, noise, bomb, gzip_bomb, too_long, wrong_form, wrong_inference, dropped, dripping)
+    for each in (
+        cut,
+        damaged,
+        damaged_format,
+        noise,
+        bomb,
+        gzip_bomb,
+        too_long,
+        wrong_form,
+        wrong_inference,
+        explained,
+        dropped,
+        dripping,
+    )
 }
 
 

@@ -1,18 +1,28 @@
 """A quantized file is written only if it is faster and still accurate."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+import torch
 
 from mlimages import images
 from mlimages.core import InputError
-from mlimages.export import ExportOptions, Quantization, export_network, quantize
+from mlimages.export import (
+    ExportOptions,
+    KnownOutput,
+    KnownScore,
+    Quantization,
+    TrainedNetwork,
+    export_network,
+    quantize,
+)
 from mlimages.export import quantization as module
 from mlimages.export.quantization import Trial, _refusal
 from mlimages.export.quantized_variants import runner
-from mlimages.inference import OnnxBundle, Predictor, open_session, softmax
+from mlimages.inference import Known, OnnxBundle, PredictionSets, Predictor, open_session, softmax
 from mlimages.inference.onnx_metadata import read_metadata
 from mlimages.labels import LabelFile, write_label_file
 from mlimages.reports import bundle_notes
@@ -95,6 +105,21 @@ def test_a_refusal_names_each_condition_that_failed_and_one_image_may_always_be_
     assert bool(found) == bool(refusal)
 
 
+def with_known(network: TrainedNetwork, labels: LabelFile) -> TrainedNetwork:
+    """The network with an output `known` of its own features, of which about half the images pass."""
+    head = [name for name, _ in network.network.named_children()][-1]
+    features: list[torch.Tensor] = []
+    hook = network.network.get_submodule(head).register_forward_pre_hook(lambda _, x: features.append(x[0].flatten(1)))
+    network.logits([images.load_pixels(item.path, network.preprocessing.image) for item in labels])
+    hook.remove()
+    (seen,) = features
+    score = KnownScore(classes=1, width=seen.shape[1], directions=1)
+    score.means.copy_(torch.nn.functional.normalize(seen[:4], dim=1).mean(0))
+    score.threshold.copy_(score.distances(seen).median())
+    sets = PredictionSets("validation", 12, {"0.9": 0.01})
+    return replace(network, known=KnownOutput(score, head, Known(0.95, 12), sets))
+
+
 @pytest.mark.parametrize("preprocessing", [True, False])
 def test_a_quantized_file_keeps_float_probabilities_and_claims_only_what_was_measured_on_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, preprocessing: bool
@@ -103,15 +128,20 @@ def test_a_quantized_file_keeps_float_probabilities_and_claims_only_what_was_mea
     monkeypatch.setattr(module, "MIN_SPEEDUP", 0.0)
     names = tuple(f"class{n}" for n in range(40))
     write_label_file(tmp_path / "val.txt", pictures(tmp_path / "p", 12), names)
-    network = trained("cifar10_cnn", classes=40)
+    network = with_known(trained("cifar10_cnn", classes=40), LabelFile(tmp_path / "val.txt"))
     options = ExportOptions(include_preprocessing=preprocessing, calibrate=True)
     before = export_network(network, tmp_path / "a.onnx", validation=tmp_path / "val.txt", options=options)
     result = quantize(before, tmp_path / "val.txt", tmp_path / "b.onnx", max_drop=100)
     after = OnnxBundle.read(tmp_path / "b.onnx")
     pixels = [images.load_pixels(item.path, network.preprocessing.image) for item in LabelFile(tmp_path / "val.txt")]
-    logits, probabilities, _ = runner(after)(pixels)
+    logits, probabilities, known = runner(after)(pixels)
     assert result.chosen is not None
     assert (probabilities > 0).all()
+    assert after.known == Known(result.chosen.known, result.count)
+    assert 0 < result.chosen.known < 1
+    tested = known[[n for n in range(12) if n % 2]]
+    assert result.chosen.known == (tested >= 0.5).mean()
+    np.testing.assert_allclose(known, runner(before)(pixels)[2], atol=0.05)
     np.testing.assert_allclose(probabilities, softmax(logits, before.temperature), rtol=1e-4)
     assert after.provenance.calibration_error is not None
     assert after.provenance.calibration_error[1] == result.chosen.calibration_error

@@ -10,10 +10,14 @@ from torch import nn
 from typer.testing import CliRunner
 
 from mlimages.cli.main import app
+from mlimages.cli.predictions import evaluation_text
 from mlimages.core import BrokenImage, ImageProperty, LabeledPath, Normalization, Preprocessing
 from mlimages.export import TrainedNetwork, export_network
 from mlimages.inference import Predictor, evaluate, explain
+from mlimages.inference.explanation import hide_middle
 from mlimages.labels import LabelFile, write_label_file
+from tests.deploying import picture
+from tests.planting import KINDS, Kind, Shortcut, linear_predictor, write_set
 
 SIDE = 28
 REGIONS = {"top left": (0, 0), "bottom right": (22, 22), "centre": (11, 11)}
@@ -91,6 +95,36 @@ def test_evaluate_tells_a_network_that_does_without_the_middle(
     assert found.accuracy.value == 1.0
     assert found.middle_hidden is not None
     assert found.middle_hidden.value == stays
+
+
+def test_the_hidden_middle_tells_nothing_of_what_it_hides() -> None:
+    rng = np.random.default_rng(0)
+    first = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    second = first.copy()
+    second[6:34, 8:42] = rng.integers(200, 256, (28, 34, 3))
+    assert not np.array_equal(first, second)
+    np.testing.assert_array_equal(hide_middle(first), hide_middle(second))
+    np.testing.assert_array_equal(hide_middle(first)[:6], first[:6])
+
+
+@pytest.mark.parametrize("kind", [*KINDS, None])
+def test_the_sentence_of_evaluate_finds_planted_shortcuts_and_nothing_in_a_clean_set(
+    kind: Kind | None, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(3)
+    backgrounds = [picture(n).point(lambda level, n=n: level // 2 + n % 2 * 127) for n in range(8)]
+    shortcut = Shortcut.draw(kind, rng) if kind else None
+
+    def things() -> list[list[Image.Image]]:
+        colors = rng.integers(0, 156, (2, 30, 3)) + np.array([[[0]], [[100]]])  # dark and bright objects, which overlap
+        return [[Image.new("RGB", (8, 8), tuple(color)) for color in of_class.tolist()] for of_class in colors]
+
+    train, val = (
+        write_set(tmp_path / part, things(), backgrounds, shortcut, side=24, rng=rng) for part in ("train", "val")
+    )
+    found = evaluate(linear_predictor(train, side=24), val, explain=60)
+    assert found.accuracy.low > 0.5
+    assert ("from the background alone" in evaluation_text(found)) == bool(kind)
 
 
 def test_the_command_writes_one_overlay_an_image_and_leaves_broken_ones_out(
