@@ -62,6 +62,7 @@ function describe({model, classes, threshold}) {
 
 function explainButton(backend, file, image) {
   const button = element("button", "Where does it look?", {class: "plain"}), told = element("p", "", {role: "status"});
+  const box = element("div", "", {class: "why"});
   button.addEventListener("click", async () => {
     button.disabled = true;
     told.textContent = "Hiding one part after the other …";
@@ -69,6 +70,7 @@ function explainButton(backend, file, image) {
       const found = await backend.explain(file);
       image.onload = null;
       image.src = found.overlay;
+      box.closest("figure").prepend(image);  // again, where the browser could not show the file itself
       image.alt = "In red: what lowers the probability when it is hidden";
       told.textContent = found.class_name + ": probability falls from " + found.probability.toFixed(2) + " to "
         + found.lowest.toFixed(2) + " when the " + found.place + " is hidden (red: the parts that matter)";
@@ -78,7 +80,6 @@ function explainButton(backend, file, image) {
       button.disabled = false;
     }
   });
-  const box = element("div", "", {class: "why"});
   box.append(button, told);
   return box;
 }
