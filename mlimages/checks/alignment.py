@@ -19,7 +19,7 @@ SCALES = (1.0, 0.93, 0.87, 0.81, 0.75, 0.70, 0.65, 0.60, 0.55)
 """Sides of the part that one image may show of the other; refinement covers what lies between."""
 
 COARSE_PX = THUMB_PX // 2
-COARSE_RADIUS, RADIUS = 5, 6
+COARSE_RADIUS, RADIUS = 5, 4
 """Pixels in each direction around a pixel whose contrast is normalized, at half and at full size."""
 
 NOISE = 6.0

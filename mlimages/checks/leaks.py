@@ -57,12 +57,14 @@ def find_pairs(
 ) -> list[IndexPair]:
     """Return the near-duplicates by features that are not in one group by hashes, and unite their groups.
 
-    Images without detail, tiny images and drawings are left out: different ones look alike.
+    Pairs of two images that are tiny, without detail or drawings are left out: different ones look alike.
     """
-    compared = np.flatnonzero(images.decoded & ~is_blank(images.facts, thresholds) & ~_is_plain(images, thresholds))
+    compared = np.flatnonzero(images.decoded & ~is_blank(images.facts, thresholds))
+    plain = _is_plain(images, thresholds)
     paths = images.paths(set(compared.tolist()))
     found = find_feature_pairs([paths[index] for index in compared.tolist()], embed, progress)
     pairs = [IndexPair(int(compared[one]), int(compared[other]), value) for one, other, value in found]
+    pairs = [pair for pair in pairs if not (plain[pair.one] and plain[pair.other])]
     new = [pair for pair in pairs if groups.root(pair.one) != groups.root(pair.other)]
     groups.unite(pair[:2] for pair in new)
     return new
