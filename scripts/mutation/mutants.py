@@ -7,6 +7,7 @@ import sys
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ class Mutant:
 
 def mutants_of(path: Path, root: Path) -> list[Mutant]:
     """All mutants of a module, in the order of its lines."""
-    tree = ast.parse(path.read_text())
+    tree = ast.parse(_source(path))
     name = path.relative_to(root).as_posix()
     found = []
     for number, statement in enumerate(tree.body):
@@ -82,6 +83,12 @@ def mutants_of(path: Path, root: Path) -> list[Mutant]:
                 function = functions.get(node, "module")
                 found.append(Mutant(name, line, end, function, text, number, index, node in at_import, change))
     return sorted(found, key=lambda mutant: mutant.line)
+
+
+@cache
+def _source(path: Path) -> str:
+    """The source as it was at the start, though somebody may be editing it."""
+    return path.read_text()
 
 
 def _short(node: ast.AST) -> str:
@@ -211,7 +218,7 @@ class _Replace(ast.NodeTransformer):
 def put_in(mutant: Mutant, root: Path) -> None:
     """Change the running module: only the statement around the mutant is executed again."""
     path = root / mutant.path
-    statement = ast.parse(path.read_text()).body[mutant.statement]
+    statement = ast.parse(_source(path)).body[mutant.statement]
     node = next(itertools.islice(ast.walk(statement), mutant.node, None))
     changed = ast.fix_missing_locations(_Replace(node, mutant.change).visit(statement))
     future = ast.parse("from __future__ import annotations").body
