@@ -1,7 +1,9 @@
 """Near-duplicates that only the comparison of features finds."""
 
 import random
+from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +11,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageFilter, ImageOps
 
-from mlimages.checks import check, feature_pairs
+from mlimages.checks import check, feature_pairs, split_labels
 from mlimages.core import MissingExtraError
+from mlimages.core.files import WRITTEN
+from mlimages.labels import LabelFile, LabelOptions, make_label_files
 from mlimages.reports import write_report
 from mlimages.training import embedder
 from tests.checks.leaks import EDITS, cropped, false_groups, found_share, plant_leaks, tilted
@@ -85,3 +89,23 @@ def test_the_network_finds_97_percent_of_edited_copies(test_data: Path, tmp_path
     found = found_share(plants, report)
     assert sum(found.values()) >= 0.97 * len(found)
     assert not false_groups(plants, report)
+
+
+def test_a_split_by_features_keeps_crops_together_and_is_recorded(tmp_path: Path) -> None:
+    rng, folder = random.Random(1), tmp_path / "photos"
+    for number in range(4):
+        (folder / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+        image = scene(number)
+        image.save(folder / "ab"[number % 2] / f"{number}.jpg")
+        cropped(image, rng, 0.6, 0.7).save(folder / "ab"[number % 2] / f"crop{number}.jpg")
+    separated = dict.fromkeys(("hashes", "features"), 0)
+    for group_by, embed in (("hashes", None), ("features", by_number)):
+        for seed in range(3):
+            out = tmp_path / f"{group_by}{seed}.txt"
+            options = LabelOptions(source=folder, out=out, split=(0.5, 0.5), seed=seed, group_by=group_by)
+            train, _ = make_label_files(options, split=partial(split_labels, embed=embed))
+            numbers = Counter(item.path.stem[-1] for item in LabelFile(train.path))
+            separated[group_by] += sum(count == 1 for count in numbers.values())
+    assert separated["features"] == 0
+    assert separated["hashes"] > 0
+    assert "# features2_val.txt: --split 0.5,0.5 --seed 2 --group-by features" in (tmp_path / WRITTEN).read_text()
