@@ -41,6 +41,10 @@ AHEAD = 1024
 MAX_WAITING = 20_000
 """Maximum number of further links that wait for unresponsive hosts."""
 
+MAX_QUEUED = 8192
+"""Maximum number of further links that wait for a slot of their host, so that a list sorted by host keeps several hosts
+busy. Each takes about 5 KB of memory."""
+
 _LOOK_S = 0.2
 
 LOOKUPS = 64
@@ -176,7 +180,8 @@ class Run:
 
     @property
     def _is_busy(self) -> bool:
-        return self._working >= self._ahead + min(self._worker.waiting, MAX_WAITING)
+        further = min(self._worker.waiting, MAX_WAITING) + min(self._worker.queued, MAX_QUEUED)
+        return self._working >= self._ahead + further
 
     def _offer(self, ref: ImageRef) -> None:
         wanted = self._options.has(ref.url) and self._num_missing(ref.label) > 0
@@ -252,6 +257,10 @@ class _Worker:
     @property
     def waiting(self) -> int:
         return self.fetcher.waiting
+
+    @property
+    def queued(self) -> int:
+        return self.fetcher.queued
 
     @property
     def blocking_hosts(self) -> Sequence[str]:

@@ -11,6 +11,7 @@ import pytest
 from mlimages import UrlList, gather
 from mlimages.core import GatherSummary
 from mlimages.gathering import read_manifest
+from mlimages.gathering.run import Run
 from tests.servers import Connection, Reply, Request, Site, answer, closed_port, in_turn, photo, serve, silence
 
 FAST = {"allow_private": True, "timeout_s": 60.0, "decoders": 1}
@@ -128,6 +129,23 @@ def test_links_of_hosts_that_do_not_answer_do_not_hold_up_the_others(
     summary = run(links(tmp_path, *urls), out, max_wait_s=3.0)
     assert [row.status for row in read_manifest(out)][:20] == ["ok"] * 20
     assert (summary.ok, summary.open) == (20, 100)
+
+
+def test_a_list_sorted_by_host_keeps_several_hosts_busy(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(Run.__init__.__kwdefaults__, "ahead", 4)
+    with serve() as other:
+        other.fallback = a_photo
+
+        def once_the_other_is_asked(connection: Connection, request: Request) -> None:
+            while not other.requests and not connection.pause(0.01):
+                pass
+            a_photo(connection, request)
+
+        site.fallback = once_the_other_is_asked
+        urls = [(site if n < 20 else other).url(f"/{n}.jpg") for n in range(40)]
+        assert run(links(tmp_path, *urls), tmp_path / "out", timeout_s=3.0, per_host=2).ok == 40
 
 
 def test_links_that_wait_for_their_host_do_not_fill_a_limit_and_never_exceed_it(site: Site, tmp_path: Path) -> None:

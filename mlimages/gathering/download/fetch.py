@@ -97,6 +97,11 @@ class Fetcher:
         return self._hosts.waiting
 
     @property
+    def queued(self) -> int:
+        """Number of links that wait for one of the `per_host` requests to their host."""
+        return self._hosts.queued
+
+    @property
     def blocking_hosts(self) -> list[str]:
         """Unresponsive hosts, if all remaining links are on them; otherwise empty."""
         return self._hosts.blocking_hosts

@@ -27,7 +27,7 @@ _REMEMBERED = 20_000
 class Host:
     """A host and port: its request slots, and the state that determines when the next request may be sent."""
 
-    __slots__ = ("_changed", "_hosts", "labels", "slots", "state", "users", "waiting", "waiting_labels")
+    __slots__ = ("_changed", "_hosts", "labels", "queued", "slots", "state", "users", "waiting", "waiting_labels")
 
     def __init__(self, hosts: Hosts, per_host: int) -> None:
         self._hosts = hosts
@@ -37,6 +37,7 @@ class Host:
         self.users = 0
         self.labels: Counter[str] = Counter()
         self.waiting = 0
+        self.queued = 0
         self.waiting_labels: Counter[str] = Counter()
 
     async def wait_for_turn(self) -> bool:
@@ -99,6 +100,7 @@ class Hosts:
 
     Attributes:
         waiting: number of links on parked hosts; waiting_labels: the same by label.
+        queued: number of links that wait for a request slot of another host.
         deadline: time at which these links fail, on the monotonic clock; infinite while another host is in use.
     """
 
@@ -109,6 +111,7 @@ class Hosts:
         self._running: set[Host] = set()
         self._parked: set[Host] = set()
         self.waiting = 0
+        self.queued = 0
         self.waiting_labels: Counter[str] = Counter()
         self.deadline = math.inf
 
@@ -152,7 +155,9 @@ class Hosts:
         """Update the counts with the state and users of a host."""
         waiting = host.users if host.state.is_parked else 0
         self.waiting += waiting - host.waiting
-        host.waiting = waiting
+        queued = 0 if host.state.is_parked else max(0, host.users - self._per_host)
+        self.queued += queued - host.queued
+        host.waiting, host.queued = waiting, queued
         if waiting or host.waiting_labels:
             self.waiting_labels.subtract(host.waiting_labels)
             host.waiting_labels = +host.labels if waiting else Counter()
