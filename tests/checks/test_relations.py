@@ -1,0 +1,90 @@
+"""Which images of a group of near-duplicates get which code, against the definitions of the codes."""
+
+from itertools import accumulate
+from types import SimpleNamespace
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlimages.checks import Code, Thresholds
+from mlimages.checks.leaks import _equal_pairs, _relations
+
+COPIES = 3
+
+
+@settings(max_examples=150)
+@given(
+    images=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 1), st.integers(0, 3)), min_size=2, max_size=9),
+    others=st.tuples(*[st.integers(0, 4)] * 3),
+)
+def test_every_code_of_a_group_means_what_it_says(
+    images: list[tuple[int, int, int]], others: tuple[int, int, int]
+) -> None:
+    """Images: file, class, bytes; files also hold `others` images that are in no group."""
+    images.sort(key=lambda image: image[0])
+    sizes = [sum(file == number for file, *_ in images) + others[number] for number in range(3)]
+    begins = (0, *accumulate(sizes))
+    group: list[int] = []
+    for number in range(3):
+        group += range(begins[number], begins[number] + sum(file == number for file, *_ in images))
+    image_at = dict(zip(group, images, strict=True))
+    class_id, digest = np.zeros(begins[-1], np.int32), np.zeros((begins[-1], 2), np.uint64)
+    for index, (_, label, content) in image_at.items():
+        class_id[index], digest[index] = label, (7, content)
+
+    table = SimpleNamespace(begins=begins, class_id=class_id, digest=digest)
+    found = list(_relations(table, [group], Thresholds(placeholder_copies=COPIES)))  # type: ignore[arg-type]
+
+    expected = set()
+    home = max({file for file, *_ in images}, key=lambda file: (-sizes[file], file))
+    for index in group:
+        file, label, content = image_at[index]
+        same = [other for other in group if image_at[other][2] == content]
+        has_two_labels = len({image_at[other][1] for other in same}) > 1
+        in_file = [other for other in group if image_at[other][0] == file]
+        if file != home:
+            expected.add((index, Code.LEAK))
+        if has_two_labels:
+            expected.add((index, Code.TWO_LABELS))
+        elif any(other < index for other in set(same) & set(in_file)):
+            expected.add((index, Code.DUPLICATE))
+        if len(same) >= COPIES:
+            expected.add((index, Code.PLACEHOLDER))
+        if any(image_at[other][1] != label and image_at[other][2] != content for other in group):
+            expected.add((index, Code.NEAR_TWO_LABELS))
+        firsts = [
+            other
+            for other in in_file
+            if not any(image_at[one][2] == image_at[other][2] for one in in_file if one < other)
+        ]
+        if index in firsts and any(image_at[other][1] == label for other in firsts if other < index):
+            expected.add((index, Code.NEAR_DUPLICATE))
+    assert {(index, code) for index, code, _ in found} == expected
+    assert len(found) == len(expected), "each once"
+
+    for index, code, other in found:
+        (file, label, content), (file_there, label_there, content_there) = image_at[index], image_at[other]
+        assert other != index
+        assert {
+            Code.LEAK: file_there == home,
+            Code.TWO_LABELS: content == content_there and label != label_there,
+            Code.DUPLICATE: content == content_there and file == file_there and other < index,
+            Code.PLACEHOLDER: content == content_there,
+            Code.NEAR_TWO_LABELS: content != content_there and label != label_there,
+            Code.NEAR_DUPLICATE: content != content_there and label == label_there and file == file_there,
+        }[code], (index, code, other)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), max_size=12))
+def test_equal_digests_are_one_group_and_those_of_images_that_were_not_decoded_are_none(
+    digests: list[tuple[int, int]],
+) -> None:
+    column = np.array(digests, np.uint64).reshape(-1, 2)
+    group_of = list(range(len(digests)))
+    for one, other in _equal_pairs(column):
+        assert digests[one] == digests[other] != (0, 0)
+        group_of = [group_of[one] if group == group_of[other] else group for group in group_of]
+    for one, first in enumerate(digests):
+        for other, second in enumerate(digests):
+            assert (group_of[one] == group_of[other]) == (one == other or (first == second and first != (0, 0)))
