@@ -123,7 +123,7 @@ class GatherOptions:
         Literal["folders", "tar"],
         Option(
             "folders: a file per image in a folder per class; tar: shards of up to 10,000 images, with a JSON for each "
-            "(WebDataset), as for a million images.",
+            "(WebDataset).",
             "Output",
         ),
     ] = "folders"
