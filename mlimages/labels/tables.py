@@ -202,6 +202,7 @@ class Table:
             )
         if 2 * len(counts.missing) > counts.rows:
             first = join_path(self.folder, counts.missing[0])
+            first += _other_case(first)
             raise LabelFileError(
                 f"{self.path}: only {counts.rows - len(counts.missing):,} of {counts.rows:,} images exist "
                 f"(paths from {self._column_text(self.path_index)}; no file at {first}): {self.advice}"
@@ -259,6 +260,13 @@ def part_of_cell(cells: Sequence[str], index: int) -> str:
     """Return the part (train, val, test) that a cell names, or ""; 1 and true mean val, as in columns `is_valid`."""
     cell = cells[index].strip().lower() if index < len(cells) else ""
     return {**PARTS, "0": "train", "1": "val", "false": "train", "true": "val"}.get(cell, "")
+
+
+def _other_case(path: str) -> str:
+    """Name the file that differs from a missing one only in upper and lower case."""
+    folder, name = os.path.split(path)
+    names = os.listdir(folder) if not is_remote(path) and os.path.isdir(folder) else []  # noqa: PTH112, PTH208
+    return next((f", but {each} is there" for each in names if each.casefold() == name.casefold()), "")
 
 
 def join_path(folder: Path, name: str) -> str:

@@ -112,6 +112,7 @@ def test_what_was_understood_and_what_is_missing_is_said(tmp_path: Path) -> None
     ("name", "text", "said"),
     [
         ("a.csv", table("path|label", [f"x{n}.jpg|a" for n in range(4)]), "only 0 of 4 images exist.*--images DIR"),
+        ("a.csv", table("path|label", [f"{n}.JPG|a" for n in IDS]), "no file at .*id0.JPG, but id0.jpg is there"),
         ("a.csv", table("path|p|q", [f"{n}.jpg|a|b" for n in IDS]), "columns: path, p, q.*"),
         ("a.csv", table("", [f"{n}.jpg|a|b" for n in IDS]), r"a.csv:1: expected a column named label.*--label-column"),
         ("a.csv", table("url|label", ["http://x/1.jpg|a", "https://x/2.jpg|b"]), "contains links.*gather urls .*a.csv"),
