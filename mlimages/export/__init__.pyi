@@ -3,6 +3,7 @@ from .exporter import export_network as export_network
 from .known_score import KnownOutput as KnownOutput
 from .known_score import KnownScore as KnownScore
 from .onnx_writer import TrainedNetwork as TrainedNetwork
+from .parity import NetworkOutputs as NetworkOutputs
 from .quantization import Quantization as Quantization
 from .quantization import Trial as Trial
 from .quantization import quantize as quantize

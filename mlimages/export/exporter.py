@@ -82,6 +82,7 @@ def export_network(
     provenance: Provenance | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
+    outputs: NetworkOutputs | None = None,
 ) -> OnnxBundle:
     """Export a network to an .onnx file, after comparing the outputs for every validation image.
 
@@ -90,6 +91,7 @@ def export_network(
         validation: a label file, its path, or labelled paths; images that cannot be decoded are skipped.
         provenance: details of the training; versions, accuracy and parity are added.
         overwrite: replace a file that mlimages did not write, or that was changed since.
+        outputs: the network's logits for the validation images, if they are known.
 
     Returns:
         The metadata of the file, as returned by `OnnxBundle.read(out)`.
@@ -112,7 +114,7 @@ def export_network(
     options, progress, out = options or ExportOptions(), progress or NoProgress(), as_path(out)
     demand_free([out, data_path(out)], overwrite=overwrite)
     items = list(LabelFile(as_path(validation)) if isinstance(validation, str | os.PathLike) else validation)
-    outputs = compute_outputs(trained, items, progress=progress)
+    outputs = outputs or compute_outputs(trained, items, progress=progress)
     if (options.calibrate or options.known_share) and not outputs.items:
         raise InputError(_without_images(items))
     temperature, unknown_below, provenance = _calibrate(outputs, options, provenance or Provenance())

@@ -139,6 +139,7 @@ def write_onnx(
     if form:
         prepend_preprocessing(model, trained.preprocessing, form=form)
     _save(model, out)
+    del model  # before ONNX Runtime loads the weights
     bundle = OnnxBundle(
         path=out,
         class_names=trained.class_names,
@@ -182,6 +183,7 @@ def _to_onnx(trained: TrainedNetwork, *, network_only: bool, temperature: float)
         )
     assert program is not None  # it is None only if a path is given
     model = program.model_proto
+    del program  # a copy of the weights
     model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import)
     for node in (*model.graph.node, *(node for function in model.functions for node in function.node)):
         node.ClearField("metadata_props")  # stack traces with local paths
@@ -200,7 +202,8 @@ def prepend_preprocessing(model: onnx.ModelProto, preprocessing: Preprocessing, 
 
 def insert_preprocessing(model: onnx.ModelProto, graph: onnx.GraphProto) -> None:
     """Replace the input of the network by a preprocessing graph."""
-    for field in ("input", "node", "initializer"):  # in place: compose.merge_models copies the weights three times
+    model.graph.initializer.extend(graph.initializer)  # those of the network are not copied
+    for field in ("input", "node"):
         values = getattr(model.graph, field)
         merged = [*getattr(graph, field), *(value for value in values if value.name != PIXELS)]
         del values[:]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import onnxruntime as ort
 
@@ -13,6 +14,11 @@ from mlimages.core import BundleError, MissingExtraError, replacing
 
 _CPP_PLACE = r"^\S+\.(cc|h):\d+ .*\) "
 """Where in its own source ONNX Runtime raised an error."""
+
+METADATA_FIELD = 14
+"""Number of `metadata_props` in `ModelProto` (onnx/onnx.proto)."""
+
+COPY_BYTES = 1 << 20
 
 
 def open_session(path: Path, *, threads: int) -> Any:
@@ -59,11 +65,38 @@ def write_metadata(source: Path, target: Path, metadata: Mapping[str, str]) -> N
         import onnx
     except ImportError as error:
         raise MissingExtraError("writing an .onnx file", "train") from error
-    network = onnx.load(source, load_external_data=False)
-    del network.metadata_props[:]
-    onnx.helper.set_model_props(network, dict(sorted(metadata.items())))
-    with replacing(target) as part:
-        part.write_bytes(network.SerializeToString())
+    values = onnx.ModelProto()
+    onnx.helper.set_model_props(values, dict(sorted(metadata.items())))
+    with replacing(target) as part, source.open("rb") as network, part.open("wb") as out:
+        for start, end in _without_metadata(network):  # the weights of the network may fill the memory of this machine
+            network.seek(start)
+            while start < end:
+                chunk = network.read(min(COPY_BYTES, end - start))
+                out.write(chunk)
+                start += len(chunk)
+        out.write(values.SerializeToString())
+
+
+def _without_metadata(network: BinaryIO) -> Iterator[tuple[int, int]]:
+    """Yield the ranges of all fields of a `ModelProto` but `metadata_props`: fields are numbers or have a length."""
+    start = 0
+    while (tag := _varint(network)) is not None:
+        size = _varint(network) or 0
+        end = network.seek(size if tag & 7 == 2 else 0, os.SEEK_CUR)
+        if tag >> 3 != METADATA_FIELD:
+            yield start, end
+        start = network.seek(end)
+
+
+def _varint(file: BinaryIO) -> int | None:
+    """Read an integer of protocol buffers: 7 bits per byte, the lowest first; None at the end of the file."""
+    value = shift = 0
+    while byte := file.read(1):
+        value |= (byte[0] & 127) << shift
+        if byte[0] < 128:
+            return value
+        shift += 7
+    return None
 
 
 def _reason(error: Exception) -> str:

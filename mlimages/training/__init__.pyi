@@ -8,11 +8,11 @@ from .features import FrozenFeatures as FrozenFeatures
 from .finetune import Callback as Callback
 from .finetune import fine_tune as fine_tune
 from .finish import FineTuneResult as FineTuneResult
-from .finish import export_run as export_run
 from .finish import summarize_run as summarize_run
 from .inputs import image_property_of as image_property_of
 from .layer_maps import draw_layer as draw_layer
 from .model_probe import probe_models as probe_models
 from .probing import probe_cuts as probe_cuts
 from .run import read_config as read_config
+from .run_export import export_run as export_run
 from .tensorboard import ScalarWriter as ScalarWriter

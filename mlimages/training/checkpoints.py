@@ -261,9 +261,25 @@ def load_run(run: str | os.PathLike[str], checkpoint: str = "best", *, network: 
     ):
         restore(network, state.best if is_best else state.trained)
         weights = files.state
-    mean = load_mean_image(files.mean_image, preprocessing.image) if preprocessing.normalization.mean_image else None
-    figures = json.loads(files.result.read_text(encoding="utf-8")) if files.result.exists() else {}
-    return TrainedRun(network.eval(), preprocessing, mean, names, config, files.val, weights, figures)
+    return trained_run(files, network, weights=weights)
+
+
+def trained_run(files: RunFiles, network: nn.Module, *, weights: Path) -> TrainedRun:
+    """Return a network that is in memory, with what the run folder says about it; `weights` is the file it equals."""
+    settings = read_settings(files)
+    preprocessing = Preprocessing.from_dict(settings["preprocessing"])
+    return TrainedRun(
+        network=network.cpu().eval(),
+        preprocessing=preprocessing,
+        mean_image=load_mean_image(files.mean_image, preprocessing.image)
+        if preprocessing.normalization.mean_image
+        else None,
+        class_names=tuple(files.classes.read_text(encoding="utf-8").splitlines()),
+        config=FineTuneConfig.from_dict(settings["config"]),
+        val=files.val,
+        weights=weights,
+        figures=json.loads(files.result.read_text(encoding="utf-8")) if files.result.exists() else {},
+    )
 
 
 def _with_depths(model: Model) -> Model:

@@ -83,6 +83,8 @@ def cache_features(
             problem = str(error)
         found = [result for result in distributed.all_gather((problem, next_way)) if result[0]]
         if not found:
+            if features:
+                features.close()
             return features, computation
         problem, next_way = found[0]
         logger.warning("the frozen part runs in %s, not %s: %s", next_way, computation, problem)

@@ -239,6 +239,10 @@ class FrozenFeatures:
                 exact, rounded = (store.rows([keys[index] for index in found]) for store in stores)
                 yield found, torch.from_numpy(exact), torch.from_numpy(rounded)
 
+    def close(self) -> None:
+        """Free what computed the features."""
+        self._runtime.close()
+
     def _precision_of(self, images: ImageSet) -> Precision:
         return "fp32" if images is self._validation else self._precision
 

@@ -18,13 +18,12 @@ from torch import nn
 
 from mlimages.core import (
     BrokenImage,
+    LabeledPath,
     MissingExtraError,
     NetworkSummary,
     NoProgress,
     Progress,
     RunError,
-    as_path,
-    demand_free,
     html_images,
     html_table,
     relative_name,
@@ -32,13 +31,12 @@ from mlimages.core import (
     wilson_interval,
     write_text,
 )
-from mlimages.export import ExportOptions, KnownOutput, TrainedNetwork, export_network
-from mlimages.inference import Known, OnnxBundle, PredictionSets
-from mlimages.labels import LabelFile
+from mlimages.export import KnownOutput, NetworkOutputs
+from mlimages.inference import Known, PredictionSets
 from mlimages.networks import summarize_model
-from mlimages.reports import RunFiles, estimated_errors, find_suspects, read_run, write_model_card, write_suspects
+from mlimages.reports import RunFiles, estimated_errors, find_suspects, read_run, write_suspects
 from mlimages.training import distributed
-from mlimages.training.checkpoints import TrainingState, load_run, restore
+from mlimages.training.checkpoints import TrainingState, restore, trained_run
 from mlimages.training.data import Job
 from mlimages.training.head import compute_head_inputs
 from mlimages.training.known import (
@@ -46,11 +44,10 @@ from mlimages.training.known import (
     MIN_VALIDATION_IMAGES,
     conformal_thresholds,
     fit_known,
-    load_known,
     save_known,
 )
 from mlimages.training.loop import Validation, validate
-from mlimages.training.reproduction import read_provenance
+from mlimages.training.run_export import export_run, export_trained
 
 logger = logging.getLogger(__name__)
 
@@ -171,7 +168,12 @@ def finish(
                 "the model has no `known` output: it requires at least %d validation images",
                 MIN_VALIDATION_IMAGES,
             )
-    if export:
+    if export and distributed.world_size() == 1 and job.device.type == "cpu":
+        items = tuple(LabeledPath(job.val.images[n].path, job.val.images[n].label) for n in validation.indices)
+        outputs = NetworkOutputs(items, validation.logits.numpy())
+        trained = trained_run(files, network, weights=files.state if state.depths_share else files.best)
+        export_trained(files, trained, files.onnx, outputs=outputs, overwrite=True, progress=progress)
+    elif export:
         export_run(files.folder, files.onnx, network=custom, overwrite=True, progress=progress)
     result = FineTuneResult(
         run=files.folder,
@@ -265,61 +267,6 @@ def draw(run: Path, *, progress: Progress | None = None) -> Path | None:
     progress.advance()
     progress.close()
     return page
-
-
-def export_run(
-    run: str | os.PathLike[str],
-    out: str | os.PathLike[str],
-    *,
-    options: ExportOptions | None = None,
-    network: nn.Module | None = None,
-    overwrite: bool = False,
-    progress: Progress | None = None,
-) -> OnnxBundle:
-    """Export the best network of a run to ONNX, with its provenance as metadata, and write a model card.
-
-    A README.md that mlimages did not write is not replaced.
-
-    Args:
-        run: run folder.
-        out: ONNX file to write.
-        options: options of the export.
-        network: the custom network of the run; its weights are replaced.
-        overwrite: replace a file that mlimages did not write, or that was changed since.
-        progress: shows the number of validation images compared.
-
-    Returns:
-        The exported file, ready for `predictor`.
-
-    Raises:
-        InputError: the file exists, and mlimages did not write it or it was changed since; not with `overwrite`.
-        RunError: `run` is not a run folder.
-        ExportError: its outputs differ from the network's; nothing is written. The message names the worst image.
-
-    >>> export_run("runs/first", "first.onnx").class_names
-    ('cats', 'dogs')
-    """
-    demand_free([as_path(out)], overwrite=overwrite)
-    files, loaded = RunFiles(Path(run)), load_run(run, network=network)
-    trained = TrainedNetwork(
-        loaded.network,
-        loaded.preprocessing,
-        loaded.class_names,
-        loaded.config.model,
-        loaded.mean_image,
-        load_known(files),
-    )
-    bundle = export_network(
-        trained,
-        out,
-        validation=LabelFile(files.val),
-        options=options,
-        provenance=read_provenance(files, loaded.weights),
-        overwrite=overwrite,
-        progress=progress,
-    )
-    write_model_card(bundle)
-    return bundle
 
 
 def summarize_run(run: str | os.PathLike[str]) -> NetworkSummary:

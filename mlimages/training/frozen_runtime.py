@@ -47,6 +47,10 @@ class FrozenRuntime:
             return f"openvino {version('openvino')} {precision}"
         return frozen_precision(self._device) if precision == "fp32" else precision
 
+    def close(self) -> None:
+        """Free the converted network."""
+        self._converted = self._compiled = None
+
     def __call__(self, x: Tensor, precision: Precision) -> tuple[Tensor, ...]:
         """Compute the features of normalized images `(N, C, H, W)`.
 

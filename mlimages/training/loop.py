@@ -59,13 +59,18 @@ class Validation:
 
     Attributes:
         metrics: metrics of the validation set.
-        probabilities: float32 `(N, classes)`.
+        logits: float32 `(N, classes)`.
         indices: index of each row's image in the validation set; images that can no longer be read are missing.
     """
 
     metrics: Metrics
-    probabilities: Tensor
+    logits: Tensor
     indices: tuple[int, ...]
+
+    @property
+    def probabilities(self) -> Tensor:
+        """Probabilities, float32 `(N, classes)`."""
+        return self.logits.softmax(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +240,7 @@ def validate(network: nn.Module, source: BatchSource, images: ImageSet) -> Valid
     labels = images.labels[found]  # (N,)
     correct = int((rows["logits"].argmax(1) == labels).sum())
     metrics = Metrics(float(nn.functional.cross_entropy(rows["logits"], labels)), correct, len(labels))
-    return Validation(metrics, rows["logits"].softmax(1), tuple(found.tolist()))
+    return Validation(metrics, rows["logits"], tuple(found.tolist()))
 
 
 def make_optimizer(network: nn.Module, config: FineTuneConfig, *, lr: float) -> torch.optim.Optimizer:

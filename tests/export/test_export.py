@@ -314,3 +314,16 @@ def test_the_repr_of_a_trained_network_is_one_line() -> None:
     assert repr(trained("lenet5", classes=7)) == (
         "TrainedNetwork('lenet5', 28 x 28 px, classes: class0, class1, class2, class3, class4 and 2 more)"
     )
+
+
+def test_new_metadata_replaces_the_old_and_leaves_the_network(plain: OnnxBundle, tmp_path: Path) -> None:
+    copy = replace(plain, path=tmp_path / "copy.onnx", class_names=("x" * 300, "y"))
+    copy.write(plain.path)
+    copy.write(copy.path)
+    before, after = onnx.load(plain.path), onnx.load(copy.path)
+    names = [entry.key for entry in after.metadata_props]
+    assert names == sorted({entry.key for entry in before.metadata_props})
+    assert OnnxBundle.read(copy.path).class_names == copy.class_names
+    for model in (before, after):
+        del model.metadata_props[:]
+    assert before == after

@@ -80,7 +80,7 @@ def test_where_leave_one_out_prefers_the_last_layer_the_run_is_one_on_the_last_l
 
 @pytest.mark.parametrize("options", [{"freeze": "conv4"}, {"weights": "none", "freeze": "head"}], ids=str)
 def test_all_depths_need_a_frozen_pretrained_network(config: FineTuneConfig, options: dict[str, str]) -> None:
-    with pytest.raises(InputError, match="--head all-depths needs --freeze head and pretrained weights"):
+    with pytest.raises(InputError, match="--head all-depths requires --freeze head and pretrained weights"):
         replace(config, **options)  # type: ignore[arg-type]
 
 

@@ -1,0 +1,87 @@
+"""Export the network of a run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from torch import nn
+
+from mlimages.core import Progress, as_path, demand_free
+from mlimages.export import ExportOptions, NetworkOutputs, TrainedNetwork, export_network
+from mlimages.inference import OnnxBundle
+from mlimages.labels import LabelFile
+from mlimages.reports import RunFiles, write_model_card
+from mlimages.training.checkpoints import TrainedRun, load_run
+from mlimages.training.known import load_known
+from mlimages.training.reproduction import read_provenance
+
+
+def export_run(
+    run: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    options: ExportOptions | None = None,
+    network: nn.Module | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> OnnxBundle:
+    """Export the best network of a run to ONNX, with its provenance as metadata, and write a model card.
+
+    A README.md that mlimages did not write is not replaced.
+
+    Args:
+        run: run folder.
+        out: ONNX file to write.
+        options: options of the export.
+        network: the custom network of the run; its weights are replaced.
+        overwrite: replace a file that mlimages did not write, or that was changed since.
+        progress: shows the number of validation images compared.
+
+    Returns:
+        The exported file, ready for `predictor`.
+
+    Raises:
+        InputError: the file exists, and mlimages did not write it or it was changed since; not with `overwrite`.
+        RunError: `run` is not a run folder.
+        ExportError: its outputs differ from the network's; nothing is written. The message names the worst image.
+
+    >>> export_run("runs/first", "first.onnx").class_names
+    ('cats', 'dogs')
+    """
+    demand_free([as_path(out)], overwrite=overwrite)
+    loaded = load_run(run, network=network)
+    return export_trained(RunFiles(Path(run)), loaded, out, options=options, overwrite=overwrite, progress=progress)
+
+
+def export_trained(
+    files: RunFiles,
+    loaded: TrainedRun,
+    out: str | os.PathLike[str],
+    *,
+    options: ExportOptions | None = None,
+    overwrite: bool,
+    progress: Progress | None,
+    outputs: NetworkOutputs | None = None,
+) -> OnnxBundle:
+    """Export a loaded network; `outputs` are its logits for the validation images, if they are known."""
+    trained = TrainedNetwork(
+        loaded.network,
+        loaded.preprocessing,
+        loaded.class_names,
+        loaded.config.model,
+        loaded.mean_image,
+        load_known(files),
+    )
+    bundle = export_network(
+        trained,
+        out,
+        validation=LabelFile(files.val),
+        options=options,
+        provenance=read_provenance(files, loaded.weights),
+        overwrite=overwrite,
+        progress=progress,
+        outputs=outputs,
+    )
+    write_model_card(bundle)
+    return bundle
