@@ -64,7 +64,7 @@ class WebRuntime:
             files = {name: (package / "dist" / file).read_bytes() for name, file in _NAMES.items()}
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise InputError(
-                f"{package} is not an installed onnxruntime-web ({error}): run `npm install onnxruntime-web` and give "
+                f"{package} is not an installed onnxruntime-web: run `npm install onnxruntime-web` and give "
                 "node_modules/onnxruntime-web"
             ) from error
         return cls(version, {name: f"./{name}" for name in files}, _digests(files), files, origin="")
