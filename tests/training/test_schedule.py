@@ -67,6 +67,7 @@ def test_metrics_of_unequal_batches_add_up() -> None:
     assert (together.loss, together.correct, together.count) == (pytest.approx(0.65), 4, 10)
     assert together.accuracy == 0.4
     assert Metrics(0.0, 0, 0) + Metrics(0.0, 0, 0) == Metrics(0.0, 0, 0)
+    assert Metrics(2.0, 1, 1) + Metrics(0.0, 0, 0) == Metrics(2.0, 1, 1)
     assert Metrics(0.0, 0, 0).accuracy == 0.0
     assert Metrics(1.0, 1, 1).accuracy == 1.0
 
