@@ -191,6 +191,7 @@ def test_a_page_that_cannot_work_says_why(site: Site, open_page: OpenPage) -> No
     damaged = Host(site.folder / "damaged")
     page = open_page(damaged.url)
     wait_for(page, "document.getElementById('status').className === 'bad'")
+    assert "ort.wasm could not be loaded" in page.evaluate("document.getElementById('status').textContent")
     damaged.stop()
 
 

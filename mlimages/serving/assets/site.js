@@ -4,8 +4,13 @@ const MAX_PIXELS = 16e6;  // of a canvas on iOS; larger photographs are scaled d
 const PLACES = [["top left", "top", "top right"], ["left", "centre", "right"], ["bottom left", "bottom", "bottom right"]];
 let ort, model, session, turn = Promise.resolve();
 
+function unreachable(path, error) {
+  const advice = path.startsWith("https:") ? ". Export with --ort-web to put onnxruntime-web beside the page" : "";
+  return new Error(path + " could not be loaded, or is another file than expected (" + error.message + ")" + advice);
+}
+
 async function read(path, options) {
-  const response = await fetch(path, options);
+  const response = await fetch(path, options).catch(error => { throw unreachable(path, error); });
   if (!response.ok) throw new Error(path + ": HTTP " + response.status);
   return response;
 }
@@ -20,7 +25,9 @@ async function load() {
   say("Loading the model, " + (model.bytes / 1e6).toFixed(0) + " MB …");
   const bytes = async response => (await response).arrayBuffer();
   const [module, wasm, file] = await Promise.all([
-    import(RUNTIME.script), bytes(read(RUNTIME.wasm, {integrity: RUNTIME.integrity})), bytes(read("model.onnx")),
+    import(RUNTIME.script).catch(error => { throw unreachable(RUNTIME.script, error); }),
+    bytes(read(RUNTIME.wasm, {integrity: RUNTIME.integrity})),
+    bytes(read("model.onnx")),
   ]);
   ort = module;
   Object.assign(ort.env.wasm, {numThreads: 1, wasmBinary: wasm});
