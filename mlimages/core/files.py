@@ -263,7 +263,7 @@ def file_lock(path: Path, error_if_locked: MlimagesError, *, timeout_s: float = 
     On Windows, and on file systems without locks, nothing is locked. NFS locks files, not folders.
 
     Args:
-        in_use: raised if another process holds the lock.
+        error_if_locked: raised if another process holds the lock.
         timeout_s: how long to wait, since a killed process releases it with a delay.
     """
     try:
@@ -274,7 +274,10 @@ def file_lock(path: Path, error_if_locked: MlimagesError, *, timeout_s: float = 
 
     def acquire() -> int | None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:  # another process has just removed the empty folder
+            return None
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

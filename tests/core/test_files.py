@@ -69,3 +69,19 @@ def test_a_file_system_that_cannot_lock_is_written_all_the_same(
     monkeypatch.setattr(fcntl, "flock", unsupported)
     with file_lock(tmp_path / ".lock", RunError("in use")), file_lock(tmp_path / ".lock", RunError("in use")):
         pass
+
+
+def test_a_folder_that_another_process_removes_meanwhile_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, opened = tmp_path / "out" / ".gather", os.open
+    removals = iter([True])
+
+    def open_late(path: Path, *args: int) -> int:
+        if next(removals, False):
+            folder.rmdir()
+        return opened(path, *args)
+
+    monkeypatch.setattr(os, "open", open_late)
+    with file_lock(folder / "one.lock", RunError("in use")):
+        assert (folder / "one.lock").exists()
