@@ -30,6 +30,14 @@ class GroupedCommand(TyperCommand):
             for piece in super().collect_usage_pieces(ctx)
         ]
 
+    def invoke(self, ctx: Any) -> Any:
+        """Check the label files before the body imports anything slow."""
+        for param in self.get_params(ctx):
+            if "LABELS" in (kinds := str(param.metavar or "").removesuffix("...").split("|")):
+                for source in _as_list(ctx.params.get(param.name)):
+                    demand_labels(source, allow_image="MEAN" in kinds)
+        return super().invoke(ctx)
+
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write one section for the arguments, then one for each group of options."""
         sections: dict[str, list[tuple[str, str]]] = {}
@@ -56,6 +64,22 @@ class ThresholdsCommand(GroupedCommand):
         with formatter.section("Thresholds (--threshold NAME=VALUE)"):
             rows = [(f"{field.name}={field.default}", field.option.help) for field in option_fields(Thresholds)]
             formatter.write_dl(rows, col_max=24)
+
+
+def demand_labels(source: Path, *, allow_image: bool = False) -> None:
+    """Raise InputError if there is nothing at a local path, or an image."""
+    from mlimages.labels import IMAGE_SUFFIXES
+
+    if ":/" in str(source):  # an address
+        return
+    if not source.exists():
+        raise InputError(f"no folder or label file at {source}: create one with `mlimages label FOLDER`")
+    if source.suffix.lower() in IMAGE_SUFFIXES and source.is_file() and not allow_image:
+        raise InputError(f"{source} is an image: give a folder of class folders, or a label file")
+
+
+def _as_list(value: Any) -> list[Path]:
+    return list(value) if isinstance(value, list | tuple) else [] if value is None else [value]
 
 
 def _row(param: Any, ctx: Any) -> tuple[str, tuple[str, str]]:

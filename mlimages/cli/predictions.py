@@ -142,6 +142,7 @@ def evaluation_text(found: Evaluation) -> str:
     lines = [
         f"accuracy {_percent(accuracy.value)} ({_percent(accuracy.low)} to {_percent(accuracy.high)}) "
         f"on {counted(found.count, 'image')}",
+        *filter(None, [found.training_note]),
         f"loss {found.loss:.3f}, calibration error {found.calibration_error:.3f}",
         f"{'class':{width}}    images  precision  recall     F1",
     ]
@@ -194,25 +195,26 @@ def _text(result: Prediction | BrokenImage) -> str:
     if isinstance(result, BrokenImage):
         return f"broken, {result.fault}: {result.detail}"
     classes = ", ".join(f"{score.class_name} {_percent(score.probability)}" for score in result.top)
-    if not result.known:
+    if result.known is False:
         return f"none of these (nearest: {classes})"
-    return f"{' or '.join(result.prediction_set)} ({classes})" if len(result.prediction_set) > 1 else classes
+    likely = result.prediction_set or ()
+    return f"{' or '.join(likely)} ({classes})" if len(likely) > 1 else classes
 
 
 def values(result: Prediction | BrokenImage) -> dict[str, object]:
     """Return a result as JSON types."""
     if isinstance(result, BrokenImage):
         return asdict(result)
-    return {"path": result.path, "class_name": result.class_name if result.known else None, **asdict(result)}
+    return {"path": result.path, "class_name": None if result.known is False else result.class_name, **asdict(result)}
 
 
 def _cells(result: Prediction | BrokenImage) -> list[object]:
     if isinstance(result, BrokenImage):
         return [result.fault]
     score = "" if result.known_score is None else f"{result.known_score:.6f}"
-    classes = "|".join(map(_cell, result.prediction_set))
+    classes = "|".join(map(_cell, result.prediction_set or ()))
     pairs = [cell for score in result.top for cell in (_cell(score.class_name), f"{score.probability:.6f}")]
-    return ["" if result.known else "unknown", score, classes, *pairs]
+    return ["unknown" if result.known is False else "", score, classes, *pairs]
 
 
 def _cell(text: str) -> str:

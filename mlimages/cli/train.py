@@ -107,6 +107,7 @@ def _table(result: FineTuneResult) -> str:
         "before": "" if result.probe_accuracy is None else f"{result.probe_accuracy:.1%} with the closed-form head",
         "images": f"{result.train_images} for training, {result.val_images} for validation",
         "skipped": ", ".join(f"{each.path} ({each.fault})" for each in result.broken[:3]) + more,
+        "without": result.known_note,
         "classes": ", ".join(result.classes),
         "network": f"{result.model}, frozen: {result.freeze}"
         + (f"; the classifier uses all depths (share {result.depths_share:g})" if result.depths_share else ""),

@@ -179,17 +179,17 @@ class Prediction:
     Attributes:
         path: the given path; empty for bytes and arrays.
         known: whether the image resembles the training images (the model's output `known` is at least 0.5) and its
-            highest probability reaches the model's threshold; True if the model has neither.
+            highest probability reaches the model's threshold; None if the model has neither.
         known_score: the output `known` (0..1); None if the model has no such output.
-        prediction_set: classes that include the true one in at least 90 % of cases, most probable first; empty if the
+        prediction_set: classes that include the true one in at least 90 % of cases, most probable first; None if the
             model has no threshold for it.
     """
 
     path: str
     top: tuple[ClassScore, ...]
-    known: bool = True
+    known: bool | None = None
     known_score: float | None = None
-    prediction_set: tuple[str, ...] = ()
+    prediction_set: tuple[str, ...] | None = None
 
     @property
     def class_name(self) -> str:

@@ -36,7 +36,9 @@ def copy_by_class(results: Iterable[Prediction | BrokenImage], folder: Path) -> 
     for result in results:
         if isinstance(result, Prediction) and result.path:
             source = as_path(result.path)
-            target = folder / (_folder_name(result.class_name, result.top[0].label) if result.known else "unknown")
+            target = folder / (
+                _folder_name(result.class_name, result.top[0].label) if result.known is not False else "unknown"
+            )
             target.mkdir(parents=True, exist_ok=True)
             _copy_beside(source, target / source.name)
         yield result

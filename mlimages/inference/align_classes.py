@@ -16,9 +16,11 @@ def match_labels(labels: LabelFile, bundle: OnnxBundle) -> list[LabeledPath]:
     names, (used, (given,)) = bundle.class_names, share_classes([labels])
     unknown = [name for name in used if name not in names]
     if unknown:
+        where, advice = labels.path, ", as listed in NAME_class_def.txt beside the label file"
+        if not where.exists():  # a folder has no label file
+            where, advice = labels.img_root, ": rename its folder, or move it away"
         raise InputError(
-            f"{labels.path} has the class {unknown[0]!r}, which is not in {bundle.path} (its classes: "
-            f"{', '.join(names[:5])}{' ...' if len(names) > 5 else ''}): classes are matched by name, as listed in "
-            "NAME_class_def.txt beside the label file"
+            f"{where} has the class {unknown[0]!r}, which is not in {bundle.path} (its classes: "
+            f"{', '.join(names[:5])}{' ...' if len(names) > 5 else ''}): classes are matched by name{advice}"
         )
     return [LabeledPath(item.path, names.index(given[item.label])) for item in labels]

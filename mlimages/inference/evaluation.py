@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import time
 from collections.abc import Sequence
@@ -33,8 +32,6 @@ from mlimages.inference.explanation import hide_middle
 from mlimages.inference.predictor import Predictor, TimedResult
 from mlimages.labels import LabelFile
 
-logger = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True, slots=True)
 class Timing:
@@ -58,6 +55,8 @@ class Evaluation:
         images_per_s: throughput of all workers together.
         decode_ms, network_ms: latency of one image in one worker.
         middle_hidden: accuracy with the centre of the images masked; None if it was not measured.
+        trained_on, chosen_on: number of images that the model was trained on, and on which its epoch was chosen, as
+            listed in the run folder of the model; 0 if the model is in no run folder.
     """
 
     class_names: tuple[str, ...]
@@ -71,12 +70,15 @@ class Evaluation:
     decode_ms: Timing
     network_ms: Timing
     middle_hidden: Share | None = None
+    trained_on: int = 0
+    chosen_on: int = 0
 
     def __repr__(self) -> str:
         accuracy = self.accuracy
         return (
             f"Evaluation(accuracy={accuracy.value:.4f} ({accuracy.low:.4f} to {accuracy.high:.4f}), "
-            f"count={self.count}, broken={len(self.broken)}, classes={len(self.class_names)})"
+            f"count={self.count}, trained_on={self.trained_on}, chosen_on={self.chosen_on}, "
+            f"broken={len(self.broken)}, classes={len(self.class_names)})"
         )
 
     @property
@@ -94,6 +96,13 @@ class Evaluation:
         """Precision, recall and F1 of each class."""
         return scores.class_scores(self.confusion, self.class_names)
 
+    @property
+    def training_note(self) -> str:
+        """A sentence on the images that the training has used; empty if there are none."""
+        parts = (f"{self.trained_on} trained this model", f"{self.chosen_on} chose its epoch")
+        used = [text for text, count in zip(parts, (self.trained_on, self.chosen_on), strict=True) if count]
+        return f"of these images {' and '.join(used)}: expect less on new images" if used else ""
+
     def to_json(self) -> str:
         """Return the results as JSON; shares are in 0..1, each with its 95 % interval."""
         accuracy = self.accuracy
@@ -101,6 +110,8 @@ class Evaluation:
             "accuracy": accuracy.value,
             "interval": [accuracy.low, accuracy.high],
             "count": self.count,
+            "trained_on": self.trained_on,
+            "chosen_on": self.chosen_on,
             "per_class": {each.name: _class_json(each) for each in self.per_class},
             "confusion": self.confusion,
             "loss": self.loss,
@@ -145,7 +156,6 @@ def evaluate(
     labels = labels if isinstance(labels, LabelFile) else LabelFile(os.fspath(labels))
     names = predictor.bundle.class_names
     items = match_labels(labels, predictor.bundle)
-    _warn_of_training_images(predictor.bundle, items)
     begin = time.perf_counter()
     answers = _predict_all(predictor, items, progress or NoProgress())
     elapsed_s = time.perf_counter() - begin
@@ -169,11 +179,13 @@ def evaluate(
         broken=broken,
         loss=-float(np.log(np.maximum(probabilities[np.arange(len(truth)), truth], 1e-7)).mean()),
         calibration_error=expected_calibration_error(probabilities, truth),
-        unknown=sum(not result.known for result, _, _ in good),
+        unknown=sum(result.known is False for result, _, _ in good),
         images_per_s=len(answers) / elapsed_s,
         decode_ms=_timing([answer.decode_s for _, _, answer in good]),
         network_ms=_timing([answer.network_s for _, _, answer in good]),
         middle_hidden=_middle_hidden(predictor, items, explain) if explain else None,
+        trained_on=_count_listed(items, predictor.bundle, "train.txt"),
+        chosen_on=_count_listed(items, predictor.bundle, "val.txt"),
     )
 
 
@@ -191,17 +203,13 @@ def _class_json(one: ClassScores) -> dict[str, object]:
     return {"count": one.count, **{key: [share.value, share.low, share.high] for key, share in shares.items()}}
 
 
-def _warn_of_training_images(bundle: OnnxBundle, items: Sequence[LabeledPath]) -> None:
-    """Log how many of the images the model was trained on, if its file is in the run folder that lists them."""
-    listed = bundle.path.absolute().parent / "train.txt"
-    if listed.exists() and (listed.parent / "config.json").exists():
-        trained = {item.path.resolve() for item in LabelFile(listed)}
-        if count := sum(item.path.resolve() in trained for item in items):
-            logger.warning(
-                "%d of the %d images are training images of this model: the accuracy on new images will be lower",
-                count,
-                len(items),
-            )
+def _count_listed(items: Sequence[LabeledPath], bundle: OnnxBundle, name: str) -> int:
+    """Return how many of the images a label file of the run lists, if the model's file is in a run folder."""
+    listed = bundle.path.absolute().with_name(name)
+    if not (listed.exists() and listed.with_name("config.json").exists()):
+        return 0
+    paths = {item.path.resolve() for item in LabelFile(listed)}
+    return sum(item.path.resolve() in paths for item in items)
 
 
 def _predict_all(predictor: Predictor, items: Sequence[LabeledPath], progress: Progress) -> list[TimedResult]:

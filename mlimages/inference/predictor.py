@@ -64,12 +64,12 @@ class Row:
     Attributes:
         probabilities: float32 `(classes,)`.
         known: similarity to the training images (0..1); None if the file has no such output.
-        set_labels: class indices of the prediction set, the most probable first.
+        set_labels: class indices of the prediction set, the most probable first; None if the file has no threshold.
     """
 
     probabilities: NDArray[np.float32]
     known: float | None = None
-    set_labels: tuple[int, ...] = ()
+    set_labels: tuple[int, ...] | None = None
 
 
 def prediction_set(shares: NDArray[np.floating], threshold: float) -> tuple[int, ...]:
@@ -182,7 +182,7 @@ class Predictor:
             Row(
                 probabilities[n],
                 None if known is None else float(known[n]),
-                () if shares is None else prediction_set(shares[n], thresholds[SET_LEVEL]),
+                None if shares is None else prediction_set(shares[n], thresholds[SET_LEVEL]),
             )
             for n in range(len(pixels))
         ]
@@ -196,13 +196,15 @@ class Predictor:
         order: list[int] = (-row.probabilities).argsort(kind="stable")[:top].tolist()
         names = self.bundle.class_names
         scores = tuple(ClassScore(names[label], label, float(row.probabilities[label])) for label in order)
-        is_near = row.known is None or row.known >= KNOWN_AT
+        known = None if row.known is None else row.known >= KNOWN_AT
+        if self.bundle.unknown_below:
+            known = known is not False and scores[0].probability >= self.bundle.unknown_below
         return Prediction(
             path,
             scores,
-            known=is_near and scores[0].probability >= self.bundle.unknown_below,
+            known=known,
             known_score=row.known,
-            prediction_set=tuple(names[label] for label in row.set_labels),
+            prediction_set=None if row.set_labels is None else tuple(names[label] for label in row.set_labels),
         )
 
 

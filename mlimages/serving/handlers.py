@@ -140,11 +140,11 @@ def _result(name: str, result: Prediction | ProblemError, top: int) -> schemas.I
         return schemas.ImageResult(name=name, error=schemas.Problem(code=result.code, message=result.message))
     return schemas.ImageResult(
         name=name,
-        class_name=result.class_name if result.known else None,
+        class_name=None if result.known is False else result.class_name,
         probability=result.probability,
         known=result.known,
         known_score=result.known_score,
-        prediction_set=list(result.prediction_set),
+        prediction_set=None if result.prediction_set is None else list(result.prediction_set),
         top=[schemas.Score(**asdict(score)) for score in result.top[:top]],
     )
 

@@ -151,7 +151,7 @@ def _tensors(results: list[Prediction | ProblemError], bundle: OnnxBundle) -> di
         known[n] = result.known_score or 0.0
         for score in result.top:
             probabilities[n, score.label] = score.probability
-            sets[n, score.label] = score.class_name in result.prediction_set
+            sets[n, score.label] = score.class_name in (result.prediction_set or ())
     return {PROBABILITIES: probabilities, KNOWN: known, schemas.PREDICTION_SET: sets}
 
 

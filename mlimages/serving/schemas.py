@@ -63,11 +63,15 @@ class ImageResult(Model):
     name: str = Field(description="The file name in the form; empty for a raw body.")
     class_name: str | None = Field(default=None, description="The most probable class; null if unknown.")
     probability: float | None = Field(default=None, description="Of the most probable class.")
-    known: bool | None = Field(default=None, description="False for an image of none of the classes.")
+    known: bool | None = Field(
+        default=None, description="False for an image of none of the classes; null if the model cannot tell."
+    )
     known_score: float | None = Field(
         default=None, description="Output `known` of the file, 0 to 1; null if it has none."
     )
-    prediction_set: list[str] | None = Field(default=None, description="Contains the true class in 90 % of cases.")
+    prediction_set: list[str] | None = Field(
+        default=None, description="Contains the true class in 90 % of cases; null if the model has no sets."
+    )
     top: list[Score] | None = None
     error: Problem | None = None
 

@@ -103,7 +103,10 @@ class FineTuneConfig(TableOptions):
     labels: Annotated[Path, Option("Label file, or folder of class folders, to train on.", metavar="LABELS|FOLDER")]
     out: Annotated[Path, Option("Run folder.", "Output", ("-o", "--out"), metavar="RUN", default_text="runs/LABELS")]
     val: Annotated[
-        Path | None, Option("Label file or folder to validate on.", "Data", default_text="a fifth of LABELS")
+        Path | None,
+        Option(
+            "Label file or folder to validate on.", "Data", metavar="LABELS|FOLDER", default_text="a fifth of LABELS"
+        ),
     ] = None
     skip_unavailable: Annotated[bool, Option("Skip remote images that cannot be downloaded.", "Data", is_rare=True)] = (
         False

@@ -117,6 +117,13 @@ class FineTuneResult:
         paths = {"run": str(self.run), "onnx": None if self.onnx is None else str(self.onnx)}
         return {**asdict(self), **paths}
 
+    @property
+    def known_note(self) -> str:
+        """Why the model has no output `known` and no prediction sets; empty if it has them."""
+        if RunFiles(self.run).known.exists():
+            return ""
+        return f"`known` and prediction sets: they require at least {MIN_VALIDATION_IMAGES} validation images"
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], files: RunFiles) -> FineTuneResult:
         """Create a result from the values of `to_dict` and the paths of a run folder.
@@ -160,14 +167,8 @@ def finish(
     validation = validate(network, job.source, job.val)
     known = _fit_known(job, state, validation) if len(job.val) >= MIN_VALIDATION_IMAGES else None
     export = export and distributed.is_main_process()
-    if distributed.is_main_process():
-        if known:
-            save_known(known, files)
-        else:
-            logger.info(
-                "the model has no `known` output: it requires at least %d validation images",
-                MIN_VALIDATION_IMAGES,
-            )
+    if known and distributed.is_main_process():
+        save_known(known, files)
     if export and distributed.world_size() == 1 and job.device.type == "cpu":
         items = tuple(LabeledPath(job.val.images[n].path, job.val.images[n].label) for n in validation.indices)
         outputs = NetworkOutputs(items, validation.logits.numpy())

@@ -125,7 +125,12 @@ def read_label_files(config: FineTuneConfig) -> LabeledImages:
     ]
     used = {item.label for item in found[0]}
     if new := [names[label] for label in sorted({item.label for item in found[-1]} - used)]:
-        raise InputError(f"{val or labels}: no training image of {', '.join(new)} in {labels}: leave the class out")
+        val_file = files[-1] or parts["val"]
+        where = val_file.path if val_file.path.exists() else val_file.img_root  # a folder has no label file
+        raise InputError(
+            f"{where}: no training image of {', '.join(new)}: add some to the training set, or remove "
+            f"{'this class' if len(new) == 1 else 'these classes'} from {where.name}"
+        )
     if len(names) < 2:
         raise InputError(f"{labels}: one class only ({', '.join(names) or 'none'}): a classifier needs two")
     return LabeledImages(names, found[0], found[1] if len(found) > 1 else None)

@@ -179,10 +179,13 @@ def test_links_in_a_circle_and_what_may_not_be_read_cost_themselves_alone(folder
         (["label", "data", "--classes", "none.txt"], "none.txt: No such file or directory"),
         (["check", "data/ants"], "images and no class folders: create a folder per class"),
         (["mean", "data/empty"], "no images in data/empty: expected a folder per class"),
-        (["check", "none.txt"], "no label file at none.txt: create one with `mlimages label FOLDER`"),
+        (["check", "data", "none.txt"], "no folder or label file at none.txt: create one with `mlimages label FOLDER`"),
+        (["finetune", "nosuch", "--val", "data"], "no folder or label file at nosuch"),
+        (["finetune", "data", "--val", "nosuch"], "no folder or label file at nosuch"),
+        (["evaluate", "MODEL", "data/bees/0.jpg"], "data/bees/0.jpg is an image: give a folder of class folders"),
         (["check", "data", "--threshold", "x=1"], "threshold 'x=1': expected NAME=VALUE"),
         (["check", "data", "--threshold", "blur=much"], "'much' is not a number"),
-        (["mean", "none.txt"], "no label file at none.txt"),
+        (["mean", "none.txt"], "no folder or label file at none.txt"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_line(folders: Path, run_cli: RunCli, words: list[str], said: str) -> None:

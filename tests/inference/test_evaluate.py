@@ -91,7 +91,16 @@ def test_the_figures_for_programs_have_stable_keys(
     cnn_bundle: OnnxBundle, items: list[LabeledPath], tmp_path: Path
 ) -> None:
     told = json.loads(evaluate(Predictor(cnn_bundle), labels(tmp_path, items)).to_json())
-    assert {"accuracy", "interval", "count", "per_class", "images_per_s", "calibration_error"} <= set(told)
+    assert {
+        "accuracy",
+        "interval",
+        "count",
+        "trained_on",
+        "chosen_on",
+        "per_class",
+        "images_per_s",
+        "calibration_error",
+    } <= set(told)
     assert set(told["per_class"]) == set(NAMES)
     assert set(told["per_class"]["class0"]) == {"count", "precision", "recall", "f1"}
     assert told["interval"][0] < told["accuracy"] < told["interval"][1]
@@ -124,7 +133,8 @@ def test_paths_are_taken_as_text_and_results_have_a_short_repr(cnn_bundle: OnnxB
     write_label_file(tmp_path / "val.txt", items, ("class0", "class1", "class2"))
     found = evaluate(str(cnn_bundle.path), str(tmp_path / "val.txt"))
     assert re.fullmatch(
-        r"Evaluation\(accuracy=[\d.]+ \([\d.]+ to [\d.]+\), count=3, broken=0, classes=3\)", repr(found)
+        r"Evaluation\(accuracy=[\d.]+ \([\d.]+ to [\d.]+\), count=3, trained_on=0, chosen_on=0, broken=0, classes=3\)",
+        repr(found),
     )
     assert repr(Predictor(str(cnn_bundle.path), workers=2)) == f"Predictor({str(cnn_bundle.path)!r}, workers=2)"
     assert len(repr(OnnxBundle.read(str(cnn_bundle.path)))) < 700

@@ -56,14 +56,21 @@ def test_known_and_the_set_reach_python_text_json_and_csv(
     assert ("none of these (nearest: " in text) == (not result.known)
     assert (" or ".join(names) in text) == (result.known and threshold == 0)
     (values,) = json.loads(run("--json"))
-    assert (values["known"], values["prediction_set"]) == (result.known, list(result.prediction_set))
+    assert (values["known"], values["prediction_set"]) == (result.known, list(result.prediction_set or ()))
     (row,) = csv.DictReader(run("--csv").splitlines())
     assert row["fault"] == ("" if result.known else "unknown")
     assert float(row["known"]) == pytest.approx(known)
-    assert row["set"] == "|".join(result.prediction_set)
+    assert row["set"] == "|".join(result.prediction_set or ())
 
 
-def test_a_file_without_them_says_nothing_of_either(cnn_bundle: OnnxBundle) -> None:
+def test_a_file_without_them_says_nothing_of_either(cnn_bundle: OnnxBundle, tmp_path: Path) -> None:
     (result,) = Predictor(cnn_bundle)(picture(1))
     assert isinstance(result, Prediction)
-    assert (result.known, result.known_score, result.prediction_set) == (True, None, ())
+    assert (result.known, result.known_score, result.prediction_set) == (None, None, None)
+    picture(1).save(tmp_path / "a.png")
+    said = [CliRunner().invoke(app, ["predict", str(cnn_bundle.path), str(tmp_path / "a.png"), each]).stdout
+            for each in ("--json", "--csv")]  # fmt: skip
+    (values,), (row,) = json.loads(said[0]), csv.DictReader(said[1].splitlines())
+    assert [values[key] for key in ("known", "known_score", "prediction_set")] == [None] * 3
+    assert values["class_name"] == result.class_name
+    assert [row[key] for key in ("fault", "known", "set")] == [""] * 3

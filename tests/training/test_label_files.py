@@ -1,5 +1,6 @@
 """The images and classes that a run takes from label files, tables and folders: compared by name."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def test_a_folder_is_taken_and_one_with_parts_as_both_files(tmp_path: Path) -> N
         (
             {"train.csv": "a.jpg,ant\nb.jpg,bee\n", "val.csv": "a.jpg,cow\nb.jpg,dog\n"},
             "val.csv",
-            "no image of cow, dog",
+            r"val.csv: no training image of cow, dog: .* or remove these classes from val.csv$",
         ),
     ],
 )
@@ -86,6 +87,10 @@ def test_a_folder_is_fine_tuned_and_evaluated_by_the_commands(tmp_path: Path, ru
     assert "the validation set has only one image of blue, green, red" in done.stderr
     evaluated = run_cli("evaluate", "run/model.onnx", "set/val", "--json")
     assert "set/val: 3 images, 3 classes" in evaluated.stderr
+    assert (json.loads(evaluated.stdout)["trained_on"], json.loads(evaluated.stdout)["chosen_on"]) == (0, 3)
+    assert "\nwithout   `known` and prediction sets: they require at least 19 validation images\n" in done.stdout
+    again = run_cli("evaluate", "run", "set/train")
+    assert "\nof these images 12 trained this model: expect less on new images\n" in again.stdout
     parts = run_cli("evaluate", "run/model.onnx", "set", check=False)
     assert "set contains the parts train, val of a dataset: choose one" in parts.stderr
 

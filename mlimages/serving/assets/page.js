@@ -88,12 +88,12 @@ function answer(backend, file, prediction) {
   const set = prediction.prediction_set || [], best = prediction.top[0];
   const name = set.length > 1 ? set.join(" or ") : best.class_name + ", " + percent(best.probability);
   show(file, (details, image) => {
-    if (!prediction.known) details.append(element("p", "None of these classes; the nearest are:"));
+    if (prediction.known === false) details.append(element("p", "None of these classes; the nearest are:"));
     else if (set.length > 1) details.append(element("p", set.join(" or ")));
     details.append(bars(prediction));
     if (backend.canExplain()) details.append(explainButton(backend, file, image));
   });
-  say((file.name || "The image") + ": " + (prediction.known ? name : "none of these (nearest: " + best.class_name + ")"));
+  say((file.name || "The image") + ": " + (prediction.known === false ? "none of these (nearest: " + best.class_name + ")" : name));
 }
 
 function start(backend) {

@@ -179,7 +179,7 @@ async function classify(file) {
   const {logits, probabilities, known} = await runPrepared(prepare(await decode(file)));
   const order = probabilities.map((_, label) => label).sort((a, b) => probabilities[b] - probabilities[a] || a - b);
   const name = label => ({class_name: model.classes[label], label, probability: probabilities[label]});
-  let set = [];
+  let set = null;
   if (model.set_threshold !== null) {
     const largest = Math.max(...logits), odds = logits.map(logit => Math.exp(logit - largest));
     const total = odds.reduce((sum, one) => sum + one);
@@ -187,9 +187,10 @@ async function classify(file) {
     if (!set.length) set = order.slice(0, 1);
   }
   return {
-    known: (!known || known[0] >= model.known_at) && probabilities[order[0]] >= model.threshold,
+    known: known || model.threshold
+      ? (!known || known[0] >= model.known_at) && probabilities[order[0]] >= model.threshold : null,
     known_score: known ? known[0] : null,
-    prediction_set: set.map(label => model.classes[label]),
+    prediction_set: set && set.map(label => model.classes[label]),
     top: order.slice(0, model.top).map(name),
   };
 }
