@@ -44,10 +44,10 @@ def files_of(folder: Path) -> dict[str, object]:
         "manifest": sorted(
             (row["url"], row["status"], row.get("path"), row.get("sha256")) for row in rows if "url" in row
         ),
-        "metrics": [line.split(",")[:4] for line in (folder / "runs/first/metrics.csv").read_text().splitlines()],
+        "metrics": [line.split(",")[:4] for line in (folder / "runs/links/metrics.csv").read_text().splitlines()],
         "names": sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()),
     }
-    same = ["labels_*.txt", "photos/[!.]*/*", "runs/first/[!l]*.txt", "runs/first/best.safetensors"]
+    same = ["labels_*.txt", "photos/[!.]*/*", "runs/links/[!l]*.txt", "runs/first/best.safetensors"]
     contents = {str(path.relative_to(folder)): path.read_bytes() for glob in same for path in folder.glob(glob)}
     assert len(contents) > 2 * PER_CLASS + 8
     return found | contents

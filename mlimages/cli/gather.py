@@ -40,6 +40,13 @@ _HINTS = {
     Reason.TOO_SMALL: "--min-size sets the minimum length of the shorter side",
 }
 """What a failure that most links share asks of the user."""
+_REMEDIES = {
+    Reason.PRIVATE_ADDRESS: "the address is private: add --allow-private",
+    Reason.UNKNOWN_HOST: "the host name does not exist: correct the link",
+}
+"""What an unfinished link asks of the user where the same command would fail again."""
+_AGAIN = "run the same command again"
+_NO_LINKS = "the source has no links"
 
 
 def register(app: typer.Typer) -> None:
@@ -248,17 +255,26 @@ def _print_plan(source: Any, *, as_json: bool) -> None:
     for label, count in plan.items():
         print(f"{label:<50} {'unknown' if count is None else count:>9}")
     known = [count for count in plan.values() if count is not None]
+    if not plan:
+        raise GatherError(f"no image can be gathered: {_NO_LINKS}")
     if known:
         print(f"{'total of ' + counted(len(plan), 'class'):<50} {sum(known):>9}")
 
 
 def _no_images_reason(summary: GatherSummary) -> str:
     if not summary.failed:
-        return "the source has no links"
+        return _NO_LINKS
     if summary.open == summary.failed:
         which = "the only link is" if summary.open == 1 else f"all {summary.open} links are"
-        return f"{which} unfinished: run the same command again"
+        return f"{which} unfinished: {'; '.join(_remedies(summary))}"
     return f"see {summary.out}/manifest.jsonl for the reason of each link"
+
+
+def _remedies(summary: GatherSummary) -> list[str]:
+    """Return what finishes the unfinished links; the same command, if it may, comes last."""
+    counts = {reason: summary.reasons.get(reason, 0) for reason in _REMEDIES}
+    found = [f"{_REMEDIES[reason]} ({counted(count, 'link')})" for reason, count in counts.items() if count]
+    return found + [_AGAIN] * (summary.open > sum(counts.values()) or not found)
 
 
 def _table(summary: GatherSummary) -> Iterator[str]:
@@ -275,8 +291,10 @@ def _table(summary: GatherSummary) -> Iterator[str]:
     yield f"{summary.ok} good{near}, {again}, {summary.failed} failed in {summary.out}"
     if summary.open:
         are_open = "1 link is" if summary.open == 1 else f"{summary.open:,} links are"
-        yield f"{are_open} unfinished: run the same command again"
-        yield f"  mlimages {shlex.join(sys.argv[1:])}"
+        remedies = _remedies(summary)
+        yield f"{are_open} unfinished: {'; '.join(remedies)}"
+        if _AGAIN in remedies:
+            yield f"  mlimages {shlex.join(sys.argv[1:])}"
     for host, pause_s in summary.waits_s.items():
         pause = f"{pause_s:.0f} s" if pause_s < 120 else f"{pause_s / 60:.0f} minutes"
         yield f"{host} asks to wait {pause}, longer than --max-wait"

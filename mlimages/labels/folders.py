@@ -42,12 +42,19 @@ class FolderLabels:
     Attributes:
         labels: all images.
         left_out: entries that were skipped (`name: reason`).
+        nested: folders inside class folders, which are read as part of them, in one line; "" for none.
         parts: train, val and test by name, with common class numbers, if the folder is split into parts.
     """
 
     labels: LabelFile
     left_out: tuple[str, ...]
     parts: Mapping[str, LabelFile] = field(default_factory=dict)
+    nested: str = ""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What to say about the folder, a line each."""
+        return (*([self.nested] if self.nested else []), *(f"left out: {text}" for text in self.left_out))
 
 
 def open_parts(source: LabelFile | str | os.PathLike[str], table: TableOptions | None = None) -> dict[str, LabelFile]:
@@ -71,9 +78,8 @@ def open_parts(source: LabelFile | str | os.PathLike[str], table: TableOptions |
         labels = label_dir_by_pattern(path, table.class_from)
         return {"": labels.with_notes([_summary_line(path, "", labels), *labels.notes])}
     found = label_dir_auto(path)
-    left_out = [f"left out: {what}" for what in found.left_out]
     parts = found.parts or {"": found.labels}
-    return {name: part.with_notes([_summary_line(path, name, part), *left_out]) for name, part in parts.items()}
+    return {name: part.with_notes([_summary_line(path, name, part), *found.notes]) for name, part in parts.items()}
 
 
 def open_labels(source: LabelFile | str | os.PathLike[str], table: TableOptions | None = None) -> LabelFile:
@@ -168,7 +174,7 @@ def label_dir_auto(
     _demand_known(found, names, root)
     left_out = [f"{root.relative_to(given).as_posix()}: not a class, its subfolders are"] if root != given else []
     left_out += [text for path in parts.values() for text in _skipped_in(path, root, leaf=leaf)]
-    left_out += [] if leaf else _nested([folder for path in parts.values() for folder in _image_folders(path)], root)
+    class_folders = [folder for path in parts.values() for folder in _image_folders(path)]
     if "" not in parts:
         left_out += _skipped_beside(root, set(parts.values()))
 
@@ -182,7 +188,8 @@ def label_dir_auto(
         return LabelFile(root / name, root, items=lambda: chain.from_iterable(map(items, wanted)), class_names=names)
 
     by_part = {part: listed(part) for part in classes if part}
-    return FolderLabels(listed(*classes), (*left_out, *skipped_entries(root)), by_part)
+    nested = "" if leaf else _nested(class_folders, root)
+    return FolderLabels(listed(*classes), (*left_out, *skipped_entries(root)), by_part, nested)
 
 
 def _demand_common(classes: Mapping[str, Mapping[str, object]], parts: Mapping[str, Path]) -> None:
@@ -265,12 +272,13 @@ def _images_of(folders: list[Path], *, deep: bool) -> Iterator[Path]:
 def _class_folders(root: Path, *, leaf: bool) -> dict[str, Path]:
     """Return the class folders by class name."""
     classes: dict[str, Path] = {}
+    same: dict[str, Path] = {}
     for path in walk(root) if leaf else subfolders(root):
         if path == root or not has_images(path, deep=not leaf):
             continue
         name = clean_name(path.relative_to(root).as_posix())
-        if name in classes:
-            raise InputError(f"{classes[name]} and {path} have the same class name ({name!r}): rename or merge them")
+        if (other := same.setdefault(name.casefold(), path)) != path:
+            raise InputError(f"{other} and {path} have the same class name ({name!r}): rename or merge them")
         classes[name] = path
     loose = _loose_images(root)
     if loose and not classes:
@@ -305,19 +313,25 @@ def _skipped_in(part: Path, root: Path, *, leaf: bool) -> list[str]:
     return [*empty, *(f"{path.relative_to(root).as_posix()}: beside the class folders" for path in _loose_images(part))]
 
 
-def _nested(classes: Sequence[Path], root: Path) -> list[str]:
-    """Describe the folders with images inside class folders."""
+def _nested(classes: Sequence[Path], root: Path) -> str:
+    """Describe the folders with images inside class folders, which may be the classes."""
     inner = [
-        path.relative_to(root).as_posix()
+        (of, path)
         for of in classes
         for path in walk(of)
         if path != of and has_images(path, deep=False) and not _NUMBERED.search(str(path))
     ]
-    more = ", ..." * (len(inner) > SHOWN)
-    note = (
-        f"{', '.join(inner[:SHOWN])}{more}: not classes, the images belong to the class folder (with --leaf, classes)"
-    )
-    return [note] if inner else []
+    names = [path.relative_to(root).as_posix() for _, path in inner]
+    shown = ", ".join(names[:SHOWN]) + ", ..." * (len(names) > SHOWN)
+    tops: dict[str, set[Path]] = {}
+    for top, path in inner:
+        tops.setdefault(path.name, set()).add(top)
+    if len(classes) > 1 and tops and all(len(found) == len(classes) for found in tops.values()):
+        return (
+            f"{shown}: read as part of the class folder; every class folder has the same subfolders: if these are the "
+            "classes, --leaf takes each as a class, --class-from '([^/]+)/[^/]+$' those of the same name as one"
+        )
+    return f"{shown}: read as part of the class folder (with --leaf, as classes)" if inner else ""
 
 
 def _skipped_beside(root: Path, parts: set[Path]) -> list[str]:

@@ -207,8 +207,8 @@ def _read(
     if options.number is not None:
         return label_dir(source, options.number), {}
     found = label_dir_auto(source, leaf=options.leaf, class_names=class_names)
-    for text in found.left_out:
-        note(f"left out: {text}")
+    for text in found.notes:
+        note(text)
     return found.labels, found.parts
 
 

@@ -178,4 +178,6 @@ def skipped_entries(root: Path) -> list[str]:
                 suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122
                 others["files that are not images", suffix or "no suffix"] += 1
     advice = dict.fromkeys(_HEIC, f" (`{install_hint('heic')}` adds support)")
-    return [f"{kind}: {count} {what}{advice.get(what, '')}".strip() for (kind, what), count in sorted(others.items())]
+    texts = {each: f"{count} {each[1]}{advice.get(each[1], '')}".strip() for each, count in sorted(others.items())}
+    kinds = dict.fromkeys(kind for kind, _ in texts)
+    return [f"{kind}: {', '.join(text for each, text in texts.items() if each[0] == kind)}" for kind in kinds]

@@ -1,5 +1,6 @@
 """Lists of links as people have them are understood before any link is used, or refused with their first row."""
 
+import asyncio
 import bz2
 import gzip
 import io
@@ -70,6 +71,16 @@ FORMS = {
     "JSON lines": ("x.jsonl", f'{{"url": "{A}", "label": 1.0}}\n{{"url": "{B}", "label": false}}\n',
                    [("1", A), ("False", B)]),
     "JSON lines in .json": ("x.json", f'{{"url": "{A}"}}\n{{"url": "{B}"}}\n', [X_A, X_B]),
+    "a space": ("x.txt", f"{A} cat\nhttp://x/b.png cat\n", [CAT_A, ("cat", "http://x/b.png")]),
+    "a space, class first": ("x.txt", f"honey bee {A}\ncat {B}\n", [("honey bee", A), CAT_B]),
+    "a bar": ("x.txt", f"{A} | cat\n{A}|honey bee\n", [CAT_A, ("honey bee", A)]),
+    "a bar in CSV": ("x.csv", f"{A}|cat\n", [CAT_A]),
+    "commas in .txt": ("x.txt", f"{A},cat\n{A},cat\n", [CAT_A, CAT_A]),
+    "CSV in .txt": ("x.txt", f"url,label\n{A},cat\n{B},cat\n", [CAT_A, CAT_B]),
+    "commas in links": ("x.txt", "http://x/w_1,h_1/a.jpg\nhttp://x/b.jpg?c=1,2\n",
+                        [("x", "http://x/w_1,h_1/a.jpg"), ("x", "http://x/b.jpg?c=1,2")]),
+    "spaces in links": ("x.txt", f"http://x/my cat.jpg\n{A}\n", [("x", "http://x/my cat.jpg"), X_A]),
+    "cells left empty": ("x.csv", f"url,label\n{A},cat\n,dog\n{B},\n", [CAT_A, ("dog", ""), X_B]),
     "Google's TsvHttpData": ("x.tsv", f"TsvHttpData-1.0\n{A}\t100\tabc=\n{B}\t200\tdef=\n", [X_A, X_B]),
 }  # fmt: skip
 
@@ -95,6 +106,40 @@ def test_a_damaged_row_costs_no_other_row(rows: list[str]) -> None:
 def test_lists_are_read_as_people_have_them(tmp_path: Path, form: str) -> None:
     name, data, expected = FORMS[form]
     assert pairs(write(tmp_path / name, data)) == expected
+
+
+@pytest.mark.parametrize(
+    "form", [form for form, (name, _, _) in FORMS.items() if name in ("x.csv", "x.txt", "x.jsonl")]
+)
+def test_standard_input_is_understood_as_a_file_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    _, data, expected = FORMS[form]
+    path = write(tmp_path / "x", data)
+    monkeypatch.setattr("mlimages.gathering.sources.list_files.open_stdin", lambda: path.open("rb"))
+    found = [(ref.label.replace("images", "x"), ref.url) for ref in LinkFile(Path("-"), ListChoice())]
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("rows", "warnings"),
+    [
+        ([A, "x/b.jpg", "C:\\c.jpg"], ["2 of 3 rows without an http(s) link, such as x/b.jpg"]),
+        ([A, "http://x/1 cat"], ["1 of 2 rows with a space in the link, such as http://x/1 cat: separate a class from "
+                                 "its link by a tab"]),
+        (["url,label", f"{A},cat", f"{B},", ",dog"], ["1 of 3 rows without an http(s) link",
+                                                      "1 of 3 rows without a class: class x"]),
+        ([f"cat\t{A}", B], ["1 of 2 rows without a class: class x"]),
+        ([f"cat\t{A}", f"cat\t{B}"], []),
+    ],
+)  # fmt: skip
+def test_rows_that_cannot_be_used_as_they_are_are_said(tmp_path: Path, rows: list[str], warnings: list[str]) -> None:
+    file = LinkFile(write(tmp_path / "x.txt", "\n".join(rows)), ListChoice())
+    assert list(file.warnings) == warnings
+    assert file.description.endswith(f"; first link {A}")
+
+
+@pytest.mark.parametrize("data", [f"{A}\n\n \t\r\n{B}", f"{A}\n\xa0\n{B}\n", f"{A}\r\n\r\n{B}\r\n".encode("utf-16")])
+def test_blank_lines_are_no_links_of_the_progress_bar(tmp_path: Path, data: str | bytes) -> None:
+    assert asyncio.run(UrlList(write(tmp_path / "x.txt", data)).length()) == 2
 
 
 def zipped(data: bytes) -> bytes:
@@ -144,17 +189,28 @@ def test_columns_are_named_by_name_or_number(tmp_path: Path, data: str, choice: 
 
 def test_other_columns_are_kept_and_what_was_understood_is_said(tmp_path: Path) -> None:
     file = LinkFile(write(tmp_path / "x.csv", f"id,image_url,category,by\n7,{A},cat,\n"), ListChoice())
-    assert file.description == "column image_url as link, category as class; 2 other columns kept"
+    assert file.description == f"column image_url as link, category as class; 2 other columns kept; first link {A}"
     assert list(file) == [ImageRef(A, "cat", {"id": "7"})]
     one = LinkFile(tmp_path / "x.csv", ListChoice(class_name="pet"))
     assert [(ref.label, ref.source["category"]) for ref in one] == [("pet", "cat")]
+    file = LinkFile(write(tmp_path / "x.csv", f"Image,Espèce,Auteur\n{A},bourdon,Ann\n"), ListChoice())
+    assert "2 other columns kept: Espèce, Auteur (--label-column chooses the classes)" in file.description
 
 
-@pytest.mark.parametrize("name", ["x.txt", "x.csv", "x.json"])
+@pytest.mark.parametrize("name", ["x.txt", "x.csv", "x.json", "odd.txt"])
 def test_a_list_without_a_link_is_refused_with_its_first_row(tmp_path: Path, name: str) -> None:
-    path = write(tmp_path / name, '["cats/1.jpg", "b"]' if name == "x.json" else "cats/1.jpg,b\ncats/2.jpg,c\n")
-    with pytest.raises(InputError, match=r"no row contains a link.*first row: .*cats/[12]\.jpg"):
+    rows = "ftp://x/cats/1.jpg\n//x/2.jpg\n" if name == "odd.txt" else "cats/1.jpg,b\ncats/2.jpg,c\n"
+    path = write(tmp_path / name, '["cats/1.jpg", "b"]' if name == "x.json" else rows)
+    with pytest.raises(InputError, match=r"no row contains an? .*link.*first row: .*cats/[12]\.jpg"):
         LinkFile(path, ListChoice())
+
+
+@pytest.mark.parametrize(
+    ("name", "data"), [("x.xlsx", b"PK\x03\x04"), ("x.xls", b"\xd0\xcf\x11\xe0"), ("x.csv", b"PK\x03\x04")]
+)
+def test_an_excel_file_is_refused_as_one(tmp_path: Path, name: str, data: bytes) -> None:
+    with pytest.raises(InputError, match=r"Excel file .*: save it as CSV"):
+        LinkFile(write(tmp_path / name, data + b"\x01\xff" * 20), ListChoice())
 
 
 def test_a_web_page_in_place_of_a_list_is_refused(tmp_path: Path) -> None:
@@ -189,7 +245,16 @@ def test_a_list_at_an_address_is_read(tmp_path: Path) -> None:
         said: list[str] = []
         source = UrlList(site.url("/lists/pets.csv"), network=GatherOptions(allow_private=True), tell=said.append)
         assert gather(source, tmp_path / "out", **FAST).classes == {"cat": 1}
-        assert said == ["pets.csv: column url as link, label as class; 1 other column kept"]
+        understood = "column url as link, label as class; 1 other column kept"
+        assert said == [f"{site.url('/lists/pets.csv')}: {understood}; first link {site.url('/1.jpg')}"]
         assert [row.source for row in read_manifest(tmp_path / "out")] == [{"by": "Ann"}]
+        site.routes["/"] = answer(b"<html><p>Index of /</p></html>")
+        for address, options, message in (
+            (site.url("/"), GatherOptions(allow_private=True), rf"^{site.url('/')} is a web page"),
+            (site.url("/"), GatherOptions(), "downloaded: its address is private: --allow-private"),
+            ("http://nowhere.invalid/x.csv", GatherOptions(), "downloaded: no "),
+        ):
+            with pytest.raises(InputError, match=message):
+                asyncio.run(UrlList(address, network=options).plan())
         with pytest.raises(InputError, match="cannot be downloaded"):
             gather(UrlList(site.url("/none.csv"), network=GatherOptions(allow_private=True)), tmp_path / "no", **FAST)

@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args, get_type_hints
 
 import pytest
@@ -119,5 +120,28 @@ def test_a_dry_run_ends_with_the_total_and_a_table_of_failures_begins_with_why(t
     command = ["gather", "urls", str(tmp_path / "pets.tsv"), "-o", str(tmp_path / "out")]
     plan = CliRunner().invoke(app, [*command, "--dry-run"]).stdout.splitlines()
     assert plan[-1].split() == ["total", "of", "2", "classes", "2"]
-    first = CliRunner().invoke(app, command).stdout.splitlines()[0]
+    done = CliRunner().invoke(app, command)
+    first = done.stdout.splitlines()[0]
     assert first == "2 of 2 links failed; private-address: 2 (--allow-private connects to private addresses)"
+    assert done.stdout.splitlines()[-1] == (
+        "2 links are unfinished: the address is private: add --allow-private (2 links)"
+    )
+    (tmp_path / "pets.tsv").write_text("")
+    assert "the source has no links" in str(CliRunner().invoke(app, [*command, "--dry-run"]).exception)
+
+
+@pytest.mark.parametrize(
+    ("reasons", "remedies"),
+    [
+        ({"private-address": 2}, ["the address is private: add --allow-private (2 links)"]),
+        ({"unknown-host": 1}, ["the host name does not exist: correct the link (1 link)"]),
+        ({"unknown-host": 1, "timeout": 1},
+         ["the host name does not exist: correct the link (1 link)", "run the same command again"]),
+        ({"timeout": 1}, ["run the same command again"]),
+    ],
+)  # fmt: skip
+def test_the_same_command_is_proposed_only_where_it_may_help(reasons: dict[str, int], remedies: list[str]) -> None:
+    from mlimages.cli.gather import _remedies
+
+    summary = SimpleNamespace(open=sum(reasons.values()), reasons=reasons)
+    assert _remedies(summary) == remedies  # type: ignore[arg-type]

@@ -45,6 +45,8 @@ def test_a_layout_is_read_as_what_it_is(tmp_path: Path, names: list[str], expect
         (["a/1.jpg", "b/1.jpg", "loose.jpg"], r"1 images are beside the class folders \(loose.jpg"),
         (["two  spaces/1.jpg", "two spaces/1.jpg", "c/1.jpg"], "have the same class name"),
         (["cafe\u0301/1.jpg", "caf\u00e9/1.jpg"], "have the same class name"),
+        (["Ants/1.jpg", "ants/1.jpg", "bees/1.jpg"], "have the same class name"),
+        (["Ants/1.jpg", "ants /1.jpg", "bees/1.jpg"], "have the same class name"),
         (["train/1.jpg", "test/2.jpg"], r"parts of a dataset \(test, train\)"),
         (["val/a/1.jpg", "valid/a/2.jpg", "train/a/3.jpg"], "parts of a dataset"),
     ],

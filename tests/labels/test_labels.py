@@ -1,5 +1,6 @@
 """Label files: folders become lines, lines become parts, and nothing is lost on the way."""
 
+import shlex
 import unicodedata
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from mlimages.labels import (
     groups_by_pattern,
     label_dir,
     label_dir_auto,
+    label_dir_by_pattern,
     lay_out,
     read_class_names,
     split,
@@ -52,17 +54,23 @@ def test_each_folder_is_a_class_sorted_without_regard_to_case(animals: Path) -> 
 
 def test_what_is_left_out_is_said(animals: Path) -> None:
     (animals / "loop").symlink_to("..")
-    nested = "ant/nested: not classes, the images belong to the class folder (with --leaf, classes)"
+    nested = "ant/nested: read as part of the class folder (with --leaf, as classes)"
     for leaf in (False, True):
-        assert label_dir_auto(touch(animals, "bee/.git/y.jpg"), leaf=leaf).left_out == (
-            "empty: no images",
+        assert label_dir_auto(touch(animals, "bee/.git/y.jpg"), leaf=leaf).notes == (
             *([] if leaf else [nested]),
-            "files that are not images: 1 .md",
-            "files that are not images: 1 .txt",
-            "hidden folders and folders of tools: 2 .git",
-            "hidden folders and folders of tools: 1 .ipynb_checkpoints",
-            "links to a folder above: 1 loop",
+            "left out: empty: no images",
+            "left out: files that are not images: 1 .md, 1 .txt",
+            "left out: hidden folders and folders of tools: 2 .git, 1 .ipynb_checkpoints",
+            "left out: links to a folder above: 1 loop",
         )
+
+
+def test_subfolders_that_every_class_has_may_be_the_classes(tmp_path: Path) -> None:
+    years = touch(tmp_path, "2021/ants/1.jpg", "2021/bees/1.jpg", "2022/ants/1.jpg", "2022/bees/1.jpg")
+    note = label_dir_auto(years).nested
+    assert "every class folder has the same subfolders" in note
+    pattern = shlex.split(note.partition("--class-from ")[2])[0]
+    assert label_dir_by_pattern(years, pattern).class_names == ("ants", "bees")
 
 
 def test_with_leaf_each_folder_that_holds_pictures_is_a_class(animals: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mlimages.core import ImageRef, InputError
+from mlimages.core import ImageRef, InputError, counted
 
 RAW = "\0raw"
 """Name of the single value of a row that cannot be parsed."""
@@ -19,7 +19,9 @@ Row = Mapping[str, Any]
 _IMAGE_COLUMNS = ("image_url", "imageurl", "img_url", "coco_url", "image", "img", "photo_url")
 _URL_COLUMNS = ("url", "link", "src", "href", "uri")
 _LABEL_COLUMNS = ("label", "class", "class_name", "category", "wnid")
-_IMAGE_SUFFIX = re.compile(r"\.(jpe?g|png|gif|webp|bmp|tiff?|avif|heic)([?#]|$)", re.IGNORECASE)
+IMAGES = r"\.(jpe?g|png|gif|webp|bmp|tiff?|avif|heic)"
+"""Expression of the suffixes of images; one group."""
+IMAGE_SUFFIX = re.compile(IMAGES + r"([?#]|$)", re.IGNORECASE)
 _MARKDOWN = re.compile(r"(?:[-*+]\s+)?!?\[[^\]]*\]\(\s*<?([^\s>)]+(?:\([^\s)]*\)[^\s>)]*)?)>?[^)]*\)\s*")
 
 
@@ -42,16 +44,16 @@ class Columns:
 
     def ref(self, row: Row, default: str) -> ImageRef:
         """Return the link in a row."""
-        url = text_of(row.get(self.url))
+        url = text_of(row.get(self.url)) or text_of(row.get(RAW))
         label = text_of(row.get(self.label)) if self.label else ""
-        if not url:
-            url = " ".join(filter(None, map(text_of, row.values())))
         source = {name: value for name in self.others if (value := _plain(row.get(name))) not in (None, "")}
         return ImageRef(clean_link(url), label.strip() or default, source)
 
     def describe(self) -> str:
         """Describe the use of the columns, to be shown before anything is requested."""
-        kept = f"; {len(self.others)} other column{'s' * (len(self.others) != 1)} kept" if self.others else ""
+        kept = f"; {counted(len(self.others), 'other column')} kept" if self.others else ""
+        if kept and not self.label:
+            kept += f": {printable(', '.join(self.others))[:100]} (--label-column chooses the classes)"
         url, label = (name.removeprefix("column ") for name in (self.url, self.label or "none"))
         return f"column {url} as link, {label} as class{kept}"
 
@@ -94,13 +96,13 @@ def _link_column(names: Sequence[str], rows: Sequence[Row]) -> str | None:
 
     def score(name: str) -> tuple[bool, bool, bool]:
         links = [text for row in rows if is_link(text := text_of(row.get(name)))]
-        images = sum(_IMAGE_SUFFIX.search(text) is not None for text in links)
+        images = sum(IMAGE_SUFFIX.search(text) is not None for text in links)
         return _last(name) in _IMAGE_COLUMNS, 2 * images > len(links), _last(name) in _URL_COLUMNS
 
     if rows:
         candidates = [name for name in names if any(is_link(text_of(row.get(name))) for row in rows)]
     else:
-        candidates = [name for name in names if _last(name) in _IMAGE_COLUMNS + _URL_COLUMNS]
+        candidates = list(filter(is_link_column, names))
     return max(candidates, key=score, default=None)
 
 
@@ -111,6 +113,16 @@ def _last(name: str) -> str:
 def is_link(text: str) -> bool:
     """Whether a text may be a link."""
     return "://" in text
+
+
+def is_link_column(name: str) -> bool:
+    """Whether the name of a column is one of those of links."""
+    return _last(name) in _IMAGE_COLUMNS + _URL_COLUMNS
+
+
+def can_be_downloaded(url: str) -> bool:
+    """Whether a link has a scheme that is downloaded."""
+    return url.lower().startswith(("http://", "https://"))
 
 
 def clean_link(text: str) -> str:

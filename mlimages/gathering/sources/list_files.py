@@ -18,6 +18,8 @@ from mlimages.core import InputError
 
 STDIN = Path("-")
 MAX_LINE = 2**20
+_BLANK = b" \t\r\n\v\f\0\xc2\xa0\xff\xfe\xef\xbb\xbf"
+"""Bytes of blank lines: white space, no-break spaces, what surrounds them in UTF-16, and byte order marks."""
 _COMPRESSIONS = (".gz", ".bz2", ".xz", ".zip")
 _TROUBLE = (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, RuntimeError)
 
@@ -35,7 +37,12 @@ def is_compressed(path: Path) -> bool:
 def count_lines(path: Path) -> int:
     """Return the number of lines of a file that are neither blank nor comments."""
     with path.open("rb") as file:
-        return sum(1 for line in file if not line.isspace() and not line.startswith(b"#"))
+        return sum(1 for line in file if line.strip(_BLANK) and not line.startswith(b"#"))
+
+
+def open_stdin() -> IO[bytes]:
+    """Open standard input; not `sys.stdin`, for whose reading thread Python would wait at exit."""
+    return open(0, "rb", closefd=False)
 
 
 @contextmanager
@@ -46,7 +53,7 @@ def open_list(path: Path) -> Iterator[IO[bytes]]:
         InputError: it cannot be read to its end.
     """
     if path == STDIN:
-        with open(0, "rb", closefd=False) as file:  # not sys.stdin: at exit Python would wait for the reading thread
+        with open_stdin() as file:
             yield file
         return
     try:
@@ -73,6 +80,12 @@ def open_list(path: Path) -> Iterator[IO[bytes]]:
                     yield file
     except _TROUBLE as error:
         raise InputError(f"{path} cannot be read completely: {error}") from error
+
+
+def lines_at_hand(file: IO[bytes]) -> int:
+    """Return the number of lines of standard input, at least 1, that can be read without waiting for its writer."""
+    start = file.peek() if hasattr(file, "peek") else b""
+    return max(1, sum(1 for line in start.splitlines(keepends=True) if line.strip() and line.endswith(b"\n")))
 
 
 def lines_of(file: IO[bytes]) -> Iterator[str]:

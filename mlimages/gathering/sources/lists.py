@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
@@ -11,9 +12,20 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mlimages.core import ImageRef, InputError, MissingExtraError
-from mlimages.gathering.sources.columns import Columns, ListChoice, Row, choose_columns, clean_link, is_link, printable
-from mlimages.gathering.sources.list_files import STDIN, is_compressed, lines_of, open_list, plain_name
+from mlimages.core import ImageRef, InputError, MissingExtraError, counted
+from mlimages.gathering.links import without_credentials
+from mlimages.gathering.sources.columns import (
+    Columns,
+    ListChoice,
+    Row,
+    can_be_downloaded,
+    choose_columns,
+    clean_link,
+    is_link,
+    printable,
+    text_of,
+)
+from mlimages.gathering.sources.list_files import STDIN, is_compressed, lines_at_hand, lines_of, open_list, plain_name
 from mlimages.gathering.sources.tables import (
     csv_rows,
     delimiter_of,
@@ -21,14 +33,19 @@ from mlimages.gathering.sources.tables import (
     named_rows,
     object_rows,
     parquet_rows,
+    sniff_delimiter,
+    split_words,
     tab_rows,
 )
 
 HEAD = 5000
 """Number of rows used to detect the format."""
 
+_SNIFFED = 100
 _MOST_SINGLE_CLASSES = 1000
 _T = TypeVar("_T")
+_NO_TEXT = ("PK\3\4", "\xd0\xcf\x11\xe0")
+"""The first bytes of a zip archive, which an Excel file is, and of an older Excel file."""
 _IMAGENET_ID = re.compile(r"(n\d{8})_\d+")
 
 
@@ -67,7 +84,9 @@ class LinkFile:
         name: name of the list in messages.
 
     Attributes:
-        description: the detected columns, in one line.
+        name: name of the list in messages.
+        description: the detected columns and the first link, in one line.
+        warnings: what looks wrong in the first rows, a line each.
         header_lines: number of lines at the start that are not links.
 
     Raises:
@@ -79,27 +98,52 @@ class LinkFile:
         require_reader(path)
         self._path = path
         self._choice = choice
-        self._name = name or path.name
+        self.name = name or ("standard input" if path == STDIN else path.name)
         self._default = choice.class_name or ("images" if path == STDIN else path.name.split(".")[0] or "images")
-        self.description, self.header_lines = "", 0
+        self._form, self.header_lines = "", 0
+        self._ready = sys.maxsize
+        self._unclassified = 0
         refs = self._refs()
-        head, error = _take_head(refs, 1 if path == STDIN else HEAD)
+        head, error = self._take_head(refs, HEAD)
         if error and not head:
             raise error
-        if head and path != STDIN and not any(is_link(ref.url) for ref in head):
-            raise InputError(f"{self._name}: no row contains a link; its first row: {printable(head[0].url[:200])}")
+        self._demand_links(head)
         if choice.label_col is None:
             self._demand_classes(head)
+        first = next((f"; first link {_shown(ref.url)}" for ref in head if can_be_downloaded(ref.url)), "")
+        self.description = f"{self._form}{first}"
+        self.warnings = tuple(self._warnings(head))
         self._links = chain(head, _raise_lazily(error) if error else refs)
 
     def __iter__(self) -> Iterator[ImageRef]:
         return self._links
 
+    def _demand_links(self, head: list[ImageRef]) -> None:
+        if self._path == STDIN and len(head) < 2:  # a line that was typed; more may follow
+            return
+        if head and not any(can_be_downloaded(ref.url) for ref in head):
+            first = next((ref.url for ref in head if ref.url), "")
+            raise InputError(f"{self.name}: no row contains an http(s) link; its first row: {_shown(first, 200)}")
+
+    def _warnings(self, head: list[ImageRef]) -> Iterator[str]:
+        rows = f"of the first {len(head)} rows" if len(head) == HEAD else f"of {counted(len(head), 'row')}"
+        wrong = [ref.url for ref in head if not can_be_downloaded(ref.url)]
+        if wrong:
+            example = next((f", such as {_shown(url)}" for url in wrong if url), "")
+            yield f"{len(wrong)} {rows} without an http(s) link{example}"
+        if spaced := [ref.url for ref in head if can_be_downloaded(ref.url) and " " in ref.url]:
+            yield (
+                f"{len(spaced)} {rows} with a space in the link, such as {_shown(spaced[0])}: separate a class from "
+                "its link by a tab"
+            )
+        if 0 < self._unclassified < len(head):
+            yield f"{self._unclassified} {rows} without a class: class {self._default}"
+
     def _demand_classes(self, head: list[ImageRef]) -> None:
         single = [label for label, count in Counter(ref.label for ref in head).items() if count == 1]
         if len(single) > _MOST_SINGLE_CLASSES:
             raise InputError(
-                f"{self._name}: {len(single)} of the first {len(head)} links have a class that occurs once, such as "
+                f"{self.name}: {len(single)} of the first {len(head)} links have a class that occurs once, such as "
                 f"{printable(single[0][:60])!r}: use --class NAME to put all links into one class, or "
                 "--label-column to choose the column of classes"
             )
@@ -114,24 +158,37 @@ class LinkFile:
             if suffix == ".json":
                 yield from self._from_json("\n".join(lines))
                 return
-            first = next(lines, "")
-            lines = chain([first], lines) if first else lines
-            yield from self._detect_and_parse(first, lines, suffix)
+            if self._path == STDIN:
+                self._ready = lines_at_hand(file)
+            head = list(islice(lines, min(self._ready, _SNIFFED)))
+            yield from self._detect_and_parse(head, self._count_down(chain(head, lines)), suffix)
 
-    def _detect_and_parse(self, first: str, lines: Iterator[str], suffix: str) -> Iterator[ImageRef]:
+    def _count_down(self, lines: Iterator[str]) -> Iterator[str]:
+        """Pass lines on, and count those that can be read without waiting."""
+        for line in lines:
+            self._ready -= 1
+            yield line
+
+    def _detect_and_parse(self, head: list[str], lines: Iterator[str], suffix: str) -> Iterator[ImageRef]:
+        first = head[0] if head else ""
+        if first.startswith(_NO_TEXT):
+            raise InputError(f"{self.name} is an Excel file or an archive, not a list: save it as CSV")
         if first.lstrip().lower().startswith(("<!doctype html", "<html")):
-            raise InputError(f"{self._name} is a web page, not a list of links (a login page?): save the list itself")
+            raise InputError(f"{self.name} is a web page, not a list of links (a login page?): save the list itself")
         if suffix in (".jsonl", ".ndjson") or first.startswith('{"'):
             return self._from_rows(object_rows(lines))
         if first.startswith("[") and first.rstrip("[ {\"'") == "":
             return self._from_json("\n".join(lines))
-        if suffix == ".csv":
-            return self._from_table(csv_rows(lines, delimiter_of(first)))
+        delimiter = None if suffix == ".tsv" else sniff_delimiter(head)
+        if delimiter == " ":
+            return self._from_text("\t".join(split_words(line) or (line,)) for line in lines)
+        if suffix == ".csv" and delimiter != "|":
+            delimiter = delimiter_of(first)
+        if delimiter:
+            return self._from_table(csv_rows(lines, delimiter))
         cells = first.rstrip("\t ").split("\t")
         is_table = len(cells) > 2 or self._choice.url_col or self._choice.label_col
-        is_header = (
-            self._path != STDIN and not is_link(first) and cells[0].strip().lower() in ("url", "image_url", "label")
-        )
+        is_header = not is_link(first) and cells[0].strip().lower() in ("url", "image_url", "label")
         if (suffix == ".tsv" and len(cells) > 1) or is_table or is_header or first.strip() == "TsvHttpData-1.0":
             return self._from_table(tab_rows(lines))
         return self._from_text(lines)
@@ -153,24 +210,26 @@ class LinkFile:
         return self._from_rows(iter(json_rows(value, self._path)))
 
     def _from_rows(self, rows: Iterator[Row]) -> Iterator[ImageRef]:
-        head, error = _take_head(rows, 1 if self._path == STDIN else 100)
+        head, error = self._take_head(rows, 100)
         if error and not head:
             raise error
         names = list(dict.fromkeys(name for row in head for name in row))
         if not names:
             return
-        columns: Columns = choose_columns(names, head, self._choice, self._name)
-        self.description = columns.describe() + self._class_note(columns.label is None)
+        columns: Columns = choose_columns(names, head, self._choice, self.name)
+        self._form = columns.describe() + self._class_note(columns.label is None)
         for row in chain(head, _raise_lazily(error) if error else rows):
+            self._unclassified += bool(columns.label) and not text_of(row.get(columns.label)).strip()
             yield columns.ref(row, self._default)
 
     def _from_text(self, lines: Iterable[str]) -> Iterator[ImageRef]:
-        self.description = f"one link per line{self._class_note(True)}"
+        self._form = f"one link per line{self._class_note(True)}"
         for line in lines:
             if line.startswith("#"):
                 continue
             left, tab, right = line.rstrip("\t ").partition("\t")
             if not tab:
+                self._unclassified += self._choice.class_name is None
                 yield ImageRef(clean_link(left), self._default)
                 continue
             left, right = (right, left) if is_link(left) and not is_link(right) else (left, right)
@@ -179,22 +238,27 @@ class LinkFile:
                 yield ImageRef(clean_link(right), imagenet[1], {"wnid": imagenet[1]}, name=left.strip())
             else:
                 label = self._choice.class_name or left.strip().strip("\"'")
-                self.description = "each line a class and a link"
+                self._form = "each line a class and a link"
                 yield ImageRef(clean_link(right), label or self._default)
+
+    def _take_head(self, items: Iterator[_T], count: int) -> tuple[list[_T], InputError | None]:
+        """Return the first items, of standard input only those at hand, and the error that ended them early."""
+        head: list[_T] = []
+        try:
+            for item in islice(items, count):
+                head.append(item)
+                if self._ready <= 0:
+                    break
+        except InputError as error:
+            return head, error
+        return head, None
 
     def _class_note(self, is_alone: bool) -> str:
         return f"; class {self._default}" if is_alone else ""
 
 
-def _take_head(items: Iterator[_T], count: int) -> tuple[list[_T], InputError | None]:
-    """Return the first items, and the error that ended them early."""
-    head: list[_T] = []
-    try:
-        for item in islice(items, count):
-            head.append(item)  # noqa: PERF402  # items before an error are kept
-    except InputError as error:
-        return head, error
-    return head, None
+def _shown(url: str, length: int = 100) -> str:
+    return printable(without_credentials(url)[:length])
 
 
 def _raise_lazily(error: Exception) -> Iterator[Any]:

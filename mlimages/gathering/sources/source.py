@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import logging
 import os
+import re
 import tempfile
 import threading
 from collections import Counter
@@ -17,8 +18,9 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from mlimages.core import ImageRef, InputError
+from mlimages.core import ImageRef, InputError, Reason
 from mlimages.gathering.download.client import open_session
+from mlimages.gathering.download.reasons import reason_of_error
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.sources.columns import ListChoice
 from mlimages.gathering.sources.list_files import STDIN, count_lines
@@ -27,6 +29,7 @@ from mlimages.gathering.sources.lists import LinkFile, count_links, require_read
 logger = logging.getLogger(__name__)
 
 _BLOCK = 1000
+_TLS_DETAIL = re.compile(r" ssl:\S+")
 _T = TypeVar("_T")
 
 
@@ -85,7 +88,7 @@ class UrlList:
         >>> path = Path(tempfile.mkdtemp()) / "pets.csv"
         >>> _ = path.write_text("image_url,category\\nhttp://example.com/1.jpg,cat\\n")
         >>> asyncio.run(UrlList(path, tell=print).plan())
-        pets.csv: column image_url as link, category as class
+        pets.csv: column image_url as link, category as class; first link http://example.com/1.jpg
         {'cat': 1}
     """
 
@@ -145,9 +148,9 @@ class UrlList:
             with tempfile.TemporaryDirectory(prefix="mlimages-lists-") as folder:
                 for number, path in enumerate(self._paths):
                     local = path if isinstance(path, Path) else await self._download(path, Path(folder) / str(number))
-                    file = await _open_list(local, self._choice)
-                    if file.description:
-                        self._tell(f"{'standard input' if local == STDIN else local.name}: {file.description}")
+                    file = await _open_list(local, self._choice, path if isinstance(path, str) else "")
+                    for text in filter(None, (file.description, *file.warnings)):
+                        self._tell(f"{file.name}: {text}")
                     files.append(file)
                     lengths.append(await asyncio.to_thread(count_links, local, file.header_lines, count_lines))
             self._files = files
@@ -168,18 +171,27 @@ class UrlList:
                     async for chunk in response.content.iter_any():
                         file.write(chunk)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            raise InputError(f"the list at {url} cannot be downloaded: {error or type(error).__name__}") from error
+            raise InputError(f"the list at {url} cannot be downloaded: {_explain(error)}") from error
         return folder / name
+
+
+def _explain(error: Exception) -> str:
+    match reason_of_error(error):
+        case Reason.PRIVATE_ADDRESS:
+            return "its address is private: --allow-private connects to private addresses"
+        case Reason.UNKNOWN_HOST:
+            return "no host has this name"
+    return _TLS_DETAIL.sub("", str(error)) or type(error).__name__
 
 
 def _is_address(path: str | os.PathLike[str]) -> bool:
     return str(path).lower().startswith(("http://", "https://"))
 
 
-async def _open_list(path: Path, choice: ListChoice) -> LinkFile:
+async def _open_list(path: Path, choice: ListChoice, name: str) -> LinkFile:
     if path == STDIN:
         return (await _in_daemon_thread(lambda: [LinkFile(path, choice)]))[0]
-    return await asyncio.to_thread(LinkFile, path, choice)
+    return await asyncio.to_thread(LinkFile, path, choice, name=name)
 
 
 async def _read_typed(refs: Iterator[ImageRef]) -> list[ImageRef]:

@@ -13,12 +13,57 @@ from pathlib import Path
 from typing import Any
 
 from mlimages.core import InputError
-from mlimages.gathering.sources.columns import RAW, Row, is_link, text_of
+from mlimages.gathering.sources.columns import IMAGE_SUFFIX, IMAGES, RAW, Row, is_link, is_link_column, text_of
 
 _HTTP_DATA = "TsvHttpData-1.0"
 _MOST_LINES = 1000  # maximum number of lines in a row
 _LONG_LINE = 65_536
 _LONG_CELL = re.compile(r'"(?:[^"]|""){10000,}"')
+_WORDS_AND_LINK = re.compile(r"(?!\d+[.)]\s)(\w[^:]*?)\s+(https?://.+)", re.IGNORECASE)
+_LINK_AND_WORDS = re.compile(rf"(https?://[^\s?]+?{IMAGES})\s+(\w[^:]*)", re.IGNORECASE)
+
+
+def sniff_delimiter(lines: Sequence[str]) -> str | None:
+    """Return the one of `,;|` or space that separates the link from other text in every row, perhaps below a header.
+
+    Links may contain these characters: a link before the delimiter must end in an image suffix.
+    """
+    rows = [line for line in lines if not line.startswith("#")]
+    if not rows or any("\t" in row for row in rows):
+        return None
+    if all(map(split_words, rows)):
+        return " "
+    return next((each for each in ",;|" if _is_separated(rows, each)), None)
+
+
+def _is_separated(rows: Sequence[str], delimiter: str) -> bool:
+    cells = [_csv_row(row, delimiter, is_strict=False) or [] for row in rows]
+    header = cells[0]
+    if len(header) > 1 and not any(map(is_link, header)):
+        below = (len(row) == len(header) and any(map(is_link, row)) for row in cells[1:])
+        return any(map(is_link_column, header)) or (len(cells) > 1 and all(below))
+    return all(map(_has_a_link, cells)) and any("?" not in row for row in rows)
+
+
+def _has_a_link(row: Sequence[str]) -> bool:
+    """Whether one of several cells is a link, and the others are not the rest of it."""
+    links = [cell.strip() for cell in row if is_link(cell)]
+    if len(row) < 2 or len(links) != 1 or any(IMAGE_SUFFIX.search(cell.strip()) for cell in row if not is_link(cell)):
+        return False
+    return is_link(row[-1]) or IMAGE_SUFFIX.search(links[0]) is not None
+
+
+def split_words(line: str) -> tuple[str, str] | None:
+    """Split a class and a link that are separated by a space; None if the line is not of this form.
+
+    >>> split_words("http://x/1.jpg honey bee")
+    ('honey bee', 'http://x/1.jpg')
+    """
+    line = line.strip()
+    if found := _WORDS_AND_LINK.fullmatch(line):
+        return found[1], found[2]
+    found = _LINK_AND_WORDS.fullmatch(line)
+    return (found[3], found[1]) if found and not IMAGE_SUFFIX.search(found[3]) else None
 
 
 def delimiter_of(line: str) -> str:
