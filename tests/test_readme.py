@@ -47,7 +47,7 @@ def files_of(folder: Path) -> dict[str, object]:
         "metrics": [line.split(",")[:4] for line in (folder / "runs/links/metrics.csv").read_text().splitlines()],
         "names": sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()),
     }
-    same = ["labels_*.txt", "photos/[!.]*/*", "runs/links/[!l]*.txt", "runs/first/best.safetensors"]
+    same = ["labels_*.txt", "photos/[!.]*/*", "runs/links/[!l]*.txt", "runs/links/best.safetensors"]
     contents = {str(path.relative_to(folder)): path.read_bytes() for glob in same for path in folder.glob(glob)}
     assert len(contents) > 2 * PER_CLASS + 8
     return found | contents
