@@ -154,8 +154,9 @@ def evaluation_text(found: Evaluation) -> str:
     if found.unknown:
         lines.append(f'predicted as "unknown": {counted(found.unknown, "image")}')
     if found.broken:
-        first = found.broken[0]
-        lines.append(f"{counted(len(found.broken), 'image')} could not be used: {first.path} ({first.fault})")
+        named = ", ".join(f"{each.path} ({each.fault})" for each in found.broken[:3])
+        more = f" and {len(found.broken) - 3} more" if len(found.broken) > 3 else ""
+        lines.append(f"{counted(len(found.broken), 'image')} could not be used: {named}{more}")
     if found.middle_hidden:
         lines.append(_middle_text(found))
     decode, network = found.decode_ms, found.network_ms

@@ -174,4 +174,5 @@ def compare(
         print(json.dumps([each.to_dict() for each in compared], ensure_ascii=False))
         return
     print("\n".join(comparison_lines(compared)))
-    print_next("evaluate", compared[0].run / "model.onnx", "LABELS")
+    if all(each.against_best for each in compared[1:]):  # else there is no best
+        print_next("evaluate", compared[0].run / "model.onnx", "LABELS")

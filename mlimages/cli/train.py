@@ -112,7 +112,7 @@ def _table(result: FineTuneResult) -> str:
         "network": f"{result.model}, frozen: {result.freeze}"
         + (f"; the classifier uses all depths (share {result.depths_share:g})" if result.depths_share else ""),
         "epochs": f"{result.epochs}; best epoch: {best} (chosen on the validation set)",
-        "time": f"{result.seconds:.1f} s",
+        "training": f"{result.seconds:.1f} s",
         "run": str(result.run),
         "onnx": str(result.onnx or ""),
         "report": _path_if_exists(result.run / "report.html"),

@@ -137,7 +137,8 @@ def _use(bundle: OnnxBundle) -> Iterator[str]:
             "\n```python\nimport numpy as np, onnxruntime\nfrom PIL import Image, ImageOps\n\n"
             f'session = onnxruntime.InferenceSession("{name}")\n'
             'image = np.asarray(ImageOps.exif_transpose(Image.open("image.jpg")).convert("RGB"))[None]\n'
-            f'{", ".join(names)} = session.run({json.dumps(names)}, {{"image": image}})\n```'
+            f'{", ".join(names)} = session.run({json.dumps(names)}, {{"image": image}})\n'
+            f"names = {list(bundle.class_names)!r}\nprint(names[probabilities[0].argmax()])\n```"
         )
 
 

@@ -125,7 +125,7 @@ def paired_test(run: RunFolder, best: RunFolder) -> PairedTest | None:
 
 def comparison_lines(runs: Sequence[ComparedRun]) -> Iterator[str]:
     """Yield the tables of accuracies and of settings, for a terminal."""
-    rows = [("run", "accuracy", "95 %", "of", "time", "size", "against the best")]
+    rows = [("run", "accuracy", "interval", "images", "training", "size", "against the best")]
     rows += [
         (
             str(each.run),
@@ -134,7 +134,7 @@ def comparison_lines(runs: Sequence[ComparedRun]) -> Iterator[str]:
             str(each.count),
             "" if each.seconds is None else f"{each.seconds:.0f}s",
             f"{format_count(each.size_bytes)}B",
-            verdict(each) if place else "best",
+            verdict(each) if place else "best" if have_best(runs) else "-",
         )
         for place, each in enumerate(runs)
     ]
@@ -181,6 +181,11 @@ def _setting_text(name: str, value: Any) -> str:
 def _size(run: Path) -> int:
     files = (run / name for name in ("model.onnx", "best.safetensors"))
     return next((file.stat().st_size for file in files if file.exists()), 0)
+
+
+def have_best(runs: Sequence[ComparedRun]) -> bool:
+    """Whether every run shares images with the most accurate one, which is the best only then."""
+    return all(each.against_best for each in runs[1:])
 
 
 def verdict(each: ComparedRun) -> str:

@@ -14,6 +14,9 @@ BAR = 24
 MIN_GAIN = 0.005
 """A smaller gain in accuracy per doubling is not worth gathering images."""
 
+MAX_HARDLY = 0.02
+"""More images hardly help if the interval of the gain ends below this."""
+
 
 @dataclass(frozen=True, slots=True)
 class CutScore:
@@ -64,9 +67,20 @@ class ProbeResult:
     gain: Share | None
 
     @property
-    def more_would_help(self) -> bool:
-        """Whether the accuracy still increases significantly with the number of images."""
-        return self.gain is not None and self.gain.low > 0 and self.gain.value >= MIN_GAIN
+    def more_would_help(self) -> bool | None:
+        """Whether the accuracy still increases with the number of images; None if the interval does not tell."""
+        if self.gain is None:
+            return None
+        if self.gain.low > 0 and self.gain.value >= MIN_GAIN:
+            return True
+        return False if self.gain.high < MAX_HARDLY else None
+
+    @property
+    def more_note(self) -> str:
+        """Whether more images would help, in words."""
+        if self.more_would_help is None:
+            return "whether more images would help cannot be told"
+        return f"more images would {'help' if self.more_would_help else 'hardly help'}"
 
     def to_dict(self) -> Mapping[str, Any]:
         """Return the result as JSON types."""
@@ -92,8 +106,7 @@ def probe_lines(result: ProbeResult) -> Iterator[str]:
     yield f"recommended: --freeze {result.freeze} (<): the highest layer within noise of the best"
     if result.gain is not None:
         gain, low, high = (f"{100 * part:+.1f}" for part in (result.gain.value, result.gain.low, result.gain.high))
-        helps = "help" if result.more_would_help else "hardly help"
-        yield f"more images would {helps}: {gain} points from the last doubling ({low} to {high})"
+        yield f"{result.more_note}: {gain} points from the last doubling ({low} to {high})"
 
 
 def _share_cells(share: Share, *, mark: bool = False) -> tuple[str, str, str]:

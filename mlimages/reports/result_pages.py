@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from mlimages.core import Prediction, as_path, counted, format_count
 from mlimages.inference import Evaluation
 from mlimages.reports import plots
-from mlimages.reports.comparison import NOISE, ComparedRun, verdict
+from mlimages.reports.comparison import NOISE, ComparedRun, have_best, verdict
 from mlimages.reports.pages import MAX_TILES, GalleryTile, embed, matrix_cells, percent, render
 from mlimages.reports.probe_result import ProbeResult
 
@@ -52,7 +52,7 @@ def comparison_html(runs: Sequence[ComparedRun]) -> str:
                 "count": each.count,
                 "time": "" if each.seconds is None else f"{each.seconds:.0f} s",
                 "size": f"{format_count(each.size_bytes)}B",
-                "verdict": verdict(each) if place else "best",
+                "verdict": verdict(each) if place else "best" if have_best(runs) else "-",
             }
             for place, each in enumerate(runs)
         ],

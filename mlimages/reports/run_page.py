@@ -89,7 +89,7 @@ def _settings(run: RunFolder) -> Iterator[tuple[str, str]]:
     for name, value in run.changed_settings.items():
         yield name.replace("_", " "), ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     if "seconds" in run.figures:
-        yield "time", f"{run.figures['seconds']:.0f} s"
+        yield "training time", f"{run.figures['seconds']:.0f} s"
 
 
 def _counts(run: RunFolder) -> Iterator[tuple[str, int, int]]:

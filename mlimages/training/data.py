@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -22,6 +22,7 @@ from mlimages.core import (
     Normalization,
     Preprocessing,
     Progress,
+    counted,
     replacing,
     write_text,
 )
@@ -159,6 +160,7 @@ def read_images(config: FineTuneConfig, inputs: RunInputs, progress: Progress) -
         raise InputError("no validation images are left: gather more images, or use another --val")
     if distributed.is_main_process():
         _warn_of_rare_classes(val, labeled.names)
+        _warn_of_two_classes((*train, *val))
     _require_disjoint(train, val)
     return RunImages(train, val, broken, store)
 
@@ -181,6 +183,20 @@ def _warn_of_rare_classes(val: Iterable[TrainingImage], names: ClassNames) -> No
     for count, what in ((0, "no image"), (1, "only one image")):
         if rare := [name for label, name in enumerate(names) if counts[label] == count]:
             logger.warning("the validation set has %s of %s", what, ", ".join(rare))
+
+
+def _warn_of_two_classes(images: Iterable[TrainingImage]) -> None:
+    """Log how many files occur with more than one label."""
+    found = defaultdict[bytes, dict[int, Path]](dict)
+    for image in images:
+        found[image.digest].setdefault(image.label, image.path)
+    if twice := [list(paths.values()) for paths in found.values() if len(paths) > 1]:
+        logger.warning(
+            "%s in two classes (%s = %s%s): `mlimages check` writes labels without them",
+            counted(len(twice), "image"),
+            *twice[0][:2],
+            "; ..." if len(twice) > 1 else "",
+        )
 
 
 def _require_disjoint(train: Iterable[TrainingImage], val: Iterable[TrainingImage]) -> None:

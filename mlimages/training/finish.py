@@ -249,7 +249,8 @@ def write_suspect_labels(
     write_suspects(suspects, run / "suspects.tsv", overwrite=True)
     if suspects:
         logger.info(
-            "probably mislabelled: %d images, see suspects.tsv; estimated number of wrong labels: %d",
+            "suspects.tsv lists the %d images that are most probably mislabelled, at most a tenth of all; estimated "
+            "number of wrong labels: %d",
             len(suspects),
             estimated_errors(labels, probabilities),
         )

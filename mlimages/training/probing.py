@@ -25,6 +25,7 @@ from mlimages.core import (
     cache_dir,
     share,
     sign_test,
+    wilson_interval,
 )
 from mlimages.images import demand_existing
 from mlimages.labels import LabelFile
@@ -189,7 +190,10 @@ def _learning_curve(
             predicted = head.probabilities(features[held_out]).argmax(axis=1)
             runs[step].append(float((predicted == labels[held_out]).mean()))
     count = int((_rank_within_class(labels, seed) >= steps[-1]).sum()) if steps else 0
-    points = tuple(CurvePoint(step, share(round(float(np.mean(runs[step])) * count), count)) for step in steps)
+    means = {step: float(np.mean(runs[step])) for step in steps}
+    points = tuple(
+        CurvePoint(step, Share(mean, *wilson_interval(round(mean * count), count))) for step, mean in means.items()
+    )
     return points, _gain(runs[steps[-2]], runs[steps[-1]]) if len(steps) > 1 else None
 
 

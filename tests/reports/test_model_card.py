@@ -16,10 +16,11 @@ pytestmark = pytest.mark.train
 
 
 def test_the_card_is_read_by_the_hub_and_names_data_results_licenses_and_the_command(
-    cnn_bundle: OnnxBundle, tmp_path: Path
+    cnn_bundle: OnnxBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mlimages.training.reproduction import read_provenance
 
+    monkeypatch.chdir(tmp_path.parent)
     run = make_run(tmp_path / "run", names=cnn_bundle.class_names)
     row = {"v": 1, "label": "class0", "status": "ok", "bytes": 9, "sha256": "0" * 64, "dhash": "0" * 16}
     rows = [
@@ -39,7 +40,8 @@ def test_the_card_is_read_by_the_hub_and_names_data_results_licenses_and_the_com
     assert result["metrics"][0]["value"] == pytest.approx(0.75)
     assert "| class0 | 8 | 8 |\n| class1 | 8 | 8 |" in card
     assert "| CC BY 4.0 | 3 |" in card
-    assert "$ mlimages finetune labels.txt --model lenet5 --freeze head -o run\n" in card
+    here = tmp_path.name  # paths below the current folder are those that were typed
+    assert f"$ mlimages finetune {here}/labels.txt --model lenet5 --freeze head -o {here}/run\n" in card
     assert str(tmp_path) not in card
     summary = CliRunner().invoke(app, ["summary", str(written.path)]).stdout
     assert summary.endswith(f"\n{card}")
@@ -51,6 +53,7 @@ def test_the_cards_limits_say_what_known_and_the_sets_mean(cnn_bundle: OnnxBundl
     assert "25% of 12 validation images" in card
     assert "at least 0.250 include the true class" in card
     assert 'probabilities, known = session.run(["logits", "probabilities", "known"]' in card
+    assert f"names = {list(cnn_bundle.class_names)!r}\nprint(names[probabilities[0].argmax()])\n```" in without
     assert "`known`" not in without
     assert "even one that shows none of them" in without
 

@@ -70,6 +70,9 @@ def test_texture_is_seen_by_random_convolutions_and_more_images_do_not_hurt(stri
     assert max(cut.accuracy.value for cut in found.cuts) > 0.8
     assert [point.per_class for point in found.curve] == [5, 10]
     assert found.curve[0].accuracy.value <= found.curve[1].accuracy.value + 0.1
+    values = [point.accuracy.value for point in found.curve]
+    assert found.gain
+    assert found.gain.value == pytest.approx(values[1] - values[0])
 
 
 def test_the_same_seed_finds_the_same_and_a_second_probe_computes_nothing(stripes: LabelFile) -> None:
@@ -104,10 +107,12 @@ def test_too_few_images_are_one_clear_error(stripes: LabelFile) -> None:
 def test_what_is_within_noise_of_the_best_is_frozen_as_high_as_can_be() -> None:
     share = Share(0.9, 0.8, 0.95)
     cuts = (CutScore("conv1", 8, share, False), CutScore("conv2", 8, share, True))
-    gains = {0.02: True, -0.01: False}
-    for low, helps in gains.items():
-        probed = ProbeResult("net", 50, 2, 0, cuts, "conv2", (), Share(0.03, low, 0.05))
+    gains = {(0.03, 0.02, 0.05): (True, "would help:"), (0.042, -0.024, 0.107): (None, "cannot be told:"),
+             (0.003, -0.01, 0.015): (False, "would hardly help:")}  # fmt: skip
+    for gain, (helps, said) in gains.items():
+        probed = ProbeResult("net", 50, 2, 0, cuts, "conv2", (), Share(*gain))
         assert probed.more_would_help is helps
+        assert said in list(lines_of(probed))[-1]
     text = "\n".join(lines_of(probed))
     assert "recommended: --freeze conv2" in text
     assert "more images would hardly help" in text
