@@ -21,10 +21,10 @@ hypothesis.settings.load_profile("mlimages")
 
 @pytest.fixture(scope="session")
 def test_data() -> Path:
-    """The folder of real pictures and weights; skips without it."""
+    """The folder of real images and weights; skips without it."""
     folder = os.environ.get("MLIMAGES_TEST_DATA")
     if not folder:
-        pytest.skip("MLIMAGES_TEST_DATA is not set: no real pictures and weights to test with")
+        pytest.skip("MLIMAGES_TEST_DATA is not set: no real images and weights to test with")
     return Path(folder).resolve()
 
 
@@ -41,7 +41,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 
 @pytest.fixture(scope="session")
 def cnn_bundle(tmp_path_factory: pytest.TempPathFactory) -> OnnxBundle:
-    """A small network with random weights, exported; six pictures lie beside it in `pictures/`."""
+    """A small network with random weights, exported; six images lie beside it in `images/`."""
     from tests.deploying import exported
 
     return exported("cifar10_cnn", tmp_path_factory.mktemp("cnn"))

@@ -1,4 +1,4 @@
-"""Run folders as `finetune` leaves them, made by hand: coloured pictures, chosen probabilities."""
+"""Run folders as `finetune` leaves them, made by hand: coloured images, chosen probabilities."""
 
 import csv
 import json
@@ -18,11 +18,11 @@ NAMES = ("ants", "bees", "wasps")
 def make_run(
     folder: Path, *, names: Sequence[str] = NAMES, per_class: int = 8, wrong: Sequence[int] = (), **settings: object
 ) -> Path:
-    """A run over `per_class` pictures of each class; the validation pictures at `wrong` are named as the next class."""
+    """A run over `per_class` images of each class; the validation images at `wrong` are named as the next class."""
     preprocessing = Preprocessing(ImageProperty(24), Normalization(mean=(0.5,), std=(0.5,)))
-    pictures = folder.parent / "pictures"
+    images = folder.parent / "images"
     items = [
-        LabeledPath(pictures / name / f"{n}.png", label) for label, name in enumerate(names) for n in range(per_class)
+        LabeledPath(images / name / f"{n}.png", label) for label, name in enumerate(names) for n in range(per_class)
     ]
     chance = np.random.default_rng(0)
     for item in items:
@@ -47,5 +47,5 @@ def make_run(
         for place, item in enumerate(items):
             said = (item.label + (place in wrong)) % len(names)
             row = [0.9 if guess == said else 0.1 / (len(names) - 1) for guess in range(len(names))]
-            table.writerow([f"../pictures/{item.path.parent.name}/{item.path.name}", item.label, *row])
+            table.writerow([f"../images/{item.path.parent.name}/{item.path.name}", item.label, *row])
     return folder

@@ -224,7 +224,7 @@ def closed_port() -> int:
 
 
 def photo(seed: int, size: tuple[int, int] = (96, 64), form: str = "JPEG", **options: object) -> bytes:
-    """A picture unlike that of any other seed."""
+    """An image unlike that of any other seed."""
     coarse = np.random.default_rng(seed).integers(0, 256, (7, 9, 3), dtype=np.uint8)
     out = io.BytesIO()
     Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(out, form, **options)

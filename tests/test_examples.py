@@ -124,10 +124,10 @@ def test_batches_are_the_same_in_numpy_and_torch(tmp_path: Path, follow: Follow)
     assert (tmp_path / "batches.png").read_bytes().startswith(b"\x89PNG")
 
 
-def tar(pictures: Mapping[str, bytes]) -> bytes:
+def tar(images: Mapping[str, bytes]) -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as archive:
-        for name, data in pictures.items():
+        for name, data in images.items():
             member = tarfile.TarInfo(name)
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
@@ -142,8 +142,8 @@ def test_cats_from_imagenet_are_gathered_labelled_shown_learned_and_named(
     cats = iter(sorted((test_data / "cifar10_jpeg/train/cat").iterdir()))
     with serve() as site:
         for wnid in ("n02121808", "n02123394", "n02123597"):  # domestic, Persian, Siamese
-            pictures = {f"{wnid}_{n}.JPEG": next(cats).read_bytes() for n in range(5)} | {f"{wnid}_9.JPEG": b"<html>"}
-            site.routes[f"/data/winter21_whole/{wnid}.tar"] = answer(tar(pictures))
+            images = {f"{wnid}_{n}.JPEG": next(cats).read_bytes() for n in range(5)} | {f"{wnid}_9.JPEG": b"<html>"}
+            site.routes[f"/data/winter21_whole/{wnid}.tar"] = answer(tar(images))
         said = follow(
             "cats_imagenet",
             more={"mlimages gather": f"--endpoint {site.base} --allow-private", "python": "--epochs 1"},
@@ -156,8 +156,8 @@ def test_cats_from_imagenet_are_gathered_labelled_shown_learned_and_named(
     assert "15 good" in said
     assert "epoch 1: rate 0.0100, loss" in said
     assert len(re.findall(r"siamese_cat/\S+: .*persian_cat \d", said)) == 5
-    for picture in ("cats_sheet.png", "mean.png", "cats.png"):
-        assert (tmp_path / picture).exists()
+    for image in ("cats_sheet.png", "mean.png", "cats.png"):
+        assert (tmp_path / image).exists()
 
 
 @pytest.mark.train
@@ -177,7 +177,7 @@ CREATURES = {"cat": "cat", "dog": "dog", "bird": "bird", "monkey": "deer", "fish
 
 
 def serve_pexels(site: Site, folder: Path, *, key: str, each: int) -> None:
-    """Pexels' search over CIFAR-10's pictures, those of another class where it has no such creature."""
+    """Pexels' search over CIFAR-10's images, those of another class where it has no such creature."""
 
     def search(connection: Connection, request: Request) -> None:
         if request.headers.get("authorization") != key:
@@ -230,8 +230,8 @@ def test_creatures_are_learned_from_scratch_and_from_what_a_network_knows(
 def test_three_networks_are_compared_on_fruit(tmp_path: Path, follow: Follow, test_data: Path) -> None:
     for folder in sorted((test_data / "flowers5_small/train").iterdir()):
         (tmp_path / "data/fruit" / folder.name).mkdir(parents=True)
-        for picture in sorted(folder.iterdir())[:10]:
-            (tmp_path / "data/fruit" / folder.name / picture.name).symlink_to(picture)
+        for image in sorted(folder.iterdir())[:10]:
+            (tmp_path / "data/fruit" / folder.name / image.name).symlink_to(image)
     small = {"--model alexnet": "--model alexnet --size 64", "--model vgg11": "--model squeezenet1_1 --size 64"}
     said = follow("fruit", more={"mlimages finetune": "--epochs 1 --weights none --freeze head"}, instead=small)
     table = said[said.rindex("lenet5", 0, said.rindex("vgg11")) - 2000 :]

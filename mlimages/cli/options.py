@@ -33,9 +33,9 @@ class GroupedCommand(TyperCommand):
     def invoke(self, ctx: Any) -> Any:
         """Check the label files before the body imports anything slow."""
         for param in self.get_params(ctx):
-            if "LABELS" in (kinds := str(param.metavar or "").removesuffix("...").split("|")):
+            if str(param.metavar).removesuffix("...") in ("LABELS", "LABELS|FOLDER"):
                 for source in _as_list(ctx.params.get(param.name)):
-                    demand_labels(source, allow_image="MEAN" in kinds)
+                    demand_labels(source)
         return super().invoke(ctx)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
@@ -66,7 +66,7 @@ class ThresholdsCommand(GroupedCommand):
             formatter.write_dl(rows, col_max=24)
 
 
-def demand_labels(source: Path, *, allow_image: bool = False) -> None:
+def demand_labels(source: Path) -> None:
     """Raise InputError if there is nothing at a local path, or an image."""
     from mlimages.labels import IMAGE_SUFFIXES
 
@@ -74,7 +74,7 @@ def demand_labels(source: Path, *, allow_image: bool = False) -> None:
         return
     if not source.exists():
         raise InputError(f"no folder or label file at {source}: create one with `mlimages label FOLDER`")
-    if source.suffix.lower() in IMAGE_SUFFIXES and source.is_file() and not allow_image:
+    if source.suffix.lower() in IMAGE_SUFFIXES and source.is_file():
         raise InputError(f"{source} is an image: give a folder of class folders, or a label file")
 
 

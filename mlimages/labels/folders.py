@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,8 +10,9 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
-from mlimages.core import InputError, LabeledPath, as_path, counted, written_names
+from mlimages.core import InputError, LabeledPath, as_path, counted
 from mlimages.labels.class_names import ClassNames, with_class
+from mlimages.labels.folder_notes import NUMBERED, loose_images, nested_note, skipped_beside, skipped_in
 from mlimages.labels.label_file import LabelFile
 from mlimages.labels.scanning import (
     PARTS,
@@ -30,9 +30,6 @@ from mlimages.labels.tables import SHOWN, TableOptions
 
 MAX_LOOSE_SHARE = 0.01
 """Maximum share of images beside the class folders; with more, the folder has another layout."""
-
-_NUMBERED = re.compile(r"/part-\d{4,}$")
-"""Subfolders of a class, as `gather --subfolders` creates them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,10 +170,10 @@ def label_dir_auto(
     names = class_names or tuple(found)
     _demand_known(found, names, root)
     left_out = [f"{root.relative_to(given).as_posix()}: not a class, its subfolders are"] if root != given else []
-    left_out += [text for path in parts.values() for text in _skipped_in(path, root, leaf=leaf)]
+    left_out += [text for path in parts.values() for text in skipped_in(path, root, leaf=leaf)]
     class_folders = [folder for path in parts.values() for folder in _image_folders(path)]
     if "" not in parts:
-        left_out += _skipped_beside(root, set(parts.values()))
+        left_out += skipped_beside(root, set(parts.values()))
 
     def items(part: str) -> Iterator[LabeledPath]:
         for name, images in classes[part].items():
@@ -188,7 +185,7 @@ def label_dir_auto(
         return LabelFile(root / name, root, items=lambda: chain.from_iterable(map(items, wanted)), class_names=names)
 
     by_part = {part: listed(part) for part in classes if part}
-    nested = "" if leaf else _nested(class_folders, root)
+    nested = "" if leaf else nested_note(class_folders, root)
     return FolderLabels(listed(*classes), (*left_out, *skipped_entries(root)), by_part, nested)
 
 
@@ -226,7 +223,7 @@ def label_dir_by_pattern(folder: str | os.PathLike[str], pattern: str) -> LabelF
 
 def has_class_folders(folder: Path) -> bool:
     """Whether the folder has shards, or subfolders with images that are not numbered parts of a class."""
-    return bool(shards_in(folder)) or any(not _NUMBERED.search(str(path)) for path in _image_folders(folder))
+    return bool(shards_in(folder)) or any(not NUMBERED.search(str(path)) for path in _image_folders(folder))
 
 
 def _image_folders(root: Path) -> list[Path]:
@@ -236,11 +233,9 @@ def _image_folders(root: Path) -> list[Path]:
 def _class_root(root: Path, class_names: Sequence[str]) -> Path:
     """Return the folder of the class folders, below folders that only contain one folder of folders."""
     inner = root
-    while (
-        not _loose_images(inner) and len(folders := _image_folders(inner)) == 1 and folders[0].name not in class_names
-    ):
+    while not loose_images(inner) and len(folders := _image_folders(inner)) == 1 and folders[0].name not in class_names:
         inner = folders[0]
-    return root if _loose_images(inner) or not has_class_folders(inner) else inner
+    return root if loose_images(inner) or not has_class_folders(inner) else inner
 
 
 def _part_folders(root: Path) -> dict[str, Path]:
@@ -261,7 +256,7 @@ def _class_images(root: Path, *, leaf: bool) -> dict[str, Callable[[], Iterator[
         return {name: partial(map, Path, paths) for name, paths in shard_classes(root, leaf=leaf).items()}
     classes: dict[str, list[Path]] = {}
     for name, path in _class_folders(root, leaf=leaf).items():
-        classes.setdefault(_NUMBERED.sub("", name) if leaf else name, []).append(path)
+        classes.setdefault(NUMBERED.sub("", name) if leaf else name, []).append(path)
     return {name: partial(_images_of, paths, deep=not leaf) for name, paths in classes.items()}
 
 
@@ -280,16 +275,16 @@ def _class_folders(root: Path, *, leaf: bool) -> dict[str, Path]:
         if (other := same.setdefault(name.casefold(), path)) != path:
             raise InputError(f"{other} and {path} have the same class name ({name!r}): rename or merge them")
         classes[name] = path
-    loose = _loose_images(root)
+    loose = loose_images(root)
     if loose and not classes:
         raise InputError(
             f"{root} holds {len(loose)} images and no class folders: {_table_hint(root)}create a folder per class, "
             "use --class-from REGEX if the names contain the class, or --label N if all are of one class"
         )
     if len(loose) > MAX_LOOSE_SHARE * sum(1 for path in (classes.values() if loose else ()) for _ in images_in(path)):
+        shown = ", ".join(path.name for path in loose[:3]) + (f" and {len(loose) - 3} more" if len(loose) > 3 else "")
         raise InputError(
-            f"{root}: {len(loose)} images are beside the class folders ({loose[0].name} ...): move each into the "
-            "folder of its class, or elsewhere"
+            f"{root}: not in a class folder: {shown}: move each into the folder of its class, or elsewhere"
         )
     return classes
 
@@ -297,48 +292,6 @@ def _class_folders(root: Path, *, leaf: bool) -> dict[str, Path]:
 def _table_hint(root: Path) -> str:
     tables = sorted(path for path in root.iterdir() if path.suffix.lower() in (".csv", ".tsv", ".jsonl"))
     return f"label it by its table (`mlimages label {tables[0]} -o labels.txt`), " if tables else ""
-
-
-def _loose_images(root: Path) -> list[Path]:
-    """Return the images in the folder itself, without those that mlimages wrote (a mean image, a contact sheet)."""
-    images = list(images_in(root, deep=False))
-    ours = written_names(root) if images else set()
-    return [path for path in images if path.name not in ours]
-
-
-def _skipped_in(part: Path, root: Path, *, leaf: bool) -> list[str]:
-    folders = [path for path in (walk(part) if leaf else subfolders(part)) if path != part]
-    empty = [f"{clean_name(path.relative_to(root).as_posix())}: no images" for path in folders
-             if not has_images(path, deep=True)]  # fmt: skip
-    return [*empty, *(f"{path.relative_to(root).as_posix()}: beside the class folders" for path in _loose_images(part))]
-
-
-def _nested(classes: Sequence[Path], root: Path) -> str:
-    """Describe the folders with images inside class folders, which may be the classes."""
-    inner = [
-        (of, path)
-        for of in classes
-        for path in walk(of)
-        if path != of and has_images(path, deep=False) and not _NUMBERED.search(str(path))
-    ]
-    names = [path.relative_to(root).as_posix() for _, path in inner]
-    shown = ", ".join(names[:SHOWN]) + ", ..." * (len(names) > SHOWN)
-    tops: dict[str, set[Path]] = {}
-    for top, path in inner:
-        tops.setdefault(path.name, set()).add(top)
-    if len(classes) > 1 and tops and all(len(found) == len(classes) for found in tops.values()):
-        return (
-            f"{shown}: read as part of the class folder; every class folder has the same subfolders: if these are the "
-            "classes, --leaf takes each as a class, --class-from '([^/]+)/[^/]+$' those of the same name as one"
-        )
-    return f"{shown}: read as part of the class folder (with --leaf, as classes)" if inner else ""
-
-
-def _skipped_beside(root: Path, parts: set[Path]) -> list[str]:
-    """Describe what is beside the parts, such as a test set without classes."""
-    loose = [f"{path.name}: beside the folders train, val and test" for path in _loose_images(root)]
-    others = [path for path in subfolders(root) if path not in parts]
-    return loose + [f"{path.name}: {sum(1 for _ in images_in(path))} images without class folders" for path in others]
 
 
 def _demand_folder(root: Path) -> Path:

@@ -29,13 +29,14 @@ from mlimages.training.checkpoints import (
     trained_tensors,
 )
 from mlimages.training.config import FineTuneConfig
-from mlimages.training.data import Job, build_job, open_folder, read_images
+from mlimages.training.data import Job, build_job, open_folder
 from mlimages.training.finish import FineTuneResult, finish, finished_result, write_skipped, write_suspect_labels
 from mlimages.training.head import SHARES, compute_head_inputs, fit_ridge, initialize_head
 from mlimages.training.inputs import CustomNetwork, read_inputs
 from mlimages.training.known import conformal_thresholds
 from mlimages.training.loop import Schedule, Trainer, make_optimizer, validate
 from mlimages.training.run import EpochFigures, check_folder, write_log, write_metrics
+from mlimages.training.run_images import read_images
 
 logger = logging.getLogger(__name__)
 

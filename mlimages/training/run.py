@@ -70,8 +70,8 @@ def check_folder(config: FineTuneConfig, files: RunFiles) -> bool:
     if other:
         differences = ", ".join(f"{name} {before.get(name)!r} before, {now[name]!r} now" for name in other[:3])
         raise RunError(
-            f"{files.folder} contains a run with other settings ({differences}): resume it with "
-            f"`mlimages finetune --resume {files.folder}`, or choose another -o"
+            f"{files.folder} contains a run with other settings ({differences}): choose another -o, "
+            f"or resume that run with `mlimages finetune --resume {files.folder}`"
         )
     return files.result.exists()
 

@@ -35,7 +35,7 @@ from tests.checks.leaks import false_groups, found_share, plant_leaks
 
 
 def scene(seed: int, *, width: int = 300, height: int = 200) -> Image.Image:
-    """A picture with the spectrum of a photograph: large shapes, fewer small ones, fine grain."""
+    """An image with the spectrum of a photograph: large shapes, fewer small ones, fine grain."""
     rng = np.random.default_rng(seed)
     layers = np.zeros((height, width, 3))
     for cells, strength in ((3, 90), (8, 50), (30, 30), (100, 25)):
@@ -51,12 +51,12 @@ def jpeg(image: Image.Image, **options: object) -> bytes:
     return out.getvalue()
 
 
-def listed(folder: Path, pictures: dict[str, bytes], *, name: str = "labels.txt", label: int = 0) -> Path:
-    """Write pictures and a label file that lists them."""
-    for picture, data in pictures.items():
-        (folder / picture).parent.mkdir(parents=True, exist_ok=True)
-        (folder / picture).write_bytes(data)
-    write_label_file(folder / name, [LabeledPath(folder / picture, label) for picture in pictures], ["things"])
+def listed(folder: Path, images: dict[str, bytes], *, name: str = "labels.txt", label: int = 0) -> Path:
+    """Write images and a label file that lists them."""
+    for image, data in images.items():
+        (folder / image).parent.mkdir(parents=True, exist_ok=True)
+        (folder / image).write_bytes(data)
+    write_label_file(folder / name, [LabeledPath(folder / image, label) for image in images], ["things"])
     return folder / name
 
 
@@ -72,7 +72,7 @@ def of_one(folder: Path, data: bytes, name: str = "a.jpg", **lines: float) -> se
     return codes(report).get(name, set())
 
 
-def test_a_sound_picture_has_no_code(tmp_path: Path) -> None:
+def test_a_sound_image_has_no_code(tmp_path: Path) -> None:
     assert of_one(tmp_path, jpeg(scene(1))) == set()
 
 
@@ -192,14 +192,14 @@ def test_a_turned_image_is_measured_upright_once_in_every_format(tmp_path: Path)
 def test_a_png_with_one_flipped_bit_is_refused_as_it_is_where_it_is_loaded(tmp_path: Path) -> None:
     whole = encoded(scene(1, width=60, height=40), "PNG")
     begin, end = whole.index(b"IDAT") + 6, whole.rindex(b"IEND") - 8
-    pictures = {}
+    images = {}
     for number, at in enumerate(range(begin, end, (end - begin) // 60)):
         flipped = bytearray(whole)
         flipped[at] ^= 1 << number % 8
-        pictures[f"{number}.png"] = bytes(flipped)
-    report = check([listed(tmp_path, pictures)])
-    assert sum(report.errors.values()) == len(pictures)
-    for data in pictures.values():
+        images[f"{number}.png"] = bytes(flipped)
+    report = check([listed(tmp_path, images)])
+    assert sum(report.errors.values()) == len(images)
+    for data in images.values():
         with pytest.raises(ImageError):
             load_rgb(data)
 
@@ -220,10 +220,10 @@ def edits(image: Image.Image) -> Iterable[tuple[str, bytes]]:
     yield "grey", jpeg(image.convert("L"))
 
 
-def test_edited_copies_are_found_and_different_pictures_are_not(tmp_path: Path) -> None:
-    pictures = {f"{n}.jpg": jpeg(scene(n)) for n in range(60)}
+def test_edited_copies_are_found_and_different_images_are_not(tmp_path: Path) -> None:
+    images = {f"{n}.jpg": jpeg(scene(n)) for n in range(60)}
     copies = {f"{n}_{name}.jpg": data for n in (3, 17) for name, data in edits(scene(n))}
-    report = check([listed(tmp_path, pictures | copies)])
+    report = check([listed(tmp_path, images | copies)])
     groups = [{path.stem.split("_")[0] for path in group} for group in report.duplicate_groups]
     assert groups == [{"3"}, {"17"}]
     assert [len(group) for group in report.duplicate_groups] == [9, 9]
@@ -287,17 +287,17 @@ def test_one_label_file_is_taken_as_one(tmp_path: Path, form: Callable[[Path], A
 
 def test_little_digits_are_not_taken_for_each_other(tmp_path: Path) -> None:
     datasets = pytest.importorskip("sklearn.datasets", reason="needs scikit-learn")
-    pictures = {}
+    images = {}
     for number, levels in enumerate(datasets.load_digits().images[:300]):
         out = io.BytesIO()
         Image.fromarray((levels * 255 / 16).astype(np.uint8)).resize((28, 28), Image.Resampling.BICUBIC).save(
             out, "PNG"
         )
-        pictures[f"{number}.png"] = out.getvalue()
-    assert check([listed(tmp_path, pictures)]).duplicate_groups == ()
+        images[f"{number}.png"] = out.getvalue()
+    assert check([listed(tmp_path, images)]).duplicate_groups == ()
 
 
-def test_a_picture_in_two_files_leaks_and_stays_in_the_smaller_one(tmp_path: Path) -> None:
+def test_an_image_in_two_files_leaks_and_stays_in_the_smaller_one(tmp_path: Path) -> None:
     train = listed(tmp_path, {f"t{n}.jpg": jpeg(scene(n)) for n in range(6)}, name="train.txt")
     val = listed(tmp_path, {"v0.jpg": jpeg(scene(0)), "v1.jpg": jpeg(scene(1), quality=50)}, name="val.txt")
     report = check([train, val])
@@ -327,8 +327,8 @@ def test_a_label_file_that_lost_lines_since_its_check_is_named(tmp_path: Path) -
 
 
 def test_a_file_that_turns_up_many_times_is_a_placeholder(tmp_path: Path) -> None:
-    for picture in (scene(1), sheet()):  # the second looks like one by itself, and is named once all the same
-        report = check([listed(tmp_path, {f"{n}.jpg": jpeg(picture) for n in range(5)})])
+    for image in (scene(1), sheet()):  # the second looks like one by itself, and is named once all the same
+        report = check([listed(tmp_path, {f"{n}.jpg": jpeg(image) for n in range(5)})])
         assert (report.warnings["duplicate"], report.warnings["placeholder"]) == (4, 5)
         seen = [one.detail for one in report.findings if one.code == Code.PLACEHOLDER]
         assert seen == [f"the same as {tmp_path / name}" for name in ("4.jpg", *["0.jpg"] * 4)]
@@ -357,8 +357,8 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_a_second_check_decodes_nothing_and_says_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pictures = {f"{n}.jpg": jpeg(scene(n)) for n in range(9)} | {"bad.jpg": b"bad", "again.jpg": jpeg(scene(1))}
-    labels = listed(tmp_path, pictures)
+    images = {f"{n}.jpg": jpeg(scene(n)) for n in range(9)} | {"bad.jpg": b"bad", "again.jpg": jpeg(scene(1))}
+    labels = listed(tmp_path, images)
     first = check([labels])
     seen = decoded(monkeypatch)
     (tmp_path / "0.jpg").rename(tmp_path / "moved.jpg")
@@ -436,8 +436,8 @@ def test_the_outcome_lies_beside_each_label_file(tmp_path: Path) -> None:
 
 
 def test_a_split_keeps_near_duplicates_on_one_side(tmp_path: Path) -> None:
-    pictures = {f"{n}_{name}.jpg": data for n in range(12) for name, data in list(edits(scene(n)))[:3]}
-    items = list(LabelFile(listed(tmp_path, pictures)))
+    images = {f"{n}_{name}.jpg": data for n in range(12) for name, data in list(edits(scene(n)))[:3]}
+    items = list(LabelFile(listed(tmp_path, images)))
     groups = duplicate_groups(item.path for item in items)
     assert len(set(groups.values())) == 12
     train, val = split(items, [0.75, 0.25], seed=1, groups=groups)
@@ -511,7 +511,7 @@ def test_other_thresholds_are_not_answered_from_the_cache(tmp_path: Path) -> Non
     assert found == [1, 0, 1]
 
 
-def test_among_a_million_pictures_the_hash_must_agree_more_closely() -> None:
+def test_among_a_million_images_the_hash_must_agree_more_closely() -> None:
     bits = {count: Thresholds().for_count(count).near_bits for count in (0, 20_000, 100_000, 1_000_000)}
     assert bits == {0: 16, 20_000: 16, 100_000: 14, 1_000_000: 11}
 
@@ -610,32 +610,32 @@ def test_a_jpeg_whose_pixels_are_whole_is_irregular_at_most(tmp_path: Path, kind
 
 def test_a_scan_that_ends_early_is_not_taken_for_padding(tmp_path: Path) -> None:
     simplejpeg = pytest.importorskip("simplejpeg", reason='needs pip install "mlimages[strict]"')
-    rot, pictures = random.Random(1), {}
-    while len(pictures) < 20:
+    rot, images = random.Random(1), {}
+    while len(images) < 20:
         data = bytearray(jpeg(scene(1)))
         data[rot.randrange(1000, len(data) - 2)] ^= 1 << rot.randrange(8)
         try:
             simplejpeg.decode_jpeg(bytes(data))
         except ValueError:
-            pictures[f"{len(pictures)}.jpg"] = bytes(data)
-    assert sum(check([listed(tmp_path, pictures)]).errors.values()) == 20
+            images[f"{len(images)}.jpg"] = bytes(data)
+    assert sum(check([listed(tmp_path, images)]).errors.values()) == 20
 
 
 def test_damage_that_pillow_passes_over_is_found_where_simplejpeg_is_installed(tmp_path: Path) -> None:
     pytest.importorskip("simplejpeg", reason="needs simplejpeg")
     rot = random.Random(0)
-    pictures = {}
+    images = {}
     for n in range(20):
         data = bytearray(jpeg(scene(n)))
         at = rot.randrange(1000, len(data) - 1000)
         data[at : at + 256] = rot.randbytes(256)
-        pictures[f"{n}.jpg"] = bytes(data)
-    report = check([listed(tmp_path, {**pictures, "sound.jpg": jpeg(scene(99))})])
+        images[f"{n}.jpg"] = bytes(data)
+    report = check([listed(tmp_path, {**images, "sound.jpg": jpeg(scene(99))})])
     assert sum(report.errors.values()) == 20
     assert [item.path.name for item in report.kept()] == ["sound.jpg"]
 
 
 def test_names_with_tabs_keep_their_column(tmp_path: Path) -> None:
-    labels = listed(tmp_path, {"a\tb.jpg": b"no picture"})
+    labels = listed(tmp_path, {"a\tb.jpg": b"no image"})
     write_outcome(check([labels]))
     assert list(read_paths(tmp_path / "labels_rejected.tsv")) == [tmp_path / "a\tb.jpg"]

@@ -22,7 +22,7 @@ from tests.conftest import RunCli
 
 @pytest.fixture
 def folders(tmp_path: Path) -> Path:
-    """Two classes of six pictures, one of them cut, one doubled at lower quality; an empty class."""
+    """Two classes of six images, one of them cut, one doubled at lower quality; an empty class."""
     for n in range(12):
         path = tmp_path / "data" / ("ants" if n % 2 else "bees") / f"{n}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -202,7 +202,7 @@ def test_the_bench_runs(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_what_opens_an_iphones_picture_is_named_where_it_is_not_installed_and_then_opens_it(
+def test_what_opens_an_iphones_image_is_named_where_it_is_not_installed_and_then_opens_it(
     tmp_path: Path, run_cli: RunCli
 ) -> None:
     (tmp_path / "data/cat").mkdir(parents=True)

@@ -23,7 +23,7 @@ from mlimages.inference import OnnxBundle, Predictor
 from mlimages.labels import write_label_file
 from mlimages.serving import serve
 from tests.conftest import RunCli
-from tests.deploying import picture, pictures
+from tests.deploying import made_image, made_images
 
 pytestmark = pytest.mark.train
 
@@ -35,10 +35,10 @@ def model(cnn_bundle: OnnxBundle) -> Path:
 
 @pytest.fixture
 def items(tmp_path: Path) -> list[LabeledPath]:
-    return pictures(tmp_path / "p", 4)
+    return made_images(tmp_path / "p", 4)
 
 
-def test_predict_names_pictures_a_line_each(model: Path, items: list[LabeledPath], run_cli: RunCli) -> None:
+def test_predict_names_images_a_line_each(model: Path, items: list[LabeledPath], run_cli: RunCli) -> None:
     (want,) = Predictor(model)([items[1].path], top=2)
     assert isinstance(want, Prediction)
     done = run_cli("predict", model, "p/01.png", "--top", "2")
@@ -57,10 +57,10 @@ def test_predict_gives_the_same_numbers_from_python_and_from_the_command_line(
     ]
 
 
-def test_a_broken_picture_is_one_line_with_its_code_and_stops_nothing(
+def test_a_broken_image_is_one_line_with_its_code_and_stops_nothing(
     model: Path, items: list[LabeledPath], run_cli: RunCli
 ) -> None:
-    items[1].path.write_text("no picture")
+    items[1].path.write_text("no image")
     done = run_cli("predict", model, "p", "none.jpg")
     lines = done.stdout.splitlines()
     assert len(lines) == 5
@@ -70,7 +70,7 @@ def test_a_broken_picture_is_one_line_with_its_code_and_stops_nothing(
 
 
 def test_predict_writes_csv_that_a_table_program_reads(model: Path, items: list[LabeledPath], run_cli: RunCli) -> None:
-    items[2].path.write_text("no picture")
+    items[2].path.write_text("no image")
     rows = list(csv.DictReader(io.StringIO(run_cli("predict", model, "p", "--csv", "--top", "1").stdout)))
     assert [row["path"] for row in rows] == [f"p/{n:02}.png" for n in range(4)]
     assert [row["fault"] for row in rows] == ["", "", "not-an-image", ""]
@@ -106,7 +106,7 @@ def test_no_file_name_costs_an_answer_or_reaches_the_terminal_as_a_command(
 ) -> None:
     (tmp_path / "names").mkdir()
     for name in HOSTILE_NAMES:
-        picture(0).save(tmp_path / "a.png")
+        made_image(0).save(tmp_path / "a.png")
         Path(os.fsdecode(os.path.join(os.fsencode(tmp_path / "names"), name))).write_bytes(  # noqa: PTH118
             (tmp_path / "a.png").read_bytes()
         )
@@ -143,17 +143,17 @@ def test_the_json_array_is_closed_whatever_ends_it(
     assert len(json.loads(capsys.readouterr().out)) == count
 
 
-def test_predict_takes_a_picture_on_standard_input(model: Path, items: list[LabeledPath]) -> None:
+def test_predict_takes_an_image_on_standard_input(model: Path, items: list[LabeledPath]) -> None:
     data = items[0].path.read_bytes()
     done = subprocess.run([sys.executable, "-m", "mlimages", "predict", model, "-"], input=data, capture_output=True)
     assert re.fullmatch(r"-: class\d [\d.]+ %, .*\n", done.stdout.decode())
 
 
-def test_predict_copies_pictures_into_a_folder_per_class(
+def test_predict_copies_images_into_a_folder_per_class(
     model: Path, items: list[LabeledPath], run_cli: RunCli, tmp_path: Path
 ) -> None:
     (tmp_path / "other").mkdir()
-    picture(9).save(tmp_path / "other" / "00.png")
+    made_image(9).save(tmp_path / "other" / "00.png")
     sources = ("p", "other/00.png")
     for _ in range(2):
         run_cli("predict", model, *sources, "--copy-to", "sorted")

@@ -23,7 +23,9 @@ def values() -> dict[str, Any]:
 
 
 @pytest.fixture
-def app(values: dict[str, Any]) -> typer.Typer:
+def app(values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> typer.Typer:
+    monkeypatch.chdir(tmp_path)
+    Path("labels.txt").touch()
     made = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
 
     @takes_options(FineTuneConfig, arguments=("labels",))
@@ -43,11 +45,11 @@ def test_without_options_the_command_gives_the_defaults_of_the_fields(app: typer
 
 
 def test_text_is_parsed_by_the_field_and_refused_as_a_usage_error(app: typer.Typer, values: dict[str, Any]) -> None:
-    done = CliRunner().invoke(app, ["a.txt", "--lr", "0.1", "--time-budget", "10m", "--std", "0.5,0.25"])
+    done = CliRunner().invoke(app, ["labels.txt", "--lr", "0.1", "--time-budget", "10m", "--std", "0.5,0.25"])
     assert done.exit_code == 0, done.output
     assert (values["lr"], values["time_budget_s"], values["std"]) == (0.1, 600.0, (0.5, 0.25))
     for option, text in (("--lr", "-1"), ("--lr", "nan"), ("--time-budget", "soon"), ("--std", "1,x")):
-        assert CliRunner().invoke(app, ["a.txt", option, text]).exit_code == 2
+        assert CliRunner().invoke(app, ["labels.txt", option, text]).exit_code == 2
 
 
 def test_help_shows_the_common_options_and_help_all_every_one(app: typer.Typer) -> None:

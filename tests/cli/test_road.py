@@ -80,8 +80,8 @@ def test_ants_and_bees_from_links_to_predictions(gathered: Path, test_data: Path
 
     ant, bee = (sorted((gathered / "val" / name).glob("*.jpg"))[1] for name in ("ants", "bees"))
     predictor = Predictor(gathered / model / "model.onnx")
-    for picture, name in [(ant, "ants"), (bee, "bees")]:
-        (row,) = json.loads(run_cli("predict", f"{model}/model.onnx", picture, "--json").stdout)
-        (answer,) = predictor([picture])
+    for image, name in [(ant, "ants"), (bee, "bees")]:
+        (row,) = json.loads(run_cli("predict", f"{model}/model.onnx", image, "--json").stdout)
+        (answer,) = predictor([image])
         assert answer.class_name == row["top"][0]["class_name"] == name
         assert answer.probability == row["top"][0]["probability"]

@@ -1,4 +1,4 @@
-"""Label files and pictures at fsspec addresses: in memory, and in a bucket of a local S3 server."""
+"""Label files and images at fsspec addresses: in memory, and in a bucket of a local S3 server."""
 
 import hashlib
 import json
@@ -44,7 +44,7 @@ fsspec = pytest.importorskip("fsspec")
 def memory() -> Iterator[str]:
     files = fsspec.filesystem("memory")
     for number in range(8):
-        files.pipe(f"/set/class{number % 2}/{number}.jpg", photo(number) if number else b"no picture")
+        files.pipe(f"/set/class{number % 2}/{number}.jpg", photo(number) if number else b"no image")
     yield "memory://set"
     files.store.clear()
     files.pseudo_dirs[:] = [""]
@@ -113,7 +113,7 @@ def test_a_folder_at_an_address_becomes_labels_a_check_and_a_mean_as_here(memory
     assert [[item.path.name for item in part] for part in (train, val)] == [[i.path.name for i in p] for p in here]
 
 
-def test_a_label_file_here_names_pictures_elsewhere(memory: str, tmp_path: Path) -> None:
+def test_a_label_file_here_names_images_elsewhere(memory: str, tmp_path: Path) -> None:
     labels = label_dir_auto(memory).labels.write(tmp_path / "labels.txt")
     assert (tmp_path / "labels.txt").read_text().splitlines()[1] == "memory://set/class0/2.jpg 0"
     assert compute_mean(labels, ImageProperty(32)).count == 7
@@ -123,7 +123,7 @@ def test_a_label_file_here_names_pictures_elsewhere(memory: str, tmp_path: Path)
     ]
 
 
-def test_a_missing_object_costs_that_picture(memory: str) -> None:
+def test_a_missing_object_costs_that_image(memory: str) -> None:
     gone = LabeledPath(as_path("memory://set/class0/none.jpg"), 0)
     labels = LabelFile(f"{memory}/labels.txt", items=lambda: [gone], class_names=("a",))
     assert check([labels]).errors == {"missing": 1}
@@ -136,7 +136,7 @@ def test_what_is_not_written_whole_is_not_written(memory: str) -> None:
     assert not fsspec.filesystem("memory").exists("/set/new.txt")
 
 
-def test_a_run_folder_elsewhere_and_moving_pictures_there_are_refused(memory: str) -> None:
+def test_a_run_folder_elsewhere_and_moving_images_there_are_refused(memory: str) -> None:
     with pytest.raises(InputError, match="a run folder must be on this machine"):
         FineTuneConfig(f"{memory}/labels.txt", "memory://run")
     from mlimages.checks import plan_moves
@@ -149,7 +149,7 @@ def test_the_commands_work_in_a_bucket(bucket: dict[str, str], tmp_path: Path, r
     for number in range(8):
         path = tmp_path / "set" / f"class{number % 2}" / f"{number}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(photo(number) if number else b"no picture")
+        path.write_bytes(photo(number) if number else b"no image")
     code = "import fsspec; fsspec.filesystem('s3').put('set', 'bucket', recursive=True)"
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, **bucket}, check=True)
     told = json.loads(run_cli("label", "s3://bucket/set", "--json", **bucket).stdout)
@@ -162,7 +162,7 @@ def test_the_commands_work_in_a_bucket(bucket: dict[str, str], tmp_path: Path, r
     assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
 
 
-def test_pictures_are_gathered_into_an_address_and_the_same_command_goes_on_there(memory: str, tmp_path: Path) -> None:
+def test_images_are_gathered_into_an_address_and_the_same_command_goes_on_there(memory: str, tmp_path: Path) -> None:
     files = fsspec.filesystem("memory")
     with serve() as site:
         site.routes = {f"/{n}.jpg": answer(photo(n // 2)) for n in range(10)} | {
@@ -188,7 +188,7 @@ def test_pictures_are_gathered_into_an_address_and_the_same_command_goes_on_ther
         assert (last.ok, last.reasons["placeholder"], len(site.requests)) == (5, 5, 1)
         (aside,) = (name for name in files.find("/out") if "/.placeholders/" in name)
         assert files.cat(aside) == photo(99)
-        assert len(files.find("/out")) == 7, "the picture for `gone` is put aside there too"
+        assert len(files.find("/out")) == 7, "the image for `gone` is put aside there too"
     assert not list(cache_dir("gathered").iterdir())
 
 
@@ -362,7 +362,7 @@ def test_a_stores_trouble_ends_each_command_and_an_image_is_one_request_of_many_
         fsspec.get_filesystem_class("s3").clear_instance_cache()
 
 
-def test_a_network_learns_from_pictures_at_an_address_and_answers_there(memory: str, tmp_path: Path) -> None:
+def test_a_network_learns_from_images_at_an_address_and_answers_there(memory: str, tmp_path: Path) -> None:
     labels = label_dir_auto(memory).labels.write(f"{memory}/labels.txt")
     run = tmp_path / "run"
     fine_tune(FineTuneConfig(labels.path, run, model="lenet5", weights="none", freeze="none", epochs=1, val_share=0.4))

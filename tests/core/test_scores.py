@@ -29,7 +29,7 @@ def test_every_share_lies_within_its_interval() -> None:
     assert (first.recall.low, first.recall.high) == wilson_interval(3, 4)
 
 
-def test_a_class_without_pictures_says_that_nothing_is_known() -> None:
+def test_a_class_without_images_says_that_nothing_is_known() -> None:
     empty = class_scores(((1, 0), (0, 0)), ["a", "b"])[1]
     assert (empty.recall.value, empty.recall.low, empty.recall.high) == (0.0, 0.0, 1.0)
 

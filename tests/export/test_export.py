@@ -32,7 +32,7 @@ from mlimages.export.preprocessing_graph import build_preprocessing_graph
 from mlimages.inference import OnnxBundle
 from mlimages.labels import write_label_file
 from mlimages.training import export_run
-from tests.deploying import exported, picture, pictures, trained
+from tests.deploying import exported, made_image, made_images, trained
 
 pytestmark = pytest.mark.train
 
@@ -71,7 +71,7 @@ def test_the_file_takes_batches_of_images_of_any_size_and_returns_logits_and_pro
     (model_input,) = session.get_inputs()
     assert (model_input.name, model_input.type, model_input.shape[3]) == ("image", "tensor(uint8)", 3)
     for count, size in ((1, (33, 47)), (3, (200, 20)), (5, (32, 32))):
-        batch = np.stack([np.asarray(picture(n, *size)) for n in range(count)])
+        batch = np.stack([np.asarray(made_image(n, *size)) for n in range(count)])
         logits, probabilities = session.run(["logits", "probabilities"], {"image": batch})
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
         np.testing.assert_allclose(probabilities, odds / odds.sum(axis=1, keepdims=True), rtol=1e-5)
@@ -144,9 +144,9 @@ def test_full_size_images_give_the_logits_of_preprocessed_ones_for_every_kind_of
     resize: str, tmp_path: Path
 ) -> None:
     network = channels(ImageProperty(40, 30, resize=resize, interpolation="bicubic"))  # type: ignore[arg-type]
-    export_network(network, tmp_path / "a.onnx", validation=pictures(tmp_path / "p", 4))
+    export_network(network, tmp_path / "a.onnx", validation=made_images(tmp_path / "p", 4))
     session = ort.InferenceSession(tmp_path / "a.onnx", providers=["CPUExecutionProvider"])
-    image = picture(9, 120, 75)
+    image = made_image(9, 120, 75)
     (logits,) = session.run(["logits"], {"image": np.asarray(image)[None]})
     expected = network.logits([images.prepare(image, network.preprocessing.image)])
     np.testing.assert_allclose(logits, expected, atol=1e-3)
@@ -159,7 +159,7 @@ def test_full_size_images_give_the_logits_of_preprocessed_ones_for_every_kind_of
 )
 def test_every_normalization_is_inside_the_file(normalization: Normalization, tmp_path: Path) -> None:
     network = channels(ImageProperty(16), normalization)
-    bundle = export_network(network, tmp_path / "a.onnx", validation=pictures(tmp_path / "p", 3))
+    bundle = export_network(network, tmp_path / "a.onnx", validation=made_images(tmp_path / "p", 3))
     assert bundle.provenance.parity is not None
     assert bundle.provenance.parity.worst < 1e-2
 
@@ -168,7 +168,7 @@ def test_a_mean_image_is_inside_the_file_without_its_local_path(tmp_path: Path) 
     mean = np.random.default_rng(0).uniform(0, 255, (3, 16, 16)).astype(np.float32)
     normalization = Normalization(255.0, mean_image=str(tmp_path / "secret" / "mean.npy"))
     network = channels(ImageProperty(16), normalization, mean_image=mean)
-    bundle = export_network(network, tmp_path / "a.onnx", validation=pictures(tmp_path / "p", 3))
+    bundle = export_network(network, tmp_path / "a.onnx", validation=made_images(tmp_path / "p", 3))
     assert bundle.preprocessing.normalization.mean_image == "mean.npy"
     assert b"secret" not in bundle.path.read_bytes()
 
@@ -176,11 +176,11 @@ def test_a_mean_image_is_inside_the_file_without_its_local_path(tmp_path: Path) 
 def test_without_preprocessing_the_file_takes_normalized_input(tmp_path: Path) -> None:
     network = trained("lenet5")
     options = ExportOptions(include_preprocessing=False)
-    bundle = export_network(network, tmp_path / "a.onnx", validation=pictures(tmp_path / "p", 3), options=options)
+    bundle = export_network(network, tmp_path / "a.onnx", validation=made_images(tmp_path / "p", 3), options=options)
     session = ort.InferenceSession(bundle.path, providers=["CPUExecutionProvider"])
     (model_input,) = session.get_inputs()
     assert (model_input.type, model_input.shape[1:]) == ("tensor(float)", [1, 28, 28])
-    pixels = [images.prepare(picture(1), network.preprocessing.image)]
+    pixels = [images.prepare(made_image(1), network.preprocessing.image)]
     (logits,) = session.run(["logits"], {model_input.name: network.normalized(pixels).numpy()})
     np.testing.assert_allclose(logits, network.logits(pixels), rtol=1e-3, atol=1e-5)
 
@@ -200,7 +200,7 @@ def test_a_file_with_other_outputs_is_refused_and_the_old_one_stays(tmp_path: Pa
     wrong = OtherLogits(right.network, right.preprocessing, right.class_names, right.model)
     (tmp_path / "a.onnx").write_text("the old one")
     with pytest.raises(ExportError, match=r"worst on .*\d\d\.png: the network predicts class\d, the file class\d"):
-        export_network(wrong, tmp_path / "a.onnx", validation=pictures(tmp_path / "p", 5), overwrite=True)
+        export_network(wrong, tmp_path / "a.onnx", validation=made_images(tmp_path / "p", 5), overwrite=True)
     assert (tmp_path / "a.onnx").read_text() == "the old one"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.onnx", "p"]
 
@@ -218,13 +218,13 @@ class OneLevel(nn.Module):
 
 
 def test_the_exact_resize_is_used_where_one_level_changes_the_class(tmp_path: Path) -> None:
-    item, prop = pictures(tmp_path / "p", 1)[0], ImageProperty(40, resize="squash")
+    item, prop = made_images(tmp_path / "p", 1)[0], ImageProperty(40, resize="squash")
     fast = ort.InferenceSession(build_preprocessing_graph(prop, opset=18, ir_version=8).SerializeToString())
     for seed in itertools.count():  # until the fast resize differs somewhere
-        pixels = images.prepare(picture(seed, 97, 83), prop)
-        if (fast.run(None, {"image": np.asarray(picture(seed, 97, 83))[None]})[0][0] != pixels).any():
+        pixels = images.prepare(made_image(seed, 97, 83), prop)
+        if (fast.run(None, {"image": np.asarray(made_image(seed, 97, 83))[None]})[0][0] != pixels).any():
             break
-    picture(seed, 97, 83).save(item.path)
+    made_image(seed, 97, 83).save(item.path)
     expected = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float()
     network = TrainedNetwork(
         OneLevel(expected), Preprocessing(prop, Normalization(1.0)), ("same", "other"), "one level"
@@ -237,7 +237,7 @@ def test_the_exact_resize_is_used_where_one_level_changes_the_class(tmp_path: Pa
 
 
 def test_the_temperature_calibrates_without_changing_any_class(tmp_path: Path) -> None:
-    items = pictures(tmp_path / "p", 12)
+    items = made_images(tmp_path / "p", 12)
     network = trained("cifar10_cnn")
     plain = export_network(network, tmp_path / "a.onnx", validation=items)
     options = ExportOptions(calibrate=True, known_share=0.75)
@@ -245,7 +245,7 @@ def test_the_temperature_calibrates_without_changing_any_class(tmp_path: Path) -
     assert plain.temperature == 1.0
     assert calibrated.temperature != 1.0
     assert calibrated.provenance.calibration_error is not None
-    image = {"image": np.asarray(picture(3))[None]}
+    image = {"image": np.asarray(made_image(3))[None]}
     sessions = [ort.InferenceSession(one.path, providers=["CPUExecutionProvider"]) for one in (plain, calibrated)]
     (logits, before), (same_logits, after) = (session.run(["logits", "probabilities"], image) for session in sessions)
     np.testing.assert_allclose(logits, same_logits, rtol=1e-5)
@@ -261,7 +261,7 @@ def test_large_weights_are_written_beside_the_file(tmp_path: Path, monkeypatch: 
     assert bundle.path.stat().st_size < 100_000
     assert (tmp_path / "model.onnx.data").stat().st_mode == bundle.path.stat().st_mode
     session = ort.InferenceSession(bundle.path, providers=["CPUExecutionProvider"])
-    assert session.run(None, {"image": np.asarray(picture(1))[None]})[0].shape == (1, 3)
+    assert session.run(None, {"image": np.asarray(made_image(1))[None]})[0].shape == (1, 3)
 
 
 def test_weights_beside_the_file_are_replaced_together_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,7 +272,7 @@ def test_weights_beside_the_file_are_replaced_together_with_it(tmp_path: Path, m
     assert (tmp_path / "model.onnx.data").read_bytes() == before
     monkeypatch.setattr(parity_module, "TOLERANCE", -1.0)
     with pytest.raises(ExportError, match="nothing was written"):
-        export_network(trained("lenet5", seed=1), tmp_path / "model.onnx", validation=pictures(tmp_path / "p", 2))
+        export_network(trained("lenet5", seed=1), tmp_path / "model.onnx", validation=made_images(tmp_path / "p", 2))
     assert (tmp_path / "model.onnx.data").read_bytes() == before
     assert not list(tmp_path.glob(".*.part"))
     monkeypatch.undo()
@@ -296,7 +296,7 @@ def test_a_bundle_contains_its_provenance(plain: OnnxBundle) -> None:
 
 @pytest.mark.parametrize("kind", [str, Path])
 def test_paths_of_every_kind_are_taken(tmp_path: Path, kind: type) -> None:
-    write_label_file(tmp_path / "val.txt", pictures(tmp_path / "p", 3), ("class0", "class1", "class2"))
+    write_label_file(tmp_path / "val.txt", made_images(tmp_path / "p", 3), ("class0", "class1", "class2"))
     out = kind(tmp_path / "new" / "a.onnx")
     bundle = export_network(trained("lenet5"), out, validation=kind(tmp_path / "val.txt"))
     assert bundle.provenance.parity is not None

@@ -11,7 +11,7 @@ from mlimages import images
 from mlimages.core import ImageProperty
 from mlimages.export.preprocessing_graph import ResizeForm, build_preprocessing_graph
 from mlimages.inference.session import to_graph_input
-from tests.deploying import picture
+from tests.deploying import made_image
 
 SIZES = [
     (500, 375), (375, 500), (100, 300), (300, 1000), (1000, 300), (200, 640), (256, 256), (333, 223), (40, 30),
@@ -49,7 +49,7 @@ def difference(prop: ImageProperty, form: ResizeForm) -> tuple[int, float]:
 
     differences = []
     for number, size in enumerate(SIZES):
-        image = picture(number, *size)
+        image = made_image(number, *size)
         expected = images.prepare(image, prop)
         differences.append(np.abs(run(np.asarray(image)[None]) - expected).ravel())
         assert (run(to_graph_input([expected], prop)) == expected).all(), "preprocessed images must pass unchanged"
@@ -92,6 +92,6 @@ def test_openvino_computes_the_portable_resize_even_in_bfloat16() -> None:
     for precision in ("f32", "bf16"):
         run = core.compile_model(core.read_model(model, b""), "CPU", {"INFERENCE_PRECISION_HINT": precision})
         for number, size in enumerate(SIZES[:5]):
-            image = picture(number, *size)
+            image = made_image(number, *size)
             pixels = np.asarray(run(np.asarray(image)[None])[0][0], np.int16)
             assert np.abs(pixels - images.prepare(image, prop)).max() <= 3

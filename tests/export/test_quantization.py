@@ -26,7 +26,7 @@ from mlimages.inference import Known, OnnxBundle, PredictionSets, Predictor, ope
 from mlimages.inference.onnx_metadata import read_metadata
 from mlimages.labels import LabelFile, write_label_file
 from mlimages.reports import bundle_notes
-from tests.deploying import pictures, trained
+from tests.deploying import made_images, trained
 
 pytestmark = pytest.mark.train
 
@@ -38,7 +38,7 @@ def bundle(cnn_bundle: OnnxBundle) -> OnnxBundle:
 
 @pytest.fixture
 def labels(tmp_path: Path) -> LabelFile:
-    write_label_file(tmp_path / "val.txt", pictures(tmp_path / "p", 8), ("class0", "class1", "class2"))
+    write_label_file(tmp_path / "val.txt", made_images(tmp_path / "p", 8), ("class0", "class1", "class2"))
     return LabelFile(tmp_path / "val.txt")
 
 
@@ -127,7 +127,7 @@ def test_a_quantized_file_keeps_float_probabilities_and_claims_only_what_was_mea
     """Of 40 classes an 8-bit softmax gives most the probability 0, and rows that do not add up to 1."""
     monkeypatch.setattr(module, "MIN_SPEEDUP", 0.0)
     names = tuple(f"class{n}" for n in range(40))
-    write_label_file(tmp_path / "val.txt", pictures(tmp_path / "p", 12), names)
+    write_label_file(tmp_path / "val.txt", made_images(tmp_path / "p", 12), names)
     network = with_known(trained("cifar10_cnn", classes=40), LabelFile(tmp_path / "val.txt"))
     options = ExportOptions(include_preprocessing=preprocessing, calibrate=True)
     before = export_network(network, tmp_path / "a.onnx", validation=tmp_path / "val.txt", options=options)
@@ -152,7 +152,7 @@ def test_a_quantized_file_keeps_float_probabilities_and_claims_only_what_was_mea
 
 
 def test_a_class_that_the_bundle_does_not_know_is_an_error(bundle: OnnxBundle, tmp_path: Path) -> None:
-    write_label_file(tmp_path / "val.txt", pictures(tmp_path / "p", 3), ("class0", "class1", "other"))
+    write_label_file(tmp_path / "val.txt", made_images(tmp_path / "p", 3), ("class0", "class1", "other"))
     with pytest.raises(InputError, match=r"'other'.*which is not in"):
         quantize_any(bundle, LabelFile(tmp_path / "val.txt"), tmp_path / "small.onnx")
 
@@ -167,6 +167,6 @@ def test_paths_of_every_kind_are_taken(bundle: OnnxBundle, labels: LabelFile, tm
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_too_few_images_are_an_error_that_counts_them(bundle: OnnxBundle, tmp_path: Path, count: int) -> None:
-    write_label_file(tmp_path / "val.txt", pictures(tmp_path / "p", count), ("class0",))
+    write_label_file(tmp_path / "val.txt", made_images(tmp_path / "p", count), ("class0",))
     with pytest.raises(InputError, match=rf"val.txt: {count} images? can be decoded: quantization requires at least 2"):
         quantize_any(bundle, LabelFile(tmp_path / "val.txt"), tmp_path / "small.onnx")

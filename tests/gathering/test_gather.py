@@ -76,7 +76,7 @@ def rows(out: Path) -> dict[str, FetchResult]:
     return by_url
 
 
-def pictures(out: Path) -> list[str]:
+def images(out: Path) -> list[str]:
     return sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file() and p.parent.name != ".gather"
                   and not p.name.startswith("manifest"))  # fmt: skip
 
@@ -96,7 +96,7 @@ PHOTO = photo(1)
 MISBEHAVIOURS = {
     "html": (answer(b"<!DOCTYPE html><html>gone</html>", Content_Type="image/jpeg"), "html"),
     "nothing": (answer(b""), "empty"),
-    "text": (answer(b"no such picture"), "text"),
+    "text": (answer(b"no such image"), "text"),
     "noise": (answer(bytes(range(128, 256)) * 9), "not-an-image"),
     "404": (answer(b"no", 404), "not-found"),
     "403": (answer(b"no", 403), "forbidden"),
@@ -160,7 +160,7 @@ def test_every_misbehaviour_ends_as_one_row_with_its_reason_and_the_good_is_kept
     summary = run(source, tmp_path / "out", per_host=64, **limits)
     found = rows(tmp_path / "out")
     assert {url: found[recorded_url(url)].reason for url in wanted} == wanted
-    assert pictures(tmp_path / "out") == ["cats/good.jpg"]
+    assert images(tmp_path / "out") == ["cats/good.jpg"]
     assert (summary.ok, summary.failed) == (1, len(wanted))
     assert sum(summary.reasons.values()) == summary.failed
 
@@ -199,7 +199,7 @@ def test_heic_is_gathered_where_its_reader_is_installed(site: Site, tmp_path: Pa
     pytest.importorskip("pillow_heif").register_heif_opener()
     site.routes = {"/a": answer(photo(1, form="HEIF"))}
     assert run(links(tmp_path, site.url("/a")), tmp_path / "out").ok == 1
-    assert pictures(tmp_path / "out") == ["cats/a.heic"]
+    assert images(tmp_path / "out") == ["cats/a.heic"]
 
 
 def test_a_cookie_is_kept_for_the_redirects_of_its_link_alone(site: Site, tmp_path: Path) -> None:
@@ -493,7 +493,7 @@ def test_the_bytes_decide_suffix_and_type_and_names_are_made_safe(site: Site, tm
                    "/": answer(photo(3)), "/img.php": answer(photo(4)), "/CON.jpg": answer(photo(5))}  # fmt: skip
     urls = [site.url(path) for path in ("/wrong.jpg", "/..%2F..%2Fetc", "/", "/img.php?id=4&x=.jpg", "/CON.jpg")]
     run(links(tmp_path, *urls), tmp_path / "out")
-    assert pictures(tmp_path / "out") == [
+    assert images(tmp_path / "out") == [
         "cats/_.._etc.jpg", "cats/_CON.jpg", "cats/image.jpg", "cats/img.jpg", "cats/wrong.png",
     ]  # fmt: skip
     assert (tmp_path / "out/cats/wrong.png").read_bytes() == png
@@ -508,9 +508,9 @@ def test_one_name_with_different_bytes_keeps_both_and_the_same_bytes_are_kept_on
     assert [found[url].status for url in urls] == ["ok", "ok", "duplicate", "ok"]
     assert found[urls[2]].same_as == found[urls[3]].same_as == "cats/x.jpg"
     assert (summary.ok, summary.duplicate, summary.near_duplicate) == (3, 1, 1)
-    assert len(pictures(tmp_path / "out")) == 3
+    assert len(images(tmp_path / "out")) == 3
     kept = run(links(tmp_path, *urls), tmp_path / "kept", keep_duplicates=True, parallel=1)
-    assert (kept.ok, kept.duplicate, len(pictures(tmp_path / "kept"))) == (4, 0, 4)
+    assert (kept.ok, kept.duplicate, len(images(tmp_path / "kept"))) == (4, 0, 4)
 
 
 def test_thumbnails_that_differ_do_not_look_alike(site: Site, tmp_path: Path) -> None:
@@ -525,7 +525,7 @@ def test_the_same_bytes_behind_five_links_are_a_placeholder_and_none_is_kept(sit
     site.routes["/gone"] = answer(photo(0))
     summary = run(source, tmp_path / "out")
     assert (summary.ok, summary.duplicate, summary.reasons) == (1, 0, {"placeholder": 7})
-    aside, good = pictures(tmp_path / "out")
+    aside, good = images(tmp_path / "out")
     assert (aside.partition("/")[0], good) == (".placeholders", "cats/good.jpg")
     assert (tmp_path / "out" / aside).read_bytes() == photo(0), "one copy is put aside, where no label file looks"
     found = [row for url, row in rows(tmp_path / "out").items() if "good" not in url]
@@ -564,7 +564,7 @@ def test_a_placeholder_is_many_different_paths_of_one_host(urls: list[str], expe
     assert are_placeholder(map(location_hash, urls)) is expected
 
 
-def test_a_limit_counts_good_pictures_per_class_and_no_more_are_fetched(site: Site, tmp_path: Path) -> None:
+def test_a_limit_counts_good_images_per_class_and_no_more_are_fetched(site: Site, tmp_path: Path) -> None:
     site.routes = {f"/{n}.jpg": answer(photo(n)) for n in range(0, 40, 2)}
     lines = [f"{label}\t{site.url(f'/{n}.jpg')}?{label}" for n in range(40) for label in ("a", "b")]
     summary = run(links(tmp_path, *lines), tmp_path / "out", limit=5, keep_duplicates=True)
@@ -606,10 +606,10 @@ def test_a_second_run_asks_for_nothing_that_is_there_and_for_what_is_new_or_lost
     assert sorted(request.path for request in site.requests) == ["/0.jpg", "/1.jpg", "/3.jpg"]
     assert (summary.ok, summary.failed, summary.fetched) == (4, 1, 3)
     rows(tmp_path / "out")
-    assert len(pictures(tmp_path / "out")) == 4
+    assert len(images(tmp_path / "out")) == 4
 
 
-def test_pictures_of_every_shape_are_inspected(tmp_path: Path) -> None:
+def test_images_of_every_shape_are_inspected(tmp_path: Path) -> None:
     path = tmp_path / "x"
     for size in ((1, 1), (5, 300), (300, 5), (8, 8), (1, 3000)):
         path.write_bytes(photo(1, size))
@@ -637,7 +637,7 @@ def test_bytes_after_an_image_do_not_matter_and_its_own_end_does(
         assert found.reason is Reason.TRUNCATED
 
 
-def test_resized_pictures_are_upright_rgb_with_the_shorter_side_as_asked(site: Site, tmp_path: Path) -> None:
+def test_resized_images_are_upright_rgb_with_the_shorter_side_as_asked(site: Site, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     transparent = io.BytesIO()
@@ -648,9 +648,7 @@ def test_resized_pictures_are_upright_rgb_with_the_shorter_side_as_asked(site: S
     site.routes = {"/turned.jpg": answer(photo(1, (400, 200), exif=exif)), "/glass.png": answer(transparent.getvalue()),
                    "/cmyk.jpg": answer(cmyk.getvalue()), "/deep.png": answer(deep.getvalue())}  # fmt: skip
     run(links(tmp_path, *map(site.url, site.routes)), tmp_path / "out", resize=40)
-    opened = {
-        path: Image.open(io.BytesIO((tmp_path / "out" / path).read_bytes())) for path in pictures(tmp_path / "out")
-    }
+    opened = {path: Image.open(io.BytesIO((tmp_path / "out" / path).read_bytes())) for path in images(tmp_path / "out")}
     assert {path: (image.mode, image.size) for path, image in opened.items()} == {
         "cats/cmyk.jpg": ("RGB", (60, 40)), "cats/deep.jpg": ("RGB", (60, 40)),
         "cats/glass.jpg": ("RGB", (60, 40)), "cats/turned.jpg": ("RGB", (40, 80)),
@@ -742,9 +740,9 @@ def test_shards_joined_in_one_folder_settle_without_a_request(site: Site, tmp_pa
     for one in (joined, whole):
         assert (one.ok, one.duplicate, one.near_duplicate, one.reasons) == (5, 2, 2, {"placeholder": 5})
     named = {row.same_as for row in rows(tmp_path / "joined").values()}
-    assert named - {None} <= set(pictures(tmp_path / "joined"))
-    assert len(pictures(tmp_path / "joined")) == len(pictures(tmp_path / "whole")) == 6
-    assert sum(path.startswith(".placeholders/") for path in pictures(tmp_path / "joined")) == 1
+    assert named - {None} <= set(images(tmp_path / "joined"))
+    assert len(images(tmp_path / "joined")) == len(images(tmp_path / "whole")) == 6
+    assert sum(path.startswith(".placeholders/") for path in images(tmp_path / "joined")) == 1
     assert [path.name for path in (tmp_path / "joined").glob("manifest*")] == ["manifest.jsonl"]
 
 
@@ -780,7 +778,7 @@ def test_a_run_without_a_shard_is_refused_while_a_shard_is_at_work_and_clears_up
         run(source, tmp_path / "out")
     left = tmp_path / "out" / ".gather" / "manifest-00001" / "1.part"
     left.parent.mkdir(parents=True)
-    left.write_bytes(b"half a picture")
+    left.write_bytes(b"half an image")
     assert run(source, tmp_path / "out").ok == 1
     assert not (tmp_path / "out" / ".gather").exists()
 
@@ -791,7 +789,7 @@ def test_a_link_that_a_shard_finished_later_is_as_the_shard_says(site: Site, tmp
     site.routes = {"/a.jpg": answer(photo(1))}
     run(source, tmp_path / "out", shard=(1, 1), retry_failed={Reason.NOT_FOUND})
     settled = run(source, tmp_path / "out")
-    assert (settled.ok, settled.failed, len(pictures(tmp_path / "out"))) == (1, 0, 1)
+    assert (settled.ok, settled.failed, len(images(tmp_path / "out"))) == (1, 0, 1)
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8"), max_size=30), max_size=20), st.integers(1, 7))

@@ -244,10 +244,10 @@ def test_ctrl_c_is_heard_while_the_list_is_typed_at_a_terminal(site: Site, tmp_p
 def test_killed_at_any_moment_it_goes_on_with_nothing_twice_nothing_lost_and_no_half_file(
     site: Site, tmp_path: Path, layout: str, count: int
 ) -> None:
-    pictures = {f"/{n}.jpg": photo(n) for n in range(count)}
-    site.routes = {path: answer(data) for path, data in pictures.items()}
+    images = {f"/{n}.jpg": photo(n) for n in range(count)}
+    site.routes = {path: answer(data) for path, data in images.items()}
     links, out = tmp_path / "links.txt", tmp_path / "out"
-    links.write_text("".join(site.url(f"{path}\n") for path in pictures))
+    links.write_text("".join(site.url(f"{path}\n") for path in images))
     chance = random.Random(7)
     manifest, kills = out / "manifest.jsonl", 0
     while True:
@@ -265,14 +265,14 @@ def test_killed_at_any_moment_it_goes_on_with_nothing_twice_nothing_lost_and_no_
         process.wait()
         kills += 1
         for path in (out / "links").glob("*"):
-            assert path.read_bytes() == pictures[f"/{path.name}"], "a half file"
+            assert path.read_bytes() == images[f"/{path.name}"], "a half file"
     assert process.returncode == 0
     assert kills >= 2
     rows = list(read_manifest(out))
-    assert sorted(row.url for row in rows) == sorted(map(site.url, pictures))
+    assert sorted(row.url for row in rows) == sorted(map(site.url, images))
     assert {row.status for row in rows} == {"ok"}
     found = [(item.path.name, read_bytes(item.path)) for item in label_dir_auto(out).labels]
-    assert sorted(found) == sorted((path[1:], data) for path, data in pictures.items())
+    assert sorted(found) == sorted((path[1:], data) for path, data in images.items())
 
 
 def test_a_torn_last_line_is_ignored_and_its_link_fetched_again(site: Site, tmp_path: Path) -> None:
@@ -365,7 +365,7 @@ def test_the_bench_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.realdata
-def test_real_pictures_are_gathered_whole_and_strange_ones_end_with_a_reason(
+def test_real_images_are_gathered_whole_and_strange_ones_end_with_a_reason(
     site: Site, test_data: Path, tmp_path: Path
 ) -> None:
     files = sorted([*(test_data / "weird").iterdir(), *(test_data / "hymenoptera_data/val/ants").iterdir()])
@@ -387,7 +387,7 @@ def test_real_pictures_are_gathered_whole_and_strange_ones_end_with_a_reason(
     assert {min(row.width or 0, row.height or 0) for row in read_manifest(tmp_path / "small") if row.path} == {48}
 
 
-def test_a_disk_that_takes_half_a_picture_ends_the_run(tmp_path: Path) -> None:
+def test_a_disk_that_takes_half_an_image_ends_the_run(tmp_path: Path) -> None:
     code = (
         "import resource, sys; from pathlib import Path\n"
         "from mlimages.gathering.download.body_file import BufferedFile\n"

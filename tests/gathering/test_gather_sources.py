@@ -158,9 +158,9 @@ def ranged(data: bytes, breaks_at: int | None = None) -> Callable[[Connection, R
 
 
 def test_a_synsets_archive_is_streamed_resumed_and_not_asked_for_again(site: Site, tmp_path: Path) -> None:
-    pictures = {f"n02121808_{n}.JPEG": photo(n) for n in range(6)} | {"n02121808_9.JPEG": b"broken"}
+    images = {f"n02121808_{n}.JPEG": photo(n) for n in range(6)} | {"n02121808_9.JPEG": b"broken"}
     path = "/data/winter21_whole/n02121808.tar"
-    site.routes = {path: ranged(tar(pictures), breaks_at=9000)}
+    site.routes = {path: ranged(tar(images), breaks_at=9000)}
     told: list[str] = []
     out = tmp_path / "out"
 
@@ -319,7 +319,7 @@ def test_pexels_fills_each_class_names_the_photographers_and_asks_no_page_twice(
     assert attribution.count("Photo by") == 180
     asked = len(site.requests)
     gather(pexels(site, "cat", "lizard=lizard reptile"), out, limit=95, keep_duplicates=True, **FAST)
-    assert len(site.requests) == asked + 10, "ten pictures more, from the pages that are known"
+    assert len(site.requests) == asked + 10, "ten images more, from the pages that are known"
     everything = "".join(p.read_text() for p in (*out.glob("manifest*"), *out.glob("*.md")))
     assert "secret-key" not in everything + repr(pexels(site, "cat"))
 
@@ -465,7 +465,7 @@ def test_openverse_pages_are_read_throttling_is_honoured_and_creators_are_named(
     "page",
     ["{}", '{"photos": 7, "results": {}}', '{"photos": [1, {"src": [2]}, {}], "results": [1, {}], "page_count": "x"}'],
 )
-def test_a_provider_that_answers_otherwise_than_it_says_costs_no_more_than_its_pictures(
+def test_a_provider_that_answers_otherwise_than_it_says_costs_no_more_than_its_images(
     site: Site, tmp_path: Path, pexels_key: None, page: str
 ) -> None:
     site.fallback = answer(page.encode(), X_Ratelimit_Remaining="many", X_Ratelimit_Reset="soon")
@@ -572,8 +572,8 @@ def test_links_before_the_cut_of_a_compressed_list_are_gathered(site: Site, tmp_
 
 
 def test_a_part_of_an_archive_that_comes_in_pieces_is_whole(site: Site, tmp_path: Path) -> None:
-    pictures = {f"n02121808_{n}.JPEG": photo(n, (900, 900), quality=95) for n in range(2)}
-    site.routes = {"/data/winter21_whole/n02121808.tar": ranged(tar(pictures))}
+    images = {f"n02121808_{n}.JPEG": photo(n, (900, 900), quality=95) for n in range(2)}
+    site.routes = {"/data/winter21_whole/n02121808.tar": ranged(tar(images))}
     for folder in ("one", "two"):
         source = ImageNet(["n02121808"], endpoint=site.base)
         assert gather(source, tmp_path / folder, **FAST).ok == 2

@@ -350,22 +350,22 @@ def test_a_busy_cluster_says_so(cluster: Cluster, caplog: pytest.LogCaptureFixtu
     ray.cancel(holder, force=True)
 
 
-def pictures(folder: Path, broken: int = 5) -> LabelFile:
-    """Two classes; one picture in each, a near copy across them, and some that cannot be decoded."""
+def images(folder: Path, broken: int = 5) -> LabelFile:
+    """Two classes; one image in each, a near copy across them, and some that cannot be decoded."""
     for number in range(300):
         path = folder / f"class{number // 10 % 2}" / f"{number}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(photo(number // 3) if number >= broken else b"no picture")
+        path.write_bytes(photo(number // 3) if number >= broken else b"no image")
     labels = label_dir_auto(folder).labels.write(folder / "labels.txt")
     with labels.path.open("a") as lines:
         lines.write("class0/missing.jpg 0\n")
     return labels
 
 
-def test_a_check_finds_the_same_whoever_looks_at_the_pictures(
+def test_a_check_finds_the_same_whoever_looks_at_the_images(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    labels = pictures(tmp_path)
+    labels = images(tmp_path)
     divided = replace(check([labels], pool=cluster), seconds=0)
     again = replace(check([labels], pool=cluster), seconds=0)
     monkeypatch.setenv("MLIMAGES_CACHE", str(tmp_path / "empty"))
@@ -377,7 +377,7 @@ def test_a_check_finds_the_same_whoever_looks_at_the_pictures(
 
 
 def test_the_mean_is_the_same_to_the_bit_for_any_partition(cluster: Cluster, tmp_path: Path) -> None:
-    labels, prop = pictures(tmp_path), ImageProperty(32)
+    labels, prop = images(tmp_path), ImageProperty(32)
     single = compute_mean(labels, prop, workers=1)
     for pool in (cluster, replace(cluster, at_once=7), Threads(3, at_once=1)):
         divided = compute_mean(labels, prop, pool=pool)
@@ -389,7 +389,7 @@ def test_the_mean_is_the_same_to_the_bit_for_any_partition(cluster: Cluster, tmp
 def test_check_and_mean_run_on_a_cluster_from_the_command_line(
     cluster: Cluster, tmp_path: Path, run_cli: RunCli
 ) -> None:
-    pictures(tmp_path / "p")
+    images(tmp_path / "p")
     where = ["--engine", "ray", "--address", ray.get_runtime_context().gcs_address]
     checked = json.loads(run_cli("check", "p/labels.txt", "--json", *where).stdout)
     assert (checked["checked"], checked["errors"]["not-an-image"], checked["errors"]["missing"]) == (301, 5, 1)

@@ -16,7 +16,7 @@ UNREADABLE = {"EPS", "WMF", "GRIB", "BUFR", "HDF5", "MPEG", "IPTC"}
 """Formats that Pillow leaves to another program or cannot decode."""
 
 
-def picture(width: int = 40, height: int = 24) -> Image.Image:
+def made_image(width: int = 40, height: int = 24) -> Image.Image:
     return Image.effect_mandelbrot((width, height), (-2, -1, 1, 1), 60).convert("RGB")
 
 
@@ -29,10 +29,10 @@ def saved(image: Image.Image, form: str, **options: object) -> bytes:
 
 def in_mode(mode: str) -> Image.Image:
     if mode == "LAB":
-        return Image.merge("LAB", picture().split())
+        return Image.merge("LAB", made_image().split())
     if mode == "I;16":
-        return Image.fromarray(np.asarray(picture().convert("L")).astype(np.uint16) * 257)
-    return picture().convert(mode)
+        return Image.fromarray(np.asarray(made_image().convert("L")).astype(np.uint16) * 257)
+    return made_image().convert(mode)
 
 
 def exif(orientation: int = 6) -> bytes:
@@ -59,19 +59,19 @@ def every_format() -> Iterator[tuple[str, bytes]]:
                 yield f"{form}-{mode}".replace(";", "").lower(), saved(in_mode(mode), form)
             except Exception:  # this format does not hold this mode
                 continue
-    frames = [picture().rotate(angle) for angle in (120, 240)]
+    frames = [made_image().rotate(angle) for angle in (120, 240)]
     for form in ("GIF", "WEBP", "PNG", "TIFF", "MPO", "AVIF"):
-        yield f"{form}-frames".lower(), saved(picture(), form, save_all=True, append_images=frames)
+        yield f"{form}-frames".lower(), saved(made_image(), form, save_all=True, append_images=frames)
     for form in ("JPEG", "PNG", "WEBP", "TIFF", "AVIF", "MPO"):
-        yield f"{form}-turned".lower(), saved(picture(), form, exif=exif())
+        yield f"{form}-turned".lower(), saved(made_image(), form, exif=exif())
     for form in ("JPEG", "PNG", "WEBP"):
-        yield f"{form}-odd-exif".lower(), saved(picture(), form, exif=odd_exif())
-    yield "jpeg-progressive", saved(picture(), "JPEG", progressive=True)
-    yield "jpeg-large", saved(picture(600, 401), "JPEG", exif=exif())
-    yield "png-exif-behind", exif_behind_pixels(saved(picture(), "PNG"))
-    yield "png-palette-clear", saved(picture().quantize(16), "PNG", transparency=bytes(range(0, 256, 16)))
-    yield "png-rgb-clear", saved(picture(), "PNG", transparency=(0, 0, 0))
-    yield "tiff-deflate-turned", saved(picture(), "TIFF", compression="tiff_deflate", exif=exif(5))
+        yield f"{form}-odd-exif".lower(), saved(made_image(), form, exif=odd_exif())
+    yield "jpeg-progressive", saved(made_image(), "JPEG", progressive=True)
+    yield "jpeg-large", saved(made_image(600, 401), "JPEG", exif=exif())
+    yield "png-exif-behind", exif_behind_pixels(saved(made_image(), "PNG"))
+    yield "png-palette-clear", saved(made_image().quantize(16), "PNG", transparency=bytes(range(0, 256, 16)))
+    yield "png-rgb-clear", saved(made_image(), "PNG", transparency=(0, 0, 0))
+    yield "tiff-deflate-turned", saved(made_image(), "TIFF", compression="tiff_deflate", exif=exif(5))
     yield "psd", psd()
 
 
@@ -87,26 +87,26 @@ def exif_behind_pixels(png: bytes) -> bytes:
 
 def psd(layers: bytes = b"") -> bytes:
     """A flat Photoshop file; `layers` is its section of layers."""
-    pixels = np.asarray(picture()).transpose(2, 0, 1).tobytes()
+    pixels = np.asarray(made_image()).transpose(2, 0, 1).tobytes()
     head = b"8BPS" + struct.pack(">H6xHIIHH", 1, 3, 24, 40, 8, 3)
     return head + struct.pack(">III", 0, 0, len(layers)) + layers + struct.pack(">H", 0) + pixels
 
 
 def made_by_hand() -> dict[str, bytes]:
     """Files that end in every kind of exception somewhere in Pillow, or at a bound of its or ours."""
-    dds = bytearray(saved(picture(), "DDS"))
+    dds = bytearray(saved(made_image(), "DDS"))
     dds[80:88] = struct.pack("<I", 4) + b"ZZZZ"  # an unknown FourCC: NotImplementedError
-    gif = bytearray(saved(picture(), "GIF"))
+    gif = bytearray(saved(made_image(), "GIF"))
     gif[6:10] = struct.pack("<HH", 65535, 65535)  # DecompressionBombError
     return {
         "dds-unknown": bytes(dds),
         "blp-unknown": b"BLP2" + struct.pack("<IBBBB", 1, 9, 8, 0, 0) + struct.pack("<II", 16, 16) + bytes(1200),
-        "icns-palette": saved(picture().quantize(16), "ICNS"),  # AssertionError
+        "icns-palette": saved(made_image().quantize(16), "ICNS"),  # AssertionError
         "tiff-odd-exif": tiff_with_odd_tags(),
         "gif-bomb": bytes(gif),
-        "gif-no-frame": saved(picture(), "GIF")[:13] + b";",
+        "gif-no-frame": saved(made_image(), "GIF")[:13] + b";",
         "ico-bomb": b"\0\0\1\0\1\0" + struct.pack("<BBBBHHII", 0, 0, 0, 0, 1, 32, 99, 22) + png_of_size(30000, 30000),
-        "avif-broken": broken_box(saved(picture(), "AVIF")),
+        "avif-broken": broken_box(saved(made_image(), "AVIF")),
         "psd-layers": psd(struct.pack(">IH", 9000, 4) + bytes(20)),
         "png-bomb": png_of_size(20000, 20000),
         "png-no-pixels": png_of_size(40, 24),
@@ -121,7 +121,7 @@ def made_by_hand() -> dict[str, bytes]:
 
 def tiff_with_odd_tags() -> bytes:
     """A TIFF that is to be turned, with a resolution of a wrong type: its EXIF cannot be written anew."""
-    data = bytearray(saved(picture(), "TIFF", exif=exif(), dpi=(72, 72)))
+    data = bytearray(saved(made_image(), "TIFF", exif=exif(), dpi=(72, 72)))
     at = data.index(struct.pack("<HH", 0x011A, 5))
     data[at + 2 : at + 4] = struct.pack("<H", 2)
     return bytes(data)

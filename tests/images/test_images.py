@@ -1,4 +1,4 @@
-"""Every kind of picture becomes the pixels that it means, and hostile ones a code."""
+"""Every kind of image becomes the pixels that it means, and hostile ones a code."""
 
 import contextlib
 import io
@@ -208,7 +208,7 @@ def test_an_image_decoded_small_gets_the_size_that_the_whole_one_would(size: tup
 
 @pytest.mark.parametrize("form", ["PNG", "TIFF", "JPEG", "WEBP"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_pictures_are_turned_upright(orientation: int, form: str) -> None:
+def test_images_are_turned_upright(orientation: int, form: str) -> None:
     upright = Image.new("RGB", (24, 16), "red")
     upright.paste("blue", (0, 0, 8, 8))
     stored = upright
@@ -314,7 +314,7 @@ def test_faults_have_their_codes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [(10_000, 10_000), (20_000, 20_000), (100_000, 100_000)])
-def test_a_picture_too_large_is_refused_from_its_header_and_nothing_is_printed(size: tuple[int, int]) -> None:
+def test_an_image_too_large_is_refused_from_its_header_and_nothing_is_printed(size: tuple[int, int]) -> None:
     code = (
         "import sys; from mlimages.images.decoding import identify\n"
         "try: identify(sys.stdin.buffer.read())\nexcept Exception as error: print(error.fault)"
@@ -333,7 +333,7 @@ def test_a_strip_that_scaling_would_blow_up_is_refused() -> None:
         load_pixels(encoded(Image.new("RGB", (1, 30_000))), ImageProperty(224))
 
 
-def test_an_iphones_picture_is_opened(tmp_path: Path) -> None:
+def test_an_iphones_image_is_opened(tmp_path: Path) -> None:
     (tmp_path / "cat").mkdir()
     photo = Image.effect_mandelbrot((96, 64), (-2, -1, 1, 1), 100).convert("RGB")
     (tmp_path / "cat/IMG_1.HEIC").write_bytes(encoded(photo, "HEIF", quality=95))
@@ -342,7 +342,7 @@ def test_an_iphones_picture_is_opened(tmp_path: Path) -> None:
     assert difference.mean() < 4
 
 
-def test_postscript_is_no_picture() -> None:
+def test_postscript_is_no_image() -> None:
     assert (
         fault_of(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n") == Fault.NOT_AN_IMAGE
     )
@@ -363,7 +363,7 @@ def test_no_damage_to_a_file_raises_anything_but_an_image_error(data: st.DataObj
 
 @pytest.mark.realdata
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_strange_pictures_load_or_have_a_code(test_data: Path) -> None:
+def test_strange_images_load_or_have_a_code(test_data: Path) -> None:
     found = {}
     for path in sorted((test_data / "weird").iterdir()):
         try:
@@ -398,7 +398,7 @@ def test_arrays_equal_the_networks_own_normalisation_bit_for_bit(
     assert (from_network(ours, normalization, mean_image) == pixels).all()
 
 
-def test_a_picture_goes_to_an_array_and_back_unchanged() -> None:
+def test_an_image_goes_to_an_array_and_back_unchanged() -> None:
     image = LabeledImage.from_array(np.asarray(noise(5, 4), dtype=np.float32).transpose(2, 0, 1), 3)
     assert image.label == 3
     assert image.to_array().shape == (3, 4, 5)

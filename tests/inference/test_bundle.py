@@ -85,7 +85,7 @@ def damaged(path: Path, how: str) -> Path:
     elif how == "empty":
         path.write_bytes(b"")
     elif how == "not onnx":
-        path.write_bytes(b"\xff\xd8\xff\xe0 a picture")
+        path.write_bytes(b"\xff\xd8\xff\xe0 an image")
     elif how == "endless integer":
         path.write_bytes(b"\xff" * 64)
     elif how == "stranger's":

@@ -12,7 +12,7 @@ from mlimages.inference import OnnxBundle, Predictor, evaluate
 from mlimages.labels import LabelFile, write_label_file
 from mlimages.reports import report_html
 from tests.browser import OpenPage
-from tests.deploying import pictures
+from tests.deploying import made_images
 
 pytestmark = pytest.mark.train
 NAMES = ("class0", "class1", "class2")
@@ -20,7 +20,7 @@ NAMES = ("class0", "class1", "class2")
 
 @pytest.fixture
 def items(tmp_path: Path) -> list[LabeledPath]:
-    return pictures(tmp_path / "p", 12)
+    return made_images(tmp_path / "p", 12)
 
 
 def labels(folder: Path, items: list[LabeledPath], names: tuple[str, ...] = NAMES) -> LabelFile:
@@ -71,17 +71,17 @@ def test_a_label_file_with_some_of_the_classes_is_enough(
     assert (found.count, sum(found.confusion[2])) == (8, 0)
 
 
-def test_broken_pictures_are_listed_and_not_counted(
+def test_broken_images_are_listed_and_not_counted(
     cnn_bundle: OnnxBundle, items: list[LabeledPath], tmp_path: Path
 ) -> None:
-    items[3].path.write_text("no picture")
+    items[3].path.write_text("no image")
     items[5].path.unlink()
     found = evaluate(Predictor(cnn_bundle), labels(tmp_path, items))
     assert found.count == 10
     assert [broken.fault for broken in found.broken] == ["not-an-image", "missing"]
 
 
-def test_a_label_file_without_a_usable_picture_is_an_error(cnn_bundle: OnnxBundle, tmp_path: Path) -> None:
+def test_a_label_file_without_a_usable_image_is_an_error(cnn_bundle: OnnxBundle, tmp_path: Path) -> None:
     (tmp_path / "none.png").write_bytes(b"no image")
     with pytest.raises(InputError, match="no usable image"):
         evaluate(Predictor(cnn_bundle), labels(tmp_path, [LabeledPath(tmp_path / "none.png", 0)]))
@@ -113,7 +113,7 @@ def test_the_figures_for_programs_have_stable_keys(
 def test_the_report_opens_offline_and_escapes_what_it_shows(
     cnn_bundle: OnnxBundle, items: list[LabeledPath], tmp_path: Path, open_page: OpenPage, width: int, dark: bool
 ) -> None:
-    items[0].path.write_text("no picture")
+    items[0].path.write_text("no image")
     found = evaluate(Predictor(cnn_bundle), labels(tmp_path, items))
     hostile = replace(found, class_names=("<script>alert(1)</script>", "class1", "class2"))
     (tmp_path / "report.html").write_text(report_html(hostile, "a <b>title</b>"))
@@ -129,7 +129,7 @@ def test_the_report_opens_offline_and_escapes_what_it_shows(
 
 
 def test_paths_are_taken_as_text_and_results_have_a_short_repr(cnn_bundle: OnnxBundle, tmp_path: Path) -> None:
-    items = pictures(tmp_path / "p", 3)
+    items = made_images(tmp_path / "p", 3)
     write_label_file(tmp_path / "val.txt", items, ("class0", "class1", "class2"))
     found = evaluate(str(cnn_bundle.path), str(tmp_path / "val.txt"))
     assert re.fullmatch(

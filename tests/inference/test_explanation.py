@@ -16,7 +16,7 @@ from mlimages.export import TrainedNetwork, export_network
 from mlimages.inference import Predictor, evaluate, explain
 from mlimages.inference.explanation import hide_middle
 from mlimages.labels import LabelFile, write_label_file
-from tests.deploying import picture
+from tests.deploying import made_image
 from tests.planting import KINDS, Kind, Shortcut, linear_predictor, write_set
 
 SIDE = 28
@@ -112,7 +112,7 @@ def test_the_sentence_of_evaluate_finds_planted_shortcuts_and_nothing_in_a_clean
     kind: Kind | None, tmp_path: Path
 ) -> None:
     rng = np.random.default_rng(3)
-    backgrounds = [picture(n).point(lambda level, n=n: level // 2 + n % 2 * 127) for n in range(8)]
+    backgrounds = [made_image(n).point(lambda level, n=n: level // 2 + n % 2 * 127) for n in range(8)]
     shortcut = Shortcut.draw(kind, rng) if kind else None
 
     def things() -> list[list[Image.Image]]:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from mlimages.cli.main import app
 from mlimages.core import Prediction
 from mlimages.inference import KNOWN, PROBABILITIES, Known, OnnxBundle, PredictionSets, Predictor
-from tests.deploying import picture
+from tests.deploying import made_image
 
 pytestmark = pytest.mark.train
 
@@ -41,7 +41,7 @@ def test_known_and_the_set_reach_python_text_json_and_csv(
     known: float, threshold: float, cnn_bundle: OnnxBundle, tmp_path: Path
 ) -> None:
     path = with_known(cnn_bundle, tmp_path / "a.onnx", known=known, threshold=threshold).path
-    picture(1).save(tmp_path / "a.png")
+    made_image(1).save(tmp_path / "a.png")
     (result,) = Predictor(path)(tmp_path / "a.png")
     assert isinstance(result, Prediction)
     assert result.known == (known >= 0.5)
@@ -64,10 +64,10 @@ def test_known_and_the_set_reach_python_text_json_and_csv(
 
 
 def test_a_file_without_them_says_nothing_of_either(cnn_bundle: OnnxBundle, tmp_path: Path) -> None:
-    (result,) = Predictor(cnn_bundle)(picture(1))
+    (result,) = Predictor(cnn_bundle)(made_image(1))
     assert isinstance(result, Prediction)
     assert (result.known, result.known_score, result.prediction_set) == (None, None, None)
-    picture(1).save(tmp_path / "a.png")
+    made_image(1).save(tmp_path / "a.png")
     said = [CliRunner().invoke(app, ["predict", str(cnn_bundle.path), str(tmp_path / "a.png"), each]).stdout
             for each in ("--json", "--csv")]  # fmt: skip
     (values,), (row,) = json.loads(said[0]), csv.DictReader(said[1].splitlines())

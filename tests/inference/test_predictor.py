@@ -13,7 +13,7 @@ from mlimages import images
 from mlimages.core import BrokenImage, BundleError, Fault, Prediction
 from mlimages.export import ExportOptions
 from mlimages.inference import OnnxBundle, Predictor, onnx_metadata
-from tests.deploying import exported, picture, trained
+from tests.deploying import exported, made_image, trained
 
 pytestmark = pytest.mark.train
 
@@ -25,7 +25,7 @@ def bundle(cnn_bundle: OnnxBundle) -> OnnxBundle:
 
 @pytest.fixture(scope="module")
 def files(bundle: OnnxBundle) -> list[Path]:
-    return sorted((bundle.path.parent / "pictures").iterdir())
+    return sorted((bundle.path.parent / "images").iterdir())
 
 
 def probabilities(result: Prediction | BrokenImage) -> list[float]:
@@ -44,7 +44,7 @@ def test_a_prediction_is_what_the_trained_network_says_of_the_training_pixels(
     np.testing.assert_allclose(got, want, rtol=1e-4)
 
 
-def test_paths_bytes_and_arrays_of_one_picture_give_one_answer(bundle: OnnxBundle, files: list[Path]) -> None:
+def test_paths_bytes_and_arrays_of_one_image_give_one_answer(bundle: OnnxBundle, files: list[Path]) -> None:
     path = files[0]
     kinds = [path, str(path), path.read_bytes(), np.asarray(Image.open(path))]
     results = Predictor(bundle)(kinds)
@@ -106,11 +106,11 @@ def test_classes_come_by_falling_probability_and_top_cuts_them(bundle: OnnxBundl
     assert (whole.class_name, whole.probability) == (whole.top[0].class_name, whole.top[0].probability)
 
 
-def test_broken_pictures_are_values_among_the_good_in_their_order(
+def test_broken_images_are_values_among_the_good_in_their_order(
     bundle: OnnxBundle, files: list[Path], tmp_path: Path
 ) -> None:
     cut = tmp_path / "cut.jpg"
-    picture(0).save(cut)
+    made_image(0).save(cut)
     cut.write_bytes(cut.read_bytes()[:-400])
     mixed = [files[0], cut, files[1], tmp_path / "none.png", b"", b"<html>", files[2]]
     results = Predictor(bundle)(mixed)
@@ -142,7 +142,7 @@ def test_whatever_a_decoder_raises_is_the_outcome_of_that_image_alone(
     assert [results[0], results[2]] == Predictor(bundle)(files[:2])
 
 
-def test_a_picture_of_too_many_pixels_is_broken_before_it_is_decoded(bundle: OnnxBundle, files: list[Path]) -> None:
+def test_an_image_of_too_many_pixels_is_broken_before_it_is_decoded(bundle: OnnxBundle, files: list[Path]) -> None:
     (result,) = Predictor(bundle, max_pixels=100)(files[:1])
     assert isinstance(result, BrokenImage)
     assert result.fault is Fault.TOO_MANY_PIXELS
@@ -176,15 +176,15 @@ def test_a_stream_reads_no_further_ahead_than_it_must(bundle: OnnxBundle, files:
     assert len(taken) <= 2 * (2 * 2 + 1)
 
 
-def test_a_grey_network_answers_colour_pictures_as_it_was_trained(tmp_path: Path) -> None:
+def test_a_grey_network_answers_colour_images_as_it_was_trained(tmp_path: Path) -> None:
     bundle, network = exported("lenet5", tmp_path), trained("lenet5")
-    paths = sorted((tmp_path / "pictures").iterdir())
+    paths = sorted((tmp_path / "images").iterdir())
     pixels = [images.load_pixels(path, network.preprocessing.image) for path in paths]
     want = network.logits(pixels).argmax(axis=1)
     assert [result.top[0].label for result in Predictor(bundle)(paths)] == want.tolist()  # type: ignore[union-attr]
 
 
-def test_no_pictures_give_no_results(bundle: OnnxBundle) -> None:
+def test_no_images_give_no_results(bundle: OnnxBundle) -> None:
     assert Predictor(bundle)([]) == []
 
 

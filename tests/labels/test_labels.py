@@ -30,7 +30,7 @@ def touch(root: Path, *names: str) -> Path:
     for name in names:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"picture")
+        path.write_bytes(b"image")
     return root
 
 
@@ -73,7 +73,7 @@ def test_subfolders_that_every_class_has_may_be_the_classes(tmp_path: Path) -> N
     assert label_dir_by_pattern(years, pattern).class_names == ("ants", "bees")
 
 
-def test_with_leaf_each_folder_that_holds_pictures_is_a_class(animals: Path) -> None:
+def test_with_leaf_each_folder_that_holds_images_is_a_class(animals: Path) -> None:
     labels = label_dir_auto(animals, leaf=True).labels
     assert labels.class_names == ("ant", "ant/nested", "bee", "Zebra")
     assert "ant/nested/A.jpeg 1" in lines(labels, animals)
@@ -159,7 +159,7 @@ def test_numbers_among_the_names_of_a_table_are_names(tmp_path: Path, found: tup
         assert [file.class_names[item.label] for item in file] == list(found)
 
 
-def test_paths_as_text_are_those_of_the_pictures_whatever_the_file_stands_for(tmp_path: Path) -> None:
+def test_paths_as_text_are_those_of_the_images_whatever_the_file_stands_for(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text('sub/../a b.jpg 1\n" c.jpg" 1\n/elsewhere/d.jpg 0\nsub\\e.jpg 1\n')
     (tmp_path / "a_class_def.txt").write_text("0 1\n1 0\n")  # names that look like numbers of others
     labels = LabelFile(tmp_path / "a.txt")
@@ -255,7 +255,7 @@ def test_a_split_does_not_depend_on_where_the_folder_lies_nor_on_the_order_of_li
     assert {item.path for item in here_val} == {item.path.relative_to(tmp_path) for item in there_val}
 
 
-def test_pictures_of_one_group_stay_on_one_side() -> None:
+def test_images_of_one_group_stay_on_one_side() -> None:
     groups = groups_by_pattern((item.path for item in many()), r"/(\d)\d*\.jpg")
     train, val = split(many(), [0.7, 0.3], seed=0, groups=groups)
     assert not {groups[item.path] for item in train} & {groups[item.path] for item in val}
@@ -281,7 +281,7 @@ def test_label_files_filter_shuffle_split_and_merge_as_values(tmp_path: Path) ->
     assert lines(merged, tmp_path)[-1] == "b.jpg 1"
 
 
-def test_appending_a_class_by_number_names_it_and_lists_no_picture_twice(tmp_path: Path) -> None:
+def test_appending_a_class_by_number_names_it_and_lists_no_image_twice(tmp_path: Path) -> None:
     touch(tmp_path, "cats/1.jpg", "dogs/2.jpg", "more/3.jpg")
     first = label_dir(tmp_path / "cats", 0).write(tmp_path / "labels.txt")
     for folder, number in [("dogs", 1), ("more", 1), ("more", 1)]:
@@ -298,10 +298,10 @@ def test_a_data_set_is_laid_out_as_folders_and_labelled_again(animals: Path, tmp
     assert len(list(again)) == len(list(labels)) == 4
     assert (tmp_path / "out/bee/3.webp").resolve() == animals / "bee/3.webp"
     lay_out(labels, tmp_path / "copied", copy=True)
-    assert (tmp_path / "copied/bee/3.webp").read_bytes() == b"picture"
+    assert (tmp_path / "copied/bee/3.webp").read_bytes() == b"image"
 
 
-def test_pictures_of_the_same_name_do_not_hide_each_other_nor_leave_the_folder(tmp_path: Path) -> None:
+def test_images_of_the_same_name_do_not_hide_each_other_nor_leave_the_folder(tmp_path: Path) -> None:
     touch(tmp_path, "x/1.jpg", "y/1.jpg")
     items = [LabeledPath(tmp_path / "x/1.jpg", 0), LabeledPath(tmp_path / "y/1.jpg", 0)]
     lay_out(LabelFile(tmp_path / "l.txt", items=lambda: items, class_names=("../../up",)), tmp_path / "out")

@@ -50,7 +50,7 @@ def test_images_of_one_run_alone_are_not_compared(runs: list[Path]) -> None:
     predictions = runs[1] / "val_predictions.csv"
     predictions.write_text("".join(predictions.read_text().splitlines(keepends=True)[:13]))
     assert [each.against_best.shared for each in compare_runs(runs) if each.against_best] == [12, 24]
-    predictions.write_text(predictions.read_text().replace("pictures/", "others/"))
+    predictions.write_text(predictions.read_text().replace("images/", "others/"))
     first, *others = list(comparison_lines(compare_runs(runs)))[1:4]
     assert first.endswith(" -")  # no winner
     assert sum(line.endswith("no image in common") for line in others) == 1

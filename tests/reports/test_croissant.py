@@ -17,7 +17,7 @@ def test_the_library_of_croissant_accepts_the_file_and_reads_classes_and_counts(
     run = make_run(tmp_path / "run", names=("ants", "bees & wasps", "Käfer"))
     row = {"v": 1, "label": "ants", "status": "ok", "bytes": 9, "sha256": "0" * 64, "dhash": "0" * 16}
     row |= {"url": "http://a/0", "path": "ants/0.png", "source": {"license": "CC BY 4.0"}}
-    (tmp_path / "pictures" / "manifest.jsonl").write_text(f"{json.dumps(row)}\n")
+    (tmp_path / "images" / "manifest.jsonl").write_text(f"{json.dumps(row)}\n")
     write_croissant(read_run(run), run / "croissant.json")
     with warnings.catch_warnings(action="ignore"):  # of rdflib, about its own names
         dataset = mlcroissant.Dataset(jsonld=run / "croissant.json")

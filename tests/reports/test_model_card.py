@@ -27,7 +27,7 @@ def test_the_card_is_read_by_the_hub_and_names_data_results_licenses_and_the_com
         {**row, "url": f"http://a/{n}", "path": f"class0/{n}.png", "source": {"license": "CC BY 4.0"}} for n in range(3)
     ]
     text = "".join(f"{json.dumps(row)}\n" for row in rows)
-    (tmp_path / "pictures" / "manifest.jsonl").write_text(text)
+    (tmp_path / "images" / "manifest.jsonl").write_text(text)
     accuracy = (0.75, 0.5, 0.875)
     provenance = replace(read_provenance(RunFiles(run), run / "config.json"), accuracy=accuracy, accuracy_count=24)
     written = replace(cnn_bundle, path=tmp_path / "a.onnx", provenance=provenance)

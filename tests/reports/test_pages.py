@@ -44,15 +44,15 @@ def compare_page(folder: Path) -> Path:
 
 def sheet_page(folder: Path) -> Path:
     make_run(folder / "run", names=NAMES)
-    draw_sheet(folder / "pictures", folder / "sheet.html", prop=ImageProperty(24))
+    draw_sheet(folder / "images", folder / "sheet.html", prop=ImageProperty(24))
     return folder / "sheet.html"
 
 
 def check_page(folder: Path) -> Path:
     run = make_run(folder / "run", names=NAMES)
-    first, second = (folder / "pictures" / "bees" / f"{n}.png" for n in (0, 1))
+    first, second = (folder / "images" / "bees" / f"{n}.png" for n in (0, 1))
     second.write_bytes(first.read_bytes())
-    (folder / "pictures" / "bees" / "2.png").write_bytes(b"no image")
+    (folder / "images" / "bees" / "2.png").write_bytes(b"no image")
     write_report(check([run / "train.txt", run / "val.txt"]), folder / "check.html")
     return folder / "check.html"
 

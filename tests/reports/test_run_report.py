@@ -21,7 +21,7 @@ TEXT = "document.body.innerText"
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     folder = make_run(tmp_path / "first", wrong=[0, 1, 9])
-    suspects = [Suspect(tmp_path / "pictures/ants/3.png", "ants", "bees", 0.97)]
+    suspects = [Suspect(tmp_path / "images/ants/3.png", "ants", "bees", 0.97)]
     write_suspects(suspects, folder / "suspects.tsv")
     return folder
 
@@ -56,12 +56,12 @@ def test_the_page_reads_offline_narrow_wide_and_dark(run: Path, open_page: OpenP
 
 @pytest.mark.browser
 def test_the_page_shows_the_results_of_the_run(run: Path, open_page: OpenPage) -> None:
-    (run / "left_out.tsv").write_text("path\tcode\tdetail\npictures/wasps/9.png\ttruncated\tends too early\n")
+    (run / "left_out.tsv").write_text("path\tcode\tdetail\nimages/wasps/9.png\ttruncated\tends too early\n")
     page = open_page(draw_run(run))
     text = page.evaluate(TEXT)
     assert "87.5 % accuracy" in text
     assert "21 of 24 validation images classified correctly; 95 % interval 69 to 96 %." in text
-    assert "pictures/wasps/9.png: truncated" in text
+    assert "images/wasps/9.png: truncated" in text
     assert "ants predicted as bees: 2 of 8" in text
     assert "ants, possibly bees (97 %)" in text
     assert "mlimages label --drop" in text
@@ -96,9 +96,9 @@ def test_names_from_outside_stay_text(tmp_path: Path, open_page: OpenPage) -> No
 
 @pytest.mark.browser
 def test_the_same_image_in_two_classes_is_shown_side_by_side(run: Path, open_page: OpenPage) -> None:
-    pictures = run.parent / "pictures"
-    with Image.open(pictures / "ants/2.png") as original:
-        original.save(pictures / "wasps/5.png", compress_level=1)
+    images = run.parent / "images"
+    with Image.open(images / "ants/2.png") as original:
+        original.save(images / "wasps/5.png", compress_level=1)
     page = open_page(draw_run(run))
     shown = page.evaluate("[...document.querySelectorAll('.pairs figcaption')].map(c => c.innerText)")
     assert shown == ["ants ants/2.png\nwasps wasps/5.png"]
@@ -113,7 +113,7 @@ def test_many_classes_get_no_table_of_cells(tmp_path: Path) -> None:
 
 
 def test_an_image_that_is_gone_costs_its_tile_alone(run: Path) -> None:
-    (run.parent / "pictures/ants/0.png").unlink()
+    (run.parent / "images/ants/0.png").unlink()
     assert draw_run(run).read_text().count("cannot be read") == 1
 
 
@@ -159,12 +159,12 @@ def test_the_figures_of_the_folder_are_read(run: Path) -> None:
 def test_finetune_ends_with_plots_and_a_page_that_names_what_was_left_out(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for name, level in [("dark", 60), ("light", 190)]:
-        (tmp_path / "pictures" / name).mkdir(parents=True)
+        (tmp_path / "images" / name).mkdir(parents=True)
         for n in range(8):
             pixels = np.clip(rng.normal(level, 20, (28, 28)), 0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "pictures" / name / f"{n}.png")
-    (tmp_path / "pictures/dark/torn.png").write_bytes((tmp_path / "pictures/dark/0.png").read_bytes()[:99])
-    labels = label_dir_auto(tmp_path / "pictures").labels.write(tmp_path / "labels.txt")
+            Image.fromarray(pixels).save(tmp_path / "images" / name / f"{n}.png")
+    (tmp_path / "images/dark/torn.png").write_bytes((tmp_path / "images/dark/0.png").read_bytes()[:99])
+    labels = label_dir_auto(tmp_path / "images").labels.write(tmp_path / "labels.txt")
     config = FineTuneConfig(labels.path, tmp_path / "run", model="lenet5", weights="none", freeze="none", epochs=2)
     run = fine_tune(config).run
     page = (run / "report.html").read_text()

@@ -24,11 +24,11 @@ PROP = ImageProperty(32)
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     for name, colour in COLOURS.items():
-        (tmp_path / "pictures" / name).mkdir(parents=True)
+        (tmp_path / "images" / name).mkdir(parents=True)
         for number in range(5):
-            Image.new("RGB", (40 + number, 32), colour).save(tmp_path / "pictures" / name / f"{number}.png")
-    (tmp_path / "pictures/red/cut.png").write_bytes((tmp_path / "pictures/red/0.png").read_bytes()[:-30])
-    return tmp_path / "pictures"
+            Image.new("RGB", (40 + number, 32), colour).save(tmp_path / "images" / name / f"{number}.png")
+    (tmp_path / "images/red/cut.png").write_bytes((tmp_path / "images/red/0.png").read_bytes()[:-30])
+    return tmp_path / "images"
 
 
 def items(folder: Path) -> list[LabeledPath]:
@@ -113,7 +113,7 @@ def test_a_sheet_as_a_page_reads_offline(folder: Path, open_page: OpenPage, widt
 def test_the_command_draws_and_says_what_is_next(run_cli: RunCli, folder: Path) -> None:
     labels = folder.parent / "labels.txt"
     labels.write_text(
-        "".join(f"pictures/{path.parent.name}/{path.name} {i % 2}\n" for i, path in enumerate(folder.rglob("*.png")))
+        "".join(f"images/{path.parent.name}/{path.name} {i % 2}\n" for i, path in enumerate(folder.rglob("*.png")))
     )
     done = run_cli("show", "labels.txt", "--per-class", 2, "--gray")
     assert done.stdout == "sheet.png\n"

@@ -55,7 +55,7 @@ def test_the_list_survives_names_with_tabs_and_spaces(tmp_path: Path) -> None:
 
 
 def test_label_drops_what_the_list_holds(tmp_path: Path, run_cli: RunCli) -> None:
-    items = [LabeledPath(tmp_path / f"pictures/{n} {n}.png", n % 2) for n in range(4)]
+    items = [LabeledPath(tmp_path / f"images/{n} {n}.png", n % 2) for n in range(4)]
     for item in items:
         item.path.parent.mkdir(exist_ok=True)
         Image.new("RGB", (8, 8)).save(item.path)

@@ -18,10 +18,10 @@ HOSTILE = "<script>alert(1)</script>"
 @pytest.fixture
 def report(tmp_path: Path) -> CheckReport:
     """Two files with something of each kind: corrupt, duplicate, leaked, unusual, under hostile names."""
-    pictures = {f"t{n}.jpg": jpeg(scene(n, width=120, height=80)) for n in range(8)}
+    images = {f"t{n}.jpg": jpeg(scene(n, width=120, height=80)) for n in range(8)}
     odd = {"cut.jpg": jpeg(scene(8))[:900], "grey.jpg": jpeg(scene(9).convert("L")), "sheet.jpg": jpeg(sheet())}
     again = {"t0 again.jpg": jpeg(scene(0, width=120, height=80), quality=50), f"{'x' * 60}.png": jpeg(scene(10))}
-    train = listed(tmp_path, pictures | odd | again, name="train.txt")
+    train = listed(tmp_path, images | odd | again, name="train.txt")
     val = listed(tmp_path, {"v.jpg": jpeg(scene(1, width=120, height=80))}, name="val.txt")
     (tmp_path / "train_class_def.txt").write_text(f"0 {HOSTILE}\n1 rare\n")
     return check([train, val])

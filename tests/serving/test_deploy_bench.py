@@ -16,7 +16,7 @@ SCRIPTS = Path(__file__).parents[2] / "scripts" / "bench"
     ("script", "said"), [("predict.py", "first answer"), ("serve.py", "mlimages"), ("soak.py", "sound")]
 )
 def test_the_quick_form_of_a_benchmark_runs(script: str, said: str, cnn_bundle: OnnxBundle) -> None:
-    folder = cnn_bundle.path.parent / "pictures"
+    folder = cnn_bundle.path.parent / "images"
     command = [sys.executable, SCRIPTS / script, "--tiny", cnn_bundle.path, folder]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

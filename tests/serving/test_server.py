@@ -34,7 +34,7 @@ from mlimages.serving import ServerSettings, make_app, schemas
 from mlimages.serving.bodies import read_uploads
 from mlimages.serving.problems import ProblemError
 from mlimages.serving.service import SERVICE
-from tests.deploying import picture
+from tests.deploying import made_image
 
 pytestmark = pytest.mark.train
 
@@ -120,7 +120,7 @@ def serve_with(bundle: OnnxBundle) -> Iterator[Any]:
 
 def encoded(seed: int = 0, form: str = "PNG", **options: Any) -> bytes:
     out = io.BytesIO()
-    picture(seed).save(out, form, **options)
+    made_image(seed).save(out, form, **options)
     return out.getvalue()
 
 
@@ -139,7 +139,7 @@ def best(bundle: OnnxBundle, data: bytes) -> tuple[str, float]:
     return result.class_name, pytest.approx(result.probability, rel=1e-5)
 
 
-def test_a_raw_picture_is_answered_as_predict_answers_it(server: Served, bundle: OnnxBundle) -> None:
+def test_a_raw_image_is_answered_as_predict_answers_it(server: Served, bundle: OnnxBundle) -> None:
     reply = server.ask("POST", "/predict", encoded(3))
     (one,) = reply.json["predictions"]
     assert reply.status == 200
@@ -148,7 +148,7 @@ def test_a_raw_picture_is_answered_as_predict_answers_it(server: Served, bundle:
 
 
 def test_a_form_with_several_files_is_answered_one_by_one_in_order(server: Served, bundle: OnnxBundle) -> None:
-    body, kind = form(("a.png", encoded(1)), ("broken.jpg", b"no picture"), ("b.jpg", encoded(2, "JPEG")))
+    body, kind = form(("a.png", encoded(1)), ("broken.jpg", b"no image"), ("b.jpg", encoded(2, "JPEG")))
     reply = server.ask("POST", "/predict?top=1", body, Content_Type=kind)
     first, second, third = reply.json["predictions"]
     assert reply.status == 200
@@ -230,14 +230,14 @@ def bomb() -> bytes:
     [
         (b"", "empty"),
         (b"\x00" * 500, "not-an-image"),
-        (b"<html><body>no picture</body></html>", "not-an-image"),
+        (b"<html><body>no image</body></html>", "not-an-image"),
         (encoded(0, "JPEG")[:-300], "truncated"),
         (bomb(), "too-many-pixels"),
         (gzip.compress(encoded()), "not-an-image"),
     ],
     ids=["empty", "zeros", "html", "cut", "bomb", "gzip"],
 )
-def test_a_picture_that_cannot_be_used_is_422_with_the_code_that_check_uses(
+def test_an_image_that_cannot_be_used_is_422_with_the_code_that_check_uses(
     server: Served, body: bytes, code: str
 ) -> None:
     reply = server.ask("POST", "/predict", body)
@@ -354,15 +354,13 @@ def test_a_full_queue_is_503_with_retry_after(serve_with: Any) -> None:
     assert served.ask("POST", "/predict", encoded()).status == 200
 
 
-def test_pictures_that_wait_are_answered_in_batches_each_with_its_own_answer(
-    serve_with: Any, bundle: OnnxBundle
-) -> None:
+def test_images_that_wait_are_answered_in_batches_each_with_its_own_answer(serve_with: Any, bundle: OnnxBundle) -> None:
     sizes = []
 
     class Counting(Predictor):
-        def predict_batch(self, pictures: Any, **options: Any) -> Any:
-            sizes.append(len(pictures))
-            return super().predict_batch(pictures, **options)
+        def predict_batch(self, made_images: Any, **options: Any) -> Any:
+            sizes.append(len(made_images))
+            return super().predict_batch(made_images, **options)
 
     served = serve_with(ServerSettings(), Counting(bundle, workers=1))
     served.app[SERVICE].engine.max_batch = 4
@@ -373,15 +371,15 @@ def test_pictures_that_wait_are_answered_in_batches_each_with_its_own_answer(
     assert 1 < max(sizes) <= 4
 
 
-def test_a_picture_whose_client_has_gone_is_not_worked_on(serve_with: Any, bundle: OnnxBundle) -> None:
-    begun, go_on, pictures = threading.Event(), threading.Event(), []
+def test_an_image_whose_client_has_gone_is_not_worked_on(serve_with: Any, bundle: OnnxBundle) -> None:
+    begun, go_on, made_images = threading.Event(), threading.Event(), []
 
     class Held(Predictor):
-        def predict_batch(self, pictures_: Any, **options: Any) -> Any:
-            pictures.extend(pictures_)
+        def predict_batch(self, images_: Any, **options: Any) -> Any:
+            made_images.extend(images_)
             begun.set()
             go_on.wait(60)
-            return super().predict_batch(pictures_, **options)
+            return super().predict_batch(images_, **options)
 
     served = serve_with(ServerSettings(), Held(bundle, workers=1))
     head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
@@ -397,7 +395,7 @@ def test_a_picture_whose_client_has_gone_is_not_worked_on(serve_with: Any, bundl
         go_on.set()
         assert first.recv(64).startswith(b"HTTP/1.1 200")
     assert served.ask("POST", "/predict", encoded(3)).status == 200
-    assert pictures == [encoded(1), encoded(3)]
+    assert made_images == [encoded(1), encoded(3)]
 
 
 def test_a_request_that_drips_is_ended_in_time(serve_with: Any) -> None:
@@ -435,7 +433,7 @@ def test_an_authorization_that_is_not_text_is_400(serve_with: Any, header: bytes
         assert connection.recv(4096).startswith(b"HTTP/1.1 400")
 
 
-def test_with_a_token_pictures_and_classes_are_for_its_bearers_alone(serve_with: Any) -> None:
+def test_with_a_token_images_and_classes_are_for_its_bearers_alone(serve_with: Any) -> None:
     served = serve_with(ServerSettings(token="s3cret"))
     for path in ("/", "/healthz", "/openapi.json", "/v2/health/ready"):
         assert served.ask("GET", path).status == 200
@@ -470,10 +468,10 @@ def test_a_failure_inside_is_500_that_tells_nothing_and_the_next_request_is_answ
 class Hostile(Predictor):
     """Fails with the whole batch, as ONNX Runtime does, if one of its images is `poison`."""
 
-    def predict_batch(self, pictures: Any, **options: Any) -> Any:
-        if any(isinstance(picture, bytes) and picture == b"poison" for picture in pictures):
+    def predict_batch(self, made_images: Any, **options: Any) -> Any:
+        if any(isinstance(made_image, bytes) and made_image == b"poison" for made_image in made_images):
             raise RuntimeError("/home/someone/secret")
-        return super().predict_batch(pictures, **options)
+        return super().predict_batch(made_images, **options)
 
 
 def test_an_image_that_fails_its_batch_costs_no_other_image_its_answer(
@@ -653,10 +651,8 @@ def infer(server: Served, **tensor: Any) -> Reply:
     return server.ask("POST", "/v2/models/model/infer", json.dumps(asked).encode())
 
 
-def test_the_inference_protocol_answers_pixels_as_predict_answers_the_picture(
-    server: Served, bundle: OnnxBundle
-) -> None:
-    pixels = np.asarray(picture(4))
+def test_the_inference_protocol_answers_pixels_as_predict_answers_the_image(server: Served, bundle: OnnxBundle) -> None:
+    pixels = np.asarray(made_image(4))
     (want,) = Predictor(bundle)([encoded(4)])
     assert isinstance(want, Prediction)
     reply = infer(server, shape=[1, *pixels.shape], data=pixels.tolist())
@@ -667,7 +663,7 @@ def test_the_inference_protocol_answers_pixels_as_predict_answers_the_picture(
 
 
 def test_the_inference_protocol_takes_and_gives_binary_tensors(server: Served) -> None:
-    pixels = np.stack([np.asarray(picture(5)), np.asarray(picture(6))])
+    pixels = np.stack([np.asarray(made_image(5)), np.asarray(made_image(6))])
     tensor = {"name": "image", "datatype": "UINT8", "shape": list(pixels.shape)}
     size = {"parameters": {"binary_data_size": pixels.nbytes}}
     header = json.dumps({"inputs": [{**tensor, **size}], "parameters": {"binary_data_output": True}}).encode()
@@ -695,7 +691,7 @@ def test_parameters_that_say_nothing_are_taken_everywhere(server: Served, nothin
 
 @pytest.mark.parametrize("count", [1, 2, 99])
 def test_the_inference_protocol_names_the_most_probable_classes(server: Served, bundle: OnnxBundle, count: int) -> None:
-    pixels = np.stack([np.asarray(picture(5)), np.asarray(picture(6))])
+    pixels = np.stack([np.asarray(made_image(5)), np.asarray(made_image(6))])
     tensor = {"name": "image", "datatype": "UINT8", "shape": list(pixels.shape), "data": pixels.tolist()}
     for binary in (False, True):
         wanted = {"name": "probabilities", "parameters": {"classification": count, "binary_data": binary}}

@@ -8,7 +8,7 @@ import pytest
 from mlimages.inference import OnnxBundle, Predictor, explain
 from mlimages.serving import ServerSettings, make_app
 from tests.browser import OpenPage, Page
-from tests.deploying import picture
+from tests.deploying import made_image
 from tests.serving.test_server import Served, run_app
 
 pytestmark = [pytest.mark.browser, pytest.mark.train]
@@ -47,7 +47,7 @@ def wait_for(page: Page, condition: str) -> None:
 
 
 def drop(page: Page, kind: str, *, event: str = "drop") -> None:
-    """Drop or paste a picture of one colour, drawn in the page itself."""
+    """Drop or paste an image of one colour, drawn in the page itself."""
     transfer = "dataTransfer" if event == "drop" else "clipboardData"
     page.evaluate(
         f"""new Promise(done => {{
@@ -66,10 +66,10 @@ def drop(page: Page, kind: str, *, event: str = "drop") -> None:
 
 
 @pytest.mark.parametrize(("width", "dark"), [(400, False), (400, True), (1400, False)])
-def test_a_chosen_picture_is_answered_with_its_classes_as_bars(
+def test_a_chosen_image_is_answered_with_its_classes_as_bars(
     server: Served, bundle: OnnxBundle, open_page: OpenPage, tmp_path: Path, width: int, dark: bool
 ) -> None:
-    picture(3).save(tmp_path / "photograph.png")
+    made_image(3).save(tmp_path / "photograph.png")
     (want,) = Predictor(bundle)([tmp_path / "photograph.png"])
     page = open_page(url(server), width=width, height=900, dark=dark)
     choose(page, tmp_path / "photograph.png")
@@ -86,7 +86,7 @@ def test_a_chosen_picture_is_answered_with_its_classes_as_bars(
     assert set(page.requests) == {url(server) + path for path in ("", "predict", "healthz", "explain")}
 
 
-def test_dropped_and_pasted_pictures_are_answered(server: Served, open_page: OpenPage) -> None:
+def test_dropped_and_pasted_images_are_answered(server: Served, open_page: OpenPage) -> None:
     page = open_page(url(server), width=800, height=900)
     drop(page, "dropped")
     wait_for(page, "document.querySelectorAll('figure').length === 1")
@@ -97,11 +97,11 @@ def test_dropped_and_pasted_pictures_are_answered(server: Served, open_page: Ope
     assert not page.console_errors
 
 
-def test_a_broken_picture_is_told_in_words_and_the_next_is_answered(
+def test_a_broken_image_is_told_in_words_and_the_next_is_answered(
     server: Served, open_page: OpenPage, tmp_path: Path
 ) -> None:
     (tmp_path / "broken.jpg").write_text("<script>alert(1)</script>")
-    picture(1).save(tmp_path / "good.png")
+    made_image(1).save(tmp_path / "good.png")
     page = open_page(url(server), width=400, height=900)
     choose(page, tmp_path / "broken.jpg", tmp_path / "good.png")
     wait_for(page, "document.querySelectorAll('figure').length === 2")
@@ -127,7 +127,7 @@ def test_every_control_can_be_reached_by_keyboard_and_has_a_name(server: Served,
 
 
 def test_the_page_asks_for_the_token_and_then_answers(bundle: OnnxBundle, open_page: OpenPage, tmp_path: Path) -> None:
-    picture(2).save(tmp_path / "a.png")
+    made_image(2).save(tmp_path / "a.png")
     running = run_app(make_app(Predictor(bundle, workers=1), ServerSettings(token="s3cret")))
     page = open_page(url(next(running)), width=400, height=900)
     assert page.evaluate("document.getElementById('model').hidden")

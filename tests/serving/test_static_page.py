@@ -20,7 +20,7 @@ from mlimages.inference import Explanation, OnnxBundle, Predictor, explain, soft
 from mlimages.inference.predictor import Row
 from mlimages.serving import WebRuntime, write_page
 from tests.browser import OpenPage, Page
-from tests.deploying import picture
+from tests.deploying import made_image
 from tests.serving.test_server_page import choose, wait_for
 
 pytestmark = [pytest.mark.browser, pytest.mark.train]
@@ -109,13 +109,13 @@ def odd_images(folder: Path) -> list[Path]:
     turned, gamma = Image.Exif(), PngImagePlugin.PngInfo()
     turned[0x112] = 6
     gamma.add(b"gAMA", (20000).to_bytes(4, "big"))
-    clear = picture(1)
+    clear = made_image(1)
     clear.putalpha(Image.fromarray(np.linspace(0, 255, clear.width).astype(np.uint8)[None].repeat(clear.height, 0)))
-    picture(0).save(paths[0], exif=turned)
+    made_image(0).save(paths[0], exif=turned)
     clear.save(paths[1])
-    picture(2).save(paths[2], pnginfo=gamma)
-    picture(3).convert("L").save(paths[3])
-    picture(4).convert("P").save(paths[4], transparency=7)
+    made_image(2).save(paths[2], pnginfo=gamma)
+    made_image(3).convert("L").save(paths[3])
+    made_image(4).convert("P").save(paths[4], transparency=7)
     return paths
 
 
@@ -157,7 +157,7 @@ def test_the_page_prepares_the_pixels_that_python_prepares(host: Host, site: Sit
 def test_the_page_predicts_and_explains_as_python_and_works_offline(
     host: Host, site: Site, open_page: OpenPage, tmp_path: Path
 ) -> None:
-    picture(5, 120, 90).save(tmp_path / "photograph.png")
+    made_image(5, 120, 90).save(tmp_path / "photograph.png")
     alone = Host(site.folder)
     page = open_page(alone.url, width=400, dark=True)
     wait_for(page, "!document.getElementById('offline').hidden")

@@ -22,7 +22,7 @@ from torch import nn
 from mlimages.core import InputError, MlimagesError, RunError
 from mlimages.networks import build_model
 from mlimages.reports import RunFiles
-from mlimages.training import data, fine_tune, finetune, load_run, read_config
+from mlimages.training import fine_tune, finetune, load_run, read_config, run_images
 from mlimages.training.checkpoints import TrainingState, load_state, restore, save_networks, trained_tensors
 from mlimages.training.run import EpochFigures
 from tests.conftest import RunCli
@@ -288,7 +288,7 @@ def test_what_needs_no_image_is_refused_before_one_is_read_and_leaves_nothing(
     state = build_model("cifar10_cnn", classes=3, weights="none").network.state_dict()
     state["conv2.weight"][0, 0, 0, 0] = torch.nan
     save_file(state, "nan.safetensors")
-    monkeypatch.setattr(data, "decode_shares", None)
+    monkeypatch.setattr(run_images, "decode_shares", None)
     before = sorted(colours.parent.rglob("*"))
     with pytest.raises(MlimagesError, match=re.escape(message)):
         fine_tune(config_for(colours, **options))

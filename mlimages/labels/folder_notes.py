@@ -1,0 +1,57 @@
+"""Describe what is in a folder beside the images of its classes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from mlimages.core import written_names
+from mlimages.labels.scanning import clean_name, has_images, images_in, subfolders, walk
+from mlimages.labels.tables import SHOWN
+
+NUMBERED = re.compile(r"/part-\d{4,}$")
+"""Subfolders of a class, as `gather --subfolders` creates them."""
+
+
+def loose_images(root: Path) -> list[Path]:
+    """Return the images in the folder itself, without those that mlimages wrote (a mean image, a contact sheet)."""
+    images = list(images_in(root, deep=False))
+    ours = written_names(root) if images else set()
+    return [path for path in images if path.name not in ours]
+
+
+def skipped_in(part: Path, root: Path, *, leaf: bool) -> list[str]:
+    """Describe what is skipped in a part: class folders without images, and images outside of them."""
+    folders = [path for path in (walk(part) if leaf else subfolders(part)) if path != part]
+    empty = [f"{clean_name(path.relative_to(root).as_posix())}: no images" for path in folders
+             if not has_images(path, deep=True)]  # fmt: skip
+    return [*empty, *(f"{path.relative_to(root).as_posix()}: beside the class folders" for path in loose_images(part))]
+
+
+def nested_note(classes: Sequence[Path], root: Path) -> str:
+    """Describe the folders with images inside class folders, which may be the classes."""
+    inner = [
+        (of, path)
+        for of in classes
+        for path in walk(of)
+        if path != of and has_images(path, deep=False) and not NUMBERED.search(str(path))
+    ]
+    names = [path.relative_to(root).as_posix() for _, path in inner]
+    shown = ", ".join(names[:SHOWN]) + ", ..." * (len(names) > SHOWN)
+    tops: dict[str, set[Path]] = {}
+    for top, path in inner:
+        tops.setdefault(path.name, set()).add(top)
+    if len(classes) > 1 and tops and all(len(found) == len(classes) for found in tops.values()):
+        return (
+            f"{shown}: read as part of the class folder; every class folder has the same subfolders: if these are the "
+            "classes, --leaf takes each as a class, --class-from '([^/]+)/[^/]+$' those of the same name as one"
+        )
+    return f"{shown}: read as part of the class folder (with --leaf, as classes)" if inner else ""
+
+
+def skipped_beside(root: Path, parts: set[Path]) -> list[str]:
+    """Describe what is beside the parts, such as a test set without classes."""
+    loose = [f"{path.name}: beside the folders train, val and test" for path in loose_images(root)]
+    others = [path for path in subfolders(root) if path not in parts]
+    return loose + [f"{path.name}: {sum(1 for _ in images_in(path))} images without class folders" for path in others]

@@ -1,0 +1,122 @@
+"""Decode the images of a run and check its training and validation sets."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlimages.checks import split_labels
+from mlimages.core import BrokenImage, InputError, Progress, counted
+from mlimages.images import demand_available, demand_existing
+from mlimages.labels import ClassNames, open_parts
+from mlimages.training import distributed
+from mlimages.training.cache import RowStore, pixel_store
+from mlimages.training.config import FineTuneConfig
+from mlimages.training.image_set import TrainingImage, decode_shares
+from mlimages.training.inputs import RunInputs, require_classes
+
+logger = logging.getLogger(__name__)
+
+MAX_NAMES = 3
+"""Number of names an error lists."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunImages:
+    """The decoded images of a run.
+
+    Attributes:
+        train: training set.
+        val: validation set.
+        broken: images that could not be decoded.
+        store: pixels of the decoded images; None without a cache.
+    """
+
+    train: tuple[TrainingImage, ...]
+    val: tuple[TrainingImage, ...]
+    broken: tuple[BrokenImage, ...]
+    store: RowStore | None
+
+
+def read_images(config: FineTuneConfig, inputs: RunInputs, progress: Progress) -> RunImages:
+    """Decode every image once, hold out a validation set if there is none, and check both sets.
+
+    Raises:
+        InputError: a class has fewer than two training images, there is no validation image, or an image is in both
+            sets.
+    """
+    labeled, image = inputs.images, inputs.model.preprocessing.image
+    items = [*labeled.train, *(labeled.val or [])]
+    pixels = pixel_store(image)
+    store = pixels if config.cache and pixels.fits(len(items), config.cache_bytes) else None
+    found = decode_shares(items, image, store=store, progress=progress)
+    if store is not None:
+        store.trim(config.cache_bytes)
+    broken = tuple(each for each in found if isinstance(each, BrokenImage))
+    demand_available(broken, skip=config.skip_unavailable)
+    demand_existing(broken, len(items))
+    for each in broken:
+        logger.info("skipped: %s (%s: %s)", each.path, each.fault, each.detail)
+    train, val = (
+        tuple(each for each in part if isinstance(each, TrainingImage))
+        for part in (found[: len(labeled.train)], found[len(labeled.train) :])
+    )
+    if labeled.val is None:
+        require_classes(train, labeled.names, kind="usable ")
+        train, val = _hold_out(train, config)
+    require_classes(train, labeled.names, kind="usable ")
+    if not val:
+        raise InputError("no validation images are left: gather more images, or use another --val")
+    if distributed.is_main_process():
+        _warn_of_rare_classes(val, labeled.names)
+        _warn_of_two_classes((*train, *val))
+    _require_disjoint(train, val)
+    return RunImages(train, val, broken, store)
+
+
+def _hold_out(
+    images: Sequence[TrainingImage], config: FineTuneConfig
+) -> tuple[tuple[TrainingImage, ...], tuple[TrainingImage, ...]]:
+    """Split into training and validation images, in the same way as `mlimages label --split`."""
+    paths: list[Path] = []
+    if distributed.is_main_process():
+        parts = open_parts(config.labels, config)
+        shares = (1 - config.val_share, config.val_share)
+        paths = [item.path for item in split_labels(parts.get("train") or parts[""], shares, config.seed)[1]]
+    val = set(distributed.broadcast(paths))
+    return tuple(one for one in images if one.path not in val), tuple(one for one in images if one.path in val)
+
+
+def _warn_of_rare_classes(val: Iterable[TrainingImage], names: ClassNames) -> None:
+    counts = Counter(image.label for image in val)
+    for count, what in ((0, "no image"), (1, "only one image")):
+        if rare := [name for label, name in enumerate(names) if counts[label] == count]:
+            logger.warning("the validation set has %s of %s", what, ", ".join(rare))
+
+
+def _warn_of_two_classes(images: Iterable[TrainingImage]) -> None:
+    """Log how many files occur with more than one label."""
+    found = defaultdict[bytes, dict[int, Path]](dict)
+    for image in images:
+        found[image.digest].setdefault(image.label, image.path)
+    if twice := [list(paths.values()) for paths in found.values() if len(paths) > 1]:
+        logger.warning(
+            "%s in two classes (%s = %s%s): `mlimages check` writes labels without them",
+            counted(len(twice), "image"),
+            *twice[0][:2],
+            "; ..." if len(twice) > 1 else "",
+        )
+
+
+def _require_disjoint(train: Iterable[TrainingImage], val: Iterable[TrainingImage]) -> None:
+    known = {image.digest: image.path for image in train}
+    shared = [(known[image.digest], image.path) for image in val if image.digest in known]
+    if shared:
+        shown = "; ".join(f"{one} = {other}" for one, other in shared[:MAX_NAMES])
+        raise InputError(
+            f"{len(shared)} image{'s' * (len(shared) > 1)} in both the training and the validation set ({shown}): "
+            "`mlimages check TRAIN VAL` writes both label files without them"
+        )
