@@ -21,20 +21,20 @@ def run_without(modules: str, code: str, folder: Path, *words: str) -> subproces
 @pytest.mark.parametrize(
     ("modules", "words", "extra"),
     [
-        ("matplotlib", "check none.txt --report page.html", "report"),
-        ("jinja2", "check none.txt --report page.html", "report"),
-        ("jinja2", "show none.txt -o sheet.html", "report"),
-        ("torch", "probe none.txt", "train"),
-        ("matplotlib", "probe none.txt", "report"),
-        ("timm", "finetune none.txt", "train"),
-        ("onnx", "finetune none.txt", "train"),
+        ("matplotlib", "check labels.txt --report page.html", "report"),
+        ("jinja2", "check labels.txt --report page.html", "report"),
+        ("jinja2", "show labels.txt -o sheet.html", "report"),
+        ("torch", "probe labels.txt", "train"),
+        ("matplotlib", "probe labels.txt", "report"),
+        ("timm", "finetune labels.txt", "train"),
+        ("onnx", "finetune labels.txt", "train"),
         ("onnxscript", "export none", "train"),
         ("torchvision", "summary alexnet", "train"),
         ("onnx", "summary none.onnx", "train"),
-        ("torch", "quantize none.onnx --calibration none.txt", "train"),
+        ("torch", "quantize none.onnx --calibration labels.txt", "train"),
         ("sklearn", "demo", "train"),
-        ("tensorboard", "finetune none.txt --tensorboard", "tensorboard"),
-        ("ray", "check none.txt --engine ray", "ray"),
+        ("tensorboard", "finetune labels.txt --tensorboard", "tensorboard"),
+        ("ray", "check labels.txt --engine ray", "ray"),
         ("upath", "label s3://bucket/folder", "remote"),
         ("pyarrow", "gather urls empty.parquet -o photos", "parquet"),
         ("pyarrow", "gather imagenet n02121808 --url-list empty.parquet -o photos", "parquet"),
@@ -43,13 +43,14 @@ def run_without(modules: str, code: str, folder: Path, *words: str) -> subproces
 def test_a_command_names_the_missing_extra_before_it_reads_or_writes(
     tmp_path: Path, modules: str, words: str, extra: str
 ) -> None:
-    (tmp_path / "empty.parquet").touch()
+    for name in ("empty.parquet", "labels.txt"):
+        (tmp_path / name).touch()
     done = run_without(modules, "from mlimages.cli.main import main; main()", tmp_path, *words.split())
     assert done.returncode == 1, done.stderr
     (line,) = done.stderr.splitlines()
     assert line.startswith("mlimages: ")
     assert line.endswith(f"requires an optional dependency: {install_hint(extra)}")
-    assert [path.name for path in tmp_path.iterdir()] == ["empty.parquet"]
+    assert {path.name for path in tmp_path.iterdir()} == {"empty.parquet", "labels.txt"}
 
 
 @pytest.mark.parametrize(

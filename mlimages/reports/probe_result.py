@@ -106,7 +106,8 @@ def probe_lines(result: ProbeResult) -> Iterator[str]:
     yield f"recommended: --freeze {result.freeze} (<): the highest layer within noise of the best"
     if result.gain is not None:
         gain, low, high = (f"{100 * part:+.1f}" for part in (result.gain.value, result.gain.low, result.gain.high))
-        yield f"{result.more_note}: {gain} points from the last doubling ({low} to {high})"
+        yield f"{result.more_note}:"
+        yield f"  {gain} points from the last doubling of images (95 % interval {low} to {high})"
 
 
 def _share_cells(share: Share, *, mark: bool = False) -> tuple[str, str, str]:
