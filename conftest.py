@@ -9,8 +9,24 @@ import pytest
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "MPLBACKEND": "agg"}
 os.environ.update(ONE_THREAD)  # before NumPy and torch: threads of tests that run side by side wait for each other
 
+LONG = (
+    ("tests/test_examples.py",),
+    ("tests/training/test_ranks.py",),
+    ("tests/test_readme.py", "tests/cli/test_road.py", "tests/demo"),
+)
+"""Files of the longest tests, for each of three processes."""
+
 CLASS_NAMES = ("cats", "dogs")
 IMAGES_PER_CLASS = 6
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let each of three processes begin with long tests, so that none is left alone with them at the end."""
+    parts = [[item for item in items if item.nodeid.startswith(files)] for files in LONG]
+    rest = [item for item in items if not item.nodeid.startswith(sum(LONG, ()))]
+    third = -(-len(rest) // len(LONG))
+    items[:] = [item for n, part in enumerate(parts) for item in (*part, *rest[n * third : (n + 1) * third])]
 
 
 def write_dataset(folder: Path) -> None:
