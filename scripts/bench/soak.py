@@ -232,17 +232,19 @@ def main() -> None:
     asked = parser.parse_args()
     paths = list(find_images([asked.images]))[:64]
     said = [(one, path) for one, path in zip(Predictor(asked.model)(paths), paths, strict=True)]
-    named = [(one, path) for one, path in said if isinstance(one, Prediction) and one.known]
+    named = [(one, path) for one, path in said if isinstance(one, Prediction) and one.known is not False]
     command = [sys.executable, "-m", "mlimages", "serve", str(asked.model), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
-        port = int(process.stdout.readline().rsplit(":", 1)[1].strip("/\n"))
-        good = [path.read_bytes() for _, path in named]
-        right = [(one.class_name, one.probability) for one, _ in named]
-        soak = Soak("127.0.0.1", port, process.pid, asked.model.stem, good, right)
-        well = asyncio.run(run(soak, 200 if asked.tiny else asked.requests))
-        alive = process.poll() is None
-        process.terminate()
+        try:
+            port = int(process.stdout.readline().rsplit(":", 1)[1].strip("/\n"))
+            good = [path.read_bytes() for _, path in named]
+            right = [(one.class_name, one.probability) for one, _ in named]
+            soak = Soak("127.0.0.1", port, process.pid, asked.model.stem, good, right)
+            well = asyncio.run(run(soak, 200 if asked.tiny else asked.requests))
+            alive = process.poll() is None
+        finally:
+            process.terminate()
     print("sound" if well and alive and process.returncode == 0 else f"FAILED (server exit {process.returncode})")
     sys.exit(not (well and alive and process.returncode == 0))
 
