@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,6 +74,28 @@ def test_the_tour_in_commands_and_the_tour_in_python_make_the_same_files(folders
 
     one, other = files_of(by_commands), files_of(by_python)
     assert {name for name in one.keys() | other.keys() if one.get(name) != other.get(name)} == set()
+
+
+@pytest.mark.realdata
+@pytest.mark.train
+def test_a_folder_is_trained_on_used_and_made_a_page_as_shown(test_data: Path, tmp_path: Path) -> None:
+    for name in ("ants", "bees"):
+        (tmp_path / "my-photos" / name).mkdir(parents=True)
+        images = sorted((test_data / "hymenoptera_data" / "train" / name).glob("*.jpg"))
+        for path in images[:12]:
+            shutil.copy(path, tmp_path / "my-photos" / name)
+    shutil.copy(images[12], tmp_path / "new.jpg")
+    (tmp_path / "my-photos/ants/broken.jpg").write_bytes(b"no image")
+    shown = block("folder").splitlines()
+    first, second = (line.removeprefix("$ mlimages ").split() for line in shown if line.startswith("$ "))
+    done = cli_in(tmp_path)(*first)
+    rows = {line.split()[0] for line in (done.stdout + done.stderr).splitlines() if line}
+    assert {line.split()[0] for line in shown if not line.startswith(("$ ", "..."))} <= rows
+    assert next(line for line in shown if line.startswith("skipped")) in done.stdout
+    assert "new.jpg" in cli_in(tmp_path)(*second).stdout
+    (page,) = (line.partition("#")[0] for line in block("service").splitlines() if " --page " in line)
+    cli_in(tmp_path)(*page.removeprefix("$ mlimages ").split())
+    assert (tmp_path / "site" / "index.html").exists()
 
 
 def test_the_source_in_ten_lines_is_the_example() -> None:

@@ -153,9 +153,10 @@ def _where(path: Path, now: Mapping[str, Path]) -> Path:
 
 
 def _write_table(part: Path, labels: LabelFile, now: Mapping[str, Path], findings: Iterable[Finding]) -> None:
+    class_names = labels.class_names  # read from the label file
     with part.open("w", encoding="utf-8", newline="") as out:
         table = csv.writer(out, delimiter="\t", lineterminator="\n")
         table.writerow(["path", "label", "code", "detail"])
         for one in findings:
             name = relative_name(_where(one.path, now), labels.path.parent)
-            table.writerow([name, labels.class_names[one.label], one.code, " ".join(one.detail.split())])
+            table.writerow([name, class_names[one.label], one.code, " ".join(one.detail.split())])

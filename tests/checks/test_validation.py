@@ -30,7 +30,7 @@ from mlimages.checks.leaks import find_groups
 from mlimages.checks.near_duplicates import ORIENTATIONS, Orientation, near_duplicate_pairs, perceptual_hashes
 from mlimages.core import ImageError, LabeledPath, LabelFileError
 from mlimages.images import load_rgb
-from mlimages.labels import LabelFile, read_paths, split, write_label_file
+from mlimages.labels import LabelFile, formats, label_file, read_paths, split, write_label_file
 from tests.checks.leaks import false_groups, found_share, plant_leaks
 
 
@@ -433,6 +433,17 @@ def test_the_outcome_lies_beside_each_label_file(tmp_path: Path) -> None:
     assert rejected[0] == "path\tlabel\tcode\tdetail"
     assert rejected[1].startswith("cut.jpg\tthings\ttruncated\t")
     assert "grey.jpg\tthings\tgrey\t" in (tmp_path / "labels_warnings.tsv").read_text()
+
+
+def test_writing_the_outcome_reads_a_label_file_no_more_often_for_more_findings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "labels.txt").write_text("".join(f"missing{n}.jpg 0\n" for n in range(50)))
+    report = check([tmp_path / "labels.txt"])
+    reads: list[Path] = []
+    monkeypatch.setattr(label_file, "text_rows", lambda path: reads.append(path) or formats.text_rows(path))
+    write_outcome(report)
+    assert 0 < len(reads) < 10
 
 
 def test_a_split_keeps_near_duplicates_on_one_side(tmp_path: Path) -> None:
