@@ -1,7 +1,7 @@
 """Align two thumbnails of which one may show a part of the other, and measure how well they agree.
 
 1. Local contrast: each pixel minus the mean around it, divided by the standard deviation around it. Changes of
-   brightness, contrast and color, gradients and half-transparent text leave most of it as it is.
+   brightness, contrast and colour, gradients and half-transparent text leave most of it as it is.
 2. Placement: one thumbnail, also mirrored, is searched in the other at several scales and every position, at half size.
 3. Refinement: the best placement is improved by an affine transform (Gauss-Newton with the mean of both gradients:
    Benhimane and Malis, IROS 2004). The correlation of the local contrasts is the result.

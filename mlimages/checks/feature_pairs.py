@@ -124,7 +124,7 @@ def _nearest_exactly(features: Features) -> Iterator[tuple[int, NDArray[np.intp]
 
 
 def _nearest_by_index(features: Features) -> Iterator[tuple[int, NDArray[np.intp]]]:
-    """Yield the same, approximately, by a graph of neighbors (HNSW: Malkov and Yashunin, 2018)."""
+    """Yield the same, approximately, by a graph of neighbours (HNSW: Malkov and Yashunin, 2018)."""
     from usearch.index import Index
 
     index = Index(ndim=features.shape[1], metric="ip", dtype="f16")

@@ -7,6 +7,8 @@ tarfile would take five times as long for the headers. A shard that a crash cut 
 from __future__ import annotations
 
 import os
+import posixpath
+import re
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -14,8 +16,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
+from typing import IO
 
 _BLOCK = 512
+_MAX_EXTENDED = 2**16
+"""Maximum number of bytes of an extended header that are read; names are shorter."""
+
+_SHARD = re.compile(r"\.tar(?=/)")
+_OCTAL = re.compile(rb"[0-7]+")
+_RECORD = re.compile(rb"(\d{1,9}) ")
 _lock = Lock()
 
 
@@ -25,7 +34,7 @@ class Member:
 
     Attributes:
         archive: path of the archive.
-        name: path of the file within the archive.
+        name: path of the file within the archive, as below its root: without `.`, `..` and a leading slash.
         offset: position of its first byte in the archive.
         size: number of bytes.
         state: size, modification time and inode of the archive.
@@ -55,7 +64,10 @@ def is_member(path: Path | str) -> bool:
 
 def is_file(path: str) -> bool:
     """Whether there is a file, or a member of a shard, at a local path."""
-    return os.path.isfile(path) or find_member(path) is not None  # noqa: PTH113  # faster than pathlib
+    try:
+        return os.path.isfile(path) or find_member(path) is not None  # noqa: PTH113  # faster than pathlib
+    except OSError:  # a shard without permission
+        return False
 
 
 def find_member(path: Path | str) -> Member | None:
@@ -64,15 +76,15 @@ def find_member(path: Path | str) -> Member | None:
     Raises:
         OSError: the shard cannot be read.
     """
-    text, at = os.fspath(path), 0
-    while (at := text.find(".tar/", at) + 4) > 3:
-        if os.path.isfile(text[:at]):  # noqa: PTH113  # faster than pathlib
-            name = text[at + 1 :]
-            found = os.stat(text[:at])  # noqa: PTH116
+    text = os.fspath(path)
+    for suffix in _SHARD.finditer(text):
+        archive, name = text[: suffix.end()], text[suffix.end() + 1 :]
+        if os.path.isfile(archive):  # noqa: PTH113  # faster than pathlib
+            found = os.stat(archive)  # noqa: PTH116
             state = found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
             with _lock:  # threads that need the same index
-                place = _index(text[:at], state).find(name)
-            return Member(text[:at], name, *place, state) if place else None
+                position = _index(archive, state).find(name)
+            return Member(archive, name, *position, state) if position else None
     return None
 
 
@@ -83,28 +95,58 @@ def members(archive: Path | str) -> Iterator[Member]:
         OSError: it cannot be read.
     """
     with open(archive, "rb") as file:  # noqa: PTH123
-        end, at, long_name = os.fstat(file.fileno()).st_size, 0, ""
-        while len(header := file.read(_BLOCK)) == _BLOCK and header[257:262] == b"ustar":
-            size, offset = _octal(header[124:136]), at + _BLOCK
-            at = offset + size + -size % _BLOCK
-            if offset + size > end:
-                return
+        long_name = ""
+        for header, offset, size in _entries(file):
             match header[156:157]:
-                case b"x" | b"L":
-                    long_name = _long_name(file.read(size), is_pax=header[156:157] == b"x")
+                case b"x" | b"L" as kind:
+                    long_name = _long_name(file.read(min(size, _MAX_EXTENDED)), is_pax=kind == b"x")
                 case b"0" | b"\0":
-                    yield Member(str(archive), long_name or _short_name(header), offset, size)
+                    name = posixpath.normpath(f"/{long_name or _short_name(header)}").lstrip("/")
+                    yield Member(str(archive), name, offset, size)
                     long_name = ""
                 case _:
                     long_name = ""
-            file.seek(at)
 
 
-def _octal(field: bytes) -> int:
-    try:
-        return int(field.strip(b"\0 "), 8)
-    except ValueError:  # damaged, or 8 GB and more: as if cut here
-        return 1 << 62
+def is_cut(archive: Path | str) -> bool:
+    """Whether nothing follows the last complete entry of an archive, or an incomplete entry, as after a crash.
+
+    An archive with an end marker, or with data that this module cannot read, is not cut.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with open(archive, "rb") as file:  # noqa: PTH123
+        end = max((offset + _padded(size) for _, offset, size in _entries(file)), default=0)
+        file.seek(end)
+        rest = file.read(2 * _BLOCK)
+    if len(rest) < _BLOCK:
+        return end > 0 or not rest
+    if rest[257:262] == b"ustar":
+        return _octal(rest[124:136]) is not None  # else damaged, or of 8 GB and more
+    return len(rest) < 2 * _BLOCK and not rest.strip(b"\0")
+
+
+def _entries(file: IO[bytes]) -> Iterator[tuple[bytes, int, int]]:
+    """Yield the header of each complete entry, and the offset and size of its data."""
+    end, at = os.fstat(file.fileno()).st_size, 0
+    while len(header := file.read(_BLOCK)) == _BLOCK and header[257:262] == b"ustar":
+        size, offset = _octal(header[124:136]), at + _BLOCK
+        if size is None or offset + size > end:
+            return
+        yield header, offset, size
+        at = offset + _padded(size)
+        file.seek(at)
+
+
+def _padded(size: int) -> int:
+    return size + -size % _BLOCK
+
+
+def _octal(field: bytes) -> int | None:
+    """Return the number in a field; None if it is damaged, or in the format for 8 GB and more."""
+    digits = field.strip(b"\0 ")
+    return int(digits, 8) if _OCTAL.fullmatch(digits) else None
 
 
 def _short_name(header: bytes) -> str:
@@ -117,14 +159,13 @@ def _long_name(data: bytes, *, is_pax: bool) -> str:
     """Return the name in an extended header: records `LENGTH path=NAME` of POSIX, or GNU's name and a zero."""
     if not is_pax:
         return data.partition(b"\0")[0].decode("utf-8", "surrogateescape")
-    while data:
-        length, _, _ = data.partition(b" ")
-        if not length.isdigit() or not int(length):
-            return ""
-        key, _, value = data[len(length) + 1 : int(length) - 1].partition(b"=")
+    at = 0
+    while record := _RECORD.match(data, at):
+        end = max(at + int(record[1]), record.end())
+        key, _, value = data[record.end() : end - 1].partition(b"=")
         if key == b"path":
             return value.decode("utf-8", "surrogateescape")
-        data = data[int(length) :]
+        at = end
     return ""
 
 

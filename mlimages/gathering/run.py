@@ -122,17 +122,13 @@ class Run:
 
     Args:
         gathered: the folder, which records the finished links and the images of each class.
-        ahead: maximum number of links in progress or waiting.
     """
 
-    def __init__(
-        self, gathered: GatherFolder, worker: _Worker, options: GatherOptions, progress: Progress, *, ahead: int = AHEAD
-    ) -> None:
+    def __init__(self, gathered: GatherFolder, worker: _Worker, options: GatherOptions, progress: Progress) -> None:
         self._gathered = gathered
         self._worker = worker
         self._options = options
         self._progress = progress
-        self._ahead = ahead
         self._in_work: Counter[str] = Counter()
         self._working = 0
         self._parked: dict[str, deque[ImageRef]] = {}
@@ -144,7 +140,7 @@ class Run:
         stopped: Exception | None = None
         self._enough = getattr(source, "enough", lambda label: None)
         self._note = getattr(source, "finished", lambda row: None)
-        max_parked = getattr(source, "lookahead", self._ahead)
+        max_parked = getattr(source, "lookahead", AHEAD)
         for label in sorted(self._gathered.tally.classes):
             self._notify_if_full(label)
         self._progress.start("gather", await length_of(source), "links")
@@ -181,7 +177,7 @@ class Run:
     @property
     def _is_busy(self) -> bool:
         further = min(self._worker.waiting, MAX_WAITING) + min(self._worker.queued, MAX_QUEUED)
-        return self._working >= self._ahead + further
+        return self._working >= AHEAD + further
 
     def _offer(self, ref: ImageRef) -> None:
         wanted = self._options.has(ref.url) and self._num_missing(ref.label) > 0

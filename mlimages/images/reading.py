@@ -36,13 +36,15 @@ def read_bytes(path: Path) -> bytes:
         if is_remote(path):
             return _request(path)
         if member := find_member(path):
-            return member.read()
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):
-            raise ImageError(Fault.UNREADABLE, f"not a regular file ({path})")
-        if found.st_size > MAX_BYTES:
-            raise ImageError(Fault.UNREADABLE, f"{found.st_size} bytes are more than {MAX_BYTES} ({path})")
-        return path.read_bytes()
+            size, read = member.size, member.read
+        else:
+            found = path.stat()
+            if not stat.S_ISREG(found.st_mode):
+                raise ImageError(Fault.UNREADABLE, f"not a regular file ({path})")
+            size, read = found.st_size, path.read_bytes
+        if size > MAX_BYTES:
+            raise ImageError(Fault.UNREADABLE, f"{size} bytes are more than {MAX_BYTES} ({path})")
+        return read()
     except (FileNotFoundError, NotADirectoryError) as error:
         fault = Fault.UNREADABLE if not is_remote(path) and path.is_symlink() else Fault.MISSING
         raise ImageError(fault, f"no file at {path}") from error

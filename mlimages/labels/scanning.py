@@ -58,9 +58,9 @@ def natural_key(name: str) -> tuple[list[str | int], str]:
     return [int(piece) if index % 2 else piece for index, piece in enumerate(pieces)], name
 
 
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
     """Whether a folder is not the user's: .git, .ipynb_checkpoints, those of macOS's zip, the quarantine of `check`."""
-    return name.startswith(".") or name in _JUNK or name.endswith("_quarantine") or not _can_be_listed(name)
+    return name.startswith(".") or name in _JUNK or name.endswith("_quarantine") or not can_be_listed(name)
 
 
 def clean_name(name: str) -> str:
@@ -70,7 +70,7 @@ def clean_name(name: str) -> str:
 
 def subfolders(root: Path) -> list[Path]:
     """Return the folders in a folder, without those of tools, in natural order."""
-    folders = (_path(entry, root) for entry in _scan(root) if _is_folder(entry) and not _is_hidden(entry.name))
+    folders = (_path(entry, root) for entry in _scan(root) if _is_folder(entry) and not is_hidden(entry.name))
     folders = (path for path in folders if not _is_above(path, root))
     return sorted(folders, key=lambda path: natural_key(path.name))
 
@@ -85,12 +85,12 @@ def walk(root: Path) -> Iterator[Path]:
     if is_remote(root):
         yield root
         inner = sorted(
-            (entry.name for entry in _scan(root) if _is_folder(entry) and not _is_hidden(entry.name)), key=natural_key
+            (entry.name for entry in _scan(root) if _is_folder(entry) and not is_hidden(entry.name)), key=natural_key
         )
         yield from chain.from_iterable(walk(root / name) for name in inner)
         return
     for top, folders, _ in os.walk(root):
-        folders[:] = sorted((name for name in folders if not _is_hidden(name)), key=natural_key)
+        folders[:] = sorted((name for name in folders if not is_hidden(name)), key=natural_key)
         yield Path(top)
 
 
@@ -142,15 +142,16 @@ def _path(entry: _Entry, folder: Path) -> Path:
 
 
 def _is_image(entry: _Entry) -> bool:
-    return (
-        os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122  # a Path per entry is slow
-        and not entry.name.startswith(".")
-        and not _is_folder(entry)
-        and _can_be_listed(entry.name)
-    )
+    return is_image_name(entry.name) and not _is_folder(entry)
 
 
-def _can_be_listed(name: str) -> bool:
+def is_image_name(name: str) -> bool:
+    """Whether a file of this name is an image: it has such a suffix, is not hidden, and a label file can hold it."""
+    suffix = os.path.splitext(name)[1]  # noqa: PTH122  # a Path per entry is slow
+    return suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".") and can_be_listed(name)
+
+
+def can_be_listed(name: str) -> bool:
     """Whether a label file can hold the name: no line break, no backslash (read as a slash), valid UTF-8."""
     return not any(char in "\n\r\\" or "\ud800" <= char <= "\udfff" for char in name)
 
@@ -165,12 +166,12 @@ def skipped_entries(root: Path) -> list[str]:
     others: Counter[tuple[str, str]] = Counter()
     for folder in walk(root):
         for entry in _scan(folder):
-            if not _can_be_listed(entry.name):
+            if not can_be_listed(entry.name):
                 others["names that a label file cannot contain", ""] += 1
             elif _is_folder(entry):
                 if _is_above(_path(entry, folder), folder):
                     others["links to a folder above", entry.name] += 1
-                elif _is_hidden(entry.name):
+                elif is_hidden(entry.name):
                     others["hidden folders and folders of tools", entry.name] += 1
                 elif not (is_remote(folder) or os.access(_path(entry, folder), os.R_OK | os.X_OK)):
                     others["folders without permission", entry.name] += 1

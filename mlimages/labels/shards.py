@@ -7,13 +7,20 @@ manifest, an image belongs to the class of its folder in the shard: `cats/0001.j
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from mlimages.core import InputError, find_member, is_remote, members
-from mlimages.labels.scanning import IMAGE_SUFFIXES, clean_name, has_images, images_in, subfolders
+from mlimages.labels.scanning import (
+    can_be_listed,
+    clean_name,
+    has_images,
+    images_in,
+    is_hidden,
+    is_image_name,
+    subfolders,
+)
 
 _SHARD = re.compile(r"(.*-)?[0-9]{5,}\.tar")
 
@@ -22,7 +29,7 @@ def shards_in(folder: Path) -> list[Path]:
     """Return the shards of a local folder (`images-00000.tar`), sorted; none if a subfolder contains images."""
     if is_remote(folder):
         return []
-    shards = sorted(path for path in folder.glob("*.tar") if _SHARD.fullmatch(path.name))
+    shards = sorted(path for path in folder.glob("*.tar") if _SHARD.fullmatch(path.name) and path.is_file())
     return [] if shards and any(has_images(path, deep=True) for path in subfolders(folder)) else shards
 
 
@@ -59,16 +66,18 @@ def _shard_images(folder: Path) -> Iterator[tuple[str, str]]:
     """Yield the path and the label of each image that counts."""
     shards = shards_in(folder)
     names = {shard.name for shard in shards}
-    manifests = sorted(folder.glob("manifest*.jsonl"), key=lambda path: (path.name != "manifest.jsonl", path.name))
+    manifests = [path for path in folder.glob("manifest*.jsonl") if path.is_file()]
     if manifests:
+        manifests.sort(key=lambda path: (path.name != "manifest.jsonl", path.name))
         for path, label in _labels(manifests).items():
-            if path.partition("/")[0] in names and find_member(f"{folder}/{path}"):
+            if path.partition("/")[0] in names and can_be_listed(path) and find_member(f"{folder}/{path}"):
                 yield f"{folder}/{path}", label or "images"
         return
     for shard in shards:
         for one in members(shard):
-            if os.path.splitext(one.name)[1].lower() in IMAGE_SUFFIXES:  # noqa: PTH122  # a str
-                yield f"{shard}/{one.name}", one.name.rpartition("/")[0]
+            label, _, name = one.name.rpartition("/")
+            if is_image_name(name) and not any(map(is_hidden, label.split("/"))):
+                yield f"{shard}/{one.name}", label
 
 
 def _labels(manifests: list[Path]) -> dict[str, str]:

@@ -137,6 +137,14 @@ def test_rows_that_cannot_be_used_as_they_are_are_said(tmp_path: Path, rows: lis
     assert file.description.endswith(f"; first link {A}")
 
 
+def test_long_rows_are_not_all_held_to_detect_the_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlimages.gathering.sources.lists.HEAD_BYTES", 1000)
+    rows = [f"{url},{'text' * 100}" for url in ["x/b.jpg", *[A] * 9]]
+    file = LinkFile(write(tmp_path / "x.csv", "\n".join(["url,note", *rows])), ListChoice())
+    assert file.warnings == ("1 of the first 3 rows without an http(s) link, such as x/b.jpg",)
+    assert len(list(file)) == 10
+
+
 @pytest.mark.parametrize("data", [f"{A}\n\n \t\r\n{B}", f"{A}\n\xa0\n{B}\n", f"{A}\r\n\r\n{B}\r\n".encode("utf-16")])
 def test_blank_lines_are_no_links_of_the_progress_bar(tmp_path: Path, data: str | bytes) -> None:
     assert asyncio.run(UrlList(write(tmp_path / "x.txt", data)).length()) == 2

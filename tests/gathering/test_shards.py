@@ -1,10 +1,15 @@
 """`--layout tar`: what shards hold, what readers see of them, and what a killed run leaves."""
 
+import asyncio
+import gzip
 import io
 import json
 import tarfile
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
+from posixpath import normpath
+from random import Random
 
 import numpy as np
 import pytest
@@ -13,10 +18,22 @@ from hypothesis import strategies as st
 
 from mlimages import UrlList, gather
 from mlimages.checks import check
-from mlimages.core import GatherError, GatherSummary, ImageProperty, InputError, find_member, members
+from mlimages.core import (
+    FetchResult,
+    GatherError,
+    GatherSummary,
+    ImageError,
+    ImageProperty,
+    InputError,
+    find_member,
+    is_file,
+    members,
+)
 from mlimages.dataset import compute_mean
 from mlimages.gathering import read_manifest
 from mlimages.gathering.store import stored_shards
+from mlimages.gathering.store.stored_shards import StoredShards, without_shard
+from mlimages.images.reading import read_bytes
 from mlimages.labels import LabelFile, label_dir_auto, lay_out, open_labels
 from tests.servers import Site, answer, photo, serve
 
@@ -229,6 +246,98 @@ def test_shards_without_a_manifest_and_parts_are_read_by_their_folders(tmp_path:
         label_dir_auto(tmp_path / "loose")
 
 
+def test_members_are_selected_and_named_as_files_in_folders_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {"./ant/1.png": "ant/1.png", "/ant/2.png": "ant/2.png", "../../bee//3.png": "bee/3.png"}
+    others = ("./ant/._1.png", "__MACOSX/ant/1.png", ".git/ant/1.png", "ant/a\nb.png", "ant/\udce9.png", "ant/1.txt")
+    shard = tmp_path / "in/data-00000.tar"
+    write_tar(shard, dict.fromkeys((*names, *others), b"12345"))
+    (tmp_path / "in/other-00000.tar").mkdir()
+    found = [item.path.relative_to(shard).as_posix() for item in label_dir_auto(tmp_path / "in").labels]
+    assert found == list(names.values())
+    assert all(map(is_file, (f"{shard}/{name}" for name in found)))
+    monkeypatch.setattr("mlimages.images.reading.MAX_BYTES", 4)
+    with pytest.raises(ImageError, match="5 bytes are more than 4"):
+        read_bytes(shard / found[0])
+
+    def refuse(*args: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("mlimages.core.shards._index", refuse)
+    assert not is_file(f"{shard}/{found[0]}"), "a shard without permission"
+
+
+def header(name: str, size: bytes, kind: bytes = tarfile.REGTYPE) -> bytes:
+    data = tarfile.TarInfo(name).tobuf()
+    return data[:124] + size.ljust(12, b"\0") + data[136:156] + kind + data[157:]
+
+
+@pytest.mark.parametrize("size", [b"-1000", b"-5", b"+5", b"1_0", b"0o7", b"9", b"\x80\0\0\5", b"77777777777"])
+def test_an_entry_without_a_sensible_size_ends_the_archive(tmp_path: Path, size: bytes) -> None:
+    path = tmp_path / "a-00000.tar"
+    path.write_bytes(header("a.jpg", b"5") + bytes(512) + header("b.jpg", size) + bytes(2048))
+    assert [one.name for one in members(path)] == ["a.jpg"]
+
+
+@pytest.mark.parametrize("records", [b"9" * 5000 + b" path=x\n", b"0 path=x\n", b"1 " * 5000, b" ", b"99 path", b"x"])
+def test_an_extended_header_without_sense_or_bound_costs_its_name_alone(tmp_path: Path, records: bytes) -> None:
+    path, size = tmp_path / "a-00000.tar", 2**28
+    with path.open("wb") as file:
+        file.write(header("x", b"%o" % size, b"x") + records)
+        file.seek(512 + size)
+        file.write(header("a.jpg", b"0"))
+    tracemalloc.start()
+    (found,) = members(path)
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+    assert (found.offset, found.size) == (size + 1024, 0)
+
+
+def tar_of(*names: str) -> bytes:
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as tar:
+        for name in names:
+            tar.addfile(tarfile.TarInfo(name), io.BytesIO())
+    return data.getvalue()
+
+
+OURS, OTHER = tar_of("a/1.json", "a/1.jpg"), tar_of("b/1.txt")
+FOLDER = tarfile.TarInfo("mine")
+FOLDER.type = tarfile.DIRTYPE
+
+
+@pytest.mark.parametrize(
+    "edited",
+    {
+        "two archives in one": OURS + OTHER,
+        "a folder was added": OURS[:1024] + FOLDER.tobuf() + bytes(10240),
+        "the last file is a JSON": tar_of("a/1.jpg", "a/1.json", "b.json"),
+        "a format without `ustar`": OURS.replace(b"ustar", bytes(5)),
+        "an entry of 8 GB and more": OURS[:1024] + header("c", b"\x80" + bytes(5) + b"\2" + bytes(5)) + bytes(2048),
+        "compressed": gzip.compress(Random(0).randbytes(2048)),
+        "a pointer of Git LFS": b"version https://git-lfs.github.com/spec/v1\n",
+    }.items(),
+    ids=lambda case: case[0],
+)
+def test_a_shard_that_a_person_edited_or_replaced_is_never_changed(tmp_path: Path, edited: tuple[str, bytes]) -> None:
+    shard, part = tmp_path / "images-00000.tar", tmp_path / "1.part"
+    shard.write_bytes(edited[1])
+    files = StoredShards(tmp_path, "images")
+    files.size("images-00000.tar/a/1.jpg")
+    part.write_bytes(b"x")
+    path = asyncio.run(files.place(part, FetchResult("http://a/2.jpg", "a", "ok", path="a/2.jpg")))
+    assert path == "images-00001.tar/a/2.jpg"
+    shard.replace(tmp_path / "images-00001.tar")  # while the run has it open
+    files.close()
+    assert (tmp_path / "images-00001.tar").read_bytes() == edited[1]
+
+
+def test_only_a_shard_at_the_beginning_of_a_path_is_left_out() -> None:
+    paths = ("images-00000.tar/a/1.jpg", "images-00001-of-00002-00000.tar/a/1.jpg", "images/images-00000.tar/1.jpg")
+    assert list(map(without_shard, paths)) == ["a/1.jpg", "a/1.jpg", "images/images-00000.tar/1.jpg"]
+
+
 def write_tar(path: Path, files: dict[str, bytes], form: int = tarfile.PAX_FORMAT) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w", format=form) as tar:
@@ -246,7 +355,7 @@ def test_members_are_those_that_tarfile_finds(tmp_path: Path, form: int, name: s
     path = tmp_path / "x-00000.tar"
     write_tar(path, {name: b"1", "z/" + name[1:]: b"22" * 300, "last": b""}, form)
     with tarfile.open(path) as tar:
-        found = [(info.name, info.offset_data, info.size) for info in tar]
+        found = [(normpath(info.name), info.offset_data, info.size) for info in tar]
     assert [(one.name, one.offset, one.size) for one in members(path)] == found
     assert [find_member(f"{path}/{one[0]}").offset for one in found] == [one[1] for one in found]  # type: ignore[union-attr]
 

@@ -41,6 +41,9 @@ from mlimages.gathering.sources.tables import (
 HEAD = 5000
 """Number of rows used to detect the format."""
 
+HEAD_BYTES = 2**26
+"""Size from which fewer rows are used."""
+
 _SNIFFED = 100
 _MOST_SINGLE_CLASSES = 1000
 _T = TypeVar("_T")
@@ -103,6 +106,7 @@ class LinkFile:
         self._form, self.header_lines = "", 0
         self._ready = sys.maxsize
         self._unclassified = 0
+        self._has_long_rows = False
         refs = self._refs()
         head, error = self._take_head(refs, HEAD)
         if error and not head:
@@ -126,7 +130,8 @@ class LinkFile:
             raise InputError(f"{self.name}: no row contains an http(s) link; its first row: {_shown(first, 200)}")
 
     def _warnings(self, head: list[ImageRef]) -> Iterator[str]:
-        rows = f"of the first {len(head)} rows" if len(head) == HEAD else f"of {counted(len(head), 'row')}"
+        has_more = len(head) == HEAD or self._has_long_rows
+        rows = f"of the first {len(head)} rows" if has_more else f"of {counted(len(head), 'row')}"
         wrong = [ref.url for ref in head if not can_be_downloaded(ref.url)]
         if wrong:
             example = next((f", such as {_shown(url)}" for url in wrong if url), "")
@@ -244,9 +249,14 @@ class LinkFile:
     def _take_head(self, items: Iterator[_T], count: int) -> tuple[list[_T], InputError | None]:
         """Return the first items, of standard input only those at hand, and the error that ended them early."""
         head: list[_T] = []
+        size = 0
         try:
             for item in islice(items, count):
                 head.append(item)
+                size += len(repr(item))
+                if size > HEAD_BYTES:
+                    self._has_long_rows = True
+                    break
                 if self._ready <= 0:
                     break
         except InputError as error:

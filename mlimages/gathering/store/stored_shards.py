@@ -3,7 +3,8 @@
 1. A shard is only appended to, and only by the run that created it; each run begins a new one.
 2. Changes are rows of the manifest: an image that was replaced, has another class or is a placeholder stays.
 3. A killed run may leave a cut shard. Readers stop at its last complete member; the next run that stores an image
-   removes the incomplete sample and writes the end marker, since other readers of tar files require it.
+   removes the incomplete sample and writes the end marker, since other readers of tar files require it. A shard with
+   an end marker, or in which something else follows, is never changed.
 All images have the suffix .jpg, whatever their format: `datasets.load_dataset` requires the same suffixes for each key.
 """
 
@@ -19,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from mlimages.core import FetchResult, GatherError, Member, find_member, members
+from mlimages.core import FetchResult, GatherError, Member, find_member, is_cut, members
 from mlimages.gathering.store.stored_files import sync_path
 
 SUFFIX = ".jpg"
@@ -31,7 +32,7 @@ MAX_IMAGES = 10_000
 
 _BLOCK = 512
 _END = bytes(2 * _BLOCK)
-_NAME = re.compile(r"images(-\d{5}-of-\d{5})?-\d{5}\.tar/")
+_NAME = re.compile(r"^images(-\d{5}-of-\d{5})?-\d{5}\.tar/")
 
 
 def without_shard(path: str) -> str:
@@ -40,7 +41,7 @@ def without_shard(path: str) -> str:
     >>> without_shard("images-00000.tar/cats/1.jpg"), without_shard("cats/1.jpg")
     ('cats/1.jpg', 'cats/1.jpg')
     """
-    return _NAME.sub("", path, count=1) if path.startswith("images") else path
+    return _NAME.sub("", path)
 
 
 def shard_key(stem: str) -> str:
@@ -125,10 +126,11 @@ class StoredShards:
         if self._file is None:
             return
         file, self._file = self._file, None
-        with suppress(OSError):  # a full disk: the next run writes it
-            file.close()
-        with suppress(OSError):
-            _end(self._folder / self._name, self._size)
+        # not opened by its name, which may be that of another file by now
+        with suppress(OSError), os.fdopen(os.dup(file.fileno()), "r+b", buffering=0) as same:
+            with suppress(OSError):  # a full disk: the next run writes it
+                file.close()
+            _end(same, self._size)
 
     def _find(self, path: str) -> Member | None:
         return self._written.get(path) or find_member(f"{self._folder}/{path}")
@@ -138,33 +140,32 @@ class StoredShards:
         if self._file:
             self.close()
         elif shards and shards[-1].name in self._listed and not shards[-1].is_symlink():
-            _end_cut_shard(shards[-1])
+            with suppress(OSError):  # not permitted
+                _end_cut_shard(shards[-1])
         number = int(shards[-1].stem[-5:]) + 1 if shards else 0
         self._name, self._size, self._written = f"{self._stem}-{number:05d}.tar", 0, {}
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._file = (self._folder / self._name).open("xb")
+        self._file = (self._folder / self._name).open("x+b")
 
 
 def _end_cut_shard(shard: Path) -> None:
-    """End a shard after its last complete pair of JSON and image, unless it has an end marker."""
-    ends = [(one.offset + one.size + -one.size % _BLOCK, one.name) for one in members(shard)]
-    with shard.open("rb") as file:
-        file.seek(max(ends)[0] if ends else 0)
-        rest = file.read()
-    if len(rest) < len(_END) or rest.strip(b"\0"):
-        _end(shard, max((end for end, name in ends if not name.endswith(".json")), default=0))
+    """End a shard that was cut after its last complete pair of JSON and image."""
+    if not is_cut(shard):
+        return
+    ends, name = (0, 0), ""
+    for one in members(shard):
+        ends, name = (ends[1], one.offset + one.size + -one.size % _BLOCK), one.name
+    size = ends[0] if name.endswith(".json") else ends[1]
+    with shard.open("r+b", buffering=0) as file:
+        _end(file, size)
 
 
-def _end(shard: Path, size: int) -> None:
-    """Write the end marker of a shard whose samples have this size, unless it is there."""
-    with shard.open("r+b") as file:
-        file.seek(size)
-        if file.read() != _END:
-            file.truncate(size)
-            file.seek(size)
-            file.write(_END)
-        file.flush()
-        os.fsync(file.fileno())
+def _end(file: IO[bytes], size: int) -> None:
+    """End a shard, open without a buffer, after the samples, which have this size."""
+    file.truncate(size)
+    file.seek(size)
+    file.write(_END)
+    os.fsync(file.fileno())
 
 
 def _json_member(row: FetchResult) -> bytes:
