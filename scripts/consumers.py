@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from mlimages.core import Target
-from mlimages.export import ExportOptions
+from mlimages.export import ExportOptions, import_openvino
 from mlimages.images import find_images, load_rgb, to_network
 from mlimages.inference import INPUT, PROBABILITIES, OnnxBundle, Predictor, open_session, to_graph_input
 from mlimages.training import export_run
@@ -69,10 +69,7 @@ def onnxruntime_web(bundle: OnnxBundle, package: Path) -> Compute:
 
 
 def openvino(bundle: OnnxBundle) -> Compute:
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # it would report the use
-    import openvino
-
-    model = openvino.Core().compile_model(str(bundle.path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    model = import_openvino().Core().compile_model(str(bundle.path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda arrays: [np.array(model({INPUT: one[None]})[PROBABILITIES])[0] for one in arrays]
 
 

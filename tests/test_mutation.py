@@ -30,8 +30,8 @@ SURVIVORS = """\
 mlimages/labels/edges.py:10 Box.is_small: self.size < LIMIT -> self.size <= LIMIT
 mlimages/labels/edges.py:13 unreached: print(n) -> pass  (no test reaches it)
 
-module                                       mutants killed struck  score
-mlimages/labels/edges.py                           8      5      1    71%
+module                                       mutants killed equivalent  score
+mlimages/labels/edges.py                           8      5          1    71%
 """
 
 

@@ -33,9 +33,9 @@ def augment(
     labels: Path = typer.Argument(..., metavar="LABELS|FOLDER", help="A label file, or a folder of class folders."),
     out: Path = typer.Option(..., "-o", "--out", help="Output: NAME.npz, or a new folder."),
     size: int = typer.Option(..., min=1, metavar="PX", help="Width and height."),
-    resize: Resize = typer.Option("shorter", help="How an image is resized."),
+    resize: Resize = typer.Option("shorter", help="Resize method."),
     rotate: str = typer.Option(
-        "", metavar="FROM:TO:STEP", help="In degrees, TO excluded: -30:30:6 is -30, -24 ... 24."
+        "", metavar="FROM:TO:STEP", help="Rotation angles in degrees, without TO: -30:30:6 is -30, -24 ... 24."
     ),
     flip: bool = typer.Option(False, "--flip", help="Also mirror each image."),
     split: str = typer.Option("", metavar="SHARES", help="Split: 0.75,0.25 or 0.7,0.15,0.15; only train is augmented."),

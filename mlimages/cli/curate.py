@@ -189,9 +189,7 @@ def mean(
     table: dict[str, Any],
     source: Path = typer.Argument(..., metavar="LABELS|FOLDER", help="A label file, or a folder of class folders."),
     size: int = typer.Option(None, min=1, metavar="N", help="Width and height in pixels.  [default: 224]"),
-    resize: Resize = typer.Option(
-        None, help="How an image is resized.  [default: shorter: shorter side scaled, centre cropped]"
-    ),
+    resize: Resize = typer.Option(None, help="Resize method.  [default: shorter: shorter side scaled, centre cropped]"),
     gray: bool = typer.Option(False, "--gray", help="Use one gray channel."),
     model: str = typer.Option(
         "", "--model", metavar="NAME|RUN", help="Use the preprocessing of this network or run folder."

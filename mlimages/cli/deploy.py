@@ -83,12 +83,12 @@ def export(
     options = ExportOptions(
         include_preprocessing=preprocessing, exact=exact, calibrate=calibrate, known_share=unknown, target=target
     )
-    demand_free(filter(None, [croissant, page and page / "index.html"]), overwrite=force)
     if page and not options.resize_form:
         raise typer.BadParameter("--page requires a file with preprocessing")
     if ort_web and not page:
         raise typer.BadParameter("--ort-web is an option of --page")
     runtime = WebRuntime.installed(ort_web) if ort_web else WebRuntime()
+    demand_free(filter(None, [croissant, *(runtime.page_files(page) if page else ())]), overwrite=force)
     overwrite = force or out is None  # model.onnx is one of the run's own files
     bundle = export_run(run, out or run / "model.onnx", options=options, overwrite=overwrite, progress=TqdmProgress())
     if croissant:
@@ -242,25 +242,25 @@ def explain(
 
     Example: mlimages explain cats.onnx new/ -o why/
     """
-    from mlimages.core import BrokenImage, outputs, printable, replacing
+    from mlimages.core import BrokenImage, demand_free, printable, writing
     from mlimages.inference import Predictor, explain, find_inputs
 
     predictor, images = Predictor(model), list(find_inputs(sources))
     files = predictions.overlay_files(images, out)
+    demand_free(files, overwrite=force)
     out.mkdir(parents=True, exist_ok=True)
     good = 0
-    with outputs(files, overwrite=force):
-        for image, file in zip(images, files, strict=True):
-            found = explain(predictor, image)
-            if not isinstance(found, BrokenImage):
-                good += 1
-                with replacing(file) as part:
-                    found.overlay().save(part, "PNG")
-            print(
-                predictions.explanation_json(found, file)
-                if as_json
-                else printable(predictions.explanation_text(found, file))
-            )
+    for image, file in zip(images, files, strict=True):
+        found = explain(predictor, image)
+        if not isinstance(found, BrokenImage):
+            good += 1
+            with writing(file, overwrite=force) as part:
+                found.overlay().save(part, "PNG")
+        print(
+            predictions.explanation_json(found, file)
+            if as_json
+            else printable(predictions.explanation_text(found, file))
+        )
     if not good:
         raise typer.Exit(1)
 

@@ -37,7 +37,7 @@ def show(
     out: Path = typer.Option(Path("sheet.png"), "-o", "--out", help="Contact sheet to write: .png or .html."),
     per_class: int = typer.Option(8, min=1, help="Images per class."),
     size: int = typer.Option(224, min=1, help="Input width and height in pixels."),
-    resize: Resize = typer.Option("shorter", help="How an image is resized."),
+    resize: Resize = typer.Option("shorter", help="Resize method."),
     gray: bool = typer.Option(False, "--gray", help="Use one gray channel."),
     seed: int = typer.Option(0, help="Random seed of the selection."),
     force: bool = FORCE,

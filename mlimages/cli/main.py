@@ -75,8 +75,16 @@ def _options(
     shown = logging.StreamHandler()
     shown.setLevel(logging.INFO if verbose else logging.WARNING)
     shown.addFilter(lambda record: verbose or _is_for_all(record))
-    logging.basicConfig(handlers=[shown], format="%(name)s: %(message)s")
+    shown.setFormatter(logging.Formatter("%(name)s: %(message)s") if verbose else _PackageFormatter())
+    logging.basicConfig(handlers=[shown])
     logging.captureWarnings(True)
+
+
+class _PackageFormatter(logging.Formatter):
+    """Names the package, such as `mlimages`, not the module."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{record.name.partition('.')[0]}: {super().format(record)}"
 
 
 def _is_for_all(record: logging.LogRecord) -> bool:

@@ -9,6 +9,7 @@ import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -106,11 +107,10 @@ def page_notes(folder: Path, runtime: WebRuntime) -> Iterator[str]:
 
 def overlay_files(images: Sequence[os.PathLike[str]], folder: Path) -> list[Path]:
     """Return a PNG path for each image; duplicate names get a number."""
-    stems = [Path(os.fspath(image)).stem for image in images]
-    return [
-        folder / (f"{stem}-{stems[:n].count(stem) + 1}.png" if stem in stems[:n] else f"{stem}.png")
-        for n, stem in enumerate(stems)
-    ]
+    names: dict[str, None] = {}  # ordered
+    for stem in (Path(os.fspath(image)).stem for image in images):
+        names[next(name for name in chain([stem], (f"{stem}-{n}" for n in count(2))) if name not in names)] = None
+    return [folder / f"{name}.png" for name in names]
 
 
 def explanation_text(found: Explanation | BrokenImage, file: Path) -> str:

@@ -56,7 +56,8 @@ class Evaluation:
         decode_ms, network_ms: latency of one image in one worker.
         middle_hidden: accuracy with the centre of the images masked; None if it was not measured.
         trained_on, chosen_on: number of images that the model was trained on, and on which its epoch was chosen, as
-            listed in the run folder of the model; 0 if the model is in no run folder.
+            listed by path in the run folder of the model, so that a copy elsewhere is not counted; 0 if the model is in
+            no run folder.
     """
 
     class_names: tuple[str, ...]

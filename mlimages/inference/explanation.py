@@ -103,7 +103,7 @@ def explain(predictor: Predictor, image: ImageInput) -> Explanation | BrokenImag
 def hide_middle(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Mask the centre of an image `(h, w, C)` (half of its area), where most objects are.
 
-    It gets the mean color of the rest: that of the whole image would tell the color of the object.
+    It gets the mean colour of the rest: that of the whole image would tell the colour of the object.
     """
     height, width = pixels.shape[:2]
     top, left = round(height * _MARGIN), round(width * _MARGIN)

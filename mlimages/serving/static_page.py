@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mlimages.core import MAX_PIXELS, InputError, outputs, replacing
+from mlimages.core import MAX_PIXELS, InputError, demand_free, writing
 from mlimages.inference import GRID, KNOWN_AT, SET_LEVEL, WINDOW, OnnxBundle, data_path
 from mlimages.serving.openapi import DEFAULT_TOP
 from mlimages.serving.page import asset, build_page
@@ -69,6 +69,11 @@ class WebRuntime:
             ) from error
         return cls(version, {name: f"./{name}" for name in files}, _digests(files), files, origin="")
 
+    def page_files(self, folder: Path) -> list[Path]:
+        """Return the paths of all files of a page in a folder."""
+        own = ("model.onnx", "model.json", "manifest.json", "icon.svg", "service_worker.js", "index.html")
+        return [folder / name for name in (*own, *self.files)]
+
 
 def write_page(
     bundle: OnnxBundle, folder: str | os.PathLike[str], *, runtime: WebRuntime | None = None, overwrite: bool = False
@@ -94,11 +99,10 @@ def write_page(
         what = "preprocessing inside" if not bundle.includes_preprocessing else "weights below 2 GB"
         raise InputError(f"{bundle.path} cannot run in a page: it requires a file with {what}")
     runtime, folder = runtime or WebRuntime(), Path(folder)
-    files = _files(bundle, runtime)
-    with outputs([folder / name for name in files], overwrite=overwrite):
-        for name, content in files.items():
-            with replacing(folder / name) as part:
-                part.write_bytes(content)
+    demand_free(runtime.page_files(folder), overwrite=overwrite)
+    for name, content in _files(bundle, runtime).items():
+        with writing(folder / name, overwrite=overwrite) as part:
+            part.write_bytes(content)
     return folder / "index.html"
 
 

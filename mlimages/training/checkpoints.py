@@ -97,7 +97,7 @@ def load_state(files: RunFiles) -> TrainingState | None:
             metadata = json.loads(file.metadata()["mlimages"])
             if metadata["version"] not in READABLE_VERSIONS:
                 known = " and ".join(map(str, READABLE_VERSIONS))
-                raise ValueError(f"its version is {metadata['version']}, this version of mlimages supports {known}")
+                raise ValueError(f"format version {metadata['version']}; this version of mlimages supports {known}")
             parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "best": {}}
             for key in file.keys():  # noqa: SIM118  # safe_open is no mapping
                 part, _, name = key.partition(".")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, fx
@@ -61,6 +61,15 @@ class Computation:
     library: Library = "torch"
     frozen: Precision = "fp32"
     trained: Precision = "fp32"
+
+    def __post_init__(self) -> None:
+        """Check the values, since `config.json` may be edited.
+
+        Raises:
+            ValueError: a value is unknown.
+        """
+        if self.library not in get_args(Library) or not {self.frozen, self.trained} <= {*get_args(Precision)}:
+            raise ValueError(repr(self))
 
     def __str__(self) -> str:
         return f"{'PyTorch' if self.library == 'torch' else 'OpenVINO'} in {self.frozen}"

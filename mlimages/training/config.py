@@ -132,7 +132,7 @@ class FineTuneConfig(TableOptions):
         ),
     ] = None
     resize: Annotated[
-        Resize | None, Option("How an image is resized.", "Data", default_text="as the weights expect", is_rare=True)
+        Resize | None, Option("Resize method.", "Data", default_text="as the weights expect", is_rare=True)
     ] = None
     mean: Annotated[
         str,

@@ -22,7 +22,7 @@ from mlimages.core import (
 )
 from mlimages.dataset import load_mean_image
 from mlimages.labels import ClassNames, write_label_file
-from mlimages.networks import DEPTHS, FrozenPart, Model, Normalize, add_depths, split_network
+from mlimages.networks import DEPTHS, FrozenPart, Model, Normalize, add_depths, has_fast_bf16, split_network
 from mlimages.reports import RunFiles, read_settings
 from mlimages.training import distributed
 from mlimages.training.augmentation import Augment
@@ -197,6 +197,8 @@ def build_job(
     if computation is None:
         computation = choose_computation(work, config.precision, device=device, is_frozen=bool(digest))
     computation = distributed.broadcast(computation)
+    if "bf16" in (computation.frozen, computation.trained) and not has_fast_bf16(device):
+        logger.warning("this run was started in bfloat16, which is slow on this processor: a new run would use float32")
     if split:
         features, computation = cache_features(
             model,

@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.util import find_spec
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mlimages.core import MissingExtraError, Preprocessing, Progress
+from mlimages.core import Preprocessing, Progress
 from mlimages.networks import Model, Normalize, SplitNetwork, unflatten_features
 from mlimages.training import distributed
 from mlimages.training.computation import CHECK_IMAGES, Computation
@@ -52,12 +51,7 @@ def cache_features(
 
     Returns:
         None in place of the features if they do not fit into the cache.
-
-    Raises:
-        MissingExtraError: the run was started with OpenVINO, and it is not installed.
     """
-    if computation.library == "openvino" and not find_spec("openvino"):
-        raise MissingExtraError("continuing a run whose features OpenVINO computes", "train")
     while True:
         features, next_way, problem = None, replace(computation, library="torch", frozen="fp32"), ""
         try:

@@ -152,7 +152,7 @@ def finished_result(
     try:
         return FineTuneResult.from_dict(json.loads(files.result.read_text(encoding="utf-8")), files)
     except (KeyError, TypeError, ValueError) as error:
-        raise RunError(f"{files.result} cannot be read ({error!r}): delete it and run the command again") from error
+        raise RunError(f"{files.result} is damaged: delete it and run the command again") from error
 
 
 def finish(

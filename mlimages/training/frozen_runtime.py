@@ -32,7 +32,7 @@ class FrozenRuntime:
 
     Args:
         lower: the lower part from `split_network`, in eval mode.
-        library: PyTorch is the only one on a GPU.
+        library: OpenVINO computes on CPUs only.
         device: device to compute on.
     """
 
@@ -55,7 +55,7 @@ class FrozenRuntime:
         """Compute the features of normalized images `(N, C, H, W)`.
 
         Raises:
-            ConversionError: the network cannot be converted, or its outputs differ.
+            ConversionError: the network cannot be converted, its outputs differ, or the device is not a CPU.
         """
         if self._library == "torch":
             context: AbstractContextManager[object] = nullcontext()
@@ -69,6 +69,8 @@ class FrozenRuntime:
         return self._compiled[1](x)
 
     def _compile(self, x: Tensor, precision: Precision) -> Run:
+        if self._device.type != "cpu":
+            raise ConversionError("OpenVINO computes on CPUs only")
         openvino = import_openvino()
         try:
             if self._converted is None:

@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
@@ -13,13 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from mlimages.core import ImageProperty, InputError, LabeledPath, Preprocessing
+from mlimages.core import ImageProperty, InputError, LabeledPath, MissingExtraError, Preprocessing
 from mlimages.dataset import load_mean_image, mean_image_differences
 from mlimages.labels import ClassNames, LabelFile, open_labels, open_parts, share_classes
 from mlimages.networks import FrozenPart, Model, build_model, freeze, wrap_network
 from mlimages.reports import RunFiles, read_settings
 from mlimages.training import distributed
 from mlimages.training.config import FineTuneConfig
+from mlimages.training.run import read_computation
 
 logger = logging.getLogger(__name__)
 
@@ -76,9 +78,13 @@ def read_inputs(config: FineTuneConfig, files: RunFiles, custom: CustomNetwork |
 
     Raises:
         InputError: a label file, the mean image or another setting cannot be used.
+        MissingExtraError: the run to resume was started with OpenVINO, which is not installed.
         ModelError: the network cannot be built or frozen.
     """
     is_resumed = files.state.exists()
+    computation = read_computation(files) if is_resumed else None
+    if computation and computation.library == "openvino" and not find_spec("openvino"):
+        raise MissingExtraError("continuing a run whose features OpenVINO computes", "train")
     images = _resumed_images(files) if is_resumed else read_label_files(config)
     distributed.require_same("label files and run folder", (is_resumed, images.train, images.val))
     require_classes(images.train, images.names)
@@ -177,7 +183,9 @@ def _load_mean(config: FineTuneConfig, expected: Preprocessing) -> MeanImage | N
     """
     channels = max(expected.image.channels, len(expected.normalization.mean))
     if len(config.std) not in (0, 1, channels):
-        raise InputError(f"std has {len(config.std)} values, the network has {channels} input channel: use one value")
+        raise InputError(
+            f"std has {len(config.std)} values, but the network has {channels} input channel: use one value"
+        )
     if not config.mean_file:
         return None
     if differences := mean_image_differences(config.mean_file, expected.image):

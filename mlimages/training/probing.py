@@ -133,7 +133,7 @@ def _require_enough(images: Sequence[TrainingImage], names: Sequence[str]) -> No
     counts = np.bincount([image.label for image in images], minlength=len(names))
     if len(names) < 2 or (few := int(counts.min())) < 2:
         what = "one class" if len(names) < 2 else f"{few} decodable images of {names[int(counts.argmin())]!r}"
-        raise InputError(f"a probe needs at least two classes with two images each, but found {what}: gather more")
+        raise InputError(f"a probe requires at least two classes with two images each; found {what}: gather more")
 
 
 def pooled_features(model: Model, cuts: tuple[CutPoint, ...], images: ImageSet, progress: Progress) -> Features:

@@ -102,9 +102,18 @@ def write_metrics(files: RunFiles, history: Sequence[EpochFigures]) -> None:
 
 
 def read_computation(files: RunFiles) -> Computation | None:
-    """Read library and precision from `config.json`; None before they are chosen."""
+    """Read library and precision from `config.json`; None before they are chosen.
+
+    Raises:
+        RunError: they are unknown.
+    """
     values = read_settings(files).get("computation")
-    return Computation(**values) if values else None
+    try:
+        return Computation(**values) if values else None
+    except (TypeError, ValueError) as error:
+        raise RunError(
+            f"{files.config}: unknown computation {json.dumps(values)}: restore it, or choose another -o"
+        ) from error
 
 
 @contextmanager

@@ -58,7 +58,8 @@ def measure(name: str, *, images: int, rounds: int) -> dict[str, float]:
             run = lambda x, runtime=runtime, precision=precision: runtime(x, precision)  # noqa: E731
             _, first = cpu_s(lambda run=run: run(x[:1]))
             runs[f"{library} {precision}"] = run
-            conversion = first if library == "openvino" else 0.0
+            if library == "openvino":
+                conversion = first
     runs["onnxruntime fp32"] = onnx_runtime(split.lower, x)
     costs: dict[str, list[float]] = {way: [] for way in runs}
     for _ in range(rounds):

@@ -37,7 +37,7 @@ PURE = {
 def main() -> int:
     """Print what no test notices; exit with 1 if there is any."""
     options = _options()
-    struck = _equivalent()
+    equivalent = _equivalent()
     chosen = [mutant for path in _modules(options) for mutant in _drawn(path, options)]
     if not chosen:
         print("nothing to change: name a module, or --since REV, or --all")
@@ -54,17 +54,17 @@ def main() -> int:
         killed[mutant.path] += verdict == "killed"
         if verdict != "killed":
             survivors.append((mutant, verdict))
-    shown = [(mutant, verdict) for mutant, verdict in survivors if mutant.key not in struck]
+    shown = [(mutant, verdict) for mutant, verdict in survivors if mutant.key not in equivalent]
     for mutant, verdict in sorted(shown, key=lambda pair: (pair[0].path, pair[0].line)):
         print(
             f"{mutant.path}:{mutant.line} {mutant.function}: {mutant.text}"
             + ("" if verdict == "survived" else f"  ({verdict})")
         )
-    print(f"\n{'module':44} mutants killed struck  score")
+    print(f"\n{'module':44} mutants killed equivalent  score")
     for path in paths:
-        equivalent = sum(mutant.path == path and mutant.key in struck for mutant, _ in survivors)
-        score = killed[path] / max(1, drawn[path] - equivalent)
-        print(f"{path:44} {drawn[path]:7} {killed[path]:6} {equivalent:6}  {score:5.0%}")
+        excepted = sum(mutant.path == path and mutant.key in equivalent for mutant, _ in survivors)
+        score = killed[path] / max(1, drawn[path] - excepted)
+        print(f"{path:44} {drawn[path]:7} {killed[path]:6} {excepted:10}  {score:5.0%}")
     if late := len(chosen) - sum(drawn.values()):
         print(f"{late} mutants were not tried within {options.minutes:g} minutes")
     return 1 if shown else 0

@@ -78,7 +78,7 @@ def tilted(image: Image.Image, rng: random.Random) -> Image.Image:
 
 
 def blended(image: Image.Image, rng: random.Random) -> Image.Image:
-    """Covered by a gradient of another color that is 15 to 40 percent opaque on average."""
+    """Covered by a gradient of another colour that is 15 to 40 percent opaque on average."""
     low, high = rng.uniform(0, 0.3), rng.uniform(0.3, 0.5)
     mask = Image.linear_gradient("L").rotate(90 * rng.randrange(4)).resize(image.size)
     mask = mask.point(lambda level: round(255 * low + (high - low) * level))

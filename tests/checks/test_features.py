@@ -38,7 +38,7 @@ def photographed(image: Image.Image, rng: random.Random) -> Image.Image:
 
 
 def cast(image: Image.Image, rng: random.Random) -> Image.Image:
-    """Under light of another color; not among the plants of `leaks`."""
+    """Under light of another colour; not among the plants of `leaks`."""
     gains = [rng.uniform(0.45, 1.35) for _ in range(3)]
     return image.point([min(255, round(gain * level)) for gain in gains for level in range(256)])
 

@@ -10,7 +10,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from mlimages.cli.main import app
-from mlimages.cli.predictions import evaluation_text
+from mlimages.cli.predictions import evaluation_text, overlay_files
 from mlimages.core import BrokenImage, ImageProperty, LabeledPath, Normalization, Preprocessing
 from mlimages.export import TrainedNetwork, export_network
 from mlimages.inference import Predictor, evaluate, explain
@@ -132,6 +132,8 @@ def test_the_command_writes_one_overlay_an_image_and_leaves_broken_ones_out(
 ) -> None:
     first = images(tmp_path, "top left")[0].path
     (tmp_path / "broken.png").write_bytes(b"no image")
+    names = [path.name for path in overlay_files([Path("a.png"), Path("b/a.jpg"), Path("a-2.png")], tmp_path)]
+    assert names == ["a.png", "a-2.png", "a-2-2.png"]
     words = ["explain", predictors["top left"].bundle.path, first, tmp_path / "broken.png", "-o", tmp_path / "why"]
     done = CliRunner().invoke(app, list(map(str, words)))
     assert done.exit_code == 0

@@ -103,6 +103,9 @@ def test_the_same_image_in_two_classes_is_shown_side_by_side(run: Path, open_pag
     shown = page.evaluate("[...document.querySelectorAll('.pairs figcaption')].map(c => c.innerText)")
     assert shown == ["ants ants/2.png\nwasps wasps/5.png"]
     assert page.evaluate("document.querySelectorAll('.pairs img').length") == 2
+    page.evaluate("document.querySelector('.pairs').append(document.querySelector('.pairs figure').cloneNode(true))")
+    page.evaluate("document.querySelector('.pairs img').remove()")  # as a mistake that is not explained
+    assert page.evaluate("new Set([...document.querySelectorAll('.pairs img')].map(i => i.clientWidth)).size") == 1
 
 
 def test_many_classes_get_no_table_of_cells(tmp_path: Path) -> None:

@@ -6,8 +6,10 @@ import http.server
 import json
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
 from mlimages import images
-from mlimages.core import ImageProperty, InputError, Prediction
+from mlimages.core import ImageProperty, InputError, Prediction, writing
 from mlimages.inference import Explanation, OnnxBundle, Predictor, explain, softmax, to_graph_input
 from mlimages.inference.predictor import Row
 from mlimages.serving import WebRuntime, write_page
@@ -204,3 +206,15 @@ def test_files_that_cannot_run_in_a_page_and_files_of_a_person_are_refused(site:
     with pytest.raises(InputError, match="not written by mlimages"):
         write_page(site.bundle, tmp_path, runtime=site.runtime)
     assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
+
+
+def test_a_page_that_was_not_finished_is_written_by_the_same_call(site: Site, tmp_path: Path) -> None:
+    def stop_at_the_end(path: Path, *, overwrite: bool) -> AbstractContextManager[Path]:
+        if path.name == "index.html":
+            raise KeyboardInterrupt
+        return writing(path, overwrite=overwrite)
+
+    with mock.patch("mlimages.serving.static_page.writing", stop_at_the_end), pytest.raises(KeyboardInterrupt):
+        write_page(site.bundle, tmp_path, runtime=site.runtime)
+    assert write_page(site.bundle, tmp_path, runtime=site.runtime).exists()
+    assert {*tmp_path.iterdir()} == {*site.runtime.page_files(tmp_path), tmp_path / ".mlimages-written"}

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mlimages.core import cache_dir
+from mlimages.core import MissingExtraError, RunError, cache_dir
 from mlimages.labels import LabelFile
 from mlimages.networks import Normalize, build_model, freeze, split_network
 from mlimages.reports import RunFiles
@@ -24,7 +24,7 @@ from mlimages.training.cache import RowStore
 from mlimages.training.checkpoints import load_state
 from mlimages.training.computation import Computation, Workload, choose_computation
 from mlimages.training.features import features_key
-from mlimages.training.frozen_runtime import FrozenRuntime
+from mlimages.training.frozen_runtime import ConversionError, FrozenRuntime
 from tests.training.test_finetune import colours  # noqa: F401  # a fixture
 
 KEYS = [bytes([n]) * 32 for n in range(6)]
@@ -203,6 +203,8 @@ def test_openvino_gives_what_the_frozen_part_gives() -> None:
     halves = split_network(model.network, freeze(model, "head"), x)
     assert halves is not None
     run = FrozenRuntime(halves.lower, "openvino", torch.device("cpu"))
+    with pytest.raises(ConversionError, match="CPUs only"):  # a run that is continued on another device
+        FrozenRuntime(halves.lower, "openvino", torch.device("meta"))(x, "fp32")
     with torch.inference_mode():
         run(x[:2], "fp32")  # batches may have any size
         (want,) = halves.lower(x)
@@ -276,7 +278,21 @@ def test_bfloat16_gives_no_figures_and_is_left_if_features_differ_too_much(
         assert computations[0]["frozen"] == "bf16"
         assert ("leave-one-out" in logs[0], "leave-one-out" in logs[1]) == (False, True)
         assert load_state(RunFiles(results[0].run)).left_out == {}  # type: ignore[union-attr]
-        fine_tune(replace(read_config(results[0].run), epochs=4), export=False)  # without another choice
+        more = replace(read_config(results[0].run), epochs=4)
+        with (
+            mock.patch("mlimages.training.inputs.find_spec", return_value=None),
+            pytest.raises(MissingExtraError, match="OpenVINO computes"),
+        ):
+            fine_tune(more, export=False)
+        settings = results[0].run / "config.json"
+        written = settings.read_text()
+        settings.write_text(written.replace('"openvino"', '"onnx"'))
+        with pytest.raises(RunError, match="unknown computation"):
+            fine_tune(more, export=False)
+        settings.write_text(written)
+        with mock.patch("mlimages.training.data.has_fast_bf16", return_value=False):
+            fine_tune(more, export=False)  # without another choice
+        assert "slow on this processor" in (results[0].run / "log.txt").read_text()
         assert json.loads((results[0].run / "config.json").read_text())["computation"] == computations[0]
     else:
         weights = [load_file(result.run / "last.safetensors") for result in results]

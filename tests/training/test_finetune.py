@@ -185,7 +185,7 @@ def test_at_the_terminal_stands_what_changes_a_run_and_not_each_image_or_pillows
         "    logging.getLogger('mlimages.dataset.training_data').warning('skipped a.jpg')"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert done.stderr == "mlimages.training.features: computed anew\n"
+    assert done.stderr == "mlimages: computed anew\n"
 
 
 def test_a_command_that_loaded_torch_ends_without_a_word() -> None:

@@ -266,7 +266,7 @@ REFUSED: dict[str, tuple[dict[str, object], str]] = {
     "momentum": ({"momentum": 1.5}, "momentum is 1.5: it must be from 0 to 1"),
     "two numbers in std": ({"std": (1.0, 2.0)}, "std is 1.0, 2.0: it must be one or three numbers above 0"),
     "zeros in std": ({"std": (0.0, 0.0, 0.0)}, "std is 0.0, 0.0, 0.0: it must be one or three numbers above 0"),
-    "std of other channels": ({"model": "lenet5", "std": (1.0, 1.0, 1.0)}, "std has 3 values, the network has 1"),
+    "std of other channels": ({"model": "lenet5", "std": (1.0, 1.0, 1.0)}, "std has 3 values, but the network has 1"),
     "weights": ({"weights": "nowhere.pth"}, "no weights file at nowhere.pth"),
     "NaN in weights": ({"weights": "nan.safetensors"}, "nan.safetensors is damaged: NaN or infinity in conv2.weight"),
     "model": ({"model": "cifar10"}, "unknown model 'cifar10'"),

@@ -61,26 +61,26 @@ function describe({model, classes, threshold}) {
 }
 
 function explainButton(backend, file, image) {
-  const button = element("button", "Where does it look?", {class: "plain"}), told = element("p", "", {role: "status"});
+  const button = element("button", "Where does it look?", {class: "plain"}), message = element("p", "", {role: "status"});
   const box = element("div", "", {class: "why"});
   button.addEventListener("click", async () => {
     button.disabled = true;
-    told.textContent = "Hiding one part after the other …";
+    message.textContent = "Hiding one part after the other …";
     try {
       const found = await backend.explain(file);
       image.onload = null;
       image.src = found.overlay;
       box.closest("figure").prepend(image);  // again, where the browser could not show the file itself
       image.alt = "In red: what lowers the probability when it is hidden";
-      told.textContent = found.class_name + ": probability falls from " + found.probability.toFixed(2) + " to "
+      message.textContent = found.class_name + ": probability falls from " + found.probability.toFixed(2) + " to "
         + found.lowest.toFixed(2) + " when the " + found.place + " is hidden (red: the parts that matter)";
       button.remove();
     } catch (error) {
-      told.textContent = "No explanation: " + reason(error);
+      message.textContent = "No explanation: " + reason(error);
       button.disabled = false;
     }
   });
-  box.append(button, told);
+  box.append(button, message);
   return box;
 }
 
