@@ -22,7 +22,7 @@ def demo(
         "-o",
         "--out",
         metavar="FOLDER",
-        help="Output folder; the output of an earlier demo is overwritten.",
+        help="Output folder, new or empty.",
     ),
 ) -> None:
     """Run every step on handwritten digits, offline.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import shutil
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +29,6 @@ WAYS = {"transfer": ("runs/old/best.safetensors", "conv2"), "scratch": ("none", 
 BASE_EPOCHS, EPOCHS = 12, 40
 REPORTED_EPOCHS = (10, EPOCHS)
 LINE_WIDTH, NAME_WIDTH = 79, 20
-MARKER_TEXT = "Created by `mlimages demo`, which replaces this folder on every run.\n"
 INTRODUCTION = """\
 The whole workflow on real handwritten digits: the 1797 images of scikit-learn,
 downloaded from a web server on this machine that has some broken links. First,
@@ -50,32 +48,24 @@ def run_demo(out: str | os.PathLike[str], *, show: Callable[[str], None]) -> Non
     Takes about one CPU minute and needs no network connection.
 
     Args:
-        out: output folder; the output of an earlier demo is replaced.
+        out: output folder, new or empty.
         show: function that prints text, such as `print`.
 
     Raises:
-        InputError: `out` contains files that were not created by the demo.
+        InputError: `out` is not empty.
 
     Examples:
         >>> from mlimages.demo import run_demo
         >>> run_demo("mlimages-demo", show=print)  # doctest: +SKIP
     """
     folder = Path(out)
-    _prepare_folder(folder)
+    if folder.exists() and any(folder.iterdir()):
+        raise InputError(f"{folder} is not empty: delete it, or choose another folder with -o")
+    folder.mkdir(parents=True, exist_ok=True)
     show(INTRODUCTION)
     show(f"$ cd {folder}")
     _Walkthrough(folder, show).run()
     show(NEXT_STEPS)
-
-
-def _prepare_folder(folder: Path) -> None:
-    marker = folder / "README.txt"
-    if folder.exists() and any(folder.iterdir()):
-        if not marker.exists() or marker.read_text() != MARKER_TEXT:
-            raise InputError(f"{folder} was not created by the demo and is not empty: choose another folder with -o")
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    marker.write_text(MARKER_TEXT)
 
 
 class _Walkthrough:

@@ -39,6 +39,7 @@ class MadeUpFetch:
 
     gathered: GatherFolder
     waiting: int = 0
+    queued: int = 0
     blocking_hosts: tuple[str, ...] = ()
 
     def waiting_count(self, label: str) -> int:
@@ -58,8 +59,8 @@ class MadeUpFetch:
 
 
 class NoFiles(StoredFiles):
-    async def place(self, part: Path, path: str) -> bool:
-        return True
+    async def place(self, part: Path, row: FetchResult) -> str | None:
+        return row.path
 
 
 def main() -> None:

@@ -58,11 +58,11 @@ def test_both_ways_to_train_are_compared_seed_by_seed() -> None:
     assert first.split() == ["5", "transfer", "#" * 30, "75.0%", "(50.0%", "to", "100.0%)"]
 
 
-def test_the_demo_refuses_a_folder_that_it_did_not_create(run_cli: RunCli, tmp_path: Path) -> None:
+def test_the_demo_refuses_a_folder_with_files(run_cli: RunCli, tmp_path: Path) -> None:
     thesis = tmp_path / "documents" / "thesis.txt"
     thesis.parent.mkdir()
     thesis.write_text("years of work")
     done = run_cli("demo", "-o", "documents", check=False)
     assert done.returncode == 1
-    assert "documents was not created by the demo and is not empty: choose another folder" in done.stderr
+    assert "documents is not empty: delete it, or choose another folder with -o" in done.stderr
     assert thesis.read_text() == "years of work"

@@ -355,6 +355,13 @@ def test_downloading_loads_neither_pillow_nor_numpy_and_decoding_no_aiohttp() ->
         assert done.stdout.strip() == "[]"
 
 
+def test_the_bench_of_memory_runs() -> None:
+    script = Path(__file__).parents[2] / "scripts/bench/gather_memory.py"
+    done = subprocess.run([sys.executable, script, "200"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "{'ok': 90, 'failed': 100, 'duplicate': 10}" in done.stdout
+
+
 def test_the_bench_runs(tmp_path: Path) -> None:
     if not Path("/usr/sbin/nginx").exists():
         pytest.skip("nginx is not installed")
