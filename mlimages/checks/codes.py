@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from mlimages.core import MAX_PIXELS, InputError, Option, check_options, documented, option_fields
+from mlimages.labels import Label
 
 
 class Code(StrEnum):
@@ -208,7 +209,7 @@ class Finding:
     Attributes:
         file: index of the label file among those given.
         path: the image; for a finding about a class, the label file.
-        label: class index in that label file.
+        label: class index in that label file; in a multi-label file, the sorted class indices of an image.
         code: the fault.
         detail: the measured value, or the related image, as text.
         related: the other image of a duplicate or a leak.
@@ -216,7 +217,7 @@ class Finding:
 
     file: int
     path: Path
-    label: int
+    label: Label
     code: Code
     detail: str
     related: Path | None = None

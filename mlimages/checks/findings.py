@@ -15,6 +15,7 @@ from mlimages.checks.image_table import ImageTable
 from mlimages.checks.leaks import describe_relation
 from mlimages.checks.rules import describe
 from mlimages.core import as_path
+from mlimages.labels import Label
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,8 @@ class Findings:
 
     def _read(self, file: int, rows: NDArray[np.void]) -> Iterator[Finding]:
         images = self.images.read(file)
-        index, path, label = -1, "", 0
+        index, path = -1, ""
+        label: Label = 0
         for row in rows:
             while index < row["index"]:
                 index, path, label = next(images)
@@ -83,8 +85,7 @@ class Findings:
         index, code, other = row["index"], row["code"], int(row["other"])
         if other >= 0:
             same = bool((self.images.digest[index] == self.images.digest[other]).all())
-            class_name = self.images.class_names[self.images.class_id[other]]
-            return describe_relation(CODES[code], self.related[other], class_name, same=same)
+            return describe_relation(CODES[code], self.related[other], self.images.label_text(other), same=same)
         if self.images.file_code[index] == code:
             return str(self.images.file_detail[index])
         return describe(CODES[code], self.images.facts[index], self.thresholds)

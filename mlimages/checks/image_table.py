@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mlimages.checks.codes import CODES, Code
 from mlimages.checks.image_facts import FactsTable, facts_table
 from mlimages.core import LabelFileError, as_path
-from mlimages.labels import LabelFile, share_classes
+from mlimages.labels import Label, LabelFile, label_text, share_classes
 
 DIGEST_BYTES = 16
 """Number of bytes kept of each SHA-256."""
@@ -32,7 +32,9 @@ class ImageTable:
         begins: index of the first image of each file, then the number of all images `(F + 1,)`.
         class_names: the classes of all files, merged by name.
         class_ids: for each file, the index in `class_names` of each of its class numbers.
-        class_id: class of each image, as index in `class_names` `(N,)`.
+        class_sets: the distinct labels of images, each as indices in `class_names`; one index in single-label files.
+        class_id: label of each image, as index in `class_sets`, which in single-label files is that of its class
+            `(N,)`.
         facts: `Facts` of each decoded image; zeros for the others `(N,)`.
         digest: shortened SHA-256 of each decoded image's bytes; zeros for the others `(N, 2)`.
         file_code: fault of the file itself, as index in `CODES`; -1 if there is none `(N,)`.
@@ -44,6 +46,7 @@ class ImageTable:
     begins: tuple[int, ...]
     class_names: tuple[str, ...]
     class_ids: tuple[NDArray[np.intp], ...]
+    class_sets: tuple[tuple[int, ...], ...]
     class_id: NDArray[np.int32]
     facts: FactsTable
     digest: NDArray[np.uint64]
@@ -58,19 +61,22 @@ class ImageTable:
         Raises:
             LabelFileError: a label file or a line of it cannot be read.
         """
-        labels = [np.fromiter((label for _, label in file.named()), np.int32) for file in files]
         _, own_names = share_classes(files)
         class_names = tuple(dict.fromkeys(chain(*own_names)))
         index = {name: number for number, name in enumerate(class_names)}
         class_ids = tuple(np.array([index[name] for name in names], np.intp) for names in own_names)
-        pairs = zip(class_ids, labels, strict=True)
-        class_id = np.concatenate([np.empty(0, np.int32), *(ids[own].astype(np.int32) for ids, own in pairs)])
+        sets: dict[tuple[int, ...], int] = {}
+        if not any(file.is_multi_label for file in files):
+            sets.update(((n,), n) for n in range(len(class_names)))
+        labels = [_class_ids(file, ids, sets) for file, ids in zip(files, class_ids, strict=True)]
+        class_id = np.concatenate([np.empty(0, np.int32), *labels])
         count = len(class_id)
         return cls(
             files=tuple(files),
             begins=tuple(accumulate(map(len, labels), initial=0)),
             class_names=class_names,
             class_ids=class_ids,
+            class_sets=tuple(sets),
             class_id=class_id,
             facts=np.zeros(count, facts_table([]).dtype),
             digest=np.zeros((count, 2), np.uint64),
@@ -82,12 +88,29 @@ class ImageTable:
         return len(self.class_id)
 
     @property
+    def is_multi_label(self) -> bool:
+        """Whether an image has any number of classes."""
+        return any(file.is_multi_label for file in self.files)
+
+    def label_text(self, index: int) -> str:
+        """Return the class of an image, or its classes separated by `;`."""
+        return label_text(self.class_sets[self.class_id[index]], self.class_names)
+
+    def class_counts(self, file: int) -> NDArray[np.intp]:
+        """Return the number of images of each class in a label file, in the order of `class_names` `(K,)`."""
+        counts = np.zeros(len(self.class_names), np.intp)
+        of_sets = np.bincount(self.class_id[slice(*self.begins[file : file + 2])], minlength=len(self.class_sets))
+        for classes, count in zip(self.class_sets, of_sets, strict=True):
+            counts[list(classes)] += count
+        return counts
+
+    @property
     def decoded(self) -> NDArray[np.bool_]:
         """Whether each image was decoded `(N,)`."""
         decoded: NDArray[np.bool_] = self.facts["width"] > 0
         return decoded
 
-    def read(self, file: int) -> Iterator[tuple[int, str, int]]:
+    def read(self, file: int) -> Iterator[tuple[int, str, Label]]:
         """Yield index, path and class number (in that file) of each image of a label file, which is read again.
 
         Raises:
@@ -100,7 +123,7 @@ class ImageTable:
         except ValueError as error:
             raise LabelFileError(f"{self.files[file].path} changed during the check: check it again") from error
 
-    def read_all(self) -> Iterator[tuple[int, str, int]]:
+    def read_all(self) -> Iterator[tuple[int, str, Label]]:
         """Yield the same for all label files."""
         return chain.from_iterable(map(self.read, range(len(self.files))))
 
@@ -117,7 +140,18 @@ class ImageTable:
         """Count the images by index of the label file and class name."""
         return Counter({
             (file, self.class_names[number]): int(count)
-            for file, (begin, end) in enumerate(zip(self.begins, self.begins[1:], strict=False))
-            for number, count in enumerate(np.bincount(self.class_id[begin:end]))
+            for file in range(len(self.files))
+            for number, count in enumerate(self.class_counts(file))
             if count
         })  # fmt: skip
+
+
+def _class_ids(file: LabelFile, ids: NDArray[np.intp], sets: dict[tuple[int, ...], int]) -> NDArray[np.int32]:
+    """Return the index in `sets` of each label of a file; new labels of multi-label files are added to it."""
+    if not file.is_multi_label:
+        numbers = np.fromiter((label for _, label in file.named()), np.int32)
+        return ids[numbers].astype(np.int32)
+    known: dict[Label, int] = {}
+    rows = np.fromiter((known.setdefault(label, len(known)) for _, label in file.named()), np.int32)
+    own = [tuple(sorted(ids[list(label)].tolist())) for label in known if isinstance(label, tuple)]
+    return np.array([sets.setdefault(classes, len(sets)) for classes in own], np.int32)[rows]

@@ -138,11 +138,16 @@ def _cache_key(
 
 
 def _relations(images: ImageTable, groups: Sequence[Sequence[int]], thresholds: Thresholds) -> Iterator[Relation]:
+    is_multi_label = images.is_multi_label
+
     def file_of(index: int) -> int:
         return bisect_right(images.begins, index) - 1
 
     def class_of(index: int) -> int:
         return int(images.class_id[index])
+
+    def near_class_of(index: int) -> int:
+        return 0 if is_multi_label else class_of(index)  # nearly the same image may show one class more
 
     def bytes_of(index: int) -> bytes:
         return bytes(images.digest[index].data)
@@ -154,10 +159,10 @@ def _relations(images: ImageTable, groups: Sequence[Sequence[int]], thresholds: 
             yield from _equal_bytes(_group_by(same, class_of), _group_by(same, file_of))
             if len(same) >= thresholds.placeholder_copies:
                 yield from ((index, Code.PLACEHOLDER, same[0 if index != same[0] else -1]) for index in same)
-        yield from _near_two_classes(group, class_of, bytes_of)
+        yield from _near_two_classes(group, near_class_of, bytes_of)
         for within in by_file.values():
             firsts = [same[0] for same in _group_by(within, bytes_of).values()]
-            for of_class in _group_by(firsts, class_of).values():
+            for of_class in _group_by(firsts, near_class_of).values():
                 yield from ((index, Code.NEAR_DUPLICATE, of_class[0]) for index in of_class[1:])
 
 

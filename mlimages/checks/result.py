@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from mlimages.checks.codes import ERRORS, Code, Finding, Thresholds
 from mlimages.checks.findings import Findings
 from mlimages.checks.image_facts import FactsTable
 from mlimages.core import LabeledPath, html_images, html_table, relative_name, writing
-from mlimages.labels import LabelFile, write_own_label_file
+from mlimages.labels import LabelFile, label_text, write_own_label_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +139,7 @@ def write_outcome(report: CheckReport, moved: Iterable[Move] = (), *, overwrite:
         checked, rejected, warnings = outcome_paths(file.path)
         kept: Iterable[LabeledPath] = report.kept(number)
         if now:
-            kept = (LabeledPath(_where(item.path, now), item.label) for item in kept)
+            kept = (replace(item, path=_where(item.path, now)) for item in kept)
         write_own_label_file(checked, kept, file.class_names, overwrite=overwrite)
         for table, codes in ((rejected, ERRORS), (warnings, set(Code) - ERRORS)):
             with writing(table, overwrite=overwrite) as part:
@@ -159,4 +159,5 @@ def _write_table(part: Path, labels: LabelFile, now: Mapping[str, Path], finding
         table.writerow(["path", "label", "code", "detail"])
         for one in findings:
             name = relative_name(_where(one.path, now), labels.path.parent)
-            table.writerow([name, class_names[one.label], one.code, " ".join(one.detail.split())])
+            label = label_text(one.label, class_names)
+            table.writerow([name, label, one.code, " ".join(one.detail.split())])

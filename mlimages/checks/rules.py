@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -59,9 +60,8 @@ def describe(code: Code, facts: np.void, thresholds: Thresholds) -> str:
 def judge_classes(images: ImageTable, thresholds: Thresholds) -> Iterator[Finding]:
     """Yield the classes that are small compared with the largest of their label file, or blurred as a whole."""
     for number, file in enumerate(images.files):
-        begin, end = images.begins[number : number + 2]
         yield from _soft_classes(images, number)
-        counts = np.bincount(images.class_id[begin:end], minlength=len(images.class_names))[images.class_ids[number]]
+        counts = images.class_counts(number)[images.class_ids[number]]
         largest = int(counts.argmax()) if len(counts) else 0
         for label in np.flatnonzero(counts * thresholds.imbalance < counts.max(initial=0)).tolist():
             if counts[label] or label < len(file.defined_class_names):
@@ -74,8 +74,13 @@ def _soft_classes(images: ImageTable, file: int) -> Iterator[Finding]:
     """Yield the classes of a label file in which most images have little detail, instead of flagging each image."""
     rows = slice(*images.begins[file : file + 2])
     sharpness = images.facts["sharpness"][rows]
+    ids_of: dict[int, list[int]] = defaultdict(list)
+    for number, classes in enumerate(images.class_sets):
+        for class_id in classes:
+            ids_of[class_id].append(number)
     for label, class_id in enumerate(images.class_ids[file].tolist()):
-        own = sharpness[images.decoded[rows] & (images.class_id[rows] == class_id)]
+        ids, found = ids_of[class_id], images.class_id[rows]
+        own = sharpness[images.decoded[rows] & (found == ids[0] if len(ids) == 1 else np.isin(found, ids))]
         if len(own) >= SOFT_SET and (usual := float(np.median(own))) < Thresholds().blur:
             detail = f"{images.class_names[class_id]}: median sharpness {usual:.3f} of {len(own)} images: upscaled?"
             yield Finding(file, images.files[file].path, label, Code.CLASS_BLURRED, detail)

@@ -19,7 +19,12 @@ def print_next(*words: object) -> None:
 
 def to_arguments(values: Mapping[str, Any]) -> list[object]:
     """Return command-line arguments for the options that have a value."""
-    return [word for name, value in values.items() if value for word in (f"--{name.replace('_', '-')}", value)]
+    return [
+        word
+        for name, value in values.items()
+        if value
+        for word in (f"--{name.replace('_', '-')}", *([] if value is True else [value]))
+    ]
 
 
 def validation_beside(train: Path) -> list[object]:

@@ -139,10 +139,26 @@ class Embedder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LabeledPath:
-    """One line of a label file: an image's path and its class index."""
+    """One line of a label file: an image's path and its class index.
+
+    Attributes:
+        labels: the sorted class indices, possibly none, in a multi-label file; there `label` is -1.
+    """
 
     path: Path
     label: int
+    labels: tuple[int, ...] | None = None
+
+    @property
+    def class_indices(self) -> tuple[int, ...]:
+        """The class indices: `labels`, or `label` alone."""
+        return (self.label,) if self.labels is None else self.labels
+
+    def renumber(self, number_of: Callable[[int], int]) -> LabeledPath:
+        """Return the image with `number_of` applied to each class index."""
+        if self.labels is None:
+            return LabeledPath(self.path, number_of(self.label))
+        return LabeledPath(self.path, -1, tuple(sorted(map(number_of, self.labels))))
 
 
 @dataclass(frozen=True, slots=True)

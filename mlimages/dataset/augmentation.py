@@ -9,7 +9,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -29,6 +29,7 @@ from mlimages.core import (
     as_path,
     replacing,
 )
+from mlimages.dataset.targets import multi_hot
 from mlimages.images import iter_pixels
 from mlimages.labels import ClassNames, LabelFile, folder_names, write_label_file
 
@@ -108,8 +109,9 @@ def augment(
 
     Arrays: `x` uint8 `(N, H, W, C)` RGB, `y` int64 `(N,)`, and `class_names`, in one .npz file or as .npy files in the
     folder `out`; with a split `x_train`, `x_val` and so on. Folder: `images/CLASS/*.png` with `labels.txt`, or with a
-    split `train/CLASS/*.png` with `train.txt`. The output is complete or absent, and only a few images are in memory
-    at a time.
+    split `train/CLASS/*.png` with `train.txt`. From a multi-label file, `y` is float32 `(N, K)` for K classes (see
+    `multi_hot`), and the images are not in class folders. The output is complete or absent, and only a few images are
+    in memory at a time.
 
     Args:
         labels: a label file or its path.
@@ -143,7 +145,11 @@ def augment(
     progress, broken = progress or NoProgress(), list[BrokenImage]()
     angles = (angles_deg,) if isinstance(angles_deg, int | float) else angles_deg
     part_views = [all_views(angles, flip=flip), *[(View(),)] * (len(names) - 1)]
-    write = partial(_write_images if format == "folder" else _write_arrays, labels.class_names, image)
+    write = (
+        partial(_write_images, labels.class_names)
+        if format == "folder"
+        else partial(_write_arrays, labels.class_names, image, is_multi_label=labels.is_multi_label)
+    )
     with _output_folder(out, format, overwrite=overwrite) as folder:
         parts = split_labels(labels, split, seed, progress=progress) if len(split) > 1 else (labels,)
         parts = tuple(part.shuffle(seed) for part in parts)
@@ -190,16 +196,26 @@ def _rows(
         progress.advance(broken=len(broken))
 
 
-def _write_arrays(class_names: ClassNames, image: ImageProperty, folder: Path, name: str, rows: Iterable[_Row]) -> int:
+def _write_arrays(
+    class_names: ClassNames,
+    image: ImageProperty,
+    folder: Path,
+    name: str,
+    rows: Iterable[_Row],
+    *,
+    is_multi_label: bool,
+) -> int:
+    target = ((len(class_names),), np.float32) if is_multi_label else ((), np.int64)
     suffix = f"_{name}.npy" if name else ".npy"
     count = 0
     with (
         _npy_writer(folder / f"x{suffix}", (image.height, image.width, image.channels), np.uint8) as append_x,
-        _npy_writer(folder / f"y{suffix}", (), np.int64) as append_y,
+        _npy_writer(folder / f"y{suffix}", *target) as append_y,
     ):
         for count, row in enumerate(rows, start=1):  # noqa: B007  # the count is the result
             append_x(row.pixels)
-            append_y(row.item.label)
+            labels = row.item.labels
+            append_y(row.item.label if labels is None else multi_hot([labels], len(class_names)))
     np.save(folder / "class_names.npy", np.array(class_names, dtype=np.str_), allow_pickle=False)
     return count
 
@@ -226,17 +242,18 @@ def _npy_writer(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> Iterato
         write_header()
 
 
-def _write_images(class_names: ClassNames, _: ImageProperty, folder: Path, name: str, rows: Iterable[_Row]) -> int:
+def _write_images(class_names: ClassNames, folder: Path, name: str, rows: Iterable[_Row]) -> int:
     images, class_folders = folder / (name or "images"), folder_names(class_names, longest=60)
 
     def save_all() -> Iterator[LabeledPath]:
         number = 0
         for row in rows:
             number += row.view == View()  # the original comes first
-            path = images / class_folders[row.item.label] / _file_name(number, row)
+            class_folder = class_folders[row.item.label] if row.item.labels is None else ""
+            path = images / class_folder / _file_name(number, row)
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(row.pixels.squeeze(-1) if row.pixels.shape[2] == 1 else row.pixels).save(path)
-            yield LabeledPath(path, row.item.label)
+            yield replace(row.item, path=path)
 
     return write_label_file(folder / f"{name or 'labels'}.txt", save_all(), class_names)
 

@@ -52,6 +52,9 @@ from mlimages.labels import LabelFile
 SHEET_PX, CAPTION_PX, CAPTION_SIZE = 1200, 16, 10
 """Width of the image of all class means, height of a caption in it, and font size, in pixels."""
 
+ALL = -2
+"""Key of the sums over all images, if an image may be of several classes or none."""
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class MeanImage:
@@ -145,24 +148,28 @@ def compute_mean(
     chunks = _chunks(chain(first, listed), pool.at_once)
     for part in pool.map(partial(_partial_sums, prop=prop, per_class=per_class), chunks):
         broken += part.broken
-        progress.advance(part.counts.total() + len(part.broken), broken=len(broken))
+        progress.advance(_image_count(part.counts) + len(part.broken), broken=len(broken))
         histogram += part.histogram
         counts += part.counts
         for label, pixels in part.sums.items():
             sums.setdefault(label, np.zeros(shape, np.uint32 if per_class else np.uint64))[...] += pixels
     progress.close()
     demand_available(broken, skip=skip_unavailable)
-    demand_existing(broken, counts.total() + len(broken))
+    count = _image_count(counts)
+    demand_existing(broken, count + len(broken))
     if not counts:
         raise InputError(
             f"no mean image: none of {counted(len(broken), 'image')} can be used ({_first_broken(broken)})"
         )
     total = np.zeros(shape, np.uint64)
-    for class_sum in sums.values():
+    for class_sum in (sums[ALL],) if ALL in sums else sums.values():
         total += class_sum
-    by_class = {label: _mean(sums[label], counts[label]) for label in sorted(sums)} if per_class else {}
-    count = counts.total()
+    by_class = {label: _mean(sums[label], counts[label]) for label in sorted(sums) if per_class and label != ALL}
     return MeanImage(_mean(total, count), *_channel_statistics(histogram), count, prop, tuple(broken), by_class)
+
+
+def _image_count(counts: Counter[int]) -> int:
+    return counts[ALL] or counts.total()
 
 
 def _mean(sums: NDArray[Any], count: int) -> NDArray[np.float32]:
@@ -209,7 +216,8 @@ def cached_mean(
         if is_remote(item.path):  # requesting its state costs as much as reading it
             return compute()
         state = file_state(item.path) or b""
-        line = f"{item.path} {item.path.absolute()} {state.hex()} {item.label if per_class else ''}\n"
+        label = item.label if item.labels is None else item.labels
+        line = f"{item.path} {item.path.absolute()} {state.hex()} {label if per_class else ''}\n"
         key.update(line.encode(errors="surrogateescape"))
     cache_file = cache_dir("means") / f"{key.hexdigest()[:32]}.npz"
     try:
@@ -243,7 +251,8 @@ class _PartialSums:
     """Sums over some images.
 
     Attributes:
-        sums: uint16 `(H, W, C)` by class index; all images are counted as class 0 without `per_class`.
+        sums: uint16 `(H, W, C)` by class index; all images are counted as class 0 without `per_class`, and also as
+            class ALL if they may have several.
         counts: number of images by class index.
         histogram: uint64 `(C, 256)`, number of pixels by level.
         broken: images that could not be decoded.
@@ -263,9 +272,10 @@ def _partial_sums(items: Sequence[LabeledPath], prop: ImageProperty, per_class: 
         if isinstance(loaded, BrokenImage):
             result.broken.append(loaded)
             continue
-        label = item.label if per_class else 0
-        result.counts[label] += 1
-        result.sums.setdefault(label, np.zeros(loaded.shape, np.uint16))[...] += loaded
+        labels = (item.label,) if item.labels is None else (*item.labels, ALL)
+        for label in labels if per_class else (0,):
+            result.counts[label] += 1
+            result.sums.setdefault(label, np.zeros(loaded.shape, np.uint16))[...] += loaded
         result.histogram[...] += _histogram(loaded)
     return result
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from mlimages.core import BrokenImage, ImageProperty, InputError, Normalization, Pool, Progress, as_path, outputs
 from mlimages.dataset.mean_files import load_mean_image
 from mlimages.dataset.mean_image import MeanImage, cached_mean, draw_class_means
+from mlimages.dataset.targets import multi_hot
 from mlimages.images import LabeledImage, from_network, iter_pixels, to_network
-from mlimages.labels import LabelFile, class_definition_path, write_label_file
+from mlimages.labels import Label, LabelFile, class_definition_path, write_label_file
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +46,8 @@ class TrainingData:
         ...     print(x.shape, x.dtype, y.shape, y.dtype)
         (8, 3, 32, 32) float32 (8,) int64
         (4, 3, 32, 32) float32 (4,) int64
+
+    In a multi-label file, y is float32 `(N, C)`: 1 for each class of an image, else 0 (see `multi_hot`).
     """
 
     __slots__ = ("labels", "mean_image", "normalization", "prop")
@@ -135,8 +138,8 @@ class TrainingData:
         self.mean_image = mean_image.mean
         return mean_image
 
-    def generate(self) -> Iterator[tuple[NDArray[np.float32], int]]:
-        """Yield each image in order: float32 `(C, H, W)` and its class index.
+    def generate(self) -> Iterator[tuple[NDArray[np.float32], Any]]:
+        """Yield each image in order: float32 `(C, H, W)` and its class index; in a multi-label file, its row of y.
 
         Examples:
             >>> from mlimages import ImageProperty, TrainingData
@@ -145,12 +148,12 @@ class TrainingData:
             ((3, 32, 32), 0)
         """
         for x, y in self.generate_batches(1, workers=1):
-            yield x[0], int(y[0])
+            yield x[0], y[0] if y.ndim == 2 else int(y[0])
 
     def generate_batches(
         self, size: int, *, workers: int | None = None
-    ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
-        """Yield batches in order: x float32 `(N, C, H, W)`, y int64 `(N,)`.
+    ) -> Iterator[tuple[NDArray[np.float32], NDArray[Any]]]:
+        """Yield batches in order: x float32 `(N, C, H, W)`, y int64 `(N,)`; see the class for multi-label files.
 
         Args:
             size: N; the last batch may be smaller.
@@ -163,20 +166,21 @@ class TrainingData:
             raise InputError(f"batch size is {size}: expected at least 1")
         return self._batches(size, workers)
 
-    def _batches(self, size: int, workers: int | None) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+    def _batches(self, size: int, workers: int | None) -> Iterator[tuple[NDArray[np.float32], NDArray[Any]]]:
         pixels: list[NDArray[np.uint8]] = []
-        labels: list[int] = []
+        labels: list[Label] = []
+        count = len(self.labels.class_names) if self.labels.is_multi_label else 0
         for item, loaded in iter_pixels(self.labels, self.prop, workers=workers):
             if isinstance(loaded, BrokenImage):
                 logger.warning("skipped %s: %s (%s)", loaded.path, loaded.fault, loaded.detail)
                 continue
             pixels.append(loaded)
-            labels.append(item.label)
+            labels.append(item.label if item.labels is None else item.labels)
             if len(pixels) == size:
-                yield self._batch(pixels, labels)
+                yield self._batch(pixels, labels, count)
                 pixels, labels = [], []
         if pixels:
-            yield self._batch(pixels, labels)
+            yield self._batch(pixels, labels, count)
 
     @overload
     def data_to_image(
@@ -209,7 +213,7 @@ class TrainingData:
         return image.to_array(color=not self.prop.gray_scale) if raw else image
 
     def _batch(
-        self, pixels: list[NDArray[np.uint8]], labels: list[int]
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        self, pixels: list[NDArray[np.uint8]], labels: list[Any], count: int
+    ) -> tuple[NDArray[np.float32], NDArray[Any]]:
         x = to_network(np.stack(pixels), self.normalization, self.mean_image)  # (N, C, H, W)
-        return x, np.asarray(labels, dtype=np.int64)
+        return x, multi_hot(labels, count) if count else np.asarray(labels, dtype=np.int64)

@@ -9,11 +9,13 @@ from .folders import label_dir_auto as label_dir_auto
 from .folders import label_dir_by_pattern as label_dir_by_pattern
 from .folders import open_labels as open_labels
 from .folders import open_parts as open_parts
+from .formats import Label as Label
 from .label_file import LabelFile as LabelFile
 from .label_file import read_paths as read_paths
 from .label_file import share_classes as share_classes
-from .label_file import write_label_file as write_label_file
-from .label_file import write_own_label_file as write_own_label_file
+from .label_output import write_label_file as write_label_file
+from .label_output import write_own_label_file as write_own_label_file
+from .label_texts import label_text as label_text
 from .labelling import LabelOptions as LabelOptions
 from .labelling import Splitter as Splitter
 from .labelling import WrittenLabels as WrittenLabels
@@ -26,5 +28,5 @@ from .scanning import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from .splitting import demand_shares as demand_shares
 from .splitting import groups_by_pattern as groups_by_pattern
 from .splitting import split as split
+from .table_options import TableOptions as TableOptions
 from .tables import Table as Table
-from .tables import TableOptions as TableOptions

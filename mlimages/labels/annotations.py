@@ -50,9 +50,9 @@ def _unknown(path: Path) -> LabelFileError:
 
 
 def _rows(labels: Mapping[str, Sequence[str]]) -> Objects:
-    """Yield a row per image; an image with no class, or with several, has no label."""
+    """Yield a row per image; the label is a list unless the image has one class."""
     for number, (name, found) in enumerate(labels.items(), start=1):
-        yield number, {"file_name": name, "label": found[0] if len(set(found)) == 1 else ""}
+        yield number, {"file_name": name, "label": found[0] if len(set(found)) == 1 else found}
 
 
 def _coco(values: Mapping[str, Any], path: Path) -> dict[str, list[str]]:

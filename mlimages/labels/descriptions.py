@@ -21,10 +21,12 @@ def summary_line(path: Path, items: Iterable[object], names: ClassNames) -> str:
 
 def as_html(path: Path, items: Iterable[LabeledPath], names: ClassNames) -> str:
     """Return a table of the classes: name, number of images, and the first images."""
+    count = 0
     by_class: dict[int, list[Path]] = {label: [] for label in range(len(names))}
     for item in items:
-        by_class.setdefault(item.label, []).append(item.path)
-    count = sum(map(len, by_class.values()))
+        count += 1
+        for label in item.class_indices:
+            by_class.setdefault(label, []).append(item.path)
     rows = [(names[n], len(paths), html_images(paths)) for n, paths in by_class.items() if n < len(names)]
     left = f", {len(rows) - SHOWN_CLASSES} more" if len(rows) > SHOWN_CLASSES else ""
     title = f"{path}: {counted(count, 'image')}, {counted(len(names), 'class')}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from mlimages.core import InputError, LabeledPath, as_path, counted
 from mlimages.labels.class_names import ClassNames, with_class
+from mlimages.labels.copies import join_copies
 from mlimages.labels.folder_notes import NUMBERED, loose_images, nested_note, skipped_beside, skipped_in
 from mlimages.labels.label_file import LabelFile
 from mlimages.labels.scanning import (
@@ -26,7 +26,8 @@ from mlimages.labels.scanning import (
 )
 from mlimages.labels.shards import all_images, shard_classes, shards_in
 from mlimages.labels.splitting import groups_by_pattern
-from mlimages.labels.tables import SHOWN, TableOptions
+from mlimages.labels.table_options import TableOptions
+from mlimages.labels.tables import SHOWN
 
 MAX_LOOSE_SHARE = 0.01
 """Maximum share of images beside the class folders; with more, the folder has another layout."""
@@ -58,7 +59,7 @@ def open_parts(source: LabelFile | str | os.PathLike[str], table: TableOptions |
     """Open a label file or folder; return its label files by part: train, val and test, or "" if it is not split.
 
     Args:
-        table: how to read a table; for a folder, only `class_from` is used.
+        table: how to read a table; for a folder, only `class_from` and `multi_label` are used.
 
     Raises:
         InputError: as for `label_dir_auto`.
@@ -69,21 +70,29 @@ def open_parts(source: LabelFile | str | os.PathLike[str], table: TableOptions |
     if not path.is_dir():
         labels = LabelFile(path, options=TableOptions.of(table))
         demand_items(labels)
-        return {name: part.with_notes(labels.notes) for name, part in labels.parts.items()} or {"": labels}
+        parts = {name: part.with_notes(labels.notes) for name, part in labels.parts.items()} or {"": labels}
+        return {name: join_copies(part) for name, part in parts.items()} if table.multi_label else parts
     demand_table(path, table)
     if table.class_from:
         labels = label_dir_by_pattern(path, table.class_from)
+        labels = join_copies(labels) if table.multi_label else labels
         return {"": labels.with_notes([_summary_line(path, "", labels), *labels.notes])}
     found = label_dir_auto(path)
-    parts = found.parts or {"": found.labels}
-    return {name: part.with_notes([_summary_line(path, name, part), *found.notes]) for name, part in parts.items()}
+    parts = {
+        name: join_copies(part) if table.multi_label else part
+        for name, part in (found.parts or {"": found.labels}).items()
+    }
+    return {
+        name: part.with_notes([_summary_line(path, name, part), *part.notes, *found.notes])
+        for name, part in parts.items()
+    }
 
 
 def open_labels(source: LabelFile | str | os.PathLike[str], table: TableOptions | None = None) -> LabelFile:
     """Open a label file, or a folder of class folders as one that is not written.
 
     Args:
-        table: how to read a table; for a folder, only `class_from` is used.
+        table: how to read a table; for a folder, only `class_from` and `multi_label` are used.
 
     Raises:
         InputError: as for `label_dir_auto`, or the folder is split into parts.
@@ -108,23 +117,23 @@ def demand_items(labels: LabelFile) -> None:
 
 
 def demand_table(folder: Path, table: TableOptions) -> None:
-    """Raise an error if an option of tables other than `class_from` is given with a folder.
+    """Raise an error if an option of tables other than `class_from` and `multi_label` is given with a folder.
 
     Raises:
         InputError: such an option is given.
     """
-    if TableOptions.of(table) != TableOptions(class_from=table.class_from):
+    if TableOptions.of(table) != TableOptions(class_from=table.class_from, multi_label=table.multi_label):
         raise InputError(
             f"{folder} is a folder: --path-column, --label-column, --images and --suffix apply only to tables"
         )
 
 
 def _summary_line(folder: Path, part: str, labels: LabelFile) -> str:
-    counts = Counter(label for _, label in labels.named())
+    count, counts = labels.count_images()
     names = [f"{name} {counts[number]}" for number, name in enumerate(labels.class_names)]
     shown = ", ".join(names[:SHOWN]) + " ..." * (len(names) > SHOWN)
     part = f", {part}" if part else ""
-    return f"{folder}{part}: {counted(counts.total(), 'image')}, {counted(len(names), 'class')}: {shown}"
+    return f"{folder}{part}: {counted(count, 'image')}, {counted(len(names), 'class')}: {shown}"
 
 
 def label_dir(folder: str | os.PathLike[str], label: int) -> LabelFile:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,15 @@ PATH_LABEL, WORDS = " ", "  "
 
 SAMPLE = 50
 """Number of lines that decide whether a .txt is a table, and of objects whose keys become columns."""
+
+_BRACKETS = re.compile(r"\[[0-9,]*\]")
+"""The labels of a `path [0,3]` line."""
+
+_SPACED_BRACKETS = re.compile(r"[^\t]*[^\t,; ] +\[[0-9, ]*\]")
+"""A line whose brackets contain spaces, which is refused with its number rather than read as a table."""
+
+Label = int | tuple[int, ...]
+"""The class number of an image, or the sorted class numbers in a multi-label file."""
 
 _ADVICE = {
     ".zip": "it is an archive: `unzip {path} -d {stem}`, then `mlimages label {stem}`",
@@ -69,11 +79,25 @@ def is_table(path: Path) -> bool:
     return bool(sample) and not all(map(_is_path_label, sample)) and all(map(_delimiters_in, sample))
 
 
+def is_multi_label(path: Path) -> bool:
+    """Whether the lines of a .txt label file are `path [0,3]`; decided by the first."""
+    with open_text(path) as lines:
+        first = next(filter(str.strip, lines), "").split()[-1:]
+    return path.suffix.lower() == ".txt" and bool(first) and bool(_BRACKETS.fullmatch(first[0]))
+
+
 def _is_path_label(line: str) -> bool:
     """Whether the line is `path number`; a tab within the path separates columns, unless the path is quoted."""
+    if line.endswith("]") and _SPACED_BRACKETS.fullmatch(line):
+        return True
     path, *label = line.rsplit(None, 1)
     is_quoted = _unquote(path) != path
-    return bool(label) and label[0].isdecimal() and (is_quoted or not ("\t" in path or path.endswith((",", ";"))))
+    return bool(label) and _is_number(label[0]) and (is_quoted or not ("\t" in path or path.endswith((",", ";"))))
+
+
+def _is_number(label: str) -> bool:
+    """Whether the text is a class number, or several in brackets."""
+    return label.isdecimal() or bool(_BRACKETS.fullmatch(label))
 
 
 def _delimiters_in(line: str) -> list[str]:
@@ -177,7 +201,7 @@ def _path_and_label(line: str) -> list[str]:
     The label is a number, or follows the name of an image.
     """
     path, *label = line.rsplit(None, 1) or [""]
-    is_split = label and (label[0].isdecimal() or (_names_image(path) and not _names_image(label[0])))
+    is_split = label and (_is_number(label[0]) or (_names_image(path) and not _names_image(label[0])))
     return [_unquote(path), _unquote(label[0])] if is_split else [_unquote(line)] * bool(line)
 
 
@@ -185,7 +209,12 @@ def _names_image(text: str) -> bool:
     return _unquote(text).lower().endswith(tuple(IMAGE_SUFFIXES))
 
 
-def write_rows(out: TextIO, path: Path, rows: Iterable[tuple[str, int]]) -> int:
+def is_list(value: object) -> bool:
+    """Whether a JSON value is a list of labels."""
+    return isinstance(value, list) and all(type(each) in (str, int) for each in value)
+
+
+def write_rows(out: TextIO, path: Path, rows: Iterable[tuple[str, Label]]) -> int:
     """Write `(path, label)` rows in the format of `path`'s suffix; return the count."""
     suffix, count = known_suffix(path, WRITABLE), 0
     path_column = "file_name" if path.stem == "metadata" else "path"
@@ -193,12 +222,13 @@ def write_rows(out: TextIO, path: Path, rows: Iterable[tuple[str, int]]) -> int:
     if suffix in DELIMITERS:
         writer.writerow([path_column, "label"])
     for count, (name, label) in enumerate(rows, start=1):  # noqa: B007  # the count is returned
+        text = "[" + ",".join(map(str, label)) + "]" if isinstance(label, tuple) else label
         if suffix in DELIMITERS:
-            writer.writerow([name, label])
+            writer.writerow([name, text])
         elif suffix == ".jsonl":
             out.write(json.dumps({path_column: name, "label": label}, ensure_ascii=False) + "\n")
         else:
-            out.write(f"{_quote(name)} {label}\n")
+            out.write(f"{_quote(name)} {text}\n")
     return count
 
 
@@ -240,6 +270,8 @@ def _object_records(objects: Objects) -> Iterator[Record]:
 def _as_text(value: object) -> str:
     if isinstance(value, bool):
         return str(int(value))
+    if is_list(value):
+        return json.dumps(value, ensure_ascii=False)
     return str(value) if isinstance(value, str | int | float) else ""
 
 

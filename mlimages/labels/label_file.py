@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
+from dataclasses import replace
 from itertools import chain, compress
 from pathlib import Path
 
@@ -14,32 +16,27 @@ from mlimages.core import (
     LabeledPath,
     LabelFileError,
     as_path,
-    demand_free,
     file_state,
     full_name,
     named_path,
-    relative_name,
-    replacing,
-    write_text,
-    writing,
 )
 from mlimages.labels.class_names import (
-    MAX_CLASSES,
     ClassNames,
     FileClasses,
     class_definition_path,
-    class_lines,
     is_number,
     read_class_names,
     share_names,
-    write_class_names,
 )
 from mlimages.labels.descriptions import as_html, summary_line
-from mlimages.labels.formats import is_table, text_rows, write_rows
+from mlimages.labels.formats import Label, is_multi_label, is_table, text_rows
+from mlimages.labels.label_output import named_items, write_own_label_file
+from mlimages.labels.label_texts import LabelReader
 from mlimages.labels.scanning import PARTS, RealPaths
 from mlimages.labels.splitting import sample_per_class, split
 from mlimages.labels.table_columns import detect_table
-from mlimages.labels.tables import Table, TableOptions, path_cells
+from mlimages.labels.table_options import TableOptions
+from mlimages.labels.tables import Table, path_cells
 
 
 class LabelFile:
@@ -70,7 +67,8 @@ class LabelFile:
         self._options = options or TableOptions()
         self._known_table: tuple[object, Table | None] | None = None
         self._items = items
-        self._named = (lambda: ((str(item.path), item.label) for item in items())) if items else self._read
+        self._named: Callable[[], Iterator[tuple[str, Label]]]
+        self._named = (lambda: named_items(items())) if items else self._read
         self._class_names = class_names
 
     def __iter__(self) -> Iterator[LabeledPath]:
@@ -81,10 +79,14 @@ class LabelFile:
         """
         if self._items:
             return iter(self._items())
-        return (LabeledPath(as_path(name), label) for name, label in self.named())
+        if self.is_multi_label:
+            return (LabeledPath(as_path(name), -1, labels) for name, labels in self.named())  # type: ignore[arg-type]
+        return (LabeledPath(as_path(name), label) for name, label in self.named())  # type: ignore[arg-type]
 
-    def named(self) -> Iterator[tuple[str, int]]:
+    def named(self) -> Iterator[tuple[str, Label]]:
         """Yield each image's path as text and its class number; without Path objects it takes a third of the time.
+
+        In a multi-label file, the sorted class numbers of each image.
 
         Raises:
             LabelFileError: as for iteration.
@@ -92,11 +94,26 @@ class LabelFile:
         return iter(self._named())
 
     @property
+    def is_multi_label(self) -> bool:
+        """Whether an image has any number of classes: the first has them in brackets; False if there are no images."""
+        if table := self.table:
+            return table.has_lists
+        return isinstance(next(self.named(), ("", 0))[1], tuple)
+
+    def count_images(self) -> tuple[int, Counter[int]]:
+        """Return the number of images, and that of each class number; an image counts for each of its classes."""
+        counts = Counter(label for _, label in self.named())
+        by_class: Counter[int] = Counter()
+        for label, count in counts.items():
+            by_class.update(dict.fromkeys(label if isinstance(label, tuple) else (label,), count))
+        return counts.total(), by_class
+
+    @property
     def class_names(self) -> ClassNames:
         """The `defined_class_names`, or the class numbers if there are none."""
         if names := self.defined_class_names:
             return names
-        return tuple(str(label) for label in range(max((label for _, label in self.named()), default=-1) + 1))
+        return tuple(str(label) for label in range(max(self.count_images()[1], default=-1) + 1))
 
     @property
     def defined_class_names(self) -> ClassNames:
@@ -132,7 +149,7 @@ class LabelFile:
             return self._notes
         if table.is_known_form and self._fixed_class_names() is not None:
             return (*self._notes, *table.left_out_note)
-        return (*self._notes, table.description, *table.left_out_note, *table.missing_note)
+        return (*self._notes, table.description, *table.left_out_note, *table.several_note, *table.missing_note)
 
     @property
     def parts(self) -> dict[str, LabelFile]:
@@ -162,7 +179,7 @@ class LabelFile:
     @property
     def classes(self) -> FileClasses:
         """The class names, and the class numbers that occur."""
-        names, fixed, used = self.class_names, self._fixed_class_names(), frozenset(label for _, label in self.named())
+        names, fixed, used = self.class_names, self._fixed_class_names(), frozenset(self.count_images()[1])
         table = self._table() if fixed is None else None
         is_table = table is not None and not table.has_numbers
         return FileClasses(names, used, not fixed and all(map(is_number, names)), is_table)
@@ -187,7 +204,12 @@ class LabelFile:
         return self._known_table[1]
 
     def _is_table(self) -> bool:
-        return is_table(self.path) or self._options != TableOptions()
+        columns = replace(self._options, multi_label=False)
+        return (
+            is_table(self.path)
+            or columns != TableOptions()
+            or (columns != self._options and not is_multi_label(self.path))
+        )
 
     def filter(self, keep: Callable[[LabeledPath], bool]) -> LabelFile:
         """Return the images for which `keep` is true, in order."""
@@ -232,6 +254,7 @@ class LabelFile:
     def merge(self, *others: LabelFile) -> LabelFile:
         """Concatenate the images; classes are merged by name, or by number if no file has names."""
         files = (self, *others)
+        _demand_same_form(files)
         if not any(file.defined_class_names for file in files):
             return LabelFile(self.path, self.img_root, items=lambda: chain(*files), class_names=())
         names, own = share_classes(files)
@@ -264,19 +287,14 @@ class LabelFile:
     def _with(self, items: Callable[[], Iterable[LabeledPath]] | None) -> LabelFile:
         return LabelFile(self.path, self.img_root, items=items, class_names=self.defined_class_names)
 
-    def _read(self) -> Iterator[tuple[str, int]]:
+    def _read(self) -> Iterator[tuple[str, Label]]:
         names, table = self.defined_class_names, self._table()
-        has_fixed = self._fixed_class_names() is not None
-        numbers = {name: number for number, name in enumerate(names) if not (has_fixed and is_number(name))}
-        root = str(table.folder if table else self.img_root)
-        rows = table.rows() if table else text_rows(self.path)
-        for row in rows:
-            label = numbers.get(row.label)
+        reader = LabelReader(self.path, names, has_definition=self._fixed_class_names() is not None)
+        root, known = str(table.folder if table else self.img_root), reader.known
+        for row in table.rows() if table else text_rows(self.path):
+            label = known.get(row.label)
             if label is None:
-                label = int(row.label) if is_number(row.label) else -1
-                if not 0 <= label < (len(names) or MAX_CLASSES):
-                    raise LabelFileError(f"{self.path}:{row.number}: {_expectation(names)}, found {row.label[:80]!r}")
-                numbers[row.label] = label
+                label = reader.read(row)
             yield full_name(row.path.replace("\\", "/"), root), label
 
 
@@ -284,40 +302,12 @@ def share_classes(files: Sequence[LabelFile]) -> tuple[ClassNames, tuple[ClassNa
     """Merge the classes of several label files by name; return all names, and for each file those of its class numbers.
 
     Numbers without names are the class numbers of another file that names them; if there is none, they are names.
-    """
-    return share_names([file.classes for file in files])
-
-
-def write_label_file(path: Path, items: Iterable[LabeledPath], class_names: Sequence[str] = ()) -> int:
-    """Write a label file and, with `class_names`, its class definition, replacing existing files; return the count."""
-    with replacing(path) as part:
-        count = _write_rows(part, path, items)
-    if class_names:
-        write_text(class_definition_path(path), class_lines(class_names))
-    return count
-
-
-def write_own_label_file(
-    path: Path, items: Iterable[LabeledPath], class_names: Sequence[str] = (), *, overwrite: bool = False
-) -> int:
-    """Write a label file and its class definition; replace existing files only if mlimages wrote them.
 
     Raises:
-        InputError: a file exists that mlimages did not write or that was changed since; not with `overwrite`.
+        LabelFileError: only some of the files are multi-label.
     """
-    definition = class_definition_path(path)
-    demand_free([path, *([definition] if class_names else [])], overwrite=overwrite)
-    with writing(path, overwrite=overwrite) as part:
-        count = _write_rows(part, path, items)
-    if class_names:
-        write_class_names(definition, class_names, overwrite=overwrite)
-    return count
-
-
-def _write_rows(part: Path, path: Path, items: Iterable[LabeledPath]) -> int:
-    named = items.named() if isinstance(items, LabelFile) else ((item.path, item.label) for item in items)
-    with part.open("w", encoding="utf-8") as out:
-        return write_rows(out, path, ((relative_name(name, path.parent), label) for name, label in named))
+    _demand_same_form(files)
+    return share_names([file.classes for file in files])
 
 
 def read_paths(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -328,12 +318,16 @@ def read_paths(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def _renumber(files: Iterable[LabelFile], names: ClassNames, own_names: Iterable[ClassNames]) -> Iterator[LabeledPath]:
+    """Yield the images of all files, with the class numbers of `names`."""
     numbers = {name: number for number, name in enumerate(names)}
     for file, own in zip(files, own_names, strict=True):
-        yield from (LabeledPath(item.path, numbers[own[item.label]]) for item in file)
+        yield from (item.renumber(lambda label, own=own: numbers[own[label]]) for item in file)  # type: ignore[misc]
 
 
-def _expectation(names: ClassNames) -> str:
-    if not names:
-        return "expected `path label`, where the label is a class number"
-    return f"expected a class number from 0 to {len(names) - 1} or a class name ({', '.join(names[:3])} ...)"
+def _demand_same_form(files: Sequence[LabelFile]) -> None:
+    """Raise an error if only some of the files that list images are multi-label."""
+    forms = {file.is_multi_label: file.path for file in files if next(file.named(), None)}
+    if len(forms) == 2:
+        raise LabelFileError(
+            f"{forms[False]} has one class per image, {forms[True]} any number: --multi-label reads both alike"
+        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -11,11 +10,12 @@ from typing import Annotated, Literal, Protocol
 
 from mlimages.core import InputError, Option, as_path, counted, demand_free, documented, record_settings
 from mlimages.labels.class_names import class_definition_path, read_class_names, with_class
+from mlimages.labels.copies import join_copies
 from mlimages.labels.folders import demand_items, demand_table, label_dir, label_dir_auto, label_dir_by_pattern
 from mlimages.labels.label_file import LabelFile, read_paths
 from mlimages.labels.layout import lay_out
 from mlimages.labels.splitting import demand_shares, groups_by_pattern
-from mlimages.labels.tables import TableOptions
+from mlimages.labels.table_options import TableOptions
 
 PART_NAMES = {2: ("train", "val"), 3: ("train", "val", "test")}
 
@@ -142,7 +142,8 @@ def make_label_files(
     parts = dict(zip(parts, changed, strict=True))
     force = options.force
     if options.append and target.exists():
-        listed = append(LabelFile(target), listed, by_number=options.number is not None)
+        existing = LabelFile(target, options=TableOptions(multi_label=options.multi_label))
+        listed = append(existing, listed, by_number=options.number is not None)
         force = force or target.suffix == ".txt"  # its lines are kept
     names = PART_NAMES[len(options.split)] if options.split else tuple(parts) or ("",)
     paths = [target.with_name(f"{target.stem}_{name}{target.suffix}") if name else target for name in names]
@@ -192,24 +193,33 @@ def _read(
 ) -> tuple[LabelFile, Mapping[str, LabelFile]]:
     """Return all images, and those of each part if the folder is already split."""
     class_names = read_class_names(options.classes) if options.classes else None
+
+    def join(labels: LabelFile) -> LabelFile:
+        joined = join_copies(labels) if options.multi_label else labels
+        for line in joined.notes:
+            note(line)
+        return joined
+
     if not source.is_dir():
         labels = LabelFile(source, class_names=class_names, options=TableOptions.of(options))
         demand_items(labels)
+        parts = {} if options.split or options.append else labels.parts
+        if not parts:
+            return join(labels), {}
         for line in labels.notes:
             note(line)
-        return labels, {} if options.split or options.append else labels.parts
+        return labels, {name: join(part) for name, part in parts.items()}
     demand_table(source, options)
     if options.class_from:
-        labels = label_dir_by_pattern(source, options.class_from)
-        for line in labels.notes:
-            note(line)
-        return labels, {}
+        return join(label_dir_by_pattern(source, options.class_from)), {}
     if options.number is not None:
-        return label_dir(source, options.number), {}
+        return join(label_dir(source, options.number)), {}
     found = label_dir_auto(source, leaf=options.leaf, class_names=class_names)
     for text in found.notes:
         note(text)
-    return found.labels, found.parts
+    if not found.parts:
+        return join(found.labels), {}
+    return found.labels, {name: join(part) for name, part in found.parts.items()}
 
 
 def _select_images(labels: LabelFile, options: LabelOptions, note: Callable[[str], None]) -> LabelFile:
@@ -246,6 +256,6 @@ def _split(
 
 
 def _count_classes(labels: LabelFile) -> WrittenLabels:
-    counts = Counter(label for _, label in labels.named())
+    count, counts = labels.count_images()
     classes = {name: counts[number] for number, name in enumerate(labels.class_names)}
-    return WrittenLabels(labels.path, counts.total(), classes)
+    return WrittenLabels(labels.path, count, classes)

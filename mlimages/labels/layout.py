@@ -19,9 +19,12 @@ def lay_out(parts: LabelFile | Mapping[str, LabelFile], folder: str | os.PathLik
     ... is appended to the later ones. Existing files of the same labels are kept.
 
     Raises:
-        InputError: `folder` holds other files.
+        InputError: `folder` holds other files, or the images have any number of classes.
     """
     named = {"": parts} if isinstance(parts, LabelFile) else parts
+    for part in named.values():
+        if part.is_multi_label:
+            raise InputError(f"{part.path} has any number of classes per image: class folders need exactly one")
     root = Path(folder)
     targets = {target: item.path for name, part in named.items() for target, item in _target_paths(part, root / name)}
     others = sorted(set(_files(root)) - set(targets)) if root.exists() else []

@@ -8,6 +8,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from mlimages.core import InputError, LabeledPath, relative_name
@@ -62,6 +63,9 @@ def split(
     an image moves about one other, and the result is the same on every machine. Parts deviate from their share by at
     most one group, as does each class (a group of several classes belongs to its most frequent one).
 
+    An image with several classes counts for the rarest of them, so that each class is split in these proportions
+    (compare the iterative stratification of https://doi.org/10.1007/978-3-642-23808-6_10).
+
     Args:
         root: folder that paths are relative to, for images that are not in a folder named like their class.
         groups: images with the same value stay in one part; an image without a value is a group of its own.
@@ -72,10 +76,12 @@ def split(
     """
     demand_shares(shares)
     names = _ClassNames(class_names)
+    labels = _main_labels(items, names)
     identities = [
-        (contents or {}).get(item.path) or _path_in_class(item.path, names[item.label], root) for item in items
+        (contents or {}).get(item.path) or _path_in_class(item.path, names[label], root)
+        for item, label in zip(items, labels, strict=True)
     ]
-    ordered = _order_groups(items, identities, groups or {}, names, seed)
+    ordered = _order_groups(items, labels, identities, groups or {}, names, seed)
     part_of = [0] * len(items)
     for part, behind in enumerate(_cut_groups(ordered, shares), start=1):
         for index in (index for group in behind for index in group.indices):
@@ -91,12 +97,15 @@ def sample_per_class(
 ) -> list[LabeledPath]:
     """Return at most `limit` images of each class, in order, chosen by a hash of the seed and the path."""
     names = _ClassNames(class_names)
-    of_class: dict[int, list[tuple[float, int]]] = defaultdict(list)
-    for index, item in enumerate(items):
-        identity = _path_in_class(item.path, names[item.label], root)
-        of_class[item.label].append((_random(seed, "limit", identity), index))
-    chosen = sorted(index for found in of_class.values() for _, index in sorted(found)[:limit])
-    return [items[index] for index in chosen]
+    identities = (_path_in_class(item.path, names[item.label], root) for item in items)
+    counts: Counter[int] = Counter()
+    chosen = []
+    for _, index in sorted((_random(seed, "limit", identity), index) for index, identity in enumerate(identities)):
+        labels = items[index].class_indices or (-1,)
+        if all(counts[label] < limit for label in labels):
+            counts.update(labels)
+            chosen.append(index)
+    return [items[index] for index in sorted(chosen)]
 
 
 def demand_shares(shares: Sequence[float]) -> None:
@@ -156,8 +165,18 @@ def _path_in_class(path: Path, class_name: str, root: Path | None) -> str:
     return f"{class_name}/{relative_name(path, root) if root is not None else path.as_posix()}"
 
 
+def _main_labels(items: Sequence[LabeledPath], names: _ClassNames) -> list[int]:
+    """Return the class that each image counts for: the rarest of several; -1 for an image without any."""
+    counts = Counter(chain.from_iterable(item.labels or () for item in items))
+    return [
+        item.label if item.labels is None else min(item.labels, key=lambda n: (counts[n], names[n]), default=-1)
+        for item in items
+    ]
+
+
 def _order_groups(
     items: Sequence[LabeledPath],
+    labels: Sequence[int],
     identities: Sequence[str],
     groups: Mapping[Path, object],
     names: _ClassNames,
@@ -170,7 +189,7 @@ def _order_groups(
     of_class: dict[int, list[tuple[float, str, list[int]]]] = defaultdict(list)
     for indices in together.values():
         identity = min(identities[index] for index in indices)
-        counts = Counter(items[index].label for index in indices)
+        counts = Counter(labels[index] for index in indices)
         label = min(counts, key=lambda label: (-counts[label], names[label]))
         of_class[label].append((_random(seed, "image", identity), identity, indices))
     offsets = _offsets([names[label] for label in of_class], seed)

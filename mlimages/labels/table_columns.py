@@ -19,12 +19,13 @@ from pathlib import Path
 
 from mlimages.core import InputError, LabelFileError, is_file, is_remote
 from mlimages.labels.formats import PATH_LABEL, WORDS, Record, records, text_delimiters
+from mlimages.labels.label_texts import parse_list
 from mlimages.labels.scanning import IMAGE_SUFFIXES
+from mlimages.labels.table_options import TableOptions
 from mlimages.labels.tables import (
     PATH_WORDS,
     SHOWN,
     Table,
-    TableOptions,
     is_one,
     is_zero_or_one,
     join_path,
@@ -62,10 +63,17 @@ def detect_table(path: Path, folder: Path, options: TableOptions) -> Table:
     folder = options.images or folder
     samples = [
         _Sample(path, folder, options, delimiter, list(islice(records(path, delimiter), SAMPLE)))
-        for delimiter in text_delimiters(path, has_columns=options.names_columns)
+        for delimiter in _delimiters(path, options)
     ]
     best = max(samples, key=lambda sample: (sample.location.share, sample.width))
     return best.table()
+
+
+def _delimiters(path: Path, options: TableOptions) -> list[str]:
+    """Return the possible delimiters; in a .txt, `a.jpg cats;dogs` may be a path and its labels."""
+    found = text_delimiters(path, has_columns=options.names_columns)
+    is_ambiguous = options.multi_label and path.suffix.lower() == ".txt" and found[0] not in (PATH_LABEL, WORDS)
+    return [*found, PATH_LABEL] if is_ambiguous else found
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +175,25 @@ class _Sample:
         return Table(
             self.path, location.folder, self.delimiter, columns, location.column, labels, location.suffix,
             self.options.class_from, self.has_header, location.strip_components, self._part_column(),
+            self.options.multi_label or self._has_lists(labels), len(labels) > 1 and not self._is_binary(labels),
+            self.options.multi_label,
         )  # fmt: skip
+
+    def _cells(self, columns: Sequence[int]) -> list[str]:
+        rows = self.sample[self.has_header :]
+        return [row.cells[column].strip() for row in rows for column in columns if column < len(row.cells)]
+
+    def _has_lists(self, labels: Sequence[int]) -> bool:
+        """Whether each label of the sample is a list of labels."""
+        is_named = self.delimiter == PATH_LABEL or self.options.label_column
+        if len(labels) != 1 or not (is_named or self.normalized_row[labels[0]] in LABEL_WORDS):
+            return False
+        cells = [cell for cell in self._cells(labels) if cell]
+        return bool(cells) and all(parse_list(cell) is not None for cell in cells)
+
+    def _is_binary(self, columns: Sequence[int]) -> bool:
+        """Whether the columns hold only 0 and 1 in the sample, or are not read as names."""
+        return not self.options.multi_label or all(not cell or is_zero_or_one(cell) for cell in self._cells(columns))
 
     def _part_column(self) -> int | None:
         """Return the column whose cells name at least two parts of a dataset and nothing else."""
@@ -199,6 +225,7 @@ class _Sample:
         if len(one_hot := self._one_hot(others)) > 1:
             return one_hot
         advice = table_advice(self.first_row if self.has_header else [""] * self.width)
+        advice += "; --multi-label for any number of ones in columns of 0 and 1" * (len(self._binary(others)) > 1)
         raise LabelFileError(
             f"{self.path}:{self.sample[0].number}: expected a column named label or class, "
             f"found {', '.join(self.first_row)[:80]!r}: {advice}"
@@ -213,11 +240,15 @@ class _Sample:
         )
 
     def _one_hot(self, columns: Sequence[int]) -> tuple[int, ...]:
-        """Return the columns that hold only 0 and 1, if each row has exactly one 1 among them."""
+        """Return the columns that hold only 0 and 1, if each row has exactly one 1 among them or may have several."""
+        rows, binary = self.sample[1:], self._binary(columns)
+        fits = self.options.multi_label or all(sum(is_one(row.cells[n]) for n in binary) == 1 for row in rows)
+        return binary if fits else ()
+
+    def _binary(self, columns: Sequence[int]) -> tuple[int, ...]:
+        """Return the columns of a table with a header that hold only 0 and 1."""
         rows = [record.cells for record in self.sample[1:]] if self.has_header else []
-        binary = [c for c in columns if all(c < len(row) and is_zero_or_one(row[c]) for row in rows)] if rows else []
-        fits = all(sum(is_one(row[column]) for column in binary) == 1 for row in rows)
-        return tuple(binary) if fits else ()
+        return tuple(c for c in columns if rows and all(c < len(row) and is_zero_or_one(row[c]) for row in rows))
 
     @property
     def _may_have_names(self) -> bool:

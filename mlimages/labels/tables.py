@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Self
 
-from mlimages.core import LabelFileError, Option, counted, documented, is_file, is_remote
+from mlimages.core import LabelFileError, counted, is_file, is_remote
 from mlimages.labels.annotations import local_name
 from mlimages.labels.class_names import is_number
 from mlimages.labels.formats import PATH_LABEL, Record, Row, records, text_delimiters
+from mlimages.labels.label_texts import find_separator, list_text, parse_list, split_cell
 from mlimages.labels.scanning import PARTS, natural_key
 from mlimages.labels.splitting import compile_pattern, find_group
 
@@ -22,46 +22,6 @@ PATH_WORDS = (
     "image_name", "img", "img_name", "image_id", "id_code", "image_file", "im_path", "relative_im_path", "fname", "id",
 )  # fmt: skip
 SHOWN = 10
-
-
-@documented
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TableOptions:
-    """How to read a table of paths and labels; columns that are not given are detected."""
-
-    path_column: Annotated[
-        str,
-        Option("Column of the paths, by name or number from 1.", "Table", metavar="COLUMN", default_text="detected",
-               is_rare=True),
-    ] = ""  # fmt: skip
-    label_column: Annotated[
-        str,
-        Option("Column of the labels; several, separated by commas, are read as one-hot.", "Table", metavar="COLUMN",
-               default_text="detected", is_rare=True),
-    ] = ""  # fmt: skip
-    images: Annotated[
-        Path | None,
-        Option("Folder that the paths are relative to.", "Table", metavar="DIR", default_text="the table's",
-               is_rare=True),
-    ] = None  # fmt: skip
-    suffix: Annotated[
-        str, Option("Append this suffix to each path, such as .png.", "Table", metavar="SUFFIX", is_rare=True)
-    ] = ""
-    class_from: Annotated[
-        str,
-        Option("Regular expression whose first group, matched in the path, is the class.", "Table",
-               metavar="REGEX", is_rare=True),
-    ] = ""  # fmt: skip
-
-    @classmethod
-    def of(cls, options: TableOptions) -> Self:
-        """Return the options of tables among the options of a subclass."""
-        return cls(**{field.name: getattr(options, field.name) for field in fields(TableOptions)})
-
-    @property
-    def names_columns(self) -> bool:
-        """Whether a column is specified."""
-        return bool(self.path_column or self.label_column)
 
 
 @dataclass(frozen=True)
@@ -80,6 +40,9 @@ class Table:
         has_header: whether the first row has the column names.
         strip_components: number of parent folders to strip from each path.
         part_index: index of the column of parts (train, val, test), if there is one.
+        has_lists: whether an image has any number of classes, as a JSON list in its row's label.
+        has_names: whether several label columns hold names rather than 0 and 1.
+        is_joined: whether rows of the same image are joined.
     """
 
     path: Path
@@ -93,16 +56,37 @@ class Table:
     has_header: bool = True
     strip_components: int = 0
     part_index: int | None = None
+    has_lists: bool = False
+    has_names: bool = False
+    is_joined: bool = False
 
     def rows(self) -> Iterator[Row]:
         """Return an iterator over the rows; those without a path, or without exactly one class, are left out."""
+        if self.is_joined:
+            return (row for row, _ in self._joined)
         return (row for row in self._all_rows() if row.path and row.label)
+
+    @property
+    def _joined(self) -> list[tuple[Row, str]]:
+        """One row for each image with the classes of all its rows, and its part; an image of two parts has two rows."""
+        found: dict[tuple[str, str], tuple[int, dict[str, None]]] = {}
+        for row, part in self._rows_and_parts():
+            _, labels = found.setdefault((os.path.normpath(row.path), part), (row.number, {}))
+            labels.update(dict.fromkeys(parse_list(row.label) or ()))
+        return [(Row(number, path, list_text(labels)), part) for (path, part), (number, labels) in found.items()]
+
+    def _rows_and_parts(self) -> Iterator[tuple[Row, str]]:
+        for record, row in zip(self._records(), self._all_rows(), strict=True):
+            if row.path and row.label:
+                yield row, "" if self.part_index is None else part_of_cell(record.cells, self.part_index)
 
     def _all_rows(self) -> Iterator[Row]:
         expression = compile_pattern(self.class_from) if self.class_from else None
         for record in self._records():
             name = record.cells[self.path_index] if self.path_index < len(record.cells) else ""
             label = find_group(expression, name) if expression else self._label(record)
+            if expression and label and self.is_joined:
+                label = list_text([label])
             yield Row(record.number, name and relative_path(name, self.strip_components) + self.suffix, label or "")
 
     def _records(self) -> Iterator[Record]:
@@ -110,18 +94,39 @@ class Table:
 
     def _label(self, record: Record) -> str:
         cells = [record.cells[index].strip() if index < len(record.cells) else "" for index in self.label_indices]
+        if self.is_joined:
+            return self._label_list(cells)
         if len(cells) == 1:
-            return cells[0]
+            return "" if self._has_lists_to_leave_out and parse_list(cells[0]) is not None else cells[0]
         chosen = [index for index, cell in zip(self.label_indices, cells, strict=True) if is_one(cell)]
         return self._name(chosen[0]) if len(chosen) == 1 else ""
+
+    def _label_list(self, cells: Sequence[str]) -> str:
+        """Return the classes of a row as a JSON list; "" if its cells are blank or cannot be read."""
+        if len(cells) > 1 and not self.has_names:
+            if not any(cells) or not all(not cell or is_zero_or_one(cell) for cell in cells):
+                return ""
+            return list_text(self._name(i) for i, cell in zip(self.label_indices, cells, strict=True) if is_one(cell))
+        found = [label for cell in cells for label in split_cell(cell, self._separator)]
+        return list_text(found) if found or "[]" in cells else ""
+
+    @cached_property
+    def _separator(self) -> str:
+        rows = ((record.number, record.cells) for record in self._records())
+        indices = self.label_indices
+        return find_separator(self.path, {row[i]: number for number, row in rows for i in indices if i < len(row)})
+
+    @cached_property
+    def _has_lists_to_leave_out(self) -> bool:
+        """Whether rows with several classes are left out, as in an export of one class per image."""
+        return not self.has_lists and self.path.suffix.lower() in (".jsonl", ".json", ".xml")
 
     @cached_property
     def parts(self) -> tuple[str, ...]:
         """The part of the dataset (train, val, test) of each row; empty without such a column."""
         if self.part_index is None:
             return ()
-        pairs = zip(self._records(), self._all_rows(), strict=True)
-        return tuple(part_of_cell(record.cells, self.part_index) for record, row in pairs if row.path and row.label)
+        return tuple(part for _, part in (self._joined if self.is_joined else self._rows_and_parts()))
 
     def _name(self, index: int) -> str:
         return self.columns[index] if index < len(self.columns) and self.columns[index] else f"column {index + 1}"
@@ -141,13 +146,20 @@ class Table:
         """Numbers of rows and of missing images, and the labels."""
         labels: dict[str, None] = {}
         count, missing, unlabelled = 0, [], []
-        local = not is_remote(self.folder)
+        local, images = not is_remote(self.folder), set[str]()
         for row in self._all_rows():
             if not (row.path and row.label):
                 unlabelled.append(row.number)
                 continue
+            if self.has_lists:
+                labels.update(dict.fromkeys(parse_list(row.label) or ()))
+                key = os.path.normpath(row.path) if self.is_joined else ""
+                if key in images:
+                    continue
+                images.update([key] * bool(key))
+            else:
+                labels[row.label] = None
             count += 1
-            labels[row.label] = None
             if local and not is_file(join_path(self.folder, row.path)):
                 missing.append(row.path)
         return TableCounts(count, tuple(missing), tuple(sorted(labels, key=natural_key)), tuple(unlabelled))
@@ -162,7 +174,8 @@ class Table:
         image = f"{self._column_text(self.path_index)} as image" + (f" ({', '.join(where)})" if where else "")
         labels = ", ".join(self._name(index) for index in self.label_indices)
         label = f"{self.class_from!r} in the path" if self.class_from else labels
-        label += " (one-hot)" * (len(self.label_indices) > 1)
+        label += " (one-hot)" * (len(self.label_indices) > 1 and not self.has_names)
+        label += " (several per image)" * self.has_lists
         part = f", {self._name(self.part_index)} as part" if self.part_index is not None else ""
         found = f"{counts.rows - len(counts.missing):,} of {counts.rows:,} images exist"
         names = ", ".join(counts.labels[:SHOWN]) + " ..." * (len(counts.labels) > SHOWN)
@@ -174,8 +187,27 @@ class Table:
         """A line on the rows that are left out; empty if there are none."""
         numbers = self.counts.unlabelled
         shown = ", ".join(map(str, numbers[:SHOWN])) + " ..." * (len(numbers) > SHOWN)
-        what = f"{self.path}: left out: {counted(len(numbers), 'row')} without a path or one class (row {shown})"
+        kind = "a" if self.has_lists else "one"
+        what = f"{self.path}: left out: {counted(len(numbers), 'row')} without a path or {kind} class (row {shown})"
         return (what,) if numbers else ()
+
+    @property
+    def several_note(self) -> tuple[str, ...]:
+        """A line on labels or rows that have several classes; empty if there are none."""
+        return tuple(f"{self.path}: {text}" for text in self._several)
+
+    @property
+    def _several(self) -> tuple[str, ...]:
+        if self.has_lists:
+            return ()
+        if count := sum(";" in label for label in self.counts.labels):
+            contain = f"{counted(count, 'label')} contain{'s' * (count == 1)} ';'"
+            return (f"{contain}: --multi-label reads each part as a class",)
+        lists = replace(self, has_lists=True, is_joined=True)
+        rows = lists._all_rows() if self.counts.unlabelled and not self.class_from else ()
+        if count := sum(len(parse_list(row.label) or ()) > 1 for row in rows):
+            return (f"several classes in {counted(count, 'row')}: --multi-label keeps them",)
+        return ()
 
     @property
     def missing_note(self) -> tuple[str, ...]:
@@ -199,6 +231,7 @@ class Table:
             raise LabelFileError(
                 f"{self.path}:{counts.unlabelled[0]}: expected a path and a label (one class); "
                 f"{len(counts.unlabelled)} of {len(counts.unlabelled) + counts.rows} rows have none: {self.advice}"
+                + "".join(f"; {note}" for note in self._several)
             )
         if 2 * len(counts.missing) > counts.rows:
             first = join_path(self.folder, counts.missing[0])

@@ -116,7 +116,7 @@ def _means(report: CheckReport) -> Iterator[GalleryTile]:
 def _of_class(files: Iterable[LabelFile], name: str) -> Iterator[LabeledPath]:
     for file in files:
         names = file.class_names
-        yield from (item for item in file if names[item.label] == name)
+        yield from (item for item in file if name in map(names.__getitem__, item.class_indices))
 
 
 def _changed_thresholds(report: CheckReport) -> list[tuple[str, str]]:

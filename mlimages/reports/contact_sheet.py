@@ -113,7 +113,8 @@ def draw_sheet(
     else:
         labels = open_labels(source, table)
     rows = sheet_rows(TrainingData(labels, prop), per_class=per_class, seed=seed)
-    shown = f"{counted(sum(row.count for row in rows), 'image')}, {counted(len(rows), 'class')}"
+    count = labels.count_images()[0] if labels.is_multi_label else sum(row.count for row in rows)
+    shown = f"{counted(count, 'image')}, {counted(len(rows), 'class')}"
     resized = f"{prop.resize} to {prop.width} x {prop.height} px" + (", gray" if prop.gray_scale else "")
     note = f"{shown}; a random sample of up to {per_class} per class (seed {seed}); {resized}"
     write_sheet(rows, out, title=source.name, note=note, overwrite=overwrite)
@@ -139,7 +140,8 @@ def sheet_rows(data: TrainingData, *, per_class: int = 8, seed: int = 0) -> tupl
     """
     by_label: dict[int, list[Path]] = {}
     for item in data.labels:
-        by_label.setdefault(item.label, []).append(item.path)
+        for label in item.class_indices:
+            by_label.setdefault(label, []).append(item.path)
     if not by_label:
         raise InputError("no image to show: is the label file empty?")
     labels = sorted(by_label)[:MAX_TILES]

@@ -17,11 +17,12 @@ COPIES = 3
 @given(
     images=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 1), st.integers(0, 3)), min_size=2, max_size=9),
     others=st.tuples(*[st.integers(0, 4)] * 3),
+    is_multi_label=st.booleans(),
 )
 def test_every_code_of_a_group_means_what_it_says(
-    images: list[tuple[int, int, int]], others: tuple[int, int, int]
+    images: list[tuple[int, int, int]], others: tuple[int, int, int], is_multi_label: bool
 ) -> None:
-    """Images: file, class, bytes; files also hold `others` images that are in no group."""
+    """Images: file, class or set of classes, bytes; files also hold `others` images that are in no group."""
     images.sort(key=lambda image: image[0])
     sizes = [sum(file == number for file, *_ in images) + others[number] for number in range(3)]
     begins = (0, *accumulate(sizes))
@@ -33,7 +34,7 @@ def test_every_code_of_a_group_means_what_it_says(
     for index, (_, label, content) in image_at.items():
         class_id[index], digest[index] = label, (7, content)
 
-    table = SimpleNamespace(begins=begins, class_id=class_id, digest=digest)
+    table = SimpleNamespace(begins=begins, class_id=class_id, digest=digest, is_multi_label=is_multi_label)
     found = list(_relations(table, [group], Thresholds(placeholder_copies=COPIES)))  # type: ignore[arg-type]
 
     expected = set()
@@ -51,14 +52,16 @@ def test_every_code_of_a_group_means_what_it_says(
             expected.add((index, Code.DUPLICATE))
         if len(same) >= COPIES:
             expected.add((index, Code.PLACEHOLDER))
-        if any(image_at[other][1] != label and image_at[other][2] != content for other in group):
+        near = [other for other in group if image_at[other][2] != content]
+        if any(image_at[other][1] != label for other in near) and not is_multi_label:
             expected.add((index, Code.NEAR_TWO_LABELS))
         firsts = [
             other
             for other in in_file
             if not any(image_at[one][2] == image_at[other][2] for one in in_file if one < other)
         ]
-        if index in firsts and any(image_at[other][1] == label for other in firsts if other < index):
+        same_class = [other for other in firsts if other < index and (is_multi_label or image_at[other][1] == label)]
+        if index in firsts and same_class:
             expected.add((index, Code.NEAR_DUPLICATE))
     assert {(index, code) for index, code, _ in found} == expected
     assert len(found) == len(expected), "each once"
@@ -72,7 +75,9 @@ def test_every_code_of_a_group_means_what_it_says(
             Code.DUPLICATE: content == content_there and file == file_there and other < index,
             Code.PLACEHOLDER: content == content_there,
             Code.NEAR_TWO_LABELS: content != content_there and label != label_there,
-            Code.NEAR_DUPLICATE: content != content_there and label == label_there and file == file_there,
+            Code.NEAR_DUPLICATE: content != content_there
+            and (is_multi_label or label == label_there)
+            and file == file_there,
         }[code], (index, code, other)
 
 

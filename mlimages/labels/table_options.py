@@ -1,0 +1,55 @@
+"""Options that say how to read a table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Self
+
+from mlimages.core import Option, documented
+
+
+@documented
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableOptions:
+    """How to read a table of paths and labels; columns that are not given are detected."""
+
+    path_column: Annotated[
+        str,
+        Option("Column of the paths, by name or number from 1.", "Table", metavar="COLUMN", default_text="detected",
+               is_rare=True),
+    ] = ""  # fmt: skip
+    label_column: Annotated[
+        str,
+        Option("Column of the labels; several, separated by commas, are read as one-hot, with --multi-label also as "
+               "names.", "Table", metavar="COLUMN", default_text="detected", is_rare=True),
+    ] = ""  # fmt: skip
+    images: Annotated[
+        Path | None,
+        Option("Folder that the paths are relative to.", "Table", metavar="DIR", default_text="the table's",
+               is_rare=True),
+    ] = None  # fmt: skip
+    suffix: Annotated[
+        str, Option("Append this suffix to each path, such as .png.", "Table", metavar="SUFFIX", is_rare=True)
+    ] = ""
+    class_from: Annotated[
+        str,
+        Option("Regular expression whose first group, matched in the path, is the class.", "Table",
+               metavar="REGEX", is_rare=True),
+    ] = ""  # fmt: skip
+
+    multi_label: Annotated[
+        bool,
+        Option("Read any number of classes per image: cells such as a;b, several label columns, an image on several "
+               "rows or in several class folders.", "Table"),
+    ] = False  # fmt: skip
+
+    @classmethod
+    def of(cls, options: TableOptions) -> Self:
+        """Return the options of tables among the options of a subclass."""
+        return cls(**{field.name: getattr(options, field.name) for field in fields(TableOptions)})
+
+    @property
+    def names_columns(self) -> bool:
+        """Whether a column is specified."""
+        return bool(self.path_column or self.label_column)
