@@ -236,7 +236,7 @@ def urls_in(site: Site, number: int, shards: int) -> Iterator[str]:
     options = GatherOptions(shard=(number, shards))
     host, _, port = site.base.rpartition(":")
     bases = (f"{host}:{'0' * zeros}{port}" for zeros in range(100))  # a host of its own to who divides them as texts
-    base = next(base for base in bases if options.has(base))
+    base = next(base for base in bases if options.is_in_shard(base))
     return (f"{base}/{number}/{n}/x.jpg" for n in itertools.count())
 
 

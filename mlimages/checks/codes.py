@@ -58,8 +58,8 @@ class Code(StrEnum):
         return self in ERRORS
 
     @property
-    def is_of_class(self) -> bool:
-        """Whether the finding is about a class of a label file, not about an image."""
+    def is_class_level(self) -> bool:
+        """Whether a finding with this code concerns a class of a label file, not an image."""
         return self in (Code.CLASS_IMBALANCE, Code.CLASS_BLURRED)
 
 
@@ -92,27 +92,29 @@ class Thresholds:
         16
     """
 
-    max_pixels: Annotated[int, Option("too-many-pixels: width x height is above this.", min=1)] = MAX_PIXELS
+    max_pixels: Annotated[int, Option("too-many-pixels: more than this many pixels (width x height).", min=1)] = (
+        MAX_PIXELS
+    )
     min_side_px: Annotated[int, Option("tiny: the shorter side is below this, in pixels.", min=0)] = 32
     max_aspect: Annotated[float, Option("odd-shape: longer / shorter side is above this.", min=1)] = 3.0
     max_crop_loss: Annotated[
-        float, Option("crop-loss: a centred square crop removes more than this share.", min=0, max=1)
+        float, Option("crop-loss: a centred square crop removes more than this fraction.", min=0, max=1)
     ] = 0.5
     blank_spread: Annotated[
-        int, Option("blank: 2nd and 98th percentile of the levels differ by at most this.", min=0, max=255)
+        int, Option("blank: the 2nd and 98th percentiles of luma differ by at most this.", min=0, max=255)
     ] = 4
     contrast_spread: Annotated[
         int,
         Option(
-            "low-contrast: 2nd and 98th percentile differ by at most this; blank images are exempt.", min=0, max=255
+            "low-contrast: the 2nd and 98th percentiles of luma differ by at most this; blank images are exempt.",
+            min=0,
+            max=255,
         ),
     ] = 40
     dark_level: Annotated[
-        int, Option("dark: the 98th percentile of the levels, and each channel's mean, are below this.", min=0, max=255)
+        int, Option("dark: the 98th percentile of luma, and each channel's mean, are below this.", min=0, max=255)
     ] = 64
-    bright_level: Annotated[int, Option("bright: the 2nd percentile of the levels is above this.", min=0, max=255)] = (
-        225
-    )
+    bright_level: Annotated[int, Option("bright: the 2nd percentile of luma is above this.", min=0, max=255)] = 225
     blur: Annotated[
         float,
         Option(
@@ -125,7 +127,9 @@ class Thresholds:
     placeholder_share: Annotated[
         float,
         Option(
-            "placeholder: the two most frequent levels cover at least this share; tiny images are exempt.", min=0, max=1
+            "placeholder: the two most frequent luma values cover at least this fraction; tiny images are exempt.",
+            min=0,
+            max=1,
         ),
     ] = 0.8
     placeholder_copies: Annotated[
@@ -145,10 +149,10 @@ class Thresholds:
         float, Option("near-duplicate: minimum correlation of the thumbnails.", min=0, max=1)
     ] = 0.90
     crop_correlation: Annotated[
-        float, Option("near-duplicate: minimum correlation with a part of the other image.", min=0, max=1)
+        float, Option("near-duplicate: minimum correlation with a crop of the other image.", min=0, max=1)
     ] = 0.95
     plain_correlation: Annotated[
-        float, Option("near-duplicate: minimum correlation if one image is tiny, smooth or a drawing.", min=0, max=1)
+        float, Option("near-duplicate: minimum correlation if one image is tiny, smooth or line art.", min=0, max=1)
     ] = 0.99
     imbalance: Annotated[
         float, Option("class-imbalance: the largest class has over this many times the images of the class.", min=1)

@@ -17,7 +17,8 @@ BROKEN = {Code.EMPTY, Code.NOT_AN_IMAGE, Code.TRUNCATED, Code.CORRUPT, Code.TOO_
 
 
 def plan_moves(report: CheckReport) -> list[Move]:
-    """Return the moves: broken files to `NAME_quarantine` beside the label file, wrong suffixes to the correct one.
+    """Return the moves: broken files to `NAME_quarantine` beside the label file, files with a wrong suffix to
+    the same name with the correct one.
 
     Nothing is overwritten: if a target exists, `_2`, `_3` ... is appended. No file is moved twice.
 

@@ -23,7 +23,7 @@ from mlimages.core import Embedder, Progress
 Key = TypeVar("Key")
 
 PLAIN = 0.5
-"""Share of the image that two levels cover in a drawing, at least; different drawings look alike."""
+"""Minimum share of line art that two luma values cover; different line art looks alike."""
 
 SMOOTH = 0.26
 """Sharpness (see `Facts`) below which an image has no detail: all but one of scikit-learn's 1797 digits of 8 x 8,
@@ -57,7 +57,7 @@ def find_pairs(
 ) -> list[IndexPair]:
     """Return the near-duplicates by features that are not in one group by hashes, and unite their groups.
 
-    Pairs of two images that are tiny, without detail or drawings are left out: different ones look alike.
+    Pairs of two images that are tiny, without detail or line art are left out: different ones look alike.
     """
     compared = np.flatnonzero(images.decoded & ~is_blank(images.facts, thresholds))
     plain = _is_plain(images, thresholds)
@@ -89,7 +89,7 @@ def _min_correlation(images: ImageTable, compared: NDArray[np.int32], thresholds
 
 
 def _is_plain(images: ImageTable, thresholds: Thresholds) -> NDArray[np.bool_]:
-    """Whether each image is tiny, without detail, or a drawing."""
+    """Whether each image is tiny, without detail, or line art."""
     facts = images.facts
     plain: NDArray[np.bool_] = (
         is_tiny(facts, thresholds) | (facts["two_levels"] >= PLAIN) | (facts["sharpness"] < SMOOTH)

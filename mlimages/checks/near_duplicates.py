@@ -153,7 +153,9 @@ def near_duplicate_pairs(
                 apart = group_of(one) != group_of(other)
                 one, other = one[apart], other[apart]
                 thresholds = np.maximum(min_correlation[one], min_correlation[other])
-                alike = _are_alike(orientation.of_thumbs(thumbs(one)), thumbs(other), thresholds, min_crop_correlation)
+                alike = _are_near_duplicates(
+                    orientation.of_thumbs(thumbs(one)), thumbs(other), thresholds, min_crop_correlation
+                )
                 yield from zip(one[alike].tolist(), other[alike].tolist(), strict=True)
 
 
@@ -172,7 +174,7 @@ def perceptual_hashes(thumbs: NDArray[np.uint8], indices: NDArray[np.int32]) -> 
     return hashes
 
 
-def _are_alike(
+def _are_near_duplicates(
     one: NDArray[np.uint8], other: NDArray[np.uint8], thresholds: NDArray[np.float32], min_crop_correlation: float
 ) -> NDArray[np.bool_]:
     """Whether the thumbnails of each pair, both `(n, 256)`, show the same."""

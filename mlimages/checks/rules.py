@@ -156,7 +156,7 @@ def _mode(facts: Any) -> str:
 
 
 def _levels(facts: Any, _: Thresholds) -> str:
-    return f"levels {facts['low']} to {facts['high']}"
+    return f"luma {facts['low']} to {facts['high']}"
 
 
 def _too_many_pixels(facts: FactsTable, thresholds: Thresholds) -> NDArray[np.bool_]:
@@ -215,7 +215,9 @@ RULES = {
     ),
     Code.PLACEHOLDER: Rule(
         _unless_blank(lambda f, t: ~is_tiny(f, t) & (f["two_levels"] >= t.placeholder_share)),
-        lambda f, t: f"two levels cover {100 * f['two_levels']:.0f} %: a drawing, or an object on a plain background",
+        lambda f, t: (
+            f"two luma values cover {100 * f['two_levels']:.0f} %: line art, or an object on a plain background"
+        ),
     ),
 }
 """The rules by code; f: facts, t: thresholds."""

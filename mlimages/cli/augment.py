@@ -30,15 +30,23 @@ def register(app: typer.Typer) -> None:
 @takes_options(TableOptions)
 def augment(
     table: dict[str, Any],
-    labels: Path = typer.Argument(..., metavar="LABELS|FOLDER", help="A label file, or a folder of class folders."),
+    labels: Path = typer.Argument(
+        ..., metavar="LABELS|FOLDER", help="A label file, or a folder with one subfolder per class."
+    ),
     out: Path = typer.Option(..., "-o", "--out", help="Output: NAME.npz, or a new folder."),
-    size: int = typer.Option(..., min=1, metavar="PX", help="Width and height."),
+    size: int = typer.Option(..., min=1, metavar="PX", help="Width and height in pixels."),
     resize: Resize = typer.Option("shorter", help="Resize method."),
     rotate: str = typer.Option(
-        "", metavar="FROM:TO:STEP", help="Rotation angles in degrees, without TO: -30:30:6 is -30, -24 ... 24."
+        "",
+        metavar="FROM:TO:STEP",
+        help="Rotation angles in degrees, up to but excluding TO: -30:30:6 is -30, -24 ... 24.",
     ),
     flip: bool = typer.Option(False, "--flip", help="Also mirror each image."),
-    split: str = typer.Option("", metavar="SHARES", help="Split: 0.75,0.25 or 0.7,0.15,0.15; only train is augmented."),
+    split: str = typer.Option(
+        "",
+        metavar="FRACTIONS",
+        help="Fractions of train, val (and test), such as 0.7,0.15,0.15; only train is augmented.",
+    ),
     limit_per_class: int = typer.Option(None, min=1, metavar="N", help="Use at most N images per class."),
     seed: int = typer.Option(0, help="Random seed for --split, --limit-per-class and the order."),
     form: Literal["npz", "npy", "folder"] = typer.Option(
@@ -99,13 +107,15 @@ def _shares(text: str) -> list[float]:
     except ValueError:
         shares = []
     if not math.isclose(sum(shares), 1, abs_tol=1e-6):
-        raise typer.BadParameter(f"{text}: expected shares that add up to 1, such as 0.75,0.25", param_hint="--split")
+        raise typer.BadParameter(
+            f"{text}: expected fractions that add up to 1, such as 0.75,0.25", param_hint="--split"
+        )
     return shares
 
 
 def _print_summary(summary: AugmentSummary, *, as_json: bool) -> None:
     for broken in summary.broken:
-        print(f"left out: {broken.path}: {broken.fault}: {broken.detail}", file=sys.stderr)
+        print(f"skipped: {broken.path}: {broken.fault}: {broken.detail}", file=sys.stderr)
     if as_json:
         print(json.dumps(asdict(summary), default=str, ensure_ascii=False))
         return

@@ -37,13 +37,13 @@ def label(
     settings: dict[str, Any],
     split: str = typer.Option(
         "",
-        metavar="SHARES",
-        help="Write train, val (and test) files: 0.8,0.2 or 0.8,0.1,0.1.",
+        metavar="FRACTIONS",
+        help="Write train, val (and test) files with these fractions of the images, such as 0.8,0.2 or 0.8,0.1,0.1.",
         rich_help_panel="Split",
     ),
     as_json: bool = typer.Option(False, "--json", help="Print what was written as JSON.", rich_help_panel="Output"),
 ) -> None:
-    """Make a label file from folders; split or convert one.
+    """Create, split or convert a label file.
 
     Each folder inside FOLDER is a class. The label file lists one image per line, `path label`; NAME_class_def.txt
     beside it names the classes. A label file in place of FOLDER (.txt, .csv, .tsv, .jsonl, or an export of COCO, Label
@@ -73,7 +73,7 @@ def label(
     for file in written:
         print(_summary_line(file))
     if options.as_folders:
-        print(f"{options.as_folders}: the same as folders")
+        print(f"{options.as_folders}: the same images in one folder per class")
     if written:
         print_next("check", *(file.path for file in written))
 
@@ -93,19 +93,24 @@ def _remarks(file: WrittenLabels) -> list[str]:
 def check(
     table: dict[str, Any],
     sources: list[Path] = typer.Argument(
-        ..., metavar="LABELS|FOLDER...", help="Label files or folders of class folders; with several, also find leaks."
+        ...,
+        metavar="LABELS|FOLDER...",
+        help="Label files, or folders with one subfolder per class; with several, also report images that are in more "
+        "than one.",
     ),
-    page: Path = typer.Option(None, "--report", metavar="FILE.html", help="Write an HTML page with the findings."),
+    page: Path = typer.Option(None, "--report", metavar="FILE.html", help="Write an HTML report of the findings."),
     fix: bool = typer.Option(False, "--fix", help="List the files to move or rename; with --yes, do it."),
     yes: bool = typer.Option(
         False, "--yes", help="With --fix: move broken files to NAME_quarantine, rename wrong suffixes."
     ),
-    strict: bool = typer.Option(False, "--strict", help="Exit with 1 if there are errors."),
+    strict: bool = typer.Option(False, "--strict", help="Exit with code 1 if there are errors."),
     threshold: list[str] = typer.Option(
         [], "--threshold", metavar="NAME=VALUE", help="Override a threshold (see --help-all); may be repeated."
     ),
     features: bool = typer.Option(
-        False, "--features", help="Also compare features of a network, which finds strong crops (extra train)."
+        False,
+        "--features",
+        help="Also compare features of a network, which finds smaller crops (requires the extra train).",
     ),
     skip_unavailable: bool = SKIP_UNAVAILABLE,
     engine: Engine = ENGINE,
@@ -187,10 +192,14 @@ def _print_report(report: CheckReport) -> None:
 @takes_options(TableOptions)
 def mean(
     table: dict[str, Any],
-    source: Path = typer.Argument(..., metavar="LABELS|FOLDER", help="A label file, or a folder of class folders."),
+    source: Path = typer.Argument(
+        ..., metavar="LABELS|FOLDER", help="A label file, or a folder with one subfolder per class."
+    ),
     size: int = typer.Option(None, min=1, metavar="N", help="Width and height in pixels.  [default: 224]"),
-    resize: Resize = typer.Option(None, help="Resize method.  [default: shorter: shorter side scaled, centre cropped]"),
-    gray: bool = typer.Option(False, "--gray", help="Use one gray channel."),
+    resize: Resize = typer.Option(
+        None, help="Resize method; shorter: resize the shorter side, then crop the centre.  [default: shorter]"
+    ),
+    gray: bool = typer.Option(False, "--gray", help="Convert images to grayscale."),
     model: str = typer.Option(
         "", "--model", metavar="NAME|RUN", help="Use the preprocessing of this network or run folder."
     ),
@@ -245,7 +254,7 @@ def mean(
     if as_json:
         _print_json({**figures, "path": str(out)})
         return
-    print(f"{out}: mean of {counted(mean_image.count, 'image')}, {len(mean_image.broken)} left out")
+    print(f"{out}: mean of {counted(mean_image.count, 'image')}, {len(mean_image.broken)} skipped")
     print("per channel: mean " + _figures(mean_image.channel_mean) + ", std " + _figures(mean_image.channel_std))
     prepared: list[object] = ["--model", model] if model and not Path(model).is_dir() else ["--size", prop.width]
     prepared += ["--resize", prop.resize] * (prop.resize != "shorter" and not model) + ["--gray"] * gray

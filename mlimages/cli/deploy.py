@@ -45,11 +45,12 @@ def export(
         0.0,
         min=0.0,
         max=1.0,
-        metavar="SHARE",
-        help='Predict "unknown" below the confidence that SHARE of the validation images reach; typically 0.95.',
+        metavar="FRACTION",
+        help='Predict "unknown" below the confidence that this fraction of the validation images reaches; typically '
+        "0.95.",
     ),
     croissant: Path = typer.Option(
-        None, "--croissant", metavar="FILE", help="Describe the run's images in Croissant 1.1, as JSON-LD."
+        None, "--croissant", metavar="FILE", help="Write a description of the run's images in Croissant 1.1 (JSON-LD)."
     ),
     page: Path = typer.Option(
         None,
@@ -98,7 +99,9 @@ def export(
         print(line, file=sys.stderr)
     card = bundle.path.with_name("README.md")
     print(
-        f"model card: {card}" if has_model_card(bundle) else f"{card} differs from the model card: kept",
+        f"model card: {card}"
+        if has_model_card(bundle)
+        else f"model card not written: {card} is not by mlimages, or was edited since",
         file=sys.stderr,
     )
     if page:
@@ -125,7 +128,7 @@ def quantize(
     force: bool = FORCE,
     as_json: bool = typer.Option(False, "--json", help="Print the measurements as JSON."),
 ) -> None:
-    """Quantize a model where that makes it faster on this machine.
+    """Quantize a model if that makes it faster on this machine.
 
     Tries 8-bit integers with full and with reduced range, measures accuracy and speed of each on this machine, and
     writes the fastest that loses no more than --max-drop. If none is faster, nothing is written. Use at least a
@@ -156,9 +159,9 @@ def quantize(
 def predict(
     model: Path = MODEL,
     sources: list[str] = typer.Argument(
-        ..., metavar="IMAGE...", help="Images, folders of images, or - for one on standard input."
+        ..., metavar="IMAGE...", help="Images, folders of images, or - for an image on standard input."
     ),
-    top: int = typer.Option(3, min=1, metavar="N", help="Number of classes to print."),
+    top: int = typer.Option(3, min=1, metavar="N", help="Print the N most probable classes."),
     batch: int = typer.Option(16, min=1, metavar="N", help="Batch size."),
     workers: int = typer.Option(None, min=1, metavar="N", help="Number of images processed in parallel [all cores]."),
     copy_to: Path = typer.Option(None, metavar="DIR", help="Copy each image to DIR/CLASS/."),
@@ -190,9 +193,13 @@ def predict(
 def evaluate(
     table: dict[str, Any],
     model: Path = MODEL,
-    labels: Path = typer.Argument(..., metavar="LABELS|FOLDER", help="A label file, or a folder of class folders."),
+    labels: Path = typer.Argument(
+        ..., metavar="LABELS|FOLDER", help="A label file, or a folder with one subfolder per class."
+    ),
     report: Path = typer.Option(
-        None, metavar="FILE.html", help="Write an HTML page: scores of each class, confusion matrix, mistakes."
+        None,
+        metavar="FILE.html",
+        help="Write an HTML report with the scores of each class, the confusion matrix and the mistakes.",
     ),
     explain: int = typer.Option(
         0,

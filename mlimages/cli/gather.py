@@ -305,9 +305,10 @@ def _table(summary: GatherSummary) -> Iterator[str]:
         yield f"{counted(summary.changed, 'file')} changed since download: kept"
     if summary.moved:
         names = "it" if summary.moved == 1 else "them"
-        yield f"{counted(summary.moved, 'image')} moved to another class, since the list names {names} there"
+        yield f"{counted(summary.moved, 'image')} moved to the class that the list now gives {names}"
     if summary.unmoved:
-        yield f"{counted(summary.unmoved, 'image')} of another class than in the list: edited or moved by hand, left so"
+        were = "1 image was" if summary.unmoved == 1 else f"{summary.unmoved} images were"
+        yield f"{were} edited or moved by hand: kept, although the list now gives another class"
     if summary.removed:
         yield f"{counted(summary.removed, 'image')} deleted by hand: not downloaded again (see --restore-deleted)"
 

@@ -18,7 +18,7 @@ _REFRESH = typer.Option(
 
 def openverse(
     network: GatherOptions,
-    queries: list[str] = typer.Argument(..., metavar="QUERY...", help="Words to search for, or CLASS=WORDS."),
+    queries: list[str] = typer.Argument(..., metavar="QUERY...", help="Search query, or CLASS=QUERY."),
     licence: str = typer.Option(
         "", metavar="NAME,...", help="Licences to accept: by,by-sa,cc0,pdm ...", rich_help_panel="Source"
     ),
@@ -48,7 +48,7 @@ def openverse(
         "https://api.openverse.org", metavar="URL", help="Base URL of the API.", rich_help_panel="rare:Source"
     ),
 ) -> Any:
-    """Download openly licensed images by search word.
+    """Download openly licensed images by search query.
 
     Openverse needs no key, and gives at most 240 results per query without one. OPENVERSE_CLIENT_ID and
     OPENVERSE_CLIENT_SECRET (free: https://api.openverse.org/v1/) raise its limits. Creator and licence of each image
@@ -87,11 +87,11 @@ def inaturalist(
         "research", help="Quality grade of the observations: research, needs_id, casual.", rich_help_panel="Source"
     ),
     place: str = typer.Option(
-        None, metavar="ID", help="Place of the observations, as an iNaturalist place id.", rich_help_panel="Source"
+        None, metavar="ID", help="iNaturalist place id of the observations.", rich_help_panel="Source"
     ),
     size: str = typer.Option(
         "medium",
-        help="square (75 pixels), small (240), medium (500), large (1024) or original.",
+        help="Photo size: square (75 pixels), small (240), medium (500), large (1024) or original.",
         rich_help_panel="Source",
     ),
     refresh: bool = _REFRESH,
@@ -124,9 +124,7 @@ def inaturalist(
 
 def commons(
     network: GatherOptions,
-    queries: list[str] = typer.Argument(
-        ..., metavar="QUERY...", help='Words to search for, "Category:NAME", or CLASS=QUERY.'
-    ),
+    queries: list[str] = typer.Argument(..., metavar="QUERY...", help='Search query, "Category:NAME", or CLASS=QUERY.'),
     width: int = typer.Option(
         960,
         metavar="PIXELS",
@@ -144,7 +142,7 @@ def commons(
         rich_help_panel="rare:Source",
     ),
 ) -> Any:
-    """Download freely licensed images from Wikimedia Commons by category or search word.
+    """Download freely licensed images from Wikimedia Commons by category or search query.
 
     Commons needs no key, and asks for --contact. Artist and licence of each image are in OUT/manifest.jsonl and
     OUT/ATTRIBUTION.md.
@@ -167,23 +165,25 @@ def commons(
 def pexels(
     network: GatherOptions,
     queries: list[str] = typer.Argument(
-        ..., metavar="QUERY...", help='Words to search for, or CLASS=WORDS ("lizard=lizard reptile").'
+        ..., metavar="QUERY...", help='Search query, or CLASS=QUERY ("lizard=lizard reptile").'
     ),
     i_have_permission: bool = typer.Option(
         False,
         "--i-have-permission",
-        help="Confirm that Pexels has permitted this use for machine learning.",
+        help="Confirm that Pexels has permitted you to use its photos for machine learning.",
         rich_help_panel="Source",
     ),
     photo_size: str = typer.Option(
-        "medium", help="original, large2x, large, medium, small, portrait, landscape, tiny.", rich_help_panel="Source"
+        "medium",
+        help="Photo size: original, large2x, large, medium, small, portrait, landscape, tiny.",
+        rich_help_panel="Source",
     ),
-    orientation: str = typer.Option(None, help="landscape, portrait or square.", rich_help_panel="Source"),
+    orientation: str = typer.Option(None, help="Orientation: landscape, portrait or square.", rich_help_panel="Source"),
     size: str = typer.Option(
         None, help="Minimum size: large (24 MP), medium (12 MP) or small (4 MP).", rich_help_panel="Source"
     ),
     color: str = typer.Option(None, help="Colour, by name or as a hexadecimal code.", rich_help_panel="Source"),
-    locale: str = typer.Option(None, help="Language of the search words, such as de-DE.", rich_help_panel="Source"),
+    locale: str = typer.Option(None, help="Language of the query, such as de-DE.", rich_help_panel="Source"),
     no_wait: bool = typer.Option(
         False,
         "--no-wait",
@@ -195,10 +195,10 @@ def pexels(
         "https://api.pexels.com/v1", metavar="URL", help="Base URL of the API.", rich_help_panel="rare:Source"
     ),
 ) -> Any:
-    """Download photographs from Pexels by search word.
+    """Download photographs from Pexels by search query.
 
     The key is read from PEXELS_API_KEY (free: https://www.pexels.com/api/). Pexels' terms forbid datasets for machine
-    learning without its permission: ask for it, then give --i-have-permission. Photographers are named in
+    learning without its permission: ask for it, then pass --i-have-permission. Photographers are named in
     OUT/ATTRIBUTION.md.
 
     Example: mlimages gather pexels cat dog --limit 300 -o data/pets --i-have-permission

@@ -30,7 +30,8 @@ def show(
     source: Path = typer.Argument(
         ...,
         metavar="LABELS|FOLDER|MEAN|MODEL",
-        help="Label file, folder of class folders, or mean image (.npy, .png); with --layer, a run or a network.",
+        help="Label file, folder with one subfolder per class, or mean image (.npy, .png); with --layer, a run or a "
+        "network.",
     ),
     image: Path = typer.Argument(None, metavar="[IMAGE]", help="With --layer, the input image of the network."),
     layer: str = typer.Option(None, metavar="NAME", help="Draw the filters and feature maps of this layer for IMAGE."),
@@ -38,16 +39,16 @@ def show(
     per_class: int = typer.Option(8, min=1, help="Images per class."),
     size: int = typer.Option(224, min=1, help="Input width and height in pixels."),
     resize: Resize = typer.Option("shorter", help="Resize method."),
-    gray: bool = typer.Option(False, "--gray", help="Use one gray channel."),
+    gray: bool = typer.Option(False, "--gray", help="Use grayscale images."),
     seed: int = typer.Option(0, help="Random seed of the selection."),
     force: bool = FORCE,
     as_json: bool = typer.Option(False, "--json", help="Print a summary as JSON."),
 ) -> None:
     """Draw a contact sheet of images as the network sees them.
 
-    A random sample of each class, resized and cropped as for training; a corrupt image shows its code.
+    Shows a random sample of each class, resized and cropped as for training, and the error code of a corrupt image.
 
-    With --layer, the layer's feature maps for an image, and the filters of a first layer.
+    With --layer, shows the layer's feature maps for an image, and the filters of a first layer.
 
     Example: mlimages show labels.txt --size 227 --per-class 10 -o sheet.html
     Example: mlimages show runs/first cat.jpg --layer conv1 -o maps.png
@@ -87,17 +88,19 @@ def summary(
     model: str = typer.Argument(
         ..., metavar="MODEL|RUN|FILE.onnx", help="Name of a network, run folder, or exported file."
     ),
-    size: str = typer.Option(None, metavar="N|WxH", help="Input width and height in pixels [the network's own]."),
-    gray: bool = typer.Option(None, "--gray/--no-gray", help="Use one gray channel."),
+    size: str = typer.Option(
+        None, metavar="N|WxH", help="Input width and height in pixels [the network's native size]."
+    ),
+    gray: bool = typer.Option(None, "--gray/--no-gray", help="Use grayscale images."),
     classes: int = typer.Option(1000, min=1, help="Number of classes."),
     freeze: str = typer.Option("none", metavar="LAYER", help="Freeze every layer up to and including this one."),
     as_json: bool = typer.Option(False, "--json", help="Print the table as JSON, with every layer."),
 ) -> None:
     """Show a network layer by layer, with output sizes.
 
-    For each layer: output shape, parameters, whether they are frozen or trained, multiply-adds per image, and the
-    arithmetic of its width: (N + 2P - F)/S + 1 for input width N, padding P, kernel size F and stride S. A width that
-    does not divide evenly is marked with "!". Of a run or an exported file, the model card follows.
+    For each layer: output shape, parameters, whether they are frozen or trained, multiply-adds per image, and how its
+    output width is computed: (N + 2P - F)/S + 1 for input width N, padding P, kernel size F and stride S. A width that
+    does not divide evenly is marked with "!". For a run or an exported file, the model card is printed below.
 
     Example: mlimages summary alexnet --size 227 --freeze conv5
     """

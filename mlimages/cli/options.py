@@ -75,7 +75,7 @@ def demand_labels(source: Path) -> None:
     if not source.exists():
         raise InputError(f"no folder or label file at {source}: create one with `mlimages label FOLDER`")
     if source.suffix.lower() in IMAGE_SUFFIXES and source.is_file():
-        raise InputError(f"{source} is an image: give a folder of class folders, or a label file")
+        raise InputError(f"{source} is an image: expected a label file, or a folder with one subfolder per class")
 
 
 def _as_list(value: Any) -> list[Path]:
@@ -135,7 +135,7 @@ def takes_options(
     def decorate(body: Callable[..., None]) -> Callable[..., None]:
         own = inspect.signature(body, eval_str=True)
         taken = [field for field in option_fields(cls) if not field.option.is_internal]
-        made = [_parameter(field, is_argument=field.name in arguments, shown=shown) for field in taken]
+        from_fields = [_parameter(field, is_argument=field.name in arguments, shown=shown) for field in taken]
 
         def command(help_all: bool, **values: Any) -> None:
             given = {field.name: _to_tuple(values.pop(field.name)) for field in taken}
@@ -145,7 +145,7 @@ def takes_options(
         command.__name__, command.__doc__ = body.__name__, body.__doc__
         bodys = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in list(own.parameters.values())[1:]]
         every = inspect.Parameter("help_all", inspect.Parameter.KEYWORD_ONLY, default=HELP_ALL, annotation=bool)
-        parameters = [*made, *bodys, every]
+        parameters = [*from_fields, *bodys, every]
         vars(command)["__signature__"] = own.replace(parameters=parameters, return_annotation=None)
         return command
 

@@ -76,7 +76,7 @@ def export_notes(bundle: OnnxBundle) -> Iterator[str]:
         if parity and not parity.count:
             yield "no validation image can be read: the file was not compared with the trained network"
         elif parity:
-            ties = f", {counted(parity.near_ties, 'near tie')} excepted" if parity.near_ties else ""
+            ties = f" except for {counted(parity.near_ties, 'near tie')}" if parity.near_ties else ""
             images = counted(parity.count, "validation image")
             yield f"{images}: same predictions as the trained network in {name}{ties}"
     if runtime.unchecked and not provenance.target_parity:
@@ -113,24 +113,24 @@ def overlay_files(images: Sequence[os.PathLike[str]], folder: Path) -> list[Path
     return [folder / f"{name}.png" for name in names]
 
 
-def explanation_text(found: Explanation | BrokenImage, file: Path) -> str:
+def explanation_text(explanation: Explanation | BrokenImage, file: Path) -> str:
     """Format an explanation as text."""
-    if isinstance(found, BrokenImage):
-        return f"{found.path}: {_text(found)}"
-    return f"{found.path}: {found} ({file})"
+    if isinstance(explanation, BrokenImage):
+        return f"{explanation.path}: {_text(explanation)}"
+    return f"{explanation.path}: {explanation} ({file})"
 
 
-def explanation_json(found: Explanation | BrokenImage, file: Path) -> str:
+def explanation_json(explanation: Explanation | BrokenImage, file: Path) -> str:
     """Format an explanation as JSON."""
-    if isinstance(found, BrokenImage):
-        return _json(values(found))
+    if isinstance(explanation, BrokenImage):
+        return _json(values(explanation))
     return _json({
-        "path": found.path,
-        "class_name": found.class_name,
-        "probability": found.probability,
-        "lowest": found.lowest,
-        "place": found.place,
-        "hidden": found.hidden.tolist(),
+        "path": explanation.path,
+        "class_name": explanation.class_name,
+        "probability": explanation.probability,
+        "lowest": explanation.lowest,
+        "place": explanation.place,
+        "hidden": explanation.hidden.tolist(),
         "overlay": str(file),
     })  # fmt: skip
 

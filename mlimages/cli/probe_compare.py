@@ -25,9 +25,13 @@ def register(app: typer.Typer) -> None:
 @takes_options(TableOptions)
 def probe(
     table: dict[str, Any],
-    labels: Path = typer.Argument(..., metavar="LABELS|FOLDER", help="A label file, or a folder of class folders."),
+    labels: Path = typer.Argument(
+        ..., metavar="LABELS|FOLDER", help="A label file, or a folder with one subfolder per class."
+    ),
     out: Path = typer.Option(Path("probe.png"), "-o", "--out", metavar="PNG", help="Plot to write."),
-    report: Path = typer.Option(None, metavar="FILE.html", help="Write an HTML page: plots, accuracy of each layer."),
+    report: Path = typer.Option(
+        None, metavar="FILE.html", help="Write an HTML report with plots and the accuracy of each layer."
+    ),
     model: list[str] = typer.Option(
         [DEFAULT_MODEL],
         metavar="NAME",
@@ -36,13 +40,13 @@ def probe(
     ),
     weights: str = typer.Option("default", metavar="default|none|PATH", help="Pretrained weights."),
     size: str = typer.Option(None, metavar="N|WxH", help="Input width and height in pixels."),
-    gray: bool = typer.Option(None, "--gray/--no-gray", help="Use one gray channel."),
-    most: int = typer.Option(2000, min=10, help="Use at most N images, sampled by class."),
+    gray: bool = typer.Option(None, "--gray/--no-gray", help="Use grayscale images."),
+    most: int = typer.Option(2000, min=10, help="Use at most N images, a stratified sample."),
     seed: int = typer.Option(0, help="Random seed."),
     force: bool = FORCE,
     as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
 ) -> None:
-    """Find how many layers to freeze, and which network to take.
+    """Find how many layers to freeze, and which network to use.
 
     The images pass through the network once; a ridge classifier on the output of each layer, scored by
     leave-one-out, shows how well that layer separates your classes. The recommended --freeze is the highest layer
@@ -110,7 +114,9 @@ def _probe_models(
 @takes_options(TableOptions)
 def features(
     table: dict[str, Any],
-    labels: Path = typer.Argument(..., metavar="LABELS|FOLDER", help="A label file, or a folder of class folders."),
+    labels: Path = typer.Argument(
+        ..., metavar="LABELS|FOLDER", help="A label file, or a folder with one subfolder per class."
+    ),
     out: Path = typer.Option(Path("features.npz"), "-o", "--out", metavar="FILE.npz", help="File to write."),
     model: str = typer.Option(DEFAULT_MODEL, metavar="NAME", help="Network."),
     weights: str = typer.Option("default", metavar="default|none|PATH", help="Pretrained weights."),
@@ -150,7 +156,9 @@ def features(
 
 def compare(
     runs: list[Path] = typer.Argument(..., metavar="RUN...", help="Two or more run folders written by `finetune`."),
-    report: Path = typer.Option(None, metavar="FILE.html", help="Write an HTML page: accuracies, differing settings."),
+    report: Path = typer.Option(
+        None, metavar="FILE.html", help="Write an HTML report of the accuracies and the settings that differ."
+    ),
     force: bool = FORCE,
     as_json: bool = typer.Option(False, "--json", help="Print the comparison as JSON."),
 ) -> None:

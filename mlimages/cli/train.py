@@ -110,7 +110,9 @@ def _table(result: FineTuneResult) -> str:
         "without": result.known_note,
         "classes": ", ".join(result.classes),
         "network": f"{result.model}, frozen: {result.freeze}"
-        + (f"; the classifier uses all depths (share {result.depths_share:g})" if result.depths_share else ""),
+        + (
+            f"; the head uses all depths (lower layers weighted {result.depths_share:g})" if result.depths_share else ""
+        ),
         "epochs": f"{result.epochs}; best epoch: {best} (chosen on the validation set)",
         "training": f"{result.seconds:.1f} s",
         "run": str(result.run),

@@ -71,7 +71,7 @@ class ExportError(MlimagesError):
 
 
 class BundleError(MlimagesError):
-    """An .onnx file is not a mlimages bundle, or its output differs from the one stored in it."""
+    """An .onnx file is not an mlimages bundle, or its output differs from the one stored in it."""
 
 
 def install_hint(extra: str) -> str:

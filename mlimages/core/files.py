@@ -162,11 +162,11 @@ def as_path(path: str | os.PathLike[str]) -> Path:
     except ImportError as error:
         raise MissingExtraError(address, "remote") from error
     try:
-        made = UPath(address, **_STORE_OPTIONS.get(found[1], {}))
-        _require_reachable(f"{made.protocol}://{made.path.strip('/').partition('/')[0]}")
+        remote = UPath(address, **_STORE_OPTIONS.get(found[1], {}))
+        _require_reachable(f"{remote.protocol}://{remote.path.strip('/').partition('/')[0]}")
     except (ImportError, ValueError) as error:
         raise InputError(f"{address}: {error}") from error
-    return cast(Path, made)
+    return cast(Path, remote)
 
 
 @lru_cache(maxsize=1000)

@@ -37,7 +37,7 @@ class ImageProperty:
     A crop that extends beyond the image is padded with black.
 
     Attributes:
-        width, height: of the result, in pixels; height 0 means the same as width.
+        width, height: size of the result in pixels; height 0 means the same as width.
         resize: `shorter` scales the shorter side to `shorter_px` and crops the centre (torchvision's Resize and
             CenterCrop). `crop` crops the centre, unscaled. `downscale` cuts out the largest central part with the
             aspect ratio of the result and scales it; a smaller image is centred, unscaled. `position` crops at

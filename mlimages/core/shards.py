@@ -34,7 +34,7 @@ class Member:
 
     Attributes:
         archive: path of the archive.
-        name: path of the file within the archive, as below its root: without `.`, `..` and a leading slash.
+        name: normalized path of the file within the archive, without `.`, `..` or a leading slash.
         offset: position of its first byte in the archive.
         size: number of bytes.
         state: size, modification time and inode of the archive.

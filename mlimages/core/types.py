@@ -54,7 +54,7 @@ class FetchResult:
         path: file relative to the output folder, with `/`.
         bytes, sha256: size and hash of the stored file (of the downloaded one if none was stored).
         dhash: 64-bit difference hash, 16 hexadecimal digits.
-        width, height: of the stored image, in pixels.
+        width, height: size of the stored image in pixels.
         orientation: EXIF value 1..8 (1: upright).
         same_as: path of the image of which this is a duplicate, or a near-duplicate if `status` is `ok`.
         attempts: number of requests.
@@ -94,9 +94,9 @@ class GatherSummary:
         ok, duplicate, failed: number of links by outcome, including earlier runs into this folder.
         near_duplicate: number of `ok` images that are near-duplicates of another.
         changed: number of `ok` images edited since they were gathered; they are kept unchanged.
-        moved: number of images that this run moved to the class that the list names now.
-        unmoved: number of images whose class in the list is another now and that stay where they are, because they
-            were edited or moved by hand.
+        moved: number of images that this run moved to the class that the list now gives them.
+        unmoved: number of images that stay where they are because they were edited or moved by hand, although the
+            list now gives another class.
         removed: number of images deleted by hand since they were gathered; not part of `ok`.
         open: number of `failed` links that the same command requests again, because the network or the host failed.
         fetched: number of links that this run finished.

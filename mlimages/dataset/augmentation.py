@@ -62,7 +62,7 @@ class AugmentSummary:
 
     Attributes:
         out: the file or folder.
-        image: size of the images, and how they were resized to it.
+        image: size and resize method of the images.
         parts: train, val and test, or one part without a name.
         broken: images that could not be decoded.
     """
@@ -115,7 +115,7 @@ def augment(
 
     Args:
         labels: a label file or its path.
-        image: size of the images, and how they are resized to it.
+        image: size and resize method of the images.
         angles_deg: counterclockwise rotations in degrees, in addition to the original.
         flip: also add each view flipped left to right.
         split: shares of the parts train, val and test, which add up to 1; a single 1.0 is one part without a name.
@@ -137,10 +137,10 @@ def augment(
         ((72, 32, 32, 3), (72,), ['cats', 'dogs'])
     """
     if not isinstance(split, Sequence):
-        raise TypeError(f"split={split!r}: expected a list of shares that add up to 1, such as (0.8, 0.2)")
+        raise TypeError(f"split={split!r}: expected a list of fractions that add up to 1, such as (0.8, 0.2)")
     names = PART_NAMES.get(len(split))
     if names is None:
-        raise InputError(f"{len(split)} shares: expected 2 (train, val) or 3 (train, val, test)")
+        raise InputError(f"{len(split)} split fractions: expected 2 (train, val) or 3 (train, val, test)")
     labels, out = labels if isinstance(labels, LabelFile) else LabelFile(as_path(labels)), Path(out)
     progress, broken = progress or NoProgress(), list[BrokenImage]()
     angles = (angles_deg,) if isinstance(angles_deg, int | float) else angles_deg

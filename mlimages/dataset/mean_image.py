@@ -117,7 +117,7 @@ def compute_mean(
 
     Args:
         items: a label file, its path, or labelled paths.
-        prop: size of the images, and how they are resized to it.
+        prop: size and resize method of the images.
         per_class: also compute the mean of each class.
         workers: threads that decode the images; by default one per CPU core.
         pool: workers that decode the images, instead of threads.

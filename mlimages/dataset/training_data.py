@@ -27,7 +27,7 @@ class TrainingData:
 
     Args:
         labels: a label file or its path.
-        prop: size of the images, and how they are resized to it.
+        prop: size and resize method of the images.
         normalization: how uint8 pixels become the network's input; by default they are scaled to 0..1.
         mean_image: subtracted before scaling: a .npy or image file, or float32 `(C, H, W)` in 0..255.
         mean_image_file: the name of `mean_image` in mlimages 0.5.

@@ -342,4 +342,4 @@ _FORMS: dict[ResizeForm, tuple[str, str, dict[str, dict[str, str]]]] = {
     "exact": (_RESIZE_EXACT, _HEIGHT + _EXACT_WIDTH, {"RADIUS": _RADIUS, "WEIGHT": _WEIGHT}),
     "portable": (portable_resize.RESIZE, _HEIGHT + portable_resize.FUNCTION, {"WEIGHT": portable_resize.WEIGHT}),
 }
-"""Of each form: the resize, the functions that it calls, and what replaces the placeholders, by interpolation."""
+"""For each form: the resize, the functions that it calls, and what replaces the placeholders, by interpolation."""

@@ -114,7 +114,7 @@ class _CalibrationBatches(CalibrationDataReader):  # type: ignore[misc]  # onnxr
 
 
 def runner(bundle: OnnxBundle) -> Run:
-    """Return a function from preprocessed pixels to logits and probabilities, whatever the input of the file."""
+    """Return a function that computes logits and probabilities of preprocessed pixels, with either kind of file."""
     if bundle.includes_preprocessing:
         return BundleSession(bundle).run_all
     session = open_session(bundle.path, threads=1)

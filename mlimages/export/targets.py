@@ -18,8 +18,8 @@ from mlimages.export.preprocessing_graph import ResizeForm
 from mlimages.inference import INPUT, LOGITS
 
 OPSET = 18
-"""Of every file: the first with antialiasing in `Resize`, and the lowest that torch.onnx writes. IR 8 goes with it, so
-that ONNX Runtime 1.14 and later reads the file."""
+"""ONNX opset of every file: the first with antialiasing in `Resize`, and the lowest that torch.onnx writes. IR 8 goes
+with it, so that ONNX Runtime 1.14 and later reads the file."""
 
 RunLogits = Callable[[NDArray[Any]], NDArray[np.float32]]
 """From the file's input, one image as a batch, to its logits `(1, classes)`."""

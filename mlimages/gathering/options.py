@@ -46,7 +46,7 @@ def parse_reasons(text: str) -> frozenset[Reason]:
     try:
         return frozenset(Reason(name.strip()) for name in text.split(","))
     except ValueError as error:
-        raise InputError(f"retry-failed: {error}; the reasons are {', '.join(Reason)}") from None
+        raise InputError(f"retry-failed: {error}; expected one or more of {', '.join(Reason)}") from None
 
 
 def demand_http_proxy(url: str) -> None:
@@ -92,7 +92,7 @@ class GatherOptions:
     resize: Annotated[
         int | None,
         Option(
-            "Store images as upright RGB JPEG with the shorter side at this many pixels.",
+            "Convert images to upright RGB JPEG with a shorter side of this many pixels.",
             "Images",
             metavar="PIXELS",
             min=1,
@@ -113,17 +113,15 @@ class GatherOptions:
             is_rare=True,
         ),
     ] = MAX_PIXELS
-    restore_deleted: Annotated[
-        bool, Option("Download images again that were deleted from the folder.", "Images", is_rare=True)
-    ] = False
+    restore_deleted: Annotated[bool, Option("Download deleted images again.", "Images", is_rare=True)] = False
     keep_deleted: Annotated[
-        bool, Option("Never download deleted images again, even if many are missing.", "Images", is_rare=True)
+        bool, Option("Do not download deleted images again, even if many are missing.", "Images", is_rare=True)
     ] = False
     layout: Annotated[
         Literal["folders", "tar"],
         Option(
-            "folders: a file per image in a folder per class; tar: shards of up to 10,000 images, with a JSON for each "
-            "(WebDataset).",
+            "folders: a file per image in a folder per class; tar: shards of up to 10,000 images, with a JSON file for "
+            "each (WebDataset).",
             "Output",
         ),
     ] = "folders"
@@ -171,7 +169,7 @@ class GatherOptions:
     retry_failed: Annotated[
         Collection[Reason],
         Option(
-            "Try failed links again: all of them, or those with these reasons.",
+            "Retry failed links: all, or only those that failed for these reasons.",
             "Download",
             metavar="[REASON,...]",
             parse=parse_reasons,
@@ -221,9 +219,11 @@ class GatherOptions:
         if self.restore_deleted and self.keep_deleted:
             raise InputError("restore_deleted and keep_deleted are mutually exclusive")
         if self.metadata and self.layout == "tar":
-            raise InputError("metadata is for folders: in a shard, the JSON of each image has the other columns")
+            raise InputError(
+                "metadata requires layout folders: shards store the other columns in the JSON file of each image"
+            )
         if self.subfolders and self.layout == "tar":
-            raise InputError("subfolders is for folders: a shard has up to 10,000 images")
+            raise InputError("subfolders requires layout folders: shards are already limited to 10,000 images")
         if self.shard and not 1 <= self.shard[0] <= self.shard[1]:
             raise InputError(f"shard is {self.shard[0]}/{self.shard[1]}: expected I/N with I from 1 to N")
 
@@ -254,7 +254,7 @@ class GatherOptions:
         """Names and values of `headers`."""
         return {name: value.strip() for name, _, value in (text.partition(":") for text in self.headers)}
 
-    def has(self, url: str) -> bool:
+    def is_in_shard(self, url: str) -> bool:
         """Whether `url` belongs to this shard; always True without sharding."""
         return self.shard is None or shard_of(url, self.shard[1]) == self.shard[0]
 

@@ -60,7 +60,7 @@ def gather(
 ) -> GatherSummary:
     """Download, verify and store the images of `source`.
 
-    Failed links do not stop the run; their reasons are recorded in `out/manifest.jsonl`. The same call again resumes.
+    Failed links do not stop the run; their reasons are recorded in `out/manifest.jsonl`. The same call resumes a run.
     It also works in a notebook or another running event loop, which it blocks; `gather_async` does not.
 
     Args:
@@ -180,7 +180,7 @@ class Run:
         return self._working >= AHEAD + further
 
     def _offer(self, ref: ImageRef) -> None:
-        wanted = self._options.has(ref.url) and self._num_missing(ref.label) > 0
+        wanted = self._options.is_in_shard(ref.url) and self._num_missing(ref.label) > 0
         if not (wanted and self._gathered.claim(ref)):
             self._progress.advance()
         elif self._has_room(ref.label):

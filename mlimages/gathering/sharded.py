@@ -68,7 +68,7 @@ def gather_on(
     progress: Progress | None = None,
     **options: Unpack[GatherKeywords],
 ) -> GatherSummary:
-    """Do the same as `gather` in the processes of `tasks`, each of which gathers some of the hosts at a time.
+    """Run `gather` in the processes of `tasks`, each of which gathers some of the hosts at a time.
 
     The output is a folder that every machine can access, or an address. `limit` and `per_host` hold for all processes
     together, `parallel` for each.

@@ -70,7 +70,7 @@ def _image_error(error: Exception) -> ImageError:
     if isinstance(error, MemoryError):
         return ImageError(Fault.UNREADABLE, "not enough memory to decode it")
     if isinstance(error, NotImplementedError | ImportError) or text.endswith("not available"):
-        return ImageError(Fault.UNREADABLE, f"this Pillow cannot decode this variant of the format ({text})")
+        return ImageError(Fault.UNREADABLE, f"the installed Pillow cannot decode this variant of the format ({text})")
     if "truncated" in text.lower() or "unrecognized data stream" in text or isinstance(error, EOFError):
         return ImageError(Fault.TRUNCATED, f"the data is truncated ({text})")
     return ImageError(Fault.CORRUPT, f"the data cannot be decoded ({text})")
@@ -187,7 +187,7 @@ def _unknown_format(data: bytes, missing: str, claimed: str) -> ImageError:
     if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS and "HEIF" not in Image.OPEN:
         return ImageError(Fault.UNREADABLE, f"HEIC needs an optional package: `{install_hint('heic')}`")
     if missing:
-        return ImageError(Fault.UNREADABLE, f"this Pillow cannot decode the format ({missing})")
+        return ImageError(Fault.UNREADABLE, f"the installed Pillow cannot decode the format ({missing})")
     if claimed:
         return ImageError(Fault.NOT_AN_IMAGE, f"starts like a {claimed} file, but its header cannot be read")
     begin = data[:12]

@@ -88,8 +88,8 @@ def drawable_names(names: Sequence[str], numbers: Sequence[int] | None = None) -
     others = [name for name, has_font in zip(names, drawable, strict=True) if not has_font]
     if others:
         logger.warning(
-            "no installed font has the characters of %s: PNG files show the class number, HTML pages the name. "
-            "Install a font such as Noto Sans, and matplotlib, which finds it",
+            "no font found that can display %s: PNG files show the class number, HTML pages the name. "
+            "Install matplotlib and a font such as Noto Sans",
             ", ".join(others[:3]) + (", ..." if len(others) > 3 else ""),
         )
     return [name if has_font else str(n) for name, n, has_font in zip(names, numbers, drawable, strict=True)]

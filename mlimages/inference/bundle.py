@@ -15,7 +15,7 @@ from mlimages.core import BundleError, Preprocessing, Target, outputs
 from mlimages.inference.onnx_metadata import open_session, read_metadata, write_metadata
 
 VERSION = 1
-"""Of the JSON under the metadata key `mlimages`."""
+"""Version of the JSON under the metadata key `mlimages`."""
 
 INPUT, LOGITS, PROBABILITIES, KNOWN = "image", "logits", "probabilities", "known"
 """Names of the graph's input and outputs."""
@@ -49,7 +49,7 @@ class ParityProbe:
     """A small image and the logits that the file must return for it.
 
     Attributes:
-        width, height: of the image, in pixels.
+        width, height: size of the image in pixels.
         pixels: RGB, row by row, `height * width * 3` bytes.
         logits: one per class.
         tolerance: largest accepted difference of a logit, relative to the largest logit.
@@ -83,7 +83,7 @@ class Provenance:
 
     Attributes:
         created: date and time, ISO 8601, UTC.
-        weights_sha256, data_sha256: of the checkpoint, and of each label file by split name.
+        weights_sha256, data_sha256: hashes of the checkpoint, and of each label file by split name.
         split_sizes: number of images by split name.
         class_counts: number of images by class index, by split name.
         licenses: number of images by the licence that `gather` recorded; empty if it recorded none.
@@ -92,7 +92,7 @@ class Provenance:
         accuracy_count: number of these images.
         calibration_error: expected calibration error (0..1) before and after temperature scaling.
         quantization: one row per trial: name, accuracy, images per second, bytes.
-        versions: of the packages that wrote the file.
+        versions: versions of the packages that wrote the file.
         target: the runtime that the file was exported for.
         target_parity: the comparison in that runtime; None if it is ONNX Runtime or was not installed.
     """

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 BINS = 15
-"""Of equal width over the confidence; Guo et al. 2017."""
+"""Number of bins of equal width over the confidence; Guo et al. 2017."""
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
 

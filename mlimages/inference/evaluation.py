@@ -46,7 +46,7 @@ class Evaluation:
     """The results of `evaluate`.
 
     Attributes:
-        class_names: of the model, by class index, including those without an image in the label file.
+        class_names: names of the model's classes, by class index, including those without an image in the label file.
         mistakes: wrong predictions with their true class index, the most confident first.
         broken: images that could not be read; they are not counted.
         loss: mean cross-entropy in nats; a probability below 1e-7 counts as 1e-7.
@@ -100,9 +100,11 @@ class Evaluation:
     @property
     def training_note(self) -> str:
         """A sentence on the images that the training has used; empty if there are none."""
-        parts = (f"{self.trained_on} trained this model", f"{self.chosen_on} chose its epoch")
+        parts = (f"{self.trained_on} for training", f"{self.chosen_on} to choose the epoch")
         used = [text for text, count in zip(parts, (self.trained_on, self.chosen_on), strict=True) if count]
-        return f"of these images {' and '.join(used)}: expect less on new images" if used else ""
+        return (
+            f"of these images, the run used {' and '.join(used)}: expect lower accuracy on new images" if used else ""
+        )
 
     def to_json(self) -> str:
         """Return the results as JSON; shares are in 0..1, each with its 95 % interval."""

@@ -58,7 +58,7 @@ class Explanation:
 
     @property
     def place(self) -> str:
-        """Position of that region in thirds of the image, from "top left" to "bottom right", or "centre"."""
+        """Region of the `lowest` probability, in thirds of the image: from "top left" to "bottom right"."""
         row, column = (3 * (2 * n + WINDOW) // (2 * _STEPS) for n in divmod(int(self.hidden.argmin()), GRID))
         return _NAMES[row][column]
 
@@ -115,7 +115,7 @@ def hide_middle(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 _MARGIN = (1 - 0.5**0.5) / 2
-"""Of each side, so that half of the area lies within."""
+"""Fraction of the height and width outside the masked centre on each side, so that half of the area lies within."""
 
 
 def _with_hidden_parts(pixels: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:

@@ -34,10 +34,10 @@ from mlimages.inference.inputs import NO_LINKS, is_link
 from mlimages.inference.session import BundleSession
 
 KNOWN_AT = 0.5
-"""Of the output `known`: from here on an image resembles the training images."""
+"""Threshold of the output `known`, from which an image resembles the training images."""
 
 SET_LEVEL = "0.9"
-"""Of the prediction set of each image: it holds the true class in this share of cases."""
+"""Fraction of cases in which the prediction set of an image contains the true class."""
 
 ImageInput = str | os.PathLike[str] | bytes | NDArray[np.uint8] | Image.Image
 """A path, an encoded image, a PIL image, or pixels: uint8 RGB `(H, W, 3)` or gray `(H, W)`, upright."""
@@ -220,7 +220,7 @@ def _as_list(images: ImageInput | Iterable[ImageInput]) -> list[ImageInput]:
     if isinstance(images, np.ndarray):
         return list(images) if images.ndim == 4 else [images]
     if not isinstance(images, Iterable):
-        raise TypeError(f"images are an image or an iterable of images, not {type(images).__name__}")
+        raise TypeError(f"expected an image or an iterable of images, got {type(images).__name__}")
     return list(images)
 
 
@@ -238,11 +238,11 @@ def _check_input(image: ImageInput) -> ImageInput:
     if isinstance(image, str | bytes | os.PathLike | Image.Image) or _is_address(image):
         return image
     if not isinstance(image, np.ndarray):
-        raise TypeError(f"an image is a path, bytes, a PIL image or a uint8 array, not {type(image).__name__}")
+        raise TypeError(f"expected a path, bytes, a PIL image or a uint8 array, got {type(image).__name__}")
     if image.dtype != np.uint8:
-        raise TypeError(f"an image array is uint8 with values 0 to 255, not {image.dtype}: convert it first")
+        raise TypeError(f"expected a uint8 array with values 0 to 255, got {image.dtype}: convert it first")
     if image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)) or 0 in image.shape:
-        raise ValueError(f"an image array has the shape (H, W, 3) or (H, W), not {image.shape}")
+        raise ValueError(f"expected an array of shape (H, W, 3) or (H, W), got {image.shape}")
     return image
 
 

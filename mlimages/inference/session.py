@@ -60,8 +60,8 @@ class BundleSession:
             logits, probabilities = self.run_raw(image)
         except Exception as error:  # ONNX Runtime's errors share no base but Exception
             raise BundleError(f"{self.bundle.path} cannot be run: {_first_line(error)}") from error
-        want = np.array([probe.logits], np.float32)  # (1, classes)
-        if logits.shape != want.shape or relative_difference(logits, want)[0] > probe.tolerance:
+        expected = np.array([probe.logits], np.float32)  # (1, classes)
+        if logits.shape != expected.shape or relative_difference(logits, expected)[0] > probe.tolerance:
             raise BundleError(f"{self.bundle.path} does not reproduce the logits of its probe image: export it again")
         if probabilities.shape[1] != len(self.bundle.class_names):
             raise BundleError(f"{self.bundle.path} lists {len(self.bundle.class_names)} classes "
@@ -89,10 +89,10 @@ def to_graph_input(pixels: Sequence[NDArray[np.uint8]], prop: ImageProperty) -> 
     return frame
 
 
-def relative_difference(logits: NDArray[np.float32], want: NDArray[np.float32]) -> NDArray[np.float32]:
+def relative_difference(logits: NDArray[np.float32], expected: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the largest difference of a logit of each image, relative to its largest logit: `(N,)`."""
-    largest = np.maximum(np.abs(want).max(axis=1), 1e-6)
-    difference: NDArray[np.float32] = np.nan_to_num(np.abs(logits - want).max(axis=1) / largest, nan=np.inf)
+    largest = np.maximum(np.abs(expected).max(axis=1), 1e-6)
+    difference: NDArray[np.float32] = np.nan_to_num(np.abs(logits - expected).max(axis=1) / largest, nan=np.inf)
     return difference
 
 

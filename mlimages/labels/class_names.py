@@ -74,7 +74,7 @@ def read_lines(path: Path) -> list[str]:
         LabelFileError: it cannot be read, or is not UTF-8 or UTF-16.
     """
     if not path.exists():
-        raise LabelFileError(f"{path}: No such file or directory")
+        raise LabelFileError(f"no class definition at {path}")
     with open_text(path) as lines:
         return lines.read().split("\n")
 

@@ -293,7 +293,7 @@ def _class_folders(root: Path, *, leaf: bool) -> dict[str, Path]:
     if len(loose) > MAX_LOOSE_SHARE * sum(1 for path in (classes.values() if loose else ()) for _ in images_in(path)):
         shown = ", ".join(path.name for path in loose[:3]) + (f" and {len(loose) - 3} more" if len(loose) > 3 else "")
         raise InputError(
-            f"{root}: not in a class folder: {shown}: move each into the folder of its class, or elsewhere"
+            f"{root}: images outside the class folders ({shown}): move each into the folder of its class, or elsewhere"
         )
     return classes
 

@@ -143,7 +143,7 @@ def records(path: Path, delimiter: str) -> Iterator[Record]:
 
 
 def text_rows(path: Path) -> Iterator[Row]:
-    """Yield `path label` lines.
+    """Yield the rows of a text file with a line `path label` per image.
 
     Raises:
         LabelFileError: the file does not exist, is not UTF-8 or UTF-16, or a line (path:line) has no path and label.

@@ -34,7 +34,7 @@ def parse_shares(text: str) -> tuple[float, ...]:
     except ValueError:
         shares = ()
     if len(shares) not in PART_NAMES:
-        raise InputError(f"--split {text}: expected two or three shares that add up to 1, such as 0.8,0.2")
+        raise InputError(f"--split {text}: expected two or three fractions that add up to 1, such as 0.8,0.2")
     demand_shares(shares)
     return shares
 
@@ -44,7 +44,7 @@ def parse_shares(text: str) -> tuple[float, ...]:
 class LabelOptions(TableOptions):
     """Options of `make_label_files`."""
 
-    source: Annotated[Path, Option("A folder of class folders, or a label file.", metavar="FOLDER|LABELS")]
+    source: Annotated[Path, Option("A folder with one subfolder per class, or a label file.", metavar="FOLDER|LABELS")]
     out: Annotated[
         Path | None,
         Option("Label file to write: .txt, .csv, .tsv, .jsonl.", "Output", ("-o", "--out"),
@@ -63,7 +63,7 @@ class LabelOptions(TableOptions):
     drop: Annotated[Path | None, Option("Leave out the images that this .tsv lists in its first column.", "Images")] = (
         None
     )
-    split: Annotated[tuple[float, ...], Option("Shares of train, val (and test).", is_internal=True)] = ()
+    split: Annotated[tuple[float, ...], Option("Fractions of train, val (and test).", is_internal=True)] = ()
     group: Annotated[
         str,
         Option(
@@ -75,7 +75,7 @@ class LabelOptions(TableOptions):
     ] = ""
     group_by: Annotated[
         Literal["hashes", "features"],
-        Option("Find near-duplicates by hashes, or also by features of a network (extra train).", "Split"),
+        Option("Find near-duplicates by hashes, or also by features of a network (requires the extra train).", "Split"),
     ] = "hashes"
     seed: Annotated[int, Option("Random seed for --split and --limit-per-class.", "Split")] = 0
     append: Annotated[bool, Option("Append to the label file; existing lines are kept.", "Output")] = False
@@ -183,7 +183,7 @@ def _demand_consistent(options: LabelOptions, source: Path) -> None:
     if not source.exists():
         raise InputError(f"no folder or label file at {source}")
     if options.group and options.group_by != "hashes":
-        raise InputError("--group and --group-by name two kinds of groups: leave one out")
+        raise InputError("--group and --group-by are mutually exclusive")
     if not (options.out or options.split or options.as_folders or source.is_dir()):
         raise InputError(f"{source} is already a label file: use -o FILE to convert it, or --split 0.8,0.2 to split it")
 

@@ -15,8 +15,8 @@ from mlimages.labels.label_file import LabelFile
 def lay_out(parts: LabelFile | Mapping[str, LabelFile], folder: str | os.PathLike[str], *, copy: bool = False) -> int:
     """Link the images as `folder/CLASS/NAME`, or copy them; return their number.
 
-    If `parts` are given by name, each gets a folder: `folder/PART/CLASS/NAME`. If images have the same name, `_2`, `_3`
-    ... is appended to the later ones. Existing files of the same labels are kept.
+    If `parts` maps names to label files, each gets a folder: `folder/PART/CLASS/NAME`. If images have the same name,
+    `_2`, `_3` ... is appended to the later ones. Existing files of the same labels are kept.
 
     Raises:
         InputError: `folder` holds other files, or the images have any number of classes.

@@ -83,7 +83,7 @@ def split(
     ]
     ordered = _order_groups(items, labels, identities, groups or {}, names, seed)
     part_of = [0] * len(items)
-    for part, behind in enumerate(_cut_groups(ordered, shares), start=1):
+    for part, behind in enumerate(_split_groups(ordered, shares), start=1):
         for index in (index for group in behind for index in group.indices):
             part_of[index] = part
     parts: list[list[LabeledPath]] = [[] for _ in shares]
@@ -115,7 +115,7 @@ def demand_shares(shares: Sequence[float]) -> None:
         InputError: the shares are not positive or do not add up to 1.
     """
     if not shares or min(shares) <= 0 or not math.isclose(sum(shares), 1, abs_tol=1e-6):
-        raise InputError(f"shares {', '.join(map(str, shares))}: expected positive numbers that add up to 1")
+        raise InputError(f"split fractions {', '.join(map(str, shares))}: expected positive numbers that add up to 1")
 
 
 def groups_by_pattern(paths: Iterable[Path], pattern: str) -> dict[Path, str]:
@@ -225,7 +225,7 @@ def _random(seed: int, kind: str, name: str) -> float:
     return int.from_bytes(digest[:6]) / 2**48
 
 
-def _cut_groups(groups: Sequence[Group], shares: Sequence[float]) -> Iterable[list[Group]]:
+def _split_groups(groups: Sequence[Group], shares: Sequence[float]) -> Iterable[list[Group]]:
     """Yield, for each part but the first, the groups of this part and of those after it."""
     largest = max((len(group.indices) for group in groups), default=0)
     total = sum(len(group.indices) for group in groups)

@@ -23,7 +23,7 @@ DEPTHS = "depths"
 """Module path of the linear layer."""
 
 
-class Depths(nn.Linear):
+class AllDepthsLinear(nn.Linear):
     """The linear layer, initialized to zero and without a bias.
 
     Args:
@@ -52,7 +52,7 @@ def add_depths(model: Model) -> Model | None:
         >>> model = build_model("lenet5", classes=10, weights="none")
         >>> deep = add_depths(model)
         >>> deep.network.depths
-        Depths(in_features=142, out_features=10, bias=False)
+        AllDepthsLinear(in_features=142, out_features=10, bias=False)
         >>> x = torch.randn(2, 1, 28, 28)
         >>> torch.equal(deep.network(x), model.network(x))
         True
@@ -91,7 +91,7 @@ def add_depths(model: Model) -> Model | None:
         graph.output_node().args = (graph.call_function(operator.add, (logits, added)),)
     root = nn.Module()
     root.__dict__.update(model.network.__dict__)
-    root._modules = {**model.network._modules, DEPTHS: Depths(widths, classes).to(parameter.device)}
+    root._modules = {**model.network._modules, DEPTHS: AllDepthsLinear(widths, classes).to(parameter.device)}
     network = fx.GraphModule(root, graph)
     for path, module in model.network.named_modules():
         if path and not _has_module(network, path):  # layers used only in training

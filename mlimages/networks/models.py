@@ -141,7 +141,7 @@ def wrap_network(network: nn.Module, preprocessing: Preprocessing, *, classes: i
     Args:
         network: maps float32 `(N, C, H, W)` to logits `(N, classes)`; its last layer with that many outputs is
             the classifier.
-        preprocessing: of each image.
+        preprocessing: preprocessing of each image.
         classes: number of logits.
         pretrained: whether the network has pretrained weights.
 

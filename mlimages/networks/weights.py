@@ -208,7 +208,7 @@ def load_weights(network: nn.Module, state: State, *, heads: Sequence[str], sour
         listed = [f"{problem}: {_first_names(names)}" for problem, names in problems.items() if names]
         if not own.keys() & state.keys():
             listed.insert(0, "no tensor name in common: is it for another network or library (NAME, timm:NAME)?")
-        raise ModelError(f"{source} does not fit this network; {'; '.join(listed)}")
+        raise ModelError(f"{source} does not match this network; {'; '.join(listed)}")
     if broken := [name for name in own if name in state and _is_not_finite(state[name])]:
         raise ModelError(f"{source} is damaged: NaN or infinity in {_first_names(broken)}")
     if extra:

@@ -96,7 +96,7 @@ def _results(bundle: OnnxBundle) -> Iterator[str]:
     if provenance.accuracy:
         value, low, high = map(percent, provenance.accuracy)
         yield f"Accuracy {value} on {provenance.accuracy_count} validation images (95 % interval {low} to {high})."
-        yield "The epoch was chosen on these images: on new ones expect slightly less."
+        yield "The epoch was chosen on these images: expect slightly lower accuracy on new ones."
     if provenance.calibration_error:
         before, after = provenance.calibration_error
         yield f"Expected calibration error {after:.3f}, {before:.3f} before the temperature was fitted."

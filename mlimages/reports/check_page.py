@@ -90,7 +90,7 @@ def _by_code(report: CheckReport, counts: Mapping[str, int]) -> list[CodeFinding
         CodeFindings(
             code,
             count,
-            not Code(code).is_of_class,
+            not Code(code).is_class_level,
             tuple(map(_tile, islice(report.findings.select({Code(code)}), MAX_TILES))),
         )
         for code, count in counts.items()
@@ -98,7 +98,7 @@ def _by_code(report: CheckReport, counts: Mapping[str, int]) -> list[CodeFinding
 
 
 def _tile(one: Finding) -> GalleryTile:
-    images = () if one.code.is_of_class else tuple(embed(path) for path in (one.path, one.related) if path)
+    images = () if one.code.is_class_level else tuple(embed(path) for path in (one.path, one.related) if path)
     return GalleryTile(images, (one.path.name, one.detail))
 
 

@@ -19,7 +19,7 @@ _NAMES = (
     "isLiveDataset jsonPath key md5 parentField path recordSet references regex repeated replace "
     "samplingRate separator source subField transform"
 )
-"""Of Croissant, in its standard context."""
+"""Terms of Croissant, in its standard context."""
 
 _CONTEXT: dict[str, Any] = {
     "@language": "en",

@@ -63,7 +63,7 @@ class ModelScores:
 
 
 def model_lines(found: ModelScores) -> Iterator[str]:
-    """Yield the lines of a table, for a terminal."""
+    """Yield the lines of a table of the scores, for a terminal."""
     rows = [("model", "accuracy", "95 %", "CPU ms", "ONNX MB", "dominated by")]
     rows += [
         (

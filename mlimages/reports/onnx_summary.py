@@ -194,7 +194,7 @@ def _figures(bundle: OnnxBundle) -> Iterator[str]:
         value, low, high = (100 * part for part in provenance.accuracy)
         yield f"accuracy: {value:.1f} % (95 %: {low:.1f}-{high:.1f}) on {counted(provenance.accuracy_count, 'image')}"
     if provenance.parity:
-        ties = f", {provenance.parity.near_ties} near-ties left out" if provenance.parity.near_ties else ""
+        ties = f" except for {counted(provenance.parity.near_ties, 'near tie')}" if provenance.parity.near_ties else ""
         compared = counted(provenance.parity.count, "image")
         yield f"parity: {compared} compared{ties}, logits differ by {provenance.parity.worst:.1e} at most"
     if provenance.calibration_error:

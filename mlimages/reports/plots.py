@@ -251,14 +251,14 @@ def _draw_sizes(axes: Axes, facts: FactsTable) -> None:
 
 def _draw_brightness(axes: Axes, facts: FactsTable) -> None:
     axes.hist(facts["typical"], bins=32, range=(0, 256), color=NEUTRAL)
-    axes.set(title="brightness", xlabel="median level of an image (0 to 255)", ylabel="images")
+    axes.set(title="brightness", xlabel="median luma of an image (0 to 255)", ylabel="images")
 
 
 def _draw_colors(axes: Axes, facts: FactsTable) -> None:
     for channel, color in CHANNELS.items():
         counts, edges = np.histogram(facts[channel], bins=32, range=(0, 256))
         axes.stairs(counts, edges, label=channel, color=color, linewidth=1.5)
-    axes.set(title="colour", xlabel="mean level of an image (0 to 255)", ylabel="images")
+    axes.set(title="colour", xlabel="mean of a channel of an image (0 to 255)", ylabel="images")
 
 
 def _draw_points(axes: Axes, x: Sequence[float], shares: Sequence[Share], *, filled: int | None = None) -> None:

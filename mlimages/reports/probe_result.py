@@ -79,7 +79,7 @@ class ProbeResult:
     def more_note(self) -> str:
         """Whether more images would help, in words."""
         if self.more_would_help is None:
-            return "whether more images would help cannot be told"
+            return "it is unclear whether more images would help"
         return f"more images would {'help' if self.more_would_help else 'hardly help'}"
 
     def to_dict(self) -> Mapping[str, Any]:

@@ -31,7 +31,7 @@ def probe_html(found: ProbeResult) -> str:
         "probe.html",
         title=f"Probe of {found.model}",
         subtitle=f"{counted(found.images, 'image')} of {counted(found.classes, 'class')}"
-        + (f", {counted(found.broken, 'image')} left out" if found.broken else ""),
+        + (f", {counted(found.broken, 'image')} skipped" if found.broken else ""),
         found=found,
         gain=f"{100 * found.gain.value:+.1f} ({gain})" if found.gain else "",
         drawings=plots.probe_drawings(found),

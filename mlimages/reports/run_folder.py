@@ -157,5 +157,5 @@ def _read_predictions(path: Path, classes: int) -> Predictions | None:
     probabilities = np.array([row[2:] for row in rows], dtype=np.float64)  # (N, classes)
     labels = np.array([row[1] for row in rows], dtype=np.int64)  # (N,)
     if probabilities.shape[1] != classes or not 0 <= labels.min() <= labels.max() < classes:
-        raise ValueError(f"{path.name} does not fit the {classes} classes of classes.txt")
+        raise ValueError(f"{path.name} does not match the {classes} classes of classes.txt")
     return Predictions(tuple(named_path(row[0], path.parent) for row in rows), labels, probabilities)

@@ -13,10 +13,10 @@ from mlimages.serving.problems import ProblemError, too_large
 from mlimages.serving.settings import ServerSettings
 
 _MAX_HEADER_BYTES = 2048
-"""Of one header of a part: a file name takes at most 765 bytes, percent-encoded."""
+"""Maximum size of one header of a part: a file name takes at most 765 bytes, percent-encoded."""
 
 _MAX_HEADERS = 16
-"""Of one part: browsers and HTTP libraries send at most four."""
+"""Maximum number of headers of a part: browsers and HTTP libraries send at most four."""
 
 
 _STEP_BYTES = 1 << 14
@@ -102,7 +102,7 @@ async def _read_form(request: web.Request, body: bytes, max_files: int) -> list[
         if len(uploads) == max_files:
             break
         uploads.append(Upload(part.filename, bytes(await part.read())))
-    raise ProblemError(413, "too-many-images", f"send at most {max_files} images at a time")
+    raise ProblemError(413, "too-many-images", f"at most {max_files} images per request")
 
 
 class _Part(BodyPartReader):

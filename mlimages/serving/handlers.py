@@ -71,7 +71,7 @@ async def explain(request: web.Request) -> web.Response:
     _check_query(request)
     uploads = await read_uploads(request, service.settings)
     if len(uploads) > 1:
-        raise ProblemError(413, "too-many-images", "send one image at a time to /explain")
+        raise ProblemError(413, "too-many-images", "/explain accepts one image per request")
     model = service.bundle.model
     found = await service.explain(uploads[0].data)
     answer = schemas.Explanation(
@@ -131,7 +131,7 @@ def _check_query(request: web.Request, *accepted: str) -> None:
 def _top(request: web.Request, classes: int) -> int:
     text = request.query.get("top", str(min(DEFAULT_TOP, classes)))
     if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= classes):
-        raise ProblemError(400, "bad-request", f"top must be a number from 1 to {classes}")
+        raise ProblemError(400, "bad-request", f"top must be an integer from 1 to {classes}")
     return int(text)
 
 

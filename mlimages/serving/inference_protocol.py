@@ -21,7 +21,7 @@ from mlimages.serving.problems import ProblemError
 from mlimages.serving.service import SERVICE, Service
 
 VERSION = "1"
-"""Of the one model that a server has."""
+"""Version of the one model that a server has."""
 
 _HEADER_LENGTH = "Inference-Header-Content-Length"
 
@@ -85,7 +85,7 @@ async def infer(request: web.Request) -> web.Response:
     except (ValueError, TypeError, OverflowError) as error:
         raise ProblemError(400, "bad-request", f"not an inference request: {error}") from error
     if len(images) > service.settings.max_images:
-        raise ProblemError(413, "too-many-images", f"send at most {service.settings.max_images} images at a time")
+        raise ProblemError(413, "too-many-images", f"at most {service.settings.max_images} images per request")
     bundle = service.bundle
     given = [output.name for output in _outputs(bundle)]
     if missing := [output.name for output in inference_request.outputs if output.name not in given]:

@@ -42,7 +42,7 @@ def document(classes: int) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {"title": "mlimages", "version": __version__, "description": "Classifies images."},
         "paths": {
-            "/predict": {"post": _predict(classes)},
+            "/predict": {"post": _predict_operation(classes)},
             "/explain": {"post": _explain()},
             "/healthz": {"get": _get("Whether the service accepts requests.", schemas.Health)},
             "/metrics": {
@@ -63,7 +63,7 @@ def document(classes: int) -> dict[str, Any]:
     }
 
 
-def _predict(classes: int) -> dict[str, Any]:
+def _predict_operation(classes: int) -> dict[str, Any]:
     default = min(DEFAULT_TOP, classes)
     top = {
         "name": "top",

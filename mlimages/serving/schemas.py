@@ -62,7 +62,7 @@ class ImageResult(Model):
 
     name: str = Field(description="The file name in the form; empty for a raw body.")
     class_name: str | None = Field(default=None, description="The most probable class; null if unknown.")
-    probability: float | None = Field(default=None, description="Of the most probable class.")
+    probability: float | None = Field(default=None, description="Its probability, 0 to 1.")
     known: bool | None = Field(
         default=None, description="False for an image of none of the classes; null if the model cannot tell."
     )
@@ -88,13 +88,15 @@ class Explanation(Model):
 
     model: str
     class_name: str = Field(description="The most probable class of the whole image.")
-    probability: float = Field(description="Of this class for the whole image, 0 to 1.")
-    lowest: float = Field(description="The lowest of `hidden`.")
-    place: str = Field(description="Where that part lies: centre, top left, ...")
+    probability: float = Field(description="Its probability for the whole image, 0 to 1.")
+    lowest: float = Field(description="The lowest probability in `hidden`.")
+    place: str = Field(description="Position of the region with the lowest probability: centre, top left, ...")
     hidden: list[list[float]] = Field(
-        description="The probability with one part of the preprocessed image hidden, by row and column."
+        description="The probability with each region of the preprocessed image masked, by row and column."
     )
-    overlay: str = Field(description="The preprocessed image, in red what lowers the probability: PNG, base64.")
+    overlay: str = Field(
+        description="The preprocessed image, in red the regions whose masking lowers the probability: PNG, base64."
+    )
 
 
 class Health(Model):
@@ -106,7 +108,7 @@ class Health(Model):
     threshold: float | None = Field(
         default=None, description="Images with a lower probability are predicted as unknown."
     )
-    explain: bool | None = Field(default=None, description="Whether /explain is answered.")
+    explain: bool | None = Field(default=None, description="Whether /explain is available.")
 
 
 class ServerMetadata(Model):
@@ -144,8 +146,8 @@ class TensorMetadata(Model):
     shape: list[int]
     parameters: dict[str, float] | None = Field(
         default=None,
-        description="Of known: the threshold from which an image is known. Of prediction_set: the share of cases in "
-        "which it holds the true class.",
+        description="For known: the threshold from which an image is known. For prediction_set: the fraction of cases "
+        "in which it contains the true class.",
     )
 
 

@@ -57,9 +57,7 @@ class ServerSettings:
     ] = 128
     explain: Annotated[
         bool,
-        Option(
-            "Answer /explain: 50 forward passes, at most one image at a time for each of --workers.", group="Limits"
-        ),
+        Option("Serve /explain: 50 forward passes per image, at most one image per worker at a time.", group="Limits"),
     ] = True
     timeout_s: Annotated[
         float,

@@ -34,8 +34,8 @@ class WebRuntime:
     """The files of onnxruntime-web that a page needs.
 
     Attributes:
-        version: of onnxruntime-web.
-        urls: from the page, by name (`ort.js`, `ort.wasm`).
+        version: version of onnxruntime-web.
+        urls: URLs relative to the page, by name (`ort.js`, `ort.wasm`).
         integrity: SHA-384 of each, as browsers check it.
         files: the contents, if they are copied into the page's folder.
         origin: where the browser loads them from otherwise.
@@ -70,7 +70,7 @@ class WebRuntime:
         return cls(version, {name: f"./{name}" for name in files}, _digests(files), files, origin="")
 
     def page_files(self, folder: Path) -> list[Path]:
-        """Return the paths of all files of a page in a folder."""
+        """Return the paths of the page's files, written to `folder`."""
         own = ("model.onnx", "model.json", "manifest.json", "icon.svg", "service_worker.js", "index.html")
         return [folder / name for name in (*own, *self.files)]
 

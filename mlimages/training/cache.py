@@ -48,7 +48,7 @@ class RowStore:
         self.refresh()
 
     def refresh(self) -> None:
-        """Open the rows that any process has written since."""
+        """Open the rows that any process has written since the last call."""
         for keys_file in sorted(self.folder.glob("*.keys")):
             name, rows_file = keys_file.stem, keys_file.with_suffix(".rows")
             known = len(self._parts.get(name, ()))

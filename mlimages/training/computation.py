@@ -45,7 +45,7 @@ COSTS: Mapping[str, Cost] = {
 """Measured by scripts/bench/frozen.py on an AMD EPYC with avx512_bf16, November 2026."""
 
 COST_PER_GMAC = Cost(3.0, 29, 29, 20, 10)
-"""Of other networks, per 10^9 multiply-adds; bfloat16 in PyTorch is slow for some layers and is not assumed to pay."""
+"""Costs of other networks, per 10^9 multiply-adds; bfloat16 in PyTorch, slow for some layers, is assumed not to pay."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ def parse_numbers(text: str) -> tuple[float, ...]:
     Raises:
         InputError: a part is not a number.
     """
-    return tuple(_number(part) for part in text.split(",") if part)
+    return tuple(_parse_number(part) for part in text.split(",") if part)
 
 
 def parse_learning_rate(text: str) -> float:
@@ -49,7 +49,7 @@ def parse_learning_rate(text: str) -> float:
     """
     if text == "auto":
         return 0.0
-    value = _number(text)
+    value = _parse_number(text)
     if not 0 < value < math.inf:
         raise InputError(f"a learning rate must be above 0, not {text}; auto picks one")
     return value
@@ -62,7 +62,7 @@ def parse_schedule(text: str) -> str:
         InputError: `text` is none of these.
     """
     kind, *numbers = text.split(":")
-    values = [_number(number) for number in numbers]
+    values = [_parse_number(number) for number in numbers]
     count = {"cosine": 0, "none": 0, "exponential": 1, "step": 2}.get(kind)
     if count != len(values) or not all(0 < value < math.inf for value in values) or (kind == "step" and values[0] % 1):
         raise InputError(f"unknown schedule {text!r}: use cosine, exponential:0.97, step:30:0.1 or none")
@@ -76,10 +76,10 @@ def parse_duration(text: str) -> float:
         InputError: `text` is not a duration.
     """
     unit = text[-1:] if text[-1:] in _UNITS_S else ""
-    return _number(text.removesuffix(unit)) * _UNITS_S.get(unit, 1)
+    return _parse_number(text.removesuffix(unit)) * _UNITS_S.get(unit, 1)
 
 
-def _number(text: str) -> float:
+def _parse_number(text: str) -> float:
     try:
         return float(text)
     except ValueError:
@@ -100,7 +100,9 @@ class FineTuneConfig(TableOptions):
     32
     """
 
-    labels: Annotated[Path, Option("Label file, or folder of class folders, to train on.", metavar="LABELS|FOLDER")]
+    labels: Annotated[
+        Path, Option("Label file, or folder with one subfolder per class, to train on.", metavar="LABELS|FOLDER")
+    ]
     out: Annotated[Path, Option("Run folder.", "Output", ("-o", "--out"), metavar="RUN", default_text="runs/LABELS")]
     val: Annotated[
         Path | None,
@@ -111,7 +113,7 @@ class FineTuneConfig(TableOptions):
     skip_unavailable: Annotated[bool, Option("Skip remote images that cannot be downloaded.", "Data", is_rare=True)] = (
         False
     )
-    val_share: Annotated[float, Option("Share of LABELS set aside for validation.", is_internal=True)] = 0.2
+    val_share: Annotated[float, Option("Fraction of LABELS set aside for validation.", is_internal=True)] = 0.2
     seed: Annotated[int, Option("Random seed.", "Data")] = 0
     augment: Annotated[
         Augmentation,
@@ -128,7 +130,7 @@ class FineTuneConfig(TableOptions):
             "Data",
             metavar="N|WxH",
             parse=parse_size,
-            default_text="the network's own",
+            default_text="the network's native size",
         ),
     ] = None
     resize: Annotated[
@@ -137,7 +139,7 @@ class FineTuneConfig(TableOptions):
     mean: Annotated[
         str,
         Option(
-            "Mean to subtract: a mean image (.npy, .png), channel (the training set's mean by channel) or none.",
+            "Mean to subtract: a mean image (.npy, .png), channel (the training set's mean per channel) or none.",
             "Data",
             metavar="FILE|channel|none",
             default_text="as the weights expect",
@@ -159,10 +161,10 @@ class FineTuneConfig(TableOptions):
         float,
         Option("Divide pixels (0 to 255) by this.", "Data", min=0, default_text="as the weights expect", is_rare=True),
     ] = 0.0
-    gray: Annotated[bool | None, Option("Use one gray channel.", "Data", ("--gray/--no-gray",), is_rare=True)] = None
+    gray: Annotated[bool | None, Option("Use grayscale images.", "Data", ("--gray/--no-gray",), is_rare=True)] = None
     bgr: Annotated[
         bool | None,
-        Option("Use the channel order BGR, as Caffe's networks expect.", "Data", ("--bgr/--no-bgr",), is_rare=True),
+        Option("Use the channel order BGR, as Caffe networks expect.", "Data", ("--bgr/--no-bgr",), is_rare=True),
     ] = None
     model: Annotated[
         str, Option("Network: alexnet, vgg16, any torchvision name, timm:NAME, lenet5 ...", "Model", metavar="NAME")
@@ -226,7 +228,7 @@ class FineTuneConfig(TableOptions):
     time_budget_s: Annotated[
         float,
         Option(
-            "Stop training after this time (s, m, h).",
+            "Stop training after this time, such as 90m or 2h.",
             "Optimization",
             ("--time-budget",),
             "10m",
@@ -249,7 +251,13 @@ class FineTuneConfig(TableOptions):
     ] = True
     cache_gb: Annotated[
         float,
-        Option("Size of the cache in gigabytes, of all datasets together.", "Cache", metavar="GB", min=0, is_rare=True),
+        Option(
+            "Maximum size of the cache in gigabytes, for all datasets together.",
+            "Cache",
+            metavar="GB",
+            min=0,
+            is_rare=True,
+        ),
     ] = 10.0
 
     def __post_init__(self) -> None:
@@ -266,7 +274,9 @@ class FineTuneConfig(TableOptions):
         if len(self.std) not in (0, 1, 3) or not all(0 < value < math.inf for value in self.std):
             raise InputError(f"std is {', '.join(map(str, self.std))}: it must be one or three numbers above 0")
         if self.head == "all-depths" and (self.freeze not in ("head", "auto") or self.weights == "none"):
-            raise InputError("--head all-depths requires --freeze head and pretrained weights: or use --head last")
+            raise InputError(
+                "--head all-depths requires --freeze head and pretrained weights: add them, or use --head last"
+            )
         if not 0 < self.val_share < 1:
             raise InputError(f"val_share is {self.val_share}: it must lie between 0 and 1")
 

@@ -198,7 +198,9 @@ def build_job(
         computation = choose_computation(work, config.precision, device=device, is_frozen=bool(digest))
     computation = distributed.broadcast(computation)
     if "bf16" in (computation.frozen, computation.trained) and not has_fast_bf16(device):
-        logger.warning("this run was started in bfloat16, which is slow on this processor: a new run would use float32")
+        logger.warning(
+            "this run was started in bfloat16, which is slow on this processor: start a new run to use float32"
+        )
     if split:
         features, computation = cache_features(
             model,
@@ -235,7 +237,7 @@ def _with_depths(config: FineTuneConfig, model: Model, images: int) -> Model:
         reason = f"more than {MAX_DEPTHS} images and more than {MAX_DEPTHS} features below the last layer"
     else:
         return deep
-    logger.log(logging.WARNING if config.head == "all-depths" else logging.INFO, "--head last: %s", reason)
+    logger.log(logging.WARNING if config.head == "all-depths" else logging.INFO, "using --head last: %s", reason)
     return model
 
 

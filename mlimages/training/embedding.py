@@ -67,7 +67,7 @@ def embedder(model: str = DEFAULT_MODEL) -> NetworkEmbedder:
         model: name of a pretrained network; by default the one that is installed with mlimages.
 
     Raises:
-        ModelError: the network is unknown, or its weights cannot be had.
+        ModelError: the network is unknown, or its weights cannot be obtained.
 
     >>> check("cats.txt", embed=embedder()).feature_pairs  # doctest: +SKIP
     """

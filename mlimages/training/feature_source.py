@@ -111,7 +111,7 @@ def _check_precision(
     exact, rounded = (fit_ridge(torch.cat(rows).numpy(), targets, targets.max() + 1).leave_one_out for rows in pooled)
     same = int((exact.argmax(axis=1) == rounded.argmax(axis=1)).sum())
     text = (
-        f"features in {computation.frozen} differ by {difference:.1%} from fp32, and the closed-form heads on either "
+        f"features in {computation.frozen} differ by {difference:.1%} from fp32, and closed-form heads fitted on each "
         f"predict the same class for {same} of {len(labels)} validation images"
     )
     if len(labels) - same > max(TOLERATED, (1 - MIN_AGREEMENT) * len(labels)):

@@ -111,7 +111,7 @@ def extract_features(
     if not good:
         raise InputError(f"none of {counted(len(found), 'image')} can be decoded: see `mlimages check`")
     if len(good) < len(found):
-        logger.warning("left out %s that cannot be decoded", counted(len(found) - len(good), "image"))
+        logger.warning("skipped %s that cannot be decoded", counted(len(found) - len(good), "image"))
     rows = pooled_features(built, cuts, ImageSet(good, image, store=store), progress)
     at = names.index(layer) if layer else len(cuts) - 1
     start = sum(cut.num_features for cut in cuts[:at])

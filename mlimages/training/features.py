@@ -144,7 +144,7 @@ def features_key(
         normalize: the values of the mean are part of the key, since a mean image may change.
         cut: the layers whose outputs are the features, as JSON values.
         digest: SHA-256 of the weights.
-        preprocessing: of the images.
+        preprocessing: preprocessing of the images.
         precision: library and precision of the computation.
 
     Returns:
@@ -158,7 +158,7 @@ def features_key(
 class FrozenFeatures:
     """Outputs of the frozen part, computed once per image and view and cached on disk for all runs.
 
-    The key of a row consists of the image's digest and its view; `features_key` is the folder. Features of the
+    Rows are stored by the image's digest and view in a folder named by `features_key`. Features of the
     validation set are computed in float32, like the exported file, whatever the precision of the others.
 
     Args:
@@ -166,7 +166,7 @@ class FrozenFeatures:
         split: the network, split into a frozen and a trainable part.
         normalize: the network's first layer.
         digest: SHA-256 of the frozen weights.
-        preprocessing: of the images.
+        preprocessing: preprocessing of the images.
         device: device to compute on.
         computation: library and precision.
         validation: the validation set.

@@ -179,7 +179,7 @@ def _start(job: Job) -> TrainingState:
     is_rounded, correct = job.computation.frozen != "fp32", fit.leave_one_out.argmax(axis=1) == train.labels
     logger.info(
         "closed-form head%s: %.1f %% on %d validation images%s",
-        f" on all depths (share {fit.share:g})" if fit.share else "",
+        f" on all depths (lower layers weighted {fit.share:g})" if fit.share else "",
         100 * metrics.accuracy,
         metrics.count,
         "" if is_rounded else f", leave-one-out {100 * correct.mean():.1f} %",  # figures are those of fp32
@@ -221,7 +221,7 @@ def _train(
     progress.start("train", len(job.train) * (config.epochs - len(state.history)), "img")
     try:
         for epoch in range(len(state.history) + 1, config.epochs + 1):
-            if distributed.broadcast(_is_over(state, config, deadline)):
+            if distributed.broadcast(_should_stop(state, config, deadline)):
                 break
             figures = _epoch(job, trainer, epoch, deadline=deadline, progress=progress)
             seconds = before.seconds + time.monotonic() - started
@@ -278,7 +278,7 @@ def _advance(
     return replace(state, best=state.trained, best_epoch=figures.epoch, best_score=score)
 
 
-def _is_over(state: TrainingState, config: FineTuneConfig, deadline: float) -> bool:
+def _should_stop(state: TrainingState, config: FineTuneConfig, deadline: float) -> bool:
     epochs_since_best = len(state.history) - state.best_epoch
     if config.early_stop and state.history and epochs_since_best >= config.early_stop:
         logger.info("stopped early: no better validation accuracy in %d epochs", epochs_since_best)

@@ -145,7 +145,9 @@ def finished_result(
     Raises:
         RunError: `result.json` is corrupt.
     """
-    logger.warning("%s is already finished; more epochs: mlimages finetune --resume %s --epochs N", *[files.folder] * 2)
+    logger.warning(
+        "%s is already finished; to train it further: mlimages finetune --resume %s --epochs N", *[files.folder] * 2
+    )
     if export and distributed.is_main_process() and not files.onnx.exists():
         export_run(files.folder, files.onnx, network=network, overwrite=True, progress=progress)
         draw(files.folder, progress=progress)
@@ -262,7 +264,7 @@ def draw(run: Path, *, progress: Progress | None = None) -> Path | None:
     try:
         from mlimages.reports import draw_run
     except MissingExtraError as error:
-        logger.warning("no plots and no report.html: %s", error)
+        logger.warning("cannot write the plots and report.html: %s", error)
         return None
     progress.start("plots", 1, "page")
     page = draw_run(run, overwrite=True)

@@ -42,7 +42,7 @@ class FrozenRuntime:
         self._compiled: tuple[Precision, Run] | None = None
 
     def key(self, precision: Precision) -> str:
-        """Return what decides the features beside the network: library, its version if OpenVINO, and precision."""
+        """Return what the features depend on besides the network: library, its version if OpenVINO, and precision."""
         if self._library == "openvino":
             return f"openvino {version('openvino')} {precision}"
         return frozen_precision(self._device) if precision == "fp32" else precision
@@ -86,8 +86,10 @@ class FrozenRuntime:
         except Exception as error:  # conversion runs the network's code, which may raise any error
             raise ConversionError(f"OpenVINO cannot convert it ({type(error).__name__})") from error
         if precision == "fp32":
-            for got, want in zip(outputs, self._lower(x[:1]), strict=True):
-                if got.shape != want.shape or float((got - want).abs().max()) > 1e-4 * float(want.abs().max()):
+            for got, expected in zip(outputs, self._lower(x[:1]), strict=True):
+                if got.shape != expected.shape or float((got - expected).abs().max()) > 1e-4 * float(
+                    expected.abs().max()
+                ):
                     raise ConversionError("the outputs of OpenVINO differ")
         return lambda x: _run(model, x)
 

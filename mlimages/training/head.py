@@ -140,7 +140,7 @@ class _Ridge:
         self._chunks = [np.arange(start, min(start + CHUNK, len(labels))) for start in range(0, len(labels), CHUNK)]
         self._decompose()
         choice = np.random.default_rng(0).permutation(len(labels))[:PENALTY_IMAGES]
-        left, penalties = self._left(choice), PENALTIES * self._values.sum() / len(labels)
+        left, penalties = self._left_vectors(choice), PENALTIES * self._values.sum() / len(labels)
         targets = self._targets(choice)
         errors = [float(np.square(self._scores(choice, left, penalty) - targets).mean()) for penalty in penalties]
         best = int(np.argmin(errors))
@@ -158,7 +158,7 @@ class _Ridge:
         head = RidgeHead(weight.T, self._scale * self._base - self._mean @ weight)
         left_out = np.empty((len(self._labels), self._classes), np.float32)
         for rows in self._chunks:
-            left_out[rows] = softmax(self._scale * self._scores(rows, self._left(rows), self._penalty))
+            left_out[rows] = softmax(self._scale * self._scores(rows, self._left_vectors(rows), self._penalty))
         return RidgeFit(head, left_out, self._relative_penalty, share)
 
     def _decompose(self) -> None:
@@ -185,7 +185,7 @@ class _Ridge:
         x *= self._factor
         return x
 
-    def _left(self, rows: Labels) -> Floats:
+    def _left_vectors(self, rows: Labels) -> Floats:
         """Return rows of U, `(n, K)`."""
         return self._vectors[rows] if self._is_dual else self._rows(rows) @ self._vectors
 

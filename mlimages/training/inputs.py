@@ -190,7 +190,7 @@ def _load_mean(config: FineTuneConfig, expected: Preprocessing) -> MeanImage | N
         return None
     if differences := mean_image_differences(config.mean_file, expected.image):
         logger.warning(
-            "%s: its images were preprocessed differently (%s): create one with `mlimages mean LABELS --model %s`",
+            "%s: its images were preprocessed differently (%s): create another with `mlimages mean LABELS --model %s`",
             config.mean_file, differences, config.model,
         )  # fmt: skip
     return load_mean_image(config.mean_file, expected.image)

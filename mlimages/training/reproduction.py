@@ -36,19 +36,19 @@ def read_provenance(files: RunFiles, weights: Path) -> Provenance:
 def finetune_command(run: RunFolder) -> str:
     """Return the command that reproduces a run, to be run in this folder; other paths are reduced to file names."""
     settings, words = run.changed_settings, ["mlimages", "finetune"]
-    words.append(_below_here(settings.get("labels", "labels.txt")))
+    words.append(_relative_or_name(settings.get("labels", "labels.txt")))
     for field in option_fields(FineTuneConfig):
         value = settings.get(field.name)
         if field.name in ("labels", "out") or value in (None, "", [], False):
             continue
         flag = field.option.flags[0] if field.option.flags else f"--{field.name.replace('_', '-')}"
         given = "" if value is True else ",".join(map(str, value)) if isinstance(value, list) else str(value)
-        words += [flag, _below_here(given)] if "/" in given else [flag, given] if given else [flag]
-    return shlex.join([*words, "-o", _below_here(run.path)])
+        words += [flag, _relative_or_name(given)] if "/" in given else [flag, given] if given else [flag]
+    return shlex.join([*words, "-o", _relative_or_name(run.path)])
 
 
-def _below_here(path: str | Path) -> str:
-    """Return a path below the current folder as relative to it, any other as its name, which tells nobody's folders."""
+def _relative_or_name(path: str | Path) -> str:
+    """Return a path relative to the current folder, or only its name if outside, to disclose no other folder."""
     whole = Path(path).absolute()
     return str(whole.relative_to(Path.cwd())) if whole.is_relative_to(Path.cwd()) else whole.name
 

@@ -71,8 +71,8 @@ def read_images(config: FineTuneConfig, inputs: RunInputs, progress: Progress) -
     if not val:
         raise InputError("no validation images are left: gather more images, or use another --val")
     if distributed.is_main_process():
-        _warn_of_rare_classes(val, labeled.names)
-        _warn_of_two_classes((*train, *val))
+        _warn_about_rare_classes(val, labeled.names)
+        _warn_about_two_classes((*train, *val))
     _require_disjoint(train, val)
     return RunImages(train, val, broken, store)
 
@@ -90,14 +90,14 @@ def _hold_out(
     return tuple(one for one in images if one.path not in val), tuple(one for one in images if one.path in val)
 
 
-def _warn_of_rare_classes(val: Iterable[TrainingImage], names: ClassNames) -> None:
+def _warn_about_rare_classes(val: Iterable[TrainingImage], names: ClassNames) -> None:
     counts = Counter(image.label for image in val)
     for count, what in ((0, "no image"), (1, "only one image")):
         if rare := [name for label, name in enumerate(names) if counts[label] == count]:
             logger.warning("the validation set has %s of %s", what, ", ".join(rare))
 
 
-def _warn_of_two_classes(images: Iterable[TrainingImage]) -> None:
+def _warn_about_two_classes(images: Iterable[TrainingImage]) -> None:
     """Log how many files occur with more than one label."""
     found = defaultdict[bytes, dict[int, Path]](dict)
     for image in images:

@@ -538,8 +538,10 @@ def made_up_table(count: int, tmp_path: Path) -> ImageTable:
 
 def test_a_long_series_of_frames_is_one_group_compared_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     compared = []
-    alike = near_duplicates._are_alike
-    monkeypatch.setattr(near_duplicates, "_are_alike", lambda *pair: compared.append(len(pair[0])) or alike(*pair))
+    alike = near_duplicates._are_near_duplicates
+    monkeypatch.setattr(
+        near_duplicates, "_are_near_duplicates", lambda *pair: compared.append(len(pair[0])) or alike(*pair)
+    )
     with FactsCache() as cache:
         assert find_groups(made_up_table(900, tmp_path), Thresholds(), cache).sets() == [list(range(900))]
     assert sum(compared) < 2000

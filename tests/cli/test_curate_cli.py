@@ -58,7 +58,7 @@ def test_of_one_nothing_is_said_in_the_plural(tmp_path: Path, run_cli: RunCli) -
     (tmp_path / "data/ants/1.jpg").write_bytes(jpeg(scene(1)))
     assert run_cli("label", "data").stdout == "data/labels.txt: 1 image, 1 class: ants 1\n"
     assert "1 image checked, 1 ok" in run_cli("check", "data/labels.txt").stdout
-    assert "mean of 1 image, 0 left out" in run_cli("mean", "data/labels.txt").stdout
+    assert "mean of 1 image, 0 skipped" in run_cli("mean", "data/labels.txt").stdout
 
 
 def test_what_cannot_be_written_is_said_in_a_line_with_its_place(folders: Path, run_cli: RunCli) -> None:
@@ -173,16 +173,19 @@ def test_links_in_a_circle_and_what_may_not_be_read_cost_themselves_alone(folder
     [
         (["label", "nowhere"], "no folder or label file at nowhere"),
         (["label", "data", "--split", "0.8,0.3"], "expected positive numbers that add up to 1"),
-        (["label", "data", "--split", "most"], "--split most: expected two or three shares"),
+        (["label", "data", "--split", "most"], "--split most: expected two or three fractions"),
         (["label", "data", "--split", "0.5,0.5", "--group", "("], "'(' is not a regular expression"),
         (["label", "data", "-o", "a.xls"], "unknown suffix: expected one of .txt, .csv, .tsv, .jsonl"),
-        (["label", "data", "--classes", "none.txt"], "none.txt: No such file or directory"),
+        (["label", "data", "--classes", "none.txt"], "no class definition at none.txt"),
         (["check", "data/ants"], "images and no class folders: create a folder per class"),
         (["mean", "data/empty"], "no images in data/empty: expected a folder per class"),
         (["check", "data", "none.txt"], "no folder or label file at none.txt: create one with `mlimages label FOLDER`"),
         (["finetune", "nosuch", "--val", "data"], "no folder or label file at nosuch"),
         (["finetune", "data", "--val", "nosuch"], "no folder or label file at nosuch"),
-        (["evaluate", "MODEL", "data/bees/0.jpg"], "data/bees/0.jpg is an image: give a folder of class folders"),
+        (
+            ["evaluate", "MODEL", "data/bees/0.jpg"],
+            "data/bees/0.jpg is an image: expected a label file, or a folder with one subfolder per class",
+        ),
         (["check", "data", "--threshold", "x=1"], "threshold 'x=1': expected NAME=VALUE"),
         (["check", "data", "--threshold", "blur=much"], "'much' is not a number"),
         (["mean", "none.txt"], "no folder or label file at none.txt"),

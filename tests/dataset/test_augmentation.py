@@ -262,7 +262,7 @@ def test_an_invalid_option_is_a_usage_error(labels: LabelFile, run_cli: RunCli, 
 def test_invalid_shares_are_an_error_before_any_work(
     labels: LabelFile, tmp_path: Path, shares: tuple[float, ...]
 ) -> None:
-    with pytest.raises(InputError, match="shares"):
+    with pytest.raises(InputError, match="split fractions"):
         augment(labels, tmp_path / "a.npz", image=ImageProperty(8), split=shares)
 
 
@@ -276,5 +276,7 @@ def test_paths_of_every_kind_and_a_single_angle_are_taken(labels: LabelFile, tmp
 
 
 def test_a_single_share_is_a_type_error_that_says_what_is_expected(labels: LabelFile, tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match=r"split=0.8: expected a list of shares that add up to 1, such as \(0.8, 0.2\)"):
+    with pytest.raises(
+        TypeError, match=r"split=0.8: expected a list of fractions that add up to 1, such as \(0.8, 0.2\)"
+    ):
         augment(labels, tmp_path / "a.npz", image=ImageProperty(8), split=0.8)  # type: ignore[arg-type]

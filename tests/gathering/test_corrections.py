@@ -245,8 +245,8 @@ def test_the_same_command_moves_what_the_list_corrects_and_says_so(site: Site, t
     assert run_cli(*words).stdout.splitlines()[-4:] == [
         "5 good, 0 duplicates, 0 failed in out",
         "1 file changed since download: kept",
-        "2 images moved to another class, since the list names them there",
-        "1 image of another class than in the list: edited or moved by hand, left so",
+        "2 images moved to the class that the list now gives them",
+        "1 image was edited or moved by hand: kept, although the list now gives another class",
     ]
     assert [request.path for request in site.requests] == ["/e.jpg"], "only what is new"
     found = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.jpg"))

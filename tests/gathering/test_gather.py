@@ -797,7 +797,7 @@ def test_each_link_is_in_one_shard_which_its_host_alone_decides(texts: list[str]
     urls = [f"http://host{n}/{text}" for n, text in enumerate(texts)] + texts
     for per_host in (1, 8):
         shards = [GatherOptions(shard=(number, count), per_host=per_host) for number in range(1, count + 1)]
-        assert all(sum(shard.has(url) for shard in shards) == 1 for url in urls)
+        assert all(sum(shard.is_in_shard(url) for shard in shards) == 1 for url in urls)
     for port, scheme in (("", "http"), (":80", "http"), (":443", "https")):
         assert shard_of(f"{scheme}://Example.org{port}/{texts}", count) == shard_of("http://example.org/", count)
 

@@ -126,8 +126,8 @@ def test_standard_input_is_understood_as_a_file_is(tmp_path: Path, monkeypatch: 
         ([A, "http://x/1 cat"], ["1 of 2 rows with a space in the link, such as http://x/1 cat: separate a class from "
                                  "its link by a tab"]),
         (["url,label", f"{A},cat", f"{B},", ",dog"], ["1 of 3 rows without an http(s) link",
-                                                      "1 of 3 rows without a class: class x"]),
-        ([f"cat\t{A}", B], ["1 of 2 rows without a class: class x"]),
+                                                      "1 of 3 rows without a class: put into class x"]),
+        ([f"cat\t{A}", B], ["1 of 2 rows without a class: put into class x"]),
         ([f"cat\t{A}", f"cat\t{B}"], []),
     ],
 )  # fmt: skip

@@ -225,7 +225,7 @@ def test_a_mixture_metadata_and_an_address_are_refused_before_anything_is_asked(
     for out, layout in (("tar", "folders"), ("folders", "tar")):
         with pytest.raises(InputError, match=r"was gathered with(out)? --layout tar: use the same"):
             run(links, tmp_path / out, layout=layout)
-    with pytest.raises(InputError, match="metadata is for folders"):
+    with pytest.raises(InputError, match="metadata requires layout folders"):
         run(links, tmp_path / "out", metadata=True)
     pytest.importorskip("upath")
     with pytest.raises(InputError, match="writes to a local folder"):

@@ -67,15 +67,15 @@ ARRAY = np.zeros((8, 9, 3), np.uint8)
 @pytest.mark.parametrize(
     ("images", "error", "said"),
     [
-        (ARRAY.astype(np.float32), TypeError, "uint8 with values 0 to 255, not float32"),
-        ([ARRAY.astype(np.int64)], TypeError, "not int64"),
-        (ARRAY.transpose(2, 0, 1), ValueError, r"not \(3, 8, 9\)"),
+        (ARRAY.astype(np.float32), TypeError, "a uint8 array with values 0 to 255, got float32"),
+        ([ARRAY.astype(np.int64)], TypeError, "got int64"),
+        (ARRAY.transpose(2, 0, 1), ValueError, r"got \(3, 8, 9\)"),
         (np.zeros((8, 9, 4), np.uint8), ValueError, "shape"),
         (np.zeros((0, 9, 3), np.uint8), ValueError, "shape"),
         (np.zeros(9, np.uint8), ValueError, "shape"),
-        ([ARRAY, [1, 2]], TypeError, "not list"),
-        (None, TypeError, "not NoneType"),
-        (7, TypeError, "not int"),
+        ([ARRAY, [1, 2]], TypeError, "got list"),
+        (None, TypeError, "got NoneType"),
+        (7, TypeError, "got int"),
     ],
 )
 def test_what_is_no_image_is_an_error_with_a_sentence(

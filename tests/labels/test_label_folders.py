@@ -42,7 +42,7 @@ def test_a_layout_is_read_as_what_it_is(tmp_path: Path, names: list[str], expect
     ("names", "said"),
     [
         (["1.jpg", "2.jpg"], r"2 images and no class folders.*--class-from.*--label"),
-        (["a/1.jpg", "b/1.jpg", "loose.jpg"], r"not in a class folder: loose.jpg: move each"),
+        (["a/1.jpg", "b/1.jpg", "loose.jpg"], r"images outside the class folders \(loose.jpg\): move each"),
         (["two  spaces/1.jpg", "two spaces/1.jpg", "c/1.jpg"], "have the same class name"),
         (["cafe\u0301/1.jpg", "caf\u00e9/1.jpg"], "have the same class name"),
         (["Ants/1.jpg", "ants/1.jpg", "bees/1.jpg"], "have the same class name"),

@@ -10,12 +10,12 @@ from mlimages.core import InputError, LabeledPath
 from mlimages.labels import split
 from mlimages.labels.splitting import (
     Group,
-    _cut_groups,
     _groups_behind,
     _offsets,
     _path_in_class,
     _position_groups,
     _random,
+    _split_groups,
     demand_shares,
     find_group,
     groups_by_pattern,
@@ -134,10 +134,10 @@ def test_the_groups_nearest_to_the_cut_change_sides(
 
 def test_a_part_deviates_by_at_most_the_largest_group_and_the_next_one_makes_up_for_it() -> None:
     groups = [at(float(n), 3) for n in range(4)]  # all lie before the cuts, which ask for half and a quarter
-    counts = [sum(len(group.indices) for group in behind) for behind in _cut_groups(groups, (0.5, 0.25, 0.25))]
+    counts = [sum(len(group.indices) for group in behind) for behind in _split_groups(groups, (0.5, 0.25, 0.25))]
     assert counts == [3, 0]
-    assert list(_cut_groups([], (0.5, 0.5))) == [[]]
-    assert list(_cut_groups(groups, (1.0,))) == []
+    assert list(_split_groups([], (0.5, 0.5))) == [[]]
+    assert list(_split_groups(groups, (1.0,))) == []
 
 
 @pytest.mark.parametrize(

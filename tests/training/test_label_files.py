@@ -93,7 +93,7 @@ def test_a_folder_is_fine_tuned_and_evaluated_by_the_commands(tmp_path: Path, ru
     assert (json.loads(evaluated.stdout)["trained_on"], json.loads(evaluated.stdout)["chosen_on"]) == (0, 3)
     assert "\nwithout   `known` and prediction sets: they require at least 19 validation images\n" in done.stdout
     again = run_cli("evaluate", "run", "set/train")
-    assert "\nof these images 12 trained this model: expect less on new images\n" in again.stdout
+    assert "\nof these images, the run used 12 for training: expect lower accuracy on new images\n" in again.stdout
     parts = run_cli("evaluate", "run/model.onnx", "set", check=False)
     assert "set contains the parts train, val of a dataset: choose one" in parts.stderr
 

@@ -107,7 +107,7 @@ def test_too_few_images_are_one_clear_error(stripes: LabelFile) -> None:
 def test_what_is_within_noise_of_the_best_is_frozen_as_high_as_can_be() -> None:
     share = Share(0.9, 0.8, 0.95)
     cuts = (CutScore("conv1", 8, share, False), CutScore("conv2", 8, share, True))
-    gains = {(0.03, 0.02, 0.05): (True, "would help:"), (0.042, -0.024, 0.107): (None, "cannot be told:"),
+    gains = {(0.03, 0.02, 0.05): (True, "would help:"), (0.042, -0.024, 0.107): (None, "it is unclear"),
              (0.003, -0.01, 0.015): (False, "would hardly help:")}  # fmt: skip
     for gain, (helps, said) in gains.items():
         probed = ProbeResult("net", 50, 2, 0, cuts, "conv2", (), Share(*gain))

@@ -36,7 +36,7 @@ class BufferedFile:
             self._flush()
 
     def finish(self) -> None:
-        """Write the buffered rest to the file."""
+        """Write the remaining buffered bytes to the file."""
         self._flush()
 
     def _flush(self) -> None:

@@ -42,8 +42,8 @@ class SiteRules:
 
     Attributes:
         robots: parsed robots.txt; None if everything is allowed.
-        usage: by field of robots.txt that concerns training, the path patterns and whether each forbids it.
-        tdm: path patterns in order, and whether each is reserved.
+        usage: path patterns and whether each forbids training, by the field of robots.txt that states it.
+        tdm: path patterns of tdmrep.json in order, and whether each is reserved.
     """
 
     robots: Protego | None = None

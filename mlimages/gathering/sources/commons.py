@@ -1,4 +1,4 @@
-"""Images from Wikimedia Commons by category or search words."""
+"""Images from Wikimedia Commons by category or search query."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Commons:
     """Source of openly licensed images from Wikimedia Commons; no key is needed.
 
     Args:
-        queries: search words, or `Category:NAME`; `label=words` sets the class name.
+        queries: search queries, or `Category:NAME`; `label=query` sets the class name.
         width: width of the thumbnails in pixels, one of `WIDTHS`; None for the originals.
         tell: is called with notes before the first request.
         wait, refresh: see `SearchApi`.

@@ -142,7 +142,7 @@ class LinkFile:
                 "its link by a tab"
             )
         if 0 < self._unclassified < len(head):
-            yield f"{self._unclassified} {rows} without a class: class {self._default}"
+            yield f"{self._unclassified} {rows} without a class: put into class {self._default}"
 
     def _demand_classes(self, head: list[ImageRef]) -> None:
         single = [label for label, count in Counter(ref.label for ref in head).items() if count == 1]
@@ -243,7 +243,7 @@ class LinkFile:
                 yield ImageRef(clean_link(right), imagenet[1], {"wnid": imagenet[1]}, name=left.strip())
             else:
                 label = self._choice.class_name or left.strip().strip("\"'")
-                self._form = "each line a class and a link"
+                self._form = "one class and link per line"
                 yield ImageRef(clean_link(right), label or self._default)
 
     def _take_head(self, items: Iterator[_T], count: int) -> tuple[list[_T], InputError | None]:

@@ -1,4 +1,4 @@
-"""Openly licensed images from Openverse by search words."""
+"""Openly licensed images from Openverse by search query."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ LICENSE_TYPES = ("commercial", "modification", "all", "all-cc")
 _PER_PAGE, _PER_PAGE_REGISTERED = 20, 50  # maximum without and with a client id
 _REGISTRATION = "https://api.openverse.org/v1/#tag/auth/operation/register"
 _LIMITS = (
-    "Openverse returns at most 240 results per query without a client id (20 a page, 200 requests a day). Set "
-    f"OPENVERSE_CLIENT_ID and OPENVERSE_CLIENT_SECRET to a free one ({_REGISTRATION}) for larger pages and more "
-    "requests, and for more results once Openverse has approved it"
+    "Openverse returns at most 240 results per query without a client id (20 a page, 200 requests a day). A "
+    f"free client id ({_REGISTRATION}) in OPENVERSE_CLIENT_ID and OPENVERSE_CLIENT_SECRET allows larger pages and more "
+    "requests, and more results once Openverse has approved it"
 )
 _REFUSAL = "the daily limit for clients without an id is reached; run the same command again later to resume"
 _REFUSAL_REGISTERED = "OPENVERSE_CLIENT_ID or OPENVERSE_CLIENT_SECRET is wrong, or the address is not yet verified"
@@ -31,7 +31,7 @@ class Openverse:
     """Source of openly licensed images; OPENVERSE_CLIENT_ID and OPENVERSE_CLIENT_SECRET raise its limits.
 
     Args:
-        queries: search words; `label=words` sets the class name.
+        queries: search queries; `label=query` sets the class name.
         licences: licences such as `by,cc0`; empty for every open licence.
         filters: parameters `license_type`, `source`, `extension` of Openverse.
         thumbnails: download the thumbnails of Openverse (up to 600 pixels wide) instead of the originals.

@@ -1,4 +1,4 @@
-"""Photographs from Pexels by search words."""
+"""Photographs from Pexels by search query."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Pexels:
     """Source of photographs from Pexels; the key is read from PEXELS_API_KEY.
 
     Args:
-        queries: search words; `label=words` sets the class name.
+        queries: search queries; `label=query` sets the class name.
         photo_size: one of `SIZES`.
         filters: parameters `orientation`, `size`, `color`, `locale` of Pexels.
         i_have_permission: Pexels has permitted the use; recorded with every image.

@@ -17,7 +17,7 @@ def parse_queries(texts: Sequence[str]) -> dict[str, str]:
     for text in texts:
         label, equals, query = (part.strip() for part in text.partition("="))
         if not label or (equals and not query):
-            raise InputError(f"cannot search for {text!r}: expected WORDS or CLASS=WORDS")
+            raise InputError(f"cannot search for {text!r}: expected QUERY or CLASS=QUERY")
         if label in classes:
             raise InputError(f"the class {label!r} appears twice")
         classes[label] = query or label

@@ -118,7 +118,8 @@ class SearchApi:
         status, _, body = await self._request("POST", url, data=form)
         if status == 200 and isinstance(body, dict):
             return body
-        raise GatherError(f"{self._name} returned {f'HTTP {status}' if status else body}: {self._refusal}")
+        problem = f"returned HTTP {status}: {self._refusal}" if status else f"does not respond ({body})"
+        raise GatherError(f"{self._name} {problem}")
 
     async def _get_json(self, address: str, *, is_first: bool) -> dict[str, Any] | None:
         detail = ""
@@ -132,7 +133,7 @@ class SearchApi:
                 case 200 if isinstance(body, dict) and isinstance(body.get("error"), dict):  # MediaWiki
                     detail = str(body["error"].get("info"))[:200]
                     if body["error"].get("code") not in ("maxlag", "ratelimited"):
-                        raise GatherError(f"{self._name} returned: {detail}")
+                        raise GatherError(f"{self._name} returned an error: {detail}")
                     await self._pause(retry_after_s(headers.get("Retry-After")) or _LAG_S, detail)
                 case 200 if isinstance(body, dict):
                     return body
@@ -146,8 +147,8 @@ class SearchApi:
                     return None
                 case 429:
                     detail = "it returned HTTP 429 (too many requests)"
-                    asked = retry_after_s(headers.get("Retry-After"))
-                    await self._pause(self._until_free_s() if asked is None else asked, detail)
+                    retry_s = retry_after_s(headers.get("Retry-After"))
+                    await self._pause(self._until_free_s() if retry_s is None else retry_s, detail)
                 case _:
                     detail = f"HTTP {status}" if status else str(body)
                     await self._pause(2.0**attempt, detail)

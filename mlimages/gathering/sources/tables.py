@@ -157,7 +157,7 @@ def object_rows(lines: Iterable[str]) -> Iterator[Row]:
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten nested objects to one, with names such as `image.url`."""
+    """Flatten nested objects into one, with keys such as `image.url`."""
     found: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):

@@ -25,7 +25,7 @@ from mlimages.gathering.store.manifest import (
     read_rows,
     read_rows_after,
 )
-from mlimages.gathering.store.merge_manifests import CurrentRows, settle, warn_of_unknown_images
+from mlimages.gathering.store.merge_manifests import CurrentRows, settle, warn_about_unknown_images
 from mlimages.gathering.store.missing import corrected_rows
 from mlimages.gathering.store.reopening import Refusals, demand_same_settings, is_open
 from mlimages.gathering.store.rows import failed_values, image_values, row_of
@@ -213,7 +213,7 @@ class GatherFolder:
         limit, into = self._options.limit, self._manifest
         is_merged = settle(self._files, paths, into, keep_duplicates=keeps, limit=limit, **steps)
         if is_merged and len(paths) > 1:
-            warn_of_unknown_images(self._files, self._manifest, self.out)
+            warn_about_unknown_images(self._files, self._manifest, self.out)
         return is_merged
 
     def _paths(self) -> list[Path]:
@@ -267,7 +267,7 @@ class GatherFolder:
         others = (path for path in reversed(manifests(self._folder)) if path not in own)
         for row in read_rows(others):
             key = row_key(row.label, row.url)
-            if self._options.has(row.url) and key not in self._done:
+            if self._options.is_in_shard(row.url) and key not in self._done:
                 self._learn(key, row, retries_open=retries_open)
 
     def _learn(self, key: int, row: FetchResult, *, retries_open: bool) -> None:

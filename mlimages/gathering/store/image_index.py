@@ -157,12 +157,12 @@ class ImageIndex:
         return url in self._placeholder_targets
 
     def first(self, sha256: str) -> tuple[int, str] | None:
-        """Return the manifest's number and the path of the image set by `put_first` for this SHA-256."""
+        """Return the manifest's number and the path of the image set by `add_first` for this SHA-256."""
         query = "SELECT manifest, path FROM firsts WHERE sha256 = ?"
         row: tuple[int, str] | None = self._tables.execute(query, (bytes.fromhex(sha256),)).fetchone()
         return row
 
-    def put_first(self, sha256: str, manifest: int, path: str) -> None:
+    def add_first(self, sha256: str, manifest: int, path: str) -> None:
         """Store the image that is kept of those with this SHA-256, unless there is one already."""
         self._tables.execute("INSERT OR IGNORE INTO firsts VALUES (?, ?, ?)", (bytes.fromhex(sha256), manifest, path))
 

@@ -93,7 +93,7 @@ def _settle_rows(
             near = index.find_near(settled.dhash)
             index.add_image(settled.dhash, settled.path)
             if not first:
-                index.put_first(settled.sha256, number, settled.path)
+                index.add_first(settled.sha256, number, settled.path)
             settled = replace(settled, same_as=near)
         elif row.path and row.sha256 and settled.status == "duplicate":
             replaced.add(row.path, row.sha256)
@@ -119,7 +119,7 @@ class _ReplacedImages:
         self._tables.close()
 
 
-def warn_of_unknown_images(files: ImageStorage, manifest: Path, out: Path) -> None:
+def warn_about_unknown_images(files: ImageStorage, manifest: Path, out: Path) -> None:
     """Log a warning that lists images without a row in the manifest."""
     tables = temporary_tables("BEGIN; CREATE TABLE paths (path TEXT PRIMARY KEY);")
     for row in read_rows([manifest]):
@@ -160,8 +160,8 @@ class CurrentRows:
         """Yield each row that counts."""
         return (row for _, row, _ in self.enumerate_rows())
 
-    def counts(self, at: int, row: FetchResult) -> bool:
-        """Whether the row at index `at` counts."""
+    def is_current(self, at: int, row: FetchResult) -> bool:
+        """Whether the row at index `at` is the one that counts for its link."""
         return self._chosen.get(row_key(row.label, row.url), at) == at
 
     def _choose(self) -> dict[int, int]:

@@ -42,7 +42,7 @@ def corrected_rows(files: ImageStorage, manifests: list[Path], *, keep: bool, re
     missing: dict[str, _Missing] = {}
     returned: set[str] = set()
     for at, (row, is_closed) in enumerate(read_closed_rows(manifests)):
-        if row.status != "ok" or not row.path or not current.counts(at, row):
+        if row.status != "ok" or not row.path or not current.is_current(at, row):
             continue
         size = files.size(row.path)
         if row.removed:
@@ -65,7 +65,7 @@ def corrected_rows(files: ImageStorage, manifests: list[Path], *, keep: bool, re
     if not keep:
         demand_few(Counter(map(_folder_of, deleted)), totals)
     for at, row in enumerate(read_rows(manifests) if moved or deleted or returned else ()):
-        if row.status != "ok" or not row.path or not current.counts(at, row):
+        if row.status != "ok" or not row.path or not current.is_current(at, row):
             continue
         if row.removed:
             if row.path in returned:

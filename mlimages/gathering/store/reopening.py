@@ -54,7 +54,7 @@ def demand_same_settings(row: FetchResult, options: GatherOptions, out: object) 
     """Raise an error if the image in `row` was gathered with another `--resize` or `--layout`.
 
     Raises:
-        InputError: they differ; the message has what the folder was gathered with.
+        InputError: they differ; the message names the earlier setting.
     """
     if row.status != "ok" or row.removed or not row.path:
         return

@@ -40,7 +40,7 @@ def image_values(
         values["detail"] = "redirected to the placeholder of a host"
         return {"status": "placeholder", "reason": Reason.PLACEHOLDER, **values}
     if copies.is_placeholder or (copies.is_placeholder_with(ref.url) and not keep_duplicates):
-        values["detail"] = "the same bytes lie behind many paths of one host"
+        values["detail"] = "the same bytes are served at many paths of one host"
         return {"status": "placeholder", "reason": Reason.PLACEHOLDER, **values}
     if copies.path and not keep_duplicates:
         return {"status": "duplicate", "same_as": copies.path, **values}

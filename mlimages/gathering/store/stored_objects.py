@@ -226,7 +226,9 @@ class StoredObjects:
                     raise FileExistsError(path) from error
                 if count == _TRIES or isinstance(error, PermissionError):
                     shown = f"{self._address}/{path}".rstrip("/")
-                    raise GatherError(f"{shown} cannot be {done}: {error}; run the same command to resume") from error
+                    raise GatherError(
+                        f"{shown} cannot be {done}: {error}; run the same command again to resume"
+                    ) from error
                 time.sleep(_PAUSE_S * 4**count)
         raise AssertionError("the last try returns or raises")
 
