@@ -86,10 +86,10 @@ class FactsCache:
         rows = self._read("SELECT digest, facts, fault, detail FROM images WHERE digest = ?", [digest])
         return _from_row(*rows[0]) if rows else None
 
-    def put(self, found: Iterable[tuple[Stamp, ExaminedImage]]) -> None:
+    def put(self, results: Iterable[tuple[Stamp, ExaminedImage]]) -> None:
         """Store results in one transaction, except faults that depend on a threshold or on an installed package."""
         passing = (Fault.TOO_MANY_PIXELS, Fault.UNREADABLE, Fault.UNAVAILABLE)
-        rows = [(stamp, p) for stamp, p in found if p.digest and p.fault not in passing]
+        rows = [(stamp, p) for stamp, p in results if p.digest and p.fault not in passing]
         self._write(
             "INSERT OR IGNORE INTO images (digest, fault, detail, facts) VALUES (?, ?, ?, ?)",
             [(p.digest, p.fault, p.detail, p.facts) for _, p in rows],
@@ -104,9 +104,9 @@ class FactsCache:
         rows = self._read("SELECT found FROM links WHERE key = ?", [key])
         return np.frombuffer(rows[0][0], np.int64).reshape(-1, 2) if rows else None
 
-    def put_duplicate_pairs(self, key: bytes, found: IndexPairs) -> None:
+    def put_duplicate_pairs(self, key: bytes, pairs: IndexPairs) -> None:
         """Store the index pairs of duplicates and near-duplicates of a set."""
-        self._write("INSERT OR REPLACE INTO links VALUES (?, ?)", [(key, found.astype(np.int64).tobytes())])
+        self._write("INSERT OR REPLACE INTO links VALUES (?, ?)", [(key, pairs.astype(np.int64).tobytes())])
 
     def _write(self, query: str, rows: Sequence[tuple[object, ...]]) -> None:
         try:

@@ -69,7 +69,7 @@ CODES = tuple(Code)
 SMOOTH_SHARPNESS = 0.25
 """Sharpness of an image without any detail (see `Facts`)."""
 
-SOFT_SET = 30
+MIN_IMAGES_FOR_MEDIAN = 30
 """Minimum number of images for a reliable median sharpness."""
 
 MANY = 20_000
@@ -176,7 +176,7 @@ class Thresholds:
         If most images are blurred, for example because small images were enlarged, only images with less than half of
         the median detail get the code. A threshold other than the default is kept.
         """
-        if count < SOFT_SET or self.blur != Thresholds().blur:
+        if count < MIN_IMAGES_FOR_MEDIAN or self.blur != Thresholds().blur:
             return self
         return replace(self, blur=min(self.blur, SMOOTH_SHARPNESS + (median - SMOOTH_SHARPNESS) / 2))
 

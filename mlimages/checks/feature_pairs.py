@@ -22,16 +22,16 @@ NEAREST = 3
 """Candidates of each image: the original is among them in 92 to 100 % of edited copies, by kind of edit."""
 
 MIN_CORRELATION = 0.7
-"""Least correlation of aligned near-duplicates: of 2,400 candidates that are different images, the highest was 0.63; of
-230 edited copies, all but one exceeded 0.75."""
+"""Minimum correlation of aligned near-duplicates: of 2,400 candidates that are different images, the highest was 0.63;
+of 230 edited copies, all but one exceeded 0.75."""
 
 MAX_EXACT = 100_000
 """Number of images up to which all are compared by matrix products, whose time grows with its square."""
 
-EMBEDDED_AT_ONCE, COMPARED_AT_ONCE = 256, 1024
+EMBED_BATCH_SIZE, COMPARE_BATCH_SIZE = 256, 1024
 """Images whose features are computed, and rows of the matrix product, at a time."""
 
-PAIRS_AT_ONCE = 32
+ALIGN_BATCH_SIZE = 32
 """Pairs aligned at a time; their arrays fit the processor's cache."""
 
 THUMB = ImageProperty(THUMB_PX, resize="squash", gray_scale=True)
@@ -70,7 +70,7 @@ def find_feature_pairs(paths: Sequence[Path], embed: Embedder, progress: Progres
 
 
 def demand_index(count: int) -> None:
-    """Raise an error if so many images need a package that is not installed.
+    """Raise an error if comparing `count` images needs a package that is not installed.
 
     Raises:
         MissingExtraError: the extra `usearch` is not installed.
@@ -83,16 +83,16 @@ def _features(paths: Sequence[Path], embed: Embedder, progress: Progress) -> Fea
     """Return the features as float16 of length 1; subtracting the mean separates images of one kind better."""
     progress.start("features", len(paths), "images")
     parts = []
-    for begin in range(0, len(paths), EMBEDDED_AT_ONCE):
-        chunk = paths[begin : begin + EMBEDDED_AT_ONCE]
+    for begin in range(0, len(paths), EMBED_BATCH_SIZE):
+        chunk = paths[begin : begin + EMBED_BATCH_SIZE]
         parts.append(embed(chunk).astype(np.float16))
         progress.advance(len(chunk))
     progress.close()
     features = np.concatenate(parts)
     mean = features.mean(axis=0, dtype=np.float32)
-    for begin in range(0, len(features), COMPARED_AT_ONCE):
-        rows = features[begin : begin + COMPARED_AT_ONCE].astype(np.float32) - mean
-        features[begin : begin + COMPARED_AT_ONCE] = rows / (np.linalg.norm(rows, axis=1, keepdims=True) + 1e-6)
+    for begin in range(0, len(features), COMPARE_BATCH_SIZE):
+        rows = features[begin : begin + COMPARE_BATCH_SIZE].astype(np.float32) - mean
+        features[begin : begin + COMPARE_BATCH_SIZE] = rows / (np.linalg.norm(rows, axis=1, keepdims=True) + 1e-6)
     return features
 
 
@@ -107,13 +107,13 @@ def _nearest(features: Features) -> Iterator[tuple[int, int]]:
 def _nearest_exactly(features: Features) -> Iterator[tuple[int, NDArray[np.intp]]]:
     """Yield the first index of some rows, and the nearest images of each row, itself included, by matrix products."""
     count = min(NEAREST + 1, len(features))
-    starts = range(0, len(features), COMPARED_AT_ONCE)
+    starts = range(0, len(features), COMPARE_BATCH_SIZE)
     for begin in starts:
-        rows = features[begin : begin + COMPARED_AT_ONCE].astype(np.float32)
+        rows = features[begin : begin + COMPARE_BATCH_SIZE].astype(np.float32)
         similarity: Features = np.empty((len(rows), 0), np.float32)
         nearest: NDArray[np.intp] = np.empty((len(rows), 0), np.intp)
         for start in starts:
-            products = rows @ features[start : start + COMPARED_AT_ONCE].astype(np.float32).T
+            products = rows @ features[start : start + COMPARE_BATCH_SIZE].astype(np.float32).T
             similarity = np.hstack([similarity, products])
             indices = np.broadcast_to(np.arange(start, start + products.shape[1]), products.shape)
             nearest = np.hstack([nearest, indices])
@@ -124,20 +124,20 @@ def _nearest_exactly(features: Features) -> Iterator[tuple[int, NDArray[np.intp]
 
 
 def _nearest_by_index(features: Features) -> Iterator[tuple[int, NDArray[np.intp]]]:
-    """Yield the same, approximately, by a graph of neighbours (HNSW: Malkov and Yashunin, 2018)."""
+    """Yield the same as `_nearest_exactly`, approximately, by an HNSW graph (Malkov and Yashunin, 2018)."""
     from usearch.index import Index
 
     index = Index(ndim=features.shape[1], metric="ip", dtype="f16")
     index.add(np.arange(len(features)), features)
-    for begin in range(0, len(features), COMPARED_AT_ONCE):
-        found = index.search(features[begin : begin + COMPARED_AT_ONCE], NEAREST + 1)
+    for begin in range(0, len(features), COMPARE_BATCH_SIZE):
+        found = index.search(features[begin : begin + COMPARE_BATCH_SIZE], NEAREST + 1)
         yield begin, found.keys.astype(np.intp)
 
 
 def _align(thumbs: NDArray[np.uint8], pairs: Sequence[tuple[int, int]], progress: Progress) -> Iterator[IndexPair]:
     progress.start("align", len(pairs), "pairs")
-    for begin in range(0, len(pairs), PAIRS_AT_ONCE):
-        chunk = np.array(pairs[begin : begin + PAIRS_AT_ONCE])
+    for begin in range(0, len(pairs), ALIGN_BATCH_SIZE):
+        chunk = np.array(pairs[begin : begin + ALIGN_BATCH_SIZE])
         correlations = aligned_correlations(thumbs[chunk[:, 0]], thumbs[chunk[:, 1]])
         for (one, other), correlation in zip(chunk.tolist(), correlations.tolist(), strict=True):
             if correlation >= MIN_CORRELATION:

@@ -28,14 +28,14 @@ class Findings:
             -1; sorted by index and code `(N,)`.
         related: paths of the images in `other`.
         thresholds: the thresholds that were applied.
-        of_classes: findings about whole classes.
+        class_findings: findings about whole classes.
     """
 
     images: ImageTable
     rows: NDArray[np.void]
     related: Mapping[int, Path]
     thresholds: Thresholds
-    of_classes: Sequence[Finding]
+    class_findings: Sequence[Finding]
 
     def __repr__(self) -> str:
         return (
@@ -43,7 +43,7 @@ class Findings:
         )
 
     def __len__(self) -> int:
-        return len(self.rows) + len(self.of_classes)
+        return len(self.rows) + len(self.class_findings)
 
     def __iter__(self) -> Iterator[Finding]:
         return self.select()
@@ -58,12 +58,12 @@ class Findings:
         for number in range(len(self.images.files)) if file is None else (file,):
             begin, end = np.searchsorted(wanted["index"], self.images.begins[number : number + 2])
             yield from self._read(number, wanted[begin:end])
-        yield from (one for one in self.of_classes if one.code in codes and file in (None, one.file))
+        yield from (one for one in self.class_findings if one.code in codes and file in (None, one.file))
 
     def counts(self) -> Counter[Code]:
         """Count the findings by code."""
         of_images = np.bincount(self.rows["code"], minlength=len(CODES)).tolist()
-        return Counter(one.code for one in self.of_classes) + Counter(dict(zip(CODES, of_images, strict=True)))
+        return Counter(one.code for one in self.class_findings) + Counter(dict(zip(CODES, of_images, strict=True)))
 
     def with_errors(self) -> NDArray[np.bool_]:
         """Return whether each image has an error `(N,)`."""

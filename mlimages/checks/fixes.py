@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mlimages.checks.codes import Code, Finding
 from mlimages.checks.result import CheckReport, Move
-from mlimages.checks.rules import right_suffix
+from mlimages.checks.rules import correct_suffix
 from mlimages.core import ImageError, InputError, is_member, is_remote
 from mlimages.images import identify
 
@@ -57,7 +57,7 @@ def _target_path(report: CheckReport, one: Finding) -> Path | None:
         return labels.path.with_name(f"{labels.path.stem}_quarantine") / name
     if one.code == Code.WRONG_SUFFIX:
         try:
-            return one.path.with_suffix(right_suffix(one.path.suffix, identify(one.path).format))
+            return one.path.with_suffix(correct_suffix(one.path.suffix, identify(one.path).format))
         except ImageError:
             return None
     return None

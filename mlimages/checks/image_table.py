@@ -124,7 +124,7 @@ class ImageTable:
             raise LabelFileError(f"{self.files[file].path} changed during the check: check it again") from error
 
     def read_all(self) -> Iterator[tuple[int, str, Label]]:
-        """Yield the same for all label files."""
+        """Yield the same as `read` for all label files."""
         return chain.from_iterable(map(self.read, range(len(self.files))))
 
     def paths(self, indices: Collection[int]) -> dict[int, Path]:

@@ -70,7 +70,7 @@ def find_pairs(
     return new
 
 
-def judge_duplicates(images: ImageTable, groups: Sequence[Sequence[int]], thresholds: Thresholds) -> NDArray[np.void]:
+def duplicate_findings(images: ImageTable, groups: Sequence[Sequence[int]], thresholds: Thresholds) -> NDArray[np.void]:
     """Return the findings that follow from duplicates and near-duplicates, in rows of `FINDING_ROW`."""
     relations = ((index, CODES.index(code), other) for index, code, other in _relations(images, groups, thresholds))
     return np.fromiter(relations, FINDING_ROW)

@@ -21,16 +21,16 @@ VERSION = 3
 LOOKUP_COST = 80
 """Number of hash comparisons that take as long as one band look-up (measured at 20,000 to 60,000 images)."""
 
-AT_ONCE = 1 << 14
+BATCH_SIZE = 1 << 14
 """Pairs of hashes compared at a time; limits memory and fits the processor's cache."""
 
-HASHED_AT_ONCE = 1 << 10
+HASH_BATCH_SIZE = 1 << 10
 """Thumbnails hashed at a time."""
 
-PAIRS = 64
+PAIR_BATCH_SIZE = 64
 """Pairs whose thumbnails are compared at a time."""
 
-WORTH_ALIGNING = 0.7
+MIN_ALIGN_CORRELATION = 0.7
 """Minimum correlation for thumbnails to be aligned: 80 of 82 crops that aligning finds are above it."""
 
 CROP_SIZES = (0.98, 0.96, 0.94, 0.92, 0.90, 0.88)
@@ -148,8 +148,8 @@ def near_duplicate_pairs(
     for orientation in ORIENTATIONS:
         bits = max_bits if orientation.is_original else max_rotated_bits
         for ones, others in _close_pairs(orientation.of_hashes(hashes), hashes, bits):
-            for start in range(0, len(ones), PAIRS):
-                one, other = ones[start : start + PAIRS], others[start : start + PAIRS]
+            for start in range(0, len(ones), PAIR_BATCH_SIZE):
+                one, other = ones[start : start + PAIR_BATCH_SIZE], others[start : start + PAIR_BATCH_SIZE]
                 apart = group_of(one) != group_of(other)
                 one, other = one[apart], other[apart]
                 thresholds = np.maximum(min_correlation[one], min_correlation[other])
@@ -166,8 +166,8 @@ def perceptual_hashes(thumbs: NDArray[np.uint8], indices: NDArray[np.int32]) -> 
     their median, which is nearly 0, but then the hash of the mirrored image does not follow from that of the image.
     """
     hashes = np.empty(len(indices), np.uint64)
-    for begin in range(0, len(indices), HASHED_AT_ONCE):
-        chunk = slice(begin, begin + HASHED_AT_ONCE)
+    for begin in range(0, len(indices), HASH_BATCH_SIZE):
+        chunk = slice(begin, begin + HASH_BATCH_SIZE)
         squares = thumbs[indices[chunk]].reshape(-1, 16, 16).astype(np.float32)
         waves = (_WAVES @ squares @ _WAVES.T).reshape(-1, 64)  # one large product would start all BLAS threads
         hashes[chunk] = np.packbits(waves > 0, axis=1, bitorder="little").view("<u8").ravel()
@@ -180,7 +180,7 @@ def _are_near_duplicates(
     """Whether the thumbnails of each pair, both `(n, 256)`, show the same."""
     correlation = np.vecdot(_unit(one.astype(np.float32)), _unit(other.astype(np.float32)))
     alike: NDArray[np.bool_] = correlation >= thresholds
-    candidates = np.flatnonzero(~alike & (correlation >= WORTH_ALIGNING) & (thresholds < min_crop_correlation))
+    candidates = np.flatnonzero(~alike & (correlation >= MIN_ALIGN_CORRELATION) & (thresholds < min_crop_correlation))
     if len(candidates):
         a, b = one[candidates].astype(np.float32), other[candidates].astype(np.float32)
         alike[candidates] = np.maximum(_best_overlay(a, b), _best_overlay(b, a)) >= min_crop_correlation
@@ -243,7 +243,7 @@ def _close_pairs_of_all(
     rotated: NDArray[np.uint64], hashes: NDArray[np.uint64], max_bits: int
 ) -> Iterator[tuple[Indices, Indices]]:
     """Compare all pairs directly; the result is that of `_close_pairs`."""
-    step = max(4, AT_ONCE // max(1, len(hashes)))
+    step = max(4, BATCH_SIZE // max(1, len(hashes)))
     for top in range(0, len(hashes), step):
         near = np.bitwise_count(rotated[top : top + step, None] ^ hashes[top:]) <= max_bits
         one, other = np.divmod(np.flatnonzero(near), len(hashes) - top)
@@ -264,20 +264,20 @@ def _close_pairs_in_band(
     wanted_bands = wanted_bands[ones]  # sorted for locality of memory accesses
     begins = np.searchsorted(keys[others], np.arange((1 << 16) + 1)).astype(np.int32)
     for flipped in (mask for mask in range(1 << 16) if mask.bit_count() <= bits):
-        for top in range(0, len(wanted_bands), AT_ONCE):
-            wanted = wanted_bands[top : top + AT_ONCE] ^ np.uint16(flipped)
+        for top in range(0, len(wanted_bands), BATCH_SIZE):
+            wanted = wanted_bands[top : top + BATCH_SIZE] ^ np.uint16(flipped)
             first, last = begins[wanted], begins[1:][wanted]
             for one, other in _expand_ranges(np.arange(top, top + len(wanted)), first, last - first):
                 yield ones[one].astype(np.intp), others[other].astype(np.intp)
 
 
 def _expand_ranges(ones: Indices, first: Indices, count: Indices) -> Iterator[tuple[Indices, Indices]]:
-    """Yield each number with the `count` numbers from its `first` on, about AT_ONCE pairs at a time."""
+    """Yield each number with the `count` numbers from its `first` on, about BATCH_SIZE pairs at a time."""
     ends = count.cumsum()
     start = 0
     while start < len(ones):
         done = int(ends[start - 1]) if start else 0
-        end = max(start + 1, int(np.searchsorted(ends, done + AT_ONCE)))
+        end = max(start + 1, int(np.searchsorted(ends, done + BATCH_SIZE)))
         some = count[start:end]
         one = np.repeat(ones[start:end], some)
         yield one, np.arange(len(one)) + np.repeat(first[start:end] - (ends[start:end] - some - done), some)

@@ -133,31 +133,31 @@ def write_outcome(report: CheckReport, moved: Iterable[Move] = (), *, overwrite:
     Raises:
         InputError: a file exists that mlimages did not write or that was changed since; not with `overwrite`.
     """
-    now = {os.path.realpath(move.source): move.target for move in moved}
+    current_paths = {os.path.realpath(move.source): move.target for move in moved}
     written = []
     for number, file in enumerate(report.files):
         checked, rejected, warnings = outcome_paths(file.path)
         kept: Iterable[LabeledPath] = report.kept(number)
-        if now:
-            kept = (replace(item, path=_where(item.path, now)) for item in kept)
+        if current_paths:
+            kept = (replace(item, path=_current_path(item.path, current_paths)) for item in kept)
         write_own_label_file(checked, kept, file.class_names, overwrite=overwrite)
         for table, codes in ((rejected, ERRORS), (warnings, set(Code) - ERRORS)):
             with writing(table, overwrite=overwrite) as part:
-                _write_table(part, file, now, report.findings.select(codes, file=number))
+                _write_table(part, file, current_paths, report.findings.select(codes, file=number))
         written += [checked, rejected, warnings]
     return written
 
 
-def _where(path: Path, now: Mapping[str, Path]) -> Path:
-    return now.get(os.path.realpath(path), path) if now else path
+def _current_path(path: Path, current_paths: Mapping[str, Path]) -> Path:
+    return current_paths.get(os.path.realpath(path), path) if current_paths else path
 
 
-def _write_table(part: Path, labels: LabelFile, now: Mapping[str, Path], findings: Iterable[Finding]) -> None:
+def _write_table(part: Path, labels: LabelFile, current_paths: Mapping[str, Path], findings: Iterable[Finding]) -> None:
     class_names = labels.class_names  # read from the label file
     with part.open("w", encoding="utf-8", newline="") as out:
         table = csv.writer(out, delimiter="\t", lineterminator="\n")
         table.writerow(["path", "label", "code", "detail"])
         for one in findings:
-            name = relative_name(_where(one.path, now), labels.path.parent)
+            name = relative_name(_current_path(one.path, current_paths), labels.path.parent)
             label = label_text(one.label, class_names)
             table.writerow([name, label, one.code, " ".join(one.detail.split())])

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mlimages.checks.codes import CODES, SOFT_SET, Code, Finding, Thresholds
+from mlimages.checks.codes import CODES, MIN_IMAGES_FOR_MEDIAN, Code, Finding, Thresholds
 from mlimages.checks.image_facts import FactsTable
 from mlimages.checks.image_table import FINDING_ROW, ImageTable
 from mlimages.core import is_member
 from mlimages.images import load_all_plugins
 
-AT_ONCE = 1 << 12
+BATCH_SIZE = 1 << 12
 """Images processed at a time; limits memory."""
 
 MIN_FLAT_BOTTOM = 3
@@ -41,11 +41,11 @@ class Rule(NamedTuple):
     describe: Callable[[Any, Thresholds], str]
 
 
-def judge(images: ImageTable, thresholds: Thresholds) -> NDArray[np.void]:
+def apply_rules(images: ImageTable, thresholds: Thresholds) -> NDArray[np.void]:
     """Return the findings on single images, in rows of `FINDING_ROW`."""
     found = [_rows(np.flatnonzero(images.file_code >= 0), images.file_code[images.file_code >= 0])]
-    for begin in range(0, len(images), AT_ONCE):
-        chunk = slice(begin, begin + AT_ONCE)
+    for begin in range(0, len(images), BATCH_SIZE):
+        chunk = slice(begin, begin + BATCH_SIZE)
         indices = begin + np.flatnonzero(images.facts["width"][chunk])
         facts = images.facts[indices]
         found += [_rows(indices[rule.applies(facts, thresholds)], CODES.index(code)) for code, rule in RULES.items()]
@@ -57,10 +57,10 @@ def describe(code: Code, facts: np.void, thresholds: Thresholds) -> str:
     return RULES[code].describe(facts, thresholds)
 
 
-def judge_classes(images: ImageTable, thresholds: Thresholds) -> Iterator[Finding]:
+def apply_class_rules(images: ImageTable, thresholds: Thresholds) -> Iterator[Finding]:
     """Yield the classes that are small compared with the largest of their label file, or blurred as a whole."""
     for number, file in enumerate(images.files):
-        yield from _soft_classes(images, number)
+        yield from _blurred_classes(images, number)
         counts = images.class_counts(number)[images.class_ids[number]]
         largest = int(counts.argmax()) if len(counts) else 0
         for label in np.flatnonzero(counts * thresholds.imbalance < counts.max(initial=0)).tolist():
@@ -70,7 +70,7 @@ def judge_classes(images: ImageTable, thresholds: Thresholds) -> Iterator[Findin
                 yield Finding(number, file.path, label, Code.CLASS_IMBALANCE, detail)
 
 
-def _soft_classes(images: ImageTable, file: int) -> Iterator[Finding]:
+def _blurred_classes(images: ImageTable, file: int) -> Iterator[Finding]:
     """Yield the classes of a label file in which most images have little detail, instead of flagging each image."""
     rows = slice(*images.begins[file : file + 2])
     sharpness = images.facts["sharpness"][rows]
@@ -81,23 +81,23 @@ def _soft_classes(images: ImageTable, file: int) -> Iterator[Finding]:
     for label, class_id in enumerate(images.class_ids[file].tolist()):
         ids, found = ids_of[class_id], images.class_id[rows]
         own = sharpness[images.decoded[rows] & (found == ids[0] if len(ids) == 1 else np.isin(found, ids))]
-        if len(own) >= SOFT_SET and (usual := float(np.median(own))) < Thresholds().blur:
+        if len(own) >= MIN_IMAGES_FOR_MEDIAN and (usual := float(np.median(own))) < Thresholds().blur:
             detail = f"{images.class_names[class_id]}: median sharpness {usual:.3f} of {len(own)} images: upscaled?"
             yield Finding(file, images.files[file].path, label, Code.CLASS_BLURRED, detail)
 
 
 @lru_cache(maxsize=1024)
-def right_suffix(suffix: str, form: str) -> str:
+def correct_suffix(suffix: str, pil_format: str) -> str:
     """Return the suffix if it fits the format (as named by Pillow), else the usual suffix of that format."""
-    if form == "HEIF":
+    if pil_format == "HEIF":
         load_all_plugins()  # the facts may come from the cache, with no plugin loaded
     named = Image.registered_extensions().get(suffix.lower(), "")
-    if form == named or (form, named) in _SAME_SUFFIX:
+    if pil_format == named or (pil_format, named) in _SAME_SUFFIX:
         return suffix
-    return _SUFFIX_OF.get(form, f".{form.lower()}")
+    return _SUFFIX_OF.get(pil_format, f".{pil_format.lower()}")
 
 
-def wrong_suffix(path: str, form: str) -> str:
+def wrong_suffix(path: str, pil_format: str) -> str:
     """Describe a suffix that does not fit the format (as named by Pillow); return "" if it fits.
 
     All images of a shard that `gather` wrote have the same suffix, as `datasets.load_dataset` requires.
@@ -105,8 +105,8 @@ def wrong_suffix(path: str, form: str) -> str:
     if is_member(path):
         return ""
     suffix = os.path.splitext(path)[1]  # noqa: PTH122  # a str
-    right = right_suffix(suffix, form)
-    return "" if right == suffix else f"{form} data, suffix {suffix or 'missing'}: rename to {right}"
+    right = correct_suffix(suffix, pil_format)
+    return "" if right == suffix else f"{pil_format} data, suffix {suffix or 'missing'}: rename to {right}"
 
 
 _SUFFIX_OF = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif", "JPEG2000": ".jp2"}

@@ -18,9 +18,9 @@ from mlimages.checks.feature_pairs import demand_index
 from mlimages.checks.findings import Findings, merge_rows
 from mlimages.checks.image_facts import examine, facts_table
 from mlimages.checks.image_table import DIGEST_BYTES, ImageTable
-from mlimages.checks.leaks import find_groups, find_pairs, judge_duplicates
+from mlimages.checks.leaks import duplicate_findings, find_groups, find_pairs
 from mlimages.checks.result import CheckReport, FeaturePair
-from mlimages.checks.rules import judge, judge_classes, wrong_suffix
+from mlimages.checks.rules import apply_class_rules, apply_rules, wrong_suffix
 from mlimages.core import (
     BrokenImage,
     Embedder,
@@ -68,7 +68,7 @@ def check(
 
     Args:
         label_files: a label file or folder of class folders, or several; images in more than one of them are leaks.
-        thresholds: when an image gets a code.
+        thresholds: limits at which an image gets a code.
         workers: threads that examine images; by default one per CPU core.
         pool: workers that examine the images, instead of threads.
         skip_unavailable: report remote images that cannot be downloaded, instead of raising an error.
@@ -108,8 +108,8 @@ def check(
     pairs = find_pairs(images, thresholds, sets, embed, progress) if embed else None
     groups = sets.sets()
     paths = images.paths(set(chain.from_iterable(groups)))
-    rows = merge_rows(judge_duplicates(images, groups, thresholds), judge(images, thresholds))
-    findings = Findings(images, rows, paths, thresholds, tuple(judge_classes(images, thresholds)))
+    rows = merge_rows(duplicate_findings(images, groups, thresholds), apply_rules(images, thresholds))
+    findings = Findings(images, rows, paths, thresholds, tuple(apply_class_rules(images, thresholds)))
     return CheckReport(
         files=images.files,
         class_names=images.class_names,

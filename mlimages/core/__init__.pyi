@@ -72,9 +72,9 @@ from .scores import sign_test as sign_test
 from .scores import wilson_interval as wilson_interval
 from .shards import Member as Member
 from .shards import find_member as find_member
-from .shards import is_cut as is_cut
 from .shards import is_file as is_file
 from .shards import is_member as is_member
+from .shards import is_truncated as is_truncated
 from .shards import members as members
 from .tables import format_count as format_count
 from .tables import table as table

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlimages.core.errors import GatherError, InputError, MissingExtraError
-from mlimages.core.parallel import AHEAD, MAX_DEATHS, POLL_S, Item, Result, in_order
+from mlimages.core.parallel import AHEAD, MAX_CRASHES, POLL_S, Item, Result, map_in_order
 
 logger = logging.getLogger(__name__)
 
@@ -37,14 +37,14 @@ class Cluster:
     at_once: int = 64
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """Apply `function` to each item, in order; its input files must have the same paths on every machine.
+        """Apply `function` to each item, in order; the files that it reads must have the same paths on every machine.
 
         Raises:
-            InputError: every process that works on an item dies.
+            InputError: the worker processes crashed repeatedly on the same item.
         """
         folder = os.getcwd()  # noqa: PTH109
         try:
-            for result in in_order(lambda item: _apply.remote(folder, function, item), items, AHEAD * self.workers):
+            for result in map_in_order(lambda item: _apply.remote(folder, function, item), items, AHEAD * self.workers):
                 yield ray.get(result)
         except RayTaskError as error:
             raise error.cause from None
@@ -52,13 +52,15 @@ class Cluster:
             raise InputError("workers crashed repeatedly on the same images: try without --engine ray") from error
 
     def run(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[list[Result]]:
-        """Yield the results of finished tasks, at least once a second; retry tasks whose process died.
+        """Yield the results of the tasks that have finished since the last list, at least once a second.
+
+        Tasks whose process crashed are retried.
 
         Raises:
-            GatherError: the process of a task died repeatedly.
+            GatherError: the process of a task crashed repeatedly.
         """
         folder = os.getcwd()  # noqa: PTH109
-        task = _apply.options(max_retries=MAX_DEATHS - 1)
+        task = _apply.options(max_retries=MAX_CRASHES - 1)
         running = [task.remote(folder, function, item) for item in items]
         try:
             while running:
@@ -67,7 +69,7 @@ class Cluster:
         except RayTaskError as error:
             raise error.cause from None
         except WorkerCrashedError as error:
-            raise GatherError(f"a worker crashed {MAX_DEATHS} times on the same links: {_last_line(error)}") from error
+            raise GatherError(f"a worker crashed {MAX_CRASHES} times on the same links: {_last_line(error)}") from error
         finally:
             for one in running:
                 ray.cancel(one, force=True)

@@ -63,4 +63,4 @@ OPEN_REASONS = frozenset({
     Reason.PRIVATE_ADDRESS, Reason.UNKNOWN_HOST, Reason.NAME_SERVER, Reason.REFUSED, Reason.UNREACHABLE, Reason.RESET,
     Reason.TLS, Reason.TIMEOUT, Reason.HOST_DOWN, Reason.PROXY, Reason.THROTTLED, Reason.SERVER_ERROR,
 })  # fmt: skip
-"""Failures of the network, the host or this machine rather than of the link: it is requested again."""
+"""Failures of the network, the host or this machine: the same command requests the link again."""

@@ -56,7 +56,7 @@ class PeerExitedError(RunError):
     """Another process of a distributed run exited; the run can be resumed.
 
     Args:
-        what: what happened; the message begins with it.
+        what: the event with which the message begins ("a process exited").
     """
 
     def __init__(self, what: str) -> None:
@@ -89,7 +89,7 @@ class MissingExtraError(MlimagesError, ImportError):
     """An extra is not installed; also an ImportError, so that `try: import` works as usual.
 
     Args:
-        what: what needs it, the subject of the message ("finetune").
+        what: the command or function that needs the extra ("finetune"); the message begins with it.
         extra: the extra's name, as in `install_hint`.
     """
 

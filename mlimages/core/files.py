@@ -93,7 +93,7 @@ def record_written(paths: Iterable[Path]) -> None:
 
 @contextmanager
 def outputs(paths: Iterable[Path], *, overwrite: bool = False) -> Iterator[None]:
-    """Guard the files that the body writes: check them with `demand_free` first, and record them afterwards.
+    """Check `paths` with `demand_free` before the body writes them, and record them afterwards.
 
     Raises:
         InputError: as `demand_free`.
@@ -117,7 +117,7 @@ def _records(folder: Path) -> set[str]:
 
 
 def record_settings(path: Path, settings: str) -> None:
-    """Record how a written file was made, as a comment, which `sha256sum -c` skips."""
+    """Record the settings with which a file was written, as a comment, which `sha256sum -c` skips."""
     _append_record(path, f"# {path.name}: {settings}")
 
 
@@ -147,11 +147,11 @@ def _sha256(path: Path) -> str:
 def as_path(path: str | os.PathLike[str]) -> Path:
     """Return a local path, or a `UPath` for an fsspec address (`s3://bucket/name`).
 
-    `Path("s3://bucket/name")`, which drops one of the slashes, is accepted.
+    An address in which `pathlib.Path` dropped one of the slashes is accepted.
 
     Raises:
         MissingExtraError: `path` is an address and universal-pathlib is not installed.
-        InputError: the file system of this address is not installed, or cannot be reached.
+        InputError: fsspec's package for this address is not installed, or the store cannot be reached.
     """
     found = _ADDRESS.fullmatch(os.fspath(path)) if isinstance(path, str | os.PathLike) else None
     if found is None:
@@ -241,12 +241,12 @@ def relative_name(path: Path | str, folder: Path) -> str:
 
 
 def named_path(name: str, folder: Path) -> Path:
-    """Return the path for a `name` from `relative_name`."""
+    """Invert `relative_name`: return the path of the file named `name` in `folder`."""
     return as_path(full_name(name, str(folder)))
 
 
 def full_name(name: str, folder: str) -> str:
-    """Return `named_path` as a string, ten times as fast."""
+    """Same as `str(named_path(name, folder))`, ten times as fast."""
     return name if is_remote(name) else os.path.join(folder, name)  # noqa: PTH118  # texts
 
 

@@ -25,7 +25,7 @@ class Layer:
         state: whether training changes its parameters; "" if it has none, or if unknown.
         multiply_adds: for one image.
         arithmetic: the formula of its output width, or its number of inputs.
-        even: whether the windows fill the width exactly; otherwise it is rounded.
+        even: whether the windows fill the width exactly; otherwise the output width is rounded.
         lost_px: columns at the edge that no window covers because the width is rounded down.
     """
 
@@ -86,7 +86,7 @@ class Window:
     ceil: bool = False
 
     def width(self, n: int) -> Fraction:
-        """Return the output width before rounding: `(N + 2P - F)/S + 1`.
+        """Return the output width before rounding, `(N + 2P - F)/S + 1`: input width N, padding P, size F, stride S.
 
         Source: V. Dumoulin and F. Visin, A guide to convolution arithmetic for deep learning (2016), relationship 6.
         """

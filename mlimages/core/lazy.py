@@ -35,6 +35,6 @@ def attach(
 
 
 def require(what: str, extra: str, *modules: str) -> None:
-    """Raise MissingExtraError unless all modules are installed; `what` is the subject of the message. Import none."""
+    """Raise MissingExtraError, with `what` as subject, unless all modules are installed; none is imported."""
     if not all(map(importlib.util.find_spec, modules)):
         raise MissingExtraError(what, extra)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 SHOWN_IMAGES, MAX_IMAGE_BYTES = 4, 1 << 18
 _TYPES = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png", ".gif": "gif", ".webp": "webp"}
-"""What browsers show, by suffix."""
+"""Media subtypes of the images that browsers display, by suffix."""
 
 
 class Html(str):

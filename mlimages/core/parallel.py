@@ -17,19 +17,19 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 POLL_S = 1.0
-MAX_DEATHS = 5
-"""Deaths of processes after which a task, or all of them, are given up."""
+MAX_CRASHES = 5
+"""Number of crashes, of the pool or on a cluster of one task, after which the run fails."""
 
 AHEAD = 8
-"""Items submitted ahead of the one being returned, per worker."""
+"""Number of items per worker submitted ahead of the one being returned."""
 
 
 class Pool(Protocol):
     """Workers: threads of this process, or processes of a cluster.
 
     Attributes:
-        workers: their number.
-        at_once: number of small items to submit together.
+        workers: number of threads or processes.
+        at_once: number of small items to submit as one task.
     """
 
     @property
@@ -57,7 +57,7 @@ class Threads:
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="worker")
         try:
-            for future in in_order(lambda item: pool.submit(function, item), items, self.ahead * self.workers):
+            for future in map_in_order(lambda item: pool.submit(function, item), items, self.ahead * self.workers):
                 yield future.result()
         finally:
             pool.shutdown(cancel_futures=True)
@@ -70,13 +70,15 @@ class Processes:
     workers: int
 
     def run(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[list[Result]]:
-        """Yield the results of finished tasks, at least once a second; retry tasks whose process died.
+        """Yield the results of the tasks that have finished since the last list, at least once a second.
+
+        Tasks whose process crashed are retried.
 
         Raises:
-            GatherError: processes died repeatedly.
+            GatherError: the processes crashed repeatedly.
         """
         left = list(items)
-        for _ in range(MAX_DEATHS):
+        for _ in range(MAX_CRASHES):
             try:
                 for ended in self._run_once(function, left):
                     left = [item for item in left if item not in ended]
@@ -84,7 +86,7 @@ class Processes:
                 return
             except BrokenProcessPool:
                 continue
-        raise GatherError(f"a worker crashed {MAX_DEATHS} times: run the same command again to resume")
+        raise GatherError(f"a worker crashed {MAX_CRASHES} times: run the same command again to resume")
 
     def _run_once(self, function: Callable[[Item], Result], items: list[Item]) -> Iterator[dict[Item, Result]]:
         before = active_children()
@@ -110,7 +112,7 @@ class _Worker:
 
 
 def _handle_signals() -> None:
-    """Ignore Ctrl-C, which the parent process handles; treat its SIGTERM like Ctrl-C."""
+    """Ignore Ctrl-C, which the parent process handles; treat SIGTERM from the parent like Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _stop)
 
@@ -131,7 +133,7 @@ def _run_task(function: Callable[[Item], Result], item: Item) -> Result:
         _Worker.is_at_work = False
 
 
-def in_order(submit: Callable[[Item], Result], items: Iterable[Item], max_pending: int) -> Iterator[Result]:
+def map_in_order(submit: Callable[[Item], Result], items: Iterable[Item], max_pending: int) -> Iterator[Result]:
     """Submit each item and yield the results of `submit` in order, with at most `max_pending` pending."""
     waiting: deque[Result] = deque()
     for item in items:

@@ -18,7 +18,7 @@ def parse_size(text: str) -> int | tuple[int, int]:
     """Parse a size in pixels: `224` or `224x320` (width x height).
 
     Raises:
-        InputError: it is neither.
+        InputError: `text` is neither.
 
     Examples:
         >>> parse_size("224"), parse_size("224x320")

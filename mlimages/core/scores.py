@@ -11,7 +11,7 @@ Z_95 = 1.959963984540054
 """Two-sided 95 % quantile of the standard normal distribution."""
 
 Confusion = tuple[tuple[int, ...], ...]
-"""Counts: `confusion[label][predicted]`."""
+"""Number of images by true and predicted class: `confusion[label][predicted]`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def confusion_matrix(labels: Iterable[int], predicted: Iterable[int], classes: i
 
 
 def accuracy(confusion: Confusion) -> Share:
-    """Return the share of images on the diagonal."""
+    """Return the share of correctly predicted images."""
     return share(sum(row[label] for label, row in enumerate(confusion)), sum(map(sum, confusion)))
 
 

@@ -1,7 +1,7 @@
 """Members of tar shards (WebDataset) as paths: `photos/images-00000.tar/ants/1.jpg` is a member of images-00000.tar.
 
 The headers of a shard are read once, into 24 bytes of memory per member; then each member is read at its offset.
-tarfile would take five times as long for the headers. A shard that a crash cut is read to its last complete member.
+tarfile would take five times as long. A shard truncated by a crash is read to its last complete member.
 """
 
 from __future__ import annotations
@@ -108,10 +108,10 @@ def members(archive: Path | str) -> Iterator[Member]:
                     long_name = ""
 
 
-def is_cut(archive: Path | str) -> bool:
-    """Whether nothing follows the last complete entry of an archive, or an incomplete entry, as after a crash.
+def is_truncated(archive: Path | str) -> bool:
+    """Whether an archive ends without an end marker, after or within an entry, as after a crash.
 
-    An archive with an end marker, or with data that this module cannot read, is not cut.
+    An archive with data that this module cannot read counts as complete.
 
     Raises:
         OSError: it cannot be read.
@@ -170,7 +170,7 @@ def _long_name(data: bytes, *, is_pax: bool) -> str:
 
 
 class _Index:
-    """Offsets and sizes of the members of an archive, found by a hash of the name; the last of equal names counts."""
+    """Offsets and sizes of the members of an archive by hash of the name; of equal names, the last one counts."""
 
     def __init__(self, archive: str) -> None:
         rows = sorted((hash(one.name), one.offset, one.size) for one in members(archive))

@@ -31,7 +31,7 @@ class ImageRef:
         source: the provider's metadata (photographer, licence, wnid ...), copied into the manifest.
         name: file name without suffix; by default the last part of the URL.
         load: returns the bytes of an image that is not requested by URL (a member of an archive).
-        is_interface: the URL belongs to the provider's documented API, to which robots.txt does not apply.
+        is_api: the URL belongs to the provider's documented API, to which robots.txt does not apply.
     """
 
     url: str
@@ -39,7 +39,7 @@ class ImageRef:
     source: Mapping[str, Any] = field(default_factory=dict)
     name: str = ""
     load: Callable[[], Awaitable[bytes]] | None = field(default=None, repr=False, compare=False)
-    is_interface: bool = False
+    is_api: bool = False
 
 
 @dataclass(frozen=True, slots=True)

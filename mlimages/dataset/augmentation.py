@@ -102,8 +102,8 @@ def augment(
 ) -> AugmentSummary:
     """Write every image of a label file together with rotated and flipped copies. Broken images are skipped.
 
-    The images are split first, and only the first part is augmented, so that the other parts are like the images in
-    use and no copy of them is in the first part. The split is that of `mlimages label --split` with the same seed:
+    The images are split first, and only the first part is augmented: the other parts keep the original images, and no
+    copy of them is in the first part. The split is that of `mlimages label --split` with the same seed:
     near-duplicates stay in one part. Each part is shuffled; the views of one image stay next to each other,
     the original first.
 

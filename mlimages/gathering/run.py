@@ -271,7 +271,7 @@ class _Worker:
         fetched = await (
             _load(ref.load, part)
             if ref.load
-            else self.fetcher.fetch(ref.url, part, label=ref.label, obeys_site_rules=not ref.is_interface)
+            else self.fetcher.fetch(ref.url, part, label=ref.label, obeys_site_rules=not ref.is_api)
         )
         found = None if fetched.reason else await self.decoders.inspect(part)
         if isinstance(found, Facts) and not is_wanted():

@@ -57,7 +57,7 @@ def to_pixels(values: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
 
 
 def to_eight_bits(image: Image.Image) -> Image.Image:
-    """Convert a grayscale image of more than 8 bits to 8: divide by its white level (see `white_level`), times 255.
+    """Convert a grayscale image of more than 8 bits to 8 bits, scaled so that its `white_level` becomes 255.
 
     A level marked as transparent becomes an alpha channel.
     """

@@ -98,7 +98,7 @@ def decode(
 
     Args:
         max_pixels: maximum width x height; larger images are rejected before decoding.
-        options: how to decode, or a function that returns this for a header.
+        options: how to decode, or a function that returns the options for a header.
 
     Raises:
         ImageError: with the image's `Fault`, whatever exception the decoder raised.

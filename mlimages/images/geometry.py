@@ -15,7 +15,7 @@ from mlimages.core import MAX_PIXELS, BrokenImage, Fault, ImageError, ImagePrope
 from mlimages.images.decoded_image import DecodeOptions, ImageHeader
 from mlimages.images.decoding import decode, raises_image_error
 from mlimages.images.reading import reading_threads
-from mlimages.images.sizes import centre_start, is_covered, resized_size
+from mlimages.images.sizes import centre_start, covers_crop, resized_size
 
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
@@ -37,7 +37,7 @@ def load_pixels(source: Path | bytes, prop: ImageProperty, *, max_pixels: int = 
 def iter_pixels(
     items: Iterable[LabeledPath], prop: ImageProperty, *, workers: int | None = None
 ) -> Iterator[tuple[LabeledPath, NDArray[np.uint8] | BrokenImage]]:
-    """Yield each item with its pixels, uint8 `(H, W, C)`, or the reason why it cannot be decoded, in order.
+    """Yield each item with its pixels, uint8 `(H, W, C)`, or with a BrokenImage if it cannot be decoded, in order.
 
     Images are decoded ahead in `workers` threads, by default one per CPU core.
     """
@@ -48,7 +48,7 @@ def iter_pixels(
 
 
 def try_load_pixels(path: Path, prop: ImageProperty) -> NDArray[np.uint8] | BrokenImage:
-    """Return the pixels of an image, uint8 `(H, W, C)`, or the reason why it cannot be decoded."""
+    """Return the pixels of an image, uint8 `(H, W, C)`, or a BrokenImage if it cannot be decoded."""
     try:
         return load_pixels(path, prop)
     except ImageError as error:
@@ -80,7 +80,7 @@ def fit(image: Image.Image, prop: ImageProperty, *, size: tuple[int, int] | None
 def _central_box(width: int, height: int, prop: ImageProperty) -> tuple[int, int, int, int]:
     """Return the largest central box with the aspect ratio of `prop`; the whole image if it is smaller than `prop`."""
     inner_width, inner_height = width, height
-    if is_covered(width, height, prop):
+    if covers_crop(width, height, prop):
         inner_width = min(width, height * prop.width // prop.height)
         inner_height = min(height, width * prop.height // prop.width)
     left, top = (width - inner_width) // 2, (height - inner_height) // 2

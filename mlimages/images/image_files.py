@@ -13,7 +13,7 @@ from mlimages.labels import IMAGE_SUFFIXES
 
 
 def find_images(sources: Iterable[Path]) -> Iterator[Path]:
-    """Yield the files among `sources`, and the image files in the folders at any depth, by suffix, sorted."""
+    """Yield the files in `sources`, and the files with an image suffix in its folders, recursively, sorted."""
     for source in map(as_path, sources):
         if not source.is_dir():
             yield source

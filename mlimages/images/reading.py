@@ -101,7 +101,7 @@ def missing_advice(missing: int, count: int) -> str:
 
 
 def demand_existing(broken: Iterable[BrokenImage], count: int) -> None:
-    """Check that at most half of `count` images are missing, so that a moved label file is not taken for a small one.
+    """Check that at most half of `count` images are missing; if more are, the label file was probably moved.
 
     Raises:
         InputError: more than half are missing.

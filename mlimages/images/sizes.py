@@ -23,7 +23,7 @@ def resized_size(width: int, height: int, prop: ImageProperty) -> tuple[int, int
             return max(1, round(width * scale)), max(1, round(height * scale))
         case "squash":
             return prop.width, prop.height
-        case "downscale" if is_covered(width, height, prop):
+        case "downscale" if covers_crop(width, height, prop):
             return prop.width, prop.height
         case _:
             return width, height
@@ -34,6 +34,6 @@ def centre_start(size: int, crop: int) -> int:
     return round((size - crop) / 2) if size >= crop else -((crop - size) // 2)
 
 
-def is_covered(width: int, height: int, prop: ImageProperty) -> bool:
+def covers_crop(width: int, height: int, prop: ImageProperty) -> bool:
     """Whether the image is at least as large as the crop in both directions."""
     return width >= prop.width and height >= prop.height

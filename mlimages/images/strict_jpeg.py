@@ -40,7 +40,7 @@ class ScanError(Exception):
 
 
 def decode_strictly(data: bytes, min_size: tuple[int, int]) -> tuple[Image.Image | None, bool]:
-    """Decode a JPEG; return RGBX pixels, None if Pillow has to decode it, and whether it is irregular but intact.
+    """Return a JPEG as RGBX image (None if Pillow has to decode it), and whether the file is irregular but intact.
 
     Args:
         min_size: width and height in pixels; the image is decoded at the smallest scale of 1, 1/2, 1/4 and 1/8 that

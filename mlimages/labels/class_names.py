@@ -28,7 +28,7 @@ def class_definition_path(label_file: str | os.PathLike[str]) -> Path:
 
 
 def read_class_names(path: str | os.PathLike[str]) -> ClassNames:
-    """Read `0 cats` lines.
+    """Read a class definition: lines such as `0 cats`.
 
     Raises:
         LabelFileError: the file does not exist, a line is not `number name`, or the numbers are not 0, 1, 2 ...
@@ -45,7 +45,7 @@ def read_class_names(path: str | os.PathLike[str]) -> ClassNames:
 
 
 def write_class_names(path: str | os.PathLike[str], class_names: Sequence[str], *, overwrite: bool = False) -> None:
-    """Write `0 cats` lines.
+    """Write a class definition: lines such as `0 cats`.
 
     Raises:
         InputError: a file exists that mlimages did not write or that was changed since; not with `overwrite`.
@@ -59,7 +59,7 @@ def class_lines(class_names: Sequence[str]) -> str:
     return "".join(f"{number} {name}\n" for number, name in enumerate(class_names))
 
 
-def with_class(names: ClassNames, number: int, name: str) -> ClassNames:
+def with_class_name(names: ClassNames, number: int, name: str) -> ClassNames:
     """Return `names` with class `number` named `name`; classes before it without a name are named by their number."""
     padded = [*names, *(str(n) for n in range(len(names), number + 1))]
     if padded[number] == str(number):

@@ -21,7 +21,7 @@ def loose_images(root: Path) -> list[Path]:
     return [path for path in images if path.name not in ours]
 
 
-def skipped_in(part: Path, root: Path, *, leaf: bool) -> list[str]:
+def describe_skipped(part: Path, root: Path, *, leaf: bool) -> list[str]:
     """Describe what is skipped in a part: class folders without images, and images outside of them."""
     folders = [path for path in (walk(part) if leaf else subfolders(part)) if path != part]
     empty = [f"{clean_name(path.relative_to(root).as_posix())}: no images" for path in folders
@@ -29,7 +29,7 @@ def skipped_in(part: Path, root: Path, *, leaf: bool) -> list[str]:
     return [*empty, *(f"{path.relative_to(root).as_posix()}: beside the class folders" for path in loose_images(part))]
 
 
-def nested_note(classes: Sequence[Path], root: Path) -> str:
+def describe_nested(classes: Sequence[Path], root: Path) -> str:
     """Describe the folders with images inside class folders, which may be the classes."""
     inner = [
         (of, path)
@@ -50,7 +50,7 @@ def nested_note(classes: Sequence[Path], root: Path) -> str:
     return f"{shown}: read as part of the class folder (with --leaf, as classes)" if inner else ""
 
 
-def skipped_beside(root: Path, parts: set[Path]) -> list[str]:
+def describe_other_entries(root: Path, parts: set[Path]) -> list[str]:
     """Describe what is beside the parts, such as a test set without classes."""
     loose = [f"{path.name}: beside the folders train, val and test" for path in loose_images(root)]
     others = [path for path in subfolders(root) if path not in parts]

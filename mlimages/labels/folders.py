@@ -10,9 +10,15 @@ from itertools import chain
 from pathlib import Path
 
 from mlimages.core import InputError, LabeledPath, as_path, counted
-from mlimages.labels.class_names import ClassNames, with_class
+from mlimages.labels.class_names import ClassNames, with_class_name
 from mlimages.labels.copies import join_copies
-from mlimages.labels.folder_notes import NUMBERED, loose_images, nested_note, skipped_beside, skipped_in
+from mlimages.labels.folder_notes import (
+    NUMBERED,
+    describe_nested,
+    describe_other_entries,
+    describe_skipped,
+    loose_images,
+)
 from mlimages.labels.label_file import LabelFile
 from mlimages.labels.scanning import (
     PARTS,
@@ -51,7 +57,7 @@ class FolderLabels:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What to say about the folder, a line each."""
+        """Lines on skipped entries and nested folders."""
         return (*([self.nested] if self.nested else []), *(f"left out: {text}" for text in self.left_out))
 
 
@@ -147,7 +153,7 @@ def label_dir(folder: str | os.PathLike[str], label: int) -> LabelFile:
         root / "labels.txt",
         root,
         items=lambda: (LabeledPath(path, label) for path in all_images(root)),
-        class_names=with_class((), label, root.resolve().name),
+        class_names=with_class_name((), label, root.resolve().name),
     )
 
 
@@ -179,10 +185,10 @@ def label_dir_auto(
     names = class_names or tuple(found)
     _demand_known(found, names, root)
     left_out = [f"{root.relative_to(given).as_posix()}: not a class, its subfolders are"] if root != given else []
-    left_out += [text for path in parts.values() for text in skipped_in(path, root, leaf=leaf)]
+    left_out += [text for path in parts.values() for text in describe_skipped(path, root, leaf=leaf)]
     class_folders = [folder for path in parts.values() for folder in _image_folders(path)]
     if "" not in parts:
-        left_out += skipped_beside(root, set(parts.values()))
+        left_out += describe_other_entries(root, set(parts.values()))
 
     def items(part: str) -> Iterator[LabeledPath]:
         for name, images in classes[part].items():
@@ -194,7 +200,7 @@ def label_dir_auto(
         return LabelFile(root / name, root, items=lambda: chain.from_iterable(map(items, wanted)), class_names=names)
 
     by_part = {part: listed(part) for part in classes if part}
-    nested = "" if leaf else nested_note(class_folders, root)
+    nested = "" if leaf else describe_nested(class_folders, root)
     return FolderLabels(listed(*classes), (*left_out, *skipped_entries(root)), by_part, nested)
 
 

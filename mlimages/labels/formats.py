@@ -72,7 +72,7 @@ def is_table(path: Path) -> bool:
     Raises:
         LabelFileError: as for `records`.
     """
-    if known_suffix(path) != ".txt":
+    if check_suffix(path) != ".txt":
         return True
     with open_text(path) as lines:
         sample = [line.strip() for line in islice(filter(str.strip, lines), SAMPLE)]
@@ -110,7 +110,7 @@ def text_delimiters(path: Path, *, has_columns: bool = False) -> list[str]:
     Args:
         has_columns: split a .txt without a delimiter into columns at white space.
     """
-    suffix = known_suffix(path)
+    suffix = check_suffix(path)
     if suffix in (".jsonl", ".json", ".xml"):
         return [""]
     if not is_table(path):
@@ -127,7 +127,7 @@ def records(path: Path, delimiter: str) -> Iterator[Record]:
     Raises:
         LabelFileError: the file does not exist, is not UTF-8 or UTF-16, or a line (path:line) cannot be read.
     """
-    suffix = known_suffix(path)
+    suffix = check_suffix(path)
     with open_text(path, newline="") as lines:
         if suffix == ".jsonl":
             yield from _object_records(_json_lines(lines, path))
@@ -178,7 +178,7 @@ def open_text(path: Path, newline: str | None = None) -> Iterator[TextIO]:
         raise LabelFileError(f"{path}: not UTF-8 at byte {error.start}: save it as UTF-8") from error
 
 
-def known_suffix(path: Path, suffixes: tuple[str, ...] = READABLE) -> str:
+def check_suffix(path: Path, suffixes: tuple[str, ...] = READABLE) -> str:
     """Return the suffix of a label file in lower case.
 
     Raises:
@@ -216,7 +216,7 @@ def is_list(value: object) -> bool:
 
 def write_rows(out: TextIO, path: Path, rows: Iterable[tuple[str, Label]]) -> int:
     """Write `(path, label)` rows in the format of `path`'s suffix; return the count."""
-    suffix, count = known_suffix(path, WRITABLE), 0
+    suffix, count = check_suffix(path, WRITABLE), 0
     path_column = "file_name" if path.stem == "metadata" else "path"
     writer = csv.writer(out, delimiter=DELIMITERS.get(suffix, ","), lineterminator="\n")
     if suffix in DELIMITERS:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Protocol
 
 from mlimages.core import InputError, Option, as_path, counted, demand_free, documented, record_settings
-from mlimages.labels.class_names import class_definition_path, read_class_names, with_class
+from mlimages.labels.class_names import class_definition_path, read_class_names, with_class_name
 from mlimages.labels.copies import join_copies
 from mlimages.labels.folders import demand_items, demand_table, label_dir, label_dir_auto, label_dir_by_pattern
 from mlimages.labels.label_file import LabelFile, read_paths
@@ -175,7 +175,7 @@ def append(existing: LabelFile, added: LabelFile, *, by_number: bool) -> LabelFi
         return merged
     names = existing.defined_class_names
     for number, name in enumerate(added.class_names):
-        names = with_class(names, number, name)
+        names = with_class_name(names, number, name)
     return LabelFile(existing.path, existing.img_root, items=lambda: chain(existing, new), class_names=names)
 
 

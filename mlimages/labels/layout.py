@@ -42,12 +42,12 @@ def folder_names(class_names: Sequence[str], *, longest: int = 120) -> tuple[str
     """Return a folder name for each class: no separators, at most `longest` letters, unique on any file system."""
     taken: set[str] = set()
     return tuple(
-        _free(name.replace("/", "_").replace("\\", "_").lstrip(".").rstrip(". ")[:longest] or "_", taken)
+        _unique_name(name.replace("/", "_").replace("\\", "_").lstrip(".").rstrip(". ")[:longest] or "_", taken)
         for name in class_names
     )
 
 
-def _free(name: str, taken: set[str]) -> str:
+def _unique_name(name: str, taken: set[str]) -> str:
     """Append `_2`, `_3` ... to `name` if it is taken; add the result to `taken`."""
     stem, suffix = os.path.splitext(name)  # noqa: PTH122
     for number in count(1):
@@ -62,7 +62,7 @@ def _target_paths(labels: LabelFile, folder: Path) -> Iterator[tuple[Path, Label
     names = folder_names(labels.class_names)
     taken: dict[int, set[str]] = {}
     for item in labels:
-        yield folder / names[item.label] / _free(item.path.name, taken.setdefault(item.label, set())), item
+        yield folder / names[item.label] / _unique_name(item.path.name, taken.setdefault(item.label, set())), item
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -142,7 +142,7 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
 
 
 def find_group(expression: re.Pattern[str], text: str) -> str | None:
-    """Return the match, or that of the first group if there is one; None if `text` does not match."""
+    """Return the match, or the match of the first group if there is one; None if `text` does not match."""
     match = expression.search(text)
     return (match[expression.groups and 1] or "") if match else None
 
@@ -234,12 +234,12 @@ def _split_groups(groups: Sequence[Group], shares: Sequence[float]) -> Iterable[
         share += own
         target = (1 - share) * total
         minimum, maximum = target + max(-largest, excess - largest), target + min(largest, excess + largest)
-        behind = _groups_behind(behind, share, minimum, maximum)
+        behind = _groups_after_cut(behind, share, minimum, maximum)
         excess = sum(len(group.indices) for group in behind) - target
         yield behind
 
 
-def _groups_behind(groups: Iterable[Group], share: float, minimum: float, maximum: float) -> list[Group]:
+def _groups_after_cut(groups: Iterable[Group], share: float, minimum: float, maximum: float) -> list[Group]:
     """Return the groups behind the first `share` of their class.
 
     The groups nearest to the cut change sides until the number of images is from `minimum` to `maximum`.

@@ -56,7 +56,7 @@ def test_copies_that_hashes_miss_are_pairs_on_the_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_exact: int
 ) -> None:
     monkeypatch.setattr(feature_pairs, "MAX_EXACT", max_exact)  # above it, usearch finds the candidates
-    monkeypatch.setattr(feature_pairs, "COMPARED_AT_ONCE", 4)  # several blocks
+    monkeypatch.setattr(feature_pairs, "COMPARE_BATCH_SIZE", 4)  # several blocks
     rng, scenes = random.Random(1), [scene(number) for number in range(6)]
     edits = [lambda image, rng: cropped(image, rng, 0.6, 0.7), tilted, photographed, cast]
     train = listed(tmp_path, {f"{number}.jpg": jpeg(image) for number, image in enumerate(scenes)}, name="train.txt")

@@ -16,7 +16,7 @@ from mlimages.checks.image_facts import Facts, examine, facts_table
 from mlimages.checks.image_table import ImageTable
 from mlimages.checks.leaks import find_groups
 from mlimages.checks.near_duplicates import _best_overlay, _unit, perceptual_hashes
-from mlimages.checks.rules import RULES, judge_classes
+from mlimages.checks.rules import RULES, apply_class_rules
 from mlimages.core import InputError, LabeledPath
 from mlimages.labels import LabelFile
 from tests.checks.test_validation import jpeg, listed, scene
@@ -68,7 +68,7 @@ def test_the_threshold_of_copies_of_a_placeholder(tmp_path: Path, copies: int, e
 def test_the_threshold_of_imbalance(tmp_path: Path, largest: int, expected: bool) -> None:
     items = [LabeledPath(Path("a.jpg"), 0)] * largest + [LabeledPath(Path("b.jpg"), 1)]
     table = ImageTable.from_files([LabelFile(tmp_path / "a.txt", items=lambda: items, class_names=("many", "few"))])
-    assert bool(list(judge_classes(table, Thresholds(imbalance=10)))) is expected
+    assert bool(list(apply_class_rules(table, Thresholds(imbalance=10)))) is expected
 
 
 def is_near(one: NDArray[np.uint8], other: NDArray[np.uint8], thresholds: Thresholds, **facts: float) -> bool:

@@ -480,7 +480,7 @@ def test_large_sets_lose_no_pair_though_not_all_are_compared(monkeypatch: pytest
         hashes[n] ^= np.uint64(sum(1 << bit for bit in flip.sample(range(64), flip.randint(0, 11))))
     everything = near(hashes, thumbs)
     monkeypatch.setattr(near_duplicates, "LOOKUP_COST", 0)
-    monkeypatch.setattr(near_duplicates, "AT_ONCE", 7)
+    monkeypatch.setattr(near_duplicates, "BATCH_SIZE", 7)
     assert near(hashes, thumbs) == everything == {(n, 500 + n) for n in range(100)}
 
 

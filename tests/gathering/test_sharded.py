@@ -242,7 +242,7 @@ def test_a_process_that_dies_again_and_again_ends_the_run_and_the_next_one_goes_
         raise ConnectionAbortedError
 
     for module in ("cluster", "parallel"):
-        monkeypatch.setattr(f"mlimages.core.{module}.MAX_DEATHS", 2)
+        monkeypatch.setattr(f"mlimages.core.{module}.MAX_CRASHES", 2)
     tasks = cluster if engine == "ray" else Processes(2)
     site.fallback = killing
     source = links(tmp_path, *(site.url(f"/{n}") for n in range(4)))

@@ -10,7 +10,7 @@ from mlimages.core import InputError, LabeledPath
 from mlimages.labels import split
 from mlimages.labels.splitting import (
     Group,
-    _groups_behind,
+    _groups_after_cut,
     _offsets,
     _path_in_class,
     _position_groups,
@@ -128,7 +128,7 @@ BY_POSITION = [at(position, 2) for position in (9.0, 7.0, 5.0, 3.0, 1.0)]
 def test_the_groups_nearest_to_the_cut_change_sides(
     groups: list[Group], minimum: float, maximum: float, expected: int
 ) -> None:
-    found = _groups_behind(reversed(groups), 0.5, minimum, maximum)
+    found = _groups_after_cut(reversed(groups), 0.5, minimum, maximum)
     assert found == groups[:expected]
 
 

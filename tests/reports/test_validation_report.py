@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mlimages.checks import CheckReport, check, move_files, plan_moves, write_outcome
-from mlimages.checks.codes import SOFT_SET
+from mlimages.checks.codes import MIN_IMAGES_FOR_MEDIAN
 from mlimages.core import LabeledPath
 from mlimages.labels import LabelFile, write_label_file
 from mlimages.reports import write_report
@@ -37,7 +37,9 @@ def test_the_page_shows_every_code_with_its_images_and_escapes_names(report: Che
 
 
 def test_a_finding_about_a_class_is_a_line_without_an_image(tmp_path: Path) -> None:
-    images = {f"{n}.png": encoded(scene(n, width=8, height=8).resize((80, 80)), "PNG") for n in range(SOFT_SET)}
+    images = {
+        f"{n}.png": encoded(scene(n, width=8, height=8).resize((80, 80)), "PNG") for n in range(MIN_IMAGES_FOR_MEDIAN)
+    }
     report = check([listed(tmp_path, images)])
     assert report.warnings["class-blurred"] == 1
     write_report(report, tmp_path / "check.html")

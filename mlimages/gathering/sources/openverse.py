@@ -128,7 +128,7 @@ class Openverse:
         source = {**{name: image.get(name) for name in _KEPT}, "attribution": attribution}
         link = str(image.get("thumbnail" if self._thumbnails else "url") or "")
         name = f"openverse-{image.get('id')}"
-        return ImageRef(link, label, source, name=name, is_interface=self._thumbnails)
+        return ImageRef(link, label, source, name=name, is_api=self._thumbnails)
 
 
 def _client() -> tuple[str, str] | None:

@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from mlimages.core import FetchResult, GatherError, Member, find_member, is_cut, members
+from mlimages.core import FetchResult, GatherError, Member, find_member, is_truncated, members
 from mlimages.gathering.store.stored_files import sync_path
 
 SUFFIX = ".jpg"
@@ -150,7 +150,7 @@ class StoredShards:
 
 def _end_cut_shard(shard: Path) -> None:
     """End a shard that was cut after its last complete pair of JSON and image."""
-    if not is_cut(shard):
+    if not is_truncated(shard):
         return
     ends, name = (0, 0), ""
     for one in members(shard):
