@@ -230,9 +230,11 @@ def _run(
         print(json.dumps(summary.to_dict(), ensure_ascii=False))
     elif not quiet:
         print("\n".join(_table(summary)))
-    if not summary.ok:
+    if not summary.ok and not options.get("shard"):  # a shard may have no links
         raise GatherError(f"no image was gathered: {_no_images_reason(summary)}")
-    if not quiet:
+    if not quiet and options.get("shard"):
+        print("\nnext: the same command without --shard, when all shards have ended", file=sys.stderr)
+    elif not quiet:
         print(file=sys.stderr)
         print_next("label", out, *(["--leaf"] if any("/" in label for label in summary.classes) else []))
 

@@ -1,4 +1,4 @@
-"""Host, key and shard of a link."""
+"""Host and key of a link."""
 
 from __future__ import annotations
 
@@ -48,9 +48,3 @@ def row_key(label: str, url: str) -> int:
     """Return a 64-bit hash of a link and its class."""
     text = f"{label}\n{recorded_url(url)}".encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
-
-
-def shard_of(url: str, shards: int) -> int:
-    """Return the shard, 1 to `shards`, of a link: that of its host, so that the limits per host hold for all shards."""
-    host = host_of(url).lower().removesuffix(":80").removesuffix(":443")
-    return row_key("", url if host == "(none)" else host) % shards + 1

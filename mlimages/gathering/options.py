@@ -10,7 +10,6 @@ from urllib.parse import urlsplit
 
 from mlimages import __version__
 from mlimages.core import MAX_PIXELS, InputError, Option, Reason, check_options, documented
-from mlimages.gathering.links import shard_of
 
 USER_AGENT = f"mlimages/{__version__} (gathers images for image classifiers; honours opt-outs)"
 
@@ -253,10 +252,6 @@ class GatherOptions:
     def header_fields(self) -> dict[str, str]:
         """Names and values of `headers`."""
         return {name: value.strip() for name, _, value in (text.partition(":") for text in self.headers)}
-
-    def is_in_shard(self, url: str) -> bool:
-        """Whether `url` belongs to this shard; always True without sharding."""
-        return self.shard is None or shard_of(url, self.shard[1]) == self.shard[0]
 
 
 class GatherKeywords(TypedDict, total=False):

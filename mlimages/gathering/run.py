@@ -32,6 +32,7 @@ from mlimages.gathering.download.image_facts import Checks, Facts
 from mlimages.gathering.download.reasons import reason_of_error
 from mlimages.gathering.event_loop import run_blocking
 from mlimages.gathering.options import GatherKeywords, GatherOptions
+from mlimages.gathering.partition import Partition
 from mlimages.gathering.sources.source import AnySource, Source, as_source
 from mlimages.gathering.store.gather_folder import GatherFolder
 
@@ -106,10 +107,11 @@ async def gather_async(
         resize=chosen.resize,
         ignore_opt_out=chosen.ignore_opt_out,
     )
-    with GatherFolder(out, chosen, is_list=getattr(links, "is_list", False)) as gathered:
-        async with Fetcher(chosen) as fetcher, Decoders(checks, chosen.decoders) as decoders:
+    partition = await _partition(links, chosen)
+    with GatherFolder(out, chosen, partition, is_list=getattr(links, "is_list", False)) as gathered:
+        async with Fetcher(chosen, partition) as fetcher, Decoders(checks, chosen.decoders) as decoders:
             worker = _Worker(gathered, fetcher, decoders)
-            stopped = await Run(gathered, worker, chosen, progress or NoProgress()).run(links)
+            stopped = await Run(gathered, worker, chosen, progress or NoProgress(), partition=partition).run(links)
         gathered.finish()
         if stopped:
             raise stopped
@@ -117,18 +119,36 @@ async def gather_async(
         return replace(summary, waits_s=fetcher.waits_s)
 
 
+async def _partition(source: Source, options: GatherOptions) -> Partition:
+    if options.shard is None:
+        return Partition(per_host=options.per_host)
+    number, shards = options.shard
+    host_parts = getattr(source, "host_parts", None)
+    return Partition(number, shards, await host_parts(shards) if host_parts else {}, options.per_host)
+
+
 class Run:
     """One run: starts links while their class needs images.
 
     Args:
         gathered: the folder, which records the finished links and the images of each class.
+        partition: the links to start.
     """
 
-    def __init__(self, gathered: GatherFolder, worker: _Worker, options: GatherOptions, progress: Progress) -> None:
+    def __init__(
+        self,
+        gathered: GatherFolder,
+        worker: _Worker,
+        options: GatherOptions,
+        progress: Progress,
+        *,
+        partition: Partition | None = None,
+    ) -> None:
         self._gathered = gathered
         self._worker = worker
         self._options = options
         self._progress = progress
+        self._partition = partition or Partition(per_host=options.per_host)
         self._in_work: Counter[str] = Counter()
         self._working = 0
         self._parked: dict[str, deque[ImageRef]] = {}
@@ -180,8 +200,8 @@ class Run:
         return self._working >= AHEAD + further
 
     def _offer(self, ref: ImageRef) -> None:
-        wanted = self._options.is_in_shard(ref.url) and self._num_missing(ref.label) > 0
-        if not (wanted and self._gathered.claim(ref)):
+        is_own = self._partition.is_in_shard(ref.url) and self._partition.requests(ref.url) > 0
+        if not (is_own and self._num_missing(ref.label) > 0 and self._gathered.claim(ref)):
             self._progress.advance()
         elif self._has_room(ref.label):
             self._start(ref)

@@ -16,7 +16,7 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -42,7 +42,7 @@ from mlimages.gathering.store.gather_folder import GatherFolder
 from mlimages.gathering.store.manifest import manifest_path
 
 SHARDS_PER_WORKER = 4
-"""More shards than workers, since shards differ in size: all links of a host are in one."""
+"""More shards than workers, since shards differ in size: a host is in one, or in few."""
 
 _BYTES_READ = 4 * 2**20
 
@@ -86,11 +86,21 @@ def gather_on(
     shards = tasks.workers * SHARDS_PER_WORKER
     with _mark(out) as mark:
         place = str(out if is_remote(out) else out.absolute())
-        task = partial(_gather_shard, _UnfilledClasses(links, full), place, mark, shards, options)
-        fetched = _run(tasks, task, shards, out, links, progress)
+        parts = run_blocking(_host_parts(links, shards, tasks.workers))
+        task = partial(_gather_shard, _ShardedLinks(links, full, parts), place, mark, shards, options)
+        ended = _run(tasks, task, shards, out, links, progress)
     options.update(_AGAIN)
-    summary = gather(links, out, **options)
-    return replace(summary, fetched=summary.fetched + fetched, seconds=round(time.monotonic() - started, 2))
+    last = gather(links, out, **options)
+    waits_s = {host: pause_s for summary in (*ended, last) for host, pause_s in summary.waits_s.items()}
+    fetched = sum(summary.fetched for summary in (*ended, last))
+    return replace(last, fetched=fetched, waits_s=waits_s, seconds=round(time.monotonic() - started, 2))
+
+
+async def _host_parts(source: Source, shards: int, workers: int) -> dict[str, int]:
+    """Return the hosts to be spread over several shards; not over more than run at the same time."""
+    host_parts = getattr(source, "host_parts", None)
+    parts: dict[str, int] = await host_parts(shards) if host_parts else {}
+    return {host: min(number, workers) for host, number in parts.items() if workers > 1}
 
 
 def _demand_divisible(source: Source, options: GatherOptions) -> None:
@@ -118,18 +128,20 @@ def _mark(out: Path) -> Iterator[str | None]:
         yield str(Path(mark.name).absolute())
 
 
-def _run(tasks: Tasks, task: Callable[[int], int], shards: int, out: Path, source: Source, progress: Progress) -> int:
-    """Run all shards, with the total of their manifests as progress; return the number of finished links."""
+def _run(
+    tasks: Tasks, task: Callable[[int], GatherSummary], shards: int, out: Path, source: Source, progress: Progress
+) -> list[GatherSummary]:
+    """Run all shards, with the total of their manifests as progress; return their summaries."""
     progress.start("gather", run_blocking(length_of(copy.copy(source))), "links")
     rows = _RowCounts(out, shards)
-    fetched = 0
+    summaries: list[GatherSummary] = []
     try:
-        for counts in tasks.run(task, list(range(1, shards + 1))):
-            fetched += sum(counts)
+        for ended in tasks.run(task, list(range(1, shards + 1))):
+            summaries += ended
             progress.advance(**rows.read())
     finally:
         progress.close()
-    return fetched
+    return summaries
 
 
 class _RowCounts:
@@ -159,11 +171,16 @@ class _RowCounts:
 
 
 @dataclass(frozen=True, slots=True)
-class _UnfilledClasses:
-    """A source without the links of classes that have enough images."""
+class _ShardedLinks:
+    """A source without the links of classes that have enough images, whose hosts have been counted."""
 
     source: Source
     full: Collection[str]
+    parts: Mapping[str, int]
+
+    async def host_parts(self, shards: int) -> Mapping[str, int]:
+        """Return the hosts that are spread over several shards."""
+        return self.parts
 
     async def __aiter__(self) -> AsyncIterator[ImageRef]:
         async for ref in self.source:
@@ -171,8 +188,10 @@ class _UnfilledClasses:
                 yield ref
 
 
-def _gather_shard(source: Source, out: str, mark: str | None, shards: int, options: GatherKeywords, number: int) -> int:
-    """Gather one shard; return the number of finished links."""
+def _gather_shard(
+    source: Source, out: str, mark: str | None, shards: int, options: GatherKeywords, number: int
+) -> GatherSummary:
+    """Gather one shard."""
     if mark and not Path(mark).exists():
         raise GatherError(
             f"{out} is not accessible on {socket.gethostname()}: use a folder on a shared file system, or an address "
@@ -183,4 +202,4 @@ def _gather_shard(source: Source, out: str, mark: str | None, shards: int, optio
     if limit is not None:
         own["limit"] = -(-limit // shards)
     with contextlib.redirect_stderr(io.StringIO()):  # the parent process has already printed how a list is read
-        return gather(source, out, **own).fetched
+        return gather(source, out, **own)

@@ -9,14 +9,20 @@ from itertools import count
 from pathlib import Path
 
 from mlimages.core import BrokenImage, Prediction, as_path, is_remote, read_file
-from mlimages.labels import IMAGE_SUFFIXES
+from mlimages.labels import IMAGE_SUFFIXES, all_images, shards_in
 
 
 def find_images(sources: Iterable[Path]) -> Iterator[Path]:
-    """Yield the files in `sources`, and the files with an image suffix in its folders, recursively, sorted."""
+    """Yield the files in `sources`, and the files with an image suffix in its folders, recursively, sorted.
+
+    Of a folder of shards (`images-00000.tar`), the images that count are yielded, as `label` reads them.
+    """
     for source in map(as_path, sources):
         if not source.is_dir():
             yield source
+            continue
+        if shards_in(source):
+            yield from all_images(source)
             continue
         if is_remote(source):
             found = sorted(source.rglob("*"), key=str)

@@ -25,6 +25,8 @@ from .labelling import parse_shares as parse_shares
 from .layout import folder_names as folder_names
 from .layout import lay_out as lay_out
 from .scanning import IMAGE_SUFFIXES as IMAGE_SUFFIXES
+from .shards import all_images as all_images
+from .shards import shards_in as shards_in
 from .splitting import demand_shares as demand_shares
 from .splitting import groups_by_pattern as groups_by_pattern
 from .splitting import split as split

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -174,12 +174,13 @@ def label_dir_auto(
 
     Raises:
         InputError: the folder does not exist, there is no class folder with images or there are more than a few images
-            beside them, two folder names are equal, or a folder name is not in `class_names`.
+            beside them, two class names are equal except for case, or a folder name is not in `class_names`.
     """
     given = _demand_folder(as_path(folder))
     root = _class_root(given, class_names or ())
     parts = _part_folders(root) or {"": root}
     classes = {part: _class_images(path, leaf=leaf) for part, path in parts.items()}
+    _demand_distinct(classes, parts)
     _demand_common(classes, parts)
     found = sorted({name for by_name in classes.values() for name in by_name}, key=natural_key)
     names = class_names or tuple(found)
@@ -202,6 +203,19 @@ def label_dir_auto(
     by_part = {part: listed(part) for part in classes if part}
     nested = "" if leaf else describe_nested(class_folders, root)
     return FolderLabels(listed(*classes), (*left_out, *skipped_entries(root)), by_part, nested)
+
+
+def _demand_distinct(classes: Mapping[str, Iterable[str]], parts: Mapping[str, Path]) -> None:
+    """Raise an error if class names, of several parts or in shards, differ only in case."""
+    seen: dict[str, tuple[str, Path]] = {}
+    for part, names in classes.items():
+        for name in names:
+            other, folder = seen.setdefault(name.casefold(), (name, parts[part]))
+            if other != name:
+                raise InputError(
+                    f"{folder / other} and {parts[part] / name} differ only in case: rename one, or correct the list "
+                    "and gather again"
+                )
 
 
 def _demand_common(classes: Mapping[str, Mapping[str, object]], parts: Mapping[str, Path]) -> None:

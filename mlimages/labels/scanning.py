@@ -101,6 +101,11 @@ def images_in(root: Path, *, deep: bool = True) -> Iterator[Path]:
         yield from sorted(files, key=lambda path: natural_key(path.name))
 
 
+def names_in(folder: Path) -> list[str]:
+    """Return the names of the entries of a folder."""
+    return [entry.name for entry in _scan(folder)]
+
+
 class _Entry(Protocol):
     """The part of `os.DirEntry` that is used."""
 

@@ -19,6 +19,7 @@ from mlimages.labels.scanning import (
     images_in,
     is_hidden,
     is_image_name,
+    names_in,
     subfolders,
 )
 
@@ -26,11 +27,18 @@ _SHARD = re.compile(r"(.*-)?[0-9]{5,}\.tar")
 
 
 def shards_in(folder: Path) -> list[Path]:
-    """Return the shards of a local folder (`images-00000.tar`), sorted; none if a subfolder contains images."""
-    if is_remote(folder):
+    """Return the shards of a folder (`images-00000.tar`), sorted; none if a subfolder contains images.
+
+    Raises:
+        InputError: the shards are remote.
+    """
+    names = names_in(folder) if is_remote(folder) else (path.name for path in folder.glob("*.tar"))
+    shards = sorted(folder / name for name in names if _SHARD.fullmatch(name))
+    if shards and any(has_images(path, deep=True) for path in subfolders(folder)):
         return []
-    shards = sorted(path for path in folder.glob("*.tar") if _SHARD.fullmatch(path.name) and path.is_file())
-    return [] if shards and any(has_images(path, deep=True) for path in subfolders(folder)) else shards
+    if shards and is_remote(folder):
+        raise InputError(f"{folder}: tar shards are only read from a local folder: copy them to one (aws s3 sync ...)")
+    return [path for path in shards if path.is_file()]
 
 
 def all_images(folder: Path) -> Iterator[Path]:

@@ -369,6 +369,10 @@ def test_a_network_learns_from_images_at_an_address_and_answers_there(memory: st
     assert sum(1 for part in ("train", "val") for _ in LabelFile(run / f"{part}.txt")) == 7
     found = list(find_images([Path(memory)]))
     assert len(found) == 8
+    fsspec.filesystem("memory").pipe("/shards/images-00000.tar", b"")
+    for read in (label_dir_auto, lambda folder: list(find_images([folder]))):
+        with pytest.raises(InputError, match=r"memory://shards: tar shards are only read from a local folder"):
+            read(Path("memory://shards"))
     answers = Predictor(run / "model.onnx")(found)
     assert [answer.path for answer in answers] == [path.as_posix() for path in found]
     assert sum(isinstance(answer, BrokenImage) for answer in answers) == 1

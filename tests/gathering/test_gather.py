@@ -18,8 +18,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image, ImageChops, ImageDraw, ImageStat
 
 from mlimages import UrlList, gather
@@ -31,9 +29,10 @@ from mlimages.gathering.download.fetch import DownloadResult
 from mlimages.gathering.download.image_facts import Checks, Facts, Rejection
 from mlimages.gathering.download.inspect import inspect_file
 from mlimages.gathering.download.response_head import repair_head
-from mlimages.gathering.links import location_hash, recorded_url, shard_of
+from mlimages.gathering.links import location_hash, recorded_url
 from mlimages.gathering.store.gather_folder import GatherFolder
 from mlimages.gathering.store.image_index import are_placeholder
+from tests.gathering.conftest import stored
 from tests.servers import (
     Connection,
     Reply,
@@ -234,6 +233,7 @@ OPEN = {"timeout", "reset", "refused", "unknown-host", "throttled", "server-erro
 """Reasons that are no answer of the item itself."""
 
 
+@pytest.mark.usefixtures("layout")
 def test_only_an_answer_of_the_item_itself_is_final(site: Site, tmp_path: Path) -> None:
     slow = {"silence", "drip", "endless", "gzip-bomb"}
     kinds = {f"/{name}": (reply, reason) for name, (reply, reason) in MISBEHAVIOURS.items() if name not in slow}
@@ -267,6 +267,7 @@ def test_an_image_that_a_decoder_failed_on_is_asked_for_again(site: Site, tmp_pa
         assert gathered.claim(ref)
 
 
+@pytest.mark.usefixtures("layout")
 def test_a_forgotten_allow_private_and_a_wrong_proxy_spend_no_link(site: Site, tmp_path: Path) -> None:
     site.fallback = lambda connection, request: answer(photo(int(request.path[1:-4])))(connection, request)
     source = links(tmp_path, *(site.url(f"/{n}.jpg") for n in range(20)))
@@ -276,6 +277,7 @@ def test_a_forgotten_allow_private_and_a_wrong_proxy_spend_no_link(site: Site, t
     assert run(source, tmp_path / "out").ok == 20
 
 
+@pytest.mark.usefixtures("layout")
 def test_links_that_are_open_but_not_in_this_list_still_count(site: Site, tmp_path: Path) -> None:
     site.fallback = answer(b"", 500)
     run(links(tmp_path, site.url("/a.jpg"), site.url("/b.jpg")), tmp_path / "out")
@@ -499,6 +501,7 @@ def test_the_bytes_decide_suffix_and_type_and_names_are_made_safe(site: Site, tm
     assert (tmp_path / "out/cats/wrong.png").read_bytes() == png
 
 
+@pytest.mark.usefixtures("layout")
 def test_one_name_with_different_bytes_keeps_both_and_the_same_bytes_are_kept_once(site: Site, tmp_path: Path) -> None:
     site.routes = {"/a/x.jpg": answer(photo(1)), "/b/x.jpg": answer(photo(2)), "/c/y.jpg": answer(photo(1)),
                    "/d/near.jpg": answer(photo(1, quality=60))}  # fmt: skip
@@ -506,11 +509,11 @@ def test_one_name_with_different_bytes_keeps_both_and_the_same_bytes_are_kept_on
     summary = run(links(tmp_path, *urls), tmp_path / "out", parallel=1)
     found = rows(tmp_path / "out")
     assert [found[url].status for url in urls] == ["ok", "ok", "duplicate", "ok"]
-    assert found[urls[2]].same_as == found[urls[3]].same_as == "cats/x.jpg"
+    assert found[urls[2]].same_as == found[urls[3]].same_as == found[urls[0]].path
     assert (summary.ok, summary.duplicate, summary.near_duplicate) == (3, 1, 1)
-    assert len(images(tmp_path / "out")) == 3
+    assert len(stored(tmp_path / "out")) == 3
     kept = run(links(tmp_path, *urls), tmp_path / "kept", keep_duplicates=True, parallel=1)
-    assert (kept.ok, kept.duplicate, len(images(tmp_path / "kept"))) == (4, 0, 4)
+    assert (kept.ok, kept.duplicate, len(stored(tmp_path / "kept"))) == (4, 0, 4)
 
 
 def test_thumbnails_that_differ_do_not_look_alike(site: Site, tmp_path: Path) -> None:
@@ -539,6 +542,7 @@ def test_the_same_bytes_behind_five_links_are_a_placeholder_and_none_is_kept(sit
 
 
 @pytest.mark.parametrize("kind", ["labels", "queries", "fragments"])
+@pytest.mark.usefixtures("layout")
 def test_one_image_behind_many_links_is_a_duplicate_and_one_is_kept(site: Site, tmp_path: Path, kind: str) -> None:
     site.fallback = answer(photo(0))
     lines = {
@@ -564,6 +568,7 @@ def test_a_placeholder_is_many_different_paths_of_one_host(urls: list[str], expe
     assert are_placeholder(map(location_hash, urls)) is expected
 
 
+@pytest.mark.usefixtures("layout")
 def test_a_limit_counts_good_images_per_class_and_no_more_are_fetched(site: Site, tmp_path: Path) -> None:
     site.routes = {f"/{n}.jpg": answer(photo(n)) for n in range(0, 40, 2)}
     lines = [f"{label}\t{site.url(f'/{n}.jpg')}?{label}" for n in range(40) for label in ("a", "b")]
@@ -790,16 +795,6 @@ def test_a_link_that_a_shard_finished_later_is_as_the_shard_says(site: Site, tmp
     run(source, tmp_path / "out", shard=(1, 1), retry_failed={Reason.NOT_FOUND})
     settled = run(source, tmp_path / "out")
     assert (settled.ok, settled.failed, len(images(tmp_path / "out"))) == (1, 0, 1)
-
-
-@given(st.lists(st.text(st.characters(codec="utf-8"), max_size=30), max_size=20), st.integers(1, 7))
-def test_each_link_is_in_one_shard_which_its_host_alone_decides(texts: list[str], count: int) -> None:
-    urls = [f"http://host{n}/{text}" for n, text in enumerate(texts)] + texts
-    for per_host in (1, 8):
-        shards = [GatherOptions(shard=(number, count), per_host=per_host) for number in range(1, count + 1)]
-        assert all(sum(shard.is_in_shard(url) for shard in shards) == 1 for url in urls)
-    for port, scheme in (("", "http"), (":80", "http"), (":443", "https")):
-        assert shard_of(f"{scheme}://Example.org{port}/{texts}", count) == shard_of("http://example.org/", count)
 
 
 def test_tls_is_verified_and_one_context_serves_all(tmp_path: Path, certificate: tuple[Path, Path]) -> None:

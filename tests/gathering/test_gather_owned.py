@@ -17,6 +17,7 @@ from mlimages.gathering.store.manifest import dump_row, is_manifest, manifests
 from mlimages.gathering.store.missing import demand_few
 from mlimages.gathering.store.stored_files import StoredFiles
 from tests.conftest import RunCli
+from tests.gathering.conftest import stored
 from tests.gathering.test_gather import unclosed
 from tests.servers import Site, answer, photo, serve
 
@@ -240,6 +241,7 @@ def test_a_manifest_is_ours_by_its_first_whole_line_too(
         assert own.read_bytes() == text
 
 
+@pytest.mark.usefixtures("layout")
 def test_a_list_of_ones_own_in_the_folder_is_read_and_stays(site: Site, tmp_path: Path) -> None:
     own = tmp_path / "manifest-links.jsonl"
     text = "".join(json.dumps({"url": site.url(path), "label": "cats"}) + "\n" for path in site.routes)
@@ -250,6 +252,7 @@ def test_a_list_of_ones_own_in_the_folder_is_read_and_stays(site: Site, tmp_path
 
 
 @pytest.mark.parametrize("again", [{}, {"retry_failed": set(Reason)}])
+@pytest.mark.usefixtures("layout")
 def test_copies_that_were_kept_stay_without_the_option_too(
     site: Site, tmp_path: Path, again: dict[str, object]
 ) -> None:
@@ -257,14 +260,14 @@ def test_copies_that_were_kept_stay_without_the_option_too(
     (tmp_path / "cats.txt").write_text("".join(site.url(f"{path}\n") for path in site.routes))
     links, out = UrlList(tmp_path / "cats.txt"), tmp_path / "out"
     run(links, out, keep_duplicates=True)
-    before = contents(out)
+    before = stored(out)
     assert len(before) == 12
     assert run(links, out, **again).ok == 12
     site.routes["/another.jpg"] = answer(photo(0))
     (tmp_path / "more.txt").write_text(site.url("/another.jpg"))
     more = run(UrlList(tmp_path / "more.txt"), out, **again)
     assert (more.ok, more.duplicate, more.reasons.get("placeholder")) == (12, 1, None)
-    assert contents(out) == before
+    assert stored(out) == before
     for shard in ((1, 2), (2, 2)):
         run(links, tmp_path / "shards", keep_duplicates=True, shard=shard)
     assert run(links, tmp_path / "shards").ok == 12

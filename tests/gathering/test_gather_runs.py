@@ -20,6 +20,7 @@ from mlimages import UrlList, gather
 from mlimages.core import FetchResult, GatherError, InputError, Reason
 from mlimages.gathering import read_manifest
 from mlimages.gathering.store.manifest import KeySet, dump_row, is_manifest, parse_row
+from mlimages.gathering.store.stored_shards import without_shard
 from mlimages.images import read_bytes
 from mlimages.labels import label_dir_auto
 from tests.conftest import RunCli
@@ -138,12 +139,14 @@ def test_a_host_that_refuses_every_link_spends_none(
     assert (second.ok + second.duplicate, second.open) == (40, 0)
 
 
-def test_what_an_option_of_ours_refused_is_asked_for_when_the_option_changes(site: Site, tmp_path: Path) -> None:
+def test_what_an_option_of_ours_refused_is_asked_for_when_the_option_changes(
+    site: Site, tmp_path: Path, layout: str
+) -> None:
     site.routes = {"/a.jpg": answer(photo(1, (60, 40))), "/b.jpg": answer(photo(2), X_Robots_Tag="noai")}
     (tmp_path / "cats.txt").write_text("".join(site.url(f"{path}\n") for path in site.routes))
 
     def run(**options: object) -> tuple[int, list[str]]:
-        common = {"allow_private": True, "decoders": 1}
+        common = {"allow_private": True, "decoders": 1, "layout": layout}
         gather(tmp_path / "cats.txt", tmp_path / "out", **{**common, **options})  # type: ignore[arg-type]
         reasons = [row.reason for row in read_manifest(tmp_path / "out") if row.reason]
         return len(site.requests), sorted(reason.value for reason in reasons)
@@ -158,26 +161,31 @@ def test_what_an_option_of_ours_refused_is_asked_for_when_the_option_changes(sit
         run(resize=20)
 
 
-def test_no_two_labels_share_a_folder_and_no_two_names_differ_in_case_alone(site: Site, tmp_path: Path) -> None:
+def test_no_two_labels_share_a_folder_and_no_two_names_differ_in_case_alone(
+    site: Site, tmp_path: Path, layout: str
+) -> None:
     site.fallback = lambda connection, request: answer(photo(sum(request.target.encode())))(connection, request)
     rows = [("cat?", "/a.jpg"), ("cat:", "/b.jpg"), ("CAT_", "/c.jpg"), ("cat?", "/A.jpg"), ("cat?", "/a.JPG")]
     for count in (3, 5):  # the second run knows the first one's names
         (tmp_path / "x.tsv").write_text("".join(f"{label}\t{site.url(path)}\n" for label, path in rows[:count]))
-        summary = gather(tmp_path / "x.tsv", tmp_path / "out", allow_private=True, decoders=1, per_host=1)
-    found = [row for row in read_manifest(tmp_path / "out") if row.path]
-    assert (summary.ok, len({(row.path or "").casefold() for row in found})) == (5, 5)
-    folders = {(row.path or "").partition("/")[0].casefold(): row.label for row in found}
+        summary = gather(
+            tmp_path / "x.tsv", tmp_path / "out", allow_private=True, decoders=1, per_host=1, layout=layout
+        )
+    found = {without_shard(row.path or "").casefold(): row.label for row in read_manifest(tmp_path / "out") if row.path}
+    assert (summary.ok, len(found)) == (5, 5)
+    folders = {path.partition("/")[0]: label for path, label in found.items()}
     assert sorted(folders.values()) == ["CAT_", "cat:", "cat?"]
-    assert all(row.label == folders[(row.path or "").partition("/")[0].casefold()] for row in found)
+    assert all(label == folders[path.partition("/")[0]] for path, label in found.items())
 
 
-def test_a_folder_remembers_resize(site: Site, tmp_path: Path) -> None:
+def test_a_folder_remembers_resize(site: Site, tmp_path: Path, layout: str) -> None:
     site.fallback = answer(photo(1, (60, 40)))
     (tmp_path / "cats.txt").write_text(site.url("/a.jpg"))
-    gather(tmp_path / "cats.txt", tmp_path / "out", allow_private=True, decoders=1, resize=20)
+    options = {"allow_private": True, "decoders": 1, "layout": layout}
+    gather(tmp_path / "cats.txt", tmp_path / "out", resize=20, **options)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="was gathered with --resize 20: use the same"):
-        gather(tmp_path / "cats.txt", tmp_path / "out", allow_private=True)
-    gather(tmp_path / "cats.txt", tmp_path / "out", allow_private=True, resize=20)
+        gather(tmp_path / "cats.txt", tmp_path / "out", **options)  # type: ignore[arg-type]
+    gather(tmp_path / "cats.txt", tmp_path / "out", resize=20, **options)  # type: ignore[arg-type]
 
 
 def test_failed_links_are_tried_again_when_asked_all_or_by_reason(site: Site, tmp_path: Path, run_cli: RunCli) -> None:

@@ -26,6 +26,7 @@ from mlimages.gathering.download.fetch import parse_url
 from mlimages.gathering.sources import search_api
 from mlimages.gathering.sources.wordnet import find_synset, subtree, synsets
 from mlimages.gathering.store.file_names import MAX_BYTES, safe_folder, safe_name, url_stem
+from tests.gathering.conftest import stored
 from tests.servers import Connection, Request, Site, answer, cut, photo, serve
 
 FAST = {"allow_private": True, "timeout_s": 60.0, "retries": 0, "decoders": 1}
@@ -535,6 +536,7 @@ def test_a_signed_link_survives_a_redirect(site: Site, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("label", ["/".join("abcdefghi" * 5), "/".join(["x" * 200] * 45), "manifest.jsonl", "é/" * 600])
+@pytest.mark.usefixtures("layout")
 def test_no_label_ends_a_run(site: Site, tmp_path: Path, label: str) -> None:
     site.fallback = answer(photo(1))
     (tmp_path / "list.txt").write_text(f"{label}\t{site.url('/1.jpg')}\n")
@@ -554,12 +556,13 @@ class Failing:
         raise InputError("the rest cannot be read")
 
 
+@pytest.mark.usefixtures("layout")
 def test_what_a_source_named_before_its_error_is_finished(site: Site, tmp_path: Path) -> None:
     urls = [site.url(f"/{n}.jpg") for n in range(20)]
     site.routes = {f"/{n}.jpg": answer(photo(n)) for n in range(20)}
     with pytest.raises(InputError, match="the rest cannot be read"):
         gather(Failing(*urls), tmp_path / "out", **FAST)
-    assert len(list((tmp_path / "out/cats").iterdir())) == 20
+    assert len(stored(tmp_path / "out")) == 20
 
 
 def test_links_before_the_cut_of_a_compressed_list_are_gathered(site: Site, tmp_path: Path) -> None:

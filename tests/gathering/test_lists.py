@@ -51,7 +51,7 @@ FORMS = {
     "trailing tabs": ("x.txt", f"{A}\tcat\t\t\n{B}\t\n", [CAT_A, X_B]),
     "quoted": ("x.txt", f"\"{A}\"\n'{B}'\n", [X_A, X_B]),
     "angle brackets": ("x.txt", f"<{A}>\n <{B}> \n", [X_A, X_B]),
-    "Markdown": ("x.md", f"# Cats\n- ![a cat]({A})\n* [b]({B} \"title\")\n", [X_A, X_B]),
+    "Markdown": ("x.md", f"# Cats\n- ![a cat]({A})\n2. [b]({B} \"title\")\n", [X_A, X_B]),
     "bullets": ("x.txt", f"- {A}\n* {B}\n", [X_A, X_B]),
     "escaped ampersand": ("x.txt", f"{A}\n{B.replace('&', '&amp;')}\n", [X_A, X_B]),
     "UTF-16": ("x.txt", f"cat\t{A}\ncat\t{B}\n".encode("utf-16"), [CAT_A, CAT_B]),
@@ -201,6 +201,9 @@ def test_other_columns_are_kept_and_what_was_understood_is_said(tmp_path: Path) 
     assert list(file) == [ImageRef(A, "cat", {"id": "7"})]
     one = LinkFile(tmp_path / "x.csv", ListChoice(class_name="pet"))
     assert [(ref.label, ref.source["category"]) for ref in one] == [("pet", "cat")]
+    assert list(LinkFile(write(tmp_path / "x.md", f"- [a cat]({A})\n- {B}\n"), ListChoice())) == [
+        ImageRef(A, "x", {"text": "a cat"}), ImageRef(B, "x")
+    ]  # fmt: skip
     file = LinkFile(write(tmp_path / "x.csv", f"Image,Espèce,Auteur\n{A},bourdon,Ann\n"), ListChoice())
     assert "2 other columns kept: Espèce, Auteur (--label-column chooses the classes)" in file.description
 

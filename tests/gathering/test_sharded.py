@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -144,9 +145,9 @@ def test_a_process_killed_in_mid_shard_costs_nothing_and_the_outcome_is_that_of_
     assert kept(tmp_path / "out") == kept(tmp_path / "single")
 
 
-@pytest.mark.parametrize("per_host", [1, 3])
-def test_a_host_sees_no_more_requests_at_one_time_than_it_would_from_one_process(
-    site: Site, tmp_path: Path, per_host: int
+@pytest.mark.parametrize(("per_host", "by_hand"), [(3, False), (2, True)])
+def test_a_host_in_several_shards_sees_no_more_requests_at_one_time_than_from_one_process(
+    site: Site, tmp_path: Path, per_host: int, by_hand: bool
 ) -> None:
     lock, now, most, throttled = threading.Lock(), [0], [0], set[str]()
 
@@ -163,12 +164,18 @@ def test_a_host_sees_no_more_requests_at_one_time_than_it_would_from_one_process
         reply(connection, request)
 
     site.fallback = counting
-    side = urls_in(site, 3, SHARDS)
-    source = links(tmp_path, *(next(side) for _ in range(30)))
-    options = {**FAST, "retries": 2, "max_wait_s": 30.0}
-    assert gather_on(Processes(2), source, tmp_path / "out", per_host=per_host, **options).ok == 30
+    source, out = links(tmp_path, *(site.url(f"/1/{n}/x.jpg") for n in range(40))), tmp_path / "out"
+    options = {**FAST, "retries": 2, "max_wait_s": 30.0, "per_host": per_host}
+    if by_hand:
+        with ThreadPoolExecutor(4) as pool:
+            ended = list(pool.map(lambda n: gather(source, out, shard=(n, 4), decoders=1, **options), range(1, 5)))
+        assert sum(one.ok > 0 for one in ended) == min(per_host, 4)
+        assert gather(source, out, **options).ok == 40
+    else:
+        assert gather_on(Processes(2), source, out, **options).ok == 40
     assert most[0] <= per_host
-    assert len(site.rule_requests) == 2, "robots.txt and tdmrep.json are asked for once"
+    at_work = min(per_host, 4 if by_hand else 2) + (per_host < 4 if by_hand else per_host < 2)
+    assert len(site.rule_requests) == 2 * at_work, "each process that has links of the host asks for its rules once"
 
 
 def test_the_limit_holds_for_all_shards_together_and_a_finished_folder_asks_for_nothing(

@@ -33,6 +33,7 @@ from mlimages.dataset import compute_mean
 from mlimages.gathering import read_manifest
 from mlimages.gathering.store import stored_shards
 from mlimages.gathering.store.stored_shards import StoredShards, without_shard
+from mlimages.images import find_images
 from mlimages.images.reading import read_bytes
 from mlimages.labels import LabelFile, label_dir_auto, lay_out, open_labels
 from tests.servers import Site, answer, photo, serve
@@ -102,6 +103,8 @@ def test_every_step_reads_shards_as_class_folders(
     assert np.array_equal(means[0].mean, means[1].mean)
     lay_out(open_labels(tmp_path / "tar"), tmp_path / "copied")
     assert images(tmp_path / "copied") == images(tmp_path / "tar")
+    shown = [sorted(map(read_bytes, find_images([tmp_path / layout]))) for layout in ("tar", "folders")]
+    assert shown[0] == shown[1], "what `predict` and `explain` read"
 
 
 def written(folder: Path) -> LabelFile:

@@ -47,6 +47,10 @@ def test_a_layout_is_read_as_what_it_is(tmp_path: Path, names: list[str], expect
         (["cafe\u0301/1.jpg", "caf\u00e9/1.jpg"], "have the same class name"),
         (["Ants/1.jpg", "ants/1.jpg", "bees/1.jpg"], "have the same class name"),
         (["Ants/1.jpg", "ants /1.jpg", "bees/1.jpg"], "have the same class name"),
+        (
+            ["train/Cats/1.jpg", "train/b/1.jpg", "val/cats/2.jpg", "val/b/2.jpg"],
+            r"train/Cats and \S+val/cats differ only in case: rename one",
+        ),
         (["train/1.jpg", "test/2.jpg"], r"parts of a dataset \(test, train\)"),
         (["val/a/1.jpg", "valid/a/2.jpg", "train/a/3.jpg"], "parts of a dataset"),
     ],

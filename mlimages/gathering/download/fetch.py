@@ -25,6 +25,7 @@ from mlimages.gathering.download.opt_outs import find_opt_out
 from mlimages.gathering.download.reasons import CONNECTION, PASSING, REFUSING, reason_of_error, reason_of_status
 from mlimages.gathering.download.robots import Sites, SiteUnreachableError
 from mlimages.gathering.options import GatherOptions
+from mlimages.gathering.partition import Partition
 
 _MAX_URL = 8192
 _MAX_REDIRECTS = 10
@@ -76,10 +77,10 @@ class _RefusalError(Exception):
 class Fetcher:
     """Fetches links in one session; use as an async context manager."""
 
-    def __init__(self, options: GatherOptions) -> None:
+    def __init__(self, options: GatherOptions, partition: Partition | None = None) -> None:
         self._options = options
         self._headers = options.header_fields
-        self._hosts = Hosts(options.per_host, options.max_wait_s)
+        self._hosts = Hosts(partition or Partition(per_host=options.per_host), options.max_wait_s)
         self._slots = asyncio.Semaphore(options.parallel)
 
     async def __aenter__(self) -> Fetcher:
@@ -155,7 +156,7 @@ class Fetcher:
             return DownloadResult(Reason.PRIVATE_ADDRESS, f"{url.raw_host} is not a global address")
         result = DownloadResult(Reason.HOST_DOWN, "the host of this link does not respond")
         attempts = own_failures = unavailable = 0
-        with self._hosts.use(f"{url.raw_host}:{url.port}", label) as host:
+        with self._hosts.use(f"{url.raw_host}:{url.port}", str(url), label) as host:
             while True:
                 async with host.slots:
                     if not await host.wait_for_turn():

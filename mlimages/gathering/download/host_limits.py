@@ -20,6 +20,7 @@ from mlimages.gathering.download.host_state import (
     after_throttling,
     seconds_until_request,
 )
+from mlimages.gathering.partition import Partition
 
 _REMEMBERED = 20_000
 
@@ -27,13 +28,25 @@ _REMEMBERED = 20_000
 class Host:
     """A host and port: its request slots, and the state that determines when the next request may be sent."""
 
-    __slots__ = ("_changed", "_hosts", "labels", "queued", "slots", "state", "users", "waiting", "waiting_labels")
+    __slots__ = (
+        "_changed",
+        "_hosts",
+        "labels",
+        "per_host",
+        "queued",
+        "slots",
+        "state",
+        "users",
+        "waiting",
+        "waiting_labels",
+    )
 
-    def __init__(self, hosts: Hosts, per_host: int) -> None:
+    def __init__(self, hosts: Hosts, per_host: int, parts: int) -> None:
         self._hosts = hosts
         self._changed = asyncio.Event()
+        self.per_host = per_host
         self.slots = asyncio.Semaphore(per_host)
-        self.state = HostState()
+        self.state = HostState(parts=parts)
         self.users = 0
         self.labels: Counter[str] = Counter()
         self.waiting = 0
@@ -96,6 +109,7 @@ class Hosts:
     """The hosts in use and those used recently; the least recently used are evicted.
 
     Args:
+        partition: number of concurrent requests to each host.
         max_wait_s: maximum seconds to wait for parked hosts once all others are done.
 
     Attributes:
@@ -104,8 +118,8 @@ class Hosts:
         deadline: time at which these links fail, on the monotonic clock; infinite while another host is in use.
     """
 
-    def __init__(self, per_host: int, max_wait_s: float) -> None:
-        self._per_host = per_host
+    def __init__(self, partition: Partition, max_wait_s: float) -> None:
+        self._partition = partition
         self._max_wait_s = max_wait_s
         self._hosts: OrderedDict[str, Host] = OrderedDict()
         self._running: set[Host] = set()
@@ -116,11 +130,13 @@ class Hosts:
         self.deadline = math.inf
 
     @contextmanager
-    def use(self, name: str, label: str = "") -> Iterator[Host]:
+    def use(self, name: str, url: str, label: str = "") -> Iterator[Host]:
         """Yield the host of a link, and count the link as one in progress there."""
         host = self._hosts.get(name)
         if host is None:
-            host = self._hosts[name] = Host(self, self._per_host)
+            per_host = max(1, self._partition.requests(url))  # a redirect may lead to the host of other shards
+            parts = min(self._partition.parts_of(url), self._partition.per_host)
+            host = self._hosts[name] = Host(self, per_host, parts)
             self._evict()
         self._hosts.move_to_end(name)
         host.users += 1
@@ -155,7 +171,7 @@ class Hosts:
         """Update the counts with the state and users of a host."""
         waiting = host.users if host.state.is_parked else 0
         self.waiting += waiting - host.waiting
-        queued = 0 if host.state.is_parked else max(0, host.users - self._per_host)
+        queued = 0 if host.state.is_parked else max(0, host.users - host.per_host)
         self.queued += queued - host.queued
         host.waiting, host.queued = waiting, queued
         if waiting or host.waiting_labels:

@@ -62,6 +62,7 @@ class HostState:
             first 429 or 503 and the second.
         served_per_s: responses per second, averaged over about a second until `served_at`.
         next_at: when the rate allows the next request.
+        parts: number of processes that send requests to the host, each at its part of the rate.
     """
 
     has_responded: bool = False
@@ -79,6 +80,7 @@ class HostState:
     served_per_s: float = 0.0
     served_at: float = -math.inf
     next_at: float = -math.inf
+    parts: int = 1
 
 
 def seconds_until_request(state: HostState, now: float, deadline: float) -> float | None:
@@ -123,8 +125,8 @@ def after_response(state: HostState, now: float, *, requested_at: float, is_redi
     if requested_at < state.parked_at:  # sent before the host was parked
         return responded()
     rate = state.rate
-    if rate is not None and rate < 2 * max(1.0, served_per_s):  # otherwise the rate is not the bottleneck
-        rate += 1.0 if state.is_ramping else max(INCREASE_PER_S / rate, INCREASE)
+    if rate is not None and rate < 2 * max(1.0 / state.parts, served_per_s):  # otherwise it is not the bottleneck
+        rate += 1.0 if state.is_ramping else max(INCREASE_PER_S / state.parts / rate, INCREASE)
     if is_redirect and state.refusals:
         return responded(rate=rate, is_probing=False)
     return responded(failing=frozenset(), refusals=0, is_parked=False, is_probing=False, pauses=0, rate=rate)
@@ -183,9 +185,9 @@ def _park(state: HostState, now: float, first_pause_s: float) -> HostState:
 def _with_lower_rate(state: HostState, now: float) -> HostState:
     served = _served_per_s(state, now)
     if state.rate is None:
-        return replace(state, rate=max(1.0, DECREASE * served), is_ramping=True)
+        return replace(state, rate=max(1.0 / state.parts, DECREASE * served), is_ramping=True)
     factor = STRONG_DECREASE if 3 * served < state.rate else DECREASE
-    return replace(state, rate=max(MIN_RATE, factor * state.rate), is_ramping=False)
+    return replace(state, rate=max(MIN_RATE / state.parts, factor * state.rate), is_ramping=False)
 
 
 def _served_per_s(state: HostState, now: float) -> float:

@@ -22,7 +22,9 @@ _LABEL_COLUMNS = ("label", "class", "class_name", "category", "wnid")
 IMAGES = r"\.(jpe?g|png|gif|webp|bmp|tiff?|avif|heic)"
 """Expression of the suffixes of images; one group."""
 IMAGE_SUFFIX = re.compile(IMAGES + r"([?#]|$)", re.IGNORECASE)
-_MARKDOWN = re.compile(r"(?:[-*+]\s+)?!?\[[^\]]*\]\(\s*<?([^\s>)]+(?:\([^\s)]*\)[^\s>)]*)?)>?[^)]*\)\s*")
+_MARKDOWN = re.compile(
+    r"(?:(?:[-*+]|\d+[.)])\s+)?!?\[(?P<text>[^\]]*)\]\(\s*<?(?P<link>[^\s>)]+(?:\([^\s)]*\)[^\s>)]*)?)>?[^)]*\)\s*"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,13 +132,19 @@ def clean_link(text: str) -> str:
     text = text.strip()
     if text[:1] not in ("h", "H"):
         if markdown := _MARKDOWN.fullmatch(text):
-            text = markdown[1]
+            text = markdown["link"]
         elif text[:1] in "-*+" and text[1:2] == " " and is_link(text):
             text = text[2:].strip()
         for start, end in ('""', "''", "<>"):
             if len(text) > 1 and text[0] == start and text[-1] == end:
                 text = text[1:-1].strip()
     return html.unescape(text) if "&amp;" in text else text
+
+
+def markdown_text(text: str) -> dict[str, str]:
+    """Return the text of a Markdown link as another column of the list: `[a red cat](https://...)`."""
+    found = _MARKDOWN.fullmatch(text.strip()) if "](" in text else None
+    return {"text": found["text"]} if found and found["text"] else {}
 
 
 def text_of(value: object) -> str:

@@ -22,6 +22,7 @@ from mlimages.gathering.sources.columns import (
     choose_columns,
     clean_link,
     is_link,
+    markdown_text,
     printable,
     text_of,
 )
@@ -235,7 +236,7 @@ class LinkFile:
             left, tab, right = line.rstrip("\t ").partition("\t")
             if not tab:
                 self._unclassified += self._choice.class_name is None
-                yield ImageRef(clean_link(left), self._default)
+                yield ImageRef(clean_link(left), self._default, markdown_text(left))
                 continue
             left, right = (right, left) if is_link(left) and not is_link(right) else (left, right)
             right = next(filter(is_link, right.split("\t")), right)  # further cells are ignored

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import itertools
 import logging
 import os
@@ -12,6 +13,7 @@ import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Protocol, TypeVar
 from urllib.parse import urlsplit
@@ -22,6 +24,7 @@ from mlimages.core import ImageRef, InputError, Reason
 from mlimages.gathering.download.client import open_session
 from mlimages.gathering.download.reasons import reason_of_error
 from mlimages.gathering.options import GatherOptions
+from mlimages.gathering.partition import HostCounts
 from mlimages.gathering.sources.columns import ListChoice
 from mlimages.gathering.sources.list_files import STDIN, count_lines
 from mlimages.gathering.sources.lists import LinkFile, count_links, require_reader
@@ -38,8 +41,9 @@ class Source(Protocol):
 
     Optional members: `enough(label)`, called once a class has enough images; `finished(row)`, called with each new row;
     `lookahead`, the maximum number of links requested ahead while they wait for their class; `async length()`, the
-    number of links or None; `is_read_once`, True if a second process cannot read it; `is_list`, True if it is a list
-    that a person may have corrected, so that stored images are moved to the classes that it now names.
+    number of links or None; `async host_parts(shards)`, the hosts whose links are spread over several shards, with the
+    number of these; `is_read_once`, True if a second process cannot read it; `is_list`, True if it is a list that a
+    person may have corrected, so that stored images are moved to the classes that it now names.
     """
 
     def __aiter__(self) -> AsyncIterator[ImageRef]: ...
@@ -132,6 +136,17 @@ class UrlList:
         """Return the number of links in the lists; None if counting takes long."""
         await self._prepare()
         return self._length
+
+    async def host_parts(self, shards: int) -> dict[str, int]:
+        """Return the hosts to be spread over several shards, with the number of these; reads the lists once more."""
+        if self.is_read_once:
+            return {}
+        counts, again = HostCounts(), copy.copy(self)
+        again._tell = lambda text: None
+        with suppress(Exception):  # it is raised again where the links before it are gathered
+            async for ref in again:
+                counts.add(ref.url)
+        return counts.parts(shards)
 
     async def plan(self) -> dict[str, int | None]:
         """Return the number of links by class."""

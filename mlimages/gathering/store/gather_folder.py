@@ -13,6 +13,7 @@ from mlimages.gathering.download.fetch import DownloadResult
 from mlimages.gathering.download.image_facts import Facts, Rejection
 from mlimages.gathering.links import row_key
 from mlimages.gathering.options import GatherOptions
+from mlimages.gathering.partition import ALL, Partition
 from mlimages.gathering.store.attribution import write_attributions
 from mlimages.gathering.store.corrections import Correction, Corrections, apply
 from mlimages.gathering.store.file_names import NamesInUse, free_paths, in_subfolder
@@ -42,6 +43,7 @@ class GatherFolder:
 
     Args:
         out: a folder or remote folder, as returned by `as_path`.
+        partition: the links of this run.
         is_list: the links are a list whose classes may have been corrected since the images were gathered.
 
     Raises:
@@ -49,17 +51,16 @@ class GatherFolder:
             have been deleted on purpose.
     """
 
-    def __init__(self, out: Path, options: GatherOptions, *, is_list: bool = False) -> None:
+    def __init__(self, out: Path, options: GatherOptions, partition: Partition = ALL, *, is_list: bool = False) -> None:
         self.out = out
-        self._options = options
+        self._options, self._partition = options, partition
         self._moves_corrected = is_list and options.limit is None and not options.shard and not is_remote(out)
         self._corrections: list[Correction] = []
         self._tables = Tables(out, options)
         self._numbers = itertools.count(1)
         self._objects: StoredObjects | None = None
         self._index: ImageIndex | None = None
-        self.added = 0
-        self.has_attributions = False
+        self.added, self.has_attributions = 0, False
 
     def __enter__(self) -> GatherFolder:
         self._tables.demand_writable()
@@ -94,8 +95,7 @@ class GatherFolder:
 
     def _correct(self) -> None:
         """Record in the manifest which images were deleted or moved since the last run."""
-        choice = self._options
-        paths = manifests(self._folder)
+        choice, paths = self._options, manifests(self._folder)
         was_closed = all(read_closing(path).is_whole for path in paths)
         rows = corrected_rows(self._files, paths, keep=choice.keep_deleted, restore=choice.restore_deleted)
         for row in list(rows):  # read the whole manifest before appending to it
@@ -267,7 +267,7 @@ class GatherFolder:
         others = (path for path in reversed(manifests(self._folder)) if path not in own)
         for row in read_rows(others):
             key = row_key(row.label, row.url)
-            if self._options.is_in_shard(row.url) and key not in self._done:
+            if self._partition.is_in_shard(row.url) and key not in self._done:
                 self._learn(key, row, retries_open=retries_open)
 
     def _learn(self, key: int, row: FetchResult, *, retries_open: bool) -> None:

@@ -1,0 +1,102 @@
+"""Which shard gathers a link: a function of the list alone.
+
+All links of a host are in one shard. A host with more than its share of the links, 1/N of N shards, is spread over a
+few shards; each of them sends its part of the host's concurrent requests and takes its part of the host's rate.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from mlimages.gathering.links import host_of, row_key
+
+MAX_PARTS = 4
+"""Maximum number of shards of a host: each needs a request of its own at a time, and reads robots.txt once."""
+
+_MIN_LINKS = 10
+"""Minimum number of links of each of these shards."""
+
+_MAX_COUNTED = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """The part of the links that one of several shards gathers.
+
+    Attributes:
+        shard: number of the shard, 1 to `shards`.
+        parts: number of shards of each host that is spread over several.
+        per_host: number of concurrent requests to one host, over all shards.
+    """
+
+    shard: int = 1
+    shards: int = 1
+    parts: Mapping[str, int] = field(default_factory=dict)
+    per_host: int = 8
+
+    def is_in_shard(self, url: str) -> bool:
+        """Whether the link belongs to this shard; always True without sharding."""
+        return self.shards == 1 or shard_of(url, self.shards, self.parts) == self.shard
+
+    def parts_of(self, url: str) -> int:
+        """Return the number of shards of the link's host."""
+        return self.parts.get(_host_key(url), 1) if self.parts else 1
+
+    def requests(self, url: str) -> int:
+        """Return how many concurrent requests to the link's host this shard may send.
+
+        It is 0 for some shards of a host that is spread over more than `per_host` shards.
+        """
+        parts = self.parts_of(url)
+        if parts == 1:
+            return self.per_host
+        number = (self.shard - 1 - row_key("", _host_key(url))) % self.shards
+        return (self.per_host + parts - 1 - number % parts) // parts
+
+
+ALL = Partition()
+
+
+def shard_of(url: str, shards: int, parts: Mapping[str, int] | None = None) -> int:
+    """Return the shard, 1 to `shards`, of a link."""
+    host = _host_key(url)
+    number = row_key("", url if host == "(none)" else host)
+    if parts and host in parts:
+        number += row_key("", url) % parts[host]
+    return number % shards + 1
+
+
+class HostCounts:
+    """Counts the links of hosts; of very many hosts, only those with many links (Misra and Gries, 1982)."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._total = 0
+
+    def add(self, url: str) -> None:
+        """Count a link."""
+        self._counts[_host_key(url)] += 1
+        self._total += 1
+        if len(self._counts) > _MAX_COUNTED:
+            self._counts = Counter({host: count - 1 for host, count in self._counts.items() if count > 1})
+
+    def parts(self, shards: int, most: int = MAX_PARTS) -> dict[str, int]:
+        """Return the hosts to be spread over several of `shards` shards, at most `most`, with their number."""
+        parts = {
+            host: min(most, shards, -(-count * shards // self._total), count // _MIN_LINKS)
+            for host, count in self._counts.items()
+            if host != "(none)"
+        }
+        return {host: number for host, number in parts.items() if number > 1}
+
+
+def _host_key(url: str) -> str:
+    host = host_of(url).lower().removesuffix(":80").removesuffix(":443")
+    if host.isascii():
+        return host
+    try:
+        return host.encode("idna").decode("ascii")  # as the host is named in requests
+    except UnicodeError:
+        return host
