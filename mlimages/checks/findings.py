@@ -56,7 +56,7 @@ class Findings:
         """
         wanted = self.rows[np.isin(self.rows["code"], [CODES.index(code) for code in codes])]
         for number in range(len(self.images.files)) if file is None else (file,):
-            begin, end = np.searchsorted(wanted["index"], self.images.begins[number : number + 2])
+            begin, end = np.searchsorted(wanted["index"], self.images.starts[number : number + 2])
             yield from self._read(number, wanted[begin:end])
         yield from (one for one in self.class_findings if one.code in codes and file in (None, one.file))
 

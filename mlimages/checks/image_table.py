@@ -29,7 +29,7 @@ class ImageTable:
 
     Attributes:
         files: the label files.
-        begins: index of the first image of each file, then the number of all images `(F + 1,)`.
+        starts: index of the first image of each file, then the number of all images `(F + 1,)`.
         class_names: the classes of all files, merged by name.
         class_ids: for each file, the index in `class_names` of each of its class numbers.
         class_sets: the distinct labels of images, each as indices in `class_names`; one index in single-label files.
@@ -43,7 +43,7 @@ class ImageTable:
     """
 
     files: tuple[LabelFile, ...]
-    begins: tuple[int, ...]
+    starts: tuple[int, ...]
     class_names: tuple[str, ...]
     class_ids: tuple[NDArray[np.intp], ...]
     class_sets: tuple[tuple[int, ...], ...]
@@ -73,7 +73,7 @@ class ImageTable:
         count = len(class_id)
         return cls(
             files=tuple(files),
-            begins=tuple(accumulate(map(len, labels), initial=0)),
+            starts=tuple(accumulate(map(len, labels), initial=0)),
             class_names=class_names,
             class_ids=class_ids,
             class_sets=tuple(sets),
@@ -99,7 +99,7 @@ class ImageTable:
     def class_counts(self, file: int) -> NDArray[np.intp]:
         """Return the number of images of each class in a label file, in the order of `class_names` `(K,)`."""
         counts = np.zeros(len(self.class_names), np.intp)
-        of_sets = np.bincount(self.class_id[slice(*self.begins[file : file + 2])], minlength=len(self.class_sets))
+        of_sets = np.bincount(self.class_id[slice(*self.starts[file : file + 2])], minlength=len(self.class_sets))
         for classes, count in zip(self.class_sets, of_sets, strict=True):
             counts[list(classes)] += count
         return counts
@@ -116,7 +116,7 @@ class ImageTable:
         Raises:
             LabelFileError: the label file has changed since.
         """
-        rows = range(*self.begins[file : file + 2])
+        rows = range(*self.starts[file : file + 2])
         try:
             for index, (path, label) in zip(rows, self.files[file].named(), strict=True):
                 yield index, path, label

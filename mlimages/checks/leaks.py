@@ -141,7 +141,7 @@ def _relations(images: ImageTable, groups: Sequence[Sequence[int]], thresholds: 
     is_multi_label = images.is_multi_label
 
     def file_of(index: int) -> int:
-        return bisect_right(images.begins, index) - 1
+        return bisect_right(images.starts, index) - 1
 
     def class_of(index: int) -> int:
         return int(images.class_id[index])
@@ -149,19 +149,19 @@ def _relations(images: ImageTable, groups: Sequence[Sequence[int]], thresholds: 
     def near_class_of(index: int) -> int:
         return 0 if is_multi_label else class_of(index)  # nearly the same image may show one class more
 
-    def bytes_of(index: int) -> bytes:
+    def digest_of(index: int) -> bytes:
         return bytes(images.digest[index].data)
 
     for group in groups:
         by_file = _group_by(group, file_of)
-        yield from _leaks(by_file, images.begins)
-        for same in _group_by(group, bytes_of).values():
+        yield from _leaks(by_file, images.starts)
+        for same in _group_by(group, digest_of).values():
             yield from _equal_bytes(_group_by(same, class_of), _group_by(same, file_of))
             if len(same) >= thresholds.placeholder_copies:
                 yield from ((index, Code.PLACEHOLDER, same[0 if index != same[0] else -1]) for index in same)
-        yield from _near_two_classes(group, near_class_of, bytes_of)
+        yield from _near_duplicates_in_two_classes(group, near_class_of, digest_of)
         for within in by_file.values():
-            firsts = [same[0] for same in _group_by(within, bytes_of).values()]
+            firsts = [same[0] for same in _group_by(within, digest_of).values()]
             for of_class in _group_by(firsts, near_class_of).values():
                 yield from ((index, Code.NEAR_DUPLICATE, of_class[0]) for index in of_class[1:])
 
@@ -185,21 +185,21 @@ def _equal_bytes(by_class: Mapping[int, Sequence[int]], by_file: Mapping[int, Se
             yield from ((index, Code.DUPLICATE, within[0]) for index in within[1:])
 
 
-def _near_two_classes(
-    group: Sequence[int], class_of: Callable[[int], int], bytes_of: Callable[[int], bytes]
+def _near_duplicates_in_two_classes(
+    group: Sequence[int], class_of: Callable[[int], int], digest_of: Callable[[int], bytes]
 ) -> Iterator[Relation]:
     """Yield images with a near-duplicate in another class; images with equal bytes have their own code."""
     by_class = _group_by(group, class_of)
-    some = {label: [same[0] for same in _group_by(own, bytes_of).values()][:2] for label, own in by_class.items()}
+    some = {label: [same[0] for same in _group_by(own, digest_of).values()][:2] for label, own in by_class.items()}
     for index in group if len(some) > 1 else ():
-        label, own = class_of(index), bytes_of(index)  # two per class suffice: at least one differs in its bytes
-        near = (other for of, two in some.items() if of != label for other in two if bytes_of(other) != own)
+        label, own = class_of(index), digest_of(index)  # two per class suffice: at least one differs in its bytes
+        near = (other for of, two in some.items() if of != label for other in two if digest_of(other) != own)
         yield from ((index, Code.NEAR_TWO_LABELS, other) for other in islice(near, 1))
 
 
-def _leaks(by_file: Mapping[int, Sequence[int]], begins: Sequence[int]) -> Iterator[Relation]:
+def _leaks(by_file: Mapping[int, Sequence[int]], starts: Sequence[int]) -> Iterator[Relation]:
     """Yield images that another label file also lists; they are kept in the smallest file, the likely test set."""
-    home = min(by_file, key=lambda file: (begins[file + 1] - begins[file], -file))
+    home = min(by_file, key=lambda file: (starts[file + 1] - starts[file], -file))
     for file, indices in by_file.items():
         if file != home:
             yield from ((index, Code.LEAK, by_file[home][0]) for index in indices)

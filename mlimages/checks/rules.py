@@ -72,7 +72,7 @@ def apply_class_rules(images: ImageTable, thresholds: Thresholds) -> Iterator[Fi
 
 def _blurred_classes(images: ImageTable, file: int) -> Iterator[Finding]:
     """Yield the classes of a label file in which most images have little detail, instead of flagging each image."""
-    rows = slice(*images.begins[file : file + 2])
+    rows = slice(*images.starts[file : file + 2])
     sharpness = images.facts["sharpness"][rows]
     ids_of: dict[int, list[int]] = defaultdict(list)
     for number, classes in enumerate(images.class_sets):

@@ -174,14 +174,14 @@ def _examine(
     return unavailable
 
 
-def _record(images: ImageTable, begin: int, paths: Sequence[str], examined: Sequence[ExaminedImage]) -> None:
-    decoded = [row for row, one in enumerate(examined) if one.facts]
+def _record(images: ImageTable, begin: int, paths: Sequence[str], results: Sequence[ExaminedImage]) -> None:
+    decoded = [row for row, one in enumerate(results) if one.facts]
     if decoded:
         indices = begin + np.array(decoded)
-        images.facts[indices] = facts_table(examined[row].facts or b"" for row in decoded)
-        digests = b"".join(examined[row].digest[:DIGEST_BYTES] for row in decoded)
+        images.facts[indices] = facts_table(results[row].facts or b"" for row in decoded)
+        digests = b"".join(results[row].digest[:DIGEST_BYTES] for row in decoded)
         images.digest[indices] = np.frombuffer(digests, np.uint64).reshape(-1, 2)
-    for index, (path, one) in enumerate(zip(paths, examined, strict=True), start=begin):
+    for index, (path, one) in enumerate(zip(paths, results, strict=True), start=begin):
         if one.fault:
             images.note(index, Code(one.fault), one.detail)
         elif detail := wrong_suffix(path, images.facts["format"][index].decode()):

@@ -19,7 +19,7 @@ from mlimages.labels import TableOptions
 if TYPE_CHECKING:
     from mlimages.dataset import AugmentSummary
 
-MOST_ANGLES = 360
+MAX_ANGLES = 360
 
 
 def register(app: typer.Typer) -> None:
@@ -93,9 +93,9 @@ def _angles(text: str) -> range:
         angles = range(*map(int, text.split(":")))
     except (ValueError, TypeError):
         angles = range(0)
-    if text.count(":") != 2 or not 0 < len(angles) <= MOST_ANGLES:
+    if text.count(":") != 2 or not 0 < len(angles) <= MAX_ANGLES:
         raise typer.BadParameter(
-            f"{text}: expected FROM:TO:STEP in whole degrees, at most {MOST_ANGLES} steps, such as -30:30:6",
+            f"{text}: expected FROM:TO:STEP in whole degrees, at most {MAX_ANGLES} steps, such as -30:30:6",
             param_hint="--rotate",
         )
     return angles

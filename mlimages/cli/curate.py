@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from mlimages.cli.engines import ADDRESS, ENGINE, Engine, open_cluster, require_engine
-from mlimages.cli.hints import print_next, print_note, read_labels, read_parts, to_arguments, validation_beside
+from mlimages.cli.hints import print_next, print_note, read_labels, read_parts, to_arguments, validation_option
 from mlimages.cli.options import FORCE, SKIP_UNAVAILABLE, GroupedCommand, ThresholdsCommand, takes_options
 from mlimages.core import ImageProperty, Resize, as_path, counted, demand_free
 from mlimages.labels import LabelOptions, TableOptions, WrittenLabels
@@ -258,7 +258,7 @@ def mean(
     print("per channel: mean " + _figures(mean_image.channel_mean) + ", std " + _figures(mean_image.channel_std))
     prepared: list[object] = ["--model", model] if model and not Path(model).is_dir() else ["--size", prop.width]
     prepared += ["--resize", prop.resize] * (prop.resize != "shorter" and not model) + ["--gray"] * gray
-    options = [*to_arguments(table), *validation_beside(source), *prepared]
+    options = [*to_arguments(table), *validation_option(source), *prepared]
     print_next("finetune", source, *options, "--mean", out.with_suffix(".npy"))
 
 

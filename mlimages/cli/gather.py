@@ -39,12 +39,12 @@ _HINTS = {
     Reason.PROXY: "the response is not that of an HTTP proxy: see --proxy",
     Reason.TOO_SMALL: "--min-size sets the minimum length of the shorter side",
 }
-"""What a failure that most links share asks of the user."""
+"""Advice if most links fail for this reason."""
 _REMEDIES = {
     Reason.PRIVATE_ADDRESS: "the address is private: add --allow-private",
     Reason.UNKNOWN_HOST: "the host name does not exist: correct the link",
 }
-"""What an unfinished link asks of the user where the same command would fail again."""
+"""Advice for unfinished links for which the same command would fail again."""
 _AGAIN = "run the same command again"
 _NO_LINKS = "the source has no links"
 
@@ -61,7 +61,7 @@ def register(app: typer.Typer) -> None:
         epilog="Example: mlimages gather urls links.txt -o data/mine",
     )
     for make_source in (urls, imagenet, openverse, inaturalist, commons, pexels):
-        sub.command(make_source.__name__, cls=_Command)(_gathering(make_source))
+        sub.command(make_source.__name__, cls=_Command)(_make_command(make_source))
     app.add_typer(sub, name="gather", rich_help_panel="gather")
 
 
@@ -109,7 +109,7 @@ def _common(
     """Declare the options that all `gather` commands share in addition to `GatherOptions`."""
 
 
-def _gathering(make_source: Callable[..., Source]) -> Callable[..., None]:
+def _make_command(make_source: Callable[..., Source]) -> Callable[..., None]:
     """Make a command from a function that creates a source: its parameters after the first, then the common ones."""
     common = inspect.signature(_common, eval_str=True).parameters
     own = inspect.signature(make_source, eval_str=True)
@@ -273,7 +273,7 @@ def _no_images_reason(summary: GatherSummary) -> str:
 
 
 def _remedies(summary: GatherSummary) -> list[str]:
-    """Return what finishes the unfinished links; the same command, if it may, comes last."""
+    """Return the steps that finish the unfinished links; the same command, if it helps, comes last."""
     counts = {reason: summary.reasons.get(reason, 0) for reason in _REMEDIES}
     found = [f"{_REMEDIES[reason]} ({counted(count, 'link')})" for reason, count in counts.items() if count]
     return found + [_AGAIN] * (summary.open > sum(counts.values()) or not found)

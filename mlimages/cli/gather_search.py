@@ -225,9 +225,9 @@ def tell(text: str) -> None:
     tqdm.write(f"mlimages: {text}", file=sys.stderr)
 
 
-async def count_down(seconds: float, why: str) -> None:
+async def count_down(seconds: float, reason: str) -> None:
     """Sleep, and show the remaining time on standard error."""
-    tell(f"{why} (Ctrl-C stops; run the same command again to resume)")
+    tell(f"{reason} (Ctrl-C stops; run the same command again to resume)")
     until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0:
         if sys.stderr.isatty():

@@ -27,7 +27,7 @@ def to_arguments(values: Mapping[str, Any]) -> list[object]:
     ]
 
 
-def validation_beside(train: Path) -> list[object]:
+def validation_option(train: Path) -> list[object]:
     """Return `--val FILE` if a training file has a validation file, such as labels_val.txt beside labels_train.txt."""
     head, found, tail = train.name.rpartition("train")
     val = train.with_name(f"{head}val{tail}")

@@ -43,8 +43,8 @@ app = typer.Typer(
 )
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(value: bool) -> None:
+    if value:
         print(f"mlimages {__version__}")
         for name in ("torch", "timm", "onnxruntime"):
             print(f"{name} {_installed_version(name)}")

@@ -96,8 +96,8 @@ def _metavar(kind: Any) -> str:
     return "|".join(map(str, get_args(kind))) if get_origin(kind) is Literal else _METAVARS.get(kind, "VALUE")
 
 
-def _print_all(ctx: typer.Context, wanted: bool) -> None:
-    if wanted:
+def _print_all(ctx: typer.Context, value: bool) -> None:
+    if value:
         ctx.meta[_ALL] = True
         print(ctx.get_help())
         raise typer.Exit

@@ -243,7 +243,7 @@ def _npy_writer(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> Iterato
 
 
 def _write_images(class_names: ClassNames, folder: Path, name: str, rows: Iterable[_Row]) -> int:
-    images, class_folders = folder / (name or "images"), folder_names(class_names, longest=60)
+    images, class_folders = folder / (name or "images"), folder_names(class_names, max_length=60)
 
     def save_all() -> Iterator[LabeledPath]:
         number = 0

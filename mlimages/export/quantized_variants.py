@@ -30,7 +30,7 @@ Outputs = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32] | 
 """Logits and probabilities, each `(N, classes)`, and the output `known` `(N,)`, where there is one."""
 
 Run = Callable[[Sequence[NDArray[np.uint8]]], Outputs]
-"""From prepared images, each `(h, w, C)`."""
+"""Computes the outputs for preprocessed images, each uint8 `(h, w, C)`."""
 
 _Batch = Mapping[str, NDArray[np.generic]]
 
@@ -114,7 +114,7 @@ class _CalibrationBatches(CalibrationDataReader):  # type: ignore[misc]  # onnxr
 
 
 def runner(bundle: OnnxBundle) -> Run:
-    """Return a function that computes logits and probabilities of preprocessed pixels, with either kind of file."""
+    """Return a function that computes the outputs for preprocessed pixels, also if the file includes preprocessing."""
     if bundle.includes_preprocessing:
         return BundleSession(bundle).run_all
     session = open_session(bundle.path, threads=1)

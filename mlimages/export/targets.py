@@ -22,7 +22,7 @@ OPSET = 18
 with it, so that ONNX Runtime 1.14 and later reads the file."""
 
 RunLogits = Callable[[NDArray[Any]], NDArray[np.float32]]
-"""From the file's input, one image as a batch, to its logits `(1, classes)`."""
+"""Computes the logits `(1, classes)` for the file's input, a batch of one image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ RUNTIMES: dict[Target, Runtime] = {
     "opencv": Runtime("OpenCV", None, _open_opencv, "cv2", "the package opencv-python is not installed"),
     "web": Runtime("onnxruntime-web", "operator", unchecked="it runs in a browser"),
 }
-"""TensorRT refuses uint8 images and the resize of ONNX, OpenCV the dynamic sizes: these take the network's input."""
+"""TensorRT rejects uint8 images and ONNX's resize, OpenCV dynamic sizes: files for them have no preprocessing."""
 
 
 def open_runtime(target: Target, path: Path) -> RunLogits | None:

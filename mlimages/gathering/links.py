@@ -7,7 +7,7 @@ import re
 from urllib.parse import urlsplit
 
 _CREDENTIALS = re.compile(r"(//)[^/?#\s]*@")
-_MOST_DATA = 200
+_MAX_DATA = 200
 
 
 def without_credentials(text: str) -> str:
@@ -29,7 +29,7 @@ def recorded_url(url: str) -> str:
     >>> recorded_url("https://user:password@example.org/a.jpg")
     'https://example.org/a.jpg'
     """
-    if url[:5].lower() == "data:" and len(url) > _MOST_DATA:
+    if url[:5].lower() == "data:" and len(url) > _MAX_DATA:
         digest = hashlib.sha256(url.encode("utf-8", "surrogatepass")).hexdigest()
         return f"{url[:60]}...sha256:{digest}"
     return _CREDENTIALS.sub(r"\1", url, count=1) if "@" in url else url

@@ -57,7 +57,7 @@ class Tasks(Protocol):
     def workers(self) -> int: ...
 
     def run(self, function: Callable[[int], Any], items: list[int]) -> Iterator[list[Any]]:
-        """Yield the results of the tasks as they end, at least once a second; restart tasks whose process died."""
+        """Yield the results of the tasks finished since the last list, at least once a second; retry crashed tasks."""
 
 
 def gather_on(
@@ -68,13 +68,13 @@ def gather_on(
     progress: Progress | None = None,
     **options: Unpack[GatherKeywords],
 ) -> GatherSummary:
-    """Run `gather` in the processes of `tasks`, each of which gathers some of the hosts at a time.
+    """Run `gather` in the processes of `tasks`; each task gathers the links of some of the hosts.
 
     The output is a folder that every machine can access, or an address. `limit` and `per_host` hold for all processes
     together, `parallel` for each.
 
     Raises:
-        GatherError: as for `gather`; or a machine cannot access the folder, or a process died repeatedly.
+        GatherError: as for `gather`; or a machine cannot access the folder, or a process crashed repeatedly.
         InputError: as for `gather`, or the source cannot be divided.
     """
     links, chosen, out = as_source(source), GatherOptions(**options), as_path(out)

@@ -183,13 +183,13 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     raise _unknown_format(data, missing, claimed)
 
 
-def _unknown_format(data: bytes, missing: str, claimed: str) -> ImageError:
+def _unknown_format(data: bytes, missing_library: str, claimed_format: str) -> ImageError:
     if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS and "HEIF" not in Image.OPEN:
         return ImageError(Fault.UNREADABLE, f"HEIC needs an optional package: `{install_hint('heic')}`")
-    if missing:
-        return ImageError(Fault.UNREADABLE, f"the installed Pillow cannot decode the format ({missing})")
-    if claimed:
-        return ImageError(Fault.NOT_AN_IMAGE, f"starts like a {claimed} file, but its header cannot be read")
+    if missing_library:
+        return ImageError(Fault.UNREADABLE, f"the installed Pillow cannot decode the format ({missing_library})")
+    if claimed_format:
+        return ImageError(Fault.NOT_AN_IMAGE, f"starts like a {claimed_format} file, but its header cannot be read")
     begin = data[:12]
     seen = f'"{begin.decode()}"' if begin.isascii() and begin.decode().isprintable() else begin.hex(" ")
     return ImageError(Fault.NOT_AN_IMAGE, f"begins with {seen}")

@@ -19,7 +19,7 @@ GRID = 7
 """Positions along each side: with the whole image, 50 forward passes."""
 
 WINDOW = 2
-"""Side of the hidden square, in steps of the grid: neighbours overlap, so that nothing lies between them."""
+"""Side of the masked square, in steps of the grid: neighbours overlap, so that nothing lies between them."""
 
 _STEPS = GRID + WINDOW - 1
 _BATCH = 10
@@ -91,7 +91,7 @@ def explain(predictor: Predictor, image: ImageInput) -> Explanation | BrokenImag
         return pixels
     whole = predictor.probabilities([pixels])[0]  # (classes,)
     label = int(whole.argmax())
-    parts = list(_with_hidden_parts(pixels))
+    parts = list(_masked_images(pixels))
     batches = [parts[start : start + _BATCH] for start in range(0, len(parts), _BATCH)]
     hidden = np.concatenate([predictor.probabilities(batch)[:, label] for batch in batches])  # (49,)
     name = image if isinstance(image, str) else getattr(image, "__fspath__", lambda: "")()
@@ -103,7 +103,7 @@ def explain(predictor: Predictor, image: ImageInput) -> Explanation | BrokenImag
 def hide_middle(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Mask the centre of an image `(h, w, C)` (half of its area), where most objects are.
 
-    It gets the mean colour of the rest: that of the whole image would tell the colour of the object.
+    It gets the mean colour of the rest: that of the whole image would reveal the colour of the object.
     """
     height, width = pixels.shape[:2]
     top, left = round(height * _MARGIN), round(width * _MARGIN)
@@ -118,11 +118,11 @@ _MARGIN = (1 - 0.5**0.5) / 2
 """Fraction of the height and width outside the masked centre on each side, so that half of the area lies within."""
 
 
-def _with_hidden_parts(pixels: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+def _masked_images(pixels: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
     rows, columns = _windows(pixels.shape[0]), _windows(pixels.shape[1])
     for row in rows:
         for column in columns:
-            yield _hide(pixels, row, column)
+            yield _mask(pixels, row, column)
 
 
 def _windows(side: int) -> Sequence[slice]:
@@ -131,7 +131,7 @@ def _windows(side: int) -> Sequence[slice]:
     return [slice(round(n * step), max(round(n * step) + 1, round((n + WINDOW) * step))) for n in range(GRID)]
 
 
-def _hide(pixels: NDArray[np.uint8], rows: slice, columns: slice) -> NDArray[np.uint8]:
+def _mask(pixels: NDArray[np.uint8], rows: slice, columns: slice) -> NDArray[np.uint8]:
     hidden = pixels.copy()
     hidden[rows, columns] = pixels.mean(axis=(0, 1)).round()
     return hidden

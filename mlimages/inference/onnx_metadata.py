@@ -78,7 +78,7 @@ def write_metadata(source: Path, target: Path, metadata: Mapping[str, str]) -> N
 
 
 def _without_metadata(network: BinaryIO) -> Iterator[tuple[int, int]]:
-    """Yield the ranges of all fields of a `ModelProto` but `metadata_props`: fields are numbers or have a length."""
+    """Yield the byte ranges of a `ModelProto`'s fields except `metadata_props`: fields are numbers or have a length."""
     start = 0
     while (tag := _varint(network)) is not None:
         size = _varint(network) or 0

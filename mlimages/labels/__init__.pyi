@@ -23,7 +23,7 @@ from .labelling import append as append
 from .labelling import make_label_files as make_label_files
 from .labelling import parse_shares as parse_shares
 from .layout import folder_names as folder_names
-from .layout import lay_out as lay_out
+from .layout import write_class_folders as write_class_folders
 from .scanning import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from .shards import all_images as all_images
 from .shards import shards_in as shards_in

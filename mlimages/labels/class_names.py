@@ -96,7 +96,7 @@ class FileClasses:
     is_table: bool
 
 
-def share_names(files: Sequence[FileClasses]) -> tuple[ClassNames, tuple[ClassNames, ...]]:
+def merge_class_names(files: Sequence[FileClasses]) -> tuple[ClassNames, tuple[ClassNames, ...]]:
     """Merge the classes of several files by name; return all names, and for each file the names of its class numbers.
 
     Labels that are numbers without names are class numbers if another file names them (in a table, only if they are 0

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mlimages.core import written_names
-from mlimages.labels.scanning import clean_name, has_images, images_in, subfolders, walk
+from mlimages.labels.scanning import clean_name, has_images, iter_images, subfolders, walk
 from mlimages.labels.tables import SHOWN
 
 NUMBERED = re.compile(r"/part-\d{4,}$")
@@ -16,7 +16,7 @@ NUMBERED = re.compile(r"/part-\d{4,}$")
 
 def loose_images(root: Path) -> list[Path]:
     """Return the images in the folder itself, without those that mlimages wrote (a mean image, a contact sheet)."""
-    images = list(images_in(root, deep=False))
+    images = list(iter_images(root, recursive=False))
     ours = written_names(root) if images else set()
     return [path for path in images if path.name not in ours]
 
@@ -25,7 +25,7 @@ def describe_skipped(part: Path, root: Path, *, leaf: bool) -> list[str]:
     """Describe what is skipped in a part: class folders without images, and images outside of them."""
     folders = [path for path in (walk(part) if leaf else subfolders(part)) if path != part]
     empty = [f"{clean_name(path.relative_to(root).as_posix())}: no images" for path in folders
-             if not has_images(path, deep=True)]  # fmt: skip
+             if not has_images(path, recursive=True)]  # fmt: skip
     return [*empty, *(f"{path.relative_to(root).as_posix()}: beside the class folders" for path in loose_images(part))]
 
 
@@ -35,7 +35,7 @@ def describe_nested(classes: Sequence[Path], root: Path) -> str:
         (of, path)
         for of in classes
         for path in walk(of)
-        if path != of and has_images(path, deep=False) and not NUMBERED.search(str(path))
+        if path != of and has_images(path, recursive=False) and not NUMBERED.search(str(path))
     ]
     names = [path.relative_to(root).as_posix() for _, path in inner]
     shown = ", ".join(names[:SHOWN]) + ", ..." * (len(names) > SHOWN)
@@ -54,4 +54,4 @@ def describe_other_entries(root: Path, parts: set[Path]) -> list[str]:
     """Describe what is beside the parts, such as a test set without classes."""
     loose = [f"{path.name}: beside the folders train, val and test" for path in loose_images(root)]
     others = [path for path in subfolders(root) if path not in parts]
-    return loose + [f"{path.name}: {sum(1 for _ in images_in(path))} images without class folders" for path in others]
+    return loose + [f"{path.name}: {sum(1 for _ in iter_images(path))} images without class folders" for path in others]

@@ -24,7 +24,7 @@ from mlimages.labels.scanning import (
     PARTS,
     clean_name,
     has_images,
-    images_in,
+    iter_images,
     natural_key,
     skipped_entries,
     subfolders,
@@ -256,7 +256,7 @@ def has_class_folders(folder: Path) -> bool:
 
 
 def _image_folders(root: Path) -> list[Path]:
-    return [path for path in subfolders(root) if has_images(path, deep=True) or shards_in(path)]
+    return [path for path in subfolders(root) if has_images(path, recursive=True) or shards_in(path)]
 
 
 def _class_root(root: Path, class_names: Sequence[str]) -> Path:
@@ -286,11 +286,11 @@ def _class_images(root: Path, *, leaf: bool) -> dict[str, Callable[[], Iterator[
     classes: dict[str, list[Path]] = {}
     for name, path in _class_folders(root, leaf=leaf).items():
         classes.setdefault(NUMBERED.sub("", name) if leaf else name, []).append(path)
-    return {name: partial(_images_of, paths, deep=not leaf) for name, paths in classes.items()}
+    return {name: partial(_images_of, paths, recursive=not leaf) for name, paths in classes.items()}
 
 
-def _images_of(folders: list[Path], *, deep: bool) -> Iterator[Path]:
-    return chain.from_iterable(images_in(folder, deep=deep) for folder in folders)
+def _images_of(folders: list[Path], *, recursive: bool) -> Iterator[Path]:
+    return chain.from_iterable(iter_images(folder, recursive=recursive) for folder in folders)
 
 
 def _class_folders(root: Path, *, leaf: bool) -> dict[str, Path]:
@@ -298,7 +298,7 @@ def _class_folders(root: Path, *, leaf: bool) -> dict[str, Path]:
     classes: dict[str, Path] = {}
     same: dict[str, Path] = {}
     for path in walk(root) if leaf else subfolders(root):
-        if path == root or not has_images(path, deep=not leaf):
+        if path == root or not has_images(path, recursive=not leaf):
             continue
         name = clean_name(path.relative_to(root).as_posix())
         if (other := same.setdefault(name.casefold(), path)) != path:
@@ -310,7 +310,7 @@ def _class_folders(root: Path, *, leaf: bool) -> dict[str, Path]:
             f"{root} holds {len(loose)} images and no class folders: {_table_hint(root)}create a folder per class, "
             "use --class-from REGEX if the names contain the class, or --label N if all are of one class"
         )
-    if len(loose) > MAX_LOOSE_SHARE * sum(1 for path in (classes.values() if loose else ()) for _ in images_in(path)):
+    if len(loose) > MAX_LOOSE_SHARE * sum(1 for path in (classes.values() if loose else ()) for _ in iter_images(path)):
         shown = ", ".join(path.name for path in loose[:3]) + (f" and {len(loose) - 3} more" if len(loose) > 3 else "")
         raise InputError(
             f"{root}: images outside the class folders ({shown}): move each into the folder of its class, or elsewhere"

@@ -275,8 +275,8 @@ def _as_text(value: object) -> str:
     return str(value) if isinstance(value, str | int | float) else ""
 
 
-def _unexpected_line(path: Path, number: int, expected: str, found: str) -> LabelFileError:
-    return LabelFileError(f"{path}:{number}: expected {expected}, found {found.strip()[:80]!r}")
+def _unexpected_line(path: Path, number: int, expected: str, line: str) -> LabelFileError:
+    return LabelFileError(f"{path}:{number}: expected {expected}, found {line.strip()[:80]!r}")
 
 
 def _unquote(text: str) -> str:

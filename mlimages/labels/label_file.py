@@ -25,8 +25,8 @@ from mlimages.labels.class_names import (
     FileClasses,
     class_definition_path,
     is_number,
+    merge_class_names,
     read_class_names,
-    share_names,
 )
 from mlimages.labels.descriptions import as_html, summary_line
 from mlimages.labels.formats import Label, is_multi_label, is_table, text_rows
@@ -269,10 +269,10 @@ class LabelFile:
         left._named = lambda: (named for named in self.named() if real[named[0]] not in dropped)
         return left
 
-    def where(self, wanted: Iterable[object]) -> LabelFile:
-        """Return the images at the positions where `wanted` is true, and none beyond its end."""
+    def where(self, mask: Iterable[object]) -> LabelFile:
+        """Return the images at the positions where `mask` is true, and none beyond its end."""
         left = self._with(None)
-        left._named = lambda: compress(self.named(), wanted)
+        left._named = lambda: compress(self.named(), mask)
         return left
 
     def write(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> LabelFile:
@@ -307,7 +307,7 @@ def share_classes(files: Sequence[LabelFile]) -> tuple[ClassNames, tuple[ClassNa
         LabelFileError: only some of the files are multi-label.
     """
     _demand_same_form(files)
-    return share_names([file.classes for file in files])
+    return merge_class_names([file.classes for file in files])
 
 
 def read_paths(path: str | os.PathLike[str]) -> Iterator[Path]:

@@ -13,7 +13,7 @@ from mlimages.labels.class_names import class_definition_path, read_class_names,
 from mlimages.labels.copies import join_copies
 from mlimages.labels.folders import demand_items, demand_table, label_dir, label_dir_auto, label_dir_by_pattern
 from mlimages.labels.label_file import LabelFile, read_paths
-from mlimages.labels.layout import lay_out
+from mlimages.labels.layout import write_class_folders
 from mlimages.labels.splitting import demand_shares, groups_by_pattern
 from mlimages.labels.table_options import TableOptions
 
@@ -151,7 +151,7 @@ def make_label_files(
         demand_free(chain.from_iterable((path, class_definition_path(path)) for path in paths), overwrite=force)
     files = _split(listed, options, split, note) if options.split else tuple(parts.values()) or (listed,)
     if options.as_folders:
-        lay_out(dict(zip(names, files, strict=True)), options.as_folders, copy=options.copy)
+        write_class_folders(dict(zip(names, files, strict=True)), options.as_folders, copy=options.copy)
     written = [file.write(path, overwrite=force) for path, file in zip(paths, files, strict=True)] if is_written else []
     if options.split:
         for file in written:

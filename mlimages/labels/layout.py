@@ -12,7 +12,9 @@ from mlimages.core import InputError, LabeledPath, is_member, is_remote, read_fi
 from mlimages.labels.label_file import LabelFile
 
 
-def lay_out(parts: LabelFile | Mapping[str, LabelFile], folder: str | os.PathLike[str], *, copy: bool = False) -> int:
+def write_class_folders(
+    parts: LabelFile | Mapping[str, LabelFile], folder: str | os.PathLike[str], *, copy: bool = False
+) -> int:
     """Link the images as `folder/CLASS/NAME`, or copy them; return their number.
 
     If `parts` maps names to label files, each gets a folder: `folder/PART/CLASS/NAME`. If images have the same name,
@@ -38,22 +40,22 @@ def lay_out(parts: LabelFile | Mapping[str, LabelFile], folder: str | os.PathLik
     return len(targets)
 
 
-def folder_names(class_names: Sequence[str], *, longest: int = 120) -> tuple[str, ...]:
-    """Return a folder name for each class: no separators, at most `longest` letters, unique on any file system."""
+def folder_names(class_names: Sequence[str], *, max_length: int = 120) -> tuple[str, ...]:
+    """Return a folder name for each class: no separators, at most `max_length` letters, unique on any file system."""
     taken: set[str] = set()
     return tuple(
-        _unique_name(name.replace("/", "_").replace("\\", "_").lstrip(".").rstrip(". ")[:longest] or "_", taken)
+        _unique_name(name.replace("/", "_").replace("\\", "_").lstrip(".").rstrip(". ")[:max_length] or "_", taken)
         for name in class_names
     )
 
 
-def _unique_name(name: str, taken: set[str]) -> str:
-    """Append `_2`, `_3` ... to `name` if it is taken; add the result to `taken`."""
+def _unique_name(name: str, used_names: set[str]) -> str:
+    """Append `_2`, `_3` ... to `name` if it is used; add the result to `used_names`."""
     stem, suffix = os.path.splitext(name)  # noqa: PTH122
     for number in count(1):
         found = name if number == 1 else f"{stem}_{number}{suffix}"
-        if (key := unicodedata.normalize("NFC", found).casefold()) not in taken:
-            taken.add(key)
+        if (key := unicodedata.normalize("NFC", found).casefold()) not in used_names:
+            used_names.add(key)
             return found
     raise AssertionError
 

@@ -94,9 +94,9 @@ def walk(root: Path) -> Iterator[Path]:
         yield Path(top)
 
 
-def images_in(root: Path, *, deep: bool = True) -> Iterator[Path]:
-    """Yield the images in a folder and, if `deep`, below it, selected by suffix, in natural order."""
-    for folder in walk(root) if deep else [root]:
+def iter_images(root: Path, *, recursive: bool = True) -> Iterator[Path]:
+    """Yield the images in a folder and, if `recursive`, below it, selected by suffix, in natural order."""
+    for folder in walk(root) if recursive else [root]:
         files = (_path(entry, folder) for entry in _scan(folder) if _is_image(entry))
         yield from sorted(files, key=lambda path: natural_key(path.name))
 
@@ -161,9 +161,9 @@ def can_be_listed(name: str) -> bool:
     return not any(char in "\n\r\\" or "\ud800" <= char <= "\udfff" for char in name)
 
 
-def has_images(folder: Path, *, deep: bool) -> bool:
-    """Whether `images_in` yields an image."""
-    return next(images_in(folder, deep=deep), None) is not None
+def has_images(folder: Path, *, recursive: bool) -> bool:
+    """Whether `iter_images` yields an image."""
+    return next(iter_images(folder, recursive=recursive), None) is not None
 
 
 def skipped_entries(root: Path) -> list[str]:

@@ -16,9 +16,9 @@ from mlimages.labels.scanning import (
     can_be_listed,
     clean_name,
     has_images,
-    images_in,
     is_hidden,
     is_image_name,
+    iter_images,
     names_in,
     subfolders,
 )
@@ -34,7 +34,7 @@ def shards_in(folder: Path) -> list[Path]:
     """
     names = names_in(folder) if is_remote(folder) else (path.name for path in folder.glob("*.tar"))
     shards = sorted(folder / name for name in names if _SHARD.fullmatch(name))
-    if shards and any(has_images(path, deep=True) for path in subfolders(folder)):
+    if shards and any(has_images(path, recursive=True) for path in subfolders(folder)):
         return []
     if shards and is_remote(folder):
         raise InputError(f"{folder}: tar shards are only read from a local folder: copy them to one (aws s3 sync ...)")
@@ -46,7 +46,7 @@ def all_images(folder: Path) -> Iterator[Path]:
     if shards_in(folder):
         yield from (Path(path) for path, _ in _shard_images(folder))
     else:
-        yield from images_in(folder)
+        yield from iter_images(folder)
 
 
 def shard_classes(folder: Path, *, leaf: bool) -> dict[str, list[str]]:

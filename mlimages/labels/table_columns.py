@@ -23,28 +23,28 @@ from mlimages.labels.label_texts import parse_list
 from mlimages.labels.scanning import IMAGE_SUFFIXES
 from mlimages.labels.table_options import TableOptions
 from mlimages.labels.tables import (
-    PATH_WORDS,
+    PATH_COLUMN_NAMES,
     SHOWN,
     Table,
     is_one,
     is_zero_or_one,
     join_path,
     part_of_cell,
-    rank,
+    position_in,
     relative_path,
     table_advice,
 )
 
-LABEL_WORDS = (
+LABEL_COLUMN_NAMES = (
     "class_name", "label_name", "category_name", "label", "labels", "class", "category", "choice", "target", "breed",
     "species", "diagnosis", "variety", "tag", "tags", "y", "cls", "class_id", "label_id", "category_id",
 )  # fmt: skip
-NO_LABELS = frozenset(
+NON_LABEL_COLUMN_NAMES = frozenset(
     {"width", "height", "size", "bytes", "url", "md5", "sha256", "dhash", "split", "fold", "set", "is_valid"}
 )
 """Names of columns that are never labels, even if there is no other column."""
 
-PART_WORDS = ("split", "set", "subset", "partition", "is_valid")
+PART_COLUMN_NAMES = ("split", "set", "subset", "partition", "is_valid")
 """Names of columns that may hold the part of the dataset of each row."""
 
 SAMPLE = 200
@@ -71,7 +71,7 @@ def detect_table(path: Path, folder: Path, options: TableOptions) -> Table:
 
 def _delimiters(path: Path, options: TableOptions) -> list[str]:
     """Return the possible delimiters; in a .txt, `a.jpg cats;dogs` may be a path and its labels."""
-    found = text_delimiters(path, has_columns=options.names_columns)
+    found = text_delimiters(path, has_columns=options.specifies_columns)
     is_ambiguous = options.multi_label and path.suffix.lower() == ".txt" and found[0] not in (PATH_LABEL, WORDS)
     return [*found, PATH_LABEL] if is_ambiguous else found
 
@@ -135,7 +135,10 @@ class _Sample:
                     locations.append(_Location(count / max(1, len(rows)), column, folder, suffix, strip))
         return max(
             locations,
-            key=lambda location: (location.share, -rank(self.normalized_row[location.column :][:1], PATH_WORDS)),
+            key=lambda location: (
+                location.share,
+                -position_in(self.normalized_row[location.column :][:1], PATH_COLUMN_NAMES),
+            ),
         )
 
     def _max_strip_components(self, cells: Sequence[str]) -> int:
@@ -148,7 +151,9 @@ class _Sample:
 
     def _path_column_by_name(self, columns: Sequence[int]) -> int:
         return min(
-            columns, key=lambda column: (rank(self.normalized_row[column : column + 1], PATH_WORDS), column), default=0
+            columns,
+            key=lambda column: (position_in(self.normalized_row[column : column + 1], PATH_COLUMN_NAMES), column),
+            default=0,
         )
 
     @cached_property
@@ -186,7 +191,7 @@ class _Sample:
     def _has_lists(self, labels: Sequence[int]) -> bool:
         """Whether each label of the sample is a list of labels."""
         is_named = self.delimiter == PATH_LABEL or self.options.label_column
-        if len(labels) != 1 or not (is_named or self.normalized_row[labels[0]] in LABEL_WORDS):
+        if len(labels) != 1 or not (is_named or self.normalized_row[labels[0]] in LABEL_COLUMN_NAMES):
             return False
         cells = [cell for cell in self._cells(labels) if cell]
         return bool(cells) and all(parse_list(cell) is not None for cell in cells)
@@ -199,7 +204,7 @@ class _Sample:
         """Return the column whose cells name at least two parts of a dataset and nothing else."""
         for column, word in enumerate(self.normalized_row if self.has_header else []):
             parts = {part_of_cell(row.cells, column) for row in self.sample[1:]}
-            if word in PART_WORDS and len(parts) > 1 and "" not in parts:
+            if word in PART_COLUMN_NAMES and len(parts) > 1 and "" not in parts:
                 return column
         return None
 
@@ -216,10 +221,10 @@ class _Sample:
             return tuple(self._column(name) for name in self._label_column_names())
         others = [column for column in range(self.width) if column != path_column]
         if self.has_header:
-            known = [column for column in others if self.normalized_row[column] in LABEL_WORDS]
+            known = [column for column in others if self.normalized_row[column] in LABEL_COLUMN_NAMES]
             if known:
-                return (min(known, key=lambda column: LABEL_WORDS.index(self.normalized_row[column])),)
-            others = [column for column in others if self.normalized_row[column] not in NO_LABELS]
+                return (min(known, key=lambda column: LABEL_COLUMN_NAMES.index(self.normalized_row[column])),)
+            others = [column for column in others if self.normalized_row[column] not in NON_LABEL_COLUMN_NAMES]
         if len(others) == 1:
             return (others[0],)
         if len(one_hot := self._one_hot(others)) > 1:
@@ -257,14 +262,14 @@ class _Sample:
             cell.lower().endswith(tuple(IMAGE_SUFFIXES)) for cell in self.first_row
         )
 
-    def _column(self, wanted: str) -> int:
+    def _column(self, column: str) -> int:
         """Return the index of a column by its name, ignoring case, or by its number from 1."""
         lowered = [cell.lower() for cell in self.first_row] if self._may_have_names else []
-        if wanted.strip().lower() in lowered:
-            return lowered.index(wanted.strip().lower())
-        if wanted.strip().isdecimal() and 0 < int(wanted) <= self.width:
-            return int(wanted) - 1
-        raise InputError(f"{self.path} has no column {wanted!r}; its columns: {', '.join(self.first_row)}")
+        if column.strip().lower() in lowered:
+            return lowered.index(column.strip().lower())
+        if column.strip().isdecimal() and 0 < int(column) <= self.width:
+            return int(column) - 1
+        raise InputError(f"{self.path} has no column {column!r}; its columns: {', '.join(self.first_row)}")
 
 
 def _folders_in(folder: Path) -> list[Path]:

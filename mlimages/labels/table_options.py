@@ -50,6 +50,6 @@ class TableOptions:
         return cls(**{field.name: getattr(options, field.name) for field in fields(TableOptions)})
 
     @property
-    def names_columns(self) -> bool:
+    def specifies_columns(self) -> bool:
         """Whether a column is specified."""
         return bool(self.path_column or self.label_column)

@@ -17,7 +17,7 @@ from mlimages.labels.label_texts import find_separator, list_text, parse_list, s
 from mlimages.labels.scanning import PARTS, natural_key
 from mlimages.labels.splitting import compile_pattern, find_group
 
-PATH_WORDS = (
+PATH_COLUMN_NAMES = (
     "path", "file_name", "filename", "file", "image", "image_path", "img_path", "filepath", "file_path", "filepaths",
     "image_name", "img", "img_name", "image_id", "id_code", "image_file", "im_path", "relative_im_path", "fname", "id",
 )  # fmt: skip
@@ -271,8 +271,8 @@ def path_cells(path: Path) -> Iterator[str]:
     if first is None:
         return
     names = [cell.strip().lower() for cell in first.cells]
-    column = min(range(len(names)), key=lambda index: (rank(names[index : index + 1], PATH_WORDS), index))
-    if names[column] not in PATH_WORDS:
+    column = min(range(len(names)), key=lambda index: (position_in(names[index : index + 1], PATH_COLUMN_NAMES), index))
+    if names[column] not in PATH_COLUMN_NAMES:
         yield first.cells[column]
     yield from (row.cells[column] for row in rows if column < len(row.cells))
 
@@ -307,9 +307,9 @@ def join_path(folder: Path, name: str) -> str:
     return os.path.join(str(folder), name)  # noqa: PTH118  # pathlib is slow, for every row
 
 
-def rank(words: Sequence[str], known: Sequence[str]) -> int:
-    """Return the position of the first word among the known ones; their number if it is unknown."""
-    return known.index(words[0]) if words and words[0] in known else len(known)
+def position_in(names: Sequence[str], known_names: Sequence[str]) -> int:
+    """Return the index of the first name in `known_names`; their number if it is not among them."""
+    return known_names.index(names[0]) if names and names[0] in known_names else len(known_names)
 
 
 def is_one(cell: str) -> bool:

@@ -159,9 +159,9 @@ class _Tracer(fx.Tracer):
         self._leaf_types: tuple[type[nn.Module], ...] = ()
         functions: tuple[Any, ...] = ()
         if "timm" in sys.modules:
-            from mlimages.networks.timm_architecture import untraceable  # import timm only for networks from timm
+            from mlimages.networks.timm_architecture import tracing_leaves  # import timm only for networks from timm
 
-            self._leaf_types, functions = untraceable()
+            self._leaf_types, functions = tracing_leaves()
         super().__init__(autowrap_functions=functions)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:

@@ -17,9 +17,9 @@ _MULTIPLES = (1, 2, 4, 8, 14, 16, 28, 32, 64)
 
 
 def check_input_size(build: Build, name: str, prop: ImageProperty, *, native: ImageProperty) -> None:
-    """Run the network from `build` on the meta device, which computes only shapes.
+    """Check that a network accepts images of this size, in a forward pass on the meta device, which computes shapes.
 
-    A network that fails there even at its native size needs values, and is run on the CPU.
+    A network that fails there even at its native size needs values and is run on the CPU.
 
     Args:
         native: the size that the network is designed for, suggested if the search finds no valid size.

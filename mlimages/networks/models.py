@@ -279,9 +279,9 @@ def _build_with_weights(architecture: Architecture, classes: int, prop: ImagePro
 def _read_file(architecture: Architecture, network: nn.Module, heads: tuple[str, ...], source: str) -> State:
     """Read the tensors of a file and convert them to the network's names and shapes."""
     if "lite0" in architecture.name:
-        from mlimages.networks.timm_architecture import refuse_packaged_file
+        from mlimages.networks.timm_architecture import check_packaged_weights
 
-        refuse_packaged_file(architecture.name, source)
+        check_packaged_weights(architecture.name, source)
     state = remove_prefix(read_weights(source), network, source=source)
     own = {name: tensor.shape for name, tensor in network.state_dict().items() if not name.startswith(heads)}
     if any(name not in state or state[name].shape != shape for name, shape in own.items()):

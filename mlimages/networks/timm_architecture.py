@@ -204,7 +204,7 @@ def is_packaged_file(path: str | os.PathLike[str]) -> bool:
     return hashlib.sha256(path.read_bytes()).hexdigest() == _PACKAGED_SHA256
 
 
-def refuse_packaged_file(name: str, weights: str) -> None:
+def check_packaged_weights(name: str, weights: str) -> None:
     """Raise ModelError if the packaged weights are used for another network, whose tensors may have the same shapes."""
     if name not in (DEFAULT_MODEL, f"timm:{_PACKAGED_TIMM_NAME}") and is_packaged_file(weights):
         raise ModelError(
@@ -224,6 +224,6 @@ def _input_size(network: nn.Module) -> tuple[int, ...]:
     return tuple(resolve_model_data_config(network)["input_size"][1:])
 
 
-def untraceable() -> tuple[tuple[type[nn.Module], ...], tuple[Any, ...]]:
+def tracing_leaves() -> tuple[tuple[type[nn.Module], ...], tuple[Any, ...]]:
     """Return the timm modules and functions that symbolic tracing must treat as leaves."""
     return tuple(get_notrace_modules()), tuple(get_notrace_functions())

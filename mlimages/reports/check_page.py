@@ -17,7 +17,7 @@ from mlimages.reports.pages import MAX_TILES, GalleryTile, embed, image_address,
 
 MAX_GROUPS, MAX_PER_GROUP, MAX_PAIRS = 60, 8, 500
 MEAN_OF, MAX_MEANS = 100, 60
-"""Images in the mean of a class, and classes with a mean: the page stays small."""
+"""Maximum number of images in the mean of a class, and of classes with a mean, so that the page stays small."""
 
 MEAN = ImageProperty(96)
 

@@ -26,13 +26,13 @@ from mlimages.images import (
 from mlimages.labels import TableOptions, has_class_folders, label_dir, label_dir_auto, open_labels
 
 MAX_TILES = 600
-"""Images on a sheet: of more, fewer are shown of each class, then fewer classes."""
+"""Maximum number of images on a sheet; beyond it, fewer of each class are shown, then fewer classes."""
 
 MAX_SIDE_PX = 160
 """Larger tiles are drawn at this size in a PNG; an HTML page scales them itself."""
 
 _GAP_PX, _LINE_PX, _MARGIN_PX = 6, 18, 12
-_INK, _QUIET, _GROUND, _HOLE = (27, 31, 36), (89, 99, 110), (255, 255, 255), (232, 235, 238)
+_TEXT_COLOR, _MUTED_COLOR, _BACKGROUND, _PLACEHOLDER = (27, 31, 36), (89, 99, 110), (255, 255, 255), (232, 235, 238)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +198,7 @@ def _draw_png(rows: Sequence[SheetRow], *, title: str, note: str) -> Image.Image
     columns = max(len(row.tiles) for row in rows)
     width = 2 * _MARGIN_PX + max(columns * (side + _GAP_PX), 420)
     row_height = side + 2 * _LINE_PX + _GAP_PX
-    sheet = Image.new("RGB", (width, 2 * _MARGIN_PX + 2 * _LINE_PX + len(rows) * row_height), _GROUND)
+    sheet = Image.new("RGB", (width, 2 * _MARGIN_PX + 2 * _LINE_PX + len(rows) * row_height), _BACKGROUND)
     names = drawable_names([row.name for row in rows], [row.label for row in rows])
     note += "" if names == [row.name for row in rows] else f"; {NUMBERS_NOTE}"
     _write(sheet, (_MARGIN_PX, _MARGIN_PX), title, width=width)
@@ -240,7 +240,7 @@ def _tile_side(rows: Sequence[SheetRow]) -> int:
 def _draw_tile(sheet: Image.Image, tile: Tile, *, corner: tuple[int, int], side: int) -> None:
     left, top = corner
     if tile.pixels is None:
-        sheet.paste(_HOLE, (left, top, left + side, top + side))
+        sheet.paste(_PLACEHOLDER, (left, top, left + side, top + side))
         _write(sheet, (left + 4, top + side // 2), str(tile.fault), width=side - 4, small=True)
     else:
         height, width = tile.pixels.shape[:2]
@@ -252,5 +252,5 @@ def _draw_tile(sheet: Image.Image, tile: Tile, *, corner: tuple[int, int], side:
 
 
 def _write(sheet: Image.Image, corner: tuple[float, float], text: str, *, width: float, small: bool = False) -> float:
-    size, color = (11, _QUIET) if small else (14, _INK)
+    size, color = (11, _MUTED_COLOR) if small else (14, _TEXT_COLOR)
     return draw_line(sheet, corner, text, size, width=width, color=color)

@@ -24,7 +24,7 @@ MAX_TILES = 24
 """Images in a gallery, at most."""
 
 MAX_MATRIX_CLASSES = 30
-"""With more classes a confusion matrix is no readable table any more."""
+"""Maximum number of classes for which a confusion matrix is shown as a table."""
 
 THUMBNAIL = ImageProperty(160, resize="letterbox")
 

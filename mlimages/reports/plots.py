@@ -29,7 +29,7 @@ except ImportError as error:
     raise MissingExtraError("a plot", "report") from error
 
 TEXT_COLOR = "#010203"
-"""Text and axes; in a page it becomes the colour of the text around."""
+"""Colour of text and axes; in a page it is replaced by the page's text colour."""
 
 TRAIN, VAL, NEUTRAL = "#d9730d", "#2f80d0", "#7d8794"
 """Distinguishable on white, on black and without colour vision."""
@@ -37,13 +37,13 @@ TRAIN, VAL, NEUTRAL = "#d9730d", "#2f80d0", "#7d8794"
 CHANNELS = {"red": "#d7433b", "green": "#3a9a4b", "blue": "#3b74d7"}
 
 MAX_POINTS = 1000
-"""Points of a scatter plot; of more images, a sample."""
+"""Maximum number of points of a scatter plot; more images are sampled."""
 
 MAX_NAMED_CLASSES = 80
 """With more classes their names would overlap: the axes show their numbers."""
 
 MAX_NAME = 24
-"""Letters of a class name on an axis."""
+"""Maximum number of letters of a class name on an axis."""
 
 _STYLE: dict[Any, Any] = {
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), TEXT_COLOR),

@@ -14,7 +14,7 @@ BAR = 24
 MIN_GAIN = 0.005
 """A smaller gain in accuracy per doubling is not worth gathering images."""
 
-MAX_HARDLY = 0.02
+MAX_NEGLIGIBLE_GAIN = 0.02
 """More images hardly help if the interval of the gain ends below this."""
 
 
@@ -73,7 +73,7 @@ class ProbeResult:
             return None
         if self.gain.low > 0 and self.gain.value >= MIN_GAIN:
             return True
-        return False if self.gain.high < MAX_HARDLY else None
+        return False if self.gain.high < MAX_NEGLIGIBLE_GAIN else None
 
     @property
     def more_note(self) -> str:

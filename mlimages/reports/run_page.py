@@ -23,7 +23,7 @@ from mlimages.reports.run_folder import RunFolder, read_run
 from mlimages.reports.suspects import Suspect, read_suspects
 
 MAX_EXPLAINED = 4
-"""Mistakes that are shown with where the network looked: 50 forward passes each."""
+"""Maximum number of mistakes that are explained by occlusion, with 50 forward passes each."""
 
 MAX_COMPARED = 20_000
 """With more images, duplicates are left to `mlimages check`."""

@@ -14,7 +14,7 @@ from mlimages.serving.service import SERVICE
 from mlimages.serving.settings import ServerSettings
 
 OPEN_ROUTES = frozenset({"/", "/healthz", "/openapi.json", "/v2", "/v2/health/live", "/v2/health/ready"})
-"""Answered without a token: without one they name neither the model's classes nor its use."""
+"""Routes that need no token; without it, they reveal neither the model's classes nor how much it is used."""
 
 _EXPOSED = "Inference-Header-Content-Length, Retry-After"
 _PREFLIGHT = {

@@ -22,7 +22,7 @@ from mlimages.serving.service import SERVICE, Service
 from mlimages.serving.settings import ServerSettings, check_exposure
 
 Model = Predictor | OnnxBundle | str | os.PathLike[str]
-"""What is served: a predictor, or the .onnx file or run folder of one."""
+"""A model to serve: a predictor, or an .onnx file or run folder."""
 
 
 def make_app(model: Model, settings: ServerSettings | None = None) -> web.Application:

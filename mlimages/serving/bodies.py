@@ -9,7 +9,7 @@ from typing import cast
 
 from aiohttp import BodyPartReader, MultipartReader, StreamReader, web
 
-from mlimages.serving.problems import ProblemError, too_large
+from mlimages.serving.problems import ProblemError, too_large_error
 from mlimages.serving.settings import ServerSettings
 
 _MAX_HEADER_BYTES = 2048
@@ -20,7 +20,7 @@ _MAX_HEADERS = 16
 
 
 _STEP_BYTES = 1 << 14
-"""Must come within `timeout_s`: less, and a client that drips bytes could hold its connection for ever."""
+"""Number of bytes that must arrive within `timeout_s`, so that a slow client cannot hold a connection forever."""
 
 _PLAIN = ("binary", "8bit", "7bit")
 
@@ -42,14 +42,14 @@ async def read_body(request: web.Request, settings: ServerSettings) -> bytes:
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise ProblemError(415, "unsupported-media-type", "send the body without a Content-Encoding")
     if (request.content_length or 0) > settings.max_bytes:
-        raise too_large(settings.max_bytes)
+        raise too_large_error(settings.max_bytes)
     loop, body, step = asyncio.get_running_loop(), bytearray(), _STEP_BYTES
     try:
         async with asyncio.timeout(settings.timeout_s) as time_out:
             async for chunk in request.content.iter_any():
                 body += chunk
                 if len(body) > settings.max_bytes:
-                    raise too_large(settings.max_bytes)
+                    raise too_large_error(settings.max_bytes)
                 if len(body) >= step:
                     step = len(body) + _STEP_BYTES
                     time_out.reschedule(loop.time() + settings.timeout_s)
@@ -137,5 +137,5 @@ class _BodyStream:
         return self.position >= len(self.body)
 
 
-def _bad_form(why: str) -> ProblemError:
-    return ProblemError(400, "bad-request", f"the multipart form cannot be read: {why}")
+def _bad_form(reason: str) -> ProblemError:
+    return ProblemError(400, "bad-request", f"the multipart form cannot be read: {reason}")

@@ -14,10 +14,10 @@ from mlimages.serving.service import Service
 logger = logging.getLogger(__name__)
 
 BACKLOG = 32
-"""Connections that asyncio accepts in one turn of its loop."""
+"""Number of connections that asyncio accepts in one turn of its loop."""
 
 _RESERVED = 5 * BACKLOG
-"""Descriptors kept for files and for what is being refused: it is closed some turns of the loop after its accept."""
+"""File descriptors kept for files and for rejected connections, which are closed some turns of the loop later."""
 
 _LOG_EVERY_S = 60.0
 

@@ -18,12 +18,12 @@ from mlimages.core import BrokenImage
 from mlimages.inference import Explanation, Predictor, TimedResult, explain
 
 MAX_BATCH = 4
-"""Larger batches gain little and take more memory."""
+"""Maximum batch size; larger batches gain little and take more memory."""
 
-_PAYS = 0.85
-"""Batching must bring the network's time per image below this share of a single image's (AlexNet: 0.65)."""
+_MAX_TIME_RATIO = 0.85
+"""Batches are used if the network's time per image is below this fraction of a single image's (AlexNet: 0.65)."""
 
-Encoded = bytes | NDArray[np.uint8]
+ImageData = bytes | NDArray[np.uint8]
 
 
 class BusyError(Exception):
@@ -40,7 +40,7 @@ class QueuedResult:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    image: Encoded
+    image: ImageData
     top: int
     future: asyncio.Future[QueuedResult]
     since: float
@@ -56,7 +56,7 @@ class Engine:
 
     def __init__(self, predictor: Predictor, *, queue_size: int) -> None:
         self.predictor = predictor
-        self.max_batch = MAX_BATCH if batching_pays(predictor) else 1
+        self.max_batch = MAX_BATCH if is_batching_faster(predictor) else 1
         self._queue_size = queue_size
         self._waiting: deque[_Job] = deque()
         self._executor = ThreadPoolExecutor(predictor.workers, "predict")
@@ -68,7 +68,7 @@ class Engine:
         """Number of images in the queue."""
         return len(self._waiting)
 
-    def submit(self, images: Sequence[Encoded], *, top: int) -> list[asyncio.Future[QueuedResult]]:
+    def submit(self, images: Sequence[ImageData], *, top: int) -> list[asyncio.Future[QueuedResult]]:
         """Add all images to the queue, or none; each result has at least `top` classes.
 
         Raises:
@@ -140,7 +140,7 @@ def _set_results(jobs: Sequence[_Job], outcomes: Sequence[QueuedResult | Excepti
             job.future.set_result(outcome)
 
 
-def batching_pays(predictor: Predictor) -> bool:
+def is_batching_faster(predictor: Predictor) -> bool:
     """Whether batches take clearly less time per image, measured on this machine."""
     prop = predictor.bundle.preprocessing.image
     image = np.zeros((prop.height, prop.width, prop.channels), np.uint8)
@@ -153,4 +153,4 @@ def batching_pays(predictor: Predictor) -> bool:
             seconds.append(time.perf_counter() - begin)
         return min(seconds) / count
 
-    return best_s(MAX_BATCH) < _PAYS * best_s(1)
+    return best_s(MAX_BATCH) < _MAX_TIME_RATIO * best_s(1)

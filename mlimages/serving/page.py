@@ -17,11 +17,11 @@ def build_page(script: str, *, privacy: str, head: str = "", sources: str = "", 
     """Return the page, and a Content-Security-Policy that allows only its own script and style.
 
     Args:
-        script: what follows `page.js`.
-        privacy: where the images go, as HTML.
+        script: JavaScript appended to `page.js`.
+        privacy: note on where images are sent, as HTML.
         head: HTML of the head; `POLICY` stands for the policy.
-        sources: what else it may load, as `connect-src` names it.
-        scripts: what else it may run, as `script-src` names it.
+        sources: further sources of the policy's `connect-src`.
+        scripts: further sources of the policy's `script-src`.
     """
     style, script = f"\n{asset('page.css')}", f"\n{asset('page.js')}{script}"
     policy = (

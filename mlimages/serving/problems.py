@@ -36,22 +36,22 @@ class ProblemError(Exception):
         )
 
 
-def internal() -> ProblemError:
+def internal_error() -> ProblemError:
     """Return an internal error; details are only in the log."""
     return ProblemError(500, "internal", "the server failed to process the request; see its log")
 
 
-def timed_out() -> ProblemError:
+def timeout_error() -> ProblemError:
     """Return the error for a result that was not ready in time."""
     return ProblemError(503, "timeout", "no result in time: try again later", {"Retry-After": "5"})
 
 
-def busy() -> ProblemError:
+def busy_error() -> ProblemError:
     """Return the error for a full queue."""
     return ProblemError(503, "busy", "too many images are waiting: try again in a second", {"Retry-After": "1"})
 
 
-def too_large(limit: int) -> ProblemError:
+def too_large_error(limit: int) -> ProblemError:
     """Return the error for a body beyond the limit; close the connection without reading the rest."""
     return ProblemError(413, "too-large", f"the request is larger than {limit} bytes", {"Connection": "close"})
 
@@ -72,4 +72,4 @@ async def as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
         raise
     except Exception:  # a bug of the server: the client gets JSON as well, the traceback is logged
         logger.exception("%s %s", request.method, request.path)
-        return internal().response(request.path)
+        return internal_error().response(request.path)

@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from mlimages.inference import INPUT, KNOWN, PROBABILITIES
 
 PREDICTION_SET = "prediction_set"
-"""Output of the protocol alone: which classes are in the set of each image."""
+"""Output, only in the protocol, that says which classes are in the prediction set of each image."""
 
 Side = Annotated[int, Field(gt=0, strict=True)]
 

@@ -11,9 +11,9 @@ from aiohttp import web
 
 from mlimages.core import BrokenImage, Prediction
 from mlimages.inference import Explanation, OnnxBundle, Predictor
-from mlimages.serving.engine import BusyError, Encoded, Engine, QueuedResult
+from mlimages.serving.engine import BusyError, Engine, ImageData, QueuedResult
 from mlimages.serving.metrics import Metrics
-from mlimages.serving.problems import ProblemError, busy, internal, timed_out
+from mlimages.serving.problems import ProblemError, busy_error, internal_error, timeout_error
 from mlimages.serving.settings import ServerSettings
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class Service:
         logger.info("reloaded %s", predictor.bundle.path)
         await asyncio.to_thread(old.close)
 
-    async def predict(self, images: Sequence[Encoded], *, top: int) -> list[Prediction | ProblemError]:
+    async def predict(self, images: Sequence[ImageData], *, top: int) -> list[Prediction | ProblemError]:
         """Return one result per image, each prediction with at least `top` classes.
 
         The images are queued before the first `await`, so that the model of the caller's `bundle` predicts them.
@@ -73,12 +73,12 @@ class Service:
         try:
             futures = self.engine.submit(images, top=top)
         except BusyError as error:
-            raise busy() from error
+            raise busy_error() from error
         try:
             async with asyncio.timeout(self.settings.timeout_s):
                 outcomes = await asyncio.gather(*futures, return_exceptions=True)
         except TimeoutError as error:
-            raise timed_out() from error
+            raise timeout_error() from error
         results = [self._result(outcome) for outcome in outcomes]
         for result in results:
             self.metrics.image(result.code if isinstance(result, ProblemError) else "ok")
@@ -94,9 +94,9 @@ class Service:
             async with asyncio.timeout(self.settings.timeout_s):
                 found = await self.engine.explain(image)
         except BusyError as error:
-            raise busy() from error
+            raise busy_error() from error
         except TimeoutError as error:
-            raise timed_out() from error
+            raise timeout_error() from error
         if isinstance(found, BrokenImage):
             raise ProblemError(422, found.fault, found.detail)
         return found
@@ -104,7 +104,7 @@ class Service:
     def _result(self, outcome: QueuedResult | BaseException) -> Prediction | ProblemError:
         if isinstance(outcome, BaseException):
             logger.error("an image could not be classified", exc_info=outcome)
-            return internal()
+            return internal_error()
         timed = outcome.timed
         self.metrics.stage("queue", outcome.queue_s)
         self.metrics.stage("decode", timed.decode_s)

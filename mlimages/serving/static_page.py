@@ -38,7 +38,7 @@ class WebRuntime:
         urls: URLs relative to the page, by name (`ort.js`, `ort.wasm`).
         integrity: SHA-384 of each, as browsers check it.
         files: the contents, if they are copied into the page's folder.
-        origin: where the browser loads them from otherwise.
+        origin: the origin that the browser loads them from otherwise.
     """
 
     version: str = CDN_VERSION
@@ -90,7 +90,7 @@ def write_page(
         The page, `folder/index.html`.
 
     Raises:
-        InputError: the file cannot run in a browser, or a user's file is in the way.
+        InputError: the file cannot run in a browser, or a file exists that mlimages did not write.
 
     Example:
         >>> page = write_page(OnnxBundle.read("runs/first"), "site")  # doctest: +SKIP
@@ -136,7 +136,7 @@ def _files(bundle: OnnxBundle, runtime: WebRuntime) -> dict[str, bytes]:
 
 
 def _description(bundle: OnnxBundle) -> dict[str, object]:
-    """Return what the script must know of the file, and the constants that it shares with `Predictor` and `explain`."""
+    """Return the metadata that the script needs, and the constants that it shares with `Predictor` and `explain`."""
     thresholds = bundle.prediction_sets.thresholds if bundle.prediction_sets else {}
     probe = dataclasses.asdict(bundle.probe)
     return {

@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as transforms
 Strength = Literal["none", "flip", "light", "strong"]
 
 FIXED_VIEWS = {"none": 4, "flip": 2, "light": 6, "strong": 10}
-"""Views of each image whose frozen features are computed, the unchanged image among them."""
+"""Number of views of each image, including the unchanged one, whose frozen features are computed."""
 
 
 @dataclass(frozen=True, slots=True)

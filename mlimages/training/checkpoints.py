@@ -265,7 +265,7 @@ def load_run(run: str | os.PathLike[str], checkpoint: str = "best", *, network: 
 
 
 def trained_run(files: RunFiles, network: nn.Module, *, weights: Path) -> TrainedRun:
-    """Return a network that is in memory, with what the run folder says about it; `weights` is the file it equals."""
+    """Return a network in memory as a TrainedRun of this folder; `weights` is the file with the same weights."""
     settings = read_settings(files)
     preprocessing = Preprocessing.from_dict(settings["preprocessing"])
     return TrainedRun(

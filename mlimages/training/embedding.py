@@ -19,7 +19,7 @@ from mlimages.training.probing import pooled_features
 TIMED = 8
 """Images of the batch whose time is measured."""
 
-WHOLE_CHECK = 2.0
+CHECK_TIME_RATIO = 2.0
 """Time of decoding, the network and the comparison, divided by that of the network."""
 
 
@@ -52,7 +52,7 @@ class NetworkEmbedder:
             self._model.network(batch[:1])
             began = time.perf_counter()
             self._model.network(batch)
-        seconds = WHOLE_CHECK * count * (time.perf_counter() - began) / TIMED
+        seconds = CHECK_TIME_RATIO * count * (time.perf_counter() - began) / TIMED
         megabytes = count * 2 * self._cuts[0].num_features / 1e6
         return (
             f"features of {count:,} images with {self._model.name}: about {max(1, round(seconds / 60))} min, less for "

@@ -240,7 +240,7 @@ class FrozenFeatures:
                 yield found, torch.from_numpy(exact), torch.from_numpy(rounded)
 
     def close(self) -> None:
-        """Free what computed the features."""
+        """Free the network that computes the features."""
         self._runtime.close()
 
     def _precision_of(self, images: ImageSet) -> Precision:

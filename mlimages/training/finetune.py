@@ -41,7 +41,7 @@ from mlimages.training.run_images import read_images
 logger = logging.getLogger(__name__)
 
 NETWORKS_EVERY_S = 600
-"""The whole networks are written at the end of training or of its interruption, and every so often before."""
+"""Seconds between writing the full networks during training; they are also written at its end or interruption."""
 
 
 class Callback(Protocol):

@@ -42,7 +42,7 @@ class FrozenRuntime:
         self._compiled: tuple[Precision, Run] | None = None
 
     def key(self, precision: Precision) -> str:
-        """Return what the features depend on besides the network: library, its version if OpenVINO, and precision."""
+        """Return the library, its version if OpenVINO, and the precision, as a part of the features' cache key."""
         if self._library == "openvino":
             return f"openvino {version('openvino')} {precision}"
         return frozen_precision(self._device) if precision == "fp32" else precision

@@ -117,7 +117,7 @@ def decode_all(
 def decode_shares(
     items: Sequence[LabeledPath], geometry: ImageProperty, *, store: RowStore | None, progress: Progress
 ) -> list[TrainingImage | BrokenImage]:
-    """Run `decode_all` on a share in each process; all processes get all results."""
+    """Run `decode_all` on this process's part of the images; return the results of all processes."""
     own = decode_all(distributed.shard(items), geometry, store=store, progress=progress)
     parts = distributed.all_gather(own)
     if store is not None and len(parts) > 1:

@@ -27,7 +27,7 @@ MIN_VALIDATION_IMAGES = 19
 """With fewer images no threshold keeps KNOWN_SHARE of new ones: ceil(0.95 (n + 1)) would exceed n."""
 
 DIRECTIONS = 16
-"""Directions of the covariance that are kept; along all others it is their mean variance."""
+"""Number of principal directions of the covariance that are kept; all others get their mean variance."""
 
 
 def conformal_thresholds(probabilities: NDArray[np.floating], labels: NDArray[np.int64]) -> dict[str, float]:

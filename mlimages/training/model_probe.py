@@ -29,7 +29,7 @@ SMALL_MODELS = (
     "timm:mobilenetv4_conv_small.e2400_r224_in1k",
     "timm:vit_small_patch14_dinov2.lvd142m",
 )
-"""What `small` stands for, as far as the weights are on this machine."""
+"""The networks that `small` stands for, if their weights are on this machine."""
 
 TIMED_IMAGES = 4
 REPEATS = 3

@@ -105,7 +105,7 @@ def read_computation(files: RunFiles) -> Computation | None:
     """Read library and precision from `config.json`; None before they are chosen.
 
     Raises:
-        RunError: they are unknown.
+        RunError: the stored values are unknown.
     """
     values = read_settings(files).get("computation")
     try:

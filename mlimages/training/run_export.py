@@ -39,7 +39,7 @@ def export_run(
         progress: shows the number of validation images compared.
 
     Returns:
-        The exported file, ready for `predictor`.
+        The metadata of the exported file.
 
     Raises:
         InputError: the file exists, and mlimages did not write it or it was changed since; not with `overwrite`.

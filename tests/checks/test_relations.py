@@ -25,16 +25,16 @@ def test_every_code_of_a_group_means_what_it_says(
     """Images: file, class or set of classes, bytes; files also hold `others` images that are in no group."""
     images.sort(key=lambda image: image[0])
     sizes = [sum(file == number for file, *_ in images) + others[number] for number in range(3)]
-    begins = (0, *accumulate(sizes))
+    starts = (0, *accumulate(sizes))
     group: list[int] = []
     for number in range(3):
-        group += range(begins[number], begins[number] + sum(file == number for file, *_ in images))
+        group += range(starts[number], starts[number] + sum(file == number for file, *_ in images))
     image_at = dict(zip(group, images, strict=True))
-    class_id, digest = np.zeros(begins[-1], np.int32), np.zeros((begins[-1], 2), np.uint64)
+    class_id, digest = np.zeros(starts[-1], np.int32), np.zeros((starts[-1], 2), np.uint64)
     for index, (_, label, content) in image_at.items():
         class_id[index], digest[index] = label, (7, content)
 
-    table = SimpleNamespace(begins=begins, class_id=class_id, digest=digest, is_multi_label=is_multi_label)
+    table = SimpleNamespace(starts=starts, class_id=class_id, digest=digest, is_multi_label=is_multi_label)
     found = list(_relations(table, [group], Thresholds(placeholder_copies=COPIES)))  # type: ignore[arg-type]
 
     expected = set()

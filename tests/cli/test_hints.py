@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mlimages.cli.hints import validation_beside
+from mlimages.cli.hints import validation_option
 
 
 @pytest.mark.parametrize(
@@ -21,5 +21,5 @@ def test_a_validation_file_of_the_training_files_name_is_kept(
 ) -> None:
     for name in names:
         (tmp_path / name).touch()
-    found = validation_beside(tmp_path / names[0])
+    found = validation_option(tmp_path / names[0])
     assert found == (["--val", tmp_path / expected] if expected else [])

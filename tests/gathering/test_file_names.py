@@ -11,7 +11,7 @@ from mlimages.gathering.store.file_names import (
     MAX_DEPTH,
     MAX_FOLDER_BYTES,
     NamesInUse,
-    free_paths,
+    candidate_paths,
     safe_folder,
     safe_name,
     url_stem,
@@ -112,8 +112,8 @@ def test_an_image_is_named_like_the_end_of_its_link(url: str, stem: str) -> None
 def test_free_paths_begin_with_the_best_and_never_end() -> None:
     digits = "0123456789abcdef"
     shared = ["a/b-01234567.png", "a/b-0123456789abcdef-1.png", "a/b-0123456789abcdef-2.png"]
-    assert list(islice(free_paths("a/b", ".png", digits, is_alone=False), 3)) == shared
-    assert list(islice(free_paths("a/b", ".png", digits, is_alone=True), 4)) == ["a/b.png", *shared]
+    assert list(islice(candidate_paths("a/b", ".png", digits, is_alone=False), 3)) == shared
+    assert list(islice(candidate_paths("a/b", ".png", digits, is_alone=True), 4)) == ["a/b.png", *shared]
 
 
 def test_a_folder_belongs_to_one_label_and_a_path_to_one_image_whatever_the_case() -> None:

@@ -35,7 +35,7 @@ from mlimages.gathering.store import stored_shards
 from mlimages.gathering.store.stored_shards import StoredShards, without_shard
 from mlimages.images import find_images
 from mlimages.images.reading import read_bytes
-from mlimages.labels import LabelFile, label_dir_auto, lay_out, open_labels
+from mlimages.labels import LabelFile, label_dir_auto, open_labels, write_class_folders
 from tests.servers import Site, answer, photo, serve
 
 FAST = {"allow_private": True, "retries": 0, "max_wait_s": 0.0, "decoders": 1, "layout": "tar"}
@@ -101,7 +101,7 @@ def test_every_step_reads_shards_as_class_folders(
     assert reports[0].counts == reports[1].counts
     means = [compute_mean(written(tmp_path / layout), ImageProperty(32)) for layout in ("tar", "folders")]
     assert np.array_equal(means[0].mean, means[1].mean)
-    lay_out(open_labels(tmp_path / "tar"), tmp_path / "copied")
+    write_class_folders(open_labels(tmp_path / "tar"), tmp_path / "copied")
     assert images(tmp_path / "copied") == images(tmp_path / "tar")
     shown = [sorted(map(read_bytes, find_images([tmp_path / layout]))) for layout in ("tar", "folders")]
     assert shown[0] == shown[1], "what `predict` and `explain` read"

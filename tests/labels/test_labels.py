@@ -19,9 +19,9 @@ from mlimages.labels import (
     label_dir,
     label_dir_auto,
     label_dir_by_pattern,
-    lay_out,
     read_class_names,
     split,
+    write_class_folders,
     write_label_file,
 )
 
@@ -293,25 +293,25 @@ def test_appending_a_class_by_number_names_it_and_lists_no_image_twice(tmp_path:
 def test_a_data_set_is_laid_out_as_folders_and_labelled_again(animals: Path, tmp_path: Path) -> None:
     labels = label_dir_auto(animals).labels
     for _again in range(2):
-        lay_out(labels, tmp_path / "out")
+        write_class_folders(labels, tmp_path / "out")
     again = label_dir_auto(tmp_path / "out").labels
     assert len(list(again)) == len(list(labels)) == 4
     assert (tmp_path / "out/bee/3.webp").resolve() == animals / "bee/3.webp"
-    lay_out(labels, tmp_path / "copied", copy=True)
+    write_class_folders(labels, tmp_path / "copied", copy=True)
     assert (tmp_path / "copied/bee/3.webp").read_bytes() == b"image"
 
 
 def test_images_of_the_same_name_do_not_hide_each_other_nor_leave_the_folder(tmp_path: Path) -> None:
     touch(tmp_path, "x/1.jpg", "y/1.jpg")
     items = [LabeledPath(tmp_path / "x/1.jpg", 0), LabeledPath(tmp_path / "y/1.jpg", 0)]
-    lay_out(LabelFile(tmp_path / "l.txt", items=lambda: items, class_names=("../../up",)), tmp_path / "out")
+    write_class_folders(LabelFile(tmp_path / "l.txt", items=lambda: items, class_names=("../../up",)), tmp_path / "out")
     laid = sorted(path.relative_to(tmp_path).as_posix() for path in (tmp_path / "out").rglob("*.jpg"))
     assert laid == ["out/_.._up/1.jpg", "out/_.._up/1_2.jpg"]
 
 
 @given(names=st.lists(st.text(min_size=1, max_size=6), max_size=12, unique=True), longest=st.integers(1, 8))
 def test_folder_names_are_never_the_same_on_any_disk(names: list[str], longest: int) -> None:
-    found = folder_names(names, longest=longest)
+    found = folder_names(names, max_length=longest)
     assert len({unicodedata.normalize("NFC", name).casefold() for name in found}) == len(names)
     assert not any(set(name) & set("/\\") or name in (".", "..") for name in found)
 
@@ -322,7 +322,7 @@ def test_made_up_names_hide_no_image_and_two_classes_share_no_folder(tmp_path: P
     items.append(LabeledPath(tmp_path / "u/1.JPG", 1))
     labels = LabelFile(tmp_path / "l.txt", items=lambda: items, class_names=("animals/cats", "animals_cats"))
     for _again in range(2):
-        assert lay_out(labels, tmp_path / "out") == 4
+        assert write_class_folders(labels, tmp_path / "out") == 4
     laid = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*"))
     assert laid == ["animals_cats/1.jpg", "animals_cats/1_2.jpg", "animals_cats/1_2_2.jpg", "animals_cats_2/1.JPG"]
 

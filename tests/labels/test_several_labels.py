@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mlimages.checks import split_labels
 from mlimages.core import ImageProperty, InputError, LabeledPath, LabelFileError
 from mlimages.dataset import TrainingData, augment, compute_mean
-from mlimages.labels import LabelFile, TableOptions, lay_out, open_parts, share_classes, write_label_file
+from mlimages.labels import LabelFile, TableOptions, open_parts, share_classes, write_class_folders, write_label_file
 from tests.conftest import RunCli
 from tests.labels.test_labels import NAMES, touch
 
@@ -147,7 +147,7 @@ def test_files_of_one_class_and_of_several_are_not_mixed(tmp_path: Path) -> None
         with pytest.raises(LabelFileError, match=r"one.txt has one class per image, .*several.txt any number"):
             mix(files)
     with pytest.raises(InputError, match="class folders need exactly one"):
-        lay_out(files[1], tmp_path / "folders")
+        write_class_folders(files[1], tmp_path / "folders")
 
 
 def test_every_class_is_split_in_the_given_shares(tmp_path: Path) -> None:

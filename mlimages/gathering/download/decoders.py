@@ -1,4 +1,4 @@
-"""Decode in separate processes; if one hangs or dies, only the image that it was decoding fails."""
+"""Decode in separate processes; if one hangs or crashes, only the image that it was decoding fails."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class DecodingProcess:
 
         Raises:
             TimeoutError: inspection takes longer than `timeout_s`.
-            OSError, EOFError: the process died.
+            OSError, EOFError: the process crashed.
         """
         self._jobs.send_bytes(json.dumps([str(path) for path in paths]).encode())
         if not self._jobs.poll(timeout_s):
@@ -159,12 +159,12 @@ class Decoders:
             trouble = "the decoder process crashed"
         else:
             for job, values in zip(batch, found, strict=True):
-                _settle(job, _parse_result(values))
+                _set_result(job, _parse_result(values))
             return True
         if len(batch) > 1:  # decoding each alone shows which image it was
             self._alone.extend(batch)
         else:
-            _settle(batch[0], Rejection(Reason.DECODER, trouble))
+            _set_result(batch[0], Rejection(Reason.DECODER, trouble))
         return False
 
     async def _refuse(self, batch: list[_Job], error: GatherError) -> NoReturn:
@@ -175,9 +175,9 @@ class Decoders:
             batch = await self._next_batch()
 
 
-def _settle(job: _Job, answer: Facts | Rejection) -> None:
+def _set_result(job: _Job, result: Facts | Rejection) -> None:
     if not job[1].done():
-        job[1].set_result(answer)
+        job[1].set_result(result)
 
 
 def _parse_result(values: dict[str, Any]) -> Facts | Rejection:

@@ -22,7 +22,7 @@ from mlimages.gathering.download.client import open_session
 from mlimages.gathering.download.host_limits import Host, Hosts
 from mlimages.gathering.download.image_facts import begins_as_html
 from mlimages.gathering.download.opt_outs import find_opt_out
-from mlimages.gathering.download.reasons import CONNECTION, PASSING, REFUSING, reason_of_error, reason_of_status
+from mlimages.gathering.download.reasons import CONNECTION, REFUSING, TRANSIENT, reason_of_error, reason_of_status
 from mlimages.gathering.download.robots import Sites, SiteUnreachableError
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.partition import Partition
@@ -170,7 +170,7 @@ class Fetcher:
                 attempts += 1
                 _note(host, str(url), result, requested_at)
                 unavailable += result.http_status == 503
-                if result.reason not in PASSING or unavailable > _MAX_UNAVAILABLE:
+                if result.reason not in TRANSIENT or unavailable > _MAX_UNAVAILABLE:
                     break
                 if host.state.is_parked and result.http_status in (*_WITH_BODY, *_THROTTLED):
                     continue  # a failure of the host, not of the link

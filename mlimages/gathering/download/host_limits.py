@@ -168,7 +168,7 @@ class Hosts:
         return {name: pause_s for name, pause_s in pauses.items() if pause_s > max(1, self._max_wait_s)}
 
     def count(self, host: Host) -> None:
-        """Update the counts with the state and users of a host."""
+        """Update the numbers of waiting and queued links after a change of `host`."""
         waiting = host.users if host.state.is_parked else 0
         self.waiting += waiting - host.waiting
         queued = 0 if host.state.is_parked else max(0, host.users - host.per_host)

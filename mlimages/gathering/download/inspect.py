@@ -107,11 +107,11 @@ def _facts(data: bytes, decoded: DecodedImage) -> Facts:
 
 
 def _make_facts(
-    stored: bytes, image: Image.Image, size: tuple[int, int], image_format: str, *, orientation: int = 1
+    data: bytes, image: Image.Image, size: tuple[int, int], image_format: str, *, orientation: int = 1
 ) -> Facts:
     return Facts(
-        bytes=len(stored),
-        sha256=hashlib.sha256(stored).hexdigest(),
+        bytes=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
         dhash=difference_hash(image),
         format=image_format,
         width=size[0],
@@ -175,7 +175,9 @@ def _encode(image: Image.Image) -> bytes:
 
 
 def difference_hash(image: Image.Image) -> str:
-    """Compute a 64-bit hash: whether each of 8 x 8 points is brighter than its right neighbour; 16 hexadecimal digits.
+    """Return the 64-bit difference hash (dHash) as 16 hexadecimal digits.
+
+    Each bit says whether one of 8 x 8 points is brighter than its right neighbour.
 
     Source: N. Krawetz, "Kind of Like That" (2013).
     """

@@ -1,4 +1,4 @@
-"""Opt-outs from training: header fields, TDM reservations, XMP; pure functions that return the text found.
+"""Opt-outs from training: header fields, TDM reservations, XMP; pure functions that return what forbids training.
 
 Content-Usage and one value of the PLUS vocabulary concern generative models; mlimages also honours them for image
 classifiers.
@@ -22,7 +22,7 @@ _AGENT_NAME = re.compile(r"[a-z*][^\s,:]*(?: [^\s,:]+)*")
 _PLUS = "{http://ns.useplus.org/ldf/xmp/1.0/}DataMining"
 _RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
 _COMPRESSED_XMP = b"iTXtXML:com.adobe.xmp\0\x01"
-_MOST_XMP = 2**20
+_MAX_XMP = 2**20
 _XMP_PACKETS = re.compile(rb"<(?P<tag>[\w.-]+:(?:xmpmeta|xapmeta|RDF))[\s>].*?</(?P=tag)\s*>", re.DOTALL)
 
 
@@ -143,7 +143,7 @@ def _compressed_xmp(data: bytes) -> bytes:
     chunk = data[at + len(_COMPRESSED_XMP) : at + 4 + int.from_bytes(data[at - 4 : at], "big")]
     try:
         text = chunk[1:].split(b"\0", 2)[2]  # after the method, the language tag and the translated keyword
-        return zlib.decompressobj().decompress(text, _MOST_XMP)
+        return zlib.decompressobj().decompress(text, _MAX_XMP)
     except (zlib.error, IndexError):
         return b""
 

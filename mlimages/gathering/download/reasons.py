@@ -18,7 +18,7 @@ CONNECTION = {
 }  # fmt: skip
 """Reasons that concern the host rather than the link."""
 
-PASSING = {
+TRANSIENT = {
     Reason.TIMEOUT, Reason.RESET, Reason.TRUNCATED, Reason.THROTTLED, Reason.SERVER_ERROR, Reason.REFUSED,
     Reason.UNREACHABLE, Reason.NAME_SERVER, Reason.PROXY, Reason.EMPTY,
 }  # fmt: skip
@@ -28,7 +28,7 @@ REFUSING = {Reason.FORBIDDEN, Reason.HTML}
 """Reasons that, on consecutive links, concern the host: it blocks us, or shows a login page."""
 
 NOT_FINAL = OPEN_REASONS | {Reason.TRUNCATED}
-"""Reasons that are no result of the link itself; a truncated body may be complete next time."""
+"""Reasons that do not depend on the link itself; a truncated body may be complete next time."""
 
 _STATUSES = {
     401: Reason.FORBIDDEN, 403: Reason.FORBIDDEN, 404: Reason.NOT_FOUND, 407: Reason.PROXY,

@@ -127,7 +127,7 @@ class Sites:
         self._failed_at: dict[URL, float] = {}
 
     async def find_opt_out(self, url: URL, note_request: Callable[[], None] = lambda: None) -> str | None:
-        """Return the rule of its site that forbids fetching `url` or training on it; None if there is none.
+        """Return the rule of the site of `url` that forbids fetching it or training on it; None if there is none.
 
         Args:
             note_request: is called for each request sent.

@@ -20,7 +20,7 @@ _BLOCK = tarfile.BLOCKSIZE
 _RESUMES = 5
 _GZIPPED = (".gz", ".tgz")
 _ARCHIVES = (".tar", ".zip", *_GZIPPED)
-_TROUBLE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError)
+_READ_ERRORS = (tarfile.TarError, zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError)
 MAX_MEMBER_BYTES = 64 * 2**20
 
 
@@ -68,7 +68,7 @@ def entries(path: Path) -> Iterator[Entry]:
     try:
         for name, load in _zip_entries(path) if path.suffix == ".zip" else _tar_entries(path):
             yield Entry(f"{path.absolute().as_uri()}#{name}", f"{path.name.partition('.')[0]}/{name}", load)
-    except _TROUBLE as error:
+    except _READ_ERRORS as error:
         raise InputError(f"{path} cannot be read completely: {error}") from error
 
 

@@ -60,20 +60,20 @@ class Columns:
         return f"column {url} as link, {label} as class{kept}"
 
 
-def choose_columns(names: Sequence[str], rows: Sequence[Row], choice: ListChoice, where: str) -> Columns:
+def choose_columns(names: Sequence[str], rows: Sequence[Row], choice: ListChoice, list_name: str) -> Columns:
     """Choose the columns of links and classes by the options, else by the content of `rows` and the names.
 
     Raises:
         InputError: a column of the options does not exist.
     """
-    url = _find_column(names, choice.url_col, where, "--url-column") or _link_column(names, rows)
+    url = _find_column(names, choice.url_col, list_name, "--url-column") or _link_column(names, rows)
     if url is None:
         first = " | ".join(filter(None, map(text_of, rows[0].values())))[:200] if rows else ""
         raise InputError(
-            f"{where}: no row contains a link; columns: {', '.join(names)[:200]}: choose with --url-column and "
+            f"{list_name}: no row contains a link; columns: {', '.join(names)[:200]}: choose with --url-column and "
             f"--label-column (first row: {printable(first)})"
         )
-    label = _find_column(names, choice.label_col, where, "--label-column")
+    label = _find_column(names, choice.label_col, list_name, "--label-column")
     if label is None and choice.class_name is None:
         label = next((name for known in _LABEL_COLUMNS for name in names if _last(name) == known), None)
         if label is None and len(names) == 2 and names[0] == "column 1":
@@ -82,15 +82,15 @@ def choose_columns(names: Sequence[str], rows: Sequence[Row], choice: ListChoice
     return Columns(url, label if label != url else None, others)
 
 
-def _find_column(names: Sequence[str], wanted: str | None, where: str, option: str) -> str | None:
-    if wanted is None:
+def _find_column(names: Sequence[str], column: str | None, list_name: str, option: str) -> str | None:
+    if column is None:
         return None
     for name in names:
-        if wanted.lower() == name.lower():
+        if column.lower() == name.lower():
             return name
-    if wanted.isdecimal() and 1 <= int(wanted) <= len(names):
-        return names[int(wanted) - 1]
-    raise InputError(f"{where}: no column {wanted}; columns: {', '.join(names)[:200]}: choose with {option}")
+    if column.isdecimal() and 1 <= int(column) <= len(names):
+        return names[int(column) - 1]
+    raise InputError(f"{list_name}: no column {column}; columns: {', '.join(names)[:200]}: choose with {option}")
 
 
 def _link_column(names: Sequence[str], rows: Sequence[Row]) -> str | None:

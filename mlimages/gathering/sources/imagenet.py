@@ -27,10 +27,10 @@ logger = logging.getLogger(__name__)
 
 ENDPOINT = "https://image-net.org"
 _TERMS = "ImageNet's images are for non-commercial research and education: https://image-net.org/download"
-_MOST_LIST_BYTES = 64 * 2**20
+_MAX_LIST_BYTES = 64 * 2**20
 _BLOCK = 64  # entries of an archive read at a time
 _NAMED = 3  # maximum number of synsets in a message
-_TROUBLE = (aiohttp.ClientError, TimeoutError, tarfile.TarError, InputError, ValueError)
+_READ_ERRORS = (aiohttp.ClientError, TimeoutError, tarfile.TarError, InputError, ValueError)
 
 
 class ImageNet:
@@ -113,7 +113,7 @@ class ImageNet:
         return replace(ref, label=self._folders[wnid], source={"provider": "ImageNet", "wnid": wnid})
 
     async def _images(self, wnid: str, failures: dict[str, list[str]]) -> AsyncIterator[ImageRef]:
-        """Yield the images of a synset from the first place that has any; add errors of the others to `failures`."""
+        """Yield the images of a synset from the first origin that has any; add the errors of others to `failures`."""
         ways = {
             "the site's archive": None if self._site_down else self._from_site,
             "the site's list": None if self._site_down else self._from_site_list,
@@ -127,7 +127,7 @@ class ImageNet:
                 async for ref in way(wnid):
                     found = True
                     yield ref
-            except _TROUBLE as error:
+            except _READ_ERRORS as error:
                 why = f"cannot read {name}: {_shorten(error)}"
                 self._site_down |= isinstance(error, aiohttp.ClientConnectorError)
                 if found:
@@ -183,8 +183,8 @@ class ImageNet:
             data = bytearray()
             async for chunk in response.content.iter_any():
                 data += chunk
-                if len(data) > _MOST_LIST_BYTES:
-                    raise InputError(f"more than {_MOST_LIST_BYTES} bytes")
+                if len(data) > _MAX_LIST_BYTES:
+                    raise InputError(f"more than {_MAX_LIST_BYTES} bytes")
             text = data.decode("utf-8", "replace")
         for line in text.splitlines():
             if line.startswith(("http://", "https://")):

@@ -21,7 +21,7 @@ MAX_LINE = 2**20
 _BLANK = b" \t\r\n\v\f\0\xc2\xa0\xff\xfe\xef\xbb\xbf"
 """Bytes of blank lines: white space, no-break spaces, what surrounds them in UTF-16, and byte order marks."""
 _COMPRESSIONS = (".gz", ".bz2", ".xz", ".zip")
-_TROUBLE = (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, RuntimeError)
+_READ_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, RuntimeError)
 
 
 def plain_name(path: Path) -> str:
@@ -78,17 +78,17 @@ def open_list(path: Path) -> Iterator[IO[bytes]]:
             case _:
                 with path.open("rb") as file:
                     yield file
-    except _TROUBLE as error:
+    except _READ_ERRORS as error:
         raise InputError(f"{path} cannot be read completely: {error}") from error
 
 
-def lines_at_hand(file: IO[bytes]) -> int:
+def count_available_lines(file: IO[bytes]) -> int:
     """Return the number of lines of standard input, at least 1, that can be read without waiting for its writer."""
     start = file.peek() if hasattr(file, "peek") else b""
     return max(1, sum(1 for line in start.splitlines(keepends=True) if line.strip() and line.endswith(b"\n")))
 
 
-def lines_of(file: IO[bytes]) -> Iterator[str]:
+def read_lines(file: IO[bytes]) -> Iterator[str]:
     """Yield the lines that are not blank, without line ends, cut at 1 MiB; UTF-8, UTF-16 or Latin-1."""
     start = file.peek(2)[:2] if hasattr(file, "peek") else b""
     for line in _utf16_lines(file) if start in (b"\xff\xfe", b"\xfe\xff") else _bytes_lines(file):

@@ -26,7 +26,14 @@ from mlimages.gathering.sources.columns import (
     printable,
     text_of,
 )
-from mlimages.gathering.sources.list_files import STDIN, is_compressed, lines_at_hand, lines_of, open_list, plain_name
+from mlimages.gathering.sources.list_files import (
+    STDIN,
+    count_available_lines,
+    is_compressed,
+    open_list,
+    plain_name,
+    read_lines,
+)
 from mlimages.gathering.sources.tables import (
     csv_rows,
     delimiter_of,
@@ -35,7 +42,7 @@ from mlimages.gathering.sources.tables import (
     object_rows,
     parquet_rows,
     sniff_delimiter,
-    split_words,
+    split_class_and_link,
     tab_rows,
 )
 
@@ -46,7 +53,7 @@ HEAD_BYTES = 2**26
 """Size from which fewer rows are used."""
 
 _SNIFFED = 100
-_MOST_SINGLE_CLASSES = 1000
+_MAX_SINGLE_CLASSES = 1000
 _T = TypeVar("_T")
 _NO_TEXT = ("PK\3\4", "\xd0\xcf\x11\xe0")
 """The first bytes of a zip archive, which an Excel file is, and of an older Excel file."""
@@ -115,7 +122,7 @@ class LinkFile:
         self._demand_links(head)
         if choice.label_col is None:
             self._demand_classes(head)
-        first = next((f"; first link {_shown(ref.url)}" for ref in head if can_be_downloaded(ref.url)), "")
+        first = next((f"; first link {_short_url(ref.url)}" for ref in head if can_be_downloaded(ref.url)), "")
         self.description = f"{self._form}{first}"
         self.warnings = tuple(self._warnings(head))
         self._links = chain(head, _raise_lazily(error) if error else refs)
@@ -128,26 +135,26 @@ class LinkFile:
             return
         if head and not any(can_be_downloaded(ref.url) for ref in head):
             first = next((ref.url for ref in head if ref.url), "")
-            raise InputError(f"{self.name}: no row contains an http(s) link; its first row: {_shown(first, 200)}")
+            raise InputError(f"{self.name}: no row contains an http(s) link; its first row: {_short_url(first, 200)}")
 
     def _warnings(self, head: list[ImageRef]) -> Iterator[str]:
         has_more = len(head) == HEAD or self._has_long_rows
         rows = f"of the first {len(head)} rows" if has_more else f"of {counted(len(head), 'row')}"
         wrong = [ref.url for ref in head if not can_be_downloaded(ref.url)]
         if wrong:
-            example = next((f", such as {_shown(url)}" for url in wrong if url), "")
+            example = next((f", such as {_short_url(url)}" for url in wrong if url), "")
             yield f"{len(wrong)} {rows} without an http(s) link{example}"
         if spaced := [ref.url for ref in head if can_be_downloaded(ref.url) and " " in ref.url]:
             yield (
-                f"{len(spaced)} {rows} with a space in the link, such as {_shown(spaced[0])}: separate a class from "
-                "its link by a tab"
+                f"{len(spaced)} {rows} with a space in the link, such as {_short_url(spaced[0])}: separate a class "
+                "from its link by a tab"
             )
         if 0 < self._unclassified < len(head):
             yield f"{self._unclassified} {rows} without a class: put into class {self._default}"
 
     def _demand_classes(self, head: list[ImageRef]) -> None:
         single = [label for label, count in Counter(ref.label for ref in head).items() if count == 1]
-        if len(single) > _MOST_SINGLE_CLASSES:
+        if len(single) > _MAX_SINGLE_CLASSES:
             raise InputError(
                 f"{self.name}: {len(single)} of the first {len(head)} links have a class that occurs once, such as "
                 f"{printable(single[0][:60])!r}: use --class NAME to put all links into one class, or "
@@ -160,12 +167,12 @@ class LinkFile:
             yield from self._from_rows(parquet_rows(self._path))
             return
         with open_list(self._path) as file:
-            lines = lines_of(file)
+            lines = read_lines(file)
             if suffix == ".json":
                 yield from self._from_json("\n".join(lines))
                 return
             if self._path == STDIN:
-                self._ready = lines_at_hand(file)
+                self._ready = count_available_lines(file)
             head = list(islice(lines, min(self._ready, _SNIFFED)))
             yield from self._detect_and_parse(head, self._count_down(chain(head, lines)), suffix)
 
@@ -187,7 +194,7 @@ class LinkFile:
             return self._from_json("\n".join(lines))
         delimiter = None if suffix == ".tsv" else sniff_delimiter(head)
         if delimiter == " ":
-            return self._from_text("\t".join(split_words(line) or (line,)) for line in lines)
+            return self._from_text("\t".join(split_class_and_link(line) or (line,)) for line in lines)
         if suffix == ".csv" and delimiter != "|":
             delimiter = delimiter_of(first)
         if delimiter:
@@ -248,7 +255,7 @@ class LinkFile:
                 yield ImageRef(clean_link(right), label or self._default)
 
     def _take_head(self, items: Iterator[_T], count: int) -> tuple[list[_T], InputError | None]:
-        """Return the first items, of standard input only those at hand, and the error that ended them early."""
+        """Return the first items (of standard input, only those available), and the error that ended them early."""
         head: list[_T] = []
         size = 0
         try:
@@ -268,7 +275,7 @@ class LinkFile:
         return f"; class {self._default}" if is_alone else ""
 
 
-def _shown(url: str, length: int = 100) -> str:
+def _short_url(url: str, length: int = 100) -> str:
     return printable(without_credentials(url)[:length])
 
 

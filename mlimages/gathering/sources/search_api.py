@@ -29,7 +29,7 @@ Wait = Callable[[float, str], Awaitable[None]]
 """Waits this many seconds, for the given reason."""
 
 
-async def sleep(seconds: float, why: str) -> None:
+async def sleep(seconds: float, reason: str) -> None:
     """Sleep without a message."""
     await asyncio.sleep(seconds)
 
@@ -42,11 +42,11 @@ class RateLimit:
     seconds: float
     period: str
 
-    def wait_s(self, sent: Sequence[float], now: float) -> float:
+    def wait_s(self, request_times: Sequence[float], now: float) -> float:
         """Return the seconds until the next request is allowed, after requests at these times (ascending)."""
-        if len(sent) < self.requests:
+        if len(request_times) < self.requests:
             return 0.0
-        return max(0.0, sent[-self.requests] + self.seconds - now)
+        return max(0.0, request_times[-self.requests] + self.seconds - now)
 
 
 class SearchApi:
@@ -148,7 +148,7 @@ class SearchApi:
                 case 429:
                     detail = "it returned HTTP 429 (too many requests)"
                     retry_s = retry_after_s(headers.get("Retry-After"))
-                    await self._pause(self._until_free_s() if retry_s is None else retry_s, detail)
+                    await self._pause(self._seconds_until_allowed() if retry_s is None else retry_s, detail)
                 case _:
                     detail = f"HTTP {status}" if status else str(body)
                     await self._pause(2.0**attempt, detail)
@@ -172,26 +172,26 @@ class SearchApi:
             raise GatherError(
                 f"{self._name}'s monthly quota is exhausted: run the same command again on or after {until}"
             )
-        sent, now = self._sent(), time.time()
+        sent, now = self._recent_requests(), time.time()
         for rate in self._rates:
             if (seconds := rate.wait_s(sent, now)) > 0:
                 await self._pause(seconds, f"{rate.requests} requests {rate.period} are allowed")
 
-    async def _pause(self, seconds: float, why: str) -> None:
+    async def _pause(self, seconds: float, reason: str) -> None:
         long = f"{math.ceil(seconds)} s" if seconds < 120 else f"{math.ceil(seconds / 60)} minutes"
         if self._wait is None:
-            raise GatherError(f"{self._name}: {why}; run the same command again in {long} to resume")
-        await self._wait(seconds, f"{self._name}: {why}; waiting {long}")
+            raise GatherError(f"{self._name}: {reason}; run the same command again in {long} to resume")
+        await self._wait(seconds, f"{self._name}: {reason}; waiting {long}")
 
-    def _until_free_s(self) -> float:
+    def _seconds_until_allowed(self) -> float:
         """Return the seconds until the rate limits allow a request; if our count allows one, their longest period."""
-        sent, now = self._sent(), time.time()
+        sent, now = self._recent_requests(), time.time()
         periods = [rate.seconds for rate in self._rates]
         return max((rate.wait_s(sent, now) for rate in self._rates), default=0.0) or (
             max(1.0, sent[0] + max(periods) - now) if periods and sent else max(periods, default=60.0)
         )
 
-    def _sent(self) -> list[float]:
+    def _recent_requests(self) -> list[float]:
         """Return the times of the requests that the rate limits still count, ascending."""
         oldest = time.time() - max((rate.seconds for rate in self._rates), default=0.0)
         return [moment for moment in self._state().get("requests", []) if moment > oldest]
@@ -206,7 +206,7 @@ class SearchApi:
     def _remember_request(self) -> None:
         if self._rates:
             most = max(rate.requests for rate in self._rates)
-            sent = [*self._sent(), time.time()][-most:]
+            sent = [*self._recent_requests(), time.time()][-most:]
             write_text(self._folder / "quota.json", json.dumps(self._state() | {"requests": sent}))
 
     def _remember_quota(self, headers: Mapping[str, str]) -> None:

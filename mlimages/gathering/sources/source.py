@@ -123,7 +123,7 @@ class UrlList:
         files = await self._prepare()
         self._files = None  # they can be read only once
         for path, refs in zip(self._paths, map(iter, files), strict=True):
-            while found := await (_read_typed(refs) if path == STDIN else asyncio.to_thread(_take, refs, _BLOCK)):
+            while found := await (_read_next(refs) if path == STDIN else asyncio.to_thread(_take, refs, _BLOCK)):
                 for ref in found:
                     yield ref
 
@@ -209,7 +209,7 @@ async def _open_list(path: Path, choice: ListChoice, name: str) -> LinkFile:
     return await asyncio.to_thread(LinkFile, path, choice, name=name)
 
 
-async def _read_typed(refs: Iterator[ImageRef]) -> list[ImageRef]:
+async def _read_next(refs: Iterator[ImageRef]) -> list[ImageRef]:
     """Return the next link of standard input; the program that writes to the pipe may wait for each line to be read."""
     return await _in_daemon_thread(lambda: _take(refs, 1))
 

@@ -16,11 +16,11 @@ from mlimages.core import InputError
 from mlimages.gathering.sources.columns import IMAGE_SUFFIX, IMAGES, RAW, Row, is_link, is_link_column, text_of
 
 _HTTP_DATA = "TsvHttpData-1.0"
-_MOST_LINES = 1000  # maximum number of lines in a row
+_MAX_LINES = 1000  # maximum number of lines in a row
 _LONG_LINE = 65_536
 _LONG_CELL = re.compile(r'"(?:[^"]|""){10000,}"')
-_WORDS_AND_LINK = re.compile(r"(?!\d+[.)]\s)(\w[^:]*?)\s+(https?://.+)", re.IGNORECASE)
-_LINK_AND_WORDS = re.compile(rf"(https?://[^\s?]+?{IMAGES})\s+(\w[^:]*)", re.IGNORECASE)
+_CLASS_AND_LINK = re.compile(r"(?!\d+[.)]\s)(\w[^:]*?)\s+(https?://.+)", re.IGNORECASE)
+_LINK_AND_CLASS = re.compile(rf"(https?://[^\s?]+?{IMAGES})\s+(\w[^:]*)", re.IGNORECASE)
 
 
 def sniff_delimiter(lines: Sequence[str]) -> str | None:
@@ -31,7 +31,7 @@ def sniff_delimiter(lines: Sequence[str]) -> str | None:
     rows = [line for line in lines if not line.startswith("#")]
     if not rows or any("\t" in row for row in rows):
         return None
-    if all(map(split_words, rows)):
+    if all(map(split_class_and_link, rows)):
         return " "
     return next((each for each in ",;|" if _is_separated(rows, each)), None)
 
@@ -53,16 +53,16 @@ def _has_a_link(row: Sequence[str]) -> bool:
     return is_link(row[-1]) or IMAGE_SUFFIX.search(links[0]) is not None
 
 
-def split_words(line: str) -> tuple[str, str] | None:
+def split_class_and_link(line: str) -> tuple[str, str] | None:
     """Split a class and a link that are separated by a space; None if the line is not of this form.
 
-    >>> split_words("http://x/1.jpg honey bee")
+    >>> split_class_and_link("http://x/1.jpg honey bee")
     ('honey bee', 'http://x/1.jpg')
     """
     line = line.strip()
-    if found := _WORDS_AND_LINK.fullmatch(line):
+    if found := _CLASS_AND_LINK.fullmatch(line):
         return found[1], found[2]
-    found = _LINK_AND_WORDS.fullmatch(line)
+    found = _LINK_AND_CLASS.fullmatch(line)
     return (found[3], found[1]) if found and not IMAGE_SUFFIX.search(found[3]) else None
 
 
@@ -95,7 +95,7 @@ def _row_of_lines(
 ) -> list[str] | None:
     """Return the row from `first` to the line that closes it, and consume these lines; None if no line does."""
     text = [first]
-    for number in range(_MOST_LINES):
+    for number in range(_MAX_LINES):
         if number == len(waiting):
             if (line := next(source, None)) is None:
                 return None

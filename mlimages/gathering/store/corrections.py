@@ -4,7 +4,7 @@
 2. If the list names the link for one new class and not for the old one, its class was corrected; else it is requested.
 3. Corrected images are renamed, if they lie where they were placed and are unchanged; then the manifest is replaced.
    In shards, only the manifest is.
-A run that is killed in between leaves images that were moved, as if by hand: the next one finds them and goes on.
+A run that is killed in between leaves images that were moved, as if by hand; the next run finds them and continues.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from mlimages.core import FetchResult, ImageRef, replacing
 from mlimages.gathering.links import recorded_url, row_key
-from mlimages.gathering.store.file_names import NamesInUse, free_paths, without_subfolder
+from mlimages.gathering.store.file_names import NamesInUse, candidate_paths, without_subfolder
 from mlimages.gathering.store.manifest import KeySet, dump_row, parse_row
 from mlimages.gathering.store.stored_files import StoredFiles
 from mlimages.gathering.store.stored_shards import StoredShards
@@ -47,7 +47,7 @@ class Correction:
     old: FetchResult
 
 
-class Corrections:
+class ClassCorrections:
     """Compares the classes of a run's links with those of the manifest, of which it keeps 64-bit keys."""
 
     def __init__(self) -> None:
@@ -56,8 +56,8 @@ class Corrections:
         self._named = KeySet()
         self._waiting: list[ImageRef] = []
 
-    def learn(self, key: int, row: FetchResult) -> None:
-        """Take note of a row of the manifest that is not requested again."""
+    def add_row(self, key: int, row: FetchResult) -> None:
+        """Add a row of the manifest whose link is not requested again."""
         if row.status in ("duplicate", "failed"):
             self._without_image.add(key)
         elif row.status == "ok" and not row.removed:
@@ -105,7 +105,7 @@ def apply(corrections: list[Correction], files: StoredFiles | StoredShards, mani
     rows: dict[int, FetchResult] = {}
     paths: dict[str | None, str] = {}
     for correction in corrections:
-        old, path = correction.old, _moved(correction, files, names)
+        old, path = correction.old, _move_image(correction, files, names)
         if path:
             paths[old.path] = path
             rows[row_key(old.label, old.url)] = replace(
@@ -117,8 +117,8 @@ def apply(corrections: list[Correction], files: StoredFiles | StoredShards, mani
     return len(rows)
 
 
-def _moved(correction: Correction, files: StoredFiles | StoredShards, names: NamesInUse) -> str | None:
-    """Where the image lies in the folder of its new class; None if it stays."""
+def _move_image(correction: Correction, files: StoredFiles | StoredShards, names: NamesInUse) -> str | None:
+    """Move the image to the folder of its new class; return its new path, or None if it stays."""
     ref, old = correction.ref, correction.old
     if isinstance(files, StoredShards):
         return old.path if files.size(old.path or "") is not None else None
@@ -129,12 +129,12 @@ def _moved(correction: Correction, files: StoredFiles | StoredShards, names: Nam
     if old_folder != names.folder(old.label):
         return None
     folder += str(path.parent).removeprefix(old_folder)
-    free = free_paths(f"{folder}/{path.stem}", path.suffix, f"{row_key(ref.label, ref.url):016x}", is_alone=True)
+    free = candidate_paths(f"{folder}/{path.stem}", path.suffix, f"{row_key(ref.label, ref.url):016x}", is_alone=True)
     return files.move(str(path), old.sha256 or "", (name for name in free if names.note(ref.label, name)))
 
 
 def _rewrite(manifest: Path, rows: dict[int, FetchResult], paths: dict[str | None, str]) -> None:
-    """Put rows in place of all rows with their keys, drop earlier rows of the new links, and name the new paths."""
+    """Replace all rows with the keys of `rows`, drop earlier rows of the new links, and update the paths."""
     replaced = rows.keys() | {row_key(row.label, row.url) for row in rows.values()}
     with replacing(manifest) as part, manifest.open("rb") as lines, part.open("wb") as out:
         for line in lines:

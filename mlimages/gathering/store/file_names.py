@@ -84,7 +84,7 @@ def without_subfolder(folder: str) -> str:
     return re.sub(r"/part-\d{4,}$", "", folder)
 
 
-def free_paths(stem: str, suffix: str, digits: str, *, is_alone: bool) -> Iterator[str]:
+def candidate_paths(stem: str, suffix: str, digits: str, *, is_alone: bool) -> Iterator[str]:
     """Yield names for an image, the best first; the plain name only if no other run may write to this folder.
 
     Args:
@@ -115,7 +115,7 @@ class NamesInUse:
         return self._paths.add(int.from_bytes(hashlib.blake2b(path.casefold().encode(), digest_size=8).digest(), "big"))
 
     def folder(self, label: str) -> str:
-        """The folder of a label's images."""
+        """Return the folder of a label's images."""
         folder = safe_folder(label)
         if self._owners.setdefault(folder.casefold(), label) != label:
             folder += f"-{hashlib.sha256(label.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"

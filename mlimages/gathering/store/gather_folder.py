@@ -15,8 +15,8 @@ from mlimages.gathering.links import row_key
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.partition import ALL, Partition
 from mlimages.gathering.store.attribution import write_attributions
-from mlimages.gathering.store.corrections import Correction, Corrections, apply
-from mlimages.gathering.store.file_names import NamesInUse, free_paths, in_subfolder
+from mlimages.gathering.store.corrections import ClassCorrections, Correction, apply
+from mlimages.gathering.store.file_names import NamesInUse, candidate_paths, in_subfolder
 from mlimages.gathering.store.image_index import ImageIndex
 from mlimages.gathering.store.manifest import (
     KeySet,
@@ -26,10 +26,10 @@ from mlimages.gathering.store.manifest import (
     read_rows,
     read_rows_after,
 )
-from mlimages.gathering.store.merge_manifests import CurrentRows, settle, warn_about_unknown_images
+from mlimages.gathering.store.merge_manifests import CurrentRows, rewrite_manifests, warn_about_unknown_images
 from mlimages.gathering.store.missing import corrected_rows
 from mlimages.gathering.store.reopening import Refusals, demand_same_settings, is_open
-from mlimages.gathering.store.rows import failed_values, image_values, row_of
+from mlimages.gathering.store.rows import failed_values, image_values, make_row
 from mlimages.gathering.store.storage import open_storage
 from mlimages.gathering.store.stored_files import StoredFiles
 from mlimages.gathering.store.stored_objects import StoredObjects
@@ -75,7 +75,7 @@ class GatherFolder:
                 self._correct()
                 self._read(retries_open=True)
             if not self._is_settled:
-                self._settle()
+                self._rewrite_manifests()
                 self._read(retries_open=True)
             stack.callback(self._close_manifest)
             self._open = stack.pop_all()
@@ -148,7 +148,7 @@ class GatherFolder:
             outcome = image_values(ref, fetched, found, self._images(), keep_duplicates=keeps)
         else:
             outcome = failed_values(fetched, found)
-        row = row_of(ref, fetched, outcome)
+        row = make_row(ref, fetched, outcome)
         if row.status == "ok" and isinstance(found, Facts):
             row = await self._place(ref, row, part, found.suffix, key=key)
         elif found:
@@ -172,7 +172,7 @@ class GatherFolder:
         if self._objects and not self._is_settled:
             self._objects.refresh()  # includes what other runs stored meanwhile
         if not self._is_settled:
-            self._settle()
+            self._rewrite_manifests()
         elif self._has_reopened:
             self._read(retries_open=False)  # links that were not retried count as recorded
         else:
@@ -194,7 +194,7 @@ class GatherFolder:
             self._read(retries_open=False)
             self.tally.moved, self.tally.unmoved = moved, len(self._corrections) - moved
 
-    def _settle(self) -> None:
+    def _rewrite_manifests(self) -> None:
         self._evict()
         self._writer.close()
         while not self._merge():
@@ -211,7 +211,7 @@ class GatherFolder:
         if self._objects:
             steps = {"publish": self._objects.put_merged, "discard": self._objects.discard}
         limit, into = self._options.limit, self._manifest
-        is_merged = settle(self._files, paths, into, keep_duplicates=keeps, limit=limit, **steps)
+        is_merged = rewrite_manifests(self._files, paths, into, keep_duplicates=keeps, limit=limit, **steps)
         if is_merged and len(paths) > 1:
             warn_about_unknown_images(self._files, self._manifest, self.out)
         return is_merged
@@ -226,7 +226,7 @@ class GatherFolder:
         """Read which links are done; unfinished links are not if `retries_open`."""
         self._evict()
         self._done = KeySet()
-        self._compared = Corrections()
+        self._compared = ClassCorrections()
         self._reopened = KeySet()
         self._has_reopened = False
         self._is_touched = False
@@ -240,7 +240,7 @@ class GatherFolder:
             demand_same_settings(row, self._options, self.out)
             self._refusals.note(key, row)
             self._is_settled &= key not in self._done
-            self._learn(key, row, retries_open=retries_open)
+            self._add_row(key, row, retries_open=retries_open)
             if row.reason is Reason.PLACEHOLDER and row.sha256:
                 placeholders.add(row.sha256)
         self._reopen_refused(retries_open=retries_open)
@@ -268,9 +268,9 @@ class GatherFolder:
         for row in read_rows(others):
             key = row_key(row.label, row.url)
             if self._partition.is_in_shard(row.url) and key not in self._done:
-                self._learn(key, row, retries_open=retries_open)
+                self._add_row(key, row, retries_open=retries_open)
 
-    def _learn(self, key: int, row: FetchResult, *, retries_open: bool) -> None:
+    def _add_row(self, key: int, row: FetchResult, *, retries_open: bool) -> None:
         size = self._size_of(row)
         if is_open(row, self._options, has_image=size is not None, retries_open=retries_open):
             self._reopened.add(key)
@@ -278,7 +278,7 @@ class GatherFolder:
         else:
             self._count(key, row)
             if self._moves_corrected:
-                self._compared.learn(key, row)
+                self._compared.add_row(key, row)
             self.tally.changed += size not in (None, row.bytes)
 
     def _size_of(self, row: FetchResult) -> int | None:
@@ -313,7 +313,7 @@ class GatherFolder:
         self._index = None
 
     async def _place(self, ref: ImageRef, row: FetchResult, part: Path, suffix: str, *, key: int) -> FetchResult:
-        """Return the row with the path of the image; it is compared with others from the first name on."""
+        """Store the image under the first name that is free; return the row with its path."""
         sha256 = row.sha256 or ""
         is_new = not self._images().copies(sha256).count
         stem = self._names.stem(ref)
@@ -322,7 +322,7 @@ class GatherFolder:
         elif self._options.subfolders:
             stem = in_subfolder(stem, self.tally.classes[ref.label] * (self._options.shard or (1, 1))[1])
         is_alone = not (self._options.shard or self._objects)
-        for number, path in enumerate(free_paths(stem, suffix, f"{key:016x}", is_alone=is_alone)):
+        for number, path in enumerate(candidate_paths(stem, suffix, f"{key:016x}", is_alone=is_alone)):
             if not self._names.note(ref.label, path):
                 continue  # taken, except for case
             named = replace(row, path=path)

@@ -53,8 +53,8 @@ def temporary_tables(script: str) -> sqlite3.Connection:
     return tables
 
 
-def are_placeholder(locations: Iterable[int]) -> bool:
-    """Whether links with the same bytes have so many different paths on one host; otherwise they are duplicates."""
+def is_placeholder_set(locations: Iterable[int]) -> bool:
+    """Whether links with the same bytes have PLACEHOLDER_PATHS different paths on a host; else they are duplicates."""
     hosts = Counter(place >> 32 for place in set(locations))
     return max(hosts.values(), default=0) >= PLACEHOLDER_PATHS
 
@@ -80,7 +80,7 @@ class Copies:
         """Whether these bytes are a host's placeholder, counting `url` too; copies kept on purpose are not."""
         if self.is_placeholder or self.kept > 1 or len(self.locations) < PLACEHOLDER_PATHS - 1:
             return self.is_placeholder
-        return are_placeholder((*self.locations, location_hash(url)))
+        return is_placeholder_set((*self.locations, location_hash(url)))
 
     def with_row(self, row: FetchResult) -> Copies:
         """Return these copies and the link of another row."""

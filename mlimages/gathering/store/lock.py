@@ -14,11 +14,11 @@ HIDDEN = ".gather"
 
 
 @contextmanager
-def work_folder(out: Path, stem: str, *, alone: bool) -> Iterator[Path]:
+def work_folder(out: Path, stem: str, *, exclusive: bool) -> Iterator[Path]:
     """Yield the empty, locked folder for unfinished images of a run with the manifest `stem`; remove it at the end.
 
     Args:
-        alone: no shard may run at the same time; unfinished files of killed shards are removed.
+        exclusive: no shard may run at the same time; unfinished files of killed shards are removed.
 
     Raises:
         GatherError: another run uses it, or the folder is a symbolic link.
@@ -31,7 +31,7 @@ def work_folder(out: Path, stem: str, *, alone: bool) -> Iterator[Path]:
     in_use = GatherError(f"another gather is running in {out}: wait for it, or stop it")
     try:
         with file_lock(hidden.with_name(f"{stem}.lock"), in_use):
-            for other in hidden.parent.iterdir() if alone else [hidden]:
+            for other in hidden.parent.iterdir() if exclusive else [hidden]:
                 if other.suffix != ".lock":  # a running shard whose manifest would be merged: raises an error
                     with nullcontext() if other == hidden else file_lock(other.with_name(f"{other.name}.lock"), in_use):
                         shutil.rmtree(other, ignore_errors=True)

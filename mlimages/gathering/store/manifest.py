@@ -207,7 +207,7 @@ def dump_closing(*, keep_duplicates: bool) -> bytes:
 
 
 class KeySet:
-    """A set of row keys at 9 bytes each; Python's own takes 70 or more. Sorted arrays of the keys with the same end."""
+    """A set of row keys at 9 bytes each, 70 or more in a Python set: sorted arrays, selected by the last 12 bits."""
 
     def __init__(self) -> None:
         self._parts = [array("Q") for _ in range(4096)]
@@ -235,7 +235,7 @@ class ManifestWriter:
         if path.exists() and not is_manifest(path):
             raise GatherError(f"{path} was not written by mlimages: move it away, or choose another folder")
         self._file = path.open("a+b", buffering=0)
-        _cut_torn_line(self._file)
+        _truncate_torn_line(self._file)
 
     def append(self, row: FetchResult) -> None:
         """Record a finished link.
@@ -265,7 +265,7 @@ class ManifestWriter:
         self._file.close()
 
 
-def _cut_torn_line(file: Any) -> None:
+def _truncate_torn_line(file: Any) -> None:
     """Truncate the file after its last line end."""
     end = file.seek(0, os.SEEK_END)
     keep = end

@@ -29,7 +29,7 @@ _MAX_NAMES = 3
 """Maximum number of names in a message."""
 
 
-def settle(
+def rewrite_manifests(
     files: ImageStorage,
     manifests: list[Path],
     into: Path,
@@ -55,7 +55,7 @@ def settle(
     placeholders = set() if keep_duplicates else _placeholder_hashes(current)
     replaced = _ReplacedImages()
     with replacing(into) as part, part.open("wb") as out:
-        for row in _settle_rows(files, current, placeholders, replaced, keep_duplicates=keep_duplicates, limit=limit):
+        for row in _merge_rows(files, current, placeholders, replaced, keep_duplicates=keep_duplicates, limit=limit):
             out.write(dump_row(row))
         if is_closed:
             out.write(dump_closing(keep_duplicates=keep_duplicates))
@@ -71,23 +71,23 @@ def settle(
     return True
 
 
-def _settle_rows(
+def _merge_rows(
     files: ImageStorage,
     current: CurrentRows,
     placeholders: set[str],
-    replaced: _ReplacedImages,
+    replaced_images: _ReplacedImages,
     *,
     keep_duplicates: bool,
     limit: int | None,
 ) -> Iterator[FetchResult]:
     index = ImageIndex()
     counts: Counter[str] = Counter()
-    for number, row, is_of_shard in current.enumerate_rows(replaced):
+    for number, row, is_of_shard in current.enumerate_rows(replaced_images):
         first = None if keep_duplicates or not row.sha256 else index.first(row.sha256)
-        settled = _settle_row(files, row, placeholders, first, number)
+        settled = _merge_row(files, row, placeholders, first, number)
         if settled.status == "ok" and settled.path and settled.sha256 and settled.dhash and not settled.removed:
             if is_of_shard and limit is not None and counts[row.label] >= limit:
-                replaced.add(settled.path, settled.sha256)
+                replaced_images.add(settled.path, settled.sha256)
                 continue
             counts[row.label] += 1
             near = index.find_near(settled.dhash)
@@ -96,7 +96,7 @@ def _settle_rows(
                 index.add_first(settled.sha256, number, settled.path)
             settled = replace(settled, same_as=near)
         elif row.path and row.sha256 and settled.status == "duplicate":
-            replaced.add(row.path, row.sha256)
+            replaced_images.add(row.path, row.sha256)
         yield settled
     index.close()
 
@@ -140,11 +140,11 @@ class CurrentRows:
         self._manifests = manifests
         self._chosen = self._choose()
 
-    def enumerate_rows(self, replaced: _ReplacedImages | None = None) -> Iterator[tuple[int, FetchResult, bool]]:
+    def enumerate_rows(self, replaced_images: _ReplacedImages | None = None) -> Iterator[tuple[int, FetchResult, bool]]:
         """Yield each row that counts, with the number of its manifest and whether this is a shard's.
 
         Args:
-            replaced: receives images that a later download of the same link replaces.
+            replaced_images: receives images that a later download of the same link replaces.
         """
         at = 0
         for number, manifest in enumerate(self._manifests):
@@ -152,8 +152,8 @@ class CurrentRows:
                 chosen = self._chosen.get(row_key(row.label, row.url), at)
                 if chosen == at:
                     yield number, row, is_shard_manifest(manifest)
-                elif replaced and row.status == "ok" and row.path and row.sha256:
-                    replaced.add(row.path, row.sha256)
+                elif replaced_images and row.status == "ok" and row.path and row.sha256:
+                    replaced_images.add(row.path, row.sha256)
                 at += 1
 
     def rows(self) -> Iterator[FetchResult]:
@@ -205,10 +205,10 @@ def _placeholder_hashes(current: CurrentRows) -> set[str]:
     return placeholders - {sha256 for (_, sha256), count in kept.items() if count > 1}
 
 
-def _settle_row(
-    files: ImageStorage, row: FetchResult, placeholders: set[str], kept: tuple[int, str] | None, manifest: int
+def _merge_row(
+    files: ImageStorage, row: FetchResult, placeholders: set[str], first_copy: tuple[int, str] | None, manifest: int
 ) -> FetchResult:
-    """Return the row after merging; `kept` is the manifest and path of the first image with the same bytes."""
+    """Return the row after merging; `first_copy` is the manifest and path of the first image with the same bytes."""
     if row.status not in ("ok", "duplicate") or row.sha256 is None or row.removed:
         return row
     if row.sha256 in placeholders:
@@ -216,14 +216,14 @@ def _settle_row(
         if row.path and not aside and files.size(row.path) is not None:
             return row  # the user has changed it
         return replace(row, status="placeholder", reason=Reason.PLACEHOLDER, path=aside, same_as=None)
-    if kept is None or kept[1] == row.path:
+    if first_copy is None or first_copy[1] == row.path:
         return row
     if row.status == "duplicate":
-        return replace(row, same_as=kept[1])
+        return replace(row, same_as=first_copy[1])
     if (
-        kept[0] == manifest
+        first_copy[0] == manifest
         or not row.path
-        or not (files.is_unchanged(row.path, row.sha256) and files.is_unchanged(kept[1], row.sha256))
+        or not (files.is_unchanged(row.path, row.sha256) and files.is_unchanged(first_copy[1], row.sha256))
     ):
         return row
-    return replace(row, status="duplicate", path=None, same_as=kept[1])
+    return replace(row, status="duplicate", path=None, same_as=first_copy[1])

@@ -29,7 +29,7 @@ def is_open(row: FetchResult, options: GatherOptions, *, has_image: bool, retrie
 
 
 def is_allowed_now(row: FetchResult, options: GatherOptions) -> bool:
-    """Whether an option rejected the link that would accept it now.
+    """Whether the option that rejected the link would accept it now.
 
     >>> row = FetchResult("http://a/b.jpg", "cats", "failed", Reason.TOO_SMALL, detail="200 x 90 pixels")
     >>> [is_allowed_now(row, GatherOptions(min_size=size)) for size in (90, 91)]
@@ -82,7 +82,7 @@ class Refusals:
         self._since: dict[str, str] = {}
 
     def reopen(self, key: int, row: FetchResult) -> FetchResult:
-        """Return the row, not final if its host refuses consecutive links; count it."""
+        """Count the row; return it, as not final if its host refuses consecutive links."""
         if row.reason in REFUSING and self._counts[host_of(row.url)] + 1 >= REFUSALS_UNTIL_PARKED:
             row = replace(row, final=False)
         self.note(key, row)

@@ -1,4 +1,4 @@
-"""Create manifest rows from the results of links."""
+"""Create manifest rows from the results of downloading and inspecting links."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mlimages.gathering.links import recorded_url, without_credentials
 from mlimages.gathering.store.image_index import ImageIndex
 
 
-def row_of(ref: ImageRef, fetched: DownloadResult, outcome: dict[str, Any]) -> FetchResult:
+def make_row(ref: ImageRef, fetched: DownloadResult, outcome: dict[str, Any]) -> FetchResult:
     """Create the row of a finished link; `outcome` has its status and the facts of its image."""
     return FetchResult(
         url=recorded_url(ref.url),
@@ -29,12 +29,12 @@ def row_of(ref: ImageRef, fetched: DownloadResult, outcome: dict[str, Any]) -> F
 
 
 def image_values(
-    ref: ImageRef, fetched: DownloadResult, found: Facts, images: ImageIndex, *, keep_duplicates: bool
+    ref: ImageRef, fetched: DownloadResult, facts: Facts, images: ImageIndex, *, keep_duplicates: bool
 ) -> dict[str, Any]:
     """Return the values of a valid image's row."""
-    values = {name: getattr(found, name) for name in found.__slots__ if name != "suffix"}
-    values["detail"] = "; ".join(filter(None, (found.detail, fetched.detail)))
-    copies = images.copies(found.sha256)
+    values = {name: getattr(facts, name) for name in facts.__slots__ if name != "suffix"}
+    values["detail"] = "; ".join(filter(None, (facts.detail, fetched.detail)))
+    copies = images.copies(facts.sha256)
     is_known_target = images.is_placeholder_target(fetched.final_url and without_credentials(fetched.final_url))
     if is_known_target and not copies.count:
         values["detail"] = "redirected to the placeholder of a host"
@@ -44,19 +44,19 @@ def image_values(
         return {"status": "placeholder", "reason": Reason.PLACEHOLDER, **values}
     if copies.path and not keep_duplicates:
         return {"status": "duplicate", "same_as": copies.path, **values}
-    return {"status": "ok", "same_as": images.find_near(found.dhash), **values}
+    return {"status": "ok", "same_as": images.find_near(facts.dhash), **values}
 
 
-def failed_values(fetched: DownloadResult, found: Rejection | None) -> dict[str, Any]:
+def failed_values(fetched: DownloadResult, rejection: Rejection | None) -> dict[str, Any]:
     """Return the values of a failed link's row; it is final if the result depends only on the link."""
-    if found is None:
+    if rejection is None:
         return {
             "status": "failed",
             "reason": fetched.reason,
             "final": fetched.reason not in NOT_FINAL,
             "detail": without_credentials(fetched.detail),
         }
-    is_of_machine = found.reason is Reason.DECODER  # out of memory, or the decoder hung or died
-    may_be_cut = found.reason is Reason.TRUNCATED and not fetched.is_whole
-    values = {name: getattr(found, name) for name in found.__slots__}
-    return {"status": "failed", "final": not (is_of_machine or may_be_cut), **values}
+    is_of_machine = rejection.reason is Reason.DECODER  # out of memory, or the decoder hung or crashed
+    may_be_truncated = rejection.reason is Reason.TRUNCATED and not fetched.is_whole
+    values = {name: getattr(rejection, name) for name in rejection.__slots__}
+    return {"status": "failed", "final": not (is_of_machine or may_be_truncated), **values}

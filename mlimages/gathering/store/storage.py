@@ -51,7 +51,7 @@ def _open_local(out: Path, options: GatherOptions, stack: ExitStack) -> Storage:
     manifest = manifest_path(out, options.shard)
     files = StoredFiles(out) if options.layout == "folders" else _open_shards(manifest, stack)
     try:
-        parts = stack.enter_context(work_folder(out, manifest.stem, alone=not options.shard))
+        parts = stack.enter_context(work_folder(out, manifest.stem, exclusive=not options.shard))
     except OSError as error:
         raise GatherError(f"{out} cannot be written: {error.strerror}") from error
     return Storage(out, manifest, parts, files, None, ManifestWriter(manifest))

@@ -104,7 +104,7 @@ class StoredFiles:
         return aside if self.is_unchanged(aside, sha256) else None
 
     def move(self, path: str, sha256: str, names: Iterable[str]) -> str | None:
-        """Give the file at `path` the first of `names` that is free; None if it stays.
+        """Rename the file at `path` to the first of `names` that is free; return that name, or None if it stays.
 
         It stays if it is changed, the name leads across a symbolic link, or the system does not rename it.
         """

@@ -208,7 +208,7 @@ class StoredObjects:
     def _remember(self, sizes: dict[str, int]) -> None:
         self._sizes.executemany("INSERT OR REPLACE INTO objects VALUES (?, ?)", sizes.items())
 
-    def _retry(self, done: str, path: str, action: Callable[[str], _T]) -> _T:
+    def _retry(self, verb: str, path: str, action: Callable[[str], _T]) -> _T:
         """Return the result of `action` for the object's address; retry errors of the store.
 
         Raises:
@@ -227,7 +227,7 @@ class StoredObjects:
                 if count == _TRIES or isinstance(error, PermissionError):
                     shown = f"{self._address}/{path}".rstrip("/")
                     raise GatherError(
-                        f"{shown} cannot be {done}: {error}; run the same command again to resume"
+                        f"{shown} cannot be {verb}: {error}; run the same command again to resume"
                     ) from error
                 time.sleep(_PAUSE_S * 4**count)
         raise AssertionError("the last try returns or raises")

@@ -2,7 +2,7 @@
 
 1. A shard is only appended to, and only by the run that created it; each run begins a new one.
 2. Changes are rows of the manifest: an image that was replaced, has another class or is a placeholder stays.
-3. A killed run may leave a cut shard. Readers stop at its last complete member; the next run that stores an image
+3. A killed run may leave a truncated shard. Readers stop at its last complete member; the next run that stores an image
    removes the incomplete sample and writes the end marker, since other readers of tar files require it. A shard with
    an end marker, or in which something else follows, is never changed.
 All images have the suffix .jpg, whatever their format: `datasets.load_dataset` requires the same suffixes for each key.
@@ -141,15 +141,15 @@ class StoredShards:
             self.close()
         elif shards and shards[-1].name in self._listed and not shards[-1].is_symlink():
             with suppress(OSError):  # not permitted
-                _end_cut_shard(shards[-1])
+                _end_truncated_shard(shards[-1])
         number = int(shards[-1].stem[-5:]) + 1 if shards else 0
         self._name, self._size, self._written = f"{self._stem}-{number:05d}.tar", 0, {}
         self._folder.mkdir(parents=True, exist_ok=True)
         self._file = (self._folder / self._name).open("x+b")
 
 
-def _end_cut_shard(shard: Path) -> None:
-    """End a shard that was cut after its last complete pair of JSON and image."""
+def _end_truncated_shard(shard: Path) -> None:
+    """End a truncated shard after its last complete pair of JSON and image."""
     if not is_truncated(shard):
         return
     ends, name = (0, 0), ""

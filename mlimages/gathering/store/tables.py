@@ -64,7 +64,7 @@ class Tables:
 
 
 def _write_metadata(path: Path, rows: Iterable[FetchResult]) -> None:
-    """Write a line for each of these images: `file_name`, `label`, and what its list or provider says of it."""
+    """Write a line for each of these images: `file_name`, `label`, and the metadata from its list or provider."""
     with path.open("w", encoding="utf-8") as out:
         for row in rows:
             values = {"file_name": row.path, "label": row.label}

@@ -54,7 +54,7 @@ class Tally:
         self._open += count
 
     def figures(self) -> dict[str, int]:
-        """Return the counts that a progress bar shows."""
+        """Return the counts to show beside a progress bar."""
         failed = self.status["failed"] + self.status["placeholder"]
         return {"ok": self.status["ok"], "failed": failed - self._open, "open": self._open}
 
