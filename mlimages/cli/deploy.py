@@ -123,7 +123,9 @@ def quantize(
         help="Label file; half of its images are used for calibration, half to measure accuracy.",
     ),
     out: Path = typer.Option(None, "-o", "--out", help="File to write [MODEL-quantized.onnx]."),
-    max_drop: float = typer.Option(1.0, min=0.0, metavar="POINTS", help="Maximum accuracy loss, in percentage points."),
+    max_drop: float = typer.Option(
+        1.0, min=0.0, metavar="POINTS", help="Maximum loss of accuracy or mAP, in percentage points."
+    ),
     fp16: bool = typer.Option(False, "--fp16", help="Also try 16-bit floating point."),
     force: bool = FORCE,
     as_json: bool = typer.Option(False, "--json", help="Print the measurements as JSON."),
@@ -161,14 +163,19 @@ def predict(
     sources: list[str] = typer.Argument(
         ..., metavar="IMAGE...", help="Images, folders of images, or - for an image on standard input."
     ),
-    top: int = typer.Option(3, min=1, metavar="N", help="Print the N most probable classes."),
+    top: int = typer.Option(
+        3,
+        min=1,
+        metavar="N",
+        help="Print the N most probable classes; a multi-label model prints all that reach their thresholds.",
+    ),
     batch: int = typer.Option(16, min=1, metavar="N", help="Batch size."),
     workers: int = typer.Option(None, min=1, metavar="N", help="Number of images processed in parallel [all cores]."),
     copy_to: Path = typer.Option(None, metavar="DIR", help="Copy each image to DIR/CLASS/."),
     as_json: bool = typer.Option(False, "--json", help="Print a JSON array, one image per line."),
     as_csv: bool = typer.Option(False, "--csv", help="Print CSV: path, fault, known, set, class_1, ..."),
 ) -> None:
-    """Predict the class of images.
+    """Predict the class of images, or all labels of each.
 
     An image that cannot be read is one line with its error code; the others are still predicted.
 
@@ -180,12 +187,13 @@ def predict(
     if as_json and as_csv:
         raise typer.BadParameter("--json and --csv are mutually exclusive")
     images = [sys.stdin.buffer.read()] if sources == ["-"] else find_inputs(sources)
-    stream = Predictor(model, workers=workers).stream(images, top=top, batch=batch)
+    predictor = Predictor(model, workers=workers)
+    stream = predictor.stream(images, top=top, batch=batch)
     results: predictions.Results = (each.result for each in stream)
     if copy_to:
         results = copy_by_class(results, copy_to)
     show = predictions.as_json if as_json else predictions.as_csv if as_csv else predictions.as_text
-    if not show(results, top=top):
+    if not show(results, top=top, multi_label=predictor.bundle.multi_label):
         raise typer.Exit(1)
 
 

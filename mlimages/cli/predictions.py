@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Results = Iterable[Prediction | BrokenImage]
 
 
-def as_text(results: Results, *, top: int) -> int:
+def as_text(results: Results, *, top: int, multi_label: bool) -> int:
     """Print one line per image; return the number of predictions."""
     good = 0
     for result in results:
@@ -32,7 +32,7 @@ def as_text(results: Results, *, top: int) -> int:
     return good
 
 
-def as_json(results: Results, *, top: int) -> int:
+def as_json(results: Results, *, top: int, multi_label: bool) -> int:
     """Print a JSON array, one image per line, valid even if interrupted; return the number of predictions."""
     good = 0
     separator = "\n"
@@ -47,17 +47,12 @@ def as_json(results: Results, *, top: int) -> int:
     return good
 
 
-def as_csv(results: Results, *, top: int) -> int:
+def as_csv(results: Results, *, top: int, multi_label: bool) -> int:
     """Print a header and one CSV row per image; return the number of predictions."""
     good = 0
     rows = csv.writer(sys.stdout, lineterminator="\n")
-    head = [
-        "path",
-        "fault",
-        "known",
-        "set",
-        *(f"{what}_{n}" for n in range(1, top + 1) for what in ("class", "probability")),
-    ]
+    numbered = [f"{what}_{n}" for n in range(1, top + 1) for what in ("class", "probability")]
+    head = ["path", "fault", *(["labels", "probabilities"] if multi_label else ["known", "set", *numbered])]
     rows.writerow(head)
     for result in results:
         good += isinstance(result, Prediction)
@@ -137,19 +132,14 @@ def explanation_json(explanation: Explanation | BrokenImage, file: Path) -> str:
 
 def evaluation_text(found: Evaluation) -> str:
     """Format accuracy, scores of each class and speed as text."""
-    accuracy = found.accuracy
+    name, score = found.score_name, found.score
     width = max(map(len, ("class", *found.class_names)))
     lines = [
-        f"accuracy {_percent(accuracy.value)} ({_percent(accuracy.low)} to {_percent(accuracy.high)}) "
+        f"{name} {_percent(score.value)} ({_percent(score.low)} to {_percent(score.high)}) "
         f"on {counted(found.count, 'image')}",
         *filter(None, [found.training_note]),
         f"loss {found.loss:.3f}, calibration error {found.calibration_error:.3f}",
-        f"{'class':{width}}    images  precision  recall     F1",
-    ]
-    lines += [
-        f"{one.name:{width}}  {one.count:8}  {_percent(one.precision.value):>9}  {_percent(one.recall.value):>6}"
-        f"  {_percent(one.f1.value):>6}"
-        for one in found.per_class
+        *_class_lines(found, width),
     ]
     if found.unknown:
         lines.append(f'predicted as "unknown": {counted(found.unknown, "image")}')
@@ -167,6 +157,19 @@ def evaluation_text(found: Evaluation) -> str:
     return "\n".join(lines)
 
 
+def _class_lines(found: Evaluation, width: int) -> Iterator[str]:
+    """Yield the table of scores of each class, of a multi-label model with average precision and threshold."""
+    labels, more = found.labels, [""] * len(found.class_names)
+    if labels:
+        pairs = zip(labels.average_precision.per_class, labels.thresholds, strict=True)
+        more = [f"  {_percent(each.value):>7}  {threshold:9.3f}" for each, threshold in pairs]
+    header = "       AP  threshold" if labels else ""
+    yield f"{'class':{width}}    images{header}  precision  recall     F1"
+    for one, text in zip(found.per_class, more, strict=True):
+        shares = f"{_percent(one.precision.value):>9}  {_percent(one.recall.value):>6}  {_percent(one.f1.value):>6}"
+        yield f"{one.name:{width}}  {one.count:8}{text}  {shares}"
+
+
 def _middle_text(found: Evaluation) -> str:
     """Format the accuracy with the centre masked, and its interpretation."""
     hidden = found.middle_hidden
@@ -179,7 +182,7 @@ def _middle_text(found: Evaluation) -> str:
 
 def quantization_text(found: Quantization) -> str:
     """Format the trials and the outcome as text."""
-    lines = [f"{'variant':20}  accuracy  calibration error    images/s      MB"]
+    lines = [f"{'variant':20}  {found.score_name:>8}  calibration error    images/s      MB"]
     lines += [
         f"{trial.name:20}  {_percent(trial.accuracy):>8}  {trial.calibration_error:17.3f}  {trial.images_per_s:10.1f}"
         f"  {trial.size_bytes / 1e6:6.1f}"
@@ -195,7 +198,10 @@ def quantization_text(found: Quantization) -> str:
 def _text(result: Prediction | BrokenImage) -> str:
     if isinstance(result, BrokenImage):
         return f"broken, {result.fault}: {result.detail}"
-    classes = ", ".join(f"{score.class_name} {_percent(score.probability)}" for score in result.top)
+    scores = result.top if result.labels is None else result.labels
+    classes = ", ".join(f"{score.class_name} {_percent(score.probability)}" for score in scores)
+    if result.labels is not None:
+        return classes or "none"
     if result.known is False:
         return f"none of these (nearest: {classes})"
     likely = result.prediction_set or ()
@@ -206,12 +212,19 @@ def values(result: Prediction | BrokenImage) -> dict[str, object]:
     """Return a result as JSON types."""
     if isinstance(result, BrokenImage):
         return asdict(result)
-    return {"path": result.path, "class_name": None if result.known is False else result.class_name, **asdict(result)}
+    given = asdict(result)
+    if result.labels is not None:
+        return {name: given[name] for name in ("path", "labels", "top")}
+    del given["labels"]
+    return {"path": result.path, "class_name": None if result.known is False else result.class_name, **given}
 
 
 def _cells(result: Prediction | BrokenImage) -> list[object]:
     if isinstance(result, BrokenImage):
         return [result.fault]
+    if result.labels is not None:
+        names = "|".join(_cell(label.class_name) for label in result.labels)
+        return ["", names, "|".join(f"{label.probability:.6f}" for label in result.labels)]
     score = "" if result.known_score is None else f"{result.known_score:.6f}"
     classes = "|".join(map(_cell, result.prediction_set or ()))
     pairs = [cell for score in result.top for cell in (_cell(score.class_name), f"{score.probability:.6f}")]

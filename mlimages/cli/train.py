@@ -97,14 +97,16 @@ def _is_given(ctx: typer.Context, name: str) -> bool:
 
 
 def _table(result: FineTuneResult) -> str:
-    low, high = result.val_interval
     more = f" and {len(result.broken) - 3} more, see {result.run / 'log.txt'}" if len(result.broken) > 3 else ""
-    correct = round(result.val_accuracy * result.val_images)
+    value, low, high = result.val_map or (result.val_accuracy, *result.val_interval)
+    of = "" if result.val_map else f"{round(result.val_accuracy * result.val_images)} of "
+    images = "" if of else " images"
+    probe = result.probe_accuracy if result.val_map is None else result.probe_map
     best = result.best_epoch or "the closed-form head"
     rows = {
-        "accuracy": f"{result.val_accuracy:.1%} ({correct} of {result.val_images}; 95 % interval {low:.1%} to "
-        f"{high:.1%})",
-        "before": "" if result.probe_accuracy is None else f"{result.probe_accuracy:.1%} with the closed-form head",
+        "mAP" if result.val_map else "accuracy": f"{value:.1%} ({of}{result.val_images}{images}; 95 % interval "
+        f"{low:.1%} to {high:.1%})",
+        "before": "" if probe is None else f"{probe:.1%} with the closed-form head",
         "images": f"{result.train_images} for training, {result.val_images} for validation",
         "skipped": ", ".join(f"{each.path} ({each.fault})" for each in result.broken[:3]) + more,
         "without": result.known_note,

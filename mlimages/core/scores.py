@@ -89,9 +89,18 @@ def sign_test(gained: int, lost: int) -> float:
 
 
 def _score_class(label: int, confusion: Confusion, name: str) -> ClassScores:
-    hits = confusion[label][label]
-    count = sum(confusion[label])
     predicted = sum(row[label] for row in confusion)
+    return class_score(name, hits=confusion[label][label], count=sum(confusion[label]), predicted=predicted)
+
+
+def class_score(name: str, *, hits: int, count: int, predicted: int) -> ClassScores:
+    """Return precision, recall and F1 of a class.
+
+    Args:
+        hits: number of its images for which it is predicted.
+        count: number of its images.
+        predicted: number of images for which it is predicted.
+    """
     # F1 = 2 J / (1 + J) grows with J = hits / (hits + missed + false), which is a share with an interval of its own.
     overlap = share(hits, count + predicted - hits)
     f1 = Share(*(2 * j / (1 + j) for j in (overlap.value, overlap.low, overlap.high)))

@@ -200,6 +200,8 @@ class Prediction:
         known_score: the output `known` (0..1); None if the model has no such output.
         prediction_set: classes that include the true one in at least 90 % of cases, most probable first; None if the
             model has no threshold for it.
+        labels: all classes whose probability reaches their threshold, most probable first; None if the model assigns
+            one class to each image.
     """
 
     path: str
@@ -207,6 +209,7 @@ class Prediction:
     known: bool | None = None
     known_score: float | None = None
     prediction_set: tuple[str, ...] | None = None
+    labels: tuple[ClassScore, ...] | None = None
 
     @property
     def class_name(self) -> str:

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from mlimages.core import (
     InputError,
     LabeledPath,
@@ -16,18 +18,20 @@ from mlimages.core import (
     Progress,
     Target,
     as_path,
+    average_precisions,
     counted,
     demand_free,
+    f1_thresholds,
     is_remote,
     record_written,
     replacing,
     wilson_interval,
 )
-from mlimages.export.onnx_writer import TrainedNetwork, write_onnx
+from mlimages.export.onnx_writer import Decisions, TrainedNetwork, write_onnx
 from mlimages.export.parity import NetworkOutputs, ResizeParityError, check_parity, compute_outputs
 from mlimages.export.preprocessing_graph import ResizeForm
 from mlimages.export.targets import RUNTIMES, open_runtime
-from mlimages.inference import OnnxBundle, Provenance, calibration, data_path
+from mlimages.inference import MultiLabel, OnnxBundle, Provenance, calibration, data_path
 from mlimages.labels import LabelFile
 
 logger = logging.getLogger(__name__)
@@ -99,8 +103,8 @@ def export_network(
     Raises:
         ExportError: the outputs differ. The message names the worst image, and nothing is written.
         LabelFileError: the label file cannot be read.
-        InputError: `calibrate` or `known_share` is set and no validation image can be read, or a file exists that
-            mlimages did not write or that was changed since; not with `overwrite`.
+        InputError: `calibrate` or `known_share` is set and no validation image can be read or the network is
+            multi-label, or a file exists that mlimages did not write or that was changed since; not with `overwrite`.
 
     Examples:
         >>> from mlimages.export import TrainedNetwork, export_network
@@ -115,17 +119,21 @@ def export_network(
     demand_free([out, data_path(out)], overwrite=overwrite)
     items = list(LabelFile(as_path(validation)) if isinstance(validation, str | os.PathLike) else validation)
     outputs = outputs or compute_outputs(trained, items, progress=progress)
-    if (options.calibrate or options.known_share) and not outputs.items:
-        raise InputError(_without_images(items))
-    temperature, unknown_below, provenance = _calibrate(outputs, options, provenance or Provenance())
+    if options.calibrate or options.known_share:
+        if trained.multi_label:
+            raise InputError("--calibrate and --unknown are for one class per image: leave them out, the thresholds of "
+                             "a multi-label file are chosen on the validation images anyway")  # fmt: skip
+        if not outputs.items:
+            raise InputError(_without_images(items))
+    measure = _measure_labels if trained.multi_label else _calibrate
+    decisions, provenance = measure(outputs, options, provenance or Provenance())
 
     def write(path: Path, form: ResizeForm | None) -> OnnxBundle:
         written = write_onnx(
             trained,
             path,
             form=form,
-            temperature=temperature,
-            unknown_below=unknown_below,
+            decisions=decisions,
             provenance=provenance,
         )
         parity, target_parity = check_parity(trained, written, outputs, progress=progress), None
@@ -168,10 +176,21 @@ def _move_into_place(path: Path, out: Path) -> None:
         data_path(out).unlink(missing_ok=True)  # from the file that was replaced
 
 
-def _calibrate(
+def _measure_labels(
     outputs: NetworkOutputs, options: ExportOptions, provenance: Provenance
-) -> tuple[float, float, Provenance]:
-    """Return the temperature, the threshold of "unknown", and the provenance with accuracy and calibration error."""
+) -> tuple[Decisions, Provenance]:
+    """Return the thresholds of a multi-label network, and the provenance with its mean average precision."""
+    task, classes = MultiLabel(), outputs.logits.shape[1]
+    probabilities = task.probabilities(outputs.logits).astype(np.float32)  # as in the file
+    targets = task.targets(outputs.items, classes).astype(bool)
+    if count := len(outputs.items):
+        mean = average_precisions(probabilities, targets).mean
+        provenance = replace(provenance, mean_ap=(mean.value, mean.low, mean.high), accuracy_count=count)
+    return Decisions(thresholds=f1_thresholds(probabilities, targets)), provenance
+
+
+def _calibrate(outputs: NetworkOutputs, options: ExportOptions, provenance: Provenance) -> tuple[Decisions, Provenance]:
+    """Return temperature and threshold of "unknown", and the provenance with accuracy and calibration error."""
     labels, uncalibrated = outputs.labels, calibration.softmax(outputs.logits)
     temperature = calibration.fit_temperature(outputs.logits, labels) if options.calibrate else 1.0
     calibrated = calibration.softmax(outputs.logits, temperature)
@@ -183,4 +202,4 @@ def _calibrate(
     if options.calibrate:
         before, after = (calibration.expected_calibration_error(p, labels) for p in (uncalibrated, calibrated))
         provenance = replace(provenance, calibration_error=(before, after))
-    return temperature, unknown_below, provenance
+    return Decisions(temperature, unknown_below), provenance

@@ -50,6 +50,7 @@ class TrainedNetwork:
         model: name of the network.
         mean_image: float32 `(C, H, W)` in 0..255, if `preprocessing` has a mean image.
         known: the output `known`; None omits it.
+        multi_label: an image may have any number of classes: the probabilities are the sigmoid of the logits.
 
     Raises:
         TypeError: `class_names` is a single string.
@@ -72,6 +73,7 @@ class TrainedNetwork:
     model: str
     mean_image: NDArray[np.float32] | None = None
     known: KnownOutput | None = None
+    multi_label: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.class_names, str):
@@ -96,6 +98,21 @@ class TrainedNetwork:
         return logits
 
 
+@dataclass(frozen=True, slots=True)
+class Decisions:
+    """How the outputs of a network are read.
+
+    Attributes:
+        temperature: divides the logits before the softmax.
+        unknown_below: an image whose highest probability is below this is predicted as "unknown".
+        thresholds: of a multi-label network, the probability of each class from which on an image has it.
+    """
+
+    temperature: float = 1.0
+    unknown_below: float = 0.0
+    thresholds: tuple[float, ...] = ()
+
+
 class _NetworkWithOutputs(nn.Module):
     """Maps uint8 pixels (or the normalized input, if `normalize` is the identity) to the outputs of the graph."""
 
@@ -103,6 +120,7 @@ class _NetworkWithOutputs(nn.Module):
         super().__init__()
         self.normalize, self.network, self.temperature = normalize, trained.network, temperature
         self.score = trained.known.score if trained.known else None
+        self.multi_label = trained.multi_label
         self._head_inputs: list[Tensor] = []
 
     def record(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -112,7 +130,8 @@ class _NetworkWithOutputs(nn.Module):
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         self._head_inputs.clear()
         logits = self.network(self.normalize(pixels))  # (N, classes)
-        outputs = logits, torch.softmax(logits / self.temperature, dim=1)
+        scaled = logits / self.temperature
+        outputs = logits, torch.sigmoid(scaled) if self.multi_label else torch.softmax(scaled, dim=1)
         if self.score is None:
             return outputs
         features = self._head_inputs[0]
@@ -124,18 +143,17 @@ def write_onnx(
     out: Path,
     *,
     form: ResizeForm | None = "operator",
-    temperature: float = 1.0,
-    unknown_below: float = 0.0,
+    decisions: Decisions | None = None,
     provenance: Provenance | None = None,
 ) -> OnnxBundle:
     """Write the network to `out` without comparing outputs; see `parity.check_parity`.
 
     Args:
         form: implementation of the resize inside the file; None omits the preprocessing.
-        temperature: divides the logits before the softmax.
-        unknown_below: an image whose highest probability is below this is predicted as "unknown".
+        decisions: by default no temperature and no threshold.
     """
-    model = _to_onnx(trained, network_only=form is None, temperature=temperature)
+    decisions = decisions or Decisions()
+    model = _to_onnx(trained, network_only=form is None, temperature=decisions.temperature)
     if form:
         prepend_preprocessing(model, trained.preprocessing, form=form)
     _save(model, out)
@@ -148,10 +166,12 @@ def write_onnx(
         probe=_probe(trained, out if form else None),
         includes_preprocessing=form is not None,
         exact_resize=form == "exact",
-        temperature=temperature,
-        unknown_below=unknown_below,
+        temperature=decisions.temperature,
+        unknown_below=decisions.unknown_below,
         known=trained.known.known if trained.known else None,
         prediction_sets=trained.known.prediction_sets if trained.known else None,
+        multi_label=trained.multi_label,
+        thresholds=decisions.thresholds,
         provenance=replace(provenance or Provenance(), created=_now(), versions=_versions()),
     )
     bundle.write(out)

@@ -22,13 +22,15 @@ from mlimages.inference import (
     BundleSession,
     OnnxBundle,
     Parity,
+    Task,
     open_session,
     relative_difference,
     to_graph_input,
 )
 
 NEAR_TIE = 1e-4
-"""The best class may differ if the network's probabilities of the two classes are within this."""
+"""The best class may differ if the network's probabilities of the two classes are within this; of a multi-label file, a
+class may reach its threshold in one of them if the network's probability is within this of the threshold."""
 
 TOLERANCE = 1e-3
 """Largest allowed difference of a logit on the same pixels, relative to the largest logit of the image."""
@@ -103,7 +105,7 @@ def check_parity(
         if failures:
             worst = max(failures, key=lambda comparison: comparison.difference)
             raise error(worst.message(trained.class_names))
-    near_ties = sum(comparison.network_class != comparison.file_class for comparison in comparisons)
+    near_ties = sum(comparison.network_classes != comparison.file_classes for comparison in comparisons)
     difference = max((comparison.difference for comparison in comparisons), default=0.0)
     return Parity(len(comparisons), near_ties, difference)
 
@@ -114,23 +116,26 @@ class _Comparison:
 
     Attributes:
         difference: largest difference of a logit, relative to the largest logit.
-        network_class, file_class: index of the best class.
+        network_classes, file_classes: indices of the predicted classes: the best one, or those above their thresholds.
         matches: whether the outputs are within the tolerance.
         cause: why they differ; empty if they match.
     """
 
     path: Path
     difference: float
-    network_class: int
-    file_class: int
+    network_classes: tuple[int, ...]
+    file_classes: tuple[int, ...]
     matches: bool
     cause: Literal["", "network", "resize"] = ""
 
     def message(self, class_names: tuple[str, ...]) -> str:
+        network, file = (
+            " and ".join(class_names[label] for label in labels) or "none"
+            for labels in (self.network_classes, self.file_classes)
+        )
         return (
-            f"the ONNX file does not match the network, worst on {self.path}: the network predicts "
-            f"{class_names[self.network_class]}, the file {class_names[self.file_class]}, and their logits differ by "
-            f"{self.difference:.2g} of the largest; nothing was written"
+            f"the ONNX file does not match the network, worst on {self.path}: the network predicts {network}, the file "
+            f"{file}, and their logits differ by {self.difference:.2g} of the largest; nothing was written"
         )
 
 
@@ -145,17 +150,17 @@ def _compare_end_to_end(trained: TrainedNetwork, bundle: OnnxBundle, run: RunLog
     def compare(path: Path, expected: NDArray[np.float32]) -> _Comparison:
         rgb = images.load_rgb(path)
         logits = run(np.asarray(rgb)[None])[0]  # (classes,)
-        end_to_end = _comparison(path, logits, expected, TOLERANCE)
+        end_to_end = _comparison(path, logits, expected, TOLERANCE, bundle.task)
         if end_to_end.matches:
             return end_to_end
         pixels, full_pixels = images.load_pixels(path, prop), images.prepare(rgb, prop)
-        same_pixels = _comparison(path, run(to_graph_input([pixels], prop))[0], expected, TOLERANCE)
+        same_pixels = _comparison(path, run(to_graph_input([pixels], prop))[0], expected, TOLERANCE, bundle.task)
         if not same_pixels.matches:
             return replace(same_pixels, cause="network")
         full_decode = expected
         if not np.array_equal(pixels, full_pixels):  # load_pixels may decode a JPEG at reduced size
             full_decode = trained.logits([full_pixels])[0]
-        end_to_end = _comparison(path, logits, full_decode, RESIZE_TOLERANCE)
+        end_to_end = _comparison(path, logits, full_decode, RESIZE_TOLERANCE, bundle.task)
         return end_to_end if end_to_end.matches else replace(end_to_end, cause="resize")
 
     return compare
@@ -172,20 +177,19 @@ def _compare_network(trained: TrainedNetwork, bundle: OnnxBundle, run: RunLogits
 
     def compare(path: Path, expected: NDArray[np.float32]) -> _Comparison:
         x = trained.normalized([images.load_pixels(path, prop)]).numpy()  # (1, C, H, W)
-        comparison = _comparison(path, run(x)[0], expected, TOLERANCE)
+        comparison = _comparison(path, run(x)[0], expected, TOLERANCE, bundle.task)
         return comparison if comparison.matches else replace(comparison, cause="network")
 
     return compare
 
 
 def _comparison(
-    path: Path, logits: NDArray[np.float32], expected: NDArray[np.float32], tolerance: float
+    path: Path, logits: NDArray[np.float32], expected: NDArray[np.float32], tolerance: float, task: Task
 ) -> _Comparison:
     difference = float(relative_difference(logits[None], expected[None])[0])
-    network_class, file_class = int(expected.argmax()), int(logits.argmax())
-    odds = np.exp(expected - expected.max())
-    gap = float((odds[network_class] - odds[file_class]) / odds.sum())
-    return _Comparison(path, difference, network_class, file_class, difference <= tolerance and gap <= NEAR_TIE)
+    network_classes, file_classes = task.predicted(expected), task.predicted(logits)
+    matches = difference <= tolerance and task.tie(expected, file_classes) <= NEAR_TIE
+    return _Comparison(path, difference, network_classes, file_classes, matches)
 
 
 def _decode_all(items: Iterable[LabeledPath], prop: ImageProperty) -> Iterator[tuple[LabeledPath, NDArray[np.uint8]]]:

@@ -15,9 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlimages import images
-from mlimages.core import ImageError, InputError, NoProgress, Progress, as_path, counted, demand_free, wilson_interval
+from mlimages.core import (
+    ImageError,
+    InputError,
+    LabeledPath,
+    NoProgress,
+    Progress,
+    Share,
+    as_path,
+    counted,
+    demand_free,
+)
 from mlimages.export.quantized_variants import Run, runner, write_variants
-from mlimages.inference import KNOWN_AT, OnnxBundle, Provenance, expected_calibration_error, match_labels, softmax
+from mlimages.inference import KNOWN_AT, OnnxBundle, Provenance, match_labels
 from mlimages.labels import LabelFile
 
 CALIBRATION_IMAGES = 100
@@ -34,7 +44,7 @@ class Trial:
     """Measurements of one variant of the network on this machine.
 
     Attributes:
-        accuracy: share of correct predictions (0..1).
+        accuracy: share of correct predictions (0..1); of a multi-label model, the mean average precision.
         images_per_s: images per second of CPU time on one core, including preprocessing, without decoding.
         calibration_error: expected calibration error (0..1) of the probabilities.
         known: share of images (0..1) that are not predicted as unknown.
@@ -60,12 +70,14 @@ class Quantization:
         count: number of images on which the accuracy was measured.
         chosen: the variant that was written; None if no variant is fast and accurate enough.
         refusals: for each variant, why it was rejected; empty if it is fast and accurate enough.
+        score_name: what `accuracy` is: "accuracy", or "mAP" of a multi-label model.
     """
 
     trials: tuple[Trial, ...]
     count: int
     chosen: Trial | None
     refusals: tuple[str, ...] = ()
+    score_name: str = "accuracy"
 
     def __repr__(self) -> str:
         chosen = self.chosen.name if self.chosen else None
@@ -92,7 +104,8 @@ def quantize(
         bundle: an exported file.
         calibration: a label file or its path, preferably with 200 images or more; classes are matched by name.
         out: the .onnx file to write.
-        max_drop: largest accepted loss of accuracy, in percentage points; a loss of one image is always accepted.
+        max_drop: largest accepted loss of accuracy (of a multi-label model, of mean average precision), in percentage
+            points; a loss of accuracy of one image is always accepted.
         fp16: also measure 16-bit floats.
         overwrite: replace a file that mlimages did not write, or that was changed since.
 
@@ -123,21 +136,22 @@ def quantize(
         variants = write_variants(bundle, pixels, Path(folder), fp16=fp16, progress=progress)
         measurements = _measure({"original": bundle, **variants}, test_set, progress)
         trials = tuple(each.trial for each in measurements)
-        refusals = tuple(_refusal(trial, trials[0], len(test_set), max_drop) for trial in trials[1:])
+        score_name = bundle.task.score_name
+        refusals = tuple(_refusal(trial, trials[0], len(test_set), max_drop, score_name) for trial in trials[1:])
         chosen = _fastest(measurements[1:], refusals)
         if chosen:
             variant = variants[chosen.trial.name]
             provenance = _provenance(bundle, chosen, trials, len(test_set))
             known = bundle.known and replace(bundle.known, share=chosen.trial.known, count=len(test_set))
             replace(variant, path=out, known=known, provenance=provenance).write(variant.path, overwrite=overwrite)
-    return Quantization(trials, len(test_set), chosen.trial if chosen else None, refusals)
+    return Quantization(trials, len(test_set), chosen.trial if chosen else None, refusals, score_name)
 
 
 @dataclass(frozen=True, slots=True)
 class _Sample:
-    """A class index of the bundle, and uint8 pixels `(h, w, C)` from `images.load_pixels`."""
+    """An image with its classes, and uint8 pixels `(h, w, C)` from `images.load_pixels`."""
 
-    label: int
+    item: LabeledPath
     pixels: NDArray[np.uint8]
 
 
@@ -147,7 +161,7 @@ def _load_samples(bundle: OnnxBundle, labels: LabelFile, progress: Progress) -> 
     samples = []
     for item in items:
         with suppress(ImageError):
-            samples.append(_Sample(item.label, images.load_pixels(item.path, bundle.preprocessing.image)))
+            samples.append(_Sample(item, images.load_pixels(item.path, bundle.preprocessing.image)))
         progress.advance()
     progress.close()
     if len(samples) < 2:
@@ -166,15 +180,16 @@ def _split(samples: Sequence[_Sample]) -> tuple[list[_Sample], list[_Sample]]:
 
 @dataclass(frozen=True, slots=True)
 class _Measurement:
-    """A trial, and the calibration error of its logits before temperature scaling."""
+    """A trial, its score with the interval, and the calibration error of its logits before temperature scaling."""
 
     trial: Trial
+    score: Share
     uncalibrated_error: float
 
 
 def _measure(bundles: Mapping[str, OnnxBundle], test_set: Sequence[_Sample], progress: Progress) -> list[_Measurement]:
     runners = {name: runner(bundle) for name, bundle in bundles.items()}
-    labels = np.array([sample.label for sample in test_set])  # (N,)
+    items = [sample.item for sample in test_set]
     speeds = _images_per_s(runners, [sample.pixels for sample in test_set[:TIMED_IMAGES]])
     progress.start("measure", len(runners) * len(test_set), "images")
     measurements = []
@@ -187,15 +202,18 @@ def _measure(bundles: Mapping[str, OnnxBundle], test_set: Sequence[_Sample], pro
         is_known = probabilities.max(axis=1) >= bundle.unknown_below  # (N,)
         if bundle.known:
             is_known &= np.concatenate([row[2] for row in rows]) >= KNOWN_AT
+        task, targets = bundle.task, bundle.task.targets(items, len(bundle.class_names))
+        score = task.score(probabilities, targets)
         trial = Trial(
             name=name,
-            accuracy=float((probabilities.argmax(axis=1) == labels).mean()),
+            accuracy=score.value,
             images_per_s=speeds[name],
             size_bytes=bundle.path.stat().st_size,
-            calibration_error=expected_calibration_error(probabilities, labels),
+            calibration_error=task.calibration_error(probabilities, targets),
             known=float(is_known.mean()),
         )
-        measurements.append(_Measurement(trial, expected_calibration_error(softmax(logits), labels)))
+        uncalibrated_error = task.calibration_error(task.probabilities(logits), targets)
+        measurements.append(_Measurement(trial, score, uncalibrated_error))
     progress.close()
     return measurements
 
@@ -212,14 +230,15 @@ def _images_per_s(runners: Mapping[str, Run], pixels: Sequence[NDArray[np.uint8]
     return {name: 1 / median(rounds) for name, rounds in seconds.items()}
 
 
-def _refusal(trial: Trial, original: Trial, count: int, max_drop: float) -> str:
+def _refusal(trial: Trial, original: Trial, count: int, max_drop: float, score_name: str) -> str:
     """Return why a variant is rejected; empty if it is clearly faster than the original and accurate enough."""
     speedup, drop = trial.images_per_s / original.images_per_s, original.accuracy - trial.accuracy
     reasons = []
     if speedup < MIN_SPEEDUP:
         reasons.append(f"not faster ({speedup:.2f} x, at least {MIN_SPEEDUP} x is required)")
-    if drop > max(max_drop / 100, 1 / count) + 1e-9:
-        reasons.append(f"loses {drop * 100:.1f} points of accuracy, more than {max_drop:g}")
+    one_image = 1 / count if score_name == "accuracy" else 0.0
+    if drop > max(max_drop / 100, one_image) + 1e-9:
+        reasons.append(f"loses {drop * 100:.1f} points of {score_name}, more than {max_drop:g}")
     return " and ".join(reasons)
 
 
@@ -230,13 +249,14 @@ def _fastest(measurements: Sequence[_Measurement], refusals: Sequence[str]) -> _
 
 def _provenance(bundle: OnnxBundle, chosen: _Measurement, trials: Sequence[Trial], count: int) -> Provenance:
     """Return the provenance of the written file, without measurements that apply only to the original."""
-    trial = chosen.trial
-    errors = (chosen.uncalibrated_error, trial.calibration_error)
+    errors = (chosen.uncalibrated_error, chosen.trial.calibration_error)
+    score = (chosen.score.value, chosen.score.low, chosen.score.high)
     return replace(
         bundle.provenance,
         parity=None,
         target_parity=None,
-        accuracy=(trial.accuracy, *wilson_interval(round(trial.accuracy * count), count)),
+        accuracy=None if bundle.multi_label else score,
+        mean_ap=score if bundle.multi_label else None,
         accuracy_count=count,
         calibration_error=errors if bundle.provenance.calibration_error else None,
         quantization=tuple(asdict(each) for each in trials),

@@ -37,16 +37,18 @@ def find_images(sources: Iterable[Path]) -> Iterator[Path]:
 def copy_by_class(results: Iterable[Prediction | BrokenImage], folder: Path) -> Iterator[Prediction | BrokenImage]:
     """Yield the results, and copy each image to `folder/CLASS/`, or to `folder/unknown/` if its class is unknown.
 
+    An image with several labels is copied to the folder of each, one without labels to `folder/unknown/`.
     If the name is taken, a number is appended; a file with identical content is not copied again.
     """
     for result in results:
         if isinstance(result, Prediction) and result.path:
             source = as_path(result.path)
-            target = folder / (
-                _folder_name(result.class_name, result.top[0].label) if result.known is not False else "unknown"
-            )
-            target.mkdir(parents=True, exist_ok=True)
-            _copy_beside(source, target / source.name)
+            labels = result.top[:1] if result.labels is None else result.labels
+            names = [_folder_name(each.class_name, each.label) for each in labels if result.known is not False]
+            for name in names or ["unknown"]:
+                target = folder / name
+                target.mkdir(parents=True, exist_ok=True)
+                _copy_beside(source, target / source.name)
         yield result
 
 

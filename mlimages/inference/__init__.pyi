@@ -20,6 +20,7 @@ from .explanation import WINDOW as WINDOW
 from .explanation import Explanation as Explanation
 from .explanation import explain as explain
 from .inputs import find_inputs as find_inputs
+from .multi_label import LabelScores as LabelScores
 from .onnx_metadata import open_session as open_session
 from .predictor import KNOWN_AT as KNOWN_AT
 from .predictor import SET_LEVEL as SET_LEVEL
@@ -28,3 +29,7 @@ from .predictor import TimedResult as TimedResult
 from .session import BundleSession as BundleSession
 from .session import relative_difference as relative_difference
 from .session import to_graph_input as to_graph_input
+from .tasks import MultiLabel as MultiLabel
+from .tasks import SingleLabel as SingleLabel
+from .tasks import Task as Task
+from .tasks import sigmoid as sigmoid

@@ -8,11 +8,17 @@ from mlimages.labels import LabelFile, share_classes
 
 
 def match_labels(labels: LabelFile, bundle: OnnxBundle) -> list[LabeledPath]:
-    """Return the labelled images with the bundle's class indices.
+    """Return the labelled images with the bundle's class indices; for a multi-label bundle, with all labels.
 
     Raises:
-        InputError: the label file has a class that is not in the bundle.
+        InputError: the label file has a class that is not in the bundle, or several labels per image and the bundle
+            one class.
     """
+    if labels.is_multi_label and not bundle.multi_label:
+        raise InputError(
+            f"{labels.path} has several labels per image, and {bundle.path} predicts one class: train a model on such "
+            "labels with `mlimages finetune`"
+        )
     names, (used, (given,)) = bundle.class_names, share_classes([labels])
     unknown = [name for name in used if name not in names]
     if unknown:
@@ -23,4 +29,5 @@ def match_labels(labels: LabelFile, bundle: OnnxBundle) -> list[LabeledPath]:
             f"{where} has the class {unknown[0]!r}, which is not in {bundle.path} (its classes: "
             f"{', '.join(names[:5])}{' ...' if len(names) > 5 else ''}): classes are matched by name{advice}"
         )
-    return [LabeledPath(item.path, names.index(given[item.label])) for item in labels]
+    items = ((LabeledPath(item.path, -1, item.class_indices) if bundle.multi_label else item) for item in labels)
+    return [item.renumber(lambda label: names.index(given[label])) for item in items]

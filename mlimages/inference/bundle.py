@@ -13,6 +13,7 @@ from typing import Any
 
 from mlimages.core import BundleError, Preprocessing, Target, outputs
 from mlimages.inference.onnx_metadata import open_session, read_metadata, write_metadata
+from mlimages.inference.tasks import MultiLabel, SingleLabel
 
 VERSION = 1
 """Version of the JSON under the metadata key `mlimages`."""
@@ -90,6 +91,7 @@ class Provenance:
         command: command line that reproduces the run.
         accuracy: on the validation images, with the bounds of its 95 % interval.
         accuracy_count: number of these images.
+        mean_ap: of a multi-label file, the mean average precision on them in place of the accuracy.
         calibration_error: expected calibration error (0..1) before and after temperature scaling.
         quantization: one row per trial: name, accuracy, images per second, bytes.
         versions: versions of the packages that wrote the file.
@@ -106,6 +108,7 @@ class Provenance:
     command: str = ""
     accuracy: tuple[float, float, float] | None = None
     accuracy_count: int = 0
+    mean_ap: tuple[float, float, float] | None = None
     parity: Parity | None = None
     calibration_error: tuple[float, float] | None = None
     quantization: tuple[Mapping[str, str | float], ...] = ()
@@ -159,6 +162,8 @@ class OnnxBundle:
         unknown_below: an image whose highest probability is below this is "unknown".
         known: calibration of the output `known`; None if the graph has no such output.
         prediction_sets: thresholds of prediction sets; None if unknown.
+        multi_label: an image may have any number of classes: the probabilities are the sigmoid of the logits.
+        thresholds: of a multi-label file, the probability of each class from which on an image has it.
     """
 
     path: Path
@@ -172,7 +177,14 @@ class OnnxBundle:
     unknown_below: float = 0.0
     known: Known | None = None
     prediction_sets: PredictionSets | None = None
+    multi_label: bool = False
+    thresholds: tuple[float, ...] = ()
     provenance: Provenance = field(default=Provenance(), repr=False)
+
+    @property
+    def task(self) -> SingleLabel | MultiLabel:
+        """What the outputs mean."""
+        return MultiLabel(self.thresholds) if self.multi_label else SingleLabel()
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> OnnxBundle:
@@ -213,6 +225,8 @@ class OnnxBundle:
         """Return the metadata as the JSON text stored in the file; the path is not part of it."""
         values = dataclasses.asdict(self)
         del values["path"]
+        if not self.multi_label:  # earlier versions read files with one class per image
+            del values["multi_label"], values["thresholds"], values["provenance"]["mean_ap"]
         values["probe"]["pixels"] = base64.b64encode(self.probe.pixels).decode()
         return json.dumps({"v": VERSION, **values}, sort_keys=True)
 
@@ -241,7 +255,7 @@ class OnnxBundle:
             "Image.NominalPixelRange": "NominalRange_0_255",
             "names": str(dict(enumerate(self.class_names))),
             "imgsz": str([image.height, image.width]),
-            "task": "classify",
+            **({} if self.multi_label else {"task": "classify"}),
         }
 
 
@@ -253,8 +267,8 @@ def _from_json(values: dict[str, Any]) -> dict[str, Any]:
     if len(probe["pixels"]) != probe["width"] * probe["height"] * 3:
         raise ValueError("the probe image does not match its declared width and height")
     values["probe"] = ParityProbe(**{**probe, "logits": tuple(probe["logits"])})
-    for key in ("accuracy", "calibration_error", "quantization"):
-        provenance[key] = None if provenance[key] is None else tuple(provenance[key])
+    for key in ("accuracy", "calibration_error", "quantization", "mean_ap"):
+        provenance[key] = None if provenance.get(key) is None else tuple(provenance[key])
     counts = provenance.get("class_counts", {})
     provenance["class_counts"] = {name: tuple(each) for name, each in counts.items()}
     values["provenance"] = Provenance(**provenance)
@@ -262,4 +276,7 @@ def _from_json(values: dict[str, Any]) -> dict[str, Any]:
         values[key] = kind(**values[key]) if values.get(key) else None
     values["preprocessing"] = Preprocessing.from_dict(values["preprocessing"])
     values["class_names"] = tuple(map(str, values["class_names"]))
+    values["thresholds"] = tuple(map(float, values.get("thresholds", ())))
+    if values.get("multi_label") and len(values["thresholds"]) != len(values["class_names"]):
+        raise ValueError("it does not have one threshold for each class")
     return values

@@ -27,9 +27,10 @@ from mlimages.core import (
 from mlimages.images import demand_available, demand_existing
 from mlimages.inference.align_classes import match_labels
 from mlimages.inference.bundle import OnnxBundle
-from mlimages.inference.calibration import expected_calibration_error
 from mlimages.inference.explanation import hide_middle
+from mlimages.inference.multi_label import LabelScores, score_labels
 from mlimages.inference.predictor import Predictor, TimedResult
+from mlimages.inference.tasks import MultiLabel
 from mlimages.labels import LabelFile
 
 
@@ -54,6 +55,8 @@ class Evaluation:
         unknown: number of images whose highest probability is below the model's threshold.
         images_per_s: throughput of all workers together.
         decode_ms, network_ms: latency of one image in one worker.
+        labels: the scores of a multi-label model, which has neither a confusion matrix nor `mistakes` of one class; its
+            accuracy is the share of images whose labels are all predicted correctly. None with one class per image.
         middle_hidden: accuracy with the centre of the images masked; None if it was not measured.
         trained_on, chosen_on: number of images that the model was trained on, and on which its epoch was chosen, as
             listed by path in the run folder of the model, so that a copy elsewhere is not counted; 0 if the model is in
@@ -73,11 +76,12 @@ class Evaluation:
     middle_hidden: Share | None = None
     trained_on: int = 0
     chosen_on: int = 0
+    labels: LabelScores | None = None
 
     def __repr__(self) -> str:
-        accuracy = self.accuracy
+        score = self.score
         return (
-            f"Evaluation(accuracy={accuracy.value:.4f} ({accuracy.low:.4f} to {accuracy.high:.4f}), "
+            f"Evaluation({self.score_name}={score.value:.4f} ({score.low:.4f} to {score.high:.4f}), "
             f"count={self.count}, trained_on={self.trained_on}, chosen_on={self.chosen_on}, "
             f"broken={len(self.broken)}, classes={len(self.class_names)})"
         )
@@ -85,17 +89,27 @@ class Evaluation:
     @property
     def count(self) -> int:
         """Number of images with a prediction."""
-        return sum(map(sum, self.confusion))
+        return self.labels.count if self.labels else sum(map(sum, self.confusion))
 
     @property
     def accuracy(self) -> Share:
         """Share of correct predictions, with its 95 % interval."""
-        return scores.accuracy(self.confusion)
+        return self.labels.exact if self.labels else scores.accuracy(self.confusion)
+
+    @property
+    def score_name(self) -> str:
+        """Name of `score`."""
+        return "mAP" if self.labels else "accuracy"
+
+    @property
+    def score(self) -> Share:
+        """Mean average precision of a multi-label model, else the accuracy."""
+        return self.labels.average_precision.mean if self.labels else self.accuracy
 
     @property
     def per_class(self) -> tuple[ClassScores, ...]:
         """Precision, recall and F1 of each class."""
-        return scores.class_scores(self.confusion, self.class_names)
+        return self.labels.per_class if self.labels else scores.class_scores(self.confusion, self.class_names)
 
     @property
     def training_note(self) -> str:
@@ -109,7 +123,7 @@ class Evaluation:
     def to_json(self) -> str:
         """Return the results as JSON; shares are in 0..1, each with its 95 % interval."""
         accuracy = self.accuracy
-        values = {
+        values: dict[str, object] = {
             "accuracy": accuracy.value,
             "interval": [accuracy.low, accuracy.high],
             "count": self.count,
@@ -125,6 +139,9 @@ class Evaluation:
             "decode_ms": asdict(self.decode_ms),
             "network_ms": asdict(self.network_ms),
         }
+        if self.labels:
+            values |= self.labels.to_dict()
+            del values["confusion"], values["unknown"]
         if self.middle_hidden:
             values["middle_hidden"] = [self.middle_hidden.value, self.middle_hidden.low, self.middle_hidden.high]
         return json.dumps(values)
@@ -149,7 +166,7 @@ def evaluate(
     Raises:
         BundleError: the model cannot be used.
         InputError: the label file has a class that the model does not have, or no image that can be read, or a remote
-            image cannot be downloaded.
+            image cannot be downloaded, or `explain` is set for a multi-label model.
 
     Example:
         >>> evaluate("runs/first/model.onnx", "labels.txt").count
@@ -157,7 +174,9 @@ def evaluate(
     """
     predictor = model if isinstance(model, Predictor) else Predictor(model)
     labels = labels if isinstance(labels, LabelFile) else LabelFile(os.fspath(labels))
-    names = predictor.bundle.class_names
+    names, task = predictor.bundle.class_names, predictor.bundle.task
+    if explain and predictor.bundle.multi_label:
+        raise InputError("--explain measures the accuracy of one class per image: leave it out for a multi-label model")
     items = match_labels(labels, predictor.bundle)
     begin = time.perf_counter()
     answers = _predict_all(predictor, items, progress or NoProgress())
@@ -166,22 +185,37 @@ def evaluate(
     demand_available(broken, skip=skip_unavailable)
     demand_existing(broken, len(items))
     good = [
-        (answer.result, item.label, answer)
+        (answer.result, item, answer)
         for answer, item in zip(answers, items, strict=True)
         if isinstance(answer.result, Prediction)
     ]
     if not good:
         raise InputError(f"{labels.path} has no usable image: see `mlimages check {labels.path}`")
-    truth = np.array([label for _, label, _ in good], np.int64)  # (N,)
+    predictions, true_items = [result for result, _, _ in good], [item for _, item, _ in good]
+    truth = task.targets(true_items, len(names))
     probabilities = np.array([_row(result, len(names)) for result, _, _ in good])  # (N, classes)
-    wrong = [(result, label) for result, label, _ in good if result.top[0].label != label]
+    label_scores, wrong, loss = None, [], 0.0
+    confusion: Confusion = ()
+    if isinstance(task, MultiLabel):
+        label_scores = score_labels(
+            predictions,
+            [item.class_indices for item in true_items],
+            probabilities,
+            thresholds=task.thresholds,
+            names=names,
+        )
+        loss = label_scores.loss
+    else:
+        wrong = [(result, item.label) for result, item, _ in good if result.top[0].label != item.label]
+        confusion = scores.confusion_matrix(truth.tolist(), probabilities.argmax(axis=1).tolist(), len(names))
+        loss = -float(np.log(np.maximum(probabilities[np.arange(len(truth)), truth], 1e-7)).mean())
     return Evaluation(
         class_names=names,
-        confusion=scores.confusion_matrix(truth.tolist(), probabilities.argmax(axis=1).tolist(), len(names)),
+        confusion=confusion,
         mistakes=tuple(sorted(wrong, key=lambda pair: (-pair[0].probability, pair[0].path))),
         broken=broken,
-        loss=-float(np.log(np.maximum(probabilities[np.arange(len(truth)), truth], 1e-7)).mean()),
-        calibration_error=expected_calibration_error(probabilities, truth),
+        loss=loss,
+        calibration_error=task.calibration_error(probabilities, truth),
         unknown=sum(result.known is False for result, _, _ in good),
         images_per_s=len(answers) / elapsed_s,
         decode_ms=_timing([answer.decode_s for _, _, answer in good]),
@@ -189,6 +223,7 @@ def evaluate(
         middle_hidden=_middle_hidden(predictor, items, explain) if explain else None,
         trained_on=_count_listed(items, predictor.bundle, "train.txt"),
         chosen_on=_count_listed(items, predictor.bundle, "val.txt"),
+        labels=label_scores,
     )
 
 

@@ -193,9 +193,10 @@ class Predictor:
 
     def prediction(self, path: str, row: Row, *, top: int | None = None) -> Prediction:
         """Convert one row of outputs to a Prediction, classes by decreasing probability."""
-        order: list[int] = (-row.probabilities).argsort(kind="stable")[:top].tolist()
-        names = self.bundle.class_names
-        scores = tuple(ClassScore(names[label], label, float(row.probabilities[label])) for label in order)
+        order: list[int] = (-row.probabilities).argsort(kind="stable").tolist()
+        names, labels = self.bundle.class_names, self.bundle.task.labels(row.probabilities)
+        every = tuple(ClassScore(names[label], label, float(row.probabilities[label])) for label in order)
+        scores = every[:top]
         known = None if row.known is None else row.known >= KNOWN_AT
         if self.bundle.unknown_below:
             known = known is not False and scores[0].probability >= self.bundle.unknown_below
@@ -205,6 +206,7 @@ class Predictor:
             known=known,
             known_score=row.known,
             prediction_set=None if row.set_labels is None else tuple(names[label] for label in row.set_labels),
+            labels=None if labels is None else tuple(score for score in every if score.label in labels),
         )
 
 

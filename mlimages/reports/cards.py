@@ -46,18 +46,24 @@ def model_card(bundle: OnnxBundle) -> str:
 def _header(bundle: OnnxBundle) -> str:
     lines = ["---", "library_name: onnx", "pipeline_tag: image-classification", "tags:", "- image-classification",
              "- onnx", "- mlimages"]  # fmt: skip
-    if bundle.provenance.accuracy:
+    accuracy, mean_ap = bundle.provenance.accuracy, bundle.provenance.mean_ap
+    if accuracy or mean_ap:
+        value, kind = (accuracy[0], "accuracy") if accuracy else ((mean_ap or (0.0,))[0], "mean_average_precision")
         lines += ["model-index:", f"- name: {json.dumps(bundle.model)}", "  results:", "  - task:",
                   "      type: image-classification", "    dataset:", "      name: validation set",
-                  "      type: imagefolder", "    metrics:", "    - type: accuracy",
-                  f"      value: {bundle.provenance.accuracy[0]:.4f}"]  # fmt: skip
+                  "      type: imagefolder", "    metrics:", f"    - type: {kind}",
+                  f"      value: {value:.4f}"]  # fmt: skip
     return "\n".join([*lines, "---"])
 
 
 def _description(bundle: OnnxBundle) -> Iterator[str]:
     image = bundle.preprocessing.image
     takes = "uint8 RGB images `(N, H, W, 3)` of any size" if bundle.includes_preprocessing else "preprocessed input"
-    yield f"Classifies images into {len(bundle.class_names)} classes: {_names(bundle.class_names)}."
+    classes = f"{len(bundle.class_names)} classes: {_names(bundle.class_names)}"
+    if bundle.multi_label:
+        yield f"Multi-label: finds which of {classes} an image shows; it may be several or none."
+    else:
+        yield f"Classifies images into {classes}."
     yield f"The network is {bundle.model} with an input of {image.width} x {image.height} pixels."
     yield f"`{bundle.path.name}` expects {takes}."
 
@@ -70,7 +76,9 @@ def _data(bundle: OnnxBundle) -> Iterator[str]:
     yield "\n## Data\n\n| class | training | validation |\n|---|---|---|"
     for name, *counts in zip(bundle.class_names, train, val, strict=True):
         yield f"| {_escape_markdown(name)} | {counts[0]} | {counts[1]} |"
-    yield f"| total | {sum(train)} | {sum(val)} |"
+    yield f"| {'labels' if bundle.multi_label else 'total'} | {sum(train)} | {sum(val)} |"
+    if bundle.multi_label:
+        yield "".join(f"\n{count} {name} images." for name, count in provenance.split_sizes.items())
     if provenance.licenses:
         yield "\n| licence, as recorded by `mlimages gather` | images |\n|---|---|"
         yield from (f"| {_escape_markdown(name)} | {count} |" for name, count in provenance.licenses.items())
@@ -97,6 +105,11 @@ def _results(bundle: OnnxBundle) -> Iterator[str]:
         value, low, high = map(percent, provenance.accuracy)
         yield f"Accuracy {value} on {provenance.accuracy_count} validation images (95 % interval {low} to {high})."
         yield "The epoch was chosen on these images: expect slightly lower accuracy on new ones."
+    if provenance.mean_ap:
+        value, low, high = map(percent, provenance.mean_ap)
+        yield f"Mean average precision (mAP) {value} on {provenance.accuracy_count} validation images"
+        yield f"(95 % interval {low} to {high}, by the bootstrap)."
+        yield "Epoch and thresholds were chosen on these images: expect slightly lower scores on new ones."
     if provenance.calibration_error:
         before, after = provenance.calibration_error
         yield f"Expected calibration error {after:.3f}, {before:.3f} before the temperature was fitted."
@@ -120,7 +133,11 @@ def _limits(bundle: OnnxBundle) -> Iterator[str]:
 
 
 def _unknown(bundle: OnnxBundle) -> Iterator[str]:
-    if known := bundle.known:
+    if bundle.multi_label:
+        yield "An image has each class whose output `probabilities` (sigmoid) reaches the threshold of the class:"
+        thresholds = zip(bundle.class_names, bundle.thresholds, strict=True)
+        yield ", ".join(f"{_escape_markdown(name)} {threshold:.3f}" for name, threshold in thresholds) + "."
+    elif known := bundle.known:
         yield f"Every image gets one of the classes above. Where the output `known` is below {KNOWN_AT}, it is probably"
         yield f"none of them; this is also the case for {1 - known.share:.0%} of {known.count} validation images."
     else:
@@ -138,8 +155,18 @@ def _use(bundle: OnnxBundle) -> Iterator[str]:
             f'session = onnxruntime.InferenceSession("{name}")\n'
             'image = np.asarray(ImageOps.exif_transpose(Image.open("image.jpg")).convert("RGB"))[None]\n'
             f'{", ".join(names)} = session.run({json.dumps(names)}, {{"image": image}})\n'
-            f"names = {list(bundle.class_names)!r}\nprint(names[probabilities[0].argmax()])\n```"
+            f"names = {list(bundle.class_names)!r}\n{_decision(bundle)}\n```"
         )
+
+
+def _decision(bundle: OnnxBundle) -> str:
+    """Return the line of Python that prints the predicted class or labels."""
+    if not bundle.multi_label:
+        return "print(names[probabilities[0].argmax()])"
+    return (
+        f"thresholds = {list(bundle.thresholds)!r}\n"
+        "print([name for name, p, t in zip(names, probabilities[0], thresholds) if p >= t])"
+    )
 
 
 def _origin(bundle: OnnxBundle) -> Iterator[str]:

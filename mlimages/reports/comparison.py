@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mlimages.core import Z_95, InputError, RunError, Share, format_count, sign_test, table
+from mlimages.core import Z_95, InputError, RunError, Share, difference_of_means, format_count, sign_test, table
 from mlimages.reports.run_folder import RunFolder, read_run
 
 NOISE = 0.05
@@ -25,8 +25,9 @@ class PairedTest:
     Attributes:
         shared: number of shared images.
         gained, lost: number of images that only this run, or only the best run, predicts correctly.
-        difference: accuracy of this run minus that of the best, and its 95 % interval (-1..1).
-        p_value: two-sided p-value of McNemar's exact test.
+        difference: accuracy of this run minus that of the best, and its 95 % interval (-1..1); mean average precision
+            where an image may have several labels.
+        p_value: two-sided p-value of McNemar's exact test, or for several labels of the paired bootstrap.
     """
 
     shared: int
@@ -47,13 +48,14 @@ class ComparedRun:
 
     Attributes:
         run: the given run folder.
-        accuracy: accuracy on all its validation images.
+        accuracy: accuracy on all its validation images; where they may have several labels, all must be correct.
         count: number of these images.
         against_best: the test against the best run; None for the best run itself, or if the two share no validation
             image.
         seconds: training time; None if unknown.
         size_bytes: size of the exported file, or else of the weights.
         settings: settings that differ among the runs.
+        mean_ap: mean average precision, by which runs are compared where an image may have several labels; else None.
     """
 
     run: Path
@@ -63,12 +65,24 @@ class ComparedRun:
     seconds: float | None
     size_bytes: int
     settings: dict[str, str]
+    mean_ap: Share | None = None
+
+    @property
+    def score_name(self) -> str:
+        """Name of `score`."""
+        return "mAP" if self.mean_ap else "accuracy"
+
+    @property
+    def score(self) -> Share:
+        """What the runs are compared by: `mean_ap`, or else `accuracy`."""
+        return self.mean_ap or self.accuracy
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as JSON types."""
         against = self.against_best
         noise = None if against is None else {**asdict(against), "within_noise": against.within_noise}
-        return {**asdict(self), "run": str(self.run), "against_best": noise}
+        values = {**asdict(self), "run": str(self.run), "against_best": noise}
+        return {name: value for name, value in values.items() if name != "mean_ap" or value}
 
 
 def compare_runs(runs: AnyPath | Iterable[AnyPath]) -> tuple[ComparedRun, ...]:
@@ -78,7 +92,7 @@ def compare_runs(runs: AnyPath | Iterable[AnyPath]) -> tuple[ComparedRun, ...]:
         runs: at least two run folders.
 
     Raises:
-        InputError: fewer than two runs.
+        InputError: fewer than two runs, or only some of them with several labels per image.
         RunError: one is not a run folder, or is not finished.
 
     Example:
@@ -89,7 +103,9 @@ def compare_runs(runs: AnyPath | Iterable[AnyPath]) -> tuple[ComparedRun, ...]:
     paths = dict.fromkeys(map(Path, [runs] if isinstance(runs, str | os.PathLike) else runs))
     if len(paths) < 2:
         raise InputError("compare needs at least two run folders: mlimages compare runs/a runs/b")
-    folders = sorted(map(_read_finished_run, paths), key=lambda run: -run.accuracy.value)
+    folders = sorted(map(_read_finished_run, paths), key=lambda run: -run.score.value)
+    if len({run.score_name for run in folders}) > 1:
+        raise InputError("only some of these runs have several labels per image: compare them apart from the others")
     differing = _differing_settings([run.settings for run in folders])
     return tuple(
         ComparedRun(
@@ -100,6 +116,7 @@ def compare_runs(runs: AnyPath | Iterable[AnyPath]) -> tuple[ComparedRun, ...]:
             seconds=run.figures.get("seconds"),
             size_bytes=_size(run.path),
             settings={name: _setting_text(name, run.settings.get(name)) for name in differing},
+            mean_ap=run.score if run.score_name == "mAP" else None,
         )
         for run in folders
     )
@@ -108,15 +125,24 @@ def compare_runs(runs: AnyPath | Iterable[AnyPath]) -> tuple[ComparedRun, ...]:
 def paired_test(run: RunFolder, best: RunFolder) -> PairedTest | None:
     """Apply McNemar's exact test to the validation images that both runs share; None if there are none.
 
-    The interval is Wald's interval for paired proportions.
+    The interval is Wald's interval for paired proportions. Where an image may have several labels, the difference in
+    mean average precision is resampled by the bootstrap, see `difference_of_means`.
     """
     mine, theirs = _correct_by_image(run), _correct_by_image(best)
-    shared = mine.keys() & theirs.keys()
+    shared = [key for key in mine if key in theirs]
     if not shared:
         return None
     gained = sum(mine[key] and not theirs[key] for key in shared)
     lost = sum(theirs[key] and not mine[key] for key in shared)
     n = len(shared)
+    if run.predictions and best.predictions and run.predictions.is_multi_label:
+        row_of, other_of = ({key: row for row, key in enumerate(_keys(each))} for each in (run, best))
+        rows, others = ([each[key] for key in shared] for each in (row_of, other_of))
+        targets = run.predictions.labels[rows].astype(bool)
+        mean, p_value = difference_of_means(
+            run.predictions.probabilities[rows], best.predictions.probabilities[others], targets
+        )
+        return PairedTest(n, gained, lost, mean, p_value)
     value = (gained - lost) / n
     half = Z_95 * math.sqrt(max(0.0, gained + lost - (gained - lost) ** 2 / n)) / n
     difference = Share(value, max(-1.0, value - half), min(1.0, value + half))
@@ -125,12 +151,12 @@ def paired_test(run: RunFolder, best: RunFolder) -> PairedTest | None:
 
 def comparison_lines(runs: Sequence[ComparedRun]) -> Iterator[str]:
     """Yield the tables of accuracies and of settings, for a terminal."""
-    rows = [("run", "accuracy", "interval", "images", "training", "size", "against the best")]
+    rows = [("run", runs[0].score_name, "interval", "images", "training", "size", "against the best")]
     rows += [
         (
             str(each.run),
-            f"{100 * each.accuracy.value:.1f}",
-            f"{100 * each.accuracy.low:.1f}-{100 * each.accuracy.high:.1f}",
+            f"{100 * each.score.value:.1f}",
+            f"{100 * each.score.low:.1f}-{100 * each.score.high:.1f}",
             str(each.count),
             "" if each.seconds is None else f"{each.seconds:.0f}s",
             f"{format_count(each.size_bytes)}B",
@@ -158,11 +184,17 @@ def _read_finished_run(path: Path) -> RunFolder:
 
 def _correct_by_image(run: RunFolder) -> dict[tuple[str, str], bool]:
     """Whether each validation image, by its path and class, is classified correctly."""
-    if run.predictions is None:
-        return {}
-    keys = ((os.path.normpath(str(path.absolute())), run.class_names[label])
-            for path, label in zip(run.predictions.paths, run.predictions.labels, strict=True))  # fmt: skip
-    return dict(zip(keys, run.predictions.correct.tolist(), strict=True))
+    return dict(zip(_keys(run), run.predictions.correct.tolist(), strict=True)) if run.predictions else {}
+
+
+def _keys(run: RunFolder) -> Iterator[tuple[str, str]]:
+    """Yield what identifies each validation image: its path and its class, or all classes and those it has."""
+    found = run.predictions
+    if found is None:
+        return
+    for path, label in zip(found.paths, found.labels.tolist(), strict=True):
+        classes = [*run.class_names, *map(str, label)] if found.is_multi_label else [run.class_names[label]]
+        yield os.path.normpath(str(path.absolute())), "\n".join(classes)
 
 
 def _differing_settings(settings: Sequence[Any]) -> list[str]:

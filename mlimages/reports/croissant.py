@@ -54,7 +54,7 @@ def _dataset(run: RunFolder) -> dict[str, Any]:
     """Return label files, class counts, and licences recorded by `gather`; without paths of this machine."""
     files = {name: file for name in ("train", "val") if (file := run.path / f"{name}.txt").exists()}
     items = {name: list(LabelFile(file)) for name, file in files.items()}
-    counts = {name: Counter(item.label for item in each) for name, each in items.items()}
+    counts = {name: Counter(label for item in each for label in item.class_indices) for name, each in items.items()}
     licenses = Counter(image_licenses(item.path for each in items.values() for item in each).values())
     total = sum(map(len, items.values()))
     rows = [
@@ -80,7 +80,7 @@ def _file(path: Path) -> dict[str, str]:
         "@type": "cr:FileObject",
         "@id": path.name,
         "name": path.name,
-        "description": "One image per line: path, white space, class number.",
+        "description": "One image per line: path, white space, class number (or numbers in brackets).",
         "contentUrl": path.name,
         "encodingFormat": "text/plain",
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),

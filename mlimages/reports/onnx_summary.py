@@ -179,7 +179,8 @@ def bundle_notes(path: Path, metadata: Mapping[str, str]) -> Iterator[str]:
 def _network(bundle: OnnxBundle) -> Iterator[str]:
     image, names = bundle.preprocessing.image, bundle.class_names
     more = " ..." if len(names) > 8 else ""
-    yield f"network: {bundle.model}, {len(names)} classes: {', '.join(names[:8])}{more}"
+    kind = "multi-label, " if bundle.multi_label else ""
+    yield f"network: {bundle.model}, {kind}{len(names)} classes: {', '.join(names[:8])}{more}"
     size = f"{image.width} x {image.height} px" + (", gray" if image.gray_scale else "")
     resize = f"shorter side to {image.shorter_px} px, centre" if image.resize == "shorter" else f"{image.resize} to"
     exact = ", bit-identical to Pillow" if bundle.exact_resize else ""
@@ -193,6 +194,12 @@ def _figures(bundle: OnnxBundle) -> Iterator[str]:
     if provenance.accuracy:
         value, low, high = (100 * part for part in provenance.accuracy)
         yield f"accuracy: {value:.1f} % (95 %: {low:.1f}-{high:.1f}) on {counted(provenance.accuracy_count, 'image')}"
+    if provenance.mean_ap:
+        value, low, high = (100 * part for part in provenance.mean_ap)
+        yield f"mAP: {value:.1f} % (95 %: {low:.1f}-{high:.1f}) on {counted(provenance.accuracy_count, 'image')}"
+    if bundle.multi_label:
+        shown = zip(bundle.class_names[:8], bundle.thresholds, strict=False)
+        yield "thresholds: " + ", ".join(f"{name} {threshold:.3f}" for name, threshold in shown)
     if provenance.parity:
         ties = f" except for {counted(provenance.parity.near_ties, 'near tie')}" if provenance.parity.near_ties else ""
         compared = counted(provenance.parity.count, "image")
@@ -204,7 +211,8 @@ def _figures(bundle: OnnxBundle) -> Iterator[str]:
         yield f"unknown: below {bundle.unknown_below:.3g}"
     for row in provenance.quantization:
         accuracy, per_s, size = (float(row[key]) for key in ("accuracy", "images_per_s", "size_bytes"))
-        yield f"quantization: {row['name']}: accuracy {accuracy:.1%}, {per_s:.1f} images/s, {size / 1e6:.1f} MB"
+        score = "mAP" if bundle.multi_label else "accuracy"
+        yield f"quantization: {row['name']}: {score} {accuracy:.1%}, {per_s:.1f} images/s, {size / 1e6:.1f} MB"
 
 
 def _origin(bundle: OnnxBundle) -> Iterator[str]:

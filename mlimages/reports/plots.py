@@ -67,18 +67,24 @@ Epoch = Mapping[str, float]
 Draw = Callable[[Axes], None]
 """Draws one plot: data, title, axis labels."""
 
-METRICS = {"loss": "cross-entropy loss", "accuracy": "accuracy (%)"}
+METRICS = {"loss": "cross-entropy loss", "accuracy": "accuracy (%)", "map": "mean average precision (%)"}
 
 
-def curves(epochs: Sequence[Epoch], *, metrics: Sequence[str] = tuple(METRICS), val_count: int = 0) -> Figure:
+def metrics_of(epochs: Sequence[Epoch]) -> tuple[str, ...]:
+    """Return the metrics to plot: the loss, and the accuracy or the mean average precision."""
+    return "loss", "map" if "val_map" in epochs[-1] else "accuracy"
+
+
+def curves(epochs: Sequence[Epoch], *, metrics: Sequence[str] = (), val_count: int = 0) -> Figure:
     """Plot training and validation loss and accuracy by epoch.
 
     Args:
         epochs: the lines of metrics.csv.
-        metrics: "loss", "accuracy" or both, one plot each.
+        metrics: keys of METRICS, one plot each; by default those of `metrics_of`.
         val_count: number of validation images, for the 95 % interval of each epoch's accuracy; 0 draws none.
     """
-    return _side_by_side([lambda axes, name=name: _draw_curve(axes, epochs, name, val_count) for name in metrics])  # type: ignore[misc]
+    names = metrics or metrics_of(epochs)
+    return _side_by_side([lambda axes, name=name: _draw_curve(axes, epochs, name, val_count) for name in names])  # type: ignore[misc]
 
 
 def confusion_matrix(counts: Confusion, names: Sequence[str]) -> Figure:
@@ -145,16 +151,16 @@ def dataset_drawings(facts: FactsTable) -> list[str]:
 
 def comparison_drawing(runs: Sequence[ComparedRun]) -> str:
     """Return a plot of the accuracy of each run with its 95 % interval, the first on top, as an SVG element."""
+    best = runs[0]
 
     def draw(axes: Axes) -> None:
         positions = range(len(runs))[::-1]
-        x, errors = _percent_and_errors([each.accuracy for each in runs])
+        x, errors = _percent_and_errors([each.score for each in runs])
         axes.errorbar(x, positions, xerr=errors, fmt="o", color=VAL, capsize=3)
         axes.set_yticks(positions, [_shorten(each.run.name) for each in runs])
-        axes.set(xlabel="validation accuracy (%), with its 95 % interval", ylim=(-0.5, len(runs) - 0.5))
+        axes.set(xlabel=f"validation {best.score_name} (%), with its 95 % interval", ylim=(-0.5, len(runs) - 0.5))
 
-    best = runs[0]
-    label = f"accuracy of {counted(len(runs), 'run')}; the best is {best.run.name}: {best.accuracy.value:.1%}"
+    label = f"{best.score_name} of {counted(len(runs), 'run')}; the best is {best.run.name}: {best.score.value:.1%}"
     return svg(_side_by_side([draw], height=1.2 + 0.35 * len(runs)), label=label)
 
 
@@ -203,14 +209,14 @@ def _side_by_side(plots: Sequence[Draw], *, height: float = 3.6) -> Figure:
 
 
 def _draw_curve(axes: Axes, epochs: Sequence[Epoch], name: str, val_count: int) -> None:
-    factor = 100 if name == "accuracy" else 1
+    factor = 1 if name == "loss" else 100
     for part, label, color, style in (("train", "training", TRAIN, "--"), ("val", "validation", VAL, "-")):
         points = [(row["epoch"], factor * row[f"{part}_{name}"]) for row in epochs if f"{part}_{name}" in row]
         if points:
             axes.plot(*zip(*points, strict=True), style, color=color, label=label, marker="o", markersize=3)
     if name == "accuracy" and val_count:
         _draw_intervals(axes, [row for row in epochs if "val_accuracy" in row], val_count)
-    axes.set(title=name, xlabel="epoch", ylabel=METRICS[name])
+    axes.set(title="mAP" if name == "map" else name, xlabel="epoch", ylabel=METRICS[name])
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 

@@ -8,6 +8,7 @@ from mlimages.core import Prediction, as_path, counted, format_count
 from mlimages.inference import Evaluation
 from mlimages.reports import plots
 from mlimages.reports.comparison import NOISE, ComparedRun, have_best, verdict
+from mlimages.reports.label_tables import label_rows, label_text
 from mlimages.reports.pages import MAX_TILES, GalleryTile, embed, matrix_cells, percent, render
 from mlimages.reports.probe_result import ProbeResult
 
@@ -18,7 +19,11 @@ def report_html(found: Evaluation, title: str) -> str:
         "evaluation.html",
         title=title,
         found=found,
-        mistakes=[_mistake(wrong, found.class_names[label]) for wrong, label in found.mistakes[:MAX_TILES]],
+        mistakes=_mistakes(found),
+        mistake_count=len(found.labels.mistakes if found.labels else found.mistakes),
+        rows=label_rows(found.per_class, found.labels.average_precision, found.labels.thresholds)
+        if found.labels
+        else (),
         cells=matrix_cells(found.confusion),
         figures=_figures(found),
     )
@@ -45,10 +50,11 @@ def comparison_html(runs: Sequence[ComparedRun]) -> str:
         title=f"Comparison of {counted(len(runs), 'run')}",
         subtitle=", ".join(str(each.run) for each in runs),
         noise=NOISE,
+        score_name=runs[0].score_name,
         rows=[
             {
                 "name": each.run.name,
-                "accuracy": each.accuracy,
+                "score": each.score,
                 "count": each.count,
                 "time": "" if each.seconds is None else f"{each.seconds:.0f} s",
                 "size": f"{format_count(each.size_bytes)}B",
@@ -61,10 +67,22 @@ def comparison_html(runs: Sequence[ComparedRun]) -> str:
     )
 
 
-def _mistake(wrong: Prediction, class_name: str) -> GalleryTile:
+def _mistakes(found: Evaluation) -> list[GalleryTile]:
+    names = found.class_names
+    if found.labels:
+        return [
+            _mistake(wrong, label_text((names[label] for label in labels), wrong.labels or ()))
+            for wrong, labels in found.labels.mistakes[:MAX_TILES]
+        ]
+    return [
+        _mistake(wrong, f"{names[label]}, predicted {wrong.class_name} ({percent(wrong.probability, 0)})")
+        for wrong, label in found.mistakes[:MAX_TILES]
+    ]
+
+
+def _mistake(wrong: Prediction, text: str) -> GalleryTile:
     path = as_path(wrong.path)
-    predicted = f"{class_name}, predicted {wrong.class_name} ({percent(wrong.probability, 0)})"
-    return GalleryTile((embed(path),), (predicted, f"{path.parent.name}/{path.name}"))
+    return GalleryTile((embed(path),), (text, f"{path.parent.name}/{path.name}"))
 
 
 def _figures(found: Evaluation) -> list[tuple[str, str]]:
@@ -72,7 +90,9 @@ def _figures(found: Evaluation) -> list[tuple[str, str]]:
     return [
         ("cross-entropy loss", f"{found.loss:.3f}"),
         ("calibration error", f"{found.calibration_error:.3f}"),
-        ("predicted “unknown”", counted(found.unknown, "image")),
+        ("all labels correct", percent(found.accuracy.value))
+        if found.labels
+        else ("predicted “unknown”", counted(found.unknown, "image")),
         ("throughput", f"{found.images_per_s:.0f} images/s"),
         ("latency p50/p95, decoding", f"{decode.p50:.1f} / {decode.p95:.1f} ms"),
         ("latency p50/p95, network", f"{network.p50:.1f} / {network.p95:.1f} ms"),

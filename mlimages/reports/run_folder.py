@@ -14,7 +14,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlimages.core import Confusion, Preprocessing, RunError, Share, accuracy, confusion_matrix, counted, named_path
+from mlimages.core import (
+    AveragePrecision,
+    Confusion,
+    Preprocessing,
+    RunError,
+    Share,
+    accuracy,
+    average_precisions,
+    confusion_matrix,
+    counted,
+    f1_thresholds,
+    named_path,
+    share,
+)
+from mlimages.dataset import multi_hot
 from mlimages.reports.run_files import RunFiles, read_settings
 
 
@@ -24,26 +38,40 @@ class Predictions:
 
     Attributes:
         paths: paths of the images.
-        labels: true class indices, int64 `(N,)`.
+        labels: true class indices, int64 `(N,)`; where an image may have several labels, whether it has each class,
+            bool `(N, classes)`.
         probabilities: predicted probabilities, float64 `(N, classes)`.
     """
 
     paths: tuple[Path, ...]
-    labels: NDArray[np.int64]
+    labels: NDArray[np.int64] | NDArray[np.bool_]
     probabilities: NDArray[np.float64]
 
     def __repr__(self) -> str:
         return f"<Predictions: {int(self.correct.sum())} of {counted(len(self.paths), 'image')} correct>"
 
     @property
-    def predicted(self) -> NDArray[np.int64]:
-        """The most probable class of each image, int64 `(N,)`."""
+    def is_multi_label(self) -> bool:
+        """Whether an image may have several labels."""
+        return self.labels.ndim == 2
+
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """Where an image may have several labels, the probability of each class with the best F1 on these images."""
+        return f1_thresholds(self.probabilities, self.labels.astype(bool))
+
+    @property
+    def predicted(self) -> NDArray[np.int64] | NDArray[np.bool_]:
+        """The most probable class of each image, int64 `(N,)`; or whether it has each class, bool `(N, classes)`."""
+        if self.is_multi_label:
+            return np.asarray(self.probabilities >= np.array(self.thresholds))
         return np.asarray(self.probabilities.argmax(axis=1))
 
     @property
     def correct(self) -> NDArray[np.bool_]:
-        """Whether each prediction is correct, `(N,)`."""
-        return np.asarray(self.predicted == self.labels)
+        """Whether each prediction is correct, or all labels of an image are, `(N,)`."""
+        right = self.predicted == self.labels
+        return np.asarray(right.all(axis=1) if self.is_multi_label else right)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +101,7 @@ class RunFolder:
     left_out: tuple[Mapping[str, str], ...] = ()
 
     def __repr__(self) -> str:
-        accuracy = f"accuracy {self.accuracy.value:.1%}" if self.predictions else "not finished"
+        accuracy = f"{self.score_name} {self.score.value:.1%}" if self.predictions else "not finished"
         classes, epochs = counted(len(self.class_names), "class"), counted(len(self.epochs), "epoch")
         return f"<RunFolder {self.path}: {self.settings.get('model')}, {classes}, {epochs}, {accuracy}>"
 
@@ -101,8 +129,28 @@ class RunFolder:
 
     @property
     def accuracy(self) -> Share:
-        """Accuracy on the validation set."""
+        """Accuracy on the validation set; where an image may have several labels, all must be predicted correctly."""
+        if self.predictions and self.predictions.is_multi_label:
+            return share(int(self.predictions.correct.sum()), self.val_count)
         return accuracy(self.confusion)
+
+    @property
+    def average_precision(self) -> AveragePrecision | None:
+        """Average precision on the validation set where an image may have several labels, else None."""
+        if self.predictions is None or not self.predictions.is_multi_label:
+            return None
+        return average_precisions(self.predictions.probabilities, self.predictions.labels.astype(bool))
+
+    @property
+    def score_name(self) -> str:
+        """Name of `score`."""
+        return "mAP" if self.predictions and self.predictions.is_multi_label else "accuracy"
+
+    @property
+    def score(self) -> Share:
+        """What runs are compared by: the mean average precision, or the accuracy with one class per image."""
+        found = self.average_precision
+        return found.mean if found else self.accuracy
 
 
 def read_run(path: str | os.PathLike[str]) -> RunFolder:
@@ -129,7 +177,9 @@ def read_run(path: str | os.PathLike[str]) -> RunFolder:
             preprocessing=Preprocessing.from_dict(settings["preprocessing"]),
             class_names=names,
             epochs=_read_epochs(files.metrics),
-            predictions=_read_predictions(files.predictions, len(names)),
+            predictions=_read_predictions(
+                files.predictions, len(names), multi_label=settings.get("multi_label", False)
+            ),
             figures=json.loads(text) if (text := _text(files.result)) else {},
             left_out=tuple(_rows(files.folder / "left_out.tsv", delimiter="\t")),
         )
@@ -149,13 +199,17 @@ def _read_epochs(path: Path) -> tuple[dict[str, float], ...]:
     return tuple({name: float(value) for name, value in row.items() if value} for row in _rows(path))
 
 
-def _read_predictions(path: Path, classes: int) -> Predictions | None:
-    """Read `path,label` and one probability per class; paths are relative to the run folder."""
+def _read_predictions(path: Path, classes: int, *, multi_label: bool) -> Predictions | None:
+    """Read `path,label` and one probability per class; paths are relative to the run folder.
+
+    The label is a class index; where an image may have several, they are separated by `;`.
+    """
     rows = list(csv.reader(io.StringIO(_text(path), newline="")))[1:]
     if not rows:
         return None
     probabilities = np.array([row[2:] for row in rows], dtype=np.float64)  # (N, classes)
-    labels = np.array([row[1] for row in rows], dtype=np.int64)  # (N,)
-    if probabilities.shape[1] != classes or not 0 <= labels.min() <= labels.max() < classes:
+    numbers = [tuple(map(int, filter(None, row[1].split(";")))) for row in rows]
+    if probabilities.shape[1] != classes or not all(0 <= number < classes for own in numbers for number in own):
         raise ValueError(f"{path.name} does not match the {classes} classes of classes.txt")
+    labels = multi_hot(numbers, classes) > 0 if multi_label else np.array(numbers, dtype=np.int64)[:, 0]
     return Predictions(tuple(named_path(row[0], path.parent) for row in rows), labels, probabilities)

@@ -5,21 +5,32 @@ from __future__ import annotations
 import os
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mlimages.checks import duplicate_groups
-from mlimages.core import BundleError, Confusion, ImageProperty, class_scores, demand_free, writing
+from mlimages.core import (
+    BundleError,
+    ClassScore,
+    Confusion,
+    ImageProperty,
+    class_scores,
+    demand_free,
+    label_scores,
+    writing,
+)
 from mlimages.inference import Explanation, Predictor, explain
 from mlimages.labels import LabelFile
 from mlimages.reports import plots
+from mlimages.reports.label_tables import label_rows, label_text
 from mlimages.reports.pages import MAX_TILES, GalleryTile, embed, image_address, matrix_cells, percent, render
-from mlimages.reports.run_folder import RunFolder, read_run
+from mlimages.reports.run_folder import Predictions, RunFolder, read_run
 from mlimages.reports.suspects import Suspect, read_suspects
 
 MAX_EXPLAINED = 4
@@ -49,7 +60,7 @@ def draw_run(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
     demand_free([page, curves, confusion], overwrite=overwrite)
     if run.epochs:
         plots.save_png(plots.curves(run.epochs, val_count=run.val_count), curves, overwrite=overwrite)
-    if run.predictions:
+    if run.predictions and not run.predictions.is_multi_label:
         plots.save_png(plots.confusion_matrix(run.confusion, run.class_names), confusion, overwrite=overwrite)
     with writing(page, overwrite=overwrite) as part:
         part.write_text(render("run.html", **_values(run)), encoding="utf-8")
@@ -61,7 +72,8 @@ def _values(run: RunFolder) -> dict[str, Any]:
     return {
         "title": f"Run {run.path.resolve().name}",
         "subtitle": f"{run.settings['model']} on {len(run.class_names)} classes, freeze: {run.settings['freeze']}",
-        "accuracy": run.accuracy if run.predictions else None,
+        "score": run.score if run.predictions else None,
+        "score_name": run.score_name,
         "correct": int(run.predictions.correct.sum()) if run.predictions else 0,
         "count": run.val_count,
         "best_epoch": run.figures.get("best_epoch"),
@@ -72,14 +84,26 @@ def _values(run: RunFolder) -> dict[str, Any]:
         "listed": [shlex.quote(run.settings[name]) for name in ("labels", "val") if run.settings.get(name)],
         "twins": _label_conflicts(run),
         "left_out": run.left_out,
-        "classes": class_scores(run.confusion, run.class_names),
+        **_class_tables(run),
         "names": run.class_names,
-        "cells": matrix_cells(run.confusion),
-        "confused": _most_confused(run.confusion, run.class_names),
         "drawings": list(_drawings(run)),
         "counts": list(_counts(run)),
         "settings": list(_settings(run)),
         "known_defaults": bool(run.defaults),
+    }
+
+
+def _class_tables(run: RunFolder) -> dict[str, Any]:
+    """Return the tables by class: of several labels per image there is no confusion matrix."""
+    found, precision = run.predictions, run.average_precision
+    if found and precision:
+        scores = label_scores(found.labels.astype(bool), found.predicted.astype(bool), run.class_names)
+        return {"rows": list(label_rows(scores, precision, found.thresholds)), "cells": [], "confused": []}
+    return {
+        "rows": [],
+        "classes": class_scores(run.confusion, run.class_names),
+        "cells": matrix_cells(run.confusion),
+        "confused": _most_confused(run.confusion, run.class_names),
     }
 
 
@@ -93,7 +117,8 @@ def _settings(run: RunFolder) -> Iterator[tuple[str, str]]:
 
 
 def _counts(run: RunFolder) -> Iterator[tuple[str, int, int]]:
-    train, val = (Counter(item.label for item in LabelFile(run.path / name)) for name in ("train.txt", "val.txt"))
+    files = (LabelFile(run.path / name) for name in ("train.txt", "val.txt"))
+    train, val = (Counter(label for item in file for label in item.class_indices) for file in files)
     for label, name in enumerate(run.class_names):
         yield name, train[label], val[label]
 
@@ -101,7 +126,7 @@ def _counts(run: RunFolder) -> Iterator[tuple[str, int, int]]:
 def _drawings(run: RunFolder) -> Iterator[str]:
     if run.epochs:
         last = run.epochs[-1]
-        for name in plots.METRICS:
+        for name in plots.metrics_of(run.epochs):
             train, val = last[f"train_{name}"], last[f"val_{name}"]
             label = f"{name} by epoch; at the last, training {train:.3f}, validation {val:.3f}"
             yield plots.svg(plots.curves(run.epochs, metrics=[name], val_count=run.val_count), label=label)
@@ -122,17 +147,40 @@ def _mistakes(run: RunFolder) -> Iterator[GalleryTile]:
     if run.predictions is None:
         return
     found, explainer = run.predictions, _explainer(run)
-    confidence = found.probabilities.max(axis=1)  # (N,)
+    confidence, text_of = _label_captions(run, found) if found.is_multi_label else _captions(run, found)
     wrong = [index for index in (-confidence).argsort(kind="stable").tolist() if not found.correct[index]]
     for number, index in enumerate(wrong[:MAX_TILES]):
-        label, predicted = run.class_names[found.labels[index]], run.class_names[found.predicted[index]]
-        text = f"{label}, predicted {predicted} ({percent(float(confidence[index]), 0)})"
+        text = text_of(index)
         tile = _tile(found.paths[index], run.preprocessing.image, text)
         why = explain(explainer, found.paths[index]) if explainer and number < MAX_EXPLAINED else None
         if isinstance(why, Explanation):
             overlay = image_address(np.asarray(why.overlay()))
             tile = GalleryTile((*tile.images, overlay), (*tile.lines, str(why)))
         yield tile
+
+
+def _captions(run: RunFolder, found: Predictions) -> tuple[NDArray[np.float64], Callable[[int], str]]:
+    """Return the confidence of each prediction `(N,)`, and a function that returns the caption of an image."""
+    confidence, names = found.probabilities.max(axis=1), run.class_names
+
+    def text_of(index: int) -> str:
+        label, predicted = names[found.labels[index]], names[found.predicted[index]]
+        return f"{label}, predicted {predicted} ({percent(float(confidence[index]), 0)})"
+
+    return confidence, text_of
+
+
+def _label_captions(run: RunFolder, found: Predictions) -> tuple[NDArray[np.float64], Callable[[int], str]]:
+    """As `_captions`, for several labels: the confidence is how far a wrong label is from its threshold at most."""
+    predicted, names = found.predicted, run.class_names
+    distances = np.abs(found.probabilities - np.array(found.thresholds))  # (N, classes)
+
+    def text_of(index: int) -> str:
+        p = found.probabilities[index]
+        scores = [ClassScore(names[n], n, float(p[n])) for n in np.flatnonzero(predicted[index]).tolist()]
+        return label_text((names[n] for n in np.flatnonzero(found.labels[index])), scores)
+
+    return np.where(predicted != found.labels, distances, 0).max(axis=1), text_of
 
 
 def _explainer(run: RunFolder) -> Predictor | None:
@@ -156,7 +204,7 @@ def _label_conflicts(run: RunFolder) -> list[GalleryTile]:
     items = [item for name in ("train.txt", "val.txt") for item in LabelFile(run.path / name)]
     if len(items) > MAX_COMPARED:
         return []
-    label_of = {item.path: item.label for item in items}
+    label_of = {item.path: item.class_indices for item in items}
     groups: dict[int, list[Path]] = {}
     for path, number in duplicate_groups(label_of).items():
         groups.setdefault(number, []).append(path)
@@ -164,12 +212,16 @@ def _label_conflicts(run: RunFolder) -> list[GalleryTile]:
     return [
         GalleryTile(
             tuple(embed(path, run.preprocessing.image) for path in paths),
-            tuple(f"{run.class_names[label_of[path]]} {path.parent.name}/{path.name}" for path in paths),
+            tuple(
+                f"{' and '.join(run.class_names[label] for label in label_of[path]) or 'none'} "
+                f"{path.parent.name}/{path.name}"
+                for path in paths
+            ),
         )
         for paths in islice((paths for paths in candidates if len(paths) > 1), MAX_TILES)
     ]
 
 
-def _first_of_each_class(paths: Sequence[Path], label_of: Mapping[Path, int]) -> list[Path]:
-    """Return the first image of each class."""
+def _first_of_each_class(paths: Sequence[Path], label_of: Mapping[Path, tuple[int, ...]]) -> list[Path]:
+    """Return the first image of each class, or set of labels."""
     return list({label_of[path]: path for path in reversed(paths)}.values())[::-1]

@@ -99,13 +99,14 @@ async def healthz(request: web.Request) -> web.Response:
     if not has_token(request, service.settings.token):
         return _json(schemas.Health(status=status))
     bundle = service.bundle
+    decisions = {"thresholds": bundle.thresholds} if bundle.multi_label else {"threshold": bundle.unknown_below}
     return _json(
         schemas.Health(
             status=status,
             model=bundle.model,
             classes=list(bundle.class_names),
-            threshold=bundle.unknown_below,
             explain=service.settings.explain,
+            **decisions,
         )
     )
 
@@ -138,6 +139,12 @@ def _top(request: web.Request, classes: int) -> int:
 def _result(name: str, result: Prediction | ProblemError, top: int) -> schemas.ImageResult:
     if isinstance(result, ProblemError):
         return schemas.ImageResult(name=name, error=schemas.Problem(code=result.code, message=result.message))
+    if result.labels is not None:
+        return schemas.ImageResult(
+            name=name,
+            labels=[schemas.Score(**asdict(score)) for score in result.labels],
+            top=[schemas.Score(**asdict(score)) for score in result.top[:top]],
+        )
     return schemas.ImageResult(
         name=name,
         class_name=None if result.known is False else result.class_name,

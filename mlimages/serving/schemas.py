@@ -61,7 +61,9 @@ class ImageResult(Model):
     """Either the classes of one image, or its error."""
 
     name: str = Field(description="The file name in the form; empty for a raw body.")
-    class_name: str | None = Field(default=None, description="The most probable class; null if unknown.")
+    class_name: str | None = Field(
+        default=None, description="The most probable class; null if unknown, absent if the model returns `labels`."
+    )
     probability: float | None = Field(default=None, description="Its probability, 0 to 1.")
     known: bool | None = Field(
         default=None, description="False for an image of none of the classes; null if the model cannot tell."
@@ -71,6 +73,9 @@ class ImageResult(Model):
     )
     prediction_set: list[str] | None = Field(
         default=None, description="Contains the true class in 90 % of cases; null if the model has no sets."
+    )
+    labels: list[Score] | None = Field(
+        default=None, description="All classes above their thresholds; null if the model predicts one class."
     )
     top: list[Score] | None = None
     error: Problem | None = None
@@ -107,6 +112,9 @@ class Health(Model):
     classes: list[str] | None = Field(default=None, description="Class names, by label.")
     threshold: float | None = Field(
         default=None, description="Images with a lower probability are predicted as unknown."
+    )
+    thresholds: list[float] | None = Field(
+        default=None, description="Of a multi-label model, the probability of each class from which an image has it."
     )
     explain: bool | None = Field(default=None, description="Whether /explain is available.")
 

@@ -143,6 +143,7 @@ def _description(bundle: OnnxBundle) -> dict[str, object]:
         "model": bundle.model,
         "classes": bundle.class_names,
         "threshold": bundle.unknown_below,
+        **({"thresholds": bundle.thresholds} if bundle.multi_label else {}),
         "known_at": KNOWN_AT,
         "set_threshold": thresholds.get(SET_LEVEL),
         "max_pixels": MAX_PIXELS,

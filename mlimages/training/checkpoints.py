@@ -40,8 +40,9 @@ class TrainingState:
         optimizer: the optimizer's tensors, `N.KEY` for the N-th parameter.
         history: metrics of the epochs so far.
         best_epoch: epoch with the highest validation accuracy; 0 is the network before the first epoch.
-        best_score: its validation accuracy and negative loss.
+        best_score: its validation accuracy (or mean average precision) and negative loss.
         probe_accuracy: validation accuracy of the closed-form head; None if there is none.
+        probe_map: its mean average precision where an image may have several labels, else None.
         frozen_digest: SHA-256 of the frozen weights; empty if nothing is frozen.
         depths_share: share of the lower layers in the closed-form head; 0 if it uses only the last layer.
         left_out: leave-one-out thresholds of prediction sets by level; empty without a closed-form head.
@@ -55,6 +56,7 @@ class TrainingState:
     best_epoch: int = 0
     best_score: tuple[float, float] = (-1.0, 0.0)
     probe_accuracy: float | None = None
+    probe_map: float | None = None
     frozen_digest: str = ""
     depths_share: float = 0.0
     left_out: Mapping[str, float] = field(default_factory=dict)
@@ -69,6 +71,7 @@ def save_state(state: TrainingState, files: RunFiles) -> None:
         "best_epoch": state.best_epoch,
         "best_score": state.best_score,
         "probe_accuracy": state.probe_accuracy,
+        "probe_map": state.probe_map,
         "frozen_digest": state.frozen_digest,
         "depths_share": state.depths_share,
         "left_out": dict(state.left_out),
@@ -112,6 +115,7 @@ def load_state(files: RunFiles) -> TrainingState | None:
             best_epoch=metadata["best_epoch"],
             best_score=(accuracy, loss),
             probe_accuracy=metadata["probe_accuracy"],
+            probe_map=metadata.get("probe_map"),
             frozen_digest=metadata["frozen_digest"],
             depths_share=metadata.get("depths_share", 0.0),
             left_out=metadata.get("left_out", {}),
@@ -197,6 +201,7 @@ class TrainedRun:
         val: label file of the validation set.
         weights: file that the trained weights were read from.
         figures: the results, as `finetune --json` prints them; empty before the run is finished.
+        multi_label: an image may have several labels.
     """
 
     network: nn.Module
@@ -207,6 +212,7 @@ class TrainedRun:
     val: Path
     weights: Path
     figures: Mapping[str, Any] = field(default_factory=dict)
+    multi_label: bool = False
 
     def __repr__(self) -> str:
         classes = counted(len(self.class_names), "class")
@@ -279,6 +285,7 @@ def trained_run(files: RunFiles, network: nn.Module, *, weights: Path) -> Traine
         val=files.val,
         weights=weights,
         figures=json.loads(files.result.read_text(encoding="utf-8")) if files.result.exists() else {},
+        multi_label=settings.get("multi_label", False),
     )
 
 

@@ -222,8 +222,8 @@ class FineTuneConfig(TableOptions):
     ] = "none"  # fmt: skip
     early_stop: Annotated[
         int,
-        Option("Stop after N epochs without improvement in validation accuracy; 0: never.", "Optimization", min=0,
-               is_rare=True),
+        Option("Stop after N epochs without improvement in validation accuracy or mAP; 0: never.", "Optimization",
+               min=0, is_rare=True),
     ] = 0  # fmt: skip
     time_budget_s: Annotated[
         float,

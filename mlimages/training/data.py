@@ -32,6 +32,7 @@ from mlimages.training.feature_source import cache_features
 from mlimages.training.features import BatchSource, PixelSource
 from mlimages.training.image_set import ImageSet, chunks
 from mlimages.training.inputs import RunInputs
+from mlimages.training.objective import Objective, make_objective
 from mlimages.training.run import read_computation, write_settings
 from mlimages.training.run_images import RunImages
 
@@ -59,6 +60,7 @@ class Job:
         views: number of fixed augmented views per image; 0 draws new views in each epoch.
         broken: images that could not be decoded.
         computation: library and precision.
+        objective: the loss and the score.
     """
 
     config: FineTuneConfig
@@ -74,6 +76,7 @@ class Job:
     views: int
     broken: tuple[BrokenImage, ...]
     computation: Computation
+    objective: Objective
 
     @property
     def network(self) -> nn.Module:
@@ -119,19 +122,21 @@ def _write_epochs(config: FineTuneConfig, files: RunFiles) -> None:
     if settings["config"]["epochs"] != config.epochs:
         files.result.unlink(missing_ok=True)
         preprocessing = Preprocessing.from_dict(settings["preprocessing"])
-        write_settings(files, config, preprocessing, computation=read_computation(files))
+        is_multi = settings.get("multi_label", False)
+        write_settings(files, config, preprocessing, computation=read_computation(files), multi_label=is_multi)
 
 
 def _write_folder(config: FineTuneConfig, files: RunFiles, inputs: RunInputs, images: RunImages) -> None:
     """Write the run folder before training, config.json first, which identifies a run folder."""
     expected, names = inputs.model.preprocessing, inputs.images.names
-    write_settings(files, config, Preprocessing(expected.image, _normalization(config, expected, images)))
+    preprocessing = Preprocessing(expected.image, _normalization(config, expected, images))
+    write_settings(files, config, preprocessing, multi_label=inputs.images.is_multi_label)
     if inputs.mean_image is not None:
         with replacing(files.mean_image) as part, part.open("wb") as out:
             np.save(out, inputs.mean_image, allow_pickle=False)
     write_text(files.classes, "".join(f"{name}\n" for name in names))
     for path, part_images in ((files.train, images.train), (files.val, images.val)):
-        write_label_file(path, [LabeledPath(image.path, image.label) for image in part_images], names)
+        write_label_file(path, [LabeledPath(each.path, each.label, each.labels) for each in part_images], names)
 
 
 def _normalization(config: FineTuneConfig, expected: Preprocessing, images: RunImages) -> Normalization:
@@ -185,8 +190,9 @@ def build_job(
     distributed.sync_batch_norm(network, device, batch_size=config.batch_size)
     digest = frozen.digest(network) if frozen.parameters else ""
     augment = _augment(config, model)
-    train = ImageSet(images.train, image, store=images.store, augment=augment)
-    val = ImageSet(images.val, image, store=images.store)
+    names = inputs.images.names
+    train = ImageSet(images.train, image, store=images.store, augment=augment, classes=len(names))
+    val = ImageSet(images.val, image, store=images.store, classes=len(names))
     views = 1 if augment is None else augment.num_fixed_views if frozen.parameters else 0
     example = torch.zeros(2, max(image.channels, len(normalize.mean[0])), image.height, image.width, device=device)
     source: BatchSource = PixelSource(network, normalize, device)
@@ -219,11 +225,12 @@ def build_job(
         )
         source = features or source
     if distributed.is_main_process() and not inputs.is_resumed:
-        write_settings(files, config, preprocessing, computation=computation)
-    names = inputs.images.names
+        is_multi = inputs.images.is_multi_label
+        write_settings(files, config, preprocessing, computation=computation, multi_label=is_multi)
     return Job(
-        config, files, model, inputs.model, frozen, digest, names, source, train, val, views, images.broken, computation
-    )
+        config, files, model, inputs.model, frozen, digest, names, source, train, val, views, images.broken,
+        computation, make_objective(config, train.labels, len(names), device),
+    )  # fmt: skip
 
 
 def _with_depths(config: FineTuneConfig, model: Model, images: int) -> Model:

@@ -108,7 +108,8 @@ def _check_precision(
     if not labels:
         return ""
     targets = np.array(labels)
-    exact, rounded = (fit_ridge(torch.cat(rows).numpy(), targets, targets.max() + 1).leave_one_out for rows in pooled)
+    classes = targets.max() + 1 if targets.ndim == 1 else targets.shape[1]
+    exact, rounded = (fit_ridge(torch.cat(rows).numpy(), targets, classes).leave_one_out for rows in pooled)
     same = int((exact.argmax(axis=1) == rounded.argmax(axis=1)).sum())
     text = (
         f"features in {computation.frozen} differ by {difference:.1%} from fp32, and closed-form heads fitted on each "

@@ -37,7 +37,7 @@ class FeatureTable:
 
     Attributes:
         features: averaged over positions, float32 `(N, D)`.
-        labels: class indices, int64 `(N,)`.
+        labels: class indices, int64 `(N,)`; of a multi-label file 1 for each class of an image, else 0 `(N, classes)`.
         paths: paths of the images.
         class_names: by class index.
         model: name of the network.
@@ -112,12 +112,13 @@ def extract_features(
         raise InputError(f"none of {counted(len(found), 'image')} can be decoded: see `mlimages check`")
     if len(good) < len(found):
         logger.warning("skipped %s that cannot be decoded", counted(len(found) - len(good), "image"))
-    rows = pooled_features(built, cuts, ImageSet(good, image, store=store), progress)
+    images = ImageSet(good, image, store=store, classes=len(labels.class_names))
+    rows = pooled_features(built, cuts, images, progress)
     at = names.index(layer) if layer else len(cuts) - 1
     start = sum(cut.num_features for cut in cuts[:at])
     return FeatureTable(
         features=np.ascontiguousarray(rows[:, start : start + cuts[at].num_features]),
-        labels=np.array([each.label for each in good]),
+        labels=images.labels.numpy().astype(np.int64),
         paths=tuple(str(Path(each.path)) for each in good),
         class_names=tuple(labels.class_names),
         model=model,

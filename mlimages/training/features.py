@@ -57,7 +57,7 @@ class Batch:
 
     Attributes:
         inputs: arguments of `BatchSource.logits`, each `(N, ...)`; one row of zeros if the batch has no image.
-        labels: int64 `(N,)`.
+        labels: rows of `ImageSet.labels`.
         indices: index of each image in its set.
         rows: index of each image in the global batch.
         size: number of images in the global batch.

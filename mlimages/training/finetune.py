@@ -31,7 +31,8 @@ from mlimages.training.checkpoints import (
 from mlimages.training.config import FineTuneConfig
 from mlimages.training.data import Job, build_job, open_folder
 from mlimages.training.finish import FineTuneResult, finish, finished_result, write_skipped, write_suspect_labels
-from mlimages.training.head import SHARES, compute_head_inputs, fit_ridge, initialize_head
+from mlimages.training.head import SHARES, fit_ridge
+from mlimages.training.head_inputs import compute_head_inputs, initialize_head
 from mlimages.training.inputs import CustomNetwork, read_inputs
 from mlimages.training.known import conformal_thresholds
 from mlimages.training.loop import Schedule, Trainer, make_optimizer, validate
@@ -160,12 +161,13 @@ def _start(job: Job) -> TrainingState:
     if distributed.is_main_process():
         job.files.tidy()
         write_skipped(job.files.folder, job.broken)
+    objective, is_single = job.objective, job.train.labels.ndim == 1
     if not job.model.pretrained:
         return TrainingState(frozen_digest=job.digest)
     train, val = (compute_head_inputs(job.model, job.source, images) for images in (job.train, job.val))
     shares = [share for share in SHARES if share or job.config.head == "auto"]
     fit = fit_ridge(train.features, train.labels, len(job.class_names), lower=train.lower, shares=shares)
-    if distributed.is_main_process():
+    if distributed.is_main_process() and is_single:
         probabilities = np.concatenate([fit.leave_one_out, val.probabilities(fit.head)])  # out of sample
         paths = [images.images[n].path for images, found in ((job.train, train), (job.val, val)) for n in found.indices]
         labels = np.concatenate([train.labels, val.labels])
@@ -175,24 +177,27 @@ def _start(job: Job) -> TrainingState:
     if not initialize_head(job.model, job.source, job.train, fit.head):
         return TrainingState(frozen_digest=job.digest)
     job.model.zero_other_heads()
-    metrics = validate(job.network, job.source, job.val).metrics
-    is_rounded, correct = job.computation.frozen != "fp32", fit.leave_one_out.argmax(axis=1) == train.labels
+    metrics = validate(job.network, job.source, job.val, objective).metrics
+    is_rounded = job.computation.frozen != "fp32"
+    left_out = objective.score(torch.from_numpy(fit.leave_one_out), torch.from_numpy(train.labels))
     logger.info(
-        "closed-form head%s: %.1f %% on %d validation images%s",
+        "closed-form head%s: %s%.1f %% on %d validation images%s",
         f" on all depths (lower layers weighted {fit.share:g})" if fit.share else "",
-        100 * metrics.accuracy,
+        "" if is_single else "mAP ",
+        100 * metrics.score,
         metrics.count,
-        "" if is_rounded else f", leave-one-out {100 * correct.mean():.1f} %",  # figures are those of fp32
+        "" if is_rounded else f", leave-one-out {100 * left_out:.1f} %",  # figures are those of fp32
     )
     start = trained_tensors(job.network)
     return TrainingState(
         trained=start,
         best=start,
-        best_score=(metrics.accuracy, -metrics.loss),
+        best_score=(metrics.score, -metrics.loss),
         probe_accuracy=metrics.accuracy,
+        probe_map=metrics.mean_ap,
         frozen_digest=job.digest,
         depths_share=fit.share,
-        left_out={} if is_rounded else conformal_thresholds(fit.leave_one_out, train.labels),
+        left_out=conformal_thresholds(fit.leave_one_out, train.labels) if is_single and not is_rounded else {},
     )
 
 
@@ -210,7 +215,7 @@ def _train(
         make_optimizer(network, config, lr=schedule.peak_lr),
         schedule,
         config=config,
-        class_counts=torch.bincount(job.train.labels, minlength=len(job.class_names)),
+        objective=job.objective,
         autocast=job.autocast,
     )
     restore(network, state.trained)
@@ -243,13 +248,13 @@ def _train(
 def _epoch(job: Job, trainer: Trainer, epoch: int, *, deadline: float, progress: Progress) -> EpochFigures:
     clock = time.monotonic()
     trained = trainer.train_epoch(job.train, epoch=epoch, views=job.views, deadline=deadline, progress=progress)
-    validated = validate(job.network, job.source, job.val).metrics
+    validated = validate(job.network, job.source, job.val, job.objective).metrics
     if not (math.isfinite(trained.loss) and math.isfinite(validated.loss)):
         lr = trainer.schedule.peak_lr
         raise RunError(
             f"the loss is not finite in epoch {epoch}, at a peak learning rate of {lr:g}: try --lr {lr / 10:g}"
         )
-    logger.info("epoch %d: validation %.1f %%, loss %.4f", epoch, 100 * validated.accuracy, validated.loss)
+    logger.info("epoch %d: validation %.1f %%, loss %.4f", epoch, 100 * validated.score, validated.loss)
     return EpochFigures(
         epoch=epoch,
         lr=trainer.schedule.lr_at(epoch * trainer.schedule.steps - 1),
@@ -258,6 +263,8 @@ def _epoch(job: Job, trainer: Trainer, epoch: int, *, deadline: float, progress:
         val_loss=validated.loss,
         val_accuracy=validated.accuracy,
         seconds=time.monotonic() - clock,
+        train_map=trained.mean_ap,
+        val_map=validated.mean_ap,
     )
 
 
@@ -272,7 +279,7 @@ def _advance(
         history=(*before.history, figures),
         seconds=seconds,
     )
-    score = (figures.val_accuracy, -figures.val_loss)
+    score = (figures.val_score, -figures.val_loss)
     if score <= before.best_score:
         return state
     return replace(state, best=state.trained, best_epoch=figures.epoch, best_score=score)
@@ -281,7 +288,7 @@ def _advance(
 def _should_stop(state: TrainingState, config: FineTuneConfig, deadline: float) -> bool:
     epochs_since_best = len(state.history) - state.best_epoch
     if config.early_stop and state.history and epochs_since_best >= config.early_stop:
-        logger.info("stopped early: no better validation accuracy in %d epochs", epochs_since_best)
+        logger.info("stopped early: no better validation score in %d epochs", epochs_since_best)
         return True
     if state.history and time.monotonic() > deadline:
         logger.info("stopped: the time budget is used up")

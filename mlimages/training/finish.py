@@ -8,7 +8,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from mlimages.core import (
     NoProgress,
     Progress,
     RunError,
+    average_precisions,
     html_images,
     html_table,
     relative_name,
@@ -38,7 +39,7 @@ from mlimages.reports import RunFiles, estimated_errors, find_suspects, read_run
 from mlimages.training import distributed
 from mlimages.training.checkpoints import TrainingState, restore, trained_run
 from mlimages.training.data import Job
-from mlimages.training.head import compute_head_inputs
+from mlimages.training.head_inputs import compute_head_inputs
 from mlimages.training.known import (
     KNOWN_SHARE,
     MIN_VALIDATION_IMAGES,
@@ -73,6 +74,10 @@ class FineTuneResult:
         broken: images that could not be decoded and were skipped.
         seconds: training time, excluding interruptions.
         onnx: the exported file; None without `export`.
+        val_map: where an image may have several labels, the mean average precision on the validation images with the
+            bounds of its 95 % interval; accuracies are then the share of images whose labels are all correct at a
+            probability of 0.5. None with one class per image.
+        probe_map: the same of the closed-form head, without an interval.
     """
 
     run: Path
@@ -91,21 +96,23 @@ class FineTuneResult:
     broken: tuple[BrokenImage, ...]
     seconds: float
     onnx: Path | None
+    val_map: tuple[float, float, float] | None = None
+    probe_map: float | None = None
+
+    @property
+    def score_text(self) -> str:
+        """The score on the validation images with its interval."""
+        value, low, high = self.val_map or (self.val_accuracy, *self.val_interval)
+        score = f"mAP {value:.1%} on" if self.val_map else f"{value:.1%} of"
+        return f"{score} {self.val_images} validation images (95 % interval {low:.1%} to {high:.1%})"
 
     def __repr__(self) -> str:
-        low, high = self.val_interval
-        return (
-            f"<FineTuneResult {str(self.run)!r}: {self.val_accuracy:.1%} of {self.val_images} validation images "
-            f"(95 % interval {low:.1%} to {high:.1%}), best epoch {self.best_epoch} of {self.epochs}>"
-        )
+        best = f"best epoch {self.best_epoch} of {self.epochs}"
+        return f"<FineTuneResult {str(self.run)!r}: {self.score_text}, {best}>"
 
     def _repr_html_(self) -> str:
-        low, high = self.val_interval
         rows = [
-            (
-                "accuracy",
-                f"{self.val_accuracy:.1%} of {self.val_images} images (95 % interval {low:.1%} to {high:.1%})",
-            ),
+            ("mAP" if self.val_map else "accuracy", self.score_text),
             ("network", f"{self.model}, frozen: {self.freeze}"),
             ("epochs", f"{self.epochs}; best epoch: {self.best_epoch}"),
             ("plots", html_images([self.run / "curves.png", self.run / "confusion.png"], height_px=240)),
@@ -113,13 +120,16 @@ class FineTuneResult:
         return html_table(f"run {self.run}", rows)
 
     def to_dict(self) -> dict[str, object]:
-        """Return the result as JSON types."""
+        """Return the result as JSON types; the scores of several labels per image only where there are some."""
         paths = {"run": str(self.run), "onnx": None if self.onnx is None else str(self.onnx)}
-        return {**asdict(self), **paths}
+        values = {**asdict(self), **paths}
+        return {key: value for key, value in values.items() if value is not None or not key.endswith("_map")}
 
     @property
     def known_note(self) -> str:
         """Why the model has no output `known` and no prediction sets; empty if it has them."""
+        if self.val_map:
+            return "`known`, prediction sets and suspects.tsv: they require one class per image"
         if RunFiles(self.run).known.exists():
             return ""
         return f"`known` and prediction sets: they require at least {MIN_VALIDATION_IMAGES} validation images"
@@ -131,7 +141,9 @@ class FineTuneResult:
         Raises:
             KeyError: a value is missing.
         """
-        figures = {field.name: values[field.name] for field in fields(cls)}
+        figures = {field.name: values[field.name] for field in fields(cls) if field.default is MISSING}
+        if "val_map" in values:
+            figures |= {"val_map": tuple(values["val_map"]), "probe_map": values.get("probe_map")}
         figures |= {"run": files.folder, "onnx": files.onnx if files.onnx.exists() else None}
         figures |= {"classes": tuple(values["classes"]), "val_interval": tuple(values["val_interval"])}
         return cls(**{**figures, "broken": tuple(BrokenImage(**each) for each in values["broken"])})
@@ -166,13 +178,15 @@ def finish(
         raise RunError(f"{files.folder}: the frozen weights changed during training; this is a bug, please report it")
     restore(network, state.best)
     distributed.broadcast_tensors(network.state_dict().values())
-    validation = validate(network, job.source, job.val)
-    known = _fit_known(job, state, validation) if len(job.val) >= MIN_VALIDATION_IMAGES else None
+    validation = validate(network, job.source, job.val, job.objective)
+    metrics, is_single = validation.metrics, job.val.labels.ndim == 1
+    known = _fit_known(job, state, validation) if is_single and len(job.val) >= MIN_VALIDATION_IMAGES else None
     export = export and distributed.is_main_process()
     if known and distributed.is_main_process():
         save_known(known, files)
     if export and distributed.world_size() == 1 and job.device.type == "cpu":
-        items = tuple(LabeledPath(job.val.images[n].path, job.val.images[n].label) for n in validation.indices)
+        images = [job.val.images[n] for n in validation.indices]
+        items = tuple(LabeledPath(image.path, image.label, image.labels) for image in images)
         outputs = NetworkOutputs(items, validation.logits.numpy())
         trained = trained_run(files, network, weights=files.state if state.depths_share else files.best)
         export_trained(files, trained, files.onnx, outputs=outputs, overwrite=True, progress=progress)
@@ -184,9 +198,9 @@ def finish(
         freeze=config.freeze,
         classes=job.class_names,
         train_images=len(job.train),
-        val_images=validation.metrics.count,
-        val_accuracy=validation.metrics.accuracy,
-        val_interval=wilson_interval(validation.metrics.correct, validation.metrics.count),
+        val_images=metrics.count,
+        val_accuracy=metrics.accuracy,
+        val_interval=wilson_interval(metrics.correct, metrics.count),
         probe_accuracy=state.probe_accuracy,
         best_epoch=state.best_epoch,
         epochs=len(state.history),
@@ -195,6 +209,8 @@ def finish(
         broken=job.broken,
         seconds=round(state.seconds, 1),
         onnx=files.onnx if files.onnx.exists() else None,
+        val_map=None if is_single else _mean_ap(validation),
+        probe_map=state.probe_map,
     )
     if distributed.is_main_process():
         _write_predictions(job, validation)
@@ -217,13 +233,19 @@ def _fit_known(job: Job, state: TrainingState, validation: Validation) -> KnownO
     return KnownOutput(score, job.model.head, Known(KNOWN_SHARE, len(val.labels)), sets)
 
 
+def _mean_ap(validation: Validation) -> tuple[float, float, float]:
+    mean = average_precisions(validation.probabilities.numpy(), validation.targets.bool().numpy()).mean
+    return mean.value, mean.low, mean.high
+
+
 def _write_predictions(job: Job, validation: Validation) -> None:
     with replacing(job.files.predictions) as part, part.open("w", newline="", encoding="utf-8") as out:
         table = csv.writer(out, lineterminator="\n")
         table.writerow(["path", "label", *job.class_names])
         for index, row in zip(validation.indices, validation.probabilities.tolist(), strict=True):
             image = job.val.images[index]
-            table.writerow([relative_name(image.path, job.files.folder.absolute()), image.label, *row])
+            label = ";".join(map(str, image.class_indices))
+            table.writerow([relative_name(image.path, job.files.folder.absolute()), label, *row])
 
 
 def write_skipped(run: Path, broken: Sequence[BrokenImage]) -> None:

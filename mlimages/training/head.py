@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
-from mlimages.inference import softmax
-from mlimages.networks import DEPTHS, Model
-from mlimages.training import distributed
-from mlimages.training.features import EVALUATION_BATCH, BatchSource
-from mlimages.training.image_set import ImageSet
+from mlimages.inference import MultiLabel, SingleLabel, Task, softmax
 
 MIN_SPREAD = 0.05
 """Lower bound of a feature's standard deviation, as a share of their root mean square: constant features stay small."""
@@ -26,6 +19,9 @@ SMOOTHING = 0.05
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
+Targets = NDArray[Any]
+"""Class indices, int64 `(N,)`; for several labels 1 for each class of an image and else 0, `(N, classes)`."""
+
 Features = NDArray[np.floating]
 
 PENALTIES = np.logspace(-4, 3, 30)
@@ -36,6 +32,9 @@ SHARES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 
 PENALTY_IMAGES, SHARE_IMAGES = 4000, 1000
 """Largest numbers of images whose leave-one-out error chooses penalty and share."""
+
+SCALES = np.logspace(-0.5, 2, 60)
+"""Candidates for the factor of the scores."""
 
 CHUNK = 2048
 """Images read at once where there are more images than features."""
@@ -63,7 +62,8 @@ class RidgeFit:
     """A ridge regression with its leave-one-out predictions.
 
     Attributes:
-        head: classifier fitted on all images; the softmax of its scores is calibrated by leave-one-out.
+        head: classifier fitted on all images; the softmax of its scores, or for several labels their sigmoid, is
+            calibrated by leave-one-out.
         leave_one_out: probabilities of each image predicted by the fit without it, float32 `(N, classes)`.
         penalty: the penalty chosen from PENALTIES by leave-one-out.
         share: share of the lower layers in the kernel, one of SHARES; 0 if only the last layer is used.
@@ -77,13 +77,13 @@ class RidgeFit:
 
 def fit_ridge(
     features: Features,
-    labels: Labels,
+    labels: Targets,
     classes: int,
     *,
     lower: Sequence[Features] = (),
     shares: Sequence[float] = SHARES,
 ) -> RidgeFit:
-    """Fit a ridge regression to one-hot targets; leave-one-out chooses the penalty and the share of the lower layers.
+    """Fit a ridge regression to one-hot or multi-hot targets; leave-one-out chooses penalty and share of lower layers.
 
     One eigendecomposition of the smaller Gram matrix suffices for all penalties, and the leave-one-out residual is
     residual / (1 - leverage) (Golub, Heath and Wahba, Generalized cross-validation, 1979). Rows are read in chunks
@@ -91,7 +91,7 @@ def fit_ridge(
 
     Args:
         features: features of the last layer, `(N, D)`.
-        labels: class indices, int64 `(N,)`.
+        labels: class indices, int64 `(N,)`; for several labels 1 for each class of an image and else 0, `(N, classes)`.
         classes: number of classes.
         lower: features of each layer below, `(N, L)`; their weights follow those of `features`: `(classes, D + sum L)`.
         shares: candidates for their total share, compared on at most SHARE_IMAGES images.
@@ -131,9 +131,12 @@ class _Ridge:
         error: mean squared error of leave-one-out, on at most PENALTY_IMAGES images.
     """
 
-    def __init__(self, blocks: Sequence[Features], shares: Sequence[float], labels: Labels, classes: int) -> None:
+    def __init__(self, blocks: Sequence[Features], shares: Sequence[float], labels: Targets, classes: int) -> None:
         self._blocks, self._labels, self._classes = blocks, labels, classes
-        self._base = np.bincount(labels, minlength=classes) / len(labels)  # (classes,)
+        is_multi = labels.ndim == 2
+        self._base = (
+            labels.mean(axis=0, dtype=np.float64) if is_multi else np.bincount(labels, minlength=classes) / len(labels)
+        )
         scaled = [_scaling(block, share) for block, share in zip(blocks, shares, strict=True)]
         self._mean, self._factor = (np.concatenate(parts) for parts in zip(*scaled, strict=True))  # (D,)
         self._is_dual = len(labels) <= len(self._mean)
@@ -145,7 +148,9 @@ class _Ridge:
         errors = [float(np.square(self._scores(choice, left, penalty) - targets).mean()) for penalty in penalties]
         best = int(np.argmin(errors))
         self.error, self._penalty, self._relative_penalty = errors[best], penalties[best], float(PENALTIES[best])
-        self._scale = _softmax_scale(self._scores(choice, left, self._penalty), labels[choice])
+        fit_scale = _sigmoid_scale if is_multi else _softmax_scale
+        self._scale, self._offset = fit_scale(self._scores(choice, left, self._penalty), labels[choice])
+        self._task: Task = MultiLabel() if is_multi else SingleLabel()
 
     def fit(self, *, share: float) -> RidgeFit:
         """Return the classifier, and the leave-one-out probabilities of all images."""
@@ -155,10 +160,11 @@ class _Ridge:
         else:
             weight = self._vectors @ (self._values[:, None] * coefficients)
         weight = self._scale * weight * self._factor[:, None]  # (D, classes)
-        head = RidgeHead(weight.T, self._scale * self._base - self._mean @ weight)
+        head = RidgeHead(weight.T, self._scale * self._base + self._offset - self._mean @ weight)
         left_out = np.empty((len(self._labels), self._classes), np.float32)
         for rows in self._chunks:
-            left_out[rows] = softmax(self._scale * self._scores(rows, self._left_vectors(rows), self._penalty))
+            scores = self._scores(rows, self._left_vectors(rows), self._penalty)
+            left_out[rows] = self._task.probabilities(self._scale * scores + self._offset)
         return RidgeFit(head, left_out, self._relative_penalty, share)
 
     def _decompose(self) -> None:
@@ -190,6 +196,8 @@ class _Ridge:
         return self._vectors[rows] if self._is_dual else self._rows(rows) @ self._vectors
 
     def _targets(self, rows: Labels) -> Floats:
+        if self._labels.ndim == 2:
+            return self._labels[rows].astype(np.float64)
         targets = np.zeros((len(rows), self._classes))
         targets[np.arange(len(rows)), self._labels[rows]] = 1
         return targets
@@ -233,8 +241,8 @@ def _eigen(gram: Floats) -> tuple[Floats, Floats]:
     return values[kept], vectors[:, kept]
 
 
-def _softmax_scale(scores: Floats, labels: NDArray[np.int64]) -> float:
-    """Return the factor of `scores` that maximizes the likelihood of the labels under the softmax."""
+def _softmax_scale(scores: Floats, labels: NDArray[np.int64]) -> tuple[float, float]:
+    """Return the factor of `scores` that maximizes the likelihood of the labels under the softmax, and 0."""
 
     def loss(scale: float) -> float:
         logits = scale * scores
@@ -243,82 +251,19 @@ def _softmax_scale(scores: Floats, labels: NDArray[np.int64]) -> float:
         right = logits[np.arange(len(labels)), labels]
         return float((total - (1 - SMOOTHING) * right - SMOOTHING * logits.mean(axis=1)).mean())
 
-    return float(min(np.logspace(-0.5, 2, 60), key=loss))
+    return float(min(SCALES, key=loss)), 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class HeadInputs:
-    """The inputs of a network's head, averaged over positions.
+def _sigmoid_scale(scores: Floats, targets: Floats) -> tuple[float, float]:
+    """Return factor 2 k and offset -k of `scores` that maximize the likelihood of the targets under the sigmoid.
 
-    Attributes:
-        features: float32 `(N, D)`.
-        lower: pooled outputs of each layer below, float32 `(N, L)`; empty if the head uses only the last layer.
-        labels: int64 `(N,)`.
-        indices: index of each row's image in its dataset.
-        lowest_output: smallest logit of the current head.
+    The sigmoid of k (2 s - 1) is the softmax of k s for the class and k (1 - s) for its absence.
     """
+    smoothed = (1 - SMOOTHING) * targets + SMOOTHING / 2
 
-    features: NDArray[np.float32]
-    lower: tuple[NDArray[np.float32], ...]
-    labels: NDArray[np.int64]
-    indices: tuple[int, ...]
-    lowest_output: float
+    def loss(scale: float) -> float:
+        logits = scale * (2 * scores - 1)
+        return float((np.logaddexp(0, logits) - smoothed * logits).mean())
 
-    def probabilities(self, head: RidgeHead) -> Floats:
-        """Return the probabilities `(N, classes)` of a closed-form head."""
-        all_features = np.concatenate([self.features, *self.lower], axis=1)  # (N, D)
-        return head.probabilities(all_features[:, : head.weight.shape[1]])
-
-
-def initialize_head(model: Model, source: BatchSource, images: ImageSet, head: RidgeHead) -> bool:
-    """Set the weights of the network's head to the closed-form head; return False if it has no bias."""
-    layer = model.network.get_submodule(model.head)
-    if not (isinstance(layer, nn.Linear | nn.Conv2d) and layer.bias is not None):
-        return False
-    weight, width = torch.from_numpy(head.weight), layer.weight.shape[1]
-    with torch.no_grad():
-        layer.weight.copy_(weight[:, :width].reshape_as(layer.weight))
-        layer.bias.copy_(torch.from_numpy(head.bias))
-        if weight.shape[1] > width:
-            model.network.get_parameter(f"{DEPTHS}.weight").copy_(weight[:, width:])
-        if isinstance(layer, nn.Conv2d):
-            # SqueezeNet ends in a ReLU, which must not clip a logit; softmax is invariant to adding a constant to all.
-            layer.bias += 2 * max(0.0, -compute_head_inputs(model, source, images).lowest_output)
-    return True
-
-
-def compute_head_inputs(model: Model, source: BatchSource, images: ImageSet) -> HeadInputs:
-    """Compute the inputs of the network's head for all images, without augmentation."""
-    parts: dict[str, list[Tensor]] = defaultdict(list)
-    indices: list[int] = []
-
-    def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        x = inputs[0].float()
-        parts["features"].append(x.mean(dim=(2, 3)) if x.ndim == 4 else x.flatten(1))  # (n, D)
-        parts["lowest"].append(output.flatten(1).amin(dim=1))  # (n,)
-
-    def record_lower(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        parts["lower"].append(inputs[0].float())  # (n, L)
-
-    hooks = [model.network.get_submodule(model.head).register_forward_hook(record)]
-    depths: Any = model.network._modules.get(DEPTHS)  # other networks may have an attribute of this name
-    if depths is not None:
-        hooks.append(depths.register_forward_hook(record_lower))
-    model.network.eval()
-    with torch.no_grad():
-        for batch in source.batches(images, range(len(images)), size=EVALUATION_BATCH):
-            source.logits(batch.inputs)
-            count = len(batch.indices)
-            for tensors in parts.values():
-                tensors[-1] = tensors[-1][:count]
-            indices += batch.indices
-    for hook in hooks:
-        hook.remove()
-    found, rows = distributed.gather_rows(indices, {name: torch.cat(tensors) for name, tensors in parts.items()})
-    return HeadInputs(
-        rows["features"].numpy(),
-        tuple(part.numpy() for part in torch.split(rows["lower"], depths.widths, dim=1)) if depths else (),
-        images.labels[found].numpy(),
-        tuple(found.tolist()),
-        float(rows["lowest"].min()),
-    )
+    scale = float(min(SCALES, key=loss))
+    return 2 * scale, -scale

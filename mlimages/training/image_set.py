@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mlimages.checks import decodable_images
 from mlimages.core import BrokenImage, ImageError, ImageProperty, LabeledPath, Progress, Threads
+from mlimages.dataset import multi_hot
 from mlimages.images import load_pixels, read_bytes, reading_threads
 from mlimages.training import distributed
 from mlimages.training.augmentation import Augment
@@ -36,13 +37,20 @@ class TrainingImage:
 
     Attributes:
         path: path of the file.
-        label: class index.
+        label: class index; -1 where an image may have several.
         digest: SHA-256 of the file, 32 bytes.
+        labels: class indices where an image may have several, else None.
     """
 
     path: Path
     label: int
     digest: bytes
+    labels: tuple[int, ...] | None = None
+
+    @property
+    def class_indices(self) -> tuple[int, ...]:
+        """All classes of the image."""
+        return (self.label,) if self.labels is None else self.labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +59,7 @@ class PixelBatch:
 
     Attributes:
         pixels: uint8 `(N, H, W, C)`.
-        labels: int64 `(N,)`.
+        labels: rows of `ImageSet.labels`.
         indices: index of each image in its set; images that can no longer be read are missing.
     """
 
@@ -86,10 +94,10 @@ def decode_all(
     def decode(item: LabeledPath) -> tuple[TrainingImage | BrokenImage, Pixels | None]:
         digest = known.get(item.path)
         if digest and (store is None or digest in store):
-            return TrainingImage(item.path, item.label, digest), None
+            return TrainingImage(item.path, item.label, digest, item.labels), None
         try:
             data = read_bytes(item.path)
-            image = TrainingImage(item.path, item.label, hashlib.sha256(data).digest())
+            image = TrainingImage(item.path, item.label, hashlib.sha256(data).digest(), item.labels)
             is_stored = store is not None and image.digest in store
             return image, None if is_stored else load_pixels(data, geometry)
         except ImageError as error:
@@ -138,6 +146,10 @@ class ImageSet:
         geometry: input size, channels and resize method.
         store: cache of their pixels; None decodes them each time.
         augment: data augmentation; None for none.
+        classes: number of classes where images may have several; by default those that occur.
+
+    Attributes:
+        labels: class indices, int64 `(N,)`; where images may have several, 1.0 for each class, float32 `(N, classes)`.
     """
 
     def __init__(
@@ -147,10 +159,11 @@ class ImageSet:
         *,
         store: RowStore | None = None,
         augment: Augment | None = None,
+        classes: int | None = None,
     ) -> None:
         self.images, self.geometry, self._store, self.augment = tuple(images), geometry, store, augment
         self._shape = (geometry.height, geometry.width, geometry.channels)
-        self.labels = torch.tensor([image.label for image in images], dtype=torch.long)  # (N,)
+        self.labels = _targets(images, classes)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -181,3 +194,11 @@ class ImageSet:
             logger.warning("%s can no longer be decoded and is skipped: %s", image.path, error)
             return None
         return self.augment.view(pixels, image.digest, view) if self.augment and view else pixels
+
+
+def _targets(images: Sequence[TrainingImage], classes: int | None) -> Tensor:
+    labels = [image.labels for image in images if image.labels is not None]
+    if not labels:
+        return torch.tensor([image.label for image in images], dtype=torch.long)  # (N,)
+    count = classes or 1 + max(itertools.chain(*labels), default=0)
+    return torch.from_numpy(multi_hot(labels, count))  # (N, classes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from mlimages.core import ImageProperty, InputError, LabeledPath, MissingExtraError, Preprocessing
+from mlimages.core import ImageProperty, InputError, LabeledPath, MissingExtraError, ModelError, Preprocessing
 from mlimages.dataset import load_mean_image, mean_image_differences
 from mlimages.labels import ClassNames, LabelFile, open_labels, open_parts, share_classes
 from mlimages.networks import FrozenPart, Model, build_model, freeze, wrap_network
@@ -41,6 +41,11 @@ class LabeledImages:
     names: ClassNames
     train: list[LabeledPath]
     val: list[LabeledPath] | None
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether an image may have several labels."""
+        return self.train[0].labels is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +94,11 @@ def read_inputs(config: FineTuneConfig, files: RunFiles, custom: CustomNetwork |
     distributed.require_same("label files and run folder", (is_resumed, images.train, images.val))
     require_classes(images.train, images.names)
     model = _build(config, len(images.names), custom)
+    if images.is_multi_label and type(model.network).__name__ == "SqueezeNet":
+        raise ModelError(
+            f"the logits of {config.model} pass through a ReLU, so that no class would have a probability below 0.5: "
+            "use another --model for several labels per image"
+        )
     mean = None if is_resumed else _load_mean(config, model.preprocessing)
     return RunInputs(images, model, freeze(model, config.freeze), mean, is_resumed)
 
@@ -122,30 +132,32 @@ def read_label_files(config: FineTuneConfig) -> LabeledImages:
     parts = open_parts(labels, config)
     if not parts.keys() & {"", "train"}:
         raise InputError(f"{labels} contains {', '.join(parts)}, but no train")
-    files = [parts.get("train", parts.get("")), open_labels(val, config) if val else parts.get("val")]
-    names, own_names = share_classes([file for file in files if file])
-    index_of = {name: index for index, name in enumerate(names)}
+    val_labels = open_labels(val, config) if val else parts.get("val")
+    files = [parts.get("train") or parts[""], *([val_labels] if val_labels else [])]
+    names, own_names = share_classes(files)
     found = [
-        [LabeledPath(item.path, index_of[own[item.label]]) for item in file]
-        for file, own in zip(filter(None, files), own_names, strict=True)
+        list(_renumber(file, [names.index(name) for name in own])) for file, own in zip(files, own_names, strict=True)
     ]
-    used = {item.label for item in found[0]}
-    if new := [names[label] for label in sorted({item.label for item in found[-1]} - used)]:
-        val_file = files[-1] or parts["val"]
-        where = val_file.path if val_file.path.exists() else val_file.img_root  # a folder has no label file
+    used, used_last = ({label for item in part for label in item.class_indices} for part in (found[0], found[-1]))
+    if new := [names[label] for label in sorted(used_last - used)]:
+        where = files[-1].path if files[-1].path.exists() else files[-1].img_root  # a folder has no label file
         raise InputError(
             f"{where}: no training image of {', '.join(new)}: add some to the training set, or remove "
             f"{'this class' if len(new) == 1 else 'these classes'} from {where.name}"
         )
-    if len(names) < 2:
+    if len(names) < 2 and not (names and files[0].is_multi_label):
         raise InputError(f"{labels}: one class only ({', '.join(names) or 'none'}): a classifier needs two")
     return LabeledImages(names, found[0], found[1] if len(found) > 1 else None)
 
 
+def _renumber(images: Iterable[LabeledPath], index_of: Sequence[int]) -> Iterator[LabeledPath]:
+    return (image.renumber(index_of.__getitem__) for image in images)
+
+
 class _Labeled(Protocol):
     @property
-    def label(self) -> int:
-        """Class index."""
+    def class_indices(self) -> tuple[int, ...]:
+        """All classes of an image."""
 
 
 def require_classes(images: Iterable[_Labeled], names: ClassNames, *, kind: str = "") -> None:
@@ -157,7 +169,7 @@ def require_classes(images: Iterable[_Labeled], names: ClassNames, *, kind: str 
     Raises:
         InputError: a class has fewer images.
     """
-    counts = Counter(image.label for image in images)
+    counts = Counter(label for image in images for label in image.class_indices)
     few = [f"{name} ({counts[label]})" for label, name in enumerate(names) if counts[label] < 2]
     if few:
         raise InputError(f"fewer than 2 {kind}training images of {', '.join(few)}: gather more, or leave the class out")

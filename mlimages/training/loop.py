@@ -1,4 +1,4 @@
-"""Training and validation of one epoch; optimizer, learning rate schedule and class weights."""
+"""Training and validation of one epoch; optimizer and learning rate schedule."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mlimages.core import Progress
+from mlimages.inference import MultiLabel
 from mlimages.training import distributed
 from mlimages.training.config import FineTuneConfig
 from mlimages.training.features import EVALUATION_BATCH, Batch, BatchSource
 from mlimages.training.image_set import ImageSet, chunks
+from mlimages.training.objective import Metrics, Objective
 
 SCRATCH_LR = {"adamw": 1e-3, "adam": 1e-3, "sgd": 1e-2}
 HEAD_LR = {"adamw": 1e-4, "adam": 1e-4, "sgd": 1e-3}
@@ -30,47 +32,22 @@ Autocast = Callable[[], AbstractContextManager[object]]
 
 
 @dataclass(frozen=True, slots=True)
-class Metrics:
-    """Mean loss per image (nats), number of correct predictions, and number of images.
-
-    >>> Metrics(0.5, correct=3, count=4).accuracy
-    0.75
-    """
-
-    loss: float
-    correct: int
-    count: int
-
-    @property
-    def accuracy(self) -> float:
-        """Share of correct predictions, 0..1."""
-        return self.correct / max(1, self.count)
-
-    def __add__(self, other: Metrics) -> Metrics:
-        """Return the metrics of both sets of images combined."""
-        count = self.count + other.count
-        loss = (self.loss * self.count + other.loss * other.count) / max(1, count)
-        return Metrics(loss, self.correct + other.correct, count)
-
-
-@dataclass(frozen=True, slots=True)
 class Validation:
     """The network's predictions for the validation set.
 
     Attributes:
         metrics: metrics of the validation set.
         logits: float32 `(N, classes)`.
+        probabilities: float32 `(N, classes)`.
+        targets: the true classes, as in `ImageSet.labels`.
         indices: index of each row's image in the validation set; images that can no longer be read are missing.
     """
 
     metrics: Metrics
     logits: Tensor
+    probabilities: Tensor
+    targets: Tensor
     indices: tuple[int, ...]
-
-    @property
-    def probabilities(self) -> Tensor:
-        """Probabilities, float32 `(N, classes)`."""
-        return self.logits.softmax(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +108,8 @@ class Trainer:
         source: yields batches and computes their logits.
         optimizer: optimizer of the trainable parameters.
         schedule: learning rate by step.
-        config: batch size, label smoothing, class weights, and the random seed of shuffling and dropout.
-        class_counts: number of training images of each class, int64 `(classes,)`.
+        config: batch size, and the random seed of shuffling and dropout.
+        objective: the loss.
         autocast: precision of the forward pass.
     """
 
@@ -144,17 +121,13 @@ class Trainer:
         schedule: Schedule,
         *,
         config: FineTuneConfig,
-        class_counts: Tensor,
+        objective: Objective,
         autocast: Autocast,
     ) -> None:
         self.optimizer, self.schedule = optimizer, schedule
         self._network, self._source, self._autocast = network, source, autocast
         self._batch_size, self._seed = config.batch_size, config.seed
-        weights = None
-        if config.class_weights == "balanced":  # with mean 1 over the images
-            weights = class_counts.sum() / (len(class_counts) * class_counts)  # (classes,)
-            weights = weights.to(next(network.parameters()).device)
-        self._loss = nn.CrossEntropyLoss(weights, label_smoothing=config.label_smoothing, reduction="sum")
+        self._objective = objective
         self._forward: nn.Module = _Forward(source, [p for group in optimizer.param_groups for p in group["params"]])
         if distributed.world_size() > 1:
             # static_graph: unused parameters, such as those of an auxiliary head, are detected in the first step
@@ -172,19 +145,20 @@ class Trainer:
         order = np.random.default_rng([self._seed, epoch]).permutation(len(images)).tolist()
         self._network.train()
         metrics = Metrics(0.0, 0, 0)
+        outputs = _Outputs(self._objective)
         batches = self._source.batches(images, order, size=self._batch_size, view=_view(epoch, views))
         for step, batch in enumerate(batches, (epoch - 1) * self.schedule.steps):
             for group in self.optimizer.param_groups:
                 group["lr"] = self.schedule.lr_at(step)
-            of_batch, is_late = self._step(batch, deadline)
+            of_batch, is_late = self._step(batch, deadline, outputs)
             metrics += of_batch
             progress.advance(of_batch.count, loss=f"{metrics.loss:.3f}", accuracy=f"{metrics.accuracy:.1%}")
             if is_late or not math.isfinite(metrics.loss):
                 break
         distributed.broadcast_tensors(self._network.buffers())  # running statistics of batch norm
-        return metrics
+        return replace(metrics, mean_ap=outputs.mean_ap(images))
 
-    def _step(self, batch: Batch, deadline: float) -> tuple[Metrics, bool]:
+    def _step(self, batch: Batch, deadline: float, outputs: _Outputs) -> tuple[Metrics, bool]:
         """Take one optimizer step; return the batch's metrics and whether the deadline has passed in any process.
 
         The loss is its sum times the number of processes / the weight of the whole batch, since gradients are averaged;
@@ -195,9 +169,9 @@ class Trainer:
         is_partial = distributed.world_size() > 1 or count < batch.size
         with distributed.GlobalDropout(batch.rows, batch.size) if is_partial else nullcontext(), self._autocast():
             logits = self._forward(*batch.inputs)[:count]  # (N, classes)
-        loss = self._loss(logits.float(), batch.labels)
-        weight = count if self._loss.weight is None else float(self._loss.weight[batch.labels].sum())
-        correct = int((logits.argmax(1) == batch.labels).sum())
+        loss, weight = self._objective.loss(logits.float(), batch.labels)
+        correct = self._objective.correct(logits, batch.labels)
+        outputs.add(batch, logits)
         is_late = time.monotonic() > deadline
         totals = distributed.all_reduce(
             torch.tensor([weight, loss.item(), correct, count, is_late], device=loss.device)
@@ -227,7 +201,28 @@ def _view(epoch: int, views: int) -> Callable[[int], int]:
     return lambda index: (epoch + index) % views if views else epoch + index
 
 
-def validate(network: nn.Module, source: BatchSource, images: ImageSet) -> Validation:
+class _Outputs:
+    """The logits of an epoch, kept only where the score cannot be added up from batch to batch."""
+
+    def __init__(self, objective: Objective) -> None:
+        self._objective, self._indices = objective, list[int]()
+        self._logits: list[Tensor] | None = [] if isinstance(objective.task, MultiLabel) else None
+
+    def add(self, batch: Batch, logits: Tensor) -> None:
+        """Keep the logits `(N, classes)` of a batch."""
+        if self._logits is not None:
+            self._logits.append(logits.detach().float())
+            self._indices += batch.indices
+
+    def mean_ap(self, images: ImageSet) -> float | None:
+        """Return the mean average precision of all processes; None with one class per image."""
+        if self._logits is None:
+            return None
+        found, rows = distributed.gather_rows(self._indices, {"logits": torch.cat(self._logits)})
+        return self._objective.score(rows["logits"], images.labels[found])
+
+
+def validate(network: nn.Module, source: BatchSource, images: ImageSet, objective: Objective) -> Validation:
     """Predict every image without augmentation, in float32 like the exported file."""
     network.eval()
     logits: list[Tensor] = []
@@ -237,10 +232,10 @@ def validate(network: nn.Module, source: BatchSource, images: ImageSet) -> Valid
             logits.append(source.logits(batch.inputs)[: len(batch.indices)].float())
             indices += batch.indices
     found, rows = distributed.gather_rows(indices, {"logits": torch.cat(logits)})
-    labels = images.labels[found]  # (N,)
-    correct = int((rows["logits"].argmax(1) == labels).sum())
-    metrics = Metrics(float(nn.functional.cross_entropy(rows["logits"], labels)), correct, len(labels))
-    return Validation(metrics, rows["logits"], tuple(found.tolist()))
+    targets = images.labels[found]
+    metrics = objective.metrics(rows["logits"], targets)
+    probabilities = objective.probabilities(rows["logits"])
+    return Validation(metrics, rows["logits"], probabilities, targets, tuple(found.tolist()))
 
 
 def make_optimizer(network: nn.Module, config: FineTuneConfig, *, lr: float) -> torch.optim.Optimizer:

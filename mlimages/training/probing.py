@@ -88,13 +88,18 @@ def probe_cuts(
         Accuracy by layer with its 95 % interval, the recommended layer, and the learning curve.
 
     Raises:
-        InputError: there are too few images.
+        InputError: there are too few images, or they have several labels.
         ModelError: the network cannot be built or cut.
 
     >>> result = probe_cuts(read_labels("cats.txt"), model="alexnet")  # doctest: +SKIP
     >>> result.freeze  # doctest: +SKIP
     'conv5'
     """
+    if labels.is_multi_label:
+        raise InputError(
+            f"{labels.path} has several labels per image, and probe scores one class: compare networks and layers by "
+            "short runs of `mlimages finetune` and `mlimages compare`"
+        )
     progress, names = progress or NoProgress(), labels.class_names
     built = build_model(model, classes=len(names), weights=weights, size=size, gray=gray, seed=seed)
     if not built.pretrained:

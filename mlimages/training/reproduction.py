@@ -19,7 +19,7 @@ def read_provenance(files: RunFiles, weights: Path) -> Provenance:
     run = read_run(files.folder)
     splits = {name: path for name, path in (("train", files.train), ("val", files.val)) if path.exists()}
     items = {name: list(LabelFile(path)) for name, path in splits.items()}
-    counts = {name: Counter(item.label for item in each) for name, each in items.items()}
+    counts = {name: Counter(label for item in each for label in item.class_indices) for name, each in items.items()}
     licenses = Counter(image_licenses(item.path for each in items.values() for item in each).values())
     return Provenance(
         weights_sha256=_sha256(weights),

@@ -20,7 +20,11 @@ from mlimages.training.config import FineTuneConfig
 
 @dataclass(frozen=True, slots=True)
 class EpochFigures:
-    """Metrics of an epoch, one line of metrics.csv: accuracies in 0..1, losses in nats, duration in seconds."""
+    """Metrics of an epoch, one line of metrics.csv: accuracies in 0..1, losses in nats, duration in seconds.
+
+    Where an image may have several labels, accuracy is the share of images whose labels are all correct at a
+    probability of 0.5, and `train_map` and `val_map` are the mean average precision; else they are None.
+    """
 
     epoch: int
     lr: float
@@ -29,6 +33,17 @@ class EpochFigures:
     val_loss: float
     val_accuracy: float
     seconds: float
+    train_map: float | None = None
+    val_map: float | None = None
+
+    @property
+    def val_score(self) -> float:
+        """What the best epoch is chosen by: `val_map` or, with one class per image, `val_accuracy`."""
+        return self.val_accuracy if self.val_map is None else self.val_map
+
+    def to_dict(self) -> dict[str, float]:
+        """Return the metrics without those that are None."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 def read_config(run: str | os.PathLike[str]) -> FineTuneConfig:
@@ -77,7 +92,12 @@ def check_folder(config: FineTuneConfig, files: RunFiles) -> bool:
 
 
 def write_settings(
-    files: RunFiles, config: FineTuneConfig, preprocessing: Preprocessing, *, computation: Computation | None = None
+    files: RunFiles,
+    config: FineTuneConfig,
+    preprocessing: Preprocessing,
+    *,
+    computation: Computation | None = None,
+    multi_label: bool = False,
 ) -> None:
     """Write `config.json`: settings, the defaults of this version for comparison, preprocessing and computation."""
     defaults = json.loads(FineTuneConfig(config.labels, config.out).to_json())
@@ -87,6 +107,7 @@ def write_settings(
         "defaults": {name: value for name, value in defaults.items() if name not in ("labels", "out")},
         "preprocessing": asdict(preprocessing),
         "computation": asdict(computation) if computation else None,
+        **({"multi_label": True} if multi_label else {}),
     }
     write_text(files.config, json.dumps(values, indent=1) + "\n")
 
@@ -95,9 +116,10 @@ def write_metrics(files: RunFiles, history: Sequence[EpochFigures]) -> None:
     """Write `metrics.csv`."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(EpochFigures.__dataclass_fields__)
-    for figures in history:
-        table.writerow(round(value, 6) if isinstance(value, float) else value for value in asdict(figures).values())
+    rows = [figures.to_dict() for figures in history]
+    table.writerow(rows[0] if rows else EpochFigures.__dataclass_fields__)
+    for row in rows:
+        table.writerow(round(value, 6) if isinstance(value, float) else value for value in row.values())
     write_text(files.metrics, text.getvalue())
 
 

@@ -72,6 +72,7 @@ def export_trained(
         loaded.config.model,
         loaded.mean_image,
         load_known(files),
+        loaded.multi_label,
     )
     bundle = export_network(
         trained,

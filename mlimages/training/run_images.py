@@ -91,7 +91,7 @@ def _hold_out(
 
 
 def _warn_about_rare_classes(val: Iterable[TrainingImage], names: ClassNames) -> None:
-    counts = Counter(image.label for image in val)
+    counts = Counter(label for image in val for label in image.class_indices)
     for count, what in ((0, "no image"), (1, "only one image")):
         if rare := [name for label, name in enumerate(names) if counts[label] == count]:
             logger.warning("the validation set has %s of %s", what, ", ".join(rare))
@@ -99,9 +99,9 @@ def _warn_about_rare_classes(val: Iterable[TrainingImage], names: ClassNames) ->
 
 def _warn_about_two_classes(images: Iterable[TrainingImage]) -> None:
     """Log how many files occur with more than one label."""
-    found = defaultdict[bytes, dict[int, Path]](dict)
+    found = defaultdict[bytes, dict[tuple[int, ...], Path]](dict)
     for image in images:
-        found[image.digest].setdefault(image.label, image.path)
+        found[image.digest].setdefault(image.class_indices, image.path)
     if twice := [list(paths.values()) for paths in found.values() if len(paths) > 1]:
         logger.warning(
             "%s in two classes (%s = %s%s): `mlimages check` writes labels without them",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +46,7 @@ class ScalarWriter:
         self._writer = self._writer or self._writer_class(
             str(self._folder)
         )  # creates the folder, so only after the run has started
-        for name, value in asdict(figures).items():
+        for name, value in figures.to_dict().items():
             if name != "epoch":
                 part, _, what = name.rpartition("_")
                 tag = f"{what}/{part}" if part else name

@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
 from mlimages import images
-from mlimages.core import ImageProperty, InputError, Prediction, writing
+from mlimages.core import ClassScore, ImageProperty, InputError, Prediction, writing
 from mlimages.inference import Explanation, OnnxBundle, Predictor, explain, softmax, to_graph_input
 from mlimages.inference.predictor import Row
-from mlimages.serving import WebRuntime, write_page
+from mlimages.serving import WebRuntime, make_app, write_page
 from tests.browser import OpenPage, Page
 from tests.deploying import made_image
+from tests.serving.test_server import run_app
 from tests.serving.test_server_page import choose, wait_for
 
 pytestmark = [pytest.mark.browser, pytest.mark.train]
@@ -183,6 +184,34 @@ def test_the_page_predicts_and_explains_as_python_and_works_offline(
     assert not page.scrolls_sideways
     assert not page.console_errors
     assert all(request.startswith(alone.url) for request in page.requests)
+
+
+def test_the_pages_list_all_labels_above_their_thresholds(
+    site: Site, cnn_bundle: OnnxBundle, open_page: OpenPage, tmp_path: Path
+) -> None:
+    made_image(5, 120, 90).save(tmp_path / "photograph.png")
+    ranked = site.predictor([tmp_path / "photograph.png"])[0].top  # type: ignore[union-attr]
+    served = Predictor(cnn_bundle)([tmp_path / "photograph.png"])[0].top  # type: ignore[union-attr]
+
+    def with_thresholds(bundle: OnnxBundle, top: tuple[ClassScore, ...], reached: int) -> OnnxBundle:
+        above = {score.label for score in top[:reached]}
+        return replace(bundle, multi_label=True, thresholds=tuple(0.0 if n in above else 1.1 for n in range(3)))
+
+    for number, reached in enumerate((2, 0)):
+        write_page(with_thresholds(site.bundle, ranked, reached), site.folder / f"{number}/site", runtime=site.runtime)
+        alone = Host(site.folder / str(number))
+        server = run_app(make_app(Predictor(with_thresholds(cnn_bundle, served, reached), workers=1)))
+        for url, top in ((alone.url, ranked), (f"http://127.0.0.1:{next(server).port}/", served)):
+            page = open_page(url)
+            choose(page, tmp_path / "photograph.png")
+            wait_for(page, f"document.querySelectorAll('li').length === {reached or 3}")
+            names = page.evaluate("[...document.querySelectorAll('li span:first-child')].map(each => each.textContent)")
+            assert names == [score.class_name for score in top[: reached or 3]]
+            status = page.evaluate("document.querySelector('[role=status]').textContent")
+            assert ("none of these" in status) == (reached == 0)
+            assert not page.console_errors
+        alone.stop()
+        list(server)
 
 
 def test_a_page_that_cannot_work_says_why(site: Site, open_page: OpenPage) -> None:

@@ -59,6 +59,7 @@ from mlimages.training import distributed
 from mlimages.training.features import Batch
 from mlimages.training import FineTuneConfig
 from mlimages.training.loop import Schedule, Trainer
+from mlimages.training.objective import CrossEntropy
 from mlimages.training.image_set import chunks
 from mlimages.core import NoProgress
 
@@ -84,7 +85,8 @@ distributed.init_process_group(torch.device("cpu"))
 trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
 config = FineTuneConfig("unused", "unused", batch_size=2, label_smoothing=0.1, class_weights="balanced", seed=1)
 trainer = Trainer(network, Source(), torch.optim.AdamW(trained, weight_decay=0.1), Schedule(0.01, 3, 3, warmup=0.0),
-                  config=config, class_counts=torch.tensor([4, 1]), autocast=nullcontext)
+                  config=config, autocast=nullcontext,
+                  objective=CrossEntropy(config, torch.tensor([0, 0, 0, 0, 1]), 2, torch.device("cpu")))
 for epoch in (1, 2, 3):
     metrics = trainer.train_epoch(images, epoch=epoch, views=1, deadline=float("inf"), progress=NoProgress())
 if distributed.is_main_process():

@@ -27,9 +27,9 @@ const reason = error => (MESSAGES[error.code] || error.message) + (error.code ? 
 const percent = share => (share * 100).toFixed(1) + " %";
 const say = text => { $("status").textContent = text; };
 
-function bars(prediction) {
+function bars(scores) {
   const list = element("ol");
-  for (const score of prediction.top) {
+  for (const score of scores) {
     const item = element("li");
     const track = element("div", "", {"aria-hidden": "true"});
     const bar = element("i");
@@ -53,9 +53,9 @@ function show(file, fill) {
   $("results").prepend(figure);
 }
 
-function describe({model, classes, threshold}) {
+function describe({model, classes, threshold, thresholds}) {
   const names = classes.slice(0, 10).join(", ") + (classes.length > 10 ? ", …" : "");
-  const unknown = threshold ? "; unknown below " + percent(threshold) : "";
+  const unknown = thresholds ? "; any number of them" : threshold ? "; unknown below " + percent(threshold) : "";
   $("model").textContent = model + ", " + classes.length + " classes: " + names + unknown;
   $("model").hidden = false;
 }
@@ -84,13 +84,25 @@ function explainButton(backend, file, image) {
   return box;
 }
 
+// The labels of an image, or what it is most like where it has none.
+function answerLabels(backend, file, {labels, top}) {
+  show(file, (details, image) => {
+    if (!labels.length) details.append(element("p", "None of these classes; the nearest are:"));
+    details.append(bars(labels.length ? labels : top));
+    if (backend.canExplain()) details.append(explainButton(backend, file, image));
+  });
+  const names = labels.map(score => score.class_name + ", " + percent(score.probability)).join("; ");
+  say((file.name || "The image") + ": " + (names || "none of these (nearest: " + top[0].class_name + ")"));
+}
+
 function answer(backend, file, prediction) {
+  if (prediction.labels) return answerLabels(backend, file, prediction);
   const set = prediction.prediction_set || [], best = prediction.top[0];
   const name = set.length > 1 ? set.join(" or ") : best.class_name + ", " + percent(best.probability);
   show(file, (details, image) => {
     if (prediction.known === false) details.append(element("p", "None of these classes; the nearest are:"));
     else if (set.length > 1) details.append(element("p", set.join(" or ")));
-    details.append(bars(prediction));
+    details.append(bars(prediction.top));
     if (backend.canExplain()) details.append(explainButton(backend, file, image));
   });
   say((file.name || "The image") + ": " + (prediction.known === false ? "none of these (nearest: " + best.class_name + ")" : name));

@@ -186,6 +186,10 @@ async function classify(file) {
     set = order.filter(label => odds[label] / total >= model.set_threshold);
     if (!set.length) set = order.slice(0, 1);
   }
+  if (model.thresholds) {
+    const reached = order.filter(label => probabilities[label] >= model.thresholds[label]);
+    return {labels: reached.map(name), top: order.slice(0, model.top).map(name)};
+  }
   return {
     known: known || model.threshold
       ? (!known || known[0] >= model.known_at) && probabilities[order[0]] >= model.threshold : null,

@@ -1,0 +1,100 @@
+"""Scores of a multi-label model: average precision, and precision and recall at its thresholds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlimages.core import (
+    AveragePrecision,
+    ClassScores,
+    Prediction,
+    Share,
+    average_precisions,
+    label_scores,
+    share,
+)
+from mlimages.dataset import multi_hot
+
+
+@dataclass(frozen=True, slots=True)
+class LabelScores:
+    """Scores of a multi-label model on some images.
+
+    Attributes:
+        count: number of images.
+        exact: share of the images whose labels are all predicted correctly.
+        average_precision: of each class, and its mean (mAP).
+        per_class: precision, recall and F1 of each class at its threshold.
+        thresholds: probability by class from which on it is predicted.
+        mistakes: predictions with a wrong label, and the true class indices; the most confident first.
+        loss: mean binary cross-entropy in nats.
+    """
+
+    count: int
+    exact: Share
+    average_precision: AveragePrecision
+    per_class: tuple[ClassScores, ...]
+    thresholds: tuple[float, ...]
+    mistakes: tuple[tuple[Prediction, tuple[int, ...]], ...]
+    loss: float
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the scores as JSON types; shares are in 0..1, each with its 95 % interval."""
+        mean, rows = self.average_precision.mean, zip(
+            self.per_class, self.average_precision.per_class, self.thresholds, strict=True
+        )  # fmt: skip
+        return {
+            "map": mean.value,
+            "interval": [mean.low, mean.high],
+            "accuracy": _values(self.exact),
+            "per_class": {
+                each.name: {
+                    "count": each.count,
+                    "average_precision": _values(precision),
+                    "threshold": threshold,
+                    **{name: _values(getattr(each, name)) for name in ("precision", "recall", "f1")},
+                }
+                for each, precision, threshold in rows
+            },
+        }
+
+
+def score_labels(
+    predictions: Sequence[Prediction],
+    labels: Sequence[tuple[int, ...]],
+    probabilities: NDArray[np.floating],
+    *,
+    thresholds: tuple[float, ...],
+    names: Sequence[str],
+) -> LabelScores:
+    """Score the predictions of a multi-label model.
+
+    Args:
+        labels: the true class indices of each image.
+        probabilities: `(N, classes)`.
+        thresholds: by class.
+        names: class names.
+    """
+    targets = multi_hot(labels, len(names)) > 0  # (N, classes)
+    decided = multi_hot([tuple(each.label for each in one.labels or ()) for one in predictions], len(names)) > 0
+    wrong = targets != decided
+    certainty = np.where(wrong, np.abs(probabilities - np.array(thresholds)), -1).max(axis=1)  # (N,)
+    order = [index for index in (-certainty).argsort(kind="stable").tolist() if wrong[index].any()]
+    p = np.clip(probabilities, 1e-7, 1 - 1e-7)
+    return LabelScores(
+        count=len(labels),
+        exact=share(int((~wrong).all(axis=1).sum()), len(labels)),
+        average_precision=average_precisions(probabilities, targets),
+        per_class=label_scores(targets, decided, names),
+        thresholds=thresholds,
+        mistakes=tuple((predictions[index], labels[index]) for index in order),
+        loss=-float(np.where(targets, np.log(p), np.log1p(-p)).mean()),
+    )
+
+
+def _values(value: Share) -> list[float]:
+    return [value.value, value.low, value.high]

@@ -1,0 +1,136 @@
+"""What the outputs of a classifier mean: one class per image, or any number of labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlimages.core import LabeledPath, Share, average_precisions, share
+from mlimages.dataset import multi_hot
+from mlimages.inference.calibration import expected_calibration_error, softmax
+
+Floats = NDArray[np.floating]
+Targets = NDArray[Any]
+Labels = tuple[int, ...]
+
+
+class Task(Protocol):
+    """How logits become probabilities, predicted classes and a score."""
+
+    @property
+    def score_name(self) -> str:
+        """Name of the score."""
+
+    def probabilities(self, logits: Floats, temperature: float = 1.0) -> Floats:
+        """Return the probabilities `(N, classes)` of `logits / temperature`."""
+
+    def targets(self, images: Iterable[LabeledPath], classes: int) -> Targets:
+        """Return the true classes: indices `(N,)`, or for several labels whether each image has it `(N, classes)`."""
+
+    def score(self, probabilities: Floats, targets: Targets) -> Share:
+        """Return the score of probabilities `(N, classes)` with its 95 % interval."""
+
+    def calibration_error(self, probabilities: Floats, targets: Targets) -> float:
+        """Return the expected calibration error, 0 to 1."""
+
+    def labels(self, probabilities: Floats) -> Labels | None:
+        """Return the classes that an image with these probabilities `(classes,)` has; None if it always has one."""
+
+    def predicted(self, logits: Floats) -> Labels:
+        """Return the classes that are predicted from logits `(classes,)`."""
+
+    def tie(self, logits: Floats, predicted: Labels) -> float:
+        """Return how far a probability is from one with which `predicted` would be predicted; 0 if it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class SingleLabel:
+    """One class per image: softmax and accuracy."""
+
+    score_name = "accuracy"
+
+    def probabilities(self, logits: Floats, temperature: float = 1.0) -> Floats:
+        """Return the softmax."""
+        return softmax(logits, temperature)
+
+    def targets(self, images: Iterable[LabeledPath], classes: int) -> Targets:
+        """Return the class indices, int64 `(N,)`."""
+        return np.array([image.label for image in images], np.int64)
+
+    def score(self, probabilities: Floats, targets: Targets) -> Share:
+        """Return the accuracy with Wilson's interval."""
+        return share(int((probabilities.argmax(axis=1) == targets).sum()), len(targets))
+
+    def calibration_error(self, probabilities: Floats, targets: Targets) -> float:
+        """Return the calibration error of the most probable class."""
+        return expected_calibration_error(probabilities, targets)
+
+    def labels(self, probabilities: Floats) -> None:
+        """Return None: the most probable class is the only one."""
+
+    def predicted(self, logits: Floats) -> Labels:
+        """Return the most probable class."""
+        return (int(logits.argmax()),)
+
+    def tie(self, logits: Floats, predicted: Labels) -> float:
+        """Return the difference of the probabilities of the most probable class and the other one."""
+        odds = np.exp(logits - logits.max())
+        return float((odds[logits.argmax()] - odds[predicted[0]]) / odds.sum())
+
+
+@dataclass(frozen=True, slots=True)
+class MultiLabel:
+    """Any number of labels per image: sigmoid and mean average precision.
+
+    Attributes:
+        thresholds: probability by class from which on it is predicted; 0.5 for all if there are none.
+    """
+
+    thresholds: tuple[float, ...] = ()
+
+    score_name = "mAP"
+
+    def probabilities(self, logits: Floats, temperature: float = 1.0) -> Floats:
+        """Return the sigmoid."""
+        return sigmoid(logits / temperature)
+
+    def targets(self, images: Iterable[LabeledPath], classes: int) -> Targets:
+        """Return whether each image has each class, bool `(N, classes)`."""
+        return multi_hot([image.class_indices for image in images], classes).astype(bool)
+
+    def score(self, probabilities: Floats, targets: Targets) -> Share:
+        """Return the mean average precision with its interval by the bootstrap."""
+        return average_precisions(probabilities, targets.astype(bool)).mean
+
+    def calibration_error(self, probabilities: Floats, targets: Targets) -> float:
+        """Return the calibration error of all decisions whether an image has a class."""
+        both = np.stack([1 - probabilities.ravel(), probabilities.ravel()], axis=1)
+        return expected_calibration_error(both, targets.ravel().astype(np.int64))
+
+    def decided(self, probabilities: Floats) -> NDArray[np.bool_]:
+        """Return whether each class of each image reaches its threshold, `(N, classes)`."""
+        thresholds = np.array(self.thresholds or [0.5], np.float64)
+        return np.asarray(probabilities >= thresholds)
+
+    def labels(self, probabilities: Floats) -> Labels:
+        """Return the classes that reach their threshold."""
+        return tuple(np.flatnonzero(self.decided(probabilities)).tolist())
+
+    def predicted(self, logits: Floats) -> Labels:
+        """Return the classes that reach their threshold."""
+        return self.labels(sigmoid(logits))
+
+    def tie(self, logits: Floats, predicted: Labels) -> float:
+        """Return the largest distance of a probability from its threshold, of the classes that are predicted in one."""
+        others = np.array(sorted({*self.predicted(logits)} ^ {*predicted}), np.int64)
+        thresholds = np.broadcast_to(self.thresholds or (0.5,), logits.shape)
+        return float(np.abs(sigmoid(logits) - thresholds)[others].max(initial=0.0))
+
+
+def sigmoid(logits: Floats) -> NDArray[np.float64]:
+    """Return the logistic function of logits, without overflow."""
+    return np.asarray(0.5 * (1 + np.tanh(logits.astype(np.float64) / 2)))

@@ -1,0 +1,96 @@
+"""The inputs of a network's head, and its weights in closed form."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mlimages.networks import DEPTHS, Model
+from mlimages.training import distributed
+from mlimages.training.features import EVALUATION_BATCH, BatchSource
+from mlimages.training.head import Floats, RidgeHead, Targets
+from mlimages.training.image_set import ImageSet
+
+
+@dataclass(frozen=True, slots=True)
+class HeadInputs:
+    """The inputs of a network's head, averaged over positions.
+
+    Attributes:
+        features: float32 `(N, D)`.
+        lower: pooled outputs of each layer below, float32 `(N, L)`; empty if the head uses only the last layer.
+        labels: rows of `ImageSet.labels`.
+        indices: index of each row's image in its dataset.
+        lowest_output: smallest logit of the current head.
+    """
+
+    features: NDArray[np.float32]
+    lower: tuple[NDArray[np.float32], ...]
+    labels: Targets
+    indices: tuple[int, ...]
+    lowest_output: float
+
+    def probabilities(self, head: RidgeHead) -> Floats:
+        """Return the probabilities `(N, classes)` of a closed-form head."""
+        all_features = np.concatenate([self.features, *self.lower], axis=1)  # (N, D)
+        return head.probabilities(all_features[:, : head.weight.shape[1]])
+
+
+def initialize_head(model: Model, source: BatchSource, images: ImageSet, head: RidgeHead) -> bool:
+    """Set the weights of the network's head to the closed-form head; return False if it has no bias."""
+    layer = model.network.get_submodule(model.head)
+    if not (isinstance(layer, nn.Linear | nn.Conv2d) and layer.bias is not None):
+        return False
+    weight, width = torch.from_numpy(head.weight), layer.weight.shape[1]
+    with torch.no_grad():
+        layer.weight.copy_(weight[:, :width].reshape_as(layer.weight))
+        layer.bias.copy_(torch.from_numpy(head.bias))
+        if weight.shape[1] > width:
+            model.network.get_parameter(f"{DEPTHS}.weight").copy_(weight[:, width:])
+        if isinstance(layer, nn.Conv2d) and images.labels.ndim == 1:
+            # SqueezeNet ends in a ReLU, which must not clip a logit; softmax is invariant to adding a constant to all.
+            layer.bias += 2 * max(0.0, -compute_head_inputs(model, source, images).lowest_output)
+    return True
+
+
+def compute_head_inputs(model: Model, source: BatchSource, images: ImageSet) -> HeadInputs:
+    """Compute the inputs of the network's head for all images, without augmentation."""
+    parts: dict[str, list[Tensor]] = defaultdict(list)
+    indices: list[int] = []
+
+    def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        x = inputs[0].float()
+        parts["features"].append(x.mean(dim=(2, 3)) if x.ndim == 4 else x.flatten(1))  # (n, D)
+        parts["lowest"].append(output.flatten(1).amin(dim=1))  # (n,)
+
+    def record_lower(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        parts["lower"].append(inputs[0].float())  # (n, L)
+
+    hooks = [model.network.get_submodule(model.head).register_forward_hook(record)]
+    depths: Any = model.network._modules.get(DEPTHS)  # other networks may have an attribute of this name
+    if depths is not None:
+        hooks.append(depths.register_forward_hook(record_lower))
+    model.network.eval()
+    with torch.no_grad():
+        for batch in source.batches(images, range(len(images)), size=EVALUATION_BATCH):
+            source.logits(batch.inputs)
+            count = len(batch.indices)
+            for tensors in parts.values():
+                tensors[-1] = tensors[-1][:count]
+            indices += batch.indices
+    for hook in hooks:
+        hook.remove()
+    found, rows = distributed.gather_rows(indices, {name: torch.cat(tensors) for name, tensors in parts.items()})
+    return HeadInputs(
+        rows["features"].numpy(),
+        tuple(part.numpy() for part in torch.split(rows["lower"], depths.widths, dim=1)) if depths else (),
+        images.labels[found].numpy(),
+        tuple(found.tolist()),
+        float(rows["lowest"].min()),
+    )

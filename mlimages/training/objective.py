@@ -1,0 +1,154 @@
+"""Loss and score of a run: one class per image, or any number of labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mlimages.core import mean_average_precision
+from mlimages.inference import MultiLabel, SingleLabel, Task
+from mlimages.training.config import FineTuneConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """Mean loss per image (nats), number of correct predictions, and number of images.
+
+    Attributes:
+        correct: number of images whose class, or all of whose labels at a probability of 0.5, are predicted correctly.
+        mean_ap: mean average precision (0..1); None with one class per image.
+
+    >>> Metrics(0.5, correct=3, count=4).accuracy
+    0.75
+    """
+
+    loss: float
+    correct: int
+    count: int
+    mean_ap: float | None = None
+
+    @property
+    def accuracy(self) -> float:
+        """Share of correct predictions, 0..1."""
+        return self.correct / max(1, self.count)
+
+    @property
+    def score(self) -> float:
+        """What the best epoch is chosen by: mean average precision, or accuracy with one class per image."""
+        return self.accuracy if self.mean_ap is None else self.mean_ap
+
+    def __add__(self, other: Metrics) -> Metrics:
+        """Return the metrics of both sets of images combined, without the mean average precision."""
+        count = self.count + other.count
+        loss = (self.loss * self.count + other.loss * other.count) / max(1, count)
+        return Metrics(loss, self.correct + other.correct, count)
+
+
+class Objective(Protocol):
+    """Loss and score of logits `(N, classes)` for the targets of `ImageSet.labels`."""
+
+    @property
+    def task(self) -> Task:
+        """What the outputs mean."""
+
+    def loss(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, float]:
+        """Return the sum of the loss over the images, and the sum of their weights."""
+
+    def correct(self, logits: Tensor, targets: Tensor) -> int:
+        """Return the number of images that are predicted correctly."""
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Return the probabilities `(N, classes)`."""
+
+    def score(self, probabilities: Tensor, targets: Tensor) -> float:
+        """Return the accuracy or the mean average precision, 0..1."""
+
+    def metrics(self, logits: Tensor, targets: Tensor) -> Metrics:
+        """Return the metrics of validation images, with neither class weights nor label smoothing."""
+
+
+class CrossEntropy:
+    """One class per image.
+
+    Args:
+        config: label smoothing and class weights.
+        targets: class index of each training image, int64 `(N,)`.
+        classes: number of classes.
+        device: device of the logits.
+    """
+
+    task: Task = SingleLabel()
+
+    def __init__(self, config: FineTuneConfig, targets: Tensor, classes: int, device: torch.device) -> None:
+        weights = None
+        if config.class_weights == "balanced":  # with mean 1 over the images
+            class_counts = torch.bincount(targets, minlength=classes)
+            weights = (class_counts.sum() / (classes * class_counts)).to(device)  # (classes,)
+        self._loss = nn.CrossEntropyLoss(weights, label_smoothing=config.label_smoothing, reduction="sum")
+
+    def loss(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, float]:
+        weights = self._loss.weight
+        return self._loss(logits, targets), len(targets) if weights is None else float(weights[targets].sum())
+
+    def correct(self, logits: Tensor, targets: Tensor) -> int:
+        return int((logits.argmax(1) == targets).sum())
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        return logits.softmax(1)
+
+    def score(self, probabilities: Tensor, targets: Tensor) -> float:
+        return self.correct(probabilities, targets) / max(1, len(targets))
+
+    def metrics(self, logits: Tensor, targets: Tensor) -> Metrics:
+        loss = float(functional.cross_entropy(logits, targets))
+        return Metrics(loss, self.correct(logits, targets), len(targets))
+
+
+class BinaryCrossEntropy:
+    """Any number of labels per image: the loss is the mean over the classes.
+
+    Args:
+        config: label smoothing, and class weights (those of the images that have a class).
+        targets: whether each training image has each class, float32 `(N, classes)`.
+        device: device of the logits.
+    """
+
+    task: Task = MultiLabel()
+
+    def __init__(self, config: FineTuneConfig, targets: Tensor, device: torch.device) -> None:
+        self._smoothing, self._weights = config.label_smoothing, None
+        if config.class_weights == "balanced":  # images with and without a class count the same
+            positives = targets.sum(0)
+            self._weights = ((len(targets) - positives) / positives).to(device)  # (classes,)
+
+    def loss(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, float]:
+        smoothed = targets * (1 - self._smoothing) + self._smoothing / 2
+        losses = functional.binary_cross_entropy_with_logits(
+            logits, smoothed, pos_weight=self._weights, reduction="none"
+        )
+        return losses.mean(1).sum(), len(targets)
+
+    def correct(self, logits: Tensor, targets: Tensor) -> int:
+        return int(((logits >= 0) == targets.bool()).all(1).sum())
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        return logits.sigmoid()
+
+    def score(self, probabilities: Tensor, targets: Tensor) -> float:
+        return mean_average_precision(probabilities.numpy(), targets.bool().numpy())
+
+    def metrics(self, logits: Tensor, targets: Tensor) -> Metrics:
+        loss = float(functional.binary_cross_entropy_with_logits(logits, targets))
+        mean_ap = self.score(self.probabilities(logits), targets)
+        return Metrics(loss, self.correct(logits, targets), len(targets), mean_ap)
+
+
+def make_objective(config: FineTuneConfig, targets: Tensor, classes: int, device: torch.device) -> Objective:
+    """Return the objective for the targets of the training images: `(N,)`, or `(N, classes)` for several labels."""
+    if targets.ndim == 2:
+        return BinaryCrossEntropy(config, targets, device)
+    return CrossEntropy(config, targets, classes, device)

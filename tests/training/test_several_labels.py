@@ -1,0 +1,277 @@
+"""Several labels on one image, from the label file to the exported file, for closed-form and trained heads."""
+
+import csv
+import json
+import re
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from mlimages.cli.predictions import as_csv, as_json, as_text, evaluation_text
+from mlimages.core import InputError, LabeledPath, ModelError, Prediction, mean_average_precision
+from mlimages.dataset import multi_hot
+from mlimages.export import ExportOptions, TrainedNetwork, export_network, quantize
+from mlimages.inference import OnnxBundle, Predictor, evaluate
+from mlimages.labels import LabelFile, write_label_file
+from mlimages.networks import build_model
+from mlimages.reports import compare_runs, comparison_html, draw_run, model_card, read_run, report_html, summarize_onnx
+from mlimages.serving import make_app
+from mlimages.training import FineTuneConfig, FineTuneResult, extract_features, fine_tune, load_run, probe_cuts
+from mlimages.training.head import fit_ridge
+from mlimages.training.objective import make_objective
+from tests.conftest import RunCli
+from tests.serving.test_server import run_app
+
+pytestmark = pytest.mark.train
+
+NAMES = ("bright", "frame", "red")
+
+
+def draw(path: Path, labels: tuple[int, ...], *, seed: int) -> LabeledPath:
+    """A noisy image: brighter, with a dark frame, or reddish, in any combination."""
+    noise = np.random.default_rng(seed).normal(0, 25, (32, 32, 3))
+    image = noise + (150 if 0 in labels else 80) + np.array([70, 0, -40]) * (2 in labels)
+    if 1 in labels:
+        image[:5] = image[-5:] = image[:, :5] = image[:, -5:] = 10
+    Image.fromarray(np.clip(image, 0, 255).astype(np.uint8)).save(path)
+    return LabeledPath(path, -1, labels)
+
+
+def write_set(folder: Path, name: str, count: int, *, seed: int) -> Path:
+    """A label file in which each combination of labels is as frequent, one wrong image in ten left to chance."""
+    rng = np.random.default_rng(seed)
+    (folder / name).mkdir(parents=True)
+    items = []
+    for number in range(count):
+        labels = tuple(n for n in range(3) if number >> n & 1)
+        item = draw(folder / name / f"{number:03}.png", labels, seed=seed + number)
+        is_wrong = rng.random() < 0.1
+        items.append(LabeledPath(item.path, -1, tuple(sorted({*labels} ^ {0})) if is_wrong else labels))
+    write_label_file(folder / f"{name}.txt", items, NAMES)
+    return folder / f"{name}.txt"
+
+
+def config_for(folder: Path, out: str, **options: object) -> FineTuneConfig:
+    settings: dict[str, Any] = {
+        "model": "lenet5",
+        "weights": "none",
+        "freeze": "none",
+        "size": 28,
+        "seed": 1,
+        **options,
+    }
+    return FineTuneConfig(folder / "train.txt", folder / out, val=folder / "val.txt", gray=False, **settings)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("labels")
+    write_set(folder, "train", 64, seed=1000)
+    write_set(folder, "val", 24, seed=5000)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(folder: Path) -> FineTuneResult:
+    return fine_tune(config_for(folder, "trained", epochs=12))
+
+
+@pytest.fixture(scope="module")
+def closed_form(folder: Path, trained: FineTuneResult) -> FineTuneResult:
+    weights = str(trained.run / "best.safetensors")
+    return fine_tune(config_for(folder, "closed", weights=weights, freeze="head", epochs=1))
+
+
+@pytest.fixture(params=["trained", "closed_form"])
+def result(request: pytest.FixtureRequest) -> FineTuneResult:
+    found: FineTuneResult = request.getfixturevalue(request.param)
+    return found
+
+
+def test_a_run_ranks_each_class_and_says_what_it_leaves_out(result: FineTuneResult) -> None:
+    assert result.val_map is not None
+    value, low, high = result.val_map
+    assert 0.75 < value < 1.0
+    assert low < value < high
+    assert (result.probe_map is None) == (result.probe_accuracy is None)
+    assert "one class per image" in result.known_note
+    assert not {"suspects.tsv", "known.safetensors", "confusion.png"} & {path.name for path in result.run.iterdir()}
+    assert json.loads((result.run / "config.json").read_text())["multi_label"] is True
+    rows = list(csv.DictReader((result.run / "metrics.csv").read_text().splitlines()))
+    best = max([float(row["val_map"]) for row in rows] + [result.probe_map or 0.0])
+    assert value == pytest.approx(best, abs=1e-6)
+    assert fine_tune(load_run(result.run).config) == result  # read back
+
+
+def test_network_file_and_predictor_agree_and_the_file_holds_the_thresholds(result: FineTuneResult) -> None:
+    bundle, run = OnnxBundle.read(result.run), load_run(result.run)
+    assert (bundle.multi_label, len(bundle.thresholds), bundle.class_names) == (True, 3, NAMES)
+    assert bundle.known is bundle.prediction_sets is bundle.provenance.accuracy is None
+    assert bundle.provenance.mean_ap == pytest.approx(result.val_map)
+    items = list(LabelFile(result.run / "val.txt"))
+    predictor = Predictor(bundle)
+    pixels = [predictor.decode(item.path)[0] for item in items]
+    trained = TrainedNetwork(run.network, run.preprocessing, run.class_names, "lenet5", multi_label=True)
+    expected = torch.from_numpy(trained.logits(pixels)).sigmoid().numpy()  # type: ignore[arg-type]
+    assert predictor.probabilities(pixels) == pytest.approx(expected, abs=1e-5)  # type: ignore[arg-type]
+    for prediction, row in zip(predictor([item.path for item in items], top=1), expected, strict=True):
+        assert isinstance(prediction, Prediction)
+        labels = prediction.labels
+        assert labels is not None
+        assert {each.label for each in labels} == set(np.flatnonzero(row >= bundle.thresholds).tolist())
+        assert [each.probability for each in labels] == sorted((each.probability for each in labels), reverse=True)
+        assert len(prediction.top) == 1
+    found, targets = (
+        evaluate(predictor, LabelFile(result.run / "val.txt")),
+        multi_hot([i.class_indices for i in items], 3) > 0,
+    )
+    assert found.labels is not None
+    assert found.score.value == pytest.approx(mean_average_precision(expected, targets))
+    assert found.chosen_on == found.count == len(items)
+    assert found.loss == pytest.approx(
+        float(functional.binary_cross_entropy(torch.from_numpy(expected), torch.from_numpy(targets).float())), rel=1e-3
+    )
+    run_folder = read_run(result.run)
+    assert run_folder.predictions is not None
+    assert run_folder.predictions.thresholds == pytest.approx(bundle.thresholds, abs=1e-6)
+    assert run_folder.score == found.score
+
+
+def test_leaving_one_out_in_closed_form_is_leaving_it_out_for_each_label() -> None:
+    rng = np.random.default_rng(3)
+    x, targets = rng.normal(size=(30, 6)), rng.random((30, 2)) < [0.5, 0.2]
+    fit = fit_ridge(x, targets.astype(np.float32), 2)
+    unit = (x - x.mean(0)) / x.std(0)
+    unit /= np.sqrt(np.square(unit).sum(axis=1).mean())
+    scores = np.empty((30, 2))
+    for index in range(30):
+        keep = np.arange(30) != index
+        mean, base = unit[keep].mean(0), targets[keep].mean(0)
+        gram = (unit[keep] - mean).T @ (unit[keep] - mean) + fit.penalty * np.eye(6)
+        scores[index] = base + (unit[index] - mean) @ np.linalg.solve(
+            gram, (unit[keep] - mean).T @ (targets[keep] - base)
+        )
+    odds = fit.leave_one_out.astype(np.float64)
+    slope = np.log(odds / (1 - odds)) / (2 * scores - 1)  # the sigmoid of one scale for all classes
+    assert slope == pytest.approx(np.full((30, 2), slope[0, 0]), rel=1e-2)
+    one_hot = fit_ridge(x, np.eye(2, dtype=np.float32)[np.arange(30) % 2], 2)
+    assert one_hot.penalty == fit_ridge(x, np.arange(30) % 2, 2).penalty
+
+
+@pytest.mark.parametrize(("smoothing", "weights"), [(0.0, "none"), (0.1, "none"), (0.0, "balanced")])
+def test_the_loss_is_the_mean_over_classes_of_binary_cross_entropy(smoothing: float, weights: str) -> None:
+    logits, targets = torch.randn(8, 3, generator=torch.manual_seed(0)), torch.eye(3).repeat(3, 1)[:8]
+    config = FineTuneConfig("a", "b", label_smoothing=smoothing, class_weights=weights)  # type: ignore[arg-type]
+    total, weight = make_objective(config, targets, 3, torch.device("cpu")).loss(logits, targets)
+    p, t = logits.sigmoid(), targets * (1 - smoothing) + smoothing / 2
+    positive: Tensor | float = (1 - targets.mean(0)) / targets.mean(0) if weights == "balanced" else 1.0
+    expected = -(positive * t * p.log() + (1 - t) * (1 - p).log()).mean()
+    assert (float(total) / weight) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_commands_and_server_list_all_labels(
+    trained: FineTuneResult, folder: Path, run_cli: RunCli, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = OnnxBundle.read(trained.run)
+    strict = replace(bundle, thresholds=(1.1, *bundle.thresholds[1:]))  # no image is bright
+    images = [str(folder / "val" / name) for name in ("000.png", "006.png", "007.png")]
+    wanted = [each.labels for each in Predictor(strict)(images)]  # type: ignore[union-attr]
+    assert [bool(labels) for labels in wanted] == [False, True, True]
+    for show in (as_text, as_csv, as_json):
+        assert show(Predictor(strict)(images, top=1), top=1, multi_label=True) == 3
+    text, table, array = re.split(r"(?=^path,)|(?=^\[)", capsys.readouterr().out, flags=re.MULTILINE)
+    assert text.splitlines()[0] == f"{images[0]}: none"
+    assert text.splitlines()[2].count(", ") == len(wanted[2] or ()) - 1
+    rows = list(csv.DictReader(table.splitlines()))
+    for row, shown, labels in zip(rows, json.loads(array), wanted, strict=True):
+        assert labels is not None
+        assert row["labels"] == "|".join(each.class_name for each in labels)
+        assert row["probabilities"] == "|".join(f"{each.probability:.6f}" for each in labels)
+        assert shown["labels"] == [asdict(each) for each in labels]
+        assert (shown.keys(), len(shown["top"])) == ({"path", "labels", "top"}, 1)
+    serving = run_app(make_app(Predictor(strict, workers=1)))
+    served = next(serving)
+    for image, shown in zip(images, json.loads(array), strict=True):
+        answer = served.ask("POST", "/predict?top=1", Path(image).read_bytes()).json["predictions"][0]
+        assert {**answer, "name": ""} == {"name": "", "labels": shown["labels"], "top": shown["top"]}
+    assert served.ask("GET", "/healthz").json["thresholds"] == list(strict.thresholds)
+    pixels = np.asarray(Image.open(images[2]))[None]
+    inputs = {"name": "image", "datatype": "UINT8", "shape": pixels.shape, "data": pixels.ravel().tolist()}
+    body = json.dumps({"inputs": [inputs]}).encode()
+    outputs = served.ask("POST", "/v2/models/model/infer", body, Content_Type="application/json").json["outputs"]
+    assert [each["name"] for each in outputs] == ["probabilities"]
+    by_label = sorted(Predictor(bundle)(images[2])[0].top, key=lambda score: score.label)  # type: ignore[union-attr]
+    assert outputs[0]["data"] == pytest.approx([score.probability for score in by_label], abs=1e-6)
+    list(serving)
+    again = run_cli("predict", trained.run, *images, "--copy-to", "sorted").stdout.splitlines()
+    assert again[2].startswith(f"{images[2]}: ")
+
+
+def test_evaluate_shows_average_precision_precision_and_recall(trained: FineTuneResult, run_cli: RunCli) -> None:
+    evaluated = json.loads(run_cli("evaluate", trained.run, trained.run / "val.txt", "--json").stdout)
+    assert evaluated["map"] == pytest.approx(trained.val_map[0])  # type: ignore[index]
+    assert [row["threshold"] for row in evaluated["per_class"].values()] == list(
+        OnnxBundle.read(trained.run).thresholds
+    )
+    text = evaluation_text(evaluate(trained.run, trained.run / "val.txt")).splitlines()
+    assert text[0].startswith(f"mAP {100 * evaluated['map']:.1f} %")
+    row = next(line for line in text if line.startswith("frame"))
+    value = evaluated["per_class"]["frame"]
+    expected = [value["average_precision"][0], value["precision"][0], value["recall"][0], value["f1"][0]]
+    assert re.findall(r"([\d.]+) %", row) == [f"{100 * each:.1f}" for each in expected]
+    assert "multi-label, 3 classes" in str(summarize_onnx(trained.run / "model.onnx"))
+
+
+def test_pages_and_comparison_show_average_precision(trained: FineTuneResult, closed_form: FineTuneResult) -> None:
+    page = draw_run(trained.run, overwrite=True).read_text()
+    assert f"{100 * trained.val_map[0]:.1f} % mAP" in page  # type: ignore[index]
+    assert "accuracy" not in page.replace("train_accuracy", "")
+    found = evaluate(trained.run, trained.run / "val.txt")
+    assert f"{100 * found.score.value:.1f} % mAP" in report_html(found, "title")
+    best, other = compare_runs([trained.run, closed_form.run])
+    assert best.score.value == max(trained.val_map[0], closed_form.val_map[0])  # type: ignore[index]
+    assert other.against_best is not None
+    assert other.against_best.difference.value == pytest.approx(other.score.value - best.score.value)
+    assert "paired bootstrap" in comparison_html([best, other])
+    card = model_card(OnnxBundle.read(trained.run))
+    assert "Multi-label: finds which of 3 classes" in card
+
+
+def test_what_needs_one_class_per_image_is_refused_with_what_to_do(
+    trained: FineTuneResult, folder: Path, tmp_path: Path
+) -> None:
+    labels = LabelFile(folder / "val.txt")
+    with pytest.raises(InputError, match=r"probe scores one class.*mlimages compare"):
+        probe_cuts(labels, model="lenet5", weights="none")
+    with pytest.raises(ModelError, match=r"ReLU.*another --model"):
+        fine_tune(config_for(folder, "squeezed", model="squeezenet1_1", size=64))
+    run = load_run(trained.run)
+    network = TrainedNetwork(run.network, run.preprocessing, run.class_names, "lenet5", multi_label=True)
+    with pytest.raises(InputError, match="--calibrate and --unknown are for one class per image"):
+        export_network(network, tmp_path / "a.onnx", validation=labels, options=ExportOptions(calibrate=True))
+    with pytest.raises(InputError, match="one class per image"):
+        evaluate(trained.run, labels, explain=3)
+    single = build_model("lenet5", classes=3, weights="none", size=28)
+    export_network(
+        TrainedNetwork(single.network.eval(), single.preprocessing, NAMES, "lenet5"),
+        tmp_path / "one.onnx",
+        validation=[],
+    )
+    with pytest.raises(InputError, match=r"several labels per image, and .* predicts one class"):
+        evaluate(tmp_path / "one.onnx", labels)
+    assert extract_features(labels, model="lenet5", weights="none").labels.tolist() == [
+        [int(n in item.class_indices) for n in range(3)] for item in labels
+    ]
+
+
+def test_quantization_measures_average_precision(trained: FineTuneResult, folder: Path, tmp_path: Path) -> None:
+    found = quantize(trained.onnx or "", folder / "val.txt", tmp_path / "int8.onnx", max_drop=100.0)
+    assert found.score_name == "mAP"
+    assert all(0.5 < trial.accuracy <= 1 for trial in found.trials)
