@@ -36,6 +36,7 @@ class Service:
         self.request_ended: Callable[[object], None] = lambda connection: None
         self.stopping = False
         self._reloading: asyncio.Task[None] | None = None
+        self._wants_reload = False
 
     @property
     def bundle(self) -> OnnxBundle:
@@ -43,9 +44,15 @@ class Service:
         return self.engine.predictor.bundle
 
     def start_reload(self) -> None:
-        """Start to reload the model's file, unless a reload is in progress."""
+        """Start to reload the model's file; during a reload, once more after it, since the file may be a newer one."""
+        self._wants_reload = True
         if self._reloading is None or self._reloading.done():
-            self._reloading = asyncio.get_running_loop().create_task(self.reload())
+            self._reloading = asyncio.get_running_loop().create_task(self._reload_while_wanted())
+
+    async def _reload_while_wanted(self) -> None:
+        while self._wants_reload:
+            self._wants_reload = False
+            await self.reload()
 
     async def reload(self) -> None:
         """Reload the model's file for further requests; those in flight finish with the previous model.

@@ -23,8 +23,8 @@ EQUIVALENT = ROOT / "tests" / "mutants.txt"
 PURE = {
     "labels": ["splitting", "label_file", "tables", "table_columns", "formats", "folders", "scanning"],
     "gathering/store": ["merge_manifests", "file_names"],
-    "gathering/download": ["host_limits", "reasons", "address_guard"],
-    "images": ["geometry", "decoding", "arrays"],
+    "gathering/download": ["host_limits", "host_state", "reasons", "address_guard"],
+    "images": ["geometry", "decoding", "reading", "arrays"],
     "checks": ["rules", "near_duplicates", "leaks"],
     "training": ["head", "loop"],
     "networks": ["freezing"],

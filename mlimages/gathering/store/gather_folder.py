@@ -239,7 +239,7 @@ class GatherFolder:
             key = row_key(row.label, row.url)
             demand_same_settings(row, self._options, self.out)
             self._refusals.note(key, row)
-            self._is_settled &= key not in self._done
+            self._is_settled &= not (key in self._done or key in self._reopened)
             self._add_row(key, row, retries_open=retries_open)
             if row.reason is Reason.PLACEHOLDER and row.sha256:
                 placeholders.add(row.sha256)
