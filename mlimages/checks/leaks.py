@@ -79,7 +79,8 @@ def duplicate_findings(images: ImageTable, groups: Sequence[Sequence[int]], thre
 def describe_relation(code: Code, other: Path, class_name: str, *, same: bool) -> str:
     """Describe how an image is related to another."""
     kind = "the same as" if same else "nearly the same as"
-    return f"{kind} {other}" + (f" of class {class_name}" if code in (Code.TWO_LABELS, Code.NEAR_TWO_LABELS) else "")
+    of_class = f" of class {class_name}" if class_name else " of no class"
+    return f"{kind} {other}" + of_class * (code in (Code.TWO_LABELS, Code.NEAR_TWO_LABELS))
 
 
 def _min_correlation(images: ImageTable, compared: NDArray[np.int32], thresholds: Thresholds) -> NDArray[np.float32]:

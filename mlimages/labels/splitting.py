@@ -101,7 +101,7 @@ def sample_per_class(
     counts: Counter[int] = Counter()
     chosen = []
     for _, index in sorted((_random(seed, "limit", identity), index) for index, identity in enumerate(identities)):
-        labels = items[index].class_indices or (-1,)
+        labels = items[index].labels or (items[index].label,)
         if all(counts[label] < limit for label in labels):
             counts.update(labels)
             chosen.append(index)
