@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from mlimages.checks import Thresholds, check, split_labels, write_outcome
 from mlimages.cli.main import app
 from mlimages.core import InputError, install_hint
 from mlimages.images import load_all_plugins
+from mlimages.labels import label_dir_auto
 from tests.checks.test_validation import jpeg, scene
 from tests.conftest import RunCli
 
@@ -124,6 +126,22 @@ def test_a_split_writes_its_parts_and_keeps_copies_together(folders: Path, run_c
     assert [("1.jpg" in text, "1 again.jpg" in text) for text in parts.values()].count((True, True)) == 1
     again = run_cli("label", "data", "-o", "again.csv", "--split", "0.6,0.2,0.2", "--seed", "3")
     assert again.stdout == done.stdout.replace("set_", "again_")
+
+
+def test_python_writes_the_files_that_the_command_line_writes(folders: Path, run_cli: RunCli) -> None:
+    run_cli("label", "data", "-o", "cli.txt")
+    run_cli("label", "cli.txt", "-o", "cli.csv", "--split", "0.6,0.4", "--seed", "3")
+    run_cli("check", "cli_train.csv", "cli_val.csv", "--threshold", "blur=0.4")
+    labels = label_dir_auto(folders / "data").labels.write(folders / "python.txt")
+    for part, name in zip(split_labels(labels, (0.6, 0.4), 3), ("train", "val"), strict=True):
+        part.write(folders / f"python_{name}.csv")
+    parts = [folders / f"python_{name}.csv" for name in ("train", "val")]
+    write_outcome(check(parts, thresholds=Thresholds(blur=0.4)))
+    files = [path for path in folders.iterdir() if path.name.startswith("cli")]
+    assert len(files) == 12
+    for path in files:
+        twin = path.with_name(path.name.replace("cli", "python"))
+        assert path.read_text() == twin.read_text().replace("python_", "cli_"), path.name
 
 
 def test_a_label_file_is_converted_split_laid_out_and_cleaned(folders: Path, run_cli: RunCli) -> None:

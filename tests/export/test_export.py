@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -29,6 +30,7 @@ from mlimages.core import (
 from mlimages.export import RUNTIMES, ExportOptions, TrainedNetwork, export_network, onnx_writer
 from mlimages.export import parity as parity_module
 from mlimages.export.preprocessing_graph import build_preprocessing_graph
+from mlimages.export.targets import open_runtime
 from mlimages.inference import OnnxBundle
 from mlimages.labels import write_label_file
 from mlimages.training import export_run
@@ -54,16 +56,30 @@ def plain(cnn_bundle: OnnxBundle) -> OnnxBundle:
     return cnn_bundle
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["lenet5", "squeezenet1_1", "timm:test_vit.r160_in1k", "timm:test_convnext.r160_in1k",
-     "timm:test_efficientnet.r160_in1k"],
-)  # fmt: skip
-def test_onnx_outputs_of_every_kind_of_network_match_torch(name: str, tmp_path: Path) -> None:
-    bundle = exported(name, tmp_path, count=3)
+NETWORKS = ["lenet5", "squeezenet1_1", "timm:test_vit.r160_in1k", "timm:test_convnext.r160_in1k",
+            "timm:test_efficientnet.r160_in1k"]  # fmt: skip
+MORE_NETWORKS = ["alexnet", "vgg11_bn", "resnet18", "mobilenet_v3_small", "cifar10_cnn"]
+COUNT = int(os.environ.get("MLIMAGES_COMPARED_IMAGES", "3"))
+"""Images on which runtimes are compared; with more than in CI, on more networks too."""
+
+
+@pytest.mark.parametrize("name", NETWORKS + MORE_NETWORKS * (COUNT > 3))
+def test_torch_onnx_runtime_and_openvino_answer_the_same_for_every_kind_of_network(name: str, tmp_path: Path) -> None:
+    network, items = trained(name, classes=5), made_images(tmp_path / "images", COUNT)
+    bundle = export_network(network, tmp_path / "model.onnx", validation=items)
     assert bundle.provenance.parity is not None
-    assert bundle.provenance.parity.count == 3
-    assert bundle.provenance.parity.worst < 5e-2
+    assert (bundle.provenance.parity.count, bundle.provenance.parity.worst < 5e-2) == (COUNT, True)
+    prop = network.preprocessing.image
+    pixels = np.stack([images.load_pixels(item.path, prop) for item in items])  # (N, H, W, C)
+    x = pixels if prop.channels == 3 else pixels.repeat(3, axis=3)  # the file takes RGB
+    expected = network.logits(list(pixels))
+    session = ort.InferenceSession(bundle.path, providers=["CPUExecutionProvider"])
+    found = {"ONNX Runtime": session.run(["logits"], {"image": x})[0]}
+    if run := open_runtime("openvino", bundle.path):
+        found["OpenVINO"] = np.concatenate([run(one[None]) for one in x])
+    for runtime, logits in found.items():
+        largest = np.abs(expected).max(axis=1, keepdims=True)
+        assert np.abs((logits - expected) / largest).max() < 1e-4, runtime
 
 
 def test_the_file_takes_batches_of_images_of_any_size_and_returns_logits_and_probabilities(plain: OnnxBundle) -> None:

@@ -15,7 +15,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
-from mlimages.core import ImageProperty, InputError, Normalization, Preprocessing, RunError
+from mlimages.core import ImageProperty, InputError, Normalization, Prediction, Preprocessing, RunError
+from mlimages.inference import Predictor
 from mlimages.labels import LabelFile
 from mlimages.networks import build_model
 from mlimages.training import FineTuneConfig, fine_tune, load_run
@@ -197,8 +198,18 @@ def test_a_command_that_loaded_torch_ends_without_a_word() -> None:
 @pytest.mark.train
 def test_the_command_line_trains_exports_and_goes_on(colours: Path, run_cli: RunCli) -> None:
     command = ["finetune", "labels.txt", "--model", "cifar10_cnn", "--weights", "none", "--freeze", "none"]
-    done = run_cli(*command, "--epochs", "2", "-o", "run", "--json")
+    done = run_cli(*command, "--epochs", "2", "--seed", "1", "-o", "run", "--json")
     result = json.loads(done.stdout)
+    python = replace(config_for(colours, epochs=2), out=colours.parent / "python")
+    assert fine_tune(python).val_accuracy == result["val_accuracy"]
+    assert_same_files(colours.parent / "run", python.out)
+    image = colours.parent / "set" / "red" / "00.png"
+    (row,) = json.loads(run_cli("predict", "run", image, "--json").stdout)
+    (answer,) = Predictor(python.out)([image])
+    assert isinstance(answer, Prediction)
+    assert [(one["class_name"], one["probability"]) for one in row["top"]] == [
+        (one.class_name, one.probability) for one in answer.top
+    ]
     keys = (
         "run model freeze classes train_images val_images val_accuracy val_interval probe_accuracy epochs seconds onnx"
     )
@@ -210,6 +221,23 @@ def test_the_command_line_trains_exports_and_goes_on(colours: Path, run_cli: Run
     again = run_cli("finetune", "--resume", "run", "--json")
     assert (colours.parent / result["onnx"]).stat().st_mtime_ns == exported, "a finished run is not exported again"
     assert json.loads(again.stdout)["val_accuracy"] == result["val_accuracy"]
+
+
+def assert_same_files(one: Path, other: Path) -> None:
+    """Two runs with the same settings wrote the same files, but for times and their own names."""
+    timed = {"config.json", "log.txt", "metrics.csv", "report.html", "result.json", "README.md", "model.onnx"}
+    timed |= {"curves.png", "confusion.png"}
+    contents = [{path.name: path.read_bytes() for path in run.iterdir()} for run in (one, other)]
+    assert contents[0].keys() == contents[1].keys() >= {*timed, "best.safetensors", "val_predictions.csv"}
+    assert [name for name in contents[0].keys() - timed if contents[0][name] != contents[1][name]] == []
+    settings = [json.loads(content["config.json"]) for content in contents]
+    for each in settings:
+        del each["config"]["out"]
+    assert settings[0] == settings[1]
+    rows = [list(csv.DictReader(content["metrics.csv"].decode().splitlines())) for content in contents]
+    for row in [*rows[0], *rows[1]]:
+        del row["seconds"]
+    assert rows[0] == rows[1]
 
 
 class Small(nn.Sequential):
