@@ -128,17 +128,19 @@ def test_a_split_writes_its_parts_and_keeps_copies_together(folders: Path, run_c
     assert again.stdout == done.stdout.replace("set_", "again_")
 
 
-def test_python_writes_the_files_that_the_command_line_writes(folders: Path, run_cli: RunCli) -> None:
+def test_python_writes_the_files_that_the_command_line_writes(
+    folders: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folders)
     run_cli("label", "data", "-o", "cli.txt")
     run_cli("label", "cli.txt", "-o", "cli.csv", "--split", "0.6,0.4", "--seed", "3")
     run_cli("check", "cli_train.csv", "cli_val.csv", "--threshold", "blur=0.4")
-    labels = label_dir_auto(folders / "data").labels.write(folders / "python.txt")
-    for part, name in zip(split_labels(labels, (0.6, 0.4), 3), ("train", "val"), strict=True):
-        part.write(folders / f"python_{name}.csv")
-    parts = [folders / f"python_{name}.csv" for name in ("train", "val")]
-    write_outcome(check(parts, thresholds=Thresholds(blur=0.4)))
-    files = [path for path in folders.iterdir() if path.name.startswith("cli")]
-    assert len(files) == 12
+    labels = label_dir_auto("data").labels.write("python.txt")
+    parts = zip(split_labels(labels, (0.6, 0.4), 3), ("train", "val"), strict=True)
+    written = [part.write(f"python_{name}.csv") for part, name in parts]
+    write_outcome(check(written, thresholds=Thresholds(blur=0.4)))
+    files = sorted(Path().glob("cli*"))
+    assert len(files) == 14
     for path in files:
         twin = path.with_name(path.name.replace("cli", "python"))
         assert path.read_text() == twin.read_text().replace("python_", "cli_"), path.name

@@ -31,7 +31,7 @@ from mlimages.export import RUNTIMES, ExportOptions, TrainedNetwork, export_netw
 from mlimages.export import parity as parity_module
 from mlimages.export.preprocessing_graph import build_preprocessing_graph
 from mlimages.export.targets import open_runtime
-from mlimages.inference import OnnxBundle
+from mlimages.inference import OnnxBundle, to_graph_input
 from mlimages.labels import write_label_file
 from mlimages.training import export_run
 from tests.deploying import exported, made_image, made_images, trained
@@ -70,16 +70,16 @@ def test_torch_onnx_runtime_and_openvino_answer_the_same_for_every_kind_of_netwo
     assert bundle.provenance.parity is not None
     assert (bundle.provenance.parity.count, bundle.provenance.parity.worst < 5e-2) == (COUNT, True)
     prop = network.preprocessing.image
-    pixels = np.stack([images.load_pixels(item.path, prop) for item in items])  # (N, H, W, C)
-    x = pixels if prop.channels == 3 else pixels.repeat(3, axis=3)  # the file takes RGB
-    expected = network.logits(list(pixels))
+    pixels = [images.load_pixels(item.path, prop) for item in items]
+    x = to_graph_input(pixels, prop)  # what the file crops and leaves as it is
+    expected = network.logits(pixels)
     session = ort.InferenceSession(bundle.path, providers=["CPUExecutionProvider"])
     found = {"ONNX Runtime": session.run(["logits"], {"image": x})[0]}
     if run := open_runtime("openvino", bundle.path):
         found["OpenVINO"] = np.concatenate([run(one[None]) for one in x])
     for runtime, logits in found.items():
         largest = np.abs(expected).max(axis=1, keepdims=True)
-        assert np.abs((logits - expected) / largest).max() < 1e-4, runtime
+        assert np.abs((logits - expected) / largest).max() < parity_module.TOLERANCE, runtime
 
 
 def test_the_file_takes_batches_of_images_of_any_size_and_returns_logits_and_probabilities(plain: OnnxBundle) -> None:
