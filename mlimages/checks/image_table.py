@@ -89,7 +89,7 @@ class ImageTable:
 
     @property
     def is_multi_label(self) -> bool:
-        """Whether an image has any number of classes."""
+        """Whether an image may have any number of classes."""
         return any(file.is_multi_label for file in self.files)
 
     def label_text(self, index: int) -> str:

@@ -121,8 +121,8 @@ def export_network(
     outputs = outputs or compute_outputs(trained, items, progress=progress)
     if options.calibrate or options.known_share:
         if trained.multi_label:
-            raise InputError("--calibrate and --unknown are for one class per image: leave them out, the thresholds of "
-                             "a multi-label file are chosen on the validation images anyway")  # fmt: skip
+            raise InputError("--calibrate and --unknown do not apply to multi-label models, whose thresholds are "
+                             "chosen on the validation images: leave them out")  # fmt: skip
         if not outputs.items:
             raise InputError(_without_images(items))
     measure = _measure_labels if trained.multi_label else _calibrate

@@ -16,8 +16,8 @@ def match_labels(labels: LabelFile, bundle: OnnxBundle) -> list[LabeledPath]:
     """
     if labels.is_multi_label and not bundle.multi_label:
         raise InputError(
-            f"{labels.path} has several labels per image, and {bundle.path} predicts one class: train a model on such "
-            "labels with `mlimages finetune`"
+            f"{labels.path} is a multi-label file, but {bundle.path} predicts one class per image: train a "
+            "multi-label model with `mlimages finetune`"
         )
     names, (used, (given,)) = bundle.class_names, share_classes([labels])
     unknown = [name for name in used if name not in names]

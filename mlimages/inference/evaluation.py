@@ -176,7 +176,7 @@ def evaluate(
     labels = labels if isinstance(labels, LabelFile) else LabelFile(os.fspath(labels))
     names, task = predictor.bundle.class_names, predictor.bundle.task
     if explain and predictor.bundle.multi_label:
-        raise InputError("--explain measures the accuracy of one class per image: leave it out for a multi-label model")
+        raise InputError("--explain does not support multi-label models: leave it out")
     items = match_labels(labels, predictor.bundle)
     begin = time.perf_counter()
     answers = _predict_all(predictor, items, progress or NoProgress())

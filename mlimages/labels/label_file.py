@@ -95,7 +95,7 @@ class LabelFile:
 
     @property
     def is_multi_label(self) -> bool:
-        """Whether an image has any number of classes: the first has them in brackets; False if there are no images."""
+        """Whether an image may have any number of classes: those of the first are in brackets; False without images."""
         if table := self.table:
             return table.has_lists
         return isinstance(next(self.named(), ("", 0))[1], tuple)
@@ -329,5 +329,5 @@ def _demand_same_form(files: Sequence[LabelFile]) -> None:
     forms = {file.is_multi_label: file.path for file in files if next(file.named(), None)}
     if len(forms) == 2:
         raise LabelFileError(
-            f"{forms[False]} has one class per image, {forms[True]} any number: --multi-label reads both alike"
+            f"{forms[False]} has one class per image, {forms[True]} any number: read both with --multi-label"
         )

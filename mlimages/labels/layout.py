@@ -26,7 +26,7 @@ def write_class_folders(
     named = {"": parts} if isinstance(parts, LabelFile) else parts
     for part in named.values():
         if part.is_multi_label:
-            raise InputError(f"{part.path} has any number of classes per image: class folders need exactly one")
+            raise InputError(f"{part.path} is a multi-label file: class folders require one class per image")
     root = Path(folder)
     targets = {target: item.path for name, part in named.items() for target, item in _target_paths(part, root / name)}
     others = sorted(set(_files(root)) - set(targets)) if root.exists() else []

@@ -40,7 +40,7 @@ class Table:
         has_header: whether the first row has the column names.
         strip_components: number of parent folders to strip from each path.
         part_index: index of the column of parts (train, val, test), if there is one.
-        has_lists: whether an image has any number of classes, as a JSON list in its row's label.
+        has_lists: whether the label of a row is a JSON list of any number of classes.
         has_names: whether several label columns hold names rather than 0 and 1.
         is_joined: whether rows of the same image are joined.
     """

@@ -105,7 +105,7 @@ def compare_runs(runs: AnyPath | Iterable[AnyPath]) -> tuple[ComparedRun, ...]:
         raise InputError("compare needs at least two run folders: mlimages compare runs/a runs/b")
     folders = sorted(map(_read_finished_run, paths), key=lambda run: -run.score.value)
     if len({run.score_name for run in folders}) > 1:
-        raise InputError("only some of these runs have several labels per image: compare them apart from the others")
+        raise InputError("multi-label runs cannot be compared with others: compare them separately")
     differing = _differing_settings([run.settings for run in folders])
     return tuple(
         ComparedRun(

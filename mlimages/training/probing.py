@@ -97,7 +97,7 @@ def probe_cuts(
     """
     if labels.is_multi_label:
         raise InputError(
-            f"{labels.path} has several labels per image, and probe scores one class: compare networks and layers by "
+            f"{labels.path}: probe does not support multi-label files: compare networks and layers by "
             "short runs of `mlimages finetune` and `mlimages compare`"
         )
     progress, names = progress or NoProgress(), labels.class_names

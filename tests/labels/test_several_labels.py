@@ -146,7 +146,7 @@ def test_files_of_one_class_and_of_several_are_not_mixed(tmp_path: Path) -> None
     for mix in (share_classes, lambda files: files[0].merge(files[1])):
         with pytest.raises(LabelFileError, match=r"one.txt has one class per image, .*several.txt any number"):
             mix(files)
-    with pytest.raises(InputError, match="class folders need exactly one"):
+    with pytest.raises(InputError, match="class folders require one class per image"):
         write_class_folders(files[1], tmp_path / "folders")
 
 

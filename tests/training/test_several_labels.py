@@ -248,15 +248,15 @@ def test_what_needs_one_class_per_image_is_refused_with_what_to_do(
     trained: FineTuneResult, folder: Path, tmp_path: Path
 ) -> None:
     labels = LabelFile(folder / "val.txt")
-    with pytest.raises(InputError, match=r"probe scores one class.*mlimages compare"):
+    with pytest.raises(InputError, match=r"probe does not support multi-label files.*mlimages compare"):
         probe_cuts(labels, model="lenet5", weights="none")
     with pytest.raises(ModelError, match=r"ReLU.*another --model"):
         fine_tune(config_for(folder, "squeezed", model="squeezenet1_1", size=64))
     run = load_run(trained.run)
     network = TrainedNetwork(run.network, run.preprocessing, run.class_names, "lenet5", multi_label=True)
-    with pytest.raises(InputError, match="--calibrate and --unknown are for one class per image"):
+    with pytest.raises(InputError, match="--calibrate and --unknown do not apply to multi-label"):
         export_network(network, tmp_path / "a.onnx", validation=labels, options=ExportOptions(calibrate=True))
-    with pytest.raises(InputError, match="one class per image"):
+    with pytest.raises(InputError, match="does not support multi-label models"):
         evaluate(trained.run, labels, explain=3)
     single = build_model("lenet5", classes=3, weights="none", size=28)
     export_network(
@@ -264,7 +264,7 @@ def test_what_needs_one_class_per_image_is_refused_with_what_to_do(
         tmp_path / "one.onnx",
         validation=[],
     )
-    with pytest.raises(InputError, match=r"several labels per image, and .* predicts one class"):
+    with pytest.raises(InputError, match=r"multi-label file, but .* predicts one class"):
         evaluate(tmp_path / "one.onnx", labels)
     assert extract_features(labels, model="lenet5", weights="none").labels.tolist() == [
         [int(n in item.class_indices) for n in range(3)] for item in labels
