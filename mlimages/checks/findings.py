@@ -65,7 +65,7 @@ class Findings:
         of_images = np.bincount(self.rows["code"], minlength=len(CODES)).tolist()
         return Counter(one.code for one in self.class_findings) + Counter(dict(zip(CODES, of_images, strict=True)))
 
-    def with_errors(self) -> NDArray[np.bool_]:
+    def error_mask(self) -> NDArray[np.bool_]:
         """Return whether each image has an error `(N,)`."""
         found = np.zeros(len(self.images), np.bool_)
         found[self.rows["index"][self.rows["code"] < len(ERRORS)]] = True

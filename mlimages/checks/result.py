@@ -97,7 +97,7 @@ class CheckReport:
     def kept(self, file: int = 0) -> LabelFile:
         """Return the label file with this index, without the images that have an error."""
         images = slice(*self.findings.images.starts[file : file + 2])
-        return self.files[file].where(~self.findings.with_errors()[images])
+        return self.files[file].where(~self.findings.error_mask()[images])
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON types."""

@@ -115,7 +115,7 @@ def check(
         class_names=images.class_names,
         counts=images.counts(),
         checked=len(images),
-        ok=len(images) - int(findings.with_errors().sum()),
+        ok=len(images) - int(findings.error_mask().sum()),
         findings=findings,
         duplicate_groups=tuple(tuple(paths[index] for index in group) for group in groups),
         feature_pairs=None if pairs is None else tuple(FeaturePair(paths[a], paths[b], value) for a, b, value in pairs),

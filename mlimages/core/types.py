@@ -93,6 +93,7 @@ class GatherSummary:
     Attributes:
         ok, duplicate, failed: number of links by outcome, including earlier runs into this folder.
         near_duplicate: number of `ok` images that are near-duplicates of another.
+        conflicting: number of duplicates of an image in another class.
         changed: number of `ok` images edited since they were gathered; they are kept unchanged.
         moved: number of images that this run moved to the class that the list now gives them.
         unmoved: number of images that stay where they are because they were edited or moved by hand, although the

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from mlimages.gathering.links import host_of, row_key
 
 MAX_PARTS = 4
-"""Maximum number of shards of a host: each needs a request of its own at a time, and reads robots.txt once."""
+"""Maximum number of shards of a host; each sends one request at a time and reads robots.txt once."""
 
 _MIN_LINKS = 10
-"""Minimum number of links of each of these shards."""
+"""Minimum number of links of a host in each of its shards."""
 
 _MAX_COUNTED = 20_000
 
@@ -83,7 +83,7 @@ class HostCounts:
             self._counts = Counter({host: count - 1 for host, count in self._counts.items() if count > 1})
 
     def parts(self, shards: int, most: int = MAX_PARTS) -> dict[str, int]:
-        """Return the hosts to be spread over several of `shards` shards, at most `most`, with their number."""
+        """Return the hosts to spread over several of `shards` shards, with their number of shards, at most `most`."""
         parts = {
             host: min(most, shards, -(-count * shards // self._total), count // _MIN_LINKS)
             for host, count in self._counts.items()

@@ -233,7 +233,7 @@ class Run:
         for label in list(self._parked) if row and row.reason is Reason.PLACEHOLDER else [ref.label]:
             self._start_parked(label)  # a placeholder may have removed an image of another class
         self._moved.set()
-        self._progress.advance(1, **self._gathered.tally.figures())
+        self._progress.advance(1, **self._gathered.tally.progress_counts())
 
     async def _replace_waiting(self) -> None:
         """Start other links of a class instead of those that wait; show the hosts if only waiting links are left."""

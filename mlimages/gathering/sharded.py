@@ -97,7 +97,7 @@ def gather_on(
 
 
 async def _host_parts(source: Source, shards: int, workers: int) -> dict[str, int]:
-    """Return the hosts to be spread over several shards; not over more than run at the same time."""
+    """Return the number of shards of each host that is spread over several, at most as many as run at a time."""
     host_parts = getattr(source, "host_parts", None)
     parts: dict[str, int] = await host_parts(shards) if host_parts else {}
     return {host: min(number, workers) for host, number in parts.items() if workers > 1}
@@ -179,7 +179,7 @@ class _ShardedLinks:
     parts: Mapping[str, int]
 
     async def host_parts(self, shards: int) -> Mapping[str, int]:
-        """Return the hosts that are spread over several shards."""
+        """Return the number of shards of each host that is spread over several."""
         return self.parts
 
     async def __aiter__(self) -> AsyncIterator[ImageRef]:

@@ -17,7 +17,7 @@ from mlimages.serving import handlers, inference_protocol
 from mlimages.serving.access import allow_origins, check_access
 from mlimages.serving.access_log import log_request
 from mlimages.serving.connections import BACKLOG, ConnectionLimiter, max_connections
-from mlimages.serving.problems import Handler, as_json
+from mlimages.serving.problems import Handler, errors_as_json
 from mlimages.serving.service import SERVICE, Service
 from mlimages.serving.settings import ServerSettings, check_exposure
 
@@ -43,7 +43,7 @@ def make_app(model: Model, settings: ServerSettings | None = None) -> web.Applic
     """
     settings = settings or ServerSettings()
     predictor = model if isinstance(model, Predictor) else Predictor(model, max_pixels=settings.max_pixels)
-    app = web.Application(middlewares=[allow_origins, _record_metrics, as_json, _check_access])
+    app = web.Application(middlewares=[allow_origins, _record_metrics, errors_as_json, _check_access])
     app[SERVICE] = Service(predictor, settings)
     app.cleanup_ctx.append(_close_engine)
     app.on_response_prepare.append(_add_headers)

@@ -20,7 +20,7 @@ from mlimages.gathering.download.address_guard import is_private_literal
 from mlimages.gathering.download.body_file import BufferedFile, StallDetector, make_inflater
 from mlimages.gathering.download.client import open_session
 from mlimages.gathering.download.host_limits import Host, Hosts
-from mlimages.gathering.download.image_facts import begins_as_html
+from mlimages.gathering.download.image_facts import is_html
 from mlimages.gathering.download.opt_outs import find_opt_out
 from mlimages.gathering.download.reasons import CONNECTION, REFUSING, TRANSIENT, reason_of_error, reason_of_status
 from mlimages.gathering.download.robots import Sites, SiteUnreachableError
@@ -168,7 +168,7 @@ class Fetcher:
                         result = await self._request(url, part, host if obeys_site_rules else None, cookies)
                         cookies = {**cookies, **result.cookies}
                 attempts += 1
-                _note(host, str(url), result, requested_at)
+                _update_host(host, str(url), result, requested_at)
                 unavailable += result.http_status == 503
                 if result.reason not in TRANSIENT or unavailable > _MAX_UNAVAILABLE:
                     break
@@ -210,7 +210,7 @@ class Fetcher:
     async def _check_site_rules(self, url: URL, site: Host) -> str:
         """Apply `_check_opt_out` to the rules of the site of `url`."""
         try:
-            return self._check_opt_out(await self._sites.find_opt_out(url, site.note_extra_request))
+            return self._check_opt_out(await self._sites.find_opt_out(url, site.record_extra_request))
         except SiteUnreachableError as error:
             if self._options.ignore_opt_out:
                 return ""
@@ -245,7 +245,7 @@ class Fetcher:
             if pace.is_stalled(time.monotonic(), received):
                 raise TimeoutError(f"less than 1 KB/s over {self._options.timeout_s:g} s")
             data = inflate.decompress(chunk, most - spool.total + 1) if inflate else chunk
-            is_page |= not spool.total and begins_as_html(data)
+            is_page |= not spool.total and is_html(data)
             spool.write(data)
             if spool.total > most:
                 raise _RefusalError(Reason.TOO_LARGE, f"more than {most} bytes")
@@ -257,20 +257,20 @@ class Fetcher:
         return is_page
 
 
-def _note(host: Host, link: str, result: DownloadResult, requested_at: float) -> None:
+def _update_host(host: Host, link: str, result: DownloadResult, requested_at: float) -> None:
     """Update the state of the host with the result of a request."""
     if result.http_status in _THROTTLED:
-        host.note_throttling(requested_at, result.retry_after_s)
+        host.record_throttling(requested_at, result.retry_after_s)
     elif result.reason in REFUSING or result.is_page:
-        host.note_refusal(requested_at)
+        host.record_refusal(requested_at)
     elif result.reason in CONNECTION and result.http_status in _WITH_BODY:
-        host.note_failure(requested_at, link, result.reason)
+        host.record_failure(requested_at, link, result.reason)
     elif result.reason is Reason.SERVER_ERROR and result.http_status is None:  # the status of its robots.txt
-        host.note_failure(requested_at, link, Reason.UNREACHABLE)
+        host.record_failure(requested_at, link, Reason.UNREACHABLE)
     elif result.reason and result.http_status is None:  # no request was sent
         host.cancel_request()
     else:
-        host.note_response(requested_at, is_redirect=result.location is not None)
+        host.record_response(requested_at, is_redirect=result.location is not None)
 
 
 def _redirect_target(url: URL, location: str) -> URL:

@@ -65,26 +65,26 @@ class Host:
         self._set_state(after_request(self.state, time.monotonic()))
         return True
 
-    def note_response(self, requested_at: float, *, is_redirect: bool) -> None:
+    def record_response(self, requested_at: float, *, is_redirect: bool) -> None:
         """Record a response to a request sent at `requested_at`."""
         self._set_state(
             after_response(self.state, time.monotonic(), requested_at=requested_at, is_redirect=is_redirect)
         )
 
-    def note_refusal(self, requested_at: float) -> None:
+    def record_refusal(self, requested_at: float) -> None:
         """Record a refusal (401, 403 or a web page) of a request sent at `requested_at`."""
         self._set_state(after_refusal(self.state, time.monotonic(), requested_at=requested_at))
 
-    def note_extra_request(self) -> None:
+    def record_extra_request(self) -> None:
         """Record a request that no link waited for: for robots.txt."""
         self._set_state(replace(after_request(self.state, time.monotonic()), is_probing=self.state.is_probing))
 
-    def note_throttling(self, requested_at: float, retry_after_s: float | None) -> None:
+    def record_throttling(self, requested_at: float, retry_after_s: float | None) -> None:
         """Record 429 or 503 in response to a request sent at `requested_at`."""
         now = time.monotonic()
         self._set_state(after_throttling(self.state, now, requested_at=requested_at, retry_after_s=retry_after_s))
 
-    def note_failure(self, requested_at: float, link: str, reason: Reason) -> None:
+    def record_failure(self, requested_at: float, link: str, reason: Reason) -> None:
         """Record that a request sent at `requested_at` got no response."""
         now = time.monotonic()
         self._set_state(after_failure(self.state, now, requested_at=requested_at, link=link, reason=reason))
@@ -115,7 +115,7 @@ class Hosts:
     Attributes:
         waiting: number of links on parked hosts; waiting_labels: the same by label.
         queued: number of links that wait for a request slot of another host.
-        deadline: time at which these links fail, on the monotonic clock; infinite while another host is in use.
+        deadline: monotonic time at which links on parked hosts fail; infinite while another host is in use.
     """
 
     def __init__(self, partition: Partition, max_wait_s: float) -> None:

@@ -46,7 +46,7 @@ class Rejection:
     sha256: str | None = None
 
 
-def begins_as_html(data: bytes) -> bool:
+def is_html(data: bytes) -> bool:
     """Whether a body is a web page, by its first bytes."""
     head = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     return head.startswith((b"<!doctype html", b"<html", b"<head", b"<body", b"<script")) or b"<html" in head

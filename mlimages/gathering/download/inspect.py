@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 from mlimages.core import Fault, ImageError, ImageProperty, Reason
-from mlimages.gathering.download.image_facts import Checks, Facts, Rejection, begins_as_html
+from mlimages.gathering.download.image_facts import Checks, Facts, Rejection, is_html
 from mlimages.gathering.download.opt_outs import find_xmp_opt_out
 from mlimages.images import DecodedImage, DecodeOptions, ImageHeader, decode, resized_size
 
@@ -189,7 +189,7 @@ def difference_hash(image: Image.Image) -> str:
 
 
 def _kind_of_text(data: bytes) -> Reason:
-    if begins_as_html(data):
+    if is_html(data):
         return Reason.HTML
     try:
         text = codecs.getincrementaldecoder("utf-8")().decode(data[:1024])  # tolerates a truncated character at the end

@@ -153,15 +153,15 @@ def object_rows(lines: Iterable[str]) -> Iterator[Row]:
             values = json.loads(line)
         except (ValueError, RecursionError):
             values = None
-        yield flat(values) if isinstance(values, dict) else {RAW: line.strip()}
+        yield flatten(values) if isinstance(values, dict) else {RAW: line.strip()}
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Flatten nested objects into one, with keys such as `image.url`."""
     found: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{name}.")
+            found |= flatten(value, f"{prefix}{name}.")
         else:
             found[f"{prefix}{name}"] = value
     return found
@@ -174,7 +174,7 @@ def json_rows(value: Any, path: Path) -> list[Row]:
         InputError: the document is none of these.
     """
     if isinstance(value, list):
-        return [flat(each) if isinstance(each, dict) else {"url": text_of(each)} for each in value]
+        return [flatten(each) if isinstance(each, dict) else {"url": text_of(each)} for each in value]
     if isinstance(value, dict):
         if isinstance(value.get("images"), list) and "annotations" in value:
             return _coco_rows(value)
@@ -220,6 +220,6 @@ def parquet_rows(path: Path) -> Iterator[Row]:
                 or field.name.lower() in ("url", "label", "class")  # image data is left out
             ]
             for batch in table.iter_batches(batch_size=1000, columns=names):
-                yield from map(flat, batch.to_pylist())
+                yield from map(flatten, batch.to_pylist())
     except (ArrowException, OSError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error

@@ -19,7 +19,11 @@ _RESIZED = re.compile(r"resized: (\d+)")
 
 
 def is_open(row: FetchResult, options: GatherOptions, *, has_image: bool, retries_open: bool) -> bool:
-    """Whether a recorded link is retried by a run that `retries_open`."""
+    """Whether a run retries a recorded link.
+
+    Args:
+        retries_open: the run retries links that are not final.
+    """
     if row.removed:
         return retries_open and options.restore_deleted
     if row.status == "ok":

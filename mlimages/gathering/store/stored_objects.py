@@ -147,7 +147,7 @@ class StoredObjects:
         return True
 
     def put_other(self, path: Path) -> None:
-        """Store a file that belongs to the folder as a whole."""
+        """Store a file about the whole folder, such as ATTRIBUTION.md."""
         self._retry("written", path.name, lambda at: self._fs.put_file(str(path), at))
 
     def discard(self, manifest: Path) -> None:

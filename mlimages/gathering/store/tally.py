@@ -53,7 +53,7 @@ class Tally:
         """Count this many of the failed links as unfinished."""
         self._open += count
 
-    def figures(self) -> dict[str, int]:
+    def progress_counts(self) -> dict[str, int]:
         """Return the counts to show beside a progress bar."""
         failed = self.status["failed"] + self.status["placeholder"]
         return {"ok": self.status["ok"], "failed": failed - self._open, "open": self._open}
