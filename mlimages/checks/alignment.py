@@ -55,8 +55,8 @@ def _place(part: Floats, whole: Floats) -> Floats:
     sums = np.pad((target * target).cumsum(axis=1).cumsum(axis=2), ((0, 0), (1, 0), (1, 0)))
     best = np.full((len(part), 4), -1, np.float32)
     for size in (round(scale * COARSE_PX) for scale in SCALES):
-        shrink = _resize_matrix(COARSE_PX, size)
-        template = _local_contrast(shrink @ part @ shrink.T, _box_matrix(size, COARSE_RADIUS))
+        shrink = _resizing(COARSE_PX, size)
+        template = _local_contrast(shrink @ part @ shrink.T, _box(size, COARSE_RADIUS))
         template /= np.linalg.norm(template, axis=(1, 2), keepdims=True) + 1e-6
         places = COARSE_PX - size + 1
         products = np.fft.irfft2(spectrum * np.fft.rfft2(template, (COARSE_PX, COARSE_PX)).conj())
@@ -81,12 +81,12 @@ def _refine(part: Floats, whole: Floats, placement: Floats) -> Floats:
     transform[:, :2, 2] = 2 * corner + scale[:, None] - 1
     transform[:, 2, 2] = 1
     wanted = _local_contrast(part, _BOX)
-    wanted_slopes = _gradients(wanted)
+    wanted_slopes = _slopes(wanted)
     best = np.full(len(part), -1, np.float32)
     for _ in range(STEPS + 1):
         shown, inside = _sample(whole, transform @ _GRID)
         shown = _local_contrast(shown, _BOX)
-        slopes = (wanted_slopes + _gradients(shown)) / 2 * inside[:, None]  # (n, 2, M)
+        slopes = (wanted_slopes + _slopes(shown)) / 2 * inside[:, None]  # (n, 2, M)
         wanted_flat, shown_flat = wanted.reshape(len(part), -1), shown.reshape(len(part), -1)
         product = np.vecdot(wanted_flat * inside, shown_flat)
         norms = np.vecdot(wanted_flat * inside, wanted_flat) * np.vecdot(shown_flat * inside, shown_flat)
@@ -108,10 +108,10 @@ def _step(slopes: Floats, difference: Floats) -> Floats:
     return step + np.eye(3, dtype=np.float32)
 
 
-def _sample(images: Floats, points: Floats) -> tuple[Floats, Floats]:
-    """Interpolate images at points `(n, 3, M)`; return values, and 1 for points inside, else 0, `(n, M)`."""
-    pixels = (points[:, :2] + 1) * (THUMB_PX / 2) - 0.5
-    inside: Floats = np.asarray(np.all(abs(points[:, :2]) <= 1, axis=1), np.float32)
+def _sample(images: Floats, places: Floats) -> tuple[Floats, Floats]:
+    """Interpolate images at places `(n, 3, M)`; return them, and whether each place is inside `(n, M)`, as 0 or 1."""
+    pixels = (places[:, :2] + 1) * (THUMB_PX / 2) - 0.5
+    inside: Floats = np.asarray(np.all(abs(places[:, :2]) <= 1, axis=1), np.float32)
     pixels = np.clip(pixels, 0, THUMB_PX - 1.001)
     below = pixels.astype(np.int32)
     share = (pixels - below).astype(np.float32)
@@ -125,7 +125,7 @@ def _sample(images: Floats, points: Floats) -> tuple[Floats, Floats]:
     return shown.reshape(images.shape), inside
 
 
-def _gradients(images: Floats) -> Floats:
+def _slopes(images: Floats) -> Floats:
     """Return the derivatives along x and y `(n, 2, M)`; coordinates as in `_refine`."""
     slopes = np.zeros((len(images), 2, *images.shape[1:]), np.float32)
     slopes[:, 0, :, 1:-1] = images[:, :, 2:] - images[:, :, :-2]
@@ -139,7 +139,7 @@ def _local_contrast(images: Floats, box: Floats) -> Floats:
     return contrast
 
 
-def _normalize_rows(weights: NDArray[np.floating]) -> Floats:
+def _weighted(weights: NDArray[np.floating]) -> Floats:
     """Scale the rows of a matrix to the sum 1."""
     rows: Floats = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
     return rows
@@ -149,21 +149,21 @@ def _distances(size: int) -> NDArray[np.intp]:
     return abs(np.subtract.outer(np.arange(size), np.arange(size)))
 
 
-def _box_matrix(size: int, radius: int) -> Floats:
+def _box(size: int, radius: int) -> Floats:
     """Return the matrix that averages over `radius` pixels in both directions."""
-    return _normalize_rows((_distances(size) <= radius).astype(np.float32))
+    return _weighted((_distances(size) <= radius).astype(np.float32))
 
 
-def _resize_matrix(size: int, new_size: int) -> Floats:
+def _resizing(size: int, new_size: int) -> Floats:
     """Return the matrix that shrinks an axis with a triangular filter: `(new_size, size)`."""
     factor = size / new_size
     centers = (np.arange(new_size) + 0.5) * factor - 0.5
-    return _normalize_rows(np.maximum(0, 1 - abs(np.arange(size) - centers[:, None]) / factor))
+    return _weighted(np.maximum(0, 1 - abs(np.arange(size) - centers[:, None]) / factor))
 
 
-_SMOOTH = _normalize_rows(np.maximum(0, 2.0 - _distances(THUMB_PX)))
-_HALVE = _resize_matrix(THUMB_PX, COARSE_PX)
-_BOX, _COARSE_BOX = _box_matrix(THUMB_PX, RADIUS), _box_matrix(COARSE_PX, COARSE_RADIUS)
+_SMOOTH = _weighted(np.maximum(0, 2.0 - _distances(THUMB_PX)))
+_HALVE = _resizing(THUMB_PX, COARSE_PX)
+_BOX, _COARSE_BOX = _box(THUMB_PX, RADIUS), _box(COARSE_PX, COARSE_RADIUS)
 
 
 def _grid() -> Floats:

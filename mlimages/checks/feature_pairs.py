@@ -57,7 +57,7 @@ def find_feature_pairs(paths: Sequence[Path], embed: Embedder, progress: Progres
     """
     if len(paths) < 2:
         return []
-    demand_index(len(paths))
+    require_usearch(len(paths))
     features = _features(paths, embed, progress)
     pairs = sorted({(min(pair), max(pair)) for pair in _nearest(features)})
     with tempfile.TemporaryFile() as file:
@@ -69,7 +69,7 @@ def find_feature_pairs(paths: Sequence[Path], embed: Embedder, progress: Progres
     return found
 
 
-def demand_index(count: int) -> None:
+def require_usearch(count: int) -> None:
     """Raise an error if comparing `count` images needs a package that is not installed.
 
     Raises:

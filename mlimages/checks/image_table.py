@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mlimages.checks.codes import CODES, Code
 from mlimages.checks.image_facts import FactsTable, facts_table
 from mlimages.core import LabelFileError, as_path
-from mlimages.labels import Label, LabelFile, label_text, share_classes
+from mlimages.labels import Label, LabelFile, label_text, merge_classes
 
 DIGEST_BYTES = 16
 """Number of bytes kept of each SHA-256."""
@@ -61,7 +61,7 @@ class ImageTable:
         Raises:
             LabelFileError: a label file or a line of it cannot be read.
         """
-        _, own_names = share_classes(files)
+        _, own_names = merge_classes(files)
         class_names = tuple(dict.fromkeys(chain(*own_names)))
         index = {name: number for number, name in enumerate(class_names)}
         class_ids = tuple(np.array([index[name] for name in names], np.intp) for names in own_names)

@@ -10,7 +10,7 @@ from pathlib import Path
 from mlimages.checks.run_checks import check
 from mlimages.core import Embedder, ImageError, Pool, Progress, as_path
 from mlimages.images import read_bytes
-from mlimages.labels import LabelFile, demand_shares, open_labels
+from mlimages.labels import LabelFile, check_shares, open_labels
 
 DIGITS = 32
 """Number of hexadecimal digits of an image's SHA-256 that identify it."""
@@ -47,7 +47,7 @@ def split_labels(
         >>> len(list(train)), len(list(val))
         (9, 3)
     """
-    demand_shares(shares)
+    check_shares(shares)
     file = open_labels(labels)
     report = check([file], pool=pool, embed=embed, progress=progress)
     groups = {path: number for number, group in enumerate(report.duplicate_groups) for path in group}

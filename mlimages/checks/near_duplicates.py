@@ -95,13 +95,13 @@ class Orientation:
         """Whether it is the identity."""
         return not (self.transposed or self.upside_down or self.mirrored)
 
-    def apply_to_thumbs(self, thumbs: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def of_thumbs(self, thumbs: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the thumbnails `(n, 256)` in this orientation."""
         squares = thumbs.reshape(-1, 16, 16)
         squares = squares.transpose(0, 2, 1) if self.transposed else squares
         return squares[:, :: -1 if self.upside_down else 1, :: -1 if self.mirrored else 1].reshape(-1, 256)
 
-    def apply_to_hashes(self, hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    def of_hashes(self, hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
         """Return the perceptual hashes `(N,)` of the images in this orientation; a flip negates the odd frequencies."""
         hashes = _transpose_bits(hashes) if self.transposed else hashes
         flipped = (_ODD_ROWS if self.upside_down else 0) ^ (_ODD_COLUMNS if self.mirrored else 0)
@@ -147,14 +147,14 @@ def near_duplicate_pairs(
     """
     for orientation in ORIENTATIONS:
         bits = max_bits if orientation.is_original else max_rotated_bits
-        for ones, others in _close_pairs(orientation.apply_to_hashes(hashes), hashes, bits):
+        for ones, others in _close_pairs(orientation.of_hashes(hashes), hashes, bits):
             for start in range(0, len(ones), PAIR_BATCH_SIZE):
                 one, other = ones[start : start + PAIR_BATCH_SIZE], others[start : start + PAIR_BATCH_SIZE]
                 apart = group_of(one) != group_of(other)
                 one, other = one[apart], other[apart]
                 thresholds = np.maximum(min_correlation[one], min_correlation[other])
                 alike = _are_near_duplicates(
-                    orientation.apply_to_thumbs(thumbs(one)), thumbs(other), thresholds, min_crop_correlation
+                    orientation.of_thumbs(thumbs(one)), thumbs(other), thresholds, min_crop_correlation
                 )
                 yield from zip(one[alike].tolist(), other[alike].tolist(), strict=True)
 
@@ -178,7 +178,7 @@ def _are_near_duplicates(
     one: NDArray[np.uint8], other: NDArray[np.uint8], thresholds: NDArray[np.float32], min_crop_correlation: float
 ) -> NDArray[np.bool_]:
     """Whether the thumbnails of each pair, both `(n, 256)`, show the same."""
-    correlation = np.vecdot(_normalize(one.astype(np.float32)), _normalize(other.astype(np.float32)))
+    correlation = np.vecdot(_unit(one.astype(np.float32)), _unit(other.astype(np.float32)))
     alike: NDArray[np.bool_] = correlation >= thresholds
     candidates = np.flatnonzero(~alike & (correlation >= MIN_ALIGN_CORRELATION) & (thresholds < min_crop_correlation))
     if len(candidates):
@@ -191,9 +191,7 @@ def _best_overlay(whole: NDArray[np.float32], crop: NDArray[np.float32]) -> NDAr
     """Return the best correlation `(n,)` of `crop` with a part of `whole`, both `(n, 256)`."""
     rows = _WINDOWS @ whole.reshape(-1, 1, 1, 16, 16)  # (n, sizes, offsets, 16, 16)
     parts = rows[:, :, :, None] @ _WINDOWS.transpose(0, 1, 3, 2)[:, None]  # (n, sizes, offsets, offsets, 16, 16)
-    found = (
-        _normalize(parts.reshape(*parts.shape[:4], 256).astype(np.float32)) @ _normalize(crop)[:, None, None, :, None]
-    )
+    found = _unit(parts.reshape(*parts.shape[:4], 256).astype(np.float32)) @ _unit(crop)[:, None, None, :, None]
     best: NDArray[np.float32] = found.reshape(len(whole), -1).max(axis=1)
     return best
 
@@ -286,7 +284,7 @@ def _expand_ranges(ones: Indices, first: Indices, count: Indices) -> Iterator[tu
         start = end
 
 
-def _normalize(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """Normalize vectors along the last axis to mean 0 and length 1, so that their products are correlations."""
     centered = vectors - vectors.mean(axis=-1, keepdims=True)
     unit: NDArray[np.float32] = centered / np.maximum(np.linalg.norm(centered, axis=-1, keepdims=True), 1e-6)

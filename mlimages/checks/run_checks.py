@@ -14,7 +14,7 @@ import numpy as np
 
 from mlimages.checks.cache import ExaminedImage, FactsCache, Stamp
 from mlimages.checks.codes import Code, Thresholds
-from mlimages.checks.feature_pairs import demand_index
+from mlimages.checks.feature_pairs import require_usearch
 from mlimages.checks.findings import Findings, merge_rows
 from mlimages.checks.image_facts import examine, facts_table
 from mlimages.checks.image_table import DIGEST_BYTES, ImageTable
@@ -35,7 +35,7 @@ from mlimages.core import (
     file_state,
     is_remote,
 )
-from mlimages.images import demand_available, read_bytes, reading_threads
+from mlimages.images import read_bytes, reading_threads, require_available
 from mlimages.labels import LabelFile, open_parts
 
 BATCH = 256
@@ -95,10 +95,10 @@ def check(
     first = next((path for _, path, _ in images.read_all()), None)
     pool = pool or reading_threads(first, workers)
     if embed:
-        demand_index(len(images))
+        require_usearch(len(images))
     with FactsCache() as cache:
         unavailable = _examine(images, thresholds, cache, pool, progress)
-        demand_available(unavailable, skip=skip_unavailable)
+        require_available(unavailable, skip=skip_unavailable)
         thresholds = thresholds.for_count(len(images))
         sharpness = images.facts["sharpness"][images.decoded]
         if len(sharpness):

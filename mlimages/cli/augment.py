@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
-from mlimages.cli.hints import print_next, read_labels
+from mlimages.cli.hints import print_next_command, read_labels
 from mlimages.cli.options import GroupedCommand, takes_options
 from mlimages.core import Resize, counted
 from mlimages.labels import TableOptions
@@ -134,6 +134,6 @@ def _print_next(summary: AugmentSummary) -> None:
         text = f'numpy.load("{out / x}.npy", mmap_mode="r"), numpy.load("{out / y}.npy")'
     else:
         validation = ("--val", out / "val.txt") if name else ()
-        print_next("finetune", out / f"{name or 'labels'}.txt", *validation, "-o", f"runs/{out.name}")
+        print_next_command("finetune", out / f"{name or 'labels'}.txt", *validation, "-o", f"runs/{out.name}")
         return
     print(f"next: in Python, {text}", file=sys.stderr)

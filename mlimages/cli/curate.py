@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from mlimages.cli.engines import ADDRESS, ENGINE, Engine, open_cluster, require_engine
-from mlimages.cli.hints import print_next, print_note, read_labels, read_parts, to_arguments, validation_option
+from mlimages.cli.hints import print_next_command, print_note, read_labels, read_parts, to_arguments, validation_option
 from mlimages.cli.options import FORCE, SKIP_UNAVAILABLE, GroupedCommand, ThresholdsCommand, takes_options
-from mlimages.core import ImageProperty, Resize, as_path, counted, demand_free
+from mlimages.core import ImageProperty, Resize, as_path, counted, require_writable
 from mlimages.labels import LabelOptions, TableOptions, WrittenLabels
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def label(
     if options.as_folders:
         print(f"{options.as_folders}: the same images in one folder per class")
     if written:
-        print_next("check", *(file.path for file in written))
+        print_next_command("check", *(file.path for file in written))
 
 
 def _summary_line(file: WrittenLabels) -> str:
@@ -138,7 +138,7 @@ def check(
     pages = [page] if page else []
     files = [labels for source in sources for labels in read_parts(source, TableOptions(**table))]
     outcomes = (checks.outcome_paths(labels.path) for labels in files)
-    demand_free([*pages, *chain.from_iterable(outcomes)], overwrite=force)
+    require_writable([*pages, *chain.from_iterable(outcomes)], overwrite=force)
     embed = _open_embedder(files) if features else None
     with open_cluster(engine, address) as pool:
         report = checks.check(
@@ -167,7 +167,7 @@ def check(
         print_note(advice)
     if report.ok:
         checked = [path for path in written if path.name.endswith("_checked.txt")]
-        print_next("finetune", checked[0], *(["--val", checked[1]] if len(checked) > 1 else []))
+        print_next_command("finetune", checked[0], *(["--val", checked[1]] if len(checked) > 1 else []))
     if strict and report.errors:
         raise typer.Exit(1)
 
@@ -259,7 +259,7 @@ def mean(
     prepared: list[object] = ["--model", model] if model and not Path(model).is_dir() else ["--size", prop.width]
     prepared += ["--resize", prop.resize] * (prop.resize != "shorter" and not model) + ["--gray"] * gray
     options = [*to_arguments(table), *validation_option(source), *prepared]
-    print_next("finetune", source, *options, "--mean", out.with_suffix(".npy"))
+    print_next_command("finetune", source, *options, "--mean", out.with_suffix(".npy"))
 
 
 def _figures(values: tuple[float, ...]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import typer
 
 from mlimages.cli import predictions
-from mlimages.cli.hints import print_next, read_labels, to_arguments
+from mlimages.cli.hints import print_next_command, read_labels, to_arguments
 from mlimages.cli.options import FORCE, SKIP_UNAVAILABLE, GroupedCommand, takes_options
 from mlimages.cli.process import log_server
 from mlimages.core import InputError, Target
@@ -75,7 +75,7 @@ def export(
 
     Example: mlimages export runs/cats -o cats.onnx
     """
-    from mlimages.core import TqdmProgress, demand_free
+    from mlimages.core import TqdmProgress, require_writable
     from mlimages.export import ExportOptions
     from mlimages.reports import has_model_card, read_run, write_croissant
     from mlimages.serving import WebRuntime, write_page
@@ -89,7 +89,7 @@ def export(
     if ort_web and not page:
         raise typer.BadParameter("--ort-web is an option of --page")
     runtime = WebRuntime.installed(ort_web) if ort_web else WebRuntime()
-    demand_free(filter(None, [croissant, *(runtime.page_files(page) if page else ())]), overwrite=force)
+    require_writable(filter(None, [croissant, *(runtime.page_files(page) if page else ())]), overwrite=force)
     overwrite = force or out is None  # model.onnx is one of the run's own files
     bundle = export_run(run, out or run / "model.onnx", options=options, overwrite=overwrite, progress=TqdmProgress())
     if croissant:
@@ -109,7 +109,7 @@ def export(
         for line in predictions.page_notes(page, runtime):
             print(line, file=sys.stderr)
     elif bundle.includes_preprocessing:
-        print_next("predict", bundle.path, "IMAGE...")
+        print_next_command("predict", bundle.path, "IMAGE...")
 
 
 @takes_options(TableOptions)
@@ -155,7 +155,7 @@ def quantize(
     )
     print(json.dumps(asdict(found)) if as_json else predictions.quantization_text(found))
     if found.chosen:
-        print_next("evaluate", target, calibration, *to_arguments(table))
+        print_next_command("evaluate", target, calibration, *to_arguments(table))
 
 
 def predict(
@@ -240,7 +240,7 @@ def evaluate(
         if report:
             write_text(report, report_html(found, f"{model.name} on {labels.name}"))
     print(found.to_json() if as_json else predictions.evaluation_text(found))
-    print_next("serve", model)
+    print_next_command("serve", model)
 
 
 def explain(
@@ -257,12 +257,12 @@ def explain(
 
     Example: mlimages explain cats.onnx new/ -o why/
     """
-    from mlimages.core import BrokenImage, demand_free, printable, writing
+    from mlimages.core import BrokenImage, printable, require_writable, writing
     from mlimages.inference import Predictor, explain, find_inputs
 
     predictor, images = Predictor(model), list(find_inputs(sources))
     files = predictions.overlay_files(images, out)
-    demand_free(files, overwrite=force)
+    require_writable(files, overwrite=force)
     out.mkdir(parents=True, exist_ok=True)
     good = 0
     for image, file in zip(images, files, strict=True):

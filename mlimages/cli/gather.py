@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 
 from mlimages.cli.engines import ADDRESS, ENGINE, Engine, open_cluster
 from mlimages.cli.gather_search import commons, inaturalist, openverse, pexels, tell
-from mlimages.cli.hints import print_next
+from mlimages.cli.hints import print_next_command
 from mlimages.cli.options import GroupedCommand, takes_options
 from mlimages.cli.process import collect_garbage_rarely
 from mlimages.core import GatherError, GatherSummary, InputError, Reason, as_path, counted
@@ -236,7 +236,7 @@ def _run(
         print("\nnext: the same command without --shard, when all shards have ended", file=sys.stderr)
     elif not quiet:
         print(file=sys.stderr)
-        print_next("label", out, *(["--leaf"] if any("/" in label for label in summary.classes) else []))
+        print_next_command("label", out, *(["--leaf"] if any("/" in label for label in summary.classes) else []))
 
 
 def _gather(source: Source, out: Path, tasks: Cluster | Processes | None, **options: Any) -> GatherSummary:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mlimages.labels import LabelFile, TableOptions
 
 
-def print_next(*words: object) -> None:
+def print_next_command(*words: object) -> None:
     """Print the next command to run, quoted for the shell."""
     print("next: mlimages", shlex.join(map(str, words)), file=sys.stderr)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from mlimages.cli.hints import print_next, to_arguments
+from mlimages.cli.hints import print_next_command, to_arguments
 from mlimages.cli.options import FORCE, GroupedCommand, takes_options
 from mlimages.core import BundleError, ImageProperty, InputError, Resize, counted, parse_size, printable
 from mlimages.labels import TableOptions
@@ -79,9 +79,9 @@ def show(
     images, classes = counted(sum(shown.values()), "image"), counted(len(shown), "class")
     print(f"{images} of {classes}, {len(broken)} of them unreadable", file=sys.stderr)
     if source.is_dir():
-        print_next("label", source)
+        print_next_command("label", source)
     else:
-        print_next("check" if broken else "probe", source, *to_arguments(table))
+        print_next_command("check" if broken else "probe", source, *to_arguments(table))
 
 
 def summary(
@@ -113,7 +113,7 @@ def summary(
         print(*map(printable, _card(Path(model)).splitlines()), sep="\n")
     else:
         layer = ("--freeze", freeze) if freeze != "none" else ()
-        print_next("finetune", "labels.txt", "--model", model, *layer, "-o", "runs/first")
+        print_next_command("finetune", "labels.txt", "--model", model, *layer, "-o", "runs/first")
 
 
 def _card(model: Path) -> str:

@@ -35,7 +35,7 @@ class GroupedCommand(TyperCommand):
         for param in self.get_params(ctx):
             if str(param.metavar).removesuffix("...") in ("LABELS", "LABELS|FOLDER"):
                 for source in _as_list(ctx.params.get(param.name)):
-                    demand_labels(source)
+                    require_labels(source)
         return super().invoke(ctx)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
@@ -66,7 +66,7 @@ class ThresholdsCommand(GroupedCommand):
             formatter.write_dl(rows, col_max=24)
 
 
-def demand_labels(source: Path) -> None:
+def require_labels(source: Path) -> None:
     """Raise InputError if there is nothing at a local path, or an image."""
     from mlimages.labels import IMAGE_SUFFIXES
 

@@ -130,68 +130,68 @@ def explanation_json(explanation: Explanation | BrokenImage, file: Path) -> str:
     })  # fmt: skip
 
 
-def evaluation_text(found: Evaluation) -> str:
+def evaluation_text(evaluation: Evaluation) -> str:
     """Format accuracy, scores of each class and speed as text."""
-    name, score = found.score_name, found.score
-    width = max(map(len, ("class", *found.class_names)))
+    name, score = evaluation.score_name, evaluation.score
+    width = max(map(len, ("class", *evaluation.class_names)))
     lines = [
         f"{name} {_percent(score.value)} ({_percent(score.low)} to {_percent(score.high)}) "
-        f"on {counted(found.count, 'image')}",
-        *filter(None, [found.training_note]),
-        f"loss {found.loss:.3f}, calibration error {found.calibration_error:.3f}",
-        *_class_lines(found, width),
+        f"on {counted(evaluation.count, 'image')}",
+        *filter(None, [evaluation.training_note]),
+        f"loss {evaluation.loss:.3f}, calibration error {evaluation.calibration_error:.3f}",
+        *_class_lines(evaluation, width),
     ]
-    if found.unknown:
-        lines.append(f'predicted as "unknown": {counted(found.unknown, "image")}')
-    if found.broken:
-        named = ", ".join(f"{each.path} ({each.fault})" for each in found.broken[:3])
-        more = f" and {len(found.broken) - 3} more" if len(found.broken) > 3 else ""
-        lines.append(f"{counted(len(found.broken), 'image')} could not be used: {named}{more}")
-    if found.middle_hidden:
-        lines.append(_middle_text(found))
-    decode, network = found.decode_ms, found.network_ms
+    if evaluation.unknown:
+        lines.append(f'predicted as "unknown": {counted(evaluation.unknown, "image")}')
+    if evaluation.broken:
+        named = ", ".join(f"{each.path} ({each.fault})" for each in evaluation.broken[:3])
+        more = f" and {len(evaluation.broken) - 3} more" if len(evaluation.broken) > 3 else ""
+        lines.append(f"{counted(len(evaluation.broken), 'image')} could not be used: {named}{more}")
+    if evaluation.middle_hidden:
+        lines.append(_middle_text(evaluation))
+    decode, network = evaluation.decode_ms, evaluation.network_ms
     lines.append(
-        f"{found.images_per_s:.0f} images/s; latency p50/p95 in ms: decode {decode.p50:.1f}/{decode.p95:.1f}, "
+        f"{evaluation.images_per_s:.0f} images/s; latency p50/p95 in ms: decode {decode.p50:.1f}/{decode.p95:.1f}, "
         f"network {network.p50:.1f}/{network.p95:.1f}"
     )
     return "\n".join(lines)
 
 
-def _class_lines(found: Evaluation, width: int) -> Iterator[str]:
+def _class_lines(evaluation: Evaluation, width: int) -> Iterator[str]:
     """Yield the table of scores of each class, of a multi-label model with average precision and threshold."""
-    labels, more = found.labels, [""] * len(found.class_names)
+    labels, more = evaluation.labels, [""] * len(evaluation.class_names)
     if labels:
         pairs = zip(labels.average_precision.per_class, labels.thresholds, strict=True)
         more = [f"  {_percent(each.value):>7}  {threshold:9.3f}" for each, threshold in pairs]
     header = "       AP  threshold" if labels else ""
     yield f"{'class':{width}}    images{header}  precision  recall     F1"
-    for one, text in zip(found.per_class, more, strict=True):
+    for one, text in zip(evaluation.per_class, more, strict=True):
         shares = f"{_percent(one.precision.value):>9}  {_percent(one.recall.value):>6}  {_percent(one.f1.value):>6}"
         yield f"{one.name:{width}}  {one.count:8}{text}  {shares}"
 
 
-def _middle_text(found: Evaluation) -> str:
+def _middle_text(evaluation: Evaluation) -> str:
     """Format the accuracy with the centre masked, and its interpretation."""
-    hidden = found.middle_hidden
+    hidden = evaluation.middle_hidden
     assert hidden is not None
-    most_frequent = max(map(sum, found.confusion)) / found.count
+    most_frequent = max(map(sum, evaluation.confusion)) / evaluation.count
     verdict = ": the class can be predicted from the background alone" if hidden.low > most_frequent else ""
     interval = f"{_percent(hidden.low)} to {_percent(hidden.high)}"
     return f"with the centre masked: {_percent(hidden.value)} correct ({interval}){verdict}"
 
 
-def quantization_text(found: Quantization) -> str:
+def quantization_text(result: Quantization) -> str:
     """Format the trials and the outcome as text."""
-    lines = [f"{'variant':20}  {found.score_name:>8}  calibration error    images/s      MB"]
+    lines = [f"{'variant':20}  {result.score_name:>8}  calibration error    images/s      MB"]
     lines += [
         f"{trial.name:20}  {_percent(trial.accuracy):>8}  {trial.calibration_error:17.3f}  {trial.images_per_s:10.1f}"
         f"  {trial.size_bytes / 1e6:6.1f}"
-        for trial in found.trials
+        for trial in result.trials
     ]
-    lines.append(f"measured on {counted(found.count, 'image')} on one core of this machine")
-    names = [trial.name for trial in found.trials[1:]]
-    lines += [f"{name}: {refusal}" for name, refusal in zip(names, found.refusals, strict=True) if refusal]
-    lines.append(f"written: {found.chosen.name}" if found.chosen else "nothing written")
+    lines.append(f"measured on {counted(result.count, 'image')} on one core of this machine")
+    names = [trial.name for trial in result.trials[1:]]
+    lines += [f"{name}: {refusal}" for name, refusal in zip(names, result.refusals, strict=True) if refusal]
+    lines.append(f"written: {result.chosen.name}" if result.chosen else "nothing written")
     return "\n".join(lines)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from mlimages.cli.hints import print_next, read_labels, to_arguments
+from mlimages.cli.hints import print_next_command, read_labels, to_arguments
 from mlimages.cli.options import FORCE, GroupedCommand, takes_options
 from mlimages.core import DEFAULT_MODEL, InputError, parse_size
 from mlimages.labels import TableOptions
@@ -86,7 +86,9 @@ def probe(
     print("\n".join(probe_lines(found)))
     print(f"plot: {out}" + (f", page: {report}" if report else ""), file=sys.stderr)
     weights_option = ("--weights", weights) if weights != "default" else ()
-    print_next("finetune", labels, *to_arguments(table), "--model", model[0], *weights_option, "--freeze", found.freeze)
+    print_next_command(
+        "finetune", labels, *to_arguments(table), "--model", model[0], *weights_option, "--freeze", found.freeze
+    )
 
 
 def _probe_models(
@@ -96,7 +98,7 @@ def _probe_models(
     if given := [name for name, value in others.items() if value]:
         raise InputError(f"{', '.join(given)} cannot be combined with several --model")
     from mlimages.core import TqdmProgress, outputs
-    from mlimages.reports import draw_models, model_lines
+    from mlimages.reports import draw_models, model_table_lines
     from mlimages.training import probe_models
 
     with outputs([out], overwrite=force):
@@ -105,10 +107,10 @@ def _probe_models(
     if as_json:
         print(json.dumps({**found.to_dict(), "plot": str(out)}, ensure_ascii=False))
         return
-    print("\n".join(model_lines(found)))
+    print("\n".join(model_table_lines(found)))
     print(f"plot: {out}", file=sys.stderr)
     best = found.scores[0].probe
-    print_next("finetune", labels, *to_arguments(table), "--model", best.model, "--freeze", best.freeze)
+    print_next_command("finetune", labels, *to_arguments(table), "--model", best.model, "--freeze", best.freeze)
 
 
 @takes_options(TableOptions)
@@ -183,4 +185,4 @@ def compare(
         return
     print("\n".join(comparison_lines(compared)))
     if all(each.against_best for each in compared[1:]):  # else there is no best
-        print_next("evaluate", compared[0].run / "model.onnx", "LABELS")
+        print_next_command("evaluate", compared[0].run / "model.onnx", "LABELS")

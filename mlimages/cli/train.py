@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from mlimages.cli.hints import print_next, read_parts, to_arguments
+from mlimages.cli.hints import print_next_command, read_parts, to_arguments
 from mlimages.cli.options import GroupedCommand, takes_options
 from mlimages.cli.process import use_one_blas_thread
 from mlimages.core import InputError
@@ -76,9 +76,9 @@ def finetune(
     print(json.dumps(result.to_dict(), indent=1) if as_json else _table(result))
     model = result.onnx or result.run / "model.onnx"
     if config.val:
-        print_next("evaluate", model, config.val, *to_arguments(asdict(TableOptions.of(config))))
+        print_next_command("evaluate", model, config.val, *to_arguments(asdict(TableOptions.of(config))))
     else:
-        print_next("predict", model, "IMAGE...")
+        print_next_command("predict", model, "IMAGE...")
 
 
 def _require_no_settings(ctx: typer.Context, run: Path) -> None:

@@ -19,7 +19,6 @@ from .errors import RunError as RunError
 from .errors import install_hint as install_hint
 from .files import as_path as as_path
 from .files import cache_dir as cache_dir
-from .files import demand_free as demand_free
 from .files import file_lock as file_lock
 from .files import file_state as file_state
 from .files import full_name as full_name
@@ -32,6 +31,7 @@ from .files import record_settings as record_settings
 from .files import record_written as record_written
 from .files import relative_name as relative_name
 from .files import replacing as replacing
+from .files import require_writable as require_writable
 from .files import write_text as write_text
 from .files import writing as writing
 from .files import written_names as written_names

@@ -63,15 +63,15 @@ def writing(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Like `replacing`, but refuse to replace a file that a person may have created or edited.
 
     Raises:
-        InputError: as `demand_free`.
+        InputError: as `require_writable`.
     """
-    demand_free([path], overwrite=overwrite)
+    require_writable([path], overwrite=overwrite)
     with replacing(path) as part:
         yield part
         _record(path, _sha256(part))  # record before the rename: without a record, the file could not be replaced later
 
 
-def demand_free(paths: Iterable[Path], *, overwrite: bool = False) -> None:
+def require_writable(paths: Iterable[Path], *, overwrite: bool = False) -> None:
     """Check that these files can be written without overwriting a user's file.
 
     Raises:
@@ -93,13 +93,13 @@ def record_written(paths: Iterable[Path]) -> None:
 
 @contextmanager
 def outputs(paths: Iterable[Path], *, overwrite: bool = False) -> Iterator[None]:
-    """Check `paths` with `demand_free` before the body writes them, and record them afterwards.
+    """Check `paths` with `require_writable` before the body writes them, and record them afterwards.
 
     Raises:
-        InputError: as `demand_free`.
+        InputError: as `require_writable`.
     """
     paths = list(map(as_path, paths))
-    demand_free(paths, overwrite=overwrite)
+    require_writable(paths, overwrite=overwrite)
     yield
     record_written(path for path in paths if path.exists())
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from mlimages.core.scores import ClassScores, Share, class_score
 
 RESAMPLES = 1000
-"""Of the bootstrap."""
+"""Number of bootstrap resamples."""
 
 CHUNK = 2**22
 """Number of counts held at once: resamples times images."""
@@ -81,7 +81,7 @@ def difference_of_means(one: Probabilities, other: Probabilities, targets: Targe
 
 
 def f1_thresholds(probabilities: Probabilities, targets: Targets) -> tuple[float, ...]:
-    """Return for each class the threshold with the best F1: an image has the class from this probability on.
+    """Return the threshold of each class with the best F1: the minimum probability to predict the class.
 
     It is the midpoint between two neighbouring probabilities (or the lowest one and 0); 0.5 without a positive image.
 
@@ -91,14 +91,14 @@ def f1_thresholds(probabilities: Probabilities, targets: Targets) -> tuple[float
     return tuple(_f1_threshold(*each) for each in zip(probabilities.T, targets.T, strict=True))
 
 
-def label_scores(targets: Targets, decided: Targets, names: Sequence[str]) -> tuple[ClassScores, ...]:
+def label_scores(targets: Targets, predicted: Targets, names: Sequence[str]) -> tuple[ClassScores, ...]:
     """Return precision, recall and F1 of each class, in the order of `names`.
 
     Args:
         targets: whether each image has each class, `(N, classes)`.
-        decided: whether each is predicted, `(N, classes)`.
+        predicted: whether each class is predicted for each image, `(N, classes)`.
     """
-    counts = (array.sum(axis=0).tolist() for array in (targets & decided, targets, decided))
+    counts = (array.sum(axis=0).tolist() for array in (targets & predicted, targets, predicted))
     return tuple(
         class_score(name, hits=hits, count=count, predicted=predicted)
         for name, hits, count, predicted in zip(names, *counts, strict=True)

@@ -40,11 +40,11 @@ from mlimages.images import (
     NUMBERS_NOTE,
     PIXELS_VERSION,
     LabeledImage,
-    demand_available,
-    demand_existing,
+    check_missing_images,
     draw_line,
     drawable_names,
     reading_threads,
+    require_available,
     try_load_pixels,
 )
 from mlimages.labels import LabelFile
@@ -154,9 +154,9 @@ def compute_mean(
         for label, pixels in part.sums.items():
             sums.setdefault(label, np.zeros(shape, np.uint32 if per_class else np.uint64))[...] += pixels
     progress.close()
-    demand_available(broken, skip=skip_unavailable)
+    require_available(broken, skip=skip_unavailable)
     count = _image_count(counts)
-    demand_existing(broken, count + len(broken))
+    check_missing_images(broken, count + len(broken))
     if not counts:
         raise InputError(
             f"no mean image: none of {counted(len(broken), 'image')} can be used ({_first_broken(broken)})"

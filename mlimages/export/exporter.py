@@ -20,11 +20,11 @@ from mlimages.core import (
     as_path,
     average_precisions,
     counted,
-    demand_free,
     f1_thresholds,
     is_remote,
     record_written,
     replacing,
+    require_writable,
     wilson_interval,
 )
 from mlimages.export.onnx_writer import Decisions, TrainedNetwork, write_onnx
@@ -116,7 +116,7 @@ def export_network(
         (('cats', 'dogs'), 12)
     """
     options, progress, out = options or ExportOptions(), progress or NoProgress(), as_path(out)
-    demand_free([out, data_path(out)], overwrite=overwrite)
+    require_writable([out, data_path(out)], overwrite=overwrite)
     items = list(LabelFile(as_path(validation)) if isinstance(validation, str | os.PathLike) else validation)
     outputs = outputs or compute_outputs(trained, items, progress=progress)
     if options.calibrate or options.known_share:

@@ -230,7 +230,7 @@ def insert_preprocessing(model: onnx.ModelProto, graph: onnx.GraphProto) -> None
         values.extend(merged)
 
 
-def take_preprocessing(model: onnx.ModelProto, preprocessing: Preprocessing) -> onnx.GraphProto:
+def remove_preprocessing(model: onnx.ModelProto, preprocessing: Preprocessing) -> onnx.GraphProto:
     """Remove the graph that `insert_preprocessing` inserted, in place, and return it."""
     graph = onnx.GraphProto(input=model.graph.input)
     for field in ("node", "initializer"):

@@ -24,9 +24,9 @@ from mlimages.core import (
     Share,
     as_path,
     counted,
-    demand_free,
+    require_writable,
 )
-from mlimages.export.quantized_variants import Run, runner, write_variants
+from mlimages.export.quantized_variants import Run, make_runner, write_variants
 from mlimages.inference import KNOWN_AT, OnnxBundle, Provenance, match_labels
 from mlimages.labels import LabelFile
 
@@ -126,7 +126,7 @@ def quantize(
         ['original', 'int8', 'int8, reduced range']
     """
     progress, out = progress or NoProgress(), as_path(out)
-    demand_free([out], overwrite=overwrite)
+    require_writable([out], overwrite=overwrite)
     bundle = bundle if isinstance(bundle, OnnxBundle) else OnnxBundle.read(Path(bundle))
     labels = calibration if isinstance(calibration, LabelFile) else LabelFile(as_path(calibration))
     samples = _load_samples(bundle, labels, progress)
@@ -188,7 +188,7 @@ class _Measurement:
 
 
 def _measure(bundles: Mapping[str, OnnxBundle], test_set: Sequence[_Sample], progress: Progress) -> list[_Measurement]:
-    runners = {name: runner(bundle) for name, bundle in bundles.items()}
+    runners = {name: make_runner(bundle) for name, bundle in bundles.items()}
     items = [sample.item for sample in test_set]
     speeds = _images_per_s(runners, [sample.pixels for sample in test_set[:TIMED_IMAGES]])
     progress.start("measure", len(runners) * len(test_set), "images")

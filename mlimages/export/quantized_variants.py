@@ -18,7 +18,7 @@ from PIL import Image
 
 from mlimages import images
 from mlimages.core import BundleError, Progress
-from mlimages.export.onnx_writer import insert_preprocessing, probe_image, take_preprocessing, with_probe_logits
+from mlimages.export.onnx_writer import insert_preprocessing, probe_image, remove_preprocessing, with_probe_logits
 from mlimages.export.preprocessing_graph import PIXELS
 from mlimages.inference import INPUT, KNOWN, LOGITS, PROBABILITIES, BundleSession, OnnxBundle, open_session
 from mlimages.networks import Normalize
@@ -40,7 +40,7 @@ def write_variants(
 ) -> dict[str, OnnxBundle]:
     """Write each variant to a file in `folder`; `pixels` are preprocessed images to calibrate the ranges."""
     model = onnx.load(bundle.path)
-    preprocessing = take_preprocessing(model, bundle.preprocessing) if bundle.includes_preprocessing else None
+    preprocessing = remove_preprocessing(model, bundle.preprocessing) if bundle.includes_preprocessing else None
     bare, network = folder / "bare.onnx", folder / "network.onnx"
     onnx.save(model, bare)
     quant_pre_process(bare, network, skip_symbolic_shape=True)
@@ -113,7 +113,7 @@ class _CalibrationBatches(CalibrationDataReader):  # type: ignore[misc]  # onnxr
         return next(self._remaining, None)
 
 
-def runner(bundle: OnnxBundle) -> Run:
+def make_runner(bundle: OnnxBundle) -> Run:
     """Return a function that computes the outputs for preprocessed pixels, also if the file includes preprocessing."""
     if bundle.includes_preprocessing:
         return BundleSession(bundle).run_all
@@ -142,5 +142,5 @@ def _with_new_probe(bundle: OnnxBundle) -> OnnxBundle:
     if bundle.includes_preprocessing:
         logits = open_session(bundle.path, threads=1).run([LOGITS], {INPUT: image[None]})[0]
     else:
-        logits = runner(bundle)([images.prepare(Image.fromarray(image), bundle.preprocessing.image)])[0]
+        logits = make_runner(bundle)([images.prepare(Image.fromarray(image), bundle.preprocessing.image)])[0]
     return with_probe_logits(bundle, logits[0], tolerance=PROBE_TOLERANCE)

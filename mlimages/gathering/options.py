@@ -48,7 +48,7 @@ def parse_reasons(text: str) -> frozenset[Reason]:
         raise InputError(f"retry-failed: {error}; expected one or more of {', '.join(Reason)}") from None
 
 
-def demand_http_proxy(url: str) -> None:
+def check_http_proxy(url: str) -> None:
     """Raise an error if a URL is not that of an HTTP proxy.
 
     Raises:
@@ -214,7 +214,7 @@ class GatherOptions:
     def __post_init__(self) -> None:
         check_options(self)
         if self.proxy:
-            demand_http_proxy(self.proxy)
+            check_http_proxy(self.proxy)
         if self.restore_deleted and self.keep_deleted:
             raise InputError("restore_deleted and keep_deleted are mutually exclusive")
         if self.metadata and self.layout == "tar":

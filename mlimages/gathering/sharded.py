@@ -78,7 +78,7 @@ def gather_on(
         InputError: as for `gather`, or the source cannot be divided.
     """
     links, chosen, out = as_source(source), GatherOptions(**options), as_path(out)
-    _demand_divisible(links, chosen)
+    _require_divisible(links, chosen)
     started = time.monotonic()
     progress = progress or NoProgress()
     with GatherFolder(out, chosen) as gathered:
@@ -103,7 +103,7 @@ async def _host_parts(source: Source, shards: int, workers: int) -> dict[str, in
     return {host: min(number, workers) for host, number in parts.items() if workers > 1}
 
 
-def _demand_divisible(source: Source, options: GatherOptions) -> None:
+def _require_divisible(source: Source, options: GatherOptions) -> None:
     name = type(source).__name__
     advice = "leave out --engine ray and --workers"
     if options.shard:

@@ -22,11 +22,11 @@ from .image_files import find_images as find_images
 from .labeled_image import LabeledImage as LabeledImage
 from .reading import MAX_BYTES as MAX_BYTES
 from .reading import REQUESTS as REQUESTS
-from .reading import demand_available as demand_available
-from .reading import demand_existing as demand_existing
+from .reading import check_missing_images as check_missing_images
 from .reading import missing_advice as missing_advice
 from .reading import read_bytes as read_bytes
 from .reading import reading_threads as reading_threads
+from .reading import require_available as require_available
 from .sizes import centre_start as centre_start
 from .sizes import resized_size as resized_size
 from .strict_jpeg import STRICT_JPEG as STRICT_JPEG

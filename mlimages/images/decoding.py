@@ -110,7 +110,7 @@ def decode(
     stored = _orientation(getattr(file, "tag_v2", {}))  # Pillow applies and drops it when it loads a TIFF
     image, irregular = _load(file, data, chosen)
     size = header.size if file.format in ("JPEG", "MPO") else file.size  # only these may be decoded at a reduced scale
-    _demand_pixels(size, max_pixels)  # the header of an icon may be wrong about its content
+    _check_pixel_count(size, max_pixels)  # the header of an icon may be wrong about its content
     turn = _exif_orientation(file)
     image, transparent = _flatten(image, chosen)
     if chosen.upright and turn != 1:
@@ -176,7 +176,7 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
                 elif known and name not in _REFUSED_FORMATS:
                     claimed = claimed or (name if accepts else "")
                     file = factory(io.BytesIO(data), "")
-                    _demand_pixels(file.size, max_pixels)
+                    _check_pixel_count(file.size, max_pixels)
                     return file
             except _UNKNOWN_FORMAT:
                 continue
@@ -205,7 +205,7 @@ def load_all_plugins() -> None:
         register_heif_opener(thumbnails=False)
 
 
-def _demand_pixels(size: tuple[int, int], max_pixels: int) -> None:
+def _check_pixel_count(size: tuple[int, int], max_pixels: int) -> None:
     width, height = size
     if width * height > max_pixels:
         raise ImageError(Fault.TOO_MANY_PIXELS, f"{width} x {height} is more than {max_pixels} pixels")

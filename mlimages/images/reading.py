@@ -73,7 +73,7 @@ def _request(path: Any) -> bytes:
     raise AssertionError("the last try returns or raises")
 
 
-def demand_available(broken: Iterable[BrokenImage], *, skip: bool) -> None:
+def require_available(broken: Iterable[BrokenImage], *, skip: bool) -> None:
     """Raise an error if a remote store did not return all images.
 
     Args:
@@ -100,7 +100,7 @@ def missing_advice(missing: int, count: int) -> str:
     )
 
 
-def demand_existing(broken: Iterable[BrokenImage], count: int) -> None:
+def check_missing_images(broken: Iterable[BrokenImage], count: int) -> None:
     """Check that at most half of `count` images are missing; if more are, the label file was probably moved.
 
     Raises:

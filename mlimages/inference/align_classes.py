@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mlimages.core import InputError, LabeledPath
 from mlimages.inference.bundle import OnnxBundle
-from mlimages.labels import LabelFile, share_classes
+from mlimages.labels import LabelFile, merge_classes
 
 
 def match_labels(labels: LabelFile, bundle: OnnxBundle) -> list[LabeledPath]:
@@ -19,7 +19,7 @@ def match_labels(labels: LabelFile, bundle: OnnxBundle) -> list[LabeledPath]:
             f"{labels.path} is a multi-label file, but {bundle.path} predicts one class per image: train a "
             "multi-label model with `mlimages finetune`"
         )
-    names, (used, (given,)) = bundle.class_names, share_classes([labels])
+    names, (used, (given,)) = bundle.class_names, merge_classes([labels])
     unknown = [name for name in used if name not in names]
     if unknown:
         where, advice = labels.path, ", as listed in NAME_class_def.txt beside the label file"

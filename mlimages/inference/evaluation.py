@@ -24,10 +24,10 @@ from mlimages.core import (
     scores,
     share,
 )
-from mlimages.images import demand_available, demand_existing
+from mlimages.images import check_missing_images, require_available
 from mlimages.inference.align_classes import match_labels
 from mlimages.inference.bundle import OnnxBundle
-from mlimages.inference.explanation import hide_middle
+from mlimages.inference.explanation import mask_center
 from mlimages.inference.multi_label import LabelScores, score_labels
 from mlimages.inference.predictor import Predictor, TimedResult
 from mlimages.inference.tasks import MultiLabel
@@ -182,8 +182,8 @@ def evaluate(
     answers = _predict_all(predictor, items, progress or NoProgress())
     elapsed_s = time.perf_counter() - begin
     broken = tuple(answer.result for answer in answers if isinstance(answer.result, BrokenImage))
-    demand_available(broken, skip=skip_unavailable)
-    demand_existing(broken, len(items))
+    require_available(broken, skip=skip_unavailable)
+    check_missing_images(broken, len(items))
     good = [
         (answer.result, item, answer)
         for answer, item in zip(answers, items, strict=True)
@@ -232,7 +232,7 @@ def _middle_hidden(predictor: Predictor, items: Sequence[LabeledPath], count: in
     drawn = [items[n * len(items) // min(count, len(items))] for n in range(min(count, len(items)))]
     decoded = [(predictor.decode(item.path)[0], item.label) for item in drawn]
     good = [(pixels, label) for pixels, label in decoded if not isinstance(pixels, BrokenImage)]
-    correct = sum(int(predictor.probabilities([hide_middle(pixels)])[0].argmax()) == label for pixels, label in good)
+    correct = sum(int(predictor.probabilities([mask_center(pixels)])[0].argmax()) == label for pixels, label in good)
     return share(correct, len(good)) if good else None
 
 

@@ -100,7 +100,7 @@ def explain(predictor: Predictor, image: ImageInput) -> Explanation | BrokenImag
     )
 
 
-def hide_middle(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def mask_center(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Mask the centre of an image `(h, w, C)` (half of its area), where most objects are.
 
     It gets the mean colour of the rest: that of the whole image would reveal the colour of the object.

@@ -29,7 +29,7 @@ class LabelScores:
         exact: share of the images whose labels are all predicted correctly.
         average_precision: of each class, and its mean (mAP).
         per_class: precision, recall and F1 of each class at its threshold.
-        thresholds: probability by class from which on it is predicted.
+        thresholds: minimum probability of each class to be predicted.
         mistakes: predictions with a wrong label, and the true class indices; the most confident first.
         loss: mean binary cross-entropy in nats.
     """
@@ -80,8 +80,8 @@ def score_labels(
         names: class names.
     """
     targets = multi_hot(labels, len(names)) > 0  # (N, classes)
-    decided = multi_hot([tuple(each.label for each in one.labels or ()) for one in predictions], len(names)) > 0
-    wrong = targets != decided
+    predicted_mask = multi_hot([tuple(each.label for each in one.labels or ()) for one in predictions], len(names)) > 0
+    wrong = targets != predicted_mask
     certainty = np.where(wrong, np.abs(probabilities - np.array(thresholds)), -1).max(axis=1)  # (N,)
     order = [index for index in (-certainty).argsort(kind="stable").tolist() if wrong[index].any()]
     p = np.clip(probabilities, 1e-7, 1 - 1e-7)
@@ -89,7 +89,7 @@ def score_labels(
         count=len(labels),
         exact=share(int((~wrong).all(axis=1).sum()), len(labels)),
         average_precision=average_precisions(probabilities, targets),
-        per_class=label_scores(targets, decided, names),
+        per_class=label_scores(targets, predicted_mask, names),
         thresholds=thresholds,
         mistakes=tuple((predictions[index], labels[index]) for index in order),
         loss=-float(np.where(targets, np.log(p), np.log1p(-p)).mean()),

@@ -44,7 +44,7 @@ class Task(Protocol):
         """Return the classes that are predicted from logits `(classes,)`."""
 
     def tie(self, logits: Floats, predicted: Labels) -> float:
-        """Return how far a probability is from one with which `predicted` would be predicted; 0 if it is."""
+        """Return by how much probabilities must change for `predicted` to be predicted; 0 if it is predicted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class SingleLabel:
         return (int(logits.argmax()),)
 
     def tie(self, logits: Floats, predicted: Labels) -> float:
-        """Return the difference of the probabilities of the most probable class and the other one."""
+        """Return the probability of the most probable class minus that of the class in `predicted`."""
         odds = np.exp(logits - logits.max())
         return float((odds[logits.argmax()] - odds[predicted[0]]) / odds.sum())
 
@@ -87,7 +87,7 @@ class MultiLabel:
     """Any number of labels per image: sigmoid and mean average precision.
 
     Attributes:
-        thresholds: probability by class from which on it is predicted; 0.5 for all if there are none.
+        thresholds: minimum probability of each class to be predicted; 0.5 for all classes if empty.
     """
 
     thresholds: tuple[float, ...] = ()
@@ -107,25 +107,25 @@ class MultiLabel:
         return average_precisions(probabilities, targets.astype(bool)).mean
 
     def calibration_error(self, probabilities: Floats, targets: Targets) -> float:
-        """Return the calibration error of all decisions whether an image has a class."""
+        """Return the calibration error over all pairs of image and class."""
         both = np.stack([1 - probabilities.ravel(), probabilities.ravel()], axis=1)
         return expected_calibration_error(both, targets.ravel().astype(np.int64))
 
-    def decided(self, probabilities: Floats) -> NDArray[np.bool_]:
+    def predicted_mask(self, probabilities: Floats) -> NDArray[np.bool_]:
         """Return whether each class of each image reaches its threshold, `(N, classes)`."""
         thresholds = np.array(self.thresholds or [0.5], np.float64)
         return np.asarray(probabilities >= thresholds)
 
     def labels(self, probabilities: Floats) -> Labels:
         """Return the classes that reach their threshold."""
-        return tuple(np.flatnonzero(self.decided(probabilities)).tolist())
+        return tuple(np.flatnonzero(self.predicted_mask(probabilities)).tolist())
 
     def predicted(self, logits: Floats) -> Labels:
         """Return the classes that reach their threshold."""
         return self.labels(sigmoid(logits))
 
     def tie(self, logits: Floats, predicted: Labels) -> float:
-        """Return the largest distance of a probability from its threshold, of the classes that are predicted in one."""
+        """Return the largest distance of a probability from its threshold, over classes not as in `predicted`."""
         others = np.array(sorted({*self.predicted(logits)} ^ {*predicted}), np.int64)
         thresholds = np.broadcast_to(self.thresholds or (0.5,), logits.shape)
         return float(np.abs(sigmoid(logits) - thresholds)[others].max(initial=0.0))

@@ -11,8 +11,8 @@ from .folders import open_labels as open_labels
 from .folders import open_parts as open_parts
 from .formats import Label as Label
 from .label_file import LabelFile as LabelFile
+from .label_file import merge_classes as merge_classes
 from .label_file import read_paths as read_paths
-from .label_file import share_classes as share_classes
 from .label_output import write_label_file as write_label_file
 from .label_output import write_own_label_file as write_own_label_file
 from .label_texts import label_text as label_text
@@ -27,7 +27,7 @@ from .layout import write_class_folders as write_class_folders
 from .scanning import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from .shards import all_images as all_images
 from .shards import shards_in as shards_in
-from .splitting import demand_shares as demand_shares
+from .splitting import check_shares as check_shares
 from .splitting import groups_by_pattern as groups_by_pattern
 from .splitting import split as split
 from .table_options import TableOptions as TableOptions

@@ -75,10 +75,10 @@ def open_parts(source: LabelFile | str | os.PathLike[str], table: TableOptions |
     path, table = as_path(source), table or TableOptions()
     if not path.is_dir():
         labels = LabelFile(path, options=TableOptions.of(table))
-        demand_items(labels)
+        require_items(labels)
         parts = {name: part.with_notes(labels.notes) for name, part in labels.parts.items()} or {"": labels}
         return {name: join_copies(part) for name, part in parts.items()} if table.multi_label else parts
-    demand_table(path, table)
+    check_table_options(path, table)
     if table.class_from:
         labels = label_dir_by_pattern(path, table.class_from)
         labels = join_copies(labels) if table.multi_label else labels
@@ -112,7 +112,7 @@ def open_labels(source: LabelFile | str | os.PathLike[str], table: TableOptions 
     return next(iter(parts.values()))
 
 
-def demand_items(labels: LabelFile) -> None:
+def require_items(labels: LabelFile) -> None:
     """Raise an error if a label file lists no images.
 
     Raises:
@@ -122,7 +122,7 @@ def demand_items(labels: LabelFile) -> None:
         raise InputError(f"{labels.path} lists no images")
 
 
-def demand_table(folder: Path, table: TableOptions) -> None:
+def check_table_options(folder: Path, table: TableOptions) -> None:
     """Raise an error if an option of tables other than `class_from` and `multi_label` is given with a folder.
 
     Raises:
@@ -148,7 +148,7 @@ def label_dir(folder: str | os.PathLike[str], label: int) -> LabelFile:
     Raises:
         InputError: the folder does not exist.
     """
-    root = _demand_folder(as_path(folder))
+    root = _require_folder(as_path(folder))
     return LabelFile(
         root / "labels.txt",
         root,
@@ -176,15 +176,15 @@ def label_dir_auto(
         InputError: the folder does not exist, there is no class folder with images or there are more than a few images
             beside them, two class names are equal except for case, or a folder name is not in `class_names`.
     """
-    given = _demand_folder(as_path(folder))
+    given = _require_folder(as_path(folder))
     root = _class_root(given, class_names or ())
     parts = _part_folders(root) or {"": root}
     classes = {part: _class_images(path, leaf=leaf) for part, path in parts.items()}
-    _demand_distinct(classes, parts)
-    _demand_common(classes, parts)
+    _require_distinct(classes, parts)
+    _require_common_class(classes, parts)
     found = sorted({name for by_name in classes.values() for name in by_name}, key=natural_key)
     names = class_names or tuple(found)
-    _demand_known(found, names, root)
+    _require_known_classes(found, names, root)
     left_out = [f"{root.relative_to(given).as_posix()}: not a class, its subfolders are"] if root != given else []
     left_out += [text for path in parts.values() for text in describe_skipped(path, root, leaf=leaf)]
     class_folders = [folder for path in parts.values() for folder in _image_folders(path)]
@@ -205,7 +205,7 @@ def label_dir_auto(
     return FolderLabels(listed(*classes), (*left_out, *skipped_entries(root)), by_part, nested)
 
 
-def _demand_distinct(classes: Mapping[str, Iterable[str]], parts: Mapping[str, Path]) -> None:
+def _require_distinct(classes: Mapping[str, Iterable[str]], parts: Mapping[str, Path]) -> None:
     """Raise an error if class names, of several parts or in shards, differ only in case."""
     seen: dict[str, tuple[str, Path]] = {}
     for part, names in classes.items():
@@ -218,7 +218,7 @@ def _demand_distinct(classes: Mapping[str, Iterable[str]], parts: Mapping[str, P
                 )
 
 
-def _demand_common(classes: Mapping[str, Mapping[str, object]], parts: Mapping[str, Path]) -> None:
+def _require_common_class(classes: Mapping[str, Mapping[str, object]], parts: Mapping[str, Path]) -> None:
     """Raise an error if parts of a dataset have no class in common: then their folders are not classes."""
     for part, own in classes.items():
         if part != "train" and own and "train" in classes and not own.keys() & classes["train"].keys():
@@ -236,7 +236,7 @@ def label_dir_by_pattern(folder: str | os.PathLike[str], pattern: str) -> LabelF
     Raises:
         InputError: the folder does not exist, the expression is invalid, or half of the paths do not match.
     """
-    root = _demand_folder(as_path(folder))
+    root = _require_folder(as_path(folder))
     paths = list(all_images(root))
     found = groups_by_pattern([path.relative_to(root) for path in paths], pattern)
     class_of = [clean_name(found.get(path.relative_to(root), "")) for path in paths]
@@ -323,13 +323,13 @@ def _table_hint(root: Path) -> str:
     return f"label it by its table (`mlimages label {tables[0]} -o labels.txt`), " if tables else ""
 
 
-def _demand_folder(root: Path) -> Path:
+def _require_folder(root: Path) -> Path:
     if not root.is_dir():
         raise InputError(f"no folder at {root}")
     return root
 
 
-def _demand_known(classes: Sequence[str], names: ClassNames, root: Path) -> None:
+def _require_known_classes(classes: Sequence[str], names: ClassNames, root: Path) -> None:
     if not classes:
         found = "".join(f"; {text}" for text in skipped_entries(root))
         raise InputError(f"no images in {root}: expected a folder per class with images in it{found}")

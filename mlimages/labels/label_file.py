@@ -147,7 +147,7 @@ class LabelFile:
         table = self.table
         if table is None:
             return self._notes
-        if table.is_known_form and self._fixed_class_names() is not None:
+        if table.is_supported_format and self._fixed_class_names() is not None:
             return (*self._notes, *table.left_out_note)
         return (*self._notes, table.description, *table.left_out_note, *table.several_note, *table.missing_note)
 
@@ -198,8 +198,8 @@ class LabelFile:
         state = (file_state(self.path), class_definition_path(self.path).exists())
         if self._known_table is None or self._known_table[0] != state or state[0] is None:
             table = detect_table(self.path, self.img_root, self._options) if self._is_table() else None
-            if table and not (table.is_known_form and state[1]):
-                table.demand_images()
+            if table and not (table.is_supported_format and state[1]):
+                table.require_images()
             self._known_table = (state, table)
         return self._known_table[1]
 
@@ -254,10 +254,10 @@ class LabelFile:
     def merge(self, *others: LabelFile) -> LabelFile:
         """Concatenate the images; classes are merged by name, or by number if no file has names."""
         files = (self, *others)
-        _demand_same_form(files)
+        _require_same_form(files)
         if not any(file.defined_class_names for file in files):
             return LabelFile(self.path, self.img_root, items=lambda: chain(*files), class_names=())
-        names, own = share_classes(files)
+        names, own = merge_classes(files)
         return LabelFile(self.path, self.img_root, items=lambda: _renumber(files, names, own), class_names=names)
 
     def without(self, paths: Iterable[Path]) -> LabelFile:
@@ -298,7 +298,7 @@ class LabelFile:
             yield full_name(row.path.replace("\\", "/"), root), label
 
 
-def share_classes(files: Sequence[LabelFile]) -> tuple[ClassNames, tuple[ClassNames, ...]]:
+def merge_classes(files: Sequence[LabelFile]) -> tuple[ClassNames, tuple[ClassNames, ...]]:
     """Merge the classes of several label files by name; return all names, and for each file those of its class numbers.
 
     Numbers without names are the class numbers of another file that names them; if there is none, they are names.
@@ -306,7 +306,7 @@ def share_classes(files: Sequence[LabelFile]) -> tuple[ClassNames, tuple[ClassNa
     Raises:
         LabelFileError: only some of the files are multi-label.
     """
-    _demand_same_form(files)
+    _require_same_form(files)
     return merge_class_names([file.classes for file in files])
 
 
@@ -324,7 +324,7 @@ def _renumber(files: Iterable[LabelFile], names: ClassNames, own_names: Iterable
         yield from (item.renumber(lambda label, own=own: numbers[own[label]]) for item in file)  # type: ignore[misc]
 
 
-def _demand_same_form(files: Sequence[LabelFile]) -> None:
+def _require_same_form(files: Sequence[LabelFile]) -> None:
     """Raise an error if only some of the files that list images are multi-label."""
     forms = {file.is_multi_label: file.path for file in files if next(file.named(), None)}
     if len(forms) == 2:

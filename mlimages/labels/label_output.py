@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from mlimages.core import LabeledPath, demand_free, relative_name, replacing, write_text, writing
+from mlimages.core import LabeledPath, relative_name, replacing, require_writable, write_text, writing
 from mlimages.labels.class_names import class_definition_path, class_lines, write_class_names
 from mlimages.labels.formats import Label, write_rows
 
@@ -37,7 +37,7 @@ def write_own_label_file(
         InputError: a file exists that mlimages did not write or that was changed since; not with `overwrite`.
     """
     definition = class_definition_path(path)
-    demand_free([path, *([definition] if class_names else [])], overwrite=overwrite)
+    require_writable([path, *([definition] if class_names else [])], overwrite=overwrite)
     with writing(path, overwrite=overwrite) as part:
         count = _write_rows(part, path, items)
     if class_names:

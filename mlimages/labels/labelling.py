@@ -8,13 +8,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Annotated, Literal, Protocol
 
-from mlimages.core import InputError, Option, as_path, counted, demand_free, documented, record_settings
+from mlimages.core import InputError, Option, as_path, counted, documented, record_settings, require_writable
 from mlimages.labels.class_names import class_definition_path, read_class_names, with_class_name
 from mlimages.labels.copies import join_copies
-from mlimages.labels.folders import demand_items, demand_table, label_dir, label_dir_auto, label_dir_by_pattern
+from mlimages.labels.folders import check_table_options, label_dir, label_dir_auto, label_dir_by_pattern, require_items
 from mlimages.labels.label_file import LabelFile, read_paths
 from mlimages.labels.layout import write_class_folders
-from mlimages.labels.splitting import demand_shares, groups_by_pattern
+from mlimages.labels.splitting import check_shares, groups_by_pattern
 from mlimages.labels.table_options import TableOptions
 
 PART_NAMES = {2: ("train", "val"), 3: ("train", "val", "test")}
@@ -35,7 +35,7 @@ def parse_shares(text: str) -> tuple[float, ...]:
         shares = ()
     if len(shares) not in PART_NAMES:
         raise InputError(f"--split {text}: expected two or three fractions that add up to 1, such as 0.8,0.2")
-    demand_shares(shares)
+    check_shares(shares)
     return shares
 
 
@@ -134,7 +134,7 @@ def make_label_files(
     """
     source, out = as_path(options.source), options.out and as_path(options.out)
     target = out or (source / "labels.txt" if source.is_dir() else source)
-    _demand_consistent(options, source)
+    _check_consistent(options, source)
     listed, parts = _read(options, source, note)
     if parts and (options.split or options.append):
         raise InputError(f"{source} is already split ({', '.join(parts)}): leave out --split and --append")
@@ -148,7 +148,7 @@ def make_label_files(
     names = PART_NAMES[len(options.split)] if options.split else tuple(parts) or ("",)
     paths = [target.with_name(f"{target.stem}_{name}{target.suffix}") if name else target for name in names]
     if is_written := bool(out or options.split or source.is_dir()):
-        demand_free(chain.from_iterable((path, class_definition_path(path)) for path in paths), overwrite=force)
+        require_writable(chain.from_iterable((path, class_definition_path(path)) for path in paths), overwrite=force)
     files = _split(listed, options, split, note) if options.split else tuple(parts.values()) or (listed,)
     if options.as_folders:
         write_class_folders(dict(zip(names, files, strict=True)), options.as_folders, copy=options.copy)
@@ -179,7 +179,7 @@ def append(existing: LabelFile, added: LabelFile, *, by_number: bool) -> LabelFi
     return LabelFile(existing.path, existing.img_root, items=lambda: chain(existing, new), class_names=names)
 
 
-def _demand_consistent(options: LabelOptions, source: Path) -> None:
+def _check_consistent(options: LabelOptions, source: Path) -> None:
     if not source.exists():
         raise InputError(f"no folder or label file at {source}")
     if options.group and options.group_by != "hashes":
@@ -202,14 +202,14 @@ def _read(
 
     if not source.is_dir():
         labels = LabelFile(source, class_names=class_names, options=TableOptions.of(options))
-        demand_items(labels)
+        require_items(labels)
         parts = {} if options.split or options.append else labels.parts
         if not parts:
             return join(labels), {}
         for line in labels.notes:
             note(line)
         return labels, {name: join(part) for name, part in parts.items()}
-    demand_table(source, options)
+    check_table_options(source, options)
     if options.class_from:
         return join(label_dir_by_pattern(source, options.class_from)), {}
     if options.number is not None:

@@ -74,7 +74,7 @@ def split(
     Raises:
         InputError: the shares are not positive or do not add up to 1.
     """
-    demand_shares(shares)
+    check_shares(shares)
     names = _ClassNames(class_names)
     labels = _main_labels(items, names)
     identities = [
@@ -108,7 +108,7 @@ def sample_per_class(
     return [items[index] for index in sorted(chosen)]
 
 
-def demand_shares(shares: Sequence[float]) -> None:
+def check_shares(shares: Sequence[float]) -> None:
     """Raise an error if the shares are not valid.
 
     Raises:

@@ -137,7 +137,7 @@ class Table:
         return self.delimiter == PATH_LABEL and not self.class_from and all(map(is_number, self.counts.labels))
 
     @cached_property
-    def is_known_form(self) -> bool:
+    def is_supported_format(self) -> bool:
         """Whether the columns are `path,label`, the format that mlimages writes."""
         return [column.lower() for column in self.columns] in (["path", "label"], ["file_name", "label"])
 
@@ -220,7 +220,7 @@ class Table:
         name = self._name(index)
         return name if name.startswith("column ") else f"column {name}"
 
-    def demand_images(self) -> None:
+    def require_images(self) -> None:
         """Raise an error if under half of the images exist.
 
         Raises:

@@ -15,7 +15,7 @@ from .croissant import write_croissant as write_croissant
 from .model_scores import ModelScore as ModelScore
 from .model_scores import ModelScores as ModelScores
 from .model_scores import best_first as best_first
-from .model_scores import model_lines as model_lines
+from .model_scores import model_table_lines as model_table_lines
 from .onnx_summary import bundle_notes as bundle_notes
 from .onnx_summary import summarize_onnx as summarize_onnx
 from .plots import draw_models as draw_models

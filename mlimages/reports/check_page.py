@@ -13,7 +13,7 @@ from mlimages.dataset import compute_mean
 from mlimages.images import to_pixels
 from mlimages.labels import LabelFile
 from mlimages.reports import plots
-from mlimages.reports.pages import MAX_TILES, GalleryTile, embed, image_address, render
+from mlimages.reports.pages import MAX_TILES, GalleryTile, data_url, embed, render
 
 MAX_GROUPS, MAX_PER_GROUP, MAX_PAIRS = 60, 8, 500
 MEAN_OF, MAX_MEANS = 100, 60
@@ -108,9 +108,7 @@ def _means(report: CheckReport) -> Iterator[GalleryTile]:
             found = compute_mean(islice(_of_class(report.files, name), MEAN_OF), MEAN)
         except InputError:  # no image of this class can be decoded
             continue
-        yield GalleryTile(
-            (image_address(to_pixels(found.mean.transpose(1, 2, 0))),), (name, counted(found.count, "image"))
-        )
+        yield GalleryTile((data_url(to_pixels(found.mean.transpose(1, 2, 0))),), (name, counted(found.count, "image")))
 
 
 def _of_class(files: Iterable[LabelFile], name: str) -> Iterator[LabeledPath]:

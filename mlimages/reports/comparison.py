@@ -160,7 +160,7 @@ def comparison_lines(runs: Sequence[ComparedRun]) -> Iterator[str]:
             str(each.count),
             "" if each.seconds is None else f"{each.seconds:.0f}s",
             f"{format_count(each.size_bytes)}B",
-            verdict(each) if place else "best" if have_best(runs) else "-",
+            verdict(each) if place else "best" if all_share_images(runs) else "-",
         )
         for place, each in enumerate(runs)
     ]
@@ -215,7 +215,7 @@ def _size(run: Path) -> int:
     return next((file.stat().st_size for file in files if file.exists()), 0)
 
 
-def have_best(runs: Sequence[ComparedRun]) -> bool:
+def all_share_images(runs: Sequence[ComparedRun]) -> bool:
     """Whether every run shares images with the most accurate one, which is the best only then."""
     return all(each.against_best for each in runs[1:])
 

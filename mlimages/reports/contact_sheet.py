@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mlimages.core import Fault, ImageError, ImageProperty, InputError, as_path, counted, demand_free, writing
+from mlimages.core import Fault, ImageError, ImageProperty, InputError, as_path, counted, require_writable, writing
 from mlimages.dataset import TrainingData, load_mean_image
 from mlimages.images import (
     NUMBERS_NOTE,
@@ -103,7 +103,7 @@ def draw_sheet(
     """
     source, out = as_path(os.fspath(source)), as_path(os.fspath(out))
     _check_suffix(out)
-    demand_free([out], overwrite=overwrite)
+    require_writable([out], overwrite=overwrite)
     if source.suffix.lower() in (".npy", ".png"):
         rows = mean_rows(source)
         write_sheet(rows, out, title=source.name, note="the mean image, and each of its channels", overwrite=overwrite)
@@ -183,10 +183,10 @@ def write_sheet(rows: Sequence[SheetRow], out: Path, *, title: str, note: str, o
 
 
 def _page_row(row: SheetRow) -> dict[str, object]:
-    from mlimages.reports.pages import GalleryTile, image_address
+    from mlimages.reports.pages import GalleryTile, data_url
 
     tiles = [
-        GalleryTile(("" if tile.pixels is None else image_address(tile.pixels),), (tile.caption,), str(tile.fault))
+        GalleryTile(("" if tile.pixels is None else data_url(tile.pixels),), (tile.caption,), str(tile.fault))
         for tile in row.tiles
     ]
     return {"name": row.name, "note": counted(row.count, "image") if row.count else "", "tiles": tiles}

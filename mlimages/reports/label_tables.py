@@ -16,7 +16,7 @@ def label_rows(
 
 
 def label_text(labels: Iterable[str], predicted: Iterable[ClassScore]) -> str:
-    """Return the caption of a wrong prediction.
+    """Return the caption of a wrong prediction: true classes, then predicted ones with their probabilities.
 
     >>> label_text(["cats"], [ClassScore("dogs", 1, 0.9)])
     'cats, predicted dogs (90 %)'

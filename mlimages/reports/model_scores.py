@@ -62,7 +62,7 @@ class ModelScores:
         return {"models": rows, "unavailable": dict(self.unavailable)}
 
 
-def model_lines(found: ModelScores) -> Iterator[str]:
+def model_table_lines(result: ModelScores) -> Iterator[str]:
     """Yield the lines of a table of the scores, for a terminal."""
     rows = [("model", "accuracy", "95 %", "CPU ms", "ONNX MB", "dominated by")]
     rows += [
@@ -72,14 +72,14 @@ def model_lines(found: ModelScores) -> Iterator[str]:
             f"{100 * score.accuracy.low:.1f}-{100 * score.accuracy.high:.1f}",
             f"{score.cpu_ms:.1f}",
             f"{score.onnx_mb:.1f}",
-            found.dominating(score),
+            result.dominating(score),
         )
-        for score in found.scores
+        for score in result.scores
     ]
     yield from table(rows, left=frozenset({0, 5}))
     yield ""
     yield "accuracy: of a closed-form head on the frozen network; CPU ms: forward pass in PyTorch, per image"
-    yield from (f"{name}: {reason}" for name, reason in found.unavailable.items())
+    yield from (f"{name}: {reason}" for name, reason in result.unavailable.items())
 
 
 def best_first(scores: Sequence[ModelScore]) -> tuple[ModelScore, ...]:

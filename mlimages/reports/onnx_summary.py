@@ -110,10 +110,10 @@ class _Graph:
                 return given[0], given[1], given[2]
         return 0, 0, 0
 
-    def _multiply_adds(self, kind: str, held: list[str], output: Shape) -> int:
+    def _multiply_adds(self, kind: str, weight_names: list[str], output: Shape) -> int:
         if _KINDS[kind] not in ("conv", "linear"):
             return 0
-        weight = self.weights[held[0]]
+        weight = self.weights[weight_names[0]]
         positions = math.prod(output[1:]) if _KINDS[kind] == "conv" else math.prod(output[:-1])
         return math.prod(weight) * positions
 
@@ -129,18 +129,18 @@ def _name(text: str) -> str:
     return ".".join(parts)
 
 
-def _window(node: Any, given: Shape, output: Shape) -> Window | None:
+def _window(node: Any, input_shape: Shape, output: Shape) -> Window | None:
     own = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
-    if "kernel_shape" not in own or len(given) != 3 or len(output) != 3:
+    if "kernel_shape" not in own or len(input_shape) != 3 or len(output) != 3:
         return None
     size = (own["kernel_shape"][-1] - 1) * own.get("dilations", [1])[-1] + 1
     left, right = (own["pads"][1], own["pads"][3]) if len(own.get("pads", ())) == 4 else (0, 0)
     window = Window(size, own.get("strides", [1])[-1], left, ceil=bool(own.get("ceil_mode", 0)))
-    return window if left == right and window.rounded_width(given[-1]) == output[-1] else None
+    return window if left == right and window.rounded_width(input_shape[-1]) == output[-1] else None
 
 
-def _change(given: Shape, output: Shape) -> str:
-    return f"{given[-1]} -> {output[-1]}" if given and output and given[-1] != output[-1] else ""
+def _change(input_shape: Shape, output: Shape) -> str:
+    return f"{input_shape[-1]} -> {output[-1]}" if input_shape and output and input_shape[-1] != output[-1] else ""
 
 
 def _interface(model: Any) -> str:

@@ -61,12 +61,12 @@ def render(template: str, *, title: str, subtitle: str = "", **values: object) -
 def embed(path: Path, image: ImageProperty = THUMBNAIL) -> str:
     """Return an image file as a `data:` URL; empty if it cannot be decoded."""
     try:
-        return image_address(load_pixels(path, image))
+        return data_url(load_pixels(path, image))
     except ImageError:
         return ""
 
 
-def image_address(pixels: NDArray[np.uint8]) -> str:
+def data_url(pixels: NDArray[np.uint8]) -> str:
     """Return pixels, uint8 `(H, W, C)`, RGB or gray, as a `data:` URL."""
     out = io.BytesIO()
     format_ = "PNG" if max(pixels.shape[:2]) <= _LOSSLESS_PX else "JPEG"

@@ -116,14 +116,14 @@ def draw_probe(result: ProbeResult, path: str | os.PathLike[str], *, overwrite: 
     save_png(_side_by_side([draw for _, draw in _probe_plots(result)]), path, overwrite=overwrite)
 
 
-def draw_models(found: ModelScores, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+def draw_models(result: ModelScores, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
     """Write a PNG of the accuracy of several networks by their time per image; `overwrite` as in `save_png`."""
 
     def draw(axes: Axes) -> None:
-        y, errors = _percent_and_errors([score.accuracy for score in found.scores])
-        x = [score.cpu_ms for score in found.scores]
+        y, errors = _percent_and_errors([score.accuracy for score in result.scores])
+        x = [score.cpu_ms for score in result.scores]
         axes.errorbar(x, y, yerr=errors, fmt="o", color=VAL, capsize=2)
-        for score, left, top in zip(found.scores, x, y, strict=True):
+        for score, left, top in zip(result.scores, x, y, strict=True):
             axes.annotate(_shorten(score.model), (left, top), xytext=(5, 5), textcoords="offset points", fontsize=8)
         axes.set_xscale("log")
         axes.set(xlabel="processor time of a forward pass (ms per image)", ylabel="accuracy (%)")

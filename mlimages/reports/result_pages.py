@@ -7,39 +7,39 @@ from collections.abc import Sequence
 from mlimages.core import Prediction, as_path, counted, format_count
 from mlimages.inference import Evaluation
 from mlimages.reports import plots
-from mlimages.reports.comparison import NOISE, ComparedRun, have_best, verdict
+from mlimages.reports.comparison import NOISE, ComparedRun, all_share_images, verdict
 from mlimages.reports.label_tables import label_rows, label_text
 from mlimages.reports.pages import MAX_TILES, GalleryTile, embed, matrix_cells, percent, render
 from mlimages.reports.probe_result import ProbeResult
 
 
-def report_html(found: Evaluation, title: str) -> str:
+def report_html(evaluation: Evaluation, title: str) -> str:
     """Return the report of an evaluation: mistakes, scores of each class, confusion matrix, calibration and speed."""
     return render(
         "evaluation.html",
         title=title,
-        found=found,
-        mistakes=_mistakes(found),
-        mistake_count=len(found.labels.mistakes if found.labels else found.mistakes),
-        rows=label_rows(found.per_class, found.labels.average_precision, found.labels.thresholds)
-        if found.labels
+        evaluation=evaluation,
+        mistakes=_mistakes(evaluation),
+        mistake_count=len(evaluation.labels.mistakes if evaluation.labels else evaluation.mistakes),
+        rows=label_rows(evaluation.per_class, evaluation.labels.average_precision, evaluation.labels.thresholds)
+        if evaluation.labels
         else (),
-        cells=matrix_cells(found.confusion),
-        figures=_figures(found),
+        cells=matrix_cells(evaluation.confusion),
+        figures=_figures(evaluation),
     )
 
 
-def probe_html(found: ProbeResult) -> str:
+def probe_html(result: ProbeResult) -> str:
     """Return the report of a probe: the recommended layer, accuracy by layer and by images per class."""
-    gain = found.gain and " to ".join(f"{100 * value:+.1f}" for value in (found.gain.low, found.gain.high))
+    gain = result.gain and " to ".join(f"{100 * value:+.1f}" for value in (result.gain.low, result.gain.high))
     return render(
         "probe.html",
-        title=f"Probe of {found.model}",
-        subtitle=f"{counted(found.images, 'image')} of {counted(found.classes, 'class')}"
-        + (f", {counted(found.broken, 'image')} skipped" if found.broken else ""),
-        found=found,
-        gain=f"{100 * found.gain.value:+.1f} ({gain})" if found.gain else "",
-        drawings=plots.probe_drawings(found),
+        title=f"Probe of {result.model}",
+        subtitle=f"{counted(result.images, 'image')} of {counted(result.classes, 'class')}"
+        + (f", {counted(result.broken, 'image')} skipped" if result.broken else ""),
+        result=result,
+        gain=f"{100 * result.gain.value:+.1f} ({gain})" if result.gain else "",
+        drawings=plots.probe_drawings(result),
     )
 
 
@@ -58,7 +58,7 @@ def comparison_html(runs: Sequence[ComparedRun]) -> str:
                 "count": each.count,
                 "time": "" if each.seconds is None else f"{each.seconds:.0f} s",
                 "size": f"{format_count(each.size_bytes)}B",
-                "verdict": verdict(each) if place else "best" if have_best(runs) else "-",
+                "verdict": verdict(each) if place else "best" if all_share_images(runs) else "-",
             }
             for place, each in enumerate(runs)
         ],
@@ -67,33 +67,33 @@ def comparison_html(runs: Sequence[ComparedRun]) -> str:
     )
 
 
-def _mistakes(found: Evaluation) -> list[GalleryTile]:
-    names = found.class_names
-    if found.labels:
+def _mistakes(evaluation: Evaluation) -> list[GalleryTile]:
+    names = evaluation.class_names
+    if evaluation.labels:
         return [
             _mistake(wrong, label_text((names[label] for label in labels), wrong.labels or ()))
-            for wrong, labels in found.labels.mistakes[:MAX_TILES]
+            for wrong, labels in evaluation.labels.mistakes[:MAX_TILES]
         ]
     return [
         _mistake(wrong, f"{names[label]}, predicted {wrong.class_name} ({percent(wrong.probability, 0)})")
-        for wrong, label in found.mistakes[:MAX_TILES]
+        for wrong, label in evaluation.mistakes[:MAX_TILES]
     ]
 
 
-def _mistake(wrong: Prediction, text: str) -> GalleryTile:
-    path = as_path(wrong.path)
+def _mistake(prediction: Prediction, text: str) -> GalleryTile:
+    path = as_path(prediction.path)
     return GalleryTile((embed(path),), (text, f"{path.parent.name}/{path.name}"))
 
 
-def _figures(found: Evaluation) -> list[tuple[str, str]]:
-    decode, network = found.decode_ms, found.network_ms
+def _figures(evaluation: Evaluation) -> list[tuple[str, str]]:
+    decode, network = evaluation.decode_ms, evaluation.network_ms
     return [
-        ("cross-entropy loss", f"{found.loss:.3f}"),
-        ("calibration error", f"{found.calibration_error:.3f}"),
-        ("all labels correct", percent(found.accuracy.value))
-        if found.labels
-        else ("predicted “unknown”", counted(found.unknown, "image")),
-        ("throughput", f"{found.images_per_s:.0f} images/s"),
+        ("cross-entropy loss", f"{evaluation.loss:.3f}"),
+        ("calibration error", f"{evaluation.calibration_error:.3f}"),
+        ("all labels correct", percent(evaluation.accuracy.value))
+        if evaluation.labels
+        else ("predicted “unknown”", counted(evaluation.unknown, "image")),
+        ("throughput", f"{evaluation.images_per_s:.0f} images/s"),
         ("latency p50/p95, decoding", f"{decode.p50:.1f} / {decode.p95:.1f} ms"),
         ("latency p50/p95, network", f"{network.p50:.1f} / {network.p95:.1f} ms"),
     ]

@@ -44,7 +44,7 @@ class RunFiles:
             shutil.rmtree(folder)
 
     @property
-    def written(self) -> tuple[Path, ...]:
+    def output_files(self) -> tuple[Path, ...]:
         """All files that a run writes."""
         data = (self.classes, self.train, self.val, self.mean_image)
         training = (self.metrics, self.state, self.best, self.last)

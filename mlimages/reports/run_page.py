@@ -21,15 +21,15 @@ from mlimages.core import (
     Confusion,
     ImageProperty,
     class_scores,
-    demand_free,
     label_scores,
+    require_writable,
     writing,
 )
 from mlimages.inference import Explanation, Predictor, explain
 from mlimages.labels import LabelFile
 from mlimages.reports import plots
 from mlimages.reports.label_tables import label_rows, label_text
-from mlimages.reports.pages import MAX_TILES, GalleryTile, embed, image_address, matrix_cells, percent, render
+from mlimages.reports.pages import MAX_TILES, GalleryTile, data_url, embed, matrix_cells, percent, render
 from mlimages.reports.run_folder import Predictions, RunFolder, read_run
 from mlimages.reports.suspects import Suspect, read_suspects
 
@@ -57,7 +57,7 @@ def draw_run(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
     """
     run = read_run(path)
     page, curves, confusion = (run.path / name for name in ("report.html", "curves.png", "confusion.png"))
-    demand_free([page, curves, confusion], overwrite=overwrite)
+    require_writable([page, curves, confusion], overwrite=overwrite)
     if run.epochs:
         plots.save_png(plots.curves(run.epochs, val_count=run.val_count), curves, overwrite=overwrite)
     if run.predictions and not run.predictions.is_multi_label:
@@ -154,33 +154,33 @@ def _mistakes(run: RunFolder) -> Iterator[GalleryTile]:
         tile = _tile(found.paths[index], run.preprocessing.image, text)
         why = explain(explainer, found.paths[index]) if explainer and number < MAX_EXPLAINED else None
         if isinstance(why, Explanation):
-            overlay = image_address(np.asarray(why.overlay()))
+            overlay = data_url(np.asarray(why.overlay()))
             tile = GalleryTile((*tile.images, overlay), (*tile.lines, str(why)))
         yield tile
 
 
-def _captions(run: RunFolder, found: Predictions) -> tuple[NDArray[np.float64], Callable[[int], str]]:
+def _captions(run: RunFolder, predictions: Predictions) -> tuple[NDArray[np.float64], Callable[[int], str]]:
     """Return the confidence of each prediction `(N,)`, and a function that returns the caption of an image."""
-    confidence, names = found.probabilities.max(axis=1), run.class_names
+    confidence, names = predictions.probabilities.max(axis=1), run.class_names
 
     def text_of(index: int) -> str:
-        label, predicted = names[found.labels[index]], names[found.predicted[index]]
+        label, predicted = names[predictions.labels[index]], names[predictions.predicted[index]]
         return f"{label}, predicted {predicted} ({percent(float(confidence[index]), 0)})"
 
     return confidence, text_of
 
 
-def _label_captions(run: RunFolder, found: Predictions) -> tuple[NDArray[np.float64], Callable[[int], str]]:
-    """As `_captions`, for several labels: the confidence is how far a wrong label is from its threshold at most."""
-    predicted, names = found.predicted, run.class_names
-    distances = np.abs(found.probabilities - np.array(found.thresholds))  # (N, classes)
+def _label_captions(run: RunFolder, predictions: Predictions) -> tuple[NDArray[np.float64], Callable[[int], str]]:
+    """As `_captions`, for several labels; the confidence is the largest distance of a wrong label to its threshold."""
+    predicted, names = predictions.predicted, run.class_names
+    distances = np.abs(predictions.probabilities - np.array(predictions.thresholds))  # (N, classes)
 
     def text_of(index: int) -> str:
-        p = found.probabilities[index]
+        p = predictions.probabilities[index]
         scores = [ClassScore(names[n], n, float(p[n])) for n in np.flatnonzero(predicted[index]).tolist()]
-        return label_text((names[n] for n in np.flatnonzero(found.labels[index])), scores)
+        return label_text((names[n] for n in np.flatnonzero(predictions.labels[index])), scores)
 
-    return np.where(predicted != found.labels, distances, 0).max(axis=1), text_of
+    return np.where(predicted != predictions.labels, distances, 0).max(axis=1), text_of
 
 
 def _explainer(run: RunFolder) -> Predictor | None:

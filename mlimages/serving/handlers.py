@@ -86,9 +86,9 @@ async def explain(request: web.Request) -> web.Response:
     return _json(answer)
 
 
-def _png(found: Explanation) -> str:
+def _png(explanation: Explanation) -> str:
     out = io.BytesIO()
-    found.overlay().save(out, "PNG")
+    explanation.overlay().save(out, "PNG")
     return base64.b64encode(out.getvalue()).decode()
 
 
@@ -156,5 +156,5 @@ def _result(name: str, result: Prediction | ProblemError, top: int) -> schemas.I
     )
 
 
-def _json(answer: BaseModel) -> web.Response:
-    return web.Response(text=answer.model_dump_json(exclude_unset=True), content_type="application/json")
+def _json(body: BaseModel) -> web.Response:
+    return web.Response(text=body.model_dump_json(exclude_unset=True), content_type="application/json")

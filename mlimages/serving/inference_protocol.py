@@ -202,5 +202,5 @@ def _bytes(text: str) -> bytes:
     return len(data).to_bytes(4, "little") + data
 
 
-def _json(answer: BaseModel, *, status: int = 200) -> web.Response:
-    return web.Response(text=answer.model_dump_json(exclude_none=True), status=status, content_type="application/json")
+def _json(body: BaseModel, *, status: int = 200) -> web.Response:
+    return web.Response(text=body.model_dump_json(exclude_none=True), status=status, content_type="application/json")

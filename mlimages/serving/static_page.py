@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mlimages.core import MAX_PIXELS, InputError, demand_free, writing
+from mlimages.core import MAX_PIXELS, InputError, require_writable, writing
 from mlimages.inference import GRID, KNOWN_AT, SET_LEVEL, WINDOW, OnnxBundle, data_path
 from mlimages.serving.openapi import DEFAULT_TOP
 from mlimages.serving.page import asset, build_page
@@ -99,7 +99,7 @@ def write_page(
         what = "preprocessing inside" if not bundle.includes_preprocessing else "weights below 2 GB"
         raise InputError(f"{bundle.path} cannot run in a page: it requires a file with {what}")
     runtime, folder = runtime or WebRuntime(), Path(folder)
-    demand_free(runtime.page_files(folder), overwrite=overwrite)
+    require_writable(runtime.page_files(folder), overwrite=overwrite)
     for name, content in _files(bundle, runtime).items():
         with writing(folder / name, overwrite=overwrite) as part:
             part.write_bytes(content)

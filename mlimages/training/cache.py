@@ -102,8 +102,8 @@ class RowStore:
         """Return whether this many rows fit into half of the budget (bytes), which pixels and features share."""
         return count * self.row_bytes <= budget / 2
 
-    def trim(self, budget: int, *, needed: int = 0) -> None:
-        """Remove the least recently used rows, of all kinds and datasets, until `needed` more bytes fit the budget.
+    def trim(self, budget: int, *, needed_bytes: int = 0) -> None:
+        """Remove the least recently used rows, of all kinds and datasets, until `needed_bytes` more fit the budget.
 
         Rows that this store has used or written are kept.
         """
@@ -113,7 +113,7 @@ class RowStore:
             with suppress(FileNotFoundError):  # another process may have removed it
                 used, size = path.stat(), path.with_suffix(".rows").stat().st_size
                 parts.append((used.st_mtime, used.st_size + size, path.with_suffix("")))
-        total = sum(size for _, size, _ in parts) + needed
+        total = sum(size for _, size, _ in parts) + needed_bytes
         for _, size, part in sorted(parts):
             if total > budget and part not in kept:
                 with suppress(OSError):  # Windows does not remove files that another process has open

@@ -21,7 +21,7 @@ from mlimages.dataset import load_mean_image
 from mlimages.networks import DEPTHS, Model, add_depths, build_model, to_channels_last
 from mlimages.reports import RunFiles, read_settings
 from mlimages.training.config import FineTuneConfig
-from mlimages.training.run import EpochFigures
+from mlimages.training.run import EpochMetrics
 
 STATE_VERSION = 3
 READABLE_VERSIONS = (2, 3)
@@ -52,7 +52,7 @@ class TrainingState:
     trained: Tensors = field(default_factory=dict)
     best: Tensors = field(default_factory=dict)
     optimizer: Tensors = field(default_factory=dict)
-    history: tuple[EpochFigures, ...] = ()
+    history: tuple[EpochMetrics, ...] = ()
     best_epoch: int = 0
     best_score: tuple[float, float] = (-1.0, 0.0)
     probe_accuracy: float | None = None
@@ -105,7 +105,7 @@ def load_state(files: RunFiles) -> TrainingState | None:
             for key in file.keys():  # noqa: SIM118  # safe_open is no mapping
                 part, _, name = key.partition(".")
                 parts[part][name] = file.get_tensor(key)
-        history = tuple(EpochFigures(**figures) for figures in metadata["history"])
+        history = tuple(EpochMetrics(**figures) for figures in metadata["history"])
         accuracy, loss = metadata["best_score"]
         return TrainingState(
             trained=parts["model"],

@@ -21,7 +21,7 @@ from mlimages.core import (
     counted,
     writing,
 )
-from mlimages.images import demand_existing
+from mlimages.images import check_missing_images
 from mlimages.labels import LabelFile
 from mlimages.networks import build_model, find_cut_points
 from mlimages.training.cache import pixel_store
@@ -106,7 +106,7 @@ def extract_features(
     store = pixel_store(image)
     progress = progress or NoProgress()
     found = decode_all(list(labels), image, store=store, progress=progress)
-    demand_existing([each for each in found if isinstance(each, BrokenImage)], len(found))
+    check_missing_images([each for each in found if isinstance(each, BrokenImage)], len(found))
     good = [each for each in found if isinstance(each, TrainingImage)]
     if not good:
         raise InputError(f"none of {counted(len(found), 'image')} can be decoded: see `mlimages check`")

@@ -218,7 +218,7 @@ class FrozenFeatures:
         """Compute the missing features of views 0 to `views - 1`; `budget` is the size of the cache in bytes."""
         store, missing = self._stores["fp32"], self._uncached_views(images, views)
         if missing:
-            store.trim(budget, needed=len(missing) * store.row_bytes)
+            store.trim(budget, needed_bytes=len(missing) * store.row_bytes)
             progress.start("frozen part", len(missing), "img")
             self._compute(images, missing, self._precision_of(images), progress)
             progress.close()

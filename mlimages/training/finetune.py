@@ -36,7 +36,7 @@ from mlimages.training.head_inputs import compute_head_inputs, initialize_head
 from mlimages.training.inputs import CustomNetwork, read_inputs
 from mlimages.training.known import conformal_thresholds
 from mlimages.training.loop import Schedule, Trainer, make_optimizer, validate
-from mlimages.training.run import EpochFigures, check_folder, write_log, write_metrics
+from mlimages.training.run import EpochMetrics, check_folder, write_log, write_metrics
 from mlimages.training.run_images import read_images
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ NETWORKS_EVERY_S = 600
 class Callback(Protocol):
     """Receives the metrics of each epoch."""
 
-    def epoch_ended(self, figures: EpochFigures) -> None:
+    def epoch_ended(self, metrics: EpochMetrics) -> None:
         """Handle the metrics of an epoch; called in the main process after the epoch is saved."""
 
 
@@ -245,7 +245,7 @@ def _train(
     return state
 
 
-def _epoch(job: Job, trainer: Trainer, epoch: int, *, deadline: float, progress: Progress) -> EpochFigures:
+def _epoch(job: Job, trainer: Trainer, epoch: int, *, deadline: float, progress: Progress) -> EpochMetrics:
     clock = time.monotonic()
     trained = trainer.train_epoch(job.train, epoch=epoch, views=job.views, deadline=deadline, progress=progress)
     validated = validate(job.network, job.source, job.val, job.objective).metrics
@@ -255,7 +255,7 @@ def _epoch(job: Job, trainer: Trainer, epoch: int, *, deadline: float, progress:
             f"the loss is not finite in epoch {epoch}, at a peak learning rate of {lr:g}: try --lr {lr / 10:g}"
         )
     logger.info("epoch %d: validation %.1f %%, loss %.4f", epoch, 100 * validated.score, validated.loss)
-    return EpochFigures(
+    return EpochMetrics(
         epoch=epoch,
         lr=trainer.schedule.lr_at(epoch * trainer.schedule.steps - 1),
         train_loss=trained.loss,
@@ -269,20 +269,20 @@ def _epoch(job: Job, trainer: Trainer, epoch: int, *, deadline: float, progress:
 
 
 def _advance(
-    job: Job, before: TrainingState, figures: EpochFigures, optimizer: torch.optim.Optimizer, *, seconds: float
+    job: Job, before: TrainingState, metrics: EpochMetrics, optimizer: torch.optim.Optimizer, *, seconds: float
 ) -> TrainingState:
     """Return the state after an epoch, with the best weights so far."""
     state = replace(
         before,
         trained=trained_tensors(job.network),
         optimizer=optimizer_tensors(optimizer),
-        history=(*before.history, figures),
+        history=(*before.history, metrics),
         seconds=seconds,
     )
-    score = (figures.val_score, -figures.val_loss)
+    score = (metrics.val_score, -metrics.val_loss)
     if score <= before.best_score:
         return state
-    return replace(state, best=state.trained, best_epoch=figures.epoch, best_score=score)
+    return replace(state, best=state.trained, best_epoch=metrics.epoch, best_score=score)
 
 
 def _should_stop(state: TrainingState, config: FineTuneConfig, deadline: float) -> bool:

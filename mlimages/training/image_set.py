@@ -122,7 +122,7 @@ def decode_all(
     return found
 
 
-def decode_shares(
+def decode_distributed(
     items: Sequence[LabeledPath], geometry: ImageProperty, *, store: RowStore | None, progress: Progress
 ) -> list[TrainingImage | BrokenImage]:
     """Run `decode_all` on this process's part of the images; return the results of all processes."""

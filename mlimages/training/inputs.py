@@ -16,7 +16,7 @@ from torch import nn
 
 from mlimages.core import ImageProperty, InputError, LabeledPath, MissingExtraError, ModelError, Preprocessing
 from mlimages.dataset import load_mean_image, mean_image_differences
-from mlimages.labels import ClassNames, LabelFile, open_labels, open_parts, share_classes
+from mlimages.labels import ClassNames, LabelFile, merge_classes, open_labels, open_parts
 from mlimages.networks import FrozenPart, Model, build_model, freeze, wrap_network
 from mlimages.reports import RunFiles, read_settings
 from mlimages.training import distributed
@@ -134,7 +134,7 @@ def read_label_files(config: FineTuneConfig) -> LabeledImages:
         raise InputError(f"{labels} contains {', '.join(parts)}, but no train")
     val_labels = open_labels(val, config) if val else parts.get("val")
     files = [parts.get("train") or parts[""], *([val_labels] if val_labels else [])]
-    names, own_names = share_classes(files)
+    names, own_names = merge_classes(files)
     found = [
         list(_renumber(file, [names.index(name) for name in own])) for file, own in zip(files, own_names, strict=True)
     ]

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mlimages.core import ModelError, Preprocessing, as_path, demand_free
+from mlimages.core import ModelError, Preprocessing, as_path, require_writable
 from mlimages.images import load_pixels, to_pixels
 from mlimages.networks import Normalize, build_model, well_known_layers
 from mlimages.reports import SheetRow, Tile, write_sheet
@@ -52,7 +52,7 @@ def draw_layer(
     >>> rows = draw_layer("alexnet", "cat.jpg", layer="conv1", out="maps.png")  # doctest: +SKIP
     """
     out = as_path(os.fspath(out))
-    demand_free([out], overwrite=overwrite)
+    require_writable([out], overwrite=overwrite)
     network, preprocessing, mean = _load(source)
     module = _find_layer(network, layer)
     pixels = load_pixels(as_path(os.fspath(image)), preprocessing.image)  # (H, W, C)

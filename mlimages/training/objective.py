@@ -38,7 +38,7 @@ class Metrics:
 
     @property
     def score(self) -> float:
-        """What the best epoch is chosen by: mean average precision, or accuracy with one class per image."""
+        """Score by which the best epoch is chosen: mean average precision, or accuracy with one class per image."""
         return self.accuracy if self.mean_ap is None else self.mean_ap
 
     def __add__(self, other: Metrics) -> Metrics:

@@ -27,7 +27,7 @@ from mlimages.core import (
     sign_test,
     wilson_interval,
 )
-from mlimages.images import demand_existing
+from mlimages.images import check_missing_images
 from mlimages.labels import LabelFile
 from mlimages.networks import (
     CutPoint,
@@ -107,7 +107,7 @@ def probe_cuts(
     image = built.preprocessing.image
     store = pixel_store(image)
     found = decode_all(_sample(labels, most, seed), image, store=store, progress=progress)
-    demand_existing([each for each in found if isinstance(each, BrokenImage)], len(found))
+    check_missing_images([each for each in found if isinstance(each, BrokenImage)], len(found))
     good = _unique(found)
     _require_enough(good, names)
     cuts = find_cut_points(built)
@@ -129,9 +129,9 @@ def _sample(labels: LabelFile, most: int, seed: int) -> list[LabeledPath]:
     return [item for item, number in zip(items, fold, strict=True) if number == 0]
 
 
-def _unique(found: Sequence[object]) -> list[TrainingImage]:
+def _unique(decoded: Sequence[object]) -> list[TrainingImage]:
     """Return the decodable images without exact duplicates, which would leak labels between folds."""
-    return list({each.digest: each for each in reversed(found) if isinstance(each, TrainingImage)}.values())[::-1]
+    return list({each.digest: each for each in reversed(decoded) if isinstance(each, TrainingImage)}.values())[::-1]
 
 
 def _require_enough(images: Sequence[TrainingImage], names: Sequence[str]) -> None:
@@ -202,10 +202,10 @@ def _learning_curve(
     return points, _gain(runs[steps[-2]], runs[steps[-1]]) if len(steps) > 1 else None
 
 
-def _doublings(fewest: int) -> Iterator[int]:
+def _doublings(min_count: int) -> Iterator[int]:
     """Yield 5, 10, 20 ... while a fifth of the smallest class remains held out."""
     step = FIRST
-    while step <= 0.8 * fewest:
+    while step <= 0.8 * min_count:
         yield step
         step *= 2
 

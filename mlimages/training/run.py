@@ -19,7 +19,7 @@ from mlimages.training.config import FineTuneConfig
 
 
 @dataclass(frozen=True, slots=True)
-class EpochFigures:
+class EpochMetrics:
     """Metrics of an epoch, one line of metrics.csv: accuracies in 0..1, losses in nats, duration in seconds.
 
     Where an image may have several labels, accuracy is the share of images whose labels are all correct at a
@@ -71,7 +71,7 @@ def check_folder(config: FineTuneConfig, files: RunFiles) -> bool:
     if files.folder.exists() and not files.folder.is_dir():
         raise InputError(f"{files.folder} is a file: choose a folder with -o")
     if not files.config.exists():
-        foreign = [path.name for path in files.written if path.exists()]
+        foreign = [path.name for path in files.output_files if path.exists()]
         if foreign:
             raise InputError(f"{files.folder} is not a run folder and contains {', '.join(foreign)}: choose another -o")
         return False
@@ -112,12 +112,12 @@ def write_settings(
     write_text(files.config, json.dumps(values, indent=1) + "\n")
 
 
-def write_metrics(files: RunFiles, history: Sequence[EpochFigures]) -> None:
+def write_metrics(files: RunFiles, history: Sequence[EpochMetrics]) -> None:
     """Write `metrics.csv`."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     rows = [figures.to_dict() for figures in history]
-    table.writerow(rows[0] if rows else EpochFigures.__dataclass_fields__)
+    table.writerow(rows[0] if rows else EpochMetrics.__dataclass_fields__)
     for row in rows:
         table.writerow(round(value, 6) if isinstance(value, float) else value for value in row.values())
     write_text(files.metrics, text.getvalue())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from mlimages.core import Progress, as_path, demand_free
+from mlimages.core import Progress, as_path, require_writable
 from mlimages.export import ExportOptions, NetworkOutputs, TrainedNetwork, export_network
 from mlimages.inference import OnnxBundle
 from mlimages.labels import LabelFile
@@ -49,7 +49,7 @@ def export_run(
     >>> export_run("runs/first", "first.onnx").class_names
     ('cats', 'dogs')
     """
-    demand_free([as_path(out)], overwrite=overwrite)
+    require_writable([as_path(out)], overwrite=overwrite)
     loaded = load_run(run, network=network)
     return export_trained(RunFiles(Path(run)), loaded, out, options=options, overwrite=overwrite, progress=progress)
 

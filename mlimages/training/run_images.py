@@ -10,12 +10,12 @@ from pathlib import Path
 
 from mlimages.checks import split_labels
 from mlimages.core import BrokenImage, InputError, Progress, counted
-from mlimages.images import demand_available, demand_existing
+from mlimages.images import check_missing_images, require_available
 from mlimages.labels import ClassNames, open_parts
 from mlimages.training import distributed
 from mlimages.training.cache import RowStore, pixel_store
 from mlimages.training.config import FineTuneConfig
-from mlimages.training.image_set import TrainingImage, decode_shares
+from mlimages.training.image_set import TrainingImage, decode_distributed
 from mlimages.training.inputs import RunInputs, require_classes
 
 logger = logging.getLogger(__name__)
@@ -52,12 +52,12 @@ def read_images(config: FineTuneConfig, inputs: RunInputs, progress: Progress) -
     items = [*labeled.train, *(labeled.val or [])]
     pixels = pixel_store(image)
     store = pixels if config.cache and pixels.fits(len(items), config.cache_bytes) else None
-    found = decode_shares(items, image, store=store, progress=progress)
+    found = decode_distributed(items, image, store=store, progress=progress)
     if store is not None:
         store.trim(config.cache_bytes)
     broken = tuple(each for each in found if isinstance(each, BrokenImage))
-    demand_available(broken, skip=config.skip_unavailable)
-    demand_existing(broken, len(items))
+    require_available(broken, skip=config.skip_unavailable)
+    check_missing_images(broken, len(items))
     for each in broken:
         logger.info("skipped: %s (%s: %s)", each.path, each.fault, each.detail)
     train, val = (

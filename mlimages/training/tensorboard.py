@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mlimages.core import MissingExtraError
-from mlimages.training.run import EpochFigures
+from mlimages.training.run import EpochMetrics
 
 
 class ScalarWriter:
@@ -41,14 +41,14 @@ class ScalarWriter:
         if self._writer:
             self._writer.close()
 
-    def epoch_ended(self, figures: EpochFigures) -> None:
+    def epoch_ended(self, metrics: EpochMetrics) -> None:
         """Write the metrics of one epoch and flush them."""
         self._writer = self._writer or self._writer_class(
             str(self._folder)
         )  # creates the folder, so only after the run has started
-        for name, value in figures.to_dict().items():
+        for name, value in metrics.to_dict().items():
             if name != "epoch":
                 part, _, what = name.rpartition("_")
                 tag = f"{what}/{part}" if part else name
-                self._writer.add_scalar(tag, value, figures.epoch)
+                self._writer.add_scalar(tag, value, metrics.epoch)
         self._writer.flush()

@@ -21,7 +21,7 @@ from mlimages.export import (
 )
 from mlimages.export import quantization as module
 from mlimages.export.quantization import Trial, _refusal
-from mlimages.export.quantized_variants import runner
+from mlimages.export.quantized_variants import make_runner
 from mlimages.inference import Known, OnnxBundle, PredictionSets, Predictor, open_session, softmax
 from mlimages.inference.onnx_metadata import read_metadata
 from mlimages.labels import LabelFile, write_label_file
@@ -134,14 +134,14 @@ def test_a_quantized_file_keeps_float_probabilities_and_claims_only_what_was_mea
     result = quantize(before, tmp_path / "val.txt", tmp_path / "b.onnx", max_drop=100)
     after = OnnxBundle.read(tmp_path / "b.onnx")
     pixels = [images.load_pixels(item.path, network.preprocessing.image) for item in LabelFile(tmp_path / "val.txt")]
-    logits, probabilities, known = runner(after)(pixels)
+    logits, probabilities, known = make_runner(after)(pixels)
     assert result.chosen is not None
     assert (probabilities > 0).all()
     assert after.known == Known(result.chosen.known, result.count)
     assert 0 < result.chosen.known < 1
     tested = known[[n for n in range(12) if n % 2]]
     assert result.chosen.known == (tested >= 0.5).mean()
-    np.testing.assert_allclose(known, runner(before)(pixels)[2], atol=0.05)
+    np.testing.assert_allclose(known, make_runner(before)(pixels)[2], atol=0.05)
     np.testing.assert_allclose(probabilities, softmax(logits, before.temperature), rtol=1e-4)
     assert after.provenance.calibration_error is not None
     assert after.provenance.calibration_error[1] == result.chosen.calibration_error

@@ -187,7 +187,7 @@ class GatheredFolderLife(RuleBasedStateMachine):
         options = self.options(deleted, retry=retry)
         known = self.reconciled(deleted)
         if known is None:
-            self.demand_refusal(**options)
+            self.require_refusal(**options)
             return
         expected, requested = self.fetched(*self.corrected(known), deleted=deleted, retry=retry)
         self.learn(expected, self.run(**options), requested)
@@ -232,7 +232,7 @@ class GatheredFolderLife(RuleBasedStateMachine):
     def run(self, **options: object) -> GatherSummary:
         return gather(UrlList(self.root / "list.tsv"), self.out, **{**FAST, **options})  # type: ignore[arg-type]
 
-    def demand_refusal(self, **options: object) -> None:
+    def require_refusal(self, **options: object) -> None:
         manifest = (self.out / "manifest.jsonl").read_bytes()
         with pytest.raises(GatherError, match=r"gathered images? missing"):
             self.run(**options)

@@ -14,7 +14,7 @@ from mlimages.core import FetchResult, GatherError, GatherSummary, InputError, R
 from mlimages.gathering import GatherOptions, read_manifest
 from mlimages.gathering.store.attribution import write_attributions
 from mlimages.gathering.store.manifest import dump_row, is_manifest, manifests
-from mlimages.gathering.store.missing import demand_few
+from mlimages.gathering.store.missing import check_missing_count
 from mlimages.gathering.store.stored_files import StoredFiles
 from tests.conftest import RunCli
 from tests.gathering.conftest import stored
@@ -184,7 +184,7 @@ def test_where_much_is_missing_the_run_stops_and_both_ways_to_go_on_are_named(
 )  # fmt: skip
 def test_a_whole_folder_or_more_than_a_tenth_is_much(deleted: int, total: int, stops: bool) -> None:
     with pytest.raises(GatherError, match=f"{deleted} of {total} in cats") if stops else nullcontext():
-        demand_few({"cats": deleted} if deleted else {}, {"cats": total, "dogs": 7})
+        check_missing_count({"cats": deleted} if deleted else {}, {"cats": total, "dogs": 7})
 
 
 ROW = dump_row(FetchResult("http://x/a.jpg", "cats", "failed", Reason.NOT_FOUND))

@@ -14,7 +14,7 @@ from mlimages.cli.predictions import evaluation_text, overlay_files
 from mlimages.core import BrokenImage, ImageProperty, LabeledPath, Normalization, Preprocessing
 from mlimages.export import TrainedNetwork, export_network
 from mlimages.inference import Predictor, evaluate, explain
-from mlimages.inference.explanation import hide_middle
+from mlimages.inference.explanation import mask_center
 from mlimages.labels import LabelFile, write_label_file
 from tests.deploying import made_image
 from tests.planting import KINDS, Kind, Shortcut, linear_predictor, write_set
@@ -103,8 +103,8 @@ def test_the_hidden_middle_tells_nothing_of_what_it_hides() -> None:
     second = first.copy()
     second[6:34, 8:42] = rng.integers(200, 256, (28, 34, 3))
     assert not np.array_equal(first, second)
-    np.testing.assert_array_equal(hide_middle(first), hide_middle(second))
-    np.testing.assert_array_equal(hide_middle(first)[:6], first[:6])
+    np.testing.assert_array_equal(mask_center(first), mask_center(second))
+    np.testing.assert_array_equal(mask_center(first)[:6], first[:6])
 
 
 @pytest.mark.parametrize("kind", [*KINDS, None])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mlimages.checks import split_labels
 from mlimages.core import ImageProperty, InputError, LabeledPath, LabelFileError
 from mlimages.dataset import TrainingData, augment, compute_mean
-from mlimages.labels import LabelFile, TableOptions, open_parts, share_classes, write_class_folders, write_label_file
+from mlimages.labels import LabelFile, TableOptions, merge_classes, open_parts, write_class_folders, write_label_file
 from tests.conftest import RunCli
 from tests.labels.test_labels import NAMES, touch
 
@@ -143,7 +143,7 @@ def test_files_of_one_class_and_of_several_are_not_mixed(tmp_path: Path) -> None
     (tmp_path / "one.txt").write_text("a.jpg 0\n")
     (tmp_path / "several.txt").write_text("b.jpg [0]\n")
     files = [LabelFile(tmp_path / name) for name in ("one.txt", "several.txt")]
-    for mix in (share_classes, lambda files: files[0].merge(files[1])):
+    for mix in (merge_classes, lambda files: files[0].merge(files[1])):
         with pytest.raises(LabelFileError, match=r"one.txt has one class per image, .*several.txt any number"):
             mix(files)
     with pytest.raises(InputError, match="class folders require one class per image"):

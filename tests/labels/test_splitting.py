@@ -16,7 +16,7 @@ from mlimages.labels.splitting import (
     _position_groups,
     _random,
     _split_groups,
-    demand_shares,
+    check_shares,
     find_group,
     groups_by_pattern,
     sample_per_class,
@@ -149,7 +149,7 @@ def test_a_part_deviates_by_at_most_the_largest_group_and_the_next_one_makes_up_
 )  # fmt: skip
 def test_shares_are_positive_and_add_up_to_1(shares: tuple[float, ...], valid: bool) -> None:
     if valid:
-        demand_shares(shares)
+        check_shares(shares)
     else:
         with pytest.raises(InputError, match="expected positive numbers that add up to 1"):
             split([], shares, seed=0)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mlimages.checks import check
 from mlimages.core import InputError, LabeledPath, LabelFileError
-from mlimages.labels import LabelFile, TableOptions, open_parts, share_classes, write_label_file
+from mlimages.labels import LabelFile, TableOptions, merge_classes, open_parts, write_label_file
 from tests.conftest import RunCli
 from tests.labels.test_labels import touch
 
@@ -218,7 +218,7 @@ def test_numbers_of_several_files_are_the_same_classes(
     tmp_path: Path, suffix: str, train: list[int], val: list[int]
 ) -> None:
     files = two_files(tmp_path, suffix, train, val)
-    names, own = share_classes(files)
+    names, own = merge_classes(files)
     assert names == tuple(map(str, sorted({*train, *val})))
     for file, own_names, numbers in zip(files, own, (train, val), strict=True):
         assert [own_names[item.label] for item in file] == list(map(str, numbers))
@@ -228,7 +228,7 @@ def test_numbers_of_several_files_are_the_same_classes(
 def test_numbers_are_of_the_classes_that_another_file_names(tmp_path: Path, suffix: str) -> None:
     files = two_files(tmp_path, suffix, [0, 1, 2], [2, 0])
     (tmp_path / "train_class_def.txt").write_text("0 ant\n1 bee\n2 cow\n")
-    names, own = share_classes(files)
+    names, own = merge_classes(files)
     assert names == ("ant", "bee", "cow")
     assert [own[1][item.label] for item in files[1]] == ["cow", "ant"]
 

@@ -20,7 +20,7 @@ from mlimages.inference import Predictor
 from mlimages.labels import LabelFile
 from mlimages.networks import build_model
 from mlimages.training import FineTuneConfig, fine_tune, load_run
-from mlimages.training.run import EpochFigures
+from mlimages.training.run import EpochMetrics
 from tests.conftest import RunCli
 
 COLOURS = {"blue": (40, 60, 200), "green": (50, 190, 70), "red": (210, 50, 40)}
@@ -53,11 +53,11 @@ def config_for(labels: Path, **options: object) -> FineTuneConfig:
 
 
 def test_a_run_leaves_all_that_its_folder_promises(colours: Path) -> None:
-    metrics: list[EpochFigures] = []
+    metrics: list[EpochMetrics] = []
 
     class Note:
-        def epoch_ended(self, figures: EpochFigures) -> None:
-            metrics.append(figures)
+        def epoch_ended(self, metrics: EpochMetrics) -> None:
+            metrics.append(metrics)
 
     result = fine_tune(config_for(colours, epochs=6), export=False, callbacks=[Note()])
     run = result.run
@@ -112,8 +112,8 @@ def test_images_that_turn_bad_while_training_do_not_end_it(colours: Path) -> Non
     config = config_for(colours, cache=False, batch_size=5)
 
     class Spoil:
-        def epoch_ended(self, figures: EpochFigures) -> None:
-            if figures.epoch == 1:
+        def epoch_ended(self, metrics: EpochMetrics) -> None:
+            if metrics.epoch == 1:
                 for part in ("train", "val"):
                     next(iter(LabelFile(config.out / f"{part}.txt"))).path.write_bytes(b"gone")
 

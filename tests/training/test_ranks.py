@@ -24,7 +24,7 @@ from mlimages.networks import build_model, freeze
 from mlimages.reports import RunFiles
 from mlimages.training import FineTuneConfig, distributed, fine_tune, read_config
 from mlimages.training.cache import KEY_BYTES
-from mlimages.training.run import EpochFigures
+from mlimages.training.run import EpochMetrics
 from tests.conftest import fork_server
 from tests.forked import Forked
 from tests.training.test_finetune import colours, config_for  # noqa: F401  # a fixture among them
@@ -209,8 +209,8 @@ class StopsAfter:
     def __init__(self, epoch: int) -> None:
         self._epoch = epoch
 
-    def epoch_ended(self, figures: EpochFigures) -> None:
-        if figures.epoch == self._epoch:
+    def epoch_ended(self, metrics: EpochMetrics) -> None:
+        if metrics.epoch == self._epoch:
             raise KeyboardInterrupt
 
 

@@ -24,7 +24,7 @@ from mlimages.networks import build_model
 from mlimages.reports import RunFiles
 from mlimages.training import fine_tune, finetune, load_run, read_config, run_images
 from mlimages.training.checkpoints import TrainingState, load_state, restore, save_networks, trained_tensors
-from mlimages.training.run import EpochFigures
+from mlimages.training.run import EpochMetrics
 from tests.conftest import RunCli
 from tests.training.test_finetune import colours, config_for  # noqa: F401  # a fixture among them
 
@@ -85,8 +85,8 @@ class StopsAfter:
     def __init__(self, epoch: int) -> None:
         self._epoch = epoch
 
-    def epoch_ended(self, figures: EpochFigures) -> None:
-        if figures.epoch == self._epoch:
+    def epoch_ended(self, metrics: EpochMetrics) -> None:
+        if metrics.epoch == self._epoch:
             raise KeyboardInterrupt
 
 
@@ -288,7 +288,7 @@ def test_what_needs_no_image_is_refused_before_one_is_read_and_leaves_nothing(
     state = build_model("cifar10_cnn", classes=3, weights="none").network.state_dict()
     state["conv2.weight"][0, 0, 0, 0] = torch.nan
     save_file(state, "nan.safetensors")
-    monkeypatch.setattr(run_images, "decode_shares", None)
+    monkeypatch.setattr(run_images, "decode_distributed", None)
     before = sorted(colours.parent.rglob("*"))
     with pytest.raises(MlimagesError, match=re.escape(message)):
         fine_tune(config_for(colours, **options))

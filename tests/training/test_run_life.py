@@ -27,7 +27,7 @@ from mlimages.networks import build_model
 from mlimages.reports import RunFiles
 from mlimages.training import FineTuneConfig, fine_tune, load_run, read_config
 from mlimages.training.checkpoints import load_state
-from mlimages.training.run import EpochFigures
+from mlimages.training.run import EpochMetrics
 from tests.training.test_run import Killed, kill_at
 
 MAX_EPOCHS = 5
@@ -77,8 +77,8 @@ class StopsAfter:
     def __init__(self, epoch: int) -> None:
         self._epoch = epoch
 
-    def epoch_ended(self, figures: EpochFigures) -> None:
-        if figures.epoch == self._epoch:
+    def epoch_ended(self, metrics: EpochMetrics) -> None:
+        if metrics.epoch == self._epoch:
             raise KeyboardInterrupt
 
 
@@ -161,7 +161,7 @@ class RunFolderLife(RuleBasedStateMachine):
                 assert [Path(each.path).name for each in result.broken] == ["7.png"] * (not was_resumed)
         self.epochs += (self.config.epochs,) * ended
         if where in ("never", "callback") and self.epochs:
-            self.demand_reference()
+            self.require_reference()
 
     @property
     def train_images(self) -> int:
@@ -201,7 +201,7 @@ class RunFolderLife(RuleBasedStateMachine):
 
     @precondition(lambda self: self.epochs)
     @rule()
-    def demand_reference(self) -> None:
+    def require_reference(self) -> None:
         """The state is that of any run of these epochs; both networks can be read."""
         state = load_state(self.files)
         assert state is not None

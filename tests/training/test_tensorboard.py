@@ -12,9 +12,9 @@ def test_every_figure_of_every_epoch_is_written(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     from mlimages.training import ScalarWriter
-    from mlimages.training.run import EpochFigures
+    from mlimages.training.run import EpochMetrics
 
-    epochs = [EpochFigures(n, 0.01, 1 / n, 0.5, 2 / n, 0.4, 3.0) for n in (1, 2)]
+    epochs = [EpochMetrics(n, 0.01, 1 / n, 0.5, 2 / n, 0.4, 3.0) for n in (1, 2)]
     with ScalarWriter(tmp_path) as writer:
         for figures in epochs:
             writer.epoch_ended(figures)

@@ -11,7 +11,7 @@ from yarl import URL
 
 from mlimages.gathering.download.address_guard import PRIVATE_ERRNO, is_private_literal, is_proxied, public_socket
 from mlimages.gathering.download.response_head import LenientConnector
-from mlimages.gathering.options import GatherOptions, demand_http_proxy
+from mlimages.gathering.options import GatherOptions, check_http_proxy
 
 _Proxy = tuple[URL, aiohttp.BasicAuth | None]
 
@@ -92,7 +92,7 @@ def _parse_proxy(text: str) -> _Proxy:
     Raises:
         InputError: it is not an HTTP proxy.
     """
-    demand_http_proxy(text)
+    check_http_proxy(text)
     url = URL(text)
     auth = aiohttp.BasicAuth(url.user, url.password or "") if url.user else None
     return url.with_user(None), auth

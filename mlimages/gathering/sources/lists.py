@@ -119,9 +119,9 @@ class LinkFile:
         head, error = self._take_head(refs, HEAD)
         if error and not head:
             raise error
-        self._demand_links(head)
+        self._require_links(head)
         if choice.label_col is None:
-            self._demand_classes(head)
+            self._require_classes(head)
         first = next((f"; first link {_short_url(ref.url)}" for ref in head if can_be_downloaded(ref.url)), "")
         self.description = f"{self._form}{first}"
         self.warnings = tuple(self._warnings(head))
@@ -130,7 +130,7 @@ class LinkFile:
     def __iter__(self) -> Iterator[ImageRef]:
         return self._links
 
-    def _demand_links(self, head: list[ImageRef]) -> None:
+    def _require_links(self, head: list[ImageRef]) -> None:
         if self._path == STDIN and len(head) < 2:  # a line that was typed; more may follow
             return
         if head and not any(can_be_downloaded(ref.url) for ref in head):
@@ -152,7 +152,7 @@ class LinkFile:
         if 0 < self._unclassified < len(head):
             yield f"{self._unclassified} {rows} without a class: put into class {self._default}"
 
-    def _demand_classes(self, head: list[ImageRef]) -> None:
+    def _require_classes(self, head: list[ImageRef]) -> None:
         single = [label for label, count in Counter(ref.label for ref in head).items() if count == 1]
         if len(single) > _MAX_SINGLE_CLASSES:
             raise InputError(

@@ -28,7 +28,7 @@ from mlimages.gathering.store.manifest import (
 )
 from mlimages.gathering.store.merge_manifests import CurrentRows, rewrite_manifests, warn_about_unknown_images
 from mlimages.gathering.store.missing import corrected_rows
-from mlimages.gathering.store.reopening import Refusals, demand_same_settings, is_open
+from mlimages.gathering.store.reopening import Refusals, check_same_settings, is_open
 from mlimages.gathering.store.rows import failed_values, image_values, make_row
 from mlimages.gathering.store.storage import open_storage
 from mlimages.gathering.store.stored_files import StoredFiles
@@ -63,7 +63,7 @@ class GatherFolder:
         self.added, self.has_attributions = 0, False
 
     def __enter__(self) -> GatherFolder:
-        self._tables.demand_writable()
+        self._tables.require_writable()
         with ExitStack() as stack:
             opened = open_storage(self.out, self._options, stack)
             self._folder, self._manifest, self._parts = opened.folder, opened.manifest, opened.parts
@@ -135,7 +135,7 @@ class GatherFolder:
         return self._parts / f"{next(self._numbers)}.part"
 
     async def add(
-        self, ref: ImageRef, fetched: DownloadResult, found: Facts | Rejection | None, part: Path
+        self, ref: ImageRef, fetched: DownloadResult, inspection: Facts | Rejection | None, part: Path
     ) -> FetchResult:
         """Record a finished link; a valid image is moved to its final name.
 
@@ -143,15 +143,15 @@ class GatherFolder:
             GatherError: the folder cannot be written.
         """
         key = row_key(ref.label, ref.url)
-        if isinstance(found, Facts):
+        if isinstance(inspection, Facts):
             keeps = self._options.keep_duplicates
-            outcome = image_values(ref, fetched, found, self._images(), keep_duplicates=keeps)
+            outcome = image_values(ref, fetched, inspection, self._images(), keep_duplicates=keeps)
         else:
-            outcome = failed_values(fetched, found)
+            outcome = failed_values(fetched, inspection)
         row = make_row(ref, fetched, outcome)
-        if row.status == "ok" and isinstance(found, Facts):
-            row = await self._place(ref, row, part, found.suffix, key=key)
-        elif found:
+        if row.status == "ok" and isinstance(inspection, Facts):
+            row = await self._place(ref, row, part, inspection.suffix, key=key)
+        elif inspection:
             part.unlink(missing_ok=True)
         row = self._refusals.reopen(key, row)
         self._writer.append(row)
@@ -237,7 +237,7 @@ class GatherFolder:
         self._refusals, self._names = Refusals(), NamesInUse()
         for row in read_rows(paths):
             key = row_key(row.label, row.url)
-            demand_same_settings(row, self._options, self.out)
+            check_same_settings(row, self._options, self.out)
             self._refusals.note(key, row)
             self._is_settled &= not (key in self._done or key in self._reopened)
             self._add_row(key, row, retries_open=retries_open)

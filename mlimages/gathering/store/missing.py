@@ -63,7 +63,7 @@ def corrected_rows(files: ImageStorage, manifests: list[Path], *, keep: bool, re
     moved = _find_moved(files, manifests, missing) if missing else {}
     deleted = {path for path, image in missing.items() if image.is_closed and path not in moved and not restore}
     if not keep:
-        demand_few(Counter(map(_folder_of, deleted)), totals)
+        check_missing_count(Counter(map(_folder_of, deleted)), totals)
     for at, row in enumerate(read_rows(manifests) if moved or deleted or returned else ()):
         if row.status != "ok" or not row.path or not current.is_current(at, row):
             continue
@@ -76,7 +76,7 @@ def corrected_rows(files: ImageStorage, manifests: list[Path], *, keep: bool, re
             yield replace(row, removed="user")
 
 
-def demand_few(deleted: Mapping[str, int], totals: Mapping[str, int]) -> None:
+def check_missing_count(deleted: Mapping[str, int], totals: Mapping[str, int]) -> None:
     """Raise an error if all images of a folder, or more than one and more than a tenth of them, are missing.
 
     Raises:

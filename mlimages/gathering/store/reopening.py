@@ -54,7 +54,7 @@ def is_allowed_now(row: FetchResult, options: GatherOptions) -> bool:
     return False
 
 
-def demand_same_settings(row: FetchResult, options: GatherOptions, out: object) -> None:
+def check_same_settings(row: FetchResult, options: GatherOptions, out: object) -> None:
     """Raise an error if the image in `row` was gathered with another `--resize` or `--layout`.
 
     Raises:

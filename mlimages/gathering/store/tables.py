@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mlimages.core import FetchResult, InputError, demand_free, require, writing
+from mlimages.core import FetchResult, InputError, require, require_writable, writing
 from mlimages.gathering.options import GatherOptions
 
 METADATA = "metadata.jsonl"
@@ -26,7 +26,7 @@ class Tables:
         wanted = {METADATA: options.metadata, PARQUET: options.parquet}
         self._names = [name for name, is_wanted in wanted.items() if is_wanted and not options.shard]
 
-    def demand_writable(self) -> None:
+    def require_writable(self) -> None:
         """Check that the tables can be written without replacing a person's file.
 
         Raises:
@@ -37,7 +37,7 @@ class Tables:
             require("--parquet", "parquet", "pyarrow")
         for name in self._names:
             try:
-                demand_free([self._out / name])
+                require_writable([self._out / name])
             except InputError:
                 option = "--metadata" if name == METADATA else "--parquet"
                 raise InputError(
@@ -52,9 +52,9 @@ class Tables:
             rows: returns the rows of the manifest that count.
 
         Raises:
-            InputError: as `demand_writable`.
+            InputError: as `require_writable`.
         """
-        self.demand_writable()
+        self.require_writable()
         for name in self._names:
             with writing(self._out / name) as part:
                 if name == METADATA:
