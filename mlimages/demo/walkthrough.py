@@ -20,8 +20,7 @@ from mlimages.labels import LabelFile, LabelOptions, label_dir_auto, make_label_
 from mlimages.training import FineTuneConfig, FineTuneResult, fine_tune
 
 SEEDS = range(5)
-IMAGES_PER_CLASS = (2, 5, 10, 30)
-"""`finetune` needs two images of a class."""
+IMAGES_PER_CLASS = (1, 3, 10, 30)
 SHOWN = 10
 """Images per class of the runs whose commands are shown, with the first seed."""
 WAYS = {"transfer": ("runs/old/best.safetensors", "conv2"), "scratch": ("none", "none")}

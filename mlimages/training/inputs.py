@@ -92,7 +92,7 @@ def read_inputs(config: FineTuneConfig, files: RunFiles, custom: CustomNetwork |
         raise MissingExtraError("continuing a run whose features OpenVINO computes", "train")
     images = _resumed_images(files) if is_resumed else read_label_files(config)
     distributed.require_same("label files and run folder", (is_resumed, images.train, images.val))
-    require_classes(images.train, images.names)
+    require_classes(images.train, images.names, least=2 if images.val is None else 1)
     model = _build(config, len(images.names), custom)
     if images.is_multi_label and type(model.network).__name__ == "SqueezeNet":
         raise ModelError(
@@ -160,19 +160,21 @@ class _Labeled(Protocol):
         """All classes of an image."""
 
 
-def require_classes(images: Iterable[_Labeled], names: ClassNames, *, kind: str = "") -> None:
-    """Check that every class has at least two training images.
+def require_classes(images: Iterable[_Labeled], names: ClassNames, *, least: int, kind: str = "") -> None:
+    """Check that every class has enough training images.
 
     Args:
+        least: minimum number of images per class.
         kind: kind of the images, for the message, such as "usable ".
 
     Raises:
         InputError: a class has fewer images.
     """
     counts = Counter(label for image in images for label in image.class_indices)
-    few = [f"{name} ({counts[label]})" for label, name in enumerate(names) if counts[label] < 2]
+    few = [f"{name} ({counts[label]})" for label, name in enumerate(names) if counts[label] < least]
     if few:
-        raise InputError(f"fewer than 2 {kind}training images of {', '.join(few)}: gather more, or leave the class out")
+        fewer = "no" if least == 1 else f"fewer than {least}"
+        raise InputError(f"{fewer} {kind}training images of {', '.join(few)}: gather more, or leave the class out")
 
 
 def image_property_of(model: str) -> ImageProperty:

@@ -45,8 +45,8 @@ def read_images(config: FineTuneConfig, inputs: RunInputs, progress: Progress) -
     """Decode every image once, hold out a validation set if there is none, and check both sets.
 
     Raises:
-        InputError: a class has fewer than two training images, there is no validation image, or an image is in both
-            sets.
+        InputError: a class has too few training images (one suffices where there is a validation set), there is no
+            validation image, or an image is in both sets.
     """
     labeled, image = inputs.images, inputs.model.preprocessing.image
     items = [*labeled.train, *(labeled.val or [])]
@@ -65,9 +65,9 @@ def read_images(config: FineTuneConfig, inputs: RunInputs, progress: Progress) -
         for part in (found[: len(labeled.train)], found[len(labeled.train) :])
     )
     if labeled.val is None:
-        require_classes(train, labeled.names, kind="usable ")
+        require_classes(train, labeled.names, least=2, kind="usable ")
         train, val = _hold_out(train, config)
-    require_classes(train, labeled.names, kind="usable ")
+    require_classes(train, labeled.names, least=1, kind="usable ")
     if not val:
         raise InputError("no validation images are left: gather more images, or use another --val")
     if distributed.is_main_process():

@@ -163,6 +163,21 @@ def test_what_cannot_be_trained_on_is_refused_with_what_to_do(colours: Path, spo
     assert not (colours.parent / "run" / "config.json").exists()
 
 
+def test_one_image_of_each_class_suffices_where_validation_images_are_given(colours: Path) -> None:
+    lines = colours.read_text().splitlines(keepends=True)
+    (colours.parent / "val.txt").write_text("".join(line for n, line in enumerate(lines) if n % 12))
+    colours.write_text("".join(lines[::12]))
+    started = fine_tune(config_for(colours, epochs=1, val=colours.parent / "val.txt"), export=False)
+    weights = started.run / "last.safetensors"
+    for freeze in ("none", "head"):  # the latter with a closed-form head and an output `known`
+        config = config_for(colours, val=colours.parent / "val.txt", weights=str(weights), freeze=freeze)
+        result = fine_tune(replace(config, out=colours.parent / freeze), export=freeze == "head")
+        assert (result.train_images, result.val_images) == (3, 33)
+    (answer,) = Predictor(result.onnx)([next(iter(LabelFile(colours))).path])  # type: ignore[arg-type]
+    assert isinstance(answer, Prediction)
+    assert answer.known is not None
+
+
 def test_a_folder_with_another_run_in_it_is_not_written_over(colours: Path) -> None:
     fine_tune(config_for(colours, epochs=1), export=False)
     with pytest.raises(RunError, match="batch_size 32 before, 8 now"):
