@@ -115,7 +115,7 @@ def examine(data: bytes, *, max_pixels: int) -> Facts:
     small, mode = decoded.image, decoded.header.mode
     luma = small.convert("L")
     thumb = luma.resize((16, 16), Image.Resampling.BOX)
-    thumb = thumb if decoded.turn == 1 else thumb.transpose(UPRIGHT[decoded.turn])
+    thumb = thumb if decoded.image_orientation == 1 else thumb.transpose(UPRIGHT[decoded.image_orientation])
     sample = small.resize((32, 32), Image.Resampling.NEAREST)  # 1024 pixels suffice for the colour
     red, green, blue, *_ = sample.reduce(32).getpixel((0, 0))  # type: ignore[misc]  # RGB
     low, high, typical, two_levels = _levels(luma)

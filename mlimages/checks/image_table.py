@@ -131,7 +131,7 @@ class ImageTable:
         """Return the paths of some images by index."""
         return {index: as_path(path) for index, path, _ in self.read_all() if index in indices} if indices else {}
 
-    def note(self, index: int, code: Code, detail: str) -> None:
+    def record_fault(self, index: int, code: Code, detail: str) -> None:
         """Record the fault of an image's file."""
         self.file_code[index] = CODES.index(code)
         self.file_detail[index] = self.texts.setdefault(detail, detail)

@@ -183,9 +183,9 @@ def _record(images: ImageTable, begin: int, paths: Sequence[str], results: Seque
         images.digest[indices] = np.frombuffer(digests, np.uint64).reshape(-1, 2)
     for index, (path, one) in enumerate(zip(paths, results, strict=True), start=begin):
         if one.fault:
-            images.note(index, Code(one.fault), one.detail)
+            images.record_fault(index, Code(one.fault), one.detail)
         elif detail := wrong_suffix(path, images.facts["format"][index].decode()):
-            images.note(index, Code.WRONG_SUFFIX, detail)
+            images.record_fault(index, Code.WRONG_SUFFIX, detail)
 
 
 def _examine_batch(paths: Sequence[str], cache: FactsCache, thresholds: Thresholds, pool: Pool) -> list[ExaminedImage]:

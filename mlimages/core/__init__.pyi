@@ -25,13 +25,13 @@ from .files import full_name as full_name
 from .files import is_remote as is_remote
 from .files import named_path as named_path
 from .files import outputs as outputs
-from .files import put as put
 from .files import read_file as read_file
 from .files import record_settings as record_settings
 from .files import record_written as record_written
 from .files import relative_name as relative_name
 from .files import replacing as replacing
 from .files import require_writable as require_writable
+from .files import upload as upload
 from .files import write_text as write_text
 from .files import writing as writing
 from .files import written_names as written_names

@@ -38,7 +38,7 @@ def replacing(path: Path) -> Iterator[Path]:
             part = Path(folder, path.name)
             part.touch()
             yield part
-            put(part, path)
+            upload(part, path)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name[:50]}.{secrets.token_hex(8)}.part")
@@ -191,7 +191,7 @@ def is_remote(path: Path | str) -> bool:
     return not isinstance(path, Path)
 
 
-def put(file: Path, address: Path) -> None:
+def upload(file: Path, address: Path) -> None:
     """Upload a file as the object at `address`, atomically."""
     address.fs.put_file(str(file), address.path)  # type: ignore[attr-defined]  # an address is no Path to mypy
 

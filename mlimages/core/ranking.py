@@ -1,4 +1,4 @@
-"""Scores of classifiers with several labels per image: average precision, and thresholds of the classes."""
+"""Scores of multi-label classifiers: average precision, and thresholds of the classes."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def average_precisions(probabilities: Probabilities, targets: Targets) -> Averag
 
 
 def difference_of_means(one: Probabilities, other: Probabilities, targets: Targets) -> tuple[Share, float]:
-    """Return by how much the mAP of `one` exceeds that of `other`, with its interval, and the two-sided p-value.
+    """Return the mAP of `one` minus that of `other`, with its interval, and the two-sided p-value.
 
     Both are computed on the same resamples of the images; p is twice the smaller share of resamples in which the
     difference is not positive, or not negative.

@@ -252,7 +252,7 @@ class _PartialSums:
 
     Attributes:
         sums: uint16 `(H, W, C)` by class index; all images are counted as class 0 without `per_class`, and also as
-            class ALL if they may have several.
+            class ALL in a multi-label file.
         counts: number of images by class index.
         histogram: uint64 `(C, 256)`, number of pixels by level.
         broken: images that could not be decoded.

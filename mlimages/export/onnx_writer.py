@@ -100,12 +100,12 @@ class TrainedNetwork:
 
 @dataclass(frozen=True, slots=True)
 class Decisions:
-    """How the outputs of a network are read.
+    """How logits become predictions.
 
     Attributes:
         temperature: divides the logits before the softmax.
         unknown_below: an image whose highest probability is below this is predicted as "unknown".
-        thresholds: of a multi-label network, the probability of each class from which on an image has it.
+        thresholds: minimum probability of each class to be predicted, of a multi-label network.
     """
 
     temperature: float = 1.0

@@ -56,7 +56,7 @@ class DecodedImage:
         header: the header of the file.
         size: width and height of the upright image at full scale, in pixels.
         orientation: EXIF orientation of the file, 1 (upright) to 8.
-        turn: EXIF orientation of `image`: 1 if `DecodeOptions.upright` was set, else that of the file.
+        image_orientation: EXIF orientation of `image`: 1 if `DecodeOptions.upright` was set, else that of the file.
         animated: whether there are further frames; only the first is decoded.
         transparent: whether any pixel shows the background.
         irregular: whether it is a JPEG with padding or unusual header values but intact pixels (only with `strict`).
@@ -66,7 +66,7 @@ class DecodedImage:
     header: ImageHeader
     size: tuple[int, int]
     orientation: int
-    turn: int
+    image_orientation: int
     animated: bool
     transparent: bool
     irregular: bool

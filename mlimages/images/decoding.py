@@ -120,7 +120,7 @@ def decode(
         header,
         size[::-1] if turn >= _SWAPS_SIDES else size,
         orientation=max(stored, turn),
-        turn=1 if chosen.upright else turn,
+        image_orientation=1 if chosen.upright else turn,
         animated=_is_animated(file),
         transparent=transparent,
         irregular=irregular,

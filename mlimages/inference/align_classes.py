@@ -11,8 +11,7 @@ def match_labels(labels: LabelFile, bundle: OnnxBundle) -> list[LabeledPath]:
     """Return the labelled images with the bundle's class indices; for a multi-label bundle, with all labels.
 
     Raises:
-        InputError: the label file has a class that is not in the bundle, or several labels per image and the bundle
-            one class.
+        InputError: the label file has a class that is not in the bundle, or is multi-label and the bundle is not.
     """
     if labels.is_multi_label and not bundle.multi_label:
         raise InputError(

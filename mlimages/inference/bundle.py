@@ -163,7 +163,7 @@ class OnnxBundle:
         known: calibration of the output `known`; None if the graph has no such output.
         prediction_sets: thresholds of prediction sets; None if unknown.
         multi_label: an image may have any number of classes: the probabilities are the sigmoid of the logits.
-        thresholds: of a multi-label file, the probability of each class from which on an image has it.
+        thresholds: minimum probability of each class to be predicted, of a multi-label file.
     """
 
     path: Path
@@ -183,7 +183,7 @@ class OnnxBundle:
 
     @property
     def task(self) -> SingleLabel | MultiLabel:
-        """What the outputs mean."""
+        """Interpretation of the outputs: single-label or multi-label."""
         return MultiLabel(self.thresholds) if self.multi_label else SingleLabel()
 
     @classmethod

@@ -1,4 +1,4 @@
-"""What the outputs of a classifier mean: one class per image, or any number of labels."""
+"""Interpretation of a classifier's outputs: single-label or multi-label."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Task(Protocol):
         """Return the probabilities `(N, classes)` of `logits / temperature`."""
 
     def targets(self, images: Iterable[LabeledPath], classes: int) -> Targets:
-        """Return the true classes: indices `(N,)`, or for several labels whether each image has it `(N, classes)`."""
+        """Return the true class indices `(N,)`, or if multi-label, whether each image has each class `(N, classes)`."""
 
     def score(self, probabilities: Floats, targets: Targets) -> Share:
         """Return the score of probabilities `(N, classes)` with its 95 % interval."""

@@ -290,7 +290,7 @@ class LabelFile:
     def _read(self) -> Iterator[tuple[str, Label]]:
         names, table = self.defined_class_names, self._table()
         reader = LabelReader(self.path, names, has_definition=self._fixed_class_names() is not None)
-        root, known = str(table.folder if table else self.img_root), reader.known
+        root, known = str(table.folder if table else self.img_root), reader.labels
         for row in table.rows() if table else text_rows(self.path):
             label = known.get(row.label)
             if label is None:

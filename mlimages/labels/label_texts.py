@@ -17,11 +17,11 @@ class LabelReader:
     """Reads the labels of one label file; each distinct text is parsed once.
 
     Attributes:
-        known: the labels by their text.
+        labels: the labels by their text.
     """
 
     def __init__(self, path: Path, names: ClassNames, *, has_definition: bool) -> None:
-        self.known: dict[str, Label] = {}
+        self.labels: dict[str, Label] = {}
         self._path, self._names = path, names
         self._numbers = {name: n for n, name in enumerate(names) if not (has_definition and is_number(name))}
 
@@ -34,10 +34,10 @@ class LabelReader:
         parts = None if row.label in self._numbers else parse_list(row.label)
         several = tuple(sorted({self._number(row, text) for text in parts or ()}))
         label = self._number(row, row.label) if parts is None else several
-        if isinstance(label, tuple) != isinstance(next(iter(self.known.values()), label), tuple):
+        if isinstance(label, tuple) != isinstance(next(iter(self.labels.values()), label), tuple):
             expected = "expected one class on every line, or any number in brackets ([0,3], [2], []) on every line"
             raise LabelFileError(f"{self._path}:{row.number}: {expected}, found {row.label[:80]!r}")
-        self.known[row.label] = label
+        self.labels[row.label] = label
         return label
 
     def _number(self, row: Row, text: str) -> int:

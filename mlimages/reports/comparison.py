@@ -26,8 +26,8 @@ class PairedTest:
         shared: number of shared images.
         gained, lost: number of images that only this run, or only the best run, predicts correctly.
         difference: accuracy of this run minus that of the best, and its 95 % interval (-1..1); mean average precision
-            where an image may have several labels.
-        p_value: two-sided p-value of McNemar's exact test, or for several labels of the paired bootstrap.
+            of multi-label runs.
+        p_value: two-sided p-value of McNemar's exact test, of multi-label runs by the paired bootstrap.
     """
 
     shared: int
@@ -48,14 +48,14 @@ class ComparedRun:
 
     Attributes:
         run: the given run folder.
-        accuracy: accuracy on all its validation images; where they may have several labels, all must be correct.
+        accuracy: accuracy on all its validation images; in a multi-label run, all labels of an image must be correct.
         count: number of these images.
         against_best: the test against the best run; None for the best run itself, or if the two share no validation
             image.
         seconds: training time; None if unknown.
         size_bytes: size of the exported file, or else of the weights.
         settings: settings that differ among the runs.
-        mean_ap: mean average precision, by which runs are compared where an image may have several labels; else None.
+        mean_ap: mean average precision, by which multi-label runs are compared; None for other runs.
     """
 
     run: Path
@@ -74,7 +74,7 @@ class ComparedRun:
 
     @property
     def score(self) -> Share:
-        """What the runs are compared by: `mean_ap`, or else `accuracy`."""
+        """Score by which the runs are compared: `mean_ap`, else `accuracy`."""
         return self.mean_ap or self.accuracy
 
     def to_dict(self) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def compare_runs(runs: AnyPath | Iterable[AnyPath]) -> tuple[ComparedRun, ...]:
         runs: at least two run folders.
 
     Raises:
-        InputError: fewer than two runs, or only some of them with several labels per image.
+        InputError: fewer than two runs, or only some of them are multi-label.
         RunError: one is not a run folder, or is not finished.
 
     Example:
@@ -125,7 +125,7 @@ def compare_runs(runs: AnyPath | Iterable[AnyPath]) -> tuple[ComparedRun, ...]:
 def paired_test(run: RunFolder, best: RunFolder) -> PairedTest | None:
     """Apply McNemar's exact test to the validation images that both runs share; None if there are none.
 
-    The interval is Wald's interval for paired proportions. Where an image may have several labels, the difference in
+    The interval is Wald's interval for paired proportions. Of multi-label runs, the difference in
     mean average precision is resampled by the bootstrap, see `difference_of_means`.
     """
     mine, theirs = _correct_by_image(run), _correct_by_image(best)

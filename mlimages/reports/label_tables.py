@@ -1,4 +1,4 @@
-"""Tables and captions of results where an image may have several labels."""
+"""Tables and captions of multi-label results."""
 
 from __future__ import annotations
 

@@ -38,8 +38,8 @@ class Predictions:
 
     Attributes:
         paths: paths of the images.
-        labels: true class indices, int64 `(N,)`; where an image may have several labels, whether it has each class,
-            bool `(N, classes)`.
+        labels: true class indices, int64 `(N,)`; in a multi-label run, whether each image has each class, bool
+            `(N, classes)`.
         probabilities: predicted probabilities, float64 `(N, classes)`.
     """
 
@@ -52,12 +52,12 @@ class Predictions:
 
     @property
     def is_multi_label(self) -> bool:
-        """Whether an image may have several labels."""
+        """Whether the run is multi-label."""
         return self.labels.ndim == 2
 
     @property
     def thresholds(self) -> tuple[float, ...]:
-        """Where an image may have several labels, the probability of each class with the best F1 on these images."""
+        """Threshold of each class of a multi-label run: the one with the best F1 on these images."""
         return f1_thresholds(self.probabilities, self.labels.astype(bool))
 
     @property
@@ -129,14 +129,14 @@ class RunFolder:
 
     @property
     def accuracy(self) -> Share:
-        """Accuracy on the validation set; where an image may have several labels, all must be predicted correctly."""
+        """Accuracy on the validation set; in a multi-label run, all labels of an image must be correct."""
         if self.predictions and self.predictions.is_multi_label:
             return share(int(self.predictions.correct.sum()), self.val_count)
         return accuracy(self.confusion)
 
     @property
     def average_precision(self) -> AveragePrecision | None:
-        """Average precision on the validation set where an image may have several labels, else None."""
+        """Average precision on the validation set in a multi-label run, else None."""
         if self.predictions is None or not self.predictions.is_multi_label:
             return None
         return average_precisions(self.predictions.probabilities, self.predictions.labels.astype(bool))
@@ -148,7 +148,7 @@ class RunFolder:
 
     @property
     def score(self) -> Share:
-        """What runs are compared by: the mean average precision, or the accuracy with one class per image."""
+        """Score by which runs are compared: mean average precision of a multi-label run, else accuracy."""
         found = self.average_precision
         return found.mean if found else self.accuracy
 
@@ -202,7 +202,7 @@ def _read_epochs(path: Path) -> tuple[dict[str, float], ...]:
 def _read_predictions(path: Path, classes: int, *, multi_label: bool) -> Predictions | None:
     """Read `path,label` and one probability per class; paths are relative to the run folder.
 
-    The label is a class index; where an image may have several, they are separated by `;`.
+    The label is a class index, or in a multi-label run class indices separated by `;`.
     """
     rows = list(csv.reader(io.StringIO(_text(path), newline="")))[1:]
     if not rows:

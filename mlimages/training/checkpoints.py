@@ -42,7 +42,7 @@ class TrainingState:
         best_epoch: epoch with the highest validation accuracy; 0 is the network before the first epoch.
         best_score: its validation accuracy (or mean average precision) and negative loss.
         probe_accuracy: validation accuracy of the closed-form head; None if there is none.
-        probe_map: its mean average precision where an image may have several labels, else None.
+        probe_map: its mean average precision in a multi-label run, else None.
         frozen_digest: SHA-256 of the frozen weights; empty if nothing is frozen.
         depths_share: share of the lower layers in the closed-form head; 0 if it uses only the last layer.
         left_out: leave-one-out thresholds of prediction sets by level; empty without a closed-form head.
@@ -201,7 +201,7 @@ class TrainedRun:
         val: label file of the validation set.
         weights: file that the trained weights were read from.
         figures: the results, as `finetune --json` prints them; empty before the run is finished.
-        multi_label: an image may have several labels.
+        multi_label: whether an image may have any number of labels.
     """
 
     network: nn.Module

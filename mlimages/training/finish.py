@@ -74,10 +74,10 @@ class FineTuneResult:
         broken: images that could not be decoded and were skipped.
         seconds: training time, excluding interruptions.
         onnx: the exported file; None without `export`.
-        val_map: where an image may have several labels, the mean average precision on the validation images with the
-            bounds of its 95 % interval; accuracies are then the share of images whose labels are all correct at a
-            probability of 0.5. None with one class per image.
-        probe_map: the same of the closed-form head, without an interval.
+        val_map: in a multi-label run, the mean average precision on the validation images with the bounds of its 95 %
+            interval; accuracies are then the share of images whose labels are all correct at a threshold of 0.5. None
+            in a single-label run.
+        probe_map: mean average precision of the closed-form head in a multi-label run, else None.
     """
 
     run: Path
@@ -120,7 +120,7 @@ class FineTuneResult:
         return html_table(f"run {self.run}", rows)
 
     def to_dict(self) -> dict[str, object]:
-        """Return the result as JSON types; the scores of several labels per image only where there are some."""
+        """Return the result as JSON types; multi-label scores only of a multi-label run."""
         paths = {"run": str(self.run), "onnx": None if self.onnx is None else str(self.onnx)}
         values = {**asdict(self), **paths}
         return {key: value for key, value in values.items() if value is not None or not key.endswith("_map")}

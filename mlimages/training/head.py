@@ -20,7 +20,7 @@ SMOOTHING = 0.05
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
 Targets = NDArray[Any]
-"""Class indices, int64 `(N,)`; for several labels 1 for each class of an image and else 0, `(N, classes)`."""
+"""Class indices, int64 `(N,)`; for multi-label data, 1 for each class of an image, else 0, `(N, classes)`."""
 
 Features = NDArray[np.floating]
 
@@ -62,7 +62,7 @@ class RidgeFit:
     """A ridge regression with its leave-one-out predictions.
 
     Attributes:
-        head: classifier fitted on all images; the softmax of its scores, or for several labels their sigmoid, is
+        head: classifier fitted on all images; the softmax of its scores, or for multi-label data their sigmoid, is
             calibrated by leave-one-out.
         leave_one_out: probabilities of each image predicted by the fit without it, float32 `(N, classes)`.
         penalty: the penalty chosen from PENALTIES by leave-one-out.
@@ -91,7 +91,7 @@ def fit_ridge(
 
     Args:
         features: features of the last layer, `(N, D)`.
-        labels: class indices, int64 `(N,)`; for several labels 1 for each class of an image and else 0, `(N, classes)`.
+        labels: class indices, int64 `(N,)`; for multi-label data, 1 for each class of an image, else 0, `(N, classes)`.
         classes: number of classes.
         lower: features of each layer below, `(N, L)`; their weights follow those of `features`: `(classes, D + sum L)`.
         shares: candidates for their total share, compared on at most SHARE_IMAGES images.

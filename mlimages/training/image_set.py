@@ -37,9 +37,9 @@ class TrainingImage:
 
     Attributes:
         path: path of the file.
-        label: class index; -1 where an image may have several.
+        label: class index; -1 in a multi-label run.
         digest: SHA-256 of the file, 32 bytes.
-        labels: class indices where an image may have several, else None.
+        labels: class indices in a multi-label run, else None.
     """
 
     path: Path
@@ -146,10 +146,10 @@ class ImageSet:
         geometry: input size, channels and resize method.
         store: cache of their pixels; None decodes them each time.
         augment: data augmentation; None for none.
-        classes: number of classes where images may have several; by default those that occur.
+        classes: number of classes in a multi-label run; by default those that occur.
 
     Attributes:
-        labels: class indices, int64 `(N,)`; where images may have several, 1.0 for each class, float32 `(N, classes)`.
+        labels: class indices, int64 `(N,)`; in a multi-label run, 1.0 for each class, else 0.0, float32 `(N, classes)`.
     """
 
     def __init__(

@@ -44,7 +44,7 @@ class LabeledImages:
 
     @property
     def is_multi_label(self) -> bool:
-        """Whether an image may have several labels."""
+        """Whether the label files are multi-label."""
         return self.train[0].labels is not None
 
 

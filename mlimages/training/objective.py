@@ -53,7 +53,7 @@ class Objective(Protocol):
 
     @property
     def task(self) -> Task:
-        """What the outputs mean."""
+        """Interpretation of the outputs."""
 
     def loss(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, float]:
         """Return the sum of the loss over the images, and the sum of their weights."""
@@ -148,7 +148,7 @@ class BinaryCrossEntropy:
 
 
 def make_objective(config: FineTuneConfig, targets: Tensor, classes: int, device: torch.device) -> Objective:
-    """Return the objective for the targets of the training images: `(N,)`, or `(N, classes)` for several labels."""
+    """Return the objective for the targets of the training images: `(N,)`, or `(N, classes)` of multi-label data."""
     if targets.ndim == 2:
         return BinaryCrossEntropy(config, targets, device)
     return CrossEntropy(config, targets, classes, device)

@@ -88,7 +88,7 @@ def probe_cuts(
         Accuracy by layer with its 95 % interval, the recommended layer, and the learning curve.
 
     Raises:
-        InputError: there are too few images, or they have several labels.
+        InputError: there are too few images, or the label file is multi-label.
         ModelError: the network cannot be built or cut.
 
     >>> result = probe_cuts(read_labels("cats.txt"), model="alexnet")  # doctest: +SKIP

@@ -22,8 +22,8 @@ from mlimages.training.config import FineTuneConfig
 class EpochMetrics:
     """Metrics of an epoch, one line of metrics.csv: accuracies in 0..1, losses in nats, duration in seconds.
 
-    Where an image may have several labels, accuracy is the share of images whose labels are all correct at a
-    probability of 0.5, and `train_map` and `val_map` are the mean average precision; else they are None.
+    In a multi-label run, accuracy is the share of images whose labels are all correct at a threshold of 0.5, and
+    `train_map` and `val_map` are the mean average precision; otherwise these are None.
     """
 
     epoch: int

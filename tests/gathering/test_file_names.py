@@ -118,15 +118,15 @@ def test_free_paths_begin_with_the_best_and_never_end() -> None:
 
 def test_a_folder_belongs_to_one_label_and_a_path_to_one_image_whatever_the_case() -> None:
     names = NamesInUse()
-    assert names.note("Cats", "Cats/1.jpg")
-    assert not names.note("Cats", "cats/1.JPG")
-    assert names.note("Cats", "Cats/2.jpg")
+    assert names.reserve("Cats", "Cats/1.jpg")
+    assert not names.reserve("Cats", "cats/1.JPG")
+    assert names.reserve("Cats", "Cats/2.jpg")
     assert names.folder("cats") == f"cats-{digest('cats', 8)}"
     assert names.folder("Cats") == "Cats"
     assert names.folder("dogs") == "dogs"
-    assert names.note("Dogs", "elsewhere/1.jpg")
+    assert names.reserve("Dogs", "elsewhere/1.jpg")
     assert names.folder("DOGS") == f"DOGS-{digest('DOGS', 8)}"
-    assert names.note("birds", "other/3.jpg"), "a path elsewhere takes no folder"
+    assert names.reserve("birds", "other/3.jpg"), "a path elsewhere takes no folder"
     assert names.folder("Birds") == "Birds"
 
 

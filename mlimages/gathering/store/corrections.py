@@ -130,7 +130,7 @@ def _move_image(correction: Correction, files: StoredFiles | StoredShards, names
         return None
     folder += str(path.parent).removeprefix(old_folder)
     free = candidate_paths(f"{folder}/{path.stem}", path.suffix, f"{row_key(ref.label, ref.url):016x}", is_alone=True)
-    return files.move(str(path), old.sha256 or "", (name for name in free if names.note(ref.label, name)))
+    return files.move(str(path), old.sha256 or "", (name for name in free if names.reserve(ref.label, name)))
 
 
 def _rewrite(manifest: Path, rows: dict[int, FetchResult], paths: dict[str | None, str]) -> None:

@@ -107,7 +107,7 @@ class NamesInUse:
         self._owners: dict[str, str] = {}
         self._paths = KeySet()
 
-    def note(self, label: str, path: str) -> bool:
+    def reserve(self, label: str, path: str) -> bool:
         """Record an image; return whether its path was free."""
         folder, path = safe_folder(label), without_shard(path)
         if path.startswith(f"{folder}/"):

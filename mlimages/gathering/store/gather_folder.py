@@ -238,7 +238,7 @@ class GatherFolder:
         for row in read_rows(paths):
             key = row_key(row.label, row.url)
             check_same_settings(row, self._options, self.out)
-            self._refusals.note(key, row)
+            self._refusals.count(key, row)
             self._is_settled &= not (key in self._done or key in self._reopened)
             self._add_row(key, row, retries_open=retries_open)
             if row.reason is Reason.PLACEHOLDER and row.sha256:
@@ -293,7 +293,7 @@ class GatherFolder:
         self._done.add(key)
         self.tally.add(row)
         if row.status == "ok" and row.path:
-            self._names.note(row.label, row.path)
+            self._names.reserve(row.label, row.path)
         self.has_attributions |= "attribution" in row.source
 
     def _images(self) -> ImageIndex:
@@ -323,7 +323,7 @@ class GatherFolder:
             stem = in_subfolder(stem, self.tally.classes[ref.label] * (self._options.shard or (1, 1))[1])
         is_alone = not (self._options.shard or self._objects)
         for number, path in enumerate(candidate_paths(stem, suffix, f"{key:016x}", is_alone=is_alone)):
-            if not self._names.note(ref.label, path):
+            if not self._names.reserve(ref.label, path):
                 continue  # taken, except for case
             named = replace(row, path=path)
             if self._objects and number == 0:

@@ -14,8 +14,7 @@ from mlimages.core import FetchResult, Reason
 from mlimages.gathering.links import location_hash
 
 PLACEHOLDER_PATHS = 5
-"""Number of different paths of a host with the same bytes from which on these are its placeholder for removed images.
-"""
+"""Minimum number of paths of a host with the same bytes at which these count as its placeholder for removed images."""
 
 _MAX_LOCATIONS = 256
 """Maximum number of stored locations of links with the same bytes; merging the manifests counts all."""

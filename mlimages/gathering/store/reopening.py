@@ -89,10 +89,10 @@ class Refusals:
         """Count the row; return it, as not final if its host refuses consecutive links."""
         if row.reason in REFUSING and self._counts[host_of(row.url)] + 1 >= REFUSALS_UNTIL_PARKED:
             row = replace(row, final=False)
-        self.note(key, row)
+        self.count(key, row)
         return row
 
-    def note(self, key: int, row: FetchResult) -> None:
+    def count(self, key: int, row: FetchResult) -> None:
         """Count a row, in the order of the manifest."""
         if row.reason not in REFUSING and not self._counts:
             return
