@@ -2,7 +2,8 @@
 
 1. Local contrast: each pixel minus the mean around it, divided by the standard deviation around it. Changes of
    brightness, contrast and colour, gradients and half-transparent text leave most of it as it is.
-2. Placement: one thumbnail, also mirrored, is searched in the other at several scales and every position, at half size.
+2. Placement: one thumbnail, in each of the eight orientations, is searched in the other at several scales and every
+   position, at half size.
 3. Refinement: the best placement is improved by an affine transform (Gauss-Newton with the mean of both gradients:
    Benhimane and Malis, IROS 2004). The correlation of the local contrasts is the result.
 """
@@ -11,6 +12,8 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mlimages.checks.near_duplicates import ORIENTATIONS
 
 THUMB_PX = 64
 """Side of a thumbnail that is compared."""
@@ -39,34 +42,38 @@ Floats = NDArray[np.floating]
 
 def aligned_correlations(ones: NDArray[np.uint8], others: NDArray[np.uint8]) -> Floats:
     """Return the correlation `(n,)`, at most 1, of pairs of gray thumbnails `(n, 64, 64)` in their best alignment."""
-    one, other = (_SMOOTH @ thumbs.astype(np.float32) @ _SMOOTH.T for thumbs in (ones, others))
-    roles = [(one, other), (one[:, :, ::-1], other), (other, one), (other[:, :, ::-1], one)]
-    small = [tuple(_HALVE @ images @ _HALVE.T for images in pair) for pair in roles]
-    found = np.stack([_place(part, whole) for part, whole in small])  # (4, n, 4)
+    pair = [_SMOOTH @ thumbs.astype(np.float32) @ _SMOOTH.T for thumbs in (ones, others)]
+    one, other = (_HALVE @ images @ _HALVE.T for images in pair)
+    found = np.stack([_place(one, other), _place(other, one)])  # (2, n, 5)
     role, index = found[:, :, 0].argmax(axis=0), np.arange(len(ones))
-    part, whole = (np.stack(images)[role, index] for images in zip(*roles, strict=True))
-    return _refine(part, whole, found[role, index, 1:])
+    placement = found[role, index]
+    part, whole = np.stack(pair)[role, index], np.stack(pair)[1 - role, index]
+    oriented = np.stack([orientation.of_squares(part) for orientation in ORIENTATIONS])
+    return _refine(oriented[placement[:, 4].astype(np.intp), index], whole, placement[:, 1:4])
 
 
 def _place(part: Floats, whole: Floats) -> Floats:
-    """Return correlation, scale, left and top (shares of the side) of the best placement of `part`: `(n, 4)`."""
+    """Return correlation, scale, left, top and orientation of the best placement of `part`, in shares: `(n, 5)`."""
     target = _local_contrast(whole, _COARSE_BOX)
     spectrum = np.fft.rfft2(target)
     sums = np.pad((target * target).cumsum(axis=1).cumsum(axis=2), ((0, 0), (1, 0), (1, 0)))
-    best = np.full((len(part), 4), -1, np.float32)
+    best = np.full((len(part), 5), -1, np.float32)
     for size in (round(scale * COARSE_PX) for scale in SCALES):
         shrink = _resizing(COARSE_PX, size)
         template = _local_contrast(shrink @ part @ shrink.T, _box(size, COARSE_RADIUS))
         template /= np.linalg.norm(template, axis=(1, 2), keepdims=True) + 1e-6
         places = COARSE_PX - size + 1
-        products = np.fft.irfft2(spectrum * np.fft.rfft2(template, (COARSE_PX, COARSE_PX)).conj())
         energy = sums[:, size:, size:] - sums[:, :-size, size:] - sums[:, size:, :-size] + sums[:, :-size, :-size]
-        correlation = products[:, :places, :places] / np.sqrt(np.maximum(energy, 1e-3))
-        flat = correlation.reshape(len(part), -1)
-        top, left = np.divmod(flat.argmax(axis=1), places)
-        found = np.stack([flat.max(axis=1), np.full(len(part), size), left, top], axis=1)
-        found[:, 1:] /= COARSE_PX
-        best = np.where(found[:, :1] > best[:, :1], found, best)
+        norms = np.sqrt(np.maximum(energy, 1e-3))
+        for number, orientation in enumerate(ORIENTATIONS):
+            oriented = np.fft.rfft2(orientation.of_squares(template), (COARSE_PX, COARSE_PX))
+            products = np.fft.irfft2(spectrum * oriented.conj())
+            flat = (products[:, :places, :places] / norms).reshape(len(part), -1)
+            top, left = np.divmod(flat.argmax(axis=1), places)
+            found = np.stack([flat.max(axis=1), np.full(len(part), size), left, top, top], axis=1)
+            found[:, 1:] /= COARSE_PX
+            found[:, 4] = number
+            best = np.where(found[:, :1] > best[:, :1], found, best)
     return best.astype(np.float32)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product, starmap
 from math import comb
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,8 @@ MIN_ALIGN_CORRELATION = 0.7
 """Minimum correlation for thumbnails to be aligned: 80 of 82 crops that aligning finds are above it."""
 
 CROP_SIZES = (0.98, 0.96, 0.94, 0.92, 0.90, 0.88)
+
+Value = TypeVar("Value", bound=np.generic)
 
 Indices = NDArray[np.intp]
 
@@ -95,11 +98,14 @@ class Orientation:
         """Whether it is the identity."""
         return not (self.transposed or self.upside_down or self.mirrored)
 
+    def of_squares(self, squares: NDArray[Value]) -> NDArray[Value]:
+        """Return square images `(..., side, side)` in this orientation."""
+        squares = squares.swapaxes(-1, -2) if self.transposed else squares
+        return squares[..., :: -1 if self.upside_down else 1, :: -1 if self.mirrored else 1]
+
     def of_thumbs(self, thumbs: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the thumbnails `(n, 256)` in this orientation."""
-        squares = thumbs.reshape(-1, 16, 16)
-        squares = squares.transpose(0, 2, 1) if self.transposed else squares
-        return squares[:, :: -1 if self.upside_down else 1, :: -1 if self.mirrored else 1].reshape(-1, 256)
+        return self.of_squares(thumbs.reshape(-1, 16, 16)).reshape(-1, 256)
 
     def of_hashes(self, hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
         """Return the perceptual hashes `(N,)` of the images in this orientation; a flip negates the odd frequencies."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlimages.core import written_names
+from mlimages.core import is_remote, written_names
 from mlimages.labels.scanning import clean_name, has_images, iter_images, subfolders, walk
 from mlimages.labels.tables import SHOWN
 
@@ -55,3 +55,12 @@ def describe_other_entries(root: Path, parts: set[Path]) -> list[str]:
     loose = [f"{path.name}: beside the folders train, val and test" for path in loose_images(root)]
     others = [path for path in subfolders(root) if path not in parts]
     return loose + [f"{path.name}: {sum(1 for _ in iter_images(path))} images without class folders" for path in others]
+
+
+def tables_in(root: Path) -> list[Path]:
+    """Return the tables in a local folder, without those that mlimages wrote."""
+    if is_remote(root) or (root / "manifest.jsonl").exists():
+        return []
+    tables = sorted(path for path in root.iterdir() if path.suffix.lower() in (".csv", ".tsv", ".jsonl"))
+    ours = written_names(root) if tables else set()
+    return [path for path in tables if path.name not in ours]

@@ -18,6 +18,7 @@ from mlimages.labels.folder_notes import (
     describe_other_entries,
     describe_skipped,
     loose_images,
+    tables_in,
 )
 from mlimages.labels.label_file import LabelFile
 from mlimages.labels.scanning import (
@@ -188,6 +189,9 @@ def label_dir_auto(
     left_out = [f"{root.relative_to(given).as_posix()}: not a class, its subfolders are"] if root != given else []
     left_out += [text for path in parts.values() for text in describe_skipped(path, root, leaf=leaf)]
     class_folders = [folder for path in parts.values() for folder in _image_folders(path)]
+    left_out += [
+        f"{table.name}: the folders name the classes; `mlimages label {table}` reads it" for table in tables_in(root)
+    ]
     if "" not in parts:
         left_out += describe_other_entries(root, set(parts.values()))
 
@@ -319,7 +323,7 @@ def _class_folders(root: Path, *, leaf: bool) -> dict[str, Path]:
 
 
 def _table_hint(root: Path) -> str:
-    tables = sorted(path for path in root.iterdir() if path.suffix.lower() in (".csv", ".tsv", ".jsonl"))
+    tables = tables_in(root)
     return f"label it by its table (`mlimages label {tables[0]} -o labels.txt`), " if tables else ""
 
 

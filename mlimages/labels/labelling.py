@@ -13,9 +13,11 @@ from mlimages.labels.class_names import class_definition_path, read_class_names,
 from mlimages.labels.copies import join_copies
 from mlimages.labels.folders import check_table_options, label_dir, label_dir_auto, label_dir_by_pattern, require_items
 from mlimages.labels.label_file import LabelFile, read_paths
-from mlimages.labels.layout import write_class_folders
+from mlimages.labels.layout import folder_names, write_class_folders
+from mlimages.labels.scanning import skipped_entries
 from mlimages.labels.splitting import check_shares, groups_by_pattern
 from mlimages.labels.table_options import TableOptions
+from mlimages.labels.tables import SHOWN
 
 PART_NAMES = {2: ("train", "val"), 3: ("train", "val", "test")}
 
@@ -151,6 +153,10 @@ def make_label_files(
         require_writable(chain.from_iterable((path, class_definition_path(path)) for path in paths), overwrite=force)
     files = _split(listed, options, split, note) if options.split else tuple(parts.values()) or (listed,)
     if options.as_folders:
+        names_of = zip(listed.class_names, folder_names(listed.class_names), strict=True)
+        if changed_names := [f"{name} as {folder}" for name, folder in names_of if name != folder]:
+            note(f"folders with another name than their class: {', '.join(changed_names[:SHOWN])}"
+                 + " ..." * (len(changed_names) > SHOWN))  # fmt: skip
         write_class_folders(dict(zip(names, files, strict=True)), options.as_folders, copy=options.copy)
     written = [file.write(path, overwrite=force) for path, file in zip(paths, files, strict=True)] if is_written else []
     if options.split:
@@ -213,7 +219,8 @@ def _read(
     if options.class_from:
         return join(label_dir_by_pattern(source, options.class_from)), {}
     if options.number is not None:
-        return join(label_dir(source, options.number)), {}
+        left_out = [f"left out: {text}" for text in skipped_entries(source, is_class=True)]
+        return join(label_dir(source, options.number).with_notes(left_out)), {}
     found = label_dir_auto(source, leaf=options.leaf, class_names=class_names)
     for text in found.notes:
         note(text)

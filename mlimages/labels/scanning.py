@@ -166,8 +166,12 @@ def has_images(folder: Path, *, recursive: bool) -> bool:
     return next(iter_images(folder, recursive=recursive), None) is not None
 
 
-def skipped_entries(root: Path) -> list[str]:
-    """Count the skipped entries: folders by name, files that are not images by suffix."""
+def skipped_entries(root: Path, *, is_class: bool = False) -> list[str]:
+    """Count the skipped entries: folders by name, files that are not images by suffix.
+
+    Args:
+        is_class: `root` is the folder of a class; otherwise files in it that are not images are not counted.
+    """
     others: Counter[tuple[str, str]] = Counter()
     for folder in walk(root):
         for entry in _scan(folder):
@@ -180,7 +184,7 @@ def skipped_entries(root: Path) -> list[str]:
                     others["hidden folders and folders of tools", entry.name] += 1
                 elif not (is_remote(folder) or os.access(_path(entry, folder), os.R_OK | os.X_OK)):
                     others["folders without permission", entry.name] += 1
-            elif folder != root and not entry.name.startswith(".") and not _is_image(entry):
+            elif (is_class or folder != root) and not entry.name.startswith(".") and not _is_image(entry):
                 suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122
                 others["files that are not images", suffix or "no suffix"] += 1
     advice = dict.fromkeys(_HEIC, f" (`{install_hint('heic')}` adds support)")

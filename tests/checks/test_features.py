@@ -17,7 +17,7 @@ from mlimages.core.files import WRITTEN
 from mlimages.labels import LabelFile, LabelOptions, make_label_files
 from mlimages.reports import write_report
 from mlimages.training import embedder
-from tests.checks.leaks import EDITS, cropped, false_groups, found_share, plant_leaks, tilted
+from tests.checks.leaks import EDITS, TURNS, cropped, false_groups, found_share, plant_leaks, tilted
 from tests.checks.test_validation import jpeg, listed, scene
 
 
@@ -43,7 +43,12 @@ def cast(image: Image.Image, rng: random.Random) -> Image.Image:
     return image.point([min(255, round(gain * level)) for gain in gains for level in range(256)])
 
 
-HELD_OUT = {"photographed": photographed, "color cast": cast}
+def turned_crop(image: Image.Image, rng: random.Random) -> Image.Image:
+    """Part of an image, in another orientation."""
+    return cropped(image, rng, 0.6, 0.7).transpose(rng.choice(TURNS))
+
+
+HELD_OUT = {"photographed": photographed, "color cast": cast, "turned crop": turned_crop}
 
 
 def by_number(paths: Sequence[Path]) -> NDArray[np.float32]:
@@ -58,7 +63,7 @@ def test_copies_that_hashes_miss_are_pairs_on_the_page(
     monkeypatch.setattr(feature_pairs, "MAX_EXACT", max_exact)  # above it, usearch finds the candidates
     monkeypatch.setattr(feature_pairs, "COMPARE_BATCH_SIZE", 4)  # several blocks
     rng, scenes = random.Random(1), [scene(number) for number in range(6)]
-    edits = [lambda image, rng: cropped(image, rng, 0.6, 0.7), tilted, photographed, cast]
+    edits = [lambda image, rng: cropped(image, rng, 0.6, 0.7), tilted, photographed, cast, turned_crop]
     train = listed(tmp_path, {f"{number}.jpg": jpeg(image) for number, image in enumerate(scenes)}, name="train.txt")
     copies = [edit(ImageOps.mirror(image), rng) for image, edit in zip(scenes, edits, strict=False)]
     val = listed(tmp_path, {f"copy{number}.jpg": jpeg(image) for number, image in enumerate(copies)}, name="val.txt")
@@ -67,8 +72,9 @@ def test_copies_that_hashes_miss_are_pairs_on_the_page(
     report = check([train, val], embed=by_number)
     found = {(pair.one.name, pair.other.name) for pair in report.feature_pairs or ()}
     assert ("0.jpg", "copy0.jpg") in found
-    assert found == {(f"{n}.jpg", f"copy{n}.jpg") for n in range(4) if f"copy{n}.jpg" not in hashed}
-    assert report.errors == {"leak": 4}
+    assert found == {(f"{n}.jpg", f"copy{n}.jpg") for n in range(5) if f"copy{n}.jpg" not in hashed}
+    assert "copy4.jpg" not in hashed
+    assert report.errors == {"leak": 5}
     for each, words in ((by_hashes, "mlimages check --features"), (report, "Found by features")):
         write_report(each, tmp_path / "check.html")
         assert words in (tmp_path / "check.html").read_text()

@@ -8,7 +8,7 @@ import pytest
 
 from mlimages import label_dir_auto
 from mlimages.core import InputError
-from mlimages.labels import LabelFile, label_dir_by_pattern
+from mlimages.labels import LabelFile, LabelOptions, label_dir_by_pattern, make_label_files
 from tests.checks.test_validation import jpeg, scene
 from tests.conftest import RunCli
 from tests.labels.test_labels import touch
@@ -58,6 +58,25 @@ def test_a_layout_is_read_as_what_it_is(tmp_path: Path, names: list[str], expect
 def test_a_layout_that_does_not_look_right_stops_with_what_to_do(tmp_path: Path, names: list[str], said: str) -> None:
     with pytest.raises(InputError, match=said):
         label_dir_auto(touch(tmp_path, *names))
+
+
+def test_what_else_is_in_the_folder_and_folders_of_another_name_are_said(tmp_path: Path) -> None:
+    data = touch(tmp_path / "data", "a,b/1.jpg", "c./2.jpg", "c./drawing.svg")
+    (data / "metadata.csv").write_text("file_name,label\nc./2.jpg,d\n")
+    notes: list[str] = []
+
+    def label(source: Path, **options: object) -> None:
+        make_label_files(LabelOptions(source, **options), split=LabelFile.split, note=notes.append)  # type: ignore[arg-type]
+
+    label(data, as_folders=tmp_path / "linked", out=tmp_path / "all.txt")
+    assert notes == [
+        f"left out: metadata.csv: the folders name the classes; `mlimages label {data}/metadata.csv` reads it",
+        "left out: files that are not images: 1 .svg",
+        "folders with another name than their class: c. as c",
+    ]
+    notes.clear()
+    label(data / "c.", number=1, out=tmp_path / "c.txt")
+    assert notes == ["left out: files that are not images: 1 .svg"]
 
 
 @pytest.mark.parametrize("val", ["val", "valid", "Validation"])
