@@ -20,10 +20,12 @@ from mlimages.labels import (
     label_dir_auto,
     label_dir_by_pattern,
     read_class_names,
+    read_paths,
     split,
     write_class_folders,
     write_label_file,
 )
+from mlimages.labels.scanning import RealPaths, iter_images, skipped_entries, subfolders
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -358,3 +360,72 @@ def test_the_only_image_of_a_class_stays_in_the_first_part() -> None:
         train, val = split(items[:21], (0.8, 0.2), seed=seed, class_names=("a", "b", "c"))
         assert items[20] in train
         assert 3 <= len(val) <= 5
+
+
+def test_a_label_file_shows_its_path_its_images_and_its_classes(tmp_path: Path) -> None:
+    labels = LabelFile(tmp_path / "a.txt", items=lambda: many(3), class_names=("ant", "bee"))
+    assert repr(labels) == f"<LabelFile {tmp_path / 'a.txt'}: 3 images, 2 classes: ant, bee>"
+    assert "ant" in labels._repr_html_()
+    assert repr(LabelFile(tmp_path / "none.txt")).startswith(f"<LabelFile {tmp_path / 'none.txt'}: no label file at")
+
+
+def test_the_limit_of_a_class_keeps_the_order_and_depends_on_the_seed() -> None:
+    labels = LabelFile("a.txt", items=lambda: many(40), class_names=("ant", "bee"))
+    few = list(labels.limit_per_class(5))
+    assert [sum(item.label == label for item in few) for label in (0, 1)] == [5, 5]
+    assert few == [item for item in many(40) if item in few] == list(labels.limit_per_class(5, seed=0))
+    assert few != list(labels.limit_per_class(5, seed=1))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("a.tsv", "label\tpath\nx\tb\\1.jpg\nx\n\ny\t/c/2.jpg\n", ["b/1.jpg", "/c/2.jpg"]),
+        ("a.csv", "1.jpg,cat\n2.jpg,dog\n", ["1.jpg", "2.jpg"]),
+        ("a.csv", "image,file\n1.jpg,2.jpg\n", ["2.jpg"]),
+        ("a.csv", "", []),
+        ("a.txt", "b\\1.jpg 0\n2.jpg 1\n", ["b/1.jpg", "2.jpg"]),
+    ],
+)
+def test_paths_alone_are_read_from_the_column_that_is_named_so(
+    tmp_path: Path, name: str, text: str, expected: list[str]
+) -> None:
+    (tmp_path / name).write_text(text)
+    assert list(read_paths(tmp_path / name)) == [tmp_path / path for path in expected]
+
+
+def test_files_without_names_are_merged_by_number_and_those_with_names_by_name(tmp_path: Path) -> None:
+    numbers = LabelFile(tmp_path / "a.txt", items=lambda: many(4), class_names=())
+    merged = numbers.merge(numbers)
+    assert (list(merged), merged.defined_class_names, merged.class_names) == (many(4) * 2, (), ("0", "1"))
+    named = LabelFile(tmp_path / "b.txt", tmp_path / "b", items=lambda: many(2), class_names=("bee", "ant"))
+    other = LabelFile(tmp_path / "c.txt", items=lambda: many(2), class_names=("ant", "cow"))
+    merged = named.merge(other)
+    assert (merged.path, merged.img_root, merged.class_names) == (named.path, tmp_path / "b", ("bee", "ant", "cow"))
+    assert [item.label for item in merged] == [0, 1, 1, 2]
+
+
+def test_a_folder_in_memory_is_scanned_as_one_on_disk() -> None:
+    fsspec = pytest.importorskip("fsspec")
+    path = pytest.importorskip("upath").UPath("memory://scanned")
+    files = fsspec.filesystem("memory")
+    names = ["b/2.jpg", "b/10.jpg", "b/deep/3.PNG", "a/1.gif", ".git/x.jpg", "a/.hidden.jpg", "a/notes.txt"]
+    try:
+        for name in names:
+            files.pipe(f"/scanned/{name}", b"image")
+        root = str(path)
+        assert [folder.name for folder in subfolders(path)] == ["a", "b"]
+        assert [str(found).removeprefix(f"{root}/") for found in iter_images(path)] == [
+            "a/1.gif", "b/2.jpg", "b/10.jpg", "b/deep/3.PNG",
+        ]  # fmt: skip
+        assert [str(found).removeprefix(f"{root}/") for found in iter_images(path / "b", recursive=False)] == [
+            "b/2.jpg", "b/10.jpg",
+        ]  # fmt: skip
+        assert skipped_entries(path) == [
+            "files that are not images: 1 .txt",
+            "hidden folders and folders of tools: 1 .git",
+        ]
+        real = RealPaths()
+        assert real[f"{root}/a/1.gif"] == f"{root}/a/1.gif"
+    finally:
+        files.rm("/scanned", recursive=True)

@@ -18,6 +18,7 @@ from mlimages.networks import (
     unflatten_features,
     wrap_network,
 )
+from mlimages.networks.freezing import trace
 
 
 def frozen_names(model: Model) -> list[str]:
@@ -145,3 +146,107 @@ def test_a_network_that_cannot_be_traced_runs_whole_and_says_so(caplog: pytest.L
     assert [name for name, p in network.named_parameters() if p.requires_grad] == ["3.weight", "3.bias"]
     assert split_network(network, frozen, torch.zeros(2, 3, 32, 32)) is None
     assert "the whole network runs in every epoch" in caplog.text
+
+
+class Inner(nn.Module):
+    """A module with a parameter of its own, children and a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+        self.conv = nn.Conv2d(3, 3, 1)
+        self.norm = nn.BatchNorm2d(3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.conv(x * self.scale))  # type: ignore[no-any-return]
+
+
+class Outer(nn.Module):
+    """Its parameter `offset` comes first; a constant is made in `forward`."""
+
+    def __init__(self, *, branches: bool) -> None:
+        super().__init__()
+        self.offset = nn.Parameter(torch.zeros(1))
+        self.first, self.second = Inner(), Inner()
+        self.head = nn.Linear(3, 2)
+        self.branches = branches
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.offset + torch.tensor([0.5])
+        if self.branches and x.mean() > 9:
+            return x
+        return self.head(self.second(self.first(x)).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+INNER = ("scale", "conv.weight", "conv.bias", "norm.weight", "norm.bias")
+
+
+@pytest.mark.parametrize("branches", [False, True], ids=["traced", "by the order of definition"])
+@pytest.mark.parametrize(
+    ("upto", "expected", "modules"),
+    [
+        ("offset", ["offset"], []),
+        ("first.conv", ["offset", *(f"first.{name}" for name in INNER[:3])], ["first.conv"]),
+        ("first", ["offset", *(f"first.{name}" for name in INNER)], ["first", "first.conv", "first.norm"]),
+        ("second.conv", ["offset", *(f"first.{n}" for n in INNER), *(f"second.{n}" for n in INNER[:3])],
+         ["first", "first.conv", "first.norm", "second.conv"]),
+        ("head", ["offset", *(f"{inner}.{name}" for inner in ("first", "second") for name in INNER)],
+         [f"{inner}{name}" for inner in ("first", "second") for name in ("", ".conv", ".norm")]),
+        ("none", [], []),
+    ],
+)  # fmt: skip
+def test_parameters_outside_of_layers_are_frozen_in_their_order(
+    upto: str, expected: list[str], modules: list[str], branches: bool
+) -> None:
+    network = Outer(branches=branches)
+    model = wrap_network(network, Preprocessing(ImageProperty(8), Normalization()), classes=2, pretrained=False)
+    part = freeze(model, upto)
+    if branches:  # the order of modules without a trace: a module's own parameters are not in it, but the network's are
+        expected = [name for name in expected if not name.endswith("scale")]
+        modules = [name for name in modules if name not in ("first", "second")]
+    assert frozen_names(model) == expected
+    assert sorted(part.modules) == sorted(modules)
+    assert part.parameters == set(expected)
+    network.train()
+    assert {path for path, module in network.named_modules() if path and not module.training} == set(modules)
+
+
+def test_the_digest_is_of_frozen_parameters_and_of_buffers_of_frozen_modules() -> None:
+    network = Outer(branches=False)
+    model = wrap_network(network, Preprocessing(ImageProperty(8), Normalization()), classes=2, pretrained=False)
+    part = freeze(model, "first")
+    before = part.digest(network)
+    changes = {
+        "first.scale": True, "first.norm.running_mean": True, "first.norm.running_var": True, "offset": True,
+        "second.scale": False, "second.norm.running_mean": False, "head.bias": False,
+    }  # fmt: skip
+    for name, matters in changes.items():
+        state = network.state_dict()
+        state[name] += 1
+        assert (part.digest(network) != before) == matters, name
+        state[name] -= 1
+        assert part.digest(network) == before
+
+
+def test_a_trace_calls_each_layer_and_keeps_the_constants_that_it_needs() -> None:
+    network = Outer(branches=False)
+    graph = trace(network)
+    assert graph is not None
+    called = [node.target for node in graph.nodes if node.op in ("call_module", "get_attr")]
+    assert called == [
+        "offset", "_tensor_constant0", "first.scale", "first.conv", "first.norm", "second.scale", "second.conv",
+        "second.norm", "head",
+    ]  # fmt: skip
+    assert torch.equal(network._tensor_constant0, torch.tensor([0.5]))  # type: ignore[arg-type]
+    assert trace(Outer(branches=True)) is None
+
+
+def test_an_unknown_layer_is_answered_with_at_most_three_like_it() -> None:
+    model = build_model("alexnet", classes=2, weights="none", size=63)
+    names = "conv1, conv2, conv3, conv4, conv5, fc6, fc7, fc8, features, avgpool, classifier, head, none"
+    for wrong, like in (("conv9", "; did you mean conv5 or conv4 or conv3?"), ("x", ".")):
+        with pytest.raises(ModelError) as error:
+            freeze(model, wrong)
+        assert str(error.value) == (
+            f"alexnet has no layer {wrong!r}{like} Use {names}, or a module path such as features.10"
+        )

@@ -6,7 +6,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mlimages.training.head import CHUNK, MIN_SPREAD, PENALTIES, SHARES, RidgeFit, fit_ridge, stratified_folds
+from mlimages.training.head import (
+    CHUNK,
+    MIN_SPREAD,
+    PENALTIES,
+    SHARES,
+    SMOOTHING,
+    RidgeFit,
+    _sigmoid_scale,
+    _softmax_scale,
+    fit_ridge,
+    stratified_folds,
+)
 
 pytestmark = pytest.mark.train
 
@@ -95,3 +106,48 @@ def test_folds_are_even_in_every_class_and_the_same_each_time() -> None:
     assert (counts.max(axis=1) - counts.min(axis=1) <= 1).all()
     assert (counts.sum(axis=0) == 5).all()
     assert (fold == stratified_folds(labels, folds=5, seed=3)).all()
+
+
+@pytest.mark.parametrize("width", [4, 60], ids=["fewer features than images", "more"])
+def test_the_head_is_the_ridge_regression_that_scikit_learn_fits(width: int) -> None:
+    """Up to the scale of the softmax; unequal classes, so that the base rates count."""
+    linear = pytest.importorskip("sklearn.linear_model")
+    features, _ = blobs(40, width)
+    labels = np.array([0] * 22 + [1] * 12 + [2] * 6)
+    features += labels[:, None]
+    fit = fit_ridge(features, labels, 3)
+    x = standardized([features], fit)
+    ridge = linear.Ridge(alpha=fit.penalty * np.square(x).sum() / 40).fit(x, np.eye(3)[labels])
+    expected = ridge.predict(x)
+    found = features @ fit.head.weight.T + fit.head.bias
+    scale = (found - found.mean(1, keepdims=True)) / (expected - expected.mean(1, keepdims=True))
+    assert scale == pytest.approx(scale[0, 0], rel=1e-4)
+    scores = fit.head.bias / scale[0, 0] + features @ fit.head.weight.T / scale[0, 0]
+    assert scores.sum(axis=1) == pytest.approx(1)  # the targets of an image add up to 1
+
+
+@pytest.mark.parametrize("sharpness", [0.05, 0.7, 6.0])
+def test_the_scales_have_the_greatest_likelihood(sharpness: float) -> None:
+    rng = np.random.default_rng(1)
+    labels = rng.integers(0, 3, 400)
+    targets = np.eye(3)[labels]
+    scores = targets * 0.3 + rng.normal(scale=0.3 / sharpness, size=(400, 3)) / 3
+
+    def softmax_loss(scale: float) -> float:
+        logs = scale * scores - np.logaddexp.reduce(scale * scores, axis=1, keepdims=True)
+        return -float((((1 - SMOOTHING) * targets + SMOOTHING / 3) * logs).sum(axis=1).mean())
+
+    def sigmoid_loss(scale: float) -> float:
+        logits, smoothed = scale * (2 * scores - 1), (1 - SMOOTHING) * targets + SMOOTHING / 2
+        return float(np.mean(np.logaddexp(0, logits) - smoothed * logits))
+
+    candidates = np.logspace(-0.5, 2, 400)
+    for found, loss in (
+        (_softmax_scale(scores, labels)[0], softmax_loss),
+        (_sigmoid_scale(scores, targets)[0] / 2, sigmoid_loss),
+    ):
+        best = min(candidates, key=loss)
+        assert found == pytest.approx(best, rel=0.06)
+    assert _softmax_scale(scores, labels)[1] == 0.0
+    scale, offset = _sigmoid_scale(scores, targets)
+    assert offset == -scale / 2

@@ -1,13 +1,23 @@
 """The learning rate of each step against torch's schedulers, and metrics of unequal batches."""
 
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.optim import lr_scheduler
 
+from mlimages.core import NoProgress
 from mlimages.training import FineTuneConfig
-from mlimages.training.loop import HEAD_LR, SCRATCH_LR, TUNING_LR, Metrics, Schedule, make_optimizer
+from mlimages.training.features import Batch
+from mlimages.training.loop import HEAD_LR, SCRATCH_LR, TUNING_LR, Metrics, Schedule, Trainer, make_optimizer, validate
+from mlimages.training.objective import CrossEntropy
 
 PEAK = 0.3
 
@@ -87,3 +97,137 @@ def test_the_optimizer_has_the_trainable_parameters_and_the_settings(
     assert [id(parameter) for parameter in group["params"]] == [id(network.weight)]
     assert (group["lr"], group["weight_decay"]) == (0.2, 0.03)
     assert group.get("momentum", 0.8) == 0.8
+
+
+class Rows:
+    """A set of rows `(N, 5)` as a source of batches; rows that are `gone` cannot be read any more."""
+
+    def __init__(self, network: nn.Module, x: torch.Tensor, labels: torch.Tensor, gone: Sequence[int] = ()) -> None:
+        self.network, self.x, self.labels, self.gone = network, x, labels, gone
+        self.views: list[tuple[int, int]] = []
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def batches(self, images: Any, order: Sequence[int], *, size: int, view: Any = lambda index: 0) -> Iterator[Batch]:
+        for start in range(0, len(order), size):
+            chunk = order[start : start + size]
+            self.views += [(index, view(index)) for index in chunk]
+            kept = tuple(index for index in chunk if index not in self.gone)
+            rows = tuple(chunk.index(index) for index in kept)
+            inputs = self.x[list(kept)] if kept else torch.zeros(1, 5)
+            yield Batch((inputs,), self.labels[list(kept)], kept, rows, len(chunk))
+
+    def logits(self, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        found: torch.Tensor = self.network(*inputs)
+        return found
+
+
+def trained_on(gone: Sequence[int], *, smoothing: float, weights: Any, deadline: float = math.inf) -> Any:
+    """One epoch of `Trainer`, and the same in plain torch."""
+    rng = torch.Generator().manual_seed(0)
+    x, labels = torch.randn(11, 5, generator=rng), torch.tensor([0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 2])
+    config = FineTuneConfig(
+        Path("a.txt"), Path("run"), optimizer="sgd", batch_size=4, seed=3, label_smoothing=smoothing,
+        class_weights=weights,
+    )  # fmt: skip
+    networks = [nn.Linear(5, 3) for _ in range(2)]
+    networks[1].load_state_dict(networks[0].state_dict())
+    schedule = Schedule(0.5, 3, 2, 0.0)
+    source = Rows(networks[0], x, labels, gone)
+    objective = CrossEntropy(config, labels, 3, torch.device("cpu"))
+    optimizer = make_optimizer(networks[0], config, lr=0.5)
+    trainer = Trainer(
+        networks[0], source, optimizer, schedule, config=config, objective=objective, autocast=nullcontext
+    )
+    metrics = trainer.train_epoch(source, epoch=2, views=2, deadline=deadline, progress=NoProgress())  # type: ignore[arg-type]
+
+    optimizer = make_optimizer(networks[1], config, lr=0.5)
+    class_weights = torch.tensor([11 / 15, 11 / 9, 11 / 9]) if weights == "balanced" else None
+    loss_of = nn.CrossEntropyLoss(class_weights, label_smoothing=smoothing)
+    order = np.random.default_rng([3, 2]).permutation(11).tolist()
+    losses, correct = [], 0
+    for step, start in enumerate(range(0, 11, 4), 3):
+        kept = [index for index in order[start : start + 4] if index not in gone]
+        optimizer.param_groups[0]["lr"] = schedule.lr_at(step)
+        logits = networks[1](x[kept])
+        correct += int((logits.argmax(1) == labels[kept]).sum())
+        losses.append((loss_of(logits, labels[kept]).item(), len(kept)))
+        optimizer.zero_grad()
+        loss_of(logits, labels[kept]).backward()
+        optimizer.step()
+        if deadline == 0.0:
+            break
+    loss = sum(value * count for value, count in losses) / sum(count for _, count in losses)
+    return networks, metrics, (loss, correct, sum(count for _, count in losses)), source
+
+
+@pytest.mark.parametrize("weights", ["none", "balanced"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("gone", [(), (1, 7)])
+def test_an_epoch_is_what_torch_does_step_by_step(gone: tuple[int, ...], smoothing: float, weights: str) -> None:
+    (trained, expected), metrics, (loss, correct, count), source = trained_on(
+        gone, smoothing=smoothing, weights=weights
+    )
+    assert torch.allclose(trained.weight, expected.weight, atol=1e-6)
+    assert torch.allclose(trained.bias, expected.bias, atol=1e-6)
+    assert (metrics.loss, metrics.correct, metrics.count) == (pytest.approx(loss, rel=1e-5), correct, count)
+    assert sorted(source.views) == [(index, index % 2) for index in range(11)]
+
+
+def test_after_the_deadline_no_further_step_is_taken() -> None:
+    (trained, expected), metrics, (loss, *_), _ = trained_on((), smoothing=0.0, weights="none", deadline=0.0)
+    assert time.monotonic() > 0
+    assert torch.allclose(trained.weight, expected.weight, atol=1e-6)
+    assert (metrics.loss, metrics.count) == (pytest.approx(loss, rel=1e-5), 4)
+
+
+def dropout_trainer(*, lr: float = 0.1, rows: int = 8) -> tuple[nn.Module, Trainer, Rows]:
+    network = nn.Sequential(nn.Dropout(0.5), nn.Linear(5, 3))
+    config = FineTuneConfig(Path("a.txt"), Path("run"), optimizer="sgd", batch_size=4, seed=5)
+    x = torch.linspace(-1, 1, 5 * rows).reshape(rows, 5)
+    labels = torch.arange(rows) % 3
+    source = Rows(network, x, labels)
+    objective = CrossEntropy(config, labels, 3, torch.device("cpu"))
+    optimizer = make_optimizer(network, config, lr=lr)
+    schedule = Schedule(lr, 2, 3, 0.0, "none")
+    return (
+        network,
+        Trainer(network, source, optimizer, schedule, config=config, objective=objective, autocast=nullcontext),
+        source,
+    )
+
+
+def test_dropout_depends_on_seed_and_epoch_alone_and_is_off_in_validation() -> None:
+    states = []
+    network, trainer, source = dropout_trainer()
+    start = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    for epoch in (1, 1, 2):
+        torch.manual_seed(len(states))  # whatever was drawn before
+        network.load_state_dict(start)
+        trainer.optimizer.state.clear()
+        trainer.train_epoch(source, epoch=epoch, views=0, deadline=math.inf, progress=NoProgress())  # type: ignore[arg-type]
+        states.append(network[1].weight.detach().clone())  # type: ignore[index]
+    assert torch.equal(states[0], states[1])
+    assert not torch.equal(states[0], states[2])
+    assert {view - index for index, view in source.views} == {1, 2}, "new views in each epoch"
+    source.gone = (2, 3)
+    validation = validate(network, source, source, trainer._objective)  # type: ignore[arg-type]
+    expected = network[1](source.x)[[0, 1, 4, 5, 6, 7]]  # type: ignore[index]
+    assert validation.indices == (0, 1, 4, 5, 6, 7)
+    assert torch.allclose(validation.logits, expected)
+    assert torch.equal(validation.targets, source.labels[[0, 1, 4, 5, 6, 7]])
+    assert validation.metrics.count == 6
+
+
+def test_a_loss_that_is_not_finite_ends_the_epoch_and_no_image_is_no_step() -> None:
+    network, trainer, source = dropout_trainer(rows=12)
+    source.x[:] = math.nan
+    metrics = trainer.train_epoch(source, epoch=1, views=0, deadline=math.inf, progress=NoProgress())  # type: ignore[arg-type]
+    assert (metrics.count, math.isfinite(metrics.loss)) == (4, False)
+    network, trainer, source = dropout_trainer()
+    before = network[1].weight.detach().clone()  # type: ignore[index]
+    source.gone = range(8)
+    metrics = trainer.train_epoch(source, epoch=1, views=0, deadline=math.inf, progress=NoProgress())  # type: ignore[arg-type]
+    assert torch.equal(network[1].weight, before)  # type: ignore[index]
+    assert metrics == Metrics(0.0, 0, 0)
