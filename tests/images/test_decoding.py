@@ -1,0 +1,138 @@
+"""What is said of each error of a decoder and of each unknown beginning, and what each option of decoding changes."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mlimages.core import Fault, ImageError, install_hint
+from mlimages.images import decoding
+from mlimages.images.decoded_image import DecodeOptions
+from mlimages.images.decoding import UPRIGHT, _image_error, _unknown_format, decode, identify
+from tests.images.odd_images import exif, made_image, saved
+
+BOMB = "an image inside it has more pixels than Pillow decodes"
+VARIANT = "the installed Pillow cannot decode this variant of the format"
+
+
+@pytest.mark.parametrize(
+    ("error", "fault", "detail"),
+    [
+        (Image.DecompressionBombError("x"), Fault.TOO_MANY_PIXELS, BOMB),
+        (Image.DecompressionBombWarning("x"), Fault.TOO_MANY_PIXELS, BOMB),
+        (MemoryError(), Fault.UNREADABLE, "not enough memory to decode it"),
+        (NotImplementedError("BC9"), Fault.UNREADABLE, f"{VARIANT} (BC9)"),
+        (ImportError("zlib"), Fault.UNREADABLE, f"{VARIANT} (zlib)"),
+        (OSError("decoder jpeg2k not available"), Fault.UNREADABLE, f"{VARIANT} (decoder jpeg2k not available)"),
+        (OSError("Truncated File Read"), Fault.TRUNCATED, "the data is truncated (Truncated File Read)"),
+        (OSError("unrecognized data stream contents"), Fault.TRUNCATED,
+         "the data is truncated (unrecognized data stream contents)"),
+        (EOFError(), Fault.TRUNCATED, "the data is truncated (EOFError)"),
+        (RuntimeError("odd"), Fault.CORRUPT, "the data cannot be decoded (odd)"),
+    ],
+)  # fmt: skip
+def test_every_error_of_a_decoder_has_a_code(error: Exception, fault: Fault, detail: str) -> None:
+    found = _image_error(error)
+    assert (found.fault, found.detail) == (fault, detail)
+
+
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0"
+
+
+@pytest.mark.parametrize(
+    ("data", "missing", "claimed", "fault", "detail"),
+    [
+        (HEIC, "", "", Fault.UNREADABLE, f"HEIC needs an optional package: `{install_hint('heic')}`"),
+        (b"\0" + HEIC, "", "", Fault.NOT_AN_IMAGE, "begins with 00 00 00 00 18 66 74 79 70 68 65 69"),
+        (HEIC.replace(b"heic", b"isom"), "", "", Fault.NOT_AN_IMAGE, "begins with 00 00 00 18 66 74 79 70 69 73 6f 6d"),
+        (b"x", "needs libx", "PNG", Fault.UNREADABLE, "the installed Pillow cannot decode the format (needs libx)"),
+        (b"x", "", "PNG", Fault.NOT_AN_IMAGE, "starts like a PNG file, but its header cannot be read"),
+        (b"0123456789abcdef", "", "", Fault.NOT_AN_IMAGE, 'begins with "0123456789ab"'),
+        (b"line\nline", "", "", Fault.NOT_AN_IMAGE, "begins with 6c 69 6e 65 0a 6c 69 6e 65"),
+    ],
+)  # fmt: skip
+def test_data_of_no_known_format_is_shown_by_its_beginning(
+    data: bytes, missing: str, claimed: str, fault: Fault, detail: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+    found = _unknown_format(data, missing, claimed)
+    assert (found.fault, found.detail) == (fault, detail)
+
+
+@pytest.mark.parametrize(
+    ("size", "fault"),
+    [((10, 10), None), ((10, 11), Fault.TOO_MANY_PIXELS), ((0, 9), Fault.CORRUPT), ((9, 0), Fault.CORRUPT),
+     ((1, 1), None), ((1, 100), None)],
+)  # fmt: skip
+def test_an_image_has_at_least_one_pixel_and_at_most_the_bound(size: tuple[int, int], fault: Fault | None) -> None:
+    if fault is None:
+        decoding._check_pixel_count(size, 100)
+        return
+    with pytest.raises(ImageError) as error:
+        decoding._check_pixel_count(size, 100)
+    assert error.value.fault is fault
+
+
+@pytest.mark.parametrize(
+    ("form", "mode", "deep"),
+    [("PNG", "L", False), ("PNG", "I;16", True), ("TIFF", "F", True), ("TIFF", "I;16", True), ("JPEG", "RGB", False),
+     ("PPM", "I", True), ("PNG", "RGB", False), ("GIF", "P", False)],
+)  # fmt: skip
+def test_more_than_eight_bits_are_read_from_the_header(form: str, mode: str, deep: bool) -> None:
+    image = Image.fromarray(np.full((4, 6), 1000, np.uint16)) if mode == "I;16" else made_image(6, 4).convert(mode)
+    header = identify(saved(image, form))
+    assert (header.format, header.size, header.deep) == (form, (6, 4), deep)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_image_is_turned_only_if_it_is_to_be(orientation: int) -> None:
+    data = saved(made_image(6, 4), "PNG", exif=exif(orientation))
+    plain = np.asarray(made_image(6, 4))
+    turned = np.asarray(made_image(6, 4).transpose(UPRIGHT[orientation])) if orientation > 1 else plain
+    size = (4, 6) if orientation >= 5 else (6, 4)
+    upright, as_stored = decode(data), decode(data, options=DecodeOptions(upright=False))
+    assert np.array_equal(np.asarray(upright.image), turned)
+    assert np.array_equal(np.asarray(as_stored.image), plain)
+    assert (upright.size, upright.orientation, upright.image_orientation) == (size, orientation, 1)
+    assert (as_stored.size, as_stored.orientation, as_stored.image_orientation) == (size, orientation, orientation)
+
+
+@pytest.mark.parametrize(("reduce_to", "factor"), [(None, 1), (13, 1), (12, 2), (8, 3), (7, 3), (6, 4), (100, 1)])
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA"])
+def test_an_image_is_reduced_by_the_largest_factor_that_leaves_the_shorter_side(
+    reduce_to: int | None, factor: int, mode: str
+) -> None:
+    image = made_image(40, 24).convert(mode)
+    found = decode(saved(image, "PNG"), options=DecodeOptions(reduce_to=reduce_to))
+    first = image.reduce(factor).convert("RGB") if mode in ("RGB", "L") else image.convert("RGB").reduce(factor)
+    assert np.array_equal(np.asarray(found.image), np.asarray(first))
+    assert (found.size, found.transparent, found.animated, found.irregular) == ((40, 24), False, False, False)
+
+
+@pytest.mark.parametrize(("alpha", "transparent"), [(255, False), (254, True), (0, True)])
+def test_an_image_is_transparent_if_some_pixel_shows_the_background(alpha: int, transparent: bool) -> None:
+    image = made_image(6, 4).convert("RGBA")
+    image.putpixel((2, 1), (10, 20, 30, alpha))
+    found = decode(saved(image, "PNG"), options=DecodeOptions(background=(0, 0, 0)))
+    assert found.transparent is transparent
+    assert found.image.getpixel((2, 1)) == tuple(round(value * alpha / 255) for value in (10, 20, 30))
+
+
+@pytest.mark.parametrize(
+    ("mode", "form", "stored", "kept"),
+    [("L", "PNG", "L", "L"), ("L", "PNG", "RGB", "RGB"), ("L", "JPEG", "RGB", "L"), ("YCbCr", "JPEG", "RGB", "YCbCr"),
+     ("YCbCr", "PNG", "RGB", "RGB"), (None, "JPEG", "L", "RGB")],
+)  # fmt: skip
+def test_a_mode_is_kept_where_the_decoder_returns_it(mode: str | None, form: str, stored: str, kept: str) -> None:
+    data = saved(made_image(16, 16).convert(stored), form)
+    assert decode(data, options=DecodeOptions(mode=mode)).image.mode == kept
+
+
+def test_ycbcr_is_asked_only_of_jfif_files_and_frames_only_of_formats_that_have_them() -> None:
+    adobe = io.BytesIO()
+    made_image(16, 16).save(adobe, "JPEG", keep_rgb=True)
+    assert decode(adobe.getvalue(), options=DecodeOptions(mode="YCbCr")).image.mode == "RGB"
+    frames = [made_image(16, 16).rotate(90)]
+    assert decode(saved(made_image(16, 16), "GIF", save_all=True, append_images=frames)).animated
+    assert not decode(saved(made_image(16, 16), "MPO", save_all=True, append_images=frames)).animated
