@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Results = Iterable[Prediction | BrokenImage]
 
 
-def as_text(results: Results, *, top: int, multi_label: bool) -> int:
+def as_text(results: Results, *, top: int, multi_label: bool = False) -> int:
     """Print one line per image; return the number of predictions."""
     good = 0
     for result in results:
@@ -32,7 +32,7 @@ def as_text(results: Results, *, top: int, multi_label: bool) -> int:
     return good
 
 
-def as_json(results: Results, *, top: int, multi_label: bool) -> int:
+def as_json(results: Results, *, top: int, multi_label: bool = False) -> int:
     """Print a JSON array, one image per line, valid even if interrupted; return the number of predictions."""
     good = 0
     separator = "\n"
@@ -47,7 +47,7 @@ def as_json(results: Results, *, top: int, multi_label: bool) -> int:
     return good
 
 
-def as_csv(results: Results, *, top: int, multi_label: bool) -> int:
+def as_csv(results: Results, *, top: int, multi_label: bool = False) -> int:
     """Print a header and one CSV row per image; return the number of predictions."""
     good = 0
     rows = csv.writer(sys.stdout, lineterminator="\n")

@@ -230,7 +230,7 @@ def _images_per_s(runners: Mapping[str, Run], pixels: Sequence[NDArray[np.uint8]
     return {name: 1 / median(rounds) for name, rounds in seconds.items()}
 
 
-def _refusal(trial: Trial, original: Trial, count: int, max_drop: float, score_name: str) -> str:
+def _refusal(trial: Trial, original: Trial, count: int, max_drop: float, score_name: str = "accuracy") -> str:
     """Return why a variant is rejected; empty if it is clearly faster than the original and accurate enough."""
     speedup, drop = trial.images_per_s / original.images_per_s, original.accuracy - trial.accuracy
     reasons = []

@@ -13,6 +13,8 @@ from mlimages.reports.pages import percent
 
 NAME = "README.md"
 
+_PARTS = {"train": "training", "val": "validation"}
+
 
 def write_model_card(bundle: OnnxBundle) -> Path | None:
     """Write the card beside the file; return None if there is a README.md that mlimages did not write."""
@@ -61,7 +63,7 @@ def _description(bundle: OnnxBundle) -> Iterator[str]:
     takes = "uint8 RGB images `(N, H, W, 3)` of any size" if bundle.includes_preprocessing else "preprocessed input"
     classes = f"{len(bundle.class_names)} classes: {_names(bundle.class_names)}"
     if bundle.multi_label:
-        yield f"Multi-label: finds which of {classes} an image shows; it may be several or none."
+        yield f"A multi-label classifier: an image may have any number of {classes}."
     else:
         yield f"Classifies images into {classes}."
     yield f"The network is {bundle.model} with an input of {image.width} x {image.height} pixels."
@@ -78,7 +80,8 @@ def _data(bundle: OnnxBundle) -> Iterator[str]:
         yield f"| {_escape_markdown(name)} | {counts[0]} | {counts[1]} |"
     yield f"| {'labels' if bundle.multi_label else 'total'} | {sum(train)} | {sum(val)} |"
     if bundle.multi_label:
-        yield "".join(f"\n{count} {name} images." for name, count in provenance.split_sizes.items())
+        sizes = (f"{provenance.split_sizes.get(name, 0)} {text} images" for name, text in _PARTS.items())
+        yield f"\n{' and '.join(sizes)}; an image counts for each of its labels."
     if provenance.licenses:
         yield "\n| licence, as recorded by `mlimages gather` | images |\n|---|---|"
         yield from (f"| {_escape_markdown(name)} | {count} |" for name, count in provenance.licenses.items())

@@ -177,7 +177,8 @@ def _label_captions(run: RunFolder, predictions: Predictions) -> tuple[NDArray[n
 
     def text_of(index: int) -> str:
         p = predictions.probabilities[index]
-        scores = [ClassScore(names[n], n, float(p[n])) for n in np.flatnonzero(predicted[index]).tolist()]
+        order = [n for n in (-p).argsort(kind="stable").tolist() if predicted[index, n]]
+        scores = [ClassScore(names[n], n, float(p[n])) for n in order]
         return label_text((names[n] for n in np.flatnonzero(predictions.labels[index])), scores)
 
     return np.where(predicted != predictions.labels, distances, 0).max(axis=1), text_of
@@ -200,11 +201,11 @@ def _tile(path: Path, image: ImageProperty, text: str) -> GalleryTile:
 
 
 def _label_conflicts(run: RunFolder) -> list[GalleryTile]:
-    """Return groups of near-duplicates with different labels; none if there are too many images to compare."""
+    """Return groups of near-duplicates with different labels; none if images may have several or there are too many."""
     items = [item for name in ("train.txt", "val.txt") for item in LabelFile(run.path / name)]
-    if len(items) > MAX_COMPARED:
+    if len(items) > MAX_COMPARED or any(item.labels is not None for item in items[:1]):
         return []
-    label_of = {item.path: item.class_indices for item in items}
+    label_of = {item.path: item.label for item in items}
     groups: dict[int, list[Path]] = {}
     for path, number in duplicate_groups(label_of).items():
         groups.setdefault(number, []).append(path)
@@ -212,16 +213,12 @@ def _label_conflicts(run: RunFolder) -> list[GalleryTile]:
     return [
         GalleryTile(
             tuple(embed(path, run.preprocessing.image) for path in paths),
-            tuple(
-                f"{' and '.join(run.class_names[label] for label in label_of[path]) or 'none'} "
-                f"{path.parent.name}/{path.name}"
-                for path in paths
-            ),
+            tuple(f"{run.class_names[label_of[path]]} {path.parent.name}/{path.name}" for path in paths),
         )
         for paths in islice((paths for paths in candidates if len(paths) > 1), MAX_TILES)
     ]
 
 
-def _first_of_each_class(paths: Sequence[Path], label_of: Mapping[Path, tuple[int, ...]]) -> list[Path]:
-    """Return the first image of each class, or set of labels."""
+def _first_of_each_class(paths: Sequence[Path], label_of: Mapping[Path, int]) -> list[Path]:
+    """Return the first image of each class."""
     return list({label_of[path]: path for path in reversed(paths)}.values())[::-1]
