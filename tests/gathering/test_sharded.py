@@ -6,10 +6,11 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -176,6 +177,22 @@ def test_a_host_in_several_shards_sees_no_more_requests_at_one_time_than_from_on
     assert most[0] <= per_host
     at_work = min(per_host, 4 if by_hand else 2) + (per_host < 4 if by_hand else per_host < 2)
     assert len(site.rule_requests) == 2 * at_work, "each process that has links of the host asks for its rules once"
+
+
+class Here:
+    """Tasks of this process, one after the other."""
+
+    workers = 1
+
+    def run(self, function: Callable[[int], Any], items: list[int]) -> Iterator[list[Any]]:
+        return ([function(item)] for item in items)
+
+
+def test_the_pause_that_a_host_asks_of_a_shard_is_in_the_summary(site: Site, tmp_path: Path) -> None:
+    site.fallback = answer(b"", 429, Retry_After="3600")
+    summary = gather_on(Here(), links(tmp_path, site.url("/1.jpg")), tmp_path / "out", **FAST)
+    assert (summary.open, list(summary.waits_s)) == (1, ["127.0.0.1"])
+    assert 3000 < summary.waits_s["127.0.0.1"] <= 3600
 
 
 def test_the_limit_holds_for_all_shards_together_and_a_finished_folder_asks_for_nothing(
