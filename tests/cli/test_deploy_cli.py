@@ -139,7 +139,7 @@ def test_the_json_array_is_closed_whatever_ends_it(
             raise error
 
     with pytest.raises(error) if error else nullcontext():
-        predictions.as_json(results(), top=1)
+        predictions.as_json(results(), top=1, multi_label=False)
     assert len(json.loads(capsys.readouterr().out)) == count
 
 
