@@ -13,6 +13,7 @@ from mlimages.training.head import (
     SHARES,
     SMOOTHING,
     RidgeFit,
+    _scaling,
     _sigmoid_scale,
     _softmax_scale,
     fit_ridge,
@@ -151,3 +152,20 @@ def test_the_scales_have_the_greatest_likelihood(sharpness: float) -> None:
     assert _softmax_scale(scores, labels)[1] == 0.0
     scale, offset = _sigmoid_scale(scores, targets)
     assert offset == -scale / 2
+
+
+def test_features_that_hardly_vary_are_divided_by_a_twentieth_of_the_usual_spread() -> None:
+    rng = np.random.default_rng(2)
+    features = rng.normal(size=(5000, 4)) * [1.0, 3.0, 1e-3, 0.0] + 7
+    mean, factor = _scaling(features, 0.3)
+    spread = features.std(axis=0)
+    usual = np.sqrt(np.square(spread).mean())
+    assert mean == pytest.approx(features.mean(axis=0))
+    x = (features - mean) * factor
+    assert np.square(x).sum(axis=1).mean() == pytest.approx(0.3)
+    assert factor / factor[0] == pytest.approx(spread[0] / np.array([spread[0], spread[1], usual / 20, usual / 20]))
+
+
+def test_shares_of_the_lower_layers_rise_from_none_to_all() -> None:
+    assert (SHARES[0], SHARES[-1]) == (0.0, 1.0)
+    assert list(SHARES) == sorted(set(SHARES))

@@ -140,7 +140,7 @@ def trained_on(gone: Sequence[int], *, smoothing: float, weights: Any, deadline:
     trainer = Trainer(
         networks[0], source, optimizer, schedule, config=config, objective=objective, autocast=nullcontext
     )
-    metrics = trainer.train_epoch(source, epoch=2, views=2, deadline=deadline, progress=NoProgress())  # type: ignore[arg-type]
+    metrics = trainer.train_epoch(source, epoch=2, views=3, deadline=deadline, progress=NoProgress())  # type: ignore[arg-type]
 
     optimizer = make_optimizer(networks[1], config, lr=0.5)
     class_weights = torch.tensor([11 / 15, 11 / 9, 11 / 9]) if weights == "balanced" else None
@@ -172,7 +172,7 @@ def test_an_epoch_is_what_torch_does_step_by_step(gone: tuple[int, ...], smoothi
     assert torch.allclose(trained.weight, expected.weight, atol=1e-6)
     assert torch.allclose(trained.bias, expected.bias, atol=1e-6)
     assert (metrics.loss, metrics.correct, metrics.count) == (pytest.approx(loss, rel=1e-5), correct, count)
-    assert sorted(source.views) == [(index, index % 2) for index in range(11)]
+    assert sorted(source.views) == [(index, (index + 2) % 3) for index in range(11)]
 
 
 def test_after_the_deadline_no_further_step_is_taken() -> None:
@@ -182,9 +182,20 @@ def test_after_the_deadline_no_further_step_is_taken() -> None:
     assert (metrics.loss, metrics.count) == (pytest.approx(loss, rel=1e-5), 4)
 
 
-def dropout_trainer(*, lr: float = 0.1, rows: int = 8) -> tuple[nn.Module, Trainer, Rows]:
+class Counts(NoProgress):
+    """Counts the images that are reported."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def advance(self, count: int = 1, **figures: object) -> None:
+        self.count += count
+        assert figures.keys() == {"loss", "accuracy"}
+
+
+def dropout_trainer(*, lr: float = 0.1, rows: int = 8, seed: int = 5) -> tuple[nn.Module, Trainer, Rows]:
     network = nn.Sequential(nn.Dropout(0.5), nn.Linear(5, 3))
-    config = FineTuneConfig(Path("a.txt"), Path("run"), optimizer="sgd", batch_size=4, seed=5)
+    config = FineTuneConfig(Path("a.txt"), Path("run"), optimizer="sgd", batch_size=4, seed=seed)
     x = torch.linspace(-1, 1, 5 * rows).reshape(rows, 5)
     labels = torch.arange(rows) % 3
     source = Rows(network, x, labels)
@@ -205,11 +216,23 @@ def test_dropout_depends_on_seed_and_epoch_alone_and_is_off_in_validation() -> N
     for epoch in (1, 1, 2):
         torch.manual_seed(len(states))  # whatever was drawn before
         network.load_state_dict(start)
+        network.eval()
         trainer.optimizer.state.clear()
         trainer.train_epoch(source, epoch=epoch, views=0, deadline=math.inf, progress=NoProgress())  # type: ignore[arg-type]
         states.append(network[1].weight.detach().clone())  # type: ignore[index]
     assert torch.equal(states[0], states[1])
     assert not torch.equal(states[0], states[2])
+    other, other_trainer, other_source = dropout_trainer(seed=6)
+    other.load_state_dict(start)
+    progress = Counts()
+    other_trainer._batch_size = 8  # one step: the order of the images does not matter
+    trainer._batch_size = 8
+    other_trainer.train_epoch(other_source, epoch=1, views=0, deadline=math.inf, progress=progress)  # type: ignore[arg-type]
+    network.load_state_dict(start)
+    trainer.optimizer.state.clear()
+    trainer.train_epoch(source, epoch=1, views=0, deadline=math.inf, progress=NoProgress())  # type: ignore[arg-type]
+    assert not torch.allclose(network[1].weight, other[1].weight, atol=1e-4)  # type: ignore[index]
+    assert progress.count == 8
     assert {view - index for index, view in source.views} == {1, 2}, "new views in each epoch"
     source.gone = (2, 3)
     validation = validate(network, source, source, trainer._objective)  # type: ignore[arg-type]
