@@ -39,7 +39,7 @@ class Stamp:
 
 @dataclass(frozen=True, slots=True)
 class ExaminedImage:
-    """The packed facts of an image or its fault, and the SHA-256 of its bytes (empty if they could not be read)."""
+    """The serialized measurements of an image or its fault, and the SHA-256 of its bytes (empty if unreadable)."""
 
     digest: bytes
     facts: bytes | None = None

@@ -155,7 +155,7 @@ class Thresholds:
         float, Option("near-duplicate: minimum correlation if one image is tiny, smooth or line art.", min=0, max=1)
     ] = 0.99
     imbalance: Annotated[
-        float, Option("class-imbalance: the largest class has over this many times the images of the class.", min=1)
+        float, Option("class-imbalance: maximum ratio of the largest class to this class, in images.", min=1)
     ] = 10.0
 
     def __post_init__(self) -> None:

@@ -30,7 +30,7 @@ def register(app: typer.Typer) -> None:
 
 def export(
     run: Path = typer.Argument(..., metavar="RUN", help="A run folder written by `mlimages finetune`."),
-    out: Path = typer.Option(None, "-o", "--out", help="File to write [RUN/model.onnx]."),
+    out: Path = typer.Option(None, "-o", "--out", help="Output file [RUN/model.onnx]."),
     preprocessing: bool = typer.Option(
         True,
         "--preprocessing/--no-preprocessing",
@@ -62,8 +62,8 @@ def export(
         None,
         "--ort-web",
         metavar="DIR",
-        help="Copy onnxruntime-web from this npm package (node_modules/onnxruntime-web); without it the page loads it "
-        "from a CDN.",
+        help="Copy onnxruntime-web from this npm package (node_modules/onnxruntime-web); by default, the page loads "
+        "it from a CDN.",
     ),
     force: bool = FORCE,
     as_json: bool = typer.Option(False, "--json", help="Print the file's metadata as JSON."),
@@ -88,7 +88,7 @@ def export(
         raise typer.BadParameter("--page requires a file with preprocessing")
     if ort_web and not page:
         raise typer.BadParameter("--ort-web is an option of --page")
-    runtime = WebRuntime.installed(ort_web) if ort_web else WebRuntime()
+    runtime = WebRuntime.from_npm_package(ort_web) if ort_web else WebRuntime()
     require_writable(filter(None, [croissant, *(runtime.page_files(page) if page else ())]), overwrite=force)
     overwrite = force or out is None  # model.onnx is one of the run's own files
     bundle = export_run(run, out or run / "model.onnx", options=options, overwrite=overwrite, progress=TqdmProgress())
@@ -124,9 +124,9 @@ def quantize(
     ),
     out: Path = typer.Option(None, "-o", "--out", help="File to write [MODEL-quantized.onnx]."),
     max_drop: float = typer.Option(
-        1.0, min=0.0, metavar="POINTS", help="Maximum loss of accuracy or mAP, in percentage points."
+        1.0, min=0.0, metavar="POINTS", help="Maximum drop in accuracy or mAP, in percentage points."
     ),
-    fp16: bool = typer.Option(False, "--fp16", help="Also try 16-bit floating point."),
+    fp16: bool = typer.Option(False, "--fp16", help="Also try float16."),
     force: bool = FORCE,
     as_json: bool = typer.Option(False, "--json", help="Print the measurements as JSON."),
 ) -> None:
@@ -289,7 +289,7 @@ def serve(
     ),
     port: int = typer.Option(8000, min=0, max=65535, metavar="N", help="Port; 0 picks a free one."),
     token: bool = typer.Option(
-        False, "--token", help="Also require the token in MLIMAGES_TOKEN on loopback.", rich_help_panel="Access"
+        False, "--token", help="Require the token in MLIMAGES_TOKEN on loopback too.", rich_help_panel="Access"
     ),
     workers: int = typer.Option(None, min=1, metavar="N", help="Number of images processed in parallel [all cores]."),
 ) -> None:

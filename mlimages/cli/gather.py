@@ -133,7 +133,7 @@ def urls(
         "--url-column",
         "--url-col",
         metavar="COLUMN",
-        help="Column of links, by name or number.",
+        help="Column of URLs, by name or number (from 1).",
         rich_help_panel="Source",
     ),
     label_col: str = typer.Option(
@@ -233,7 +233,7 @@ def _run(
     if not summary.ok and not options.get("shard"):  # a shard may have no links
         raise GatherError(f"no image was gathered: {_no_images_reason(summary)}")
     if not quiet and options.get("shard"):
-        print("\nnext: the same command without --shard, when all shards have ended", file=sys.stderr)
+        print("\nnext: when all shards have finished, run the same command without --shard", file=sys.stderr)
     elif not quiet:
         print(file=sys.stderr)
         print_next_command("label", out, *(["--leaf"] if any("/" in label for label in summary.classes) else []))

@@ -33,7 +33,7 @@ def show(
         help="Label file, folder with one subfolder per class, or mean image (.npy, .png); with --layer, a run or a "
         "network.",
     ),
-    image: Path = typer.Argument(None, metavar="[IMAGE]", help="With --layer, the input image of the network."),
+    image: Path = typer.Argument(None, metavar="[IMAGE]", help="Input image of the network (with --layer)."),
     layer: str = typer.Option(None, metavar="NAME", help="Draw the filters and feature maps of this layer for IMAGE."),
     out: Path = typer.Option(Path("sheet.png"), "-o", "--out", help="Contact sheet to write: .png or .html."),
     per_class: int = typer.Option(8, min=1, help="Images per class."),

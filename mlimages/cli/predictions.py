@@ -62,7 +62,7 @@ def as_csv(results: Results, *, top: int, multi_label: bool = False) -> int:
 
 
 def export_notes(bundle: OnnxBundle) -> Iterator[str]:
-    """Yield notes about an exported file."""
+    """Yield the notes that are printed after an export."""
     from mlimages.export import RUNTIMES
     from mlimages.inference import data_path
 

@@ -130,7 +130,7 @@ def decode(
 def load_rgb(
     source: Path | bytes, *, max_pixels: int = MAX_PIXELS, background: tuple[int, int, int] = WHITE
 ) -> Image.Image:
-    """Load an image as upright, 8-bit RGB at full size; transparent pixels show `background`.
+    """Load an image as 8-bit RGB at full size, upright by its EXIF orientation; transparent pixels show `background`.
 
     Raises:
         ImageError: with the image's `Fault`.

@@ -278,5 +278,5 @@ def _from_json(values: dict[str, Any]) -> dict[str, Any]:
     values["class_names"] = tuple(map(str, values["class_names"]))
     values["thresholds"] = tuple(map(float, values.get("thresholds", ())))
     if values.get("multi_label") and len(values["thresholds"]) != len(values["class_names"]):
-        raise ValueError("it does not have one threshold for each class")
+        raise ValueError("expected one threshold per class")
     return values

@@ -23,7 +23,7 @@ class Task(Protocol):
 
     @property
     def score_name(self) -> str:
-        """Name of the score."""
+        """Name of the main score: accuracy or mAP."""
 
     def probabilities(self, logits: Floats, temperature: float = 1.0) -> Floats:
         """Return the probabilities `(N, classes)` of `logits / temperature`."""

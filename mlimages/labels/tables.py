@@ -230,7 +230,7 @@ class Table:
         if len(counts.unlabelled) >= max(1, counts.rows):
             raise LabelFileError(
                 f"{self.path}:{counts.unlabelled[0]}: expected a path and a label (one class); "
-                f"{len(counts.unlabelled)} of {len(counts.unlabelled) + counts.rows} rows have none: {self.advice}"
+                f"{len(counts.unlabelled)} of {len(counts.unlabelled) + counts.rows} rows have no label: {self.advice}"
                 + "".join(f"; {note}" for note in self._several)
             )
         if 2 * len(counts.missing) > counts.rows:

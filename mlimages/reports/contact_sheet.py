@@ -163,7 +163,7 @@ def _check_suffix(out: Path) -> None:
     if out.suffix.lower() == ".html":
         importlib.import_module("mlimages.reports.pages")
     elif out.suffix.lower() != ".png":
-        raise InputError(f"{out}: a contact sheet is a .png or .html file")
+        raise InputError(f"{out}: a contact sheet must be a .png or .html file")
 
 
 def write_sheet(rows: Sequence[SheetRow], out: Path, *, title: str, note: str, overwrite: bool = False) -> None:

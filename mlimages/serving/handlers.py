@@ -67,7 +67,7 @@ async def explain(request: web.Request) -> web.Response:
     """Explain the prediction of one image."""
     service = request.app[SERVICE]
     if not service.settings.explain:
-        raise ProblemError(403, "not-allowed", "this server does not explain predictions (--no-explain)")
+        raise ProblemError(403, "not-allowed", "explanations are disabled on this server (--no-explain)")
     _check_query(request)
     uploads = await read_uploads(request, service.settings)
     if len(uploads) > 1:

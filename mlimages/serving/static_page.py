@@ -52,7 +52,7 @@ class WebRuntime:
     origin: str = _CDN
 
     @classmethod
-    def installed(cls, package: str | os.PathLike[str]) -> WebRuntime:
+    def from_npm_package(cls, package: str | os.PathLike[str]) -> WebRuntime:
         """Read an installed npm package, such as `node_modules/onnxruntime-web`.
 
         Raises:
@@ -70,7 +70,7 @@ class WebRuntime:
         return cls(version, {name: f"./{name}" for name in files}, _digests(files), files, origin="")
 
     def page_files(self, folder: Path) -> list[Path]:
-        """Return the paths of the page's files, written to `folder`."""
+        """Return the paths in `folder` to which `write_page` writes the page's files."""
         own = ("model.onnx", "model.json", "manifest.json", "icon.svg", "service_worker.js", "index.html")
         return [folder / name for name in (*own, *self.files)]
 

@@ -246,7 +246,7 @@ def load_run(run: str | os.PathLike[str], checkpoint: str = "best", *, network: 
     names = tuple(files.classes.read_text(encoding="utf-8").splitlines())
     whole, state = files.folder / f"{checkpoint}.safetensors", load_state(files)
     if state is None and not whole.exists():
-        raise RunError(f"{run} has no {whole.name} yet: continue it with `mlimages finetune --resume {run}`")
+        raise RunError(f"{run} has no {whole.name} yet: resume it with `mlimages finetune --resume {run}`")
     image = preprocessing.image
     is_best = checkpoint == "best"
     if network is None:

@@ -178,7 +178,7 @@ def require_same(what: str, value: object) -> None:
 
 @contextmanager
 def translate_peer_exit() -> Iterator[None]:
-    """Convert torch's errors due to the exit of another process.
+    """Convert errors of torch that are caused by the exit of another process.
 
     Raises:
         PeerExitedError: another process of the group exited, or did not respond within `TIMEOUT`.

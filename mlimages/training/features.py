@@ -76,7 +76,7 @@ class BatchSource(Protocol):
     def batches(
         self, images: ImageSet, order: Sequence[int], *, size: int, view: View = unaugmented
     ) -> Iterator[Batch]:
-        """Yield this process's share of each batch of the images at the indices `order`."""
+        """Batch the images in the order of the indices `order`, and yield this process's share of each batch."""
 
     def logits(self, inputs: tuple[Tensor, ...]) -> Tensor:
         """Compute logits `(N, classes)` for the inputs of one batch."""

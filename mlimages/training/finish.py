@@ -273,7 +273,7 @@ def write_suspect_labels(
     write_suspects(suspects, run / "suspects.tsv", overwrite=True)
     if suspects:
         logger.info(
-            "suspects.tsv lists the %d images that are most probably mislabelled, at most a tenth of all; estimated "
+            "suspects.tsv lists the %d images most likely to be mislabelled (at most 10 %% of the images); estimated "
             "number of wrong labels: %d",
             len(suspects),
             estimated_errors(labels, probabilities),

@@ -32,7 +32,7 @@ class FrozenRuntime:
 
     Args:
         lower: the lower part from `split_network`, in eval mode.
-        library: OpenVINO computes on CPUs only.
+        library: OpenVINO is used on CPUs only.
         device: device to compute on.
     """
 
@@ -70,7 +70,7 @@ class FrozenRuntime:
 
     def _compile(self, x: Tensor, precision: Precision) -> Run:
         if self._device.type != "cpu":
-            raise ConversionError("OpenVINO computes on CPUs only")
+            raise ConversionError("mlimages uses OpenVINO on CPUs only")
         openvino = import_openvino()
         try:
             if self._converted is None:

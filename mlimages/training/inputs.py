@@ -93,7 +93,7 @@ def read_inputs(config: FineTuneConfig, files: RunFiles, custom: CustomNetwork |
     images = _resumed_images(files) if is_resumed else read_label_files(config)
     distributed.require_same("label files and run folder", (is_resumed, images.train, images.val))
     require_classes(images.train, images.names, least=2 if images.val is None else 1)
-    model = _build(config, len(images.names), custom)
+    model = _build_network(config, len(images.names), custom)
     if images.is_multi_label and type(model.network).__name__ == "SqueezeNet":
         raise ModelError(
             f"the logits of {config.model} pass through a ReLU, so that no class would have a probability below 0.5: "
@@ -103,7 +103,7 @@ def read_inputs(config: FineTuneConfig, files: RunFiles, custom: CustomNetwork |
     return RunInputs(images, model, freeze(model, config.freeze), mean, is_resumed)
 
 
-def _build(config: FineTuneConfig, classes: int, custom: CustomNetwork | None) -> Model:
+def _build_network(config: FineTuneConfig, classes: int, custom: CustomNetwork | None) -> Model:
     if custom:
         return wrap_network(custom.network, custom.preprocessing, classes=classes, pretrained=config.freeze != "none")
     return build_model(
@@ -142,7 +142,7 @@ def read_label_files(config: FineTuneConfig) -> LabeledImages:
     if new := [names[label] for label in sorted(used_last - used)]:
         where = files[-1].path if files[-1].path.exists() else files[-1].img_root  # a folder has no label file
         raise InputError(
-            f"{where}: no training image of {', '.join(new)}: add some to the training set, or remove "
+            f"{where}: no training images of {', '.join(new)}: add some to the training set, or remove "
             f"{'this class' if len(new) == 1 else 'these classes'} from {where.name}"
         )
     if len(names) < 2 and not (names and files[0].is_multi_label):

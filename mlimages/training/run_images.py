@@ -69,7 +69,7 @@ def read_images(config: FineTuneConfig, inputs: RunInputs, progress: Progress) -
         train, val = _hold_out(train, config)
     require_classes(train, labeled.names, least=1, kind="usable ")
     if not val:
-        raise InputError("no validation images are left: gather more images, or use another --val")
+        raise InputError("no validation images remain: gather more images, or pass another --val")
     if distributed.is_main_process():
         _warn_about_rare_classes(val, labeled.names)
         _warn_about_two_classes((*train, *val))

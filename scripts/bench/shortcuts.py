@@ -1,13 +1,13 @@
 #!/usr/bin/env python
 """How many planted shortcuts does the sentence of `mlimages evaluate --explain` find, and how often is it wrong?
 
-    .venv/bin/python scripts/bench/shortcuts.py DATA BACKGROUNDS [--seeds 1 81]
+    .venv/bin/python scripts/bench/shortcuts.py DATA BACKGROUNDS [--seeds 1 81] [--model efficientnet_lite0]
 
 DATA holds train/CLASS and val/CLASS with photographs of objects (two classes are drawn for each seed), BACKGROUNDS a
 folder of other photographs. For each seed a mark in the corner, a border or a background is planted (see
-tests/planting.py), a linear classifier of the pixels is fitted, and evaluated with the centre hidden; then the same
-without the shortcut. Every second seed of the range is taken: sizes were tuned on even ones, the figures are of odd
-ones.
+tests/planting.py), a linear classifier of the pixels is fitted (or the network of --model is fine-tuned), and evaluated
+with the centre hidden; then the same without the shortcut. Every second seed of the range is taken: sizes were tuned on
+even ones, the figures are of odd ones.
 """
 
 from __future__ import annotations
@@ -23,15 +23,17 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from mlimages.cli.predictions import evaluation_text
-from mlimages.inference import evaluate
+from mlimages.inference import Predictor, evaluate
+from mlimages.labels import LabelFile
 from tests.planting import KINDS, Shortcut, linear_predictor, write_set
 
-SIDE, TRAIN, VAL = 32, 100, 60
+SIDE, NETWORK_SIDE, TRAIN, VAL = 32, 128, 100, 60
 ALARM = "can be predicted from the background alone"
 
 
 class Study:
-    def __init__(self, data: Path, backgrounds: Path) -> None:
+    def __init__(self, data: Path, backgrounds: Path, model: str) -> None:
+        self.model, self.side = model, NETWORK_SIDE if model else SIDE
         self.names = sorted(path.name for path in (data / "train").iterdir())
         self.objects = {
             (part, name): [_square(path) for path in sorted((data / part / name).iterdir())]
@@ -47,16 +49,27 @@ class Study:
         with tempfile.TemporaryDirectory() as folder:
             train, val = (
                 write_set(Path(folder, part), [self.draw(part, name, count, rng) for name in names], backgrounds,
-                          shortcut, side=SIDE, rng=rng)
+                          shortcut, side=self.side, rng=rng)
                 for part, count in (("train", TRAIN), ("val", VAL))
             )  # fmt: skip
-            text = evaluation_text(evaluate(linear_predictor(train, side=SIDE), val, explain=2 * VAL))
+            predictor = (
+                network_predictor(train, val, self.model) if self.model else linear_predictor(train, side=self.side)
+            )
+            text = evaluation_text(evaluate(predictor, val, explain=2 * VAL))
         lines = text.splitlines()
         return ALARM in text, f"{lines[0].split(' (')[0]}; {next(one for one in lines if 'masked' in one)}"
 
     def draw(self, part: str, name: str, count: int, rng: np.random.Generator) -> list[Image.Image]:
         objects = self.objects[part, name]
         return [objects[n] for n in rng.permutation(len(objects))[:count]]
+
+
+def network_predictor(train: LabelFile, val: LabelFile, model: str) -> Predictor:
+    """A network with a classifier of its own, fine-tuned for 10 epochs."""
+    from mlimages.training import FineTuneConfig, export_run, fine_tune
+
+    config = FineTuneConfig(train.path, train.path.parent / "run", val=val.path, model=model, epochs=10, cache=False)
+    return Predictor(export_run(fine_tune(config, export=False).run, config.out / "model.onnx"))
 
 
 def _small(path: Path) -> Image.Image:
@@ -76,9 +89,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("backgrounds", type=Path)
+    parser.add_argument("--model", default="", help="fine-tune this network instead")
     parser.add_argument("--seeds", type=int, nargs=2, default=(1, 81))
     asked = parser.parse_args()
-    study = Study(asked.data, asked.backgrounds)
+    study = Study(asked.data, asked.backgrounds, asked.model)
     found: list[bool] = []
     alarms: list[bool] = []
     for seed in range(*asked.seeds, 2):

@@ -32,7 +32,7 @@ PUBLIC = """
 def test_what_is_not_global_is_not_public(address: str) -> None:
     assert not is_public(address)
     assert is_private_literal(f"[{address}]" if ":" in address else address)
-    with pytest.raises(OSError, match="is not a global address") as error:
+    with pytest.raises(OSError, match="is not a public address") as error:
         public_socket((socket.AF_INET, socket.SOCK_STREAM, 0, "", (address, 80)))
     assert error.value.errno == PRIVATE_ERRNO
     assert PRIVATE_ERRNO not in errno.errorcode

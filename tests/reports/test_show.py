@@ -125,5 +125,5 @@ def test_the_command_draws_and_says_what_is_next(run_cli: RunCli, folder: Path) 
 def test_another_suffix_or_an_unknown_way_is_refused(run_cli: RunCli, folder: Path) -> None:
     done = run_cli("show", folder, "-o", "sheet.gif", check=False)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "mlimages: sheet.gif: a contact sheet is a .png or .html file\n"
+    assert done.stderr == "mlimages: sheet.gif: a contact sheet must be a .png or .html file\n"
     assert run_cli("show", folder, "--resize", "stretch", check=False).returncode == 2

@@ -67,7 +67,7 @@ class Site:
 def site(cnn_bundle: OnnxBundle, tmp_path_factory: pytest.TempPathFactory) -> Site:
     folder, bundle = tmp_path_factory.mktemp("page"), replace(cnn_bundle, class_names=NAMES)
     if INSTALLED.exists():
-        return Site(folder, bundle, Predictor(bundle), WebRuntime.installed(INSTALLED))
+        return Site(folder, bundle, Predictor(bundle), WebRuntime.from_npm_package(INSTALLED))
     package = folder / "package"
     (package / "dist").mkdir(parents=True)
     (package / "package.json").write_text('{"version": "1.0"}')
@@ -75,7 +75,7 @@ def site(cnn_bundle: OnnxBundle, tmp_path_factory: pytest.TempPathFactory) -> Si
     (package / "dist/ort-wasm-simd-threaded.wasm").write_bytes(b"\0asm")
     probe = np.frombuffer(bundle.probe.pixels, np.uint8).reshape(-1, 3).mean(axis=0) * 5
     stood_in = replace(bundle, probe=replace(bundle.probe, logits=tuple(probe.tolist())))
-    return Site(folder, stood_in, StandInPredictor(bundle), WebRuntime.installed(package))
+    return Site(folder, stood_in, StandInPredictor(bundle), WebRuntime.from_npm_package(package))
 
 
 class Host(http.server.ThreadingHTTPServer):
@@ -230,7 +230,7 @@ def test_files_that_cannot_run_in_a_page_and_files_of_a_person_are_refused(site:
     with pytest.raises(InputError, match="preprocessing"):
         write_page(replace(site.bundle, includes_preprocessing=False), tmp_path, runtime=site.runtime)
     with pytest.raises(InputError, match="npm install onnxruntime-web"):
-        WebRuntime.installed(tmp_path)
+        WebRuntime.from_npm_package(tmp_path)
     (tmp_path / "index.html").write_text("mine")
     with pytest.raises(InputError, match="not written by mlimages"):
         write_page(site.bundle, tmp_path, runtime=site.runtime)

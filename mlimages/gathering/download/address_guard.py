@@ -65,5 +65,5 @@ def public_socket(addr_info: tuple[Any, ...]) -> socket.socket:
     """
     family, kind, protocol, _, address = addr_info
     if not (is_proxied.get() or is_public(address[0])):
-        raise OSError(PRIVATE_ERRNO, f"{address[0]} is not a global address")
+        raise OSError(PRIVATE_ERRNO, f"{address[0]} is not a public address")
     return socket.socket(family, kind, protocol)

@@ -72,7 +72,7 @@ def _proxy_middleware(proxy: str | None, *, guarded: bool) -> aiohttp.ClientMidd
             None if proxy is None and proxies and urllib.request.proxy_bypass(host) else proxies.get(request.url.scheme)
         )
         if found and guarded and is_private_literal(host):
-            raise OSError(PRIVATE_ERRNO, f"{host} is not a global address")
+            raise OSError(PRIVATE_ERRNO, f"{host} is not a public address")
         url, auth = found or (None, None)
         request.update_proxy(url, auth, None)
         is_proxied.set(found is not None)

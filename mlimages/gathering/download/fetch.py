@@ -153,7 +153,7 @@ class Fetcher:
     ) -> DownloadResult:
         """Request a URL until the response is final or the attempts are used up; return the last result."""
         if not self._options.allow_private and is_private_literal(url.raw_host or ""):
-            return DownloadResult(Reason.PRIVATE_ADDRESS, f"{url.raw_host} is not a global address")
+            return DownloadResult(Reason.PRIVATE_ADDRESS, f"{url.raw_host} is not a public address")
         result = DownloadResult(Reason.HOST_DOWN, "the host of this link does not respond")
         attempts = own_failures = unavailable = 0
         with self._hosts.use(f"{url.raw_host}:{url.port}", str(url), label) as host:

@@ -128,7 +128,7 @@ def can_be_downloaded(url: str) -> bool:
 
 
 def clean_link(text: str) -> str:
-    """Remove the characters around a link in a list: quotes, angle brackets, Markdown, `&amp;`."""
+    """Strip quotes, angle brackets and Markdown around a URL, and unescape `&amp;`."""
     text = text.strip()
     if text[:1] not in ("h", "H"):
         if markdown := _MARKDOWN.fullmatch(text):

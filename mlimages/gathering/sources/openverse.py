@@ -65,7 +65,7 @@ class Openverse:
         self._tell = tell
         unknown = set((self._params.get("license_type") or "all").split(",")) - set(LICENSE_TYPES)
         if unknown:
-            raise InputError(f"licence type is {', '.join(unknown)!r}: expected one of {', '.join(LICENSE_TYPES)}")
+            raise InputError(f"unknown licence type {', '.join(unknown)!r}: expected one of {', '.join(LICENSE_TYPES)}")
         self._api = SearchApi(
             "Openverse",
             network=network_for(endpoint, ENDPOINT, network or GatherOptions()),

@@ -66,7 +66,9 @@ def as_source(source: AnySource) -> Source:
         return UrlList(*source)
     if hasattr(source, "__aiter__") and not isinstance(source, type):
         return source
-    raise TypeError(f"source is a {type(source).__name__}: expected the path of a list or a source (UrlList ...)")
+    raise TypeError(
+        f"source is a {type(source).__name__}: expected a path to a list of URLs, or a source object such as UrlList"
+    )
 
 
 class UrlList:

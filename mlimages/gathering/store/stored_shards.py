@@ -118,7 +118,7 @@ class StoredShards:
             sync_path(str(self._folder), os.fsync)
 
     def walk(self) -> Iterator[str]:
-        """Yield nothing: images are not moved within a shard by hand."""
+        """Yield nothing: users do not move images within a shard."""
         yield from ()
 
     def close(self) -> None:
