@@ -85,7 +85,7 @@ def f1_thresholds(probabilities: Probabilities, targets: Targets) -> tuple[float
 
     It is the midpoint between two neighbouring probabilities (or the lowest one and 0); 0.5 without a positive image.
 
-    >>> f1_thresholds(np.array([[0.9], [0.75], [0.25], [0.125]]), np.array([[True], [True], [False], [True]]))
+    >>> f1_thresholds(np.array([[0.9], [0.75], [0.25], [0.125]]), np.array([[True], [True], [False], [False]]))
     (0.5,)
     """
     return tuple(_f1_threshold(*each) for each in zip(probabilities.T, targets.T, strict=True))

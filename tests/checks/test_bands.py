@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from mlimages.checks import near_duplicates
-from mlimages.checks.near_duplicates import CROP_SIZES, _close_pairs, _expand_ranges, _windows
+from mlimages.checks.near_duplicates import (
+    CROP_SIZES,
+    ORIENTATIONS,
+    _close_pairs,
+    _expand_ranges,
+    _windows,
+    perceptual_hashes,
+)
 
 
 @pytest.mark.parametrize("at_once", [7, 1 << 14])
@@ -57,3 +64,19 @@ def test_windows_interpolate_the_start_the_middle_and_the_end_of_an_axis() -> No
         for offset, begin in enumerate((0, (1 - size) * 8, (1 - size) * 16)):
             expected = np.clip(begin + size * ramp, 0.5, 15.5)
             assert windows[number, offset] @ ramp == pytest.approx(expected, abs=1e-5)
+
+
+def test_every_orientation_turns_thumbnails_and_their_hashes_alike() -> None:
+    smooth = np.random.default_rng(4).normal(size=(5, 16, 16)).cumsum(axis=1).cumsum(axis=2)
+    lowest, highest = smooth.min(axis=(1, 2), keepdims=True), smooth.max(axis=(1, 2), keepdims=True)
+    thumbs = ((smooth - lowest) / (highest - lowest) * 255).astype(np.uint8)
+    hashes = perceptual_hashes(thumbs.reshape(5, 256), np.arange(5, dtype=np.int32))
+    assert len(set(ORIENTATIONS)) == 8
+    for orientation in ORIENTATIONS:
+        turned = np.swapaxes(thumbs, 1, 2) if orientation.transposed else thumbs
+        turned = np.flip(turned, 1) if orientation.upside_down else turned
+        turned = np.flip(turned, 2) if orientation.mirrored else turned
+        assert np.array_equal(orientation.of_thumbs(thumbs.reshape(5, 256)), turned.reshape(5, 256))
+        expected = perceptual_hashes(np.ascontiguousarray(turned).reshape(5, 256), np.arange(5, dtype=np.int32))
+        assert np.bitwise_count(orientation.of_hashes(hashes) ^ expected).max() <= 2, "but for rounding"
+        assert orientation.is_original == (orientation == ORIENTATIONS[0])
