@@ -7,6 +7,7 @@ import asyncio
 import json
 import os
 import tempfile
+import threading
 from collections import Counter
 from collections.abc import Coroutine, Iterator
 from contextlib import ExitStack
@@ -24,6 +25,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from mlimages.core import Prediction
 from mlimages.inference import OnnxBundle, Predictor
 from mlimages.serving import ServerSettings, make_app
+from mlimages.serving import service as service_module
 from mlimages.serving.service import SERVICE, Service
 from tests.serving.test_server import bomb, encoded, form
 
@@ -211,15 +213,28 @@ class ServerLife(RuleBasedStateMachine):
     def reload_twice(self, content: str) -> None:
         """A file that comes while another is read is served in the end."""
 
+        opened, replaced = threading.Event(), threading.Event()
+        open_engine = service_module._open_engine
+
+        def held(*args: Any) -> Any:
+            try:
+                return open_engine(*args)
+            finally:
+                opened.set()
+                replaced.wait(60)
+
         async def reloaded() -> None:
             self.service.start_reload()
-            await asyncio.sleep(0)
+            await asyncio.to_thread(opened.wait, 60)
             self.put_file(content)
             self.service.start_reload()
+            replaced.set()
             assert self.service._reloading
             await self.service._reloading
 
-        self.wait(reloaded())
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(service_module, "_open_engine", held)
+            self.wait(reloaded())
         self.model = content
 
     @precondition(lambda self: self.runner)
