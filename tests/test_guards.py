@@ -72,6 +72,22 @@ def test_all_but_networks_training_and_export_import_where_torch_is_not_installe
     assert done.returncode == 0, done.stderr
 
 
+def test_onnx_runtime_is_imported_without_its_telemetry() -> None:
+    for module in modules():
+        tree = ast.parse(module.read_text())
+        guarded = [
+            node
+            for block in ast.walk(tree)
+            if isinstance(block, ast.With) and ast.unparse(block.items[0]) == "ort_telemetry_disabled()"
+            for node in ast.walk(block)
+        ]
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import | ast.ImportFrom) and "import onnxruntime" in ast.unparse(node).replace(
+                "from onnxruntime", "import onnxruntime"
+            ):
+                assert node in guarded, f"{module}:{node.lineno}: import it within `with ort_telemetry_disabled():`"
+
+
 @pytest.mark.parametrize("stub", sorted(PACKAGE.rglob("*.pyi")), ids=lambda path: path.parent.name)
 def test_a_package_exports_names_of_its_own_modules_alone(stub: Path) -> None:
     package = ".".join(stub.parent.relative_to(ROOT).parts)

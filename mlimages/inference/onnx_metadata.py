@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import onnxruntime as ort
+from mlimages.core import BundleError, MissingExtraError, ort_telemetry_disabled, replacing
 
-from mlimages.core import BundleError, MissingExtraError, replacing
+with ort_telemetry_disabled():
+    import onnxruntime as ort
 
 _CPP_PLACE = r"^\S+\.(cc|h):\d+ .*\) "
 """Where in its own source ONNX Runtime raised an error."""
