@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -135,8 +135,10 @@ def read_label_files(config: FineTuneConfig) -> LabeledImages:
     val_labels = open_labels(val, config) if val else parts.get("val")
     files = [parts.get("train") or parts[""], *([val_labels] if val_labels else [])]
     names, own_names = merge_classes(files)
+    index_of = {name: index for index, name in enumerate(names)}
     found = [
-        list(_renumber(file, [names.index(name) for name in own])) for file, own in zip(files, own_names, strict=True)
+        [image.renumber(lambda label, own=own: index_of[own[label]]) for image in file]  # type: ignore[misc]
+        for file, own in zip(files, own_names, strict=True)
     ]
     used, used_last = ({label for item in part for label in item.class_indices} for part in (found[0], found[-1]))
     if new := [names[label] for label in sorted(used_last - used)]:
@@ -148,10 +150,6 @@ def read_label_files(config: FineTuneConfig) -> LabeledImages:
     if len(names) < 2 and not (names and files[0].is_multi_label):
         raise InputError(f"{labels}: one class only ({', '.join(names) or 'none'}): a classifier needs two")
     return LabeledImages(names, found[0], found[1] if len(found) > 1 else None)
-
-
-def _renumber(images: Iterable[LabeledPath], index_of: Sequence[int]) -> Iterator[LabeledPath]:
-    return (image.renumber(index_of.__getitem__) for image in images)
 
 
 class _Labeled(Protocol):

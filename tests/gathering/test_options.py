@@ -71,7 +71,7 @@ def test_gather_takes_a_list_by_its_path(site: Site, tmp_path: Path) -> None:
     for number, source in enumerate((tmp_path / "cats.txt", str(tmp_path / "cats.txt"), [tmp_path / "cats.txt"])):
         assert gather(source, str(tmp_path / f"out{number}"), allow_private=True).ok == 1
     for wrong in (None, 3, [3], UrlList):
-        with pytest.raises(TypeError, match="expected the path of a list or a source"):
+        with pytest.raises(TypeError, match="expected a path to a list of URLs, or a source object"):
             gather(wrong, tmp_path / "out")  # type: ignore[arg-type]
 
 

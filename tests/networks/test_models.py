@@ -191,7 +191,7 @@ def test_altered_packaged_weights_are_refused(tmp_path: Path, monkeypatch: pytes
     altered = tmp_path / "w.pth"
     altered.write_bytes(packaged_file().read_bytes()[:-1] + b"x")
     monkeypatch.setattr("mlimages.networks.timm_architecture.packaged_file", lambda: altered)
-    with pytest.raises(ModelError, match=r"w\.pth is damaged: install the package"):
+    with pytest.raises(ModelError, match=r"w\.pth is damaged: reinstall"):
         build_model(DEFAULT_MODEL, classes=2)
 
 

@@ -53,18 +53,18 @@ def config_for(labels: Path, **options: object) -> FineTuneConfig:
 
 
 def test_a_run_leaves_all_that_its_folder_promises(colours: Path) -> None:
-    metrics: list[EpochMetrics] = []
+    noted: list[EpochMetrics] = []
 
     class Note:
         def epoch_ended(self, metrics: EpochMetrics) -> None:
-            metrics.append(metrics)
+            noted.append(metrics)
 
     result = fine_tune(config_for(colours, epochs=6), export=False, callbacks=[Note()])
     run = result.run
     assert (run / "classes.txt").read_text() == "blue\ngreen\nred\n"
     with (run / "metrics.csv").open() as lines:
         rows = list(csv.DictReader(lines))
-    assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4, 5, 6] == [figures.epoch for figures in metrics]
+    assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4, 5, 6] == [metrics.epoch for metrics in noted]
     train, val = LabelFile(run / "train.txt"), LabelFile(run / "val.txt")
     assert train.class_names == val.class_names == ("blue", "green", "red")
     assert {item.path.resolve() for item in [*train, *val]} == set((colours.parent / "set").resolve().rglob("*.png"))
@@ -152,7 +152,7 @@ def nothing_to_validate_on(labels: Path) -> None:
         (one_good_image_class, "fewer than 2 usable training images of red \\(1\\)"),
         (number_without_a_name, "expected a class number from 0 to 1"),
         (same_image_in_both, "2 images in both the training and the validation set"),
-        (nothing_to_validate_on, "no validation images are left"),
+        (nothing_to_validate_on, "no validation images remain"),
     ],
 )
 def test_what_cannot_be_trained_on_is_refused_with_what_to_do(colours: Path, spoil: object, expected: str) -> None:
