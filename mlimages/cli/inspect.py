@@ -81,7 +81,10 @@ def show(
     if source.is_dir():
         print_next_command("label", source)
     else:
-        print_next_command("check" if broken else "probe", source, *to_arguments(table))
+        from mlimages.labels import open_labels
+
+        then = "finetune" if open_labels(source, TableOptions(**table)).is_multi_label else "probe"
+        print_next_command("check" if broken else then, source, *to_arguments(table))
 
 
 def summary(

@@ -13,7 +13,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlimages.core import BrokenImage, Prediction, counted, printable
+from mlimages.core import BrokenImage, LabelRow, Prediction, Share, counted, printable
 
 if TYPE_CHECKING:
     from mlimages.export import Quantization
@@ -159,15 +159,15 @@ def evaluation_text(evaluation: Evaluation) -> str:
 
 def _class_lines(evaluation: Evaluation, width: int) -> Iterator[str]:
     """Yield the table of scores of each class, of a multi-label model with average precision and threshold."""
-    labels, more = evaluation.labels, [""] * len(evaluation.class_names)
-    if labels:
-        pairs = zip(labels.average_precision.per_class, labels.thresholds, strict=True)
-        more = [f"  {_percent(each.value):>7}  {threshold:9.3f}" for each, threshold in pairs]
+    labels = evaluation.labels
     header = "       AP  threshold" if labels else ""
     yield f"{'class':{width}}    images{header}  precision  recall     F1"
-    for one, text in zip(evaluation.per_class, more, strict=True):
-        shares = f"{_percent(one.precision.value):>9}  {_percent(one.recall.value):>6}  {_percent(one.f1.value):>6}"
-        yield f"{one.name:{width}}  {one.count:8}{text}  {shares}"
+    for one in labels.rows if labels else evaluation.per_class:
+        more = f"  {_share(one.average_precision):>7}  {one.threshold:9.3f}" if isinstance(one, LabelRow) else ""
+        shares = f"{_share(one.precision):>9}  {_share(one.recall):>6}  {_share(one.f1):>6}"
+        yield f"{one.name:{width}}  {one.count:8}{more}  {shares}"
+    if labels and (absent := [one.name for one in labels.rows if not one.count]):
+        yield f"no image of {', '.join(absent)}: the scores are undefined (-), and do not count in mAP"
 
 
 def _middle_text(evaluation: Evaluation) -> str:
@@ -243,6 +243,10 @@ def _json(values: dict[str, object]) -> str:
     encoding = sys.stdout.encoding or "utf-8"
     is_safe = printable(text) == text and text.encode(encoding, "replace").decode(encoding) == text
     return text if is_safe else json.dumps(values)
+
+
+def _share(share: Share | None) -> str:
+    return _percent(share.value) if share else "-"
 
 
 def _percent(share: float) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mlimages.core.scores import ClassScores, Share, class_score
+from mlimages.core.scores import ClassScores, Share, class_score, wilson_interval
 
 RESAMPLES = 1000
 """Number of bootstrap resamples."""
@@ -24,12 +24,25 @@ Targets = NDArray[np.bool_]
 class AveragePrecision:
     """Average precision of each class, and its mean over the classes (mAP), with 95 % intervals.
 
-    A class without a positive image has an average precision of 0 with the interval 0..1, and does not count in the
-    mean.
+    That of a class without a positive image is undefined, None, and does not count in the mean; without any, the mean
+    is 0 with the interval 0..1.
     """
 
     mean: Share
-    per_class: tuple[Share, ...]
+    per_class: tuple[Share | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelRow:
+    """Scores of a class of a multi-label model; all but the threshold are None if no image has the class."""
+
+    name: str
+    count: int
+    threshold: float
+    average_precision: Share | None
+    precision: Share | None
+    recall: Share | None
+    f1: Share | None
 
 
 def mean_average_precision(probabilities: Probabilities, targets: Targets) -> float:
@@ -47,28 +60,32 @@ def mean_average_precision(probabilities: Probabilities, targets: Targets) -> fl
 
 
 def average_precisions(probabilities: Probabilities, targets: Targets) -> AveragePrecision:
-    """Return the average precision of each class and its mean, with intervals by the percentile bootstrap.
+    """Return the average precision of each class and its mean, with binomial intervals.
 
     Average precision is the sum over the thresholds of precision times the gain in recall, without interpolation, as
-    scikit-learn computes it. The images are resampled RESAMPLES times with replacement and a fixed random seed; the
-    interval spans the quantiles 2.5 % to 97.5 % (B. Efron and R. Tibshirani, An Introduction to the Bootstrap, 1993,
-    section 13.3). A resample without a positive image of a class does not count for that class.
+    scikit-learn computes it. The interval is that of a share of the positive images, for the mean of the images with
+    any class (K. Boyd, K. Eng and C. Page, Area under the precision-recall curve: point estimates and confidence
+    intervals, ECML PKDD 2013), in Wilson's form, which has a width at 100 % too. The percentile bootstrap has none
+    there: in simulations with 10 to 100 images it covered the true value in 2 % to 95 % of cases, this interval in
+    90 % to 100 %. It is too wide for the mean over many classes.
 
     Args:
         probabilities: `(N, classes)`; only their order matters.
         targets: whether each image has each class, `(N, classes)`.
     """
     values = _average_precisions(probabilities, targets, np.ones((1, len(targets)), np.int64))
-    found = np.concatenate([_average_precisions(probabilities, targets, counts) for counts in _resamples(len(targets))])
-    per_class = tuple(_share(value, column) for value, column in zip(values[0], found.T, strict=True))
-    return AveragePrecision(_share(_mean(values)[0], _mean(found)), per_class)
+    per_class = map(_share, values[0].tolist(), targets.sum(axis=0).tolist())
+    mean = _share(float(_mean(values)[0]), int(targets.any(axis=1).sum()))
+    return AveragePrecision(mean or Share(0.0, 0.0, 1.0), tuple(per_class))
 
 
 def difference_of_means(one: Probabilities, other: Probabilities, targets: Targets) -> tuple[Share, float]:
     """Return the mAP of `one` minus that of `other`, with its interval, and the two-sided p-value.
 
-    Both are computed on the same resamples of the images; p is twice the smaller share of resamples in which the
-    difference is not positive, or not negative.
+    Both are computed on the same RESAMPLES resamples of the images, drawn with replacement and a fixed random seed; a
+    class without a positive image in one does not count there. The interval spans the quantiles 2.5 % to 97.5 %
+    (B. Efron and R. Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3); p is twice the smaller share of
+    resamples in which the difference is not positive, or not negative.
     """
     whole = np.ones((1, len(targets)), np.int64)
     value, *resampled = (
@@ -77,7 +94,8 @@ def difference_of_means(one: Probabilities, other: Probabilities, targets: Targe
     )
     found = np.concatenate(resampled)
     tails = (1 + (found <= 0).sum()) / (1 + len(found)), (1 + (found >= 0).sum()) / (1 + len(found))
-    return _share(value[0], found), min(1.0, 2 * float(min(tails)))
+    low, high = np.quantile(found, (0.025, 0.975))
+    return Share(float(value[0]), float(low), float(high)), min(1.0, 2 * float(min(tails)))
 
 
 def f1_thresholds(probabilities: Probabilities, targets: Targets) -> tuple[float, ...]:
@@ -103,6 +121,15 @@ def label_scores(targets: Targets, predicted: Targets, names: Sequence[str]) -> 
         class_score(name, hits=hits, count=count, predicted=predicted)
         for name, hits, count, predicted in zip(names, *counts, strict=True)
     )
+
+
+def label_rows(
+    per_class: Sequence[ClassScores], average_precision: AveragePrecision, thresholds: Sequence[float]
+) -> Iterator[LabelRow]:
+    """Yield the scores of each class as they are shown."""
+    for one, precision, threshold in zip(per_class, average_precision.per_class, thresholds, strict=True):
+        shares = (precision, *((one.precision, one.recall, one.f1) if one.count else (None,) * 3))
+        yield LabelRow(one.name, one.count, threshold, *shares)
 
 
 def _average_precisions(probabilities: Probabilities, targets: Targets, counts: NDArray[np.int64]) -> Probabilities:
@@ -155,9 +182,5 @@ def _mean(values: Probabilities) -> Probabilities:
     return np.where(has_value, values, 0).sum(axis=1) / np.maximum(has_value.sum(axis=1), 1)  # type: ignore[no-any-return]
 
 
-def _share(value: float, resampled: Probabilities) -> Share:
-    found = resampled[~np.isnan(resampled)]
-    if np.isnan(value) or not len(found):
-        return Share(0.0, 0.0, 1.0)
-    low, high = np.quantile(found, (0.025, 0.975))
-    return Share(float(value), float(low), float(high))
+def _share(value: float, count: int) -> Share | None:
+    return Share(value, *wilson_interval(value * count, count)) if count else None

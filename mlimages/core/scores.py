@@ -37,7 +37,7 @@ class ClassScores:
     f1: Share
 
 
-def wilson_interval(successes: int, count: int) -> tuple[float, float]:
+def wilson_interval(successes: float, count: int) -> tuple[float, float]:
     """Return Wilson's 95 % score interval of `successes / count`, within 0..1; (0, 1) if `count` is 0.
 
     Source: E. B. Wilson, Probable inference, the law of succession, and statistical inference, JASA 22 (1927).

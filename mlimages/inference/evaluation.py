@@ -114,11 +114,11 @@ class Evaluation:
     @property
     def training_note(self) -> str:
         """A sentence on the images that the training has used; empty if there are none."""
-        parts = (f"{self.trained_on} for training", f"{self.chosen_on} to choose the epoch")
+        chosen = "epoch and thresholds" if self.labels else "epoch"
+        parts = (f"{self.trained_on} for training", f"{self.chosen_on} to choose the {chosen}")
         used = [text for text, count in zip(parts, (self.trained_on, self.chosen_on), strict=True) if count]
-        return (
-            f"of these images, the run used {' and '.join(used)}: expect lower accuracy on new images" if used else ""
-        )
+        expected = f"expect lower {self.score_name} on new images"
+        return f"of these images, the run used {' and '.join(used)}: {expected}" if used else ""
 
     def to_json(self) -> str:
         """Return the results as JSON; shares are in 0..1, each with its 95 % interval."""

@@ -48,6 +48,8 @@ class Explanation:
         return f"<Explanation {self.path}: {self}>"
 
     def __str__(self) -> str:
+        if f"{self.lowest:.2f}" >= f"{self.probability:.2f}":
+            return f"{self.class_name}: probability {self.probability:.2f}; hiding a region does not lower it"
         fall = f"from {self.probability:.2f} to {self.lowest:.2f} when the {self.place} is hidden"
         return f"{self.class_name}: probability falls {fall}"
 

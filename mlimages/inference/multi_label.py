@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from mlimages.core import (
     AveragePrecision,
     ClassScores,
+    LabelRow,
     Prediction,
     Share,
     average_precisions,
+    label_rows,
     label_scores,
     share,
 )
@@ -42,11 +44,14 @@ class LabelScores:
     mistakes: tuple[tuple[Prediction, tuple[int, ...]], ...]
     loss: float
 
+    @property
+    def rows(self) -> tuple[LabelRow, ...]:
+        """The scores of each class; None where no image has the class."""
+        return tuple(label_rows(self.per_class, self.average_precision, self.thresholds))
+
     def to_dict(self) -> dict[str, object]:
-        """Return the scores as JSON types; shares are in 0..1, each with its 95 % interval."""
-        mean, rows = self.average_precision.mean, zip(
-            self.per_class, self.average_precision.per_class, self.thresholds, strict=True
-        )  # fmt: skip
+        """Return the scores as JSON types; shares are in 0..1, each with its 95 % interval, or null if undefined."""
+        mean, names = self.average_precision.mean, ("average_precision", "precision", "recall", "f1")
         return {
             "map": mean.value,
             "interval": [mean.low, mean.high],
@@ -54,11 +59,10 @@ class LabelScores:
             "per_class": {
                 each.name: {
                     "count": each.count,
-                    "average_precision": _values(precision),
-                    "threshold": threshold,
-                    **{name: _values(getattr(each, name)) for name in ("precision", "recall", "f1")},
+                    "threshold": each.threshold,
+                    **{name: _values(getattr(each, name)) for name in names},
                 }
-                for each, precision, threshold in rows
+                for each in self.rows
             },
         }
 
@@ -96,5 +100,5 @@ def score_labels(
     )
 
 
-def _values(value: Share) -> list[float]:
-    return [value.value, value.low, value.high]
+def _values(value: Share | None) -> list[float] | None:
+    return [value.value, value.low, value.high] if value else None

@@ -103,7 +103,7 @@ class MultiLabel:
         return multi_hot([image.class_indices for image in images], classes).astype(bool)
 
     def score(self, probabilities: Floats, targets: Targets) -> Share:
-        """Return the mean average precision with its interval by the bootstrap."""
+        """Return the mean average precision with its interval."""
         return average_precisions(probabilities, targets.astype(bool)).mean
 
     def calibration_error(self, probabilities: Floats, targets: Targets) -> float:

@@ -111,7 +111,7 @@ def _results(bundle: OnnxBundle) -> Iterator[str]:
     if provenance.mean_ap:
         value, low, high = map(percent, provenance.mean_ap)
         yield f"Mean average precision (mAP) {value} on {provenance.accuracy_count} validation images"
-        yield f"(95 % interval {low} to {high}, by the bootstrap)."
+        yield f"(95 % interval {low} to {high})."
         yield "Epoch and thresholds were chosen on these images: expect slightly lower scores on new ones."
     if provenance.calibration_error:
         before, after = provenance.calibration_error

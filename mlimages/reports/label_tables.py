@@ -1,18 +1,11 @@
-"""Tables and captions of multi-label results."""
+"""Captions of multi-label results."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 
-from mlimages.core import AveragePrecision, ClassScore, ClassScores, Share
+from mlimages.core import ClassScore
 from mlimages.reports.pages import percent
-
-
-def label_rows(
-    per_class: Sequence[ClassScores], average_precision: AveragePrecision, thresholds: Sequence[float]
-) -> Iterator[tuple[ClassScores, Share, float]]:
-    """Yield the scores of each class with its average precision and its threshold."""
-    return zip(per_class, average_precision.per_class, thresholds, strict=True)
 
 
 def label_text(labels: Iterable[str], predicted: Iterable[ClassScore]) -> str:

@@ -216,7 +216,8 @@ def _draw_curve(axes: Axes, epochs: Sequence[Epoch], name: str, val_count: int) 
             axes.plot(*zip(*points, strict=True), style, color=color, label=label, marker="o", markersize=3)
     if name == "accuracy" and val_count:
         _draw_intervals(axes, [row for row in epochs if "val_accuracy" in row], val_count)
-    axes.set(title="mAP" if name == "map" else name, xlabel="epoch", ylabel=METRICS[name])
+    kind = "binary " if name == "loss" and "map" in metrics_of(epochs) else ""
+    axes.set(title="mAP" if name == "map" else name, xlabel="epoch", ylabel=f"{kind}{METRICS[name]}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 

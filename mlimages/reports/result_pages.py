@@ -8,7 +8,7 @@ from mlimages.core import Prediction, as_path, counted, format_count
 from mlimages.inference import Evaluation
 from mlimages.reports import plots
 from mlimages.reports.comparison import NOISE, ComparedRun, all_share_images, verdict
-from mlimages.reports.label_tables import label_rows, label_text
+from mlimages.reports.label_tables import label_text
 from mlimages.reports.pages import MAX_TILES, GalleryTile, embed, matrix_cells, percent, render
 from mlimages.reports.probe_result import ProbeResult
 
@@ -21,9 +21,7 @@ def report_html(evaluation: Evaluation, title: str) -> str:
         evaluation=evaluation,
         mistakes=_mistakes(evaluation),
         mistake_count=len(evaluation.labels.mistakes if evaluation.labels else evaluation.mistakes),
-        rows=label_rows(evaluation.per_class, evaluation.labels.average_precision, evaluation.labels.thresholds)
-        if evaluation.labels
-        else (),
+        rows=evaluation.labels.rows if evaluation.labels else (),
         cells=matrix_cells(evaluation.confusion),
         figures=_figures(evaluation),
     )
@@ -88,7 +86,7 @@ def _mistake(prediction: Prediction, text: str) -> GalleryTile:
 def _figures(evaluation: Evaluation) -> list[tuple[str, str]]:
     decode, network = evaluation.decode_ms, evaluation.network_ms
     return [
-        ("cross-entropy loss", f"{evaluation.loss:.3f}"),
+        (f"{'binary ' if evaluation.labels else ''}cross-entropy loss", f"{evaluation.loss:.3f}"),
         ("calibration error", f"{evaluation.calibration_error:.3f}"),
         ("all labels correct", percent(evaluation.accuracy.value))
         if evaluation.labels

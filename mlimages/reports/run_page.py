@@ -21,6 +21,7 @@ from mlimages.core import (
     Confusion,
     ImageProperty,
     class_scores,
+    label_rows,
     label_scores,
     require_writable,
     writing,
@@ -28,7 +29,7 @@ from mlimages.core import (
 from mlimages.inference import Explanation, Predictor, explain
 from mlimages.labels import LabelFile
 from mlimages.reports import plots
-from mlimages.reports.label_tables import label_rows, label_text
+from mlimages.reports.label_tables import label_text
 from mlimages.reports.pages import MAX_TILES, GalleryTile, data_url, embed, matrix_cells, percent, render
 from mlimages.reports.run_folder import Predictions, RunFolder, read_run
 from mlimages.reports.suspects import Suspect, read_suspects

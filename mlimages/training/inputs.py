@@ -92,7 +92,7 @@ def read_inputs(config: FineTuneConfig, files: RunFiles, custom: CustomNetwork |
         raise MissingExtraError("continuing a run whose features OpenVINO computes", "train")
     images = _resumed_images(files) if is_resumed else read_label_files(config)
     distributed.require_same("label files and run folder", (is_resumed, images.train, images.val))
-    require_classes(images.train, images.names, least=2 if images.val is None else 1)
+    require_classes(images.train, images.names, least=1 if images.val is not None or images.is_multi_label else 2)
     model = _build_network(config, len(images.names), custom)
     if images.is_multi_label and type(model.network).__name__ == "SqueezeNet":
         raise ModelError(

@@ -65,14 +65,16 @@ def read_images(config: FineTuneConfig, inputs: RunInputs, progress: Progress) -
         for part in (found[: len(labeled.train)], found[len(labeled.train) :])
     )
     if labeled.val is None:
-        require_classes(train, labeled.names, least=2, kind="usable ")
+        require_classes(train, labeled.names, least=1 if labeled.is_multi_label else 2, kind="usable ")
         train, val = _hold_out(train, config)
     require_classes(train, labeled.names, least=1, kind="usable ")
     if not val:
         raise InputError("no validation images remain: gather more images, or pass another --val")
     if distributed.is_main_process():
-        _warn_about_rare_classes(val, labeled.names)
-        _warn_about_two_classes((*train, *val))
+        if labeled.is_multi_label:
+            _warn_about_rare_classes(train, labeled.names, "training", counts=(1,))
+        _warn_about_rare_classes(val, labeled.names, "validation", counts=(0, 1))
+        _warn_about_two_classes((*train, *val), is_multi=labeled.is_multi_label)
     _require_disjoint(train, val)
     return RunImages(train, val, broken, store)
 
@@ -80,34 +82,45 @@ def read_images(config: FineTuneConfig, inputs: RunInputs, progress: Progress) -
 def _hold_out(
     images: Sequence[TrainingImage], config: FineTuneConfig
 ) -> tuple[tuple[TrainingImage, ...], tuple[TrainingImage, ...]]:
-    """Split into training and validation images, in the same way as `mlimages label --split`."""
+    """Split into training and validation images, in the same way as `mlimages label --split`.
+
+    Of several labels per image, all images of a rare class may count for other classes: those then stay for training.
+    """
     paths: list[Path] = []
     if distributed.is_main_process():
         parts = open_parts(config.labels, config)
         shares = (1 - config.val_share, config.val_share)
         paths = [item.path for item in split_labels(parts.get("train") or parts[""], shares, config.seed)[1]]
     val = set(distributed.broadcast(paths))
+    used = {label for one in images if one.path not in val for label in one.class_indices}
+    val -= {one.path for one in images if one.labels is not None and not used.issuperset(one.labels)}
     return tuple(one for one in images if one.path not in val), tuple(one for one in images if one.path in val)
 
 
-def _warn_about_rare_classes(val: Iterable[TrainingImage], names: ClassNames) -> None:
-    counts = Counter(label for image in val for label in image.class_indices)
-    for count, what in ((0, "no image"), (1, "only one image")):
-        if rare := [name for label, name in enumerate(names) if counts[label] == count]:
-            logger.warning("the validation set has %s of %s", what, ", ".join(rare))
+def _warn_about_rare_classes(
+    images: Iterable[TrainingImage], names: ClassNames, part: str, *, counts: Sequence[int]
+) -> None:
+    found = Counter(label for image in images for label in image.class_indices)
+    for count in counts:
+        if rare := [name for label, name in enumerate(names) if found[label] == count]:
+            what = "only one image" if count else "no image"
+            logger.warning("the %s set has %s of %s", part, what, ", ".join(rare))
 
 
-def _warn_about_two_classes(images: Iterable[TrainingImage]) -> None:
+def _warn_about_two_classes(images: Iterable[TrainingImage], *, is_multi: bool) -> None:
     """Log how many files occur with more than one label."""
     found = defaultdict[bytes, dict[tuple[int, ...], Path]](dict)
     for image in images:
         found[image.digest].setdefault(image.class_indices, image.path)
     if twice := [list(paths.values()) for paths in found.values() if len(paths) > 1]:
         logger.warning(
-            "%s in two classes (%s = %s%s): `mlimages check` writes labels without them",
+            "%s in two classes (%s%s): %s",
             counted(len(twice), "image"),
-            *twice[0][:2],
+            " = ".join(map(str, dict.fromkeys(twice[0][:2]))),  # the same path on two rows once
             "; ..." if len(twice) > 1 else "",
+            "`mlimages label LABELS --multi-label` joins them"
+            if is_multi
+            else "`mlimages check` writes labels without them; if an image may have several, use --multi-label",
         )
 
 

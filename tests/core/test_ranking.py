@@ -1,6 +1,5 @@
-"""Average precision, its intervals and the thresholds: against scikit-learn, and against resampling by hand."""
+"""Average precision, its intervals and the thresholds: against scikit-learn, simulation and resampling by hand."""
 
-import warnings
 from itertools import product
 
 import numpy as np
@@ -11,6 +10,7 @@ from mlimages.core import (
     average_precisions,
     difference_of_means,
     f1_thresholds,
+    label_rows,
     label_scores,
     mean_average_precision,
     ranking,
@@ -28,32 +28,38 @@ def labelled(count: int, classes: int, *, seed: int) -> tuple[NDArray[np.float64
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_average_precision_is_that_of_scikit_learn_and_its_interval_that_of_resampled_images(
-    seed: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ranking, "RESAMPLES", 60)
+def test_average_precision_is_that_of_scikit_learn_and_undefined_without_a_positive_image(seed: int) -> None:
     count, classes = 4 + 3 * seed, 4
     probabilities, targets = labelled(count, classes, seed=seed)
     found = average_precisions(probabilities, targets)
     named = [n for n in range(classes) if targets[:, n].any()]
-    expected = [metrics.average_precision_score(targets[:, n], probabilities[:, n]) for n in named]
-    assert [found.per_class[n].value for n in named] == pytest.approx(expected)
-    assert found.mean.value == pytest.approx(np.mean(expected) if named else 0.0)
+    expected = {n: metrics.average_precision_score(targets[:, n], probabilities[:, n]) for n in named}
+    values = {n: each.value for n, each in enumerate(found.per_class) if each}
+    assert values == pytest.approx(expected)
+    assert found.mean.value == pytest.approx(np.mean([*expected.values()]) if named else 0.0)
     assert mean_average_precision(probabilities, targets) == pytest.approx(found.mean.value)
-    assert (found.per_class[-1].value, found.per_class[-1].low, found.per_class[-1].high) == (0, 0, 1)
-    if seed % 7 == 3:
-        rows = np.random.default_rng(0).integers(0, count, (60, count))
-        resampled = np.full((60, classes), np.nan)
-        for (number, chosen), n in product(enumerate(rows), named):
-            if targets[chosen, n].any():
-                resampled[number, n] = metrics.average_precision_score(targets[chosen, n], probabilities[chosen, n])
-        for n in named:
-            low, high = np.nanquantile(resampled[:, n], (0.025, 0.975))
-            assert (found.per_class[n].low, found.per_class[n].high) == pytest.approx((low, high))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # a resample without any positive image
-            means = np.nan_to_num(np.nanmean(resampled, axis=1))
-        assert (found.mean.low, found.mean.high) == pytest.approx(tuple(np.quantile(means, (0.025, 0.975))))
+    scores = label_scores(targets, probabilities >= 0.5, ["a", "b", "c", "d"])
+    for n, row in enumerate(label_rows(scores, found, (0.5,) * classes)):
+        shares = (row.average_precision, row.precision, row.recall, row.f1)
+        assert [each is None for each in shares] == [n not in named] * 4
+
+
+@pytest.mark.parametrize(("count", "separation"), [(10, 1.0), (10, 4.0), (30, 1.0), (30, 4.0), (100, 2.5)])
+def test_intervals_cover_the_average_precision_of_many_images(count: int, separation: float) -> None:
+    rng = np.random.default_rng(0)
+
+    def draw(images: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        targets = rng.random((images, 3)) < 0.3
+        targets[0] = True
+        return rng.normal(size=targets.shape) + separation * targets, targets
+
+    many = average_precisions(*draw(30_000))
+    expected = [each.value for each in (many.mean, *many.per_class) if each]
+    trials = [average_precisions(*draw(count)) for _ in range(60)]
+    found = [[each for each in (one.mean, *one.per_class) if each] for one in trials]
+    covered = [[s.low <= value <= s.high for s, value in zip(row, expected, strict=True)] for row in found]
+    assert np.mean(covered) > 0.93  # of the percentile bootstrap, 0.1 to 0.9
+    assert all(one.low < one.high for row in found for one in row)
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -86,3 +92,20 @@ def test_the_difference_of_two_models_is_paired() -> None:
     assert (better.value, better.low, better.high) == pytest.approx((-worse.value, -worse.high, -worse.low))
     assert same == p_value
     assert difference_of_means(good, good, targets)[1] == 1.0
+
+
+def test_the_interval_of_a_difference_is_that_of_resampled_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranking, "RESAMPLES", 60)
+    one, targets = labelled(13, 4, seed=3)
+    other = 1 - one
+    rows = np.random.default_rng(0).integers(0, 13, (60, 13))
+    found = []
+    for chosen in rows:
+        named = [n for n in range(4) if targets[chosen, n].any()]
+        pairs = [
+            metrics.average_precision_score(targets[chosen, n], each[chosen, n])
+            for each, n in product((one, other), named)
+        ]
+        found.append(np.subtract(*np.reshape(pairs, (2, -1)).mean(axis=1)) if named else 0.0)
+    difference, _ = difference_of_means(one, other, targets)
+    assert (difference.low, difference.high) == pytest.approx(tuple(np.quantile(found, (0.025, 0.975))))

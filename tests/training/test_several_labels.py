@@ -271,6 +271,33 @@ def test_what_needs_one_class_per_image_is_refused_with_what_to_do(
     ]
 
 
+def test_a_class_with_one_image_is_trained_and_its_scores_are_undefined_where_no_image_has_it(
+    folder: Path, run_cli: RunCli
+) -> None:
+    items = [*LabelFile(folder / "train.txt")][:24]
+    items = [replace(one, labels=(*one.class_indices, 3)) if n == 7 else one for n, one in enumerate(items)]
+    write_label_file(folder / "rare.txt", items, [*NAMES, "rare"])
+    options = ("--model", "lenet5", "--weights", "none", "--freeze", "none", "--size", "28", "--epochs", "1")
+    done = run_cli("finetune", folder / "rare.txt", "-o", folder / "rare", *options)
+    assert "the training set has only one image of rare\n" in done.stderr
+    assert "the validation set has no image of rare" in done.stderr
+    found = evaluate(folder / "rare", folder / "val.txt")
+    assert found.labels is not None
+    undefined = dict.fromkeys(("average_precision", "precision", "recall", "f1"))
+    assert json.loads(found.to_json())["per_class"]["rare"] == {"count": 0, "threshold": 0.5, **undefined}
+    assert found.score.value == pytest.approx(np.mean([s.value for s in found.labels.average_precision.per_class if s]))
+    text = evaluation_text(found)
+    assert re.search(r"^rare +0 +- +0.500 +- +- +-$", text, re.MULTILINE)
+    assert "no image of rare: the scores are undefined (-), and do not count in mAP" in text
+    cells = r'rare</th><td class="number">0</td>\s*<td class="number">-</td><td class="number">0.500</td>'
+    for page in (report_html(found, "title"), (folder / "rare" / "report.html").read_text()):
+        assert re.search(cells, page)
+        assert "binary cross-entropy" in page
+    write_label_file(folder / "none.txt", items, [*NAMES, "rare", "absent"])
+    with pytest.raises(InputError, match=r"no training images of absent \(0\)"):
+        fine_tune(FineTuneConfig(folder / "none.txt", folder / "none"))
+
+
 def test_quantization_measures_average_precision(trained: FineTuneResult, folder: Path, tmp_path: Path) -> None:
     found = quantize(trained.onnx or "", folder / "val.txt", tmp_path / "int8.onnx", max_drop=100.0)
     assert found.score_name == "mAP"

@@ -72,8 +72,10 @@ function explainButton(backend, file, image) {
       image.src = found.overlay;
       box.closest("figure").prepend(image);  // again, where the browser could not show the file itself
       image.alt = "In red: what lowers the probability when it is hidden";
-      message.textContent = found.class_name + ": probability falls from " + found.probability.toFixed(2) + " to "
-        + found.lowest.toFixed(2) + " when the " + found.place + " is hidden (red: the parts that matter)";
+      const [whole, lowest] = [found.probability.toFixed(2), found.lowest.toFixed(2)];
+      message.textContent = found.class_name + ": probability " + (lowest < whole
+        ? "falls from " + whole + " to " + lowest + " when the " + found.place + " is hidden (red: the parts that matter)"
+        : whole + "; hiding a region does not lower it");
       button.remove();
     } catch (error) {
       message.textContent = "No explanation: " + reason(error);
