@@ -86,7 +86,8 @@ def _summary_line(file: WrittenLabels) -> str:
 
 def _remarks(file: WrittenLabels) -> list[str]:
     few = [f"{file.path}: fewer than two images of {', '.join(file.rare_classes)}"] * bool(file.rare_classes)
-    return few + [f"{file.path}: one class only: a classifier needs two"] * (len(file.classes) == 1)
+    is_too_few = len(file.classes) == 1 and not file.is_multi_label
+    return few + [f"{file.path}: one class only: a classifier needs two"] * is_too_few
 
 
 @takes_options(TableOptions)
@@ -165,6 +166,9 @@ def check(
     print_note("written: " + ", ".join(map(str, [*written, *pages])))
     if advice := missing_advice(report.errors.get("missing", 0), report.checked):
         print_note(advice)
+    if count := report.errors.get(checks.Code.TWO_LABELS, 0):
+        print_note(f"{counted(count, 'image')} left out as copies in several classes: if an image may have several, "
+                   "--multi-label keeps it with all of them")  # fmt: skip
     if report.ok:
         checked = [path for path in written if path.name.endswith("_checked.txt")]
         print_next_command("finetune", checked[0], *(["--val", checked[1]] if len(checked) > 1 else []))

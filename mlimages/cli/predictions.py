@@ -223,7 +223,7 @@ def _cells(result: Prediction | BrokenImage) -> list[object]:
     if isinstance(result, BrokenImage):
         return [result.fault]
     if result.labels is not None:
-        names = "|".join(_cell(label.class_name) for label in result.labels)
+        names = "|".join(_cell(label.class_name) for label in result.labels) or "[]"
         return ["", names, "|".join(f"{label.probability:.6f}" for label in result.labels)]
     score = "" if result.known_score is None else f"{result.known_score:.6f}"
     classes = "|".join(map(_cell, result.prediction_set or ()))

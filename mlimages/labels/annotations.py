@@ -45,7 +45,7 @@ def _is_list_of_objects(values: object) -> TypeGuard[list[dict[str, Any]]]:
 
 def _unknown(path: Path) -> LabelFileError:
     return LabelFileError(
-        f"{path}: expected a list of objects, or an export of COCO, Label Studio or CVAT with one class per image"
+        f"{path}: expected a list of objects, or an export of COCO, Label Studio or CVAT with classes of whole images"
     )
 
 

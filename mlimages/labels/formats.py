@@ -270,6 +270,8 @@ def _object_records(objects: Objects) -> Iterator[Record]:
 def _as_text(value: object) -> str:
     if isinstance(value, bool):
         return str(int(value))
+    if isinstance(value, dict):  # choices of Label Studio
+        value = value.get("choices")
     if is_list(value):
         return json.dumps(value, ensure_ascii=False)
     return str(value) if isinstance(value, str | int | float) else ""

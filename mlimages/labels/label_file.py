@@ -148,7 +148,8 @@ class LabelFile:
         if table is None:
             return self._notes
         if table.is_supported_format and self._fixed_class_names() is not None:
-            return (*self._notes, *table.left_out_note)
+            left_out = table.left_out_note
+            return (*self._notes, *left_out, *(table.several_note if left_out else ()))
         return (*self._notes, table.description, *table.left_out_note, *table.several_note, *table.missing_note)
 
     @property

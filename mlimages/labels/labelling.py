@@ -105,11 +105,13 @@ class WrittenLabels:
         path: path of the file.
         count: number of images.
         classes: number of images by class name.
+        is_multi_label: whether an image may have any number of classes.
     """
 
     path: Path
     count: int
     classes: Mapping[str, int]
+    is_multi_label: bool = False
 
     @property
     def rare_classes(self) -> tuple[str, ...]:
@@ -265,4 +267,4 @@ def _split(
 def _count_classes(labels: LabelFile) -> WrittenLabels:
     count, counts = labels.count_images()
     classes = {name: counts[number] for number, name in enumerate(labels.class_names)}
-    return WrittenLabels(labels.path, count, classes)
+    return WrittenLabels(labels.path, count, classes, labels.is_multi_label)

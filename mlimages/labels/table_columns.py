@@ -19,15 +19,13 @@ from pathlib import Path
 
 from mlimages.core import InputError, LabelFileError, is_file, is_remote
 from mlimages.labels.formats import PATH_LABEL, WORDS, Record, records, text_delimiters
-from mlimages.labels.label_texts import parse_list
+from mlimages.labels.label_texts import is_one, is_one_hot, parse_list
 from mlimages.labels.scanning import IMAGE_SUFFIXES
 from mlimages.labels.table_options import TableOptions
 from mlimages.labels.tables import (
     PATH_COLUMN_NAMES,
     SHOWN,
     Table,
-    is_one,
-    is_zero_or_one,
     join_path,
     part_of_cell,
     position_in,
@@ -197,8 +195,8 @@ class _Sample:
         return bool(cells) and all(parse_list(cell) is not None for cell in cells)
 
     def _is_binary(self, columns: Sequence[int]) -> bool:
-        """Whether the columns hold only 0 and 1 in the sample, or are not read as names."""
-        return not self.options.multi_label or all(not cell or is_zero_or_one(cell) for cell in self._cells(columns))
+        """Whether the columns hold only 0, 1 and unknown values in the sample, or are not read as names."""
+        return not self.options.multi_label or is_one_hot(self._cells(columns), multi_label=True)
 
     def _part_column(self) -> int | None:
         """Return the column whose cells name at least two parts of a dataset and nothing else."""
@@ -230,7 +228,9 @@ class _Sample:
         if len(one_hot := self._one_hot(others)) > 1:
             return one_hot
         advice = table_advice(self.first_row if self.has_header else [""] * self.width)
-        advice += "; --multi-label for any number of ones in columns of 0 and 1" * (len(self._binary(others)) > 1)
+        advice += "; --multi-label for any number of ones in columns of 0 and 1" * (
+            len(self._binary(others, multi_label=True)) > 1 and not self.options.multi_label
+        )
         raise LabelFileError(
             f"{self.path}:{self.sample[0].number}: expected a column named label or class, "
             f"found {', '.join(self.first_row)[:80]!r}: {advice}"
@@ -246,14 +246,15 @@ class _Sample:
 
     def _one_hot(self, columns: Sequence[int]) -> tuple[int, ...]:
         """Return the columns that hold only 0 and 1, if each row has exactly one 1 among them or may have several."""
-        rows, binary = self.sample[1:], self._binary(columns)
+        rows, binary = self.sample[1:], self._binary(columns, multi_label=self.options.multi_label)
         fits = self.options.multi_label or all(sum(is_one(row.cells[n]) for n in binary) == 1 for row in rows)
         return binary if fits else ()
 
-    def _binary(self, columns: Sequence[int]) -> tuple[int, ...]:
+    def _binary(self, columns: Sequence[int], *, multi_label: bool) -> tuple[int, ...]:
         """Return the columns of a table with a header that hold only 0 and 1."""
         rows = [record.cells for record in self.sample[1:]] if self.has_header else []
-        return tuple(c for c in columns if rows and all(c < len(row) and is_zero_or_one(row[c]) for row in rows))
+        cells = {c: [row[c] if c < len(row) else "" for row in rows] for c in columns}
+        return tuple(c for c, column in cells.items() if is_one_hot(column, multi_label=multi_label))
 
     @property
     def _may_have_names(self) -> bool:

@@ -13,7 +13,15 @@ from mlimages.core import LabelFileError, counted, is_file, is_remote
 from mlimages.labels.annotations import local_name
 from mlimages.labels.class_names import is_number
 from mlimages.labels.formats import PATH_LABEL, Record, Row, records, text_delimiters
-from mlimages.labels.label_texts import find_separator, list_text, parse_list, split_cell
+from mlimages.labels.label_texts import (
+    count_several,
+    find_separator,
+    is_one,
+    is_zero_or_one,
+    list_text,
+    parse_list,
+    split_cell,
+)
 from mlimages.labels.scanning import PARTS, natural_key
 from mlimages.labels.splitting import compile_pattern, find_group
 
@@ -95,20 +103,31 @@ class Table:
     def _label(self, record: Record) -> str:
         cells = [record.cells[index].strip() if index < len(record.cells) else "" for index in self.label_indices]
         if self.is_joined:
-            return self._label_list(cells)
+            return self._label_list(cells, record.number)
         if len(cells) == 1:
             return "" if self._has_lists_to_leave_out and parse_list(cells[0]) is not None else cells[0]
         chosen = [index for index, cell in zip(self.label_indices, cells, strict=True) if is_one(cell)]
         return self._name(chosen[0]) if len(chosen) == 1 else ""
 
-    def _label_list(self, cells: Sequence[str]) -> str:
-        """Return the classes of a row as a JSON list; "" if its cells are blank or cannot be read."""
-        if len(cells) > 1 and not self.has_names:
-            if not any(cells) or not all(not cell or is_zero_or_one(cell) for cell in cells):
+    def _label_list(self, cells: Sequence[str], number: int) -> str:
+        """Return the classes of a row as a JSON list; "" if its cells are blank, or neither 0 nor 1."""
+        if self._is_one_hot:
+            if not any(cells) or not all(is_zero_or_one(cell or self._blank) for cell in cells):
                 return ""
             return list_text(self._name(i) for i, cell in zip(self.label_indices, cells, strict=True) if is_one(cell))
-        found = [label for cell in cells for label in split_cell(cell, self._separator)]
-        return list_text(found) if found or "[]" in cells else ""
+        found = [label for cell in cells for label in split_cell(cell, self._separator, f"{self.path}:{number}")]
+        return list_text(found) if found or () in map(parse_list, cells) else ""
+
+    @property
+    def _is_one_hot(self) -> bool:
+        return len(self.label_indices) > 1 and not self.has_names
+
+    @cached_property
+    def _blank(self) -> str:
+        """What a blank cell of a one-hot column means: 0 if there are only ones and blanks, else it is unknown."""
+        rows, indices = (record.cells for record in self._records()), self.label_indices
+        cells = (row[i] for row in rows for i in indices if i < len(row))
+        return "" if any(is_zero_or_one(cell) and not is_one(cell) for cell in cells) else "0"
 
     @cached_property
     def _separator(self) -> str:
@@ -174,7 +193,7 @@ class Table:
         image = f"{self._column_text(self.path_index)} as image" + (f" ({', '.join(where)})" if where else "")
         labels = ", ".join(self._name(index) for index in self.label_indices)
         label = f"{self.class_from!r} in the path" if self.class_from else labels
-        label += " (one-hot)" * (len(self.label_indices) > 1 and not self.has_names)
+        label += " (one-hot)" * self._is_one_hot
         label += " (several per image)" * self.has_lists
         part = f", {self._name(self.part_index)} as part" if self.part_index is not None else ""
         found = f"{counts.rows - len(counts.missing):,} of {counts.rows:,} images exist"
@@ -187,8 +206,12 @@ class Table:
         """A line on the rows that are left out; empty if there are none."""
         numbers = self.counts.unlabelled
         shown = ", ".join(map(str, numbers[:SHOWN])) + " ..." * (len(numbers) > SHOWN)
-        kind = "a" if self.has_lists else "one"
-        what = f"{self.path}: left out: {counted(len(numbers), 'row')} without a path or {kind} class (row {shown})"
+        missing, more = "or a class", "; [] means none of the classes" * (not self.class_from)
+        if not self.has_lists:
+            missing, more = "or one class", ""
+        elif self._is_one_hot:
+            missing, more = "or with a label that is neither 0 nor 1", ""
+        what = f"{self.path}: left out: {counted(len(numbers), 'row')} without a path {missing} (row {shown}){more}"
         return (what,) if numbers else ()
 
     @property
@@ -198,10 +221,14 @@ class Table:
 
     @property
     def _several(self) -> tuple[str, ...]:
+        labels = self.counts.labels
         if self.has_lists:
-            return ()
-        if count := sum(";" in label for label in self.counts.labels):
-            contain = f"{counted(count, 'label')} contain{'s' * (count == 1)} ';'"
+            names = set(labels)
+            count = sum(len(label.split()) > 1 and names.issuperset(label.split()) for label in labels)
+            remedy = "a space does not separate classes: use ';'"
+            return (f"{counted(count, 'class')} of words that are classes: {remedy}",) if count else ()
+        for what, count in count_several(labels).items():
+            contain = f"{counted(count, 'label')} contain{'s' * (count == 1)} {what}"
             return (f"{contain}: --multi-label reads each part as a class",)
         lists = replace(self, has_lists=True, is_joined=True)
         rows = lists._all_rows() if self.counts.unlabelled and not self.class_from else ()
@@ -227,10 +254,17 @@ class Table:
             LabelFileError: under half of the images exist, or most rows have no path and class.
         """
         counts = self.counts
-        if len(counts.unlabelled) >= max(1, counts.rows):
+        may_be_blank = self.has_lists and not self._is_one_hot
+        if len(counts.unlabelled) >= max(1, counts.rows) and not (may_be_blank and counts.rows):
+            share = f"{len(counts.unlabelled)} of {len(counts.unlabelled) + counts.rows} rows"
+            expected = (
+                f"a path and a label{' (one class)' * (not self.has_lists)}; {share} have no label: {self.advice}"
+            )
+            if self.has_lists and self._is_one_hot:
+                expected = f"a path, and 0 or 1 in each label column; {share} have another value, such as -1, NaN or a "
+                expected += "blank: replace it by 0 or 1"
             raise LabelFileError(
-                f"{self.path}:{counts.unlabelled[0]}: expected a path and a label (one class); "
-                f"{len(counts.unlabelled)} of {len(counts.unlabelled) + counts.rows} rows have no label: {self.advice}"
+                f"{self.path}:{counts.unlabelled[0]}: expected {expected}"
                 + "".join(f"; {note}" for note in self._several)
             )
         if 2 * len(counts.missing) > counts.rows:
@@ -310,13 +344,3 @@ def join_path(folder: Path, name: str) -> str:
 def position_in(names: Sequence[str], known_names: Sequence[str]) -> int:
     """Return the index of the first name in `known_names`; their number if it is not among them."""
     return known_names.index(names[0]) if names and names[0] in known_names else len(known_names)
-
-
-def is_one(cell: str) -> bool:
-    """Whether a cell of a one-hot column is 1."""
-    return is_zero_or_one(cell) and float(cell) == 1
-
-
-def is_zero_or_one(cell: str) -> bool:
-    """Whether a cell may belong to a one-hot column."""
-    return cell.strip().lower() in ("0", "1", "0.0", "1.0")

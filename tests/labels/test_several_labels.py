@@ -68,6 +68,17 @@ READ: list[tuple[str, str, TableOptions, list[str]]] = [
     ("columns.csv", "image,p,q\na.jpg,dog,ant\nb.jpg,,\nc.jpg,dog,\n",
      TableOptions(multi_label=True, label_column="p,q"), ["ant;dog", "dog"]),
     ("hot.csv", "image,ant,bee,dog\na.jpg,1,0,1\nb.jpg,0,0,0\nc.jpg,0,0,1.0\n", MULTI, ["ant;dog", "", "dog"]),
+    ("unknown.csv", "image,age,ant,bee,dog\na.jpg,40,True,no,1\nb.jpg,41,0,0,0\nc.jpg,42,-1,NaN,\n"
+     "a.jpg,44,0,0,0\n", MULTI, ["ant;dog", ""]),
+    ("ones.csv", "image,p,ant,bee\na.jpg,,1,\nc.jpg,,,1\nb.jpg,,1,\n", TableOptions(multi_label=True,
+     label_column="ant,bee"), ["ant", "bee", "ant"]),
+    ("numpy.csv", "image,tags\na.jpg,['dog' 'ant']\nb.jpg,[]\nc.jpg,\"('dog',)\"\n", MULTI, ["ant;dog", "", "dog"]),
+    ("postgres.csv", 'image,tags\na.jpg,"{dog,""ant""}"\nb.jpg,{}\nc.jpg,{dog}\n', MULTI, ["ant;dog", "", "dog"]),
+    ("choices.csv", 'image,choice\na.jpg,"{""choices"": [""dog"", ""ant""]}"\nb.jpg,\nc.jpg,dog\n', MULTI,
+     ["ant;dog", "dog"]),
+    ("min.json", '[{"image": "a.jpg", "choice": {"choices": ["dog", "ant"]}}, {"image": "c.jpg", "choice": "dog"}]',
+     MULTI, ["ant;dog", "dog"]),
+    ("blanks.csv", "image,tags\na.jpg,dog;ant\nb.jpg,\nc.jpg,\nd.jpg,\n", MULTI, ["ant;dog"]),
     ("rows.csv", "image,label\na.jpg,dog\nc.jpg,dog\na.jpg,ant\n./a.jpg,ant\n", MULTI, ["ant;dog", "dog"]),
     ("rows.txt", "a.jpg 3\nc.jpg 3\na.jpg 0\n", MULTI, ["ant;dog", "dog"]),
     ("names.txt", "a.jpg dog;ant\nc.jpg dog;dog\n", MULTI, ["ant;dog", "dog"]),
@@ -108,6 +119,12 @@ def test_any_number_of_classes_is_read_from_the_forms_that_have_it(
          TableOptions(), r"a.jsonl:202: expected one class on every line"),
         ("a.csv", 'image,tags\na.jpg,ant|bee\nb.jpg,"ant,bee"\n', MULTI, r"a.csv:3: labels are separated by"),
         ("a.csv", "image,p,q\na.jpg,1,1\nb.jpg,0,1\n", TableOptions(), "--multi-label for any number of ones"),
+        ("a.csv", "image,p,q\na.jpg,1,-1\nb.jpg,-1,1\n", MULTI, "a.csv:2: .* 0 or 1 in .*; 2 of 2 rows have another"),
+        *(("a.csv", f'image,tags\na.jpg,"{cell}"\nb.jpg,1\n', MULTI, "a.csv:2: .* a 0 or 1 for each class")
+          for cell in ("[1, 0, 0]", "1,0,0", "[1 0 0]")),
+        ("a.txt", "a.jpg [1,0,0]\n", TableOptions(), "a.txt:1: .* a 0 or 1 for each class"),
+        *(("a.csv", f'image,tags\na.jpg,"{cell}"\nb.jpg,"x,y"\n', MULTI, "a.csv:2: .* is not a list of classes")
+          for cell in ("[x, y]", "{'x': 'y'}", "(x, y)", "[1. 0. 0.]")),
     ],
 )  # fmt: skip
 def test_what_is_unclear_is_refused_with_its_line(
@@ -123,6 +140,9 @@ def test_what_is_unclear_is_refused_with_its_line(
     ("name", "text", "note"),
     [
         ("a.csv", "image,tags\na.jpg,dog;ant\nb.jpg,ant\n", "1 label contains ';': --multi-label reads each part"),
+        ("a.csv", "image,tags\na.jpg,dog|ant\nb.jpg,ant\n", "1 label contains '|': --multi-label reads each part"),
+        ("a.csv", 'image,tags\na.jpg,"dog, ant"\nb.jpg,ant\n', "1 label contains ',': --multi-label reads each part"),
+        ("a.csv", "image,tags\na.jpg,\"['dog', 'ant']\"\nb.jpg,ant\n", "1 label contains brackets: --multi-label"),
         ("a.jsonl", '{"image": "a.jpg", "tags": ["x", "y"]}\n{"image": "b.jpg", "tags": "x"}\n'
          '{"image": "a.jpg", "tags": "y"}\n',
          "several classes in 1 row: --multi-label keeps them"),

@@ -192,7 +192,7 @@ def test_commands_and_server_list_all_labels(
     rows = list(csv.DictReader(table.splitlines()))
     for row, shown, labels in zip(rows, json.loads(array), wanted, strict=True):
         assert labels is not None
-        assert row["labels"] == "|".join(each.class_name for each in labels)
+        assert row["labels"] == ("|".join(each.class_name for each in labels) or "[]")
         assert row["probabilities"] == "|".join(f"{each.probability:.6f}" for each in labels)
         assert shown["labels"] == [asdict(each) for each in labels]
         assert (shown.keys(), len(shown["top"])) == ({"path", "labels", "top"}, 1)
