@@ -68,7 +68,7 @@ def network_predictor(train: LabelFile, val: LabelFile, model: str) -> Predictor
     """A network with a classifier of its own, fine-tuned for 10 epochs."""
     from mlimages.training import FineTuneConfig, export_run, fine_tune
 
-    config = FineTuneConfig(train.path, train.path.parent / "run", val=val.path, model=model, epochs=10, cache=False)
+    config = FineTuneConfig(train.path, train.path.parent / "run", val=val.path, model=model, epochs=10)
     return Predictor(export_run(fine_tune(config, export=False).run, config.out / "model.onnx"))
 
 
