@@ -86,7 +86,7 @@ from .shards import is_truncated as is_truncated
 from .shards import members as members
 from .tables import format_count as format_count
 from .tables import table as table
-from .telemetry import ort_telemetry_disabled as ort_telemetry_disabled
+from .telemetry import telemetry_disabled as telemetry_disabled
 from .terminal import counted as counted
 from .terminal import printable as printable
 from .types import DEFAULT_MODEL as DEFAULT_MODEL

@@ -12,6 +12,7 @@ from typing import Any
 
 from mlimages.core.errors import GatherError, InputError, MissingExtraError
 from mlimages.core.parallel import AHEAD, MAX_CRASHES, POLL_S, Item, Result, map_in_order
+from mlimages.core.telemetry import telemetry_disabled
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +92,7 @@ def ray_cluster(address: str | None = None) -> Iterator[Cluster]:
         try:
             if address and address != "auto":
                 _require_reachable(address)
-            with _without_usage_report():
+            with telemetry_disabled("RAY_USAGE_STATS_ENABLED", "0"):
                 ray.init(address or "local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, ValueError) as error:
             advice = (
@@ -109,19 +110,6 @@ def ray_cluster(address: str | None = None) -> Iterator[Cluster]:
     finally:
         if is_ours:
             ray.shutdown()
-
-
-@contextmanager
-def _without_usage_report() -> Iterator[None]:
-    """Turn off Ray's usage statistics unless the user has set the variable; Ray reads the environment at start."""
-    name = "RAY_USAGE_STATS_ENABLED"
-    is_decided = name in os.environ
-    os.environ.setdefault(name, "0")
-    try:
-        yield
-    finally:
-        if not is_decided:
-            del os.environ[name]
 
 
 def _require_reachable(address: str) -> None:

@@ -1,4 +1,4 @@
-"""Import libraries without the telemetry that they would start."""
+"""Load libraries without the telemetry that they start by default."""
 
 from __future__ import annotations
 
@@ -6,21 +6,17 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_VARIABLE = "ORT_DISABLE_TELEMETRY"
-
 
 @contextmanager
-def ort_telemetry_disabled() -> Iterator[None]:
-    """Import ONNX Runtime within this context: it decides at its first import whether the process has telemetry.
+def telemetry_disabled(variable: str, value: str) -> Iterator[None]:
+    """Set the environment variable that disables a library's telemetry while the library is imported or started.
 
-    Since 1.29 it stores an identifier in the user's cache folder otherwise, and reports each model that is loaded:
-    https://github.com/microsoft/onnxruntime/pull/27379. The environment is restored, since it belongs to the user.
+    A value that the user has set is kept, and afterwards the environment is as before.
     """
-    before = os.environ.get(_VARIABLE)
-    os.environ[_VARIABLE] = "1"
+    is_decided = variable in os.environ
+    os.environ.setdefault(variable, value)
     try:
         yield
     finally:
-        del os.environ[_VARIABLE]
-        if before is not None:
-            os.environ[_VARIABLE] = before
+        if not is_decided:
+            del os.environ[variable]

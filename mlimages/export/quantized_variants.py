@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mlimages import images
-from mlimages.core import BundleError, Progress, ort_telemetry_disabled
+from mlimages.core import BundleError, Progress, telemetry_disabled
 from mlimages.export.onnx_writer import insert_preprocessing, probe_image, remove_preprocessing, with_probe_logits
 from mlimages.export.preprocessing_graph import PIXELS
 from mlimages.inference import INPUT, KNOWN, LOGITS, PROBABILITIES, BundleSession, OnnxBundle, open_session
 from mlimages.networks import Normalize
 
-with ort_telemetry_disabled():
+with telemetry_disabled("ORT_DISABLE_TELEMETRY", "1"):
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
     from onnxruntime.transformers.float16 import convert_float_to_float16

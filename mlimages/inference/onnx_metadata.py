@@ -8,9 +8,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mlimages.core import BundleError, MissingExtraError, ort_telemetry_disabled, replacing
+from mlimages.core import BundleError, MissingExtraError, replacing, telemetry_disabled
 
-with ort_telemetry_disabled():
+# Since 1.29 its import stores an identifier in the user's cache, and each loaded model is reported:
+# https://github.com/microsoft/onnxruntime/pull/27379
+with telemetry_disabled("ORT_DISABLE_TELEMETRY", "1"):
     import onnxruntime as ort
 
 _CPP_PLACE = r"^\S+\.(cc|h):\d+ .*\) "
