@@ -13,6 +13,9 @@ from mlimages.core import MAX_PIXELS, InputError, Option, Reason, check_options,
 
 USER_AGENT = f"mlimages/{__version__} (gathers images for image classifiers; honours opt-outs)"
 
+MAX_SHARDS = 99_999
+"""Maximum number of shards: the names of their manifests have five digits."""
+
 
 def parse_shard(text: str) -> tuple[int, int]:
     """Parse `2/8` as `(2, 8)`.
@@ -223,9 +226,10 @@ class GatherOptions:
             )
         if self.subfolders and self.layout == "tar":
             raise InputError("subfolders requires layout folders: shards are already limited to 10,000 images")
-        if self.shard and not 1 <= self.shard[0] <= self.shard[1]:
-            raise InputError(f"shard is {self.shard[0]}/{self.shard[1]}: expected I/N with I from 1 to N")
-
+        if self.shard and not 1 <= self.shard[0] <= self.shard[1] <= MAX_SHARDS:
+            raise InputError(
+                f"shard is {self.shard[0]}/{self.shard[1]}: expected I/N with I from 1 to N, and N up to {MAX_SHARDS}"
+            )
         if self.contact is not None and not re.fullmatch(r"[ -'*-~]+", self.contact):
             raise InputError("contact must be an e-mail address or a web page, in ASCII and without parentheses")
         for text in self.headers:

@@ -82,10 +82,10 @@ class HostCounts:
         if len(self._counts) > _MAX_COUNTED:
             self._counts = Counter({host: count - 1 for host, count in self._counts.items() if count > 1})
 
-    def parts(self, shards: int, most: int = MAX_PARTS) -> dict[str, int]:
-        """Return the hosts to spread over several of `shards` shards, with their number of shards, at most `most`."""
+    def parts(self, shards: int) -> dict[str, int]:
+        """Return the hosts to spread over several of `shards` shards, with the number of these, at most `MAX_PARTS`."""
         parts = {
-            host: min(most, shards, -(-count * shards // self._total), count // _MIN_LINKS)
+            host: min(MAX_PARTS, shards, -(-count * shards // self._total), count // _MIN_LINKS)
             for host, count in self._counts.items()
             if host != "(none)"
         }

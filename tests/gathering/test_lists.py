@@ -150,6 +150,16 @@ def test_blank_lines_are_no_links_of_the_progress_bar(tmp_path: Path, data: str 
     assert asyncio.run(UrlList(write(tmp_path / "x.txt", data)).length()) == 2
 
 
+def test_counting_the_hosts_of_an_opened_list_leaves_its_links(tmp_path: Path) -> None:
+    source = UrlList(write(tmp_path / "x.txt", "\n".join(f"http://a.example/{n}" for n in range(20))))
+
+    async def read() -> tuple[dict[str, int], int]:
+        await source.length()
+        return await source.host_parts(2), len([ref async for ref in source])
+
+    assert asyncio.run(read()) == ({"a.example": 2}, 20)
+
+
 def zipped(data: bytes) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:

@@ -50,6 +50,7 @@ def test_every_option_is_one_of_every_command(command: str) -> None:
         ({"timeout_s": float("nan")}, "timeout_s is nan"),
         ({"retries": -1}, "retries is -1: it must be at least 0"),
         ({"shard": (3, 2)}, "shard is 3/2: expected I/N with I from 1 to N"),
+        ({"shard": (3, 100_000)}, "and N up to 99999"),
         ({"restore_deleted": True, "keep_deleted": True}, "mutually exclusive"),
     ],
 )

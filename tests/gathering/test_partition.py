@@ -20,13 +20,14 @@ def divide(urls: list[str], shards: int, per_host: int) -> list[Partition]:
     return [Partition(number, shards, parts, per_host) for number in range(1, shards + 1)]
 
 
-@given(texts, st.integers(1, 9), st.lists(st.integers(1, 60), max_size=4), st.integers(1, 9))
+@given(texts, st.integers(1, 9) | st.just(64), st.lists(st.integers(1, 60), max_size=4), st.integers(1, 9))
 def test_each_link_is_in_one_shard_and_the_shards_of_a_host_share_its_requests(
     odd: list[str], shards: int, hosts: list[int], per_host: int
 ) -> None:
     large = [f"http://host{host}/{n}" for host, count in enumerate(hosts) for n in range(count)]
     urls = [f"http://small{n}/{text}" for n, text in enumerate(odd)] + odd + large
     divided = divide(urls, shards, per_host)
+    assert divide(urls[::-1], shards, 1)[0].parts == divided[0].parts
     owners = {url: [one for one in divided if one.is_in_shard(url)] for url in urls}
     assert all(len(found) == 1 for found in owners.values())
     at_host = defaultdict(set)

@@ -144,7 +144,8 @@ class UrlList:
         if self.is_read_once:
             return {}
         counts, again = HostCounts(), copy.copy(self)
-        again._tell = lambda text: None
+        again._files, again._tell = None, lambda text: None
+        await again._prepare()  # a list that cannot be opened is an error, else shards would differ in their hosts
         with suppress(Exception):  # it is raised again where the links before it are gathered
             async for ref in again:
                 counts.add(ref.url)
