@@ -19,6 +19,7 @@ from mlimages.core import (
     file_state,
     full_name,
     named_path,
+    written_names,
 )
 from mlimages.labels.class_names import (
     ClassNames,
@@ -190,7 +191,20 @@ class LabelFile:
         if self._class_names is not None:
             return self._class_names
         definition = class_definition_path(self.path)
-        return read_class_names(definition) if definition.exists() else None
+        if not definition.exists() or self._has_names_of_its_own(definition):
+            return None
+        return read_class_names(definition)
+
+    def _has_names_of_its_own(self, definition: Path) -> bool:
+        """Whether this is a table of names that mlimages did not write, and it wrote `definition` for another file.
+
+        `mlimages label photos.csv -o photos.txt` writes the classes of photos.txt beside photos.csv.
+        """
+        written = written_names(self.path.parent)
+        if definition.name not in written or self.path.name in written:
+            return False
+        table = self._table()
+        return table is not None and not all(map(is_number, table.counts.labels))
 
     def _table(self) -> Table | None:
         """Return the table, detected again if the file has changed."""

@@ -112,7 +112,7 @@ class Table:
     def _label_list(self, cells: Sequence[str], number: int) -> str:
         """Return the classes of a row as a JSON list; "" if its cells are blank, or neither 0 nor 1."""
         if self._is_one_hot:
-            if not any(cells) or not all(is_zero_or_one(cell or self._blank) for cell in cells):
+            if not any(cells) or not all(is_zero_or_one(cell or "0") for cell in cells):
                 return ""
             return list_text(self._name(i) for i, cell in zip(self.label_indices, cells, strict=True) if is_one(cell))
         found = [label for cell in cells for label in split_cell(cell, self._separator, f"{self.path}:{number}")]
@@ -123,11 +123,11 @@ class Table:
         return len(self.label_indices) > 1 and not self.has_names
 
     @cached_property
-    def _blank(self) -> str:
-        """What a blank cell of a one-hot column means: 0 if there are only ones and blanks, else it is unknown."""
-        rows, indices = (record.cells for record in self._records()), self.label_indices
-        cells = (row[i] for row in rows for i in indices if i < len(row))
-        return "" if any(is_zero_or_one(cell) and not is_one(cell) for cell in cells) else "0"
+    def _has_blanks(self) -> bool:
+        """Whether a label cell is blank."""
+        return any(
+            not "".join(record.cells[i : i + 1]).strip() for record in self._records() for i in self.label_indices
+        )
 
     @cached_property
     def _separator(self) -> str:
@@ -193,8 +193,9 @@ class Table:
         image = f"{self._column_text(self.path_index)} as image" + (f" ({', '.join(where)})" if where else "")
         labels = ", ".join(self._name(index) for index in self.label_indices)
         label = f"{self.class_from!r} in the path" if self.class_from else labels
-        label += " (one-hot)" * self._is_one_hot
-        label += " (several per image)" * self.has_lists
+        how = ["one-hot"] * self._is_one_hot + ["several per image"] * self.has_lists
+        how += ["blank cells as 0"] * (self.has_lists and self._is_one_hot and self._has_blanks)
+        label += f" ({', '.join(how)})" if how else ""
         part = f", {self._name(self.part_index)} as part" if self.part_index is not None else ""
         found = f"{counts.rows - len(counts.missing):,} of {counts.rows:,} images exist"
         names = ", ".join(counts.labels[:SHOWN]) + " ..." * (len(counts.labels) > SHOWN)
@@ -206,12 +207,12 @@ class Table:
         """A line on the rows that are left out; empty if there are none."""
         numbers = self.counts.unlabelled
         shown = ", ".join(map(str, numbers[:SHOWN])) + " ..." * (len(numbers) > SHOWN)
-        missing, more = "or a class", "; [] means none of the classes" * (not self.class_from)
+        reason, more = "without a path or a class", "; [] means none of the classes" * (not self.class_from)
         if not self.has_lists:
-            missing, more = "or one class", ""
+            reason, more = "without a path or one class", ""
         elif self._is_one_hot:
-            missing, more = "or with a label that is neither 0 nor 1", ""
-        what = f"{self.path}: left out: {counted(len(numbers), 'row')} without a path {missing} (row {shown}){more}"
+            reason, more = "without a path, with only blank labels, or with a value such as -1 or NaN", ""
+        what = f"{self.path}: left out: {counted(len(numbers), 'row')} {reason} (row {shown}){more}"
         return (what,) if numbers else ()
 
     @property
@@ -261,8 +262,8 @@ class Table:
                 f"a path and a label{' (one class)' * (not self.has_lists)}; {share} have no label: {self.advice}"
             )
             if self.has_lists and self._is_one_hot:
-                expected = f"a path, and 0 or 1 in each label column; {share} have another value, such as -1, NaN or a "
-                expected += "blank: replace it by 0 or 1"
+                expected = f"a path, and 0 or 1 in each label column; {share} have another value, such as -1 or NaN, "
+                expected += "or only blank cells: replace these by 0 or 1"
             raise LabelFileError(
                 f"{self.path}:{counts.unlabelled[0]}: expected {expected}"
                 + "".join(f"; {note}" for note in self._several)

@@ -72,6 +72,8 @@ READ: list[tuple[str, str, TableOptions, list[str]]] = [
      "a.jpg,44,0,0,0\n", MULTI, ["ant;dog", ""]),
     ("ones.csv", "image,p,ant,bee\na.jpg,,1,\nc.jpg,,,1\nb.jpg,,1,\n", TableOptions(multi_label=True,
      label_column="ant,bee"), ["ant", "bee", "ant"]),
+    ("chexpert.csv", "image,ant,bee,dog\na.jpg,1.0,,1.0\nb.jpg,-1.0,,0.0\nc.jpg,,0.0,1.0\n", MULTI,
+     ["ant;dog", "dog"]),
     ("numpy.csv", "image,tags\na.jpg,['dog' 'ant']\nb.jpg,[]\nc.jpg,\"('dog',)\"\n", MULTI, ["ant;dog", "", "dog"]),
     ("postgres.csv", 'image,tags\na.jpg,"{dog,""ant""}"\nb.jpg,{}\nc.jpg,{dog}\n', MULTI, ["ant;dog", "", "dog"]),
     ("choices.csv", 'image,choice\na.jpg,"{""choices"": [""dog"", ""ant""]}"\nb.jpg,\nc.jpg,dog\n', MULTI,
@@ -156,6 +158,35 @@ def test_without_the_option_a_label_is_one_class_and_a_note_says_so(
     labels = LabelFile(tmp_path / name)
     assert not labels.is_multi_label
     assert any(note in line for line in labels.notes)
+
+
+def test_blank_cells_of_columns_of_0_and_1_are_0_and_counted_where_nothing_else_is_in_a_row(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "b.jpg", "c.jpg")
+    (tmp_path / "a.csv").write_text("image,p,q\na.jpg,1,\nb.jpg,-1,0\nb.jpg,0,0\na.jpg,,\nc.jpg,1,1\n")
+    first, left_out = LabelFile(tmp_path / "a.csv", options=MULTI).notes
+    assert "p, q (one-hot, several per image, blank cells as 0) as label" in first
+    assert "left out: 2 rows" in left_out
+    assert "(row 3, 5)" in left_out
+
+
+@pytest.mark.parametrize("is_multi_label", [False, True])
+def test_a_table_is_not_read_with_the_classes_of_another_label_file(tmp_path: Path, is_multi_label: bool) -> None:
+    touch(tmp_path, "a.jpg", "b.jpg", "c.jpg")
+    table, options = tmp_path / "photos.csv", TableOptions(multi_label=is_multi_label)
+    table.write_text("image,tags\na.jpg,ant;bee\nb.jpg,ant\nc.jpg,bee\n")
+    written = LabelFile(table).write(tmp_path / "photos.txt")
+    assert written.class_names == LabelFile(table).class_names == ("ant", "ant;bee", "bee")
+    if not is_multi_label:
+        table.write_text("image,tags\na.jpg,cat\nb.jpg,ant\nc.jpg,bee\n")
+    assert LabelFile(table, options=options).class_names == ("ant", "bee", "cat")[: 3 - is_multi_label]
+    assert written.class_names == ("ant", "ant;bee", "bee")
+
+    table.write_text("image,label\na.jpg,2\nb.jpg,0\n")  # numbers are those of the definition
+    assert LabelFile(table).class_names == written.class_names
+    (tmp_path / "own.csv").write_text("image,label\na.jpg,bee\nb.jpg,cat\n")
+    (tmp_path / "own_class_def.txt").write_text("0 ant\n1 bee\n")  # a person's: a label it lacks is a mistake
+    with pytest.raises(LabelFileError, match=r"own.csv:3: .* found 'cat' \(its classes are those of own_class_def.txt"):
+        list(LabelFile(tmp_path / "own.csv"))
 
 
 def test_files_of_one_class_and_of_several_are_not_mixed(tmp_path: Path) -> None:
