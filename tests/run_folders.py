@@ -1,4 +1,4 @@
-"""Run folders as `finetune` leaves them, made by hand: coloured images, chosen probabilities."""
+"""Run folders as `finetune` leaves them, made by hand, and a callback that interrupts a run."""
 
 import csv
 import json
@@ -11,8 +11,20 @@ from PIL import Image
 
 from mlimages.core import ImageProperty, LabeledPath, Normalization, Preprocessing
 from mlimages.labels import write_label_file
+from mlimages.training.run import EpochMetrics
 
 NAMES = ("ants", "bees", "wasps")
+
+
+class StopsAfter:
+    """A callback that interrupts a run after an epoch."""
+
+    def __init__(self, epoch: int) -> None:
+        self._epoch = epoch
+
+    def epoch_ended(self, metrics: EpochMetrics) -> None:
+        if metrics.epoch == self._epoch:
+            raise KeyboardInterrupt
 
 
 def make_run(

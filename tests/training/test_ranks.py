@@ -24,9 +24,9 @@ from mlimages.networks import build_model, freeze
 from mlimages.reports import RunFiles
 from mlimages.training import FineTuneConfig, distributed, fine_tune, read_config
 from mlimages.training.cache import KEY_BYTES
-from mlimages.training.run import EpochMetrics
 from tests.conftest import fork_server
 from tests.forked import Forked
+from tests.run_folders import StopsAfter
 from tests.training.test_finetune import colours, config_for  # noqa: F401  # a fixture among them
 
 pytestmark = pytest.mark.train
@@ -201,17 +201,6 @@ def assert_computed_once(cache: str) -> None:
         assert len({*map(len, written)}) == 1
         writers.append(len(written))
     assert max(writers) == 2
-
-
-class StopsAfter:
-    """A callback that interrupts a run."""
-
-    def __init__(self, epoch: int) -> None:
-        self._epoch = epoch
-
-    def epoch_ended(self, metrics: EpochMetrics) -> None:
-        if metrics.epoch == self._epoch:
-            raise KeyboardInterrupt
 
 
 def test_two_processes_give_the_weights_and_figures_of_one(configs: dict[str, FineTuneConfig], tmp_path: Path) -> None:

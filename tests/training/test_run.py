@@ -24,8 +24,8 @@ from mlimages.networks import build_model
 from mlimages.reports import RunFiles
 from mlimages.training import fine_tune, finetune, load_run, read_config, run_images
 from mlimages.training.checkpoints import TrainingState, load_state, restore, save_networks, trained_tensors
-from mlimages.training.run import EpochMetrics
 from tests.conftest import RunCli
+from tests.run_folders import StopsAfter
 from tests.training.test_finetune import colours, config_for  # noqa: F401  # a fixture among them
 
 EPOCHS = 8
@@ -77,17 +77,6 @@ def assert_same(one: Path, other: Path) -> None:
 
 class Killed(BaseException):
     """What a test raises where a process would be killed: nothing is written on the way out."""
-
-
-class StopsAfter:
-    """A callback that interrupts a run."""
-
-    def __init__(self, epoch: int) -> None:
-        self._epoch = epoch
-
-    def epoch_ended(self, metrics: EpochMetrics) -> None:
-        if metrics.epoch == self._epoch:
-            raise KeyboardInterrupt
 
 
 def kill_at(patch: pytest.MonkeyPatch, name: str, *, call: int, before: bool) -> None:

@@ -27,7 +27,7 @@ from mlimages.networks import build_model
 from mlimages.reports import RunFiles
 from mlimages.training import FineTuneConfig, fine_tune, load_run, read_config
 from mlimages.training.checkpoints import load_state
-from mlimages.training.run import EpochMetrics
+from tests.run_folders import StopsAfter
 from tests.training.test_run import Killed, kill_at
 
 MAX_EPOCHS = 5
@@ -69,17 +69,6 @@ def _data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 SHARED: list[Data] = []
 REFERENCE: dict[tuple[str, Epochs], str] = {}
 """What a run with these settings has to be after these epochs, whatever befell it."""
-
-
-class StopsAfter:
-    """A callback that ends a run."""
-
-    def __init__(self, epoch: int) -> None:
-        self._epoch = epoch
-
-    def epoch_ended(self, metrics: EpochMetrics) -> None:
-        if metrics.epoch == self._epoch:
-            raise KeyboardInterrupt
 
 
 class StopsAt(NoProgress):
