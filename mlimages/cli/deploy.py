@@ -126,7 +126,7 @@ def quantize(
     max_drop: float = typer.Option(
         1.0, min=0.0, metavar="POINTS", help="Maximum drop in accuracy or mAP, in percentage points."
     ),
-    fp16: bool = typer.Option(False, "--fp16", help="Also try float16."),
+    fp16: bool = typer.Option(False, "--fp16", help="Also measure a float16 variant."),
     force: bool = FORCE,
     as_json: bool = typer.Option(False, "--json", help="Print the measurements as JSON."),
 ) -> None:

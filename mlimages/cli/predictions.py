@@ -161,13 +161,13 @@ def _class_lines(evaluation: Evaluation, width: int) -> Iterator[str]:
     """Yield the table of scores of each class, of a multi-label model with average precision and threshold."""
     labels = evaluation.labels
     header = "       AP  threshold" if labels else ""
-    yield f"{'class':{width}}    images{header}  precision  recall     F1"
+    yield f"{'class':{width}}    images{header}  precision   recall       F1"
     for one in labels.rows if labels else evaluation.per_class:
         more = f"  {_share(one.average_precision):>7}  {one.threshold:9.3f}" if isinstance(one, LabelRow) else ""
-        shares = f"{_share(one.precision):>9}  {_share(one.recall):>6}  {_share(one.f1):>6}"
+        shares = f"{_share(one.precision):>9}  {_share(one.recall):>7}  {_share(one.f1):>7}"
         yield f"{one.name:{width}}  {one.count:8}{more}  {shares}"
     if labels and (absent := [one.name for one in labels.rows if not one.count]):
-        yield f"no image of {', '.join(absent)}: the scores are undefined (-), and do not count in mAP"
+        yield f"no image of {', '.join(absent)}: the scores are undefined (-) and excluded from mAP"
 
 
 def _middle_text(evaluation: Evaluation) -> str:

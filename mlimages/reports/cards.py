@@ -48,13 +48,12 @@ def model_card(bundle: OnnxBundle) -> str:
 def _header(bundle: OnnxBundle) -> str:
     lines = ["---", "library_name: onnx", "pipeline_tag: image-classification", "tags:", "- image-classification",
              "- onnx", "- mlimages"]  # fmt: skip
-    accuracy, mean_ap = bundle.provenance.accuracy, bundle.provenance.mean_ap
-    if accuracy or mean_ap:
-        value, kind = (accuracy[0], "accuracy") if accuracy else ((mean_ap or (0.0,))[0], "mean_average_precision")
+    if score := bundle.provenance.accuracy or bundle.provenance.mean_ap:
+        kind = "mean_average_precision" if bundle.multi_label else "accuracy"
         lines += ["model-index:", f"- name: {json.dumps(bundle.model)}", "  results:", "  - task:",
                   "      type: image-classification", "    dataset:", "      name: validation set",
                   "      type: imagefolder", "    metrics:", f"    - type: {kind}",
-                  f"      value: {value:.4f}"]  # fmt: skip
+                  f"      value: {score[0]:.4f}"]  # fmt: skip
     return "\n".join([*lines, "---"])
 
 

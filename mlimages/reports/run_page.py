@@ -149,7 +149,8 @@ def _mistakes(run: RunFolder) -> Iterator[GalleryTile]:
         return
     found, explainer = run.predictions, _explainer(run)
     confidence, text_of = _label_captions(run, found) if found.is_multi_label else _captions(run, found)
-    wrong = [index for index in (-confidence).argsort(kind="stable").tolist() if not found.correct[index]]
+    correct = found.correct  # a property that predicts all images
+    wrong = [index for index in (-confidence).argsort(kind="stable").tolist() if not correct[index]]
     for number, index in enumerate(wrong[:MAX_TILES]):
         text = text_of(index)
         tile = _tile(found.paths[index], run.preprocessing.image, text)
@@ -162,11 +163,11 @@ def _mistakes(run: RunFolder) -> Iterator[GalleryTile]:
 
 def _captions(run: RunFolder, predictions: Predictions) -> tuple[NDArray[np.float64], Callable[[int], str]]:
     """Return the confidence of each prediction `(N,)`, and a function that returns the caption of an image."""
-    confidence, names = predictions.probabilities.max(axis=1), run.class_names
+    confidence, predicted, names = predictions.probabilities.max(axis=1), predictions.predicted, run.class_names
 
     def text_of(index: int) -> str:
-        label, predicted = names[predictions.labels[index]], names[predictions.predicted[index]]
-        return f"{label}, predicted {predicted} ({percent(float(confidence[index]), 0)})"
+        label, guess = names[predictions.labels[index]], names[predicted[index]]
+        return f"{label}, predicted {guess} ({percent(float(confidence[index]), 0)})"
 
     return confidence, text_of
 

@@ -97,7 +97,7 @@ def read_inputs(config: FineTuneConfig, files: RunFiles, custom: CustomNetwork |
     if images.is_multi_label and type(model.network).__name__ == "SqueezeNet":
         raise ModelError(
             f"the logits of {config.model} pass through a ReLU, so that no class would have a probability below 0.5: "
-            "use another --model for several labels per image"
+            "use another --model for multi-label training"
         )
     mean = None if is_resumed else _load_mean(config, model.preprocessing)
     return RunInputs(images, model, freeze(model, config.freeze), mean, is_resumed)

@@ -69,7 +69,7 @@ def read_images(config: FineTuneConfig, inputs: RunInputs, progress: Progress) -
         train, val = _hold_out(train, config)
     require_classes(train, labeled.names, least=1, kind="usable ")
     if not val:
-        raise InputError("no validation images remain: gather more images, or pass another --val")
+        raise InputError("no usable validation images: add images, or pass another label file with --val")
     if distributed.is_main_process():
         if labeled.is_multi_label:
             _warn_about_rare_classes(train, labeled.names, "training", counts=(1,))

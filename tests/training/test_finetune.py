@@ -152,7 +152,7 @@ def nothing_to_validate_on(labels: Path) -> None:
         (one_good_image_class, "fewer than 2 usable training images of red \\(1\\)"),
         (number_without_a_name, "expected a class number from 0 to 1"),
         (same_image_in_both, "2 images in both the training and the validation set"),
-        (nothing_to_validate_on, "no validation images remain"),
+        (nothing_to_validate_on, "no usable validation images"),
     ],
 )
 def test_what_cannot_be_trained_on_is_refused_with_what_to_do(colours: Path, spoil: object, expected: str) -> None:
