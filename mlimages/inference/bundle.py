@@ -264,7 +264,7 @@ def _from_json(values: dict[str, Any]) -> dict[str, Any]:
     for key in ("parity", "target_parity"):
         provenance[key] = Parity(**provenance[key]) if provenance.get(key) else None
     probe["pixels"] = base64.b64decode(probe["pixels"])
-    if len(probe["pixels"]) != probe["width"] * probe["height"] * 3:
+    if probe["width"] < 1 or len(probe["pixels"]) != probe["width"] * probe["height"] * 3:
         raise ValueError("the probe image does not match its declared width and height")
     values["probe"] = ParityProbe(**{**probe, "logits": tuple(probe["logits"])})
     for key in ("accuracy", "calibration_error", "quantization", "mean_ap"):

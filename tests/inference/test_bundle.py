@@ -6,8 +6,20 @@ from pathlib import Path
 import onnx
 import pytest
 
-from mlimages.core import BundleError, ImageProperty, Normalization, Preprocessing
-from mlimages.inference import OnnxBundle, Parity, ParityProbe, Provenance, open_session
+from mlimages.core import BundleError, ImageProperty, InputError, Normalization, Preprocessing
+from mlimages.inference import (
+    Known,
+    MultiLabel,
+    OnnxBundle,
+    Parity,
+    ParityProbe,
+    PredictionSets,
+    Provenance,
+    SingleLabel,
+    data_path,
+    model_file,
+    open_session,
+)
 from mlimages.inference.onnx_metadata import read_metadata
 
 
@@ -30,7 +42,7 @@ def bundle_at(path: Path) -> OnnxBundle:
             ImageProperty(5, 4, resize="position", position=(1, 2)), Normalization(1, (9.0,), (1.0,))
         ),
         model="lenet5",
-        probe=ParityProbe(2, 1, bytes(range(6)), (0.5, -1.25, 3e-9)),
+        probe=ParityProbe(2, 3, bytes(range(18)), (0.5, -1.25, 3e-9)),
         temperature=1.5,
         unknown_below=0.25,
         provenance=Provenance(
@@ -39,17 +51,56 @@ def bundle_at(path: Path) -> OnnxBundle:
     )
 
 
-def test_what_a_bundle_says_is_read_back_as_it_was_written(tmp_path: Path) -> None:
-    bundle = bundle_at(tmp_path / "a.onnx")
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"multi_label": True, "thresholds": (0.5, 0.25, 0.75), "temperature": 1.0},
+        {"known": Known(0.95, 40), "prediction_sets": PredictionSets("validation", 40, {"0.9": 0.25})},
+    ],
+)
+def test_what_a_bundle_says_is_read_back_as_it_was_written(tmp_path: Path, values: dict[str, object]) -> None:
+    bundle = replace(bundle_at(tmp_path / "a.onnx"), **values)
     bundle.write(tiny_model(tmp_path / "plain.onnx"))
     read = OnnxBundle.read(tmp_path / "a.onnx")
-    assert json.loads(read.to_json()) == json.loads(bundle.to_json())
-    assert (read.class_names, read.preprocessing, read.probe) == (
-        bundle.class_names,
-        bundle.preprocessing,
-        bundle.probe,
-    )
-    assert read.provenance.parity == Parity(3, 1, 1e-5)
+    assert read == bundle
+    assert read.task == (MultiLabel((0.5, 0.25, 0.75)) if "thresholds" in values else SingleLabel())
+
+
+def test_the_metadata_of_a_file_that_was_exported_with_the_defaults(tmp_path: Path) -> None:
+    bundle = bundle_at(tmp_path / "a.onnx")
+    plain = OnnxBundle(bundle.path, bundle.class_names, bundle.preprocessing, bundle.model, bundle.probe)
+    values = json.loads(plain.to_json())
+    assert values["probe"].pop("tolerance") == 0.005
+    provenance = values.pop("provenance")
+    assert {key for key, value in provenance.items() if value} == {"target"}
+    assert (provenance["target"], provenance["accuracy_count"]) == ("onnxruntime", 0)
+    del values["probe"], values["preprocessing"]
+    assert values == {
+        "v": 1,
+        "class_names": ["ants", "bees & wasps", "Käfer"],
+        "model": "lenet5",
+        "includes_preprocessing": True,
+        "exact_resize": False,
+        "temperature": 1.0,
+        "unknown_below": 0.0,
+        "known": None,
+        "prediction_sets": None,
+    }
+
+
+def test_a_file_of_a_person_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "a.onnx").write_text("mine")
+    with pytest.raises(InputError, match="not written by mlimages"):
+        bundle_at(tmp_path / "a.onnx").write(tiny_model(tmp_path / "plain.onnx"))
+    assert (tmp_path / "a.onnx").read_text() == "mine"
+
+
+def test_a_run_folder_stands_for_its_file(tmp_path: Path) -> None:
+    assert model_file(tmp_path / "a.onnx") == tmp_path / "a.onnx"
+    assert data_path(tmp_path / "a.onnx") == tmp_path / "a.onnx.data"
+    tiny_model(tmp_path / "model.onnx")
+    assert model_file(tmp_path) == tmp_path / "model.onnx"
 
 
 def test_writing_metadata_twice_keeps_the_network_and_one_entry_a_key(tmp_path: Path) -> None:
@@ -106,7 +157,11 @@ def damaged(path: Path, how: str) -> Path:
     elif how == "a field short":
         path.write_bytes(data.replace(b'"class_names": ', b'"class_nemes": '))
     elif how == "another probe":
-        path.write_bytes(data.replace(b'"height": 1', b'"height": 3'))
+        path.write_bytes(data.replace(b'"height": 3', b'"height": 1'))
+    elif how == "a probe of negative size":
+        replace(whole, probe=replace(whole.probe, width=-2, height=-3)).write(path, overwrite=True)
+    elif how == "a threshold short":
+        replace(whole, multi_label=True, thresholds=(0.5, 0.5)).write(path, overwrite=True)
     return path
 
 
@@ -125,6 +180,8 @@ def damaged(path: Path, how: str) -> Path:
         "not json",
         "a field short",
         "another probe",
+        "a probe of negative size",
+        "a threshold short",
     ],
 )
 def test_a_file_that_is_no_bundle_is_one_clear_error(tmp_path: Path, how: str) -> None:
