@@ -100,20 +100,65 @@ def fit_ridge(
     >>> fit_ridge(features, np.array([0, 0, 1, 1]), classes=2).head.probabilities(features).argmax(axis=1).tolist()
     [0, 0, 1, 1]
     """
+    blocks = [_Block.standardize(block) for block in (features, *lower)]
     if not lower:
-        return _Ridge([features], (1.0,), labels, classes).fit(share=0.0)
-    rows = np.random.default_rng(0).permutation(len(labels))[:SHARE_IMAGES]
-    sample = [block[rows] for block in (features, *lower)]
-    errors = [_Ridge(sample, _block_shares(share, len(lower)), labels[rows], classes).error for share in shares]
-    share = shares[int(np.argmin(errors))]
+        return _Ridge(blocks, (1.0,), labels, classes).fit(share=0.0)
+    rows = np.sort(np.random.default_rng(0).permutation(len(labels))[:SHARE_IMAGES])
+    is_all = len(rows) == len(labels)
+    sample = blocks if is_all else [_Block.standardize(block.features[rows]) for block in blocks]
+    last = sample[0].gram()
+    below = sum((block.gram() for block in sample[1:]), np.zeros_like(last)) / len(lower)
+    candidates = [
+        _Ridge(
+            sample,
+            _block_shares(share, len(lower)),
+            labels[rows],
+            classes,
+            gram=(1 - share) * last + share * below,
+        )
+        for share in shares
+    ]
+    best = int(np.argmin([candidate.error for candidate in candidates]))
+    share = shares[best]
     if not share:
         return fit_ridge(features, labels, classes)
-    return _Ridge([features, *lower], _block_shares(share, len(lower)), labels, classes).fit(share=share)
+    if is_all:
+        return candidates[best].fit(share=share)
+    return _Ridge(blocks, _block_shares(share, len(lower)), labels, classes).fit(share=share)
 
 
 def _block_shares(share: float, layers: int) -> list[float]:
     """Return the share of the last layer, and of each layer below."""
     return [1 - share, *[share / layers] * layers]
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Features of one layer, and what standardizes them.
+
+    Attributes:
+        features: `(N, D)`.
+        mean: mean of each feature, `(D,)`.
+        factor: factor of each centred feature that makes the mean of their kernel's diagonal 1, `(D,)`.
+    """
+
+    features: Features
+    mean: Floats
+    factor: Floats
+
+    @classmethod
+    def standardize(cls, features: Features) -> _Block:
+        mean, squares = features.mean(axis=0, dtype=np.float64), np.zeros(features.shape[1])
+        for start in range(0, len(features), CHUNK):
+            squares += np.square(features[start : start + CHUNK] - mean).sum(axis=0)
+        spread = np.sqrt(squares / len(features))
+        bounded = np.maximum(spread, MIN_SPREAD * np.sqrt(np.square(spread).mean()) + 1e-12)
+        return cls(features, mean, np.sqrt(1 / max(1e-12, np.square(spread / bounded).sum())) / bounded)
+
+    def gram(self) -> Floats:
+        """Return the kernel `(N, N)` of the standardized features."""
+        x = (self.features - self.mean) * self.factor
+        return x @ x.T
 
 
 class _Ridge:
@@ -131,17 +176,25 @@ class _Ridge:
         error: mean squared error of leave-one-out, on at most PENALTY_IMAGES images.
     """
 
-    def __init__(self, blocks: Sequence[Features], shares: Sequence[float], labels: Targets, classes: int) -> None:
+    def __init__(
+        self,
+        blocks: Sequence[_Block],
+        shares: Sequence[float],
+        labels: Targets,
+        classes: int,
+        *,
+        gram: Floats | None = None,
+    ) -> None:
         self._blocks, self._labels, self._classes = blocks, labels, classes
         is_multi = labels.ndim == 2
         self._base = (
             labels.mean(axis=0, dtype=np.float64) if is_multi else np.bincount(labels, minlength=classes) / len(labels)
         )
-        scaled = [_scaling(block, share) for block, share in zip(blocks, shares, strict=True)]
-        self._mean, self._factor = (np.concatenate(parts) for parts in zip(*scaled, strict=True))  # (D,)
-        self._is_dual = len(labels) <= len(self._mean)
+        self._mean = np.concatenate([block.mean for block in blocks])  # (D,)
+        self._factor = np.concatenate([block.factor * np.sqrt(x) for block, x in zip(blocks, shares, strict=True)])
+        self._is_dual = gram is not None or len(labels) <= len(self._mean)
         self._chunks = [np.arange(start, min(start + CHUNK, len(labels))) for start in range(0, len(labels), CHUNK)]
-        self._decompose()
+        self._decompose(gram)
         choice = np.random.default_rng(0).permutation(len(labels))[:PENALTY_IMAGES]
         left, penalties = self._left_vectors(choice), PENALTIES * self._values.sum() / len(labels)
         targets = self._targets(choice)
@@ -156,7 +209,7 @@ class _Ridge:
         """Return the classifier, and the leave-one-out probabilities of all images."""
         coefficients = self._projected / (self._values + self._penalty)[:, None]  # (K, classes)
         if self._is_dual:
-            weight = self._x.T @ (self._vectors @ coefficients)
+            weight = self._rows(slice(None)).T @ (self._vectors @ coefficients)
         else:
             weight = self._vectors @ (self._values[:, None] * coefficients)
         weight = self._scale * weight * self._factor[:, None]  # (D, classes)
@@ -167,11 +220,13 @@ class _Ridge:
             left_out[rows] = self._task.probabilities(self._scale * scores + self._offset)
         return RidgeFit(head, left_out, self._relative_penalty, share)
 
-    def _decompose(self) -> None:
+    def _decompose(self, gram: Floats | None) -> None:
         """Compute the values `(K,)`, the vectors, U `(N, K)` or V / s `(D, K)`, and U' Y `(K, classes)`."""
         if self._is_dual:
-            self._x = self._rows(np.arange(len(self._labels)))
-            self._values, self._vectors = _eigen(self._x @ self._x.T)
+            if gram is None:
+                x = self._rows(slice(None))
+                gram = x @ x.T
+            self._values, self._vectors = _eigen(gram)
             self._projected = self._vectors.T @ (self._targets(np.arange(len(self._labels))) - self._base)
             return
         width = len(self._mean)
@@ -184,9 +239,9 @@ class _Ridge:
         self._vectors = vectors / np.sqrt(self._values)
         self._projected = self._vectors.T @ moments
 
-    def _rows(self, rows: Labels) -> Floats:
+    def _rows(self, rows: Labels | slice) -> Floats:
         """Return standardized features `(n, D)` of some images."""
-        x = np.concatenate([block[rows] for block in self._blocks], axis=1, dtype=np.float64)
+        x = np.concatenate([block.features[rows] for block in self._blocks], axis=1, dtype=np.float64)
         x -= self._mean
         x *= self._factor
         return x
@@ -210,16 +265,6 @@ class _Ridge:
         leverage = 1 / len(self._labels) + np.square(left) @ shrink
         residuals /= np.maximum(1 - leverage, 1e-9)[:, None]
         return targets - residuals
-
-
-def _scaling(features: Features, share: float) -> tuple[Floats, Floats]:
-    """Return mean and factor `(D,)` that standardize features and make the mean of their kernel's diagonal `share`."""
-    mean, squares = features.mean(axis=0, dtype=np.float64), np.zeros(features.shape[1])
-    for start in range(0, len(features), CHUNK):
-        squares += np.square(features[start : start + CHUNK] - mean).sum(axis=0)
-    spread = np.sqrt(squares / len(features))
-    bounded = np.maximum(spread, MIN_SPREAD * np.sqrt(np.square(spread).mean()) + 1e-12)
-    return mean, np.sqrt(share / max(1e-12, np.square(spread / bounded).sum())) / bounded
 
 
 def stratified_folds(labels: NDArray[np.int64], *, folds: int, seed: int) -> NDArray[np.int64]:

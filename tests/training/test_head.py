@@ -13,7 +13,7 @@ from mlimages.training.head import (
     SHARES,
     SMOOTHING,
     RidgeFit,
-    _scaling,
+    _Block,
     _sigmoid_scale,
     _softmax_scale,
     fit_ridge,
@@ -157,12 +157,13 @@ def test_the_scales_have_the_greatest_likelihood(sharpness: float) -> None:
 def test_features_that_hardly_vary_are_divided_by_a_twentieth_of_the_usual_spread() -> None:
     rng = np.random.default_rng(2)
     features = rng.normal(size=(5000, 4)) * [1.0, 3.0, 1e-3, 0.0] + 7
-    mean, factor = _scaling(features, 0.3)
+    block = _Block.standardize(features)
+    mean, factor = block.mean, block.factor
     spread = features.std(axis=0)
     usual = np.sqrt(np.square(spread).mean())
     assert mean == pytest.approx(features.mean(axis=0))
     x = (features - mean) * factor
-    assert np.square(x).sum(axis=1).mean() == pytest.approx(0.3)
+    assert np.square(x).sum(axis=1).mean() == pytest.approx(1)
     assert factor / factor[0] == pytest.approx(spread[0] / np.array([spread[0], spread[1], usual / 20, usual / 20]))
 
 
