@@ -62,11 +62,10 @@ def apply_class_rules(images: ImageTable, thresholds: Thresholds) -> Iterator[Fi
     for number, file in enumerate(images.files):
         yield from _blurred_classes(images, number)
         counts = images.class_counts(number)[images.class_ids[number]]
-        largest = int(counts.argmax()) if len(counts) else 0
         for label in np.flatnonzero(counts * thresholds.imbalance < counts.max(initial=0)).tolist():
             if counts[label] or label < len(file.defined_class_names):
-                few, many = (images.class_names[images.class_ids[number][own]] for own in (label, largest))
-                detail = f"{few}: {counts[label]}, {many}: {counts[largest]}"
+                few, many = (images.class_names[images.class_ids[number][own]] for own in (label, counts.argmax()))
+                detail = f"{few}: {counts[label]}, {many}: {counts.max()}"
                 yield Finding(number, file.path, label, Code.CLASS_IMBALANCE, detail)
 
 
@@ -81,7 +80,7 @@ def _blurred_classes(images: ImageTable, file: int) -> Iterator[Finding]:
     for label, class_id in enumerate(images.class_ids[file].tolist()):
         ids, found = ids_of[class_id], images.class_id[rows]
         own = sharpness[images.decoded[rows] & (found == ids[0] if len(ids) == 1 else np.isin(found, ids))]
-        if len(own) >= MIN_IMAGES_FOR_MEDIAN and (usual := float(np.median(own))) < Thresholds().blur:
+        if len(own) >= MIN_IMAGES_FOR_MEDIAN and (usual := np.median(own)) < Thresholds().blur:
             detail = f"{images.class_names[class_id]}: median sharpness {usual:.3f} of {len(own)} images: upscaled?"
             yield Finding(file, images.files[file].path, label, Code.CLASS_BLURRED, detail)
 
@@ -111,11 +110,6 @@ def wrong_suffix(path: str, pil_format: str) -> str:
 
 _SUFFIX_OF = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif", "JPEG2000": ".jp2"}
 _SAME_SUFFIX = {("MPO", "JPEG"), ("DIB", "BMP"), ("CUR", "ICO")}
-_SCALED = {
-    "F": "the range 0 to 1, 255 or 65535, the smallest that contains its values, is scaled to 0 to 255",
-    "I": "the range 0 to 65535, or to the maximum if it is larger, is scaled to 0 to 255",
-} | dict.fromkeys(("I;16", "I;16B", "I;16L"), "the range 0 to 65535 is scaled to 0 to 255")
-"""How values of more than 8 bits are scaled (see `images.arrays.white_level`), by mode."""
 
 
 def is_tiny(facts: FactsTable, thresholds: Thresholds) -> NDArray[np.bool_]:
@@ -176,10 +170,6 @@ def _has_low_contrast(facts: FactsTable, thresholds: Thresholds) -> NDArray[np.b
     return between & (spread(facts) <= thresholds.contrast_spread)
 
 
-def _unless_blank(applies: Test) -> Test:
-    return lambda facts, thresholds: ~is_blank(facts, thresholds) & applies(facts, thresholds)
-
-
 RULES = {
     Code.TOO_MANY_PIXELS: Rule(_too_many_pixels, lambda f, t: f"{_size(f, t)} is more than {t.max_pixels} pixels"),
     Code.ROTATED: Rule(lambda f, t: f["orientation"] != 1, lambda f, t: f"EXIF orientation {f['orientation']}"),
@@ -202,19 +192,19 @@ RULES = {
         lambda f, t: f"{_size(f, t)}: a square crop leaves {100 * int(_sides(f)[0]) // int(_sides(f)[1])} %",
     ),
     Code.GREY_BOTTOM: Rule(
-        _unless_blank(lambda f, t: f["flat_bottom"] >= MIN_FLAT_BOTTOM),
+        lambda f, t: ~is_blank(f, t) & (f["flat_bottom"] >= MIN_FLAT_BOTTOM),
         lambda f, t: f"the lowest {f['flat_bottom']} % of rows are one gray level: truncated, then saved again?",
     ),
     Code.BLANK: Rule(is_blank, _levels),
-    Code.DARK: Rule(_unless_blank(_is_dark), _levels),
-    Code.BRIGHT: Rule(_unless_blank(lambda f, t: f["low"] > t.bright_level), _levels),
-    Code.LOW_CONTRAST: Rule(_unless_blank(_has_low_contrast), _levels),
+    Code.DARK: Rule(lambda f, t: ~is_blank(f, t) & _is_dark(f, t), _levels),
+    Code.BRIGHT: Rule(lambda f, t: ~is_blank(f, t) & (f["low"] > t.bright_level), _levels),
+    Code.LOW_CONTRAST: Rule(lambda f, t: ~is_blank(f, t) & _has_low_contrast(f, t), _levels),
     Code.BLURRED: Rule(
-        _unless_blank(lambda f, t: f["sharpness"] < t.blur),
+        lambda f, t: ~is_blank(f, t) & (f["sharpness"] < t.blur),
         lambda f, t: f"sharpness {f['sharpness']:.3f} below {t.blur:.3f}",
     ),
     Code.PLACEHOLDER: Rule(
-        _unless_blank(lambda f, t: ~is_tiny(f, t) & (f["two_levels"] >= t.placeholder_share)),
+        lambda f, t: ~is_blank(f, t) & ~is_tiny(f, t) & (f["two_levels"] >= t.placeholder_share),
         lambda f, t: (
             f"two luma values cover {100 * f['two_levels']:.0f} %: line art, or an object on a plain background"
         ),

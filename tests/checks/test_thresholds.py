@@ -10,13 +10,13 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from mlimages.checks import Code, Thresholds, check
+from mlimages.checks import Code, Thresholds, check, rules
 from mlimages.checks.cache import FactsCache
 from mlimages.checks.image_facts import Facts, examine, facts_table
 from mlimages.checks.image_table import ImageTable
 from mlimages.checks.leaks import find_groups
 from mlimages.checks.near_duplicates import _best_overlay, _unit, perceptual_hashes
-from mlimages.checks.rules import RULES, apply_class_rules
+from mlimages.checks.rules import apply_class_rules
 from mlimages.core import InputError, LabeledPath
 from mlimages.labels import LabelFile
 from tests.checks.test_validation import jpeg, listed, scene
@@ -46,7 +46,7 @@ def test_a_threshold_of_single_images(name: str) -> None:
     value, code, measured, expected = SINGLE[name]
     thresholds = Thresholds(**{name: value})
     facts = facts_table([ORDINARY._replace(**values).pack() for values in measured])  # type: ignore[arg-type]
-    assert "".join("x" if found else "-" for found in RULES[code].applies(facts, thresholds)) == expected
+    assert "".join("x" if found else "-" for found in rules.RULES[code].applies(facts, thresholds)) == expected
 
 
 def test_a_saturated_blue_image_is_not_dark() -> None:
@@ -54,7 +54,7 @@ def test_a_saturated_blue_image_is_not_dark() -> None:
     blue[:, :, 2] = np.random.default_rng(0).integers(100, 256, (64, 64))
     facts = examine(jpeg(Image.fromarray(blue)), max_pixels=10**6)
     assert facts.high < Thresholds().dark_level
-    assert not RULES[Code.DARK].applies(facts_table([facts.pack()]), Thresholds()).any()
+    assert not rules.RULES[Code.DARK].applies(facts_table([facts.pack()]), Thresholds()).any()
 
 
 @pytest.mark.parametrize(("copies", "expected"), [(4, False), (5, True), (6, True)])
