@@ -211,7 +211,11 @@ def mean(
         False, "--per-class", help="Also write the mean image of each class to NAME_per_class.png."
     ),
     out: Path = typer.Option(
-        Path("mean.png"), "-o", "--out", help="Image to write; .npy and .json are written beside it."
+        Path("mean.png"),
+        "-o",
+        "--out",
+        metavar="FILE.png",
+        help="Image to write; .npy and .json are written beside it.",
     ),
     skip_unavailable: bool = SKIP_UNAVAILABLE,
     engine: Engine = ENGINE,

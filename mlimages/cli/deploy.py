@@ -30,7 +30,7 @@ def register(app: typer.Typer) -> None:
 
 def export(
     run: Path = typer.Argument(..., metavar="RUN", help="A run folder written by `mlimages finetune`."),
-    out: Path = typer.Option(None, "-o", "--out", help="Output file [RUN/model.onnx]."),
+    out: Path = typer.Option(None, "-o", "--out", metavar="FILE.onnx", help="Output file [RUN/model.onnx]."),
     preprocessing: bool = typer.Option(
         True,
         "--preprocessing/--no-preprocessing",
@@ -122,7 +122,7 @@ def quantize(
         metavar="LABELS",
         help="Label file; half of its images are used for calibration, half to measure accuracy.",
     ),
-    out: Path = typer.Option(None, "-o", "--out", help="File to write [MODEL-quantized.onnx]."),
+    out: Path = typer.Option(None, "-o", "--out", metavar="FILE.onnx", help="File to write [MODEL-quantized.onnx]."),
     max_drop: float = typer.Option(
         1.0, min=0.0, metavar="POINTS", help="Maximum drop in accuracy or mAP, in percentage points."
     ),

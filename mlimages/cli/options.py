@@ -31,11 +31,16 @@ class GroupedCommand(TyperCommand):
         ]
 
     def invoke(self, ctx: Any) -> Any:
-        """Check the label files before the body imports anything slow."""
+        """Check the label files and the suffixes of output files before the body imports anything slow."""
         for param in self.get_params(ctx):
-            if str(param.metavar).removesuffix("...") in ("LABELS", "LABELS|FOLDER"):
-                for source in _as_list(ctx.params.get(param.name)):
+            values = _as_list(ctx.params.get(param.name))
+            kind, _, suffix = str(param.metavar).removesuffix("...").partition(".")
+            if kind in ("LABELS", "LABELS|FOLDER"):
+                for source in values:
                     require_labels(source)
+            elif kind == "FILE" and suffix:
+                for out in values:
+                    _require_suffix(out, f".{suffix}", option=param.opts[-1])
         return super().invoke(ctx)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
@@ -76,6 +81,11 @@ def require_labels(source: Path) -> None:
         raise InputError(f"no folder or label file at {source}: create one with `mlimages label FOLDER`")
     if source.suffix.lower() in IMAGE_SUFFIXES and source.is_file():
         raise InputError(f"{source} is an image: expected a label file, or a folder with one subfolder per class")
+
+
+def _require_suffix(out: Path, suffix: str, *, option: str) -> None:
+    if out.suffix.lower() != suffix:
+        raise InputError(f"{option} {out}: expected a file name that ends in {suffix}")
 
 
 def _as_list(value: Any) -> list[Path]:

@@ -28,7 +28,7 @@ def probe(
     labels: Path = typer.Argument(
         ..., metavar="LABELS|FOLDER", help="A label file, or a folder with one subfolder per class."
     ),
-    out: Path = typer.Option(Path("probe.png"), "-o", "--out", metavar="PNG", help="Plot to write."),
+    out: Path = typer.Option(Path("probe.png"), "-o", "--out", metavar="FILE.png", help="Plot to write."),
     report: Path = typer.Option(
         None, metavar="FILE.html", help="Write an HTML report with plots and the accuracy of each layer."
     ),

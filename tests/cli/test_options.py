@@ -74,3 +74,20 @@ def test_every_command_that_reads_label_files_takes_the_options_of_tables() -> N
     assert {"label", "check", "mean", "augment", "probe", "finetune", "evaluate", "quantize", "show"} <= reading
     for name in reading:
         assert flags <= {option for param in commands[name].params for option in param.opts}, name
+
+
+def test_an_output_file_of_another_kind_is_refused_before_any_work(tmp_path: Path) -> None:
+    commands: dict[str, Any] = vars(typer.main.get_command(cli.app))["commands"]
+    outputs = [
+        (name, command.params, option)
+        for name, command in commands.items()
+        for option in command.params
+        if str(option.metavar).startswith("FILE.")
+    ]
+    assert {name for name, *_ in outputs} >= {"check", "mean", "probe", "features", "evaluate", "export", "quantize"}
+    for name, parameters, option in outputs:
+        inputs = [str(tmp_path)] * sum(parameter.param_type_name == "argument" for parameter in parameters)
+        required = ["--calibration", str(tmp_path)] if name == "quantize" else []
+        done = CliRunner().invoke(cli.app, [name, *inputs, *required, option.opts[-1], "out.txt"])
+        assert f"out.txt: expected a file name that ends in {Path(option.metavar).suffix}" in str(done.exception)
+    assert not list(tmp_path.iterdir())
