@@ -179,7 +179,7 @@ def label_dir_auto(
     """
     given = _require_folder(as_path(folder))
     root = _class_root(given, class_names or ())
-    parts = _part_folders(root) or {"": root}
+    parts = _part_folders(root)
     classes = {part: _class_images(path, leaf=leaf) for part, path in parts.items()}
     _require_distinct(classes, parts)
     _require_common_class(classes, parts)
@@ -272,10 +272,10 @@ def _class_root(root: Path, class_names: Sequence[str]) -> Path:
 
 
 def _part_folders(root: Path) -> dict[str, Path]:
-    """Return the folders of the parts by name; none if the folders are classes."""
+    """Return the folders of the parts by name; the folder itself as "" if its folders are classes."""
     folders = _image_folders(root)
     if len(folders) < 2 or not all(path.name.lower() in PARTS for path in folders):
-        return {}
+        return {"": root}
     labelled = {PARTS[path.name.lower()]: path for path in folders if has_class_folders(path)}
     if not labelled or len({PARTS[path.name.lower()] for path in folders}) < len(folders):
         names = ", ".join(path.name for path in folders)

@@ -122,7 +122,7 @@ class _Sample:
         return best if best.share else replace(best, column=self._path_column_by_name(columns))
 
     def _best(self, rows: Sequence[Record], columns: Sequence[int], folder: Path) -> _Location:
-        locations = [_Location(0.0, columns[0] if columns else 0, folder, self.options.suffix)]
+        locations = [_Location(0.0, 0, folder, self.options.suffix)]
         for column in [] if is_remote(folder) else columns:
             cells = [row.cells[column] for row in rows if column < len(row.cells)]
             for strip in range(self._max_strip_components(cells) + 1):
@@ -287,6 +287,6 @@ def _suffixes_of(values: Sequence[str], folder: Path) -> list[str]:
         parent, stem = os.path.split(join_path(folder, value))
         if parent not in stems:
             stems[parent] = set(os.listdir(parent)) if os.path.isdir(parent) else set()  # noqa: PTH112, PTH208
-        found.update((suffix, None) for suffix in IMAGE_SUFFIXES if stem and stem + suffix in stems[parent])
-        found.update((s.upper(), None) for s in IMAGE_SUFFIXES if stem and stem + s.upper() in stems[parent])
+        found.update((suffix, None) for suffix in IMAGE_SUFFIXES if stem + suffix in stems[parent])
+        found.update((s.upper(), None) for s in IMAGE_SUFFIXES if stem + s.upper() in stems[parent])
     return list(found)

@@ -59,14 +59,14 @@ class Table:
     columns: tuple[str, ...]
     path_index: int
     label_indices: tuple[int, ...]
-    suffix: str = ""
-    class_from: str = ""
-    has_header: bool = True
-    strip_components: int = 0
-    part_index: int | None = None
-    has_lists: bool = False
-    has_names: bool = False
-    is_joined: bool = False
+    suffix: str
+    class_from: str
+    has_header: bool
+    strip_components: int
+    part_index: int | None
+    has_lists: bool
+    has_names: bool
+    is_joined: bool
 
     def rows(self) -> Iterator[Row]:
         """Return an iterator over the rows; those without a path, or without exactly one class, are left out."""

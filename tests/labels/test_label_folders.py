@@ -8,7 +8,16 @@ import pytest
 
 from mlimages import label_dir_auto
 from mlimages.core import InputError
-from mlimages.labels import LabelFile, LabelOptions, label_dir_by_pattern, make_label_files
+from mlimages.labels import (
+    LabelFile,
+    LabelOptions,
+    TableOptions,
+    label_dir,
+    label_dir_by_pattern,
+    make_label_files,
+    open_labels,
+    open_parts,
+)
 from tests.checks.test_validation import jpeg, scene
 from tests.conftest import RunCli
 from tests.labels.test_labels import touch
@@ -137,3 +146,160 @@ def test_parts_without_a_class_in_common_are_refused(tmp_path: Path) -> None:
     touch(tmp_path, "train/n1/images/1.jpg", "train/n2/images/2.jpg", "val/images/3.jpg")  # as Tiny ImageNet
     with pytest.raises(InputError, match=r"val: none of its folders \(images\) is a class of .*train"):
         label_dir_auto(tmp_path)
+
+
+def notes_of(parts: dict[str, LabelFile]) -> dict[str, tuple[str, ...]]:
+    return {name: part.notes for name, part in parts.items()}
+
+
+def test_what_was_opened_is_said_in_one_line_a_part(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"ant/{n}.jpg" for n in range(3)), "bee/x 1.jpg")
+    assert notes_of(open_parts(tmp_path)) == {"": (f"{tmp_path}: 4 images, 2 classes: ant 3, bee 1",)}
+    found = open_parts(tmp_path, TableOptions(class_from=r"(\d)"))
+    assert notes_of(found) == {"": (f"{tmp_path}: 4 images, 3 classes: 0 1, 1 2, 2 1",)}
+    assert classes(found[""]) == {"0": 1, "1": 2, "2": 1}
+    some = open_labels(tmp_path, TableOptions(class_from="(ant)"))
+    assert some.notes == (
+        f"{tmp_path}: 3 images, 1 class: ant 3", "left out: (ant) matches no class in 1 of 4 paths (bee/x 1.jpg)",
+    )  # fmt: skip
+    assert (some.path, some.img_root) == (tmp_path / "labels.txt", tmp_path)
+    assert open_parts(some) == {"": some}
+
+
+def test_each_part_has_its_line_its_name_and_the_notes_of_all(tmp_path: Path) -> None:
+    touch(tmp_path, "Training/ant/1.jpg", "Training/ant/2.jpg", "Training/bee/1.jpg", "valid/bee/1.jpg", "x.jpg")
+    (tmp_path / "valid/cow").mkdir()
+    notes = ("left out: valid/cow: no images", "left out: x.jpg: beside the folders train, val and test")
+    assert notes_of(open_parts(tmp_path)) == {
+        "train": (f"{tmp_path}, train: 3 images, 2 classes: ant 2, bee 1", *notes),
+        "val": (f"{tmp_path}, val: 1 image, 2 classes: ant 0, bee 1", *notes),
+    }
+    found = label_dir_auto(tmp_path)
+    assert {name: part.path.name for name, part in found.parts.items()} == {
+        "train": "labels_train.txt", "val": "labels_val.txt",
+    }  # fmt: skip
+    assert found.labels.path == tmp_path / "labels.txt"
+    assert classes(found.labels) == {"ant": 2, "bee": 2}
+    with pytest.raises(InputError, match="contains the parts train, val of a dataset: choose one"):
+        open_labels(tmp_path)
+
+
+@pytest.mark.parametrize("count", [1, 9, 10, 11])
+def test_the_line_shows_ten_classes(tmp_path: Path, count: int) -> None:
+    touch(tmp_path, *(f"c{n}/1.jpg" for n in range(1, count + 1)))
+    shown = ", ".join(f"c{n} 1" for n in range(1, min(count, 10) + 1)) + (" ..." if count > 10 else "")
+    (note,) = open_labels(tmp_path).notes
+    images, kinds = f"{count} image{'s' * (count > 1)}", f"{count} class{'es' * (count > 1)}"
+    assert note == f"{tmp_path}: {images}, {kinds}: {shown}"
+
+
+@pytest.mark.parametrize(
+    ("options", "is_allowed"),
+    [
+        ({"suffix": ".png"}, False), ({"images": Path()}, False), ({"path_column": "1"}, False),
+        ({"label_column": "1"}, False), ({"class_from": "(.)"}, True), ({"multi_label": True}, True),
+    ],
+)  # fmt: skip
+def test_options_of_columns_are_refused_with_a_folder(
+    tmp_path: Path, options: dict[str, object], is_allowed: bool
+) -> None:
+    touch(tmp_path, "a/1.jpg", "b/1.jpg")
+    table = TableOptions(**options)  # type: ignore[arg-type]
+    if is_allowed:
+        assert open_labels(tmp_path, table).is_multi_label is table.multi_label
+        return
+    with pytest.raises(InputError, match="is a folder: --path-column, --label-column, --images and --suffix apply"):
+        open_labels(tmp_path, table)
+
+
+@pytest.mark.parametrize(
+    ("unmatched", "expected"), [(0, ()), (2, ("left out: [ab] matches no class in 2 of 5 paths (x0.jpg, x1.jpg)",)),
+                                (3, None), (4, None)],
+)  # fmt: skip
+def test_half_of_the_paths_must_match(tmp_path: Path, unmatched: int, expected: tuple[str, ...] | None) -> None:
+    touch(tmp_path, "a.jpg", "b.jpg", "b2.jpg", *(f"x{n}.jpg" for n in range(unmatched)))
+    if expected is None:
+        message = rf"\[ab\] matches no class in {unmatched} of {3 + unmatched} paths \(x0.jpg, x1.jpg, x2.jpg"
+        with pytest.raises(InputError, match=message):
+            label_dir_by_pattern(tmp_path, "[ab]")
+        return
+    found = label_dir_by_pattern(tmp_path, "[ab]")
+    assert classes(found) == {"a": 1, "b": 2}
+    assert found.notes == expected
+    assert (found.path, found.img_root) == (tmp_path / "labels.txt", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("listed", "loose", "shown"),
+    [
+        (99, 1, "0.jpg"), (100, 1, None), (199, 2, "0.jpg, 1.jpg"), (200, 2, None), (5, 3, "0.jpg, 1.jpg, 2.jpg"),
+        (5, 4, "0.jpg, 1.jpg, 2.jpg and 1 more"), (5, 5, "0.jpg, 1.jpg, 2.jpg and 2 more"),
+    ],
+)  # fmt: skip
+def test_one_image_in_a_hundred_may_be_outside_the_class_folders(
+    tmp_path: Path, listed: int, loose: int, shown: str | None
+) -> None:
+    touch(tmp_path, *(f"{'ab'[n % 2]}/{n}.jpg" for n in range(listed)), *(f"{n}.jpg" for n in range(loose)))
+    if shown is None:
+        found = label_dir_auto(tmp_path)
+        assert found.notes == tuple(f"left out: {n}.jpg: beside the class folders" for n in range(loose))
+        assert sum(classes(found.labels).values()) == listed
+        return
+    with pytest.raises(InputError) as error:
+        label_dir_auto(tmp_path)
+    told = f"{tmp_path}: images outside the class folders ({shown}): move each into the folder of its class"
+    assert str(error.value).startswith(told)
+
+
+@pytest.mark.parametrize("tables", [[], ["b.csv"], ["b.csv", "a.tsv"]])
+def test_images_without_folders_are_labelled_by_the_first_table(tmp_path: Path, tables: list[str]) -> None:
+    touch(tmp_path, "1.jpg", "2.jpg")
+    for table in tables:
+        (tmp_path / table).write_text("path,label\n1.jpg,x\n")
+    with pytest.raises(InputError) as error:
+        label_dir_auto(tmp_path)
+    hint = f"label it by its table (`mlimages label {tmp_path}/{min(tables)} -o labels.txt`), " if tables else ""
+    assert str(error.value).startswith(
+        f"{tmp_path} holds 2 images and no class folders: {hint}create a folder per class, "
+    )
+
+
+def test_tables_beside_the_class_folders_are_named(tmp_path: Path) -> None:
+    touch(tmp_path, "in/a/1.jpg", "in/b/1.jpg")
+    (tmp_path / "in/more.csv").write_text("path,label\n")
+    table = tmp_path / "in/more.csv"
+    assert label_dir_auto(tmp_path).notes == (
+        "left out: in: not a class, its subfolders are",
+        f"left out: more.csv: the folders name the classes; `mlimages label {table}` reads it",
+    )
+
+
+@pytest.mark.parametrize("known", [1, 10, 11])
+def test_a_folder_that_is_none_of_the_classes_given_is_named(tmp_path: Path, known: int) -> None:
+    touch(tmp_path, "c1/1.jpg", "odd/1.jpg")
+    names = [f"c{n}" for n in range(1, known + 1)]
+    with pytest.raises(InputError) as error:
+        label_dir_auto(tmp_path, class_names=names)
+    told = f"{tmp_path}/odd: its name is not one of the {known} classes ({', '.join(names[:10])}): rename"
+    assert str(error.value).startswith(told)
+    assert label_dir_auto(tmp_path, class_names=["odd", "none", "c1"]).labels.count_images() == (2, Counter([0, 2]))
+
+
+def test_parts_without_a_class_of_train_are_no_parts(tmp_path: Path) -> None:
+    touch(tmp_path, "train/a/1.jpg", "train/b/1.jpg", *(f"test/c{n}/1.jpg" for n in range(4)))
+    with pytest.raises(InputError, match=r"none of its folders \(c0, c1, c2\) is a class of \S+train: label"):
+        label_dir_auto(tmp_path)
+
+
+def test_all_images_of_a_folder_are_one_class_of_its_name(tmp_path: Path) -> None:
+    labels = label_dir(touch(tmp_path / "cats", "1.jpg", "in/2.jpg", ".git/3.jpg"), 2)
+    assert classes(labels) == {"0": 0, "1": 0, "cats": 2}
+    assert (labels.path, labels.img_root) == (tmp_path / "cats/labels.txt", tmp_path / "cats")
+    with pytest.raises(InputError, match="no folder at"):
+        label_dir(tmp_path / "dogs", 0)
+
+
+def test_leaf_folders_of_one_name_and_numbered_ones_are_classes_by_their_paths(tmp_path: Path) -> None:
+    touch(tmp_path, "a/x/1.jpg", "b/x/2.jpg", "a/3.jpg", "b/y/part-0001/4.jpg", "b/y/part-0002/5.jpg")
+    assert classes(label_dir_auto(tmp_path, leaf=True).labels) == {"a": 1, "a/x": 1, "b/x": 1, "b/y": 2}
+    assert classes(label_dir_auto(tmp_path).labels) == {"a": 2, "b": 3}
