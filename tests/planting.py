@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 from mlimages.core import MAX_PIXELS, ImageProperty, LabeledPath, Normalization, Preprocessing
 from mlimages.images import load_pixels
 from mlimages.inference import OnnxBundle, ParityProbe, Predictor, softmax
-from mlimages.inference.predictor import Row
+from mlimages.inference.predictor import OutputRow
 from mlimages.labels import LabelFile, write_label_file
 
 Kind = Literal["mark", "border", "background"]
@@ -101,8 +101,8 @@ class LinearPredictor(Predictor):
     def probabilities(self, pixels: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         return softmax(((as_rows(pixels) - self._mean) @ self._weight).astype(np.float32))
 
-    def rows(self, pixels: Sequence[NDArray[np.uint8]]) -> list[Row]:
-        return [Row(one) for one in self.probabilities(pixels)]
+    def predict_rows(self, pixels: Sequence[NDArray[np.uint8]]) -> list[OutputRow]:
+        return [OutputRow(one) for one in self.probabilities(pixels)]
 
 
 def as_rows(pixels: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:

@@ -45,10 +45,10 @@ def augment(
     split: str = typer.Option(
         "",
         metavar="FRACTIONS",
-        help="Fractions of train, val (and test), such as 0.7,0.15,0.15; only train is augmented.",
+        help="Split into train, val (and test) by these fractions, such as 0.7,0.15,0.15; only train is augmented.",
     ),
     limit_per_class: int = typer.Option(None, min=1, metavar="N", help="Use at most N images per class."),
-    seed: int = typer.Option(0, help="Random seed for --split, --limit-per-class and the order."),
+    seed: int = typer.Option(0, help="Random seed for --split, --limit-per-class and shuffling."),
     form: Literal["npz", "npy", "folder"] = typer.Option(
         None, "--as", help="Output format [npz for NAME.npz, else folder]."
     ),
@@ -57,15 +57,16 @@ def augment(
 ) -> None:
     """Rotate and mirror images; write arrays or a folder.
 
-    Each image is written as it is, rotated by each angle, and mirrored. With --split the images are split first and
-    only the first part, train, is augmented, so that no copy of an image in val or test is in it.
+    Each image is written unchanged, rotated by each angle, and mirrored. With --split, the images are split first and
+    only the training set is augmented, so that it contains no copies of validation or test images.
 
     npz: x_train (uint8, N x PX x PX x 3), y_train (int64), x_val, y_val and class_names in one file for numpy.load;
-    without --split x and y. npy: the same as files in a folder. folder: images, with a label file for each part.
+    without --split x and y. npy: the same arrays as files in a folder. folder: images, with a label file for each
+    split.
 
     Example: mlimages augment labels.txt -o cats.npz --size 100 --rotate -30:30:6 --flip --split 0.75,0.25
     """
-    angles, shares = _angles(rotate), _shares(split)
+    angles, shares = _parse_angles(rotate), _parse_fractions(split)
 
     from mlimages.core import ImageProperty, TqdmProgress
     from mlimages.dataset import augment as write
@@ -86,7 +87,7 @@ def augment(
     _print_summary(summary, as_json=as_json)
 
 
-def _angles(text: str) -> range:
+def _parse_angles(text: str) -> range:
     if not text:
         return range(0)
     try:
@@ -101,7 +102,7 @@ def _angles(text: str) -> range:
     return angles
 
 
-def _shares(text: str) -> list[float]:
+def _parse_fractions(text: str) -> list[float]:
     try:
         shares = [float(share) for share in text.split(",")] if text else [1.0]
     except ValueError:

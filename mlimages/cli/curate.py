@@ -64,7 +64,7 @@ def label(
 
     written = make_label_files(options, split=split_groups, note=print_note)
     for file in written:
-        for line in _remarks(file):
+        for line in _class_warnings(file):
             print_note(line)
     if as_json:
         files = [{"path": str(file.path), "count": file.count, "classes": dict(file.classes)} for file in written]
@@ -84,10 +84,10 @@ def _summary_line(file: WrittenLabels) -> str:
     return f"{file.path}: {counted(file.count, 'image')}, {counted(len(file.classes), 'class')}: {shown}{more}"
 
 
-def _remarks(file: WrittenLabels) -> list[str]:
+def _class_warnings(file: WrittenLabels) -> list[str]:
     few = [f"{file.path}: fewer than two images of {', '.join(file.rare_classes)}"] * bool(file.rare_classes)
     is_too_few = len(file.classes) == 1 and not file.is_multi_label
-    return few + [f"{file.path}: one class only: a classifier needs two"] * is_too_few
+    return few + [f"{file.path}: only one class: a classifier needs at least two"] * is_too_few
 
 
 @takes_options(TableOptions)
@@ -111,7 +111,7 @@ def check(
     features: bool = typer.Option(
         False,
         "--features",
-        help="Also compare features of a network, which finds smaller crops (requires the extra train).",
+        help="Also compare features extracted by a network, which finds smaller crops (requires the extra `train`).",
     ),
     skip_unavailable: bool = SKIP_UNAVAILABLE,
     engine: Engine = ENGINE,
@@ -167,8 +167,10 @@ def check(
     if advice := missing_advice(report.errors.get("missing", 0), report.checked):
         print_note(advice)
     if count := report.errors.get(checks.Code.TWO_LABELS, 0):
-        print_note(f"{counted(count, 'image')} left out as copies in several classes: if an image may have several, "
-                   "--multi-label keeps it with all of them")  # fmt: skip
+        print_note(
+            f"{counted(count, 'image')} left out, as copies are in several classes: if an image may have several "
+            "classes, use --multi-label"
+        )
     if report.ok:
         checked = [path for path in written if path.name.endswith("_checked.txt")]
         print_next_command("finetune", checked[0], *(["--val", checked[1]] if len(checked) > 1 else []))
@@ -177,7 +179,7 @@ def check(
 
 
 def _open_embedder(files: Sequence[LabelFile]) -> Embedder:
-    """Load the network, and print what comparing features will cost."""
+    """Load the network, and print the time and memory that comparing features will take."""
     from mlimages.training import embedder
 
     embed = embedder()
@@ -225,8 +227,9 @@ def mean(
 ) -> None:
     """Compute the mean image and per-channel mean and std.
 
-    Images are prepared as in training. Writes an image to look at, .npy (float32, channels x height x width,
-    0..255) to compute with, .json with the figures, and NAME_used_in_mean.txt beside the label file.
+    Images are prepared as in training. Writes the mean image as .png to look at and as .npy to compute with (float32,
+    channels x height x width, 0..255), the statistics as .json, and the images used as NAME_used_in_mean.txt beside the
+    label file.
 
     Example: mlimages mean train.txt --size 227 -o mean.png
     """
@@ -263,14 +266,19 @@ def mean(
         _print_json({**figures, "path": str(out)})
         return
     print(f"{out}: mean of {counted(mean_image.count, 'image')}, {len(mean_image.broken)} skipped")
-    print("per channel: mean " + _figures(mean_image.channel_mean) + ", std " + _figures(mean_image.channel_std))
+    print(
+        "per channel: mean "
+        + _format_values(mean_image.channel_mean)
+        + ", std "
+        + _format_values(mean_image.channel_std)
+    )
     prepared: list[object] = ["--model", model] if model and not Path(model).is_dir() else ["--size", prop.width]
     prepared += ["--resize", prop.resize] * (prop.resize != "shorter" and not model) + ["--gray"] * gray
     options = [*to_arguments(table), *validation_option(source), *prepared]
     print_next_command("finetune", source, *options, "--mean", out.with_suffix(".npy"))
 
 
-def _figures(values: tuple[float, ...]) -> str:
+def _format_values(values: tuple[float, ...]) -> str:
     return " ".join(f"{value:.1f}" for value in values)
 
 

@@ -101,7 +101,7 @@ def export(
     print(
         f"model card: {card}"
         if has_model_card(bundle)
-        else f"model card not written: {card} is not by mlimages, or was edited since",
+        else f"model card not written: {card} exists and was not written by mlimages, or was edited since",
         file=sys.stderr,
     )
     if page:
@@ -122,7 +122,7 @@ def quantize(
         metavar="LABELS",
         help="Label file; half of its images are used for calibration, half to measure accuracy.",
     ),
-    out: Path = typer.Option(None, "-o", "--out", metavar="FILE.onnx", help="File to write [MODEL-quantized.onnx]."),
+    out: Path = typer.Option(None, "-o", "--out", metavar="FILE.onnx", help="Output file [MODEL-quantized.onnx]."),
     max_drop: float = typer.Option(
         1.0, min=0.0, metavar="POINTS", help="Maximum drop in accuracy or mAP, in percentage points."
     ),
@@ -161,7 +161,7 @@ def quantize(
 def predict(
     model: Path = MODEL,
     sources: list[str] = typer.Argument(
-        ..., metavar="IMAGE...", help="Images, folders of images, or - for an image on standard input."
+        ..., metavar="IMAGE...", help="Images, folders of images, or - to read one image from standard input."
     ),
     top: int = typer.Option(
         3,
@@ -192,7 +192,7 @@ def predict(
     results: predictions.Results = (each.result for each in stream)
     if copy_to:
         results = copy_by_class(results, copy_to)
-    show = predictions.as_json if as_json else predictions.as_csv if as_csv else predictions.as_text
+    show = predictions.print_json if as_json else predictions.print_csv if as_csv else predictions.print_text
     if not show(results, top=top, multi_label=predictor.bundle.multi_label):
         raise typer.Exit(1)
 
@@ -285,7 +285,7 @@ def serve(
     values: dict[str, Any],
     model: Path = MODEL,
     host: str = typer.Option(
-        "127.0.0.1", metavar="HOST", help="Address to listen on; any but loopback requires a token."
+        "127.0.0.1", metavar="HOST", help="Address to listen on; a non-loopback address requires a token."
     ),
     port: int = typer.Option(8000, min=0, max=65535, metavar="N", help="Port; 0 picks a free one."),
     token: bool = typer.Option(
@@ -295,9 +295,10 @@ def serve(
 ) -> None:
     """Serve a model over HTTP, with a page to try it.
 
-    POST an image to /predict; /openapi.json describes all routes, /metrics is for Prometheus, /v2 speaks the Open
-    Inference Protocol. Beyond loopback every request must carry the token in the environment variable MLIMAGES_TOKEN.
-    SIGHUP reloads the model's file; SIGTERM or Ctrl-C finishes the requests in flight.
+    POST an image to /predict; /openapi.json describes all routes, /metrics serves Prometheus metrics, /v2 implements
+    the Open Inference Protocol. If other machines can reach the server, every request must have the token in the
+    environment variable MLIMAGES_TOKEN.
+    SIGHUP reloads the model; SIGTERM or Ctrl-C stops the server after the requests in flight.
 
     Example: mlimages serve runs/cats --port 8080
     """
@@ -315,4 +316,7 @@ def serve(
 
 def _print_url(url: str) -> None:
     print(url, flush=True)
-    print(f"next: open it in a browser, or curl -F file=@IMAGE {url}predict; Ctrl-C stops the server", file=sys.stderr)
+    print(
+        f"next: open {url} in a browser, or run curl -F file=@IMAGE {url}predict; Ctrl-C stops the server",
+        file=sys.stderr,
+    )

@@ -16,10 +16,10 @@ import typer
 from typer.core import TyperGroup
 
 from mlimages.cli.engines import ADDRESS, ENGINE, Engine, open_cluster
-from mlimages.cli.gather_search import commons, inaturalist, openverse, pexels, tell
+from mlimages.cli.gather_search import commons, inaturalist, openverse, pexels, print_message
 from mlimages.cli.hints import print_next_command
 from mlimages.cli.options import GroupedCommand, takes_options
-from mlimages.cli.process import collect_garbage_rarely
+from mlimages.cli.process import raise_gc_threshold
 from mlimages.core import GatherError, GatherSummary, InputError, Reason, as_path, counted
 from mlimages.gathering import GatherOptions
 
@@ -32,7 +32,7 @@ _IMAGES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".
 _HINTS = {
     Reason.PRIVATE_ADDRESS: "--allow-private connects to private addresses",
     Reason.OPT_OUT: "--ignore-opt-out downloads images whose site or metadata opts out",
-    Reason.HTML: "the hosts returned web pages instead of images: a login page, or blocking",
+    Reason.HTML: "the hosts returned web pages instead of images: they require a login or block the requests",
     Reason.FORBIDDEN: "the hosts refuse the requests: send a Referer with --header, then use --retry-failed forbidden",
     Reason.NAME_SERVER: "no name server responds: is the network up?",
     Reason.UNREACHABLE: "is the network up?",
@@ -52,7 +52,7 @@ _NO_LINKS = "the source has no links"
 def register(app: typer.Typer) -> None:
     """Add this step's commands to the command line."""
     sub = typer.Typer(
-        cls=_Gather,
+        cls=_GatherGroup,
         no_args_is_help=True,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
@@ -61,11 +61,11 @@ def register(app: typer.Typer) -> None:
         epilog="Example: mlimages gather urls links.txt -o data/mine",
     )
     for make_source in (urls, imagenet, openverse, inaturalist, commons, pexels):
-        sub.command(make_source.__name__, cls=_Command)(_make_command(make_source))
+        sub.command(make_source.__name__, cls=_GatherCommand)(_make_command(make_source))
     app.add_typer(sub, name="gather", rich_help_panel="gather")
 
 
-class _Gather(TyperGroup):
+class _GatherGroup(TyperGroup):
     """Suggests `gather urls` if a list or a link is given instead of a command."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
@@ -80,7 +80,7 @@ class _Gather(TyperGroup):
         return super().resolve_command(ctx, args)
 
 
-class _Command(GroupedCommand):
+class _GatherCommand(GroupedCommand):
     """A command whose option `--retry-failed` may have no value."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -90,7 +90,7 @@ class _Command(GroupedCommand):
         return super().parse_args(ctx, [f"{arg}=all" if bare else arg for arg, bare in zip(args, alone, strict=True)])
 
 
-def _common(
+def _common_options(
     *,
     out: Path = typer.Option(
         ..., "-o", "--out", metavar="FOLDER", help="Folder for the images and manifest.jsonl.", rich_help_panel="Output"
@@ -111,12 +111,12 @@ def _common(
 
 def _make_command(make_source: Callable[..., Source]) -> Callable[..., None]:
     """Make a command from a function that creates a source: its parameters after the first, then the common ones."""
-    common = inspect.signature(_common, eval_str=True).parameters
+    common = inspect.signature(_common_options, eval_str=True).parameters
     own = inspect.signature(make_source, eval_str=True)
 
     def body(options: dict[str, Any], **values: Any) -> None:
         chosen = {name: values.pop(name) for name in common}
-        _run(partial(make_source, **values), options, **chosen)
+        _run_gather(partial(make_source, **values), options, **chosen)
 
     body.__name__, body.__doc__ = make_source.__name__, make_source.__doc__
     vars(body)["__signature__"] = own.replace(parameters=[*own.parameters.values(), *common.values()])
@@ -124,7 +124,7 @@ def _make_command(make_source: Callable[..., Source]) -> Callable[..., None]:
 
 
 def urls(
-    network: GatherOptions,
+    http_options: GatherOptions,
     lists: list[str] = typer.Argument(
         ..., metavar="LIST...", help="Files or http(s) URLs: .txt .csv .tsv .json .jsonl .parquet; - for stdin."
     ),
@@ -150,8 +150,9 @@ def urls(
 ) -> Any:  # a Source; its module is not imported for the annotation
     """Download the images in lists of links.
 
-    A list is text with one link per line (or CLASS<TAB>LINK), or a table with a column of links and perhaps one of
-    classes (CSV, TSV, JSON, JSON lines, Parquet, COCO), plain or compressed. Other columns go into the manifest. Links
+    A list is a text file with one link per line (or CLASS<TAB>LINK), or a table with a column of links and optionally
+    one of classes (CSV, TSV, JSON, JSON lines, Parquet, COCO), plain or compressed. Other columns go into the manifest.
+    Links
     without a class belong to a class named after their file. Each image is decoded before it is kept, under OUT/CLASS/;
     the outcome of each link is in OUT/manifest.jsonl.
 
@@ -159,11 +160,18 @@ def urls(
     """
     from mlimages.gathering import UrlList
 
-    return UrlList(*lists, url_col=url_col, label_col=label_col, class_name=class_name, network=network, tell=tell)
+    return UrlList(
+        *lists,
+        url_col=url_col,
+        label_col=label_col,
+        class_name=class_name,
+        network=http_options,
+        tell=print_message,
+    )
 
 
 def imagenet(
-    network: GatherOptions,
+    http_options: GatherOptions,
     words: list[str] = typer.Argument(
         ..., metavar="SYNSET...", help='WordNet ids or words: n02121808, "domestic cat".'
     ),
@@ -182,8 +190,8 @@ def imagenet(
 ) -> Any:
     """Download ImageNet's images by WordNet id or word.
 
-    The images come from the first of these that has them: --archive, the site's archive of the synset, the site's
-    list of links, --url-list. Folders are named by the synset's first word: domestic_cat/persian_cat.
+    The images come from the first of these that has the synset: --archive, the site's archive, the site's list of
+    links, --url-list. Folders are named by the synset's first word: domestic_cat/persian_cat.
 
     Example: mlimages gather imagenet n02121808 --subtree --limit 200 -o data/cats
     """
@@ -195,12 +203,12 @@ def imagenet(
         archive=archive,
         url_list=url_list,
         endpoint=endpoint,
-        network=network,
-        tell=tell,
+        network=http_options,
+        tell=print_message,
     )
 
 
-def _run(
+def _run_gather(
     make_source: Callable[[GatherOptions], Source],
     options: dict[str, Any],
     *,
@@ -212,7 +220,7 @@ def _run(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    collect_garbage_rarely()
+    raise_gc_threshold()
     from mlimages.core import NoProgress, Processes, TqdmProgress
 
     out = as_path(out)
@@ -225,11 +233,11 @@ def _run(
         raise InputError("--workers starts processes on this machine: leave it out with --engine ray")
     with open_cluster(engine, address) as cluster:
         tasks = cluster or (Processes(workers) if workers > 1 else None)
-        summary = _gather(source, out, tasks, progress=progress, **options)
+        summary = _gather_images(source, out, tasks, progress=progress, **options)
     if as_json:
         print(json.dumps(summary.to_dict(), ensure_ascii=False))
     elif not quiet:
-        print("\n".join(_table(summary)))
+        print("\n".join(_summary_lines(summary)))
     if not summary.ok and not options.get("shard"):  # a shard may have no links
         raise GatherError(f"no image was gathered: {_no_images_reason(summary)}")
     if not quiet and options.get("shard"):
@@ -239,7 +247,7 @@ def _run(
         print_next_command("label", out, *(["--leaf"] if any("/" in label for label in summary.classes) else []))
 
 
-def _gather(source: Source, out: Path, tasks: Cluster | Processes | None, **options: Any) -> GatherSummary:
+def _gather_images(source: Source, out: Path, tasks: Cluster | Processes | None, **options: Any) -> GatherSummary:
     if tasks:
         from mlimages.gathering import gather_on
 
@@ -273,21 +281,21 @@ def _no_images_reason(summary: GatherSummary) -> str:
 
 
 def _remedies(summary: GatherSummary) -> list[str]:
-    """Return the steps that finish the unfinished links; the same command, if it helps, comes last."""
+    """Return what to do about the unfinished links; running the same command again, if it helps, comes last."""
     counts = {reason: summary.reasons.get(reason, 0) for reason in _REMEDIES}
     found = [f"{_REMEDIES[reason]} ({counted(count, 'link')})" for reason, count in counts.items() if count]
     return found + [_AGAIN] * (summary.open > sum(counts.values()) or not found)
 
 
-def _table(summary: GatherSummary) -> Iterator[str]:
+def _summary_lines(summary: GatherSummary) -> Iterator[str]:
     if summary.failed > summary.ok and summary.reasons:
         reason, count = next(iter(summary.reasons.items()))
         hint = f" ({_HINTS[Reason(reason)]})" if reason in _HINTS else ""
         links = summary.failed + summary.ok + summary.duplicate
         yield f"{summary.failed} of {links} links failed; {reason}: {count}{hint}\n"
-    yield from _counts("images by class", summary.classes)
-    yield from _counts("failed links by reason", summary.reasons)
-    yield from _counts("failed links by host", summary.hosts)
+    yield from _count_lines("images by class", summary.classes)
+    yield from _count_lines("failed links by reason", summary.reasons)
+    yield from _count_lines("failed links by host", summary.hosts)
     near = f" ({summary.near_duplicate} of them near-duplicates)" if summary.near_duplicate else ""
     again = counted(summary.duplicate, "duplicate")
     yield f"{summary.ok} good{near}, {again}, {summary.failed} failed in {summary.out}"
@@ -304,7 +312,7 @@ def _table(summary: GatherSummary) -> Iterator[str]:
         has = "1 duplicate has" if summary.conflicting == 1 else f"{summary.conflicting} duplicates have"
         yield f"{has} a different class from the image that was kept: see `same_as` in manifest.jsonl"
     if summary.changed:
-        yield f"{counted(summary.changed, 'file')} changed since download: kept"
+        yield f"{counted(summary.changed, 'file')} kept although changed since the download"
     if summary.moved:
         names = "it" if summary.moved == 1 else "them"
         yield f"{counted(summary.moved, 'image')} moved to the class that the list now gives {names}"
@@ -315,7 +323,7 @@ def _table(summary: GatherSummary) -> Iterator[str]:
         yield f"{counted(summary.removed, 'image')} deleted by hand: not downloaded again (see --restore-deleted)"
 
 
-def _counts(title: str, counts: Mapping[str, int]) -> Iterator[str]:
+def _count_lines(title: str, counts: Mapping[str, int]) -> Iterator[str]:
     if not counts:
         return
     rows = list(counts.items())

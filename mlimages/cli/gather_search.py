@@ -17,7 +17,7 @@ _REFRESH = typer.Option(
 
 
 def openverse(
-    network: GatherOptions,
+    http_options: GatherOptions,
     queries: list[str] = typer.Argument(..., metavar="QUERY...", help="Search query, or CLASS=QUERY."),
     licence: str = typer.Option(
         "", metavar="NAME,...", help="Licences to accept: by,by-sa,cc0,pdm ...", rich_help_panel="Source"
@@ -64,15 +64,15 @@ def openverse(
         filters={"license_type": license_type, "source": source, "extension": extension},
         thumbnails=thumbnails,
         endpoint=endpoint,
-        network=network,
-        tell=tell,
+        network=http_options,
+        tell=print_message,
         wait=None if no_wait else count_down,
         refresh=refresh,
     )
 
 
 def inaturalist(
-    network: GatherOptions,
+    http_options: GatherOptions,
     taxa: list[str] = typer.Argument(..., metavar="TAXON...", help="Names or ids of taxa, or CLASS=TAXON."),
     licence: str = typer.Option(
         "", metavar="NAME,...", help="Licences of the photos to accept: cc0,by,by-nc ...", rich_help_panel="Source"
@@ -116,14 +116,14 @@ def inaturalist(
         place=place,
         size=size,
         endpoint=endpoint,
-        network=network,
+        network=http_options,
         wait=count_down,
         refresh=refresh,
     )
 
 
 def commons(
-    network: GatherOptions,
+    http_options: GatherOptions,
     queries: list[str] = typer.Argument(..., metavar="QUERY...", help='Search query, "Category:NAME", or CLASS=QUERY.'),
     width: int = typer.Option(
         960,
@@ -155,15 +155,15 @@ def commons(
         queries,
         width=None if originals else width,
         endpoint=endpoint,
-        network=network,
-        tell=tell,
+        network=http_options,
+        tell=print_message,
         wait=count_down,
         refresh=refresh,
     )
 
 
 def pexels(
-    network: GatherOptions,
+    http_options: GatherOptions,
     queries: list[str] = typer.Argument(
         ..., metavar="QUERY...", help='Search query, or CLASS=QUERY ("lizard=lizard reptile").'
     ),
@@ -212,13 +212,13 @@ def pexels(
         filters={name: value for name, value in filters.items() if value},
         i_have_permission=i_have_permission,
         endpoint=endpoint,
-        network=network,
+        network=http_options,
         wait=None if no_wait else count_down,
         refresh=refresh,
     )
 
 
-def tell(text: str) -> None:
+def print_message(text: str) -> None:
     """Print a message to standard error, above the progress bar."""
     from tqdm import tqdm
 
@@ -227,7 +227,7 @@ def tell(text: str) -> None:
 
 async def count_down(seconds: float, reason: str) -> None:
     """Sleep, and show the remaining time on standard error."""
-    tell(f"{reason} (Ctrl-C stops; run the same command again to resume)")
+    print_message(f"{reason} (Ctrl-C stops; run the same command again to resume)")
     until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0:
         if sys.stderr.isatty():

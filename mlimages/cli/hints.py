@@ -18,7 +18,7 @@ def print_next_command(*words: object) -> None:
 
 
 def to_arguments(values: Mapping[str, Any]) -> list[object]:
-    """Return command-line arguments for the options that have a value."""
+    """Return the command-line arguments for the options whose value is set."""
     return [
         word
         for name, value in values.items()

@@ -77,7 +77,7 @@ def show(
     if source.suffix.lower() in (".npy", ".png"):
         return
     images, classes = counted(sum(shown.values()), "image"), counted(len(shown), "class")
-    print(f"{images} of {classes}, {len(broken)} of them unreadable", file=sys.stderr)
+    print(f"{images} of {classes}, {len(broken)} unreadable", file=sys.stderr)
     if source.is_dir():
         print_next_command("label", source)
     else:
@@ -113,13 +113,13 @@ def summary(
         return
     print(found)
     if Path(model).exists():
-        print(*map(printable, _card(Path(model)).splitlines()), sep="\n")
+        print(*map(printable, _read_model_card(Path(model)).splitlines()), sep="\n")
     else:
         layer = ("--freeze", freeze) if freeze != "none" else ()
         print_next_command("finetune", "labels.txt", "--model", model, *layer, "-o", "runs/first")
 
 
-def _card(model: Path) -> str:
+def _read_model_card(model: Path) -> str:
     """Return the model card of an exported file, or of a run's file; empty if there is none."""
     from mlimages.inference import OnnxBundle
     from mlimages.reports import model_card

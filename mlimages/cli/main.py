@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 
 from mlimages import __version__
 from mlimages.cli import augment, curate, demo, deploy, gather, inspect, probe_compare, train
-from mlimages.cli.process import escape_unprintable_output, raise_mmap_threshold, skip_collection_at_exit
+from mlimages.cli.process import disable_gc_at_exit, escape_unprintable_output, raise_mmap_threshold
 from mlimages.core import MlimagesError, PeerExitedError, printable
 
 STEPS = ("gather", "curate", "train", "deploy", "inspect")
@@ -62,7 +62,7 @@ def _installed_version(distribution: str) -> str:
 
 
 @app.callback()
-def _options(
+def _global_options(
     version: bool = typer.Option(
         False,
         "--version",
@@ -74,7 +74,7 @@ def _options(
 ) -> None:
     shown = logging.StreamHandler()
     shown.setLevel(logging.INFO if verbose else logging.WARNING)
-    shown.addFilter(lambda record: verbose or _is_for_all(record))
+    shown.addFilter(lambda record: verbose or _is_always_shown(record))
     shown.setFormatter(logging.Formatter("%(name)s: %(message)s") if verbose else _PackageFormatter())
     logging.basicConfig(handlers=[shown])
     logging.captureWarnings(True)
@@ -87,7 +87,7 @@ class _PackageFormatter(logging.Formatter):
         return f"{record.name.partition('.')[0]}: {super().format(record)}"
 
 
-def _is_for_all(record: logging.LogRecord) -> bool:
+def _is_always_shown(record: logging.LogRecord) -> bool:
     """Whether a log record is shown without --verbose; Pillow's warnings and skipped images are not."""
     return record.levelno >= logging.ERROR or record.name.startswith(
         ("mlimages.networks", "mlimages.training", "mlimages.export", "mlimages.checks")
@@ -98,7 +98,7 @@ for step in (gather, curate, augment, probe_compare, train, deploy, inspect, dem
     step.register(app)
 
 
-def _exit_with_peers(signal_number: int, frame: object) -> NoReturn:
+def _exit_on_sigterm(signal_number: int, frame: object) -> NoReturn:
     raise PeerExitedError("another training process exited, or the launcher was stopped (SIGTERM)")
 
 
@@ -118,11 +118,11 @@ def _report_to_launcher(error: MlimagesError) -> None:
 
 def main() -> NoReturn:
     """Run the command line. Exit codes: 0 done, 1 error, 2 usage, 130 interrupted."""
-    skip_collection_at_exit()
+    disable_gc_at_exit()
     raise_mmap_threshold()
     escape_unprintable_output()
     if "WORLD_SIZE" in os.environ:
-        signal.signal(signal.SIGTERM, _exit_with_peers)
+        signal.signal(signal.SIGTERM, _exit_on_sigterm)
     try:
         app()
     except MlimagesError as error:

@@ -49,7 +49,7 @@ class GroupedCommand(TyperCommand):
         for param in self.get_params(ctx):
             if _is_rare(param) and not ctx.meta.get(_ALL):
                 continue
-            title, record = _row(param, ctx)
+            title, record = _help_row(param, ctx)
             sections.setdefault(title, []).append(record)
         for title in sorted(sections, key=lambda title: _ORDER.get(title, -2 if title == "Arguments" else 0)):
             with formatter.section(title):
@@ -72,7 +72,7 @@ class ThresholdsCommand(GroupedCommand):
 
 
 def require_labels(source: Path) -> None:
-    """Raise InputError if there is nothing at a local path, or an image."""
+    """Raise InputError if a local path does not exist or is an image."""
     from mlimages.labels import IMAGE_SUFFIXES
 
     if ":/" in str(source):  # an address
@@ -92,28 +92,30 @@ def _as_list(value: Any) -> list[Path]:
     return list(value) if isinstance(value, list | tuple) else [] if value is None else [value]
 
 
-def _row(param: Any, ctx: Any) -> tuple[str, tuple[str, str]]:
-    """Return the section of a parameter, and its line in it."""
+def _help_row(param: Any, ctx: Any) -> tuple[str, tuple[str, str]]:
+    """Return the help section of a parameter, and its row in that section."""
     if param.param_type_name == "argument":
         return "Arguments", (param.metavar or param.name.upper(), param.help or "")
     if not param.metavar and not param.is_flag:
-        param.metavar = _metavar(param.type_descriptor.annotation)
+        param.metavar = _metavar_of_type(param.type_descriptor.annotation)
     names, text = param.get_help_record(ctx)
-    return _group(param), (names, text.replace("[default: (", "[default: ").replace(")]", "]"))
+    return _option_group(param), (names, text.replace("[default: (", "[default: ").replace(")]", "]"))
 
 
-def _metavar(kind: Any) -> str:
+def _metavar_of_type(kind: Any) -> str:
     return "|".join(map(str, get_args(kind))) if get_origin(kind) is Literal else _METAVARS.get(kind, "VALUE")
 
 
-def _print_all(ctx: typer.Context, value: bool) -> None:
+def _print_full_help(ctx: typer.Context, value: bool) -> None:
     if value:
         ctx.meta[_ALL] = True
         print(ctx.get_help())
         raise typer.Exit
 
 
-HELP_ALL = typer.Option(False, "--help-all", is_eager=True, callback=_print_all, help="Show every option and exit.")
+HELP_ALL = typer.Option(
+    False, "--help-all", is_eager=True, callback=_print_full_help, help="Show every option and exit."
+)
 
 
 SKIP_UNAVAILABLE = typer.Option(False, "--skip-unavailable", help="Skip remote images that cannot be downloaded.")
@@ -125,7 +127,7 @@ FORCE = typer.Option(
 )
 
 
-def _group(param: Any) -> str:
+def _option_group(param: Any) -> str:
     return (getattr(param, "rich_help_panel", None) or GENERAL).removeprefix("rare:")
 
 
@@ -171,7 +173,7 @@ def _parameter(field: OptionField, *, is_argument: bool, shown: tuple[str, ...])
         kind, default = list.__class_getitem__(get_args(kind)[0]), None
     given: dict[str, Any] = {"help": option.help}
     if kind is not bool:
-        given["metavar"] = option.metavar or _metavar(kind)
+        given["metavar"] = option.metavar or _metavar_of_type(kind)
     if is_argument:
         info = typer.Argument(default, show_default=False, **given)
     else:

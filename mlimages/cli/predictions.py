@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 Results = Iterable[Prediction | BrokenImage]
 
 
-def as_text(results: Results, *, top: int, multi_label: bool = False) -> int:
+def print_text(results: Results, *, top: int, multi_label: bool = False) -> int:
     """Print one line per image; return the number of predictions."""
     good = 0
     for result in results:
         good += isinstance(result, Prediction)
-        print(printable(f"{result.path or '-'}: {_text(result)}"))
+        print(printable(f"{result.path or '-'}: {_format_result(result)}"))
     return good
 
 
-def as_json(results: Results, *, top: int, multi_label: bool = False) -> int:
+def print_json(results: Results, *, top: int, multi_label: bool = False) -> int:
     """Print a JSON array, one image per line, valid even if interrupted; return the number of predictions."""
     good = 0
     separator = "\n"
@@ -40,14 +40,14 @@ def as_json(results: Results, *, top: int, multi_label: bool = False) -> int:
     try:
         for result in results:
             good += isinstance(result, Prediction)
-            print(separator, _json(values(result)), sep="", end="")
+            print(separator, _to_json(result_values(result)), sep="", end="")
             separator = ",\n"
     finally:
         print("\n]")
     return good
 
 
-def as_csv(results: Results, *, top: int, multi_label: bool = False) -> int:
+def print_csv(results: Results, *, top: int, multi_label: bool = False) -> int:
     """Print a header and one CSV row per image; return the number of predictions."""
     good = 0
     rows = csv.writer(sys.stdout, lineterminator="\n")
@@ -56,7 +56,7 @@ def as_csv(results: Results, *, top: int, multi_label: bool = False) -> int:
     rows.writerow(head)
     for result in results:
         good += isinstance(result, Prediction)
-        cells = [_cell(result.path), *_cells(result)]
+        cells = [_escape_formula(result.path), *_csv_cells(result)]
         rows.writerow([*cells, *[""] * (len(head) - len(cells))])
     return good
 
@@ -84,7 +84,7 @@ def export_notes(bundle: OnnxBundle) -> Iterator[str]:
         before, after = provenance.calibration_error
         yield f"temperature {bundle.temperature:.3f}: calibration error {before:.3f} before, {after:.3f} after"
     if bundle.unknown_below:
-        yield f'below {_percent(bundle.unknown_below)} the prediction is "unknown"'
+        yield f'below {_format_percent(bundle.unknown_below)} the prediction is "unknown"'
     if (data := data_path(bundle.path)).exists():
         yield f"the weights exceed 2 GB: keep {data} beside the .onnx file"
 
@@ -101,7 +101,7 @@ def page_notes(folder: Path, runtime: WebRuntime) -> Iterator[str]:
 
 
 def overlay_files(images: Sequence[os.PathLike[str]], folder: Path) -> list[Path]:
-    """Return a PNG path for each image; duplicate names get a number."""
+    """Return the path of a PNG file for each image; duplicate names get a number."""
     names: dict[str, None] = {}  # ordered
     for stem in (Path(os.fspath(image)).stem for image in images):
         names[next(name for name in chain([stem], (f"{stem}-{n}" for n in count(2))) if name not in names)] = None
@@ -111,15 +111,15 @@ def overlay_files(images: Sequence[os.PathLike[str]], folder: Path) -> list[Path
 def explanation_text(explanation: Explanation | BrokenImage, file: Path) -> str:
     """Format an explanation as text."""
     if isinstance(explanation, BrokenImage):
-        return f"{explanation.path}: {_text(explanation)}"
+        return f"{explanation.path}: {_format_result(explanation)}"
     return f"{explanation.path}: {explanation} ({file})"
 
 
 def explanation_json(explanation: Explanation | BrokenImage, file: Path) -> str:
     """Format an explanation as JSON."""
     if isinstance(explanation, BrokenImage):
-        return _json(values(explanation))
-    return _json({
+        return _to_json(result_values(explanation))
+    return _to_json({
         "path": explanation.path,
         "class_name": explanation.class_name,
         "probability": explanation.probability,
@@ -135,11 +135,11 @@ def evaluation_text(evaluation: Evaluation) -> str:
     name, score = evaluation.score_name, evaluation.score
     width = max(map(len, ("class", *evaluation.class_names)))
     lines = [
-        f"{name} {_percent(score.value)} ({_percent(score.low)} to {_percent(score.high)}) "
+        f"{name} {_format_percent(score.value)} ({_format_percent(score.low)} to {_format_percent(score.high)}) "
         f"on {counted(evaluation.count, 'image')}",
         *filter(None, [evaluation.training_note]),
         f"loss {evaluation.loss:.3f}, calibration error {evaluation.calibration_error:.3f}",
-        *_class_lines(evaluation, width),
+        *_class_score_lines(evaluation, width),
     ]
     if evaluation.unknown:
         lines.append(f'predicted as "unknown": {counted(evaluation.unknown, "image")}')
@@ -148,7 +148,7 @@ def evaluation_text(evaluation: Evaluation) -> str:
         more = f" and {len(evaluation.broken) - 3} more" if len(evaluation.broken) > 3 else ""
         lines.append(f"{counted(len(evaluation.broken), 'image')} could not be used: {named}{more}")
     if evaluation.middle_hidden:
-        lines.append(_middle_text(evaluation))
+        lines.append(_masked_centre_text(evaluation))
     decode, network = evaluation.decode_ms, evaluation.network_ms
     lines.append(
         f"{evaluation.images_per_s:.0f} images/s; latency p50/p95 in ms: decode {decode.p50:.1f}/{decode.p95:.1f}, "
@@ -157,34 +157,35 @@ def evaluation_text(evaluation: Evaluation) -> str:
     return "\n".join(lines)
 
 
-def _class_lines(evaluation: Evaluation, width: int) -> Iterator[str]:
-    """Yield the table of scores of each class, of a multi-label model with average precision and threshold."""
+def _class_score_lines(evaluation: Evaluation, width: int) -> Iterator[str]:
+    """Yield the table of scores by class; for a multi-label model with average precision and threshold."""
     labels = evaluation.labels
     header = "       AP  threshold" if labels else ""
     yield f"{'class':{width}}    images{header}  precision   recall       F1"
     for one in labels.rows if labels else evaluation.per_class:
-        more = f"  {_share(one.average_precision):>7}  {one.threshold:9.3f}" if isinstance(one, LabelRow) else ""
-        shares = f"{_share(one.precision):>9}  {_share(one.recall):>7}  {_share(one.f1):>7}"
+        more = f"  {_format_share(one.average_precision):>7}  {one.threshold:9.3f}" if isinstance(one, LabelRow) else ""
+        shares = f"{_format_share(one.precision):>9}  {_format_share(one.recall):>7}  {_format_share(one.f1):>7}"
         yield f"{one.name:{width}}  {one.count:8}{more}  {shares}"
     if labels and (absent := [one.name for one in labels.rows if not one.count]):
         yield f"no image of {', '.join(absent)}: the scores are undefined (-) and excluded from mAP"
 
 
-def _middle_text(evaluation: Evaluation) -> str:
-    """Format the accuracy with the centre masked, and its interpretation."""
+def _masked_centre_text(evaluation: Evaluation) -> str:
+    """Format the accuracy with the centre masked, and say whether the background alone predicts the class."""
     hidden = evaluation.middle_hidden
     assert hidden is not None
     most_frequent = max(map(sum, evaluation.confusion)) / evaluation.count
     verdict = ": the class can be predicted from the background alone" if hidden.low > most_frequent else ""
-    interval = f"{_percent(hidden.low)} to {_percent(hidden.high)}"
-    return f"with the centre masked: {_percent(hidden.value)} correct ({interval}){verdict}"
+    interval = f"{_format_percent(hidden.low)} to {_format_percent(hidden.high)}"
+    return f"with the centre masked: {_format_percent(hidden.value)} correct ({interval}){verdict}"
 
 
 def quantization_text(result: Quantization) -> str:
     """Format the trials and the outcome as text."""
     lines = [f"{'variant':20}  {result.score_name:>8}  calibration error    images/s      MB"]
     lines += [
-        f"{trial.name:20}  {_percent(trial.accuracy):>8}  {trial.calibration_error:17.3f}  {trial.images_per_s:10.1f}"
+        f"{trial.name:20}  {_format_percent(trial.accuracy):>8}  {trial.calibration_error:17.3f}  "
+        f"{trial.images_per_s:10.1f}"
         f"  {trial.size_bytes / 1e6:6.1f}"
         for trial in result.trials
     ]
@@ -195,11 +196,11 @@ def quantization_text(result: Quantization) -> str:
     return "\n".join(lines)
 
 
-def _text(result: Prediction | BrokenImage) -> str:
+def _format_result(result: Prediction | BrokenImage) -> str:
     if isinstance(result, BrokenImage):
         return f"broken, {result.fault}: {result.detail}"
     scores = result.top if result.labels is None else result.labels
-    classes = ", ".join(f"{score.class_name} {_percent(score.probability)}" for score in scores)
+    classes = ", ".join(f"{score.class_name} {_format_percent(score.probability)}" for score in scores)
     if result.labels is not None:
         return classes or "none"
     if result.known is False:
@@ -208,7 +209,7 @@ def _text(result: Prediction | BrokenImage) -> str:
     return f"{' or '.join(likely)} ({classes})" if len(likely) > 1 else classes
 
 
-def values(result: Prediction | BrokenImage) -> dict[str, object]:
+def result_values(result: Prediction | BrokenImage) -> dict[str, object]:
     """Return a result as JSON types."""
     if isinstance(result, BrokenImage):
         return asdict(result)
@@ -219,25 +220,25 @@ def values(result: Prediction | BrokenImage) -> dict[str, object]:
     return {"path": result.path, "class_name": None if result.known is False else result.class_name, **given}
 
 
-def _cells(result: Prediction | BrokenImage) -> list[object]:
+def _csv_cells(result: Prediction | BrokenImage) -> list[object]:
     if isinstance(result, BrokenImage):
         return [result.fault]
     if result.labels is not None:
-        names = "|".join(_cell(label.class_name) for label in result.labels) or "[]"
+        names = "|".join(_escape_formula(label.class_name) for label in result.labels) or "[]"
         return ["", names, "|".join(f"{label.probability:.6f}" for label in result.labels)]
     score = "" if result.known_score is None else f"{result.known_score:.6f}"
-    classes = "|".join(map(_cell, result.prediction_set or ()))
-    pairs = [cell for score in result.top for cell in (_cell(score.class_name), f"{score.probability:.6f}")]
+    classes = "|".join(map(_escape_formula, result.prediction_set or ()))
+    pairs = [cell for score in result.top for cell in (_escape_formula(score.class_name), f"{score.probability:.6f}")]
     return ["unknown" if result.known is False else "", score, classes, *pairs]
 
 
-def _cell(text: str) -> str:
+def _escape_formula(text: str) -> str:
     """Prefix text that a spreadsheet would evaluate as a formula with an apostrophe."""
     safe = printable(text)
     return f"'{safe}" if len(safe) > 1 and safe.startswith(("=", "+", "-", "@")) else safe
 
 
-def _json(values: dict[str, object]) -> str:
+def _to_json(values: dict[str, object]) -> str:
     """Return JSON; non-ASCII and control characters are escaped if the terminal cannot show them."""
     text = json.dumps(values, ensure_ascii=False)
     encoding = sys.stdout.encoding or "utf-8"
@@ -245,9 +246,9 @@ def _json(values: dict[str, object]) -> str:
     return text if is_safe else json.dumps(values)
 
 
-def _share(share: Share | None) -> str:
-    return _percent(share.value) if share else "-"
+def _format_share(share: Share | None) -> str:
+    return _format_percent(share.value) if share else "-"
 
 
-def _percent(share: float) -> str:
+def _format_percent(share: float) -> str:
     return f"{share * 100:.1f} %"

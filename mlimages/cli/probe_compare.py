@@ -28,7 +28,7 @@ def probe(
     labels: Path = typer.Argument(
         ..., metavar="LABELS|FOLDER", help="A label file, or a folder with one subfolder per class."
     ),
-    out: Path = typer.Option(Path("probe.png"), "-o", "--out", metavar="FILE.png", help="Plot to write."),
+    out: Path = typer.Option(Path("probe.png"), "-o", "--out", metavar="FILE.png", help="Output file of the plot."),
     report: Path = typer.Option(
         None, metavar="FILE.html", help="Write an HTML report with plots and the accuracy of each layer."
     ),
@@ -49,8 +49,8 @@ def probe(
     """Find how many layers to freeze, and which network to use.
 
     The images pass through the network once; a ridge classifier on the output of each layer, scored by
-    leave-one-out, shows how well that layer separates your classes. The recommended --freeze is the highest layer
-    within noise of the best. The learning curve shows whether more images would help.
+    leave-one-out, shows how well that layer separates your classes. The recommended --freeze is the last layer within
+    noise of the best. The learning curve shows whether more images would help.
 
     With several --model, a table compares their accuracy, processor time and size.
 
@@ -119,7 +119,7 @@ def features(
     labels: Path = typer.Argument(
         ..., metavar="LABELS|FOLDER", help="A label file, or a folder with one subfolder per class."
     ),
-    out: Path = typer.Option(Path("features.npz"), "-o", "--out", metavar="FILE.npz", help="File to write."),
+    out: Path = typer.Option(Path("features.npz"), "-o", "--out", metavar="FILE.npz", help="Output file (.npz)."),
     model: str = typer.Option(DEFAULT_MODEL, metavar="NAME", help="Network."),
     weights: str = typer.Option("default", metavar="default|none|PATH", help="Pretrained weights."),
     layer: str = typer.Option(

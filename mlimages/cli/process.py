@@ -29,7 +29,7 @@ def use_one_thread() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-def collect_garbage_rarely() -> None:
+def raise_gc_threshold() -> None:
     """Raise the garbage collector's threshold, for commands that keep thousands of objects in flight."""
     gc.set_threshold(GARBAGE_THRESHOLD)
 
@@ -42,12 +42,12 @@ def escape_unprintable_output() -> None:
 
 
 def interrupt_on_sigterm() -> None:
-    """End on SIGTERM as on Ctrl-C; call it after Ray has started, whose own handler prints a native stack trace."""
+    """Handle SIGTERM like Ctrl-C; call this after Ray has started, whose own handler prints a native stack trace."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def log_server(log_format: str) -> None:
-    """Log the server, including its access log, to standard error."""
+    """Write the server's log, including its access log, to standard error."""
     from mlimages.serving import JsonFormatter
 
     handler, logger = logging.StreamHandler(), logging.getLogger("mlimages.serving")
@@ -65,11 +65,11 @@ def raise_mmap_threshold() -> None:
     bytes(4 * 2**20)
 
 
-def skip_collection_at_exit() -> None:
+def disable_gc_at_exit() -> None:
     """Skip the three garbage collections at exit, unless torch is loaded, which needs them."""
-    atexit.register(_freeze)
+    atexit.register(_freeze_gc)
 
 
-def _freeze() -> None:
+def _freeze_gc() -> None:
     if "torch" not in sys.modules:
         gc.freeze()

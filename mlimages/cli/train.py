@@ -34,7 +34,7 @@ def finetune(
     settings: dict[str, Any],
     ctx: typer.Context,
     resume: Path = typer.Option(
-        None, metavar="RUN", help="Resume a run; with --epochs N, train it further.", rich_help_panel="Output"
+        None, metavar="RUN", help="Resume a run; with --epochs N, train for more epochs.", rich_help_panel="Output"
     ),
     tensorboard: bool = typer.Option(
         False, "--tensorboard", help="Write TensorBoard logs.", rich_help_panel="rare:Output"
@@ -73,7 +73,7 @@ def finetune(
         result = fine_tune(config, progress=TqdmProgress(), callbacks=callbacks)
     if not is_main_process:
         return
-    print(json.dumps(result.to_dict(), indent=1) if as_json else _table(result))
+    print(json.dumps(result.to_dict(), indent=1) if as_json else _result_table(result))
     model = result.onnx or result.run / "model.onnx"
     if config.val and result.val_map is None:  # the thresholds of several labels were chosen on these images
         print_next_command("evaluate", model, config.val, *to_arguments(asdict(TableOptions.of(config))))
@@ -96,7 +96,7 @@ def _is_given(ctx: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def _table(result: FineTuneResult) -> str:
+def _result_table(result: FineTuneResult) -> str:
     more = f" and {len(result.broken) - 3} more, see {result.run / 'log.txt'}" if len(result.broken) > 3 else ""
     value, low, high = result.val_map or (result.val_accuracy, *result.val_interval)
     of = "" if result.val_map else f"{round(result.val_accuracy * result.val_images)} of "
@@ -109,7 +109,7 @@ def _table(result: FineTuneResult) -> str:
         "before": "" if probe is None else f"{probe:.1%} with the closed-form head",
         "images": f"{result.train_images} for training, {result.val_images} for validation",
         "skipped": ", ".join(f"{each.path} ({each.fault})" for each in result.broken[:3]) + more,
-        "without": result.known_note,
+        "without": result.missing_outputs_note,
         "classes": ", ".join(result.classes),
         "network": f"{result.model}, frozen: {result.freeze}"
         + (

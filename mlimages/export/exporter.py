@@ -67,7 +67,7 @@ class ExportOptions:
 
     def __post_init__(self) -> None:
         if self.exact and RUNTIMES[self.target].resize != "operator":
-            raise InputError(f"{RUNTIMES[self.target].name} does not support the exact resize: leave out --exact")
+            raise InputError(f"{RUNTIMES[self.target].name} does not support the exact resize: omit --exact")
 
     @property
     def resize_form(self) -> ResizeForm | None:
@@ -121,11 +121,13 @@ def export_network(
     outputs = outputs or compute_outputs(trained, items, progress=progress)
     if options.calibrate or options.known_share:
         if trained.multi_label:
-            raise InputError("--calibrate and --unknown do not apply to multi-label models, whose thresholds are "
-                             "chosen on the validation images: leave them out")  # fmt: skip
+            raise InputError(
+                "--calibrate and --unknown do not apply to multi-label models, whose thresholds are chosen on the "
+                "validation images: omit both options"
+            )
         if not outputs.items:
-            raise InputError(_without_images(items))
-    measure = _measure_labels if trained.multi_label else _calibrate
+            raise InputError(_no_images_message(items))
+    measure = _choose_thresholds if trained.multi_label else _calibrate
     decisions, provenance = measure(outputs, options, provenance or Provenance())
 
     def write(path: Path, form: ResizeForm | None) -> OnnxBundle:
@@ -159,11 +161,11 @@ def export_network(
     return replace(bundle, path=out)
 
 
-def _without_images(items: Sequence[LabeledPath]) -> str:
+def _no_images_message(items: Sequence[LabeledPath]) -> str:
     if not items:
-        return "there are no validation images: --calibrate and --unknown require them"
+        return "there are no validation images, which --calibrate and --unknown require"
     folder, count = items[0].path.parent, counted(len(items), "validation image")
-    return f"none of {count} can be read (looked for in {folder}): --calibrate and --unknown require them"
+    return f"none of {count} can be read (looked for in {folder}): --calibrate and --unknown require validation images"
 
 
 def _move_into_place(path: Path, out: Path) -> None:
@@ -176,7 +178,7 @@ def _move_into_place(path: Path, out: Path) -> None:
         data_path(out).unlink(missing_ok=True)  # from the file that was replaced
 
 
-def _measure_labels(
+def _choose_thresholds(
     outputs: NetworkOutputs, options: ExportOptions, provenance: Provenance
 ) -> tuple[Decisions, Provenance]:
     """Return the thresholds of a multi-label network, and the provenance with its mean average precision."""
@@ -194,7 +196,7 @@ def _calibrate(outputs: NetworkOutputs, options: ExportOptions, provenance: Prov
     labels, uncalibrated = outputs.labels, calibration.softmax(outputs.logits)
     temperature = calibration.fit_temperature(outputs.logits, labels) if options.calibrate else 1.0
     calibrated = calibration.softmax(outputs.logits, temperature)
-    unknown_below = calibration.threshold_for_share(options.known_share, calibrated) if options.known_share else 0.0
+    unknown_below = calibration.confidence_threshold(options.known_share, calibrated) if options.known_share else 0.0
     correct, count = int((uncalibrated.argmax(axis=1) == labels).sum()), len(labels)
     if count:
         accuracy = (correct / count, *wilson_interval(correct, count))

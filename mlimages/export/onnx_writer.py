@@ -85,22 +85,22 @@ class TrainedNetwork:
         more = f" and {len(self.class_names) - 5} more" if len(self.class_names) > 5 else ""
         return f"TrainedNetwork({self.model!r}, {image.width} x {image.height} px, classes: {names}{more})"
 
-    def normalized(self, pixels: Sequence[NDArray[np.uint8]]) -> Tensor:
+    def normalize_pixels(self, pixels: Sequence[NDArray[np.uint8]]) -> Tensor:
         """Return the network's input, float32 `(N, C, H, W)`, for images from `images.load_pixels`, `(H, W, C)`."""
         normalize = Normalize(self.preprocessing.normalization, self.mean_image)
-        normalized: Tensor = normalize(torch.from_numpy(np.stack(pixels)))
-        return normalized
+        normalize_pixels: Tensor = normalize(torch.from_numpy(np.stack(pixels)))
+        return normalize_pixels
 
     def logits(self, pixels: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Return the logits, float32 `(N, classes)`, for images from `images.load_pixels`, `(H, W, C)`."""
         with torch.inference_mode():
-            logits: NDArray[np.float32] = self.network(self.normalized(pixels)).float().numpy()
+            logits: NDArray[np.float32] = self.network(self.normalize_pixels(pixels)).float().numpy()
         return logits
 
 
 @dataclass(frozen=True, slots=True)
 class Decisions:
-    """How logits become predictions.
+    """Parameters that turn logits into predictions.
 
     Attributes:
         temperature: divides the logits before the softmax.
@@ -123,8 +123,8 @@ class _NetworkWithOutputs(nn.Module):
         self.multi_label = trained.multi_label
         self._head_inputs: list[Tensor] = []
 
-    def record(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        """Keep the input of the head; a forward pre-hook."""
+    def record_head_input(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        """Store the input of the head; a forward pre-hook."""
         self._head_inputs.append(inputs[0])
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
@@ -156,14 +156,14 @@ def write_onnx(
     model = _to_onnx(trained, network_only=form is None, temperature=decisions.temperature)
     if form:
         prepend_preprocessing(model, trained.preprocessing, form=form)
-    _save(model, out)
+    _save_model(model, out)
     del model  # before ONNX Runtime loads the weights
     bundle = OnnxBundle(
         path=out,
         class_names=trained.class_names,
-        preprocessing=_without_folders(trained.preprocessing),
+        preprocessing=_without_mean_folder(trained.preprocessing),
         model=trained.model,
-        probe=_probe(trained, out if form else None),
+        probe=_make_probe(trained, out if form else None),
         includes_preprocessing=form is not None,
         exact_resize=form == "exact",
         temperature=decisions.temperature,
@@ -172,7 +172,7 @@ def write_onnx(
         prediction_sets=trained.known.prediction_sets if trained.known else None,
         multi_label=trained.multi_label,
         thresholds=decisions.thresholds,
-        provenance=replace(provenance or Provenance(), created=_now(), versions=_versions()),
+        provenance=replace(provenance or Provenance(), created=_utc_now(), versions=_package_versions()),
     )
     bundle.write(out)
     return bundle
@@ -187,7 +187,7 @@ def _to_onnx(trained: TrainedNetwork, *, network_only: bool, temperature: float)
     hook: AbstractContextManager[object] = nullcontext()
     if trained.known:
         outputs.append(KNOWN)
-        hook = trained.network.get_submodule(trained.known.head).register_forward_pre_hook(module.record)
+        hook = trained.network.get_submodule(trained.known.head).register_forward_pre_hook(module.record_head_input)
     with hook, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.onnx uses deprecated parts of torch
         program = torch.onnx.export(
@@ -248,7 +248,7 @@ _DENOTATIONS = ("DATA_BATCH", "DATA_FEATURE", "DATA_FEATURE", "DATA_CHANNEL")
 """Denotations of the input's dimensions (onnx/docs/DimensionDenotation.md)."""
 
 
-def _save(model: onnx.ModelProto, path: Path) -> None:
+def _save_model(model: onnx.ModelProto, path: Path) -> None:
     model.producer_name = "mlimages"
     if model.ByteSize() > EXTERNAL_DATA_BYTES:
         data = data_path(path)
@@ -259,48 +259,49 @@ def _save(model: onnx.ModelProto, path: Path) -> None:
         path.write_bytes(model.SerializeToString())
 
 
-def _probe(trained: TrainedNetwork, file: Path | None) -> ParityProbe:
+def _make_probe(trained: TrainedNetwork, file: Path | None) -> ParityProbe:
     """Return a small image with the logits of the file, or of the network if the file has no preprocessing."""
     noise = np.random.default_rng(0).integers(0, 256, (5, 6, 3), dtype=np.uint8)
     image = Image.fromarray(noise).resize((48, 40), Image.Resampling.BICUBIC)
     if file is None:
         logits = trained.logits([images.prepare(image, trained.preprocessing.image)])[0]
     else:
-        logits = _file_logits(file, np.asarray(image))
-    return ParityProbe(48, 40, image.tobytes(), _round(logits))
+        logits = _run_file(file, np.asarray(image))
+    return ParityProbe(48, 40, image.tobytes(), _round_logits(logits))
 
 
 def probe_image(bundle: OnnxBundle) -> NDArray[np.uint8]:
-    """Return the image of a bundle's probe, `(H, W, 3)`."""
+    """Return the probe image of a bundle, uint8 `(H, W, 3)`."""
     probe = bundle.probe
     return np.frombuffer(probe.pixels, np.uint8).reshape(probe.height, probe.width, 3)
 
 
-def with_probe_logits(bundle: OnnxBundle, logits: NDArray[np.float32], *, tolerance: float) -> OnnxBundle:
-    """Return the bundle with new logits `(classes,)` for its probe, for a file whose network was changed on purpose."""
-    return replace(bundle, probe=replace(bundle.probe, logits=_round(logits), tolerance=tolerance))
+def replace_probe_logits(bundle: OnnxBundle, logits: NDArray[np.float32], *, tolerance: float) -> OnnxBundle:
+    """Return the bundle with new logits `(classes,)` for its probe image, for a file whose network has been
+    quantized."""
+    return replace(bundle, probe=replace(bundle.probe, logits=_round_logits(logits), tolerance=tolerance))
 
 
-def _file_logits(path: Path, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+def _run_file(path: Path, image: NDArray[np.uint8]) -> NDArray[np.float32]:
     (logits,) = open_session(path, threads=1).run([LOGITS], {INPUT: image[None]})
     first: NDArray[np.float32] = logits[0]
     return first
 
 
-def _round(logits: NDArray[np.float32]) -> tuple[float, ...]:
+def _round_logits(logits: NDArray[np.float32]) -> tuple[float, ...]:
     return tuple(float(f"{logit:.9g}") for logit in logits)
 
 
-def _without_folders(preprocessing: Preprocessing) -> Preprocessing:
+def _without_mean_folder(preprocessing: Preprocessing) -> Preprocessing:
     """Remove the folder of the mean image, which would reveal details of this machine."""
     normalization = preprocessing.normalization
     name = Path(normalization.mean_image).name if normalization.mean_image else ""
     return replace(preprocessing, normalization=replace(normalization, mean_image=name))
 
 
-def _now() -> str:
+def _utc_now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def _versions() -> dict[str, str]:
+def _package_versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in ("mlimages", "onnx", "onnxruntime", "pillow", "torch")}

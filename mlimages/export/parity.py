@@ -42,10 +42,10 @@ BATCH_SIZE = 8
 
 
 class ResizeParityError(ExportError):
-    """The outputs differ only because of the resize inside the file; they match with the exact resize."""
+    """The outputs differ only because of the resize in the exported graph; with Pillow's resize, they match."""
 
 
-_Compare = Callable[[Path, NDArray[np.float32]], "_Comparison"]
+_Comparer = Callable[[Path, NDArray[np.float32]], "_Comparison"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +86,13 @@ def check_parity(
     """Run the file on the same images, full-size or preprocessed, and compare its outputs with the network's.
 
     Args:
-        run: computes the file's logits in another runtime than ONNX Runtime.
+        run: computes the file's logits in a runtime other than ONNX Runtime.
 
     Raises:
         ResizeParityError: outputs differ only because of the resize inside the file.
         ExportError: outputs differ; the message names the worst image.
     """
-    compare = _compare_end_to_end if bundle.includes_preprocessing else _compare_network
+    compare = _end_to_end_comparer if bundle.includes_preprocessing else _network_comparer
     compare_image = compare(trained, bundle, run)
     progress.start("onnx", len(outputs.items), "images")
     comparisons: list[_Comparison] = []
@@ -116,7 +116,8 @@ class _Comparison:
 
     Attributes:
         difference: largest difference of a logit, relative to the largest logit.
-        network_classes, file_classes: indices of the predicted classes: the best one, or those above their thresholds.
+        network_classes, file_classes: indices of the predicted classes: the most probable one, or in a multi-label file
+        all that reach their thresholds.
         matches: whether the outputs are within the tolerance.
         cause: why they differ; empty if they match.
     """
@@ -139,7 +140,7 @@ class _Comparison:
         )
 
 
-def _compare_end_to_end(trained: TrainedNetwork, bundle: OnnxBundle, run: RunLogits | None) -> _Compare:
+def _end_to_end_comparer(trained: TrainedNetwork, bundle: OnnxBundle, run: RunLogits | None) -> _Comparer:
     prop = trained.preprocessing.image
     if run is None:
         session = BundleSession(bundle, threads=0)
@@ -150,23 +151,23 @@ def _compare_end_to_end(trained: TrainedNetwork, bundle: OnnxBundle, run: RunLog
     def compare(path: Path, expected: NDArray[np.float32]) -> _Comparison:
         rgb = images.load_rgb(path)
         logits = run(np.asarray(rgb)[None])[0]  # (classes,)
-        end_to_end = _comparison(path, logits, expected, TOLERANCE, bundle.task)
+        end_to_end = _compare_logits(path, logits, expected, TOLERANCE, bundle.task)
         if end_to_end.matches:
             return end_to_end
         pixels, full_pixels = images.load_pixels(path, prop), images.prepare(rgb, prop)
-        same_pixels = _comparison(path, run(to_graph_input([pixels], prop))[0], expected, TOLERANCE, bundle.task)
+        same_pixels = _compare_logits(path, run(to_graph_input([pixels], prop))[0], expected, TOLERANCE, bundle.task)
         if not same_pixels.matches:
             return replace(same_pixels, cause="network")
         full_decode = expected
         if not np.array_equal(pixels, full_pixels):  # load_pixels may decode a JPEG at reduced size
             full_decode = trained.logits([full_pixels])[0]
-        end_to_end = _comparison(path, logits, full_decode, RESIZE_TOLERANCE, bundle.task)
+        end_to_end = _compare_logits(path, logits, full_decode, RESIZE_TOLERANCE, bundle.task)
         return end_to_end if end_to_end.matches else replace(end_to_end, cause="resize")
 
     return compare
 
 
-def _compare_network(trained: TrainedNetwork, bundle: OnnxBundle, run: RunLogits | None) -> _Compare:
+def _network_comparer(trained: TrainedNetwork, bundle: OnnxBundle, run: RunLogits | None) -> _Comparer:
     prop = trained.preprocessing.image
     if run is None:
         session = open_session(bundle.path, threads=0)
@@ -176,19 +177,19 @@ def _compare_network(trained: TrainedNetwork, bundle: OnnxBundle, run: RunLogits
             return logits
 
     def compare(path: Path, expected: NDArray[np.float32]) -> _Comparison:
-        x = trained.normalized([images.load_pixels(path, prop)]).numpy()  # (1, C, H, W)
-        comparison = _comparison(path, run(x)[0], expected, TOLERANCE, bundle.task)
+        x = trained.normalize_pixels([images.load_pixels(path, prop)]).numpy()  # (1, C, H, W)
+        comparison = _compare_logits(path, run(x)[0], expected, TOLERANCE, bundle.task)
         return comparison if comparison.matches else replace(comparison, cause="network")
 
     return compare
 
 
-def _comparison(
+def _compare_logits(
     path: Path, logits: NDArray[np.float32], expected: NDArray[np.float32], tolerance: float, task: Task
 ) -> _Comparison:
     difference = float(relative_difference(logits[None], expected[None])[0])
     network_classes, file_classes = task.predicted(expected), task.predicted(logits)
-    matches = difference <= tolerance and task.tie(expected, file_classes) <= NEAR_TIE
+    matches = difference <= tolerance and task.prediction_margin(expected, file_classes) <= NEAR_TIE
     return _Comparison(path, difference, network_classes, file_classes, matches)
 
 

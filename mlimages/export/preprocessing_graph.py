@@ -54,13 +54,13 @@ def build_preprocessing_graph(
         text = text.replace(placeholder, by_interpolation[prop.interpolation])
     text = text.replace("OPSET", str(opset))
     model = onnx.inliner.inline_local_functions(onnx.parser.parse_model(text))
-    _drop_unused(model)
-    _prefix(model.graph)
+    _remove_unused_nodes(model)
+    _prefix_names(model.graph)
     onnx.checker.check_model(model)
     return model
 
 
-def _drop_unused(model: onnx.ModelProto) -> None:
+def _remove_unused_nodes(model: onnx.ModelProto) -> None:
     used = {name for node in model.graph.node for name in _names_used(node)}
     constants = [constant for constant in model.graph.initializer if constant.name in used]
     del model.graph.initializer[:]
@@ -75,19 +75,19 @@ def _names_used(node: onnx.NodeProto) -> set[str]:
     return in_subgraphs | set(node.input)
 
 
-def _prefix(graph: onnx.GraphProto) -> None:
+def _prefix_names(graph: onnx.GraphProto) -> None:
     """Prefix all names but those of the input and the output; onnx.compose.add_prefix skips names used in subgraphs."""
     for node in graph.node:
-        node.input[:] = map(_with_prefix, node.input)
-        node.output[:] = map(_with_prefix, node.output)
+        node.input[:] = map(_prefix_name, node.input)
+        node.output[:] = map(_prefix_name, node.output)
         node.name = f"{PREFIX}{node.output[0].removeprefix(PREFIX)}"
         for attribute in node.attribute:
-            _prefix(attribute.g)
+            _prefix_names(attribute.g)
     for value in (*graph.initializer, *graph.output, *graph.value_info):
-        value.name = _with_prefix(value.name)
+        value.name = _prefix_name(value.name)
 
 
-def _with_prefix(name: str) -> str:
+def _prefix_name(name: str) -> str:
     return name if name in (INPUT, PIXELS, "") else f"{PREFIX}{name}"
 
 

@@ -94,7 +94,7 @@ def quantize(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Quantization:
-    """Measure 8-bit integer (and 16-bit float) variants of a network, and write the fastest accurate one to `out`.
+    """Measure int8 (and float16) variants of a network, and write the fastest one that is accurate enough to `out`.
 
     Weights are quantized per channel, activations per tensor with static ranges. The preprocessing, the last layer,
     the softmax and its temperature are not quantized. Accuracy and calibration error measured here are stored in the
@@ -106,7 +106,7 @@ def quantize(
         out: the .onnx file to write.
         max_drop: largest accepted loss of accuracy (of a multi-label model, of mean average precision), in percentage
             points; a loss of accuracy of one image is always accepted.
-        fp16: also measure 16-bit floats.
+        fp16: also measure a float16 variant.
         overwrite: replace a file that mlimages did not write, or that was changed since.
 
     Raises:
@@ -130,18 +130,18 @@ def quantize(
     bundle = bundle if isinstance(bundle, OnnxBundle) else OnnxBundle.read(Path(bundle))
     labels = calibration if isinstance(calibration, LabelFile) else LabelFile(as_path(calibration))
     samples = _load_samples(bundle, labels, progress)
-    calibration_set, test_set = _split(samples)
+    calibration_set, test_set = _split_samples(samples)
     with tempfile.TemporaryDirectory() as folder:
         pixels = [sample.pixels for sample in calibration_set]
         variants = write_variants(bundle, pixels, Path(folder), fp16=fp16, progress=progress)
-        measurements = _measure({"original": bundle, **variants}, test_set, progress)
+        measurements = _measure_variants({"original": bundle, **variants}, test_set, progress)
         trials = tuple(each.trial for each in measurements)
         score_name = bundle.task.score_name
         refusals = tuple(_refusal(trial, trials[0], len(test_set), max_drop, score_name) for trial in trials[1:])
         chosen = _fastest(measurements[1:], refusals)
         if chosen:
             variant = variants[chosen.trial.name]
-            provenance = _provenance(bundle, chosen, trials, len(test_set))
+            provenance = _quantized_provenance(bundle, chosen, trials, len(test_set))
             known = bundle.known and replace(bundle.known, share=chosen.trial.known, count=len(test_set))
             replace(variant, path=out, known=known, provenance=provenance).write(variant.path, overwrite=overwrite)
     return Quantization(trials, len(test_set), chosen.trial if chosen else None, refusals, score_name)
@@ -170,8 +170,8 @@ def _load_samples(bundle: OnnxBundle, labels: LabelFile, progress: Progress) -> 
     return samples
 
 
-def _split(samples: Sequence[_Sample]) -> tuple[list[_Sample], list[_Sample]]:
-    """Split into evenly spaced samples to calibrate ranges, and the others to measure the accuracy."""
+def _split_samples(samples: Sequence[_Sample]) -> tuple[list[_Sample], list[_Sample]]:
+    """Split into evenly spaced samples for calibration, and the remaining ones to measure the accuracy."""
     count = min(CALIBRATION_IMAGES, len(samples) // 2)
     indices = {n * len(samples) // count for n in range(count)}
     calibration_set = [samples[index] for index in sorted(indices)]
@@ -187,7 +187,9 @@ class _Measurement:
     uncalibrated_error: float
 
 
-def _measure(bundles: Mapping[str, OnnxBundle], test_set: Sequence[_Sample], progress: Progress) -> list[_Measurement]:
+def _measure_variants(
+    bundles: Mapping[str, OnnxBundle], test_set: Sequence[_Sample], progress: Progress
+) -> list[_Measurement]:
     runners = {name: make_runner(bundle) for name, bundle in bundles.items()}
     items = [sample.item for sample in test_set]
     speeds = _images_per_s(runners, [sample.pixels for sample in test_set[:TIMED_IMAGES]])
@@ -247,7 +249,7 @@ def _fastest(measurements: Sequence[_Measurement], refusals: Sequence[str]) -> _
     return max(accepted, key=lambda each: each.trial.images_per_s, default=None)
 
 
-def _provenance(bundle: OnnxBundle, chosen: _Measurement, trials: Sequence[Trial], count: int) -> Provenance:
+def _quantized_provenance(bundle: OnnxBundle, chosen: _Measurement, trials: Sequence[Trial], count: int) -> Provenance:
     """Return the provenance of the written file, without measurements that apply only to the original."""
     errors = (chosen.uncalibrated_error, chosen.trial.calibration_error)
     score = (chosen.score.value, chosen.score.low, chosen.score.high)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from mlimages import images
 from mlimages.core import BundleError, Progress, telemetry_disabled
-from mlimages.export.onnx_writer import insert_preprocessing, probe_image, remove_preprocessing, with_probe_logits
+from mlimages.export.onnx_writer import insert_preprocessing, probe_image, remove_preprocessing, replace_probe_logits
 from mlimages.export.preprocessing_graph import PIXELS
 from mlimages.inference import INPUT, KNOWN, LOGITS, PROBABILITIES, BundleSession, OnnxBundle, open_session
 from mlimages.networks import Normalize
@@ -46,11 +46,13 @@ def write_variants(
     bare, network = folder / "bare.onnx", folder / "network.onnx"
     onnx.save(model, bare)
     quant_pre_process(bare, network, skip_symbolic_shape=True)
-    batches = [{PIXELS: one[None]} if preprocessing else {INPUT: _normalize(bundle, [one])} for one in pixels]
-    floats = float_nodes(onnx.load(network))
+    calibration_batches = [
+        {PIXELS: one[None]} if preprocessing else {INPUT: _normalize_pixels(bundle, [one])} for one in pixels
+    ]
+    floats = unquantized_nodes(onnx.load(network))
     writers: dict[str, Callable[[Path], None]] = {
-        "int8": lambda path: _write_int8(network, path, batches, floats, reduce_range=False),
-        "int8, reduced range": lambda path: _write_int8(network, path, batches, floats, reduce_range=True),
+        "int8": lambda path: _write_int8(network, path, calibration_batches, floats, reduce_range=False),
+        "int8, reduced range": lambda path: _write_int8(network, path, calibration_batches, floats, reduce_range=True),
     }
     if fp16:
         writers["float16"] = lambda path: _write_float16(network, path, floats)
@@ -69,8 +71,9 @@ def write_variants(
     return variants
 
 
-def float_nodes(model: onnx.ModelProto) -> list[str]:
-    """Return the names of the nodes not to quantize: the last layer with weights, and all that do not lead to it."""
+def unquantized_nodes(model: onnx.ModelProto) -> list[str]:
+    """Return the names of the nodes not to quantize: the last layer with weights, and all nodes that are not upstream
+    of it."""
     producers = {output: node for node in model.graph.node for output in node.output}
     layer = next((node for node in _upstream(LOGITS, producers) if node.op_type in ("Conv", "Gemm", "MatMul")), None)
     body = {node.name for node in _upstream(layer.input[0], producers)} if layer else set()
@@ -88,11 +91,13 @@ def _upstream(tensor: str, producers: Mapping[str, onnx.NodeProto]) -> Iterator[
             yield node
 
 
-def _write_int8(network: Path, path: Path, batches: Sequence[_Batch], floats: list[str], *, reduce_range: bool) -> None:
+def _write_int8(
+    network: Path, path: Path, calibration_batches: Sequence[_Batch], floats: list[str], *, reduce_range: bool
+) -> None:
     quantize_static(
         network,
         path,
-        _CalibrationBatches(batches),
+        _CalibrationBatches(calibration_batches),
         per_channel=True,
         reduce_range=reduce_range,
         activation_type=QuantType.QUInt8,
@@ -108,8 +113,8 @@ def _write_float16(network: Path, path: Path, floats: list[str]) -> None:
 class _CalibrationBatches(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types
     """Calibration images as batches of one."""
 
-    def __init__(self, batches: Sequence[_Batch]) -> None:
-        self._remaining = iter(batches)
+    def __init__(self, calibration_batches: Sequence[_Batch]) -> None:
+        self._remaining = iter(calibration_batches)
 
     def get_next(self) -> _Batch | None:
         return next(self._remaining, None)
@@ -123,13 +128,13 @@ def make_runner(bundle: OnnxBundle) -> Run:
 
     def run(pixels: Sequence[NDArray[np.uint8]]) -> Outputs:
         names = [LOGITS, PROBABILITIES, *([KNOWN] if bundle.known else [])]
-        logits, probabilities, *known = session.run(names, {INPUT: _normalize(bundle, pixels)})
+        logits, probabilities, *known = session.run(names, {INPUT: _normalize_pixels(bundle, pixels)})
         return logits, probabilities, known[0] if known else None
 
     return run
 
 
-def _normalize(bundle: OnnxBundle, pixels: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+def _normalize_pixels(bundle: OnnxBundle, pixels: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
     normalization = bundle.preprocessing.normalization
     if normalization.mean_image:
         raise BundleError(
@@ -145,4 +150,4 @@ def _with_new_probe(bundle: OnnxBundle) -> OnnxBundle:
         logits = open_session(bundle.path, threads=1).run([LOGITS], {INPUT: image[None]})[0]
     else:
         logits = make_runner(bundle)([images.prepare(Image.fromarray(image), bundle.preprocessing.image)])[0]
-    return with_probe_logits(bundle, logits[0], tolerance=PROBE_TOLERANCE)
+    return replace_probe_logits(bundle, logits[0], tolerance=PROBE_TOLERANCE)

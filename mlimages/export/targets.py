@@ -33,7 +33,8 @@ class Runtime:
         name: display name.
         resize: implementation of the resize inside the file; None if the runtime supports none, so that the file has no
             preprocessing.
-        open: returns a function that computes logits, given the package and the file; None if files are not run here.
+        open: returns a function that computes logits, given the package and the file; None if the export does not run
+            files in this runtime.
         package: the Python package that `open` needs.
         unchecked: why the file cannot be checked in this runtime.
     """
@@ -81,15 +82,15 @@ def _open_opencv(cv2: Any, path: Path) -> RunLogits:
 RUNTIMES: dict[Target, Runtime] = {
     "onnxruntime": Runtime("ONNX Runtime", "operator"),
     "openvino": Runtime("OpenVINO", "portable", _open_openvino, "openvino", "the package openvino is not installed"),
-    "tensorrt": Runtime("TensorRT", None, unchecked="it requires a GPU: compare predictions there before use"),
+    "tensorrt": Runtime("TensorRT", None, unchecked="TensorRT requires a GPU: compare predictions on a GPU before use"),
     "opencv": Runtime("OpenCV", None, _open_opencv, "cv2", "the package opencv-python is not installed"),
-    "web": Runtime("onnxruntime-web", "operator", unchecked="it runs in a browser"),
+    "web": Runtime("onnxruntime-web", "operator", unchecked="onnxruntime-web runs in a browser"),
 }
 """TensorRT rejects uint8 images and ONNX's resize, OpenCV dynamic sizes: files for them have no preprocessing."""
 
 
 def open_runtime(target: Target, path: Path) -> RunLogits | None:
-    """Load the file in the target's runtime; return its function that computes logits.
+    """Load the file in the target's runtime, and return a function that computes its logits.
 
     Returns:
         None for ONNX Runtime, and for a runtime that is not installed.

@@ -91,7 +91,7 @@ class Provenance:
         command: command line that reproduces the run.
         accuracy: on the validation images, with the bounds of its 95 % interval.
         accuracy_count: number of these images.
-        mean_ap: of a multi-label file, the mean average precision on them in place of the accuracy.
+        mean_ap: mean average precision of a multi-label file on these images, in place of the accuracy.
         calibration_error: expected calibration error (0..1) before and after temperature scaling.
         quantization: one row per trial: name, accuracy, images per second, bytes.
         versions: versions of the packages that wrote the file.
@@ -132,7 +132,7 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class PredictionSets:
-    """Thresholds for sets of classes that include the true one with a given probability.
+    """Thresholds of prediction sets, which include the true class with a given probability.
 
     Attributes:
         source: images that the thresholds were computed on: `leave-one-out` on the training images, or `validation`.
@@ -245,7 +245,8 @@ class OnnxBundle:
             write_metadata(source, self.path, metadata)
 
     def _interoperability_metadata(self) -> dict[str, str]:
-        """Return the ONNX standard's keys for images (docs/MetadataProps.md), and those that Ultralytics reads."""
+        """Return the metadata for other tools: ONNX's standard keys for images (docs/MetadataProps.md), and those of
+        Ultralytics."""
         if not self.includes_preprocessing:  # no such key describes the normalization of the input
             return {}
         image = self.preprocessing.image

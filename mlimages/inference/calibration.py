@@ -21,7 +21,7 @@ def softmax(logits: NDArray[np.floating], temperature: float = 1.0) -> NDArray[n
 
 
 def expected_calibration_error(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
-    """Return the mean difference of confidence and accuracy over images: 0 is calibrated, 1 the worst.
+    """Return the expected calibration error, the mean difference of confidence and accuracy: 0 (calibrated) to 1.
 
     Source: Naeini et al., AAAI 2015; Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
     """
@@ -57,7 +57,7 @@ def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.integer]) ->
     return math.exp(-(low + high) / 2)
 
 
-def threshold_for_share(share: float, probabilities: NDArray[np.floating]) -> float:
-    """Return the threshold that the highest probability of at least `share` (0..1) of the images reaches."""
+def confidence_threshold(share: float, probabilities: NDArray[np.floating]) -> float:
+    """Return the threshold that the highest probability reaches in at least `share` (0..1) of the images."""
     best = np.sort(probabilities.max(axis=1))
     return float(best[math.floor((1 - share) * len(best))]) if len(best) else 0.0

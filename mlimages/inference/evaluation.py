@@ -98,7 +98,7 @@ class Evaluation:
 
     @property
     def score_name(self) -> str:
-        """Name of `score`."""
+        """Name of `score`: accuracy or mAP."""
         return "mAP" if self.labels else "accuracy"
 
     @property
@@ -113,7 +113,7 @@ class Evaluation:
 
     @property
     def training_note(self) -> str:
-        """A sentence on the images that the training has used; empty if there are none."""
+        """Note on the images that were also used in training; empty if there are none."""
         chosen = "epoch and thresholds" if self.labels else "epoch"
         parts = (f"{self.trained_on} for training", f"{self.chosen_on} to choose the {chosen}")
         used = [text for text, count in zip(parts, (self.trained_on, self.chosen_on), strict=True) if count]
@@ -129,7 +129,7 @@ class Evaluation:
             "count": self.count,
             "trained_on": self.trained_on,
             "chosen_on": self.chosen_on,
-            "per_class": {each.name: _class_json(each) for each in self.per_class},
+            "per_class": {each.name: _class_dict(each) for each in self.per_class},
             "confusion": self.confusion,
             "loss": self.loss,
             "calibration_error": self.calibration_error,
@@ -193,7 +193,7 @@ def evaluate(
         raise InputError(f"{labels.path} has no usable image: see `mlimages check {labels.path}`")
     predictions, true_items = [result for result, _, _ in good], [item for _, item, _ in good]
     truth = task.targets(true_items, len(names))
-    probabilities = np.array([_row(result, len(names)) for result, _, _ in good])  # (N, classes)
+    probabilities = np.array([_probability_row(result, len(names)) for result, _, _ in good])  # (N, classes)
     label_scores, wrong, loss = None, [], 0.0
     confusion: Confusion = ()
     if isinstance(task, MultiLabel):
@@ -218,16 +218,16 @@ def evaluate(
         calibration_error=task.calibration_error(probabilities, truth),
         unknown=sum(result.known is False for result, _, _ in good),
         images_per_s=len(answers) / elapsed_s,
-        decode_ms=_timing([answer.decode_s for _, _, answer in good]),
-        network_ms=_timing([answer.network_s for _, _, answer in good]),
-        middle_hidden=_middle_hidden(predictor, items, explain) if explain else None,
-        trained_on=_count_listed(items, predictor.bundle, "train.txt"),
-        chosen_on=_count_listed(items, predictor.bundle, "val.txt"),
+        decode_ms=_percentiles([answer.decode_s for _, _, answer in good]),
+        network_ms=_percentiles([answer.network_s for _, _, answer in good]),
+        middle_hidden=_masked_centre_accuracy(predictor, items, explain) if explain else None,
+        trained_on=_count_listed_images(items, predictor.bundle, "train.txt"),
+        chosen_on=_count_listed_images(items, predictor.bundle, "val.txt"),
         labels=label_scores,
     )
 
 
-def _middle_hidden(predictor: Predictor, items: Sequence[LabeledPath], count: int) -> Share | None:
+def _masked_centre_accuracy(predictor: Predictor, items: Sequence[LabeledPath], count: int) -> Share | None:
     """Return the accuracy on `count` images with their centre masked, with its 95 % interval."""
     drawn = [items[n * len(items) // min(count, len(items))] for n in range(min(count, len(items)))]
     decoded = [(predictor.decode(item.path)[0], item.label) for item in drawn]
@@ -236,13 +236,14 @@ def _middle_hidden(predictor: Predictor, items: Sequence[LabeledPath], count: in
     return share(correct, len(good)) if good else None
 
 
-def _class_json(one: ClassScores) -> dict[str, object]:
-    shares = {"precision": one.precision, "recall": one.recall, "f1": one.f1}
-    return {"count": one.count, **{key: [share.value, share.low, share.high] for key, share in shares.items()}}
+def _class_dict(scores: ClassScores) -> dict[str, object]:
+    shares = {"precision": scores.precision, "recall": scores.recall, "f1": scores.f1}
+    return {"count": scores.count, **{key: [share.value, share.low, share.high] for key, share in shares.items()}}
 
 
-def _count_listed(items: Sequence[LabeledPath], bundle: OnnxBundle, name: str) -> int:
-    """Return how many of the images a label file of the run lists, if the model's file is in a run folder."""
+def _count_listed_images(items: Sequence[LabeledPath], bundle: OnnxBundle, name: str) -> int:
+    """Count the images that are listed in the label file `name` of the model's run folder; 0 if the model is in no run
+    folder."""
     listed = bundle.path.absolute().with_name(name)
     if not (listed.exists() and listed.with_name("config.json").exists()):
         return 0
@@ -260,13 +261,13 @@ def _predict_all(predictor: Predictor, items: Sequence[LabeledPath], progress: P
     return answers
 
 
-def _row(prediction: Prediction, classes: int) -> NDArray[np.float64]:
+def _probability_row(prediction: Prediction, classes: int) -> NDArray[np.float64]:
     row = np.zeros(classes)
     for score in prediction.top:
         row[score.label] = score.probability
     return row
 
 
-def _timing(seconds: Sequence[float]) -> Timing:
+def _percentiles(seconds: Sequence[float]) -> Timing:
     p50, p95 = np.percentile(np.array(seconds) * 1e3, (50, 95))
     return Timing(float(p50), float(p95))

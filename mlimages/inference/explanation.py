@@ -105,7 +105,7 @@ def explain(predictor: Predictor, image: ImageInput) -> Explanation | BrokenImag
 def mask_center(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Mask the centre of an image `(h, w, C)` (half of its area), where most objects are.
 
-    It gets the mean colour of the rest: that of the whole image would reveal the colour of the object.
+    The centre gets the mean colour of the border: that of the whole image would reveal the colour of the object.
     """
     height, width = pixels.shape[:2]
     top, left = round(height * _MARGIN), round(width * _MARGIN)
@@ -121,19 +121,19 @@ _MARGIN = (1 - 0.5**0.5) / 2
 
 
 def _masked_images(pixels: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
-    rows, columns = _windows(pixels.shape[0]), _windows(pixels.shape[1])
-    for row in rows:
+    predict_rows, columns = _window_positions(pixels.shape[0]), _window_positions(pixels.shape[1])
+    for row in predict_rows:
         for column in columns:
             yield _mask(pixels, row, column)
 
 
-def _windows(side: int) -> Sequence[slice]:
+def _window_positions(side: int) -> Sequence[slice]:
     """Return the positions of the masked square along one side; the first and the last touch the borders."""
     step = side / _STEPS
     return [slice(round(n * step), max(round(n * step) + 1, round((n + WINDOW) * step))) for n in range(GRID)]
 
 
-def _mask(pixels: NDArray[np.uint8], rows: slice, columns: slice) -> NDArray[np.uint8]:
+def _mask(pixels: NDArray[np.uint8], predict_rows: slice, columns: slice) -> NDArray[np.uint8]:
     hidden = pixels.copy()
-    hidden[rows, columns] = pixels.mean(axis=(0, 1)).round()
+    hidden[predict_rows, columns] = pixels.mean(axis=(0, 1)).round()
     return hidden

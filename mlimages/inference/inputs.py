@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from mlimages.core import InputError, as_path
 from mlimages.images import find_images
 
-NO_LINKS = "links are not downloaded here; `mlimages gather urls` downloads images"
+NO_LINKS = "expected a file or folder, not a link: download images with `mlimages gather urls`"
 
 _LINK = re.compile(r"(https?|ftp|file|data):", re.IGNORECASE)
 

@@ -43,7 +43,7 @@ def open_session(path: Path, *, threads: int) -> Any:
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror}") from error
     except Exception as error:  # ONNX Runtime's errors share no base but Exception
-        raise BundleError(f"{path} {_reason(error)}") from error
+        raise BundleError(f"{path} {_load_error_reason(error)}") from error
 
 
 def read_metadata(path: Path, session: Any) -> dict[str, str]:
@@ -81,17 +81,18 @@ def write_metadata(source: Path, target: Path, metadata: Mapping[str, str]) -> N
 
 
 def _without_metadata(network: BinaryIO) -> Iterator[tuple[int, int]]:
-    """Yield the byte ranges of a `ModelProto`'s fields except `metadata_props`: fields are numbers or have a length."""
+    """Yield the byte ranges of a `ModelProto`'s fields except `metadata_props`: each field is a number or has a
+    length."""
     start = 0
-    while (tag := _varint(network)) is not None:
-        size = _varint(network) or 0
+    while (tag := _read_varint(network)) is not None:
+        size = _read_varint(network) or 0
         end = network.seek(size if tag & 7 == 2 else 0, os.SEEK_CUR)
         if tag >> 3 != METADATA_FIELD:
             yield start, end
         start = network.seek(end)
 
 
-def _varint(file: BinaryIO) -> int | None:
+def _read_varint(file: BinaryIO) -> int | None:
     """Read an integer of protocol buffers: 7 bits per byte, the lowest first; None at the end of the file."""
     value = shift = 0
     while byte := file.read(1):
@@ -102,7 +103,7 @@ def _varint(file: BinaryIO) -> int | None:
     return None
 
 
-def _reason(error: Exception) -> str:
+def _load_error_reason(error: Exception) -> str:
     text = (str(error).splitlines() or [type(error).__name__])[0]
     if "INVALID_PROTOBUF" in text or "No graph was found" in text:
         return "is not an ONNX file"

@@ -58,7 +58,7 @@ class TimedResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class OutputRow:
     """The file's outputs for one image.
 
     Attributes:
@@ -99,7 +99,7 @@ class Predictor:
     ) -> None:
         self._session = BundleSession(bundle)
         self.bundle = self._session.bundle
-        self.workers = workers or _cores()
+        self.workers = workers or _available_cores()
         self.max_pixels = max_pixels
 
     def __repr__(self) -> str:
@@ -146,12 +146,12 @@ class Predictor:
         decoded = list(decode(self.decode, images))
         good = [pixels for pixels, _ in decoded if not isinstance(pixels, BrokenImage)]
         begin = time.perf_counter()
-        rows = iter(self.rows(good) if good else ())
+        rows = iter(self.predict_rows(good) if good else ())
         network_s = (time.perf_counter() - begin) / max(1, len(good))
         return [
             TimedResult(pixels, decode_s)
             if isinstance(pixels, BrokenImage)
-            else TimedResult(self.prediction(_name(image), next(rows), top=top), decode_s, network_s)
+            else TimedResult(self.prediction(_display_name(image), next(rows), top=top), decode_s, network_s)
             for image, (pixels, decode_s) in zip(images, decoded, strict=True)
         ]
 
@@ -170,16 +170,16 @@ class Predictor:
                 source = image if isinstance(image, bytes | Path) else as_path(image)
                 pixels = images.load_pixels(source, prop, max_pixels=self.max_pixels)
         except Exception as error:  # decoders raise errors of any kind; they must not affect the other images
-            return _broken_image(_name(image), error), time.perf_counter() - begin
+            return _broken_image(_display_name(image), error), time.perf_counter() - begin
         return pixels, time.perf_counter() - begin
 
-    def rows(self, pixels: Sequence[NDArray[np.uint8]]) -> list[Row]:
+    def predict_rows(self, pixels: Sequence[NDArray[np.uint8]]) -> list[OutputRow]:
         """Compute the outputs for images from `decode` in one batch; return one row per image."""
         logits, probabilities, known = self._session.run_all(pixels)
         thresholds = self.bundle.prediction_sets.thresholds if self.bundle.prediction_sets else {}
         shares = softmax(logits) if SET_LEVEL in thresholds else None  # (N, classes)
         return [
-            Row(
+            OutputRow(
                 probabilities[n],
                 None if known is None else float(known[n]),
                 None if shares is None else prediction_set(shares[n], thresholds[SET_LEVEL]),
@@ -191,7 +191,7 @@ class Predictor:
         """Compute the probabilities of images from `decode` in one batch, float32 `(N, classes)`."""
         return self._session.run(pixels)[1]
 
-    def prediction(self, path: str, row: Row, *, top: int | None = None) -> Prediction:
+    def prediction(self, path: str, row: OutputRow, *, top: int | None = None) -> Prediction:
         """Convert one row of outputs to a Prediction, classes by decreasing probability."""
         order: list[int] = (-row.probabilities).argsort(kind="stable").tolist()
         names, labels = self.bundle.class_names, self.bundle.task.labels(row.probabilities)
@@ -210,14 +210,14 @@ class Predictor:
         )
 
 
-def _cores() -> int:
+def _available_cores() -> int:
     """Return the number of cores available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _as_list(images: ImageInput | Iterable[ImageInput]) -> list[ImageInput]:
     """Return the images as a list; a single image becomes a list of one, an array of four dimensions is split."""
-    if isinstance(images, str | bytes | os.PathLike | Image.Image) or _is_address(images):
+    if isinstance(images, str | bytes | os.PathLike | Image.Image) or _is_remote_path(images):
         return [images]  # type: ignore[list-item]
     if isinstance(images, np.ndarray):
         return list(images) if images.ndim == 4 else [images]
@@ -226,18 +226,18 @@ def _as_list(images: ImageInput | Iterable[ImageInput]) -> list[ImageInput]:
     return list(images)
 
 
-def _is_address(image: object) -> bool:
-    """Whether this is the result of `as_path` for an address: used like a path, but not an os.PathLike."""
+def _is_remote_path(image: object) -> bool:
+    """Return whether this is the result of `as_path` for a URL: it is used like a path, but is not an os.PathLike."""
     return hasattr(image, "read_bytes")
 
 
 def _is_remote_input(image: ImageInput) -> bool:
     """Whether the image must be downloaded from remote storage."""
-    return is_remote(image) if isinstance(image, str) else _is_address(image) and not isinstance(image, os.PathLike)
+    return is_remote(image) if isinstance(image, str) else _is_remote_path(image) and not isinstance(image, os.PathLike)
 
 
 def _check_input(image: ImageInput) -> ImageInput:
-    if isinstance(image, str | bytes | os.PathLike | Image.Image) or _is_address(image):
+    if isinstance(image, str | bytes | os.PathLike | Image.Image) or _is_remote_path(image):
         return image
     if not isinstance(image, np.ndarray):
         raise TypeError(f"expected a path, bytes, a PIL image or a uint8 array, got {type(image).__name__}")
@@ -254,5 +254,5 @@ def _broken_image(path: str, error: Exception) -> BrokenImage:
     return BrokenImage(path, Fault.CORRUPT, f"the decoder failed ({type(error).__name__})")
 
 
-def _name(image: ImageInput) -> str:
+def _display_name(image: ImageInput) -> str:
     return "" if isinstance(image, bytes | np.ndarray | Image.Image) else str(image)

@@ -69,7 +69,7 @@ class BundleSession:
 
 
 def to_graph_input(pixels: Sequence[NDArray[np.uint8]], prop: ImageProperty) -> NDArray[np.uint8]:
-    """Return images `(N, H, W, 3)` for which the graph's own preprocessing returns the given pixels `(h, w, C)`.
+    """Return images `(N, H, W, 3)` that the graph's preprocessing maps to the given pixels `(h, w, C)`.
 
     For `shorter` and `position` the pixels are padded so that the crop returns them; the other methods do not change an
     image of the output size. Gray is repeated over three channels: its luma is itself.
@@ -90,7 +90,7 @@ def to_graph_input(pixels: Sequence[NDArray[np.uint8]], prop: ImageProperty) -> 
 
 
 def relative_difference(logits: NDArray[np.float32], expected: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the largest difference of a logit of each image, relative to its largest logit: `(N,)`."""
+    """Return the largest difference of a logit for each image, relative to the image's largest logit: `(N,)`."""
     largest = np.maximum(np.abs(expected).max(axis=1), 1e-6)
     difference: NDArray[np.float32] = np.nan_to_num(np.abs(logits - expected).max(axis=1) / largest, nan=np.inf)
     return difference

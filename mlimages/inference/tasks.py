@@ -19,7 +19,7 @@ Labels = tuple[int, ...]
 
 
 class Task(Protocol):
-    """How logits become probabilities, predicted classes and a score."""
+    """Converts logits to probabilities and predicted classes, and scores them."""
 
     @property
     def score_name(self) -> str:
@@ -43,8 +43,9 @@ class Task(Protocol):
     def predicted(self, logits: Floats) -> Labels:
         """Return the classes that are predicted from logits `(classes,)`."""
 
-    def tie(self, logits: Floats, predicted: Labels) -> float:
-        """Return by how much probabilities must change for `predicted` to be predicted; 0 if it is predicted."""
+    def prediction_margin(self, logits: Floats, predicted: Labels) -> float:
+        """Return by how much probabilities must change for the classes `predicted` to be predicted; 0 if they already
+        are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ class SingleLabel:
         """Return the most probable class."""
         return (int(logits.argmax()),)
 
-    def tie(self, logits: Floats, predicted: Labels) -> float:
+    def prediction_margin(self, logits: Floats, predicted: Labels) -> float:
         """Return the probability of the most probable class minus that of the class in `predicted`."""
         odds = np.exp(logits - logits.max())
         return float((odds[logits.argmax()] - odds[predicted[0]]) / odds.sum())
@@ -124,8 +125,9 @@ class MultiLabel:
         """Return the classes that reach their threshold."""
         return self.labels(sigmoid(logits))
 
-    def tie(self, logits: Floats, predicted: Labels) -> float:
-        """Return the largest distance of a probability from its threshold, over classes not as in `predicted`."""
+    def prediction_margin(self, logits: Floats, predicted: Labels) -> float:
+        """Return the largest distance of a probability from its threshold, over classes whose prediction differs from
+        `predicted`."""
         others = np.array(sorted({*self.predicted(logits)} ^ {*predicted}), np.int64)
         thresholds = np.broadcast_to(self.thresholds or (0.5,), logits.shape)
         return float(np.abs(sigmoid(logits) - thresholds)[others].max(initial=0.0))

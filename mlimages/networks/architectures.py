@@ -37,24 +37,24 @@ class Architecture(Protocol):
     def has_weights(self) -> bool:
         """Whether pretrained weights are published."""
 
-    def build(self, classes: int, prop: ImageProperty, weights: str) -> nn.Module:
+    def build(self, classes: int, image_property: ImageProperty, weights: str) -> nn.Module:
         """Return a network that fits `weights` (`default`, `none` or a file), on torch's default device.
 
-        The weights are random and not loaded.
+        Its weights are random; `weights` is not loaded.
         """
 
     @property
     def has_local_weights(self) -> bool:
         """Whether the pretrained weights are available on this machine."""
 
-    def default_weights(self, prop: ImageProperty) -> dict[str, Tensor]:
+    def default_weights(self, image_property: ImageProperty) -> dict[str, Tensor]:
         """Return the library's pretrained weights, adapted to this image size.
 
         Raises:
             ModelError: there are none, or they cannot be downloaded.
         """
 
-    def convert(self, state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    def convert_weights(self, state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
         """Convert weights from a file to the names of `network`, and resize position embeddings."""
 
     def preprocessing(self, weights: str) -> Preprocessing:
@@ -76,19 +76,21 @@ class BuiltinArchitecture:
     def has_weights(self) -> bool:
         return False
 
-    def build(self, classes: int, prop: ImageProperty, weights: str) -> nn.Module:
-        return self.net.build(classes=classes, channels=prop.channels, size=(prop.height, prop.width))
+    def build(self, classes: int, image_property: ImageProperty, weights: str) -> nn.Module:
+        return self.net.build(
+            classes=classes, channels=image_property.channels, size=(image_property.height, image_property.width)
+        )
 
     @property
     def has_local_weights(self) -> bool:
         return False
 
-    def default_weights(self, prop: ImageProperty) -> dict[str, Tensor]:
+    def default_weights(self, image_property: ImageProperty) -> dict[str, Tensor]:
         raise ModelError(
             f"{self.name} has no pretrained weights: train from scratch with --weights none, or pass a file"
         )
 
-    def convert(self, state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    def convert_weights(self, state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
         return state
 
     def preprocessing(self, weights: str) -> Preprocessing:
@@ -109,13 +111,18 @@ class TorchvisionArchitecture:
     def has_weights(self) -> bool:
         return True
 
-    def build(self, classes: int, prop: ImageProperty, weights: str) -> nn.Module:
-        options = {"weights": None, "num_classes": classes, **self._options(prop, is_pretrained=weights != "none")}
+    def build(self, classes: int, image_property: ImageProperty, weights: str) -> nn.Module:
+        options = {
+            "weights": None,
+            "num_classes": classes,
+            **self._builder_options(image_property, is_pretrained=weights != "none"),
+        }
         network: nn.Module = _without_warnings(torchvision_models.get_model, self.name, **options)
         return network
 
-    def _options(self, prop: ImageProperty, *, is_pretrained: bool) -> dict[str, Any]:
-        """Return the builder's options that torchvision derives from the weights, for the image size."""
+    def _builder_options(self, image_property: ImageProperty, *, is_pretrained: bool) -> dict[str, Any]:
+        """Return the keyword arguments of torchvision's builder for the image size, as torchvision derives them from
+        the weights."""
         if self.name in ("googlenet", "inception_v3"):
             # The auxiliary classifiers are used only in training.
             pretrained = {"transform_input": True, "init_weights": False} if is_pretrained else {}
@@ -123,30 +130,32 @@ class TorchvisionArchitecture:
         if self.name.startswith("vgg"):
             return {"init_weights": not is_pretrained}
         if self.name.startswith("vit_"):
-            if prop.width != prop.height:
-                raise ModelError(f"{self.name} accepts only square images, not {prop.width} x {prop.height} px")
-            return {"image_size": prop.width}
-        return {"input_size": prop.shape[1:]} if self.name.startswith("maxvit") else {}
+            if image_property.width != image_property.height:
+                raise ModelError(
+                    f"{self.name} accepts only square images, not {image_property.width} x {image_property.height} px"
+                )
+            return {"image_size": image_property.width}
+        return {"input_size": image_property.shape[1:]} if self.name.startswith("maxvit") else {}
 
     @property
     def has_local_weights(self) -> bool:
-        return self._file(self._weights_entry("default")).is_file()
+        return self._cached_file(self._weights_entry("default")).is_file()
 
-    def _file(self, entry: Any) -> Path:
+    def _cached_file(self, entry: Any) -> Path:
         return Path(torch.hub.get_dir(), "checkpoints", entry.url.rpartition("/")[2])
 
-    def default_weights(self, prop: ImageProperty) -> dict[str, Tensor]:
+    def default_weights(self, image_property: ImageProperty) -> dict[str, Tensor]:
         weights = self._weights_entry("default")
-        file = self._file(weights)
+        file = self._cached_file(weights)
         try:
             return dict(weights.get_state_dict(progress=False, check_hash=True))
         except (OSError, RuntimeError) as error:
             raise ModelError(
                 f"the weights {file.name} of {self.name} are not in {file.parent} and cannot be downloaded from "
-                f"{weights.url} ({error}): put the file there, or pass one with --weights PATH"
+                f"{weights.url} ({error}): put the file into that folder, or pass its path with --weights"
             ) from error
 
-    def convert(self, state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    def convert_weights(self, state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
         embedding = state.get("encoder.pos_embedding")
         if not isinstance(network, VisionTransformer) or embedding is None or embedding.ndim != 3:
             return state
@@ -156,8 +165,10 @@ class TorchvisionArchitecture:
     def preprocessing(self, weights: str) -> Preprocessing:
         preset = self._weights_entry(weights).transforms()
         interpolation: Interpolation = "bicubic" if preset.interpolation.value == "bicubic" else "bilinear"
-        prop = ImageProperty(preset.crop_size[0], shorter_px=preset.resize_size[0], interpolation=interpolation)
-        return Preprocessing(prop, Normalization(mean=tuple(preset.mean), std=tuple(preset.std)))
+        image_property = ImageProperty(
+            preset.crop_size[0], shorter_px=preset.resize_size[0], interpolation=interpolation
+        )
+        return Preprocessing(image_property, Normalization(mean=tuple(preset.mean), std=tuple(preset.std)))
 
     def _weights_entry(self, weights: str) -> Any:
         # `default` is the newest recipe; other files mostly use the first one (256 -> 224).

@@ -26,7 +26,7 @@ class BuiltinNet:
     preprocessing: Preprocessing
 
     def build(self, *, classes: int, channels: int, size: Size) -> nn.Module:
-        """Return the network with random weights; its output is logits `(N, classes)`. The size is not checked."""
+        """Build the network with random weights; it returns logits `(N, classes)`. The size is not checked."""
         return nn.Sequential(OrderedDict(self.layers(classes, channels, size)))
 
 

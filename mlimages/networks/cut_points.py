@@ -55,7 +55,7 @@ def find_cut_points(model: Model) -> tuple[CutPoint, ...]:
     """
     order, widths = _execution_order(model)
     points: dict[str, CutPoint] = {}
-    for name, path in _candidates(model):
+    for name, path in _candidate_layers(model):
         indices = [index for index, leaf in enumerate(order) if f"{leaf}.".startswith(f"{path}.")]
         consumer = _first_consumer(model.network, order[indices[-1] + 1 :]) if indices else None
         if consumer in widths:
@@ -92,7 +92,8 @@ class FeatureHooks:
             hook.remove()
 
     def features(self) -> Tensor:
-        """Return the features of the last batch, the cut points side by side: float32 `(N, sum of num_features)`."""
+        """Return the features of the last batch, concatenated over the cut points: float32 `(N, sum of
+        num_features)`."""
         features = torch.cat([self._inputs[path] for path in self._consumers], dim=1)
         self._inputs.clear()
         return features
@@ -108,13 +109,14 @@ def _record_input(module: nn.Module, path: str, inputs: dict[str, Tensor]) -> to
 
 
 def _pool(module: nn.Module, x: Tensor) -> Tensor:
-    """Average over positions, `(N, C)`: channels are second in the input of a convolution, last in other inputs."""
+    """Average over positions: `(N, C)`. In the input of a convolution, channels are the second dimension, otherwise the
+    last."""
     if isinstance(module, nn.Conv2d):
         return x.mean(dim=(2, 3))
     return x.flatten(1, -2).mean(dim=1) if x.ndim > 2 else x
 
 
-def _candidates(model: Model) -> Iterator[tuple[str, str]]:
+def _candidate_layers(model: Model) -> Iterator[tuple[str, str]]:
     """Yield names and module paths of the layers or stages after which the network may be cut."""
     if model.layers:
         by_path = {path: name for name, path in reversed([*model.layers.items()])}  # conv1_1 before conv1
@@ -129,21 +131,22 @@ def _layer_index(layer: tuple[str, str]) -> tuple[str, int]:
 
 
 def _stages(model: Model) -> list[str]:
-    """Return modules with parameters, splitting the largest until there are enough; no head and no single norms."""
-    paths = _children(model.network, "")
+    """Return modules with parameters, splitting the largest into its children until there are enough; without the head
+    and single normalization layers."""
+    paths = _child_paths(model.network, "")
     while len([path for path in paths if not _is_excluded(model, path)]) < MIN_CUT_POINTS:
-        sizes = {path: _size(model.network.get_submodule(path)) for path in paths}
-        divisible = [path for path in paths if len(_children(model.network.get_submodule(path), path)) > 1]
+        sizes = {path: _num_parameters(model.network.get_submodule(path)) for path in paths}
+        divisible = [path for path in paths if len(_child_paths(model.network.get_submodule(path), path)) > 1]
         if not divisible:
             break
         largest = max(divisible, key=lambda path: sizes[path])
         index = paths.index(largest)
-        paths[index : index + 1] = _children(model.network.get_submodule(largest), largest)
+        paths[index : index + 1] = _child_paths(model.network.get_submodule(largest), largest)
     return [path for path in paths if not _is_excluded(model, path)]
 
 
-def _children(module: nn.Module, path: str) -> list[str]:
-    return [f"{path}.{name}" if path else name for name, child in module.named_children() if _size(child)]
+def _child_paths(module: nn.Module, path: str) -> list[str]:
+    return [f"{path}.{name}" if path else name for name, child in module.named_children() if _num_parameters(child)]
 
 
 def _is_excluded(model: Model, path: str) -> bool:
@@ -152,14 +155,14 @@ def _is_excluded(model: Model, path: str) -> bool:
     )
 
 
-def _size(module: nn.Module) -> int:
+def _num_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _first_consumer(network: nn.Module, leaves: list[str]) -> str | None:
     """Return the first of these layers that has weights and is not a normalization."""
     modules = ((path, network.get_submodule(path)) for path in leaves)
-    return next((path for path, module in modules if _size(module) and not isinstance(module, _NORMS)), None)
+    return next((path for path, module in modules if _num_parameters(module) and not isinstance(module, _NORMS)), None)
 
 
 def _execution_order(model: Model) -> tuple[list[str], dict[str, int]]:
@@ -168,7 +171,7 @@ def _execution_order(model: Model) -> tuple[list[str], dict[str, int]]:
     inputs: dict[str, Tensor] = {}
     modules = {path: module for path, module in model.network.named_modules() if path}
     hooks = [module.register_forward_pre_hook(_record_call(path, order)) for path, module in modules.items()]
-    hooks += [_record_input(module, path, inputs) for path, module in modules.items() if _size(module)]
+    hooks += [_record_input(module, path, inputs) for path, module in modules.items() if _num_parameters(module)]
     image = model.preprocessing.image
     try:
         with torch.inference_mode():

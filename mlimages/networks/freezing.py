@@ -60,7 +60,7 @@ def freeze(model: Model, upto: str = "head") -> FrozenPart:
 
     Frozen parameters require no gradient. Frozen modules, such as batch norm and dropout, stay in eval mode even after
     `.train()`. So does every batch norm of a pretrained network: its scale and shift may be trained, but statistics of
-    a few hundred images are worse than the pretrained ones. Calling it again replaces the previous choice.
+    a few hundred images are worse than the pretrained ones. A second call replaces the frozen layers of the first.
 
     Args:
         model: its network is changed in place.
@@ -82,7 +82,7 @@ def freeze(model: Model, upto: str = "head") -> FrozenPart:
     layers = _layers_up_to(model, upto)
     parameters = {name for name, _ in network.named_parameters() if _is_inside(name, layers)}
     if all(name in parameters for name, _ in network.named_parameters()):
-        raise ModelError(f"freezing up to {upto!r} leaves nothing of {model.name} to train: freeze fewer layers")
+        raise ModelError(f"freezing up to {upto!r} leaves no layer of {model.name} to train: freeze fewer")
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name not in parameters)
     modules = {path for path, module in network.named_modules() if path and _is_frozen(path, module, layers)}
@@ -90,12 +90,12 @@ def freeze(model: Model, upto: str = "head") -> FrozenPart:
         module.__dict__.pop("train", None)
         if path in modules or (model.pretrained and isinstance(module, nn.modules.batchnorm._BatchNorm)):
             module.eval()
-            module.__dict__["train"] = functools.partial(_stay_in_eval, module)
+            module.__dict__["train"] = functools.partial(_train_in_eval_mode, module)
     return FrozenPart(frozenset(parameters), frozenset(modules))
 
 
-def _stay_in_eval(module: nn.Module, mode: bool = True) -> nn.Module:
-    """Stay in eval mode; replaces `.train()` of a frozen module."""
+def _train_in_eval_mode(module: nn.Module, mode: bool = True) -> nn.Module:
+    """Set eval mode whatever `mode` is; replaces `.train()` of a frozen module."""
     return module
 
 
@@ -123,7 +123,7 @@ def _execution_order(network: nn.Module) -> list[str]:
 
 
 def _is_inside(name: str, layers: set[str]) -> bool:
-    """Whether a parameter or module is one of `layers`, or inside one."""
+    """Return whether a parameter or module is one of `layers` or inside one of them."""
     parts = name.split(".")
     return any(".".join(parts[:length]) in layers for length in range(1, len(parts) + 1))
 
@@ -170,7 +170,7 @@ class _Tracer(fx.Tracer):
 
 
 def is_stochastic(module: nn.Module) -> bool:
-    """Return whether a module is random in train mode: dropout and stochastic depth.
+    """Return whether a module is dropout or stochastic depth, which are random in train mode.
 
     Examples:
         >>> from torch import nn
@@ -186,7 +186,7 @@ def trace(network: nn.Module) -> fx.Graph | None:
 
     A copy that shares the tensors is traced, since some networks store results of their forward pass.
     """
-    traced, base = share_tensors(network).eval(), type(network)
+    traced, base = copy_sharing_tensors(network).eval(), type(network)
     # Arguments other than the images keep their defaults, such as `mask=None`, instead of becoming placeholders.
     traced.__class__ = type(base.__name__, (base,), {"forward": lambda self, x: base.forward(self, x)})
     try:
@@ -200,7 +200,7 @@ def trace(network: nn.Module) -> fx.Graph | None:
     return graph
 
 
-def share_tensors(network: nn.Module) -> nn.Module:
-    """Copy the modules; parameters and buffers are shared."""
+def copy_sharing_tensors(network: nn.Module) -> nn.Module:
+    """Return a copy of the network that shares its parameters and buffers."""
     tensors = (*network.parameters(), *network.buffers())
     return copy.deepcopy(network, {id(tensor): tensor for tensor in tensors})

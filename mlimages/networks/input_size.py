@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from mlimages.core import ImageProperty, ModelError
 
-Build = Callable[[ImageProperty], nn.Module]
+NetworkBuilder = Callable[[ImageProperty], nn.Module]
 
 _MULTIPLES = (1, 2, 4, 8, 14, 16, 28, 32, 64)
 """Networks take any size above a lowest one, or multiples of their patch, window or stride."""
 
 
-def check_input_size(build: Build, name: str, prop: ImageProperty, *, native: ImageProperty) -> None:
+def check_input_size(build: NetworkBuilder, name: str, image_property: ImageProperty, *, native: ImageProperty) -> None:
     """Check that a network accepts images of this size, in a forward pass on the meta device, which computes shapes.
 
     A network that fails there even at its native size needs values and is run on the CPU.
@@ -28,26 +28,33 @@ def check_input_size(build: Build, name: str, prop: ImageProperty, *, native: Im
         ModelError: the forward pass fails. The message names the layer, if it is certain, and the nearest valid square
             sizes.
     """
-    problem = find_size_error(build, prop)
+    problem = find_size_error(build, image_property)
     if not problem:
         return
     if find_size_error(build, native):
-        if problem := find_size_error(build, prop, device="cpu"):
-            raise ModelError(f"{name} does not support {prop.width} x {prop.height} px: {problem}")
+        if problem := find_size_error(build, image_property, device="cpu"):
+            raise ModelError(f"{name} does not support {image_property.width} x {image_property.height} px: {problem}")
         return
-    sizes = [size for size in (_nearest_valid_size(build, prop, -1), _nearest_valid_size(build, prop, 1)) if size]
+    sizes = [
+        size
+        for size in (_nearest_valid_size(build, image_property, -1), _nearest_valid_size(build, image_property, 1))
+        if size
+    ]
     near = " and ".join(map(str, sizes or [native.width]))
-    raise ModelError(f"{name} does not support {prop.width} x {prop.height} px: {problem}; nearest valid sizes: {near}")
+    raise ModelError(
+        f"{name} does not support {image_property.width} x {image_property.height} px: {problem}; "
+        f"nearest valid sizes: {near}"
+    )
 
 
-def _nearest_valid_size(build: Build, prop: ImageProperty, step: int) -> int | None:
+def _nearest_valid_size(build: NetworkBuilder, image_property: ImageProperty, step: int) -> int | None:
     """Return the nearest valid size in one direction (`step` is 1 or -1); None if there is none."""
 
     def is_valid(size: int) -> bool:
-        return not find_size_error(build, replace(prop, width=size, height=size, shorter_px=size))
+        return not find_size_error(build, replace(image_property, width=size, height=size, shorter_px=size))
 
-    invalid = prop.width
-    for size in _candidates(prop.width, step):
+    invalid = image_property.width
+    for size in _candidate_sizes(image_property.width, step):
         if not is_valid(size):
             invalid = size
             continue
@@ -58,23 +65,23 @@ def _nearest_valid_size(build: Build, prop: ImageProperty, step: int) -> int | N
     return None
 
 
-def _candidates(start: int, step: int) -> list[int]:
+def _candidate_sizes(start: int, step: int) -> list[int]:
     """Return the next multiple of each of `_MULTIPLES`, nearest first."""
     near = {(start + step * multiple) // multiple * multiple for multiple in _MULTIPLES}
     return sorted((size for size in near if size > 0 and size != start), key=lambda size: abs(size - start))
 
 
-def find_size_error(build: Build, prop: ImageProperty, *, device: str = "meta") -> str:
+def find_size_error(build: NetworkBuilder, image_property: ImageProperty, *, device: str = "meta") -> str:
     """Return why the network does not accept images of this size; empty if it does."""
     with torch.device(device), torch.no_grad():
         try:
-            network = build(prop).eval()
+            network = build(image_property).eval()
         except (AssertionError, ValueError, RuntimeError) as error:
             return _first_line(error)
-        return _forward_error(network, prop)
+        return _forward_error(network, image_property)
 
 
-def _forward_error(network: nn.Module, prop: ImageProperty) -> str:
+def _forward_error(network: nn.Module, image_property: ImageProperty) -> str:
     last_call: list[tuple[str, nn.Module, tuple[int, ...]]] = []
 
     def record(path: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
@@ -88,22 +95,22 @@ def _forward_error(network: nn.Module, prop: ImageProperty) -> str:
         if not any(True for _ in module.children()):
             module.register_forward_pre_hook(record(path))
     try:
-        network(torch.zeros(2, prop.channels, prop.height, prop.width))
+        network(torch.zeros(2, image_property.channels, image_property.height, image_property.width))
     except Exception as error:  # the network's code may raise any error on an invalid size
-        return _explain(last_call[0], error) if last_call else _first_line(error)
+        return _explain_layer_error(last_call[0], error) if last_call else _first_line(error)
     return ""
 
 
-def _explain(call: tuple[str, nn.Module, tuple[int, ...]], error: Exception) -> str:
-    """Return the arithmetic of the layer that fails, or else the error of the library."""
+def _explain_layer_error(call: tuple[str, nn.Module, tuple[int, ...]], error: Exception) -> str:
+    """Return why the layer rejects its input, with its arithmetic; by default the library's error message."""
     path, module, shape = call
     if isinstance(module, nn.Linear) and module.in_features != shape[-1]:
         return f"layer {path} expects {module.in_features} features but would get {shape[-1]}"
     if isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d) and not isinstance(module.padding, str):
-        kernel, stride, padding = (_last(getattr(module, name)) for name in ("kernel_size", "stride", "padding"))
+        kernel, stride, padding = (_last_value(getattr(module, name)) for name in ("kernel_size", "stride", "padding"))
         side = min(shape[-2:])
         output = (side + 2 * padding - kernel) // stride + 1
-        if output < 1 and _last(module.dilation if not isinstance(module, nn.AvgPool2d) else 1) == 1:
+        if output < 1 and _last_value(module.dilation if not isinstance(module, nn.AvgPool2d) else 1) == 1:
             return f"layer {path} would have no output: ({side} + 2*{padding} - {kernel})/{stride} + 1 = {output}"
     return _first_line(error)
 
@@ -112,5 +119,5 @@ def _first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0].rstrip(".!")
 
 
-def _last(value: int | tuple[int, ...]) -> int:
+def _last_value(value: int | tuple[int, ...]) -> int:
     return value if isinstance(value, int) else value[-1]

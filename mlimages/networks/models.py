@@ -111,11 +111,11 @@ def build_model(
     if source == "default" and not architecture.has_weights:
         source = "none"
     preprocessing = architecture.preprocessing(source)
-    prop = _override(preprocessing.image, size=size, resize=resize, gray=gray)
+    image_property = _override_image_property(preprocessing.image, size=size, resize=resize, gray=gray)
     # From a gray image and three channel means, Normalize returns three channels.
-    taken = replace(prop, gray_scale=prop.gray_scale and len(preprocessing.normalization.mean) == 1)
+    taken = replace(image_property, gray_scale=image_property.gray_scale and len(preprocessing.normalization.mean) == 1)
     native = preprocessing.image
-    if (prop.width, prop.height) != (native.width, native.height):
+    if (image_property.width, image_property.height) != (native.width, native.height):
         check_input_size(lambda size: architecture.build(classes, size, source), name, taken, native=native)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -127,7 +127,7 @@ def build_model(
         name=name,
         network=network.eval(),
         library=architecture.library,
-        preprocessing=replace(preprocessing, image=prop),
+        preprocessing=replace(preprocessing, image=image_property),
         heads=find_heads(network, classes),
         layers=well_known_layers(network),
         pretrained=source != "none",
@@ -169,7 +169,7 @@ def wrap_network(network: nn.Module, preprocessing: Preprocessing, *, classes: i
 
 
 def resolve_defaults(name: str, *, weights: str, freeze: str) -> tuple[str, str]:
-    """Resolve `default` weights and `auto` freezing for a network.
+    """Return the weights and the last frozen layer of a network, with `default` and `auto` resolved.
 
     Raises:
         ModelError: the weights are random and `freeze` is `auto`.
@@ -186,8 +186,8 @@ def resolve_defaults(name: str, *, weights: str, freeze: str) -> tuple[str, str]
         weights = "none"
     if freeze == "auto" and weights == "none" and has_weights:
         raise ModelError(
-            f"{name} with --weights none starts from random weights: train all layers with --freeze none, or leave "
-            "--weights out"
+            f"{name} with --weights none starts from random weights: train all layers with --freeze none, or "
+            "omit --weights"
         )
     freeze = freeze if freeze != "auto" else "none" if weights == "none" else "head"
     if weights == "none" and freeze != "none":
@@ -198,14 +198,14 @@ def resolve_defaults(name: str, *, weights: str, freeze: str) -> tuple[str, str]
 def find_heads(network: nn.Module, classes: int) -> tuple[str, ...]:
     """Return the module paths of the classifiers: as defined by timm, or the last layer with one output per class."""
     named = getattr(network, "pretrained_cfg", {}).get("classifier") or ()
-    paths = [path for path, module in network.named_modules() if _outputs(module) == classes]
+    paths = [path for path, module in network.named_modules() if _num_outputs(module) == classes]
     heads = tuple(path for path in ([named] if isinstance(named, str) else named) if path in paths)
     if not heads and not paths:
         raise ModelError(f"this network is not a classifier: it has no last layer with {classes} outputs")
     return heads or (paths[-1],)
 
 
-def _outputs(module: nn.Module) -> int | None:
+def _num_outputs(module: nn.Module) -> int | None:
     return getattr(module, "out_features", None) or getattr(module, "out_channels", None)
 
 
@@ -241,42 +241,48 @@ def well_known_layers(network: nn.Module) -> dict[str, str]:
     return names | {f"fc{n}": path for n, path in enumerate(linear, start=6)}
 
 
-def _override(
-    prop: ImageProperty, *, size: int | tuple[int, int] | None, resize: Resize | None, gray: bool | None
+def _override_image_property(
+    image_property: ImageProperty, *, size: int | tuple[int, int] | None, resize: Resize | None, gray: bool | None
 ) -> ImageProperty:
     if size is not None:
-        prop = _with_size(prop, (size, size) if isinstance(size, int) else size)
+        image_property = _with_size(image_property, (size, size) if isinstance(size, int) else size)
     if resize is not None:
-        prop = replace(prop, resize=resize)
-    return prop if gray is None else replace(prop, gray_scale=gray)
+        image_property = replace(image_property, resize=resize)
+    return image_property if gray is None else replace(image_property, gray_scale=gray)
 
 
-def _with_size(prop: ImageProperty, size: tuple[int, int]) -> ImageProperty:
+def _with_size(image_property: ImageProperty, size: tuple[int, int]) -> ImageProperty:
     """Change width and height; scale the margin around the crop in proportion."""
     larger = max(size)
-    shorter_px = max(larger, round(larger * prop.shorter_px / max(prop.width, prop.height)))
-    return replace(prop, width=size[0], height=size[1], shorter_px=shorter_px)
+    shorter_px = max(
+        larger, round(larger * image_property.shorter_px / max(image_property.width, image_property.height))
+    )
+    return replace(image_property, width=size[0], height=size[1], shorter_px=shorter_px)
 
 
-def _build_with_weights(architecture: Architecture, classes: int, prop: ImageProperty, source: str) -> nn.Module:
+def _build_with_weights(
+    architecture: Architecture, classes: int, image_property: ImageProperty, source: str
+) -> nn.Module:
     """Build a network and load its weights; a classifier for other classes gets random weights."""
     description = f"the default weights of {architecture.name}" if source == "default" else source
-    network = _build_on_meta(architecture, classes, prop, source)
+    network = _build_on_meta(architecture, classes, image_property, source)
     heads = find_heads(network, classes)
     if source == "default":
-        state = architecture.default_weights(prop)
+        state = architecture.default_weights(image_property)
     else:
-        state = _read_file(architecture, network, heads, source)
+        state = _read_converted_weights(architecture, network, heads, source)
     is_complete = load_weights(network, state, heads=heads, source=description)
     if not is_complete:
         is_complete = all(_reset_parameters(network.get_submodule(head)) for head in heads)
     if not is_complete or any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
-        network = architecture.build(classes, prop, source)  # for tensors that are not in the file
+        network = architecture.build(classes, image_property, source)  # for tensors that are not in the file
         load_weights(network, state, heads=heads, source=description)
     return network
 
 
-def _read_file(architecture: Architecture, network: nn.Module, heads: tuple[str, ...], source: str) -> State:
+def _read_converted_weights(
+    architecture: Architecture, network: nn.Module, heads: tuple[str, ...], source: str
+) -> State:
     """Read the tensors of a file and convert them to the network's names and shapes."""
     if "lite0" in architecture.name:
         from mlimages.networks.timm_architecture import check_packaged_weights
@@ -285,7 +291,7 @@ def _read_file(architecture: Architecture, network: nn.Module, heads: tuple[str,
     state = remove_prefix(read_weights(source), network, source=source)
     own = {name: tensor.shape for name, tensor in network.state_dict().items() if not name.startswith(heads)}
     if any(name not in state or state[name].shape != shape for name, shape in own.items()):
-        state = architecture.convert(state, network)
+        state = architecture.convert_weights(state, network)
     if source.endswith(".safetensors"):  # sorted by name
         return state
     return match_in_order(network, state, heads=heads, source=source)
@@ -300,10 +306,11 @@ def _reset_parameters(layer: nn.Module) -> bool:
     return True
 
 
-def _build_on_meta(architecture: Architecture, classes: int, prop: ImageProperty, source: str) -> nn.Module:
-    """Build without values: random initialization of weights that are then replaced would take seconds."""
+def _build_on_meta(architecture: Architecture, classes: int, image_property: ImageProperty, source: str) -> nn.Module:
+    """Build the network on the meta device, without values: initializing weights that are then replaced would take
+    seconds."""
     try:
         with torch.device("meta"):
-            return architecture.build(classes, prop, source)
+            return architecture.build(classes, image_property, source)
     except (NotImplementedError, RuntimeError):  # the constructor of the network needs values
-        return architecture.build(classes, prop, source)
+        return architecture.build(classes, image_property, source)

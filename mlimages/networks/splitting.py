@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch._subclasses import FakeTensorMode
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
-from mlimages.networks.freezing import FrozenPart, is_stochastic, share_tensors, trace
+from mlimages.networks.freezing import FrozenPart, copy_sharing_tensors, is_stochastic, trace
 
 logger = logging.getLogger(__name__)
 
@@ -35,15 +35,15 @@ class SplitNetwork:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Names of the features in the graph."""
+        """Names of the feature tensors in the graph."""
         return tuple(node.name for node in self.lower.graph.output_node().all_input_nodes)
 
 
 def split_network(network: nn.Module, frozen: FrozenPart, example: Tensor) -> SplitNetwork | None:
-    """Split a network as high as possible; return None if nothing is frozen or it cannot be traced.
+    """Split a network after its last frozen layer; return None if no layer is frozen or the network cannot be traced.
 
-    Layers without parameters and randomness after the last frozen layer (activation, pooling, flattening) belong to the
-    lower part, which makes the features small.
+    Deterministic layers without parameters that follow the last frozen layer (activation, pooling, flattening) belong
+    to the lower part, which makes the features small.
 
     Args:
         network: a network after `freeze`.
@@ -68,7 +68,7 @@ def split_network(network: nn.Module, frozen: FrozenPart, example: Tensor) -> Sp
         logger.warning("this network cannot be split above its frozen layers: the whole network runs in every epoch")
         return None
     fixed = _fixed_nodes(network, graph, frozen)
-    upper_nodes, features = _frontier(graph, fixed)
+    upper_nodes, features = _partition_nodes(graph, fixed)
     if not features or any(node.op == "placeholder" for node in features):
         return None
     shapes = tuple(tuple(node.meta["val"].shape[1:]) for node in features)
@@ -80,7 +80,7 @@ def propagate_shapes(network: nn.Module, graph: fx.Graph, example: Tensor) -> bo
     """Set the shape of each node of the graph; return False if the graph cannot be run."""
     shape_mode = FakeTensorMode(allow_non_fake_inputs=True)
     try:
-        FakeTensorProp(fx.GraphModule(share_tensors(network), graph), shape_mode).propagate(example)
+        FakeTensorProp(fx.GraphModule(copy_sharing_tensors(network), graph), shape_mode).propagate(example)
     except Exception as error:  # the network's code may raise any error on tensors without values
         logger.info(
             "cannot determine the shapes in this network without running it (%s: %s)", type(error).__name__, error
@@ -100,7 +100,7 @@ def _fixed_nodes(network: nn.Module, graph: fx.Graph, frozen: FrozenPart) -> set
 
 def _is_fixed(network: nn.Module, node: fx.Node, frozen: FrozenPart) -> bool:
     if node.op == "get_attr":
-        return not getattr(_attribute(network, str(node.target)), "requires_grad", False)
+        return not getattr(_get_attribute(network, str(node.target)), "requires_grad", False)
     if node.op != "call_module" or str(node.target) in frozen.modules:
         return True
     module = network.get_submodule(str(node.target))
@@ -108,12 +108,12 @@ def _is_fixed(network: nn.Module, node: fx.Node, frozen: FrozenPart) -> bool:
     return not (is_stochastic(module) or has_state)
 
 
-def _attribute(network: nn.Module, path: str) -> object:
+def _get_attribute(network: nn.Module, path: str) -> object:
     module_path, _, name = path.rpartition(".")
     return getattr(network.get_submodule(module_path), name)
 
 
-def _frontier(graph: fx.Graph, fixed: set[fx.Node]) -> tuple[set[fx.Node], list[fx.Node]]:
+def _partition_nodes(graph: fx.Graph, fixed: set[fx.Node]) -> tuple[set[fx.Node], list[fx.Node]]:
     """Return the nodes of the upper part, and the nodes of the lower part whose values it uses.
 
     Shapes and constants that do not depend on the image are computed again in the upper part.

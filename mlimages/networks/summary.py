@@ -112,7 +112,7 @@ def summarize(
     return NetworkSummary(
         title=title,
         input=size,
-        layers=tuple(recorder.layer(path, flops.get(path, 0) // 4) for path in recorder.innermost()),
+        layers=tuple(recorder.layer(path, flops.get(path, 0) // 4) for path in recorder.leaf_modules()),
         parameters=sum(p.numel() for p in parameters),
         trained_parameters=sum(p.numel() for p in parameters if p.requires_grad),
         multiply_adds=counter.get_total_flops() // 4,  # two operations per multiply-add, two images
@@ -150,16 +150,17 @@ class _Recorder:
         self._handles = [
             handle
             for path, module in self._modules.items()
-            for handle in (module.register_forward_pre_hook(self._before(path)),
-                           module.register_forward_hook(self._after(path)))
+            for handle in (module.register_forward_pre_hook(self._make_pre_hook(path)),
+                           module.register_forward_hook(self._make_hook(path)))
         ]  # fmt: skip
 
     def close(self) -> None:
         for handle in self._handles:
             handle.remove()
 
-    def innermost(self) -> list[str]:
-        """Return the called modules without called children; attention uses its children's weights without a call."""
+    def leaf_modules(self) -> list[str]:
+        """Return the paths of called modules that have no called children, such as attention, which does not call its
+        children."""
         parents = {path[:end] for path in self.calls for end, char in enumerate(path) if char == "."}
         return [path for path in self.calls if path not in parents and path]
 
@@ -174,18 +175,18 @@ class _Recorder:
             parameters=sum(p.numel() for p in module.parameters()),
             state=_state(module),
             multiply_adds=multiply_adds,
-            arithmetic=window.arithmetic(n) if window else _other_arithmetic(module, call),
+            arithmetic=window.arithmetic(n) if window else _describe_arithmetic(module, call),
             even=window is None or window.width(n).denominator == 1,
             lost_px=window.lost_px(n) if window else 0,
         )
 
-    def _before(self, path: str) -> Any:
+    def _make_pre_hook(self, path: str) -> Any:
         def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
             self.current = self._names.get(path, path)
 
         return hook
 
-    def _after(self, path: str) -> Any:
+    def _make_hook(self, path: str) -> Any:
         def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
             output = output[0] if isinstance(output, tuple) else output  # attention also returns its weights
             if path not in self.calls and inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
@@ -207,7 +208,7 @@ def _state(module: nn.Module) -> State:
     return "partly" if len(is_trained) == 2 else "trained" if is_trained.pop() else "frozen"
 
 
-def _other_arithmetic(module: nn.Module, call: _Call) -> str:
+def _describe_arithmetic(module: nn.Module, call: _Call) -> str:
     """Return the number of inputs and outputs of a linear layer, or a change of width not due to a window."""
     if isinstance(module, nn.Linear):
         is_flattened = call.input == (math.prod(call.feature_map),) and math.prod(call.feature_map[1:]) > 1

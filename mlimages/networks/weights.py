@@ -37,7 +37,8 @@ _CHAINER_NAMES = {"W": "weight", "b": "bias", "gamma": "weight", "beta": "bias",
 def read_weights(path: str | os.PathLike[str]) -> State:
     """Read the tensors of a weights file or checkpoint; floats of any precision become float32.
 
-    Checkpoints of timm, Lightning or a training loop may store them under `state_dict`, `model` and the like.
+    Checkpoints of timm, Lightning or a training loop may store the tensors under `state_dict`, `model` and similar
+    keys.
 
     Raises:
         ModelError: there is no such file, its format is not supported, or loading it could execute code.
@@ -48,16 +49,16 @@ def read_weights(path: str | os.PathLike[str]) -> State:
     try:
         state = _READERS[path.suffix.lower()](path)
     except KeyError:
-        raise ModelError(f"{path} is not a weights file: expected {SUFFIXES}") from None
+        raise ModelError(f"{path} is not a weights file: expected a {SUFFIXES} file") from None
     except (SafetensorError, zipfile.BadZipFile, OSError, ValueError, RuntimeError, EOFError) as error:
-        cause = _other_content(path) or _first_line(error)
+        cause = _diagnose_content(path) or _first_line(error)
         raise ModelError(f"{path} cannot be read as {path.suffix} weights: {cause}") from error
     if not state:
         raise ModelError(f"{path} contains no tensors")
     return {name: _to_float32(tensor) for name, tensor in state.items()}
 
 
-def _other_content(path: Path) -> str:
+def _diagnose_content(path: Path) -> str:
     """Return what an unreadable file contains instead of weights; "" if unknown."""
     with path.open("rb") as file:
         begin = file.read(64).lstrip().lower()
@@ -107,10 +108,10 @@ def _is_mapping(loaded: Mapping[Any, Any], key: str) -> bool:
 def _read_npz(path: Path) -> State:
     """Read arrays by name; convert Chainer's names, such as `predictor/conv1/W` to `predictor.conv1.weight`."""
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        return {_torch_name(name): torch.from_numpy(arrays[name]) for name in arrays.files}
+        return {_convert_chainer_name(name): torch.from_numpy(arrays[name]) for name in arrays.files}
 
 
-def _torch_name(name: str) -> str:
+def _convert_chainer_name(name: str) -> str:
     *parents, last = name.split("/")
     return ".".join([*parents, _CHAINER_NAMES.get(last, last)]) if parents else name
 
@@ -207,7 +208,9 @@ def load_weights(network: nn.Module, state: State, *, heads: Sequence[str], sour
     if any(problems.values()):
         listed = [f"{problem}: {_first_names(names)}" for problem, names in problems.items() if names]
         if not own.keys() & state.keys():
-            listed.insert(0, "no tensor name in common: is it for another network or library (NAME, timm:NAME)?")
+            listed.insert(
+                0, "no tensor name in common: are the weights for another network or library (NAME, timm:NAME)?"
+            )
         raise ModelError(f"{source} does not match this network; {'; '.join(listed)}")
     if broken := [name for name in own if name in state and _is_not_finite(state[name])]:
         raise ModelError(f"{source} is damaged: NaN or infinity in {_first_names(broken)}")

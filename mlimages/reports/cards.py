@@ -9,7 +9,7 @@ from pathlib import Path
 from mlimages.core import InputError, writing
 from mlimages.gathering import read_manifest
 from mlimages.inference import KNOWN, KNOWN_AT, LOGITS, PROBABILITIES, SET_LEVEL, OnnxBundle
-from mlimages.reports.pages import percent
+from mlimages.reports.pages import format_percent
 
 NAME = "README.md"
 
@@ -17,7 +17,8 @@ _PARTS = {"train": "training", "val": "validation"}
 
 
 def write_model_card(bundle: OnnxBundle) -> Path | None:
-    """Write the card beside the file; return None if there is a README.md that mlimages did not write."""
+    """Write the model card beside the .onnx file and return its path; None if a README.md exists that mlimages did not
+    write."""
     path = bundle.path.parent / NAME
     try:
         with writing(path) as part:
@@ -28,21 +29,30 @@ def write_model_card(bundle: OnnxBundle) -> Path | None:
 
 
 def has_model_card(bundle: OnnxBundle) -> bool:
-    """Return whether the file's card exists beside it."""
+    """Return whether the model card of an .onnx file exists beside it."""
     path = bundle.path.parent / NAME
     return path.is_file() and path.read_bytes() == model_card(bundle).encode()
 
 
 def model_card(bundle: OnnxBundle) -> str:
-    """Return the card: YAML for the Hub, then description, data, results, limits, use and the command of the run.
+    """Return the model card: YAML for the Hub, then description, data, results, limitations, usage and the command of
+    the
+    run.
 
     Example:
         >>> print(model_card(OnnxBundle.read("runs/first/model.onnx")).splitlines()[1])
         library_name: onnx
     """
-    sections = (_description(bundle), _data(bundle), _results(bundle), _limits(bundle), _use(bundle), _origin(bundle))
+    sections = (
+        _description(bundle),
+        _data(bundle),
+        _results(bundle),
+        _limitations(bundle),
+        _usage(bundle),
+        _origin(bundle),
+    )
     text = "\n".join(line for lines in sections for line in lines)
-    return f"{_header(bundle)}\n# {bundle.model}: {_names(bundle.class_names)}\n\n{text}\n"
+    return f"{_header(bundle)}\n# {bundle.model}: {_join_names(bundle.class_names)}\n\n{text}\n"
 
 
 def _header(bundle: OnnxBundle) -> str:
@@ -60,7 +70,7 @@ def _header(bundle: OnnxBundle) -> str:
 def _description(bundle: OnnxBundle) -> Iterator[str]:
     image = bundle.preprocessing.image
     takes = "uint8 RGB images `(N, H, W, 3)` of any size" if bundle.includes_preprocessing else "preprocessed input"
-    classes = f"{len(bundle.class_names)} classes: {_names(bundle.class_names)}"
+    classes = f"{len(bundle.class_names)} classes: {_join_names(bundle.class_names)}"
     if bundle.multi_label:
         yield f"A multi-label classifier: an image may have any number of {classes}."
     else:
@@ -104,11 +114,11 @@ def _results(bundle: OnnxBundle) -> Iterator[str]:
     provenance = bundle.provenance
     yield "\n## Results\n"
     if provenance.accuracy:
-        value, low, high = map(percent, provenance.accuracy)
+        value, low, high = map(format_percent, provenance.accuracy)
         yield f"Accuracy {value} on {provenance.accuracy_count} validation images (95 % interval {low} to {high})."
         yield "The epoch was chosen on these images: expect slightly lower accuracy on new ones."
     if provenance.mean_ap:
-        value, low, high = map(percent, provenance.mean_ap)
+        value, low, high = map(format_percent, provenance.mean_ap)
         yield f"Mean average precision (mAP) {value} on {provenance.accuracy_count} validation images"
         yield f"(95 % interval {low} to {high})."
         yield "Epoch and thresholds were chosen on these images: expect slightly lower scores on new ones."
@@ -119,22 +129,22 @@ def _results(bundle: OnnxBundle) -> Iterator[str]:
         yield f"ONNX Runtime and the trained network agree on {provenance.parity.count} of these images."
 
 
-def _limits(bundle: OnnxBundle) -> Iterator[str]:
-    yield "\n## Limits\n"
-    yield from _unknown(bundle)
+def _limitations(bundle: OnnxBundle) -> Iterator[str]:
+    yield "\n## Limitations\n"
+    yield from _decision_rules(bundle)
     if sets := bundle.prediction_sets:
         threshold = sets.thresholds.get(SET_LEVEL, 0.0)
-        images = "training images, each left out once" if sets.source == "leave-one-out" else "validation images"
+        images = "training images by leave-one-out" if sets.source == "leave-one-out" else "validation images"
         yield f"The classes with a softmax of the logits of at least {threshold:.3f} include the true class in"
         yield f"{float(SET_LEVEL):.0%} of cases; if there is none, use the most probable class."
         yield f"The threshold was set on {sets.count} {images}."
     yield "Results hold for images like those of the validation set: the same sources, devices and surroundings."
     if bundle.includes_preprocessing and bundle.provenance.target == "onnxruntime":
-        yield "This file is for ONNX Runtime. OpenVINO loads it without an error but predicts differently: for other"
+        yield "This file is for ONNX Runtime. OpenVINO loads it without an error but its predictions differ: for other"
         yield "runtimes export with `--target`."
 
 
-def _unknown(bundle: OnnxBundle) -> Iterator[str]:
+def _decision_rules(bundle: OnnxBundle) -> Iterator[str]:
     if bundle.multi_label:
         yield "An image has each class whose output `probabilities` (sigmoid) reaches the threshold of the class:"
         thresholds = zip(bundle.class_names, bundle.thresholds, strict=True)
@@ -145,10 +155,10 @@ def _unknown(bundle: OnnxBundle) -> Iterator[str]:
     else:
         yield "Every image gets one of the classes above, even one that shows none of them."
     if bundle.unknown_below:
-        yield f'Below a probability of {percent(bundle.unknown_below)} `mlimages` predicts "unknown".'
+        yield f'Below a probability of {format_percent(bundle.unknown_below)} `mlimages` predicts "unknown".'
 
 
-def _use(bundle: OnnxBundle) -> Iterator[str]:
+def _usage(bundle: OnnxBundle) -> Iterator[str]:
     name, names = bundle.path.name, [LOGITS, PROBABILITIES, *([KNOWN] if bundle.known else [])]
     yield f"\n## Use\n\n```console\n$ mlimages predict {name} image.jpg\n```"
     if bundle.includes_preprocessing:
@@ -157,11 +167,11 @@ def _use(bundle: OnnxBundle) -> Iterator[str]:
             f'session = onnxruntime.InferenceSession("{name}")\n'
             'image = np.asarray(ImageOps.exif_transpose(Image.open("image.jpg")).convert("RGB"))[None]\n'
             f'{", ".join(names)} = session.run({json.dumps(names)}, {{"image": image}})\n'
-            f"names = {list(bundle.class_names)!r}\n{_decision(bundle)}\n```"
+            f"names = {list(bundle.class_names)!r}\n{_decision_code(bundle)}\n```"
         )
 
 
-def _decision(bundle: OnnxBundle) -> str:
+def _decision_code(bundle: OnnxBundle) -> str:
     """Return the line of Python that prints the predicted class or labels."""
     if not bundle.multi_label:
         return "print(names[probabilities[0].argmax()])"
@@ -176,7 +186,7 @@ def _origin(bundle: OnnxBundle) -> Iterator[str]:
         yield f"\n## Training\n\n```console\n$ {bundle.provenance.command}\n```"
 
 
-def _names(names: tuple[str, ...]) -> str:
+def _join_names(names: tuple[str, ...]) -> str:
     return ", ".join(map(_escape_markdown, names[:10])) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 

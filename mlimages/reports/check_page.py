@@ -24,7 +24,7 @@ MEAN = ImageProperty(96)
 
 @dataclass(frozen=True, slots=True)
 class CodeFindings:
-    """Findings of one code, the first of them as tiles."""
+    """The number of findings with one code, and tiles of the first of them."""
 
     code: str
     count: int
@@ -57,10 +57,10 @@ def write_report(report: CheckReport, path: str | os.PathLike[str], *, overwrite
         title="Check of " + ", ".join(file.path.name for file in report.files),
         report=report,
         files=[file.path.name for file in report.files],
-        classes=_class_rows(report),
-        drawings=plots.dataset_drawings(report.facts),
-        errors=_by_code(report, report.errors),
-        warnings=_by_code(report, report.warnings),
+        classes=_count_classes(report),
+        drawings=plots.dataset_svgs(report.facts),
+        errors=_findings_by_code(report, report.errors),
+        warnings=_findings_by_code(report, report.warnings),
         groups=[
             [GalleryTile((embed(path),), (str(path),)) for path in group[:MAX_PER_GROUP]]
             for group in report.duplicate_groups[:MAX_GROUPS]
@@ -68,11 +68,12 @@ def write_report(report: CheckReport, path: str | os.PathLike[str], *, overwrite
         group_count=len(report.duplicate_groups),
         feature_pairs=[
             GalleryTile(
-                (embed(pair.one), embed(pair.other)), (pair.one.name, f"{pair.other.name}: {pair.correlation:.2f}")
+                (embed(pair.one), embed(pair.other)),
+                (pair.one.name, f"{pair.other.name}: {pair.correlation:.2f}"),
             )
             for pair in (report.feature_pairs or ())[:MAX_PAIRS]
         ],
-        means=list(_means(report)),
+        means=list(_class_means(report)),
         mean_of=MEAN_OF,
         thresholds=_changed_thresholds(report),
     )
@@ -80,38 +81,40 @@ def write_report(report: CheckReport, path: str | os.PathLike[str], *, overwrite
         part.write_text(page, encoding="utf-8")
 
 
-def _class_rows(report: CheckReport) -> list[ClassRow]:
+def _count_classes(report: CheckReport) -> list[ClassRow]:
     files = range(len(report.files))
     return [ClassRow(name, tuple(report.counts.get((file, name), 0) for file in files)) for name in report.class_names]
 
 
-def _by_code(report: CheckReport, counts: Mapping[str, int]) -> list[CodeFindings]:
+def _findings_by_code(report: CheckReport, counts: Mapping[str, int]) -> list[CodeFindings]:
     return [
         CodeFindings(
             code,
             count,
             not Code(code).is_class_level,
-            tuple(map(_tile, islice(report.findings.select({Code(code)}), MAX_TILES))),
+            tuple(map(_finding_tile, islice(report.findings.select({Code(code)}), MAX_TILES))),
         )
         for code, count in counts.items()
     ]
 
 
-def _tile(one: Finding) -> GalleryTile:
-    images = () if one.code.is_class_level else tuple(embed(path) for path in (one.path, one.related) if path)
-    return GalleryTile(images, (one.path.name, one.detail))
+def _finding_tile(finding: Finding) -> GalleryTile:
+    images = (
+        () if finding.code.is_class_level else tuple(embed(path) for path in (finding.path, finding.related) if path)
+    )
+    return GalleryTile(images, (finding.path.name, finding.detail))
 
 
-def _means(report: CheckReport) -> Iterator[GalleryTile]:
+def _class_means(report: CheckReport) -> Iterator[GalleryTile]:
     for name in report.class_names[:MAX_MEANS]:
         try:
-            found = compute_mean(islice(_of_class(report.files, name), MEAN_OF), MEAN)
+            found = compute_mean(islice(_images_of_class(report.files, name), MEAN_OF), MEAN)
         except InputError:  # no image of this class can be decoded
             continue
         yield GalleryTile((data_url(to_pixels(found.mean.transpose(1, 2, 0))),), (name, counted(found.count, "image")))
 
 
-def _of_class(files: Iterable[LabelFile], name: str) -> Iterator[LabeledPath]:
+def _images_of_class(files: Iterable[LabelFile], name: str) -> Iterator[LabeledPath]:
     for file in files:
         names = file.class_names
         yield from (item for item in file if name in map(names.__getitem__, item.class_indices))

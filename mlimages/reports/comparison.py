@@ -69,7 +69,7 @@ class ComparedRun:
 
     @property
     def score_name(self) -> str:
-        """Name of `score`."""
+        """Name of `score`: accuracy or mAP."""
         return "mAP" if self.mean_ap else "accuracy"
 
     @property
@@ -102,10 +102,10 @@ def compare_runs(runs: AnyPath | Iterable[AnyPath]) -> tuple[ComparedRun, ...]:
     """
     paths = dict.fromkeys(map(Path, [runs] if isinstance(runs, str | os.PathLike) else runs))
     if len(paths) < 2:
-        raise InputError("compare needs at least two run folders: mlimages compare runs/a runs/b")
+        raise InputError("compare requires at least two run folders: mlimages compare runs/a runs/b")
     folders = sorted(map(_read_finished_run, paths), key=lambda run: -run.score.value)
     if len({run.score_name for run in folders}) > 1:
-        raise InputError("multi-label runs cannot be compared with others: compare them separately")
+        raise InputError("multi-label runs cannot be compared with single-label runs: compare each kind by itself")
     differing = _differing_settings([run.settings for run in folders])
     return tuple(
         ComparedRun(
@@ -114,7 +114,7 @@ def compare_runs(runs: AnyPath | Iterable[AnyPath]) -> tuple[ComparedRun, ...]:
             count=run.val_count,
             against_best=paired_test(run, folders[0]) if run is not folders[0] else None,
             seconds=run.figures.get("seconds"),
-            size_bytes=_size(run.path),
+            size_bytes=_model_size_bytes(run.path),
             settings={name: _setting_text(name, run.settings.get(name)) for name in differing},
             mean_ap=run.score if run.score_name == "mAP" else None,
         )
@@ -123,10 +123,10 @@ def compare_runs(runs: AnyPath | Iterable[AnyPath]) -> tuple[ComparedRun, ...]:
 
 
 def paired_test(run: RunFolder, best: RunFolder) -> PairedTest | None:
-    """Apply McNemar's exact test to the validation images that both runs share; None if there are none.
+    """Apply McNemar's exact test to the validation images that both runs share; return None if they share none.
 
-    The interval is Wald's interval for paired proportions. Of multi-label runs, the difference in
-    mean average precision is resampled by the bootstrap, see `difference_of_means`.
+    The interval is the Wald interval for paired proportions. For multi-label runs, the difference in mean average
+    precision is bootstrapped; see `difference_of_means`.
     """
     mine, theirs = _correct_by_image(run), _correct_by_image(best)
     shared = [key for key in mine if key in theirs]
@@ -136,7 +136,7 @@ def paired_test(run: RunFolder, best: RunFolder) -> PairedTest | None:
     lost = sum(theirs[key] and not mine[key] for key in shared)
     n = len(shared)
     if run.predictions and best.predictions and run.predictions.is_multi_label:
-        row_of, other_of = ({key: row for row, key in enumerate(_keys(each))} for each in (run, best))
+        row_of, other_of = ({key: row for row, key in enumerate(_image_keys(each))} for each in (run, best))
         rows, others = ([each[key] for key in shared] for each in (row_of, other_of))
         targets = run.predictions.labels[rows].astype(bool)
         mean, p_value = difference_of_means(
@@ -160,7 +160,7 @@ def comparison_lines(runs: Sequence[ComparedRun]) -> Iterator[str]:
             str(each.count),
             "" if each.seconds is None else f"{each.seconds:.0f}s",
             f"{format_count(each.size_bytes)}B",
-            verdict(each) if place else "best" if all_share_images(runs) else "-",
+            significance_text(each) if place else "best" if all_share_images_with_best(runs) else "-",
         )
         for place, each in enumerate(runs)
     ]
@@ -184,10 +184,10 @@ def _read_finished_run(path: Path) -> RunFolder:
 
 def _correct_by_image(run: RunFolder) -> dict[tuple[str, str], bool]:
     """Whether each validation image, by its path and class, is classified correctly."""
-    return dict(zip(_keys(run), run.predictions.correct.tolist(), strict=True)) if run.predictions else {}
+    return dict(zip(_image_keys(run), run.predictions.correct.tolist(), strict=True)) if run.predictions else {}
 
 
-def _keys(run: RunFolder) -> Iterator[tuple[str, str]]:
+def _image_keys(run: RunFolder) -> Iterator[tuple[str, str]]:
     """Yield what identifies each validation image: its path and its class, or all classes and those it has."""
     found = run.predictions
     if found is None:
@@ -210,19 +210,19 @@ def _setting_text(name: str, value: Any) -> str:
     return Path(value).name if isinstance(value, str) and os.sep in value else str(value)
 
 
-def _size(run: Path) -> int:
+def _model_size_bytes(run: Path) -> int:
     files = (run / name for name in ("model.onnx", "best.safetensors"))
     return next((file.stat().st_size for file in files if file.exists()), 0)
 
 
-def all_share_images(runs: Sequence[ComparedRun]) -> bool:
-    """Whether every run shares images with the most accurate one, which is the best only then."""
+def all_share_images_with_best(runs: Sequence[ComparedRun]) -> bool:
+    """Whether every run shares validation images with the most accurate one; only then is that run called the best."""
     return all(each.against_best for each in runs[1:])
 
 
-def verdict(each: ComparedRun) -> str:
+def significance_text(compared: ComparedRun) -> str:
     """Return the difference from the best run in percentage points, with its p-value."""
-    against = each.against_best
+    against = compared.against_best
     if against is None:
         return "no image in common"
     noise = "within noise" if against.within_noise else "worse"

@@ -133,7 +133,7 @@ def mean_rows(path: Path) -> tuple[SheetRow, ...]:
 
 
 def sheet_rows(data: TrainingData, *, per_class: int = 8, seed: int = 0) -> tuple[SheetRow, ...]:
-    """Sample `per_class` images of each class at random; each is converted back from the network's input.
+    """Sample `per_class` images of each class at random, and convert each from the network's input back to pixels.
 
     Raises:
         InputError: there is no image.
@@ -143,7 +143,7 @@ def sheet_rows(data: TrainingData, *, per_class: int = 8, seed: int = 0) -> tupl
         for label in item.class_indices:
             by_label.setdefault(label, []).append(item.path)
     if not by_label:
-        raise InputError("no image to show: is the label file empty?")
+        raise InputError("there are no images to show: is the label file empty?")
     labels = sorted(by_label)[:MAX_TILES]
     per_class = min(per_class, max(1, MAX_TILES // len(labels)))
     rng, class_names = random.Random(seed), data.labels.class_names
@@ -151,7 +151,7 @@ def sheet_rows(data: TrainingData, *, per_class: int = 8, seed: int = 0) -> tupl
         SheetRow(
             name=class_names[label] if label < len(class_names) else str(label),
             count=len(by_label[label]),
-            tiles=tuple(_tile(path, data) for path in _sample(by_label[label], per_class, rng)),
+            tiles=tuple(_load_tile(path, data) for path in _sample_paths(by_label[label], per_class, rng)),
             label=label,
         )
         for label in labels
@@ -176,13 +176,13 @@ def write_sheet(rows: Sequence[SheetRow], out: Path, *, title: str, note: str, o
         if out.suffix.lower() == ".html":
             from mlimages.reports.pages import render
 
-            page = render("sheet.html", title=title, subtitle=note, rows=list(map(_page_row, rows)))
+            page = render("sheet.html", title=title, subtitle=note, rows=list(map(_template_row, rows)))
             part.write_text(page, encoding="utf-8")
         else:
             _draw_png(rows, title=title, note=note).save(part, "PNG")
 
 
-def _page_row(row: SheetRow) -> dict[str, object]:
+def _template_row(row: SheetRow) -> dict[str, object]:
     from mlimages.reports.pages import GalleryTile, data_url
 
     tiles = [
@@ -201,24 +201,24 @@ def _draw_png(rows: Sequence[SheetRow], *, title: str, note: str) -> Image.Image
     sheet = Image.new("RGB", (width, 2 * _MARGIN_PX + 2 * _LINE_PX + len(rows) * row_height), _BACKGROUND)
     names = drawable_names([row.name for row in rows], [row.label for row in rows])
     note += "" if names == [row.name for row in rows] else f"; {NUMBERS_NOTE}"
-    _write(sheet, (_MARGIN_PX, _MARGIN_PX), title, width=width)
-    _write(sheet, (_MARGIN_PX, _MARGIN_PX + _LINE_PX), note, width=width, small=True)
+    _draw_text(sheet, (_MARGIN_PX, _MARGIN_PX), title, width=width)
+    _draw_text(sheet, (_MARGIN_PX, _MARGIN_PX + _LINE_PX), note, width=width, small=True)
     for number, (row, name) in enumerate(zip(rows, names, strict=True)):
         top = _MARGIN_PX + 2 * _LINE_PX + number * row_height + _GAP_PX
-        right = _write(sheet, (_MARGIN_PX, top), name, width=width)
+        right = _draw_text(sheet, (_MARGIN_PX, top), name, width=width)
         if row.count:
-            _write(sheet, (right + _GAP_PX, top), f"({row.count})", width=width)
+            _draw_text(sheet, (right + _GAP_PX, top), f"({row.count})", width=width)
         for column, tile in enumerate(row.tiles):
             corner = (_MARGIN_PX + column * (side + _GAP_PX), top + _LINE_PX)
             _draw_tile(sheet, tile, corner=corner, side=side)
     return sheet
 
 
-def _sample(paths: list[Path], count: int, rng: random.Random) -> list[Path]:
+def _sample_paths(paths: list[Path], count: int, rng: random.Random) -> list[Path]:
     return rng.sample(sorted(paths), min(count, len(paths)))
 
 
-def _tile(path: Path, data: TrainingData) -> Tile:
+def _load_tile(path: Path, data: TrainingData) -> Tile:
     try:
         pixels = load_pixels(path, data.prop)
     except ImageError as error:
@@ -241,16 +241,18 @@ def _draw_tile(sheet: Image.Image, tile: Tile, *, corner: tuple[int, int], side:
     left, top = corner
     if tile.pixels is None:
         sheet.paste(_PLACEHOLDER, (left, top, left + side, top + side))
-        _write(sheet, (left + 4, top + side // 2), str(tile.fault), width=side - 4, small=True)
+        _draw_text(sheet, (left + 4, top + side // 2), str(tile.fault), width=side - 4, small=True)
     else:
         height, width = tile.pixels.shape[:2]
         scale = side / max(height, width)
         image = Image.fromarray(tile.pixels.squeeze(2) if tile.pixels.shape[2] == 1 else tile.pixels)
         resampling = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BILINEAR
         sheet.paste(image.resize((max(1, round(width * scale)), max(1, round(height * scale))), resampling), corner)
-    _write(sheet, (left, top + side + 1), tile.caption, width=side, small=True)
+    _draw_text(sheet, (left, top + side + 1), tile.caption, width=side, small=True)
 
 
-def _write(sheet: Image.Image, corner: tuple[float, float], text: str, *, width: float, small: bool = False) -> float:
+def _draw_text(
+    sheet: Image.Image, corner: tuple[float, float], text: str, *, width: float, small: bool = False
+) -> float:
     size, color = (11, _MUTED_COLOR) if small else (14, _TEXT_COLOR)
     return draw_line(sheet, corner, text, size, width=width, color=color)

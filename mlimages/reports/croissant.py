@@ -47,11 +47,11 @@ def write_croissant(run: RunFolder, path: str | os.PathLike[str], *, overwrite: 
         >>> write_croissant(read_run("runs/first"), "runs/first/croissant.json")
     """
     with writing(Path(path), overwrite=overwrite) as part:
-        part.write_text(json.dumps(_dataset(run), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        part.write_text(json.dumps(_dataset_json(run), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _dataset(run: RunFolder) -> dict[str, Any]:
-    """Return label files, class counts, and licences recorded by `gather`; without paths of this machine."""
+def _dataset_json(run: RunFolder) -> dict[str, Any]:
+    """Describe label files, class counts, and licences recorded by `gather`, without paths of this machine."""
     files = {name: file for name in ("train", "val") if (file := run.path / f"{name}.txt").exists()}
     items = {name: list(LabelFile(file)) for name, file in files.items()}
     counts = {name: Counter(label for item in each for label in item.class_indices) for name, each in items.items()}
@@ -70,12 +70,12 @@ def _dataset(run: RunFolder) -> dict[str, Any]:
         "name": run.path.resolve().name,
         "description": description,
         **({"license": [name for name in licenses if name != "not recorded"]} if licenses else {}),
-        "distribution": [_file(file) for file in files.values()],
-        "recordSet": [_classes(tuple(files), rows)],
+        "distribution": [_file_object(file) for file in files.values()],
+        "recordSet": [_class_records(tuple(files), rows)],
     }
 
 
-def _file(path: Path) -> dict[str, str]:
+def _file_object(path: Path) -> dict[str, str]:
     return {
         "@type": "cr:FileObject",
         "@id": path.name,
@@ -87,7 +87,7 @@ def _file(path: Path) -> dict[str, str]:
     }
 
 
-def _classes(parts: tuple[str, ...], rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _class_records(parts: tuple[str, ...], rows: list[dict[str, Any]]) -> dict[str, Any]:
     kinds = {"label": "sc:Integer", "name": "sc:Text", **dict.fromkeys(parts, "sc:Integer")}
     fields = [
         {"@type": "cr:Field", "@id": f"classes/{name}", "name": f"classes/{name}", "dataType": kind}
@@ -97,7 +97,7 @@ def _classes(parts: tuple[str, ...], rows: list[dict[str, Any]]) -> dict[str, An
         "@type": "cr:RecordSet",
         "@id": "classes",
         "name": "classes",
-        "description": "The classes, and the number of images of each class in each part.",
+        "description": "The classes, and the number of images of each class in each split.",
         "key": {"@id": "classes/label"},
         "field": fields,
         "data": rows,

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from mlimages.core import ClassScore
-from mlimages.reports.pages import percent
+from mlimages.reports.pages import format_percent
 
 
 def label_text(labels: Iterable[str], predicted: Iterable[ClassScore]) -> str:
-    """Return the caption of a wrong prediction: true classes, then predicted ones with their probabilities.
+    """Return the caption of a wrong prediction: the true classes, then the predicted classes with their probabilities.
 
     >>> label_text(["cats"], [ClassScore("dogs", 1, 0.9)])
     'cats, predicted dogs (90 %)'
     """
-    scores = ", ".join(f"{each.class_name} ({percent(each.probability, 0)})" for each in predicted)
+    scores = ", ".join(f"{each.class_name} ({format_percent(each.probability, 0)})" for each in predicted)
     return f"{' and '.join(labels) or 'none'}, predicted {scores or 'none'}"

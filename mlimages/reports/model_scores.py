@@ -45,7 +45,7 @@ class ModelScores:
     """Result of `probe_models`.
 
     Attributes:
-        scores: scores of each network, the most accurate first; ties are ordered by time.
+        scores: scores of each network, the most accurate first; if equal, the fastest first.
         unavailable: why other networks were not probed, by name.
     """
 
@@ -83,5 +83,5 @@ def model_table_lines(result: ModelScores) -> Iterator[str]:
 
 
 def best_first(scores: Sequence[ModelScore]) -> tuple[ModelScore, ...]:
-    """Sort by accuracy, the most accurate first; ties by time."""
+    """Sort the scores by accuracy, the most accurate first; if equal, the fastest first."""
     return tuple(sorted(scores, key=lambda each: (-each.accuracy.value, each.cpu_ms)))

@@ -51,22 +51,22 @@ def summarize_onnx(path: str | os.PathLike[str]) -> NetworkSummary:
         raise BundleError(f"{path} is not an ONNX file ({str(error).splitlines()[0][:80]})") from error
     if not model.graph.node:
         raise BundleError(f"{path} contains no network")
-    graph = _Graph.of(model.graph)
+    graph = _GraphTensors.from_graph(model.graph)
     layers = tuple(layer for node in model.graph.node if (layer := graph.layer(node)) is not None)
     return NetworkSummary(
         title=path.name,
-        input=graph.first_shape(model.graph),
+        input=graph.first_conv_input_shape(model.graph),
         layers=layers,
         parameters=sum(math.prod(shape) for shape in graph.weights.values() if len(shape) > 0),
         trained_parameters=None,
         multiply_adds=sum(layer.multiply_adds for layer in layers),
-        notes=(_interface(model), *bundle_notes(path, metadata)),
+        notes=(_describe_interface(model), *bundle_notes(path, metadata)),
     )
 
 
 @dataclass(frozen=True, slots=True)
-class _Graph:
-    """Shapes of activations (without the batch dimension) and of weights, by name.
+class _GraphTensors:
+    """The shapes of a graph's activations (without the batch dimension) and weights, by name.
 
     `sources` maps a dequantized weight to the stored weight.
     """
@@ -76,7 +76,7 @@ class _Graph:
     sources: Mapping[str, str]
 
     @classmethod
-    def of(cls, graph: Any) -> _Graph:
+    def from_graph(cls, graph: Any) -> _GraphTensors:
         shapes = {value.name: _dims(value) for value in (*graph.input, *graph.value_info, *graph.output)}
         weights = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
         # int8 weights reach their layer through a DequantizeLinear
@@ -92,18 +92,18 @@ class _Graph:
             return None
         window = _window(node, given, output)
         return Layer(
-            name=_name(held[0] if held else node.name),
+            name=_module_path(held[0] if held else node.name),
             kind=_KINDS[node.op_type],
             output=output,
             parameters=sum(math.prod(self.weights[name]) for name in held),
             state="",
             multiply_adds=self._multiply_adds(node.op_type, held, output),
-            arithmetic=window.arithmetic(given[-1]) if window else _change(given, output),
+            arithmetic=window.arithmetic(given[-1]) if window else _width_change(given, output),
             even=window is None or window.width(given[-1]).denominator == 1,
             lost_px=window.lost_px(given[-1]) if window else 0,
         )
 
-    def first_shape(self, graph: Any) -> tuple[int, int, int]:
+    def first_conv_input_shape(self, graph: Any) -> tuple[int, int, int]:
         """Return the shape `(C, H, W)` of the first convolution's input; zeros if unknown."""
         for node in graph.node:
             if node.op_type in ("Conv", "QLinearConv") and len(given := self.shapes.get(node.input[0], ())) == 3:
@@ -123,7 +123,7 @@ def _dims(value: Any) -> Shape:
     return tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)[1:]
 
 
-def _name(text: str) -> str:
+def _module_path(text: str) -> str:
     """Return the module path of a weight: network.features.0.weight_quantized -> features.0."""
     parts = [part for part in text.split(".") if part != "network" and not part.startswith(("weight", "bias"))]
     return ".".join(parts)
@@ -139,11 +139,11 @@ def _window(node: Any, input_shape: Shape, output: Shape) -> Window | None:
     return window if left == right and window.rounded_width(input_shape[-1]) == output[-1] else None
 
 
-def _change(input_shape: Shape, output: Shape) -> str:
+def _width_change(input_shape: Shape, output: Shape) -> str:
     return f"{input_shape[-1]} -> {output[-1]}" if input_shape and output and input_shape[-1] != output[-1] else ""
 
 
-def _interface(model: Any) -> str:
+def _describe_interface(model: Any) -> str:
     """Describe inputs, outputs and opset."""
 
     def describe(value: Any) -> str:
@@ -168,15 +168,15 @@ def bundle_notes(path: Path, metadata: Mapping[str, str]) -> Iterator[str]:
     except BundleError:
         yield "no mlimages metadata: classes and preprocessing are unknown"
         return
-    yield from _network(bundle)
-    yield from _figures(bundle)
-    yield from _origin(bundle)
+    yield from _network_notes(bundle)
+    yield from _metric_notes(bundle)
+    yield from _provenance_notes(bundle)
     others = sorted(metadata.keys() - {"mlimages"})
     yield f"for other tools: {', '.join(others)}"
-    yield f"probe: {_probe(bundle)}"
+    yield f"probe: {_probe_note(bundle)}"
 
 
-def _network(bundle: OnnxBundle) -> Iterator[str]:
+def _network_notes(bundle: OnnxBundle) -> Iterator[str]:
     image, names = bundle.preprocessing.image, bundle.class_names
     more = " ..." if len(names) > 8 else ""
     kind = "multi-label, " if bundle.multi_label else ""
@@ -189,7 +189,7 @@ def _network(bundle: OnnxBundle) -> Iterator[str]:
     )
 
 
-def _figures(bundle: OnnxBundle) -> Iterator[str]:
+def _metric_notes(bundle: OnnxBundle) -> Iterator[str]:
     provenance = bundle.provenance
     if provenance.accuracy:
         value, low, high = (100 * part for part in provenance.accuracy)
@@ -215,7 +215,7 @@ def _figures(bundle: OnnxBundle) -> Iterator[str]:
         yield f"quantization: {row['name']}: {score} {accuracy:.1%}, {per_s:.1f} images/s, {size / 1e6:.1f} MB"
 
 
-def _origin(bundle: OnnxBundle) -> Iterator[str]:
+def _provenance_notes(bundle: OnnxBundle) -> Iterator[str]:
     provenance = bundle.provenance
     if provenance.split_sizes:
         yield "data: " + ", ".join(
@@ -229,7 +229,7 @@ def _origin(bundle: OnnxBundle) -> Iterator[str]:
         yield f"created: {provenance.created}" + (f" with {versions}" if versions else "")
 
 
-def _probe(bundle: OnnxBundle) -> str:
+def _probe_note(bundle: OnnxBundle) -> str:
     probe = bundle.probe
     best = max(range(len(probe.logits)), key=probe.logits.__getitem__)
     wanted = (

@@ -59,7 +59,7 @@ def render(template: str, *, title: str, subtitle: str = "", **values: object) -
 
 
 def embed(path: Path, image: ImageProperty = THUMBNAIL) -> str:
-    """Return an image file as a `data:` URL; empty if it cannot be decoded."""
+    """Return a thumbnail of an image file as a `data:` URL; empty if the image cannot be decoded."""
     try:
         return data_url(load_pixels(path, image))
     except ImageError:
@@ -75,24 +75,25 @@ def data_url(pixels: NDArray[np.uint8]) -> str:
 
 
 def matrix_cells(confusion: Confusion) -> list[list[tuple[int, float]]]:
-    """Return count and share of the true class for each cell; empty if there are too many classes for a table."""
+    """Return for each cell of a confusion matrix the count and its fraction of the true class; empty if there are too
+    many classes for a table."""
     if len(confusion) > MAX_MATRIX_CLASSES:
         return []
     return [[(count, count / max(1, sum(row))) for count in row] for row in confusion]
 
 
-def percent(value: float, digits: int = 1) -> str:
-    """Format a share in 0..1: "87.5 %"."""
+def format_percent(value: float, digits: int = 1) -> str:
+    """Format a fraction in 0..1 as a percentage, such as "87.5 %"."""
     return f"{100 * value:.{digits}f} %"
 
 
-def interval(share: Share) -> str:
-    """Format the 95 % interval of a share: "78 to 99 %"; with decimals if it is narrow."""
+def format_interval(share: Share) -> str:
+    """Format a 95 % interval as percentages, such as "78 to 99 %", with decimals if it is narrow."""
     digits = 0 if share.high - share.low >= 0.02 else 1
     return f"{100 * share.low:.{digits}f} to {100 * share.high:.{digits}f} %"
 
 
-def contents(body: str) -> list[tuple[str, str]]:
+def find_sections(body: str) -> list[tuple[str, str]]:
     """Return the id and the title (HTML) of each section of a page, for its table of contents."""
     headings = re.findall(r'<h2 id="([^"]+)">(.*?)(?:<small.*?)?</h2>', body, re.DOTALL)
     return [(anchor, title.strip()) for anchor, title in headings]
@@ -106,4 +107,4 @@ _templates = jinja2.Environment(
     undefined=jinja2.StrictUndefined,
 )
 _templates.globals["counted"] = counted
-_templates.filters |= {"percent": percent, "interval": interval, "contents": contents}
+_templates.filters |= {"percent": format_percent, "interval": format_interval, "contents": find_sections}

@@ -70,24 +70,24 @@ Draw = Callable[[Axes], None]
 METRICS = {"loss": "cross-entropy loss", "accuracy": "accuracy (%)", "map": "mean average precision (%)"}
 
 
-def metrics_of(epochs: Sequence[Epoch]) -> tuple[str, ...]:
+def available_metrics(epochs: Sequence[Epoch]) -> tuple[str, ...]:
     """Return the metrics to plot: the loss, and the accuracy or the mean average precision."""
     return "loss", "map" if "val_map" in epochs[-1] else "accuracy"
 
 
-def curves(epochs: Sequence[Epoch], *, metrics: Sequence[str] = (), val_count: int = 0) -> Figure:
+def plot_curves(epochs: Sequence[Epoch], *, metrics: Sequence[str] = (), val_count: int = 0) -> Figure:
     """Plot training and validation loss and accuracy by epoch.
 
     Args:
         epochs: the lines of metrics.csv.
-        metrics: keys of METRICS, one plot each; by default those of `metrics_of`.
+        metrics: keys of METRICS, one plot each; by default those of `available_metrics`.
         val_count: number of validation images, for the 95 % interval of each epoch's accuracy; 0 draws none.
     """
-    names = metrics or metrics_of(epochs)
+    names = metrics or available_metrics(epochs)
     return _side_by_side([lambda axes, name=name: _draw_curve(axes, epochs, name, val_count) for name in names])  # type: ignore[misc]
 
 
-def confusion_matrix(counts: Confusion, names: Sequence[str]) -> Figure:
+def plot_confusion_matrix(counts: Confusion, names: Sequence[str]) -> Figure:
     """Plot counts by true class (rows) and predicted class (columns); the colour is the share of the row."""
     size = min(2.5 + 0.55 * len(names), 24)
     with mpl.rc_context(_STYLE):
@@ -107,7 +107,7 @@ def confusion_matrix(counts: Confusion, names: Sequence[str]) -> Figure:
         axes.spines[:].set_visible(False)
         figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8).outline.set_visible(False)
         if len(names) <= 40:
-            _write_cells(axes, counts, shares)
+            _draw_cell_texts(axes, counts, shares)
         return figure
 
 
@@ -131,12 +131,12 @@ def draw_models(result: ModelScores, path: str | os.PathLike[str], *, overwrite:
     save_png(_side_by_side([draw], height=4.2), path, overwrite=overwrite)
 
 
-def probe_drawings(result: ProbeResult) -> list[str]:
+def probe_svgs(result: ProbeResult) -> list[str]:
     """Return plots of the accuracy by layer and by images per class, as SVG elements."""
-    return [svg(_side_by_side([draw]), label=label) for label, draw in _probe_plots(result)]
+    return [to_svg(_side_by_side([draw]), label=label) for label, draw in _probe_plots(result)]
 
 
-def dataset_drawings(facts: FactsTable) -> list[str]:
+def dataset_svgs(facts: FactsTable) -> list[str]:
     """Return plots of sizes, brightness and colours of the decoded images, as SVG elements; empty if there are none."""
     facts = facts[facts["width"] > 0]
     if not len(facts):
@@ -146,10 +146,10 @@ def dataset_drawings(facts: FactsTable) -> list[str]:
         "histogram of the images' brightness": lambda axes: _draw_brightness(axes, facts),
         "histogram of the images' colours": lambda axes: _draw_colors(axes, facts),
     }
-    return [svg(_side_by_side([draw]), label=label) for label, draw in plots.items()]
+    return [to_svg(_side_by_side([draw]), label=label) for label, draw in plots.items()]
 
 
-def comparison_drawing(runs: Sequence[ComparedRun]) -> str:
+def comparison_svg(runs: Sequence[ComparedRun]) -> str:
     """Return a plot of the accuracy of each run with its 95 % interval, the first on top, as an SVG element."""
     best = runs[0]
 
@@ -161,7 +161,7 @@ def comparison_drawing(runs: Sequence[ComparedRun]) -> str:
         axes.set(xlabel=f"validation {best.score_name} (%), with its 95 % interval", ylim=(-0.5, len(runs) - 0.5))
 
     label = f"{best.score_name} of {counted(len(runs), 'run')}; the best is {best.run.name}: {best.score.value:.1%}"
-    return svg(_side_by_side([draw], height=1.2 + 0.35 * len(runs)), label=label)
+    return to_svg(_side_by_side([draw], height=1.2 + 0.35 * len(runs)), label=label)
 
 
 def save_png(figure: Figure, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
@@ -171,26 +171,26 @@ def save_png(figure: Figure, path: str | os.PathLike[str], *, overwrite: bool = 
         InputError: `path` exists, `overwrite` is false, and mlimages did not write it or it was changed since.
     """
     with writing(as_path(path), overwrite=overwrite) as part:
-        _save(figure, part, format="png", dpi=130, facecolor="white")
+        _save_figure(figure, part, format="png", dpi=130, facecolor="white")
 
 
-def svg(figure: Figure, *, label: str) -> str:
-    """Return a figure as an SVG element: transparent, with text as text in the page's text colour.
+def to_svg(figure: Figure, *, label: str) -> str:
+    """Return a figure as a transparent SVG element; text stays text, in the page's text colour.
 
     Args:
         figure: drawn by one of the functions here.
-        label: description for screen readers.
+        label: description of the plot for screen readers.
     """
     out = io.StringIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser uses its own fonts
-        _save(figure, out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        _save_figure(figure, out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     drawing = out.getvalue().replace(TEXT_COLOR, "currentColor")
     drawing = drawing[drawing.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1)
     return re.sub(r' (width|height)="[0-9.]+pt"', "", drawing, count=2)  # scale to the width of the page
 
 
-def _save(figure: Figure, out: Path | io.StringIO, **options: Any) -> None:
+def _save_figure(figure: Figure, out: Path | io.StringIO, **options: Any) -> None:
     with mpl.rc_context(_STYLE):
         figure.savefig(out, **options)
 
@@ -216,7 +216,7 @@ def _draw_curve(axes: Axes, epochs: Sequence[Epoch], name: str, val_count: int) 
             axes.plot(*zip(*points, strict=True), style, color=color, label=label, marker="o", markersize=3)
     if name == "accuracy" and val_count:
         _draw_intervals(axes, [row for row in epochs if "val_accuracy" in row], val_count)
-    kind = "binary " if name == "loss" and "map" in metrics_of(epochs) else ""
+    kind = "binary " if name == "loss" and "map" in available_metrics(epochs) else ""
     axes.set(title="mAP" if name == "map" else name, xlabel="epoch", ylabel=f"{kind}{METRICS[name]}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
@@ -287,7 +287,7 @@ def _shorten(name: str) -> str:
     return name if len(name) <= MAX_NAME else name[: MAX_NAME - 1] + "…"
 
 
-def _write_cells(axes: Axes, counts: Confusion, shares: Sequence[Sequence[float]]) -> None:
+def _draw_cell_texts(axes: Axes, counts: Confusion, shares: Sequence[Sequence[float]]) -> None:
     for label, row in enumerate(counts):
         for predicted, count in enumerate(row):
             if count:

@@ -37,7 +37,8 @@ class CutScore:
 
 @dataclass(frozen=True, slots=True)
 class CurvePoint:
-    """Accuracy on held-out images of a fit on `per_class` images of each class, with its 95 % interval."""
+    """Accuracy on held-out images of a classifier fitted on `per_class` images of each class, with its 95 %
+    interval."""
 
     per_class: int
     accuracy: Share
@@ -67,8 +68,9 @@ class ProbeResult:
     gain: Share | None
 
     @property
-    def more_would_help(self) -> bool | None:
-        """Whether the accuracy still increases with the number of images; None if the interval does not tell."""
+    def more_images_would_help(self) -> bool | None:
+        """Whether the accuracy still increases with the number of images; None if the interval includes both
+        answers."""
         if self.gain is None:
             return None
         if self.gain.low > 0 and self.gain.value >= MIN_GAIN:
@@ -76,15 +78,15 @@ class ProbeResult:
         return False if self.gain.high < MAX_NEGLIGIBLE_GAIN else None
 
     @property
-    def more_note(self) -> str:
-        """Whether more images would help, in words."""
-        if self.more_would_help is None:
+    def more_images_note(self) -> str:
+        """Text that says whether more images would help."""
+        if self.more_images_would_help is None:
             return "it is unclear whether more images would help"
-        return f"more images would {'help' if self.more_would_help else 'hardly help'}"
+        return f"more images would {'help' if self.more_images_would_help else 'hardly help'}"
 
     def to_dict(self) -> Mapping[str, Any]:
         """Return the result as JSON types."""
-        return {**asdict(self), "more_would_help": self.more_would_help}
+        return {**asdict(self), "more_images_would_help": self.more_images_would_help}
 
 
 def probe_lines(result: ProbeResult) -> Iterator[str]:
@@ -94,23 +96,24 @@ def probe_lines(result: ProbeResult) -> Iterator[str]:
     yield ""
     rows = [("--freeze", "features", "accuracy", "95 %", "")]
     rows += [
-        (cut.name, str(cut.width), *_share_cells(cut.accuracy, mark=cut.name == result.freeze)) for cut in result.cuts
+        (cut.name, str(cut.width), *_accuracy_cells(cut.accuracy, mark=cut.name == result.freeze))
+        for cut in result.cuts
     ]
     yield from table(rows, left=frozenset({0, 4}))
     yield ""
     if result.curve:
         points = [("per class", "accuracy", "95 %", "")]
-        points += [(str(point.per_class), *_share_cells(point.accuracy)) for point in result.curve]
+        points += [(str(point.per_class), *_accuracy_cells(point.accuracy)) for point in result.curve]
         yield from table(points, left=frozenset({3}))
         yield ""
     yield f"recommended: --freeze {result.freeze} (<): the highest layer within noise of the best"
     if result.gain is not None:
         gain, low, high = (f"{100 * part:+.1f}" for part in (result.gain.value, result.gain.low, result.gain.high))
-        yield f"{result.more_note}:"
+        yield f"{result.more_images_note}:"
         yield f"  {gain} points from the last doubling of images (95 % interval {low} to {high})"
 
 
-def _share_cells(share: Share, *, mark: bool = False) -> tuple[str, str, str]:
+def _accuracy_cells(share: Share, *, mark: bool = False) -> tuple[str, str, str]:
     bar = "#" * round(BAR * share.value)
     span = f"{100 * share.low:.1f}-{100 * share.high:.1f}"
     return f"{100 * share.value:.1f}", span, bar + (" <" if mark else "")

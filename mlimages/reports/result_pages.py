@@ -7,28 +7,29 @@ from collections.abc import Sequence
 from mlimages.core import Prediction, as_path, counted, format_count
 from mlimages.inference import Evaluation
 from mlimages.reports import plots
-from mlimages.reports.comparison import NOISE, ComparedRun, all_share_images, verdict
+from mlimages.reports.comparison import NOISE, ComparedRun, all_share_images_with_best, significance_text
 from mlimages.reports.label_tables import label_text
-from mlimages.reports.pages import MAX_TILES, GalleryTile, embed, matrix_cells, percent, render
+from mlimages.reports.pages import MAX_TILES, GalleryTile, embed, format_percent, matrix_cells, render
 from mlimages.reports.probe_result import ProbeResult
 
 
 def report_html(evaluation: Evaluation, title: str) -> str:
-    """Return the report of an evaluation: mistakes, scores of each class, confusion matrix, calibration and speed."""
+    """Return the HTML report of an evaluation: mistakes, scores of each class, confusion matrix, calibration and
+    speed."""
     return render(
         "evaluation.html",
         title=title,
         evaluation=evaluation,
-        mistakes=_mistakes(evaluation),
+        mistakes=_mistake_tiles(evaluation),
         mistake_count=len(evaluation.labels.mistakes if evaluation.labels else evaluation.mistakes),
         rows=evaluation.labels.rows if evaluation.labels else (),
         cells=matrix_cells(evaluation.confusion),
-        figures=_figures(evaluation),
+        figures=_metric_rows(evaluation),
     )
 
 
 def probe_html(result: ProbeResult) -> str:
-    """Return the report of a probe: the recommended layer, accuracy by layer and by images per class."""
+    """Return the HTML report of a probe: the recommended layer, accuracy by layer and by images per class."""
     gain = result.gain and " to ".join(f"{100 * value:+.1f}" for value in (result.gain.low, result.gain.high))
     return render(
         "probe.html",
@@ -37,12 +38,12 @@ def probe_html(result: ProbeResult) -> str:
         + (f", {counted(result.broken, 'image')} skipped" if result.broken else ""),
         result=result,
         gain=f"{100 * result.gain.value:+.1f} ({gain})" if result.gain else "",
-        drawings=plots.probe_drawings(result),
+        drawings=plots.probe_svgs(result),
     )
 
 
 def comparison_html(runs: Sequence[ComparedRun]) -> str:
-    """Return the report of a comparison: accuracies with their intervals, significance, different settings."""
+    """Return the HTML report of a comparison: accuracies with their intervals, significance, settings that differ."""
     return render(
         "compare.html",
         title=f"Comparison of {counted(len(runs), 'run')}",
@@ -56,39 +57,39 @@ def comparison_html(runs: Sequence[ComparedRun]) -> str:
                 "count": each.count,
                 "time": "" if each.seconds is None else f"{each.seconds:.0f} s",
                 "size": f"{format_count(each.size_bytes)}B",
-                "verdict": verdict(each) if place else "best" if all_share_images(runs) else "-",
+                "verdict": significance_text(each) if place else "best" if all_share_images_with_best(runs) else "-",
             }
             for place, each in enumerate(runs)
         ],
-        drawings=[plots.comparison_drawing(runs)],
+        drawings=[plots.comparison_svg(runs)],
         settings=[(name, [each.settings[name] for each in runs]) for name in runs[0].settings],
     )
 
 
-def _mistakes(evaluation: Evaluation) -> list[GalleryTile]:
+def _mistake_tiles(evaluation: Evaluation) -> list[GalleryTile]:
     names = evaluation.class_names
     if evaluation.labels:
         return [
-            _mistake(wrong, label_text((names[label] for label in labels), wrong.labels or ()))
+            _mistake_tile(wrong, label_text((names[label] for label in labels), wrong.labels or ()))
             for wrong, labels in evaluation.labels.mistakes[:MAX_TILES]
         ]
     return [
-        _mistake(wrong, f"{names[label]}, predicted {wrong.class_name} ({percent(wrong.probability, 0)})")
+        _mistake_tile(wrong, f"{names[label]}, predicted {wrong.class_name} ({format_percent(wrong.probability, 0)})")
         for wrong, label in evaluation.mistakes[:MAX_TILES]
     ]
 
 
-def _mistake(prediction: Prediction, text: str) -> GalleryTile:
+def _mistake_tile(prediction: Prediction, text: str) -> GalleryTile:
     path = as_path(prediction.path)
     return GalleryTile((embed(path),), (text, f"{path.parent.name}/{path.name}"))
 
 
-def _figures(evaluation: Evaluation) -> list[tuple[str, str]]:
+def _metric_rows(evaluation: Evaluation) -> list[tuple[str, str]]:
     decode, network = evaluation.decode_ms, evaluation.network_ms
     return [
         (f"{'binary ' if evaluation.labels else ''}cross-entropy loss", f"{evaluation.loss:.3f}"),
         ("calibration error", f"{evaluation.calibration_error:.3f}"),
-        ("all labels correct", percent(evaluation.accuracy.value))
+        ("all labels correct", format_percent(evaluation.accuracy.value))
         if evaluation.labels
         else ("predicted “unknown”", counted(evaluation.unknown, "image")),
         ("throughput", f"{evaluation.images_per_s:.0f} images/s"),

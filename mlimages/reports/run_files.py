@@ -25,7 +25,7 @@ class RunFiles:
     folder: Path
 
     def lock(self) -> AbstractContextManager[None]:
-        """Lock the folder against another run.
+        """Lock the run folder so that no other process trains in it. A context manager.
 
         Raises:
             RunError: on entering, if another process is training in this folder.
@@ -36,8 +36,8 @@ class RunFiles:
         )
         return file_lock(self.folder / ".lock", error_if_locked)
 
-    def tidy(self) -> None:
-        """Remove incomplete hidden files of a killed process."""
+    def remove_temporary_files(self) -> None:
+        """Remove the temporary files that a killed process left behind."""
         for part in self.folder.glob(".*.part"):
             part.unlink()
         for folder in self.folder.glob(".export.*"):
@@ -109,7 +109,8 @@ class RunFiles:
 
     @property
     def known(self) -> Path:
-        """The score of similarity to the training images, and the thresholds of prediction sets."""
+        """Parameters of the output `known` (similarity to the training images), and the thresholds of prediction
+        sets."""
         return self.folder / "known.safetensors"
 
     @property

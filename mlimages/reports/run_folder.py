@@ -69,7 +69,7 @@ class Predictions:
 
     @property
     def correct(self) -> NDArray[np.bool_]:
-        """Whether each prediction is correct, or all labels of an image are, `(N,)`."""
+        """Whether each prediction is correct, in a multi-label run in all its labels, `(N,)`."""
         right = self.predicted == self.labels
         return np.asarray(right.all(axis=1) if self.is_multi_label else right)
 
@@ -107,7 +107,7 @@ class RunFolder:
 
     @property
     def changed_settings(self) -> dict[str, Any]:
-        """Settings that differ from the defaults or, if the defaults are unknown, are not empty."""
+        """Settings that differ from the defaults; if the defaults are unknown, all settings that are set."""
         return {
             name: value
             for name, value in self.settings.items()
@@ -143,7 +143,7 @@ class RunFolder:
 
     @property
     def score_name(self) -> str:
-        """Name of `score`."""
+        """Name of `score`: accuracy or mAP."""
         return "mAP" if self.predictions and self.predictions.is_multi_label else "accuracy"
 
     @property
@@ -180,23 +180,23 @@ def read_run(path: str | os.PathLike[str]) -> RunFolder:
             predictions=_read_predictions(
                 files.predictions, len(names), multi_label=settings.get("multi_label", False)
             ),
-            figures=json.loads(text) if (text := _text(files.result)) else {},
-            left_out=tuple(_rows(files.folder / "left_out.tsv", delimiter="\t")),
+            figures=json.loads(text) if (text := _read_text(files.result)) else {},
+            left_out=tuple(_read_rows(files.folder / "left_out.tsv", delimiter="\t")),
         )
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise RunError(f"{files.folder} cannot be read as a run folder: {type(error).__name__}: {error}") from error
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
-def _rows(path: Path, *, delimiter: str = ",") -> csv.DictReader[str]:
-    return csv.DictReader(io.StringIO(_text(path), newline=""), delimiter=delimiter)
+def _read_rows(path: Path, *, delimiter: str = ",") -> csv.DictReader[str]:
+    return csv.DictReader(io.StringIO(_read_text(path), newline=""), delimiter=delimiter)
 
 
 def _read_epochs(path: Path) -> tuple[dict[str, float], ...]:
-    return tuple({name: float(value) for name, value in row.items() if value} for row in _rows(path))
+    return tuple({name: float(value) for name, value in row.items() if value} for row in _read_rows(path))
 
 
 def _read_predictions(path: Path, classes: int, *, multi_label: bool) -> Predictions | None:
@@ -204,7 +204,7 @@ def _read_predictions(path: Path, classes: int, *, multi_label: bool) -> Predict
 
     The label is a class index, or in a multi-label run class indices separated by `;`.
     """
-    rows = list(csv.reader(io.StringIO(_text(path), newline="")))[1:]
+    rows = list(csv.reader(io.StringIO(_read_text(path), newline="")))[1:]
     if not rows:
         return None
     probabilities = np.array([row[2:] for row in rows], dtype=np.float64)  # (N, classes)

@@ -30,7 +30,7 @@ from mlimages.inference import Explanation, Predictor, explain
 from mlimages.labels import LabelFile
 from mlimages.reports import plots
 from mlimages.reports.label_tables import label_text
-from mlimages.reports.pages import MAX_TILES, GalleryTile, data_url, embed, matrix_cells, percent, render
+from mlimages.reports.pages import MAX_TILES, GalleryTile, data_url, embed, format_percent, matrix_cells, render
 from mlimages.reports.run_folder import Predictions, RunFolder, read_run
 from mlimages.reports.suspects import Suspect, read_suspects
 
@@ -60,15 +60,15 @@ def draw_run(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
     page, curves, confusion = (run.path / name for name in ("report.html", "curves.png", "confusion.png"))
     require_writable([page, curves, confusion], overwrite=overwrite)
     if run.epochs:
-        plots.save_png(plots.curves(run.epochs, val_count=run.val_count), curves, overwrite=overwrite)
+        plots.save_png(plots.plot_curves(run.epochs, val_count=run.val_count), curves, overwrite=overwrite)
     if run.predictions and not run.predictions.is_multi_label:
-        plots.save_png(plots.confusion_matrix(run.confusion, run.class_names), confusion, overwrite=overwrite)
+        plots.save_png(plots.plot_confusion_matrix(run.confusion, run.class_names), confusion, overwrite=overwrite)
     with writing(page, overwrite=overwrite) as part:
-        part.write_text(render("run.html", **_values(run)), encoding="utf-8")
+        part.write_text(render("run.html", **_template_values(run)), encoding="utf-8")
     return page
 
 
-def _values(run: RunFolder) -> dict[str, Any]:
+def _template_values(run: RunFolder) -> dict[str, Any]:
     suspects = read_suspects(run.path / "suspects.tsv")
     return {
         "title": f"Run {run.path.resolve().name}",
@@ -78,24 +78,24 @@ def _values(run: RunFolder) -> dict[str, Any]:
         "correct": int(run.predictions.correct.sum()) if run.predictions else 0,
         "count": run.val_count,
         "best_epoch": run.figures.get("best_epoch"),
-        "mistakes": list(_mistakes(run)),
-        "suspects": None if suspects is None else [_suspect(each, run) for each in suspects[:MAX_TILES]],
+        "mistakes": list(_mistake_tiles(run)),
+        "suspects": None if suspects is None else [_suspect_tile(each, run) for each in suspects[:MAX_TILES]],
         "suspect_count": len(suspects or ()),
         "drop": shlex.quote(str(run.path / "suspects.tsv")),
         "listed": [shlex.quote(run.settings[name]) for name in ("labels", "val") if run.settings.get(name)],
-        "twins": _label_conflicts(run),
+        "twins": _label_conflict_tiles(run),
         "left_out": run.left_out,
         **_class_tables(run),
         "names": run.class_names,
-        "drawings": list(_drawings(run)),
-        "counts": list(_counts(run)),
-        "settings": list(_settings(run)),
+        "drawings": list(_curve_svgs(run)),
+        "counts": list(_class_counts(run)),
+        "settings": list(_setting_rows(run)),
         "known_defaults": bool(run.defaults),
     }
 
 
 def _class_tables(run: RunFolder) -> dict[str, Any]:
-    """Return the tables by class: of several labels per image there is no confusion matrix."""
+    """Return the tables by class; a multi-label run has no confusion matrix."""
     found, precision = run.predictions, run.average_precision
     if found and precision:
         scores = label_scores(found.labels.astype(bool), found.predicted.astype(bool), run.class_names)
@@ -108,7 +108,7 @@ def _class_tables(run: RunFolder) -> dict[str, Any]:
     }
 
 
-def _settings(run: RunFolder) -> Iterator[tuple[str, str]]:
+def _setting_rows(run: RunFolder) -> Iterator[tuple[str, str]]:
     image = run.preprocessing.image
     yield "images", f"{image.width} x {image.height} px, {image.resize}{', gray' if image.gray_scale else ''}"
     for name, value in run.changed_settings.items():
@@ -117,20 +117,20 @@ def _settings(run: RunFolder) -> Iterator[tuple[str, str]]:
         yield "training time", f"{run.figures['seconds']:.0f} s"
 
 
-def _counts(run: RunFolder) -> Iterator[tuple[str, int, int]]:
+def _class_counts(run: RunFolder) -> Iterator[tuple[str, int, int]]:
     files = (LabelFile(run.path / name) for name in ("train.txt", "val.txt"))
     train, val = (Counter(label for item in file for label in item.class_indices) for file in files)
     for label, name in enumerate(run.class_names):
         yield name, train[label], val[label]
 
 
-def _drawings(run: RunFolder) -> Iterator[str]:
+def _curve_svgs(run: RunFolder) -> Iterator[str]:
     if run.epochs:
         last = run.epochs[-1]
-        for name in plots.metrics_of(run.epochs):
+        for name in plots.available_metrics(run.epochs):
             train, val = last[f"train_{name}"], last[f"val_{name}"]
             label = f"{name} by epoch; at the last, training {train:.3f}, validation {val:.3f}"
-            yield plots.svg(plots.curves(run.epochs, metrics=[name], val_count=run.val_count), label=label)
+            yield plots.to_svg(plots.plot_curves(run.epochs, metrics=[name], val_count=run.val_count), label=label)
 
 
 def _most_confused(confusion: Confusion, names: Sequence[str]) -> list[tuple[str, str, int, int]]:
@@ -143,17 +143,17 @@ def _most_confused(confusion: Confusion, names: Sequence[str]) -> list[tuple[str
     return sorted(pairs, key=lambda pair: (-pair[2], pair))[:10]
 
 
-def _mistakes(run: RunFolder) -> Iterator[GalleryTile]:
+def _mistake_tiles(run: RunFolder) -> Iterator[GalleryTile]:
     """Yield the wrong predictions, the most confident first; the first few with their explanations."""
     if run.predictions is None:
         return
-    found, explainer = run.predictions, _explainer(run)
-    confidence, text_of = _label_captions(run, found) if found.is_multi_label else _captions(run, found)
+    found, explainer = run.predictions, _load_explainer(run)
+    confidence, text_of = _multi_label_captions(run, found) if found.is_multi_label else _captions(run, found)
     correct = found.correct  # a property that predicts all images
     wrong = [index for index in (-confidence).argsort(kind="stable").tolist() if not correct[index]]
     for number, index in enumerate(wrong[:MAX_TILES]):
         text = text_of(index)
-        tile = _tile(found.paths[index], run.preprocessing.image, text)
+        tile = _image_tile(found.paths[index], run.preprocessing.image, text)
         why = explain(explainer, found.paths[index]) if explainer and number < MAX_EXPLAINED else None
         if isinstance(why, Explanation):
             overlay = data_url(np.asarray(why.overlay()))
@@ -167,13 +167,14 @@ def _captions(run: RunFolder, predictions: Predictions) -> tuple[NDArray[np.floa
 
     def text_of(index: int) -> str:
         label, guess = names[predictions.labels[index]], names[predicted[index]]
-        return f"{label}, predicted {guess} ({percent(float(confidence[index]), 0)})"
+        return f"{label}, predicted {guess} ({format_percent(float(confidence[index]), 0)})"
 
     return confidence, text_of
 
 
-def _label_captions(run: RunFolder, predictions: Predictions) -> tuple[NDArray[np.float64], Callable[[int], str]]:
-    """As `_captions`, for several labels; the confidence is the largest distance of a wrong label to its threshold."""
+def _multi_label_captions(run: RunFolder, predictions: Predictions) -> tuple[NDArray[np.float64], Callable[[int], str]]:
+    """The same as `_captions` for a multi-label run; the confidence is the largest distance of a wrong label from its
+    threshold."""
     predicted, names = predictions.predicted, run.class_names
     distances = np.abs(predictions.probabilities - np.array(predictions.thresholds))  # (N, classes)
 
@@ -186,24 +187,25 @@ def _label_captions(run: RunFolder, predictions: Predictions) -> tuple[NDArray[n
     return np.where(predicted != predictions.labels, distances, 0).max(axis=1), text_of
 
 
-def _explainer(run: RunFolder) -> Predictor | None:
-    """Load the run's exported file; None if there is none that can be run."""
+def _load_explainer(run: RunFolder) -> Predictor | None:
+    """Load the run's exported file; None if the run has no file or it cannot be run."""
     with suppress(BundleError):
         return Predictor(run.path, workers=1)
     return None
 
 
-def _suspect(suspect: Suspect, run: RunFolder) -> GalleryTile:
-    text = f"{suspect.label}, possibly {suspect.likely} ({percent(suspect.confidence, 0)})"
-    return _tile(suspect.path, run.preprocessing.image, text)
+def _suspect_tile(suspect: Suspect, run: RunFolder) -> GalleryTile:
+    text = f"{suspect.label}, possibly {suspect.likely} ({format_percent(suspect.confidence, 0)})"
+    return _image_tile(suspect.path, run.preprocessing.image, text)
 
 
-def _tile(path: Path, image: ImageProperty, text: str) -> GalleryTile:
+def _image_tile(path: Path, image: ImageProperty, text: str) -> GalleryTile:
     return GalleryTile((embed(path, image),), (text, f"{path.parent.name}/{path.name}"))
 
 
-def _label_conflicts(run: RunFolder) -> list[GalleryTile]:
-    """Return groups of near-duplicates with different labels; none if images may have several or there are too many."""
+def _label_conflict_tiles(run: RunFolder) -> list[GalleryTile]:
+    """Return groups of near-duplicates with different labels; empty in a multi-label run, or if there are too many
+    images."""
     items = [item for name in ("train.txt", "val.txt") for item in LabelFile(run.path / name)]
     if len(items) > MAX_COMPARED or any(item.labels is not None for item in items[:1]):
         return []

@@ -36,7 +36,7 @@ class Suspect:
 def find_suspects(
     paths: Sequence[Path], labels: NDArray[np.int64], probabilities: NDArray[np.floating], class_names: Sequence[str]
 ) -> tuple[Suspect, ...]:
-    """Return the images whose labels are most probably wrong, in descending order; at most a tenth of all images.
+    """Return the images whose labels are most likely to be wrong, the most likely first; at most 10 % of all images.
 
     Images with a more probable class are ranked by self-confidence, as in confident learning (C. Northcutt, L. Jiang
     and I. Chuang, Confident Learning: Estimating Uncertainty in Dataset Labels, JAIR 2021).
@@ -66,11 +66,11 @@ def find_suspects(
     )
 
 
-def estimated_errors(labels: NDArray[np.int64], probabilities: NDArray[np.floating]) -> int:
+def estimate_label_errors(labels: NDArray[np.int64], probabilities: NDArray[np.floating]) -> int:
     """Estimate the number of wrong labels: the sum of the off-diagonal counts of the confident joint.
 
-    An image counts for the most probable of the classes whose probability reaches the mean over the images with that
-    label (Northcutt et al. 2021, equation 1).
+    Each image is counted in the most probable class among those whose probability reaches its mean over the images
+    labelled so (Northcutt et al. 2021, equation 1).
 
     Args:
         labels: class indices, int64 `(N,)`.
@@ -101,7 +101,7 @@ def write_suspects(suspects: Iterable[Suspect], out: Path, *, overwrite: bool = 
 
 
 def read_suspects(path: Path) -> tuple[Suspect, ...] | None:
-    """Read a file of `write_suspects`; None if there is no file."""
+    """Read a file written by `write_suspects`; return None if it does not exist."""
     if not path.exists():
         return None
     with path.open(encoding="utf-8", newline="") as file:

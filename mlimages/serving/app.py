@@ -17,7 +17,7 @@ from mlimages.serving import handlers, inference_protocol
 from mlimages.serving.access import allow_origins, check_access
 from mlimages.serving.access_log import log_request
 from mlimages.serving.connections import BACKLOG, ConnectionLimiter, max_connections
-from mlimages.serving.problems import Handler, errors_as_json
+from mlimages.serving.problems import Handler, return_errors_as_json
 from mlimages.serving.service import SERVICE, Service
 from mlimages.serving.settings import ServerSettings, check_exposure
 
@@ -43,7 +43,7 @@ def make_app(model: Model, settings: ServerSettings | None = None) -> web.Applic
     """
     settings = settings or ServerSettings()
     predictor = model if isinstance(model, Predictor) else Predictor(model, max_pixels=settings.max_pixels)
-    app = web.Application(middlewares=[allow_origins, _record_metrics, errors_as_json, _check_access])
+    app = web.Application(middlewares=[allow_origins, _record_request, return_errors_as_json, _check_access])
     app[SERVICE] = Service(predictor, settings)
     app.cleanup_ctx.append(_close_engine)
     app.on_response_prepare.append(_add_headers)
@@ -85,7 +85,7 @@ async def _serve(app: web.Application, host: str, port: int, on_started: Callabl
     assert runner.server is not None
     loop = asyncio.get_running_loop()
     connections = ConnectionLimiter(runner.server, service, limit=max_connections())
-    service.request_ended = connections.touch
+    service.request_ended = connections.mark_active
     try:
         listening = await loop.create_server(connections, host, port, backlog=BACKLOG)
     except OSError as error:
@@ -93,7 +93,7 @@ async def _serve(app: web.Application, host: str, port: int, on_started: Callabl
         raise InputError(f"cannot listen on {host} port {port} ({error.strerror}): choose another --port") from error
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, service.start_reload)
+    loop.add_signal_handler(signal.SIGHUP, service.request_reload)
     on_started(f"http://{f'[{host}]' if ':' in host else host}:{listening.sockets[0].getsockname()[1]}/")
     while not stop.is_set():
         with suppress(TimeoutError):
@@ -113,7 +113,7 @@ async def _close_engine(app: web.Application) -> AsyncIterator[None]:
 
 
 @web.middleware
-async def _record_metrics(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def _record_request(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Count and log every request, whatever its response."""
     service, begin = request.app[SERVICE], time.perf_counter()
     resource = request.match_info.route.resource

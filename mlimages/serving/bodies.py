@@ -66,7 +66,7 @@ async def read_uploads(request: web.Request, settings: ServerSettings) -> list[U
     """
     kind = request.headers.get("Content-Type", "").lower()
     if kind.startswith("application/json"):
-        message = "send the image itself, as the body or as a file field of a form, not JSON; JSON is for /v2"
+        message = "send the image as the request body or as a file field of a form; only /v2 accepts JSON"
         raise ProblemError(415, "unsupported-media-type", message)
     body = await read_body(request, settings)
     if not kind.startswith("multipart/"):
@@ -77,14 +77,14 @@ async def read_uploads(request: web.Request, settings: ServerSettings) -> list[U
     except ProblemError:
         raise
     except Exception as error:  # aiohttp's reader raises errors of many kinds on invalid forms
-        raise _bad_form("a boundary or a part's headers are missing or wrong") from error
+        raise _bad_form("a boundary or a part header is missing or invalid") from error
     if not uploads:
         raise _bad_form("it contains no file: send each image as a file field")
     return uploads
 
 
 async def _read_form(request: web.Request, body: bytes, max_files: int) -> list[Upload]:
-    """Read the parts that have a file name; skip up to as many others."""
+    """Read the parts that have a file name, at most `max_files`; skip at most as many other parts."""
     content = cast(StreamReader, _BodyStream(body, lines_left=2 * max_files * _MAX_HEADERS))
     reader = MultipartReader(request.headers, content, max_field_size=_MAX_HEADER_BYTES, max_headers=_MAX_HEADERS)
     reader.part_reader_cls = _Part
@@ -96,7 +96,7 @@ async def _read_form(request: web.Request, body: bytes, max_files: int) -> list[
         if not isinstance(part, _Part) or part.headers.get("Content-Transfer-Encoding", "binary").lower() not in _PLAIN:
             raise _bad_form("a part is encoded, or is itself a form")
         if part.filename is None and part.name == "top":
-            raise _bad_form("the field top is a parameter of the address: POST /predict?top=1")
+            raise _bad_form("pass top in the query string: POST /predict?top=1")
         if part.filename is None:
             continue
         if len(uploads) == max_files:

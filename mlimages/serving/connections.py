@@ -47,14 +47,14 @@ class ConnectionLimiter:
 
     def __call__(self) -> asyncio.Protocol:
         if len(self._server.connections) >= self._limit:
-            self._log()
-            return _Refusal()
+            self._log_refusal()
+            return _RefusingProtocol()
         protocol = self._server()
-        self.touch(protocol)
+        self.mark_active(protocol)
         return protocol
 
-    def touch(self, connection: object) -> None:
-        """Restart the idle time of a connection."""
+    def mark_active(self, connection: object) -> None:
+        """Record activity on a connection, which restarts its idle time."""
         self._touched[connection] = time.monotonic()
 
     def close_idle(self) -> None:
@@ -66,14 +66,14 @@ class ConnectionLimiter:
             if connection not in self._service.in_flight and waited_s > self._service.settings.idle_timeout_s:
                 connection.force_close()
 
-    def _log(self) -> None:
+    def _log_refusal(self) -> None:
         now = time.monotonic()
         if now - self._logged >= _LOG_EVERY_S:
             self._logged = now
             logger.warning("all %d connections are in use: refusing new ones", self._limit)
 
 
-class _Refusal(asyncio.Protocol):
+class _RefusingProtocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Respond with 503 and close."""
         assert isinstance(transport, asyncio.Transport)

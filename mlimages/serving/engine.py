@@ -39,7 +39,7 @@ class QueuedResult:
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
+class _QueuedImage:
     image: ImageData
     top: int
     future: asyncio.Future[QueuedResult]
@@ -47,7 +47,7 @@ class _Job:
 
 
 class Engine:
-    """Threads that predict images, each one batch at a time.
+    """Predicts images in several threads, each one batch at a time.
 
     Args:
         predictor: `predictor.workers` is the number of threads.
@@ -58,33 +58,34 @@ class Engine:
         self.predictor = predictor
         self.max_batch = MAX_BATCH if is_batching_faster(predictor) else 1
         self._queue_size = queue_size
-        self._waiting: deque[_Job] = deque()
+        self._waiting: deque[_QueuedImage] = deque()
         self._executor = ThreadPoolExecutor(predictor.workers, "predict")
         self._explainers = ThreadPoolExecutor(predictor.workers, "explain")  # of its own: predictions must not wait
         self._free_explainers = threading.Semaphore(predictor.workers)
 
     @property
-    def waiting(self) -> int:
+    def num_queued(self) -> int:
         """Number of images in the queue."""
         return len(self._waiting)
 
     def submit(self, images: Sequence[ImageData], *, top: int) -> list[asyncio.Future[QueuedResult]]:
-        """Add all images to the queue, or none; each result has at least `top` classes.
+        """Add all images to the queue, or none if the queue is too full; each result has at least `top` classes.
 
         Raises:
             BusyError: the queue has no room for them.
         """
-        if self.waiting + len(images) > self._queue_size:
+        if self.num_queued + len(images) > self._queue_size:
             raise BusyError
         loop, now = asyncio.get_running_loop(), time.perf_counter()
-        jobs = [_Job(image, top, loop.create_future(), now) for image in images]
+        jobs = [_QueuedImage(image, top, loop.create_future(), now) for image in images]
         self._waiting.extend(jobs)
         for _ in jobs:
-            self._executor.submit(self._work)
+            self._executor.submit(self._predict_next_batch)
         return [job.future for job in jobs]
 
     def explain(self, image: bytes) -> asyncio.Future[Explanation | BrokenImage]:
-        """Start to explain an image, if a thread is free; it stays in use to the end, even if nobody waits for it.
+        """Start to explain an image in a free thread, which stays in use until the explanation is done, even if the
+        request is cancelled.
 
         Raises:
             BusyError: no thread is free.
@@ -100,17 +101,17 @@ class Engine:
         self._executor.shutdown()
         self._explainers.shutdown()
 
-    def _work(self) -> None:
+    def _predict_next_batch(self) -> None:
         """Predict the next batch; there may be none if another thread took the image."""
         jobs = self._next_batch()
         if jobs:
-            outcomes = self._outcomes(jobs)
+            outcomes = self._predict_images(jobs)
             jobs[0].future.get_loop().call_soon_threadsafe(_set_results, jobs, outcomes)
 
-    def _next_batch(self) -> list[_Job]:
+    def _next_batch(self) -> list[_QueuedImage]:
         """Take the first image and this thread's share of the others from the queue; drop cancelled ones."""
-        jobs: list[_Job] = []
-        size = 1 + min(self.max_batch - 1, self.waiting // self.predictor.workers)
+        jobs: list[_QueuedImage] = []
+        size = 1 + min(self.max_batch - 1, self.num_queued // self.predictor.workers)
         with suppress(IndexError):  # the queue is empty
             while len(jobs) < size:
                 job = self._waiting.popleft()
@@ -118,7 +119,7 @@ class Engine:
                     jobs.append(job)
         return jobs
 
-    def _outcomes(self, jobs: Sequence[_Job]) -> list[QueuedResult | Exception]:
+    def _predict_images(self, jobs: Sequence[_QueuedImage]) -> list[QueuedResult | Exception]:
         """Return one outcome per image; if a batch fails, retry its images one by one."""
         begin = time.perf_counter()
         try:
@@ -126,11 +127,11 @@ class Engine:
         except Exception as error:
             if len(jobs) == 1:
                 return [error]
-            return [outcome for job in jobs for outcome in self._outcomes([job])]
+            return [outcome for job in jobs for outcome in self._predict_images([job])]
         return [QueuedResult(result, begin - job.since) for job, result in zip(jobs, results, strict=True)]
 
 
-def _set_results(jobs: Sequence[_Job], outcomes: Sequence[QueuedResult | Exception]) -> None:
+def _set_results(jobs: Sequence[_QueuedImage], outcomes: Sequence[QueuedResult | Exception]) -> None:
     for job, outcome in zip(jobs, outcomes, strict=True):
         if job.future.done():  # the client disconnected
             continue

@@ -19,7 +19,7 @@ from mlimages.inference import Explanation
 from mlimages.serving import schemas
 from mlimages.serving.access import has_token
 from mlimages.serving.bodies import read_uploads
-from mlimages.serving.openapi import DEFAULT_TOP, document
+from mlimages.serving.openapi import DEFAULT_TOP, build_document
 from mlimages.serving.page import server_page
 from mlimages.serving.problems import ProblemError
 from mlimages.serving.service import SERVICE
@@ -50,7 +50,7 @@ async def predict(request: web.Request) -> web.Response:
     _check_query(request, "top")
     uploads = await read_uploads(request, service.settings)
     bundle = service.bundle
-    top = _top(request, len(bundle.class_names))
+    top = _parse_top(request, len(bundle.class_names))
     service.metrics.stage("read", time.perf_counter() - begin)
     results = await service.predict([upload.data for upload in uploads], top=top)
     first = results[0]
@@ -58,9 +58,9 @@ async def predict(request: web.Request) -> web.Response:
         raise first
     answer = schemas.Predictions(
         model=bundle.model,
-        predictions=[_result(upload.name, result, top) for upload, result in zip(uploads, results, strict=True)],
+        predictions=[_image_result(upload.name, result, top) for upload, result in zip(uploads, results, strict=True)],
     )
-    return _json(answer)
+    return _json_response(answer)
 
 
 async def explain(request: web.Request) -> web.Response:
@@ -81,12 +81,12 @@ async def explain(request: web.Request) -> web.Response:
         lowest=found.lowest,
         place=found.place,
         hidden=found.hidden.tolist(),
-        overlay=await asyncio.to_thread(_png, found),
+        overlay=await asyncio.to_thread(_encode_png, found),
     )
-    return _json(answer)
+    return _json_response(answer)
 
 
-def _png(explanation: Explanation) -> str:
+def _encode_png(explanation: Explanation) -> str:
     out = io.BytesIO()
     explanation.overlay().save(out, "PNG")
     return base64.b64encode(out.getvalue()).decode()
@@ -97,10 +97,10 @@ async def healthz(request: web.Request) -> web.Response:
     service = request.app[SERVICE]
     status: Literal["ok", "stopping"] = "stopping" if service.stopping else "ok"
     if not has_token(request, service.settings.token):
-        return _json(schemas.Health(status=status))
+        return _json_response(schemas.Health(status=status))
     bundle = service.bundle
     decisions = {"thresholds": bundle.thresholds} if bundle.multi_label else {"threshold": bundle.unknown_below}
-    return _json(
+    return _json_response(
         schemas.Health(
             status=status,
             model=bundle.model,
@@ -119,24 +119,24 @@ async def metrics(request: web.Request) -> web.Response:
 
 async def openapi(request: web.Request) -> web.Response:
     """Return the OpenAPI document."""
-    return web.json_response(document(len(request.app[SERVICE].bundle.class_names)))
+    return web.json_response(build_document(len(request.app[SERVICE].bundle.class_names)))
 
 
 def _check_query(request: web.Request, *accepted: str) -> None:
     unknown = [name for name in request.query if name not in accepted]
     if unknown:
-        accepts = f"only accepts {', '.join(accepted)}" if accepted else "accepts none"
+        accepts = f"only accepts {', '.join(accepted)}" if accepted else "accepts no parameters"
         raise ProblemError(400, "bad-request", f"unknown parameter {unknown[0][:40]!r}: {request.path} {accepts}")
 
 
-def _top(request: web.Request, classes: int) -> int:
+def _parse_top(request: web.Request, classes: int) -> int:
     text = request.query.get("top", str(min(DEFAULT_TOP, classes)))
     if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= classes):
         raise ProblemError(400, "bad-request", f"top must be an integer from 1 to {classes}")
     return int(text)
 
 
-def _result(name: str, result: Prediction | ProblemError, top: int) -> schemas.ImageResult:
+def _image_result(name: str, result: Prediction | ProblemError, top: int) -> schemas.ImageResult:
     if isinstance(result, ProblemError):
         return schemas.ImageResult(name=name, error=schemas.Problem(code=result.code, message=result.message))
     if result.labels is not None:
@@ -156,5 +156,5 @@ def _result(name: str, result: Prediction | ProblemError, top: int) -> schemas.I
     )
 
 
-def _json(body: BaseModel) -> web.Response:
+def _json_response(body: BaseModel) -> web.Response:
     return web.Response(text=body.model_dump_json(exclude_unset=True), content_type="application/json")

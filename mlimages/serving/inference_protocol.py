@@ -42,44 +42,44 @@ def routes() -> Iterable[web.RouteDef]:
 async def server(request: web.Request) -> web.Response:
     """Return the name, version and extensions of the server."""
     extensions = ["binary_tensor_data", "classification"]
-    return _json(schemas.ServerMetadata(name="mlimages", version=__version__, extensions=extensions))
+    return _json_response(schemas.ServerMetadata(name="mlimages", version=__version__, extensions=extensions))
 
 
 async def live(request: web.Request) -> web.Response:
     """Return whether the server is running."""
-    return _json(schemas.Live(live=True))
+    return _json_response(schemas.Live(live=True))
 
 
 async def ready(request: web.Request) -> web.Response:
     """Return whether the server accepts requests."""
     is_ready = not request.app[SERVICE].stopping
-    return _json(schemas.Ready(ready=is_ready), status=200 if is_ready else 503)
+    return _json_response(schemas.Ready(ready=is_ready), status=200 if is_ready else 503)
 
 
 async def model(request: web.Request) -> web.Response:
     """Return the inputs and outputs of the model."""
-    service = _service(request)
+    service = _find_service(request)
     pixels = schemas.TensorMetadata(name=INPUT, datatype="UINT8", shape=[-1, -1, -1, 3])
-    return _json(schemas.ModelMetadata(
+    return _json_response(schemas.ModelMetadata(
         name=service.name,
         versions=[VERSION],
         platform="onnxruntime_onnx",
         inputs=[pixels],
-        outputs=_outputs(service.bundle),
+        outputs=_output_metadata(service.bundle),
     ))  # fmt: skip
 
 
 async def model_ready(request: web.Request) -> web.Response:
     """Return whether the model accepts requests."""
-    return _json(schemas.ModelReady(name=_service(request).name, ready=True))
+    return _json_response(schemas.ModelReady(name=_find_service(request).name, ready=True))
 
 
 async def infer(request: web.Request) -> web.Response:
     """Predict pixels, uint8 RGB `(N, H, W, 3)`; respond with probabilities `(N, classes)`."""
-    service = _service(request)
+    service = _find_service(request)
     body = await read_body(request, service.settings)
     try:
-        inference_request, images = await asyncio.to_thread(_parse, body, request.headers.get(_HEADER_LENGTH))
+        inference_request, images = await asyncio.to_thread(_parse_request, body, request.headers.get(_HEADER_LENGTH))
     except ValidationError as error:
         raise ProblemError(400, "bad-request", f"not an inference request: {_first_message(error)}") from error
     except (ValueError, TypeError, OverflowError) as error:
@@ -87,16 +87,16 @@ async def infer(request: web.Request) -> web.Response:
     if len(images) > service.settings.max_images:
         raise ProblemError(413, "too-many-images", f"at most {service.settings.max_images} images per request")
     bundle = service.bundle
-    given = [output.name for output in _outputs(bundle)]
+    given = [output.name for output in _output_metadata(bundle)]
     if missing := [output.name for output in inference_request.outputs if output.name not in given]:
         raise ProblemError(400, "bad-request", f"this model has no output {missing[0]!r}: it has {', '.join(given)}")
     results = await service.predict(list(images), top=len(bundle.class_names))
-    tensors = _tensors(results, bundle)
-    return _response(service.name, bundle.class_names, inference_request, {name: tensors[name] for name in given})
+    tensors = _output_arrays(results, bundle)
+    return _infer_response(service.name, bundle.class_names, inference_request, {name: tensors[name] for name in given})
 
 
-def _outputs(bundle: OnnxBundle) -> list[schemas.TensorMetadata]:
-    """Return the outputs of the model; the last two only if the file has their thresholds."""
+def _output_metadata(bundle: OnnxBundle) -> list[schemas.TensorMetadata]:
+    """Describe the outputs of the model; known and prediction_set only if the file has their thresholds."""
     classes = len(bundle.class_names)
     outputs = [schemas.TensorMetadata(name=PROBABILITIES, datatype="FP32", shape=[-1, classes])]
     if bundle.known:
@@ -110,14 +110,14 @@ def _outputs(bundle: OnnxBundle) -> list[schemas.TensorMetadata]:
     return outputs
 
 
-def _service(request: web.Request) -> Service:
+def _find_service(request: web.Request) -> Service:
     service = request.app[SERVICE]
     if request.match_info["name"] != service.name or request.match_info.get("version", VERSION) != VERSION:
         raise ProblemError(404, "not-found", f"no such model: this server has {service.name!r}, version {VERSION}")
     return service
 
 
-def _parse(body: bytes, header_length: str | None) -> tuple[schemas.InferRequest, NDArray[np.uint8]]:
+def _parse_request(body: bytes, header_length: str | None) -> tuple[schemas.InferRequest, NDArray[np.uint8]]:
     """Parse a request body into its JSON part and its images `(N, H, W, 3)`."""
     length = int(header_length) if header_length is not None else len(body)
     inference_request = schemas.InferRequest.model_validate_json(body[:length])
@@ -141,7 +141,7 @@ def _parse_pixels(data: object) -> NDArray[np.uint8]:
     return values.astype(np.uint8)
 
 
-def _tensors(results: list[Prediction | ProblemError], bundle: OnnxBundle) -> dict[str, NDArray[Any]]:
+def _output_arrays(results: list[Prediction | ProblemError], bundle: OnnxBundle) -> dict[str, NDArray[Any]]:
     """Return the outputs by name, one row per image."""
     shape = len(results), len(bundle.class_names)
     probabilities, known, sets = np.zeros(shape, "<f4"), np.zeros(shape[0], "<f4"), np.zeros(shape, bool)
@@ -155,12 +155,12 @@ def _tensors(results: list[Prediction | ProblemError], bundle: OnnxBundle) -> di
     return {PROBABILITIES: probabilities, KNOWN: known, schemas.PREDICTION_SET: sets}
 
 
-def _response(
+def _infer_response(
     name: str, class_names: tuple[str, ...], inference_request: schemas.InferRequest, tensors: dict[str, NDArray[Any]]
 ) -> web.Response:
     outputs, binary = [], b""
     for requested in inference_request.outputs or [schemas.RequestOutput(name=each) for each in tensors]:
-        output, data = _output(requested, tensors[requested.name], class_names)
+        output, data = _encode_output(requested, tensors[requested.name], class_names)
         is_binary = requested.parameters.binary_data
         if inference_request.parameters.binary_data_output if is_binary is None else is_binary:
             output.data, output.parameters = None, {"binary_data_size": len(data)}
@@ -168,7 +168,7 @@ def _response(
         outputs.append(output)
     answer = schemas.InferResponse(id=inference_request.id, model_name=name, model_version=VERSION, outputs=outputs)
     if not any(output.parameters for output in outputs):
-        return _json(answer)
+        return _json_response(answer)
     header = answer.model_dump_json(exclude_none=True).encode()
     return web.Response(
         body=header + binary,
@@ -177,30 +177,30 @@ def _response(
     )
 
 
-def _output(
+def _encode_output(
     requested: schemas.RequestOutput, values: NDArray[Any], class_names: tuple[str, ...]
 ) -> tuple[schemas.ResponseOutput, bytes]:
     """Return one output with its values as JSON, and the same values as bytes."""
     count = min(requested.parameters.classification, len(class_names)) if requested.name == PROBABILITIES else 0
     if count:
-        texts = [text for row in values for text in _classes(row, class_names, count)]
+        texts = [text for row in values for text in _top_classes(row, class_names, count)]
         output = schemas.ResponseOutput(name=requested.name, datatype="BYTES", shape=[len(values), count], data=texts)
-        return output, b"".join(map(_bytes, texts))
+        return output, b"".join(map(_encode_bytes_element, texts))
     datatype: Literal["BOOL", "FP32"] = "BOOL" if values.dtype == bool else "FP32"
     shape, flat = list(values.shape), values.ravel().tolist()
     return schemas.ResponseOutput(name=requested.name, datatype=datatype, shape=shape, data=flat), values.tobytes()
 
 
-def _classes(row: NDArray[np.float32], names: tuple[str, ...], count: int) -> list[str]:
+def _top_classes(row: NDArray[np.float32], names: tuple[str, ...], count: int) -> list[str]:
     """Return the most probable classes in the format of Triton's classification extension."""
     return [f"{row[label]:f}:{label}:{names[label]}" for label in (-row).argsort(kind="stable")[:count].tolist()]
 
 
-def _bytes(text: str) -> bytes:
+def _encode_bytes_element(text: str) -> bytes:
     """Encode an element of a BYTES tensor: its length in four bytes, little-endian, then the text."""
     data = text.encode()
     return len(data).to_bytes(4, "little") + data
 
 
-def _json(body: BaseModel, *, status: int = 200) -> web.Response:
+def _json_response(body: BaseModel, *, status: int = 200) -> web.Response:
     return web.Response(text=body.model_dump_json(exclude_none=True), status=status, content_type="application/json")

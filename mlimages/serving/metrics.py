@@ -14,10 +14,10 @@ class Metrics:
     """Metrics of one application since its start.
 
     Args:
-        waiting: returns the number of images in the queue.
+        num_queued: returns the number of images in the queue.
     """
 
-    def __init__(self, waiting: Callable[[], float]) -> None:
+    def __init__(self, num_queued: Callable[[], float]) -> None:
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "mlimages_requests",
@@ -32,7 +32,7 @@ class Metrics:
             registry=self._registry,
         )
         queue = Gauge("mlimages_queue_images", "Images waiting in the queue.", registry=self._registry)
-        queue.set_function(waiting)
+        queue.set_function(num_queued)
         stages = Histogram(
             "mlimages_stage_seconds", "Latency by stage.", ("stage",), registry=self._registry, buckets=BUCKETS_S
         )
@@ -47,7 +47,7 @@ class Metrics:
         self._images.labels(result).inc()
 
     def stage(self, stage: str, seconds: float) -> None:
-        """Add the duration of one stage."""
+        """Record the duration of one stage of a request."""
         self._stages[stage].observe(seconds)
 
     def text(self) -> bytes:

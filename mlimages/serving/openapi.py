@@ -34,7 +34,7 @@ _MODEL, _VERSION = "/v2/models/{name}", "/v2/models/{name}/versions/{version}"
 
 
 @cache
-def document(classes: int) -> dict[str, Any]:
+def build_document(classes: int) -> dict[str, Any]:
     """Return the OpenAPI document for a model with this many classes."""
     used = [value for value in vars(schemas).values() if isinstance(value, type) and issubclass(value, schemas.Model)]
     _, definitions = models_json_schema([(model, "validation") for model in used], ref_template=_PATH)
@@ -43,17 +43,20 @@ def document(classes: int) -> dict[str, Any]:
         "info": {"title": "mlimages", "version": __version__, "description": "Classifies images."},
         "paths": {
             "/predict": {"post": _predict_operation(classes)},
-            "/explain": {"post": _explain()},
-            "/healthz": {"get": _get("Whether the service accepts requests.", schemas.Health)},
+            "/explain": {"post": _explain_operation()},
+            "/healthz": {"get": _get_operation("Whether the service accepts requests.", schemas.Health)},
             "/metrics": {
-                "get": {"summary": "Prometheus metrics.", "responses": {"200": _metrics(), **_errors(*_REFUSED)}}
+                "get": {
+                    "summary": "Prometheus metrics.",
+                    "responses": {"200": _metrics_operation(), **_error_responses(*_REFUSED)},
+                }
             },
-            "/v2": {"get": _get("Open Inference Protocol: the server.", schemas.ServerMetadata, _PROTOCOL)},
-            "/v2/health/live": {"get": _get("Whether the server is running.", schemas.Live, _PROTOCOL)},
-            "/v2/health/ready": {"get": _ready()},
+            "/v2": {"get": _get_operation("Open Inference Protocol: the server.", schemas.ServerMetadata, _PROTOCOL)},
+            "/v2/health/live": {"get": _get_operation("Whether the server is running.", schemas.Live, _PROTOCOL)},
+            "/v2/health/ready": {"get": _ready_operation()},
             **{path: {"get": _model_operation(path, schemas.ModelMetadata)} for path in (_MODEL, _VERSION)},
             **{f"{path}/ready": {"get": _model_operation(path, schemas.ModelReady)} for path in (_MODEL, _VERSION)},
-            **{f"{path}/infer": {"post": _infer(path)} for path in (_MODEL, _VERSION)},
+            **{f"{path}/infer": {"post": _infer_operation(path)} for path in (_MODEL, _VERSION)},
         },
         "components": {
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
@@ -74,70 +77,89 @@ def _predict_operation(classes: int) -> dict[str, Any]:
     return {
         "summary": "Classify one image (raw body) or several (a form with files).",
         "parameters": [top],
-        "requestBody": _images({"type": "array", "items": _BINARY}),
-        "responses": {"200": _response("Done.", schemas.Predictions), **_errors(*_ERRORS)},
+        "requestBody": _image_body({"type": "array", "items": _BINARY}),
+        "responses": {"200": _json_response("Done.", schemas.Predictions), **_error_responses(*_ERRORS)},
     }
 
 
-def _explain() -> dict[str, Any]:
-    refused = _response("The server does not explain predictions (not-allowed).", schemas.ErrorResponse)
+def _explain_operation() -> dict[str, Any]:
+    refused = _json_response("Explanations are disabled on this server (not-allowed).", schemas.ErrorResponse)
     return {
-        "summary": "Where the network looks in one image (raw body or a form with a file): 50 forward passes.",
-        "requestBody": _images(_BINARY),
-        "responses": {"200": _response("Done.", schemas.Explanation), "403": refused, **_errors(*_ERRORS)},
+        "summary": "Explain the prediction of one image (raw body or a form with a file) in 50 forward passes.",
+        "requestBody": _image_body(_BINARY),
+        "responses": {
+            "200": _json_response("Done.", schemas.Explanation),
+            "403": refused,
+            **_error_responses(*_ERRORS),
+        },
     }
 
 
-def _images(files: dict[str, Any]) -> dict[str, Any]:
+def _image_body(files: dict[str, Any]) -> dict[str, Any]:
     form = {"type": "object", "properties": {"file": files}}
     return {"required": True, "content": {"image/*": {"schema": _BINARY}, "multipart/form-data": {"schema": form}}}
 
 
-def _infer(path: str) -> dict[str, Any]:
-    responses = {"200": _response("Done.", schemas.InferResponse), **_errors(*_ERRORS, error=_PROTOCOL)}
+def _infer_operation(path: str) -> dict[str, Any]:
+    responses = {"200": _json_response("Done.", schemas.InferResponse), **_error_responses(*_ERRORS, error=_PROTOCOL)}
     return {
         **_model_operation(path, schemas.InferResponse),
-        "summary": "Pixels, UINT8 (N, H, W, 3) RGB, to probabilities, FP32 (N, classes).",
-        "requestBody": {"required": True, "content": {"application/json": {"schema": _ref(schemas.InferRequest)}}},
-        "responses": {**responses, "404": _no_model()},
+        "summary": "Predict pixels, UINT8 (N, H, W, 3) RGB; returns probabilities, FP32 (N, classes).",
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": _schema_ref(schemas.InferRequest)}},
+        },
+        "responses": {**responses, "404": _model_not_found()},
     }
 
 
 def _model_operation(path: str, model: type[BaseModel]) -> dict[str, Any]:
     names = [name for name in ("name", "version") if f"{{{name}}}" in path]
-    described = _get(str(model.__doc__), model, _PROTOCOL)
+    described = _get_operation(str(model.__doc__), model, _PROTOCOL)
     return {
         **described,
         "parameters": [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names],
-        "responses": {**described["responses"], **_errors(*_REFUSED, error=_PROTOCOL), "404": _no_model()},
+        "responses": {
+            **described["responses"],
+            **_error_responses(*_REFUSED, error=_PROTOCOL),
+            "404": _model_not_found(),
+        },
     }
 
 
-def _ready() -> dict[str, Any]:
-    found = _get("Whether the server accepts requests.", schemas.Ready, _PROTOCOL)
-    return {**found, "responses": {**found["responses"], "503": _response("The server is stopping.", schemas.Ready)}}
+def _ready_operation() -> dict[str, Any]:
+    found = _get_operation("Whether the server accepts requests.", schemas.Ready, _PROTOCOL)
+    return {
+        **found,
+        "responses": {**found["responses"], "503": _json_response("The server is stopping.", schemas.Ready)},
+    }
 
 
-def _get(summary: str, model: type[BaseModel], error: type[BaseModel] = schemas.ErrorResponse) -> dict[str, Any]:
-    return {"summary": summary, "responses": {"200": _response("Done.", model), **_errors("400", "421", error=error)}}
+def _get_operation(
+    summary: str, model: type[BaseModel], error: type[BaseModel] = schemas.ErrorResponse
+) -> dict[str, Any]:
+    return {
+        "summary": summary,
+        "responses": {"200": _json_response("Done.", model), **_error_responses("400", "421", error=error)},
+    }
 
 
-def _metrics() -> dict[str, Any]:
+def _metrics_operation() -> dict[str, Any]:
     text = {"description": "Done.", "content": {"text/plain": {"schema": {"type": "string"}}}}
-    return {"summary": "Prometheus metrics.", "responses": {"200": text, **_errors(*_REFUSED)}}
+    return {"summary": "Prometheus metrics.", "responses": {"200": text, **_error_responses(*_REFUSED)}}
 
 
-def _no_model() -> dict[str, Any]:
-    return _response("There is no such model (not-found).", schemas.ProtocolErrorResponse)
+def _model_not_found() -> dict[str, Any]:
+    return _json_response("There is no such model (not-found).", schemas.ProtocolErrorResponse)
 
 
-def _errors(*statuses: str, error: type[BaseModel] = schemas.ErrorResponse) -> dict[str, Any]:
-    return {status: _response(_ERRORS[status], error) for status in statuses}
+def _error_responses(*statuses: str, error: type[BaseModel] = schemas.ErrorResponse) -> dict[str, Any]:
+    return {status: _json_response(_ERRORS[status], error) for status in statuses}
 
 
-def _response(description: str, model: type[BaseModel]) -> dict[str, Any]:
-    return {"description": description, "content": {"application/json": {"schema": _ref(model)}}}
+def _json_response(description: str, model: type[BaseModel]) -> dict[str, Any]:
+    return {"description": description, "content": {"application/json": {"schema": _schema_ref(model)}}}
 
 
-def _ref(model: type[BaseModel]) -> dict[str, str]:
+def _schema_ref(model: type[BaseModel]) -> dict[str, str]:
     return {"$ref": _PATH.format(model=model.__name__)}

@@ -8,7 +8,7 @@ from functools import cache
 from importlib import resources
 
 
-def asset(name: str) -> str:
+def read_asset(name: str) -> str:
     """Return the text of a file of the page."""
     return resources.files("mlimages.serving").joinpath("assets", name).read_text(encoding="utf-8")
 
@@ -20,16 +20,16 @@ def build_page(script: str, *, privacy: str, head: str = "", sources: str = "", 
         script: JavaScript appended to `page.js`.
         privacy: note on where images are sent, as HTML.
         head: HTML of the head; `POLICY` stands for the policy.
-        sources: further sources of the policy's `connect-src`.
-        scripts: further sources of the policy's `script-src`.
+        sources: additional sources of the policy's `connect-src`.
+        scripts: additional sources of the policy's `script-src`.
     """
-    style, script = f"\n{asset('page.css')}", f"\n{asset('page.js')}{script}"
+    style, script = f"\n{read_asset('page.css')}", f"\n{read_asset('page.js')}{script}"
     policy = (
-        f"default-src 'none'; script-src {_digest(script)} {scripts}; "
-        f"style-src {_digest(style)}; img-src 'self' blob: data:; "
+        f"default-src 'none'; script-src {_csp_hash(script)} {scripts}; "
+        f"style-src {_csp_hash(style)}; img-src 'self' blob: data:; "
         f"connect-src 'self' {sources}; base-uri 'none'; form-action 'none'"
     )
-    page = asset("page.html")
+    page = read_asset("page.html")
     parts = {
         "<!-- head -->": head.replace("POLICY", policy),
         "<!-- privacy -->": privacy,
@@ -45,12 +45,12 @@ def build_page(script: str, *, privacy: str, head: str = "", sources: str = "", 
 def server_page() -> tuple[str, str]:
     """Return the page of the server, and its policy."""
     page, policy = build_page(
-        asset("serve.js"),
+        read_asset("serve.js"),
         privacy="Images are sent to this server only and are not stored.",
         head='<link rel="icon" href="data:,">',
     )
     return page, f"{policy}; frame-ancestors 'none'"
 
 
-def _digest(text: str) -> str:
+def _csp_hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -57,7 +57,7 @@ def too_large_error(limit: int) -> ProblemError:
 
 
 @web.middleware
-async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def return_errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Convert every error to a JSON response without details of this machine."""
     try:
         return await handler(request)

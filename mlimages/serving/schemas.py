@@ -43,7 +43,7 @@ class ErrorResponse(Model):
 
 
 class ProtocolErrorResponse(Model):
-    """Response to a failed request under /v2; the protocol requires `error` to be a string."""
+    """Response to a failed request under /v2, whose protocol requires `error` to be a string."""
 
     error: str
     code: str
@@ -58,7 +58,7 @@ class Score(Model):
 
 
 class ImageResult(Model):
-    """Either the classes of one image, or its error."""
+    """The predicted classes of one image, or its error."""
 
     name: str = Field(description="The file name in the form; empty for a raw body.")
     class_name: str | None = Field(
@@ -66,7 +66,8 @@ class ImageResult(Model):
     )
     probability: float | None = Field(default=None, description="Its probability, 0 to 1.")
     known: bool | None = Field(
-        default=None, description="False for an image of none of the classes; null if the model cannot tell."
+        default=None,
+        description="Whether the image shows one of the classes; null if the model cannot detect unknown images.",
     )
     known_score: float | None = Field(
         default=None, description="Output `known` of the file, 0 to 1; null if it has none."
@@ -114,7 +115,7 @@ class Health(Model):
         default=None, description="Images with a lower probability are predicted as unknown."
     )
     thresholds: list[float] | None = Field(
-        default=None, description="Of a multi-label model, the probability of each class from which an image has it."
+        default=None, description="Multi-label model only: minimum probability of each class to be predicted."
     )
     explain: bool | None = Field(default=None, description="Whether /explain is available.")
 
@@ -154,7 +155,7 @@ class TensorMetadata(Model):
     shape: list[int]
     parameters: dict[str, float] | None = Field(
         default=None,
-        description="For known: the threshold from which an image is known. For prediction_set: the fraction of cases "
+        description="For known: the minimum value for a known image. For prediction_set: the fraction of cases "
         "in which it contains the true class.",
     )
 
@@ -215,7 +216,8 @@ class InferRequest(Model):
 
 
 class ResponseOutput(Model):
-    """Probabilities `(N, classes)` or classes `(N, count)`; known `(N,)`; prediction_set `(N, classes)`."""
+    """An output: probabilities `(N, classes)` or the top classes `(N, count)`; known `(N,)`; prediction_set `(N,
+    classes)`."""
 
     name: str
     datatype: Literal["FP32", "BYTES", "BOOL"]

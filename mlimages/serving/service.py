@@ -31,7 +31,7 @@ class Service:
         self.name = re.sub(r"[^\w.-]", "_", predictor.bundle.path.stem)
         self.settings = settings
         self.engine = Engine(predictor, queue_size=settings.queue_size)
-        self.metrics = Metrics(lambda: self.engine.waiting)
+        self.metrics = Metrics(lambda: self.engine.num_queued)
         self.in_flight: set[object] = set()
         self.request_ended: Callable[[object], None] = lambda connection: None
         self.stopping = False
@@ -43,19 +43,20 @@ class Service:
         """The current model; a handler reads it only once, since a reload replaces it."""
         return self.engine.predictor.bundle
 
-    def start_reload(self) -> None:
-        """Start to reload the model's file; during a reload, once more after it, since the file may be a newer one."""
+    def request_reload(self) -> None:
+        """Start to reload the model's file; if a reload is running, reload again after it, since the file may have
+        changed."""
         self._wants_reload = True
         if self._reloading is None or self._reloading.done():
-            self._reloading = asyncio.get_running_loop().create_task(self._reload_while_wanted())
+            self._reloading = asyncio.get_running_loop().create_task(self._reload_until_current())
 
-    async def _reload_while_wanted(self) -> None:
+    async def _reload_until_current(self) -> None:
         while self._wants_reload:
             self._wants_reload = False
             await self.reload()
 
     async def reload(self) -> None:
-        """Reload the model's file for further requests; those in flight finish with the previous model.
+        """Reload the model's file for new requests; requests in flight finish with the previous model.
 
         If the file cannot be used, the previous model is kept and the reason is logged.
         """
@@ -86,7 +87,7 @@ class Service:
                 outcomes = await asyncio.gather(*futures, return_exceptions=True)
         except TimeoutError as error:
             raise timeout_error() from error
-        results = [self._result(outcome) for outcome in outcomes]
+        results = [self._to_result(outcome) for outcome in outcomes]
         for result in results:
             self.metrics.image(result.code if isinstance(result, ProblemError) else "ok")
         return results
@@ -108,7 +109,7 @@ class Service:
             raise ProblemError(422, found.fault, found.detail)
         return found
 
-    def _result(self, outcome: QueuedResult | BaseException) -> Prediction | ProblemError:
+    def _to_result(self, outcome: QueuedResult | BaseException) -> Prediction | ProblemError:
         if isinstance(outcome, BaseException):
             logger.error("an image could not be classified", exc_info=outcome)
             return internal_error()

@@ -15,7 +15,7 @@ from pathlib import Path
 from mlimages.core import MAX_PIXELS, InputError, require_writable, writing
 from mlimages.inference import GRID, KNOWN_AT, SET_LEVEL, WINDOW, OnnxBundle, data_path
 from mlimages.serving.openapi import DEFAULT_TOP
-from mlimages.serving.page import asset, build_page
+from mlimages.serving.page import build_page, read_asset
 
 CDN_VERSION = "1.30.0"
 
@@ -38,7 +38,7 @@ class WebRuntime:
         urls: URLs relative to the page, by name (`ort.js`, `ort.wasm`).
         integrity: SHA-384 of each, as browsers check it.
         files: the contents, if they are copied into the page's folder.
-        origin: the origin that the browser loads them from otherwise.
+        origin: the origin from which the browser loads the files if they are not copied.
     """
 
     version: str = CDN_VERSION
@@ -64,7 +64,7 @@ class WebRuntime:
             files = {name: (package / "dist" / file).read_bytes() for name, file in _NAMES.items()}
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise InputError(
-                f"{package} is not an installed onnxruntime-web: run `npm install onnxruntime-web` and give "
+                f"{package} is not an installed onnxruntime-web: run `npm install onnxruntime-web` and pass "
                 "node_modules/onnxruntime-web"
             ) from error
         return cls(version, {name: f"./{name}" for name in files}, _digests(files), files, origin="")
@@ -97,16 +97,16 @@ def write_page(
     """
     if not bundle.includes_preprocessing or data_path(bundle.path).exists():
         what = "preprocessing inside" if not bundle.includes_preprocessing else "weights below 2 GB"
-        raise InputError(f"{bundle.path} cannot run in a page: it requires a file with {what}")
+        raise InputError(f"{bundle.path} cannot run in a browser: the file must have {what}")
     runtime, folder = runtime or WebRuntime(), Path(folder)
     require_writable(runtime.page_files(folder), overwrite=overwrite)
-    for name, content in _files(bundle, runtime).items():
+    for name, content in _page_contents(bundle, runtime).items():
         with writing(folder / name, overwrite=overwrite) as part:
             part.write_bytes(content)
     return folder / "index.html"
 
 
-def _files(bundle: OnnxBundle, runtime: WebRuntime) -> dict[str, bytes]:
+def _page_contents(bundle: OnnxBundle, runtime: WebRuntime) -> dict[str, bytes]:
     """Return the contents of all files by name, the model first and the page last."""
     model = bundle.path.read_bytes()
     name = ", ".join(bundle.class_names)[:45]
@@ -120,14 +120,14 @@ def _files(bundle: OnnxBundle, runtime: WebRuntime) -> dict[str, bytes]:
     files = {
         "model.onnx": model,
         **runtime.files,
-        "model.json": _json({**_description(bundle), "bytes": len(model)}),
+        "model.json": _json({**_script_metadata(bundle), "bytes": len(model)}),
         "manifest.json": _json(manifest),
-        "icon.svg": asset("icon.svg").encode(),
+        "icon.svg": read_asset("icon.svg").encode(),
     }
-    page = _page(runtime).encode()
+    page = _render_page(runtime).encode()
     kept = ["./", *files, *(url for name, url in runtime.urls.items() if name not in files)]
     version = hashlib.sha256(b"".join([*files.values(), page])).hexdigest()[:16]
-    worker = asset("service_worker.js").replace("/* files */", json.dumps(kept))
+    worker = read_asset("service_worker.js").replace("/* files */", json.dumps(kept))
     return {
         **files,
         "service_worker.js": worker.replace("/* version */", json.dumps(version)).encode(),
@@ -135,7 +135,7 @@ def _files(bundle: OnnxBundle, runtime: WebRuntime) -> dict[str, bytes]:
     }
 
 
-def _description(bundle: OnnxBundle) -> dict[str, object]:
+def _script_metadata(bundle: OnnxBundle) -> dict[str, object]:
     """Return the metadata that the script needs, and the constants that it shares with `Predictor` and `explain`."""
     thresholds = bundle.prediction_sets.thresholds if bundle.prediction_sets else {}
     probe = dataclasses.asdict(bundle.probe)
@@ -155,14 +155,16 @@ def _description(bundle: OnnxBundle) -> dict[str, object]:
     }
 
 
-def _page(runtime: WebRuntime) -> str:
+def _render_page(runtime: WebRuntime) -> str:
     script = {"script": runtime.urls["ort.js"], "wasm": runtime.urls["ort.wasm"]}
     origin = runtime.origin
     loaded = f" onnxruntime-web {runtime.version} is loaded from {html.escape(origin)}." if origin else ""
     page, _ = build_page(
-        asset("site.js").replace("/* runtime */", json.dumps({**script, "integrity": runtime.integrity["ort.wasm"]})),
+        read_asset("site.js").replace(
+            "/* runtime */", json.dumps({**script, "integrity": runtime.integrity["ort.wasm"]})
+        ),
         privacy=f"Images stay on this device: the model runs in the browser.{loaded} "
-        '<span id="offline" hidden>This page also opens without a network.</span>',
+        '<span id="offline" hidden>This page also works offline.</span>',
         head='<meta http-equiv="Content-Security-Policy" '
         "content=\"POLICY; manifest-src 'self'; worker-src 'self'\">\n"
         '<link rel="manifest" href="manifest.json">\n<link rel="icon" href="icon.svg">\n'

@@ -65,7 +65,7 @@ class Augment:
 
     @property
     def name(self) -> str:
-        """Identifier of the settings, part of the keys of the feature cache."""
+        """Identifier of the settings, used in the keys of the feature cache."""
         return f"v1 {self.strength} {self.rotate_deg:g} {self.seed}"
 
     @property

@@ -21,7 +21,7 @@ from mlimages.images import PIXELS_VERSION
 KEY_BYTES = 32
 
 KINDS = ("pixels", "features", "probe")
-"""Folders of `cache_dir` that share one limit of size."""
+"""Folders of `cache_dir` that share one size limit."""
 
 Rows = NDArray[Any]
 
@@ -48,16 +48,16 @@ class RowStore:
         self.refresh()
 
     def refresh(self) -> None:
-        """Open the rows that any process has written since the last call."""
+        """Make the rows readable that any process has written since the last call."""
         for keys_file in sorted(self.folder.glob("*.keys")):
             name, rows_file = keys_file.stem, keys_file.with_suffix(".rows")
             known = len(self._parts.get(name, ()))
             with suppress(FileNotFoundError):  # another process may trim the cache
                 keys = keys_file.read_bytes()
-                count = min(len(keys) // KEY_BYTES, rows_file.stat().st_size // self.row_bytes)
-                if count > known:
-                    self._parts[name] = np.memmap(rows_file, self.dtype, "r", shape=(count, *self.shape))
-                    for row in range(known, count):
+                num_rows = min(len(keys) // KEY_BYTES, rows_file.stat().st_size // self.row_bytes)
+                if num_rows > known:
+                    self._parts[name] = np.memmap(rows_file, self.dtype, "r", shape=(num_rows, *self.shape))
+                    for row in range(known, num_rows):
                         self._index.setdefault(keys[row * KEY_BYTES : (row + 1) * KEY_BYTES], (name, row))
 
     def append(self, keys: Sequence[bytes], rows: Rows) -> None:
@@ -71,7 +71,7 @@ class RowStore:
     def __contains__(self, key: bytes) -> bool:
         if key not in self._index:
             return False
-        self._use(self._index[key][0])
+        self._mark_used(self._index[key][0])
         return True
 
     def rows(self, keys: Sequence[bytes]) -> Rows:
@@ -83,7 +83,7 @@ class RowStore:
         indices = [self._index[key] for key in keys]
         names = {name for name, _ in indices}
         for name in names:
-            self._use(name)
+            self._mark_used(name)
         if len(names) == 1:
             gathered: Rows = self._parts[indices[0][0]][[row for _, row in indices]]
             return gathered
@@ -92,18 +92,20 @@ class RowStore:
             out[index] = self._parts[name][row]
         return out
 
-    def _use(self, name: str) -> None:
+    def _mark_used(self, name: str) -> None:
         if name not in self._used:
             self._used.add(name)
             with suppress(OSError):
                 os.utime(self.folder / f"{name}.keys")
 
-    def fits(self, count: int, budget: int) -> bool:
-        """Return whether this many rows fit into half of the budget (bytes), which pixels and features share."""
-        return count * self.row_bytes <= budget / 2
+    def fits(self, num_rows: int, max_bytes: int) -> bool:
+        """Return whether this many rows fit into half of the cache, whose other half is for other pixels or
+        features."""
+        return num_rows * self.row_bytes <= max_bytes / 2
 
-    def trim(self, budget: int, *, needed_bytes: int = 0) -> None:
-        """Remove the least recently used rows, of all kinds and datasets, until `needed_bytes` more fit the budget.
+    def trim(self, max_bytes: int, *, needed_bytes: int = 0) -> None:
+        """Remove the least recently used rows, of all kinds and datasets, until `needed_bytes` more fit into
+        `max_bytes`.
 
         Rows that this store has used or written are kept.
         """
@@ -115,7 +117,7 @@ class RowStore:
                 parts.append((used.st_mtime, used.st_size + size, path.with_suffix("")))
         total = sum(size for _, size, _ in parts) + needed_bytes
         for _, size, part in sorted(parts):
-            if total > budget and part not in kept:
+            if total > max_bytes and part not in kept:
                 with suppress(OSError):  # Windows does not remove files that another process has open
                     part.with_suffix(".rows").unlink()
                     part.with_suffix(".keys").unlink()
@@ -123,6 +125,6 @@ class RowStore:
 
 
 def pixel_store(image: ImageProperty) -> RowStore:
-    """Return the cache of decoded images of this size and resize method, shared by all runs."""
+    """Return the cache of decoded images of this size and resize method; all runs share it."""
     name = hashlib.sha256(f"v{PIXELS_VERSION} {json.dumps(asdict(image), sort_keys=True)}".encode()).hexdigest()[:32]
     return RowStore(cache_dir("pixels") / name, (image.height, image.width, image.channels), np.uint8)

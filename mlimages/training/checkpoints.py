@@ -122,7 +122,9 @@ def load_state(files: RunFiles) -> TrainingState | None:
             seconds=metadata["seconds"],
         )
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise RunError(f"{files.state} cannot be read ({error}): remove it to restart this run") from error
+        raise RunError(
+            f"{files.state} cannot be read ({error}): delete it to restart this run from the first epoch"
+        ) from error
 
 
 def trained_tensors(network: nn.Module) -> dict[str, Tensor]:
@@ -147,16 +149,16 @@ def _copy(tensor: Tensor) -> Tensor:
     return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
-def restore(network: nn.Module, tensors: Tensors) -> None:
-    """Copy tensors into the network by name."""
+def load_trained_tensors(network: nn.Module, tensors: Tensors) -> None:
+    """Copy the tensors into the network's parameters and buffers of the same names."""
     own = network.state_dict()
     with torch.no_grad():
         for name, tensor in tensors.items():
             own[name].copy_(tensor)
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
-    """Load the tensors `N.KEY` into the optimizer."""
+def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
+    """Load tensors named `N.KEY` into the optimizer, as returned by `optimizer_tensors`."""
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         index, _, key = name.partition(".")
@@ -176,7 +178,8 @@ def save_networks(network: nn.Module, state: TrainingState, files: RunFiles) -> 
 
 
 def _full_state_dict(network: nn.Module, trained: Tensors) -> dict[str, Tensor]:
-    """Return the library's tensors, updated with `trained`; no two of them share memory."""
+    """Return the state dict with the library's names, updated with the tensors `trained`; no two tensors share
+    memory."""
     whole: dict[str, Tensor] = {}
     addresses: set[int] = set()
     for name, tensor in network.state_dict().items():
@@ -258,19 +261,19 @@ def load_run(run: str | os.PathLike[str], checkpoint: str = "best", *, network: 
             gray=image.gray_scale,
             seed=config.seed,
         )
-        network = (_with_depths(model) if state is not None and state.depths_share else model).network
+        network = (_with_all_depths_head(model) if state is not None and state.depths_share else model).network
     elif whole.exists():
         network.cpu().load_state_dict(load_file(whole))
     weights = whole
     if state is not None and (
-        state.depths_share or _epoch_of(whole) != (state.best_epoch if is_best else len(state.history))
+        state.depths_share or _read_epoch(whole) != (state.best_epoch if is_best else len(state.history))
     ):
-        restore(network, state.best if is_best else state.trained)
+        load_trained_tensors(network, state.best if is_best else state.trained)
         weights = files.state
-    return trained_run(files, network, weights=weights)
+    return make_trained_run(files, network, weights=weights)
 
 
-def trained_run(files: RunFiles, network: nn.Module, *, weights: Path) -> TrainedRun:
+def make_trained_run(files: RunFiles, network: nn.Module, *, weights: Path) -> TrainedRun:
     """Return a network in memory as a TrainedRun of this folder; `weights` is the file with the same weights."""
     settings = read_settings(files)
     preprocessing = Preprocessing.from_dict(settings["preprocessing"])
@@ -289,7 +292,7 @@ def trained_run(files: RunFiles, network: nn.Module, *, weights: Path) -> Traine
     )
 
 
-def _with_depths(model: Model) -> Model:
+def _with_all_depths_head(model: Model) -> Model:
     deep = add_depths(model)
     if deep is None:
         raise RunError(
@@ -298,7 +301,7 @@ def _with_depths(model: Model) -> Model:
     return deep
 
 
-def _epoch_of(path: Path) -> int | None:
+def _read_epoch(path: Path) -> int | None:
     """Return the epoch stored in the file of a full network; None if there is no file."""
     if not path.exists():
         return None

@@ -103,18 +103,19 @@ class Workload:
 
 
 def choose_computation(
-    work: Workload | None, option: Literal["auto", "fp32"], *, device: torch.device, is_frozen: bool
+    work: Workload | None, precision: Literal["auto", "fp32"], *, device: torch.device, is_frozen: bool
 ) -> Computation:
-    """Return the cheapest way to compute by the table of costs: it depends on the processor, but not on its load.
+    """Choose the library and precision with the lowest cost in COSTS, a table that does not depend on the processor's
+    load.
 
     Args:
         work: images whose frozen features are needed; None if none are cached.
-        option: `fp32` computes everything in float32 in PyTorch.
+        precision: `fp32` computes everything in float32 in PyTorch; `auto` picks the fastest.
         device: on a GPU, the frozen part runs in PyTorch in fp32.
         is_frozen: whether a part is frozen; the rest is then trained in fp32 on CPUs.
     """
     has_bf16 = has_fast_bf16(device)
-    if option == "fp32":
+    if precision == "fp32":
         return Computation()
     if device.type != "cpu" or not is_frozen:
         return Computation(trained="bf16" if has_bf16 else "fp32")

@@ -303,7 +303,7 @@ class FineTuneConfig(TableOptions):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> FineTuneConfig:
-        """Create settings from the values of `to_json`; unknown keys, from a newer version, are ignored."""
+        """Create settings from the parsed JSON of `to_json`; unknown keys, from a newer version, are ignored."""
         known = {field.name for field in fields(cls)}
         kept = {name: value for name, value in values.items() if name in known}
         size = kept.get("size")

@@ -43,14 +43,14 @@ MAX_DEPTHS = 4000
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class TrainingJob:
     """A network to train with its data.
 
     Attributes:
         config: settings of the run.
         files: the run folder's files.
-        model: the network, including the classifier on all depths, if any.
-        plain: the network without the classifier on all depths.
+        model: the network to train; its classifier uses the last layer or all depths (every layer).
+        base_model: the network with a classifier on the last layer only.
         frozen: its frozen parameters and buffers.
         digest: SHA-256 of the frozen weights; empty if nothing is frozen.
         class_names: in the order of the logits.
@@ -66,7 +66,7 @@ class Job:
     config: FineTuneConfig
     files: RunFiles
     model: Model
-    plain: Model
+    base_model: Model
     frozen: FrozenPart
     digest: str
     class_names: ClassNames
@@ -93,11 +93,11 @@ class Job:
         """Whether layers below the head are trained."""
         return _trains_below_head(self.model)
 
-    def without_depths(self) -> Job:
-        """Return the job with a classifier on the last layer only; the cached features are shared."""
-        if self.model is not self.plain:
+    def with_last_layer_head(self) -> TrainingJob:
+        """Return a job with a classifier on the last layer only; both jobs share the cached features."""
+        if self.model is not self.base_model:
             self.network.get_parameter(f"{DEPTHS}.weight").requires_grad_(False)  # they are zero
-        return replace(self, model=self.plain)
+        return replace(self, model=self.base_model)
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return the autocast context for training."""
@@ -105,8 +105,8 @@ class Job:
         return torch.autocast(self.device.type, torch.bfloat16) if is_rounded else nullcontext()
 
 
-def open_folder(config: FineTuneConfig, files: RunFiles, inputs: RunInputs, images: RunImages) -> Preprocessing:
-    """Write the run folder, or the new number of epochs of a resumed run; return the preprocessing."""
+def prepare_run_folder(config: FineTuneConfig, files: RunFiles, inputs: RunInputs, images: RunImages) -> Preprocessing:
+    """Write the run folder, or update the number of epochs of a resumed run; return the preprocessing."""
     if distributed.is_main_process():
         if inputs.is_resumed:
             _write_epochs(config, files)
@@ -129,7 +129,7 @@ def _write_epochs(config: FineTuneConfig, files: RunFiles) -> None:
 def _write_folder(config: FineTuneConfig, files: RunFiles, inputs: RunInputs, images: RunImages) -> None:
     """Write the run folder before training, config.json first, which identifies a run folder."""
     expected, names = inputs.model.preprocessing, inputs.images.names
-    preprocessing = Preprocessing(expected.image, _normalization(config, expected, images))
+    preprocessing = Preprocessing(expected.image, _resolve_normalization(config, expected, images))
     write_settings(files, config, preprocessing, multi_label=inputs.images.is_multi_label)
     if inputs.mean_image is not None:
         with replacing(files.mean_image) as part, part.open("wb") as out:
@@ -139,7 +139,7 @@ def _write_folder(config: FineTuneConfig, files: RunFiles, inputs: RunInputs, im
         write_label_file(path, [LabeledPath(each.path, each.label, each.labels) for each in part_images], names)
 
 
-def _normalization(config: FineTuneConfig, expected: Preprocessing, images: RunImages) -> Normalization:
+def _resolve_normalization(config: FineTuneConfig, expected: Preprocessing, images: RunImages) -> Normalization:
     """Return the normalization that the weights expect, with the overrides of the settings."""
     base = expected.normalization
     scale = config.scale or base.scale
@@ -171,7 +171,7 @@ def _channel_means(images: ImageSet) -> NDArray[np.float64]:
     return total / max(1, count)
 
 
-def build_job(
+def build_training_job(
     config: FineTuneConfig,
     files: RunFiles,
     *,
@@ -180,16 +180,16 @@ def build_job(
     preprocessing: Preprocessing,
     device: torch.device,
     progress: Progress,
-) -> Job:
-    """Move the network to the device and cache its frozen features if they fit into the cache."""
+) -> TrainingJob:
+    """Move the network to the device, and cache the features of its frozen part if they fit into the cache."""
     frozen, image = inputs.frozen, preprocessing.image
-    model = _with_depths(config, inputs.model, len(images.train))
+    model = _with_all_depths_head(config, inputs.model, len(images.train))
     network = model.network.to(device).to(memory_format=torch.channels_last)
     mean = load_mean_image(files.mean_image, image) if preprocessing.normalization.mean_image else None
     normalize = Normalize(preprocessing.normalization, mean).to(device)
     distributed.sync_batch_norm(network, device, batch_size=config.batch_size)
     digest = frozen.digest(network) if frozen.parameters else ""
-    augment = _augment(config, model)
+    augment = _resolve_augmentation(config, model)
     names = inputs.images.names
     train = ImageSet(images.train, image, store=images.store, augment=augment, classes=len(names))
     val = ImageSet(images.val, image, store=images.store, classes=len(names))
@@ -220,20 +220,20 @@ def build_job(
             digest=digest,
             preprocessing=preprocessing,
             device=device,
-            budget=config.cache_bytes,
+            cache_bytes=config.cache_bytes,
             progress=progress,
         )
         source = features or source
     if distributed.is_main_process() and not inputs.is_resumed:
         is_multi = inputs.images.is_multi_label
         write_settings(files, config, preprocessing, computation=computation, multi_label=is_multi)
-    return Job(
+    return TrainingJob(
         config, files, model, inputs.model, frozen, digest, names, source, train, val, views, images.broken,
         computation, make_objective(config, train.labels, len(names), device),
     )  # fmt: skip
 
 
-def _with_depths(config: FineTuneConfig, model: Model, images: int) -> Model:
+def _with_all_depths_head(config: FineTuneConfig, model: Model, images: int) -> Model:
     """Return the model with a classifier on all depths, if the settings and the network allow one."""
     if config.head == "last" or config.freeze != "head" or not model.pretrained:
         return model
@@ -248,7 +248,7 @@ def _with_depths(config: FineTuneConfig, model: Model, images: int) -> Model:
     return model
 
 
-def _augment(config: FineTuneConfig, model: Model) -> Augment | None:
+def _resolve_augmentation(config: FineTuneConfig, model: Model) -> Augment | None:
     strength = config.augment
     if strength == "auto":
         strength = "light" if model.pretrained and _trains_below_head(model) else "none"

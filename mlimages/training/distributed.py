@@ -44,12 +44,12 @@ def init_process_group(device: torch.device) -> None:
             does not support several processes.
         RunError: the other processes cannot be reached.
     """
-    if dist.is_initialized() or not _is_launched():
+    if dist.is_initialized() or not _is_distributed_launch():
         return
     if device.type == "mps":
         raise InputError("distributed training is not supported on mps: use --device cpu")
     if device.type == "cuda":
-        torch.cuda.set_device(_local_gpu())
+        torch.cuda.set_device(_local_gpu_index())
     try:
         store, own_rank, size = next(rendezvous("env://", timeout=CONNECT_TIMEOUT))
         store.set_timeout(TIMEOUT)
@@ -63,7 +63,7 @@ def init_process_group(device: torch.device) -> None:
     atexit.register(dist.destroy_process_group)
 
 
-def _is_launched() -> bool:
+def _is_distributed_launch() -> bool:
     """Whether this process was started by a launcher as one of several."""
     if not {"RANK", "WORLD_SIZE"} <= os.environ.keys() or os.environ["WORLD_SIZE"] == "1":
         return False
@@ -76,11 +76,11 @@ def _is_launched() -> bool:
     return True
 
 
-def _local_gpu() -> int:
+def _local_gpu_index() -> int:
     count = torch.cuda.device_count()
     index = int(os.environ.get("LOCAL_RANK", int(os.environ["RANK"]) % count))
     if index >= count:
-        raise InputError(f"torch finds {count} GPUs on this machine: use --nproc-per-node {count}, or --device cpu")
+        raise InputError(f"found {count} GPUs on this machine: use --nproc-per-node {count}, or --device cpu")
     return index
 
 
@@ -146,7 +146,7 @@ def barrier() -> None:
 
 
 def gather_rows(indices: Sequence[int], rows: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-    """Gather the rows of one dataset from all processes, in its order; a process may have none.
+    """Gather the rows of one dataset from all processes, in the dataset's order; a process may have no rows.
 
     Args:
         indices: index of each row in the dataset.
@@ -178,7 +178,7 @@ def require_same(what: str, value: object) -> None:
 
 @contextmanager
 def translate_peer_exit() -> Iterator[None]:
-    """Convert errors of torch that are caused by the exit of another process.
+    """Re-raise torch errors caused by the exit of another process as PeerExitedError.
 
     Raises:
         PeerExitedError: another process of the group exited, or did not respond within `TIMEOUT`.

@@ -24,9 +24,9 @@ CHECK_TIME_RATIO = 2.0
 
 
 class NetworkEmbedder:
-    """Computes the input of a pretrained network's classifier for images, cached by content; see `Embedder`.
+    """Computes features of images, the input of a pretrained network's classifier; cached by content. See `Embedder`.
 
-    The whole image is resized to the network's input, so that a copy that shows other edges has similar features.
+    The whole image is resized to the network's input without cropping, so that crops of an image have similar features.
     """
 
     def __init__(self, model: str) -> None:

@@ -41,13 +41,13 @@ def cache_features(
     digest: str,
     preprocessing: Preprocessing,
     device: torch.device,
-    budget: int,
+    cache_bytes: int,
     progress: Progress,
 ) -> tuple[FrozenFeatures | None, Computation]:
-    """Compute and cache the features of both sets; return them with the computation that was possible.
+    """Compute and cache the features of both sets; return them and the library and precision that computed them.
 
-    Where OpenVINO cannot convert the network, PyTorch computes it in float32; where the features in bfloat16 differ
-    too much, those of a new run are computed in float32.
+    If OpenVINO cannot convert the network, PyTorch computes the features in float32. If the bfloat16 features of a new
+    run differ too much from float32, they are recomputed in float32.
 
     Returns:
         None in place of the features if they do not fit into the cache.
@@ -65,14 +65,14 @@ def cache_features(
                 computation=computation,
                 validation=val,
             )
-            if not features.fits(len(train) * views + len(val), budget):
+            if not features.fits(len(train) * views + len(val), cache_bytes):
                 return None, next_way
-            features.fill(val, 1, budget=budget, progress=progress)
+            features.compute_missing(val, 1, cache_bytes=cache_bytes, progress=progress)
             if computation.frozen == "bf16" and not is_resumed and distributed.is_main_process():
                 problem = _check_precision(features, computation, split.shapes, val, progress)
                 next_way = replace(computation, frozen="fp32")
             if not problem:
-                features.fill(train, views, budget=budget, progress=progress)
+                features.compute_missing(train, views, cache_bytes=cache_bytes, progress=progress)
         except ConversionError as error:
             problem = str(error)
         found = [result for result in distributed.all_gather((problem, next_way)) if result[0]]
@@ -89,13 +89,14 @@ def _check_precision(
     features: FrozenFeatures, computation: Computation, shapes: Sequence[tuple[int, ...]], val: ImageSet,
     progress: Progress,
 ) -> str:  # fmt: skip
-    """Compare validation images in both precisions; return the bound that is exceeded, or an empty text."""
+    """Compare the features of validation images in both precisions; return a message if they differ too much, else
+    ''."""
     own = [index for index in range(len(val)) if is_local(index)]
     chosen = np.sort(np.random.default_rng(0).permutation(own)[:CHECK_IMAGES]).tolist()
     squares, labels = np.zeros(2), []
     pooled: tuple[list[Tensor], list[Tensor]] = [], []
     progress.start("precision", len(chosen), "img")
-    for indices, *parts in features.both_precisions(chosen, progress):
+    for indices, *parts in features.features_in_both_precisions(chosen, progress):
         labels += val.labels[indices].tolist()
         squares += [float((parts[1] - parts[0]).square().sum()), float(parts[0].square().sum())]
         difference = float(np.sqrt(squares[0] / max(squares[1], 1e-30)))
@@ -122,6 +123,6 @@ def _check_precision(
 
 
 def _pool(rows: Tensor, shapes: Sequence[tuple[int, ...]]) -> Tensor:
-    """Average feature maps over positions: from `(n, D)` to `(n, C)`."""
+    """Average the flattened feature maps `(n, D)` over their positions: `(n, C)`."""
     parts = unflatten_features(rows, tuple(shapes))
     return torch.cat([part.mean((2, 3)) if part.ndim == 4 else part.flatten(1) for part in parts], dim=1)

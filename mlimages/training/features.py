@@ -42,7 +42,7 @@ CHUNK = 16
 """Batch size of the frozen part: 32 are no faster on a CPU, and take 0.4 GB more of memory with VGG-16."""
 
 
-def unaugmented(index: int) -> int:
+def original_view(index: int) -> int:
     """Return view 0, the image without augmentation."""
     return 0
 
@@ -74,7 +74,7 @@ class BatchSource(Protocol):
     """Yields batches and computes their logits."""
 
     def batches(
-        self, images: ImageSet, order: Sequence[int], *, size: int, view: View = unaugmented
+        self, images: ImageSet, order: Sequence[int], *, size: int, view: View = original_view
     ) -> Iterator[Batch]:
         """Batch the images in the order of the indices `order`, and yield this process's share of each batch."""
 
@@ -82,7 +82,7 @@ class BatchSource(Protocol):
         """Compute logits `(N, classes)` for the inputs of one batch."""
 
 
-def _batch(
+def _make_batch(
     inputs: tuple[Tensor, ...],
     images: ImageSet,
     indices: tuple[int, ...],
@@ -103,12 +103,12 @@ def _batch(
 
 
 def is_local(index: int) -> bool:
-    """Whether this process computes the features of an image; independent of the batch."""
+    """Return whether this process computes the features of the image at `index`, whatever batch it is in."""
     return index % distributed.world_size() == distributed.rank()
 
 
 class PixelSource:
-    """Computes the full network from pixels.
+    """Runs the full network on pixels.
 
     Args:
         network: maps normalized float32 `(N, C, H, W)` to logits.
@@ -120,12 +120,12 @@ class PixelSource:
         self._network, self._normalize, self._device = network, normalize, device
 
     def batches(
-        self, images: ImageSet, order: Sequence[int], *, size: int, view: View = unaugmented
+        self, images: ImageSet, order: Sequence[int], *, size: int, view: View = original_view
     ) -> Iterator[Batch]:
         whole = chunks(order, size)
         for chunk, batch in zip(whole, images.batches([*map(distributed.shard, whole)], view=view), strict=True):
             pixels = batch.pixels if batch.indices else batch.pixels.new_zeros(1, *batch.pixels.shape[1:])
-            yield _batch((pixels,), images, batch.indices, chunk, self._device)
+            yield _make_batch((pixels,), images, batch.indices, chunk, self._device)
 
     def logits(self, inputs: tuple[Tensor, ...]) -> Tensor:
         logits: Tensor = self._network(to_channels_last(self._normalize(inputs[0])))
@@ -135,7 +135,7 @@ class PixelSource:
 def features_key(
     model: Model, normalize: Normalize, *, cut: object, digest: str, preprocessing: Preprocessing, precision: str
 ) -> str:
-    """Return the cache key of a feature extractor, which depends on all that affects the features.
+    """Return the cache key of a feature extractor, which depends on everything that affects the features.
 
     Weights do not suffice: networks with equal tensors may differ in padding, activations or skip connections.
 
@@ -196,16 +196,16 @@ class FrozenFeatures:
                 cut=[split.outputs, split.shapes],
                 digest=digest,
                 preprocessing=preprocessing,
-                precision=self._runtime.key(precision),
+                precision=self._runtime.cache_key(precision),
             )
             return RowStore(cache_dir("features") / key, (width,), np.float32)
 
         self._stores = {precision: open_store(precision) for precision in {"fp32", self._precision}}
 
-    def fits(self, count: int, budget: int) -> bool:
-        """Return whether the features of this many images fit into half of the cache of `budget` bytes."""
+    def fits(self, count: int, cache_bytes: int) -> bool:
+        """Return whether the features of this many images fit into half of the cache of `cache_bytes` bytes."""
         store = self._stores["fp32"]
-        if not store.fits(count, budget):
+        if not store.fits(count, cache_bytes):
             logger.warning(
                 "the frozen features need %.1f GB, more than half of --cache-gb: they are recomputed in each epoch; "
                 "a larger --cache-gb avoids that",
@@ -214,16 +214,18 @@ class FrozenFeatures:
             return False
         return True
 
-    def fill(self, images: ImageSet, views: int, *, budget: int, progress: Progress) -> None:
-        """Compute the missing features of views 0 to `views - 1`; `budget` is the size of the cache in bytes."""
+    def compute_missing(self, images: ImageSet, views: int, *, cache_bytes: int, progress: Progress) -> None:
+        """Compute the missing features of views 0 to `views - 1`; `cache_bytes` is the size of the cache in bytes."""
         store, missing = self._stores["fp32"], self._uncached_views(images, views)
         if missing:
-            store.trim(budget, needed_bytes=len(missing) * store.row_bytes)
+            store.trim(cache_bytes, needed_bytes=len(missing) * store.row_bytes)
             progress.start("frozen part", len(missing), "img")
             self._compute(images, missing, self._precision_of(images), progress)
             progress.close()
 
-    def both_precisions(self, indices: Sequence[int], progress: Progress) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+    def features_in_both_precisions(
+        self, indices: Sequence[int], progress: Progress
+    ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
         """Yield the features of cached validation images in float32 and in the precision of training images.
 
         Yields:
@@ -260,7 +262,7 @@ class FrozenFeatures:
         store.refresh()
 
     def batches(
-        self, images: ImageSet, order: Sequence[int], *, size: int, view: View = unaugmented
+        self, images: ImageSet, order: Sequence[int], *, size: int, view: View = original_view
     ) -> Iterator[Batch]:
         store = self._stores[self._precision_of(images)]
         for chunk in chunks(order, size):
@@ -268,7 +270,7 @@ class FrozenFeatures:
             indices = tuple(index for index, key in keys.items() if key in store)
             found = store.rows([keys[index] for index in indices]) if indices else np.zeros((1, *store.shape))
             rows = torch.from_numpy(found.astype(np.float32, copy=False))  # (N, D)
-            yield _batch(unflatten_features(rows, self._split.shapes), images, indices, chunk, self._device)
+            yield _make_batch(unflatten_features(rows, self._split.shapes), images, indices, chunk, self._device)
 
     def logits(self, inputs: tuple[Tensor, ...]) -> Tensor:
         logits: Tensor = self._split.upper(*map(to_channels_last, inputs))

@@ -20,23 +20,23 @@ from mlimages.reports import RunFiles
 from mlimages.training import distributed
 from mlimages.training.checkpoints import (
     TrainingState,
+    load_optimizer_tensors,
     load_state,
+    load_trained_tensors,
     optimizer_tensors,
-    restore,
-    restore_optimizer,
     save_networks,
     save_state,
     trained_tensors,
 )
 from mlimages.training.config import FineTuneConfig
-from mlimages.training.data import Job, build_job, open_folder
-from mlimages.training.finish import FineTuneResult, finish, finished_result, write_skipped, write_suspect_labels
+from mlimages.training.data import TrainingJob, build_training_job, prepare_run_folder
+from mlimages.training.finish import FineTuneResult, finish_run, finished_result, write_skipped, write_suspect_labels
 from mlimages.training.head import SHARES, fit_ridge
 from mlimages.training.head_inputs import compute_head_inputs, initialize_head
 from mlimages.training.inputs import CustomNetwork, read_inputs
 from mlimages.training.known import conformal_thresholds
 from mlimages.training.loop import Schedule, Trainer, make_optimizer, validate
-from mlimages.training.run import EpochMetrics, check_folder, write_log, write_metrics
+from mlimages.training.run import EpochMetrics, check_run_folder, write_log, write_metrics
 from mlimages.training.run_images import read_images
 
 logger = logging.getLogger(__name__)
@@ -71,7 +71,8 @@ def fine_tune(
 
     Args:
         config: settings of the run.
-        network: a custom network with one output per class, trained instead of `config.model`; by default no layer is
+        network: a custom network with one output per class, trained instead of `config.model`; by default no
+            layer is
             frozen. The same network is needed to resume the run.
         preprocessing: preprocessing of the images for `network`.
         export: whether to write `model.onnx`, the plots and `report.html` at the end.
@@ -92,21 +93,21 @@ def fine_tune(
     >>> fine_tune(config).onnx
     PosixPath('runs/new/model.onnx')
     """
-    custom = _custom_network(network, preprocessing)
-    config = _with_defaults(config, custom)
+    custom_network = _custom_network(network, preprocessing)
+    config = _resolve_defaults(config, custom_network)
     files, device = RunFiles(config.out), choose_device(config.device)
     distributed.init_process_group(device)
     is_main = distributed.is_main_process()
     progress = progress if progress and is_main else NoProgress()
     with closing(progress), distributed.translate_peer_exit(), torch.random.fork_rng():  # errors start on a new line
-        if distributed.broadcast(check_folder(config, files)):
+        if distributed.broadcast(check_run_folder(config, files)):
             return finished_result(files, export=export, network=network, progress=progress)
-        inputs = read_inputs(config, files, custom)  # all checks that need no image, before anything is written
+        inputs = read_inputs(config, files, custom_network)  # all checks that need no image, before anything is written
         with files.lock() if is_main else nullcontext(), write_log(files.log) if is_main else nullcontext():
             started, state = time.monotonic(), load_state(files)
             images = read_images(config, inputs, progress)
-            preprocessing = open_folder(config, files, inputs, images)
-            job = build_job(
+            preprocessing = prepare_run_folder(config, files, inputs, images)
+            job = build_training_job(
                 config,
                 files,
                 inputs=inputs,
@@ -116,10 +117,10 @@ def fine_tune(
                 progress=progress,
             )
             distributed.require_same("run folder and weights", (job.digest, state and state.history))
-            state = _start(job) if state is None else _resume(job, state)
-            job = job if state.depths_share else job.without_depths()
-            state = _train(job, state, started=started, progress=progress, callbacks=callbacks)
-            return finish(job, state, export=export, custom=network, progress=progress)
+            state = _initial_state(job) if state is None else _resume_state(job, state)
+            job = job if state.depths_share else job.with_last_layer_head()
+            state = _train_epochs(job, state, started=started, progress=progress, callbacks=callbacks)
+            return finish_run(job, state, export=export, custom_network=network, progress=progress)
 
 
 def _custom_network(network: nn.Module | None, preprocessing: Preprocessing | None) -> CustomNetwork | None:
@@ -130,16 +131,16 @@ def _custom_network(network: nn.Module | None, preprocessing: Preprocessing | No
     return CustomNetwork(network, preprocessing)
 
 
-def _with_defaults(config: FineTuneConfig, custom: CustomNetwork | None) -> FineTuneConfig:
+def _resolve_defaults(config: FineTuneConfig, custom_network: CustomNetwork | None) -> FineTuneConfig:
     """Return the configuration with the defaults of weights and frozen layers resolved."""
-    if custom:
+    if custom_network:
         freeze = "none" if config.freeze == "auto" else config.freeze
-        return replace(config, model=type(custom.network).__name__, weights="none", freeze=freeze)
+        return replace(config, model=type(custom_network.network).__name__, weights="none", freeze=freeze)
     weights, freeze = resolve_defaults(config.model, weights=config.weights, freeze=config.freeze)
     return replace(config, weights=weights, freeze=freeze)
 
 
-def _resume(job: Job, state: TrainingState) -> TrainingState:
+def _resume_state(job: TrainingJob, state: TrainingState) -> TrainingState:
     """Resume after the last complete epoch.
 
     Raises:
@@ -151,15 +152,15 @@ def _resume(job: Job, state: TrainingState) -> TrainingState:
             "restore them, or start another run with -o"
         )
     if distributed.is_main_process():
-        job.files.tidy()
+        job.files.remove_temporary_files()
         write_metrics(job.files, state.history)  # the run may have been killed before writing them
     return state
 
 
-def _start(job: Job) -> TrainingState:
+def _initial_state(job: TrainingJob) -> TrainingState:
     """Return the state before the first epoch: closed-form head on a pretrained network, else random weights."""
     if distributed.is_main_process():
-        job.files.tidy()
+        job.files.remove_temporary_files()
         write_skipped(job.files.folder, job.broken)
     objective, is_single = job.objective, job.train.labels.ndim == 1
     if not job.model.pretrained:
@@ -173,7 +174,7 @@ def _start(job: Job) -> TrainingState:
         labels = np.concatenate([train.labels, val.labels])
         write_suspect_labels(job.files.folder, paths, labels, probabilities, job.class_names)
     if not fit.share:
-        job = job.without_depths()
+        job = job.with_last_layer_head()
     if not initialize_head(job.model, job.source, job.train, fit.head):
         return TrainingState(frozen_digest=job.digest)
     job.model.zero_other_heads()
@@ -186,7 +187,7 @@ def _start(job: Job) -> TrainingState:
         "" if is_single else "mAP ",
         100 * metrics.score,
         metrics.count,
-        "" if is_rounded else f", leave-one-out {100 * left_out:.1f} %",  # figures are those of fp32
+        "" if is_rounded else f", leave-one-out {100 * left_out:.1f} %",  # the other metrics are those of fp32
     )
     start = trained_tensors(job.network)
     return TrainingState(
@@ -201,11 +202,11 @@ def _start(job: Job) -> TrainingState:
     )
 
 
-def _train(
-    job: Job, before: TrainingState, *, started: float, progress: Progress, callbacks: Sequence[Callback]
+def _train_epochs(
+    job: TrainingJob, previous: TrainingState, *, started: float, progress: Progress, callbacks: Sequence[Callback]
 ) -> TrainingState:
     """Train the remaining epochs; the full networks are written at the end, also if training is interrupted."""
-    config, state, network = job.config, before, job.network
+    config, state, network = job.config, previous, job.network
     schedule = Schedule.for_run(
         config, len(job.train), pretrained=job.model.pretrained, trains_below_head=job.trains_below_head
     )
@@ -218,19 +219,19 @@ def _train(
         objective=job.objective,
         autocast=job.autocast,
     )
-    restore(network, state.trained)
-    restore_optimizer(trainer.optimizer, state.optimizer)
+    load_trained_tensors(network, state.trained)
+    load_optimizer_tensors(trainer.optimizer, state.optimizer)
     distributed.broadcast_tensors(network.state_dict().values())
-    deadline = started - before.seconds + config.time_budget_s if config.time_budget_s else math.inf
+    deadline = started - previous.seconds + config.time_budget_s if config.time_budget_s else math.inf
     written = time.monotonic()
     progress.start("train", len(job.train) * (config.epochs - len(state.history)), "img")
     try:
         for epoch in range(len(state.history) + 1, config.epochs + 1):
             if distributed.broadcast(_should_stop(state, config, deadline)):
                 break
-            figures = _epoch(job, trainer, epoch, deadline=deadline, progress=progress)
-            seconds = before.seconds + time.monotonic() - started
-            state = _advance(job, state, figures, trainer.optimizer, seconds=seconds)
+            metrics = _run_epoch(job, trainer, epoch, deadline=deadline, progress=progress)
+            seconds = previous.seconds + time.monotonic() - started
+            state = _next_state(job, state, metrics, trainer.optimizer, seconds=seconds)
             if distributed.is_main_process():
                 save_state(state, job.files)
                 write_metrics(job.files, state.history)
@@ -238,14 +239,14 @@ def _train(
                     save_networks(network, state, job.files)
                     written = time.monotonic()
                 for callback in callbacks:
-                    callback.epoch_ended(figures)
+                    callback.epoch_ended(metrics)
     finally:
         if distributed.is_main_process() and state.history:
             save_networks(network, state, job.files)
     return state
 
 
-def _epoch(job: Job, trainer: Trainer, epoch: int, *, deadline: float, progress: Progress) -> EpochMetrics:
+def _run_epoch(job: TrainingJob, trainer: Trainer, epoch: int, *, deadline: float, progress: Progress) -> EpochMetrics:
     clock = time.monotonic()
     trained = trainer.train_epoch(job.train, epoch=epoch, views=job.views, deadline=deadline, progress=progress)
     validated = validate(job.network, job.source, job.val, job.objective).metrics
@@ -268,19 +269,24 @@ def _epoch(job: Job, trainer: Trainer, epoch: int, *, deadline: float, progress:
     )
 
 
-def _advance(
-    job: Job, before: TrainingState, metrics: EpochMetrics, optimizer: torch.optim.Optimizer, *, seconds: float
+def _next_state(
+    job: TrainingJob,
+    previous: TrainingState,
+    metrics: EpochMetrics,
+    optimizer: torch.optim.Optimizer,
+    *,
+    seconds: float,
 ) -> TrainingState:
     """Return the state after an epoch, with the best weights so far."""
     state = replace(
-        before,
+        previous,
         trained=trained_tensors(job.network),
         optimizer=optimizer_tensors(optimizer),
-        history=(*before.history, metrics),
+        history=(*previous.history, metrics),
         seconds=seconds,
     )
     score = (metrics.val_score, -metrics.val_loss)
-    if score <= before.best_score:
+    if score <= previous.best_score:
         return state
     return replace(state, best=state.trained, best_epoch=metrics.epoch, best_score=score)
 
@@ -291,6 +297,6 @@ def _should_stop(state: TrainingState, config: FineTuneConfig, deadline: float) 
         logger.info("stopped early: no better validation score in %d epochs", epochs_since_best)
         return True
     if state.history and time.monotonic() > deadline:
-        logger.info("stopped: the time budget is used up")
+        logger.info("stopped: the time budget (--time-budget) is used up")
         return True
     return False

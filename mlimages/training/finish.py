@@ -1,4 +1,4 @@
-"""Finish a run: restore the best epoch, write predictions, results and model.onnx."""
+"""Finish a run: load the best epoch, write predictions, results and model.onnx."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ from mlimages.core import (
 from mlimages.export import KnownOutput, NetworkOutputs
 from mlimages.inference import Known, PredictionSets
 from mlimages.networks import summarize_model
-from mlimages.reports import RunFiles, estimated_errors, find_suspects, read_run, write_suspects
+from mlimages.reports import RunFiles, estimate_label_errors, find_suspects, read_run, write_suspects
 from mlimages.training import distributed
-from mlimages.training.checkpoints import TrainingState, restore, trained_run
-from mlimages.training.data import Job
+from mlimages.training.checkpoints import TrainingState, load_trained_tensors, make_trained_run
+from mlimages.training.data import TrainingJob
 from mlimages.training.head_inputs import compute_head_inputs
 from mlimages.training.known import (
     KNOWN_SHARE,
@@ -126,8 +126,8 @@ class FineTuneResult:
         return {key: value for key, value in values.items() if value is not None or not key.endswith("_map")}
 
     @property
-    def known_note(self) -> str:
-        """Why the model has no output `known` and no prediction sets; empty if it has them."""
+    def missing_outputs_note(self) -> str:
+        """Reason why the model has no output `known` and no prediction sets; empty if it has both."""
         if self.val_map:
             return "`known`, prediction sets and suspects.tsv: they require one class per image"
         if RunFiles(self.run).known.exists():
@@ -162,21 +162,21 @@ def finished_result(
     )
     if export and distributed.is_main_process() and not files.onnx.exists():
         export_run(files.folder, files.onnx, network=network, overwrite=True, progress=progress)
-        draw(files.folder, progress=progress)
+        draw_plots(files.folder, progress=progress)
     try:
         return FineTuneResult.from_dict(json.loads(files.result.read_text(encoding="utf-8")), files)
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"{files.result} is damaged: delete it and run the command again") from error
 
 
-def finish(
-    job: Job, state: TrainingState, *, export: bool, custom: nn.Module | None = None, progress: Progress
+def finish_run(
+    job: TrainingJob, state: TrainingState, *, export: bool, custom_network: nn.Module | None = None, progress: Progress
 ) -> FineTuneResult:
     """Restore the best epoch, verify that the frozen weights are unchanged, and write the results."""
     network, config, files = job.network, job.config, job.files
     if job.digest and job.frozen.digest(network) != job.digest:
         raise RunError(f"{files.folder}: the frozen weights changed during training; this is a bug, please report it")
-    restore(network, state.best)
+    load_trained_tensors(network, state.best)
     distributed.broadcast_tensors(network.state_dict().values())
     validation = validate(network, job.source, job.val, job.objective)
     metrics, is_single = validation.metrics, job.val.labels.ndim == 1
@@ -188,10 +188,10 @@ def finish(
         images = [job.val.images[n] for n in validation.indices]
         items = tuple(LabeledPath(image.path, image.label, image.labels) for image in images)
         outputs = NetworkOutputs(items, validation.logits.numpy())
-        trained = trained_run(files, network, weights=files.state if state.depths_share else files.best)
+        trained = make_trained_run(files, network, weights=files.state if state.depths_share else files.best)
         export_trained(files, trained, files.onnx, outputs=outputs, overwrite=True, progress=progress)
     elif export:
-        export_run(files.folder, files.onnx, network=custom, overwrite=True, progress=progress)
+        export_run(files.folder, files.onnx, network=custom_network, overwrite=True, progress=progress)
     result = FineTuneResult(
         run=files.folder,
         model=config.model,
@@ -209,18 +209,18 @@ def finish(
         broken=job.broken,
         seconds=round(state.seconds, 1),
         onnx=files.onnx if files.onnx.exists() else None,
-        val_map=None if is_single else _mean_ap(validation),
+        val_map=None if is_single else _mean_ap_interval(validation),
         probe_map=state.probe_map,
     )
     if distributed.is_main_process():
         _write_predictions(job, validation)
         write_text(files.result, json.dumps(result.to_dict(), indent=1) + "\n")
     if export:
-        draw(files.folder, progress=progress)
+        draw_plots(files.folder, progress=progress)
     return result
 
 
-def _fit_known(job: Job, state: TrainingState, validation: Validation) -> KnownOutput:
+def _fit_known(job: TrainingJob, state: TrainingState, validation: Validation) -> KnownOutput:
     """Fit the output `known` and the thresholds of prediction sets on the inputs of the trained head."""
     train, val = (compute_head_inputs(job.model, job.source, images) for images in (job.train, job.val))
     score = fit_known(train.features, train.labels, len(job.class_names), validation=val.features)
@@ -233,12 +233,12 @@ def _fit_known(job: Job, state: TrainingState, validation: Validation) -> KnownO
     return KnownOutput(score, job.model.head, Known(KNOWN_SHARE, len(val.labels)), sets)
 
 
-def _mean_ap(validation: Validation) -> tuple[float, float, float]:
+def _mean_ap_interval(validation: Validation) -> tuple[float, float, float]:
     mean = average_precisions(validation.probabilities.numpy(), validation.targets.bool().numpy()).mean
     return mean.value, mean.low, mean.high
 
 
-def _write_predictions(job: Job, validation: Validation) -> None:
+def _write_predictions(job: TrainingJob, validation: Validation) -> None:
     with replacing(job.files.predictions) as part, part.open("w", newline="", encoding="utf-8") as out:
         table = csv.writer(out, lineterminator="\n")
         table.writerow(["path", "label", *job.class_names])
@@ -276,11 +276,11 @@ def write_suspect_labels(
             "suspects.tsv lists the %d images most likely to be mislabelled (at most 10 %% of the images); estimated "
             "number of wrong labels: %d",
             len(suspects),
-            estimated_errors(labels, probabilities),
+            estimate_label_errors(labels, probabilities),
         )
 
 
-def draw(run: Path, *, progress: Progress | None = None) -> Path | None:
+def draw_plots(run: Path, *, progress: Progress | None = None) -> Path | None:
     """Draw curves.png, confusion.png and report.html; log a warning and return None if the extra is not installed."""
     progress = progress or NoProgress()
     try:

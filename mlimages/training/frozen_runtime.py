@@ -41,8 +41,9 @@ class FrozenRuntime:
         self._converted: Any = None
         self._compiled: tuple[Precision, Run] | None = None
 
-    def key(self, precision: Precision) -> str:
-        """Return the library, its version if OpenVINO, and the precision, as a part of the features' cache key."""
+    def cache_key(self, precision: Precision) -> str:
+        """Return the part of the features' cache key that names the library, the version of OpenVINO, and the
+        precision."""
         if self._library == "openvino":
             return f"openvino {version('openvino')} {precision}"
         return frozen_precision(self._device) if precision == "fp32" else precision
@@ -70,11 +71,11 @@ class FrozenRuntime:
 
     def _compile(self, x: Tensor, precision: Precision) -> Run:
         if self._device.type != "cpu":
-            raise ConversionError("mlimages uses OpenVINO on CPUs only")
+            raise ConversionError("mlimages supports OpenVINO only on CPUs")
         openvino = import_openvino()
         try:
             if self._converted is None:
-                self._converted = _convert(openvino, self._lower, x)
+                self._converted = _convert_to_openvino(openvino, self._lower, x)
             options = {
                 "INFERENCE_PRECISION_HINT": {"fp32": "f32"}.get(precision, precision),
                 "INFERENCE_NUM_THREADS": torch.get_num_threads(),
@@ -84,13 +85,13 @@ class FrozenRuntime:
             model = openvino.Core().compile_model(self._converted, "CPU", options)
             outputs = _run(model, x[:1])
         except Exception as error:  # conversion runs the network's code, which may raise any error
-            raise ConversionError(f"OpenVINO cannot convert it ({type(error).__name__})") from error
+            raise ConversionError(f"OpenVINO cannot convert the frozen part ({type(error).__name__})") from error
         if precision == "fp32":
             for got, expected in zip(outputs, self._lower(x[:1]), strict=True):
                 if got.shape != expected.shape or float((got - expected).abs().max()) > 1e-4 * float(
                     expected.abs().max()
                 ):
-                    raise ConversionError("the outputs of OpenVINO differ")
+                    raise ConversionError("the outputs of OpenVINO differ from those of PyTorch")
         return lambda x: _run(model, x)
 
 
@@ -98,8 +99,8 @@ def _run(model: Any, x: Tensor) -> tuple[Tensor, ...]:
     return tuple(torch.from_numpy(part.copy()) for part in model(x.numpy()).values())  # it reuses the memory of outputs
 
 
-def _convert(openvino: Any, lower: fx.GraphModule, x: Tensor) -> Any:
+def _convert_to_openvino(openvino: Any, frozen_layers: fx.GraphModule, example_input: Tensor) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # OpenVINO uses deprecated parts of torch
-        shape = openvino.PartialShape([-1, *x.shape[1:]])
-        return openvino.convert_model(lower, example_input=x[:1].repeat(2, 1, 1, 1), input=[shape])
+        shape = openvino.PartialShape([-1, *example_input.shape[1:]])
+        return openvino.convert_model(frozen_layers, example_input=example_input[:1].repeat(2, 1, 1, 1), input=[shape])

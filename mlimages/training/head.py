@@ -102,7 +102,7 @@ def fit_ridge(
     """
     blocks = [_Block.standardize(block) for block in (features, *lower)]
     if not lower:
-        return _Ridge(blocks, (1.0,), labels, classes).fit(share=0.0)
+        return _Ridge(blocks, (1.0,), labels, classes).fit(lower_share=0.0)
     rows = np.sort(np.random.default_rng(0).permutation(len(labels))[:SHARE_IMAGES])
     is_all = len(rows) == len(labels)
     sample = blocks if is_all else [_Block.standardize(block.features[rows]) for block in blocks]
@@ -111,7 +111,7 @@ def fit_ridge(
     candidates = [
         _Ridge(
             sample,
-            _block_shares(share, len(lower)),
+            _block_weights(share, len(lower)),
             labels[rows],
             classes,
             gram=(1 - share) * last + share * below,
@@ -123,18 +123,18 @@ def fit_ridge(
     if not share:
         return fit_ridge(features, labels, classes)
     if is_all:
-        return candidates[best].fit(share=share)
-    return _Ridge(blocks, _block_shares(share, len(lower)), labels, classes).fit(share=share)
+        return candidates[best].fit(lower_share=share)
+    return _Ridge(blocks, _block_weights(share, len(lower)), labels, classes).fit(lower_share=share)
 
 
-def _block_shares(share: float, layers: int) -> list[float]:
-    """Return the share of the last layer, and of each layer below."""
-    return [1 - share, *[share / layers] * layers]
+def _block_weights(lower_share: float, num_lower_layers: int) -> list[float]:
+    """Return the weight of the last layer and of each layer below in the kernel; they sum to 1."""
+    return [1 - lower_share, *[lower_share / num_lower_layers] * num_lower_layers]
 
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    """Features of one layer, and what standardizes them.
+    """Features of one layer, with their mean and scaling factor.
 
     Attributes:
         features: `(N, D)`.
@@ -164,7 +164,8 @@ class _Block:
 class _Ridge:
     """Decomposition of a ridge regression, and the penalty with the smallest leave-one-out error.
 
-    Features are standardized; the kernel of each block of features has mean 1 on its diagonal, times the block's share.
+    Features are standardized; the kernel of each block of features has mean 1 on its diagonal, times the block's
+    weight.
     With the singular values s, left vectors U and right vectors V of the standardized features X, `(N, D)`:
     1. values = s ** 2 from the smaller of X X' (whose vectors are U) and X' X (V; then U = X V / s, in chunks of rows);
     2. fitted = U diag(values / (values + penalty)) U' Y;
@@ -197,70 +198,73 @@ class _Ridge:
         self._decompose(gram)
         choice = np.random.default_rng(0).permutation(len(labels))[:PENALTY_IMAGES]
         left, penalties = self._left_vectors(choice), PENALTIES * self._values.sum() / len(labels)
-        targets = self._targets(choice)
-        errors = [float(np.square(self._scores(choice, left, penalty) - targets).mean()) for penalty in penalties]
+        targets = self._target_rows(choice)
+        errors = [
+            float(np.square(self._leave_one_out_scores(choice, left, penalty) - targets).mean())
+            for penalty in penalties
+        ]
         best = int(np.argmin(errors))
         self.error, self._penalty, self._relative_penalty = errors[best], penalties[best], float(PENALTIES[best])
-        fit_scale = _sigmoid_scale if is_multi else _softmax_scale
-        self._scale, self._offset = fit_scale(self._scores(choice, left, self._penalty), labels[choice])
+        fit_scale = _fit_platt_scaling if is_multi else _fit_softmax_scaling
+        self._scale, self._offset = fit_scale(self._leave_one_out_scores(choice, left, self._penalty), labels[choice])
         self._task: Task = MultiLabel() if is_multi else SingleLabel()
 
-    def fit(self, *, share: float) -> RidgeFit:
-        """Return the classifier, and the leave-one-out probabilities of all images."""
+    def fit(self, *, lower_share: float) -> RidgeFit:
+        """Return the classifier with the leave-one-out probabilities of all images."""
         coefficients = self._projected / (self._values + self._penalty)[:, None]  # (K, classes)
         if self._is_dual:
-            weight = self._rows(slice(None)).T @ (self._vectors @ coefficients)
+            weight = self._standardized_rows(slice(None)).T @ (self._vectors @ coefficients)
         else:
             weight = self._vectors @ (self._values[:, None] * coefficients)
         weight = self._scale * weight * self._factor[:, None]  # (D, classes)
         head = RidgeHead(weight.T, self._scale * self._base + self._offset - self._mean @ weight)
         left_out = np.empty((len(self._labels), self._classes), np.float32)
         for rows in self._chunks:
-            scores = self._scores(rows, self._left_vectors(rows), self._penalty)
+            scores = self._leave_one_out_scores(rows, self._left_vectors(rows), self._penalty)
             left_out[rows] = self._task.probabilities(self._scale * scores + self._offset)
-        return RidgeFit(head, left_out, self._relative_penalty, share)
+        return RidgeFit(head, left_out, self._relative_penalty, lower_share)
 
     def _decompose(self, gram: Floats | None) -> None:
         """Compute the values `(K,)`, the vectors, U `(N, K)` or V / s `(D, K)`, and U' Y `(K, classes)`."""
         if self._is_dual:
             if gram is None:
-                x = self._rows(slice(None))
+                x = self._standardized_rows(slice(None))
                 gram = x @ x.T
-            self._values, self._vectors = _eigen(gram)
-            self._projected = self._vectors.T @ (self._targets(np.arange(len(self._labels))) - self._base)
+            self._values, self._vectors = _eigendecompose(gram)
+            self._projected = self._vectors.T @ (self._target_rows(np.arange(len(self._labels))) - self._base)
             return
         width = len(self._mean)
         gram, moments = np.zeros((width, width)), np.zeros((width, self._classes))
         for rows in self._chunks:
-            x = self._rows(rows)
+            x = self._standardized_rows(rows)
             gram += x.T @ x
-            moments += x.T @ self._targets(rows)
-        self._values, vectors = _eigen(gram)
+            moments += x.T @ self._target_rows(rows)
+        self._values, vectors = _eigendecompose(gram)
         self._vectors = vectors / np.sqrt(self._values)
         self._projected = self._vectors.T @ moments
 
-    def _rows(self, rows: Labels | slice) -> Floats:
-        """Return standardized features `(n, D)` of some images."""
+    def _standardized_rows(self, rows: Labels | slice) -> Floats:
+        """Return the standardized features `(n, D)` of the images `rows`."""
         x = np.concatenate([block.features[rows] for block in self._blocks], axis=1, dtype=np.float64)
         x -= self._mean
         x *= self._factor
         return x
 
     def _left_vectors(self, rows: Labels) -> Floats:
-        """Return rows of U, `(n, K)`."""
-        return self._vectors[rows] if self._is_dual else self._rows(rows) @ self._vectors
+        """Return the rows of U of the images `rows`, `(n, K)`."""
+        return self._vectors[rows] if self._is_dual else self._standardized_rows(rows) @ self._vectors
 
-    def _targets(self, rows: Labels) -> Floats:
+    def _target_rows(self, rows: Labels) -> Floats:
         if self._labels.ndim == 2:
             return self._labels[rows].astype(np.float64)
         targets = np.zeros((len(rows), self._classes))
         targets[np.arange(len(rows)), self._labels[rows]] = 1
         return targets
 
-    def _scores(self, rows: Labels, left: Floats, penalty: float) -> Floats:
-        """Return scores `(n, classes)` of some images, each by the fit without it."""
+    def _leave_one_out_scores(self, rows: Labels, left: Floats, penalty: float) -> Floats:
+        """Return the leave-one-out scores `(n, classes)` of the images `rows`."""
         shrink = self._values / (self._values + penalty)
-        targets = self._targets(rows)
+        targets = self._target_rows(rows)
         residuals = targets - self._base - left @ (shrink[:, None] * self._projected)
         leverage = 1 / len(self._labels) + np.square(left) @ shrink
         residuals /= np.maximum(1 - leverage, 1e-9)[:, None]
@@ -279,15 +283,15 @@ def stratified_folds(labels: NDArray[np.int64], *, folds: int, seed: int) -> NDA
     return fold
 
 
-def _eigen(gram: Floats) -> tuple[Floats, Floats]:
-    """Return the eigenvalues above rounding error, and their vectors."""
+def _eigendecompose(gram: Floats) -> tuple[Floats, Floats]:
+    """Return the eigenvalues above rounding error, and their eigenvectors."""
     values, vectors = np.linalg.eigh(gram)
     kept = values > 1e-9 * values[-1]
     return values[kept], vectors[:, kept]
 
 
-def _softmax_scale(scores: Floats, labels: NDArray[np.int64]) -> tuple[float, float]:
-    """Return the factor of `scores` that maximizes the likelihood of the labels under the softmax, and 0."""
+def _fit_softmax_scaling(scores: Floats, labels: NDArray[np.int64]) -> tuple[float, float]:
+    """Return the inverse temperature of `scores` that maximizes the likelihood of the labels, and the offset 0."""
 
     def loss(scale: float) -> float:
         logits = scale * scores
@@ -299,8 +303,8 @@ def _softmax_scale(scores: Floats, labels: NDArray[np.int64]) -> tuple[float, fl
     return float(min(SCALES, key=loss)), 0.0
 
 
-def _sigmoid_scale(scores: Floats, targets: Floats) -> tuple[float, float]:
-    """Return factor 2 k and offset -k of `scores` that maximize the likelihood of the targets under the sigmoid.
+def _fit_platt_scaling(scores: Floats, targets: Floats) -> tuple[float, float]:
+    """Return the factor 2 k and the offset -k of `scores` that maximize the likelihood of the targets (Platt scaling).
 
     The sigmoid of k (2 s - 1) is the softmax of k s for the class and k (1 - s) for its absence.
     """

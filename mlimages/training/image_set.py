@@ -49,7 +49,7 @@ class TrainingImage:
 
     @property
     def class_indices(self) -> tuple[int, ...]:
-        """All classes of the image."""
+        """Indices of all classes of the image."""
         return (self.label,) if self.labels is None else self.labels
 
 
@@ -68,7 +68,7 @@ class PixelBatch:
     indices: tuple[int, ...]
 
 
-def workers() -> int:
+def num_decoding_threads() -> int:
     """Return the number of decoding threads: available cores divided by the number of local processes of torchrun."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
@@ -106,7 +106,7 @@ def decode_all(
     found: list[TrainingImage | BrokenImage] = []
     fresh: dict[bytes, Pixels] = {}
     progress.start("decode", len(items), "img")
-    for number, (result, pixels) in enumerate(_threads(items, AHEAD).map(decode, items), start=1):
+    for number, (result, pixels) in enumerate(_decoding_threads(items, AHEAD).map(decode, items), start=1):
         progress.advance()
         found.append(result)
         if store is None:
@@ -133,8 +133,8 @@ def decode_distributed(
     return [parts[index % len(parts)][index // len(parts)] for index in range(len(items))]
 
 
-def _threads(items: Sequence[LabeledPath | TrainingImage], ahead: int) -> Threads:
-    threads = reading_threads(items[0].path if items else None, workers())
+def _decoding_threads(items: Sequence[LabeledPath | TrainingImage], ahead: int) -> Threads:
+    threads = reading_threads(items[0].path if items else None, num_decoding_threads())
     return replace(threads, ahead=ahead)
 
 
@@ -176,7 +176,7 @@ class ImageSet:
         Args:
             view: returns the number of the augmented view of the image at an index; 0 is the image itself.
         """
-        pool = _threads(self.images, max(AHEAD, *map(len, parts), 0))
+        pool = _decoding_threads(self.images, max(AHEAD, *map(len, parts), 0))
         views = pool.map(lambda index: self._load_view(index, view(index)), itertools.chain(*parts))
         for part in parts:
             found = {index: pixels for index in part if (pixels := next(views)) is not None}

@@ -75,11 +75,11 @@ class CustomNetwork:
     preprocessing: Preprocessing
 
 
-def read_inputs(config: FineTuneConfig, files: RunFiles, custom: CustomNetwork | None = None) -> RunInputs:
+def read_inputs(config: FineTuneConfig, files: RunFiles, custom_network: CustomNetwork | None = None) -> RunInputs:
     """Read the label files, build the network and freeze it; decode no image and write nothing.
 
     Args:
-        custom: network to use instead of the one in the configuration.
+        custom_network: network to use instead of the one in the configuration.
 
     Raises:
         InputError: a label file, the mean image or another setting cannot be used.
@@ -90,10 +90,10 @@ def read_inputs(config: FineTuneConfig, files: RunFiles, custom: CustomNetwork |
     computation = read_computation(files) if is_resumed else None
     if computation and computation.library == "openvino" and not find_spec("openvino"):
         raise MissingExtraError("continuing a run whose features OpenVINO computes", "train")
-    images = _resumed_images(files) if is_resumed else read_label_files(config)
+    images = _read_run_images(files) if is_resumed else read_label_files(config)
     distributed.require_same("label files and run folder", (is_resumed, images.train, images.val))
-    require_classes(images.train, images.names, least=1 if images.val is not None or images.is_multi_label else 2)
-    model = _build_network(config, len(images.names), custom)
+    require_enough_images(images.train, images.names, least=1 if images.val is not None or images.is_multi_label else 2)
+    model = _build_network(config, len(images.names), custom_network)
     if images.is_multi_label and type(model.network).__name__ == "SqueezeNet":
         raise ModelError(
             f"the logits of {config.model} pass through a ReLU, so that no class would have a probability below 0.5: "
@@ -103,12 +103,17 @@ def read_inputs(config: FineTuneConfig, files: RunFiles, custom: CustomNetwork |
     return RunInputs(images, model, freeze(model, config.freeze), mean, is_resumed)
 
 
-def _build_network(config: FineTuneConfig, classes: int, custom: CustomNetwork | None) -> Model:
-    if custom:
-        return wrap_network(custom.network, custom.preprocessing, classes=classes, pretrained=config.freeze != "none")
+def _build_network(config: FineTuneConfig, num_classes: int, custom_network: CustomNetwork | None) -> Model:
+    if custom_network:
+        return wrap_network(
+            custom_network.network,
+            custom_network.preprocessing,
+            classes=num_classes,
+            pretrained=config.freeze != "none",
+        )
     return build_model(
         config.model,
-        classes=classes,
+        classes=num_classes,
         weights=config.weights,
         size=config.size,
         resize=config.resize,
@@ -117,7 +122,7 @@ def _build_network(config: FineTuneConfig, classes: int, custom: CustomNetwork |
     )
 
 
-def _resumed_images(files: RunFiles) -> LabeledImages:
+def _read_run_images(files: RunFiles) -> LabeledImages:
     names = tuple(files.classes.read_text(encoding="utf-8").splitlines())
     return LabeledImages(names, list(LabelFile(files.train)), list(LabelFile(files.val)))
 
@@ -158,7 +163,7 @@ class _Labeled(Protocol):
         """All classes of an image."""
 
 
-def require_classes(images: Iterable[_Labeled], names: ClassNames, *, least: int, kind: str = "") -> None:
+def require_enough_images(images: Iterable[_Labeled], names: ClassNames, *, least: int, kind: str = "") -> None:
     """Check that every class has enough training images.
 
     Args:

@@ -33,8 +33,8 @@ DIRECTIONS = 16
 def conformal_thresholds(probabilities: NDArray[np.floating], labels: NDArray[np.int64]) -> dict[str, float]:
     """Return the minimum probability of the classes in a prediction set, by level.
 
-    It is a quantile of the true class's probability among n images that the classifier was not fitted on; the set then
-    includes the true class of a new image with a probability of at least the level (V. Vovk, A. Gammerman and
+    The threshold is a quantile of the true class's probability over n images that the classifier was not fitted on; the
+    set then includes the true class of a new image with a probability of at least the level (V. Vovk, A. Gammerman and
     G. Shafer, Algorithmic Learning in a Random World, 2005; for leave-one-out R. F. Barber et al., Predictive inference
     with the jackknife+, 2021).
 
@@ -69,7 +69,7 @@ def fit_known(
     means = np.stack([unit[labels == label].mean(axis=0) for label in range(classes)])  # (classes, D)
     residuals = unit - means[labels]
     count = min(DIRECTIONS, *np.subtract(residuals.shape, 1))
-    variances, vectors = _principal(residuals, count)
+    variances, vectors = _principal_directions(residuals, count)
     rest = max(1e-9, (np.square(residuals).sum() / len(residuals) - variances.sum()) / (residuals.shape[1] - count))
     score = KnownScore(classes, features.shape[1], count)
     values = {
@@ -87,7 +87,9 @@ def fit_known(
     return score
 
 
-def _principal(residuals: NDArray[np.float32], count: int) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+def _principal_directions(
+    residuals: NDArray[np.float32], count: int
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Return the largest variances `(K,)` and their directions `(D, K)`, computed from the smaller Gram matrix."""
     is_wide = len(residuals) <= residuals.shape[1]
     gram = residuals @ residuals.T if is_wide else residuals.T @ residuals

@@ -53,7 +53,7 @@ def draw_layer(
     """
     out = as_path(os.fspath(out))
     require_writable([out], overwrite=overwrite)
-    network, preprocessing, mean = _load(source)
+    network, preprocessing, mean = _load_network(source)
     module = _find_layer(network, layer)
     pixels = load_pixels(as_path(os.fspath(image)), preprocessing.image)  # (H, W, C)
     normalize = Normalize(preprocessing.normalization, mean)
@@ -61,8 +61,8 @@ def draw_layer(
     rows = [SheetRow("image", 0, (Tile(Path(image).name, pixels),))]
     if isinstance(module, nn.Conv2d) and module.weight.shape[1] in (1, 3):
         filters = module.weight.detach().permute(0, 2, 3, 1).numpy()  # (filters, H, W, C)
-        rows += _rows(f"filters of {layer}", filters[..., ::-1] if preprocessing.normalization.bgr else filters)
-    rows += _rows(f"feature maps of {layer}", maps.permute(1, 2, 3, 0).numpy())
+        rows += _sheet_rows(f"filters of {layer}", filters[..., ::-1] if preprocessing.normalization.bgr else filters)
+    rows += _sheet_rows(f"feature maps of {layer}", maps.permute(1, 2, 3, 0).numpy())
     note = f"{maps.shape[1]} maps of {maps.shape[3]} x {maps.shape[2]}, each scaled from its minimum to its maximum"
     write_sheet(rows, out, title=f"{source}: {layer}", note=note, overwrite=overwrite)
     return tuple(rows)
@@ -79,7 +79,7 @@ def _find_layer(network: nn.Module, layer: str) -> nn.Module:
     raise ModelError(f"this network has no layer {layer!r}{hint}")
 
 
-def _load(source: str | os.PathLike[str]) -> tuple[nn.Module, Preprocessing, NDArray[np.float32] | None]:
+def _load_network(source: str | os.PathLike[str]) -> tuple[nn.Module, Preprocessing, NDArray[np.float32] | None]:
     if Path(source).is_dir():
         run = load_run(source)
         return run.network, run.preprocessing, run.mean_image
@@ -101,14 +101,14 @@ def _feature_maps(network: nn.Module, module: nn.Module, x: Tensor) -> Tensor:
     return output
 
 
-def _rows(name: str, images: NDArray[np.float32]) -> Iterator[SheetRow]:
-    """Yield images `(N, H, W, C)` as rows of a sheet."""
-    tiles = [Tile(str(number), _rescale(image)) for number, image in enumerate(images[:MAX_MAPS])]
+def _sheet_rows(name: str, images: NDArray[np.float32]) -> Iterator[SheetRow]:
+    """Yield images `(N, H, W, C)` as rows of a contact sheet."""
+    tiles = [Tile(str(number), _rescale_to_uint8(image)) for number, image in enumerate(images[:MAX_MAPS])]
     for start in range(0, len(tiles), COLUMNS):
         part: Sequence[Tile] = tiles[start : start + COLUMNS]
         yield SheetRow(f"{name}, {start} to {start + len(part) - 1}", 0, tuple(part))
 
 
-def _rescale(image: NDArray[np.float32]) -> NDArray[np.uint8]:
+def _rescale_to_uint8(image: NDArray[np.float32]) -> NDArray[np.uint8]:
     low, high = float(image.min()), float(image.max())
     return to_pixels(255 * (image - low) / (high - low or 1))

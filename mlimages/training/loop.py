@@ -128,7 +128,9 @@ class Trainer:
         self._network, self._source, self._autocast = network, source, autocast
         self._batch_size, self._seed = config.batch_size, config.seed
         self._objective = objective
-        self._forward: nn.Module = _Forward(source, [p for group in optimizer.param_groups for p in group["params"]])
+        self._forward: nn.Module = _LogitsModule(
+            source, [p for group in optimizer.param_groups for p in group["params"]]
+        )
         if distributed.world_size() > 1:
             # static_graph: unused parameters, such as those of an auxiliary head, are detected in the first step
             self._forward = DistributedDataParallel(self._forward, static_graph=True, gradient_as_bucket_view=True)
@@ -145,8 +147,8 @@ class Trainer:
         order = np.random.default_rng([self._seed, epoch]).permutation(len(images)).tolist()
         self._network.train()
         metrics = Metrics(0.0, 0, 0)
-        outputs = _Outputs(self._objective)
-        batches = self._source.batches(images, order, size=self._batch_size, view=_view(epoch, views))
+        outputs = _EpochLogits(self._objective)
+        batches = self._source.batches(images, order, size=self._batch_size, view=_view_by_index(epoch, views))
         for step, batch in enumerate(batches, (epoch - 1) * self.schedule.steps):
             for group in self.optimizer.param_groups:
                 group["lr"] = self.schedule.lr_at(step)
@@ -158,7 +160,7 @@ class Trainer:
         distributed.broadcast_tensors(self._network.buffers())  # running statistics of batch norm
         return replace(metrics, mean_ap=outputs.mean_ap(images))
 
-    def _step(self, batch: Batch, deadline: float, outputs: _Outputs) -> tuple[Metrics, bool]:
+    def _step(self, batch: Batch, deadline: float, outputs: _EpochLogits) -> tuple[Metrics, bool]:
         """Take one optimizer step; return the batch's metrics and whether the deadline has passed in any process.
 
         The loss is its sum times the number of processes / the weight of the whole batch, since gradients are averaged;
@@ -185,7 +187,7 @@ class Trainer:
         return Metrics(loss_sum / weight, int(correct), int(count)), bool(is_late)
 
 
-class _Forward(nn.Module):
+class _LogitsModule(nn.Module):
     """Wraps a batch source for `DistributedDataParallel`: trainable parameters, and a forward pass to logits."""
 
     def __init__(self, source: BatchSource, parameters: Sequence[nn.Parameter]) -> None:
@@ -197,19 +199,19 @@ class _Forward(nn.Module):
         return self._source.logits(inputs)
 
 
-def _view(epoch: int, views: int) -> Callable[[int], int]:
+def _view_by_index(epoch: int, views: int) -> Callable[[int], int]:
     return lambda index: (epoch + index) % views if views else epoch + index
 
 
-class _Outputs:
-    """The logits of an epoch, kept only where the score cannot be added up from batch to batch."""
+class _EpochLogits:
+    """The logits of an epoch, which are kept only for multi-label runs, whose score is not a sum over batches."""
 
     def __init__(self, objective: Objective) -> None:
         self._objective, self._indices = objective, list[int]()
         self._logits: list[Tensor] | None = [] if isinstance(objective.task, MultiLabel) else None
 
     def add(self, batch: Batch, logits: Tensor) -> None:
-        """Keep the logits `(N, classes)` of a batch."""
+        """Store the logits `(N, classes)` of a batch, if the score needs them."""
         if self._logits is not None:
             self._logits.append(logits.detach().float())
             self._indices += batch.indices
@@ -223,7 +225,7 @@ class _Outputs:
 
 
 def validate(network: nn.Module, source: BatchSource, images: ImageSet, objective: Objective) -> Validation:
-    """Predict every image without augmentation, in float32 like the exported file."""
+    """Evaluate the network on a validation set without augmentation, in float32 like the exported file."""
     network.eval()
     logits: list[Tensor] = []
     indices: list[int] = []

@@ -53,7 +53,7 @@ def probe_models(
         progress: shows the number of images processed.
 
     Returns:
-        Accuracy, time and size of each network, and the reason for those whose weights are not available.
+        Accuracy, time and size of each network, and why other networks could not be probed.
 
     Raises:
         InputError: there are too few images.

@@ -65,7 +65,7 @@ class Objective(Protocol):
         """Return the probabilities `(N, classes)`."""
 
     def score(self, probabilities: Tensor, targets: Tensor) -> float:
-        """Return the accuracy or the mean average precision, 0..1."""
+        """Return the score by which epochs are compared, accuracy or mean average precision, 0..1."""
 
     def metrics(self, logits: Tensor, targets: Tensor) -> Metrics:
         """Return the metrics of validation images, with neither class weights nor label smoothing."""

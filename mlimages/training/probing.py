@@ -72,7 +72,7 @@ def probe_cuts(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> ProbeResult:
-    """Score every layer up to which `model` can be frozen, on the pooled features of one forward pass.
+    """Score each layer as the last frozen layer of `model`, by a classifier on its pooled features.
 
     Args:
         labels: at least two images of each of at least two classes.
@@ -106,21 +106,21 @@ def probe_cuts(
         logger.warning("%s has random weights: the scores of its layers do not show what they could learn", model)
     image = built.preprocessing.image
     store = pixel_store(image)
-    found = decode_all(_sample(labels, most, seed), image, store=store, progress=progress)
+    found = decode_all(_stratified_sample(labels, most, seed), image, store=store, progress=progress)
     check_missing_images([each for each in found if isinstance(each, BrokenImage)], len(found))
-    good = _unique(found)
-    _require_enough(good, names)
+    good = _without_duplicates(found)
+    _require_enough_images(good, names)
     cuts = find_cut_points(built)
     rows = pooled_features(built, cuts, ImageSet(good, image, store=store), progress)
     targets = np.array([image.label for image in good])  # (N,)
     parts = np.split(rows, np.cumsum([cut.num_features for cut in cuts])[:-1], axis=1)
-    scores, best = _score(cuts, parts, targets, len(names))
+    scores, best = _score_cuts(cuts, parts, targets, len(names))
     curve, gain = _learning_curve(parts[best], targets, len(names), seed)
     broken = sum(not isinstance(each, TrainingImage) for each in found)
     return ProbeResult(model, len(good), len(names), broken, scores, cuts[best].name, curve, gain)
 
 
-def _sample(labels: LabelFile, most: int, seed: int) -> list[LabeledPath]:
+def _stratified_sample(labels: LabelFile, most: int, seed: int) -> list[LabeledPath]:
     """Return a stratified sample of at most `most` images."""
     items = list(labels)
     if len(items) <= most:
@@ -129,12 +129,12 @@ def _sample(labels: LabelFile, most: int, seed: int) -> list[LabeledPath]:
     return [item for item, number in zip(items, fold, strict=True) if number == 0]
 
 
-def _unique(decoded: Sequence[object]) -> list[TrainingImage]:
-    """Return the decodable images without exact duplicates, which would leak labels between folds."""
+def _without_duplicates(decoded: Sequence[object]) -> list[TrainingImage]:
+    """Return the images that could be decoded, without exact duplicates, which would leak labels between folds."""
     return list({each.digest: each for each in reversed(decoded) if isinstance(each, TrainingImage)}.values())[::-1]
 
 
-def _require_enough(images: Sequence[TrainingImage], names: Sequence[str]) -> None:
+def _require_enough_images(images: Sequence[TrainingImage], names: Sequence[str]) -> None:
     counts = np.bincount([image.label for image in images], minlength=len(names))
     if len(names) < 2 or (few := int(counts.min())) < 2:
         what = "one class" if len(names) < 2 else f"{few} decodable images of {names[int(counts.argmin())]!r}"
@@ -165,7 +165,7 @@ def pooled_features(model: Model, cuts: tuple[CutPoint, ...], images: ImageSet, 
     return store.rows([image.digest for image in images.images])
 
 
-def _score(
+def _score_cuts(
     cuts: Sequence[CutPoint], parts: Sequence[Features], labels: Labels, classes: int
 ) -> tuple[tuple[CutScore, ...], int]:
     """Return the score of each cut point, and the index of the recommended one."""
@@ -184,7 +184,7 @@ def _learning_curve(
 ) -> tuple[tuple[CurvePoint, ...], Share | None]:
     """Return the accuracy by images per class, on the same held-out images, and the gain of the last doubling."""
     fewest = int(np.bincount(labels, minlength=classes).min())
-    steps = list(_doublings(fewest))
+    steps = list(_training_sizes(fewest))
     runs: dict[int, list[float]] = defaultdict(list)
     for repeat in range(REPEATS if steps else 0):
         ranked = _rank_within_class(labels, seed + repeat)  # (N,): random order of the images within each class
@@ -199,10 +199,10 @@ def _learning_curve(
     points = tuple(
         CurvePoint(step, Share(mean, *wilson_interval(round(mean * count), count))) for step, mean in means.items()
     )
-    return points, _gain(runs[steps[-2]], runs[steps[-1]]) if len(steps) > 1 else None
+    return points, _paired_gain(runs[steps[-2]], runs[steps[-1]]) if len(steps) > 1 else None
 
 
-def _doublings(min_count: int) -> Iterator[int]:
+def _training_sizes(min_count: int) -> Iterator[int]:
     """Yield 5, 10, 20 ... while a fifth of the smallest class remains held out."""
     step = FIRST
     while step <= 0.8 * min_count:
@@ -219,7 +219,7 @@ def _rank_within_class(labels: Labels, seed: int) -> Labels:
     return ranked
 
 
-def _gain(before: Sequence[float], after: Sequence[float]) -> Share:
+def _paired_gain(before: Sequence[float], after: Sequence[float]) -> Share:
     """Return the mean of the paired differences and its 95 % interval from their standard deviation."""
     differences = np.subtract(after, before)
     half = Z_95 * float(differences.std(ddof=1)) / math.sqrt(len(differences))

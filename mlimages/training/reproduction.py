@@ -34,7 +34,7 @@ def read_provenance(files: RunFiles, weights: Path) -> Provenance:
 
 
 def finetune_command(run: RunFolder) -> str:
-    """Return the command that reproduces a run, to be run in this folder; other paths are reduced to file names."""
+    """Return the command that reproduces a run from the current folder; paths outside are reduced to file names."""
     settings, words = run.changed_settings, ["mlimages", "finetune"]
     words.append(_relative_or_name(settings.get("labels", "labels.txt")))
     for field in option_fields(FineTuneConfig):
@@ -48,7 +48,8 @@ def finetune_command(run: RunFolder) -> str:
 
 
 def _relative_or_name(path: str | Path) -> str:
-    """Return a path relative to the current folder, or only its name if outside, to disclose no other folder."""
+    """Return a path relative to the current folder; of a path outside only the name, so that no other folder is
+    disclosed."""
     whole = Path(path).absolute()
     return str(whole.relative_to(Path.cwd())) if whole.is_relative_to(Path.cwd()) else whole.name
 

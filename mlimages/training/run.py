@@ -38,7 +38,7 @@ class EpochMetrics:
 
     @property
     def val_score(self) -> float:
-        """What the best epoch is chosen by: `val_map` or, with one class per image, `val_accuracy`."""
+        """Score by which the best epoch is chosen: `val_map` or, with one class per image, `val_accuracy`."""
         return self.val_accuracy if self.val_map is None else self.val_map
 
     def to_dict(self) -> dict[str, float]:
@@ -59,7 +59,7 @@ def read_config(run: str | os.PathLike[str]) -> FineTuneConfig:
     return replace(FineTuneConfig.from_dict(read_settings(RunFiles(folder))["config"]), out=folder)
 
 
-def check_folder(config: FineTuneConfig, files: RunFiles) -> bool:
+def check_run_folder(config: FineTuneConfig, files: RunFiles) -> bool:
     """Return whether the run in this folder is finished with the settings `config`; write nothing.
 
     Before its first epoch is complete, a run may be restarted with other settings; afterwards only with more epochs.
@@ -124,7 +124,7 @@ def write_metrics(files: RunFiles, history: Sequence[EpochMetrics]) -> None:
 
 
 def read_computation(files: RunFiles) -> Computation | None:
-    """Read library and precision from `config.json`; None before they are chosen.
+    """Read the library and precision from `config.json`; None before they are chosen.
 
     Raises:
         RunError: the stored values are unknown.
@@ -140,12 +140,12 @@ def read_computation(files: RunFiles) -> Computation | None:
 
 @contextmanager
 def write_log(path: Path) -> Iterator[None]:
-    """Also write the log records of mlimages, from level INFO on, to the file `path`."""
+    """Write the log records of mlimages at level INFO and above also to the file `path`. A context manager."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root_logger = logging.getLogger("mlimages")
-    level, forward = root_logger.level, _Forward(root_logger.getEffectiveLevel())
+    level, forward = root_logger.level, _ForwardingHandler(root_logger.getEffectiveLevel())
     root_logger.setLevel(min(logging.INFO, root_logger.getEffectiveLevel()))
     root_logger.propagate = False
     root_logger.addHandler(handler)
@@ -160,8 +160,8 @@ def write_log(path: Path) -> Iterator[None]:
         handler.close()
 
 
-class _Forward(logging.Handler):
-    """Forwards the records that the application would get without the run's log."""
+class _ForwardingHandler(logging.Handler):
+    """Forwards records at the application's log level to the application's handlers."""
 
     def emit(self, record: logging.LogRecord) -> None:
         logging.getLogger().callHandlers(record)

@@ -16,7 +16,7 @@ from mlimages.training import distributed
 from mlimages.training.cache import RowStore, pixel_store
 from mlimages.training.config import FineTuneConfig
 from mlimages.training.image_set import TrainingImage, decode_distributed
-from mlimages.training.inputs import RunInputs, require_classes
+from mlimages.training.inputs import RunInputs, require_enough_images
 
 logger = logging.getLogger(__name__)
 
@@ -65,16 +65,16 @@ def read_images(config: FineTuneConfig, inputs: RunInputs, progress: Progress) -
         for part in (found[: len(labeled.train)], found[len(labeled.train) :])
     )
     if labeled.val is None:
-        require_classes(train, labeled.names, least=1 if labeled.is_multi_label else 2, kind="usable ")
+        require_enough_images(train, labeled.names, least=1 if labeled.is_multi_label else 2, kind="usable ")
         train, val = _hold_out(train, config)
-    require_classes(train, labeled.names, least=1, kind="usable ")
+    require_enough_images(train, labeled.names, least=1, kind="usable ")
     if not val:
         raise InputError("no usable validation images: add images, or pass another label file with --val")
     if distributed.is_main_process():
         if labeled.is_multi_label:
             _warn_about_rare_classes(train, labeled.names, "training", counts=(1,))
         _warn_about_rare_classes(val, labeled.names, "validation", counts=(0, 1))
-        _warn_about_two_classes((*train, *val), is_multi=labeled.is_multi_label)
+        _warn_about_conflicting_labels((*train, *val), is_multi=labeled.is_multi_label)
     _require_disjoint(train, val)
     return RunImages(train, val, broken, store)
 
@@ -84,7 +84,8 @@ def _hold_out(
 ) -> tuple[tuple[TrainingImage, ...], tuple[TrainingImage, ...]]:
     """Split into training and validation images, in the same way as `mlimages label --split`.
 
-    Of several labels per image, all images of a rare class may count for other classes: those then stay for training.
+    In multi-label datasets, all images of a rare class may be needed for other classes; they then stay in the training
+    set.
     """
     paths: list[Path] = []
     if distributed.is_main_process():
@@ -107,8 +108,8 @@ def _warn_about_rare_classes(
             logger.warning("the %s set has %s of %s", part, what, ", ".join(rare))
 
 
-def _warn_about_two_classes(images: Iterable[TrainingImage], *, is_multi: bool) -> None:
-    """Log how many files occur with more than one label."""
+def _warn_about_conflicting_labels(images: Iterable[TrainingImage], *, is_multi: bool) -> None:
+    """Log a warning about files that occur with more than one label."""
     found = defaultdict[bytes, dict[tuple[int, ...], Path]](dict)
     for image in images:
         found[image.digest].setdefault(image.class_indices, image.path)

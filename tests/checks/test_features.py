@@ -75,7 +75,7 @@ def test_copies_that_hashes_miss_are_pairs_on_the_page(
     assert found == {(f"{n}.jpg", f"copy{n}.jpg") for n in range(5) if f"copy{n}.jpg" not in hashed}
     assert "copy4.jpg" not in hashed
     assert report.errors == {"leak": 5}
-    for each, words in ((by_hashes, "mlimages check --features"), (report, "Found by features")):
+    for each, words in ((by_hashes, "mlimages check --features"), (report, "Near-duplicates found by features only")):
         write_report(each, tmp_path / "check.html")
         assert words in (tmp_path / "check.html").read_text()
 

@@ -139,7 +139,7 @@ def test_the_json_array_is_closed_whatever_ends_it(
             raise error
 
     with pytest.raises(error) if error else nullcontext():
-        predictions.as_json(results(), top=1, multi_label=False)
+        predictions.print_json(results(), top=1, multi_label=False)
     assert len(json.loads(capsys.readouterr().out)) == count
 
 
@@ -187,7 +187,10 @@ def test_evaluate_prints_a_table_or_json_and_writes_a_page(
         (["predict", "unfinished", "p"], "mlimages export unfinished"),
         (["predict", "MODEL", "empty"], "empty is a folder without images"),
         (["predict", "MODEL", "p", "empty"], "empty is a folder without images"),
-        (["predict", "MODEL", "p", "https://x.example/a.jpg"], "https://x.example/a.jpg: links are not downloaded"),
+        (
+            ["predict", "MODEL", "p", "https://x.example/a.jpg"],
+            "https://x.example/a.jpg: expected a file or folder, not a link",
+        ),
         (["serve", "MODEL", "--port", "0", "--cors", "x.example"], "'x.example' is not an origin"),
         (["serve", "MODEL", "--port", "0", "--max-images", "0"], "max_images is 0"),
         (["serve", "MODEL", "--host", "0.0.0.0", "--port", "0"], "MLIMAGES_TOKEN"),

@@ -197,7 +197,7 @@ def test_without_preprocessing_the_file_takes_normalized_input(tmp_path: Path) -
     (model_input,) = session.get_inputs()
     assert (model_input.type, model_input.shape[1:]) == ("tensor(float)", [1, 28, 28])
     pixels = [images.prepare(made_image(1), network.preprocessing.image)]
-    (logits,) = session.run(["logits"], {model_input.name: network.normalized(pixels).numpy()})
+    (logits,) = session.run(["logits"], {model_input.name: network.normalize_pixels(pixels).numpy()})
     np.testing.assert_allclose(logits, network.logits(pixels), rtol=1e-3, atol=1e-5)
 
 

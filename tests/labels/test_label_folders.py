@@ -128,7 +128,7 @@ def test_classes_come_from_the_names_where_there_are_no_folders(tmp_path: Path, 
 
 def test_one_class_and_classes_without_images_are_said(tmp_path: Path, run_cli: RunCli) -> None:
     touch(tmp_path / "one", "cats/1.jpg", "cats/2.jpg")
-    assert "one class only: a classifier needs two" in run_cli("label", "one").stderr
+    assert "only one class: a classifier needs at least two" in run_cli("label", "one").stderr
     touch(tmp_path / "two", "train/a/1.jpg", "train/a/2.jpg", "train/b/3.jpg", "val/a/1.jpg", "val/a/2.jpg")
     assert "two/labels_val.txt: fewer than two images of b\n" in run_cli("label", "two").stderr
 

@@ -23,7 +23,7 @@ from mlimages.reports import (
     report_html,
     write_report,
 )
-from mlimages.reports.pages import interval
+from mlimages.reports.pages import format_interval
 from tests.browser import OpenPage
 from tests.run_folders import make_run
 
@@ -134,7 +134,7 @@ def test_every_page_can_be_read_offline_at_any_width(
     ],
 )
 def test_an_interval_shows_whole_percents_unless_it_is_narrow(share: Share, text: str) -> None:
-    assert interval(share) == text
+    assert format_interval(share) == text
 
 
 def test_both_images_of_a_duplicate_are_shown(tmp_path: Path) -> None:

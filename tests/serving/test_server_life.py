@@ -224,10 +224,10 @@ class ServerLife(RuleBasedStateMachine):
                 replaced.wait(60)
 
         async def reloaded() -> None:
-            self.service.start_reload()
+            self.service.request_reload()
             await asyncio.to_thread(opened.wait, 60)
             self.put_file(content)
-            self.service.start_reload()
+            self.service.request_reload()
             replaced.set()
             assert self.service._reloading
             await self.service._reloading

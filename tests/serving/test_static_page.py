@@ -19,7 +19,7 @@ from PIL import Image, PngImagePlugin
 from mlimages import images
 from mlimages.core import ClassScore, ImageProperty, InputError, Prediction, writing
 from mlimages.inference import Explanation, OnnxBundle, Predictor, explain, softmax, to_graph_input
-from mlimages.inference.predictor import Row
+from mlimages.inference.predictor import OutputRow
 from mlimages.serving import WebRuntime, make_app, write_page
 from tests.browser import OpenPage, Page
 from tests.deploying import made_image
@@ -51,8 +51,8 @@ class StandInPredictor(Predictor):
         framed = to_graph_input(pixels, self.bundle.preprocessing.image)
         return softmax((framed.mean(axis=(1, 2)) * 5).astype(np.float32))
 
-    def rows(self, pixels: Sequence[NDArray[np.uint8]]) -> list[Row]:
-        return [Row(one) for one in self.probabilities(pixels)]
+    def predict_rows(self, pixels: Sequence[NDArray[np.uint8]]) -> list[OutputRow]:
+        return [OutputRow(one) for one in self.probabilities(pixels)]
 
 
 @dataclass(frozen=True, slots=True)

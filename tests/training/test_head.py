@@ -14,8 +14,8 @@ from mlimages.training.head import (
     SMOOTHING,
     RidgeFit,
     _Block,
-    _sigmoid_scale,
-    _softmax_scale,
+    _fit_platt_scaling,
+    _fit_softmax_scaling,
     fit_ridge,
     stratified_folds,
 )
@@ -144,13 +144,13 @@ def test_the_scales_have_the_greatest_likelihood(sharpness: float) -> None:
 
     candidates = np.logspace(-0.5, 2, 400)
     for found, loss in (
-        (_softmax_scale(scores, labels)[0], softmax_loss),
-        (_sigmoid_scale(scores, targets)[0] / 2, sigmoid_loss),
+        (_fit_softmax_scaling(scores, labels)[0], softmax_loss),
+        (_fit_platt_scaling(scores, targets)[0] / 2, sigmoid_loss),
     ):
         best = min(candidates, key=loss)
         assert found == pytest.approx(best, rel=0.06)
-    assert _softmax_scale(scores, labels)[1] == 0.0
-    scale, offset = _sigmoid_scale(scores, targets)
+    assert _fit_softmax_scaling(scores, labels)[1] == 0.0
+    scale, offset = _fit_platt_scaling(scores, targets)
     assert offset == -scale / 2
 
 

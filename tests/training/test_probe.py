@@ -111,7 +111,7 @@ def test_what_is_within_noise_of_the_best_is_frozen_as_high_as_can_be() -> None:
              (0.003, -0.01, 0.015): (False, "would hardly help:")}  # fmt: skip
     for gain, (helps, said) in gains.items():
         probed = ProbeResult("net", 50, 2, 0, cuts, "conv2", (), Share(*gain))
-        assert probed.more_would_help is helps
+        assert probed.more_images_would_help is helps
         assert said in list(lines_of(probed))[-2]
     text = "\n".join(lines_of(probed))
     assert "recommended: --freeze conv2" in text

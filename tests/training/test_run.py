@@ -23,7 +23,13 @@ from mlimages.core import InputError, MlimagesError, RunError
 from mlimages.networks import build_model
 from mlimages.reports import RunFiles
 from mlimages.training import fine_tune, finetune, load_run, read_config, run_images
-from mlimages.training.checkpoints import TrainingState, load_state, restore, save_networks, trained_tensors
+from mlimages.training.checkpoints import (
+    TrainingState,
+    load_state,
+    load_trained_tensors,
+    save_networks,
+    trained_tensors,
+)
 from tests.conftest import RunCli
 from tests.run_folders import StopsAfter
 from tests.training.test_finetune import colours, config_for  # noqa: F401  # a fixture among them
@@ -180,7 +186,7 @@ def test_networks_with_tied_weights_and_every_kind_of_numbers_are_saved_whole(tm
         network.register_buffer(f"as_{str(dtype)[6:]}", torch.arange(7).to(dtype).reshape(7, 1))
     state = TrainingState(trained=trained_tensors(network), best=trained_tensors(network))
     save_networks(network, state, RunFiles(tmp_path))
-    restore(network, state.trained)
+    load_trained_tensors(network, state.trained)
     for path in (tmp_path / "best.safetensors", tmp_path / "last.safetensors"):
         found = load_file(path)
         assert found.keys() == network.state_dict().keys()

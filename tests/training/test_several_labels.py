@@ -101,7 +101,7 @@ def test_a_run_ranks_each_class_and_says_what_it_leaves_out(result: FineTuneResu
     assert 0.75 < value < 1.0
     assert low < value < high
     assert (result.probe_map is None) == (result.probe_accuracy is None)
-    assert "one class per image" in result.known_note
+    assert "one class per image" in result.missing_outputs_note
     assert not {"suspects.tsv", "known.safetensors", "confusion.png"} & {path.name for path in result.run.iterdir()}
     assert json.loads((result.run / "config.json").read_text())["multi_label"] is True
     rows = list(csv.DictReader((result.run / "metrics.csv").read_text().splitlines()))
