@@ -167,15 +167,14 @@ class CurrentRows:
     def _choose(self) -> dict[int, int]:
         """Return, for links with several rows, the index of the one that counts among all rows."""
         seen = KeySet()
+        keys = (row_key(row.label, row.url) for row in read_rows(self._manifests))
+        repeated = {key for key in keys if not seen.add(key)}
         best: dict[int, tuple[int, int]] = {}
-        for row in read_rows(self._manifests):
+        for at, row in enumerate(read_rows(self._manifests) if repeated else ()):
             key = row_key(row.label, row.url)
-            if not seen.add(key):
-                best[key] = (-1, -1)
-        for at, row in enumerate(read_rows(self._manifests) if best else ()):
-            key = row_key(row.label, row.url)
-            if key in best:
-                best[key] = max(best[key], (self._rank(row), at))
+            if key in repeated:
+                rank = self._rank(row), at
+                best[key] = max(best.get(key, rank), rank)
         return {key: at for key, (_, at) in best.items()}
 
     def _rank(self, row: FetchResult) -> int:
