@@ -15,6 +15,7 @@ from mlimages.checks.near_duplicates import (
     _best_overlay,
     _close_pairs,
     _expand_ranges,
+    _transpose_bits,
     _unit,
     _windows,
     near_duplicate_pairs,
@@ -56,8 +57,9 @@ def test_bits_that_differ_at_the_ends_of_bands_are_found_in_some_band(monkeypatc
     ends = [0, 15, 16, 31, 32, 47, 48, 63]
     for bits in (1, 2, 3):
         hashes = np.array([0, *(sum(1 << end for end in some) for some in combinations(ends, bits))], np.uint64)
-        of_first = [pair for pair in pairs_of(_close_pairs(hashes, hashes, bits)) if pair[0] == 0]
-        assert sorted(of_first) == [(0, n) for n in range(1, len(hashes))]
+        for same in (hashes, ~hashes):
+            of_first = [pair for pair in pairs_of(_close_pairs(same, same, bits)) if pair[0] == 0]
+            assert sorted(of_first) == [(0, n) for n in range(1, len(hashes))]
 
 
 @pytest.mark.parametrize(
@@ -96,6 +98,13 @@ def test_windows_interpolate_the_start_the_middle_and_the_end_of_an_axis() -> No
         for offset, begin in enumerate((0, (1 - size) * 8, (1 - size) * 16)):
             expected = np.clip(begin + size * ramp, 0.5, 15.5)
             assert windows[number, offset] @ ramp == pytest.approx(expected, abs=1e-5)
+
+
+def test_bits_are_transposed_as_numpy_transposes_them() -> None:
+    hashes = np.random.default_rng(3).integers(0, 1 << 64, 20, np.uint64)
+    bits = np.unpackbits(hashes.view(np.uint8).reshape(20, 8), axis=1, bitorder="little").reshape(20, 8, 8)
+    expected = np.packbits(bits.swapaxes(1, 2).reshape(20, 64), axis=1, bitorder="little").view("<u8").ravel()
+    assert np.array_equal(_transpose_bits(hashes), expected)
 
 
 def test_every_orientation_turns_thumbnails_and_their_hashes_alike() -> None:

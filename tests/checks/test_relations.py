@@ -1,14 +1,28 @@
 """Which images of a group of near-duplicates get which code, against the definitions of the codes."""
 
 from itertools import accumulate
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlimages.checks import Code, Thresholds
-from mlimages.checks.leaks import _equal_pairs, _relations
+from mlimages.checks.cache import FactsCache
+from mlimages.checks.codes import CODES
+from mlimages.checks.image_facts import facts_table
+from mlimages.checks.image_table import ImageTable
+from mlimages.checks.leaks import (
+    _equal_pairs,
+    _is_plain,
+    _relations,
+    describe_relation,
+    duplicate_findings,
+    find_groups,
+)
+from tests.checks.test_rules import ORDINARY, listed
 
 COPIES = 3
 
@@ -93,3 +107,55 @@ def test_equal_digests_are_one_group_and_those_of_images_that_were_not_decoded_a
     for one, first in enumerate(digests):
         for other, second in enumerate(digests):
             assert (group_of[one] == group_of[other]) == (one == other or (first == second and first != (0, 0)))
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        ({}, False), ({"width": 31}, True), ({"height": 32}, False), ({"two_levels": 0.499}, False),
+        ({"two_levels": 0.5}, True), ({"sharpness": 0.2599}, True), ({"sharpness": 0.26}, False),
+    ],
+)  # fmt: skip
+def test_images_that_are_tiny_line_art_or_without_detail_are_plain(facts: dict[str, float], expected: bool) -> None:
+    table = ImageTable.from_files([listed([0], ("all",))])
+    table.facts[:] = facts_table([ORDINARY._replace(**facts).pack()])  # type: ignore[arg-type]
+    assert _is_plain(table, Thresholds()).tolist() == [expected]
+
+
+def test_how_images_are_related_is_said_with_the_class_where_classes_differ() -> None:
+    found = {
+        (code, same): describe_relation(code, Path("b/1.jpg"), name, same=same)
+        for code, name, same in [
+            (Code.DUPLICATE, "ant", True), (Code.NEAR_DUPLICATE, "ant", False), (Code.LEAK, "ant", True),
+            (Code.TWO_LABELS, "ant", True), (Code.NEAR_TWO_LABELS, "", False),
+        ]
+    }  # fmt: skip
+    assert found == {
+        (Code.DUPLICATE, True): "the same as b/1.jpg",
+        (Code.NEAR_DUPLICATE, False): "nearly the same as b/1.jpg",
+        (Code.LEAK, True): "the same as b/1.jpg",
+        (Code.TWO_LABELS, True): "the same as b/1.jpg of class ant",
+        (Code.NEAR_TWO_LABELS, False): "nearly the same as b/1.jpg of no class",
+    }
+
+
+def test_groups_are_of_equal_bytes_and_like_thumbnails_but_blank_images_only_of_equal_bytes() -> None:
+    """Decoded images 0 to 6; 7 was not decoded. From the cache the groups are the same, and no others by thresholds."""
+    other = np.random.default_rng(1).integers(0, 256, 256, np.uint8).tobytes()
+    blank = {"low": 100, "high": 104}
+    facts = [{}, {}, {"thumb": other}, blank, blank, blank, {"thumb": other}, {}]
+    table = ImageTable.from_files([listed([0] * 4, ("all",), "a.txt"), listed([0] * 4, ("all",), "b.txt")])
+    table.facts[:] = facts_table([ORDINARY._replace(**each).pack() for each in facts])  # type: ignore[arg-type]
+    table.facts[7] = 0
+    table.digest[:, 1] = [1, 2, 3, 4, 5, 4, 6, 0]
+    with FactsCache() as cache:
+        for _ in range(2):
+            groups = find_groups(table, Thresholds(), cache)
+            assert groups.sets() == [[0, 1], [2, 6], [3, 5]]
+        assert find_groups(table, Thresholds(near_bits=0), cache).sets() == [[0, 1], [2, 6], [3, 5]]
+        table.facts["thumb"][1] = np.frombuffer(other, np.uint8)
+        table.digest[1, 1] = 9
+        assert find_groups(table, Thresholds(), cache).sets() == [[1, 2, 6], [3, 5]]
+    found = duplicate_findings(table, groups.sets(), Thresholds())
+    near, leak = CODES.index(Code.NEAR_DUPLICATE), CODES.index(Code.LEAK)
+    assert found.tolist() == [(1, near, 0), (2, leak, 6), (3, leak, 5)]

@@ -156,6 +156,12 @@ def test_a_small_class_is_compared_with_the_largest_of_its_own_file() -> None:
     ]
 
 
+def test_a_number_that_no_image_has_is_no_small_class_where_classes_have_no_names() -> None:
+    table = ImageTable.from_files([listed([1] * 20 + [2], ())])
+    found = list(rules.apply_class_rules(table, Thresholds(imbalance=10)))
+    assert [(one.label, one.detail) for one in found] == [(2, "2: 1, 1: 20")]
+
+
 SUFFIXES = [
     # suffix, format, correct suffix
     (".jpg", "JPEG", ".jpg"), (".JPG", "JPEG", ".JPG"), (".jpeg", "JPEG", ".jpeg"), (".png", "JPEG", ".jpg"),
