@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mlimages.checks.codes import ERRORS, Code, Finding, Thresholds
 from mlimages.checks.findings import Findings
 from mlimages.checks.image_facts import FactsTable
-from mlimages.core import LabeledPath, html_images, html_table, relative_name, writing
+from mlimages.core import InputError, LabeledPath, html_images, html_table, relative_name, writing
 from mlimages.labels import LabelFile, label_text, write_own_label_file
 
 
@@ -130,6 +130,8 @@ def outcome_paths(label_file: Path) -> tuple[Path, Path, Path]:
 def write_outcome(report: CheckReport, moved: Iterable[Move] = (), *, overwrite: bool = False) -> list[Path]:
     """Write the `outcome_paths` of each label file; images that were `moved` are listed at their new path.
 
+    A label file that mlimages wrote, and that was not edited since, gets the new paths as well.
+
     Raises:
         InputError: a file exists that mlimages did not write or that was changed since; not with `overwrite`.
     """
@@ -145,7 +147,21 @@ def write_outcome(report: CheckReport, moved: Iterable[Move] = (), *, overwrite:
             with writing(table, overwrite=overwrite) as part:
                 _write_table(part, file, current_paths, report.findings.select(codes, file=number))
         written += [checked, rejected, warnings]
-    return written
+    return written + [file.path for file in report.files if _update_label_file(file, current_paths)]
+
+
+def _update_label_file(file: LabelFile, current_paths: Mapping[str, Path]) -> bool:
+    """Write the new paths of moved images into a label file; False if it lists none or is the user's own."""
+    if not current_paths or not file.is_stored:
+        return False
+    items = [replace(item, path=_current_path(item.path, current_paths)) for item in file]
+    if not any(item.path in current_paths.values() for item in items):
+        return False
+    try:
+        write_own_label_file(file.path, items)
+    except InputError:
+        return False
+    return True
 
 
 def _current_path(path: Path, current_paths: Mapping[str, Path]) -> Path:

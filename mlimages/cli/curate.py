@@ -164,6 +164,9 @@ def check(
         for move in moves:
             print(f"{'moved' if yes else 'would move'} {move.source} to {move.target} ({move.code})")
     print_note("written: " + ", ".join(map(str, [*written, *pages])))
+    if moves and yes and (own := [file.path for file in files if file.is_stored and file.path not in written]):
+        print_note(f"not changed: {', '.join(map(str, own))}: not written by mlimages, or edited since; "
+                   "NAME_checked.txt has the new paths")  # fmt: skip
     if advice := missing_advice(report.errors.get("missing", 0), report.checked):
         print_note(advice)
     if count := report.errors.get(checks.Code.TWO_LABELS, 0):

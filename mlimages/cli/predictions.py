@@ -162,12 +162,17 @@ def _class_score_lines(evaluation: Evaluation, width: int) -> Iterator[str]:
     labels = evaluation.labels
     header = "       AP  threshold" if labels else ""
     yield f"{'class':{width}}    images{header}  precision   recall       F1"
-    for one in labels.rows if labels else evaluation.per_class:
+    rows = labels.rows if labels else evaluation.per_class
+    for one in rows:
         more = f"  {_format_share(one.average_precision):>7}  {one.threshold:9.3f}" if isinstance(one, LabelRow) else ""
-        shares = f"{_format_share(one.precision):>9}  {_format_share(one.recall):>7}  {_format_share(one.f1):>7}"
+        precision, recall, f1 = (
+            _format_share(share if one.count else None) for share in (one.precision, one.recall, one.f1)
+        )
+        shares = f"{precision:>9}  {recall:>7}  {f1:>7}"
         yield f"{one.name:{width}}  {one.count:8}{more}  {shares}"
-    if labels and (absent := [one.name for one in labels.rows if not one.count]):
-        yield f"no image of {', '.join(absent)}: the scores are undefined (-) and excluded from mAP"
+    if absent := [one.name for one in rows if not one.count]:
+        excluded = " and excluded from mAP" if labels else ""
+        yield f"no image of {', '.join(absent)}: the scores are undefined (-){excluded}"
 
 
 def _masked_centre_text(evaluation: Evaluation) -> str:

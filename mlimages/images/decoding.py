@@ -8,6 +8,7 @@ struct.error ...), some of them only on attribute access, so this module never r
 from __future__ import annotations
 
 import io
+import re
 import struct
 from collections.abc import Callable
 from contextlib import suppress
@@ -40,6 +41,8 @@ _REFUSED_FORMATS = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG", "IPTC"}
 _UNKNOWN_FORMAT = (SyntaxError, IndexError, TypeError, struct.error)
 """Exceptions by which a plugin rejects data of another format (see `PIL.Image.open`)."""
 
+_REPLACE = "copy or download the file again"
+
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 
 _DEFAULTS = DecodeOptions()
@@ -64,7 +67,7 @@ def raises_image_error(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def _image_error(error: Exception) -> ImageError:
-    text = str(error) or type(error).__name__
+    text = re.sub(r"\bb(['\"])(.*?)\1", r"\2", str(error)) or type(error).__name__  # without the repr of bytes
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return ImageError(Fault.TOO_MANY_PIXELS, "an image inside it has more pixels than Pillow decodes")
     if isinstance(error, MemoryError):
@@ -72,8 +75,8 @@ def _image_error(error: Exception) -> ImageError:
     if isinstance(error, NotImplementedError | ImportError) or text.endswith("not available"):
         return ImageError(Fault.UNREADABLE, f"the installed Pillow cannot decode this variant of the format ({text})")
     if "truncated" in text.lower() or "unrecognized data stream" in text or isinstance(error, EOFError):
-        return ImageError(Fault.TRUNCATED, f"the data is truncated ({text})")
-    return ImageError(Fault.CORRUPT, f"the data cannot be decoded ({text})")
+        return ImageError(Fault.TRUNCATED, f"the end of the data is missing: {_REPLACE} ({text})")
+    return ImageError(Fault.CORRUPT, f"the data is damaged: {_REPLACE} ({text})")
 
 
 @raises_image_error
@@ -189,7 +192,7 @@ def _unknown_format(data: bytes, missing_library: str, claimed_format: str) -> I
     if missing_library:
         return ImageError(Fault.UNREADABLE, f"the installed Pillow cannot decode the format ({missing_library})")
     if claimed_format:
-        return ImageError(Fault.NOT_AN_IMAGE, f"starts like a {claimed_format} file, but its header cannot be read")
+        return ImageError(Fault.NOT_AN_IMAGE, f"starts as {claimed_format} does, but its header is damaged: {_REPLACE}")
     begin = data[:12]
     seen = f'"{begin.decode()}"' if begin.isascii() and begin.decode().isprintable() else begin.hex(" ")
     return ImageError(Fault.NOT_AN_IMAGE, f"begins with {seen}")

@@ -98,8 +98,11 @@ class Evaluation:
 
     @property
     def score_name(self) -> str:
-        """Name of `score`: accuracy or mAP."""
-        return "mAP" if self.labels else "accuracy"
+        """Name of `score`; with images of one class only, the accuracy is the recall of that class."""
+        if self.labels:
+            return "mAP"
+        present = [name for name, row in zip(self.class_names, self.confusion, strict=True) if any(row)]
+        return f"recall of {present[0]}" if len(present) == 1 else "accuracy"
 
     @property
     def score(self) -> Share:

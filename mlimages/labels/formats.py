@@ -38,7 +38,7 @@ Label = int | tuple[int, ...]
 _ADVICE = {
     ".zip": "it is an archive: `unzip {path} -d {stem}`, then `mlimages label {stem}`",
     ".tar": "it is an archive: `mkdir {stem} && tar -xf {path} -C {stem}`, then `mlimages label {stem}` (for "
-    "WebDataset shards, first `cd {stem} && for f in *.cls; do echo \"${{f%.cls}}.jpg,$(cat $f)\"; done > labels.csv`, "
+    "WebDataset shards, first `cd {stem} && for f in *.cls; do echo \"${{f%.cls}},$(cat $f)\"; done > labels.csv`, "
     "then `mlimages label labels.csv -o labels.txt`)",
     ".parquet": "it is a Parquet file: for links, `mlimages gather urls {path} -o {stem}` downloads the images; for "
     "paths, `python -c \"import pandas; pandas.read_parquet('{path}').to_csv('{stem}.csv', index=False)\"` writes CSV",

@@ -67,10 +67,8 @@ class LabelFile:
         self._notes: tuple[str, ...] = ()
         self._options = options or TableOptions()
         self._known_table: tuple[object, Table | None] | None = None
-        self._items = items
-        self._named: Callable[[], Iterator[tuple[str, Label]]]
-        self._named = (lambda: named_items(items())) if items else self._read
-        self._class_names = class_names
+        self._items, self._class_names = items, class_names
+        self._named: Callable[[], Iterator[tuple[str, Label]]] = (lambda: named_items(items())) if items else self._read
 
     def __iter__(self) -> Iterator[LabeledPath]:
         """Yield each image in order.
@@ -130,6 +128,11 @@ class LabelFile:
         return () if names == tuple(map(str, range(len(names)))) else names
 
     @property
+    def is_stored(self) -> bool:
+        """Whether the images are read from the file at `path`, not from a folder or from other label files."""
+        return self._named == self._read
+
+    @property
     def table(self) -> Table | None:
         """The detected table; None for `path label` lines.
 
@@ -164,8 +167,7 @@ class LabelFile:
     def with_notes(self, notes: Iterable[str]) -> LabelFile:
         """Return the same label file with these `notes`."""
         noted = copy(self)
-        noted._notes = tuple(notes)
-        noted._named = noted._read if self._named == self._read else self._named
+        noted._notes, noted._named = tuple(notes), noted._read if self.is_stored else self._named
         return noted
 
     def __repr__(self) -> str:

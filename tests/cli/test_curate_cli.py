@@ -323,7 +323,12 @@ def test_fix_moves_into_the_quarantine_alone_and_is_followed_in_every_label_file
     (tmp_path / "x/y/link").symlink_to(tmp_path / "away")
     (tmp_path / "x/y/a.txt").write_text("../../away/cut.jpg 0\n../../away/png.jpg 0\ngood.jpg 0\n")
     (tmp_path / "b.txt").write_text("x/y/link/cut.jpg 0\nx/y/link/png.jpg 0\n")
-    run_cli("check", "x/y/a.txt", "b.txt", "--fix", "--yes")
+    run_cli("label", "b.txt", "-o", "ours.csv")
+    own = (tmp_path / "b.txt").read_bytes()
+    done = run_cli("check", "x/y/a.txt", "b.txt", "ours.csv", "--fix", "--yes")
+    assert (tmp_path / "b.txt").read_bytes() == own  # a person wrote it
+    assert "not changed: x/y/a.txt, b.txt: not written by mlimages" in done.stderr
+    assert (tmp_path / "ours.csv").read_text() == "path,label\nx/y/a_quarantine/cut.jpg,0\naway/png.png,0\n"
     assert [path.name for path in (tmp_path / "x/y/a_quarantine").iterdir()] == ["cut.jpg"]
     assert {path.name for path in (tmp_path / "away").iterdir()} == {"png.png"}
     for table in ("x/y/a_checked.txt", "b_checked.txt", "x/y/a_rejected.tsv", "b_rejected.tsv", "b_warnings.tsv"):

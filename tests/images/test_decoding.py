@@ -13,6 +13,7 @@ from mlimages.images.decoding import UPRIGHT, _image_error, _unknown_format, dec
 from tests.images.odd_images import exif, made_image, saved
 
 BOMB = "an image inside it has more pixels than Pillow decodes"
+AGAIN = "copy or download the file again"
 VARIANT = "the installed Pillow cannot decode this variant of the format"
 
 
@@ -25,11 +26,14 @@ VARIANT = "the installed Pillow cannot decode this variant of the format"
         (NotImplementedError("BC9"), Fault.UNREADABLE, f"{VARIANT} (BC9)"),
         (ImportError("zlib"), Fault.UNREADABLE, f"{VARIANT} (zlib)"),
         (OSError("decoder jpeg2k not available"), Fault.UNREADABLE, f"{VARIANT} (decoder jpeg2k not available)"),
-        (OSError("Truncated File Read"), Fault.TRUNCATED, "the data is truncated (Truncated File Read)"),
+        (OSError("Truncated File Read"), Fault.TRUNCATED,
+         f"the end of the data is missing: {AGAIN} (Truncated File Read)"),
         (OSError("unrecognized data stream contents"), Fault.TRUNCATED,
-         "the data is truncated (unrecognized data stream contents)"),
-        (EOFError(), Fault.TRUNCATED, "the data is truncated (EOFError)"),
-        (RuntimeError("odd"), Fault.CORRUPT, "the data cannot be decoded (odd)"),
+         f"the end of the data is missing: {AGAIN} (unrecognized data stream contents)"),
+        (EOFError(), Fault.TRUNCATED, f"the end of the data is missing: {AGAIN} (EOFError)"),
+        (ValueError("invalid literal: b'0\\xff'"), Fault.CORRUPT,
+         f"the data is damaged: {AGAIN} (invalid literal: 0\\xff)"),
+        (RuntimeError("odd"), Fault.CORRUPT, f"the data is damaged: {AGAIN} (odd)"),
     ],
 )  # fmt: skip
 def test_every_error_of_a_decoder_has_a_code(error: Exception, fault: Fault, detail: str) -> None:
@@ -47,7 +51,7 @@ HEIC = b"\0\0\0\x18ftypheic\0\0\0\0"
         (b"\0" + HEIC, "", "", Fault.NOT_AN_IMAGE, "begins with 00 00 00 00 18 66 74 79 70 68 65 69"),
         (HEIC.replace(b"heic", b"isom"), "", "", Fault.NOT_AN_IMAGE, "begins with 00 00 00 18 66 74 79 70 69 73 6f 6d"),
         (b"x", "needs libx", "PNG", Fault.UNREADABLE, "the installed Pillow cannot decode the format (needs libx)"),
-        (b"x", "", "PNG", Fault.NOT_AN_IMAGE, "starts like a PNG file, but its header cannot be read"),
+        (b"x", "", "PNG", Fault.NOT_AN_IMAGE, f"starts as PNG does, but its header is damaged: {AGAIN}"),
         (b"0123456789abcdef", "", "", Fault.NOT_AN_IMAGE, 'begins with "0123456789ab"'),
         (b"line\nline", "", "", Fault.NOT_AN_IMAGE, "begins with 6c 69 6e 65 0a 6c 69 6e 65"),
     ],

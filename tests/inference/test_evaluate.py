@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mlimages.cli.predictions import evaluation_text
 from mlimages.core import InputError, LabeledPath
 from mlimages.inference import OnnxBundle, Predictor, evaluate
 from mlimages.labels import LabelFile, write_label_file
@@ -69,6 +70,11 @@ def test_a_label_file_with_some_of_the_classes_is_enough(
     some = [item for item in items if item.label < 2]
     found = evaluate(Predictor(cnn_bundle), labels(tmp_path, some, ("class0", "class1")))
     assert (found.count, sum(found.confusion[2])) == (8, 0)
+    assert evaluation_text(found).startswith("accuracy ")
+    assert re.search(r"^class2 +0 +- +- +-\nno image of class2:", evaluation_text(found), re.MULTILINE)
+    alone = evaluate(Predictor(cnn_bundle), labels(tmp_path, [item for item in items if item.label == 1], NAMES))
+    assert (alone.score_name, alone.score) == ("recall of class1", alone.per_class[1].recall)
+    assert evaluation_text(alone).startswith("recall of class1 ")
 
 
 def test_broken_images_are_listed_and_not_counted(
