@@ -155,6 +155,82 @@ def test_a_host_that_never_answered_is_given_up_in_half_a_minute(
     assert (now <= NEVER_RESPONDED_S) == (gives_up_at < math.inf)
 
 
+def test_requests_to_a_host_without_a_limit_change_no_state() -> None:
+    state = HostState()
+    assert after_request(state, 1.0) is state
+
+
+@pytest.mark.parametrize(("requested_at", "counts"), [(4.9, False), (5.0, True)])
+def test_an_outcome_counts_if_its_request_was_sent_when_the_host_was_parked_or_later(
+    requested_at: float, counts: bool
+) -> None:
+    parked = replace(failed(ANSWERED, 5.0, Reason.REFUSED), refusals=REFUSALS_UNTIL_PARKED)
+    assert after_response(parked, 6.0, requested_at=requested_at).is_parked is not counts
+    for state in (
+        after_refusal(parked, 6.0, requested_at=requested_at),
+        after_throttling(parked, 6.0, requested_at=requested_at, retry_after_s=None),
+        after_failure(parked, 6.0, requested_at=requested_at, link="b", reason=Reason.REFUSED),
+    ):
+        assert (state.parked_at, state.pauses) == ((6.0, 2) if counts else (5.0, 1))
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        after_response(HostState(), 0.0, requested_at=0.0),
+        after_response(HostState(), 0.0, requested_at=0.0, is_redirect=True),
+        after_refusal(HostState(), 0.0, requested_at=0.0),
+        throttled(HostState(), 0.0),
+    ],
+)
+def test_a_host_that_has_responded_in_any_way_is_probed_for_as_long_as_it_takes(state: HostState) -> None:
+    assert failed(state, 1.0, Reason.REFUSED).gives_up_at == math.inf
+
+
+def test_a_redirect_ends_the_probe_of_a_host_that_refuses_but_does_not_resume_it() -> None:
+    parked = replace(ANSWERED, refusals=REFUSALS_UNTIL_PARKED, is_parked=True, parked_at=0.0, parked_until=1.0)
+    state = after_response(after_request(parked, 1.0), 1.1, requested_at=1.0, is_redirect=True)
+    assert (state.is_parked, state.is_probing, state.refusals) == (True, False, REFUSALS_UNTIL_PARKED)
+
+
+def test_only_as_many_failing_links_are_remembered_as_park_a_host() -> None:
+    state = ANSWERED
+    for number in range(50):
+        state = failed(state, float(number), Reason.RESET, f"link {number}")
+    assert len(state.failing) == FAILURES_UNTIL_PARKED
+
+
+@pytest.mark.parametrize(
+    ("rate", "served", "parts", "lowered"),
+    [
+        (None, 0.0, 1, 1.0), (None, 0.0, 4, 0.25), (None, 20.0, 1, 18.0), (None, 20.0, 4, 18.0),
+        (10.0, 4.0, 1, 9.0), (12.0, 4.0, 1, 10.8), (12.1, 4.0, 1, 8.47), (10.0, 0.0, 1, 7.0),
+        (0.15, 0.0, 1, 0.105), (0.14, 0.0, 1, 0.1), (0.12, 0.0, 4, 0.084), (0.03, 0.0, 4, 0.025),
+    ],
+)  # fmt: skip
+def test_the_rate_is_lowered_with_what_the_host_serves(
+    rate: float | None, served: float, parts: int, lowered: float
+) -> None:
+    state = HostState(rate=rate, served_per_s=served, served_at=5.0, parts=parts)
+    assert throttled(state, 5.0).rate == pytest.approx(lowered)
+    assert throttled(state, 5.0).is_ramping is (rate is None)
+
+
+@pytest.mark.parametrize(
+    ("rate", "served", "parts", "is_ramping", "raised"),
+    [
+        (4.0, 0.9, 1, False, 4.0), (3.8, 0.9, 1, False, 3.8), (3.7, 0.9, 1, False, 3.7 + 0.05 / 3.7),
+        (2.0, 9.0, 1, True, 3.0), (2.0, 9.0, 4, False, 2 + 0.05 / 4 / 2), (100.0, 99.0, 1, False, 100.005),
+        (1.9, 0.0, 4, True, 2.9), (2.0, 0.0, 4, True, 2.0),
+    ],
+)  # fmt: skip
+def test_the_rate_is_raised_while_the_host_serves_more_than_half_of_it(
+    rate: float, served: float, parts: int, is_ramping: bool, raised: float
+) -> None:
+    state = HostState(rate=rate, served_per_s=served, served_at=5.0, parts=parts, is_ramping=is_ramping)
+    assert after_response(state, 5.0, requested_at=4.9).rate == pytest.approx(raised)
+
+
 class Bucket:
     """A server that admits so many requests a second, and `burst` at once."""
 

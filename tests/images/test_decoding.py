@@ -1,6 +1,8 @@
 """What is said of each error of a decoder and of each unknown beginning, and what each option of decoding changes."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from PIL import Image
 from mlimages.core import Fault, ImageError, install_hint
 from mlimages.images import decoding
 from mlimages.images.decoded_image import DecodeOptions
-from mlimages.images.decoding import UPRIGHT, _image_error, _unknown_format, decode, identify
+from mlimages.images.decoding import UPRIGHT, _image_error, _unknown_format, decode, from_pillow, identify
 from tests.images.odd_images import exif, made_image, saved
 
 BOMB = "an image inside it has more pixels than Pillow decodes"
@@ -140,3 +142,55 @@ def test_ycbcr_is_asked_only_of_jfif_files_and_frames_only_of_formats_that_have_
     frames = [made_image(16, 16).rotate(90)]
     assert decode(saved(made_image(16, 16), "GIF", save_all=True, append_images=frames)).animated
     assert not decode(saved(made_image(16, 16), "MPO", save_all=True, append_images=frames)).animated
+
+
+def test_sixteen_bits_a_channel_are_read_from_the_header_though_pillow_gives_eight() -> None:
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    for bits in (8, 16):
+        pixels = zlib.compress((b"\0" + bytes(2 * 3 * bits // 8)) * 2)
+        data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 2, bits, 2, 0, 0, 0))
+        header = identify(data + chunk(b"IDAT", pixels) + chunk(b"IEND", b""))
+        assert (header.mode, header.deep) == ("RGB", bits == 16)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P"])
+def test_an_opened_image_is_converted_as_its_file_is(mode: str, orientation: int) -> None:
+    image = made_image(6, 4).convert(mode)
+    if mode == "RGBA":
+        image.putalpha(100)
+    data = saved(image, "PNG", exif=exif(orientation))
+    found = from_pillow(Image.open(io.BytesIO(data)))
+    assert found.mode == "RGB"
+    assert np.array_equal(np.asarray(found), np.asarray(decode(data).image))
+
+
+@pytest.mark.parametrize(
+    ("value", "orientation"), [(-1, 1), (0, 1), (1, 1), (2, 2), (8, 8), (9, 1), (6.0, 6), ("6", 1), (None, 1)]
+)
+def test_an_orientation_that_exif_does_not_have_is_upright(value: object, orientation: int) -> None:
+    assert decoding._orientation({0x0112: value}) == orientation
+    assert decoding._orientation({0x010F: value}) == 1
+
+
+def test_a_transparent_colour_is_replaced_before_the_image_is_reduced() -> None:
+    pixels = np.zeros((2, 2, 3), np.uint8)
+    pixels[0, 0] = 200
+    found = decode(
+        saved(Image.fromarray(pixels), "PNG", transparency=(200, 200, 200)),
+        options=DecodeOptions(reduce_to=1, background=(40, 80, 120)),
+    )
+    assert (found.image.size, found.image.getpixel((0, 0)), found.transparent) == ((1, 1), (10, 20, 30), True)
+
+
+def test_damage_behind_the_first_frame_does_not_make_an_image_animated() -> None:
+    class Damaged(Image.Image):
+        format = "GIF"
+
+        @property
+        def is_animated(self) -> bool:
+            raise OSError("truncated")
+
+    assert decoding._is_animated(Damaged()) is False

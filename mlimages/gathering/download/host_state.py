@@ -125,7 +125,7 @@ def after_response(state: HostState, now: float, *, requested_at: float, is_redi
     if requested_at < state.parked_at:  # sent before the host was parked
         return responded()
     rate = state.rate
-    if rate is not None and rate < 2 * max(1.0 / state.parts, served_per_s):  # otherwise it is not the bottleneck
+    if rate is not None and rate < 2 * served_per_s:  # otherwise it is not the bottleneck
         rate += 1.0 if state.is_ramping else max(INCREASE_PER_S / state.parts / rate, INCREASE)
     if is_redirect and state.refusals:
         return responded(rate=rate, is_probing=False)

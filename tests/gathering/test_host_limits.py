@@ -1,0 +1,179 @@
+"""What the hosts in use count, against a count over all links, and when parked hosts fail."""
+
+import asyncio
+import math
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from random import Random
+from types import SimpleNamespace
+
+import pytest
+
+from mlimages.core import Reason
+from mlimages.gathering.download import host_limits
+from mlimages.gathering.download.host_limits import Host, Hosts
+from mlimages.gathering.download.host_state import FAILURES_UNTIL_PARKED, NEVER_RESPONDED_S, REFUSALS_UNTIL_PARKED
+from mlimages.gathering.partition import Partition
+
+WAIT_S = 100.0
+URL = "https://{}.example/1.jpg"
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+    """A clock of the test's own: `clock.now`."""
+    clock = SimpleNamespace(now=1000.0)
+    clock.monotonic = lambda: clock.now
+    monkeypatch.setattr(host_limits, "time", clock)
+    return clock  # type: ignore[return-value]
+
+
+def use(hosts: Hosts, held: ExitStack, name: str, label: str = "") -> Host:
+    return held.enter_context(hosts.use(f"{name}.example:443", URL.format(name), label))
+
+
+def park(host: Host, clock: SimpleNamespace) -> None:
+    host.record_failure(clock.now, "link", Reason.REFUSED)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_links_are_counted_as_over_all_of_them(clock: SimpleNamespace, seed: int) -> None:
+    rng, hosts = Random(seed), Hosts(Partition(per_host=2), WAIT_S)
+    links: list[tuple[Host, str, str, ExitStack]] = []
+    deadline = math.inf
+    for _ in range(120):
+        clock.now += 1.0
+        step = rng.choice(["use", "use", "leave", "park", "resume"])
+        if step == "use" or not links:
+            held, name, label = ExitStack(), rng.choice("abc"), rng.choice("xyz")
+            links.append((use(hosts, held, name, label), name, label, held))
+        elif step == "leave":
+            links.pop(rng.randrange(len(links)))[-1].close()
+        elif step == "park":
+            park(rng.choice(links)[0], clock)
+        else:
+            rng.choice(links)[0].record_response(clock.now, is_redirect=False)
+        waiting = [(name, label) for host, name, label, _ in links if host.state.is_parked]
+        running = Counter(name for host, name, *_ in links if not host.state.is_parked)
+        assert hosts.waiting == len(waiting)
+        assert +hosts.waiting_labels == Counter(label for _, label in waiting)
+        assert hosts.queued == sum(max(0, count - 2) for count in running.values())
+        deadline = min(deadline, clock.now + WAIT_S) if waiting and not running else math.inf
+        assert hosts.deadline == deadline
+        names = {f"{name}.example" for name, _ in waiting}
+        assert set(hosts.blocking_hosts) == (names if deadline < math.inf else set())
+
+
+@pytest.mark.parametrize(
+    ("partition", "slots", "parts"),
+    [
+        (Partition(), 8, 1),
+        (Partition(per_host=3), 3, 1),
+        (Partition(1, 2, {"a.example:443": 2, "a.example": 2}, per_host=6), 3, 2),
+        (Partition(1, 4, {"a.example:443": 4, "a.example": 4}, per_host=2), 1, 2),
+    ],
+)
+def test_a_host_gets_its_part_of_the_requests(partition: Partition, slots: int, parts: int) -> None:
+    assert partition.parts_of(URL.format("a")) >= parts
+    with ExitStack() as held:
+        host = use(Hosts(partition, WAIT_S), held, "a")
+        assert (host.per_host, host.slots._value, host.state.parts) == (slots, slots, parts)
+
+
+def test_the_hosts_used_least_recently_are_forgotten_but_none_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_limits, "_REMEMBERED", 2)
+    hosts = Hosts(Partition(), WAIT_S)
+    with ExitStack() as held:
+        first = use(hosts, held, "a")
+        for name in "bc":
+            with ExitStack() as short:
+                use(hosts, short, name)
+        assert [name[0] for name in hosts._hosts] == ["a", "b", "c"]
+        assert use(hosts, held, "a") is first
+        use(hosts, held, "d")
+        assert [name[0] for name in hosts._hosts] == ["a", "d"]
+
+
+@pytest.mark.parametrize(("retry_after_s", "waits"), [(100.4, {}), (101, {"a.example": 101}), (None, {})])
+def test_hosts_that_ask_to_wait_longer_than_the_maximum_are_named(
+    clock: SimpleNamespace, retry_after_s: float | None, waits: dict[str, float]
+) -> None:
+    hosts = Hosts(Partition(), WAIT_S)
+    with ExitStack() as held:
+        park(use(hosts, held, "b"), clock)
+        use(hosts, held, "a").record_throttling(clock.now, retry_after_s)
+        assert hosts.waits_s == waits
+
+
+@pytest.mark.parametrize(("retry_after_s", "waits"), [(1, {}), (2, {"a.example": 2})])
+def test_a_pause_of_a_second_is_no_wait(clock: SimpleNamespace, retry_after_s: float, waits: dict[str, float]) -> None:
+    hosts = Hosts(Partition(), 0.0)
+    with ExitStack() as held:
+        use(hosts, held, "a").record_throttling(clock.now, retry_after_s)
+        assert hosts.waits_s == waits
+
+
+def test_a_host_is_asked_by_one_task_at_a_time_until_it_answers(clock: SimpleNamespace) -> None:
+    async def run() -> None:
+        hosts = Hosts(Partition(), WAIT_S)
+        with ExitStack() as held:
+            host = use(hosts, held, "a")
+            use(hosts, held, "b")  # another host is in use, so there is no deadline
+            assert await host.wait_for_turn()
+            host.record_response(clock.now, is_redirect=False)
+            park(host, clock)
+            clock.now += 1.0
+            host.record_extra_request()
+            assert not host.state.is_probing, "no link waited for it"
+            assert await host.wait_for_turn()
+            assert host.state.is_probing
+            others = [asyncio.create_task(host.wait_for_turn()) for _ in range(2)]
+            await asyncio.sleep(0)
+            assert not any(task.done() for task in others)
+            host.record_extra_request()
+            assert host.state.is_probing
+            host.cancel_request()
+            await asyncio.wait(others, return_when="FIRST_COMPLETED")
+            assert [task.done() for task in others].count(True) == 1
+            host.record_response(clock.now, is_redirect=False)
+            assert await asyncio.gather(*others) == [True, True]
+            assert not host.state.is_parked
+
+    asyncio.run(asyncio.wait_for(run(), 10))
+
+
+def test_links_on_parked_hosts_fail_at_the_deadline(clock: SimpleNamespace) -> None:
+    async def run() -> None:
+        hosts = Hosts(Partition(), 0.5)
+        with ExitStack() as held:
+            host = use(hosts, held, "a")
+            host.record_response(clock.now, is_redirect=False)
+            with ExitStack() as other:
+                use(hosts, other, "b")
+                host.record_throttling(clock.now, 60)
+                waiting = asyncio.create_task(host.wait_for_turn())
+                await asyncio.sleep(0)
+                assert not waiting.done()
+            assert not await waiting, "the last host that is not parked is done, and 60 s is beyond the deadline"
+
+    asyncio.run(asyncio.wait_for(run(), 10))
+
+
+def test_a_host_is_given_up_after_lasting_failures_and_parked_after_refusals(clock: SimpleNamespace) -> None:
+    hosts = Hosts(Partition(), WAIT_S)
+    with ExitStack() as held:
+        lost, refusing = use(hosts, held, "a"), use(hosts, held, "b")
+        for number in range(FAILURES_UNTIL_PARKED):
+            assert not lost.state.is_given_up
+            lost.record_failure(clock.now, f"link {number}", Reason.UNKNOWN_HOST)
+        assert lost.state.is_given_up
+        assert not asyncio.run(lost.wait_for_turn())
+        for _ in range(REFUSALS_UNTIL_PARKED):
+            assert not refusing.state.is_parked
+            refusing.record_refusal(clock.now)
+        assert (refusing.state.is_parked, refusing.state.gives_up_at) == (True, clock.now + NEVER_RESPONDED_S)
+        refusing.record_response(clock.now, is_redirect=True)
+        assert refusing.state.is_parked, "a redirect may lead to a login page"
+        refusing.record_response(clock.now, is_redirect=False)
+        assert not refusing.state.is_parked
