@@ -15,6 +15,7 @@ import zlib
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 import hypothesis
@@ -28,9 +29,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from pydantic import BaseModel
 
 from mlimages import images
-from mlimages.core import Prediction
-from mlimages.inference import Explanation, OnnxBundle, Predictor, explain
-from mlimages.serving import ServerSettings, make_app, schemas
+from mlimages.core import ClassScore, Prediction
+from mlimages.inference import Explanation, Known, OnnxBundle, PredictionSets, Predictor, explain
+from mlimages.serving import ServerSettings, inference_protocol, make_app, schemas
 from mlimages.serving.bodies import read_uploads
 from mlimages.serving.problems import ProblemError
 from mlimages.serving.service import SERVICE
@@ -771,3 +772,70 @@ def test_a_dropped_connection_costs_nobody_else_an_answer(server: Served, bundle
             connection.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9000\r\n\r\nabc")
     (one,) = server.ask("POST", "/predict", encoded(3)).json["predictions"]
     assert (one["class_name"], one["probability"]) == best(bundle, encoded(3))
+
+
+def test_a_server_that_stops_is_not_ready() -> None:
+    request = make_mocked_request("GET", "/v2/health/ready", app={SERVICE: SimpleNamespace(stopping=True)})  # type: ignore[arg-type]
+    reply = asyncio.run(inference_protocol.ready(request))
+    assert (reply.status, json.loads(reply.text or "")) == (503, {"ready": False})
+
+
+@pytest.mark.parametrize(("count", "status", "code"), [(8, 200, None), (9, 413, "too-many-images")])
+def test_the_inference_protocol_takes_as_many_images_as_are_allowed(
+    server: Served, count: int, status: int, code: str | None
+) -> None:
+    reply = infer(server, shape=[count, 1, 1, 3], data=[7] * 3 * count)
+    assert (reply.status, reply.json.get("code")) == (status, code)
+
+
+def test_the_arrays_of_the_outputs_are_those_of_the_predictions(bundle: OnnxBundle) -> None:
+    names = bundle.class_names
+    results = [
+        Prediction("", (ClassScore(names[1], 1, 0.75), ClassScore(names[0], 0, 0.25)), known_score=0.5,
+                   prediction_set=(names[1],)),
+        Prediction("", (ClassScore(names[2], 2, 1.0),)),
+    ]  # fmt: skip
+    arrays = inference_protocol._output_arrays(list(results), bundle)
+    assert {name: (array.dtype.str, array.tolist()) for name, array in arrays.items()} == {
+        "probabilities": ("<f4", [[0.25, 0.75, 0.0], [0.0, 0.0, 1.0]]),
+        "known": ("<f4", [0.5, 0.0]),
+        "prediction_set": ("|b1", [[False, True, False], [False, False, False]]),
+    }
+    with pytest.raises(ProblemError, match="broken"):
+        inference_protocol._output_arrays([*results, ProblemError(422, "corrupt", "broken")], bundle)
+
+
+@pytest.mark.parametrize(
+    ("values", "described"),
+    [
+        ({}, []),
+        ({"known": Known(0.95, 40)}, [("known", "FP32", [-1], {"threshold": 0.5})]),
+        ({"prediction_sets": PredictionSets("validation", 40, {"0.8": 0.25})}, []),
+        (
+            {"prediction_sets": PredictionSets("validation", 40, {"0.9": 0.25})},
+            [("prediction_set", "BOOL", [-1, 3], {"level": 0.9})],
+        ),
+    ],
+)
+def test_outputs_with_thresholds_are_described(
+    bundle: OnnxBundle, values: dict[str, Any], described: list[object]
+) -> None:
+    first, *others = inference_protocol._output_metadata(replace(bundle, **values))
+    assert (first.name, first.datatype, first.shape) == ("probabilities", "FP32", [-1, 3])
+    assert [(each.name, each.datatype, each.shape, each.parameters) for each in others] == described
+
+
+def test_each_output_is_binary_or_not_as_requested() -> None:
+    request = {
+        "inputs": [{"name": "image", "datatype": "UINT8", "shape": [1, 1, 1, 3], "data": [1, 2, 3]}],
+        "outputs": [{"name": "known", "parameters": {"binary_data": True}}, {"name": "probabilities"}],
+    }
+    arrays = {"probabilities": np.array([[0.25, 0.75]], "<f4"), "known": np.array([0.5], "<f4")}
+    reply = inference_protocol._infer_response(
+        "model", ("ant", "bee"), schemas.InferRequest.model_validate(request), arrays
+    )
+    length = int(reply.headers["Inference-Header-Content-Length"])
+    known, probabilities = json.loads(reply.body[:length])["outputs"]  # type: ignore[index]
+    assert (known["parameters"], "data" in known) == ({"binary_data_size": 4}, False)
+    assert (probabilities["data"], "parameters" in probabilities) == ([0.25, 0.75], False)
+    assert reply.body[length:] == arrays["known"].tobytes()  # type: ignore[index]
