@@ -244,9 +244,9 @@ def mean(
     if model:
         if size or resize or gray:
             raise typer.BadParameter("cannot be combined with --size, --resize or --gray", param_hint="--model")
-        from mlimages.training import image_property_of
+        from mlimages.training import image_property_of, network_name_of
 
-        prop = image_property_of(model)
+        prop, network = image_property_of(model), network_name_of(model)
     else:
         prop = ImageProperty(size or 224, resize=resize or "shorter", gray_scale=gray)
     data = TrainingData(read_labels(source, table), prop)
@@ -275,7 +275,8 @@ def mean(
         + ", std "
         + _format_values(mean_image.channel_std)
     )
-    prepared: list[object] = ["--model", model] if model and not Path(model).is_dir() else ["--size", prop.width]
+    prepared: list[object] = ["--model", network] if model else []
+    prepared += ["--size", prop.width] * (not model or network != model)  # a run may have another size
     prepared += ["--resize", prop.resize] * (prop.resize != "shorter" and not model) + ["--gray"] * gray
     options = [*to_arguments(table), *validation_option(source), *prepared]
     print_next_command("finetune", source, *options, "--mean", out.with_suffix(".npy"))

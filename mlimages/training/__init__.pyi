@@ -10,6 +10,7 @@ from .finetune import fine_tune as fine_tune
 from .finish import FineTuneResult as FineTuneResult
 from .finish import summarize_run as summarize_run
 from .inputs import image_property_of as image_property_of
+from .inputs import network_name_of as network_name_of
 from .layer_maps import draw_layer as draw_layer
 from .model_probe import probe_models as probe_models
 from .probing import probe_cuts as probe_cuts

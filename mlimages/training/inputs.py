@@ -180,6 +180,15 @@ def require_enough_images(images: Iterable[_Labeled], names: ClassNames, *, leas
         raise InputError(f"{fewer} {kind}training images of {', '.join(few)}: gather more, or leave the class out")
 
 
+def network_name_of(model: str) -> str:
+    """Return the name of the network of a run folder; another name is returned as it is.
+
+    Raises:
+        RunError: the folder is not a run folder.
+    """
+    return str(read_settings(RunFiles(Path(model)))["config"]["model"]) if Path(model).is_dir() else model
+
+
 def image_property_of(model: str) -> ImageProperty:
     """Return how images are resized for a network, by its name, or for a run folder.
 

@@ -66,6 +66,8 @@ def test_the_command_line_hands_them_on_and_the_onnx_file_keeps_them(
     options = ["--mean", "mean.npy", "--std", "0.2,0.3,0.4", "--scale", "127.5", "--bgr"]
     run_cli("finetune", "labels.txt", "-o", "run", "--model", "cifar10_cnn", "--weights", "none", "--freeze", "none",
             "--epochs", "1", *options)  # fmt: skip
+    again = run_cli("mean", "labels.txt", "--model", "run", "-o", "again.png")
+    assert "--model cifar10_cnn --size 32 --mean again.npy" in again.stderr
     run = colours.parent / "run"
     expected = assert_answers(load_run(run), run, lambda x, run: ((x - MEAN) / 127.5 / [0.2, 0.3, 0.4])[..., ::-1])
     predictor = Predictor(run / "model.onnx")
