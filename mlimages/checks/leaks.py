@@ -192,7 +192,7 @@ def _near_duplicates_in_two_classes(
     """Yield images with a near-duplicate in another class; images with equal bytes have their own code."""
     by_class = _group_by(group, class_of)
     some = {label: [same[0] for same in _group_by(own, digest_of).values()][:2] for label, own in by_class.items()}
-    for index in group if len(some) > 1 else ():
+    for index in group:
         label, own = class_of(index), digest_of(index)  # two per class suffice: at least one differs in its bytes
         near = (other for of, two in some.items() if of != label for other in two if digest_of(other) != own)
         yield from ((index, Code.NEAR_TWO_LABELS, other) for other in islice(near, 1))

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlimages.checks import Code, Thresholds
+from mlimages.checks import Code, Thresholds, leaks
 from mlimages.checks.cache import FactsCache
 from mlimages.checks.codes import CODES
+from mlimages.checks.feature_pairs import IndexPair
 from mlimages.checks.image_facts import facts_table
 from mlimages.checks.image_table import ImageTable
 from mlimages.checks.leaks import (
@@ -22,6 +23,7 @@ from mlimages.checks.leaks import (
     duplicate_findings,
     find_groups,
 )
+from mlimages.checks.near_duplicates import DisjointSets
 from tests.checks.test_rules import ORDINARY, listed
 
 COPIES = 3
@@ -84,7 +86,7 @@ def test_every_code_of_a_group_means_what_it_says(
         (file, label, content), (file_there, label_there, content_there) = image_at[index], image_at[other]
         assert other != index
         assert {
-            Code.LEAK: file_there == home,
+            Code.LEAK: other == min(one for one in group if image_at[one][0] == home),
             Code.TWO_LABELS: content == content_there and label != label_there,
             Code.DUPLICATE: content == content_there and file == file_there and other < index,
             Code.PLACEHOLDER: content == content_there,
@@ -139,7 +141,9 @@ def test_how_images_are_related_is_said_with_the_class_where_classes_differ() ->
     }
 
 
-def test_groups_are_of_equal_bytes_and_like_thumbnails_but_blank_images_only_of_equal_bytes() -> None:
+def test_groups_are_of_equal_bytes_and_like_thumbnails_but_blank_images_only_of_equal_bytes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Decoded images 0 to 6; 7 was not decoded. From the cache the groups are the same, and no others by thresholds."""
     other = np.random.default_rng(1).integers(0, 256, 256, np.uint8).tobytes()
     blank = {"low": 100, "high": 104}
@@ -149,9 +153,11 @@ def test_groups_are_of_equal_bytes_and_like_thumbnails_but_blank_images_only_of_
     table.facts[7] = 0
     table.digest[:, 1] = [1, 2, 3, 4, 5, 4, 6, 0]
     with FactsCache() as cache:
-        for _ in range(2):
-            groups = find_groups(table, Thresholds(), cache)
-            assert groups.sets() == [[0, 1], [2, 6], [3, 5]]
+        groups = find_groups(table, Thresholds(), cache)
+        assert groups.sets() == [[0, 1], [2, 6], [3, 5]]
+        with monkeypatch.context() as changed:
+            changed.setattr(leaks, "near_duplicate_pairs", None)  # it is answered from the cache
+            assert find_groups(table, Thresholds(), cache).sets() == groups.sets()
         assert find_groups(table, Thresholds(near_bits=0), cache).sets() == [[0, 1], [2, 6], [3, 5]]
         table.facts["thumb"][1] = np.frombuffer(other, np.uint8)
         table.digest[1, 1] = 9
@@ -159,3 +165,25 @@ def test_groups_are_of_equal_bytes_and_like_thumbnails_but_blank_images_only_of_
     found = duplicate_findings(table, groups.sets(), Thresholds())
     near, leak = CODES.index(Code.NEAR_DUPLICATE), CODES.index(Code.LEAK)
     assert found.tolist() == [(1, near, 0), (2, leak, 6), (3, leak, 5)]
+
+
+def test_pairs_by_features_are_of_other_groups_and_not_of_two_plain_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, blank = {"sharpness": 0.2}, {"low": 100, "high": 104}
+    facts = [blank, {}, {}, plain, plain, {}, {}, {}]
+    table = ImageTable.from_files([listed([0] * 8, ("all",))])
+    table.facts[:] = facts_table([ORDINARY._replace(**each).pack() for each in facts])  # type: ignore[arg-type]
+    table.facts[5] = 0  # was not decoded
+    asked: list[Path] = []
+
+    def found(paths: list[Path], embed: object, progress: object) -> list[IndexPair]:
+        assert (embed, progress) == ("embed", "progress")
+        asked.extend(paths)
+        return [IndexPair(one, other, one + other / 10) for one, other in ((0, 1), (0, 2), (2, 3), (1, 4), (4, 5))]
+
+    monkeypatch.setattr(leaks, "find_feature_pairs", found)
+    groups = DisjointSets(8)
+    groups.unite([(6, 7)])
+    pairs = leaks.find_pairs(table, Thresholds(), groups, "embed", "progress")  # type: ignore[arg-type]
+    assert asked == [Path(f"{n}.jpg") for n in (1, 2, 3, 4, 6, 7)]
+    assert pairs == [(1, 2, 0.1), (1, 3, 0.2), (2, 6, 1.4)]  # not 3 and 4, both plain; not 6 and 7, of one group
+    assert groups.sets() == [[1, 2, 3, 6, 7]]
