@@ -44,23 +44,23 @@ def aligned_correlations(ones: NDArray[np.uint8], others: NDArray[np.uint8]) -> 
     """Return the correlation `(n,)`, at most 1, of pairs of gray thumbnails `(n, 64, 64)` in their best alignment."""
     pair = [_SMOOTH @ thumbs.astype(np.float32) @ _SMOOTH.T for thumbs in (ones, others)]
     one, other = (_HALVE @ images @ _HALVE.T for images in pair)
-    found = np.stack([_place(one, other), _place(other, one)])  # (2, n, 5)
+    found = np.stack([_best_placement(one, other), _best_placement(other, one)])  # (2, n, 5)
     role, index = found[:, :, 0].argmax(axis=0), np.arange(len(ones))
     placement = found[role, index]
     part, whole = np.stack(pair)[role, index], np.stack(pair)[1 - role, index]
     oriented = np.stack([orientation.of_squares(part) for orientation in ORIENTATIONS])
-    return _refine(oriented[placement[:, 4].astype(np.intp), index], whole, placement[:, 1:4])
+    return _refine_placement(oriented[placement[:, 4].astype(np.intp), index], whole, placement[:, 1:4])
 
 
-def _place(part: Floats, whole: Floats) -> Floats:
+def _best_placement(part: Floats, whole: Floats) -> Floats:
     """Return correlation, scale, left, top and orientation of the best placement of `part`, in shares: `(n, 5)`."""
     target = _local_contrast(whole, _COARSE_BOX)
     spectrum = np.fft.rfft2(target)
     sums = np.pad((target * target).cumsum(axis=1).cumsum(axis=2), ((0, 0), (1, 0), (1, 0)))
     best = np.full((len(part), 5), -1, np.float32)
     for size in (round(scale * COARSE_PX) for scale in SCALES):
-        shrink = _resizing(COARSE_PX, size)
-        template = _local_contrast(shrink @ part @ shrink.T, _box(size, COARSE_RADIUS))
+        shrink = _resize_matrix(COARSE_PX, size)
+        template = _local_contrast(shrink @ part @ shrink.T, _box_filter(size, COARSE_RADIUS))
         template /= np.linalg.norm(template, axis=(1, 2), keepdims=True) + 1e-6
         places = COARSE_PX - size + 1
         energy = sums[:, size:, size:] - sums[:, :-size, size:] - sums[:, size:, :-size] + sums[:, :-size, :-size]
@@ -77,7 +77,7 @@ def _place(part: Floats, whole: Floats) -> Floats:
     return best.astype(np.float32)
 
 
-def _refine(part: Floats, whole: Floats, placement: Floats) -> Floats:
+def _refine_placement(part: Floats, whole: Floats, placement: Floats) -> Floats:
     """Return the best correlation `(n,)` while an affine transform is fitted, which begins at `placement` `(n, 3)`.
 
     Coordinates run from -1 to 1 over an image; a transform maps those of the part to those of the whole.
@@ -88,22 +88,22 @@ def _refine(part: Floats, whole: Floats, placement: Floats) -> Floats:
     transform[:, :2, 2] = 2 * corner + scale[:, None] - 1
     transform[:, 2, 2] = 1
     wanted = _local_contrast(part, _BOX)
-    wanted_slopes = _slopes(wanted)
+    wanted_slopes = _gradients(wanted)
     best = np.full(len(part), -1, np.float32)
     for _ in range(STEPS + 1):
-        shown, inside = _sample(whole, transform @ _GRID)
+        shown, inside = _interpolate(whole, transform @ _GRID)
         shown = _local_contrast(shown, _BOX)
-        slopes = (wanted_slopes + _slopes(shown)) / 2 * inside[:, None]  # (n, 2, M)
+        slopes = (wanted_slopes + _gradients(shown)) / 2 * inside[:, None]  # (n, 2, M)
         wanted_flat, shown_flat = wanted.reshape(len(part), -1), shown.reshape(len(part), -1)
         product = np.vecdot(wanted_flat * inside, shown_flat)
         norms = np.vecdot(wanted_flat * inside, wanted_flat) * np.vecdot(shown_flat * inside, shown_flat)
         correlation = product / np.sqrt(norms + 1e-6)
         best = np.maximum(best, np.where(inside.mean(axis=1) > MIN_OVERLAP, correlation, -1))
-        transform = transform @ _step(slopes, wanted_flat - shown_flat)
+        transform = transform @ _gauss_newton_step(slopes, wanted_flat - shown_flat)
     return best
 
 
-def _step(slopes: Floats, difference: Floats) -> Floats:
+def _gauss_newton_step(slopes: Floats, difference: Floats) -> Floats:
     """Return the transform `(n, 3, 3)` near the identity that reduces the difference `(n, M)` most."""
     jacobian = (slopes[:, :, None] * _GRID).reshape(len(slopes), 6, -1)
     normal = jacobian @ jacobian.transpose(0, 2, 1)
@@ -115,7 +115,7 @@ def _step(slopes: Floats, difference: Floats) -> Floats:
     return step + np.eye(3, dtype=np.float32)
 
 
-def _sample(images: Floats, places: Floats) -> tuple[Floats, Floats]:
+def _interpolate(images: Floats, places: Floats) -> tuple[Floats, Floats]:
     """Interpolate images at places `(n, 3, M)`; return them, and whether each place is inside `(n, M)`, as 0 or 1."""
     pixels = (places[:, :2] + 1) * (THUMB_PX / 2) - 0.5
     inside: Floats = np.asarray(np.all(abs(places[:, :2]) <= 1, axis=1), np.float32)
@@ -132,8 +132,8 @@ def _sample(images: Floats, places: Floats) -> tuple[Floats, Floats]:
     return shown.reshape(images.shape), inside
 
 
-def _slopes(images: Floats) -> Floats:
-    """Return the derivatives along x and y `(n, 2, M)`; coordinates as in `_refine`."""
+def _gradients(images: Floats) -> Floats:
+    """Return the derivatives along x and y `(n, 2, M)`; coordinates as in `_refine_placement`."""
     slopes = np.zeros((len(images), 2, *images.shape[1:]), np.float32)
     slopes[:, 0, :, 1:-1] = images[:, :, 2:] - images[:, :, :-2]
     slopes[:, 1, 1:-1] = images[:, 2:] - images[:, :-2]
@@ -146,7 +146,7 @@ def _local_contrast(images: Floats, box: Floats) -> Floats:
     return contrast
 
 
-def _weighted(weights: NDArray[np.floating]) -> Floats:
+def _normalize_rows(weights: NDArray[np.floating]) -> Floats:
     """Scale the rows of a matrix to the sum 1."""
     rows: Floats = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
     return rows
@@ -156,21 +156,21 @@ def _distances(size: int) -> NDArray[np.intp]:
     return abs(np.subtract.outer(np.arange(size), np.arange(size)))
 
 
-def _box(size: int, radius: int) -> Floats:
+def _box_filter(size: int, radius: int) -> Floats:
     """Return the matrix that averages over `radius` pixels in both directions."""
-    return _weighted((_distances(size) <= radius).astype(np.float32))
+    return _normalize_rows((_distances(size) <= radius).astype(np.float32))
 
 
-def _resizing(size: int, new_size: int) -> Floats:
+def _resize_matrix(size: int, new_size: int) -> Floats:
     """Return the matrix that shrinks an axis with a triangular filter: `(new_size, size)`."""
     factor = size / new_size
     centers = (np.arange(new_size) + 0.5) * factor - 0.5
-    return _weighted(np.maximum(0, 1 - abs(np.arange(size) - centers[:, None]) / factor))
+    return _normalize_rows(np.maximum(0, 1 - abs(np.arange(size) - centers[:, None]) / factor))
 
 
-_SMOOTH = _weighted(np.maximum(0, 2.0 - _distances(THUMB_PX)))
-_HALVE = _resizing(THUMB_PX, COARSE_PX)
-_BOX, _COARSE_BOX = _box(THUMB_PX, RADIUS), _box(COARSE_PX, COARSE_RADIUS)
+_SMOOTH = _normalize_rows(np.maximum(0, 2.0 - _distances(THUMB_PX)))
+_HALVE = _resize_matrix(THUMB_PX, COARSE_PX)
+_BOX, _COARSE_BOX = _box_filter(THUMB_PX, RADIUS), _box_filter(COARSE_PX, COARSE_RADIUS)
 
 
 def _grid() -> Floats:

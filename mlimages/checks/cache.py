@@ -48,7 +48,7 @@ class ExaminedImage:
 
 
 class FactsCache:
-    """Cache in a SQLite file; if the file cannot be used, nothing is cached."""
+    """Cache of measurements in a SQLite file; if the file cannot be used, nothing is cached."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -69,7 +69,7 @@ class FactsCache:
         self._db.close()
 
     def find(self, stamps: Sequence[Stamp]) -> dict[str, ExaminedImage]:
-        """Return the cached results of unchanged files by path, from a snapshot that lasts until `put`."""
+        """Return the cached results of unchanged files by path, from a snapshot that lasts until `store_results`."""
         marks = ",".join("?" * len(stamps))
         query = (
             "SELECT path, stamp, digest, facts, fault, detail FROM files JOIN images ON image = id"
@@ -86,7 +86,7 @@ class FactsCache:
         rows = self._read("SELECT digest, facts, fault, detail FROM images WHERE digest = ?", [digest])
         return _from_row(*rows[0]) if rows else None
 
-    def put(self, results: Iterable[tuple[Stamp, ExaminedImage]]) -> None:
+    def store_results(self, results: Iterable[tuple[Stamp, ExaminedImage]]) -> None:
         """Store results in one transaction, except faults that depend on a threshold or on an installed package."""
         passing = (Fault.TOO_MANY_PIXELS, Fault.UNREADABLE, Fault.UNAVAILABLE)
         rows = [(stamp, p) for stamp, p in results if p.digest and p.fault not in passing]
@@ -104,7 +104,7 @@ class FactsCache:
         rows = self._read("SELECT found FROM links WHERE key = ?", [key])
         return np.frombuffer(rows[0][0], np.int64).reshape(-1, 2) if rows else None
 
-    def put_duplicate_pairs(self, key: bytes, pairs: IndexPairs) -> None:
+    def store_duplicate_pairs(self, key: bytes, pairs: IndexPairs) -> None:
         """Store the index pairs of duplicates and near-duplicates of a set."""
         self._write("INSERT OR REPLACE INTO links VALUES (?, ?)", [(key, pairs.astype(np.int64).tobytes())])
 

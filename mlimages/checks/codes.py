@@ -54,7 +54,7 @@ class Code(StrEnum):
 
     @property
     def is_error(self) -> bool:
-        """Whether images with this code are left out of NAME_checked.txt; those with warnings are kept."""
+        """Whether images with this code are excluded from NAME_checked.txt; images with warnings are not."""
         return self in ERRORS
 
     @property
@@ -81,7 +81,7 @@ ERRORS = frozenset(list(Code)[: list(Code).index(Code.DUPLICATE)])
 @documented
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """Limits at which an image gets a code; levels are luma, 0..255.
+    """Thresholds of the checks; levels are luma values, 0..255.
 
     Raises:
         InputError: a value is out of bounds.
@@ -95,30 +95,38 @@ class Thresholds:
     max_pixels: Annotated[int, Option("too-many-pixels: more than this many pixels (width x height).", min=1)] = (
         MAX_PIXELS
     )
-    min_side_px: Annotated[int, Option("tiny: the shorter side is below this, in pixels.", min=0)] = 32
-    max_aspect: Annotated[float, Option("odd-shape: longer / shorter side is above this.", min=1)] = 3.0
+    min_side_px: Annotated[int, Option("tiny: the shorter side has fewer than this many pixels.", min=0)] = 32
+    max_aspect: Annotated[
+        float, Option("odd-shape: the aspect ratio (longer / shorter side) is above this value.", min=1)
+    ] = 3.0
     max_crop_loss: Annotated[
         float, Option("crop-loss: a centred square crop removes more than this fraction.", min=0, max=1)
     ] = 0.5
     blank_spread: Annotated[
-        int, Option("blank: the 2nd and 98th percentiles of luma differ by at most this.", min=0, max=255)
+        int,
+        Option("blank: maximum difference between the 98th and the 2nd percentile of luma (0 to 255).", min=0, max=255),
     ] = 4
     contrast_spread: Annotated[
         int,
         Option(
-            "low-contrast: the 2nd and 98th percentiles of luma differ by at most this; blank images are exempt.",
+            "low-contrast: maximum difference between the 98th and the 2nd percentile of luma; blank images "
+            "are exempt.",
             min=0,
             max=255,
         ),
     ] = 40
     dark_level: Annotated[
-        int, Option("dark: the 98th percentile of luma, and each channel's mean, are below this.", min=0, max=255)
+        int,
+        Option("dark: the 98th percentile of luma and the mean of each channel are below this value.", min=0, max=255),
     ] = 64
-    bright_level: Annotated[int, Option("bright: the 2nd percentile of luma is above this.", min=0, max=255)] = 225
+    bright_level: Annotated[int, Option("bright: the 2nd percentile of luma is above this value.", min=0, max=255)] = (
+        225
+    )
     blur: Annotated[
         float,
         Option(
-            "blurred: the sharpness is below this (0.25: smooth, 0.5: sharp edges, 1: noise); lowered if most images "
+            "blurred: the sharpness is below this value (0.25: smooth, 0.5: sharp edges, 1: noise); lowered if "
+            "most images "
             "are blurred.",
             min=0,
             max=1,
@@ -127,7 +135,8 @@ class Thresholds:
     placeholder_share: Annotated[
         float,
         Option(
-            "placeholder: the two most frequent luma values cover at least this fraction; tiny images are exempt.",
+            "placeholder: the two most frequent luma values cover at least this fraction of the image; tiny images "
+            "are exempt.",
             min=0,
             max=1,
         ),
@@ -143,26 +152,27 @@ class Thresholds:
         ),
     ] = 16  # fmt: skip
     turned_bits: Annotated[
-        int, Option("near-duplicate: like near_bits, if one image is flipped or rotated.", min=0, max=64)
+        int, Option("near-duplicate: the same as near_bits for flipped or rotated images.", min=0, max=64)
     ] = 12
     near_correlation: Annotated[
-        float, Option("near-duplicate: minimum correlation of the thumbnails.", min=0, max=1)
+        float, Option("near-duplicate: minimum correlation of the two thumbnails.", min=0, max=1)
     ] = 0.90
     crop_correlation: Annotated[
-        float, Option("near-duplicate: minimum correlation with a crop of the other image.", min=0, max=1)
+        float, Option("near-duplicate: minimum correlation between an image and a crop of the other.", min=0, max=1)
     ] = 0.95
     plain_correlation: Annotated[
         float, Option("near-duplicate: minimum correlation if one image is tiny, smooth or line art.", min=0, max=1)
     ] = 0.99
     imbalance: Annotated[
-        float, Option("class-imbalance: maximum ratio of the largest class to this class, in images.", min=1)
+        float, Option("class-imbalance: maximum ratio of the largest class's size to this class's size.", min=1)
     ] = 10.0
 
     def __post_init__(self) -> None:
         check_options(self)
 
     def for_count(self, count: int) -> Thresholds:
-        """Return the thresholds for `count` images: above MANY, 3 bits less for each factor of ten.
+        """Return the thresholds for `count` images: above MANY images, the hash bits are lowered by 3 per factor of
+        ten.
 
         Of all pairs of different photographs, a share of 2e-4 is within 16 bits, and a quarter of that for every two
         bits less, so the number of false candidates grows hardly faster than the number of images.

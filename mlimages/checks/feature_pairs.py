@@ -58,13 +58,13 @@ def find_feature_pairs(paths: Sequence[Path], embed: Embedder, progress: Progres
     if len(paths) < 2:
         return []
     require_usearch(len(paths))
-    features = _features(paths, embed, progress)
-    pairs = sorted({(min(pair), max(pair)) for pair in _nearest(features)})
+    features = _compute_features(paths, embed, progress)
+    pairs = sorted({(min(pair), max(pair)) for pair in _iter_nearest(features)})
     with tempfile.TemporaryFile() as file:
         thumbs = np.memmap(file, np.uint8, shape=(len(paths), THUMB_PX, THUMB_PX))
         for index, (_, pixels) in enumerate(iter_pixels((LabeledPath(path, 0) for path in paths), THUMB)):
             thumbs[index] = pixels[:, :, 0] if isinstance(pixels, np.ndarray) else 0
-        found = list(_align(thumbs, pairs, progress))
+        found = list(_align_pairs(thumbs, pairs, progress))
         del thumbs  # Windows does not remove a file that is mapped
     return found
 
@@ -79,8 +79,9 @@ def require_usearch(count: int) -> None:
         require(f"comparing the features of more than {MAX_EXACT:,} images", "usearch", "usearch")
 
 
-def _features(paths: Sequence[Path], embed: Embedder, progress: Progress) -> Features:
-    """Return the features as float16 of length 1; subtracting the mean separates images of one kind better."""
+def _compute_features(paths: Sequence[Path], embed: Embedder, progress: Progress) -> Features:
+    """Return the features, float16, minus their mean and scaled to length 1; subtracting the mean separates similar
+    images."""
     progress.start("features", len(paths), "images")
     parts = []
     for begin in range(0, len(paths), EMBED_BATCH_SIZE):
@@ -96,8 +97,8 @@ def _features(paths: Sequence[Path], embed: Embedder, progress: Progress) -> Fea
     return features
 
 
-def _nearest(features: Features) -> Iterator[tuple[int, int]]:
-    """Yield each image with each of the three nearest others."""
+def _iter_nearest(features: Features) -> Iterator[tuple[int, int]]:
+    """Yield pairs of each image and one of its three nearest neighbours."""
     nearest = _nearest_exactly if len(features) <= MAX_EXACT else _nearest_by_index
     for begin, found in nearest(features):
         for index, others in enumerate(found.tolist(), start=begin):
@@ -105,7 +106,7 @@ def _nearest(features: Features) -> Iterator[tuple[int, int]]:
 
 
 def _nearest_exactly(features: Features) -> Iterator[tuple[int, NDArray[np.intp]]]:
-    """Yield the first index of some rows, and the nearest images of each row, itself included, by matrix products."""
+    """Yield for each chunk of rows its first index and the nearest neighbours of each row, including the row itself."""
     count = min(NEAREST + 1, len(features))
     starts = range(0, len(features), COMPARE_BATCH_SIZE)
     for begin in starts:
@@ -124,7 +125,7 @@ def _nearest_exactly(features: Features) -> Iterator[tuple[int, NDArray[np.intp]
 
 
 def _nearest_by_index(features: Features) -> Iterator[tuple[int, NDArray[np.intp]]]:
-    """Yield the same as `_nearest_exactly`, approximately, by an HNSW graph (Malkov and Yashunin, 2018)."""
+    """Approximate `_nearest_exactly` by an HNSW graph (Malkov and Yashunin, 2018)."""
     from usearch.index import Index
 
     index = Index(ndim=features.shape[1], metric="ip", dtype="f16")
@@ -134,7 +135,9 @@ def _nearest_by_index(features: Features) -> Iterator[tuple[int, NDArray[np.intp
         yield begin, found.keys.astype(np.intp)
 
 
-def _align(thumbs: NDArray[np.uint8], pairs: Sequence[tuple[int, int]], progress: Progress) -> Iterator[IndexPair]:
+def _align_pairs(
+    thumbs: NDArray[np.uint8], pairs: Sequence[tuple[int, int]], progress: Progress
+) -> Iterator[IndexPair]:
     progress.start("align", len(pairs), "pairs")
     for begin in range(0, len(pairs), ALIGN_BATCH_SIZE):
         chunk = np.array(pairs[begin : begin + ALIGN_BATCH_SIZE])

@@ -27,7 +27,7 @@ def plan_moves(report: CheckReport) -> list[Move]:
     """
     if any(is_remote(one.path) or is_member(one.path) for one in report.findings):
         raise InputError(
-            "--fix works only on local files outside shards: use NAME_checked.txt, which excludes the broken images"
+            "--fix supports only local files outside shards: use NAME_checked.txt, which excludes the broken images"
         )
     taken: set[Path] = set()
     moves: dict[str, Move] = {}

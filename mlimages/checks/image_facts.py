@@ -51,7 +51,7 @@ class Facts(NamedTuple):
         format, mode: format and mode of the file, as named by Pillow.
         width, height: size of the upright image in pixels.
         orientation: EXIF orientation, 1 (upright) to 8.
-        animated: whether there are further frames.
+        animated: whether the file has more than one frame.
         deep: whether it has more than 8 bits per channel.
         irregular: whether it is a JPEG with padding or unusual header values but intact pixels.
         transparent: whether any pixel shows the background.
@@ -88,7 +88,7 @@ class Facts(NamedTuple):
     thumb: bytes
 
     def pack(self) -> bytes:
-        """Pack the facts as bytes, for the cache and for `facts_table`."""
+        """Serialize the facts to bytes, for the cache and for `facts_table`."""
         return _LAYOUT.pack(self.format.encode()[:8], self.mode.encode()[:8], *self[2:])
 
 
@@ -97,7 +97,7 @@ FactsTable = NDArray[Any]
 
 
 def facts_table(packed: Iterable[bytes]) -> FactsTable:
-    """Unpack facts into a structured array, one row per image."""
+    """Deserialize facts into a structured array, one row per image."""
     return np.frombuffer(b"".join(packed), dtype=_ROW)
 
 
@@ -111,14 +111,14 @@ def examine(data: bytes, *, max_pixels: int) -> Facts:
     Raises:
         ImageError: with the image's `Fault`.
     """
-    decoded = decode(data, max_pixels=max_pixels, options=_options)
+    decoded = decode(data, max_pixels=max_pixels, options=_decode_options)
     small, mode = decoded.image, decoded.header.mode
     luma = small.convert("L")
     thumb = luma.resize((16, 16), Image.Resampling.BOX)
     thumb = thumb if decoded.image_orientation == 1 else thumb.transpose(UPRIGHT[decoded.image_orientation])
     sample = small.resize((32, 32), Image.Resampling.NEAREST)  # 1024 pixels suffice for the colour
     red, green, blue, *_ = sample.reduce(32).getpixel((0, 0))  # type: ignore[misc]  # RGB
-    low, high, typical, two_levels = _levels(luma)
+    low, high, typical, two_levels = _luma_statistics(luma)
     width, height = decoded.size
     return Facts(
         format=decoded.header.format,
@@ -144,7 +144,7 @@ def examine(data: bytes, *, max_pixels: int) -> Facts:
     )
 
 
-def _options(header: ImageHeader) -> DecodeOptions:
+def _decode_options(header: ImageHeader) -> DecodeOptions:
     """Return the decoding options; the stored orientation is kept: decoders fill a truncated JPEG at its bottom."""
     width, height = header.size
     factor = max(1, min(width, height) // WORK_PX)
@@ -159,7 +159,7 @@ def _is_grey(sample: Image.Image, means: tuple[int, ...]) -> bool:
     return all(low >= 128 - GREY_CHROMA and high <= 128 + GREY_CHROMA for low, high in ranges[1:])
 
 
-def _levels(luma: Image.Image) -> tuple[int, int, int, float]:
+def _luma_statistics(luma: Image.Image) -> tuple[int, int, int, float]:
     """Return the 2nd, 98th and 50th percentile, and the share of the two most frequent levels."""
     counts, pixels = luma.histogram(), luma.width * luma.height
     below = list(accumulate(counts))  # without NumPy, whose calls take about 5 us each between decodings

@@ -52,14 +52,14 @@ def split_labels(
     report = check([file], pool=pool, embed=embed, progress=progress)
     groups = {path: number for number, group in enumerate(report.duplicate_groups) for path in group}
     contents = {
-        as_path(name): digest.tobytes().hex() if digest.any() else _content(as_path(name))
+        as_path(name): digest.tobytes().hex() if digest.any() else _content_hash(as_path(name))
         for (name, _), digest in zip(file.named(), report.digests, strict=True)
     }
     return file.split(shares, seed=seed, groups=groups, contents=contents)
 
 
-def _content(path: Path) -> str:
-    """Return the hash of an image that cannot be decoded; "" if it cannot be read."""
+def _content_hash(path: Path) -> str:
+    """Return the content hash of an image file that cannot be decoded; "" if the file cannot be read."""
     try:
         return hashlib.sha256(read_bytes(path)).hexdigest()[:DIGITS]
     except ImageError:

@@ -42,13 +42,13 @@ def find_groups(images: ImageTable, thresholds: Thresholds, cache: FactsCache) -
     min_correlation = _min_correlation(images, compared, thresholds)
     key = _cache_key(images, compared, min_correlation, thresholds)
     groups = DisjointSets(len(images))
-    groups.unite(_equal_pairs(images.digest))
+    groups.merge_pairs(_equal_pairs(images.digest))
     known = cache.find_duplicate_pairs(key)
     if known is None:
-        groups.unite(_near_duplicates(images, compared, min_correlation, thresholds, groups))
-        cache.put_duplicate_pairs(key, groups.parent_pairs())
+        groups.merge_pairs(_near_duplicates(images, compared, min_correlation, thresholds, groups))
+        cache.store_duplicate_pairs(key, groups.parent_pairs())
     else:
-        groups.unite(known.tolist())
+        groups.merge_pairs(known.tolist())
     return groups
 
 
@@ -57,7 +57,8 @@ def find_pairs(
 ) -> list[IndexPair]:
     """Return the near-duplicates by features that are not in one group by hashes, and unite their groups.
 
-    Pairs of two images that are tiny, without detail or line art are left out: different ones look alike.
+    Pairs of two images that are tiny, without detail or line art are excluded, since different images of these kinds
+    look alike.
     """
     compared = np.flatnonzero(images.decoded & ~is_blank(images.facts, thresholds))
     plain = _is_plain(images, thresholds)
@@ -65,13 +66,13 @@ def find_pairs(
     found = find_feature_pairs([paths[index] for index in compared.tolist()], embed, progress)
     pairs = [IndexPair(int(compared[one]), int(compared[other]), value) for one, other, value in found]
     pairs = [pair for pair in pairs if not (plain[pair.one] and plain[pair.other])]
-    new = [pair for pair in pairs if groups.root(pair.one) != groups.root(pair.other)]
-    groups.unite(pair[:2] for pair in new)
+    new = [pair for pair in pairs if groups.find_root(pair.one) != groups.find_root(pair.other)]
+    groups.merge_pairs(pair[:2] for pair in new)
     return new
 
 
 def duplicate_findings(images: ImageTable, groups: Sequence[Sequence[int]], thresholds: Thresholds) -> NDArray[np.void]:
-    """Return the findings that follow from duplicates and near-duplicates, in rows of `FINDING_ROW`."""
+    """Return the findings about duplicates and near-duplicates, as rows of `FINDING_ROW`."""
     relations = ((index, CODES.index(code), other) for index, code, other in _relations(images, groups, thresholds))
     return np.fromiter(relations, FINDING_ROW)
 
@@ -84,7 +85,7 @@ def describe_relation(code: Code, other: Path, class_name: str, *, same: bool) -
 
 
 def _min_correlation(images: ImageTable, compared: NDArray[np.int32], thresholds: Thresholds) -> NDArray[np.float32]:
-    """Return the correlation that each compared image requires of a near-duplicate."""
+    """Return for each compared image the minimum correlation with a near-duplicate."""
     plain = _is_plain(images, thresholds)
     return np.where(plain[compared], np.float32(thresholds.plain_correlation), np.float32(thresholds.near_correlation))
 
@@ -121,7 +122,7 @@ def _near_duplicates(
         max_rotated_bits=thresholds.turned_bits,
         min_correlation=min_correlation,
         min_crop_correlation=thresholds.crop_correlation,
-        group_of=lambda numbers: groups.roots(compared[numbers]),
+        group_of=lambda numbers: groups.find_roots(compared[numbers]),
     )
     return ((int(compared[one]), int(compared[other])) for one, other in pairs)
 
@@ -199,7 +200,7 @@ def _near_duplicates_in_two_classes(
 
 
 def _leaks(by_file: Mapping[int, Sequence[int]], starts: Sequence[int]) -> Iterator[Relation]:
-    """Yield images that another label file also lists; they are kept in the smallest file, the likely test set."""
+    """Yield images that occur in several label files; each is kept in the smallest file, the likely test set."""
     home = min(by_file, key=lambda file: (starts[file + 1] - starts[file], -file))
     for file, indices in by_file.items():
         if file != home:

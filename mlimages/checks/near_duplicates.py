@@ -50,7 +50,7 @@ class DisjointSets:
     def __init__(self, count: int) -> None:
         self._parent = np.arange(count, dtype=np.int32)
 
-    def root(self, number: int) -> int:
+    def find_root(self, number: int) -> int:
         """Return the smallest number of the set that contains `number`."""
         parent = self._parent
         while parent[number] != number:
@@ -58,31 +58,31 @@ class DisjointSets:
             number = int(parent[number])
         return number
 
-    def roots(self, numbers: NDArray[np.int32] | Indices) -> NDArray[np.int32]:
+    def find_roots(self, numbers: NDArray[np.int32] | Indices) -> NDArray[np.int32]:
         """Return the smallest number of the set of each number."""
         found = self._parent[numbers]
         while np.any(found != (above := self._parent[found])):
             found = above
         return found
 
-    def unite(self, pairs: Iterable[Sequence[int]]) -> None:
+    def merge_pairs(self, pairs: Iterable[Sequence[int]]) -> None:
         """Merge the two sets of each pair."""
         for one, other in pairs:
-            one, other = self.root(one), self.root(other)
+            one, other = self.find_root(one), self.find_root(other)
             self._parent[max(one, other)] = min(one, other)
 
     def parent_pairs(self) -> IndexPairs:
-        """Return pairs `(index, parent)`; passing them to `unite` restores these sets."""
+        """Return pairs `(index, parent)`; passing them to `merge_pairs` restores these sets."""
         numbers = np.flatnonzero(self._parent != np.arange(len(self._parent)))
         return np.stack([numbers, self._parent[numbers]], axis=1)
 
     def sets(self) -> list[list[int]]:
         """Return the sets of more than one number, sorted."""
-        roots = self.roots(np.arange(len(self._parent)))
+        find_roots = self.find_roots(np.arange(len(self._parent)))
         found: dict[int, list[int]] = {}
-        for number in np.flatnonzero(np.bincount(roots, minlength=len(roots))[roots] > 1).tolist():
-            found.setdefault(int(roots[number]), []).append(number)
-        return [found[root] for root in sorted(found)]
+        for number in np.flatnonzero(np.bincount(find_roots, minlength=len(find_roots))[find_roots] > 1).tolist():
+            found.setdefault(int(find_roots[number]), []).append(number)
+        return [found[find_root] for find_root in sorted(found)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,16 +95,16 @@ class Orientation:
 
     @property
     def is_original(self) -> bool:
-        """Whether it is the identity."""
+        """Whether the orientation is the identity."""
         return not (self.transposed or self.upside_down or self.mirrored)
 
     def of_squares(self, squares: NDArray[Value]) -> NDArray[Value]:
-        """Return square images `(..., side, side)` in this orientation."""
+        """Apply this orientation to square images `(..., side, side)`."""
         squares = squares.swapaxes(-1, -2) if self.transposed else squares
         return squares[..., :: -1 if self.upside_down else 1, :: -1 if self.mirrored else 1]
 
     def of_thumbs(self, thumbs: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return the thumbnails `(n, 256)` in this orientation."""
+        """Apply this orientation to thumbnails `(n, 256)`."""
         return self.of_squares(thumbs.reshape(-1, 16, 16)).reshape(-1, 256)
 
     def of_hashes(self, hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -256,7 +256,7 @@ def _close_pairs_of_all(
 
 
 def _band(hashes: NDArray[np.uint64], band: int) -> NDArray[np.uint16]:
-    """Return 16 of the 64 bits."""
+    """Return the 16 bits of a band of the 64-bit hashes."""
     return (hashes >> np.uint64(16 * band)).astype(np.uint16)
 
 
@@ -277,7 +277,8 @@ def _close_pairs_in_band(
 
 
 def _expand_ranges(ones: Indices, first: Indices, count: Indices) -> Iterator[tuple[Indices, Indices]]:
-    """Yield each number with the `count` numbers from its `first` on, about BATCH_SIZE pairs at a time."""
+    """Yield for each number its pairs with the `count` numbers that begin at `first`, about BATCH_SIZE pairs at a
+    time."""
     ends = count.cumsum()
     start = 0
     while start < len(ones):

@@ -86,12 +86,12 @@ class CheckReport:
 
     @property
     def errors(self) -> dict[str, int]:
-        """Number of findings by code, errors only; these images are left out of `kept`."""
+        """Number of errors by code; images with an error are excluded from `kept`."""
         return self._count(errors=True)
 
     @property
     def warnings(self) -> dict[str, int]:
-        """Number of findings by code, warnings only: these images are kept."""
+        """Number of warnings by code; images with only warnings are included in `kept`."""
         return self._count(errors=False)
 
     def kept(self, file: int = 0) -> LabelFile:

@@ -30,7 +30,7 @@ Test = Callable[[FactsTable, Thresholds], NDArray[np.bool_]]
 
 
 class Rule(NamedTuple):
-    """A code that depends only on an image's facts.
+    """Rule for a code that depends only on the measurements of an image.
 
     Attributes:
         applies: tests each row of a table of facts for the code.
@@ -43,12 +43,14 @@ class Rule(NamedTuple):
 
 def apply_rules(images: ImageTable, thresholds: Thresholds) -> NDArray[np.void]:
     """Return the findings on single images, in rows of `FINDING_ROW`."""
-    found = [_rows(np.flatnonzero(images.file_code >= 0), images.file_code[images.file_code >= 0])]
+    found = [_finding_rows(np.flatnonzero(images.file_code >= 0), images.file_code[images.file_code >= 0])]
     for begin in range(0, len(images), BATCH_SIZE):
         chunk = slice(begin, begin + BATCH_SIZE)
         indices = begin + np.flatnonzero(images.facts["width"][chunk])
         facts = images.facts[indices]
-        found += [_rows(indices[rule.applies(facts, thresholds)], CODES.index(code)) for code, rule in RULES.items()]
+        found += [
+            _finding_rows(indices[rule.applies(facts, thresholds)], CODES.index(code)) for code, rule in RULES.items()
+        ]
     return np.concatenate(found)
 
 
@@ -87,7 +89,7 @@ def _blurred_classes(images: ImageTable, file: int) -> Iterator[Finding]:
 
 @lru_cache(maxsize=1024)
 def correct_suffix(suffix: str, pil_format: str) -> str:
-    """Return the suffix if it fits the format (as named by Pillow), else the usual suffix of that format."""
+    """Return the suffix if it matches the format (as named by Pillow), else the usual suffix of that format."""
     if pil_format == "HEIF":
         load_all_plugins()  # the facts may come from the cache, with no plugin loaded
     named = Image.registered_extensions().get(suffix.lower(), "")
@@ -119,18 +121,18 @@ def is_tiny(facts: FactsTable, thresholds: Thresholds) -> NDArray[np.bool_]:
 
 
 def is_blank(facts: FactsTable, thresholds: Thresholds) -> NDArray[np.bool_]:
-    """Whether each image has nearly one level."""
-    blank: NDArray[np.bool_] = spread(facts) <= thresholds.blank_spread
+    """Return whether nearly all pixels of each image have the same luma."""
+    blank: NDArray[np.bool_] = luma_spread(facts) <= thresholds.blank_spread
     return blank
 
 
-def spread(facts: FactsTable) -> NDArray[np.int16]:
+def luma_spread(facts: FactsTable) -> NDArray[np.int16]:
     """Return the difference between the 2nd and 98th percentile of the levels."""
     apart: NDArray[np.int16] = facts["high"].astype(np.int16) - facts["low"]
     return apart
 
 
-def _rows(indices: NDArray[np.intp], code: NDArray[np.int8] | int) -> NDArray[np.void]:
+def _finding_rows(indices: NDArray[np.intp], code: NDArray[np.int8] | int) -> NDArray[np.void]:
     rows = np.empty(len(indices), FINDING_ROW)
     rows["index"], rows["code"], rows["other"] = indices, code, -1
     return rows
@@ -141,15 +143,15 @@ def _sides(facts: Any) -> tuple[Any, Any]:
     return np.minimum(facts["width"], facts["height"]), np.maximum(facts["width"], facts["height"])
 
 
-def _size(facts: Any, _: Thresholds) -> str:
+def _size_text(facts: Any, _: Thresholds) -> str:
     return f"{facts['width']} x {facts['height']}"
 
 
-def _mode(facts: Any) -> str:
+def _mode_text(facts: Any) -> str:
     return str(facts["mode"].decode())
 
 
-def _levels(facts: Any, _: Thresholds) -> str:
+def _luma_text(facts: Any, _: Thresholds) -> str:
     return f"luma {facts['low']} to {facts['high']}"
 
 
@@ -167,38 +169,38 @@ def _is_dark(facts: FactsTable, thresholds: Thresholds) -> NDArray[np.bool_]:
 
 def _has_low_contrast(facts: FactsTable, thresholds: Thresholds) -> NDArray[np.bool_]:
     between: NDArray[np.bool_] = (facts["high"] >= thresholds.dark_level) & (facts["low"] <= thresholds.bright_level)
-    return between & (spread(facts) <= thresholds.contrast_spread)
+    return between & (luma_spread(facts) <= thresholds.contrast_spread)
 
 
 RULES = {
-    Code.TOO_MANY_PIXELS: Rule(_too_many_pixels, lambda f, t: f"{_size(f, t)} is more than {t.max_pixels} pixels"),
+    Code.TOO_MANY_PIXELS: Rule(_too_many_pixels, lambda f, t: f"{_size_text(f, t)} is more than {t.max_pixels} pixels"),
     Code.ROTATED: Rule(lambda f, t: f["orientation"] != 1, lambda f, t: f"EXIF orientation {f['orientation']}"),
     Code.CMYK: Rule(lambda f, t: f["mode"] == b"CMYK", lambda f, t: "converted to RGB without a colour profile"),
-    Code.SIXTEEN_BIT: Rule(lambda f, t: f["deep"], lambda f, t: f"mode {_mode(f)}: scaled to 8 bits"),
+    Code.SIXTEEN_BIT: Rule(lambda f, t: f["deep"], lambda f, t: f"mode {_mode_text(f)}: scaled to 8 bits"),
     Code.PALETTE: Rule(lambda f, t: f["mode"] == b"P", lambda f, t: "at most 256 colours"),
     Code.TRANSPARENT: Rule(lambda f, t: f["transparent"], lambda f, t: "composited onto white"),
-    Code.GREY: Rule(lambda f, t: f["grey"], lambda f, t: f"mode {_mode(f)}: no colour"),
+    Code.GREY: Rule(lambda f, t: f["grey"], lambda f, t: f"mode {_mode_text(f)}: no colour"),
     Code.ANIMATED: Rule(lambda f, t: f["animated"], lambda f, t: "the first frame is used"),
     Code.IRREGULAR_JPEG: Rule(
         lambda f, t: f["irregular"], lambda f, t: "padding or unusual values between segments; the pixels are intact"
     ),
-    Code.TINY: Rule(is_tiny, _size),
+    Code.TINY: Rule(is_tiny, _size_text),
     Code.ODD_SHAPE: Rule(
         lambda f, t: _sides(f)[1] > t.max_aspect * _sides(f)[0],
-        lambda f, t: f"{_size(f, t)}: 1 to {_sides(f)[1] / _sides(f)[0]:.1f}",
+        lambda f, t: f"{_size_text(f, t)}: 1 to {_sides(f)[1] / _sides(f)[0]:.1f}",
     ),
     Code.CROP_LOSS: Rule(
         lambda f, t: _sides(f)[1] - _sides(f)[0] > t.max_crop_loss * _sides(f)[1],
-        lambda f, t: f"{_size(f, t)}: a square crop leaves {100 * int(_sides(f)[0]) // int(_sides(f)[1])} %",
+        lambda f, t: f"{_size_text(f, t)}: a square crop leaves {100 * int(_sides(f)[0]) // int(_sides(f)[1])} %",
     ),
     Code.GREY_BOTTOM: Rule(
         lambda f, t: ~is_blank(f, t) & (f["flat_bottom"] >= MIN_FLAT_BOTTOM),
         lambda f, t: f"the lowest {f['flat_bottom']} % of rows are one gray level: truncated, then saved again?",
     ),
-    Code.BLANK: Rule(is_blank, _levels),
-    Code.DARK: Rule(lambda f, t: ~is_blank(f, t) & _is_dark(f, t), _levels),
-    Code.BRIGHT: Rule(lambda f, t: ~is_blank(f, t) & (f["low"] > t.bright_level), _levels),
-    Code.LOW_CONTRAST: Rule(lambda f, t: ~is_blank(f, t) & _has_low_contrast(f, t), _levels),
+    Code.BLANK: Rule(is_blank, _luma_text),
+    Code.DARK: Rule(lambda f, t: ~is_blank(f, t) & _is_dark(f, t), _luma_text),
+    Code.BRIGHT: Rule(lambda f, t: ~is_blank(f, t) & (f["low"] > t.bright_level), _luma_text),
+    Code.LOW_CONTRAST: Rule(lambda f, t: ~is_blank(f, t) & _has_low_contrast(f, t), _luma_text),
     Code.BLURRED: Rule(
         lambda f, t: ~is_blank(f, t) & (f["sharpness"] < t.blur),
         lambda f, t: f"sharpness {f['sharpness']:.3f} below {t.blur:.3f}",

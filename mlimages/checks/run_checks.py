@@ -91,13 +91,13 @@ def check(
     """
     began = time.perf_counter()
     thresholds, progress = thresholds or Thresholds(), progress or NoProgress()
-    images = ImageTable.from_files(_open_all(label_files))
+    images = ImageTable.from_files(_open_label_files(label_files))
     first = next((path for _, path, _ in images.read_all()), None)
     pool = pool or reading_threads(first, workers)
     if embed:
         require_usearch(len(images))
     with FactsCache() as cache:
-        unavailable = _examine(images, thresholds, cache, pool, progress)
+        unavailable = _examine_all(images, thresholds, cache, pool, progress)
         require_available(unavailable, skip=skip_unavailable)
         thresholds = thresholds.for_count(len(images))
         sharpness = images.facts["sharpness"][images.decoded]
@@ -141,22 +141,23 @@ def decodable_images(paths: Iterable[Path]) -> dict[Path, bytes]:
     waiting, decodable = iter(paths), dict[Path, bytes]()
     with FactsCache() as cache:
         while batch := list(islice(waiting, BATCH)):
-            stamps = [_stamp(path) for path in batch]
+            stamps = [_make_stamp(path) for path in batch]
             known = cache.find([stamp for stamp in stamps if stamp])
             found = ((path, known.get(stamp.path)) for path, stamp in zip(batch, stamps, strict=True) if stamp)
             decodable.update((path, one.digest) for path, one in found if one and one.facts)
     return decodable
 
 
-def _open_all(files: LabelFiles) -> list[LabelFile]:
+def _open_label_files(files: LabelFiles) -> list[LabelFile]:
     several = [files] if isinstance(files, (LabelFile, str, os.PathLike)) else files
     return [labels for file in several for labels in open_parts(file).values()]
 
 
-def _examine(
+def _examine_all(
     images: ImageTable, thresholds: Thresholds, cache: FactsCache, pool: Pool, progress: Progress
 ) -> list[BrokenImage]:
-    """Decode every image, or find it in the cache, and fill the table; return the unavailable remote images."""
+    """Examine every image, unless it is in the cache, and fill the table; return the remote images that are
+    unavailable."""
     unavailable: list[BrokenImage] = []
     progress.start("check", len(images), "images")
     listed = images.read_all()
@@ -164,7 +165,7 @@ def _examine(
     while batch := list(islice(listed, size)):
         paths = [path for _, path, _ in batch]
         examined = _examine_batch(paths, cache, thresholds, pool)
-        _record(images, batch[0][0], paths, examined)
+        _record_results(images, batch[0][0], paths, examined)
         unavailable += [
             BrokenImage(path, one.fault, one.detail)
             for path, one in zip(paths, examined, strict=True)
@@ -174,7 +175,7 @@ def _examine(
     return unavailable
 
 
-def _record(images: ImageTable, begin: int, paths: Sequence[str], results: Sequence[ExaminedImage]) -> None:
+def _record_results(images: ImageTable, begin: int, paths: Sequence[str], results: Sequence[ExaminedImage]) -> None:
     decoded = [row for row, one in enumerate(results) if one.facts]
     if decoded:
         indices = begin + np.array(decoded)
@@ -189,7 +190,7 @@ def _record(images: ImageTable, begin: int, paths: Sequence[str], results: Seque
 
 
 def _examine_batch(paths: Sequence[str], cache: FactsCache, thresholds: Thresholds, pool: Pool) -> list[ExaminedImage]:
-    stamps = [_stamp(path) for path in paths]
+    stamps = [_make_stamp(path) for path in paths]
     known = cache.find([stamp for stamp in stamps if stamp])
     new = [row for row, stamp in enumerate(stamps) if not (stamp and stamp.path in known)]
     size = pool.at_once
@@ -197,11 +198,11 @@ def _examine_batch(paths: Sequence[str], cache: FactsCache, thresholds: Threshol
     find = cache.find_content if isinstance(pool, Threads) else None  # other processes do not have the cache
     results = pool.map(partial(_examine_files, thresholds=thresholds, find=find), chunks)
     fresh = dict(zip(new, chain.from_iterable(results), strict=True))
-    cache.put((stamp, fresh[row]) for row in new if (stamp := stamps[row]))
+    cache.store_results((stamp, fresh[row]) for row in new if (stamp := stamps[row]))
     return [fresh[row] if row in fresh or not stamp else known[stamp.path] for row, stamp in enumerate(stamps)]
 
 
-def _stamp(path: Path | str) -> Stamp | None:
+def _make_stamp(path: Path | str) -> Stamp | None:
     if is_remote(path):  # requesting its state costs as much as reading it, so it is cached by content only
         return None
     state = file_state(path)

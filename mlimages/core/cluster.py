@@ -50,7 +50,9 @@ class Cluster:
         except RayTaskError as error:
             raise error.cause from None
         except WorkerCrashedError as error:
-            raise InputError("workers crashed repeatedly on the same images: try without --engine ray") from error
+            raise InputError(
+                "workers crashed repeatedly on the same images: run the command without --engine ray"
+            ) from error
 
     def run(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[list[Result]]:
         """Yield the results of the tasks that have finished since the last list, at least once a second.
@@ -105,7 +107,7 @@ def ray_cluster(address: str | None = None) -> Iterator[Cluster]:
         if count < 1:
             raise InputError(f"the Ray cluster at {address} has no CPU: start it with --num-cpus")
         if ray.available_resources().get("CPU", 0) < 1:  # type: ignore[no-untyped-call]
-            logger.warning("all %s CPUs of the Ray cluster are in use: waiting until one is free", count)
+            logger.warning("all %s CPUs of the Ray cluster are in use: waiting for a free CPU", count)
         yield Cluster(count)
     finally:
         if is_ours:

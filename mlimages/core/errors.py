@@ -24,7 +24,7 @@ class MlimagesError(Exception):
 
 
 class InputError(MlimagesError):
-    """A given file, folder or value cannot be used."""
+    """An input file, folder or value cannot be used."""
 
 
 class LabelFileError(InputError):
@@ -41,11 +41,11 @@ class ImageError(InputError):
 
 
 class GatherError(MlimagesError):
-    """A source cannot continue."""
+    """Images cannot be gathered: a source, an output folder or a process failed."""
 
 
 class ModelError(MlimagesError):
-    """A network is unknown, its weights do not fit, or it does not support the input size."""
+    """A network is unknown, its weights do not match, or it does not support the input size."""
 
 
 class RunError(MlimagesError):

@@ -68,7 +68,9 @@ def writing(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     require_writable([path], overwrite=overwrite)
     with replacing(path) as part:
         yield part
-        _record(path, _sha256(part))  # record before the rename: without a record, the file could not be replaced later
+        _append_digest(
+            path, _sha256(part)
+        )  # record before the rename: without a record, the file could not be replaced later
 
 
 def require_writable(paths: Iterable[Path], *, overwrite: bool = False) -> None:
@@ -78,7 +80,7 @@ def require_writable(paths: Iterable[Path], *, overwrite: bool = False) -> None:
         InputError: one of them exists, `overwrite` is false, and mlimages did not write it or it was edited since.
     """
     for path in paths if not overwrite else ():
-        if path.is_dir() or (path.exists() and f"{_sha256(path)}  {path.name}" not in _records(path.parent)):
+        if path.is_dir() or (path.exists() and f"{_sha256(path)}  {path.name}" not in _read_records(path.parent)):
             raise InputError(
                 f"{path} exists and was not written by mlimages, or was edited since: "
                 "move it, choose another name with -o, or replace it with --force (in Python, overwrite=True)"
@@ -88,7 +90,7 @@ def require_writable(paths: Iterable[Path], *, overwrite: bool = False) -> None:
 def record_written(paths: Iterable[Path]) -> None:
     """Record that mlimages wrote these files."""
     for path in paths:
-        _record(path, _sha256(path))
+        _append_digest(path, _sha256(path))
 
 
 @contextmanager
@@ -106,10 +108,10 @@ def outputs(paths: Iterable[Path], *, overwrite: bool = False) -> Iterator[None]
 
 def written_names(folder: Path) -> set[str]:
     """Return the names of the files that mlimages wrote into a folder."""
-    return {line.partition("  ")[2] for line in _records(folder)}
+    return {line.partition("  ")[2] for line in _read_records(folder)}
 
 
-def _records(folder: Path) -> set[str]:
+def _read_records(folder: Path) -> set[str]:
     try:
         return set((folder / WRITTEN).read_text(encoding="utf-8", errors="surrogateescape").splitlines())
     except OSError:
@@ -117,17 +119,17 @@ def _records(folder: Path) -> set[str]:
 
 
 def record_settings(path: Path, settings: str) -> None:
-    """Record the settings with which a file was written, as a comment, which `sha256sum -c` skips."""
+    """Record the settings with which a file was written as a comment line, which `sha256sum -c` ignores."""
     _append_record(path, f"# {path.name}: {settings}")
 
 
-def _record(path: Path, digest: str) -> None:
+def _append_digest(path: Path, digest: str) -> None:
     _append_record(path, f"{digest}  {path.name}")
 
 
 def _append_record(path: Path, line: str) -> None:
     """Append a line, so that two commands can write into one folder at the same time."""
-    known = _records(path.parent)
+    known = _read_records(path.parent)
     if line in known:
         return
     if is_remote(path):
@@ -171,7 +173,7 @@ def as_path(path: str | os.PathLike[str]) -> Path:
 
 @lru_cache(maxsize=1000)
 def _require_reachable(root: str) -> None:
-    """Raise at once what the file system would raise for every file, such as missing credentials."""
+    """Raise the error, such as missing credentials, that the file system would raise for every file."""
     from upath import UPath
 
     try:
@@ -185,7 +187,7 @@ def _require_reachable(root: str) -> None:
 
 
 def is_remote(path: Path | str) -> bool:
-    """Whether `path` is an address, or the result of `as_path` for one."""
+    """Return whether `path` is a URL of remote storage, or the result of `as_path` for one."""
     if isinstance(path, str):
         return "://" in path and bool(_ADDRESS.match(path))
     return not isinstance(path, Path)

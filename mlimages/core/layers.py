@@ -25,7 +25,7 @@ class Layer:
         state: whether training changes its parameters; "" if it has none, or if unknown.
         multiply_adds: for one image.
         arithmetic: the formula of its output width, or its number of inputs.
-        even: whether the windows fill the width exactly; otherwise the output width is rounded.
+        even: whether the windows cover the width exactly; otherwise the output width is rounded.
         lost_px: columns at the edge that no window covers because the width is rounded down.
     """
 
@@ -50,7 +50,7 @@ class NetworkSummary:
         layers: in the order of the forward pass.
         parameters, trained_parameters: number of parameters; shared ones count once. None if unknown.
         multiply_adds: for one image, including those between layers (attention).
-        notes: further information, one line each.
+        notes: additional information, one line each.
     """
 
     title: str
@@ -67,7 +67,7 @@ class NetworkSummary:
 
     def __str__(self) -> str:
         """Return the table of layers with totals, for a terminal."""
-        return "\n".join(_lines(self))
+        return "\n".join(_summary_lines(self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,15 +108,15 @@ class Window:
         return f"({n} + 2*{self.padding} - {self.size})/{self.stride} + 1 = {value}"
 
 
-def _lines(summary: NetworkSummary) -> Iterator[str]:
+def _summary_lines(summary: NetworkSummary) -> Iterator[str]:
     channels, height, width = summary.input
     yield f"{summary.title}: input {channels} x {height} x {width}"
     yield ""
     head = ("layer", "kind", "output", "params", "mult-adds", "state", "width = (N + 2P - F)/S + 1")
-    rows = [head, *(_row(layer) for layer in _visible_layers(summary.layers))]
+    rows = [head, *(_layer_row(layer) for layer in _visible_layers(summary.layers))]
     yield from table(rows, left=frozenset({0, 1, 5, 6}))
     yield ""
-    yield from _totals(summary)
+    yield from _total_lines(summary)
 
 
 def _visible_layers(layers: Iterable[Layer]) -> Iterator[Layer]:
@@ -124,7 +124,7 @@ def _visible_layers(layers: Iterable[Layer]) -> Iterator[Layer]:
     return (layer for layer in layers if layer.parameters or layer.arithmetic)
 
 
-def _row(layer: Layer) -> tuple[str, ...]:
+def _layer_row(layer: Layer) -> tuple[str, ...]:
     return (
         layer.name,
         layer.kind,
@@ -136,7 +136,7 @@ def _row(layer: Layer) -> tuple[str, ...]:
     )
 
 
-def _totals(summary: NetworkSummary) -> Iterator[str]:
+def _total_lines(summary: NetworkSummary) -> Iterator[str]:
     trained = summary.trained_parameters
     parts = "" if trained is None else f" = {trained:,} trained + {summary.parameters - trained:,} frozen"
     yield f"parameters: {summary.parameters:,}{parts}"
@@ -151,12 +151,12 @@ def _totals(summary: NetworkSummary) -> Iterator[str]:
     hidden = len(summary.layers) - sum(1 for _ in _visible_layers(summary.layers))
     if hidden:
         yield f"{hidden} more layers keep the shape and have no parameters (such as ReLU): see --json"
-    yield from _uneven_widths(summary.layers)
+    yield from _uneven_width_lines(summary.layers)
     yield from summary.notes
 
 
-def _uneven_widths(layers: Sequence[Layer]) -> Iterator[str]:
+def _uneven_width_lines(layers: Sequence[Layer]) -> Iterator[str]:
     if not all(layer.even for layer in layers):
         lost = [f"{layer.name} {layer.lost_px}" for layer in layers if layer.lost_px]
-        text = "! does not divide evenly and is rounded; columns lost at the edge: " + (", ".join(lost) or "none")
+        text = "! the output width is rounded; input columns lost at the edge: " + (", ".join(lost) or "none")
         yield from textwrap.wrap(text, 80, subsequent_indent="  ")

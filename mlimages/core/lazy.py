@@ -35,6 +35,7 @@ def attach(
 
 
 def require(what: str, extra: str, *modules: str) -> None:
-    """Raise MissingExtraError, with `what` as subject, unless all modules are installed; none is imported."""
+    """Raise MissingExtraError, whose message begins with `what`, unless all modules are installed; no module is
+    imported."""
     if not all(map(importlib.util.find_spec, modules)):
         raise MissingExtraError(what, extra)

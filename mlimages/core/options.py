@@ -90,7 +90,7 @@ def check_options(options: Any) -> None:
 
 
 def documented(cls: type[_Class]) -> type[_Class]:
-    """Class decorator: append the help of the fields to the docstring, as `Attributes:`."""
+    """Decorate a class: append the help of its fields to its docstring, as `Attributes:`."""
     lines = [f"{field.name}: {field.option.help}" for field in option_fields(cls)]
     wrapped = [textwrap.fill(line, 116, initial_indent=" " * 8, subsequent_indent=" " * 12) for line in lines]
     cls.__doc__ = f"{(cls.__doc__ or '').rstrip()}\n\n    Attributes:\n" + "\n".join(wrapped) + "\n    "

@@ -75,16 +75,16 @@ class ImageProperty:
         self, resize_by_center: bool, resize_by_downscale: bool, resize_by_position: tuple[int, int] | None
     ) -> None:
         if resize_by_position:
-            self._set(resize="position", position=resize_by_position)
+            self._set_fields(resize="position", position=resize_by_position)
         elif resize_by_downscale or resize_by_center:
-            self._set(resize="downscale" if resize_by_downscale else "crop")
+            self._set_fields(resize="downscale" if resize_by_downscale else "crop")
         _check_choice("resize", self.resize, get_args(Resize))
         _check_choice("interpolation", self.interpolation, get_args(Interpolation))
         width = _check_pixels("width", self.width, 1)
         height = _check_pixels("height", self.height, 0, "0 means the same as width")
         shorter_px = _check_pixels("shorter_px", self.shorter_px, 0, "0 means the larger of width and height")
         larger = max(width, height)
-        self._set(width=width, height=height or width, shorter_px=shorter_px or larger)
+        self._set_fields(width=width, height=height or width, shorter_px=shorter_px or larger)
         if self.shorter_px < larger:
             raise InputError(
                 f"a shorter side of {self.shorter_px} px cannot contain a crop of {self.width} x {self.height}: "
@@ -94,9 +94,11 @@ class ImageProperty:
             left, top = self.position
         except (TypeError, ValueError):
             raise InputError(f"position is {self.position!r}: expected (left, top) in pixels") from None
-        self._set(position=(_check_pixels("left of position", left, 0), _check_pixels("top of position", top, 0)))
+        self._set_fields(
+            position=(_check_pixels("left of position", left, 0), _check_pixels("top of position", top, 0))
+        )
 
-    def _set(self, **values: Any) -> None:
+    def _set_fields(self, **values: Any) -> None:
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
@@ -128,7 +130,7 @@ def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Normalization:
-    """How uint8 pixels become the network's input: `(pixels / scale - mean) / std`, by channel.
+    """Normalization of uint8 pixels to the network's input: `(pixels / scale - mean) / std`, by channel.
 
     Attributes:
         scale: divisor of the pixels (255 gives 0..1).

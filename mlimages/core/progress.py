@@ -15,7 +15,7 @@ class Progress(Protocol):
         """Start a stage of `total` items (None if unknown)."""
 
     def advance(self, count: int = 1, **figures: object) -> None:
-        """Report `count` more finished items, and values to show beside the bar."""
+        """Report that `count` more items are finished, with values to show beside the bar."""
 
     def close(self) -> None:
         """End the stage."""

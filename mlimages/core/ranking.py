@@ -24,8 +24,8 @@ Targets = NDArray[np.bool_]
 class AveragePrecision:
     """Average precision of each class, and its mean over the classes (mAP), with 95 % intervals.
 
-    That of a class without a positive image is undefined, None, and does not count in the mean; without any, the mean
-    is 0 with the interval 0..1.
+    The value of a class without positive images is undefined (None) and excluded from the mean; if all are undefined,
+    the mean is 0 with the interval 0..1.
     """
 
     mean: Share
@@ -56,7 +56,7 @@ def mean_average_precision(probabilities: Probabilities, targets: Targets) -> fl
     0.75
     """
     whole = np.ones((1, len(targets)), np.int64)
-    return float(_mean(_average_precisions(probabilities, targets, whole))[0])
+    return float(_mean_over_classes(_average_precisions(probabilities, targets, whole))[0])
 
 
 def average_precisions(probabilities: Probabilities, targets: Targets) -> AveragePrecision:
@@ -74,8 +74,8 @@ def average_precisions(probabilities: Probabilities, targets: Targets) -> Averag
         targets: whether each image has each class, `(N, classes)`.
     """
     values = _average_precisions(probabilities, targets, np.ones((1, len(targets)), np.int64))
-    per_class = map(_share, values[0].tolist(), targets.sum(axis=0).tolist())
-    mean = _share(float(_mean(values)[0]), int(targets.any(axis=1).sum()))
+    per_class = map(_share_or_none, values[0].tolist(), targets.sum(axis=0).tolist())
+    mean = _share_or_none(float(_mean_over_classes(values)[0]), int(targets.any(axis=1).sum()))
     return AveragePrecision(mean or Share(0.0, 0.0, 1.0), tuple(per_class))
 
 
@@ -89,8 +89,9 @@ def difference_of_means(one: Probabilities, other: Probabilities, targets: Targe
     """
     whole = np.ones((1, len(targets)), np.int64)
     value, *resampled = (
-        _mean(_average_precisions(one, targets, counts)) - _mean(_average_precisions(other, targets, counts))
-        for counts in (whole, *_resamples(len(targets)))
+        _mean_over_classes(_average_precisions(one, targets, counts))
+        - _mean_over_classes(_average_precisions(other, targets, counts))
+        for counts in (whole, *_iter_resamples(len(targets)))
     )
     found = np.concatenate(resampled)
     tails = (1 + (found <= 0).sum()) / (1 + len(found)), (1 + (found >= 0).sum()) / (1 + len(found))
@@ -118,15 +119,15 @@ def label_scores(targets: Targets, predicted: Targets, names: Sequence[str]) -> 
     """
     counts = (array.sum(axis=0).tolist() for array in (targets & predicted, targets, predicted))
     return tuple(
-        class_score(name, hits=hits, count=count, predicted=predicted)
-        for name, hits, count, predicted in zip(names, *counts, strict=True)
+        class_score(name, true_positives=true_positives, count=count, predicted=predicted)
+        for name, true_positives, count, predicted in zip(names, *counts, strict=True)
     )
 
 
 def label_rows(
     per_class: Sequence[ClassScores], average_precision: AveragePrecision, thresholds: Sequence[float]
 ) -> Iterator[LabelRow]:
-    """Yield the scores of each class as they are shown."""
+    """Yield a row with all scores of each class, as shown in tables."""
     for one, precision, threshold in zip(per_class, average_precision.per_class, thresholds, strict=True):
         shares = (precision, *((one.precision, one.recall, one.f1) if one.count else (None,) * 3))
         yield LabelRow(one.name, one.count, threshold, *shares)
@@ -137,22 +138,25 @@ def _average_precisions(probabilities: Probabilities, targets: Targets, counts: 
 
     NaN where a class has no positive image.
     """
-    columns = [_of_one_class(*each, counts) for each in zip(probabilities.T, targets.T, strict=True)]
+    columns = [_average_precision_of_class(*each, counts) for each in zip(probabilities.T, targets.T, strict=True)]
     return np.stack(columns, axis=1)
 
 
-def _of_one_class(scores: Probabilities, is_positive: Targets, counts: NDArray[np.int64]) -> Probabilities:
-    order, ends = _groups(scores)
+def _average_precision_of_class(
+    scores: Probabilities, is_positive: Targets, counts: NDArray[np.int64]
+) -> Probabilities:
+    order, ends = _tie_groups(scores)
     counts = counts[:, order]
-    hits = np.cumsum(counts * is_positive[order], axis=1)[:, ends]  # (B, G)
-    precision = hits / np.maximum(np.cumsum(counts, axis=1)[:, ends], 1)
-    gained = np.diff(hits, axis=1, prepend=0)
-    positives = hits[:, -1].astype(np.float64)
+    true_positives = np.cumsum(counts * is_positive[order], axis=1)[:, ends]  # (B, G)
+    precision = true_positives / np.maximum(np.cumsum(counts, axis=1)[:, ends], 1)
+    gained = np.diff(true_positives, axis=1, prepend=0)
+    positives = true_positives[:, -1].astype(np.float64)
     return (gained * precision).sum(axis=1) / np.where(positives, positives, np.nan)  # type: ignore[no-any-return]
 
 
-def _groups(scores: Probabilities) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the order of decreasing scores `(N,)`, and in it the last place of each group of equal scores `(G,)`."""
+def _tie_groups(scores: Probabilities) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the indices that sort the scores in descending order `(N,)`, and the last position of each group of equal
+    scores `(G,)`."""
     order = (-scores).argsort(kind="stable")
     return order, np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
 
@@ -160,14 +164,14 @@ def _groups(scores: Probabilities) -> tuple[NDArray[np.int64], NDArray[np.int64]
 def _f1_threshold(scores: Probabilities, is_positive: Targets) -> float:
     if not is_positive.any():
         return 0.5
-    order, ends = _groups(scores)
+    order, ends = _tie_groups(scores)
     f1 = 2 * np.cumsum(is_positive[order])[ends] / (ends + 1 + is_positive.sum())  # (G,)
     values = np.append(scores[order][ends].astype(np.float64), 0.0)  # (G + 1,)
     best = int(f1.argmax())
     return float((values[best] + values[best + 1]) / 2)
 
 
-def _resamples(images: int) -> Iterator[NDArray[np.int64]]:
+def _iter_resamples(images: int) -> Iterator[NDArray[np.int64]]:
     """Yield how often each image occurs in some of the resamples, `(B, N)`."""
     rng, size = np.random.default_rng(0), max(1, CHUNK // max(1, images))
     for start in range(0, RESAMPLES, size):
@@ -176,11 +180,11 @@ def _resamples(images: int) -> Iterator[NDArray[np.int64]]:
         yield np.bincount(drawn.ravel(), minlength=count * images).reshape(count, images)
 
 
-def _mean(values: Probabilities) -> Probabilities:
+def _mean_over_classes(values: Probabilities) -> Probabilities:
     """Return the mean over the classes that have a value, `(B,)`; 0 if none has."""
     has_value = ~np.isnan(values)
     return np.where(has_value, values, 0).sum(axis=1) / np.maximum(has_value.sum(axis=1), 1)  # type: ignore[no-any-return]
 
 
-def _share(value: float, count: int) -> Share | None:
+def _share_or_none(value: float, count: int) -> Share | None:
     return Share(value, *wilson_interval(value * count, count)) if count else None

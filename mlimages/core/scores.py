@@ -90,18 +90,18 @@ def sign_test(gained: int, lost: int) -> float:
 
 def _score_class(label: int, confusion: Confusion, name: str) -> ClassScores:
     predicted = sum(row[label] for row in confusion)
-    return class_score(name, hits=confusion[label][label], count=sum(confusion[label]), predicted=predicted)
+    return class_score(name, true_positives=confusion[label][label], count=sum(confusion[label]), predicted=predicted)
 
 
-def class_score(name: str, *, hits: int, count: int, predicted: int) -> ClassScores:
+def class_score(name: str, *, true_positives: int, count: int, predicted: int) -> ClassScores:
     """Return precision, recall and F1 of a class.
 
     Args:
-        hits: number of its images for which it is predicted.
+        true_positives: number of images of the class for which it is predicted.
         count: number of its images.
         predicted: number of images for which it is predicted.
     """
     # F1 = 2 J / (1 + J) grows with J = hits / (hits + missed + false), which is a share with an interval of its own.
-    overlap = share(hits, count + predicted - hits)
+    overlap = share(true_positives, count + predicted - true_positives)
     f1 = Share(*(2 * j / (1 + j) for j in (overlap.value, overlap.low, overlap.high)))
-    return ClassScores(name, count, share(hits, predicted), share(hits, count), f1)
+    return ClassScores(name, count, share(true_positives, predicted), share(true_positives, count), f1)

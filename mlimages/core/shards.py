@@ -58,12 +58,12 @@ class Member:
 
 
 def is_member(path: Path | str) -> bool:
-    """Whether a path may be that of a member of a shard, or of a file in a folder with such a name."""
+    """Return whether a path looks like that of a member of a shard: one of its folders is named like a shard."""
     return ".tar/" in os.fspath(path)
 
 
 def is_file(path: str) -> bool:
-    """Whether there is a file, or a member of a shard, at a local path."""
+    """Return whether a local path is that of a file or of a member of a shard."""
     try:
         return os.path.isfile(path) or find_member(path) is not None  # noqa: PTH113  # faster than pathlib
     except OSError:  # a shard without permission
@@ -117,13 +117,13 @@ def is_truncated(archive: Path | str) -> bool:
         OSError: it cannot be read.
     """
     with open(archive, "rb") as file:  # noqa: PTH123
-        end = max((offset + _padded(size) for _, offset, size in _entries(file)), default=0)
+        end = max((offset + _round_up_to_block(size) for _, offset, size in _entries(file)), default=0)
         file.seek(end)
         rest = file.read(2 * _BLOCK)
     if len(rest) < _BLOCK:
         return end > 0 or not rest
     if rest[257:262] == b"ustar":
-        return _octal(rest[124:136]) is not None  # else damaged, or of 8 GB and more
+        return _parse_octal(rest[124:136]) is not None  # else damaged, or of 8 GB and more
     return len(rest) < 2 * _BLOCK and not rest.strip(b"\0")
 
 
@@ -131,19 +131,19 @@ def _entries(file: IO[bytes]) -> Iterator[tuple[bytes, int, int]]:
     """Yield the header of each complete entry, and the offset and size of its data."""
     end, at = os.fstat(file.fileno()).st_size, 0
     while len(header := file.read(_BLOCK)) == _BLOCK and header[257:262] == b"ustar":
-        size, offset = _octal(header[124:136]), at + _BLOCK
+        size, offset = _parse_octal(header[124:136]), at + _BLOCK
         if size is None or offset + size > end:
             return
         yield header, offset, size
-        at = offset + _padded(size)
+        at = offset + _round_up_to_block(size)
         file.seek(at)
 
 
-def _padded(size: int) -> int:
+def _round_up_to_block(size: int) -> int:
     return size + -size % _BLOCK
 
 
-def _octal(field: bytes) -> int | None:
+def _parse_octal(field: bytes) -> int | None:
     """Return the number in a field; None if it is damaged, or in the format for 8 GB and more."""
     digits = field.strip(b"\0 ")
     return int(digits, 8) if _OCTAL.fullmatch(digits) else None

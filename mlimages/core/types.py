@@ -156,7 +156,7 @@ class LabeledPath:
         return (self.label,) if self.labels is None else self.labels
 
     def renumber(self, number_of: Callable[[int], int]) -> LabeledPath:
-        """Return the image with `number_of` applied to each class index."""
+        """Return a copy with `number_of` applied to each class index."""
         if self.labels is None:
             return LabeledPath(self.path, number_of(self.label))
         return LabeledPath(self.path, -1, tuple(sorted(map(number_of, self.labels))))
@@ -172,12 +172,12 @@ class BrokenImage:
 
     @property
     def class_name(self) -> None:
-        """None; defined so that results can be processed alike."""
+        """Always None; lets callers read `class_name` of predictions and broken images alike."""
         return
 
     @property
     def probability(self) -> None:
-        """None, like `class_name`."""
+        """Always None, like `class_name`."""
         return
 
 

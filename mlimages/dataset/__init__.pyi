@@ -1,4 +1,4 @@
-from .augmentation import AugmentedPart as AugmentedPart
+from .augmentation import AugmentedSplit as AugmentedSplit
 from .augmentation import AugmentSummary as AugmentSummary
 from .augmentation import augment as augment
 from .mean_files import load_mean_image as load_mean_image

@@ -48,8 +48,8 @@ class View:
 
 
 @dataclass(frozen=True, slots=True)
-class AugmentedPart:
-    """One part of the output: `rows` views of `images` images."""
+class AugmentedSplit:
+    """One split of the output: `rows` views of `images` images."""
 
     name: str
     images: int
@@ -70,7 +70,7 @@ class AugmentSummary:
     out: Path
     format: Format
     image: ImageProperty
-    parts: tuple[AugmentedPart, ...]
+    parts: tuple[AugmentedSplit, ...]
     broken: tuple[BrokenImage, ...]
 
     def __repr__(self) -> str:
@@ -144,7 +144,7 @@ def augment(
     labels, out = labels if isinstance(labels, LabelFile) else LabelFile(as_path(labels)), Path(out)
     progress, broken = progress or NoProgress(), list[BrokenImage]()
     angles = (angles_deg,) if isinstance(angles_deg, int | float) else angles_deg
-    part_views = [all_views(angles, flip=flip), *[(View(),)] * (len(names) - 1)]
+    part_views = [make_views(angles, flip=flip), *[(View(),)] * (len(names) - 1)]
     write = (
         partial(_write_images, labels.class_names)
         if format == "folder"
@@ -154,17 +154,17 @@ def augment(
         parts = split_labels(labels, split, seed, progress=progress) if len(split) > 1 else (labels,)
         parts = tuple(part.shuffle(seed) for part in parts)
         progress.start("augment", sum(1 for _ in labels), "images")
-        rows = [_rows(part, image, views, broken, progress) for part, views in zip(parts, part_views, strict=True)]
+        rows = [_iter_rows(part, image, views, broken, progress) for part, views in zip(parts, part_views, strict=True)]
         counts = [write(folder, name, part) for name, part in zip(names, rows, strict=True)]
         progress.close()
         if not any(counts):
             raise InputError(f"{labels.path}: no image can be decoded: see `mlimages check {labels.path}`")
     written = zip(names, counts, part_views, strict=True)
-    summaries = tuple(AugmentedPart(name, count // len(views), count) for name, count, views in written)
+    summaries = tuple(AugmentedSplit(name, count // len(views), count) for name, count, views in written)
     return AugmentSummary(out, format, image, summaries, tuple(broken))
 
 
-def all_views(angles_deg: Iterable[float], *, flip: bool) -> tuple[View, ...]:
+def make_views(angles_deg: Iterable[float], *, flip: bool) -> tuple[View, ...]:
     """Return the original, then one view per angle, each followed by its flipped copy if `flip`."""
     flips = (False, True) if flip else (False,)
     return tuple(View(angle, flipped) for angle in dict.fromkeys((0, *angles_deg)) for flipped in flips)
@@ -185,7 +185,7 @@ def render(pixels: NDArray[np.uint8], views: Iterable[View]) -> Iterator[NDArray
         yield rendered[:, ::-1] if view.flipped else rendered
 
 
-def _rows(
+def _iter_rows(
     part: LabelFile, image: ImageProperty, views: Sequence[View], broken: list[BrokenImage], progress: Progress
 ) -> Iterator[_Row]:
     for item, loaded in iter_pixels(part, image):
@@ -265,7 +265,7 @@ def _file_name(number: int, row: _Row) -> str:
 
 @contextmanager
 def _output_folder(out: Path, format: Format, *, overwrite: bool) -> Iterator[Path]:
-    """Yield an empty folder that becomes `out` at the end, or whose files become the members of the .npz `out`."""
+    """Yield an empty folder that is renamed to `out` at the end, or packed into the .npz file `out`."""
     is_empty_folder = out.is_dir() and not any(out.iterdir())
     may_replace = overwrite and out.is_file() if format == "npz" else is_empty_folder
     if os.path.lexists(out) and not may_replace:  # even if mlimages wrote it: with other settings
@@ -278,14 +278,14 @@ def _output_folder(out: Path, format: Format, *, overwrite: bool) -> Iterator[Pa
         yield folder
         if format == "npz":
             with replacing(out) as part:
-                _pack(folder, part)
+                _pack_npz(folder, part)
         else:
             if out.is_dir():
                 out.rmdir()
             folder.rename(out)
 
 
-def _pack(folder: Path, archive_path: Path) -> None:
+def _pack_npz(folder: Path, archive_path: Path) -> None:
     """Move the .npy files of a folder into an uncompressed .npz, dated 1980 like NumPy's own."""
     with zipfile.ZipFile(archive_path, "w") as archive:
         for member in sorted(folder.iterdir()):

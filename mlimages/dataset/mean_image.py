@@ -121,7 +121,7 @@ def compute_mean(
         per_class: also compute the mean of each class.
         workers: threads that decode the images; by default one per CPU core.
         pool: workers that decode the images, instead of threads.
-        skip_unavailable: leave out remote images that cannot be downloaded, instead of raising an error.
+        skip_unavailable: skip remote images that cannot be downloaded, instead of raising an error.
 
     Raises:
         InputError: no image can be decoded, or a remote image cannot be downloaded.
@@ -148,14 +148,14 @@ def compute_mean(
     chunks = _chunks(chain(first, listed), pool.at_once)
     for part in pool.map(partial(_partial_sums, prop=prop, per_class=per_class), chunks):
         broken += part.broken
-        progress.advance(_image_count(part.counts) + len(part.broken), broken=len(broken))
+        progress.advance(_count_images(part.counts) + len(part.broken), broken=len(broken))
         histogram += part.histogram
         counts += part.counts
         for label, pixels in part.sums.items():
             sums.setdefault(label, np.zeros(shape, np.uint32 if per_class else np.uint64))[...] += pixels
     progress.close()
     require_available(broken, skip=skip_unavailable)
-    count = _image_count(counts)
+    count = _count_images(counts)
     check_missing_images(broken, count + len(broken))
     if not counts:
         raise InputError(
@@ -164,15 +164,17 @@ def compute_mean(
     total = np.zeros(shape, np.uint64)
     for class_sum in (sums[ALL],) if ALL in sums else sums.values():
         total += class_sum
-    by_class = {label: _mean(sums[label], counts[label]) for label in sorted(sums) if per_class and label != ALL}
-    return MeanImage(_mean(total, count), *_channel_statistics(histogram), count, prop, tuple(broken), by_class)
+    by_class = {
+        label: _mean_of_sums(sums[label], counts[label]) for label in sorted(sums) if per_class and label != ALL
+    }
+    return MeanImage(_mean_of_sums(total, count), *_channel_statistics(histogram), count, prop, tuple(broken), by_class)
 
 
-def _image_count(counts: Counter[int]) -> int:
+def _count_images(counts: Counter[int]) -> int:
     return counts[ALL] or counts.total()
 
 
-def _mean(sums: NDArray[Any], count: int) -> NDArray[np.float32]:
+def _mean_of_sums(sums: NDArray[Any], count: int) -> NDArray[np.float32]:
     """Return the mean, float32 `(C, H, W)`, of integer sums `(H, W, C)`."""
     return np.ascontiguousarray((sums / count).astype(np.float32).transpose(2, 0, 1))
 
@@ -265,7 +267,7 @@ class _PartialSums:
 
 
 def _partial_sums(items: Sequence[LabeledPath], prop: ImageProperty, per_class: bool) -> _PartialSums:
-    """Sum up to 257 images in 16 bits, so that workers in other processes send little data."""
+    """Sum at most 257 images, which fit into 16 bits, so that workers in other processes send little data."""
     result = _PartialSums({}, Counter(), np.zeros((prop.channels, 256), dtype=np.uint64), [])
     for item in items:
         loaded = try_load_pixels(item.path, prop)

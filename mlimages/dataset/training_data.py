@@ -104,7 +104,7 @@ class TrainingData:
             per_class: also write the mean image of each class to `NAME_per_class.png`.
             overwrite: replace files that mlimages did not write, or that were changed since.
             pool: workers that decode the images; by default one thread per CPU core.
-            skip_unavailable: leave out remote images that cannot be downloaded, instead of raising an error.
+            skip_unavailable: skip remote images that cannot be downloaded, instead of raising an error.
 
         Raises:
             InputError: no image can be decoded, a remote image cannot be downloaded, or a file exists that mlimages did

@@ -52,7 +52,7 @@ def parse_reasons(text: str) -> frozenset[Reason]:
 
 
 def check_http_proxy(url: str) -> None:
-    """Raise an error if a URL is not that of an HTTP proxy.
+    """Check that a URL is that of an HTTP proxy.
 
     Raises:
         InputError: the URL is not that of an HTTP proxy.
@@ -231,7 +231,7 @@ class GatherOptions:
                 f"shard is {self.shard[0]}/{self.shard[1]}: expected I/N with I from 1 to N, and N up to {MAX_SHARDS}"
             )
         if self.contact is not None and not re.fullmatch(r"[ -'*-~]+", self.contact):
-            raise InputError("contact must be an e-mail address or a web page, in ASCII and without parentheses")
+            raise InputError("contact must be an ASCII e-mail address or URL without parentheses")
         for text in self.headers:
             if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\x00-\x08\x0a-\x1f\x7f]*", text):
                 raise InputError(

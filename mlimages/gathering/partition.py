@@ -83,7 +83,8 @@ class HostCounts:
             self._counts = Counter({host: count - 1 for host, count in self._counts.items() if count > 1})
 
     def parts(self, shards: int) -> dict[str, int]:
-        """Return the hosts to spread over several of `shards` shards, with the number of these, at most `MAX_PARTS`."""
+        """Return the number of shards, at most `MAX_PARTS`, for each host that is spread over several of the `shards`
+        shards."""
         parts = {
             host: min(MAX_PARTS, shards, -(-count * shards // self._total), count // _MIN_LINKS)
             for host, count in self._counts.items()

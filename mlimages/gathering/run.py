@@ -162,19 +162,19 @@ class Run:
         self._note = getattr(source, "finished", lambda row: None)
         max_parked = getattr(source, "lookahead", AHEAD)
         for label in sorted(self._gathered.tally.classes):
-            self._notify_if_full(label)
-        self._progress.start("gather", await length_of(source), "links")
+            self._notify_source_if_full(label)
+        self._progress.start("gather", await count_source_links(source), "links")
         refs = aiter(source)
-        reporter = asyncio.create_task(self._replace_waiting())
+        reporter = asyncio.create_task(self._start_replacements())
         try:
             async with asyncio.TaskGroup() as self._group:
                 try:
                     async for ref in refs:
-                        await self._accept(ref, max_parked)
+                        await self._accept_link(ref, max_parked)
                     others = await asyncio.to_thread(self._gathered.decide_corrections)
                     self._progress.advance(-len(others))  # they were counted when they were deferred
                     for ref in others:
-                        await self._accept(ref, max_parked)
+                        await self._accept_link(ref, max_parked)
                 except Exception as error:  # links that it yielded before are still finished
                     stopped = error
         except ExceptionGroup as errors:
@@ -186,8 +186,8 @@ class Run:
             self._progress.close()
         return stopped
 
-    async def _accept(self, ref: ImageRef, max_parked: int) -> None:
-        self._offer(ref)
+    async def _accept_link(self, ref: ImageRef, max_parked: int) -> None:
+        self._start_or_queue(ref)
         while self._is_busy or self._waiting > max_parked:
             self._moved.clear()
             with suppress(TimeoutError):  # no event is set when links begin to wait for their host
@@ -199,12 +199,12 @@ class Run:
         further = min(self._worker.waiting, MAX_WAITING) + min(self._worker.queued, MAX_QUEUED)
         return self._working >= AHEAD + further
 
-    def _offer(self, ref: ImageRef) -> None:
+    def _start_or_queue(self, ref: ImageRef) -> None:
         is_own = self._partition.is_in_shard(ref.url) and self._partition.requests(ref.url) > 0
         if not (is_own and self._num_missing(ref.label) > 0 and self._gathered.claim(ref)):
             self._progress.advance()
         elif self._has_room(ref.label):
-            self._start(ref)
+            self._start_link(ref)
         else:
             self._parked.setdefault(ref.label, deque()).append(ref)
             self._waiting += 1
@@ -216,26 +216,26 @@ class Run:
 
     def _has_room(self, label: str) -> bool:
         """Whether another link may be started for the class; links that wait for unresponsive hosts do not count."""
-        return self._in_work[label] - self._worker.waiting_count(label) < self._num_missing(label)
+        return self._in_work[label] - self._worker.num_waiting_of_class(label) < self._num_missing(label)
 
-    def _start(self, ref: ImageRef) -> None:
+    def _start_link(self, ref: ImageRef) -> None:
         self._in_work[ref.label] += 1
         self._working += 1
-        self._group.create_task(self._finish(ref))
+        self._group.create_task(self._finish_link(ref))
 
-    async def _finish(self, ref: ImageRef) -> None:
+    async def _finish_link(self, ref: ImageRef) -> None:
         row = await self._worker.finish(ref, lambda: self._num_missing(ref.label) > 0)
         if row:
             self._note(row)
         self._in_work[ref.label] -= 1
         self._working -= 1
-        self._notify_if_full(ref.label)
+        self._notify_source_if_full(ref.label)
         for label in list(self._parked) if row and row.reason is Reason.PLACEHOLDER else [ref.label]:
             self._start_parked(label)  # a placeholder may have removed an image of another class
         self._moved.set()
         self._progress.advance(1, **self._gathered.tally.progress_counts())
 
-    async def _replace_waiting(self) -> None:
+    async def _start_replacements(self) -> None:
         """Start other links of a class instead of those that wait; show the hosts if only waiting links are left."""
         while True:
             await asyncio.sleep(_LOOK_S)
@@ -251,9 +251,9 @@ class Run:
         parked = self._parked.get(label)
         while parked and self._has_room(label):
             self._waiting -= 1
-            self._start(parked.popleft())
+            self._start_link(parked.popleft())
 
-    def _notify_if_full(self, label: str) -> None:
+    def _notify_source_if_full(self, label: str) -> None:
         if self._num_missing(label) == 0:
             parked = self._parked.pop(label, ())
             self._waiting -= len(parked)
@@ -282,8 +282,8 @@ class _Worker:
     def blocking_hosts(self) -> Sequence[str]:
         return self.fetcher.blocking_hosts
 
-    def waiting_count(self, label: str) -> int:
-        return self.fetcher.waiting_count(label)
+    def num_waiting_of_class(self, label: str) -> int:
+        return self.fetcher.num_waiting_of_class(label)
 
     async def finish(self, ref: ImageRef, is_wanted: Callable[[], bool]) -> FetchResult | None:
         """Download and record one link; return None if its class has enough images by now."""
@@ -313,7 +313,7 @@ async def _load(load: Callable[[], Awaitable[bytes]], part: Path) -> DownloadRes
     return DownloadResult(attempts=1)
 
 
-async def length_of(source: Source) -> int | None:
+async def count_source_links(source: Source) -> int | None:
     """Return the number of links of the source, or None if it is unknown."""
     length = getattr(source, "length", None)
     return await length() if length else None

@@ -36,7 +36,7 @@ from mlimages.core import (
 )
 from mlimages.gathering.event_loop import run_blocking
 from mlimages.gathering.options import GatherKeywords, GatherOptions
-from mlimages.gathering.run import gather, length_of
+from mlimages.gathering.run import count_source_links, gather
 from mlimages.gathering.sources.source import AnySource, Source, as_source
 from mlimages.gathering.store.gather_folder import GatherFolder
 from mlimages.gathering.store.manifest import manifest_path
@@ -84,11 +84,11 @@ def gather_on(
     with GatherFolder(out, chosen) as gathered:
         full = {label for label, count in gathered.tally.classes.items() if count >= (chosen.limit or math.inf)}
     shards = tasks.workers * SHARDS_PER_WORKER
-    with _mark(out) as mark:
+    with _access_marker(out) as mark:
         place = str(out if is_remote(out) else out.absolute())
         parts = run_blocking(_host_parts(links, shards, tasks.workers))
         task = partial(_gather_shard, _ShardedLinks(links, full, parts), place, mark, shards, options)
-        ended = _run(tasks, task, shards, out, links, progress)
+        ended = _run_shards(tasks, task, shards, out, links, progress)
     options.update(_AGAIN)
     last = gather(links, out, **options)
     waits_s = {host: pause_s for summary in (*ended, last) for host, pause_s in summary.waits_s.items()}
@@ -105,9 +105,9 @@ async def _host_parts(source: Source, shards: int, workers: int) -> dict[str, in
 
 def _require_divisible(source: Source, options: GatherOptions) -> None:
     name = type(source).__name__
-    advice = "leave out --engine ray and --workers"
+    advice = "omit --engine ray and --workers"
     if options.shard:
-        raise InputError("the links are already divided into shards: leave out --shard")
+        raise InputError("the links are already divided into shards: omit --shard")
     if getattr(source, "lookahead", None) == 0:
         raise InputError(f"{name} queries its provider within a rate limit, in one process: {advice}")
     if getattr(source, "is_read_once", False):
@@ -119,8 +119,9 @@ def _require_divisible(source: Source, options: GatherOptions) -> None:
 
 
 @contextmanager
-def _mark(out: Path) -> Iterator[str | None]:
-    """Yield a marker file in the folder, by which each machine checks that it has access to it; None for an address."""
+def _access_marker(out: Path) -> Iterator[str | None]:
+    """Yield the name of a marker file in the folder, with which each machine checks its access to the folder; None for
+    a remote folder."""
     if is_remote(out):
         yield None
         return
@@ -128,11 +129,11 @@ def _mark(out: Path) -> Iterator[str | None]:
         yield str(Path(mark.name).absolute())
 
 
-def _run(
+def _run_shards(
     tasks: Tasks, task: Callable[[int], GatherSummary], shards: int, out: Path, source: Source, progress: Progress
 ) -> list[GatherSummary]:
     """Run all shards, with the total of their manifests as progress; return their summaries."""
-    progress.start("gather", run_blocking(length_of(copy.copy(source))), "links")
+    progress.start("gather", run_blocking(count_source_links(copy.copy(source))), "links")
     rows = _RowCounts(out, shards)
     summaries: list[GatherSummary] = []
     try:
@@ -145,7 +146,7 @@ def _run(
 
 
 class _RowCounts:
-    """Counts the rows that shards write to a folder; nothing is counted at an address."""
+    """Counts the rows that shards write to a local folder; rows in remote folders are not counted."""
 
     def __init__(self, out: Path, shards: int) -> None:
         self._paths = [] if is_remote(out) else [manifest_path(out, (n, shards)) for n in range(1, shards + 1)]
@@ -153,7 +154,7 @@ class _RowCounts:
         self._sums = {"ok": 0, "failed": 0, "open": 0}
 
     def read(self) -> dict[str, int]:
-        """Return the number of new rows as `count`, and all rows by outcome."""
+        """Return the number of new rows as `count`, and the number of all rows by outcome."""
         count = 0
         for path, begin in self._read.items():
             if path.exists() and path.stat().st_size > begin:

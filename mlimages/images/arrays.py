@@ -30,9 +30,9 @@ def to_network(
         mean_image: float32 `(C, H, W)` in 0..255, used instead of `normalization.mean`.
     """
     scale = np.float32(normalization.scale)
-    mean = _per_channel(normalization.mean) * scale if mean_image is None else mean_image  # (C, H or 1, W or 1)
+    mean = _reshape_per_channel(normalization.mean) * scale if mean_image is None else mean_image  # (C, H or 1, W or 1)
     x = pixels.transpose(0, 3, 1, 2).astype(np.float32, order="C")  # (N, C, H, W)
-    x = (x - mean) / (_per_channel(normalization.std) * scale)
+    x = (x - mean) / (_reshape_per_channel(normalization.std) * scale)
     return x[:, ::-1] if normalization.bgr else x
 
 
@@ -41,12 +41,12 @@ def from_network(
 ) -> NDArray[np.uint8]:
     """Invert `to_network`; the result is rounded and clipped to uint8 `(N, H, W, C)`."""
     scale = np.float32(normalization.scale)
-    mean = _per_channel(normalization.mean) * scale if mean_image is None else mean_image  # (C, H or 1, W or 1)
+    mean = _reshape_per_channel(normalization.mean) * scale if mean_image is None else mean_image  # (C, H or 1, W or 1)
     x = x[:, ::-1] if normalization.bgr else x
-    return to_pixels((x * (_per_channel(normalization.std) * scale) + mean).transpose(0, 2, 3, 1))
+    return to_pixels((x * (_reshape_per_channel(normalization.std) * scale) + mean).transpose(0, 2, 3, 1))
 
 
-def _per_channel(figures: tuple[float, ...]) -> NDArray[np.float32]:
+def _reshape_per_channel(figures: tuple[float, ...]) -> NDArray[np.float32]:
     return np.asarray(figures, dtype=np.float32)[:, None, None]  # (C, 1, 1)
 
 

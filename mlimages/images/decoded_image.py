@@ -57,7 +57,7 @@ class DecodedImage:
         size: width and height of the upright image at full scale, in pixels.
         orientation: EXIF orientation of the file, 1 (upright) to 8.
         image_orientation: EXIF orientation of `image`: 1 if `DecodeOptions.upright` was set, else that of the file.
-        animated: whether there are further frames; only the first is decoded.
+        animated: whether the file has more than one frame; only the first is decoded.
         transparent: whether any pixel shows the background.
         irregular: whether it is a JPEG with padding or unusual header values but intact pixels (only with `strict`).
     """

@@ -69,9 +69,9 @@ def raises_image_error(function: Callable[P, T]) -> Callable[P, T]:
 def _image_error(error: Exception) -> ImageError:
     text = re.sub(r"\bb(['\"])(.*?)\1", r"\2", str(error)) or type(error).__name__  # without the repr of bytes
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
-        return ImageError(Fault.TOO_MANY_PIXELS, "an image inside it has more pixels than Pillow decodes")
+        return ImageError(Fault.TOO_MANY_PIXELS, "an image inside the file has more pixels than Pillow supports")
     if isinstance(error, MemoryError):
-        return ImageError(Fault.UNREADABLE, "not enough memory to decode it")
+        return ImageError(Fault.UNREADABLE, "not enough memory to decode the image")
     if isinstance(error, NotImplementedError | ImportError) or text.endswith("not available"):
         return ImageError(Fault.UNREADABLE, f"the installed Pillow cannot decode this variant of the format ({text})")
     if "truncated" in text.lower() or "unrecognized data stream" in text or isinstance(error, EOFError):
@@ -87,7 +87,7 @@ def identify(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> ImageHead
         ImageError: missing, unreadable (including a format that needs another package), empty, not-an-image, truncated
             or corrupt within the header, or too-many-pixels.
     """
-    return _header(_open(_bytes(source), max_pixels))
+    return _read_header(_open_image(_read_source(source), max_pixels))
 
 
 @raises_image_error
@@ -106,12 +106,12 @@ def decode(
     Raises:
         ImageError: with the image's `Fault`, whatever exception the decoder raised.
     """
-    data = _bytes(source)
-    file = _open(data, max_pixels)
-    header = _header(file)
+    data = _read_source(source)
+    file = _open_image(data, max_pixels)
+    header = _read_header(file)
     chosen = options(header) if callable(options) else options
-    stored = _orientation(getattr(file, "tag_v2", {}))  # Pillow applies and drops it when it loads a TIFF
-    image, irregular = _load(file, data, chosen)
+    stored = _parse_orientation(getattr(file, "tag_v2", {}))  # Pillow applies and drops it when it loads a TIFF
+    image, irregular = _decode_pixels(file, data, chosen)
     size = header.size if file.format in ("JPEG", "MPO") else file.size  # only these may be decoded at a reduced scale
     _check_pixel_count(size, max_pixels)  # the header of an icon may be wrong about its content
     turn = _exif_orientation(file)
@@ -133,7 +133,7 @@ def decode(
 def load_rgb(
     source: Path | bytes, *, max_pixels: int = MAX_PIXELS, background: tuple[int, int, int] = WHITE
 ) -> Image.Image:
-    """Load an image as 8-bit RGB at full size, upright by its EXIF orientation; transparent pixels show `background`.
+    """Load an image as 8-bit RGB at full size with its EXIF orientation applied; transparent pixels show `background`.
 
     Raises:
         ImageError: with the image's `Fault`.
@@ -154,14 +154,14 @@ def from_pillow(image: Image.Image) -> Image.Image:
     return flat if turn == 1 else flat.transpose(UPRIGHT[turn])
 
 
-def _bytes(source: Path | bytes) -> bytes:
+def _read_source(source: Path | bytes) -> bytes:
     data = source if isinstance(source, bytes) else read_bytes(source)
     if not data:
         raise ImageError(Fault.EMPTY, "the file is empty")
     return data
 
 
-def _open(data: bytes, max_pixels: int) -> Image.Image:
+def _open_image(data: bytes, max_pixels: int) -> Image.Image:
     """Open an image with the first plugin that accepts it, common formats first.
 
     `Image.open` is not used: it warns about large images, fails above twice that size regardless of `max_pixels`, and
@@ -183,10 +183,10 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
                     return file
             except _UNKNOWN_FORMAT:
                 continue
-    raise _unknown_format(data, missing, claimed)
+    raise _unknown_format_error(data, missing, claimed)
 
 
-def _unknown_format(data: bytes, missing_library: str, claimed_format: str) -> ImageError:
+def _unknown_format_error(data: bytes, missing_library: str, claimed_format: str) -> ImageError:
     if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS and "HEIF" not in Image.OPEN:
         return ImageError(Fault.UNREADABLE, f"HEIC needs an optional package: `{install_hint('heic')}`")
     if missing_library:
@@ -216,14 +216,14 @@ def _check_pixel_count(size: tuple[int, int], max_pixels: int) -> None:
         raise ImageError(Fault.CORRUPT, f"{width} x {height} pixels")
 
 
-def _header(file: Image.Image) -> ImageHeader:
+def _read_header(file: Image.Image) -> ImageHeader:
     """Read the header; call it before decoding, which drops the tiles that hold the bit depth of PNG and TIFF."""
     raw = str(file.tile[0].args) if getattr(file, "tile", None) else ""  # type: ignore[attr-defined]
     deep = file.mode[:1] in "IF" or ("16" in raw and file.format in ("PNG", "TIFF", "PPM", "JPEG2000"))
     return ImageHeader(file.format or "", file.mode, file.size, deep)
 
 
-def _load(file: Image.Image, data: bytes, options: DecodeOptions) -> tuple[Image.Image, bool]:
+def _decode_pixels(file: Image.Image, data: bytes, options: DecodeOptions) -> tuple[Image.Image, bool]:
     """Decode the pixels; return them and whether the file is irregular."""
     irregular, damage = False, ""
     if options.strict and file.format == "JPEG":
@@ -274,18 +274,18 @@ def _composite(image: Image.Image, background: tuple[int, int, int]) -> tuple[Im
 def _exif_orientation(file: Image.Image) -> int:
     """Read the orientation of a decoded file; on an undecoded PNG, Pillow would decode it and ignore errors."""
     try:
-        return _orientation(file.getexif())
+        return _parse_orientation(file.getexif())
     except Exception:  # malformed EXIF does not affect the pixels
         return 1
 
 
-def _orientation(tags: object) -> int:
+def _parse_orientation(tags: object) -> int:
     value = tags.get(_ORIENTATION, 1)  # type: ignore[attr-defined]
     return int(value) if value in range(1, 9) else 1
 
 
 def _is_animated(file: Image.Image) -> bool:
-    """Whether there are further frames; call it last, since some plugins read on and may raise."""
+    """Return whether the file has more than one frame; called last, since some plugins read more data and may raise."""
     try:
         return file.format not in ("JPEG", "MPO") and bool(getattr(file, "is_animated", False))
     except Exception:  # damage after the first frame does not affect it

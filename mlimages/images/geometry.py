@@ -24,13 +24,13 @@ _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resamplin
 def load_pixels(source: Path | bytes, prop: ImageProperty, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """Load an image as the network's input: uint8 `(H, W, C)`, RGB or grayscale.
 
-    A JPEG at least four times as large as needed is decoded at a reduced scale (1/2, 1/4, 1/8) that leaves it at least
-    twice as large.
+    A JPEG at least four times as large as the input is decoded at a reduced scale (1/2, 1/4, 1/8), at least twice as
+    large as the input.
 
     Raises:
         ImageError: with the image's `Fault`.
     """
-    decoded = decode(source, max_pixels=max_pixels, options=partial(_options, prop=prop))
+    decoded = decode(source, max_pixels=max_pixels, options=partial(_decode_options, prop=prop))
     return prepare(decoded.image, prop, size=decoded.size)
 
 
@@ -107,7 +107,7 @@ def _crop(image: Image.Image, prop: ImageProperty) -> Image.Image:
     return image if box == (0, 0, width, height) else image.crop(box)
 
 
-def _options(header: ImageHeader, prop: ImageProperty) -> DecodeOptions:
+def _decode_options(header: ImageHeader, prop: ImageProperty) -> DecodeOptions:
     if prop.resize not in ("shorter", "squash", "letterbox"):
         return DecodeOptions()
     width, height = header.size

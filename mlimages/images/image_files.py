@@ -15,7 +15,7 @@ from mlimages.labels import IMAGE_SUFFIXES, all_images, shards_in
 def find_images(sources: Iterable[Path]) -> Iterator[Path]:
     """Yield the files in `sources`, and the files with an image suffix in its folders, recursively, sorted.
 
-    Of a folder of shards (`images-00000.tar`), the images that count are yielded, as `label` reads them.
+    From a folder of shards (`images-00000.tar`), the images that `label` reads are yielded.
     """
     for source in map(as_path, sources):
         if not source.is_dir():

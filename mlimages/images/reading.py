@@ -34,7 +34,7 @@ def read_bytes(path: Path) -> bytes:
     """
     try:
         if is_remote(path):
-            return _request(path)
+            return _read_remote(path)
         if member := find_member(path):
             size, read = member.size, member.read
         else:
@@ -43,7 +43,7 @@ def read_bytes(path: Path) -> bytes:
                 raise ImageError(Fault.UNREADABLE, f"not a regular file ({path})")
             size, read = found.st_size, path.read_bytes
         if size > MAX_BYTES:
-            raise ImageError(Fault.UNREADABLE, f"{size} bytes are more than {MAX_BYTES} ({path})")
+            raise ImageError(Fault.UNREADABLE, f"the file has {size} bytes; at most {MAX_BYTES} are supported ({path})")
         return read()
     except (FileNotFoundError, NotADirectoryError) as error:
         fault = Fault.UNREADABLE if not is_remote(path) and path.is_symlink() else Fault.MISSING
@@ -52,7 +52,7 @@ def read_bytes(path: Path) -> bytes:
         raise ImageError(Fault.UNREADABLE, f"{error.strerror or error} ({path})") from error
 
 
-def _request(path: Any) -> bytes:
+def _read_remote(path: Any) -> bytes:
     """Read a remote file; retry if the store fails, but not if it denies access."""
     global _failures
     one_request = {"max_concurrency": 1} if "s3" in path.protocol else {}  # by default, s3fs requests the size first
@@ -70,14 +70,14 @@ def _request(path: Any) -> bytes:
             raise ImageError(Fault.UNAVAILABLE, f"{text} ({path})") from error
         _failures = 0
         return data
-    raise AssertionError("the last try returns or raises")
+    raise AssertionError("unreachable: the last attempt returns or raises")
 
 
 def require_available(broken: Iterable[BrokenImage], *, skip: bool) -> None:
     """Raise an error if a remote store did not return all images.
 
     Args:
-        skip: leave out such images instead.
+        skip: skip such images instead of raising an error.
 
     Raises:
         InputError: an image was unavailable; the message has the count and the first address.
@@ -95,8 +95,8 @@ def missing_advice(missing: int, count: int) -> str:
     if 2 * missing <= count:
         return ""
     return (
-        f"{missing} of {count} images are missing: paths are resolved against the label file's folder; use "
-        "--images DIR to change it"
+        f"{missing} of {count} images are missing: paths are relative to the label file's folder; use --images DIR "
+        "for another folder"
     )
 
 

@@ -29,7 +29,7 @@ FAMILIES = (
 )  # fmt: skip
 """Font families in order of preference; the choice depends only on which of them are installed."""
 
-NUMBERS_NOTE = "class numbers where no font has the characters of the name"
+NUMBERS_NOTE = "class numbers replace names that no installed font can display"
 """Note in an image that shows class numbers."""
 
 
@@ -96,7 +96,7 @@ def drawable_names(names: Sequence[str], numbers: Sequence[int] | None = None) -
 
 
 def font_families(texts: Sequence[str]) -> list[str]:
-    """Return the font families that matplotlib needs to draw these texts."""
+    """Return the font families with which matplotlib can draw these texts."""
 
     def families() -> Iterator[str]:
         yield "DejaVu Sans"

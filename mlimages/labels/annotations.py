@@ -23,39 +23,39 @@ def annotation_objects(lines: TextIO, path: Path) -> Objects:
         LabelFileError: the format of the export is unknown.
     """
     if path.suffix.lower() == ".xml":
-        yield from _rows(_cvat(lines, path))
+        yield from _image_rows(_read_cvat(lines, path))
         return
     try:
         values = json.load(lines)
     except (ValueError, RecursionError) as error:
         raise LabelFileError(f"{path}: not JSON (with one object per line, use the suffix .jsonl)") from error
     if isinstance(values, dict) and "images" in values and "annotations" in values:
-        yield from _rows(_coco(values, path))
+        yield from _image_rows(_read_coco(values, path))
     elif _is_list_of_objects(values) and any("annotations" in task and "data" in task for task in values):
-        yield from _rows(_label_studio(values))
+        yield from _image_rows(_read_label_studio(values))
     elif _is_list_of_objects(values):
         yield from enumerate(values, start=1)
     else:
-        raise _unknown(path)
+        raise _unknown_format_error(path)
 
 
 def _is_list_of_objects(values: object) -> TypeGuard[list[dict[str, Any]]]:
     return isinstance(values, list) and all(isinstance(value, dict) for value in values)
 
 
-def _unknown(path: Path) -> LabelFileError:
+def _unknown_format_error(path: Path) -> LabelFileError:
     return LabelFileError(
         f"{path}: expected a list of objects, or an export of COCO, Label Studio or CVAT with classes of whole images"
     )
 
 
-def _rows(labels: Mapping[str, Sequence[str]]) -> Objects:
+def _image_rows(labels: Mapping[str, Sequence[str]]) -> Objects:
     """Yield a row per image; the label is a list unless the image has one class."""
     for number, (name, found) in enumerate(labels.items(), start=1):
         yield number, {"file_name": name, "label": found[0] if len(set(found)) == 1 else found}
 
 
-def _coco(values: Mapping[str, Any], path: Path) -> dict[str, list[str]]:
+def _read_coco(values: Mapping[str, Any], path: Path) -> dict[str, list[str]]:
     """Read annotations without a box or mask (https://cocodataset.org/#format-data)."""
     if any(found.get("bbox") or found.get("segmentation") for found in values["annotations"]):
         raise LabelFileError(f"{path}: its annotations are boxes or masks of objects, not classes of whole images")
@@ -69,7 +69,7 @@ def _coco(values: Mapping[str, Any], path: Path) -> dict[str, list[str]]:
         raise LabelFileError(f"{path}: looks like COCO, but the key {error} is missing") from error
 
 
-def _label_studio(tasks: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+def _read_label_studio(tasks: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     """Read choices for whole images (https://labelstud.io/guide/export)."""
     labels: dict[str, list[str]] = {}
     for task in tasks:
@@ -91,7 +91,7 @@ def local_name(image: str) -> str:
     return unquote(PurePosixPath(image).name) if "/data/upload/" in image else image
 
 
-def _cvat(lines: TextIO, path: Path) -> dict[str, list[str]]:
+def _read_cvat(lines: TextIO, path: Path) -> dict[str, list[str]]:
     """Read CVAT for images: `<image name="a.jpg"><tag label="cat"/></image>`."""
     try:
         root = ET.parse(lines).getroot()  # expat limits the expansion of entities
@@ -99,7 +99,7 @@ def _cvat(lines: TextIO, path: Path) -> dict[str, list[str]]:
         raise LabelFileError(f"{path}: not XML: {error}") from error
     images = root.findall("image")
     if root.tag != "annotations" or not images:
-        raise _unknown(path)
+        raise _unknown_format_error(path)
     if not root.findall("image/tag"):
         raise LabelFileError(f"{path}: its annotations are shapes of objects, not tags of whole images")
     return {image.get("name", ""): [tag.get("label", "") for tag in image.findall("tag")] for image in images}

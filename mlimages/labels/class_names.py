@@ -59,7 +59,7 @@ def class_lines(class_names: Sequence[str]) -> str:
     return "".join(f"{number} {name}\n" for number, name in enumerate(class_names))
 
 
-def with_class_name(names: ClassNames, number: int, name: str) -> ClassNames:
+def add_class_name(names: ClassNames, number: int, name: str) -> ClassNames:
     """Return `names` with class `number` named `name`; classes before it without a name are named by their number."""
     padded = [*names, *(str(n) for n in range(len(names), number + 1))]
     if padded[number] == str(number):
@@ -125,7 +125,7 @@ def _used_names(names: ClassNames, file: FileClasses) -> list[str]:
 
 
 def _pad_names(names: ClassNames, used: Collection[int]) -> ClassNames:
-    """Return the names, then the numbers without a name up to the largest that occurs."""
+    """Return the names, extended by the numbers without a name up to the largest number that occurs."""
     return (*names, *map(str, range(len(names), max(used, default=-1) + 1)))
 
 

@@ -17,7 +17,7 @@ def join_copies(labels: LabelFile) -> LabelFile:
     The first file is listed. Only files of the same size are compared, by their hash; remote ones are not.
     """
     files = list(labels)
-    items = _join(files)
+    items = _join_files(files)
     joined = LabelFile(labels.path, labels.img_root, items=lambda: items, class_names=labels.defined_class_names)
     copies = len(files) - len(items)
     note = (
@@ -26,8 +26,8 @@ def join_copies(labels: LabelFile) -> LabelFile:
     return joined.with_notes([*labels.notes, *[note] * bool(copies)])
 
 
-def _join(files: Sequence[LabeledPath]) -> list[LabeledPath]:
-    sizes = [_size(file.path) for file in files]
+def _join_files(files: Sequence[LabeledPath]) -> list[LabeledPath]:
+    sizes = [_size_bytes(file.path) for file in files]
     several = {size for size, count in Counter(sizes).items() if size and count > 1}
     found: dict[object, tuple[Path, set[int]]] = {}
     for file, size in zip(files, sizes, strict=True):
@@ -36,7 +36,7 @@ def _join(files: Sequence[LabeledPath]) -> list[LabeledPath]:
     return [LabeledPath(path, -1, tuple(sorted(classes))) for path, classes in found.values()]
 
 
-def _size(path: Path) -> int:
+def _size_bytes(path: Path) -> int:
     """Return the number of bytes; 0 if the file is remote or cannot be examined."""
     try:
         if is_remote(path):

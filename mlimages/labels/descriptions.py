@@ -14,7 +14,7 @@ SHOWN_CLASSES = 20
 
 
 def summary_line(path: Path, items: Iterable[object], names: ClassNames) -> str:
-    """Return the path, the number of images and the classes in a line."""
+    """Return one line with the path, the number of images and the classes."""
     shown = ", ".join(names[:SHOWN]) + " ..." * (len(names) > SHOWN)
     return f"{path}: {counted(sum(1 for _ in items), 'image')}, {counted(len(names), 'class')}: {shown}"
 

@@ -22,7 +22,7 @@ def loose_images(root: Path) -> list[Path]:
 
 
 def describe_skipped(part: Path, root: Path, *, leaf: bool) -> list[str]:
-    """Describe what is skipped in a part: class folders without images, and images outside of them."""
+    """Describe what is skipped in a split: class folders without images, and images outside the class folders."""
     folders = [path for path in (walk(part) if leaf else subfolders(part)) if path != part]
     empty = [f"{clean_name(path.relative_to(root).as_posix())}: no images" for path in folders
              if not has_images(path, recursive=True)]  # fmt: skip
@@ -51,7 +51,7 @@ def describe_nested(classes: Sequence[Path], root: Path) -> str:
 
 
 def describe_other_entries(root: Path, parts: set[Path]) -> list[str]:
-    """Describe what is beside the parts, such as a test set without classes."""
+    """Describe the entries beside the folders of the splits, such as a test set without classes."""
     loose = [f"{path.name}: beside the folders train, val and test" for path in loose_images(root)]
     others = [path for path in subfolders(root) if path not in parts]
     return loose + [f"{path.name}: {sum(1 for _ in iter_images(path))} images without class folders" for path in others]

@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 
 from mlimages.core import InputError, LabeledPath, as_path, counted
-from mlimages.labels.class_names import ClassNames, with_class_name
+from mlimages.labels.class_names import ClassNames, add_class_name
 from mlimages.labels.copies import join_copies
 from mlimages.labels.folder_notes import (
     NUMBERED,
@@ -154,7 +154,7 @@ def label_dir(folder: str | os.PathLike[str], label: int) -> LabelFile:
         root / "labels.txt",
         root,
         items=lambda: (LabeledPath(path, label) for path in all_images(root)),
-        class_names=with_class_name((), label, root.resolve().name),
+        class_names=add_class_name((), label, root.resolve().name),
     )
 
 
@@ -223,7 +223,7 @@ def _require_distinct(classes: Mapping[str, Iterable[str]], parts: Mapping[str, 
 
 
 def _require_common_class(classes: Mapping[str, Mapping[str, object]], parts: Mapping[str, Path]) -> None:
-    """Raise an error if parts of a dataset have no class in common: then their folders are not classes."""
+    """Raise an error if two splits have no class in common, so that their folders are probably not classes."""
     for part, own in classes.items():
         if part != "train" and own and "train" in classes and not own.keys() & classes["train"].keys():
             raise InputError(
@@ -264,7 +264,7 @@ def _image_folders(root: Path) -> list[Path]:
 
 
 def _class_root(root: Path, class_names: Sequence[str]) -> Path:
-    """Return the folder of the class folders, below folders that only contain one folder of folders."""
+    """Return the folder that contains the class folders, skipping folders that contain only one folder."""
     inner = root
     while not loose_images(inner) and len(folders := _image_folders(inner)) == 1 and folders[0].name not in class_names:
         inner = folders[0]
@@ -317,7 +317,8 @@ def _class_folders(root: Path, *, leaf: bool) -> dict[str, Path]:
     if len(loose) > MAX_LOOSE_SHARE * sum(1 for path in (classes.values() if loose else ()) for _ in iter_images(path)):
         shown = ", ".join(path.name for path in loose[:3]) + (f" and {len(loose) - 3} more" if len(loose) > 3 else "")
         raise InputError(
-            f"{root}: images outside the class folders ({shown}): move each into the folder of its class, or elsewhere"
+            f"{root}: images outside the class folders ({shown}): move each into the folder of its class or "
+            f"out of {root}"
         )
     return classes
 

@@ -87,7 +87,7 @@ def is_multi_label(path: Path) -> bool:
 
 
 def _is_path_label(line: str) -> bool:
-    """Whether the line is `path number`; a tab within the path separates columns, unless the path is quoted."""
+    """Return whether the line is `path number`; a line with a tab within an unquoted path is one of a table."""
     if line.endswith("]") and _SPACED_BRACKETS.fullmatch(line):
         return True
     path, *label = line.rsplit(None, 1)
@@ -130,7 +130,7 @@ def records(path: Path, delimiter: str) -> Iterator[Record]:
     suffix = check_suffix(path)
     with open_text(path, newline="") as lines:
         if suffix == ".jsonl":
-            yield from _object_records(_json_lines(lines, path))
+            yield from _object_records(_read_json_lines(lines, path))
         elif suffix in (".json", ".xml"):
             yield from _object_records(annotation_objects(lines, path))
         elif delimiter == PATH_LABEL:
@@ -139,7 +139,7 @@ def records(path: Path, delimiter: str) -> Iterator[Record]:
         elif delimiter == WORDS:
             yield from (Record(number, line.split()) for number, line in enumerate(lines, start=1) if line.strip())
         else:
-            yield from _cells(lines, path, delimiter)
+            yield from _csv_records(lines, path, delimiter)
 
 
 def text_rows(path: Path) -> Iterator[Row]:
@@ -232,7 +232,7 @@ def write_rows(out: TextIO, path: Path, rows: Iterable[tuple[str, Label]]) -> in
     return count
 
 
-def _cells(lines: TextIO, path: Path, delimiter: str) -> Iterator[Record]:
+def _csv_records(lines: TextIO, path: Path, delimiter: str) -> Iterator[Record]:
     reader = csv.reader(lines, delimiter=delimiter)
     try:
         for cells in reader:
@@ -242,7 +242,7 @@ def _cells(lines: TextIO, path: Path, delimiter: str) -> Iterator[Record]:
         raise LabelFileError(f"{path}:{reader.line_num}: {error}") from error
 
 
-def _json_lines(lines: TextIO, path: Path) -> Objects:
+def _read_json_lines(lines: TextIO, path: Path) -> Objects:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -286,6 +286,6 @@ def _unquote(text: str) -> str:
 
 
 def _quote(name: str) -> str:
-    """Quote a path if the reader would otherwise strip its ends or take the line for one of a table."""
+    """Quote a path if a reader would otherwise strip white space from it or read the line as part of a table."""
     is_plain = name == name.strip() == _unquote(name) and not ("\t" in name or name.endswith((",", ";")))
     return name if is_plain else f'"{name}"'

@@ -68,7 +68,8 @@ class LabelFile:
         self._options = options or TableOptions()
         self._known_table: tuple[object, Table | None] | None = None
         self._items, self._class_names = items, class_names
-        self._named: Callable[[], Iterator[tuple[str, Label]]] = (lambda: named_items(items())) if items else self._read
+        self._named: Callable[[], Iterator[tuple[str, Label]]]
+        self._named = (lambda: named_items(items())) if items else self._read_items
 
     def __iter__(self) -> Iterator[LabeledPath]:
         """Yield each image in order.
@@ -130,7 +131,7 @@ class LabelFile:
     @property
     def is_stored(self) -> bool:
         """Whether the images are read from the file at `path`, not from a folder or from other label files."""
-        return self._named == self._read
+        return self._named == self._read_items
 
     @property
     def table(self) -> Table | None:
@@ -143,7 +144,7 @@ class LabelFile:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Lines on what was detected in a table or a folder; empty for `path label` lines.
+        """Notes on what was detected in a table or a folder, one per line; empty for `path label` lines.
 
         Raises:
             LabelFileError: as for `table`.
@@ -153,8 +154,14 @@ class LabelFile:
             return self._notes
         if table.is_supported_format and self._fixed_class_names() is not None:
             left_out = table.left_out_note
-            return (*self._notes, *left_out, *(table.several_note if left_out else ()))
-        return (*self._notes, table.description, *table.left_out_note, *table.several_note, *table.missing_note)
+            return (*self._notes, *left_out, *(table.multiple_classes_note if left_out else ()))
+        return (
+            *self._notes,
+            table.description,
+            *table.left_out_note,
+            *table.multiple_classes_note,
+            *table.missing_note,
+        )
 
     @property
     def parts(self) -> dict[str, LabelFile]:
@@ -167,7 +174,7 @@ class LabelFile:
     def with_notes(self, notes: Iterable[str]) -> LabelFile:
         """Return the same label file with these `notes`."""
         noted = copy(self)
-        noted._notes, noted._named = tuple(notes), noted._read if self.is_stored else self._named
+        noted._notes, noted._named = tuple(notes), noted._read_items if self.is_stored else self._named
         return noted
 
     def __repr__(self) -> str:
@@ -193,11 +200,11 @@ class LabelFile:
         if self._class_names is not None:
             return self._class_names
         definition = class_definition_path(self.path)
-        if not definition.exists() or self._has_names_of_its_own(definition):
+        if not definition.exists() or self._ignores_definition(definition):
             return None
         return read_class_names(definition)
 
-    def _has_names_of_its_own(self, definition: Path) -> bool:
+    def _ignores_definition(self, definition: Path) -> bool:
         """Whether this is a table of names that mlimages did not write, and it wrote `definition` for another file.
 
         `mlimages label photos.csv -o photos.txt` writes the classes of photos.txt beside photos.csv.
@@ -210,7 +217,7 @@ class LabelFile:
 
     def _table(self) -> Table | None:
         """Return the table, detected again if the file has changed."""
-        if self._named != self._read:
+        if self._named != self._read_items:
             return None
         state = (file_state(self.path), class_definition_path(self.path).exists())
         if self._known_table is None or self._known_table[0] != state or state[0] is None:
@@ -230,13 +237,13 @@ class LabelFile:
 
     def filter(self, keep: Callable[[LabeledPath], bool]) -> LabelFile:
         """Return the images for which `keep` is true, in order."""
-        return self._with(lambda: filter(keep, self))
+        return self._with_items(lambda: filter(keep, self))
 
     def shuffle(self, seed: int) -> LabelFile:
         """Return the images in an order that depends only on `seed`."""
         items = list(self)
         random.Random(seed).shuffle(items)
-        return self._with(lambda: items)
+        return self._with_items(lambda: items)
 
     def split(
         self,
@@ -260,35 +267,35 @@ class LabelFile:
         parts = split(
             list(self), shares, seed=seed, root=self.img_root, class_names=names, groups=groups, contents=contents
         )
-        return tuple(self._with(lambda part=part: part) for part in parts)  # type: ignore[misc]  # the default binds it
+        return tuple(self._with_items(lambda part=part: part) for part in parts)  # type: ignore[misc]  # the default binds it
 
     def limit_per_class(self, limit: int, *, seed: int = 0) -> LabelFile:
         """Return at most `limit` images of each class, in order; the choice depends only on `seed` and the paths."""
         names = self.defined_class_names
         items = sample_per_class(list(self), limit, seed=seed, root=self.img_root, class_names=names)
-        return self._with(lambda: items)
+        return self._with_items(lambda: items)
 
     def merge(self, *others: LabelFile) -> LabelFile:
         """Concatenate the images; classes are merged by name, or by number if no file has names."""
         files = (self, *others)
-        _require_same_form(files)
+        _require_same_kind(files)
         if not any(file.defined_class_names for file in files):
             return LabelFile(self.path, self.img_root, items=lambda: chain(*files), class_names=())
         names, own = merge_classes(files)
         return LabelFile(self.path, self.img_root, items=lambda: _renumber(files, names, own), class_names=names)
 
     def without(self, paths: Iterable[Path]) -> LabelFile:
-        """Return the images whose files are not among `paths`; links are resolved."""
+        """Return the images whose files are not in `paths`; symbolic links are resolved."""
         real = RealPaths()
         if not (dropped := {real[str(path)] for path in paths}):
             return self
-        left = self._with(None)
+        left = self._with_items(None)
         left._named = lambda: (named for named in self.named() if real[named[0]] not in dropped)
         return left
 
     def where(self, mask: Iterable[object]) -> LabelFile:
-        """Return the images at the positions where `mask` is true, and none beyond its end."""
-        left = self._with(None)
+        """Return the images at the indices where `mask` is true; images beyond its end are excluded."""
+        left = self._with_items(None)
         left._named = lambda: compress(self.named(), mask)
         return left
 
@@ -301,10 +308,10 @@ class LabelFile:
         write_own_label_file(as_path(path), self, self.defined_class_names, overwrite=overwrite)
         return LabelFile(path)
 
-    def _with(self, items: Callable[[], Iterable[LabeledPath]] | None) -> LabelFile:
+    def _with_items(self, items: Callable[[], Iterable[LabeledPath]] | None) -> LabelFile:
         return LabelFile(self.path, self.img_root, items=items, class_names=self.defined_class_names)
 
-    def _read(self) -> Iterator[tuple[str, Label]]:
+    def _read_items(self) -> Iterator[tuple[str, Label]]:
         names, table = self.defined_class_names, self._table()
         reader = LabelReader(self.path, names, has_definition=self._fixed_class_names() is not None)
         root, known = str(table.folder if table else self.img_root), reader.labels
@@ -323,7 +330,7 @@ def merge_classes(files: Sequence[LabelFile]) -> tuple[ClassNames, tuple[ClassNa
     Raises:
         LabelFileError: only some of the files are multi-label.
     """
-    _require_same_form(files)
+    _require_same_kind(files)
     return merge_class_names([file.classes for file in files])
 
 
@@ -341,10 +348,10 @@ def _renumber(files: Iterable[LabelFile], names: ClassNames, own_names: Iterable
         yield from (item.renumber(lambda label, own=own: numbers[own[label]]) for item in file)  # type: ignore[misc]
 
 
-def _require_same_form(files: Sequence[LabelFile]) -> None:
+def _require_same_kind(files: Sequence[LabelFile]) -> None:
     """Raise an error if only some of the files that list images are multi-label."""
     forms = {file.is_multi_label: file.path for file in files if next(file.named(), None)}
     if len(forms) == 2:
         raise LabelFileError(
-            f"{forms[False]} has one class per image, {forms[True]} any number: read both with --multi-label"
+            f"{forms[False]} has one class per image, {forms[True]} any number of classes: read both with --multi-label"
         )

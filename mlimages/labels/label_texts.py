@@ -47,27 +47,27 @@ class LabelReader:
             LabelFileError: a class is unknown, or only some lines have brackets.
         """
         parts = None if row.label in self._numbers else parse_list(row.label)
-        _reject_vector(f"{self._path}:{row.number}", row.label, parts or ())
-        several = tuple(sorted({self._number(row, text) for text in parts or ()}))
-        label = self._number(row, row.label) if parts is None else several
+        _reject_binary_vector(f"{self._path}:{row.number}", row.label, parts or ())
+        several = tuple(sorted({self._class_number(row, text) for text in parts or ()}))
+        label = self._class_number(row, row.label) if parts is None else several
         if isinstance(label, tuple) != isinstance(next(iter(self.labels.values()), label), tuple):
             expected = "expected one class on every line, or any number in brackets ([0,3], [2], []) on every line"
             raise LabelFileError(f"{self._path}:{row.number}: {expected}, found {row.label[:80]!r}")
         self.labels[row.label] = label
         return label
 
-    def _number(self, row: Row, text: str) -> int:
+    def _class_number(self, row: Row, text: str) -> int:
         number = self._numbers.get(text, int(text) if is_number(text) else -1)
         if not 0 <= number < (len(self._names) or MAX_CLASSES):
             definition = class_definition_path(self._path).name
-            hint = f" (its classes are those of {definition}: remove that if it belongs to another file)"
+            hint = f" (its classes are read from {definition}: remove that file if it belongs to another label file)"
             hint *= self._has_definition
             hint = " (--multi-label reads each part as a class)" if ";" in text else hint
             hint = " (write classes in brackets without spaces: [0,3])" if text.endswith("]") else hint
-            raise LabelFileError(f"{self._path}:{row.number}: {self._expectation()}, found {text[:80]!r}{hint}")
+            raise LabelFileError(f"{self._path}:{row.number}: {self._expected_text()}, found {text[:80]!r}{hint}")
         return number
 
-    def _expectation(self) -> str:
+    def _expected_text(self) -> str:
         names = self._names
         if not names:
             return "expected `path label`, where the label is a class number"
@@ -100,12 +100,12 @@ def _has_brackets(text: str) -> bool:
     return text[:1] + text[-1:] in ("[]", "()", "{}")
 
 
-def _reject_vector(where: str, text: str, labels: Sequence[str]) -> None:
+def _reject_binary_vector(where: str, text: str, labels: Sequence[str]) -> None:
     """Raise an error if a list holds 0 or 1 for each class, rather than the numbers of classes."""
     if len(labels) > len(set(labels)) and set(labels) <= {"0", "1"}:
         raise LabelFileError(
-            f"{where}: {text[:80]} has a 0 or 1 for each class, without names: write one column for each class, "
-            "with its name in the first row"
+            f"{where}: {text[:80]} is a vector of 0 and 1 without class names: use one column per class, with the "
+            "class name in the first row"
         )
 
 
@@ -150,14 +150,14 @@ def split_cell(cell: str, separator: str, where: str) -> Sequence[str]:
         if _has_brackets(cell) and (cell[0] != "(" or (separator and separator in cell)):
             raise LabelFileError(f"{where}: {cell[:80]} is not a list of classes such as ['cats', 'dogs']")
         labels = [part for part in map(str.strip, cell.split(separator) if separator else [cell]) if part]
-    _reject_vector(where, cell, labels)
+    _reject_binary_vector(where, cell, labels)
     return labels
 
 
-def count_several(labels: Collection[str]) -> dict[str, int]:
-    """Return how many labels look like several classes, by what they contain: a separator, or the brackets of a list.
+def count_multiple_classes(labels: Collection[str]) -> dict[str, int]:
+    """Count the labels that look like several classes, by the separator or brackets that they contain.
 
-    Names may contain `|` and `,`: these count only if the same part occurs in two labels.
+    Class names may contain `|` and `,`: these are counted only if the same part occurs in two labels.
     """
     found = {"brackets": sum(len(parse_list(label) or ()) > 1 for label in labels)}
     for separator in ";|,":

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Protocol
 
 from mlimages.core import InputError, Option, as_path, counted, documented, record_settings, require_writable
-from mlimages.labels.class_names import class_definition_path, read_class_names, with_class_name
+from mlimages.labels.class_names import add_class_name, class_definition_path, read_class_names
 from mlimages.labels.copies import join_copies
 from mlimages.labels.folders import check_table_options, label_dir, label_dir_auto, label_dir_by_pattern, require_items
 from mlimages.labels.label_file import LabelFile, read_paths
@@ -55,21 +55,21 @@ class LabelOptions(TableOptions):
     leaf: Annotated[bool, Option("Treat every folder that contains images as a class, at any depth.", "Classes")] = (
         False
     )
-    classes: Annotated[Path | None, Option("Class definition to take the numbers from (0 cats ...).", "Classes")] = None
+    classes: Annotated[
+        Path | None, Option("Class definition file with the class numbers to use (lines such as: 0 cats).", "Classes")
+    ] = None
     number: Annotated[
         int | None, Option("Assign class number N to all images of FOLDER.", "Classes", ("--label",), "N", min=0)
     ] = None
     limit_per_class: Annotated[
         int | None, Option("Keep at most N images of each class, chosen by --seed.", "Images", metavar="N", min=1)
     ] = None
-    drop: Annotated[Path | None, Option("Leave out the images that this .tsv lists in its first column.", "Images")] = (
-        None
-    )
+    drop: Annotated[Path | None, Option("Exclude the images listed in the first column of this .tsv.", "Images")] = None
     split: Annotated[tuple[float, ...], Option("Fractions of train, val (and test).", is_internal=True)] = ()
     group: Annotated[
         str,
         Option(
-            "Regular expression; images with the same match in their path stay in one part.",
+            "Regular expression; images with the same match in their path stay in one split.",
             "Split",
             metavar="REGEX",
             default_text="near-duplicates",
@@ -77,10 +77,13 @@ class LabelOptions(TableOptions):
     ] = ""
     group_by: Annotated[
         Literal["hashes", "features"],
-        Option("Find near-duplicates by hashes, or also by features of a network (requires the extra train).", "Split"),
+        Option(
+            "Find near-duplicates by hashes, or also by features of a network (requires the extra `train`).",
+            "Split",
+        ),
     ] = "hashes"
     seed: Annotated[int, Option("Random seed for --split and --limit-per-class.", "Split")] = 0
-    append: Annotated[bool, Option("Append to the label file; existing lines are kept.", "Output")] = False
+    append: Annotated[bool, Option("Append to the label file; keep existing lines.", "Output")] = False
     as_folders: Annotated[
         Path | None, Option("Also link the images as DIR/[train/]CLASS/.", "Output", metavar="DIR")
     ] = None
@@ -115,7 +118,7 @@ class WrittenLabels:
 
     @property
     def rare_classes(self) -> tuple[str, ...]:
-        """Classes with no image or only one."""
+        """Classes with fewer than two images."""
         return tuple(name for name, count in self.classes.items() if count < 2)
 
 
@@ -139,9 +142,9 @@ def make_label_files(
     source, out = as_path(options.source), options.out and as_path(options.out)
     target = out or (source / "labels.txt" if source.is_dir() else source)
     _check_consistent(options, source)
-    listed, parts = _read(options, source, note)
+    listed, parts = _read_source(options, source, note)
     if parts and (options.split or options.append):
-        raise InputError(f"{source} is already split ({', '.join(parts)}): leave out --split and --append")
+        raise InputError(f"{source} is already split ({', '.join(parts)}): omit --split and --append")
     listed, *changed = [_select_images(labels, options, note) for labels in (listed, *parts.values())]
     parts = dict(zip(parts, changed, strict=True))
     force = options.force
@@ -153,11 +156,11 @@ def make_label_files(
     paths = [target.with_name(f"{target.stem}_{name}{target.suffix}") if name else target for name in names]
     if is_written := bool(out or options.split or source.is_dir()):
         require_writable(chain.from_iterable((path, class_definition_path(path)) for path in paths), overwrite=force)
-    files = _split(listed, options, split, note) if options.split else tuple(parts.values()) or (listed,)
+    files = _split_labels(listed, options, split, note) if options.split else tuple(parts.values()) or (listed,)
     if options.as_folders:
         names_of = zip(listed.class_names, folder_names(listed.class_names), strict=True)
         if changed_names := [f"{name} as {folder}" for name, folder in names_of if name != folder]:
-            note(f"folders with another name than their class: {', '.join(changed_names[:SHOWN])}"
+            note(f"folders whose name differs from the class name: {', '.join(changed_names[:SHOWN])}"
                  + " ..." * (len(changed_names) > SHOWN))  # fmt: skip
         write_class_folders(dict(zip(names, files, strict=True)), options.as_folders, copy=options.copy)
     written = [file.write(path, overwrite=force) for path, file in zip(paths, files, strict=True)] if is_written else []
@@ -175,7 +178,7 @@ def _split_settings(options: LabelOptions) -> str:
 def append(existing: LabelFile, added: LabelFile, *, by_number: bool) -> LabelFile:
     """Append the images of `added` that `existing` does not list.
 
-    Classes are merged by name, or `by_number`: then only classes without a name take that of `added`.
+    Classes are merged by name, or with `by_number` by class number; then `added` only names classes that have no name.
     """
     new = added.without(item.path for item in existing)
     merged = existing.merge(new)
@@ -183,7 +186,7 @@ def append(existing: LabelFile, added: LabelFile, *, by_number: bool) -> LabelFi
         return merged
     names = existing.defined_class_names
     for number, name in enumerate(added.class_names):
-        names = with_class_name(names, number, name)
+        names = add_class_name(names, number, name)
     return LabelFile(existing.path, existing.img_root, items=lambda: chain(existing, new), class_names=names)
 
 
@@ -196,7 +199,7 @@ def _check_consistent(options: LabelOptions, source: Path) -> None:
         raise InputError(f"{source} is already a label file: use -o FILE to convert it, or --split 0.8,0.2 to split it")
 
 
-def _read(
+def _read_source(
     options: LabelOptions, source: Path, note: Callable[[str], None]
 ) -> tuple[LabelFile, Mapping[str, LabelFile]]:
     """Return all images, and those of each part if the folder is already split."""
@@ -234,13 +237,13 @@ def _read(
 def _select_images(labels: LabelFile, options: LabelOptions, note: Callable[[str], None]) -> LabelFile:
     """Leave out the images that --drop lists, and keep at most --limit-per-class images of each class."""
     if options.drop:
-        labels = _drop(labels, options.drop, note)
+        labels = _drop_listed(labels, options.drop, note)
     if options.limit_per_class:
         labels = labels.limit_per_class(options.limit_per_class, seed=options.seed)
     return labels
 
 
-def _drop(labels: LabelFile, drop: Path, note: Callable[[str], None]) -> LabelFile:
+def _drop_listed(labels: LabelFile, drop: Path, note: Callable[[str], None]) -> LabelFile:
     paths = list(read_paths(drop))
     left = labels.without(paths)
     count = sum(1 for _ in labels.named()) - sum(1 for _ in left.named())
@@ -250,7 +253,7 @@ def _drop(labels: LabelFile, drop: Path, note: Callable[[str], None]) -> LabelFi
     return left
 
 
-def _split(
+def _split_labels(
     labels: LabelFile, options: LabelOptions, split: Splitter, note: Callable[[str], None]
 ) -> tuple[LabelFile, ...]:
     if not options.group:

@@ -59,7 +59,8 @@ def natural_key(name: str) -> tuple[list[str | int], str]:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a folder is not the user's: .git, .ipynb_checkpoints, those of macOS's zip, the quarantine of `check`."""
+    """Return whether a folder belongs to a tool: .git, .ipynb_checkpoints, macOS's zip folders, the quarantine of
+    `check`."""
     return name.startswith(".") or name in _JUNK or name.endswith("_quarantine") or not can_be_listed(name)
 
 
@@ -151,7 +152,7 @@ def _is_image(entry: _Entry) -> bool:
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file of this name is an image: it has such a suffix, is not hidden, and a label file can hold it."""
+    """Return whether a file name is that of an image: with an image suffix, not hidden, and allowed in a label file."""
     suffix = os.path.splitext(name)[1]  # noqa: PTH122  # a Path per entry is slow
     return suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".") and can_be_listed(name)
 

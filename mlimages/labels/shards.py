@@ -37,7 +37,9 @@ def shards_in(folder: Path) -> list[Path]:
     if shards and any(has_images(path, recursive=True) for path in subfolders(folder)):
         return []
     if shards and is_remote(folder):
-        raise InputError(f"{folder}: tar shards are only read from a local folder: copy them to one (aws s3 sync ...)")
+        raise InputError(
+            f"{folder}: tar shards can only be read from a local folder: copy the shards to one (aws s3 sync ...)"
+        )
     return [path for path in shards if path.is_file()]
 
 
@@ -77,7 +79,7 @@ def _shard_images(folder: Path) -> Iterator[tuple[str, str]]:
     manifests = [path for path in folder.glob("manifest*.jsonl") if path.is_file()]
     if manifests:
         manifests.sort(key=lambda path: (path.name != "manifest.jsonl", path.name))
-        for path, label in _labels(manifests).items():
+        for path, label in _read_manifest_labels(manifests).items():
             if path.partition("/")[0] in names and can_be_listed(path) and find_member(f"{folder}/{path}"):
                 yield f"{folder}/{path}", label or "images"
         return
@@ -88,13 +90,13 @@ def _shard_images(folder: Path) -> Iterator[tuple[str, str]]:
                 yield f"{shard}/{one.name}", label
 
 
-def _labels(manifests: list[Path]) -> dict[str, str]:
+def _read_manifest_labels(manifests: list[Path]) -> dict[str, str]:
     """Return the label of each path that the manifests list as an image; the last row of a path counts."""
     labels: dict[str, str] = {}
     for manifest in manifests:
         with manifest.open("rb") as lines:
             for line in lines:
-                row = _row(line)
+                row = _parse_row(line)
                 path = row.get("path")
                 if isinstance(path, str) and row.get("status") == "ok" and not row.get("removed"):
                     labels[path] = str(row.get("label") or "")
@@ -103,7 +105,7 @@ def _labels(manifests: list[Path]) -> dict[str, str]:
     return labels
 
 
-def _row(line: bytes) -> dict[str, object]:
+def _parse_row(line: bytes) -> dict[str, object]:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):  # torn by a crash

@@ -19,7 +19,7 @@ TOLERANCE = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Images that stay in one part.
+    """A group of images that stay in the same split.
 
     Attributes:
         indices: indices of the images in the list that is split.
@@ -100,7 +100,9 @@ def sample_per_class(
     identities = (_path_in_class(item.path, names[item.label], root) for item in items)
     counts: Counter[int] = Counter()
     chosen = []
-    for _, index in sorted((_random(seed, "limit", identity), index) for index, identity in enumerate(identities)):
+    for _, index in sorted(
+        (_hash_to_unit(seed, "limit", identity), index) for index, identity in enumerate(identities)
+    ):
         labels = items[index].labels or (items[index].label,)
         if all(counts[label] < limit for label in labels):
             counts.update(labels)
@@ -166,7 +168,8 @@ def _path_in_class(path: Path, class_name: str, root: Path | None) -> str:
 
 
 def _main_labels(items: Sequence[LabeledPath], names: _ClassNames) -> list[int]:
-    """Return the class that each image counts for: the rarest of several; -1 for an image without any."""
+    """Return the class by which each image is stratified: the rarest of its classes; -1 for an image without
+    classes."""
     counts = Counter(chain.from_iterable(item.labels or () for item in items))
     return [
         item.label if item.labels is None else min(item.labels, key=lambda n: (counts[n], names[n]), default=-1)
@@ -191,8 +194,8 @@ def _order_groups(
         identity = min(identities[index] for index in indices)
         counts = Counter(labels[index] for index in indices)
         label = min(counts, key=lambda label: (-counts[label], names[label]))
-        of_class[label].append((_random(seed, "image", identity), identity, indices))
-    offsets = _offsets([names[label] for label in of_class], seed)
+        of_class[label].append((_hash_to_unit(seed, "image", identity), identity, indices))
+    offsets = _class_offsets([names[label] for label in of_class], seed)
     return [
         group
         for label, found in of_class.items()
@@ -200,10 +203,10 @@ def _order_groups(
     ]
 
 
-def _offsets(class_names: Sequence[str], seed: int) -> dict[str, float]:
+def _class_offsets(class_names: Sequence[str], seed: int) -> dict[str, float]:
     """Return an offset in [0, 1) per class, random but evenly spread, so that half of the shares are rounded up."""
-    ordered = sorted(class_names, key=lambda name: _random(seed, "class", name))
-    return {name: (rank + _random(seed, "offset", name)) / len(ordered) for rank, name in enumerate(ordered)}
+    ordered = sorted(class_names, key=lambda name: _hash_to_unit(seed, "class", name))
+    return {name: (rank + _hash_to_unit(seed, "offset", name)) / len(ordered) for rank, name in enumerate(ordered)}
 
 
 def _position_groups(units: Sequence[Sequence[int]], offset: float) -> Iterable[Group]:
@@ -219,14 +222,14 @@ def _position_groups(units: Sequence[Sequence[int]], offset: float) -> Iterable[
         before += len(unit)
 
 
-def _random(seed: int, kind: str, name: str) -> float:
+def _hash_to_unit(seed: int, kind: str, name: str) -> float:
     """Return a random number in [0, 1) from a hash, so that it is the same on every machine."""
     digest = hashlib.sha256(f"{seed}:{kind}:{name}".encode(errors="surrogateescape")).digest()
     return int.from_bytes(digest[:6]) / 2**48
 
 
 def _split_groups(groups: Sequence[Group], shares: Sequence[float]) -> Iterable[list[Group]]:
-    """Yield, for each part but the first, the groups of this part and of those after it."""
+    """Yield for each split but the first the groups of that split and all later splits."""
     largest = max((len(group.indices) for group in groups), default=0)
     total = sum(len(group.indices) for group in groups)
     behind, excess, share = list(groups), 0.0, 0.0

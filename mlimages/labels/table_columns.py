@@ -26,9 +26,9 @@ from mlimages.labels.tables import (
     PATH_COLUMN_NAMES,
     SHOWN,
     Table,
+    index_of_first,
     join_path,
     part_of_cell,
-    position_in,
     relative_path,
     table_advice,
 )
@@ -61,13 +61,13 @@ def detect_table(path: Path, folder: Path, options: TableOptions) -> Table:
     folder = options.images or folder
     samples = [
         _Sample(path, folder, options, delimiter, list(islice(records(path, delimiter), SAMPLE)))
-        for delimiter in _delimiters(path, options)
+        for delimiter in _possible_delimiters(path, options)
     ]
     best = max(samples, key=lambda sample: (sample.location.share, sample.width))
     return best.table()
 
 
-def _delimiters(path: Path, options: TableOptions) -> list[str]:
+def _possible_delimiters(path: Path, options: TableOptions) -> list[str]:
     """Return the possible delimiters; in a .txt, `a.jpg cats;dogs` may be a path and its labels."""
     found = text_delimiters(path, has_columns=options.specifies_columns)
     is_ambiguous = options.multi_label and path.suffix.lower() == ".txt" and found[0] not in (PATH_LABEL, WORDS)
@@ -113,15 +113,17 @@ class _Sample:
     @cached_property
     def location(self) -> _Location:
         """The path column, the folder and the suffix with which most images exist."""
-        columns = [self._column(self.options.path_column)] if self.options.path_column else list(range(self.width))
+        columns = (
+            [self._column_index(self.options.path_column)] if self.options.path_column else list(range(self.width))
+        )
         rows = self.sample[1:] or self.sample
-        found = [self._best(rows, columns, self.folder)]
+        found = [self._best_location(rows, columns, self.folder)]
         if found[0].share < 0.5 and self.options.images is None and not is_remote(self.folder):
-            found += [self._best(rows, columns, inner) for inner in _folders_in(self.folder)]
+            found += [self._best_location(rows, columns, inner) for inner in _folders_in(self.folder)]
         best = max(found, key=lambda location: location.share)
         return best if best.share else replace(best, column=self._path_column_by_name(columns))
 
-    def _best(self, rows: Sequence[Record], columns: Sequence[int], folder: Path) -> _Location:
+    def _best_location(self, rows: Sequence[Record], columns: Sequence[int], folder: Path) -> _Location:
         locations = [_Location(0.0, 0, folder, self.options.suffix)]
         for column in [] if is_remote(folder) else columns:
             cells = [row.cells[column] for row in rows if column < len(row.cells)]
@@ -135,7 +137,7 @@ class _Sample:
             locations,
             key=lambda location: (
                 location.share,
-                -position_in(self.normalized_row[location.column :][:1], PATH_COLUMN_NAMES),
+                -index_of_first(self.normalized_row[location.column :][:1], PATH_COLUMN_NAMES),
             ),
         )
 
@@ -150,7 +152,7 @@ class _Sample:
     def _path_column_by_name(self, columns: Sequence[int]) -> int:
         return min(
             columns,
-            key=lambda column: (position_in(self.normalized_row[column : column + 1], PATH_COLUMN_NAMES), column),
+            key=lambda column: (index_of_first(self.normalized_row[column : column + 1], PATH_COLUMN_NAMES), column),
             default=0,
         )
 
@@ -174,7 +176,7 @@ class _Sample:
         location = self.location
         columns = tuple(self.first_row) if self.has_header else ("",) * self.width
         self._reject_links(location)
-        labels = () if self.options.class_from or not self.sample else self._labels(location.column)
+        labels = () if self.options.class_from or not self.sample else self._label_columns(location.column)
         return Table(
             self.path, location.folder, self.delimiter, columns, location.column, labels, location.suffix,
             self.options.class_from, self.has_header, location.strip_components, self._part_column(),
@@ -182,7 +184,7 @@ class _Sample:
             self.options.multi_label,
         )  # fmt: skip
 
-    def _cells(self, columns: Sequence[int]) -> list[str]:
+    def _sample_cells(self, columns: Sequence[int]) -> list[str]:
         rows = self.sample[self.has_header :]
         return [row.cells[column].strip() for row in rows for column in columns if column < len(row.cells)]
 
@@ -191,12 +193,12 @@ class _Sample:
         is_named = self.delimiter == PATH_LABEL or self.options.label_column
         if len(labels) != 1 or not (is_named or self.normalized_row[labels[0]] in LABEL_COLUMN_NAMES):
             return False
-        cells = [cell for cell in self._cells(labels) if cell]
+        cells = [cell for cell in self._sample_cells(labels) if cell]
         return bool(cells) and all(parse_list(cell) is not None for cell in cells)
 
     def _is_binary(self, columns: Sequence[int]) -> bool:
         """Whether the columns hold only 0, 1 and unknown values in the sample, or are not read as names."""
-        return not self.options.multi_label or is_one_hot(self._cells(columns), multi_label=True)
+        return not self.options.multi_label or is_one_hot(self._sample_cells(columns), multi_label=True)
 
     def _part_column(self) -> int | None:
         """Return the column whose cells name at least two parts of a dataset and nothing else."""
@@ -214,9 +216,9 @@ class _Sample:
                 f"downloads them, then `mlimages label {self.path.stem}`"
             )
 
-    def _labels(self, path_column: int) -> tuple[int, ...]:
+    def _label_columns(self, path_column: int) -> tuple[int, ...]:
         if self.options.label_column:
-            return tuple(self._column(name) for name in self._label_column_names())
+            return tuple(self._column_index(name) for name in self._label_column_names())
         others = [column for column in range(self.width) if column != path_column]
         if self.has_header:
             known = [column for column in others if self.normalized_row[column] in LABEL_COLUMN_NAMES]
@@ -225,11 +227,11 @@ class _Sample:
             others = [column for column in others if self.normalized_row[column] not in NON_LABEL_COLUMN_NAMES]
         if len(others) == 1:
             return (others[0],)
-        if len(one_hot := self._one_hot(others)) > 1:
+        if len(one_hot := self._one_hot_columns(others)) > 1:
             return one_hot
         advice = table_advice(self.first_row if self.has_header else [""] * self.width)
         advice += "; --multi-label for any number of ones in columns of 0 and 1" * (
-            len(self._binary(others, multi_label=True)) > 1 and not self.options.multi_label
+            len(self._binary_columns(others, multi_label=True)) > 1 and not self.options.multi_label
         )
         raise LabelFileError(
             f"{self.path}:{self.sample[0].number}: expected a column named label or class, "
@@ -244,13 +246,13 @@ class _Sample:
             else wanted.split(",")
         )
 
-    def _one_hot(self, columns: Sequence[int]) -> tuple[int, ...]:
+    def _one_hot_columns(self, columns: Sequence[int]) -> tuple[int, ...]:
         """Return the columns that hold only 0 and 1, if each row has exactly one 1 among them or may have several."""
-        rows, binary = self.sample[1:], self._binary(columns, multi_label=self.options.multi_label)
+        rows, binary = self.sample[1:], self._binary_columns(columns, multi_label=self.options.multi_label)
         fits = self.options.multi_label or all(sum(is_one(row.cells[n]) for n in binary) == 1 for row in rows)
         return binary if fits else ()
 
-    def _binary(self, columns: Sequence[int], *, multi_label: bool) -> tuple[int, ...]:
+    def _binary_columns(self, columns: Sequence[int], *, multi_label: bool) -> tuple[int, ...]:
         """Return the columns of a table with a header that hold only 0 and 1."""
         rows = [record.cells for record in self.sample[1:]] if self.has_header else []
         cells = {c: [row[c] if c < len(row) else "" for row in rows] for c in columns}
@@ -263,7 +265,7 @@ class _Sample:
             cell.lower().endswith(tuple(IMAGE_SUFFIXES)) for cell in self.first_row
         )
 
-    def _column(self, column: str) -> int:
+    def _column_index(self, column: str) -> int:
         """Return the index of a column by its name, ignoring case, or by its number from 1."""
         lowered = [cell.lower() for cell in self.first_row] if self._may_have_names else []
         if column.strip().lower() in lowered:

@@ -14,7 +14,7 @@ from mlimages.labels.annotations import local_name
 from mlimages.labels.class_names import is_number
 from mlimages.labels.formats import PATH_LABEL, Record, Row, records, text_delimiters
 from mlimages.labels.label_texts import (
-    count_several,
+    count_multiple_classes,
     find_separator,
     is_one,
     is_zero_or_one,
@@ -71,11 +71,11 @@ class Table:
     def rows(self) -> Iterator[Row]:
         """Return an iterator over the rows; those without a path, or without exactly one class, are left out."""
         if self.is_joined:
-            return (row for row, _ in self._joined)
+            return (row for row, _ in self._joined_rows)
         return (row for row in self._all_rows() if row.path and row.label)
 
     @property
-    def _joined(self) -> list[tuple[Row, str]]:
+    def _joined_rows(self) -> list[tuple[Row, str]]:
         """One row for each image with the classes of all its rows, and its part; an image of two parts has two rows."""
         found: dict[tuple[str, str], tuple[int, dict[str, None]]] = {}
         for row, part in self._rows_and_parts():
@@ -92,7 +92,7 @@ class Table:
         expression = compile_pattern(self.class_from) if self.class_from else None
         for record in self._records():
             name = record.cells[self.path_index] if self.path_index < len(record.cells) else ""
-            label = find_group(expression, name) if expression else self._label(record)
+            label = find_group(expression, name) if expression else self._label_text(record)
             if expression and label and self.is_joined:
                 label = list_text([label])
             yield Row(record.number, name and relative_path(name, self.strip_components) + self.suffix, label or "")
@@ -100,21 +100,23 @@ class Table:
     def _records(self) -> Iterator[Record]:
         return islice(records(self.path, self.delimiter), int(self.has_header), None)
 
-    def _label(self, record: Record) -> str:
+    def _label_text(self, record: Record) -> str:
         cells = [record.cells[index].strip() if index < len(record.cells) else "" for index in self.label_indices]
         if self.is_joined:
             return self._label_list(cells, record.number)
         if len(cells) == 1:
-            return "" if self._has_lists_to_leave_out and parse_list(cells[0]) is not None else cells[0]
+            return "" if self._excludes_lists and parse_list(cells[0]) is not None else cells[0]
         chosen = [index for index, cell in zip(self.label_indices, cells, strict=True) if is_one(cell)]
-        return self._name(chosen[0]) if len(chosen) == 1 else ""
+        return self._column_name(chosen[0]) if len(chosen) == 1 else ""
 
     def _label_list(self, cells: Sequence[str], number: int) -> str:
         """Return the classes of a row as a JSON list; "" if its cells are blank, or neither 0 nor 1."""
         if self._is_one_hot:
             if not any(cells) or not all(is_zero_or_one(cell or "0") for cell in cells):
                 return ""
-            return list_text(self._name(i) for i, cell in zip(self.label_indices, cells, strict=True) if is_one(cell))
+            return list_text(
+                self._column_name(i) for i, cell in zip(self.label_indices, cells, strict=True) if is_one(cell)
+            )
         found = [label for cell in cells for label in split_cell(cell, self._separator, f"{self.path}:{number}")]
         return list_text(found) if found or () in map(parse_list, cells) else ""
 
@@ -136,7 +138,7 @@ class Table:
         return find_separator(self.path, {row[i]: number for number, row in rows for i in indices if i < len(row)})
 
     @cached_property
-    def _has_lists_to_leave_out(self) -> bool:
+    def _excludes_lists(self) -> bool:
         """Whether rows with several classes are left out, as in an export of one class per image."""
         return not self.has_lists and self.path.suffix.lower() in (".jsonl", ".json", ".xml")
 
@@ -145,9 +147,9 @@ class Table:
         """The part of the dataset (train, val, test) of each row; empty without such a column."""
         if self.part_index is None:
             return ()
-        return tuple(part for _, part in (self._joined if self.is_joined else self._rows_and_parts()))
+        return tuple(part for _, part in (self._joined_rows if self.is_joined else self._rows_and_parts()))
 
-    def _name(self, index: int) -> str:
+    def _column_name(self, index: int) -> str:
         return self.columns[index] if index < len(self.columns) and self.columns[index] else f"column {index + 1}"
 
     @property
@@ -191,12 +193,12 @@ class Table:
         where += [f"in {self.folder}"] * (self.folder != self.path.parent)
         where += [f"without {counted(self.strip_components, 'parent folder')}"] * bool(self.strip_components)
         image = f"{self._column_text(self.path_index)} as image" + (f" ({', '.join(where)})" if where else "")
-        labels = ", ".join(self._name(index) for index in self.label_indices)
+        labels = ", ".join(self._column_name(index) for index in self.label_indices)
         label = f"{self.class_from!r} in the path" if self.class_from else labels
         how = ["one-hot"] * self._is_one_hot + ["several per image"] * self.has_lists
         how += ["blank cells as 0"] * (self.has_lists and self._is_one_hot and self._has_blanks)
         label += f" ({', '.join(how)})" if how else ""
-        part = f", {self._name(self.part_index)} as part" if self.part_index is not None else ""
+        part = f", {self._column_name(self.part_index)} as part" if self.part_index is not None else ""
         found = f"{counts.rows - len(counts.missing):,} of {counts.rows:,} images exist"
         names = ", ".join(counts.labels[:SHOWN]) + " ..." * (len(counts.labels) > SHOWN)
         classes = f"{len(counts.labels)} class{'es' * (len(counts.labels) != 1)}: {names}"
@@ -204,7 +206,7 @@ class Table:
 
     @property
     def left_out_note(self) -> tuple[str, ...]:
-        """A line on the rows that are left out; empty if there are none."""
+        """A note on the rows that are excluded; empty if there are none."""
         numbers = self.counts.unlabelled
         shown = ", ".join(map(str, numbers[:SHOWN])) + " ..." * (len(numbers) > SHOWN)
         reason, more = "without a path or a class", "; [] means none of the classes" * (not self.class_from)
@@ -216,19 +218,19 @@ class Table:
         return (what,) if numbers else ()
 
     @property
-    def several_note(self) -> tuple[str, ...]:
-        """A line on labels or rows that have several classes; empty if there are none."""
-        return tuple(f"{self.path}: {text}" for text in self._several)
+    def multiple_classes_note(self) -> tuple[str, ...]:
+        """A note on labels or rows with several classes; empty if there are none."""
+        return tuple(f"{self.path}: {text}" for text in self._multiple_class_texts)
 
     @property
-    def _several(self) -> tuple[str, ...]:
+    def _multiple_class_texts(self) -> tuple[str, ...]:
         labels = self.counts.labels
         if self.has_lists:
             names = set(labels)
             count = sum(len(label.split()) > 1 and names.issuperset(label.split()) for label in labels)
             remedy = "a space does not separate classes: use ';'"
             return (f"{counted(count, 'class')} of words that are classes: {remedy}",) if count else ()
-        for what, count in count_several(labels).items():
+        for what, count in count_multiple_classes(labels).items():
             contain = f"{counted(count, 'label')} contain{'s' * (count == 1)} {what}"
             return (f"{contain}: --multi-label reads each part as a class",)
         lists = replace(self, has_lists=True, is_joined=True)
@@ -239,13 +241,13 @@ class Table:
 
     @property
     def missing_note(self) -> tuple[str, ...]:
-        """A line on the images that do not exist; empty if all exist."""
+        """A note on the images that do not exist; empty if all exist."""
         missing = self.counts.missing
         more = f" and {len(missing) - SHOWN:,} more" if len(missing) > SHOWN else ""
         return (f"{self.path}: missing: {', '.join(missing[:SHOWN])}{more}",) if missing else ()
 
     def _column_text(self, index: int) -> str:
-        name = self._name(index)
+        name = self._column_name(index)
         return name if name.startswith("column ") else f"column {name}"
 
     def require_images(self) -> None:
@@ -266,11 +268,11 @@ class Table:
                 expected += "or only blank cells: replace these by 0 or 1"
             raise LabelFileError(
                 f"{self.path}:{counts.unlabelled[0]}: expected {expected}"
-                + "".join(f"; {note}" for note in self._several)
+                + "".join(f"; {note}" for note in self._multiple_class_texts)
             )
         if 2 * len(counts.missing) > counts.rows:
             first = join_path(self.folder, counts.missing[0])
-            first += _other_case(first)
+            first += _case_hint(first)
             raise LabelFileError(
                 f"{self.path}: only {counts.rows - len(counts.missing):,} of {counts.rows:,} images exist "
                 f"(paths from {self._column_text(self.path_index)}; no file at {first}): {self.advice}"
@@ -306,7 +308,9 @@ def path_cells(path: Path) -> Iterator[str]:
     if first is None:
         return
     names = [cell.strip().lower() for cell in first.cells]
-    column = min(range(len(names)), key=lambda index: (position_in(names[index : index + 1], PATH_COLUMN_NAMES), index))
+    column = min(
+        range(len(names)), key=lambda index: (index_of_first(names[index : index + 1], PATH_COLUMN_NAMES), index)
+    )
     if names[column] not in PATH_COLUMN_NAMES:
         yield first.cells[column]
     yield from (row.cells[column] for row in rows if column < len(row.cells))
@@ -330,8 +334,8 @@ def part_of_cell(cells: Sequence[str], index: int) -> str:
     return {**PARTS, "0": "train", "1": "val", "false": "train", "true": "val"}.get(cell, "")
 
 
-def _other_case(path: str) -> str:
-    """Name the file that differs from a missing one only in upper and lower case."""
+def _case_hint(path: str) -> str:
+    """Return a hint if a file exists whose name differs from a missing one only in case; else ''."""
     folder, name = os.path.split(path)
     names = os.listdir(folder) if not is_remote(path) and os.path.isdir(folder) else []  # noqa: PTH112, PTH208
     return next((f", but {each} is there" for each in names if each.casefold() == name.casefold()), "")
@@ -342,6 +346,6 @@ def join_path(folder: Path, name: str) -> str:
     return os.path.join(str(folder), name)  # noqa: PTH118  # pathlib is slow, for every row
 
 
-def position_in(names: Sequence[str], known_names: Sequence[str]) -> int:
+def index_of_first(names: Sequence[str], known_names: Sequence[str]) -> int:
     """Return the index of the first name in `known_names`; their number if it is not among them."""
     return known_names.index(names[0]) if names and names[0] in known_names else len(known_names)

@@ -42,7 +42,7 @@ class MadeUpFetch:
     queued: int = 0
     blocking_hosts: tuple[str, ...] = ()
 
-    def waiting_count(self, label: str) -> int:
+    def num_waiting_of_class(self, label: str) -> int:
         return 0
 
     async def finish(self, ref: ImageRef, is_wanted: Callable[[], bool]) -> FetchResult:

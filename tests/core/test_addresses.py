@@ -141,7 +141,7 @@ def test_a_run_folder_elsewhere_and_moving_images_there_are_refused(memory: str)
         FineTuneConfig(f"{memory}/labels.txt", "memory://run")
     from mlimages.checks import plan_moves
 
-    with pytest.raises(InputError, match="only on local files"):
+    with pytest.raises(InputError, match="only local files"):
         plan_moves(check([label_dir_auto(memory).labels]))
 
 
@@ -371,7 +371,7 @@ def test_a_network_learns_from_images_at_an_address_and_answers_there(memory: st
     assert len(found) == 8
     fsspec.filesystem("memory").pipe("/shards/images-00000.tar", b"")
     for read in (label_dir_auto, lambda folder: list(find_images([folder]))):
-        with pytest.raises(InputError, match=r"memory://shards: tar shards are only read from a local folder"):
+        with pytest.raises(InputError, match=r"memory://shards: tar shards can only be read from a local folder"):
             read(Path("memory://shards"))
     answers = Predictor(run / "model.onnx")(found)
     assert [answer.path for answer in answers] == [path.as_posix() for path in found]

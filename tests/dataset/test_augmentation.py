@@ -12,7 +12,7 @@ from PIL import Image
 
 from mlimages import ImageProperty, LabelFile, augment
 from mlimages.core import InputError
-from mlimages.dataset.augmentation import Format, View, all_views, render
+from mlimages.dataset.augmentation import Format, View, make_views, render
 from mlimages.images import load_pixels
 from tests.conftest import RunCli
 
@@ -54,11 +54,11 @@ def colours(x: np.ndarray) -> set[tuple[int, ...]]:
 
 
 def test_the_original_comes_first_then_every_angle_each_with_its_flipped_copy() -> None:
-    views = all_views(range(-30, 30, 6), flip=True)
+    views = make_views(range(-30, 30, 6), flip=True)
     assert len(views) == 20
     assert views[:3] == (View(0, False), View(0, True), View(-30, False))
     assert {view.angle_deg for view in views} == {-30, -24, -18, -12, -6, 0, 6, 12, 18, 24}
-    assert all_views([10], flip=False) == (View(0), View(10))
+    assert make_views([10], flip=False) == (View(0), View(10))
 
 
 def test_rotation_is_counterclockwise_and_flipping_is_left_to_right() -> None:
@@ -72,7 +72,7 @@ def test_rotation_is_counterclockwise_and_flipping_is_left_to_right() -> None:
 @pytest.mark.parametrize("shape", [(20, 30, 3), (31, 20, 1), (1, 1, 3)])
 def test_rotation_leaves_no_empty_corner_whatever_the_shape(shape: tuple[int, int, int]) -> None:
     white = np.full(shape, 255, dtype=np.uint8)
-    for view in render(white, all_views([45, 7.5], flip=True)):
+    for view in render(white, make_views([45, 7.5], flip=True)):
         assert view.shape == shape
         assert (view == 255).all()
 

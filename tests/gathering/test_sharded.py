@@ -335,7 +335,7 @@ class Unsendable:
         (Openverse(["cats"]), {}, "Openverse queries its provider within a rate limit, in one process"),
         (UrlList("-"), {}, "standard input can only be read by one process: write the list to a file"),
         (Unsendable(), {}, "Unsendable cannot be sent to other processes"),
-        (UrlList(), {"shard": (1, 2)}, "leave out --shard"),
+        (UrlList(), {"shard": (1, 2)}, "omit --shard"),
     ],
 )
 def test_sources_that_cannot_be_divided_are_refused(
@@ -370,7 +370,7 @@ def test_a_busy_cluster_says_so(cluster: Cluster, caplog: pytest.LogCaptureFixtu
     while ray.available_resources().get("CPU", 0):
         pass
     with ray_cluster():
-        assert "all 2 CPUs of the Ray cluster are in use: waiting until one is free" in caplog.text
+        assert "all 2 CPUs of the Ray cluster are in use: waiting for a free CPU" in caplog.text
     ray.cancel(holder, force=True)
 
 

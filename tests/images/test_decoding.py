@@ -11,10 +11,10 @@ from PIL import Image
 from mlimages.core import Fault, ImageError, install_hint
 from mlimages.images import decoding
 from mlimages.images.decoded_image import DecodeOptions
-from mlimages.images.decoding import UPRIGHT, _image_error, _unknown_format, decode, from_pillow, identify
+from mlimages.images.decoding import UPRIGHT, _image_error, _unknown_format_error, decode, from_pillow, identify
 from tests.images.odd_images import exif, made_image, saved
 
-BOMB = "an image inside it has more pixels than Pillow decodes"
+BOMB = "an image inside the file has more pixels than Pillow supports"
 AGAIN = "copy or download the file again"
 VARIANT = "the installed Pillow cannot decode this variant of the format"
 
@@ -62,7 +62,7 @@ def test_data_of_no_known_format_is_shown_by_its_beginning(
     data: bytes, missing: str, claimed: str, fault: Fault, detail: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
-    found = _unknown_format(data, missing, claimed)
+    found = _unknown_format_error(data, missing, claimed)
     assert (found.fault, found.detail) == (fault, detail)
 
 

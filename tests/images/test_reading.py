@@ -15,7 +15,7 @@ from mlimages.inference import OnnxBundle
 from mlimages.labels import LabelFile
 from mlimages.training import FineTuneConfig, extract_features, fine_tune, probe_cuts
 
-MOST = "of 6 images are missing: paths are resolved against the label file's folder; use --images DIR"
+MOST = "of 6 images are missing: paths are relative to the label file's folder; use --images DIR"
 
 
 @pytest.mark.parametrize(("missing", "count", "expected"), [(0, 0, False), (1, 2, False), (2, 3, True), (3, 3, True)])
@@ -146,7 +146,7 @@ def test_a_file_may_have_a_size_up_to_the_bound(
     if valid:
         assert len(read_bytes(tmp_path / "a.jpg")) == size
     else:
-        with pytest.raises(ImageError, match="101 bytes are more than 100") as error:
+        with pytest.raises(ImageError, match="101 bytes; at most 100 are supported") as error:
             read_bytes(tmp_path / "a.jpg")
         assert error.value.fault is Fault.UNREADABLE
 

@@ -17,7 +17,7 @@ from mlimages.dataset import MeanImage
 from mlimages.dataset.mean_image import draw_class_means
 from mlimages.images import NUMBERS_NOTE, drawable_names, font_families, text
 from mlimages.reports.contact_sheet import SheetRow, Tile, write_sheet
-from mlimages.reports.plots import confusion_matrix, save_png
+from mlimages.reports.plots import plot_confusion_matrix, save_png
 
 JAPANESE, CYRILLIC = "猫", "кошка"
 
@@ -64,7 +64,9 @@ def draw_all(folder: Path, names: list[str]) -> dict[str, np.ndarray]:
     rows = [SheetRow(name, 3, (tile,), label) for label, name in enumerate(names)]
     write_sheet(rows, folder / "sheet.png", title="sheet", note="")
     counts = tuple(tuple(1 for _ in names) for _ in names)
-    save_png(confusion_matrix(counts, names), folder / "confusion.png")  # a missing glyph is a warning: an error here
+    save_png(
+        plot_confusion_matrix(counts, names), folder / "confusion.png"
+    )  # a missing glyph is a warning: an error here
     return {path.name: np.asarray(Image.open(path).convert("L")) for path in sorted(folder.iterdir())
             if path.suffix == ".png"}  # fmt: skip
 
@@ -81,7 +83,7 @@ def test_a_name_that_no_font_has_is_drawn_as_its_number(
     assert (shown["means.png"][-16:] < 128).any(), "the note"
     assert (shown["sheet.png"][48:] == numbers["sheet.png"][48:]).all()
     assert (shown["sheet.png"][:48] != numbers["sheet.png"][:48]).any(), "the note"
-    figure = confusion_matrix(((1, 0), (0, 1)), ["dog", JAPANESE])
+    figure = plot_confusion_matrix(((1, 0), (0, 1)), ["dog", JAPANESE])
     assert figure.axes[0].get_xlabel() == f"predicted class\n({NUMBERS_NOTE})"
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["dog", "1"]
 

@@ -81,7 +81,7 @@ def test_what_else_is_in_the_folder_and_folders_of_another_name_are_said(tmp_pat
     assert notes == [
         f"left out: metadata.csv: the folders name the classes; `mlimages label {data}/metadata.csv` reads it",
         "left out: files that are not images: 1 .svg",
-        "folders with another name than their class: c. as c",
+        "folders whose name differs from the class name: c. as c",
     ]
     notes.clear()
     label(data / "c.", number=1, out=tmp_path / "c.txt")

@@ -185,7 +185,9 @@ def test_a_table_is_not_read_with_the_classes_of_another_label_file(tmp_path: Pa
     assert LabelFile(table).class_names == written.class_names
     (tmp_path / "own.csv").write_text("image,label\na.jpg,bee\nb.jpg,cat\n")
     (tmp_path / "own_class_def.txt").write_text("0 ant\n1 bee\n")  # a person's: a label it lacks is a mistake
-    with pytest.raises(LabelFileError, match=r"own.csv:3: .* found 'cat' \(its classes are those of own_class_def.txt"):
+    with pytest.raises(
+        LabelFileError, match=r"own.csv:3: .* found 'cat' \(its classes are read from own_class_def.txt"
+    ):
         list(LabelFile(tmp_path / "own.csv"))
 
 

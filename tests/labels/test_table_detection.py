@@ -259,13 +259,13 @@ def test_rows_of_several_classes_are_counted(tmp_path: Path, rows: list[list[str
     lines = [json.dumps({"file": f"{n}.jpg", "kind": kinds}) for n, kinds in enumerate(rows)]
     lines.append(json.dumps({"file": "z.jpg", "kind": "x"}))
     found = table_of(tmp_path, "\n".join(lines), "a.jsonl")
-    assert found.several_note == tuple(f"{tmp_path}/a.jsonl: {text}" for text in expected)
+    assert found.multiple_classes_note == tuple(f"{tmp_path}/a.jsonl: {text}" for text in expected)
 
 
 def test_a_class_of_words_that_are_classes_is_named(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg")
     found = table_of(tmp_path, "path,tag\na.jpg,x y\nb.jpg,x\nc.jpg,y\nd.jpg,z z1\n", multi_label=True)
-    assert found.several_note == (
+    assert found.multiple_classes_note == (
         f"{tmp_path}/a.csv: 1 class of words that are classes: a space does not separate classes: use ';'",
     )
 

@@ -189,5 +189,5 @@ def test_without_the_extra_a_run_ends_all_the_same_and_says_so(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     for name in ("draw_run", "pages", "plots", "run_page"):
         monkeypatch.delattr(reports, name, raising=False)
-    assert finish.draw(run) is None
+    assert finish.draw_plots(run) is None
     assert install_hint("report") in caplog.text

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from mlimages.cli.predictions import as_csv, as_json, as_text, evaluation_text
+from mlimages.cli.predictions import evaluation_text, print_csv, print_json, print_text
 from mlimages.core import InputError, LabeledPath, ModelError, Prediction, mean_average_precision
 from mlimages.dataset import multi_hot
 from mlimages.export import ExportOptions, TrainedNetwork, export_network, quantize
@@ -184,7 +184,7 @@ def test_commands_and_server_list_all_labels(
     images = [str(folder / "val" / name) for name in ("000.png", "006.png", "007.png")]
     wanted = [each.labels for each in Predictor(strict)(images)]  # type: ignore[union-attr]
     assert [bool(labels) for labels in wanted] == [False, True, True]
-    for show in (as_text, as_csv, as_json):
+    for show in (print_text, print_csv, print_json):
         assert show(Predictor(strict)(images, top=1), top=1, multi_label=True) == 3
     text, table, array = re.split(r"(?=^path,)|(?=^\[)", capsys.readouterr().out, flags=re.MULTILINE)
     assert text.splitlines()[0] == f"{images[0]}: none"

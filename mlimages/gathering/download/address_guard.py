@@ -13,7 +13,7 @@ PRIVATE_ERRNO = 0x6D6C
 _TRANSLATED = (IPv6Network("64:ff9b::/96"), IPv6Network("::ffff:0:0:0/96"))
 """Prefixes whose last 32 bits are an IPv4 address (RFC 6052; RFC 2765, 2.1)."""
 
-_NOT_GLOBAL = tuple(map(IPv6Network, ("64:ff9b:1::/48", "fec0::/10", "3fff::/20", "5f00::/16")))
+_NOT_PUBLIC = tuple(map(IPv6Network, ("64:ff9b:1::/48", "fec0::/10", "3fff::/20", "5f00::/16")))
 """Local translation (RFC 8215), site-local, documentation (RFC 9637), segment routing; global to `ipaddress`."""
 
 is_proxied: ContextVar[bool] = ContextVar("is_proxied", default=False)
@@ -21,11 +21,12 @@ is_proxied: ContextVar[bool] = ContextVar("is_proxied", default=False)
 
 
 def is_public(address: str) -> bool:
-    """Whether a literal address is global: not private, loopback, link-local, multicast or one of these within IPv6."""
+    """Return whether a literal address is public: not private, loopback, link-local, multicast, or such an IPv4 address
+    within IPv6."""
     ip: IPv4Address | IPv6Address = ip_address(address.partition("%")[0])
     if isinstance(ip, IPv6Address):
         ip = _embedded_ipv4(ip) or ip
-    return ip.is_global and not ip.is_multicast and not any(ip in network for network in _NOT_GLOBAL)
+    return ip.is_global and not ip.is_multicast and not any(ip in network for network in _NOT_PUBLIC)
 
 
 def is_private_literal(host: str) -> bool:

@@ -33,13 +33,13 @@ class BufferedFile:
         self._chunks.append(data)
         self.total += len(data)
         if self.total - self._flushed > _MEMORY_BYTES:
-            self._flush()
+            self._write_buffer()
 
     def finish(self) -> None:
         """Write the remaining buffered bytes to the file."""
-        self._flush()
+        self._write_buffer()
 
-    def _flush(self) -> None:
+    def _write_buffer(self) -> None:
         try:
             with open(self._path, self._mode, buffering=0) as file:  # noqa: PTH123 - pathlib takes as long as the write
                 left = memoryview(b"".join(self._chunks))  # most bodies are one chunk, which is not copied
@@ -103,7 +103,8 @@ class Inflater:
 
 
 def make_inflater(encoding: str) -> Inflater | None:
-    """Return a decompressor for a body that was compressed without being requested so; None for an uncompressed one.
+    """Return a decompressor for a body that the server compressed although that was not requested; None for an
+    uncompressed body.
 
     Raises:
         ValueError: the encoding is unknown.

@@ -62,7 +62,7 @@ def _header_timeout(seconds: float) -> aiohttp.ClientMiddlewareType:
 def _proxy_middleware(proxy: str | None, *, guarded: bool) -> aiohttp.ClientMiddlewareType:
     """Return a middleware that selects the proxy of each request: `proxy`, the environment's, or none.
 
-    The proxy resolves names itself, so only literal addresses can be checked here.
+    The proxy resolves host names, so only literal addresses can be checked here.
     """
     proxies = {scheme: _parse_proxy(proxy) for scheme in ("http", "https")} if proxy else _environment_proxies()
 

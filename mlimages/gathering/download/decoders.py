@@ -55,7 +55,7 @@ class DecodingProcess:
         found: list[dict[str, Any]] = json.loads(self._jobs.recv_bytes())
         return found
 
-    def end(self) -> None:
+    def kill(self) -> None:
         """Kill the process."""
         self._process.kill()
         self._process.join()
@@ -102,7 +102,7 @@ class Decoders:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Decoders:
-        self._tasks = [asyncio.create_task(self._run()) for _ in range(self._count)]
+        self._tasks = [asyncio.create_task(self._run_process()) for _ in range(self._count)]
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -121,7 +121,7 @@ class Decoders:
         self._jobs.put_nowait((path, future))
         return await future
 
-    async def _run(self) -> None:
+    async def _run_process(self) -> None:
         loop = asyncio.get_running_loop()
         batch = await self._next_batch()  # a process is started only if there is a job
         while True:
@@ -129,15 +129,15 @@ class Decoders:
             try:
                 process = await asyncio.shield(starting)
             except asyncio.CancelledError:
-                (await starting).end()
+                (await starting).kill()
                 raise
             except (OSError, EOFError, AssertionError) as error:
-                await self._refuse(batch, GatherError(f"cannot start the decoder process: {error}"))
+                await self._fail_batch(batch, GatherError(f"cannot start the decoder process: {error}"))
             try:
                 while await self._inspect_batch(process, batch):
                     batch = await self._next_batch()
             finally:
-                process.end()
+                process.kill()
             batch = await self._next_batch()
 
     async def _next_batch(self) -> list[_Job]:
@@ -167,7 +167,7 @@ class Decoders:
             _set_result(batch[0], Rejection(Reason.DECODER, trouble))
         return False
 
-    async def _refuse(self, batch: list[_Job], error: GatherError) -> NoReturn:
+    async def _fail_batch(self, batch: list[_Job], error: GatherError) -> NoReturn:
         while True:
             for _, future in batch:
                 if not future.done():

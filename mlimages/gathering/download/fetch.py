@@ -66,7 +66,7 @@ class DownloadResult:
 
 
 class _RefusalError(Exception):
-    """A response that is rejected."""
+    """Raised for a response that is rejected."""
 
     def __init__(self, reason: Reason, detail: str = "", retry_after_s: float | None = None) -> None:
         self.reason = reason
@@ -112,7 +112,7 @@ class Fetcher:
         """Hosts that throttle requests for longer than the maximum wait, with the seconds until the next request."""
         return self._hosts.waits_s
 
-    def waiting_count(self, label: str) -> int:
+    def num_waiting_of_class(self, label: str) -> int:
         """Return the number of links of a class that wait for an unresponsive host."""
         return self._hosts.waiting_labels[label]
 
@@ -120,7 +120,7 @@ class Fetcher:
         """Fetch `link` into the file `part`; transient failures are retried after a pause.
 
         Args:
-            label: class of the link, for `waiting_count`.
+            label: class of the link, for `num_waiting_of_class`.
             obeys_site_rules: obey the site's robots.txt and tdmrep.json; False for the documented API of a provider.
 
         Raises:
@@ -156,7 +156,7 @@ class Fetcher:
             return DownloadResult(Reason.PRIVATE_ADDRESS, f"{url.raw_host} is not a public address")
         result = DownloadResult(Reason.HOST_DOWN, "the host of this link does not respond")
         attempts = own_failures = unavailable = 0
-        with self._hosts.use(f"{url.raw_host}:{url.port}", str(url), label) as host:
+        with self._hosts.open_host(f"{url.raw_host}:{url.port}", str(url), label) as host:
             while True:
                 async with host.slots:
                     if not await host.wait_for_turn():
@@ -300,11 +300,12 @@ def parse_url(link: str) -> URL:
         raise _RefusalError(Reason.BAD_SCHEME, url.scheme[:40])
     if not (url.scheme and host and port):
         raise _RefusalError(Reason.BAD_URL, "no host" if len(link) <= _MAX_URL else "too long")
-    return url if str(url) == link and _WITH_PATH.fullmatch(link) else _keep_spelling(url, link)
+    return url if str(url) == link and _WITH_PATH.fullmatch(link) else _keep_original_path(url, link)
 
 
-def _keep_spelling(url: URL, link: str) -> URL:
-    """Return `url` with path and query as spelled in `link`, which may be signed; quote only invalid characters."""
+def _keep_original_path(url: URL, link: str) -> URL:
+    """Return `url` with the path and query exactly as in `link`, which may be signed; only invalid characters are
+    quoted."""
     target = _AUTHORITY.sub("", link.strip()).partition("#")[0]
     target = _STRAY_PERCENT.sub("%25", quote(target, safe="!#$%&'()*+,/:;=?@[]~", errors="replace"))
     start = "" if target.startswith("/") else "/"

@@ -76,7 +76,7 @@ class Host:
         self._set_state(after_refusal(self.state, time.monotonic(), requested_at=requested_at))
 
     def record_extra_request(self) -> None:
-        """Record a request that no link waited for: for robots.txt."""
+        """Record a request that is not for a link, such as one for robots.txt."""
         self._set_state(replace(after_request(self.state, time.monotonic()), is_probing=self.state.is_probing))
 
     def record_throttling(self, requested_at: float, retry_after_s: float | None) -> None:
@@ -90,10 +90,10 @@ class Host:
         self._set_state(after_failure(self.state, now, requested_at=requested_at, link=link, reason=reason))
 
     def cancel_request(self) -> None:
-        """Record that a request was not sent after all."""
+        """Record that an announced request was not sent."""
         self._set_state(replace(self.state, is_probing=False))
 
-    def wake(self) -> None:
+    def notify_waiting(self) -> None:
         """Wake the tasks waiting for this host so that they check its state again."""
         self._changed.set()
 
@@ -102,7 +102,7 @@ class Host:
         self.state = state
         self._hosts.count(self)
         if had_changed:
-            self.wake()
+            self.notify_waiting()
 
 
 class Hosts:
@@ -130,14 +130,14 @@ class Hosts:
         self.deadline = math.inf
 
     @contextmanager
-    def use(self, name: str, url: str, label: str = "") -> Iterator[Host]:
+    def open_host(self, name: str, url: str, label: str = "") -> Iterator[Host]:
         """Yield the host of a link, and count the link as one in progress there."""
         host = self._hosts.get(name)
         if host is None:
             per_host = max(1, self._partition.requests(url))  # a redirect may lead to the host of other shards
             parts = min(self._partition.parts_of(url), self._partition.per_host)
             host = self._hosts[name] = Host(self, per_host, parts)
-            self._evict()
+            self._evict_least_recent()
         self._hosts.move_to_end(name)
         host.users += 1
         host.labels[label] += 1
@@ -185,9 +185,9 @@ class Hosts:
         elif self.deadline == math.inf:
             self.deadline = time.monotonic() + self._max_wait_s
             for parked in self._parked:
-                parked.wake()
+                parked.notify_waiting()
 
-    def _evict(self) -> None:
+    def _evict_least_recent(self) -> None:
         while len(self._hosts) > _REMEMBERED:
             name, host = next(iter(self._hosts.items()))
             if host.users:

@@ -148,7 +148,7 @@ def after_throttling(state: HostState, now: float, *, requested_at: float, retry
     asks_until = -math.inf if retry_after_s is None else now + max(retry_after_s, MIN_PAUSE_S)
     if requested_at < state.parked_at:  # sent before we knew
         return replace(state, parked_until=max(state.parked_until, asks_until))
-    lowered = state if state.is_parked else _with_lower_rate(state, now)
+    lowered = state if state.is_parked else _lower_rate(state, now)
     first_pause_s = FIRST_PAUSE_S if retry_after_s is None else 0.0
     parked = _park(replace(lowered, has_responded=True, gives_up_at=math.inf), now, first_pause_s)
     return replace(parked, parked_until=max(parked.parked_until, asks_until), failing=frozenset())
@@ -182,7 +182,7 @@ def _park(state: HostState, now: float, first_pause_s: float) -> HostState:
     )
 
 
-def _with_lower_rate(state: HostState, now: float) -> HostState:
+def _lower_rate(state: HostState, now: float) -> HostState:
     served = _served_per_s(state, now)
     if state.rate is None:
         return replace(state, rate=max(1.0 / state.parts, DECREASE * served), is_ramping=True)

@@ -41,7 +41,7 @@ _JPEG_MAX_PX = 65_500  # maximum side in libjpeg
 
 
 def inspect_file(path: Path, checks: Checks) -> Facts | Rejection:
-    """Decode all of a file; with `checks.resize`, replace it by the resized image."""
+    """Decode a whole image file and verify it; with `checks.resize`, replace the file by the resized image."""
     data = path.read_bytes()
     opt_out = find_xmp_opt_out(data)
     if opt_out and not checks.ignore_opt_out:
@@ -54,9 +54,9 @@ def inspect_file(path: Path, checks: Checks) -> Facts | Rejection:
 
 def _inspect(path: Path, data: bytes, checks: Checks) -> Facts | Rejection:
     try:
-        decoded = decode(data, max_pixels=checks.max_pixels, options=partial(_options, data=data, checks=checks))
+        decoded = decode(data, max_pixels=checks.max_pixels, options=partial(_decode_options, data=data, checks=checks))
         if checks.resize is None:
-            return _facts(data, decoded)
+            return _inspect_decoded(data, decoded)
         resized = _resize(decoded, checks.resize, max_pixels=checks.max_pixels)
         stored = _encode(resized)
         with path.open("r+b") as file:  # overwrites in place: truncating first takes .1 ms on ext4
@@ -66,33 +66,33 @@ def _inspect(path: Path, data: bytes, checks: Checks) -> Facts | Rejection:
     except _UnwantedError as error:
         reason, detail = error.reason, error.detail
     except ImageError as error:
-        reason, detail = _reason(error.fault, data), error.detail
+        reason, detail = _reason_of_fault(error.fault, data), error.detail
     return Rejection(reason, detail[:200], len(data), hashlib.sha256(data).hexdigest())
 
 
 class _UnwantedError(ImageError):
-    """An image that is valid but not kept."""
+    """Raised for a valid image that is rejected by the options."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(Fault.UNREADABLE, detail)
         self.reason = reason
 
 
-def _reason(fault: Fault, data: bytes) -> Reason:
+def _reason_of_fault(fault: Fault, data: bytes) -> Reason:
     reason = _REASONS.get(fault, Reason.CORRUPT)
     if reason is Reason.NOT_AN_IMAGE:
-        return _kind_of_text(data)
+        return _classify_text(data)
     return Reason.TRUNCATED if reason is Reason.CORRUPT and _is_truncated(data) else reason
 
 
-def _options(header: ImageHeader, data: bytes, checks: Checks) -> DecodeOptions:
+def _decode_options(header: ImageHeader, data: bytes, checks: Checks) -> DecodeOptions:
     if header.format not in SUFFIXES:
         raise _UnwantedError(Reason.NOT_AN_IMAGE, f"the format {header.format} is not supported")
     width, height = header.size
     if min(header.size) < checks.min_size:
         raise _UnwantedError(Reason.TOO_SMALL, f"{width} x {height} pixels")
     if _is_truncated(data):
-        raise ImageError(Fault.TRUNCATED, "the end of the image is missing")
+        raise ImageError(Fault.TRUNCATED, "the image is truncated")
     if checks.resize is None:  # 1/8 scale still reads every byte
         return DecodeOptions(min_size=(max(_HASHED_PX, width // 8), max(_HASHED_PX, height // 8)), mode="L")
     mode = (
@@ -101,7 +101,7 @@ def _options(header: ImageHeader, data: bytes, checks: Checks) -> DecodeOptions:
     return DecodeOptions(min_size=(2 * checks.resize, 2 * checks.resize), mode=mode)
 
 
-def _facts(data: bytes, decoded: DecodedImage) -> Facts:
+def _inspect_decoded(data: bytes, decoded: DecodedImage) -> Facts:
     size = decoded.size if decoded.orientation < 5 else decoded.size[::-1]  # as stored
     return _make_facts(data, decoded.image, size, decoded.header.format, orientation=decoded.orientation)
 
@@ -122,7 +122,7 @@ def _make_facts(
 
 
 def _is_truncated(data: bytes) -> bool:
-    """Whether the end marker is missing: decoders tolerate that, but a truncated body must not be kept.
+    """Return whether the end marker is missing: decoders tolerate that, but truncated images are rejected.
 
     Bytes after the marker (the video of a motion photo, a second image) are ignored.
     """
@@ -188,7 +188,7 @@ def difference_hash(image: Image.Image) -> str:
     return f"{int(brighter.hex()[1::2], 2):016x}"
 
 
-def _kind_of_text(data: bytes) -> Reason:
+def _classify_text(data: bytes) -> Reason:
     if is_html(data):
         return Reason.HTML
     try:

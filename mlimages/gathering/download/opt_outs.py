@@ -110,7 +110,7 @@ def path_matches(pattern: str, path: str) -> bool:
 
 
 def find_xmp_opt_out(data: bytes) -> str | None:
-    """Return the value of PLUS's DataMining in an image's XMP that prohibits it; None if there is none.
+    """Return the value of plus:DataMining in an image's XMP if it prohibits data mining, else None.
 
     Source: PLUS License Data Format, XMP reference, as adopted by the IPTC.
     """
@@ -126,7 +126,8 @@ def find_xmp_opt_out(data: bytes) -> str | None:
 
 
 def _end_of_jpeg_header(data: bytes) -> int:
-    """Return the offset of the pixels of a JPEG, or the length of another file; searching the pixels adds 3 %."""
+    """Return the offset of the pixels of a JPEG, or the length of any other file; the pixels are not searched for XMP,
+    to save time."""
     position = 2
     while data.startswith(b"\xff\xd8") and data[position : position + 1] == b"\xff":
         if data[position + 1 : position + 2] == b"\xda":

@@ -51,12 +51,12 @@ class LenientResponseHandler(ResponseHandler):
     _head: bytes | None = None
 
     def set_response_params(self, **params: Any) -> None:
-        """Expect a response head next."""
+        """Prepare for the next response head."""
         self._head = b""
         super().set_response_params(**params)
 
     def data_received(self, data: bytes) -> None:
-        """Pass on the data, and the head once it is complete."""
+        """Pass data to the parser; a response head is repaired and passed once it is complete."""
         if self._head is None:
             super().data_received(data)
             return
@@ -70,7 +70,7 @@ class LenientResponseHandler(ResponseHandler):
         super().data_received(received)
 
     def eof_received(self) -> None:
-        """Pass on a truncated head."""
+        """Pass a truncated response head to the parser."""
         if self._head:
             received, self._head = self._head, None
             super().data_received(received)

@@ -73,7 +73,7 @@ def parse_site_rules(robots_txt: str, tdmrep: str = "") -> SiteRules:
     >>> rules.find_opt_out(URL("https://example.org/a.jpg"))
     'robots.txt: Content-Signal: ai-train=no'
     """
-    lines = _our_lines(robots_txt)
+    lines = _lines_for_agent(robots_txt)
     robots = None
     if any(name in ("allow", "disallow") for name, _ in lines):
         from protego import Protego
@@ -86,8 +86,9 @@ def parse_site_rules(robots_txt: str, tdmrep: str = "") -> SiteRules:
     return SiteRules(robots, {name: rules for name, rules in usage.items() if rules}, tuple(parse_tdmrep(tdmrep)))
 
 
-def _our_lines(robots_txt: str) -> list[tuple[str, str]]:
-    """Return fields and values of the groups that name our agent, else of those for all agents (RFC 9309, 2.2.1).
+def _lines_for_agent(robots_txt: str) -> list[tuple[str, str]]:
+    """Return the fields and values of the groups for our User-Agent, or by default of those for all agents (RFC 9309,
+    2.2.1).
 
     Lines on training before the first group also apply to all agents.
     """
@@ -126,11 +127,11 @@ class Sites:
         self._rules: OrderedDict[URL, asyncio.Task[SiteRules]] = OrderedDict()
         self._failed_at: dict[URL, float] = {}
 
-    async def find_opt_out(self, url: URL, note_request: Callable[[], None] = lambda: None) -> str | None:
+    async def find_opt_out(self, url: URL, on_request: Callable[[], None] = lambda: None) -> str | None:
         """Return the rule of the site of `url` that forbids fetching it or training on it; None if there is none.
 
         Args:
-            note_request: is called for each request sent.
+            on_request: called for each request sent.
 
         Raises:
             SiteUnreachableError: its robots.txt cannot be read.
@@ -139,8 +140,8 @@ class Sites:
         task = self._rules.get(origin)
         if task is None or time.monotonic() - self._failed_at.get(origin, time.monotonic()) > _AGAIN_S:
             self._failed_at.pop(origin, None)
-            task = self._rules[origin] = asyncio.create_task(self._load(origin, note_request))
-            self._evict()
+            task = self._rules[origin] = asyncio.create_task(self._load(origin, on_request))
+            self._evict_least_recent()
         self._rules.move_to_end(origin)
         return (await asyncio.shield(task)).find_opt_out(url)
 
@@ -150,20 +151,20 @@ class Sites:
             task.cancel()
         await asyncio.gather(*self._rules.values(), return_exceptions=True)
 
-    def _evict(self) -> None:
+    def _evict_least_recent(self) -> None:
         while len(self._rules) > _REMEMBERED:
             origin, task = self._rules.popitem(last=False)
             self._failed_at.pop(origin, None)
             task.cancel()
 
-    async def _load(self, origin: URL, note_request: Callable[[], None]) -> SiteRules:
-        note_request()
+    async def _load(self, origin: URL, on_request: Callable[[], None]) -> SiteRules:
+        on_request()
         try:
             robots_txt = await self._read(origin / "robots.txt")
         except SiteUnreachableError:
             self._failed_at[origin] = time.monotonic()
             raise
-        note_request()
+        on_request()
         try:
             tdmrep = await self._read(origin / ".well-known/tdmrep.json")
         except SiteUnreachableError:  # unlike robots.txt, it is optional

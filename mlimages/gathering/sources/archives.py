@@ -47,10 +47,10 @@ class Entry:
     load: Callable[[], Awaitable[bytes]]
 
 
-def entries(path: Path) -> Iterator[Entry]:
+def iter_entries(path: Path) -> Iterator[Entry]:
     """Yield the regular files of a tar (plain or gzip), of a zip, or of a folder and the archives in it.
 
-    Each archive is read once from start to end; the files of a compressed tar are loaded on the way.
+    Each archive is read once from start to end; the files of a compressed tar are loaded while it is read.
 
     Raises:
         InputError: an archive cannot be read to its end.
@@ -58,7 +58,7 @@ def entries(path: Path) -> Iterator[Entry]:
     if path.is_dir():
         for inner in sorted(path.rglob("*")):
             if inner.suffix in _ARCHIVES:
-                yield from entries(inner)
+                yield from iter_entries(inner)
             elif inner.is_file():
                 whole = Member(inner.name, 0, inner.stat().st_size)
                 yield Entry(
@@ -93,7 +93,7 @@ def _tar_entries(path: Path) -> Iterator[tuple[str, Callable[[], Awaitable[bytes
             yield from _stream_entries(archive)
         return
     with path.open("rb") as file:
-        for prefix, member in _members(file, 0):
+        for prefix, member in _iter_members(file, 0):
             yield prefix + member.name, partial(_read_part, path, member)
 
 
@@ -110,14 +110,14 @@ def _stream_entries(archive: tarfile.TarFile) -> Iterator[tuple[str, Callable[[]
             yield info.name, partial(_as_loader, file.read())
 
 
-def _members(file: IO[bytes], at: int) -> Iterator[tuple[str, Member]]:
+def _iter_members(file: IO[bytes], at: int) -> Iterator[tuple[str, Member]]:
     """Yield the regular files of the tar at offset `at`, and those of nested tars after the entry of their tar."""
     file.seek(at)
     with tarfile.open(fileobj=file, mode="r:") as archive:
         for info in archive:
             if info.isreg() and info.name.endswith(".tar"):
                 after = file.tell()
-                for prefix, member in _members(file, info.offset_data):
+                for prefix, member in _iter_members(file, info.offset_data):
                     yield f"{Path(info.name).stem}/{prefix}", member
                 file.seek(after)
             elif info.isreg():
@@ -156,14 +156,14 @@ class RemoteTar:
         """Yield each regular file with its bytes, in order."""
         self._chunks = self._stream()
         while True:
-            header = await self._take(_BLOCK)
+            header = await self._read_exactly(_BLOCK)
             if not header.strip(b"\0"):
                 return
             info = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
             offset = self._at
             padded = -(-info.size // _BLOCK) * _BLOCK
             if info.isreg() and info.size <= MAX_MEMBER_BYTES:
-                data = await self._take(padded)
+                data = await self._read_exactly(padded)
                 yield Member(Path(info.name).name, offset, info.size), bytes(data[: info.size])
             else:
                 await self._skip(padded)
@@ -177,9 +177,9 @@ class RemoteTar:
                 raise aiohttp.ClientPayloadError("the server does not support range requests")
             return await response.content.readexactly(member.size)  # read(n) may return less
 
-    async def _take(self, size: int) -> bytearray:
+    async def _read_exactly(self, size: int) -> bytearray:
         while len(self._buffer) < size:
-            await self._more()
+            await self._read_next_block()
         taken, self._buffer = self._buffer[:size], self._buffer[size:]
         self._at += size
         return taken
@@ -189,10 +189,10 @@ class RemoteTar:
         while size > len(self._buffer):
             size -= len(self._buffer)
             self._buffer.clear()
-            await self._more()
+            await self._read_next_block()
         del self._buffer[:size]
 
-    async def _more(self) -> None:
+    async def _read_next_block(self) -> None:
         assert self._chunks
         try:
             self._buffer += await anext(self._chunks)

@@ -48,11 +48,11 @@ class Columns:
         """Return the link in a row."""
         url = text_of(row.get(self.url)) or text_of(row.get(RAW))
         label = text_of(row.get(self.label)) if self.label else ""
-        source = {name: value for name in self.others if (value := _plain(row.get(name))) not in (None, "")}
-        return ImageRef(clean_link(url), label.strip() or default, source)
+        source = {name: value for name in self.others if (value := _to_json_value(row.get(name))) not in (None, "")}
+        return ImageRef(strip_link(url), label.strip() or default, source)
 
     def describe(self) -> str:
-        """Describe the use of the columns, to be shown before anything is requested."""
+        """Describe which columns are used as link and class; shown before the first request."""
         kept = f"; {counted(len(self.others), 'other column')} kept" if self.others else ""
         if kept and not self.label:
             kept += f": {printable(', '.join(self.others))[:100]} (--label-column chooses the classes)"
@@ -75,7 +75,7 @@ def choose_columns(names: Sequence[str], rows: Sequence[Row], choice: ListChoice
         )
     label = _find_column(names, choice.label_col, list_name, "--label-column")
     if label is None and choice.class_name is None:
-        label = next((name for known in _LABEL_COLUMNS for name in names if _last(name) == known), None)
+        label = next((name for known in _LABEL_COLUMNS for name in names if _last_word(name) == known), None)
         if label is None and len(names) == 2 and names[0] == "column 1":
             label = names[1 - names.index(url)]
     others = tuple(name for name in names if name not in (url, label))
@@ -99,7 +99,7 @@ def _link_column(names: Sequence[str], rows: Sequence[Row]) -> str | None:
     def score(name: str) -> tuple[bool, bool, bool]:
         links = [text for row in rows if is_link(text := text_of(row.get(name)))]
         images = sum(IMAGE_SUFFIX.search(text) is not None for text in links)
-        return _last(name) in _IMAGE_COLUMNS, 2 * images > len(links), _last(name) in _URL_COLUMNS
+        return _last_word(name) in _IMAGE_COLUMNS, 2 * images > len(links), _last_word(name) in _URL_COLUMNS
 
     if rows:
         candidates = [name for name in names if any(is_link(text_of(row.get(name))) for row in rows)]
@@ -108,7 +108,7 @@ def _link_column(names: Sequence[str], rows: Sequence[Row]) -> str | None:
     return max(candidates, key=score, default=None)
 
 
-def _last(name: str) -> str:
+def _last_word(name: str) -> str:
     return name.rpartition(".")[2].strip().lower()
 
 
@@ -118,16 +118,16 @@ def is_link(text: str) -> bool:
 
 
 def is_link_column(name: str) -> bool:
-    """Whether the name of a column is one of those of links."""
-    return _last(name) in _IMAGE_COLUMNS + _URL_COLUMNS
+    """Return whether a column name is one of the known names of link columns."""
+    return _last_word(name) in _IMAGE_COLUMNS + _URL_COLUMNS
 
 
-def can_be_downloaded(url: str) -> bool:
-    """Whether a link has a scheme that is downloaded."""
+def has_download_scheme(url: str) -> bool:
+    """Return whether a link has a supported URL scheme."""
     return url.lower().startswith(("http://", "https://"))
 
 
-def clean_link(text: str) -> str:
+def strip_link(text: str) -> str:
     """Strip quotes, angle brackets and Markdown around a URL, and unescape `&amp;`."""
     text = text.strip()
     if text[:1] not in ("h", "H"):
@@ -142,7 +142,7 @@ def clean_link(text: str) -> str:
 
 
 def markdown_text(text: str) -> dict[str, str]:
-    """Return the text of a Markdown link as another column of the list: `[a red cat](https://...)`."""
+    """Return the text of a Markdown link, `[a red cat](https://...)`, as an additional column."""
     found = _MARKDOWN.fullmatch(text.strip()) if "](" in text else None
     return {"text": found["text"]} if found and found["text"] else {}
 
@@ -163,14 +163,14 @@ def text_of(value: object) -> str:
     return ""
 
 
-def _plain(value: object) -> Any:
-    """Return a value as a JSON type; None if it has none."""
+def _to_json_value(value: object) -> Any:
+    """Convert a value to a JSON type; return None if that is impossible."""
     if value is None or isinstance(value, str | int):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, list | tuple):
-        return [_plain(each) for each in value[:100]]
+        return [_to_json_value(each) for each in value[:100]]
     if isinstance(value, bytes | Mapping):
         return None
     return str(value)

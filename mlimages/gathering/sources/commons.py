@@ -10,7 +10,7 @@ from typing import Any
 from mlimages.core import ImageRef, InputError
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.sources.queries import parse_queries
-from mlimages.gathering.sources.search_api import SearchApi, Wait, json_objects, network_for, sleep
+from mlimages.gathering.sources.search_api import SearchApi, Wait, json_objects, options_for_endpoint, sleep
 
 ENDPOINT = "https://commons.wikimedia.org/w/api.php"
 WIDTHS = (20, 40, 60, 120, 250, 330, 500, 960, 1280, 1920, 3840)
@@ -30,7 +30,7 @@ class Commons:
     Args:
         queries: search queries, or `Category:NAME`; `label=query` sets the class name.
         width: width of the thumbnails in pixels, one of `WIDTHS`; None for the originals.
-        tell: is called with notes before the first request.
+        tell: called with notes for the user before the first request.
         wait, refresh: see `SearchApi`.
 
     Raises:
@@ -57,7 +57,7 @@ class Commons:
         }
         self._width = width
         self._url = endpoint
-        network = network_for(endpoint, ENDPOINT, network or GatherOptions())
+        network = options_for_endpoint(endpoint, ENDPOINT, network or GatherOptions())
         self._has_contact = network.contact is not None
         self._tell = tell
         self._api = SearchApi("Commons", network=network, refusal=_CONTACT, wait=wait, refresh=refresh)

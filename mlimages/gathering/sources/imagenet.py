@@ -18,9 +18,9 @@ import aiohttp
 from mlimages.core import ImageRef, InputError, cache_dir, write_text
 from mlimages.gathering.download.client import open_session
 from mlimages.gathering.options import GatherOptions
-from mlimages.gathering.sources.archives import Member, RemoteTar, entries
+from mlimages.gathering.sources.archives import Member, RemoteTar, iter_entries
 from mlimages.gathering.sources.lists import read_list, require_reader
-from mlimages.gathering.sources.search_api import network_for
+from mlimages.gathering.sources.search_api import options_for_endpoint
 from mlimages.gathering.sources.wordnet import find_synset, subtree
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ ENDPOINT = "https://image-net.org"
 _TERMS = "ImageNet's images are for non-commercial research and education: https://image-net.org/download"
 _MAX_LIST_BYTES = 64 * 2**20
 _BLOCK = 64  # entries of an archive read at a time
-_NAMED = 3  # maximum number of synsets in a message
+_MAX_NAMED = 3  # maximum number of synsets in a message
 _READ_ERRORS = (aiohttp.ClientError, TimeoutError, tarfile.TarError, InputError, ValueError)
 
 
@@ -45,7 +45,7 @@ class ImageNet:
         archive: a tar (`.tar`, `.tar.gz`, `.tgz`), a zip or a folder that contains the images of one synset, such tars,
             class folders named by ids (imagenette2), or images named by ids.
         url_list: a file of lines `n02121808_123<TAB>url`, such as fall11_urls.txt.
-        tell: is called with the reason if one of these fails.
+        tell: called with the reason if one of these fails.
 
     Raises:
         InputError: a synset is unknown or ambiguous, or the archive or list does not exist.
@@ -77,7 +77,7 @@ class ImageNet:
         self._archive = archive
         self._url_list = url_list
         self._endpoint = endpoint.rstrip("/")
-        self._network = network_for(endpoint, ENDPOINT, network or GatherOptions())
+        self._network = options_for_endpoint(endpoint, ENDPOINT, network or GatherOptions())
         self._tell = tell
         self._full: set[str] = set()
         self._site_down = False
@@ -113,7 +113,8 @@ class ImageNet:
         return replace(ref, label=self._folders[wnid], source={"provider": "ImageNet", "wnid": wnid})
 
     async def _images(self, wnid: str, failures: dict[str, list[str]]) -> AsyncIterator[ImageRef]:
-        """Yield the images of a synset from the first origin that has any; add the errors of others to `failures`."""
+        """Yield the images of a synset from the first origin that has images; add the errors of the origins before it
+        to `failures`."""
         ways = {
             "the site's archive": None if self._site_down else self._from_site,
             "the site's list": None if self._site_down else self._from_site_list,
@@ -128,7 +129,7 @@ class ImageNet:
                     found = True
                     yield ref
             except _READ_ERRORS as error:
-                why = f"cannot read {name}: {_shorten(error)}"
+                why = f"cannot read {name}: {_short_message(error)}"
                 self._site_down |= isinstance(error, aiohttp.ClientConnectorError)
                 if found:
                     self._tell(f"{wnid}: {why}")
@@ -137,21 +138,21 @@ class ImageNet:
             failures.setdefault(why, []).append(wnid)
 
     def _tell_failures(self, failures: Mapping[str, list[str]]) -> None:
-        """Report each error once, with the synsets concerned."""
+        """Report each error once, with the synsets in which it occurred."""
         for why, wnids in failures.items():
-            more = f" and {len(wnids) - _NAMED} more synsets" if len(wnids) > _NAMED else ""
-            self._tell(f"{why}: {', '.join(wnids[:_NAMED])}{more}")
+            more = f" and {len(wnids) - _MAX_NAMED} more synsets" if len(wnids) > _MAX_NAMED else ""
+            self._tell(f"{why}: {', '.join(wnids[:_MAX_NAMED])}{more}")
 
     async def _from_archive(self, archive: Path) -> AsyncIterator[tuple[str, ImageRef]]:
         """Yield the images of the requested synsets in the local archive, which is read once for all of them."""
-        walk = entries(archive)
+        walk = iter_entries(archive)
         try:
             while self._full < set(self._folders.values()):
                 block = await asyncio.to_thread(lambda: list(islice(walk, _BLOCK)))
                 if not block:
                     return
                 for entry in block:
-                    wnid = next((wnid for wnid in _wnids(entry.path) if wnid in self._folders), None)
+                    wnid = next((wnid for wnid in _wnids_in_path(entry.path) if wnid in self._folders), None)
                     if wnid and self._folders[wnid] not in self._full:
                         name = entry.path.rpartition("/")[2]
                         yield wnid, self._with_label(wnid, _ref(entry.url, name, entry.load))
@@ -206,7 +207,7 @@ class ImageNet:
         return listed
 
 
-def _wnids(path: str) -> Iterator[str]:
+def _wnids_in_path(path: str) -> Iterator[str]:
     """Yield the WordNet ids in a path: of the file name, then of its folders from the innermost."""
     *folders, name = path.split("/")
     if not name.startswith("."):  # files that macOS adds
@@ -230,7 +231,7 @@ async def _as_loader(data: bytes) -> bytes:
     return data
 
 
-def _shorten(error: Exception) -> str:
+def _short_message(error: Exception) -> str:
     if isinstance(error, aiohttp.ClientResponseError):
         return f"HTTP {error.status}" + (" (not in that release)" if error.status == 404 else "")
     return str(error)[:200] or type(error).__name__

@@ -10,7 +10,7 @@ from typing import Any
 from mlimages.core import FetchResult, ImageRef, InputError
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.sources.queries import parse_queries
-from mlimages.gathering.sources.search_api import RateLimit, SearchApi, Wait, json_objects, network_for, sleep
+from mlimages.gathering.sources.search_api import RateLimit, SearchApi, Wait, json_objects, options_for_endpoint, sleep
 
 ENDPOINT = "https://api.inaturalist.org/v1"
 SIZES = ("square", "small", "medium", "large", "original")
@@ -59,18 +59,18 @@ class INaturalist:
     ) -> None:
         self._classes = parse_queries(queries)
         names = [name.strip().lower().removeprefix("cc-") for name in licences.split(",") if name.strip()]
-        _require("licence", names, LICENCES)
-        _require("by", [by] if by else [], RANKS)
-        _require("size", [size], SIZES)
+        _require_choices("licence", names, LICENCES)
+        _require_choices("by", [by] if by else [], RANKS)
+        _require_choices("size", [size], SIZES)
         self._licences = {name if name == "cc0" else f"cc-{name}" for name in names or LICENCES}
         self._by, self._size = by, size
         self._filters = {"quality_grade": quality, "place_id": place, "hrank": by}
         self._endpoint = endpoint.rstrip("/")
         self._wait = wait
-        self._budget = _ByteBudget(bytes_per_hour)
+        self._budget = _HourlyByteLimit(bytes_per_hour)
         self._api = SearchApi(
             "iNaturalist",
-            network=network_for(endpoint, ENDPOINT, network or GatherOptions()),
+            network=options_for_endpoint(endpoint, ENDPOINT, network or GatherOptions()),
             refusal=_REFUSAL,
             rates=_RATES,
             wait=wait,
@@ -107,10 +107,10 @@ class INaturalist:
                     yield ref
 
     async def _taxon_id(self, query: str) -> int:
-        """Return the id of the only active taxon with that scientific or common name.
+        """Return the id of the only active taxon whose scientific or common name is the query.
 
         Raises:
-            InputError: there is none, or several.
+            InputError: no taxon or several taxa have this name.
         """
         if query.isdigit():
             return int(query)
@@ -183,14 +183,14 @@ class INaturalist:
         return ImageRef(link, label, source, name=f"inaturalist-{photo.get('id')}")
 
 
-def _require(option: str, values: Sequence[str], allowed: Sequence[str]) -> None:
+def _require_choices(option: str, values: Sequence[str], allowed: Sequence[str]) -> None:
     for value in values:
         if value not in allowed:
             raise InputError(f"{option} is {value!r}: expected one of {', '.join(allowed)}")
 
 
-class _ByteBudget:
-    """Bytes received in the last hour, and the time to wait until they are below the limit."""
+class _HourlyByteLimit:
+    """Limits the bytes received per hour."""
 
     def __init__(self, per_hour: int) -> None:
         self._per_hour = per_hour

@@ -18,12 +18,12 @@ from mlimages.gathering.sources.columns import (
     Columns,
     ListChoice,
     Row,
-    can_be_downloaded,
     choose_columns,
-    clean_link,
+    has_download_scheme,
     is_link,
     markdown_text,
     printable,
+    strip_link,
     text_of,
 )
 from mlimages.gathering.sources.list_files import (
@@ -31,19 +31,19 @@ from mlimages.gathering.sources.list_files import (
     count_available_lines,
     is_compressed,
     open_list,
-    plain_name,
     read_lines,
+    uncompressed_name,
 )
 from mlimages.gathering.sources.tables import (
     csv_rows,
     delimiter_of,
+    json_line_rows,
     json_rows,
-    named_rows,
-    object_rows,
     parquet_rows,
+    rows_by_column,
     sniff_delimiter,
     split_class_and_link,
-    tab_rows,
+    tsv_rows,
 )
 
 HEAD = 5000
@@ -85,7 +85,7 @@ def require_reader(path: Path) -> None:
 
 def list_suffix(path: Path) -> str:
     """Return the suffix of a list without that of its compression."""
-    return Path(plain_name(path)).suffix.lower()
+    return Path(uncompressed_name(path)).suffix.lower()
 
 
 class LinkFile:
@@ -115,16 +115,16 @@ class LinkFile:
         self._ready = sys.maxsize
         self._unclassified = 0
         self._has_long_rows = False
-        refs = self._refs()
+        refs = self._parse_refs()
         head, error = self._take_head(refs, HEAD)
         if error and not head:
             raise error
         self._require_links(head)
         if choice.label_col is None:
             self._require_classes(head)
-        first = next((f"; first link {_short_url(ref.url)}" for ref in head if can_be_downloaded(ref.url)), "")
+        first = next((f"; first link {_short_url(ref.url)}" for ref in head if has_download_scheme(ref.url)), "")
         self.description = f"{self._form}{first}"
-        self.warnings = tuple(self._warnings(head))
+        self.warnings = tuple(self._find_warnings(head))
         self._links = chain(head, _raise_lazily(error) if error else refs)
 
     def __iter__(self) -> Iterator[ImageRef]:
@@ -133,18 +133,18 @@ class LinkFile:
     def _require_links(self, head: list[ImageRef]) -> None:
         if self._path == STDIN and len(head) < 2:  # a line that was typed; more may follow
             return
-        if head and not any(can_be_downloaded(ref.url) for ref in head):
+        if head and not any(has_download_scheme(ref.url) for ref in head):
             first = next((ref.url for ref in head if ref.url), "")
             raise InputError(f"{self.name}: no row contains an http(s) link; its first row: {_short_url(first, 200)}")
 
-    def _warnings(self, head: list[ImageRef]) -> Iterator[str]:
+    def _find_warnings(self, head: list[ImageRef]) -> Iterator[str]:
         has_more = len(head) == HEAD or self._has_long_rows
         rows = f"of the first {len(head)} rows" if has_more else f"of {counted(len(head), 'row')}"
-        wrong = [ref.url for ref in head if not can_be_downloaded(ref.url)]
+        wrong = [ref.url for ref in head if not has_download_scheme(ref.url)]
         if wrong:
             example = next((f", such as {_short_url(url)}" for url in wrong if url), "")
             yield f"{len(wrong)} {rows} without an http(s) link{example}"
-        if spaced := [ref.url for ref in head if can_be_downloaded(ref.url) and " " in ref.url]:
+        if spaced := [ref.url for ref in head if has_download_scheme(ref.url) and " " in ref.url]:
             yield (
                 f"{len(spaced)} {rows} with a space in the link, such as {_short_url(spaced[0])}: separate a class "
                 "from its link by a tab"
@@ -161,7 +161,7 @@ class LinkFile:
                 "--label-column to choose the column of classes"
             )
 
-    def _refs(self) -> Iterator[ImageRef]:
+    def _parse_refs(self) -> Iterator[ImageRef]:
         suffix = list_suffix(self._path)
         if suffix == ".parquet":
             yield from self._from_rows(parquet_rows(self._path))
@@ -174,10 +174,10 @@ class LinkFile:
             if self._path == STDIN:
                 self._ready = count_available_lines(file)
             head = list(islice(lines, min(self._ready, _SNIFFED)))
-            yield from self._detect_and_parse(head, self._count_down(chain(head, lines)), suffix)
+            yield from self._detect_and_parse(head, self._count_available(chain(head, lines)), suffix)
 
-    def _count_down(self, lines: Iterator[str]) -> Iterator[str]:
-        """Pass lines on, and count those that can be read without waiting."""
+    def _count_available(self, lines: Iterator[str]) -> Iterator[str]:
+        """Yield the lines, and keep count of those that can be read without waiting."""
         for line in lines:
             self._ready -= 1
             yield line
@@ -185,11 +185,13 @@ class LinkFile:
     def _detect_and_parse(self, head: list[str], lines: Iterator[str], suffix: str) -> Iterator[ImageRef]:
         first = head[0] if head else ""
         if first.startswith(_NO_TEXT):
-            raise InputError(f"{self.name} is an Excel file or an archive, not a list: save it as CSV")
+            raise InputError(f"{self.name} is a spreadsheet or an archive, not a list of links: save it as CSV")
         if first.lstrip().lower().startswith(("<!doctype html", "<html")):
-            raise InputError(f"{self.name} is a web page, not a list of links (a login page?): save the list itself")
+            raise InputError(
+                f"{self.name} is a web page, perhaps a login page, not a list of links: download the list itself"
+            )
         if suffix in (".jsonl", ".ndjson") or first.startswith('{"'):
-            return self._from_rows(object_rows(lines))
+            return self._from_rows(json_line_rows(lines))
         if first.startswith("[") and first.rstrip("[ {\"'") == "":
             return self._from_json("\n".join(lines))
         delimiter = None if suffix == ".tsv" else sniff_delimiter(head)
@@ -203,11 +205,11 @@ class LinkFile:
         is_table = len(cells) > 2 or self._choice.url_col or self._choice.label_col
         is_header = not is_link(first) and cells[0].strip().lower() in ("url", "image_url", "label")
         if (suffix == ".tsv" and len(cells) > 1) or is_table or is_header or first.strip() == "TsvHttpData-1.0":
-            return self._from_table(tab_rows(lines))
+            return self._from_table(tsv_rows(lines))
         return self._from_text(lines)
 
     def _from_table(self, cells: Iterator[list[str]]) -> Iterator[ImageRef]:
-        has_header, rows = named_rows(cells)
+        has_header, rows = rows_by_column(cells)
         self.header_lines = int(has_header)
         return self._from_rows(rows)
 
@@ -215,10 +217,10 @@ class LinkFile:
         try:
             value = json.loads(text)
         except RecursionError as error:
-            raise InputError(f"{self._path} cannot be read: nested too deeply") from error
+            raise InputError(f"{self._path} cannot be read: the JSON is nested too deeply") from error
         except ValueError as error:
             if "\n" in text and text.startswith("{"):  # JSON lines with another suffix
-                return self._from_rows(object_rows(text.splitlines()))
+                return self._from_rows(json_line_rows(text.splitlines()))
             raise InputError(f"{self._path} cannot be read: {error}") from error
         return self._from_rows(iter(json_rows(value, self._path)))
 
@@ -243,16 +245,16 @@ class LinkFile:
             left, tab, right = line.rstrip("\t ").partition("\t")
             if not tab:
                 self._unclassified += self._choice.class_name is None
-                yield ImageRef(clean_link(left), self._default, markdown_text(left))
+                yield ImageRef(strip_link(left), self._default, markdown_text(left))
                 continue
             left, right = (right, left) if is_link(left) and not is_link(right) else (left, right)
             right = next(filter(is_link, right.split("\t")), right)  # further cells are ignored
             if imagenet := _IMAGENET_ID.fullmatch(left.strip()):
-                yield ImageRef(clean_link(right), imagenet[1], {"wnid": imagenet[1]}, name=left.strip())
+                yield ImageRef(strip_link(right), imagenet[1], {"wnid": imagenet[1]}, name=left.strip())
             else:
                 label = self._choice.class_name or left.strip().strip("\"'")
                 self._form = "one class and link per line"
-                yield ImageRef(clean_link(right), label or self._default)
+                yield ImageRef(strip_link(right), label or self._default)
 
     def _take_head(self, items: Iterator[_T], count: int) -> tuple[list[_T], InputError | None]:
         """Return the first items (of standard input, only those available), and the error that ended them early."""

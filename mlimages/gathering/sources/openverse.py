@@ -10,7 +10,7 @@ from typing import Any
 from mlimages.core import ImageRef, InputError
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.sources.queries import parse_queries
-from mlimages.gathering.sources.search_api import SearchApi, Wait, json_objects, network_for, sleep
+from mlimages.gathering.sources.search_api import SearchApi, Wait, json_objects, options_for_endpoint, sleep
 
 ENDPOINT = "https://api.openverse.org"
 LICENSE_TYPES = ("commercial", "modification", "all", "all-cc")
@@ -22,7 +22,9 @@ _LIMITS = (
     "requests, and more results once Openverse has approved it"
 )
 _REFUSAL = "the daily limit for clients without an id is reached; run the same command again later to resume"
-_REFUSAL_REGISTERED = "OPENVERSE_CLIENT_ID or OPENVERSE_CLIENT_SECRET is wrong, or the address is not yet verified"
+_REFUSAL_REGISTERED = (
+    "OPENVERSE_CLIENT_ID or OPENVERSE_CLIENT_SECRET is wrong, or the e-mail address is not yet verified"
+)
 _KEPT = ("id", "title", "creator", "creator_url", "license", "license_version", "license_url", "foreign_landing_url",
          "provider", "source")  # fmt: skip
 
@@ -35,7 +37,7 @@ class Openverse:
         licences: licences such as `by,cc0`; empty for every open licence.
         filters: parameters `license_type`, `source`, `extension` of Openverse.
         thumbnails: download the thumbnails of Openverse (up to 600 pixels wide) instead of the originals.
-        tell: is called with notes before the first request.
+        tell: called with notes for the user before the first request.
         wait, refresh: see `SearchApi`.
 
     Raises:
@@ -61,18 +63,18 @@ class Openverse:
         self._params = {"license": licences, **(filters or {})}
         self._thumbnails = thumbnails
         self._endpoint = endpoint.rstrip("/")
-        self._client = _client()
+        self._client_credentials = _client_credentials()
         self._tell = tell
         unknown = set((self._params.get("license_type") or "all").split(",")) - set(LICENSE_TYPES)
         if unknown:
             raise InputError(f"unknown licence type {', '.join(unknown)!r}: expected one of {', '.join(LICENSE_TYPES)}")
         self._api = SearchApi(
             "Openverse",
-            network=network_for(endpoint, ENDPOINT, network or GatherOptions()),
-            refusal=_REFUSAL_REGISTERED if self._client else _REFUSAL,
+            network=options_for_endpoint(endpoint, ENDPOINT, network or GatherOptions()),
+            refusal=_REFUSAL_REGISTERED if self._client_credentials else _REFUSAL,
             wait=wait,
             refresh=refresh,
-            authorize=self._authorize if self._client else None,
+            authorize=self._authorize if self._client_credentials else None,
         )
         self._full: set[str] = set()
 
@@ -86,7 +88,7 @@ class Openverse:
             return {label: (await self._page(query, 1)).get("result_count") for label, query in self._classes.items()}
 
     async def __aiter__(self) -> AsyncIterator[ImageRef]:
-        if not self._client:
+        if not self._client_credentials:
             self._tell(_LIMITS)
         async with self._api:
             for label, query in self._classes.items():
@@ -106,15 +108,15 @@ class Openverse:
                 return
 
     async def _page(self, query: str, number: int) -> dict[str, Any]:
-        size = _PER_PAGE_REGISTERED if self._client else _PER_PAGE
+        size = _PER_PAGE_REGISTERED if self._client_credentials else _PER_PAGE
         params = {"q": query, "page": str(number), "page_size": str(size), **self._params}
         params = {name: value for name, value in params.items() if value}
         return await self._api.get(f"{self._endpoint}/v1/images/", params, is_first=number == 1) or {}
 
     async def _authorize(self) -> Mapping[str, str]:
         """Exchange the client's id and secret for a token (OAuth 2, client credentials: RFC 6749, 4.4)."""
-        assert self._client
-        client_id, client_secret = self._client
+        assert self._client_credentials
+        client_id, client_secret = self._client_credentials
         form = {"grant_type": "client_credentials", "client_id": client_id, "client_secret": client_secret}
         answer = await self._api.post(f"{self._endpoint}/v1/auth_tokens/token/", form)
         return {"Authorization": f"Bearer {answer.get('access_token')}"}
@@ -131,7 +133,7 @@ class Openverse:
         return ImageRef(link, label, source, name=name, is_api=self._thumbnails)
 
 
-def _client() -> tuple[str, str] | None:
+def _client_credentials() -> tuple[str, str] | None:
     names = ("OPENVERSE_CLIENT_ID", "OPENVERSE_CLIENT_SECRET")
     client_id, client_secret = (os.environ.get(name, "").strip() for name in names)
     if bool(client_id) != bool(client_secret):

@@ -10,7 +10,7 @@ from typing import Any
 from mlimages.core import GatherError, ImageRef, InputError
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.sources.queries import parse_queries
-from mlimages.gathering.sources.search_api import RateLimit, SearchApi, Wait, json_objects, network_for, sleep
+from mlimages.gathering.sources.search_api import RateLimit, SearchApi, Wait, json_objects, options_for_endpoint, sleep
 
 ENDPOINT = "https://api.pexels.com/v1"
 SIZES = ("original", "large2x", "large", "medium", "small", "portrait", "landscape", "tiny")
@@ -62,7 +62,7 @@ class Pexels:
         self._size = photo_size
         self._filters = filters or {}
         self._url = f"{endpoint.rstrip('/')}/search"
-        network = network_for(endpoint, ENDPOINT, network or GatherOptions())
+        network = options_for_endpoint(endpoint, ENDPOINT, network or GatherOptions())
         self._api = SearchApi(
             "Pexels",
             network=network,

@@ -36,7 +36,7 @@ async def sleep(seconds: float, reason: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class RateLimit:
-    """Maximum number of requests in any period of this many seconds; `period` is its name in messages."""
+    """A limit of `requests` requests in any `seconds` seconds; `period` names that period in messages."""
 
     requests: int
     seconds: float
@@ -127,14 +127,14 @@ class SearchApi:
         if self._authorize and not self._headers:
             self._headers, may_authorize = await self._authorize(), False
         for attempt in range(_TRIES):
-            await self._pace()
+            await self._wait_for_rate_limit()
             status, headers, body = await self._request("GET", address, headers=self._headers)
             match status:
                 case 200 if isinstance(body, dict) and isinstance(body.get("error"), dict):  # MediaWiki
                     detail = str(body["error"].get("info"))[:200]
                     if body["error"].get("code") not in ("maxlag", "ratelimited"):
                         raise GatherError(f"{self._name} returned an error: {detail}")
-                    await self._pause(retry_after_s(headers.get("Retry-After")) or _LAG_S, detail)
+                    await self._wait_or_raise(retry_after_s(headers.get("Retry-After")) or _LAG_S, detail)
                 case 200 if isinstance(body, dict):
                     return body
                 case 401 if may_authorize and self._authorize:  # the token has expired
@@ -148,25 +148,25 @@ class SearchApi:
                 case 429:
                     detail = "it returned HTTP 429 (too many requests)"
                     retry_s = retry_after_s(headers.get("Retry-After"))
-                    await self._pause(self._seconds_until_allowed() if retry_s is None else retry_s, detail)
+                    await self._wait_or_raise(self._seconds_until_allowed() if retry_s is None else retry_s, detail)
                 case _:
                     detail = f"HTTP {status}" if status else str(body)
-                    await self._pause(2.0**attempt, detail)
+                    await self._wait_or_raise(2.0**attempt, detail)
         raise GatherError(f"{self._name} does not respond ({detail}): run the same command again later to resume")
 
     async def _request(self, method: str, address: str, **options: Any) -> tuple[int, Mapping[str, str], Any]:
         assert self._session
-        self._remember_request()
+        self._record_request()
         try:
             async with self._session.request(method, address, **options) as response:
                 text = await response.text()
-                self._remember_quota(response.headers)
+                self._record_quota(response.headers)
                 return response.status, response.headers, json.loads(text) if response.status == 200 else text[:200]
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             return 0, {}, f"{type(error).__name__}: {error}"[:200]
 
-    async def _pace(self) -> None:
-        state = self._state()
+    async def _wait_for_rate_limit(self) -> None:
+        state = self._load_state()
         if state.get("remaining") == 0 and state.get("reset", 0) > time.time():
             until = time.strftime("%Y-%m-%d", time.gmtime(state["reset"]))
             raise GatherError(
@@ -175,16 +175,17 @@ class SearchApi:
         sent, now = self._recent_requests(), time.time()
         for rate in self._rates:
             if (seconds := rate.wait_s(sent, now)) > 0:
-                await self._pause(seconds, f"{rate.requests} requests {rate.period} are allowed")
+                await self._wait_or_raise(seconds, f"{rate.requests} requests {rate.period} are allowed")
 
-    async def _pause(self, seconds: float, reason: str) -> None:
+    async def _wait_or_raise(self, seconds: float, reason: str) -> None:
         long = f"{math.ceil(seconds)} s" if seconds < 120 else f"{math.ceil(seconds / 60)} minutes"
         if self._wait is None:
             raise GatherError(f"{self._name}: {reason}; run the same command again in {long} to resume")
         await self._wait(seconds, f"{self._name}: {reason}; waiting {long}")
 
     def _seconds_until_allowed(self) -> float:
-        """Return the seconds until the rate limits allow a request; if our count allows one, their longest period."""
+        """Return the seconds until the rate limits allow a request; the longest period if the recorded requests are
+        within the limits."""
         sent, now = self._recent_requests(), time.time()
         periods = [rate.seconds for rate in self._rates]
         return max((rate.wait_s(sent, now) for rate in self._rates), default=0.0) or (
@@ -194,25 +195,25 @@ class SearchApi:
     def _recent_requests(self) -> list[float]:
         """Return the times of the requests that the rate limits still count, ascending."""
         oldest = time.time() - max((rate.seconds for rate in self._rates), default=0.0)
-        return [moment for moment in self._state().get("requests", []) if moment > oldest]
+        return [moment for moment in self._load_state().get("requests", []) if moment > oldest]
 
-    def _state(self) -> dict[str, Any]:
+    def _load_state(self) -> dict[str, Any]:
         try:
             found: dict[str, Any] = json.loads((self._folder / "quota.json").read_text())
         except (OSError, ValueError):
             return {}
         return found
 
-    def _remember_request(self) -> None:
+    def _record_request(self) -> None:
         if self._rates:
             most = max(rate.requests for rate in self._rates)
             sent = [*self._recent_requests(), time.time()][-most:]
-            write_text(self._folder / "quota.json", json.dumps(self._state() | {"requests": sent}))
+            write_text(self._folder / "quota.json", json.dumps(self._load_state() | {"requests": sent}))
 
-    def _remember_quota(self, headers: Mapping[str, str]) -> None:
+    def _record_quota(self, headers: Mapping[str, str]) -> None:
         with suppress(KeyError, ValueError):  # absent or not numbers
             quota = {"remaining": int(headers["X-Ratelimit-Remaining"]), "reset": int(headers["X-Ratelimit-Reset"])}
-            write_text(self._folder / "quota.json", json.dumps(self._state() | quota))
+            write_text(self._folder / "quota.json", json.dumps(self._load_state() | quota))
 
 
 def _read_cached(path: Path) -> dict[str, Any] | None:
@@ -227,7 +228,7 @@ def _read_cached(path: Path) -> dict[str, Any] | None:
 
 
 def _has_items(value: object) -> bool:
-    """Whether a JSON value contains a list that is not empty; an empty response may be a temporary failure."""
+    """Return whether a JSON value contains a non-empty list; an empty response may be a temporary failure."""
     if isinstance(value, dict):
         return any(map(_has_items, value.values()))
     return isinstance(value, list) and bool(value)
@@ -238,6 +239,6 @@ def json_objects(values: object) -> list[dict[str, Any]]:
     return [value for value in values if isinstance(value, dict)] if isinstance(values, list) else []
 
 
-def network_for(endpoint: str, default: str, network: GatherOptions) -> GatherOptions:
-    """Return the network options for an endpoint; a custom endpoint may have a private address."""
+def options_for_endpoint(endpoint: str, default: str, network: GatherOptions) -> GatherOptions:
+    """Return the HTTP options for an endpoint; a custom endpoint may have a private address."""
     return network if endpoint == default else replace(network, allow_private=True)

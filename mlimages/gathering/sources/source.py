@@ -54,7 +54,7 @@ AnySource = Source | str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
 def as_source(source: AnySource) -> Source:
-    """Return the source itself, or a `UrlList` of paths.
+    """Return `source` if it is a source object; convert paths to a `UrlList`.
 
     Raises:
         TypeError: the value is neither.
@@ -83,7 +83,7 @@ class UrlList:
         url_col, label_col: columns by name or by number from 1; by default they are detected.
         class_name: one class for all links.
         network: options for downloading lists.
-        tell: is called with a description of the detected columns before the first link is used.
+        tell: called with a description of the detected columns before the first link is used.
 
     Raises:
         InputError: a file does not exist.
@@ -122,10 +122,12 @@ class UrlList:
                 require_reader(path)
 
     async def __aiter__(self) -> AsyncIterator[ImageRef]:
-        files = await self._prepare()
+        files = await self._open_lists()
         self._files = None  # they can be read only once
         for path, refs in zip(self._paths, map(iter, files), strict=True):
-            while found := await (_read_next(refs) if path == STDIN else asyncio.to_thread(_take, refs, _BLOCK)):
+            while found := await (
+                _read_next_link(refs) if path == STDIN else asyncio.to_thread(_take_links, refs, _BLOCK)
+            ):
                 for ref in found:
                     yield ref
 
@@ -136,16 +138,16 @@ class UrlList:
 
     async def length(self) -> int | None:
         """Return the number of links in the lists; None if counting takes long."""
-        await self._prepare()
+        await self._open_lists()
         return self._length
 
     async def host_parts(self, shards: int) -> dict[str, int]:
-        """Return the hosts to be spread over several shards, with the number of these; reads the lists once more."""
+        """Return the number of shards of each host that is spread over several; reads the lists once more."""
         if self.is_read_once:
             return {}
         counts, again = HostCounts(), copy.copy(self)
         again._files, again._tell = None, lambda text: None
-        await again._prepare()  # a list that cannot be opened is an error, else shards would differ in their hosts
+        await again._open_lists()  # a list that cannot be opened is an error, else shards would differ in their hosts
         with suppress(Exception):  # it is raised again where the links before it are gathered
             async for ref in again:
                 counts.add(ref.url)
@@ -158,7 +160,7 @@ class UrlList:
             counts[ref.label] += 1
         return dict(counts)
 
-    async def _prepare(self) -> list[LinkFile]:
+    async def _open_lists(self) -> list[LinkFile]:
         """Open all lists and detect their formats before the first link is used."""
         if self._files is None:
             files: list[LinkFile] = []
@@ -196,9 +198,9 @@ class UrlList:
 def _explain(error: Exception) -> str:
     match reason_of_error(error):
         case Reason.PRIVATE_ADDRESS:
-            return "its address is private: --allow-private connects to private addresses"
+            return "its address is private: use --allow-private to connect to it"
         case Reason.UNKNOWN_HOST:
-            return "no host has this name"
+            return "the host name does not exist"
     return _TLS_DETAIL.sub("", str(error)) or type(error).__name__
 
 
@@ -208,17 +210,18 @@ def _is_address(path: str | os.PathLike[str]) -> bool:
 
 async def _open_list(path: Path, choice: ListChoice, name: str) -> LinkFile:
     if path == STDIN:
-        return (await _in_daemon_thread(lambda: [LinkFile(path, choice)]))[0]
+        return (await _run_in_daemon_thread(lambda: [LinkFile(path, choice)]))[0]
     return await asyncio.to_thread(LinkFile, path, choice, name=name)
 
 
-async def _read_next(refs: Iterator[ImageRef]) -> list[ImageRef]:
+async def _read_next_link(refs: Iterator[ImageRef]) -> list[ImageRef]:
     """Return the next link of standard input; the program that writes to the pipe may wait for each line to be read."""
-    return await _in_daemon_thread(lambda: _take(refs, 1))
+    return await _run_in_daemon_thread(lambda: _take_links(refs, 1))
 
 
-async def _in_daemon_thread(read: Callable[[], list[_T]]) -> list[_T]:
-    """Return the result of `read` in a thread that Ctrl-C does not wait for: it may wait for input forever."""
+async def _run_in_daemon_thread(read: Callable[[], list[_T]]) -> list[_T]:
+    """Call `read` in a daemon thread, which may wait for input forever without blocking Ctrl-C, and return its
+    result."""
     found: Future[list[_T]] = Future()
 
     def run() -> None:
@@ -231,5 +234,5 @@ async def _in_daemon_thread(read: Callable[[], list[_T]]) -> list[_T]:
     return await asyncio.wrap_future(found)
 
 
-def _take(refs: Iterator[ImageRef], block: int) -> list[ImageRef]:
+def _take_links(refs: Iterator[ImageRef], block: int) -> list[ImageRef]:
     return list(itertools.islice(refs, block))

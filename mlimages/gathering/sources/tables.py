@@ -42,11 +42,11 @@ def _is_separated(rows: Sequence[str], delimiter: str) -> bool:
     if len(header) > 1 and not any(map(is_link, header)):
         below = (len(row) == len(header) and any(map(is_link, row)) for row in cells[1:])
         return any(map(is_link_column, header)) or (len(cells) > 1 and all(below))
-    return all(map(_has_a_link, cells)) and any("?" not in row for row in rows)
+    return all(map(_has_one_link, cells)) and any("?" not in row for row in rows)
 
 
-def _has_a_link(row: Sequence[str]) -> bool:
-    """Whether one of several cells is a link, and the others are not the rest of it."""
+def _has_one_link(row: Sequence[str]) -> bool:
+    """Return whether exactly one of several cells is a link and the other cells are not parts of it."""
     links = [cell.strip() for cell in row if is_link(cell)]
     if len(row) < 2 or len(links) != 1 or any(IMAGE_SUFFIX.search(cell.strip()) for cell in row if not is_link(cell)):
         return False
@@ -124,7 +124,7 @@ def _csv_row(text: str, delimiter: str, *, is_strict: bool) -> list[str] | None:
     return rows[0] if len(rows) == 1 else None
 
 
-def tab_rows(lines: Iterable[str]) -> Iterator[list[str]]:
+def tsv_rows(lines: Iterable[str]) -> Iterator[list[str]]:
     """Split the lines of a TSV file into cells, without trailing empty cells; supports Google's TsvHttpData-1.0."""
     for line in lines:
         if line.strip() == _HTTP_DATA:
@@ -133,8 +133,9 @@ def tab_rows(lines: Iterable[str]) -> Iterator[list[str]]:
             yield line.rstrip("\t ").split("\t")
 
 
-def named_rows(rows: Iterator[Sequence[str]]) -> tuple[bool, Iterator[Row]]:
-    """Return whether the first row is a header, and the rows by its names, else by `column 1`, `column 2` ..."""
+def rows_by_column(rows: Iterator[Sequence[str]]) -> tuple[bool, Iterator[Row]]:
+    """Return whether the first row is a header, and the rows as dicts keyed by its names, or by `column 1`, `column 2`
+    ..."""
     first = next(rows, None)
     if first is None:
         return False, iter(())
@@ -146,7 +147,7 @@ def named_rows(rows: Iterator[Sequence[str]]) -> tuple[bool, Iterator[Row]]:
     return has_header, (dict(zip(names, row, strict=False)) for row in rows)
 
 
-def object_rows(lines: Iterable[str]) -> Iterator[Row]:
+def json_line_rows(lines: Iterable[str]) -> Iterator[Row]:
     """Yield the objects of JSON lines; a line that is not an object is a row without names."""
     for line in lines:
         try:

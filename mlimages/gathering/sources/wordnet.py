@@ -69,7 +69,7 @@ def find_synset(text: str) -> Synset:
 
 
 def subtree(root: Synset) -> dict[str, str]:
-    """Return the synset and all below it: folder by id, inside the folder of a parent; each synset occurs once."""
+    """Return the folder of a synset and of each of its descendants, by id; each folder is inside that of a parent."""
     folders = {root.wnid: root.folder}
     taken = {root.folder}
     waiting = [root.wnid]

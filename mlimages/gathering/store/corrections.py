@@ -63,7 +63,7 @@ class ClassCorrections:
         elif row.status == "ok" and not row.removed:
             self._stored_urls.add(row_key(_ANY_CLASS, row.url))
 
-    def defer(self, ref: ImageRef, key: int, *, is_done: bool) -> bool:
+    def should_defer(self, ref: ImageRef, key: int, *, is_done: bool) -> bool:
         """Return whether a link of the list has to wait until the whole list has been read."""
         if is_done and key not in self._without_image:
             self._named.add(key)
@@ -97,7 +97,7 @@ class ClassCorrections:
 def apply(corrections: list[Correction], files: StoredFiles | StoredShards, manifest: Path, names: NamesInUse) -> int:
     """Move the images, then rewrite the manifest; return the number of images moved.
 
-    Images that were edited or moved by hand, or are behind a symbolic link, keep their place and row.
+    Images that were edited or moved by hand, or are behind a symbolic link, are not moved, and their rows are kept.
 
     Args:
         manifest: with one row for each link.

@@ -84,17 +84,17 @@ def without_subfolder(folder: str) -> str:
     return re.sub(r"/part-\d{4,}$", "", folder)
 
 
-def candidate_paths(stem: str, suffix: str, digits: str, *, is_alone: bool) -> Iterator[str]:
+def candidate_paths(stem: str, suffix: str, unique_digits: str, *, is_alone: bool) -> Iterator[str]:
     """Yield names for an image, the best first; the plain name only if no other run may write to this folder.
 
     Args:
-        digits: digits that no other link has.
+        unique_digits: digits that no other link has.
     """
     if is_alone:
         yield f"{stem}{suffix}"
-    yield f"{stem}-{digits[:8]}{suffix}"
+    yield f"{stem}-{unique_digits[:8]}{suffix}"
     for count in itertools.count(1):
-        yield f"{stem}-{digits}-{count}{suffix}"
+        yield f"{stem}-{unique_digits}-{count}{suffix}"
 
 
 class NamesInUse:

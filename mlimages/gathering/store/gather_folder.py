@@ -22,13 +22,13 @@ from mlimages.gathering.store.manifest import (
     KeySet,
     ManifestWriter,
     manifests,
-    read_closing,
+    read_footer,
     read_rows,
     read_rows_after,
 )
 from mlimages.gathering.store.merge_manifests import CurrentRows, rewrite_manifests, warn_about_unknown_images
 from mlimages.gathering.store.missing import corrected_rows
-from mlimages.gathering.store.reopening import Refusals, check_same_settings, is_open
+from mlimages.gathering.store.reopening import ConsecutiveRefusals, check_same_settings, is_open
 from mlimages.gathering.store.rows import failed_values, image_values, make_row
 from mlimages.gathering.store.storage import open_storage
 from mlimages.gathering.store.stored_files import StoredFiles
@@ -70,13 +70,13 @@ class GatherFolder:
             self._files, self._objects, self._writer = opened.files, opened.objects, opened.writer
             stack.callback(lambda: self._writer.close())
             stack.callback(self._evict)
-            self._read_all()
+            self._read_manifests()
             if self._is_touched:
-                self._correct()
-                self._read(retries_open=True)
+                self._record_moved_and_deleted()
+                self._read_done_links(retry_unfinished=True)
             if not self._is_settled:
                 self._rewrite_manifests()
-                self._read(retries_open=True)
+                self._read_done_links(retry_unfinished=True)
             stack.callback(self._close_manifest)
             self._open = stack.pop_all()
         return self
@@ -84,19 +84,19 @@ class GatherFolder:
     def __exit__(self, *error: Any) -> None:
         self._open.__exit__(*error)
 
-    def _read_all(self) -> None:
+    def _read_manifests(self) -> None:
         """Read the manifests; retry if remote images are missing, since another run may just have merged them."""
-        self._read(retries_open=True)
+        self._read_done_links(retry_unfinished=True)
         while self._is_touched and self._objects:
             is_changed = self._objects.refresh()
-            self._read(retries_open=True)
+            self._read_done_links(retry_unfinished=True)
             if not is_changed:
                 break
 
-    def _correct(self) -> None:
+    def _record_moved_and_deleted(self) -> None:
         """Record in the manifest which images were deleted or moved since the last run."""
         choice, paths = self._options, manifests(self._folder)
-        was_closed = all(read_closing(path).is_whole for path in paths)
+        was_closed = all(read_footer(path).is_whole for path in paths)
         rows = corrected_rows(self._files, paths, keep=choice.keep_deleted, restore=choice.restore_deleted)
         for row in list(rows):  # read the whole manifest before appending to it
             self._writer.append(row)
@@ -109,7 +109,7 @@ class GatherFolder:
         if self._objects:
             self._writer.append_closing(keep_duplicates=keeps)
             return
-        closing = read_closing(self._manifest)
+        closing = read_footer(self._manifest)
         if not closing.is_whole:
             self._files.sync(row.path for row in read_rows_after(self._manifest, closing.lines) if row.path)
             self._writer.append_closing(keep_duplicates=keeps or closing.keeps_duplicates)
@@ -117,7 +117,7 @@ class GatherFolder:
     def claim(self, ref: ImageRef) -> bool:
         """Start work on a link; return False if it was finished or started before."""
         key = row_key(ref.label, ref.url)
-        if self._moves_corrected and self._compared.defer(ref, key, is_done=key in self._done):
+        if self._moves_corrected and self._compared.should_defer(ref, key, is_done=key in self._done):
             return False
         if key in self._refused:
             self._refused.remove(key)
@@ -127,7 +127,7 @@ class GatherFolder:
     def decide_corrections(self) -> list[ImageRef]:
         """Determine the corrections at the end of the list; return the other deferred links, to be claimed again."""
         self._moves_corrected = False
-        self._corrections, others = self._compared.decide(read_rows(self._paths()))
+        self._corrections, others = self._compared.decide(read_rows(self._manifest_paths()))
         return others
 
     def new_part(self) -> Path:
@@ -145,23 +145,23 @@ class GatherFolder:
         key = row_key(ref.label, ref.url)
         if isinstance(inspection, Facts):
             keeps = self._options.keep_duplicates
-            outcome = image_values(ref, fetched, inspection, self._images(), keep_duplicates=keeps)
+            outcome = image_values(ref, fetched, inspection, self._open_image_index(), keep_duplicates=keeps)
         else:
             outcome = failed_values(fetched, inspection)
         row = make_row(ref, fetched, outcome)
         if row.status == "ok" and isinstance(inspection, Facts):
-            row = await self._place(ref, row, part, inspection.suffix, key=key)
+            row = await self._store_image(ref, row, part, inspection.suffix, key=key)
         elif inspection:
             part.unlink(missing_ok=True)
         row = self._refusals.reopen(key, row)
         self._writer.append(row)
         self.added += 1
         self._is_settled &= key not in self._reopened and not self._objects
-        self._count(key, row)
+        self._count_row(key, row)
         if row.sha256 and row.status != "ok":
-            self._images().add(row)
+            self._open_image_index().add(row)
         if row.reason is Reason.PLACEHOLDER and row.sha256:
-            self._discard(row.sha256)
+            self._quarantine_placeholder(row.sha256)
         return row
 
     def finish(self) -> None:
@@ -174,16 +174,16 @@ class GatherFolder:
         if not self._is_settled:
             self._rewrite_manifests()
         elif self._has_reopened:
-            self._read(retries_open=False)  # links that were not retried count as recorded
+            self._read_done_links(retry_unfinished=False)  # links that were not retried count as recorded
         else:
-            self._reopen_refused(retries_open=False)
+            self._requeue_refused(retry_unfinished=False)
         self._move_corrected()
         if self.has_attributions:
             path = write_attributions(self._folder)
             if self._objects:
-                self._objects.put_other(path)
+                self._objects.upload_file(path)
         self._tables.write(
-            lambda: CurrentRows(self._files, self._paths()).rows(), lambda row: self._size_of(row) is not None
+            lambda: CurrentRows(self._files, self._manifest_paths()).rows(), lambda row: self._size_of(row) is not None
         )
 
     def _move_corrected(self) -> None:
@@ -191,39 +191,39 @@ class GatherFolder:
             self._writer.close()
             moved = apply(self._corrections, self._files, self._manifest, self._names)
             self._writer = ManifestWriter(self._manifest)
-            self._read(retries_open=False)
+            self._read_done_links(retry_unfinished=False)
             self.tally.moved, self.tally.unmoved = moved, len(self._corrections) - moved
 
     def _rewrite_manifests(self) -> None:
         self._evict()
         self._writer.close()
-        while not self._merge():
+        while not self._merge_manifests():
             assert self._objects
             self._objects.refresh()  # another run has merged the manifests meanwhile
         if not self._objects:
             self._writer = ManifestWriter(self._manifest)
-        self._read(retries_open=False)
+        self._read_done_links(retry_unfinished=False)
 
-    def _merge(self) -> bool:
-        paths = self._paths()
-        keeps = self._options.keep_duplicates or any(read_closing(path).keeps_duplicates for path in paths)
+    def _merge_manifests(self) -> bool:
+        paths = self._manifest_paths()
+        keeps = self._options.keep_duplicates or any(read_footer(path).keeps_duplicates for path in paths)
         steps: dict[str, Any] = {}
         if self._objects:
-            steps = {"publish": self._objects.put_merged, "discard": self._objects.discard}
+            steps = {"publish": self._objects.replace_merged_manifest, "discard": self._objects.discard}
         limit, into = self._options.limit, self._manifest
         is_merged = rewrite_manifests(self._files, paths, into, keep_duplicates=keeps, limit=limit, **steps)
         if is_merged and len(paths) > 1:
             warn_about_unknown_images(self._files, self._manifest, self.out)
         return is_merged
 
-    def _paths(self) -> list[Path]:
+    def _manifest_paths(self) -> list[Path]:
         """Return the manifests with this run's links: for a shard, only its own."""
         found = manifests(self._folder)
         stem = self._manifest.stem
         return [path for path in found if path.stem.startswith(stem)] if self._options.shard else found
 
-    def _read(self, *, retries_open: bool) -> None:
-        """Read which links are done; unfinished links are not if `retries_open`."""
+    def _read_done_links(self, *, retry_unfinished: bool) -> None:
+        """Read which links are done; with `retry_unfinished`, unfinished links count as not done."""
         self._evict()
         self._done = KeySet()
         self._compared = ClassCorrections()
@@ -231,52 +231,52 @@ class GatherFolder:
         self._has_reopened = False
         self._is_touched = False
         self.tally = Tally()
-        paths = self._paths()
+        paths = self._manifest_paths()
         self._is_settled = len(paths) < 2 if self._objects else paths in ([], [self._manifest])
         placeholders: set[str] = set()
-        self._refusals, self._names = Refusals(), NamesInUse()
+        self._refusals, self._names = ConsecutiveRefusals(), NamesInUse()
         for row in read_rows(paths):
             key = row_key(row.label, row.url)
             check_same_settings(row, self._options, self.out)
             self._refusals.count(key, row)
             self._is_settled &= not (key in self._done or key in self._reopened)
-            self._add_row(key, row, retries_open=retries_open)
+            self._add_row(key, row, retry_unfinished=retry_unfinished)
             if row.reason is Reason.PLACEHOLDER and row.sha256:
                 placeholders.add(row.sha256)
-        self._reopen_refused(retries_open=retries_open)
+        self._requeue_refused(retry_unfinished=retry_unfinished)
         rows = read_rows(paths) if placeholders else []
         self._is_settled &= not any(
             row.sha256 in placeholders and row.status == "ok" and self._files.size(row.path or "") is not None
             for row in rows
         )
         if self._options.shard:
-            self._read_others(paths, retries_open=retries_open)
+            self._read_other_manifests(paths, retry_unfinished=retry_unfinished)
 
-    def _reopen_refused(self, *, retries_open: bool) -> None:
+    def _requeue_refused(self, *, retry_unfinished: bool) -> None:
         """Retry the links of hosts that refused consecutive links."""
         keys = self._refusals.final_links()
-        self._refused = keys if retries_open and not self._options.no_retry else set()
+        self._refused = keys if retry_unfinished and not self._options.no_retry else set()
         self._has_reopened |= bool(self._refused)
         for key in self._refused:
             self._reopened.add(key)
-        if not retries_open:
+        if not retry_unfinished:
             self.tally.reopen(len(keys))
 
-    def _read_others(self, own: list[Path], *, retries_open: bool) -> None:
+    def _read_other_manifests(self, own: list[Path], *, retry_unfinished: bool) -> None:
         """Read which links of a shard are done in other manifests; images are compared when the shards are merged."""
         others = (path for path in reversed(manifests(self._folder)) if path not in own)
         for row in read_rows(others):
             key = row_key(row.label, row.url)
             if self._partition.is_in_shard(row.url) and key not in self._done:
-                self._add_row(key, row, retries_open=retries_open)
+                self._add_row(key, row, retry_unfinished=retry_unfinished)
 
-    def _add_row(self, key: int, row: FetchResult, *, retries_open: bool) -> None:
+    def _add_row(self, key: int, row: FetchResult, *, retry_unfinished: bool) -> None:
         size = self._size_of(row)
-        if is_open(row, self._options, has_image=size is not None, retries_open=retries_open):
+        if is_open(row, self._options, has_image=size is not None, retry_unfinished=retry_unfinished):
             self._reopened.add(key)
             self._has_reopened = True
         else:
-            self._count(key, row)
+            self._count_row(key, row)
             if self._moves_corrected:
                 self._compared.add_row(key, row)
             self.tally.changed += size not in (None, row.bytes)
@@ -289,20 +289,20 @@ class GatherFolder:
         self._is_touched |= bool(row.removed) == (size is not None) or size == 0
         return None if row.removed else size
 
-    def _count(self, key: int, row: FetchResult) -> None:
+    def _count_row(self, key: int, row: FetchResult) -> None:
         self._done.add(key)
         self.tally.add(row)
         if row.status == "ok" and row.path:
             self._names.reserve(row.label, row.path)
         self.has_attributions |= "attribution" in row.source
 
-    def _images(self) -> ImageIndex:
+    def _open_image_index(self) -> ImageIndex:
         """Return the image index, which is read when the first new image arrives."""
         if self._index is None:
             self._index = ImageIndex()
-            for row in read_rows(self._paths()):
+            for row in read_rows(self._manifest_paths()):
                 if row.sha256 and not is_open(
-                    row, self._options, has_image=self._size_of(row) is not None, retries_open=True
+                    row, self._options, has_image=self._size_of(row) is not None, retry_unfinished=True
                 ):
                     self._index.add(row)
         return self._index
@@ -312,10 +312,10 @@ class GatherFolder:
             self._index.close()
         self._index = None
 
-    async def _place(self, ref: ImageRef, row: FetchResult, part: Path, suffix: str, *, key: int) -> FetchResult:
+    async def _store_image(self, ref: ImageRef, row: FetchResult, part: Path, suffix: str, *, key: int) -> FetchResult:
         """Store the image under the first name that is free; return the row with its path."""
         sha256 = row.sha256 or ""
-        is_new = not self._images().copies(sha256).count
+        is_new = not self._open_image_index().copies(sha256).count
         stem = self._names.stem(ref)
         if isinstance(self._files, StoredShards):
             stem, suffix = shard_key(stem), SUFFIX
@@ -327,7 +327,7 @@ class GatherFolder:
                 continue  # taken, except for case
             named = replace(row, path=path)
             if self._objects and number == 0:
-                self._images().add(named)
+                self._open_image_index().add(named)
             placed = await self._files.place(part, named)
             if not placed and not ((is_new or self._objects) and self._files.sha256(path) == sha256):
                 continue  # taken, and not by this image in a run that was killed before it wrote the row
@@ -335,16 +335,16 @@ class GatherFolder:
                 part.unlink(missing_ok=True)
             named = replace(row, path=placed or path)
             if not self._objects:
-                self._images().add(named)
+                self._open_image_index().add(named)
             elif number:
-                self._images().put(sha256, replace(self._images().copies(sha256), path=path))
+                self._open_image_index().put(sha256, replace(self._open_image_index().copies(sha256), path=path))
             return named
-        raise AssertionError("there is always a next name")
+        raise AssertionError("unreachable: there is always a next name")
 
-    def _discard(self, sha256: str) -> None:
+    def _quarantine_placeholder(self, sha256: str) -> None:
         """Quarantine an image that is a host's placeholder; its rows are corrected when the manifests are merged."""
-        copies = self._images().copies(sha256)
+        copies = self._open_image_index().copies(sha256)
         if copies.path and self._files.quarantine(copies.path, sha256):
             self.tally.classes[copies.label] -= 1
-            self._images().put(sha256, replace(copies, path=None))
+            self._open_image_index().put(sha256, replace(copies, path=None))
         self._is_settled &= copies.count <= 1

@@ -76,13 +76,14 @@ class Copies:
     is_placeholder: bool = False
 
     def is_placeholder_with(self, url: str) -> bool:
-        """Whether these bytes are a host's placeholder, counting `url` too; copies kept on purpose are not."""
+        """Return whether these bytes are a host's placeholder if `url` also returns them; copies kept on purpose are
+        not placeholders."""
         if self.is_placeholder or self.kept > 1 or len(self.locations) < PLACEHOLDER_PATHS - 1:
             return self.is_placeholder
         return is_placeholder_set((*self.locations, location_hash(url)))
 
     def with_row(self, row: FetchResult) -> Copies:
-        """Return these copies and the link of another row."""
+        """Return these copies with the link of `row` added."""
         locations, place = self.locations, location_hash(row.url)
         if len(locations) < _MAX_LOCATIONS and place not in locations:
             locations = (*locations, place)
@@ -152,21 +153,21 @@ class ImageIndex:
             self.add_image(row.dhash, row.path)
 
     def is_placeholder_target(self, url: str | None) -> bool:
-        """Whether a link that is a placeholder was redirected to this URL."""
+        """Return whether this URL is known as the target of a redirect to a placeholder."""
         return url in self._placeholder_targets
 
     def first(self, sha256: str) -> tuple[int, str] | None:
-        """Return the manifest's number and the path of the image set by `add_first` for this SHA-256."""
+        """Return the manifest number and the path that `add_first` stored for this SHA-256; None if there are none."""
         query = "SELECT manifest, path FROM firsts WHERE sha256 = ?"
         row: tuple[int, str] | None = self._tables.execute(query, (bytes.fromhex(sha256),)).fetchone()
         return row
 
     def add_first(self, sha256: str, manifest: int, path: str) -> None:
-        """Store the image that is kept of those with this SHA-256, unless there is one already."""
+        """Store the first image with this SHA-256; later calls for the same SHA-256 have no effect."""
         self._tables.execute("INSERT OR IGNORE INTO firsts VALUES (?, ?, ?)", (bytes.fromhex(sha256), manifest, path))
 
     def add_image(self, dhash: str, path: str) -> None:
-        """Add an image; plain ones (sky, paper, a gradient) are left out, since all of them are similar."""
+        """Add an image; plain images (sky, paper, a gradient) are skipped, since all of them are similar."""
         value = int(dhash, 16)
         if _PLAIN_BITS <= value.bit_count() <= 64 - _PLAIN_BITS:
             row = (_to_signed(value), path, *_bands(value))

@@ -54,7 +54,8 @@ def manifests(folder: Path) -> list[Path]:
 
 
 def is_manifest(path: Path) -> bool:
-    """Whether the first complete line of a file is a row of a manifest; a file with only a torn line is one, too.
+    """Return whether the first complete line of a file is a row of a manifest; True for a file with only an incomplete
+    line.
 
     Raises:
         GatherError: a row of a later version.
@@ -66,7 +67,7 @@ def is_manifest(path: Path) -> bool:
         return False
     if not first.endswith(b"\n"):
         return not first.strip(b"\0") or first.startswith(_FIRST_BYTES) or _FIRST_BYTES.startswith(first)
-    values = _values_of(first)
+    values = _parse_json(first)
     return isinstance(values.get("v"), int) and all(isinstance(values.get(key), str) for key in ("url", "status"))
 
 
@@ -92,10 +93,10 @@ def parse_row(line: bytes) -> FetchResult | None:
     Raises:
         GatherError: a row of a later version.
     """
-    return _row(_values_of(line))
+    return _to_row(_parse_json(line))
 
 
-def _values_of(line: bytes) -> dict[str, Any]:
+def _parse_json(line: bytes) -> dict[str, Any]:
     """Return the JSON object in a line; empty if there is none."""
     try:
         values = json.loads(line)
@@ -109,7 +110,7 @@ def _values_of(line: bytes) -> dict[str, Any]:
     return values
 
 
-def _row(values: dict[str, Any]) -> FetchResult | None:
+def _to_row(values: dict[str, Any]) -> FetchResult | None:
     known = {name: values[name] for name in _FIELDS if name in values}
     try:
         if known.get("reason") is not None:
@@ -157,7 +158,7 @@ def dump_row(row: FetchResult) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class Closing:
+class ManifestFooter:
     """Position of the last closing line of a manifest.
 
     Attributes:
@@ -170,7 +171,7 @@ class Closing:
     keeps_duplicates: bool
 
 
-def read_closing(path: Path) -> Closing:
+def read_footer(path: Path) -> ManifestFooter:
     """Return the position of the last closing line of the manifest at `path`."""
     number = closed = 0
     keeps_duplicates = False
@@ -178,14 +179,14 @@ def read_closing(path: Path) -> Closing:
         for number, line in enumerate(lines, 1):
             if _CLOSED in line:
                 closed = number
-                keeps_duplicates |= _values_of(line).get("keep_duplicates") is True
-    return Closing(closed, closed == number, keeps_duplicates)
+                keeps_duplicates |= _parse_json(line).get("keep_duplicates") is True
+    return ManifestFooter(closed, closed == number, keeps_duplicates)
 
 
 def read_closed_rows(paths: Iterable[Path]) -> Iterator[tuple[FetchResult, bool]]:
     """Yield the rows like `read_rows`, each with a flag: whether a closing line follows it."""
     for path in paths:
-        closed = read_closing(path).lines
+        closed = read_footer(path).lines
         with path.open("rb") as lines:
             for number, line in enumerate(lines, 1):
                 row = parse_row(line)
@@ -207,7 +208,8 @@ def dump_closing(*, keep_duplicates: bool) -> bytes:
 
 
 class KeySet:
-    """A set of row keys at 9 bytes each, 70 or more in a Python set: sorted arrays, selected by the last 12 bits."""
+    """A set of row keys in sorted arrays, selected by the last 12 bits: 9 bytes per key, instead of 70 or more in a
+    Python set."""
 
     def __init__(self) -> None:
         self._parts = [array("Q") for _ in range(4096)]

@@ -17,7 +17,7 @@ from mlimages.gathering.store.manifest import (
     dump_closing,
     dump_row,
     is_shard_manifest,
-    read_closing,
+    read_footer,
     read_rows,
 )
 from mlimages.gathering.store.stored_files import ImageStorage
@@ -46,11 +46,12 @@ def rewrite_manifests(
     searched again, since the nearest image may be in another manifest or have been removed.
 
     Args:
-        limit: maximum number of images per class: further images of shards are removed, and their links reopened.
-        publish: is called with the new manifest before anything is removed; if it returns False, nothing is removed.
+        limit: maximum number of images per class: images of shards beyond it are removed, and their links can be
+            retried.
+        publish: called with the new manifest before anything is removed; if it returns False, nothing is removed.
         discard: removes a manifest whose rows are in the new one.
     """
-    is_closed = all(read_closing(path).is_whole for path in manifests)
+    is_closed = all(read_footer(path).is_whole for path in manifests)
     current = CurrentRows(files, manifests)
     placeholders = set() if keep_duplicates else _placeholder_hashes(current)
     replaced = _ReplacedImages()
@@ -133,15 +134,15 @@ def warn_about_unknown_images(files: ImageStorage, manifest: Path, out: Path) ->
 
 
 class CurrentRows:
-    """The row that counts for each link of these manifests: the last whose image exists, else the last."""
+    """The current row of each link of these manifests: the last row whose image exists, or else the last row."""
 
     def __init__(self, files: ImageStorage, manifests: list[Path]) -> None:
         self._files = files
         self._manifests = manifests
-        self._chosen = self._choose()
+        self._chosen = self._choose_rows()
 
     def enumerate_rows(self, replaced_images: _ReplacedImages | None = None) -> Iterator[tuple[int, FetchResult, bool]]:
-        """Yield each row that counts, with the number of its manifest and whether this is a shard's.
+        """Yield each current row, with the number of its manifest and whether that is the manifest of a shard.
 
         Args:
             replaced_images: receives images that a later download of the same link replaces.
@@ -157,15 +158,15 @@ class CurrentRows:
                 at += 1
 
     def rows(self) -> Iterator[FetchResult]:
-        """Yield each row that counts."""
+        """Yield each current row."""
         return (row for _, row, _ in self.enumerate_rows())
 
     def is_current(self, at: int, row: FetchResult) -> bool:
-        """Whether the row at index `at` is the one that counts for its link."""
+        """Return whether the row at index `at` is the current row of its link."""
         return self._chosen.get(row_key(row.label, row.url), at) == at
 
-    def _choose(self) -> dict[int, int]:
-        """Return, for links with several rows, the index of the one that counts among all rows."""
+    def _choose_rows(self) -> dict[int, int]:
+        """Return the index among all rows of the current row of each link that has several rows."""
         seen = KeySet()
         keys = (row_key(row.label, row.url) for row in read_rows(self._manifests))
         repeated = {key for key in keys if not seen.add(key)}
@@ -173,11 +174,11 @@ class CurrentRows:
         for at, row in enumerate(read_rows(self._manifests) if repeated else ()):
             key = row_key(row.label, row.url)
             if key in repeated:
-                rank = self._rank(row), at
+                rank = self._row_rank(row), at
                 best[key] = max(best.get(key, rank), rank)
         return {key: at for key, (_, at) in best.items()}
 
-    def _rank(self, row: FetchResult) -> int:
+    def _row_rank(self, row: FetchResult) -> int:
         if row.status == "ok" and not row.removed:
             return 2 if row.path and self._files.size(row.path) is not None else 0
         return 1 if row.removed or row.status == "duplicate" else 0

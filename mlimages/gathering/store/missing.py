@@ -31,7 +31,7 @@ def corrected_rows(files: ImageStorage, manifests: list[Path], *, keep: bool, re
     """Yield new rows for images that were moved, deleted or restored since their rows were written.
 
     Args:
-        keep: treat missing images as deleted on purpose, however many. restore: treat none as deleted; they get no
+        keep: treat all missing images as deleted on purpose. restore: treat no image as deleted: missing images get no
             new row and are downloaded again.
 
     Raises:
@@ -77,7 +77,7 @@ def corrected_rows(files: ImageStorage, manifests: list[Path], *, keep: bool, re
 
 
 def check_missing_count(deleted: Mapping[str, int], totals: Mapping[str, int]) -> None:
-    """Raise an error if all images of a folder, or more than one and more than a tenth of them, are missing.
+    """Raise an error if all images of a folder are missing, or more than one image and more than a tenth of the folder.
 
     Raises:
         GatherError: too many images are missing; the message has the folders, the counts and the two options.

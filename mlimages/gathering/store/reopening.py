@@ -18,18 +18,18 @@ _BYTES = re.compile(r"(more than )?(\d+) bytes")
 _RESIZED = re.compile(r"resized: (\d+)")
 
 
-def is_open(row: FetchResult, options: GatherOptions, *, has_image: bool, retries_open: bool) -> bool:
+def is_open(row: FetchResult, options: GatherOptions, *, has_image: bool, retry_unfinished: bool) -> bool:
     """Whether a run retries a recorded link.
 
     Args:
-        retries_open: the run retries links that are not final.
+        retry_unfinished: the run retries links that are not final.
     """
     if row.removed:
-        return retries_open and options.restore_deleted
+        return retry_unfinished and options.restore_deleted
     if row.status == "ok":
         return not has_image
     is_passing = not row.final or is_allowed_now(row, options)
-    return retries_open and (row.reason in options.retry_failed or (is_passing and not options.no_retry))
+    return retry_unfinished and (row.reason in options.retry_failed or (is_passing and not options.no_retry))
 
 
 def is_allowed_now(row: FetchResult, options: GatherOptions) -> bool:
@@ -74,7 +74,7 @@ def check_same_settings(row: FetchResult, options: GatherOptions, out: object) -
     raise InputError(f"{out} was gathered {had}: use the same setting, or another folder")
 
 
-class Refusals:
+class ConsecutiveRefusals:
     """Consecutive links that a host refused, since its last response, by 401, 403 or a web page.
 
     Many in a row are a block or a login page, which are temporary; they are not results of the links.
@@ -86,7 +86,7 @@ class Refusals:
         self._since: dict[str, str] = {}
 
     def reopen(self, key: int, row: FetchResult) -> FetchResult:
-        """Count the row; return it, as not final if its host refuses consecutive links."""
+        """Count the row and return it; it is marked as not final if its host refuses consecutive links."""
         if row.reason in REFUSING and self._counts[host_of(row.url)] + 1 >= REFUSALS_UNTIL_PARKED:
             row = replace(row, final=False)
         self.count(key, row)

@@ -18,7 +18,7 @@ from mlimages.gathering.store.stored_shards import StoredShards
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """Where a run reads and writes.
+    """Files and folders that a run reads and writes.
 
     Attributes:
         folder: the local folder of the manifests.
@@ -42,7 +42,7 @@ def open_storage(out: Path, options: GatherOptions, stack: ExitStack) -> Storage
 
     Raises:
         GatherError: another run uses it, or it cannot be written.
-        InputError: it is remote, and shards are only written to local folders.
+        InputError: the folder is remote, but shards can only be written to local folders.
     """
     return _open_remote(out, options, stack) if is_remote(out) else _open_local(out, options, stack)
 
@@ -65,7 +65,7 @@ def _open_shards(manifest: Path, stack: ExitStack) -> StoredShards:
 
 def _open_remote(out: Path, options: GatherOptions, stack: ExitStack) -> Storage:
     if options.layout == "tar":
-        raise InputError(f"{out}: --layout tar writes to a local folder: gather there, then copy the folder")
+        raise InputError(f"{out}: --layout tar requires a local folder: gather into one, then copy it")
     folder = Path(stack.enter_context(TemporaryDirectory(dir=cache_dir("gathered"))))
     manifest = manifest_path(folder, options.shard)
     objects = StoredObjects(out, folder)
@@ -73,5 +73,5 @@ def _open_remote(out: Path, options: GatherOptions, stack: ExitStack) -> Storage
     objects.refresh()
     parts = folder / "parts"
     parts.mkdir()
-    writer = ManifestParts(manifest, objects.put_manifest, keep_duplicates=options.keep_duplicates)
+    writer = ManifestParts(manifest, objects.upload_manifest, keep_duplicates=options.keep_duplicates)
     return Storage(folder, manifest, parts, objects, objects, writer)

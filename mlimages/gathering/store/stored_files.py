@@ -103,14 +103,14 @@ class StoredFiles:
             (self._folder / path).replace(self._folder / aside)
         return aside if self.is_unchanged(aside, sha256) else None
 
-    def move(self, path: str, sha256: str, names: Iterable[str]) -> str | None:
-        """Rename the file at `path` to the first of `names` that is free; return that name, or None if it stays.
+    def move(self, path: str, sha256: str, new_paths: Iterable[str]) -> str | None:
+        """Move the file at `path` to the first free path in `new_paths`; return that path, or None if not moved.
 
-        It stays if it is changed, the name leads across a symbolic link, or the system does not rename it.
+        It is not moved if its content has changed, the new path contains a symbolic link, or renaming fails.
         """
         if not self.is_unchanged(path, sha256):
             return None
-        name = next(name for name in names if not os.path.lexists(self._folder / name))
+        name = next(name for name in new_paths if not os.path.lexists(self._folder / name))
         if self._is_linked(name):
             return None
         try:

@@ -70,7 +70,7 @@ class StoredObjects:
         size = part.stat().st_size
         is_placed = await loop.run_in_executor(self._pool, self._create, part, path)
         if is_placed:
-            self._remember({path: size})
+            self._record_sizes({path: size})
             part.unlink()
         return path if is_placed else None
 
@@ -98,12 +98,12 @@ class StoredObjects:
         aside = quarantine_path(path, sha256)
         if self.is_unchanged(path, sha256):
             self._retry("written", aside, lambda at: self._fs.copy(f"{self._root}/{path}", at))
-            self._remember({aside: self.size(path) or 0})
+            self._record_sizes({aside: self.size(path) or 0})
             self._remove(path)
         return aside if self.size(aside) is not None else None
 
     def sync(self, paths: Iterable[str]) -> None:
-        """Do nothing: a stored object is durable."""
+        """Do nothing: stored objects are durable."""
 
     def walk(self) -> Iterator[str]:
         query = "SELECT path FROM objects WHERE path NOT LIKE '.%' AND path NOT LIKE '%/.%' ORDER BY path"
@@ -115,12 +115,12 @@ class StoredObjects:
         while True:
             before = self._manifests
             try:
-                self._list()
+                self._list_objects()
                 for name in before.keys() - self._manifests.keys():
                     (self._folder / name).unlink(missing_ok=True)
                 for name, state in self._manifests.items():
                     if before.get(name) != state:
-                        self._fetch(name)
+                        self._download(name)
             except FileNotFoundError:  # another run has just merged it
                 continue
             main = self._folder / NAME
@@ -128,13 +128,13 @@ class StoredObjects:
                 raise GatherError(f"{self._address}/{NAME} was not written by mlimages: choose another address")
             return before != self._manifests
 
-    def put_manifest(self, path: Path) -> None:
+    def upload_manifest(self, path: Path) -> None:
         """Store a manifest or another file of this run, under a new name."""
         if not self._create(path, path.name):
             raise GatherError(f"{self._address}/{path.name} already exists: run the same command again")
         self._manifests[path.name] = None
 
-    def put_merged(self, path: Path) -> bool:
+    def replace_merged_manifest(self, path: Path) -> bool:
         """Store `manifest.jsonl` if it has not changed since it was read; return False if it has."""
         if NAME not in self._manifests:
             return self._create(path, NAME)
@@ -146,7 +146,7 @@ class StoredObjects:
             return False
         return True
 
-    def put_other(self, path: Path) -> None:
+    def upload_file(self, path: Path) -> None:
         """Store a file about the whole folder, such as ATTRIBUTION.md."""
         self._retry("written", path.name, lambda at: self._fs.put_file(str(path), at))
 
@@ -156,7 +156,7 @@ class StoredObjects:
         self._manifests.pop(manifest.name, None)
         manifest.unlink()
 
-    def _fetch(self, name: str) -> None:
+    def _download(self, name: str) -> None:
         """Download an object in one request: fsspec's reader fails if the object is replaced meanwhile."""
 
         def copy(at: str) -> None:
@@ -177,7 +177,7 @@ class StoredObjects:
             self._retry("removed", path, self._fs.rm_file)
         self._sizes.execute("DELETE FROM objects WHERE path = ?", (path,))
 
-    def _list(self) -> None:
+    def _list_objects(self) -> None:
         """Record the size of each object; one folder at a time, since a listing takes 1 KB of memory per object."""
         self._sizes.executescript(
             "DROP TABLE IF EXISTS objects; CREATE TABLE objects (path TEXT PRIMARY KEY, size INT);"
@@ -199,13 +199,13 @@ class StoredObjects:
                 elif not folder and has_manifest_name(path):
                     self._manifests[path] = {key: info.get(key) for key in ("ETag", "size", "created", "updated")}
                 elif not folder and fnmatch(path, f"{STEM}*.md"):
-                    self._fetch(path)
+                    self._download(path)
                 elif info["type"] == "file":
                     files[path] = info["size"]
-            self._remember(files)
+            self._record_sizes(files)
         self._fs.invalidate_cache()
 
-    def _remember(self, sizes: dict[str, int]) -> None:
+    def _record_sizes(self, sizes: dict[str, int]) -> None:
         self._sizes.executemany("INSERT OR REPLACE INTO objects VALUES (?, ?)", sizes.items())
 
     def _retry(self, verb: str, path: str, action: Callable[[str], _T]) -> _T:
@@ -230,11 +230,12 @@ class StoredObjects:
                         f"{shown} cannot be {verb}: {error}; run the same command again to resume"
                     ) from error
                 time.sleep(_PAUSE_S * 4**count)
-        raise AssertionError("the last try returns or raises")
+        raise AssertionError("unreachable: the last attempt returns or raises")
 
 
 class ManifestParts:
-    """Rows of a run into a remote folder: manifests of this run, each stored once, when it is full or the run ends.
+    """Writes the rows of a run into a remote folder as several manifests, each uploaded when it is full or the run
+    ends.
 
     Args:
         manifest: path whose name, with 16 digits appended, is that of the parts.

@@ -93,13 +93,13 @@ class StoredShards:
 
     def size(self, path: str) -> int | None:
         self._listed.add(path.partition("/")[0])
-        return member.size if (member := self._find(path)) else None
+        return member.size if (member := self._find_member(path)) else None
 
     def is_unchanged(self, path: str, sha256: str) -> bool:
         return self.sha256(path) == sha256
 
     def sha256(self, path: str) -> str | None:
-        member = self._find(path)
+        member = self._find_member(path)
         return hashlib.sha256(member.read()).hexdigest() if member else None
 
     def remove_empty(self, path: str) -> None:
@@ -109,7 +109,7 @@ class StoredShards:
         """Do nothing: the manifest no longer lists the image."""
 
     def quarantine(self, path: str, sha256: str) -> str | None:
-        return path if self._find(path) else None
+        return path if self._find_member(path) else None
 
     def sync(self, paths: Iterable[str]) -> None:
         """Wait until the shard is on disk; those that are full have been synchronized."""
@@ -130,9 +130,9 @@ class StoredShards:
         with suppress(OSError), os.fdopen(os.dup(file.fileno()), "r+b", buffering=0) as same:
             with suppress(OSError):  # a full disk: the next run writes it
                 file.close()
-            _end(same, self._size)
+            _write_end_marker(same, self._size)
 
-    def _find(self, path: str) -> Member | None:
+    def _find_member(self, path: str) -> Member | None:
         return self._written.get(path) or find_member(f"{self._folder}/{path}")
 
     def _open_next(self) -> None:
@@ -157,10 +157,10 @@ def _end_truncated_shard(shard: Path) -> None:
         ends, name = (ends[1], one.offset + one.size + -one.size % _BLOCK), one.name
     size = ends[0] if name.endswith(".json") else ends[1]
     with shard.open("r+b", buffering=0) as file:
-        _end(file, size)
+        _write_end_marker(file, size)
 
 
-def _end(file: IO[bytes], size: int) -> None:
+def _write_end_marker(file: IO[bytes], size: int) -> None:
     """End a shard, open without a buffer, after the samples, which have this size."""
     file.truncate(size)
     file.seek(size)

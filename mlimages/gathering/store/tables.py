@@ -30,7 +30,7 @@ class Tables:
         """Check that the tables can be written without replacing a person's file.
 
         Raises:
-            InputError: a table is there and was not written by mlimages, or was edited since.
+            InputError: a table exists and was not written by mlimages, or was edited since.
             MissingExtraError: pyarrow is not installed.
         """
         if PARQUET in self._names:
@@ -42,14 +42,14 @@ class Tables:
                 option = "--metadata" if name == METADATA else "--parquet"
                 raise InputError(
                     f"{self._out / name} exists and was not written by mlimages, or was edited since: move it, or "
-                    f"leave out {option}"
+                    f"omit {option}"
                 ) from None
 
     def write(self, rows: Callable[[], Iterable[FetchResult]], has_image: Callable[[FetchResult], bool]) -> None:
         """Write the tables.
 
         Args:
-            rows: returns the rows of the manifest that count.
+            rows: returns the current rows of the manifest.
 
         Raises:
             InputError: as `require_writable`.

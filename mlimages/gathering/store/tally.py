@@ -50,7 +50,7 @@ class Tally:
                 self._hosts = Counter(dict(self._hosts.most_common(_HOSTS_COUNTED)))
 
     def reopen(self, count: int) -> None:
-        """Count this many of the failed links as unfinished."""
+        """Count `count` of the failed links as unfinished."""
         self._open += count
 
     def progress_counts(self) -> dict[str, int]:
@@ -73,12 +73,12 @@ class Tally:
             removed=self._removed,
             open=self._open,
             fetched=fetched,
-            reasons=_rank(self._reasons),
+            reasons=_top_counts(self._reasons),
             classes=dict(sorted(self.classes.items())),
-            hosts=dict(list(_rank(self._hosts).items())[:_WORST]),
+            hosts=dict(list(_top_counts(self._hosts).items())[:_WORST]),
             seconds=round(seconds, 2),
         )
 
 
-def _rank(counts: Counter[str]) -> Mapping[str, int]:
+def _top_counts(counts: Counter[str]) -> Mapping[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
