@@ -89,9 +89,8 @@ class _PackageFormatter(logging.Formatter):
 
 def _is_always_shown(record: logging.LogRecord) -> bool:
     """Whether a log record is shown without --verbose; Pillow's warnings and skipped images are not."""
-    return record.levelno >= logging.ERROR or record.name.startswith(
-        ("mlimages.networks", "mlimages.training", "mlimages.export", "mlimages.checks")
-    )
+    shown = ("gathering", "core", "networks", "training", "export", "checks")
+    return record.levelno >= logging.ERROR or record.name.startswith(tuple(f"mlimages.{name}." for name in shown))
 
 
 for step in (gather, curate, augment, probe_compare, train, deploy, inspect, demo):

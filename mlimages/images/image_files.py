@@ -9,16 +9,16 @@ from itertools import count
 from pathlib import Path
 
 from mlimages.core import BrokenImage, Prediction, as_path, is_remote, read_file
-from mlimages.labels import IMAGE_SUFFIXES, all_images, shards_in
+from mlimages.labels import IMAGE_SUFFIXES, all_images, is_shard, shards_in
 
 
 def find_images(sources: Iterable[Path]) -> Iterator[Path]:
     """Yield the files in `sources`, and the files with an image suffix in its folders, recursively, sorted.
 
-    From a folder of shards (`images-00000.tar`), the images that `label` reads are yielded.
+    From a folder of shards, or a shard (`images-00000.tar`), the images that `label` reads are yielded.
     """
     for source in map(as_path, sources):
-        if not source.is_dir():
+        if not (source.is_dir() or is_shard(source)):
             yield source
             continue
         if shards_in(source):

@@ -30,8 +30,9 @@ def find_inputs(sources: Iterable[str | os.PathLike[str]]) -> Iterator[os.PathLi
         if is_link(os.fspath(name)):
             raise InputError(f"{os.fspath(name)}: {NO_LINKS}")
         path = as_path(os.fspath(name))
-        if path.is_dir() and next(find_images([path]), None) is None:
+        if next(find_images([path]), None) is None:
+            kind = "folder" if path.is_dir() else "shard"
             raise InputError(
-                f"{path} is a folder without images: no file in it has an image's suffix (.jpg, .png, ...)"
+                f"{path} is a {kind} without images: no file in it has an image's suffix (.jpg, .png, ...)"
             )
     return find_images([as_path(os.fspath(name)) for name in names])

@@ -15,6 +15,7 @@ from typing import TextIO
 from mlimages.core import LabelFileError
 from mlimages.labels.annotations import Objects, annotation_objects
 from mlimages.labels.scanning import IMAGE_SUFFIXES
+from mlimages.labels.shards import is_shard_of_classes
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 WRITABLE = (".txt", ".csv", ".tsv", ".jsonl")
@@ -189,6 +190,10 @@ def check_suffix(path: Path, suffixes: tuple[str, ...] = READABLE) -> str:
         return suffix
     if path.is_dir():
         raise LabelFileError(f"{path} is a folder: create a label file from it with `mlimages label {path}`")
+    if is_shard_of_classes(path):
+        raise LabelFileError(
+            f"{path} is a shard: the folder is read with all its shards, e.g. `mlimages label {path.parent}`"
+        )
     if suffix in _ADVICE and suffixes == READABLE:
         stem = path.name.split(".")[0]
         raise LabelFileError(f"{path} is not a label file: {_ADVICE[suffix].format(path=path, stem=stem)}")

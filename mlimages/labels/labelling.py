@@ -12,6 +12,7 @@ from mlimages.core import InputError, Option, as_path, counted, documented, reco
 from mlimages.labels.class_names import add_class_name, class_definition_path, read_class_names
 from mlimages.labels.copies import join_copies
 from mlimages.labels.folders import check_table_options, label_dir, label_dir_auto, label_dir_by_pattern, require_items
+from mlimages.labels.formats import check_suffix
 from mlimages.labels.label_file import LabelFile, read_paths
 from mlimages.labels.layout import folder_names, write_class_folders
 from mlimages.labels.scanning import skipped_entries
@@ -195,6 +196,8 @@ def _check_consistent(options: LabelOptions, source: Path) -> None:
         raise InputError(f"no folder or label file at {source}")
     if options.group and options.group_by != "hashes":
         raise InputError("--group and --group-by are mutually exclusive")
+    if not source.is_dir():
+        check_suffix(source)
     if not (options.out or options.split or options.as_folders or source.is_dir()):
         raise InputError(f"{source} is already a label file: use -o FILE to convert it, or --split 0.8,0.2 to split it")
 

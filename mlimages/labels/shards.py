@@ -26,12 +26,22 @@ from mlimages.labels.scanning import (
 _SHARD = re.compile(r"(.*-)?[0-9]{5,}\.tar")
 
 
+def is_shard(path: Path) -> bool:
+    """Whether the path is a local shard (`images-00000.tar`)."""
+    return bool(_SHARD.fullmatch(path.name)) and not is_remote(path) and path.is_file()
+
+
 def shards_in(folder: Path) -> list[Path]:
     """Return the shards of a folder (`images-00000.tar`), sorted; none if a subfolder contains images.
+
+    Args:
+        folder: or a shard, which is the only one.
 
     Raises:
         InputError: the shards are remote.
     """
+    if is_shard(folder):
+        return [folder]
     names = names_in(folder) if is_remote(folder) else (path.name for path in folder.glob("*.tar"))
     shards = sorted(folder / name for name in names if _SHARD.fullmatch(name))
     if shards and any(has_images(path, recursive=True) for path in subfolders(folder)):
@@ -72,9 +82,15 @@ def shard_classes(folder: Path, *, leaf: bool) -> dict[str, list[str]]:
     return classes
 
 
+def is_shard_of_classes(path: Path) -> bool:
+    """Whether the path is a shard whose images have classes, by the manifest beside it or their folders."""
+    return is_shard(path) and any(label for _, label in _shard_images(path))
+
+
 def _shard_images(folder: Path) -> Iterator[tuple[str, str]]:
     """Yield the path and the label of each image that counts."""
     shards = shards_in(folder)
+    folder = folder.parent if folder in shards else folder
     names = {shard.name for shard in shards}
     manifests = [path for path in folder.glob("manifest*.jsonl") if path.is_file()]
     if manifests:

@@ -1,10 +1,12 @@
 """What the next command is given from the one before."""
 
+import logging
 from pathlib import Path
 
 import pytest
 
 from mlimages.cli.hints import validation_option
+from mlimages.cli.main import _is_for_all
 
 
 @pytest.mark.parametrize(
@@ -23,3 +25,14 @@ def test_a_validation_file_of_the_training_files_name_is_kept(
         (tmp_path / name).touch()
     found = validation_option(tmp_path / names[0])
     assert found == (["--val", tmp_path / expected] if expected else [])
+
+
+def test_what_a_package_warns_of_is_shown_but_not_each_skipped_image() -> None:
+    def shown(name: str, level: int = logging.WARNING) -> bool:
+        return _is_for_all(logging.LogRecord(name, level, "", 0, "", None, None))
+
+    assert shown("mlimages.gathering.store.merge_manifests")
+    assert shown("mlimages.core.cluster")
+    assert not shown("mlimages.dataset.training_data")
+    assert not shown("PIL.Image")
+    assert shown("asyncio", logging.ERROR)

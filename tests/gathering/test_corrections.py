@@ -179,6 +179,26 @@ def test_what_names_the_image_follows_it_and_a_correction_can_be_taken_back(tmp_
     )
 
 
+def test_classes_that_differ_in_case_alone_never_share_a_folder(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whether two processes placed them, or the list renames one: elsewhere, `cat` and `Cat` are one folder."""
+    gathered(tmp_path, ("cat", "a"), ("cat", "b"))
+    (tmp_path / "manifest.jsonl").rename(tmp_path / "manifest-00001-of-00002.jsonl")
+    gathered(tmp_path, ("Cat", "c"))
+    (tmp_path / "manifest.jsonl").rename(tmp_path / "manifest-00002-of-00002.jsonl")
+    listed(tmp_path, [("cat", "a"), ("cat", "b"), ("Cat", "c")])
+    own = f"Cat-{hashlib.sha256(b'Cat').hexdigest()[:8]}"
+    assert contents(tmp_path) == {f"{own}/c.jpg": "c", "cat/a.jpg": "a", "cat/b.jpg": "b"}
+    assert caplog.text.count(f"class 'Cat': its images are in {own}, since Cat is the folder of class 'cat'") >= 1
+    listed(tmp_path, [("Cat", "a"), ("Cat", "b"), ("Cat", "c")])
+    assert list(contents(tmp_path)) == [f"{own}/{name}.jpg" for name in "abc"]
+    (tmp_path / "Cat").mkdir(exist_ok=True)
+    (tmp_path / own / "c.jpg").rename(tmp_path / "Cat/c.jpg")
+    listed(tmp_path, [("Cat", "a"), ("Cat", "b"), ("Cat", "c")])
+    assert "Cat/c.jpg" in contents(tmp_path), "moved by hand"
+
+
 class Killed(BaseException):
     """The process is gone."""
 

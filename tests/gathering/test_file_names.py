@@ -128,6 +128,8 @@ def test_a_folder_belongs_to_one_label_and_a_path_to_one_image_whatever_the_case
     assert names.folder("DOGS") == f"DOGS-{digest('DOGS', 8)}"
     assert names.reserve("birds", "other/3.jpg"), "a path elsewhere takes no folder"
     assert names.folder("Birds") == "Birds"
+    assert names.reserve("Cows", f"Cows-{digest('Cows', 8)}/1.jpg")
+    assert names.folder("Cows") == f"Cows-{digest('Cows', 8)}", "a label keeps its folder"
 
 
 def test_an_image_is_stored_by_its_name_or_else_that_of_its_link() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import io
+import itertools
 import json
 import tarfile
 import tracemalloc
@@ -25,6 +26,7 @@ from mlimages.core import (
     ImageError,
     ImageProperty,
     InputError,
+    LabelFileError,
     find_member,
     is_file,
     members,
@@ -105,6 +107,10 @@ def test_every_step_reads_shards_as_class_folders(
     assert images(tmp_path / "copied") == images(tmp_path / "tar")
     shown = [sorted(map(read_bytes, find_images([tmp_path / layout]))) for layout in ("tar", "folders")]
     assert shown[0] == shown[1], "what `predict` and `explain` read"
+    alone = [list(find_images([tmp_path / f"tar/images-0000{n}.tar"])) for n in range(3)]
+    assert sorted(map(read_bytes, itertools.chain(*alone))) == shown[0], "a shard by itself"
+    with pytest.raises(LabelFileError, match=r"is a shard: .* `mlimages label "):
+        open_labels(tmp_path / "tar/images-00000.tar")
 
 
 def written(folder: Path) -> LabelFile:

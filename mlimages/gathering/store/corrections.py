@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from mlimages.core import FetchResult, ImageRef, replacing
 from mlimages.gathering.links import recorded_url, row_key
-from mlimages.gathering.store.file_names import NamesInUse, candidate_paths, without_subfolder
+from mlimages.gathering.store.file_names import NamesInUse, candidate_paths, safe_folder, without_subfolder
 from mlimages.gathering.store.manifest import KeySet, dump_row, parse_row
 from mlimages.gathering.store.stored_files import StoredFiles
 from mlimages.gathering.store.stored_shards import StoredShards
@@ -94,6 +94,15 @@ class ClassCorrections:
         return found, others
 
 
+def misplaced_images(rows: Iterable[FetchResult], names: NamesInUse) -> list[Correction]:
+    """Return the images that a process placed in the folder of another label, to be moved to one of their own."""
+    return [
+        Correction(ImageRef(row.url, row.label, row.source), row)
+        for row in rows
+        if row.status == "ok" and row.path and not row.removed and names.is_misplaced(row.label, row.path)
+    ]
+
+
 def apply(corrections: list[Correction], files: StoredFiles | StoredShards, manifest: Path, names: NamesInUse) -> int:
     """Move the images, then rewrite the manifest; return the number of images moved.
 
@@ -126,7 +135,7 @@ def _move_image(correction: Correction, files: StoredFiles | StoredShards, names
     old_folder = without_subfolder(str(path.parent))
     if old_folder == folder:  # moved there by hand, or by a run that was killed
         return old.path if files.size(str(path)) is not None else None
-    if old_folder != names.folder(old.label):
+    if old_folder not in (safe_folder(old.label), names.folder(old.label)):
         return None
     folder += str(path.parent).removeprefix(old_folder)
     free = candidate_paths(f"{folder}/{path.stem}", path.suffix, f"{row_key(ref.label, ref.url):016x}", is_alone=True)

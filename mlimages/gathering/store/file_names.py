@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import logging
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from urllib.parse import unquote
 from mlimages.core import ImageRef
 from mlimages.gathering.store.manifest import KeySet
 from mlimages.gathering.store.stored_shards import without_shard
+
+logger = logging.getLogger(__name__)
 
 MAX_BYTES = 120
 """Maximum length of a name in UTF-8: file systems allow 255, and a suffix, a number and a temporary name must fit."""
@@ -105,25 +108,47 @@ class NamesInUse:
 
     def __init__(self) -> None:
         self._owners: dict[str, str] = {}
+        self._folders: dict[str, str] = {}
         self._paths = KeySet()
 
     def reserve(self, label: str, path: str) -> bool:
         """Record an image; return whether its path was free."""
-        folder, path = safe_folder(label), without_shard(path)
-        if path.startswith(f"{folder}/"):
-            self._owners.setdefault(folder.casefold(), label)
+        path = without_shard(path)
+        for folder in _folders_of(label):
+            if path.startswith(f"{folder}/") and self._own(folder, label):
+                self._folders.setdefault(label, folder)
         return self._paths.add(int.from_bytes(hashlib.blake2b(path.casefold().encode(), digest_size=8).digest(), "big"))
+
+    def is_misplaced(self, label: str, path: str) -> bool:
+        """Whether a recorded image is in a folder of another label, as two processes may have placed it."""
+        folder = safe_folder(label)
+        return path.startswith(f"{folder}/") and self._owners[folder.casefold()] != label
 
     def folder(self, label: str) -> str:
         """Return the folder of a label's images."""
-        folder = safe_folder(label)
-        if self._owners.setdefault(folder.casefold(), label) != label:
-            folder += f"-{hashlib.sha256(label.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
-        return folder
+        if label not in self._folders:
+            plain, numbered = _folders_of(label)
+            self._folders[label] = plain if self._own(plain, label) else numbered
+            if self._folders[label] != plain:
+                logger.warning(
+                    "class %r: its images are in %s, since %s is the folder of class %r, and some systems ignore case",
+                    label, numbered, plain, self._owners[plain.casefold()],
+                )  # fmt: skip
+        return self._folders[label]
+
+    def _own(self, folder: str, label: str) -> bool:
+        """Give a folder to a label, unless it has an owner; return whether the label owns it."""
+        return self._owners.setdefault(folder.casefold(), label) == label
 
     def stem(self, ref: ImageRef) -> str:
         """Return the path of an image without number and suffix: the folder of its label and the name of its link."""
         return f"{self.folder(ref.label)}/{(ref.name and safe_name(ref.name, default='')) or url_stem(ref.url)}"
+
+
+def _folders_of(label: str) -> tuple[str, str]:
+    """Return the folder of a label, and the one it has if that belongs to another."""
+    folder = safe_folder(label)
+    return folder, f"{folder}-{hashlib.sha256(label.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 
 
 def _shorten(name: str) -> str:

@@ -15,7 +15,7 @@ from mlimages.gathering.links import row_key
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.partition import ALL, Partition
 from mlimages.gathering.store.attribution import write_attributions
-from mlimages.gathering.store.corrections import ClassCorrections, Correction, apply
+from mlimages.gathering.store.corrections import ClassCorrections, Correction, apply, misplaced_images
 from mlimages.gathering.store.file_names import NamesInUse, candidate_paths, in_subfolder
 from mlimages.gathering.store.image_index import ImageIndex
 from mlimages.gathering.store.manifest import (
@@ -177,7 +177,8 @@ class GatherFolder:
             self._read_done_links(retry_unfinished=False)  # links that were not retried count as recorded
         else:
             self._requeue_refused(retry_unfinished=False)
-        self._move_corrected()
+        moved = self._move_images(self._corrections)
+        self.tally.moved, self.tally.unmoved = moved, len(self._corrections) - moved
         if self.has_attributions:
             path = write_attributions(self._folder)
             if self._objects:
@@ -186,16 +187,18 @@ class GatherFolder:
             lambda: CurrentRows(self._files, self._manifest_paths()).rows(), lambda row: self._size_of(row) is not None
         )
 
-    def _move_corrected(self) -> None:
-        if self._corrections and isinstance(self._files, StoredFiles | StoredShards):
-            self._writer.close()
-            moved = apply(self._corrections, self._files, self._manifest, self._names)
-            self._writer = ManifestWriter(self._manifest)
-            self._read_done_links(retry_unfinished=False)
-            self.tally.moved, self.tally.unmoved = moved, len(self._corrections) - moved
+    def _move_images(self, corrections: list[Correction]) -> int:
+        if not corrections or not isinstance(self._files, StoredFiles | StoredShards):
+            return 0
+        self._writer.close()
+        moved = apply(corrections, self._files, self._manifest, self._names)
+        self._writer = ManifestWriter(self._manifest)
+        self._read_done_links(retry_unfinished=False)
+        return moved
 
     def _rewrite_manifests(self) -> None:
         self._evict()
+        is_of_several = len(self._manifest_paths()) > 1
         self._writer.close()
         while not self._merge_manifests():
             assert self._objects
@@ -203,6 +206,8 @@ class GatherFolder:
         if not self._objects:
             self._writer = ManifestWriter(self._manifest)
         self._read_done_links(retry_unfinished=False)
+        if is_of_several and isinstance(self._files, StoredFiles):
+            self._move_images(misplaced_images(read_rows([self._manifest]), self._names))
 
     def _merge_manifests(self) -> bool:
         paths = self._manifest_paths()
@@ -210,26 +215,23 @@ class GatherFolder:
         steps: dict[str, Any] = {}
         if self._objects:
             steps = {"publish": self._objects.replace_merged_manifest, "discard": self._objects.discard}
-        limit, into = self._options.limit, self._manifest
-        is_merged = rewrite_manifests(self._files, paths, into, keep_duplicates=keeps, limit=limit, **steps)
+        steps |= {"keep_duplicates": keeps, "limit": self._options.limit}
+        is_merged = rewrite_manifests(self._files, paths, self._manifest, **steps)
         if is_merged and len(paths) > 1:
             warn_about_unknown_images(self._files, self._manifest, self.out)
         return is_merged
 
     def _manifest_paths(self) -> list[Path]:
         """Return the manifests with this run's links: for a shard, only its own."""
-        found = manifests(self._folder)
-        stem = self._manifest.stem
-        return [path for path in found if path.stem.startswith(stem)] if self._options.shard else found
+        stem = self._manifest.stem if self._options.shard else ""
+        return [path for path in manifests(self._folder) if path.stem.startswith(stem)]
 
     def _read_done_links(self, *, retry_unfinished: bool) -> None:
         """Read which links are done; with `retry_unfinished`, unfinished links count as not done."""
         self._evict()
-        self._done = KeySet()
+        self._done, self._reopened = KeySet(), KeySet()
         self._compared = ClassCorrections()
-        self._reopened = KeySet()
-        self._has_reopened = False
-        self._is_touched = False
+        self._has_reopened = self._is_touched = False
         self.tally = Tally()
         paths = self._manifest_paths()
         self._is_settled = len(paths) < 2 if self._objects else paths in ([], [self._manifest])
@@ -301,9 +303,8 @@ class GatherFolder:
         if self._index is None:
             self._index = ImageIndex()
             for row in read_rows(self._manifest_paths()):
-                if row.sha256 and not is_open(
-                    row, self._options, has_image=self._size_of(row) is not None, retry_unfinished=True
-                ):
+                has_image = self._size_of(row) is not None
+                if row.sha256 and not is_open(row, self._options, has_image=has_image, retry_unfinished=True):
                     self._index.add(row)
         return self._index
 
@@ -314,15 +315,14 @@ class GatherFolder:
 
     async def _store_image(self, ref: ImageRef, row: FetchResult, part: Path, suffix: str, *, key: int) -> FetchResult:
         """Store the image under the first name that is free; return the row with its path."""
-        sha256 = row.sha256 or ""
+        sha256, stem = row.sha256 or "", self._names.stem(ref)
         is_new = not self._open_image_index().copies(sha256).count
-        stem = self._names.stem(ref)
         if isinstance(self._files, StoredShards):
             stem, suffix = shard_key(stem), SUFFIX
         elif self._options.subfolders:
             stem = in_subfolder(stem, self.tally.classes[ref.label] * (self._options.shard or (1, 1))[1])
-        is_alone = not (self._options.shard or self._objects)
-        for number, path in enumerate(candidate_paths(stem, suffix, f"{key:016x}", is_alone=is_alone)):
+        digits, is_alone = f"{key:016x}", not (self._options.shard or self._objects)
+        for number, path in enumerate(candidate_paths(stem, suffix, digits, is_alone=is_alone)):
             if not self._names.reserve(ref.label, path):
                 continue  # taken, except for case
             named = replace(row, path=path)
