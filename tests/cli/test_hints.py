@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mlimages.cli.hints import validation_option
-from mlimages.cli.main import _is_for_all
+from mlimages.cli.main import _is_always_shown
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_a_validation_file_of_the_training_files_name_is_kept(
 
 def test_what_a_package_warns_of_is_shown_but_not_each_skipped_image() -> None:
     def shown(name: str, level: int = logging.WARNING) -> bool:
-        return _is_for_all(logging.LogRecord(name, level, "", 0, "", None, None))
+        return _is_always_shown(logging.LogRecord(name, level, "", 0, "", None, None))
 
     assert shown("mlimages.gathering.store.merge_manifests")
     assert shown("mlimages.core.cluster")
