@@ -182,7 +182,7 @@ def test_pairs_by_features_are_of_other_groups_and_not_of_two_plain_images(monke
 
     monkeypatch.setattr(leaks, "find_feature_pairs", found)
     groups = DisjointSets(8)
-    groups.unite([(6, 7)])
+    groups.merge_pairs([(6, 7)])
     pairs = leaks.find_pairs(table, Thresholds(), groups, "embed", "progress")  # type: ignore[arg-type]
     assert asked == [Path(f"{n}.jpg") for n in (1, 2, 3, 4, 6, 7)]
     assert pairs == [(1, 2, 0.1), (1, 3, 0.2), (2, 6, 1.4)]  # not 3 and 4, both plain; not 6 and 7, of one group

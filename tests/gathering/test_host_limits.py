@@ -30,7 +30,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
 
 
 def use(hosts: Hosts, held: ExitStack, name: str, label: str = "") -> Host:
-    return held.enter_context(hosts.use(f"{name}.example:443", URL.format(name), label))
+    return held.enter_context(hosts.open_host(f"{name}.example:443", URL.format(name), label))
 
 
 def park(host: Host, clock: SimpleNamespace) -> None:

@@ -230,7 +230,7 @@ def test_a_list_without_a_link_is_refused_with_its_first_row(tmp_path: Path, nam
     ("name", "data"), [("x.xlsx", b"PK\x03\x04"), ("x.xls", b"\xd0\xcf\x11\xe0"), ("x.csv", b"PK\x03\x04")]
 )
 def test_an_excel_file_is_refused_as_one(tmp_path: Path, name: str, data: bytes) -> None:
-    with pytest.raises(InputError, match=r"Excel file .*: save it as CSV"):
+    with pytest.raises(InputError, match=r"spreadsheet or an archive, .*: save it as CSV"):
         LinkFile(write(tmp_path / name, data + b"\x01\xff" * 20), ListChoice())
 
 
@@ -273,7 +273,7 @@ def test_a_list_at_an_address_is_read(tmp_path: Path) -> None:
         for address, options, message in (
             (site.url("/"), GatherOptions(allow_private=True), rf"^{site.url('/')} is a web page"),
             (site.url("/"), GatherOptions(), "downloaded: its address is private: use --allow-private"),
-            ("http://nowhere.invalid/x.csv", GatherOptions(), "downloaded: no "),
+            ("http://nowhere.invalid/x.csv", GatherOptions(), "downloaded: the host name "),
         ):
             with pytest.raises(InputError, match=message):
                 asyncio.run(UrlList(address, network=options).plan())

@@ -237,7 +237,7 @@ def test_a_mixture_metadata_and_an_address_are_refused_before_anything_is_asked(
     with pytest.raises(InputError, match="metadata requires layout folders"):
         run(links, tmp_path / "out", metadata=True)
     pytest.importorskip("upath")
-    with pytest.raises(InputError, match="writes to a local folder"):
+    with pytest.raises(InputError, match="requires a local folder"):
         gather(UrlList(links), "memory://shards", **FAST)  # type: ignore[arg-type]
     assert not site.requests
 

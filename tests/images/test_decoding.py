@@ -24,7 +24,7 @@ VARIANT = "the installed Pillow cannot decode this variant of the format"
     [
         (Image.DecompressionBombError("x"), Fault.TOO_MANY_PIXELS, BOMB),
         (Image.DecompressionBombWarning("x"), Fault.TOO_MANY_PIXELS, BOMB),
-        (MemoryError(), Fault.UNREADABLE, "not enough memory to decode it"),
+        (MemoryError(), Fault.UNREADABLE, "not enough memory to decode the image"),
         (NotImplementedError("BC9"), Fault.UNREADABLE, f"{VARIANT} (BC9)"),
         (ImportError("zlib"), Fault.UNREADABLE, f"{VARIANT} (zlib)"),
         (OSError("decoder jpeg2k not available"), Fault.UNREADABLE, f"{VARIANT} (decoder jpeg2k not available)"),
@@ -171,8 +171,8 @@ def test_an_opened_image_is_converted_as_its_file_is(mode: str, orientation: int
     ("value", "orientation"), [(-1, 1), (0, 1), (1, 1), (2, 2), (8, 8), (9, 1), (6.0, 6), ("6", 1), (None, 1)]
 )
 def test_an_orientation_that_exif_does_not_have_is_upright(value: object, orientation: int) -> None:
-    assert decoding._orientation({0x0112: value}) == orientation
-    assert decoding._orientation({0x010F: value}) == 1
+    assert decoding._parse_orientation({0x0112: value}) == orientation
+    assert decoding._parse_orientation({0x010F: value}) == 1
 
 
 def test_a_transparent_colour_is_replaced_before_the_image_is_reduced() -> None:

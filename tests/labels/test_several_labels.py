@@ -122,9 +122,9 @@ def test_any_number_of_classes_is_read_from_the_forms_that_have_it(
         ("a.csv", 'image,tags\na.jpg,ant|bee\nb.jpg,"ant,bee"\n', MULTI, r"a.csv:3: labels are separated by"),
         ("a.csv", "image,p,q\na.jpg,1,1\nb.jpg,0,1\n", TableOptions(), "--multi-label for any number of ones"),
         ("a.csv", "image,p,q\na.jpg,1,-1\nb.jpg,-1,1\n", MULTI, "a.csv:2: .* 0 or 1 in .*; 2 of 2 rows have another"),
-        *(("a.csv", f'image,tags\na.jpg,"{cell}"\nb.jpg,1\n', MULTI, "a.csv:2: .* a 0 or 1 for each class")
+        *(("a.csv", f'image,tags\na.jpg,"{cell}"\nb.jpg,1\n', MULTI, "a.csv:2: .* vector of 0 and 1 without")
           for cell in ("[1, 0, 0]", "1,0,0", "[1 0 0]")),
-        ("a.txt", "a.jpg [1,0,0]\n", TableOptions(), "a.txt:1: .* a 0 or 1 for each class"),
+        ("a.txt", "a.jpg [1,0,0]\n", TableOptions(), "a.txt:1: .* vector of 0 and 1 without"),
         *(("a.csv", f'image,tags\na.jpg,"{cell}"\nb.jpg,"x,y"\n', MULTI, "a.csv:2: .* is not a list of classes")
           for cell in ("[x, y]", "{'x': 'y'}", "(x, y)", "[1. 0. 0.]")),
     ],

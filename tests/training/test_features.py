@@ -302,7 +302,7 @@ def test_bfloat16_gives_no_figures_and_is_left_if_features_differ_too_much(
 def test_a_network_that_openvino_cannot_convert_runs_in_pytorch(colours: Path, pretrained: Path) -> None:  # noqa: F811
     with (
         mock.patch("mlimages.training.data.choose_computation", return_value=Computation("openvino", "bf16")),
-        mock.patch("mlimages.training.frozen_runtime._convert", side_effect=RuntimeError("unknown layer")),
+        mock.patch("mlimages.training.frozen_runtime._convert_to_openvino", side_effect=RuntimeError("unknown layer")),
     ):
         result = fine_tune(config_for(colours, pretrained), export=False)
     assert json.loads((result.run / "config.json").read_text())["computation"]["library"] == "torch"
