@@ -84,9 +84,7 @@ class LabelFile:
         return (LabeledPath(as_path(name), label) for name, label in self.named())  # type: ignore[arg-type]
 
     def named(self) -> Iterator[tuple[str, Label]]:
-        """Yield each image's path as text and its class number; without Path objects it takes a third of the time.
-
-        In a multi-label file, the sorted class numbers of each image.
+        """Yield each image's path as text, three times as fast as Path objects, and its class number or sorted numbers.
 
         Raises:
             LabelFileError: as for iteration.
@@ -155,13 +153,8 @@ class LabelFile:
         if table.is_supported_format and self._fixed_class_names() is not None:
             left_out = table.left_out_note
             return (*self._notes, *left_out, *(table.multiple_classes_note if left_out else ()))
-        return (
-            *self._notes,
-            table.description,
-            *table.left_out_note,
-            *table.multiple_classes_note,
-            *table.missing_note,
-        )
+        notes = (*table.left_out_note, *table.multiple_classes_note, *table.missing_note)
+        return (*self._notes, table.description, *notes)
 
     @property
     def parts(self) -> dict[str, LabelFile]:
