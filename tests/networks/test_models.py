@@ -264,7 +264,7 @@ def test_offline_the_error_names_the_weights_file_and_its_folder(
         build_model("alexnet", classes=2)
     assert "alexnet-owt-7be5be79.pth" in str(error.value)
     assert str(tmp_path / "hub" / "checkpoints") in str(error.value)
-    assert "--weights PATH" in str(error.value)
+    assert "with --weights" in str(error.value)
 
 
 def test_offline_timm_weights_are_requested_once_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -261,7 +261,7 @@ class ServerLife(RuleBasedStateMachine):
         health, metrics = self.wait(self.ask("GET", "/healthz")), self.wait(self.ask("GET", "/metrics"))
         assert (health.status, health.answer["status"]) == (200, "ok")
         assert health.answer["classes"] == [f"{self.model}{number}" for number in range(3)]
-        assert self.service.engine.waiting == 0
+        assert self.service.engine.num_queued == 0
         found = {
             (sample.labels["route"], sample.labels["status"]): sample.value
             for family in text_string_to_metric_families(metrics.answer)
