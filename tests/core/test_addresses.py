@@ -9,12 +9,14 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 
 from mlimages import (
     FineTuneConfig,
+    GatherSummary,
     ImageProperty,
     LabelFile,
     Predictor,
@@ -29,6 +31,7 @@ from mlimages import (
 from mlimages.checks import write_outcome
 from mlimages.core import BrokenImage, InputError, LabeledPath, as_path, cache_dir, is_remote, named_path, relative_name
 from mlimages.dataset import compute_mean, load_mean_image
+from mlimages.gathering.store.stored_objects import StoredObjects
 from mlimages.images import copy_by_class, find_images
 from mlimages.inference import OnnxBundle
 from mlimages.labels import class_definition_path
@@ -206,6 +209,90 @@ def test_shards_gathered_into_one_address_are_settled_by_a_run_without_a_shard(m
         settled = gather(source, "memory://out", **options)
         assert (settled.ok, settled.duplicate, site.requests) == (5, 5, [])
     assert [name for name in fsspec.filesystem("memory").find("/out") if "manifest" in name] == ["/out/manifest.jsonl"]
+
+
+def test_a_merge_that_begins_during_the_removals_of_another_keeps_the_rows_of_that_one(
+    memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, main = fsspec.filesystem("memory"), threading.current_thread()
+    remove, is_unchanged = StoredObjects.remove, StoredObjects.is_unchanged
+    has_listed, is_removed = threading.Event(), threading.Event()
+    others: list[GatherSummary] = []
+
+    def merge_too() -> None:
+        others.append(gather(source, "memory://out", **options))
+        has_listed.set()
+
+    def remove_while_another_merges(self: StoredObjects, path: str, sha256: str) -> None:
+        if not other.ident:
+            other.start()
+            assert has_listed.wait(60)
+        remove(self, path, sha256)
+
+    def read_after_the_removals(self: StoredObjects, path: str, sha256: str) -> bool:
+        if threading.current_thread() is not main:
+            has_listed.set()
+            assert is_removed.wait(60)
+        return is_unchanged(self, path, sha256)
+
+    with serve() as site:
+        sides = urls_in(site, 1, 2), urls_in(site, 2, 2)
+        urls = [next(side) for _ in range(5) for side in sides]
+        site.routes = {path_of(url): answer(photo(n // 2)) for n, url in enumerate(urls)}
+        (tmp_path / "cats.txt").write_text("\n".join(urls))
+        source, options = UrlList(tmp_path / "cats.txt"), {"allow_private": True, "retries": 0, "decoders": 1}
+        for shard in ((1, 2), (2, 2)):
+            gather(source, "memory://out", shard=shard, **options)
+        other = threading.Thread(target=merge_too)
+        monkeypatch.setattr(StoredObjects, "remove", remove_while_another_merges)
+        monkeypatch.setattr(StoredObjects, "is_unchanged", read_after_the_removals)
+        merged = gather(source, "memory://out", **options)
+        is_removed.set()
+        other.join()
+        site.requests.clear()
+        again = gather(source, "memory://out", **options)
+        assert [(run.ok, run.duplicate) for run in (merged, *others, again)] == [(5, 5)] * 3
+        assert not site.requests
+    rows = [json.loads(line) for line in files.cat("/out/manifest.jsonl").splitlines()]
+    assert set(files.find("/out")) == {"/out/manifest.jsonl"} | {f"/out/{row['path']}" for row in rows if row["path"]}
+
+
+def test_a_merge_that_was_killed_before_its_removals_is_finished_by_the_next_run(memory: str, tmp_path: Path) -> None:
+    files = fsspec.filesystem("memory")
+    with serve() as site:
+        sides = urls_in(site, 1, 2), urls_in(site, 2, 2)
+        urls = [next(side) for _ in range(5) for side in sides]
+        site.routes = {path_of(url): answer(photo(n // 2)) for n, url in enumerate(urls)}
+        (tmp_path / "cats.txt").write_text("\n".join(urls))
+        source, options = UrlList(tmp_path / "cats.txt"), {"allow_private": True, "retries": 0, "decoders": 1}
+        for shard in ((1, 2), (2, 2)):
+            gather(source, "memory://out", shard=shard, **options)
+        killed = mock.patch.object(StoredObjects, "remove", side_effect=KeyboardInterrupt)
+        with killed, pytest.raises(KeyboardInterrupt):
+            gather(source, "memory://out", **options)
+        assert sum("manifest" in name for name in files.find("/out")) == 3
+        shard = gather(source, "memory://out", shard=(1, 2), **options)
+        assert (shard.ok + shard.duplicate, shard.fetched) == (5, 0)
+        again = gather(source, "memory://out", **options)
+        assert (again.ok, again.duplicate) == (5, 5)
+    rows = [json.loads(line) for line in files.cat("/out/manifest.jsonl").splitlines()]
+    assert set(files.find("/out")) == {"/out/manifest.jsonl"} | {f"/out/{row['path']}" for row in rows if row["path"]}
+
+
+def test_a_shard_that_grows_into_one_address_leaves_the_merged_rows_alone(memory: str, tmp_path: Path) -> None:
+    with serve() as site:
+        sides = urls_in(site, 1, 2), urls_in(site, 2, 2)
+        urls = [next(side) for _ in range(4) for side in sides]
+        site.routes = {path_of(url): answer(photo(n)) for n, url in enumerate(urls)}
+        options = {"allow_private": True, "retries": 0, "decoders": 1}
+        for count in (2, 4, 6, 8):
+            (tmp_path / "cats.txt").write_text("\n".join(urls[:count]))
+            source = UrlList(tmp_path / "cats.txt")
+            gather(source, "memory://out", shard=None if count == 2 else (1, 2), **options)
+        assert gather(source, "memory://out", shard=(2, 2), **options).ok == 4
+        site.requests.clear()
+        assert gather(source, "memory://out", **options).ok == 8
+        assert not site.requests
 
 
 def test_two_shards_on_their_way_to_one_address_leave_each_other_alone(memory: str, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from mlimages.gathering.store.manifest import (
     KeySet,
     ManifestWriter,
     manifests,
+    merged_manifests,
     read_footer,
     read_rows,
     read_rows_after,
@@ -74,7 +75,7 @@ class GatherFolder:
             if self._is_touched:
                 self._record_moved_and_deleted()
                 self._read_done_links(retry_unfinished=True)
-            if not self._is_settled:
+            if not (self._is_settled or (self._objects and self._options.shard)):
                 self._rewrite_manifests()
                 self._read_done_links(retry_unfinished=True)
             stack.callback(self._close_manifest)
@@ -212,11 +213,10 @@ class GatherFolder:
     def _merge_manifests(self) -> bool:
         paths = self._manifest_paths()
         keeps = self._options.keep_duplicates or any(read_footer(path).keeps_duplicates for path in paths)
-        steps: dict[str, Any] = {}
-        if self._objects:
-            steps = {"publish": self._objects.replace_merged_manifest, "discard": self._objects.discard}
-        steps |= {"keep_duplicates": keeps, "limit": self._options.limit}
-        is_merged = rewrite_manifests(self._files, paths, self._manifest, **steps)
+        steps: dict[str, Any] = {"merged": merged_manifests(self._folder), "limit": self._options.limit}
+        if objects := self._objects:
+            steps |= {"publish": objects.replace_merged_manifest, "discard": objects.discard}
+        is_merged = rewrite_manifests(self._files, paths, self._manifest, keep_duplicates=keeps, **steps)
         if is_merged and len(paths) > 1:
             warn_about_unknown_images(self._files, self._manifest, self.out)
         return is_merged
@@ -229,12 +229,12 @@ class GatherFolder:
     def _read_done_links(self, *, retry_unfinished: bool) -> None:
         """Read which links are done; with `retry_unfinished`, unfinished links count as not done."""
         self._evict()
-        self._done, self._reopened = KeySet(), KeySet()
-        self._compared = ClassCorrections()
+        self._done, self._reopened, self._compared = KeySet(), KeySet(), ClassCorrections()
         self._has_reopened = self._is_touched = False
         self.tally = Tally()
         paths = self._manifest_paths()
         self._is_settled = len(paths) < 2 if self._objects else paths in ([], [self._manifest])
+        self._is_settled &= not merged_manifests(self._folder)
         placeholders: set[str] = set()
         self._refusals, self._names = ConsecutiveRefusals(), NamesInUse()
         for row in read_rows(paths):

@@ -42,15 +42,35 @@ def is_shard_manifest(path: Path) -> bool:
 
 
 def manifests(folder: Path) -> list[Path]:
-    """Return all manifests of the folder in order: its own, then those of shards and runs, whose rows are later.
+    """Return the manifests of the folder in order: its own, then those of shards and runs, whose rows are later.
 
-    Other files that are named `manifest*.jsonl` are ignored.
+    Manifests that have been merged, and other files that are named `manifest*.jsonl`, are ignored.
 
     Raises:
         GatherError: a row has a later version.
     """
+    merged = _merged_names(folder)
+    return [path for path in _all_manifests(folder) if path.name not in merged]
+
+
+def merged_manifests(folder: Path) -> list[Path]:
+    """Return the manifests whose rows are in `manifest.jsonl`, which the run that merged them has not removed yet."""
+    merged = _merged_names(folder)
+    return [path for path in _all_manifests(folder) if path.name in merged]
+
+
+def _all_manifests(folder: Path) -> list[Path]:
     named = [path for path in folder.glob("manifest*.jsonl") if has_manifest_name(path.name)]
     return sorted(filter(is_manifest, named), key=lambda path: (path.name != NAME, path.name))
+
+
+def _merged_names(folder: Path) -> list[str]:
+    try:
+        with (folder / NAME).open("rb") as file:
+            values = _parse_json(file.readline())
+    except OSError:
+        return []
+    return values.get("merged", []) if values.get("status") == "closed" else []
 
 
 def is_manifest(path: Path) -> bool:
@@ -202,9 +222,18 @@ def read_rows_after(path: Path, lines: int) -> Iterator[FetchResult]:
 
 def dump_closing(*, keep_duplicates: bool) -> bytes:
     """Return the closing line of a run."""
+    return _dump_closed(keep_duplicates=keep_duplicates)
+
+
+def dump_merged(names: Iterable[str]) -> bytes:
+    """Return the first line of a manifest that holds the rows of the manifests of these names."""
+    return _dump_closed(keep_duplicates=False, merged=sorted(names))
+
+
+def _dump_closed(**values: object) -> bytes:
     nothing = dict.fromkeys(_FIELDS)  # so that a table of the lines has every column
-    values = {"v": VERSION, **nothing, "url": "", "label": "", "status": "closed", "keep_duplicates": keep_duplicates}
-    return _encode(values).encode() + b"\n"
+    line = {"v": VERSION, **nothing, "url": "", "label": "", "status": "closed", **values}
+    return _encode(line).encode() + b"\n"
 
 
 class KeySet:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -15,6 +15,7 @@ from mlimages.gathering.store.image_index import ImageIndex, PlaceholderCounts, 
 from mlimages.gathering.store.manifest import (
     KeySet,
     dump_closing,
+    dump_merged,
     dump_row,
     is_shard_manifest,
     read_footer,
@@ -36,7 +37,8 @@ def rewrite_manifests(
     *,
     keep_duplicates: bool,
     limit: int | None = None,
-    publish: Callable[[Path], bool] = lambda path: True,
+    merged: Sequence[Path] = (),
+    publish: Callable[[Path], bool] | None = None,
     discard: Callable[[Path], None] = Path.unlink,
 ) -> bool:
     """Rewrite `manifests` as the single file `into`, and remove replaced images.
@@ -48,27 +50,34 @@ def rewrite_manifests(
     Args:
         limit: maximum number of images per class: images of shards beyond it are removed, and their links can be
             retried.
-        publish: called with the new manifest before anything is removed; if it returns False, nothing is removed.
+        merged: manifests whose rows are in `into` already; they and their replaced images are removed.
+        publish: called with the new manifest before anything is removed; if it returns False, nothing is removed. The
+            new manifest then begins with the names of the merged ones: runs that read it meanwhile ignore them.
         discard: removes a manifest whose rows are in the new one.
     """
     is_closed = all(read_footer(path).is_whole for path in manifests)
     current = CurrentRows(files, manifests)
     placeholders = set() if keep_duplicates else _placeholder_hashes(current)
     replaced = _ReplacedImages()
+    for row in read_rows(merged):
+        if row.status == "ok" and row.path and row.sha256:
+            replaced.add(row.path, row.sha256)
+    done = [*merged, *(manifest for manifest in manifests if manifest != into)]
     with replacing(into) as part, part.open("wb") as out:
+        if publish and done:
+            out.write(dump_merged(path.name for path in done))
         for row in _merge_rows(files, current, placeholders, replaced, keep_duplicates=keep_duplicates, limit=limit):
             out.write(dump_row(row))
         if is_closed:
             out.write(dump_closing(keep_duplicates=keep_duplicates))
         out.flush()
         os.fsync(out.fileno())
-    if not publish(into):
+    if publish and not publish(into):
         return False
     for path, sha256 in replaced.unlisted_in(into):
         files.remove(path, sha256)
-    for manifest in manifests:
-        if manifest != into:
-            discard(manifest)
+    for manifest in done:
+        discard(manifest)
     return True
 
 

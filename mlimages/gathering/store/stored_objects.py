@@ -3,7 +3,8 @@
 1. A verified image is stored under a name that no other link has, and only if the name is free.
 2. Rows are written to manifests that no other run writes to, `manifest-RUNID.jsonl`; each is stored once, complete.
 3. All manifests are read together. A run without a shard merges them: it stores `manifest.jsonl` only if that has not
-   changed since it was read, and removes the merged ones; after a conflict it reads again.
+   changed since it was read, and removes the merged ones and replaced images; after a conflict it reads again.
+4. The first line of `manifest.jsonl` names the merged ones: a run that finds them still there ignores their rows.
 So two runs never write the same object, and the next run finds what a killed run has stored.
 """
 
