@@ -308,9 +308,7 @@ def path_cells(path: Path) -> Iterator[str]:
     if first is None:
         return
     names = [cell.strip().lower() for cell in first.cells]
-    column = min(
-        range(len(names)), key=lambda index: (index_of_first(names[index : index + 1], PATH_COLUMN_NAMES), index)
-    )
+    column = min(range(len(names)), key=lambda index: index_of_first(names[index : index + 1], PATH_COLUMN_NAMES))
     if names[column] not in PATH_COLUMN_NAMES:
         yield first.cells[column]
     yield from (row.cells[column] for row in rows if column < len(row.cells))
