@@ -67,6 +67,21 @@ def test_data_of_no_known_format_is_shown_by_its_beginning(
 
 
 @pytest.mark.parametrize(
+    ("data", "fault", "detail"),
+    [
+        (b"", Fault.EMPTY, "the file is empty"),
+        (b"GIF89a", Fault.NOT_AN_IMAGE, f"starts as GIF does, but its header is damaged: {AGAIN}"),
+        (b"a text, no image", Fault.NOT_AN_IMAGE, 'begins with "a text, no i"'),
+    ],
+)
+def test_data_that_is_no_image_is_refused_with_its_reason(data: bytes, fault: Fault, detail: str) -> None:
+    for read in (identify, decode):
+        with pytest.raises(ImageError) as error:
+            read(data)
+        assert (error.value.fault, error.value.detail) == (fault, detail)
+
+
+@pytest.mark.parametrize(
     ("size", "fault"),
     [((10, 10), None), ((10, 11), Fault.TOO_MANY_PIXELS), ((0, 9), Fault.CORRUPT), ((9, 0), Fault.CORRUPT),
      ((1, 1), None), ((1, 100), None)],
