@@ -94,7 +94,9 @@ def fit_ridge(
         labels: class indices, int64 `(N,)`; for multi-label data, 1 for each class of an image, else 0, `(N, classes)`.
         classes: number of classes.
         lower: features of each layer below, `(N, L)`; their weights follow those of `features`: `(classes, D + sum L)`.
-        shares: candidates for their total share, compared on at most SHARE_IMAGES images.
+        shares: candidates for their total share, compared on at most SHARE_IMAGES images. If 0 is the first, another
+            is chosen only if its error is lower by more than two standard errors of the difference: without lower
+            layers, the trained weights give the same answers in the library's own network.
 
     >>> features = np.array([[0.0], [0.1], [0.9], [1.0]])
     >>> fit_ridge(features, np.array([0, 0, 1, 1]), classes=2).head.probabilities(features).argmax(axis=1).tolist()
@@ -118,7 +120,10 @@ def fit_ridge(
         )
         for share in shares
     ]
-    best = int(np.argmin([candidate.error for candidate in candidates]))
+    best = int(np.argmin([candidate.errors.mean() for candidate in candidates]))
+    gain = candidates[0].errors - candidates[best].errors  # of each image
+    if not shares[0] and gain.mean() <= 2 * gain.std() / np.sqrt(len(gain)):
+        best = 0
     share = shares[best]
     if not share:
         return fit_ridge(features, labels, classes)
@@ -174,7 +179,7 @@ class _Ridge:
     5. weight = X' U diag(1 / (values + penalty)) U' Y.
 
     Attributes:
-        error: mean squared error of leave-one-out, on at most PENALTY_IMAGES images.
+        errors: mean squared error of leave-one-out of each of at most PENALTY_IMAGES images, `(n,)`.
     """
 
     def __init__(
@@ -200,11 +205,10 @@ class _Ridge:
         left, penalties = self._left_vectors(choice), PENALTIES * self._values.sum() / len(labels)
         targets = self._target_rows(choice)
         errors = [
-            float(np.square(self._leave_one_out_scores(choice, left, penalty) - targets).mean())
-            for penalty in penalties
+            np.square(self._leave_one_out_scores(choice, left, penalty) - targets).mean(axis=1) for penalty in penalties
         ]
-        best = int(np.argmin(errors))
-        self.error, self._penalty, self._relative_penalty = errors[best], penalties[best], float(PENALTIES[best])
+        best = int(np.argmin([each.mean() for each in errors]))
+        self.errors, self._penalty, self._relative_penalty = errors[best], penalties[best], float(PENALTIES[best])
         fit_scale = _fit_platt_scaling if is_multi else _fit_softmax_scaling
         self._scale, self._offset = fit_scale(self._leave_one_out_scores(choice, left, self._penalty), labels[choice])
         self._task: Task = MultiLabel() if is_multi else SingleLabel()

@@ -70,6 +70,13 @@ def test_leave_one_out_finds_the_layer_that_tells_the_classes_apart(helpful: int
     assert fit.head.weight.shape[1] == layers[0].shape[1] + (layers[1].shape[1] if fit.share else 0)
 
 
+def test_lower_layers_without_information_are_used_as_seldom_as_chance_explains() -> None:
+    good, labels = blobs(120, 10)
+    noise = [[np.random.default_rng((seed, n)).normal(size=(120, 10)) for n in range(2)] for seed in range(40)]
+    shares = [fit_ridge(good, labels, 3, lower=lower).share for lower in noise]
+    assert sum(share > 0 for share in shares) <= 4, shares  # two standard errors; the best of six shares
+
+
 def test_probabilities_add_up_and_are_calibrated_enough_to_rank() -> None:
     features, labels = blobs(300, 6)
     probabilities = fit_ridge(features, labels, 3).leave_one_out
