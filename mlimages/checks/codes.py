@@ -142,7 +142,7 @@ class Thresholds:
         ),
     ] = 0.8
     placeholder_copies: Annotated[
-        int, Option("placeholder: the same file is listed at least this many times.", min=2)
+        int, Option("placeholder: minimum number of times the same file is listed.", min=2)
     ] = 5
     near_bits: Annotated[
         int,
@@ -158,7 +158,10 @@ class Thresholds:
         float, Option("near-duplicate: minimum correlation of the two thumbnails.", min=0, max=1)
     ] = 0.90
     crop_correlation: Annotated[
-        float, Option("near-duplicate: minimum correlation between an image and a crop of the other.", min=0, max=1)
+        float,
+        Option(
+            "near-duplicate: minimum correlation between one image and the matching crop of the other.", min=0, max=1
+        ),
     ] = 0.95
     plain_correlation: Annotated[
         float, Option("near-duplicate: minimum correlation if one image is tiny, smooth or line art.", min=0, max=1)

@@ -39,7 +39,7 @@ def find_groups(images: ImageTable, thresholds: Thresholds, cache: FactsCache) -
     Blank images are duplicates only if their bytes are equal. The result is cached for the set of images.
     """
     compared = np.flatnonzero(images.decoded & ~is_blank(images.facts, thresholds)).astype(np.int32)
-    min_correlation = _min_correlation(images, compared, thresholds)
+    min_correlation = _correlation_thresholds(images, compared, thresholds)
     key = _cache_key(images, compared, min_correlation, thresholds)
     groups = DisjointSets(len(images))
     groups.merge_pairs(_equal_pairs(images.digest))
@@ -84,7 +84,9 @@ def describe_relation(code: Code, other: Path, class_name: str, *, same: bool) -
     return f"{kind} {other}" + of_class * (code in (Code.TWO_LABELS, Code.NEAR_TWO_LABELS))
 
 
-def _min_correlation(images: ImageTable, compared: NDArray[np.int32], thresholds: Thresholds) -> NDArray[np.float32]:
+def _correlation_thresholds(
+    images: ImageTable, compared: NDArray[np.int32], thresholds: Thresholds
+) -> NDArray[np.float32]:
     """Return for each compared image the minimum correlation with a near-duplicate."""
     plain = _is_plain(images, thresholds)
     return np.where(plain[compared], np.float32(thresholds.plain_correlation), np.float32(thresholds.near_correlation))
@@ -148,7 +150,7 @@ def _relations(images: ImageTable, groups: Sequence[Sequence[int]], thresholds: 
     def class_of(index: int) -> int:
         return int(images.class_id[index])
 
-    def near_class_of(index: int) -> int:
+    def class_for_near_duplicates(index: int) -> int:
         return 0 if is_multi_label else class_of(index)  # nearly the same image may show one class more
 
     def digest_of(index: int) -> bytes:
@@ -161,10 +163,10 @@ def _relations(images: ImageTable, groups: Sequence[Sequence[int]], thresholds: 
             yield from _equal_bytes(_group_by(same, class_of), _group_by(same, file_of))
             if len(same) >= thresholds.placeholder_copies:
                 yield from ((index, Code.PLACEHOLDER, same[0 if index != same[0] else -1]) for index in same)
-        yield from _near_duplicates_in_two_classes(group, near_class_of, digest_of)
+        yield from _near_duplicates_in_two_classes(group, class_for_near_duplicates, digest_of)
         for within in by_file.values():
             firsts = [same[0] for same in _group_by(within, digest_of).values()]
-            for of_class in _group_by(firsts, near_class_of).values():
+            for of_class in _group_by(firsts, class_for_near_duplicates).values():
                 yield from ((index, Code.NEAR_DUPLICATE, of_class[0]) for index in of_class[1:])
 
 

@@ -133,7 +133,7 @@ def write_outcome(report: CheckReport, moved: Iterable[Move] = (), *, overwrite:
     A label file that mlimages wrote, and that was not edited since, gets the new paths as well.
 
     Raises:
-        InputError: a file exists that mlimages did not write or that was changed since; not with `overwrite`.
+        InputError: a file exists that mlimages did not write or that was changed since, and `overwrite` is false.
     """
     current_paths = {os.path.realpath(move.source): move.target for move in moved}
     written = []

@@ -50,13 +50,13 @@ def export(
         "0.95.",
     ),
     croissant: Path = typer.Option(
-        None, "--croissant", metavar="FILE", help="Write a description of the run's images in Croissant 1.1 (JSON-LD)."
+        None, "--croissant", metavar="FILE", help="Write Croissant 1.1 metadata (JSON-LD) for the run's images."
     ),
     page: Path = typer.Option(
         None,
         "--page",
         metavar="DIR",
-        help="Also write a web page that runs the file in the browser: static files for any web server.",
+        help="Also write a static web page that runs the model in the browser.",
     ),
     ort_web: Path = typer.Option(
         None,
@@ -207,7 +207,7 @@ def evaluate(
     report: Path = typer.Option(
         None,
         metavar="FILE.html",
-        help="Write an HTML report with the scores of each class, the confusion matrix and the mistakes.",
+        help="Write an HTML report with per-class scores, the confusion matrix and the misclassified images.",
     ),
     explain: int = typer.Option(
         0,

@@ -266,7 +266,7 @@ def _print_plan(source: Any, *, as_json: bool) -> None:
         print(f"{label:<50} {'unknown' if count is None else count:>9}")
     known = [count for count in plan.values() if count is not None]
     if not plan:
-        raise GatherError(f"no image can be gathered: {_NO_LINKS}")
+        raise GatherError(f"nothing to gather: {_NO_LINKS}")
     if known:
         print(f"{'total of ' + counted(len(plan), 'class'):<50} {sum(known):>9}")
 

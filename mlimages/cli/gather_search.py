@@ -167,7 +167,7 @@ def pexels(
     queries: list[str] = typer.Argument(
         ..., metavar="QUERY...", help='Search query, or CLASS=QUERY ("lizard=lizard reptile").'
     ),
-    i_have_permission: bool = typer.Option(
+    has_permission: bool = typer.Option(
         False,
         "--i-have-permission",
         help="Confirm that Pexels has permitted you to use its photos for machine learning.",
@@ -210,7 +210,7 @@ def pexels(
         queries,
         photo_size=photo_size,
         filters={name: value for name, value in filters.items() if value},
-        i_have_permission=i_have_permission,
+        i_have_permission=has_permission,
         endpoint=endpoint,
         network=http_options,
         wait=None if no_wait else count_down,

@@ -107,7 +107,7 @@ def summary(
 
     Example: mlimages summary alexnet --size 227 --freeze conv5
     """
-    found = _summarize(model, size=parse_size(size) if size else None, gray=gray, classes=classes, freeze=freeze)
+    found = _summarize(model, size=parse_size(size) if size else None, gray=gray, num_classes=classes, freeze=freeze)
     if as_json:
         print(json.dumps(found.to_dict(), ensure_ascii=False))
         return
@@ -131,7 +131,7 @@ def _read_model_card(model: Path) -> str:
 
 
 def _summarize(
-    model: str, *, size: int | tuple[int, int] | None, gray: bool | None, classes: int, freeze: str
+    model: str, *, size: int | tuple[int, int] | None, gray: bool | None, num_classes: int, freeze: str
 ) -> NetworkSummary:
     if model.endswith(".onnx"):
         from mlimages.reports import summarize_onnx
@@ -143,4 +143,4 @@ def _summarize(
         return summarize_run(Path(model))
     from mlimages.networks import summarize_model
 
-    return summarize_model(model, size=size, gray=gray, classes=classes, upto=freeze)
+    return summarize_model(model, size=size, gray=gray, classes=num_classes, upto=freeze)

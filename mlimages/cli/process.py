@@ -66,7 +66,7 @@ def raise_mmap_threshold() -> None:
 
 
 def disable_gc_at_exit() -> None:
-    """Skip the three garbage collections at exit, unless torch is loaded, which needs them."""
+    """Skip CPython's garbage collections at exit for speed, unless torch is loaded, which needs them."""
     atexit.register(_freeze_gc)
 
 

@@ -60,7 +60,7 @@ WRITTEN = ".mlimages-written"
 
 @contextmanager
 def writing(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """Like `replacing`, but refuse to replace a file that a person may have created or edited.
+    """Like `replacing`, but refuse to replace a file that a user may have created or edited.
 
     Raises:
         InputError: as `require_writable`.

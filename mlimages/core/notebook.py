@@ -37,8 +37,8 @@ def html_images(paths: Iterable[str | os.PathLike[str]], *, height_px: int = 64)
     for path in map(Path, paths):
         if len(tags) == SHOWN_IMAGES:
             break
-        if address := _address(path):
-            tags.append(f'<img src="{address}" alt="{html.escape(path.name)}" style="height:{height_px}px">')
+        if uri := _data_uri(path):
+            tags.append(f'<img src="{uri}" alt="{html.escape(path.name)}" style="height:{height_px}px">')
     return Html(" ".join(tags))
 
 
@@ -46,7 +46,7 @@ def _cell(value: object) -> str:
     return value if isinstance(value, Html) else html.escape(str(value))
 
 
-def _address(path: Path) -> str:
+def _data_uri(path: Path) -> str:
     kind = _TYPES.get(path.suffix.lower())
     try:
         if not kind or path.stat().st_size > MAX_IMAGE_BYTES:

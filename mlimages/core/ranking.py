@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mlimages.core.scores import ClassScores, Share, class_score, wilson_interval
+from mlimages.core.scores import ClassScores, Share, scores_from_counts, wilson_interval
 
 RESAMPLES = 1000
 """Number of bootstrap resamples."""
@@ -119,8 +119,8 @@ def label_scores(targets: Targets, predicted: Targets, names: Sequence[str]) -> 
     """
     counts = (array.sum(axis=0).tolist() for array in (targets & predicted, targets, predicted))
     return tuple(
-        class_score(name, true_positives=true_positives, count=count, predicted=predicted)
-        for name, true_positives, count, predicted in zip(names, *counts, strict=True)
+        scores_from_counts(name, true_positives=true_positives, support=support, predicted=predicted)
+        for name, true_positives, support, predicted in zip(names, *counts, strict=True)
     )
 
 

@@ -90,18 +90,20 @@ def sign_test(gained: int, lost: int) -> float:
 
 def _score_class(label: int, confusion: Confusion, name: str) -> ClassScores:
     predicted = sum(row[label] for row in confusion)
-    return class_score(name, true_positives=confusion[label][label], count=sum(confusion[label]), predicted=predicted)
+    return scores_from_counts(
+        name, true_positives=confusion[label][label], support=sum(confusion[label]), predicted=predicted
+    )
 
 
-def class_score(name: str, *, true_positives: int, count: int, predicted: int) -> ClassScores:
+def scores_from_counts(name: str, *, true_positives: int, support: int, predicted: int) -> ClassScores:
     """Return precision, recall and F1 of a class.
 
     Args:
         true_positives: number of images of the class for which it is predicted.
-        count: number of its images.
+        support: number of its images.
         predicted: number of images for which it is predicted.
     """
     # F1 = 2 J / (1 + J) grows with J = hits / (hits + missed + false), which is a share with an interval of its own.
-    overlap = share(true_positives, count + predicted - true_positives)
+    overlap = share(true_positives, support + predicted - true_positives)
     f1 = Share(*(2 * j / (1 + j) for j in (overlap.value, overlap.low, overlap.high)))
-    return ClassScores(name, count, share(true_positives, predicted), share(true_positives, count), f1)
+    return ClassScores(name, support, share(true_positives, predicted), share(true_positives, support), f1)

@@ -63,7 +63,7 @@ def is_member(path: Path | str) -> bool:
 
 
 def is_file(path: str) -> bool:
-    """Return whether a local path is that of a file or of a member of a shard."""
+    """Return whether a local path is a file or a member of a shard."""
     try:
         return os.path.isfile(path) or find_member(path) is not None  # noqa: PTH113  # faster than pathlib
     except OSError:  # a shard without permission

@@ -269,8 +269,13 @@ def _output_folder(out: Path, format: Format, *, overwrite: bool) -> Iterator[Pa
     is_empty_folder = out.is_dir() and not any(out.iterdir())
     may_replace = overwrite and out.is_file() if format == "npz" else is_empty_folder
     if os.path.lexists(out) and not may_replace:  # even if mlimages wrote it: with other settings
-        force = ", or replace it with --force" if format == "npz" and out.is_file() else ""
-        raise InputError(f"{out} already exists: move it away, choose another name with -o{force}")
+        replaceable = format == "npz" and out.is_file()
+        advice = (
+            "choose another name with -o, or replace it with --force"
+            if replaceable
+            else "or choose another name with -o"
+        )
+        raise InputError(f"{out} already exists: move it, {advice}")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name[:50]}.", suffix=".part", dir=out.parent) as temporary:
         folder = Path(temporary) / "output"

@@ -89,7 +89,7 @@ class MeanImage:
         """Write `NAME.png` for viewing, `NAME.npy` (float32 `(C, H, W)`) and `NAME.json` (statistics).
 
         Raises:
-            InputError: a file exists that mlimages did not write or that was changed since; not with `overwrite`.
+            InputError: a file exists that mlimages did not write or that was changed since, and `overwrite` is false.
         """
         png, npy, statistics = map(as_path(path).with_suffix, (".png", ".npy", ".json"))
         values = {"v": 1, "mean": self.channel_mean, "std": self.channel_std, "count": self.count}

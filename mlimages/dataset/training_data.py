@@ -108,7 +108,7 @@ class TrainingData:
 
         Raises:
             InputError: no image can be decoded, a remote image cannot be downloaded, or a file exists that mlimages did
-                not write or that was changed since; not with `overwrite`.
+                not write or that was changed since, and `overwrite` is false.
 
         Examples:
             >>> from mlimages import ImageProperty, TrainingData

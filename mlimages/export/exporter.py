@@ -104,7 +104,8 @@ def export_network(
         ExportError: the outputs differ. The message names the worst image, and nothing is written.
         LabelFileError: the label file cannot be read.
         InputError: `calibrate` or `known_share` is set and no validation image can be read or the network is
-            multi-label, or a file exists that mlimages did not write or that was changed since; not with `overwrite`.
+            multi-label, or a file exists that mlimages did not write or that was changed since,
+            and `overwrite` is false.
 
     Examples:
         >>> from mlimages.export import TrainedNetwork, export_network

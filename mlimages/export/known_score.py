@@ -12,8 +12,9 @@ from mlimages.inference import Known, PredictionSets
 
 
 class KnownScore(nn.Module):
-    """1 / (1 + d / t), where d is the squared Mahalanobis distance to the nearest class mean and t is a threshold.
+    """In-distribution score of feature vectors, 0..1: low for images unlike those of the training classes.
 
+    It is 1 / (1 + d / t), where d is the squared Mahalanobis distance to the nearest class mean and t is a threshold.
     Features are scaled to length 1. The inverse covariance is `inverse_variance` times the identity, corrected along
     some directions. Means and directions are kept in half precision.
 

@@ -271,13 +271,13 @@ def _make_probe(trained: TrainedNetwork, file: Path | None) -> ParityProbe:
 
 
 def probe_image(bundle: OnnxBundle) -> NDArray[np.uint8]:
-    """Return the probe image of a bundle, uint8 `(H, W, 3)`."""
+    """Return the parity test image of a bundle, uint8 `(H, W, 3)`."""
     probe = bundle.probe
     return np.frombuffer(probe.pixels, np.uint8).reshape(probe.height, probe.width, 3)
 
 
 def replace_probe_logits(bundle: OnnxBundle, logits: NDArray[np.float32], *, tolerance: float) -> OnnxBundle:
-    """Return the bundle with new logits `(classes,)` for its probe image, for a file whose network has been
+    """Return the bundle with new logits `(classes,)` for its parity test image, for a file whose network has been
     quantized."""
     return replace(bundle, probe=replace(bundle.probe, logits=_round_logits(logits), tolerance=tolerance))
 

@@ -105,14 +105,14 @@ def quantize(
         calibration: a label file or its path, preferably with 200 images or more; classes are matched by name.
         out: the .onnx file to write.
         max_drop: largest accepted loss of accuracy (of a multi-label model, of mean average precision), in percentage
-            points; a loss of accuracy of one image is always accepted.
+            points; one more misclassified image is always accepted.
         fp16: also measure a float16 variant.
         overwrite: replace a file that mlimages did not write, or that was changed since.
 
     Raises:
         BundleError: the file is not an mlimages bundle, or has no preprocessing and needs a mean image.
         InputError: the label file has a class that is not in the bundle, or fewer than two images that can be decoded,
-            or a file exists that mlimages did not write or that was changed since; not with `overwrite`.
+            or `out` exists, was not written by mlimages or was changed since, and `overwrite` is false.
 
     Examples:
         >>> from mlimages import quantize

@@ -129,7 +129,11 @@ class GatherOptions:
     ] = "folders"
     metadata: Annotated[
         bool,
-        Option("Write metadata.jsonl (Hugging Face imagefolder): class and other columns of each image.", "Output"),
+        Option(
+            "Write metadata.jsonl for the Hugging Face imagefolder loader, with the label and other columns of each "
+            "image.",
+            "Output",
+        ),
     ] = False
     parquet: Annotated[
         bool, Option("Also write the manifest as manifest.parquet (extra parquet).", "Output", is_rare=True)
@@ -235,7 +239,7 @@ class GatherOptions:
         for text in self.headers:
             if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\x00-\x08\x0a-\x1f\x7f]*", text):
                 raise InputError(
-                    f'header is {text.partition(":")[0]!r}: expected "NAME: VALUE", such as "Referer: URL"'
+                    f'invalid header {text.partition(":")[0]!r}: expected "NAME: VALUE", such as "Referer: URL"'
                 )
 
     @property

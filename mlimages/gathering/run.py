@@ -196,7 +196,7 @@ class Run:
 
     @property
     def _is_busy(self) -> bool:
-        further = min(self._worker.waiting, MAX_WAITING) + min(self._worker.queued, MAX_QUEUED)
+        further = min(self._worker.num_waiting, MAX_WAITING) + min(self._worker.num_queued, MAX_QUEUED)
         return self._working >= AHEAD + further
 
     def _start_or_queue(self, ref: ImageRef) -> None:
@@ -244,7 +244,7 @@ class Run:
             if hosts := self._worker.blocking_hosts:
                 more = f" +{len(hosts) - 1}" if len(hosts) > 1 else ""
                 self._progress.advance(
-                    0, waiting_for=f"{hosts[0][:30]}{more} ({counted(self._worker.waiting, 'link')})"
+                    0, waiting_for=f"{hosts[0][:30]}{more} ({counted(self._worker.num_waiting, 'link')})"
                 )
 
     def _start_parked(self, label: str) -> None:
@@ -271,12 +271,12 @@ class _Worker:
     decoders: Decoders
 
     @property
-    def waiting(self) -> int:
-        return self.fetcher.waiting
+    def num_waiting(self) -> int:
+        return self.fetcher.num_waiting
 
     @property
-    def queued(self) -> int:
-        return self.fetcher.queued
+    def num_queued(self) -> int:
+        return self.fetcher.num_queued
 
     @property
     def blocking_hosts(self) -> Sequence[str]:

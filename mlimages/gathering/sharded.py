@@ -68,10 +68,10 @@ def gather_on(
     progress: Progress | None = None,
     **options: Unpack[GatherKeywords],
 ) -> GatherSummary:
-    """Run `gather` in the processes of `tasks`; each task gathers the links of some of the hosts.
+    """Run `gather` in several processes, those of `tasks`; the hosts are divided among the tasks.
 
-    The output is a folder that every machine can access, or an address. `limit` and `per_host` hold for all processes
-    together, `parallel` for each.
+    The output is a folder that every machine can access, or an address. `limit` and `per_host` apply to all processes
+    together, `parallel` to each.
 
     Raises:
         GatherError: as for `gather`; or a machine cannot access the folder, or a process crashed repeatedly.
@@ -115,7 +115,7 @@ def _require_divisible(source: Source, options: GatherOptions) -> None:
     try:
         ForkingPickler.dumps(source)
     except Exception as error:
-        raise InputError(f"{name} cannot be sent to other processes ({error}): {advice}") from error
+        raise InputError(f"{name} cannot be pickled ({error}): {advice}") from error
 
 
 @contextmanager
@@ -139,7 +139,7 @@ def _run_shards(
     try:
         for ended in tasks.run(task, list(range(1, shards + 1))):
             summaries += ended
-            progress.advance(**rows.read())
+            progress.advance(**rows.poll())
     finally:
         progress.close()
     return summaries
@@ -153,8 +153,8 @@ class _RowCounts:
         self._read = dict.fromkeys(self._paths, 0)
         self._sums = {"ok": 0, "failed": 0, "open": 0}
 
-    def read(self) -> dict[str, int]:
-        """Return the number of new rows as `count`, and the number of all rows by outcome."""
+    def poll(self) -> dict[str, int]:
+        """Read the rows appended since the last call; return their number as `count`, and the totals by outcome."""
         count = 0
         for path, begin in self._read.items():
             if path.exists() and path.stat().st_size > begin:

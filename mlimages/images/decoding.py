@@ -75,7 +75,7 @@ def _image_error(error: Exception) -> ImageError:
     if isinstance(error, NotImplementedError | ImportError) or text.endswith("not available"):
         return ImageError(Fault.UNREADABLE, f"the installed Pillow cannot decode this variant of the format ({text})")
     if "truncated" in text.lower() or "unrecognized data stream" in text or isinstance(error, EOFError):
-        return ImageError(Fault.TRUNCATED, f"the end of the data is missing: {_REPLACE} ({text})")
+        return ImageError(Fault.TRUNCATED, f"the data is truncated: {_REPLACE} ({text})")
     return ImageError(Fault.CORRUPT, f"the data is damaged: {_REPLACE} ({text})")
 
 

@@ -111,7 +111,8 @@ def check_missing_images(broken: Iterable[BrokenImage], count: int) -> None:
 
 
 def reading_threads(first: Path | str | None, workers: int | None = None) -> Threads:
-    """Return threads that read and decode images: one per CPU core, or one per concurrent request for remote images."""
+    """Return a pool of threads for reading and decoding images: one per CPU core, or one per concurrent request if the
+    images are remote."""
     if first is not None and is_remote(first):
         return Threads(max(REQUESTS, workers or 0), at_once=1)
     return Threads(workers or os.cpu_count() or 1)

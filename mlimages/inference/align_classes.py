@@ -23,7 +23,7 @@ def match_labels(labels: LabelFile, bundle: OnnxBundle) -> list[LabeledPath]:
     if unknown:
         where, advice = labels.path, ", as listed in NAME_class_def.txt beside the label file"
         if not where.exists():  # a folder has no label file
-            where, advice = labels.img_root, ": rename its folder, or move it away"
+            where, advice = labels.img_root, ": rename its folder, or move it"
         raise InputError(
             f"{where} has the class {unknown[0]!r}, which is not in {bundle.path} (its classes: "
             f"{', '.join(names[:5])}{' ...' if len(names) > 5 else ''}): classes are matched by name{advice}"

@@ -238,7 +238,7 @@ class OnnxBundle:
             overwrite: replace a file that mlimages did not write, or that was changed since.
 
         Raises:
-            InputError: the file exists, and mlimages did not write it or it was changed since; not with `overwrite`.
+            InputError: the file exists, was not written by mlimages or was changed since, and `overwrite` is false.
         """
         metadata = {"mlimages": self.to_json(), **self._interoperability_metadata()}
         with outputs([self.path] if self.path != source else [], overwrite=overwrite):
@@ -265,8 +265,9 @@ def _from_json(values: dict[str, Any]) -> dict[str, Any]:
     for key in ("parity", "target_parity"):
         provenance[key] = Parity(**provenance[key]) if provenance.get(key) else None
     probe["pixels"] = base64.b64decode(probe["pixels"])
-    if probe["width"] < 1 or len(probe["pixels"]) != probe["width"] * probe["height"] * 3:
-        raise ValueError("the probe image does not match its declared width and height")
+    width, height, found = probe["width"], probe["height"], len(probe["pixels"])
+    if width < 1 or found != width * height * 3:
+        raise ValueError(f"the parity test image is {width}x{height} px but has {found} bytes of pixels")
     values["probe"] = ParityProbe(**{**probe, "logits": tuple(probe["logits"])})
     for key in ("accuracy", "calibration_error", "quantization", "mean_ap"):
         provenance[key] = None if provenance.get(key) is None else tuple(provenance[key])

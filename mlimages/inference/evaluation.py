@@ -264,8 +264,8 @@ def _predict_all(predictor: Predictor, items: Sequence[LabeledPath], progress: P
     return answers
 
 
-def _probability_row(prediction: Prediction, classes: int) -> NDArray[np.float64]:
-    row = np.zeros(classes)
+def _probability_row(prediction: Prediction, num_classes: int) -> NDArray[np.float64]:
+    row = np.zeros(num_classes)
     for score in prediction.top:
         row[score.label] = score.probability
     return row

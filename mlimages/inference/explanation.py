@@ -121,19 +121,19 @@ _MARGIN = (1 - 0.5**0.5) / 2
 
 
 def _masked_images(pixels: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
-    predict_rows, columns = _window_positions(pixels.shape[0]), _window_positions(pixels.shape[1])
-    for row in predict_rows:
+    rows, columns = _window_slices(pixels.shape[0]), _window_slices(pixels.shape[1])
+    for row in rows:
         for column in columns:
             yield _mask(pixels, row, column)
 
 
-def _window_positions(side: int) -> Sequence[slice]:
-    """Return the positions of the masked square along one side; the first and the last touch the borders."""
+def _window_slices(side: int) -> Sequence[slice]:
+    """Return the slices of the masked square along one side; the first and the last touch the borders."""
     step = side / _STEPS
     return [slice(round(n * step), max(round(n * step) + 1, round((n + WINDOW) * step))) for n in range(GRID)]
 
 
-def _mask(pixels: NDArray[np.uint8], predict_rows: slice, columns: slice) -> NDArray[np.uint8]:
+def _mask(pixels: NDArray[np.uint8], rows: slice, columns: slice) -> NDArray[np.uint8]:
     hidden = pixels.copy()
-    hidden[predict_rows, columns] = pixels.mean(axis=(0, 1)).round()
+    hidden[rows, columns] = pixels.mean(axis=(0, 1)).round()
     return hidden

@@ -87,7 +87,7 @@ class Predictor:
         max_pixels: an image with more pixels (width x height) is a BrokenImage; checked before decoding.
 
     Raises:
-        BundleError: the file cannot be used, or the logits of its probe image differ from the stored ones.
+        BundleError: the file cannot be used, or the logits of its parity test image differ from the stored ones.
     """
 
     def __init__(

@@ -24,7 +24,8 @@ class BundleSession:
         threads: number of threads per call; 1 if several calls run at once.
 
     Raises:
-        BundleError: ONNX Runtime cannot run the file, or the logits of its probe image differ from the stored ones.
+        BundleError: ONNX Runtime cannot run the file, or the logits of its parity test image differ from the stored
+            ones.
     """
 
     def __init__(self, bundle: str | os.PathLike[str] | OnnxBundle, *, threads: int = 1) -> None:
@@ -62,10 +63,14 @@ class BundleSession:
             raise BundleError(f"{self.bundle.path} cannot be run: {_first_line(error)}") from error
         expected = np.array([probe.logits], np.float32)  # (1, classes)
         if logits.shape != expected.shape or relative_difference(logits, expected)[0] > probe.tolerance:
-            raise BundleError(f"{self.bundle.path} does not reproduce the logits of its probe image: export it again")
+            raise BundleError(
+                f"{self.bundle.path} does not reproduce the logits of its parity test image: export it again"
+            )
         if probabilities.shape[1] != len(self.bundle.class_names):
-            raise BundleError(f"{self.bundle.path} lists {len(self.bundle.class_names)} classes "
-                              f"but returns {probabilities.shape[1]}: export it again")  # fmt: skip
+            raise BundleError(
+                f"{self.bundle.path} has {len(self.bundle.class_names)} class names but returns "
+                f"{probabilities.shape[1]} probabilities per image: export it again"
+            )
 
 
 def to_graph_input(pixels: Sequence[NDArray[np.uint8]], prop: ImageProperty) -> NDArray[np.uint8]:

@@ -48,7 +48,7 @@ def write_class_names(path: str | os.PathLike[str], class_names: Sequence[str], 
     """Write a class definition: lines such as `0 cats`.
 
     Raises:
-        InputError: a file exists that mlimages did not write or that was changed since; not with `overwrite`.
+        InputError: a file exists that mlimages did not write or that was changed since, and `overwrite` is false.
     """
     with writing(as_path(path), overwrite=overwrite) as part:
         part.write_text(class_lines(class_names), encoding="utf-8")

@@ -161,7 +161,7 @@ def text_rows(path: Path) -> Iterator[Row]:
 
 @contextmanager
 def open_text(path: Path, newline: str | None = None) -> Iterator[TextIO]:
-    """Open a label file as text: UTF-8, or UTF-16 with its byte order mark.
+    """Open a label file as text: UTF-8, or UTF-16 with a byte order mark.
 
     Raises:
         LabelFileError: the file does not exist, or is not UTF-8 or UTF-16.

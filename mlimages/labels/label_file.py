@@ -296,7 +296,7 @@ class LabelFile:
         """Write the images and the class names atomically to `path`; return the written label file.
 
         Raises:
-            InputError: a file exists that mlimages did not write or that was changed since; not with `overwrite`.
+            InputError: a file exists that mlimages did not write or that was changed since, and `overwrite` is false.
         """
         write_own_label_file(as_path(path), self, self.defined_class_names, overwrite=overwrite)
         return LabelFile(path)

@@ -34,7 +34,7 @@ def write_own_label_file(
     """Write a label file and its class definition; replace existing files only if mlimages wrote them.
 
     Raises:
-        InputError: a file exists that mlimages did not write or that was changed since; not with `overwrite`.
+        InputError: a file exists that mlimages did not write or that was changed since, and `overwrite` is false.
     """
     definition = class_definition_path(path)
     require_writable([path, *([definition] if class_names else [])], overwrite=overwrite)

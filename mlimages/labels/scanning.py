@@ -72,13 +72,13 @@ def clean_name(name: str) -> str:
 def subfolders(root: Path) -> list[Path]:
     """Return the folders in a folder, without those of tools, in natural order."""
     folders = (_path(entry, root) for entry in _scan(root) if _is_folder(entry) and not is_hidden(entry.name))
-    folders = (path for path in folders if not _is_above(path, root))
+    folders = (path for path in folders if not _links_to_ancestor(path, root))
     return sorted(folders, key=lambda path: natural_key(path.name))
 
 
-def _is_above(link: Path, folder: Path) -> bool:
-    """Whether a folder in `folder` is a link to `folder` or to one above it."""
-    return not is_remote(link) and link.is_symlink() and folder.resolve().is_relative_to(link.resolve())
+def _links_to_ancestor(path: Path, folder: Path) -> bool:
+    """Whether `path`, a folder in `folder`, is a link to `folder` or to one above it."""
+    return not is_remote(path) and path.is_symlink() and folder.resolve().is_relative_to(path.resolve())
 
 
 def walk(root: Path) -> Iterator[Path]:
@@ -179,7 +179,7 @@ def skipped_entries(root: Path, *, is_class: bool = False) -> list[str]:
             if not can_be_listed(entry.name):
                 others["names that a label file cannot contain", ""] += 1
             elif _is_folder(entry):
-                if _is_above(_path(entry, folder), folder):
+                if _links_to_ancestor(_path(entry, folder), folder):
                     others["links to a folder above", entry.name] += 1
                 elif is_hidden(entry.name):
                     others["hidden folders and folders of tools", entry.name] += 1

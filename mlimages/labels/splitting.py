@@ -75,7 +75,7 @@ def split(
         InputError: the shares are not positive or do not add up to 1.
     """
     check_shares(shares)
-    names = _ClassNames(class_names)
+    names = _NamesByIndex(class_names)
     labels = _main_labels(items, names)
     identities = [
         (contents or {}).get(item.path) or _path_in_class(item.path, names[label], root)
@@ -96,7 +96,7 @@ def sample_per_class(
     items: Sequence[LabeledPath], limit: int, *, seed: int, root: Path | None = None, class_names: Sequence[str] = ()
 ) -> list[LabeledPath]:
     """Return at most `limit` images of each class, in order, chosen by a hash of the seed and the path."""
-    names = _ClassNames(class_names)
+    names = _NamesByIndex(class_names)
     identities = (_path_in_class(item.path, names[item.label], root) for item in items)
     counts: Counter[int] = Counter()
     chosen = []
@@ -127,7 +127,7 @@ def groups_by_pattern(paths: Iterable[Path], pattern: str) -> dict[Path, str]:
         InputError: the regular expression is invalid.
     """
     expression = compile_pattern(pattern)
-    found = ((path, find_group(expression, path.as_posix())) for path in paths)
+    found = ((path, match_group(expression, path.as_posix())) for path in paths)
     return {path: text for path, text in found if text is not None}
 
 
@@ -143,13 +143,13 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
         raise InputError(f"{pattern!r} is not a regular expression: {error}") from error
 
 
-def find_group(expression: re.Pattern[str], text: str) -> str | None:
+def match_group(pattern: re.Pattern[str], text: str) -> str | None:
     """Return the match, or the match of the first group if there is one; None if `text` does not match."""
-    match = expression.search(text)
-    return (match[expression.groups and 1] or "") if match else None
+    match = pattern.search(text)
+    return (match[pattern.groups and 1] or "") if match else None
 
 
-class _ClassNames(dict[int, str]):
+class _NamesByIndex(dict[int, str]):
     """Class names by number; a class without a name is named by its number."""
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -167,7 +167,7 @@ def _path_in_class(path: Path, class_name: str, root: Path | None) -> str:
     return f"{class_name}/{relative_name(path, root) if root is not None else path.as_posix()}"
 
 
-def _main_labels(items: Sequence[LabeledPath], names: _ClassNames) -> list[int]:
+def _main_labels(items: Sequence[LabeledPath], names: _NamesByIndex) -> list[int]:
     """Return the class by which each image is stratified: the rarest of its classes; -1 for an image without
     classes."""
     counts = Counter(chain.from_iterable(item.labels or () for item in items))
@@ -182,7 +182,7 @@ def _order_groups(
     labels: Sequence[int],
     identities: Sequence[str],
     groups: Mapping[Path, object],
-    names: _ClassNames,
+    names: _NamesByIndex,
     seed: int,
 ) -> list[Group]:
     """Return the groups with their positions, class by class."""

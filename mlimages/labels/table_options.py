@@ -46,7 +46,7 @@ class TableOptions:
 
     @classmethod
     def of(cls, options: TableOptions) -> Self:
-        """Return the options of tables among the options of a subclass."""
+        """Return plain `TableOptions` copied from an instance of a subclass."""
         return cls(**{field.name: getattr(options, field.name) for field in fields(TableOptions)})
 
     @property

@@ -23,7 +23,7 @@ from mlimages.labels.label_texts import (
     split_cell,
 )
 from mlimages.labels.scanning import PARTS, natural_key
-from mlimages.labels.splitting import compile_pattern, find_group
+from mlimages.labels.splitting import compile_pattern, match_group
 
 PATH_COLUMN_NAMES = (
     "path", "file_name", "filename", "file", "image", "image_path", "img_path", "filepath", "file_path", "filepaths",
@@ -92,7 +92,7 @@ class Table:
         expression = compile_pattern(self.class_from) if self.class_from else None
         for record in self._records():
             name = record.cells[self.path_index] if self.path_index < len(record.cells) else ""
-            label = find_group(expression, name) if expression else self._label_text(record)
+            label = match_group(expression, name) if expression else self._label_text(record)
             if expression and label and self.is_joined:
                 label = list_text([label])
             yield Row(record.number, name and relative_path(name, self.strip_components) + self.suffix, label or "")

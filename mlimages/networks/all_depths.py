@@ -28,11 +28,11 @@ class AllDepthsLinear(nn.Linear):
 
     Args:
         widths: number of features of each layer, in the order of execution.
-        classes: number of logits.
+        num_classes: number of logits.
     """
 
-    def __init__(self, widths: Sequence[int], classes: int) -> None:
-        super().__init__(sum(widths), classes, bias=False)
+    def __init__(self, widths: Sequence[int], num_classes: int) -> None:
+        super().__init__(sum(widths), num_classes, bias=False)
         self.widths = tuple(widths)
         nn.init.zeros_(self.weight)
 

@@ -37,7 +37,7 @@ class Architecture(Protocol):
     def has_weights(self) -> bool:
         """Whether pretrained weights are published."""
 
-    def build(self, classes: int, image_property: ImageProperty, weights: str) -> nn.Module:
+    def build(self, num_classes: int, image_property: ImageProperty, weights: str) -> nn.Module:
         """Return a network that fits `weights` (`default`, `none` or a file), on torch's default device.
 
         Its weights are random; `weights` is not loaded.
@@ -76,9 +76,11 @@ class BuiltinArchitecture:
     def has_weights(self) -> bool:
         return False
 
-    def build(self, classes: int, image_property: ImageProperty, weights: str) -> nn.Module:
+    def build(self, num_classes: int, image_property: ImageProperty, weights: str) -> nn.Module:
         return self.net.build(
-            classes=classes, channels=image_property.channels, size=(image_property.height, image_property.width)
+            num_classes=num_classes,
+            channels=image_property.channels,
+            size=(image_property.height, image_property.width),
         )
 
     @property
@@ -111,10 +113,10 @@ class TorchvisionArchitecture:
     def has_weights(self) -> bool:
         return True
 
-    def build(self, classes: int, image_property: ImageProperty, weights: str) -> nn.Module:
+    def build(self, num_classes: int, image_property: ImageProperty, weights: str) -> nn.Module:
         options = {
             "weights": None,
-            "num_classes": classes,
+            "num_classes": num_classes,
             **self._builder_options(image_property, is_pretrained=weights != "none"),
         }
         network: nn.Module = _without_warnings(torchvision_models.get_model, self.name, **options)

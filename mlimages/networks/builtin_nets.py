@@ -19,18 +19,19 @@ class BuiltinNet:
     """A builder of a network, and the preprocessing that it is designed for.
 
     Attributes:
-        layers: from `(classes, channels, size)` to named layers; `size` is the image's height and width in pixels.
+        layers: function of `(num_classes, channels, size)` that returns the named layers; `size` is the image's height
+            and width in pixels.
     """
 
     layers: Callable[[int, int, Size], Layers]
     preprocessing: Preprocessing
 
-    def build(self, *, classes: int, channels: int, size: Size) -> nn.Module:
+    def build(self, *, num_classes: int, channels: int, size: Size) -> nn.Module:
         """Build the network with random weights; it returns logits `(N, classes)`. The size is not checked."""
-        return nn.Sequential(OrderedDict(self.layers(classes, channels, size)))
+        return nn.Sequential(OrderedDict(self.layers(num_classes, channels, size)))
 
 
-def _lenet5(classes: int, channels: int, size: Size) -> Layers:
+def _lenet5(num_classes: int, channels: int, size: Size) -> Layers:
     # LeCun et al., Gradient-based learning applied to document recognition, 1998; with ReLU and max pooling.
     height, width = (max((side // 2 - 4) // 2, 1) for side in size)
     return [
@@ -45,11 +46,11 @@ def _lenet5(classes: int, channels: int, size: Size) -> Layers:
         ("relu3", nn.ReLU()),
         ("fc4", nn.Linear(120, 84)),
         ("relu4", nn.ReLU()),
-        ("fc5", nn.Linear(84, classes)),
+        ("fc5", nn.Linear(84, num_classes)),
     ]
 
 
-def _mnist_cnn(classes: int, channels: int, size: Size) -> Layers:
+def _mnist_cnn(num_classes: int, channels: int, size: Size) -> Layers:
     height, width = (max(((side - 2) // 2 - 2) // 2, 1) for side in size)  # 28 -> 26 -> 13 -> 11 -> 5
     return [
         ("conv1", nn.Conv2d(channels, 64, 3)),
@@ -61,11 +62,11 @@ def _mnist_cnn(classes: int, channels: int, size: Size) -> Layers:
         ("flatten", nn.Flatten()),
         ("fc3", nn.Linear(32 * height * width, 128)),
         ("relu3", nn.ReLU()),
-        ("fc4", nn.Linear(128, classes)),
+        ("fc4", nn.Linear(128, num_classes)),
     ]
 
 
-def _cifar10_cnn(classes: int, channels: int, size: Size) -> Layers:
+def _cifar10_cnn(num_classes: int, channels: int, size: Size) -> Layers:
     # cifar10_cnn.py of Keras: the first convolution of each block pads, the second does not.
     height, width = (max(((side - 2) // 2 - 2) // 2, 1) for side in size)  # 32 -> 30 -> 15 -> 13 -> 6
     return [
@@ -85,11 +86,11 @@ def _cifar10_cnn(classes: int, channels: int, size: Size) -> Layers:
         ("fc5", nn.Linear(64 * height * width, 512)),
         ("relu5", nn.ReLU()),
         ("drop5", nn.Dropout(0.5)),
-        ("fc6", nn.Linear(512, classes)),
+        ("fc6", nn.Linear(512, num_classes)),
     ]
 
 
-def _alexnet_1(classes: int, channels: int, towers: int, norm: tuple[float, float]) -> Layers:
+def _alexnet_1(num_classes: int, channels: int, towers: int, norm: tuple[float, float]) -> Layers:
     alpha, k = norm
     layers: Layers = [
         ("conv1", nn.Conv2d(channels, 96, 11, stride=4)),
@@ -114,7 +115,7 @@ def _alexnet_1(classes: int, channels: int, towers: int, norm: tuple[float, floa
         ("fc7", nn.Linear(4096, 4096)),
         ("relu7", nn.ReLU()),
         ("drop7", nn.Dropout(0.5)),
-        ("fc8", nn.Linear(4096, classes)),
+        ("fc8", nn.Linear(4096, num_classes)),
     ]
     for _, layer in layers:
         # He et al. 2015; with torch's default initialization the signal vanishes over eight layers.
@@ -124,14 +125,14 @@ def _alexnet_1(classes: int, channels: int, towers: int, norm: tuple[float, floa
     return layers
 
 
-def _alex(classes: int, channels: int, size: Size) -> Layers:
+def _alex(num_classes: int, channels: int, size: Size) -> Layers:
     # Krizhevsky et al. 2012: alpha 1e-4 multiplies the sum over 5 channels (torch divides it by 5), k 2.
-    return _alexnet_1(classes, channels, towers=1, norm=(5e-4, 2.0))
+    return _alexnet_1(num_classes, channels, towers=1, norm=(5e-4, 2.0))
 
 
-def _alex_grouped(classes: int, channels: int, size: Size) -> Layers:
+def _alex_grouped(num_classes: int, channels: int, size: Size) -> Layers:
     # bvlc_alexnet of Caffe: alpha 1e-4 is divided by 5 as in torch, k 1; the two towers are two channel groups.
-    return _alexnet_1(classes, channels, towers=2, norm=(1e-4, 1.0))
+    return _alexnet_1(num_classes, channels, towers=2, norm=(1e-4, 1.0))
 
 
 def _preprocessing(size: int, *, shorter: int = 0, gray: bool = False, normalization: Normalization) -> Preprocessing:

@@ -43,7 +43,7 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 
 def frozen_precision(device: torch.device) -> str:
-    """Return the precision of the frozen part: `fp32`, or `tf32` if the GPU rounds the operands of convolutions.
+    """Return the precision of the frozen layers: `tf32` on a GPU if torch allows TF32 convolutions, else `fp32`.
 
     Examples:
         >>> import torch

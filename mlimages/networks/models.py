@@ -195,13 +195,13 @@ def resolve_defaults(name: str, *, weights: str, freeze: str) -> tuple[str, str]
     return weights, freeze
 
 
-def find_heads(network: nn.Module, classes: int) -> tuple[str, ...]:
+def find_heads(network: nn.Module, num_classes: int) -> tuple[str, ...]:
     """Return the module paths of the classifiers: as defined by timm, or the last layer with one output per class."""
     named = getattr(network, "pretrained_cfg", {}).get("classifier") or ()
-    paths = [path for path, module in network.named_modules() if _num_outputs(module) == classes]
+    paths = [path for path, module in network.named_modules() if _num_outputs(module) == num_classes]
     heads = tuple(path for path in ([named] if isinstance(named, str) else named) if path in paths)
     if not heads and not paths:
-        raise ModelError(f"this network is not a classifier: it has no last layer with {classes} outputs")
+        raise ModelError(f"this network is not a classifier: it has no last layer with {num_classes} outputs")
     return heads or (paths[-1],)
 
 
@@ -261,12 +261,12 @@ def _with_size(image_property: ImageProperty, size: tuple[int, int]) -> ImagePro
 
 
 def _build_with_weights(
-    architecture: Architecture, classes: int, image_property: ImageProperty, source: str
+    architecture: Architecture, num_classes: int, image_property: ImageProperty, source: str
 ) -> nn.Module:
     """Build a network and load its weights; a classifier for other classes gets random weights."""
     description = f"the default weights of {architecture.name}" if source == "default" else source
-    network = _build_on_meta(architecture, classes, image_property, source)
-    heads = find_heads(network, classes)
+    network = _build_on_meta(architecture, num_classes, image_property, source)
+    heads = find_heads(network, num_classes)
     if source == "default":
         state = architecture.default_weights(image_property)
     else:
@@ -275,7 +275,7 @@ def _build_with_weights(
     if not is_complete:
         is_complete = all(_reset_parameters(network.get_submodule(head)) for head in heads)
     if not is_complete or any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
-        network = architecture.build(classes, image_property, source)  # for tensors that are not in the file
+        network = architecture.build(num_classes, image_property, source)  # for tensors that are not in the file
         load_weights(network, state, heads=heads, source=description)
     return network
 
@@ -306,11 +306,13 @@ def _reset_parameters(layer: nn.Module) -> bool:
     return True
 
 
-def _build_on_meta(architecture: Architecture, classes: int, image_property: ImageProperty, source: str) -> nn.Module:
+def _build_on_meta(
+    architecture: Architecture, num_classes: int, image_property: ImageProperty, source: str
+) -> nn.Module:
     """Build the network on the meta device, without values: initializing weights that are then replaced would take
     seconds."""
     try:
         with torch.device("meta"):
-            return architecture.build(classes, image_property, source)
+            return architecture.build(num_classes, image_property, source)
     except (NotImplementedError, RuntimeError):  # the constructor of the network needs values
-        return architecture.build(classes, image_property, source)
+        return architecture.build(num_classes, image_property, source)

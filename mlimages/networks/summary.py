@@ -170,7 +170,7 @@ class _Recorder:
         n = call.input[-1]
         return Layer(
             name=self._names.get(path, path),
-            kind=_kind(module),
+            kind=_layer_type(module),
             output=call.output,
             parameters=sum(p.numel() for p in module.parameters()),
             state=_state(module),
@@ -197,7 +197,7 @@ class _Recorder:
         return hook
 
 
-def _kind(module: nn.Module) -> str:
+def _layer_type(module: nn.Module) -> str:
     return next((kind for types, kind in _KINDS if isinstance(module, types)), type(module).__name__.lower())
 
 

@@ -69,8 +69,8 @@ class TimmArchitecture:
         config = timm.get_pretrained_cfg(self.timm_name)
         return config is None or bool(config.has_weights)
 
-    def build(self, classes: int, image_property: ImageProperty, weights: str) -> nn.Module:
-        return self._create_network(image_property, num_classes=classes)
+    def build(self, num_classes: int, image_property: ImageProperty, weights: str) -> nn.Module:
+        return self._create_network(image_property, num_classes=num_classes)
 
     @property
     def has_local_weights(self) -> bool:

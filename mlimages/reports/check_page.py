@@ -49,7 +49,7 @@ def write_report(report: CheckReport, path: str | os.PathLike[str], *, overwrite
         overwrite: replace a file that mlimages did not write, or that was changed since.
 
     Raises:
-        InputError: the file exists, and mlimages did not write it or it was changed since; not with `overwrite`.
+        InputError: the file exists, was not written by mlimages or was changed since, and `overwrite` is false.
         LabelFileError: a label file was changed since the check.
     """
     page = render(

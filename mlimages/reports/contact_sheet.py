@@ -92,8 +92,8 @@ def draw_sheet(
         overwrite: replace a file that mlimages did not write, or that was changed since.
 
     Raises:
-        InputError: there is no image, `out` has another suffix, or it exists and mlimages did not write it or it was
-            changed since; not with `overwrite`.
+        InputError: there is no image, `out` has another suffix, or it exists, was not written by mlimages or was
+            changed since, and `overwrite` is false.
         MissingExtraError: `out` is a .html file and jinja2 is not installed.
 
     Example:

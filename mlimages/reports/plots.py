@@ -229,23 +229,23 @@ def _draw_intervals(axes: Axes, epochs: Sequence[Epoch], val_count: int) -> None
 
 
 def _probe_plots(result: ProbeResult) -> Iterator[tuple[str, Draw]]:
-    def by_layer(axes: Axes) -> None:
+    def draw_accuracy_by_layer(axes: Axes) -> None:
         names = [cut.name for cut in result.cuts]
         chosen = names.index(result.freeze)
         _draw_points(axes, range(len(names)), [cut.accuracy for cut in result.cuts], filled=chosen)
         axes.set_xticks(range(len(names)), list(map(_shorten, names)), rotation=60, rotation_mode="xtick", fontsize=8)
         axes.set(title=f"{result.model}: by frozen layers", xlabel="last frozen layer", ylabel="accuracy (%)")
 
-    def by_images(axes: Axes) -> None:
+    def draw_accuracy_by_images(axes: Axes) -> None:
         counts = [point.per_class for point in result.curve]
         _draw_points(axes, counts, [point.accuracy for point in result.curve])
         axes.set_xscale("log", base=2)
         axes.set_xticks(counts, list(map(str, counts)))
         axes.set(title=f"by number of images, up to {result.freeze}", xlabel="images per class", ylabel="accuracy (%)")
 
-    yield f"accuracy by layer; {result.freeze} is recommended", by_layer
+    yield f"accuracy by layer; {result.freeze} is recommended", draw_accuracy_by_layer
     if result.curve:
-        yield f"accuracy by images per class, up to {result.freeze}", by_images
+        yield f"accuracy by images per class, up to {result.freeze}", draw_accuracy_by_images
 
 
 def _draw_sizes(axes: Axes, facts: FactsTable) -> None:

@@ -20,7 +20,7 @@ MAX_NEGLIGIBLE_GAIN = 0.02
 
 @dataclass(frozen=True, slots=True)
 class CutScore:
-    """Score of one layer as the last frozen layer.
+    """Probe accuracy with this layer as the last frozen one.
 
     Attributes:
         name: value for `--freeze`.

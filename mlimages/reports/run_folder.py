@@ -199,7 +199,7 @@ def _read_epochs(path: Path) -> tuple[dict[str, float], ...]:
     return tuple({name: float(value) for name, value in row.items() if value} for row in _read_rows(path))
 
 
-def _read_predictions(path: Path, classes: int, *, multi_label: bool) -> Predictions | None:
+def _read_predictions(path: Path, num_classes: int, *, multi_label: bool) -> Predictions | None:
     """Read `path,label` and one probability per class; paths are relative to the run folder.
 
     The label is a class index, or in a multi-label run class indices separated by `;`.
@@ -209,7 +209,7 @@ def _read_predictions(path: Path, classes: int, *, multi_label: bool) -> Predict
         return None
     probabilities = np.array([row[2:] for row in rows], dtype=np.float64)  # (N, classes)
     numbers = [tuple(map(int, filter(None, row[1].split(";")))) for row in rows]
-    if probabilities.shape[1] != classes or not all(0 <= number < classes for own in numbers for number in own):
-        raise ValueError(f"{path.name} does not match the {classes} classes of classes.txt")
-    labels = multi_hot(numbers, classes) > 0 if multi_label else np.array(numbers, dtype=np.int64)[:, 0]
+    if probabilities.shape[1] != num_classes or not all(0 <= number < num_classes for own in numbers for number in own):
+        raise ValueError(f"{path.name} does not match the {num_classes} classes of classes.txt")
+    labels = multi_hot(numbers, num_classes) > 0 if multi_label else np.array(numbers, dtype=np.int64)[:, 0]
     return Predictions(tuple(named_path(row[0], path.parent) for row in rows), labels, probabilities)

@@ -49,7 +49,7 @@ def draw_run(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         overwrite: replace a file that mlimages did not write, or that was changed since.
 
     Raises:
-        InputError: the file exists, and mlimages did not write it or it was changed since; not with `overwrite`.
+        InputError: the file exists, was not written by mlimages or was changed since, and `overwrite` is false.
         RunError: `path` is not a run folder.
 
     Example:

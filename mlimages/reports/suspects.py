@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mlimages.core import named_path, relative_name, writing
 
 MAX_SHARE = 0.1
-"""The list holds at most this share of the images: a person is to look at each."""
+"""The list holds at most this share of the images: each is to be reviewed by eye."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +76,9 @@ def estimate_label_errors(labels: NDArray[np.int64], probabilities: NDArray[np.f
         labels: class indices, int64 `(N,)`.
         probabilities: `(N, classes)`, out of sample.
     """
-    classes = probabilities.shape[1]
+    num_classes = probabilities.shape[1]
     thresholds = [
-        probabilities[labels == label, label].mean() if (labels == label).any() else 2.0 for label in range(classes)
+        probabilities[labels == label, label].mean() if (labels == label).any() else 2.0 for label in range(num_classes)
     ]
     confident = np.where(probabilities >= thresholds, probabilities, -1.0)  # (N, classes)
     counts = confident.max(axis=1) >= 0

@@ -129,10 +129,10 @@ def _check_query(request: web.Request, *accepted: str) -> None:
         raise ProblemError(400, "bad-request", f"unknown parameter {unknown[0][:40]!r}: {request.path} {accepts}")
 
 
-def _parse_top(request: web.Request, classes: int) -> int:
-    text = request.query.get("top", str(min(DEFAULT_TOP, classes)))
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= classes):
-        raise ProblemError(400, "bad-request", f"top must be an integer from 1 to {classes}")
+def _parse_top(request: web.Request, num_classes: int) -> int:
+    text = request.query.get("top", str(min(DEFAULT_TOP, num_classes)))
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= num_classes):
+        raise ProblemError(400, "bad-request", f"top must be an integer from 1 to {num_classes}")
     return int(text)
 
 

@@ -34,7 +34,7 @@ _MODEL, _VERSION = "/v2/models/{name}", "/v2/models/{name}/versions/{version}"
 
 
 @cache
-def build_document(classes: int) -> dict[str, Any]:
+def build_document(num_classes: int) -> dict[str, Any]:
     """Return the OpenAPI document for a model with this many classes."""
     used = [value for value in vars(schemas).values() if isinstance(value, type) and issubclass(value, schemas.Model)]
     _, definitions = models_json_schema([(model, "validation") for model in used], ref_template=_PATH)
@@ -42,7 +42,7 @@ def build_document(classes: int) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {"title": "mlimages", "version": __version__, "description": "Classifies images."},
         "paths": {
-            "/predict": {"post": _predict_operation(classes)},
+            "/predict": {"post": _predict_operation(num_classes)},
             "/explain": {"post": _explain_operation()},
             "/healthz": {"get": _get_operation("Whether the service accepts requests.", schemas.Health)},
             "/metrics": {
@@ -66,13 +66,13 @@ def build_document(classes: int) -> dict[str, Any]:
     }
 
 
-def _predict_operation(classes: int) -> dict[str, Any]:
-    default = min(DEFAULT_TOP, classes)
+def _predict_operation(num_classes: int) -> dict[str, Any]:
+    default = min(DEFAULT_TOP, num_classes)
     top = {
         "name": "top",
         "in": "query",
         "description": "Number of classes to return.",
-        "schema": {"type": "integer", "minimum": 1, "maximum": classes, "default": default},
+        "schema": {"type": "integer", "minimum": 1, "maximum": num_classes, "default": default},
     }
     return {
         "summary": "Classify one image (raw body) or several (a form with files).",

@@ -43,7 +43,7 @@ def build_page(script: str, *, privacy: str, head: str = "", sources: str = "", 
 
 @cache
 def server_page() -> tuple[str, str]:
-    """Return the page of the server, and its policy."""
+    """Return the HTML of the server's page and its Content-Security-Policy."""
     page, policy = build_page(
         read_asset("serve.js"),
         privacy="Images are sent to this server only and are not stored.",

@@ -37,7 +37,7 @@ class ProblemError(Exception):
 
 
 def internal_error() -> ProblemError:
-    """Return an internal error; details are only in the log."""
+    """Return a 500 problem response; details are only logged."""
     return ProblemError(500, "internal", "the server failed to process the request; see its log")
 
 

@@ -78,7 +78,7 @@ class WebRuntime:
 def write_page(
     bundle: OnnxBundle, folder: str | os.PathLike[str], *, runtime: WebRuntime | None = None, overwrite: bool = False
 ) -> Path:
-    """Write a web page that runs an exported file in the browser: static files for any web server.
+    """Write a static web page that runs an exported model in the browser.
 
     Args:
         bundle: a file that includes its preprocessing, with weights below 2 GB.
@@ -96,8 +96,8 @@ def write_page(
         >>> page = write_page(OnnxBundle.read("runs/first"), "site")  # doctest: +SKIP
     """
     if not bundle.includes_preprocessing or data_path(bundle.path).exists():
-        what = "preprocessing inside" if not bundle.includes_preprocessing else "weights below 2 GB"
-        raise InputError(f"{bundle.path} cannot run in a browser: the file must have {what}")
+        what = "include preprocessing" if not bundle.includes_preprocessing else "be smaller than 2 GB"
+        raise InputError(f"{bundle.path} cannot run in a browser: the model must {what}")
     runtime, folder = runtime or WebRuntime(), Path(folder)
     require_writable(runtime.page_files(folder), overwrite=overwrite)
     for name, content in _page_contents(bundle, runtime).items():

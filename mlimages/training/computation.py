@@ -24,7 +24,7 @@ not used, since it would save little."""
 
 
 class Cost(NamedTuple):
-    """CPU time on one core: seconds to convert for OpenVINO, and milliseconds per image."""
+    """Single-core CPU cost: OpenVINO conversion in seconds, inference in milliseconds per image."""
 
     conversion_s: float
     torch_fp32_ms: float

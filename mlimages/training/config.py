@@ -117,7 +117,9 @@ class FineTuneConfig(TableOptions):
     seed: Annotated[int, Option("Random seed.", "Data")] = 0
     augment: Annotated[
         Augmentation,
-        Option("Data augmentation. auto: light if pretrained layers below the head are trained, else none.", "Data"),
+        Option(
+            "Data augmentation. auto: light if pretrained layers below the head are fine-tuned, otherwise none.", "Data"
+        ),
     ] = "auto"
     rotate_deg: Annotated[
         float,
@@ -134,7 +136,7 @@ class FineTuneConfig(TableOptions):
         ),
     ] = None
     resize: Annotated[
-        Resize | None, Option("Resize method.", "Data", default_text="as the weights expect", is_rare=True)
+        Resize | None, Option("Resize method.", "Data", default_text="from the pretrained weights", is_rare=True)
     ] = None
     mean: Annotated[
         str,
@@ -142,7 +144,7 @@ class FineTuneConfig(TableOptions):
             "Mean to subtract: a mean image (.npy, .png), channel (the training set's mean per channel) or none.",
             "Data",
             metavar="FILE|channel|none",
-            default_text="as the weights expect",
+            default_text="from the pretrained weights",
             is_rare=True,
         ),
     ] = ""
@@ -153,13 +155,15 @@ class FineTuneConfig(TableOptions):
             "Data",
             metavar="X[,Y,Z]",
             parse=parse_numbers,
-            default_text="as the weights expect",
+            default_text="from the pretrained weights",
             is_rare=True,
         ),
     ] = ()
     scale: Annotated[
         float,
-        Option("Divide pixels (0 to 255) by this.", "Data", min=0, default_text="as the weights expect", is_rare=True),
+        Option(
+            "Divide pixels (0 to 255) by this.", "Data", min=0, default_text="from the pretrained weights", is_rare=True
+        ),
     ] = 0.0
     gray: Annotated[bool | None, Option("Use grayscale images.", "Data", ("--gray/--no-gray",), is_rare=True)] = None
     bgr: Annotated[

@@ -191,8 +191,8 @@ def build_training_job(
     digest = frozen.digest(network) if frozen.parameters else ""
     augment = _resolve_augmentation(config, model)
     names = inputs.images.names
-    train = ImageSet(images.train, image, store=images.store, augment=augment, classes=len(names))
-    val = ImageSet(images.val, image, store=images.store, classes=len(names))
+    train = ImageSet(images.train, image, store=images.store, augment=augment, num_classes=len(names))
+    val = ImageSet(images.val, image, store=images.store, num_classes=len(names))
     views = 1 if augment is None else augment.num_fixed_views if frozen.parameters else 0
     example = torch.zeros(2, max(image.channels, len(normalize.mean[0])), image.height, image.width, device=device)
     source: BatchSource = PixelSource(network, normalize, device)

@@ -49,7 +49,7 @@ def init_process_group(device: torch.device) -> None:
     if device.type == "mps":
         raise InputError("distributed training is not supported on mps: use --device cpu")
     if device.type == "cuda":
-        torch.cuda.set_device(_local_gpu_index())
+        torch.cuda.set_device(_cuda_device_index())
     try:
         store, own_rank, size = next(rendezvous("env://", timeout=CONNECT_TIMEOUT))
         store.set_timeout(TIMEOUT)
@@ -76,7 +76,7 @@ def _is_distributed_launch() -> bool:
     return True
 
 
-def _local_gpu_index() -> int:
+def _cuda_device_index() -> int:
     count = torch.cuda.device_count()
     index = int(os.environ.get("LOCAL_RANK", int(os.environ["RANK"]) % count))
     if index >= count:
@@ -254,13 +254,13 @@ def sync_batch_norm(network: nn.Module, device: torch.device, *, batch_size: int
             network.set_submodule(path, convert_sync_batchnorm(network.get_submodule(path)))
     elif batch_size < 2 * world_size():
         raise InputError(
-            f"batch norm needs two images per process: use --batch-size {2 * world_size()} or more, "
-            "fewer processes, or pretrained weights"
+            f"batch norm needs at least two images per process: use --batch-size {2 * world_size()} or more, "
+            "fewer processes, or pretrained weights, whose batch norm statistics stay frozen"
         )
     else:
         logger.info(
-            "batch norm: each process normalizes with the statistics of its own images, about %d per step; "
-            "the weights will differ from those of one process (SyncBatchNorm needs GPUs)",
+            "batch norm is not synchronized on CPUs: statistics are per process (about %d images per step), "
+            "so the results differ from those of a single process",
             batch_size // world_size(),
         )
 

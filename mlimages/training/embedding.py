@@ -33,16 +33,16 @@ class NetworkEmbedder:
         built = build_model(model, classes=2)
         self._image = replace(built.preprocessing.image, resize="squash")
         self._model = replace(built, preprocessing=replace(built.preprocessing, image=self._image))
-        self._cuts = find_cut_points(self._model)[-1:]
+        self._cut_points = find_cut_points(self._model)[-1:]
 
     def __call__(self, paths: Sequence[Path]) -> NDArray[np.float32]:
-        rows = np.zeros((len(paths), self._cuts[0].num_features), np.float32)
+        rows = np.zeros((len(paths), self._cut_points[0].num_features), np.float32)
         items = [LabeledPath(path, 0) for path in paths]
         found = decode_all(items, self._image, store=None, progress=NoProgress())
         good = [index for index, each in enumerate(found) if isinstance(each, TrainingImage)]
         images = [each for each in found if isinstance(each, TrainingImage)]
         if good:
-            rows[good] = pooled_features(self._model, self._cuts, ImageSet(images, self._image), NoProgress())
+            rows[good] = pooled_features(self._model, self._cut_points, ImageSet(images, self._image), NoProgress())
         return rows
 
     def describe_cost(self, count: int) -> str:
@@ -53,7 +53,7 @@ class NetworkEmbedder:
             began = time.perf_counter()
             self._model.network(batch)
         seconds = CHECK_TIME_RATIO * count * (time.perf_counter() - began) / TIMED
-        megabytes = count * 2 * self._cuts[0].num_features / 1e6
+        megabytes = count * 2 * self._cut_points[0].num_features / 1e6
         return (
             f"features of {count:,} images with {self._model.name}: about {max(1, round(seconds / 60))} min, less for "
             f"images in the cache; {max(1, round(megabytes))} MB of memory"

@@ -81,7 +81,7 @@ def cache_features(
                 features.close()
             return features, computation
         problem, next_way = found[0]
-        logger.warning("the frozen part runs in %s, not %s: %s", next_way, computation, problem)
+        logger.warning("the frozen layers run with %s instead of %s: %s", next_way, computation, problem)
         computation = next_way
 
 

@@ -98,8 +98,8 @@ def extract_features(
     (240, 1280)
     """
     built = build_model(model, classes=len(labels.class_names), weights=weights, size=size)
-    cuts = find_cut_points(built)
-    names = [cut.name for cut in cuts]
+    cut_points = find_cut_points(built)
+    names = [cut.name for cut in cut_points]
     if layer not in (None, *names):
         raise ModelError(f"{model} has no features at layer {layer!r}: use {', '.join(names)}")
     image = built.preprocessing.image
@@ -112,12 +112,12 @@ def extract_features(
         raise InputError(f"none of {counted(len(found), 'image')} can be decoded: see `mlimages check`")
     if len(good) < len(found):
         logger.warning("skipped %s that cannot be decoded", counted(len(found) - len(good), "image"))
-    images = ImageSet(good, image, store=store, classes=len(labels.class_names))
-    rows = pooled_features(built, cuts, images, progress)
-    at = names.index(layer) if layer else len(cuts) - 1
-    start = sum(cut.num_features for cut in cuts[:at])
+    images = ImageSet(good, image, store=store, num_classes=len(labels.class_names))
+    rows = pooled_features(built, cut_points, images, progress)
+    at = names.index(layer) if layer else len(cut_points) - 1
+    start = sum(cut.num_features for cut in cut_points[:at])
     return FeatureTable(
-        features=np.ascontiguousarray(rows[:, start : start + cuts[at].num_features]),
+        features=np.ascontiguousarray(rows[:, start : start + cut_points[at].num_features]),
         labels=images.labels.numpy().astype(np.int64),
         paths=tuple(str(Path(each.path)) for each in good),
         class_names=tuple(labels.class_names),

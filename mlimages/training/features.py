@@ -133,7 +133,7 @@ class PixelSource:
 
 
 def features_key(
-    model: Model, normalize: Normalize, *, cut: object, digest: str, preprocessing: Preprocessing, precision: str
+    model: Model, normalize: Normalize, *, layers: object, digest: str, preprocessing: Preprocessing, precision: str
 ) -> str:
     """Return the cache key of a feature extractor, which depends on everything that affects the features.
 
@@ -142,7 +142,7 @@ def features_key(
     Args:
         model: its name and the version of its library are part of the key.
         normalize: the values of the mean are part of the key, since a mean image may change.
-        cut: the layers whose outputs are the features, as JSON values.
+        layers: the layers whose outputs are the features, as JSON values.
         digest: SHA-256 of the weights.
         preprocessing: preprocessing of the images.
         precision: library and precision of the computation.
@@ -150,7 +150,7 @@ def features_key(
     Returns:
         32 hexadecimal digits.
     """
-    parts = ["v2", PIXELS_VERSION, model.name, model.library, cut, digest, asdict(preprocessing), precision]
+    parts = ["v2", PIXELS_VERSION, model.name, model.library, layers, digest, asdict(preprocessing), precision]
     mean = normalize.mean.cpu().numpy().tobytes()
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode() + mean).hexdigest()[:32]
 
@@ -193,7 +193,7 @@ class FrozenFeatures:
             key = features_key(
                 model,
                 normalize,
-                cut=[split.outputs, split.shapes],
+                layers=[split.outputs, split.shapes],
                 digest=digest,
                 preprocessing=preprocessing,
                 precision=self._runtime.cache_key(precision),

@@ -149,7 +149,7 @@ def _resume_state(job: TrainingJob, state: TrainingState) -> TrainingState:
     if state.frozen_digest != job.digest:
         raise RunError(
             f"{job.files.folder}: the weights {job.config.weights!r} differ from those that this run started with: "
-            "restore them, or start another run with -o"
+            "restore them, or start a run in another output folder with -o"
         )
     if distributed.is_main_process():
         job.files.remove_temporary_files()
@@ -167,7 +167,7 @@ def _initial_state(job: TrainingJob) -> TrainingState:
         return TrainingState(frozen_digest=job.digest)
     train, val = (compute_head_inputs(job.model, job.source, images) for images in (job.train, job.val))
     shares = [share for share in SHARES if share or job.config.head == "auto"]
-    fit = fit_ridge(train.features, train.labels, len(job.class_names), lower=train.lower, shares=shares)
+    fit = fit_ridge(train.features, train.labels, len(job.class_names), lower_features=train.lower, lower_shares=shares)
     if distributed.is_main_process() and is_single:
         probabilities = np.concatenate([fit.leave_one_out, val.probabilities(fit.head)])  # out of sample
         paths = [images.images[n].path for images, found in ((job.train, train), (job.val, val)) for n in found.indices]
@@ -182,9 +182,9 @@ def _initial_state(job: TrainingJob) -> TrainingState:
     is_rounded = job.computation.frozen != "fp32"
     left_out = objective.score(torch.from_numpy(fit.leave_one_out), torch.from_numpy(train.labels))
     logger.info(
-        "closed-form head%s: %s%.1f %% on %d validation images%s",
+        "closed-form head (ridge regression)%s: %s %.1f %% on %d validation images%s",
         f" on all depths (lower layers weighted {fit.share:g})" if fit.share else "",
-        "" if is_single else "mAP ",
+        "accuracy" if is_single else "mAP",
         100 * metrics.score,
         metrics.count,
         "" if is_rounded else f", leave-one-out {100 * left_out:.1f} %",  # the other metrics are those of fp32

@@ -85,7 +85,7 @@ class FrozenRuntime:
             model = openvino.Core().compile_model(self._converted, "CPU", options)
             outputs = _run(model, x[:1])
         except Exception as error:  # conversion runs the network's code, which may raise any error
-            raise ConversionError(f"OpenVINO cannot convert the frozen part ({type(error).__name__})") from error
+            raise ConversionError(f"OpenVINO cannot convert the frozen layers ({type(error).__name__})") from error
         if precision == "fp32":
             for got, expected in zip(outputs, self._lower(x[:1]), strict=True):
                 if got.shape != expected.shape or float((got - expected).abs().max()) > 1e-4 * float(

@@ -78,10 +78,10 @@ class RidgeFit:
 def fit_ridge(
     features: Features,
     labels: Targets,
-    classes: int,
+    num_classes: int,
     *,
-    lower: Sequence[Features] = (),
-    shares: Sequence[float] = SHARES,
+    lower_features: Sequence[Features] = (),
+    lower_shares: Sequence[float] = SHARES,
 ) -> RidgeFit:
     """Fit a ridge regression to one-hot or multi-hot targets; leave-one-out chooses penalty and share of lower layers.
 
@@ -92,44 +92,45 @@ def fit_ridge(
     Args:
         features: features of the last layer, `(N, D)`.
         labels: class indices, int64 `(N,)`; for multi-label data, 1 for each class of an image, else 0, `(N, classes)`.
-        classes: number of classes.
-        lower: features of each layer below, `(N, L)`; their weights follow those of `features`: `(classes, D + sum L)`.
-        shares: candidates for their total share, compared on at most SHARE_IMAGES images. If 0 is the first, another
-            is chosen only if its error is lower by more than two standard errors of the difference: without lower
-            layers, the trained weights give the same answers in the library's own network.
+        num_classes: number of classes.
+        lower_features: features of each layer below, `(N, L)`; their weights follow those of `features`:
+            `(classes, D + sum L)`.
+        lower_shares: candidates for their total share, compared on at most SHARE_IMAGES images. If 0 is the first,
+            another is chosen only if its error is lower by more than two standard errors of the difference: without
+            lower layers, the trained weights give the same answers in the library's own network.
 
     >>> features = np.array([[0.0], [0.1], [0.9], [1.0]])
-    >>> fit_ridge(features, np.array([0, 0, 1, 1]), classes=2).head.probabilities(features).argmax(axis=1).tolist()
+    >>> fit_ridge(features, np.array([0, 0, 1, 1]), num_classes=2).head.probabilities(features).argmax(axis=1).tolist()
     [0, 0, 1, 1]
     """
-    blocks = [_Block.standardize(block) for block in (features, *lower)]
-    if not lower:
-        return _Ridge(blocks, (1.0,), labels, classes).fit(lower_share=0.0)
+    blocks = [_Block.standardize(block) for block in (features, *lower_features)]
+    if not lower_features:
+        return _Ridge(blocks, (1.0,), labels, num_classes).fit(lower_share=0.0)
     rows = np.sort(np.random.default_rng(0).permutation(len(labels))[:SHARE_IMAGES])
     is_all = len(rows) == len(labels)
     sample = blocks if is_all else [_Block.standardize(block.features[rows]) for block in blocks]
     last = sample[0].gram()
-    below = sum((block.gram() for block in sample[1:]), np.zeros_like(last)) / len(lower)
+    below = sum((block.gram() for block in sample[1:]), np.zeros_like(last)) / len(lower_features)
     candidates = [
         _Ridge(
             sample,
-            _block_weights(share, len(lower)),
+            _block_weights(share, len(lower_features)),
             labels[rows],
-            classes,
+            num_classes,
             gram=(1 - share) * last + share * below,
         )
-        for share in shares
+        for share in lower_shares
     ]
     best = int(np.argmin([candidate.errors.mean() for candidate in candidates]))
     gain = candidates[0].errors - candidates[best].errors  # of each image
-    if not shares[0] and gain.mean() <= 2 * gain.std() / np.sqrt(len(gain)):
+    if not lower_shares[0] and gain.mean() <= 2 * gain.std() / np.sqrt(len(gain)):
         best = 0
-    share = shares[best]
+    share = lower_shares[best]
     if not share:
-        return fit_ridge(features, labels, classes)
+        return fit_ridge(features, labels, num_classes)
     if is_all:
         return candidates[best].fit(lower_share=share)
-    return _Ridge(blocks, _block_weights(share, len(lower)), labels, classes).fit(lower_share=share)
+    return _Ridge(blocks, _block_weights(share, len(lower_features)), labels, num_classes).fit(lower_share=share)
 
 
 def _block_weights(lower_share: float, num_lower_layers: int) -> list[float]:
@@ -185,32 +186,39 @@ class _Ridge:
     def __init__(
         self,
         blocks: Sequence[_Block],
-        shares: Sequence[float],
+        block_weights: Sequence[float],
         labels: Targets,
-        classes: int,
+        num_classes: int,
         *,
         gram: Floats | None = None,
     ) -> None:
-        self._blocks, self._labels, self._classes = blocks, labels, classes
+        self._blocks, self._labels, self._num_classes = blocks, labels, num_classes
         is_multi = labels.ndim == 2
         self._base = (
-            labels.mean(axis=0, dtype=np.float64) if is_multi else np.bincount(labels, minlength=classes) / len(labels)
+            labels.mean(axis=0, dtype=np.float64)
+            if is_multi
+            else np.bincount(labels, minlength=num_classes) / len(labels)
         )
         self._mean = np.concatenate([block.mean for block in blocks])  # (D,)
-        self._factor = np.concatenate([block.factor * np.sqrt(x) for block, x in zip(blocks, shares, strict=True)])
+        self._factor = np.concatenate(
+            [block.factor * np.sqrt(x) for block, x in zip(blocks, block_weights, strict=True)]
+        )
         self._is_dual = gram is not None or len(labels) <= len(self._mean)
         self._chunks = [np.arange(start, min(start + CHUNK, len(labels))) for start in range(0, len(labels), CHUNK)]
         self._decompose(gram)
         choice = np.random.default_rng(0).permutation(len(labels))[:PENALTY_IMAGES]
-        left, penalties = self._left_vectors(choice), PENALTIES * self._values.sum() / len(labels)
+        left_vectors, penalties = self._left_vectors(choice), PENALTIES * self._values.sum() / len(labels)
         targets = self._target_rows(choice)
         errors = [
-            np.square(self._leave_one_out_scores(choice, left, penalty) - targets).mean(axis=1) for penalty in penalties
+            np.square(self._leave_one_out_scores(choice, left_vectors, penalty) - targets).mean(axis=1)
+            for penalty in penalties
         ]
         best = int(np.argmin([each.mean() for each in errors]))
         self.errors, self._penalty, self._relative_penalty = errors[best], penalties[best], float(PENALTIES[best])
         fit_scale = _fit_platt_scaling if is_multi else _fit_softmax_scaling
-        self._scale, self._offset = fit_scale(self._leave_one_out_scores(choice, left, self._penalty), labels[choice])
+        self._scale, self._offset = fit_scale(
+            self._leave_one_out_scores(choice, left_vectors, self._penalty), labels[choice]
+        )
         self._task: Task = MultiLabel() if is_multi else SingleLabel()
 
     def fit(self, *, lower_share: float) -> RidgeFit:
@@ -222,7 +230,7 @@ class _Ridge:
             weight = self._vectors @ (self._values[:, None] * coefficients)
         weight = self._scale * weight * self._factor[:, None]  # (D, classes)
         head = RidgeHead(weight.T, self._scale * self._base + self._offset - self._mean @ weight)
-        left_out = np.empty((len(self._labels), self._classes), np.float32)
+        left_out = np.empty((len(self._labels), self._num_classes), np.float32)
         for rows in self._chunks:
             scores = self._leave_one_out_scores(rows, self._left_vectors(rows), self._penalty)
             left_out[rows] = self._task.probabilities(self._scale * scores + self._offset)
@@ -238,7 +246,7 @@ class _Ridge:
             self._projected = self._vectors.T @ (self._target_rows(np.arange(len(self._labels))) - self._base)
             return
         width = len(self._mean)
-        gram, moments = np.zeros((width, width)), np.zeros((width, self._classes))
+        gram, moments = np.zeros((width, width)), np.zeros((width, self._num_classes))
         for rows in self._chunks:
             x = self._standardized_rows(rows)
             gram += x.T @ x
@@ -261,16 +269,16 @@ class _Ridge:
     def _target_rows(self, rows: Labels) -> Floats:
         if self._labels.ndim == 2:
             return self._labels[rows].astype(np.float64)
-        targets = np.zeros((len(rows), self._classes))
+        targets = np.zeros((len(rows), self._num_classes))
         targets[np.arange(len(rows)), self._labels[rows]] = 1
         return targets
 
-    def _leave_one_out_scores(self, rows: Labels, left: Floats, penalty: float) -> Floats:
+    def _leave_one_out_scores(self, rows: Labels, left_vectors: Floats, penalty: float) -> Floats:
         """Return the leave-one-out scores `(n, classes)` of the images `rows`."""
         shrink = self._values / (self._values + penalty)
         targets = self._target_rows(rows)
-        residuals = targets - self._base - left @ (shrink[:, None] * self._projected)
-        leverage = 1 / len(self._labels) + np.square(left) @ shrink
+        residuals = targets - self._base - left_vectors @ (shrink[:, None] * self._projected)
+        leverage = 1 / len(self._labels) + np.square(left_vectors) @ shrink
         residuals /= np.maximum(1 - leverage, 1e-9)[:, None]
         return targets - residuals
 

@@ -159,11 +159,11 @@ class ImageSet:
         *,
         store: RowStore | None = None,
         augment: Augment | None = None,
-        classes: int | None = None,
+        num_classes: int | None = None,
     ) -> None:
         self.images, self.geometry, self._store, self.augment = tuple(images), geometry, store, augment
         self._shape = (geometry.height, geometry.width, geometry.channels)
-        self.labels = _targets(images, classes)
+        self.labels = _targets(images, num_classes)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -171,10 +171,10 @@ class ImageSet:
     def batches(
         self, parts: Sequence[Sequence[int]], *, view: Callable[[int], int] = lambda index: 0
     ) -> Iterator[PixelBatch]:
-        """Yield one batch per sequence of indices in `parts`, decoding ahead.
+        """Yield one batch per sequence of indices in `parts`, with prefetching.
 
         Args:
-            view: returns the number of the augmented view of the image at an index; 0 is the image itself.
+            view: maps an image index to the index of the augmented view to use; 0 is the unaugmented image.
         """
         pool = _decoding_threads(self.images, max(AHEAD, *map(len, parts), 0))
         views = pool.map(lambda index: self._load_view(index, view(index)), itertools.chain(*parts))
@@ -196,9 +196,9 @@ class ImageSet:
         return self.augment.view(pixels, image.digest, view) if self.augment and view else pixels
 
 
-def _targets(images: Sequence[TrainingImage], classes: int | None) -> Tensor:
+def _targets(images: Sequence[TrainingImage], num_classes: int | None) -> Tensor:
     labels = [image.labels for image in images if image.labels is not None]
     if not labels:
         return torch.tensor([image.label for image in images], dtype=torch.long)  # (N,)
-    count = classes or 1 + max(itertools.chain(*labels), default=0)
+    count = num_classes or 1 + max(itertools.chain(*labels), default=0)
     return torch.from_numpy(multi_hot(labels, count))  # (N, classes)

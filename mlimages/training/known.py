@@ -51,7 +51,7 @@ def conformal_thresholds(probabilities: NDArray[np.floating], labels: NDArray[np
 
 
 def fit_known(
-    features: NDArray[np.float32], labels: NDArray[np.int64], classes: int, *, validation: NDArray[np.float32]
+    features: NDArray[np.float32], labels: NDArray[np.int64], num_classes: int, *, validation: NDArray[np.float32]
 ) -> KnownScore:
     """Fit the Mahalanobis distance to the nearest class mean, with a threshold from validation images.
 
@@ -62,16 +62,16 @@ def fit_known(
     Args:
         features: inputs of the head for the training images, `(N, D)`.
         labels: int64 `(N,)`.
-        classes: number of classes.
+        num_classes: number of classes.
         validation: inputs of the head for the validation images, `(M, D)`, M at least MIN_VALIDATION_IMAGES.
     """
     unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
-    means = np.stack([unit[labels == label].mean(axis=0) for label in range(classes)])  # (classes, D)
+    means = np.stack([unit[labels == label].mean(axis=0) for label in range(num_classes)])  # (classes, D)
     residuals = unit - means[labels]
     count = min(DIRECTIONS, *np.subtract(residuals.shape, 1))
     variances, vectors = _principal_directions(residuals, count)
     rest = max(1e-9, (np.square(residuals).sum() / len(residuals) - variances.sum()) / (residuals.shape[1] - count))
-    score = KnownScore(classes, features.shape[1], count)
+    score = KnownScore(num_classes, features.shape[1], count)
     values = {
         "means": means,
         "directions": vectors.T,

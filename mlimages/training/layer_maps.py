@@ -46,7 +46,7 @@ def draw_layer(
 
     Raises:
         ImageError: the image cannot be decoded.
-        InputError: the file exists, and mlimages did not write it or it was changed since; not with `overwrite`.
+        InputError: the file exists, was not written by mlimages or was changed since, and `overwrite` is false.
         ModelError: there is no such network or layer, or the layer's output is not a feature map.
 
     >>> rows = draw_layer("alexnet", "cat.jpg", layer="conv1", out="maps.png")  # doctest: +SKIP

@@ -77,17 +77,17 @@ class CrossEntropy:
     Args:
         config: label smoothing and class weights.
         targets: class index of each training image, int64 `(N,)`.
-        classes: number of classes.
+        num_classes: number of classes.
         device: device of the logits.
     """
 
     task: Task = SingleLabel()
 
-    def __init__(self, config: FineTuneConfig, targets: Tensor, classes: int, device: torch.device) -> None:
+    def __init__(self, config: FineTuneConfig, targets: Tensor, num_classes: int, device: torch.device) -> None:
         weights = None
         if config.class_weights == "balanced":  # with mean 1 over the images
-            class_counts = torch.bincount(targets, minlength=classes)
-            weights = (class_counts.sum() / (classes * class_counts)).to(device)  # (classes,)
+            class_counts = torch.bincount(targets, minlength=num_classes)
+            weights = (class_counts.sum() / (num_classes * class_counts)).to(device)  # (classes,)
         self._loss = nn.CrossEntropyLoss(weights, label_smoothing=config.label_smoothing, reduction="sum")
 
     def loss(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, float]:
@@ -147,8 +147,8 @@ class BinaryCrossEntropy:
         return Metrics(loss, self.correct(logits, targets), len(targets), mean_ap)
 
 
-def make_objective(config: FineTuneConfig, targets: Tensor, classes: int, device: torch.device) -> Objective:
+def make_objective(config: FineTuneConfig, targets: Tensor, num_classes: int, device: torch.device) -> Objective:
     """Return the objective for the targets of the training images: `(N,)`, or `(N, classes)` of multi-label data."""
     if targets.ndim == 2:
         return BinaryCrossEntropy(config, targets, device)
-    return CrossEntropy(config, targets, classes, device)
+    return CrossEntropy(config, targets, num_classes, device)

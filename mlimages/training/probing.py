@@ -79,7 +79,7 @@ def probe_cuts(
         model: name of the network.
         weights: `default`, `none` or a file.
         size: input width and height in pixels, one number for a square; None uses the network's native size.
-        gray: whether to use one gray channel; None uses what the weights expect.
+        gray: whether to use one gray channel; None uses the channels of the pretrained weights.
         most: maximum number of images; a stratified sample of a larger dataset is used.
         seed: random seed of the sample, the folds and the learning curve.
         progress: shows the number of images processed.
@@ -110,14 +110,14 @@ def probe_cuts(
     check_missing_images([each for each in found if isinstance(each, BrokenImage)], len(found))
     good = _without_duplicates(found)
     _require_enough_images(good, names)
-    cuts = find_cut_points(built)
-    rows = pooled_features(built, cuts, ImageSet(good, image, store=store), progress)
+    cut_points = find_cut_points(built)
+    rows = pooled_features(built, cut_points, ImageSet(good, image, store=store), progress)
     targets = np.array([image.label for image in good])  # (N,)
-    parts = np.split(rows, np.cumsum([cut.num_features for cut in cuts])[:-1], axis=1)
-    scores, best = _score_cuts(cuts, parts, targets, len(names))
+    parts = np.split(rows, np.cumsum([cut.num_features for cut in cut_points])[:-1], axis=1)
+    scores, best = _score_cuts(cut_points, parts, targets, len(names))
     curve, gain = _learning_curve(parts[best], targets, len(names), seed)
     broken = sum(not isinstance(each, TrainingImage) for each in found)
-    return ProbeResult(model, len(good), len(names), broken, scores, cuts[best].name, curve, gain)
+    return ProbeResult(model, len(good), len(names), broken, scores, cut_points[best].name, curve, gain)
 
 
 def _stratified_sample(labels: LabelFile, most: int, seed: int) -> list[LabeledPath]:
@@ -141,21 +141,21 @@ def _require_enough_images(images: Sequence[TrainingImage], names: Sequence[str]
         raise InputError(f"a probe requires at least two classes with two images each; found {what}: gather more")
 
 
-def pooled_features(model: Model, cuts: tuple[CutPoint, ...], images: ImageSet, progress: Progress) -> Features:
+def pooled_features(model: Model, cut_points: tuple[CutPoint, ...], images: ImageSet, progress: Progress) -> Features:
     """Compute the pooled features at all cut points, concatenated, `(N, D)`; cached by image and network."""
     normalize = Normalize(model.preprocessing.normalization)
     key = features_key(
         model,
         normalize,
-        cut=[asdict(cut) for cut in cuts],
+        layers=[asdict(cut) for cut in cut_points],
         digest=freeze(model, "head").digest(model.network),
         preprocessing=model.preprocessing,
         precision=frozen_precision(torch.device("cpu")),
     )
-    store = RowStore(cache_dir("probe") / key, (sum(cut.num_features for cut in cuts),), np.float32)
+    store = RowStore(cache_dir("probe") / key, (sum(cut.num_features for cut in cut_points),), np.float32)
     missing = [index for index, image in enumerate(images.images) if image.digest not in store]
     progress.start("forward", len(missing), "img")
-    with FeatureHooks(model.network, cuts) as hooks, torch.inference_mode():
+    with FeatureHooks(model.network, cut_points) as hooks, torch.inference_mode():
         for batch in images.batches(chunks(missing, BATCH)):
             model.network(normalize(batch.pixels))
             store.append([images.images[index].digest for index in batch.indices], hooks.features().numpy())
@@ -166,24 +166,24 @@ def pooled_features(model: Model, cuts: tuple[CutPoint, ...], images: ImageSet, 
 
 
 def _score_cuts(
-    cuts: Sequence[CutPoint], parts: Sequence[Features], labels: Labels, classes: int
+    cut_points: Sequence[CutPoint], parts: Sequence[Features], labels: Labels, num_classes: int
 ) -> tuple[tuple[CutScore, ...], int]:
     """Return the score of each cut point, and the index of the recommended one."""
-    correct = [fit_ridge(part, labels, classes).leave_one_out.argmax(axis=1) == labels for part in parts]
+    correct = [fit_ridge(part, labels, num_classes).leave_one_out.argmax(axis=1) == labels for part in parts]
     best = max(correct, key=lambda each: int(each.sum()))
     near = [sign_test(int((each & ~best).sum()), int((best & ~each).sum())) >= NOISE for each in correct]
     scores = tuple(
         CutScore(cut.name, cut.num_features, share(int(each.sum()), len(labels)), within)
-        for cut, each, within in zip(cuts, correct, near, strict=True)
+        for cut, each, within in zip(cut_points, correct, near, strict=True)
     )
     return scores, max(index for index, within in enumerate(near) if within)
 
 
 def _learning_curve(
-    features: Features, labels: Labels, classes: int, seed: int
+    features: Features, labels: Labels, num_classes: int, seed: int
 ) -> tuple[tuple[CurvePoint, ...], Share | None]:
     """Return the accuracy by images per class, on the same held-out images, and the gain of the last doubling."""
-    fewest = int(np.bincount(labels, minlength=classes).min())
+    fewest = int(np.bincount(labels, minlength=num_classes).min())
     steps = list(_training_sizes(fewest))
     runs: dict[int, list[float]] = defaultdict(list)
     for repeat in range(REPEATS if steps else 0):
@@ -191,7 +191,7 @@ def _learning_curve(
         held_out = ranked >= steps[-1]
         for step in steps:
             taken = ranked < step
-            head = fit_ridge(features[taken], labels[taken], classes).head
+            head = fit_ridge(features[taken], labels[taken], num_classes).head
             predicted = head.probabilities(features[held_out]).argmax(axis=1)
             runs[step].append(float((predicted == labels[held_out]).mean()))
     count = int((_rank_within_class(labels, seed) >= steps[-1]).sum()) if steps else 0

@@ -69,11 +69,14 @@ def check_run_folder(config: FineTuneConfig, files: RunFiles) -> bool:
         RunError: it contains a run with other settings.
     """
     if files.folder.exists() and not files.folder.is_dir():
-        raise InputError(f"{files.folder} is a file: choose a folder with -o")
+        raise InputError(f"{files.folder} is a file: choose another output folder with -o")
     if not files.config.exists():
         foreign = [path.name for path in files.output_files if path.exists()]
         if foreign:
-            raise InputError(f"{files.folder} is not a run folder and contains {', '.join(foreign)}: choose another -o")
+            raise InputError(
+                f"{files.folder} is not a run folder and contains {', '.join(foreign)}: "
+                "choose another output folder with -o"
+            )
         return False
     before = json.loads(FineTuneConfig.from_dict(read_settings(files)["config"]).to_json())  # adds new settings
     now = json.loads(config.to_json())
@@ -85,7 +88,7 @@ def check_run_folder(config: FineTuneConfig, files: RunFiles) -> bool:
     if other:
         differences = ", ".join(f"{name} {before.get(name)!r} before, {now[name]!r} now" for name in other[:3])
         raise RunError(
-            f"{files.folder} contains a run with other settings ({differences}): choose another -o, "
+            f"{files.folder} contains a run with other settings ({differences}): choose another output folder with -o, "
             f"or resume that run with `mlimages finetune --resume {files.folder}`"
         )
     return files.result.exists()
@@ -134,7 +137,8 @@ def read_computation(files: RunFiles) -> Computation | None:
         return Computation(**values) if values else None
     except (TypeError, ValueError) as error:
         raise RunError(
-            f"{files.config}: unknown computation {json.dumps(values)}: restore it, or choose another -o"
+            f"{files.config}: invalid library or precision {json.dumps(values)}: restore the file, "
+            "or choose another output folder with -o"
         ) from error
 
 

@@ -42,7 +42,7 @@ def export_run(
         The metadata of the exported file.
 
     Raises:
-        InputError: the file exists, and mlimages did not write it or it was changed since; not with `overwrite`.
+        InputError: the file exists, was not written by mlimages or was changed since, and `overwrite` is false.
         RunError: `run` is not a run folder.
         ExportError: its outputs differ from the network's; nothing is written. The message names the worst image.
 

@@ -38,8 +38,8 @@ class MadeUpFetch:
     """Every second link is dead; of the others each tenth gives the bytes of an earlier one."""
 
     gathered: GatherFolder
-    waiting: int = 0
-    queued: int = 0
+    num_waiting: int = 0
+    num_queued: int = 0
     blocking_hosts: tuple[str, ...] = ()
 
     def num_waiting_of_class(self, label: str) -> int:

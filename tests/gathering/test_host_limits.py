@@ -56,9 +56,9 @@ def test_links_are_counted_as_over_all_of_them(clock: SimpleNamespace, seed: int
             rng.choice(links)[0].record_response(clock.now, is_redirect=False)
         waiting = [(name, label) for host, name, label, _ in links if host.state.is_parked]
         running = Counter(name for host, name, *_ in links if not host.state.is_parked)
-        assert hosts.waiting == len(waiting)
+        assert hosts.num_waiting == len(waiting)
         assert +hosts.waiting_labels == Counter(label for _, label in waiting)
-        assert hosts.queued == sum(max(0, count - 2) for count in running.values())
+        assert hosts.num_queued == sum(max(0, count - 2) for count in running.values())
         deadline = min(deadline, clock.now + WAIT_S) if waiting and not running else math.inf
         assert hosts.deadline == deadline
         names = {f"{name}.example" for name, _ in waiting}

@@ -334,7 +334,7 @@ class Unsendable:
     [
         (Openverse(["cats"]), {}, "Openverse queries its provider within a rate limit, in one process"),
         (UrlList("-"), {}, "standard input can only be read by one process: write the list to a file"),
-        (Unsendable(), {}, "Unsendable cannot be sent to other processes"),
+        (Unsendable(), {}, "Unsendable cannot be pickled"),
         (UrlList(), {"shard": (1, 2)}, "omit --shard"),
     ],
 )

@@ -17,8 +17,8 @@ from mlimages.labels.splitting import (
     _position_groups,
     _split_groups,
     check_shares,
-    find_group,
     groups_by_pattern,
+    match_group,
     sample_per_class,
 )
 
@@ -173,4 +173,4 @@ def test_the_group_of_a_path_is_the_match_or_its_first_group() -> None:
     assert optional == {paths[0]: "1", paths[1]: ""}
     with pytest.raises(InputError, match=r"'\(' is not a regular expression"):
         groups_by_pattern(paths, "(")
-    assert find_group(re.compile("z"), "a") is None
+    assert match_group(re.compile("z"), "a") is None

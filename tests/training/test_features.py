@@ -273,7 +273,7 @@ def test_bfloat16_gives_no_figures_and_is_left_if_features_differ_too_much(
     computations = [json.loads((result.run / "config.json").read_text())["computation"] for result in results]
     logs = [(result.run / "log.txt").read_text() for result in results]
     assert computations[1] == {"library": "openvino", "frozen": "fp32", "trained": "fp32"}
-    assert ("the frozen part runs in OpenVINO in fp32, not OpenVINO in bf16" in logs[0]) == (bound == 0)
+    assert ("the frozen layers run with OpenVINO in fp32 instead of OpenVINO in bf16" in logs[0]) == (bound == 0)
     if bound:
         assert computations[0]["frozen"] == "bf16"
         assert ("leave-one-out" in logs[0], "leave-one-out" in logs[1]) == (False, True)
@@ -287,7 +287,7 @@ def test_bfloat16_gives_no_figures_and_is_left_if_features_differ_too_much(
         settings = results[0].run / "config.json"
         written = settings.read_text()
         settings.write_text(written.replace('"openvino"', '"onnx"'))
-        with pytest.raises(RunError, match="unknown computation"):
+        with pytest.raises(RunError, match="invalid library or precision"):
             fine_tune(more, export=False)
         settings.write_text(written)
         with mock.patch("mlimages.training.data.has_fast_bf16", return_value=False):
@@ -306,4 +306,4 @@ def test_a_network_that_openvino_cannot_convert_runs_in_pytorch(colours: Path, p
     ):
         result = fine_tune(config_for(colours, pretrained), export=False)
     assert json.loads((result.run / "config.json").read_text())["computation"]["library"] == "torch"
-    assert "OpenVINO cannot convert the frozen part" in (result.run / "log.txt").read_text()
+    assert "OpenVINO cannot convert the frozen layers" in (result.run / "log.txt").read_text()

@@ -45,7 +45,7 @@ def standardized(blocks: list[NDArray[np.float64]], fit: RidgeFit) -> NDArray[np
 def test_leaving_one_out_in_closed_form_is_leaving_it_out(widths: tuple[int, ...]) -> None:
     blocks = [blobs(40, width, seed=number)[0] for number, width in enumerate(widths)]
     labels = blobs(40, 1)[1]
-    fit = fit_ridge(blocks[0], labels, 3, lower=blocks[1:], shares=SHARES[1:])
+    fit = fit_ridge(blocks[0], labels, 3, lower_features=blocks[1:], lower_shares=SHARES[1:])
     assert (fit.penalty in PENALTIES, fit.share in SHARES[1:]) == (True, len(widths) > 1)
     x, targets = standardized(blocks, fit), np.eye(3)[labels]
     for index in range(40):
@@ -65,7 +65,7 @@ def test_leave_one_out_finds_the_layer_that_tells_the_classes_apart(helpful: int
     good, labels = blobs(200, 10)
     layers = [np.random.default_rng(1).normal(size=(200, 40)) for _ in range(2)]
     layers[helpful] = good
-    fit = fit_ridge(layers[0], labels, 3, lower=layers[1:])
+    fit = fit_ridge(layers[0], labels, 3, lower_features=layers[1:])
     assert abs(fit.share - share) <= 0.1
     assert fit.head.weight.shape[1] == layers[0].shape[1] + (layers[1].shape[1] if fit.share else 0)
 
@@ -73,7 +73,7 @@ def test_leave_one_out_finds_the_layer_that_tells_the_classes_apart(helpful: int
 def test_lower_layers_without_information_are_used_as_seldom_as_chance_explains() -> None:
     good, labels = blobs(120, 10)
     noise = [[np.random.default_rng((seed, n)).normal(size=(120, 10)) for n in range(2)] for seed in range(40)]
-    shares = [fit_ridge(good, labels, 3, lower=lower).share for lower in noise]
+    shares = [fit_ridge(good, labels, 3, lower_features=lower).share for lower in noise]
     assert sum(share > 0 for share in shares) <= 4, shares  # two standard errors; the best of six shares
 
 
@@ -99,7 +99,7 @@ def test_many_images_and_classes_need_no_array_of_images_by_classes_but_the_resu
     features, labels = rng.normal(size=(count, width)).astype(np.float32), rng.integers(0, classes, count)
     lower = [rng.normal(size=(count, 8)).astype(np.float32)]
     tracemalloc.start()
-    fit_ridge(features, labels, classes, lower=lower, shares=(0.5,))
+    fit_ridge(features, labels, classes, lower_features=lower, lower_shares=(0.5,))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     working = 6 * 8 * max(CHUNK, 4000) * classes  # float64 arrays of the chunk, or of the images that choose

@@ -295,7 +295,9 @@ def test_a_folder_is_not_written_over_that_is_not_a_run(colours: Path) -> None: 
         out = colours.parent / name.partition(".")[0]
         out.mkdir()
         (out / name).write_text("a person's own")
-        with pytest.raises(InputError, match=f"not a run folder and contains {name}: choose another -o"):
+        with pytest.raises(
+            InputError, match=f"not a run folder and contains {name}: choose another output folder with -o"
+        ):
             fine_tune(replace(config_for(colours), out=out))
         assert [path.name for path in out.iterdir()] == [name]
     with pytest.raises(InputError, match="is a file"):

@@ -93,14 +93,14 @@ class Fetcher:
         await self._session.close()
 
     @property
-    def waiting(self) -> int:
-        """Number of links that wait for an unresponsive host."""
-        return self._hosts.waiting
+    def num_waiting(self) -> int:
+        """Number of links waiting for an unresponsive host."""
+        return self._hosts.num_waiting
 
     @property
-    def queued(self) -> int:
-        """Number of links that wait for one of the `per_host` requests to their host."""
-        return self._hosts.queued
+    def num_queued(self) -> int:
+        """Number of links waiting because their host already has `per_host` requests in progress."""
+        return self._hosts.num_queued
 
     @property
     def blocking_hosts(self) -> list[str]:

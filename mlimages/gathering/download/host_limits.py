@@ -32,12 +32,12 @@ class Host:
         "_changed",
         "_hosts",
         "labels",
+        "num_queued",
+        "num_waiting",
         "per_host",
-        "queued",
         "slots",
         "state",
         "users",
-        "waiting",
         "waiting_labels",
     )
 
@@ -49,8 +49,8 @@ class Host:
         self.state = HostState(parts=parts)
         self.users = 0
         self.labels: Counter[str] = Counter()
-        self.waiting = 0
-        self.queued = 0
+        self.num_waiting = 0
+        self.num_queued = 0
         self.waiting_labels: Counter[str] = Counter()
 
     async def wait_for_turn(self) -> bool:
@@ -113,8 +113,8 @@ class Hosts:
         max_wait_s: maximum seconds to wait for parked hosts once all others are done.
 
     Attributes:
-        waiting: number of links on parked hosts; waiting_labels: the same by label.
-        queued: number of links that wait for a request slot of another host.
+        num_waiting: number of links on parked hosts; waiting_labels: the same by label.
+        num_queued: number of links that wait for a request slot of another host.
         deadline: monotonic time at which links on parked hosts fail; infinite while another host is in use.
     """
 
@@ -124,8 +124,8 @@ class Hosts:
         self._hosts: OrderedDict[str, Host] = OrderedDict()
         self._running: set[Host] = set()
         self._parked: set[Host] = set()
-        self.waiting = 0
-        self.queued = 0
+        self.num_waiting = 0
+        self.num_queued = 0
         self.waiting_labels: Counter[str] = Counter()
         self.deadline = math.inf
 
@@ -170,10 +170,10 @@ class Hosts:
     def count(self, host: Host) -> None:
         """Update the numbers of waiting and queued links after a change of `host`."""
         waiting = host.users if host.state.is_parked else 0
-        self.waiting += waiting - host.waiting
+        self.num_waiting += waiting - host.num_waiting
         queued = 0 if host.state.is_parked else max(0, host.users - host.per_host)
-        self.queued += queued - host.queued
-        host.waiting, host.queued = waiting, queued
+        self.num_queued += queued - host.num_queued
+        host.num_waiting, host.num_queued = waiting, queued
         if waiting or host.waiting_labels:
             self.waiting_labels.subtract(host.waiting_labels)
             host.waiting_labels = +host.labels if waiting else Counter()

@@ -96,7 +96,7 @@ def _find_column(names: Sequence[str], column: str | None, list_name: str, optio
 def _link_column(names: Sequence[str], rows: Sequence[Row]) -> str | None:
     """Return the column of links; if there are several, the one whose name refers to images."""
 
-    def score(name: str) -> tuple[bool, bool, bool]:
+    def rank_key(name: str) -> tuple[bool, bool, bool]:
         links = [text for row in rows if is_link(text := text_of(row.get(name)))]
         images = sum(IMAGE_SUFFIX.search(text) is not None for text in links)
         return _last_word(name) in _IMAGE_COLUMNS, 2 * images > len(links), _last_word(name) in _URL_COLUMNS
@@ -105,7 +105,7 @@ def _link_column(names: Sequence[str], rows: Sequence[Row]) -> str | None:
         candidates = [name for name in names if any(is_link(text_of(row.get(name))) for row in rows)]
     else:
         candidates = list(filter(is_link_column, names))
-    return max(candidates, key=score, default=None)
+    return max(candidates, key=rank_key, default=None)
 
 
 def _last_word(name: str) -> str:

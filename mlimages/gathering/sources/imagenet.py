@@ -185,7 +185,7 @@ class ImageNet:
             async for chunk in response.content.iter_any():
                 data += chunk
                 if len(data) > _MAX_LIST_BYTES:
-                    raise InputError(f"more than {_MAX_LIST_BYTES} bytes")
+                    raise InputError(f"the file is larger than {_MAX_LIST_BYTES // 2**20} MiB")
             text = data.decode("utf-8", "replace")
         for line in text.splitlines():
             if line.startswith(("http://", "https://")):

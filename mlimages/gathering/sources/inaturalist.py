@@ -100,7 +100,7 @@ class INaturalist:
             taxa = {label: await self._taxon_id(query) for label, query in self._classes.items()}
             for label, taxon_id in taxa.items():
                 async for ref in self._photos(label, taxon_id):
-                    if pause := self._budget.wait_s():
+                    if pause := self._budget.remaining_wait_s():
                         await self._wait(
                             pause, f"iNaturalist: 5 GB an hour are allowed; waiting {pause / 60:.0f} minutes"
                         )
@@ -201,7 +201,7 @@ class _HourlyByteLimit:
         self._received.append((time.monotonic(), count))
         self._sum += count
 
-    def wait_s(self) -> float:
+    def remaining_wait_s(self) -> float:
         now = time.monotonic()
         while self._received and self._received[0][0] <= now - 3600.0:
             self._sum -= self._received.popleft()[1]

@@ -42,7 +42,7 @@ class RateLimit:
     seconds: float
     period: str
 
-    def wait_s(self, request_times: Sequence[float], now: float) -> float:
+    def remaining_wait_s(self, request_times: Sequence[float], now: float) -> float:
         """Return the seconds until the next request is allowed, after requests at these times (ascending)."""
         if len(request_times) < self.requests:
             return 0.0
@@ -174,7 +174,7 @@ class SearchApi:
             )
         sent, now = self._recent_requests(), time.time()
         for rate in self._rates:
-            if (seconds := rate.wait_s(sent, now)) > 0:
+            if (seconds := rate.remaining_wait_s(sent, now)) > 0:
                 await self._wait_or_raise(seconds, f"{rate.requests} requests {rate.period} are allowed")
 
     async def _wait_or_raise(self, seconds: float, reason: str) -> None:
@@ -188,7 +188,7 @@ class SearchApi:
         within the limits."""
         sent, now = self._recent_requests(), time.time()
         periods = [rate.seconds for rate in self._rates]
-        return max((rate.wait_s(sent, now) for rate in self._rates), default=0.0) or (
+        return max((rate.remaining_wait_s(sent, now) for rate in self._rates), default=0.0) or (
             max(1.0, sent[0] + max(periods) - now) if periods and sent else max(periods, default=60.0)
         )
 

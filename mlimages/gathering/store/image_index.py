@@ -128,7 +128,7 @@ class ImageIndex:
         return Copies(locations, count, kept, path, label, bool(is_placeholder))
 
     def put(self, sha256: str, copies: Copies) -> None:
-        """Store the links with these bytes."""
+        """Store the links whose images have this SHA-256."""
         self._latest = sha256, copies
         locations = b"".join(place.to_bytes(8, "big") for place in copies.locations)
         row = (
@@ -197,7 +197,7 @@ class PlaceholderCounts:
         self._tables.execute("INSERT OR IGNORE INTO locations VALUES (?, ?, ?)", row)
 
     def placeholders(self) -> Iterator[str]:
-        """Yield the hashes of the bytes that are a host's placeholder."""
+        """Yield the SHA-256 of each placeholder image: one that a host serves for many links."""
         query = "SELECT DISTINCT sha256 FROM locations GROUP BY sha256, host HAVING count(*) >= ?"
         for (sha256,) in self._tables.execute(query, (PLACEHOLDER_PATHS,)):
             yield sha256.hex()

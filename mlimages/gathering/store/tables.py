@@ -27,7 +27,7 @@ class Tables:
         self._names = [name for name, is_wanted in wanted.items() if is_wanted and not options.shard]
 
     def require_writable(self) -> None:
-        """Check that the tables can be written without replacing a person's file.
+        """Check that the tables can be written without overwriting a user's file.
 
         Raises:
             InputError: a table exists and was not written by mlimages, or was edited since.
