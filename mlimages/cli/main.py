@@ -89,8 +89,8 @@ class _PackageFormatter(logging.Formatter):
 
 def _is_always_shown(record: logging.LogRecord) -> bool:
     """Whether a log record is shown without --verbose; Pillow's warnings and skipped images are not."""
-    shown = ("gathering", "core", "networks", "training", "export", "checks")
-    return record.levelno >= logging.ERROR or record.name.startswith(tuple(f"mlimages.{name}." for name in shown))
+    shown = ("gathering", "core", "networks", "training", "export", "checks", "images.text")
+    return record.levelno >= logging.ERROR or f"{record.name}.".startswith(tuple(f"mlimages.{name}." for name in shown))
 
 
 for step in (gather, curate, augment, probe_compare, train, deploy, inspect, demo):

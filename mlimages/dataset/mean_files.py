@@ -39,7 +39,7 @@ def load_mean_image(path: str | os.PathLike[str], prop: ImageProperty | None = N
     if prop is not None and mean.shape != prop.shape:
         raise InputError(
             f"{path} has shape {mean.shape}, but the network expects {prop.shape} (C, H, W): "
-            f"compute one with `mlimages mean LABELS --size {prop.width}`"
+            f"compute one with `mlimages mean LABELS --size {prop.width}{' --gray' if prop.gray_scale else ''}`"
         )
     if not np.isfinite(mean).all():
         raise InputError(f"{path} contains NaN or infinite values: compute it again with `mlimages mean`")

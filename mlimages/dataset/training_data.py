@@ -201,6 +201,9 @@ class TrainingData:
             label: class index of the returned image; -1 if unknown.
             raw: return the levels, float32 `(C, H, W)` in 0..255, instead of an image.
 
+        Raises:
+            InputError: the array has another shape.
+
         Examples:
             >>> from mlimages import ImageProperty, TrainingData
             >>> data = TrainingData("labels.txt", ImageProperty(32))
@@ -208,6 +211,11 @@ class TrainingData:
             >>> data.data_to_image(x, label).image.size
             (32, 32)
         """
+        if array.shape != self.prop.shape:
+            raise InputError(
+                f"an array of shape {array.shape}: expected {self.prop.shape} (channels, height, width), as `generate` "
+                "yields"
+            )
         pixels = from_network(array[None], self.normalization, self.mean_image)[0]  # (H, W, C)
         image = LabeledImage.from_array(pixels.transpose(2, 0, 1).astype(np.float32), label)
         return image.to_array(color=not self.prop.gray_scale) if raw else image

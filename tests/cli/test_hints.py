@@ -33,6 +33,7 @@ def test_what_a_package_warns_of_is_shown_but_not_each_skipped_image() -> None:
 
     assert shown("mlimages.gathering.store.merge_manifests")
     assert shown("mlimages.core.cluster")
+    assert shown("mlimages.images.text")
     assert not shown("mlimages.dataset.training_data")
     assert not shown("PIL.Image")
     assert shown("asyncio", logging.ERROR)

@@ -95,6 +95,12 @@ def test_an_array_becomes_the_image_that_it_was_made_from(
         assert (np.asarray(image.image) == load_pixels(tmp_path / "0.png", PROP)).all()
 
 
+@pytest.mark.parametrize("shape", [(16, 16), (1, 16, 16), (3, 16, 17)])
+def test_an_array_of_another_shape_is_no_image_of_these(labels: LabelFile, shape: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match=r"expected \(3, 16, 16\)"):
+        TrainingData(labels, PROP).data_to_image(np.zeros(shape, np.float32))
+
+
 def test_the_mean_image_is_written_for_viewing_and_for_training(labels: LabelFile, tmp_path: Path) -> None:
     data = TrainingData(labels, PROP)
     result = data.make_mean_image(tmp_path / "mean.png")
@@ -202,8 +208,11 @@ def test_a_mean_image_of_another_shape_is_an_error_at_once(
 ) -> None:
     mean = np.zeros(mean_shape, np.float32)
     np.save(tmp_path / "mean.npy", mean)
-    with pytest.raises(InputError, match=r"the mean image has shape|expected a mean image|but the network expects"):
+    with pytest.raises(
+        InputError, match=r"the mean image has shape|expected a mean image|but the network expects"
+    ) as error:
         TrainingData(labels, prop, mean_image=tmp_path / "mean.npy" if as_file else mean)
+    assert not as_file or len(mean_shape) < 3 or ("--gray" in str(error.value)) == prop.gray_scale
 
 
 def test_the_mean_of_grayscale_images_is_read_from_its_png(labels: LabelFile, tmp_path: Path) -> None:
