@@ -171,7 +171,7 @@ def image_digest(path: Path) -> bytes:
 def test_whatever_decides_the_features_decides_the_name_of_their_cache() -> None:
     model = build_model("lenet5", classes=3, weights="none")
     normalization, image = model.preprocessing.normalization, model.preprocessing.image
-    same = {"cut": ["fc4", [84]], "digest": "sha256:0", "preprocessing": model.preprocessing, "precision": "fp32"}
+    same = {"layers": ["fc4", [84]], "digest": "sha256:0", "preprocessing": model.preprocessing, "precision": "fp32"}
     normalize = Normalize(normalization)
     others = [
         features_key(replace(model, name="mnist_cnn"), normalize, **same),
@@ -180,7 +180,7 @@ def test_whatever_decides_the_features_decides_the_name_of_their_cache() -> None
         *(
             features_key(model, normalize, **{**same, name: other})
             for name, other in {
-                "cut": ["fc3", [84]],
+                "layers": ["fc3", [84]],
                 "digest": "sha256:1",
                 "preprocessing": replace(model.preprocessing, image=replace(image, resize="squash")),
                 "precision": "bf16",
