@@ -162,25 +162,17 @@ class Normalization:
         if min(self.std) <= 0:
             raise InputError(f"std is {self.std}: the input is divided by it, so it must be positive")
 
-    def check_channels(self, image: ImageProperty, mean_image: Any = None) -> None:
-        """Check that the number of channels and the shape of the mean image match the images.
-
-        Args:
-            mean_image: array `(C, H, W)`.
+    def check_channels(self, image: ImageProperty) -> None:
+        """Check that the number of channels matches the images.
 
         Raises:
-            InputError: they do not match.
+            InputError: it does not.
         """
         kind = "a grayscale image has one channel" if image.gray_scale else "an RGB image has three channels"
         for name in ("mean", "std"):
             values = getattr(self, name)
             if len(values) not in (1, image.channels):
                 raise InputError(f"{name} has {len(values)} values, but {kind}")
-        if mean_image is not None and tuple(mean_image.shape) != image.shape:
-            raise InputError(
-                f"the mean image has shape {tuple(mean_image.shape)}, but the images have {image.shape} "
-                "(channels, height, width): compute the mean with the same size and channels"
-            )
 
 
 def _check_number(name: str, value: Any) -> float:

@@ -15,11 +15,13 @@ from mlimages.core import ImageError, ImageProperty, InputError, as_path
 from mlimages.images import LabeledImage, identify
 
 
-def load_mean_image(path: str | os.PathLike[str], prop: ImageProperty | None = None) -> NDArray[np.float32]:
-    """Load a mean image, float32 `(C, H, W)` in 0..255, from a `.npy` or an image file.
+def load_mean_image(
+    path: str | os.PathLike[str] | NDArray[Any], prop: ImageProperty | None = None
+) -> NDArray[np.float32]:
+    """Load a mean image, float32 `(C, H, W)` in 0..255, from a `.npy` or an image file, or check an array.
 
     Args:
-        path: a file that `mlimages mean` wrote; C is 1 for a grayscale image file.
+        path: a file that `mlimages mean` wrote, or an array; C is 1 for a grayscale image file.
         prop: the network's input, whose size and channels the mean image must have.
 
     Raises:
@@ -32,17 +34,20 @@ def load_mean_image(path: str | os.PathLike[str], prop: ImageProperty | None = N
         >>> load_mean_image("mean.npy").shape
         (3, 32, 32)
     """
-    path = as_path(path)
-    mean = _read_array(path) if path.suffix.lower() == ".npy" else _read_image(path, prop)
+    if isinstance(path, str | os.PathLike):
+        name, path = str(path), as_path(path)
+        mean = _read_array(path) if path.suffix.lower() == ".npy" else _read_image(path, prop)
+    else:
+        name, mean = "mean_image", np.asarray(path)
     if mean.ndim != 3 or mean.shape[0] not in (1, 3) or mean.dtype.kind not in "fiu":
-        raise InputError(f"{path}: expected a mean image, float32 (C, H, W), but found {mean.dtype} {mean.shape}")
+        raise InputError(f"{name}: expected a mean image, float32 (C, H, W), but found {mean.dtype} {mean.shape}")
     if prop is not None and mean.shape != prop.shape:
         raise InputError(
-            f"{path} has shape {mean.shape}, but the network expects {prop.shape} (C, H, W): "
+            f"{name} has shape {mean.shape}, but the network expects {prop.shape} (C, H, W): "
             f"compute one with `mlimages mean LABELS --size {prop.width}{' --gray' if prop.gray_scale else ''}`"
         )
     if not np.isfinite(mean).all():
-        raise InputError(f"{path} contains NaN or infinite values: compute it again with `mlimages mean`")
+        raise InputError(f"{name} contains NaN or infinite values: compute it again with `mlimages mean`")
     return np.ascontiguousarray(mean, np.float32)
 
 

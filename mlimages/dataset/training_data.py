@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
+from numbers import Integral
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -61,12 +62,14 @@ class TrainingData:
         mean_image: str | os.PathLike[str] | NDArray[np.float32] | None = None,
         mean_image_file: str | os.PathLike[str] = "",
     ) -> None:
+        if mean_image_file and mean_image is not None:
+            raise InputError("mean_image and mean_image_file are two names of one setting: give one of them")
         mean = mean_image_file or None if mean_image is None else mean_image
         self.labels = labels if isinstance(labels, LabelFile) else LabelFile(as_path(labels))
         self.prop = prop
         self.normalization = normalization or Normalization()
-        self.mean_image = load_mean_image(mean, prop) if isinstance(mean, str | os.PathLike) else mean
-        self.normalization.check_channels(prop, self.mean_image)
+        self.normalization.check_channels(prop)
+        self.mean_image = None if mean is None else load_mean_image(mean, prop)
 
     def __repr__(self) -> str:
         channels = "gray" if self.prop.gray_scale else "RGB"
@@ -160,10 +163,10 @@ class TrainingData:
             workers: threads that decode images ahead; by default one per CPU core.
 
         Raises:
-            InputError: `size` is below 1.
+            InputError: `size` is not a whole number of at least 1.
         """
-        if size < 1:
-            raise InputError(f"batch size is {size}: expected at least 1")
+        if not isinstance(size, Integral) or size < 1:
+            raise InputError(f"batch size is {size!r}: expected a whole number of at least 1")
         return self._batches(size, workers)
 
     def _batches(self, size: int, workers: int | None) -> Iterator[tuple[NDArray[np.float32], NDArray[Any]]]:

@@ -8,17 +8,17 @@ struct.error ...), some of them only on attribute access, so this module never r
 from __future__ import annotations
 
 import io
+import os
 import re
 import struct
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache, wraps
-from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from PIL import Image
 
-from mlimages.core import MAX_PIXELS, Fault, ImageError, install_hint
+from mlimages.core import MAX_PIXELS, Fault, ImageError, as_path, install_hint
 from mlimages.images.decoded_image import WHITE, DecodedImage, DecodeOptions, ImageHeader
 from mlimages.images.reading import read_bytes
 
@@ -80,7 +80,7 @@ def _image_error(error: Exception) -> ImageError:
 
 
 @raises_image_error
-def identify(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> ImageHeader:
+def identify(source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_PIXELS) -> ImageHeader:
     """Read the header of an image without decoding it.
 
     Raises:
@@ -92,7 +92,7 @@ def identify(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> ImageHead
 
 @raises_image_error
 def decode(
-    source: Path | bytes,
+    source: str | os.PathLike[str] | bytes,
     *,
     max_pixels: int = MAX_PIXELS,
     options: DecodeOptions | Callable[[ImageHeader], DecodeOptions] = _DEFAULTS,
@@ -131,7 +131,7 @@ def decode(
 
 
 def load_rgb(
-    source: Path | bytes, *, max_pixels: int = MAX_PIXELS, background: tuple[int, int, int] = WHITE
+    source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_PIXELS, background: tuple[int, int, int] = WHITE
 ) -> Image.Image:
     """Load an image as 8-bit RGB at full size with its EXIF orientation applied; transparent pixels show `background`.
 
@@ -154,8 +154,8 @@ def from_pillow(image: Image.Image) -> Image.Image:
     return flat if turn == 1 else flat.transpose(UPRIGHT[turn])
 
 
-def _read_source(source: Path | bytes) -> bytes:
-    data = source if isinstance(source, bytes) else read_bytes(source)
+def _read_source(source: str | os.PathLike[str] | bytes) -> bytes:
+    data = source if isinstance(source, bytes) else read_bytes(as_path(source))
     if not data:
         raise ImageError(Fault.EMPTY, "the file is empty")
     return data

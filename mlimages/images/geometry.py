@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import chain, islice
@@ -21,7 +22,9 @@ _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resamplin
 
 
 @raises_image_error
-def load_pixels(source: Path | bytes, prop: ImageProperty, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+def load_pixels(
+    source: str | os.PathLike[str] | bytes, prop: ImageProperty, *, max_pixels: int = MAX_PIXELS
+) -> NDArray[np.uint8]:
     """Load an image as the network's input: uint8 `(H, W, C)`, RGB or grayscale.
 
     A JPEG at least four times as large as the input is decoded at a reduced scale (1/2, 1/4, 1/8), at least twice as

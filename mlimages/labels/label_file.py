@@ -257,15 +257,13 @@ class LabelFile:
             InputError: the shares are not positive or do not add up to 1.
         """
         names = self.defined_class_names
-        parts = split(
-            list(self), shares, seed=seed, root=self.img_root, class_names=names, groups=groups, contents=contents
-        )
+        parts = split(list(self), shares, seed=seed, class_names=names, groups=groups, contents=contents)
         return tuple(self._with_items(lambda part=part: part) for part in parts)  # type: ignore[misc]  # the default binds it
 
     def limit_per_class(self, limit: int, *, seed: int = 0) -> LabelFile:
         """Return at most `limit` images of each class, in order; the choice depends only on `seed` and the paths."""
         names = self.defined_class_names
-        items = sample_per_class(list(self), limit, seed=seed, root=self.img_root, class_names=names)
+        items = sample_per_class(list(self), limit, seed=seed, class_names=names)
         return self._with_items(lambda: items)
 
     def merge(self, *others: LabelFile) -> LabelFile:

@@ -267,7 +267,7 @@ def _split_labels(
         raise InputError(f"--group {options.group} matches none of the {len(paths)} paths ({paths[0]} ...)")
     found = counted(len(set(groups.values())), "group")
     note(f"--group: {found}; {options.group} matches {len(groups)} of {len(paths)} paths")
-    return labels.split(options.split, seed=options.seed, groups=groups)
+    return labels.split(options.split, seed=options.seed, groups=groups, contents=groups)
 
 
 def _count_classes(labels: LabelFile) -> WrittenLabels:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from mlimages.core import InputError, LabeledPath, relative_name
+from mlimages.core import InputError, LabeledPath, as_path, is_remote, relative_name
 
 TOLERANCE = 1e-9
 """Tolerance of numbers of images against rounding."""
@@ -51,7 +52,6 @@ def split(
     shares: Sequence[float],
     *,
     seed: int,
-    root: Path | None = None,
     class_names: Sequence[str] = (),
     groups: Mapping[Path, object] | None = None,
     contents: Mapping[Path, str] | None = None,
@@ -67,9 +67,9 @@ def split(
     (compare the iterative stratification of https://doi.org/10.1007/978-3-642-23808-6_10).
 
     Args:
-        root: folder that paths are relative to, for images that are not in a folder named like their class.
         groups: images with the same value stay in one part; an image without a value is a group of its own.
-        contents: identifier of each image; by default its path below the folder of its class.
+        contents: identifier of each image; by default its path below the folder of its class, or below the folder that
+            contains all images.
 
     Raises:
         InputError: the shares are not positive or do not add up to 1.
@@ -77,8 +77,9 @@ def split(
     check_shares(shares)
     names = _NamesByIndex(class_names)
     labels = _main_labels(items, names)
+    root, known = _common_folder(items), contents or {}
     identities = [
-        (contents or {}).get(item.path) or _path_in_class(item.path, names[label], root)
+        known.get(item.path) or _path_in_class(item.path, names[label], root)
         for item, label in zip(items, labels, strict=True)
     ]
     ordered = _order_groups(items, labels, identities, groups or {}, names, seed)
@@ -93,10 +94,10 @@ def split(
 
 
 def sample_per_class(
-    items: Sequence[LabeledPath], limit: int, *, seed: int, root: Path | None = None, class_names: Sequence[str] = ()
+    items: Sequence[LabeledPath], limit: int, *, seed: int, class_names: Sequence[str] = ()
 ) -> list[LabeledPath]:
     """Return at most `limit` images of each class, in order, chosen by a hash of the seed and the path."""
-    names = _NamesByIndex(class_names)
+    names, root = _NamesByIndex(class_names), _common_folder(items)
     identities = (_path_in_class(item.path, names[item.label], root) for item in items)
     counts: Counter[int] = Counter()
     chosen = []
@@ -157,6 +158,15 @@ class _NamesByIndex(dict[int, str]):
 
     def __missing__(self, number: int) -> str:
         return str(number)
+
+
+def _common_folder(items: Sequence[LabeledPath]) -> Path | None:
+    """Return the folder that contains all images, which does not depend on where the label file is."""
+    folders = {item.path.parent for item in items}
+    try:
+        return as_path(os.path.commonpath([str(one) if is_remote(one) else os.path.abspath(one) for one in folders]))  # noqa: PTH100
+    except ValueError:  # no images, or several drives
+        return None
 
 
 def _path_in_class(path: Path, class_name: str, root: Path | None) -> str:

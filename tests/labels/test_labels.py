@@ -9,16 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from mlimages.checks import split_labels
 from mlimages.core import InputError, LabeledPath, LabelFileError
 from mlimages.labels import (
     IMAGE_SUFFIXES,
     LabelFile,
+    LabelOptions,
     append,
     folder_names,
     groups_by_pattern,
     label_dir,
     label_dir_auto,
     label_dir_by_pattern,
+    make_label_files,
     read_class_names,
     read_paths,
     split,
@@ -248,13 +251,17 @@ def test_a_split_is_the_same_on_every_machine() -> None:
     assert [item.path.as_posix() for item in val] == ["c0/0.jpg", "c1/5.jpg", "c0/8.jpg", "c1/11.jpg"]
 
 
-def test_a_split_does_not_depend_on_where_the_folder_lies_nor_on_the_order_of_lines(tmp_path: Path) -> None:
-    there = [LabeledPath(tmp_path / item.path, item.label) for item in reversed(many())]
-    here_val, there_val = (
-        split(many(), [0.8, 0.2], seed=3, root=Path())[1],
-        split(there, [0.8, 0.2], seed=3, root=tmp_path)[1],
-    )
-    assert {item.path for item in here_val} == {item.path.relative_to(tmp_path) for item in there_val}
+def test_a_split_depends_neither_on_where_images_and_label_file_are_nor_on_the_order_of_lines(tmp_path: Path) -> None:
+    found = []
+    for images, place in (("img", "."), ("img", "sub/deeper"), ("img", "img"), ("moved/img", ".")):
+        items = [LabeledPath(tmp_path / images / f"P{n // 4:02}_{n}.jpg", n % 3) for n in range(120)]
+        file = tmp_path / place / "all.txt"
+        write_label_file(file, items[:: -1 if place == "img" else 1], ["a", "b", "c"])
+        by_group = LabelOptions(file, split=(0.7, 0.3), group=r"P\d+", force=True)
+        parts = [LabelFile(part.path) for part in make_label_files(by_group, split=split_labels)]
+        parts += [*LabelFile(file).split((0.7, 0.3), seed=1), LabelFile(file).limit_per_class(5, seed=2)]
+        found.append([{item.path.name for item in part} for part in parts])
+    assert found == [found[0]] * 4
 
 
 def test_images_of_one_group_stay_on_one_side() -> None:
