@@ -33,10 +33,11 @@ _HINTS = {
     Reason.PRIVATE_ADDRESS: "--allow-private connects to private addresses",
     Reason.OPT_OUT: "--ignore-opt-out downloads images whose site or metadata opts out",
     Reason.HTML: "the hosts returned web pages instead of images: they require a login or block the requests",
-    Reason.FORBIDDEN: "the hosts refuse the requests: send a Referer with --header, then use --retry-failed forbidden",
+    Reason.FORBIDDEN: "the hosts refuse the requests: use --contact, or --header for a Referer, and --retry-failed "
+    "forbidden",
     Reason.NAME_SERVER: "no name server responds: is the network up?",
     Reason.UNREACHABLE: "is the network up?",
-    Reason.PROXY: "the response is not that of an HTTP proxy: see --proxy",
+    Reason.PROXY: "the HTTP proxy does not respond, or refuses: see --proxy",
     Reason.TOO_SMALL: "--min-size sets the minimum length of the shorter side",
 }
 """Advice if most links fail for this reason."""
@@ -264,11 +265,11 @@ def _print_plan(source: Any, *, as_json: bool) -> None:
         return
     for label, count in plan.items():
         print(f"{label:<50} {'unknown' if count is None else count:>9}")
-    known = [count for count in plan.values() if count is not None]
     if not plan:
         raise GatherError(f"nothing to gather: {_NO_LINKS}")
-    if known:
-        print(f"{'total of ' + counted(len(plan), 'class'):<50} {sum(known):>9}")
+    known = [count for count in plan.values() if count is not None]
+    total = str(sum(known)) if len(known) == len(plan) else f"{sum(known)} or more" if known else "unknown"
+    print(f"{'total of ' + counted(len(plan), 'class'):<50} {total:>9}")
 
 
 def _no_images_reason(summary: GatherSummary) -> str:
@@ -304,13 +305,16 @@ def _summary_lines(summary: GatherSummary) -> Iterator[str]:
         remedies = _remedies(summary)
         yield f"{are_open} unfinished: {'; '.join(remedies)}"
         if _AGAIN in remedies:
-            yield f"  mlimages {shlex.join(sys.argv[1:])}"
+            yield f"  mlimages {shlex.join(arg for arg in sys.argv[1:] if arg != '--no-retry')}"
     for host, pause_s in summary.waits_s.items():
         pause = f"{pause_s:.0f} s" if pause_s < 120 else f"{pause_s / 60:.0f} minutes"
         yield f"{host} asks to wait {pause}, longer than --max-wait"
     if summary.conflicting:
         has = "1 duplicate has" if summary.conflicting == 1 else f"{summary.conflicting} duplicates have"
         yield f"{has} a different class from the image that was kept: see `same_as` in manifest.jsonl"
+    if count := summary.reasons.get(Reason.PLACEHOLDER, 0):
+        returned = "1 link returned" if count == 1 else f"{count} links returned"
+        yield f"{returned} a host's placeholder: --retry-failed placeholder --keep-duplicates keeps such images"
     if summary.changed:
         yield f"{counted(summary.changed, 'file')} kept although changed since the download"
     if summary.moved:

@@ -111,6 +111,7 @@ def test_links_that_are_still_open_are_counted_and_the_same_command_asks_again(
         "3 links are unfinished: run the same command again",
         command,
     ]
+    assert run_cli(*words, "--no-retry").stdout.splitlines()[-1] == command
     found = json.loads(run_cli(*words, "--json", "--quiet", "--no-retry").stdout)
     assert (found["open"], found["failed"], found["fetched"]) == (3, 4, 0)
     site.routes |= {f"/{n}.jpg": answer(photo(n + 1)) for n in range(2)}

@@ -9,6 +9,7 @@ import json
 import sys
 import tarfile
 import zipfile
+import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from time import gmtime, strftime
@@ -566,12 +567,30 @@ def test_what_a_source_named_before_its_error_is_finished(site: Site, tmp_path: 
 
 
 def test_links_before_the_cut_of_a_compressed_list_are_gathered(site: Site, tmp_path: Path) -> None:
-    site.fallback = lambda connection, request: answer(photo(int(request.path[2:-4])))(connection, request)
-    lines = "".join(f"{site.url(f'/p{n}.jpg')}\n" for n in range(3000)).encode()
+    site.routes = {f"/{n}.jpg": answer(photo(n)) for n in range(5)}
+    lines = "".join(f"{site.url(f'/{n}.jpg')}\n" for n in range(5)).encode()
     (tmp_path / "cats.txt.gz").write_bytes(gzip.compress(lines)[:-8])
     with pytest.raises(InputError, match="cannot be read completely"):
-        gather(tmp_path / "cats.txt.gz", tmp_path / "out", limit=5, **FAST)
+        gather(tmp_path / "cats.txt.gz", tmp_path / "out", **FAST)
     assert len(list((tmp_path / "out/cats").iterdir())) == 5
+
+
+@pytest.mark.parametrize("cut", [0.05, 0.5, 0.95])
+def test_an_error_of_a_list_comes_after_all_links_before_it(tmp_path: Path, cut: float) -> None:
+    lines = "".join(f"http://x/{n * 7919 % 99_991}\n" for n in range(2500)).encode()
+    packed = gzip.compress(lines)[: int(len(lines) * cut / 5)]
+    (tmp_path / "cats.txt.gz").write_bytes(packed)
+
+    found = 0
+
+    async def read() -> None:
+        nonlocal found
+        async for _ in UrlList(tmp_path / "cats.txt.gz"):
+            found += 1
+
+    with pytest.raises(InputError):
+        asyncio.run(read())
+    assert found == zlib.decompressobj(wbits=31).decompress(packed).count(b"\n")
 
 
 def test_a_part_of_an_archive_that_comes_in_pieces_is_whole(site: Site, tmp_path: Path) -> None:

@@ -73,6 +73,7 @@ FORMS = {
     "JSON lines in .json": ("x.json", f'{{"url": "{A}"}}\n{{"url": "{B}"}}\n', [X_A, X_B]),
     "a space": ("x.txt", f"{A} cat\nhttp://x/b.png cat\n", [CAT_A, ("cat", "http://x/b.png")]),
     "a space, class first": ("x.txt", f"honey bee {A}\ncat {B}\n", [("honey bee", A), CAT_B]),
+    "spaces, link between numbers": ("x.txt", f"1 {A} 16.5 1\n2 {A} 9.6 0\n", [X_A, X_A]),
     "a bar": ("x.txt", f"{A} | cat\n{A}|honey bee\n", [CAT_A, ("honey bee", A)]),
     "a bar in CSV": ("x.csv", f"{A}|cat\n", [CAT_A]),
     "commas in .txt": ("x.txt", f"{A},cat\n{A},cat\n", [CAT_A, CAT_A]),
@@ -106,6 +107,8 @@ def test_a_damaged_row_costs_no_other_row(rows: list[str]) -> None:
 def test_lists_are_read_as_people_have_them(tmp_path: Path, form: str) -> None:
     name, data, expected = FORMS[form]
     assert pairs(write(tmp_path / name, data)) == expected
+    for end in ("\r\n", "\r") if isinstance(data, str) else ():
+        assert pairs(write(tmp_path / name, data.replace("\n", end))) == expected
 
 
 @pytest.mark.parametrize(
@@ -145,7 +148,9 @@ def test_long_rows_are_not_all_held_to_detect_the_format(tmp_path: Path, monkeyp
     assert len(list(file)) == 10
 
 
-@pytest.mark.parametrize("data", [f"{A}\n\n \t\r\n{B}", f"{A}\n\xa0\n{B}\n", f"{A}\r\n\r\n{B}\r\n".encode("utf-16")])
+@pytest.mark.parametrize(
+    "data", [f"{A}\n\n \t\r\n{B}", f"{A}\n\xa0\n{B}\n", f"{A}\r\n\r\n{B}\r\n".encode("utf-16"), f"{A}\r\r{B}\r"]
+)
 def test_blank_lines_are_no_links_of_the_progress_bar(tmp_path: Path, data: str | bytes) -> None:
     assert asyncio.run(UrlList(write(tmp_path / "x.txt", data)).length()) == 2
 
@@ -234,10 +239,12 @@ def test_an_excel_file_is_refused_as_one(tmp_path: Path, name: str, data: bytes)
         LinkFile(write(tmp_path / name, data + b"\x01\xff" * 20), ListChoice())
 
 
-def test_a_web_page_in_place_of_a_list_is_refused(tmp_path: Path) -> None:
+def test_a_web_page_or_a_folder_in_place_of_a_list_is_refused(tmp_path: Path) -> None:
     page = write(tmp_path / "x.txt", '<!DOCTYPE html>\n<a href="http://x/login">Log in</a>\n')
     with pytest.raises(InputError, match="is a web page"):
         LinkFile(page, ListChoice())
+    with pytest.raises(InputError, match="is a folder: name the lists"):
+        UrlList(tmp_path)
 
 
 def test_captions_are_not_taken_as_classes_unless_somebody_says_so(tmp_path: Path) -> None:

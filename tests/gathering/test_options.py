@@ -121,6 +121,8 @@ def test_a_dry_run_ends_with_the_total_and_a_table_of_failures_begins_with_why(t
     command = ["gather", "urls", str(tmp_path / "pets.tsv"), "-o", str(tmp_path / "out")]
     plan = CliRunner().invoke(app, [*command, "--dry-run"]).stdout.splitlines()
     assert plan[-1].split() == ["total", "of", "2", "classes", "2"]
+    unknown = ["gather", "imagenet", "n02123394", "-o", str(tmp_path / "out"), "--dry-run"]
+    assert CliRunner().invoke(app, unknown).stdout.splitlines()[-1].split() == ["total", "of", "1", "class", "unknown"]
     done = CliRunner().invoke(app, command)
     first = done.stdout.splitlines()[0]
     assert first == "2 of 2 links failed; private-address: 2 (--allow-private connects to private addresses)"

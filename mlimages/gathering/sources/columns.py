@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import shorten
 from typing import Any
 
 from mlimages.core import ImageRef, InputError, counted
@@ -55,7 +56,8 @@ class Columns:
         """Describe which columns are used as link and class; shown before the first request."""
         kept = f"; {counted(len(self.others), 'other column')} kept" if self.others else ""
         if kept and not self.label:
-            kept += f": {printable(', '.join(self.others))[:100]} (--label-column chooses the classes)"
+            names = shorten(printable(", ".join(self.others)), 100, placeholder=" ...")
+            kept += f": {names} (--label-column chooses the classes)"
         url, label = (name.removeprefix("column ") for name in (self.url, self.label or "none"))
         return f"column {url} as link, {label} as class{kept}"
 

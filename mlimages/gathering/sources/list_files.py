@@ -18,8 +18,6 @@ from mlimages.core import InputError
 
 STDIN = Path("-")
 MAX_LINE = 2**20
-_BLANK = b" \t\r\n\v\f\0\xc2\xa0\xff\xfe\xef\xbb\xbf"
-"""Bytes of blank lines: white space, no-break spaces, what surrounds them in UTF-16, and byte order marks."""
 _COMPRESSIONS = (".gz", ".bz2", ".xz", ".zip")
 _READ_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, RuntimeError)
 
@@ -37,7 +35,7 @@ def is_compressed(path: Path) -> bool:
 def count_lines(path: Path) -> int:
     """Return the number of lines of a file that are neither blank nor comments."""
     with path.open("rb") as file:
-        return sum(1 for line in file if line.strip(_BLANK) and not line.startswith(b"#"))
+        return sum(1 for line in read_lines(file) if not line.startswith("#"))
 
 
 def open_stdin() -> IO[bytes]:
@@ -89,31 +87,27 @@ def count_available_lines(file: IO[bytes]) -> int:
 
 
 def read_lines(file: IO[bytes]) -> Iterator[str]:
-    """Yield the lines that are not blank, without line ends, cut at 1 MiB; UTF-8, UTF-16 or Latin-1."""
+    """Yield the lines that are not blank, without LF, CRLF or CR, cut at 1 MiB; UTF-8, UTF-16 or Latin-1."""
     start = file.peek(2)[:2] if hasattr(file, "peek") else b""
-    for line in _utf16_lines(file) if start in (b"\xff\xfe", b"\xfe\xff") else _bytes_lines(file):
-        stripped = line.strip("\r\n")
-        if stripped.strip():
-            yield stripped
+    encoding = "utf-16" if start in (b"\xff\xfe", b"\xfe\xff") else "latin-1"
+    with io.TextIOWrapper(file, encoding, errors="replace", newline=None) as text:
+        for line in _cut_lines(text):
+            decoded = line if line.isascii() or encoding == "utf-16" else _decode(line.encode("latin-1"))
+            if decoded and not decoded.isspace():
+                yield decoded
 
 
-def _utf16_lines(file: IO[bytes]) -> Iterator[str]:
-    text = io.TextIOWrapper(file, "utf-16", errors="replace", newline=None)
+def _cut_lines(text: io.TextIOWrapper) -> Iterator[str]:
+    while line := text.readline(MAX_LINE):
+        rest = line
+        while len(rest) == MAX_LINE and not rest.endswith("\n"):
+            rest = text.readline(MAX_LINE)
+        yield line.rstrip("\n")
+
+
+def _decode(line: bytes) -> str:
+    line = line.removeprefix(b"\xef\xbb\xbf")  # the byte order mark of the first line
     try:
-        yield from iter(lambda: text.readline(MAX_LINE), "")
-    finally:
-        text.detach()  # the caller closes the file
-
-
-def _bytes_lines(file: IO[bytes]) -> Iterator[str]:
-    is_first = True
-    while raw := file.readline(MAX_LINE):
-        rest = raw
-        while len(rest) == MAX_LINE and not rest.endswith(b"\n"):
-            rest = file.readline(MAX_LINE)
-        if is_first:
-            raw, is_first = raw.removeprefix(b"\xef\xbb\xbf"), False
-        try:
-            yield raw.decode("utf-8")
-        except UnicodeDecodeError:
-            yield raw.decode("latin-1")
+        return line.decode("utf-8")
+    except UnicodeDecodeError:
+        return line.decode("latin-1")

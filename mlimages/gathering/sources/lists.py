@@ -37,6 +37,7 @@ from mlimages.gathering.sources.list_files import (
 from mlimages.gathering.sources.tables import (
     csv_rows,
     delimiter_of,
+    is_spaced_table,
     json_line_rows,
     json_rows,
     parquet_rows,
@@ -173,8 +174,9 @@ class LinkFile:
                 return
             if self._path == STDIN:
                 self._ready = count_available_lines(file)
-            head = list(islice(lines, min(self._ready, _SNIFFED)))
-            yield from self._detect_and_parse(head, self._count_available(chain(head, lines)), suffix)
+            head, error = self._take_head(lines, min(self._ready, _SNIFFED))
+            lines = chain(head, _raise_lazily(error) if error else lines)
+            yield from self._detect_and_parse(head, self._count_available(lines), suffix)
 
     def _count_available(self, lines: Iterator[str]) -> Iterator[str]:
         """Yield the lines, and keep count of those that can be read without waiting."""
@@ -194,6 +196,8 @@ class LinkFile:
             return self._from_rows(json_line_rows(lines))
         if first.startswith("[") and first.rstrip("[ {\"'") == "":
             return self._from_json("\n".join(lines))
+        if is_spaced_table(head):
+            return self._from_table(line.split() for line in lines)
         delimiter = None if suffix == ".tsv" else sniff_delimiter(head)
         if delimiter == " ":
             return self._from_text("\t".join(split_class_and_link(line) or (line,)) for line in lines)
@@ -256,7 +260,7 @@ class LinkFile:
                 self._form = "one class and link per line"
                 yield ImageRef(strip_link(right), label or self._default)
 
-    def _take_head(self, items: Iterator[_T], count: int) -> tuple[list[_T], InputError | None]:
+    def _take_head(self, items: Iterator[_T], count: int) -> tuple[list[_T], Exception | None]:
         """Return the first items (of standard input, only those available), and the error that ended them early."""
         head: list[_T] = []
         size = 0
@@ -269,7 +273,7 @@ class LinkFile:
                     break
                 if self._ready <= 0:
                     break
-        except InputError as error:
+        except Exception as error:  # raised again after these items
             return head, error
         return head, None
 

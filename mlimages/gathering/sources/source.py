@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import itertools
 import logging
 import os
 import re
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Protocol, TypeVar
 from urllib.parse import urlsplit
@@ -119,15 +119,17 @@ class UrlList:
             if isinstance(path, Path):
                 if path != STDIN and not path.exists():
                     raise InputError(f"no list of links at {path}")
+                if path.is_dir():
+                    raise InputError(f"{path} is a folder: name the lists of links in it, such as {path}/*.csv")
                 require_reader(path)
 
     async def __aiter__(self) -> AsyncIterator[ImageRef]:
         files = await self._open_lists()
         self._files = None  # they can be read only once
-        for path, refs in zip(self._paths, map(iter, files), strict=True):
-            while found := await (
-                _read_next_link(refs) if path == STDIN else asyncio.to_thread(_take_links, refs, _BLOCK)
-            ):
+        for path, refs in zip(self._paths, files, strict=True):
+            blocks = _blocks(refs, 1 if path == STDIN else _BLOCK)
+            read = partial(next, blocks, [])
+            while found := await (_run_in_daemon_thread(read) if path == STDIN else asyncio.to_thread(read)):
                 for ref in found:
                     yield ref
 
@@ -214,11 +216,6 @@ async def _open_list(path: Path, choice: ListChoice, name: str) -> LinkFile:
     return await asyncio.to_thread(LinkFile, path, choice, name=name)
 
 
-async def _read_next_link(refs: Iterator[ImageRef]) -> list[ImageRef]:
-    """Return the next link of standard input; the program that writes to the pipe may wait for each line to be read."""
-    return await _run_in_daemon_thread(lambda: _take_links(refs, 1))
-
-
 async def _run_in_daemon_thread(read: Callable[[], list[_T]]) -> list[_T]:
     """Call `read` in a daemon thread, which may wait for input forever without blocking Ctrl-C, and return its
     result."""
@@ -234,5 +231,21 @@ async def _run_in_daemon_thread(read: Callable[[], list[_T]]) -> list[_T]:
     return await asyncio.wrap_future(found)
 
 
-def _take_links(refs: Iterator[ImageRef], block: int) -> list[ImageRef]:
-    return list(itertools.islice(refs, block))
+def _blocks(refs: Iterable[ImageRef], size: int) -> Iterator[list[ImageRef]]:
+    """Yield the links in lists of `size`; those before an error are yielded before it is raised.
+
+    Of standard input, a list has one link: the program that writes to the pipe may wait for each line to be read.
+    """
+    block: list[ImageRef] = []
+    try:
+        for ref in refs:
+            block.append(ref)
+            if len(block) == size:
+                yield block
+                block = []
+    except Exception:
+        if block:
+            yield block
+        raise
+    if block:
+        yield block

@@ -53,6 +53,13 @@ def _has_one_link(row: Sequence[str]) -> bool:
     return is_link(row[-1]) or IMAGE_SUFFIX.search(links[0]) is not None
 
 
+def is_spaced_table(lines: Sequence[str]) -> bool:
+    """Whether spaces separate all cells, and the link is between others: `0001 http://x/1.jpg 169.53 92.70 277.72`."""
+    rows = [line.split() for line in lines if "\t" not in line]
+    between = (_has_one_link(row) and not is_link(row[0]) and not is_link(row[-1]) for row in rows)
+    return len(rows) == len(lines) and len(set(map(len, rows))) == 1 and all(between)
+
+
 def split_class_and_link(line: str) -> tuple[str, str] | None:
     """Split a class and a link that are separated by a space; None if the line is not of this form.
 
