@@ -19,6 +19,7 @@ from .errors import RunError as RunError
 from .errors import install_hint as install_hint
 from .files import as_path as as_path
 from .files import cache_dir as cache_dir
+from .files import copy_bytes as copy_bytes
 from .files import file_lock as file_lock
 from .files import file_state as file_state
 from .files import full_name as full_name

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import platformdirs
 
@@ -250,6 +250,14 @@ def named_path(name: str, folder: Path) -> Path:
 def full_name(name: str, folder: str) -> str:
     """Same as `str(named_path(name, folder))`, ten times as fast."""
     return name if is_remote(name) else os.path.join(folder, name)  # noqa: PTH118  # texts
+
+
+def copy_bytes(source: BinaryIO, out: BinaryIO, *, start: int, length: int) -> None:
+    """Append a range of an open file to another."""
+    source.seek(start)
+    while length and (chunk := source.read(min(length, 1 << 20))):
+        out.write(chunk)
+        length -= len(chunk)
 
 
 def write_text(path: Path, text: str) -> None:

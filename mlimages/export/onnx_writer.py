@@ -21,6 +21,7 @@ from mlimages import images
 from mlimages.core import Preprocessing
 from mlimages.export.known_score import KnownOutput
 from mlimages.export.preprocessing_graph import PIXELS, PREFIX, ResizeForm, build_preprocessing_graph
+from mlimages.export.serialization import write_model
 from mlimages.export.targets import OPSET
 from mlimages.inference import (
     INPUT,
@@ -34,9 +35,6 @@ from mlimages.inference import (
     open_session,
 )
 from mlimages.networks import Normalize
-
-EXTERNAL_DATA_BYTES = 1_900_000_000
-"""Larger weights are written to a second file, NAME.onnx.data: a protocol buffer is limited to 2 GiB."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -153,11 +151,13 @@ def write_onnx(
         decisions: by default no temperature and no threshold.
     """
     decisions = decisions or Decisions()
-    model = _to_onnx(trained, network_only=form is None, temperature=decisions.temperature)
+    network = out.with_name(f"{out.name}.network")
+    model = _to_onnx(trained, network, network_only=form is None, temperature=decisions.temperature)
     if form:
         prepend_preprocessing(model, trained.preprocessing, form=form)
-    _save_model(model, out)
-    del model  # before ONNX Runtime loads the weights
+    model.producer_name = "mlimages"
+    write_model(model, data_path(network), out)
+    data_path(network).unlink(missing_ok=True)
     bundle = OnnxBundle(
         path=out,
         class_names=trained.class_names,
@@ -178,7 +178,8 @@ def write_onnx(
     return bundle
 
 
-def _to_onnx(trained: TrainedNetwork, *, network_only: bool, temperature: float) -> onnx.ModelProto:
+def _to_onnx(trained: TrainedNetwork, path: Path, *, network_only: bool, temperature: float) -> onnx.ModelProto:
+    """Convert the network; its weights are written to `data_path(path)`."""
     normalize = Normalize(trained.preprocessing.normalization, trained.mean_image)
     prop = trained.preprocessing.image
     pixels = torch.zeros(2, prop.height, prop.width, prop.channels, dtype=torch.uint8)  # (2, h, w, C)
@@ -194,7 +195,6 @@ def _to_onnx(trained: TrainedNetwork, *, network_only: bool, temperature: float)
             module,
             (normalize(pixels) if network_only else pixels,),
             dynamo=True,
-            external_data=False,
             opset_version=OPSET,
             verbose=False,
             input_names=[INPUT if network_only else PIXELS],
@@ -202,8 +202,9 @@ def _to_onnx(trained: TrainedNetwork, *, network_only: bool, temperature: float)
             dynamic_shapes=({0: torch.export.Dim("N")},),
         )
     assert program is not None  # it is None only if a path is given
-    model = program.model_proto
-    del program  # a copy of the weights
+    program.save(path, external_data=True)
+    model = onnx.load(path, load_external_data=False)
+    path.unlink()
     model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import)
     for node in (*model.graph.node, *(node for function in model.functions for node in function.node)):
         node.ClearField("metadata_props")  # stack traces with local paths
@@ -246,17 +247,6 @@ def remove_preprocessing(model: onnx.ModelProto, preprocessing: Preprocessing) -
 
 _DENOTATIONS = ("DATA_BATCH", "DATA_FEATURE", "DATA_FEATURE", "DATA_CHANNEL")
 """Denotations of the input's dimensions (onnx/docs/DimensionDenotation.md)."""
-
-
-def _save_model(model: onnx.ModelProto, path: Path) -> None:
-    model.producer_name = "mlimages"
-    if model.ByteSize() > EXTERNAL_DATA_BYTES:
-        data = data_path(path)
-        data.unlink(missing_ok=True)  # onnx would append to an existing file
-        onnx.save_model(model, path, save_as_external_data=True, location=data.name)
-        data.chmod(path.stat().st_mode)  # onnx makes it readable only by its owner
-    else:
-        path.write_bytes(model.SerializeToString())
 
 
 def _make_probe(trained: TrainedNetwork, file: Path | None) -> ParityProbe:

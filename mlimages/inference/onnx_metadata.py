@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mlimages.core import BundleError, MissingExtraError, replacing, telemetry_disabled
+from mlimages.core import BundleError, MissingExtraError, copy_bytes, replacing, telemetry_disabled
 
 # Since 1.29 its import stores an identifier in the user's cache, and each loaded model is reported:
 # https://github.com/microsoft/onnxruntime/pull/27379
@@ -20,8 +20,6 @@ _CPP_PLACE = r"^\S+\.(cc|h):\d+ .*\) "
 
 METADATA_FIELD = 14
 """Number of `metadata_props` in `ModelProto` (onnx/onnx.proto)."""
-
-COPY_BYTES = 1 << 20
 
 
 def open_session(path: Path, *, threads: int) -> Any:
@@ -72,11 +70,7 @@ def write_metadata(source: Path, target: Path, metadata: Mapping[str, str]) -> N
     onnx.helper.set_model_props(values, dict(sorted(metadata.items())))
     with replacing(target) as part, source.open("rb") as network, part.open("wb") as out:
         for start, end in _without_metadata(network):  # the weights of the network may fill the memory of this machine
-            network.seek(start)
-            while start < end:
-                chunk = network.read(min(COPY_BYTES, end - start))
-                out.write(chunk)
-                start += len(chunk)
+            copy_bytes(network, out, start=start, length=end - start)
         out.write(values.SerializeToString())
 
 

@@ -27,7 +27,7 @@ from mlimages.core import (
     RunError,
     Target,
 )
-from mlimages.export import RUNTIMES, ExportOptions, TrainedNetwork, export_network, onnx_writer
+from mlimages.export import RUNTIMES, ExportOptions, TrainedNetwork, export_network, serialization
 from mlimages.export import parity as parity_module
 from mlimages.export.preprocessing_graph import build_preprocessing_graph
 from mlimages.export.targets import open_runtime
@@ -271,7 +271,7 @@ def test_the_temperature_calibrates_without_changing_any_class(tmp_path: Path) -
 
 
 def test_large_weights_are_written_beside_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnx_writer, "EXTERNAL_DATA_BYTES", 10_000)
+    monkeypatch.setattr(serialization, "EXTERNAL_DATA_BYTES", 10_000)
     bundle = exported("lenet5", tmp_path, count=2)
     assert (tmp_path / "model.onnx.data").stat().st_size > 100_000
     assert bundle.path.stat().st_size < 100_000
@@ -281,7 +281,7 @@ def test_large_weights_are_written_beside_the_file(tmp_path: Path, monkeypatch: 
 
 
 def test_weights_beside_the_file_are_replaced_together_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnx_writer, "EXTERNAL_DATA_BYTES", 10_000)
+    monkeypatch.setattr(serialization, "EXTERNAL_DATA_BYTES", 10_000)
     exported("lenet5", tmp_path, count=2)
     before = (tmp_path / "model.onnx.data").read_bytes()
     exported("lenet5", tmp_path, count=2)

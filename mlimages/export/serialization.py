@@ -1,0 +1,84 @@
+"""Write an ONNX model whose weights lie in a second file, with the weights inside or beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+
+from mlimages.core import copy_bytes
+from mlimages.inference import data_path
+
+EXTERNAL_DATA_BYTES = 1_900_000_000
+"""Larger weights are written to a second file, NAME.onnx.data: a protocol buffer is limited to 2 GiB."""
+
+GRAPH = onnx.ModelProto.DESCRIPTOR.fields_by_name["graph"].number
+INITIALIZER = onnx.GraphProto.DESCRIPTOR.fields_by_name["initializer"].number
+RAW_DATA = onnx.TensorProto.DESCRIPTOR.fields_by_name["raw_data"].number
+LENGTH_DELIMITED = 2
+"""Wire type of a field that is preceded by its length (protobuf.dev/programming-guides/encoding)."""
+
+
+def write_model(model: onnx.ModelProto, weights: Path, out: Path) -> None:
+    """Write a model and its weights to `out`, or to `out` and `NAME.onnx.data` if one file cannot contain them.
+
+    The weights are copied from file to file: in memory, protocol buffers need three times their size.
+
+    Args:
+        model: its initializers are removed.
+        weights: the file with the external data of its initializers, which is moved if it stays external.
+    """
+    if weights.exists() and weights.stat().st_size > EXTERNAL_DATA_BYTES:
+        weights.rename(data_path(out))
+        for tensor in filter(uses_external_data, model.graph.initializer):
+            next(entry for entry in tensor.external_data if entry.key == "location").value = data_path(out).name
+        out.write_bytes(model.SerializeToString())
+        return
+    tensors = [_Tensor.of(tensor) for tensor in model.graph.initializer]
+    del model.graph.initializer[:]
+    graph = model.graph.SerializeToString()
+    model.ClearField("graph")
+    weights.touch()
+    with weights.open("rb") as values, out.open("wb") as file:
+        file.write(model.SerializeToString())
+        file.write(_header(GRAPH, len(graph) + sum(tensor.length for tensor in tensors)) + graph)
+        for tensor in tensors:
+            file.write(tensor.header)
+            copy_bytes(values, file, start=tensor.offset, length=tensor.values_length)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tensor:
+    """An initializer as a field of the graph: a header, and the values at an offset of the file of the weights."""
+
+    header: bytes
+    offset: int
+    values_length: int
+
+    @property
+    def length(self) -> int:
+        return len(self.header) + self.values_length
+
+    @classmethod
+    def of(cls, tensor: onnx.TensorProto) -> _Tensor:
+        if not uses_external_data(tensor):
+            return cls(_header(INITIALIZER, tensor.ByteSize()) + tensor.SerializeToString(), 0, 0)
+        external = ExternalDataInfo(tensor)
+        offset, length = external.offset or 0, external.length or 0
+        tensor.ClearField("external_data")
+        tensor.ClearField("data_location")
+        fields = tensor.SerializeToString() + _header(RAW_DATA, length)
+        return cls(_header(INITIALIZER, len(fields) + length) + fields, offset, length)
+
+
+def _header(number: int, length: int) -> bytes:
+    """Return the bytes before the content of a field: its number and its length as integers of 7 bits per byte."""
+    encoded = bytearray()
+    for value in (number << 3 | LENGTH_DELIMITED, length):
+        while value > 127:
+            encoded.append(value & 127 | 128)
+            value >>= 7
+        encoded.append(value)
+    return bytes(encoded)
