@@ -37,6 +37,9 @@ from mlimages.reports.suspects import Suspect, read_suspects
 MAX_EXPLAINED = 4
 """Maximum number of mistakes that are explained by occlusion, with 50 forward passes each."""
 
+LARGE_FILE_BYTES = 300_000_000
+"""Larger networks (VGG-16, ViT-B) explain one mistake, which takes them 4 to 9 seconds."""
+
 MAX_COMPARED = 20_000
 """With more images, duplicates are left to `mlimages check`."""
 
@@ -151,10 +154,12 @@ def _mistake_tiles(run: RunFolder) -> Iterator[GalleryTile]:
     confidence, text_of = _multi_label_captions(run, found) if found.is_multi_label else _captions(run, found)
     correct = found.correct  # a property that predicts all images
     wrong = [index for index in (-confidence).argsort(kind="stable").tolist() if not correct[index]]
+    is_large = explainer and explainer.bundle.path.stat().st_size > LARGE_FILE_BYTES
+    max_explained = 1 if is_large else MAX_EXPLAINED
     for number, index in enumerate(wrong[:MAX_TILES]):
         text = text_of(index)
         tile = _image_tile(found.paths[index], run.preprocessing.image, text)
-        why = explain(explainer, found.paths[index]) if explainer and number < MAX_EXPLAINED else None
+        why = explain(explainer, found.paths[index]) if explainer and number < max_explained else None
         if isinstance(why, Explanation):
             overlay = data_url(np.asarray(why.overlay()))
             tile = GalleryTile((*tile.images, overlay), (*tile.lines, str(why)))
