@@ -2,8 +2,11 @@
 
 import hashlib
 from itertools import islice
+from pathlib import PurePosixPath
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mlimages.core import ImageRef
 from mlimages.gathering.store.file_names import (
@@ -12,6 +15,7 @@ from mlimages.gathering.store.file_names import (
     MAX_FOLDER_BYTES,
     NamesInUse,
     candidate_paths,
+    is_in_folder_of,
     safe_folder,
     safe_name,
     url_stem,
@@ -130,6 +134,24 @@ def test_a_folder_belongs_to_one_label_and_a_path_to_one_image_whatever_the_case
     assert names.folder("Birds") == "Birds"
     assert names.reserve("Cows", f"Cows-{digest('Cows', 8)}/1.jpg")
     assert names.folder("Cows") == f"Cows-{digest('Cows', 8)}", "a label keeps its folder"
+    assert names.folder("cats/red") == f"cats-{digest('cats', 8)}/red", "no folder has two spellings"
+    assert names.folder("Cats/red") == "Cats/red"
+    assert names.folder("Cats/1.jpg") == f"Cats/1.jpg-{digest('Cats/1.jpg', 8)}", "an image has this name"
+    assert not names.reserve("Cats", "Cats/RED"), "a folder has this name"
+
+
+@given(st.lists(st.sampled_from(["a", "A", "b", "a/b", "A/b", "A/B", "a/B/c", "a/b/C", "a:/b", "a?/b", "B/a", "a//b"])))
+def test_no_two_labels_share_a_folder_and_no_folder_has_two_spellings(labels: list[str]) -> None:
+    names, links = NamesInUse(), ["x/A", "x/b.jpg"]
+    paths = {(label, f"{names.stem(ImageRef(f'http://{link}', label))}.jpg") for label in labels for link in links}
+    stored = [(label, path) for label, path in sorted(paths) if names.reserve(label, path)]
+    assert len({names.folder(label).casefold() for label in labels}) == len(set(labels))
+    parents = {str(parent) for _, path in stored for parent in PurePosixPath(path).parents}
+    assert len({parent.casefold() for parent in parents}) == len(parents)
+    again = NamesInUse()
+    assert all(again.reserve(label, path) for label, path in stored)
+    assert all(again.folder(label) == names.folder(label) for label, _ in stored)
+    assert all(is_in_folder_of(label, path) and not again.is_misplaced(label, path) for label, path in stored)
 
 
 def test_an_image_is_stored_by_its_name_or_else_that_of_its_link() -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import logging
 import re
 import unicodedata
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import accumulate, count
+from typing import NamedTuple
 from urllib.parse import unquote
 
 from mlimages.core import ImageRef
@@ -96,14 +97,15 @@ def candidate_paths(stem: str, suffix: str, unique_digits: str, *, is_alone: boo
     if is_alone:
         yield f"{stem}{suffix}"
     yield f"{stem}-{unique_digits[:8]}{suffix}"
-    for count in itertools.count(1):
-        yield f"{stem}-{unique_digits}-{count}{suffix}"
+    for number in count(1):
+        yield f"{stem}-{unique_digits}-{number}{suffix}"
 
 
 class NamesInUse:
     """Folders and file names of a gathered folder, compared without regard to case, as on some file systems.
 
-    If the folder of a label belongs to another label, a number is appended.
+    If the folder of a label, or one above it, has another owner, a number is appended to its name. A folder is owned by
+    the label or, for `Pets/dog` and `Pets/cow`, by the part that these labels share.
     """
 
     def __init__(self) -> None:
@@ -114,41 +116,78 @@ class NamesInUse:
     def reserve(self, label: str, path: str) -> bool:
         """Record an image; return whether its path was free."""
         path = without_shard(path)
-        for folder in _folders_of(label):
-            if path.startswith(f"{folder}/") and self._own(folder, label):
-                self._folders.setdefault(label, folder)
-        return self._paths.add(int.from_bytes(hashlib.blake2b(path.casefold().encode(), digest_size=8).digest(), "big"))
+        if label not in self._folders and is_in_folder_of(label, path):
+            levels = _levels(label)
+            above = list(accumulate(path.split("/")[: len(levels)], "{}/{}".format))
+            if all(self._own(folder, level.owner) for folder, level in zip(above, levels, strict=True)):
+                self._folders[label] = above[-1]
+        return path.casefold() not in self._owners and self._paths.add(_key(path))
 
     def is_misplaced(self, label: str, path: str) -> bool:
         """Whether a recorded image is in a folder of another label, as two processes may have placed it."""
-        folder = safe_folder(label)
-        return path.startswith(f"{folder}/") and self._owners[folder.casefold()] != label
+        folder, owners = safe_folder(label), [level.owner for level in _levels(label)]
+        above = accumulate(folder.casefold().split("/"), "{}/{}".format)
+        return path.startswith(f"{folder}/") and any(
+            self._owners.get(name, owner) != owner for name, owner in zip(above, owners, strict=True)
+        )
 
     def folder(self, label: str) -> str:
         """Return the folder of a label's images."""
         if label not in self._folders:
-            plain, numbered = _folders_of(label)
-            self._folders[label] = plain if self._own(plain, label) else numbered
-            if self._folders[label] != plain:
+            path = taken = ""
+            for level in _levels(label):
+                plain = f"{path}{level.name}"
+                is_own = self._own(plain, level.owner)
+                path = f"{plain}/" if is_own else f"{path}{level.numbered}/"
+                if not is_own:
+                    owner = self._owners.get(plain.casefold())
+                    taken = f"{plain} is {'an image' if owner is None else f'the folder of class {owner!r}'}"
+            self._folders[label] = path[:-1]
+            if taken:
                 logger.warning(
-                    "class %r: its images are in %s, since %s is the folder of class %r, and some systems ignore case",
-                    label, numbered, plain, self._owners[plain.casefold()],
-                )  # fmt: skip
+                    "class %r: its images are in %s, since %s, and some systems ignore case", label, path[:-1], taken
+                )
         return self._folders[label]
 
-    def _own(self, folder: str, label: str) -> bool:
-        """Give a folder to a label, unless it has an owner; return whether the label owns it."""
-        return self._owners.setdefault(folder.casefold(), label) == label
+    def _own(self, folder: str, owner: str) -> bool:
+        """Give a folder to an owner, unless it has one or is the name of an image; return whether the owner has it."""
+        name = folder.casefold()
+        if name not in self._owners and _key(name) not in self._paths:
+            self._owners[name] = owner
+        return self._owners.get(name) == owner
 
     def stem(self, ref: ImageRef) -> str:
         """Return the path of an image without number and suffix: the folder of its label and the name of its link."""
         return f"{self.folder(ref.label)}/{(ref.name and safe_name(ref.name, default='')) or url_stem(ref.url)}"
 
 
-def _folders_of(label: str) -> tuple[str, str]:
-    """Return the folder of a label, and the one it has if that belongs to another."""
-    folder = safe_folder(label)
-    return folder, f"{folder}-{hashlib.sha256(label.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+class _Level(NamedTuple):
+    """A folder of a label's path: its name, the name it has if that is taken, and its owner."""
+
+    name: str
+    numbered: str
+    owner: str
+
+
+@lru_cache(maxsize=1024)
+def _levels(label: str) -> list[_Level]:
+    names = safe_folder(label).split("/")
+    parts = [part for part in label.split("/") if safe_name(part, default="")]
+    owners = ["/".join(parts[:count]) for count in range(1, len(names))] + [label]
+    digests = (hashlib.sha256(owner.encode("utf-8", "surrogatepass")).hexdigest()[:8] for owner in owners)
+    return [_Level(name, f"{name}-{digest}", owner) for name, digest, owner in zip(names, digests, owners, strict=True)]
+
+
+def is_in_folder_of(label: str, path: str) -> bool:
+    """Return whether the path of an image is in the folder of a label, or in the one it has if that is taken."""
+    levels, folders = _levels(label), path.split("/")[:-1]
+    return len(folders) >= len(levels) and all(
+        folder in (level.name, level.numbered) for folder, level in zip(folders, levels, strict=False)
+    )
+
+
+def _key(path: str) -> int:
+    return int.from_bytes(hashlib.blake2b(path.casefold().encode(), digest_size=8).digest(), "big")
 
 
 def _shorten(name: str) -> str:
