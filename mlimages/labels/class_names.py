@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,13 +29,16 @@ def class_definition_path(label_file: str | os.PathLike[str]) -> Path:
 
 
 def read_class_names(path: str | os.PathLike[str]) -> ClassNames:
-    """Read a class definition: lines such as `0 cats`.
+    """Read a class definition: lines such as `0 cats`, or one name per line if no line begins with a number.
 
     Raises:
         LabelFileError: the file does not exist, a line is not `number name`, or the numbers are not 0, 1, 2 ...
     """
     names: list[str] = []
-    for number, line in enumerate(read_lines(as_path(path)), start=1):
+    lines = read_lines(as_path(path))
+    if not any(re.match(r"\s*\d+\s+\S", line) for line in lines):
+        return tuple(line.strip() for line in lines if line.strip())
+    for number, line in enumerate(lines, start=1):
         label, *name = line.strip().split(maxsplit=1)[:2] or [""]
         if not line.strip():
             continue

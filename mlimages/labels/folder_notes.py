@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 from mlimages.core import is_remote, written_names
-from mlimages.labels.scanning import clean_name, has_images, iter_images, subfolders, walk
+from mlimages.labels.scanning import clean_name, has_images, iter_images, may_list, subfolders, walk
 from mlimages.labels.tables import SHOWN
 
 NUMBERED = re.compile(r"/part-\d{4,}$")
@@ -25,7 +26,7 @@ def describe_skipped(part: Path, root: Path, *, leaf: bool) -> list[str]:
     """Describe what is skipped in a split: class folders without images, and images outside the class folders."""
     folders = [path for path in (walk(part) if leaf else subfolders(part)) if path != part]
     empty = [f"{clean_name(path.relative_to(root).as_posix())}: no images" for path in folders
-             if not has_images(path, recursive=True)]  # fmt: skip
+             if may_list(path) and not has_images(path, recursive=True)]  # fmt: skip
     return [*empty, *(f"{path.relative_to(root).as_posix()}: beside the class folders" for path in loose_images(part))]
 
 
@@ -64,3 +65,9 @@ def tables_in(root: Path) -> list[Path]:
     tables = sorted(path for path in root.iterdir() if path.suffix.lower() in (".csv", ".tsv", ".jsonl"))
     ours = written_names(root) if tables else set()
     return [path for path in tables if path.name not in ours]
+
+
+def table_hint(*folders: Path) -> str:
+    """Return what to do with the first table in these folders, of the training set if one is so named; "" for none."""
+    tables = sorted(chain.from_iterable(map(tables_in, folders)), key=lambda table: "train" not in str(table))
+    return f"label it by its table (`mlimages label {tables[0]} -o labels.txt`), " if tables else ""

@@ -18,6 +18,7 @@ from mlimages.labels.folder_notes import (
     describe_other_entries,
     describe_skipped,
     loose_images,
+    table_hint,
     tables_in,
 )
 from mlimages.labels.label_file import LabelFile
@@ -279,7 +280,10 @@ def _part_folders(root: Path) -> dict[str, Path]:
     labelled = {PARTS[path.name.lower()]: path for path in folders if has_class_folders(path)}
     if not labelled or len({PARTS[path.name.lower()] for path in folders}) < len(folders):
         names = ", ".join(path.name for path in folders)
-        raise InputError(f"{root} contains parts of a dataset ({names}): expected train/CLASS, val/CLASS, test/CLASS")
+        raise InputError(
+            f"{root} contains parts of a dataset ({names}): {table_hint(root, *folders)}create folders such as "
+            "train/CLASS and val/CLASS, or use --class-from REGEX if the names contain the class"
+        )
     return labelled
 
 
@@ -311,7 +315,7 @@ def _class_folders(root: Path, *, leaf: bool) -> dict[str, Path]:
     loose = loose_images(root)
     if loose and not classes:
         raise InputError(
-            f"{root} holds {len(loose)} images and no class folders: {_table_hint(root)}create a folder per class, "
+            f"{root} holds {len(loose)} images and no class folders: {table_hint(root)}create a folder per class, "
             "use --class-from REGEX if the names contain the class, or --label N if all are of one class"
         )
     if len(loose) > MAX_LOOSE_SHARE * sum(1 for path in (classes.values() if loose else ()) for _ in iter_images(path)):
@@ -321,11 +325,6 @@ def _class_folders(root: Path, *, leaf: bool) -> dict[str, Path]:
             f"out of {root}"
         )
     return classes
-
-
-def _table_hint(root: Path) -> str:
-    tables = tables_in(root)
-    return f"label it by its table (`mlimages label {tables[0]} -o labels.txt`), " if tables else ""
 
 
 def _require_folder(root: Path) -> Path:

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Literal, Protocol
 
-from mlimages.core import InputError, Option, as_path, counted, documented, record_settings, require_writable
+from mlimages.core import (
+    InputError,
+    Option,
+    as_path,
+    counted,
+    documented,
+    is_file,
+    is_remote,
+    record_settings,
+    require_writable,
+)
 from mlimages.labels.class_names import add_class_name, class_definition_path, read_class_names
 from mlimages.labels.copies import join_copies
 from mlimages.labels.folders import check_table_options, label_dir, label_dir_auto, label_dir_by_pattern, require_items
@@ -57,7 +67,7 @@ class LabelOptions(TableOptions):
         False
     )
     classes: Annotated[
-        Path | None, Option("Class definition file with the class numbers to use (lines such as: 0 cats).", "Classes")
+        Path | None, Option("Class numbers to use: a file of lines such as `0 cats`, or of names in order.", "Classes")
     ] = None
     number: Annotated[
         int | None, Option("Assign class number N to all images of FOLDER.", "Classes", ("--label",), "N", min=0)
@@ -217,6 +227,8 @@ def _read_source(
     if not source.is_dir():
         labels = LabelFile(source, class_names=class_names, options=TableOptions.of(options))
         require_items(labels)
+        for line in _missing_note(labels):
+            note(line)
         parts = {} if options.split or options.append else labels.parts
         if not parts:
             return join(labels), {}
@@ -235,6 +247,15 @@ def _read_source(
     if not found.parts:
         return join(found.labels), {}
     return found.labels, {name: join(part) for name, part in found.parts.items()}
+
+
+def _missing_note(labels: LabelFile) -> Iterator[str]:
+    """Yield a line on the images of `path label` lines that do not exist; a table notes its own."""
+    names = [name for name, _ in labels.named()] if labels.table is None else []
+    if missing := [name for name in names if not is_remote(name) and not is_file(name)]:
+        shown = ", ".join(str(Path(name)) for name in missing[:3]) + " ..." * (len(missing) > 3)
+        advice = "paths are relative to the label file's folder; use --images DIR for another folder"
+        yield f"{labels.path}: {len(missing)} of {len(names)} images are missing ({shown}): {advice}"
 
 
 def _select_images(labels: LabelFile, options: LabelOptions, note: Callable[[str], None]) -> LabelFile:

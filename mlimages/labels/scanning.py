@@ -162,6 +162,11 @@ def can_be_listed(name: str) -> bool:
     return not any(char in "\n\r\\" or "\ud800" <= char <= "\udfff" for char in name)
 
 
+def may_list(folder: Path) -> bool:
+    """Whether the permissions allow listing a folder; of a remote folder, they are not known."""
+    return is_remote(folder) or os.access(folder, os.R_OK | os.X_OK)
+
+
 def has_images(folder: Path, *, recursive: bool) -> bool:
     """Whether `iter_images` yields an image."""
     return next(iter_images(folder, recursive=recursive), None) is not None
@@ -183,7 +188,7 @@ def skipped_entries(root: Path, *, is_class: bool = False) -> list[str]:
                     others["links to a folder above", entry.name] += 1
                 elif is_hidden(entry.name):
                     others["hidden folders and folders of tools", entry.name] += 1
-                elif not (is_remote(folder) or os.access(_path(entry, folder), os.R_OK | os.X_OK)):
+                elif not may_list(_path(entry, folder)):
                     others["folders without permission", entry.name] += 1
             elif (is_class or folder != root) and not entry.name.startswith(".") and not _is_image(entry):
                 suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122

@@ -20,7 +20,7 @@ from pathlib import Path
 from mlimages.core import InputError, LabelFileError, is_file, is_remote
 from mlimages.labels.formats import PATH_LABEL, WORDS, Record, records, text_delimiters
 from mlimages.labels.label_texts import is_one, is_one_hot, parse_list
-from mlimages.labels.scanning import IMAGE_SUFFIXES
+from mlimages.labels.scanning import IMAGE_SUFFIXES, PARTS
 from mlimages.labels.table_options import TableOptions
 from mlimages.labels.tables import (
     PATH_COLUMN_NAMES,
@@ -201,10 +201,17 @@ class _Sample:
         return not self.options.multi_label or is_one_hot(self._sample_cells(columns), multi_label=True)
 
     def _part_column(self) -> int | None:
-        """Return the column whose cells name at least two parts of a dataset and nothing else."""
-        for column, word in enumerate(self.normalized_row if self.has_header else []):
-            parts = {part_of_cell(row.cells, column) for row in self.sample[1:]}
-            if word in PART_COLUMN_NAMES and len(parts) > 1 and "" not in parts:
+        """Return the column whose cells name at least two parts of a dataset and nothing else.
+
+        Without a header, one of at least three columns, with words in its cells: 0 and 1 may be classes.
+        """
+        for column, word in enumerate(self.normalized_row):
+            cells = [row.cells[column : column + 1] for row in self.sample[self.has_header :]]
+            is_named = word in PART_COLUMN_NAMES
+            if not self.has_header:
+                is_named = self.width > 2 and word in PARTS and column != self.location.column
+            parts = {part_of_cell(cell, 0) for cell in cells}
+            if is_named and len(parts) > 1 and "" not in parts:
                 return column
         return None
 
@@ -219,7 +226,7 @@ class _Sample:
     def _label_columns(self, path_column: int) -> tuple[int, ...]:
         if self.options.label_column:
             return tuple(self._column_index(name) for name in self._label_column_names())
-        others = [column for column in range(self.width) if column != path_column]
+        others = [column for column in range(self.width) if column not in (path_column, self._part_column())]
         if self.has_header:
             known = [column for column in others if self.normalized_row[column] in LABEL_COLUMN_NAMES]
             if known:

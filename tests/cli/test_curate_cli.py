@@ -185,6 +185,7 @@ def test_links_in_a_circle_and_what_may_not_be_read_cost_themselves_alone(folder
     assert labelled.stdout == "data/labels.txt: 15 images, 2 classes: ants 9, bees 6\n"
     assert "left out: files that are not images: 1 no suffix\n" in labelled.stderr
     assert "left out: folders without permission: 1 locked\n" in labelled.stderr
+    assert "locked: no images" not in labelled.stderr
     assert "        2  unreadable\n" in run("check", "data/labels.txt").stdout
 
 

@@ -264,6 +264,23 @@ def test_images_without_folders_are_labelled_by_the_first_table(tmp_path: Path, 
     )
 
 
+@pytest.mark.parametrize(
+    ("tables", "named"),
+    [([], ""), (["train.csv", "sample.csv"], "train.csv"), (["val/c.csv", "train/c.csv"], "train/c.csv")],
+)
+def test_parts_without_class_folders_are_labelled_by_the_table_of_the_training_set(
+    tmp_path: Path, tables: list[str], named: str
+) -> None:
+    root = touch(tmp_path / "d", "train/1.jpg", "val/2.jpg")
+    for table in tables:
+        (root / table).write_text("path,label\n1.jpg,x\n")
+    with pytest.raises(InputError) as error:
+        label_dir_auto(root)
+    hint = f"label it by its table (`mlimages label {root}/{named} -o labels.txt`), " if named else ""
+    told = f"{root} contains parts of a dataset (train, val): {hint}create folders such as train/CLASS"
+    assert str(error.value).startswith(told)
+
+
 def test_tables_beside_the_class_folders_are_named(tmp_path: Path) -> None:
     touch(tmp_path, "in/a/1.jpg", "in/b/1.jpg")
     (tmp_path / "in/more.csv").write_text("path,label\n")

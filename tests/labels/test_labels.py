@@ -224,10 +224,38 @@ def test_a_file_that_is_not_utf_8_is_one_clear_error(tmp_path: Path) -> None:
         list(LabelFile(tmp_path / "a.txt"))
 
 
-def test_class_definitions_must_count_from_zero(tmp_path: Path) -> None:
-    (tmp_path / "names.txt").write_text("0 a cat\n2 dog\n")
-    with pytest.raises(LabelFileError, match=r"names.txt:2: expected `1 NAME`"):
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0 a cat\n1 dog\n", ("a cat", "dog")),
+        ("a cat\n\ndog\n", ("a cat", "dog")),  # one name per line
+        ("1\n2\n10\n", ("1", "2", "10")),
+        ("0 a cat\n2 dog\n", "names.txt:2: expected `1 NAME`, found '2 dog'"),
+        ("a cat\n1 dog\n", "names.txt:1: expected `0 NAME`, found 'a cat'"),
+        ("1 a cat\n2 dog\n", "names.txt:1: expected `0 NAME`, found '1 a cat'"),
+    ],
+)
+def test_class_definitions_count_from_zero_or_have_no_numbers(
+    tmp_path: Path, text: str, expected: tuple[str, ...] | str
+) -> None:
+    (tmp_path / "names.txt").write_text(text)
+    if isinstance(expected, tuple):
+        assert read_class_names(tmp_path / "names.txt") == expected
+        return
+    with pytest.raises(LabelFileError) as error:
         read_class_names(tmp_path / "names.txt")
+    assert str(error.value).endswith(expected)
+
+
+@pytest.mark.parametrize(("missing", "shown"), [(0, ""), (2, "0.jpg, 1.jpg"), (5, "0.jpg, 1.jpg, 2.jpg ...")])
+def test_images_of_a_label_file_that_are_missing_are_counted(tmp_path: Path, missing: int, shown: str) -> None:
+    touch(tmp_path, *(f"{n}.jpg" for n in range(missing, 6)))
+    (tmp_path / "a.txt").write_text("".join(f"{n}.jpg {n % 2}\n" for n in range(6)))
+    notes: list[str] = []
+    make_label_files(LabelOptions(tmp_path / "a.txt", tmp_path / "b.txt"), split=split_labels, note=notes.append)
+    assert [note.replace(f"{tmp_path}/", "").partition(": paths are")[0] for note in notes] == (
+        [f"a.txt: {missing} of 6 images are missing ({shown})"] if missing else []
+    )
 
 
 def many(count: int = 200, classes: int = 2) -> list[LabeledPath]:

@@ -98,6 +98,15 @@ DETECTED: dict[str, tuple[list[str], str, dict[str, Any], dict[str, Any]]] = {
     "cells that are no parts": (
         ["a.jpg"], "path,label,split\na.jpg,x,train\nb.jpg,y,val\nc.jpg,y,odd\n", {}, {"part_index": None},
     ),
+    "parts without a header": (
+        ["b.jpg"], "TRAIN,a.jpg,x\nVALIDATION,b.jpg,y\nTEST,c.jpg,y\n", {}, {"part_index": 0, "labels": (2,)},
+    ),
+    "classes that are called as parts": (
+        ["a.jpg"], "a.jpg,train\nb.jpg,test\n", {}, {"part_index": None, "labels": (1,)},
+    ),
+    "numbers without a header are no parts": (
+        ["a.jpg"], "a.jpg,0,x\nb.jpg,1,y\n", {"label_column": "3"}, {"part_index": None},
+    ),
     "classes from paths": (["a.jpg"], "path,x,y\na.jpg,1,2\n", {"class_from": "(.)"}, {"labels": ()}),
     "semicolons": (["a.jpg"], "path;label\na.jpg;x,y\n", {}, {"delimiter": ";"}),
     "the delimiter with more columns": (["a.jpg"], "a.jpg,x;y\n", {}, {"delimiter": ",", "labels": (1,)}),
