@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext, redirect_stderr
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,9 +66,10 @@ def finetune(
     else:
         config = FineTuneConfig(**{**settings, "out": settings["out"] or Path("runs") / settings["labels"].stem})
     is_main_process = os.environ.get("RANK", "0") == "0"
-    if is_main_process and resume is None:
-        for source in filter(None, (config.labels, config.val)):
-            read_parts(source, config)
+    if resume is None:
+        with nullcontext() if is_main_process else redirect_stderr(io.StringIO()):  # the notes are printed once
+            for source in filter(None, (config.labels, config.val)):
+                read_parts(source, config)  # in each process: one that exits leaves the others waiting for it
     with ExitStack() as stack:
         callbacks = [stack.enter_context(ScalarWriter(config.out))] if tensorboard and is_main_process else []
         result = fine_tune(config, progress=TqdmProgress(), callbacks=callbacks)

@@ -55,6 +55,7 @@ def init_process_group(device: torch.device) -> None:
         store.set_timeout(TIMEOUT)
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=own_rank, world_size=size, timeout=TIMEOUT)
+        barrier()  # if one exited while another was connecting to it, that one would wait until `TIMEOUT`
     except (RuntimeError, ValueError) as error:
         address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise RunError(

@@ -18,7 +18,6 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mlimages import label_dir_auto
 from mlimages.core import InputError, RunError, cache_dir
 from mlimages.networks import build_model, freeze
 from mlimages.reports import RunFiles
@@ -347,16 +346,16 @@ def test_processes_that_see_different_label_files_say_so(configs: dict[str, Fine
 
 
 def test_an_error_of_all_processes_is_printed_once_and_named_in_torchruns_summary(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        (tmp_path / "set" / name).mkdir(parents=True)
-        (tmp_path / "set" / name / "1.jpg").write_bytes(b"no image")
-    labels = label_dir_auto(tmp_path / "set").labels.write(tmp_path / "labels.txt")
-    words = ["--nproc-per-node", "2", "-m", "mlimages", "finetune", str(labels.path), "--model", "lenet5"]
+    """An error before the processes are connected: none waits for one that has exited until torchrun kills it."""
+    (tmp_path / "labels.txt").touch()
+    (tmp_path / "labels_class_def.txt").write_text("0 a\n1 b\n")
+    words = ["--nproc-per-node", "2", "-m", "mlimages", "finetune", "labels.txt", "--model", "lenet5"]
     job = torchrun([*words, "--weights", "none", "--freeze", "none", "-o", "run"], tmp_path)
     output = job.communicate(120).stderr
-    message = "fewer than 2 training images of a (1)"
+    message = "labels.txt lists no images"
     assert output.count(f"mlimages: {message}") == 1, output
     assert message in output.partition("Root Cause")[2], output
+    assert "SIGKILL" not in output, output
 
 
 @pytest.mark.parametrize("name", ["resnet18", "timm:efficientnet_lite0"])
