@@ -48,4 +48,5 @@ def open_cluster(engine: Engine, address: str | None) -> Iterator[Cluster | None
     elif address:
         raise InputError("--address requires --engine ray")
     else:
+        interrupt_on_sigterm()
         yield None

@@ -42,7 +42,7 @@ def escape_unprintable_output() -> None:
 
 
 def interrupt_on_sigterm() -> None:
-    """Handle SIGTERM like Ctrl-C; call this after Ray has started, whose own handler prints a native stack trace."""
+    """Handle SIGTERM (Slurm, Kubernetes) like Ctrl-C; call this after Ray has started, whose handler prints a stack."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 

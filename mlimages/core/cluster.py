@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 try:
     import ray
-    from ray.exceptions import RayTaskError, WorkerCrashedError
+    from ray.exceptions import RayError, RayTaskError, WorkerCrashedError
 except ImportError as error:
     raise MissingExtraError("the engine ray", "ray") from error
 
@@ -96,12 +96,13 @@ def ray_cluster(address: str | None = None) -> Iterator[Cluster]:
                 _require_reachable(address)
             with telemetry_disabled("RAY_USAGE_STATS_ENABLED", "0"):
                 ray.init(address or "local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-        except (OSError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError, RayError) as error:
             advice = (
-                "`ray start --head --disable-usage-stats` starts one; if it requires a token, set RAY_AUTH_TOKEN_PATH "
-                "to its file"
+                "`ray start --head --disable-usage-stats` starts one; if it requires a token, set RAY_AUTH_MODE=token "
+                "and RAY_AUTH_TOKEN_PATH to its file"
             )
-            raise InputError(f"cannot connect to a Ray cluster at {address}: {error}; {advice}") from error
+            reason = str(error).partition(". ")[0]
+            raise InputError(f"cannot connect to a Ray cluster at {address}: {reason}; {advice}") from error
     try:
         count = int(ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
         if count < 1:

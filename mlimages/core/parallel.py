@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children, get_context, parent_process
 from typing import Protocol, TypeVar
 
 from mlimages.core.errors import GatherError
@@ -19,6 +22,8 @@ Result = TypeVar("Result")
 POLL_S = 1.0
 MAX_CRASHES = 5
 """Number of crashes, of the pool or on a cluster of one task, after which the run fails."""
+
+_STOP_AGAIN_S = 0.5
 
 AHEAD = 8
 """Number of items per worker submitted ahead of the one being returned."""
@@ -112,14 +117,26 @@ class _Worker:
 
 
 def _handle_signals() -> None:
-    """Ignore Ctrl-C, which the parent process handles; treat SIGTERM from the parent like Ctrl-C."""
+    """Ignore Ctrl-C, which the parent process handles; stop on SIGTERM, and when the parent was killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _stop)
+    threading.Thread(target=_stop_with_parent, daemon=True).start()
+
+
+def _stop_with_parent() -> None:
+    if parent := parent_process():
+        parent.join()
+        while True:  # the first signal interrupts the task, another one the wait for the next task
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(_STOP_AGAIN_S)
 
 
 def _stop(*_: object) -> None:
-    _Worker.is_stopped = True
-    if _Worker.is_at_work:
+    """Interrupt the task once, so that it can clean up; end the process if there is none."""
+    if not _Worker.is_at_work:
+        raise SystemExit(1)
+    if not _Worker.is_stopped:
+        _Worker.is_stopped = True
         raise KeyboardInterrupt
 
 

@@ -13,8 +13,8 @@ import copy
 import io
 import math
 import os
+import secrets
 import socket
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -39,6 +39,7 @@ from mlimages.gathering.options import GatherKeywords, GatherOptions
 from mlimages.gathering.run import count_source_links, gather
 from mlimages.gathering.sources.source import AnySource, Source, as_source
 from mlimages.gathering.store.gather_folder import GatherFolder
+from mlimages.gathering.store.lock import work_folder
 from mlimages.gathering.store.manifest import manifest_path
 
 SHARDS_PER_WORKER = 4
@@ -77,7 +78,7 @@ def gather_on(
         GatherError: as for `gather`; or a machine cannot access the folder, or a process crashed repeatedly.
         InputError: as for `gather`, or the source cannot be divided.
     """
-    links, chosen, out = as_source(source), GatherOptions(**options), as_path(out)
+    links, chosen, out = copy.copy(as_source(source)), GatherOptions(**options), as_path(out)
     _require_divisible(links, chosen)
     started = time.monotonic()
     progress = progress or NoProgress()
@@ -87,7 +88,8 @@ def gather_on(
     with _access_marker(out) as mark:
         place = str(out if is_remote(out) else out.absolute())
         parts = run_blocking(_host_parts(links, shards, tasks.workers))
-        task = partial(_gather_shard, _ShardedLinks(links, full, parts), place, mark, shards, options)
+        own = copy.copy(links)  # the count opens `links`, which the last run then reads: one message about its columns
+        task = partial(_gather_shard, _ShardedLinks(own, full, parts), place, mark, shards, options)
         ended = _run_shards(tasks, task, shards, out, links, progress)
     options.update(_AGAIN)
     last = gather(links, out, **options)
@@ -120,20 +122,20 @@ def _require_divisible(source: Source, options: GatherOptions) -> None:
 
 @contextmanager
 def _access_marker(out: Path) -> Iterator[str | None]:
-    """Yield the name of a marker file in the folder, with which each machine checks its access to the folder; None for
-    a remote folder."""
+    """Yield a path below the folder with which each machine checks its access to it, and lock the folder for other
+    runs; None for a remote folder."""
     if is_remote(out):
         yield None
         return
-    with tempfile.NamedTemporaryFile(dir=out, prefix=".gather-") as mark:
-        yield str(Path(mark.name).absolute())
+    with work_folder(out, secrets.token_hex(8), exclusive=False) as mark:
+        yield str(mark.absolute())
 
 
 def _run_shards(
     tasks: Tasks, task: Callable[[int], GatherSummary], shards: int, out: Path, source: Source, progress: Progress
 ) -> list[GatherSummary]:
     """Run all shards, with the total of their manifests as progress; return their summaries."""
-    progress.start("gather", run_blocking(count_source_links(copy.copy(source))), "links")
+    progress.start("gather", run_blocking(count_source_links(source)), "links")
     rows = _RowCounts(out, shards)
     summaries: list[GatherSummary] = []
     try:

@@ -179,6 +179,28 @@ def test_a_host_in_several_shards_sees_no_more_requests_at_one_time_than_from_on
     assert len(site.rule_requests) == 2 * at_work, "each process that has links of the host asks for its rules once"
 
 
+def test_the_shards_of_a_host_send_no_more_into_its_pause_than_one_process_and_obey_its_rules(
+    site: Site, tmp_path: Path
+) -> None:
+    source = links(tmp_path, *(site.url(f"/{n}.jpg") for n in range(40)))
+
+    def gather_shards(out: str) -> list[GatherSummary]:
+        with ThreadPoolExecutor(4) as pool:
+            return list(
+                pool.map(lambda n: gather(source, tmp_path / out, shard=(n, 4), decoders=1, **FAST), range(1, 5))
+            )
+
+    site.fallback = answer(b"", 429, Retry_After="3600")
+    paused = gather_shards("paused")
+    assert [one.open > 0 and list(one.waits_s) for one in paused] == [["127.0.0.1"]] * 4
+    assert len(site.requests) <= 8, "each shard learns of the pause from its own requests, at most --per-host of all"
+    site.requests.clear()
+    site.routes["/robots.txt"] = answer(b"User-agent: *\nDisallow: /")
+    forbidden = gather_shards("forbidden")
+    assert sum(one.reasons["opt-out"] for one in forbidden) == 40
+    assert not site.requests
+
+
 class Here:
     """Tasks of this process, one after the other."""
 
@@ -276,7 +298,9 @@ def test_a_process_that_dies_again_and_again_ends_the_run_and_the_next_one_goes_
     assert gather_on(tasks, source, tmp_path / "out", **FAST).ok == 4
 
 
-@pytest.mark.parametrize(("engine", "number"), [("ray", signal.SIGTERM), ("processes", signal.SIGINT)])
+@pytest.mark.parametrize(
+    ("engine", "number"), [("ray", signal.SIGTERM), ("processes", signal.SIGINT), ("processes", signal.SIGKILL)]
+)
 def test_a_signal_stops_every_process_and_the_same_command_goes_on(
     cluster: Cluster, site: Site, tmp_path: Path, run_cli: RunCli, engine: str, number: signal.Signals
 ) -> None:
@@ -298,15 +322,20 @@ def test_a_signal_stops_every_process_and_the_same_command_goes_on(
     while len(list(read_manifest(tmp_path / "out"))) < 10:
         assert process.poll() is None, process.communicate()[1]
     process.send_signal(number)
-    _, errors = process.communicate(timeout=50)
-    assert process.returncode == 130, errors
-    assert errors.strip().splitlines()[-1] == "mlimages: interrupted; run the same command again to resume"
+    _, errors = process.communicate(timeout=50)  # until the last process has closed its standard error
+    if number == signal.SIGKILL:
+        assert process.returncode == -number, errors
+    else:
+        assert process.returncode == 130, errors
+        assert errors.strip().splitlines()[-1] == "mlimages: interrupted; run the same command again to resume"
     assert "Traceback" not in errors
     site.fallback = lambda connection, request: answer(photo(int(request.path[1:])))(connection, request)
     site.requests.clear()
     done = run_cli(*words)
     assert "14 good, 0 duplicates, 0 failed in out" in done.stdout
+    assert done.stderr.count("first link") == 1
     assert sorted(int(request.path[1:]) for request in site.requests) == [10, 11, 12, 13]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["cats", "manifest.jsonl"]
 
 
 def test_what_ends_a_task_ends_the_run_in_its_words(cluster: Cluster, site: Site, tmp_path: Path) -> None:
@@ -419,7 +448,10 @@ def test_check_and_mean_run_on_a_cluster_from_the_command_line(
     assert (checked["checked"], checked["errors"]["not-an-image"], checked["errors"]["missing"]) == (301, 5, 1)
     figures = json.loads(run_cli("mean", "p/labels.txt", "--size", "32", "--json", *where).stdout)
     assert (figures["count"], figures["broken"]) == (295, 6)
-    done = run_cli("mean", "p/labels.txt", "--engine", "ray", "--address", "127.0.0.1:1", check=False)
-    assert done.returncode == 1
-    assert "cannot connect to a Ray cluster at 127.0.0.1:1: " in done.stderr
-    assert "Traceback" not in done.stderr
+    no_token = {"RAY_AUTH_MODE": "token", "HOME": str(tmp_path)}
+    for address, env in (("127.0.0.1:1", {}), (where[-1], no_token)):
+        done = run_cli("mean", "p/labels.txt", "--engine", "ray", "--address", address, check=False, **env)
+        assert done.returncode == 1
+        assert f"cannot connect to a Ray cluster at {address}: " in done.stderr
+        assert "RAY_AUTH_MODE=token" in done.stderr
+        assert "Traceback" not in done.stderr
