@@ -31,6 +31,7 @@ from mlimages.gathering.download.fetch import DownloadResult, Fetcher
 from mlimages.gathering.download.image_facts import Checks, Facts
 from mlimages.gathering.download.reasons import reason_of_error
 from mlimages.gathering.event_loop import run_blocking
+from mlimages.gathering.interleaving import interleave_hosts
 from mlimages.gathering.options import GatherKeywords, GatherOptions
 from mlimages.gathering.partition import Partition
 from mlimages.gathering.sources.source import AnySource, Source, as_source
@@ -165,11 +166,12 @@ class Run:
             self._notify_source_if_full(label)
         self._progress.start("gather", await count_source_links(source), "links")
         refs = aiter(source)
+        in_turn = interleave_hosts(refs) if self._may_reorder(source) else refs
         reporter = asyncio.create_task(self._start_replacements())
         try:
             async with asyncio.TaskGroup() as self._group:
                 try:
-                    async for ref in refs:
+                    async for ref in in_turn:
                         await self._accept_link(ref, max_parked)
                     others = await asyncio.to_thread(self._gathered.decide_corrections)
                     self._progress.advance(-len(others))  # they were counted when they were deferred
@@ -181,10 +183,16 @@ class Run:
             raise errors.exceptions[0] from None
         finally:
             reporter.cancel()
-            if isinstance(refs, AsyncGenerator):
-                await refs.aclose()
+            for each in (in_turn, refs):
+                if isinstance(each, AsyncGenerator):
+                    await each.aclose()
             self._progress.close()
         return stopped
+
+    def _may_reorder(self, source: Source) -> bool:
+        """Whether all links of the source are needed, and it can be read ahead without waiting for somebody's input."""
+        is_list = getattr(source, "is_list", False) and not getattr(source, "is_read_once", False)
+        return is_list and self._options.limit is None
 
     async def _accept_link(self, ref: ImageRef, max_parked: int) -> None:
         self._start_or_queue(ref)

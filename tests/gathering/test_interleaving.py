@@ -1,0 +1,108 @@
+"""Order of the links of a list: hosts in turn, none lost, none before its time."""
+
+import asyncio
+import random
+import selectors
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlimages.core import ImageRef, NoProgress, Reason
+from mlimages.gathering import GatherOptions
+from mlimages.gathering.download.fetch import DownloadResult, Fetcher
+from mlimages.gathering.interleaving import interleave_hosts
+from mlimages.gathering.run import Run, _Worker
+from mlimages.gathering.store.gather_folder import GatherFolder
+
+
+async def yielded(hosts: list[str], *, max_read_ahead: int, fails: bool = False) -> tuple[list[tuple[str, int]], int]:
+    """Return the host and number of each link as yielded, and the maximum number of links read ahead."""
+    found: list[tuple[str, int]] = []
+    most_ahead = 0
+
+    async def source() -> AsyncIterator[ImageRef]:
+        nonlocal most_ahead
+        for number, host in enumerate(hosts):
+            most_ahead = max(most_ahead, number + 1 - len(found))
+            yield ImageRef(f"http://{host}/{number}", "cats")
+        if fails:
+            raise ValueError("the rest cannot be read")
+
+    try:
+        async for ref in interleave_hosts(source(), max_read_ahead=max_read_ahead):
+            _, _, host, number = ref.url.split("/")
+            found.append((host, int(number)))
+    except ValueError:
+        assert fails
+    else:
+        assert not fails
+    return found, most_ahead
+
+
+@given(st.lists(st.sampled_from(["a", "b", "c"]), max_size=60), st.integers(1, 20), st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_each_host_keeps_its_order_and_no_link_is_lost(hosts: list[str], max_read_ahead: int, fails: bool) -> None:
+    found, most_ahead = asyncio.run(yielded(hosts, max_read_ahead=max_read_ahead, fails=fails))
+    assert sorted(number for _, number in found) == list(range(len(hosts)))
+    for host in set(hosts):
+        numbers = [number for name, number in found if name == host]
+        assert numbers == sorted(numbers)
+    assert most_ahead <= max_read_ahead
+
+
+class VirtualTime(selectors.DefaultSelector):
+    """Advances its clock instead of waiting."""
+
+    now_s = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        found = super().select(0)
+        self.now_s += 0.0 if found else timeout or 0.0
+        return found
+
+
+class Links:
+    is_list = True
+
+    def __init__(self, urls: list[str]) -> None:
+        self.urls = urls
+
+    async def __aiter__(self) -> AsyncIterator[ImageRef]:
+        for url in self.urls:
+            yield ImageRef(url, "cats")
+
+
+def seconds_of_run(urls: list[str], out: Path) -> float:
+    """Return how long a run takes if each answer takes a second."""
+    options, clock = GatherOptions(per_host=2, parallel=64), VirtualTime()
+
+    async def answer(*_: object) -> DownloadResult:
+        await asyncio.sleep(1.0)
+        return DownloadResult(Reason.NOT_FOUND, http_status=404)
+
+    async def run() -> None:
+        with GatherFolder(out, options, is_list=True) as gathered:
+            async with Fetcher(options) as fetcher:
+                fetcher._request = answer  # type: ignore[method-assign]
+                worker = _Worker(gathered, fetcher, None)  # type: ignore[arg-type]
+                assert await Run(gathered, worker, options, NoProgress()).run(Links(urls)) is None
+
+    loop = asyncio.SelectorEventLoop(clock)
+    loop.time = lambda: clock.now_s  # type: ignore[method-assign]
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(run())
+    return clock.now_s
+
+
+def test_a_list_sorted_by_host_takes_as_long_as_one_that_is_shuffled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlimages.gathering.run.AHEAD", 20)
+    monkeypatch.setattr("mlimages.gathering.run.MAX_QUEUED", 20)
+    urls = [f"http://{host}.example/{number}.jpg" for host in "abcd" for number in range(80)]
+    in_order = seconds_of_run(urls, tmp_path / "sorted")
+    random.Random(0).shuffle(urls)
+    assert in_order <= 1.2 * seconds_of_run(urls, tmp_path / "shuffled")
