@@ -10,10 +10,12 @@ from types import ModuleType
 
 import pytest
 import typer.main
+from typer.testing import CliRunner
 
 import mlimages
 from mlimages.checks import ERRORS, Code
 from mlimages.cli import main as cli
+from mlimages.cli.options import COMMON_OPTIONS
 from mlimages.core import OPEN_REASONS, Reason
 
 ROOT = Path(mlimages.__file__).parents[1]
@@ -91,6 +93,21 @@ def test_every_command_line_that_a_message_names_exists(hooks: ModuleType) -> No
     hints = re.findall(r"`mlimages ([^`]+)`", hooks.messages_page())
     assert len(hints) > 10
     assert [wrong for hint in hints if (wrong := fault(hint.replace("…", "X.x").split()))] == []
+
+
+def test_each_help_shows_what_a_newcomer_needs_on_its_first_screen_and_ends_with_examples_to_paste(
+    hooks: ModuleType,
+) -> None:
+    for words, _ in hooks.command_helps():
+        text = CliRunner().invoke(cli.app, [*words, "--help"], env={"COLUMNS": "80"}).output
+        assert max(map(len, text.splitlines())) <= 80
+        common = COMMON_OPTIONS.get(words[-1], ())
+        flags = [re.findall(r"--[a-z-]+", line) for line in text.splitlines()[:24]]
+        assert {*common} <= {flag for line in flags for flag in line if line}, words
+        assert common or text.count("\n") <= 24, words
+        examples = re.findall(r"Example: mlimages (.+)", text.replace(" \\\n   ", ""))
+        assert examples
+        assert [wrong for example in examples if (wrong := fault(shlex.split(example)))] == []
 
 
 def first_cells(page: str, heading: str) -> set[str]:

@@ -46,9 +46,8 @@ def label(
     """Create, split or convert a label file.
 
     Each folder inside FOLDER is a class. The label file lists one image per line, `path label`; NAME_class_def.txt
-    beside it names the classes. A label file in place of FOLDER (.txt, .csv, .tsv, .jsonl, or an export of COCO, Label
-    Studio or CVAT) is converted to the format of the output's suffix, or split. The columns of a table are
-    detected and printed.
+    beside it names the classes. A label file in place of FOLDER (.txt, .csv, .tsv, .jsonl, an export of COCO, Label
+    Studio or CVAT) is split, or converted to the suffix of --out. Its columns are detected and printed.
 
     Example: mlimages label data/cats -o cats.txt --split 0.8,0.2 --seed 1
     """

@@ -152,10 +152,9 @@ def urls(
     """Download the images in lists of links.
 
     A list is a text file with one link per line (or CLASS<TAB>LINK), or a table with a column of links and optionally
-    one of classes (CSV, TSV, JSON, JSON lines, Parquet, COCO), plain or compressed. Other columns go into the manifest.
-    Links
-    without a class belong to a class named after their file. Each image is decoded before it is kept, under OUT/CLASS/;
-    the outcome of each link is in OUT/manifest.jsonl.
+    one of classes (CSV, TSV, JSON, JSON lines, Parquet, COCO), plain or compressed. Links without a class belong to a
+    class named after their file. Each image is decoded before it is kept, under OUT/CLASS/; the outcome of each link
+    and the other columns are in OUT/manifest.jsonl.
 
     Example: mlimages gather urls cats.txt dogs.txt -o data/pets
     """

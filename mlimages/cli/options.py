@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import textwrap
 from collections.abc import Callable
 from dataclasses import MISSING
 from functools import partial
@@ -15,13 +16,40 @@ from typer.core import TyperCommand
 from mlimages.core import InputError, Option, OptionField, option_fields
 
 GENERAL = "Options"
-_ORDER = {"Source": -1, "Table": 1, "Output": 2, GENERAL: 3}
+_COMMON = "Common options"
+_ORDER = {"Arguments": -3, _COMMON: -2, "Source": -1, "Table": 1, "Output": 2, GENERAL: 3}
 _ALL = "mlimages.help_all"
+_GATHER = ("--out", "--limit", "--min-size", "--dry-run")
+COMMON_OPTIONS = {
+    "urls": (*_GATHER, "--class"),
+    "imagenet": (*_GATHER, "--subtree"),
+    "openverse": (*_GATHER, "--licence"),
+    "inaturalist": (*_GATHER, "--licence"),
+    "commons": (*_GATHER, "--contact"),
+    "pexels": (*_GATHER, "--i-have-permission"),
+    "label": ("--out", "--split", "--seed", "--limit-per-class", "--class-from"),
+    "check": ("--report", "--fix", "--yes", "--strict", "--threshold"),
+    "mean": ("--out", "--size", "--resize", "--model", "--per-class"),
+    "augment": ("--out", "--size", "--rotate", "--flip", "--split"),
+    "probe": ("--out", "--report", "--model", "--most", "--size"),
+    "features": ("--out", "--model", "--weights", "--layer", "--size"),
+    "finetune": ("--out", "--val", "--model", "--freeze", "--epochs"),
+    "evaluate": ("--report", "--explain", "--json"),
+    "quantize": ("--out", "--calibration", "--max-drop"),
+    "export": ("--out", "--page", "--calibrate", "--unknown", "--target"),
+    "serve": ("--host", "--port", "--workers", "--cors", "--access-log"),
+    "show": ("--out", "--per-class", "--size", "--seed", "--layer"),
+}
+"""The options that a newcomer needs: the first in the help of a command that has more."""
 _METAVARS = {int: "N", float: "X", str: "TEXT", Path: "FILE"}
 
 
 class GroupedCommand(TyperCommand):
-    """A command whose help lists options by group, rare ones only with `--help-all`."""
+    """A command whose help lists options by group, rare ones only with `--help-all`, and ends with the example."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.help, _, self.epilog = str(self.help).partition("\n\nExample: ")
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Return the metavars of the arguments; Typer would write `{LIST...}...`."""
@@ -45,15 +73,24 @@ class GroupedCommand(TyperCommand):
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write one section for the arguments, then one for each group of options."""
-        sections: dict[str, list[tuple[str, str]]] = {}
-        for param in self.get_params(ctx):
+        common = COMMON_OPTIONS.get(str(ctx.command.name), ())
+        sections: dict[str, list[tuple[str, str]]] = {_COMMON: []} if common else {}
+        for param in sorted(self.get_params(ctx), key=lambda param: _place(param, common)):
             if _is_rare(param) and not ctx.meta.get(_ALL):
                 continue
             title, record = _help_row(param, ctx)
-            sections.setdefault(title, []).append(record)
-        for title in sorted(sections, key=lambda title: _ORDER.get(title, -2 if title == "Arguments" else 0)):
+            sections.setdefault(title if _place(param, common) == len(common) else _COMMON, []).append(record)
+        for title in sorted(sections, key=lambda title: _ORDER.get(title, 0)):
             with formatter.section(title):
                 formatter.write_dl(sections[title], col_max=24)
+
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Write the examples so that they can be pasted: a long one is broken by a backslash."""
+        formatter.write_paragraph()
+        for example in str(self.epilog).split("\nExample: "):
+            lines = textwrap.wrap(f"  Example: {example}", formatter.width - 2, subsequent_indent="    ", break_on_hyphens=False)
+            formatter.write(" \\\n".join(lines) + "\n")
 
 
 class ThresholdsCommand(GroupedCommand):
@@ -69,6 +106,11 @@ class ThresholdsCommand(GroupedCommand):
         with formatter.section("Thresholds (--threshold NAME=VALUE)"):
             rows = [(f"{field.name}={field.default}", field.option.help) for field in option_fields(Thresholds)]
             formatter.write_dl(rows, col_max=24)
+
+
+def _place(param: Any, common: tuple[str, ...]) -> int:
+    """Return the index of an option among the common ones; their number if it is none of them."""
+    return next((place for place, flag in enumerate(common) if flag in param.opts), len(common))
 
 
 def require_labels(source: Path) -> None:

@@ -48,11 +48,9 @@ def probe(
 ) -> None:
     """Find how many layers to freeze, and which network to use.
 
-    The images pass through the network once; a ridge classifier on the output of each layer, scored by
-    leave-one-out, shows how well that layer separates your classes. The recommended --freeze is the last layer within
-    noise of the best. The learning curve shows whether more images would help.
-
-    With several --model, a table compares their accuracy, processor time and size.
+    A ridge classifier on the output of each layer, scored by leave-one-out, shows how well that layer separates your
+    classes. The recommended --freeze is the last layer within noise of the best. The learning curve shows whether more
+    images would help. With several --model, a table compares their accuracy, processor time and size.
 
     Example: mlimages probe labels.txt --model efficientnet_lite0 --model alexnet
     """

@@ -44,9 +44,9 @@ def finetune(
 ) -> None:
     """Fine-tune a pretrained network on a label file.
 
-    The layers up to --freeze keep their pretrained weights; the layers above are trained. Outputs of the frozen
-    layers are computed once per image and cached. The run folder holds the configuration, metrics, weights, a report
-    and model.onnx for `mlimages predict`. An interrupted run continues when the same command is run again.
+    The layers up to --freeze keep their pretrained weights; their outputs are computed once per image and cached. The
+    run folder holds weights, metrics, a report and model.onnx for `mlimages predict`. An interrupted run continues
+    when the same command is run again.
 
     Example: mlimages finetune cats.txt --model alexnet --freeze conv5 --epochs 20 -o runs/cats
     """

@@ -101,7 +101,7 @@ class FineTuneConfig(TableOptions):
     """
 
     labels: Annotated[
-        Path, Option("Label file, or folder with one subfolder per class, to train on.", metavar="LABELS|FOLDER")
+        Path, Option("Label file, or folder of class folders, to train on.", metavar="LABELS|FOLDER")
     ]
     out: Annotated[Path, Option("Run folder.", "Output", ("-o", "--out"), metavar="RUN", default_text="runs/LABELS")]
     val: Annotated[
