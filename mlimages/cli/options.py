@@ -84,12 +84,13 @@ class GroupedCommand(TyperCommand):
             with formatter.section(title):
                 formatter.write_dl(sections[title], col_max=24)
 
-
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Write the examples so that they can be pasted: a long one is broken by a backslash."""
         formatter.write_paragraph()
         for example in str(self.epilog).split("\nExample: "):
-            lines = textwrap.wrap(f"  Example: {example}", formatter.width - 2, subsequent_indent="    ", break_on_hyphens=False)
+            lines = textwrap.wrap(
+                f"  Example: {example}", formatter.width - 2, subsequent_indent="    ", break_on_hyphens=False
+            )
             formatter.write(" \\\n".join(lines) + "\n")
 
 

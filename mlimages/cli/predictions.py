@@ -13,7 +13,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlimages.core import BrokenImage, LabelRow, Prediction, Share, counted, printable
+from mlimages.core import BrokenImage, LabelRow, Prediction, Share, counted, format_interval, format_percent, printable
 
 if TYPE_CHECKING:
     from mlimages.export import Quantization
@@ -84,7 +84,7 @@ def export_notes(bundle: OnnxBundle) -> Iterator[str]:
         before, after = provenance.calibration_error
         yield f"temperature {bundle.temperature:.3f}: calibration error {before:.3f} before, {after:.3f} after"
     if bundle.unknown_below:
-        yield f'below {_format_percent(bundle.unknown_below)} the prediction is "unknown"'
+        yield f'below {format_percent(bundle.unknown_below)} the prediction is "unknown"'
     if (data := data_path(bundle.path)).exists():
         yield f"the weights exceed 2 GB: keep {data} beside the .onnx file"
 
@@ -135,7 +135,7 @@ def evaluation_text(evaluation: Evaluation) -> str:
     name, score = evaluation.score_name, evaluation.score
     width = max(map(len, ("class", *evaluation.class_names)))
     lines = [
-        f"{name} {_format_percent(score.value)} ({_format_percent(score.low)} to {_format_percent(score.high)}) "
+        f"{name} {format_percent(score.value)} (95 % interval {format_interval(score)}) "
         f"on {counted(evaluation.count, 'image')}",
         *filter(None, [evaluation.training_note]),
         f"loss {evaluation.loss:.3f}, calibration error {evaluation.calibration_error:.3f}",
@@ -181,15 +181,15 @@ def _masked_centre_text(evaluation: Evaluation) -> str:
     assert hidden is not None
     most_frequent = max(map(sum, evaluation.confusion)) / evaluation.count
     verdict = ": the class can be predicted from the background alone" if hidden.low > most_frequent else ""
-    interval = f"{_format_percent(hidden.low)} to {_format_percent(hidden.high)}"
-    return f"with the centre masked: {_format_percent(hidden.value)} correct ({interval}){verdict}"
+    interval = f"95 % interval {format_interval(hidden)}"
+    return f"with the centre masked: {format_percent(hidden.value)} correct ({interval}){verdict}"
 
 
 def quantization_text(result: Quantization) -> str:
     """Format the trials and the outcome as text."""
     lines = [f"{'variant':20}  {result.score_name:>8}  calibration error    images/s      MB"]
     lines += [
-        f"{trial.name:20}  {_format_percent(trial.accuracy):>8}  {trial.calibration_error:17.3f}  "
+        f"{trial.name:20}  {format_percent(trial.accuracy):>8}  {trial.calibration_error:17.3f}  "
         f"{trial.images_per_s:10.1f}"
         f"  {trial.size_bytes / 1e6:6.1f}"
         for trial in result.trials
@@ -205,7 +205,7 @@ def _format_result(result: Prediction | BrokenImage) -> str:
     if isinstance(result, BrokenImage):
         return f"broken, {result.fault}: {result.detail}"
     scores = result.top if result.labels is None else result.labels
-    classes = ", ".join(f"{score.class_name} {_format_percent(score.probability)}" for score in scores)
+    classes = ", ".join(f"{score.class_name} {format_percent(score.probability)}" for score in scores)
     if result.labels is not None:
         return classes or "none"
     if result.known is False:
@@ -252,8 +252,4 @@ def _to_json(values: dict[str, object]) -> str:
 
 
 def _format_share(share: Share | None) -> str:
-    return _format_percent(share.value) if share else "-"
-
-
-def _format_percent(share: float) -> str:
-    return f"{share * 100:.1f} %"
+    return format_percent(share.value) if share else "-"

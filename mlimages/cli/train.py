@@ -15,7 +15,7 @@ import typer
 from mlimages.cli.hints import print_next_command, read_parts, to_arguments
 from mlimages.cli.options import GroupedCommand, takes_options
 from mlimages.cli.process import use_one_blas_thread
-from mlimages.core import InputError
+from mlimages.core import InputError, Share, format_interval, format_percent
 from mlimages.labels import TableOptions
 from mlimages.training import FineTuneConfig
 
@@ -100,15 +100,15 @@ def _is_given(ctx: typer.Context, name: str) -> bool:
 
 def _result_table(result: FineTuneResult) -> str:
     more = f" and {len(result.broken) - 3} more, see {result.run / 'log.txt'}" if len(result.broken) > 3 else ""
-    value, low, high = result.val_map or (result.val_accuracy, *result.val_interval)
+    score = Share(*(result.val_map or (result.val_accuracy, *result.val_interval)))
     of = "" if result.val_map else f"{round(result.val_accuracy * result.val_images)} of "
     images = "" if of else " images"
     probe = result.probe_accuracy if result.val_map is None else result.probe_map
     best = result.best_epoch or "the closed-form head"
     rows = {
-        "mAP" if result.val_map else "accuracy": f"{value:.1%} ({of}{result.val_images}{images}; 95 % interval "
-        f"{low:.1%} to {high:.1%})",
-        "before": "" if probe is None else f"{probe:.1%} with the closed-form head",
+        "mAP" if result.val_map else "accuracy": f"{format_percent(score.value)} ({of}{result.val_images}{images}; "
+        f"95 % interval {format_interval(score)})",
+        "before": "" if probe is None else f"{format_percent(probe)} with the closed-form head",
         "images": f"{result.train_images} for training, {result.val_images} for validation",
         "skipped": ", ".join(f"{each.path} ({each.fault})" for each in result.broken[:3]) + more,
         "without": result.missing_outputs_note,

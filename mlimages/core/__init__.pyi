@@ -76,6 +76,8 @@ from .scores import Share as Share
 from .scores import accuracy as accuracy
 from .scores import class_scores as class_scores
 from .scores import confusion_matrix as confusion_matrix
+from .scores import format_interval as format_interval
+from .scores import format_percent as format_percent
 from .scores import share as share
 from .scores import sign_test as sign_test
 from .scores import wilson_interval as wilson_interval

@@ -50,6 +50,17 @@ def wilson_interval(successes: float, count: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+def format_percent(value: float, digits: int = 1) -> str:
+    """Format a fraction in 0..1 as a percentage, such as "87.5 %"."""
+    return f"{100 * value:.{digits}f} %"
+
+
+def format_interval(share: Share) -> str:
+    """Format a 95 % interval as percentages, such as "78 to 99 %", with decimals if it is narrow."""
+    digits = 0 if share.high - share.low >= 0.02 else 1
+    return f"{100 * share.low:.{digits}f} to {100 * share.high:.{digits}f} %"
+
+
 def share(successes: int, count: int) -> Share:
     """Return `successes / count` with its Wilson interval; 0 with the interval 0..1 if `count` is 0."""
     return Share(successes / count if count else 0.0, *wilson_interval(successes, count))

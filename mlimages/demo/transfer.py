@@ -27,7 +27,7 @@ class Accuracies:
         return statistics.mean(self.values)
 
     def __str__(self) -> str:
-        return f"{self.mean:5.1%} ({min(self.values):.1%} to {max(self.values):.1%})"
+        return f"{100 * self.mean:5.1f} % ({100 * min(self.values):.1f} to {100 * max(self.values):.1f} %)"
 
 
 def bar_lines(results: Sequence[Accuracies]) -> Iterator[str]:

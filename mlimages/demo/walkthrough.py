@@ -150,9 +150,7 @@ class _Walkthrough:
     def _train_base(self, train: LabelFile, val: LabelFile) -> None:
         """Train a LeNet on the digits 0 to 4 from scratch; its convolutional layers are transferred later."""
         result = self._finetune(train, val, "old", weights="none", freeze="none", epochs=BASE_EPOCHS)
-        low, high = (100 * bound for bound in result.val_interval)
-        accuracy = f"{100 * result.val_accuracy:.1f} % of {counted(result.val_images, 'image')}"
-        self._show_result(f"validation accuracy {accuracy} (95 % interval: {low:.1f} to {high:.1f})")
+        self._show_result(f"validation accuracy {result.score_text}")
 
     def _split(self, new: LabelFile) -> tuple[LabelFile, LabelFile]:
         """Split the new digits into candidates for training, and a test set."""

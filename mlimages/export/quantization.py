@@ -24,6 +24,7 @@ from mlimages.core import (
     Share,
     as_path,
     counted,
+    format_percent,
     require_writable,
 )
 from mlimages.export.quantized_variants import Run, make_runner, write_variants
@@ -58,7 +59,8 @@ class Trial:
     known: float = 1.0
 
     def __str__(self) -> str:
-        return f"{self.name} ({self.accuracy:.1%}, {self.images_per_s:.0f} images/s, {self.size_bytes / 1e6:.1f} MB)"
+        speed_and_size = f"{self.images_per_s:.0f} images/s, {self.size_bytes / 1e6:.1f} MB"
+        return f"{self.name} ({format_percent(self.accuracy)}, {speed_and_size})"
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -6,10 +6,9 @@ import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from mlimages.core import InputError, writing
+from mlimages.core import InputError, Share, format_interval, format_percent, writing
 from mlimages.gathering import read_manifest
 from mlimages.inference import KNOWN, KNOWN_AT, LOGITS, PROBABILITIES, SET_LEVEL, OnnxBundle
-from mlimages.reports.pages import format_percent
 
 NAME = "README.md"
 
@@ -114,13 +113,14 @@ def _results(bundle: OnnxBundle) -> Iterator[str]:
     provenance = bundle.provenance
     yield "\n## Results\n"
     if provenance.accuracy:
-        value, low, high = map(format_percent, provenance.accuracy)
-        yield f"Accuracy {value} on {provenance.accuracy_count} validation images (95 % interval {low} to {high})."
+        score = Share(*provenance.accuracy)
+        yield f"Accuracy {format_percent(score.value)} on {provenance.accuracy_count} validation images"
+        yield f"(95 % interval {format_interval(score)})."
         yield "The epoch was chosen on these images: expect slightly lower accuracy on new ones."
     if provenance.mean_ap:
-        value, low, high = map(format_percent, provenance.mean_ap)
-        yield f"Mean average precision (mAP) {value} on {provenance.accuracy_count} validation images"
-        yield f"(95 % interval {low} to {high})."
+        score = Share(*provenance.mean_ap)
+        yield f"Mean average precision (mAP) {format_percent(score.value)} on {provenance.accuracy_count} validation"
+        yield f"images (95 % interval {format_interval(score)})."
         yield "Epoch and thresholds were chosen on these images: expect slightly lower scores on new ones."
     if provenance.calibration_error:
         before, after = provenance.calibration_error
@@ -136,7 +136,7 @@ def _limitations(bundle: OnnxBundle) -> Iterator[str]:
         threshold = sets.thresholds.get(SET_LEVEL, 0.0)
         images = "training images by leave-one-out" if sets.source == "leave-one-out" else "validation images"
         yield f"The classes with a softmax of the logits of at least {threshold:.3f} include the true class in"
-        yield f"{float(SET_LEVEL):.0%} of cases; if there is none, use the most probable class."
+        yield f"{format_percent(float(SET_LEVEL), 0)} of cases; if there is none, use the most probable class."
         yield f"The threshold was set on {sets.count} {images}."
     yield "Results hold for images like those of the validation set: the same sources, devices and surroundings."
     if bundle.includes_preprocessing and bundle.provenance.target == "onnxruntime":
@@ -151,7 +151,8 @@ def _decision_rules(bundle: OnnxBundle) -> Iterator[str]:
         yield ", ".join(f"{_escape_markdown(name)} {threshold:.3f}" for name, threshold in thresholds) + "."
     elif known := bundle.known:
         yield f"Every image gets one of the classes above. Where the output `known` is below {KNOWN_AT}, it is probably"
-        yield f"none of them; this is also the case for {1 - known.share:.0%} of {known.count} validation images."
+        share = format_percent(1 - known.share, 0)
+        yield f"none of them; this is also the case for {share} of {known.count} validation images."
     else:
         yield "Every image gets one of the classes above, even one that shows none of them."
     if bundle.unknown_below:

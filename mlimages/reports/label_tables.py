@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from mlimages.core import ClassScore
-from mlimages.reports.pages import format_percent
+from mlimages.core import ClassScore, format_percent
 
 
 def label_text(labels: Iterable[str], predicted: Iterable[ClassScore]) -> str:

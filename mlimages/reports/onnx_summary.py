@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlimages.core import BundleError, Layer, MissingExtraError, NetworkSummary, Window, counted
+from mlimages.core import BundleError, Layer, MissingExtraError, NetworkSummary, Window, counted, format_percent
 from mlimages.inference import BundleSession, OnnxBundle
 
 try:
@@ -211,8 +211,8 @@ def _metric_notes(bundle: OnnxBundle) -> Iterator[str]:
         yield f"unknown: below {bundle.unknown_below:.3g}"
     for row in provenance.quantization:
         accuracy, per_s, size = (float(row[key]) for key in ("accuracy", "images_per_s", "size_bytes"))
-        score = "mAP" if bundle.multi_label else "accuracy"
-        yield f"quantization: {row['name']}: {score} {accuracy:.1%}, {per_s:.1f} images/s, {size / 1e6:.1f} MB"
+        score = f"{'mAP' if bundle.multi_label else 'accuracy'} {format_percent(accuracy)}"
+        yield f"quantization: {row['name']}: {score}, {per_s:.1f} images/s, {size / 1e6:.1f} MB"
 
 
 def _provenance_notes(bundle: OnnxBundle) -> Iterator[str]:
@@ -234,7 +234,7 @@ def _probe_note(bundle: OnnxBundle) -> str:
     best = max(range(len(probe.logits)), key=probe.logits.__getitem__)
     wanted = (
         f"an image of {probe.width} x {probe.height} px must yield a logit of {probe.logits[best]:.3f} "
-        f"for {bundle.class_names[best]}, each logit within {probe.tolerance:.1%}"
+        f"for {bundle.class_names[best]}, each logit within {format_percent(probe.tolerance)}"
     )
     if not bundle.includes_preprocessing:
         return f"{wanted}; not run: the file does not include preprocessing"

@@ -12,7 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mlimages.core import Confusion, ImageError, ImageProperty, MissingExtraError, Share, counted
+from mlimages.core import (
+    Confusion,
+    ImageError,
+    ImageProperty,
+    MissingExtraError,
+    counted,
+    format_interval,
+    format_percent,
+)
 from mlimages.images import load_pixels
 
 try:
@@ -80,17 +88,6 @@ def matrix_cells(confusion: Confusion) -> list[list[tuple[int, float]]]:
     if len(confusion) > MAX_MATRIX_CLASSES:
         return []
     return [[(count, count / max(1, sum(row))) for count in row] for row in confusion]
-
-
-def format_percent(value: float, digits: int = 1) -> str:
-    """Format a fraction in 0..1 as a percentage, such as "87.5 %"."""
-    return f"{100 * value:.{digits}f} %"
-
-
-def format_interval(share: Share) -> str:
-    """Format a 95 % interval as percentages, such as "78 to 99 %", with decimals if it is narrow."""
-    digits = 0 if share.high - share.low >= 0.02 else 1
-    return f"{100 * share.low:.{digits}f} to {100 * share.high:.{digits}f} %"
 
 
 def find_sections(body: str) -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mlimages.checks import FactsTable
-from mlimages.core import Confusion, MissingExtraError, Share, as_path, counted, share, writing
+from mlimages.core import Confusion, MissingExtraError, Share, as_path, counted, format_percent, share, writing
 from mlimages.images import NUMBERS_NOTE, drawable_names, font_families
 from mlimages.reports.comparison import ComparedRun
 from mlimages.reports.model_scores import ModelScores
@@ -160,7 +160,8 @@ def comparison_svg(runs: Sequence[ComparedRun]) -> str:
         axes.set_yticks(positions, [_shorten(each.run.name) for each in runs])
         axes.set(xlabel=f"validation {best.score_name} (%), with its 95 % interval", ylim=(-0.5, len(runs) - 0.5))
 
-    label = f"{best.score_name} of {counted(len(runs), 'run')}; the best is {best.run.name}: {best.score.value:.1%}"
+    score = format_percent(best.score.value)
+    label = f"{best.score_name} of {counted(len(runs), 'run')}; the best is {best.run.name}: {score}"
     return to_svg(_side_by_side([draw], height=1.2 + 0.35 * len(runs)), label=label)
 
 

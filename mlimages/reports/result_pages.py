@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mlimages.core import Prediction, as_path, counted, format_count
+from mlimages.core import Prediction, as_path, counted, format_count, format_percent
 from mlimages.inference import Evaluation
 from mlimages.reports import plots
 from mlimages.reports.comparison import NOISE, ComparedRun, all_share_images_with_best, significance_text
 from mlimages.reports.label_tables import label_text
-from mlimages.reports.pages import MAX_TILES, GalleryTile, embed, format_percent, matrix_cells, render
+from mlimages.reports.pages import MAX_TILES, GalleryTile, embed, matrix_cells, render
 from mlimages.reports.probe_result import ProbeResult
 
 

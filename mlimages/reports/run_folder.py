@@ -25,6 +25,7 @@ from mlimages.core import (
     confusion_matrix,
     counted,
     f1_thresholds,
+    format_percent,
     named_path,
     share,
 )
@@ -101,7 +102,7 @@ class RunFolder:
     left_out: tuple[Mapping[str, str], ...] = ()
 
     def __repr__(self) -> str:
-        accuracy = f"{self.score_name} {self.score.value:.1%}" if self.predictions else "not finished"
+        accuracy = f"{self.score_name} {format_percent(self.score.value)}" if self.predictions else "not finished"
         classes, epochs = counted(len(self.class_names), "class"), counted(len(self.epochs), "epoch")
         return f"<RunFolder {self.path}: {self.settings.get('model')}, {classes}, {epochs}, {accuracy}>"
 

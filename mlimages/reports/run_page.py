@@ -21,6 +21,7 @@ from mlimages.core import (
     Confusion,
     ImageProperty,
     class_scores,
+    format_percent,
     label_rows,
     label_scores,
     require_writable,
@@ -30,7 +31,7 @@ from mlimages.inference import Explanation, Predictor, explain
 from mlimages.labels import LabelFile
 from mlimages.reports import plots
 from mlimages.reports.label_tables import label_text
-from mlimages.reports.pages import MAX_TILES, GalleryTile, data_url, embed, format_percent, matrix_cells, render
+from mlimages.reports.pages import MAX_TILES, GalleryTile, data_url, embed, matrix_cells, render
 from mlimages.reports.run_folder import Predictions, RunFolder, read_run
 from mlimages.reports.suspects import Suspect, read_suspects
 

@@ -100,9 +100,7 @@ class FineTuneConfig(TableOptions):
     32
     """
 
-    labels: Annotated[
-        Path, Option("Label file, or folder of class folders, to train on.", metavar="LABELS|FOLDER")
-    ]
+    labels: Annotated[Path, Option("Label file, or folder of class folders, to train on.", metavar="LABELS|FOLDER")]
     out: Annotated[Path, Option("Run folder.", "Output", ("-o", "--out"), metavar="RUN", default_text="runs/LABELS")]
     val: Annotated[
         Path | None,

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mlimages.core import Preprocessing, Progress
+from mlimages.core import Preprocessing, Progress, format_percent
 from mlimages.networks import Model, Normalize, SplitNetwork, unflatten_features
 from mlimages.training import distributed
 from mlimages.training.computation import CHECK_IMAGES, Computation
@@ -102,7 +102,7 @@ def _check_precision(
         difference = float(np.sqrt(squares[0] / max(squares[1], 1e-30)))
         if not difference <= MAX_DIFFERENCE:
             progress.close()
-            return f"features in {computation.frozen} differ by {difference:.1%} from fp32"
+            return f"features in {computation.frozen} differ by {format_percent(difference)} from fp32"
         for rows, kept in zip(parts, pooled, strict=True):
             kept.append(_pool(rows, shapes))
     progress.close()
@@ -113,8 +113,8 @@ def _check_precision(
     exact, rounded = (fit_ridge(torch.cat(rows).numpy(), targets, classes).leave_one_out for rows in pooled)
     same = int((exact.argmax(axis=1) == rounded.argmax(axis=1)).sum())
     text = (
-        f"features in {computation.frozen} differ by {difference:.1%} from fp32, and closed-form heads fitted on each "
-        f"predict the same class for {same} of {len(labels)} validation images"
+        f"features in {computation.frozen} differ by {format_percent(difference)} from fp32, and closed-form heads "
+        f"fitted on each predict the same class for {same} of {len(labels)} validation images"
     )
     if len(labels) - same > max(TOLERATED, (1 - MIN_AGREEMENT) * len(labels)):
         return text

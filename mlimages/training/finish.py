@@ -24,7 +24,10 @@ from mlimages.core import (
     NoProgress,
     Progress,
     RunError,
+    Share,
     average_precisions,
+    format_interval,
+    format_percent,
     html_images,
     html_table,
     relative_name,
@@ -102,9 +105,9 @@ class FineTuneResult:
     @property
     def score_text(self) -> str:
         """The score on the validation images with its interval."""
-        value, low, high = self.val_map or (self.val_accuracy, *self.val_interval)
-        score = f"mAP {value:.1%} on" if self.val_map else f"{value:.1%} of"
-        return f"{score} {self.val_images} validation images (95 % interval {low:.1%} to {high:.1%})"
+        score = Share(*(self.val_map or (self.val_accuracy, *self.val_interval)))
+        text = f"mAP {format_percent(score.value)} on" if self.val_map else f"{format_percent(score.value)} of"
+        return f"{text} {self.val_images} validation images (95 % interval {format_interval(score)})"
 
     def __repr__(self) -> str:
         best = f"best epoch {self.best_epoch} of {self.epochs}"

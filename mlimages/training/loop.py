@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mlimages.core import Progress
+from mlimages.core import Progress, format_percent
 from mlimages.inference import MultiLabel
 from mlimages.training import distributed
 from mlimages.training.config import FineTuneConfig
@@ -154,7 +154,7 @@ class Trainer:
                 group["lr"] = self.schedule.lr_at(step)
             of_batch, is_late = self._step(batch, deadline, outputs)
             metrics += of_batch
-            progress.advance(of_batch.count, loss=f"{metrics.loss:.3f}", accuracy=f"{metrics.accuracy:.1%}")
+            progress.advance(of_batch.count, loss=f"{metrics.loss:.3f}", accuracy=format_percent(metrics.accuracy))
             if is_late or not math.isfinite(metrics.loss):
                 break
         distributed.broadcast_tensors(self._network.buffers())  # running statistics of batch norm

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mlimages import images
-from mlimages.core import InputError
+from mlimages.core import InputError, format_percent
 from mlimages.export import (
     ExportOptions,
     KnownOutput,
@@ -57,7 +57,7 @@ def test_the_best_variant_is_written_with_all_measurements_and_predicts_nearly_t
     assert [row["name"] for row in written.provenance.quantization] == [trial.name for trial in result.trials]
     notes = "\n".join(bundle_notes(written.path, read_metadata(written.path, open_session(written.path, threads=1))))
     assert f"on {result.count} images" in notes
-    assert f"quantization: int8: accuracy {result.trials[1].accuracy:.1%}, " in notes
+    assert f"quantization: int8: accuracy {format_percent(result.trials[1].accuracy)}, " in notes
     assert (written.class_names, written.preprocessing) == (bundle.class_names, bundle.preprocessing)
     assert written.path.stat().st_size < 0.6 * bundle.path.stat().st_size
     paths = [item.path for item in labels]

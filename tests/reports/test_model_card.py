@@ -50,7 +50,7 @@ def test_the_card_is_read_by_the_hub_and_names_data_results_licenses_and_the_com
 def test_the_cards_limits_say_what_known_and_the_sets_mean(cnn_bundle: OnnxBundle) -> None:
     sets, without = PredictionSets("validation", 12, {"0.9": 0.25}), model_card(cnn_bundle)
     card = model_card(replace(cnn_bundle, known=Known(0.75, 12), prediction_sets=sets))
-    assert "25% of 12 validation images" in card
+    assert "25 % of 12 validation images" in card
     assert "at least 0.250 include the true class" in card
     assert 'probabilities, known = session.run(["logits", "probabilities", "known"]' in card
     assert f"names = {list(cnn_bundle.class_names)!r}\nprint(names[probabilities[0].argmax()])\n```" in without

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from mlimages.checks import check
-from mlimages.core import BrokenImage, ClassScore, Fault, ImageProperty, Prediction, Share
+from mlimages.core import BrokenImage, ClassScore, Fault, ImageProperty, Prediction, Share, format_interval
 from mlimages.inference import Evaluation
 from mlimages.inference.evaluation import Timing
 from mlimages.reports import (
@@ -23,7 +23,6 @@ from mlimages.reports import (
     report_html,
     write_report,
 )
-from mlimages.reports.pages import format_interval
 from tests.browser import OpenPage
 from tests.run_folders import make_run
 
