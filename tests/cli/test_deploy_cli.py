@@ -169,7 +169,7 @@ def test_evaluate_prints_a_table_or_json_and_writes_a_page(
 ) -> None:
     write_label_file(tmp_path / "val.txt", items, ("class0", "class1", "class2"))
     done = run_cli("evaluate", model, "val.txt", "--report", "r.html")
-    assert re.match(r"accuracy [\d.]+ % \([\d.]+ % to [\d.]+ %\) on 4 images", done.stdout)
+    assert re.match(r"accuracy [\d.]+ % \(95 % interval \d+ to \d+ %\) on 4 images", done.stdout)
     assert max(map(len, done.stdout.splitlines())) <= 100
     assert "next: mlimages serve" in done.stderr
     assert (tmp_path / "r.html").read_text().startswith("<!doctype html>")

@@ -43,7 +43,7 @@ def test_the_demo_runs_every_step_and_keeps_all_files(tmp_path: Path) -> None:
     commands = re.findall(r"^\$ mlimages (\w+)", output[: output.rindex("$ mlimages finetune FOLDER")], re.MULTILINE)
     assert list(dict.fromkeys(commands)) == ["gather", "label", "check", "mean", "finetune", "predict"]
     assert max(map(len, output.splitlines())) <= 80
-    means = [float(mean) for mean in re.findall(r"^ +10 \w+ +#+ +([\d.]+)%", output, re.MULTILINE)]
+    means = [float(mean) for mean in re.findall(r"^ +10 \w+ +#+ +([\d.]+) %", output, re.MULTILINE)]
     assert len(means) == 4
     assert min(means[2:]) > 80, "after 40 epochs, transfer and scratch"
     assert re.search(r"same class as PyTorch for (\d+) of \1 test\s+images", output)

@@ -76,11 +76,11 @@ def evaluation_page(folder: Path) -> Path:
     return folder / "evaluation.html"
 
 
-def probe_page(folder: Path) -> Path:
+def probe_page(folder: Path, *layers: str) -> Path:
     accuracy = Share(0.9, 0.78, 0.99)
-    cuts = tuple(CutScore(name, 64, accuracy, within_noise=True) for name in ("conv1", HOSTILE))
+    cuts = tuple(CutScore(name, 64, accuracy, within_noise=True) for name in layers or ("conv1", HOSTILE))
     curve = tuple(CurvePoint(count, accuracy) for count in (5, 10, 20))
-    found = ProbeResult(HOSTILE, 60, 3, 1, cuts, HOSTILE, curve, Share(0.02, 0.01, 0.03))
+    found = ProbeResult(HOSTILE, 60, 3, 1, cuts, cuts[-1].name, curve, Share(0.02, 0.01, 0.03))
     (folder / "probe.html").write_text(probe_html(found))
     return folder / "probe.html"
 
@@ -122,6 +122,13 @@ def test_every_page_can_be_read_offline_at_any_width(
     ground, text = (page.evaluate(f"getComputedStyle(document.body).{what}") for what in ("backgroundColor", "color"))
     levels = [sum(map(int, color[4:-1].split(","))) / 3 for color in (ground, text)]
     assert (levels[0] < 60 and levels[1] > 200) if dark else (levels[0] > 240 and levels[1] < 60)
+
+
+@pytest.mark.browser
+def test_the_name_of_a_layer_stays_on_one_line_in_a_narrow_window(tmp_path: Path, open_page: OpenPage) -> None:
+    page = open_page(probe_page(tmp_path, "conv_stem", "blocks.6", "conv_head"), width=400)
+    lines = "th => (range => (range.selectNodeContents(th), range.getClientRects().length))(document.createRange())"
+    assert page.evaluate(f"[...document.querySelectorAll('th[scope=row]')].map({lines})") == [1, 1, 1]
 
 
 @pytest.mark.parametrize(
