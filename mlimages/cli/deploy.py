@@ -46,8 +46,8 @@ def export(
         min=0.0,
         max=1.0,
         metavar="FRACTION",
-        help='Predict "unknown" below the confidence that this fraction of the validation images reaches; typically '
-        "0.95.",
+        help='Predict "none of these" below the confidence that this fraction of the validation images reaches; '
+        "typically 0.95.",
     ),
     croissant: Path = typer.Option(
         None, "--croissant", metavar="FILE", help="Write Croissant 1.1 metadata (JSON-LD) for the run's images."

@@ -13,6 +13,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlimages.cli.hints import print_note
 from mlimages.core import BrokenImage, LabelRow, Prediction, Share, counted, format_interval, format_percent, printable
 
 if TYPE_CHECKING:
@@ -25,10 +26,14 @@ Results = Iterable[Prediction | BrokenImage]
 
 def print_text(results: Results, *, top: int, multi_label: bool = False) -> int:
     """Print one line per image; return the number of predictions."""
-    good = 0
+    good = unlike = 0
     for result in results:
         good += isinstance(result, Prediction)
+        unlike += isinstance(result, Prediction) and result.known is False
         print(printable(f"{result.path or '-'}: {_format_result(result)}"))
+    if unlike:
+        print_note(f'"none of these": {counted(unlike, "image")} unlike the training images, as about one in twenty of '
+                   "your own classes is")  # fmt: skip
     return good
 
 
@@ -84,7 +89,7 @@ def export_notes(bundle: OnnxBundle) -> Iterator[str]:
         before, after = provenance.calibration_error
         yield f"temperature {bundle.temperature:.3f}: calibration error {before:.3f} before, {after:.3f} after"
     if bundle.unknown_below:
-        yield f'below {format_percent(bundle.unknown_below)} the prediction is "unknown"'
+        yield f'below {format_percent(bundle.unknown_below)} the prediction is "none of these"'
     if (data := data_path(bundle.path)).exists():
         yield f"the weights exceed 2 GB: keep {data} beside the .onnx file"
 
@@ -97,7 +102,7 @@ def page_notes(folder: Path, runtime: WebRuntime) -> Iterator[str]:
         yield "and checks its hash; --ort-web node_modules/onnxruntime-web copies it into the folder"
     else:
         yield f"page: {folder / 'index.html'}, with onnxruntime-web {runtime.version} ({size / 1e6:.1f} MB)"
-    yield f"next: {shlex.join(['python', '-m', 'http.server', '-d', str(folder)])}, and open http://localhost:8000/"
+    yield f"next: {shlex.join(['python3', '-m', 'http.server', '-d', str(folder)])}, and open http://localhost:8000/"
 
 
 def overlay_files(images: Sequence[os.PathLike[str]], folder: Path) -> list[Path]:
@@ -142,7 +147,7 @@ def evaluation_text(evaluation: Evaluation) -> str:
         *_class_score_lines(evaluation, width),
     ]
     if evaluation.unknown:
-        lines.append(f'predicted as "unknown": {counted(evaluation.unknown, "image")}')
+        lines.append(f'predicted as "none of these": {counted(evaluation.unknown, "image")}')
     if evaluation.broken:
         named = ", ".join(f"{each.path} ({each.fault})" for each in evaluation.broken[:3])
         more = f" and {len(evaluation.broken) - 3} more" if len(evaluation.broken) > 3 else ""

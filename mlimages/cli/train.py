@@ -62,7 +62,7 @@ def finetune(
         if _is_given(ctx, "epochs"):
             config = replace(config, epochs=settings["epochs"])
     elif settings["labels"] is None:
-        raise InputError("expected a label file to train on (create one with `mlimages label FOLDER`), or --resume RUN")
+        raise InputError("expected a folder with one subfolder per class, or a label file, or --resume RUN")
     else:
         config = FineTuneConfig(**{**settings, "out": settings["out"] or Path("runs") / settings["labels"].stem})
     is_main_process = os.environ.get("RANK", "0") == "0"

@@ -159,7 +159,7 @@ class OnnxBundle:
             normalized float32 `(N, C, H, W)`.
         exact_resize: the graph's resize is bit-identical to Pillow's.
         temperature: divides the logits before the softmax.
-        unknown_below: an image whose highest probability is below this is "unknown".
+        unknown_below: an image whose highest probability is below this is "none of these".
         known: calibration of the output `known`; None if the graph has no such output.
         prediction_sets: thresholds of prediction sets; None if unknown.
         multi_label: an image may have any number of classes: the probabilities are the sigmoid of the logits.

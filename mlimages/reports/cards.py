@@ -156,7 +156,7 @@ def _decision_rules(bundle: OnnxBundle) -> Iterator[str]:
     else:
         yield "Every image gets one of the classes above, even one that shows none of them."
     if bundle.unknown_below:
-        yield f'Below a probability of {format_percent(bundle.unknown_below)} `mlimages` predicts "unknown".'
+        yield f'Below a probability of {format_percent(bundle.unknown_below)} `mlimages` predicts "none of these".'
 
 
 def _usage(bundle: OnnxBundle) -> Iterator[str]:

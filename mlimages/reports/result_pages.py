@@ -91,7 +91,7 @@ def _metric_rows(evaluation: Evaluation) -> list[tuple[str, str]]:
         ("calibration error", f"{evaluation.calibration_error:.3f}"),
         ("all labels correct", format_percent(evaluation.accuracy.value))
         if evaluation.labels
-        else ("predicted “unknown”", counted(evaluation.unknown, "image")),
+        else ("predicted “none of these”", counted(evaluation.unknown, "image")),
         ("throughput", f"{evaluation.images_per_s:.0f} images/s"),
         ("latency p50/p95, decoding", f"{decode.p50:.1f} / {decode.p95:.1f} ms"),
         ("latency p50/p95, network", f"{network.p50:.1f} / {network.p95:.1f} ms"),

@@ -52,7 +52,9 @@ def test_known_and_the_set_reach_python_text_json_and_csv(
     def run(*options: str) -> str:
         return CliRunner().invoke(app, ["predict", str(path), str(tmp_path / "a.png"), *options]).stdout
 
-    text = run()
+    done = CliRunner().invoke(app, ["predict", str(path), str(tmp_path / "a.png")])
+    assert ("unlike the training images" in done.stderr) == (not result.known)
+    text = done.stdout
     assert ("none of these (nearest: " in text) == (not result.known)
     assert (" or ".join(names) in text) == (result.known and threshold == 0)
     (values,) = json.loads(run("--json"))

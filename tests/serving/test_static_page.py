@@ -218,7 +218,7 @@ def test_a_page_that_cannot_work_says_why(site: Site, open_page: OpenPage) -> No
     other = {**site.runtime.integrity, "ort.wasm": WebRuntime().integrity["ort.js"]}
     write_page(site.bundle, site.folder / "damaged/site", runtime=replace(site.runtime, integrity=other))
     opened = open_page(site.folder / "damaged/site/index.html")
-    assert "run: python -m http.server" in opened.evaluate("document.getElementById('status').textContent")
+    assert "run: python3 -m http.server" in opened.evaluate("document.getElementById('status').textContent")
     damaged = Host(site.folder / "damaged")
     page = open_page(damaged.url)
     wait_for(page, "document.getElementById('status').className === 'bad'")

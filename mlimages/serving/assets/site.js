@@ -18,7 +18,7 @@ async function read(path, options) {
 async function load() {
   if (location.protocol === "file:") {
     throw new Error("a browser does not let a page opened from a file read the model beside it. Put the folder on any "
-      + "web server; to try it here, run: python -m http.server -d FOLDER, and open http://localhost:8000/");
+      + "web server; to try it here, run: python3 -m http.server -d FOLDER, and open http://localhost:8000/");
   }
   model = await (await read("model.json")).json();
   describe(model);
