@@ -1,6 +1,6 @@
-"""Draw examples/session.svg, the README's image: what `mlimages demo` printed, given on standard input.
+"""Draw examples/session.svg, the README's image: a session in a terminal, given on standard input.
 
-Usage: mlimages demo 2>/dev/null | python scripts/make_session.py
+Usage: python scripts/make_session.py <session.txt
 """
 
 import re
@@ -16,9 +16,9 @@ TARGET = Path(__file__).parents[1] / "examples" / "session.svg"
 def main() -> None:
     with Path("/dev/null").open("w") as nowhere:
         console = Console(record=True, width=80, file=nowhere)
-        for line in ["$ mlimages demo", *sys.stdin.read().splitlines()]:
+        for line in sys.stdin.read().splitlines():
             console.print(Text(line, style="bold green" if line.startswith("$ ") else ""))
-    svg = console.export_svg(title="mlimages demo")
+    svg = console.export_svg(title="mlimages")
     TARGET.write_text(re.sub(r"@font-face \{.*?\}", "", svg, flags=re.DOTALL))  # nothing is fetched to show it
 
 

@@ -90,9 +90,10 @@ def test_a_folder_is_trained_on_used_and_made_a_page_as_shown(test_data: Path, t
     first, second = (line.removeprefix("$ mlimages ").split() for line in shown if line.startswith("$ "))
     done = cli_in(tmp_path)(*first)
     rows = {line.split()[0] for line in (done.stdout + done.stderr).splitlines() if line}
+    *shown, answer = shown
     assert {line.split()[0] for line in shown if not line.startswith(("$ ", "..."))} <= rows
     assert next(line for line in shown if line.startswith("skipped")) in done.stdout
-    assert "new.jpg" in cli_in(tmp_path)(*second).stdout
+    assert re.sub(r"[\d.]+", "N", answer) in re.sub(r"[\d.]+", "N", cli_in(tmp_path)(*second).stdout)
     (page,) = (line.partition("#")[0] for line in block("service").splitlines() if " --page " in line)
     cli_in(tmp_path)(*page.removeprefix("$ mlimages ").split())
     assert (tmp_path / "site" / "index.html").exists()
