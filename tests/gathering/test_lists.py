@@ -130,6 +130,7 @@ def test_standard_input_is_understood_as_a_file_is(tmp_path: Path, monkeypatch: 
                                  "its link by a tab"]),
         (["url,label", f"{A},cat", f"{B},", ",dog"], ["1 of 3 rows without an http(s) link",
                                                       "1 of 3 rows without a class: put into class x"]),
+        ([A, f"{A}, {B}"], [f"1 of 2 rows with several links in a cell, such as {A}, {B}: give each a row"]),
         ([f"cat\t{A}", B], ["1 of 2 rows without a class: put into class x"]),
         ([f"cat\t{A}", f"cat\t{B}"], []),
     ],

@@ -58,6 +58,7 @@ _MAX_SINGLE_CLASSES = 1000
 _T = TypeVar("_T")
 _NO_TEXT = ("PK\3\4", "\xd0\xcf\x11\xe0")
 """The first bytes of a zip archive, which an Excel file is, and of an older Excel file."""
+_NEXT_LINK = re.compile(r"[,;|\s]\s*https?://")
 _IMAGENET_ID = re.compile(r"(n\d{8})_\d+")
 
 
@@ -145,7 +146,11 @@ class LinkFile:
         if wrong:
             example = next((f", such as {_short_url(url)}" for url in wrong if url), "")
             yield f"{len(wrong)} {rows} without an http(s) link{example}"
-        if spaced := [ref.url for ref in head if has_download_scheme(ref.url) and " " in ref.url]:
+        links = [ref.url for ref in head if has_download_scheme(ref.url)]
+        if several := list(filter(_NEXT_LINK.search, links)):
+            example = _short_url(several[0])
+            yield f"{len(several)} {rows} with several links in a cell, such as {example}: give each a row"
+        if spaced := [url for url in links if " " in url and not _NEXT_LINK.search(url)]:
             yield (
                 f"{len(spaced)} {rows} with a space in the link, such as {_short_url(spaced[0])}: separate a class "
                 "from its link by a tab"
