@@ -48,7 +48,7 @@ def aligned_correlations(ones: NDArray[np.uint8], others: NDArray[np.uint8]) -> 
     role, index = found[:, :, 0].argmax(axis=0), np.arange(len(ones))
     placement = found[role, index]
     part, whole = np.stack(pair)[role, index], np.stack(pair)[1 - role, index]
-    oriented = np.stack([orientation.of_squares(part) for orientation in ORIENTATIONS])
+    oriented = np.stack([orientation.apply_to_squares(part) for orientation in ORIENTATIONS])
     return _refine_placement(oriented[placement[:, 4].astype(np.intp), index], whole, placement[:, 1:4])
 
 
@@ -66,7 +66,7 @@ def _best_placement(part: Floats, whole: Floats) -> Floats:
         energy = sums[:, size:, size:] - sums[:, :-size, size:] - sums[:, size:, :-size] + sums[:, :-size, :-size]
         norms = np.sqrt(np.maximum(energy, 1e-3))
         for number, orientation in enumerate(ORIENTATIONS):
-            oriented = np.fft.rfft2(orientation.of_squares(template), (COARSE_PX, COARSE_PX))
+            oriented = np.fft.rfft2(orientation.apply_to_squares(template), (COARSE_PX, COARSE_PX))
             products = np.fft.irfft2(spectrum * oriented.conj())
             flat = (products[:, :places, :places] / norms).reshape(len(part), -1)
             top, left = np.divmod(flat.argmax(axis=1), places)

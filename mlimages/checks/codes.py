@@ -174,8 +174,8 @@ class Thresholds:
         check_options(self)
 
     def for_count(self, count: int) -> Thresholds:
-        """Return the thresholds for `count` images: above MANY images, the hash bits are lowered by 3 per factor of
-        ten.
+        """Return the thresholds for `count` images: above MANY images, the maximum numbers of hash bits are lowered by
+        3 per factor of ten.
 
         Of all pairs of different photographs, a share of 2e-4 is within 16 bits, and a quarter of that for every two
         bits less, so the number of false candidates grows hardly faster than the number of images.
@@ -187,7 +187,7 @@ class Thresholds:
         """Return the thresholds for `count` images with this median sharpness.
 
         If most images are blurred, for example because small images were enlarged, only images with less than half of
-        the median detail get the code. A threshold other than the default is kept.
+        the median detail get the code `blurred`. A threshold other than the default is kept.
         """
         if count < MIN_IMAGES_FOR_MEDIAN or self.blur != Thresholds().blur:
             return self

@@ -105,8 +105,8 @@ class ImageTable:
         return counts
 
     @property
-    def decoded(self) -> NDArray[np.bool_]:
-        """Whether each image was decoded `(N,)`."""
+    def decoded_mask(self) -> NDArray[np.bool_]:
+        """Whether each image was decoded, bool `(N,)`."""
         decoded: NDArray[np.bool_] = self.facts["width"] > 0
         return decoded
 

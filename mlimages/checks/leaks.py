@@ -38,7 +38,7 @@ def find_groups(images: ImageTable, thresholds: Thresholds, cache: FactsCache) -
 
     Blank images are duplicates only if their bytes are equal. The result is cached for the set of images.
     """
-    compared = np.flatnonzero(images.decoded & ~is_blank(images.facts, thresholds)).astype(np.int32)
+    compared = np.flatnonzero(images.decoded_mask & ~is_blank(images.facts, thresholds)).astype(np.int32)
     min_correlation = _correlation_thresholds(images, compared, thresholds)
     key = _cache_key(images, compared, min_correlation, thresholds)
     groups = DisjointSets(len(images))
@@ -55,12 +55,12 @@ def find_groups(images: ImageTable, thresholds: Thresholds, cache: FactsCache) -
 def find_pairs(
     images: ImageTable, thresholds: Thresholds, groups: DisjointSets, embed: Embedder, progress: Progress
 ) -> list[IndexPair]:
-    """Return the near-duplicates by features that are not in one group by hashes, and unite their groups.
+    """Return the pairs of near-duplicates that features find and hashes did not, and merge their groups.
 
     Pairs of two images that are tiny, without detail or line art are excluded, since different images of these kinds
     look alike.
     """
-    compared = np.flatnonzero(images.decoded & ~is_blank(images.facts, thresholds))
+    compared = np.flatnonzero(images.decoded_mask & ~is_blank(images.facts, thresholds))
     plain = _is_plain(images, thresholds)
     paths = images.paths(set(compared.tolist()))
     found = find_feature_pairs([paths[index] for index in compared.tolist()], embed, progress)

@@ -98,16 +98,16 @@ class Orientation:
         """Whether the orientation is the identity."""
         return not (self.transposed or self.upside_down or self.mirrored)
 
-    def of_squares(self, squares: NDArray[Value]) -> NDArray[Value]:
+    def apply_to_squares(self, squares: NDArray[Value]) -> NDArray[Value]:
         """Apply this orientation to square images `(..., side, side)`."""
         squares = squares.swapaxes(-1, -2) if self.transposed else squares
         return squares[..., :: -1 if self.upside_down else 1, :: -1 if self.mirrored else 1]
 
-    def of_thumbs(self, thumbs: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def apply_to_thumbs(self, thumbs: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Apply this orientation to thumbnails `(n, 256)`."""
-        return self.of_squares(thumbs.reshape(-1, 16, 16)).reshape(-1, 256)
+        return self.apply_to_squares(thumbs.reshape(-1, 16, 16)).reshape(-1, 256)
 
-    def of_hashes(self, hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    def apply_to_hashes(self, hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
         """Return the perceptual hashes `(N,)` of the images in this orientation; a flip negates the odd frequencies."""
         hashes = _transpose_bits(hashes) if self.transposed else hashes
         flipped = (_ODD_ROWS if self.upside_down else 0) ^ (_ODD_COLUMNS if self.mirrored else 0)
@@ -153,14 +153,14 @@ def near_duplicate_pairs(
     """
     for orientation in ORIENTATIONS:
         bits = max_bits if orientation.is_original else max_rotated_bits
-        for ones, others in _close_pairs(orientation.of_hashes(hashes), hashes, bits):
+        for ones, others in _close_pairs(orientation.apply_to_hashes(hashes), hashes, bits):
             for start in range(0, len(ones), PAIR_BATCH_SIZE):
                 one, other = ones[start : start + PAIR_BATCH_SIZE], others[start : start + PAIR_BATCH_SIZE]
                 apart = group_of(one) != group_of(other)
                 one, other = one[apart], other[apart]
                 thresholds = np.maximum(min_correlation[one], min_correlation[other])
                 alike = _are_near_duplicates(
-                    orientation.of_thumbs(thumbs(one)), thumbs(other), thresholds, min_crop_correlation
+                    orientation.apply_to_thumbs(thumbs(one)), thumbs(other), thresholds, min_crop_correlation
                 )
                 yield from zip(one[alike].tolist(), other[alike].tolist(), strict=True)
 

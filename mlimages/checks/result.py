@@ -128,7 +128,7 @@ def outcome_paths(label_file: Path) -> tuple[Path, Path, Path]:
 
 
 def write_outcome(report: CheckReport, moved: Iterable[Move] = (), *, overwrite: bool = False) -> list[Path]:
-    """Write the `outcome_paths` of each label file; images that were `moved` are listed at their new path.
+    """Write the three files at `outcome_paths` beside each label file; images that were `moved` have their new path.
 
     A label file that mlimages wrote, and that was not edited since, gets the new paths as well.
 

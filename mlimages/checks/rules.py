@@ -81,7 +81,7 @@ def _blurred_classes(images: ImageTable, file: int) -> Iterator[Finding]:
             ids_of[class_id].append(number)
     for label, class_id in enumerate(images.class_ids[file].tolist()):
         ids, found = ids_of[class_id], images.class_id[rows]
-        own = sharpness[images.decoded[rows] & (found == ids[0] if len(ids) == 1 else np.isin(found, ids))]
+        own = sharpness[images.decoded_mask[rows] & (found == ids[0] if len(ids) == 1 else np.isin(found, ids))]
         if len(own) >= MIN_IMAGES_FOR_MEDIAN and (usual := np.median(own)) < Thresholds().blur:
             detail = f"{images.class_names[class_id]}: median sharpness {usual:.3f} of {len(own)} images: upscaled?"
             yield Finding(file, images.files[file].path, label, Code.CLASS_BLURRED, detail)
@@ -187,7 +187,7 @@ RULES = {
     Code.TINY: Rule(is_tiny, _size_text),
     Code.ODD_SHAPE: Rule(
         lambda f, t: _sides(f)[1] > t.max_aspect * _sides(f)[0],
-        lambda f, t: f"{_size_text(f, t)}: 1 to {_sides(f)[1] / _sides(f)[0]:.1f}",
+        lambda f, t: f"{_size_text(f, t)}: aspect ratio {_sides(f)[1] / _sides(f)[0]:.1f}",
     ),
     Code.CROP_LOSS: Rule(
         lambda f, t: _sides(f)[1] - _sides(f)[0] > t.max_crop_loss * _sides(f)[1],

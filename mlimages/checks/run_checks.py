@@ -100,7 +100,7 @@ def check(
         unavailable = _examine_all(images, thresholds, cache, pool, progress)
         require_available(unavailable, skip=skip_unavailable)
         thresholds = thresholds.for_count(len(images))
-        sharpness = images.facts["sharpness"][images.decoded]
+        sharpness = images.facts["sharpness"][images.decoded_mask]
         if len(sharpness):
             thresholds = thresholds.for_sharpness(len(sharpness), float(np.median(sharpness)))
         sets = find_groups(images, thresholds, cache)
@@ -161,7 +161,7 @@ def _examine_all(
     unavailable: list[BrokenImage] = []
     progress.start("check", len(images), "images")
     listed = images.read_all()
-    size = min(BATCH * max(1, pool.workers * pool.at_once // 64), MAX_BATCH)  # several for each worker
+    size = min(BATCH * max(1, pool.workers * pool.chunk_size // 64), MAX_BATCH)  # several for each worker
     while batch := list(islice(listed, size)):
         paths = [path for _, path, _ in batch]
         examined = _examine_batch(paths, cache, thresholds, pool)
@@ -193,7 +193,7 @@ def _examine_batch(paths: Sequence[str], cache: FactsCache, thresholds: Threshol
     stamps = [_make_stamp(path) for path in paths]
     known = cache.find([stamp for stamp in stamps if stamp])
     new = [row for row, stamp in enumerate(stamps) if not (stamp and stamp.path in known)]
-    size = pool.at_once
+    size = pool.chunk_size
     chunks = ([paths[row] for row in new[start : start + size]] for start in range(0, len(new), size))
     find = cache.find_content if isinstance(pool, Threads) else None  # other processes do not have the cache
     results = pool.map(partial(_examine_files, thresholds=thresholds, find=find), chunks)

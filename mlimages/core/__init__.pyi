@@ -64,10 +64,10 @@ from .progress import TqdmProgress as TqdmProgress
 from .ranking import AveragePrecision as AveragePrecision
 from .ranking import LabelRow as LabelRow
 from .ranking import average_precisions as average_precisions
-from .ranking import difference_of_means as difference_of_means
 from .ranking import f1_thresholds as f1_thresholds
 from .ranking import label_rows as label_rows
 from .ranking import label_scores as label_scores
+from .ranking import mean_ap_difference as mean_ap_difference
 from .ranking import mean_average_precision as mean_average_precision
 from .scores import Z_95 as Z_95
 from .scores import ClassScores as ClassScores

@@ -35,7 +35,7 @@ class Cluster:
     """A Ray cluster with one worker process per CPU; implements `parallel.Pool`."""
 
     workers: int
-    at_once: int = 64
+    chunk_size: int = 64
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """Apply `function` to each item, in order; the files that it reads must have the same paths on every machine.
@@ -99,7 +99,7 @@ def ray_cluster(address: str | None = None) -> Iterator[Cluster]:
         except (OSError, RuntimeError, ValueError, RayError) as error:
             advice = (
                 "`ray start --head --disable-usage-stats` starts one; if it requires a token, set RAY_AUTH_MODE=token "
-                "and RAY_AUTH_TOKEN_PATH to its file"
+                "and RAY_AUTH_TOKEN_PATH to the token file"
             )
             reason = str(error).partition(". ")[0]
             raise InputError(f"cannot connect to a Ray cluster at {address}: {reason}; {advice}") from error

@@ -23,8 +23,8 @@ class Layer:
         kind: "conv", "pool", "linear", "norm" ... .
         output: output shape without the batch dimension: `(C, H, W)`, `(features,)` or `(tokens, features)`.
         state: whether training changes its parameters; "" if it has none, or if unknown.
-        multiply_adds: for one image.
-        arithmetic: the formula of its output width, or its number of inputs.
+        multiply_adds: number of multiply-adds for one image.
+        arithmetic: how its output width is computed, or for a linear layer the number of inputs and outputs.
         even: whether the windows cover the width exactly; otherwise the output width is rounded.
         lost_px: columns at the edge that no window covers because the width is rounded down.
     """
@@ -49,7 +49,7 @@ class NetworkSummary:
         input: `(C, H, W)`.
         layers: in the order of the forward pass.
         parameters, trained_parameters: number of parameters; shared ones count once. None if unknown.
-        multiply_adds: for one image, including those between layers (attention).
+        multiply_adds: number for one image, including those between layers (attention).
         notes: additional information, one line each.
     """
 
@@ -141,10 +141,10 @@ def _total_lines(summary: NetworkSummary) -> Iterator[str]:
     parts = "" if trained is None else f" = {trained:,} trained + {summary.parameters - trained:,} frozen"
     yield f"parameters: {summary.parameters:,}{parts}"
     memory, work = format_count(4 * summary.parameters), format_count(summary.multiply_adds)
-    yield f"memory: {memory}B as float32; {work} multiply-adds per image"
+    yield f"parameters in float32: {memory}B; {work} multiply-adds per image"
     between = summary.multiply_adds - sum(layer.multiply_adds for layer in summary.layers)
     if between > 0:
-        yield f"of these, {format_count(between)} are between the layers (such as attention)"
+        yield f"multiply-adds between the layers (such as attention): {format_count(between)}"
     outside = summary.parameters - sum(layer.parameters for layer in summary.layers)
     if outside > 0:
         yield f"{outside:,} parameters belong to no layer (such as embeddings and constants)"

@@ -21,7 +21,7 @@ Result = TypeVar("Result")
 
 POLL_S = 1.0
 MAX_CRASHES = 5
-"""Number of crashes, of the pool or on a cluster of one task, after which the run fails."""
+"""Number of crashes (of the pool of processes; on a cluster, of one task) after which the run fails."""
 
 _STOP_AGAIN_S = 0.5
 
@@ -34,14 +34,14 @@ class Pool(Protocol):
 
     Attributes:
         workers: number of threads or processes.
-        at_once: number of small items to submit as one task.
+        chunk_size: number of small items to submit as one task.
     """
 
     @property
     def workers(self) -> int: ...
 
     @property
-    def at_once(self) -> int: ...
+    def chunk_size(self) -> int: ...
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """Apply `function` to each item, lazily and in order."""
@@ -56,7 +56,7 @@ class Threads:
     """
 
     workers: int
-    at_once: int = 8
+    chunk_size: int = 8
     ahead: int = AHEAD
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:

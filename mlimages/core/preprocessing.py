@@ -95,7 +95,7 @@ class ImageProperty:
         except (TypeError, ValueError):
             raise InputError(f"position is {self.position!r}: expected (left, top) in pixels") from None
         self._set_fields(
-            position=(_check_pixels("left of position", left, 0), _check_pixels("top of position", top, 0))
+            position=(_check_pixels("position[0] (left)", left, 0), _check_pixels("position[1] (top)", top, 0))
         )
 
     def _set_fields(self, **values: Any) -> None:

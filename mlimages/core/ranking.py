@@ -63,11 +63,11 @@ def average_precisions(probabilities: Probabilities, targets: Targets) -> Averag
     """Return the average precision of each class and its mean, with binomial intervals.
 
     Average precision is the sum over the thresholds of precision times the gain in recall, without interpolation, as
-    scikit-learn computes it. The interval is that of a share of the positive images, for the mean of the images with
-    any class (K. Boyd, K. Eng and C. Page, Area under the precision-recall curve: point estimates and confidence
-    intervals, ECML PKDD 2013), in Wilson's form, which has a width at 100 % too. The percentile bootstrap has none
-    there: in simulations with 10 to 100 images it covered the true value in 2 % to 95 % of cases, this interval in
-    90 % to 100 %. It is too wide for the mean over many classes.
+    scikit-learn computes it. Its interval is the binomial one of a share of n images, where n is the number of positive
+    images; for the mean, of images with any class (K. Boyd, K. Eng and C. Page, Area under the precision-recall curve:
+    point estimates and confidence intervals, ECML PKDD 2013). It is computed in Wilson's form, so that it is not empty
+    at 100 %. The percentile bootstrap is empty there: in simulations with 10 to 100 images it covered the true value in
+    2 % to 95 % of cases, the binomial interval in 90 % to 100 %. For the mean over many classes the latter is too wide.
 
     Args:
         probabilities: `(N, classes)`; only their order matters.
@@ -79,13 +79,13 @@ def average_precisions(probabilities: Probabilities, targets: Targets) -> Averag
     return AveragePrecision(mean or Share(0.0, 0.0, 1.0), tuple(per_class))
 
 
-def difference_of_means(one: Probabilities, other: Probabilities, targets: Targets) -> tuple[Share, float]:
+def mean_ap_difference(one: Probabilities, other: Probabilities, targets: Targets) -> tuple[Share, float]:
     """Return the mAP of `one` minus that of `other`, with its interval, and the two-sided p-value.
 
     Both are computed on the same RESAMPLES resamples of the images, drawn with replacement and a fixed random seed; a
-    class without a positive image in one does not count there. The interval spans the quantiles 2.5 % to 97.5 %
-    (B. Efron and R. Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3); p is twice the smaller share of
-    resamples in which the difference is not positive, or not negative.
+    resample's mean excludes the classes without a positive image in it. The interval spans the quantiles 2.5 % to
+    97.5 % (B. Efron and R. Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3); p is twice the smaller
+    share of resamples in which the difference is not positive, or not negative.
     """
     whole = np.ones((1, len(targets)), np.int64)
     value, *resampled = (
@@ -134,9 +134,9 @@ def label_rows(
 
 
 def _average_precisions(probabilities: Probabilities, targets: Targets, counts: NDArray[np.int64]) -> Probabilities:
-    """Return the average precision of each class, `(B, classes)`, if each image occurs `counts`, `(B, N)`, times.
+    """Return the average precision of each class in B resamples, `(B, classes)`.
 
-    NaN where a class has no positive image.
+    `counts` `(B, N)` says how often each image occurs in a resample. NaN where a class has no positive image in it.
     """
     columns = [_average_precision_of_class(*each, counts) for each in zip(probabilities.T, targets.T, strict=True)]
     return np.stack(columns, axis=1)

@@ -145,7 +145,7 @@ def compute_mean(
     progress = progress or NoProgress()
     progress.start("mean", None, "images")
     pool = pool or reading_threads(first[0].path if first else None, workers)
-    chunks = _chunks(chain(first, listed), pool.at_once)
+    chunks = _chunks(chain(first, listed), pool.chunk_size)
     for part in pool.map(partial(_partial_sums, prop=prop, per_class=per_class), chunks):
         broken += part.broken
         progress.advance(_count_images(part.counts) + len(part.broken), broken=len(broken))

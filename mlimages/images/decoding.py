@@ -192,10 +192,11 @@ def _unknown_format_error(data: bytes, missing_library: str, claimed_format: str
     if missing_library:
         return ImageError(Fault.UNREADABLE, f"the installed Pillow cannot decode the format ({missing_library})")
     if claimed_format:
-        return ImageError(Fault.NOT_AN_IMAGE, f"starts as {claimed_format} does, but its header is damaged: {_REPLACE}")
+        damage = f"the file begins like a {claimed_format} file, but its header is damaged"
+        return ImageError(Fault.NOT_AN_IMAGE, f"{damage}: {_REPLACE}")
     begin = data[:12]
     seen = f'"{begin.decode()}"' if begin.isascii() and begin.decode().isprintable() else begin.hex(" ")
-    return ImageError(Fault.NOT_AN_IMAGE, f"begins with {seen}")
+    return ImageError(Fault.NOT_AN_IMAGE, f"the file begins with {seen}")
 
 
 @cache
@@ -213,7 +214,7 @@ def _check_pixel_count(size: tuple[int, int], max_pixels: int) -> None:
     if width * height > max_pixels:
         raise ImageError(Fault.TOO_MANY_PIXELS, f"{width} x {height} is more than {max_pixels} pixels")
     if width < 1 or height < 1:
-        raise ImageError(Fault.CORRUPT, f"{width} x {height} pixels")
+        raise ImageError(Fault.CORRUPT, f"the header gives a size of {width} x {height} pixels")
 
 
 def _read_header(file: Image.Image) -> ImageHeader:

@@ -64,11 +64,12 @@ def prepare(image: Image.Image, prop: ImageProperty, *, size: tuple[int, int] | 
     Args:
         size: width and height at full scale, if `image` was decoded at a reduced scale.
     """
-    pixels = np.asarray(fit(image.convert("L") if prop.gray_scale else image, prop, size=size))  # (H, W) or (H, W, 3)
+    source = image.convert("L") if prop.gray_scale else image
+    pixels = np.asarray(resize_and_crop(source, prop, size=size))  # (H, W) or (H, W, 3)
     return pixels if pixels.ndim == 3 else pixels[:, :, None]
 
 
-def fit(image: Image.Image, prop: ImageProperty, *, size: tuple[int, int] | None = None) -> Image.Image:
+def resize_and_crop(image: Image.Image, prop: ImageProperty, *, size: tuple[int, int] | None = None) -> Image.Image:
     """Resize and crop an image as `prop` specifies; the mode is kept.
 
     Raises:

@@ -14,7 +14,7 @@ from mlimages.core import ImageProperty, InputError, as_path
 from mlimages.images.arrays import to_pixels
 from mlimages.images.decoded_image import WHITE
 from mlimages.images.decoding import load_rgb
-from mlimages.images.geometry import fit, load_pixels, prepare
+from mlimages.images.geometry import load_pixels, prepare, resize_and_crop
 
 
 class LabeledImage:
@@ -142,7 +142,7 @@ class LabeledImage:
         return result
 
     def _fit(self, prop: ImageProperty) -> Self:
-        self._image = fit(self.image, prop)
+        self._image = resize_and_crop(self.image, prop)
         return self
 
 

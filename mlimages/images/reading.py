@@ -114,5 +114,5 @@ def reading_threads(first: Path | str | None, workers: int | None = None) -> Thr
     """Return a pool of threads for reading and decoding images: one per CPU core, or one per concurrent request if the
     images are remote."""
     if first is not None and is_remote(first):
-        return Threads(max(REQUESTS, workers or 0), at_once=1)
+        return Threads(max(REQUESTS, workers or 0), chunk_size=1)
     return Threads(workers or os.cpu_count() or 1)

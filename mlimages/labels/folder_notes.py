@@ -12,7 +12,7 @@ from mlimages.labels.scanning import clean_name, has_images, iter_images, may_li
 from mlimages.labels.tables import SHOWN
 
 NUMBERED = re.compile(r"/part-\d{4,}$")
-"""Subfolders of a class, as `gather --subfolders` creates them."""
+"""Matches the subfolders of a class that `gather --subfolders` creates."""
 
 
 def loose_images(root: Path) -> list[Path]:
@@ -45,8 +45,8 @@ def describe_nested(classes: Sequence[Path], root: Path) -> str:
         tops.setdefault(path.name, set()).add(top)
     if len(classes) > 1 and tops and all(len(found) == len(classes) for found in tops.values()):
         return (
-            f"{shown}: read as part of the class folder; every class folder has the same subfolders: if these are the "
-            "classes, --leaf takes each as a class, --class-from '([^/]+)/[^/]+$' those of the same name as one"
+            f"{shown}: read as part of the class folder; every class folder has the same subfolders: if the subfolders "
+            "are the classes, use --class-from '([^/]+)/[^/]+$' (a class per name) or --leaf (a class per subfolder)"
         )
     return f"{shown}: read as part of the class folder (with --leaf, as classes)" if inner else ""
 

@@ -172,7 +172,7 @@ def label_dir_auto(
         folder: the folder of class folders.
         leaf: treat every folder that contains images as a class, named by its path (`animals/cats`); otherwise nested
             folders belong to their class folder.
-        class_names: class names whose numbers are given.
+        class_names: class names by class number; every class must be one of them. By default the folders are numbered.
 
     Raises:
         InputError: the folder does not exist, there is no class folder with images or there are more than a few images
@@ -187,7 +187,8 @@ def label_dir_auto(
     found = sorted({name for by_name in classes.values() for name in by_name}, key=natural_key)
     names = class_names or tuple(found)
     _require_known_classes(found, names, root)
-    left_out = [f"{root.relative_to(given).as_posix()}: not a class, its subfolders are"] if root != given else []
+    inner = root.relative_to(given).as_posix()
+    left_out = [f"{inner}: not a class itself; its subfolders are the classes"] if root != given else []
     left_out += [text for path in parts.values() for text in describe_skipped(path, root, leaf=leaf)]
     class_folders = [folder for path in parts.values() for folder in _image_folders(path)]
     left_out += [
@@ -201,13 +202,13 @@ def label_dir_auto(
             label = names.index(name)
             yield from (LabeledPath(image, label) for image in images())
 
-    def listed(*wanted: str) -> LabelFile:
+    def label_file_of(*wanted: str) -> LabelFile:
         name = f"labels_{wanted[0]}.txt" if len(wanted) == 1 and wanted[0] else "labels.txt"
         return LabelFile(root / name, root, items=lambda: chain.from_iterable(map(items, wanted)), class_names=names)
 
-    by_part = {part: listed(part) for part in classes if part}
+    by_part = {part: label_file_of(part) for part in classes if part}
     nested = "" if leaf else describe_nested(class_folders, root)
-    return FolderLabels(listed(*classes), (*left_out, *skipped_entries(root)), by_part, nested)
+    return FolderLabels(label_file_of(*classes), (*left_out, *skipped_entries(root)), by_part, nested)
 
 
 def _require_distinct(classes: Mapping[str, Iterable[str]], parts: Mapping[str, Path]) -> None:
@@ -246,7 +247,8 @@ def label_dir_by_pattern(folder: str | os.PathLike[str], pattern: str) -> LabelF
     found = groups_by_pattern([path.relative_to(root) for path in paths], pattern)
     class_of = [clean_name(found.get(path.relative_to(root), "")) for path in paths]
     unmatched = [str(path.relative_to(root)) for path, name in zip(paths, class_of, strict=True) if not name]
-    message = f"{pattern} matches no class in {len(unmatched)} of {len(paths)} paths ({', '.join(unmatched[:SHOWN])})"
+    shown = ", ".join(unmatched[:SHOWN])
+    message = f"{len(unmatched)} of {len(paths)} paths do not match the regular expression {pattern} ({shown})"
     if 2 * len(unmatched) >= len(paths):
         raise InputError(message)
     names = tuple(sorted(set(filter(None, class_of)), key=natural_key))
@@ -316,7 +318,7 @@ def _class_folders(root: Path, *, leaf: bool) -> dict[str, Path]:
     if loose and not classes:
         raise InputError(
             f"{root} holds {len(loose)} images and no class folders: {table_hint(root)}create a folder per class, "
-            "use --class-from REGEX if the names contain the class, or --label N if all are of one class"
+            "use --class-from REGEX if the file names contain the class, or --label N if all are of one class"
         )
     if len(loose) > MAX_LOOSE_SHARE * sum(1 for path in (classes.values() if loose else ()) for _ in iter_images(path)):
         shown = ", ".join(path.name for path in loose[:3]) + (f" and {len(loose) - 3} more" if len(loose) > 3 else "")

@@ -191,9 +191,7 @@ def check_suffix(path: Path, suffixes: tuple[str, ...] = READABLE) -> str:
     if path.is_dir():
         raise LabelFileError(f"{path} is a folder: create a label file from it with `mlimages label {path}`")
     if is_shard_of_classes(path):
-        raise LabelFileError(
-            f"{path} is a shard: the folder is read with all its shards, e.g. `mlimages label {path.parent}`"
-        )
+        raise LabelFileError(f"{path} is one shard: read all shards of its folder with `mlimages label {path.parent}`")
     if suffix in _ADVICE and suffixes == READABLE:
         stem = path.name.split(".")[0]
         raise LabelFileError(f"{path} is not a label file: {_ADVICE[suffix].format(path=path, stem=stem)}")

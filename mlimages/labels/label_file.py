@@ -93,7 +93,7 @@ class LabelFile:
 
     @property
     def is_multi_label(self) -> bool:
-        """Whether an image may have any number of classes: those of the first are in brackets; False without images."""
+        """Whether images may have any number of classes (those of the first are in brackets); False without images."""
         if table := self.table:
             return table.has_lists
         return isinstance(next(self.named(), ("", 0))[1], tuple)
@@ -316,7 +316,7 @@ class LabelFile:
 def merge_classes(files: Sequence[LabelFile]) -> tuple[ClassNames, tuple[ClassNames, ...]]:
     """Merge the classes of several label files by name; return all names, and for each file those of its class numbers.
 
-    Numbers without names are the class numbers of another file that names them; if there is none, they are names.
+    Labels that are numbers refer to the class names of another of the files; if none has names, each number is a name.
 
     Raises:
         LabelFileError: only some of the files are multi-label.

@@ -189,7 +189,8 @@ def _split_settings(options: LabelOptions) -> str:
 def append(existing: LabelFile, added: LabelFile, *, by_number: bool) -> LabelFile:
     """Append the images of `added` that `existing` does not list.
 
-    Classes are merged by name, or with `by_number` by class number; then `added` only names classes that have no name.
+    Classes are merged by name or, with `by_number`, by class number: then class names are taken from `added` only for
+    numbers that have no name in `existing`.
     """
     new = added.without(item.path for item in existing)
     merged = existing.merge(new)

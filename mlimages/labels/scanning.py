@@ -58,9 +58,9 @@ def natural_key(name: str) -> tuple[list[str | int], str]:
     return [int(piece) if index % 2 else piece for index, piece in enumerate(pieces)], name
 
 
-def is_hidden(name: str) -> bool:
-    """Return whether a folder belongs to a tool: .git, .ipynb_checkpoints, macOS's zip folders, the quarantine of
-    `check`."""
+def is_skipped_folder(name: str) -> bool:
+    """Return whether a folder of this name is skipped: a hidden folder, a tool's (.ipynb_checkpoints, __MACOSX), the
+    quarantine of `check`, or one whose name a label file cannot contain."""
     return name.startswith(".") or name in _JUNK or name.endswith("_quarantine") or not can_be_listed(name)
 
 
@@ -71,7 +71,7 @@ def clean_name(name: str) -> str:
 
 def subfolders(root: Path) -> list[Path]:
     """Return the folders in a folder, without those of tools, in natural order."""
-    folders = (_path(entry, root) for entry in _scan(root) if _is_folder(entry) and not is_hidden(entry.name))
+    folders = (_path(entry, root) for entry in _scan(root) if _is_folder(entry) and not is_skipped_folder(entry.name))
     folders = (path for path in folders if not _links_to_ancestor(path, root))
     return sorted(folders, key=lambda path: natural_key(path.name))
 
@@ -86,12 +86,13 @@ def walk(root: Path) -> Iterator[Path]:
     if is_remote(root):
         yield root
         inner = sorted(
-            (entry.name for entry in _scan(root) if _is_folder(entry) and not is_hidden(entry.name)), key=natural_key
+            (entry.name for entry in _scan(root) if _is_folder(entry) and not is_skipped_folder(entry.name)),
+            key=natural_key,
         )
         yield from chain.from_iterable(walk(root / name) for name in inner)
         return
     for top, folders, _ in os.walk(root):
-        folders[:] = sorted((name for name in folders if not is_hidden(name)), key=natural_key)
+        folders[:] = sorted((name for name in folders if not is_skipped_folder(name)), key=natural_key)
         yield Path(top)
 
 
@@ -186,7 +187,7 @@ def skipped_entries(root: Path, *, is_class: bool = False) -> list[str]:
             elif _is_folder(entry):
                 if _links_to_ancestor(_path(entry, folder), folder):
                     others["links to a folder above", entry.name] += 1
-                elif is_hidden(entry.name):
+                elif is_skipped_folder(entry.name):
                     others["hidden folders and folders of tools", entry.name] += 1
                 elif not may_list(_path(entry, folder)):
                     others["folders without permission", entry.name] += 1

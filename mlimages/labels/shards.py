@@ -16,8 +16,8 @@ from mlimages.labels.scanning import (
     can_be_listed,
     clean_name,
     has_images,
-    is_hidden,
     is_image_name,
+    is_skipped_folder,
     iter_images,
     names_in,
     subfolders,
@@ -35,7 +35,7 @@ def shards_in(folder: Path) -> list[Path]:
     """Return the shards of a folder (`images-00000.tar`), sorted; none if a subfolder contains images.
 
     Args:
-        folder: or a shard, which is the only one.
+        folder: a folder, or the path of a shard, which is then returned alone.
 
     Raises:
         InputError: the shards are remote.
@@ -102,7 +102,7 @@ def _shard_images(folder: Path) -> Iterator[tuple[str, str]]:
     for shard in shards:
         for one in members(shard):
             label, _, name = one.name.rpartition("/")
-            if is_image_name(name) and not any(map(is_hidden, label.split("/"))):
+            if is_image_name(name) and not any(map(is_skipped_folder, label.split("/"))):
                 yield f"{shard}/{one.name}", label
 
 

@@ -142,7 +142,7 @@ class _Sample:
         )
 
     def _max_strip_components(self, cells: Sequence[str]) -> int:
-        """Return how many parent folders may be stripped from the paths: with --images, any that do not exist here."""
+        """Return the maximum number of parent folders to strip from the paths: all with --images, else 0."""
         return (
             max((relative_path(cell, 0).strip("/").count("/") for cell in cells), default=0)
             if self.options.images
@@ -197,7 +197,7 @@ class _Sample:
         return bool(cells) and all(parse_list(cell) is not None for cell in cells)
 
     def _is_binary(self, columns: Sequence[int]) -> bool:
-        """Whether the columns hold only 0, 1 and unknown values in the sample, or are not read as names."""
+        """Whether the columns are one-hot, not names: with --multi-label, if the sample holds only 0, 1 and unknown."""
         return not self.options.multi_label or is_one_hot(self._sample_cells(columns), multi_label=True)
 
     def _part_column(self) -> int | None:

@@ -21,8 +21,8 @@ class TableOptions:
     ] = ""  # fmt: skip
     label_column: Annotated[
         str,
-        Option("Column of the labels; several, separated by commas, are read as one-hot, with --multi-label also as "
-               "names.", "Table", metavar="COLUMN", default_text="detected", is_rare=True),
+        Option("Column of the labels. Several columns, separated by commas, are read as one-hot; with --multi-label, "
+               "they may also hold class names.", "Table", metavar="COLUMN", default_text="detected", is_rare=True),
     ] = ""  # fmt: skip
     images: Annotated[
         Path | None,

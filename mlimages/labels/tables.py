@@ -209,7 +209,7 @@ class Table:
         """A note on the rows that are excluded; empty if there are none."""
         numbers = self.counts.unlabelled
         shown = ", ".join(map(str, numbers[:SHOWN])) + " ..." * (len(numbers) > SHOWN)
-        reason, more = "without a path or a class", "; [] means none of the classes" * (not self.class_from)
+        reason, more = "without a path or a class", "; for an image of no class, write []" * (not self.class_from)
         if not self.has_lists:
             reason, more = "without a path or one class", ""
         elif self._is_one_hot:
@@ -229,7 +229,7 @@ class Table:
             names = set(labels)
             count = sum(len(label.split()) > 1 and names.issuperset(label.split()) for label in labels)
             remedy = "a space does not separate classes: use ';'"
-            return (f"{counted(count, 'class')} of words that are classes: {remedy}",) if count else ()
+            return (f"{counted(count, 'class name')} made of the names of other classes: {remedy}",) if count else ()
         for what, count in count_multiple_classes(labels).items():
             contain = f"{counted(count, 'label')} contain{'s' * (count == 1)} {what}"
             return (f"{contain}: --multi-label reads each part as a class",)
@@ -345,5 +345,5 @@ def join_path(folder: Path, name: str) -> str:
 
 
 def index_of_first(names: Sequence[str], known_names: Sequence[str]) -> int:
-    """Return the index of the first name in `known_names`; their number if it is not among them."""
+    """Return the index of `names[0]` in `known_names`; `len(known_names)` if it is not one of them."""
     return known_names.index(names[0]) if names and names[0] in known_names else len(known_names)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mlimages.core import Z_95, InputError, RunError, Share, difference_of_means, format_count, sign_test, table
+from mlimages.core import Z_95, InputError, RunError, Share, format_count, mean_ap_difference, sign_test, table
 from mlimages.reports.run_folder import RunFolder, read_run
 
 NOISE = 0.05
@@ -126,7 +126,7 @@ def paired_test(run: RunFolder, best: RunFolder) -> PairedTest | None:
     """Apply McNemar's exact test to the validation images that both runs share; return None if they share none.
 
     The interval is the Wald interval for paired proportions. For multi-label runs, the difference in mean average
-    precision is bootstrapped; see `difference_of_means`.
+    precision is bootstrapped; see `mean_ap_difference`.
     """
     mine, theirs = _correct_by_image(run), _correct_by_image(best)
     shared = [key for key in mine if key in theirs]
@@ -139,7 +139,7 @@ def paired_test(run: RunFolder, best: RunFolder) -> PairedTest | None:
         row_of, other_of = ({key: row for row, key in enumerate(_image_keys(each))} for each in (run, best))
         rows, others = ([each[key] for key in shared] for each in (row_of, other_of))
         targets = run.predictions.labels[rows].astype(bool)
-        mean, p_value = difference_of_means(
+        mean, p_value = mean_ap_difference(
             run.predictions.probabilities[rows], best.predictions.probabilities[others], targets
         )
         return PairedTest(n, gained, lost, mean, p_value)

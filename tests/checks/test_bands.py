@@ -116,9 +116,9 @@ def test_every_orientation_turns_thumbnails_and_their_hashes_alike() -> None:
         turned = np.swapaxes(thumbs, 1, 2) if orientation.transposed else thumbs
         turned = np.flip(turned, 1) if orientation.upside_down else turned
         turned = np.flip(turned, 2) if orientation.mirrored else turned
-        assert np.array_equal(orientation.of_thumbs(thumbs.reshape(5, 256)), turned.reshape(5, 256))
+        assert np.array_equal(orientation.apply_to_thumbs(thumbs.reshape(5, 256)), turned.reshape(5, 256))
         expected = perceptual_hashes(np.ascontiguousarray(turned).reshape(5, 256), np.arange(5, dtype=np.int32))
-        assert np.bitwise_count(orientation.of_hashes(hashes) ^ expected).max() <= 2, "but for rounding"
+        assert np.bitwise_count(orientation.apply_to_hashes(hashes) ^ expected).max() <= 2, "but for rounding"
         assert orientation.is_original == (orientation == orientations[0])
 
 

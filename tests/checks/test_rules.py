@@ -47,7 +47,7 @@ FACTS: list[tuple[dict[str, object], dict[Code, str]]] = [
     ({"width": 31, "height": 40}, {Code.TINY: "31 x 40"}),
     (
         {"width": 100, "height": 325},
-        {Code.ODD_SHAPE: "100 x 325: 1 to 3.2", Code.CROP_LOSS: "100 x 325: a square crop leaves 30 %"},
+        {Code.ODD_SHAPE: "100 x 325: aspect ratio 3.2", Code.CROP_LOSS: "100 x 325: a square crop leaves 30 %"},
     ),
     ({"width": 299, "height": 100}, {Code.CROP_LOSS: "299 x 100: a square crop leaves 33 %"}),
     ({"flat_bottom": 2}, {}),

@@ -474,7 +474,7 @@ def test_large_sets_lose_no_pair_though_not_all_are_compared(monkeypatch: pytest
     rng, flip = np.random.default_rng(0), random.Random(0)
     thumbs = rng.integers(0, 256, (600, 256), dtype=np.uint8)
     for n in range(100):
-        thumbs[500 + n] = ORIENTATIONS[n % 8].of_thumbs(thumbs[n : n + 1])
+        thumbs[500 + n] = ORIENTATIONS[n % 8].apply_to_thumbs(thumbs[n : n + 1])
     hashes = perceptual_hashes(thumbs, np.arange(600, dtype=np.int32))
     for n in range(500, 600):
         hashes[n] ^= np.uint64(sum(1 << bit for bit in flip.sample(range(64), flip.randint(0, 11))))
@@ -488,8 +488,8 @@ def test_large_sets_lose_no_pair_though_not_all_are_compared(monkeypatch: pytest
 def test_a_hash_in_another_orientation_is_that_of_the_image_in_that_orientation(orientation: Orientation) -> None:
     thumbs = np.random.default_rng(0).integers(0, 256, (100, 256), dtype=np.uint8)
     every = np.arange(100, dtype=np.int32)
-    turned = perceptual_hashes(orientation.of_thumbs(thumbs), every)
-    assert (orientation.of_hashes(perceptual_hashes(thumbs, every)) == turned).all()
+    turned = perceptual_hashes(orientation.apply_to_thumbs(thumbs), every)
+    assert (orientation.apply_to_hashes(perceptual_hashes(thumbs, every)) == turned).all()
 
 
 def test_mirrored_and_turned_copies_are_found_in_checks_and_splits(tmp_path: Path) -> None:
@@ -550,7 +550,7 @@ def test_a_long_series_of_frames_is_one_group_compared_once(monkeypatch: pytest.
 class MadeUp:
     """Examines nothing: every image has other facts, bytes and one finding."""
 
-    workers, at_once = 1, 64
+    workers, chunk_size = 1, 64
 
     def __init__(self) -> None:
         self._facts = examine(jpeg(scene(1)), max_pixels=10**6)._replace(sharpness=0.2, thumb=b"")

@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 from mlimages.core import (
     average_precisions,
-    difference_of_means,
     f1_thresholds,
     label_rows,
     label_scores,
+    mean_ap_difference,
     mean_average_precision,
     ranking,
 )
@@ -83,15 +83,15 @@ def test_no_threshold_has_a_better_f1_and_each_lies_between_two_probabilities(se
 def test_the_difference_of_two_models_is_paired() -> None:
     good, targets = labelled(80, 3, seed=1)
     noise = np.random.default_rng(5).normal(0, 0.4, good.shape)
-    worse, p_value = difference_of_means(good + noise, good, targets)
+    worse, p_value = mean_ap_difference(good + noise, good, targets)
     assert worse.value == pytest.approx(
         mean_average_precision(good + noise, targets) - mean_average_precision(good, targets)
     )
     assert (worse.low < worse.value < worse.high < 0, p_value < 0.05) == (True, True)
-    better, same = difference_of_means(good, good + noise, targets)
+    better, same = mean_ap_difference(good, good + noise, targets)
     assert (better.value, better.low, better.high) == pytest.approx((-worse.value, -worse.high, -worse.low))
     assert same == p_value
-    assert difference_of_means(good, good, targets)[1] == 1.0
+    assert mean_ap_difference(good, good, targets)[1] == 1.0
 
 
 def test_the_interval_of_a_difference_is_that_of_resampled_images(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,5 +107,5 @@ def test_the_interval_of_a_difference_is_that_of_resampled_images(monkeypatch: p
             for each, n in product((one, other), named)
         ]
         found.append(np.subtract(*np.reshape(pairs, (2, -1)).mean(axis=1)) if named else 0.0)
-    difference, _ = difference_of_means(one, other, targets)
+    difference, _ = mean_ap_difference(one, other, targets)
     assert (difference.low, difference.high) == pytest.approx(tuple(np.quantile(found, (0.025, 0.975))))

@@ -432,7 +432,7 @@ def test_a_check_finds_the_same_whoever_looks_at_the_images(
 def test_the_mean_is_the_same_to_the_bit_for_any_partition(cluster: Cluster, tmp_path: Path) -> None:
     labels, prop = images(tmp_path), ImageProperty(32)
     single = compute_mean(labels, prop, workers=1)
-    for pool in (cluster, replace(cluster, at_once=7), Threads(3, at_once=1)):
+    for pool in (cluster, replace(cluster, chunk_size=7), Threads(3, chunk_size=1)):
         divided = compute_mean(labels, prop, pool=pool)
         assert np.array_equal(divided.mean, single.mean)
         assert replace(divided, mean=single.mean) == single

@@ -16,6 +16,7 @@ from tests.images.odd_images import exif, made_image, saved
 
 BOMB = "an image inside the file has more pixels than Pillow supports"
 AGAIN = "copy or download the file again"
+BEGIN = "the file begins with"
 VARIANT = "the installed Pillow cannot decode this variant of the format"
 
 
@@ -50,12 +51,12 @@ HEIC = b"\0\0\0\x18ftypheic\0\0\0\0"
     ("data", "missing", "claimed", "fault", "detail"),
     [
         (HEIC, "", "", Fault.UNREADABLE, f"HEIC needs an optional package: `{install_hint('heic')}`"),
-        (b"\0" + HEIC, "", "", Fault.NOT_AN_IMAGE, "begins with 00 00 00 00 18 66 74 79 70 68 65 69"),
-        (HEIC.replace(b"heic", b"isom"), "", "", Fault.NOT_AN_IMAGE, "begins with 00 00 00 18 66 74 79 70 69 73 6f 6d"),
+        (b"\0" + HEIC, "", "", Fault.NOT_AN_IMAGE, f"{BEGIN} 00 00 00 00 18 66 74 79 70 68 65 69"),
+        (HEIC.replace(b"heic", b"isom"), "", "", Fault.NOT_AN_IMAGE, f"{BEGIN} 00 00 00 18 66 74 79 70 69 73 6f 6d"),
         (b"x", "needs libx", "PNG", Fault.UNREADABLE, "the installed Pillow cannot decode the format (needs libx)"),
-        (b"x", "", "PNG", Fault.NOT_AN_IMAGE, f"starts as PNG does, but its header is damaged: {AGAIN}"),
-        (b"0123456789abcdef", "", "", Fault.NOT_AN_IMAGE, 'begins with "0123456789ab"'),
-        (b"line\nline", "", "", Fault.NOT_AN_IMAGE, "begins with 6c 69 6e 65 0a 6c 69 6e 65"),
+        (b"x", "", "PNG", Fault.NOT_AN_IMAGE, f"the file begins like a PNG file, but its header is damaged: {AGAIN}"),
+        (b"0123456789abcdef", "", "", Fault.NOT_AN_IMAGE, 'the file begins with "0123456789ab"'),
+        (b"line\nline", "", "", Fault.NOT_AN_IMAGE, "the file begins with 6c 69 6e 65 0a 6c 69 6e 65"),
     ],
 )  # fmt: skip
 def test_data_of_no_known_format_is_shown_by_its_beginning(
@@ -70,8 +71,8 @@ def test_data_of_no_known_format_is_shown_by_its_beginning(
     ("data", "fault", "detail"),
     [
         (b"", Fault.EMPTY, "the file is empty"),
-        (b"GIF89a", Fault.NOT_AN_IMAGE, f"starts as GIF does, but its header is damaged: {AGAIN}"),
-        (b"a text, no image", Fault.NOT_AN_IMAGE, 'begins with "a text, no i"'),
+        (b"GIF89a", Fault.NOT_AN_IMAGE, f"the file begins like a GIF file, but its header is damaged: {AGAIN}"),
+        (b"a text, no image", Fault.NOT_AN_IMAGE, 'the file begins with "a text, no i"'),
     ],
 )
 def test_data_that_is_no_image_is_refused_with_its_reason(data: bytes, fault: Fault, detail: str) -> None:

@@ -12,7 +12,7 @@ from mlimages.core import BrokenImage, Fault, ImageError, ImageProperty, Labeled
 from mlimages.images import from_network, geometry, load_pixels, load_rgb, prepare, to_network
 from mlimages.images.arrays import to_eight_bits, to_pixels, white_level
 from mlimages.images.decoded_image import DecodeOptions, ImageHeader
-from mlimages.images.geometry import _central_box, _decode_options, fit, iter_pixels
+from mlimages.images.geometry import _central_box, _decode_options, iter_pixels, resize_and_crop
 
 
 def scene(width: int, height: int) -> Image.Image:
@@ -75,7 +75,7 @@ def test_every_way_to_a_size_is_what_it_says_in_steps_of_pillow() -> None:
         ImageProperty(83, 57, resize="squash"): image,
     }
     for prop, result in expected.items():
-        assert np.array_equal(np.asarray(fit(image, prop)), np.asarray(result)), prop
+        assert np.array_equal(np.asarray(resize_and_crop(image, prop)), np.asarray(result)), prop
         assert prepare(image, prop).shape == (prop.height, prop.width, 3)
     grey = prepare(image, ImageProperty(83, 57, resize="squash", gray_scale=True))
     assert np.array_equal(grey[:, :, 0], np.asarray(image.convert("L")))

@@ -160,13 +160,13 @@ def test_unavailable_images_end_a_command_unless_they_are_to_be_skipped() -> Non
 
 
 @pytest.mark.parametrize(
-    ("first", "workers", "count", "at_once"),
+    ("first", "workers", "count", "chunk_size"),
     [("s3://b/a.jpg", None, 16, 1), ("s3://b/a.jpg", 40, 40, 1), ("s3://b/a.jpg", 3, 16, 1), ("a.jpg", 3, 3, None),
      (None, 5, 5, None), ("a.jpg", None, 7, None)],
 )  # fmt: skip
 def test_remote_images_are_read_by_more_threads(
-    first: str | None, workers: int | None, count: int, at_once: int | None, monkeypatch: pytest.MonkeyPatch
+    first: str | None, workers: int | None, count: int, chunk_size: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reading.os, "cpu_count", lambda: 7)
-    expected = Threads(count) if at_once is None else Threads(count, at_once=at_once)
+    expected = Threads(count) if chunk_size is None else Threads(count, chunk_size=chunk_size)
     assert reading_threads(first, workers) == expected

@@ -121,8 +121,8 @@ def test_classes_come_from_the_names_where_there_are_no_folders(tmp_path: Path, 
     assert classes(LabelFile(tmp_path / "all.txt")) == {"cat": 2, "dog": 1}
     some = label_dir_by_pattern(tmp_path / "pets", "(cat)")
     assert classes(some) == {"cat": 2}
-    assert some.notes == ("left out: (cat) matches no class in 1 of 3 paths (dog.1.jpg)",)
-    with pytest.raises(InputError, match=r"matches no class in 2 of 3 paths \(cat.1.jpg, cat.2.jpg\)"):
+    assert some.notes == ("left out: 1 of 3 paths do not match the regular expression (cat) (dog.1.jpg)",)
+    with pytest.raises(InputError, match=r"2 of 3 paths do not match .* \(cat.1.jpg, cat.2.jpg\)"):
         label_dir_by_pattern(tmp_path / "pets", "(dog)")
 
 
@@ -160,7 +160,8 @@ def test_what_was_opened_is_said_in_one_line_a_part(tmp_path: Path) -> None:
     assert classes(found[""]) == {"0": 1, "1": 2, "2": 1}
     some = open_labels(tmp_path, TableOptions(class_from="(ant)"))
     assert some.notes == (
-        f"{tmp_path}: 3 images, 1 class: ant 3", "left out: (ant) matches no class in 1 of 4 paths (bee/x 1.jpg)",
+        f"{tmp_path}: 3 images, 1 class: ant 3",
+        "left out: 1 of 4 paths do not match the regular expression (ant) (bee/x 1.jpg)",
     )  # fmt: skip
     assert (some.path, some.img_root) == (tmp_path / "labels.txt", tmp_path)
     assert open_parts(some) == {"": some}
@@ -213,13 +214,16 @@ def test_options_of_columns_are_refused_with_a_folder(
 
 
 @pytest.mark.parametrize(
-    ("unmatched", "expected"), [(0, ()), (2, ("left out: [ab] matches no class in 2 of 5 paths (x0.jpg, x1.jpg)",)),
-                                (3, None), (4, None)],
+    ("unmatched", "expected"),
+    [(0, ()), (2, ("left out: 2 of 5 paths do not match the regular expression [ab] (x0.jpg, x1.jpg)",)),
+     (3, None), (4, None)],
 )  # fmt: skip
 def test_half_of_the_paths_must_match(tmp_path: Path, unmatched: int, expected: tuple[str, ...] | None) -> None:
     touch(tmp_path, "a.jpg", "b.jpg", "b2.jpg", *(f"x{n}.jpg" for n in range(unmatched)))
     if expected is None:
-        message = rf"\[ab\] matches no class in {unmatched} of {3 + unmatched} paths \(x0.jpg, x1.jpg, x2.jpg"
+        message = (
+            rf"{unmatched} of {3 + unmatched} paths do not match the regular expression \[ab\] \(x0.jpg, x1.jpg, x2.jpg"
+        )
         with pytest.raises(InputError, match=message):
             label_dir_by_pattern(tmp_path, "[ab]")
         return
@@ -286,7 +290,7 @@ def test_tables_beside_the_class_folders_are_named(tmp_path: Path) -> None:
     (tmp_path / "in/more.csv").write_text("path,label\n")
     table = tmp_path / "in/more.csv"
     assert label_dir_auto(tmp_path).notes == (
-        "left out: in: not a class, its subfolders are",
+        "left out: in: not a class itself; its subfolders are the classes",
         f"left out: more.csv: the folders name the classes; `mlimages label {table}` reads it",
     )
 

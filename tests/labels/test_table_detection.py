@@ -275,7 +275,8 @@ def test_a_class_of_words_that_are_classes_is_named(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg")
     found = table_of(tmp_path, "path,tag\na.jpg,x y\nb.jpg,x\nc.jpg,y\nd.jpg,z z1\n", multi_label=True)
     assert found.multiple_classes_note == (
-        f"{tmp_path}/a.csv: 1 class of words that are classes: a space does not separate classes: use ';'",
+        f"{tmp_path}/a.csv: 1 class name made of the names of other classes: "
+        "a space does not separate classes: use ';'",
     )
 
 
