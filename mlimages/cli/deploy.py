@@ -87,7 +87,7 @@ def export(
     if page and not options.resize_form:
         raise typer.BadParameter("--page requires a file with preprocessing")
     if ort_web and not page:
-        raise typer.BadParameter("--ort-web is an option of --page")
+        raise typer.BadParameter("--ort-web requires --page")
     runtime = WebRuntime.from_npm_package(ort_web) if ort_web else WebRuntime()
     require_writable(filter(None, [croissant, *(runtime.page_files(page) if page else ())]), overwrite=force)
     overwrite = force or out is None  # model.onnx is one of the run's own files

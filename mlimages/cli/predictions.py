@@ -79,8 +79,8 @@ def export_notes(bundle: OnnxBundle) -> Iterator[str]:
             ties = f" except for {counted(parity.near_ties, 'near tie')}" if parity.near_ties else ""
             images = counted(parity.count, "validation image")
             yield f"{images}: same predictions as the trained network in {name}{ties}"
-    if runtime.unchecked and not provenance.target_parity:
-        yield f"not compared in {runtime.name}: {runtime.unchecked}"
+    if runtime.reason_unchecked and not provenance.target_parity:
+        yield f"not compared in {runtime.name}: {runtime.reason_unchecked}"
     if not bundle.includes_preprocessing:
         yield "the file does not include preprocessing: resize, crop and normalize as its metadata describes"
     if bundle.exact_resize:

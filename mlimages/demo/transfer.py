@@ -37,7 +37,7 @@ def bar_lines(results: Sequence[Accuracies]) -> Iterator[str]:
         yield f"  {result.per_class:>3} {result.way:<8} {bar:<{BAR_WIDTH}} {result}"
 
 
-def difference(transfer: Accuracies, scratch: Accuracies) -> str:
+def describe_difference(transfer: Accuracies, scratch: Accuracies) -> str:
     """Return the mean difference in percentage points, and the number of seeds for which transfer was better."""
     better = sum(mine > other for mine, other in zip(transfer.values, scratch.values, strict=True))
     points = 100 * (transfer.mean - scratch.mean)

@@ -12,7 +12,7 @@ from pathlib import Path
 from mlimages.checks import CheckReport, check, split_labels, write_outcome
 from mlimages.core import GatherSummary, ImageProperty, InputError, Prediction, counted
 from mlimages.dataset import TrainingData
-from mlimages.demo.transfer import Accuracies, bar_lines, difference, draw_accuracies
+from mlimages.demo.transfer import Accuracies, bar_lines, describe_difference, draw_accuracies
 from mlimages.demo.website import Page, digit_pages, serve_pages
 from mlimages.gathering import UrlList, gather
 from mlimages.inference import OnnxBundle, Predictor
@@ -248,7 +248,7 @@ class _Walkthrough:
             self._show(f"After {epochs} epochs, by images per digit: test accuracy (lowest and highest seed)")
             for transfer, scratch in zip(shown[::2], shown[1::2], strict=True):
                 self._show("\n".join(bar_lines([transfer, scratch])))
-                self._show(f"      {difference(transfer, scratch)}")
+                self._show(f"      {describe_difference(transfer, scratch)}")
             self._show("")
         self._show(f"The same as a plot: {plot}\n")
 

@@ -27,7 +27,7 @@ from mlimages.core import (
     require_writable,
     wilson_interval,
 )
-from mlimages.export.onnx_writer import Decisions, TrainedNetwork, write_onnx
+from mlimages.export.onnx_writer import DecisionParameters, TrainedNetwork, write_onnx
 from mlimages.export.parity import NetworkOutputs, ResizeParityError, check_parity, compute_outputs
 from mlimages.export.preprocessing_graph import ResizeForm
 from mlimages.export.targets import RUNTIMES, open_runtime
@@ -48,7 +48,7 @@ class ExportOptions:
         calibrate: fit a temperature on the validation set.
         known_share: store the confidence threshold that this share (0..1) of the validation set reaches; images below
             it are predicted as "unknown". 0 stores no threshold.
-        target: the runtime that will run the file. For tensorrt and opencv, it has no preprocessing.
+        target: the runtime that will run the file; files for tensorrt and opencv do not include preprocessing.
 
     Raises:
         InputError: `exact` is not supported by the target.
@@ -181,7 +181,7 @@ def _move_into_place(path: Path, out: Path) -> None:
 
 def _choose_thresholds(
     outputs: NetworkOutputs, options: ExportOptions, provenance: Provenance
-) -> tuple[Decisions, Provenance]:
+) -> tuple[DecisionParameters, Provenance]:
     """Return the thresholds of a multi-label network, and the provenance with its mean average precision."""
     task, classes = MultiLabel(), outputs.logits.shape[1]
     probabilities = task.probabilities(outputs.logits).astype(np.float32)  # as in the file
@@ -189,10 +189,12 @@ def _choose_thresholds(
     if count := len(outputs.items):
         mean = average_precisions(probabilities, targets).mean
         provenance = replace(provenance, mean_ap=(mean.value, mean.low, mean.high), accuracy_count=count)
-    return Decisions(thresholds=f1_thresholds(probabilities, targets)), provenance
+    return DecisionParameters(thresholds=f1_thresholds(probabilities, targets)), provenance
 
 
-def _calibrate(outputs: NetworkOutputs, options: ExportOptions, provenance: Provenance) -> tuple[Decisions, Provenance]:
+def _calibrate(
+    outputs: NetworkOutputs, options: ExportOptions, provenance: Provenance
+) -> tuple[DecisionParameters, Provenance]:
     """Return temperature and threshold of "unknown", and the provenance with accuracy and calibration error."""
     labels, uncalibrated = outputs.labels, calibration.softmax(outputs.logits)
     temperature = calibration.fit_temperature(outputs.logits, labels) if options.calibrate else 1.0
@@ -205,4 +207,4 @@ def _calibrate(outputs: NetworkOutputs, options: ExportOptions, provenance: Prov
     if options.calibrate:
         before, after = (calibration.expected_calibration_error(p, labels) for p in (uncalibrated, calibrated))
         provenance = replace(provenance, calibration_error=(before, after))
-    return Decisions(temperature, unknown_below), provenance
+    return DecisionParameters(temperature, unknown_below), provenance

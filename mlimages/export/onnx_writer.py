@@ -97,7 +97,7 @@ class TrainedNetwork:
 
 
 @dataclass(frozen=True, slots=True)
-class Decisions:
+class DecisionParameters:
     """Parameters that turn logits into predictions.
 
     Attributes:
@@ -141,7 +141,7 @@ def write_onnx(
     out: Path,
     *,
     form: ResizeForm | None = "operator",
-    decisions: Decisions | None = None,
+    decisions: DecisionParameters | None = None,
     provenance: Provenance | None = None,
 ) -> OnnxBundle:
     """Write the network to `out` without comparing outputs; see `parity.check_parity`.
@@ -150,7 +150,7 @@ def write_onnx(
         form: implementation of the resize inside the file; None omits the preprocessing.
         decisions: by default no temperature and no threshold.
     """
-    decisions = decisions or Decisions()
+    decisions = decisions or DecisionParameters()
     network = out.with_name(f"{out.name}.network")
     model = _to_onnx(trained, network, network_only=form is None, temperature=decisions.temperature)
     if form:

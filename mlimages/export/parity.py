@@ -136,7 +136,7 @@ class _Comparison:
         )
         return (
             f"the ONNX file does not match the network, worst on {self.path}: the network predicts {network}, the file "
-            f"{file}, and their logits differ by {self.difference:.2g} of the largest; nothing was written"
+            f"{file}, and their logits differ by {self.difference:.2g} of the largest logit; nothing was written"
         )
 
 
@@ -188,7 +188,7 @@ def _compare_logits(
     path: Path, logits: NDArray[np.float32], expected: NDArray[np.float32], tolerance: float, task: Task
 ) -> _Comparison:
     difference = float(relative_difference(logits[None], expected[None])[0])
-    network_classes, file_classes = task.predicted(expected), task.predicted(logits)
+    network_classes, file_classes = task.predict_classes(expected), task.predict_classes(logits)
     matches = difference <= tolerance and task.prediction_margin(expected, file_classes) <= NEAR_TIE
     return _Comparison(path, difference, network_classes, file_classes, matches)
 

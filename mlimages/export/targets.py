@@ -36,14 +36,14 @@ class Runtime:
         open: returns a function that computes logits, given the package and the file; None if the export does not run
             files in this runtime.
         package: the Python package that `open` needs.
-        unchecked: why the file cannot be checked in this runtime.
+        reason_unchecked: why the file cannot be checked in this runtime.
     """
 
     name: str
     resize: ResizeForm | None
     open: Callable[[Any, Path], RunLogits] | None = None
     package: str = ""
-    unchecked: str = ""
+    reason_unchecked: str = ""
 
     @property
     def is_installed(self) -> bool:
@@ -82,9 +82,11 @@ def _open_opencv(cv2: Any, path: Path) -> RunLogits:
 RUNTIMES: dict[Target, Runtime] = {
     "onnxruntime": Runtime("ONNX Runtime", "operator"),
     "openvino": Runtime("OpenVINO", "portable", _open_openvino, "openvino", "the package openvino is not installed"),
-    "tensorrt": Runtime("TensorRT", None, unchecked="TensorRT requires a GPU: compare predictions on a GPU before use"),
+    "tensorrt": Runtime(
+        "TensorRT", None, reason_unchecked="TensorRT requires a GPU: compare predictions on a GPU before use"
+    ),
     "opencv": Runtime("OpenCV", None, _open_opencv, "cv2", "the package opencv-python is not installed"),
-    "web": Runtime("onnxruntime-web", "operator", unchecked="onnxruntime-web runs in a browser"),
+    "web": Runtime("onnxruntime-web", "operator", reason_unchecked="onnxruntime-web runs in a browser"),
 }
 """TensorRT rejects uint8 images and ONNX's resize, OpenCV dynamic sizes: files for them have no preprocessing."""
 

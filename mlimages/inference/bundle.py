@@ -119,7 +119,7 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """Calibration of the output `known`: an image is known if it is at least 0.5.
+    """Calibration of the output `known`: an image counts as known if that output is at least 0.5.
 
     Attributes:
         share: share (0..1) of the validation images that are known.
@@ -154,7 +154,7 @@ class OnnxBundle:
         class_names: by class index.
         preprocessing: from an upright RGB image to the network's input.
         model: the network's name.
-        probe: checked when the file is opened for prediction.
+        probe: a test image and its logits, which the file must reproduce whenever it is opened for prediction.
         includes_preprocessing: the input is uint8 RGB `(N, H, W, 3)` of any size; otherwise preprocessed and
             normalized float32 `(N, C, H, W)`.
         exact_resize: the graph's resize is bit-identical to Pillow's.

@@ -58,9 +58,9 @@ class Evaluation:
         labels: the scores of a multi-label model, which has neither a confusion matrix nor `mistakes` of one class; its
             accuracy is the share of images whose labels are all predicted correctly. None with one class per image.
         middle_hidden: accuracy with the centre of the images masked; None if it was not measured.
-        trained_on, chosen_on: number of images that the model was trained on, and on which its epoch was chosen, as
-            listed by path in the run folder of the model, so that a copy elsewhere is not counted; 0 if the model is in
-            no run folder.
+        trained_on, chosen_on: number of the evaluated images on which the model was trained, and on which its epoch was
+            chosen. They are recognized by their paths in the model's run folder, so that copies elsewhere are not
+            counted; 0 if the model is in no run folder.
     """
 
     class_names: tuple[str, ...]

@@ -21,7 +21,7 @@ class BundleSession:
 
     Args:
         bundle: a file that includes its preprocessing, its path, or a run folder.
-        threads: number of threads per call; 1 if several calls run at once.
+        threads: number of threads per call; use 1 if several calls run at the same time.
 
     Raises:
         BundleError: ONNX Runtime cannot run the file, or the logits of its parity test image differ from the stored

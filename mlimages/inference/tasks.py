@@ -40,7 +40,7 @@ class Task(Protocol):
     def labels(self, probabilities: Floats) -> Labels | None:
         """Return the classes that an image with these probabilities `(classes,)` has; None if it always has one."""
 
-    def predicted(self, logits: Floats) -> Labels:
+    def predict_classes(self, logits: Floats) -> Labels:
         """Return the classes that are predicted from logits `(classes,)`."""
 
     def prediction_margin(self, logits: Floats, predicted: Labels) -> float:
@@ -73,7 +73,7 @@ class SingleLabel:
     def labels(self, probabilities: Floats) -> None:
         """Return None: the most probable class is the only one."""
 
-    def predicted(self, logits: Floats) -> Labels:
+    def predict_classes(self, logits: Floats) -> Labels:
         """Return the most probable class."""
         return (int(logits.argmax()),)
 
@@ -121,14 +121,14 @@ class MultiLabel:
         """Return the classes that reach their threshold."""
         return tuple(np.flatnonzero(self.predicted_mask(probabilities)).tolist())
 
-    def predicted(self, logits: Floats) -> Labels:
+    def predict_classes(self, logits: Floats) -> Labels:
         """Return the classes that reach their threshold."""
         return self.labels(sigmoid(logits))
 
     def prediction_margin(self, logits: Floats, predicted: Labels) -> float:
         """Return the largest distance of a probability from its threshold, over classes whose prediction differs from
         `predicted`."""
-        others = np.array(sorted({*self.predicted(logits)} ^ {*predicted}), np.int64)
+        others = np.array(sorted({*self.predict_classes(logits)} ^ {*predicted}), np.int64)
         thresholds = np.broadcast_to(self.thresholds or (0.5,), logits.shape)
         return float(np.abs(sigmoid(logits) - thresholds)[others].max(initial=0.0))
 

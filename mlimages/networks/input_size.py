@@ -19,7 +19,7 @@ _MULTIPLES = (1, 2, 4, 8, 14, 16, 28, 32, 64)
 def check_input_size(build: NetworkBuilder, name: str, image_property: ImageProperty, *, native: ImageProperty) -> None:
     """Check that a network accepts images of this size, in a forward pass on the meta device, which computes shapes.
 
-    A network that fails there even at its native size needs values and is run on the CPU.
+    A network that fails there even at its native size depends on the values of tensors, and is run on the CPU.
 
     Args:
         native: the size that the network is designed for, suggested if the search finds no valid size.

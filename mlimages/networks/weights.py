@@ -132,7 +132,7 @@ def _first_line(error: Exception) -> str:
 
 
 def match_in_order(network: nn.Module, state: State, *, heads: Sequence[str], source: str) -> State:
-    """Rename the tensors of `state` by their order if no name matches, but kinds and shapes match one to one.
+    """Rename the tensors of `state` by their order if no name matches, but kinds (weight, bias) and shapes do.
 
     Args:
         network: a network of the same architecture.

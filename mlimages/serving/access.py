@@ -29,7 +29,9 @@ def check_access(request: web.Request, settings: ServerSettings) -> None:
     _check_host(request, settings.allowed_hosts)
     if request.path not in OPEN_ROUTES and not has_token(request, settings.token):
         headers = {"WWW-Authenticate": "Bearer"}
-        raise ProblemError(401, "unauthorized", "this server requires a token: Authorization: Bearer TOKEN", headers)
+        raise ProblemError(
+            401, "unauthorized", "this server requires a token: send the header `Authorization: Bearer TOKEN`", headers
+        )
 
 
 def has_token(request: web.Request, token: str) -> bool:

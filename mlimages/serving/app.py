@@ -127,8 +127,8 @@ async def _record_request(request: web.Request, handler: Handler) -> web.StreamR
         service.in_flight.discard(request.protocol)
         service.request_ended(request.protocol)
         duration_s = time.perf_counter() - begin
-        service.metrics.request(resource.canonical if resource else "unknown", status)
-        service.metrics.stage("total", duration_s)
+        service.metrics.count_request(resource.canonical if resource else "unknown", status)
+        service.metrics.record_stage("total", duration_s)
         if service.settings.access_log:
             log_request(request, status=status, size_bytes=size_bytes, duration_s=duration_s)
 

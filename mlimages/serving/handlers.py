@@ -38,7 +38,7 @@ def routes() -> Iterable[web.RouteDef]:
 
 
 async def index(request: web.Request) -> web.Response:
-    """Return the page."""
+    """Return the HTML page of the server."""
     page, policy = server_page()
     headers = {"Content-Security-Policy": policy, "Referrer-Policy": "no-referrer"}
     return web.Response(text=page, content_type="text/html", headers=headers)
@@ -51,7 +51,7 @@ async def predict(request: web.Request) -> web.Response:
     uploads = await read_uploads(request, service.settings)
     bundle = service.bundle
     top = _parse_top(request, len(bundle.class_names))
-    service.metrics.stage("read", time.perf_counter() - begin)
+    service.metrics.record_stage("read", time.perf_counter() - begin)
     results = await service.predict([upload.data for upload in uploads], top=top)
     first = results[0]
     if isinstance(first, ProblemError) and all(isinstance(result, ProblemError) for result in results):

@@ -38,15 +38,15 @@ class Metrics:
         )
         self._stages = {stage: stages.labels(stage) for stage in STAGES}
 
-    def request(self, route: str, status: int) -> None:
+    def count_request(self, route: str, status: int) -> None:
         """Count a finished request."""
         self._requests.labels(route, status).inc()
 
-    def image(self, result: str) -> None:
+    def count_image(self, result: str) -> None:
         """Count an image: `ok` or its error's code."""
         self._images.labels(result).inc()
 
-    def stage(self, stage: str, seconds: float) -> None:
+    def record_stage(self, stage: str, seconds: float) -> None:
         """Record the duration of one stage of a request."""
         self._stages[stage].observe(seconds)
 

@@ -13,7 +13,7 @@ from mlimages.core import Fault
 from mlimages.serving import schemas
 
 DEFAULT_TOP = 5
-"""Classes per image, where the request does not say and the model has as many."""
+"""Number of classes returned for each image if the request does not state it; a model with fewer returns all."""
 
 _ERRORS = {
     "400": "The request is malformed (bad-request).",

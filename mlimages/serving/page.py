@@ -1,4 +1,4 @@
-"""The page of the server and of an exported model: one HTML file with its style and script, and its policy."""
+"""The page of the server and of an exported model: one HTML file, and its Content-Security-Policy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from importlib import resources
 
 
 def read_asset(name: str) -> str:
-    """Return the text of a file of the page."""
+    """Return the text of one of the page's source files, such as `page.js`."""
     return resources.files("mlimages.serving").joinpath("assets", name).read_text(encoding="utf-8")
 
 
@@ -19,7 +19,7 @@ def build_page(script: str, *, privacy: str, head: str = "", sources: str = "", 
     Args:
         script: JavaScript appended to `page.js`.
         privacy: note on where images are sent, as HTML.
-        head: HTML of the head; `POLICY` stands for the policy.
+        head: HTML of the head, in which `POLICY` is replaced by the Content-Security-Policy.
         sources: additional sources of the policy's `connect-src`.
         scripts: additional sources of the policy's `script-src`.
     """

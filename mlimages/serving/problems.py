@@ -43,7 +43,7 @@ def internal_error() -> ProblemError:
 
 def timeout_error() -> ProblemError:
     """Return the error for a result that was not ready in time."""
-    return ProblemError(503, "timeout", "no result in time: try again later", {"Retry-After": "5"})
+    return ProblemError(503, "timeout", "the result was not ready in time: try again later", {"Retry-After": "5"})
 
 
 def busy_error() -> ProblemError:

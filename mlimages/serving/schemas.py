@@ -64,19 +64,20 @@ class ImageResult(Model):
     class_name: str | None = Field(
         default=None, description="The most probable class; null if unknown, absent if the model returns `labels`."
     )
-    probability: float | None = Field(default=None, description="Its probability, 0 to 1.")
+    probability: float | None = Field(default=None, description="Probability of `class_name`, 0 to 1.")
     known: bool | None = Field(
         default=None,
         description="Whether the image shows one of the classes; null if the model cannot detect unknown images.",
     )
     known_score: float | None = Field(
-        default=None, description="Output `known` of the file, 0 to 1; null if it has none."
+        default=None, description="Similarity to the training images, 0 to 1; null if the model does not compute it."
     )
     prediction_set: list[str] | None = Field(
-        default=None, description="Contains the true class in 90 % of cases; null if the model has no sets."
+        default=None,
+        description="Classes that include the true one in 90 % of cases; null if the model has no threshold.",
     )
     labels: list[Score] | None = Field(
-        default=None, description="All classes above their thresholds; null if the model predicts one class."
+        default=None, description="All classes above their thresholds; null if the model predicts one class per image."
     )
     top: list[Score] | None = None
     error: Problem | None = None
@@ -93,12 +94,12 @@ class Explanation(Model):
     """How the probability of the most probable class changes where a part of the image is hidden."""
 
     model: str
-    class_name: str = Field(description="The most probable class of the whole image.")
-    probability: float = Field(description="Its probability for the whole image, 0 to 1.")
-    lowest: float = Field(description="The lowest probability in `hidden`.")
+    class_name: str = Field(description="The most probable class of the unmasked image.")
+    probability: float = Field(description="Probability of that class for the unmasked image, 0 to 1.")
+    lowest: float = Field(description="The lowest of the probabilities in `hidden`.")
     place: str = Field(description="Position of the region with the lowest probability: centre, top left, ...")
     hidden: list[list[float]] = Field(
-        description="The probability with each region of the preprocessed image masked, by row and column."
+        description="Probability of that class with each region of the preprocessed image masked, by row and column."
     )
     overlay: str = Field(
         description="The preprocessed image, in red the regions whose masking lowers the probability: PNG, base64."

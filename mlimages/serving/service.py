@@ -89,7 +89,7 @@ class Service:
             raise timeout_error() from error
         results = [self._to_result(outcome) for outcome in outcomes]
         for result in results:
-            self.metrics.image(result.code if isinstance(result, ProblemError) else "ok")
+            self.metrics.count_image(result.code if isinstance(result, ProblemError) else "ok")
         return results
 
     async def explain(self, image: bytes) -> Explanation:
@@ -114,9 +114,9 @@ class Service:
             logger.error("an image could not be classified", exc_info=outcome)
             return internal_error()
         timed = outcome.timed
-        self.metrics.stage("queue", outcome.queue_s)
-        self.metrics.stage("decode", timed.decode_s)
-        self.metrics.stage("network", timed.network_s)
+        self.metrics.record_stage("queue", outcome.queue_s)
+        self.metrics.record_stage("decode", timed.decode_s)
+        self.metrics.record_stage("network", timed.network_s)
         if isinstance(timed.result, BrokenImage):
             return ProblemError(422, timed.result.fault, timed.result.detail)
         return timed.result

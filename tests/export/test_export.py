@@ -113,7 +113,7 @@ def test_the_file_for_a_runtime_is_compared_in_that_runtime_where_it_is_installe
     assert bundle.includes_preprocessing == (target not in ("tensorrt", "opencv"))
     assert (parity is not None) == runtime.is_installed
     assert parity is None or (parity.count == 3 and parity.worst < parity_module.RESIZE_TOLERANCE)
-    assert parity or not runtime.open or runtime.unchecked
+    assert parity or not runtime.open or runtime.reason_unchecked
 
 
 def test_a_runtime_that_answers_otherwise_or_cannot_load_the_file_is_an_error(
