@@ -24,11 +24,11 @@ MEAN = ImageProperty(96)
 
 @dataclass(frozen=True, slots=True)
 class CodeFindings:
-    """The number of findings with one code, and tiles of the first of them."""
+    """The number of findings with one code (on images, else on classes), and tiles of the first of them."""
 
     code: str
     count: int
-    of_images: bool
+    is_about_images: bool
     tiles: tuple[GalleryTile, ...]
 
 

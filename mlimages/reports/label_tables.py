@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from mlimages.core import ClassScore, format_percent
 
 
-def label_text(labels: Iterable[str], predicted: Iterable[ClassScore]) -> str:
+def mistake_caption(labels: Iterable[str], predicted: Iterable[ClassScore]) -> str:
     """Return the caption of a wrong prediction: the true classes, then the predicted classes with their probabilities.
 
-    >>> label_text(["cats"], [ClassScore("dogs", 1, 0.9)])
+    >>> mistake_caption(["cats"], [ClassScore("dogs", 1, 0.9)])
     'cats, predicted dogs (90 %)'
     """
     scores = ", ".join(f"{each.class_name} ({format_percent(each.probability, 0)})" for each in predicted)

@@ -157,7 +157,7 @@ def _describe_interface(model: Any) -> str:
 
 
 def bundle_notes(path: Path, metadata: Mapping[str, str]) -> Iterator[str]:
-    """Yield notes on an exported file: classes, preprocessing, metrics, provenance and parity probe, which is run.
+    """Yield notes on an exported file: classes, preprocessing, metrics, provenance, and the parity test, which is run.
 
     Args:
         path: the .onnx file.
@@ -173,7 +173,7 @@ def bundle_notes(path: Path, metadata: Mapping[str, str]) -> Iterator[str]:
     yield from _provenance_notes(bundle)
     others = sorted(metadata.keys() - {"mlimages"})
     yield f"for other tools: {', '.join(others)}"
-    yield f"probe: {_probe_note(bundle)}"
+    yield f"parity test: {_probe_note(bundle)}"
 
 
 def _network_notes(bundle: OnnxBundle) -> Iterator[str]:

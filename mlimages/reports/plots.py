@@ -242,11 +242,13 @@ def _probe_plots(result: ProbeResult) -> Iterator[tuple[str, Draw]]:
         _draw_points(axes, counts, [point.accuracy for point in result.curve])
         axes.set_xscale("log", base=2)
         axes.set_xticks(counts, list(map(str, counts)))
-        axes.set(title=f"by number of images, up to {result.freeze}", xlabel="images per class", ylabel="accuracy (%)")
+        axes.set(
+            title=f"by number of images, frozen up to {result.freeze}", xlabel="images per class", ylabel="accuracy (%)"
+        )
 
     yield f"accuracy by layer; {result.freeze} is recommended", draw_accuracy_by_layer
     if result.curve:
-        yield f"accuracy by images per class, up to {result.freeze}", draw_accuracy_by_images
+        yield f"accuracy by images per class, frozen up to {result.freeze}", draw_accuracy_by_images
 
 
 def _draw_sizes(axes: Axes, facts: FactsTable) -> None:

@@ -8,7 +8,7 @@ from mlimages.core import Prediction, as_path, counted, format_count, format_per
 from mlimages.inference import Evaluation
 from mlimages.reports import plots
 from mlimages.reports.comparison import NOISE, ComparedRun, all_share_images_with_best, significance_text
-from mlimages.reports.label_tables import label_text
+from mlimages.reports.label_tables import mistake_caption
 from mlimages.reports.pages import MAX_TILES, GalleryTile, embed, matrix_cells, render
 from mlimages.reports.probe_result import ProbeResult
 
@@ -70,7 +70,7 @@ def _mistake_tiles(evaluation: Evaluation) -> list[GalleryTile]:
     names = evaluation.class_names
     if evaluation.labels:
         return [
-            _mistake_tile(wrong, label_text((names[label] for label in labels), wrong.labels or ()))
+            _mistake_tile(wrong, mistake_caption((names[label] for label in labels), wrong.labels or ()))
             for wrong, labels in evaluation.labels.mistakes[:MAX_TILES]
         ]
     return [

@@ -30,7 +30,7 @@ from mlimages.core import (
 from mlimages.inference import Explanation, Predictor, explain
 from mlimages.labels import LabelFile
 from mlimages.reports import plots
-from mlimages.reports.label_tables import label_text
+from mlimages.reports.label_tables import mistake_caption
 from mlimages.reports.pages import MAX_TILES, GalleryTile, data_url, embed, matrix_cells, render
 from mlimages.reports.run_folder import Predictions, RunFolder, read_run
 from mlimages.reports.suspects import Suspect, read_suspects
@@ -188,7 +188,7 @@ def _multi_label_captions(run: RunFolder, predictions: Predictions) -> tuple[NDA
         p = predictions.probabilities[index]
         order = [n for n in (-p).argsort(kind="stable").tolist() if predicted[index, n]]
         scores = [ClassScore(names[n], n, float(p[n])) for n in order]
-        return label_text((names[n] for n in np.flatnonzero(predictions.labels[index])), scores)
+        return mistake_caption((names[n] for n in np.flatnonzero(predictions.labels[index])), scores)
 
     return np.where(predicted != predictions.labels, distances, 0).max(axis=1), text_of
 

@@ -43,7 +43,7 @@ def find_suspects(
 
     The recall depends on the features. With 5 % of the labels flipped (mean of ten seeds, MobileNetV2) it was 96 % on
     ants and bees, where the classifier has an accuracy of 98 %, and 63 % on five kinds of flowers, where it has 65 %.
-    Ranked by a fit on the true labels: 97 and 67 %.
+    With a classifier fitted on the true labels, it was 97 % and 67 %.
 
     Args:
         paths: paths of the N images.

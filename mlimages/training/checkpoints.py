@@ -45,7 +45,7 @@ class TrainingState:
         probe_map: its mean average precision in a multi-label run, else None.
         frozen_digest: SHA-256 of the frozen weights; empty if nothing is frozen.
         depths_share: share of the lower layers in the closed-form head; 0 if it uses only the last layer.
-        left_out: leave-one-out thresholds of prediction sets by level; empty without a closed-form head.
+        set_thresholds: thresholds of prediction sets by level, by leave-one-out; empty without a closed-form head.
         seconds: training time so far.
     """
 
@@ -59,7 +59,7 @@ class TrainingState:
     probe_map: float | None = None
     frozen_digest: str = ""
     depths_share: float = 0.0
-    left_out: Mapping[str, float] = field(default_factory=dict)
+    set_thresholds: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
 
 
@@ -74,7 +74,7 @@ def save_state(state: TrainingState, files: RunFiles) -> None:
         "probe_map": state.probe_map,
         "frozen_digest": state.frozen_digest,
         "depths_share": state.depths_share,
-        "left_out": dict(state.left_out),
+        "left_out": dict(state.set_thresholds),
         "seconds": state.seconds,
     }
     tensors = {f"model.{name}": tensor for name, tensor in state.trained.items()}
@@ -118,7 +118,7 @@ def load_state(files: RunFiles) -> TrainingState | None:
             probe_map=metadata.get("probe_map"),
             frozen_digest=metadata["frozen_digest"],
             depths_share=metadata.get("depths_share", 0.0),
-            left_out=metadata.get("left_out", {}),
+            set_thresholds=metadata.get("left_out", {}),
             seconds=metadata["seconds"],
         )
     except (SafetensorError, KeyError, TypeError, ValueError) as error:

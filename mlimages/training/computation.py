@@ -109,7 +109,7 @@ def choose_computation(
     load.
 
     Args:
-        work: images whose frozen features are needed; None if none are cached.
+        work: images whose frozen features are needed; None if no features are cached.
         precision: `fp32` computes everything in float32 in PyTorch; `auto` picks the fastest.
         device: on a GPU, the frozen part runs in PyTorch in fp32.
         is_frozen: whether a part is frozen; the rest is then trained in fp32 on CPUs.

@@ -41,7 +41,7 @@ class FeatureTable:
         paths: paths of the images.
         class_names: by class index.
         model: name of the network.
-        layer: the last layer below the features.
+        layer: the features are the output of the network up to and including this layer.
     """
 
     features: NDArray[np.float32]
@@ -85,7 +85,8 @@ def extract_features(
         labels: the images; those that cannot be decoded are skipped and logged.
         model: name of the network.
         weights: `default`, `none` or a file.
-        layer: the last layer below the features, as listed by `probe`; by default the last layer below the classifier.
+        layer: the features are the output of the network up to and including this layer (names as listed by `probe`);
+            by default the last layer below the classifier.
         size: input width and height in pixels, one number for a square; None uses the network's native size.
         progress: shows the number of images processed.
 

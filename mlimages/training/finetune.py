@@ -198,7 +198,7 @@ def _initial_state(job: TrainingJob) -> TrainingState:
         probe_map=metrics.mean_ap,
         frozen_digest=job.digest,
         depths_share=fit.share,
-        left_out=conformal_thresholds(fit.leave_one_out, train.labels) if is_single and not is_rounded else {},
+        set_thresholds=conformal_thresholds(fit.leave_one_out, train.labels) if is_single and not is_rounded else {},
     )
 
 

@@ -130,12 +130,12 @@ class FineTuneResult:
 
     @property
     def missing_outputs_note(self) -> str:
-        """Reason why the model has no output `known` and no prediction sets; empty if it has both."""
+        """What was not written (the output `known`, prediction sets) and why; empty if all was."""
         if self.val_map:
-            return "`known`, prediction sets and suspects.tsv: they require one class per image"
+            return "`known`, prediction sets and suspects.tsv, which require one class per image"
         if RunFiles(self.run).known.exists():
             return ""
-        return f"`known` and prediction sets: they require at least {MIN_VALIDATION_IMAGES} validation images"
+        return f"`known` and prediction sets, which require at least {MIN_VALIDATION_IMAGES} validation images"
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], files: RunFiles) -> FineTuneResult:
@@ -227,8 +227,8 @@ def _fit_known(job: TrainingJob, state: TrainingState, validation: Validation) -
     """Fit the output `known` and the thresholds of prediction sets on the inputs of the trained head."""
     train, val = (compute_head_inputs(job.model, job.source, images) for images in (job.train, job.val))
     score = fit_known(train.features, train.labels, len(job.class_names), validation=val.features)
-    if state.best_epoch == 0 and state.left_out:  # the closed-form head
-        sets = PredictionSets("leave-one-out", len(train.labels), state.left_out)
+    if state.best_epoch == 0 and state.set_thresholds:  # the closed-form head
+        sets = PredictionSets("leave-one-out", len(train.labels), state.set_thresholds)
     else:
         labels = job.val.labels[list(validation.indices)].numpy()
         thresholds = conformal_thresholds(validation.probabilities.numpy(), labels)

@@ -42,7 +42,7 @@ CHUNK = 2048
 
 @dataclass(frozen=True, slots=True)
 class RidgeHead:
-    """`logits = features @ weight.T + bias`.
+    """Linear classifier fitted by ridge regression: `logits = features @ weight.T + bias`.
 
     Attributes:
         weight: float64 `(classes, D)`.
@@ -95,9 +95,9 @@ def fit_ridge(
         num_classes: number of classes.
         lower_features: features of each layer below, `(N, L)`; their weights follow those of `features`:
             `(classes, D + sum L)`.
-        lower_shares: candidates for their total share, compared on at most SHARE_IMAGES images. If 0 is the first,
-            another is chosen only if its error is lower by more than two standard errors of the difference: without
-            lower layers, the trained weights give the same answers in the library's own network.
+        lower_shares: candidates for their share of the kernel, compared on at most SHARE_IMAGES images. If 0 is the
+            first, another is chosen only if its error is lower by more than two standard errors of the difference:
+            without lower layers, the trained weights give the same answers in the library's own network.
 
     >>> features = np.array([[0.0], [0.1], [0.9], [1.0]])
     >>> fit_ridge(features, np.array([0, 0, 1, 1]), num_classes=2).head.probabilities(features).argmax(axis=1).tolist()

@@ -146,7 +146,7 @@ class ImageSet:
         geometry: input size, channels and resize method.
         store: cache of their pixels; None decodes them each time.
         augment: data augmentation; None for none.
-        classes: number of classes in a multi-label run; by default those that occur.
+        num_classes: number of classes in a multi-label run; None for one class per image.
 
     Attributes:
         labels: class indices, int64 `(N,)`; in a multi-label run, 1.0 for each class, else 0.0, float32 `(N, classes)`.

@@ -53,7 +53,7 @@ class Objective(Protocol):
 
     @property
     def task(self) -> Task:
-        """Interpretation of the outputs."""
+        """Interpretation of the outputs: single-label or multi-label."""
 
     def loss(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, float]:
         """Return the sum of the loss over the images, and the sum of their weights."""

@@ -121,7 +121,8 @@ def _warn_about_conflicting_labels(images: Iterable[TrainingImage], *, is_multi:
             "; ..." if len(twice) > 1 else "",
             "`mlimages label LABELS --multi-label` joins them"
             if is_multi
-            else "`mlimages check` writes labels without them; if an image may have several, use --multi-label",
+            else "`mlimages check` writes a label file without them; if an image may have several classes, use "
+            "--multi-label",
         )
 
 

@@ -277,7 +277,7 @@ def test_bfloat16_gives_no_figures_and_is_left_if_features_differ_too_much(
     if bound:
         assert computations[0]["frozen"] == "bf16"
         assert ("leave-one-out" in logs[0], "leave-one-out" in logs[1]) == (False, True)
-        assert load_state(RunFiles(results[0].run)).left_out == {}  # type: ignore[union-attr]
+        assert load_state(RunFiles(results[0].run)).set_thresholds == {}  # type: ignore[union-attr]
         more = replace(read_config(results[0].run), epochs=4)
         with (
             mock.patch("mlimages.training.inputs.find_spec", return_value=None),

@@ -91,7 +91,7 @@ def test_a_folder_is_fine_tuned_and_evaluated_by_the_commands(tmp_path: Path, ru
     evaluated = run_cli("evaluate", "run/model.onnx", "set/val", "--json")
     assert "set/val: 3 images, 3 classes" in evaluated.stderr
     assert (json.loads(evaluated.stdout)["trained_on"], json.loads(evaluated.stdout)["chosen_on"]) == (0, 3)
-    assert "\nwithout   `known` and prediction sets: they require at least 19 validation images\n" in done.stdout
+    assert "\nwithout   `known` and prediction sets, which require at least 19 validation images\n" in done.stdout
     again = run_cli("evaluate", "run", "set/train")
     assert "\nof these images, the run used 12 for training: expect lower accuracy on new images\n" in again.stdout
     parts = run_cli("evaluate", "run/model.onnx", "set", check=False)
