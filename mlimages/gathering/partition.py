@@ -44,7 +44,7 @@ class Partition:
         """Return the number of shards of the link's host."""
         return self.parts.get(_host_key(url), 1) if self.parts else 1
 
-    def requests(self, url: str) -> int:
+    def max_requests(self, url: str) -> int:
         """Return how many concurrent requests to the link's host this shard may send.
 
         It is 0 for some shards of a host that is spread over more than `per_host` shards.

@@ -208,7 +208,7 @@ class Run:
         return self._working >= AHEAD + further
 
     def _start_or_queue(self, ref: ImageRef) -> None:
-        is_own = self._partition.is_in_shard(ref.url) and self._partition.requests(ref.url) > 0
+        is_own = self._partition.is_in_shard(ref.url) and self._partition.max_requests(ref.url) > 0
         if not (is_own and self._num_missing(ref.label) > 0 and self._gathered.claim(ref)):
             self._progress.advance()
         elif self._has_room(ref.label):

@@ -195,7 +195,7 @@ def test_imagenet_goes_from_one_way_to_the_next_and_says_why(site: Site, tmp_pat
     summary = gather(source, tmp_path / "out", **FAST)
     assert summary.classes == {"domestic_cat": 1, "persian_cat": 1}
     assert told[1:] == [
-        "cannot read the site's archive: HTTP 404 (not in that release): n02123394, n02121808",
+        "cannot read the site's archive: HTTP 404 (not offered for this synset): n02123394, n02121808",
         "the site's list has no images: n02121808",
     ]
     assert (tmp_path / "out/domestic_cat/n02121808_1.jpg").exists()

@@ -172,7 +172,7 @@ def test_what_is_ignored_on_request_is_noted_in_the_manifest(tmp_path: Path) -> 
         )
     details = [row.detail for row in read_manifest(tmp_path / "out")]
     assert summary.ok == 25
-    assert all(detail.startswith("ignored: ") for detail in details), details
+    assert all(detail.startswith("ignored opt-out: ") for detail in details), details
 
 
 def test_a_site_is_asked_once_for_its_rules_by_our_name(tmp_path: Path) -> None:

@@ -220,7 +220,7 @@ class Fetcher:
         """Raise an error for an opt-out; if opt-outs are ignored on request, return the note for the manifest."""
         if opt_out and not self._options.ignore_opt_out:
             raise _RefusalError(Reason.OPT_OUT, opt_out)
-        return f"ignored: {opt_out}" if opt_out else ""
+        return f"ignored opt-out: {opt_out}" if opt_out else ""
 
     def _check_response(self, response: aiohttp.ClientResponse) -> None:
         reason = reason_of_status(response.status)

@@ -100,7 +100,7 @@ class Host:
     def _set_state(self, state: HostState) -> None:
         had_changed = state.is_parked != self.state.is_parked or state.is_given_up or not state.is_probing
         self.state = state
-        self._hosts.count(self)
+        self._hosts.update_counts(self)
         if had_changed:
             self.notify_waiting()
 
@@ -134,20 +134,20 @@ class Hosts:
         """Yield the host of a link, and count the link as one in progress there."""
         host = self._hosts.get(name)
         if host is None:
-            per_host = max(1, self._partition.requests(url))  # a redirect may lead to the host of other shards
+            per_host = max(1, self._partition.max_requests(url))  # a redirect may lead to the host of other shards
             parts = min(self._partition.parts_of(url), self._partition.per_host)
             host = self._hosts[name] = Host(self, per_host, parts)
             self._evict_least_recent()
         self._hosts.move_to_end(name)
         host.users += 1
         host.labels[label] += 1
-        self.count(host)
+        self.update_counts(host)
         try:
             yield host
         finally:
             host.users -= 1
             host.labels[label] -= 1
-            self.count(host)
+            self.update_counts(host)
 
     @property
     def blocking_hosts(self) -> list[str]:
@@ -167,7 +167,7 @@ class Hosts:
         }
         return {name: pause_s for name, pause_s in pauses.items() if pause_s > max(1, self._max_wait_s)}
 
-    def count(self, host: Host) -> None:
+    def update_counts(self, host: Host) -> None:
         """Update the numbers of waiting and queued links after a change of `host`."""
         waiting = host.users if host.state.is_parked else 0
         self.num_waiting += waiting - host.num_waiting

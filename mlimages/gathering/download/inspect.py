@@ -48,7 +48,7 @@ def inspect_file(path: Path, checks: Checks) -> Facts | Rejection:
         return Rejection(Reason.OPT_OUT, opt_out, len(data), hashlib.sha256(data).hexdigest())
     facts = _inspect(path, data, checks)
     if opt_out and isinstance(facts, Facts):
-        return replace(facts, detail="; ".join(filter(None, (facts.detail, f"ignored: {opt_out}"))))
+        return replace(facts, detail="; ".join(filter(None, (facts.detail, f"ignored opt-out: {opt_out}"))))
     return facts
 
 

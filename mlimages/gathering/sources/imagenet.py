@@ -233,5 +233,5 @@ async def _as_loader(data: bytes) -> bytes:
 
 def _short_message(error: Exception) -> str:
     if isinstance(error, aiohttp.ClientResponseError):
-        return f"HTTP {error.status}" + (" (not in that release)" if error.status == 404 else "")
+        return f"HTTP {error.status}" + (" (not offered for this synset)" if error.status == 404 else "")
     return str(error)[:200] or type(error).__name__

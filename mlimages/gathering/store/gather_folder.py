@@ -70,7 +70,7 @@ class GatherFolder:
             self._folder, self._manifest, self._parts = opened.folder, opened.manifest, opened.parts
             self._files, self._objects, self._writer = opened.files, opened.objects, opened.writer
             stack.callback(lambda: self._writer.close())
-            stack.callback(self._evict)
+            stack.callback(self._close_image_index)
             self._read_manifests()
             if self._is_touched:
                 self._record_moved_and_deleted()
@@ -154,7 +154,7 @@ class GatherFolder:
             row = await self._store_image(ref, row, part, inspection.suffix, key=key)
         elif inspection:
             part.unlink(missing_ok=True)
-        row = self._refusals.reopen(key, row)
+        row = self._refusals.correct_row(key, row)
         self._writer.append(row)
         self.added += 1
         self._is_settled &= key not in self._reopened and not self._objects
@@ -198,7 +198,7 @@ class GatherFolder:
         return moved
 
     def _rewrite_manifests(self) -> None:
-        self._evict()
+        self._close_image_index()
         is_of_several = len(self._manifest_paths()) > 1
         self._writer.close()
         while not self._merge_manifests():
@@ -228,7 +228,7 @@ class GatherFolder:
 
     def _read_done_links(self, *, retry_unfinished: bool) -> None:
         """Read which links are done; with `retry_unfinished`, unfinished links count as not done."""
-        self._evict()
+        self._close_image_index()
         self._done, self._reopened, self._compared = KeySet(), KeySet(), ClassCorrections()
         self._has_reopened = self._is_touched = False
         self.tally = Tally()
@@ -256,7 +256,7 @@ class GatherFolder:
 
     def _requeue_refused(self, *, retry_unfinished: bool) -> None:
         """Retry the links of hosts that refused consecutive links."""
-        keys = self._refusals.final_links()
+        keys = self._refusals.wrongly_final_keys()
         self._refused = keys if retry_unfinished and not self._options.no_retry else set()
         self._has_reopened |= bool(self._refused)
         for key in self._refused:
@@ -308,7 +308,7 @@ class GatherFolder:
                     self._index.add(row)
         return self._index
 
-    def _evict(self) -> None:
+    def _close_image_index(self) -> None:
         if self._index:
             self._index.close()
         self._index = None

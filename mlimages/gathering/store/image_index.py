@@ -113,7 +113,7 @@ class ImageIndex:
         self._tables.close()
 
     def copies(self, sha256: str) -> Copies:
-        """Return the links with these bytes."""
+        """Return the links whose images have this SHA-256."""
         if self._latest[0] != sha256:  # consecutive queries are often for the same image
             self._latest = sha256, self._stored_copies(sha256)
         return self._latest[1]
@@ -143,7 +143,7 @@ class ImageIndex:
         self._tables.execute("INSERT OR REPLACE INTO copies VALUES (?, ?, ?, ?, ?, ?, ?)", row)
 
     def add(self, row: FetchResult) -> None:
-        """Add a row that has bytes."""
+        """Add the image of a manifest row; failed links are ignored."""
         if row.sha256 is None or row.status == "failed":
             return
         if row.reason is Reason.PLACEHOLDER and row.final_url and row.final_url != row.url:
@@ -191,7 +191,7 @@ class PlaceholderCounts:
         )
 
     def add(self, sha256: str, url: str) -> None:
-        """Count a link."""
+        """Count a link whose image has this SHA-256."""
         place = location_hash(url)
         row = (bytes.fromhex(sha256), place >> 32, place & (2**32 - 1))
         self._tables.execute("INSERT OR IGNORE INTO locations VALUES (?, ?, ?)", row)

@@ -172,7 +172,7 @@ def _is_inside(path: str) -> bool:
 
 
 def dump_row(row: FetchResult) -> bytes:
-    """Return the line of a row."""
+    """Serialize a row to a line of the manifest."""
     values = {"v": VERSION, **dict(zip(_FIELDS, _values(row), strict=True))}
     return _encode(values).encode() + b"\n"
 

@@ -75,7 +75,7 @@ def check_same_settings(row: FetchResult, options: GatherOptions, out: object) -
 
 
 class ConsecutiveRefusals:
-    """Consecutive links that a host refused, since its last response, by 401, 403 or a web page.
+    """Consecutive links that a host refused by 401, 403 or a web page, since it last accepted one.
 
     Many in a row are a block or a login page, which are temporary; they are not results of the links.
     """
@@ -85,8 +85,8 @@ class ConsecutiveRefusals:
         self._final: dict[str, list[int]] = {}
         self._since: dict[str, str] = {}
 
-    def reopen(self, key: int, row: FetchResult) -> FetchResult:
-        """Count the row and return it; it is marked as not final if its host refuses consecutive links."""
+    def correct_row(self, key: int, row: FetchResult) -> FetchResult:
+        """Count a row and return it, as not final if its host refuses consecutive links."""
         if row.reason in REFUSING and self._counts[host_of(row.url)] + 1 >= REFUSALS_UNTIL_PARKED:
             row = replace(row, final=False)
         self.count(key, row)
@@ -108,7 +108,7 @@ class ConsecutiveRefusals:
         if row.final:
             self._final.setdefault(host, []).append(key)
 
-    def final_links(self) -> set[int]:
-        """Return the keys of rows of refusing hosts that were considered final when they were written."""
+    def wrongly_final_keys(self) -> set[int]:
+        """Return the keys of the rows that were written as final although their host refused consecutive links."""
         hosts = (host for host in self._final if self._counts[host] >= REFUSALS_UNTIL_PARKED)
         return {key for host in hosts for key in self._final[host]}
