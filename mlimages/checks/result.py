@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mlimages.checks.codes import ERRORS, Code, Finding, Thresholds
 from mlimages.checks.findings import Findings
 from mlimages.checks.image_facts import FactsTable
-from mlimages.core import InputError, LabeledPath, html_images, html_table, relative_name, writing
+from mlimages.core import InputError, LabeledPath, html_images, html_table, is_remote, relative_name, writing
 from mlimages.labels import LabelFile, label_text, write_own_label_file
 
 
@@ -119,12 +119,22 @@ class CheckReport:
         return {code.value: counts[code] for code in Code if counts[code] and code.is_error == errors}
 
 
-def outcome_paths(label_file: Path) -> tuple[Path, Path, Path]:
-    """Return `NAME_checked.txt`, `NAME_rejected.tsv` and `NAME_warnings.tsv` beside a label file."""
-    checked, rejected, warnings = (
-        label_file.with_name(f"{label_file.stem}_{end}") for end in ("checked.txt", "rejected.tsv", "warnings.tsv")
-    )
-    return checked, rejected, warnings
+def outcome_paths(files: Iterable[LabelFile]) -> list[tuple[Path, Path, Path]]:
+    """Return `NAME_checked.txt`, `NAME_rejected.tsv` and `NAME_warnings.tsv` beside each label file.
+
+    Raises:
+        InputError: those of two label files are the same, since one is given twice or only their suffixes differ.
+    """
+    found: dict[str, tuple[Path, tuple[Path, Path, Path]]] = {}
+    for path in (file.path for file in files):
+        checked, rejected, warnings = (
+            path.with_name(f"{path.stem}_{end}") for end in ("checked.txt", "rejected.tsv", "warnings.tsv")
+        )
+        key = str(checked) if is_remote(checked) else os.path.realpath(checked)
+        if key in found:
+            raise InputError(f"{found[key][0]} and {path} would both be written to {checked}: omit or rename one")
+        found[key] = path, (checked, rejected, warnings)
+    return [paths for _, paths in found.values()]
 
 
 def write_outcome(report: CheckReport, moved: Iterable[Move] = (), *, overwrite: bool = False) -> list[Path]:
@@ -133,12 +143,13 @@ def write_outcome(report: CheckReport, moved: Iterable[Move] = (), *, overwrite:
     A label file that mlimages wrote, and that was not edited since, gets the new paths as well.
 
     Raises:
-        InputError: a file exists that mlimages did not write or that was changed since, and `overwrite` is false.
+        InputError: a file exists that mlimages did not write or that was changed since, and `overwrite` is false, or
+            two label files have the same `outcome_paths`.
     """
     current_paths = {os.path.realpath(move.source): move.target for move in moved}
     written = []
-    for number, file in enumerate(report.files):
-        checked, rejected, warnings = outcome_paths(file.path)
+    for number, (checked, rejected, warnings) in enumerate(outcome_paths(report.files)):
+        file = report.files[number]
         kept: Iterable[LabeledPath] = report.kept(number)
         if current_paths:
             kept = (replace(item, path=_current_path(item.path, current_paths)) for item in kept)

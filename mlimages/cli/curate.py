@@ -137,8 +137,7 @@ def check(
     thresholds = checks.Thresholds.parse(threshold)
     pages = [page] if page else []
     files = [labels for source in sources for labels in read_parts(source, TableOptions(**table))]
-    outcomes = (checks.outcome_paths(labels.path) for labels in files)
-    require_writable([*pages, *chain.from_iterable(outcomes)], overwrite=force)
+    require_writable([*pages, *chain.from_iterable(checks.outcome_paths(files))], overwrite=force)
     embed = _open_embedder(files) if features else None
     with open_cluster(engine, address) as pool:
         report = checks.check(

@@ -110,7 +110,10 @@ def open_labels(source: LabelFile | str | os.PathLike[str], table: TableOptions 
     """
     parts = open_parts(source, table)
     if len(parts) > 1:
-        raise InputError(f"{source} contains the parts {', '.join(parts)} of a dataset: choose one")
+        path = as_path(source.path if isinstance(source, LabelFile) else source)
+        command = f"mlimages label {path} -o {path.with_suffix('.txt')}"
+        of_each = "" if path.is_dir() else f"; `{command}` writes a label file of each"
+        raise InputError(f"{source} contains the parts {', '.join(parts)} of a dataset: choose one{of_each}")
     return next(iter(parts.values()))
 
 

@@ -158,11 +158,12 @@ class LabelFile:
 
     @property
     def parts(self) -> dict[str, LabelFile]:
-        """The parts train, val and test, if a column of a table holds the part of each row."""
-        part_of = self.table.parts if self.table else ()
-        return {
-            name: self.where([part == name for part in part_of]) for name in sorted(set(part_of), key=list(PARTS).index)
-        }
+        """The parts `NAME_train`, `NAME_val` and `NAME_test`, if a column of a table holds the part of each row."""
+        part_of, parts = self.table.parts if self.table else (), {}
+        for name in sorted(set(part_of), key=list(PARTS).index):
+            parts[name] = self.where([part == name for part in part_of])
+            parts[name].path = self.path.with_stem(f"{self.path.stem}_{name}")
+        return parts
 
     def with_notes(self, notes: Iterable[str]) -> LabelFile:
         """Return the same label file with these `notes`."""

@@ -9,9 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlimages.checks import check
+from mlimages.checks import check, write_outcome
 from mlimages.core import InputError, LabeledPath, LabelFileError
-from mlimages.labels import LabelFile, TableOptions, merge_classes, open_parts, write_label_file
+from mlimages.labels import (
+    LabelFile,
+    TableOptions,
+    merge_classes,
+    open_labels,
+    open_parts,
+    read_paths,
+    write_label_file,
+)
 from tests.conftest import RunCli
 from tests.labels.test_labels import touch
 
@@ -309,7 +317,33 @@ def test_a_column_of_parts_is_taken_as_what_it_is(tmp_path: Path, column: str, v
         assert list(parts) == [""]
     else:
         assert list(parts) == ["train", "val"]
+        assert [part.path.name for part in parts.values()] == ["a_train.csv", "a_val.csv"]
+        with pytest.raises(
+            InputError, match=r"train, val of a dataset: choose one; `mlimages label .*a.csv -o .*a.txt`"
+        ):
+            open_labels(tmp_path / "a.csv")
         assert all(classes(part) == {"beagle": 1, "hound": 1, "pug": 1} for part in parts.values())
+
+
+@pytest.mark.parametrize(
+    ("sources", "same"),
+    [(["a.csv"], ""), (["a.csv", "b.txt"], ""), (["b.txt", "./b.txt"], "b"), (["a.csv", "b.txt", "b.csv"], "b")],
+)
+def test_each_label_file_and_part_gets_files_of_its_own_from_a_check(
+    tmp_path: Path, sources: list[str], same: str
+) -> None:
+    touch(tmp_path, *(f"{each}.jpg" for each in IDS))
+    rows = [f"{each}.jpg|{breed}|{['train', 'val', 'test'][n % 3]}" for n, (each, breed) in enumerate(BOTH)]
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_text(table(f"image|breed|{'split' if name == 'a.csv' else 'height'}", rows))
+    (tmp_path / "b.txt").write_text("".join(f"{each}.jpg 0\n" for each in IDS))
+    report = check([tmp_path / name for name in sources])
+    if same:
+        with pytest.raises(InputError, match=f"would both be written to .*{same}_checked.txt: omit or rename one"):
+            write_outcome(report)
+        return
+    written = [path for path in write_outcome(report) if path.name.endswith("_rejected.tsv")]
+    assert sum(len({*read_paths(path)}) for path in written) == report.checked == len(BOTH) * len(sources)
 
 
 def test_lines_of_tabs_are_a_table_even_where_they_end_in_a_number(tmp_path: Path) -> None:
