@@ -1,6 +1,18 @@
-"""`python -m mlimages`."""
+"""The command `mlimages`, and `python -m mlimages`."""
 
-from mlimages.cli.main import main
+import sys
+from typing import NoReturn
+
+
+def main() -> NoReturn:
+    """Run the command line; Ctrl-C while it is imported prints no traceback either."""
+    try:
+        from mlimages.cli.main import main as run
+    except KeyboardInterrupt:
+        sys.stderr.write("mlimages: interrupted\n")
+        sys.exit(130)
+    run()
+
 
 if __name__ == "__main__":
     main()

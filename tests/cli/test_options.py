@@ -1,6 +1,8 @@
 """The command line of an options class: defaults, names and help are those of its fields."""
 
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -8,6 +10,7 @@ import typer
 import typer.main
 from typer.testing import CliRunner
 
+from mlimages.__main__ import main
 from mlimages.cli import main as cli
 from mlimages.cli.options import GroupedCommand, takes_options
 from mlimages.core import option_fields
@@ -91,3 +94,16 @@ def test_an_output_file_of_another_kind_is_refused_before_any_work(tmp_path: Pat
         done = CliRunner().invoke(cli.app, [name, *inputs, *required, option.opts[-1], "out.txt"])
         assert f"out.txt: expected a file name that ends in {Path(option.metavar).suffix}" in str(done.exception)
     assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_while_the_command_line_is_imported_prints_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Interrupted(ModuleType):
+        def __getattr__(self, name: str) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "mlimages.cli.main", Interrupted("mlimages.cli.main"))
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert (ended.value.code, capsys.readouterr().err) == (130, "mlimages: interrupted\n")
