@@ -9,7 +9,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-BAR_WIDTH = 40
+BAR_WIDTH = 36
 
 
 @dataclass(frozen=True, slots=True)

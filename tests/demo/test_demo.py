@@ -55,7 +55,7 @@ def test_both_ways_to_train_are_compared_seed_by_seed() -> None:
     assert describe_difference(transfer, scratch) == "transfer +15.0 points, better with 2 of 3 seeds"
     assert describe_difference(scratch, transfer).startswith("transfer -15.0 points, better with 0 of 3")
     first, _ = bar_lines([transfer, scratch])
-    assert first.split() == ["5", "transfer", "#" * 30, "75.0", "%", "(50.0", "to", "100.0", "%)"]
+    assert first.split() == ["5", "transfer", "#" * 27, "75.0", "%", "(50.0", "to", "100.0", "%)"]
 
 
 def test_the_demo_refuses_a_folder_with_files(run_cli: RunCli, tmp_path: Path) -> None:
