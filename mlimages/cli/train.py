@@ -78,7 +78,7 @@ def finetune(
     print(json.dumps(result.to_dict(), indent=1) if as_json else _result_table(result))
     model = result.onnx or result.run / "model.onnx"
     if config.val and result.val_map is None:  # the thresholds of several labels were chosen on these images
-        print_next_command("evaluate", model, config.val, *to_arguments(asdict(TableOptions.of(config))))
+        print_next_command("evaluate", model, config.val, *to_arguments(asdict(TableOptions.from_subclass(config))))
     else:
         print_next_command("predict", model, "IMAGE...")
 

@@ -136,7 +136,8 @@ class GatherOptions:
         ),
     ] = False
     parquet: Annotated[
-        bool, Option("Also write the manifest as manifest.parquet (extra parquet).", "Output", is_rare=True)
+        bool,
+        Option("Also write the manifest as manifest.parquet (requires the extra `parquet`).", "Output", is_rare=True),
     ] = False
     subfolders: Annotated[
         bool,

@@ -111,7 +111,7 @@ def _require_divisible(source: Source, options: GatherOptions) -> None:
     if options.shard:
         raise InputError("the links are already divided into shards: omit --shard")
     if getattr(source, "lookahead", None) == 0:
-        raise InputError(f"{name} queries its provider within a rate limit, in one process: {advice}")
+        raise InputError(f"{name} runs in one process, to keep its provider's rate limit: {advice}")
     if getattr(source, "is_read_once", False):
         raise InputError(f"standard input can only be read by one process: write the list to a file, or {advice}")
     try:

@@ -76,7 +76,7 @@ def open_parts(source: LabelFile | str | os.PathLike[str], table: TableOptions |
         return {"": source}
     path, table = as_path(source), table or TableOptions()
     if not path.is_dir():
-        labels = LabelFile(path, options=TableOptions.of(table))
+        labels = LabelFile(path, options=TableOptions.from_subclass(table))
         require_items(labels)
         parts = {name: part.with_notes(labels.notes) for name, part in labels.parts.items()} or {"": labels}
         return {name: join_copies(part) for name, part in parts.items()} if table.multi_label else parts
@@ -133,7 +133,7 @@ def check_table_options(folder: Path, table: TableOptions) -> None:
     Raises:
         InputError: such an option is given.
     """
-    if TableOptions.of(table) != TableOptions(class_from=table.class_from, multi_label=table.multi_label):
+    if TableOptions.from_subclass(table) != TableOptions(class_from=table.class_from, multi_label=table.multi_label):
         raise InputError(
             f"{folder} is a folder: --path-column, --label-column, --images and --suffix apply only to tables"
         )

@@ -32,7 +32,7 @@ class LabelReader:
     """Reads the labels of one label file; each distinct text is parsed once.
 
     Attributes:
-        labels: the labels by their text.
+        labels: the parsed labels by their text.
     """
 
     def __init__(self, path: Path, names: ClassNames, *, has_definition: bool) -> None:

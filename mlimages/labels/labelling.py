@@ -226,7 +226,7 @@ def _read_source(
         return joined
 
     if not source.is_dir():
-        labels = LabelFile(source, class_names=class_names, options=TableOptions.of(options))
+        labels = LabelFile(source, class_names=class_names, options=TableOptions.from_subclass(options))
         require_items(labels)
         for line in _missing_note(labels):
             note(line)

@@ -33,7 +33,7 @@ def write_class_folders(
     others += [target for target, source in targets.items() if not _is_free_or_same(source, target)]
     if others:
         raise InputError(
-            f"{root} contains {len(others)} files that are not in these labels ({others[0]}): use an empty folder"
+            f"{root} contains {len(others)} files that do not belong to these labels ({others[0]}): use an empty folder"
         )
     for target, source in targets.items():
         _link_or_copy(source, target, copy=copy)

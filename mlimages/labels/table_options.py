@@ -45,7 +45,7 @@ class TableOptions:
     ] = False  # fmt: skip
 
     @classmethod
-    def of(cls, options: TableOptions) -> Self:
+    def from_subclass(cls, options: TableOptions) -> Self:
         """Return plain `TableOptions` copied from an instance of a subclass."""
         return cls(**{field.name: getattr(options, field.name) for field in fields(TableOptions)})
 

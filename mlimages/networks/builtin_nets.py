@@ -27,7 +27,7 @@ class BuiltinNet:
     preprocessing: Preprocessing
 
     def build(self, *, num_classes: int, channels: int, size: Size) -> nn.Module:
-        """Build the network with random weights; it returns logits `(N, classes)`. The size is not checked."""
+        """Build the network, which returns logits `(N, classes)`, with random weights; the size is not checked."""
         return nn.Sequential(OrderedDict(self.layers(num_classes, channels, size)))
 
 

@@ -82,7 +82,7 @@ def freeze(model: Model, upto: str = "head") -> FrozenPart:
     layers = _layers_up_to(model, upto)
     parameters = {name for name, _ in network.named_parameters() if _is_inside(name, layers)}
     if all(name in parameters for name, _ in network.named_parameters()):
-        raise ModelError(f"freezing up to {upto!r} leaves no layer of {model.name} to train: freeze fewer")
+        raise ModelError(f"freezing up to {upto!r} leaves no layer of {model.name} to train: freeze fewer layers")
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name not in parameters)
     modules = {path for path, module in network.named_modules() if path and _is_frozen(path, module, layers)}

@@ -31,8 +31,9 @@ class RunFiles:
             RunError: on entering, if another process is training in this folder.
         """
         error_if_locked = RunError(
-            f"another process is training in {self.folder}: wait for it, or use another -o. For distributed "
-            "training, start the processes with torchrun, or set RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT"
+            f"another process is training in {self.folder}: wait for it, or choose another folder with -o. "
+            "For distributed training, start the processes with torchrun, or set RANK, WORLD_SIZE, MASTER_ADDR and "
+            "MASTER_PORT"
         )
         return file_lock(self.folder / ".lock", error_if_locked)
 

@@ -103,7 +103,9 @@ def probe_cuts(
     progress, names = progress or NoProgress(), labels.class_names
     built = build_model(model, classes=len(names), weights=weights, size=size, gray=gray, seed=seed)
     if not built.pretrained:
-        logger.warning("%s has random weights: the scores of its layers do not show what they could learn", model)
+        logger.warning(
+            "%s has random weights: the scores of its layers do not predict the accuracy after training", model
+        )
     image = built.preprocessing.image
     store = pixel_store(image)
     found = decode_all(_stratified_sample(labels, most, seed), image, store=store, progress=progress)

@@ -361,7 +361,7 @@ class Unsendable:
 @pytest.mark.parametrize(
     ("source", "options", "message"),
     [
-        (Openverse(["cats"]), {}, "Openverse queries its provider within a rate limit, in one process"),
+        (Openverse(["cats"]), {}, "Openverse runs in one process, to keep its provider's rate limit"),
         (UrlList("-"), {}, "standard input can only be read by one process: write the list to a file"),
         (Unsendable(), {}, "Unsendable cannot be pickled"),
         (UrlList(), {"shard": (1, 2)}, "omit --shard"),

@@ -103,7 +103,9 @@ def misplaced_images(rows: Iterable[FetchResult], names: NamesInUse) -> list[Cor
     ]
 
 
-def apply(corrections: list[Correction], files: StoredFiles | StoredShards, manifest: Path, names: NamesInUse) -> int:
+def apply_corrections(
+    corrections: list[Correction], files: StoredFiles | StoredShards, manifest: Path, names: NamesInUse
+) -> int:
     """Move the images, then rewrite the manifest; return the number of images moved.
 
     Images that were edited or moved by hand, or are behind a symbolic link, are not moved, and their rows are kept.

@@ -15,7 +15,7 @@ from mlimages.gathering.links import row_key
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.partition import ALL, Partition
 from mlimages.gathering.store.attribution import write_attributions
-from mlimages.gathering.store.corrections import ClassCorrections, Correction, apply, misplaced_images
+from mlimages.gathering.store.corrections import ClassCorrections, Correction, apply_corrections, misplaced_images
 from mlimages.gathering.store.file_names import NamesInUse, candidate_paths, in_subfolder
 from mlimages.gathering.store.image_index import ImageIndex
 from mlimages.gathering.store.manifest import (
@@ -192,7 +192,7 @@ class GatherFolder:
         if not corrections or not isinstance(self._files, StoredFiles | StoredShards):
             return 0
         self._writer.close()
-        moved = apply(corrections, self._files, self._manifest, self._names)
+        moved = apply_corrections(corrections, self._files, self._manifest, self._names)
         self._writer = ManifestWriter(self._manifest)
         self._read_done_links(retry_unfinished=False)
         return moved

@@ -156,7 +156,7 @@ class ImageIndex:
         """Return whether this URL is known as the target of a redirect to a placeholder."""
         return url in self._placeholder_targets
 
-    def first(self, sha256: str) -> tuple[int, str] | None:
+    def find_first(self, sha256: str) -> tuple[int, str] | None:
         """Return the manifest number and the path that `add_first` stored for this SHA-256; None if there are none."""
         query = "SELECT manifest, path FROM firsts WHERE sha256 = ?"
         row: tuple[int, str] | None = self._tables.execute(query, (bytes.fromhex(sha256),)).fetchone()

@@ -93,7 +93,7 @@ def _merge_rows(
     index = ImageIndex()
     counts: Counter[str] = Counter()
     for number, row, is_of_shard in current.enumerate_rows(replaced_images):
-        first = None if keep_duplicates or not row.sha256 else index.first(row.sha256)
+        first = None if keep_duplicates or not row.sha256 else index.find_first(row.sha256)
         settled = _merge_row(files, row, placeholders, first, number)
         if settled.status == "ok" and settled.path and settled.sha256 and settled.dhash and not settled.removed:
             if is_of_shard and limit is not None and counts[row.label] >= limit:

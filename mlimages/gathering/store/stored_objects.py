@@ -239,7 +239,7 @@ class ManifestParts:
     ends.
 
     Args:
-        manifest: path whose name, with 16 digits appended, is that of the parts.
+        manifest: path of the parts without the 16 digits that are appended to each of their names.
         put: stores a finished part.
     """
 

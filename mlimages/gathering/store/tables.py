@@ -46,7 +46,7 @@ class Tables:
                 ) from None
 
     def write(self, rows: Callable[[], Iterable[FetchResult]], has_image: Callable[[FetchResult], bool]) -> None:
-        """Write the tables.
+        """Write metadata.jsonl and the Parquet file, each if its option is set.
 
         Args:
             rows: returns the current rows of the manifest.
