@@ -6,6 +6,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -96,7 +97,7 @@ def check(
     pool = pool or reading_threads(first, workers)
     if embed:
         require_usearch(len(images))
-    with FactsCache() as cache:
+    with closing(progress), FactsCache() as cache:  # errors start on a new line
         unavailable = _examine_all(images, thresholds, cache, pool, progress)
         require_available(unavailable, skip=skip_unavailable)
         thresholds = thresholds.for_count(len(images))
@@ -104,7 +105,6 @@ def check(
         if len(sharpness):
             thresholds = thresholds.for_sharpness(len(sharpness), float(np.median(sharpness)))
         sets = find_groups(images, thresholds, cache)
-    progress.close()
     pairs = find_pairs(images, thresholds, sets, embed, progress) if embed else None
     groups = sets.sets()
     paths = images.paths(set(chain.from_iterable(groups)))

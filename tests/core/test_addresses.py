@@ -429,8 +429,10 @@ def test_a_stores_trouble_ends_each_command_and_an_image_is_one_request_of_many_
         fsspec.get_filesystem_class("s3").clear_instance_cache()
         site.fallback = store
         message = r"2 images could not be downloaded; .*\(s3://trouble/a/3.jpg\)\. .*--skip-unavailable"
+        progress = mock.Mock()
         with pytest.raises(InputError, match=message):
-            check(labels, workers=1)
+            check(labels, workers=1, progress=progress)
+        assert progress.mock_calls[-1] == mock.call.close(), "the message begins on a line of its own"
         asked = Counter(request.path for request in site.requests if request.path.endswith(".jpg"))
         assert sorted(asked.values()) == [1] * (count - 1) + [2], (
             "one request for an image, and one more after an error"
