@@ -317,6 +317,36 @@ def test_two_shards_on_their_way_to_one_address_leave_each_other_alone(memory: s
     assert (len(names), list(cache_dir("gathered").iterdir())) == (11, [])
 
 
+@pytest.mark.parametrize("change", ["removed", "replaced", "cut"])
+def test_manifests_that_change_while_they_are_read_are_read_again(
+    memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    files, row = fsspec.filesystem("memory"), b'{"v": 1, "url": "http://a.example/1.jpg", "status": "ok"}\n'
+    names = ["manifest.jsonl", *(f"manifest-{number:016x}.jsonl" for number in range(3))]
+    for name in names:
+        files.pipe(f"/out/{name}", row)
+    get_file, changed = files.get_file, list[str]()
+
+    def change_on_the_way(remote: str, local: str) -> None:
+        is_first = not changed
+        changed.append(remote)
+        if is_first and change == "removed":
+            files.rm(remote)
+        elif is_first and change == "replaced":
+            files.pipe(remote, row + row)
+        get_file(remote, local)
+        if is_first and change == "cut":
+            Path(local).write_bytes(b"")
+
+    monkeypatch.setattr(files, "get_file", change_on_the_way)
+    objects = StoredObjects(as_path("memory://out"), tmp_path)
+    assert objects.refresh()
+    assert not objects.refresh()
+    objects.close()
+    found = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert found == {name.rpartition("/")[2]: files.cat(name) for name in files.find("/out")}
+
+
 @pytest.mark.parametrize("lists", ["two lists", "the same list"])
 def test_two_runs_into_one_bucket_at_once_lose_nothing_of_each_other(
     bucket: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lists: str

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -58,7 +57,7 @@ class StoredObjects:
         self._folder = folder
         self._pool = ThreadPoolExecutor(_PUTS, "put")
         self._sizes = temporary_tables("PRAGMA journal_mode = OFF; PRAGMA cache_size = -16000; BEGIN;")
-        self._manifests: dict[str, Any] = {}
+        self._manifests: dict[str, Any] = {}  # states of the objects that were copied
 
     def close(self) -> None:
         """Wait for pending requests."""
@@ -113,16 +112,18 @@ class StoredObjects:
 
     def refresh(self) -> bool:
         """List the objects and download the manifests; return whether these changed since the last time."""
+        before = dict(self._manifests)
         while True:
-            before = self._manifests
             try:
-                self._list_objects()
-                for name in before.keys() - self._manifests.keys():
+                listed = self._list_objects()
+                for name in self._manifests.keys() - listed.keys():
                     (self._folder / name).unlink(missing_ok=True)
-                for name, state in self._manifests.items():
-                    if before.get(name) != state:
-                        self._download(name)
-            except FileNotFoundError:  # another run has just merged it
+                    del self._manifests[name]
+                for name, state in listed.items():
+                    if self._manifests.get(name) != state:
+                        self._download(name, size=state["size"])
+                        self._manifests[name] = state
+            except FileNotFoundError:  # another run has just merged or replaced it
                 continue
             main = self._folder / NAME
             if NAME in self._manifests and not is_manifest(main):
@@ -157,14 +158,16 @@ class StoredObjects:
         self._manifests.pop(manifest.name, None)
         manifest.unlink()
 
-    def _download(self, name: str) -> None:
-        """Download an object in one request: fsspec's reader fails if the object is replaced meanwhile."""
+    def _download(self, name: str, *, size: int) -> None:
+        """Download an object of this size.
 
-        def copy(at: str) -> None:
-            with self._fs.open(at, "rb") as there, (self._folder / name).open("wb") as here:
-                shutil.copyfileobj(there, here)
-
-        self._retry("read", name, copy)
+        Raises:
+            FileNotFoundError: there is none; another run has replaced or removed it since it was listed.
+        """
+        copy = self._folder / name
+        self._retry("read", name, lambda at: self._fs.get_file(at, str(copy)))
+        if copy.stat().st_size != size:
+            raise FileNotFoundError(name)
 
     def _create(self, file: Path, path: str) -> bool:
         try:
@@ -178,12 +181,15 @@ class StoredObjects:
             self._retry("removed", path, self._fs.rm_file)
         self._sizes.execute("DELETE FROM objects WHERE path = ?", (path,))
 
-    def _list_objects(self) -> None:
-        """Record the size of each object; one folder at a time, since a listing takes 1 KB of memory per object."""
+    def _list_objects(self) -> dict[str, Any]:
+        """Return the state of each manifest, and record the size of each object.
+
+        One folder at a time is listed, since a listing takes 1 KB of memory per object.
+        """
         self._sizes.executescript(
             "DROP TABLE IF EXISTS objects; CREATE TABLE objects (path TEXT PRIMARY KEY, size INT);"
         )
-        self._manifests = {}
+        manifests = {}
         waiting = [""]
         while waiting:
             folder = waiting.pop()
@@ -198,13 +204,14 @@ class StoredObjects:
                 if info["type"] == "directory" and path.strip("/") != folder:
                     waiting.append(path.strip("/"))
                 elif not folder and has_manifest_name(path):
-                    self._manifests[path] = {key: info.get(key) for key in ("ETag", "size", "created", "updated")}
+                    manifests[path] = {key: info.get(key) for key in ("ETag", "size", "created", "updated")}
                 elif not folder and fnmatch(path, f"{STEM}*.md"):
-                    self._download(path)
+                    self._download(path, size=info["size"])
                 elif info["type"] == "file":
                     files[path] = info["size"]
             self._record_sizes(files)
         self._fs.invalidate_cache()
+        return manifests
 
     def _record_sizes(self, sizes: dict[str, int]) -> None:
         self._sizes.executemany("INSERT OR REPLACE INTO objects VALUES (?, ?)", sizes.items())
