@@ -111,9 +111,8 @@ def open_labels(source: LabelFile | str | os.PathLike[str], table: TableOptions 
     parts = open_parts(source, table)
     if len(parts) > 1:
         path = as_path(source.path if isinstance(source, LabelFile) else source)
-        command = f"mlimages label {path} -o {path.with_suffix('.txt')}"
-        of_each = "" if path.is_dir() else f"; `{command}` writes a label file of each"
-        raise InputError(f"{source} contains the parts {', '.join(parts)} of a dataset: choose one{of_each}")
+        hint = "" if path.is_dir() else f"; write a file of each: mlimages label {path} -o {path.with_suffix('.txt')}"
+        raise InputError(f"{source} contains the parts {', '.join(parts)} of a dataset: choose one{hint}")
     return next(iter(parts.values()))
 
 
