@@ -118,7 +118,7 @@ class ImageTable:
         """
         rows = range(*self.starts[file : file + 2])
         try:
-            for index, (path, label) in zip(rows, self.files[file].named(), strict=True):
+            for index, (path, label) in zip(rows, self.files[file].text_items(), strict=True):
                 yield index, path, label
         except ValueError as error:
             raise LabelFileError(f"{self.files[file].path} changed during the check: check it again") from error
@@ -149,9 +149,9 @@ class ImageTable:
 def _class_ids(file: LabelFile, ids: NDArray[np.intp], sets: dict[tuple[int, ...], int]) -> NDArray[np.int32]:
     """Return the index in `sets` of each label of a file; new labels of multi-label files are added to it."""
     if not file.is_multi_label:
-        numbers = np.fromiter((label for _, label in file.named()), np.int32)
+        numbers = np.fromiter((label for _, label in file.text_items()), np.int32)
         return ids[numbers].astype(np.int32)
     known: dict[Label, int] = {}
-    rows = np.fromiter((known.setdefault(label, len(known)) for _, label in file.named()), np.int32)
+    rows = np.fromiter((known.setdefault(label, len(known)) for _, label in file.text_items()), np.int32)
     own = [tuple(sorted(ids[list(label)].tolist())) for label in known if isinstance(label, tuple)]
     return np.array([sets.setdefault(classes, len(sets)) for classes in own], np.int32)[rows]

@@ -53,7 +53,7 @@ def split_labels(
     groups = {path: number for number, group in enumerate(report.duplicate_groups) for path in group}
     contents = {
         as_path(name): digest.tobytes().hex() if digest.any() else _content_hash(as_path(name))
-        for (name, _), digest in zip(file.named(), report.digests, strict=True)
+        for (name, _), digest in zip(file.text_items(), report.digests, strict=True)
     }
     return file.split(shares, seed=seed, groups=groups, contents=contents)
 

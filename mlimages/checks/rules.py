@@ -55,7 +55,7 @@ def apply_rules(images: ImageTable, thresholds: Thresholds) -> NDArray[np.void]:
 
 
 def describe(code: Code, facts: np.void, thresholds: Thresholds) -> str:
-    """Format the measured value of an image that has the code."""
+    """Return why an image has the code, with the measured value if there is one."""
     return RULES[code].describe(facts, thresholds)
 
 

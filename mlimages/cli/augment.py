@@ -121,7 +121,7 @@ def _print_summary(summary: AugmentSummary, *, as_json: bool) -> None:
         print(json.dumps(asdict(summary), default=str, ensure_ascii=False))
         return
     for part in summary.parts:
-        print(f"{part.name or 'all'}: {counted(part.rows, 'row')} from {counted(part.images, 'image')}")
+        print(f"{part.name or 'all'}: {counted(part.rows, 'image')} from {counted(part.images, 'original')}")
     print(f"{summary.out} written", file=sys.stderr)
     _print_next(summary)
 

@@ -184,7 +184,7 @@ def _open_embedder(files: Sequence[LabelFile]) -> Embedder:
     from mlimages.training import embedder
 
     embed = embedder()
-    print_note(embed.describe_cost(sum(1 for file in files for _ in file.named())))
+    print_note(embed.describe_cost(sum(1 for file in files for _ in file.text_items())))
     return embed
 
 

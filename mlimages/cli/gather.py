@@ -299,6 +299,8 @@ def _summary_lines(summary: GatherSummary) -> Iterator[str]:
     near = f" ({summary.near_duplicate} of them near-duplicates)" if summary.near_duplicate else ""
     again = counted(summary.duplicate, "duplicate")
     yield f"{summary.ok} good{near}, {again}, {summary.failed} failed in {summary.out}"
+    if summary.ok and not summary.fetched and not summary.open:
+        yield "nothing was left to download: an earlier run finished every link"
     if summary.open:
         are_open = "1 link is" if summary.open == 1 else f"{summary.open:,} links are"
         remedies = _remedies(summary)

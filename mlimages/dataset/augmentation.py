@@ -74,7 +74,9 @@ class AugmentSummary:
     broken: tuple[BrokenImage, ...]
 
     def __repr__(self) -> str:
-        parts = ", ".join(f"{part.name or 'all'}: {part.rows} rows of {part.images} images" for part in self.parts)
+        parts = ", ".join(
+            f"{part.name or 'all'}: {part.rows} images from {part.images} originals" for part in self.parts
+        )
         return f"AugmentSummary({str(self.out)!r}, {parts}, {len(self.broken)} broken)"
 
 

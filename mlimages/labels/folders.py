@@ -122,7 +122,7 @@ def require_items(labels: LabelFile) -> None:
     Raises:
         InputError: it lists no images.
     """
-    if next(labels.named(), None) is None:
+    if next(labels.text_items(), None) is None:
         raise InputError(f"{labels.path} lists no images")
 
 
@@ -320,7 +320,7 @@ def _class_folders(root: Path, *, leaf: bool) -> dict[str, Path]:
     if loose and not classes:
         raise InputError(
             f"{root} holds {len(loose)} images and no class folders: {table_hint(root)}create a folder per class, "
-            "use --class-from REGEX if the file names contain the class, or --label N if all are of one class"
+            f"use --class-from REGEX if names contain the class, or `mlimages label {root} --label N` for one class"
         )
     if len(loose) > MAX_LOOSE_SHARE * sum(1 for path in (classes.values() if loose else ()) for _ in iter_images(path)):
         shown = ", ".join(path.name for path in loose[:3]) + (f" and {len(loose) - 3} more" if len(loose) > 3 else "")

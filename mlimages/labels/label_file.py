@@ -68,8 +68,8 @@ class LabelFile:
         self._options = options or TableOptions()
         self._known_table: tuple[object, Table | None] | None = None
         self._items, self._class_names = items, class_names
-        self._named: Callable[[], Iterator[tuple[str, Label]]]
-        self._named = (lambda: named_items(items())) if items else self._read_items
+        self._text_items: Callable[[], Iterator[tuple[str, Label]]]
+        self._text_items = (lambda: named_items(items())) if items else self._read_items
 
     def __iter__(self) -> Iterator[LabeledPath]:
         """Yield each image in order.
@@ -80,27 +80,27 @@ class LabelFile:
         if self._items:
             return iter(self._items())
         if self.is_multi_label:
-            return (LabeledPath(as_path(name), -1, labels) for name, labels in self.named())  # type: ignore[arg-type]
-        return (LabeledPath(as_path(name), label) for name, label in self.named())  # type: ignore[arg-type]
+            return (LabeledPath(as_path(name), -1, labels) for name, labels in self.text_items())  # type: ignore[arg-type]
+        return (LabeledPath(as_path(name), label) for name, label in self.text_items())  # type: ignore[arg-type]
 
-    def named(self) -> Iterator[tuple[str, Label]]:
+    def text_items(self) -> Iterator[tuple[str, Label]]:
         """Yield each image's path as text, three times as fast as Path objects, and its class number or sorted numbers.
 
         Raises:
             LabelFileError: as for iteration.
         """
-        return iter(self._named())
+        return iter(self._text_items())
 
     @property
     def is_multi_label(self) -> bool:
         """Whether images may have any number of classes (those of the first are in brackets); False without images."""
         if table := self.table:
             return table.has_lists
-        return isinstance(next(self.named(), ("", 0))[1], tuple)
+        return isinstance(next(self.text_items(), ("", 0))[1], tuple)
 
     def count_images(self) -> tuple[int, Counter[int]]:
         """Return the number of images, and that of each class number; an image counts for each of its classes."""
-        counts = Counter(label for _, label in self.named())
+        counts = Counter(label for _, label in self.text_items())
         by_class: Counter[int] = Counter()
         for label, count in counts.items():
             by_class.update(dict.fromkeys(label if isinstance(label, tuple) else (label,), count))
@@ -129,7 +129,7 @@ class LabelFile:
     @property
     def is_stored(self) -> bool:
         """Whether the images are read from the file at `path`, not from a folder or from other label files."""
-        return self._named == self._read_items
+        return self._text_items == self._read_items
 
     @property
     def table(self) -> Table | None:
@@ -168,13 +168,13 @@ class LabelFile:
     def with_notes(self, notes: Iterable[str]) -> LabelFile:
         """Return the same label file with these `notes`."""
         noted = copy(self)
-        noted._notes, noted._named = tuple(notes), noted._read_items if self.is_stored else self._named
+        noted._notes, noted._text_items = tuple(notes), noted._read_items if self.is_stored else self._text_items
         return noted
 
     def __repr__(self) -> str:
         """Return the path, the number of images and the classes, as far as they can be read."""
         try:
-            return f"<LabelFile {summary_line(self.path, self.named(), self.class_names)}>"
+            return f"<LabelFile {summary_line(self.path, self.text_items(), self.class_names)}>"
         except InputError as error:
             return f"<LabelFile {self.path}: {error}>"
 
@@ -211,7 +211,7 @@ class LabelFile:
 
     def _table(self) -> Table | None:
         """Return the table, detected again if the file has changed."""
-        if self._named != self._read_items:
+        if self._text_items != self._read_items:
             return None
         state = (file_state(self.path), class_definition_path(self.path).exists())
         if self._known_table is None or self._known_table[0] != state or state[0] is None:
@@ -282,13 +282,13 @@ class LabelFile:
         if not (dropped := {real[str(path)] for path in paths}):
             return self
         left = self._with_items(None)
-        left._named = lambda: (named for named in self.named() if real[named[0]] not in dropped)
+        left._text_items = lambda: (item for item in self.text_items() if real[item[0]] not in dropped)
         return left
 
     def where(self, mask: Iterable[object]) -> LabelFile:
         """Return the images at the indices where `mask` is true; images beyond its end are excluded."""
         left = self._with_items(None)
-        left._named = lambda: compress(self.named(), mask)
+        left._text_items = lambda: compress(self.text_items(), mask)
         return left
 
     def write(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> LabelFile:
@@ -342,7 +342,7 @@ def _renumber(files: Iterable[LabelFile], names: ClassNames, own_names: Iterable
 
 def _require_same_kind(files: Sequence[LabelFile]) -> None:
     """Raise an error if only some of the files that list images are multi-label."""
-    forms = {file.is_multi_label: file.path for file in files if next(file.named(), None)}
+    forms = {file.is_multi_label: file.path for file in files if next(file.text_items(), None)}
     if len(forms) == 2:
         raise LabelFileError(
             f"{forms[False]} has one class per image, {forms[True]} any number of classes: read both with --multi-label"

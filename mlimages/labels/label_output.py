@@ -15,7 +15,7 @@ from mlimages.labels.formats import Label, write_rows
 class NamedItems(Protocol):
     """A label file, whose paths need not become Path objects."""
 
-    def named(self) -> Iterator[tuple[str, Label]]:
+    def text_items(self) -> Iterator[tuple[str, Label]]:
         """Yield each image's path as text and its label."""
 
 
@@ -46,7 +46,7 @@ def write_own_label_file(
 
 
 def _write_rows(part: Path, path: Path, items: Iterable[LabeledPath]) -> int:
-    named = items.named() if isinstance(items, NamedItems) else named_items(items)
+    named = items.text_items() if isinstance(items, NamedItems) else named_items(items)
     with part.open("w", encoding="utf-8") as out:
         return write_rows(out, path, ((relative_name(name, path.parent), label) for name, label in named))
 

@@ -252,7 +252,7 @@ def _read_source(
 
 def _missing_note(labels: LabelFile) -> Iterator[str]:
     """Yield a line on the images of `path label` lines that do not exist; a table notes its own."""
-    names = [name for name, _ in labels.named()] if labels.table is None else []
+    names = [name for name, _ in labels.text_items()] if labels.table is None else []
     if missing := [name for name in names if not is_remote(name) and not is_file(name)]:
         shown = ", ".join(str(Path(name)) for name in missing[:3]) + " ..." * (len(missing) > 3)
         advice = "paths are relative to the label file's folder; use --images DIR for another folder"
@@ -271,7 +271,7 @@ def _select_images(labels: LabelFile, options: LabelOptions, note: Callable[[str
 def _drop_listed(labels: LabelFile, drop: Path, note: Callable[[str], None]) -> LabelFile:
     paths = list(read_paths(drop))
     left = labels.without(paths)
-    count = sum(1 for _ in labels.named()) - sum(1 for _ in left.named())
+    count = sum(1 for _ in labels.text_items()) - sum(1 for _ in left.text_items())
     if paths and not count:
         raise InputError(f"{drop}: none of the {len(paths)} images that it lists is in {labels.path}")
     note(f"dropped: {counted(count, 'image')} ({drop} lists {len(paths)})")

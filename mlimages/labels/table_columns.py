@@ -180,7 +180,7 @@ class _Sample:
         return Table(
             self.path, location.folder, self.delimiter, columns, location.column, labels, location.suffix,
             self.options.class_from, self.has_header, location.strip_components, self._part_column(),
-            self.options.multi_label or self._has_lists(labels), len(labels) > 1 and not self._is_binary(labels),
+            self.options.multi_label or self._has_lists(labels), len(labels) > 1 and not self._are_one_hot(labels),
             self.options.multi_label,
         )  # fmt: skip
 
@@ -196,7 +196,7 @@ class _Sample:
         cells = [cell for cell in self._sample_cells(labels) if cell]
         return bool(cells) and all(parse_list(cell) is not None for cell in cells)
 
-    def _is_binary(self, columns: Sequence[int]) -> bool:
+    def _are_one_hot(self, columns: Sequence[int]) -> bool:
         """Whether the columns are one-hot, not names: with --multi-label, if the sample holds only 0, 1 and unknown."""
         return not self.options.multi_label or is_one_hot(self._sample_cells(columns), multi_label=True)
 

@@ -112,7 +112,7 @@ class PixelSource:
 
     Args:
         network: maps normalized float32 `(N, C, H, W)` to logits.
-        normalize: the network's first layer.
+        normalize: maps pixels to the network's input.
         device: device to compute on.
     """
 
@@ -164,7 +164,7 @@ class FrozenFeatures:
     Args:
         model: the network with its metadata.
         split: the network, split into a frozen and a trainable part.
-        normalize: the network's first layer.
+        normalize: maps pixels to the network's input.
         digest: SHA-256 of the frozen weights.
         preprocessing: preprocessing of the images.
         device: device to compute on.

@@ -272,7 +272,7 @@ def test_paths_of_every_kind_and_a_single_angle_are_taken(labels: LabelFile, tmp
     for source, out in [(str(labels.path), str(tmp_path / "b.npz")), (labels.path, tmp_path / "c.npz")]:
         summary = augment(source, out, image=image, angles_deg=10)
         assert Path(out).read_bytes() == (tmp_path / "a.npz").read_bytes()
-        assert repr(summary) == f"AugmentSummary({str(out)!r}, all: 40 rows of 20 images, 0 broken)"
+        assert repr(summary) == f"AugmentSummary({str(out)!r}, all: 40 images from 20 originals, 0 broken)"
 
 
 def test_a_single_share_is_a_type_error_that_says_what_is_expected(labels: LabelFile, tmp_path: Path) -> None:

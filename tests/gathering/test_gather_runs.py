@@ -118,7 +118,10 @@ def test_links_that_are_still_open_are_counted_and_the_same_command_asks_again(
     last = run_cli(*words).stdout.splitlines()[-2:]
     assert last == ["1 link is unfinished: run the same command again", command]
     site.routes["/2.jpg"] = answer(photo(9))
-    assert run_cli(*words).stdout.splitlines()[-1] == "4 good, 0 duplicates, 1 failed in out"
+    finished = "4 good, 0 duplicates, 1 failed in out"
+    assert run_cli(*words).stdout.splitlines()[-1] == finished
+    nothing = "nothing was left to download: an earlier run finished every link"
+    assert run_cli(*words).stdout.splitlines()[-2:] == [finished, nothing]
 
 
 @pytest.mark.parametrize(

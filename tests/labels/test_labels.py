@@ -168,9 +168,9 @@ def test_paths_as_text_are_those_of_the_images_whatever_the_file_stands_for(tmp_
     (tmp_path / "a.txt").write_text('sub/../a b.jpg 1\n" c.jpg" 1\n/elsewhere/d.jpg 0\nsub\\e.jpg 1\n')
     (tmp_path / "a_class_def.txt").write_text("0 1\n1 0\n")  # names that look like numbers of others
     labels = LabelFile(tmp_path / "a.txt")
-    assert [label for _, label in labels.named()] == [1, 1, 0, 1]
+    assert [label for _, label in labels.text_items()] == [1, 1, 0, 1]
     for stands_for in (labels, labels.without([tmp_path / "a b.jpg"]), labels.shuffle(0), labels.merge(labels)):
-        assert [LabeledPath(Path(name), label) for name, label in stands_for.named()] == list(stands_for)
+        assert [LabeledPath(Path(name), label) for name, label in stands_for.text_items()] == list(stands_for)
     assert len(list(labels.without([tmp_path / "a b.jpg"]))) == 3
     assert list(labels.where([0, 1, 1])) == list(labels)[1:3]
 
