@@ -92,6 +92,8 @@ def check_options(options: Any) -> None:
 def documented(cls: type[_Class]) -> type[_Class]:
     """Decorate a class: append the help of its fields to its docstring, as `Attributes:`."""
     lines = [f"{field.name}: {field.option.help}" for field in option_fields(cls)]
-    wrapped = [textwrap.fill(line, 116, initial_indent=" " * 8, subsequent_indent=" " * 12) for line in lines]
+    indents = " " * 8, " " * 12
+    fill = textwrap.TextWrapper(116, *indents, break_on_hyphens=False).fill  # an option is searched for as a word
+    wrapped = map(fill, lines)
     cls.__doc__ = f"{(cls.__doc__ or '').rstrip()}\n\n    Attributes:\n" + "\n".join(wrapped) + "\n    "
     return cls

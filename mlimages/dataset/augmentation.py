@@ -133,7 +133,7 @@ def augment(
         >>> import numpy as np
         >>> from mlimages import ImageProperty, augment
         >>> augment("labels.txt", "pets.npz", image=ImageProperty(32), angles_deg=(-10, 10), flip=True)
-        AugmentSummary('pets.npz', all: 72 rows of 12 images, 0 broken)
+        AugmentSummary('pets.npz', all: 72 images from 12 originals, 0 broken)
         >>> data = np.load("pets.npz", allow_pickle=False)
         >>> data["x"].shape, data["y"].shape, data["class_names"].tolist()
         ((72, 32, 32, 3), (72,), ['cats', 'dogs'])
