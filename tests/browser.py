@@ -136,6 +136,7 @@ class Page:
 
     def screenshot(self, path: Path, *, whole: bool = True) -> Path:
         """Write a PNG of the page (or of what the window shows)."""
+        self.send("Page.bringToFront")  # a page behind another one may draw no frame
         data = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=whole)["data"]
         path.write_bytes(base64.b64decode(data))
         return path
