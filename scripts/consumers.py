@@ -51,7 +51,7 @@ console.log(JSON.stringify(found));
 
 
 def onnxruntime(bundle: OnnxBundle) -> Compute:
-    session = open_session(bundle.path, threads=1)
+    session = open_session(bundle.path)
     return lambda arrays: [session.run([PROBABILITIES], {INPUT: one[None]})[0][0] for one in arrays]
 
 

@@ -52,6 +52,7 @@ from .options import option_fields as option_fields
 from .parallel import Pool as Pool
 from .parallel import Processes as Processes
 from .parallel import Threads as Threads
+from .parallel import available_cores as available_cores
 from .preprocessing import ImageProperty as ImageProperty
 from .preprocessing import Interpolation as Interpolation
 from .preprocessing import Normalization as Normalization

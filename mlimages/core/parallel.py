@@ -47,6 +47,11 @@ class Pool(Protocol):
         """Apply `function` to each item, lazily and in order."""
 
 
+def available_cores() -> int:
+    """Return the number of CPU cores available to this process."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @dataclass(frozen=True, slots=True)
 class Threads:
     """Threads of this process.

@@ -273,7 +273,7 @@ def replace_probe_logits(bundle: OnnxBundle, logits: NDArray[np.float32], *, tol
 
 
 def _run_file(path: Path, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    (logits,) = open_session(path, threads=1).run([LOGITS], {INPUT: image[None]})
+    (logits,) = open_session(path).run([LOGITS], {INPUT: image[None]})
     first: NDArray[np.float32] = logits[0]
     return first
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlimages import images
-from mlimages.core import ExportError, ImageError, ImageProperty, LabeledPath, Progress
+from mlimages.core import ExportError, ImageError, ImageProperty, LabeledPath, Progress, Threads, available_cores
 from mlimages.export.onnx_writer import TrainedNetwork
 from mlimages.export.targets import RunLogits
 from mlimages.inference import (
@@ -40,12 +40,15 @@ RESIZE_TOLERANCE = 5e-2
 
 BATCH_SIZE = 8
 
+MAX_THREADS = 4
+"""Maximum number of images compared at the same time: each takes 0.1 GB with VGG-16."""
+
 
 class ResizeParityError(ExportError):
     """The outputs differ only because of the resize in the exported graph; with Pillow's resize, they match."""
 
 
-_Comparer = Callable[[Path, NDArray[np.float32]], "_Comparison"]
+_Comparer = Callable[[LabeledPath, NDArray[np.float32]], "_Comparison"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +97,11 @@ def check_parity(
     """
     compare = _end_to_end_comparer if bundle.includes_preprocessing else _network_comparer
     compare_image = compare(trained, bundle, run)
+    threads = Threads(1 if run else min(MAX_THREADS, available_cores()))
     progress.start("onnx", len(outputs.items), "images")
     comparisons: list[_Comparison] = []
-    for item, logits in zip(outputs.items, outputs.logits, strict=True):
-        comparisons.append(compare_image(item.path, logits))
+    for comparison in threads.map(lambda pair: compare_image(*pair), zip(outputs.items, outputs.logits, strict=True)):
+        comparisons.append(comparison)
         progress.advance()
     progress.close()
     for error, cause in ((ExportError, "network"), (ResizeParityError, "resize")):
@@ -143,12 +147,13 @@ class _Comparison:
 def _end_to_end_comparer(trained: TrainedNetwork, bundle: OnnxBundle, run: RunLogits | None) -> _Comparer:
     prop = trained.preprocessing.image
     if run is None:
-        session = BundleSession(bundle, threads=0)
+        session = BundleSession(bundle)
 
         def run(x: NDArray[np.uint8]) -> NDArray[np.float32]:
             return session.run_raw(x)[0]
 
-    def compare(path: Path, expected: NDArray[np.float32]) -> _Comparison:
+    def compare(item: LabeledPath, expected: NDArray[np.float32]) -> _Comparison:
+        path = item.path
         rgb = images.load_rgb(path)
         logits = run(np.asarray(rgb)[None])[0]  # (classes,)
         end_to_end = _compare_logits(path, logits, expected, TOLERANCE, bundle.task)
@@ -170,15 +175,15 @@ def _end_to_end_comparer(trained: TrainedNetwork, bundle: OnnxBundle, run: RunLo
 def _network_comparer(trained: TrainedNetwork, bundle: OnnxBundle, run: RunLogits | None) -> _Comparer:
     prop = trained.preprocessing.image
     if run is None:
-        session = open_session(bundle.path, threads=0)
+        session = open_session(bundle.path)
 
         def run(x: NDArray[np.float32]) -> NDArray[np.float32]:
             logits: NDArray[np.float32] = session.run([LOGITS], {INPUT: x})[0]
             return logits
 
-    def compare(path: Path, expected: NDArray[np.float32]) -> _Comparison:
-        x = trained.normalize_pixels([images.load_pixels(path, prop)]).numpy()  # (1, C, H, W)
-        comparison = _compare_logits(path, run(x)[0], expected, TOLERANCE, bundle.task)
+    def compare(item: LabeledPath, expected: NDArray[np.float32]) -> _Comparison:
+        x = trained.normalize_pixels([images.load_pixels(item.path, prop)]).numpy()  # (1, C, H, W)
+        comparison = _compare_logits(item.path, run(x)[0], expected, TOLERANCE, bundle.task)
         return comparison if comparison.matches else replace(comparison, cause="network")
 
     return compare

@@ -124,7 +124,7 @@ def make_runner(bundle: OnnxBundle) -> Run:
     """Return a function that computes the outputs for preprocessed pixels, also if the file includes preprocessing."""
     if bundle.includes_preprocessing:
         return BundleSession(bundle).run_all
-    session = open_session(bundle.path, threads=1)
+    session = open_session(bundle.path)
 
     def run(pixels: Sequence[NDArray[np.uint8]]) -> Outputs:
         names = [LOGITS, PROBABILITIES, *([KNOWN] if bundle.known else [])]
@@ -147,7 +147,7 @@ def _normalize_pixels(bundle: OnnxBundle, pixels: Sequence[NDArray[np.uint8]]) -
 def _with_new_probe(bundle: OnnxBundle) -> OnnxBundle:
     image = probe_image(bundle)
     if bundle.includes_preprocessing:
-        logits = open_session(bundle.path, threads=1).run([LOGITS], {INPUT: image[None]})[0]
+        logits = open_session(bundle.path).run([LOGITS], {INPUT: image[None]})[0]
     else:
         logits = make_runner(bundle)([images.prepare(Image.fromarray(image), bundle.preprocessing.image)])[0]
     return replace_probe_logits(bundle, logits[0], tolerance=PROBE_TOLERANCE)

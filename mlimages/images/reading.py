@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import stat
 import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from mlimages.core import BrokenImage, Fault, ImageError, InputError, Threads, counted, find_member, is_remote
+from mlimages.core import (
+    BrokenImage,
+    Fault,
+    ImageError,
+    InputError,
+    Threads,
+    available_cores,
+    counted,
+    find_member,
+    is_remote,
+)
 
 MAX_BYTES = 1 << 30
 """Maximum size of an image file: MAX_PIXELS uncompressed at 12 bytes per pixel."""
@@ -115,4 +124,4 @@ def reading_threads(first: Path | str | None, workers: int | None = None) -> Thr
     images are remote."""
     if first is not None and is_remote(first):
         return Threads(max(REQUESTS, workers or 0), chunk_size=1)
-    return Threads(workers or os.cpu_count() or 1)
+    return Threads(workers or available_cores())

@@ -201,7 +201,7 @@ class OnnxBundle:
             ('cats', 'dogs')
         """
         path = model_file(path)
-        return cls.from_metadata(path, read_metadata(path, open_session(path, threads=1)))
+        return cls.from_metadata(path, read_metadata(path, open_session(path)))
 
     @classmethod
     def from_metadata(cls, path: Path, metadata: Mapping[str, str]) -> OnnxBundle:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mlimages.core import BrokenImage
+from mlimages.core import BrokenImage, Threads
 from mlimages.inference.predictor import ImageInput, Predictor
 
 GRID = 7
@@ -23,6 +23,7 @@ WINDOW = 2
 
 _STEPS = GRID + WINDOW - 1
 _BATCH = 2  # more are no faster on a CPU, and take 0.1 GB each with VGG-16
+_MAX_WORKERS = 4  # a batch each
 _NAMES = (("top left", "top", "top right"), ("left", "centre", "right"), ("bottom left", "bottom", "bottom right"))
 
 
@@ -76,13 +77,14 @@ class Explanation:
         return Image.composite(Image.new("RGB", image.size, (220, 30, 30)), image, mask)
 
 
-def explain(predictor: Predictor, image: ImageInput) -> Explanation | BrokenImage:
+def explain(predictor: Predictor, image: ImageInput, *, workers: int | None = None) -> Explanation | BrokenImage:
     """Mask the regions of an image one at a time and compare the predictions, in 50 forward passes.
 
     Masked regions get the mean colour of the image.
 
     Args:
         image: an input of `Predictor`.
+        workers: number of threads; by default those of the predictor, at most 4.
 
     Example:
         >>> print(explain(Predictor("model.onnx"), "a.jpg"))  # doctest: +SKIP
@@ -95,7 +97,8 @@ def explain(predictor: Predictor, image: ImageInput) -> Explanation | BrokenImag
     label = int(whole.argmax())
     parts = list(_masked_images(pixels))
     batches = [parts[start : start + _BATCH] for start in range(0, len(parts), _BATCH)]
-    hidden = np.concatenate([predictor.probabilities(batch)[:, label] for batch in batches])  # (49,)
+    threads = Threads(workers or min(_MAX_WORKERS, predictor.workers))
+    hidden = np.concatenate(list(threads.map(predictor.probabilities, batches)))[:, label]  # (49,)
     name = image if isinstance(image, str) else getattr(image, "__fspath__", lambda: "")()
     return Explanation(
         str(name), predictor.bundle.class_names[label], float(whole[label]), hidden.reshape(GRID, GRID), pixels

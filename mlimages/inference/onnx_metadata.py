@@ -22,17 +22,16 @@ METADATA_FIELD = 14
 """Number of `metadata_props` in `ModelProto` (onnx/onnx.proto)."""
 
 
-def open_session(path: Path, *, threads: int) -> Any:
-    """Open an ONNX Runtime session on the CPU, without spinning threads and without log messages.
+def open_session(path: Path) -> Any:
+    """Open an ONNX Runtime session on the CPU, with one thread per call and without log messages.
 
     Raises:
         BundleError: there is no such file, it is not an ONNX file, or ONNX Runtime cannot load it.
     """
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         path.open("rb").close()  # ONNX Runtime's error does not tell what is wrong with the path
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -24,6 +24,7 @@ from mlimages.core import (
     Prediction,
     Threads,
     as_path,
+    available_cores,
     html_table,
     is_remote,
 )
@@ -99,7 +100,7 @@ class Predictor:
     ) -> None:
         self._session = BundleSession(bundle)
         self.bundle = self._session.bundle
-        self.workers = workers or _available_cores()
+        self.workers = workers or available_cores()
         self.max_pixels = max_pixels
 
     def __repr__(self) -> str:
@@ -208,11 +209,6 @@ class Predictor:
             prediction_set=None if row.set_labels is None else tuple(names[label] for label in row.set_labels),
             labels=None if labels is None else tuple(score for score in every if score.label in labels),
         )
-
-
-def _available_cores() -> int:
-    """Return the number of cores available to this process."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _as_list(images: ImageInput | Iterable[ImageInput]) -> list[ImageInput]:

@@ -17,20 +17,19 @@ Outputs = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
 class BundleSession:
-    """An ONNX Runtime session of a bundle; thread-safe.
+    """An ONNX Runtime session of a bundle; thread-safe, one thread per call.
 
     Args:
         bundle: a file that includes its preprocessing, its path, or a run folder.
-        threads: number of threads per call; use 1 if several calls run at the same time.
 
     Raises:
         BundleError: ONNX Runtime cannot run the file, or the logits of its parity test image differ from the stored
             ones.
     """
 
-    def __init__(self, bundle: str | os.PathLike[str] | OnnxBundle, *, threads: int = 1) -> None:
+    def __init__(self, bundle: str | os.PathLike[str] | OnnxBundle) -> None:
         path = bundle.path if isinstance(bundle, OnnxBundle) else model_file(bundle)
-        self._session = open_session(path, threads=threads)
+        self._session = open_session(path)
         if not isinstance(bundle, OnnxBundle):
             bundle = OnnxBundle.from_metadata(path, read_metadata(path, self._session))
         self.bundle = bundle

@@ -196,7 +196,7 @@ def _multi_label_captions(run: RunFolder, predictions: Predictions) -> tuple[NDA
 def _load_explainer(run: RunFolder) -> Predictor | None:
     """Load the run's exported file; None if the run has no file or it cannot be run."""
     with suppress(BundleError):
-        return Predictor(run.path, workers=1)
+        return Predictor(run.path)
     return None
 
 

@@ -92,7 +92,7 @@ class Engine:
         """
         if not self._free_explainers.acquire(blocking=False):
             raise BusyError
-        future = self._explainers.submit(explain, self.predictor, image)
+        future = self._explainers.submit(explain, self.predictor, image, workers=1)
         future.add_done_callback(lambda _: self._free_explainers.release())
         return asyncio.wrap_future(future)
 

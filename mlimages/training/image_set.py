@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mlimages.checks import decodable_images
-from mlimages.core import BrokenImage, ImageError, ImageProperty, LabeledPath, Progress, Threads
+from mlimages.core import BrokenImage, ImageError, ImageProperty, LabeledPath, Progress, Threads, available_cores
 from mlimages.dataset import multi_hot
 from mlimages.images import load_pixels, read_bytes, reading_threads
 from mlimages.training import distributed
@@ -70,8 +70,7 @@ class PixelBatch:
 
 def num_decoding_threads() -> int:
     """Return the number of decoding threads: available cores divided by the number of local processes of torchrun."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    return max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def chunks(order: Sequence[int], size: int) -> list[Sequence[int]]:

@@ -55,7 +55,7 @@ def test_the_best_variant_is_written_with_all_measurements_and_predicts_nearly_t
     assert [trial.name for trial in result.trials] == ["original", "int8", "int8, reduced range", "float16"]
     assert result.chosen is not None
     assert [row["name"] for row in written.provenance.quantization] == [trial.name for trial in result.trials]
-    notes = "\n".join(bundle_notes(written.path, read_metadata(written.path, open_session(written.path, threads=1))))
+    notes = "\n".join(bundle_notes(written.path, read_metadata(written.path, open_session(written.path))))
     assert f"on {result.count} images" in notes
     assert f"quantization: int8: accuracy {format_percent(result.trials[1].accuracy)}, " in notes
     assert (written.class_names, written.preprocessing) == (bundle.class_names, bundle.preprocessing)

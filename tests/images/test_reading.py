@@ -167,6 +167,6 @@ def test_unavailable_images_end_a_command_unless_they_are_to_be_skipped() -> Non
 def test_remote_images_are_read_by_more_threads(
     first: str | None, workers: int | None, count: int, chunk_size: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading.os, "cpu_count", lambda: 7)
+    monkeypatch.setattr(reading, "available_cores", lambda: 7)
     expected = Threads(count) if chunk_size is None else Threads(count, chunk_size=chunk_size)
     assert reading_threads(first, workers) == expected

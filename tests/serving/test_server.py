@@ -541,10 +541,11 @@ def test_an_explanation_takes_no_thread_of_predictions_and_one_of_its_own(
 ) -> None:
     begun, go_on = threading.Event(), threading.Event()
 
-    def held(predictor: Predictor, image: bytes) -> Any:
+    def held(predictor: Predictor, image: bytes, *, workers: int) -> Any:
+        assert workers == 1
         begun.set()
         go_on.wait(60)
-        return explain(predictor, image)
+        return explain(predictor, image, workers=workers)
 
     monkeypatch.setattr("mlimages.serving.engine.explain", held)
     served = serve_with(ServerSettings())
