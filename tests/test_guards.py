@@ -242,3 +242,19 @@ def test_every_module_imports_and_no_library_stores_an_identifier(tmp_path: Path
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert [path for path in tmp_path.rglob("*") if path.is_file() and "matplotlib" not in path.parts] == []
+
+
+def test_commands_in_messages_are_quoted() -> None:
+    """A path with a space would be two arguments: `command` quotes it."""
+    unquoted = re.compile(
+        r"mlimages [a-z]+ [^`\n]*(?<!\{)\{(?!\{|shlex\.)[a-z_.]*(?:path|folder|run|root|table|name|stem)\b"
+    )
+    found = [
+        f"{path.relative_to(ROOT)}: {line.strip()}"
+        for path in sorted((ROOT / "mlimages").rglob("*.py"))
+        for line in path.read_text().splitlines()
+        if unquoted.search(line)
+        and "demo" not in path.parts
+        and path.name != "formats.py"  # its `_ADVICE` is filled quoted
+    ]
+    assert found == []

@@ -91,6 +91,7 @@ from .shards import members as members
 from .tables import format_count as format_count
 from .tables import table as table
 from .telemetry import telemetry_disabled as telemetry_disabled
+from .terminal import command as command
 from .terminal import counted as counted
 from .terminal import printable as printable
 from .types import DEFAULT_MODEL as DEFAULT_MODEL

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 import unicodedata
 
 _JOINERS = "\u200c\u200d"
 """Format characters that some scripts and emoji need."""
+
+
+def command(*words: object) -> str:
+    """Return a command of mlimages for a message, in backticks and quoted for the shell, so that it can be pasted."""
+    return f"`mlimages {shlex.join(map(str, words))}`"
 
 
 def counted(count: int, noun: str) -> str:

@@ -27,6 +27,7 @@ from mlimages.core import (
     NoProgress,
     Progress,
     as_path,
+    command,
     replacing,
 )
 from mlimages.dataset.targets import multi_hot
@@ -160,7 +161,7 @@ def augment(
         counts = [write(folder, name, part) for name, part in zip(names, rows, strict=True)]
         progress.close()
         if not any(counts):
-            raise InputError(f"{labels.path}: no image can be decoded: see `mlimages check {labels.path}`")
+            raise InputError(f"{labels.path}: no image can be decoded: see {command('check', labels.path)}")
     written = zip(names, counts, part_views, strict=True)
     summaries = tuple(AugmentedSplit(name, count // len(views), count) for name, count, views in written)
     return AugmentSummary(out, format, image, summaries, tuple(broken))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlimages.core import BundleError, Preprocessing, Target, outputs
+from mlimages.core import BundleError, Preprocessing, Target, command, outputs
 from mlimages.inference.onnx_metadata import open_session, read_metadata, write_metadata
 from mlimages.inference.tasks import MultiLabel, SingleLabel
 
@@ -41,7 +41,7 @@ def model_file(model: str | os.PathLike[str]) -> Path:
     if (file := path / "model.onnx").is_file():
         return file
     if (path / "config.json").is_file():
-        raise BundleError(f"{path} has no model.onnx yet: create it with `mlimages export {path}`")
+        raise BundleError(f"{path} has no model.onnx yet: create it with {command('export', path)}")
     raise BundleError(f"{path} is a folder without model.onnx: use MODEL.onnx or a run folder of `mlimages finetune`")
 
 

@@ -21,6 +21,7 @@ from mlimages.core import (
     Prediction,
     Progress,
     Share,
+    command,
     scores,
     share,
 )
@@ -193,7 +194,7 @@ def evaluate(
         if isinstance(answer.result, Prediction)
     ]
     if not good:
-        raise InputError(f"{labels.path} has no usable image: see `mlimages check {labels.path}`")
+        raise InputError(f"{labels.path} has no usable image: see {command('check', labels.path)}")
     predictions, true_items = [result for result, _, _ in good], [item for _, item, _ in good]
     truth = task.targets(true_items, len(names))
     probabilities = np.array([_probability_row(result, len(names)) for result, _, _ in good])  # (N, classes)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mlimages.core import BundleError, MissingExtraError, copy_bytes, replacing, telemetry_disabled
+from mlimages.core import BundleError, MissingExtraError, command, copy_bytes, replacing, telemetry_disabled
 
 # Since 1.29 its import stores an identifier in the user's cache, and each loaded model is reported:
 # https://github.com/microsoft/onnxruntime/pull/27379
@@ -36,7 +36,7 @@ def open_session(path: Path) -> Any:
         path.open("rb").close()  # ONNX Runtime's error does not tell what is wrong with the path
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except FileNotFoundError as error:
-        raise BundleError(f"no file at {path}: create it with `mlimages export RUN -o {path.name}`") from error
+        raise BundleError(f"no file at {path}: create it with {command('export', 'RUN', '-o', path.name)}") from error
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror}") from error
     except Exception as error:  # ONNX Runtime's errors share no base but Exception

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
-from mlimages.core import is_remote, written_names
+from mlimages.core import command, is_remote, written_names
 from mlimages.labels.scanning import clean_name, has_images, iter_images, may_list, subfolders, walk
 from mlimages.labels.tables import SHOWN
 
@@ -70,4 +70,4 @@ def tables_in(root: Path) -> list[Path]:
 def table_hint(*folders: Path) -> str:
     """Return what to do with the first table in these folders, of the training set if one is so named; "" for none."""
     tables = sorted(chain.from_iterable(map(tables_in, folders)), key=lambda table: "train" not in str(table))
-    return f"label it by its table (`mlimages label {tables[0]} -o labels.txt`), " if tables else ""
+    return f"label it by its table ({command('label', tables[0], '-o', 'labels.txt')}), " if tables else ""

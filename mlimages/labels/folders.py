@@ -9,7 +9,7 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
-from mlimages.core import InputError, LabeledPath, as_path, counted
+from mlimages.core import InputError, LabeledPath, as_path, command, counted
 from mlimages.labels.class_names import ClassNames, add_class_name
 from mlimages.labels.copies import join_copies
 from mlimages.labels.folder_notes import (
@@ -111,7 +111,8 @@ def open_labels(source: LabelFile | str | os.PathLike[str], table: TableOptions 
     parts = open_parts(source, table)
     if len(parts) > 1:
         path = as_path(source.path if isinstance(source, LabelFile) else source)
-        hint = "" if path.is_dir() else f"; write a file of each: mlimages label {path} -o {path.with_suffix('.txt')}"
+        label = command("label", path, "-o", path.with_suffix(".txt"))
+        hint = "" if path.is_dir() else f"; {label} writes a file of each"
         raise InputError(f"{source} contains the parts {', '.join(parts)} of a dataset: choose one{hint}")
     return next(iter(parts.values()))
 
@@ -193,9 +194,8 @@ def label_dir_auto(
     left_out = [f"{inner}: not a class itself; its subfolders are the classes"] if root != given else []
     left_out += [text for path in parts.values() for text in describe_skipped(path, root, leaf=leaf)]
     class_folders = [folder for path in parts.values() for folder in _image_folders(path)]
-    left_out += [
-        f"{table.name}: the folders name the classes; `mlimages label {table}` reads it" for table in tables_in(root)
-    ]
+    for table in tables_in(root):
+        left_out.append(f"{table.name}: the folders name the classes; {command('label', table)} reads it")
     if "" not in parts:
         left_out += describe_other_entries(root, set(parts.values()))
 
@@ -320,7 +320,7 @@ def _class_folders(root: Path, *, leaf: bool) -> dict[str, Path]:
     if loose and not classes:
         raise InputError(
             f"{root} holds {len(loose)} images and no class folders: {table_hint(root)}create a folder per class, "
-            f"use --class-from REGEX if names contain the class, or `mlimages label {root} --label N` for one class"
+            f"use --class-from REGEX if names hold the class, or {command('label', root, '--label', 'N')} for one class"
         )
     if len(loose) > MAX_LOOSE_SHARE * sum(1 for path in (classes.values() if loose else ()) for _ in iter_images(path)):
         shown = ", ".join(path.name for path in loose[:3]) + (f" and {len(loose) - 3} more" if len(loose) > 3 else "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TextIO
 
-from mlimages.core import LabelFileError
+from mlimages.core import LabelFileError, command
 from mlimages.labels.annotations import Objects, annotation_objects
 from mlimages.labels.scanning import IMAGE_SUFFIXES
 from mlimages.labels.shards import is_shard_of_classes
@@ -42,9 +43,9 @@ _ADVICE = {
     "WebDataset shards, first `cd {stem} && for f in *.cls; do echo \"${{f%.cls}},$(cat $f)\"; done > labels.csv`, "
     "then `mlimages label labels.csv -o labels.txt`)",
     ".parquet": "it is a Parquet file: for links, `mlimages gather urls {path} -o {stem}` downloads the images; for "
-    "paths, `python -c \"import pandas; pandas.read_parquet('{path}').to_csv('{stem}.csv', index=False)\"` writes CSV",
+    "paths, `python -c \"import pandas; pandas.read_parquet({path_text}).to_csv({csv_text}, index=False)\"` writes CSV",
     ".xlsx": "it is a spreadsheet: save it as CSV",
-    ".mat": "it is a MATLAB file: save paths and labels as CSV (`scipy.io.loadmat('{path}')` reads it)",
+    ".mat": "it is a MATLAB file: save paths and labels as CSV (`scipy.io.loadmat({path_text})` reads it)",
 }  # fmt: skip
 _ADVICE |= dict.fromkeys((".tgz", ".gz", ".bz2", ".xz"), _ADVICE[".tar"]) | {".xls": _ADVICE[".xlsx"]}
 _ADVICE |= {".arrow": _ADVICE[".parquet"], ".7z": "it is an archive: unpack it, then `mlimages label FOLDER`"}
@@ -189,12 +190,15 @@ def check_suffix(path: Path, suffixes: tuple[str, ...] = READABLE) -> str:
     if suffix in suffixes:
         return suffix
     if path.is_dir():
-        raise LabelFileError(f"{path} is a folder: create a label file from it with `mlimages label {path}`")
+        raise LabelFileError(f"{path} is a folder: create a label file from it with {command('label', path)}")
     if is_shard_of_classes(path):
-        raise LabelFileError(f"{path} is one shard: read all shards of its folder with `mlimages label {path.parent}`")
+        label = command("label", path.parent)
+        raise LabelFileError(f"{path} is one shard: read all shards of its folder with {label}")
     if suffix in _ADVICE and suffixes == READABLE:
         stem = path.name.split(".")[0]
-        raise LabelFileError(f"{path} is not a label file: {_ADVICE[suffix].format(path=path, stem=stem)}")
+        names = {"path": shlex.quote(str(path)), "stem": shlex.quote(stem)}
+        names |= {"path_text": repr(str(path)), "csv_text": repr(f"{stem}.csv")}
+        raise LabelFileError(f"{path} is not a label file: {_ADVICE[suffix].format(**names)}")
     raise LabelFileError(f"{path}: unknown suffix: expected one of {', '.join(suffixes)}")
 
 

@@ -17,7 +17,7 @@ from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
-from mlimages.core import InputError, LabelFileError, is_file, is_remote
+from mlimages.core import InputError, LabelFileError, command, is_file, is_remote
 from mlimages.labels.formats import PATH_LABEL, WORDS, Record, records, text_delimiters
 from mlimages.labels.label_texts import is_one, is_one_hot, parse_list
 from mlimages.labels.scanning import IMAGE_SUFFIXES, PARTS
@@ -218,10 +218,9 @@ class _Sample:
     def _reject_links(self, location: _Location) -> None:
         cells = [cell for record in self.sample[-1:] for cell in record.cells]
         if not location.share and any(re.match(r"https?://", cell.strip(), re.IGNORECASE) for cell in cells):
-            raise LabelFileError(
-                f"{self.path}: contains links, not files: `mlimages gather urls {self.path} -o {self.path.stem}` "
-                f"downloads them, then `mlimages label {self.path.stem}`"
-            )
+            gather = command("gather", "urls", self.path, "-o", self.path.stem)
+            label = command("label", self.path.stem)
+            raise LabelFileError(f"{self.path}: contains links, not files: {gather} downloads them, then {label}")
 
     def _label_columns(self, path_column: int) -> tuple[int, ...]:
         if self.options.label_column:

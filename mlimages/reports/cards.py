@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -161,7 +162,7 @@ def _decision_rules(bundle: OnnxBundle) -> Iterator[str]:
 
 def _usage(bundle: OnnxBundle) -> Iterator[str]:
     name, names = bundle.path.name, [LOGITS, PROBABILITIES, *([KNOWN] if bundle.known else [])]
-    yield f"\n## Use\n\n```console\n$ mlimages predict {name} image.jpg\n```"
+    yield f"\n## Use\n\n```console\n$ mlimages predict {shlex.quote(name)} image.jpg\n```"
     if bundle.includes_preprocessing:
         yield (
             "\n```python\nimport numpy as np, onnxruntime\nfrom PIL import Image, ImageOps\n\n"

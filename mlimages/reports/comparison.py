@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mlimages.core import Z_95, InputError, RunError, Share, format_count, mean_ap_difference, sign_test, table
+from mlimages.core import Z_95, InputError, RunError, Share, command, format_count, mean_ap_difference, sign_test, table
 from mlimages.reports.run_folder import RunFolder, read_run
 
 NOISE = 0.05
@@ -178,7 +178,7 @@ def comparison_lines(runs: Sequence[ComparedRun]) -> Iterator[str]:
 def _read_finished_run(path: Path) -> RunFolder:
     run = read_run(path)
     if run.predictions is None:
-        raise RunError(f"{path} is not finished: resume it with `mlimages finetune --resume {path}`")
+        raise RunError(f"{path} is not finished: resume it with {command('finetune', '--resume', path)}")
     return run
 
 

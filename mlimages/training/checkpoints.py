@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mlimages.core import Preprocessing, RunError, counted, replacing
+from mlimages.core import Preprocessing, RunError, command, counted, replacing
 from mlimages.dataset import load_mean_image
 from mlimages.networks import DEPTHS, Model, add_depths, build_model, to_channels_last
 from mlimages.reports import RunFiles, read_settings
@@ -249,7 +249,7 @@ def load_run(run: str | os.PathLike[str], checkpoint: str = "best", *, network: 
     names = tuple(files.classes.read_text(encoding="utf-8").splitlines())
     whole, state = files.folder / f"{checkpoint}.safetensors", load_state(files)
     if state is None and not whole.exists():
-        raise RunError(f"{run} has no {whole.name} yet: resume it with `mlimages finetune --resume {run}`")
+        raise RunError(f"{run} has no {whole.name} yet: resume it with {command('finetune', '--resume', run)}")
     image = preprocessing.image
     is_best = checkpoint == "best"
     if network is None:

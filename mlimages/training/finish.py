@@ -26,6 +26,7 @@ from mlimages.core import (
     RunError,
     Share,
     average_precisions,
+    command,
     format_interval,
     format_percent,
     html_images,
@@ -161,7 +162,9 @@ def finished_result(
         RunError: `result.json` is corrupt.
     """
     logger.warning(
-        "%s is already finished; to train it further: mlimages finetune --resume %s --epochs N", *[files.folder] * 2
+        "%s is already finished; to train it further: %s",
+        files.folder,
+        command("finetune", "--resume", files.folder, "--epochs", "N"),
     )
     if export and distributed.is_main_process() and not files.onnx.exists():
         export_run(files.folder, files.onnx, network=network, overwrite=True, progress=progress)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from mlimages.core import ImageProperty, InputError, LabeledPath, MissingExtraError, ModelError, Preprocessing
+from mlimages.core import ImageProperty, InputError, LabeledPath, MissingExtraError, ModelError, Preprocessing, command
 from mlimages.dataset import load_mean_image, mean_image_differences
 from mlimages.labels import ClassNames, LabelFile, merge_classes, open_labels, open_parts
 from mlimages.networks import FrozenPart, Model, build_model, freeze, wrap_network
@@ -216,7 +216,7 @@ def _load_mean(config: FineTuneConfig, expected: Preprocessing) -> MeanImage | N
         return None
     if differences := mean_image_differences(config.mean_file, expected.image):
         logger.warning(
-            "%s: its images were preprocessed differently (%s): create another with `mlimages mean LABELS --model %s`",
-            config.mean_file, differences, config.model,
+            "%s: its images were preprocessed differently (%s): create another with %s",
+            config.mean_file, differences, command("mean", "LABELS", "--model", config.model),
         )  # fmt: skip
     return load_mean_image(config.mean_file, expected.image)

@@ -320,7 +320,7 @@ def test_a_column_of_parts_is_taken_as_what_it_is(tmp_path: Path, column: str, v
         assert [part.path.name for part in parts.values()] == ["a_train.csv", "a_val.csv"]
         with pytest.raises(
             InputError,
-            match=r"train, val of a dataset: choose one; write a file of each: mlimages label .*a.csv -o .*a.txt",
+            match=r"train, val of a dataset: choose one; `mlimages label .*a.csv -o .*a.txt` writes a file of each",
         ):
             open_labels(tmp_path / "a.csv")
         assert all(classes(part) == {"beagle": 1, "hound": 1, "pug": 1} for part in parts.values())
