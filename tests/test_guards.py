@@ -258,3 +258,14 @@ def test_commands_in_messages_are_quoted() -> None:
         and path.name != "formats.py"  # its `_ADVICE` is filled quoted
     ]
     assert found == []
+
+
+def test_only_a_missing_module_is_taken_for_one_that_is_not_installed() -> None:
+    """A broken installation, or Ctrl-C while a native library is loaded, raises another ImportError."""
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in sorted((ROOT / "mlimages").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ExceptHandler) and isinstance(node.type, ast.Name) and node.type.id == "ImportError"
+    ]
+    assert found == []

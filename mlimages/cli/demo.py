@@ -36,6 +36,6 @@ def demo(
     use_one_thread()
     try:
         from mlimages.demo import run_demo
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise MissingExtraError("demo", "train") from error
     run_demo(out, show=lambda text: print(text, flush=True))

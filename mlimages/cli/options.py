@@ -75,11 +75,11 @@ class GroupedCommand(TyperCommand):
         """Write one section for the arguments, then one for each group of options."""
         common = COMMON_OPTIONS.get(str(ctx.command.name), ())
         sections: dict[str, list[tuple[str, str]]] = {_COMMON: []} if common else {}
-        for param in sorted(self.get_params(ctx), key=lambda param: _place(param, common)):
+        for param in sorted(self.get_params(ctx), key=lambda param: _common_index(param, common)):
             if _is_rare(param) and not ctx.meta.get(_ALL):
                 continue
             title, record = _help_row(param, ctx)
-            sections.setdefault(title if _place(param, common) == len(common) else _COMMON, []).append(record)
+            sections.setdefault(title if _common_index(param, common) == len(common) else _COMMON, []).append(record)
         for title in sorted(sections, key=lambda title: _ORDER.get(title, 0)):
             with formatter.section(title):
                 formatter.write_dl(sections[title], col_max=24)
@@ -109,7 +109,7 @@ class ThresholdsCommand(GroupedCommand):
             formatter.write_dl(rows, col_max=24)
 
 
-def _place(param: Any, common: tuple[str, ...]) -> int:
+def _common_index(param: Any, common: tuple[str, ...]) -> int:
     """Return the index of an option among the common ones; their number if it is none of them."""
     return next((place for place, flag in enumerate(common) if flag in param.opts), len(common))
 

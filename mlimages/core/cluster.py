@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 try:
     import ray
     from ray.exceptions import RayError, RayTaskError, WorkerCrashedError
-except ImportError as error:
+except ModuleNotFoundError as error:
     raise MissingExtraError("the engine ray", "ray") from error
 
 

@@ -161,7 +161,7 @@ def as_path(path: str | os.PathLike[str]) -> Path:
     address = f"{found[1]}://{found[2]}"
     try:
         from upath import UPath
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise MissingExtraError(address, "remote") from error
     try:
         remote = UPath(address, **_STORE_OPTIONS.get(found[1], {}))
@@ -278,7 +278,7 @@ def file_lock(path: Path, error_if_locked: MlimagesError, *, timeout_s: float = 
     """
     try:
         import fcntl
-    except ImportError:
+    except ModuleNotFoundError:
         yield
         return
 

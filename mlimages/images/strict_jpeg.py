@@ -16,7 +16,7 @@ from PIL import Image
 
 try:
     import simplejpeg
-except ImportError:
+except ModuleNotFoundError:
     simplejpeg = None
 
 STRICT_JPEG = simplejpeg is not None

@@ -53,7 +53,7 @@ def installed_fonts() -> tuple[Font, ...]:
     """Return the installed regular fonts of `FAMILIES`, in that order; none without matplotlib."""
     try:
         from matplotlib import font_manager
-    except ImportError:
+    except ModuleNotFoundError:
         return ()
     found: dict[str, Font] = {}
     for entry in sorted(font_manager.fontManager.ttflist, key=lambda entry: entry.fname):

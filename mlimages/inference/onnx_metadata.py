@@ -63,7 +63,7 @@ def write_metadata(source: Path, target: Path, metadata: Mapping[str, str]) -> N
     """
     try:
         import onnx
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise MissingExtraError("writing an .onnx file", "train") from error
     values = onnx.ModelProto()
     onnx.helper.set_model_props(values, dict(sorted(metadata.items())))

@@ -14,7 +14,7 @@ from mlimages.inference import BundleSession, OnnxBundle
 
 try:
     import onnx
-except ImportError as error:
+except ModuleNotFoundError as error:
     raise MissingExtraError("the layers of an .onnx file", "train") from error
 
 _KINDS = {

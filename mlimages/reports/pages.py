@@ -25,7 +25,7 @@ from mlimages.images import load_pixels
 
 try:
     import jinja2
-except ImportError as error:
+except ModuleNotFoundError as error:
     raise MissingExtraError("a page (.html)", "report") from error
 
 MAX_TILES = 24

@@ -25,7 +25,7 @@ try:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
-except ImportError as error:
+except ModuleNotFoundError as error:
     raise MissingExtraError("a plot", "report") from error
 
 TEXT_COLOR = "#010203"

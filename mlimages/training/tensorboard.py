@@ -28,7 +28,7 @@ class ScalarWriter:
     def __init__(self, run: str | os.PathLike[str]) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
+        except ModuleNotFoundError as error:
             raise MissingExtraError("--tensorboard", "tensorboard") from error
         self._writer_class: Any = SummaryWriter
         self._folder = Path(run) / "tensorboard"

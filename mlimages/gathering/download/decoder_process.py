@@ -51,6 +51,6 @@ def _discard_output() -> None:
 def _limit_memory() -> None:
     try:
         import resource
-    except ImportError:  # Windows
+    except ModuleNotFoundError:  # Windows
         return
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))
