@@ -146,7 +146,7 @@ def in_turn(*replies: Reply) -> Reply:
 
 
 @contextlib.contextmanager
-def serve(tls: ssl.SSLContext | None = None, port: int = 0) -> Iterator[Site]:
+def serve(tls: ssl.SSLContext | None = None, port: int = 0, fallback: Reply | None = None) -> Iterator[Site]:
     """A server on a loopback port, by default a free one."""
     closing = threading.Event()
 
@@ -182,7 +182,7 @@ def serve(tls: ssl.SSLContext | None = None, port: int = 0) -> Iterator[Site]:
             pass  # the client went away, or the reply broke the connection: both are meant
 
     with Server(("127.0.0.1", port), Handler) as server:
-        site = Site(f"{'https' if tls else 'http'}://127.0.0.1:{server.server_address[1]}")
+        site = Site(f"{'https' if tls else 'http'}://127.0.0.1:{server.server_address[1]}", fallback=fallback)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
         try:

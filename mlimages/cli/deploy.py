@@ -12,7 +12,7 @@ from typing import Any
 import typer
 
 from mlimages.cli import predictions
-from mlimages.cli.hints import print_next_command, read_labels, to_arguments
+from mlimages.cli.hints import model_comes_first, print_next_command, read_labels, to_arguments
 from mlimages.cli.options import FORCE, SKIP_UNAVAILABLE, GroupedCommand, takes_options
 from mlimages.cli.process import log_server
 from mlimages.core import InputError, Target
@@ -186,8 +186,9 @@ def predict(
 
     if as_json and as_csv:
         raise typer.BadParameter("--json and --csv are mutually exclusive")
+    with model_comes_first(model, sources):
+        predictor = Predictor(model, workers=workers)
     images = [sys.stdin.buffer.read()] if sources == ["-"] else find_inputs(sources)
-    predictor = Predictor(model, workers=workers)
     stream = predictor.stream(images, top=top, batch=batch)
     results: predictions.Results = (each.result for each in stream)
     if copy_to:
@@ -230,8 +231,10 @@ def evaluate(
     from mlimages.reports import report_html
 
     with outputs(filter(None, [report]), overwrite=force):
+        with model_comes_first(model, [labels]):
+            predictor = Predictor(model)
         found = evaluate(
-            Predictor(model),
+            predictor,
             read_labels(labels, table),
             explain=explain,
             skip_unavailable=skip_unavailable,
@@ -260,7 +263,9 @@ def explain(
     from mlimages.core import BrokenImage, printable, require_writable, writing
     from mlimages.inference import Predictor, explain, find_inputs
 
-    predictor, images = Predictor(model), list(find_inputs(sources))
+    with model_comes_first(model, sources):
+        predictor = Predictor(model)
+    images = list(find_inputs(sources))
     files = predictions.overlay_files(images, out)
     require_writable(files, overwrite=force)
     out.mkdir(parents=True, exist_ok=True)

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 _ROWS = 15
 _IMAGES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic")
 _HINTS = {
-    Reason.PRIVATE_ADDRESS: "--allow-private connects to private addresses",
     Reason.OPT_OUT: "--ignore-opt-out downloads images whose site or metadata opts out",
     Reason.HTML: "the hosts returned web pages instead of images: they require a login or block the requests",
     Reason.FORBIDDEN: "the hosts refuse the requests: use --contact, or --header for a Referer, and --retry-failed "
@@ -234,11 +233,12 @@ def _run_gather(
     with open_cluster(engine, address) as cluster:
         tasks = cluster or (Processes(workers) if workers > 1 else None)
         summary = _gather_images(source, out, tasks, progress=progress, **options)
+    has_failed = not summary.ok and not options.get("shard")  # a shard may have no links
     if as_json:
         print(json.dumps(summary.to_dict(), ensure_ascii=False))
     elif not quiet:
-        print("\n".join(_summary_lines(summary)))
-    if not summary.ok and not options.get("shard"):  # a shard may have no links
+        print("\n".join(_summary_lines(summary, ends_with_error=has_failed)))
+    if has_failed:
         raise GatherError(f"no image was gathered: {_no_images_reason(summary)}")
     if not quiet and options.get("shard"):
         print("\nnext: when all shards have finished, run the same command without --shard", file=sys.stderr)
@@ -274,10 +274,17 @@ def _print_plan(source: Any, *, as_json: bool) -> None:
 def _no_images_reason(summary: GatherSummary) -> str:
     if not summary.failed:
         return _NO_LINKS
+    advice = [*_hints(summary), *(_remedies(summary) if summary.open else [])]
     if summary.open == summary.failed:
         which = "the only link is" if summary.open == 1 else f"all {summary.open} links are"
-        return f"{which} unfinished: {'; '.join(_remedies(summary))}"
-    return f"see {summary.out}/manifest.jsonl for the reason of each link"
+        return f"{which} unfinished: {'; '.join(advice)}"
+    return "; ".join([*advice, f"see {summary.out}/manifest.jsonl for the reason of each link"])
+
+
+def _hints(summary: GatherSummary) -> list[str]:
+    """Return the advice for the most frequent reason if most links failed."""
+    reason = next(iter(summary.reasons), "") if summary.failed > summary.ok else ""
+    return [_HINTS[Reason(reason)]] if reason in _HINTS else []
 
 
 def _remedies(summary: GatherSummary) -> list[str]:
@@ -287,10 +294,11 @@ def _remedies(summary: GatherSummary) -> list[str]:
     return found + [_AGAIN] * (summary.open > sum(counts.values()) or not found)
 
 
-def _summary_lines(summary: GatherSummary) -> Iterator[str]:
+def _summary_lines(summary: GatherSummary, *, ends_with_error: bool) -> Iterator[str]:
+    """Yield the lines of the summary; an error that follows has the advice about failed links."""
     if summary.failed > summary.ok and summary.reasons:
         reason, count = next(iter(summary.reasons.items()))
-        hint = f" ({_HINTS[Reason(reason)]})" if reason in _HINTS else ""
+        hint = "" if ends_with_error else "".join(f" ({hint})" for hint in _hints(summary))
         links = summary.failed + summary.ok + summary.duplicate
         yield f"{summary.failed} of {links} links failed; {reason}: {count}{hint}\n"
     yield from _count_lines("images by class", summary.classes)
@@ -303,8 +311,8 @@ def _summary_lines(summary: GatherSummary) -> Iterator[str]:
         yield "nothing was left to download: an earlier run finished every link"
     if summary.open:
         are_open = "1 link is" if summary.open == 1 else f"{summary.open:,} links are"
-        remedies = _remedies(summary)
-        yield f"{are_open} unfinished: {'; '.join(remedies)}"
+        remedies = [] if ends_with_error else _remedies(summary)
+        yield ": ".join([f"{are_open} unfinished", *filter(None, ["; ".join(remedies)])])
         if _AGAIN in remedies:
             yield f"  mlimages {shlex.join(arg for arg in sys.argv[1:] if arg != '--no-retry')}"
     for host, pause_s in summary.waits_s.items():

@@ -225,9 +225,13 @@ def print_message(text: str) -> None:
     tqdm.write(f"mlimages: {text}", file=sys.stderr)
 
 
+_LONG_S = 60.0
+"""Shortest wait whose message says how to stop."""
+
+
 async def count_down(seconds: float, reason: str) -> None:
     """Sleep, and show the remaining time on standard error."""
-    print_message(f"{reason} (Ctrl-C stops; run the same command again to resume)")
+    print_message(reason + " (Ctrl-C stops; run the same command again to resume)" * (seconds >= _LONG_S))
     until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0:
         if sys.stderr.isatty():

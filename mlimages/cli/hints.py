@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from mlimages.core import BundleError
 
 if TYPE_CHECKING:
     from mlimages.labels import LabelFile, TableOptions
@@ -32,6 +35,27 @@ def validation_option(train: Path) -> list[object]:
     head, found, tail = train.name.rpartition("train")
     val = train.with_name(f"{head}val{tail}")
     return ["--val", val] if found and val.exists() else []
+
+
+@contextmanager
+def model_comes_first(model: Path, others: Sequence[str | Path]) -> Iterator[None]:
+    """If `model` cannot be read as a model and another argument is one, say that the model comes first.
+
+    Raises:
+        BundleError: as raised within, or the arguments are swapped.
+    """
+    try:
+        yield
+    except BundleError as error:
+        found = next((other for other in others if _is_model(Path(other))), None)
+        if found is None or _is_model(model) or not model.exists():
+            raise
+        raise BundleError(f"{model} is not a model: the model, {found}, comes first") from error
+
+
+def _is_model(path: Path) -> bool:
+    """Whether a path is an .onnx file or a run folder, by its names alone."""
+    return path.suffix == ".onnx" or (path / "model.onnx").exists() or (path / "config.json").exists()
 
 
 def print_note(text: str) -> None:

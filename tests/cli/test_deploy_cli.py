@@ -16,8 +16,10 @@ from contextlib import closing, nullcontext
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from mlimages.cli import predictions
+from mlimages.cli.main import app
 from mlimages.core import BrokenImage, Fault, InputError, LabeledPath, Prediction
 from mlimages.inference import OnnxBundle, Predictor
 from mlimages.labels import write_label_file
@@ -207,6 +209,20 @@ def test_what_goes_wrong_is_one_line(
     assert done.returncode == 1
     assert done.stdout == ""
     assert re.fullmatch(f"mlimages: .*{re.escape(said)}.*\n", done.stderr)
+
+
+@pytest.mark.parametrize("words", [["predict"], ["evaluate"], ["explain", "-o", "why"]])
+def test_swapped_arguments_are_answered_with_their_order(
+    model: Path, items: list[LabeledPath], tmp_path: Path, words: list[str]
+) -> None:
+    (run := tmp_path / "run").mkdir()
+    (run / "config.json").write_text("{}")
+    image, folder = items[0].path, items[0].path.parent
+    for first, second in ((image, model), (image, run), (folder, model)):
+        error = CliRunner().invoke(app, [*words, str(first), str(second)]).exception
+        assert str(error) == f"{first} is not a model: the model, {second}, comes first"
+    missing = CliRunner().invoke(app, [*words, "none.onnx", str(model)]).exception
+    assert "no file at none.onnx" in str(missing)
 
 
 def status_of(port: int, path: str, **headers: str) -> int:

@@ -52,10 +52,9 @@ def test_a_server_that_restarts_costs_no_link(tmp_path: Path) -> None:
         first.fallback = forty_then_stop
         runner.start()
         assert answered.wait(60)
-    with serve(port=port) as second:
-        second.fallback = a_photo
+    with serve(port=port, fallback=a_photo):
         runner.join(60)
-    assert [(summary.ok, summary.open) for summary in done] == [(60, 0)]
+    assert [(summary.ok, summary.open, summary.reasons) for summary in done] == [(60, 0, {})]
 
 
 def test_a_name_server_that_is_away_for_a_moment_costs_no_link(

@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mlimages import ImageRef, UrlList, gather
+from mlimages.cli import gather_search
 from mlimages.cli.gather_search import count_down
 from mlimages.core import GatherError, GatherSummary, InputError
 from mlimages.gathering import ImageNet, Openverse, Pexels, read_list, read_manifest
@@ -396,7 +397,9 @@ def test_a_wait_is_told_and_counted_down_at_a_terminal(monkeypatch: pytest.Monke
             return True
 
     monkeypatch.setattr(sys, "stderr", Terminal())
-    asyncio.run(count_down(0.01, "Pexels: 200 requests an hour are allowed; waiting 57 minutes"))
+    clock = iter([0.0, 3399.99, 3400.0])
+    monkeypatch.setattr(gather_search, "time", SimpleNamespace(monotonic=clock.__next__))
+    asyncio.run(count_down(3400.0, "Pexels: 200 requests an hour are allowed; waiting 57 minutes"))
     told, *counted = sys.stderr.getvalue().splitlines()  # type: ignore[attr-defined]
     assert told == (
         "mlimages: Pexels: 200 requests an hour are allowed; waiting 57 minutes "

@@ -280,8 +280,8 @@ def test_a_list_at_an_address_is_read(tmp_path: Path) -> None:
         site.routes["/"] = answer(b"<html><p>Index of /</p></html>")
         for address, options, message in (
             (site.url("/"), GatherOptions(allow_private=True), rf"^{site.url('/')} is a web page"),
-            (site.url("/"), GatherOptions(), "downloaded: its address is private: use --allow-private"),
-            ("http://nowhere.invalid/x.csv", GatherOptions(), "downloaded: the host name "),
+            (site.url("/"), GatherOptions(), "downloaded: private address: see --allow-private"),
+            ("http://nowhere.invalid/x.csv", GatherOptions(), "downloaded: name does not resolve$"),
         ):
             with pytest.raises(InputError, match=message):
                 asyncio.run(UrlList(address, network=options).plan())

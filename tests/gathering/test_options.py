@@ -11,8 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from mlimages import UrlList, gather
+from mlimages.cli.gather import _HINTS, _REMEDIES, _no_images_reason, _remedies, _summary_lines
 from mlimages.cli.main import app
-from mlimages.core import InputError, Reason, option_fields
+from mlimages.core import OPEN_REASONS, GatherSummary, InputError, Reason, option_fields
 from mlimages.gathering import GatherKeywords, GatherOptions, parse_reasons, parse_shard
 from mlimages.gathering.event_loop import run_blocking
 from tests.servers import Site, answer, photo, serve
@@ -125,12 +126,27 @@ def test_a_dry_run_ends_with_the_total_and_a_table_of_failures_begins_with_why(t
     assert CliRunner().invoke(app, unknown).stdout.splitlines()[-1].split() == ["total", "of", "1", "class", "unknown"]
     done = CliRunner().invoke(app, command)
     first = done.stdout.splitlines()[0]
-    assert first == "2 of 2 links failed; private-address: 2 (--allow-private connects to private addresses)"
-    assert done.stdout.splitlines()[-1] == (
-        "2 links are unfinished: the address is private: add --allow-private (2 links)"
-    )
+    assert first == "2 of 2 links failed; private-address: 2"
+    assert done.stdout.splitlines()[-1] == "2 links are unfinished"
+    assert "all 2 links are unfinished: the address is private: add --allow-private (2 links)" in str(done.exception)
     (tmp_path / "pets.tsv").write_text("")
     assert "the source has no links" in str(CliRunner().invoke(app, [*command, "--dry-run"]).exception)
+
+
+@pytest.mark.parametrize("reason", [reason for reason in Reason if reason in {*_HINTS, *_REMEDIES}])
+@pytest.mark.parametrize("num_good", [0, 1])
+def test_advice_about_failed_links_is_on_the_screen_once(reason: Reason, num_good: int) -> None:
+    num_open = 3 if reason in OPEN_REASONS else 0
+    summary = GatherSummary(
+        out=Path("out"), ok=num_good, duplicate=0, failed=3, near_duplicate=0, conflicting=0, changed=0, moved=0,
+        unmoved=0, removed=0, open=num_open, fetched=3, reasons={str(reason): 3}, classes={}, hosts={}, seconds=1.0,
+    )  # fmt: skip
+    screen = "\n".join(_summary_lines(summary, ends_with_error=not num_good))
+    if not num_good:
+        screen += _no_images_reason(summary)
+    advice = [table[reason] for table in (_HINTS, _REMEDIES) if reason in table]
+    assert [screen.count(text) for text in advice] == [1]
+    assert screen.count("--allow-private") == (reason is Reason.PRIVATE_ADDRESS)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +160,5 @@ def test_a_dry_run_ends_with_the_total_and_a_table_of_failures_begins_with_why(t
     ],
 )  # fmt: skip
 def test_the_same_command_is_proposed_only_where_it_may_help(reasons: dict[str, int], remedies: list[str]) -> None:
-    from mlimages.cli.gather import _remedies
-
     summary = SimpleNamespace(open=sum(reasons.values()), reasons=reasons)
     assert _remedies(summary) == remedies  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from yarl import URL
 
 from mlimages.core import OPEN_REASONS, Reason
 from mlimages.gathering.download.address_guard import PRIVATE_ERRNO
-from mlimages.gathering.download.reasons import NOT_FINAL, reason_of_error, reason_of_status
+from mlimages.gathering.download.reasons import NOT_FINAL, describe_error, reason_of_error, reason_of_status
 
 STATUSES = {
     Reason.FORBIDDEN: [401, 403, 451],
@@ -76,6 +76,24 @@ def connector(kind: type[aiohttp.ClientConnectorError], number: int) -> aiohttp.
 )
 def test_every_error_is_a_reason(error: Exception, reason: Reason) -> None:
     assert reason_of_error(error) is reason
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (connector(aiohttp.ClientConnectorDNSError, socket.EAI_NONAME), "name does not resolve"),
+        (
+            aiohttp.ClientHttpProxyError(REQUEST, (), status=407),
+            "the HTTP proxy does not respond, or refuses: see --proxy",
+        ),
+        (aiohttp.ClientResponseError(REQUEST, (), status=503), "HTTP 503"),
+        (aiohttp.ClientResponseError(REQUEST, ()), "invalid response"),
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+        (ValueError("x"), "invalid response"),
+    ],
+)
+def test_an_error_is_described_without_the_text_of_a_library(error: Exception, text: str) -> None:
+    assert describe_error(error) == text
 
 
 def test_a_body_that_was_cut_off_is_no_more_final_than_a_host_that_does_not_answer() -> None:

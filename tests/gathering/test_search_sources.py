@@ -1,18 +1,19 @@
 """Openverse, iNaturalist and Wikimedia Commons, against look-alikes that enforce what their documentation says."""
 
 import asyncio
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from mlimages import ImageRef, gather
 from mlimages.core import GatherError, InputError, cache_dir
-from mlimages.gathering import Commons, GatherOptions, INaturalist, Openverse, read_manifest
+from mlimages.gathering import Commons, GatherOptions, ImageNet, INaturalist, Openverse, Pexels, Source, read_manifest
 from mlimages.gathering.sources import search_api
 from tests.gathering.providers import CommonsSite, INaturalistSite, OpenverseSite
-from tests.servers import Site, answer, serve
+from tests.servers import Site, answer, closed_port, cut, serve
 
 FAST = {"allow_private": True, "timeout_s": 60.0, "retries": 0, "decoders": 1}
 
@@ -83,6 +84,44 @@ def test_an_openverse_token_that_expired_is_exchanged_again_and_a_wrong_secret_i
     monkeypatch.setenv("OPENVERSE_CLIENT_SECRET", "wrong")
     with pytest.raises(GatherError, match="OPENVERSE_CLIENT_ID or OPENVERSE_CLIENT_SECRET is wrong"):
         refs(Openverse(["dog"], endpoint=site.base))
+
+
+SOURCES: dict[str, Callable[..., Source]] = {
+    "openverse": lambda base, wait: Openverse(["cat"], endpoint=base, wait=wait),
+    "inaturalist": lambda base, wait: INaturalist(["cat"], endpoint=base, wait=wait),
+    "commons": lambda base, wait: Commons(["cat"], endpoint=base, wait=wait),
+    "pexels": lambda base, wait: Pexels(["cat"], endpoint=base, wait=wait, i_have_permission=True),
+    "imagenet": lambda base, wait: ImageNet(["n02121808"], endpoint=base),
+}
+FAILURES = {
+    "connection refused": None,
+    "HTTP 503": answer(b"", 503),
+    "connection closed|response cut short": cut(b""),
+    "no JSON object|not a tar archive": answer(b"<html>Log in</html>" * 99),
+}
+
+
+@pytest.mark.parametrize("problem", FAILURES)
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_service_that_fails_is_named_and_retried_with_one_plain_sentence(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, problem: str
+) -> None:
+    monkeypatch.setenv("PEXELS_API_KEY", "k")
+    reply, waits = FAILURES[problem], []
+    base = site.base if reply else f"http://127.0.0.1:{closed_port()}"
+    site.fallback = reply or site.fallback
+
+    async def wait(seconds: float, why: str) -> None:
+        waits.append((seconds, why))
+
+    with pytest.raises(GatherError, match=problem) as failed:
+        gather(SOURCES[name](base, wait), tmp_path / "out", **FAST)  # type: ignore[arg-type]
+    host = base.removeprefix("http://")
+    assert re.fullmatch(rf".*{host}.*: run the same command again [^;]*", str(failed.value))
+    if name != "imagenet":
+        assert [seconds for seconds, _ in waits] == [1, 2, 4, 8, 16]
+        assert all(re.fullmatch(rf".*{host}.*(?:{problem}).*; trying again in \d+ s", why) for _, why in waits)
+    assert not re.search(r"Error|Cannot connect|\[|ssl:", " ".join([str(failed.value), *(why for _, why in waits)]))
 
 
 def test_openverse_filters_are_sent_and_checked(site: Site) -> None:

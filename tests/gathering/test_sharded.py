@@ -376,7 +376,7 @@ def test_sources_that_cannot_be_divided_are_refused(
 
 
 def test_the_command_says_what_it_lacks_and_what_excludes_what(run_cli: RunCli, tmp_path: Path) -> None:
-    (tmp_path / "ray.py").write_text("raise ImportError")
+    (tmp_path / "ray.py").write_text("raise ModuleNotFoundError")
     (tmp_path / "links.txt").write_text("http://127.0.0.1/a.jpg")
     words = ["gather", "urls", "links.txt", "-o", "out"]
     for more, error in (

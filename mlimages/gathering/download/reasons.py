@@ -44,6 +44,20 @@ _ERRNOS = {
     errno.EPIPE: Reason.RESET,
     errno.ETIMEDOUT: Reason.TIMEOUT,
 }
+_PHRASES = {
+    Reason.UNKNOWN_HOST: "name does not resolve",
+    Reason.NAME_SERVER: "no name server responds",
+    Reason.PRIVATE_ADDRESS: "private address: see --allow-private",
+    Reason.REFUSED: "connection refused",
+    Reason.UNREACHABLE: "no route to it",
+    Reason.RESET: "connection closed",
+    Reason.TIMEOUT: "no response in time",
+    Reason.TLS: "its TLS certificate or protocol is not accepted",
+    Reason.PROXY: "the HTTP proxy does not respond, or refuses: see --proxy",
+    Reason.TRUNCATED: "response cut short",
+    Reason.BAD_URL: "invalid URL",
+    Reason.BAD_SCHEME: "not an http(s) URL",
+}
 _NO_SUCH_NAME = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
 _ERRORS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], Reason], ...] = (
     (aiohttp.ClientHttpProxyError, Reason.PROXY),
@@ -66,6 +80,13 @@ def reason_of_status(status: int) -> Reason | None:
     if 300 <= status < 400:
         return Reason.BAD_REDIRECT
     return Reason.SERVER_ERROR if status >= 500 else _STATUSES.get(status, Reason.OTHER_STATUS)
+
+
+def describe_error(error: Exception) -> str:
+    """Return in a few words why a request failed, without the text of a library."""
+    status = getattr(error, "status", 0)
+    other = f"HTTP {status}" if status >= 300 else getattr(error, "strerror", None)  # of a full disk, for example
+    return _PHRASES.get(reason_of_error(error)) or other or "invalid response"
 
 
 def reason_of_error(error: Exception) -> Reason:

@@ -15,8 +15,10 @@ from pathlib import Path
 
 import aiohttp
 
-from mlimages.core import ImageRef, InputError, cache_dir, write_text
+from mlimages.core import GatherError, ImageRef, InputError, cache_dir, write_text
 from mlimages.gathering.download.client import open_session
+from mlimages.gathering.download.reasons import CONNECTION, describe_error, reason_of_error
+from mlimages.gathering.links import host_of
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.sources.archives import Member, RemoteTar, iter_entries
 from mlimages.gathering.sources.lists import read_list, require_reader
@@ -49,6 +51,7 @@ class ImageNet:
 
     Raises:
         InputError: a synset is unknown or ambiguous, or the archive or list does not exist.
+        GatherError (while iterating): there is no image, since the website cannot be reached or returns errors.
     """
 
     lookahead = 0
@@ -93,6 +96,7 @@ class ImageNet:
 
     async def __aiter__(self) -> AsyncIterator[ImageRef]:
         self._tell(_TERMS)
+        self._errors: dict[str, None] = {}  # ordered
         found: set[str] = set()
         if self._archive:
             async for wnid, ref in self._from_archive(self._archive):
@@ -104,9 +108,15 @@ class ImageNet:
             for wnid, folder in self._folders.items():
                 if wnid not in found and folder not in self._full:
                     async for ref in self._images(wnid, failures):
+                        found.add(wnid)
                         yield self._with_label(wnid, ref)
                         if folder in self._full:
                             break
+        if self._errors and not found:
+            raise GatherError(
+                f"no images from {host_of(self._endpoint)}: {'; '.join(self._errors)}: run the same command again "
+                "later, or use --archive or --url-list"
+            )
         self._tell_failures(failures)
 
     def _with_label(self, wnid: str, ref: ImageRef) -> ImageRef:
@@ -116,12 +126,12 @@ class ImageNet:
         """Yield the images of a synset from the first origin that has images; add the errors of the origins before it
         to `failures`."""
         ways = {
-            "the site's archive": None if self._site_down else self._from_site,
-            "the site's list": None if self._site_down else self._from_site_list,
-            "the list": self._url_list and self._from_list,
+            "the site's archive": self._from_site,
+            "the site's list": self._from_site_list,
+            "the list": self._from_list if self._url_list else None,
         }
         for name, way in ways.items():
-            if not way:
+            if not way or (self._site_down and way != self._from_list):
                 continue
             found, why = False, f"{name} has no images"
             try:
@@ -129,8 +139,10 @@ class ImageNet:
                     found = True
                     yield ref
             except _READ_ERRORS as error:
-                why = f"cannot read {name}: {_short_message(error)}"
+                why = _explain(name, error)
                 self._site_down |= isinstance(error, aiohttp.ClientConnectorError)
+                if getattr(error, "status", None) != 404:  # the site does not offer every synset
+                    self._errors[why] = None
                 if found:
                     self._tell(f"{wnid}: {why}")
             if found:
@@ -231,7 +243,12 @@ async def _as_loader(data: bytes) -> bytes:
     return data
 
 
-def _short_message(error: Exception) -> str:
-    if isinstance(error, aiohttp.ClientResponseError):
-        return f"HTTP {error.status}" + (" (not offered for this synset)" if error.status == 404 else "")
-    return str(error)[:200] or type(error).__name__
+def _explain(name: str, error: Exception) -> str:
+    if isinstance(error, InputError):
+        return f"cannot read {name}: {error}"
+    if isinstance(error, tarfile.TarError):
+        return f"cannot read {name}: it is damaged, or not a tar archive"
+    if reason_of_error(error) in CONNECTION:
+        return f"cannot reach the site ({describe_error(error)})"
+    absent = " (not offered for this synset)" if getattr(error, "status", None) == 404 else ""
+    return f"cannot read {name}: {describe_error(error)}{absent}"

@@ -19,9 +19,11 @@ import aiohttp
 from mlimages.core import GatherError, cache_dir, write_text
 from mlimages.gathering.download.client import open_session
 from mlimages.gathering.download.fetch import retry_after_s
+from mlimages.gathering.download.reasons import describe_error
+from mlimages.gathering.links import host_of
 from mlimages.gathering.options import GatherOptions
 
-_TRIES = 5
+_RETRIES = 5
 _FRESH_S = 86_400.0  # maximum age of a cached response
 _LAG_S = 5.0  # pause if MediaWiki's replicas lag
 
@@ -118,41 +120,46 @@ class SearchApi:
         status, _, body = await self._request("POST", url, data=form)
         if status == 200 and isinstance(body, dict):
             return body
-        problem = f"returned HTTP {status}: {self._refusal}" if status else f"does not respond ({body})"
-        raise GatherError(f"{self._name} {problem}")
+        if status in (400, 401, 403):
+            raise GatherError(f"{self._name} returned HTTP {status}: {self._refusal}")
+        raise GatherError(_advise(_describe_response(url, status, body)))
 
     async def _get_json(self, address: str, *, is_first: bool) -> dict[str, Any] | None:
-        detail = ""
+        problem = ""
         may_authorize = self._authorize is not None
         if self._authorize and not self._headers:
             self._headers, may_authorize = await self._authorize(), False
-        for attempt in range(_TRIES):
+        for attempt in range(_RETRIES + 1):
             await self._wait_for_rate_limit()
             status, headers, body = await self._request("GET", address, headers=self._headers)
             match status:
                 case 200 if isinstance(body, dict) and isinstance(body.get("error"), dict):  # MediaWiki
-                    detail = str(body["error"].get("info"))[:200]
+                    problem = f"{self._name} returned an error: {str(body['error'].get('info'))[:200]}"
                     if body["error"].get("code") not in ("maxlag", "ratelimited"):
-                        raise GatherError(f"{self._name} returned an error: {detail}")
-                    await self._wait_or_raise(retry_after_s(headers.get("Retry-After")) or _LAG_S, detail)
+                        raise GatherError(problem)
+                    pause_s = retry_after_s(headers.get("Retry-After")) or _LAG_S
                 case 200 if isinstance(body, dict):
                     return body
                 case 401 if may_authorize and self._authorize:  # the token has expired
                     self._headers, may_authorize = await self._authorize(), False
+                    continue
                 case 401 | 403:
                     raise GatherError(f"{self._name} returned HTTP {status}: {self._refusal}")
                 case 400 | 404 | 422 if is_first:
-                    raise GatherError(f"{self._name} returned HTTP {status}: {body}")
+                    details = "" if str(body).lstrip().startswith("<") else str(body).strip()  # no HTML
+                    raise GatherError(": ".join(filter(None, [_describe_response(address, status, body), details])))
                 case 400 | 404 | 422:  # after the last page
                     return None
                 case 429:
-                    detail = "it returned HTTP 429 (too many requests)"
+                    problem = f"{self._name} returned HTTP 429 (too many requests)"
                     retry_s = retry_after_s(headers.get("Retry-After"))
-                    await self._wait_or_raise(self._seconds_until_allowed() if retry_s is None else retry_s, detail)
+                    pause_s = self._seconds_until_allowed() if retry_s is None else retry_s
                 case _:
-                    detail = f"HTTP {status}" if status else str(body)
-                    await self._wait_or_raise(2.0**attempt, detail)
-        raise GatherError(f"{self._name} does not respond ({detail}): run the same command again later to resume")
+                    problem = _describe_response(address, status, body)
+                    pause_s = 2.0**attempt
+            if attempt < _RETRIES:
+                await self._wait_or_raise(pause_s, problem, action="trying again in")
+        raise GatherError(_advise(problem))
 
     async def _request(self, method: str, address: str, **options: Any) -> tuple[int, Mapping[str, str], Any]:
         assert self._session
@@ -161,9 +168,9 @@ class SearchApi:
             async with self._session.request(method, address, **options) as response:
                 text = await response.text()
                 self._record_quota(response.headers)
-                return response.status, response.headers, json.loads(text) if response.status == 200 else text[:200]
-        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            return 0, {}, f"{type(error).__name__}: {error}"[:200]
+                return response.status, response.headers, _parse(text) if response.status == 200 else text[:200]
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            return 0, {}, describe_error(error)
 
     async def _wait_for_rate_limit(self) -> None:
         state = self._load_state()
@@ -175,13 +182,13 @@ class SearchApi:
         sent, now = self._recent_requests(), time.time()
         for rate in self._rates:
             if (seconds := rate.remaining_wait_s(sent, now)) > 0:
-                await self._wait_or_raise(seconds, f"{rate.requests} requests {rate.period} are allowed")
+                await self._wait_or_raise(seconds, f"{self._name}: {rate.requests} requests {rate.period} are allowed")
 
-    async def _wait_or_raise(self, seconds: float, reason: str) -> None:
+    async def _wait_or_raise(self, seconds: float, reason: str, *, action: str = "waiting") -> None:
         long = f"{math.ceil(seconds)} s" if seconds < 120 else f"{math.ceil(seconds / 60)} minutes"
         if self._wait is None:
-            raise GatherError(f"{self._name}: {reason}; run the same command again in {long} to resume")
-        await self._wait(seconds, f"{self._name}: {reason}; waiting {long}")
+            raise GatherError(f"{reason}; run the same command again in {long} to resume")
+        await self._wait(seconds, f"{reason}; {action} {long}")
 
     def _seconds_until_allowed(self) -> float:
         """Return the seconds until the rate limits allow a request; the longest period if the recorded requests are
@@ -214,6 +221,27 @@ class SearchApi:
         with suppress(KeyError, ValueError):  # absent or not numbers
             quota = {"remaining": int(headers["X-Ratelimit-Remaining"]), "reset": int(headers["X-Ratelimit-Reset"])}
             write_text(self._folder / "quota.json", json.dumps(self._load_state() | quota))
+
+
+def _parse(text: str) -> Any:
+    """Return the JSON value of a response; None if it is not JSON."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def _describe_response(address: str, status: int, body: object) -> str:
+    """Return what is wrong with a response; status 0: there is none, and `body` says why."""
+    host = host_of(address)
+    if not status:
+        return f"cannot reach {host} ({body})"
+    return f"{host} returned no JSON object" if status == 200 else f"{host} returned HTTP {status}"
+
+
+def _advise(problem: str) -> str:
+    when = "once the network is up" if problem.startswith("cannot reach") else "later"
+    return f"{problem}: run the same command again {when} to resume"
 
 
 def _read_cached(path: Path) -> dict[str, Any] | None:

@@ -6,7 +6,6 @@ import asyncio
 import copy
 import logging
 import os
-import re
 import tempfile
 import threading
 from collections import Counter
@@ -20,9 +19,9 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from mlimages.core import ImageRef, InputError, Reason
+from mlimages.core import ImageRef, InputError
 from mlimages.gathering.download.client import open_session
-from mlimages.gathering.download.reasons import reason_of_error
+from mlimages.gathering.download.reasons import describe_error
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.partition import HostCounts
 from mlimages.gathering.sources.columns import ListChoice
@@ -32,7 +31,6 @@ from mlimages.gathering.sources.lists import LinkFile, count_links, require_read
 logger = logging.getLogger(__name__)
 
 _BLOCK = 1000
-_TLS_DETAIL = re.compile(r" ssl:\S+")
 _T = TypeVar("_T")
 
 
@@ -193,17 +191,8 @@ class UrlList:
                     async for chunk in response.content.iter_any():
                         file.write(chunk)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            raise InputError(f"the list at {url} cannot be downloaded: {_explain(error)}") from error
+            raise InputError(f"the list at {url} cannot be downloaded: {describe_error(error)}") from error
         return folder / name
-
-
-def _explain(error: Exception) -> str:
-    match reason_of_error(error):
-        case Reason.PRIVATE_ADDRESS:
-            return "its address is private: use --allow-private to connect to it"
-        case Reason.UNKNOWN_HOST:
-            return "the host name does not exist"
-    return _TLS_DETAIL.sub("", str(error)) or type(error).__name__
 
 
 def _is_address(path: str | os.PathLike[str]) -> bool:
