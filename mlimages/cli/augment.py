@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
-from mlimages.cli.hints import print_next_command, read_labels
+from mlimages.cli.hints import print_next_command, print_note, read_labels
 from mlimages.cli.options import GroupedCommand, takes_options
 from mlimages.core import Resize, counted
 from mlimages.labels import TableOptions
@@ -117,6 +117,8 @@ def _parse_fractions(text: str) -> list[float]:
 def _print_summary(summary: AugmentSummary, *, as_json: bool) -> None:
     for broken in summary.broken:
         print(f"skipped: {broken.path}: {broken.fault}: {broken.detail}", file=sys.stderr)
+    for note in summary.notes:
+        print_note(note)
     if as_json:
         print(json.dumps(asdict(summary), default=str, ensure_ascii=False))
         return

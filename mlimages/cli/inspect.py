@@ -11,7 +11,7 @@ import typer
 
 from mlimages.cli.hints import print_next_command, to_arguments
 from mlimages.cli.options import FORCE, GroupedCommand, takes_options
-from mlimages.core import BundleError, ImageProperty, InputError, Resize, counted, parse_size, printable
+from mlimages.core import BundleError, ImageProperty, InputError, Resize, as_path, counted, parse_size, printable
 from mlimages.labels import TableOptions
 
 if TYPE_CHECKING:
@@ -69,16 +69,17 @@ def show(
         source, out, prop=prop, per_class=per_class, seed=seed, table=TableOptions(**table), overwrite=force
     )
     shown = {row.name: len(row.tiles) for row in rows}
-    broken = [tile.caption for row in rows for tile in row.tiles if tile.fault]
+    tiles = {tile.path: tile for row in rows for tile in row.tiles}  # an image with several classes has several
+    broken = [tile.caption for tile in tiles.values() if tile.fault]
     if as_json:
         print(json.dumps({"sheet": str(out), "shown": shown, "broken": broken}, ensure_ascii=False))
         return
     print(out)
     if source.suffix.lower() in (".npy", ".png"):
         return
-    images, classes = counted(sum(shown.values()), "image"), counted(len(shown), "class")
+    images, classes = counted(len(tiles), "image"), counted(len(shown), "class")
     print(f"{images} of {classes}, {len(broken)} unreadable", file=sys.stderr)
-    if source.is_dir():
+    if as_path(source).is_dir():
         print_next_command("label", source)
     else:
         from mlimages.labels import open_labels

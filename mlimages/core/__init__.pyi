@@ -26,6 +26,7 @@ from .files import full_name as full_name
 from .files import is_remote as is_remote
 from .files import named_path as named_path
 from .files import outputs as outputs
+from .files import present_content as present_content
 from .files import read_file as read_file
 from .files import record_settings as record_settings
 from .files import record_written as record_written

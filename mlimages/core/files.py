@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -184,6 +185,27 @@ def _require_reachable(root: str) -> None:
         return
     except Exception as error:
         raise InputError(f"{root} cannot be reached: {error}") from error
+
+
+_keeps_listings = ContextVar("_keeps_listings", default=False)
+
+
+@contextmanager
+def present_content(path: Path) -> Iterator[None]:
+    """Drop the cached listings of a remote path, so that the body sees the present content of the store.
+
+    fsspec keeps listings until the process ends. Inside the body they are kept, so that each folder is listed once.
+    """
+    if is_remote(path) and not _keeps_listings.get():
+        fs, name = path.fs, path.path.rstrip("/")  # type: ignore[attr-defined]  # mypy sees a Path
+        fs.invalidate_cache(name)  # and the folders above
+        for inner in [known for known in fs.dircache if known.startswith(f"{name}/")]:
+            fs.dircache.pop(inner, None)
+    token = _keeps_listings.set(True)
+    try:
+        yield
+    finally:
+        _keeps_listings.reset(token)
 
 
 def is_remote(path: Path | str) -> bool:

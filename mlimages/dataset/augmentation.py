@@ -32,7 +32,7 @@ from mlimages.core import (
 )
 from mlimages.dataset.targets import multi_hot
 from mlimages.images import iter_pixels
-from mlimages.labels import ClassNames, LabelFile, folder_names, write_label_file
+from mlimages.labels import ClassNames, LabelFile, describe_renamed, folder_names, write_label_file
 
 Format = Literal["npz", "npy", "folder"]
 
@@ -66,6 +66,7 @@ class AugmentSummary:
         image: size and resize method of the images.
         parts: train, val and test, or one part without a name.
         broken: images that could not be decoded.
+        notes: lines on class folders whose name differs from the class name.
     """
 
     out: Path
@@ -73,6 +74,7 @@ class AugmentSummary:
     image: ImageProperty
     parts: tuple[AugmentedSplit, ...]
     broken: tuple[BrokenImage, ...]
+    notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         parts = ", ".join(
@@ -164,7 +166,9 @@ def augment(
             raise InputError(f"{labels.path}: no image can be decoded: see {command('check', labels.path)}")
     written = zip(names, counts, part_views, strict=True)
     summaries = tuple(AugmentedSplit(name, count // len(views), count) for name, count, views in written)
-    return AugmentSummary(out, format, image, summaries, tuple(broken))
+    has_class_folders = format == "folder" and not labels.is_multi_label
+    notes = describe_renamed(labels.class_names, _class_folders(labels.class_names)) if has_class_folders else ()
+    return AugmentSummary(out, format, image, summaries, tuple(broken), tuple(notes))
 
 
 def make_views(angles_deg: Iterable[float], *, flip: bool) -> tuple[View, ...]:
@@ -246,7 +250,7 @@ def _npy_writer(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> Iterato
 
 
 def _write_images(class_names: ClassNames, folder: Path, name: str, rows: Iterable[_Row]) -> int:
-    images, class_folders = folder / (name or "images"), folder_names(class_names, max_length=60)
+    images, class_folders = folder / (name or "images"), _class_folders(class_names)
 
     def save_all() -> Iterator[LabeledPath]:
         number = 0
@@ -259,6 +263,10 @@ def _write_images(class_names: ClassNames, folder: Path, name: str, rows: Iterab
             yield replace(row.item, path=path)
 
     return write_label_file(folder / f"{name or 'labels'}.txt", save_all(), class_names)
+
+
+def _class_folders(class_names: ClassNames) -> tuple[str, ...]:
+    return folder_names(class_names, max_length=60)
 
 
 def _file_name(number: int, row: _Row) -> str:

@@ -51,14 +51,25 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+class ArgumentTypeError(TypeError):
+    """An argument has the wrong type: an error of the caller, not of the image."""
+
+
+def require_type(value: object, types: type | tuple[type, ...], expected: str) -> None:
+    """Raise an `ArgumentTypeError` if an argument has another type."""
+    if not isinstance(value, types):
+        raise ArgumentTypeError(f"expected {expected}, got {type(value).__name__}")
+
+
 def raises_image_error(function: Callable[P, T]) -> Callable[P, T]:
-    """Decorate a function that processes one image so that every exception becomes an `ImageError` with a code."""
+    """Decorate a function that processes one image so that every exception becomes an `ImageError` with a code, except
+    for an `ArgumentTypeError`."""
 
     @wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return function(*args, **kwargs)
-        except ImageError:
+        except (ImageError, ArgumentTypeError):
             raise
         except Exception as error:  # see the module docstring
             raise _image_error(error) from error
@@ -86,6 +97,7 @@ def identify(source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_PI
     Raises:
         ImageError: missing, unreadable (including a format that needs another package), empty, not-an-image, truncated
             or corrupt within the header, or too-many-pixels.
+        TypeError: `source` is neither a path nor bytes.
     """
     return _read_header(_open_image(_read_source(source), max_pixels))
 
@@ -105,6 +117,7 @@ def decode(
 
     Raises:
         ImageError: with the image's `Fault`, whatever exception the decoder raised.
+        TypeError: `source` is neither a path nor bytes.
     """
     data = _read_source(source)
     file = _open_image(data, max_pixels)
@@ -137,6 +150,7 @@ def load_rgb(
 
     Raises:
         ImageError: with the image's `Fault`.
+        TypeError: `source` is neither a path nor bytes.
     """
     return decode(source, max_pixels=max_pixels, options=DecodeOptions(background=background)).image
 
@@ -147,7 +161,9 @@ def from_pillow(image: Image.Image) -> Image.Image:
 
     Raises:
         ImageError: with the image's `Fault`.
+        TypeError: `image` is no PIL image.
     """
+    require_type(image, Image.Image, "a PIL image")
     image.load()
     turn = _exif_orientation(image)
     flat, _ = _flatten(image, DecodeOptions())
@@ -155,6 +171,8 @@ def from_pillow(image: Image.Image) -> Image.Image:
 
 
 def _read_source(source: str | os.PathLike[str] | bytes) -> bytes:
+    if not hasattr(source, "open"):  # a path, local or remote
+        require_type(source, (str, os.PathLike, bytes), "a path or the bytes of an image file")
     data = source if isinstance(source, bytes) else read_bytes(as_path(source))
     if not data:
         raise ImageError(Fault.EMPTY, "the file is empty")

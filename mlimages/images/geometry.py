@@ -14,7 +14,7 @@ from PIL import Image
 
 from mlimages.core import MAX_PIXELS, BrokenImage, Fault, ImageError, ImageProperty, LabeledPath
 from mlimages.images.decoded_image import DecodeOptions, ImageHeader
-from mlimages.images.decoding import decode, raises_image_error
+from mlimages.images.decoding import decode, raises_image_error, require_type
 from mlimages.images.reading import reading_threads
 from mlimages.images.sizes import centre_start, covers_crop, resized_size
 
@@ -32,7 +32,9 @@ def load_pixels(
 
     Raises:
         ImageError: with the image's `Fault`.
+        TypeError: `source` is neither a path nor bytes, or `prop` is no ImageProperty.
     """
+    require_type(prop, ImageProperty, "an ImageProperty, such as ImageProperty(224)")
     decoded = decode(source, max_pixels=max_pixels, options=partial(_decode_options, prop=prop))
     return prepare(decoded.image, prop, size=decoded.size)
 
@@ -63,7 +65,12 @@ def prepare(image: Image.Image, prop: ImageProperty, *, size: tuple[int, int] | 
 
     Args:
         size: width and height at full scale, if `image` was decoded at a reduced scale.
+
+    Raises:
+        TypeError: `image` is no PIL image, or `prop` is no ImageProperty.
     """
+    require_type(image, Image.Image, "a PIL image")
+    require_type(prop, ImageProperty, "an ImageProperty, such as ImageProperty(224)")
     source = image.convert("L") if prop.gray_scale else image
     pixels = np.asarray(resize_and_crop(source, prop, size=size))  # (H, W) or (H, W, 3)
     return pixels if pixels.ndim == 3 else pixels[:, :, None]

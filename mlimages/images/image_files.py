@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from itertools import count
 from pathlib import Path
 
-from mlimages.core import BrokenImage, Prediction, as_path, is_remote, read_file
+from mlimages.core import BrokenImage, Prediction, as_path, is_remote, present_content, read_file
 from mlimages.labels import IMAGE_SUFFIXES, all_images, is_shard, shards_in
 
 
@@ -18,7 +18,9 @@ def find_images(sources: Iterable[Path]) -> Iterator[Path]:
     From a folder of shards, or a shard (`images-00000.tar`), the images that `label` reads are yielded.
     """
     for source in map(as_path, sources):
-        if not (source.is_dir() or is_shard(source)):
+        with present_content(source):
+            is_file = not (source.is_dir() or is_shard(source))
+        if is_file:
             yield source
             continue
         if shards_in(source):

@@ -99,6 +99,10 @@ class LabeledImage:
         """Resize the image to the network's input.
 
         If the image has not been loaded yet, the pixels are bitwise equal to those of `load_pixels`.
+
+        Raises:
+            ImageError: it cannot be decoded.
+            TypeError: `prop` is no ImageProperty.
         """
         if self._image is None:
             self._image = _from_pixels(load_pixels(self.path, prop))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator
+from itertools import chain
 
 from mlimages.core import InputError, as_path
 from mlimages.images import find_images
@@ -25,14 +26,16 @@ def find_inputs(sources: Iterable[str | os.PathLike[str]]) -> Iterator[os.PathLi
     Raises:
         InputError: a source is a URL, or a folder without an image; raised before the first image is yielded.
     """
-    names = list(sources)
-    for name in names:
+    found: list[Iterator[os.PathLike[str]]] = []
+    for name in sources:
         if is_link(os.fspath(name)):
             raise InputError(f"{os.fspath(name)}: {NO_LINKS}")
         path = as_path(os.fspath(name))
-        if next(find_images([path]), None) is None:
+        images = find_images([path])
+        if (first := next(images, None)) is None:
             kind = "folder" if path.is_dir() else "shard"
             raise InputError(
                 f"{path} is a {kind} without images: no file in it has an image's suffix (.jpg, .png, ...)"
             )
-    return find_images([as_path(os.fspath(name)) for name in names])
+        found.append(chain([first], images))
+    return chain.from_iterable(found)

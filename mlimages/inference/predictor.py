@@ -136,7 +136,7 @@ class Predictor:
         """
         if top is not None and top < 1:
             raise ValueError(f"top is {top}: expected the number of classes to return, at least 1")
-        source = map(_check_input, images)
+        source = iter(images)
         chunks = iter(lambda: list(islice(source, batch)), [])
         for answers in Threads(self.workers, ahead=2).map(partial(self.predict_batch, top=top), chunks):
             yield from answers
@@ -157,7 +157,13 @@ class Predictor:
         ]
 
     def decode(self, image: ImageInput) -> tuple[NDArray[np.uint8] | BrokenImage, float]:
-        """Return preprocessed pixels, uint8 `(h, w, C)`, or the BrokenImage; and the duration in seconds."""
+        """Return preprocessed pixels, uint8 `(h, w, C)`, or the BrokenImage; and the duration in seconds.
+
+        Raises:
+            TypeError: `image` is none of the inputs of `Predictor`.
+            ValueError: it is an array of another shape.
+        """
+        _check_input(image)
         begin = time.perf_counter()
         prop = self.bundle.preprocessing.image
         try:

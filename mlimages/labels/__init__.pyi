@@ -22,6 +22,7 @@ from .labelling import WrittenLabels as WrittenLabels
 from .labelling import append as append
 from .labelling import make_label_files as make_label_files
 from .labelling import parse_shares as parse_shares
+from .layout import describe_renamed as describe_renamed
 from .layout import folder_names as folder_names
 from .layout import write_class_folders as write_class_folders
 from .scanning import IMAGE_SUFFIXES as IMAGE_SUFFIXES

@@ -9,7 +9,7 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
-from mlimages.core import InputError, LabeledPath, as_path, command, counted
+from mlimages.core import InputError, LabeledPath, as_path, command, counted, present_content
 from mlimages.labels.class_names import ClassNames, add_class_name
 from mlimages.labels.copies import join_copies
 from mlimages.labels.folder_notes import (
@@ -53,7 +53,7 @@ class FolderLabels:
     """
 
     labels: LabelFile
-    left_out: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
     parts: Mapping[str, LabelFile] = field(default_factory=dict)
     nested: str = ""
 
@@ -74,25 +74,24 @@ def open_parts(source: LabelFile | str | os.PathLike[str], table: TableOptions |
     """
     if isinstance(source, LabelFile):
         return {"": source}
-    path, table = as_path(source), table or TableOptions()
+    path = as_path(source)
+    with present_content(path):
+        return _open_parts(path, table or TableOptions())
+
+
+def _open_parts(path: Path, table: TableOptions) -> dict[str, LabelFile]:
     if not path.is_dir():
         labels = LabelFile(path, options=TableOptions.from_subclass(table))
         require_items(labels)
         parts = {name: part.with_notes(labels.notes) for name, part in labels.parts.items()} or {"": labels}
         return {name: join_copies(part) for name, part in parts.items()} if table.multi_label else parts
     check_table_options(path, table)
-    if table.class_from:
-        labels = label_dir_by_pattern(path, table.class_from)
-        labels = join_copies(labels) if table.multi_label else labels
-        return {"": labels.with_notes([_summary_line(path, "", labels), *labels.notes])}
-    found = label_dir_auto(path)
-    parts = {
-        name: join_copies(part) if table.multi_label else part
-        for name, part in (found.parts or {"": found.labels}).items()
-    }
+    found = FolderLabels(label_dir_by_pattern(path, table.class_from)) if table.class_from else label_dir_auto(path)
+    parts = dict(found.parts) or {"": found.labels}
+    parts = {name: join_copies(part) for name, part in parts.items()} if table.multi_label else parts
+    notes = found.notes
     return {
-        name: part.with_notes([_summary_line(path, name, part), *part.notes, *found.notes])
-        for name, part in parts.items()
+        name: part.with_notes([_summary_line(path, name, part), *part.notes, *notes]) for name, part in parts.items()
     }
 
 
@@ -332,8 +331,9 @@ def _class_folders(root: Path, *, leaf: bool) -> dict[str, Path]:
 
 
 def _require_folder(root: Path) -> Path:
-    if not root.is_dir():
-        raise InputError(f"no folder at {root}")
+    with present_content(root):
+        if not root.is_dir():
+            raise InputError(f"no folder at {root}")
     return root
 
 

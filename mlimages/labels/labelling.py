@@ -16,6 +16,7 @@ from mlimages.core import (
     documented,
     is_file,
     is_remote,
+    present_content,
     record_settings,
     require_writable,
 )
@@ -24,11 +25,10 @@ from mlimages.labels.copies import join_copies
 from mlimages.labels.folders import check_table_options, label_dir, label_dir_auto, label_dir_by_pattern, require_items
 from mlimages.labels.formats import check_suffix
 from mlimages.labels.label_file import LabelFile, read_paths
-from mlimages.labels.layout import folder_names, write_class_folders
+from mlimages.labels.layout import describe_renamed, folder_names, write_class_folders
 from mlimages.labels.scanning import skipped_entries
 from mlimages.labels.splitting import check_shares, groups_by_pattern
 from mlimages.labels.table_options import TableOptions
-from mlimages.labels.tables import SHOWN
 
 PART_NAMES = {2: ("train", "val"), 3: ("train", "val", "test")}
 
@@ -151,9 +151,10 @@ def make_label_files(
         InputError: the source cannot be read, or an output file exists that mlimages did not write.
     """
     source, out = as_path(options.source), options.out and as_path(options.out)
-    target = out or (source / "labels.txt" if source.is_dir() else source)
-    _check_consistent(options, source)
-    listed, parts = _read_source(options, source, note)
+    with present_content(source):
+        target = out or (source / "labels.txt" if source.is_dir() else source)
+        _check_consistent(options, source)
+        listed, parts = _read_source(options, source, note)
     if parts and (options.split or options.append):
         raise InputError(f"{source} is already split ({', '.join(parts)}): omit --split and --append")
     listed, *changed = [_select_images(labels, options, note) for labels in (listed, *parts.values())]
@@ -168,11 +169,12 @@ def make_label_files(
     if is_written := bool(out or options.split or source.is_dir()):
         require_writable(chain.from_iterable((path, class_definition_path(path)) for path in paths), overwrite=force)
     files = _split_labels(listed, options, split, note) if options.split else tuple(parts.values()) or (listed,)
+    if is_written:
+        for path, file in zip(paths, files, strict=True):
+            _require_readable(path, file)
     if options.as_folders:
-        names_of = zip(listed.class_names, folder_names(listed.class_names), strict=True)
-        if changed_names := [f"{name} as {folder}" for name, folder in names_of if name != folder]:
-            note(f"folders whose name differs from the class name: {', '.join(changed_names[:SHOWN])}"
-                 + " ..." * (len(changed_names) > SHOWN))  # fmt: skip
+        for line in describe_renamed(listed.class_names, folder_names(listed.class_names)):
+            note(line)
         write_class_folders(dict(zip(names, files, strict=True)), options.as_folders, copy=options.copy)
     written = [file.write(path, overwrite=force) for path, file in zip(paths, files, strict=True)] if is_written else []
     if options.split:
@@ -252,11 +254,27 @@ def _read_source(
 
 def _missing_note(labels: LabelFile) -> Iterator[str]:
     """Yield a line on the images of `path label` lines that do not exist; a table notes its own."""
-    names = [name for name, _ in labels.text_items()] if labels.table is None else []
-    if missing := [name for name in names if not is_remote(name) and not is_file(name)]:
+    if labels.table is None and (missing := _missing_images(labels)):
         shown = ", ".join(str(Path(name)) for name in missing[:3]) + " ..." * (len(missing) > 3)
         advice = "paths are relative to the label file's folder; use --images DIR for another folder"
-        yield f"{labels.path}: {len(missing)} of {len(names)} images are missing ({shown}): {advice}"
+        yield f"{labels.path}: {len(missing)} of {labels.count_images()[0]} images are missing ({shown}): {advice}"
+
+
+def _missing_images(labels: LabelFile) -> list[str]:
+    return [name for name, _ in labels.text_items() if not is_remote(name) and not is_file(name)]
+
+
+def _require_readable(path: Path, labels: LabelFile) -> None:
+    """Raise an error if the label file would be refused when it is read: a table without class names beside it is
+    recognized by its images."""
+    if path.suffix.lower() == ".txt" or labels.defined_class_names:
+        return
+    missing, count = len(_missing_images(labels)), labels.count_images()[0]
+    if 2 * missing > count:
+        raise InputError(
+            f"{path}: {missing} of {count} images are missing, and a table without class names could not be read "
+            "again: use --images DIR for the folder of the images, --classes FILE for class names, or -o NAME.txt"
+        )
 
 
 def _select_images(labels: LabelFile, options: LabelOptions, note: Callable[[str], None]) -> LabelFile:

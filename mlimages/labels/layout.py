@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mlimages.core import InputError, LabeledPath, is_member, is_remote, read_file, replacing
 from mlimages.labels.label_file import LabelFile
+from mlimages.labels.tables import SHOWN
 
 
 def write_class_folders(
@@ -47,6 +48,14 @@ def folder_names(class_names: Sequence[str], *, max_length: int = 120) -> tuple[
         _unique_name(name.replace("/", "_").replace("\\", "_").lstrip(".").rstrip(". ")[:max_length] or "_", taken)
         for name in class_names
     )
+
+
+def describe_renamed(class_names: Sequence[str], folders: Sequence[str]) -> list[str]:
+    """Return a line on the classes whose folder has another name; none if all folders are named as the classes."""
+    renamed = [f"{name} as {folder}" for name, folder in zip(class_names, folders, strict=True) if name != folder]
+    more = " ..." * (len(renamed) > SHOWN)
+    text = f"folders whose name differs from the class name: {', '.join(renamed[:SHOWN])}{more}"
+    return [text] if renamed else []
 
 
 def _unique_name(name: str, used_names: set[str]) -> str:

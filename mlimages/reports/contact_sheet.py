@@ -13,7 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mlimages.core import Fault, ImageError, ImageProperty, InputError, as_path, counted, require_writable, writing
+from mlimages.core import (
+    Fault,
+    ImageError,
+    ImageProperty,
+    InputError,
+    as_path,
+    counted,
+    present_content,
+    require_writable,
+    writing,
+)
 from mlimages.dataset import TrainingData, load_mean_image
 from mlimages.images import (
     NUMBERS_NOTE,
@@ -43,11 +53,13 @@ class Tile:
         caption: file name.
         pixels: the preprocessed image, uint8 `(H, W, C)`; None if it cannot be decoded.
         fault: why it cannot be decoded.
+        path: its file; None for a mean image or a feature map.
     """
 
     caption: str
     pixels: NDArray[np.uint8] | None
     fault: Fault | None = None
+    path: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +120,11 @@ def draw_sheet(
         rows = mean_rows(source)
         write_sheet(rows, out, title=source.name, note="the mean image, and each of its channels", overwrite=overwrite)
         return rows
-    if source.is_dir() and not (table and table.class_from):
-        labels = label_dir_auto(source).labels if has_class_folders(source) else label_dir(source, 0)
-    else:
-        labels = open_labels(source, table)
+    with present_content(source):
+        if source.is_dir() and not (table and table.class_from):
+            labels = label_dir_auto(source).labels if has_class_folders(source) else label_dir(source, 0)
+        else:
+            labels = open_labels(source, table)
     rows = sheet_rows(TrainingData(labels, prop), per_class=per_class, seed=seed)
     count = labels.count_images()[0] if labels.is_multi_label else sum(row.count for row in rows)
     shown = f"{counted(count, 'image')}, {counted(len(rows), 'class')}"
@@ -222,9 +235,9 @@ def _load_tile(path: Path, data: TrainingData) -> Tile:
     try:
         pixels = load_pixels(path, data.prop)
     except ImageError as error:
-        return Tile(path.name, None, error.fault)
+        return Tile(path.name, None, error.fault, path)
     array = to_network(pixels[None], data.normalization, data.mean_image)[0]  # (C, H, W)
-    return Tile(path.name, np.atleast_3d(np.asarray(data.data_to_image(array).image)))
+    return Tile(path.name, np.atleast_3d(np.asarray(data.data_to_image(array).image)), path=path)
 
 
 def _decoded_pixels(rows: Sequence[SheetRow]) -> Iterator[NDArray[np.uint8]]:

@@ -7,8 +7,10 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -34,13 +36,16 @@ from mlimages.dataset import compute_mean, load_mean_image
 from mlimages.gathering.store.stored_objects import StoredObjects
 from mlimages.images import copy_by_class, find_images
 from mlimages.inference import OnnxBundle
-from mlimages.labels import class_definition_path
-from mlimages.reports import report_html, write_suspects
+from mlimages.inference.inputs import find_inputs
+from mlimages.labels import class_definition_path, label_dir, open_labels
+from mlimages.reports import draw_sheet, report_html, write_suspects
 from mlimages.reports.suspects import Suspect, read_suspects
 from tests.conftest import RunCli
-from tests.servers import Connection, Request, answer, path_of, photo, serve, urls_in
+from tests.servers import Connection, Request, Site, answer, path_of, photo, serve, urls_in
 
 fsspec = pytest.importorskip("fsspec")
+
+TINY = ImageProperty(8)
 
 
 @pytest.fixture
@@ -51,6 +56,28 @@ def memory() -> Iterator[str]:
     yield "memory://set"
     files.store.clear()
     files.pseudo_dirs[:] = [""]
+
+
+@dataclass(frozen=True, slots=True)
+class TwoShards:
+    """Ten links, of five images, that two shards have gathered into `memory://out`."""
+
+    site: Site
+    source: UrlList
+    options: dict[str, Any]
+
+
+@pytest.fixture
+def two_shards(memory: str, tmp_path: Path) -> Iterator[TwoShards]:
+    with serve() as site:
+        sides = urls_in(site, 1, 2), urls_in(site, 2, 2)
+        urls = [next(side) for _ in range(5) for side in sides]
+        site.routes = {path_of(url): answer(photo(n // 2)) for n, url in enumerate(urls)}
+        (tmp_path / "cats.txt").write_text("\n".join(urls))
+        source, options = UrlList(tmp_path / "cats.txt"), {"allow_private": True, "retries": 0, "decoders": 1}
+        for shard in ((1, 2), (2, 2)):
+            gather(source, "memory://out", shard=shard, **options)
+        yield TwoShards(site, source, options)
 
 
 class AnyPath:
@@ -165,6 +192,40 @@ def test_the_commands_work_in_a_bucket(bucket: dict[str, str], tmp_path: Path, r
     assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
 
 
+ENTRIES: dict[str, Callable[[str], int]] = {
+    "label_dir_auto": lambda address: len(list(label_dir_auto(address).labels)),
+    "label_dir": lambda address: len(list(label_dir(address, 0))),
+    "find_inputs": lambda address: len(list(find_inputs([address]))),
+    "draw_sheet": lambda address: sum(row.count for row in draw_sheet(address, "memory://sheet.png", prop=TINY)),
+    "open_labels": lambda address: compute_mean(open_labels(address), TINY).count,
+    "check": lambda address: check([address, f"{address}-other"]).checked - 1,
+    "check of a label file": lambda address: check(f"{address}/labels.txt").checked,
+}
+
+
+def test_each_call_sees_the_present_content_of_a_bucket_and_lists_a_folder_once(
+    bucket: dict[str, str], memory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in bucket.items():
+        monkeypatch.setenv(name, value)
+    store, listed = fsspec.filesystem("s3", use_listings_cache=False), list[tuple[str, ...]]()
+    iterate = type(store)._iterdir
+
+    def listing(self: object, bucket: str, delimiter: str = "/", prefix: str = "", **options: object) -> object:
+        listed.append((prefix, delimiter))
+        return iterate(self, bucket, delimiter=delimiter, prefix=prefix, **options)
+
+    monkeypatch.setattr(type(store), "_iterdir", listing)
+    store.pipe("bucket/present-other/a/0.jpg", photo(99))
+    lines = ""
+    for count, name in enumerate([*ENTRIES, "label_dir_auto"], 1):
+        lines += f"a/{count}.jpg 0\n"
+        store.pipe({f"bucket/present/a/{count}.jpg": photo(count), "bucket/present/labels.txt": lines.encode()})
+        listed.clear()
+        assert (name, ENTRIES[name]("s3://bucket/present")) == (name, count)
+        assert len(set(listed)) == len(listed) > 0, name
+
+
 def test_images_are_gathered_into_an_address_and_the_same_command_goes_on_there(memory: str, tmp_path: Path) -> None:
     files = fsspec.filesystem("memory")
     with serve() as site:
@@ -195,25 +256,17 @@ def test_images_are_gathered_into_an_address_and_the_same_command_goes_on_there(
     assert not list(cache_dir("gathered").iterdir())
 
 
-def test_shards_gathered_into_one_address_are_settled_by_a_run_without_a_shard(memory: str, tmp_path: Path) -> None:
-    with serve() as site:
-        sides = urls_in(site, 1, 2), urls_in(site, 2, 2)
-        urls = [next(side) for _ in range(5) for side in sides]
-        site.routes = {path_of(url): answer(photo(n // 2)) for n, url in enumerate(urls)}
-        (tmp_path / "cats.txt").write_text("\n".join(urls))
-        source = UrlList(tmp_path / "cats.txt")
-        options = {"allow_private": True, "retries": 0, "decoders": 1}
-        for shard in ((1, 2), (2, 2)):
-            gather(source, "memory://out", shard=shard, **options)
-        site.requests.clear()
-        settled = gather(source, "memory://out", **options)
-        assert (settled.ok, settled.duplicate, site.requests) == (5, 5, [])
+def test_shards_gathered_into_one_address_are_settled_by_a_run_without_a_shard(two_shards: TwoShards) -> None:
+    two_shards.site.requests.clear()
+    settled = gather(two_shards.source, "memory://out", **two_shards.options)
+    assert (settled.ok, settled.duplicate, two_shards.site.requests) == (5, 5, [])
     assert [name for name in fsspec.filesystem("memory").find("/out") if "manifest" in name] == ["/out/manifest.jsonl"]
 
 
 def test_a_merge_that_begins_during_the_removals_of_another_keeps_the_rows_of_that_one(
-    memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    two_shards: TwoShards, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    source, options = two_shards.source, two_shards.options
     files, main = fsspec.filesystem("memory"), threading.current_thread()
     remove, is_unchanged = StoredObjects.remove, StoredObjects.is_unchanged
     has_listed, is_removed = threading.Event(), threading.Event()
@@ -235,46 +288,30 @@ def test_a_merge_that_begins_during_the_removals_of_another_keeps_the_rows_of_th
             assert is_removed.wait(60)
         return is_unchanged(self, path, sha256)
 
-    with serve() as site:
-        sides = urls_in(site, 1, 2), urls_in(site, 2, 2)
-        urls = [next(side) for _ in range(5) for side in sides]
-        site.routes = {path_of(url): answer(photo(n // 2)) for n, url in enumerate(urls)}
-        (tmp_path / "cats.txt").write_text("\n".join(urls))
-        source, options = UrlList(tmp_path / "cats.txt"), {"allow_private": True, "retries": 0, "decoders": 1}
-        for shard in ((1, 2), (2, 2)):
-            gather(source, "memory://out", shard=shard, **options)
-        other = threading.Thread(target=merge_too)
-        monkeypatch.setattr(StoredObjects, "remove", remove_while_another_merges)
-        monkeypatch.setattr(StoredObjects, "is_unchanged", read_after_the_removals)
-        merged = gather(source, "memory://out", **options)
-        is_removed.set()
-        other.join()
-        site.requests.clear()
-        again = gather(source, "memory://out", **options)
-        assert [(run.ok, run.duplicate) for run in (merged, *others, again)] == [(5, 5)] * 3
-        assert not site.requests
+    other = threading.Thread(target=merge_too)
+    monkeypatch.setattr(StoredObjects, "remove", remove_while_another_merges)
+    monkeypatch.setattr(StoredObjects, "is_unchanged", read_after_the_removals)
+    merged = gather(source, "memory://out", **options)
+    is_removed.set()
+    other.join()
+    two_shards.site.requests.clear()
+    again = gather(source, "memory://out", **options)
+    assert [(run.ok, run.duplicate) for run in (merged, *others, again)] == [(5, 5)] * 3
+    assert not two_shards.site.requests
     rows = [json.loads(line) for line in files.cat("/out/manifest.jsonl").splitlines()]
     assert set(files.find("/out")) == {"/out/manifest.jsonl"} | {f"/out/{row['path']}" for row in rows if row["path"]}
 
 
-def test_a_merge_that_was_killed_before_its_removals_is_finished_by_the_next_run(memory: str, tmp_path: Path) -> None:
-    files = fsspec.filesystem("memory")
-    with serve() as site:
-        sides = urls_in(site, 1, 2), urls_in(site, 2, 2)
-        urls = [next(side) for _ in range(5) for side in sides]
-        site.routes = {path_of(url): answer(photo(n // 2)) for n, url in enumerate(urls)}
-        (tmp_path / "cats.txt").write_text("\n".join(urls))
-        source, options = UrlList(tmp_path / "cats.txt"), {"allow_private": True, "retries": 0, "decoders": 1}
-        for shard in ((1, 2), (2, 2)):
-            gather(source, "memory://out", shard=shard, **options)
-        killed = mock.patch.object(StoredObjects, "remove", side_effect=KeyboardInterrupt)
-        with killed, pytest.raises(KeyboardInterrupt):
-            gather(source, "memory://out", **options)
-        assert sum("manifest" in name for name in files.find("/out")) == 3
-        shard = gather(source, "memory://out", shard=(1, 2), **options)
-        assert (shard.ok + shard.duplicate, shard.fetched) == (5, 0)
-        again = gather(source, "memory://out", **options)
-        assert (again.ok, again.duplicate) == (5, 5)
+def test_a_merge_that_was_killed_before_its_removals_is_finished_by_the_next_run(two_shards: TwoShards) -> None:
+    files, source, options = fsspec.filesystem("memory"), two_shards.source, two_shards.options
+    killed = mock.patch.object(StoredObjects, "remove", side_effect=KeyboardInterrupt)
+    with killed, pytest.raises(KeyboardInterrupt):
+        gather(source, "memory://out", **options)
+    assert sum("manifest" in name for name in files.find("/out")) == 3
+    shard = gather(source, "memory://out", shard=(1, 2), **options)
+    assert (shard.ok + shard.duplicate, shard.fetched) == (5, 0)
+    again = gather(source, "memory://out", **options)
+    assert (again.ok, again.duplicate) == (5, 5)
     rows = [json.loads(line) for line in files.cat("/out/manifest.jsonl").splitlines()]
     assert set(files.find("/out")) == {"/out/manifest.jsonl"} | {f"/out/{row['path']}" for row in rows if row["path"]}
 

@@ -175,7 +175,8 @@ def test_a_folder_of_images_holds_the_same_pixels_with_label_files(
 
 def test_a_class_name_cannot_lead_out_of_the_folder(labels: LabelFile, tmp_path: Path) -> None:
     (tmp_path / "labels_class_def.txt").write_text("0 ../../../away\n1 ..\n")
-    augment(labels, tmp_path / "deep" / "folder", image=ImageProperty(8), format="folder")
+    summary = augment(labels, tmp_path / "deep" / "folder", image=ImageProperty(8), format="folder")
+    assert summary.notes == ("folders whose name differs from the class name: ../../../away as _.._.._away, .. as _",)
     written = [path for path in tmp_path.rglob("*.png") if path.parent != tmp_path / "photos"]
     assert len(written) == 20
     assert all(path.is_relative_to(tmp_path / "deep" / "folder" / "images") for path in written)

@@ -6,8 +6,10 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,6 +32,7 @@ from mlimages.images import (
     LabeledImage,
     copy_by_class,
     from_network,
+    from_pillow,
     identify,
     load_all_plugins,
     load_pixels,
@@ -414,6 +417,26 @@ def test_values_out_of_range_are_clipped_and_rounded_never_wrapped() -> None:
 def test_an_array_that_is_no_image_is_an_error(shape: tuple[int, ...]) -> None:
     with pytest.raises(InputError, match="with 1 or 3 channels"):
         LabeledImage.from_array(np.zeros(shape, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda path: LabeledImage(path).convert(16), "expected an ImageProperty, such as .*, got int"),
+        (lambda path: LabeledImage(path).load().convert(16), "expected an ImageProperty, .*, got int"),
+        (lambda _: load_pixels(noise(8, 8), ImageProperty(8)), "expected a path or the bytes .*, got Image"),
+        (lambda _: load_rgb(16), "expected a path or the bytes of an image file, got int"),
+        (lambda _: identify(None), "expected a path or the bytes of an image file, got NoneType"),
+        (lambda path: from_pillow(path.read_bytes()), "expected a PIL image, got bytes"),
+        (lambda path: prepare(path, ImageProperty(8)), "expected a PIL image, got PosixPath"),
+    ],
+)
+def test_an_argument_of_another_type_is_a_type_error_and_no_fault_of_the_image(
+    tmp_path: Path, call: Callable[[Any], object], said: str
+) -> None:
+    noise(8, 8).save(tmp_path / "a.png")
+    with pytest.raises(TypeError, match=said):
+        call(tmp_path / "a.png")
 
 
 def test_the_ways_to_resize_have_their_names_of_0_5() -> None:

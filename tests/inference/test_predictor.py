@@ -12,7 +12,7 @@ from PIL import Image
 from mlimages import images
 from mlimages.core import BrokenImage, BundleError, Fault, Prediction
 from mlimages.export import ExportOptions
-from mlimages.inference import OnnxBundle, Predictor, onnx_metadata
+from mlimages.inference import OnnxBundle, Predictor, explain, onnx_metadata
 from tests.deploying import exported, made_image, trained
 
 pytestmark = pytest.mark.train
@@ -81,8 +81,11 @@ ARRAY = np.zeros((8, 9, 3), np.uint8)
 def test_what_is_no_image_is_an_error_with_a_sentence(
     bundle: OnnxBundle, images: Any, error: type[Exception], said: str
 ) -> None:
+    predictor = Predictor(bundle)
     with pytest.raises(error, match=said):
-        Predictor(bundle)(images)
+        predictor(images)
+    with pytest.raises(error):
+        explain(predictor, images)
 
 
 @pytest.mark.parametrize("top", [0, -1])

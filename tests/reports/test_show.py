@@ -112,11 +112,10 @@ def test_a_sheet_as_a_page_reads_offline(folder: Path, open_page: OpenPage, widt
 
 def test_the_command_draws_and_says_what_is_next(run_cli: RunCli, folder: Path) -> None:
     labels = folder.parent / "labels.txt"
-    labels.write_text(
-        "".join(f"images/{path.parent.name}/{path.name} {i % 2}\n" for i, path in enumerate(folder.rglob("*.png")))
-    )
-    done = run_cli("show", "labels.txt", "--per-class", 2, "--gray")
+    labels.write_text("".join(f"images/{path.parent.name}/{path.name} [0,1]\n" for path in folder.rglob("*.png")))
+    done = run_cli("show", "labels.txt", "--per-class", 11, "--gray")
     assert done.stdout == "sheet.png\n"
+    assert "11 images of 2 classes, 1 unreadable\n" in done.stderr
     assert "next: mlimages" in done.stderr
     told = json.loads(run_cli("show", folder, "-o", "sheet.html", "--json").stdout)
     assert told == {"sheet": "sheet.html", "shown": {"blue": 5, "red": 6}, "broken": ["cut.png"]}
