@@ -59,5 +59,5 @@ def make_run(
         for place, item in enumerate(items):
             said = (item.label + (place in wrong)) % len(names)
             row = [0.9 if guess == said else 0.1 / (len(names) - 1) for guess in range(len(names))]
-            table.writerow([f"../images/{item.path.parent.name}/{item.path.name}", item.label, *row])
+            table.writerow([f"../images/{item.path.parent.name}/{item.path.name}", names[item.label], *row])
     return folder

@@ -100,7 +100,8 @@ class RunFiles:
 
     @property
     def predictions(self) -> Path:
-        """Predictions for the validation set: `path,label` and one probability per class."""
+        """Predictions for the validation set: `path,label` (class name, or JSON list of them) and one probability per
+        class."""
         return self.folder / "val_predictions.csv"
 
     @property

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -178,9 +178,7 @@ def read_run(path: str | os.PathLike[str]) -> RunFolder:
             preprocessing=Preprocessing.from_dict(settings["preprocessing"]),
             class_names=names,
             epochs=_read_epochs(files.metrics),
-            predictions=_read_predictions(
-                files.predictions, len(names), multi_label=settings.get("multi_label", False)
-            ),
+            predictions=_read_predictions(files.predictions, names, multi_label=settings.get("multi_label", False)),
             figures=json.loads(text) if (text := _read_text(files.result)) else {},
             left_out=tuple(_read_rows(files.folder / "left_out.tsv", delimiter="\t")),
         )
@@ -200,17 +198,19 @@ def _read_epochs(path: Path) -> tuple[dict[str, float], ...]:
     return tuple({name: float(value) for name, value in row.items() if value} for row in _read_rows(path))
 
 
-def _read_predictions(path: Path, num_classes: int, *, multi_label: bool) -> Predictions | None:
+def _read_predictions(path: Path, class_names: Sequence[str], *, multi_label: bool) -> Predictions | None:
     """Read `path,label` and one probability per class; paths are relative to the run folder.
 
-    The label is a class index, or in a multi-label run class indices separated by `;`.
+    The label is a class name, or in a multi-label run a JSON list of class names.
     """
     rows = list(csv.reader(io.StringIO(_read_text(path), newline="")))[1:]
     if not rows:
         return None
     probabilities = np.array([row[2:] for row in rows], dtype=np.float64)  # (N, classes)
-    numbers = [tuple(map(int, filter(None, row[1].split(";")))) for row in rows]
-    if probabilities.shape[1] != num_classes or not all(0 <= number < num_classes for own in numbers for number in own):
-        raise ValueError(f"{path.name} does not match the {num_classes} classes of classes.txt")
-    labels = multi_hot(numbers, num_classes) > 0 if multi_label else np.array(numbers, dtype=np.int64)[:, 0]
+    index_of = {name: index for index, name in enumerate(class_names)}
+    names = [json.loads(row[1]) if multi_label else [row[1]] for row in rows]
+    if probabilities.shape[1] != len(class_names) or not {name for own in names for name in own} <= index_of.keys():
+        raise ValueError(f"{path.name} does not match the {len(class_names)} classes of classes.txt")
+    indices = [tuple(index_of[name] for name in own) for own in names]
+    labels = multi_hot(indices, len(class_names)) > 0 if multi_label else np.array(indices, dtype=np.int64)[:, 0]
     return Predictions(tuple(named_path(row[0], path.parent) for row in rows), labels, probabilities)

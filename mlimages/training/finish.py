@@ -250,7 +250,8 @@ def _write_predictions(job: TrainingJob, validation: Validation) -> None:
         table.writerow(["path", "label", *job.class_names])
         for index, row in zip(validation.indices, validation.probabilities.tolist(), strict=True):
             image = job.val.images[index]
-            label = ";".join(map(str, image.class_indices))
+            labels = [job.class_names[n] for n in image.class_indices]
+            label = labels[0] if image.labels is None else json.dumps(labels, ensure_ascii=False)
             table.writerow([relative_name(image.path, job.files.folder.absolute()), label, *row])
 
 

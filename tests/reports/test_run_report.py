@@ -131,7 +131,7 @@ def test_a_run_that_has_not_ended_shows_what_there_is(run: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content"),
     [("config.json", "{"), ("config.json", "[]"), ("classes.txt", "one\n"), ("metrics.csv", "epoch\nx\n"),
-     ("val_predictions.csv", "path,label,a,b,c\np,7,1,0,0\n"), ("val_predictions.csv", "path,label\np\n")],
+     ("val_predictions.csv", "path,label,a,b,c\np,other,1,0,0\n"), ("val_predictions.csv", "path,label\np\n")],
 )  # fmt: skip
 def test_a_damaged_folder_is_one_error(run: Path, name: str, content: str) -> None:
     (run / name).write_text(content)
