@@ -3,14 +3,24 @@
 import json
 import os
 import re
+import shlex
 import shutil
+import subprocess
+import sys
+import sysconfig
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from mlimages.cli import main as cli
 from mlimages.demo.website import Page, serve_pages
 from tests.conftest import cli_in, fork_server
+from tests.gathering.providers import INaturalistSite, OpenverseSite
+from tests.servers import answer, serve
+from tests.test_packaging import left_out
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -21,6 +31,12 @@ def block(title: str, text: str = README) -> str:
     found = re.search(rf"<!-- {title} -->\n```\w+\n(.*?)```", text, re.DOTALL)
     assert found, f"there is no block titled {title!r}"
     return found[1]
+
+
+def commands_of(title: str) -> list[list[str]]:
+    """The words of each command of a block, without the name of the program."""
+    lines = [line for line in block(title).splitlines() if line.startswith("$ ")]
+    return [shlex.split(line.removeprefix("$ mlimages "), comments=True) for line in lines]
 
 
 @pytest.fixture
@@ -58,9 +74,7 @@ def files_of(folder: Path) -> dict[str, object]:
 @pytest.mark.train
 def test_the_tour_in_commands_and_the_tour_in_python_make_the_same_files(folders: tuple[Path, Path]) -> None:
     by_commands, by_python = folders
-    commands = [line.removeprefix("$ mlimages ").split() for line in block("tour").splitlines()]
-    assert len(commands) == 6
-    for words in commands:
+    for words in commands_of("tour"):
         answer = cli_in(by_commands)(*words, *(["--allow-private"] if words[0] == "gather" else []))
     assert answer.stdout.count("ants") >= PER_CLASS
 
@@ -86,17 +100,60 @@ def test_a_folder_is_trained_on_used_and_made_a_page_as_shown(test_data: Path, t
             shutil.copy(path, tmp_path / "my-photos" / name)
     shutil.copy(images[12], tmp_path / "new.jpg")
     (tmp_path / "my-photos/ants/broken.jpg").write_bytes(b"no image")
-    shown = block("folder").splitlines()
-    first, second = (line.removeprefix("$ mlimages ").split() for line in shown if line.startswith("$ "))
+    first, second = commands_of("folder")
     done = cli_in(tmp_path)(*first)
     rows = {line.split()[0] for line in (done.stdout + done.stderr).splitlines() if line}
-    *shown, answer = shown
+    *shown, answer = block("folder").splitlines()
     assert {line.split()[0] for line in shown if not line.startswith(("$ ", "..."))} <= rows
     assert next(line for line in shown if line.startswith("skipped")) in done.stdout
     assert re.sub(r"[\d.]+", "N", answer) in re.sub(r"[\d.]+", "N", cli_in(tmp_path)(*second).stdout)
-    (page,) = (line.partition("#")[0] for line in block("service").splitlines() if " --page " in line)
-    cli_in(tmp_path)(*page.removeprefix("$ mlimages ").split())
+    service, static_page = commands_of("service")
+    cli_in(tmp_path)(*static_page)
     assert (tmp_path / "site" / "index.html").exists()
+    command = [sys.executable, "-m", "mlimages", *service, "--port", "0"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        address = server.stdout.readline().split()[-1]
+        try:
+            with urllib.request.urlopen(address) as page, urllib.request.urlopen(f"{address}healthz") as state:
+                assert page.headers.get_content_type() == "text/html"
+                assert json.load(state)["classes"] == ["ants", "bees"]
+        finally:
+            server.terminate()
+    assert server.returncode == 0
+
+
+def test_a_word_becomes_folders_of_images_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with serve() as observations, serve() as search, serve() as archive:
+        INaturalistSite(observations, total=4)
+        OpenverseSite(search, total=5)
+        links = answer("".join(search.url(f"/{number}.jpg\n") for number in range(20, 26)).encode())
+        archive.routes["/api/imagenet.synset.geturls"] = links
+        endpoints = {
+            "inaturalist": observations.url("/v1"), "openverse": search.base, "imagenet": archive.base
+        }  # fmt: skip
+        for words in commands_of("word"):
+            words += ["--endpoint", endpoints[words[1]], "--allow-private"]
+            done = CliRunner().invoke(cli.app, words, catch_exceptions=False)
+            assert done.exit_code == 0, done.output
+    names = [path.name.partition("-")[0] for path in Path("photos").glob("*/*.jpg")]
+    assert sorted(names) == ["inaturalist"] * 8 + ["openverse"] * 5, "both words find the same links here"
+    assert {path.name for path in Path("cats").iterdir() if path.is_dir()} == {"domestic_cat"}
+
+
+def test_the_lines_for_installing_install_the_program(tmp_path: Path) -> None:
+    pytest.importorskip("setuptools", minversion="77")
+    copy = shutil.copytree(ROOT, tmp_path / "clone", ignore=left_out)
+    lines = [line.removeprefix("$ ") for line in block("install").splitlines()]
+    env = {  # without the package index: what is installed here serves as dependencies
+        **os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": sysconfig.get_path("purelib"), "PIP_NO_DEPS": "1", "PIP_NO_INDEX": "1",
+        "PIP_NO_BUILD_ISOLATION": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+    }  # fmt: skip
+    script = "\n".join(["set -e", *lines, "cd .venv", "command -v mlimages", "mlimages --version"])
+    done = subprocess.run(["bash", "-c", script], cwd=copy, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert str(copy / ".venv/bin/mlimages") in done.stdout
 
 
 def test_the_source_in_ten_lines_is_the_example() -> None:
