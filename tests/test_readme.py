@@ -147,9 +147,12 @@ def test_the_lines_for_installing_install_the_program(tmp_path: Path) -> None:
     copy = shutil.copytree(ROOT, tmp_path / "clone", ignore=left_out)
     lines = [line.removeprefix("$ ") for line in block("install").splitlines()]
     env = {  # without the package index: what is installed here serves as dependencies
-        **os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "PYTHONPATH": sysconfig.get_path("purelib"), "PIP_NO_DEPS": "1", "PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1",
-    }  # fmt: skip
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": sysconfig.get_path("purelib"),
+        **{f"PIP_{name}": "1" for name in ("NO_DEPS", "NO_INDEX", "DISABLE_PIP_VERSION_CHECK")},
+        "PIP_NO_BUILD_ISOLATION": "0",
+    }
     script = "\n".join(["set -e", *lines, "cd .venv", "command -v mlimages", "mlimages --version"])
     done = subprocess.run(["bash", "-c", script], cwd=copy, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
