@@ -16,7 +16,12 @@ from typer.core import TyperGroup
 
 from mlimages import __version__
 from mlimages.cli import augment, curate, demo, deploy, gather, inspect, probe_compare, train
-from mlimages.cli.process import disable_gc_at_exit, escape_unprintable_output, raise_mmap_threshold
+from mlimages.cli.process import (
+    disable_gc_at_exit,
+    escape_unprintable_output,
+    raise_mmap_threshold,
+    repeat_lost_interrupts,
+)
 from mlimages.core import MlimagesError, PeerExitedError, printable
 
 STEPS = ("gather", "curate", "train", "deploy", "inspect")
@@ -120,6 +125,7 @@ def main() -> NoReturn:
     disable_gc_at_exit()
     raise_mmap_threshold()
     escape_unprintable_output()
+    repeat_lost_interrupts()
     if "WORLD_SIZE" in os.environ:
         signal.signal(signal.SIGTERM, _exit_on_sigterm)
     try:

@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 
 GARBAGE_THRESHOLD = 10_000
 """Allocations between garbage collections. At Python's default of 700, a tenth of the time of `gather` went into
@@ -44,6 +45,22 @@ def escape_unprintable_output() -> None:
 def interrupt_on_sigterm() -> None:
     """Handle SIGTERM (Slurm, Kubernetes) like Ctrl-C; call this after Ray has started, whose handler prints a stack."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def repeat_lost_interrupts() -> None:
+    """Send Ctrl-C again where Python drops the exception: in a finalizer or in a callback of a weak reference.
+
+    PyTorch's export runs thousands of these.
+    """
+    report, main_thread = sys.unraisablehook, threading.get_ident()
+
+    def send_again(unraisable: sys.UnraisableHookArgs) -> None:
+        if unraisable.exc_type is KeyboardInterrupt:
+            threading.Timer(0.01, signal.pthread_kill, (main_thread, signal.SIGINT)).start()  # after the callback
+        else:
+            report(unraisable)
+
+    sys.unraisablehook = send_again
 
 
 def log_server(log_format: str) -> None:

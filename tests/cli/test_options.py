@@ -1,6 +1,8 @@
 """The command line of an options class: defaults, names and help are those of its fields."""
 
+import signal
 import sys
+import threading
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -107,3 +109,28 @@ def test_ctrl_c_while_the_command_line_is_imported_prints_one_line(
     with pytest.raises(SystemExit) as ended:
         main()
     assert (ended.value.code, capsys.readouterr().err) == (130, "mlimages: interrupted\n")
+
+
+def test_ctrl_c_in_a_finalizer_ends_the_command_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Interrupted:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    def command() -> None:
+        Interrupted()
+        threading.Event().wait(60)
+
+    handler = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
+    for name in ("disable_gc_at_exit", "raise_mmap_threshold"):  # they change this process
+        monkeypatch.setattr(cli, name, lambda: None)
+    monkeypatch.setattr(cli, "app", command)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "mlimages: interrupted; run the same command again to resume\n"
