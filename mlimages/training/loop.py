@@ -93,7 +93,7 @@ class Schedule:
         steps, warmup_steps = self.steps * self.epochs, self.warmup * self.steps * self.epochs
         if step < warmup_steps:
             return self.peak_lr * (step + 1) / (warmup_steps + 1)
-        progress = (step - warmup_steps) / max(1.0, steps - warmup_steps)
+        progress = (step - warmup_steps) / (steps - warmup_steps)
         return self.peak_lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 

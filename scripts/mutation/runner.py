@@ -229,7 +229,7 @@ def _in_parallel(
     while running or (waiting and time.monotonic() < deadline):
         while waiting and len(running) < processes and time.monotonic() < deadline:
             key, work, limit_s = waiting.pop()
-            running[_forked(work, limit_s)] = (key, time.monotonic() + 10 * limit_s)
+            running[_forked(work, limit_s)] = (key, time.monotonic() + 3 * limit_s)
         for pid, (key, end) in list(running.items()):
             done, status = os.waitpid(pid, os.WNOHANG)
             if done:

@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import average_precision_score
 from torch import nn
+from torch.nn import functional
 from torch.optim import lr_scheduler
 
 from mlimages.core import NoProgress
 from mlimages.training import FineTuneConfig
 from mlimages.training.features import Batch
 from mlimages.training.loop import HEAD_LR, SCRATCH_LR, TUNING_LR, Metrics, Schedule, Trainer, make_optimizer, validate
-from mlimages.training.objective import CrossEntropy
+from mlimages.training.objective import BinaryCrossEntropy, CrossEntropy
 
 PEAK = 0.3
 
@@ -254,3 +256,38 @@ def test_a_loss_that_is_not_finite_ends_the_epoch_and_no_image_is_no_step() -> N
     metrics = trainer.train_epoch(source, epoch=1, views=0, deadline=math.inf, progress=NoProgress())  # type: ignore[arg-type]
     assert torch.equal(network[1].weight, before)  # type: ignore[index]
     assert metrics == Metrics(0.0, 0, 0)
+
+
+@pytest.mark.parametrize("gone", [(), (0,), (2, 5)])
+def test_an_image_that_is_gone_leaves_the_dropout_of_the_others(gone: tuple[int, ...]) -> None:
+    network, trainer, source = dropout_trainer(seed=6)
+    trainer._batch_size, source.gone = 8, gone
+    linear = nn.Linear(5, 3)
+    linear.load_state_dict(network[1].state_dict())  # type: ignore[index]
+    trainer.train_epoch(source, epoch=2, views=0, deadline=math.inf, progress=NoProgress())  # type: ignore[arg-type]
+    order = np.random.default_rng([6, 2]).permutation(8).tolist()
+    torch.manual_seed(6 * 1_000_003 + 2)
+    masks = functional.dropout(torch.ones(8, 5), 0.5)  # of the whole batch, as torch draws them
+    rows = [row for row, index in enumerate(order) if index not in gone]
+    kept = [order[row] for row in rows]
+    nn.CrossEntropyLoss()(linear(source.x[kept] * masks[rows]), source.labels[kept]).backward()
+    make_optimizer(linear, FineTuneConfig(Path("a.txt"), Path("run"), optimizer="sgd"), lr=0.1).step()
+    assert torch.allclose(network[1].weight, linear.weight, atol=1e-6)  # type: ignore[index]
+
+
+def test_the_mean_average_precision_of_an_epoch_is_scikit_learns() -> None:
+    rng = torch.Generator().manual_seed(1)
+    x, labels = torch.randn(11, 5, generator=rng), (torch.rand(11, 3, generator=rng) < 0.4).float()
+    network, config = nn.Linear(5, 3), FineTuneConfig(Path("a.txt"), Path("run"), batch_size=4)
+    optimizer = torch.optim.SGD(network.parameters(), 0.0)
+    trainer = Trainer(
+        network, Rows(network, x, labels, gone=(3,)), optimizer, Schedule(0.0, 3, 1, 0.0), config=config,
+        objective=BinaryCrossEntropy(config, labels, torch.device("cpu")), autocast=nullcontext,
+    )  # fmt: skip
+    images = trainer._source
+    metrics = trainer.train_epoch(images, epoch=1, views=0, deadline=math.inf, progress=NoProgress())  # type: ignore[arg-type]
+    kept = [index for index in range(11) if index != 3]
+    scores = network(x[kept]).detach().numpy()
+    expected = [average_precision_score(labels[kept, one], scores[:, one]) for one in range(3)]
+    assert metrics.mean_ap == pytest.approx(np.mean(expected))
+    assert metrics.count == 10
