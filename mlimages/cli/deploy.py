@@ -214,7 +214,7 @@ def evaluate(
         0,
         min=0,
         metavar="N",
-        help="Also measure accuracy on N images with the centre masked, to detect reliance on the background.",
+        help="Also test on N images whether the network uses what surrounds the centre, such as the background.",
     ),
     skip_unavailable: bool = SKIP_UNAVAILABLE,
     force: bool = FORCE,

@@ -18,7 +18,7 @@ from mlimages.core import BrokenImage, LabelRow, Prediction, Share, counted, for
 
 if TYPE_CHECKING:
     from mlimages.export import Quantization
-    from mlimages.inference import Evaluation, Explanation, OnnxBundle
+    from mlimages.inference import BackgroundUse, Evaluation, Explanation, OnnxBundle
     from mlimages.serving import WebRuntime
 
 Results = Iterable[Prediction | BrokenImage]
@@ -152,8 +152,8 @@ def evaluation_text(evaluation: Evaluation) -> str:
         named = ", ".join(f"{each.path} ({each.fault})" for each in evaluation.broken[:3])
         more = f" and {len(evaluation.broken) - 3} more" if len(evaluation.broken) > 3 else ""
         lines.append(f"{counted(len(evaluation.broken), 'image')} could not be used: {named}{more}")
-    if evaluation.middle_hidden:
-        lines.append(_masked_centre_text(evaluation))
+    if evaluation.background:
+        lines.append(_background_text(evaluation.background))
     decode, network = evaluation.decode_ms, evaluation.network_ms
     lines.append(
         f"{evaluation.images_per_s:.0f} images/s; latency p50/p95 in ms: decode {decode.p50:.1f}/{decode.p95:.1f}, "
@@ -180,14 +180,11 @@ def _class_score_lines(evaluation: Evaluation, width: int) -> Iterator[str]:
         yield f"no image of {', '.join(absent)}: the scores are undefined (-){excluded}"
 
 
-def _masked_centre_text(evaluation: Evaluation) -> str:
-    """Format the accuracy with the centre masked, and say whether the background alone predicts the class."""
-    hidden = evaluation.middle_hidden
-    assert hidden is not None
-    most_frequent = max(map(sum, evaluation.confusion)) / evaluation.count
-    verdict = ": the class can be predicted from the background alone" if hidden.low > most_frequent else ""
-    interval = f"95 % interval {format_interval(hidden)}"
-    return f"with the centre masked: {format_percent(hidden.value)} correct ({interval}){verdict}"
+def _background_text(use: BackgroundUse) -> str:
+    """Format the accuracy with the centre replaced, and say whether the network uses what surrounds it."""
+    verdict = "the network uses" if use.is_significant else "no sign that the network uses"
+    shares = f"{format_percent(use.correct)} still correct, {format_percent(use.chance)} by chance"
+    return f"with another image's centre: {shares} (p = {use.p_value:.2g}): {verdict} what surrounds the centre"
 
 
 def quantization_text(result: Quantization) -> str:

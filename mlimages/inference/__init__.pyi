@@ -17,6 +17,7 @@ from .evaluation import Evaluation as Evaluation
 from .evaluation import evaluate as evaluate
 from .explanation import GRID as GRID
 from .explanation import WINDOW as WINDOW
+from .explanation import BackgroundUse as BackgroundUse
 from .explanation import Explanation as Explanation
 from .explanation import explain as explain
 from .inputs import find_inputs as find_inputs

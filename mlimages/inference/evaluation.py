@@ -23,12 +23,11 @@ from mlimages.core import (
     Share,
     command,
     scores,
-    share,
 )
 from mlimages.images import check_missing_images, require_available
 from mlimages.inference.align_classes import match_labels
 from mlimages.inference.bundle import OnnxBundle
-from mlimages.inference.explanation import mask_center
+from mlimages.inference.explanation import BackgroundUse, measure_background_use
 from mlimages.inference.multi_label import LabelScores, score_labels
 from mlimages.inference.predictor import Predictor, TimedResult
 from mlimages.inference.tasks import MultiLabel
@@ -58,7 +57,7 @@ class Evaluation:
         decode_ms, network_ms: latency of one image in one worker.
         labels: the scores of a multi-label model, which has neither a confusion matrix nor `mistakes` of one class; its
             accuracy is the share of images whose labels are all predicted correctly. None with one class per image.
-        middle_hidden: accuracy with the centre of the images masked; None if it was not measured.
+        background: whether the predictions depend on the background; None if it was not measured.
         trained_on, chosen_on: number of the evaluated images on which the model was trained, and on which its epoch was
             chosen. They are recognized by their paths in the model's run folder, so that copies elsewhere are not
             counted; 0 if the model is in no run folder.
@@ -74,7 +73,7 @@ class Evaluation:
     images_per_s: float
     decode_ms: Timing
     network_ms: Timing
-    middle_hidden: Share | None = None
+    background: BackgroundUse | None = None
     trained_on: int = 0
     chosen_on: int = 0
     labels: LabelScores | None = None
@@ -146,8 +145,8 @@ class Evaluation:
         if self.labels:
             values |= self.labels.to_dict()
             del values["confusion"], values["unknown"]
-        if self.middle_hidden:
-            values["middle_hidden"] = [self.middle_hidden.value, self.middle_hidden.low, self.middle_hidden.high]
+        if self.background:
+            values["background"] = asdict(self.background)
         return json.dumps(values)
 
 
@@ -164,7 +163,7 @@ def evaluate(
     Args:
         model: a predictor, an .onnx file, or a run folder.
         labels: a label file, or its path.
-        explain: number of images, evenly spaced, on which to measure the accuracy with the centre masked.
+        explain: number of images, evenly spaced, on which to test whether the predictions depend on the background.
         skip_unavailable: skip remote images that cannot be downloaded instead of raising.
 
     Raises:
@@ -224,20 +223,21 @@ def evaluate(
         images_per_s=len(answers) / elapsed_s,
         decode_ms=_percentiles([answer.decode_s for _, _, answer in good]),
         network_ms=_percentiles([answer.network_s for _, _, answer in good]),
-        middle_hidden=_masked_centre_accuracy(predictor, items, explain) if explain else None,
+        background=_background_use(predictor, items, explain) if explain else None,
         trained_on=_count_listed_images(items, predictor.bundle, "train.txt"),
         chosen_on=_count_listed_images(items, predictor.bundle, "val.txt"),
         labels=label_scores,
     )
 
 
-def _masked_centre_accuracy(predictor: Predictor, items: Sequence[LabeledPath], count: int) -> Share | None:
-    """Return the accuracy on `count` images with their centre masked, with its 95 % interval."""
+def _background_use(predictor: Predictor, items: Sequence[LabeledPath], count: int) -> BackgroundUse | None:
     drawn = [items[n * len(items) // min(count, len(items))] for n in range(min(count, len(items)))]
     decoded = [(predictor.decode(item.path)[0], item.label) for item in drawn]
     good = [(pixels, label) for pixels, label in decoded if not isinstance(pixels, BrokenImage)]
-    correct = sum(int(predictor.probabilities([mask_center(pixels)])[0].argmax()) == label for pixels, label in good)
-    return share(correct, len(good)) if good else None
+    if not good:
+        return None
+    images, labels = zip(*good, strict=True)
+    return measure_background_use(predictor, images, np.array(labels))
 
 
 def _class_dict(scores: ClassScores) -> dict[str, object]:

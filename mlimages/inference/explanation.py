@@ -21,6 +21,14 @@ GRID = 7
 WINDOW = 2
 """Side of the masked square, in steps of the grid: neighbours overlap, so that nothing lies between them."""
 
+CENTERS = 2
+"""Number of images whose centres replace that of each image: more images tell more than more centres."""
+
+FALSE_ALARMS = 0.01
+"""Share of the datasets without a relation of background and class on which `BackgroundUse.is_significant`."""
+
+_PERMUTATIONS = 1999
+_MIN_PROBABILITY = 1e-7
 _STEPS = GRID + WINDOW - 1
 _BATCH = 2  # more are no faster on a CPU, and take 0.1 GB each with VGG-16
 _MAX_WORKERS = 4  # a batch each
@@ -77,6 +85,28 @@ class Explanation:
         return Image.composite(Image.new("RGB", image.size, (220, 30, 30)), image, mask)
 
 
+@dataclass(frozen=True, slots=True)
+class BackgroundUse:
+    """How predictions depend on what surrounds the centre of the images, where most objects are.
+
+    Attributes:
+        count: number of images.
+        correct: share of correct predictions (0..1) with the centre replaced by that of another image.
+        chance: the same share if the surroundings had no relation to the class.
+        p_value: of a permutation test, one-sided.
+    """
+
+    count: int
+    correct: float
+    chance: float
+    p_value: float
+
+    @property
+    def is_significant(self) -> bool:
+        """Whether the surroundings predict the class; by chance in 1 % of the datasets."""
+        return self.p_value <= FALSE_ALARMS
+
+
 def explain(predictor: Predictor, image: ImageInput, *, workers: int | None = None) -> Explanation | BrokenImage:
     """Mask the regions of an image one at a time and compare the predictions, in 50 forward passes.
 
@@ -105,22 +135,52 @@ def explain(predictor: Predictor, image: ImageInput, *, workers: int | None = No
     )
 
 
-def mask_center(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Mask the centre of an image `(h, w, C)` (half of its area), where most objects are.
+def measure_background_use(
+    predictor: Predictor, images: Sequence[NDArray[np.uint8]], labels: NDArray[np.int64]
+) -> BackgroundUse:
+    """Test whether predictions depend on what surrounds the centre of the images (half of their area).
 
-    The centre gets the mean colour of the border: that of the whole image would reveal the colour of the object.
+    All images get the centres of the same few images, so that their predictions differ by their surroundings alone.
+    The test permutes the classes of the surroundings: the statistic is the mean log-probability of their class.
+
+    Args:
+        images: preprocessed images from `Predictor.decode`, each `(h, w, C)`; at least one.
+        labels: their class indices, `(N,)`.
     """
-    height, width = pixels.shape[:2]
-    top, left = round(height * _MARGIN), round(width * _MARGIN)
-    rest = np.ones((height, width), bool)
-    rest[top : height - top, left : width - left] = False
-    hidden = pixels.copy()
-    hidden[~rest] = pixels[rest].mean(axis=0).round() if rest.any() else 0
-    return hidden
+    centers = [images[n * len(images) // CENTERS] for n in range(CENTERS)]
+    threads = Threads(min(_MAX_WORKERS, predictor.workers))
+    batches = ([replace_center(image, center) for center in centers] for image in images)
+    probabilities = np.stack(list(threads.map(predictor.probabilities, batches)))  # (N, CENTERS, classes)
+    predicted = probabilities.argmax(axis=2)  # (N, CENTERS)
+    correct = float((predicted == labels[:, None]).mean())
+    frequencies = [np.bincount(each.ravel(), minlength=probabilities.shape[2]) for each in (predicted, labels)]
+    chance = float(frequencies[0] @ frequencies[1] / predicted.size / len(labels))
+    evidence = np.log(np.maximum(probabilities, _MIN_PROBABILITY)).mean(axis=1)  # (N, classes)
+    return BackgroundUse(len(images), correct, chance, _permutation_test(evidence, labels))
+
+
+def _permutation_test(evidence: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    """Return the probability that labels assigned at random have as much evidence `(N, classes)`.
+
+    Source: B. Phipson and G. K. Smyth, Permutation p-values should never be zero, SAGMB 9 (2010).
+    """
+    rows, rng = np.arange(len(labels)), np.random.default_rng(0)
+    observed = evidence[rows, labels].sum(dtype=np.float64) - 1e-6  # sums of the same numbers differ by rounding
+    totals = (evidence[rows, rng.permutation(labels)].sum(dtype=np.float64) for _ in range(_PERMUTATIONS))
+    return float((1 + sum(total >= observed for total in totals)) / (1 + _PERMUTATIONS))
 
 
 _MARGIN = (1 - 0.5**0.5) / 2
-"""Fraction of the height and width outside the masked centre on each side, so that half of the area lies within."""
+"""Fraction of the height and width outside the centre on each side, so that half of the area lies within."""
+
+
+def replace_center(image: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return an image `(h, w, C)` with the centre of another of its size."""
+    height, width = image.shape[:2]
+    top, left = round(height * _MARGIN), round(width * _MARGIN)
+    mixed = image.copy()
+    mixed[top : height - top, left : width - left] = other[top : height - top, left : width - left]
+    return mixed
 
 
 def _masked_images(pixels: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:

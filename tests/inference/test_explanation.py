@@ -1,10 +1,13 @@
 """The explanation finds what a network looks at, where that is known."""
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
@@ -14,10 +17,10 @@ from mlimages.cli.predictions import evaluation_text, overlay_files
 from mlimages.core import BrokenImage, ImageProperty, LabeledPath, Normalization, Preprocessing
 from mlimages.export import TrainedNetwork, export_network
 from mlimages.inference import Predictor, evaluate, explain
-from mlimages.inference.explanation import mask_center
+from mlimages.inference.explanation import measure_background_use, replace_center
 from mlimages.labels import LabelFile, write_label_file
 from tests.deploying import made_image
-from tests.planting import KINDS, Kind, Shortcut, linear_predictor, write_set
+from tests.planting import KINDS, FittedPredictor, Kind, Shortcut, linear_predictor, write_set
 
 SIDE = 28
 REGIONS = {"top left": (0, 0), "bottom right": (22, 22), "centre": (11, 11)}
@@ -86,25 +89,44 @@ def test_the_passes_are_at_most_60_an_image(
     assert sum(passes) == 50
 
 
-@pytest.mark.parametrize(("region", "stays"), [("top left", 1.0), ("centre", 0.5)])
+@pytest.mark.parametrize(("region", "correct"), [("top left", 1.0), ("centre", 0.5)])
 def test_evaluate_tells_a_network_that_does_without_the_middle(
-    region: str, stays: float, predictors: dict[str, Predictor], tmp_path: Path
+    region: str, correct: float, predictors: dict[str, Predictor], tmp_path: Path
 ) -> None:
-    write_label_file(tmp_path / "val.txt", images(tmp_path, region), ("bright", "dark"))
-    found = evaluate(predictors[region], LabelFile(tmp_path / "val.txt"), explain=8)
+    write_label_file(tmp_path / "val.txt", images(tmp_path, region) * 2, ("bright", "dark"))
+    found = evaluate(predictors[region], LabelFile(tmp_path / "val.txt"), explain=16)
     assert found.accuracy.value == 1.0
-    assert found.middle_hidden is not None
-    assert found.middle_hidden.value == stays
+    assert found.background is not None
+    assert (found.background.correct, found.background.chance) == (correct, 0.5)
+    assert found.background.is_significant == (region == "top left")
+    assert json.loads(found.to_json())["background"]["count"] == 16
 
 
-def test_the_hidden_middle_tells_nothing_of_what_it_hides() -> None:
+def test_nothing_remains_of_the_replaced_centre() -> None:
     rng = np.random.default_rng(0)
-    first = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    first, other = rng.integers(0, 256, (2, 40, 50, 3), dtype=np.uint8)
     second = first.copy()
     second[6:34, 8:42] = rng.integers(200, 256, (28, 34, 3))
     assert not np.array_equal(first, second)
-    np.testing.assert_array_equal(mask_center(first), mask_center(second))
-    np.testing.assert_array_equal(mask_center(first)[:6], first[:6])
+    mixed = replace_center(first, other)
+    np.testing.assert_array_equal(mixed, replace_center(second, other))
+    np.testing.assert_array_equal(mixed[:6], first[:6])
+    np.testing.assert_array_equal(mixed[6:34, 8:42], other[6:34, 8:42])
+
+
+def test_a_background_without_a_relation_to_the_class_is_significant_as_often_as_stated(
+    predictors: dict[str, Predictor],
+) -> None:
+    def looks_at_everything(pixels: Sequence[NDArray[np.uint8]]) -> NDArray[np.floating]:
+        bright = np.stack(pixels).mean(axis=(1, 2, 3)) / 255
+        return np.stack([bright, 1 - bright], axis=1)
+
+    rng, labels = np.random.default_rng(0), np.arange(16) % 2
+    sets = rng.integers(0, 256, (60, 16, 2, 2, 3), dtype=np.uint8).repeat(4, axis=2).repeat(4, axis=3)
+    sets[:, labels == 0, 3:5, 3:5] = 250  # the object, within the centre
+    model = FittedPredictor(predictors["centre"].bundle, looks_at_everything)
+    p_values = np.array([measure_background_use(model, list(images), labels).p_value for images in sets])
+    assert 7 <= (p_values <= 0.2).sum() <= 17  # 12 expected, with a standard deviation of 3
 
 
 @pytest.mark.parametrize("kind", [*KINDS, None])
@@ -124,7 +146,7 @@ def test_the_sentence_of_evaluate_finds_planted_shortcuts_and_nothing_in_a_clean
     )
     found = evaluate(linear_predictor(train, side=24), val, explain=60)
     assert found.accuracy.low > 0.5
-    assert ("from the background alone" in evaluation_text(found)) == bool(kind)
+    assert (": the network uses what surrounds the centre" in evaluation_text(found)) == bool(kind)
 
 
 def test_the_command_writes_one_overlay_an_image_and_leaves_broken_ones_out(
