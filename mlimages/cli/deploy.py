@@ -267,7 +267,7 @@ def explain(
         predictor = Predictor(model)
     images = list(find_inputs(sources))
     files = predictions.overlay_files(images, out)
-    require_writable(files, overwrite=force)
+    require_writable(files, overwrite=force, inputs=images)
     out.mkdir(parents=True, exist_ok=True)
     good = 0
     for image, file in zip(images, files, strict=True):

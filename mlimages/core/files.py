@@ -74,13 +74,19 @@ def writing(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         )  # record before the rename: without a record, the file could not be replaced later
 
 
-def require_writable(paths: Iterable[Path], *, overwrite: bool = False) -> None:
-    """Check that these files can be written without overwriting a user's file.
+def require_writable(
+    paths: Iterable[Path], *, overwrite: bool = False, inputs: Iterable[str | os.PathLike[str]] = ()
+) -> None:
+    """Check that these files can be written without overwriting a user's file, or one of the `inputs`.
 
     Raises:
-        InputError: one of them exists, `overwrite` is false, and mlimages did not write it or it was edited since.
+        InputError: one of them exists, `overwrite` is false, and mlimages did not write it, it was edited since, or it
+            is an input.
     """
+    read = {os.path.realpath(each) for each in inputs}
     for path in paths if not overwrite else ():
+        if os.path.realpath(path) in read:
+            raise InputError(f"{path} is itself an input: choose another name with -o, or replace it with --force")
         if path.is_dir() or (path.exists() and f"{_sha256(path)}  {path.name}" not in _read_records(path.parent)):
             raise InputError(
                 f"{path} exists and was not written by mlimages, or was edited since: "

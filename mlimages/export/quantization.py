@@ -113,8 +113,9 @@ def quantize(
 
     Raises:
         BundleError: the file is not an mlimages bundle, or has no preprocessing and needs a mean image.
-        InputError: the label file has a class that is not in the bundle, or fewer than two images that can be decoded,
-            or `out` exists, was not written by mlimages or was changed since, and `overwrite` is false.
+        InputError: the bundle is quantized already, the label file has a class that is not in the bundle, or fewer than
+            two images that can be decoded, or `out` is the bundle itself or exists, was not written by mlimages or was
+            changed since, and `overwrite` is false.
 
     Examples:
         >>> from mlimages import quantize
@@ -128,8 +129,11 @@ def quantize(
         ['original', 'int8', 'int8, reduced range']
     """
     progress, out = progress or NoProgress(), as_path(out)
-    require_writable([out], overwrite=overwrite)
     bundle = bundle if isinstance(bundle, OnnxBundle) else OnnxBundle.read(Path(bundle))
+    require_writable([out], overwrite=overwrite, inputs=[bundle.path])
+    if bundle.provenance.quantization:
+        raise InputError(f"{bundle.path} is quantized already: quantize the file that it was made from")
+    make_runner(bundle)  # a damaged file is refused before the work
     labels = calibration if isinstance(calibration, LabelFile) else LabelFile(as_path(calibration))
     samples = _load_samples(bundle, labels, progress)
     calibration_set, test_set = _split_samples(samples)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mlimages import images
-from mlimages.core import InputError, format_percent
+from mlimages.core import BundleError, InputError, format_percent
 from mlimages.export import (
     ExportOptions,
     KnownOutput,
@@ -163,6 +163,22 @@ def test_paths_of_every_kind_are_taken(bundle: OnnxBundle, labels: LabelFile, tm
     assert result.count == 4
     assert repr(result).startswith("Quantization(original (")
     assert f"; 4 images; chosen: {result.chosen.name if result.chosen else None})" in repr(result)
+
+
+def test_a_file_is_neither_replaced_by_its_variant_nor_quantized_twice(
+    bundle: OnnxBundle, labels: LabelFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_load_samples", None)  # all are refused before the images are read
+    own = replace(bundle, path=tmp_path / "own.onnx")
+    own.write(bundle.path)
+    with pytest.raises(InputError, match="is itself an input"):
+        quantize_any(own, labels, tmp_path / "." / "own.onnx")
+    trials = ({"name": "int8", "accuracy": 1.0, "images_per_s": 1.0, "size_bytes": 1},)
+    with pytest.raises(InputError, match="quantized already: quantize the file that it was made from"):
+        quantize_any(replace(own, provenance=replace(own.provenance, quantization=trials)), labels, tmp_path / "q.onnx")
+    damaged = replace(own, probe=replace(own.probe, logits=tuple(value + 1 for value in own.probe.logits)))
+    with pytest.raises(BundleError, match="does not reproduce"):
+        quantize_any(damaged, labels, tmp_path / "q.onnx")
 
 
 @pytest.mark.parametrize("count", [0, 1])
