@@ -4,6 +4,7 @@ from .codes import MAX_PIXELS as MAX_PIXELS
 from .codes import OPEN_REASONS as OPEN_REASONS
 from .codes import Fault as Fault
 from .codes import Reason as Reason
+from .content import explain_content as explain_content
 from .errors import BundleError as BundleError
 from .errors import ExportError as ExportError
 from .errors import GatherError as GatherError

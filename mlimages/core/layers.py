@@ -109,8 +109,8 @@ class Window:
 
 
 def _summary_lines(summary: NetworkSummary) -> Iterator[str]:
-    channels, height, width = summary.input
-    yield f"{summary.title}: input {channels} x {height} x {width}"
+    shape = " x ".join(str(length or "?") for length in summary.input)
+    yield f"{summary.title}: input {shape}" if any(summary.input) else summary.title
     yield ""
     head = ("layer", "kind", "output", "params", "mult-adds", "state", "width = (N + 2P - F)/S + 1")
     rows = [head, *(_layer_row(layer) for layer in _visible_layers(summary.layers))]

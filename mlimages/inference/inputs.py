@@ -24,12 +24,15 @@ def find_inputs(sources: Iterable[str | os.PathLike[str]]) -> Iterator[os.PathLi
     """Yield the given files, and the images in the given folders, recursively and sorted.
 
     Raises:
-        InputError: a source is a URL, or a folder without an image; raised before the first image is yielded.
+        InputError: a source is a URL, standard input, or a folder without an image; raised before the first image is
+            yielded.
     """
     found: list[Iterator[os.PathLike[str]]] = []
     for name in sources:
         if is_link(os.fspath(name)):
             raise InputError(f"{os.fspath(name)}: {NO_LINKS}")
+        if os.fspath(name) == "-":
+            raise InputError("- is standard input, which only `predict MODEL -` reads: it stands alone; a file is ./-")
         path = as_path(os.fspath(name))
         images = find_images([path])
         if (first := next(images, None)) is None:

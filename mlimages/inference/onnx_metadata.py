@@ -8,7 +8,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mlimages.core import BundleError, MissingExtraError, command, copy_bytes, replacing, telemetry_disabled
+from mlimages.core import (
+    BundleError,
+    MissingExtraError,
+    command,
+    copy_bytes,
+    explain_content,
+    replacing,
+    telemetry_disabled,
+)
 
 # Since 1.29 its import stores an identifier in the user's cache, and each loaded model is reported:
 # https://github.com/microsoft/onnxruntime/pull/27379
@@ -33,14 +41,15 @@ def open_session(path: Path) -> Any:
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     try:
-        path.open("rb").close()  # ONNX Runtime's error does not tell what is wrong with the path
+        with path.open("rb") as file:  # ONNX Runtime's error does not tell what is wrong with the path, or what it is
+            content = explain_content(file.read(1000))
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except FileNotFoundError as error:
         raise BundleError(f"no file at {path}: create it with {command('export', 'RUN', '-o', path.name)}") from error
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror}") from error
     except Exception as error:  # ONNX Runtime's errors share no base but Exception
-        raise BundleError(f"{path} {_load_error_reason(error)}") from error
+        raise BundleError(f"{path} {_load_error_reason(error)}" + (f": {content}" if content else "")) from error
 
 
 def read_metadata(path: Path, session: Any) -> dict[str, str]:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mlimages.core import ModelError
+from mlimages.core import ModelError, explain_content
 
 logger = logging.getLogger(__name__)
 
@@ -61,13 +61,9 @@ def read_weights(path: str | os.PathLike[str]) -> State:
 def _diagnose_content(path: Path) -> str:
     """Return what an unreadable file contains instead of weights; "" if unknown."""
     with path.open("rb") as file:
-        begin = file.read(64).lstrip().lower()
-    if begin.startswith(b"version https://git-lfs"):
-        return "it is a Git LFS pointer: fetch the file with `git lfs pull`"
-    if begin.startswith((b"<!doctype", b"<html", b"<?xml")):
-        return "it is a web page: download the file itself"
-    if not begin.startswith(b"pk\x03\x04"):
-        return ""
+        begin = file.read(1000)
+    if not begin.startswith(b"PK\x03\x04"):
+        return explain_content(begin)
     if not zipfile.is_zipfile(path):
         return "it is incomplete: download it again"
     with zipfile.ZipFile(path) as archive:

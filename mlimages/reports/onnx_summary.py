@@ -55,7 +55,7 @@ def summarize_onnx(path: str | os.PathLike[str]) -> NetworkSummary:
     layers = tuple(layer for node in model.graph.node if (layer := graph.layer(node)) is not None)
     return NetworkSummary(
         title=path.name,
-        input=graph.first_conv_input_shape(model.graph),
+        input=graph.image_shape(model.graph),
         layers=layers,
         parameters=sum(math.prod(shape) for shape in graph.weights.values() if len(shape) > 0),
         trained_parameters=None,
@@ -103,12 +103,16 @@ class _GraphTensors:
             lost_px=window.lost_px(given[-1]) if window else 0,
         )
 
-    def first_conv_input_shape(self, graph: Any) -> tuple[int, int, int]:
-        """Return the shape `(C, H, W)` of the first convolution's input; zeros if unknown."""
+    def image_shape(self, graph: Any) -> tuple[int, int, int]:
+        """Return the shape `(C, H, W)` of the first convolution's input, else of the graph's; zeros if unknown."""
         for node in graph.node:
             if node.op_type in ("Conv", "QLinearConv") and len(given := self.shapes.get(node.input[0], ())) == 3:
                 return given[0], given[1], given[2]
-        return 0, 0, 0
+        first = self.shapes[graph.input[0].name] if graph.input else ()
+        if len(first) != 3:
+            return 0, 0, 0
+        is_channels_last = first[2] in (1, 3) and first[0] not in (1, 3)
+        return (first[2], first[0], first[1]) if is_channels_last else (first[0], first[1], first[2])
 
     def _multiply_adds(self, kind: str, weight_names: list[str], output: Shape) -> int:
         if _KINDS[kind] not in ("conv", "linear"):

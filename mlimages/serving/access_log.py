@@ -1,14 +1,45 @@
-"""Access log: one line per request, as text or JSON."""
+"""Log of requests, also of what is none: one line each, as text or JSON."""
 
 from __future__ import annotations
 
 import json
 import logging
+import time
 from datetime import UTC, datetime
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 logger = logging.getLogger(__name__)
+
+LOG_EVERY_S = 60.0
+"""Least time between two lines about what hostile clients can repeat."""
+
+
+class LimitInvalidRequests(logging.Filter):
+    """Log what is not valid HTTP in one line without a traceback, one of them a minute: aiohttp logs all with one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._logged = -LOG_EVERY_S
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Shorten the record of an invalid request; return whether it is logged."""
+        error = record.exc_info[1] if record.exc_info else None
+        if not isinstance(error, HttpProcessingError):
+            return True
+        reason = error.message.strip().partition("\n")[0].rstrip(":")
+        vars(record).update(msg=f"{record.getMessage()}: {reason}", args=(), exc_info=None)
+        now, previous = time.monotonic(), self._logged
+        if now - previous >= LOG_EVERY_S:
+            self._logged = now
+        return now - previous >= LOG_EVERY_S
+
+
+http_logger = logging.getLogger(f"{__name__}.http")
+"""Logger of aiohttp's server."""
+
+http_logger.addFilter(LimitInvalidRequests())
 
 
 def log_request(request: web.Request, *, status: int, size_bytes: int, duration_s: float) -> None:

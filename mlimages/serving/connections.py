@@ -9,6 +9,7 @@ import time
 
 from aiohttp import web
 
+from mlimages.serving.access_log import LOG_EVERY_S
 from mlimages.serving.service import Service
 
 logger = logging.getLogger(__name__)
@@ -18,8 +19,6 @@ BACKLOG = 32
 
 _RESERVED = 5 * BACKLOG
 """File descriptors kept for files and for rejected connections, which are closed some turns of the loop later."""
-
-_LOG_EVERY_S = 60.0
 
 
 def max_connections() -> int:
@@ -43,7 +42,7 @@ class ConnectionLimiter:
     def __init__(self, server: web.Server, service: Service, *, limit: int) -> None:
         self._server, self._service, self._limit = server, service, limit
         self._touched: dict[object, float] = {}
-        self._logged = -_LOG_EVERY_S
+        self._logged = -LOG_EVERY_S
 
     def __call__(self) -> asyncio.Protocol:
         if len(self._server.connections) >= self._limit:
@@ -68,7 +67,7 @@ class ConnectionLimiter:
 
     def _log_refusal(self) -> None:
         now = time.monotonic()
-        if now - self._logged >= _LOG_EVERY_S:
+        if now - self._logged >= LOG_EVERY_S:
             self._logged = now
             logger.warning("all %d connections are in use: refusing new ones", self._limit)
 

@@ -62,6 +62,8 @@ async def return_errors_as_json(request: web.Request, handler: Handler) -> web.S
     try:
         return await handler(request)
     except ProblemError as problem:
+        if problem.status == 422 and request.content_type == "application/x-www-form-urlencoded":
+            problem.message += "; curl -d changes the bytes of a file: send it with -F file=@IMAGE"
         return problem.response(request.path)
     except web.HTTPException as error:
         code = (error.reason or "error").lower().replace(" ", "-")

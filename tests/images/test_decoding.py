@@ -17,6 +17,10 @@ from tests.images.odd_images import exif, made_image, saved
 BOMB = "an image inside the file has more pixels than Pillow supports"
 AGAIN = "copy or download the file again"
 BEGIN = "the file begins with"
+BASE64 = "it is base64 text: decode it to the bytes of the image file"
+LFS = "it is a Git LFS pointer: fetch the file with `git lfs pull`"
+SVG = "it is an SVG drawing: convert it to PNG"
+PAGE = "it is a web page: download the file itself"
 VARIANT = "the installed Pillow cannot decode this variant of the format"
 
 
@@ -56,6 +60,11 @@ HEIC = b"\0\0\0\x18ftypheic\0\0\0\0"
         (b"x", "needs libx", "PNG", Fault.UNREADABLE, "the installed Pillow cannot decode the format (needs libx)"),
         (b"x", "", "PNG", Fault.NOT_AN_IMAGE, f"the file begins like a PNG file, but its header is damaged: {AGAIN}"),
         (b"0123456789abcdef", "", "", Fault.NOT_AN_IMAGE, 'the file begins with "0123456789ab"'),
+        (b"data:image/jpeg;base64,/9j/4", "", "", Fault.NOT_AN_IMAGE, f'{BEGIN} "data:image/j": {BASE64}'),
+        (b"iVBORw0KGgoAAAANSUhEUg==", "", "", Fault.NOT_AN_IMAGE, f'{BEGIN} "iVBORw0KGgoA": {BASE64}'),
+        (b"version https://git-lfs.github.com/spec/v1", "", "", Fault.NOT_AN_IMAGE, f'{BEGIN} "version http": {LFS}'),
+        (b"<?xml  ?><svg/>", "", "", Fault.NOT_AN_IMAGE, f'{BEGIN} "<?xml  ?><sv": {SVG}'),
+        (b"<!DOCTYPE html><title>", "", "", Fault.NOT_AN_IMAGE, f'{BEGIN} "<!DOCTYPE ht": {PAGE}'),
         (b"line\nline", "", "", Fault.NOT_AN_IMAGE, "the file begins with 6c 69 6e 65 0a 6c 69 6e 65"),
     ],
 )  # fmt: skip

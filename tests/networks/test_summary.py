@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from PIL import Image
@@ -236,6 +237,24 @@ def test_the_summary_of_a_file_that_fails_its_probe_says_so(exported: Path, tmp_
     wrong = replace(bundle.probe, logits=tuple(2 * logit for logit in bundle.probe.logits))
     replace(bundle, path=tmp_path / "altered.onnx", probe=wrong).write(exported)
     assert "FAILED" in summarize_onnx(tmp_path / "altered.onnx").notes[-1]
+
+
+@pytest.mark.parametrize(
+    ("shape", "line"),
+    [
+        (("N", 3, 64, 48), "s.onnx: input 3 x 64 x 48"),
+        (("N", 64, 48, 3), "s.onnx: input 3 x 64 x 48"),
+        (("N", 3, "h", "w"), "s.onnx: input 3 x ? x ?"),
+        (("N", 10), "s.onnx"),
+    ],
+)
+def test_the_input_of_a_file_without_convolutions_is_that_of_its_graph(
+    tmp_path: Path, shape: tuple[int | str, ...], line: str
+) -> None:
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name in ("x", "y")]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", ends[:1], ends[1:])
+    onnx.save(onnx.helper.make_model(graph), tmp_path / "s.onnx")
+    assert str(summarize_onnx(tmp_path / "s.onnx")).splitlines()[0] == line
 
 
 @pytest.mark.parametrize("content", [None, b"", b"GIF89a not a model"], ids=["missing", "empty", "image"])

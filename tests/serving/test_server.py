@@ -32,6 +32,7 @@ from mlimages import images
 from mlimages.core import ClassScore, Prediction
 from mlimages.inference import Explanation, Known, OnnxBundle, PredictionSets, Predictor, explain
 from mlimages.serving import ServerSettings, inference_protocol, make_app, schemas
+from mlimages.serving.access_log import LimitInvalidRequests, http_logger
 from mlimages.serving.bodies import read_uploads
 from mlimages.serving.problems import ProblemError
 from mlimages.serving.service import SERVICE
@@ -78,7 +79,7 @@ def run_app(app: web.Application) -> Iterator[Served]:
     ports = []
 
     async def main() -> None:
-        runner = web.AppRunner(app, auto_decompress=False, handler_cancellation=True)
+        runner = web.AppRunner(app, logger=http_logger, auto_decompress=False, handler_cancellation=True)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         ports.append(runner.addresses[0][1])
@@ -280,6 +281,29 @@ def test_every_error_is_json_with_a_code(
     reply = server.ask(method, path, body, **headers)
     assert (reply.status, reply.code) == (status, code)
     assert len(str(reply.json["error"])) > len(code)
+
+
+def test_curl_that_changes_the_bytes_is_told_so(server: Served) -> None:
+    kind, whole = "application/x-www-form-urlencoded", encoded()
+    assert server.ask("POST", "/predict", whole, Content_Type=kind).status == 200
+    reply = server.ask("POST", "/predict", re.sub(rb"[\r\n\0]", b"", whole), Content_Type=kind)
+    assert (reply.status, reply.code) == (422, "not-an-image")
+    assert reply.json["error"]["message"].endswith("; curl -d changes the bytes of a file: send it with -F file=@IMAGE")
+
+
+def test_what_is_not_http_is_one_line_of_the_log_a_minute(
+    server: Served, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_logger, "filters", [LimitInvalidRequests()])
+    for _ in range(3):
+        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nHost: other\r\n\r\n")
+            assert connection.recv(100).startswith(b"HTTP/1.0 400 ")
+    lines = [each for each in caplog.records if each.name.startswith(("aiohttp", http_logger.name))]
+    assert [each.getMessage() for each in lines] == [
+        "Error handling request from 127.0.0.1: Duplicate 'Host' header found."
+    ]
+    assert lines[0].exc_info is None
 
 
 def test_a_form_that_is_too_long_or_of_too_many_files_is_413(server: Served) -> None:

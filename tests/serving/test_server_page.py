@@ -108,6 +108,10 @@ def test_a_broken_image_is_told_in_words_and_the_next_is_answered(
     said = page.evaluate("document.querySelector('.bad').textContent")
     assert said == "Cannot be used: this is not an image that can be read (not-an-image)"
     wait_for(page, "document.querySelector('[role=status]').textContent.startsWith('good.png: class')")
+    page.evaluate("void (window.fetch = async () => new Response('<html>Request too large</html>', {status: 413}))")
+    choose(page, tmp_path / "good.png")
+    refused = "good.png cannot be used: the server in front of mlimages refused this request (413)"
+    wait_for(page, f"document.querySelector('[role=status]').textContent === '{refused}'")
 
 
 def test_every_control_can_be_reached_by_keyboard_and_has_a_name(server: Served, open_page: OpenPage) -> None:

@@ -10,7 +10,9 @@ async function call(path, file) {
   } catch {
     throw {code: "unreachable", message: "the server does not respond"};
   }
-  const answer = await response.json();
+  const answer = await response.json().catch(() => {  // the page of a proxy
+    throw {code: response.status, message: "the server in front of mlimages refused this request"};
+  });
   if (answer.error) throw answer.error;
   $("ask").hidden = true;
   return answer;

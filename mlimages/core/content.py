@@ -1,0 +1,20 @@
+"""Recognize what a file contains that is neither an image nor a model."""
+
+from __future__ import annotations
+
+_BASE64_IMAGES = (b"data:image/", b"/9j/", b"iVBORw0KGgo", b"R0lGOD", b"UklGR")
+"""A data URL, and how JPEG, PNG, GIF and WebP files begin in base64."""
+
+
+def explain_content(begin: bytes) -> str:
+    """Return what a file of another kind is and what to do, from its first 1,000 bytes; "" if unknown."""
+    text = begin.lstrip()
+    if text.startswith(b"version https://git-lfs"):
+        return "it is a Git LFS pointer: fetch the file with `git lfs pull`"
+    if text.startswith(_BASE64_IMAGES):
+        return "it is base64 text: decode it to the bytes of the image file"
+    if text.startswith((b"<svg", b"<?xml")) and b"<svg" in text:
+        return "it is an SVG drawing: convert it to PNG"
+    if text.lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "it is a web page: download the file itself"
+    return ""
