@@ -182,7 +182,7 @@ def _class_score_lines(evaluation: Evaluation, width: int) -> Iterator[str]:
 
 def _background_text(use: BackgroundUse) -> str:
     """Format the accuracy with the centre replaced, and say whether the network uses what surrounds it."""
-    verdict = "the network uses" if use.is_significant else "no sign that the network uses"
+    verdict = "the network uses" if use.is_significant else "no sign that it gains from"
     shares = f"{format_percent(use.correct)} still correct, {format_percent(use.chance)} by chance"
     return f"with another image's centre: {shares} (p = {use.p_value:.2g}): {verdict} what surrounds the centre"
 
