@@ -92,12 +92,15 @@ def _prefix_name(name: str) -> str:
 
 
 # ITU-R 601-2 luma in Pillow's 16-bit fixed point (libImaging/Convert.c), before the resize as in images.prepare.
+# The remainder is subtracted, since OpenVINO rounds the quotient of integers.
 _GRAY = """
     levels = Cast<to = 6>(image)
     weighted = Mul(levels, luma)
     summed = ReduceSum<keepdims = 1>(weighted, last)
     rounded = Add(summed, luma_half)
-    shifted = Div(rounded, luma_unit)
+    remainder = Mod(rounded, luma_unit)
+    multiple = Sub(rounded, remainder)
+    shifted = Div(multiple, luma_unit)
     upright = Cast<to = 2>(shifted)"""
 
 # The resized region: the whole image, or the part that images.geometry crops for `downscale`.

@@ -6,6 +6,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from mlimages import images
 from mlimages.core import ImageProperty
@@ -95,3 +96,15 @@ def test_openvino_computes_the_portable_resize_even_in_bfloat16() -> None:
             image = made_image(number, *size)
             pixels = np.asarray(run(np.asarray(image)[None])[0][0], np.int16)
             assert np.abs(pixels - images.prepare(image, prop)).max() <= 3
+
+
+def test_openvino_makes_the_gray_of_pillow() -> None:
+    """It rounds the quotient of integers, so that every second gray level was one too high."""
+    openvino = pytest.importorskip("openvino")
+    rgb = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
+    prop = ImageProperty(32, 24, resize="squash", gray_scale=True)
+    model = build_preprocessing_graph(prop, opset=18, ir_version=8).SerializeToString()
+    core = openvino.Core()
+    for precision in ("f32", "bf16"):
+        run = core.compile_model(core.read_model(model, b""), "CPU", {"INFERENCE_PRECISION_HINT": precision})
+        assert np.array_equal(run(rgb[None])[0][0, :, :, 0], Image.fromarray(rgb).convert("L"))
