@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from mlimages.cli.hints import print_next_command, to_arguments
+from mlimages.cli.hints import print_next_command, read_labels, to_arguments
 from mlimages.cli.options import FORCE, GroupedCommand, takes_options
 from mlimages.core import BundleError, ImageProperty, InputError, Resize, as_path, counted, parse_size, printable
 from mlimages.labels import TableOptions
@@ -64,6 +64,8 @@ def show(
         return
     from mlimages.reports import draw_sheet
 
+    is_mean = source.suffix.lower() in (".npy", ".png")
+    labels = None if is_mean or as_path(source).is_dir() else read_labels(source, table)
     prop = ImageProperty(size, resize=resize, gray_scale=gray)
     rows = draw_sheet(
         source, out, prop=prop, per_class=per_class, seed=seed, table=TableOptions(**table), overwrite=force
@@ -75,16 +77,14 @@ def show(
         print(json.dumps({"sheet": str(out), "shown": shown, "broken": broken}, ensure_ascii=False))
         return
     print(out)
-    if source.suffix.lower() in (".npy", ".png"):
+    if is_mean:
         return
     images, classes = counted(len(tiles), "image"), counted(len(shown), "class")
     print(f"{images} of {classes}, {len(broken)} unreadable", file=sys.stderr)
-    if as_path(source).is_dir():
+    if labels is None:
         print_next_command("label", source)
     else:
-        from mlimages.labels import open_labels
-
-        then = "finetune" if open_labels(source, TableOptions(**table)).is_multi_label else "probe"
+        then = "finetune" if labels.is_multi_label else "probe"
         print_next_command("check" if broken else then, source, *to_arguments(table))
 
 

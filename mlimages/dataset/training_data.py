@@ -51,7 +51,7 @@ class TrainingData:
     In a multi-label file, y is float32 `(N, C)`: 1 for each class of an image, else 0 (see `multi_hot`).
     """
 
-    __slots__ = ("labels", "mean_image", "normalization", "prop")
+    __slots__ = ("_labels", "_mean_image", "_normalization", "_prop")
 
     def __init__(
         self,
@@ -65,16 +65,44 @@ class TrainingData:
         if mean_image_file and mean_image is not None:
             raise InputError("mean_image and mean_image_file are two names of one setting: give one of them")
         mean = mean_image_file or None if mean_image is None else mean_image
-        self.labels = labels if isinstance(labels, LabelFile) else LabelFile(as_path(labels))
-        self.prop = prop
-        self.normalization = normalization or Normalization()
-        self.normalization.check_channels(prop)
-        self.mean_image = None if mean is None else load_mean_image(mean, prop)
+        self._labels = labels if isinstance(labels, LabelFile) else LabelFile(as_path(labels))
+        self._prop = prop
+        self._normalization = normalization or Normalization()
+        self._normalization.check_channels(prop)
+        self.mean_image = mean
 
     def __repr__(self) -> str:
         channels = "gray" if self.prop.gray_scale else "RGB"
         mean = "" if self.mean_image is None else ", mean image"
         return f"TrainingData({str(self.labels.path)!r}, {self.prop.width} x {self.prop.height} px, {channels}{mean})"
+
+    @property
+    def labels(self) -> LabelFile:
+        """The label file."""
+        return self._labels
+
+    @property
+    def prop(self) -> ImageProperty:
+        """Size and resize method of the images."""
+        return self._prop
+
+    @property
+    def normalization(self) -> Normalization:
+        """How uint8 pixels become the network's input."""
+        return self._normalization
+
+    @property
+    def mean_image(self) -> NDArray[np.float32] | None:
+        """The mean image, float32 `(C, H, W)` in 0..255, or None; set it to what the constructor takes.
+
+        Raises:
+            InputError: the value is not a mean image, or does not match the size and channels of the images.
+        """
+        return self._mean_image
+
+    @mean_image.setter
+    def mean_image(self, value: str | os.PathLike[str] | NDArray[np.float32] | None) -> None:
+        self._mean_image = None if value is None else load_mean_image(value, self.prop)
 
     def shuffle(self, seed: int) -> TrainingData:
         """Return a TrainingData with the same images in random order.

@@ -194,7 +194,7 @@ class Table:
         where += [f"without {counted(self.strip_components, 'parent folder')}"] * bool(self.strip_components)
         image = f"{self._column_text(self.path_index)} as image" + (f" ({', '.join(where)})" if where else "")
         labels = ", ".join(self._column_name(index) for index in self.label_indices)
-        label = f"{self.class_from!r} in the path" if self.class_from else labels
+        label = f"'{self.class_from}' in the path" if self.class_from else labels
         how = ["one-hot"] * self._is_one_hot + ["several per image"] * self.has_lists
         how += ["blank cells as 0"] * (self.has_lists and self._is_one_hot and self._has_blanks)
         label += f" ({', '.join(how)})" if how else ""

@@ -212,6 +212,10 @@ def test_a_mean_image_of_another_shape_is_an_error_at_once(
     np.save(tmp_path / "mean.npy", mean)
     with pytest.raises(InputError, match=r"expected a mean image|but the network expects") as error:
         TrainingData(labels, prop, mean_image=tmp_path / "mean.npy" if as_file else mean)
+    data = TrainingData(labels, prop)
+    with pytest.raises(InputError, match=r"expected a mean image|but the network expects"):
+        data.mean_image = tmp_path / "mean.npy" if as_file else mean
+    assert data.mean_image is None
     assert not as_file or len(mean_shape) < 3 or ("--gray" in str(error.value)) == prop.gray_scale
 
 
@@ -240,8 +244,10 @@ def test_an_array_that_is_no_mean_image_is_an_error_at_once(labels: LabelFile, v
         TrainingData(labels, PROP, mean_image=value)
 
 
-@pytest.mark.parametrize("name", ["mean_image_file", "scale", "color", "image_property", "label_file"])
-def test_settings_of_0_5_that_are_no_more_cannot_be_set(labels: LabelFile, name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["mean_image_file", "scale", "color", "image_property", "label_file", "prop", "normalization", "labels"]
+)
+def test_settings_that_nothing_would_check_cannot_be_set(labels: LabelFile, name: str) -> None:
     with pytest.raises(AttributeError, match=name):
         setattr(TrainingData(labels, PROP), name, "mean.png")
 

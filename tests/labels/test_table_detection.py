@@ -220,8 +220,8 @@ def test_notes_show_ten_names_and_count_the_others(tmp_path: Path, count: int) -
             "column path as image, label as label, split as part; 1 of 2 images exist; 2 classes: x, y",
         ),
         (
-            "path,x\na.jpg,1\nb.jpg,2\n", {"class_from": "^(.)"},
-            "column path as image, '^(.)' in the path as label; 1 of 2 images exist; 2 classes: a, b",
+            "path,x\na.jpg,1\nb.jpg,2\n", {"class_from": r"^(\w)"},
+            r"column path as image, '^(\w)' in the path as label; 1 of 2 images exist; 2 classes: a, b",
         ),
     ],
 )  # fmt: skip

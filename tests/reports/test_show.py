@@ -126,3 +126,11 @@ def test_another_suffix_or_an_unknown_way_is_refused(run_cli: RunCli, folder: Pa
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "mlimages: sheet.gif: a contact sheet must be a .png or .html file\n"
     assert run_cli("show", folder, "--resize", "stretch", check=False).returncode == 2
+
+
+def test_what_was_read_from_a_table_is_printed(run_cli: RunCli, folder: Path) -> None:
+    (folder / "table.csv").write_text(
+        "file,kind\n" + "".join(f"{path.relative_to(folder)},x\n" for path in folder.rglob("*.png"))
+    )
+    done = run_cli("show", folder / "table.csv", "--per-class", 1, "--size", 8)
+    assert "table.csv: column file as image, kind as label; " in done.stderr
