@@ -126,7 +126,9 @@ def _results(bundle: OnnxBundle) -> Iterator[str]:
     if provenance.calibration_error:
         before, after = provenance.calibration_error
         yield f"Expected calibration error {after:.3f}, {before:.3f} before the temperature was fitted."
-    if provenance.parity:
+    if provenance.parity and not provenance.parity.count:
+        yield "The file was not compared with the trained network."
+    elif provenance.parity:
         yield f"ONNX Runtime and the trained network agree on {provenance.parity.count} of these images."
 
 

@@ -204,7 +204,9 @@ def _metric_notes(bundle: OnnxBundle) -> Iterator[str]:
     if bundle.multi_label:
         shown = zip(bundle.class_names[:8], bundle.thresholds, strict=False)
         yield "thresholds: " + ", ".join(f"{name} {threshold:.3f}" for name, threshold in shown)
-    if provenance.parity:
+    if provenance.parity and not provenance.parity.count:
+        yield "parity: not compared with the trained network"
+    elif provenance.parity:
         ties = f" except for {counted(provenance.parity.near_ties, 'near tie')}" if provenance.parity.near_ties else ""
         compared = counted(provenance.parity.count, "image")
         yield f"parity: {compared} compared{ties}, logits differ by {provenance.parity.worst:.1e} at most"

@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from mlimages.cli.main import app
-from mlimages.inference import Known, OnnxBundle, PredictionSets
-from mlimages.reports import RunFiles, has_model_card, model_card, write_model_card
+from mlimages.inference import Known, OnnxBundle, Parity, PredictionSets
+from mlimages.reports import RunFiles, has_model_card, model_card, summarize_onnx, write_model_card
 from tests.run_folders import make_run
 
 pytestmark = pytest.mark.train
@@ -45,6 +45,14 @@ def test_the_card_is_read_by_the_hub_and_names_data_results_licenses_and_the_com
     assert str(tmp_path) not in card
     summary = CliRunner().invoke(app, ["summary", str(written.path)]).stdout
     assert summary.endswith(f"\n{card}")
+
+
+def test_a_file_that_was_compared_on_no_image_is_not_said_to_agree(cnn_bundle: OnnxBundle, tmp_path: Path) -> None:
+    provenance = replace(cnn_bundle.provenance, parity=Parity(count=0, near_ties=0, worst=0.0))
+    bundle = replace(cnn_bundle, path=tmp_path / "a.onnx", provenance=provenance)
+    bundle.write(cnn_bundle.path)
+    assert "\nThe file was not compared with the trained network.\n" in model_card(bundle)
+    assert "parity: not compared with the trained network" in summarize_onnx(bundle.path).notes
 
 
 def test_the_cards_limits_say_what_known_and_the_sets_mean(cnn_bundle: OnnxBundle) -> None:
