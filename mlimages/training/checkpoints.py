@@ -169,12 +169,9 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Tensors) -
 
 def save_networks(network: nn.Module, state: TrainingState, files: RunFiles) -> None:
     """Write `last.safetensors` and `best.safetensors`: full networks, with the library's tensor names."""
-    for path, trained, epoch in (
-        (files.last, state.trained, len(state.history)),
-        (files.best, state.best, state.best_epoch),
-    ):
-        with replacing(path) as part:
-            save_file(_full_state_dict(network, trained), part, metadata={"format": "pt", "epoch": str(epoch)})
+    for path, trained in ((files.last, state.trained), (files.best, state.best)):
+        with replacing(path) as part:  # safetensors writes several entries of metadata in any order
+            save_file(_full_state_dict(network, trained), part, metadata={"format": "pt"})
 
 
 def _full_state_dict(network: nn.Module, trained: Tensors) -> dict[str, Tensor]:
@@ -265,11 +262,11 @@ def load_run(run: str | os.PathLike[str], checkpoint: str = "best", *, network: 
     elif whole.exists():
         network.cpu().load_state_dict(load_file(whole))
     weights = whole
-    if state is not None and (
-        state.depths_share or _read_epoch(whole) != (state.best_epoch if is_best else len(state.history))
-    ):
-        load_trained_tensors(network, state.best if is_best else state.trained)
-        weights = files.state
+    if state is not None:
+        trained = state.best if is_best else state.trained
+        if state.depths_share or not _has_tensors(whole, trained):
+            load_trained_tensors(network, trained)
+            weights = files.state
     return make_trained_run(files, network, weights=weights)
 
 
@@ -301,9 +298,11 @@ def _with_all_depths_head(model: Model) -> Model:
     return deep
 
 
-def _read_epoch(path: Path) -> int | None:
-    """Return the epoch stored in the file of a full network; None if there is no file."""
+def _has_tensors(path: Path, tensors: Tensors) -> bool:
+    """Whether the file of a full network exists and has these tensors; if a run was interrupted, it is of an earlier
+    epoch."""
     if not path.exists():
-        return None
+        return False
     with safe_open(path, framework="pt") as file:
-        return int((file.metadata() or {}).get("epoch", -1))
+        names = file.keys()
+        return all(name in names and torch.equal(file.get_tensor(name), tensors[name]) for name in tensors)

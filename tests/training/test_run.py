@@ -76,9 +76,7 @@ def test_a_run_killed_in_mid_epoch_and_resumed_ends_with_the_same_weights(colour
 def assert_same(one: Path, other: Path) -> None:
     """The networks of two runs are the same, to the bit."""
     for name in ("best.safetensors", "last.safetensors"):
-        expected, found = load_file(one / name), load_file(other / name)
-        assert expected.keys() == found.keys()
-        assert all(torch.equal(tensor, found[key]) for key, tensor in expected.items()), name
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
 
 
 class Killed(BaseException):
