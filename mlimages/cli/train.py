@@ -112,7 +112,8 @@ def _result_table(result: FineTuneResult) -> str:
         "images": f"{result.train_images} for training, {result.val_images} for validation",
         "skipped": ", ".join(f"{each.path} ({each.fault})" for each in result.broken[:3]) + more,
         "without": result.missing_outputs_note,
-        "classes": ", ".join(result.classes),
+        "classes": ", ".join(result.classes[:20])
+        + (f" and {len(result.classes) - 20} more, see {result.run / 'classes.txt'}" if result.classes[20:] else ""),
         "network": f"{result.model}, frozen: {result.freeze}"
         + (
             f"; the head uses all depths (lower layers weighted {result.depths_share:g})" if result.depths_share else ""

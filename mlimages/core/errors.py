@@ -16,6 +16,11 @@ MlimagesError
 
 from __future__ import annotations
 
+import errno
+import os
+import re
+from pathlib import Path
+
 from mlimages.core.codes import Fault
 
 
@@ -100,3 +105,17 @@ class MissingExtraError(MlimagesError, ImportError):
 
 class MissingNameError(MlimagesError, AttributeError):
     """`mlimages.NAME` needs an extra that is not installed; `hasattr(mlimages, "NAME")` is False."""
+
+
+_NOT_WRITTEN = re.compile(r"\(os error (\d+)\)|requested and \d+ written")
+"""Messages of safetensors, which has an exception of its own, and of numpy's `tofile`, whose OSError has no number."""
+
+
+def raise_write_error(error: Exception, part: Path, path: Path) -> None:
+    """Raise what a library says of a full disk as an OSError; let an OSError about the temporary file name `path`."""
+    number = getattr(error, "errno", None)
+    if not number and (found := _NOT_WRITTEN.search(str(error))):
+        number = int(found[1] or errno.ENOSPC)
+        raise OSError(number, os.strerror(number), str(path)) from error
+    if number and str(getattr(error, "filename", "")) in ("None", str(part)):  # a full disk's has none
+        error.filename = str(path)  # type: ignore[attr-defined]

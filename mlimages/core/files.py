@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, cast
 
 import platformdirs
 
-from mlimages.core.errors import InputError, MissingExtraError, MlimagesError
+from mlimages.core.errors import InputError, MissingExtraError, MlimagesError, raise_write_error
 from mlimages.core.shards import Member, find_member
 
 _ADDRESS = re.compile(r"(s3|gs|gcs|az|abfs|abfss|hdfs|oci|oss|memory):/+(.*)", re.DOTALL)
@@ -47,9 +47,8 @@ def replacing(path: Path) -> Iterator[Path]:
         part.touch(exist_ok=False)
         yield part
         part.replace(path)
-    except OSError as error:
-        if error.errno and str(error.filename) in ("None", str(part)):  # the error of a full disk has no file name
-            error.filename = str(path)
+    except Exception as error:
+        raise_write_error(error, part, path)
         raise
     finally:
         part.unlink(missing_ok=True)

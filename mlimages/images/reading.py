@@ -99,24 +99,28 @@ def require_available(broken: Iterable[BrokenImage], *, skip: bool) -> None:
         )
 
 
-def missing_advice(missing: int, count: int) -> str:
+_ADVICE = "paths are relative to the label file's folder; use --images DIR for another folder"
+
+
+def missing_advice(missing: int, count: int, advice: str = _ADVICE) -> str:
     """Return advice for the user if more than half of `count` images are missing; "" otherwise."""
-    if 2 * missing <= count:
-        return ""
-    return (
-        f"{missing} of {count} images are missing: paths are relative to the label file's folder; use --images DIR "
-        "for another folder"
-    )
+    return f"{missing} of {count} images are missing: {advice}" if 2 * missing > count else ""
 
 
-def check_missing_images(broken: Iterable[BrokenImage], count: int) -> None:
+def check_missing_images(broken: Iterable[BrokenImage], count: int, *, advice: str = _ADVICE) -> None:
     """Check that at most half of `count` images are missing; if more are, the label file was probably moved.
 
+    Args:
+        broken: images that cannot be used.
+        count: number of images.
+        advice: what to do about missing images.
+
     Raises:
-        InputError: more than half are missing.
+        InputError: more than half are missing; the message has the first path.
     """
-    if advice := missing_advice(sum(one.fault is Fault.MISSING for one in broken), count):
-        raise InputError(advice)
+    missing = [one.path for one in broken if one.fault is Fault.MISSING]
+    if found := missing_advice(len(missing), count, advice):
+        raise InputError(f"{found}; the first: {missing[0]}")
 
 
 def reading_threads(first: Path | str | None, workers: int | None = None) -> Threads:

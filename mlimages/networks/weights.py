@@ -63,7 +63,7 @@ def _diagnose_content(path: Path) -> str:
     with path.open("rb") as file:
         begin = file.read(1000)
     if not begin.startswith(b"PK\x03\x04"):
-        return explain_content(begin)
+        return explain_content(begin) if begin else "it is empty: copy or download it again"
     if not zipfile.is_zipfile(path):
         return "it is incomplete: download it again"
     with zipfile.ZipFile(path) as archive:

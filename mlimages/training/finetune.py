@@ -33,7 +33,7 @@ from mlimages.training.data import TrainingJob, build_training_job, prepare_run_
 from mlimages.training.finish import FineTuneResult, finish_run, finished_result, write_skipped, write_suspect_labels
 from mlimages.training.head import SHARES, fit_ridge
 from mlimages.training.head_inputs import compute_head_inputs, initialize_head
-from mlimages.training.inputs import CustomNetwork, read_inputs
+from mlimages.training.inputs import CustomNetwork, read_inputs, warn_about_changed_labels
 from mlimages.training.known import conformal_thresholds
 from mlimages.training.loop import Schedule, Trainer, make_optimizer, validate
 from mlimages.training.run import EpochMetrics, check_run_folder, write_log, write_metrics
@@ -100,7 +100,10 @@ def fine_tune(
     is_main = distributed.is_main_process()
     progress = progress if progress and is_main else NoProgress()
     with closing(progress), distributed.translate_peer_exit(), torch.random.fork_rng():  # errors start on a new line
-        if distributed.broadcast(check_run_folder(config, files)):
+        is_finished = distributed.broadcast(check_run_folder(config, files))
+        if is_main:
+            warn_about_changed_labels(config, files)
+        if is_finished:
             return finished_result(files, export=export, network=network, progress=progress)
         inputs = read_inputs(config, files, custom_network)  # all checks that need no image, before anything is written
         with files.lock() if is_main else nullcontext(), write_log(files.log) if is_main else nullcontext():
@@ -252,8 +255,9 @@ def _run_epoch(job: TrainingJob, trainer: Trainer, epoch: int, *, deadline: floa
     validated = validate(job.network, job.source, job.val, job.objective).metrics
     if not (math.isfinite(trained.loss) and math.isfinite(validated.loss)):
         lr = trainer.schedule.peak_lr
+        advice = "leave out --lr, or " if job.config.lr else ""
         raise RunError(
-            f"the loss is not finite in epoch {epoch}, at a peak learning rate of {lr:g}: try --lr {lr / 10:g}"
+            f"the loss is not finite in epoch {epoch}, at a peak learning rate of {lr:g}: {advice}try --lr {lr / 10:g}"
         )
     logger.info("epoch %d: validation %.1f %%, loss %.4f", epoch, 100 * validated.score, validated.loss)
     return EpochMetrics(

@@ -14,7 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from mlimages.core import ImageProperty, InputError, LabeledPath, MissingExtraError, ModelError, Preprocessing, command
+from mlimages.core import (
+    ImageProperty,
+    InputError,
+    LabeledPath,
+    MissingExtraError,
+    MlimagesError,
+    ModelError,
+    Preprocessing,
+    command,
+)
 from mlimages.dataset import load_mean_image, mean_image_differences
 from mlimages.labels import ClassNames, LabelFile, merge_classes, open_labels, open_parts
 from mlimages.networks import FrozenPart, Model, build_model, freeze, wrap_network
@@ -125,6 +134,36 @@ def _build_network(config: FineTuneConfig, num_classes: int, custom_network: Cus
 def _read_run_images(files: RunFiles) -> LabeledImages:
     names = tuple(files.classes.read_text(encoding="utf-8").splitlines())
     return LabeledImages(names, list(LabelFile(files.train)), list(LabelFile(files.val)))
+
+
+def warn_about_changed_labels(config: FineTuneConfig, files: RunFiles) -> None:
+    """Log a warning if the label files have changed since the run in this folder was started, which keeps its images.
+
+    Images are compared by file name and classes, since a folder may have been moved.
+    """
+    if not (files.state.exists() or files.result.exists()):
+        return
+    try:
+        before, now = (_count_images(found) for found in (_read_run_images(files), read_label_files(config)))
+        left_out = (files.folder / "left_out.tsv").read_text("utf-8", "surrogateescape").splitlines()
+    except (MlimagesError, OSError):  # the label files are no longer there
+        return
+    skipped = {Path(line.partition("\t")[0]).name for line in left_out}
+    added = sum(count for (name, _), count in (now - before).items() if name not in skipped)
+    if added or before - now:
+        logger.warning(
+            "%s has changed since %s was started (rows added: %d, removed: %d): the run keeps its images; to train on "
+            "the new ones, choose another output folder with -o",
+            config.labels, files.folder, added, (before - now).total(),
+        )  # fmt: skip
+
+
+def _count_images(images: LabeledImages) -> Counter[tuple[str, tuple[str, ...]]]:
+    """Count the images by file name and class names."""
+    return Counter(
+        (image.path.name, tuple(sorted(images.names[label] for label in image.class_indices)))
+        for image in (*images.train, *(images.val or ()))
+    )
 
 
 def read_label_files(config: FineTuneConfig) -> LabeledImages:

@@ -57,6 +57,9 @@ def read_images(config: FineTuneConfig, inputs: RunInputs, progress: Progress) -
         store.trim(config.cache_bytes)
     broken = tuple(each for each in found if isinstance(each, BrokenImage))
     require_available(broken, skip=config.skip_unavailable)
+    if inputs.is_resumed:
+        advice = f"{config.out}/train.txt and val.txt have them relative to that folder: move it or the images back"
+        check_missing_images(broken, len(items), advice=advice)
     check_missing_images(broken, len(items))
     for each in broken:
         logger.info("skipped: %s (%s: %s)", each.path, each.fault, each.detail)
@@ -126,9 +129,14 @@ def _warn_about_conflicting_labels(images: Iterable[TrainingImage], *, is_multi:
         )
 
 
-def _require_disjoint(train: Iterable[TrainingImage], val: Iterable[TrainingImage]) -> None:
+def _require_disjoint(train: Iterable[TrainingImage], val: Sequence[TrainingImage]) -> None:
     known = {image.digest: image.path for image in train}
     shared = [(known[image.digest], image.path) for image in val if image.digest in known]
+    if len(shared) == len(val):
+        raise InputError(
+            "all validation images are also training images: leave out --val to hold out a part of these, "
+            "or pass other images"
+        )
     if shared:
         shown = "; ".join(f"{one} = {other}" for one, other in shared[:MAX_NAMES])
         raise InputError(

@@ -3,11 +3,16 @@
 import errno
 import fcntl
 import os
+import re
+import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import safetensors.numpy
 
 from mlimages.core import RunError, file_lock, replacing
 
@@ -23,6 +28,30 @@ def test_a_write_that_is_interrupted_changes_nothing_and_leaves_nothing(tmp_path
 
     with pytest.raises(KeyboardInterrupt):
         write_half()
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a.txt", "as it was")]
+
+
+WRITERS: dict[str, Callable[[Path], object]] = {
+    "safetensors": lambda path: safetensors.numpy.save_file({"a": np.zeros(10_000)}, path),
+    "tofile": lambda path: np.zeros(10_000).tofile(path),
+    "text": lambda path: path.write_text("a" * 80_000),
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_whatever_writes_a_disk_that_takes_no_more_is_one_error_that_names_the_file(
+    tmp_path: Path, writer: str
+) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("as it was")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=re.escape(str(path))) as caught, replacing(path) as part:
+            WRITERS[writer](part)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.errno in (errno.EFBIG, errno.ENOSPC)
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a.txt", "as it was")]
 
 

@@ -234,6 +234,7 @@ def a_checkpoint_cut_short() -> bytes:
 
 OTHER_CONTENT = [
     (lambda: b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "a Git LFS pointer"),
+    (lambda: b"", "empty"),
     (lambda: b"\n<!DOCTYPE html><title>Sign in</title>", "a web page"),
     (a_torchscript_archive, "a TorchScript archive"),
     (a_checkpoint_cut_short, "incomplete"),

@@ -137,8 +137,16 @@ def number_without_a_name(labels: Path) -> None:
     (labels.parent / "labels_class_def.txt").write_text("0 blue\n1 green\n")
 
 
-def same_image_in_both(labels: Path) -> None:
+def only_training_images(labels: Path) -> None:
     (labels.parent / "val.txt").write_text("set/red/00.png 2\nset/blue/00.png 0\n")
+
+
+def same_image_in_both(labels: Path) -> None:
+    only_training_images(labels)
+    lines = labels.read_text().splitlines(keepends=True)
+    labels.write_text("".join(lines[:-1]))
+    with (labels.parent / "val.txt").open("a") as out:
+        out.write(lines[-1])
 
 
 def nothing_to_validate_on(labels: Path) -> None:
@@ -151,6 +159,7 @@ def nothing_to_validate_on(labels: Path) -> None:
         (one_image_class, "fewer than 2 training images of red \\(1\\)"),
         (one_good_image_class, "fewer than 2 usable training images of red \\(1\\)"),
         (number_without_a_name, "expected a class number from 0 to 1"),
+        (only_training_images, "all validation images are also training images: leave out --val"),
         (same_image_in_both, "2 images in both the training and the validation set"),
         (nothing_to_validate_on, "no usable validation images"),
     ],

@@ -212,6 +212,12 @@ def test_a_run_moved_elsewhere_is_gone_on_with_where_it_lies(colours: Path) -> N
     moved = colours.parent / "elsewhere"
     (colours.parent / "run").rename(moved)
     assert fine_tune(read_config(moved), export=False).run == moved
+    (deeper := moved.parent / "deep/er").mkdir(parents=True)
+    moved.rename(deeper / "run")
+    with pytest.raises(
+        InputError, match=r"36 of 36 images are missing: .*run/train\.txt and val\.txt have them relative"
+    ):
+        fine_tune(replace(read_config(deeper / "run"), epochs=2), export=False)
 
 
 @pytest.mark.parametrize("spoil", ["config.json", "state.safetensors"])
@@ -331,6 +337,13 @@ def test_a_finished_run_started_again_says_so_and_does_nothing(
     monkeypatch.setattr(finetune, "read_inputs", None)
     assert fine_tune(config, export=False) == first
     assert "is already finished" in caplog.text
+    assert "has changed" not in caplog.text
+    rows = colours.read_text().splitlines(keepends=True)
+    colours.write_text("".join([rows[0].replace(" 0", " 1"), *rows[2:]]))  # one relabelled, one taken out
+    assert fine_tune(config, export=False) == first
+    assert f"{colours} has changed since {config.out} was started (rows added: 1, removed: 2)" in caplog.text
+    colours.unlink()
+    assert fine_tune(config, export=False) == first
     assert {path: path.stat().st_mtime_ns for path in config.out.rglob("*")} == files
 
 
@@ -351,7 +364,9 @@ def test_a_finished_run_is_given_more_epochs_and_goes_on(colours: Path) -> None:
 
 def test_a_loss_that_is_not_finite_stops_the_run_at_once_and_names_the_learning_rate(colours: Path) -> None:  # noqa: F811
     config = config_for(colours, epochs=3, lr=1e30, optimizer="sgd", batch_size=4)
-    with pytest.raises(RunError, match=r"not finite in epoch 1, at a peak learning rate of 1e\+30: try --lr 1e\+29"):
+    with pytest.raises(
+        RunError, match=r"not finite in epoch 1, at a peak learning rate of 1e\+30: leave out --lr, or try"
+    ):
         fine_tune(config, export=False)
     assert not (config.out / "best.safetensors").exists()
 
