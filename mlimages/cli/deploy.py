@@ -192,7 +192,7 @@ def predict(
     stream = predictor.stream(images, top=top, batch=batch)
     results: predictions.Results = (each.result for each in stream)
     if copy_to:
-        results = copy_by_class(results, copy_to)
+        results = copy_by_class(results, copy_to, class_names=predictor.bundle.class_names)
     show = predictions.print_json if as_json else predictions.print_csv if as_csv else predictions.print_text
     if not show(results, top=top, multi_label=predictor.bundle.multi_label):
         raise typer.Exit(1)

@@ -127,7 +127,9 @@ def export_network(
                 "validation images: omit both options"
             )
         if not outputs.items:
-            raise InputError(_no_images_message(items))
+            raise InputError(f"{_no_images_message(items)}: --calibrate and --unknown require validation images")
+    if not outputs.items:
+        logger.warning("%s: the file will not be compared with the network", _no_images_message(items))
     measure = _choose_thresholds if trained.multi_label else _calibrate
     decisions, provenance = measure(outputs, options, provenance or Provenance())
 
@@ -164,9 +166,8 @@ def export_network(
 
 def _no_images_message(items: Sequence[LabeledPath]) -> str:
     if not items:
-        return "there are no validation images, which --calibrate and --unknown require"
-    folder, count = items[0].path.parent, counted(len(items), "validation image")
-    return f"none of {count} can be read (looked for in {folder}): --calibrate and --unknown require validation images"
+        return "there are no validation images"
+    return f"none of {counted(len(items), 'validation image')} can be read (looked for in {items[0].path.parent})"
 
 
 def _move_into_place(path: Path, out: Path) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 
 from mlimages.core import BrokenImage, Prediction, as_path, is_remote, present_content, read_file
-from mlimages.labels import IMAGE_SUFFIXES, all_images, is_shard, shards_in
+from mlimages.labels import IMAGE_SUFFIXES, all_images, folder_names, is_shard, shards_in
 
 
 def find_images(sources: Iterable[Path]) -> Iterator[Path]:
@@ -36,32 +35,25 @@ def find_images(sources: Iterable[Path]) -> Iterator[Path]:
             yield from (path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
-def copy_by_class(results: Iterable[Prediction | BrokenImage], folder: Path) -> Iterator[Prediction | BrokenImage]:
+def copy_by_class(
+    results: Iterable[Prediction | BrokenImage], folder: Path, *, class_names: Sequence[str]
+) -> Iterator[Prediction | BrokenImage]:
     """Yield the results, and copy each image to `folder/CLASS/`, or to `folder/unknown/` if its class is unknown.
 
     An image with several labels is copied to the folder of each, one without labels to `folder/unknown/`.
     If the name is taken, a number is appended; a file with identical content is not copied again.
     """
+    unknown, *folders = folder_names(["unknown", *class_names])
     for result in results:
         if isinstance(result, Prediction) and result.path:
             source = as_path(result.path)
             labels = result.top[:1] if result.labels is None else result.labels
-            names = [_folder_name(each.class_name, each.label) for each in labels if result.known is not False]
-            for name in names or ["unknown"]:
+            names = [folders[each.label] for each in labels if result.known is not False]
+            for name in names or [unknown]:
                 target = folder / name
                 target.mkdir(parents=True, exist_ok=True)
                 _copy_beside(source, target / source.name)
         yield result
-
-
-def _folder_name(class_name: str, label: int) -> str:
-    """Return a folder name for a class; if it differs from the class name, append the number so that it is unique.
-
-    >>> _folder_name("cats", 0), _folder_name("a:b", 1), _folder_name("unknown", 2)
-    ('cats', 'a_b-1', 'unknown-2')
-    """
-    name = re.sub(r"[^\w .+-]", "_", class_name).strip(". ") or "_"
-    return name if name == class_name and name.casefold() != "unknown" else f"{name}-{label}"
 
 
 def _copy_beside(source: Path, target: Path) -> None:

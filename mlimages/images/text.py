@@ -89,8 +89,9 @@ def drawable_names(names: Sequence[str], numbers: Sequence[int] | None = None) -
     if others:
         logger.warning(
             "no font found that can display %s: PNG files show the class number, HTML pages the name. "
-            "Install matplotlib and a font such as Noto Sans",
+            "Install %sa font such as Noto Sans",
             ", ".join(others[:3]) + (", ..." if len(others) > 3 else ""),
+            "" if installed_fonts() else "matplotlib and ",
         )
     return [name if has_font else str(n) for name, n, has_font in zip(names, numbers, drawable, strict=True)]
 

@@ -48,7 +48,8 @@ _ADVICE = {
     ".mat": "it is a MATLAB file: save paths and labels as CSV (`scipy.io.loadmat({path_text})` reads it)",
 }  # fmt: skip
 _ADVICE |= dict.fromkeys((".tgz", ".gz", ".bz2", ".xz"), _ADVICE[".tar"]) | {".xls": _ADVICE[".xlsx"]}
-_ADVICE |= {".arrow": _ADVICE[".parquet"], ".7z": "it is an archive: unpack it, then `mlimages label FOLDER`"}
+_ADVICE |= dict.fromkeys((".7z", ".rar"), "it is an archive: unpack it, then `mlimages label FOLDER`")
+_ADVICE[".arrow"] = _ADVICE[".parquet"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -196,9 +196,9 @@ def find_architecture(name: str) -> Architecture:
         return TorchvisionArchitecture(name)
     similar = difflib.get_close_matches(name, [DEFAULT_MODEL, *BUILTIN_NETS, *torchvision_names], n=MAX_SUGGESTIONS)
     raise ModelError(
-        f"unknown model {name!r}"
-        + (f"; did you mean {' or '.join(similar)}?" if similar else "")
-        + f" Use {', '.join([DEFAULT_MODEL, *BUILTIN_NETS])}, a torchvision classifier, or timm:NAME for any timm model"
+        f"unknown model {name!r}: "
+        + (f"did you mean {' or '.join(similar)}? Or " if similar else "")
+        + f"use {', '.join([DEFAULT_MODEL, *BUILTIN_NETS])}, a torchvision classifier, or timm:NAME for any timm model"
     )
 
 

@@ -201,16 +201,23 @@ def _read_epochs(path: Path) -> tuple[dict[str, float], ...]:
 def _read_predictions(path: Path, class_names: Sequence[str], *, multi_label: bool) -> Predictions | None:
     """Read `path,label` and one probability per class; paths are relative to the run folder.
 
-    The label is a class name, or in a multi-label run a JSON list of class names.
+    The label is a class name, or in a multi-label run a JSON list of class names. Runs of earlier versions have class
+    indices, separated by `;`.
     """
     rows = list(csv.reader(io.StringIO(_read_text(path), newline="")))[1:]
     if not rows:
         return None
     probabilities = np.array([row[2:] for row in rows], dtype=np.float64)  # (N, classes)
     index_of = {name: index for index, name in enumerate(class_names)}
-    names = [json.loads(row[1]) if multi_label else [row[1]] for row in rows]
+    if not any(map(str.isdecimal, class_names)):
+        index_of |= {str(index): index for index in range(len(class_names))}
+    names = [_read_labels(row[1]) if multi_label else [row[1]] for row in rows]
     if probabilities.shape[1] != len(class_names) or not {name for own in names for name in own} <= index_of.keys():
         raise ValueError(f"{path.name} does not match the {len(class_names)} classes of classes.txt")
     indices = [tuple(index_of[name] for name in own) for own in names]
     labels = multi_hot(indices, len(class_names)) > 0 if multi_label else np.array(indices, dtype=np.int64)[:, 0]
     return Predictions(tuple(named_path(row[0], path.parent) for row in rows), labels, probabilities)
+
+
+def _read_labels(text: str) -> list[str]:
+    return json.loads(text) if text.startswith("[") else list(filter(None, text.split(";")))

@@ -529,10 +529,11 @@ def test_a_network_learns_from_images_at_an_address_and_answers_there(memory: st
     for read in (label_dir_auto, lambda folder: list(find_images([folder]))):
         with pytest.raises(InputError, match=r"memory://shards: tar shards can only be read from a local folder"):
             read(Path("memory://shards"))
-    answers = Predictor(run / "model.onnx")(found)
+    predictor = Predictor(run / "model.onnx")
+    answers = predictor(found)
     assert [answer.path for answer in answers] == [path.as_posix() for path in found]
     assert sum(isinstance(answer, BrokenImage) for answer in answers) == 1
-    assert len(list(copy_by_class(answers, tmp_path / "sorted"))) == 8
+    assert len(list(copy_by_class(answers, tmp_path / "sorted", class_names=predictor.bundle.class_names))) == 8
     assert len(list((tmp_path / "sorted").rglob("*.jpg"))) == 7
     measured = evaluate(Predictor(run / "model.onnx"), LabelFile(labels.path))
     assert (measured.count, len(measured.broken)) == (7, 1)

@@ -150,6 +150,14 @@ def test_calibration_without_a_validation_image_is_an_error_that_names_the_folde
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_export_without_a_validation_image_says_that_nothing_was_compared(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    missing = [LabeledPath(tmp_path / "gone" / "a.jpg", 0)]
+    export_network(trained("lenet5"), tmp_path / "a.onnx", validation=missing)
+    assert f"none of 1 validation image can be read (looked for in {tmp_path / 'gone'})" in caplog.text
+
+
 def test_the_file_contains_no_path_of_the_machine_that_wrote_it(plain: OnnxBundle) -> None:
     assert str(Path(mlimages.__file__).parent).encode() not in plain.path.read_bytes()
     assert b"site-packages" not in plain.path.read_bytes()

@@ -314,7 +314,7 @@ def test_a_classifier_of_torchvision_is_built_with_the_arguments_that_its_own_bu
 
 
 def test_an_unknown_name_suggests_similar_ones() -> None:
-    with pytest.raises(ModelError, match="unknown model 'resnet81'; did you mean resnet18 or "):
+    with pytest.raises(ModelError, match="unknown model 'resnet81': did you mean resnet18 or "):
         build_model("resnet81", classes=2)
 
 

@@ -128,6 +128,19 @@ def test_a_run_that_has_not_ended_shows_what_there_is(run: Path) -> None:
     assert "is not finished" in draw_run(run).read_text()
 
 
+def test_predictions_of_earlier_versions_have_class_indices(run: Path) -> None:
+    expected = read_run(run).predictions
+    path = run / "val_predictions.csv"
+    lines = path.read_text().splitlines()
+    for index, name in enumerate(read_run(run).class_names):
+        lines[1:] = [line.replace(f",{name},", f",{index},", 1) for line in lines[1:]]
+    path.write_text("\n".join(lines) + "\n")
+    found = read_run(run).predictions
+    assert found
+    assert expected
+    assert found.labels.tolist() == expected.labels.tolist()
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [("config.json", "{"), ("config.json", "[]"), ("classes.txt", "one\n"), ("metrics.csv", "epoch\nx\n"),
