@@ -129,8 +129,9 @@ def quantize(
         ['original', 'int8', 'int8, reduced range']
     """
     progress, out = progress or NoProgress(), as_path(out)
+    source = bundle.path if isinstance(bundle, OnnxBundle) else bundle
+    require_writable([out], overwrite=overwrite, inputs=[source])
     bundle = bundle if isinstance(bundle, OnnxBundle) else OnnxBundle.read(Path(bundle))
-    require_writable([out], overwrite=overwrite, inputs=[bundle.path])
     if bundle.provenance.quantization:
         raise InputError(f"{bundle.path} is quantized already: quantize the file that it was made from")
     make_runner(bundle)  # a damaged file is refused before the work
