@@ -311,6 +311,8 @@ def _split_labels(
 
 
 def _count_classes(labels: LabelFile) -> WrittenLabels:
-    count, counts = labels.count_images()
-    classes = {name: counts[number] for number, name in enumerate(labels.class_names)}
+    """Count the images of each class; a number that no line has is a class only if the class definition names it."""
+    (count, counts), defined = labels.count_images(), len(labels.defined_class_names)
+    names = enumerate(labels.class_names)
+    classes = {name: counts[number] for number, name in names if counts[number] or number < defined}
     return WrittenLabels(labels.path, count, classes, labels.is_multi_label)

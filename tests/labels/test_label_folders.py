@@ -131,6 +131,8 @@ def test_one_class_and_classes_without_images_are_said(tmp_path: Path, run_cli: 
     assert "only one class: a classifier needs at least two" in run_cli("label", "one").stderr
     touch(tmp_path / "two", "train/a/1.jpg", "train/a/2.jpg", "train/b/3.jpg", "val/a/1.jpg", "val/a/2.jpg")
     assert "two/labels_val.txt: fewer than two images of b\n" in run_cli("label", "two").stderr
+    (tmp_path / "from-one.txt").write_text("one/cats/1.jpg 1\none/cats/2.jpg 2\n")
+    assert "2 classes: 1 1, 2 1\n" in run_cli("label", "from-one.txt", "-o", "again.txt").stdout, "there is no class 0"
 
 
 def test_a_pattern_of_groups_that_finds_nothing_is_refused(tmp_path: Path, run_cli: RunCli) -> None:
