@@ -64,12 +64,12 @@ def show(
         return
     from mlimages.reports import draw_sheet
 
-    is_mean = source.suffix.lower() in (".npy", ".png")
-    labels = None if is_mean or as_path(source).is_dir() else read_labels(source, table)
     prop = ImageProperty(size, resize=resize, gray_scale=gray)
     rows = draw_sheet(
         source, out, prop=prop, per_class=per_class, seed=seed, table=TableOptions(**table), overwrite=force
     )
+    is_mean = source.suffix.lower() in (".npy", ".png")
+    labels = None if is_mean or as_path(source).is_dir() else read_labels(source, table)
     shown = {row.name: len(row.tiles) for row in rows}
     tiles = {tile.path: tile for row in rows for tile in row.tiles}  # an image with several classes has several
     broken = [tile.caption for tile in tiles.values() if tile.fault]

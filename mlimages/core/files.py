@@ -82,21 +82,15 @@ def require_writable(
         InputError: one of them exists, `overwrite` is false, and mlimages did not write it, it was edited since, or it
             is an input.
     """
-    read = {_real_name(each) for each in inputs}
+    read = {as_path(each).resolve() for each in inputs}
     for path in paths if not overwrite else ():
-        if read and _real_name(path) in read:
+        if read and path.resolve() in read:
             raise InputError(f"{path} is itself an input: choose another name with -o, or replace it with --force")
         if path.is_dir() or (path.exists() and f"{_sha256(path)}  {path.name}" not in _read_records(path.parent)):
             raise InputError(
                 f"{path} exists and was not written by mlimages, or was edited since: "
                 "move it, choose another name with -o, or replace it with --force (in Python, overwrite=True)"
             )
-
-
-def _real_name(path: str | os.PathLike[str]) -> str:
-    """Return the path with symbolic links resolved, or an address as it is."""
-    address = as_path(path)
-    return address.as_posix() if is_remote(address) else os.path.realpath(address)
 
 
 def record_written(paths: Iterable[Path]) -> None:
