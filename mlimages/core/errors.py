@@ -111,11 +111,16 @@ _NOT_WRITTEN = re.compile(r"\(os error (\d+)\)|requested and \d+ written")
 """Messages of safetensors, which has an exception of its own, and of numpy's `tofile`, whose OSError has no number."""
 
 
-def raise_write_error(error: Exception, part: Path, path: Path) -> None:
-    """Raise what a library says of a full disk as an OSError; let an OSError about the temporary file name `path`."""
+def describe_write_error(error: Exception, part: Path, path: Path) -> Exception:
+    """Return an error of a full disk as an OSError that names `path`, where a library says it in its own way.
+
+    Args:
+        error: raised while `part`, the temporary file of `path`, was written; returned unchanged if it is another one.
+    """
     number = getattr(error, "errno", None)
     if not number and (found := _NOT_WRITTEN.search(str(error))):
         number = int(found[1] or errno.ENOSPC)
-        raise OSError(number, os.strerror(number), str(path)) from error
+        return OSError(number, os.strerror(number), str(path))
     if number and str(getattr(error, "filename", "")) in ("None", str(part)):  # a full disk's has none
         error.filename = str(path)  # type: ignore[attr-defined]
+    return error

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, cast
 
 import platformdirs
 
-from mlimages.core.errors import InputError, MissingExtraError, MlimagesError, raise_write_error
+from mlimages.core.errors import InputError, MissingExtraError, MlimagesError, describe_write_error
 from mlimages.core.shards import Member, find_member
 
 _ADDRESS = re.compile(r"(s3|gs|gcs|az|abfs|abfss|hdfs|oci|oss|memory):/+(.*)", re.DOTALL)
@@ -48,7 +48,8 @@ def replacing(path: Path) -> Iterator[Path]:
         yield part
         part.replace(path)
     except Exception as error:
-        raise_write_error(error, part, path)
+        if (described := describe_write_error(error, part, path)) is not error:
+            raise described from error
         raise
     finally:
         part.unlink(missing_ok=True)

@@ -19,6 +19,7 @@ from mlimages.core import (
     find_member,
     is_remote,
 )
+from mlimages.labels import MISSING_ADVICE
 
 MAX_BYTES = 1 << 30
 """Maximum size of an image file: MAX_PIXELS uncompressed at 12 bytes per pixel."""
@@ -99,15 +100,12 @@ def require_available(broken: Iterable[BrokenImage], *, skip: bool) -> None:
         )
 
 
-_ADVICE = "paths are relative to the label file's folder; use --images DIR for another folder"
-
-
-def missing_advice(missing: int, count: int, advice: str = _ADVICE) -> str:
+def missing_advice(missing: int, count: int, advice: str = MISSING_ADVICE) -> str:
     """Return advice for the user if more than half of `count` images are missing; "" otherwise."""
     return f"{missing} of {count} images are missing: {advice}" if 2 * missing > count else ""
 
 
-def check_missing_images(broken: Iterable[BrokenImage], count: int, *, advice: str = _ADVICE) -> None:
+def check_missing_images(broken: Iterable[BrokenImage], count: int, *, advice: str = MISSING_ADVICE) -> None:
     """Check that at most half of `count` images are missing; if more are, the label file was probably moved.
 
     Args:

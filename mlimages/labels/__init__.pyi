@@ -26,6 +26,7 @@ from .layout import describe_renamed as describe_renamed
 from .layout import folder_names as folder_names
 from .layout import write_class_folders as write_class_folders
 from .scanning import IMAGE_SUFFIXES as IMAGE_SUFFIXES
+from .scanning import MISSING_ADVICE as MISSING_ADVICE
 from .shards import all_images as all_images
 from .shards import is_shard as is_shard
 from .shards import shards_in as shards_in

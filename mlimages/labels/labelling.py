@@ -26,7 +26,7 @@ from mlimages.labels.folders import check_table_options, label_dir, label_dir_au
 from mlimages.labels.formats import check_suffix
 from mlimages.labels.label_file import LabelFile, read_paths
 from mlimages.labels.layout import describe_renamed, folder_names, write_class_folders
-from mlimages.labels.scanning import skipped_entries
+from mlimages.labels.scanning import MISSING_ADVICE, skipped_entries
 from mlimages.labels.splitting import check_shares, groups_by_pattern
 from mlimages.labels.table_options import TableOptions
 
@@ -256,8 +256,8 @@ def _missing_note(labels: LabelFile) -> Iterator[str]:
     """Yield a line on the images of `path label` lines that do not exist; a table notes its own."""
     if labels.table is None and (missing := _missing_images(labels)):
         shown = ", ".join(str(Path(name)) for name in missing[:3]) + " ..." * (len(missing) > 3)
-        advice = "paths are relative to the label file's folder; use --images DIR for another folder"
-        yield f"{labels.path}: {len(missing)} of {labels.count_images()[0]} images are missing ({shown}): {advice}"
+        count = labels.count_images()[0]
+        yield f"{labels.path}: {len(missing)} of {count} images are missing ({shown}): {MISSING_ADVICE}"
 
 
 def _missing_images(labels: LabelFile) -> list[str]:

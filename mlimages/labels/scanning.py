@@ -17,6 +17,8 @@ from mlimages.core import install_hint, is_remote
 
 _HEIC = frozenset({".heic", ".heics", ".heif", ".heifs", ".hif"})
 
+MISSING_ADVICE = "paths are relative to the label file's folder; use --images DIR for another folder"
+
 IMAGE_SUFFIXES = frozenset({
     ".apng", ".avif", ".avifs", ".blp", ".bmp", ".bw", ".cur", ".dcx", ".dds", ".dib", ".fit", ".fits", ".flc",
     ".fli", ".ftc", ".ftu", ".gbr", ".gif", ".icb", ".icns", ".ico", ".im", ".iim", ".j2c", ".j2k", ".jfif", ".jp2",
