@@ -1,0 +1,138 @@
+"""Every limit of the server, with a value just below it, at it and just above."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest.mock import Mock
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
+
+from mlimages.core import Prediction, option_fields
+from mlimages.inference import OnnxBundle, Predictor
+from mlimages.serving import ServerSettings
+from mlimages.serving.bodies import read_uploads
+from mlimages.serving.connections import ConnectionLimiter
+from mlimages.serving.engine import BusyError, Engine
+from mlimages.serving.problems import ProblemError
+from mlimages.serving.service import Service
+from tests.gathering.test_interleaving import VirtualTime
+from tests.serving.test_server import Payload, encoded, form
+
+
+class Pieces:
+    """A body that comes in pieces, each after so many seconds."""
+
+    def __init__(self, every_s: float, count: int) -> None:
+        self.every_s, self.count = every_s, count
+
+    async def iter_any(self) -> AsyncIterator[bytes]:
+        for _ in range(self.count):
+            await asyncio.sleep(self.every_s)  # of virtual time
+            yield b"\0" * (1 << 14)
+
+
+def upload_of(payload: object, **headers: str) -> web.Request:
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    return make_mocked_request("POST", "/predict", names, payload=cast(Any, payload))
+
+
+def status_of(work: Coroutine[Any, Any, object]) -> int:
+    """The status with which this ends, in virtual time."""
+    clock = VirtualTime()
+    loop = asyncio.SelectorEventLoop(clock)
+    loop.time = lambda: clock.now_s  # type: ignore[method-assign]
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        try:
+            runner.run(work)
+        except ProblemError as problem:
+            return problem.status
+    return 200
+
+
+def status_of_upload(request: web.Request, **limits: Any) -> int:
+    return status_of(read_uploads(request, ServerSettings(**limits)))
+
+
+def status_of_bytes(count: int) -> int:
+    """The status of a body that comes without a length; with its length, it has the same."""
+    unmeasured = status_of_upload(upload_of(Payload(bytes(count))), max_bytes=100)
+    assert status_of_upload(upload_of(Payload(b"x"), Content_Length=str(count)), max_bytes=100) == unmeasured
+    return unmeasured
+
+
+def status_of_images(count: int) -> int:
+    body, kind = form(*[(f"{number}.png", b"x") for number in range(count)])
+    return status_of_upload(upload_of(Payload(body), Content_Type=kind), max_images=8)
+
+
+def status_of_pieces(seconds: float) -> int:
+    return status_of_upload(upload_of(Pieces(seconds, 4)), timeout_s=30.0)
+
+
+def status_of_response(seconds: float) -> int:
+    def submit(*_: object, **__: object) -> list[asyncio.Task[None]]:
+        return [asyncio.ensure_future(asyncio.sleep(seconds))]
+
+    service = Mock(engine=Mock(submit=submit, explain=asyncio.sleep), settings=ServerSettings(timeout_s=30.0))
+    explained = status_of(Service.explain(service, cast(bytes, seconds)))
+    assert status_of(Service.predict(service, [b"x"], top=1)) == explained
+    return explained
+
+
+def status_of_waiting(idle_s: float) -> int:
+    ends, service = [], SimpleNamespace(in_flight=set(), settings=ServerSettings(idle_timeout_s=20.0))
+    connection = Mock(force_close=lambda: ends.append(408))
+    limiter = ConnectionLimiter(cast(Any, SimpleNamespace(connections=[connection])), cast(Service, service), limit=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("time.monotonic", lambda: 0.0)
+        limiter.mark_active(connection)
+        patch.setattr("time.monotonic", lambda: idle_s)
+        limiter.close_idle()
+    return [*ends, 200][0]
+
+
+@pytest.mark.parametrize(
+    ("measured", "values", "expected"),
+    [
+        (status_of_bytes, (99, 100, 101), [200, 200, 413]),
+        (status_of_images, (7, 8, 9), [200, 200, 413]),
+        (status_of_pieces, (29.9, 30.1), [200, 408]),  # at 30 s, the piece and the time-out come in either order
+        (status_of_response, (29.9, 30.1), [200, 503]),
+        (status_of_waiting, (19.9, 20.0, 20.1), [200, 200, 408]),
+    ],
+)  # fmt: skip
+def test_a_limit_of_a_request(measured: Callable[[float], int], values: tuple[float, ...], expected: list[int]) -> None:
+    assert list(map(measured, values)) == expected
+
+
+@pytest.mark.train
+@pytest.mark.parametrize(("room", "is_busy"), [(2, True), (3, False), (4, False)])
+def test_the_limit_of_the_queue(cnn_bundle: OnnxBundle, room: int, is_busy: bool) -> None:
+    async def submit() -> None:
+        engine = Engine(Predictor(cnn_bundle, workers=1), queue_size=room)
+        try:
+            await asyncio.gather(*engine.submit([encoded()] * 3, top=1))
+        finally:
+            engine.close()
+
+    if is_busy:
+        with pytest.raises(BusyError):
+            asyncio.run(submit())
+    else:
+        asyncio.run(submit())
+
+
+@pytest.mark.train
+def test_the_limit_of_pixels(cnn_bundle: OnnxBundle) -> None:
+    image = encoded()
+    width, height = int.from_bytes(image[16:20]), int.from_bytes(image[20:24])
+    found = [Predictor(cnn_bundle, max_pixels=width * height + step)([image])[0] for step in (-1, 0, 1)]
+    assert [isinstance(result, Prediction) for result in found] == [False, True, True]
+
+
+def test_every_limit_is_tested_here() -> None:
+    limits = {field.name for field in option_fields(ServerSettings) if field.option.group == "Limits"}
+    assert limits == {"max_bytes", "max_images", "timeout_s", "idle_timeout_s", "queue_size", "max_pixels", "explain"}
