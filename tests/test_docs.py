@@ -95,6 +95,14 @@ def test_every_command_line_that_a_message_names_exists(hooks: ModuleType) -> No
     assert [wrong for hint in hints if (wrong := fault(hint.replace("…", "X.x").split()))] == []
 
 
+def test_every_message_says_what_to_do_or_quotes_the_cause(hooks: ModuleType) -> None:
+    users = r"^- `(?:BundleE|ExportE|GatherE|InputE|LabelFileE|ModelE|RunE)rror`: `` (?:…:)* ?(.*) ``$"
+    messages = re.findall(users, hooks.messages_page(), re.MULTILINE)
+    assert len(messages) > 200
+    goes_on = re.compile(r"[:;,?] |\b(requires?|must|only|mutually)\b")
+    assert [text for text in messages if not goes_on.search(text)] == []
+
+
 def test_each_help_shows_what_a_newcomer_needs_on_its_first_screen_and_ends_with_examples_to_paste(
     hooks: ModuleType,
 ) -> None:

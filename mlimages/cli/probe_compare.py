@@ -94,7 +94,7 @@ def _probe_models(
     as_json: bool, others: dict[str, object],
 ) -> None:  # fmt: skip
     if given := [name for name, value in others.items() if value]:
-        raise InputError(f"{', '.join(given)} cannot be combined with several --model")
+        raise InputError(f"{', '.join(given)} cannot be combined with several --model: choose one")
     from mlimages.core import TqdmProgress, outputs
     from mlimages.reports import draw_models, model_table_lines
     from mlimages.training import probe_models

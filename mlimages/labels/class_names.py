@@ -78,7 +78,7 @@ def read_lines(path: Path) -> list[str]:
         LabelFileError: it cannot be read, or is not UTF-8 or UTF-16.
     """
     if not path.exists():
-        raise LabelFileError(f"no class definition at {path}")
+        raise LabelFileError(f"no class definition at {path}: expected lines such as `0 cats`")
     with open_text(path) as lines:
         return lines.read().split("\n")
 

@@ -123,7 +123,7 @@ def require_items(labels: LabelFile) -> None:
         InputError: it lists no images.
     """
     if next(labels.text_items(), None) is None:
-        raise InputError(f"{labels.path} lists no images")
+        raise InputError(f"{labels.path} lists no images: create it again with `mlimages label FOLDER`")
 
 
 def check_table_options(folder: Path, table: TableOptions) -> None:
@@ -333,7 +333,7 @@ def _class_folders(root: Path, *, leaf: bool) -> dict[str, Path]:
 def _require_folder(root: Path) -> Path:
     with present_content(root):
         if not root.is_dir():
-            raise InputError(f"no folder at {root}")
+            raise InputError(f"no folder at {root}: check the path")
     return root
 
 

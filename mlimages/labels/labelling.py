@@ -206,7 +206,7 @@ def append(existing: LabelFile, added: LabelFile, *, by_number: bool) -> LabelFi
 
 def _check_consistent(options: LabelOptions, source: Path) -> None:
     if not source.exists():
-        raise InputError(f"no folder or label file at {source}")
+        raise InputError(f"no folder or label file at {source}: check the path")
     if options.group and options.group_by != "hashes":
         raise InputError("--group and --group-by are mutually exclusive")
     if not source.is_dir():
@@ -291,7 +291,7 @@ def _drop_listed(labels: LabelFile, drop: Path, note: Callable[[str], None]) -> 
     left = labels.without(paths)
     count = sum(1 for _ in labels.text_items()) - sum(1 for _ in left.text_items())
     if paths and not count:
-        raise InputError(f"{drop}: none of the {len(paths)} images that it lists is in {labels.path}")
+        raise InputError(f"{drop}: none of the {len(paths)} images that it lists is in {labels.path}: check the paths")
     note(f"dropped: {counted(count, 'image')} ({drop} lists {len(paths)})")
     return left
 
@@ -304,7 +304,7 @@ def _split_labels(
     paths = [item.path for item in labels]
     groups = groups_by_pattern(paths, options.group)
     if not groups:
-        raise InputError(f"--group {options.group} matches none of the {len(paths)} paths ({paths[0]} ...)")
+        raise InputError(f"--group {options.group} matches none of the {len(paths)} paths ({paths[0]} ...): correct it")
     found = counted(len(set(groups.values())), "group")
     note(f"--group: {found}; {options.group} matches {len(groups)} of {len(paths)} paths")
     return labels.split(options.split, seed=options.seed, groups=groups, contents=groups)

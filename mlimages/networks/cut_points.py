@@ -61,7 +61,7 @@ def find_cut_points(model: Model) -> tuple[CutPoint, ...]:
         if consumer in widths:
             points.setdefault(consumer, CutPoint(name, consumer, widths[consumer]))
     if not points:
-        raise ModelError(f"{model.name} has a single layer and cannot be split")
+        raise ModelError(f"{model.name} has a single layer and cannot be split: use --freeze none")
     return tuple(points.values())
 
 

@@ -201,7 +201,7 @@ def find_heads(network: nn.Module, num_classes: int) -> tuple[str, ...]:
     paths = [path for path, module in network.named_modules() if _num_outputs(module) == num_classes]
     heads = tuple(path for path in ([named] if isinstance(named, str) else named) if path in paths)
     if not heads and not paths:
-        raise ModelError(f"this network is not a classifier: it has no last layer with {num_classes} outputs")
+        raise ModelError(f"this network has no last layer with {num_classes} outputs: use a classifier")
     return heads or (paths[-1],)
 
 

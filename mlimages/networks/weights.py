@@ -54,7 +54,7 @@ def read_weights(path: str | os.PathLike[str]) -> State:
         cause = _diagnose_content(path) or _first_line(error)
         raise ModelError(f"{path} cannot be read as {path.suffix} weights: {cause}") from error
     if not state:
-        raise ModelError(f"{path} contains no tensors")
+        raise ModelError(f"{path} contains no tensors: save the network's state_dict()")
     return {name: _to_float32(tensor) for name, tensor in state.items()}
 
 
@@ -209,7 +209,7 @@ def load_weights(network: nn.Module, state: State, *, heads: Sequence[str], sour
             )
         raise ModelError(f"{source} does not match this network; {'; '.join(listed)}")
     if broken := [name for name in own if name in state and _is_not_finite(state[name])]:
-        raise ModelError(f"{source} is damaged: NaN or infinity in {_first_names(broken)}")
+        raise ModelError(f"{source} is damaged: NaN or infinity in {_first_names(broken)}; download or save it again")
     if extra:
         logger.warning("%s: skipped tensors that the network does not have: %s", source, _first_names(extra))
     counters = {name for name in expected if name.endswith("num_batches_tracked")} - state.keys()

@@ -46,11 +46,11 @@ def summarize_onnx(path: str | os.PathLike[str]) -> NetworkSummary:
         model = onnx.shape_inference.infer_shapes(model)
         metadata = {entry.key: entry.value for entry in model.metadata_props}
     except FileNotFoundError as error:
-        raise BundleError(f"no file at {path}") from error
+        raise BundleError(f"no file at {path}: check the path") from error
     except Exception as error:  # protobuf and onnx raise errors of many kinds on invalid files
-        raise BundleError(f"{path} is not an ONNX file ({str(error).splitlines()[0][:80]})") from error
+        raise BundleError(f"{path} is not an ONNX file ({str(error).splitlines()[0][:80]}): export it again") from error
     if not model.graph.node:
-        raise BundleError(f"{path} contains no network")
+        raise BundleError(f"{path} contains no network: export it again")
     graph = _GraphTensors.from_graph(model.graph)
     layers = tuple(layer for node in model.graph.node if (layer := graph.layer(node)) is not None)
     return NetworkSummary(

@@ -140,7 +140,9 @@ def read_settings(files: RunFiles) -> dict[str, Any]:
         settings: dict[str, Any] = json.loads(files.config.read_text(encoding="utf-8"))
         version = settings.get("version")
     except (OSError, ValueError, AttributeError) as error:
-        raise RunError(f"{folder} cannot be read as a run folder: config.json is damaged ({error})") from error
+        raise RunError(
+            f"{folder} cannot be read as a run folder: config.json is damaged ({error}); restore it, or train again"
+        ) from error
     if version != RUN_VERSION:
         raise RunError(f"{files.config} has format version {version}; this version of mlimages supports {RUN_VERSION}")
     return settings

@@ -293,7 +293,8 @@ def _with_all_depths_head(model: Model) -> Model:
     deep = add_depths(model)
     if deep is None:
         raise RunError(
-            f"the layers of {model.name} differ between this version of {model.library} and the one it was trained with"
+            f"the layers of {model.name} differ between this version of {model.library} and the one it was trained "
+            "with: install that one, or train again"
         )
     return deep
 

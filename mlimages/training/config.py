@@ -83,7 +83,7 @@ def _parse_number(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise InputError(f"{text!r} is not a number") from None
+        raise InputError(f"{text!r} is not a number: expected one such as 0.5") from None
 
 
 @documented

@@ -175,7 +175,7 @@ def read_label_files(config: FineTuneConfig) -> LabeledImages:
     labels, val = config.labels, config.val
     parts = open_parts(labels, config)
     if not parts.keys() & {"", "train"}:
-        raise InputError(f"{labels} contains {', '.join(parts)}, but no train")
+        raise InputError(f"{labels} contains {', '.join(parts)}, but no train: add the folder, or pass one part")
     val_labels = open_labels(val, config) if val else parts.get("val")
     files = [parts.get("train") or parts[""], *([val_labels] if val_labels else [])]
     names, own_names = merge_classes(files)
@@ -192,7 +192,9 @@ def read_label_files(config: FineTuneConfig) -> LabeledImages:
             f"{'this class' if len(new) == 1 else 'these classes'} from {where.name}"
         )
     if len(names) < 2 and not (names and files[0].is_multi_label):
-        raise InputError(f"{labels}: one class only ({', '.join(names) or 'none'}): a classifier needs two")
+        raise InputError(
+            f"{labels}: one class only ({', '.join(names) or 'none'}): a classifier needs two; add images of another"
+        )
     return LabeledImages(names, found[0], found[1] if len(found) > 1 else None)
 
 

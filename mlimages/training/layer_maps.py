@@ -76,7 +76,7 @@ def _find_layer(network: nn.Module, layer: str) -> nn.Module:
         return modules[path]
     similar = difflib.get_close_matches(layer, [*known, *modules], n=3)
     hint = f"; did you mean {' or '.join(similar)}?" if similar else ""
-    raise ModelError(f"this network has no layer {layer!r}{hint}")
+    raise ModelError(f"this network has no layer {layer!r}{hint}; `mlimages summary NETWORK` lists all")
 
 
 def _load_network(source: str | os.PathLike[str]) -> tuple[nn.Module, Preprocessing, NDArray[np.float32] | None]:

@@ -74,7 +74,7 @@ class ImageNet:
                 self._folders.setdefault(wnid, folder)
         for path in (archive, url_list):
             if path and not path.exists():
-                raise InputError(f"no file or folder at {path}")
+                raise InputError(f"no file or folder at {path}: check the path")
         if url_list:
             require_reader(url_list)
         self._archive = archive
@@ -197,7 +197,7 @@ class ImageNet:
             async for chunk in response.content.iter_any():
                 data += chunk
                 if len(data) > _MAX_LIST_BYTES:
-                    raise InputError(f"the file is larger than {_MAX_LIST_BYTES // 2**20} MiB")
+                    raise InputError(f"the file of links is larger than {_MAX_LIST_BYTES // 2**20} MiB: use --url-list")
             text = data.decode("utf-8", "replace")
         for line in text.splitlines():
             if line.startswith(("http://", "https://")):

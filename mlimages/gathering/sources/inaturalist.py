@@ -127,7 +127,9 @@ class INaturalist:
         )
         if exact:
             raise InputError(f"{query!r} matches several taxa: {similar}; use the id of one of them")
-        raise InputError(f"iNaturalist has no taxon {query!r}" + (f"; similar: {similar}" if similar else ""))
+        raise InputError(
+            f"iNaturalist has no taxon {query!r}{f'; similar: {similar}' if similar else ''}: name another, or an id"
+        )
 
     async def _observations(self, taxon_id: int, *, above: int) -> dict[str, Any]:
         params = {

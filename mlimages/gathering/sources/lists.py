@@ -137,7 +137,9 @@ class LinkFile:
             return
         if head and not any(has_download_scheme(ref.url) for ref in head):
             first = next((ref.url for ref in head if ref.url), "")
-            raise InputError(f"{self.name}: no row contains an http(s) link; its first row: {_short_url(first, 200)}")
+            raise InputError(
+                f"{self.name}: no row contains an http(s) link: expected links, but found {_short_url(first, 200)}"
+            )
 
     def _find_warnings(self, head: list[ImageRef]) -> Iterator[str]:
         has_more = len(head) == HEAD or self._has_long_rows

@@ -19,6 +19,6 @@ def parse_queries(texts: Sequence[str]) -> dict[str, str]:
         if not label or (equals and not query):
             raise InputError(f"cannot search for {text!r}: expected QUERY or CLASS=QUERY")
         if label in classes:
-            raise InputError(f"the class {label!r} appears twice")
+            raise InputError(f"the class {label!r} appears twice: name each class once, as CLASS=QUERY")
         classes[label] = query or label
     return classes

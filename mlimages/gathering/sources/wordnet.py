@@ -56,7 +56,7 @@ def find_synset(text: str) -> Synset:
     """
     if _WNID.fullmatch(text):
         if text not in synsets():
-            raise InputError(f"{text} is not an ImageNet synset")
+            raise InputError(f"{text} is not an ImageNet synset: use a word, or an id such as n02121808")
         return synsets()[text]
     word = "_".join(text.lower().split())
     found = [synset for synset in synsets().values() if word in map(str.lower, synset.lemmas)]
