@@ -43,6 +43,7 @@ from mlimages.images import (
 )
 from mlimages.labels import label_dir_auto
 from mlimages.networks import Normalize
+from tests.checks.test_validation import scene
 from tests.images.odd_images import odd_exif, png_of_size
 
 
@@ -191,9 +192,15 @@ def test_a_normalization_must_have_the_channels_of_the_images(
         Normalization(**values).check_channels(image)  # type: ignore[arg-type]
 
 
-def test_a_huge_photograph_is_decoded_small_and_close_to_the_full_decode(test_data: Path) -> None:
-    source = next((test_data / "imagenet_samples").glob("*tench*"))
-    huge = encoded(Image.open(source).convert("RGB").resize((3000, 2000), Image.Resampling.BICUBIC), "JPEG", quality=90)
+@pytest.mark.parametrize("is_real", [False, pytest.param(True, marks=pytest.mark.realdata)], ids=["made", "real"])
+def test_a_huge_photograph_is_decoded_small_and_close_to_the_full_decode(
+    is_real: bool, request: pytest.FixtureRequest
+) -> None:
+    image = scene(1)
+    if is_real:
+        samples: Path = request.getfixturevalue("test_data") / "imagenet_samples"
+        image = Image.open(next(samples.glob("*tench*"))).convert("RGB")
+    huge = encoded(image.resize((3000, 2000), Image.Resampling.BICUBIC), "JPEG", quality=90)
     prop = ImageProperty(224)
     small, full = load_pixels(huge, prop).astype(int), prepare(load_rgb(huge), prop).astype(int)
     assert abs(small - full).max() <= 12

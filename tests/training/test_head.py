@@ -1,6 +1,7 @@
 """The closed-form head: leave-one-out is leaving it out, with any number of layers; and it needs little memory."""
 
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -58,6 +59,32 @@ def test_leaving_one_out_in_closed_form_is_leaving_it_out(widths: tuple[int, ...
         assert spread == pytest.approx(spread[0], rel=1e-2)
     correct = fit.head.probabilities(np.concatenate(blocks, axis=1)).argmax(axis=1) == labels
     assert correct.mean() >= (fit.leave_one_out.argmax(axis=1) == labels).mean()
+
+
+def left_out_errors(x: NDArray[np.float64], targets: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The mean squared error of leaving each image out, by penalty, from as many fits."""
+    errors = np.zeros(len(PENALTIES))
+    for index in range(len(x)):
+        keep = np.arange(len(x)) != index
+        mean, base = x[keep].mean(0), targets[keep].mean(0)
+        centred = x[keep] - mean
+        grams = centred.T @ centred + PENALTIES[:, None, None] * np.eye(x.shape[1])
+        scores = base + (x[index] - mean) @ np.linalg.solve(grams, (centred.T @ (targets[keep] - base))[None])
+        errors += np.square(scores - targets[index]).mean(axis=1)
+    return errors
+
+
+@pytest.mark.parametrize("widths", [(5,), (60,), (4, 3, 5)], ids=str)
+def test_penalty_and_share_have_the_least_error_of_leaving_one_out(widths: tuple[int, ...]) -> None:
+    blocks = [blobs(40, width, seed=number + 4)[0] for number, width in enumerate(widths)]
+    labels = np.array([0] * 22 + [1] * 12 + [2] * 6)
+    blocks[0][:, 0] += labels
+    fit = fit_ridge(blocks[0], labels, 3, lower_features=blocks[1:], lower_shares=SHARES[1:])
+    shares = SHARES[1:] if len(widths) > 1 else (0.0,)
+    errors = [left_out_errors(standardized(blocks, replace(fit, share=share)), np.eye(3)[labels]) for share in shares]
+    share, penalty = np.unravel_index(np.argmin(errors), np.shape(errors))
+    assert (fit.share, fit.penalty) == (shares[share], PENALTIES[penalty])
+    assert 0 < penalty < len(PENALTIES) - 1
 
 
 @pytest.mark.parametrize(("helpful", "share"), [(0, 0.0), (1, 1.0)], ids=["the last layer", "a lower layer"])

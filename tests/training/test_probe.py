@@ -2,21 +2,23 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy import stats
 from torch import nn
 from typer.testing import CliRunner
 
 from mlimages.cli import main as cli
-from mlimages.core import InputError, ModelError, Share, cache_dir
+from mlimages.core import InputError, ModelError, Share, cache_dir, wilson_interval
 from mlimages.labels import LabelFile, label_dir_auto
 from mlimages.networks import FeatureHooks, build_model, find_cut_points
 from mlimages.reports import CutScore, ModelScore, ModelScores, ProbeResult, best_first
 from mlimages.reports import probe_lines as lines_of
-from mlimages.training import extract_features, probe_cuts
+from mlimages.training import extract_features, probe_cuts, probing
 
 
 def names_of(model: str) -> list[str]:
@@ -73,6 +75,48 @@ def test_texture_is_seen_by_random_convolutions_and_more_images_do_not_hurt(stri
     values = [point.accuracy.value for point in found.curve]
     assert found.gain
     assert found.gain.value == pytest.approx(values[1] - values[0])
+
+
+@pytest.mark.parametrize(
+    ("fewest", "sizes"),
+    [(6, []), (7, [5]), (12, [5]), (13, [5, 10]), (24, [5, 10]), (25, [5, 10, 20]), (26, [5, 10, 20])],
+)
+def test_a_learning_curve_keeps_a_fifth_of_the_smallest_class_back(fewest: int, sizes: list[int]) -> None:
+    assert list(probing._training_sizes(fewest)) == sizes
+
+
+def test_a_learning_curve_grows_by_images_that_it_is_not_tested_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], (25, 40, 60)))
+    taken: list[set[int]] = []
+    held_out: list[set[int]] = []
+    right: list[float] = []
+
+    def fit(features: np.ndarray, given: np.ndarray, classes: int) -> SimpleNamespace:
+        assert np.array_equal(given, labels[features[:, 0]])
+        taken.append(set(features[:, 0]))
+        return SimpleNamespace(head=SimpleNamespace(probabilities=probabilities))
+
+    def probabilities(features: np.ndarray) -> np.ndarray:
+        predicted = features[:, 0] * len(taken) // 5 % 3
+        held_out.append(set(features[:, 0]))
+        right.append(np.mean(predicted == labels[features[:, 0]]))
+        return np.eye(3)[predicted]
+
+    monkeypatch.setattr(probing, "fit_ridge", fit)
+    curve, gain = probing._learning_curve(np.arange(125)[:, None], labels, 3, seed=4)
+    for first in range(0, 30, 3):
+        few, more, most = taken[first : first + 3]
+        assert few < more < most
+        assert held_out[first : first + 3] == [set(range(125)) - most] * 3
+        assert [list(np.bincount(labels[list(each)])) for each in (few, more, most)] == [[n] * 3 for n in (5, 10, 20)]
+    assert len({frozenset(each) for each in taken}) == 30
+    runs = np.reshape(right, (10, 3))
+    shares = [Share(mean, *wilson_interval(round(mean * 65), 65)) for mean in runs.mean(axis=0)]
+    assert [(point.per_class, point.accuracy) for point in curve] == list(zip((5, 10, 20), shares, strict=True))
+    differences = runs[:, 2] - runs[:, 1]
+    assert gain is not None
+    low, high = stats.norm.interval(0.95, differences.mean(), stats.sem(differences))
+    assert (gain.value, gain.low, gain.high) == pytest.approx((differences.mean(), low, high), abs=1e-12)
 
 
 def test_the_same_seed_finds_the_same_and_a_second_probe_computes_nothing(stripes: LabelFile) -> None:
