@@ -114,6 +114,7 @@ def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytes
     assert [name for name, page in pages.items() if "<td>bowl</td><td>9</td><td><img " in page] == ["train"]
     assert [name for name, page in pages.items() if "data:image/png;base64," in page] == ["train", "report", "result"]
     assert "<td>bowl, jar, vase</td>" in pages["predictor"]
+    assert "<td>accuracy</td>" in pages["predictor"]
     assert (tmp_path / "runs/vessels/model.onnx").exists()
 
 

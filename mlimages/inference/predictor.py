@@ -22,9 +22,12 @@ from mlimages.core import (
     Fault,
     ImageError,
     Prediction,
+    Share,
     Threads,
     as_path,
     available_cores,
+    format_interval,
+    format_percent,
     html_table,
     is_remote,
 )
@@ -108,6 +111,11 @@ class Predictor:
 
     def _repr_html_(self) -> str:
         rows = [("classes", ", ".join(self.bundle.class_names)), ("network", self.bundle.model)]
+        provenance = self.bundle.provenance
+        if score := provenance.accuracy or provenance.mean_ap:
+            text = f"{format_percent(score[0])} on {provenance.accuracy_count} validation images"
+            name = "mAP" if self.bundle.multi_label else "accuracy"
+            rows.append((name, f"{text} (95 % interval {format_interval(Share(*score))})"))
         return html_table(f"model {self.bundle.path}", rows)
 
     def __call__(

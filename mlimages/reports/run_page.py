@@ -116,6 +116,8 @@ def _setting_rows(run: RunFolder) -> Iterator[tuple[str, str]]:
     image = run.preprocessing.image
     yield "images", f"{image.width} x {image.height} px, {image.resize}{', gray' if image.gray_scale else ''}"
     for name, value in run.changed_settings.items():
+        if (name, value) == ("freeze", "head"):  # what the default `auto` became
+            continue
         yield name.replace("_", " "), ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     if "seconds" in run.figures:
         yield "training time", f"{run.figures['seconds']:.0f} s"

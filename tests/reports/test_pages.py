@@ -150,9 +150,10 @@ def test_both_images_of_a_duplicate_are_shown(tmp_path: Path) -> None:
 
 
 def test_only_settings_that_differ_from_the_defaults_are_listed(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", lr=0.5, epochs=10)
+    run = make_run(tmp_path / "run", lr=0.5, epochs=10, freeze="head")
     config = (run / "config.json").read_text()
-    (run / "config.json").write_text(config[:-1] + ', "defaults": {"epochs": 10, "lr": 0.01}}')
+    (run / "config.json").write_text(config[:-1] + ', "defaults": {"epochs": 10, "lr": 0.01, "freeze": "auto"}}')
     settings = draw_run(run).read_text().partition('id="settings"')[2]
     assert ">lr</th>" in settings
     assert ">epochs</th>" not in settings
+    assert ">freeze</th>" not in settings
