@@ -28,7 +28,7 @@ from mlimages.core import (
     require_writable,
 )
 from mlimages.export.quantized_variants import Run, make_runner, write_variants
-from mlimages.inference import KNOWN_AT, OnnxBundle, Provenance, match_labels
+from mlimages.inference import KNOWN_AT, OnnxBundle, PredictionSets, Provenance, conformal_thresholds, match_labels
 from mlimages.labels import LabelFile
 
 CALIBRATION_IMAGES = 100
@@ -99,8 +99,8 @@ def quantize(
     """Measure int8 (and float16) variants of a network, and write the fastest one that is accurate enough to `out`.
 
     Weights are quantized per channel, activations per tensor with static ranges. The preprocessing, the last layer,
-    the softmax and its temperature are not quantized. Accuracy and calibration error measured here are stored in the
-    written file.
+    the softmax and its temperature are not quantized. Accuracy, calibration error and the thresholds of prediction sets
+    measured here are stored in the written file.
 
     Args:
         bundle: an exported file.
@@ -150,7 +150,9 @@ def quantize(
             variant = variants[chosen.trial.name]
             provenance = _quantized_provenance(bundle, chosen, trials, len(test_set))
             known = bundle.known and replace(bundle.known, share=chosen.trial.known, count=len(test_set))
-            replace(variant, path=out, known=known, provenance=provenance).write(variant.path, overwrite=overwrite)
+            sets = bundle.prediction_sets and PredictionSets("validation", len(test_set), chosen.set_thresholds)
+            written = replace(variant, path=out, known=known, prediction_sets=sets, provenance=provenance)
+            written.write(variant.path, overwrite=overwrite)
     return Quantization(trials, len(test_set), chosen.trial if chosen else None, refusals, score_name)
 
 
@@ -187,11 +189,12 @@ def _split_samples(samples: Sequence[_Sample]) -> tuple[list[_Sample], list[_Sam
 
 @dataclass(frozen=True, slots=True)
 class _Measurement:
-    """A trial, its score with the interval, and the calibration error of its logits before temperature scaling."""
+    """A trial, its score with the interval, and what its logits give before temperature scaling."""
 
     trial: Trial
     score: Share
     uncalibrated_error: float
+    set_thresholds: Mapping[str, float]
 
 
 def _measure_variants(
@@ -221,8 +224,9 @@ def _measure_variants(
             calibration_error=task.calibration_error(probabilities, targets),
             known=float(is_known.mean()),
         )
-        uncalibrated_error = task.calibration_error(task.probabilities(logits), targets)
-        measurements.append(_Measurement(trial, score, uncalibrated_error))
+        uncalibrated = task.probabilities(logits)
+        thresholds = conformal_thresholds(uncalibrated, targets) if bundle.prediction_sets else {}
+        measurements.append(_Measurement(trial, score, task.calibration_error(uncalibrated, targets), thresholds))
     progress.close()
     return measurements
 

@@ -11,6 +11,7 @@ from .bundle import PredictionSets as PredictionSets
 from .bundle import Provenance as Provenance
 from .bundle import data_path as data_path
 from .bundle import model_file as model_file
+from .calibration import conformal_thresholds as conformal_thresholds
 from .calibration import expected_calibration_error as expected_calibration_error
 from .calibration import softmax as softmax
 from .evaluation import Evaluation as Evaluation

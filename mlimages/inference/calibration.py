@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 BINS = 15
 """Number of bins of equal width over the confidence; Guo et al. 2017."""
 
+LEVELS = (0.8, 0.9, 0.95)
+"""Probabilities with which a prediction set holds the true class."""
+
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
@@ -61,3 +64,23 @@ def confidence_threshold(share: float, probabilities: NDArray[np.floating]) -> f
     """Return the threshold that the highest probability reaches in at least `share` (0..1) of the images."""
     best = np.sort(probabilities.max(axis=1))
     return float(best[math.floor((1 - share) * len(best))]) if len(best) else 0.0
+
+
+def conformal_thresholds(probabilities: NDArray[np.floating], labels: NDArray[np.int64]) -> dict[str, float]:
+    """Return the minimum probability of the classes in a prediction set, by level.
+
+    The threshold is a quantile of the true class's probability over n images that the classifier was not fitted on; the
+    set then includes the true class of a new image with a probability of at least the level (V. Vovk, A. Gammerman and
+    G. Shafer, Algorithmic Learning in a Random World, 2005; for leave-one-out R. F. Barber et al., Predictive inference
+    with the jackknife+, 2021).
+
+    Args:
+        probabilities: `(n, classes)`, out of sample.
+        labels: int64 `(n,)`.
+
+    >>> conformal_thresholds(np.linspace([0.0, 1.0], [1.0, 0.0], 101), np.zeros(101, np.int64))["0.9"]
+    0.09
+    """
+    own = np.sort(probabilities[np.arange(len(labels)), labels])
+    ranks = {level: int((len(own) + 1) * (1 - level) + 1e-9) for level in LEVELS}
+    return {f"{level:g}": round(float(own[rank - 1]), 6) if rank else 0.0 for level, rank in ranks.items()}

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from mlimages.core import InputError, NoProgress, Preprocessing, Progress, RunError
+from mlimages.inference import conformal_thresholds
 from mlimages.networks import choose_device, resolve_defaults
 from mlimages.reports import RunFiles
 from mlimages.training import distributed
@@ -34,7 +35,6 @@ from mlimages.training.finish import FineTuneResult, finish_run, finished_result
 from mlimages.training.head import SHARES, fit_ridge
 from mlimages.training.head_inputs import compute_head_inputs, initialize_head
 from mlimages.training.inputs import CustomNetwork, read_inputs, warn_about_changed_labels
-from mlimages.training.known import conformal_thresholds
 from mlimages.training.loop import Schedule, Trainer, make_optimizer, validate
 from mlimages.training.run import EpochMetrics, check_run_folder, write_log, write_metrics
 from mlimages.training.run_images import read_images

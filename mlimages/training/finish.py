@@ -37,7 +37,7 @@ from mlimages.core import (
     write_text,
 )
 from mlimages.export import KnownOutput, NetworkOutputs
-from mlimages.inference import Known, PredictionSets
+from mlimages.inference import Known, PredictionSets, conformal_thresholds
 from mlimages.networks import summarize_model
 from mlimages.reports import RunFiles, estimate_label_errors, find_suspects, read_run, write_suspects
 from mlimages.training import distributed
@@ -47,7 +47,6 @@ from mlimages.training.head_inputs import compute_head_inputs
 from mlimages.training.known import (
     KNOWN_SHARE,
     MIN_VALIDATION_IMAGES,
-    conformal_thresholds,
     fit_known,
     save_known,
 )

@@ -17,9 +17,6 @@ from mlimages.export import KnownOutput, KnownScore
 from mlimages.inference import Known, PredictionSets
 from mlimages.reports import RunFiles
 
-LEVELS = (0.8, 0.9, 0.95)
-"""Probabilities with which a prediction set holds the true class."""
-
 KNOWN_SHARE = 0.95
 """Share of the validation images that are known."""
 
@@ -28,26 +25,6 @@ MIN_VALIDATION_IMAGES = 19
 
 DIRECTIONS = 16
 """Number of principal directions of the covariance that are kept; all others get their mean variance."""
-
-
-def conformal_thresholds(probabilities: NDArray[np.floating], labels: NDArray[np.int64]) -> dict[str, float]:
-    """Return the minimum probability of the classes in a prediction set, by level.
-
-    The threshold is a quantile of the true class's probability over n images that the classifier was not fitted on; the
-    set then includes the true class of a new image with a probability of at least the level (V. Vovk, A. Gammerman and
-    G. Shafer, Algorithmic Learning in a Random World, 2005; for leave-one-out R. F. Barber et al., Predictive inference
-    with the jackknife+, 2021).
-
-    Args:
-        probabilities: `(n, classes)`, out of sample.
-        labels: int64 `(n,)`.
-
-    >>> conformal_thresholds(np.linspace([0.0, 1.0], [1.0, 0.0], 101), np.zeros(101, np.int64))["0.9"]
-    0.09
-    """
-    own = np.sort(probabilities[np.arange(len(labels)), labels])
-    ranks = {level: int((len(own) + 1) * (1 - level) + 1e-9) for level in LEVELS}
-    return {f"{level:g}": round(float(own[rank - 1]), 6) if rank else 0.0 for level, rank in ranks.items()}
 
 
 def fit_known(

@@ -22,7 +22,7 @@ from mlimages.export import (
 from mlimages.export import quantization as module
 from mlimages.export.quantization import Trial, _refusal
 from mlimages.export.quantized_variants import make_runner
-from mlimages.inference import Known, OnnxBundle, PredictionSets, Predictor, open_session, softmax
+from mlimages.inference import Known, OnnxBundle, PredictionSets, Predictor, conformal_thresholds, open_session, softmax
 from mlimages.inference.onnx_metadata import read_metadata
 from mlimages.labels import LabelFile, write_label_file
 from mlimages.reports import bundle_notes
@@ -141,6 +141,12 @@ def test_a_quantized_file_keeps_float_probabilities_and_claims_only_what_was_mea
     assert 0 < result.chosen.known < 1
     tested = known[[n for n in range(12) if n % 2]]
     assert result.chosen.known == (tested >= 0.5).mean()
+    labels = np.array([item.label for item in LabelFile(tmp_path / "val.txt")])
+    odd = slice(1, None, 2)
+    assert after.prediction_sets is not None
+    assert (after.prediction_sets.source, after.prediction_sets.count) == ("validation", result.count)
+    thresholds = conformal_thresholds(softmax(logits[odd]), labels[odd])
+    assert after.prediction_sets.thresholds == pytest.approx(thresholds, abs=1e-4)
     np.testing.assert_allclose(known, make_runner(before)(pixels)[2], atol=0.05)
     np.testing.assert_allclose(probabilities, softmax(logits, before.temperature), rtol=1e-4)
     assert after.provenance.calibration_error is not None

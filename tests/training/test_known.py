@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from mlimages.export import KnownOutput
-from mlimages.inference import Known, PredictionSets
+from mlimages.inference import Known, PredictionSets, conformal_thresholds
 from mlimages.reports import RunFiles
-from mlimages.training.known import MIN_VALIDATION_IMAGES, conformal_thresholds, fit_known, load_known, save_known
+from mlimages.training.known import MIN_VALIDATION_IMAGES, fit_known, load_known, save_known
 
 pytestmark = pytest.mark.train
 
