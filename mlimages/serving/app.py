@@ -15,7 +15,7 @@ from mlimages.core import InputError
 from mlimages.inference import OnnxBundle, Predictor
 from mlimages.serving import handlers, inference_protocol
 from mlimages.serving.access import allow_origins, check_access
-from mlimages.serving.access_log import http_logger, log_request
+from mlimages.serving.access_log import log_request
 from mlimages.serving.connections import BACKLOG, ConnectionLimiter, max_connections
 from mlimages.serving.problems import Handler, return_errors_as_json
 from mlimages.serving.service import SERVICE, Service
@@ -80,7 +80,7 @@ def serve(
 
 async def _serve(app: web.Application, host: str, port: int, on_started: Callable[[str], None]) -> None:
     service, stop = app[SERVICE], asyncio.Event()
-    runner = web.AppRunner(app, access_log=None, logger=http_logger, auto_decompress=False, handler_cancellation=True)
+    runner = web.AppRunner(app, handler_cancellation=True)
     await runner.setup()
     assert runner.server is not None
     loop = asyncio.get_running_loop()

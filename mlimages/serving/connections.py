@@ -9,7 +9,8 @@ import time
 
 from aiohttp import web
 
-from mlimages.serving.access_log import LOG_EVERY_S
+from mlimages.serving.access_log import LOG_EVERY_S, http_logger
+from mlimages.serving.problems import protocol_error
 from mlimages.serving.service import Service
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,13 @@ class ConnectionLimiter:
         if len(self._server.connections) >= self._limit:
             self._log_refusal()
             return _RefusingProtocol()
-        protocol = self._server()
+        protocol = _Connection(
+            self._server,
+            loop=asyncio.get_running_loop(),
+            access_log=None,  # type: ignore[arg-type]  # None logs nothing
+            logger=http_logger,
+            auto_decompress=False,
+        )
         self.mark_active(protocol)
         return protocol
 
@@ -72,10 +79,22 @@ class ConnectionLimiter:
             logger.warning("all %d connections are in use: refusing new ones", self._limit)
 
 
+class _Connection(web.RequestHandler):
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send aiohttp's own errors, which no middleware sees, as JSON too."""
+        if isinstance(resp, web.Response) and resp.status >= 400 and resp.content_type == "text/plain":
+            resp = protocol_error(resp.status, resp.reason, resp.text or "").response(request.path)
+            resp.force_close()
+        return await super().finish_response(request, resp, start_time)
+
+
 class _RefusingProtocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Respond with 503 and close."""
         assert isinstance(transport, asyncio.Transport)
-        transport.write(b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\n"
-                        b"Connection: close\r\n\r\n")  # fmt: skip
+        body = b'{"error":{"code":"busy","message":"all connections are in use: try again later"}}'
+        transport.write(b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Type: application/json\r\n"
+                        b"Content-Length: %d\r\nConnection: close\r\n\r\n%b" % (len(body), body))  # fmt: skip
         transport.close()

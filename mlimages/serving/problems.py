@@ -56,6 +56,11 @@ def too_large_error(limit: int) -> ProblemError:
     return ProblemError(413, "too-large", f"the request is larger than {limit} bytes", {"Connection": "close"})
 
 
+def protocol_error(status: int, reason: str, message: str) -> ProblemError:
+    """Return the error for a request that aiohttp refuses before it reaches the application."""
+    return ProblemError(status, _code(reason), f"the request is not valid HTTP: {message.strip()}")
+
+
 @web.middleware
 async def return_errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Convert every error to a JSON response without details of this machine."""
@@ -66,12 +71,15 @@ async def return_errors_as_json(request: web.Request, handler: Handler) -> web.S
             problem.message += "; curl -d changes the bytes of a file: send it with -F file=@IMAGE"
         return problem.response(request.path)
     except web.HTTPException as error:
-        code = (error.reason or "error").lower().replace(" ", "-")
         headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
         message = f"{request.method} {request.path}: {error.reason}; /openapi.json lists all routes"
-        return ProblemError(error.status, code, message, headers).response(request.path)
+        return ProblemError(error.status, _code(error.reason), message, headers).response(request.path)
     except ConnectionError:
         raise
     except Exception:  # a bug of the server: the client gets JSON as well, the traceback is logged
         logger.exception("%s %s", request.method, request.path)
         return internal_error().response(request.path)
+
+
+def _code(reason: str) -> str:
+    return (reason or "error").lower().replace(" ", "-")

@@ -24,6 +24,7 @@ from mlimages.core import BrokenImage, Fault, InputError, LabeledPath, Predictio
 from mlimages.inference import OnnxBundle, Predictor
 from mlimages.labels import write_label_file
 from mlimages.serving import serve
+from mlimages.serving.schemas import ErrorResponse, ProtocolErrorResponse
 from tests.conftest import RunCli
 from tests.deploying import made_image, made_images
 
@@ -291,6 +292,23 @@ def test_ctrl_c_ends_the_server_in_silence(serving: tuple[subprocess.Popen[str],
     assert process.wait(120) == 0
     assert process.stderr is not None
     assert "Traceback" not in process.stderr.read()
+
+
+def test_requests_that_never_reach_a_handler_get_the_errors_of_the_api(
+    serving: tuple[subprocess.Popen[str], int],
+) -> None:
+    for request, expected in (
+        (b"GET /healthz HTTP/1.1\r\n\r\n", ErrorResponse),
+        (b"NO HTTP\r\n\r\n", ErrorResponse),
+        (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nExpect: x\r\n\r\n", ErrorResponse),
+        (b"GET /v2 HTTP/1.1\r\nHost: localhost\r\nExpect: x\r\n\r\n", ProtocolErrorResponse),
+    ):
+        with socket.create_connection(("127.0.0.1", serving[1]), timeout=60) as connection:
+            connection.sendall(request)
+            with connection.makefile("rb") as answer:
+                head, _, body = answer.read().partition(b"\r\n\r\n")
+        assert b"Content-Type: application/json" in head
+        expected.model_validate_json(body)
 
 
 SERVE_IN_A_LITTLE_ROOM = """
