@@ -9,7 +9,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mlimages.core import Z_95, InputError, RunError, Share, command, format_count, mean_ap_difference, sign_test, table
+from mlimages.core import (
+    Z_95,
+    InputError,
+    RunError,
+    Share,
+    command,
+    format_interval,
+    format_percent,
+    mean_ap_difference,
+    sign_test,
+    table,
+)
 from mlimages.reports.run_folder import RunFolder, read_run
 
 NOISE = 0.05
@@ -151,15 +162,15 @@ def paired_test(run: RunFolder, best: RunFolder) -> PairedTest | None:
 
 def comparison_lines(runs: Sequence[ComparedRun]) -> Iterator[str]:
     """Yield the tables of accuracies and of settings, for a terminal."""
-    rows = [("run", runs[0].score_name, "interval", "images", "training", "size", "against the best")]
+    rows = [("run", runs[0].score_name, "95 % interval", "images", "time", "size", "against the best")]
     rows += [
         (
             str(each.run),
-            f"{100 * each.score.value:.1f}",
-            f"{100 * each.score.low:.1f}-{100 * each.score.high:.1f}",
+            format_percent(each.score.value),
+            format_interval(each.score),
             str(each.count),
-            "" if each.seconds is None else f"{each.seconds:.0f}s",
-            f"{format_count(each.size_bytes)}B",
+            "" if each.seconds is None else f"{each.seconds:.0f} s",
+            f"{each.size_bytes / 1e6:.1f} MB",
             significance_text(each) if place else "best" if all_share_images_with_best(runs) else "-",
         )
         for place, each in enumerate(runs)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mlimages.core import Share, table
+from mlimages.core import Share, format_interval, format_percent, table
 from mlimages.reports.probe_result import ProbeResult
 
 
@@ -64,12 +64,12 @@ class ModelScores:
 
 def model_table_lines(result: ModelScores) -> Iterator[str]:
     """Yield the lines of a table of the scores, for a terminal."""
-    rows = [("model", "accuracy", "95 %", "CPU ms", "ONNX MB", "dominated by")]
+    rows = [("model", "accuracy", "95 % interval", "CPU ms", "ONNX MB", "dominated by")]
     rows += [
         (
             score.model,
-            f"{100 * score.accuracy.value:.1f}",
-            f"{100 * score.accuracy.low:.1f}-{100 * score.accuracy.high:.1f}",
+            format_percent(score.accuracy.value),
+            format_interval(score.accuracy),
             f"{score.cpu_ms:.1f}",
             f"{score.onnx_mb:.1f}",
             result.dominating(score),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mlimages.core import Prediction, as_path, counted, format_count, format_percent
+from mlimages.core import Prediction, as_path, counted, format_percent
 from mlimages.inference import Evaluation
 from mlimages.reports import plots
 from mlimages.reports.comparison import NOISE, ComparedRun, all_share_images_with_best, significance_text
@@ -56,7 +56,7 @@ def comparison_html(runs: Sequence[ComparedRun]) -> str:
                 "score": each.score,
                 "count": each.count,
                 "time": "" if each.seconds is None else f"{each.seconds:.0f} s",
-                "size": f"{format_count(each.size_bytes)}B",
+                "size": f"{each.size_bytes / 1e6:.1f} MB",
                 "verdict": significance_text(each) if place else "best" if all_share_images_with_best(runs) else "-",
             }
             for place, each in enumerate(runs)

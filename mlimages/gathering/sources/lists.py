@@ -138,7 +138,8 @@ class LinkFile:
         if head and not any(has_download_scheme(ref.url) for ref in head):
             first = next((ref.url for ref in head if ref.url), "")
             raise InputError(
-                f"{self.name}: no row contains an http(s) link: expected links, but found {_short_url(first, 200)}"
+                f"{self.name}: no row contains an http(s) link: give a list of links "
+                f"(first row: {_short_url(first, 200)})"
             )
 
     def _find_warnings(self, head: list[ImageRef]) -> Iterator[str]:
