@@ -22,7 +22,7 @@ from mlimages.core import Preprocessing
 from mlimages.export.known_score import KnownOutput
 from mlimages.export.preprocessing_graph import PIXELS, PREFIX, ResizeForm, build_preprocessing_graph
 from mlimages.export.serialization import write_model
-from mlimages.export.targets import OPSET
+from mlimages.export.targets import OPSET, RunLogits, open_onnxruntime
 from mlimages.inference import (
     INPUT,
     KNOWN,
@@ -32,7 +32,6 @@ from mlimages.inference import (
     ParityProbe,
     Provenance,
     data_path,
-    open_session,
 )
 from mlimages.networks import Normalize
 
@@ -143,12 +142,15 @@ def write_onnx(
     form: ResizeForm | None = "operator",
     decisions: DecisionParameters | None = None,
     provenance: Provenance | None = None,
-) -> OnnxBundle:
-    """Write the network to `out` without comparing outputs; see `parity.check_parity`.
+) -> tuple[OnnxBundle, RunLogits]:
+    """Write the network to `out`, without its metadata and without comparing outputs; see `parity.check_parity`.
 
     Args:
         form: implementation of the resize inside the file; None omits the preprocessing.
         decisions: by default no temperature and no threshold.
+
+    Returns:
+        The metadata, which `OnnxBundle.write` adds to the file, and a function that computes the file's logits.
     """
     decisions = decisions or DecisionParameters()
     network = out.with_name(f"{out.name}.network")
@@ -158,12 +160,13 @@ def write_onnx(
     model.producer_name = "mlimages"
     write_model(model, data_path(network), out)
     data_path(network).unlink(missing_ok=True)
+    run = open_onnxruntime(out)
     bundle = OnnxBundle(
         path=out,
         class_names=trained.class_names,
         preprocessing=_without_mean_folder(trained.preprocessing),
         model=trained.model,
-        probe=_make_probe(trained, out if form else None),
+        probe=_make_probe(trained, run if form else None),
         includes_preprocessing=form is not None,
         exact_resize=form == "exact",
         temperature=decisions.temperature,
@@ -174,8 +177,7 @@ def write_onnx(
         thresholds=decisions.thresholds,
         provenance=replace(provenance or Provenance(), created=_utc_now(), versions=_package_versions()),
     )
-    bundle.write(out)
-    return bundle
+    return bundle, run
 
 
 def _to_onnx(trained: TrainedNetwork, path: Path, *, network_only: bool, temperature: float) -> onnx.ModelProto:
@@ -249,14 +251,14 @@ _DENOTATIONS = ("DATA_BATCH", "DATA_FEATURE", "DATA_FEATURE", "DATA_CHANNEL")
 """Denotations of the input's dimensions (onnx/docs/DimensionDenotation.md)."""
 
 
-def _make_probe(trained: TrainedNetwork, file: Path | None) -> ParityProbe:
+def _make_probe(trained: TrainedNetwork, run: RunLogits | None) -> ParityProbe:
     """Return a small image with the logits of the file, or of the network if the file has no preprocessing."""
     noise = np.random.default_rng(0).integers(0, 256, (5, 6, 3), dtype=np.uint8)
     image = Image.fromarray(noise).resize((48, 40), Image.Resampling.BICUBIC)
-    if file is None:
+    if run is None:
         logits = trained.logits([images.prepare(image, trained.preprocessing.image)])[0]
     else:
-        logits = _run_file(file, np.asarray(image))
+        logits = run(np.asarray(image)[None])[0]
     return ParityProbe(48, 40, image.tobytes(), _round_logits(logits))
 
 
@@ -270,12 +272,6 @@ def replace_probe_logits(bundle: OnnxBundle, logits: NDArray[np.float32], *, tol
     """Return the bundle with new logits `(classes,)` for its parity test image, for a file whose network has been
     quantized."""
     return replace(bundle, probe=replace(bundle.probe, logits=_round_logits(logits), tolerance=tolerance))
-
-
-def _run_file(path: Path, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    (logits,) = open_session(path).run([LOGITS], {INPUT: image[None]})
-    first: NDArray[np.float32] = logits[0]
-    return first
 
 
 def _round_logits(logits: NDArray[np.float32]) -> tuple[float, ...]:

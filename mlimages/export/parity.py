@@ -13,20 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlimages import images
-from mlimages.core import ExportError, ImageError, ImageProperty, LabeledPath, Progress, Threads, available_cores
+from mlimages.core import ExportError, ImageError, ImageProperty, LabeledPath, Progress, Threads
 from mlimages.export.onnx_writer import TrainedNetwork
 from mlimages.export.targets import RunLogits
-from mlimages.inference import (
-    INPUT,
-    LOGITS,
-    BundleSession,
-    OnnxBundle,
-    Parity,
-    Task,
-    open_session,
-    relative_difference,
-    to_graph_input,
-)
+from mlimages.inference import OnnxBundle, Parity, Task, relative_difference, to_graph_input
 
 NEAR_TIE = 1e-4
 """The best class may differ if the network's probabilities of the two classes are within this; of a multi-label file, a
@@ -39,9 +29,6 @@ RESIZE_TOLERANCE = 5e-2
 """The same if the file resizes the image itself, with pixels that may differ by one level."""
 
 BATCH_SIZE = 8
-
-MAX_THREADS = 4
-"""Maximum number of images compared at the same time: each takes 0.1 GB with VGG-16."""
 
 
 class ResizeParityError(ExportError):
@@ -82,14 +69,16 @@ def check_parity(
     trained: TrainedNetwork,
     bundle: OnnxBundle,
     outputs: NetworkOutputs,
+    run: RunLogits,
     *,
     progress: Progress,
-    run: RunLogits | None = None,
+    workers: int = 1,
 ) -> Parity:
     """Run the file on the same images, full-size or preprocessed, and compare its outputs with the network's.
 
     Args:
-        run: computes the file's logits in a runtime other than ONNX Runtime.
+        run: computes the file's logits.
+        workers: number of threads that call `run`.
 
     Raises:
         ResizeParityError: outputs differ only because of the resize inside the file.
@@ -97,7 +86,7 @@ def check_parity(
     """
     compare = _end_to_end_comparer if bundle.includes_preprocessing else _network_comparer
     compare_image = compare(trained, bundle, run)
-    threads = Threads(1 if run else min(MAX_THREADS, available_cores()))
+    threads = Threads(workers)
     progress.start("onnx", len(outputs.items), "images")
     comparisons: list[_Comparison] = []
     for comparison in threads.map(lambda pair: compare_image(*pair), zip(outputs.items, outputs.logits, strict=True)):
@@ -144,13 +133,8 @@ class _Comparison:
         )
 
 
-def _end_to_end_comparer(trained: TrainedNetwork, bundle: OnnxBundle, run: RunLogits | None) -> _Comparer:
+def _end_to_end_comparer(trained: TrainedNetwork, bundle: OnnxBundle, run: RunLogits) -> _Comparer:
     prop = trained.preprocessing.image
-    if run is None:
-        session = BundleSession(bundle)
-
-        def run(x: NDArray[np.uint8]) -> NDArray[np.float32]:
-            return session.run_raw(x)[0]
 
     def compare(item: LabeledPath, expected: NDArray[np.float32]) -> _Comparison:
         path = item.path
@@ -172,14 +156,8 @@ def _end_to_end_comparer(trained: TrainedNetwork, bundle: OnnxBundle, run: RunLo
     return compare
 
 
-def _network_comparer(trained: TrainedNetwork, bundle: OnnxBundle, run: RunLogits | None) -> _Comparer:
+def _network_comparer(trained: TrainedNetwork, bundle: OnnxBundle, run: RunLogits) -> _Comparer:
     prop = trained.preprocessing.image
-    if run is None:
-        session = open_session(bundle.path)
-
-        def run(x: NDArray[np.float32]) -> NDArray[np.float32]:
-            logits: NDArray[np.float32] = session.run([LOGITS], {INPUT: x})[0]
-            return logits
 
     def compare(item: LabeledPath, expected: NDArray[np.float32]) -> _Comparison:
         x = trained.normalize_pixels([images.load_pixels(item.path, prop)]).numpy()  # (1, C, H, W)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mlimages.core import ExportError, Target
 from mlimages.export.preprocessing_graph import ResizeForm
-from mlimages.inference import INPUT, LOGITS
+from mlimages.inference import INPUT, LOGITS, open_session
 
 OPSET = 18
 """ONNX opset of every file: the first with antialiasing in `Resize`, and the lowest that torch.onnx writes. IR 8 goes
@@ -108,6 +108,17 @@ def open_runtime(target: Target, path: Path) -> RunLogits | None:
         return runtime.open(package, path)
     except Exception as error:  # each runtime has its own errors
         raise ExportError(f"{runtime.name} cannot load the file ({_first_line(error)}); nothing was written") from error
+
+
+def open_onnxruntime(path: Path) -> RunLogits:
+    """Load the file in ONNX Runtime, and return a function that computes its logits, one thread per call."""
+    session = open_session(path)
+
+    def run(x: NDArray[Any]) -> NDArray[np.float32]:
+        logits: NDArray[np.float32] = session.run([LOGITS], {INPUT: x})[0]
+        return logits
+
+    return run
 
 
 def _first_line(error: Exception) -> str:

@@ -16,7 +16,7 @@ from mlimages.core import BrokenImage, Threads
 from mlimages.inference.predictor import ImageInput, Predictor
 
 GRID = 7
-"""Positions along each side: with the whole image, 50 forward passes."""
+"""Default number of positions along each side: with the whole image, 50 forward passes."""
 
 WINDOW = 2
 """Side of the masked square, in steps of the grid: neighbours overlap, so that nothing lies between them."""
@@ -29,7 +29,6 @@ FALSE_ALARMS = 0.01
 
 _PERMUTATIONS = 1999
 _MIN_PROBABILITY = 1e-7
-_STEPS = GRID + WINDOW - 1
 _BATCH = 2  # more are no faster on a CPU, and take 0.1 GB each with VGG-16
 _MAX_WORKERS = 4  # a batch each
 _NAMES = (("top left", "top", "top right"), ("left", "centre", "right"), ("bottom left", "bottom", "bottom right"))
@@ -43,7 +42,8 @@ class Explanation:
         path: the given path.
         class_name: the most probable class of the unmasked image.
         probability: its probability for the unmasked image (0..1).
-        hidden: its probability with one square of the preprocessed image masked, float32 `(7, 7)`, by row and column.
+        hidden: its probability with one square of the preprocessed image masked, float32 `(grid, grid)`, by row and
+            column.
         pixels: the preprocessed image, uint8 `(h, w, C)`.
     """
 
@@ -70,7 +70,8 @@ class Explanation:
     @property
     def place(self) -> str:
         """Region of the `lowest` probability, in thirds of the image: from "top left" to "bottom right"."""
-        row, column = (3 * (2 * n + WINDOW) // (2 * _STEPS) for n in divmod(int(self.hidden.argmin()), GRID))
+        grid = len(self.hidden)
+        row, column = (3 * (2 * n + WINDOW) // (2 * _steps(grid)) for n in divmod(int(self.hidden.argmin()), grid))
         return _NAMES[row][column]
 
     def overlay(self) -> Image.Image:
@@ -79,7 +80,7 @@ class Explanation:
         image = Image.fromarray(pixels)
         scale = max(1, 224 // max(image.size))
         image = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
-        fall = np.clip(self.probability - self.hidden, 0, None)  # (7, 7)
+        fall = np.clip(self.probability - self.hidden, 0, None)  # (grid, grid)
         strength = np.asarray(fall / max(float(fall.max()), 0.05) * 180, np.uint8)
         mask = Image.fromarray(strength).resize(image.size, Image.Resampling.BILINEAR)
         return Image.composite(Image.new("RGB", image.size, (220, 30, 30)), image, mask)
@@ -107,14 +108,17 @@ class BackgroundUse:
         return self.p_value <= FALSE_ALARMS
 
 
-def explain(predictor: Predictor, image: ImageInput, *, workers: int | None = None) -> Explanation | BrokenImage:
-    """Mask the regions of an image one at a time and compare the predictions, in 50 forward passes.
+def explain(
+    predictor: Predictor, image: ImageInput, *, workers: int | None = None, grid: int = GRID
+) -> Explanation | BrokenImage:
+    """Mask the regions of an image one at a time and compare the predictions.
 
     Masked regions get the mean colour of the image.
 
     Args:
         image: an input of `Predictor`.
         workers: number of threads; by default those of the predictor, at most 4.
+        grid: positions of the masked region along each side; `1 + grid**2` forward passes.
 
     Example:
         >>> print(explain(Predictor("model.onnx"), "a.jpg"))  # doctest: +SKIP
@@ -125,13 +129,13 @@ def explain(predictor: Predictor, image: ImageInput, *, workers: int | None = No
         return pixels
     whole = predictor.probabilities([pixels])[0]  # (classes,)
     label = int(whole.argmax())
-    parts = list(_masked_images(pixels))
+    parts = list(_masked_images(pixels, grid))
     batches = [parts[start : start + _BATCH] for start in range(0, len(parts), _BATCH)]
     threads = Threads(workers or min(_MAX_WORKERS, predictor.workers))
-    hidden = np.concatenate(list(threads.map(predictor.probabilities, batches)))[:, label]  # (49,)
+    hidden = np.concatenate(list(threads.map(predictor.probabilities, batches)))[:, label]  # (grid * grid,)
     name = image if isinstance(image, str) else getattr(image, "__fspath__", lambda: "")()
     return Explanation(
-        str(name), predictor.bundle.class_names[label], float(whole[label]), hidden.reshape(GRID, GRID), pixels
+        str(name), predictor.bundle.class_names[label], float(whole[label]), hidden.reshape(grid, grid), pixels
     )
 
 
@@ -183,17 +187,22 @@ def replace_center(image: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArra
     return mixed
 
 
-def _masked_images(pixels: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
-    rows, columns = _window_slices(pixels.shape[0]), _window_slices(pixels.shape[1])
+def _masked_images(pixels: NDArray[np.uint8], grid: int) -> Iterator[NDArray[np.uint8]]:
+    rows, columns = _window_slices(pixels.shape[0], grid), _window_slices(pixels.shape[1], grid)
     for row in rows:
         for column in columns:
             yield _mask(pixels, row, column)
 
 
-def _window_slices(side: int) -> Sequence[slice]:
+def _steps(grid: int) -> int:
+    """Return the number of steps that the positions of the masked square span: it is `WINDOW` steps wide."""
+    return grid + WINDOW - 1
+
+
+def _window_slices(side: int, grid: int) -> Sequence[slice]:
     """Return the slices of the masked square along one side; the first and the last touch the borders."""
-    step = side / _STEPS
-    return [slice(round(n * step), max(round(n * step) + 1, round((n + WINDOW) * step))) for n in range(GRID)]
+    step = side / _steps(grid)
+    return [slice(round(n * step), max(round(n * step) + 1, round((n + WINDOW) * step))) for n in range(grid)]
 
 
 def _mask(pixels: NDArray[np.uint8], rows: slice, columns: slice) -> NDArray[np.uint8]:

@@ -64,7 +64,7 @@ def test_batches_are_bit_for_bit_the_input_of_an_exported_network(
     exported = replace(normalization, mean_image="mean.npy" if by_image else "")
     names = tuple(str(number) for number in range(3 * 16 * 16))
     identity = TrainedNetwork(nn.Flatten(), Preprocessing(PROP, exported), names, "none", mean_image)
-    predictor = Predictor(write_onnx(identity, tmp_path / "model.onnx"))
+    predictor = Predictor(write_onnx(identity, tmp_path / "model.onnx")[0])
     decoded = [predictor.decode(item.path)[0] for item in good(labels)]
     inputs, _ = BundleSession(predictor.bundle).run(decoded)
     assert (inputs.reshape(-1, 3, 16, 16) == np.concatenate([x for x, _ in data.generate_batches(4)])).all()

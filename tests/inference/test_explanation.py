@@ -62,12 +62,14 @@ def images(folder: Path, region: str) -> list[LabeledPath]:
     return items
 
 
+@pytest.mark.parametrize("grid", [5, 7])
 @pytest.mark.parametrize("region", REGIONS)
 def test_hiding_what_the_network_looks_at_lowers_the_probability_most(
-    region: str, predictors: dict[str, Predictor], tmp_path: Path
+    region: str, grid: int, predictors: dict[str, Predictor], tmp_path: Path
 ) -> None:
-    found = explain(predictors[region], images(tmp_path, region)[0].path)
+    found = explain(predictors[region], images(tmp_path, region)[0].path, grid=grid)
     assert not isinstance(found, BrokenImage)
+    assert found.hidden.shape == (grid, grid)
     assert found.place == region
     assert found.lowest < 0.3 < 0.9 < found.probability
     assert str(found) == f"bright: probability falls from 1.00 to {found.lowest:.2f} when the {region} is hidden"

@@ -206,7 +206,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     net = nn.Sequential(nn.Conv2d(3, 8, 5, stride=2), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8 * 49, 2))
     path = tmp_path_factory.mktemp("onnx") / "net.onnx"
     preprocessing = Preprocessing(ImageProperty(32), Normalization(mean=(0.5,) * 3, std=(0.5,) * 3))
-    write_onnx(TrainedNetwork(net.eval(), preprocessing, ("ants", "bees"), "net"), path)
+    bundle, _ = write_onnx(TrainedNetwork(net.eval(), preprocessing, ("ants", "bees"), "net"), path)
+    bundle.write(path)
     return path
 
 
