@@ -31,7 +31,7 @@ class DecodeOptions:
 
     Attributes:
         min_size: minimum width and height in pixels: a JPEG is decoded at the smallest scale of 1, 1/2, 1/4 and 1/8
-            that is not below it.
+            that is not below it (simplejpeg: of all eighths).
         mode: `L` or `YCbCr`: keep this mode if the decoder returns it; otherwise convert to RGB.
         reduce_to: downscale by the largest integer factor that leaves the shorter side at least this many pixels.
         strict: report damage in a JPEG that Pillow ignores, if simplejpeg is installed.

@@ -28,8 +28,8 @@ _SCAN_DAMAGE = re.compile(
 )
 _HEADER_WARNING = re.compile(r"JFIF revision|Adobe color transform|SOS parameters|ICC marker")
 
-_MAX_PADDINGS = 8
-"""Maximum number of paddings that are removed before a file counts as damaged."""
+_MAX_DECODINGS = 8
+"""Maximum number of times a file is decoded; one that still has a padding then counts as damaged."""
 
 _MIN_RUN = 4
 """Minimum length of a run of equal bytes that counts as padding; shorter runs only if they are zeros."""
@@ -43,14 +43,14 @@ def decode_strictly(data: bytes, min_size: tuple[int, int]) -> tuple[Image.Image
     """Return a JPEG as RGBX image (None if Pillow has to decode it), and whether the file is irregular but intact.
 
     Args:
-        min_size: width and height in pixels; the image is decoded at the smallest scale of 1, 1/2, 1/4 and 1/8 that
+        min_size: width and height in pixels; the image is decoded at the smallest number of eighths of its size that
             is not below it.
 
     Raises:
         ScanError: the compressed pixels are damaged.
     """
     rest = data
-    for _ in range(_MAX_PADDINGS):
+    for _ in range(_MAX_DECODINGS):
         try:
             pixels = simplejpeg.decode_jpeg(rest, "RGBX", min_width=min_size[0], min_height=min_size[1])  # (H, W, 4)
         except ValueError as error:

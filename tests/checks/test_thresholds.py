@@ -44,6 +44,7 @@ SINGLE = {
 @pytest.mark.parametrize("name", SINGLE)
 def test_a_threshold_of_single_images(name: str) -> None:
     value, code, measured, expected = SINGLE[name]
+    assert getattr(Thresholds(), name) == value or name == "max_pixels", "the default is what is tried"
     thresholds = Thresholds(**{name: value})
     facts = facts_table([ORDINARY._replace(**values).pack() for values in measured])  # type: ignore[arg-type]
     assert "".join("x" if found else "-" for found in rules.RULES[code].applies(facts, thresholds)) == expected
@@ -60,7 +61,7 @@ def test_a_saturated_blue_image_is_not_dark() -> None:
 @pytest.mark.parametrize(("copies", "expected"), [(4, False), (5, True), (6, True)])
 def test_the_threshold_of_copies_of_a_placeholder(tmp_path: Path, copies: int, expected: bool) -> None:
     labels = listed(tmp_path, {f"{n}.jpg": jpeg(scene(1)) for n in range(copies)})
-    report = check(labels, thresholds=Thresholds(placeholder_copies=5))
+    report = check(labels)
     assert (report.warnings.get("placeholder", 0) == copies) is expected
 
 
@@ -68,7 +69,7 @@ def test_the_threshold_of_copies_of_a_placeholder(tmp_path: Path, copies: int, e
 def test_the_threshold_of_imbalance(tmp_path: Path, largest: int, expected: bool) -> None:
     items = [LabeledPath(Path("a.jpg"), 0)] * largest + [LabeledPath(Path("b.jpg"), 1)]
     table = ImageTable.from_files([LabelFile(tmp_path / "a.txt", items=lambda: items, class_names=("many", "few"))])
-    assert bool(list(apply_class_rules(table, Thresholds(imbalance=10)))) is expected
+    assert bool(list(apply_class_rules(table, Thresholds()))) is expected
 
 
 def is_near(one: NDArray[np.uint8], other: NDArray[np.uint8], thresholds: Thresholds, **facts: float) -> bool:
@@ -119,6 +120,7 @@ def test_the_threshold_of_hash_bits_of_flipped_images() -> None:
     thresholds = replace(ANY, near_bits=0, near_correlation=0.5)
     found = [is_near(one, flipped, replace(thresholds, turned_bits=bits + step)) for step in (-1, 0, 1)]
     assert found == [False, True, True]
+    assert (Thresholds().near_bits, Thresholds().turned_bits) == (16, 12)
 
 
 def around(value: float) -> Iterator[float]:
@@ -185,8 +187,37 @@ def test_help_all_lists_every_threshold_with_its_default(run_cli: RunCli) -> Non
     assert "near_bits=16" not in short
 
 
-def test_in_a_set_of_soft_images_only_those_much_softer_are_blurred() -> None:
-    assert Thresholds().for_sharpness(29, 0.27).blur == 0.30  # too few to know what is usual
-    assert Thresholds().for_sharpness(100, 0.47).blur == 0.30
-    assert Thresholds().for_sharpness(100, 0.27).blur == pytest.approx(0.26)
-    assert Thresholds(blur=0.35).for_sharpness(100, 0.27).blur == 0.35  # given by hand
+@pytest.mark.parametrize(
+    ("count", "median", "blur"),
+    [(29, 0.27, 0.30), (30, 0.27, 0.26), (31, 0.27, 0.26), (100, 0.34, 0.295), (100, 0.35, 0.30), (100, 0.36, 0.30),
+     (100, 0.47, 0.30), (100, 0.25, 0.25)],
+)  # fmt: skip
+def test_in_a_set_of_soft_images_only_those_much_softer_are_blurred(count: int, median: float, blur: float) -> None:
+    assert Thresholds().for_sharpness(count, median).blur == pytest.approx(blur)
+    assert Thresholds(blur=0.35).for_sharpness(count, median).blur == 0.35  # given by hand
+
+
+@pytest.mark.parametrize(
+    ("count", "fewer"),
+    [
+        (0, 0),
+        (20_000, 0),
+        (29_355, 0),
+        (29_356, 1),
+        (63_245, 1),
+        (63_246, 2),
+        (200_000, 3),
+        (1_000_000, 5),
+        (10**9, 14),
+    ],
+)
+def test_among_more_images_the_hash_must_agree_more_closely(count: int, fewer: int) -> None:
+    """By 3 bits per factor of ten above 20,000, rounded: 20,000 * 10 ** (1 / 6) is 29,355.98."""
+    found = Thresholds().for_count(count)
+    assert found == Thresholds(near_bits=16 - fewer, turned_bits=max(0, 12 - fewer))
+    found = Thresholds(near_bits=1, turned_bits=2).for_count(count)
+    assert (found.near_bits, found.turned_bits) == (max(0, 1 - fewer), max(0, 2 - fewer))
+
+
+def test_two_codes_concern_classes_and_all_others_images() -> None:
+    assert [code for code in Code if code.is_class_level] == [Code.CLASS_IMBALANCE, Code.CLASS_BLURRED]

@@ -480,7 +480,7 @@ def test_large_sets_lose_no_pair_though_not_all_are_compared(monkeypatch: pytest
         hashes[n] ^= np.uint64(sum(1 << bit for bit in flip.sample(range(64), flip.randint(0, 11))))
     everything = near(hashes, thumbs)
     monkeypatch.setattr(near_duplicates, "LOOKUP_COST", 0)
-    monkeypatch.setattr(near_duplicates, "BATCH_SIZE", 7)
+    monkeypatch.setattr(near_duplicates, "BATCH_SIZE", 250)
     assert near(hashes, thumbs) == everything == {(n, 500 + n) for n in range(100)}
 
 
@@ -522,11 +522,6 @@ def test_other_thresholds_are_not_answered_from_the_cache(tmp_path: Path) -> Non
     assert found == [1, 0, 1]
 
 
-def test_among_a_million_images_the_hash_must_agree_more_closely() -> None:
-    bits = {count: Thresholds().for_count(count).near_bits for count in (0, 20_000, 100_000, 1_000_000)}
-    assert bits == {0: 16, 20_000: 16, 100_000: 14, 1_000_000: 11}
-
-
 def made_up_table(count: int, tmp_path: Path) -> ImageTable:
     """One class, images that differ in their bytes alone."""
     listed = [LabeledPath(Path("a.jpg"), 0)] * count
@@ -564,8 +559,8 @@ class MadeUp:
             ]
 
 
-@pytest.mark.parametrize("count", [20_000])
-def test_a_check_takes_at_most_400_bytes_an_image(tmp_path: Path, count: int) -> None:
+def test_a_check_takes_at_most_400_bytes_an_image(tmp_path: Path) -> None:
+    count = 10_000
     (tmp_path / "labels.txt").write_text("".join(f"{number}.jpg 0\n" for number in range(count)))
     (tmp_path / "few.txt").write_text("0.jpg 0\n")
     check([tmp_path / "few.txt"], pool=MadeUp())  # what is loaded once
@@ -574,7 +569,7 @@ def test_a_check_takes_at_most_400_bytes_an_image(tmp_path: Path, count: int) ->
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert report.warnings == {"blurred": count, "class-blurred": 1}
-    assert peak < 400 * count + 4_000_000
+    assert peak < 400 * count + 3_000_000
 
 
 @pytest.mark.realdata
