@@ -230,10 +230,26 @@ def _is_importable(module: str, name: str) -> bool:
     return False
 
 
-def test_every_module_imports_and_no_library_stores_an_identifier(tmp_path: Path) -> None:
+_STATE = """
+import asyncio, importlib, logging, multiprocessing, signal, sys, threading
+import matplotlib, numpy, PIL.Image, PIL.ImageFile, torch
+def state():
+    return (list(sys.path), sys.excepthook, sys.unraisablehook, threading.excepthook,
+            [signal.getsignal(each) for each in signal.valid_signals()], logging.root.level, logging.root.handlers[:],
+            str(numpy.random.get_state()), torch.get_rng_state().tolist(), torch.get_num_threads(),
+            matplotlib.get_backend(), dict(matplotlib.rcParams), PIL.Image.MAX_IMAGE_PIXELS,
+            PIL.ImageFile.LOAD_TRUNCATED_IMAGES, multiprocessing.get_start_method(allow_none=True),
+            asyncio.get_event_loop_policy(), threading.enumerate())
+before = state()
+"""
+
+
+def test_every_module_imports_without_side_effects_and_no_library_stores_an_identifier(tmp_path: Path) -> None:
     names = (path.relative_to(ROOT).with_suffix("").parts for path in modules() if path.name != "__main__.py")
-    code = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)\n"
+    code = _STATE + "for name in sys.argv[1:]:\n    if name != 'mlimages.core.cluster': importlib.import_module(name)\n"
     code += "from mlimages.export import import_openvino; import_openvino()\n"
+    code += "changed = [pair for pair in zip(before, state()) if pair[0] != pair[1]]; assert not changed, changed\n"
+    code += "import mlimages.core.cluster\n"  # Ray changes sys.path and sys.excepthook
     code += "import os; assert not {'ORT_DISABLE_TELEMETRY', 'RAY_USAGE_STATS_ENABLED'} & os.environ.keys()"
     telemetry = ("CI", "ORT_DISABLE_TELEMETRY", "ORT_RUNNING_UNIT_TESTS", "RAY_USAGE_STATS_ENABLED")
     env = {name: value for name, value in os.environ.items() if name not in telemetry}

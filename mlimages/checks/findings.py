@@ -18,7 +18,7 @@ from mlimages.core import as_path
 from mlimages.labels import Label
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Findings:
     """All findings by file and line; iterating reads the paths from the label files again.
 

@@ -37,7 +37,7 @@ class FeaturePair:
     correlation: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class CheckReport:
     """The result of `check`.
 

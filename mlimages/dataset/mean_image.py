@@ -56,7 +56,7 @@ ALL = -2
 """Key of the sums over all images, if an image may be of several classes or none."""
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class MeanImage:
     """The mean of a set of images and the statistics of its channels.
 

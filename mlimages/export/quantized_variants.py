@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +22,18 @@ from mlimages.export.preprocessing_graph import PIXELS
 from mlimages.inference import INPUT, KNOWN, LOGITS, PROBABILITIES, BundleSession, OnnxBundle, open_session
 from mlimages.networks import Normalize
 
-with telemetry_disabled("ORT_DISABLE_TELEMETRY", "1"):
+
+@contextmanager
+def _same_sys_path() -> Iterator[None]:
+    """Restore `sys.path`: onnxruntime.transformers appends its folder, whose modules have names such as `benchmark`."""
+    before = list(sys.path)
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+with telemetry_disabled("ORT_DISABLE_TELEMETRY", "1"), _same_sys_path():
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
     from onnxruntime.transformers.float16 import convert_float_to_float16

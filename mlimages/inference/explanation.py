@@ -34,7 +34,7 @@ _MAX_WORKERS = 4  # a batch each
 _NAMES = (("top left", "top", "top right"), ("left", "centre", "right"), ("bottom left", "bottom", "bottom right"))
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Explanation:
     """How masking regions of an image changes the probability of its most probable class.
 

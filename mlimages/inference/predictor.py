@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -83,7 +83,7 @@ def prediction_set(shares: NDArray[np.floating], threshold: float) -> tuple[int,
 
 
 class Predictor:
-    """Predicts the class of images; thread-safe.
+    """Predicts the class of images; thread-safe. Pickled for another process, it opens its file again there.
 
     Args:
         bundle: an .onnx file written by `mlimages export`, or a run folder.
@@ -105,6 +105,10 @@ class Predictor:
         self.bundle = self._session.bundle
         self.workers = workers or available_cores()
         self.max_pixels = max_pixels
+
+    def __reduce__(self) -> tuple[Callable[..., Predictor], tuple[OnnxBundle]]:
+        """Pickle the bundle and the settings: the file is opened again where the predictor is used."""
+        return partial(type(self), workers=self.workers, max_pixels=self.max_pixels), (self.bundle,)
 
     def __repr__(self) -> str:
         return f"Predictor({str(self.bundle.path)!r}, workers={self.workers})"

@@ -12,7 +12,6 @@ from .folders import open_parts as open_parts
 from .formats import Label as Label
 from .label_file import LabelFile as LabelFile
 from .label_file import merge_classes as merge_classes
-from .label_file import read_paths as read_paths
 from .label_output import write_label_file as write_label_file
 from .label_output import write_own_label_file as write_own_label_file
 from .label_texts import label_text as label_text
@@ -22,6 +21,7 @@ from .labelling import WrittenLabels as WrittenLabels
 from .labelling import append as append
 from .labelling import make_label_files as make_label_files
 from .labelling import parse_shares as parse_shares
+from .labelling import read_paths as read_paths
 from .layout import describe_renamed as describe_renamed
 from .layout import folder_names as folder_names
 from .layout import write_class_folders as write_class_folders

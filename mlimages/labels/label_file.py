@@ -5,22 +5,14 @@ from __future__ import annotations
 import os
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from copy import copy
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import chain, compress
 from pathlib import Path
+from typing import Any
 
-from mlimages.core import (
-    InputError,
-    LabeledPath,
-    LabelFileError,
-    as_path,
-    file_state,
-    full_name,
-    named_path,
-    written_names,
-)
+from mlimages.core import InputError, LabeledPath, LabelFileError, as_path, file_state, full_name, written_names
 from mlimages.labels.class_names import (
     ClassNames,
     FileClasses,
@@ -37,13 +29,14 @@ from mlimages.labels.scanning import PARTS, RealPaths
 from mlimages.labels.splitting import sample_per_class, split
 from mlimages.labels.table_columns import detect_table
 from mlimages.labels.table_options import TableOptions
-from mlimages.labels.tables import Table, path_cells
+from mlimages.labels.tables import Table
 
 
 class LabelFile:
     """A label file, read as a stream: each iteration reads the file, and nothing is kept in memory.
 
-    `filter`, `shuffle`, `split` and `merge` return a LabelFile that is not yet written; `write` writes it.
+    `filter`, `shuffle`, `split` and `merge` return a LabelFile that is not yet written; `write` writes it. Pickled,
+    it holds the list of its images.
 
     Args:
         path: the label file (.txt, .csv, .tsv, .jsonl).
@@ -167,9 +160,20 @@ class LabelFile:
 
     def with_notes(self, notes: Iterable[str]) -> LabelFile:
         """Return the same label file with these `notes`."""
-        noted = copy(self)
-        noted._notes, noted._text_items = tuple(notes), noted._read_items if self.is_stored else self._text_items
+        noted = LabelFile.__new__(type(self))
+        vars(noted).update(vars(self), _notes=tuple(notes))
+        if self.is_stored:
+            noted._text_items = noted._read_items
         return noted
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state to pickle or copy; functions, which may not be picklable, are replaced by their images."""
+        state = dict(vars(self))
+        images = None if self.is_stored else partial(iter, list(self.text_items()))
+        return state | {"_items": None, "_text_items": images}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _text_items=state["_text_items"] or self._read_items)
 
     def __repr__(self) -> str:
         """Return the path, the number of images and the classes, as far as they can be read."""
@@ -288,7 +292,8 @@ class LabelFile:
     def where(self, mask: Iterable[object]) -> LabelFile:
         """Return the images at the indices where `mask` is true; images beyond its end are excluded."""
         left = self._with_items(None)
-        left._text_items = lambda: compress(self.text_items(), mask)
+        kept = mask if isinstance(mask, Collection) else list(mask)
+        left._text_items = lambda: compress(self.text_items(), kept)
         return left
 
     def write(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> LabelFile:
@@ -324,13 +329,6 @@ def merge_classes(files: Sequence[LabelFile]) -> tuple[ClassNames, tuple[ClassNa
     """
     _require_same_kind(files)
     return merge_class_names([file.classes for file in files])
-
-
-def read_paths(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Return an iterator over the path column of a label file or a table (rejected.tsv, suspects.tsv)."""
-    path = as_path(path)
-    names = path_cells(path) if is_table(path) else (row.path for row in text_rows(path))
-    return (named_path(name.replace("\\", "/"), path.parent) for name in names)
 
 
 def _renumber(files: Iterable[LabelFile], names: ClassNames, own_names: Iterable[ClassNames]) -> Iterator[LabeledPath]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -16,6 +17,7 @@ from mlimages.core import (
     documented,
     is_file,
     is_remote,
+    named_path,
     present_content,
     record_settings,
     require_writable,
@@ -23,12 +25,13 @@ from mlimages.core import (
 from mlimages.labels.class_names import add_class_name, class_definition_path, read_class_names
 from mlimages.labels.copies import join_copies
 from mlimages.labels.folders import check_table_options, label_dir, label_dir_auto, label_dir_by_pattern, require_items
-from mlimages.labels.formats import check_suffix
-from mlimages.labels.label_file import LabelFile, read_paths
+from mlimages.labels.formats import check_suffix, is_table, text_rows
+from mlimages.labels.label_file import LabelFile
 from mlimages.labels.layout import describe_renamed, folder_names, write_class_folders
 from mlimages.labels.scanning import MISSING_ADVICE, skipped_entries
 from mlimages.labels.splitting import check_shares, groups_by_pattern
 from mlimages.labels.table_options import TableOptions
+from mlimages.labels.tables import path_cells
 
 PART_NAMES = {2: ("train", "val"), 3: ("train", "val", "test")}
 
@@ -202,6 +205,13 @@ def append(existing: LabelFile, added: LabelFile, *, by_number: bool) -> LabelFi
     for number, name in enumerate(added.class_names):
         names = add_class_name(names, number, name)
     return LabelFile(existing.path, existing.img_root, items=lambda: chain(existing, new), class_names=names)
+
+
+def read_paths(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Return an iterator over the path column of a label file or a table (rejected.tsv, suspects.tsv)."""
+    path = as_path(path)
+    names = path_cells(path) if is_table(path) else (row.path for row in text_rows(path))
+    return (named_path(name.replace("\\", "/"), path.parent) for name in names)
 
 
 def _check_consistent(options: LabelOptions, source: Path) -> None:

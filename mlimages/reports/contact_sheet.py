@@ -45,7 +45,7 @@ _GAP_PX, _LINE_PX, _MARGIN_PX = 6, 18, 12
 _TEXT_COLOR, _MUTED_COLOR, _BACKGROUND, _PLACEHOLDER = (27, 31, 36), (89, 99, 110), (255, 255, 255), (232, 235, 238)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Tile:
     """One image of a contact sheet.
 
@@ -62,7 +62,7 @@ class Tile:
     path: Path | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class SheetRow:
     """One class of a contact sheet.
 

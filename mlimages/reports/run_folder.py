@@ -33,7 +33,7 @@ from mlimages.dataset import multi_hot
 from mlimages.reports.run_files import RunFiles, read_settings
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Predictions:
     """Predictions of a network for the validation set.
 
@@ -75,7 +75,7 @@ class Predictions:
         return np.asarray(right.all(axis=1) if self.is_multi_label else right)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class RunFolder:
     """A run folder of `finetune`.
 

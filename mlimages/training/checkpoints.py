@@ -188,7 +188,7 @@ def _full_state_dict(network: nn.Module, trained: Tensors) -> dict[str, Tensor]:
     return whole
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class TrainedRun:
     """A run loaded from its folder.
 

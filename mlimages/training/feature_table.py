@@ -31,7 +31,7 @@ from mlimages.training.probing import pooled_features
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class FeatureTable:
     """Features of images, one row per image.
 
