@@ -114,7 +114,7 @@ def _report_to_launcher(error: MlimagesError) -> None:
     if isinstance(error, PeerExitedError):
         return
     if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):  # torch.distributed.elastic.multiprocessing.errors
-        Path(path).write_text(json.dumps({"message": str(error), "timestamp": int(time.time())}))
+        Path(path).write_text(json.dumps({"message": str(error), "timestamp": int(time.time())}), "utf-8")
     if os.environ.get("LOCAL_RANK", "0") != "0":
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         time.sleep(30)

@@ -283,7 +283,7 @@ def _seconds(table: Path) -> float:
 
 
 def _metrics(table: Path) -> list[dict[str, str]]:
-    with table.open(newline="") as lines:
+    with table.open(encoding="utf-8", newline="") as lines:
         return list(csv.DictReader(lines))
 
 

@@ -122,7 +122,7 @@ def test_the_report_opens_offline_and_escapes_what_it_shows(
     items[0].path.write_text("no image")
     found = evaluate(Predictor(cnn_bundle), labels(tmp_path, items))
     hostile = replace(found, class_names=("<script>alert(1)</script>", "class1", "class2"))
-    (tmp_path / "report.html").write_text(report_html(hostile, "a <b>title</b>"))
+    (tmp_path / "report.html").write_text(report_html(hostile, "a <b>title</b>"), "utf-8")
     page = open_page(tmp_path / "report.html", width=width, height=900, dark=dark)
     assert page.evaluate("document.querySelectorAll('figure').length") == len(found.mistakes)
     assert page.evaluate("[...document.images].every(image => image.naturalWidth > 0)")

@@ -1,6 +1,8 @@
 """Label files: folders become lines, lines become parts, and nothing is lost on the way."""
 
+import os
 import shlex
+import sys
 import unicodedata
 from pathlib import Path
 
@@ -32,8 +34,13 @@ from mlimages.labels.scanning import RealPaths, iter_images, skipped_entries, su
 
 
 def touch(root: Path, *names: str) -> Path:
+    """Make files; skips if their names cannot be written in the encoding of the file system."""
     for name in names:
         path = root / name
+        try:
+            os.fsencode(path)
+        except UnicodeEncodeError:
+            pytest.skip(f"the file system encoding is {sys.getfilesystemencoding()}: use a UTF-8 locale")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"image")
     return root
@@ -204,7 +211,7 @@ def test_a_tables_class_names_outlive_its_conversion_and_its_split(tmp_path: Pat
 def test_a_bad_line_is_named_with_what_was_expected(
     tmp_path: Path, name: str, text: str, line: int, expected: str
 ) -> None:
-    (tmp_path / name).write_text(text)
+    (tmp_path / name).write_text(text, "utf-8")
     with pytest.raises(LabelFileError) as error:
         list(LabelFile(tmp_path / name))
     assert f"{name}:{line}: " in str(error.value)

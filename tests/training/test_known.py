@@ -10,7 +10,14 @@ import torch
 from mlimages.export import KnownOutput
 from mlimages.inference import Known, PredictionSets, conformal_thresholds
 from mlimages.reports import RunFiles
-from mlimages.training.known import MIN_VALIDATION_IMAGES, fit_known, load_known, save_known
+from mlimages.training import known as fitting
+from mlimages.training.known import (
+    MIN_VALIDATION_IMAGES,
+    _principal_directions,
+    fit_known,
+    load_known,
+    save_known,
+)
 
 pytestmark = pytest.mark.train
 
@@ -44,6 +51,63 @@ def test_the_distance_is_mahalanobis_of_the_shrunk_covariance(tmp_path: Path) ->
     assert (loaded.head, loaded.known, loaded.prediction_sets) == (output.head, output.known, output.prediction_sets)
     assert torch.equal(loaded.score(torch.from_numpy(validation)), score(torch.from_numpy(validation)))
     assert RunFiles(tmp_path).known.stat().st_size < 2 * (3 + 16) * 40 + 1000
+
+
+def residuals_of(count: int, width: int) -> np.ndarray:
+    """Differences from the means of two classes, with a variance of its own in each direction."""
+    rng = np.random.default_rng(count)
+    values = rng.normal(size=(count, width)) * np.linspace(3, 0.5, width)
+    values[::2] -= values[::2].mean(axis=0)
+    values[1::2] -= values[1::2].mean(axis=0)
+    return values.astype(np.float32)
+
+
+@pytest.mark.parametrize(("count", "width"), [(60, 8), (21, 20), (20, 20), (19, 20), (12, 40)])
+def test_directions_are_the_principal_components_of_scikit_learn(count: int, width: int) -> None:
+    residuals = residuals_of(count, width)
+    pca = pytest.importorskip("sklearn.decomposition").PCA(4).fit(residuals)
+    variances, directions = _principal_directions(residuals, 4)
+    assert variances[::-1] == pytest.approx(pca.explained_variance_ * (count - 1) / count, rel=1e-4)
+    assert np.abs(directions[:, ::-1].T @ pca.components_.T) == pytest.approx(np.eye(4), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("count", "width", "kept"), [(200, 40, 16), (200, 18, 16), (200, 17, 16), (200, 16, 15), (40, 60, 16)]
+)
+def test_the_covariance_is_that_of_probabilistic_pca(count: int, width: int, kept: int) -> None:
+    """Tipping and Bishop 1999: the mean variance in all directions but some."""
+    decomposition = pytest.importorskip("sklearn.decomposition")
+    features = np.random.default_rng(1).normal(2, np.linspace(0.1, 1.5, width), (count, width)).astype(np.float32)
+    features /= 100  # shorter than 1
+    labels = np.arange(count) % 2
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    residuals = unit - np.stack([unit[labels == label].mean(axis=0) for label in (0, 1)])[labels]
+    score = fit_known(features, labels, 2, validation=features[:30])
+    assert (kept, len(score.directions)) == (min(fitting.DIRECTIONS, count - 1, width - 1), kept)
+    directions, corrections = score.directions.double().numpy(), score.corrections.double().numpy()
+    inverse = float(score.inverse_variance) * np.eye(width) + directions.T @ np.diag(corrections) @ directions
+    pca = decomposition.PCA(kept).fit(residuals)
+    variances = pca.explained_variance_ * (count - 1) / count  # of a population, as NumPy's
+    rest = (np.square(residuals).sum() / count - variances.sum()) / (width - kept)
+    vars(pca).update(explained_variance_=variances, noise_variance_=rest)
+    expected = pca.get_precision()
+    assert inverse == pytest.approx(expected, rel=5e-3, abs=5e-3 * float(np.abs(expected).max()))
+
+
+def test_images_all_alike_and_features_of_length_0_have_a_finite_score() -> None:
+    features = np.zeros((20, 5), np.float32)
+    features[:10] = [1, 2, 3, 4, 5]
+    score = fit_known(features, np.arange(20) // 10, 2, validation=features)
+    assert float(score.inverse_variance) == pytest.approx(1e9)
+    assert float(score.threshold) == pytest.approx(1e-9)
+    assert torch.isfinite(score(torch.from_numpy(features))).all()
+    assert score(torch.tensor([[-1.0, 0.0, 0.0, 0.0, 0.0]])) < 0.01
+    assert score.means[0].numpy() == pytest.approx(features[0] / np.linalg.norm(features[0]), abs=1e-3)
+
+
+def test_the_fewest_validation_images_are_those_with_which_a_threshold_keeps_the_share_of_new_images() -> None:
+    enough = [count for count in range(1, 40) if Fraction(str(fitting.KNOWN_SHARE)) * (count + 1) <= count]
+    assert enough == list(range(fitting.MIN_VALIDATION_IMAGES, 40))
 
 
 def test_prediction_sets_hold_the_true_class_as_often_as_they_say() -> None:
