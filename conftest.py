@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,12 @@ LONG = (
 
 CLASS_NAMES = ("cats", "dogs")
 IMAGES_PER_CLASS = 6
+
+
+def pytest_configure() -> None:
+    """Refuse a locale in which the names of many tests' files cannot be written."""
+    if sys.getfilesystemencoding() != "utf-8":
+        raise pytest.UsageError("the tests need a UTF-8 locale, such as LC_ALL=C.UTF-8, or PYTHONUTF8=1")
 
 
 @pytest.hookimpl(trylast=True)

@@ -26,6 +26,8 @@ from mlimages.core import MlimagesError, PeerExitedError, printable
 
 STEPS = ("gather", "curate", "train", "deploy", "inspect")
 
+UTF8_ADVICE = "use a UTF-8 locale, such as LC_ALL=C.UTF-8, or set PYTHONUTF8=1"
+
 
 class StepGroup(TyperGroup):
     """Lists the commands by step, in order of use."""
@@ -122,10 +124,14 @@ def _report_to_launcher(error: MlimagesError) -> None:
 
 def main() -> NoReturn:
     """Run the command line. Exit codes: 0 done, 1 error, 2 usage, 130 interrupted."""
+    is_utf8 = sys.getfilesystemencoding() == "utf-8"
     disable_gc_at_exit()
     raise_mmap_threshold()
     escape_unprintable_output()
     repeat_lost_interrupts()
+    if not is_utf8:
+        text = "cannot read or write names with characters that the encoding of the locale lacks"
+        print(f"mlimages: {text}: {UTF8_ADVICE}", file=sys.stderr)
     if "WORLD_SIZE" in os.environ:
         signal.signal(signal.SIGTERM, _exit_on_sigterm)
     try:
@@ -143,6 +149,11 @@ def main() -> NoReturn:
         sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except UnicodeEncodeError as error:
+        if is_utf8:
+            raise
+        print(f"mlimages: cannot write {printable(error.object[:200])}: {UTF8_ADVICE}", file=sys.stderr)
         sys.exit(1)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""

@@ -366,3 +366,34 @@ def test_no_command_writes_over_a_file_that_a_person_made(
     assert re.match(f"{file} (already exists|exists and was not written by mlimages)", str(done.exception))
     assert Path(file).read_text() == "mine"
     assert "--force" in CliRunner().invoke(app, [command.split()[0], "--help"]).output
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        ("label photos -o a.txt", 0, ""),
+        ("label few.txt --as-folders out", 1, r"cannot write out/caf\xe9: use a UTF-8 locale"),
+    ],
+)
+def test_a_locale_that_lacks_characters_of_file_names_is_said_and_no_traceback(
+    tmp_path: Path, command: str, code: int, said: str
+) -> None:
+    for path in ("photos/caf\u00e9/1.png", "photos/tea/1.png", "photos/jam/1.png"):
+        (tmp_path / path).parent.mkdir(parents=True)
+        scene(1, width=40, height=30).save(tmp_path / path)
+    (tmp_path / "few.txt").write_text("photos/tea/1.png 0\nphotos/jam/1.png 1\n")
+    (tmp_path / "few_class_def.txt").write_text("0 caf\u00e9\n1 jam\n", "utf-8")
+    ascii_locale = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    done = subprocess.run(
+        [sys.executable, "-m", "mlimages", *command.split()],
+        cwd=tmp_path, env={**os.environ, **ascii_locale}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == code
+    first, *rest = done.stderr.splitlines()
+    assert first.startswith(
+        "mlimages: cannot read or write names with characters that the encoding of the locale lacks: use"
+    )
+    assert said in "".join(rest)
+    assert "Traceback" not in done.stderr
+    if not code:
+        assert "jam 1, tea 1" in done.stdout + done.stderr, "what can be read is listed"

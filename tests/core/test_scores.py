@@ -1,6 +1,15 @@
 import pytest
 
-from mlimages.core import accuracy, class_scores, confusion_matrix, sign_test, wilson_interval
+from mlimages.core import (
+    Share,
+    accuracy,
+    class_scores,
+    confusion_matrix,
+    format_interval,
+    format_percent,
+    sign_test,
+    wilson_interval,
+)
 
 LABELS = [0, 0, 0, 0, 1, 1, 1, 2]
 PREDICTED = [0, 0, 1, 0, 1, 1, 0, 1]
@@ -39,3 +48,20 @@ def test_the_sign_test_equals_scipys(gained: int, lost: int) -> None:
     stats = pytest.importorskip("scipy.stats")
     expected = stats.binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
     assert sign_test(gained, lost) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [(0.875, None, "87.5 %"), (0.123456, 2, "12.35 %"), (1.0, 0, "100 %"), (0.0, None, "0.0 %")],
+)
+def test_a_share_is_shown_in_percent(value: float, digits: int | None, text: str) -> None:
+    assert (format_percent(value) if digits is None else format_percent(value, digits)) == text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "text"),
+    [(0.781, 0.992, "78 to 99 %"), (0.5, 0.5199, "50.0 to 52.0 %"), (0.0, 0.02, "0 to 2 %"), (0.0, 0.0201, "0 to 2 %"),
+     (0.9812, 0.9999, "98.1 to 100.0 %")],
+)  # fmt: skip
+def test_an_interval_narrower_than_two_percent_is_shown_with_decimals(low: float, high: float, text: str) -> None:
+    assert format_interval(Share((low + high) / 2, low, high)) == text

@@ -466,6 +466,29 @@ def test_a_labeled_image_is_changed_step_by_step(tmp_path: Path) -> None:
     assert (image.crop_from_lefttop(2, 3, 20).to_array()[:, :2, :18] == padded[:, 3:5, 2:]).all()  # of its own size
 
 
+def test_a_labeled_image_has_these_defaults(tmp_path: Path) -> None:
+    noise(9, 7).save(tmp_path / "a.png")
+    image = LabeledImage(tmp_path / "a.png")
+    assert (image.label, LabeledImage.from_array(np.zeros((1, 2, 2), np.float32)).label) == (-1, -1)
+    assert repr(image) == f"LabeledImage({str(tmp_path / 'a.png')!r}, -1)"
+    assert repr(LabeledImage(label=3)) == "LabeledImage('.', 3)"
+    red, _, blue = np.asarray(noise(9, 7), np.float32).transpose(2, 0, 1)
+    assert (image.to_array()[[0, 2]] == [red, blue]).all()
+    assert (image.to_array(bgr=True)[[0, 2]] == [blue, red]).all()
+    assert image.crop_from_center(5).image.size == image.crop_from_center(5, 0).image.size == (5, 5)
+    assert image.downscale(3).image.size == image.crop_from_lefttop(0, 0, 3).image.size == (3, 3)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((1000, 1), (20, 1)), ((1000, 24), (20, 1)), ((1000, 26), (20, 1)), ((1000, 76), (20, 2)),
+                           ((1, 1000), (1, 30)), ((30, 20), (20, 13)), ((20, 30), (20, 30)), ((10, 15), (20, 30))],
+)  # fmt: skip
+def test_a_letterbox_holds_the_whole_image_and_at_least_one_pixel(
+    size: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    assert resized_size(*size, ImageProperty(20, 30, resize="letterbox")) == expected
+
+
 def test_a_labeled_image_converted_is_what_the_network_sees(tmp_path: Path) -> None:
     noise(100, 60).save(tmp_path / "a.png")
     noise(600, 500).save(tmp_path / "large.jpg")

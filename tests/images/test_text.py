@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,12 @@ from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from fontTools.ttLib import TTFont
 from matplotlib import font_manager
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from mlimages.core import ImageProperty
 from mlimages.dataset import MeanImage
 from mlimages.dataset.mean_image import draw_class_means
-from mlimages.images import NUMBERS_NOTE, drawable_names, font_families, text
+from mlimages.images import NUMBERS_NOTE, draw_line, drawable_names, font_families, text
 from mlimages.reports.contact_sheet import SheetRow, Tile, write_sheet
 from mlimages.reports.plots import plot_confusion_matrix, save_png
 
@@ -104,6 +105,70 @@ def test_names_are_drawn_with_an_installed_font_that_has_their_characters(
     assert not caplog.records
     for name, image in drawn.items():
         assert image.shape != numbers[name].shape or (image != numbers[name]).any(), name
+
+
+LINE = "class names of any length, drawn in one line"
+DEFAULT = ImageFont.load_default(14)
+
+
+def drawn(line: str, *, width: float = 1000) -> tuple[np.ndarray, float]:
+    """The pixels of a line of text at (5, 3), and its right end."""
+    image = Image.new("RGB", (700, 30), "white")
+    end = draw_line(image, (5, 3), line, 14, width=width)
+    return np.asarray(image), end
+
+
+def in_default_font(line: str) -> np.ndarray:
+    image = Image.new("RGB", (700, 30), "white")
+    ImageDraw.Draw(image).text((5, 3), line, "black", DEFAULT)
+    return np.asarray(image)
+
+
+@pytest.mark.parametrize("cut", [0, 2, 3, 20, len(LINE) - 1])
+def test_a_line_is_shortened_by_as_few_letters_as_fit(cut: int) -> None:
+    shown = f"{LINE[:-cut]}..." if cut else LINE
+    least = DEFAULT.getlength(shown)
+    for width in (least, least + 0.5):
+        image, end = drawn(LINE, width=width)
+        assert np.array_equal(image, in_default_font(shown))
+        assert end == 5 + least
+    image, end = drawn(LINE, width=least - 0.5)
+    assert end < 5 + least or cut == len(LINE) - 1
+    assert drawn(LINE, width=1)[1] == 5 + DEFAULT.getlength(f"{LINE[0]}..."), "one letter is always left"
+    assert drawn("x" * 300, width=5000)[1] == drawn("x" * 200, width=5000)[1] != drawn("x" * 199, width=5000)[1]
+
+
+def test_what_cannot_be_printed_or_drawn_is_a_question_mark(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text, "find_font", lambda line: None)
+    for line, shown in (("a\tb\x00c\n", "a?b?c?"), ("né!", "n?!"), ("plain", "plain")):
+        assert np.array_equal(drawn(line)[0], in_default_font(shown))
+
+
+def test_a_line_in_another_script_is_drawn_whole_with_its_font(
+    fonts: font_manager.FontManager, japanese_font: Path
+) -> None:
+    fonts.addfont(japanese_font)
+    image, end = drawn(JAPANESE * 3)
+    font = ImageFont.truetype(japanese_font, 14)
+    assert end == 5 + font.getlength(JAPANESE * 3)
+    assert (image < 128).sum() > 200, "three squares"
+    assert not np.array_equal(image, in_default_font("???"))
+
+
+def test_only_regular_fonts_of_known_families_that_are_there_are_installed(
+    fonts: font_manager.FontManager, japanese_font: Path, tmp_path: Path
+) -> None:
+    fonts.addfont(japanese_font)
+    (own,) = (each for each in fonts.ttflist if each.name == "IPAGothic")
+    changes = [
+        {"fname": str(tmp_path / "gone.ttf")}, {"style": "italic"}, {"weight": 700}, {"stretch": "condensed"},
+        {"name": "Comic Sans"}, {"fname": str(japanese_font), "name": "Unifont", "index": 0},
+    ]  # fmt: skip
+    fonts.ttflist = [*(replace(own, **change) for change in changes), own]
+    found = text.installed_fonts()
+    assert [(font.family, font.path, font.index) for font in found] == [
+        ("IPAGothic", str(japanese_font), 0), ("Unifont", str(japanese_font), 0),
+    ]  # fmt: skip
 
 
 def test_every_script_is_drawn_or_replaced_whatever_is_installed(tmp_path: Path) -> None:

@@ -1,8 +1,6 @@
 """Label files: folders become lines, lines become parts, and nothing is lost on the way."""
 
-import os
 import shlex
-import sys
 import unicodedata
 from pathlib import Path
 
@@ -34,13 +32,8 @@ from mlimages.labels.scanning import RealPaths, iter_images, skipped_entries, su
 
 
 def touch(root: Path, *names: str) -> Path:
-    """Make files; skips if their names cannot be written in the encoding of the file system."""
     for name in names:
         path = root / name
-        try:
-            os.fsencode(path)
-        except UnicodeEncodeError:
-            pytest.skip(f"the file system encoding is {sys.getfilesystemencoding()}: use a UTF-8 locale")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"image")
     return root

@@ -1,0 +1,81 @@
+"""Which files of a folder are images, and where the images of each class are copied to."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from mlimages.core import BrokenImage, ClassScore, Fault, Prediction
+from mlimages.images import copy_by_class, find_images
+from mlimages.labels import IMAGE_SUFFIXES
+
+NAMES = ("cats", "dogs")
+
+
+def made(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(name.encode())
+    return folder
+
+
+def test_a_folder_holds_the_files_with_an_image_suffix_sorted_and_recursively_but_hidden_ones(tmp_path: Path) -> None:
+    folder = made(
+        tmp_path / "photos", "b.JPG", "a.png", "z/2.webp", "z/1.tiff", "c/deep/er/x.gif", "notes.txt", "jpg",
+        "a.jpg.part", ".hidden.jpg", ".git/a.jpg", "z/.thumbs/b.jpg",
+    )  # fmt: skip
+    alone = made(tmp_path, "notes.txt", "no suffix") / "notes.txt"
+    found = list(find_images([alone, folder, folder / ".hidden.jpg", folder / "z"]))
+    names = ["a.png", "b.JPG", "c/deep/er/x.gif", "z/1.tiff", "z/2.webp"]
+    assert found == [
+        alone,
+        *(folder / name for name in names),
+        folder / ".hidden.jpg",
+        *(folder / n for n in names[3:]),
+    ]
+    assert list(find_images([])) == list(find_images([made(tmp_path / "none", "a.txt")])) == []
+
+
+@pytest.mark.parametrize("suffix", sorted(IMAGE_SUFFIXES))
+def test_each_suffix_of_an_image_is_found_in_upper_and_lower_case(tmp_path: Path, suffix: str) -> None:
+    made(tmp_path, f"a{suffix}", f"b{suffix.upper()}", f"c{suffix}x")
+    assert [path.name for path in find_images([tmp_path])] == [f"a{suffix}", f"b{suffix.upper()}"]
+
+
+def of(path: Path, *labels: int, known: bool | None = None, several: bool = False) -> Prediction:
+    """A prediction of these classes, or of the first one of them alone."""
+    scores = tuple(ClassScore(NAMES[label], label, 0.9 - label / 10) for label in labels)
+    return Prediction(str(path), scores, labels=scores if several else None, known=known)
+
+
+def copied(results: Sequence[Prediction | BrokenImage], out: Path) -> dict[str, bytes]:
+    assert list(copy_by_class(results, out, class_names=NAMES)) == list(results), "each is passed on"
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+
+
+def test_an_image_is_copied_to_the_folder_of_its_most_probable_class_or_of_each_label(tmp_path: Path) -> None:
+    made(tmp_path, "a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg", "broken.jpg")
+    results = [
+        of(tmp_path / "a.jpg", 1, 0),
+        of(tmp_path / "b.jpg", 0, known=True),
+        of(tmp_path / "c.jpg", 0, known=False),
+        of(tmp_path / "d.jpg", 0, 1, several=True),
+        of(tmp_path / "e.jpg", several=True),
+        BrokenImage(str(tmp_path / "broken.jpg"), Fault.CORRUPT, "damaged"),
+        Prediction(None, (ClassScore("cats", 0, 0.9),)),  # of no file
+    ]
+    assert copied(results, tmp_path / "out") == {
+        "dogs/a.jpg": b"a.jpg", "cats/b.jpg": b"b.jpg", "unknown/c.jpg": b"c.jpg", "cats/d.jpg": b"d.jpg",
+        "dogs/d.jpg": b"d.jpg", "unknown/e.jpg": b"e.jpg",
+    }  # fmt: skip
+
+
+def test_images_of_one_name_are_numbered_and_the_same_image_is_copied_once(tmp_path: Path) -> None:
+    made(tmp_path, "a/1.jpg", "b/1.jpg", "c/1.jpg")
+    same = tmp_path / "d" / "1.jpg"
+    same.parent.mkdir()
+    same.write_bytes(b"b/1.jpg")
+    results = [of(tmp_path / folder / "1.jpg", 0) for folder in ("a", "b", "c", "d", "a")]
+    expected = {"cats/1.jpg": b"a/1.jpg", "cats/1-2.jpg": b"b/1.jpg", "cats/1-3.jpg": b"c/1.jpg"}
+    for _ in range(2):  # a second time nothing is added
+        assert copied(results, tmp_path / "out") == expected
