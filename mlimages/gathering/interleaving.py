@@ -2,43 +2,97 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
+import zlib
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator
+from typing import IO
 
 from mlimages.core import ImageRef
 from mlimages.gathering.links import host_of
 
-MAX_READ_AHEAD = 50_000
-"""Maximum number of links read ahead; each takes about 0.3 KB of memory, and more if its row has other columns."""
+MAX_IN_MEMORY = 50_000
+"""Maximum number of links read ahead that are held in memory, at about 0.3 KB each, more if their rows have other
+columns. Without it, a list of as many hosts as links would be read into memory."""
+
+BLOCK = 128
+"""Number of links that are written to the temporary file at once: a host's first links stay in memory."""
 
 _READ_PER_LINK = 32
 
 
 async def interleave_hosts(
-    refs: AsyncIterator[ImageRef], *, max_read_ahead: int = MAX_READ_AHEAD
+    refs: AsyncIterator[ImageRef], *, max_in_memory: int = MAX_IN_MEMORY, block: int = BLOCK
 ) -> AsyncIterator[ImageRef]:
     """Yield the links of `refs` by hosts in turn, in the order of `refs` for each host.
 
-    It reads ahead, so that a list that is sorted by host keeps several hosts busy from the start. Links before an error
-    of `refs` are yielded before it is raised.
+    It reads ahead, so that a list that is sorted by host keeps several hosts busy from the start; of a host with many
+    links, most wait in a temporary file. Links before an error of `refs` are yielded before it is raised.
+
+    Args:
+        refs: links of a list, with `source` in JSON types and without `load`.
     """
-    queues: OrderedDict[str, deque[ImageRef]] = OrderedDict()
-    num_read, is_at_end, error = 0, False, None
-    while queues or not is_at_end:
-        for _ in range(0 if is_at_end else min(_READ_PER_LINK, max_read_ahead - num_read)):
-            try:
-                ref = await anext(refs)
-            except Exception as stopped:  # StopAsyncIteration, or an error of the source
-                is_at_end = True
-                error = error if isinstance(stopped, StopAsyncIteration) else stopped
-                break
-            queues.setdefault(host_of(ref.url), deque()).append(ref)
-            num_read += 1
-        if queues:
-            host, queue = queues.popitem(last=False)
-            num_read -= 1
-            yield queue.popleft()
-            if queue:
-                queues[host] = queue
+    queues: OrderedDict[str, _HostQueue] = OrderedDict()
+    in_memory, is_at_end, error = 0, False, None
+    with tempfile.TemporaryFile() as file:
+        while queues or not is_at_end:
+            for _ in range(0 if is_at_end else min(_READ_PER_LINK, max_in_memory - in_memory)):
+                try:
+                    ref = await anext(refs)
+                except Exception as stopped:  # StopAsyncIteration, or an error of the source
+                    is_at_end = True
+                    error = error if isinstance(stopped, StopAsyncIteration) else stopped
+                    break
+                queue = queues.setdefault(host_of(ref.url), _HostQueue(file, block))
+                in_memory -= queue.in_memory
+                queue.append(ref)
+                in_memory += queue.in_memory
+            if queues:
+                host, queue = queues.popitem(last=False)
+                in_memory -= queue.in_memory
+                yield queue.popleft()
+                if queue.in_memory:
+                    queues[host] = queue
+                    in_memory += queue.in_memory
     if error:
         raise error
+
+
+class _HostQueue:
+    """The links of a host: the first and the last in memory, those between them in blocks of a temporary file."""
+
+    def __init__(self, file: IO[bytes], block: int) -> None:
+        self._file, self._block = file, block
+        self._first: deque[ImageRef] = deque()
+        self._written: deque[tuple[int, int]] = deque()  # offset and size of each block
+        self._last: list[ImageRef] = []
+
+    @property
+    def in_memory(self) -> int:
+        """Number of links in memory; 0 only if the queue is empty."""
+        return len(self._first) + len(self._last)
+
+    def append(self, ref: ImageRef) -> None:
+        if len(self._first) < self._block and not self._written and not self._last:
+            self._first.append(ref)
+            return
+        self._last.append(ref)
+        if len(self._last) == self._block:
+            rows = [(each.url, each.label, each.source, each.name, each.is_api) for each in self._last]
+            data = zlib.compress(json.dumps(rows, default=str).encode(), level=1)
+            self._written.append((self._file.seek(0, 2), len(data)))
+            self._file.write(data)
+            self._last = []
+
+    def popleft(self) -> ImageRef:
+        ref = self._first.popleft()
+        if not self._first and self._written:
+            offset, size = self._written.popleft()
+            self._file.seek(offset)
+            rows = json.loads(zlib.decompress(self._file.read(size)))
+            self._first.extend(ImageRef(url, label, source, name, is_api=api) for url, label, source, name, api in rows)
+        elif not self._first:
+            self._first.extend(self._last)
+            self._last = []
+        return ref

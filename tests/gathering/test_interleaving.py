@@ -3,7 +3,9 @@
 import asyncio
 import random
 import selectors
+import tracemalloc
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,9 @@ from mlimages.gathering.run import Run, _Worker
 from mlimages.gathering.store.gather_folder import GatherFolder
 
 
-async def yielded(hosts: list[str], *, max_read_ahead: int, fails: bool = False) -> tuple[list[tuple[str, int]], int]:
+async def yielded(
+    hosts: list[str], *, max_in_memory: int, block: int, fails: bool = False
+) -> tuple[list[tuple[str, int]], int]:
     """Return the host and number of each link as yielded, and the maximum number of links read ahead."""
     found: list[tuple[str, int]] = []
     most_ahead = 0
@@ -27,13 +31,17 @@ async def yielded(hosts: list[str], *, max_read_ahead: int, fails: bool = False)
         nonlocal most_ahead
         for number, host in enumerate(hosts):
             most_ahead = max(most_ahead, number + 1 - len(found))
-            yield ImageRef(f"http://{host}/{number}", "cats")
+            yield ImageRef(
+                f"http://{host}/{number}", "cats", {"number": number, "licence": None}, f"{host}é", is_api=host == "a"
+            )
         if fails:
             raise ValueError("the rest cannot be read")
 
     try:
-        async for ref in interleave_hosts(source(), max_read_ahead=max_read_ahead):
+        async for ref in interleave_hosts(source(), max_in_memory=max_in_memory, block=block):
             _, _, host, number = ref.url.split("/")
+            assert (ref.source, ref.name) == ({"number": int(number), "licence": None}, f"{host}é")
+            assert ref.is_api == (host == "a")
             found.append((host, int(number)))
     except ValueError:
         assert fails
@@ -42,15 +50,33 @@ async def yielded(hosts: list[str], *, max_read_ahead: int, fails: bool = False)
     return found, most_ahead
 
 
-@given(st.lists(st.sampled_from(["a", "b", "c"]), max_size=60), st.integers(1, 20), st.booleans())
-@settings(max_examples=40, deadline=None)
-def test_each_host_keeps_its_order_and_no_link_is_lost(hosts: list[str], max_read_ahead: int, fails: bool) -> None:
-    found, most_ahead = asyncio.run(yielded(hosts, max_read_ahead=max_read_ahead, fails=fails))
+@given(
+    st.lists(st.sampled_from(["a", "b", "c"]), max_size=60),
+    st.integers(1, 20),
+    st.sampled_from([1, 2, 5, 60]),
+    st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_each_host_keeps_its_order_and_no_link_is_lost(
+    hosts: list[str], max_in_memory: int, block: int, fails: bool
+) -> None:
+    found, most_ahead = asyncio.run(yielded(hosts, max_in_memory=max_in_memory, block=block, fails=fails))
     assert sorted(number for _, number in found) == list(range(len(hosts)))
     for host in set(hosts):
         numbers = [number for name, number in found if name == host]
         assert numbers == sorted(numbers)
-    assert most_ahead <= max_read_ahead
+    assert most_ahead <= max_in_memory or block < 60  # none is written to the temporary file
+
+
+def test_a_long_list_is_read_ahead_without_being_held_in_memory() -> None:
+    hosts = [host for host in "abcdefgh" for _ in range(5000)]
+    tracemalloc.start()
+    found, most_ahead = asyncio.run(yielded(hosts, max_in_memory=400, block=16))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert {host for host, _ in found[2000:3000]} == set("abcdefgh")
+    assert most_ahead > 30_000
+    assert peak < 12e6  # of which 6 MB are the results; 40,000 links take 25 MB
 
 
 class VirtualTime(selectors.DefaultSelector):
@@ -104,11 +130,14 @@ def seconds_of_run(urls: list[str], out: Path) -> float:
     return clock.now_s
 
 
+@pytest.mark.parametrize("max_in_memory", [1000, 48])
 def test_a_list_sorted_by_host_takes_as_long_as_one_that_is_shuffled(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    max_in_memory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mlimages.gathering.run.AHEAD", 20)
     monkeypatch.setattr("mlimages.gathering.run.MAX_QUEUED", 20)
+    limits = {"max_in_memory": max_in_memory, "block": 4}
+    monkeypatch.setattr("mlimages.gathering.run.interleave_hosts", partial(interleave_hosts, **limits))
     urls = [f"http://{host}.example/{number}.jpg" for host in "abcd" for number in range(80)]
     in_order = seconds_of_run(urls, tmp_path / "sorted")
     random.Random(0).shuffle(urls)

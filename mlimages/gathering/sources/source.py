@@ -41,7 +41,7 @@ class Source(Protocol):
     `lookahead`, the maximum number of links requested ahead while they wait for their class; `async length()`, the
     number of links or None; `async host_parts(shards)`, the hosts whose links are spread over several shards, with the
     number of these; `is_read_once`, True if a second process cannot read it; `is_list`, True if it is a list that a
-    person may have corrected, so that stored images are moved to the classes that it now names.
+    person may have corrected, so that stored images are moved to the classes that it now names (no `load`).
     """
 
     def __aiter__(self) -> AsyncIterator[ImageRef]: ...
