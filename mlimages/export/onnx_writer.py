@@ -16,13 +16,14 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mlimages import images
-from mlimages.core import Preprocessing
+from mlimages.core import ExportError, Preprocessing
 from mlimages.export.known_score import KnownOutput
 from mlimages.export.preprocessing_graph import PIXELS, PREFIX, ResizeForm, build_preprocessing_graph
 from mlimages.export.serialization import write_model
-from mlimages.export.targets import OPSET, RunLogits, open_onnxruntime
+from mlimages.export.targets import OPSET, RunLogits, first_line, open_onnxruntime
 from mlimages.inference import (
     INPUT,
     KNOWN,
@@ -191,18 +192,25 @@ def _to_onnx(trained: TrainedNetwork, path: Path, *, network_only: bool, tempera
     if trained.known:
         outputs.append(KNOWN)
         hook = trained.network.get_submodule(trained.known.head).register_forward_pre_hook(module.record_head_input)
-    with hook, warnings.catch_warnings():
+    math = sdpa_kernel(SDPBackend.MATH)  # the strides of other kernels are lost where torch.onnx decomposes them (BEiT)
+    with hook, math, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.onnx uses deprecated parts of torch
-        program = torch.onnx.export(
-            module,
-            (normalize(pixels) if network_only else pixels,),
-            dynamo=True,
-            opset_version=OPSET,
-            verbose=False,
-            input_names=[INPUT if network_only else PIXELS],
-            output_names=outputs,
-            dynamic_shapes=({0: torch.export.Dim("N")},),
-        )
+        try:
+            program = torch.onnx.export(
+                module,
+                (normalize(pixels) if network_only else pixels,),
+                dynamo=True,
+                opset_version=OPSET,
+                verbose=False,
+                input_names=[INPUT if network_only else PIXELS],
+                output_names=outputs,
+                dynamic_shapes=({0: torch.export.Dim("N")},),
+            )
+        except torch.onnx.OnnxExporterError as error:
+            raise ExportError(
+                f"PyTorch cannot convert {trained.model} to ONNX ({first_line(error.__cause__ or error)}): "
+                "use its weights in PyTorch, or another network"
+            ) from error
     assert program is not None  # it is None only if a path is given
     program.save(path, external_data=True)
     model = onnx.load(path, load_external_data=False)

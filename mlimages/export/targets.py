@@ -107,7 +107,7 @@ def open_runtime(target: Target, path: Path) -> RunLogits | None:
         package = import_openvino() if target == "openvino" else importlib.import_module(runtime.package)
         return runtime.open(package, path)
     except Exception as error:  # each runtime has its own errors
-        raise ExportError(f"{runtime.name} cannot load the file ({_first_line(error)}); nothing was written") from error
+        raise ExportError(f"{runtime.name} cannot load the file ({first_line(error)}); nothing was written") from error
 
 
 def open_onnxruntime(path: Path) -> RunLogits:
@@ -121,5 +121,6 @@ def open_onnxruntime(path: Path) -> RunLogits:
     return run
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, shortened; its type if there is none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

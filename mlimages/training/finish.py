@@ -8,7 +8,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -186,17 +186,8 @@ def finish_run(
     validation = validate(network, job.source, job.val, job.objective)
     metrics, is_single = validation.metrics, job.val.labels.ndim == 1
     known = _fit_known(job, state, validation) if is_single and len(job.val) >= MIN_VALIDATION_IMAGES else None
-    export = export and distributed.is_main_process()
     if known and distributed.is_main_process():
         save_known(known, files)
-    if export and distributed.world_size() == 1 and job.device.type == "cpu":
-        images = [job.val.images[n] for n in validation.indices]
-        items = tuple(LabeledPath(image.path, image.label, image.labels) for image in images)
-        outputs = NetworkOutputs(items, validation.logits.numpy())
-        trained = make_trained_run(files, network, weights=files.state if state.depths_share else files.best)
-        export_trained(files, trained, files.onnx, outputs=outputs, overwrite=True, progress=progress)
-    elif export:
-        export_run(files.folder, files.onnx, network=custom_network, overwrite=True, progress=progress)
     result = FineTuneResult(
         run=files.folder,
         model=config.model,
@@ -213,16 +204,43 @@ def finish_run(
         frozen_digest=job.digest,
         broken=job.broken,
         seconds=round(state.seconds, 1),
-        onnx=files.onnx if files.onnx.exists() else None,
+        onnx=None,
         val_map=None if is_single else _mean_ap_interval(validation),
         probe_map=state.probe_map,
     )
-    if distributed.is_main_process():
-        _write_predictions(job, validation)
-        write_text(files.result, json.dumps(result.to_dict(), indent=1) + "\n")
+    if not distributed.is_main_process():
+        return result
+    _write_predictions(job, validation)
+    _write_result(result, files)  # before the export, which may fail
     if export:
+        _export(job, state, validation, custom_network=custom_network, progress=progress)
         draw_plots(files.folder, progress=progress)
+    result = replace(result, onnx=files.onnx if files.onnx.exists() else None)
+    _write_result(result, files)
     return result
+
+
+def _export(
+    job: TrainingJob,
+    state: TrainingState,
+    validation: Validation,
+    *,
+    custom_network: nn.Module | None,
+    progress: Progress,
+) -> None:
+    files = job.files
+    if distributed.world_size() > 1 or job.device.type != "cpu":
+        export_run(files.folder, files.onnx, network=custom_network, overwrite=True, progress=progress)
+        return
+    images = [job.val.images[n] for n in validation.indices]
+    items = tuple(LabeledPath(image.path, image.label, image.labels) for image in images)
+    outputs = NetworkOutputs(items, validation.logits.numpy())
+    trained = make_trained_run(files, job.network, weights=files.state if state.depths_share else files.best)
+    export_trained(files, trained, files.onnx, outputs=outputs, overwrite=True, progress=progress)
+
+
+def _write_result(result: FineTuneResult, files: RunFiles) -> None:
+    write_text(files.result, json.dumps(result.to_dict(), indent=1) + "\n")
 
 
 def _fit_known(job: TrainingJob, state: TrainingState, validation: Validation) -> KnownOutput:

@@ -82,6 +82,29 @@ def test_torch_onnx_runtime_and_openvino_answer_the_same_for_every_kind_of_netwo
         assert np.abs((logits - expected) / largest).max() < parity_module.TOLERANCE, runtime
 
 
+class Attention(nn.Module):
+    """Attention between four patches with a bias for their relative position, as in BEiT."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.biases = nn.Parameter(torch.randn(7, 2))  # of two heads
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = nn.functional.adaptive_avg_pool2d(x, (4, 8)).permute(0, 2, 3, 1).reshape(-1, 4, 2, 12).transpose(1, 2)
+        offsets = torch.arange(4)[:, None] - torch.arange(4) + 3
+        bias = self.biases[offsets].permute(2, 0, 1).unsqueeze(0)  # (1, 2, 4, 4)
+        x = nn.functional.scaled_dot_product_attention(x, x, x, attn_mask=bias)  # (N, 2, 4, 12)
+        return x.transpose(1, 2).reshape(x.shape[0], 4, 24).mean(1)[:, :3]
+
+
+def test_attention_with_a_bias_is_exported(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    attention = replace(channels(ImageProperty(32)), network=Attention().eval())
+    bundle = export_network(attention, tmp_path / "model.onnx", validation=made_images(tmp_path / "images", 3))
+    assert bundle.provenance.parity is not None
+    assert bundle.provenance.parity.count == 3
+
+
 def test_the_file_takes_batches_of_images_of_any_size_and_returns_logits_and_probabilities(plain: OnnxBundle) -> None:
     session = ort.InferenceSession(plain.path, providers=["CPUExecutionProvider"])
     (model_input,) = session.get_inputs()

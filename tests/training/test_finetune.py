@@ -15,10 +15,11 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
-from mlimages.core import ImageProperty, InputError, Normalization, Prediction, Preprocessing, RunError
+from mlimages.core import ExportError, ImageProperty, InputError, Normalization, Prediction, Preprocessing, RunError
 from mlimages.inference import Predictor
 from mlimages.labels import LabelFile
 from mlimages.networks import build_model
+from mlimages.reports import draw_run
 from mlimages.training import FineTuneConfig, fine_tune, load_run
 from mlimages.training.run import EpochMetrics
 from tests.conftest import RunCli
@@ -295,6 +296,26 @@ def test_a_network_of_ones_own_is_trained_as_one_by_name(colours: Path) -> None:
     assert fine_tune(config, network=Small(), preprocessing=preprocessing).val_accuracy == result.val_accuracy
     with pytest.raises(InputError, match="must be passed together"):
         fine_tune(config, network=network)
+
+
+class OfItsContents(Small):
+    """A network whose layers depend on the values of the images, which ONNX's exporter refuses."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x if x.sum() > 0 else -x)
+
+
+def test_a_run_whose_network_cannot_be_exported_keeps_its_results(colours: Path) -> None:
+    preprocessing = Preprocessing(ImageProperty(32), Normalization(mean=(0.5,) * 3, std=(0.5,) * 3))
+    config, run = FineTuneConfig(colours, colours.parent / "run", epochs=1), colours.parent / "run"
+    for _ in range(2):  # also of the finished run
+        with pytest.raises(ExportError, match=r"PyTorch cannot convert OfItsContents to ONNX \(.+\): use its weights"):
+            fine_tune(config, network=OfItsContents(), preprocessing=preprocessing)
+    assert not (run / "model.onnx").exists()
+    result = fine_tune(config, network=OfItsContents(), preprocessing=preprocessing, export=False)
+    assert (result.onnx, result.val_images, result.epochs) == (None, 7, 1)
+    assert draw_run(run).exists()
+    assert load_run(run, network=OfItsContents()).class_names == tuple(COLOURS)
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
