@@ -9,6 +9,7 @@ from .devices import frozen_precision as frozen_precision
 from .devices import has_fast_bf16 as has_fast_bf16
 from .devices import to_channels_last as to_channels_last
 from .freezing import FrozenPart as FrozenPart
+from .freezing import copy_sharing_tensors as copy_sharing_tensors
 from .freezing import freeze as freeze
 from .freezing import is_stochastic as is_stochastic
 from .models import Model as Model

@@ -9,11 +9,11 @@ from importlib.util import find_spec
 from typing import Literal, NamedTuple, get_args
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from mlimages.networks import has_fast_bf16
+from mlimages.networks import copy_sharing_tensors, has_fast_bf16
 
 Library = Literal["torch", "openvino"]
 Precision = Literal["fp32", "bf16"]
@@ -127,8 +127,9 @@ def choose_computation(
     return Computation(*min(ways, key=lambda way: work.cost_s(*way)))
 
 
-def count_gmacs(lower: fx.GraphModule, example: Tensor) -> float:
+def count_gmacs(lower: nn.Module, example: Tensor) -> float:
     """Return the 10^9 multiply-adds per image of a network for an input of the shape of `example`, `(N, C, H, W)`."""
+    lower = copy_sharing_tensors(lower)  # a network that keeps tensors between calls would keep those without values
     with FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False) as counter, torch.no_grad():
         lower(torch.empty_like(example))
     return float(counter.get_total_flops()) / 2e9 / len(example)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from mlimages.core import MissingExtraError, RunError, cache_dir
 from mlimages.labels import LabelFile
@@ -22,12 +23,34 @@ from mlimages.reports import RunFiles
 from mlimages.training import FineTuneConfig, fine_tune, probe_cuts, read_config
 from mlimages.training.cache import RowStore
 from mlimages.training.checkpoints import load_state
-from mlimages.training.computation import Computation, Workload, choose_computation
+from mlimages.training.computation import Computation, Workload, choose_computation, count_gmacs
 from mlimages.training.features import features_key
 from mlimages.training.frozen_runtime import ConversionError, FrozenRuntime
 from tests.training.test_finetune import colours  # noqa: F401  # a fixture
 
 KEYS = [bytes([n]) * 32 for n in range(6)]
+
+
+class KeepsPositions(nn.Module):
+    """Keeps the positions of its inputs between calls, as ConViT does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 5)
+        self.register_buffer("positions", torch.zeros(1), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if len(self.positions) != x.shape[-1]:
+            self.positions = torch.arange(x.shape[-1], dtype=torch.float32)
+        y: torch.Tensor = self.linear(x + self.positions)
+        return y
+
+
+def test_counting_multiply_adds_leaves_what_a_network_keeps_between_calls() -> None:
+    network = KeepsPositions()
+    assert count_gmacs(network, torch.zeros(2, 3, 4, 8)) == pytest.approx(3 * 4 * 8 * 5 / 1e9)
+    assert torch.equal(network.positions, torch.zeros(1))
+    assert network(torch.zeros(1, 8)).detach().numpy().shape == (1, 5)
 
 
 def test_rows_are_read_back_in_any_order_from_several_writers(tmp_path: Path) -> None:
