@@ -19,6 +19,7 @@ from mlimages.core import (
     ImageProperty,
     InputError,
     as_path,
+    command,
     counted,
     present_content,
     require_writable,
@@ -34,6 +35,7 @@ from mlimages.images import (
     to_pixels,
 )
 from mlimages.labels import TableOptions, has_class_folders, label_dir, label_dir_auto, open_labels
+from mlimages.reports.run_files import RunFiles
 
 MAX_TILES = 600
 """Maximum number of images on a sheet; beyond it, fewer of each class are shown, then fewer classes."""
@@ -104,8 +106,8 @@ def draw_sheet(
         overwrite: replace a file that mlimages did not write, or that was changed since.
 
     Raises:
-        InputError: there is no image, `out` has another suffix, or it exists, was not written by mlimages or was
-            changed since, and `overwrite` is false.
+        InputError: there is no image, `source` is a run folder, `out` has another suffix, or it exists, was not written
+            by mlimages or was changed since, and `overwrite` is false.
         MissingExtraError: `out` is a .html file and jinja2 is not installed.
 
     Example:
@@ -120,6 +122,11 @@ def draw_sheet(
         rows = mean_rows(source)
         write_sheet(rows, out, title=source.name, note="the mean image, and each of its channels", overwrite=overwrite)
         return rows
+    if (run := RunFiles(source)).config.exists() and run.metrics.exists():
+        raise InputError(
+            f"{source} is a run folder: open {source / 'report.html'}, or draw feature maps with "
+            + command("show", source, "IMAGE", "--layer", "NAME")
+        )
     with present_content(source):
         if source.is_dir() and not (table and table.class_from):
             labels = label_dir_auto(source).labels if has_class_folders(source) else label_dir(source, 0)

@@ -128,6 +128,15 @@ def test_another_suffix_or_an_unknown_way_is_refused(run_cli: RunCli, folder: Pa
     assert run_cli("show", folder, "--resize", "stretch", check=False).returncode == 2
 
 
+def test_a_run_folder_is_not_a_folder_of_images(folder: Path, tmp_path: Path) -> None:
+    for name in ("config.json", "metrics.csv"):
+        (folder / name).write_text("{}")
+    with pytest.raises(
+        InputError, match=r"images is a run folder: open \S+report\.html, or draw feature maps with `mli"
+    ):
+        draw_sheet(folder, tmp_path / "sheet.png", prop=PROP)
+
+
 def test_what_was_read_from_a_table_is_printed(run_cli: RunCli, folder: Path) -> None:
     (folder / "table.csv").write_text(
         "file,kind\n" + "".join(f"{path.relative_to(folder)},x\n" for path in folder.rglob("*.png"))
