@@ -8,7 +8,7 @@ MlimagesError
 ├── ModelError          unknown network, weights that do not fit, unsupported input size
 ├── RunError            a run folder that cannot be resumed or read
 │   └── PeerExitedError another process of a distributed run exited
-├── ExportError         the ONNX file's outputs differ from the network's
+├── ExportError         the network cannot be converted to ONNX, or the file's outputs differ
 ├── BundleError         an .onnx file that mlimages did not write, or that was changed
 ├── MissingExtraError   an extra is not installed (also an ImportError); the message has the install command
 └── MissingNameError    the same for an attribute such as `mlimages.fine_tune` (also an AttributeError)

@@ -105,7 +105,8 @@ def export_network(
         The metadata of the file, as returned by `OnnxBundle.read(out)`.
 
     Raises:
-        ExportError: the outputs differ. The message names the worst image, and nothing is written.
+        ExportError: the network cannot be converted, or the file's outputs differ (the message names the worst image);
+            nothing is written.
         LabelFileError: the label file cannot be read.
         InputError: `calibrate` or `known_share` is set and no validation image can be read or the network is
             multi-label, or a file exists that mlimages did not write or that was changed since,

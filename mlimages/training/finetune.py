@@ -87,7 +87,7 @@ def fine_tune(
         ModelError: the network cannot be built, or no parameter is left to train.
         RunError: the folder contains a run with other settings or is in use, the loss is not finite, or another
             training process exited.
-        ExportError: the ONNX file's outputs differ from the network's.
+        ExportError: the network cannot be converted to ONNX, or the file's outputs differ; the run is finished.
 
     >>> config = FineTuneConfig("labels.txt", "runs/new", model="lenet5", weights="none", freeze="none", epochs=1)
     >>> fine_tune(config).onnx

@@ -44,7 +44,8 @@ def export_run(
     Raises:
         InputError: the file exists, was not written by mlimages or was changed since, and `overwrite` is false.
         RunError: `run` is not a run folder.
-        ExportError: its outputs differ from the network's; nothing is written. The message names the worst image.
+        ExportError: the network cannot be converted to ONNX, or the file's outputs differ (the message names the worst
+            image); nothing is written.
 
     >>> export_run("runs/first", "first.onnx").class_names
     ('cats', 'dogs')
