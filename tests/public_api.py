@@ -1,5 +1,6 @@
 """Every step by the public names, as another project calls them; type-checked by mypy and pyright, never run."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,14 @@ def arrays(labels: ml.LabelFile) -> np.ndarray:
     data.make_mean_image("mean.png")
     images, _labels = next(data.generate_batches(4))  # (4, 3, 64, 64) float32
     return images
+
+
+def choose(labels: str | Path, folder: os.PathLike[str]) -> list[str]:
+    cuts: ml.ProbeResult = ml.probe_cuts(labels, weights=folder)
+    features = ml.extract_features(folder).features  # (N, D) float32
+    assert features.shape[0] == ml.evaluate("model.onnx", folder).count
+    ml.explain("model.onnx", "cat.jpg")
+    return [cuts.freeze, *(score.probe.model for score in ml.probe_models(labels, "lenet5").scores)]
 
 
 def train(labels: Path) -> ml.FineTuneResult:

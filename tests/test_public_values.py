@@ -128,3 +128,50 @@ def test_no_exported_class_compares_its_arrays() -> None:
         if vars(cls)["__dataclass_params__"].eq and any(text in str(field.type) for text in ("NDArray", "Module"))
     ]
     assert comparing == []
+
+
+PATHS: dict[str, Callable[[str], object]] = {
+    "check": lambda path: ml.check(path),
+    "label_dir_auto": lambda path: ml.label_dir_auto(path),
+    "LabelFile": lambda path: ml.LabelFile(path),
+    "split_labels": lambda path: ml.split_labels(path, (0.5, 0.5)),
+    "gather into": lambda path: ml.gather("links.tsv", path),
+    "finetune": lambda path: ml.FineTuneConfig(path, "run"),
+    "finetune into": lambda path: ml.FineTuneConfig("labels.txt", path),
+    "draw_sheet": lambda path: ml.draw_sheet(path, "sheet.png", prop=ml.ImageProperty(8)),
+}
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_an_empty_path_is_not_the_current_folder(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("links.tsv").write_text("a\thttp://127.0.0.1:9/a.png\n")
+    with pytest.raises(ml.InputError, match="path is empty"):
+        PATHS[name]("")
+    assert [path.name for path in tmp_path.iterdir()] == ["links.tsv"]
+
+
+def test_a_folder_of_class_folders_stands_for_its_label_file_wherever_a_path_is_taken(
+    photos: Path, tmp_path: Path, cnn_bundle: OnnxBundle
+) -> None:
+    images, model, out = ml.ImageProperty(32), str(cnn_bundle.path), tmp_path / "out"
+    for name in "abc":
+        (photos / name).rename(photos / f"class{'abc'.index(name)}")  # the classes of the model
+    file = written(photos)
+    out.mkdir()
+
+    def results(labels: str | Path, part: str) -> list[object]:
+        augmented = ml.augment(labels, out / f"{part}.npz", image=images)
+        return [
+            ml.evaluate(model, labels).count,
+            ml.extract_features(labels, model="lenet5").features.shape,
+            ml.probe_cuts(labels, model="lenet5").images,
+            [score.probe.model for score in ml.probe_models(labels, "lenet5").scores],
+            ml.quantize(model, labels, out / f"{part}.onnx").count,
+            [len(y) for _, y in ml.TrainingData(labels, images).generate_batches(8)],
+            [part.images for part in augmented.parts],
+        ]
+
+    assert results(str(photos), "folder") == results(file.path, "file")
+    image = str(next((cnn_bundle.path.parent / "images").iterdir()))
+    assert str(ml.explain(model, image)) == str(ml.explain(ml.Predictor(model), image))

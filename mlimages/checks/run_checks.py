@@ -33,6 +33,7 @@ from mlimages.core import (
     Progress,
     Threads,
     as_path,
+    check_at_least,
     file_state,
     is_remote,
 )
@@ -90,6 +91,7 @@ def check(
         >>> report.errors, len(report.findings)
         ({}, 0)
     """
+    check_at_least(1, workers=workers)
     began = time.perf_counter()
     thresholds, progress = thresholds or Thresholds(), progress or NoProgress()
     images = ImageTable.from_files(_open_label_files(label_files))

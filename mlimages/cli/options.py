@@ -58,6 +58,16 @@ class GroupedCommand(TyperCommand):
             for piece in super().collect_usage_pieces(ctx)
         ]
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Reject empty paths, as from an unset variable of a script; pathlib takes "" for the current folder."""
+        given, _, _ = self.make_parser(ctx).parse_args(args=list(args))
+        rest: list[str] = super().parse_args(ctx, args)
+        for param in self.get_params(ctx):
+            is_path = any(isinstance(value, Path) for value in _as_list(ctx.params.get(param.name)))
+            if is_path and "" in (values if isinstance(values := given.get(param.name), list | tuple) else [values]):
+                raise typer.BadParameter("the path is empty; . is the current folder", ctx=ctx, param=param)  # type: ignore[arg-type]
+        return rest
+
     def invoke(self, ctx: Any) -> Any:
         """Check the label files and the suffixes of output files before the body imports anything slow."""
         for param in self.get_params(ctx):

@@ -48,6 +48,7 @@ from .notebook import html_images as html_images
 from .notebook import html_table as html_table
 from .options import Option as Option
 from .options import OptionField as OptionField
+from .options import check_at_least as check_at_least
 from .options import check_options as check_options
 from .options import documented as documented
 from .options import option_fields as option_fields

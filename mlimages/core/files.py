@@ -160,8 +160,10 @@ def as_path(path: str | os.PathLike[str]) -> Path:
 
     Raises:
         MissingExtraError: `path` is an address and universal-pathlib is not installed.
-        InputError: fsspec's package for this address is not installed, or the store cannot be reached.
+        InputError: `path` is empty, fsspec's package for this address is not installed, or the store cannot be reached.
     """
+    if path == "":  # as from an unset variable; pathlib would take it for the current folder
+        raise InputError("a path is empty: give one, such as . for the current folder")
     found = _ADDRESS.fullmatch(os.fspath(path)) if isinstance(path, str | os.PathLike) else None
     if found is None:
         return cast(Path, path) if hasattr(path, "open") else Path(path)

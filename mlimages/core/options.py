@@ -9,6 +9,8 @@ import math
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
+from numbers import Real
+from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from mlimages.core.errors import InputError
@@ -46,12 +48,13 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class OptionField:
-    """A resolved field of an options class; `type` is without `| None`."""
+    """A resolved field of an options class; `type` is without `| None`, which `is_optional` tells."""
 
     name: str
     type: Any
     default: Any
     option: Option
+    is_optional: bool = False
 
 
 def option_fields(cls: type) -> Iterator[OptionField]:
@@ -65,21 +68,23 @@ def option_fields(cls: type) -> Iterator[OptionField]:
             len(kinds) < len(get_args(annotated.__origin__)) and get_origin(annotated.__origin__) is not Literal
         )
         kind = kinds[0] if is_optional and len(kinds) == 1 else annotated.__origin__
-        yield OptionField(field.name, kind, field.default, option)
+        yield OptionField(field.name, kind, field.default, option, is_optional)
 
 
 def check_options(options: Any) -> None:
-    """Check the values of an options dataclass against the bounds and choices of its fields.
+    """Check the values of an options dataclass against the types, bounds and choices of its fields.
 
     Raises:
-        InputError: a number lies outside its bounds, or a value is not one of the choices.
+        InputError: a value has the wrong type, lies outside its bounds, or is not one of the choices.
     """
     for field in option_fields(type(options)):
         value = getattr(options, field.name)
-        if value is None or value == field.default:
+        if value is None and field.is_optional:
             continue
         if get_origin(field.type) is Literal and value not in get_args(field.type):
             raise InputError(f"{field.name} is {value!r}: it must be one of {', '.join(get_args(field.type))}")
+        if expected := _expected(field.type, value):
+            raise InputError(f"{field.name} is {value!r}: it must be {expected}")
         low, high = field.option.min, field.option.max
         outside = (low is not None and not low <= value < math.inf) or (high is not None and not value <= high)
         if outside:
@@ -87,6 +92,37 @@ def check_options(options: Any) -> None:
                 f"at least {low}" if high is None else f"at most {high}" if low is None else f"from {low} to {high}"
             )
             raise InputError(f"{field.name} is {value}: it must be {bounds}")
+
+
+def check_at_least(low: float, **numbers: float | None) -> None:
+    """Check arguments, given by their names, against a lower bound; None is allowed.
+
+    Raises:
+        InputError: a value is not a number, or is below `low`.
+    """
+    for name, value in numbers.items():
+        kind = type(low)
+        if value is not None and (_expected(kind, value) or not low <= value < math.inf):
+            noun = "whole number" if kind is int else "number"
+            raise InputError(f"{name} is {value!r}: it must be a {noun} of at least {low:g}")
+
+
+def _expected(kind: Any, value: Any) -> str:
+    """Return what a value of another type must be; "" if `value` is of type `kind`, or if the type is not checked."""
+    if isinstance(kind, UnionType):
+        forms = [_expected(each, value) for each in get_args(kind) if each is not type(None)]
+        return " or ".join(forms) if all(forms) else ""
+    if get_origin(kind) is tuple:
+        return "" if isinstance(value, tuple | list) else "a tuple"
+    is_bool = type(value).__name__ in ("bool", "bool_")
+    checks: dict[Any, tuple[bool, str]] = {
+        bool: (is_bool, "True or False"),
+        int: (hasattr(value, "__index__") and not is_bool, "a whole number"),
+        float: (isinstance(value, Real) and not is_bool, "a number"),
+        str: (isinstance(value, str), "a string"),
+    }
+    is_right, expected = checks.get(kind, (True, ""))
+    return "" if is_right else expected
 
 
 def documented(cls: type[_Class]) -> type[_Class]:

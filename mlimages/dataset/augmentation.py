@@ -26,13 +26,12 @@ from mlimages.core import (
     LabeledPath,
     NoProgress,
     Progress,
-    as_path,
     command,
     replacing,
 )
 from mlimages.dataset.targets import multi_hot
 from mlimages.images import iter_pixels
-from mlimages.labels import ClassNames, LabelFile, describe_renamed, folder_names, write_label_file
+from mlimages.labels import ClassNames, LabelFile, describe_renamed, folder_names, open_labels, write_label_file
 
 Format = Literal["npz", "npy", "folder"]
 
@@ -119,7 +118,7 @@ def augment(
     in memory at a time.
 
     Args:
-        labels: a label file or its path.
+        labels: a label file, or the path of one or of a folder of class folders.
         image: size and resize method of the images.
         angles_deg: counterclockwise rotations in degrees, in addition to the original.
         flip: also add each view flipped left to right.
@@ -146,7 +145,7 @@ def augment(
     names = PART_NAMES.get(len(split))
     if names is None:
         raise InputError(f"{len(split)} split fractions: expected 2 (train, val) or 3 (train, val, test)")
-    labels, out = labels if isinstance(labels, LabelFile) else LabelFile(as_path(labels)), Path(out)
+    labels, out = open_labels(labels), Path(out)
     progress, broken = progress or NoProgress(), list[BrokenImage]()
     angles = (angles_deg,) if isinstance(angles_deg, int | float) else angles_deg
     part_views = [make_views(angles, flip=flip), *[(View(),)] * (len(names) - 1)]
@@ -172,9 +171,16 @@ def augment(
 
 
 def make_views(angles_deg: Iterable[float], *, flip: bool) -> tuple[View, ...]:
-    """Return the original, then one view per angle, each followed by its flipped copy if `flip`."""
+    """Return the original, then one view per angle, each followed by its flipped copy if `flip`.
+
+    Raises:
+        InputError: an angle is not a finite number.
+    """
+    angles = tuple(angles_deg)
+    if not all(map(math.isfinite, angles)):
+        raise InputError(f"angles_deg is {angles}: expected rotations in degrees, such as (-10, 10)")
     flips = (False, True) if flip else (False,)
-    return tuple(View(angle, flipped) for angle in dict.fromkeys((0, *angles_deg)) for flipped in flips)
+    return tuple(View(angle, flipped) for angle in dict.fromkeys((0, *angles)) for flipped in flips)
 
 
 def render(pixels: NDArray[np.uint8], views: Iterable[View]) -> Iterator[NDArray[np.uint8]]:

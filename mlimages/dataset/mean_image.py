@@ -47,7 +47,7 @@ from mlimages.images import (
     require_available,
     try_load_pixels,
 )
-from mlimages.labels import LabelFile
+from mlimages.labels import LabelFile, open_labels
 
 SHEET_PX, CAPTION_PX, CAPTION_SIZE = 1200, 16, 10
 """Width of the image of all class means, height of a caption in it, and font size, in pixels."""
@@ -134,7 +134,7 @@ def compute_mean(
         ((3, 32, 32), 12, [0, 1])
     """
     if isinstance(items, str | os.PathLike):
-        items = LabelFile(as_path(items))
+        items = open_labels(items)
     listed = iter(items)
     first = list(islice(listed, 1))
     shape = prop.height, prop.width, prop.channels

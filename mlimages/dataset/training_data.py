@@ -16,7 +16,7 @@ from mlimages.dataset.mean_files import load_mean_image
 from mlimages.dataset.mean_image import MeanImage, cached_mean, draw_class_means
 from mlimages.dataset.targets import multi_hot
 from mlimages.images import LabeledImage, from_network, iter_pixels, to_network
-from mlimages.labels import Label, LabelFile, class_definition_path, write_label_file
+from mlimages.labels import Label, LabelFile, class_definition_path, open_labels, write_label_file
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class TrainingData:
     Nothing is decoded until the arrays are generated, and only a few images are in memory at a time.
 
     Args:
-        labels: a label file or its path.
+        labels: a label file, or the path of one or of a folder of class folders.
         prop: size and resize method of the images.
         normalization: how uint8 pixels become the network's input; by default they are scaled to 0..1.
         mean_image: subtracted before scaling: a .npy or image file, or float32 `(C, H, W)` in 0..255.
@@ -65,7 +65,7 @@ class TrainingData:
         if mean_image_file and mean_image is not None:
             raise InputError("mean_image and mean_image_file are two names of one setting: give one of them")
         mean = mean_image_file or None if mean_image is None else mean_image
-        self._labels = labels if isinstance(labels, LabelFile) else LabelFile(as_path(labels))
+        self._labels = open_labels(labels)
         self._prop = prop
         self._normalization = normalization or Normalization()
         self._normalization.check_channels(prop)

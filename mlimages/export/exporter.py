@@ -55,7 +55,7 @@ class ExportOptions:
         target: the runtime that will run the file; files for tensorrt and opencv do not include preprocessing.
 
     Raises:
-        InputError: `exact` is not supported by the target.
+        InputError: the target is unknown or does not support `exact`, or the share lies outside its bounds.
 
     Examples:
         >>> from mlimages.export import ExportOptions
@@ -70,6 +70,10 @@ class ExportOptions:
     target: Target = "onnxruntime"
 
     def __post_init__(self) -> None:
+        if self.target not in RUNTIMES:
+            raise InputError(f"target is {self.target!r}: it must be one of {', '.join(RUNTIMES)}")
+        if not 0 <= self.known_share <= 1:
+            raise InputError(f"known_share is {self.known_share}: it must be from 0 to 1")
         if self.exact and RUNTIMES[self.target].resize != "operator":
             raise InputError(f"{RUNTIMES[self.target].name} does not support the exact resize: omit --exact")
 

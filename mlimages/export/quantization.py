@@ -23,13 +23,14 @@ from mlimages.core import (
     Progress,
     Share,
     as_path,
+    check_at_least,
     counted,
     format_percent,
     require_writable,
 )
 from mlimages.export.quantized_variants import Run, make_runner, write_variants
 from mlimages.inference import KNOWN_AT, OnnxBundle, PredictionSets, Provenance, conformal_thresholds, match_labels
-from mlimages.labels import LabelFile
+from mlimages.labels import LabelFile, open_labels
 
 CALIBRATION_IMAGES = 100
 """Number of evenly spaced images that the ranges of activations come from; the others measure the accuracy."""
@@ -104,7 +105,8 @@ def quantize(
 
     Args:
         bundle: an exported file.
-        calibration: a label file or its path, preferably with 200 images or more; classes are matched by name.
+        calibration: a label file, or the path of one or of a folder of class folders, preferably with 200 images or
+            more; classes are matched by name.
         out: the .onnx file to write.
         max_drop: largest accepted loss of accuracy (of a multi-label model, of mean average precision), in percentage
             points; one more misclassified image is always accepted.
@@ -128,6 +130,7 @@ def quantize(
         >>> [trial.name for trial in result.trials]
         ['original', 'int8', 'int8, reduced range']
     """
+    check_at_least(0.0, max_drop=max_drop)
     progress, out = progress or NoProgress(), as_path(out)
     source = bundle.path if isinstance(bundle, OnnxBundle) else bundle
     require_writable([out], overwrite=overwrite, inputs=[source])
@@ -135,7 +138,7 @@ def quantize(
     if bundle.provenance.quantization:
         raise InputError(f"{bundle.path} is quantized already: quantize the file that it was made from")
     make_runner(bundle)  # a damaged file is refused before the work
-    labels = calibration if isinstance(calibration, LabelFile) else LabelFile(as_path(calibration))
+    labels = open_labels(calibration)
     samples = _load_samples(bundle, labels, progress)
     calibration_set, test_set = _split_samples(samples)
     with tempfile.TemporaryDirectory() as folder:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Self
 
@@ -34,7 +35,7 @@ class LabeledImage:
     __slots__ = ("_image", "label", "path")
 
     def __init__(self, path: str | os.PathLike[str] = "", label: int = -1) -> None:
-        self.path = as_path(path)
+        self.path = as_path(path or Path())
         self.label = label
         self._image: Image.Image | None = None
 

@@ -21,6 +21,7 @@ from mlimages.core import (
     Prediction,
     Progress,
     Share,
+    check_at_least,
     command,
     scores,
 )
@@ -31,7 +32,7 @@ from mlimages.inference.explanation import BackgroundUse, measure_background_use
 from mlimages.inference.multi_label import LabelScores, score_labels
 from mlimages.inference.predictor import Predictor, TimedResult
 from mlimages.inference.tasks import MultiLabel
-from mlimages.labels import LabelFile
+from mlimages.labels import LabelFile, open_labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +163,7 @@ def evaluate(
 
     Args:
         model: a predictor, an .onnx file, or a run folder.
-        labels: a label file, or its path.
+        labels: a label file, or the path of one or of a folder of class folders.
         explain: number of images, evenly spaced, on which to test whether the predictions depend on the background.
         skip_unavailable: skip remote images that cannot be downloaded instead of raising.
 
@@ -176,7 +177,8 @@ def evaluate(
         12
     """
     predictor = model if isinstance(model, Predictor) else Predictor(model)
-    labels = labels if isinstance(labels, LabelFile) else LabelFile(os.fspath(labels))
+    labels = open_labels(labels)
+    check_at_least(0, explain=explain)
     names, task = predictor.bundle.class_names, predictor.bundle.task
     if explain and predictor.bundle.multi_label:
         raise InputError("--explain does not support multi-label models: leave it out")

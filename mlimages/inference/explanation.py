@@ -5,6 +5,7 @@ Occlusion (Zeiler and Fergus, ECCV 2014) needs only the outputs of the file: no 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mlimages.core import BrokenImage, Threads
+from mlimages.core import BrokenImage, Threads, check_at_least
+from mlimages.inference.bundle import OnnxBundle
 from mlimages.inference.predictor import ImageInput, Predictor
 
 GRID = 7
@@ -109,13 +111,18 @@ class BackgroundUse:
 
 
 def explain(
-    predictor: Predictor, image: ImageInput, *, workers: int | None = None, grid: int = GRID
+    predictor: Predictor | OnnxBundle | str | os.PathLike[str],
+    image: ImageInput,
+    *,
+    workers: int | None = None,
+    grid: int = GRID,
 ) -> Explanation | BrokenImage:
     """Mask the regions of an image one at a time and compare the predictions.
 
     Masked regions get the mean colour of the image.
 
     Args:
+        predictor: a predictor, or a model that `Predictor` opens.
         image: an input of `Predictor`.
         workers: number of threads; by default those of the predictor, at most 4.
         grid: positions of the masked region along each side; `1 + grid**2` forward passes.
@@ -124,6 +131,8 @@ def explain(
         >>> print(explain(Predictor("model.onnx"), "a.jpg"))  # doctest: +SKIP
         ants: probability falls from 0.94 to 0.31 when the centre is hidden
     """
+    check_at_least(1, workers=workers, grid=grid)
+    predictor = predictor if isinstance(predictor, Predictor) else Predictor(predictor)
     pixels, _ = predictor.decode(image)
     if isinstance(pixels, BrokenImage):
         return pixels

@@ -26,6 +26,7 @@ from mlimages.core import (
     Threads,
     as_path,
     available_cores,
+    check_at_least,
     format_interval,
     format_percent,
     html_table,
@@ -91,6 +92,7 @@ class Predictor:
         max_pixels: an image with more pixels (width x height) is a BrokenImage; checked before decoding.
 
     Raises:
+        InputError: `workers` or `max_pixels` is below 1.
         BundleError: the file cannot be used, or the logits of its parity test image differ from the stored ones.
     """
 
@@ -101,6 +103,7 @@ class Predictor:
         workers: int | None = None,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
+        check_at_least(1, workers=workers, max_pixels=max_pixels)
         self._session = BundleSession(bundle)
         self.bundle = self._session.bundle
         self.workers = workers or available_cores()

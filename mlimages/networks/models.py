@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import nn
 
-from mlimages.core import ImageProperty, ModelError, Preprocessing, Resize, require
+from mlimages.core import ImageProperty, ModelError, Preprocessing, Resize, check_at_least, require
 from mlimages.networks.architectures import Architecture, find_architecture
 from mlimages.networks.input_size import check_input_size
 from mlimages.networks.weights import State, load_weights, match_in_order, read_weights, remove_prefix
@@ -106,6 +106,7 @@ def build_model(
         >>> model.network(torch.zeros(2, 1, 28, 28)).shape
         torch.Size([2, 10])
     """
+    check_at_least(1, classes=classes)
     architecture = find_architecture(name)
     source = os.fspath(weights)
     if source == "default" and not architecture.has_weights:

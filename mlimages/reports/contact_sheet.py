@@ -19,6 +19,7 @@ from mlimages.core import (
     ImageProperty,
     InputError,
     as_path,
+    check_at_least,
     command,
     counted,
     present_content,
@@ -115,6 +116,7 @@ def draw_sheet(
         >>> draw_sheet("photos", "sheet.png", prop=ImageProperty(224), per_class=4)
         (<SheetRow cats: 4 tiles of 6 images>, <SheetRow dogs: 4 tiles of 6 images>)
     """
+    check_at_least(1, per_class=per_class)
     source, out = as_path(os.fspath(source)), as_path(os.fspath(out))
     _check_suffix(out)
     require_writable([out], overwrite=overwrite)

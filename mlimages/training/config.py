@@ -76,7 +76,10 @@ def parse_duration(text: str) -> float:
         InputError: `text` is not a duration.
     """
     unit = text[-1:] if text[-1:] in _UNITS_S else ""
-    return _parse_number(text.removesuffix(unit)) * _UNITS_S.get(unit, 1)
+    seconds = _parse_number(text.removesuffix(unit)) * _UNITS_S.get(unit, 1)
+    if not 0 <= seconds < math.inf:
+        raise InputError(f"{text!r} is not a duration: expected a positive one such as 90s, 10m or 2h")
+    return seconds
 
 
 def _parse_number(text: str) -> float:
@@ -234,6 +237,7 @@ class FineTuneConfig(TableOptions):
             "Optimization",
             ("--time-budget",),
             "10m",
+            min=0,
             parse=parse_duration,
             is_rare=True,
         ),
@@ -264,13 +268,15 @@ class FineTuneConfig(TableOptions):
 
     def __post_init__(self) -> None:
         for name in ("labels", "out", "val", "images"):
-            if (value := getattr(self, name)) is not None:
+            if (value := getattr(self, name)) is not None or name in ("labels", "out"):
                 object.__setattr__(self, name, as_path(value))
         if is_remote(self.out):
             raise InputError(
                 f"{self.out}: a run folder must be on this machine; only label files and images may be remote"
             )
-        object.__setattr__(self, "weights", str(self.weights))
+        for name in ("weights", "mean"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, str(value))
         check_options(self)
         parse_schedule(self.schedule)
         if len(self.std) not in (0, 1, 3) or not all(0 < value < math.inf for value in self.std):

@@ -22,7 +22,7 @@ from mlimages.core import (
     writing,
 )
 from mlimages.images import check_missing_images
-from mlimages.labels import LabelFile
+from mlimages.labels import LabelFile, open_labels
 from mlimages.networks import build_model, find_cut_points
 from mlimages.training.cache import pixel_store
 from mlimages.training.image_set import ImageSet, TrainingImage, decode_all
@@ -71,7 +71,7 @@ class FeatureTable:
 
 
 def extract_features(
-    labels: LabelFile,
+    labels: LabelFile | str | os.PathLike[str],
     *,
     model: str = DEFAULT_MODEL,
     weights: str | os.PathLike[str] = "default",
@@ -82,7 +82,8 @@ def extract_features(
     """Extract features of images at one layer of a network; cached features are reused.
 
     Args:
-        labels: the images; those that cannot be decoded are skipped and logged.
+        labels: a label file, or the path of one or of a folder of class folders; images that cannot be decoded are
+            skipped and logged.
         model: name of the network.
         weights: `default`, `none` or a file.
         layer: the features are the output of the network up to and including this layer (names as listed by `probe`);
@@ -94,10 +95,11 @@ def extract_features(
         InputError: no image can be decoded.
         ModelError: the network cannot be built, or has no such layer.
 
-    >>> table = extract_features(read_labels("cats.txt"))  # doctest: +SKIP
+    >>> table = extract_features("cats.txt")  # doctest: +SKIP
     >>> table.features.shape  # doctest: +SKIP
     (240, 1280)
     """
+    labels = open_labels(labels)
     built = build_model(model, classes=len(labels.class_names), weights=weights, size=size)
     cut_points = find_cut_points(built)
     names = [cut.name for cut in cut_points]

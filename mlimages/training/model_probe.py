@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Sequence
@@ -9,8 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from mlimages.core import DEFAULT_MODEL, ModelError, NoProgress, Progress
-from mlimages.labels import LabelFile
+from mlimages.core import DEFAULT_MODEL, ModelError, NoProgress, Progress, check_at_least
+from mlimages.labels import LabelFile, open_labels
 from mlimages.networks import Model, build_model, has_local_weights
 from mlimages.reports import ModelScore, ModelScores, best_first
 from mlimages.training.probing import MAX_IMAGES, probe_cuts
@@ -36,8 +37,8 @@ REPEATS = 3
 
 
 def probe_models(
-    labels: LabelFile,
-    models: Sequence[str],
+    labels: LabelFile | str | os.PathLike[str],
+    models: str | Sequence[str],
     *,
     most: int = MAX_IMAGES,
     seed: int = 0,
@@ -46,8 +47,9 @@ def probe_models(
     """Probe several networks on the same images.
 
     Args:
-        labels: at least two images of each of at least two classes.
-        models: names of networks; `small` stands for all small networks with weights on this machine.
+        labels: a label file, or the path of one or of a folder of class folders, with at least two images of each of at
+            least two classes.
+        models: names of networks, or one name; `small` stands for all small networks with weights on this machine.
         most: maximum number of images; a stratified sample of a larger dataset is used.
         seed: random seed of the sample and of the learning curves.
         progress: shows the number of images processed.
@@ -59,11 +61,13 @@ def probe_models(
         InputError: there are too few images.
         ModelError: no network is available.
 
-    >>> found = probe_models(read_labels("cats.txt"), ["efficientnet_lite0", "alexnet"])  # doctest: +SKIP
+    >>> found = probe_models("cats.txt", ["efficientnet_lite0", "alexnet"])  # doctest: +SKIP
     >>> found.scores[0].model  # doctest: +SKIP
     'efficientnet_lite0'
     """
-    progress = progress or NoProgress()
+    check_at_least(1, most=most)
+    labels, progress = open_labels(labels), progress or NoProgress()
+    models = [models] if isinstance(models, str) else models
     small = [name for name in SMALL_MODELS if has_local_weights(name)]
     names = dict.fromkeys(name for each in models for name in (small if each == "small" else [each]))
     scores: list[ModelScore] = []

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,12 +23,13 @@ from mlimages.core import (
     Progress,
     Share,
     cache_dir,
+    check_at_least,
     share,
     sign_test,
     wilson_interval,
 )
 from mlimages.images import check_missing_images
-from mlimages.labels import LabelFile
+from mlimages.labels import LabelFile, open_labels
 from mlimages.networks import (
     CutPoint,
     FeatureHooks,
@@ -62,10 +63,10 @@ NOISE = 0.05
 
 
 def probe_cuts(
-    labels: LabelFile,
+    labels: LabelFile | str | os.PathLike[str],
     *,
     model: str = DEFAULT_MODEL,
-    weights: str | Path = "default",
+    weights: str | os.PathLike[str] = "default",
     size: int | tuple[int, int] | None = None,
     gray: bool | None = None,
     most: int = MAX_IMAGES,
@@ -75,7 +76,8 @@ def probe_cuts(
     """Score each layer as the last frozen layer of `model`, by a classifier on its pooled features.
 
     Args:
-        labels: at least two images of each of at least two classes.
+        labels: a label file, or the path of one or of a folder of class folders, with at least two images of each of at
+            least two classes.
         model: name of the network.
         weights: `default`, `none` or a file.
         size: input width and height in pixels, one number for a square; None uses the network's native size.
@@ -91,10 +93,12 @@ def probe_cuts(
         InputError: there are too few images, or the label file is multi-label.
         ModelError: the network cannot be built or cut.
 
-    >>> result = probe_cuts(read_labels("cats.txt"), model="alexnet")  # doctest: +SKIP
+    >>> result = probe_cuts("cats.txt", model="alexnet")  # doctest: +SKIP
     >>> result.freeze  # doctest: +SKIP
     'conv5'
     """
+    check_at_least(1, most=most)
+    labels = open_labels(labels)
     if labels.is_multi_label:
         raise InputError(
             f"{labels.path}: probe does not support multi-label files: compare networks and layers by "

@@ -134,3 +134,40 @@ def test_ctrl_c_in_a_finalizer_ends_the_command_too(
         signal.signal(signal.SIGINT, handler)
     assert ended.value.code == 130
     assert capsys.readouterr().err == "mlimages: interrupted; run the same command again to resume\n"
+
+
+def paths_of_commands() -> list[tuple[list[str], str]]:
+    """The words of each command, and the name of each of its parameters that is a path."""
+    found: list[tuple[list[str], str]] = []
+
+    def walk(command: Any, words: list[str]) -> None:
+        for name, child in getattr(command, "commands", {}).items():
+            walk(child, [*words, name])
+        if isinstance(command, GroupedCommand):
+            found.extend((words, param.name) for param in command.params if is_path(param))
+
+    walk(typer.main.get_command(cli.app), [])
+    return found
+
+
+def is_path(param: Any) -> bool:
+    return param.type_descriptor.annotation in (Path, list[Path])
+
+
+@pytest.mark.parametrize(("words", "name"), paths_of_commands(), ids=lambda value: " ".join(value).replace(" ", "-"))
+def test_an_empty_path_is_not_the_current_folder(
+    words: list[str], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A script whose variable is not set passes ""; pathlib's Path("") is the folder that the script runs in."""
+    monkeypatch.chdir(tmp_path)
+    command: Any = typer.main.get_command(cli.app)
+    for word in words:
+        command = command.commands[word]
+    args = list(words)
+    for param in command.params:
+        if param.name == name or param.required:
+            value = "" if param.name == name else "8"
+            args += [value] if param.param_type_name == "argument" else [param.opts[-1], value]
+    result = CliRunner().invoke(cli.app, args)
+    assert (result.exit_code, list(tmp_path.iterdir())) == (2, [])
+    assert "the path is empty" in result.output

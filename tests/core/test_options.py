@@ -1,13 +1,23 @@
 """Every bound and choice of an options class is enforced, and its docstring lists every field."""
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+import numpy as np
 import pytest
 
-from mlimages.core import InputError, OptionField, option_fields
-from mlimages.training import FineTuneConfig
+from mlimages.checks import Thresholds, check
+from mlimages.core import ImageProperty, InputError, OptionField, option_fields
+from mlimages.export import ExportOptions, quantize
+from mlimages.gathering import GatherOptions
+from mlimages.inference import Predictor, explain
+from mlimages.networks import summarize_model
+from mlimages.reports import draw_sheet
+from mlimages.serving import ServerSettings
+from mlimages.training import FineTuneConfig, probe_cuts, probe_models
+from mlimages.training.config import parse_duration
 
 CONFIG = FineTuneConfig(Path("labels.txt"), Path("run"))
 FIELDS = {field.name: field for field in option_fields(FineTuneConfig)}
@@ -56,3 +66,63 @@ def test_a_field_without_an_option_is_a_mistake_of_ours() -> None:
 
     with pytest.raises((StopIteration, AttributeError, RuntimeError)):
         list(option_fields(Wrong))
+
+
+OPTIONS: list[Any] = [CONFIG, GatherOptions(), ServerSettings(), Thresholds()]
+WRONG: dict[type, list[object]] = {
+    int: ["3", 1.5, True, None, float("nan")],
+    float: ["0.5", "auto", True, None, [0.5]],
+    bool: ["no", 1, None],
+    str: [1, None, ["a"]],
+    tuple: ["example.org", 0.5, None],
+}
+TYPED = [
+    pytest.param(options, field, value, id=f"{field.name}={value!r}")
+    for options in OPTIONS
+    for field in option_fields(type(options))
+    for value in WRONG.get(get_origin(field.type) or field.type, [])
+    if not (value is None and field.is_optional) and field.name not in ("weights", "mean")  # converted from paths
+]
+
+
+@pytest.mark.parametrize(("options", "field", "value"), TYPED)
+def test_a_value_of_another_type_is_refused(options: Any, field: OptionField, value: object) -> None:
+    with pytest.raises(InputError, match=rf"^{field.name} is {re.escape(repr(value))}: it must be "):
+        replace(options, **{field.name: value})
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda options: type(options).__name__)
+def test_numpy_numbers_and_lists_are_numbers_and_tuples(options: Any) -> None:
+    same = {int: np.int64, float: np.float32, bool: np.bool_, tuple: list}
+    for field in option_fields(type(options)):
+        kind, value = same.get(get_origin(field.type) or field.type), getattr(options, field.name)
+        if kind and value is not None:
+            replace(options, **{field.name: kind(value)})
+
+
+NUMBERS = {
+    "workers": lambda value: Predictor("model.onnx", workers=value),
+    "max_pixels": lambda value: Predictor("model.onnx", max_pixels=value),
+    "workers of check": lambda value: check("labels.txt", workers=value),
+    "workers of explain": lambda value: explain("model.onnx", "a.png", workers=value),
+    "grid": lambda value: explain("model.onnx", "a.png", grid=value),
+    "most": lambda value: probe_cuts("labels.txt", most=value),
+    "most of probe_models": lambda value: probe_models("labels.txt", "lenet5", most=value),
+    "per_class": lambda value: draw_sheet("labels.txt", "sheet.png", prop=ImageProperty(8), per_class=value),
+    "classes": lambda value: summarize_model("lenet5", classes=value),
+    "max_drop": lambda value: quantize("model.onnx", "labels.txt", "quantized.onnx", max_drop=value - 1),
+    "known_share": lambda value: ExportOptions(known_share=value - 1),
+}
+
+
+@pytest.mark.parametrize("value", [0, -1, float("nan")])
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_number_argument_below_its_bound_is_refused_before_any_file_is_read(name: str, value: float) -> None:
+    with pytest.raises(InputError, match=rf"^{name.partition(' ')[0]} is .*: it must be "):
+        NUMBERS[name](value)
+
+
+@pytest.mark.parametrize("text", ["-5", "nan", "inf", "-1h", "soon"])
+def test_a_time_budget_is_a_duration(text: str) -> None:
+    with pytest.raises(InputError, match=re.escape(repr(text.removesuffix("h"))[:-1])):
+        parse_duration(text)
