@@ -25,20 +25,20 @@ def plan_moves(report: CheckReport) -> list[Move]:
     Raises:
         InputError: an image is remote or in a shard.
     """
-    if any(is_remote(one.path) or is_member(one.path) for one in report.findings):
+    if any(is_remote(finding.path) or is_member(finding.path) for finding in report.findings):
         raise InputError(
             "--fix supports only local files outside shards: use NAME_checked.txt, which excludes the broken images"
         )
     taken: set[Path] = set()
     moves: dict[str, Move] = {}
-    for one in report.findings:
-        folder, name = os.path.split(os.path.abspath(one.path))  # noqa: PTH100
+    for finding in report.findings:
+        folder, name = os.path.split(os.path.abspath(finding.path))  # noqa: PTH100
         source = os.path.join(os.path.realpath(folder), name)  # noqa: PTH118  # a link to the file itself is kept
-        if source in moves or not (wanted := _target_path(report, one)):
+        if source in moves or not (wanted := _target_path(report, finding)):
             continue
         target = next(path for path in _numbered_paths(wanted) if path not in taken and not os.path.lexists(path))
         taken.add(target)
-        moves[source] = Move(one.path, target, one.code)
+        moves[source] = Move(finding.path, target, finding.code)
     return list(moves.values())
 
 
@@ -49,15 +49,15 @@ def move_files(moves: list[Move]) -> None:
         shutil.move(move.source, move.target)
 
 
-def _target_path(report: CheckReport, one: Finding) -> Path | None:
-    if one.code in BROKEN:
-        labels = report.files[one.file]
-        source, root = (Path(os.path.abspath(path)) for path in (one.path, labels.img_root))  # noqa: PTH100  # as above
+def _target_path(report: CheckReport, finding: Finding) -> Path | None:
+    if finding.code in BROKEN:
+        labels = report.files[finding.file]
+        source, root = (Path(os.path.abspath(path)) for path in (finding.path, labels.img_root))  # noqa: PTH100  # as above
         name = source.relative_to(root) if source.is_relative_to(root) else Path(source.name)
         return labels.path.with_name(f"{labels.path.stem}_quarantine") / name
-    if one.code == Code.WRONG_SUFFIX:
+    if finding.code == Code.WRONG_SUFFIX:
         try:
-            return one.path.with_suffix(correct_suffix(one.path.suffix, identify(one.path).format))
+            return finding.path.with_suffix(correct_suffix(finding.path.suffix, identify(finding.path).format))
         except ImageError:
             return None
     return None

@@ -25,8 +25,8 @@ from .files import file_lock as file_lock
 from .files import file_state as file_state
 from .files import full_name as full_name
 from .files import is_remote as is_remote
-from .files import named_path as named_path
 from .files import outputs as outputs
+from .files import path_from_name as path_from_name
 from .files import present_content as present_content
 from .files import read_file as read_file
 from .files import record_settings as record_settings

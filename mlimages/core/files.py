@@ -164,8 +164,7 @@ def as_path(path: str | os.PathLike[str]) -> Path:
     """
     if path == "":  # as from an unset variable; pathlib would take it for the current folder
         raise InputError("a path is empty: give one, such as . for the current folder")
-    found = _ADDRESS.fullmatch(os.fspath(path)) if isinstance(path, str | os.PathLike) else None
-    if found is None:
+    if not (found := _ADDRESS.fullmatch(os.fspath(path)) if isinstance(path, str | os.PathLike) else None):
         return cast(Path, path) if hasattr(path, "open") else Path(path)
     address = f"{found[1]}://{found[2]}"
     try:
@@ -272,13 +271,13 @@ def relative_name(path: Path | str, folder: Path) -> str:
     return name.replace(os.sep, "/")
 
 
-def named_path(name: str, folder: Path) -> Path:
+def path_from_name(name: str, folder: Path) -> Path:
     """Invert `relative_name`: return the path of the file named `name` in `folder`."""
     return as_path(full_name(name, str(folder)))
 
 
 def full_name(name: str, folder: str) -> str:
-    """Same as `str(named_path(name, folder))`, ten times as fast."""
+    """Same as `str(path_from_name(name, folder))`, ten times as fast."""
     return name if is_remote(name) else os.path.join(folder, name)  # noqa: PTH118  # texts
 
 

@@ -62,13 +62,15 @@ def write_variants(
     calibration_batches = [
         {PIXELS: one[None]} if preprocessing else {INPUT: _normalize_pixels(bundle, [one])} for one in pixels
     ]
-    floats = unquantized_nodes(onnx.load(network))
+    float_nodes = unquantized_nodes(onnx.load(network))
     writers: dict[str, Callable[[Path], None]] = {
-        "int8": lambda path: _write_int8(network, path, calibration_batches, floats, reduce_range=False),
-        "int8, reduced range": lambda path: _write_int8(network, path, calibration_batches, floats, reduce_range=True),
+        "int8": lambda path: _write_int8(network, path, calibration_batches, float_nodes, reduce_range=False),
+        "int8, reduced range": lambda path: _write_int8(
+            network, path, calibration_batches, float_nodes, reduce_range=True
+        ),
     }
     if fp16:
-        writers["float16"] = lambda path: _write_float16(network, path, floats)
+        writers["float16"] = lambda path: _write_float16(network, path, float_nodes)
     progress.start("quantize", len(writers), "variants")
     variants = {}
     for name, write in writers.items():
@@ -105,7 +107,7 @@ def _upstream(tensor: str, producers: Mapping[str, onnx.NodeProto]) -> Iterator[
 
 
 def _write_int8(
-    network: Path, path: Path, calibration_batches: Sequence[_Batch], floats: list[str], *, reduce_range: bool
+    network: Path, path: Path, calibration_batches: Sequence[_Batch], float_nodes: list[str], *, reduce_range: bool
 ) -> None:
     quantize_static(
         network,
@@ -115,12 +117,12 @@ def _write_int8(
         reduce_range=reduce_range,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
-        nodes_to_exclude=floats,
+        nodes_to_exclude=float_nodes,
     )
 
 
-def _write_float16(network: Path, path: Path, floats: list[str]) -> None:
-    onnx.save(convert_float_to_float16(onnx.load(network), keep_io_types=True, node_block_list=floats), path)
+def _write_float16(network: Path, path: Path, float_nodes: list[str]) -> None:
+    onnx.save(convert_float_to_float16(onnx.load(network), keep_io_types=True, node_block_list=float_nodes), path)
 
 
 class _CalibrationBatches(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types

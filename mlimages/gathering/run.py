@@ -152,16 +152,16 @@ class Run:
         self._partition = partition or Partition(per_host=options.per_host)
         self._in_work: Counter[str] = Counter()
         self._working = 0
-        self._parked: dict[str, deque[ImageRef]] = {}
+        self._backlog: dict[str, deque[ImageRef]] = {}
         self._waiting = 0
         self._moved = asyncio.Event()
 
     async def run(self, source: Source) -> Exception | None:
-        """Finish every link of `source` that is needed and not done; return the error that ended the source early."""
+        """Download the links of `source` that are still needed; return the error that ended it early, or None."""
         stopped: Exception | None = None
         self._enough = getattr(source, "enough", lambda label: None)
         self._note = getattr(source, "finished", lambda row: None)
-        max_parked = getattr(source, "lookahead", AHEAD)
+        max_backlog = getattr(source, "lookahead", AHEAD)
         for label in sorted(self._gathered.tally.classes):
             self._notify_source_if_full(label)
         self._progress.start("gather", await count_source_links(source), "links")
@@ -172,11 +172,11 @@ class Run:
             async with asyncio.TaskGroup() as self._group:
                 try:
                     async for ref in in_turn:
-                        await self._accept_link(ref, max_parked)
+                        await self._accept_link(ref, max_backlog)
                     others = await asyncio.to_thread(self._gathered.decide_corrections)
                     self._progress.advance(-len(others))  # they were counted when they were deferred
                     for ref in others:
-                        await self._accept_link(ref, max_parked)
+                        await self._accept_link(ref, max_backlog)
                 except Exception as error:  # links that it yielded before are still finished
                     stopped = error
         except ExceptionGroup as errors:
@@ -194,9 +194,9 @@ class Run:
         is_list = getattr(source, "is_list", False) and not getattr(source, "is_read_once", False)
         return is_list and self._options.limit is None
 
-    async def _accept_link(self, ref: ImageRef, max_parked: int) -> None:
+    async def _accept_link(self, ref: ImageRef, max_backlog: int) -> None:
         self._start_or_queue(ref)
-        while self._is_busy or self._waiting > max_parked:
+        while self._is_busy or self._waiting > max_backlog:
             self._moved.clear()
             with suppress(TimeoutError):  # no event is set when links begin to wait for their host
                 async with asyncio.timeout(_LOOK_S):
@@ -214,7 +214,7 @@ class Run:
         elif self._has_room(ref.label):
             self._start_link(ref)
         else:
-            self._parked.setdefault(ref.label, deque()).append(ref)
+            self._backlog.setdefault(ref.label, deque()).append(ref)
             self._waiting += 1
 
     def _num_missing(self, label: str) -> float:
@@ -238,8 +238,8 @@ class Run:
         self._in_work[ref.label] -= 1
         self._working -= 1
         self._notify_source_if_full(ref.label)
-        for label in list(self._parked) if row and row.reason is Reason.PLACEHOLDER else [ref.label]:
-            self._start_parked(label)  # a placeholder may have removed an image of another class
+        for label in list(self._backlog) if row and row.reason is Reason.PLACEHOLDER else [ref.label]:
+            self._start_backlog(label)  # a placeholder may have removed an image of another class
         self._moved.set()
         self._progress.advance(1, **self._gathered.tally.progress_counts())
 
@@ -247,26 +247,26 @@ class Run:
         """Start other links of a class instead of those that wait; show the hosts if only waiting links are left."""
         while True:
             await asyncio.sleep(_LOOK_S)
-            for label in list(self._parked):
-                self._start_parked(label)
+            for label in list(self._backlog):
+                self._start_backlog(label)
             if hosts := self._worker.blocking_hosts:
                 more = f" +{len(hosts) - 1}" if len(hosts) > 1 else ""
                 self._progress.advance(
                     0, waiting_for=f"{hosts[0][:30]}{more} ({counted(self._worker.num_waiting, 'link')})"
                 )
 
-    def _start_parked(self, label: str) -> None:
-        parked = self._parked.get(label)
-        while parked and self._has_room(label):
+    def _start_backlog(self, label: str) -> None:
+        backlog = self._backlog.get(label)
+        while backlog and self._has_room(label):
             self._waiting -= 1
-            self._start_link(parked.popleft())
+            self._start_link(backlog.popleft())
 
     def _notify_source_if_full(self, label: str) -> None:
         if self._num_missing(label) == 0:
-            parked = self._parked.pop(label, ())
-            self._waiting -= len(parked)
-            if parked:
-                self._progress.advance(len(parked))
+            backlog = self._backlog.pop(label, ())
+            self._waiting -= len(backlog)
+            if backlog:
+                self._progress.advance(len(backlog))
             self._enough(label)
 
 

@@ -32,7 +32,9 @@ def find_inputs(sources: Iterable[str | os.PathLike[str]]) -> Iterator[os.PathLi
         if is_link(os.fspath(name)):
             raise InputError(f"{os.fspath(name)}: {NO_LINKS}")
         if os.fspath(name) == "-":
-            raise InputError("- is standard input, which only `predict MODEL -` reads: it stands alone; a file is ./-")
+            raise InputError(
+                "- stands for standard input, which only `predict MODEL -` reads; for a file of this name, write ./-"
+            )
         path = as_path(os.fspath(name))
         images = find_images([path])
         if (first := next(images, None)) is None:

@@ -84,7 +84,7 @@ def prediction_set(shares: NDArray[np.floating], threshold: float) -> tuple[int,
 
 
 class Predictor:
-    """Predicts the class of images; thread-safe. Pickled for another process, it opens its file again there.
+    """Predicts the class of images; thread-safe. Unpickling a predictor opens its file again.
 
     Args:
         bundle: an .onnx file written by `mlimages export`, or a run folder.

@@ -231,7 +231,7 @@ def _require_common_class(classes: Mapping[str, Mapping[str, object]], parts: Ma
         if part != "train" and own and "train" in classes and not own.keys() & classes["train"].keys():
             raise InputError(
                 f"{parts[part]}: none of its folders ({', '.join(list(own)[:3])}) is a class of {parts['train']}: "
-                f"label {parts['train']} by itself, then {parts[part]} by its table or with --class-from"
+                f"label {parts['train']} alone, and {parts[part]} from a table of its labels or with --class-from"
             )
 
 

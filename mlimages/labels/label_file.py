@@ -35,8 +35,8 @@ from mlimages.labels.tables import Table
 class LabelFile:
     """A label file, read as a stream: each iteration reads the file, and nothing is kept in memory.
 
-    `filter`, `shuffle`, `split` and `merge` return a LabelFile that is not yet written; `write` writes it. Pickled,
-    it holds the list of its images.
+    `filter`, `shuffle`, `split` and `merge` return a LabelFile that is not yet written; `write` writes it. Pickling
+    one that is not written stores the list of its images.
 
     Args:
         path: the label file (.txt, .csv, .tsv, .jsonl).

@@ -17,7 +17,7 @@ from mlimages.core import (
     documented,
     is_file,
     is_remote,
-    named_path,
+    path_from_name,
     present_content,
     record_settings,
     require_writable,
@@ -211,7 +211,7 @@ def read_paths(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Return an iterator over the path column of a label file or a table (rejected.tsv, suspects.tsv)."""
     path = as_path(path)
     names = path_cells(path) if is_table(path) else (row.path for row in text_rows(path))
-    return (named_path(name.replace("\\", "/"), path.parent) for name in names)
+    return (path_from_name(name.replace("\\", "/"), path.parent) for name in names)
 
 
 def _check_consistent(options: LabelOptions, source: Path) -> None:
@@ -282,8 +282,9 @@ def _require_readable(path: Path, labels: LabelFile) -> None:
     missing, count = len(_missing_images(labels)), labels.count_images()[0]
     if 2 * missing > count:
         raise InputError(
-            f"{path}: {missing} of {count} images are missing, and a table without class names could not be read "
-            "again: use --images DIR for the folder of the images, --classes FILE for class names, or -o NAME.txt"
+            f"{path}: {missing} of {count} images are missing; a table without class names is recognized as a label "
+            "file by its images: use --images DIR for the folder of the images, --classes FILE for class names, or -o "
+            "NAME.txt"
         )
 
 

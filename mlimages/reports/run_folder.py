@@ -26,7 +26,7 @@ from mlimages.core import (
     counted,
     f1_thresholds,
     format_percent,
-    named_path,
+    path_from_name,
     share,
 )
 from mlimages.dataset import multi_hot
@@ -216,7 +216,7 @@ def _read_predictions(path: Path, class_names: Sequence[str], *, multi_label: bo
         raise ValueError(f"{path.name} does not match the {len(class_names)} classes of classes.txt")
     indices = [tuple(index_of[name] for name in own) for own in names]
     labels = multi_hot(indices, len(class_names)) > 0 if multi_label else np.array(indices, dtype=np.int64)[:, 0]
-    return Predictions(tuple(named_path(row[0], path.parent) for row in rows), labels, probabilities)
+    return Predictions(tuple(path_from_name(row[0], path.parent) for row in rows), labels, probabilities)
 
 
 def _read_labels(text: str) -> list[str]:

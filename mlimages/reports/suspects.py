@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mlimages.core import named_path, relative_name, writing
+from mlimages.core import path_from_name, relative_name, writing
 
 MAX_SHARE = 0.1
 """The list holds at most this share of the images: each is to be reviewed by eye."""
@@ -106,4 +106,4 @@ def read_suspects(path: Path) -> tuple[Suspect, ...] | None:
         return None
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.reader(file, delimiter="\t"))[1:]
-    return tuple(Suspect(named_path(row[0], path.parent), row[1], row[2], float(row[3])) for row in rows)
+    return tuple(Suspect(path_from_name(row[0], path.parent), row[1], row[2], float(row[3])) for row in rows)

@@ -94,7 +94,9 @@ async def _read_form(request: web.Request, body: bytes, max_files: int) -> list[
         if part is None:
             return uploads
         if not isinstance(part, _Part) or part.headers.get("Content-Transfer-Encoding", "binary").lower() not in _PLAIN:
-            raise _bad_form("a part is encoded, or is itself a form")
+            raise _bad_form(
+                "a part of the form is encoded or is itself a multipart form: send each image as a plain file field"
+            )
         if part.filename is None and part.name == "top":
             raise _bad_form("pass top in the query string: POST /predict?top=1")
         if part.filename is None:

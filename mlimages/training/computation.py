@@ -128,7 +128,7 @@ def choose_computation(
 
 
 def count_gmacs(lower: nn.Module, example: Tensor) -> float:
-    """Return the 10^9 multiply-adds per image of a network for an input of the shape of `example`, `(N, C, H, W)`."""
+    """Return the multiply-adds per image, in units of 10^9, for inputs of the shape of `example`, `(N, C, H, W)`."""
     lower = copy_sharing_tensors(lower)  # a network that keeps tensors between calls would keep those without values
     with FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False) as counter, torch.no_grad():
         lower(torch.empty_like(example))

@@ -94,7 +94,7 @@ class TrainingJob:
         return _trains_below_head(self.model)
 
     def with_last_layer_head(self) -> TrainingJob:
-        """Return a job with a classifier on the last layer only; both jobs share the cached features."""
+        """Return the same job with a classifier on the last layer only; the cached features are shared."""
         if self.model is not self.base_model:
             self.network.get_parameter(f"{DEPTHS}.weight").requires_grad_(False)  # they are zero
         return replace(self, model=self.base_model)

@@ -31,7 +31,16 @@ from mlimages import (
     label_dir_auto,
 )
 from mlimages.checks import write_outcome
-from mlimages.core import BrokenImage, InputError, LabeledPath, as_path, cache_dir, is_remote, named_path, relative_name
+from mlimages.core import (
+    BrokenImage,
+    InputError,
+    LabeledPath,
+    as_path,
+    cache_dir,
+    is_remote,
+    path_from_name,
+    relative_name,
+)
 from mlimages.dataset import compute_mean, load_mean_image
 from mlimages.gathering.store.stored_objects import StoredObjects
 from mlimages.images import copy_by_class, find_images
@@ -98,7 +107,7 @@ def test_an_address_is_known_by_its_kind_and_survives_a_path() -> None:
         assert as_path(AnyPath(text)) == as_path(text)
     for local in ("a/b", "/a/b", "c:/a", "C:\\a", "a:b", ".", "http://127.0.0.1/a", "file:///a", "zip://a::s3://b"):
         assert as_path(local) == Path(local)
-    assert named_path("http://127.0.0.1/a.jpg", Path("/set")) == Path("/set/http:/127.0.0.1/a.jpg")
+    assert path_from_name("http://127.0.0.1/a.jpg", Path("/set")) == Path("/set/http:/127.0.0.1/a.jpg")
     with pytest.raises(InputError, match=r"(?s)gs://a: .*gcsfs"):
         as_path("gs://a")
 
@@ -116,7 +125,7 @@ def test_an_address_is_known_by_its_kind_and_survives_a_path() -> None:
 )
 def test_a_label_file_names_what_lies_below_it_shortly_and_the_rest_in_full(path: str, folder: str, name: str) -> None:
     assert relative_name(as_path(path), as_path(folder)) == name
-    found = named_path(name, as_path(folder))
+    found = path_from_name(name, as_path(folder))
     assert os.path.normpath(found.as_posix()) == os.path.normpath(path)
 
 

@@ -1,4 +1,4 @@
-"""What the hosts in use count, against a count over all links, and when parked hosts fail."""
+"""What the hosts in use count, against a count over all links, and when paused hosts fail."""
 
 import asyncio
 import math
@@ -13,7 +13,7 @@ import pytest
 from mlimages.core import Reason
 from mlimages.gathering.download import host_limits
 from mlimages.gathering.download.host_limits import Host, Hosts
-from mlimages.gathering.download.host_state import FAILURES_UNTIL_PARKED, NEVER_RESPONDED_S, REFUSALS_UNTIL_PARKED
+from mlimages.gathering.download.host_state import FAILURES_UNTIL_PAUSED, NEVER_RESPONDED_S, REFUSALS_UNTIL_PAUSED
 from mlimages.gathering.partition import Partition
 
 WAIT_S = 100.0
@@ -33,7 +33,7 @@ def use(hosts: Hosts, held: ExitStack, name: str, label: str = "") -> Host:
     return held.enter_context(hosts.open_host(f"{name}.example:443", URL.format(name), label))
 
 
-def park(host: Host, clock: SimpleNamespace) -> None:
+def pause(host: Host, clock: SimpleNamespace) -> None:
     host.record_failure(clock.now, "link", Reason.REFUSED)
 
 
@@ -44,18 +44,18 @@ def test_links_are_counted_as_over_all_of_them(clock: SimpleNamespace, seed: int
     deadline = math.inf
     for _ in range(120):
         clock.now += 1.0
-        step = rng.choice(["use", "use", "leave", "park", "resume"])
+        step = rng.choice(["use", "use", "leave", "pause", "resume"])
         if step == "use" or not links:
             held, name, label = ExitStack(), rng.choice("abc"), rng.choice("xyz")
             links.append((use(hosts, held, name, label), name, label, held))
         elif step == "leave":
             links.pop(rng.randrange(len(links)))[-1].close()
-        elif step == "park":
-            park(rng.choice(links)[0], clock)
+        elif step == "pause":
+            pause(rng.choice(links)[0], clock)
         else:
             rng.choice(links)[0].record_response(clock.now, is_redirect=False)
-        waiting = [(name, label) for host, name, label, _ in links if host.state.is_parked]
-        running = Counter(name for host, name, *_ in links if not host.state.is_parked)
+        waiting = [(name, label) for host, name, label, _ in links if host.state.is_paused]
+        running = Counter(name for host, name, *_ in links if not host.state.is_paused)
         assert hosts.num_waiting == len(waiting)
         assert +hosts.waiting_labels == Counter(label for _, label in waiting)
         assert hosts.num_queued == sum(max(0, count - 2) for count in running.values())
@@ -101,7 +101,7 @@ def test_hosts_that_ask_to_wait_longer_than_the_maximum_are_named(
 ) -> None:
     hosts = Hosts(Partition(), WAIT_S)
     with ExitStack() as held:
-        park(use(hosts, held, "b"), clock)
+        pause(use(hosts, held, "b"), clock)
         use(hosts, held, "a").record_throttling(clock.now, retry_after_s)
         assert hosts.waits_s == waits
 
@@ -122,7 +122,7 @@ def test_a_host_is_asked_by_one_task_at_a_time_until_it_answers(clock: SimpleNam
             use(hosts, held, "b")  # another host is in use, so there is no deadline
             assert await host.wait_for_turn()
             host.record_response(clock.now, is_redirect=False)
-            park(host, clock)
+            pause(host, clock)
             clock.now += 1.0
             host.record_extra_request()
             assert not host.state.is_probing, "no link waited for it"
@@ -138,12 +138,12 @@ def test_a_host_is_asked_by_one_task_at_a_time_until_it_answers(clock: SimpleNam
             assert [task.done() for task in others].count(True) == 1
             host.record_response(clock.now, is_redirect=False)
             assert await asyncio.gather(*others) == [True, True]
-            assert not host.state.is_parked
+            assert not host.state.is_paused
 
     asyncio.run(asyncio.wait_for(run(), 10))
 
 
-def test_links_on_parked_hosts_fail_at_the_deadline(clock: SimpleNamespace) -> None:
+def test_links_on_paused_hosts_fail_at_the_deadline(clock: SimpleNamespace) -> None:
     async def run() -> None:
         hosts = Hosts(Partition(), 0.5)
         with ExitStack() as held:
@@ -155,25 +155,25 @@ def test_links_on_parked_hosts_fail_at_the_deadline(clock: SimpleNamespace) -> N
                 waiting = asyncio.create_task(host.wait_for_turn())
                 await asyncio.sleep(0)
                 assert not waiting.done()
-            assert not await waiting, "the last host that is not parked is done, and 60 s is beyond the deadline"
+            assert not await waiting, "the last host that is not paused is done, and 60 s is beyond the deadline"
 
     asyncio.run(asyncio.wait_for(run(), 10))
 
 
-def test_a_host_is_given_up_after_lasting_failures_and_parked_after_refusals(clock: SimpleNamespace) -> None:
+def test_a_host_is_given_up_after_lasting_failures_and_paused_after_refusals(clock: SimpleNamespace) -> None:
     hosts = Hosts(Partition(), WAIT_S)
     with ExitStack() as held:
         lost, refusing = use(hosts, held, "a"), use(hosts, held, "b")
-        for number in range(FAILURES_UNTIL_PARKED):
+        for number in range(FAILURES_UNTIL_PAUSED):
             assert not lost.state.is_given_up
             lost.record_failure(clock.now, f"link {number}", Reason.UNKNOWN_HOST)
         assert lost.state.is_given_up
         assert not asyncio.run(lost.wait_for_turn())
-        for _ in range(REFUSALS_UNTIL_PARKED):
-            assert not refusing.state.is_parked
+        for _ in range(REFUSALS_UNTIL_PAUSED):
+            assert not refusing.state.is_paused
             refusing.record_refusal(clock.now)
-        assert (refusing.state.is_parked, refusing.state.gives_up_at) == (True, clock.now + NEVER_RESPONDED_S)
+        assert (refusing.state.is_paused, refusing.state.gives_up_at) == (True, clock.now + NEVER_RESPONDED_S)
         refusing.record_response(clock.now, is_redirect=True)
-        assert refusing.state.is_parked, "a redirect may lead to a login page"
+        assert refusing.state.is_paused, "a redirect may lead to a login page"
         refusing.record_response(clock.now, is_redirect=False)
-        assert not refusing.state.is_parked
+        assert not refusing.state.is_paused

@@ -1,4 +1,4 @@
-"""When a host is asked, parked, probed, slowed down and given up, with a clock of the test's own."""
+"""When a host is asked, paused, probed, slowed down and given up, with a clock of the test's own."""
 
 import math
 from dataclasses import replace
@@ -7,10 +7,10 @@ import pytest
 
 from mlimages.core import Reason
 from mlimages.gathering.download.host_state import (
-    FAILURES_UNTIL_PARKED,
+    FAILURES_UNTIL_PAUSED,
     MAX_PAUSE_S,
     NEVER_RESPONDED_S,
-    REFUSALS_UNTIL_PARKED,
+    REFUSALS_UNTIL_PAUSED,
     HostState,
     after_failure,
     after_refusal,
@@ -32,52 +32,52 @@ def throttled(state: HostState, now: float, retry_after_s: float | None = None) 
 
 
 @pytest.mark.parametrize(
-    ("reason", "failures", "is_parked", "is_given_up"),
+    ("reason", "failures", "is_paused", "is_given_up"),
     [
         (Reason.REFUSED, 1, True, False),
         (Reason.UNREACHABLE, 1, True, False),
         (Reason.NAME_SERVER, 1, True, False),
         (Reason.PROXY, 1, True, False),
-        (Reason.TIMEOUT, FAILURES_UNTIL_PARKED - 1, False, False),
-        (Reason.TIMEOUT, FAILURES_UNTIL_PARKED, True, False),
-        (Reason.RESET, FAILURES_UNTIL_PARKED, True, False),
-        (Reason.UNKNOWN_HOST, FAILURES_UNTIL_PARKED - 1, False, False),
-        (Reason.UNKNOWN_HOST, FAILURES_UNTIL_PARKED, False, True),
-        (Reason.TLS, FAILURES_UNTIL_PARKED, False, True),
+        (Reason.TIMEOUT, FAILURES_UNTIL_PAUSED - 1, False, False),
+        (Reason.TIMEOUT, FAILURES_UNTIL_PAUSED, True, False),
+        (Reason.RESET, FAILURES_UNTIL_PAUSED, True, False),
+        (Reason.UNKNOWN_HOST, FAILURES_UNTIL_PAUSED - 1, False, False),
+        (Reason.UNKNOWN_HOST, FAILURES_UNTIL_PAUSED, False, True),
+        (Reason.TLS, FAILURES_UNTIL_PAUSED, False, True),
     ],
 )
-def test_failures_park_a_host_and_lasting_ones_end_it(
-    reason: Reason, failures: int, is_parked: bool, is_given_up: bool
+def test_failures_pause_a_host_and_lasting_ones_end_it(
+    reason: Reason, failures: int, is_paused: bool, is_given_up: bool
 ) -> None:
     state = ANSWERED
     for number in range(failures):
         state = failed(state, 0.0, reason, f"link {number}")
-    assert (state.is_parked, state.is_given_up) == (is_parked, is_given_up)
+    assert (state.is_paused, state.is_given_up) == (is_paused, is_given_up)
 
 
 @pytest.mark.parametrize(
-    ("answers", "is_parked"),
+    ("answers", "is_paused"),
     [
-        ("r" * (REFUSALS_UNTIL_PARKED - 1), False),
-        ("r" * REFUSALS_UNTIL_PARKED, True),
+        ("r" * (REFUSALS_UNTIL_PAUSED - 1), False),
+        ("r" * REFUSALS_UNTIL_PAUSED, True),
         ("rrrr.rrrr", False),
-        ("r" * REFUSALS_UNTIL_PARKED + ".", False),
+        ("r" * REFUSALS_UNTIL_PAUSED + ".", False),
     ],
 )
-def test_a_host_that_refuses_one_link_after_the_other_is_parked_until_it_answers(answers: str, is_parked: bool) -> None:
+def test_a_host_that_refuses_one_link_after_the_other_is_paused_until_it_answers(answers: str, is_paused: bool) -> None:
     state, now = HostState(), 0.0
     for each in answers:
         now += seconds_until_request(state, now, math.inf) or 0.01
         state = (after_refusal if each == "r" else after_response)(after_request(state, now), now, requested_at=now)
-    assert state.is_parked == is_parked
-    assert (state.gives_up_at < math.inf) == is_parked
+    assert state.is_paused == is_paused
+    assert (state.gives_up_at < math.inf) == is_paused
 
 
 def test_one_link_that_fails_again_and_again_parks_no_host() -> None:
     state = ANSWERED
     for now in range(50):
         state = failed(state, float(now), Reason.RESET, "the same link")
-    assert not state.is_parked
+    assert not state.is_paused
 
 
 def test_probes_come_at_growing_intervals_one_at_a_time_and_an_answer_resumes() -> None:
@@ -93,17 +93,17 @@ def test_probes_come_at_growing_intervals_one_at_a_time_and_an_answer_resumes() 
         state = failed(state, now, Reason.REFUSED)
     assert intervals == [1, 2, 4, 8, 16, MAX_PAUSE_S, MAX_PAUSE_S, MAX_PAUSE_S]
     state = after_response(after_request(state, now + 30), now + 31, requested_at=now + 30)
-    assert (state.is_parked, state.failing, seconds_until_request(state, now + 31, math.inf)) == (False, frozenset(), 0)
+    assert (state.is_paused, state.failing, seconds_until_request(state, now + 31, math.inf)) == (False, frozenset(), 0)
 
 
-def test_requests_that_were_on_their_way_when_a_host_was_parked_change_nothing() -> None:
-    parked = failed(ANSWERED, 5.0, Reason.REFUSED)
-    assert after_failure(parked, 6.0, requested_at=4.9, link="b", reason=Reason.REFUSED) == parked
+def test_requests_that_were_on_their_way_when_a_host_was_paused_change_nothing() -> None:
+    paused = failed(ANSWERED, 5.0, Reason.REFUSED)
+    assert after_failure(paused, 6.0, requested_at=4.9, link="b", reason=Reason.REFUSED) == paused
     slowed = throttled(after_response(HostState(), 4.9, requested_at=4.8), 5.0)
     assert after_throttling(slowed, 5.1, requested_at=4.9, retry_after_s=None) == slowed
     asked = after_throttling(slowed, 5.1, requested_at=4.9, retry_after_s=60)
-    assert (asked.rate, asked.parked_until) == (slowed.rate, 65.1)
-    assert after_response(parked, 6.0, requested_at=4.9).is_parked
+    assert (asked.rate, asked.paused_until) == (slowed.rate, 65.1)
+    assert after_response(paused, 6.0, requested_at=4.9).is_paused
 
 
 @pytest.mark.parametrize(("retry_after_s", "pause_s"), [(0, 1), (0.5, 1), (7, 7), (3600, 3600), (None, 0.25)])
@@ -161,17 +161,17 @@ def test_requests_to_a_host_without_a_limit_change_no_state() -> None:
 
 
 @pytest.mark.parametrize(("requested_at", "counts"), [(4.9, False), (5.0, True)])
-def test_an_outcome_counts_if_its_request_was_sent_when_the_host_was_parked_or_later(
+def test_an_outcome_counts_if_its_request_was_sent_when_the_host_was_paused_or_later(
     requested_at: float, counts: bool
 ) -> None:
-    parked = replace(failed(ANSWERED, 5.0, Reason.REFUSED), refusals=REFUSALS_UNTIL_PARKED)
-    assert after_response(parked, 6.0, requested_at=requested_at).is_parked is not counts
+    paused = replace(failed(ANSWERED, 5.0, Reason.REFUSED), refusals=REFUSALS_UNTIL_PAUSED)
+    assert after_response(paused, 6.0, requested_at=requested_at).is_paused is not counts
     for state in (
-        after_refusal(parked, 6.0, requested_at=requested_at),
-        after_throttling(parked, 6.0, requested_at=requested_at, retry_after_s=None),
-        after_failure(parked, 6.0, requested_at=requested_at, link="b", reason=Reason.REFUSED),
+        after_refusal(paused, 6.0, requested_at=requested_at),
+        after_throttling(paused, 6.0, requested_at=requested_at, retry_after_s=None),
+        after_failure(paused, 6.0, requested_at=requested_at, link="b", reason=Reason.REFUSED),
     ):
-        assert (state.parked_at, state.pauses) == ((6.0, 2) if counts else (5.0, 1))
+        assert (state.paused_at, state.pauses) == ((6.0, 2) if counts else (5.0, 1))
 
 
 @pytest.mark.parametrize(
@@ -188,16 +188,16 @@ def test_a_host_that_has_responded_in_any_way_is_probed_for_as_long_as_it_takes(
 
 
 def test_a_redirect_ends_the_probe_of_a_host_that_refuses_but_does_not_resume_it() -> None:
-    parked = replace(ANSWERED, refusals=REFUSALS_UNTIL_PARKED, is_parked=True, parked_at=0.0, parked_until=1.0)
-    state = after_response(after_request(parked, 1.0), 1.1, requested_at=1.0, is_redirect=True)
-    assert (state.is_parked, state.is_probing, state.refusals) == (True, False, REFUSALS_UNTIL_PARKED)
+    paused = replace(ANSWERED, refusals=REFUSALS_UNTIL_PAUSED, is_paused=True, paused_at=0.0, paused_until=1.0)
+    state = after_response(after_request(paused, 1.0), 1.1, requested_at=1.0, is_redirect=True)
+    assert (state.is_paused, state.is_probing, state.refusals) == (True, False, REFUSALS_UNTIL_PAUSED)
 
 
 def test_only_as_many_failing_links_are_remembered_as_park_a_host() -> None:
     state = ANSWERED
     for number in range(50):
         state = failed(state, float(number), Reason.RESET, f"link {number}")
-    assert len(state.failing) == FAILURES_UNTIL_PARKED
+    assert len(state.failing) == FAILURES_UNTIL_PAUSED
 
 
 @pytest.mark.parametrize(

@@ -172,7 +172,7 @@ class Fetcher:
                 unavailable += result.http_status == 503
                 if result.reason not in TRANSIENT or unavailable > _MAX_UNAVAILABLE:
                     break
-                if host.state.is_parked and result.http_status in (*_WITH_BODY, *_THROTTLED):
+                if host.state.is_paused and result.http_status in (*_WITH_BODY, *_THROTTLED):
                     continue  # a failure of the host, not of the link
                 own_failures += 1
                 if own_failures > self._options.retries:

@@ -1,4 +1,4 @@
-"""Hosts in use: the number and the timing of requests to each."""
+"""Limits the number and the rate of requests to each host."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Host:
         self._set_state(after_failure(self.state, now, requested_at=requested_at, link=link, reason=reason))
 
     def cancel_request(self) -> None:
-        """Record that an announced request was not sent."""
+        """Record that the request that `wait_for_turn` allowed was not sent."""
         self._set_state(replace(self.state, is_probing=False))
 
     def notify_waiting(self) -> None:
@@ -98,7 +98,7 @@ class Host:
         self._changed.set()
 
     def _set_state(self, state: HostState) -> None:
-        had_changed = state.is_parked != self.state.is_parked or state.is_given_up or not state.is_probing
+        had_changed = state.is_paused != self.state.is_paused or state.is_given_up or not state.is_probing
         self.state = state
         self._hosts.update_counts(self)
         if had_changed:
@@ -109,13 +109,13 @@ class Hosts:
     """The hosts in use and those used recently; the least recently used are evicted.
 
     Args:
-        partition: number of concurrent requests to each host.
-        max_wait_s: maximum seconds to wait for parked hosts once all others are done.
+        partition: which share of the concurrent requests to a host this process may send.
+        max_wait_s: maximum seconds to wait for paused hosts once all others are done.
 
     Attributes:
-        num_waiting: number of links on parked hosts; waiting_labels: the same by label.
+        num_waiting: number of links on paused hosts; waiting_labels: the same by label.
         num_queued: number of links that wait for a request slot of another host.
-        deadline: monotonic time at which links on parked hosts fail; infinite while another host is in use.
+        deadline: monotonic time at which links on paused hosts fail; infinite while another host is in use.
     """
 
     def __init__(self, partition: Partition, max_wait_s: float) -> None:
@@ -123,7 +123,7 @@ class Hosts:
         self._max_wait_s = max_wait_s
         self._hosts: OrderedDict[str, Host] = OrderedDict()
         self._running: set[Host] = set()
-        self._parked: set[Host] = set()
+        self._paused: set[Host] = set()
         self.num_waiting = 0
         self.num_queued = 0
         self.waiting_labels: Counter[str] = Counter()
@@ -151,41 +151,41 @@ class Hosts:
 
     @property
     def blocking_hosts(self) -> list[str]:
-        """The parked hosts, if all hosts in use are parked; otherwise empty."""
+        """The paused hosts, if all hosts in use are paused; otherwise empty."""
         if self.deadline == math.inf:
             return []
-        return [name.rpartition(":")[0] for name, host in self._hosts.items() if host in self._parked]
+        return [name.rpartition(":")[0] for name, host in self._hosts.items() if host in self._paused]
 
     @property
     def waits_s(self) -> dict[str, float]:
         """Hosts that throttle requests for longer than the maximum wait, with the seconds until the next request."""
         now = time.monotonic()
         pauses = {
-            name.rpartition(":")[0]: round(host.state.parked_until - now)
+            name.rpartition(":")[0]: round(host.state.paused_until - now)
             for name, host in self._hosts.items()
-            if host.state.is_parked and host.state.rate is not None
+            if host.state.is_paused and host.state.rate is not None
         }
         return {name: pause_s for name, pause_s in pauses.items() if pause_s > max(1, self._max_wait_s)}
 
     def update_counts(self, host: Host) -> None:
         """Update the numbers of waiting and queued links after a change of `host`."""
-        waiting = host.users if host.state.is_parked else 0
+        waiting = host.users if host.state.is_paused else 0
         self.num_waiting += waiting - host.num_waiting
-        queued = 0 if host.state.is_parked else max(0, host.users - host.per_host)
+        queued = 0 if host.state.is_paused else max(0, host.users - host.per_host)
         self.num_queued += queued - host.num_queued
         host.num_waiting, host.num_queued = waiting, queued
         if waiting or host.waiting_labels:
             self.waiting_labels.subtract(host.waiting_labels)
             host.waiting_labels = +host.labels if waiting else Counter()
             self.waiting_labels.update(host.waiting_labels)
-        for hosts, holds in ((self._parked, waiting > 0), (self._running, host.users > waiting)):
+        for hosts, holds in ((self._paused, waiting > 0), (self._running, host.users > waiting)):
             (hosts.add if holds else hosts.discard)(host)
-        if self._running or not self._parked:
+        if self._running or not self._paused:
             self.deadline = math.inf
         elif self.deadline == math.inf:
             self.deadline = time.monotonic() + self._max_wait_s
-            for parked in self._parked:
-                parked.notify_waiting()
+            for paused in self._paused:
+                paused.notify_waiting()
 
     def _evict_least_recent(self) -> None:
         while len(self._hosts) > _REMEMBERED:

@@ -1,10 +1,10 @@
 """When a request may be sent to a host: its state as a value, and state transitions; no clock, no sockets.
 
-- An unreachable host is parked: its links wait, and single requests at growing intervals (probes) detect when it
+- An unreachable host is paused: its links wait, and single requests at growing intervals (probes) detect when it
   responds again.
-- 429 and 503 park it for the time in Retry-After, or briefly, and lower its rate by a tenth; the rate then grows
+- 429 and 503 pause it for the time in Retry-After, or briefly, and lower its rate by a tenth; the rate then grows
   linearly (additive increase, multiplicative decrease).
-- A host that refuses consecutive links is parked too: it blocks us, or requires a login.
+- A host that refuses consecutive links is paused too: it blocks us, or requires a login.
 - A host that has never responded, or only refuses, is given up after half a minute.
 """
 
@@ -16,10 +16,10 @@ from functools import partial
 
 from mlimages.core import Reason
 
-FAILURES_UNTIL_PARKED = 5
+FAILURES_UNTIL_PAUSED = 5
 """Number of consecutive links that timed out or were reset; a single one may be the fault of the link."""
 
-REFUSALS_UNTIL_PARKED = 5
+REFUSALS_UNTIL_PAUSED = 5
 """Number of consecutive links with 401, 403 or a web page after which the host is considered refusing."""
 
 FIRST_PROBE_S = 1.0
@@ -54,8 +54,8 @@ class HostState:
     Attributes:
         failing: links that failed consecutively, without a response in between.
         refusals: number of consecutive refusals.
-        is_parked: only probes are sent, from `parked_at` at least until `parked_until`. is_probing: one is in flight.
-        pauses: how many times in a row the host was parked or a probe failed.
+        is_paused: only probes are sent, from `paused_at` at least until `paused_until`. is_probing: one is in flight.
+        pauses: how many times in a row the host was paused or a probe failed.
         gives_up_at: when to stop probing a host that has never responded or only refuses.
         is_given_up: its links fail without a request.
         rate: maximum requests per second; None: unlimited. is_ramping: it grows by one with each response, between the
@@ -68,10 +68,10 @@ class HostState:
     has_responded: bool = False
     failing: frozenset[str] = frozenset()
     refusals: int = 0
-    is_parked: bool = False
+    is_paused: bool = False
     is_probing: bool = False
-    parked_at: float = -math.inf
-    parked_until: float = -math.inf
+    paused_at: float = -math.inf
+    paused_until: float = -math.inf
     pauses: int = 0
     gives_up_at: float = math.inf
     is_given_up: bool = False
@@ -87,27 +87,27 @@ def seconds_until_request(state: HostState, now: float, deadline: float) -> floa
     """Return the seconds until the next request may be sent (0: now), or None if the host is given up.
 
     Args:
-        deadline: when to stop waiting for parked hosts.
+        deadline: when to stop waiting for paused hosts.
     """
     if state.is_given_up:
         return None
-    if not state.is_parked:
+    if not state.is_paused:
         return max(0.0, state.next_at - now)
     deadline = min(deadline, state.gives_up_at)
     if state.is_probing:
         return deadline - now if now < deadline else None
-    if max(now, state.parked_until) > deadline or now == deadline:
+    if max(now, state.paused_until) > deadline or now == deadline:
         return None
-    return max(0.0, state.parked_until - now)
+    return max(0.0, state.paused_until - now)
 
 
 def after_request(state: HostState, now: float) -> HostState:
     """Return the state after a request was sent."""
-    if not (state.rate or state.is_parked or state.is_probing):  # most hosts need no state
+    if not (state.rate or state.is_paused or state.is_probing):  # most hosts need no state
         return state
     interval = 1 / state.rate if state.rate else 0.0
     next_at = max(state.next_at, now - _LATE_S) + interval
-    return replace(state, is_probing=state.is_parked, next_at=next_at)
+    return replace(state, is_probing=state.is_paused, next_at=next_at)
 
 
 def after_response(state: HostState, now: float, *, requested_at: float, is_redirect: bool = False) -> HostState:
@@ -122,62 +122,62 @@ def after_response(state: HostState, now: float, *, requested_at: float, is_redi
     responded = partial(
         replace, state, has_responded=True, gives_up_at=gives_up_at, served_per_s=served_per_s, served_at=now
     )
-    if requested_at < state.parked_at:  # sent before the host was parked
+    if requested_at < state.paused_at:  # sent before the host was paused
         return responded()
     rate = state.rate
     if rate is not None and rate < 2 * served_per_s:  # otherwise it is not the bottleneck
         rate += 1.0 if state.is_ramping else max(INCREASE_PER_S / state.parts / rate, INCREASE)
     if is_redirect and state.refusals:
         return responded(rate=rate, is_probing=False)
-    return responded(failing=frozenset(), refusals=0, is_parked=False, is_probing=False, pauses=0, rate=rate)
+    return responded(failing=frozenset(), refusals=0, is_paused=False, is_probing=False, pauses=0, rate=rate)
 
 
 def after_refusal(state: HostState, now: float, *, requested_at: float) -> HostState:
     """Return the state after a refusal (401, 403 or a web page) of a request sent at `requested_at`."""
-    if requested_at < state.parked_at:
+    if requested_at < state.paused_at:
         return state
     state = replace(state, refusals=state.refusals + 1, failing=frozenset(), has_responded=True)
-    if state.refusals < REFUSALS_UNTIL_PARKED:
-        return replace(state, is_parked=False, is_probing=False, gives_up_at=math.inf)
+    if state.refusals < REFUSALS_UNTIL_PAUSED:
+        return replace(state, is_paused=False, is_probing=False, gives_up_at=math.inf)
     gives_up_at = min(state.gives_up_at, now + NEVER_RESPONDED_S)
-    return replace(_park(state, now, FIRST_PROBE_S), gives_up_at=gives_up_at)
+    return replace(_pause(state, now, FIRST_PROBE_S), gives_up_at=gives_up_at)
 
 
 def after_throttling(state: HostState, now: float, *, requested_at: float, retry_after_s: float | None) -> HostState:
     """Return the state after 429 or 503 in response to a request sent at `requested_at`."""
     asks_until = -math.inf if retry_after_s is None else now + max(retry_after_s, MIN_PAUSE_S)
-    if requested_at < state.parked_at:  # sent before we knew
-        return replace(state, parked_until=max(state.parked_until, asks_until))
-    lowered = state if state.is_parked else _lower_rate(state, now)
+    if requested_at < state.paused_at:  # sent before we knew
+        return replace(state, paused_until=max(state.paused_until, asks_until))
+    lowered = state if state.is_paused else _lower_rate(state, now)
     first_pause_s = FIRST_PAUSE_S if retry_after_s is None else 0.0
-    parked = _park(replace(lowered, has_responded=True, gives_up_at=math.inf), now, first_pause_s)
-    return replace(parked, parked_until=max(parked.parked_until, asks_until), failing=frozenset())
+    paused = _pause(replace(lowered, has_responded=True, gives_up_at=math.inf), now, first_pause_s)
+    return replace(paused, paused_until=max(paused.paused_until, asks_until), failing=frozenset())
 
 
 def after_failure(state: HostState, now: float, *, requested_at: float, link: str, reason: Reason) -> HostState:
     """Return the state after a request for `link`, sent at `requested_at`, got no response."""
-    if requested_at < state.parked_at:  # sent before we knew
+    if requested_at < state.paused_at:  # sent before we knew
         return state
-    failing = state.failing if len(state.failing) >= FAILURES_UNTIL_PARKED else state.failing | {link}
+    failing = state.failing if len(state.failing) >= FAILURES_UNTIL_PAUSED else state.failing | {link}
     state = replace(state, failing=failing)
-    has_many = len(failing) >= FAILURES_UNTIL_PARKED
+    has_many = len(failing) >= FAILURES_UNTIL_PAUSED
     if reason in _LASTING:
         return replace(state, is_given_up=has_many)
-    if not (state.is_parked or has_many or reason in _UNREACHABLE):
+    if not (state.is_paused or has_many or reason in _UNREACHABLE):
         return state
     patient = state.has_responded or reason is Reason.NAME_SERVER
     gives_up_at = math.inf if patient else min(state.gives_up_at, requested_at + NEVER_RESPONDED_S)
-    return replace(_park(state, now, FIRST_PROBE_S), gives_up_at=gives_up_at)
+    return replace(_pause(state, now, FIRST_PROBE_S), gives_up_at=gives_up_at)
 
 
-def _park(state: HostState, now: float, first_pause_s: float) -> HostState:
+def _pause(state: HostState, now: float, first_pause_s: float) -> HostState:
     pause_s = min(MAX_PAUSE_S, first_pause_s * 2**state.pauses)
     return replace(
         state,
-        is_parked=True,
+        is_paused=True,
         is_probing=False,
-        parked_at=now,
-        parked_until=now + pause_s,
+        paused_at=now,
+        paused_until=now + pause_s,
         pauses=min(state.pauses + 1, 10),
     )
 

@@ -46,7 +46,7 @@ def repair_head(head: bytes) -> bytes:
 
 
 class LenientResponseHandler(ResponseHandler):
-    """aiohttp's response parser, with each head passed on complete and repaired."""
+    """aiohttp's response parser; it gets each response head in one piece, with malformed lines repaired."""
 
     _head: bytes | None = None
 

@@ -24,19 +24,20 @@ from mlimages.gathering.store.stored_shards import StoredShards
 _ANY_CLASS = "\0"
 
 
-def corrected_class(named: Collection[str], stored: Collection[str]) -> str | None:
+def corrected_class(listed_classes: Collection[str], stored_classes: Collection[str]) -> str | None:
     """Return the class to which the image of a link is to be moved; None if its class was not corrected.
 
     Args:
-        named: classes for which the list names the link.
-        stored: classes under which the folder has its image.
+        listed_classes: classes for which the list contains the link.
+        stored_classes: classes whose folders contain its image.
 
     Example:
         >>> corrected_class({"dog"}, {"cat"})
         'dog'
         >>> corrected_class({"dog", "cat"}, {"cat"})  # a conflict
     """
-    return next(iter(named)) if len(named) == len(stored) == 1 and set(named) != set(stored) else None
+    is_corrected = len(listed_classes) == len(stored_classes) == 1 and set(listed_classes) != set(stored_classes)
+    return next(iter(listed_classes)) if is_corrected else None
 
 
 @dataclass(frozen=True, slots=True)

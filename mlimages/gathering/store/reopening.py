@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import replace
 
 from mlimages.core import OPEN_REASONS, FetchResult, InputError, Reason
-from mlimages.gathering.download.host_state import REFUSALS_UNTIL_PARKED
+from mlimages.gathering.download.host_state import REFUSALS_UNTIL_PAUSED
 from mlimages.gathering.download.reasons import REFUSING
 from mlimages.gathering.links import host_of
 from mlimages.gathering.options import GatherOptions
@@ -87,7 +87,7 @@ class ConsecutiveRefusals:
 
     def correct_row(self, key: int, row: FetchResult) -> FetchResult:
         """Count a row and return it, as not final if its host refuses consecutive links."""
-        if row.reason in REFUSING and self._counts[host_of(row.url)] + 1 >= REFUSALS_UNTIL_PARKED:
+        if row.reason in REFUSING and self._counts[host_of(row.url)] + 1 >= REFUSALS_UNTIL_PAUSED:
             row = replace(row, final=False)
         self.count(key, row)
         return row
@@ -110,5 +110,5 @@ class ConsecutiveRefusals:
 
     def wrongly_final_keys(self) -> set[int]:
         """Return the keys of the rows that were written as final although their host refused consecutive links."""
-        hosts = (host for host in self._final if self._counts[host] >= REFUSALS_UNTIL_PARKED)
+        hosts = (host for host in self._final if self._counts[host] >= REFUSALS_UNTIL_PAUSED)
         return {key for host in hosts for key in self._final[host]}

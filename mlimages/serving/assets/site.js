@@ -42,7 +42,7 @@ async function checkProbe() {
   const found = await run(Uint8Array.from(atob(pixels), letter => letter.charCodeAt(0)), width, height);
   const largest = Math.max(...logits.map(Math.abs), 1e-6);
   if (!logits.every((want, n) => Math.abs(found.logits[n] - want) <= tolerance * largest)) {
-    throw new Error("this browser does not compute the model as it was exported");
+    throw new Error("the results in this browser differ from those of the exported model: try another browser");
   }
 }
 
