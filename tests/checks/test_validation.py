@@ -21,6 +21,7 @@ from mlimages.checks import (
     decodable_images,
     duplicate_groups,
     near_duplicates,
+    run_checks,
     write_outcome,
 )
 from mlimages.checks.cache import ExaminedImage, FactsCache
@@ -28,7 +29,7 @@ from mlimages.checks.image_facts import examine, facts_table
 from mlimages.checks.image_table import ImageTable
 from mlimages.checks.leaks import find_groups
 from mlimages.checks.near_duplicates import ORIENTATIONS, Orientation, near_duplicate_pairs, perceptual_hashes
-from mlimages.core import ImageError, LabeledPath, LabelFileError
+from mlimages.core import ImageError, LabeledPath, LabelFileError, NoProgress
 from mlimages.images import load_rgb
 from mlimages.labels import LabelFile, formats, label_file, read_paths, split, write_label_file
 from tests.checks.leaks import false_groups, found_share, plant_leaks
@@ -176,8 +177,6 @@ def test_each_oddity_has_its_code_and_is_kept(tmp_path: Path, code: Code) -> Non
 
 
 def test_a_turned_image_is_measured_upright_once_in_every_format(tmp_path: Path) -> None:
-    from mlimages.checks.image_facts import examine
-
     upright, stored = scene(1), scene(1).transpose(Image.Transpose.ROTATE_90)
     want = examine(encoded(upright, "PNG"), max_pixels=10**6)
     for form in ("PNG", "TIFF", "WEBP"):
@@ -343,8 +342,6 @@ def test_a_small_class_beside_a_large_one_is_named(tmp_path: Path) -> None:
 
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Counts what is really decoded from here on."""
-    from mlimages.checks import run_checks
-
     seen: list[int] = []
     examine = run_checks.examine
 
@@ -396,9 +393,6 @@ def test_a_file_replaced_with_its_size_and_time_kept_is_seen(tmp_path: Path, mon
 
 
 def test_an_interrupted_check_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mlimages.checks import run_checks
-    from mlimages.core import NoProgress
-
     class Interrupting(NoProgress):
         def advance(self, count: int = 1, **figures: object) -> None:
             raise KeyboardInterrupt
@@ -557,6 +551,30 @@ class MadeUp:
                 ExaminedImage(self._rng.bytes(32), self._facts._replace(thumb=self._rng.bytes(256)).pack())
                 for _ in paths
             ]
+
+
+@pytest.mark.parametrize(
+    ("workers", "chunk_size", "size"),
+    [(1, 1, 4), (1, 64, 4), (1, 127, 4), (1, 128, 8), (2, 64, 8), (3, 64, 12), (4, 64, 16), (5, 64, 16), (99, 64, 16)],
+)
+def test_more_images_are_looked_up_at_once_for_more_workers_up_to_a_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, chunk_size: int, size: int
+) -> None:
+    advanced: list[int] = []
+
+    class Noting(NoProgress):
+        def advance(self, count: int = 1, **figures: object) -> None:
+            advanced.append(count)
+
+    assert (run_checks.BATCH, run_checks.MAX_BATCH) == (256, 16_384)
+    monkeypatch.setattr(run_checks, "BATCH", 4)
+    monkeypatch.setattr(run_checks, "MAX_BATCH", 16)
+    pool = MadeUp()
+    pool.workers, pool.chunk_size = workers, chunk_size
+    (tmp_path / "labels.txt").write_text("".join(f"{number}.jpg 0\n" for number in range(50)))
+    report = check([tmp_path / "labels.txt"], pool=pool, progress=Noting())
+    assert advanced == [size] * (50 // size) + [50 % size] * (50 % size > 0)
+    assert len({digest.tobytes() for digest in report.digests}) == 50
 
 
 def test_a_check_takes_at_most_400_bytes_an_image(tmp_path: Path) -> None:

@@ -219,3 +219,29 @@ def test_damage_behind_the_first_frame_does_not_make_an_image_animated() -> None
             raise OSError("truncated")
 
     assert decoding._is_animated(Damaged()) is False
+
+
+def test_a_format_whose_library_pillow_lacks_is_named_unless_another_plugin_reads_the_data(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def lacks(prefix: bytes) -> str | bool:
+        return (
+            "image file could not be identified because WEBP support not installed"
+            if prefix[8:12] == b"WEBP"
+            else False
+        )
+
+    webp, png = (saved(made_image(6, 4), form) for form in ("WEBP", "PNG"))
+    monkeypatch.setitem(Image.OPEN, "WEBP", (Image.OPEN["WEBP"][0], lacks))
+    assert identify(png).format == "PNG"
+    with pytest.raises(ImageError, match=r"Pillow cannot decode the format \(.*WEBP support not installed\)") as error:
+        identify(webp)
+    assert error.value.fault is Fault.UNREADABLE
+
+
+def test_exif_that_pillow_cannot_read_leaves_an_image_as_it_is() -> None:
+    class Odd(Image.Image):
+        def getexif(self) -> Image.Exif:
+            raise ValueError("odd")
+
+    assert decoding._exif_orientation(Odd()) == 1
