@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,6 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
 
 from mlimages import images
 from mlimages.core import ExportError, Preprocessing
@@ -136,6 +139,26 @@ class _NetworkWithOutputs(nn.Module):
         return *outputs, self.score(features.mean((2, 3)) if features.ndim == 4 else features.flatten(1))
 
 
+class _FourDimensionalAttention(TorchFunctionMode):
+    """Computes attention between more than four dimensions (Hiera) with four: torch.onnx converts no other."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is scaled_dot_product_attention:
+            return _attention(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **options: Any) -> Tensor:
+    if query.ndim <= 4:
+        return scaled_dot_product_attention(query, key, value, attn_mask, **options)
+    if attn_mask is not None:
+        attn_mask = attn_mask.expand(*query.shape[:-1], key.shape[-2]).flatten(1, -3)
+    q, k, v = (tensor.flatten(1, -3) for tensor in (query, key, value))  # (N, ..., tokens, D) to (N, heads, tokens, D)
+    return scaled_dot_product_attention(q, k, v, attn_mask, **options).reshape(*query.shape[:-1], -1)
+
+
 def write_onnx(
     trained: TrainedNetwork,
     out: Path,
@@ -193,7 +216,7 @@ def _to_onnx(trained: TrainedNetwork, path: Path, *, network_only: bool, tempera
         outputs.append(KNOWN)
         hook = trained.network.get_submodule(trained.known.head).register_forward_pre_hook(module.record_head_input)
     math = sdpa_kernel(SDPBackend.MATH)  # the strides of other kernels are lost where torch.onnx decomposes them (BEiT)
-    with hook, math, warnings.catch_warnings():
+    with hook, math, _FourDimensionalAttention(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.onnx uses deprecated parts of torch
         try:
             program = torch.onnx.export(

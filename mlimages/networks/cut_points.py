@@ -83,6 +83,7 @@ class FeatureHooks:
         self._inputs: dict[str, Tensor] = {}
         self._consumers = [point.consumer for point in cut_points]
         self._hooks = [_record_input(network.get_submodule(path), path, self._inputs) for path in self._consumers]
+        self._hooks.append(network.register_forward_pre_hook(self._record_count))
 
     def __enter__(self) -> FeatureHooks:
         return self
@@ -94,9 +95,13 @@ class FeatureHooks:
     def features(self) -> Tensor:
         """Return the features of the last batch, concatenated over the cut points: float32 `(N, sum of
         num_features)`."""
-        features = torch.cat([self._inputs[path] for path in self._consumers], dim=1)
+        inputs = [self._inputs[path] for path in self._consumers]
+        by_image = [x.reshape(self._count, -1, x.shape[1]).mean(dim=1) for x in inputs]  # a layer may see windows
         self._inputs.clear()
-        return features
+        return torch.cat(by_image, dim=1)
+
+    def _record_count(self, network: nn.Module, args: tuple[Tensor, ...]) -> None:
+        self._count = len(args[0])
 
 
 def _record_input(module: nn.Module, path: str, inputs: dict[str, Tensor]) -> torch.utils.hooks.RemovableHandle:

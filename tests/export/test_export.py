@@ -85,21 +85,23 @@ def test_torch_onnx_runtime_and_openvino_answer_the_same_for_every_kind_of_netwo
 class Attention(nn.Module):
     """Attention between four patches with a bias for their relative position, as in BEiT."""
 
-    def __init__(self) -> None:
+    def __init__(self, *heads: int) -> None:
         super().__init__()
-        self.biases = nn.Parameter(torch.randn(7, 2))  # of two heads
+        self.heads, self.biases = heads, nn.Parameter(torch.randn(7, *heads))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = nn.functional.adaptive_avg_pool2d(x, (4, 8)).permute(0, 2, 3, 1).reshape(-1, 4, 2, 12).transpose(1, 2)
+        x = nn.functional.adaptive_avg_pool2d(x, (4, 8)).permute(0, 2, 3, 1).reshape(-1, 4, *self.heads, 6)
+        x = x.movedim(1, -2)  # (N, *heads, 4, 6)
         offsets = torch.arange(4)[:, None] - torch.arange(4) + 3
-        bias = self.biases[offsets].permute(2, 0, 1).unsqueeze(0)  # (1, 2, 4, 4)
-        x = nn.functional.scaled_dot_product_attention(x, x, x, attn_mask=bias)  # (N, 2, 4, 12)
-        return x.transpose(1, 2).reshape(x.shape[0], 4, 24).mean(1)[:, :3]
+        bias = self.biases[offsets].movedim((0, 1), (-2, -1)).unsqueeze(0)  # (1, *heads, 4, 4)
+        x = nn.functional.scaled_dot_product_attention(x, x, x, attn_mask=bias)
+        return x.movedim(-2, 1).reshape(x.shape[0], 4, 24).mean(1)[:, :3]
 
 
-def test_attention_with_a_bias_is_exported(tmp_path: Path) -> None:
+@pytest.mark.parametrize("heads", [(4,), (2, 2)])
+def test_attention_with_a_bias_is_exported(heads: tuple[int, ...], tmp_path: Path) -> None:
     torch.manual_seed(0)
-    attention = replace(channels(ImageProperty(32)), network=Attention().eval())
+    attention = replace(channels(ImageProperty(32)), network=Attention(*heads).eval())
     bundle = export_network(attention, tmp_path / "model.onnx", validation=made_images(tmp_path / "images", 3))
     assert bundle.provenance.parity is not None
     assert bundle.provenance.parity.count == 3

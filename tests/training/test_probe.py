@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from mlimages.cli import main as cli
 from mlimages.core import InputError, ModelError, Share, cache_dir, wilson_interval
 from mlimages.labels import LabelFile, label_dir_auto
-from mlimages.networks import FeatureHooks, build_model, find_cut_points
+from mlimages.networks import CutPoint, FeatureHooks, build_model, find_cut_points
 from mlimages.reports import CutScore, ModelScore, ModelScores, ProbeResult, best_first
 from mlimages.reports import probe_lines as lines_of
 from mlimages.training import extract_features, probe_cuts, probing
@@ -50,6 +50,29 @@ def test_a_cut_gives_what_the_next_layer_takes_in_averaged_over_positions() -> N
     assert rows.shape == (4, sum(cut.num_features for cut in cuts))
     assert torch.allclose(rows[:, :6], first.mean(dim=(2, 3)))
     assert not any(module._forward_pre_hooks for module in model.network.modules())
+
+
+class Windows(nn.Module):
+    """Applies a layer to the four quarters of each image, which it stacks along the batch (Hiera, Swin)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.head = nn.Conv2d(3, 5, 1), nn.Linear(5, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        quarters = x.unflatten(3, (2, 4)).unflatten(2, (2, 4)).permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
+        y: torch.Tensor = self.head(self.inner(quarters).mean(dim=(2, 3)).unflatten(0, (-1, 4)).mean(dim=1))
+        return y
+
+
+def test_the_features_of_a_layer_that_takes_windows_are_averaged_over_those_of_an_image() -> None:
+    x, network = torch.rand(3, 3, 8, 8), Windows()
+    cuts = (CutPoint("input", "inner", 3), CutPoint("inner", "head", 5))
+    with FeatureHooks(network, cuts) as hooks, torch.no_grad():
+        network(x)
+        rows = hooks.features()
+        assert torch.allclose(rows[:, :3], x.mean(dim=(2, 3)), atol=1e-6)
+        assert torch.allclose(rows[:, 3:], network.inner(x).mean(dim=(2, 3)), atol=1e-6)
 
 
 @pytest.fixture
