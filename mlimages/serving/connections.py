@@ -21,6 +21,9 @@ BACKLOG = 32
 _RESERVED = 5 * BACKLOG
 """File descriptors kept for files and for rejected connections, which are closed some turns of the loop later."""
 
+MIN_IDLE_S = 1.0
+"""A connection without a request for this long is closed where a new one would exceed the limit."""
+
 
 def max_connections() -> int:
     """Return the number of connections that the limit on file descriptors allows, at most 1,000."""
@@ -33,7 +36,7 @@ def max_connections() -> int:
 
 
 class ConnectionLimiter:
-    """Protocol factory that rejects new connections beyond a limit.
+    """Protocol factory that closes idle connections, or rejects new ones, beyond a limit.
 
     Args:
         server: aiohttp's server, whose connections are counted.
@@ -46,7 +49,7 @@ class ConnectionLimiter:
         self._logged = -LOG_EVERY_S
 
     def __call__(self) -> asyncio.Protocol:
-        if len(self._server.connections) >= self._limit:
+        if len(self._server.connections) >= self._limit and not self._close_longest_idle():
             self._log_refusal()
             return _RefusingProtocol()
         protocol = _Connection(
@@ -71,6 +74,17 @@ class ConnectionLimiter:
             waited_s = now - self._touched[connection]
             if connection not in self._service.in_flight and waited_s > self._service.settings.idle_timeout_s:
                 connection.force_close()
+
+    def _close_longest_idle(self) -> bool:
+        """Close the connection that has been idle longest; return False if none has been for `MIN_IDLE_S`."""
+        now = time.monotonic()
+        idle = [each for each in self._server.connections if each not in self._service.in_flight]
+        longest = min(idle, key=lambda each: self._touched.get(each, now), default=None)
+        if longest is None or now - self._touched.get(longest, now) < MIN_IDLE_S:
+            return False
+        longest.force_close()
+        self.mark_active(longest)  # it is listed until the next turn of the loop
+        return True
 
     def _log_refusal(self) -> None:
         now = time.monotonic()

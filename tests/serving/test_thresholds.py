@@ -94,6 +94,23 @@ def status_of_waiting(idle_s: float) -> int:
     return [*ends, 200][0]
 
 
+@pytest.mark.parametrize(("idle_s", "makes_room"), [(0.99, False), (1.0, True), (1.01, True)])
+@pytest.mark.parametrize("is_busy", [False, True])
+def test_the_longest_idle_connection_makes_room(idle_s: float, makes_room: bool, is_busy: bool) -> None:
+    ended, newer, older = [], Mock(), Mock(force_close=lambda: ended.append("older"))
+    service = SimpleNamespace(in_flight={older} if is_busy else set())
+    server = SimpleNamespace(connections=[newer, older])
+    limiter = ConnectionLimiter(cast(Any, server), cast(Service, service), limit=2)
+    with pytest.MonkeyPatch.context() as patch:
+        for now_s, connection in ((0.0, older), (0.5, newer)):
+            patch.setattr("time.monotonic", lambda now_s=now_s: now_s)
+            limiter.mark_active(connection)
+        patch.setattr("time.monotonic", lambda: idle_s)
+        assert limiter._close_longest_idle() is (makes_room and not is_busy)
+        assert ended == ["older"] * (makes_room and not is_busy)
+        assert not limiter._close_longest_idle()  # until the next turn of the loop lists it no more
+
+
 @pytest.mark.parametrize(
     ("measured", "values", "expected"),
     [
