@@ -130,7 +130,7 @@ def main() -> NoReturn:
     escape_unprintable_output()
     repeat_lost_interrupts()
     if not is_utf8:
-        text = "cannot read or write names with characters that the encoding of the locale lacks"
+        text = "file names with characters outside the encoding of the locale can be neither read nor written"
         print(f"mlimages: {text}: {UTF8_ADVICE}", file=sys.stderr)
     if "WORLD_SIZE" in os.environ:
         signal.signal(signal.SIGTERM, _exit_on_sigterm)

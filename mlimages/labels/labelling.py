@@ -315,7 +315,9 @@ def _split_labels(
     paths = [item.path for item in labels]
     groups = groups_by_pattern(paths, options.group)
     if not groups:
-        raise InputError(f"--group {options.group} matches none of the {len(paths)} paths ({paths[0]} ...): correct it")
+        raise InputError(
+            f"--group {options.group} matches none of the {len(paths)} paths ({paths[0]} ...): correct the expression"
+        )
     found = counted(len(set(groups.values())), "group")
     note(f"--group: {found}; {options.group} matches {len(groups)} of {len(paths)} paths")
     return labels.split(options.split, seed=options.seed, groups=groups, contents=groups)

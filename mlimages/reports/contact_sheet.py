@@ -126,7 +126,7 @@ def draw_sheet(
         return rows
     if (run := RunFiles(source)).config.exists() and run.metrics.exists():
         raise InputError(
-            f"{source} is a run folder: open {source / 'report.html'}, or draw feature maps with "
+            f"{source} is a run folder: open {run.report}, or draw feature maps with "
             + command("show", source, "IMAGE", "--layer", "NAME")
         )
     with present_content(source):

@@ -50,8 +50,8 @@ class RunFiles:
         data = (self.classes, self.train, self.val, self.mean_image)
         training = (self.metrics, self.state, self.best, self.last)
         ends = (self.predictions, self.result, self.known, self.onnx)
-        notes = ("left_out.tsv", "suspects.tsv", "curves.png", "confusion.png", "report.html")
-        return (*data, *training, *ends, *(self.folder / name for name in notes))
+        notes = ("left_out.tsv", "suspects.tsv", "curves.png", "confusion.png")
+        return (*data, *training, *ends, *(self.folder / name for name in notes), self.report)
 
     @property
     def config(self) -> Path:
@@ -114,6 +114,11 @@ class RunFiles:
         """Parameters of the output `known` (similarity to the training images), and the thresholds of prediction
         sets."""
         return self.folder / "known.safetensors"
+
+    @property
+    def report(self) -> Path:
+        """HTML page with the curves, mistakes and settings."""
+        return self.folder / "report.html"
 
     @property
     def onnx(self) -> Path:

@@ -155,7 +155,7 @@ class FineTuneResult:
 def finished_result(
     files: RunFiles, *, export: bool, network: nn.Module | None = None, progress: Progress
 ) -> FineTuneResult:
-    """Read the result of a finished run; with `export`, write a missing `model.onnx` and its plots.
+    """Read the result of a finished run; with `export`, write a missing `model.onnx` or report.
 
     Raises:
         RunError: `result.json` is corrupt.
@@ -165,9 +165,17 @@ def finished_result(
         files.folder,
         command("finetune", "--resume", files.folder, "--epochs", "N"),
     )
-    if export and distributed.is_main_process() and not files.onnx.exists():
-        export_run(files.folder, files.onnx, network=network, overwrite=True, progress=progress)
-        draw_plots(files.folder, progress=progress)
+    if export and distributed.is_main_process() and not (files.onnx.exists() and files.report.exists()):
+        with files.lock():
+            if not files.onnx.exists():
+                files.remove_temporary_files()  # of an export that was killed
+                export_run(files.folder, files.onnx, network=network, overwrite=True, progress=progress)
+            draw_plots(files.folder, progress=progress)
+            _write_result(_read_result(files), files)
+    return _read_result(files)
+
+
+def _read_result(files: RunFiles) -> FineTuneResult:
     try:
         return FineTuneResult.from_dict(json.loads(files.result.read_text(encoding="utf-8")), files)
     except (KeyError, TypeError, ValueError) as error:

@@ -391,7 +391,7 @@ def test_a_locale_that_lacks_characters_of_file_names_is_said_and_no_traceback(
     assert done.returncode == code
     first, *rest = done.stderr.splitlines()
     assert first.startswith(
-        "mlimages: cannot read or write names with characters that the encoding of the locale lacks: use"
+        "mlimages: file names with characters outside the encoding of the locale can be neither read nor written: use"
     )
     assert said in "".join(rest)
     assert "Traceback" not in done.stderr

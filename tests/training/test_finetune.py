@@ -318,6 +318,20 @@ def test_a_run_whose_network_cannot_be_exported_keeps_its_results(colours: Path)
     assert load_run(run, network=OfItsContents()).class_names == tuple(COLOURS)
 
 
+@pytest.mark.parametrize("missing", ["model.onnx", "report.html"])
+def test_the_same_command_finishes_an_export_that_was_killed(colours: Path, missing: str) -> None:
+    config = config_for(colours, epochs=1)
+    whole = fine_tune(config)
+    written = (whole.run / "result.json").read_text()
+    (whole.run / "result.json").write_text(json.dumps({**json.loads(written), "onnx": None}))
+    (whole.run / ".export.killed").mkdir()
+    (whole.run / missing).unlink()
+    assert fine_tune(config) == whole
+    assert (whole.run / "result.json").read_text() == written
+    assert (whole.run / missing).exists()
+    assert (whole.run / ".export.killed").exists() == (missing == "report.html")
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_the_recipes_of_tutorials_are_settings(colours: Path, optimizer: str) -> None:
     config = config_for(colours, optimizer=optimizer, lr=0.01, schedule="exponential:0.5", epochs=2)

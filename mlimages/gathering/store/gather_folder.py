@@ -281,7 +281,7 @@ class GatherFolder:
             self._count_row(key, row)
             if self._moves_corrected:
                 self._compared.add_row(key, row)
-            self.tally.changed += size not in (None, row.bytes)
+            self.tally.changed += size is not None and self._files.is_edited(row, size)
 
     def _size_of(self, row: FetchResult) -> int | None:
         """Return the size in bytes of the row's image; None if the row has none or the image is missing."""

@@ -10,6 +10,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
@@ -17,6 +18,9 @@ from mlimages.core import FetchResult, GatherError
 
 QUARANTINE = ".placeholders"
 """Folder of host placeholders, one copy each; hidden, so that label files do not include them."""
+
+_STORED_AFTER_S = 0.5
+"""Seconds from the last byte of a download until its file is written; the row's time is cut to tenths of a second."""
 
 
 class ImageStorage(Protocol):
@@ -31,6 +35,9 @@ class ImageStorage(Protocol):
 
     def size(self, path: str) -> int | None:
         """Return the size in bytes of the file at `path`; None if there is none."""
+
+    def is_edited(self, row: FetchResult, size: int) -> bool:
+        """Whether the image of a row, now of this size in bytes, was edited since it was stored."""
 
     def is_unchanged(self, path: str, sha256: str) -> bool:
         """Whether the file at `path` exists, not below a symbolic link, with these bytes."""
@@ -79,6 +86,12 @@ class StoredFiles:
             return os.stat(f"{self._folder}/{path}").st_size  # noqa: PTH116  # pathlib is slower than the call
         except OSError:
             return None
+
+    def is_edited(self, row: FetchResult, size: int) -> bool:
+        if size != row.bytes:
+            return True
+        is_newer = os.stat(f"{self._folder}/{row.path}").st_mtime > _stored_at(row)  # noqa: PTH116  # as in `size`
+        return is_newer and self.sha256(row.path or "") not in (None, row.sha256)
 
     def is_unchanged(self, path: str, sha256: str) -> bool:
         data = self._read(path)
@@ -162,3 +175,11 @@ def sync_path(path: str, sync: Callable[[int], object]) -> None:
             sync(handle)
         finally:
             os.close(handle)
+
+
+def _stored_at(row: FetchResult) -> float:
+    """Return the latest time at which a row's file was stored, in seconds since the epoch; 0 if the row has none."""
+    try:
+        return datetime.fromisoformat(row.fetched_at).timestamp() + row.elapsed_s + _STORED_AFTER_S
+    except ValueError:
+        return 0.0

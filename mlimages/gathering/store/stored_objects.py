@@ -78,6 +78,9 @@ class StoredObjects:
         row = self._sizes.execute("SELECT size FROM objects WHERE path = ?", (path,)).fetchone()
         return row[0] if row else None
 
+    def is_edited(self, row: FetchResult, size: int) -> bool:
+        return size != row.bytes
+
     def is_unchanged(self, path: str, sha256: str) -> bool:
         return self.sha256(path) == sha256
 

@@ -95,6 +95,9 @@ class StoredShards:
         self._listed.add(path.partition("/")[0])
         return member.size if (member := self._find_member(path)) else None
 
+    def is_edited(self, row: FetchResult, size: int) -> bool:
+        return size != row.bytes
+
     def is_unchanged(self, path: str, sha256: str) -> bool:
         return self.sha256(path) == sha256
 
