@@ -6,7 +6,8 @@ import json
 import tempfile
 import zlib
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from typing import IO
 
 from mlimages.core import ImageRef
@@ -35,7 +36,7 @@ async def interleave_hosts(
     """
     queues: OrderedDict[str, _HostQueue] = OrderedDict()
     in_memory, is_at_end, error = 0, False, None
-    with tempfile.TemporaryFile() as file:
+    with _temporary_file() as file:
         while queues or not is_at_end:
             for _ in range(0 if is_at_end else min(_READ_PER_LINK, max_in_memory - in_memory)):
                 try:
@@ -44,7 +45,8 @@ async def interleave_hosts(
                     is_at_end = True
                     error = error if isinstance(stopped, StopAsyncIteration) else stopped
                     break
-                queue = queues.setdefault(host_of(ref.url), _HostQueue(file, block))
+                if (queue := queues.get(host := host_of(ref.url))) is None:
+                    queue = queues[host] = _HostQueue(file, block)
                 in_memory -= queue.in_memory
                 queue.append(ref)
                 in_memory += queue.in_memory
@@ -57,6 +59,17 @@ async def interleave_hosts(
                     in_memory += queue.in_memory
     if error:
         raise error
+
+
+@contextmanager
+def _temporary_file() -> Iterator[IO[bytes]]:
+    """Open a temporary file; an error of it, such as a full disk, names its folder."""
+    try:
+        with tempfile.TemporaryFile() as file:
+            yield file
+    except OSError as error:
+        error.filename = error.filename or tempfile.gettempdir()
+        raise
 
 
 class _HostQueue:

@@ -3,6 +3,7 @@
 import asyncio
 import random
 import selectors
+import tempfile
 import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from functools import partial
@@ -77,6 +78,14 @@ def test_a_long_list_is_read_ahead_without_being_held_in_memory() -> None:
     assert {host for host, _ in found[2000:3000]} == set("abcdefgh")
     assert most_ahead > 30_000
     assert peak < 12e6  # of which 6 MB are the results; 40,000 links take 25 MB
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_is_an_error_that_names_the_temporary_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda: Path("/dev/full").open("r+b", buffering=64))  # noqa: SIM115
+    with pytest.raises(OSError, match="No space left on device") as stopped:
+        asyncio.run(yielded(["a"] * 5000, max_in_memory=400, block=200))
+    assert stopped.value.filename == tempfile.gettempdir()
 
 
 class VirtualTime(selectors.DefaultSelector):
