@@ -51,7 +51,7 @@ def test_each_group_is_in_each_part_for_about_its_share_of_the_seeds(classes: Se
     assert 0.17 < sum(found) / len(found) < 0.28
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=200)
 @given(
     classes=st.lists(st.lists(st.integers(1, 12), min_size=1, max_size=15), min_size=1, max_size=6),
     shares=st.sampled_from([(0.8, 0.2), (0.5, 0.5), (0.95, 0.05), (0.7, 0.2, 0.1), (0.8, 0.1, 0.1), (0.25,) * 4]),
@@ -86,7 +86,7 @@ def test_single_images_are_split_class_by_class(counts: list[int], seed: int) ->
 def test_one_more_image_moves_less_than_three_percent_of_the_validation_set(classes: Sequence[Sequence[int]]) -> None:
     items, groups = grouped(classes)
     moved = []
-    for seed in range(30):
+    for seed in range(60):
         before = {item.path for item in split(items, (0.8, 0.2), seed=seed, groups=groups)[1]}
         added = LabeledPath(Path(f"c{seed % len(classes)}/new{seed}.jpg"), seed % len(classes))
         after = {item.path for item in split([*items, added], (0.8, 0.2), seed=seed, groups=groups)[1]}
