@@ -17,7 +17,7 @@ LOG_EVERY_S = 60.0
 
 
 class LimitInvalidRequests(logging.Filter):
-    """Log what is not valid HTTP in one line without a traceback, one of them a minute: aiohttp logs all with one."""
+    """Log at most one invalid HTTP request a minute, in one line; aiohttp logs each with a traceback."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -24,7 +24,7 @@ _LINK_AND_CLASS = re.compile(rf"(https?://[^\s?]+?{IMAGES})\s+(\w[^:]*)", re.IGN
 
 
 def sniff_delimiter(lines: Sequence[str]) -> str | None:
-    """Return the one of `,;|` or space that separates the link from other text in every row, perhaps below a header.
+    """Return the delimiter (`,`, `;`, `|` or a space) between the link and other text in every row except a header.
 
     Links may contain these characters: a link before the delimiter must end in an image suffix.
     """

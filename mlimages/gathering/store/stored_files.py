@@ -40,7 +40,7 @@ class ImageStorage(Protocol):
         """Whether the image of a row, now of this size in bytes, was edited since it was stored."""
 
     def is_unchanged(self, path: str, sha256: str) -> bool:
-        """Whether the file at `path` exists, not below a symbolic link, with these bytes."""
+        """Whether the file at `path` has this SHA-256; False if it is missing, or only below a symbolic link."""
 
     def sha256(self, path: str) -> str | None:
         """Return the SHA-256 of the file at `path`; None if there is none, or only below a symbolic link."""
