@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -315,35 +315,53 @@ SERVE_IN_A_LITTLE_ROOM = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))
 from mlimages.inference import Predictor
-from mlimages.serving import ServerSettings, serve
-settings = ServerSettings(idle_timeout_s=float(sys.argv[2]))
+from mlimages.serving import ServerSettings, connections, serve
+connections.MIN_IDLE_S = float(sys.argv[2])
+settings = ServerSettings(idle_timeout_s=float(sys.argv[3]))
 serve(Predictor(sys.argv[1], workers=1), port=0, settings=settings, on_started=lambda url: print(url, flush=True))
 """
 
 
-@pytest.mark.parametrize("idle_timeout_s", ["3", "1e9"], ids=["idle ones are closed", "the longest idle makes room"])
-def test_idle_connections_shut_nobody_out_for_good(model: Path, tmp_path: Path, idle_timeout_s: str) -> None:
-    words = [sys.executable, "-c", SERVE_IN_A_LITTLE_ROOM, str(model), idle_timeout_s]
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=log, text=True)
+@contextmanager
+def idle_connections(
+    model: Path, log: Path, min_idle_s: str, idle_timeout_s: str
+) -> Iterator[tuple[int, list[socket.socket]]]:
+    """Serve in few file descriptors, and open more connections that send nothing: the port and the connections."""
+    words = [sys.executable, "-c", SERVE_IN_A_LITTLE_ROOM, str(model), min_idle_s, idle_timeout_s]
+    with log.open("w") as file:
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=file, text=True)
     idle = []
     try:
         assert process.stdout is not None
         port = int(process.stdout.readline().rsplit(":", 1)[1].strip("/\n"))
         idle = [socket.create_connection(("127.0.0.1", port), timeout=60) for _ in range(250)]
-        if idle_timeout_s == "1e9":
-            while status_of(port, "/healthz") != 200:
-                pass
-            assert idle[0].recv(64) == b""
-        else:
-            assert {connection.recv(4096)[:12] for connection in idle} == {b"", b"HTTP/1.1 503"}
-            assert status_of(port, "/healthz") == 200
+        yield port, idle
     finally:
         for connection in idle:
             connection.close()
         process.kill()
         process.communicate()
+
+
+def test_idle_connections_beyond_the_limit_are_refused_in_one_line_of_the_log(model: Path, tmp_path: Path) -> None:
+    with idle_connections(model, tmp_path / "log", min_idle_s="1e9", idle_timeout_s="1e9") as (port, idle):
+        answers = [connection.recv(4096)[:12] for connection in idle[-50:]]
+        assert status_of(port, "/healthz") == 503
+    assert set(answers) == {b"HTTP/1.1 503"}
     assert (tmp_path / "log").read_text().count("\n") == 1
+
+
+def test_idle_connections_are_closed_at_the_timeout(model: Path, tmp_path: Path) -> None:
+    with idle_connections(model, tmp_path / "log", min_idle_s="1e9", idle_timeout_s="3") as (port, idle):
+        assert {connection.recv(4096)[:12] for connection in idle} <= {b"", b"HTTP/1.1 503"}
+        assert status_of(port, "/healthz") == 200
+
+
+def test_the_longest_idle_connection_makes_room(model: Path, tmp_path: Path) -> None:
+    with idle_connections(model, tmp_path / "log", min_idle_s="0.01", idle_timeout_s="1e9") as (port, idle):
+        while status_of(port, "/healthz") != 200:
+            pass
+        assert idle[0].recv(64) == b""
 
 
 def test_beyond_this_machine_the_token_from_the_environment_is_asked(model: Path) -> None:
