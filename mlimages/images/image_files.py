@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
@@ -10,10 +12,13 @@ from pathlib import Path
 from mlimages.core import BrokenImage, Prediction, as_path, is_remote, present_content, read_file
 from mlimages.labels import IMAGE_SUFFIXES, all_images, folder_names, is_shard, shards_in
 
+logger = logging.getLogger(__name__)
+
 
 def find_images(sources: Iterable[Path]) -> Iterator[Path]:
     """Yield the files in `sources`, and the files with an image suffix in its folders, recursively, sorted.
 
+    Other files in a local folder are counted in a logged warning, except hidden ones.
     From a folder of shards, or a shard (`images-00000.tar`), the images that `label` reads are yielded.
     """
     for source in map(as_path, sources):
@@ -29,10 +34,17 @@ def find_images(sources: Iterable[Path]) -> Iterator[Path]:
             found = sorted(source.rglob("*"), key=str)
             yield from (path for path in found if path.suffix.lower() in IMAGE_SUFFIXES)
             continue
+        skipped: Counter[str] = Counter()
         for folder, inner, names in os.walk(source):
             inner[:] = sorted(name for name in inner if not name.startswith("."))
-            paths = (Path(folder, name) for name in sorted(names) if not name.startswith("."))
-            yield from (path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES)
+            for path in (Path(folder, name) for name in sorted(names) if not name.startswith(".")):
+                if (suffix := path.suffix.lower()) in IMAGE_SUFFIXES:
+                    yield path
+                else:
+                    skipped[suffix or "without a suffix"] += 1
+        if skipped:
+            counts = ", ".join(f"{count} {suffix}" for suffix, count in skipped.most_common(5))
+            logger.warning("%s: skipped files that are not images by their suffix: %s", source, counts)
 
 
 def copy_by_class(

@@ -19,7 +19,9 @@ def made(folder: Path, *names: str) -> Path:
     return folder
 
 
-def test_a_folder_holds_the_files_with_an_image_suffix_sorted_and_recursively_but_hidden_ones(tmp_path: Path) -> None:
+def test_a_folder_holds_the_files_with_an_image_suffix_sorted_and_recursively_but_hidden_ones(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = made(
         tmp_path / "photos", "b.JPG", "a.png", "z/2.webp", "z/1.tiff", "c/deep/er/x.gif", "notes.txt", "jpg",
         "a.jpg.part", ".hidden.jpg", ".git/a.jpg", "z/.thumbs/b.jpg",
@@ -33,6 +35,8 @@ def test_a_folder_holds_the_files_with_an_image_suffix_sorted_and_recursively_bu
         folder / ".hidden.jpg",
         *(folder / n for n in names[3:]),
     ]
+    skipped = "skipped files that are not images by their suffix"
+    assert caplog.messages == [f"{folder}: {skipped}: 1 .part, 1 without a suffix, 1 .txt"]
     assert list(find_images([])) == list(find_images([made(tmp_path / "none", "a.txt")])) == []
 
 
