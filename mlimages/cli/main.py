@@ -96,7 +96,7 @@ class _PackageFormatter(logging.Formatter):
 
 def _is_always_shown(record: logging.LogRecord) -> bool:
     """Whether a log record is shown without --verbose; Pillow's warnings and skipped images are not."""
-    shown = ("gathering", "core", "networks", "training", "export", "checks", "images.text")
+    shown = ("gathering", "core", "networks", "training", "export", "checks", "images.text", "images.image_files")
     return record.levelno >= logging.ERROR or f"{record.name}.".startswith(tuple(f"mlimages.{name}." for name in shown))
 
 

@@ -64,11 +64,13 @@ def test_a_broken_image_is_one_line_with_its_code_and_stops_nothing(
     model: Path, items: list[LabeledPath], run_cli: RunCli
 ) -> None:
     items[1].path.write_text("no image")
+    (items[0].path.parent / "photo").touch()
     done = run_cli("predict", model, "p", "none.jpg")
     lines = done.stdout.splitlines()
     assert len(lines) == 5
     assert lines[1].startswith("p/01.png: broken, not-an-image")
     assert lines[4].startswith("none.jpg: broken, missing")
+    assert "p: skipped files that are not images by their suffix: 1 without a suffix" in done.stderr
     assert run_cli("predict", model, "none.jpg", check=False).returncode == 1
 
 
