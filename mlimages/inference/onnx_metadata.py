@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -50,6 +51,28 @@ def open_session(path: Path) -> Any:
         raise BundleError(f"{path} cannot be read: {error.strerror}") from error
     except Exception as error:  # ONNX Runtime's errors share no base but Exception
         raise BundleError(f"{path} {_load_error_reason(error)}" + (f": {content}" if content else "")) from error
+
+
+def run_within(session: Any, outputs: Sequence[str], inputs: Mapping[str, Any], *, timeout_s: float) -> list[Any]:
+    """Run a session, and stop it after `timeout_s`: a graph can loop without end.
+
+    Raises:
+        TimeoutError: there is no result within `timeout_s`.
+        Exception: ONNX Runtime cannot run the graph.
+    """
+    options = ort.RunOptions()
+    options.log_severity_level = 4
+    timer = threading.Timer(timeout_s, setattr, (options, "terminate", True))
+    timer.start()
+    try:
+        results: list[Any] = session.run(outputs, inputs, options)
+        return results
+    except Exception:
+        if options.terminate:
+            raise TimeoutError(f"no result within {timeout_s:.0f} s") from None
+        raise
+    finally:
+        timer.cancel()
 
 
 def read_metadata(path: Path, session: Any) -> dict[str, str]:

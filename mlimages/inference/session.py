@@ -10,10 +10,13 @@ from numpy.typing import NDArray
 
 from mlimages.core import BundleError, ImageProperty
 from mlimages.inference.bundle import INPUT, KNOWN, LOGITS, PROBABILITIES, OnnxBundle, model_file
-from mlimages.inference.onnx_metadata import open_session, read_metadata
+from mlimages.inference.onnx_metadata import open_session, read_metadata, run_within
 
 Outputs = tuple[NDArray[np.float32], NDArray[np.float32]]
 """Logits and probabilities, each `(N, classes)`."""
+
+PROBE_TIMEOUT_S = 120.0
+"""Maximum time for one image when a file is opened; large networks need seconds."""
 
 
 class BundleSession:
@@ -57,7 +60,9 @@ class BundleSession:
         probe = self.bundle.probe
         image = np.frombuffer(probe.pixels, np.uint8).reshape(1, probe.height, probe.width, 3)
         try:
-            logits, probabilities = self.run_raw(image)
+            logits, probabilities = run_within(
+                self._session, [LOGITS, PROBABILITIES], {INPUT: image}, timeout_s=PROBE_TIMEOUT_S
+            )
         except Exception as error:  # ONNX Runtime's errors share no base but Exception
             raise BundleError(f"{self.bundle.path} cannot be run: {_first_line(error)}") from error
         expected = np.array([probe.logits], np.float32)  # (1, classes)

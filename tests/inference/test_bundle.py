@@ -14,6 +14,7 @@ from mlimages.inference import (
     Parity,
     ParityProbe,
     PredictionSets,
+    Predictor,
     Provenance,
     SingleLabel,
     data_path,
@@ -201,3 +202,41 @@ def test_a_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
 def test_weights_in_place_of_a_model_name_the_run_folder(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=f"contains weights, not an exported model: use the run folder {tmp_path}"):
         OnnxBundle.read(tmp_path / "best.safetensors")
+
+
+def test_a_graph_that_loops_without_end_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    helper, types = onnx.helper, onnx.TensorProto
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go on"], ["goes on"]), helper.make_node("Sin", ["x"], ["sin"])],
+        "body",
+        [
+            helper.make_tensor_value_info("step", types.INT64, []),
+            helper.make_tensor_value_info("go on", types.BOOL, []),
+            helper.make_tensor_value_info("x", types.FLOAT, [1, 3]),
+        ],
+        [
+            helper.make_tensor_value_info("goes on", types.BOOL, []),
+            helper.make_tensor_value_info("sin", types.FLOAT, [1, 3]),
+        ],
+    )
+    graph = helper.make_graph(
+        [
+            helper.make_node("Loop", ["", "true", "zeros"], ["logits"], body=body),
+            helper.make_node("Identity", ["logits"], ["probabilities"]),
+        ],
+        "endless",
+        [helper.make_tensor_value_info("image", types.UINT8, [1, "h", "w", 3])],
+        [helper.make_tensor_value_info(name, types.FLOAT, [1, 3]) for name in ("logits", "probabilities")],
+        [
+            helper.make_tensor("true", types.BOOL, [], [True]),
+            helper.make_tensor("zeros", types.FLOAT, [1, 3], [0.0] * 3),
+        ],
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "endless.onnx"
+    )
+    bundle = bundle_at(tmp_path / "bundle.onnx")
+    bundle.write(tmp_path / "endless.onnx")
+    monkeypatch.setattr("mlimages.inference.session.PROBE_TIMEOUT_S", 0.1)
+    with pytest.raises(BundleError, match=r"bundle\.onnx cannot be run: no result within 0 s"):
+        Predictor(bundle.path)
