@@ -111,7 +111,7 @@ def examine(data: bytes, *, max_pixels: int) -> Facts:
     Raises:
         ImageError: with the image's `Fault`.
     """
-    decoded = decode(data, max_pixels=max_pixels, options=_decode_options)
+    decoded = decode(data, max_pixels=max_pixels, options=_choose_decode_options)
     small, mode = decoded.image, decoded.header.mode
     luma = small.convert("L")
     thumb = luma.resize((16, 16), Image.Resampling.BOX)
@@ -144,7 +144,7 @@ def examine(data: bytes, *, max_pixels: int) -> Facts:
     )
 
 
-def _decode_options(header: ImageHeader) -> DecodeOptions:
+def _choose_decode_options(header: ImageHeader) -> DecodeOptions:
     """Return the decoding options; the stored orientation is kept: decoders fill a truncated JPEG at its bottom."""
     width, height = header.size
     factor = max(1, min(width, height) // WORK_PX)

@@ -109,7 +109,7 @@ def members(archive: Path | str) -> Iterator[Member]:
 
 
 def is_truncated(archive: Path | str) -> bool:
-    """Whether an archive ends without an end marker, after or within an entry, as after a crash.
+    """Whether an archive ends without the end-of-archive marker, after or within an entry, as after a crash.
 
     An archive with data that this module cannot read counts as complete.
 

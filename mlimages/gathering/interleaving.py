@@ -24,15 +24,15 @@ _READ_PER_LINK = 32
 
 
 async def interleave_hosts(
-    refs: AsyncIterator[ImageRef], *, max_in_memory: int = MAX_IN_MEMORY, block: int = BLOCK
+    image_refs: AsyncIterator[ImageRef], *, max_in_memory: int = MAX_IN_MEMORY, block_size: int = BLOCK
 ) -> AsyncIterator[ImageRef]:
-    """Yield the links of `refs` by hosts in turn, in the order of `refs` for each host.
+    """Yield the links of `image_refs` by hosts in turn, in the order of `image_refs` for each host.
 
     It reads ahead, so that a list that is sorted by host keeps several hosts busy from the start; of a host with many
-    links, most wait in a temporary file. Links before an error of `refs` are yielded before it is raised.
+    links, most wait in a temporary file. Links before an error of `image_refs` are yielded before it is raised.
 
     Args:
-        refs: links of a list, with `source` in JSON types and without `load`.
+        image_refs: links of a list, with `source` in JSON types and without `load`.
     """
     queues: OrderedDict[str, _HostQueue] = OrderedDict()
     in_memory, is_at_end, error = 0, False, None
@@ -40,15 +40,15 @@ async def interleave_hosts(
         while queues or not is_at_end:
             for _ in range(0 if is_at_end else min(_READ_PER_LINK, max_in_memory - in_memory)):
                 try:
-                    ref = await anext(refs)
+                    image_ref = await anext(image_refs)
                 except Exception as stopped:  # StopAsyncIteration, or an error of the source
                     is_at_end = True
                     error = error if isinstance(stopped, StopAsyncIteration) else stopped
                     break
-                if (queue := queues.get(host := host_of(ref.url))) is None:
-                    queue = queues[host] = _HostQueue(file, block)
+                if (queue := queues.get(host := host_of(image_ref.url))) is None:
+                    queue = queues[host] = _HostQueue(file, block_size)
                 in_memory -= queue.in_memory
-                queue.append(ref)
+                queue.append(image_ref)
                 in_memory += queue.in_memory
             if queues:
                 host, queue = queues.popitem(last=False)
@@ -75,8 +75,8 @@ def _temporary_file() -> Iterator[IO[bytes]]:
 class _HostQueue:
     """The links of a host: the first and the last in memory, those between them in blocks of a temporary file."""
 
-    def __init__(self, file: IO[bytes], block: int) -> None:
-        self._file, self._block = file, block
+    def __init__(self, file: IO[bytes], block_size: int) -> None:
+        self._file, self._block = file, block_size
         self._first: deque[ImageRef] = deque()
         self._written: deque[tuple[int, int]] = deque()  # offset and size of each block
         self._last: list[ImageRef] = []
@@ -86,11 +86,11 @@ class _HostQueue:
         """Number of links in memory; 0 only if the queue is empty."""
         return len(self._first) + len(self._last)
 
-    def append(self, ref: ImageRef) -> None:
+    def append(self, image_ref: ImageRef) -> None:
         if len(self._first) < self._block and not self._written and not self._last:
-            self._first.append(ref)
+            self._first.append(image_ref)
             return
-        self._last.append(ref)
+        self._last.append(image_ref)
         if len(self._last) == self._block:
             rows = [(each.url, each.label, each.source, each.name, each.is_api) for each in self._last]
             data = zlib.compress(json.dumps(rows, default=str).encode(), level=1)
@@ -99,7 +99,7 @@ class _HostQueue:
             self._last = []
 
     def popleft(self) -> ImageRef:
-        ref = self._first.popleft()
+        image_ref = self._first.popleft()
         if not self._first and self._written:
             offset, size = self._written.popleft()
             self._file.seek(offset)
@@ -108,4 +108,4 @@ class _HostQueue:
         elif not self._first:
             self._first.extend(self._last)
             self._last = []
-        return ref
+        return image_ref

@@ -108,7 +108,7 @@ async def gather_async(
         resize=chosen.resize,
         ignore_opt_out=chosen.ignore_opt_out,
     )
-    partition = await _partition(links, chosen)
+    partition = await _make_partition(links, chosen)
     with GatherFolder(out, chosen, partition, is_list=getattr(links, "is_list", False)) as gathered:
         async with Fetcher(chosen, partition) as fetcher, Decoders(checks, chosen.decoders) as decoders:
             worker = _Worker(gathered, fetcher, decoders)
@@ -116,11 +116,11 @@ async def gather_async(
         gathered.finish()
         if stopped:
             raise stopped
-        summary = gathered.tally.summary(out, fetched=gathered.added, seconds=time.monotonic() - started)
+        summary = gathered.tally.summary(out, num_fetched=gathered.added, seconds=time.monotonic() - started)
         return replace(summary, waits_s=fetcher.waits_s)
 
 
-async def _partition(source: Source, options: GatherOptions) -> Partition:
+async def _make_partition(source: Source, options: GatherOptions) -> Partition:
     if options.shard is None:
         return Partition(per_host=options.per_host)
     number, shards = options.shard
@@ -165,25 +165,25 @@ class Run:
         for label in sorted(self._gathered.tally.classes):
             self._notify_source_if_full(label)
         self._progress.start("gather", await count_source_links(source), "links")
-        refs = aiter(source)
-        in_turn = interleave_hosts(refs) if self._may_reorder(source) else refs
+        image_refs = aiter(source)
+        in_turn = interleave_hosts(image_refs) if self._may_reorder(source) else image_refs
         reporter = asyncio.create_task(self._start_replacements())
         try:
             async with asyncio.TaskGroup() as self._group:
                 try:
-                    async for ref in in_turn:
-                        await self._accept_link(ref, max_backlog)
+                    async for image_ref in in_turn:
+                        await self._accept_link(image_ref, max_backlog)
                     others = await asyncio.to_thread(self._gathered.decide_corrections)
                     self._progress.advance(-len(others))  # they were counted when they were deferred
-                    for ref in others:
-                        await self._accept_link(ref, max_backlog)
+                    for image_ref in others:
+                        await self._accept_link(image_ref, max_backlog)
                 except Exception as error:  # links that it yielded before are still finished
                     stopped = error
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
         finally:
             reporter.cancel()
-            for each in (in_turn, refs):
+            for each in (in_turn, image_refs):
                 if isinstance(each, AsyncGenerator):
                     await each.aclose()
             self._progress.close()
@@ -194,27 +194,27 @@ class Run:
         is_list = getattr(source, "is_list", False) and not getattr(source, "is_read_once", False)
         return is_list and self._options.limit is None
 
-    async def _accept_link(self, ref: ImageRef, max_backlog: int) -> None:
-        self._start_or_queue(ref)
-        while self._is_busy or self._waiting > max_backlog:
+    async def _accept_link(self, image_ref: ImageRef, max_backlog: int) -> None:
+        self._start_or_queue(image_ref)
+        while self._is_at_link_limit or self._waiting > max_backlog:
             self._moved.clear()
             with suppress(TimeoutError):  # no event is set when links begin to wait for their host
                 async with asyncio.timeout(_LOOK_S):
                     await self._moved.wait()
 
     @property
-    def _is_busy(self) -> bool:
+    def _is_at_link_limit(self) -> bool:
         further = min(self._worker.num_waiting, MAX_WAITING) + min(self._worker.num_queued, MAX_QUEUED)
         return self._working >= AHEAD + further
 
-    def _start_or_queue(self, ref: ImageRef) -> None:
-        is_own = self._partition.is_in_shard(ref.url) and self._partition.max_requests(ref.url) > 0
-        if not (is_own and self._num_missing(ref.label) > 0 and self._gathered.claim(ref)):
+    def _start_or_queue(self, image_ref: ImageRef) -> None:
+        is_own = self._partition.is_in_shard(image_ref.url) and self._partition.max_requests(image_ref.url) > 0
+        if not (is_own and self._num_missing(image_ref.label) > 0 and self._gathered.claim(image_ref)):
             self._progress.advance()
-        elif self._has_room(ref.label):
-            self._start_link(ref)
+        elif self._may_start_link(image_ref.label):
+            self._start_link(image_ref)
         else:
-            self._backlog.setdefault(ref.label, deque()).append(ref)
+            self._backlog.setdefault(image_ref.label, deque()).append(image_ref)
             self._waiting += 1
 
     def _num_missing(self, label: str) -> float:
@@ -222,23 +222,23 @@ class Run:
         limit = self._options.limit
         return max(0, limit - self._gathered.tally.classes[label]) if limit is not None else math.inf
 
-    def _has_room(self, label: str) -> bool:
+    def _may_start_link(self, label: str) -> bool:
         """Whether another link may be started for the class; links that wait for unresponsive hosts do not count."""
         return self._in_work[label] - self._worker.num_waiting_of_class(label) < self._num_missing(label)
 
-    def _start_link(self, ref: ImageRef) -> None:
-        self._in_work[ref.label] += 1
+    def _start_link(self, image_ref: ImageRef) -> None:
+        self._in_work[image_ref.label] += 1
         self._working += 1
-        self._group.create_task(self._finish_link(ref))
+        self._group.create_task(self._finish_link(image_ref))
 
-    async def _finish_link(self, ref: ImageRef) -> None:
-        row = await self._worker.finish(ref, lambda: self._num_missing(ref.label) > 0)
+    async def _finish_link(self, image_ref: ImageRef) -> None:
+        row = await self._worker.finish(image_ref, lambda: self._num_missing(image_ref.label) > 0)
         if row:
             self._note(row)
-        self._in_work[ref.label] -= 1
+        self._in_work[image_ref.label] -= 1
         self._working -= 1
-        self._notify_source_if_full(ref.label)
-        for label in list(self._backlog) if row and row.reason is Reason.PLACEHOLDER else [ref.label]:
+        self._notify_source_if_full(image_ref.label)
+        for label in list(self._backlog) if row and row.reason is Reason.PLACEHOLDER else [image_ref.label]:
             self._start_backlog(label)  # a placeholder may have removed an image of another class
         self._moved.set()
         self._progress.advance(1, **self._gathered.tally.progress_counts())
@@ -257,7 +257,7 @@ class Run:
 
     def _start_backlog(self, label: str) -> None:
         backlog = self._backlog.get(label)
-        while backlog and self._has_room(label):
+        while backlog and self._may_start_link(label):
             self._waiting -= 1
             self._start_link(backlog.popleft())
 
@@ -293,23 +293,25 @@ class _Worker:
     def num_waiting_of_class(self, label: str) -> int:
         return self.fetcher.num_waiting_of_class(label)
 
-    async def finish(self, ref: ImageRef, is_wanted: Callable[[], bool]) -> FetchResult | None:
+    async def finish(self, image_ref: ImageRef, is_image_needed: Callable[[], bool]) -> FetchResult | None:
         """Download and record one link; return None if its class has enough images by now."""
-        part = self.gathered.new_part()
+        part_path = self.gathered.new_part()
         fetched = await (
-            _load(ref.load, part)
-            if ref.load
-            else self.fetcher.fetch(ref.url, part, label=ref.label, obeys_site_rules=not ref.is_api)
+            _load_image(image_ref.load, part_path)
+            if image_ref.load
+            else self.fetcher.fetch(
+                image_ref.url, part_path, label=image_ref.label, obeys_site_rules=not image_ref.is_api
+            )
         )
-        found = None if fetched.reason else await self.decoders.inspect(part)
-        if isinstance(found, Facts) and not is_wanted():
-            part.unlink(missing_ok=True)
+        found = None if fetched.reason else await self.decoders.inspect(part_path)
+        if isinstance(found, Facts) and not is_image_needed():
+            part_path.unlink(missing_ok=True)
             return None
-        return await self.gathered.add(ref, fetched, found, part)
+        return await self.gathered.add(image_ref, fetched, found, part_path)
 
 
-async def _load(load: Callable[[], Awaitable[bytes]], part: Path) -> DownloadResult:
-    spool = BufferedFile(part)
+async def _load_image(load: Callable[[], Awaitable[bytes]], part_path: Path) -> DownloadResult:
+    spool = BufferedFile(part_path)
     try:
         data = await load()
     except MlimagesError:

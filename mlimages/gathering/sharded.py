@@ -85,11 +85,11 @@ def gather_on(
     with GatherFolder(out, chosen) as gathered:
         full = {label for label, count in gathered.tally.classes.items() if count >= (chosen.limit or math.inf)}
     shards = tasks.workers * SHARDS_PER_WORKER
-    with _access_marker(out) as mark:
+    with _make_access_marker(out) as marker_path:
         place = str(out if is_remote(out) else out.absolute())
-        parts = run_blocking(_host_parts(links, shards, tasks.workers))
+        parts = run_blocking(_count_host_parts(links, shards, tasks.workers))
         own = copy.copy(links)  # the count opens `links`, which the last run then reads: one message about its columns
-        task = partial(_gather_shard, _ShardedLinks(own, full, parts), place, mark, shards, options)
+        task = partial(_gather_shard, _ShardedLinks(own, full, parts), place, marker_path, shards, options)
         ended = _run_shards(tasks, task, shards, out, links, progress)
     options.update(_AGAIN)
     last = gather(links, out, **options)
@@ -98,7 +98,7 @@ def gather_on(
     return replace(last, fetched=fetched, waits_s=waits_s, seconds=round(time.monotonic() - started, 2))
 
 
-async def _host_parts(source: Source, shards: int, workers: int) -> dict[str, int]:
+async def _count_host_parts(source: Source, shards: int, workers: int) -> dict[str, int]:
     """Return the number of shards of each host that is spread over several, at most as many as run at a time."""
     host_parts = getattr(source, "host_parts", None)
     parts: dict[str, int] = await host_parts(shards) if host_parts else {}
@@ -121,7 +121,7 @@ def _require_divisible(source: Source, options: GatherOptions) -> None:
 
 
 @contextmanager
-def _access_marker(out: Path) -> Iterator[str | None]:
+def _make_access_marker(out: Path) -> Iterator[str | None]:
     """Yield a path below the folder with which each machine checks its access to it, and lock the folder for other
     runs; None for a remote folder."""
     if is_remote(out):
@@ -178,30 +178,30 @@ class _ShardedLinks:
     """A source without the links of classes that have enough images, whose hosts have been counted."""
 
     source: Source
-    full: Collection[str]
-    parts: Mapping[str, int]
+    full_classes: Collection[str]
+    parts_by_host: Mapping[str, int]
 
     async def host_parts(self, shards: int) -> Mapping[str, int]:
         """Return the number of shards of each host that is spread over several."""
-        return self.parts
+        return self.parts_by_host
 
     async def __aiter__(self) -> AsyncIterator[ImageRef]:
-        async for ref in self.source:
-            if ref.label not in self.full:
-                yield ref
+        async for image_ref in self.source:
+            if image_ref.label not in self.full_classes:
+                yield image_ref
 
 
 def _gather_shard(
-    source: Source, out: str, mark: str | None, shards: int, options: GatherKeywords, number: int
+    source: Source, out: str, marker_path: str | None, shards: int, options: GatherKeywords, shard_number: int
 ) -> GatherSummary:
     """Gather one shard."""
-    if mark and not Path(mark).exists():
+    if marker_path and not Path(marker_path).exists():
         raise GatherError(
             f"{out} is not accessible on {socket.gethostname()}: use a folder on a shared file system, or an address "
             "(s3://...)"
         )
     limit = options.get("limit")
-    own: GatherKeywords = {**options, "shard": (number, shards), "decoders": 1, "keep_deleted": False}
+    own: GatherKeywords = {**options, "shard": (shard_number, shards), "decoders": 1, "keep_deleted": False}
     if limit is not None:
         own["limit"] = -(-limit // shards)
     with contextlib.redirect_stderr(io.StringIO()):  # the parent process has already printed how a list is read

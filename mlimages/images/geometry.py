@@ -35,7 +35,7 @@ def load_pixels(
         TypeError: `source` is neither a path nor bytes, or `prop` is no ImageProperty.
     """
     require_type(prop, ImageProperty, "an ImageProperty, such as ImageProperty(224)")
-    decoded = decode(source, max_pixels=max_pixels, options=partial(_decode_options, prop=prop))
+    decoded = decode(source, max_pixels=max_pixels, options=partial(_choose_decode_options, prop=prop))
     return prepare(decoded.image, prop, size=decoded.size)
 
 
@@ -118,7 +118,7 @@ def _crop(image: Image.Image, prop: ImageProperty) -> Image.Image:
     return image if box == (0, 0, width, height) else image.crop(box)
 
 
-def _decode_options(header: ImageHeader, prop: ImageProperty) -> DecodeOptions:
+def _choose_decode_options(header: ImageHeader, prop: ImageProperty) -> DecodeOptions:
     if prop.resize not in ("shorter", "squash", "letterbox"):
         return DecodeOptions()
     width, height = header.size

@@ -8,7 +8,7 @@ from PIL import Image
 from mlimages.checks import image_facts
 from mlimages.checks.image_facts import (
     Facts,
-    _decode_options,
+    _choose_decode_options,
     _flat_bottom,
     _is_grey,
     _luma_statistics,
@@ -201,7 +201,7 @@ def test_flat_rows_are_counted_from_the_bottom_up_to_the_first_other_value(
      ((257, 301), (128, 150)), ((900, 383), (450, 191)), ((900, 384), (300, 128)), ((1, 1), (1, 1))],
 )  # fmt: skip
 def test_an_image_is_measured_at_128_pixels_or_more(size: tuple[int, int], min_size: tuple[int, int]) -> None:
-    options = _decode_options(ImageHeader("JPEG", "RGB", size, False))
+    options = _choose_decode_options(ImageHeader("JPEG", "RGB", size, False))
     assert options == DecodeOptions(min_size=min_size, reduce_to=128, strict=True, upright=False)
 
 

@@ -12,7 +12,7 @@ from mlimages.core import FetchResult, ImageRef
 from mlimages.gathering import GatherOptions, read_manifest
 from mlimages.gathering.store.corrections import corrected_class
 from mlimages.gathering.store.gather_folder import GatherFolder
-from mlimages.gathering.store.manifest import dump_closing, dump_row
+from mlimages.gathering.store.manifest import dump_closing_row, dump_row
 from mlimages.gathering.store.tally import Tally
 from tests.conftest import RunCli
 from tests.servers import Site, answer, photo, serve
@@ -40,7 +40,7 @@ def gathered(out: Path, *links: tuple[str, str], near: str | None = None) -> Non
         path.write_text(name)
         facts = {"sha256": hashlib.sha256(name.encode()).hexdigest(), "dhash": "0" * 16, "bytes": len(name)}
         rows.append(FetchResult(url(name), label, "ok", path=f"{label}/{name}.jpg", same_as=near, **facts))  # type: ignore[arg-type]
-    (out / "manifest.jsonl").write_bytes(b"".join(map(dump_row, rows)) + dump_closing(keep_duplicates=False))
+    (out / "manifest.jsonl").write_bytes(b"".join(map(dump_row, rows)) + dump_closing_row(keep_duplicates=False))
 
 
 def url(name: str) -> str:
@@ -190,7 +190,7 @@ def test_classes_that_differ_in_case_alone_never_share_a_folder(
     listed(tmp_path, [("cat", "a"), ("cat", "b"), ("Cat", "c")])
     own = f"Cat-{hashlib.sha256(b'Cat').hexdigest()[:8]}"
     assert contents(tmp_path) == {f"{own}/c.jpg": "c", "cat/a.jpg": "a", "cat/b.jpg": "b"}
-    assert caplog.text.count(f"class 'Cat': its images are in {own}, since Cat is the folder of class 'cat'") >= 1
+    assert caplog.text.count(f"class 'Cat': its images are in {own}, because Cat is the folder of class 'cat'") >= 1
     listed(tmp_path, [("Cat", "a"), ("Cat", "b"), ("Cat", "c")])
     assert list(contents(tmp_path)) == [f"{own}/{name}.jpg" for name in "abc"]
     (tmp_path / "Cat").mkdir(exist_ok=True)
@@ -234,7 +234,7 @@ def test_a_run_killed_at_any_write_moves_each_image_once_at_the_next(
             else:
                 break
         wanted, tally = listed(out, corrected)
-        assert (wanted, tally.summary(out, fetched=0, seconds=0).removed) == ([], 0)
+        assert (wanted, tally.summary(out, num_fetched=0, seconds=0).removed) == ([], 0)
         assert rows_of(out) == [("cat", "c", "cat/c.jpg"), ("dog", "a", "dog/a.jpg"), ("dog", "b", "dog/b.jpg")]
         assert contents(out) == {"cat/c.jpg": "c", "dog/a.jpg": "a", "dog/b.jpg": "b"}
     assert kill_at == 6, "two images and the manifest, before and after each"

@@ -52,8 +52,8 @@ from mlimages.gathering.store.file_names import (
     ],
 )
 def test_a_name_is_one_that_every_system_takes(text: str, name: str) -> None:
-    assert safe_name(text, default="default") == name
-    assert safe_name(name, default="default") == name
+    assert safe_name(text, default_name="default") == name
+    assert safe_name(name, default_name="default") == name
 
 
 def digest(text: str, length: int) -> str:
@@ -116,8 +116,8 @@ def test_an_image_is_named_like_the_end_of_its_link(url: str, stem: str) -> None
 def test_free_paths_begin_with_the_best_and_never_end() -> None:
     digits = "0123456789abcdef"
     shared = ["a/b-01234567.png", "a/b-0123456789abcdef-1.png", "a/b-0123456789abcdef-2.png"]
-    assert list(islice(candidate_paths("a/b", ".png", digits, is_alone=False), 3)) == shared
-    assert list(islice(candidate_paths("a/b", ".png", digits, is_alone=True), 4)) == ["a/b.png", *shared]
+    assert list(islice(candidate_paths("a/b", ".png", digits, is_only_writer=False), 3)) == shared
+    assert list(islice(candidate_paths("a/b", ".png", digits, is_only_writer=True), 4)) == ["a/b.png", *shared]
 
 
 def test_a_folder_belongs_to_one_label_and_a_path_to_one_image_whatever_the_case() -> None:

@@ -31,7 +31,7 @@ from mlimages.gathering.download.inspect import inspect_file
 from mlimages.gathering.download.response_head import repair_head
 from mlimages.gathering.links import location_hash, recorded_url
 from mlimages.gathering.store.gather_folder import GatherFolder
-from mlimages.gathering.store.image_index import is_placeholder_set
+from mlimages.gathering.store.image_index import are_placeholder_locations
 from tests.gathering.conftest import stored
 from tests.servers import (
     Connection,
@@ -565,7 +565,7 @@ def test_one_image_behind_many_links_is_a_duplicate_and_one_is_kept(site: Site, 
     ],
 )
 def test_a_placeholder_is_many_different_paths_of_one_host(urls: list[str], expected: bool) -> None:
-    assert is_placeholder_set(map(location_hash, urls)) is expected
+    assert are_placeholder_locations(map(location_hash, urls)) is expected
 
 
 @pytest.mark.usefixtures("layout")

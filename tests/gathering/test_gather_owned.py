@@ -15,7 +15,7 @@ from mlimages import UrlList, gather
 from mlimages.core import FetchResult, GatherError, GatherSummary, InputError, Reason
 from mlimages.gathering import GatherOptions, read_manifest
 from mlimages.gathering.store.attribution import write_attributions
-from mlimages.gathering.store.manifest import dump_row, is_manifest, manifests
+from mlimages.gathering.store.manifest import dump_row, find_manifests, is_manifest
 from mlimages.gathering.store.missing import check_missing_count
 from mlimages.gathering.store.stored_files import StoredFiles
 from tests.conftest import RunCli
@@ -213,7 +213,7 @@ def test_a_manifest_is_ours_by_its_name_and_others_are_neither_read_nor_removed(
     out = tmp_path / "out"
     run(links, out)
     (out / name).write_bytes(ROW)
-    assert (out / name in manifests(out)) == ours
+    assert (out / name in find_manifests(out)) == ours
     summary = run(links, out)
     assert (summary.ok, summary.failed) == (MANY, int(ours))
     if not ours:

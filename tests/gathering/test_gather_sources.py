@@ -107,14 +107,14 @@ def test_a_line_without_end_is_cut_and_does_not_fill_the_memory(tmp_path: Path) 
 @given(st.text(max_size=400))
 @settings(deadline=None, max_examples=400)
 def test_any_text_becomes_a_name_that_every_file_system_takes(text: str) -> None:
-    for name in (safe_name(text, default="image"), url_stem(f"http://x/{text}"), *safe_folder(text).split("/")):
+    for name in (safe_name(text, default_name="image"), url_stem(f"http://x/{text}"), *safe_folder(text).split("/")):
         assert name
         assert not name.startswith(".")
         assert not name.endswith((" ", "."))
         assert len(name.encode()) <= MAX_BYTES + 1
         assert not set(name) & set('<>:"/\\|?*\0\n\r\t\x7f')
         assert name.partition(".")[0].lower() not in {"con", "prn", "aux", "nul", "com1", "lpt9"}
-        assert safe_name(name, default="image") == name
+        assert safe_name(name, default_name="image") == name
 
 
 def test_wordnet_knows_domestic_cats_and_their_subtree() -> None:

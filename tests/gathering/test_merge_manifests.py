@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mlimages.core import FetchResult, Reason
-from mlimages.gathering.store.manifest import dump_closing, dump_row, read_footer, read_rows
+from mlimages.gathering.store.manifest import dump_closing_row, dump_row, read_footer, read_rows
 from mlimages.gathering.store.merge_manifests import CurrentRows, rewrite_manifests, warn_about_unknown_images
 from mlimages.gathering.store.stored_files import StoredFiles
 
@@ -54,7 +54,7 @@ def write(folder: Path, names: Sequence[str], rows: Sequence[Sequence[FetchResul
     for each in files.split():
         (folder / f"{each[0]}.jpg").write_text(each[1:])
     for name, found in zip(names, rows, strict=True):
-        (folder / name).write_bytes(b"".join(map(dump_row, found)) + dump_closing(keep_duplicates=False))
+        (folder / name).write_bytes(b"".join(map(dump_row, found)) + dump_closing_row(keep_duplicates=False))
     return [folder / name for name in names]
 
 

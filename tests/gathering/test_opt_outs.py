@@ -15,7 +15,7 @@ from yarl import URL
 from mlimages import UrlList, gather
 from mlimages.core import GatherSummary, Reason
 from mlimages.gathering import read_manifest
-from mlimages.gathering.download.opt_outs import find_xmp_opt_out, forbidden_by_robots_tag, path_matches
+from mlimages.gathering.download.opt_outs import find_forbidding_directive, find_xmp_opt_out, path_matches
 from mlimages.gathering.download.robots import parse_site_rules
 from tests.servers import Reply, Site, answer, closed_port, cut, photo, serve
 
@@ -219,7 +219,7 @@ def test_a_host_that_is_down_is_named_as_such(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", ["", ",", ":", "noai:", "a:b:noai", "mlimages", "max-snippet", "\x00", ", ,:,noaı"])
 def test_odd_robots_tags_forbid_nothing(value: str) -> None:
-    assert forbidden_by_robots_tag(value) is None
+    assert find_forbidding_directive(value) is None
 
 
 @pytest.mark.parametrize(

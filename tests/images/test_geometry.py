@@ -12,7 +12,7 @@ from mlimages.core import BrokenImage, Fault, ImageError, ImageProperty, Labeled
 from mlimages.images import from_network, geometry, load_pixels, load_rgb, prepare, to_network
 from mlimages.images.arrays import to_eight_bits, to_pixels, white_level
 from mlimages.images.decoded_image import DecodeOptions, ImageHeader
-from mlimages.images.geometry import _central_box, _decode_options, iter_pixels, resize_and_crop
+from mlimages.images.geometry import _central_box, _choose_decode_options, iter_pixels, resize_and_crop
 
 
 def scene(width: int, height: int) -> Image.Image:
@@ -44,7 +44,7 @@ def scene(width: int, height: int) -> Image.Image:
 def test_an_image_is_decoded_small_if_it_is_four_times_as_large_as_needed(
     size: tuple[int, int], prop: ImageProperty, min_size: tuple[int, int] | None
 ) -> None:
-    assert _decode_options(ImageHeader("JPEG", "RGB", size, False), prop) == DecodeOptions(min_size=min_size)
+    assert _choose_decode_options(ImageHeader("JPEG", "RGB", size, False), prop) == DecodeOptions(min_size=min_size)
 
 
 @pytest.mark.parametrize("gray_scale", [False, True])

@@ -45,11 +45,14 @@ def open_session(
         requote_redirect_url=False,  # a signed link is valid only in its original spelling
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,  # it would read passwords from ~/.netrc
-        middlewares=(_header_timeout(2 * options.timeout_s), _proxy_middleware(options.proxy, guarded=guarded)),
+        middlewares=(
+            _make_timeout_middleware(2 * options.timeout_s),
+            _make_proxy_middleware(options.proxy, refuses_private_hosts=guarded),
+        ),
     )
 
 
-def _header_timeout(seconds: float) -> aiohttp.ClientMiddlewareType:
+def _make_timeout_middleware(seconds: float) -> aiohttp.ClientMiddlewareType:
     """Return a middleware that limits the time until the headers have arrived: a server may send them byte by byte."""
 
     async def middleware(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
@@ -59,19 +62,19 @@ def _header_timeout(seconds: float) -> aiohttp.ClientMiddlewareType:
     return middleware
 
 
-def _proxy_middleware(proxy: str | None, *, guarded: bool) -> aiohttp.ClientMiddlewareType:
+def _make_proxy_middleware(proxy: str | None, *, refuses_private_hosts: bool) -> aiohttp.ClientMiddlewareType:
     """Return a middleware that selects the proxy of each request: `proxy`, the environment's, or none.
 
     The proxy resolves host names, so only literal addresses can be checked here.
     """
-    proxies = {scheme: _parse_proxy(proxy) for scheme in ("http", "https")} if proxy else _environment_proxies()
+    proxies = {scheme: _parse_proxy(proxy) for scheme in ("http", "https")} if proxy else _read_environment_proxies()
 
     async def middleware(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
         host = request.url.raw_host or ""
         found = (
             None if proxy is None and proxies and urllib.request.proxy_bypass(host) else proxies.get(request.url.scheme)
         )
-        if found and guarded and is_private_literal(host):
+        if found and refuses_private_hosts and is_private_literal(host):
             raise OSError(PRIVATE_ERRNO, f"{host} is not a public address")
         url, auth = found or (None, None)
         request.update_proxy(url, auth, None)
@@ -81,7 +84,7 @@ def _proxy_middleware(proxy: str | None, *, guarded: bool) -> aiohttp.ClientMidd
     return middleware
 
 
-def _environment_proxies() -> dict[str, _Proxy]:
+def _read_environment_proxies() -> dict[str, _Proxy]:
     found = urllib.request.getproxies()
     return {scheme: _parse_proxy(found[scheme]) for scheme in ("http", "https") if found.get(scheme)}
 

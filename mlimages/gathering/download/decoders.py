@@ -88,15 +88,15 @@ class Decoders:
 
     Args:
         checks: requirements on images.
-        count: number of processes.
+        num_processes: number of processes.
         timeout_s: time-out per image in seconds.
     """
 
-    def __init__(self, checks: Checks, count: int, *, timeout_s: float = DECODE_TIMEOUT_S) -> None:
+    def __init__(self, checks: Checks, num_processes: int, *, timeout_s: float = DECODE_TIMEOUT_S) -> None:
         self._checks = checks
-        self._count = count
+        self._count = num_processes
         self._timeout_s = timeout_s
-        self._threads = ThreadPoolExecutor(count, "decoder")
+        self._threads = ThreadPoolExecutor(num_processes, "decoder")
         self._jobs: asyncio.Queue[_Job] = asyncio.Queue()
         self._alone: deque[_Job] = deque()
         self._tasks: list[asyncio.Task[None]] = []

@@ -113,11 +113,13 @@ class Fetcher:
         return self._hosts.waits_s
 
     def num_waiting_of_class(self, label: str) -> int:
-        """Return the number of links of a class that wait for an unresponsive host."""
+        """Return the number of links of the class `label` that wait for an unresponsive host."""
         return self._hosts.waiting_labels[label]
 
-    async def fetch(self, link: str, part: Path, *, label: str = "", obeys_site_rules: bool = True) -> DownloadResult:
-        """Fetch `link` into the file `part`; transient failures are retried after a pause.
+    async def fetch(
+        self, link: str, part_path: Path, *, label: str = "", obeys_site_rules: bool = True
+    ) -> DownloadResult:
+        """Fetch `link` into the file `part_path`; transient failures are retried after a pause.
 
         Args:
             label: class of the link, for `num_waiting_of_class`.
@@ -132,7 +134,7 @@ class Fetcher:
             url = parse_url(link)
             for _ in range(_MAX_REDIRECTS + 1):
                 result = await self._fetch_with_retries(
-                    url, part, label, obeys_site_rules=obeys_site_rules, cookies=cookies
+                    url, part_path, label, obeys_site_rules=obeys_site_rules, cookies=cookies
                 )
                 attempts += result.attempts
                 ignored = result.detail or ignored
@@ -149,7 +151,7 @@ class Fetcher:
         return replace(result, detail=detail, attempts=attempts, elapsed_s=round(time.monotonic() - started, 3))
 
     async def _fetch_with_retries(
-        self, url: URL, part: Path, label: str, *, obeys_site_rules: bool, cookies: dict[str, str]
+        self, url: URL, part_path: Path, label: str, *, obeys_site_rules: bool, cookies: dict[str, str]
     ) -> DownloadResult:
         """Request a URL until the response is final or the attempts are used up; return the last result."""
         if not self._options.allow_private and is_private_literal(url.raw_host or ""):
@@ -165,7 +167,7 @@ class Fetcher:
                         break
                     async with self._slots:
                         requested_at = time.monotonic()
-                        result = await self._request(url, part, host if obeys_site_rules else None, cookies)
+                        result = await self._request(url, part_path, host if obeys_site_rules else None, cookies)
                         cookies = {**cookies, **result.cookies}
                 attempts += 1
                 _update_host(host, str(url), result, requested_at)
@@ -180,7 +182,7 @@ class Fetcher:
                 await asyncio.sleep(_BACKOFF_S * 2 ** (own_failures - 1) * random.uniform(0.5, 1.0))
         return replace(result, attempts=attempts)
 
-    async def _request(self, url: URL, part: Path, site: Host | None, cookies: dict[str, str]) -> DownloadResult:
+    async def _request(self, url: URL, part_path: Path, site: Host | None, cookies: dict[str, str]) -> DownloadResult:
         """Send one request; if `site` is given, check its rules first."""
         result = DownloadResult()
         try:
@@ -198,7 +200,7 @@ class Fetcher:
                     return replace(result, detail=ignored, location=location)
                 self._check_response(response)
                 ignored = self._check_opt_out(find_opt_out(response.headers)) or ignored
-                is_page = await self._receive(response, part)
+                is_page = await self._receive(response, part_path)
                 return replace(result, detail=ignored, is_page=is_page)
         except _RefusalError as refusal:
             return replace(result, reason=refusal.reason, detail=refusal.detail, retry_after_s=refusal.retry_after_s)
@@ -227,13 +229,13 @@ class Fetcher:
         if reason:
             retry_after = response.headers.get("Retry-After")
             detail = f"HTTP {response.status}{f', Retry-After: {retry_after[:40]}' if retry_after else ''}"
-            raise _RefusalError(reason, detail, retry_after_s(retry_after))
+            raise _RefusalError(reason, detail, parse_retry_after(retry_after))
         if (response.content_length or 0) > self._options.max_bytes:
             raise _RefusalError(Reason.TOO_LARGE, f"{response.content_length} bytes")
 
-    async def _receive(self, response: aiohttp.ClientResponse, part: Path) -> bool:
-        """Write the body to the file `part`; return whether it is a web page."""
-        spool, most, is_page = BufferedFile(part), self._options.max_bytes, False
+    async def _receive(self, response: aiohttp.ClientResponse, part_path: Path) -> bool:
+        """Write the body to the file `part_path`; return whether it is a web page."""
+        spool, most, is_page = BufferedFile(part_path), self._options.max_bytes, False
         encoding = response.headers.get("Content-Encoding", "")
         try:
             inflate = make_inflater(encoding)
@@ -300,10 +302,10 @@ def parse_url(link: str) -> URL:
         raise _RefusalError(Reason.BAD_SCHEME, url.scheme[:40])
     if not (url.scheme and host and port):
         raise _RefusalError(Reason.BAD_URL, "no host" if len(link) <= _MAX_URL else "too long")
-    return url if str(url) == link and _WITH_PATH.fullmatch(link) else _keep_original_path(url, link)
+    return url if str(url) == link and _WITH_PATH.fullmatch(link) else _restore_original_path(url, link)
 
 
-def _keep_original_path(url: URL, link: str) -> URL:
+def _restore_original_path(url: URL, link: str) -> URL:
     """Return `url` with the path and query exactly as in `link`, which may be signed; only invalid characters are
     quoted."""
     target = _AUTHORITY.sub("", link.strip()).partition("#")[0]
@@ -312,7 +314,7 @@ def _keep_original_path(url: URL, link: str) -> URL:
     return URL(f"{url.scheme}://{url.raw_authority}{start}{target}", encoded=True)
 
 
-def retry_after_s(value: str | None) -> float | None:
+def parse_retry_after(value: str | None) -> float | None:
     """Return the seconds until the time of a Retry-After header, a number or a date (RFC 9110, 10.2.3)."""
     if value is None:
         return None

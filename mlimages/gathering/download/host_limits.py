@@ -41,12 +41,12 @@ class Host:
         "waiting_labels",
     )
 
-    def __init__(self, hosts: Hosts, per_host: int, parts: int) -> None:
+    def __init__(self, hosts: Hosts, per_host: int, num_parts: int) -> None:
         self._hosts = hosts
         self._changed = asyncio.Event()
         self.per_host = per_host
         self.slots = asyncio.Semaphore(per_host)
-        self.state = HostState(parts=parts)
+        self.state = HostState(parts=num_parts)
         self.users = 0
         self.labels: Counter[str] = Counter()
         self.num_waiting = 0

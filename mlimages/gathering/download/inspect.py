@@ -54,11 +54,13 @@ def inspect_file(path: Path, checks: Checks) -> Facts | Rejection:
 
 def _inspect(path: Path, data: bytes, checks: Checks) -> Facts | Rejection:
     try:
-        decoded = decode(data, max_pixels=checks.max_pixels, options=partial(_decode_options, data=data, checks=checks))
+        decoded = decode(
+            data, max_pixels=checks.max_pixels, options=partial(_choose_decode_options, data=data, checks=checks)
+        )
         if checks.resize is None:
-            return _inspect_decoded(data, decoded)
+            return _facts_of_decoded_image(data, decoded)
         resized = _resize(decoded, checks.resize, max_pixels=checks.max_pixels)
-        stored = _encode(resized)
+        stored = _encode_jpeg(resized)
         with path.open("r+b") as file:  # overwrites in place: truncating first takes .1 ms on ext4
             file.write(stored)
             file.truncate()
@@ -85,7 +87,7 @@ def _reason_of_fault(fault: Fault, data: bytes) -> Reason:
     return Reason.TRUNCATED if reason is Reason.CORRUPT and _is_truncated(data) else reason
 
 
-def _decode_options(header: ImageHeader, data: bytes, checks: Checks) -> DecodeOptions:
+def _choose_decode_options(header: ImageHeader, data: bytes, checks: Checks) -> DecodeOptions:
     if header.format not in SUFFIXES:
         raise _UnwantedError(Reason.NOT_AN_IMAGE, f"the format {header.format} is not supported")
     width, height = header.size
@@ -101,9 +103,11 @@ def _decode_options(header: ImageHeader, data: bytes, checks: Checks) -> DecodeO
     return DecodeOptions(min_size=(2 * checks.resize, 2 * checks.resize), mode=mode)
 
 
-def _inspect_decoded(data: bytes, decoded: DecodedImage) -> Facts:
-    size = decoded.size if decoded.orientation < 5 else decoded.size[::-1]  # as stored
-    return _make_facts(data, decoded.image, size, decoded.header.format, orientation=decoded.orientation)
+def _facts_of_decoded_image(data: bytes, decoded_image: DecodedImage) -> Facts:
+    size = decoded_image.size if decoded_image.orientation < 5 else decoded_image.size[::-1]  # as stored
+    return _make_facts(
+        data, decoded_image.image, size, decoded_image.header.format, orientation=decoded_image.orientation
+    )
 
 
 def _make_facts(
@@ -122,7 +126,7 @@ def _make_facts(
 
 
 def _is_truncated(data: bytes) -> bool:
-    """Return whether the end marker is missing: decoders tolerate that, but truncated images are rejected.
+    """Return whether the end-of-image marker is missing: decoders tolerate that, but truncated images are rejected.
 
     Bytes after the marker (the video of a motion photo, a second image) are ignored.
     """
@@ -158,17 +162,17 @@ def _is_truncated_png(data: bytes) -> bool:
     return True
 
 
-def _resize(decoded: DecodedImage, shorter_px: int, *, max_pixels: int) -> Image.Image:
+def _resize(decoded_image: DecodedImage, shorter_px: int, *, max_pixels: int) -> Image.Image:
     """Return the upright image with its shorter side at `shorter_px`; RGB, or YCbCr if a JPEG is downscaled."""
-    size = resized_size(*decoded.size, ImageProperty(shorter_px))
+    size = resized_size(*decoded_image.size, ImageProperty(shorter_px))
     if size[0] * size[1] > max_pixels or max(size) > _JPEG_MAX_PX:
         raise _UnwantedError(Reason.TOO_MANY_PIXELS, f"{size[0]} x {size[1]} when resized")
-    shrinks = min(decoded.size) > shorter_px
+    shrinks = min(decoded_image.size) > shorter_px
     resampling = Image.Resampling.HAMMING if shrinks else Image.Resampling.BILINEAR
-    return decoded.image.resize(size, resampling, reducing_gap=2.0)
+    return decoded_image.image.resize(size, resampling, reducing_gap=2.0)
 
 
-def _encode(image: Image.Image) -> bytes:
+def _encode_jpeg(image: Image.Image) -> bytes:
     out = io.BytesIO()
     image.save(out, "JPEG", quality=_JPEG_QUALITY)
     return out.getvalue()

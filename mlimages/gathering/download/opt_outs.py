@@ -36,7 +36,7 @@ class Headers(Protocol):
 def find_opt_out(headers: Headers) -> str | None:
     """Return the header field that forbids training on the content; None if there is none."""
     for value in headers.getall("X-Robots-Tag", []):
-        if word := forbidden_by_robots_tag(value):
+        if word := find_forbidding_directive(value):
             return f"X-Robots-Tag: {word}"
     if forbids_training(",".join(headers.getall("Content-Usage", [])), "train-ai", "n"):
         return "Content-Usage: train-ai=n"
@@ -45,15 +45,15 @@ def find_opt_out(headers: Headers) -> str | None:
     return None
 
 
-def forbidden_by_robots_tag(value: str) -> str | None:
+def find_forbidding_directive(header: str) -> str | None:
     """Return the directive of an X-Robots-Tag that forbids training; after `agent:`, directives apply to that agent.
 
-    >>> forbidden_by_robots_tag("max-image-preview:large, noai")
+    >>> find_forbidding_directive("max-image-preview:large, noai")
     'noai'
-    >>> forbidden_by_robots_tag("otherbot: noindex, noai")
+    >>> find_forbidding_directive("otherbot: noindex, noai")
     """
     is_ours = True
-    for part in value.lower().split(","):
+    for part in header.lower().split(","):
         name, colon, directive = (text.strip() for text in part.partition(":"))
         if colon and name in _WITH_VALUE:
             continue
@@ -87,10 +87,10 @@ def parse_tdmrep(text: str) -> list[tuple[str, bool]]:
         rules = json.loads(text)
     except (ValueError, RecursionError):
         return []
-    return list(_tdm_rules(rules)) if isinstance(rules, list) else []
+    return list(_parse_tdm_rules(rules)) if isinstance(rules, list) else []
 
 
-def _tdm_rules(rules: list[Any]) -> Iterator[tuple[str, bool]]:
+def _parse_tdm_rules(rules: list[Any]) -> Iterator[tuple[str, bool]]:
     for rule in rules:
         location = rule.get("location") if isinstance(rule, Mapping) else None
         if isinstance(location, str) and "tdm-reservation" in rule:
@@ -114,18 +114,18 @@ def find_xmp_opt_out(data: bytes) -> str | None:
 
     Source: PLUS License Data Format, XMP reference, as adopted by the IPTC.
     """
-    metadata = data[: _end_of_jpeg_header(data)] + _compressed_xmp(data)
+    metadata = data[: _find_end_of_jpeg_header(data)] + _read_compressed_xmp(data)
     if b"DataMining" not in metadata:  # before any slower step
         return None
     for packet in _XMP_PACKETS.finditer(metadata):
-        for value in _data_mining_values(packet[0]):
+        for value in _find_data_mining_values(packet[0]):
             term = value.strip().rstrip("/").rpartition("/")[2].upper()
             if term.startswith("DMI-PROHIBITED"):
                 return f"XMP plus:DataMining: {term[:60]}"
     return None
 
 
-def _end_of_jpeg_header(data: bytes) -> int:
+def _find_end_of_jpeg_header(data: bytes) -> int:
     """Return the offset of the pixels of a JPEG, or the length of any other file; the pixels are not searched for XMP,
     to save time."""
     position = 2
@@ -136,7 +136,7 @@ def _end_of_jpeg_header(data: bytes) -> int:
     return len(data)
 
 
-def _compressed_xmp(data: bytes) -> bytes:
+def _read_compressed_xmp(data: bytes) -> bytes:
     """Return the XMP that a PNG holds compressed in its iTXt chunk (PNG, 11.3.3.4); empty if there is none."""
     at = data.find(_COMPRESSED_XMP) if data.startswith(b"\x89PNG") else -1
     if at < 4:
@@ -149,7 +149,7 @@ def _compressed_xmp(data: bytes) -> bytes:
         return b""
 
 
-def _data_mining_values(packet: bytes) -> Iterator[str]:
+def _find_data_mining_values(packet: bytes) -> Iterator[str]:
     if b"<!" in packet.replace(b"<!--", b"").replace(b"<![CDATA[", b""):  # no document types, so no entities
         return
     try:

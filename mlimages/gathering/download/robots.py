@@ -73,20 +73,22 @@ def parse_site_rules(robots_txt: str, tdmrep: str = "") -> SiteRules:
     >>> rules.find_opt_out(URL("https://example.org/a.jpg"))
     'robots.txt: Content-Signal: ai-train=no'
     """
-    lines = _lines_for_agent(robots_txt)
+    lines = _select_lines_for_agent(robots_txt)
     robots = None
     if any(name in ("allow", "disallow") for name, _ in lines):
         from protego import Protego
 
         robots = Protego.parse("\n".join(["User-agent: *", *(f"{name}: {value}" for name, value in lines)]))
     usage = {
-        f"{title}: {key}={value}": tuple(_usage_rule(text, key, value) for name, text in lines if name == title.lower())
+        f"{title}: {key}={value}": tuple(
+            _find_usage_rule(text, key, value) for name, text in lines if name == title.lower()
+        )
         for title, key, value in _USAGE
     }
     return SiteRules(robots, {name: rules for name, rules in usage.items() if rules}, tuple(parse_tdmrep(tdmrep)))
 
 
-def _lines_for_agent(robots_txt: str) -> list[tuple[str, str]]:
+def _select_lines_for_agent(robots_txt: str) -> list[tuple[str, str]]:
     """Return the fields and values of the groups for our User-Agent, or by default of those for all agents (RFC 9309,
     2.2.1).
 
@@ -109,7 +111,7 @@ def _lines_for_agent(robots_txt: str) -> list[tuple[str, str]]:
     return groups.get(AGENT, groups["*"])
 
 
-def _usage_rule(text: str, key: str, value: str) -> tuple[str, bool]:
+def _find_usage_rule(text: str, key: str, value: str) -> tuple[str, bool]:
     pattern, preferences = (*text.split(None, 1), "")[:2] if text.startswith("/") else ("/", text)
     return pattern, forbids_training(preferences, key, value)
 

@@ -62,7 +62,7 @@ def iter_entries(path: Path) -> Iterator[Entry]:
             elif inner.is_file():
                 whole = Member(inner.name, 0, inner.stat().st_size)
                 yield Entry(
-                    inner.absolute().as_uri(), inner.relative_to(path).as_posix(), partial(_read_part, inner, whole)
+                    inner.absolute().as_uri(), inner.relative_to(path).as_posix(), partial(_read_member, inner, whole)
                 )
         return
     try:
@@ -94,7 +94,7 @@ def _tar_entries(path: Path) -> Iterator[tuple[str, Callable[[], Awaitable[bytes
         return
     with path.open("rb") as file:
         for prefix, member in _iter_members(file, 0):
-            yield prefix + member.name, partial(_read_part, path, member)
+            yield prefix + member.name, partial(_read_member, path, member)
 
 
 def _stream_entries(archive: tarfile.TarFile) -> Iterator[tuple[str, Callable[[], Awaitable[bytes]]]]:
@@ -107,12 +107,12 @@ def _stream_entries(archive: tarfile.TarFile) -> Iterator[tuple[str, Callable[[]
                 for name, load in _stream_entries(inner):
                     yield f"{Path(info.name).stem}/{name}", load
         elif info.size <= MAX_MEMBER_BYTES:
-            yield info.name, partial(_as_loader, file.read())
+            yield info.name, partial(_return_data, file.read())
 
 
-def _iter_members(file: IO[bytes], at: int) -> Iterator[tuple[str, Member]]:
-    """Yield the regular files of the tar at offset `at`, and those of nested tars after the entry of their tar."""
-    file.seek(at)
+def _iter_members(file: IO[bytes], offset: int) -> Iterator[tuple[str, Member]]:
+    """Yield the regular files of the tar at offset `offset`, and those of nested tars after the entry of their tar."""
+    file.seek(offset)
     with tarfile.open(fileobj=file, mode="r:") as archive:
         for info in archive:
             if info.isreg() and info.name.endswith(".tar"):
@@ -124,11 +124,11 @@ def _iter_members(file: IO[bytes], at: int) -> Iterator[tuple[str, Member]]:
                 yield "", Member(info.name, info.offset_data, info.size)
 
 
-async def _as_loader(data: bytes) -> bytes:
+async def _return_data(data: bytes) -> bytes:
     return data
 
 
-async def _read_part(path: Path, member: Member) -> bytes:
+async def _read_member(path: Path, member: Member) -> bytes:
     def read() -> bytes:
         with path.open("rb") as file:
             file.seek(member.offset)

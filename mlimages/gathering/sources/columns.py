@@ -45,12 +45,12 @@ class Columns:
     label: str | None
     others: tuple[str, ...]
 
-    def ref(self, row: Row, default: str) -> ImageRef:
+    def make_image_ref(self, row: Row, default_label: str) -> ImageRef:
         """Return the link in a row."""
         url = text_of(row.get(self.url)) or text_of(row.get(RAW))
         label = text_of(row.get(self.label)) if self.label else ""
         source = {name: value for name in self.others if (value := _to_json_value(row.get(name))) not in (None, "")}
-        return ImageRef(strip_link(url), label.strip() or default, source)
+        return ImageRef(strip_link(url), label.strip() or default_label, source)
 
     def describe(self) -> str:
         """Describe which columns are used as link and class; shown before the first request."""

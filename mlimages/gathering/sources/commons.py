@@ -60,7 +60,7 @@ class Commons:
         network = options_for_endpoint(endpoint, ENDPOINT, network or GatherOptions())
         self._has_contact = network.contact is not None
         self._tell = tell
-        self._api = SearchApi("Commons", network=network, refusal=_CONTACT, wait=wait, refresh=refresh)
+        self._api = SearchApi("Commons", network=network, refusal_advice=_CONTACT, wait=wait, refresh=refresh)
         self._full: set[str] = set()
 
     def enough(self, label: str) -> None:
@@ -76,23 +76,23 @@ class Commons:
             self._tell(_CONTACT)
         async with self._api:
             for label, query in self._classes.items():
-                async for ref in self._images(label, query):
-                    yield ref
+                async for image_ref in self._images(label, query):
+                    yield image_ref
 
     async def _images(self, label: str, query: str) -> AsyncIterator[ImageRef]:
         following: dict[str, str] = {}
         while label not in self._full:
-            answer = await self._api.get(self._url, {**self._params(query), **following}) or {}
+            answer = await self._api.get(self._url, {**self._make_query_params(query), **following}) or {}
             found = answer.get("query")
             for page in json_objects(found.get("pages") if isinstance(found, dict) else None):
                 for info in json_objects(page.get("imageinfo"))[:1]:
                     if label not in self._full and str(info.get("mime")).startswith("image/"):
-                        yield self._ref(page, info, label)
+                        yield self._make_image_ref(page, info, label)
             if not isinstance(answer.get("continue"), dict):
                 return
             following = {name: str(value) for name, value in answer["continue"].items()}
 
-    def _params(self, query: str) -> dict[str, str]:
+    def _make_query_params(self, query: str) -> dict[str, str]:
         params = {
             "action": "query",
             "format": "json",
@@ -113,10 +113,10 @@ class Commons:
             "gsrlimit": str(_PER_PAGE),
         }  # fmt: skip
 
-    def _ref(self, page: Mapping[str, Any], info: Mapping[str, Any], label: str) -> ImageRef:
-        metadata = info.get("extmetadata")
+    def _make_image_ref(self, page: Mapping[str, Any], image_info: Mapping[str, Any], label: str) -> ImageRef:
+        metadata = image_info.get("extmetadata")
         texts = {name: _plain_text(metadata, name) for name in _EXTMETADATA}
-        title, link = str(page.get("title")), info.get("descriptionurl")
+        title, link = str(page.get("title")), image_info.get("descriptionurl")
         artist = texts["Artist"] or texts["Credit"] or "unknown"
         licence = f"[{texts['LicenseShortName'] or 'see its page'}]({texts['LicenseUrl'] or link})"
         source = {
@@ -131,7 +131,7 @@ class Commons:
             "attribution": f"[{title.removeprefix('File:')}]({link}) by {artist}, {licence}",
         }
         return ImageRef(
-            str(info.get("thumburl" if self._width else "url") or info.get("url") or ""),
+            str(image_info.get("thumburl" if self._width else "url") or image_info.get("url") or ""),
             label,
             source,
             name=f"commons-{page.get('pageid')}",

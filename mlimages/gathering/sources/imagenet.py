@@ -99,17 +99,17 @@ class ImageNet:
         self._errors: dict[str, None] = {}  # ordered
         found: set[str] = set()
         if self._archive:
-            async for wnid, ref in self._from_archive(self._archive):
+            async for wnid, image_ref in self._from_archive(self._archive):
                 found.add(wnid)
-                yield ref
+                yield image_ref
         failures: dict[str, list[str]] = {}
         stream = aiohttp.ClientTimeout(sock_connect=self._network.timeout_s, sock_read=self._network.timeout_s)
         async with open_session(self._network, timeout=stream) as self._session:
             for wnid, folder in self._folders.items():
                 if wnid not in found and folder not in self._full:
-                    async for ref in self._images(wnid, failures):
+                    async for image_ref in self._images(wnid, failures):
                         found.add(wnid)
-                        yield self._with_label(wnid, ref)
+                        yield self._with_label(wnid, image_ref)
                         if folder in self._full:
                             break
         if self._errors and not found:
@@ -119,8 +119,8 @@ class ImageNet:
             )
         self._tell_failures(failures)
 
-    def _with_label(self, wnid: str, ref: ImageRef) -> ImageRef:
-        return replace(ref, label=self._folders[wnid], source={"provider": "ImageNet", "wnid": wnid})
+    def _with_label(self, wnid: str, image_ref: ImageRef) -> ImageRef:
+        return replace(image_ref, label=self._folders[wnid], source={"provider": "ImageNet", "wnid": wnid})
 
     async def _images(self, wnid: str, failures: dict[str, list[str]]) -> AsyncIterator[ImageRef]:
         """Yield the images of a synset from the first origin that has images; add the errors of the origins before it
@@ -135,9 +135,9 @@ class ImageNet:
                 continue
             found, why = False, f"{name} has no images"
             try:
-                async for ref in way(wnid):
+                async for image_ref in way(wnid):
                     found = True
-                    yield ref
+                    yield image_ref
             except _READ_ERRORS as error:
                 why = _explain(name, error)
                 self._site_down |= isinstance(error, aiohttp.ClientConnectorError)
@@ -167,7 +167,7 @@ class ImageNet:
                     wnid = next((wnid for wnid in _wnids_in_path(entry.path) if wnid in self._folders), None)
                     if wnid and self._folders[wnid] not in self._full:
                         name = entry.path.rpartition("/")[2]
-                        yield wnid, self._with_label(wnid, _ref(entry.url, name, entry.load))
+                        yield wnid, self._with_label(wnid, _make_image_ref(entry.url, name, entry.load))
         except InputError as error:
             self._tell(str(error))
 
@@ -177,15 +177,15 @@ class ImageNet:
         known = _read_listing(listing)
         if known:  # an earlier run read it to its end: request only missing members
             for member in known:
-                yield _ref(f"{url}#{member.name}", member.name, partial(self._read_part, url, member))
+                yield _make_image_ref(f"{url}#{member.name}", member.name, partial(self._read_member, url, member))
             return
         members = []
         async for member, data in RemoteTar(self._session, url).members():
             members.append(asdict(member))
-            yield _ref(f"{url}#{member.name}", member.name, partial(_as_loader, data))
+            yield _make_image_ref(f"{url}#{member.name}", member.name, partial(_return_data, data))
         write_text(listing, json.dumps(members))
 
-    async def _read_part(self, url: str, member: Member) -> bytes:
+    async def _read_member(self, url: str, member: Member) -> bytes:
         async with open_session(self._network) as session:  # the session of the source may be closed already
             return await RemoteTar(session, url).read(member)
 
@@ -206,16 +206,16 @@ class ImageNet:
     async def _from_list(self, wnid: str) -> AsyncIterator[ImageRef]:
         if self._listed is None:
             self._listed = await asyncio.to_thread(self._read_list)
-        for ref in self._listed[wnid]:
-            yield ref
+        for image_ref in self._listed[wnid]:
+            yield image_ref
 
     def _read_list(self) -> dict[str, list[ImageRef]]:
         """Read the links of the requested synsets in one pass over the list, which may have millions of lines."""
         assert self._url_list
         listed: dict[str, list[ImageRef]] = {wnid: [] for wnid in self._folders}
-        for ref in read_list(self._url_list):
-            if ref.label in listed:
-                listed[ref.label].append(ref)
+        for image_ref in read_list(self._url_list):
+            if image_ref.label in listed:
+                listed[image_ref.label].append(image_ref)
         return listed
 
 
@@ -235,11 +235,11 @@ def _read_listing(path: Path) -> list[Member]:
         return []
 
 
-def _ref(url: str, file_name: str, load: Callable[[], Awaitable[bytes]]) -> ImageRef:
+def _make_image_ref(url: str, file_name: str, load: Callable[[], Awaitable[bytes]]) -> ImageRef:
     return ImageRef(url, "", name=Path(file_name).stem, load=load)
 
 
-async def _as_loader(data: bytes) -> bytes:
+async def _return_data(data: bytes) -> bytes:
     return data
 
 

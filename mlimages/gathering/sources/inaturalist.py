@@ -71,7 +71,7 @@ class INaturalist:
         self._api = SearchApi(
             "iNaturalist",
             network=options_for_endpoint(endpoint, ENDPOINT, network or GatherOptions()),
-            refusal=_REFUSAL,
+            refusal_advice=_REFUSAL,
             rates=_RATES,
             wait=wait,
             refresh=refresh,
@@ -91,7 +91,7 @@ class INaturalist:
         async with self._api:
             found = {}
             for label, query in self._classes.items():
-                page = await self._observations(await self._taxon_id(query), above=0)
+                page = await self._observations(await self._taxon_id(query), above_id=0)
                 found[label] = page.get("total_results")
             return found
 
@@ -99,12 +99,12 @@ class INaturalist:
         async with self._api:
             taxa = {label: await self._taxon_id(query) for label, query in self._classes.items()}
             for label, taxon_id in taxa.items():
-                async for ref in self._photos(label, taxon_id):
+                async for image_ref in self._photos(label, taxon_id):
                     if pause := self._budget.remaining_wait_s():
                         await self._wait(
                             pause, f"iNaturalist: 5 GB an hour are allowed; waiting {pause / 60:.0f} minutes"
                         )
-                    yield ref
+                    yield image_ref
 
     async def _taxon_id(self, query: str) -> int:
         """Return the id of the only active taxon whose scientific or common name is the query.
@@ -131,7 +131,7 @@ class INaturalist:
             f"iNaturalist has no taxon {query!r}{f'; similar: {similar}' if similar else ''}: name another, or an id"
         )
 
-    async def _observations(self, taxon_id: int, *, above: int) -> dict[str, Any]:
+    async def _observations(self, taxon_id: int, *, above_id: int) -> dict[str, Any]:
         params = {
             "taxon_id": str(taxon_id),
             "photos": "true",
@@ -139,7 +139,7 @@ class INaturalist:
             "per_page": str(_PER_PAGE),
             "order_by": "id",
             "order": "asc",
-            "id_above": str(above),
+            "id_above": str(above_id),
         }
         params |= {name: value for name, value in self._filters.items() if value}
         return await self._api.get(f"{self._endpoint}/observations", params) or {}
@@ -147,12 +147,12 @@ class INaturalist:
     async def _photos(self, label: str, taxon_id: int) -> AsyncIterator[ImageRef]:
         above = 0
         while label not in self._full:
-            observations = json_objects((await self._observations(taxon_id, above=above)).get("results"))
+            observations = json_objects((await self._observations(taxon_id, above_id=above)).get("results"))
             for observation in observations:
                 name = self._class_of(observation, label)
                 for photo in json_objects(observation.get("photos")):
                     if name and name not in self._full and photo.get("license_code") in self._licences:
-                        yield self._ref(observation, photo, name)
+                        yield self._make_image_ref(observation, photo, name)
             if len(observations) < _PER_PAGE:
                 return
             above = max(int(observation["id"]) for observation in observations)
@@ -167,7 +167,7 @@ class INaturalist:
             return " ".join(name.split()[: 1 if self._by == "genus" else 2])
         return name if rank == self._by else None
 
-    def _ref(self, observation: Mapping[str, Any], photo: Mapping[str, Any], label: str) -> ImageRef:
+    def _make_image_ref(self, observation: Mapping[str, Any], photo: Mapping[str, Any], label: str) -> ImageRef:
         taxon, user = (observation.get(name) or {} for name in ("taxon", "user"))
         page = observation.get("uri") or f"https://www.inaturalist.org/observations/{observation.get('id')}"
         source = {
@@ -185,10 +185,10 @@ class INaturalist:
         return ImageRef(link, label, source, name=f"inaturalist-{photo.get('id')}")
 
 
-def _require_choices(option: str, values: Sequence[str], allowed: Sequence[str]) -> None:
+def _require_choices(option: str, values: Sequence[str], allowed_values: Sequence[str]) -> None:
     for value in values:
-        if value not in allowed:
-            raise InputError(f"{option} is {value!r}: expected one of {', '.join(allowed)}")
+        if value not in allowed_values:
+            raise InputError(f"{option} is {value!r}: expected one of {', '.join(allowed_values)}")
 
 
 class _HourlyByteLimit:
@@ -199,9 +199,9 @@ class _HourlyByteLimit:
         self._received: deque[tuple[float, int]] = deque()
         self._sum = 0
 
-    def add(self, count: int) -> None:
-        self._received.append((time.monotonic(), count))
-        self._sum += count
+    def add(self, num_bytes: int) -> None:
+        self._received.append((time.monotonic(), num_bytes))
+        self._sum += num_bytes
 
     def remaining_wait_s(self) -> float:
         now = time.monotonic()

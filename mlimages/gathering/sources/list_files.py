@@ -22,7 +22,7 @@ _COMPRESSIONS = (".gz", ".bz2", ".xz", ".zip")
 _READ_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, RuntimeError)
 
 
-def uncompressed_name(path: Path) -> str:
+def name_without_compression_suffix(path: Path) -> str:
     """Return a file name without the suffix of its compression."""
     return path.stem if path.suffix.lower() in _COMPRESSIONS else path.name
 
@@ -91,13 +91,13 @@ def read_lines(file: IO[bytes]) -> Iterator[str]:
     start = file.peek(2)[:2] if hasattr(file, "peek") else b""
     encoding = "utf-16" if start in (b"\xff\xfe", b"\xfe\xff") else "latin-1"
     with io.TextIOWrapper(file, encoding, errors="replace", newline=None) as text:
-        for line in _cut_lines(text):
-            decoded = line if line.isascii() or encoding == "utf-16" else _decode(line.encode("latin-1"))
+        for line in _cut_long_lines(text):
+            decoded = line if line.isascii() or encoding == "utf-16" else _decode_line(line.encode("latin-1"))
             if decoded and not decoded.isspace():
                 yield decoded
 
 
-def _cut_lines(text: io.TextIOWrapper) -> Iterator[str]:
+def _cut_long_lines(text: io.TextIOWrapper) -> Iterator[str]:
     while line := text.readline(MAX_LINE):
         rest = line
         while len(rest) == MAX_LINE and not rest.endswith("\n"):
@@ -105,7 +105,7 @@ def _cut_lines(text: io.TextIOWrapper) -> Iterator[str]:
         yield line.rstrip("\n")
 
 
-def _decode(line: bytes) -> str:
+def _decode_line(line: bytes) -> str:
     line = line.removeprefix(b"\xef\xbb\xbf")  # the byte order mark of the first line
     try:
         return line.decode("utf-8")

@@ -30,9 +30,9 @@ from mlimages.gathering.sources.list_files import (
     STDIN,
     count_available_lines,
     is_compressed,
+    name_without_compression_suffix,
     open_list,
     read_lines,
-    uncompressed_name,
 )
 from mlimages.gathering.sources.tables import (
     csv_rows,
@@ -87,7 +87,7 @@ def require_reader(path: Path) -> None:
 
 def list_suffix(path: Path) -> str:
     """Return the suffix of a list without that of its compression."""
-    return Path(uncompressed_name(path)).suffix.lower()
+    return Path(name_without_compression_suffix(path)).suffix.lower()
 
 
 class LinkFile:
@@ -117,39 +117,42 @@ class LinkFile:
         self._ready = sys.maxsize
         self._unclassified = 0
         self._has_long_rows = False
-        refs = self._parse_refs()
-        head, error = self._take_head(refs, HEAD)
+        image_refs = self._parse_image_refs()
+        head, error = self._take_first_items(image_refs, HEAD)
         if error and not head:
             raise error
         self._require_links(head)
         if choice.label_col is None:
             self._require_classes(head)
-        first = next((f"; first link {_short_url(ref.url)}" for ref in head if has_download_scheme(ref.url)), "")
+        first = next(
+            (f"; first link {_short_url(image_ref.url)}" for image_ref in head if has_download_scheme(image_ref.url)),
+            "",
+        )
         self.description = f"{self._form}{first}"
         self.warnings = tuple(self._find_warnings(head))
-        self._links = chain(head, _raise_lazily(error) if error else refs)
+        self._links = chain(head, _raise_lazily(error) if error else image_refs)
 
     def __iter__(self) -> Iterator[ImageRef]:
         return self._links
 
-    def _require_links(self, head: list[ImageRef]) -> None:
-        if self._path == STDIN and len(head) < 2:  # a line that was typed; more may follow
+    def _require_links(self, first_links: list[ImageRef]) -> None:
+        if self._path == STDIN and len(first_links) < 2:  # a line that was typed; more may follow
             return
-        if head and not any(has_download_scheme(ref.url) for ref in head):
-            first = next((ref.url for ref in head if ref.url), "")
+        if first_links and not any(has_download_scheme(image_ref.url) for image_ref in first_links):
+            first = next((image_ref.url for image_ref in first_links if image_ref.url), "")
             raise InputError(
                 f"{self.name}: no row contains an http(s) link: give a list of links "
                 f"(first row: {_short_url(first, 200)})"
             )
 
-    def _find_warnings(self, head: list[ImageRef]) -> Iterator[str]:
-        has_more = len(head) == HEAD or self._has_long_rows
-        rows = f"of the first {len(head)} rows" if has_more else f"of {counted(len(head), 'row')}"
-        wrong = [ref.url for ref in head if not has_download_scheme(ref.url)]
+    def _find_warnings(self, first_links: list[ImageRef]) -> Iterator[str]:
+        has_more = len(first_links) == HEAD or self._has_long_rows
+        rows = f"of the first {len(first_links)} rows" if has_more else f"of {counted(len(first_links), 'row')}"
+        wrong = [image_ref.url for image_ref in first_links if not has_download_scheme(image_ref.url)]
         if wrong:
             example = next((f", such as {_short_url(url)}" for url in wrong if url), "")
             yield f"{len(wrong)} {rows} without an http(s) link{example}"
-        links = [ref.url for ref in head if has_download_scheme(ref.url)]
+        links = [image_ref.url for image_ref in first_links if has_download_scheme(image_ref.url)]
         if several := list(filter(_NEXT_LINK.search, links)):
             example = _short_url(several[0])
             yield f"{len(several)} {rows} with several links in a cell, such as {example}: give each a row"
@@ -158,19 +161,19 @@ class LinkFile:
                 f"{len(spaced)} {rows} with a space in the link, such as {_short_url(spaced[0])}: separate a class "
                 "from its link by a tab"
             )
-        if 0 < self._unclassified < len(head):
+        if 0 < self._unclassified < len(first_links):
             yield f"{self._unclassified} {rows} without a class: put into class {self._default}"
 
-    def _require_classes(self, head: list[ImageRef]) -> None:
-        single = [label for label, count in Counter(ref.label for ref in head).items() if count == 1]
+    def _require_classes(self, first_links: list[ImageRef]) -> None:
+        single = [label for label, count in Counter(image_ref.label for image_ref in first_links).items() if count == 1]
         if len(single) > _MAX_SINGLE_CLASSES:
             raise InputError(
-                f"{self.name}: {len(single)} of the first {len(head)} links have a class that occurs once, such as "
-                f"{printable(single[0][:60])!r}: use --class NAME to put all links into one class, or "
+                f"{self.name}: {len(single)} of the first {len(first_links)} links have a class that occurs once, such "
+                f"as {printable(single[0][:60])!r}: use --class NAME to put all links into one class, or "
                 "--label-column to choose the column of classes"
             )
 
-    def _parse_refs(self) -> Iterator[ImageRef]:
+    def _parse_image_refs(self) -> Iterator[ImageRef]:
         suffix = list_suffix(self._path)
         if suffix == ".parquet":
             yield from self._from_rows(parquet_rows(self._path))
@@ -182,7 +185,7 @@ class LinkFile:
                 return
             if self._path == STDIN:
                 self._ready = count_available_lines(file)
-            head, error = self._take_head(lines, min(self._ready, _SNIFFED))
+            head, error = self._take_first_items(lines, min(self._ready, _SNIFFED))
             lines = chain(head, _raise_lazily(error) if error else lines)
             yield from self._detect_and_parse(head, self._count_available(lines), suffix)
 
@@ -192,8 +195,8 @@ class LinkFile:
             self._ready -= 1
             yield line
 
-    def _detect_and_parse(self, head: list[str], lines: Iterator[str], suffix: str) -> Iterator[ImageRef]:
-        first = head[0] if head else ""
+    def _detect_and_parse(self, first_lines: list[str], lines: Iterator[str], suffix: str) -> Iterator[ImageRef]:
+        first = first_lines[0] if first_lines else ""
         if first.startswith(_NO_TEXT):
             raise InputError(f"{self.name} is a spreadsheet or an archive, not a list of links: save it as CSV")
         if first.lstrip().lower().startswith(("<!doctype html", "<html")):
@@ -204,9 +207,9 @@ class LinkFile:
             return self._from_rows(json_line_rows(lines))
         if first.startswith("[") and first.rstrip("[ {\"'") == "":
             return self._from_json("\n".join(lines))
-        if is_spaced_table(head):
+        if is_spaced_table(first_lines):
             return self._from_table(line.split() for line in lines)
-        delimiter = None if suffix == ".tsv" else sniff_delimiter(head)
+        delimiter = None if suffix == ".tsv" else sniff_delimiter(first_lines)
         if delimiter == " ":
             return self._from_text("\t".join(split_class_and_link(line) or (line,)) for line in lines)
         if suffix == ".csv" and delimiter != "|":
@@ -237,7 +240,7 @@ class LinkFile:
         return self._from_rows(iter(json_rows(value, self._path)))
 
     def _from_rows(self, rows: Iterator[Row]) -> Iterator[ImageRef]:
-        head, error = self._take_head(rows, 100)
+        head, error = self._take_first_items(rows, 100)
         if error and not head:
             raise error
         names = list(dict.fromkeys(name for row in head for name in row))
@@ -247,7 +250,7 @@ class LinkFile:
         self._form = columns.describe() + self._class_note(columns.label is None)
         for row in chain(head, _raise_lazily(error) if error else rows):
             self._unclassified += bool(columns.label) and not text_of(row.get(columns.label)).strip()
-            yield columns.ref(row, self._default)
+            yield columns.make_image_ref(row, self._default)
 
     def _from_text(self, lines: Iterable[str]) -> Iterator[ImageRef]:
         self._form = f"one link per line{self._class_note(True)}"
@@ -268,12 +271,12 @@ class LinkFile:
                 self._form = "one class and link per line"
                 yield ImageRef(strip_link(right), label or self._default)
 
-    def _take_head(self, items: Iterator[_T], count: int) -> tuple[list[_T], Exception | None]:
+    def _take_first_items(self, items: Iterator[_T], max_items: int) -> tuple[list[_T], Exception | None]:
         """Return the first items (of standard input, only those available), and the error that ended them early."""
         head: list[_T] = []
         size = 0
         try:
-            for item in islice(items, count):
+            for item in islice(items, max_items):
                 head.append(item)
                 size += len(repr(item))
                 if size > HEAD_BYTES:
@@ -285,8 +288,8 @@ class LinkFile:
             return head, error
         return head, None
 
-    def _class_note(self, is_alone: bool) -> str:
-        return f"; class {self._default}" if is_alone else ""
+    def _class_note(self, is_only_list: bool) -> str:
+        return f"; class {self._default}" if is_only_list else ""
 
 
 def _short_url(url: str, length: int = 100) -> str:

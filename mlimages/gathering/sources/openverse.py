@@ -71,7 +71,7 @@ class Openverse:
         self._api = SearchApi(
             "Openverse",
             network=options_for_endpoint(endpoint, ENDPOINT, network or GatherOptions()),
-            refusal=_REFUSAL_REGISTERED if self._client_credentials else _REFUSAL,
+            refusal_advice=_REFUSAL_REGISTERED if self._client_credentials else _REFUSAL,
             wait=wait,
             refresh=refresh,
             authorize=self._authorize if self._client_credentials else None,
@@ -85,33 +85,35 @@ class Openverse:
     async def plan(self) -> dict[str, int | None]:
         """Return the number of images by class."""
         async with self._api:
-            return {label: (await self._page(query, 1)).get("result_count") for label, query in self._classes.items()}
+            return {
+                label: (await self._get_page(query, 1)).get("result_count") for label, query in self._classes.items()
+            }
 
     async def __aiter__(self) -> AsyncIterator[ImageRef]:
         if not self._client_credentials:
             self._tell(_LIMITS)
         async with self._api:
             for label, query in self._classes.items():
-                async for ref in self._images(label, query):
-                    yield ref
+                async for image_ref in self._images(label, query):
+                    yield image_ref
 
     async def _images(self, label: str, query: str) -> AsyncIterator[ImageRef]:
         for number in itertools.count(1):
             if label in self._full:
                 return
-            page = await self._page(query, number)
+            page = await self._get_page(query, number)
             for image in json_objects(page.get("results")):
                 if label not in self._full:
-                    yield self._ref(image, label)
+                    yield self._make_image_ref(image, label)
             pages = page.get("page_count")
             if not isinstance(pages, int) or number >= pages:
                 return
 
-    async def _page(self, query: str, number: int) -> dict[str, Any]:
+    async def _get_page(self, query: str, page_number: int) -> dict[str, Any]:
         size = _PER_PAGE_REGISTERED if self._client_credentials else _PER_PAGE
-        params = {"q": query, "page": str(number), "page_size": str(size), **self._params}
+        params = {"q": query, "page": str(page_number), "page_size": str(size), **self._params}
         params = {name: value for name, value in params.items() if value}
-        return await self._api.get(f"{self._endpoint}/v1/images/", params, is_first=number == 1) or {}
+        return await self._api.get(f"{self._endpoint}/v1/images/", params, is_first_page=page_number == 1) or {}
 
     async def _authorize(self) -> Mapping[str, str]:
         """Exchange the client's id and secret for a token (OAuth 2, client credentials: RFC 6749, 4.4)."""
@@ -121,15 +123,15 @@ class Openverse:
         answer = await self._api.post(f"{self._endpoint}/v1/auth_tokens/token/", form)
         return {"Authorization": f"Bearer {answer.get('access_token')}"}
 
-    def _ref(self, image: Mapping[str, Any], label: str) -> ImageRef:
-        licence = f"{image.get('license', '')} {image.get('license_version') or ''}".strip().upper()
+    def _make_image_ref(self, image_info: Mapping[str, Any], label: str) -> ImageRef:
+        licence = f"{image_info.get('license', '')} {image_info.get('license_version') or ''}".strip().upper()
         attribution = (
-            f"[{image.get('title') or 'Untitled'}]({image.get('foreign_landing_url')}) by "
-            f"{image.get('creator') or 'unknown'}, [{licence}]({image.get('license_url')})"
+            f"[{image_info.get('title') or 'Untitled'}]({image_info.get('foreign_landing_url')}) by "
+            f"{image_info.get('creator') or 'unknown'}, [{licence}]({image_info.get('license_url')})"
         )
-        source = {**{name: image.get(name) for name in _KEPT}, "attribution": attribution}
-        link = str(image.get("thumbnail" if self._thumbnails else "url") or "")
-        name = f"openverse-{image.get('id')}"
+        source = {**{name: image_info.get(name) for name in _KEPT}, "attribution": attribution}
+        link = str(image_info.get("thumbnail" if self._thumbnails else "url") or "")
+        name = f"openverse-{image_info.get('id')}"
         return ImageRef(link, label, source, name=name, is_api=self._thumbnails)
 
 

@@ -67,7 +67,7 @@ class Pexels:
             "Pexels",
             network=network,
             headers={"Authorization": key},
-            refusal="the key in PEXELS_API_KEY is wrong; get one at https://www.pexels.com/api/",
+            refusal_advice="the key in PEXELS_API_KEY is wrong; get one at https://www.pexels.com/api/",
             rates=(_RATE,),
             wait=wait,
             refresh=refresh,
@@ -81,30 +81,32 @@ class Pexels:
     async def plan(self) -> dict[str, int | None]:
         """Return the number of photographs by class."""
         async with self._api:
-            return {label: (await self._page(query, 1)).get("total_results") for label, query in self._classes.items()}
+            return {
+                label: (await self._get_page(query, 1)).get("total_results") for label, query in self._classes.items()
+            }
 
     async def __aiter__(self) -> AsyncIterator[ImageRef]:
         async with self._api:
             for label, query in self._classes.items():
-                async for ref in self._photos(label, query):
-                    yield ref
+                async for image_ref in self._photos(label, query):
+                    yield image_ref
 
     async def _photos(self, label: str, query: str) -> AsyncIterator[ImageRef]:
         for number in itertools.count(1):
             if label in self._full:
                 return
-            page = await self._page(query, number)
+            page = await self._get_page(query, number)
             for photo in json_objects(page.get("photos")):
                 if label not in self._full:
-                    yield self._ref(photo, label)
+                    yield self._make_image_ref(photo, label)
             if not page.get("next_page"):
                 return
 
-    async def _page(self, query: str, number: int) -> dict[str, Any]:
-        params = {"query": query, "page": str(number), "per_page": str(_PER_PAGE), **self._filters}
-        return await self._api.get(self._url, params, is_first=number == 1) or {}
+    async def _get_page(self, query: str, page_number: int) -> dict[str, Any]:
+        params = {"query": query, "page": str(page_number), "per_page": str(_PER_PAGE), **self._filters}
+        return await self._api.get(self._url, params, is_first_page=page_number == 1) or {}
 
-    def _ref(self, photo: Mapping[str, Any], label: str) -> ImageRef:
+    def _make_image_ref(self, photo: Mapping[str, Any], label: str) -> ImageRef:
         name, page = str(photo.get("photographer") or "unknown"), str(photo.get("url") or "https://www.pexels.com")
         source = {
             "provider": "Pexels",

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from mlimages.core import InputError
 
 
-def parse_queries(texts: Sequence[str]) -> dict[str, str]:
+def parse_queries(query_texts: Sequence[str]) -> dict[str, str]:
     """Parse `lizard=lizard reptile` as the class lizard, searched as "lizard reptile"; plain words are both.
 
     Raises:
         InputError: a part is empty, or a class occurs twice.
     """
     classes: dict[str, str] = {}
-    for text in texts:
+    for text in query_texts:
         label, equals, query = (part.strip() for part in text.partition("="))
         if not label or (equals and not query):
             raise InputError(f"cannot search for {text!r}: expected QUERY or CLASS=QUERY")

@@ -18,7 +18,7 @@ import aiohttp
 
 from mlimages.core import GatherError, cache_dir, write_text
 from mlimages.gathering.download.client import open_session
-from mlimages.gathering.download.fetch import retry_after_s
+from mlimages.gathering.download.fetch import parse_retry_after
 from mlimages.gathering.download.reasons import describe_error
 from mlimages.gathering.links import host_of
 from mlimages.gathering.options import GatherOptions
@@ -57,7 +57,7 @@ class SearchApi:
     Args:
         name: name of the provider, for messages and the cache folder.
         headers: headers of each request; never logged.
-        refusal: advice to the user after 401 or 403.
+        refusal_advice: advice to the user after 401 or 403.
         rates: rate limits that the client keeps.
         wait: sleeps; None raises an error with the time instead.
         refresh: ignore cached responses.
@@ -69,7 +69,7 @@ class SearchApi:
         name: str,
         *,
         network: GatherOptions,
-        refusal: str,
+        refusal_advice: str,
         headers: Mapping[str, str] | None = None,
         rates: Sequence[RateLimit] = (),
         wait: Wait | None = sleep,
@@ -79,7 +79,7 @@ class SearchApi:
         self._name = name
         self._network = network
         self._headers = headers or {}
-        self._refusal = refusal
+        self._refusal = refusal_advice
         self._rates = rates
         self._wait = wait
         self._refresh = refresh
@@ -96,8 +96,8 @@ class SearchApi:
         if self._session:
             await self._session.close()
 
-    async def get(self, url: str, params: Mapping[str, str], *, is_first: bool = True) -> dict[str, Any] | None:
-        """Return the JSON object of a page; None if the page does not exist, unless it `is_first` of its query.
+    async def get(self, url: str, params: Mapping[str, str], *, is_first_page: bool = True) -> dict[str, Any] | None:
+        """Return the JSON object of a page; None if the page does not exist, unless it `is_first_page` of its query.
 
         Raises:
             GatherError: access is denied, the provider is unreachable, or waiting is disabled.
@@ -106,25 +106,25 @@ class SearchApi:
         cached = self._folder / f"{hashlib.sha256(address.encode()).hexdigest()}.json"
         if not self._refresh and (answer := _read_cached(cached)) is not None:
             return answer
-        answer = await self._get_json(address, is_first=is_first)
+        answer = await self._get_json(address, is_first_page=is_first_page)
         if answer is not None and _has_items(answer):
             write_text(cached, json.dumps({"fetched_at": time.time(), "answer": answer}))
         return answer
 
-    async def post(self, url: str, form: Mapping[str, str]) -> dict[str, Any]:
+    async def post(self, url: str, form_fields: Mapping[str, str]) -> dict[str, Any]:
         """Send a form and return the JSON object of the response, which is not cached.
 
         Raises:
             GatherError: access is denied, or the provider is unreachable.
         """
-        status, _, body = await self._request("POST", url, data=form)
+        status, _, body = await self._request("POST", url, data=form_fields)
         if status == 200 and isinstance(body, dict):
             return body
         if status in (400, 401, 403):
             raise GatherError(f"{self._name} returned HTTP {status}: {self._refusal}")
-        raise GatherError(_advise(_describe_response(url, status, body)))
+        raise GatherError(_add_retry_advice(_describe_response(url, status, body)))
 
-    async def _get_json(self, address: str, *, is_first: bool) -> dict[str, Any] | None:
+    async def _get_json(self, address: str, *, is_first_page: bool) -> dict[str, Any] | None:
         problem = ""
         may_authorize = self._authorize is not None
         if self._authorize and not self._headers:
@@ -137,7 +137,7 @@ class SearchApi:
                     problem = f"{self._name} returned an error: {str(body['error'].get('info'))[:200]}"
                     if body["error"].get("code") not in ("maxlag", "ratelimited"):
                         raise GatherError(problem)
-                    pause_s = retry_after_s(headers.get("Retry-After")) or _LAG_S
+                    pause_s = parse_retry_after(headers.get("Retry-After")) or _LAG_S
                 case 200 if isinstance(body, dict):
                     return body
                 case 401 if may_authorize and self._authorize:  # the token has expired
@@ -145,21 +145,21 @@ class SearchApi:
                     continue
                 case 401 | 403:
                     raise GatherError(f"{self._name} returned HTTP {status}: {self._refusal}")
-                case 400 | 404 | 422 if is_first:
+                case 400 | 404 | 422 if is_first_page:
                     details = "" if str(body).lstrip().startswith("<") else str(body).strip()  # no HTML
                     raise GatherError(": ".join(filter(None, [_describe_response(address, status, body), details])))
                 case 400 | 404 | 422:  # after the last page
                     return None
                 case 429:
                     problem = f"{self._name} returned HTTP 429 (too many requests)"
-                    retry_s = retry_after_s(headers.get("Retry-After"))
+                    retry_s = parse_retry_after(headers.get("Retry-After"))
                     pause_s = self._seconds_until_allowed() if retry_s is None else retry_s
                 case _:
                     problem = _describe_response(address, status, body)
                     pause_s = 2.0**attempt
             if attempt < _RETRIES:
-                await self._wait_or_raise(pause_s, problem, action="trying again in")
-        raise GatherError(_advise(problem))
+                await self._wait_or_raise(pause_s, problem, waiting_action="trying again in")
+        raise GatherError(_add_retry_advice(problem))
 
     async def _request(self, method: str, address: str, **options: Any) -> tuple[int, Mapping[str, str], Any]:
         assert self._session
@@ -168,7 +168,7 @@ class SearchApi:
             async with self._session.request(method, address, **options) as response:
                 text = await response.text()
                 self._record_quota(response.headers)
-                return response.status, response.headers, _parse(text) if response.status == 200 else text[:200]
+                return response.status, response.headers, _parse_json(text) if response.status == 200 else text[:200]
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             return 0, {}, describe_error(error)
 
@@ -179,27 +179,27 @@ class SearchApi:
             raise GatherError(
                 f"{self._name}'s monthly quota is exhausted: run the same command again on or after {until}"
             )
-        sent, now = self._recent_requests(), time.time()
+        sent, now = self._recent_request_times(), time.time()
         for rate in self._rates:
             if (seconds := rate.remaining_wait_s(sent, now)) > 0:
                 await self._wait_or_raise(seconds, f"{self._name}: {rate.requests} requests {rate.period} are allowed")
 
-    async def _wait_or_raise(self, seconds: float, reason: str, *, action: str = "waiting") -> None:
+    async def _wait_or_raise(self, seconds: float, reason: str, *, waiting_action: str = "waiting") -> None:
         long = f"{math.ceil(seconds)} s" if seconds < 120 else f"{math.ceil(seconds / 60)} minutes"
         if self._wait is None:
             raise GatherError(f"{reason}; run the same command again in {long} to resume")
-        await self._wait(seconds, f"{reason}; {action} {long}")
+        await self._wait(seconds, f"{reason}; {waiting_action} {long}")
 
     def _seconds_until_allowed(self) -> float:
         """Return the seconds until the rate limits allow a request; the longest period if the recorded requests are
         within the limits."""
-        sent, now = self._recent_requests(), time.time()
+        sent, now = self._recent_request_times(), time.time()
         periods = [rate.seconds for rate in self._rates]
         return max((rate.remaining_wait_s(sent, now) for rate in self._rates), default=0.0) or (
             max(1.0, sent[0] + max(periods) - now) if periods and sent else max(periods, default=60.0)
         )
 
-    def _recent_requests(self) -> list[float]:
+    def _recent_request_times(self) -> list[float]:
         """Return the times of the requests that the rate limits still count, ascending."""
         oldest = time.time() - max((rate.seconds for rate in self._rates), default=0.0)
         return [moment for moment in self._load_state().get("requests", []) if moment > oldest]
@@ -214,7 +214,7 @@ class SearchApi:
     def _record_request(self) -> None:
         if self._rates:
             most = max(rate.requests for rate in self._rates)
-            sent = [*self._recent_requests(), time.time()][-most:]
+            sent = [*self._recent_request_times(), time.time()][-most:]
             write_text(self._folder / "quota.json", json.dumps(self._load_state() | {"requests": sent}))
 
     def _record_quota(self, headers: Mapping[str, str]) -> None:
@@ -223,7 +223,7 @@ class SearchApi:
             write_text(self._folder / "quota.json", json.dumps(self._load_state() | quota))
 
 
-def _parse(text: str) -> Any:
+def _parse_json(text: str) -> Any:
     """Return the JSON value of a response; None if it is not JSON."""
     try:
         return json.loads(text)
@@ -239,7 +239,7 @@ def _describe_response(address: str, status: int, body: object) -> str:
     return f"{host} returned no JSON object" if status == 200 else f"{host} returned HTTP {status}"
 
 
-def _advise(problem: str) -> str:
+def _add_retry_advice(problem: str) -> str:
     when = "once the network is up" if problem.startswith("cannot reach") else "later"
     return f"{problem}: run the same command again {when} to resume"
 
@@ -267,6 +267,6 @@ def json_objects(values: object) -> list[dict[str, Any]]:
     return [value for value in values if isinstance(value, dict)] if isinstance(values, list) else []
 
 
-def options_for_endpoint(endpoint: str, default: str, network: GatherOptions) -> GatherOptions:
+def options_for_endpoint(endpoint: str, default_endpoint: str, network: GatherOptions) -> GatherOptions:
     """Return the HTTP options for an endpoint; a custom endpoint may have a private address."""
-    return network if endpoint == default else replace(network, allow_private=True)
+    return network if endpoint == default_endpoint else replace(network, allow_private=True)

@@ -124,12 +124,12 @@ class UrlList:
     async def __aiter__(self) -> AsyncIterator[ImageRef]:
         files = await self._open_lists()
         self._files = None  # they can be read only once
-        for path, refs in zip(self._paths, files, strict=True):
-            blocks = _blocks(refs, 1 if path == STDIN else _BLOCK)
+        for path, image_refs in zip(self._paths, files, strict=True):
+            blocks = _split_into_blocks(image_refs, 1 if path == STDIN else _BLOCK)
             read = partial(next, blocks, [])
             while found := await (_run_in_daemon_thread(read) if path == STDIN else asyncio.to_thread(read)):
-                for ref in found:
-                    yield ref
+                for image_ref in found:
+                    yield image_ref
 
     @property
     def is_read_once(self) -> bool:
@@ -149,15 +149,15 @@ class UrlList:
         again._files, again._tell = None, lambda text: None
         await again._open_lists()  # a list that cannot be opened is an error, else shards would differ in their hosts
         with suppress(Exception):  # it is raised again where the links before it are gathered
-            async for ref in again:
-                counts.add(ref.url)
+            async for image_ref in again:
+                counts.add(image_ref.url)
         return counts.parts(shards)
 
     async def plan(self) -> dict[str, int | None]:
         """Return the number of links by class."""
         counts: Counter[str] = Counter()
-        async for ref in self:
-            counts[ref.label] += 1
+        async for image_ref in self:
+            counts[image_ref.label] += 1
         return dict(counts)
 
     async def _open_lists(self) -> list[LinkFile]:
@@ -205,14 +205,14 @@ async def _open_list(path: Path, choice: ListChoice, name: str) -> LinkFile:
     return await asyncio.to_thread(LinkFile, path, choice, name=name)
 
 
-async def _run_in_daemon_thread(read: Callable[[], list[_T]]) -> list[_T]:
-    """Call `read` in a daemon thread, which may wait for input forever without blocking Ctrl-C, and return its
+async def _run_in_daemon_thread(function: Callable[[], list[_T]]) -> list[_T]:
+    """Call `function` in a daemon thread, which may wait for input forever without blocking Ctrl-C, and return its
     result."""
     found: Future[list[_T]] = Future()
 
     def run() -> None:
         try:
-            found.set_result(read())
+            found.set_result(function())
         except BaseException as error:  # raised to the caller that awaits the result
             found.set_exception(error)
 
@@ -220,16 +220,16 @@ async def _run_in_daemon_thread(read: Callable[[], list[_T]]) -> list[_T]:
     return await asyncio.wrap_future(found)
 
 
-def _blocks(refs: Iterable[ImageRef], size: int) -> Iterator[list[ImageRef]]:
-    """Yield the links in lists of `size`; those before an error are yielded before it is raised.
+def _split_into_blocks(image_refs: Iterable[ImageRef], block_size: int) -> Iterator[list[ImageRef]]:
+    """Yield the links in lists of `block_size`; those before an error are yielded before it is raised.
 
     Of standard input, a list has one link: the program that writes to the pipe may wait for each line to be read.
     """
     block: list[ImageRef] = []
     try:
-        for ref in refs:
-            block.append(ref)
-            if len(block) == size:
+        for image_ref in image_refs:
+            block.append(image_ref)
+            if len(block) == block_size:
                 yield block
                 block = []
     except Exception:

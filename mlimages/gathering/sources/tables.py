@@ -37,7 +37,7 @@ def sniff_delimiter(lines: Sequence[str]) -> str | None:
 
 
 def _is_separated(rows: Sequence[str], delimiter: str) -> bool:
-    cells = [_csv_row(row, delimiter, is_strict=False) or [] for row in rows]
+    cells = [_parse_csv_row(row, delimiter, is_strict=False) or [] for row in rows]
     header = cells[0]
     if len(header) > 1 and not any(map(is_link, header)):
         below = (len(row) == len(header) and any(map(is_link, row)) for row in cells[1:])
@@ -84,12 +84,12 @@ def csv_rows(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
     An unclosed quote affects only its own row: its line is read as a row in which quotes are ordinary characters. A
     quote counts as unclosed if a later line looks like a complete row, or if no line ends the row validly.
     """
-    waiting: deque[str] = deque()
+    unread_lines: deque[str] = deque()
     source, width = iter(lines), 0
-    while (line := waiting.popleft() if waiting else next(source, None)) is not None:
-        row = _csv_row(line, delimiter, is_strict=line.count('"') % 2 == 1)
+    while (line := unread_lines.popleft() if unread_lines else next(source, None)) is not None:
+        row = _parse_csv_row(line, delimiter, is_strict=line.count('"') % 2 == 1)
         if row is None:
-            row = _row_of_lines(line, waiting, source, delimiter, width)
+            row = _join_quoted_lines(line, unread_lines, source, delimiter, width)
         if row is None:
             row = [cell.strip('"') for cell in line.split(delimiter)]
         if row:
@@ -97,30 +97,30 @@ def csv_rows(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
             yield row
 
 
-def _row_of_lines(
-    first: str, waiting: deque[str], source: Iterator[str], delimiter: str, width: int
+def _join_quoted_lines(
+    first_line: str, unread_lines: deque[str], source: Iterator[str], delimiter: str, width: int
 ) -> list[str] | None:
-    """Return the row from `first` to the line that closes it, and consume these lines; None if no line does."""
-    text = [first]
+    """Return the row from `first_line` to the line that closes it, and consume these lines; None if no line does."""
+    text = [first_line]
     for number in range(_MAX_LINES):
-        if number == len(waiting):
+        if number == len(unread_lines):
             if (line := next(source, None)) is None:
                 return None
-            waiting.append(line)
-        text.append(waiting[number])
-        if is_link(waiting[number]) and len(waiting[number].split(delimiter)) == width:  # a complete row
+            unread_lines.append(line)
+        text.append(unread_lines[number])
+        if is_link(unread_lines[number]) and len(unread_lines[number].split(delimiter)) == width:  # a complete row
             return None
-        if waiting[number].count('"') % 2:  # the first line that may close it
-            row = _csv_row("\n".join(text), delimiter, is_strict=True)
+        if unread_lines[number].count('"') % 2:  # the first line that may close it
+            row = _parse_csv_row("\n".join(text), delimiter, is_strict=True)
             if row is None or len(row) != (width or len(row)):
                 return None
             for _ in text[1:]:
-                waiting.popleft()
+                unread_lines.popleft()
             return row
     return None
 
 
-def _csv_row(text: str, delimiter: str, *, is_strict: bool) -> list[str] | None:
+def _parse_csv_row(text: str, delimiter: str, *, is_strict: bool) -> list[str] | None:
     """Return the cells of a row; None if the text is not a row."""
     if len(text) > _LONG_LINE:
         text = _LONG_CELL.sub('""', text)  # neither link nor class, and above the limit of Python's csv

@@ -23,14 +23,14 @@ def write_attributions(folder: Path) -> Path:
     path = next(path for path in paths if not path.exists() or _is_unchanged(path))
     digest = hashlib.sha256()
     with replacing(path) as part, part.open("wb") as out:
-        for line in _lines(folder):
+        for line in _attribution_lines(folder):
             digest.update(line)
             out.write(line)
         out.write(_last_line(digest.hexdigest()))
     return path
 
 
-def _lines(folder: Path) -> Iterator[bytes]:
+def _attribution_lines(folder: Path) -> Iterator[bytes]:
     yield b"# Where these images come from\n\n"
     for row in read_manifest(folder):
         if row.status == "ok" and not row.removed and "attribution" in row.source:

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from mlimages.core import FetchResult, ImageRef, replacing
 from mlimages.gathering.links import recorded_url, row_key
-from mlimages.gathering.store.file_names import NamesInUse, candidate_paths, safe_folder, without_subfolder
+from mlimages.gathering.store.file_names import NamesInUse, candidate_paths, remove_subfolder, safe_folder
 from mlimages.gathering.store.manifest import KeySet, dump_row, parse_row
 from mlimages.gathering.store.stored_files import StoredFiles
 from mlimages.gathering.store.stored_shards import StoredShards
@@ -44,8 +44,8 @@ def corrected_class(listed_classes: Collection[str], stored_classes: Collection[
 class Correction:
     """An image stored as class `old.label`, which the list now assigns to the class `ref.label`."""
 
-    ref: ImageRef
-    old: FetchResult
+    image_ref: ImageRef
+    old_row: FetchResult
 
 
 class ClassCorrections:
@@ -64,34 +64,34 @@ class ClassCorrections:
         elif row.status == "ok" and not row.removed:
             self._stored_urls.add(row_key(_ANY_CLASS, row.url))
 
-    def should_defer(self, ref: ImageRef, key: int, *, is_done: bool) -> bool:
+    def should_defer(self, image_ref: ImageRef, key: int, *, is_done: bool) -> bool:
         """Return whether a link of the list has to wait until the whole list has been read."""
         if is_done and key not in self._without_image:
             self._named.add(key)
             return False
-        if row_key(_ANY_CLASS, ref.url) not in self._stored_urls:
+        if row_key(_ANY_CLASS, image_ref.url) not in self._stored_urls:
             return False
-        self._waiting.append(ref)
+        self._waiting.append(image_ref)
         return True
 
     def decide(self, rows: Iterable[FetchResult]) -> tuple[list[Correction], list[ImageRef]]:
         """Return the corrections and the other deferred links; `rows` is read only if a link was deferred."""
         named: dict[str, dict[str, ImageRef]] = {}
         stored: dict[str, dict[str, FetchResult]] = {}
-        for ref in self._waiting:
-            named.setdefault(recorded_url(ref.url), {})[ref.label] = ref
+        for image_ref in self._waiting:
+            named.setdefault(recorded_url(image_ref.url), {})[image_ref.label] = image_ref
         for row in rows if named else ():
             if row.url in named and row.status == "ok" and not row.removed:
                 stored.setdefault(row.url, {})[row.label] = row
         found: list[Correction] = []
         others: list[ImageRef] = []
-        for url, refs in named.items():
+        for url, image_refs in named.items():
             old = stored.get(url, {})
             still_named = {label for label in old if row_key(label, url) in self._named}
-            if corrected_class(refs.keys() | still_named, old):
-                found.append(Correction(next(iter(refs.values())), next(iter(old.values()))))
+            if corrected_class(image_refs.keys() | still_named, old):
+                found.append(Correction(next(iter(image_refs.values())), next(iter(old.values()))))
             else:
-                others.extend(refs.values())
+                others.extend(image_refs.values())
         return found, others
 
 
@@ -117,11 +117,11 @@ def apply_corrections(
     rows: dict[int, FetchResult] = {}
     paths: dict[str | None, str] = {}
     for correction in corrections:
-        old, path = correction.old, _move_image(correction, files, names)
+        old, path = correction.old_row, _move_image(correction, files, names)
         if path:
             paths[old.path] = path
             rows[row_key(old.label, old.url)] = replace(
-                old, label=correction.ref.label, path=path, source=correction.ref.source
+                old, label=correction.image_ref.label, path=path, source=correction.image_ref.source
             )
     if rows:
         files.sync(paths.values())
@@ -131,18 +131,20 @@ def apply_corrections(
 
 def _move_image(correction: Correction, files: StoredFiles | StoredShards, names: NamesInUse) -> str | None:
     """Move the image to the folder of its new class; return its new path, or None if it stays."""
-    ref, old = correction.ref, correction.old
+    image_ref, old = correction.image_ref, correction.old_row
     if isinstance(files, StoredShards):
         return old.path if files.size(old.path or "") is not None else None
-    path, folder = PurePosixPath(old.path or ""), names.folder(ref.label)
-    old_folder = without_subfolder(str(path.parent))
+    path, folder = PurePosixPath(old.path or ""), names.folder(image_ref.label)
+    old_folder = remove_subfolder(str(path.parent))
     if old_folder == folder:  # moved there by hand, or by a run that was killed
         return old.path if files.size(str(path)) is not None else None
     if old_folder not in (safe_folder(old.label), names.folder(old.label)):
         return None
     folder += str(path.parent).removeprefix(old_folder)
-    free = candidate_paths(f"{folder}/{path.stem}", path.suffix, f"{row_key(ref.label, ref.url):016x}", is_alone=True)
-    return files.move(str(path), old.sha256 or "", (name for name in free if names.reserve(ref.label, name)))
+    free = candidate_paths(
+        f"{folder}/{path.stem}", path.suffix, f"{row_key(image_ref.label, image_ref.url):016x}", is_only_writer=True
+    )
+    return files.move(str(path), old.sha256 or "", (name for name in free if names.reserve(image_ref.label, name)))
 
 
 def _rewrite(manifest: Path, rows: dict[int, FetchResult], paths: dict[str | None, str]) -> None:

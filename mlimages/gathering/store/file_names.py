@@ -33,13 +33,13 @@ _OURS = re.compile(r"(manifest.*\.jsonl|metadata\.jsonl|attribution.*\.md|images
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
 
 
-def safe_name(text: str, *, default: str) -> str:
+def safe_name(text: str, *, default_name: str) -> str:
     """Return a path component without separators, control or direction characters, and names reserved by Windows."""
     name = _FORBIDDEN.sub("_", unicodedata.normalize("NFC", text))
-    name = _shorten(name.strip().lstrip(".")).rstrip(" .").strip()
+    name = _shorten_name(name.strip().lstrip(".")).rstrip(" .").strip()
     if _RESERVED.fullmatch(name):
         name = f"_{name}"
-    return name or default
+    return name or default_name
 
 
 @lru_cache(maxsize=1024)
@@ -48,7 +48,7 @@ def safe_folder(label: str) -> str:
 
     Names that mlimages uses for its files, and paths too deep for file systems, are changed.
     """
-    parts = [part for part in (safe_name(part, default="") for part in label.split("/")) if part] or ["images"]
+    parts = [part for part in (safe_name(part, default_name="") for part in label.split("/")) if part] or ["images"]
     if _OURS.fullmatch(parts[0]):
         parts[0] = f"_{parts[0]}"
     kept = parts[:MAX_DEPTH]
@@ -66,35 +66,35 @@ def url_stem(url: str) -> str:
     stem, dot, suffix = last.rpartition(".")
     if not (dot and stem and len(suffix) <= 5 and suffix.isalnum()):
         stem = last
-    return safe_name(stem, default="image")
+    return safe_name(stem, default_name="image")
 
 
-def in_subfolder(stem: str, count: int) -> str:
-    """Return the path of an image in a numbered subfolder of its class, which has `count` other images.
+def add_subfolder(stem: str, num_images: int) -> str:
+    """Return the path of an image in a numbered subfolder of its class, which has `num_images` other images.
 
-    >>> in_subfolder("cats/a", 30_000)
+    >>> add_subfolder("cats/a", 30_000)
     'cats/part-0003/a'
     """
     folder, _, name = stem.rpartition("/")
-    return f"{folder}/part-{count // PER_FOLDER:04d}/{name}"
+    return f"{folder}/part-{num_images // PER_FOLDER:04d}/{name}"
 
 
-def without_subfolder(folder: str) -> str:
+def remove_subfolder(folder: str) -> str:
     """Return the class folder of a numbered subfolder; other folders are returned unchanged.
 
-    >>> without_subfolder("cats/part-0003"), without_subfolder("cats")
+    >>> remove_subfolder("cats/part-0003"), remove_subfolder("cats")
     ('cats', 'cats')
     """
     return re.sub(r"/part-\d{4,}$", "", folder)
 
 
-def candidate_paths(stem: str, suffix: str, unique_digits: str, *, is_alone: bool) -> Iterator[str]:
+def candidate_paths(stem: str, suffix: str, unique_digits: str, *, is_only_writer: bool) -> Iterator[str]:
     """Yield names for an image, the best first; the plain name only if no other run may write to this folder.
 
     Args:
         unique_digits: digits that no other link has.
     """
-    if is_alone:
+    if is_only_writer:
         yield f"{stem}{suffix}"
     yield f"{stem}-{unique_digits[:8]}{suffix}"
     for number in count(1):
@@ -119,9 +119,9 @@ class NamesInUse:
         if label not in self._folders and is_in_folder_of(label, path):
             levels = _levels(label)
             above = list(accumulate(path.split("/")[: len(levels)], "{}/{}".format))
-            if all(self._own(folder, level.owner) for folder, level in zip(above, levels, strict=True)):
+            if all(self._claim_folder(folder, level.owner) for folder, level in zip(above, levels, strict=True)):
                 self._folders[label] = above[-1]
-        return path.casefold() not in self._owners and self._paths.add(_key(path))
+        return path.casefold() not in self._owners and self._paths.add(_hash_of_path(path))
 
     def is_misplaced(self, label: str, path: str) -> bool:
         """Whether a recorded image is in a folder of another label, as two processes may have placed it."""
@@ -137,7 +137,7 @@ class NamesInUse:
             path = taken = ""
             for level in _levels(label):
                 plain = f"{path}{level.name}"
-                is_own = self._own(plain, level.owner)
+                is_own = self._claim_folder(plain, level.owner)
                 path = f"{plain}/" if is_own else f"{path}{level.numbered}/"
                 if not is_own:
                     owner = self._owners.get(plain.casefold())
@@ -145,20 +145,25 @@ class NamesInUse:
             self._folders[label] = path[:-1]
             if taken:
                 logger.warning(
-                    "class %r: its images are in %s, since %s, and some systems ignore case", label, path[:-1], taken
+                    "class %r: its images are in %s, because %s, and some file systems do not distinguish upper and "
+                    "lower case",
+                    label,
+                    path[:-1],
+                    taken,
                 )
         return self._folders[label]
 
-    def _own(self, folder: str, owner: str) -> bool:
+    def _claim_folder(self, folder: str, owner: str) -> bool:
         """Give a folder to an owner, unless it has one or is the name of an image; return whether the owner has it."""
         name = folder.casefold()
-        if name not in self._owners and _key(name) not in self._paths:
+        if name not in self._owners and _hash_of_path(name) not in self._paths:
             self._owners[name] = owner
         return self._owners.get(name) == owner
 
-    def stem(self, ref: ImageRef) -> str:
+    def stem(self, image_ref: ImageRef) -> str:
         """Return the path of an image without number and suffix: the folder of its label and the name of its link."""
-        return f"{self.folder(ref.label)}/{(ref.name and safe_name(ref.name, default='')) or url_stem(ref.url)}"
+        name = image_ref.name and safe_name(image_ref.name, default_name="")
+        return f"{self.folder(image_ref.label)}/{name or url_stem(image_ref.url)}"
 
 
 class _Level(NamedTuple):
@@ -172,7 +177,7 @@ class _Level(NamedTuple):
 @lru_cache(maxsize=1024)
 def _levels(label: str) -> list[_Level]:
     names = safe_folder(label).split("/")
-    parts = [part for part in label.split("/") if safe_name(part, default="")]
+    parts = [part for part in label.split("/") if safe_name(part, default_name="")]
     owners = ["/".join(parts[:count]) for count in range(1, len(names))] + [label]
     digests = (hashlib.sha256(owner.encode("utf-8", "surrogatepass")).hexdigest()[:8] for owner in owners)
     return [_Level(name, f"{name}-{digest}", owner) for name, digest, owner in zip(names, digests, owners, strict=True)]
@@ -186,9 +191,9 @@ def is_in_folder_of(label: str, path: str) -> bool:
     )
 
 
-def _key(path: str) -> int:
+def _hash_of_path(path: str) -> int:
     return int.from_bytes(hashlib.blake2b(path.casefold().encode(), digest_size=8).digest(), "big")
 
 
-def _shorten(name: str) -> str:
+def _shorten_name(name: str) -> str:
     return name.encode("utf-8", "ignore")[:MAX_BYTES].decode("utf-8", "ignore")

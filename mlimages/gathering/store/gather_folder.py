@@ -16,13 +16,13 @@ from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.partition import ALL, Partition
 from mlimages.gathering.store.attribution import write_attributions
 from mlimages.gathering.store.corrections import ClassCorrections, Correction, apply_corrections, misplaced_images
-from mlimages.gathering.store.file_names import NamesInUse, candidate_paths, in_subfolder
+from mlimages.gathering.store.file_names import NamesInUse, add_subfolder, candidate_paths
 from mlimages.gathering.store.image_index import ImageIndex
 from mlimages.gathering.store.manifest import (
     KeySet,
     ManifestWriter,
-    manifests,
-    merged_manifests,
+    find_manifests,
+    find_merged_manifests,
     read_footer,
     read_rows,
     read_rows_after,
@@ -96,29 +96,30 @@ class GatherFolder:
 
     def _record_moved_and_deleted(self) -> None:
         """Record in the manifest which images were deleted or moved since the last run."""
-        choice, paths = self._options, manifests(self._folder)
+        options, paths = self._options, find_manifests(self._folder)
         was_closed = all(read_footer(path).is_whole for path in paths)
-        rows = corrected_rows(self._files, paths, keep=choice.keep_deleted, restore=choice.restore_deleted)
+        keep, restore = options.keep_deleted, options.restore_deleted
+        rows = corrected_rows(self._files, paths, keep_deleted=keep, restore_deleted=restore)
         for row in list(rows):  # read the whole manifest before appending to it
             self._writer.append(row)
         if was_closed or self._objects:
             self._close_manifest()
 
     def _close_manifest(self) -> None:
-        """End the manifest with a closing line; images that are missing afterwards were deleted by the user."""
+        """End the manifest with a closing row; images that are missing afterwards were deleted by the user."""
         keeps = self._options.keep_duplicates
         if self._objects:
-            self._writer.append_closing(keep_duplicates=keeps)
+            self._writer.append_closing_row(keep_duplicates=keeps)
             return
         closing = read_footer(self._manifest)
         if not closing.is_whole:
             self._files.sync(row.path for row in read_rows_after(self._manifest, closing.lines) if row.path)
-            self._writer.append_closing(keep_duplicates=keeps or closing.keeps_duplicates)
+            self._writer.append_closing_row(keep_duplicates=keeps or closing.keeps_duplicates)
 
-    def claim(self, ref: ImageRef) -> bool:
+    def claim(self, image_ref: ImageRef) -> bool:
         """Start work on a link; return False if it was finished or started before."""
-        key = row_key(ref.label, ref.url)
-        if self._moves_corrected and self._compared.should_defer(ref, key, is_done=key in self._done):
+        key = row_key(image_ref.label, image_ref.url)
+        if self._moves_corrected and self._compared.should_defer(image_ref, key, is_done=key in self._done):
             return False
         if key in self._refused:
             self._refused.remove(key)
@@ -136,24 +137,24 @@ class GatherFolder:
         return self._parts / f"{next(self._numbers)}.part"
 
     async def add(
-        self, ref: ImageRef, fetched: DownloadResult, inspection: Facts | Rejection | None, part: Path
+        self, image_ref: ImageRef, download: DownloadResult, inspection: Facts | Rejection | None, part_path: Path
     ) -> FetchResult:
         """Record a finished link; a valid image is moved to its final name.
 
         Raises:
             GatherError: the folder cannot be written.
         """
-        key = row_key(ref.label, ref.url)
+        key = row_key(image_ref.label, image_ref.url)
         if isinstance(inspection, Facts):
             keeps = self._options.keep_duplicates
-            outcome = image_values(ref, fetched, inspection, self._open_image_index(), keep_duplicates=keeps)
+            outcome = image_values(image_ref, download, inspection, self._open_image_index(), keep_duplicates=keeps)
         else:
-            outcome = failed_values(fetched, inspection)
-        row = make_row(ref, fetched, outcome)
+            outcome = failed_values(download, inspection)
+        row = make_row(image_ref, download, outcome)
         if row.status == "ok" and isinstance(inspection, Facts):
-            row = await self._store_image(ref, row, part, inspection.suffix, key=key)
+            row = await self._store_image(image_ref, row, part_path, inspection.suffix)
         elif inspection:
-            part.unlink(missing_ok=True)
+            part_path.unlink(missing_ok=True)
         row = self._refusals.correct_row(key, row)
         self._writer.append(row)
         self.added += 1
@@ -184,9 +185,8 @@ class GatherFolder:
             path = write_attributions(self._folder)
             if self._objects:
                 self._objects.upload_file(path)
-        self._tables.write(
-            lambda: CurrentRows(self._files, self._manifest_paths()).rows(), lambda row: self._size_of(row) is not None
-        )
+        files, paths = self._files, self._manifest_paths()
+        self._tables.write(lambda: CurrentRows(files, paths).rows(), lambda row: self._read_image_size(row) is not None)
 
     def _move_images(self, corrections: list[Correction]) -> int:
         if not corrections or not isinstance(self._files, StoredFiles | StoredShards):
@@ -213,7 +213,7 @@ class GatherFolder:
     def _merge_manifests(self) -> bool:
         paths = self._manifest_paths()
         keeps = self._options.keep_duplicates or any(read_footer(path).keeps_duplicates for path in paths)
-        steps: dict[str, Any] = {"merged": merged_manifests(self._folder), "limit": self._options.limit}
+        steps: dict[str, Any] = {"merged_manifests": find_merged_manifests(self._folder), "limit": self._options.limit}
         if objects := self._objects:
             steps |= {"publish": objects.replace_merged_manifest, "discard": objects.discard}
         is_merged = rewrite_manifests(self._files, paths, self._manifest, keep_duplicates=keeps, **steps)
@@ -224,7 +224,7 @@ class GatherFolder:
     def _manifest_paths(self) -> list[Path]:
         """Return the manifests with this run's links: for a shard, only its own."""
         stem = self._manifest.stem if self._options.shard else ""
-        return [path for path in manifests(self._folder) if path.stem.startswith(stem)]
+        return [path for path in find_manifests(self._folder) if path.stem.startswith(stem)]
 
     def _read_done_links(self, *, retry_unfinished: bool) -> None:
         """Read which links are done; with `retry_unfinished`, unfinished links count as not done."""
@@ -234,7 +234,7 @@ class GatherFolder:
         self.tally = Tally()
         paths = self._manifest_paths()
         self._is_settled = len(paths) < 2 if self._objects else paths in ([], [self._manifest])
-        self._is_settled &= not merged_manifests(self._folder)
+        self._is_settled &= not find_merged_manifests(self._folder)
         placeholders: set[str] = set()
         self._refusals, self._names = ConsecutiveRefusals(), NamesInUse()
         for row in read_rows(paths):
@@ -264,16 +264,16 @@ class GatherFolder:
         if not retry_unfinished:
             self.tally.reopen(len(keys))
 
-    def _read_other_manifests(self, own: list[Path], *, retry_unfinished: bool) -> None:
+    def _read_other_manifests(self, own_manifests: list[Path], *, retry_unfinished: bool) -> None:
         """Read which links of a shard are done in other manifests; images are compared when the shards are merged."""
-        others = (path for path in reversed(manifests(self._folder)) if path not in own)
+        others = (path for path in reversed(find_manifests(self._folder)) if path not in own_manifests)
         for row in read_rows(others):
             key = row_key(row.label, row.url)
             if self._partition.is_in_shard(row.url) and key not in self._done:
                 self._add_row(key, row, retry_unfinished=retry_unfinished)
 
     def _add_row(self, key: int, row: FetchResult, *, retry_unfinished: bool) -> None:
-        size = self._size_of(row)
+        size = self._read_image_size(row)
         if is_open(row, self._options, has_image=size is not None, retry_unfinished=retry_unfinished):
             self._reopened.add(key)
             self._has_reopened = True
@@ -283,7 +283,7 @@ class GatherFolder:
                 self._compared.add_row(key, row)
             self.tally.changed += size is not None and self._files.is_edited(row, size)
 
-    def _size_of(self, row: FetchResult) -> int | None:
+    def _read_image_size(self, row: FetchResult) -> int | None:
         """Return the size in bytes of the row's image; None if the row has none or the image is missing."""
         if row.status != "ok" or not row.path:
             return None
@@ -303,7 +303,7 @@ class GatherFolder:
         if self._index is None:
             self._index = ImageIndex()
             for row in read_rows(self._manifest_paths()):
-                has_image = self._size_of(row) is not None
+                has_image = self._read_image_size(row) is not None
                 if row.sha256 and not is_open(row, self._options, has_image=has_image, retry_unfinished=True):
                     self._index.add(row)
         return self._index
@@ -313,38 +313,38 @@ class GatherFolder:
             self._index.close()
         self._index = None
 
-    async def _store_image(self, ref: ImageRef, row: FetchResult, part: Path, suffix: str, *, key: int) -> FetchResult:
+    async def _store_image(self, image_ref: ImageRef, row: FetchResult, part_path: Path, suffix: str) -> FetchResult:
         """Store the image under the first name that is free; return the row with its path."""
-        sha256, stem = row.sha256 or "", self._names.stem(ref)
-        is_new = not self._open_image_index().copies(sha256).count
+        index, sha256, stem = self._open_image_index(), row.sha256 or "", self._names.stem(image_ref)
+        is_new = not index.find_copies(sha256).count
         if isinstance(self._files, StoredShards):
             stem, suffix = shard_key(stem), SUFFIX
         elif self._options.subfolders:
-            stem = in_subfolder(stem, self.tally.classes[ref.label] * (self._options.shard or (1, 1))[1])
-        digits, is_alone = f"{key:016x}", not (self._options.shard or self._objects)
-        for number, path in enumerate(candidate_paths(stem, suffix, digits, is_alone=is_alone)):
-            if not self._names.reserve(ref.label, path):
+            stem = add_subfolder(stem, self.tally.classes[image_ref.label] * (self._options.shard or (1, 1))[1])
+        digits, is_alone = f"{row_key(image_ref.label, image_ref.url):016x}", not (self._options.shard or self._objects)
+        for number, path in enumerate(candidate_paths(stem, suffix, digits, is_only_writer=is_alone)):
+            if not self._names.reserve(image_ref.label, path):
                 continue  # taken, except for case
             named = replace(row, path=path)
             if self._objects and number == 0:
-                self._open_image_index().add(named)
-            placed = await self._files.place(part, named)
+                index.add(named)
+            placed = await self._files.place(part_path, named)
             if not placed and not ((is_new or self._objects) and self._files.sha256(path) == sha256):
                 continue  # taken, and not by this image in a run that was killed before it wrote the row
             if not placed:
-                part.unlink(missing_ok=True)
+                part_path.unlink(missing_ok=True)
             named = replace(row, path=placed or path)
             if not self._objects:
-                self._open_image_index().add(named)
+                index.add(named)
             elif number:
-                self._open_image_index().put(sha256, replace(self._open_image_index().copies(sha256), path=path))
+                index.store_copies(sha256, replace(index.find_copies(sha256), path=path))
             return named
         raise AssertionError("unreachable: there is always a next name")
 
     def _quarantine_placeholder(self, sha256: str) -> None:
         """Quarantine an image that is a host's placeholder; its rows are corrected when the manifests are merged."""
-        copies = self._open_image_index().copies(sha256)
+        copies = self._open_image_index().find_copies(sha256)
         if copies.path and self._files.quarantine(copies.path, sha256):
             self.tally.classes[copies.label] -= 1
-            self._open_image_index().put(sha256, replace(copies, path=None))
+            self._open_image_index().store_copies(sha256, replace(copies, path=None))
         self._is_settled &= copies.count <= 1

@@ -45,27 +45,28 @@ _SHARING_A_BAND = " UNION ALL ".join(f"SELECT dhash, rowid, path FROM images WHE
 _NOTHING_NEAR = 65, 0, ""
 
 
-def temporary_tables(script: str) -> sqlite3.Connection:
+def open_temporary_tables(sql: str) -> sqlite3.Connection:
     """Open a temporary database that SQLite removes when it is closed."""
     tables = sqlite3.connect("", isolation_level=None)
-    tables.executescript(script)
+    tables.executescript(sql)
     return tables
 
 
-def is_placeholder_set(locations: Iterable[int]) -> bool:
-    """Whether links with the same bytes have PLACEHOLDER_PATHS different paths on a host; else they are duplicates."""
-    hosts = Counter(place >> 32 for place in set(locations))
+def are_placeholder_locations(locations: Iterable[int]) -> bool:
+    """Whether the links at these locations, which have the same bytes, return a placeholder image of their host: at
+    least PLACEHOLDER_PATHS different paths are on one host. Otherwise they are duplicates."""
+    hosts = Counter(location >> 32 for location in set(locations))
     return max(hosts.values(), default=0) >= PLACEHOLDER_PATHS
 
 
 @dataclass(frozen=True, slots=True)
 class Copies:
-    """Links with the same bytes.
+    """All links whose images have the same bytes.
 
     Attributes:
         locations: hashes of the hosts and paths of the links. count: number of links.
-        kept: number of these images in the folder. path, label: path and label of the last of these.
-        is_placeholder: whether they are a known placeholder of a host.
+        kept: number of copies of the image in the folder. path, label: path and label of the copy that was added last.
+        is_placeholder: whether the image is known as a placeholder of a host.
     """
 
     locations: tuple[int, ...] = ()
@@ -76,17 +77,17 @@ class Copies:
     is_placeholder: bool = False
 
     def is_placeholder_with(self, url: str) -> bool:
-        """Return whether these bytes are a host's placeholder if `url` also returns them; copies kept on purpose are
-        not placeholders."""
+        """Return whether the image is a host's placeholder if `url` also returns it; copies kept on purpose are not
+        placeholders."""
         if self.is_placeholder or self.kept > 1 or len(self.locations) < PLACEHOLDER_PATHS - 1:
             return self.is_placeholder
-        return is_placeholder_set((*self.locations, location_hash(url)))
+        return are_placeholder_locations((*self.locations, location_hash(url)))
 
     def with_row(self, row: FetchResult) -> Copies:
-        """Return these copies with the link of `row` added."""
-        locations, place = self.locations, location_hash(row.url)
-        if len(locations) < _MAX_LOCATIONS and place not in locations:
-            locations = (*locations, place)
+        """Return a `Copies` to which the link of `row` is added."""
+        locations, location = self.locations, location_hash(row.url)
+        if len(locations) < _MAX_LOCATIONS and location not in locations:
+            locations = (*locations, location)
         copies = replace(
             self,
             locations=locations,
@@ -104,7 +105,7 @@ class ImageIndex:
     """Finds earlier images with the same bytes, or with a difference hash at most two bits away."""
 
     def __init__(self) -> None:
-        self._tables = temporary_tables(_TABLES)
+        self._tables = open_temporary_tables(_TABLES)
         self._latest = "", Copies()
         self._placeholder_targets: set[str] = set()
 
@@ -112,13 +113,13 @@ class ImageIndex:
         """Remove the tables."""
         self._tables.close()
 
-    def copies(self, sha256: str) -> Copies:
+    def find_copies(self, sha256: str) -> Copies:
         """Return the links whose images have this SHA-256."""
         if self._latest[0] != sha256:  # consecutive queries are often for the same image
-            self._latest = sha256, self._stored_copies(sha256)
+            self._latest = sha256, self._read_copies(sha256)
         return self._latest[1]
 
-    def _stored_copies(self, sha256: str) -> Copies:
+    def _read_copies(self, sha256: str) -> Copies:
         query = "SELECT locations, count, kept, path, label, is_placeholder FROM copies WHERE sha256 = ?"
         row = self._tables.execute(query, (bytes.fromhex(sha256),)).fetchone()
         if not row:
@@ -127,10 +128,10 @@ class ImageIndex:
         _, count, kept, path, label, is_placeholder = row
         return Copies(locations, count, kept, path, label, bool(is_placeholder))
 
-    def put(self, sha256: str, copies: Copies) -> None:
+    def store_copies(self, sha256: str, copies: Copies) -> None:
         """Store the links whose images have this SHA-256."""
         self._latest = sha256, copies
-        locations = b"".join(place.to_bytes(8, "big") for place in copies.locations)
+        locations = b"".join(location.to_bytes(8, "big") for location in copies.locations)
         row = (
             bytes.fromhex(sha256),
             locations,
@@ -148,7 +149,7 @@ class ImageIndex:
             return
         if row.reason is Reason.PLACEHOLDER and row.final_url and row.final_url != row.url:
             self._placeholder_targets.add(row.final_url)
-        self.put(row.sha256, self.copies(row.sha256).with_row(row))
+        self.store_copies(row.sha256, self.find_copies(row.sha256).with_row(row))
         if row.status == "ok" and row.path and row.dhash and not row.removed:
             self.add_image(row.dhash, row.path)
 
@@ -156,13 +157,13 @@ class ImageIndex:
         """Return whether this URL is known as the target of a redirect to a placeholder."""
         return url in self._placeholder_targets
 
-    def find_first(self, sha256: str) -> tuple[int, str] | None:
-        """Return the manifest number and the path that `add_first` stored for this SHA-256; None if there are none."""
+    def find_first_image(self, sha256: str) -> tuple[int, str] | None:
+        """Return the manifest number and path that `add_first_image` stored for this SHA-256; None if it has none."""
         query = "SELECT manifest, path FROM firsts WHERE sha256 = ?"
         row: tuple[int, str] | None = self._tables.execute(query, (bytes.fromhex(sha256),)).fetchone()
         return row
 
-    def add_first(self, sha256: str, manifest: int, path: str) -> None:
+    def add_first_image(self, sha256: str, manifest: int, path: str) -> None:
         """Store the first image with this SHA-256; later calls for the same SHA-256 have no effect."""
         self._tables.execute("INSERT OR IGNORE INTO firsts VALUES (?, ?, ?)", (bytes.fromhex(sha256), manifest, path))
 
@@ -170,14 +171,14 @@ class ImageIndex:
         """Add an image; plain images (sky, paper, a gradient) are skipped, since all of them are similar."""
         value = int(dhash, 16)
         if _PLAIN_BITS <= value.bit_count() <= 64 - _PLAIN_BITS:
-            row = (_to_signed(value), path, *_bands(value))
+            row = (_to_signed(value), path, *_hash_bands(value))
             self._tables.execute("INSERT INTO images VALUES (?, ?, ?, ?, ?)", row)
 
     def find_near(self, dhash: str) -> str | None:
         """Return the path of the nearest image if it is at most two bits away; of several, the first that was added."""
         value = int(dhash, 16)
-        found = self._tables.execute(_SHARING_A_BAND, _bands(value))
-        apart, _, path = min(((_bits_apart(row[0], value), *row[1:]) for row in found), default=_NOTHING_NEAR)
+        found = self._tables.execute(_SHARING_A_BAND, _hash_bands(value))
+        apart, _, path = min(((_hamming_distance(row[0], value), *row[1:]) for row in found), default=_NOTHING_NEAR)
         return path if apart <= _MAX_BITS_APART else None
 
 
@@ -185,15 +186,15 @@ class PlaceholderCounts:
     """Counts the different paths per host with the same bytes, over all links."""
 
     def __init__(self) -> None:
-        self._tables = temporary_tables(
+        self._tables = open_temporary_tables(
             "PRAGMA journal_mode = OFF; PRAGMA cache_size = -16000; BEGIN;"
             "CREATE TABLE locations (sha256 BLOB, host INT, path INT, PRIMARY KEY (sha256, host, path)) WITHOUT ROWID;"
         )
 
     def add(self, sha256: str, url: str) -> None:
         """Count a link whose image has this SHA-256."""
-        place = location_hash(url)
-        row = (bytes.fromhex(sha256), place >> 32, place & (2**32 - 1))
+        location = location_hash(url)
+        row = (bytes.fromhex(sha256), location >> 32, location & (2**32 - 1))
         self._tables.execute("INSERT OR IGNORE INTO locations VALUES (?, ?, ?)", row)
 
     def placeholders(self) -> Iterator[str]:
@@ -207,13 +208,13 @@ class PlaceholderCounts:
         self._tables.close()
 
 
-def _bands(value: int) -> tuple[int, ...]:
-    return tuple(value >> shift & ((1 << width) - 1) for shift, width in _BANDS)
+def _hash_bands(dhash: int) -> tuple[int, ...]:
+    return tuple(dhash >> shift & ((1 << width) - 1) for shift, width in _BANDS)
 
 
-def _to_signed(value: int) -> int:
-    return value - 2**64 if value >= 2**63 else value
+def _to_signed(dhash: int) -> int:
+    return dhash - 2**64 if dhash >= 2**63 else dhash
 
 
-def _bits_apart(signed: int, value: int) -> int:
-    return ((signed ^ value) & _MASK).bit_count()
+def _hamming_distance(signed_hash: int, dhash: int) -> int:
+    return ((signed_hash ^ dhash) & _MASK).bit_count()

@@ -1,4 +1,6 @@
-"""The manifest of a gathered folder: manifest.jsonl, one line per finished link, and a closing line per run."""
+"""The manifest of a gathered folder: manifest.jsonl, one line per finished link, and a closing row per run.
+
+A closing row (status `closed`) records that the images of all rows before it are on disk."""
 
 from __future__ import annotations
 
@@ -41,7 +43,7 @@ def is_shard_manifest(path: Path) -> bool:
     return "-of-" in path.name
 
 
-def manifests(folder: Path) -> list[Path]:
+def find_manifests(folder: Path) -> list[Path]:
     """Return the manifests of the folder in order: its own, then those of shards and runs, whose rows are later.
 
     Manifests that have been merged, and other files that are named `manifest*.jsonl`, are ignored.
@@ -49,22 +51,22 @@ def manifests(folder: Path) -> list[Path]:
     Raises:
         GatherError: a row has a later version.
     """
-    merged = _merged_names(folder)
-    return [path for path in _all_manifests(folder) if path.name not in merged]
+    merged = _read_merged_names(folder)
+    return [path for path in _find_all_manifests(folder) if path.name not in merged]
 
 
-def merged_manifests(folder: Path) -> list[Path]:
+def find_merged_manifests(folder: Path) -> list[Path]:
     """Return the manifests whose rows are in `manifest.jsonl`, which the run that merged them has not removed yet."""
-    merged = _merged_names(folder)
-    return [path for path in _all_manifests(folder) if path.name in merged]
+    merged = _read_merged_names(folder)
+    return [path for path in _find_all_manifests(folder) if path.name in merged]
 
 
-def _all_manifests(folder: Path) -> list[Path]:
+def _find_all_manifests(folder: Path) -> list[Path]:
     named = [path for path in folder.glob("manifest*.jsonl") if has_manifest_name(path.name)]
     return sorted(filter(is_manifest, named), key=lambda path: (path.name != NAME, path.name))
 
 
-def _merged_names(folder: Path) -> list[str]:
+def _read_merged_names(folder: Path) -> list[str]:
     try:
         with (folder / NAME).open("rb") as file:
             values = _parse_json(file.readline())
@@ -97,7 +99,7 @@ def read_manifest(folder: str | Path) -> Iterator[FetchResult]:
     Raises:
         GatherError: a row of a later version.
     """
-    return read_rows(manifests(as_path(folder)))
+    return read_rows(find_manifests(as_path(folder)))
 
 
 def read_rows(paths: Iterable[Path]) -> Iterator[FetchResult]:
@@ -141,10 +143,10 @@ def _to_row(values: dict[str, Any]) -> FetchResult | None:
         row = FetchResult(**known)
     except (ValueError, TypeError):
         return None
-    return row if _is_whole(row) else None
+    return row if _is_complete(row) else None
 
 
-def _is_whole(row: FetchResult) -> bool:
+def _is_complete(row: FetchResult) -> bool:
     if not (isinstance(row.url, str) and isinstance(row.label, str) and isinstance(row.source, dict)):
         return False
     if not isinstance(row.final, bool) or row.removed not in (None, "user"):
@@ -179,11 +181,11 @@ def dump_row(row: FetchResult) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class ManifestFooter:
-    """Position of the last closing line of a manifest.
+    """Position of the last closing row of a manifest, which a run wrote when the images of its rows were on disk.
 
     Attributes:
-        lines: number of lines up to the last closing line; the files of these rows were on disk when it was written.
-        is_whole: no line follows. keeps_duplicates: a run kept every copy of the same bytes.
+        lines: number of lines up to the last closing row; the images of these rows were on disk when it was written.
+        is_whole: no line follows the closing row. keeps_duplicates: a run kept every copy of the same bytes.
     """
 
     lines: int
@@ -192,7 +194,7 @@ class ManifestFooter:
 
 
 def read_footer(path: Path) -> ManifestFooter:
-    """Return the position of the last closing line of the manifest at `path`."""
+    """Return the position of the last closing row of the manifest at `path`."""
     number = closed = 0
     keeps_duplicates = False
     with path.open("rb") as lines:
@@ -203,8 +205,8 @@ def read_footer(path: Path) -> ManifestFooter:
     return ManifestFooter(closed, closed == number, keeps_duplicates)
 
 
-def read_closed_rows(paths: Iterable[Path]) -> Iterator[tuple[FetchResult, bool]]:
-    """Yield the rows like `read_rows`, each with a flag: whether a closing line follows it."""
+def read_rows_with_is_closed(paths: Iterable[Path]) -> Iterator[tuple[FetchResult, bool]]:
+    """Yield each row of these manifests in order, and whether a closing row follows it: its image was then on disk."""
     for path in paths:
         closed = read_footer(path).lines
         with path.open("rb") as lines:
@@ -220,17 +222,17 @@ def read_rows_after(path: Path, lines: int) -> Iterator[FetchResult]:
         yield from filter(None, map(parse_row, islice(file, lines, None)))
 
 
-def dump_closing(*, keep_duplicates: bool) -> bytes:
-    """Return the closing line of a run."""
-    return _dump_closed(keep_duplicates=keep_duplicates)
+def dump_closing_row(*, keep_duplicates: bool) -> bytes:
+    """Return the line of the closing row of a run."""
+    return _dump_row_without_link(keep_duplicates=keep_duplicates)
 
 
-def dump_merged(names: Iterable[str]) -> bytes:
+def dump_merged_names(names: Iterable[str]) -> bytes:
     """Return the first line of a manifest that holds the rows of the manifests of these names."""
-    return _dump_closed(keep_duplicates=False, merged=sorted(names))
+    return _dump_row_without_link(keep_duplicates=False, merged=sorted(names))
 
 
-def _dump_closed(**values: object) -> bytes:
+def _dump_row_without_link(**values: object) -> bytes:
     nothing = dict.fromkeys(_FIELDS)  # so that a table of the lines has every column
     line = {"v": VERSION, **nothing, "url": "", "label": "", "status": "closed", **values}
     return _encode(line).encode() + b"\n"
@@ -276,13 +278,13 @@ class ManifestWriter:
         """
         self._write(dump_row(row))
 
-    def append_closing(self, *, keep_duplicates: bool) -> None:
-        """Record that the files of all rows so far are on disk.
+    def append_closing_row(self, *, keep_duplicates: bool) -> None:
+        """Append a closing row: it records that the images of all rows so far are on disk.
 
         Raises:
             GatherError: the disk is full.
         """
-        self._write(dump_closing(keep_duplicates=keep_duplicates))
+        self._write(dump_closing_row(keep_duplicates=keep_duplicates))
         os.fsync(self._file.fileno())
 
     def _write(self, line: bytes) -> None:

@@ -11,11 +11,11 @@ from pathlib import Path, PurePosixPath
 
 from mlimages.core import FetchResult, Reason, counted, replacing
 from mlimages.gathering.links import row_key
-from mlimages.gathering.store.image_index import ImageIndex, PlaceholderCounts, temporary_tables
+from mlimages.gathering.store.image_index import ImageIndex, PlaceholderCounts, open_temporary_tables
 from mlimages.gathering.store.manifest import (
     KeySet,
-    dump_closing,
-    dump_merged,
+    dump_closing_row,
+    dump_merged_names,
     dump_row,
     is_shard_manifest,
     read_footer,
@@ -33,15 +33,15 @@ _MAX_NAMES = 3
 def rewrite_manifests(
     files: ImageStorage,
     manifests: list[Path],
-    into: Path,
+    target: Path,
     *,
     keep_duplicates: bool,
     limit: int | None = None,
-    merged: Sequence[Path] = (),
+    merged_manifests: Sequence[Path] = (),
     publish: Callable[[Path], bool] | None = None,
     discard: Callable[[Path], None] = Path.unlink,
 ) -> bool:
-    """Rewrite `manifests` as the single file `into`, and remove replaced images.
+    """Rewrite `manifests` as the single file `target`, and remove replaced images.
 
     Of several rows for one link, the last whose image exists counts, else the last; rows are in the order in which the
     links were finished. Copies of the same bytes in one manifest were kept on purpose and are kept. Near-duplicates are
@@ -50,31 +50,33 @@ def rewrite_manifests(
     Args:
         limit: maximum number of images per class: images of shards beyond it are removed, and their links can be
             retried.
-        merged: manifests whose rows are in `into` already; they and their replaced images are removed.
+        merged_manifests: manifests whose rows are in `target` already; they and their replaced images are removed.
         publish: called with the new manifest before anything is removed; if it returns False, nothing is removed. The
             new manifest then begins with the names of the merged ones: runs that read it meanwhile ignore them.
         discard: removes a manifest whose rows are in the new one.
     """
     is_closed = all(read_footer(path).is_whole for path in manifests)
-    current = CurrentRows(files, manifests)
-    placeholders = set() if keep_duplicates else _placeholder_hashes(current)
+    current_rows = CurrentRows(files, manifests)
+    placeholders = set() if keep_duplicates else _find_placeholder_hashes(current_rows)
     replaced = _ReplacedImages()
-    for row in read_rows(merged):
+    for row in read_rows(merged_manifests):
         if row.status == "ok" and row.path and row.sha256:
             replaced.add(row.path, row.sha256)
-    done = [*merged, *(manifest for manifest in manifests if manifest != into)]
-    with replacing(into) as part, part.open("wb") as out:
+    done = [*merged_manifests, *(manifest for manifest in manifests if manifest != target)]
+    with replacing(target) as part, part.open("wb") as out:
         if publish and done:
-            out.write(dump_merged(path.name for path in done))
-        for row in _merge_rows(files, current, placeholders, replaced, keep_duplicates=keep_duplicates, limit=limit):
+            out.write(dump_merged_names(path.name for path in done))
+        for row in _merge_rows(
+            files, current_rows, placeholders, replaced, keep_duplicates=keep_duplicates, limit=limit
+        ):
             out.write(dump_row(row))
         if is_closed:
-            out.write(dump_closing(keep_duplicates=keep_duplicates))
+            out.write(dump_closing_row(keep_duplicates=keep_duplicates))
         out.flush()
         os.fsync(out.fileno())
-    if publish and not publish(into):
+    if publish and not publish(target):
         return False
-    for path, sha256 in replaced.unlisted_in(into):
+    for path, sha256 in replaced.unlisted_in(target):
         files.remove(path, sha256)
     for manifest in done:
         discard(manifest)
@@ -83,7 +85,7 @@ def rewrite_manifests(
 
 def _merge_rows(
     files: ImageStorage,
-    current: CurrentRows,
+    current_rows: CurrentRows,
     placeholders: set[str],
     replaced_images: _ReplacedImages,
     *,
@@ -92,8 +94,8 @@ def _merge_rows(
 ) -> Iterator[FetchResult]:
     index = ImageIndex()
     counts: Counter[str] = Counter()
-    for number, row, is_of_shard in current.enumerate_rows(replaced_images):
-        first = None if keep_duplicates or not row.sha256 else index.find_first(row.sha256)
+    for number, row, is_of_shard in current_rows.enumerate_rows(replaced_images):
+        first = None if keep_duplicates or not row.sha256 else index.find_first_image(row.sha256)
         settled = _merge_row(files, row, placeholders, first, number)
         if settled.status == "ok" and settled.path and settled.sha256 and settled.dhash and not settled.removed:
             if is_of_shard and limit is not None and counts[row.label] >= limit:
@@ -103,7 +105,7 @@ def _merge_rows(
             near = index.find_near(settled.dhash)
             index.add_image(settled.dhash, settled.path)
             if not first:
-                index.add_first(settled.sha256, number, settled.path)
+                index.add_first_image(settled.sha256, number, settled.path)
             settled = replace(settled, same_as=near)
         elif row.path and row.sha256 and settled.status == "duplicate":
             replaced_images.add(row.path, row.sha256)
@@ -115,7 +117,7 @@ class _ReplacedImages:
     """Paths and hashes of replaced images, stored on disk since there may be many."""
 
     def __init__(self) -> None:
-        self._tables = temporary_tables("BEGIN; CREATE TABLE images (path TEXT PRIMARY KEY, sha256 TEXT);")
+        self._tables = open_temporary_tables("BEGIN; CREATE TABLE images (path TEXT PRIMARY KEY, sha256 TEXT);")
 
     def add(self, path: str, sha256: str) -> None:
         self._tables.execute("INSERT OR REPLACE INTO images VALUES (?, ?)", (path, sha256))
@@ -131,7 +133,7 @@ class _ReplacedImages:
 
 def warn_about_unknown_images(files: ImageStorage, manifest: Path, out: Path) -> None:
     """Log a warning that lists images without a row in the manifest."""
-    tables = temporary_tables("BEGIN; CREATE TABLE paths (path TEXT PRIMARY KEY);")
+    tables = open_temporary_tables("BEGIN; CREATE TABLE paths (path TEXT PRIMARY KEY);")
     for row in read_rows([manifest]):
         tables.execute("INSERT OR IGNORE INTO paths VALUES (?)", (row.path or "",))
     images = (path for path in files.walk() if PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES)
@@ -170,9 +172,9 @@ class CurrentRows:
         """Yield each current row."""
         return (row for _, row, _ in self.enumerate_rows())
 
-    def is_current(self, at: int, row: FetchResult) -> bool:
-        """Return whether the row at index `at` is the current row of its link."""
-        return self._chosen.get(row_key(row.label, row.url), at) == at
+    def is_current(self, row_index: int, row: FetchResult) -> bool:
+        """Return whether the row at index `row_index` is the current row of its link."""
+        return self._chosen.get(row_key(row.label, row.url), row_index) == row_index
 
     def _choose_rows(self) -> dict[int, int]:
         """Return the index among all rows of the current row of each link that has several rows."""
@@ -193,11 +195,11 @@ class CurrentRows:
         return 1 if row.removed or row.status == "duplicate" else 0
 
 
-def _placeholder_hashes(current: CurrentRows) -> set[str]:
+def _find_placeholder_hashes(current_rows: CurrentRows) -> set[str]:
     """Return the SHA-256 of placeholders: known ones, and bytes of many links unless a run kept several copies."""
     locations = PlaceholderCounts()
     placeholders: set[str] = set()
-    for _, row, _ in current.enumerate_rows():
+    for _, row, _ in current_rows.enumerate_rows():
         if row.status in ("ok", "duplicate") and row.sha256:
             locations.add(row.sha256, row.url)
         elif row.reason is Reason.PLACEHOLDER and row.sha256:
@@ -208,14 +210,18 @@ def _placeholder_hashes(current: CurrentRows) -> set[str]:
         return placeholders
     kept = Counter(
         (number, row.sha256)
-        for number, row, _ in current.enumerate_rows()
+        for number, row, _ in current_rows.enumerate_rows()
         if row.status == "ok" and row.sha256 in placeholders
     )
     return placeholders - {sha256 for (_, sha256), count in kept.items() if count > 1}
 
 
 def _merge_row(
-    files: ImageStorage, row: FetchResult, placeholders: set[str], first_copy: tuple[int, str] | None, manifest: int
+    files: ImageStorage,
+    row: FetchResult,
+    placeholders: set[str],
+    first_copy: tuple[int, str] | None,
+    manifest_number: int,
 ) -> FetchResult:
     """Return the row after merging; `first_copy` is the manifest and path of the first image with the same bytes."""
     if row.status not in ("ok", "duplicate") or row.sha256 is None or row.removed:
@@ -230,7 +236,7 @@ def _merge_row(
     if row.status == "duplicate":
         return replace(row, same_as=first_copy[1])
     if (
-        first_copy[0] == manifest
+        first_copy[0] == manifest_number
         or not row.path
         or not (files.is_unchanged(row.path, row.sha256) and files.is_unchanged(first_copy[1], row.sha256))
     ):

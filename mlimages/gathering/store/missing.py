@@ -14,34 +14,36 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from mlimages.core import FetchResult, GatherError, counted
-from mlimages.gathering.store.manifest import read_closed_rows, read_rows
+from mlimages.gathering.store.manifest import read_rows, read_rows_with_is_closed
 from mlimages.gathering.store.merge_manifests import CurrentRows
 from mlimages.gathering.store.stored_files import ImageStorage, quarantine_path
 
 
 @dataclass(frozen=True, slots=True)
-class _Missing:
+class _MissingImage:
     path: str
     sha256: str
     bytes: int
     is_closed: bool
 
 
-def corrected_rows(files: ImageStorage, manifests: list[Path], *, keep: bool, restore: bool) -> Iterator[FetchResult]:
+def corrected_rows(
+    files: ImageStorage, manifests: list[Path], *, keep_deleted: bool, restore_deleted: bool
+) -> Iterator[FetchResult]:
     """Yield new rows for images that were moved, deleted or restored since their rows were written.
 
     Args:
-        keep: treat all missing images as deleted on purpose. restore: treat no image as deleted: missing images get no
-            new row and are downloaded again.
+        keep_deleted: treat all missing images as deleted on purpose.
+        restore_deleted: treat no image as deleted: missing images get no new row and are downloaded again.
 
     Raises:
         GatherError: so many are missing that they may not have been deleted on purpose.
     """
     current = CurrentRows(files, manifests)
     totals: Counter[str] = Counter()
-    missing: dict[str, _Missing] = {}
+    missing: dict[str, _MissingImage] = {}
     returned: set[str] = set()
-    for at, (row, is_closed) in enumerate(read_closed_rows(manifests)):
+    for at, (row, is_closed) in enumerate(read_rows_with_is_closed(manifests)):
         if row.status != "ok" or not row.path or not current.is_current(at, row):
             continue
         size = files.size(row.path)
@@ -59,10 +61,10 @@ def corrected_rows(files: ImageStorage, manifests: list[Path], *, keep: bool, re
             and row.bytes is not None
             and files.size(quarantine_path(row.path, row.sha256)) is None
         ):
-            missing[row.path] = _Missing(row.path, row.sha256, row.bytes, is_closed)
-    moved = _find_moved(files, manifests, missing) if missing else {}
-    deleted = {path for path, image in missing.items() if image.is_closed and path not in moved and not restore}
-    if not keep:
+            missing[row.path] = _MissingImage(row.path, row.sha256, row.bytes, is_closed)
+    moved = _find_moved_images(files, manifests, missing) if missing else {}
+    deleted = {path for path, image in missing.items() if image.is_closed and path not in moved and not restore_deleted}
+    if not keep_deleted:
         check_missing_count(Counter(map(_folder_of, deleted)), totals)
     for at, row in enumerate(read_rows(manifests) if moved or deleted or returned else ()):
         if row.status != "ok" or not row.path or not current.is_current(at, row):
@@ -76,7 +78,7 @@ def corrected_rows(files: ImageStorage, manifests: list[Path], *, keep: bool, re
             yield replace(row, removed="user")
 
 
-def check_missing_count(deleted: Mapping[str, int], totals: Mapping[str, int]) -> None:
+def check_missing_count(deleted_counts: Mapping[str, int], image_counts: Mapping[str, int]) -> None:
     """Raise an error if all images of a folder are missing, or more than one image and more than a tenth of the folder.
 
     Raises:
@@ -84,11 +86,11 @@ def check_missing_count(deleted: Mapping[str, int], totals: Mapping[str, int]) -
     """
     many = {
         folder: count
-        for folder, count in sorted(deleted.items())
-        if count == totals[folder] or count > max(1, totals[folder] / 10)
+        for folder, count in sorted(deleted_counts.items())
+        if count == image_counts[folder] or count > max(1, image_counts[folder] / 10)
     }
     if many:
-        shown = ", ".join(f"{count} of {totals[folder]} in {folder}" for folder, count in list(many.items())[:3])
+        shown = ", ".join(f"{count} of {image_counts[folder]} in {folder}" for folder, count in list(many.items())[:3])
         more = f" and {counted(len(many) - 3, 'more folder')}" if len(many) > 3 else ""
         raise GatherError(
             f"{counted(sum(many.values()), 'gathered image')} missing: {shown}{more}. Is the disk mounted and the "
@@ -96,15 +98,17 @@ def check_missing_count(deleted: Mapping[str, int], totals: Mapping[str, int]) -
         )
 
 
-def _find_moved(files: ImageStorage, manifests: list[Path], missing: Mapping[str, _Missing]) -> dict[str, str]:
+def _find_moved_images(
+    files: ImageStorage, manifests: list[Path], missing_images: Mapping[str, _MissingImage]
+) -> dict[str, str]:
     """Return the current paths of missing images: unlisted files with the same bytes."""
-    sizes = {image.bytes for image in missing.values()}
+    sizes = {image.bytes for image in missing_images.values()}
     strays = {path for path in files.walk() if files.size(path) in sizes}
     strays -= {row.path for row in read_rows(manifests) if row.path in strays}
     lie_at: dict[str | None, list[str]] = {}
     for path in sorted(strays):
         lie_at.setdefault(files.sha256(path), []).append(path)
-    return {image.path: lie_at[image.sha256].pop() for image in missing.values() if lie_at.get(image.sha256)}
+    return {image.path: lie_at[image.sha256].pop() for image in missing_images.values() if lie_at.get(image.sha256)}
 
 
 def _folder_of(path: str) -> str:

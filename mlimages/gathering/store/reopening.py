@@ -54,7 +54,7 @@ def is_allowed_now(row: FetchResult, options: GatherOptions) -> bool:
     return False
 
 
-def check_same_settings(row: FetchResult, options: GatherOptions, out: object) -> None:
+def check_same_settings(row: FetchResult, options: GatherOptions, folder: object) -> None:
     """Raise an error if the image in `row` was gathered with another `--resize` or `--layout`.
 
     Raises:
@@ -71,7 +71,7 @@ def check_same_settings(row: FetchResult, options: GatherOptions, out: object) -
         had = f"{'with' if is_sharded else 'without'} --layout tar"
     else:
         return
-    raise InputError(f"{out} was gathered {had}: use the same setting, or another folder")
+    raise InputError(f"{folder} was gathered {had}: use the same setting, or another folder")
 
 
 class ConsecutiveRefusals:

@@ -13,50 +13,50 @@ from mlimages.gathering.links import recorded_url, without_credentials
 from mlimages.gathering.store.image_index import ImageIndex
 
 
-def make_row(ref: ImageRef, fetched: DownloadResult, outcome: dict[str, Any]) -> FetchResult:
-    """Create the row of a finished link; `outcome` has its status and the facts of its image."""
+def make_row(image_ref: ImageRef, download: DownloadResult, outcome_values: dict[str, Any]) -> FetchResult:
+    """Create the row of a finished link; `outcome_values` has its status and the facts of its image."""
     return FetchResult(
-        url=recorded_url(ref.url),
-        label=ref.label,
-        final_url=fetched.final_url and without_credentials(fetched.final_url),
-        http_status=fetched.http_status,
-        attempts=fetched.attempts,
-        elapsed_s=fetched.elapsed_s,
-        fetched_at=datetime.fromtimestamp(fetched.requested_at, UTC).isoformat(timespec="milliseconds")[:-6] + "Z",
-        source=ref.source,
-        **outcome,
+        url=recorded_url(image_ref.url),
+        label=image_ref.label,
+        final_url=download.final_url and without_credentials(download.final_url),
+        http_status=download.http_status,
+        attempts=download.attempts,
+        elapsed_s=download.elapsed_s,
+        fetched_at=datetime.fromtimestamp(download.requested_at, UTC).isoformat(timespec="milliseconds")[:-6] + "Z",
+        source=image_ref.source,
+        **outcome_values,
     )
 
 
 def image_values(
-    ref: ImageRef, fetched: DownloadResult, facts: Facts, images: ImageIndex, *, keep_duplicates: bool
+    image_ref: ImageRef, download: DownloadResult, image_facts: Facts, images: ImageIndex, *, keep_duplicates: bool
 ) -> dict[str, Any]:
     """Return the values of a valid image's row."""
-    values = {name: getattr(facts, name) for name in facts.__slots__ if name != "suffix"}
-    values["detail"] = "; ".join(filter(None, (facts.detail, fetched.detail)))
-    copies = images.copies(facts.sha256)
-    is_known_target = images.is_placeholder_target(fetched.final_url and without_credentials(fetched.final_url))
+    values = {name: getattr(image_facts, name) for name in image_facts.__slots__ if name != "suffix"}
+    values["detail"] = "; ".join(filter(None, (image_facts.detail, download.detail)))
+    copies = images.find_copies(image_facts.sha256)
+    is_known_target = images.is_placeholder_target(download.final_url and without_credentials(download.final_url))
     if is_known_target and not copies.count:
         values["detail"] = "redirected to the placeholder of a host"
         return {"status": "placeholder", "reason": Reason.PLACEHOLDER, **values}
-    if copies.is_placeholder or (copies.is_placeholder_with(ref.url) and not keep_duplicates):
+    if copies.is_placeholder or (copies.is_placeholder_with(image_ref.url) and not keep_duplicates):
         values["detail"] = "the same bytes are served at many paths of one host"
         return {"status": "placeholder", "reason": Reason.PLACEHOLDER, **values}
     if copies.path and not keep_duplicates:
         return {"status": "duplicate", "same_as": copies.path, **values}
-    return {"status": "ok", "same_as": images.find_near(facts.dhash), **values}
+    return {"status": "ok", "same_as": images.find_near(image_facts.dhash), **values}
 
 
-def failed_values(fetched: DownloadResult, rejection: Rejection | None) -> dict[str, Any]:
+def failed_values(download: DownloadResult, rejection: Rejection | None) -> dict[str, Any]:
     """Return the values of a failed link's row; it is final if the result depends only on the link."""
     if rejection is None:
         return {
             "status": "failed",
-            "reason": fetched.reason,
-            "final": fetched.reason not in NOT_FINAL,
-            "detail": without_credentials(fetched.detail),
+            "reason": download.reason,
+            "final": download.reason not in NOT_FINAL,
+            "detail": without_credentials(download.detail),
         }
     is_of_machine = rejection.reason is Reason.DECODER  # out of memory, or the decoder hung or crashed
-    may_be_truncated = rejection.reason is Reason.TRUNCATED and not fetched.is_whole
+    may_be_truncated = rejection.reason is Reason.TRUNCATED and not download.is_whole
     values = {name: getattr(rejection, name) for name in rejection.__slots__}
     return {"status": "failed", "final": not (is_of_machine or may_be_truncated), **values}

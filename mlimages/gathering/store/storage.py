@@ -37,39 +37,39 @@ class Storage:
     writer: ManifestWriter | ManifestParts
 
 
-def open_storage(out: Path, options: GatherOptions, stack: ExitStack) -> Storage:
-    """Open an output folder; closing `stack` closes it.
+def open_storage(out: Path, options: GatherOptions, exit_stack: ExitStack) -> Storage:
+    """Open an output folder; closing `exit_stack` closes it.
 
     Raises:
         GatherError: another run uses it, or it cannot be written.
         InputError: the folder is remote, but shards can only be written to local folders.
     """
-    return _open_remote(out, options, stack) if is_remote(out) else _open_local(out, options, stack)
+    return _open_remote(out, options, exit_stack) if is_remote(out) else _open_local(out, options, exit_stack)
 
 
-def _open_local(out: Path, options: GatherOptions, stack: ExitStack) -> Storage:
+def _open_local(out: Path, options: GatherOptions, exit_stack: ExitStack) -> Storage:
     manifest = manifest_path(out, options.shard)
-    files = StoredFiles(out) if options.layout == "folders" else _open_shards(manifest, stack)
+    files = StoredFiles(out) if options.layout == "folders" else _open_shards(manifest, exit_stack)
     try:
-        parts = stack.enter_context(work_folder(out, manifest.stem, exclusive=not options.shard))
+        parts = exit_stack.enter_context(work_folder(out, manifest.stem, exclusive=not options.shard))
     except OSError as error:
         raise GatherError(f"{out} cannot be written: {error.strerror}") from error
     return Storage(out, manifest, parts, files, None, ManifestWriter(manifest))
 
 
-def _open_shards(manifest: Path, stack: ExitStack) -> StoredShards:
+def _open_shards(manifest: Path, exit_stack: ExitStack) -> StoredShards:
     files = StoredShards(manifest.parent, manifest.stem.replace("manifest", "images"))
-    stack.callback(files.close)
+    exit_stack.callback(files.close)
     return files
 
 
-def _open_remote(out: Path, options: GatherOptions, stack: ExitStack) -> Storage:
+def _open_remote(out: Path, options: GatherOptions, exit_stack: ExitStack) -> Storage:
     if options.layout == "tar":
         raise InputError(f"{out}: --layout tar requires a local folder: gather into one, then copy it")
-    folder = Path(stack.enter_context(TemporaryDirectory(dir=cache_dir("gathered"))))
+    folder = Path(exit_stack.enter_context(TemporaryDirectory(dir=cache_dir("gathered"))))
     manifest = manifest_path(folder, options.shard)
     objects = StoredObjects(out, folder)
-    stack.callback(objects.close)
+    exit_stack.callback(objects.close)
     objects.refresh()
     parts = folder / "parts"
     parts.mkdir()

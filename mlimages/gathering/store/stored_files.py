@@ -26,7 +26,7 @@ _STORED_AFTER_S = 0.5
 class ImageStorage(Protocol):
     """Storage for gathered images, keyed by relative path: local files or remote objects."""
 
-    async def place(self, part: Path, row: FetchResult) -> str | None:
+    async def place(self, part_path: Path, row: FetchResult) -> str | None:
         """Store a finished file as `row.path`; return the path where it is, or None if `row.path` is taken.
 
         Raises:
@@ -67,16 +67,16 @@ class StoredFiles:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    async def place(self, part: Path, row: FetchResult) -> str | None:
+    async def place(self, part_path: Path, row: FetchResult) -> str | None:
         target = f"{self._folder}/{row.path}"  # strings, since pathlib is slower than the system calls
         if os.path.lexists(target):
             return None
         try:
             try:
-                os.replace(part, target)  # noqa: PTH105
+                os.replace(part_path, target)  # noqa: PTH105
             except FileNotFoundError:
                 Path(target).parent.mkdir(parents=True, exist_ok=True)
-                part.replace(target)
+                part_path.replace(target)
         except OSError as error:
             raise GatherError(f"{target} cannot be written: {error.strerror}") from error
         return row.path
@@ -90,7 +90,7 @@ class StoredFiles:
     def is_edited(self, row: FetchResult, size: int) -> bool:
         if size != row.bytes:
             return True
-        is_newer = os.stat(f"{self._folder}/{row.path}").st_mtime > _stored_at(row)  # noqa: PTH116  # as in `size`
+        is_newer = os.stat(f"{self._folder}/{row.path}").st_mtime > _storage_time(row)  # noqa: PTH116  # as in `size`
         return is_newer and self.sha256(row.path or "") not in (None, row.sha256)
 
     def is_unchanged(self, path: str, sha256: str) -> bool:
@@ -124,7 +124,7 @@ class StoredFiles:
         if not self.is_unchanged(path, sha256):
             return None
         name = next(name for name in new_paths if not os.path.lexists(self._folder / name))
-        if self._is_linked(name):
+        if self._is_behind_link(name):
             return None
         try:
             (self._folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -150,14 +150,14 @@ class StoredFiles:
             yield from ((inner / name).as_posix() for name in names)
 
     def _read(self, path: str) -> bytes | None:
-        if self._is_linked(path):
+        if self._is_behind_link(path):
             return None
         try:
             return (self._folder / path).read_bytes()
         except OSError:
             return None
 
-    def _is_linked(self, path: str) -> bool:
+    def _is_behind_link(self, path: str) -> bool:
         parts = PurePosixPath(path).parts
         return any((self._folder / PurePosixPath(*parts[:count])).is_symlink() for count in range(1, len(parts) + 1))
 
@@ -177,7 +177,7 @@ def sync_path(path: str, sync: Callable[[int], object]) -> None:
             os.close(handle)
 
 
-def _stored_at(row: FetchResult) -> float:
+def _storage_time(row: FetchResult) -> float:
     """Return the latest time at which a row's file was stored, in seconds since the epoch; 0 if the row has none."""
     try:
         return datetime.fromisoformat(row.fetched_at).timestamp() + row.elapsed_s + _STORED_AFTER_S

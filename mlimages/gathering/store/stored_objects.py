@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 from mlimages.core import FetchResult, GatherError
 from mlimages.gathering.store.attribution import STEM
-from mlimages.gathering.store.image_index import temporary_tables
+from mlimages.gathering.store.image_index import open_temporary_tables
 from mlimages.gathering.store.manifest import NAME, ManifestWriter, has_manifest_name, is_manifest
 from mlimages.gathering.store.stored_files import quarantine_path
 
@@ -56,7 +56,7 @@ class StoredObjects:
         self._root: str = address.path.rstrip("/")  # type: ignore[attr-defined]
         self._folder = folder
         self._pool = ThreadPoolExecutor(_PUTS, "put")
-        self._sizes = temporary_tables("PRAGMA journal_mode = OFF; PRAGMA cache_size = -16000; BEGIN;")
+        self._sizes = open_temporary_tables("PRAGMA journal_mode = OFF; PRAGMA cache_size = -16000; BEGIN;")
         self._manifests: dict[str, Any] = {}  # states of the objects that were copied
 
     def close(self) -> None:
@@ -64,14 +64,14 @@ class StoredObjects:
         self._pool.shutdown()
         self._sizes.close()
 
-    async def place(self, part: Path, row: FetchResult) -> str | None:
+    async def place(self, part_path: Path, row: FetchResult) -> str | None:
         path = row.path or ""
         loop = asyncio.get_running_loop()
-        size = part.stat().st_size
-        is_placed = await loop.run_in_executor(self._pool, self._create, part, path)
+        size = part_path.stat().st_size
+        is_placed = await loop.run_in_executor(self._pool, self._create, part_path, path)
         if is_placed:
             self._record_sizes({path: size})
-            part.unlink()
+            part_path.unlink()
         return path if is_placed else None
 
     def size(self, path: str) -> int | None:
@@ -219,7 +219,7 @@ class StoredObjects:
     def _record_sizes(self, sizes: dict[str, int]) -> None:
         self._sizes.executemany("INSERT OR REPLACE INTO objects VALUES (?, ?)", sizes.items())
 
-    def _retry(self, verb: str, path: str, action: Callable[[str], _T]) -> _T:
+    def _retry(self, participle: str, path: str, action: Callable[[str], _T]) -> _T:
         """Return the result of `action` for the object's address; retry errors of the store.
 
         Raises:
@@ -238,7 +238,7 @@ class StoredObjects:
                 if count == _TRIES or isinstance(error, PermissionError):
                     shown = f"{self._address}/{path}".rstrip("/")
                     raise GatherError(
-                        f"{shown} cannot be {verb}: {error}; run the same command again to resume"
+                        f"{shown} cannot be {participle}: {error}; run the same command again to resume"
                     ) from error
                 time.sleep(_PAUSE_S * 4**count)
         raise AssertionError("unreachable: the last attempt returns or raises")
@@ -250,12 +250,12 @@ class ManifestParts:
 
     Args:
         manifest: path of the parts without the 16 digits that are appended to each of their names.
-        put: stores a finished part.
+        store_file: stores a finished part.
     """
 
-    def __init__(self, manifest: Path, put: Callable[[Path], None], *, keep_duplicates: bool) -> None:
+    def __init__(self, manifest: Path, store_file: Callable[[Path], None], *, keep_duplicates: bool) -> None:
         self._manifest = manifest
-        self._put = put
+        self._put = store_file
         self._keep_duplicates = keep_duplicates
         self._path = manifest
         self._writer: ManifestWriter | None = None
@@ -269,12 +269,12 @@ class ManifestParts:
         self._writer.append(row)
         self._count += 1
         if self._count == ROWS_IN_PART:
-            self.append_closing(keep_duplicates=self._keep_duplicates)
+            self.append_closing_row(keep_duplicates=self._keep_duplicates)
 
-    def append_closing(self, *, keep_duplicates: bool) -> None:
+    def append_closing_row(self, *, keep_duplicates: bool) -> None:
         """Close the current part and store it."""
         if self._writer:
-            self._writer.append_closing(keep_duplicates=keep_duplicates)
+            self._writer.append_closing_row(keep_duplicates=keep_duplicates)
             self.close()
             self._put(self._path)
 

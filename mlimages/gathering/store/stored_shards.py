@@ -3,8 +3,8 @@
 1. A shard is only appended to, and only by the run that created it; each run begins a new one.
 2. Changes are rows of the manifest: an image that was replaced, has another class or is a placeholder stays.
 3. A killed run may leave a truncated shard. Readers stop at its last complete member; the next run that stores an image
-   removes the incomplete sample and writes the end marker, since other readers of tar files require it. A shard with
-   an end marker, or in which something else follows, is never changed.
+   removes the incomplete sample and writes the end-of-archive marker, which other readers of tar files require. A
+   shard with an end-of-archive marker, or in which something else follows, is never changed.
 All images have the suffix .jpg, whatever their format: `datasets.load_dataset` requires the same suffixes for each key.
 """
 
@@ -70,10 +70,10 @@ class StoredShards:
         self._written: dict[str, Member] = {}
         self._listed: set[str] = set()
 
-    async def place(self, part: Path, row: FetchResult) -> str | None:
+    async def place(self, part_path: Path, row: FetchResult) -> str | None:
         assert row.path
-        image = part.read_bytes()
-        head = _json_member(row) + _header(row.path, image)  # so that a complete image has its JSON
+        image = part_path.read_bytes()
+        head = _json_member(row) + _tar_header(row.path, image)  # so that a complete image has its JSON
         sample = head + image + bytes(-len(image) % _BLOCK)
         is_full = len(self._written) >= MAX_IMAGES or self._size + len(sample) + len(_END) > MAX_BYTES
         try:
@@ -88,7 +88,7 @@ class StoredShards:
         path = f"{self._name}/{row.path}"
         self._written[path] = Member(self._file.name, row.path, self._size + len(head), len(image))
         self._size += len(sample)
-        part.unlink()
+        part_path.unlink()
         return path
 
     def size(self, path: str) -> int | None:
@@ -125,7 +125,7 @@ class StoredShards:
         yield from ()
 
     def close(self) -> None:
-        """Write the end marker of the shard and close it; after a failed write, the incomplete sample is removed."""
+        """Write the end-of-archive marker and close the shard; an incomplete sample is removed after a failed write."""
         if self._file is None:
             return
         file, self._file = self._file, None
@@ -133,7 +133,7 @@ class StoredShards:
         with suppress(OSError), os.fdopen(os.dup(file.fileno()), "r+b", buffering=0) as same:
             with suppress(OSError):  # a full disk: the next run writes it
                 file.close()
-            _write_end_marker(same, self._size)
+            _write_end_of_archive(same, self._size)
 
     def _find_member(self, path: str) -> Member | None:
         return self._written.get(path) or find_member(f"{self._folder}/{path}")
@@ -160,11 +160,11 @@ def _end_truncated_shard(shard: Path) -> None:
         ends, name = (ends[1], one.offset + one.size + -one.size % _BLOCK), one.name
     size = ends[0] if name.endswith(".json") else ends[1]
     with shard.open("r+b", buffering=0) as file:
-        _write_end_marker(file, size)
+        _write_end_of_archive(file, size)
 
 
-def _write_end_marker(file: IO[bytes], size: int) -> None:
-    """End a shard, open without a buffer, after the samples, which have this size."""
+def _write_end_of_archive(file: IO[bytes], size: int) -> None:
+    """Write the end-of-archive marker after the `size` bytes of a shard, which is open without a buffer."""
     file.truncate(size)
     file.seek(size)
     file.write(_END)
@@ -177,10 +177,10 @@ def _json_member(row: FetchResult) -> bytes:
     values = {name: getattr(row, name) for name in names} | {"source": json.dumps(row.source, default=str)}
     data = json.dumps(values).encode()
     assert row.path
-    return _header(f"{row.path.removesuffix(SUFFIX)}.json", data) + data + bytes(-len(data) % _BLOCK)
+    return _tar_header(f"{row.path.removesuffix(SUFFIX)}.json", data) + data + bytes(-len(data) % _BLOCK)
 
 
-def _header(name: str, data: bytes) -> bytes:
+def _tar_header(name: str, data: bytes) -> bytes:
     info = tarfile.TarInfo(name)
     info.size = len(data)
     return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")

@@ -82,11 +82,11 @@ def _write_parquet(path: Path, rows: Iterable[FetchResult]) -> None:
 
     schema = pyarrow.schema([(field.name, type_of(field.name)) for field in fields(FetchResult)])
     with parquet.ParquetWriter(path, schema) as out:
-        left = map(_values, rows)
+        left = map(_table_values, rows)
         while batch := list(islice(left, _BATCH)):
             out.write_table(pyarrow.Table.from_pylist(batch, schema))
 
 
-def _values(row: FetchResult) -> dict[str, Any]:
+def _table_values(row: FetchResult) -> dict[str, Any]:
     values = {field.name: getattr(row, field.name) for field in fields(FetchResult)}
     return values | {"source": json.dumps(row.source, default=str)}

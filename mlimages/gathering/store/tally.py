@@ -49,16 +49,16 @@ class Tally:
             if len(self._hosts) > 2 * _HOSTS_COUNTED:
                 self._hosts = Counter(dict(self._hosts.most_common(_HOSTS_COUNTED)))
 
-    def reopen(self, count: int) -> None:
-        """Count `count` of the failed links as unfinished."""
-        self._open += count
+    def reopen(self, num_links: int) -> None:
+        """Count `num_links` of the failed links as unfinished."""
+        self._open += num_links
 
     def progress_counts(self) -> dict[str, int]:
         """Return the counts to show beside a progress bar."""
         failed = self.status["failed"] + self.status["placeholder"]
         return {"ok": self.status["ok"], "failed": failed - self._open, "open": self._open}
 
-    def summary(self, out: Path, *, fetched: int, seconds: float) -> GatherSummary:
+    def summary(self, out: Path, *, num_fetched: int, seconds: float) -> GatherSummary:
         """Return the counts as a summary."""
         return GatherSummary(
             out=out,
@@ -72,7 +72,7 @@ class Tally:
             unmoved=self.unmoved,
             removed=self._removed,
             open=self._open,
-            fetched=fetched,
+            fetched=num_fetched,
             reasons=_top_counts(self._reasons),
             classes=dict(sorted(self.classes.items())),
             hosts=dict(list(_top_counts(self._hosts).items())[:_WORST]),
