@@ -260,15 +260,14 @@ def explain(
 
     Example: mlimages explain cats.onnx new/ -o why/
     """
-    from mlimages.core import BrokenImage, printable, require_writable, writing
+    from mlimages.core import BrokenImage, as_path, printable, require_writable, writing
     from mlimages.inference import Predictor, explain, find_inputs
 
     with model_comes_first(model, sources):
         predictor = Predictor(model)
     images = list(find_inputs(sources))
-    files = predictions.overlay_files(images, out)
+    files = predictions.overlay_files(images, as_path(out))
     require_writable(files, overwrite=force, inputs=images)
-    out.mkdir(parents=True, exist_ok=True)
     good = 0
     for image, file in zip(images, files, strict=True):
         found = explain(predictor, image)

@@ -21,10 +21,10 @@ from .errors import install_hint as install_hint
 from .files import as_path as as_path
 from .files import cache_dir as cache_dir
 from .files import copy_bytes as copy_bytes
-from .files import file_lock as file_lock
 from .files import file_state as file_state
 from .files import full_name as full_name
 from .files import is_remote as is_remote
+from .files import local_path as local_path
 from .files import outputs as outputs
 from .files import path_from_name as path_from_name
 from .files import present_content as present_content
@@ -43,6 +43,7 @@ from .layers import NetworkSummary as NetworkSummary
 from .layers import State as State
 from .layers import Window as Window
 from .lazy import require as require
+from .locks import file_lock as file_lock
 from .notebook import Html as Html
 from .notebook import html_images as html_images
 from .notebook import html_table as html_table

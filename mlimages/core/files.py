@@ -1,4 +1,4 @@
-"""Atomic writes to local files and fsspec addresses, records of written files, file locks, and the cache folder."""
+"""Atomic writes to local files and fsspec addresses, records of written files, and the cache folder."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import re
 import secrets
 import struct
 import tempfile
-import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any, BinaryIO, cast
 
 import platformdirs
 
-from mlimages.core.errors import InputError, MissingExtraError, MlimagesError, describe_write_error
+from mlimages.core.errors import InputError, MissingExtraError, describe_write_error
 from mlimages.core.shards import Member, find_member
 
 _ADDRESS = re.compile(r"(s3|gs|gcs|az|abfs|abfss|hdfs|oci|oss|memory):/+(.*)", re.DOTALL)
@@ -34,6 +33,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
     On an error the temporary file is removed and `path` is unchanged. At an address, the object is uploaded at the end.
     """
+    path = as_path(path)
     if is_remote(path):
         with tempfile.TemporaryDirectory() as folder:
             part = Path(folder, path.name)
@@ -66,6 +66,7 @@ def writing(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     Raises:
         InputError: as `require_writable`.
     """
+    path = as_path(path)
     require_writable([path], overwrite=overwrite)
     with replacing(path) as part:
         yield part
@@ -84,7 +85,7 @@ def require_writable(
             is an input.
     """
     read = {as_path(each).resolve() for each in inputs}
-    for path in paths if not overwrite else ():
+    for path in map(as_path, paths if not overwrite else ()):
         if read and path.resolve() in read:
             raise InputError(f"{path} is itself an input: choose another name with -o, or replace it with --force")
         if path.is_dir() or (path.exists() and f"{_sha256(path)}  {path.name}" not in _read_records(path.parent)):
@@ -96,7 +97,7 @@ def require_writable(
 
 def record_written(paths: Iterable[Path]) -> None:
     """Record that mlimages wrote these files."""
-    for path in paths:
+    for path in map(as_path, paths):
         _append_digest(path, _sha256(path))
 
 
@@ -177,6 +178,17 @@ def as_path(path: str | os.PathLike[str]) -> Path:
     except (ImportError, ValueError) as error:
         raise InputError(f"{address}: {error}") from error
     return cast(Path, remote)
+
+
+def local_path(path: str | os.PathLike[str]) -> Path:
+    """Return the path of a file or folder that must be on this machine.
+
+    Raises:
+        InputError: `path` is empty or an fsspec address.
+    """
+    if found := _ADDRESS.fullmatch(str(path)):
+        raise InputError(f"{found[1]}://{found[2]}: use a path on this machine; remote storage is not supported here")
+    return as_path(path)
 
 
 @lru_cache(maxsize=1000)
@@ -293,53 +305,6 @@ def write_text(path: Path, text: str) -> None:
     """Write UTF-8 `text` to `path` atomically."""
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
-
-
-@contextmanager
-def file_lock(path: Path, error_if_locked: MlimagesError, *, timeout_s: float = 2.0) -> Iterator[None]:
-    """Hold an exclusive lock on the lock file `path`; the system releases it when this process ends, however it ends.
-
-    On Windows, and on file systems without locks, nothing is locked. NFS locks files, not folders.
-
-    Args:
-        error_if_locked: raised if another process holds the lock.
-        timeout_s: how long to wait, since a killed process releases it with a delay.
-    """
-    try:
-        import fcntl
-    except ModuleNotFoundError:
-        yield
-        return
-
-    def acquire() -> int | None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        except FileNotFoundError:  # another process has just removed the empty folder
-            return None
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(handle)
-            return None
-        except OSError:  # locks are not supported here
-            return handle
-        with suppress(OSError):
-            if os.path.samestat(os.fstat(handle), path.stat()):
-                return handle
-        os.close(handle)  # its last holder has just removed it
-        return None
-
-    deadline = time.monotonic() + timeout_s
-    while (handle := acquire()) is None:
-        if time.monotonic() > deadline:
-            raise error_if_locked
-        time.sleep(0.05)
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        os.close(handle)
 
 
 def cache_dir(name: str) -> Path:

@@ -27,6 +27,7 @@ from mlimages.core import (
     NoProgress,
     Progress,
     command,
+    local_path,
     replacing,
 )
 from mlimages.dataset.targets import multi_hot
@@ -145,7 +146,7 @@ def augment(
     names = PART_NAMES.get(len(split))
     if names is None:
         raise InputError(f"{len(split)} split fractions: expected 2 (train, val) or 3 (train, val, test)")
-    labels, out = open_labels(labels), Path(out)
+    labels, out = open_labels(labels), local_path(out)
     progress, broken = progress or NoProgress(), list[BrokenImage]()
     angles = (angles_deg,) if isinstance(angles_deg, int | float) else angles_deg
     part_views = [make_views(angles, flip=flip), *[(View(),)] * (len(names) - 1)]

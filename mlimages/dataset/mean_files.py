@@ -6,7 +6,7 @@ import json
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,8 +34,9 @@ def load_mean_image(
         >>> load_mean_image("mean.npy").shape
         (3, 32, 32)
     """
-    if isinstance(path, str | os.PathLike):
-        name, path = str(path), as_path(path)
+    if isinstance(path, str | os.PathLike) or hasattr(path, "open"):
+        path = as_path(cast(Path, path))
+        name = str(path)
         mean = _read_array(path) if path.suffix.lower() == ".npy" else _read_image(path, prop)
     else:
         name, mean = "mean_image", np.asarray(path)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from mlimages.checks import CheckReport, check, split_labels, write_outcome
-from mlimages.core import GatherSummary, ImageProperty, InputError, Prediction, counted
+from mlimages.core import GatherSummary, ImageProperty, InputError, Prediction, counted, local_path
 from mlimages.dataset import TrainingData
 from mlimages.demo.transfer import Accuracies, bar_lines, describe_difference, draw_accuracies
 from mlimages.demo.website import Page, digit_pages, serve_pages
@@ -57,7 +57,7 @@ def run_demo(out: str | os.PathLike[str], *, show: Callable[[str], None]) -> Non
         >>> from mlimages.demo import run_demo
         >>> run_demo("mlimages-demo", show=print)  # doctest: +SKIP
     """
-    folder = Path(out)
+    folder = local_path(out)
     if folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder} is not empty: delete it, or choose another folder with -o")
     folder.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 
-from mlimages.core import BrokenImage, Prediction, as_path, is_remote, present_content, read_file
+from mlimages.core import BrokenImage, Prediction, as_path, is_remote, local_path, present_content, read_file
 from mlimages.labels import IMAGE_SUFFIXES, all_images, folder_names, is_shard, shards_in
 
 logger = logging.getLogger(__name__)
@@ -55,6 +55,7 @@ def copy_by_class(
     An image with several labels is copied to the folder of each, one without labels to `folder/unknown/`.
     If the name is taken, a number is appended; a file with identical content is not copied again.
     """
+    folder = local_path(folder)
     unknown, *folders = folder_names(["unknown", *class_names])
     for result in results:
         if isinstance(result, Prediction) and result.path:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlimages.core import BundleError, Preprocessing, Target, command, outputs
+from mlimages.core import BundleError, Preprocessing, Target, command, local_path, outputs
 from mlimages.inference.onnx_metadata import open_session, read_metadata, write_metadata
 from mlimages.inference.tasks import MultiLabel, SingleLabel
 
@@ -33,7 +33,7 @@ def model_file(model: str | os.PathLike[str]) -> Path:
     Raises:
         BundleError: `model` is a folder without an .onnx file.
     """
-    path = Path(model)
+    path = local_path(model)
     if path.suffix == ".safetensors":
         raise BundleError(f"{path} contains weights, not an exported model: use the run folder {path.parent}")
     if not path.is_dir():

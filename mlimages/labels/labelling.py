@@ -298,6 +298,7 @@ def _select_images(labels: LabelFile, options: LabelOptions, note: Callable[[str
 
 
 def _drop_listed(labels: LabelFile, drop: Path, note: Callable[[str], None]) -> LabelFile:
+    drop = as_path(drop)
     paths = list(read_paths(drop))
     left = labels.without(paths)
     count = sum(1 for _ in labels.text_items()) - sum(1 for _ in left.text_items())

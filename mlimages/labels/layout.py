@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 
-from mlimages.core import InputError, LabeledPath, is_member, is_remote, read_file, replacing
+from mlimages.core import InputError, LabeledPath, is_member, is_remote, local_path, read_file, replacing
 from mlimages.labels.label_file import LabelFile
 from mlimages.labels.tables import SHOWN
 
@@ -28,7 +28,7 @@ def write_class_folders(
     for part in named.values():
         if part.is_multi_label:
             raise InputError(f"{part.path} is a multi-label file: class folders require one class per image")
-    root = Path(folder)
+    root = local_path(folder)
     targets = {target: item.path for name, part in named.items() for target, item in _target_paths(part, root / name)}
     others = sorted(set(_files(root)) - set(targets)) if root.exists() else []
     others += [target for target, source in targets.items() if not _is_free_or_same(source, target)]

@@ -17,7 +17,7 @@ from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
-from mlimages.core import InputError, LabelFileError, command, is_file, is_remote
+from mlimages.core import InputError, LabelFileError, as_path, command, is_file, is_remote
 from mlimages.labels.formats import PATH_LABEL, WORDS, Record, records, text_delimiters
 from mlimages.labels.label_texts import is_one, is_one_hot, parse_list
 from mlimages.labels.scanning import IMAGE_SUFFIXES, PARTS
@@ -58,7 +58,7 @@ def detect_table(path: Path, folder: Path, options: TableOptions) -> Table:
     Raises:
         LabelFileError: it cannot be read, or no columns match.
     """
-    folder = options.images or folder
+    folder = as_path(options.images) if options.images else folder
     samples = [
         _Sample(path, folder, options, delimiter, list(islice(records(path, delimiter), SAMPLE)))
         for delimiter in _possible_delimiters(path, options)

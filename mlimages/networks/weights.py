@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mlimages.core import ModelError, explain_content
+from mlimages.core import ModelError, explain_content, local_path
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def read_weights(path: str | os.PathLike[str]) -> State:
     Raises:
         ModelError: there is no such file, its format is not supported, or loading it could execute code.
     """
-    path = Path(path)
+    path = local_path(path)
     if not path.is_file():
         raise ModelError(f"no weights file at {path}: expected a {SUFFIXES} file")
     try:

@@ -9,7 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlimages.core import BundleError, Layer, MissingExtraError, NetworkSummary, Window, counted, format_percent
+from mlimages.core import (
+    BundleError,
+    Layer,
+    MissingExtraError,
+    NetworkSummary,
+    Window,
+    counted,
+    format_percent,
+    local_path,
+)
 from mlimages.inference import BundleSession, OnnxBundle
 
 try:
@@ -40,7 +49,7 @@ def summarize_onnx(path: str | os.PathLike[str]) -> NetworkSummary:
     Raises:
         BundleError: it is not an ONNX file.
     """
-    path = Path(path)
+    path = local_path(path)
     try:
         model = onnx.load(path, load_external_data=False)
         model = onnx.shape_inference.infer_shapes(model)

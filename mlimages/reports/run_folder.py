@@ -26,6 +26,7 @@ from mlimages.core import (
     counted,
     f1_thresholds,
     format_percent,
+    local_path,
     path_from_name,
     share,
 )
@@ -167,7 +168,7 @@ def read_run(path: str | os.PathLike[str]) -> RunFolder:
         >>> read_run("runs/first").class_names
         ('cats', 'dogs')
     """
-    files = RunFiles(Path(path))
+    files = RunFiles(local_path(path))
     settings = read_settings(files)
     try:
         names = tuple(files.classes.read_text(encoding="utf-8").splitlines())

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mlimages.core import Preprocessing, RunError, command, counted, replacing
+from mlimages.core import Preprocessing, RunError, command, counted, local_path, replacing
 from mlimages.dataset import load_mean_image
 from mlimages.networks import DEPTHS, Model, add_depths, build_model, to_channels_last
 from mlimages.reports import RunFiles, read_settings
@@ -237,7 +237,7 @@ def load_run(run: str | os.PathLike[str], checkpoint: str = "best", *, network: 
     >>> run.network(torch.zeros(1, *run.preprocessing.image.shape)).shape
     torch.Size([1, 2])
     """
-    files = RunFiles(Path(run))
+    files = RunFiles(local_path(run))
     settings = read_settings(files)
     config, preprocessing = (
         FineTuneConfig.from_dict(settings["config"]),

@@ -291,7 +291,7 @@ class FineTuneConfig(TableOptions):
     @property
     def mean_file(self) -> Path | None:
         """Path of the mean image, if `mean` is a file."""
-        return None if self.mean in ("", "none", "channel") else Path(self.mean)
+        return None if self.mean in ("", "none", "channel") else as_path(self.mean)
 
     @property
     def cache_bytes(self) -> int:

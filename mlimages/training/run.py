@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from mlimages.core import InputError, Preprocessing, RunError, command, write_text
+from mlimages.core import InputError, Preprocessing, RunError, command, local_path, write_text
 from mlimages.reports import RUN_VERSION, RunFiles, read_settings
 from mlimages.training.computation import Computation
 from mlimages.training.config import FineTuneConfig
@@ -55,7 +55,7 @@ def read_config(run: str | os.PathLike[str]) -> FineTuneConfig:
     >>> read_config("runs/first").epochs
     1
     """
-    folder = Path(run)
+    folder = local_path(run)
     return replace(FineTuneConfig.from_dict(read_settings(RunFiles(folder))["config"]), out=folder)
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from torch import nn
 
-from mlimages.core import Progress, as_path, require_writable
+from mlimages.core import Progress, as_path, local_path, require_writable
 from mlimages.export import ExportOptions, NetworkOutputs, TrainedNetwork, export_network
 from mlimages.inference import OnnxBundle
 from mlimages.labels import LabelFile
@@ -52,7 +51,9 @@ def export_run(
     """
     require_writable([as_path(out)], overwrite=overwrite)
     loaded = load_run(run, network=network)
-    return export_trained(RunFiles(Path(run)), loaded, out, options=options, overwrite=overwrite, progress=progress)
+    return export_trained(
+        RunFiles(local_path(run)), loaded, out, options=options, overwrite=overwrite, progress=progress
+    )
 
 
 def export_trained(

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -15,6 +17,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from mlimages import (
     FineTuneConfig,
@@ -31,6 +34,7 @@ from mlimages import (
     label_dir_auto,
 )
 from mlimages.checks import write_outcome
+from mlimages.cli.main import app
 from mlimages.core import (
     BrokenImage,
     InputError,
@@ -182,6 +186,54 @@ def test_a_run_folder_elsewhere_and_moving_images_there_are_refused(memory: str)
 
     with pytest.raises(InputError, match="only local files"):
         plan_moves(check([label_dir_auto(memory).labels]))
+
+
+WRITTEN_AT = {
+    "label set -o AT/labels.txt": ["labels.txt", "labels_class_def.txt"],
+    "check labels.txt --report AT/check.html": ["check.html"],
+    "mean labels.txt --size 8 -o AT/mean.png": ["mean.json", "mean.npy", "mean.png"],
+    "probe labels.txt --model lenet5 --weights none -o AT/probe.png --report AT/probe.html": [
+        "probe.html",
+        "probe.png",
+    ],
+    "features labels.txt --model lenet5 --weights none -o AT/features.npz": ["features.npz"],
+    "show labels.txt -o AT/sheet.png": ["sheet.png"],
+    "compare run again --report AT/compare.html": ["compare.html"],
+    "evaluate run labels.txt --report AT/evaluation.html": ["evaluation.html"],
+    "explain run set/class0/2.jpg -o AT": ["2.png"],
+    "export run -o AT/model.onnx": ["README.md", "model.onnx"],
+    "export run -o new.onnx --croissant AT/croissant.json": ["croissant.json"],
+}
+REFUSED_AT = (
+    "label set --as-folders AT", "augment labels.txt -o AT --size 8", "finetune labels.txt -o AT",
+    "finetune labels.txt -o new --weights AT/weights.pth", "finetune --resume AT", "compare run AT", "export AT",
+    "export run --page AT", "export run --page new --ort-web AT", "predict AT set", "predict AT/model.onnx set",
+    "predict run set --copy-to AT", "evaluate AT labels.txt", "explain AT set -o new", "serve AT",
+    "quantize AT --calibration labels.txt", "summary AT/model.onnx", "gather urls AT/links.tsv -o new", "demo -o AT",
+)  # fmt: skip
+
+
+def test_each_path_of_a_command_is_an_address_or_refused_as_one(
+    memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = fsspec.filesystem("memory")
+    files.get("/set", str(tmp_path / "set"), recursive=True)
+    monkeypatch.chdir(tmp_path)
+    label_dir_auto("set").labels.write("labels.txt")
+    fine_tune(FineTuneConfig("labels.txt", "run", model="lenet5", weights="none", freeze="none", epochs=1))
+    shutil.copytree("run", "again")
+    for words, names in WRITTEN_AT.items():
+        files.store.clear()
+        done = CliRunner().invoke(app, words.replace("AT", "memory://at").split())
+        found = {name.removeprefix("/at/") for name in files.find("/at")} - {".mlimages-written"}
+        assert (words, done.exit_code, sorted(found)) == (words, 0, names), done.exception
+    files.store.clear()
+    for words in REFUSED_AT:
+        done = CliRunner().invoke(app, words.replace("AT", "memory://at").split())
+        expected = r"memory://at\S*: (use a path|a run folder must be) on this machine.*"
+        assert re.fullmatch(expected, str(done.exception)), (words, done.exception)
+    assert not files.find("/")
+    assert not [*tmp_path.glob("memory*"), *tmp_path.glob("new/*")]
 
 
 def test_the_commands_work_in_a_bucket(bucket: dict[str, str], tmp_path: Path, run_cli: RunCli) -> None:

@@ -1,0 +1,58 @@
+"""Locks between processes."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from mlimages.core.errors import MlimagesError
+
+
+@contextmanager
+def file_lock(path: Path, error_if_locked: MlimagesError, *, timeout_s: float = 2.0) -> Iterator[None]:
+    """Hold an exclusive lock on the lock file `path`; the system releases it when this process ends, however it ends.
+
+    On Windows, and on file systems without locks, nothing is locked. NFS locks files, not folders.
+
+    Args:
+        error_if_locked: raised if another process holds the lock.
+        timeout_s: how long to wait, since a killed process releases it with a delay.
+    """
+    try:
+        import fcntl
+    except ModuleNotFoundError:
+        yield
+        return
+
+    def acquire() -> int | None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:  # another process has just removed the empty folder
+            return None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            return None
+        except OSError:  # locks are not supported here
+            return handle
+        with suppress(OSError):
+            if os.path.samestat(os.fstat(handle), path.stat()):
+                return handle
+        os.close(handle)  # its last holder has just removed it
+        return None
+
+    deadline = time.monotonic() + timeout_s
+    while (handle := acquire()) is None:
+        if time.monotonic() > deadline:
+            raise error_if_locked
+        time.sleep(0.05)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(handle)
