@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -171,22 +172,40 @@ def _first_consumer(network: nn.Module, leaves: list[str]) -> str | None:
 
 
 def _execution_order(model: Model) -> tuple[list[str], dict[str, int]]:
-    """Return the innermost modules in order of execution, and the number of pooled features in the input of each."""
+    """Return the innermost modules in order of execution, and the number of pooled features in the input of each.
+
+    Layers whose input has no rows per image are without a number.
+    """
     order: dict[str, None] = {}
-    inputs: dict[str, Tensor] = {}
     modules = {path: module for path, module in model.network.named_modules() if path}
-    hooks = [module.register_forward_pre_hook(_record_call(path, order)) for path, module in modules.items()]
-    hooks += [_record_input(module, path, inputs) for path, module in modules.items() if _num_parameters(module)]
-    image = model.preprocessing.image
-    try:
-        with torch.inference_mode():
-            model.network(torch.zeros(1, image.channels, image.height, image.width))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with _hooks(module.register_forward_pre_hook(_record_call(path, order)) for path, module in modules.items()):
+        one, two = (_pooled_inputs(model, modules, batch_size) for batch_size in (1, 2))
     # Parents are found by their paths: attention may use the weights of its children without calling them.
     parents = {path[:end] for path in order for end, char in enumerate(path) if char == "."}
-    return [path for path in order if path not in parents], {path: x.shape[1] for path, x in inputs.items()}
+    # The input of a layer may also be a table of positions, which does not depend on the images.
+    widths = {path: x.shape[1] for path, x in one.items() if len(two[path]) == 2 * len(x)}
+    return [path for path in order if path not in parents], widths
+
+
+def _pooled_inputs(model: Model, modules: dict[str, nn.Module], batch_size: int) -> dict[str, Tensor]:
+    inputs: dict[str, Tensor] = {}
+    image = model.preprocessing.image
+    with (
+        _hooks(_record_input(module, path, inputs) for path, module in modules.items() if _num_parameters(module)),
+        torch.inference_mode(),
+    ):
+        model.network(torch.zeros(batch_size, image.channels, image.height, image.width))
+    return inputs
+
+
+@contextmanager
+def _hooks(handles: Iterable[torch.utils.hooks.RemovableHandle]) -> Iterator[None]:
+    registered = list(handles)
+    try:
+        yield
+    finally:
+        for handle in registered:
+            handle.remove()
 
 
 def _record_call(path: str, order: dict[str, None]) -> Callable[..., None]:
